@@ -1,0 +1,69 @@
+"""Write whole files and whole folders, or nothing.
+
+Both context managers give a temporary path beside the target and rename it into place when the
+block ends without an error; on an error the temporary path is removed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from clinreadnet.errors import InputError
+
+
+def _temporary_sibling(target: Path) -> Path:
+    if not target.parent.is_dir():
+        raise InputError(f"{target.parent}: no such folder; create it first")
+    folder = tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent)
+    os.chmod(folder, 0o755)
+    return Path(folder)
+
+
+@contextmanager
+def whole_file(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path that becomes ``target`` (replacing it) when the block succeeds.
+
+    Raises:
+        InputError: the parent folder does not exist, or ``target`` is a folder.
+    """
+    target = Path(target)
+    if target.is_dir():
+        raise InputError(f"{target}: is a folder; name a file")
+    folder = _temporary_sibling(target)
+    try:
+        yield folder / target.name
+        os.replace(folder / target.name, target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def whole_folder(target: str | os.PathLike[str], *, force: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder that becomes ``target`` when the block succeeds.
+
+    Args:
+        target: folder to create.
+        force: replace ``target`` where it exists; the old one stays until the new one is whole.
+
+    Raises:
+        InputError: ``target`` exists and ``force`` is false, it is a file, or its parent is missing.
+    """
+    target = Path(target)
+    if target.exists() and not target.is_dir():
+        raise InputError(f"{target}: is a file; name a folder")
+    if target.exists() and not force:
+        raise InputError(f"{target}: already exists; use --force to replace it or name another")
+    folder = _temporary_sibling(target)
+    try:
+        (folder / "new").mkdir()
+        yield folder / "new"
+        if target.exists():
+            os.replace(target, folder / "old")
+        os.replace(folder / "new", target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""The torch-free runtime: load a bundle, score slices."""

@@ -1,0 +1,6 @@
+"""From a checkpoint to a verified bundle: ONNX graphs, TensorRT engines, parity."""
+
+if __name__ != "clinreadnet.export":
+    raise ImportError(
+        "import clinreadnet.export instead: the folder export/ is installed under that name"
+    )
