@@ -1,1 +1,107 @@
-"""The shipped checkpoint."""
+"""Checkpoints: safetensors files that carry their configuration, and the shipped one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clinreadnet.errors import InputError
+from clinreadnet.output import whole_file
+
+if TYPE_CHECKING:
+    import torch
+
+    from clinreadnet.model import ClinReadNet
+
+_CONFIG_KEY = "clinreadnet_config"
+
+
+def pretrained_path(preset: str = "small") -> Path:
+    """Return the path of the shipped checkpoint of ``preset``.
+
+    Raises:
+        InputError: no checkpoint of that preset is shipped.
+    """
+    folder = Path(__file__).parent
+    path = folder / f"{preset}.safetensors"
+    if not path.is_file():
+        shipped = ", ".join(sorted(p.stem for p in folder.glob("*.safetensors"))) or "none"
+        raise InputError(f"no shipped checkpoint of preset {preset!r}; shipped: {shipped}")
+    return path
+
+
+def load_pretrained(preset: str = "small") -> ClinReadNet:
+    """Return the shipped checkpoint as a float32 network in evaluation mode.
+
+    Raises:
+        InputError: no checkpoint of that preset is shipped.
+    """
+    return load_checkpoint(pretrained_path(preset))
+
+
+def load_checkpoint(path: str | os.PathLike[str], *, preset: str | None = None) -> ClinReadNet:
+    """Read a checkpoint into a float32 network in evaluation mode.
+
+    Args:
+        path: a file written by ``save_checkpoint``.
+        preset: refuse a checkpoint of any other preset.
+
+    Raises:
+        InputError: missing or unreadable file, another preset, or tensors that do not fit.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    from clinreadnet.model import ClinReadNet, ClinReadNetConfig
+
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such checkpoint; give a .safetensors file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a readable safetensors file ({error})") from error
+    try:
+        config = ClinReadNetConfig.from_dict(json.loads(metadata[_CONFIG_KEY]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: carries no ClinReadNet configuration; write it with `clinreadnet train`"
+        ) from error
+    if preset is not None and config.preset != preset:
+        raise InputError(
+            f"{path}: is a checkpoint of preset {config.preset!r}, not {preset!r}; "
+            f"ask for --preset {config.preset} or give another file"
+        )
+    model = ClinReadNet(config)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(
+            f"{path}: tensors do not fit preset {config.preset!r}: {str(error).splitlines()[1]}"
+        ) from error
+    return model.eval()
+
+
+def save_checkpoint(
+    model: ClinReadNet, path: str | os.PathLike[str], *, dtype: torch.dtype | None = None
+) -> None:
+    """Write the weights and the configuration, whole or not at all.
+
+    Args:
+        model: the network.
+        path: target file, replaced where it exists.
+        dtype: stored type of the tensors; default: as they are.
+    """
+    from safetensors.torch import save_file
+
+    tensors = {k: v.detach().to(dtype or v.dtype).contiguous() for k, v in model.state_dict().items()}
+    with whole_file(path) as temporary:
+        save_file(tensors, temporary, metadata={_CONFIG_KEY: json.dumps(model.config.to_dict())})
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file as lower-case hex."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -1,0 +1,130 @@
+"""Agreement between predicted and true scores: PLCC, SROCC, KROCC, with bootstrap intervals.
+
+The challenge's figure of merit is the sum of the three absolute values (Lee et al. 2025). All three
+are computed with integer weights per slice, so that a bootstrap resample is a row of counts and the
+whole bootstrap a few matrix products.
+"""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+
+class Interval(TypedDict):
+    """A value and its bootstrap percentile interval (95 %)."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Correlations(TypedDict):
+    """The challenge's metrics, each with its interval."""
+
+    plcc: Interval
+    srocc: Interval
+    krocc: Interval
+    sum: Interval
+
+
+def plcc(x: ArrayLike, y: ArrayLike) -> float:
+    """Pearson's linear correlation of two vectors [n]; NaN where one is constant."""
+    return float(_pearson(*_pair(x, y))[0])
+
+
+def srocc(x: ArrayLike, y: ArrayLike) -> float:
+    """Spearman's rank correlation of two vectors [n], ties sharing their mean rank."""
+    return float(_spearman(*_pair(x, y))[0])
+
+
+def krocc(x: ArrayLike, y: ArrayLike) -> float:
+    """Kendall's tau-b of two vectors [n]."""
+    return float(_kendall(*_pair(x, y))[0])
+
+
+def correlations(
+    predicted: ArrayLike, true: ArrayLike, *, resamples: int = 2000, seed: int = 0
+) -> Correlations:
+    """Compute the challenge's metrics with bootstrap percentile intervals (95 %).
+
+    Args:
+        predicted: [n] scores.
+        true: [n] scores.
+        resamples: bootstrap resamples of the slices.
+        seed: of the resampling; the same seed gives the same interval.
+
+    Returns:
+        plcc, srocc, krocc and their sum of absolute values. NaN where a vector is constant;
+        resamples in which one is constant are left out of the interval.
+
+    Raises:
+        ValueError: the lengths differ, or there are fewer than two slices.
+    """
+    x, y, once = _pair(predicted, true)
+    n = len(x)
+    draws = np.random.default_rng(seed).integers(0, n, size=(resamples, n))
+    counts = np.stack([np.bincount(draw, minlength=n) for draw in draws]).astype(np.float64)
+    weights = np.concatenate([once, counts])
+    values = {
+        "plcc": _pearson(x, y, weights),
+        "srocc": _spearman(x, y, weights),
+        "krocc": _kendall(x, y, weights),
+    }
+    total = sum(np.abs(v) for v in values.values())
+    return Correlations(
+        plcc=_interval(values["plcc"]),
+        srocc=_interval(values["srocc"]),
+        krocc=_interval(values["krocc"]),
+        sum=_interval(np.asarray(total)),
+    )
+
+
+def _interval(values: Floats) -> Interval:
+    boot = values[1:][np.isfinite(values[1:])]
+    low, high = np.percentile(boot, [2.5, 97.5]) if len(boot) else (np.nan, np.nan)
+    return Interval(value=float(values[0]), low=float(low), high=float(high))
+
+
+def _pair(x: ArrayLike, y: ArrayLike) -> tuple[Floats, Floats, Floats]:
+    a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if a.ndim != 1 or a.shape != b.shape or len(a) < 2:
+        raise ValueError(f"need two vectors of one length >= 2, got {a.shape} and {b.shape}")
+    return a, b, np.ones((1, len(a)))
+
+
+def _pearson(x: Floats, y: Floats, weights: Floats) -> Floats:
+    """Weighted Pearson for each row of ``weights`` [r, n]; x, y are [n] or [r, n]."""
+    weights = weights / weights.sum(axis=1, keepdims=True)
+    dx = x - (weights * x).sum(axis=1, keepdims=True)
+    dy = y - (weights * y).sum(axis=1, keepdims=True)
+    covariance = (weights * dx * dy).sum(axis=1)
+    variance = (weights * dx**2).sum(axis=1) * (weights * dy**2).sum(axis=1)
+    # A constant vector leaves a variance of rounding errors only.
+    scale = (np.abs(x).max() * np.abs(y).max() * np.finfo(np.float64).eps * 8) ** 2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(variance > scale, covariance / np.sqrt(variance), np.nan)
+
+
+def _spearman(x: Floats, y: Floats, weights: Floats) -> Floats:
+    def ranks(v: Floats) -> Floats:
+        below = weights @ (v[:, None] < v[None, :])
+        equal = weights @ (v[:, None] == v[None, :])
+        return below + (equal + 1) / 2
+
+    return _pearson(ranks(x), ranks(y), weights)
+
+
+def _kendall(x: Floats, y: Floats, weights: Floats) -> Floats:
+    sign_x, sign_y = np.sign(x[:, None] - x[None, :]), np.sign(y[:, None] - y[None, :])
+
+    def pairs(matrix: Floats) -> Floats:
+        return np.asarray(((weights @ matrix) * weights).sum(axis=1))
+
+    untied = pairs(np.abs(sign_x)) * pairs(np.abs(sign_y))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(untied > 0, pairs(sign_x * sign_y) / np.sqrt(untied), np.nan)

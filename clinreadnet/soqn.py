@@ -1,0 +1,78 @@
+"""SOQN, the Sobel ordinal quality network: an edge stem and an ordinal quality head.
+
+The stem looks at edge detail, the head at the whole image's distribution of quality.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from clinreadnet.attention import LayerNorm
+from clinreadnet.grading import FINE_GRADES, FINE_STEP
+from clinreadnet.kernels import sobel_stem
+
+
+class Prediction(NamedTuple):
+    """What the network says of each slice; float32 at least."""
+
+    score: Tensor
+    """[B], expectation of ``probs`` in grades 0...4."""
+    probs: Tensor
+    """[B, 21], probability of each fine grade 0, 0.2, ..., 4."""
+    quality_map: Tensor
+    """[B, H / 32, W / 32], the expectation of each token, in grades 0...4."""
+
+
+class SobelStem(nn.Module):
+    """Full-resolution edges, then two 3x3 convolutions of stride 2: pixels to tokens.
+
+    Args:
+        dim: channels C of a token; the first convolution has C / 2.
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.edge = nn.Conv2d(4, dim // 2, 3, stride=2, padding=1)
+        self.embed = nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1)
+        self.norm = LayerNorm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 1, H, W] encoded 0...1 -> [B, H / 4, W / 4, C], dtype of the weights."""
+        assert self.edge.bias is not None
+        x = sobel_stem(x, self.edge.weight, self.edge.bias)  # [B, C / 2, H / 2, W / 2]
+        return self.norm(self.embed(x).permute(0, 2, 3, 1))
+
+
+class OrdinalHead(nn.Module):
+    """Each token votes a distribution over the fine grades, and how much its vote weighs.
+
+    Args:
+        dim: channels C of a token.
+    """
+
+    grades: Tensor
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.norm = LayerNorm(dim)
+        self.vote = nn.Linear(dim, FINE_GRADES)
+        self.weight = nn.Linear(dim, 1)
+        self.register_buffer("grades", torch.arange(FINE_GRADES) * FINE_STEP, persistent=False)
+
+    def forward(self, x: Tensor) -> Prediction:
+        """[B, H, W, C] -> score [B], probs [B, 21], quality_map [B, H, W]."""
+        _, h, w, c = x.shape
+        x = self.norm(x).reshape(-1, h * w, c)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        grades = self.grades.to(wide)
+        votes = self.vote(x).to(wide).softmax(dim=-1)  # [B, HW, 21]
+        weights = self.weight(x).to(wide).softmax(dim=1)  # [B, HW, 1]
+        probs = (weights * votes).sum(dim=1)  # [B, 21]
+        return Prediction(
+            score=(probs * grades).sum(dim=-1),
+            probs=probs,
+            quality_map=(votes * grades).sum(dim=-1).reshape(-1, h, w),
+        )

@@ -1,0 +1,98 @@
+"""Windowed multi-temperature attention in plain PyTorch: what every kernel must match.
+
+    S = q k^T / sqrt(d) + bias          within one (shifted) window
+    P = sum_t g_t softmax(2^t beta S)   T sharpness levels ("octaves") per head
+    out = P v
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def cyclic_shift(x: Tensor, shift: int) -> Tensor:
+    """Roll [B, H, W, C] by ``-shift`` rows and columns.
+
+    Written as split and concatenation: engines turn each slice into many small integer layers.
+    """
+    for dim in (1, 2):
+        head, tail = x.split([shift % x.shape[dim], x.shape[dim] - shift % x.shape[dim]], dim)
+        x = torch.cat([tail, head], dim)
+    return x
+
+
+def windows_of(x: Tensor, window: int) -> Tensor:
+    """Partition [B, H, W, C] into [B * H/window * W/window, window**2, C]."""
+    _, h, w, c = x.shape
+    x = x.reshape(-1, h // window, window, w // window, window, c)
+    return x.transpose(2, 3).reshape(-1, window * window, c)
+
+
+def shifted_region_mask(h: int, w: int, window: int, shift: int, device: torch.device) -> Tensor:
+    """Which pairs of tokens lie in different regions of the cyclically shifted image.
+
+    Returns:
+        [H/window * W/window, window**2, window**2] bool, True where attention is forbidden.
+    """
+
+    def region(length: int) -> Tensor:
+        position = torch.arange(length, device=device)
+        return (position >= length - window).int() + (position >= length - shift).int()
+
+    regions = 3 * region(h)[:, None] + region(w)[None, :]  # [H, W], 0 ... 8
+    regions = windows_of(regions[None, :, :, None], window)  # [nW, N, 1]
+    return regions != regions.transpose(1, 2)
+
+
+def window_attention_reference(
+    qkv: Tensor,
+    bias: Tensor,
+    inv_temperature: Tensor,
+    gates: Tensor,
+    *,
+    window: int,
+    shift: int = 0,
+) -> Tensor:
+    """Attend within (shifted) windows at several temperatures at once.
+
+    Products run in the dtype of ``qkv``; scores and softmax in float32 at least.
+
+    Args:
+        qkv: [B, H, W, 3C], channels laid out (q | k | v, head, head_dim).
+        bias: [heads, N, N], N = window ** 2, added before the temperature.
+        inv_temperature: [heads], base inverse temperature beta > 0.
+        gates: [heads, T], weight of each octave; rows sum to 1.
+        window: side of a window in tokens; divides H and W.
+        shift: cyclic shift in tokens, 0 <= shift < window.
+
+    Returns:
+        [B, H, W, C], dtype of ``qkv``.
+    """
+    _, h, w, c3 = qkv.shape
+    heads, octaves = gates.shape
+    n, d = window * window, c3 // (3 * heads)
+    rows, columns = h // window, w // window
+    wide = torch.promote_types(qkv.dtype, torch.float32)
+
+    if shift:
+        qkv = cyclic_shift(qkv, shift)
+    qkv = qkv.reshape(-1, rows, window, columns, window, 3 * heads, d)
+    qkv = qkv.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, 3 * heads, n, d)
+    q, k, v = qkv.split(heads, dim=1)  # [B * nW, heads, N, d] each
+
+    scores = ((q * d**-0.5) @ k.transpose(-1, -2)).to(wide) + bias.to(wide)
+    scores = scores * inv_temperature.to(wide)[:, None, None]
+    if shift:
+        mask = shifted_region_mask(h, w, window, shift, qkv.device)  # [nW, N, N]
+        scores = scores.reshape(-1, rows * columns, heads, n, n)
+        scores = scores.masked_fill(mask[:, None], float("-inf")).reshape(-1, heads, n, n)
+    gates = gates.to(wide)[:, :, None, None]  # [heads, T, 1, 1]
+    weights = gates[:, 0] * scores.softmax(dim=-1)
+    for t in range(1, octaves):
+        weights = weights + gates[:, t] * (2.0**t * scores).softmax(dim=-1)
+    out = weights.to(v.dtype) @ v  # [B * nW, heads, N, d]
+
+    out = out.reshape(-1, rows, columns, heads, window, window, d)
+    out = out.permute(0, 1, 4, 2, 5, 3, 6).reshape(-1, h, w, heads * d)
+    return cyclic_shift(out, -shift) if shift else out
