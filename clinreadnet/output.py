@@ -51,7 +51,7 @@ def whole_folder(target: str | os.PathLike[str], *, force: bool = False) -> Iter
         force: replace ``target`` where it exists; the old one stays until the new one is whole.
 
     Raises:
-        InputError: ``target`` exists and ``force`` is false, it is a file, or its parent is missing.
+        InputError: ``target`` exists and ``force`` is false, is a file, or has no parent.
     """
     target = Path(target)
     if target.exists() and not target.is_dir():

@@ -53,21 +53,22 @@ class OrdinalHead(nn.Module):
         dim: channels C of a token.
     """
 
-    grades: Tensor
+    grade_index: Tensor
 
     def __init__(self, dim: int):
         super().__init__()
         self.norm = LayerNorm(dim)
         self.vote = nn.Linear(dim, FINE_GRADES)
         self.weight = nn.Linear(dim, 1)
-        self.register_buffer("grades", torch.arange(FINE_GRADES) * FINE_STEP, persistent=False)
+        # Integers, so that casting the network to half precision does not round the grades.
+        self.register_buffer("grade_index", torch.arange(FINE_GRADES), persistent=False)
 
     def forward(self, x: Tensor) -> Prediction:
         """[B, H, W, C] -> score [B], probs [B, 21], quality_map [B, H, W]."""
         _, h, w, c = x.shape
         x = self.norm(x).reshape(-1, h * w, c)
         wide = torch.promote_types(x.dtype, torch.float32)
-        grades = self.grades.to(wide)
+        grades = self.grade_index.to(wide) * FINE_STEP
         votes = self.vote(x).to(wide).softmax(dim=-1)  # [B, HW, 21]
         weights = self.weight(x).to(wide).softmax(dim=1)  # [B, HW, 1]
         probs = (weights * votes).sum(dim=1)  # [B, 21]

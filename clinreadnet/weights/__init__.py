@@ -97,7 +97,8 @@ def save_checkpoint(
     """
     from safetensors.torch import save_file
 
-    tensors = {k: v.detach().to(dtype or v.dtype).contiguous() for k, v in model.state_dict().items()}
+    state = model.state_dict()
+    tensors = {k: v.detach().to(dtype or v.dtype).contiguous() for k, v in state.items()}
     with whole_file(path) as temporary:
         save_file(tensors, temporary, metadata={_CONFIG_KEY: json.dumps(model.config.to_dict())})
 

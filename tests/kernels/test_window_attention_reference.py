@@ -1,0 +1,143 @@
+"""The reference against a brute-force oracle that knows nothing of windows as tensors."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from clinreadnet.kernels import window_attention
+from clinreadnet.kernels.window_attention_reference import cyclic_shift
+
+
+def oracle(
+    qkv: Tensor, bias: Tensor, beta: Tensor, gates: Tensor, window: int, shift: int
+) -> Tensor:
+    """Token by token, over an explicit list of neighbours, T separate softmaxes, float64."""
+    batch, height, width, c3 = qkv.shape
+    heads, octaves = gates.shape
+    d = c3 // 3 // heads
+    q, k, v = qkv.double().reshape(batch, height, width, 3, heads, d).unbind(3)
+    out = torch.full((batch, height, width, heads, d), math.nan, dtype=torch.float64)
+
+    def cell(i: int, length: int) -> tuple[int, int, bool]:
+        """Window, place in it, and whether the token came round from the other side."""
+        j = (i - shift) % length
+        return j // window, j % window, shift > 0 and i < shift
+
+    tokens = list(itertools.product(range(height), range(width)))
+    where = {(y, x): (cell(y, height), cell(x, width)) for y, x in tokens}
+    for y, x in tokens:
+        (wy, py, ry), (wx, px, rx) = where[y, x]
+        neighbours = [
+            (y2, x2)
+            for y2, x2 in tokens
+            if (wy, ry, wx, rx)
+            == (where[y2, x2][0][0], where[y2, x2][0][2], where[y2, x2][1][0], where[y2, x2][1][2])
+        ]
+        places = [where[n][0][1] * window + where[n][1][1] for n in neighbours]
+        ys, xs = [n[0] for n in neighbours], [n[1] for n in neighbours]
+        for h in range(heads):
+            scores = torch.einsum("bd,bnd->bn", q[:, y, x, h], k[:, ys, xs, h]) / math.sqrt(d)
+            scores = scores + bias[h, py * window + px, places].double()
+            for t in range(octaves):
+                p = torch.softmax(2**t * beta[h].double() * scores, dim=-1)
+                if t == 0:
+                    out[:, y, x, h] = 0
+                out[:, y, x, h] += gates[h, t].double() * torch.einsum(
+                    "bn,bnd->bd", p, v[:, ys, xs, h]
+                )
+    return out.reshape(batch, height, width, heads * d)
+
+
+def inputs(
+    batch: int, h: int, w: int, heads: int, d: int, window: int, octaves: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    return (
+        normal(batch, h, w, 3 * heads * d),
+        normal(heads, window**2, window**2),
+        normal(heads).exp(),
+        normal(heads, octaves).softmax(-1),
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "window", "shift", "octaves"),
+    [
+        pytest.param((1, 4, 4), 4, 0, 3, id="one-window"),
+        pytest.param((1, 4, 4), 4, 2, 3, id="one-window-shifted"),
+        pytest.param((2, 8, 12), 4, 2, 3, id="h-not-w-shifted"),
+        pytest.param((3, 12, 8), 4, 1, 2, id="odd-batch-shift-1"),
+        pytest.param((1, 14, 7), 7, 3, 4, id="window-7-four-octaves"),
+        pytest.param((1, 8, 8), 4, 2, 1, id="one-octave"),
+    ],
+)
+def test_equals_brute_force(
+    shape: tuple[int, int, int], window: int, shift: int, octaves: int
+) -> None:
+    args = inputs(*shape, heads=2, d=4, window=window, octaves=octaves)
+    expected = oracle(*args, window=window, shift=shift)
+    actual = window_attention(*args, window=window, shift=shift)
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_low_precision_stays_within_the_rounding_of_its_dtype(dtype: torch.dtype) -> None:
+    qkv, *rest = inputs(1, 16, 8, heads=2, d=16, window=8, octaves=3)
+    qkv = qkv.to(dtype)  # round once; the oracle sees the rounded input
+    expected = oracle(qkv, *rest, window=8, shift=4)
+    actual = window_attention(qkv, *rest, window=8, shift=4)
+    assert actual.dtype == dtype
+    error = (actual.double() - expected).norm() / expected.norm()
+    # A score is rounded once and multiplied by up to 2^2 beta; probabilities and output once each.
+    amplification = 4 * rest[1].max().item() * 4
+    assert error < amplification * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("scale", [1e4, -1e4], ids=["plus", "minus"])
+def test_huge_logits_stay_finite(scale: float) -> None:
+    qkv, bias, beta, gates = (x.float() for x in inputs(1, 8, 8, 2, 4, 4, 3))
+    out = window_attention(qkv, bias * scale, beta, gates, window=4, shift=2)
+    assert out.isfinite().all()
+
+
+def test_constant_input_returns_the_constant() -> None:
+    _, bias, beta, gates = inputs(1, 8, 8, 2, 4, 4, 3)
+    qkv = torch.full((1, 8, 8, 24), 0.7, dtype=torch.float64)
+    out = window_attention(qkv, bias, beta, gates, window=4, shift=2)
+    torch.testing.assert_close(out, torch.full_like(out, 0.7))
+
+
+@pytest.mark.parametrize("shift", [-3, 0, 2], ids=str)
+def test_cyclic_shift_is_a_roll(shift: int) -> None:
+    x = torch.arange(2 * 5 * 7 * 3).reshape(2, 5, 7, 3)
+    assert torch.equal(cyclic_shift(x, shift), x.roll((-shift, -shift), dims=(1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param({"qkv": (1, 9, 8, 24)}, "not multiples of window=4", id="h-not-a-multiple"),
+        pytest.param({"qkv": (8, 8, 24)}, r"is not \[B, H, W, 3C\]", id="three-dimensions"),
+        pytest.param({"qkv": (1, 8, 8, 25)}, "not a multiple of 3 \\* 2 heads", id="channels"),
+        pytest.param({"bias": (2, 16, 15)}, "bias", id="bias"),
+        pytest.param({"inv_temperature": (3,)}, "inv_temperature", id="temperature"),
+        pytest.param({"gates": (2,)}, "gates", id="gates"),
+        pytest.param({"shift": 4}, "shift=4", id="shift"),
+        pytest.param({"impl": "cuda"}, "impl='cuda'", id="implementation"),
+    ],
+)
+def test_bad_arguments(change: dict, message: str) -> None:
+    names = ("qkv", "bias", "inv_temperature", "gates")
+    kwargs: dict = dict(zip(names, inputs(1, 8, 8, 2, 4, 4, 3), strict=True))
+    kwargs |= {"window": 4, "shift": 2}
+    for name, value in change.items():
+        kwargs[name] = torch.zeros(value) if isinstance(value, tuple) else value
+    with pytest.raises(ValueError, match=message):
+        window_attention(**kwargs)
