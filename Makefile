@@ -1,0 +1,59 @@
+# What one can do here. Every target re-runs cheaply: nothing up to date is made again.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+EXTRAS := dev,cpu,tensorrt-rtx
+SOURCES := $(shell find clinreadnet kernels export -name '*.py' -o -name '*.json')
+WEIGHTS := clinreadnet/weights/small.safetensors
+
+.DEFAULT_GOAL := help
+.PHONY: help build test lint format typecheck bench clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
+
+build: $(INSTALLED) bundle/manifest.json sample  ## install, export a verified bundle, score a sample
+	$(BIN)/clinreadnet verify bundle
+	$(BIN)/clinreadnet score sample --bundle bundle
+
+test: $(INSTALLED)  ## run the whole CPU test suite
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)  ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(INSTALLED)  ## apply the formatting
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+typecheck: .typecheck/.installed  ## check types
+	MYPYPATH=.typecheck $(BIN)/mypy -p clinreadnet
+
+bench: $(INSTALLED) bundle/manifest.json  ## measure speed and memory on this machine
+	$(BIN)/python -m pytest bench
+
+clean:  ## remove everything made here
+	rm -rf $(VENV) .typecheck bundle sample build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+
+# setuptools first: the editable install then needs no build environment of its own.
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation \
+		--editable '.[$(EXTRAS)]'
+	touch $@
+
+bundle/manifest.json: $(WEIGHTS) $(SOURCES) | $(INSTALLED)
+	$(BIN)/clinreadnet export --out bundle --force
+
+sample: | $(INSTALLED)
+	$(BIN)/clinreadnet simulate --out sample --count 12 --seed 7 --dicom
+
+# mypy does not follow the folder mapping of an editable install, so it reads a plain one.
+.typecheck/.installed: $(SOURCES) pyproject.toml | $(INSTALLED)
+	rm -rf .typecheck build
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target .typecheck .
+	rm -rf build
+	touch $@
