@@ -6,10 +6,15 @@ Results go to standard output; progress, notes and errors go to standard error. 
 
 from __future__ import annotations
 
+import json
+import math
 import sys
-from typing import Annotated
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from clinreadnet import __version__
 from clinreadnet.errors import ClinReadNetError
@@ -34,6 +39,21 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on 
 Force = Annotated[bool, typer.Option("--force", help="Replace the output where it exists.")]
 
 
+def print_json(result: Mapping[str, Any]) -> None:
+    """Print one JSON document on standard output; values that are not finite become null."""
+
+    def finite(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: finite(inner) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [finite(inner) for inner in value]
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+        return value
+
+    print(json.dumps(finite(result), indent=2, allow_nan=False))
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         print(__version__)
@@ -50,6 +70,75 @@ def _options(
     ] = False,
 ) -> None:
     pass
+
+
+@app.command()
+def train(
+    data: Annotated[
+        list[Path],
+        typer.Option(help="LDCTIQA folder of labelled slices; repeatable.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option(help="Run folder to create.", show_default=False)],
+    preset: Annotated[str, typer.Option(help="Network: tiny, small or base.")] = "small",
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 30,
+    batch_size: Annotated[int, typer.Option(min=1, help="Slices a step.")] = 8,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Peak learning rate.")] = 1e-3,
+    crop: Annotated[int, typer.Option(help="Side of random crops: 256 (a quarter) or 512.")] = 512,
+    limit_minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="Finish the schedule within this time.")
+    ] = None,
+    init: Annotated[
+        Path | None, typer.Option(help="Checkpoint to start from instead of random weights.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of weights, split, order and crops.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+) -> None:
+    """Train a network on labelled slices; whole anatomies are held out for validation.
+
+    Writes `log.csv`, `last.pt` (for --resume) and, at the end, `model.safetensors`.
+
+    Example: `clinreadnet train --data slices --out run --preset small --epochs 30`
+    """
+    from clinreadnet.train import TrainConfig
+    from clinreadnet.train import train as run
+
+    config = TrainConfig(
+        preset=preset,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        crop=crop,
+        seed=seed,
+        limit_minutes=limit_minutes,
+        init=None if init is None else str(init),
+    )
+    print(run(data, out, config, resume=resume))
+
+
+@app.command()
+def evaluate(
+    data: Annotated[
+        Path, typer.Option(help="LDCTIQA folder of labelled slices.", show_default=False)
+    ],
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Checkpoint; default the shipped one.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure PLCC, SROCC and KROCC of the reference network against labels.
+
+    Intervals are 95 % bootstrap intervals over slices.
+
+    Example: `clinreadnet evaluate --data LDCTIQAG2023_test --json`
+    """
+    from clinreadnet.evaluate import evaluate as measure
+    from clinreadnet.evaluate import table
+
+    result = measure(data, checkpoint)
+    if as_json:
+        print_json(result)
+    else:
+        Console().print(table(result))
 
 
 def main() -> None:

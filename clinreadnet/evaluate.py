@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import numpy as np
+from rich.table import Table
 
 from clinreadnet.data.ldctiqa import read_ldctiqa
 from clinreadnet.errors import InputError
@@ -53,3 +54,17 @@ def evaluate(
         slices=len(true),
         checkpoint_sha256=sha256(path),
     )
+
+
+def table(result: Evaluation) -> Table:
+    """Lay the metrics out for a terminal."""
+    out = Table(title=f"{result['slices']} slices, RMSE {result['rmse']:.3f} grades")
+    for heading in ("metric", "value", "95 % interval"):
+        out.add_column(heading)
+    for name in ("plcc", "srocc", "krocc", "sum"):
+        interval = result[name]  # type: ignore[literal-required]
+        label = "|PLCC| + |SROCC| + |KROCC|" if name == "sum" else name.upper()
+        out.add_row(
+            label, f"{interval['value']:.4f}", f"{interval['low']:.4f} ... {interval['high']:.4f}"
+        )
+    return out

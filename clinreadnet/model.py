@@ -80,9 +80,7 @@ class Block(nn.Module):
     def __init__(self, dim: int, heads: int, shift: int, config: ClinReadNetConfig):
         super().__init__()
         self.norm1 = LayerNorm(dim)
-        self.attention = MultiTemperatureAttention(
-            dim, heads, config.window, shift, config.octaves
-        )
+        self.attention = MultiTemperatureAttention(dim, heads, config.window, shift, config.octaves)
         self.norm2 = LayerNorm(dim)
         hidden = config.mlp_ratio * dim
         self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))

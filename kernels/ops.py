@@ -83,9 +83,7 @@ def window_attention(
         h % window == 0 and w % window == 0,
         f"window_attention: H={h}, W={w} are not multiples of window={window}",
     )
-    _require(
-        0 <= shift < window, f"window_attention: shift={shift} is not in 0...{window - 1}"
-    )
+    _require(0 <= shift < window, f"window_attention: shift={shift} is not in 0...{window - 1}")
     _require(
         gates.ndim == 2 and gates.shape[1] >= 1,
         f"window_attention: gates {list(gates.shape)} is not [heads, T]",
@@ -99,6 +97,4 @@ def window_attention(
         f"window_attention: bias {list(bias.shape)}, inv_temperature "
         f"{list(inv_temperature.shape)} are not [{heads}, {n}, {n}], [{heads}]",
     )
-    return window_attention_reference(
-        qkv, bias, inv_temperature, gates, window=window, shift=shift
-    )
+    return window_attention_reference(qkv, bias, inv_temperature, gates, window=window, shift=shift)

@@ -1,7 +1,7 @@
 """Sobel stem in plain PyTorch: the mathematics that every other implementation must match.
 
-    gx, gy = Sobel(x) / 8 with a replicated border,  m = sqrt(gx^2 + gy^2 + 1e-6)
-    out    = GELU(conv3x3_stride2([x, gx, gy, m]))
+gx, gy = Sobel(x) / 8 with a replicated border,  m = sqrt(gx^2 + gy^2 + 1e-6)
+out    = GELU(conv3x3_stride2([x, gx, gy, m]))
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Windowed multi-temperature attention in plain PyTorch: what every kernel must match.
 
-    S = q k^T / sqrt(d) + bias          within one (shifted) window
-    P = sum_t g_t softmax(2^t beta S)   T sharpness levels ("octaves") per head
-    out = P v
+S = q k^T / sqrt(d) + bias          within one (shifted) window
+P = sum_t g_t softmax(2^t beta S)   T sharpness levels ("octaves") per head
+out = P v
 """
 
 from __future__ import annotations

@@ -27,9 +27,7 @@ def test_rps_is_the_mean_brier_score_of_the_thresholds() -> None:
     probs /= probs.sum(-1, keepdim=True)
     truth = torch.randint(21, (7,), generator=generator)
     target = torch.nn.functional.one_hot(truth, 21).double()
-    brier = [
-        (probs[:, : k + 1].sum(-1) - (truth <= k).double()) ** 2 for k in range(20)
-    ]
+    brier = [(probs[:, : k + 1].sum(-1) - (truth <= k).double()) ** 2 for k in range(20)]
     expected = torch.stack(brier).mean(0)
     torch.testing.assert_close(ranked_probability_score(probs, target), expected)
 

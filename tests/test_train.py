@@ -110,7 +110,12 @@ def test_resume_refuses_other_settings(folder: Path, tmp_path: Path) -> None:
 
 def test_a_time_limit_ends_the_schedule(folder: Path, tmp_path: Path) -> None:
     config = TrainConfig(
-        preset="tiny", epochs=1000, batch_size=4, crop=256, validation_share=0.34, limit_minutes=0.05
+        preset="tiny",
+        epochs=1000,
+        batch_size=4,
+        crop=256,
+        validation_share=0.34,
+        limit_minutes=0.05,
     )
     train([folder], tmp_path / "run", config)
     rows = list(csv.DictReader((tmp_path / "run" / "log.csv").open()))
