@@ -1,0 +1,58 @@
+"""Which NVIDIA GPUs and driver this machine has, asked of the driver itself: no toolkit needed."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from dataclasses import dataclass
+
+_DRIVER_LIBRARY = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
+_NVML_LIBRARY = "nvml.dll" if os.name == "nt" else "libnvidia-ml.so.1"
+_MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One visible GPU; ``target`` is its architecture as bundles write it (``sm89``)."""
+
+    name: str
+    target: str
+    memory_bytes: int
+
+
+def find_gpus() -> list[Gpu]:
+    """Return the GPUs the CUDA driver shows this process; empty without a driver or a GPU."""
+    try:
+        cuda = ctypes.CDLL(_DRIVER_LIBRARY)
+    except OSError:
+        return []
+    count = ctypes.c_int()
+    if cuda.cuInit(0) != 0 or cuda.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return []
+    return [_describe(cuda, ordinal) for ordinal in range(count.value)]
+
+
+def driver_version() -> str | None:
+    """Return the NVIDIA driver's version, such as ``580.65.06``, or None without one."""
+    try:
+        nvml = ctypes.CDLL(_NVML_LIBRARY)
+    except OSError:
+        return None
+    if nvml.nvmlInit_v2() != 0:
+        return None
+    text = ctypes.create_string_buffer(96)
+    status = nvml.nvmlSystemGetDriverVersion(text, len(text))
+    nvml.nvmlShutdown()
+    return text.value.decode() if status == 0 else None
+
+
+def _describe(cuda: ctypes.CDLL, ordinal: int) -> Gpu:
+    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    memory = ctypes.c_size_t()
+    name = ctypes.create_string_buffer(256)
+    cuda.cuDeviceGet(ctypes.byref(device), ordinal)
+    cuda.cuDeviceGetName(name, len(name), device)
+    cuda.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, device)
+    cuda.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, device)
+    cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
+    return Gpu(name.value.decode(), f"sm{major.value}{minor.value}", memory.value)
