@@ -1,0 +1,315 @@
+"""CT slices from files and folders: found by header, loaded one at a time, in Hounsfield units.
+
+Inputs are DICOM (see `clinreadnet.data.dicom`), LDCTIQA ``.tif`` (encoded 0...1) and ``.npy`` in
+HU, [512, 512] or [n, 512, 512]. A file that is named must be a slice. A folder is searched with its
+sub-folders, and what is no CT slice in it (localisers, dose reports, text files) is left out with a
+note; a damaged file is refused there too, because a missing slice would go unseen.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinreadnet.data.dicom import DicomFrame, NotASlice, by, one_line, read_headers, read_hu
+from clinreadnet.errors import InputError
+from clinreadnet.grading import HU_MIN, HU_RANGE, SIZE
+
+_TIF = {".tif", ".tiff"}
+_DICOM_SUFFIXES = {".dcm", ".dicom", ".ima"}
+
+
+@dataclass(frozen=True)
+class SliceRef:
+    """One slice that is known by its header and not loaded yet.
+
+    Attributes:
+        path: the file.
+        frame: frame number from 0 in a file of several slices, else None.
+        position: place along the slice normal in mm, or None where the file does not say.
+        series: SeriesInstanceUID, or the folder (``.tif``) or file (``.npy``) of the slice.
+    """
+
+    path: Path
+    frame: int | None
+    position: float | None
+    series: str
+    _read: Callable[[], NDArray[np.float32]]
+    _resample: bool = False
+
+    @property
+    def name(self) -> str:
+        """The path, with the frame number where the file holds several."""
+        return str(self.path) if self.frame is None else f"{self.path}[{self.frame}]"
+
+    def load(self) -> NDArray[np.float32]:
+        """Read the pixels.
+
+        Returns:
+            float32 [512, 512], HU.
+
+        Raises:
+            InputError: unreadable pixels, NaN or infinity, the wrong size, or a blank image.
+        """
+        hu = self._read()
+        if not np.isfinite(hu).all():
+            raise InputError(f"{self.name}: holds NaN or infinity; repair or leave out the file")
+        if hu.min() == hu.max():
+            raise InputError(f"{self.name}: blank, every pixel is {hu.flat[0]:g} HU; leave it out")
+        if hu.shape != (SIZE, SIZE):
+            _check_size(self.path, hu.shape, self._resample)
+            hu = resize(hu)
+        return hu
+
+
+def find_slices(
+    paths: Iterable[str | os.PathLike[str]],
+    *,
+    resample: bool = False,
+    note: Callable[[str], None] | None = None,
+) -> list[SliceRef]:
+    """Find the slices of files and folders, reading headers only.
+
+    Series come in the order in which ``paths`` first names them, then by SeriesNumber and
+    SeriesInstanceUID. Inside a DICOM series, slices are sorted along their normal; where one slice
+    has no position, all are sorted by SliceLocation, else by InstanceNumber. Other files keep the
+    natural order of their names. A file that is named twice counts once.
+
+    Args:
+        paths: files and folders.
+        resample: accept other sizes than 512×512; `SliceRef.load` then uses `resize`.
+        note: called with one line about each thing that was left out or is unusual.
+
+    Returns:
+        At least one slice. Nothing but headers is held in memory.
+
+    Raises:
+        InputError: a missing file, an empty folder, a file that is not a CT slice (see the module
+            docstring), or another size than 512×512.
+    """
+    tell = note or (lambda line: None)
+    frames: list[tuple[int, DicomFrame]] = []
+    refs: list[tuple[int, SliceRef]] = []
+    seen: set[Path] = set()
+    for order, path in enumerate(map(Path, paths)):
+        if path.is_dir():
+            found = _search(path, resample, seen, tell)
+        elif not path.exists():
+            raise InputError(f"{path}: no such file or folder")
+        elif path.resolve() in seen:
+            continue
+        else:
+            seen.add(path.resolve())
+            found = _open(path, resample)
+        frames += [(order, f) for f in found if isinstance(f, DicomFrame)]
+        refs += [(order, f) for f in found if isinstance(f, SliceRef)]
+    refs += _series(frames, resample, tell)
+    if not refs:
+        raise InputError("no slices: name DICOM, .tif or .npy files, or a folder of them")
+    return [ref for _, ref in sorted(refs, key=lambda pair: pair[0])]
+
+
+def resize(hu: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Resize an image to 512×512.
+
+    A shorter side is first padded with air on both ends, so that the field of view keeps its
+    proportions. Then each axis is filtered with a triangle one output pixel wide on each side (one
+    input pixel when enlarging): bilinear interpolation that averages, instead of aliasing, when
+    it shrinks. Resizing changes noise, and noise is what is scored: read such scores with care.
+
+    Args:
+        hu: float32 [rows, columns], HU.
+
+    Returns:
+        float32 [512, 512], HU.
+    """
+    side = max(hu.shape)
+    square = np.full((side, side), HU_MIN, np.float32)
+    top, left = ((side - length) // 2 for length in hu.shape)
+    square[top : top + hu.shape[0], left : left + hu.shape[1]] = hu
+    weights = _triangle_weights(side)
+    return np.asarray(weights @ square @ weights.T, dtype=np.float32)
+
+
+def _triangle_weights(side: int) -> NDArray[np.float32]:
+    """Return the filter [512, side] that resizes one axis; rows sum to 1."""
+    scale = side / SIZE
+    centres = (np.arange(SIZE) + 0.5) * scale - 0.5
+    distance = np.abs(np.arange(side)[None, :] - centres[:, None]) / max(scale, 1.0)
+    weights = np.maximum(0.0, 1.0 - distance)
+    normal: NDArray[np.float64] = weights / weights.sum(axis=1, keepdims=True)
+    return normal.astype(np.float32)
+
+
+def _search(
+    folder: Path, resample: bool, seen: set[Path], tell: Callable[[str], None]
+) -> Sequence[DicomFrame | SliceRef]:
+    """Return the slices under ``folder``, leaving out what is none."""
+    found: list[DicomFrame | SliceRef] = []
+    left_out: dict[str, list[str]] = {}
+    files = [
+        Path(root) / name
+        for root, _, names in os.walk(folder)
+        for name in names
+        if not name.startswith(".")
+    ]
+    for path in sorted(files, key=_natural):
+        if path.resolve() in seen:
+            continue
+        seen.add(path.resolve())
+        try:
+            found += _open(path, resample)
+        except NotASlice as reason:
+            if reason.what == "not DICOM" and path.suffix.lower() in _DICOM_SUFFIXES:
+                raise
+            left_out.setdefault(reason.what, []).append(path.name)
+    summary = "; ".join(
+        f"{what}: {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+        for what, names in sorted(left_out.items())
+    )
+    if not files:
+        raise InputError(f"{folder}: an empty folder; give a folder of DICOM, .tif or .npy slices")
+    if not found and summary:
+        raise InputError(f"{folder}: no CT slices ({summary}); give a folder of CT slices")
+    if summary:
+        tell(f"{folder}: left out what is no CT slice ({summary})")
+    return found
+
+
+def _open(path: Path, resample: bool) -> Sequence[DicomFrame | SliceRef]:
+    suffix = path.suffix.lower()
+    if suffix in _TIF:
+        return [_open_tif(path)]
+    if suffix == ".npy":
+        return _open_npy(path, resample)
+    frames = read_headers(path)
+    _check_size(path, (frames[0].rows, frames[0].columns), resample)
+    return frames
+
+
+def _open_tif(path: Path) -> SliceRef:
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as tif:
+            shape = tif.pages[0].shape
+    except Exception as error:  # tifffile raises many types on damaged files
+        raise InputError(f"{path}: not a readable TIFF ({one_line(error)})") from None
+    if shape != (SIZE, SIZE):
+        raise InputError(
+            f"{path}: {by(shape)} pixels, but an LDCTIQA slice is {SIZE}x{SIZE}; "
+            "--resample is for DICOM and .npy"
+        )
+    return SliceRef(path, None, None, str(path.parent), partial(_read_tif, path))
+
+
+def _read_tif(path: Path) -> NDArray[np.float32]:
+    from clinreadnet.data.ldctiqa import read_tif
+
+    hu = np.asarray(read_tif(path), dtype=np.float32)
+    slack = 1e-3 * HU_RANGE  # float16 or scaled integer encodings round by less
+    if hu.min() < HU_MIN - slack or hu.max() > HU_MIN + HU_RANGE + slack:
+        raise InputError(
+            f"{path}: values outside 0...1; a .tif must hold (HU + 1000) / 1400, as LDCTIQA's"
+        )
+    return hu
+
+
+def _open_npy(path: Path, resample: bool) -> list[SliceRef]:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise InputError(f"{path}: not a readable .npy ({one_line(error)})") from None
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf":
+        raise InputError(f"{path}: holds no numbers; save Hounsfield units as integers or floats")
+    if array.ndim not in (2, 3) or array.size == 0:
+        raise InputError(
+            f"{path}: shape {list(array.shape)}, expected [512, 512] or [n, 512, 512] in HU"
+        )
+    _check_size(path, array.shape[-2:], resample)
+    numbers = [None] if array.ndim == 2 else list(range(array.shape[0]))
+    return [
+        SliceRef(path, number, None, str(path), partial(_read_npy, path, number), resample)
+        for number in numbers
+    ]
+
+
+def _read_npy(path: Path, number: int | None) -> NDArray[np.float32]:
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    with np.errstate(over="ignore"):  # becomes infinity, which `SliceRef.load` refuses
+        hu = np.array(array if number is None else array[number], dtype=np.float32)
+    if array.dtype.kind == "f" and hu.min() >= 0 and hu.max() <= 1:
+        raise InputError(
+            f"{path}: every value is in 0...1; a .npy must hold Hounsfield units, which are "
+            "1400 * value - 1000 for encoded images"
+        )
+    return hu
+
+
+def _series(
+    frames: list[tuple[int, DicomFrame]], resample: bool, tell: Callable[[str], None]
+) -> list[tuple[int, SliceRef]]:
+    """Return the frames of all series in order, each with the place of its series in ``paths``."""
+    series: dict[str, list[DicomFrame]] = {}
+    first: dict[str, int] = {}
+    for order, frame in frames:
+        series.setdefault(frame.series_uid, []).append(frame)
+        first.setdefault(frame.series_uid, order)
+    refs: list[tuple[int, SliceRef]] = []
+    for uid in sorted(series, key=lambda u: (first[u], series[u][0].series_number, u)):
+        members = series[uid]
+        position = _position_source(members)
+        members.sort(key=lambda f: (*_sort_key(f, position), _natural(f.path), f.index))
+        units = sorted({f.units for f in members} - {"", "HU"})
+        if units:
+            tell(f"{members[0].path}: rescale type is {units[0]}, not HU; read as HU")
+        refs += [
+            (
+                first[uid],
+                SliceRef(
+                    path=f.path,
+                    frame=f.index if f.frames > 1 else None,
+                    position=None if position is None else getattr(f, position),
+                    series=uid,
+                    _read=partial(read_hu, f),
+                    _resample=resample,
+                ),
+            )
+            for f in members
+        ]
+    return refs
+
+
+def _position_source(members: list[DicomFrame]) -> str | None:
+    """Return the field that gives every member a position in mm, or None."""
+    for source in ("projected", "location"):
+        if all(getattr(f, source) is not None for f in members):
+            return source
+    return None
+
+
+def _sort_key(frame: DicomFrame, position: str | None) -> tuple[float, float]:
+    instance = math.inf if frame.instance is None else frame.instance
+    return (0.0 if position is None else getattr(frame, position), instance)
+
+
+def _check_size(path: Path, shape: tuple[int, ...], resample: bool) -> None:
+    if shape != (SIZE, SIZE) and not resample:
+        raise InputError(
+            f"{path}: {by(shape)} pixels, the network takes {SIZE}x{SIZE}; "
+            "add --resample to resize it"
+        )
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Return a key that sorts slice_2 before slice_10."""
+    parts = re.split(r"(\d+)", str(path))
+    return [(int(p), "") if p.isdigit() else (-1, p) for p in parts]
