@@ -141,14 +141,105 @@ def evaluate(
         Console().print(table(result))
 
 
+@app.command()
+def score(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="DICOM, LDCTIQA .tif or .npy (HU) files, or folders of them."),
+    ],
+    bundle: Annotated[
+        Path | None,
+        typer.Option(help="Bundle to score with; else $CLINREADNET_BUNDLE, else ./bundle."),
+    ] = None,
+    resample: Annotated[
+        bool, typer.Option("--resample", help="Resize slices that are not 512x512.")
+    ] = False,
+    csv: Annotated[Path | None, typer.Option(help="Also write the scores to this file.")] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Also draw scores along z, worst and best slice (.png, .pdf, .svg)."),
+    ] = None,
+    backend: Annotated[
+        str, typer.Option(help="auto, onnxruntime-cpu or onnxruntime-cuda.")
+    ] = "auto",
+    precision: Annotated[
+        str | None, typer.Option(help="Precision of the graph; the most accurate by default.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Score slices, 0 (bad) to 4 (excellent), with no reference image.
+
+    A folder is searched with its sub-folders; localisers and files that are no CT slice are left
+    out with a note. A file that is named must be a CT slice. Research use only.
+
+    Examples:
+
+        clinreadnet score series/
+
+        clinreadnet score series/ --bundle bundle --csv scores.csv --plot scores.png
+
+        clinreadnet score 0000.tif 0001.tif --json
+    """
+    from clinreadnet import score as scoring
+    from clinreadnet.data.slices import find_slices
+    from clinreadnet.plot import check_plot, write_plot
+    from clinreadnet.progress import console, progress_bar
+    from clinreadnet.runtime import Session
+
+    bundle = bundle or scoring.default_bundle()
+    scoring.check_bundle(bundle)
+    for target in (csv, plot):
+        if target is not None:
+            scoring.check_target(target)
+    if plot is not None:
+        check_plot(plot)
+    with console.status("Reading headers"):
+        refs = find_slices(paths, resample=resample, note=lambda line: print(line, file=sys.stderr))
+    with console.status("Loading the bundle"):
+        session = Session(bundle, backend, precision)
+    with progress_bar() as bar:
+        task = bar.add_task("Scoring", total=len(refs))
+        report = scoring.score_slices(session, refs, advance=lambda n: bar.advance(task, n))
+    if plot is not None:
+        write_plot(report, plot)
+    if csv is not None:
+        scoring.write_csv(report, csv)
+    if as_json:
+        print_json(report.to_dict(session))
+    else:
+        scoring.print_report(report, Console())
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what this machine can build and run, and how to install what is missing.
+
+    Examples:
+
+        clinreadnet doctor
+
+        clinreadnet doctor --json
+    """
+    from clinreadnet.doctor import diagnose, print_diagnosis
+
+    diagnosis = diagnose()
+    if as_json:
+        print_json(diagnosis.to_dict())
+    else:
+        print_diagnosis(diagnosis, Console())
+
+
 def main() -> None:
     """Run the command line; errors meant for a user become one line and an exit status."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
     except ClinReadNetError as error:
         print(f"clinreadnet: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except typer.TyperException as error:
+        print(f"clinreadnet: {error.format_message()} See --help.", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
         print("clinreadnet: interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
