@@ -173,12 +173,9 @@ def score(
     out with a note. A file that is named must be a CT slice. Research use only.
 
     Examples:
-
-        clinreadnet score series/
-
-        clinreadnet score series/ --bundle bundle --csv scores.csv --plot scores.png
-
-        clinreadnet score 0000.tif 0001.tif --json
+    - `clinreadnet score series/`
+    - `clinreadnet score series/ --bundle bundle --csv scores.csv --plot scores.png`
+    - `clinreadnet score 0000.tif 0001.tif --json`
     """
     from clinreadnet import score as scoring
     from clinreadnet.data.slices import find_slices
@@ -215,10 +212,8 @@ def doctor(as_json: Json = False) -> None:
     """Say what this machine can build and run, and how to install what is missing.
 
     Examples:
-
-        clinreadnet doctor
-
-        clinreadnet doctor --json
+    - `clinreadnet doctor`
+    - `clinreadnet doctor --json`
     """
     from clinreadnet.doctor import diagnose, print_diagnosis
 
@@ -237,7 +232,8 @@ def main() -> None:
         print(f"clinreadnet: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except typer.TyperException as error:
-        print(f"clinreadnet: {error.format_message()} See --help.", file=sys.stderr)
+        if message := error.format_message():  # empty where the help was shown instead
+            print(f"clinreadnet: {message.rstrip('.')}. See --help.", file=sys.stderr)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         print("clinreadnet: interrupted", file=sys.stderr)
