@@ -42,8 +42,8 @@ def write_plot(report: Report, target: Path) -> None:
     check_plot(target)
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 8), layout="constrained")
-    grid = figure.add_gridspec(2, 4, height_ratios=(2, 3))
+    figure = Figure(figsize=(10, 6.5), layout="constrained")
+    grid = figure.add_gridspec(2, 4, height_ratios=(1, 1))
     _draw_scores(figure.add_subplot(grid[0, :]), report)
     maps = []
     for column, (word, extreme) in enumerate((("worst", report.worst), ("best", report.best))):
@@ -60,12 +60,13 @@ def write_plot(report: Report, target: Path) -> None:
 def _draw_scores(axes: Any, report: Report) -> None:
     scores = [s.score for s in report.slices]
     positions = [s.position for s in report.slices]
-    if any(p is None for p in positions):
-        axes.set_xlabel("slice")
-        places: list[Any] = list(range(1, len(scores) + 1))
-    else:
+    known = [p for p in positions if p is not None]
+    if len(known) == len(positions) and known == sorted(known):
         axes.set_xlabel("position along the slice normal (mm)")
-        places = positions
+        places: list[float] = known
+    else:  # no positions, or several series one after another
+        axes.set_xlabel("slice")
+        places = [float(i + 1) for i in range(len(scores))]
     axes.plot(places, scores, marker="o" if len(scores) <= 100 else None, markersize=4)
     axes.axhline(report.series.mean, color="0.5", linestyle="--", linewidth=1)
     axes.set_ylim(-0.1, 4.1)

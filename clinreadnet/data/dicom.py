@@ -90,6 +90,7 @@ class DicomFrame:
         projected: image position along the slice normal in mm, or None.
         location: SliceLocation in mm, or None.
         instance: InstanceNumber, or None.
+        deflated: whether the whole dataset is compressed.
     """
 
     path: Path
@@ -106,6 +107,7 @@ class DicomFrame:
     projected: float | None
     location: float | None
     instance: float | None
+    deflated: bool
 
 
 def read_headers(path: Path) -> list[DicomFrame]:
@@ -159,7 +161,9 @@ def read_hu(frame: DicomFrame) -> NDArray[np.float32]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            stored = pixel_array(frame.path, index=frame.index, raw=True)
+            # One frame is read from the file, except where all of it is deflated.
+            source = pydicom.dcmread(frame.path) if frame.deflated else frame.path
+            stored = pixel_array(source, index=frame.index, raw=True)
         except Exception as error:  # each decoder raises its own types
             raise InputError(
                 f"{frame.path}: pixel data cannot be decoded ({one_line(error)}); "
@@ -252,6 +256,7 @@ def _frame(
         ),
         location=_number(ds.get("SliceLocation")),
         instance=_number(ds.get("InstanceNumber")),
+        deflated=ds.file_meta.TransferSyntaxUID == _DEFLATED,
     )
 
 

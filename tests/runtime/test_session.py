@@ -1,0 +1,300 @@
+"""Sessions: what they load, refuse and compute, on a small graph."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_bundle import make_graph, reference, write_bundle
+
+from clinreadnet.errors import CheckFailed, InputError
+from clinreadnet.runtime import Scores, Session
+from clinreadnet.runtime import session as session_module
+from clinreadnet.runtime.manifest import BatchRange, digest, load_manifest, write_manifest
+from clinreadnet.runtime.onnxruntime_backend import CUDA, OnnxRuntimeBackend
+from clinreadnet.runtime.parity import BUDGETS, relative_error
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("bundles") / "bundle")
+
+
+def some_hu(n: int) -> np.ndarray:
+    return np.random.default_rng(n).normal(40, 300, (n, 512, 512)).astype(np.float32)
+
+
+def replace_graph(bundle: Path, content: bytes, index: int = 0) -> None:
+    """Put another graph in the bundle, with a manifest that vouches for it."""
+    manifest = load_manifest(bundle)
+    artifacts = list(manifest.artifacts)
+    artifacts[index] = dataclasses.replace(
+        artifacts[index], sha256=digest(content), size=len(content)
+    )
+    (bundle / artifacts[index].file).write_bytes(content)
+    write_manifest(dataclasses.replace(manifest, artifacts=tuple(artifacts)), bundle)
+
+
+@pytest.mark.parametrize("n", [0, 1, 3, 4, 5, 9])
+def test_scores_are_the_references_in_order_whatever_the_batches(bundle: Path, n: int) -> None:
+    hu = some_hu(n)
+    scores = Session(bundle).score(hu)
+    assert isinstance(scores, Scores)
+    assert (scores.score.shape, scores.probs.shape) == ((n,), (n, 21))
+    assert scores.quality_map.shape == (n, 16, 16)
+    expected = reference(hu)
+    for name, value in expected.items():
+        got = getattr(scores, name)
+        assert got.dtype == np.float32
+        np.testing.assert_allclose(got, value, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["int16", "int32", "float16", "float32", "float64", ">i2"])
+def test_any_real_dtype_and_layout_is_accepted(bundle: Path, dtype: str) -> None:
+    hu = some_hu(2).astype(np.int16)
+    wide = np.repeat(hu.astype(dtype), 2, axis=2)[:, :, ::2]  # not contiguous
+    np.testing.assert_allclose(Session(bundle).score(wide).score, reference(hu)["score"], rtol=1e-3)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7])
+def test_runs_stay_inside_the_profile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n: int
+) -> None:
+    path = write_bundle(tmp_path / "b", batch=BatchRange(2, 2, 3))
+    sizes: list[int] = []
+    run = OnnxRuntimeBackend.run
+
+    def spy(self: OnnxRuntimeBackend, hu: Any) -> Any:
+        sizes.append(len(hu))
+        return run(self, hu)
+
+    monkeypatch.setattr(OnnxRuntimeBackend, "run", spy)
+    session = Session(path)
+    hu = some_hu(n)
+    np.testing.assert_allclose(session.score(hu).score, reference(hu)["score"], rtol=1e-5)
+    assert session.batch == 3 and sizes and set(sizes) <= {2, 3}
+
+
+def test_the_default_is_the_most_accurate_graph_on_the_cpu(bundle: Path) -> None:
+    session = Session(bundle)
+    assert (session.backend, session.artifact.precision) == ("onnxruntime-cpu", "fp32")
+    assert session.describe()["artifact"] == "clinreadnet.fp32.onnx"
+    json.dumps(session.describe())
+
+
+def test_a_named_precision_is_the_one_that_runs(bundle: Path) -> None:
+    session = Session(bundle, precision="fp16")
+    assert session.artifact.file == "clinreadnet.fp16.onnx"
+    error = relative_error(session.score(some_hu(2)).score, reference(some_hu(2))["score"])
+    assert 1e-7 < error < BUDGETS["fp16"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"backend": "cuda"}, "'cuda' is none of auto, onnxruntime-cpu, onnxruntime-cuda"),
+        ({"precision": "int8"}, "no ONNX graph in precision 'int8'; it holds fp32, fp16"),
+        ({"batch": 9}, "batch 9 is outside the profile of clinreadnet.fp32.onnx, 1 to 8"),
+        ({"batch": 0}, "batch 0 is outside"),
+    ],
+    ids=["backend", "precision", "batch-above", "batch-zero"],
+)
+def test_arguments_outside_the_bundle_are_refused(
+    bundle: Path, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        Session(bundle, **arguments)
+
+
+def test_an_explicit_backend_never_falls_back(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    if CUDA not in onnxruntime.get_available_providers():
+        with pytest.raises(InputError, match="has no CUDAExecutionProvider"):
+            Session(bundle, "onnxruntime-cuda")
+    # A runtime that lists CUDA and quietly starts on the CPU, as ONNX Runtime does without a GPU.
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA])
+    real = onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        onnxruntime,
+        "InferenceSession",
+        lambda model, options, providers: real(model, options, providers=["CPUExecutionProvider"]),
+    )
+    with pytest.raises(InputError, match="does not start here"):
+        Session(bundle, "onnxruntime-cuda")
+
+
+def test_auto_takes_the_cpu_where_cuda_does_not_start(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+    real = OnnxRuntimeBackend
+
+    def fake(content: bytes, *, provider: str, **rest: Any) -> OnnxRuntimeBackend:
+        tried.append(provider)
+        if provider == CUDA:
+            raise InputError("no cuDNN")
+        return real(content, provider=provider, **rest)
+
+    monkeypatch.setattr(session_module, "OnnxRuntimeBackend", fake)
+    monkeypatch.setattr(session_module, "offers_cuda", lambda: True)
+    monkeypatch.setattr(session_module, "find_gpus", lambda: ["a GPU"])
+    assert Session(bundle).backend == "onnxruntime-cpu"
+    assert tried == ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    tried.clear()
+    monkeypatch.setattr(session_module, "find_gpus", lambda: [])
+    assert Session(bundle).backend == "onnxruntime-cpu"
+    assert tried == ["CPUExecutionProvider"]
+
+
+def test_a_missing_onnxruntime_names_its_package(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(InputError, match=r'pip install "clinreadnet\[cpu\]"'):
+        Session(bundle)
+
+
+def test_an_unverified_bundle_is_refused_unless_allowed(tmp_path: Path) -> None:
+    path = write_bundle(tmp_path / "b", verified=False)
+    with pytest.raises(InputError, match="not verified; run `clinreadnet verify"):
+        Session(path)
+    assert not Session(path, allow_unverified=True).describe()["verified"]
+
+
+@pytest.mark.parametrize(
+    ("precision", "offset", "passes"),
+    [
+        ("fp32", 1e-6, True),
+        ("fp32", 1e-3, False),
+        ("fp16", 1e-3, True),
+        ("fp16", 0.1, False),
+        ("fp32", float("nan"), False),
+    ],
+    ids=["fp32-rounding", "fp32-wrong", "fp16-rounding", "fp16-wrong", "fp32-nan"],
+)
+def test_the_self_test_holds_the_graph_to_its_budget(
+    tmp_path: Path, precision: str, offset: float, passes: bool
+) -> None:
+    path = write_bundle(tmp_path / "b", score_offset=offset)
+    if passes:
+        Session(path, precision=precision)
+    else:
+        with pytest.raises(CheckFailed, match="self-test failed on onnxruntime-cpu, score is off"):
+            Session(path, precision=precision)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"not a graph", "ONNX Runtime refuses it"), (b"", "size 0 is not positive")],
+    ids=["not-onnx", "empty"],
+)
+def test_a_file_that_is_no_graph_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    path = write_bundle(tmp_path / "b")
+    with pytest.raises(InputError, match=message) as refusal:
+        replace_graph(path, content)
+        Session(path)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_graph_with_other_inputs_or_outputs_is_refused(tmp_path: Path) -> None:
+    import onnx
+
+    model = onnx.load_from_string(make_graph())
+    del model.graph.output[1]
+    path = write_bundle(tmp_path / "b")
+    replace_graph(path, model.SerializeToString())
+    with pytest.raises(InputError, match="its outputs are"):
+        Session(path)
+    model = onnx.load_from_string(make_graph())
+    model.graph.input[0].name = model.graph.node[0].input[0] = "image"
+    replace_graph(path, model.SerializeToString())
+    with pytest.raises(InputError, match="its input is not float `hu`"):
+        Session(path)
+
+
+def test_a_tampered_graph_is_refused_before_it_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_bundle(tmp_path / "b")
+    graph = path / "clinreadnet.fp32.onnx"
+    content = bytearray(graph.read_bytes())
+    content[-1] ^= 1
+    graph.write_bytes(content)
+    monkeypatch.setattr(
+        session_module, "OnnxRuntimeBackend", lambda *a, **k: pytest.fail("graph was loaded")
+    )
+    with pytest.raises(InputError, match="SHA-256 differs"):
+        Session(path)
+
+
+def nan_slice() -> np.ndarray:
+    hu = some_hu(3)
+    hu[1, 0, 0] = np.nan
+    return hu
+
+
+@pytest.mark.parametrize(
+    ("hu", "message"),
+    [
+        (np.zeros((512, 512)), r"shape \[512, 512\], expected \[n, 512, 512\]"),
+        (np.zeros((1, 1, 512, 512)), r"shape \[1, 1, 512, 512\]"),
+        (np.zeros((2, 256, 512)), r"shape \[2, 256, 512\]"),
+        (np.zeros((1, 512, 512), complex), "dtype complex128"),
+        (np.zeros((1, 512, 512), bool), "dtype bool"),
+        (nan_slice(), r"hu\[1\] holds NaN"),
+    ],
+    ids=["2d", "4d", "wrong-size", "complex", "bool", "nan"],
+)
+def test_bad_arrays_are_refused(bundle: Path, hu: np.ndarray, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Session(bundle).score(hu)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_values_far_outside_the_range_are_clipped_in_the_graph(
+    bundle: Path, dtype: type, precision: str
+) -> None:
+    hu = np.full((1, 512, 512), 1e30, dtype)
+    hu[0, :256] = -1e30
+    session = Session(bundle, precision=precision)
+    assert session.score(hu).score[0] == pytest.approx(2, abs=5e-3)
+
+
+def test_relative_error_is_infinite_for_what_cannot_be_compared() -> None:
+    assert relative_error([1.0, 2.0], [1.0, 2.0]) == 0
+    assert relative_error([1.1], [1.0]) == pytest.approx(0.1)
+    assert relative_error([np.nan], [1.0]) == float("inf")
+    assert relative_error([1.0], [1.0, 2.0]) == float("inf")
+
+
+def test_importing_the_runtime_is_light() -> None:
+    code = (
+        "import sys, clinreadnet.runtime; from clinreadnet.runtime import Session, Scores; "
+        "heavy = {'torch', 'onnxruntime', 'onnx', 'triton', 'pydicom', 'matplotlib', 'rich'}; "
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_session_never_imports_torch(bundle: Path) -> None:
+    code = (
+        "import sys, numpy as np; from clinreadnet.runtime import Session; "
+        f"s = Session({str(bundle)!r}); s.score(np.zeros((1, 512, 512), np.int16)); "
+        "print(sorted({'torch', 'triton', 'onnx'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
