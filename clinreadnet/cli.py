@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -222,6 +223,37 @@ def doctor(as_json: Json = False) -> None:
         print_json(diagnosis.to_dict())
     else:
         print_diagnosis(diagnosis, Console())
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Option(help="Folder to create.")],
+    count: Annotated[int, typer.Option(min=1, help="Number of slices.")],
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
+    dicom: Annotated[
+        bool,
+        typer.Option("--dicom", help="Write one patient's CT series instead of labelled images."),
+    ] = False,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes; one per processor where not given.")
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Simulate low-dose abdominal slices, labelled by simulated readers.
+
+    Writes an LDCTIQA folder: image/0000.tif ..., train.json and simulation.json. Twelve slices
+    show one anatomy: four noise levels times three view counts. Simulated, research use only.
+
+    Examples:
+    - `clinreadnet simulate --out data --count 1200 --seed 1`
+    - `clinreadnet simulate --out series --count 24 --seed 1 --dicom`
+    """
+    from clinreadnet.data.simulate import simulate_folder, simulate_series
+
+    write = simulate_series if dicom else simulate_folder
+    write(out, count, seed, jobs=jobs or os.cpu_count() or 1, force=force)
+    what = "slices of a CT series" if dicom else "labelled slices"
+    print(f"{out}: {count} {what}", file=sys.stderr)
 
 
 def main() -> None:

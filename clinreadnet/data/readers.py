@@ -1,0 +1,63 @@
+"""Five simulated readers: from what was measured on a degraded slice to its mean opinion score.
+
+The impairment is an equivalent noise in HU. It grows with each of the three measurements::
+
+    impairment = sqrt(noise^2 + (STREAK_WEIGHT * streak)^2 + (EDGE_WEIGHT * edge_loss)^2)
+    quality    = 4 / (1 + (impairment / HALF_QUALITY) ^ STEEPNESS)
+
+Streaks weigh more than noise of the same size because they run through the organs as lines. Each
+reader then votes a whole grade, ``round(quality + bias + Normal(0, spread))`` kept within 0...4,
+and the label is the mean of the five votes, a multiple of 0.2.
+
+The constants are calibrated so that a set of simulated labels is distributed like the 1000 training
+labels of the LDCTIQAC 2023 challenge, and readers agree about as real ones do. They are a stand-in
+for radiologists, not a model of them.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+STREAK_WEIGHT = 1.6
+"""HU of noise that trouble a reader as much as one HU of streak."""
+
+EDGE_WEIGHT = 40.0
+"""HU of noise that trouble a reader as much as losing every edge."""
+
+HALF_QUALITY = 46.0
+"""Impairment in HU at which quality is 2."""
+
+STEEPNESS = 2.4
+"""Exponent of the quality curve."""
+
+READERS = ((0.20, 0.28), (0.08, 0.25), (-0.02, 0.31), (-0.10, 0.27), (-0.16, 0.34))
+"""Bias and spread of each reader, in grades."""
+
+
+def quality(noise_hu: float, streak_hu: float, edge_loss: float) -> float:
+    """Return the noiseless quality 0...4, falling in each argument.
+
+    Args:
+        noise_hu: standard deviation of the noise in even soft tissue.
+        streak_hu: root mean square error of streaks.
+        edge_loss: share (0...1) of the edge strength that is lost.
+    """
+    impairment = math.sqrt(
+        noise_hu**2 + (STREAK_WEIGHT * streak_hu) ** 2 + (EDGE_WEIGHT * edge_loss) ** 2
+    )
+    return 4.0 / (1.0 + math.pow(impairment / HALF_QUALITY, STEEPNESS))
+
+
+def votes(true_quality: float, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return the five readers' whole grades ``[5]`` for a slice of the given quality."""
+    bias, spread = np.array(READERS).T
+    heard = true_quality + bias + spread * rng.standard_normal(len(READERS))
+    return np.asarray(np.clip(np.rint(heard), 0, 4), np.int64)
+
+
+def mean_opinion(ballots: NDArray[np.int64]) -> float:
+    """Return the mean of five votes: a multiple of 0.2 with one decimal."""
+    return round(float(ballots.mean()), 1)
