@@ -67,6 +67,9 @@ class OnnxRuntimeBackend:
             )
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors; its warnings are about its own optimizer
+        # Planning all activations as one block takes half as much memory again (batch 4: 1.1 GB
+        # instead of 0.7) and no less time.
+        options.enable_mem_pattern = False
         if threads is not None:
             options.intra_op_num_threads = threads
         # TF32 is CUDA's default for float32 and misses the fp32 budget.

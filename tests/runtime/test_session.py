@@ -18,7 +18,7 @@ from clinreadnet.errors import CheckFailed, InputError
 from clinreadnet.runtime import Scores, Session
 from clinreadnet.runtime import session as session_module
 from clinreadnet.runtime.manifest import BatchRange, digest, load_manifest, write_manifest
-from clinreadnet.runtime.onnxruntime_backend import CUDA, OnnxRuntimeBackend
+from clinreadnet.runtime.onnxruntime_backend import CPU, CUDA, OnnxRuntimeBackend
 from clinreadnet.runtime.parity import BUDGETS, relative_error
 
 
@@ -76,10 +76,21 @@ def test_runs_stay_inside_the_profile(
         return run(self, hu)
 
     monkeypatch.setattr(OnnxRuntimeBackend, "run", spy)
-    session = Session(path)
+    session = Session(path, batch=3)
     hu = some_hu(n)
     np.testing.assert_allclose(session.score(hu).score, reference(hu)["score"], rtol=1e-5)
-    assert session.batch == 3 and sizes and set(sizes) <= {2, 3}
+    assert sizes and set(sizes) <= {2, 3}
+
+
+def test_the_default_batch_suits_the_processor_inside_the_profile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = write_bundle(tmp_path / "small", batch=BatchRange(1, 1, 1))
+    large = write_bundle(tmp_path / "large", batch=BatchRange(3, 16, 32))
+    wide = write_bundle(tmp_path / "wide", batch=BatchRange(1, 16, 32))
+    assert [Session(b).batch for b in (small, wide, large)] == [1, session_module.CPU_BATCH, 3]
+    monkeypatch.setitem(session_module._PROVIDERS, "onnxruntime-cuda", CPU)
+    assert Session(wide, "onnxruntime-cuda").batch == 16
 
 
 def test_the_default_is_the_most_accurate_graph_on_the_cpu(bundle: Path) -> None:

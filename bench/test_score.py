@@ -1,0 +1,114 @@
+"""`clinreadnet score` from DICOM files to scores: speed, start-up and memory on this machine.
+
+Needs a bundle: CLINREADNET_BUNDLE, or `bundle` in the current folder. The baseline of the
+throughput is the session alone, fed from memory: the difference is what files cost.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from clinreadnet.data.dicom_writer import write_ct_slice
+from clinreadnet.data.slices import find_slices
+from clinreadnet.runtime import Session
+from clinreadnet.score import default_bundle, score_slices
+
+SLICES = 24
+BUNDLE = default_bundle().resolve()
+
+needs_bundle = pytest.mark.skipif(
+    not BUNDLE.is_dir(), reason=f"no bundle at {BUNDLE}: run `clinreadnet export --out bundle`"
+)
+
+
+def write_series(folder: Path, count: int) -> Path:
+    """Write a series of noisy discs the size of a patient."""
+    folder.mkdir()
+    rows, columns = np.mgrid[:512, :512] - 255.5
+    body = np.where(np.hypot(rows * 1.3, columns) < 220, 40, -1000).astype(np.float32)
+    rng = np.random.default_rng(count)
+    for i in range(count):
+        noise = rng.normal(0, 30, body.shape).astype(np.float32)
+        write_ct_slice(
+            folder / f"{i:04d}.dcm", body + noise, seed=count, index=i, pixel_mm=0.7, spacing_mm=1
+        )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_series(tmp_path_factory.mktemp("series") / "short", SLICES)
+
+
+def describe(benchmark: BenchmarkFixture, session: Session) -> None:
+    benchmark.extra_info |= session.describe() | {
+        "bundle": BUNDLE.name,
+        "slices": SLICES,
+        "slices_per_second": SLICES / benchmark.stats.stats.min,
+    }
+
+
+@needs_bundle
+def test_session_alone(benchmark: BenchmarkFixture, series: Path) -> None:
+    session = Session(BUNDLE)
+    hu = np.stack([ref.load() for ref in find_slices([series])])
+    benchmark.pedantic(session.score, (hu,), rounds=3, warmup_rounds=1)
+    describe(benchmark, session)
+
+
+@needs_bundle
+def test_files_included(benchmark: BenchmarkFixture, series: Path) -> None:
+    session = Session(BUNDLE)
+    benchmark.pedantic(
+        lambda: score_slices(session, find_slices([series])), rounds=3, warmup_rounds=1
+    )
+    describe(benchmark, session)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["pass", "import numpy", "from clinreadnet.runtime import Session"],
+    ids=["python", "numpy", "runtime"],
+)
+def test_start_up(benchmark: BenchmarkFixture, statement: str) -> None:
+    benchmark.pedantic(
+        subprocess.run,
+        ([sys.executable, "-c", statement],),
+        {"check": True},
+        rounds=7,
+        warmup_rounds=1,
+    )
+
+
+@needs_bundle
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="peak memory is asked of a POSIX kernel")
+@pytest.mark.parametrize("count", [60, 500])
+def test_memory_of_the_command(benchmark: BenchmarkFixture, tmp_path: Path, count: int) -> None:
+    folder = write_series(tmp_path / "series", count)
+    command = [sys.executable, "-m", "clinreadnet.cli", "score", str(folder), "--json"]
+
+    def run() -> int:
+        with (tmp_path / "out.json").open("wb") as out:
+            child = subprocess.Popen([*command, "--bundle", str(BUNDLE)], stdout=out)
+            _, status, usage = os.wait4(child.pid, 0)
+            child.returncode = os.waitstatus_to_exitcode(status)
+        assert child.returncode == 0
+        return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+    start = time.perf_counter()
+    peak = benchmark.pedantic(run, rounds=1)
+    seconds = time.perf_counter() - start
+    benchmark.extra_info |= {
+        "slices": count,
+        "peak_mib": round(peak / 2**20),
+        "slices_per_second_with_start_up": count / seconds,
+    }
+    assert peak < 2**30
