@@ -1,7 +1,7 @@
 """Write simulated CT slices as DICOM: CT Image Storage, explicit VR little endian, int16 pixels.
 
-Every identifier is derived from the seed, so that the same simulation writes the same bytes. Names
-and descriptions say that the patient is simulated.
+Every identifier is derived from the series' name, so that the same simulation writes the same
+bytes. Names and descriptions say that the patient is simulated.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def write_ct_slice(
     path: str | os.PathLike[str],
     hu: NDArray[np.float32],
     *,
-    seed: int,
+    series: str,
+    patient_id: str,
     index: int,
     pixel_mm: float,
     spacing_mm: float,
@@ -43,7 +44,8 @@ def write_ct_slice(
     Args:
         path: file to write.
         hu: ``[rows, columns]`` Hounsfield units; stored rounded, within -1024...3071.
-        seed: of the simulation; every UID is derived from it.
+        series: names the series; its UIDs are derived from this.
+        patient_id: identifier of the simulated patient.
         index: number of the slice from 0, head to feet.
         pixel_mm: width of a pixel.
         spacing_mm: distance between slices, and their thickness.
@@ -53,7 +55,7 @@ def write_ct_slice(
 
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = CTImageStorage
-    meta.MediaStorageSOPInstanceUID = _uid("instance", seed, index)
+    meta.MediaStorageSOPInstanceUID = _uid("instance", series, index)
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.ImplementationClassUID = _uid("implementation")
     meta.ImplementationVersionName = f"CLINREADNET{__version__}"[:16]
@@ -75,16 +77,16 @@ def write_ct_slice(
     ds.SeriesDescription = "Simulated low-dose abdomen"
     ds.DerivationDescription = "Simulated phantom, not a patient"
     ds.PatientName = "Simulated^Phantom"
-    ds.PatientID = f"SIM{seed}"
+    ds.PatientID = patient_id
     ds.PatientBirthDate = ""
     ds.PatientSex = ""
     ds.PatientPosition = "HFS"
     ds.BodyPartExamined = "ABDOMEN"
     ds.KVP = "120"
     ds.ConvolutionKernel = "FBP"
-    ds.StudyInstanceUID = _uid("study", seed)
-    ds.SeriesInstanceUID = _uid("series", seed)
-    ds.FrameOfReferenceUID = _uid("frame of reference", seed)
+    ds.StudyInstanceUID = _uid("study", series)
+    ds.SeriesInstanceUID = _uid("series", series)
+    ds.FrameOfReferenceUID = _uid("frame of reference", series)
     ds.PositionReferenceIndicator = ""
     ds.StudyID = "1"
     ds.SeriesNumber = 1

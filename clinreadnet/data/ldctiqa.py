@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -62,11 +63,18 @@ def read_tif(path: str | os.PathLike[str]) -> NDArray[np.float32]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
+    # tifffile logs what it also raises; the user gets one line.
+    log = logging.getLogger("tifffile")
+    was_disabled, log.disabled = log.disabled, True
     try:
         x = tifffile.imread(path)
+        if x.size == 0:
+            raise ValueError("no image in it")
     except Exception as error:  # tifffile raises whatever its codecs raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: not a readable TIFF ({reason}); copy it again") from error
+    finally:
+        log.disabled = was_disabled
     if x.shape != (SIZE, SIZE):
         raise InputError(
             f"{path}: is {'x'.join(map(str, x.shape))}; "

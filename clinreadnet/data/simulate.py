@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ _SERIES_STREAM = 1002
 
 _PATIENT = 0
 _SLICE_SPACING_MM = 5.0
+# A series starts within the upper third of the patient, wherever it ends.
+_HIGHEST_START = 0.35
 
 
 @dataclass(frozen=True)
@@ -193,8 +196,12 @@ def _in_order(work: Callable[[int], Any], items: range, jobs: int) -> Iterator[A
         yield from map(work, items)
         return
     # Spawned, not forked: a parent that has started threads must not be forked.
+    # An interrupt is the parent's to handle: it stops the pool, and prints one line.
     pool = ProcessPoolExecutor(
-        min(jobs, len(items)), mp_context=multiprocessing.get_context("spawn")
+        min(jobs, len(items)),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),
     )
     try:
         yield from pool.map(work, items)
@@ -262,9 +269,10 @@ def _write_series_slice(folder: Path, seed: int, count: int, index: int) -> floa
     choice = _stream(seed, _PATIENT, _SERIES_STREAM)
     degradation = int(choice.integers(DEGRADATIONS))
     protocol = draw_protocol(choice)
+    start = float(choice.uniform(0.0, _HIGHEST_START)) * PATIENT_LENGTH_MM
     # A routine 5 mm apart, closer where the patient is too short for that.
-    spacing = min(_SLICE_SPACING_MM, PATIENT_LENGTH_MM / count)
-    start = float(choice.uniform(0.0, PATIENT_LENGTH_MM - spacing * (count - 1)))
+    room = (1.0 - _HIGHEST_START) * PATIENT_LENGTH_MM
+    spacing = min(_SLICE_SPACING_MM, room / max(count - 1, 1))
     phantom = draw_phantom(seed, _PATIENT, (start + index * spacing) / PATIENT_LENGTH_MM)
     (made,) = degrade(
         phantom,
@@ -275,7 +283,8 @@ def _write_series_slice(folder: Path, seed: int, count: int, index: int) -> floa
     write_ct_slice(
         folder / f"IM{index:04d}.dcm",
         made.hu,
-        seed=seed,
+        series=f"{seed}/{spacing:.4f}",
+        patient_id=f"SIM{seed}",
         index=index,
         pixel_mm=phantom.pixel_mm,
         spacing_mm=spacing,
@@ -290,7 +299,7 @@ def simulate_series(
 
     Args:
         out: folder to create.
-        count: number of slices, 5 mm apart, or closer where they would not fit the patient.
+        count: number of slices; 5 mm apart, or closer where more than 47 must fit the patient.
         seed: draws the patient, the dose and the views; the same seed gives the same bytes.
         jobs: processes.
         force: replace the folder where it exists.
