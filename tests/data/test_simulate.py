@@ -13,7 +13,7 @@ from clinreadnet.data.simulate import simulate_anatomy, simulate_folder, simulat
 from clinreadnet.errors import InputError
 
 SEED = 20
-COUNT = 180
+COUNT = 144
 # The 1000 training labels of the LDCTIQAC 2023 challenge: how many have 0.0, 0.2, ..., 4.0.
 CHALLENGE = np.array(
     [25, 19, 22, 42, 48, 56, 51, 65, 65, 74, 53, 56, 60, 62, 42, 65, 35, 42, 31, 51, 36]
