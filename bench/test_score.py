@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from clinreadnet.data.dicom_writer import write_ct_slice
 from clinreadnet.data.slices import find_slices
 from clinreadnet.runtime import Session
 from clinreadnet.score import default_bundle, score_slices
@@ -30,16 +30,26 @@ needs_bundle = pytest.mark.skipif(
 
 
 def write_series(folder: Path, count: int) -> Path:
-    """Write a series of noisy discs the size of a patient."""
+    """Write a CT series of noisy discs the size of a patient."""
     folder.mkdir()
     rows, columns = np.mgrid[:512, :512] - 255.5
-    body = np.where(np.hypot(rows * 1.3, columns) < 220, 40, -1000).astype(np.float32)
+    body = np.where(np.hypot(rows * 1.3, columns) < 220, 40, -1000)
     rng = np.random.default_rng(count)
+    ds = pydicom.Dataset()
+    ds.file_meta = pydicom.dataset.FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = pydicom.uid.CTImageStorage
+    ds.Modality, ds.SeriesInstanceUID = "CT", pydicom.uid.generate_uid()
+    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+    ds.Rows, ds.Columns = body.shape
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 1
+    ds.RescaleSlope, ds.RescaleIntercept = 1, -1024
+    ds.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
     for i in range(count):
-        noise = rng.normal(0, 30, body.shape).astype(np.float32)
-        write_ct_slice(
-            folder / f"{i:04d}.dcm", body + noise, seed=count, index=i, pixel_mm=0.7, spacing_mm=1
-        )
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+        ds.InstanceNumber, ds.ImagePositionPatient = i + 1, [-180, -180, i]
+        ds.PixelData = (body + 1024 + rng.normal(0, 30, body.shape)).astype("<i2").tobytes()
+        ds.save_as(folder / f"{i:04d}.dcm", enforce_file_format=True)
     return folder
 
 

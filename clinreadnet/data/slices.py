@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from clinreadnet.data.dicom import DicomFrame, NotASlice, by, one_line, read_headers, read_hu
 from clinreadnet.errors import InputError
-from clinreadnet.grading import HU_MIN, HU_RANGE, SIZE
+from clinreadnet.grading import HU_MIN, SIZE
 
 _TIF = {".tif", ".tiff"}
 _DICOM_SUFFIXES = {".dcm", ".dicom", ".ima"}
@@ -214,13 +214,7 @@ def _open_tif(path: Path) -> SliceRef:
 def _read_tif(path: Path) -> NDArray[np.float32]:
     from clinreadnet.data.ldctiqa import read_tif
 
-    hu = np.asarray(read_tif(path), dtype=np.float32)
-    slack = 1e-3 * HU_RANGE  # float16 or scaled integer encodings round by less
-    if hu.min() < HU_MIN - slack or hu.max() > HU_MIN + HU_RANGE + slack:
-        raise InputError(
-            f"{path}: values outside 0...1; a .tif must hold (HU + 1000) / 1400, as LDCTIQA's"
-        )
-    return hu
+    return read_tif(path)
 
 
 def _open_npy(path: Path, resample: bool) -> list[SliceRef]:
