@@ -78,20 +78,24 @@ def window_attention_reference(
     if shift:
         qkv = cyclic_shift(qkv, shift)
     qkv = qkv.reshape(-1, rows, window, columns, window, 3 * heads, d)
-    qkv = qkv.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, 3 * heads, n, d)
-    q, k, v = qkv.split(heads, dim=1)  # [B * nW, heads, N, d] each
+    qkv = qkv.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, rows * columns, 3 * heads, n, d)
+    q, k, v = qkv.split(heads, dim=2)  # [B, nW, heads, N, d] each
 
-    scores = ((q * d**-0.5) @ k.transpose(-1, -2)).to(wide) + bias.to(wide)
-    scores = scores * inv_temperature.to(wide)[:, None, None]
+    # beta goes into q and the bias, which are smaller than the scores.
+    beta = inv_temperature.to(wide)[:, None, None]  # [heads, 1, 1]
+    q = q * (beta * d**-0.5).to(q.dtype)
+    scores = (q @ k.transpose(-1, -2)).to(wide) + beta * bias.to(wide)  # [B, nW, heads, N, N]
     if shift:
         mask = shifted_region_mask(h, w, window, shift, qkv.device)  # [nW, N, N]
-        scores = scores.reshape(-1, rows * columns, heads, n, n)
-        scores = scores.masked_fill(mask[:, None], float("-inf")).reshape(-1, heads, n, n)
+        scores = scores.masked_fill(mask[:, None], float("-inf"))
+    # One exponential serves all octaves: e^(2z) = (e^z)^2 once the row's maximum is subtracted.
+    power = (scores - scores.amax(dim=-1, keepdim=True).detach()).exp()
     gates = gates.to(wide)[:, :, None, None]  # [heads, T, 1, 1]
-    weights = gates[:, 0] * scores.softmax(dim=-1)
+    weights = power * (gates[:, 0] / power.sum(dim=-1, keepdim=True))
     for t in range(1, octaves):
-        weights = weights + gates[:, t] * (2.0**t * scores).softmax(dim=-1)
-    out = weights.to(v.dtype) @ v  # [B * nW, heads, N, d]
+        power = power * power
+        weights = weights + power * (gates[:, t] / power.sum(dim=-1, keepdim=True))
+    out = weights.to(v.dtype) @ v  # [B, nW, heads, N, d]
 
     out = out.reshape(-1, rows, columns, heads, window, window, d)
     out = out.permute(0, 1, 4, 2, 5, 3, 6).reshape(-1, h, w, heads * d)
