@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 
 from clinreadnet import __version__
-from clinreadnet.errors import ClinReadNetError
+from clinreadnet.errors import CheckFailed, ClinReadNetError, InputError
 from clinreadnet.grading import RESEARCH_USE
 
 app = typer.Typer(
@@ -85,6 +85,10 @@ def train(
     batch_size: Annotated[int, typer.Option(min=1, help="Slices a step.")] = 8,
     learning_rate: Annotated[float, typer.Option(min=0, help="Peak learning rate.")] = 1e-3,
     crop: Annotated[int, typer.Option(help="Side of random crops: 256 (a quarter) or 512.")] = 512,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Products in bfloat16.")] = False,
+    validation_share: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share of the anatomies held out.")
+    ] = 0.1,
     limit_minutes: Annotated[
         float | None, typer.Option(min=0.01, help="Finish the schedule within this time.")
     ] = None,
@@ -110,6 +114,8 @@ def train(
         learning_rate=learning_rate,
         crop=crop,
         seed=seed,
+        bf16=bf16,
+        validation_share=validation_share,
         limit_minutes=limit_minutes,
         init=None if init is None else str(init),
     )
@@ -254,6 +260,122 @@ def simulate(
     write(out, count, seed, jobs=jobs or os.cpu_count() or 1, force=force)
     what = "slices of a CT series" if dicom else "labelled slices"
     print(f"{out}: {count} {what}", file=sys.stderr)
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Option(help="Bundle folder to create.", show_default=False)],
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Checkpoint; default the shipped one.")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="What the checkpoint must be.")] = "small",
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(help="Precision of an ONNX graph, repeatable; default fp32 and fp16."),
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="GPU architecture to build a TensorRT-RTX engine for, repeatable; "
+            "default sm86, sm89 and sm120."
+        ),
+    ] = None,
+    engine_precision: Annotated[
+        list[str] | None, typer.Option(help="Precision of the engines, repeatable; default fp16.")
+    ] = None,
+    engines: Annotated[bool, typer.Option(help="Build TensorRT-RTX engines.")] = True,
+    batch: Annotated[
+        str, typer.Option(metavar="MIN:OPT:MAX", help="Batch sizes to accept and to tune for.")
+    ] = "1:4:16",
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Make a verified bundle: ONNX graphs, TensorRT-RTX engines, golden slices, manifest.
+
+    No GPU is needed. Exit status 1: an artifact failed its check; the bundle is written all the
+    same, marked as not verified.
+
+    Examples:
+    - `clinreadnet export --out bundle`
+    - `clinreadnet export --out bundle --checkpoint run/model.safetensors --target sm89`
+    - `clinreadnet export --out bundle --no-engines --force`
+    """
+    if target and not engines:
+        raise InputError("--target and --no-engines exclude each other")
+    try:
+        from clinreadnet.export.bundle import DEFAULT_PRECISIONS, export_bundle, parse_batch
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f'export needs {error.name}; run `pip install "clinreadnet[cpu,export]"`'
+        ) from None
+    from clinreadnet.export.verify import print_report
+
+    report = export_bundle(
+        out,
+        checkpoint=checkpoint,
+        preset=preset,
+        precisions=precision or DEFAULT_PRECISIONS,
+        targets=(target or None) if engines else (),
+        engine_precisions=engine_precision or None,
+        batch=parse_batch(batch),
+        force=force,
+        note=lambda line: print(f"clinreadnet: {line}", file=sys.stderr),
+    )
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        print_report(report, Console())
+    if not report.passed:
+        raise CheckFailed(f"{out}: not verified, do not deploy it; the checks above say why")
+
+
+@app.command()
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder.", show_default=False)],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="LDCTIQA folder to verify on; default the bundle's golden slices."),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="With --data: the bundle's checkpoint; default the shipped one."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check every artifact's hash, its error against the float64 reference, and its metrics.
+
+    Exit status 1: a check failed, saying which. Engines that this machine cannot run are listed as
+    not run.
+
+    Examples:
+    - `clinreadnet verify bundle`
+    - `clinreadnet verify bundle --data LDCTIQAG2023_test --json`
+    """
+    from clinreadnet.data.ldctiqa import read_ldctiqa
+    from clinreadnet.export.verify import passes, print_report, verify_folder, verify_golden
+    from clinreadnet.progress import progress_bar
+    from clinreadnet.runtime.manifest import load_manifest
+
+    if checkpoint is not None and data is None:
+        raise InputError("--checkpoint goes with --data")
+    manifest = load_manifest(bundle)
+    slices = manifest.golden.slices if data is None else len(read_ldctiqa(data))
+    with progress_bar() as bar:
+        task = bar.add_task("Verifying", total=slices * passes(manifest, golden=data is None))
+
+        def advance(n: int) -> None:
+            bar.advance(task, n)
+
+        if data is None:
+            report = verify_golden(bundle, manifest, advance)
+        else:
+            report = verify_folder(bundle, manifest, data, checkpoint, advance)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        print_report(report, Console())
+    if not report.passed:
+        raise CheckFailed(f"{bundle}: verification failed")
 
 
 def main() -> None:
