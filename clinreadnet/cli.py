@@ -35,6 +35,18 @@ Score slices with a bundle, or make a verified bundle from a checkpoint.
     rich_markup_mode="markdown",
 )
 
+# What a command needs beyond the bare install, and the extra that brings it.
+_EXTRA_OF = {
+    "matplotlib": "plot",
+    "numba": "simulate",
+    "onnx": "export",
+    "onnxruntime": "cpu",
+    "onnxscript": "export",
+    "safetensors": "export",
+    "scipy": "simulate",
+    "torch": "export",
+}
+
 # Spellings shared by every command.
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output where it exists.")]
@@ -389,6 +401,15 @@ def main() -> None:
         if message := error.format_message():  # empty where the help was shown instead
             print(f"clinreadnet: {message.rstrip('.')}. See --help.", file=sys.stderr)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRA_OF:
+            raise
+        print(
+            f"clinreadnet: this command needs {error.name}, which is not installed; run "
+            f'pip install "clinreadnet[{_EXTRA_OF[error.name]}]"',
+            file=sys.stderr,
+        )
+        sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         print("clinreadnet: interrupted", file=sys.stderr)
         sys.exit(130)

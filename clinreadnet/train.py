@@ -50,6 +50,8 @@ class TrainConfig:
     validation_share: float = 0.1
     """Share of the anatomies held out."""
     seed: int = 0
+    bf16: bool = False
+    """Run the products in bfloat16 (autocast); softmax, norms and loss stay float32."""
     limit_minutes: float | None = None
     """Finish the schedule within this time, however many epochs that makes."""
     init: str | None = None
@@ -219,15 +221,18 @@ class Trainer:
                 rate = self.learning_rate()
                 for group in self.optimiser.param_groups:
                     group["lr"] = rate
-                loss = hrps_loss(self.model(hu).probs, scores)
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
+                    probs = self.model(hu).probs
+                loss = hrps_loss(probs, scores)
                 self.optimiser.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
                 self.optimiser.step()
-                total, seen = total + float(loss) * len(scores), seen + len(scores)
+                value = float(loss.detach())
+                total, seen = total + value * len(scores), seen + len(scores)
                 self.step += 1
                 self.seconds = before + time.monotonic() - started
-                bar.update(task, advance=1, description=f"epoch {self.epoch + 1} {float(loss):.4f}")
+                bar.update(task, advance=1, description=f"epoch {self.epoch + 1} {value:.4f}")
                 if self.progress() >= 1:
                     break
         self.epoch += 1

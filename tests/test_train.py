@@ -24,15 +24,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("ldctiqa")
     (root / "image").mkdir()
     rng = np.random.default_rng(0)
-    scores, slices = {}, {}
+    scores, images = {}, {}
     for i in range(12):
         noise = 0.02 * (1 + i % 4)
         image = np.clip(0.7 + noise * rng.standard_normal((512, 512)), 0, 1).astype(np.float32)
         tifffile.imwrite(root / "image" / f"{i:04}.tif", image)
         scores[f"{i:04}.tif"] = 4.0 - i % 4
-        slices[f"{i:04}.tif"] = {"anatomy": i // 4}
+        images[f"{i:04}.tif"] = {"anatomy": i // 4}
     (root / "train.json").write_text(json.dumps(scores))
-    (root / "simulation.json").write_text(json.dumps({"slices": slices}))
+    (root / "simulation.json").write_text(json.dumps({"images": images}))
     return root
 
 
