@@ -95,7 +95,7 @@ def train(
     preset: Annotated[str, typer.Option(help="Network: tiny, small or base.")] = "small",
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 30,
     batch_size: Annotated[int, typer.Option(min=1, help="Slices a step.")] = 8,
-    learning_rate: Annotated[float, typer.Option(min=0, help="Peak learning rate.")] = 1e-3,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Peak learning rate.")] = 3e-4,
     crop: Annotated[int, typer.Option(help="Side of random crops: 256 (a quarter) or 512.")] = 512,
     bf16: Annotated[bool, typer.Option("--bf16", help="Products in bfloat16.")] = False,
     validation_share: Annotated[

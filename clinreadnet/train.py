@@ -43,7 +43,7 @@ class TrainConfig:
     preset: str = "small"
     epochs: int = 30
     batch_size: int = 8
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
     weight_decay: float = 0.05
     crop: int = SIZE
     """Side of the random crops in pixels (256 or 512); 256 costs a quarter."""
