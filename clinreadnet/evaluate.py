@@ -63,7 +63,7 @@ def table(result: Evaluation) -> Table:
     for heading in ("metric", "value", "95 % interval"):
         out.add_column(heading)
     for name in ("plcc", "srocc", "krocc", "sum"):
-        interval = result[name]  # type: ignore[literal-required]
+        interval = result[name]
         label = "|PLCC| + |SROCC| + |KROCC|" if name == "sum" else name.upper()
         out.add_row(
             label, f"{interval['value']:.4f}", f"{interval['low']:.4f} ... {interval['high']:.4f}"

@@ -54,7 +54,10 @@ class ClinReadNetConfig:
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> ClinReadNetConfig:
         """Inverse of ``to_dict``."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
+        }
+        return cls(**values)
 
 
 PRESETS = {

@@ -14,7 +14,6 @@ from clinreadnet.attention import LayerNorm
 from clinreadnet.grading import FINE_GRADES, FINE_STEP
 from clinreadnet.kernels import sobel_stem
 
-
 EDGE_GAIN = 40.0
 """Initial gain of the edge channels: noise of 30 HU makes edges of 0.01 where x is near 0.7, and a
 network that starts with equal weights sees none of it for thousands of steps."""

@@ -1,0 +1,103 @@
+"""Write the tables of the docs from recorded runs: `make tables`.
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; nothing in it is typed by hand.
+With --check nothing is written, and the exit status says whether every table is up to date.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "bench" / "results"
+EVALUATION = ROOT / "clinreadnet" / "weights" / "small.evaluation.json"
+
+_MARKED = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def evaluation_table() -> str:
+    """Agreement of the shipped checkpoint with the labels of the recorded evaluation."""
+    result = json.loads(EVALUATION.read_text())
+    names = {"plcc": "PLCC", "srocc": "SROCC", "krocc": "KROCC", "sum": "sum of absolute values"}
+    rows = [
+        [label, f"{v['value']:.4f}", f"{v['low']:.4f} … {v['high']:.4f}"]
+        for label, v in ((label, result[key]) for key, label in names.items())
+    ]
+    head = f"metric, {result['slices']} slices"
+    return markdown([head, "value", "95 % interval (bootstrap over slices)"], rows)
+
+
+def runs(module: str) -> list[dict[str, Any]]:
+    """Return the newest recorded run of a bench module on each machine."""
+    newest: dict[str, dict[str, Any]] = {}
+    for path in sorted(RESULTS.glob("*/*.json")):
+        run = json.loads(path.read_text())
+        if any(module in one["fullname"] for one in run["benchmarks"]):
+            newest[path.parent.name] = run | {"file": path.relative_to(ROOT).as_posix()}
+    return list(newest.values())
+
+
+def score_speed_table() -> str:
+    """Speed, start-up and memory of `clinreadnet score`."""
+    rows = []
+    for run in runs("test_score_speed"):
+        machine = run["machine_info"]
+        where = f"{machine['cpu']['brand_raw']}, {machine['cpu']['count']} threads"
+        for one in run["benchmarks"]:
+            extra, stats = one["extra_info"], one["stats"]
+            milliseconds = f"{1000 * stats['min']:.0f} / {1000 * stats['median']:.0f}"
+            speed = extra.get("slices_per_second")
+            peak = extra.get("peak_mib")
+            rows.append(
+                [
+                    f"`{one['name']}`",
+                    milliseconds,
+                    "" if speed is None else f"{speed:.1f}",
+                    "" if peak is None else f"{peak}",
+                    where,
+                    f"[{run['commit_info']['id'][:7]}](../{run['file']})",
+                ]
+            )
+    head = ["benchmark", "ms, best / median", "slices/s", "peak MiB", "machine", "recorded"]
+    return markdown(head, rows) if rows else "Not measured.\n"
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "evaluation": evaluation_table,
+    "score-speed": score_speed_table,
+}
+
+
+def rewritten(text: str) -> str:
+    """Return a page with its tables made anew."""
+    return _MARKED.sub(lambda m: m[1] + TABLES[m["name"]]() + m[3], text)
+
+
+def main() -> int:
+    """Rewrite, or with --check compare, every page that has a table."""
+    stale = []
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("clinreadnet/**/*.md")]:
+        text = path.read_text()
+        if (new := rewritten(text)) != text:
+            stale.append(path.relative_to(ROOT).as_posix())
+            if "--check" not in sys.argv:
+                path.write_text(new)
+    if stale and "--check" in sys.argv:
+        print(f"tables out of date in {', '.join(stale)}; run make tables", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
