@@ -67,6 +67,49 @@ def score_speed_table() -> str:
     return markdown(head, rows) if rows else "Not measured.\n"
 
 
+def simulated() -> dict[str, Any]:
+    """Return the recorded summary of the simulated training set."""
+    summary: dict[str, Any] = json.loads((RESULTS / "simulator" / "seed-1.json").read_text())
+    return summary
+
+
+def simulator_noise_table() -> str:
+    """Median noise by noise level and view count."""
+    table = simulated()["median_noise_hu"]
+    views = list(table["0"])
+    rows = [[level, *(f"{table[level][v]:.0f}" for v in views)] for level in table]
+    return markdown(["level", *(f"{v} views" for v in views)], rows)
+
+
+def simulator_labels_table() -> str:
+    """What else was measured on the simulated training set."""
+    s = simulated()
+    low, _, high = s["noise_hu_percentiles"].values()
+    streak, agreement = s["streak_hu_fewest_views"], s["reader_srocc_with_the_others"]
+    rows = [
+        ["noise, 2nd to 98th percentile", f"{low:.0f} to {high:.0f} HU"],
+        [
+            "error of missing views alone, fewest views",
+            f"{streak['min']:.0f} to {streak['max']:.0f} HU, median {streak['median']:.0f}",
+        ],
+        [
+            "Kolmogorov–Smirnov distance of the labels to the challenge's 1000",
+            f"{s['ks_distance_to_challenge_labels']:.3f}",
+        ],
+        [
+            "SROCC of one reader with the mean of the other four",
+            f"{min(agreement):.3f} to {max(agreement):.3f}",
+        ],
+        ["SROCC of measured noise alone with the label", f"{s['noise_alone_srocc']:.3f}"],
+        [
+            "ceiling: the noiseless quality with the label",
+            ", ".join(f"{k.upper()} {v:.3f}" for k, v in s["ceiling"].items()),
+        ],
+    ]
+    head = f"{s['images']} images of {s['anatomies']} anatomies, `{s['command']}`"
+    return markdown([head, "measured"], rows)
+
+
 def markdown(head: list[str], rows: list[list[str]]) -> str:
     """Return a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
@@ -76,6 +119,8 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "evaluation": evaluation_table,
     "score-speed": score_speed_table,
+    "simulator-labels": simulator_labels_table,
+    "simulator-noise": simulator_noise_table,
 }
 
 

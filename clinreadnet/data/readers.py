@@ -33,6 +33,13 @@ HALF_QUALITY = 46.0
 STEEPNESS = 2.4
 """Exponent of the quality curve."""
 
+# fmt: off
+CHALLENGE_LABELS = (
+    25, 19, 22, 42, 48, 56, 51, 65, 65, 74, 53, 56, 60, 62, 42, 65, 35, 42, 31, 51, 36
+)
+# fmt: on
+"""How many of the challenge's 1000 training images have each label 0, 0.2, ..., 4."""
+
 READERS = ((0.20, 0.28), (0.08, 0.25), (-0.02, 0.31), (-0.10, 0.27), (-0.16, 0.34))
 """Bias and spread of each reader, in grades."""
 
