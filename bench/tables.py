@@ -37,7 +37,7 @@ def runs(module: str) -> list[dict[str, Any]]:
     newest: dict[str, dict[str, Any]] = {}
     for path in sorted(RESULTS.glob("*/*.json")):
         run = json.loads(path.read_text())
-        if any(module in one["fullname"] for one in run["benchmarks"]):
+        if any(module in one["fullname"] for one in run.get("benchmarks", [])):
             newest[path.parent.name] = run | {"file": path.relative_to(ROOT).as_posix()}
     return list(newest.values())
 
