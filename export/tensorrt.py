@@ -164,18 +164,8 @@ class EngineBuilder:
             InputError: unknown target, or a profile that is not 1 <= min <= opt <= max.
             ClinReadNetError: the builder failed; the message is its first error.
         """
-        trt = self._trt
-        check_targets((target,), self._flavour)
-        check_batch(batch)
-        config = self._builder.create_builder_config()
-        # On by default, and far from float32: the fp32 budget would not hold.
-        config.clear_flag(trt.BuilderFlag.TF32)
-        config.num_compute_capabilities = 1
-        config.set_compute_capability(getattr(trt.ComputeCapability, target.upper()), 0)
-        profile = self._builder.create_optimization_profile()
-        profile.set_shape("hu", *((n, 1, SIZE, SIZE) for n in (batch.min, batch.opt, batch.max)))
-        config.add_optimization_profile(profile)
-        monitor = _monitor(trt, bar, target) if bar is not None else None
+        config = self.configure(target, batch)
+        monitor = _monitor(self._trt, bar, target) if bar is not None else None
         config.progress_monitor = monitor
         self._messages.clear()
         engine = self._builder.build_serialized_network(self._network, config)
@@ -187,6 +177,21 @@ class EngineBuilder:
                 f"{self._graph}: {self._flavour.name} built no {target} engine ({reason})"
             )
         return bytes(engine)
+
+    def configure(self, target: str, batch: BatchRange) -> Any:
+        """Return the builder configuration of one target; arguments and errors as `build`."""
+        check_targets((target,), self._flavour)
+        check_batch(batch)
+        config = self._builder.create_builder_config()
+        # On by default, and far from float32: the fp32 budget would not hold.
+        config.clear_flag(self._trt.BuilderFlag.TF32)
+        config.num_compute_capabilities = 1
+        capability = getattr(self._trt.ComputeCapability, target.upper())
+        config.set_compute_capability(capability, 0)
+        profile = self._builder.create_optimization_profile()
+        profile.set_shape("hu", *((n, 1, SIZE, SIZE) for n in (batch.min, batch.opt, batch.max)))
+        config.add_optimization_profile(profile)
+        return config
 
     def write(
         self, engine: bytes, path: str | os.PathLike[str], target: str, batch: BatchRange

@@ -1,0 +1,223 @@
+"""`clinreadnet export` from end to end."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from importlib.resources import files
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from clinreadnet import weights
+from clinreadnet.cli import app
+from clinreadnet.errors import CheckFailed, InputError
+from clinreadnet.export import bundle as bundles
+from clinreadnet.export.bundle import distinct, parse_batch, write_golden
+from clinreadnet.export.tensorrt import FlavourMissing
+from clinreadnet.export.verify import GoldenSlices, Outputs
+from clinreadnet.progress import progress_bar
+from clinreadnet.runtime import Session
+from clinreadnet.runtime.manifest import BatchRange, Golden, load_manifest, read_golden
+
+
+def export(out: Path, checkpoint: Path, *options: str) -> Result:
+    arguments = ["export", "--out", str(out), "--checkpoint", str(checkpoint), "--preset", "tiny"]
+    return CliRunner().invoke(app, [*arguments, *options])
+
+
+def test_manifest_follows_its_schema(tiny_bundle: Path, tiny_checkpoint: Path) -> None:
+    raw = json.loads((tiny_bundle / "manifest.json").read_text(encoding="utf-8"))
+    schema = json.loads(files("clinreadnet.runtime").joinpath("manifest.schema.json").read_text())
+    jsonschema.Draft202012Validator(schema).validate(raw)
+    manifest = load_manifest(tiny_bundle)
+    assert manifest.verified
+    assert manifest.model.preset == "tiny"
+    assert manifest.model.weights_sha256 == weights.sha256(tiny_checkpoint)
+    model = weights.load_checkpoint(tiny_checkpoint)
+    assert manifest.model.parameters == sum(p.numel() for p in model.parameters())
+    assert manifest.input.batch == BatchRange(1, 4, 16)
+    for artifact in manifest.artifacts:
+        assert artifact.parity is not None
+        assert artifact.parity.status == ("passed" if artifact.kind == "onnx" else "not run")
+        assert {"torch", "onnx", "onnxscript", "opset"} <= set(artifact.toolchain)
+
+
+def test_every_file_is_listed(tiny_bundle: Path) -> None:
+    manifest = load_manifest(tiny_bundle)
+    listed = {"manifest.json", manifest.golden.file, *(a.file for a in manifest.artifacts)}
+    found = {path.name for path in tiny_bundle.iterdir()}
+    assert {name for name in found - listed if not name.endswith(".layers.json")} == set()
+    assert listed <= found
+
+
+def test_the_runtime_accepts_it(tiny_bundle: Path) -> None:
+    golden = read_golden(tiny_bundle, load_manifest(tiny_bundle).golden, first=2)
+    scores = Session(tiny_bundle, precision="fp16").score(golden["hu"])
+    np.testing.assert_allclose(scores.score, golden["score"], rtol=5e-3)
+
+
+def test_golden_scores_can_be_ranked(tiny_bundle: Path) -> None:
+    golden = read_golden(tiny_bundle, load_manifest(tiny_bundle).golden)
+    assert bundles.MIN_SLICES <= len(golden["hu"]) <= 24
+    assert golden["hu"].dtype == np.int16
+    assert np.diff(np.sort(golden["score"])).min() >= bundles.MIN_GAP
+    assert 0 <= golden["label"].min() < golden["label"].max() <= 4
+
+
+@pytest.mark.parametrize("step", [0.1, 0.001], ids=["apart", "alike"])
+def test_golden_file_is_the_same_each_time(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: float
+) -> None:
+    def outputs(model: object, slices: GoldenSlices, advance: object) -> Outputs:
+        score = np.arange(len(slices)) // 2 * step  # pairs of equal scores
+        ones = np.ones((len(slices), 1, 1))
+        return {"score": score, "probs": ones[:, 0] / np.ones(21), "quality_map": ones}
+
+    monkeypatch.setattr(bundles, "reference_outputs", outputs)
+    model = weights.load_checkpoint(tiny_checkpoint)
+    notes: list[str] = []
+    with progress_bar() as bar:
+        first = write_golden(tmp_path / "a.npz", model, bar, notes.append)
+        again = write_golden(tmp_path / "b.npz", model, bar)
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    assert first.sha256 == again.sha256
+    if step == 0.1:
+        assert (first.slices, notes) == (12, [])
+    else:
+        assert first.slices == 24
+        assert "is it trained?" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("scores", "kept"),
+    [
+        pytest.param([3.0, 1.0, 2.0], [0, 1, 2], id="apart"),
+        pytest.param([1.0, 1.0, 1.0], [0], id="equal"),
+        pytest.param([1.015, 1.0, 1.03], [1, 2], id="chain"),
+        pytest.param([1.0, 1.25, 1.5], [0, 1, 2], id="exact-gap"),
+    ],
+)
+def test_distinct(scores: list[float], kept: list[int]) -> None:
+    assert distinct(np.asarray(scores), 0.02).tolist() == kept
+
+
+@pytest.fixture
+def quick(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the graphs and the golden slices of the finished bundle instead of making them."""
+
+    def copy_graph(model: object, path: Path, *, precision: str) -> None:
+        shutil.copy(tiny_bundle / path.name, path)
+
+    def copy_golden(path: Path, *rest: object) -> Golden:
+        shutil.copy(tiny_bundle / path.name, path)
+        return load_manifest(tiny_bundle).golden
+
+    monkeypatch.setattr(bundles, "export_onnx", copy_graph)
+    monkeypatch.setattr(bundles, "write_golden", copy_golden)
+
+
+def test_graphs_without_engines_and_with_force(
+    quick: None, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "bundle"
+    out.mkdir()
+    (out / "keep").touch()
+    options = ("--precision", "fp32", "--no-engines", "--batch", "2:2:3", "--json")
+    refused = export(out, tiny_checkpoint, *options)
+    assert isinstance(refused.exception, InputError)
+    assert "--force" in str(refused.exception)
+    assert [p.name for p in out.iterdir()] == ["keep"], "the old folder is untouched"
+
+    done = export(out, tiny_checkpoint, *options, "--force")
+    assert done.exit_code == 0, done.exception
+    report = json.loads(done.stdout)
+    assert (report["passed"], report["bundle"]) == (True, str(out))
+    manifest = load_manifest(out)
+    assert [a.file for a in manifest.artifacts] == ["clinreadnet.fp32.onnx"]
+    assert manifest.artifacts[0].batch == BatchRange(2, 2, 3)
+    assert sorted(p.name for p in out.iterdir()) == [
+        "clinreadnet.fp32.onnx",
+        "golden.npz",
+        "manifest.json",
+    ]
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param(["--precision", "fp12"], "unknown precision 'fp12'; known: fp32", id="prec"),
+        pytest.param(["--target", "sm90"], "unknown target 'sm90'; tensorrt-rtx knows", id="sm90"),
+        pytest.param(["--batch", "4:2:8"], "needs 1 <= MIN <= OPT <= MAX", id="min>opt"),
+        pytest.param(["--batch", "4"], "give MIN:OPT:MAX, such as 1:4:16", id="batch"),
+        pytest.param(["--preset", "small"], "is a checkpoint of preset 'tiny'", id="preset"),
+        pytest.param(["--checkpoint", "no.safetensors"], "no such checkpoint", id="checkpoint"),
+        pytest.param(["--target", "sm89", "--no-engines"], "exclude each other", id="engines"),
+        pytest.param(
+            ["--precision", "fp32", "--engine-precision", "fp16"], "add --precision", id="engine"
+        ),
+        pytest.param(["--out", "no/such/bundle"], "create it first", id="parent"),
+    ],
+)
+def test_bad_usage(tiny_checkpoint: Path, tmp_path: Path, options: list[str], message: str) -> None:
+    result = export(tmp_path / "bundle", tiny_checkpoint, *options)
+    assert isinstance(result.exception, InputError)
+    assert re.search(message, str(result.exception))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_left_of_a_broken_export(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bundles, "export_onnx", fail)
+    monkeypatch.setattr(bundles, "write_golden", lambda path, *rest: path.touch())
+    with pytest.raises(KeyboardInterrupt):
+        bundles.export_bundle(
+            tmp_path / "bundle", checkpoint=tiny_checkpoint, preset="tiny", targets=()
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_budget_marks_the_bundle(
+    quick: None, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(bundles.verify_golden.__globals__["BUDGETS"], "fp32", 1e-12)
+    result = export(tmp_path / "bundle", tiny_checkpoint, "--precision", "fp32", "--no-engines")
+    assert isinstance(result.exception, CheckFailed)
+    assert result.exception.exit_code == 1
+    manifest = load_manifest(tmp_path / "bundle")
+    assert manifest.verified is False
+    assert manifest.artifacts[0].parity is not None
+    assert manifest.artifacts[0].parity.status == "failed"
+    with pytest.raises(InputError, match="not verified"):
+        Session(tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("asked", [None, ("sm89",)], ids=["default", "asked"])
+def test_without_tensorrt(monkeypatch: pytest.MonkeyPatch, asked: tuple[str, ...] | None) -> None:
+    def missing(flavour: object) -> None:
+        raise FlavourMissing("tensorrt-rtx is not installed; run pip install it")
+
+    monkeypatch.setattr(bundles, "load_flavour", missing)
+    notes: list[str] = []
+    flavour = bundles.FLAVOURS["tensorrt-rtx"]
+    if asked is None:
+        assert bundles._targets(asked, flavour, notes.append) == ()
+        assert notes == [
+            "no engines: tensorrt-rtx is not installed; run pip install it, then export again"
+        ]
+    else:
+        with pytest.raises(FlavourMissing):
+            bundles._targets(asked, flavour, notes.append)
+
+
+def test_parse_batch() -> None:
+    assert parse_batch("2:4:8") == BatchRange(2, 4, 8)
