@@ -115,7 +115,6 @@ def doors(packages: dict[str, str | None], *, has_gpu: bool) -> list[Door]:
     # Both distributions own the module `onnxruntime`: never install one beside the other.
     swap = "pip uninstall -y onnxruntime && " if "onnxruntime" in installed else ""
     ort = "gpu" if "onnxruntime-gpu" in installed else "cpu"
-    nvidia = " --extra-index-url https://pypi.nvidia.com"
     return [
         door("score on the CPU", (runtime,), extra("cpu")),
         door("score on a GPU", ("onnxruntime-gpu",), swap + extra("gpu"), True),
@@ -125,20 +124,6 @@ def doors(packages: dict[str, str | None], *, has_gpu: bool) -> list[Door]:
         door("train, evaluate", (*network, "numba", "scipy"), extra("train")),
         door("export and verify ONNX", export, extra(f"export,{ort}")),
         door("build TensorRT-RTX engines", (*export, *rtx), extra(f"export,{ort},tensorrt-rtx")),
-        door("run TensorRT-RTX engines", (*rtx, "pycuda"), swap + extra("gpu,tensorrt-rtx"), True),
-        door(
-            "build TensorRT engines",
-            (*export, "tensorrt"),
-            extra(f"export,{ort},tensorrt") + nvidia,
-            True,
-        ),
-        door(
-            "run TensorRT engines",
-            ("tensorrt", "pycuda"),
-            swap + extra("gpu,tensorrt") + nvidia,
-            True,
-        ),
-        door("Triton kernels", (*network, "triton"), extra("kernels"), True),
     ]
 
 

@@ -52,6 +52,7 @@ def write_plot(report: Report, target: Path) -> None:
     bar = figure.colorbar(maps[-1], ax=figure.axes[1:], orientation="horizontal", fraction=0.05)
     bar.set_label("score of each 32x32 patch")
     bar.set_ticks(range(len(LIKERT)), labels=[f"{i} {word}" for i, word in enumerate(LIKERT)])
+    bar.ax.tick_params(labelsize="small")
     figure.suptitle(f"Predicted image quality. {RESEARCH_USE}", fontsize=11)
     with whole_file(target) as temporary:
         figure.savefig(temporary, dpi=150)

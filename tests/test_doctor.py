@@ -67,7 +67,6 @@ def test_every_door_is_shut_by_nothing_and_opened_by_everything(name: str) -> No
         ({"onnxruntime-gpu"}, True, "score on a GPU", True),
         ({"onnxruntime"}, True, "score on a GPU", False),
         (set(NOTHING) - {"onnxruntime-gpu"}, False, "build TensorRT-RTX engines", True),
-        (set(NOTHING), False, "build TensorRT engines", False),
         (set(NOTHING) - {"tensorrt_rtx libraries"}, True, "build TensorRT-RTX engines", False),
     ],
     ids=[
@@ -77,7 +76,6 @@ def test_every_door_is_shut_by_nothing_and_opened_by_everything(name: str) -> No
         "gpu-package-with-gpu",
         "gpu-without-package",
         "rtx-builds-without-gpu",
-        "tensorrt-needs-gpu",
         "rtx-libraries-missing",
     ],
 )

@@ -95,12 +95,14 @@ def save_checkpoint(
         path: target file, replaced where it exists.
         dtype: stored type of the tensors; default: as they are.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     state = model.state_dict()
     tensors = {k: v.detach().to(dtype or v.dtype).contiguous() for k, v in state.items()}
     with whole_file(path) as temporary:
-        save_file(tensors, temporary, metadata={_CONFIG_KEY: json.dumps(model.config.to_dict())})
+        temporary.write_bytes(
+            save(tensors, metadata={_CONFIG_KEY: json.dumps(model.config.to_dict())})
+        )
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
