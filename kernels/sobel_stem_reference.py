@@ -34,6 +34,7 @@ def sobel_stem_reference(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     sobel_x = smooth[:, None] * difference[None, :] / 8
     kernels = torch.stack([sobel_x, sobel_x.T])[:, None]  # [2, 1, 3, 3]
     gradient = F.conv2d(F.pad(wide, (1, 1, 1, 1), mode="replicate"), kernels)  # [B, 2, H, W]
-    magnitude = ((gradient * gradient).sum(dim=1, keepdim=True) + MAGNITUDE_EPS).sqrt()
+    gx, gy = gradient.split(1, dim=1)
+    magnitude = (gx * gx + gy * gy + MAGNITUDE_EPS).sqrt()
     channels = torch.cat([wide, gradient, magnitude], dim=1).to(weight.dtype)  # [B, 4, H, W]
     return F.gelu(F.conv2d(channels, weight, bias, stride=2, padding=1))

@@ -81,20 +81,23 @@ def window_attention_reference(
     qkv = qkv.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, rows * columns, 3 * heads, n, d)
     q, k, v = qkv.split(heads, dim=2)  # [B, nW, heads, N, d] each
 
+    # Constants have the rank of the scores, [B, nW, heads, N, N]: an engine would reshape them.
+    beta = inv_temperature.to(wide).reshape(1, 1, heads, 1, 1)
+    bias = bias.to(wide)[None, None]
+    gates = gates.to(wide).reshape(1, 1, heads, 1, octaves)
+
     # beta goes into q and the bias, which are smaller than the scores.
-    beta = inv_temperature.to(wide)[:, None, None]  # [heads, 1, 1]
     q = q * (beta * d**-0.5).to(q.dtype)
-    scores = (q @ k.transpose(-1, -2)).to(wide) + beta * bias.to(wide)  # [B, nW, heads, N, N]
+    scores = (q @ k.transpose(-1, -2)).to(wide) + beta * bias
     if shift:
         mask = shifted_region_mask(h, w, window, shift, qkv.device)  # [nW, N, N]
-        scores = scores.masked_fill(mask[:, None], float("-inf"))
+        scores = scores.masked_fill(mask[None, :, None], float("-inf"))
     # One exponential serves all octaves: e^(2z) = (e^z)^2 once the row's maximum is subtracted.
     power = (scores - scores.amax(dim=-1, keepdim=True).detach()).exp()
-    gates = gates.to(wide)[:, :, None, None]  # [heads, T, 1, 1]
-    weights = power * (gates[:, 0] / power.sum(dim=-1, keepdim=True))
+    weights = power * (gates[..., :1] / power.sum(dim=-1, keepdim=True))
     for t in range(1, octaves):
         power = power * power
-        weights = weights + power * (gates[:, t] / power.sum(dim=-1, keepdim=True))
+        weights = weights + power * (gates[..., t : t + 1] / power.sum(dim=-1, keepdim=True))
     out = weights.to(v.dtype) @ v  # [B, nW, heads, N, d]
 
     out = out.reshape(-1, rows, columns, heads, window, window, d)
