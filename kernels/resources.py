@@ -1,0 +1,167 @@
+"""What the shipped launch configurations cost on each GPU generation, found without a GPU.
+
+``python -m clinreadnet.kernels.resources`` compiles each kernel for each compute capability and
+writes docs/kernels.md's table. Registers and spills are what cuobjdump reads from the compiled
+kernel.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from clinreadnet.kernels.sobel_stem_triton import (
+    _sobel_stem_fwd_kernel,
+    sobel_stem_config,
+    sobel_stem_constants,
+)
+from clinreadnet.kernels.window_attention_triton import (
+    _window_attention_fwd_kernel,
+    window_attention_config,
+    window_attention_constants,
+)
+
+SHARED_MEMORY = {75: 64, 80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
+"""KiB of shared memory that one block can use, by compute capability (CUDA programming guide,
+"technical specifications per compute capability")."""
+
+_POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
+_CPU = torch.device("cpu")  # where the default configuration applies
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kernel with everything that decides its machine code but the GPU."""
+
+    op: str
+    arguments: str
+    """What it is compiled for, for people."""
+    dtype: torch.dtype
+    kernel: Any
+    signature: dict[str, str]
+    constants: dict[str, Any]
+    num_warps: int
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one compiled kernel takes."""
+
+    registers: int
+    """Of each thread."""
+    stack: int
+    """Bytes of each thread in local memory: spilled registers, since no kernel has arrays."""
+    shared: int
+    """Bytes of each block."""
+
+
+def _signature(kernel: Any, pointers: dict[str, str], constants: dict[str, Any]) -> dict[str, str]:
+    return {
+        name: "constexpr" if name in constants else pointers.get(name, "i32")
+        for name in kernel.arg_names
+    }
+
+
+def sobel_stem_case(c0: int, dtype: torch.dtype, *, wide_input: bool = True) -> Case:
+    """The stem with ``c0`` output channels; x in float32 unless ``wide_input`` is false."""
+    config = sobel_stem_config(c0, _CPU)
+    constants = sobel_stem_constants(c0, config)
+    pointer = _POINTERS[dtype]
+    pointers = {
+        "x_ptr": "*fp32" if wide_input else pointer,
+        "weight_ptr": pointer,
+        "bias_ptr": pointer,
+        "out_ptr": pointer,
+    }
+    kernel = _sobel_stem_fwd_kernel
+    signature = _signature(kernel, pointers, constants)
+    return Case(
+        "sobel_stem", f"{c0} channels", dtype, kernel, signature, constants, config.num_warps
+    )
+
+
+def window_attention_case(
+    window: int, shift: int, head_dim: int, octaves: int, dtype: torch.dtype
+) -> Case:
+    """Attention with these compile-time arguments."""
+    config = window_attention_config(window, dtype, _CPU)
+    constants = window_attention_constants(window, shift, head_dim, octaves, config)
+    pointers = {
+        "qkv_ptr": _POINTERS[dtype],
+        "bias_ptr": "*fp32",
+        "inv_temperature_ptr": "*fp32",
+        "gates_ptr": "*fp32",
+        "out_ptr": _POINTERS[dtype],
+    }
+    kernel = _window_attention_fwd_kernel
+    signature = _signature(kernel, pointers, constants)
+    arguments = f"window {window}, head_dim {head_dim}, {octaves} octaves"
+    if config.precision != "tf32x3":
+        arguments += f", {config.precision}"
+    return Case(
+        "window_attention", arguments, dtype, kernel, signature, constants, config.num_warps
+    )
+
+
+def resources(case: Case, capability: int) -> Resources:
+    """Compile ``case`` for a GPU of ``capability`` (89 for 8.9) and read what it takes."""
+    names = case.kernel.arg_names
+    # A launch says the same of pointers that come from torch.
+    aligned = {
+        (names.index(name),): [["tt.divisibility", 16]]
+        for name, kind in case.signature.items()
+        if kind.startswith("*")
+    }
+    source = ASTSource(case.kernel, case.signature, case.constants, aligned)
+    compiled = triton.compile(
+        source,
+        target=GPUTarget("cuda", capability, 32),
+        options={"num_warps": case.num_warps},
+    )
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        Path(file.name).write_bytes(compiled.asm["cubin"])
+        usage = subprocess.run(
+            [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    registers, stack, local = (
+        int(re.search(rf"{name}:(\d+)", usage)[1])  # type: ignore[index]
+        for name in ("REG", "STACK", "LOCAL")
+    )
+    return Resources(registers, stack + local, compiled.metadata.shared)
+
+
+def table() -> Iterator[str]:
+    """Lines of a Markdown table: the shipped network's kernels on each compute capability."""
+    header = [f"sm_{capability}" for capability in SHARED_MEMORY]
+    yield f"| kernel | type | {' | '.join(header)} |"
+    yield "|---" * (2 + len(header)) + "|"
+    for dtype in _POINTERS:
+        for case in (
+            sobel_stem_case(24, dtype),
+            window_attention_case(8, 4, 16, 3, dtype),
+        ):
+            cells = []
+            for capability in SHARED_MEMORY:
+                taken = resources(case, capability)
+                cells.append(f"{taken.registers} / {taken.stack} / {taken.shared / 1024:.1f}")
+            name = str(dtype).removeprefix("torch.")
+            yield f"| `{case.op}`, {case.arguments} | {name} | {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    for line in table():
+        print(line, flush=True)
