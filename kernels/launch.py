@@ -1,7 +1,7 @@
 """Launch configurations: which of ``configs/*.json`` applies to a GPU.
 
-A file is named after its GPU ("nvidia-l4.json") and says its compute capability; ``default.json``
-is compiled and checked for every supported GPU.
+A file holds what was tuned on one GPU and is named after it ("nvidia-l4.json"); those named after a
+compute capability, and ``default.json``, are safe choices that no GPU was timed for.
 """
 
 from __future__ import annotations
@@ -18,43 +18,49 @@ CONFIGS = Path(__file__).parent / "configs"
 
 
 def config_file(gpu: str, capability: int, folder: Path = CONFIGS) -> Path:
-    """The file of this GPU, else of the nearest older one, else the default.
-
-    Newer GPUs hold what older ones do, so that a file of the nearest lower compute capability is
-    safe; one of a higher capability may ask for more shared memory than there is.
+    """The file of this GPU, else that of the nearest GPU of its generation, else the default.
 
     Args:
         gpu: the name that CUDA reports.
-        capability: compute capability as one number, 89 for 8.9.
+        capability: compute capability as one number, 89 for 8.9; a generation shares its tens.
         folder: where the files are.
     """
     named = folder / (re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-") + ".json")
     if named.exists():
         return named
-    older = {
-        tuned: path
-        for path in sorted(folder.glob("*.json"), reverse=True)
-        if (tuned := json.loads(path.read_text())["compute_capability"]) and tuned <= capability
+    distances = {
+        path: abs(tuned - capability)
+        for path in sorted(folder.glob("*.json"))
+        if (tuned := json.loads(path.read_text())["compute_capability"])
+        and tuned // 10 == capability // 10
     }
-    return older[max(older)] if older else folder / "default.json"
+    return min(distances, key=distances.__getitem__) if distances else folder / "default.json"
+
+
+@torch.compiler.assume_constant_result
+def gpu_of(device: torch.device) -> tuple[str, int]:
+    """Name and compute capability of ``device``; ("", 0) where there is no such GPU."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return "", 0
+    major, minor = torch.cuda.get_device_capability(device)
+    return torch.cuda.get_device_name(device), 10 * major + minor
 
 
 @lru_cache
-def _configs(index: int | None) -> dict[str, Any]:
-    if index is None:
-        path = CONFIGS / "default.json"
-    else:
-        major, minor = torch.cuda.get_device_capability(index)
-        path = config_file(torch.cuda.get_device_name(index), 10 * major + minor)
-    configs: dict[str, Any] = json.loads(path.read_text())
+def _configs(gpu: str, capability: int) -> dict[str, Any]:
+    configs: dict[str, Any] = json.loads(config_file(gpu, capability).read_text())
     return configs
 
 
-def launch_config(op: str, device: torch.device, *keys: str) -> dict[str, Any]:
-    """Launch configuration of ``op`` on ``device``: the entry at ``keys``, outermost first."""
-    on_gpu = device.type == "cuda" and torch.cuda.is_available()
-    index = (device.index or 0) if on_gpu else None
-    entry = _configs(index)[op]
+def launch_config(gpu: str, capability: int, *keys: str) -> dict[str, Any]:
+    """The entry at ``keys``, outermost first, of the file for this GPU.
+
+    Float32 products follow torch's own switch: where ``torch.get_float32_matmul_precision()`` is
+    not "highest", TF32 replaces the file's precision.
+    """
+    entry = _configs(gpu, capability)
     for key in keys:
         entry = entry[key]
+    if torch.get_float32_matmul_precision() != "highest":
+        return entry | {"precision": "tf32"}
     return dict(entry)

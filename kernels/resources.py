@@ -37,17 +37,15 @@ SHARED_MEMORY = {75: 64, 80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
 "technical specifications per compute capability")."""
 
 _POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
-_CPU = torch.device("cpu")  # where the default configuration applies
 
 
 @dataclass(frozen=True)
 class Case:
-    """A kernel with everything that decides its machine code but the GPU."""
+    """A kernel with everything that decides its machine code."""
 
     op: str
-    arguments: str
-    """What it is compiled for, for people."""
-    dtype: torch.dtype
+    capability: int
+    """Compute capability as one number, 89 for 8.9."""
     kernel: Any
     signature: dict[str, str]
     constants: dict[str, Any]
@@ -73,9 +71,11 @@ def _signature(kernel: Any, pointers: dict[str, str], constants: dict[str, Any])
     }
 
 
-def sobel_stem_case(c0: int, dtype: torch.dtype, *, wide_input: bool = True) -> Case:
+def sobel_stem_case(
+    capability: int, c0: int, dtype: torch.dtype, *, wide_input: bool = True
+) -> Case:
     """The stem with ``c0`` output channels; x in float32 unless ``wide_input`` is false."""
-    config = sobel_stem_config(c0, _CPU)
+    config = sobel_stem_config(c0, "", capability)
     constants = sobel_stem_constants(c0, config)
     pointer = _POINTERS[dtype]
     pointers = {
@@ -87,15 +87,20 @@ def sobel_stem_case(c0: int, dtype: torch.dtype, *, wide_input: bool = True) -> 
     kernel = _sobel_stem_fwd_kernel
     signature = _signature(kernel, pointers, constants)
     return Case(
-        "sobel_stem", f"{c0} channels", dtype, kernel, signature, constants, config.num_warps
+        "sobel_stem",
+        capability,
+        kernel,
+        signature,
+        constants,
+        config.num_warps,
     )
 
 
 def window_attention_case(
-    window: int, shift: int, head_dim: int, octaves: int, dtype: torch.dtype
+    capability: int, window: int, shift: int, head_dim: int, octaves: int, dtype: torch.dtype
 ) -> Case:
     """Attention with these compile-time arguments."""
-    config = window_attention_config(window, dtype, _CPU)
+    config = window_attention_config(window, dtype, "", capability)
     constants = window_attention_constants(window, shift, head_dim, octaves, config)
     pointers = {
         "qkv_ptr": _POINTERS[dtype],
@@ -106,16 +111,18 @@ def window_attention_case(
     }
     kernel = _window_attention_fwd_kernel
     signature = _signature(kernel, pointers, constants)
-    arguments = f"window {window}, head_dim {head_dim}, {octaves} octaves"
-    if config.precision != "tf32x3":
-        arguments += f", {config.precision}"
     return Case(
-        "window_attention", arguments, dtype, kernel, signature, constants, config.num_warps
+        "window_attention",
+        capability,
+        kernel,
+        signature,
+        constants,
+        config.num_warps,
     )
 
 
-def resources(case: Case, capability: int) -> Resources:
-    """Compile ``case`` for a GPU of ``capability`` (89 for 8.9) and read what it takes."""
+def resources(case: Case) -> Resources:
+    """Compile ``case`` and read what it takes."""
     names = case.kernel.arg_names
     # A launch says the same of pointers that come from torch.
     aligned = {
@@ -126,7 +133,7 @@ def resources(case: Case, capability: int) -> Resources:
     source = ASTSource(case.kernel, case.signature, case.constants, aligned)
     compiled = triton.compile(
         source,
-        target=GPUTarget("cuda", capability, 32),
+        target=GPUTarget("cuda", case.capability, 32),
         options={"num_warps": case.num_warps},
     )
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -149,17 +156,17 @@ def table() -> Iterator[str]:
     header = [f"sm_{capability}" for capability in SHARED_MEMORY]
     yield f"| kernel | type | {' | '.join(header)} |"
     yield "|---" * (2 + len(header)) + "|"
-    for dtype in _POINTERS:
-        for case in (
-            sobel_stem_case(24, dtype),
-            window_attention_case(8, 4, 16, 3, dtype),
-        ):
-            cells = []
-            for capability in SHARED_MEMORY:
-                taken = resources(case, capability)
-                cells.append(f"{taken.registers} / {taken.stack} / {taken.shared / 1024:.1f}")
-            name = str(dtype).removeprefix("torch.")
-            yield f"| `{case.op}`, {case.arguments} | {name} | {' | '.join(cells)} |"
+    shipped = {
+        "`sobel_stem`, 24 channels": lambda sm, dtype: sobel_stem_case(sm, 24, dtype),
+        "`window_attention`, window 8, head_dim 16, 3 octaves": (
+            lambda sm, dtype: window_attention_case(sm, 8, 4, 16, 3, dtype)
+        ),
+    }
+    for kernel, case in shipped.items():
+        for dtype in _POINTERS:
+            taken = [resources(case(capability, dtype)) for capability in SHARED_MEMORY]
+            cells = [f"{r.registers} / {r.stack} / {r.shared / 1024:.1f}" for r in taken]
+            yield f"| {kernel} | {str(dtype).removeprefix('torch.')} | {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

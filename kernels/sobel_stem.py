@@ -22,6 +22,8 @@ def _obstacle(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:
         return f"needs bias in the dtype of weight, {weight.dtype}, not {bias.dtype}"
     if not x.is_contiguous():
         return f"needs a contiguous x, not strides {list(x.stride())}"
+    if x.shape[2] * x.shape[3] >= 2**31:
+        return f"needs fewer than 2**31 pixels in a slice, not {x.shape[2]} * {x.shape[3]}"
     if weight.shape[0] > MAX_CHANNELS:
         return f"needs at most {MAX_CHANNELS} output channels, not {weight.shape[0]}"
     return device_obstacle(x, weight, bias)
@@ -36,7 +38,8 @@ def sobel_stem(x: Tensor, weight: Tensor, bias: Tensor, *, impl: Impl = "auto") 
         bias: [C0], dtype of ``weight``.
         impl: "auto" (Triton on CUDA tensors within its limits, else the reference), "triton" or
             "reference"; an explicit choice never falls back. Triton takes float32, float16 and
-            bfloat16, a contiguous ``x`` and at most 64 output channels.
+            bfloat16, a contiguous ``x`` and at most 64 output channels. Its float32 products
+            follow ``torch.set_float32_matmul_precision``: TF32 unless "highest".
 
     Returns:
         [B, C0, ceil(H / 2), ceil(W / 2)], dtype of ``weight``; channels last from Triton.
@@ -51,7 +54,7 @@ def sobel_stem(x: Tensor, weight: Tensor, bias: Tensor, *, impl: Impl = "auto") 
         f"sobel_stem: weight {list(weight.shape)}, bias {list(bias.shape)} are not "
         "[C0, 4, 3, 3], [C0]",
     )
-    if use_triton("sobel_stem", impl, _obstacle(x, weight, bias)):
+    if use_triton("sobel_stem", impl, x, lambda: _obstacle(x, weight, bias)):
         from clinreadnet.kernels.sobel_stem_triton import sobel_stem_op
 
         return sobel_stem_op(x, weight, bias)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from clinreadnet.kernels.implementation import Impl, device_obstacle, require, use_triton
+from clinreadnet.kernels.launch import gpu_of
 from clinreadnet.kernels.window_attention_reference import window_attention_reference
 
 HEAD_DIMS = (16, 32)
@@ -38,6 +39,9 @@ def _obstacle(
         return f"needs a window in {WINDOWS.start}...{WINDOWS.stop - 1}, not {window}"
     if octaves > MAX_OCTAVES:
         return f"needs at most {MAX_OCTAVES} octaves, not {octaves}"
+    capability = gpu_of(qkv.device)[1]
+    if 0 < capability < 80 and window > 8:
+        return f"needs a window of at most 8 before compute capability 8.0, not {window}"
     return device_obstacle(qkv, bias, inv_temperature, gates)
 
 
@@ -64,8 +68,9 @@ def window_attention(
         impl: "auto" (Triton on CUDA tensors within its limits, else the reference), "triton" or
             "reference"; an explicit choice never falls back. Triton takes a contiguous ``qkv`` in
             float32, float16 or bfloat16, the other tensors in float32 with any strides,
-            head_dim 16 or 32, windows of 4 to 16 and at most 4 octaves. Its float32 products
-            follow ``torch.set_float32_matmul_precision``: TF32 unless "highest".
+            head_dim 16 or 32, windows of 4 to 16 (to 8 before compute capability 8.0) and at most
+            4 octaves. Its float32 products follow ``torch.set_float32_matmul_precision``: TF32
+            unless "highest".
 
     Returns:
         [B, H, W, C], dtype of ``qkv``.
@@ -93,8 +98,12 @@ def window_attention(
         f"window_attention: bias {list(bias.shape)}, inv_temperature "
         f"{list(inv_temperature.shape)} are not [{heads}, {n}, {n}], [{heads}]",
     )
-    obstacle = _obstacle(qkv, bias, inv_temperature, gates, window)
-    if use_triton("window_attention", impl, obstacle):
+    if use_triton(
+        "window_attention",
+        impl,
+        qkv,
+        lambda: _obstacle(qkv, bias, inv_temperature, gates, window),
+    ):
         from clinreadnet.kernels.window_attention_triton import window_attention_op
 
         return window_attention_op(qkv, bias, inv_temperature, gates, window=window, shift=shift)

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
 from clinreadnet.kernels.implementation import INTERPRETED
-from clinreadnet.kernels.launch import launch_config
+from clinreadnet.kernels.launch import gpu_of, launch_config
 from clinreadnet.kernels.window_attention_reference import window_attention_reference
 
 _LOG2_E = tl.constexpr(1.4426950408889634)
@@ -134,15 +134,11 @@ def window_attention_constants(
 
 
 def window_attention_config(
-    window: int, dtype: torch.dtype, device: torch.device
+    window: int, dtype: torch.dtype, gpu: str, capability: int
 ) -> WindowAttentionConfig:
-    """Launch configuration for a window side and the dtype of qkv on ``device``."""
+    """Launch configuration for a window side and the dtype of qkv on a GPU."""
     keys = str(dtype).removeprefix("torch."), str(triton.next_power_of_2(window * window))
-    fields = launch_config("window_attention", device, *keys)
-    # torch's own switch for float32 products: "highest" means full precision.
-    if torch.get_float32_matmul_precision() != "highest":
-        fields["precision"] = "tf32"
-    return WindowAttentionConfig(**fields)
+    return WindowAttentionConfig(**launch_config(gpu, capability, "window_attention", *keys))
 
 
 def _empty_output(qkv: Tensor) -> Tensor:
@@ -160,7 +156,7 @@ def window_attention_op(
         return out
     batch, h, w, channels = out.shape
     heads, octaves = gates.shape
-    config = window_attention_config(window, qkv.dtype, qkv.device)
+    config = window_attention_config(window, qkv.dtype, *gpu_of(qkv.device))
     programs = batch * (h // window) * (w // window) * heads
     wrap_triton(_window_attention_fwd_kernel)[
         (programs * triton.cdiv(window * window, config.block_m),)
