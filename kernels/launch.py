@@ -37,13 +37,12 @@ def config_file(gpu: str, capability: int, folder: Path = CONFIGS) -> Path:
     return min(distances, key=distances.__getitem__) if distances else folder / "default.json"
 
 
-@torch.compiler.assume_constant_result
 def gpu_of(device: torch.device) -> tuple[str, int]:
     """Name and compute capability of ``device``; ("", 0) where there is no such GPU."""
     if device.type != "cuda" or not torch.cuda.is_available():
         return "", 0
-    major, minor = torch.cuda.get_device_capability(device)
-    return torch.cuda.get_device_name(device), 10 * major + minor
+    properties = torch.cuda.get_device_properties(device)  # torch.compile takes it for a constant
+    return properties.name, 10 * properties.major + properties.minor
 
 
 @lru_cache
