@@ -8,7 +8,7 @@ SOURCES := $(shell find clinreadnet kernels export -name '*.py' -o -name '*.json
 WEIGHTS := clinreadnet/weights/small.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help build test lint format typecheck bench clean
+.PHONY: help build test lint format typecheck bench gpu-check kernel-table clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -33,6 +33,13 @@ typecheck: .typecheck/.installed  ## check types
 
 bench: $(INSTALLED) bundle/manifest.json  ## measure speed and memory on this machine
 	$(BIN)/python -m pytest bench
+
+gpu-check: $(INSTALLED)  ## test the kernels on this machine's GPU
+	$(BIN)/python -m pytest -m gpu
+
+kernel-table: $(INSTALLED)  ## compile the kernels for each GPU and write docs/kernels.md
+	$(BIN)/python -m clinreadnet.kernels.resources > docs/kernels.md.new
+	mv docs/kernels.md.new docs/kernels.md
 
 clean:  ## remove everything made here
 	rm -rf $(VENV) .typecheck bundle sample build *.egg-info .mypy_cache .pytest_cache .ruff_cache

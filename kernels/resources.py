@@ -1,7 +1,7 @@
 """What the shipped launch configurations cost on each GPU generation, found without a GPU.
 
 ``python -m clinreadnet.kernels.resources`` compiles each kernel for each compute capability and
-writes docs/kernels.md's table. Registers and spills are what cuobjdump reads from the compiled
+writes docs/kernels.md. Registers and spills are what cuobjdump reads from the compiled
 kernel.
 """
 
@@ -151,24 +151,37 @@ def resources(case: Case) -> Resources:
     return Resources(registers, stack + local, compiled.metadata.shared)
 
 
-def table() -> Iterator[str]:
-    """Lines of a Markdown table: the shipped network's kernels on each compute capability."""
+def _shipped(kernel: str, capability: int, dtype: torch.dtype) -> Case:
+    """The kernel as the preset ``small`` uses it."""
+    if kernel == "sobel_stem":
+        return sobel_stem_case(capability, 24, dtype)
+    return window_attention_case(capability, 8, 4, 16, 3, dtype)
+
+
+def page() -> Iterator[str]:
+    """Lines of docs/kernels.md."""
+    yield f"""\
+# Kernels
+
+<!-- Written by `make kernel-table`. -->
+
+What the kernels of the preset `small` (24 stem channels; window 8, shift 4, head_dim 16, 3 octaves)
+take with the launch configurations in `kernels/configs`, compiled with Triton {triton.__version__}
+for each compute capability: **registers of a thread / spilled bytes of a thread / KiB of shared
+memory of a block**. float32 is the full-precision mode (three TF32 products for each).
+
+GPU speed: not measured.
+"""
     header = [f"sm_{capability}" for capability in SHARED_MEMORY]
     yield f"| kernel | type | {' | '.join(header)} |"
     yield "|---" * (2 + len(header)) + "|"
-    shipped = {
-        "`sobel_stem`, 24 channels": lambda sm, dtype: sobel_stem_case(sm, 24, dtype),
-        "`window_attention`, window 8, head_dim 16, 3 octaves": (
-            lambda sm, dtype: window_attention_case(sm, 8, 4, 16, 3, dtype)
-        ),
-    }
-    for kernel, case in shipped.items():
+    for kernel in ("sobel_stem", "window_attention"):
         for dtype in _POINTERS:
-            taken = [resources(case(capability, dtype)) for capability in SHARED_MEMORY]
+            taken = [resources(_shipped(kernel, sm, dtype)) for sm in SHARED_MEMORY]
             cells = [f"{r.registers} / {r.stack} / {r.shared / 1024:.1f}" for r in taken]
-            yield f"| {kernel} | {str(dtype).removeprefix('torch.')} | {' | '.join(cells)} |"
+            yield f"| `{kernel}` | {str(dtype).removeprefix('torch.')} | {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":
-    for line in table():
+    for line in page():
         print(line, flush=True)

@@ -57,5 +57,6 @@ def sobel_stem(x: Tensor, weight: Tensor, bias: Tensor, *, impl: Impl = "auto") 
     if use_triton("sobel_stem", impl, x, lambda: _obstacle(x, weight, bias)):
         from clinreadnet.kernels.sobel_stem_triton import sobel_stem_op
 
-        return sobel_stem_op(x, weight, bias)
+        out: Tensor = sobel_stem_op(x, weight, bias)
+        return out
     return sobel_stem_reference(x, weight, bias)

@@ -132,7 +132,7 @@ def _sobel_stem_fwd_kernel(
 
 def _padded(c0: int) -> int:
     """Output channels of a tile: a matrix product takes 16 at least."""
-    return max(16, triton.next_power_of_2(c0))
+    return max(16, int(triton.next_power_of_2(c0)))
 
 
 def sobel_stem_constants(c0: int, config: SobelStemConfig) -> dict[str, Any]:

@@ -106,5 +106,8 @@ def window_attention(
     ):
         from clinreadnet.kernels.window_attention_triton import window_attention_op
 
-        return window_attention_op(qkv, bias, inv_temperature, gates, window=window, shift=shift)
+        out: Tensor = window_attention_op(
+            qkv, bias, inv_temperature, gates, window=window, shift=shift
+        )
+        return out
     return window_attention_reference(qkv, bias, inv_temperature, gates, window=window, shift=shift)
