@@ -168,7 +168,8 @@ def page() -> Iterator[str]:
 What the kernels of the preset `small` (24 stem channels; window 8, shift 4, head_dim 16, 3 octaves)
 take with the launch configurations in `kernels/configs`, compiled with Triton {triton.__version__}
 for each compute capability: **registers of a thread / spilled bytes of a thread / KiB of shared
-memory of a block**. float32 is the full-precision mode (three TF32 products for each).
+memory of a block**. float32 is the full-precision mode: three TF32 products for each. sm_75 has
+smaller tiles, because Triton multiplies there without tensor cores.
 
 GPU speed: not measured.
 """
