@@ -73,7 +73,7 @@ def compare(
         "percent_of_copy_bandwidth": 100 * moved / (ours / 1e3) / copy_bandwidth,
     }
     print(
-        f"\nreference {reference:.3f} ms, kernel {ours:.3f} ms, {reference / ours:.1f} times faster,"
+        f"\nreference {reference:.3f} ms, kernel {ours:.3f} ms, {reference / ours:.1f}x,"
         f" {benchmark.extra_info['percent_of_copy_bandwidth']:.0f} % of a copy's bandwidth"
     )
 
