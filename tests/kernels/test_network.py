@@ -33,7 +33,7 @@ def test_compiles_without_graph_breaks(pair: tuple[ClinReadNet, ClinReadNet]) ->
     def forward(model: ClinReadNet, hu: torch.Tensor) -> torch.Tensor:
         return model.stages[0](model.stem(hu))
 
-    x = slices(1)[..., :64, :96]
+    x = slices(1)[..., :64, :96].contiguous()
     compiled = torch.compile(forward, fullgraph=True, backend="eager")
     with torch.no_grad():
         torch.testing.assert_close(compiled(pair[0], x), forward(pair[1], x))
