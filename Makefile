@@ -8,7 +8,7 @@ SOURCES := $(shell find clinreadnet kernels export -name '*.py' -o -name '*.json
 WEIGHTS := clinreadnet/weights/small.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help build test lint format typecheck bench tables clean
+.PHONY: help build test lint format typecheck bench gpu-check tables kernel-table clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -36,6 +36,13 @@ bench: $(INSTALLED) bundle/manifest.json  ## measure speed and memory on this ma
 
 tables: $(INSTALLED)  ## write the tables of the docs from recorded runs
 	$(BIN)/python bench/tables.py
+
+gpu-check: $(INSTALLED)  ## test the kernels on this machine's GPU
+	$(BIN)/python -m pytest -m gpu
+
+kernel-table: $(INSTALLED)  ## compile the kernels for each GPU and write docs/kernels.md
+	$(BIN)/python -m clinreadnet.kernels.resources > docs/kernels.md.new
+	mv docs/kernels.md.new docs/kernels.md
 
 clean:  ## remove everything made here
 	rm -rf $(VENV) .typecheck bundle sample build *.egg-info .mypy_cache .pytest_cache .ruff_cache

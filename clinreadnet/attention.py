@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clinreadnet.kernels import window_attention
+from clinreadnet.kernels import Impl, window_attention
 
 
 class LayerNorm(nn.LayerNorm):
@@ -44,13 +44,22 @@ class MultiTemperatureAttention(nn.Module):
         window: side of a window in tokens.
         shift: cyclic shift in tokens (0 or half a window).
         octaves: sharpness levels T; level t multiplies the scores by ``2 ** t * beta``.
+        kernels: implementation of ``window_attention``.
     """
 
     relative_index: Tensor
 
-    def __init__(self, dim: int, heads: int, window: int, shift: int, octaves: int):
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        window: int,
+        shift: int,
+        octaves: int,
+        kernels: Impl = "auto",
+    ):
         super().__init__()
-        self.window, self.shift = window, shift
+        self.window, self.shift, self.kernels = window, shift, kernels
         self.qkv = nn.Linear(dim, 3 * dim)
         self.projection = nn.Linear(dim, dim)
         self.bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
@@ -72,5 +81,6 @@ class MultiTemperatureAttention(nn.Module):
             self.gate_logits.to(wide).softmax(dim=-1),
             window=self.window,
             shift=self.shift,
+            impl=self.kernels,
         )
         return self.projection(attended)

@@ -124,6 +124,7 @@ def doors(packages: dict[str, str | None], *, has_gpu: bool) -> list[Door]:
         door("train, evaluate", (*network, "numba", "scipy"), extra("train")),
         door("export and verify ONNX", export, extra(f"export,{ort}")),
         door("build TensorRT-RTX engines", (*export, *rtx), extra(f"export,{ort},tensorrt-rtx")),
+        door("Triton kernels", (*network, "triton"), extra("kernels,train"), True),
     ]
 
 

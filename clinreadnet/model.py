@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from clinreadnet.attention import LayerNorm, MultiTemperatureAttention
 from clinreadnet.errors import InputError
 from clinreadnet.grading import HU_MIN, HU_RANGE
+from clinreadnet.kernels import Impl
 from clinreadnet.soqn import OrdinalHead, Prediction, SobelStem
 
 
@@ -80,10 +81,12 @@ def encode(hu: Tensor) -> Tensor:
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, dim: int, heads: int, shift: int, config: ClinReadNetConfig):
+    def __init__(self, dim: int, heads: int, shift: int, config: ClinReadNetConfig, kernels: Impl):
         super().__init__()
         self.norm1 = LayerNorm(dim)
-        self.attention = MultiTemperatureAttention(dim, heads, config.window, shift, config.octaves)
+        self.attention = MultiTemperatureAttention(
+            dim, heads, config.window, shift, config.octaves, kernels
+        )
         self.norm2 = LayerNorm(dim)
         hidden = config.mlp_ratio * dim
         self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
@@ -114,12 +117,15 @@ class ClinReadNet(nn.Module):
 
     Args:
         config: shape of the network; default the preset ``small``.
+        kernels: implementation of its ops. "auto": Triton where it applies, else plain PyTorch;
+            "triton" and "reference" never fall back. The default stays "reference" until the
+            kernels have been checked on a GPU (docs/kernels.md).
     """
 
-    def __init__(self, config: ClinReadNetConfig | None = None):
+    def __init__(self, config: ClinReadNetConfig | None = None, kernels: Impl = "reference"):
         super().__init__()
         self.config = config = config or ClinReadNetConfig()
-        self.stem = SobelStem(config.embed_dim)
+        self.stem = SobelStem(config.embed_dim, kernels)
         self.stages = nn.ModuleList()
         dim = config.embed_dim
         for i, (depth, heads) in enumerate(zip(config.depths, config.heads, strict=True)):
@@ -129,7 +135,8 @@ class ClinReadNet(nn.Module):
                 dim *= 2
             for j in range(depth):
                 # Odd blocks shift by half a window, so that neighbouring windows talk.
-                layers.append(Block(dim, heads, config.window // 2 if j % 2 else 0, config))
+                shift = config.window // 2 if j % 2 else 0
+                layers.append(Block(dim, heads, shift, config, kernels))
             self.stages.append(nn.Sequential(*layers))
         self.head = OrdinalHead(dim)
         self.apply(_initialise)

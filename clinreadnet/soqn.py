@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from clinreadnet.attention import LayerNorm
 from clinreadnet.grading import FINE_GRADES, FINE_STEP
-from clinreadnet.kernels import sobel_stem
+from clinreadnet.kernels import Impl, sobel_stem
 
 EDGE_GAIN = 40.0
 """Initial gain of the edge channels: noise of 30 HU makes edges of 0.01 where x is near 0.7, and a
@@ -35,10 +35,12 @@ class SobelStem(nn.Module):
 
     Args:
         dim: channels C of a token; the first convolution has C / 2.
+        kernels: implementation of ``sobel_stem``.
     """
 
-    def __init__(self, dim: int):
+    def __init__(self, dim: int, kernels: Impl = "auto"):
         super().__init__()
+        self.kernels = kernels
         self.edge = nn.Conv2d(4, dim // 2, 3, stride=2, padding=1)
         self.embed = nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1)
         self.norm = LayerNorm(dim)
@@ -48,7 +50,8 @@ class SobelStem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, 1, H, W] encoded 0...1 -> [B, H / 4, W / 4, C], dtype of the weights."""
         assert self.edge.bias is not None
-        x = sobel_stem(x, self.edge.weight, self.edge.bias)  # [B, C / 2, H / 2, W / 2]
+        # [B, C / 2, H / 2, W / 2]
+        x = sobel_stem(x, self.edge.weight, self.edge.bias, impl=self.kernels)
         return self.norm(self.embed(x).permute(0, 2, 3, 1))
 
 

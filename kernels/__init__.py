@@ -1,7 +1,8 @@
 """The two operations the network spends its time in, each behind one function.
 
-The mathematics stands once, in ``<op>_reference.py``; the functions check their arguments and
-choose an implementation.
+For each op: ``<op>.py`` checks arguments and chooses an implementation, ``<op>_reference.py`` holds
+the mathematics in plain PyTorch, ``<op>_triton.py`` the kernel. Triton is imported when a kernel is
+first asked for, not before.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ if __name__ != "clinreadnet.kernels":
         "import clinreadnet.kernels instead: the folder kernels/ is installed under that name"
     )
 
-from clinreadnet.kernels.ops import Impl, sobel_stem, window_attention
+# Each name is bound to the function after its module of the same name was imported, and stays so.
+from clinreadnet.kernels.implementation import Impl
+from clinreadnet.kernels.sobel_stem import sobel_stem
+from clinreadnet.kernels.window_attention import window_attention
 
 __all__ = ["Impl", "sobel_stem", "window_attention"]

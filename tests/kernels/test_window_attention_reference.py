@@ -1,70 +1,11 @@
 """The reference against a brute-force oracle that knows nothing of windows as tensors."""
 
-import itertools
-import math
-
 import pytest
 import torch
-from torch import Tensor
+from oracles import window_attention_inputs, window_attention_oracle
 
 from clinreadnet.kernels import window_attention
 from clinreadnet.kernels.window_attention_reference import cyclic_shift
-
-
-def oracle(
-    qkv: Tensor, bias: Tensor, beta: Tensor, gates: Tensor, window: int, shift: int
-) -> Tensor:
-    """Token by token, over an explicit list of neighbours, T separate softmaxes, float64."""
-    batch, height, width, c3 = qkv.shape
-    heads, octaves = gates.shape
-    d = c3 // 3 // heads
-    q, k, v = qkv.double().reshape(batch, height, width, 3, heads, d).unbind(3)
-    out = torch.full((batch, height, width, heads, d), math.nan, dtype=torch.float64)
-
-    def cell(i: int, length: int) -> tuple[int, int, bool]:
-        """Window, place in it, and whether the token came round from the other side."""
-        j = (i - shift) % length
-        return j // window, j % window, shift > 0 and i < shift
-
-    tokens = list(itertools.product(range(height), range(width)))
-    where = {(y, x): (cell(y, height), cell(x, width)) for y, x in tokens}
-    for y, x in tokens:
-        (wy, py, ry), (wx, px, rx) = where[y, x]
-        neighbours = [
-            (y2, x2)
-            for y2, x2 in tokens
-            if (wy, ry, wx, rx)
-            == (where[y2, x2][0][0], where[y2, x2][0][2], where[y2, x2][1][0], where[y2, x2][1][2])
-        ]
-        places = [where[n][0][1] * window + where[n][1][1] for n in neighbours]
-        ys, xs = [n[0] for n in neighbours], [n[1] for n in neighbours]
-        for h in range(heads):
-            scores = torch.einsum("bd,bnd->bn", q[:, y, x, h], k[:, ys, xs, h]) / math.sqrt(d)
-            scores = scores + bias[h, py * window + px, places].double()
-            for t in range(octaves):
-                p = torch.softmax(2**t * beta[h].double() * scores, dim=-1)
-                if t == 0:
-                    out[:, y, x, h] = 0
-                out[:, y, x, h] += gates[h, t].double() * torch.einsum(
-                    "bn,bnd->bd", p, v[:, ys, xs, h]
-                )
-    return out.reshape(batch, height, width, heads * d)
-
-
-def inputs(
-    batch: int, h: int, w: int, heads: int, d: int, window: int, octaves: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    return (
-        normal(batch, h, w, 3 * heads * d),
-        normal(heads, window**2, window**2),
-        normal(heads).exp(),
-        normal(heads, octaves).softmax(-1),
-    )
 
 
 @pytest.mark.parametrize(
@@ -81,17 +22,17 @@ def inputs(
 def test_equals_brute_force(
     shape: tuple[int, int, int], window: int, shift: int, octaves: int
 ) -> None:
-    args = inputs(*shape, heads=2, d=4, window=window, octaves=octaves)
-    expected = oracle(*args, window=window, shift=shift)
+    args = window_attention_inputs(*shape, heads=2, d=4, window=window, octaves=octaves)
+    expected = window_attention_oracle(*args, window=window, shift=shift)
     actual = window_attention(*args, window=window, shift=shift)
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_low_precision_stays_within_the_rounding_of_its_dtype(dtype: torch.dtype) -> None:
-    qkv, *rest = inputs(1, 16, 8, heads=2, d=16, window=8, octaves=3)
+    qkv, *rest = window_attention_inputs(1, 16, 8, heads=2, d=16, window=8, octaves=3)
     qkv = qkv.to(dtype)  # round once; the oracle sees the rounded input
-    expected = oracle(qkv, *rest, window=8, shift=4)
+    expected = window_attention_oracle(qkv, *rest, window=8, shift=4)
     actual = window_attention(qkv, *rest, window=8, shift=4)
     assert actual.dtype == dtype
     error = (actual.double() - expected).norm() / expected.norm()
@@ -102,13 +43,13 @@ def test_low_precision_stays_within_the_rounding_of_its_dtype(dtype: torch.dtype
 
 @pytest.mark.parametrize("scale", [1e4, -1e4], ids=["plus", "minus"])
 def test_huge_logits_stay_finite(scale: float) -> None:
-    qkv, bias, beta, gates = (x.float() for x in inputs(1, 8, 8, 2, 4, 4, 3))
+    qkv, bias, beta, gates = (x.float() for x in window_attention_inputs(1, 8, 8, 2, 4, 4, 3))
     out = window_attention(qkv, bias * scale, beta, gates, window=4, shift=2)
     assert out.isfinite().all()
 
 
 def test_constant_input_returns_the_constant() -> None:
-    _, bias, beta, gates = inputs(1, 8, 8, 2, 4, 4, 3)
+    _, bias, beta, gates = window_attention_inputs(1, 8, 8, 2, 4, 4, 3)
     qkv = torch.full((1, 8, 8, 24), 0.7, dtype=torch.float64)
     out = window_attention(qkv, bias, beta, gates, window=4, shift=2)
     torch.testing.assert_close(out, torch.full_like(out, 0.7))
@@ -135,7 +76,7 @@ def test_cyclic_shift_is_a_roll(shift: int) -> None:
 )
 def test_bad_arguments(change: dict, message: str) -> None:
     names = ("qkv", "bias", "inv_temperature", "gates")
-    kwargs: dict = dict(zip(names, inputs(1, 8, 8, 2, 4, 4, 3), strict=True))
+    kwargs: dict = dict(zip(names, window_attention_inputs(1, 8, 8, 2, 4, 4, 3), strict=True))
     kwargs |= {"window": 4, "shift": 2}
     for name, value in change.items():
         kwargs[name] = torch.zeros(value) if isinstance(value, tuple) else value

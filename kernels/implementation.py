@@ -1,0 +1,63 @@
+"""Which implementation of an op runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from typing import Literal, get_args
+
+from torch import Tensor
+
+from clinreadnet.kernels.launch import gpu_of
+
+Impl = Literal["auto", "triton", "reference"]
+"""Implementations that can be asked for; "auto" is the fastest that suits the arguments."""
+
+TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
+
+# Triton reads the variable when a kernel's module is imported, so it is read once here too.
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+"""Whether kernels run in Triton's interpreter, on CPU tensors."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ValueError with ``message`` unless ``condition`` holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+def device_obstacle(*tensors: Tensor) -> str | None:
+    """Why no kernel can run where ``tensors`` are, or None."""
+    device = tensors[0].device
+    if not all(tensor.device == device for tensor in tensors):
+        return f"needs all tensors on one device, not on {[str(t.device) for t in tensors]}"
+    if not (device.type == "cuda" or INTERPRETED):
+        return f"needs CUDA tensors, not {device.type}"
+    if not TRITON_INSTALLED:
+        return "needs the package triton: pip install triton"
+    capability = gpu_of(device)[1]
+    if 0 < capability < 75:
+        return f"needs compute capability 7.5 or later, not {capability / 10}"
+    return None
+
+
+def use_triton(op: str, impl: str, x: Tensor, obstacle: Callable[[], str | None]) -> bool:
+    """Whether to run the kernel of ``op``: an explicit choice never falls back.
+
+    Args:
+        op: name for messages.
+        impl: what was asked for.
+        x: the input that decides where "auto" runs.
+        obstacle: says why the kernel cannot take the arguments, or None.
+
+    Raises:
+        ValueError: unknown ``impl``, or "triton" in spite of an obstacle.
+    """
+    known = get_args(Impl)
+    require(impl in known, f"{op}: impl={impl!r}; known: {', '.join(map(repr, known))}")
+    if impl == "reference" or (impl == "auto" and not x.is_cuda):
+        return False
+    reason = obstacle()
+    require(impl == "auto" or reason is None, f'{op}: impl="triton" {reason}')
+    return reason is None

@@ -1,0 +1,65 @@
+"""Launch configurations: which of ``configs/*.json`` applies to a GPU.
+
+A file holds what was tuned on one GPU and is named after it ("nvidia-l4.json"); those named after a
+compute capability, and ``default.json``, are safe choices that no GPU was timed for.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+def config_file(gpu: str, capability: int, folder: Path = CONFIGS) -> Path:
+    """The file of this GPU, else that of the nearest GPU of its generation, else the default.
+
+    Args:
+        gpu: the name that CUDA reports.
+        capability: compute capability as one number, 89 for 8.9; a generation shares its tens.
+        folder: where the files are.
+    """
+    named = folder / (re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-") + ".json")
+    if named.exists():
+        return named
+    distances = {
+        path: abs(tuned - capability)
+        for path in sorted(folder.glob("*.json"))
+        if (tuned := json.loads(path.read_text())["compute_capability"])
+        and tuned // 10 == capability // 10
+    }
+    return min(distances, key=distances.__getitem__) if distances else folder / "default.json"
+
+
+def gpu_of(device: torch.device) -> tuple[str, int]:
+    """Name and compute capability of ``device``; ("", 0) where there is no such GPU."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return "", 0
+    properties = torch.cuda.get_device_properties(device)  # torch.compile takes it for a constant
+    return properties.name, 10 * properties.major + properties.minor
+
+
+@lru_cache
+def _configs(gpu: str, capability: int) -> dict[str, Any]:
+    configs: dict[str, Any] = json.loads(config_file(gpu, capability).read_text())
+    return configs
+
+
+def launch_config(gpu: str, capability: int, *keys: str) -> dict[str, Any]:
+    """The entry at ``keys``, outermost first, of the file for this GPU.
+
+    Float32 products follow torch's own switch: where ``torch.get_float32_matmul_precision()`` is
+    not "highest", TF32 replaces the file's precision.
+    """
+    entry = _configs(gpu, capability)
+    for key in keys:
+        entry = entry[key]
+    if torch.get_float32_matmul_precision() != "highest":
+        return entry | {"precision": "tf32"}
+    return dict(entry)

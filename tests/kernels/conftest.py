@@ -1,0 +1,50 @@
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+
+@pytest.fixture
+def poisoned() -> Iterator[None]:
+    """Fill new tensors with NaN: what a kernel does not write shows."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)  # fills uninitialised memory
+    assert torch.empty(4).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+@pytest.fixture
+def count_launches(monkeypatch: pytest.MonkeyPatch) -> Callable[[object], list[str]]:
+    """Watch a kernel's module: the list grows with each launch."""
+
+    def watch(module: object) -> list[str]:
+        launched: list[str] = []
+        wrap = module.wrap_triton
+
+        def counted(kernel: object) -> object:
+            launched.append(str(kernel))
+            return wrap(kernel)
+
+        monkeypatch.setattr(module, "wrap_triton", counted)
+        return launched
+
+    return watch
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    return ((actual.cpu().double() - expected).norm() / expected.norm()).item()
+
+
+@pytest.fixture
+def within_budget() -> Callable[[Tensor, Tensor, Tensor], None]:
+    """Assert that an output errs no more than twice the reference and one rounding of its type."""
+
+    def check(actual: Tensor, reference: Tensor, expected: Tensor) -> None:
+        assert (actual.dtype, actual.shape) == (reference.dtype, reference.shape)
+        rounding = torch.finfo(actual.dtype).eps / 2
+        budget = 2 * (relative_error(reference, expected) + rounding)
+        assert relative_error(actual, expected) <= budget
+
+    return check

@@ -1,0 +1,90 @@
+"""The ops from their definitions, in float64: pixel by pixel, token by token, sharing no code."""
+
+import itertools
+import math
+
+import numpy as np
+import torch
+from scipy.special import erf
+from torch import Tensor
+
+
+def sobel_stem_oracle(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """Pixel by pixel from the definition, float64: x [H, W] -> [C0, ceil(H/2), ceil(W/2)]."""
+    height, width = x.shape
+    kernel = np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 8
+    channels = np.zeros((4, height, width))
+    for i in range(height):
+        for j in range(width):
+            rows = np.clip([i - 1, i, i + 1], 0, height - 1)
+            columns = np.clip([j - 1, j, j + 1], 0, width - 1)
+            patch = x[np.ix_(rows, columns)]
+            gx, gy = (kernel * patch).sum(), (kernel.T * patch).sum()
+            channels[:, i, j] = x[i, j], gx, gy, math.sqrt(gx**2 + gy**2 + 1e-6)
+    out = np.full((len(weight), -(-height // 2), -(-width // 2)), np.nan)
+    for i in range(out.shape[1]):
+        for j in range(out.shape[2]):
+            y = bias.copy()
+            for di in range(3):
+                for dj in range(3):
+                    r, c = 2 * i + di - 1, 2 * j + dj - 1
+                    if 0 <= r < height and 0 <= c < width:
+                        y += weight[:, :, di, dj] @ channels[:, r, c]
+            out[:, i, j] = 0.5 * y * (1 + erf(y / math.sqrt(2)))
+    return out
+
+
+def window_attention_oracle(
+    qkv: Tensor, bias: Tensor, beta: Tensor, gates: Tensor, window: int, shift: int
+) -> Tensor:
+    """Token by token, over an explicit list of neighbours, T separate softmaxes, float64."""
+    batch, height, width, c3 = qkv.shape
+    heads, octaves = gates.shape
+    d = c3 // 3 // heads
+    q, k, v = qkv.double().reshape(batch, height, width, 3, heads, d).unbind(3)
+    out = torch.full((batch, height, width, heads, d), math.nan, dtype=torch.float64)
+
+    def cell(i: int, length: int) -> tuple[int, int, bool]:
+        """Window, place in it, and whether the token came round from the other side."""
+        j = (i - shift) % length
+        return j // window, j % window, shift > 0 and i < shift
+
+    tokens = list(itertools.product(range(height), range(width)))
+    where = {(y, x): (cell(y, height), cell(x, width)) for y, x in tokens}
+    for y, x in tokens:
+        (wy, py, ry), (wx, px, rx) = where[y, x]
+        neighbours = [
+            (y2, x2)
+            for y2, x2 in tokens
+            if (wy, ry, wx, rx)
+            == (where[y2, x2][0][0], where[y2, x2][0][2], where[y2, x2][1][0], where[y2, x2][1][2])
+        ]
+        places = [where[n][0][1] * window + where[n][1][1] for n in neighbours]
+        ys, xs = [n[0] for n in neighbours], [n[1] for n in neighbours]
+        for h in range(heads):
+            scores = torch.einsum("bd,bnd->bn", q[:, y, x, h], k[:, ys, xs, h]) / math.sqrt(d)
+            scores = scores + bias[h, py * window + px, places].double()
+            for t in range(octaves):
+                p = torch.softmax(2**t * beta[h].double() * scores, dim=-1)
+                if t == 0:
+                    out[:, y, x, h] = 0
+                out[:, y, x, h] += gates[h, t].double() * torch.einsum(
+                    "bn,bnd->bd", p, v[:, ys, xs, h]
+                )
+    return out.reshape(batch, height, width, heads * d)
+
+
+def window_attention_inputs(
+    batch: int, h: int, w: int, heads: int, d: int, window: int, octaves: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    return (
+        normal(batch, h, w, 3 * heads * d),
+        normal(heads, window**2, window**2),
+        normal(heads).exp(),
+        normal(heads, octaves).softmax(-1),
+    )
