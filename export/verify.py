@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -192,7 +193,10 @@ def not_run(artifact: Artifact) -> Parity:
 def reference_outputs(
     model: ClinReadNet, slices: Slices, advance: Advance = lambda n: None
 ) -> Outputs:
-    """Run the network in float64, a slice at a time.
+    """Run the network in float64.
+
+    Each slice is computed by one thread, so that the number of processors changes neither the sums
+    nor the bytes of a golden file.
 
     Args:
         model: any precision; left as it is.
@@ -202,12 +206,22 @@ def reference_outputs(
     import torch
 
     model = copy.deepcopy(model).double().eval()
+
+    def run(index: int) -> list[NDArray[Any]]:
+        hu = torch.from_numpy(slices.hu(index).astype(np.float64))
+        with torch.inference_mode():
+            return [output.numpy() for output in model(hu[None, None])]
+
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     parts: list[list[NDArray[Any]]] = []
-    with torch.inference_mode():
-        for index in range(len(slices)):
-            hu = torch.from_numpy(slices.hu(index).astype(np.float64))
-            parts.append([output.numpy() for output in model(hu[None, None])])
+    try:
+        for part in pool.map(run, range(len(slices))):
+            parts.append(part)
             advance(1)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
     by_output = zip(*parts, strict=True)
     return {name: np.concatenate(part) for name, part in zip(OUTPUTS, by_output, strict=True)}
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from conftest import disc
+from export_models import disc
 from onnx import numpy_helper
 from typer.testing import CliRunner
 
@@ -152,6 +154,17 @@ def test_shifted_golden_outputs_fail_both_graphs(own_bundle: Path) -> None:
     statuses = {a.file: a.parity.status for a in report.artifacts if a.parity}
     assert statuses[FP32] == statuses[FP16] == "failed"
     assert not report.passed
+
+
+def test_golden_slices_need_no_torch(tiny_bundle: Path) -> None:
+    code = (
+        "import sys; sys.modules.update(torch=None, onnx=None, scipy=None, numba=None)\n"
+        f"sys.argv = ['clinreadnet', 'verify', {str(tiny_bundle)!r}]\n"
+        "from clinreadnet.cli import main; main()"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "passed" in result.stdout
 
 
 def test_not_a_bundle_is_bad_input(tmp_path: Path) -> None:
