@@ -27,8 +27,8 @@ from clinreadnet.runtime.parity import BUDGETS, OUTPUTS, relative_error
 BACKENDS = ("auto", "onnxruntime-cpu", "onnxruntime-cuda")
 """Accepted values of ``Session(backend=...)``."""
 
-CPU_BATCH = 2
-"""Slices per run on a CPU. Larger batches are not faster there, and each slice holds 160 MB."""
+CPU_BATCH = 1
+"""Slices per run on a CPU. Larger batches gain nothing there and cost memory."""
 
 SELF_TEST_SLICES = 2
 SELF_TEST_SLACK = 2.0
