@@ -49,7 +49,10 @@ METRIC_BUDGETS = dict.fromkeys(BUDGETS, 1e-3) | {"int8": 5e-3, "fp8": 5e-3}
 """Largest accepted difference of each metric from the reference's, by precision."""
 
 
-CPU_HALF_NOTE = "ONNX Runtime multiplies in float32 on a CPU: the graph is proven, half-precision arithmetic is not"
+CPU_HALF_NOTE = (
+    "the graph is proven, half-precision arithmetic is not: "
+    "on most CPUs ONNX Runtime multiplies in float32"
+)
 
 
 class Slices(Protocol):
