@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 from rich.table import Table
@@ -11,8 +12,9 @@ from clinreadnet.data.ldctiqa import read_ldctiqa
 from clinreadnet.errors import InputError
 from clinreadnet.metrics import Correlations, correlations
 from clinreadnet.progress import progress_bar
+from clinreadnet.runtime.manifest import digest
 from clinreadnet.train import predict
-from clinreadnet.weights import load_checkpoint, pretrained_path, sha256
+from clinreadnet.weights import load_checkpoint, pretrained_path
 
 
 class Evaluation(Correlations):
@@ -53,7 +55,7 @@ def evaluate(
         **correlations(predicted, true),
         rmse=float(np.sqrt(np.mean((np.asarray(predicted) - true) ** 2))),
         slices=len(true),
-        checkpoint_sha256=sha256(path),
+        checkpoint_sha256=digest(Path(path).read_bytes()),
     )
 
 

@@ -184,7 +184,7 @@ def export_bundle(
             model=ModelInfo(
                 preset=model.config.preset,
                 parameters=sum(p.numel() for p in model.parameters()),
-                weights_sha256=weights.sha256(checkpoint),
+                weights_sha256=digest(checkpoint.read_bytes()),
             ),
             input=InputInfo(batch),
             artifacts=tuple(artifacts),

@@ -34,6 +34,7 @@ from clinreadnet.runtime.manifest import (
     Artifact,
     Manifest,
     Parity,
+    digest,
     read_golden,
     read_listed,
 )
@@ -321,7 +322,7 @@ def verify_folder(
             f"--data needs {error.name} to compute the reference; run "
             '`pip install "clinreadnet[export]"`, or leave --data out'
         ) from None
-    if weights.sha256(path) != manifest.model.weights_sha256:
+    if digest(path.read_bytes()) != manifest.model.weights_sha256:
         raise InputError(
             f"{path}: not the checkpoint this bundle was made from (SHA-256 differs); "
             "give that one with --checkpoint, or export again"

@@ -67,11 +67,9 @@ class OnnxRuntimeBackend:
             )
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors; its warnings are about its own optimizer
-        # Planning all activations as one block takes half as much memory again (batch 4: 1.1 GB
-        # instead of 0.7) and no less time.
+        # Planning all activations as one block takes more memory and no less time.
         options.enable_mem_pattern = False
-        # Idle threads that spin take the CPU from everything else on it, file reading included:
-        # on a busy machine a slice costs 0.28 s of CPU time without and 0.40 s with spinning.
+        # Idle threads that spin take the CPU from everything else on it, file reading included.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None:
             options.intra_op_num_threads = threads

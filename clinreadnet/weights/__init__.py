@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -103,8 +102,3 @@ def save_checkpoint(
         temporary.write_bytes(
             save(tensors, metadata={_CONFIG_KEY: json.dumps(model.config.to_dict())})
         )
-
-
-def sha256(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of a file as lower-case hex."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -22,7 +22,7 @@ from clinreadnet.export.tensorrt import FlavourMissing
 from clinreadnet.export.verify import GoldenSlices, Outputs
 from clinreadnet.progress import progress_bar
 from clinreadnet.runtime import Session
-from clinreadnet.runtime.manifest import BatchRange, Golden, load_manifest, read_golden
+from clinreadnet.runtime.manifest import BatchRange, Golden, digest, load_manifest, read_golden
 
 
 def export(out: Path, checkpoint: Path, *options: str) -> Result:
@@ -37,7 +37,7 @@ def test_manifest_follows_its_schema(tiny_bundle: Path, tiny_checkpoint: Path) -
     manifest = load_manifest(tiny_bundle)
     assert manifest.verified
     assert manifest.model.preset == "tiny"
-    assert manifest.model.weights_sha256 == weights.sha256(tiny_checkpoint)
+    assert manifest.model.weights_sha256 == digest(tiny_checkpoint.read_bytes())
     model = weights.load_checkpoint(tiny_checkpoint)
     assert manifest.model.parameters == sum(p.numel() for p in model.parameters())
     assert manifest.input.batch == BatchRange(1, 4, 16)
