@@ -10,10 +10,15 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clinreadnet.kernels import Impl, window_attention
+from clinreadnet.kernels import (
+    Impl,
+    attention_block,
+    attention_block_obstacle,
+    window_attention,
+)
+from clinreadnet.kernels.layer_norm_reference import layer_norm_reference
 
 
 class LayerNorm(nn.LayerNorm):
@@ -21,11 +26,7 @@ class LayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., C] -> [..., C]."""
-        wide = torch.promote_types(x.dtype, torch.float32)
-        y = F.layer_norm(
-            x.to(wide), self.normalized_shape, self.weight.to(wide), self.bias.to(wide), self.eps
-        )
-        return y.to(x.dtype)
+        return layer_norm_reference(x, self.weight, self.bias, self.eps)
 
 
 def relative_position_index(window: int) -> Tensor:
@@ -44,7 +45,7 @@ class MultiTemperatureAttention(nn.Module):
         window: side of a window in tokens.
         shift: cyclic shift in tokens (0 or half a window).
         octaves: sharpness levels T; level t multiplies the scores by ``2 ** t * beta``.
-        kernels: implementation of ``window_attention``.
+        kernels: implementation of ``window_attention``, and of ``fused``.
     """
 
     relative_index: Tensor
@@ -59,6 +60,7 @@ class MultiTemperatureAttention(nn.Module):
         kernels: Impl = "auto",
     ):
         super().__init__()
+        self.heads, self.octaves = heads, octaves
         self.window, self.shift, self.kernels = window, shift, kernels
         self.qkv = nn.Linear(dim, 3 * dim)
         self.projection = nn.Linear(dim, dim)
@@ -71,16 +73,46 @@ class MultiTemperatureAttention(nn.Module):
         self.register_buffer("relative_index", relative_position_index(window), persistent=False)
         nn.init.trunc_normal_(self.bias_table, std=0.02)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, H, W, C] -> [B, H, W, C]."""
-        wide = torch.promote_types(x.dtype, torch.float32)
-        attended = window_attention(
-            self.qkv(x),
+    def score_parameters(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """Position bias [heads, N, N], inverse temperature [heads] and gates [heads, T].
+
+        In float32, or in ``dtype`` where that is wider.
+        """
+        wide = torch.promote_types(dtype, torch.float32)
+        return (
             self.bias_table.to(wide)[self.relative_index].permute(2, 0, 1),
             self.log_inv_temperature.to(wide).exp(),
             self.gate_logits.to(wide).softmax(dim=-1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, H, W, C] -> [B, H, W, C]."""
+        attended = window_attention(
+            self.qkv(x),
+            *self.score_parameters(x.dtype),
             window=self.window,
             shift=self.shift,
             impl=self.kernels,
         )
         return self.projection(attended)
+
+    def fused_obstacle(self, x: Tensor, norm: LayerNorm) -> str | None:
+        """Why the kernel of ``fused`` cannot take x [B, H, W, C], or None."""
+        return attention_block_obstacle(
+            x, self._layers(norm), heads=self.heads, window=self.window, octaves=self.octaves
+        )
+
+    def fused(self, x: Tensor, norm: LayerNorm) -> Tensor:
+        """One launch for x + self(norm(x)): [B, H, W, C] -> [B, H, W, C]."""
+        return attention_block(
+            x,
+            *self._layers(norm),
+            *self.score_parameters(x.dtype),
+            window=self.window,
+            shift=self.shift,
+            eps=norm.eps,
+            impl=self.kernels,
+        )
+
+    def _layers(self, norm: LayerNorm) -> list[Tensor]:
+        return [p for layer in (norm, self.qkv, self.projection) for p in layer.parameters()]

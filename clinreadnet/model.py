@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from clinreadnet.attention import LayerNorm, MultiTemperatureAttention
 from clinreadnet.errors import InputError
 from clinreadnet.grading import HU_MIN, HU_RANGE
-from clinreadnet.kernels import Impl
+from clinreadnet.kernels import Impl, mlp, mlp_obstacle
 from clinreadnet.soqn import OrdinalHead, Prediction, SobelStem
 
 
@@ -79,10 +79,24 @@ def encode(hu: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """x + attention(norm(x)), then x + mlp(norm(x)).
 
-    def __init__(self, dim: int, heads: int, shift: int, config: ClinReadNetConfig, kernels: Impl):
+    With ``fused``, and other than reference ``kernels``, each of the two runs as one launch where
+    its kernel takes it (docs/kernels.md), and as written above everywhere else.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        shift: int,
+        config: ClinReadNetConfig,
+        kernels: Impl,
+        fused: bool = True,
+    ):
         super().__init__()
+        self.kernels = kernels
+        self.fused = fused and kernels != "reference"
         self.norm1 = LayerNorm(dim)
         self.attention = MultiTemperatureAttention(
             dim, heads, config.window, shift, config.octaves, kernels
@@ -93,7 +107,13 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, H, W, C]."""
-        x = x + self.attention(self.norm1(x))
+        if self.fused and self.attention.fused_obstacle(x, self.norm1) is None:
+            x = self.attention.fused(x, self.norm1)
+        else:
+            x = x + self.attention(self.norm1(x))
+        layers = [*self.norm2.parameters(), *self.mlp.parameters()]
+        if self.fused and mlp_obstacle(x, layers) is None:
+            return mlp(x, *layers, eps=self.norm2.eps, impl=self.kernels)
         return x + self.mlp(self.norm2(x))
 
 
@@ -120,9 +140,19 @@ class ClinReadNet(nn.Module):
         kernels: implementation of its ops. "auto": Triton where it applies, else plain PyTorch;
             "triton" and "reference" never fall back. The default stays "reference" until the
             kernels have been checked on a GPU (docs/kernels.md).
+        fused: whether the kernels of whole halves of a block (``attention_block``, ``mlp``) run
+            where they apply: 48 or 96 channels, compute capability 8.0 or later, and for
+            ``attention_block`` float16 or bfloat16. Elsewhere, and with false, ``kernels`` is the
+            implementation of ``window_attention`` alone.
     """
 
-    def __init__(self, config: ClinReadNetConfig | None = None, kernels: Impl = "reference"):
+    def __init__(
+        self,
+        config: ClinReadNetConfig | None = None,
+        kernels: Impl = "reference",
+        *,
+        fused: bool = True,
+    ):
         super().__init__()
         self.config = config = config or ClinReadNetConfig()
         self.stem = SobelStem(config.embed_dim, kernels)
@@ -136,7 +166,7 @@ class ClinReadNet(nn.Module):
             for j in range(depth):
                 # Odd blocks shift by half a window, so that neighbouring windows talk.
                 shift = config.window // 2 if j % 2 else 0
-                layers.append(Block(dim, heads, shift, config, kernels))
+                layers.append(Block(dim, heads, shift, config, kernels, fused))
             self.stages.append(nn.Sequential(*layers))
         self.head = OrdinalHead(dim)
         self.apply(_initialise)

@@ -1,4 +1,4 @@
-"""The two operations the network spends its time in, each behind one function.
+"""The operations the network spends its time in, each behind one function.
 
 For each op: ``<op>.py`` checks arguments and chooses an implementation, ``<op>_reference.py`` holds
 the mathematics in plain PyTorch, ``<op>_triton.py`` the kernel. Triton is imported when a kernel is
@@ -13,8 +13,18 @@ if __name__ != "clinreadnet.kernels":
     )
 
 # Each name is bound to the function after its module of the same name was imported, and stays so.
+from clinreadnet.kernels.attention_block import attention_block, attention_block_obstacle
 from clinreadnet.kernels.implementation import Impl
+from clinreadnet.kernels.mlp import mlp, mlp_obstacle
 from clinreadnet.kernels.sobel_stem import sobel_stem
 from clinreadnet.kernels.window_attention import window_attention
 
-__all__ = ["Impl", "sobel_stem", "window_attention"]
+__all__ = [
+    "Impl",
+    "attention_block",
+    "attention_block_obstacle",
+    "mlp",
+    "mlp_obstacle",
+    "sobel_stem",
+    "window_attention",
+]

@@ -7,6 +7,7 @@ kernel.
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import tempfile
@@ -21,6 +22,13 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from clinreadnet.kernels.attention_block_triton import (
+    _attention_block_fwd_kernel,
+    attention_block_config,
+    attention_block_constants,
+)
+from clinreadnet.kernels.implementation import FUSED_CHANNELS
+from clinreadnet.kernels.mlp_triton import _mlp_fwd_kernel, mlp_config, mlp_constants
 from clinreadnet.kernels.sobel_stem_triton import (
     _sobel_stem_fwd_kernel,
     sobel_stem_config,
@@ -121,6 +129,49 @@ def window_attention_case(
     )
 
 
+def attention_block_case(
+    capability: int,
+    channels: int,
+    heads: int,
+    window: int,
+    shift: int,
+    octaves: int,
+    dtype: torch.dtype,
+) -> Case:
+    """The fused attention half of a block with these compile-time arguments."""
+    config = attention_block_config(channels, dtype, "", capability)
+    constants = attention_block_constants(channels, heads, octaves, window, shift, 1e-5, config)
+    kernel = _attention_block_fwd_kernel
+    pointers = {name: _POINTERS[dtype] for name in kernel.arg_names if name.endswith("_ptr")}
+    pointers |= dict.fromkeys(("position_bias_ptr", "inv_temperature_ptr", "gates_ptr"), "*fp32")
+    signature = _signature(kernel, pointers, constants)
+    return Case(
+        "attention_block",
+        capability,
+        kernel,
+        signature,
+        constants,
+        config.num_warps,
+    )
+
+
+def mlp_case(capability: int, channels: int, dtype: torch.dtype) -> Case:
+    """The fused MLP half of a block, four times as wide inside."""
+    config = mlp_config(channels, dtype, "", capability)
+    constants = mlp_constants(channels, 4 * channels, 1e-5, config)
+    kernel = _mlp_fwd_kernel
+    pointers = {name: _POINTERS[dtype] for name in kernel.arg_names if name.endswith("_ptr")}
+    signature = _signature(kernel, pointers, constants)
+    return Case(
+        "mlp",
+        capability,
+        kernel,
+        signature,
+        constants,
+        config.num_warps,
+    )
+
+
 def resources(case: Case) -> Resources:
     """Compile ``case`` and read what it takes."""
     names = case.kernel.arg_names
@@ -151,11 +202,26 @@ def resources(case: Case) -> Resources:
     return Resources(registers, stack + local, compiled.metadata.shared)
 
 
-def _shipped(kernel: str, capability: int, dtype: torch.dtype) -> Case:
-    """The kernel as the preset ``small`` uses it."""
+def _shipped(kernel: str, capability: int, dtype: torch.dtype, channels: int) -> Case | None:
+    """The kernel as the preset ``small`` uses it, or None where it is refused."""
     if kernel == "sobel_stem":
-        return sobel_stem_case(capability, 24, dtype)
-    return window_attention_case(capability, 8, 4, 16, 3, dtype)
+        return sobel_stem_case(capability, channels, dtype)
+    if kernel == "window_attention":
+        return window_attention_case(capability, 8, 4, 16, 3, dtype)
+    if capability < 80:
+        return None
+    if kernel == "mlp":
+        return mlp_case(capability, channels, dtype)
+    if dtype == torch.float32:
+        return None
+    return attention_block_case(capability, channels, channels // 16, 8, 4, 3, dtype)
+
+
+def _cell(case: Case | None) -> str:
+    if case is None:
+        return "refused"
+    taken = resources(case)
+    return f"{taken.registers} / {taken.stack} / {taken.shared / 1024:.1f}"
 
 
 def page() -> Iterator[str]:
@@ -165,22 +231,32 @@ def page() -> Iterator[str]:
 
 <!-- Written by `make kernel-table`. -->
 
-What the kernels of the preset `small` (24 stem channels; window 8, shift 4, head_dim 16, 3 octaves)
-take with the launch configurations in `kernels/configs`, compiled with Triton {triton.__version__}
-for each compute capability: **registers of a thread / spilled bytes of a thread / KiB of shared
-memory of a block**. float32 is the full-precision mode: three TF32 products for each. sm_75 has
-smaller tiles, because Triton multiplies there without tensor cores.
+What the kernels of the preset `small` (window 8, shift 4, head_dim 16, 3 octaves) take with the
+launch configurations in `kernels/configs`, compiled with Triton {triton.__version__} for each
+compute capability: **registers of a thread / spilled bytes of a thread / KiB of shared memory of a
+block**. float32 is the full-precision mode: three TF32 products for each. sm_75 has smaller tiles,
+because Triton multiplies there without tensor cores.
 
-The kernels have run in Triton's interpreter only, never on a GPU. GPU speed: not measured.
+`attention_block` and `mlp` are the two halves of a block, each fused from its LayerNorm to its
+residual; they hold all channels C of a token, 48 or 96 (stages 1 and 2 of `small`). Where one is
+refused, the network runs that half unfused.
+
+The kernels have run in Triton's interpreter only, never on a GPU. GPU speed: not measured. A fused
+kernel that turns out no faster on a GPU than its unfused form (`pytest bench/test_kernels.py` times
+both) is to be dropped.
 """
     header = [f"sm_{capability}" for capability in SHARED_MEMORY]
-    yield f"| kernel | type | {' | '.join(header)} |"
-    yield "|---" * (2 + len(header)) + "|"
-    for kernel in ("sobel_stem", "window_attention"):
+    yield f"| kernel | C | type | {' | '.join(header)} |"
+    yield "|---" * (3 + len(header)) + "|"
+    for kernel, channels in (
+        ("sobel_stem", 24),
+        ("window_attention", 48),
+        *itertools.product(("attention_block", "mlp"), FUSED_CHANNELS),
+    ):
         for dtype in _POINTERS:
-            taken = [resources(_shipped(kernel, sm, dtype)) for sm in SHARED_MEMORY]
-            cells = [f"{r.registers} / {r.stack} / {r.shared / 1024:.1f}" for r in taken]
-            yield f"| `{kernel}` | {str(dtype).removeprefix('torch.')} | {' | '.join(cells)} |"
+            cells = [_cell(_shipped(kernel, sm, dtype, channels)) for sm in SHARED_MEMORY]
+            name = str(dtype).removeprefix("torch.")
+            yield f"| `{kernel}` | {channels} | {name} | {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

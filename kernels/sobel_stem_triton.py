@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
-from clinreadnet.kernels.implementation import INTERPRETED
+from clinreadnet.kernels.implementation import INTERPRETED, differentiate_as
 from clinreadnet.kernels.launch import gpu_of, launch_config
 from clinreadnet.kernels.sobel_stem_reference import MAGNITUDE_EPS, sobel_stem_reference
 
@@ -194,21 +194,4 @@ if not INTERPRETED:
     sobel_stem_op.register_kernel("cpu", _on_cpu)
 
 
-def _save_inputs(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """Gradients of the reference, recomputed."""
-    inputs = [
-        tensor.detach().requires_grad_(needed)
-        for tensor, needed in zip(ctx.saved_tensors, ctx.needs_input_grad, strict=True)
-    ]
-    with torch.enable_grad():
-        out = sobel_stem_reference(*inputs)
-    wanted = [tensor for tensor in inputs if tensor.requires_grad]
-    grads = iter(torch.autograd.grad(out, wanted, grad))
-    return tuple(next(grads) if tensor.requires_grad else None for tensor in inputs)
-
-
-sobel_stem_op.register_autograd(_backward, setup_context=_save_inputs)
+differentiate_as(sobel_stem_op, sobel_stem_reference)

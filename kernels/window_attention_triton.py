@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
-from clinreadnet.kernels.implementation import INTERPRETED
+from clinreadnet.kernels.implementation import INTERPRETED, differentiate_as
 from clinreadnet.kernels.launch import gpu_of, launch_config
 from clinreadnet.kernels.window_attention_reference import window_attention_reference
 
@@ -39,7 +39,7 @@ class WindowAttentionConfig:
 
 
 @triton.jit
-def _token(place, window_y, window_x, H, W, WINDOW: tl.constexpr, SHIFT: tl.constexpr):
+def window_token(place, window_y, window_x, H, W, WINDOW: tl.constexpr, SHIFT: tl.constexpr):
     """Index in the image of each place of the shifted window, and its region."""
     y = window_y * WINDOW + place // WINDOW
     x = window_x * WINDOW + place % WINDOW
@@ -48,6 +48,40 @@ def _token(place, window_y, window_x, H, W, WINDOW: tl.constexpr, SHIFT: tl.cons
     y = tl.where(y >= H - SHIFT, y - (H - SHIFT), y + SHIFT)
     x = tl.where(x >= W - SHIFT, x - (W - SHIFT), x + SHIFT)
     return (y * W + x).to(tl.int64), region
+
+
+@triton.jit
+def attend(
+    q,
+    k,
+    v,
+    bias,
+    inv_temperature,
+    gates_ptr,
+    row_region,
+    column_region,
+    N: tl.constexpr,
+    REGIONS: tl.constexpr,
+    OCTAVES: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Rows q [M, D] of one head over the first N of the columns k, v [BLOCK_N, D]: float32."""
+    HEAD_DIM: tl.constexpr = q.shape[1]
+    BLOCK_N: tl.constexpr = k.shape[0]
+    scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * HEAD_DIM**-0.5 + bias
+    scores *= inv_temperature * _LOG2_E  # [M, BLOCK_N], in octaves
+    if BLOCK_N > N:
+        inside = tl.arange(0, BLOCK_N) < N
+        scores = tl.where(inside[None, :], scores, float("-inf"))
+    if REGIONS:  # of a shifted window
+        same = row_region[:, None] == column_region[None, :]
+        scores = tl.where(same, scores, float("-inf"))
+    power = tl.exp2(scores - tl.max(scores, axis=1)[:, None])
+    weights = power * (tl.load(gates_ptr) / tl.sum(power, axis=1))[:, None]
+    for t in tl.static_range(1, OCTAVES):
+        power *= power
+        weights += power * (tl.load(gates_ptr + t) / tl.sum(power, axis=1))[:, None]
+    return tl.dot(weights.to(v.dtype), v, input_precision=PRECISION)
 
 
 @triton.jit
@@ -87,8 +121,8 @@ def _window_attention_fwd_kernel(
     row, column = tl.minimum(m, N - 1), n
     if BLOCK_N > N:
         column = tl.minimum(n, N - 1)
-    row_token, row_region = _token(row, window_y, window_x, H, W, WINDOW, SHIFT)
-    column_token, column_region = _token(column, window_y, window_x, H, W, WINDOW, SHIFT)
+    row_token, row_region = window_token(row, window_y, window_x, H, W, WINDOW, SHIFT)
+    column_token, column_region = window_token(column, window_y, window_x, H, W, WINDOW, SHIFT)
     channels = heads * HEAD_DIM
     d = tl.arange(0, HEAD_DIM)
     qkv_ptr += image.to(tl.int64) * H * W * (3 * channels) + head * HEAD_DIM
@@ -98,24 +132,23 @@ def _window_attention_fwd_kernel(
 
     bias_ptr += head.to(tl.int64) * N * N
     bias = tl.load(bias_ptr + row[:, None] * N + column[None, :])
-    scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * HEAD_DIM**-0.5 + bias
-    scores *= tl.load(inv_temperature_ptr + head) * _LOG2_E  # [BLOCK_M, BLOCK_N], in octaves
-    if BLOCK_N > N:
-        scores = tl.where((n < N)[None, :], scores, float("-inf"))
-    if SHIFT > 0:
-        same = row_region[:, None] == column_region[None, :]
-        scores = tl.where(same, scores, float("-inf"))
-    power = tl.exp2(scores - tl.max(scores, axis=1)[:, None])
-    gates_ptr += head * OCTAVES
-    weights = power * (tl.load(gates_ptr) / tl.sum(power, axis=1))[:, None]
-    for t in tl.static_range(1, OCTAVES):
-        power *= power
-        weights += power * (tl.load(gates_ptr + t) / tl.sum(power, axis=1))[:, None]
-
-    out = tl.dot(weights.to(v.dtype), v, input_precision=PRECISION)  # [BLOCK_M, HEAD_DIM]
+    attended = attend(
+        q,
+        k,
+        v,
+        bias,
+        tl.load(inv_temperature_ptr + head),
+        gates_ptr + head * OCTAVES,
+        row_region,
+        column_region,
+        N,
+        SHIFT > 0,
+        OCTAVES,
+        PRECISION,
+    )
     out_ptr += image.to(tl.int64) * H * W * channels + head * HEAD_DIM
     out_ptrs = out_ptr + row_token[:, None] * channels + d[None, :]
-    tl.store(out_ptrs, out.to(out_ptr.dtype.element_ty), mask=(m < N)[:, None])
+    tl.store(out_ptrs, attended.to(out_ptr.dtype.element_ty), mask=(m < N)[:, None])
 
 
 def window_attention_constants(
@@ -187,24 +220,4 @@ if not INTERPRETED:
     window_attention_op.register_kernel("cpu", window_attention_reference)
 
 
-def _save_inputs(
-    ctx: Any, inputs: tuple[Tensor, ...], keyword_only_inputs: dict[str, int], output: Tensor
-) -> None:
-    ctx.save_for_backward(*inputs)
-    ctx.window, ctx.shift = keyword_only_inputs["window"], keyword_only_inputs["shift"]
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """Gradients of the reference, recomputed."""
-    inputs = [
-        tensor.detach().requires_grad_(needed)
-        for tensor, needed in zip(ctx.saved_tensors, ctx.needs_input_grad, strict=True)
-    ]
-    with torch.enable_grad():
-        out = window_attention_reference(*inputs, window=ctx.window, shift=ctx.shift)
-    wanted = [tensor for tensor in inputs if tensor.requires_grad]
-    grads = iter(torch.autograd.grad(out, wanted, grad))
-    return tuple(next(grads) if tensor.requires_grad else None for tensor in inputs)
-
-
-window_attention_op.register_autograd(_backward, setup_context=_save_inputs)
+differentiate_as(window_attention_op, window_attention_reference)

@@ -88,3 +88,57 @@ def window_attention_inputs(
         normal(heads).exp(),
         normal(heads, octaves).softmax(-1),
     )
+
+
+def layer_norm_oracle(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """Token by token: x [tokens, C]."""
+    rows = [(row - row.mean()) / math.sqrt(row.var() + 1e-5) for row in x]
+    return np.stack(rows) * weight + bias
+
+
+def attention_block_oracle(x: Tensor, *parameters: Tensor, window: int, shift: int) -> Tensor:
+    """x [B, H, W, C] and the parameters of ``attention_block``, float64."""
+    *layers, position_bias, beta, gates = parameters
+    tokens, w, b, qkv_w, qkv_b, proj_w, proj_b = (t.double().numpy() for t in (x, *layers))
+    tokens = tokens.reshape(-1, x.shape[3])
+    qkv = layer_norm_oracle(tokens, w, b) @ qkv_w.T + qkv_b
+    qkv = torch.from_numpy(qkv).reshape(*x.shape[:3], -1)
+    attended = window_attention_oracle(qkv, position_bias, beta, gates, window, shift)
+    out = tokens + attended.numpy().reshape(tokens.shape) @ proj_w.T + proj_b
+    return torch.from_numpy(out).reshape(x.shape)
+
+
+def mlp_oracle(x: Tensor, *layers: Tensor) -> Tensor:
+    """x [..., C] and the parameters of ``mlp``, float64."""
+    tokens, w, b, fc1_w, fc1_b, fc2_w, fc2_b = (t.double().numpy() for t in (x, *layers))
+    tokens = tokens.reshape(-1, x.shape[-1])
+    hidden = layer_norm_oracle(tokens, w, b) @ fc1_w.T + fc1_b
+    hidden = 0.5 * hidden * (1 + erf(hidden / math.sqrt(2)))
+    return torch.from_numpy(tokens + hidden @ fc2_w.T + fc2_b).reshape(x.shape)
+
+
+def _layers(generator: torch.Generator, c: int, *shapes: tuple[int, int]) -> list[Tensor]:
+    """LayerNorm's weight and bias, then those of linear layers [out, in] with outputs near 1."""
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    layers = [1 + normal(c) / 4, normal(c) / 4]
+    for out, width in shapes:
+        layers += [normal(out, width) / math.sqrt(width), normal(out) / 4]
+    return layers
+
+
+def attention_block_inputs(
+    batch: int, h: int, w: int, c: int, heads: int, window: int, octaves: int
+) -> list[Tensor]:
+    x, *scores = window_attention_inputs(batch, h, w, heads, c // heads, window, octaves)
+    generator = torch.Generator().manual_seed(1)
+    return [x[..., :c].contiguous(), *_layers(generator, c, (3 * c, c), (c, c)), *scores]
+
+
+def mlp_inputs(*shape: int, hidden: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(*shape, generator=generator, dtype=torch.float64)
+    c = shape[-1]
+    return [x, *_layers(generator, c, (hidden, c), (c, hidden))]

@@ -29,10 +29,13 @@ sys.exit(any(name.split(".")[0] == "triton" for name in set(sys.modules) - befor
 
 def test_the_functions_stay_functions_once_their_modules_are_imported() -> None:
     import clinreadnet.kernels
+    import clinreadnet.kernels.mlp
     import clinreadnet.kernels.window_attention
 
     assert callable(clinreadnet.kernels.sobel_stem)
     assert callable(clinreadnet.kernels.window_attention)
+    assert callable(clinreadnet.kernels.attention_block)
+    assert callable(clinreadnet.kernels.mlp)
 
 
 def stub_reference(monkeypatch: pytest.MonkeyPatch) -> object:
@@ -107,6 +110,15 @@ def test_shipped_configurations_are_whole(path: Path) -> None:
     assert {dtype: set(sizes) for dtype, sizes in config["window_attention"].items()} == {
         dtype: padded for dtype in ("float32", "float16", "bfloat16")
     }
+    # The fused kernels are refused before compute capability 8.0.
+    fused = set() if path.stem == "sm-75" else {"attention_block", "mlp"}
+    assert {op: set(config.get(op, {})) for op in fused} == {
+        op: {"float16", "bfloat16"} | ({"float32"} if op == "mlp" else set()) for op in fused
+    }
+    assert all(set(sizes) == {"48", "96"} for op in fused for sizes in config[op].values())
+    assert set(config) == {
+        "gpu", "compute_capability", "sobel_stem", "window_attention", *fused
+    }  # fmt: skip
 
 
 def test_float32_products_follow_torch() -> None:

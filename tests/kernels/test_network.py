@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from clinreadnet.model import PRESETS, ClinReadNet
+from clinreadnet.model import PRESETS, ClinReadNet, ClinReadNetConfig
 
 pytestmark = [
     pytest.mark.interpret,
@@ -66,3 +66,83 @@ def test_exports_ops_and_from_there_to_onnx(
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
     outputs = session.run(None, {session.get_inputs()[0].name: slices(3).numpy()})
     torch.testing.assert_close(torch.from_numpy(outputs[1]), expected)
+
+
+NARROW = ClinReadNetConfig(embed_dim=48, depths=(2, 1), heads=(3, 6), window=4)
+"""Both numbers of channels that the fused kernels take, on 32x32 pixels."""
+
+
+def narrow(kernels: str, dtype: torch.dtype, fused: bool = True) -> ClinReadNet:
+    torch.manual_seed(0)
+    model = ClinReadNet(NARROW, kernels=kernels, fused=fused).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(8)  # so that blocks change what passes them
+    return model.to(dtype)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "fused", "launched"),
+    [
+        pytest.param(torch.float16, True, (3, 3, 0), id="float16"),
+        pytest.param(torch.float32, True, (0, 3, 3), id="float32"),
+        pytest.param(torch.float16, False, (0, 0, 3), id="unfused"),
+    ],
+)
+def test_which_kernels_the_blocks_run(
+    count_launches, dtype: torch.dtype, fused: bool, launched: tuple[int, int, int]
+) -> None:
+    """Float32 windows do not fit a chip's registers; all three agree with float64."""
+    from clinreadnet.kernels import attention_block_triton, mlp_triton, window_attention_triton
+
+    modules = attention_block_triton, mlp_triton, window_attention_triton
+    launches = [count_launches(module) for module in modules]
+    model = narrow("triton", dtype, fused)
+    oracle = narrow("reference", torch.float64)
+    oracle.load_state_dict(model.state_dict())  # the same rounded weights
+    hu = slices(3)[..., :32, :64].contiguous()
+    with torch.no_grad():
+        probs, expected = model(hu).probs, oracle(hu).probs
+    assert tuple(len(launch) for launch in launches) == launched
+    budget = 1e-5 if dtype == torch.float32 else 5e-3  # those of an exported artifact
+    assert ((probs - expected).norm() / expected.norm()).item() < budget
+
+
+def test_fused_blocks_compile_without_graph_breaks() -> None:
+    model = narrow("triton", torch.float16)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    hu = slices(1)[..., :32, :64].contiguous()
+    with torch.no_grad():
+        assert torch.equal(compiled(hu).probs, model(hu).probs)
+
+
+def test_fused_blocks_export_whole_and_from_there_to_onnx(tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    from clinreadnet.kernels.attention_block_reference import attention_block_reference
+    from clinreadnet.kernels.mlp_reference import mlp_reference
+    from clinreadnet.kernels.sobel_stem_reference import sobel_stem_reference
+
+    ops = torch.ops.clinreadnet
+    hu = slices(3)[..., :32, :64].contiguous()
+    batch = torch.export.Dim("batch", min=1, max=64)
+    with torch.no_grad():
+        program = torch.export.export(
+            narrow("triton", torch.float16), (hu,), dynamic_shapes={"hu": {0: batch}}
+        )
+        targets = [node.target for node in program.graph.nodes]
+        assert targets.count(ops.attention_block.default) == 3
+        assert targets.count(ops.mlp.default) == 3
+        assert ops.window_attention.default not in targets
+        program = program.run_decompositions(
+            {
+                ops.sobel_stem.default: sobel_stem_reference,
+                ops.attention_block.default: attention_block_reference,
+                ops.mlp.default: mlp_reference,
+            }
+        )
+        torch.onnx.export(program, (), str(tmp_path / "model.onnx"), dynamo=True, verbose=False)
+        expected = narrow("reference", torch.float64)(hu).probs
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    probs = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: hu[:2].numpy()})[1])
+    assert ((probs - expected[:2]).norm() / expected[:2].norm()).item() < 5e-3

@@ -8,6 +8,8 @@ pytest.importorskip("triton", reason="triton is not installed")
 from clinreadnet.kernels.resources import (  # noqa: E402
     SHARED_MEMORY,
     Case,
+    attention_block_case,
+    mlp_case,
     resources,
     sobel_stem_case,
     window_attention_case,
@@ -51,6 +53,32 @@ def test_the_largest_attention_of_each_window_fits(
     if capability < 80 and window > 8:
         pytest.skip("refused by window_attention")
     assert_fits(window_attention_case(capability, window, 2, 32, 4, dtype))
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES[1:])
+@pytest.mark.parametrize(("channels", "heads"), [(48, 3), (96, 6)], ids=["stage-1", "stage-2"])
+def test_the_fused_blocks_of_the_shipped_network_fit(
+    capability: int, channels: int, heads: int
+) -> None:
+    for dtype in (torch.float16, torch.bfloat16):
+        assert_fits(attention_block_case(capability, channels, heads, 8, 4, 3, dtype))
+        assert_fits(mlp_case(capability, channels, dtype))
+    assert_fits(mlp_case(capability, channels, torch.float32))
+
+
+@pytest.mark.parametrize("capability", [80, 86, 90, 100, 120], ids=lambda c: f"sm_{c}")
+@pytest.mark.parametrize(
+    ("channels", "heads", "window", "shift"),
+    [
+        pytest.param(96, 3, 8, 4, id="base"),
+        pytest.param(48, 3, 4, 2, id="window-4"),
+        pytest.param(96, 3, 7, 3, id="window-7-head-dim-32"),
+    ],
+)
+def test_other_fused_attention_fits(
+    capability: int, channels: int, heads: int, window: int, shift: int
+) -> None:
+    assert_fits(attention_block_case(capability, channels, heads, window, shift, 3, torch.float16))
 
 
 @pytest.mark.parametrize("capability", [75, 80, 90], ids=lambda c: f"sm_{c}")

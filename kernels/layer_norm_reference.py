@@ -1,0 +1,24 @@
+"""LayerNorm in plain PyTorch, as the network and the fused ops' references compute it."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def layer_norm_reference(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Normalise over the last dimension, in float32 at least.
+
+    Args:
+        x: [..., C].
+        weight: [C].
+        bias: [C].
+        eps: added to the variance.
+
+    Returns:
+        [..., C], dtype of ``x``.
+    """
+    wide = torch.promote_types(x.dtype, torch.float32)
+    y = F.layer_norm(x.to(wide), weight.shape, weight.to(wide), bias.to(wide), eps)
+    return y.to(x.dtype)
