@@ -101,7 +101,7 @@ def test_which_kernels_the_blocks_run(
     model = narrow("triton", dtype, fused)
     oracle = narrow("reference", torch.float64)
     oracle.load_state_dict(model.state_dict())  # the same rounded weights
-    hu = slices(3)[..., :32, :64].contiguous()
+    hu = slices(1)[..., :32, :64].contiguous()
     with torch.no_grad():
         probs, expected = model(hu).probs, oracle(hu).probs
     assert tuple(len(launch) for launch in launches) == launched

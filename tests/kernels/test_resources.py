@@ -60,25 +60,15 @@ def test_the_largest_attention_of_each_window_fits(
 def test_the_fused_blocks_of_the_shipped_network_fit(
     capability: int, channels: int, heads: int
 ) -> None:
-    for dtype in (torch.float16, torch.bfloat16):
-        assert_fits(attention_block_case(capability, channels, heads, 8, 4, 3, dtype))
-        assert_fits(mlp_case(capability, channels, dtype))
-    assert_fits(mlp_case(capability, channels, torch.float32))
+    assert_fits(attention_block_case(capability, channels, heads, 8, 4, 3, torch.float16))
+    assert_fits(mlp_case(capability, channels, torch.float16))
 
 
-@pytest.mark.parametrize("capability", [80, 86, 90, 100, 120], ids=lambda c: f"sm_{c}")
-@pytest.mark.parametrize(
-    ("channels", "heads", "window", "shift"),
-    [
-        pytest.param(96, 3, 8, 4, id="base"),
-        pytest.param(48, 3, 4, 2, id="window-4"),
-        pytest.param(96, 3, 7, 3, id="window-7-head-dim-32"),
-    ],
-)
-def test_other_fused_attention_fits(
-    capability: int, channels: int, heads: int, window: int, shift: int
-) -> None:
-    assert_fits(attention_block_case(capability, channels, heads, window, shift, 3, torch.float16))
+@pytest.mark.parametrize("capability", [80, 90, 100, 120], ids=lambda c: f"sm_{c}")
+def test_other_fused_blocks_fit(capability: int) -> None:
+    assert_fits(mlp_case(capability, 48, torch.float32))
+    assert_fits(mlp_case(capability, 96, torch.float32))
+    assert_fits(attention_block_case(capability, 96, 3, 8, 4, 3, torch.bfloat16))  # of `base`
 
 
 @pytest.mark.parametrize("capability", [75, 80, 90], ids=lambda c: f"sm_{c}")
