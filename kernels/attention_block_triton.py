@@ -93,17 +93,16 @@ def _attention_block_fwd_kernel(
         w_q = tl.load(w_ptrs, mask=inside[:, None], other=0.0)
         w_k = tl.load(w_ptrs + CHANNELS * CHANNELS, mask=inside[:, None], other=0.0)
         w_v = tl.load(w_ptrs + 2 * CHANNELS * CHANNELS, mask=inside[:, None], other=0.0)
-        b_q = tl.load(qkv_bias_ptr + d).to(tl.float32)
-        b_k = tl.load(qkv_bias_ptr + CHANNELS + d).to(tl.float32)
-        b_v = tl.load(qkv_bias_ptr + 2 * CHANNELS + d).to(tl.float32)
-        q = (tl.dot(y, w_q, input_precision=PRECISION) + b_q[None, :]).to(x.dtype)
-        k = (tl.dot(y, w_k, input_precision=PRECISION) + b_k[None, :]).to(x.dtype)
-        v = (tl.dot(y, w_v, input_precision=PRECISION) + b_v[None, :]).to(x.dtype)
+        # Biases are loaded after the products: before them they would hold registers.
+        b_ptrs = qkv_bias_ptr + d
+        q = tl.dot(y, w_q, input_precision=PRECISION) + tl.load(b_ptrs)[None, :]
+        k = tl.dot(y, w_k, input_precision=PRECISION) + tl.load(b_ptrs + CHANNELS)[None, :]
+        v = tl.dot(y, w_v, input_precision=PRECISION) + tl.load(b_ptrs + 2 * CHANNELS)[None, :]
         attended = attend(
-            q,
-            k,
-            v,
-            tl.load(position_bias_ptr + (head * N + place[:, None]) * N + place[None, :]),
+            q.to(x.dtype),
+            k.to(x.dtype),
+            v.to(x.dtype),
+            tl.load(position_bias_ptr + head * N * N + place[:, None] * N + place[None, :]),
             tl.load(inv_temperature_ptr + head),
             gates_ptr + head * OCTAVES,
             region,

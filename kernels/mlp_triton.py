@@ -78,8 +78,8 @@ def _mlp_fwd_kernel(
         held = h < HIDDEN
         w_ptrs = fc1_weight_ptr + h[None, :] * CHANNELS + c[:, None]  # [BLOCK_C, BLOCK_HIDDEN]
         w = tl.load(w_ptrs, mask=inside[:, None] & held[None, :], other=0.0)
-        bias = tl.load(fc1_bias_ptr + h, mask=held, other=0.0).to(tl.float32)
-        hidden = tl.dot(y, w, input_precision=PRECISION) + bias[None, :]
+        hidden = tl.dot(y, w, input_precision=PRECISION)
+        hidden += tl.load(fc1_bias_ptr + h, mask=held, other=0.0)[None, :]
         hidden = 0.5 * hidden * (1.0 + tl.erf(hidden * _SQRT_HALF))
         w_ptrs = fc2_weight_ptr + c[None, :] * HIDDEN + h[:, None]  # [BLOCK_HIDDEN, BLOCK_C]
         w = tl.load(w_ptrs, mask=held[:, None] & inside[None, :], other=0.0)
