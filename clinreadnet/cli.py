@@ -274,9 +274,34 @@ def simulate(
     print(f"{out}: {count} {what}", file=sys.stderr)
 
 
+_KERNEL_OPTIONS = {"out", "kernels", "preset", "precision", "target", "force", "as_json"}
+"""Options of `export` that go with --kernels."""
+
+
+def _export_kernels(context: typer.Context, as_json: bool, **arguments: Any) -> None:
+    """The part of `export` that compiles kernels ahead of time."""
+    for option in context.command.params:
+        source = context.get_parameter_source(str(option.name))
+        given = source is not None and source.name == "COMMANDLINE"
+        if given and option.name not in _KERNEL_OPTIONS:
+            raise InputError(f"{option.opts[0]} and --kernels exclude each other")
+    try:
+        from clinreadnet.export.cubin import export_kernels, print_kernels
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f'export --kernels needs {error.name}; run `pip install "clinreadnet[export,kernels]"`'
+        ) from None
+    result = export_kernels(**arguments)
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        print_kernels(result, Console())
+
+
 @app.command()
 def export(
-    out: Annotated[Path, typer.Option(help="Bundle folder to create.", show_default=False)],
+    context: typer.Context,
+    out: Annotated[Path, typer.Option(help="Folder to create.", show_default=False)],
     checkpoint: Annotated[
         Path | None, typer.Option(help="Checkpoint; default the shipped one.")
     ] = None,
@@ -299,10 +324,19 @@ def export(
     batch: Annotated[
         str, typer.Option(metavar="MIN:OPT:MAX", help="Batch sizes to accept and to tune for.")
     ] = "1:4:16",
+    kernels: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Instead of a bundle, the Triton kernels compiled for each --target: cubin or "
+            "ptx, repeatable."
+        ),
+    ] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Make a verified bundle: ONNX graphs, TensorRT-RTX engines, golden slices, manifest.
+
+    With --kernels: the network's kernels and `kernels.json`, for a host that launches them itself.
 
     No GPU is needed. Exit status 1: an artifact failed its check; the bundle is written all the
     same, marked as not verified.
@@ -311,7 +345,20 @@ def export(
     - `clinreadnet export --out bundle`
     - `clinreadnet export --out bundle --checkpoint run/model.safetensors --target sm89`
     - `clinreadnet export --out bundle --no-engines --force`
+    - `clinreadnet export --out kernels --kernels cubin --target sm80 --target sm90`
     """
+    if kernels:
+        _export_kernels(
+            context,
+            as_json,
+            out=out,
+            kinds=kernels,
+            targets=target or (),
+            preset=preset,
+            force=force,
+            **({"precisions": precision} if precision else {}),
+        )
+        return
     if target and not engines:
         raise InputError("--target and --no-engines exclude each other")
     try:
