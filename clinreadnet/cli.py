@@ -45,6 +45,7 @@ _EXTRA_OF = {
     "safetensors": "export",
     "scipy": "simulate",
     "torch": "export",
+    "triton": "kernels",
 }
 
 # Spellings shared by every command.
@@ -435,6 +436,43 @@ def verify(
         print_report(report, Console())
     if not report.passed:
         raise CheckFailed(f"{bundle}: verification failed")
+
+
+@app.command()
+def tune(
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File to write; default the one that launches on this GPU read."),
+    ] = None,
+    entry: Annotated[
+        list[str] | None,
+        typer.Option(help="Op, or part of it, to tune, repeatable; the others are kept."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Time, but write nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Time the kernels' launch configurations on this machine's GPU and write the fastest.
+
+    Each candidate must compile without spilling and agree with the float64 reference before it is
+    timed. Times are geometric means over the shapes of the network's four stages, batch 8.
+
+    Examples:
+    - `clinreadnet tune`
+    - `clinreadnet tune --entry sobel_stem --entry window_attention/float16 --dry-run --json`
+    - `clinreadnet tune --out nvidia-l4.json`
+    """
+    if dry_run and out is not None:
+        raise InputError("--dry-run and --out exclude each other")
+    from clinreadnet.tune import print_tuning, write_tuning
+    from clinreadnet.tune import tune as run
+
+    tuning = run(only=entry or ())
+    if not dry_run:
+        print(f"clinreadnet: wrote {write_tuning(tuning, out)}", file=sys.stderr)
+    if as_json:
+        print_json(tuning.to_dict())
+    else:
+        print_tuning(tuning, Console())
 
 
 def main() -> None:

@@ -1,0 +1,48 @@
+"""The check of every candidate against the reference, on the kernels themselves."""
+
+import importlib.util
+
+import pytest
+import torch
+
+pytestmark = [
+    pytest.mark.interpret,
+    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no triton"),
+]
+
+
+@pytest.mark.parametrize(
+    ("keys", "candidate"),
+    [
+        pytest.param(("sobel_stem", "16"), {"block_h": 2, "block_w": 8, "num_warps": 4}, id="stem"),
+        pytest.param(
+            ("window_attention", "float16", "32"), {"block_m": 16, "num_warps": 1}, id="attention"
+        ),
+    ],
+)
+def test_candidates_launch_and_wrong_ones_are_dropped(
+    monkeypatch: pytest.MonkeyPatch, keys: tuple[str, ...], candidate: dict[str, int]
+) -> None:
+    from clinreadnet import tune
+    from clinreadnet.kernels import launch, sobel_stem_triton, window_attention_triton
+
+    monkeypatch.setattr(tune, "SIZE", 16)
+    monkeypatch.setattr(tune, "BATCH", 1)
+    monkeypatch.setattr(tune, "STAGES", 1)
+    monkeypatch.setattr(tune, "DTYPES", {"float16": "fp16"})
+    tunable = tune.TUNABLE[keys[0]](*keys[1:])
+    (example,) = tunable.examples(torch.device("cpu"))
+    expected = example.op([tensor.double() for tensor in example.tensors], "reference")
+    used = []
+    original = launch.launch_config
+
+    def watched(*arguments: object) -> dict[str, object]:
+        used.append(original(*arguments))
+        return used[-1]
+
+    for module in (sobel_stem_triton, window_attention_triton):
+        monkeypatch.setattr(module, "launch_config", watched)
+    with launch.trial(candidate, *keys):
+        assert tune.wrong(example, expected) is None
+        assert used == [candidate]
+        assert "wrong on" in str(tune.wrong(example, expected * 1.1))
