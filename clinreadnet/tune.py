@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -301,7 +302,7 @@ def search(
                 for example, right in zip(examples, expected, strict=True):
                     if (reason := wrong(example, right)) is not None:
                         return Trial(config, dropped=reason)
-                times = [clock(lambda e=one: e.op(e.tensors, "triton")) for one in examples]
+                times = [clock(partial(one.op, one.tensors, "triton")) for one in examples]
             except triton.OutOfResources as error:
                 return Trial(config, dropped=f"does not launch: {error}")
         return Trial(config, milliseconds=tuple(times))

@@ -181,26 +181,33 @@ def _window_attention(model: ClinReadNet) -> Iterator[Source]:
                 {"layer": name, "H": side, "W": side, "heads": heads}
             )
 
+    for key, layers in uses.items():
+        yield _attention_source(*key, tuple(layers))
+
+
+def _attention_source(
+    window: int, shift: int, head_dim: int, octaves: int, uses: tuple[dict[str, Any], ...]
+) -> Source:
+    def case(capability: int, dtype: torch.dtype) -> Case:
+        return window_attention_case(capability, window, shift, head_dim, octaves, dtype)
+
     def grid(case: Case) -> Formula:
         sizes = Formula("B"), Formula("H"), Formula("W"), Formula("heads")
-        return window_attention_grid(*sizes, case.constants["WINDOW"], case.constants["BLOCK_M"])
+        return window_attention_grid(*sizes, window, case.constants["BLOCK_M"])
 
-    for key, layers in uses.items():
-        window, shift, head_dim, octaves = key
-        tokens = window * window
-        yield Source(
-            name=f"window_attention_shift{shift}",
-            case=lambda capability, dtype, key=key: window_attention_case(capability, *key, dtype),
-            grid=grid,
-            shapes={
-                "qkv": f"[B, H, W, 3 * heads * {head_dim}]",
-                "bias": f"[heads, {tokens}, {tokens}]",
-                "inv_temperature": "[heads]",
-                "gates": f"[heads, {octaves}]",
-                "out": f"[B, H, W, heads * {head_dim}]",
-            },
-            uses=tuple(layers),
-        )
+    return Source(
+        name=f"window_attention_shift{shift}",
+        case=case,
+        grid=grid,
+        shapes={
+            "qkv": f"[B, H, W, 3 * heads * {head_dim}]",
+            "bias": f"[heads, {window**2}, {window**2}]",
+            "inv_temperature": "[heads]",
+            "gates": f"[heads, {octaves}]",
+            "out": f"[B, H, W, heads * {head_dim}]",
+        },
+        uses=uses,
+    )
 
 
 OPS = (_sobel_stem, _window_attention)
