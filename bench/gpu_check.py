@@ -88,7 +88,8 @@ def run_step(step: Step, environment: Mapping[str, str] = os.environ) -> dict[st
         result |= counts(report) if report.exists() else {}
         passed = status == 0 and result.get("passed", 0) > 0
         result["status"] = "passed" if passed else "failed"
-        result["note"] = "" if passed else f"exit status {status}"
+        reason = f"exit status {status}" if status else "no test passed"
+        result["note"] = "" if passed else reason
         if recorded.exists() and recorded.stat().st_size:
             result["recorded"] = json.loads(recorded.read_text())
     return result

@@ -2,16 +2,20 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
 
-from clinreadnet.export.cubin import export_kernels  # noqa: E402
+from clinreadnet.export.cubin import TARGETS, export_kernels  # noqa: E402
+from clinreadnet.kernels import sobel_stem  # noqa: E402
+from clinreadnet.runtime.parity import BUDGETS, relative_error  # noqa: E402
 
 HERE = Path(__file__).parent
 SOURCE = HERE.parents[1] / "examples" / "launch_cubin.cpp"
@@ -115,3 +119,27 @@ def test_a_file_that_is_no_machine_code_is_refused(
     (copy / "sobel_stem.fp32.sm80.cubin").write_bytes(b"not a cubin")
     result = run(program, copy, tmp_path)
     assert result.stderr == "launch_cubin: cuModuleLoadData: refused by the stub\n"
+
+
+@pytest.mark.gpu
+def test_it_computes_the_stem_on_this_gpu(tmp_path: Path) -> None:
+    target = "sm{}{}".format(*torch.cuda.get_device_capability())
+    if target not in TARGETS:
+        pytest.skip(f"kernels are not compiled for {target}")
+    kernels, program = tmp_path / "kernels", tmp_path / "launch_cubin"
+    export_kernels(kernels, kinds=["cubin"], targets=[target], precisions=["fp32"])
+    libcuda = subprocess.run(["ldconfig", "-p"], capture_output=True, text=True).stdout
+    path, *_ = re.findall(r"libcuda\.so\.1 .*=> (\S+)", libcuda) or ["libcuda.so.1"]
+    subprocess.run(
+        [COMPILER, "-std=c++17", "-isystem", HEADERS, SOURCE, path, "-o", program], check=True
+    )
+    x, weight, bias = torch.rand(2, 1, 37, 70), torch.randn(24, 4, 3, 3) / 4, torch.randn(24)
+    tensors = {"x": x, "weight": weight, "bias": bias}
+    for name, tensor in tensors.items():
+        tensor.numpy().tofile(tmp_path / f"{name}.f32")
+    files = [tmp_path / f"{name}.f32" for name in (*tensors, "out")]
+    command = [program, kernels, f"sobel_stem.fp32.{target}.cubin", "2", "37", "70", *files]
+    subprocess.run(command, check=True)
+    out = torch.from_numpy(np.fromfile(files[-1], "<f4")).reshape(2, 19, 35, 24)
+    expected = sobel_stem(x.double(), weight.double(), bias.double(), impl="reference")
+    assert relative_error(out.permute(0, 3, 1, 2), expected) <= BUDGETS["fp32"]
