@@ -37,8 +37,9 @@ bench: $(INSTALLED) bundle/manifest.json  ## measure speed and memory on this ma
 tables: $(INSTALLED)  ## write the tables of the docs from recorded runs
 	$(BIN)/python bench/tables.py
 
-gpu-check: $(INSTALLED)  ## test the kernels on this machine's GPU
-	$(BIN)/python -m pytest -m gpu
+gpu-check: $(INSTALLED)  ## test and measure the kernels on this machine's GPU, and record it
+	$(BIN)/python bench/gpu_check.py
+	$(BIN)/python bench/tables.py
 
 kernel-table: $(INSTALLED)  ## compile the kernels for each GPU and write docs/kernels.md
 	$(BIN)/python -m clinreadnet.kernels.resources > docs/kernels.md.new

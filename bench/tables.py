@@ -67,6 +67,158 @@ def score_speed_table() -> str:
     return markdown(head, rows) if rows else "Not measured.\n"
 
 
+def gpu_benchmarks(op: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Return the run and the facts of every recorded benchmark of an op, or of "network"."""
+    module = "test_network" if op == "network" else "test_kernels"
+    return [
+        (run, one["extra_info"])
+        for run in runs(module)
+        for one in run["benchmarks"]
+        if one["extra_info"].get("op") == op
+    ]
+
+
+def recorded_in(run: dict[str, Any]) -> str:
+    """Return a link to a run's file."""
+    return f"[{Path(run['file']).stem}](../{run['file']})"
+
+
+def kernels_table() -> str:
+    """Times of each op on each GPU, its baselines beside it."""
+    rows = []
+    for op in ("sobel_stem", "window_attention"):
+        for run, facts in gpu_benchmarks(op):
+            stage = f", stage {facts['stage']}" if "stage" in facts else ""
+            ms = facts["ms"]
+            names = ("kernel", "compile", "sdpa-compile", "sdpa", "eager")
+            rows.append(
+                [
+                    f"`{op}`{stage}",
+                    f"{facts['dtype']}, {facts['batch']}",
+                    *(f"{ms[name]:.4f}" if name in ms else "" for name in names),
+                    f"{facts['bytes'] / 2**20:.1f}",
+                    f"{facts['percent_of_copy_bandwidth']:.0f}",
+                    facts["gpu"],
+                    recorded_in(run),
+                ]
+            )
+    head = ["op", "dtype, batch", "kernel, ms", "compile", "SDPA compiled", "SDPA", "eager"]
+    head += ["MiB moved", "% of copy", "GPU", "recorded"]
+    return markdown(head, rows) if rows else "Not measured.\n"
+
+
+def network_table() -> str:
+    """Latency and throughput of the whole network on each GPU."""
+    rows = [
+        [
+            str(facts["batch"]),
+            *(f"{facts['ms'][name]:.3f}" for name in ("kernel", "compile", "eager")),
+            f"{facts['slices_per_second']['kernel']:.0f}",
+            f"{facts['slices_per_second']['compile']:.0f}",
+            facts["gpu"],
+            recorded_in(run),
+        ]
+        for run, facts in gpu_benchmarks("network")
+    ]
+    head = ["batch", "with kernels, ms", "compile", "eager", "slices/s with kernels", "compile"]
+    return markdown([*head, "GPU", "recorded"], rows) if rows else "Not measured.\n"
+
+
+def _over_compile(facts: dict[str, Any]) -> float:
+    return facts["ms"]["compile"] / facts["ms"]["kernel"]
+
+
+def _over_the_better(facts: dict[str, Any]) -> float:
+    others = ("compile", "sdpa", "sdpa-compile")
+    return min(facts["ms"][name] for name in others) / facts["ms"]["kernel"]
+
+
+def _percent(facts: dict[str, Any]) -> float:
+    return facts["percent_of_copy_bandwidth"]
+
+
+def _large(facts: dict[str, Any]) -> bool:
+    return facts["batch"] >= 8 and facts.get("stage", 1) <= 2
+
+
+TARGET_GPU = "H100"
+# What, op, which of its benchmarks, what of them, the least it must be, and how it is written.
+TARGETS: list[tuple[str, str, Callable[..., bool], Callable[..., float], float, str]] = [
+    ("Sobel stem, batch ≥ 8: of copy bandwidth", "sobel_stem", _large, _percent, 80, "{:.0f} %"),
+    (
+        "Sobel stem, batch ≥ 8: over compiled reference",
+        "sobel_stem",
+        _large,
+        _over_compile,
+        3,
+        "{:.2f} ×",
+    ),
+    (
+        "window attention, stages 1–2, batch ≥ 8: of copy bandwidth",
+        "window_attention",
+        _large,
+        _percent,
+        70,
+        "{:.0f} %",
+    ),
+    (
+        "window attention, stages 1–2, batch ≥ 8: over the better of compiled reference and SDPA",
+        "window_attention",
+        _large,
+        _over_the_better,
+        2,
+        "{:.2f} ×",
+    ),
+    (
+        "network, batch 64: throughput over compiled reference",
+        "network",
+        lambda facts: facts["batch"] == 64,
+        _over_compile,
+        1.5,
+        "{:.2f} ×",
+    ),
+    (
+        "network, batch 1: latency, compiled reference's over ours (1 / 0.67)",
+        "network",
+        lambda facts: facts["batch"] == 1,
+        _over_compile,
+        1 / 0.67,
+        "{:.2f} ×",
+    ),
+]
+
+
+def kernel_targets_table() -> str:
+    """What the kernels are to reach on an H100 in float16, and the worst that was measured."""
+    rows = []
+    for what, op, which, value, least, form in TARGETS:
+        found = [
+            (value(facts), run)
+            for run, facts in gpu_benchmarks(op)
+            if TARGET_GPU in facts["gpu"] and facts["dtype"] == "float16" and which(facts)
+        ]
+        row = [what, form.format(least), "not measured", "", ""]
+        if found:
+            worst, run = min(found, key=lambda pair: pair[0])
+            verdict = "reached" if worst >= least else "missed"
+            row[2:] = [form.format(worst), verdict, recorded_in(run)]
+        rows.append(row)
+    return markdown(["H100, float16", "at least", "worst measured", "", "recorded"], rows)
+
+
+def gpu_checks_table() -> str:
+    """How each step of `make gpu-check` went on each GPU."""
+    rows = []
+    for path in sorted(RESULTS.glob("*/*.json")):
+        run = json.loads(path.read_text()) | {"file": path.relative_to(ROOT).as_posix()}
+        for name, check in run.get("checks", {}).items():
+            tests = f"{check['passed']} passed" if "passed" in check else ""
+            verdict = f"{check['status']} {check['note']}".strip()
+            rows.append([name, check["what"], verdict, tests, path.parent.name, recorded_in(run)])
+    head = ["step", "proves", "verdict", "tests", "GPU", "recorded"]
+    return markdown(head, rows) if rows else "Not run.\n"
+
+
 def simulated() -> dict[str, Any]:
     """Return the recorded summary of the simulated training set."""
     summary: dict[str, Any] = json.loads((RESULTS / "simulator" / "seed-1.json").read_text())
@@ -118,6 +270,10 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "evaluation": evaluation_table,
+    "gpu-checks": gpu_checks_table,
+    "gpu-kernels": kernels_table,
+    "gpu-network": network_table,
+    "kernel-targets": kernel_targets_table,
     "score-speed": score_speed_table,
     "simulator-labels": simulator_labels_table,
     "simulator-noise": simulator_noise_table,

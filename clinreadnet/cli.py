@@ -45,6 +45,7 @@ _EXTRA_OF = {
     "safetensors": "export",
     "scipy": "simulate",
     "torch": "export",
+    "triton": "kernels",
 }
 
 # Spellings shared by every command.
@@ -274,9 +275,34 @@ def simulate(
     print(f"{out}: {count} {what}", file=sys.stderr)
 
 
+_KERNEL_OPTIONS = {"out", "kernels", "preset", "precision", "target", "force", "as_json"}
+"""Options of `export` that go with --kernels."""
+
+
+def _export_kernels(context: typer.Context, as_json: bool, **arguments: Any) -> None:
+    """The part of `export` that compiles kernels ahead of time."""
+    for option in context.command.params:
+        source = context.get_parameter_source(str(option.name))
+        given = source is not None and source.name == "COMMANDLINE"
+        if given and option.name not in _KERNEL_OPTIONS:
+            raise InputError(f"{option.opts[0]} and --kernels exclude each other")
+    try:
+        from clinreadnet.export.cubin import export_kernels, print_kernels
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f'export --kernels needs {error.name}; run `pip install "clinreadnet[export,kernels]"`'
+        ) from None
+    result = export_kernels(**arguments)
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        print_kernels(result, Console())
+
+
 @app.command()
 def export(
-    out: Annotated[Path, typer.Option(help="Bundle folder to create.", show_default=False)],
+    context: typer.Context,
+    out: Annotated[Path, typer.Option(help="Folder to create.", show_default=False)],
     checkpoint: Annotated[
         Path | None, typer.Option(help="Checkpoint; default the shipped one.")
     ] = None,
@@ -299,10 +325,19 @@ def export(
     batch: Annotated[
         str, typer.Option(metavar="MIN:OPT:MAX", help="Batch sizes to accept and to tune for.")
     ] = "1:4:16",
+    kernels: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Instead of a bundle, the Triton kernels compiled for each --target: cubin or "
+            "ptx, repeatable."
+        ),
+    ] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Make a verified bundle: ONNX graphs, TensorRT-RTX engines, golden slices, manifest.
+
+    With --kernels: the network's kernels and `kernels.json`, for a host that launches them itself.
 
     No GPU is needed. Exit status 1: an artifact failed its check; the bundle is written all the
     same, marked as not verified.
@@ -311,7 +346,20 @@ def export(
     - `clinreadnet export --out bundle`
     - `clinreadnet export --out bundle --checkpoint run/model.safetensors --target sm89`
     - `clinreadnet export --out bundle --no-engines --force`
+    - `clinreadnet export --out kernels --kernels cubin --target sm80 --target sm90`
     """
+    if kernels:
+        _export_kernels(
+            context,
+            as_json,
+            out=out,
+            kinds=kernels,
+            targets=target or (),
+            preset=preset,
+            force=force,
+            **({"precisions": precision} if precision else {}),
+        )
+        return
     if target and not engines:
         raise InputError("--target and --no-engines exclude each other")
     try:
@@ -388,6 +436,43 @@ def verify(
         print_report(report, Console())
     if not report.passed:
         raise CheckFailed(f"{bundle}: verification failed")
+
+
+@app.command()
+def tune(
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File to write; default the one that launches on this GPU read."),
+    ] = None,
+    entry: Annotated[
+        list[str] | None,
+        typer.Option(help="Op, or part of it, to tune, repeatable; the others are kept."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Time, but write nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Time the kernels' launch configurations on this machine's GPU and write the fastest.
+
+    Each candidate must compile without spilling and agree with the float64 reference before it is
+    timed. Times are geometric means over the shapes of the network's four stages, batch 8.
+
+    Examples:
+    - `clinreadnet tune`
+    - `clinreadnet tune --entry sobel_stem --entry window_attention/float16 --dry-run --json`
+    - `clinreadnet tune --out nvidia-l4.json`
+    """
+    if dry_run and out is not None:
+        raise InputError("--dry-run and --out exclude each other")
+    from clinreadnet.tune import print_tuning, write_tuning
+    from clinreadnet.tune import tune as run
+
+    tuning = run(only=entry or ())
+    if not dry_run:
+        print(f"clinreadnet: wrote {write_tuning(tuning, out)}", file=sys.stderr)
+    if as_json:
+        print_json(tuning.to_dict())
+    else:
+        print_tuning(tuning, Console())
 
 
 def main() -> None:

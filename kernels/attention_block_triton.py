@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
 from clinreadnet.kernels.attention_block_reference import attention_block_reference
+from clinreadnet.kernels.grid import Size
 from clinreadnet.kernels.implementation import INTERPRETED, differentiate_as
 from clinreadnet.kernels.launch import gpu_of, launch_config
 from clinreadnet.kernels.layer_norm_triton import layer_norm
@@ -152,6 +153,11 @@ def attention_block_config(
     return AttentionBlockConfig(**launch_config(gpu, capability, "attention_block", *keys))
 
 
+def attention_block_grid(batch: Size, h: Size, w: Size, window: int) -> Size:
+    """Programs of a launch."""
+    return batch * (h // window) * (w // window)
+
+
 @triton_op("clinreadnet::attention_block", mutates_args=())
 def attention_block_op(
     x: Tensor,
@@ -176,7 +182,7 @@ def attention_block_op(
     batch, h, w, channels = x.shape
     heads, octaves = gates.shape
     config = attention_block_config(channels, x.dtype, *gpu_of(x.device))
-    wrap_triton(_attention_block_fwd_kernel)[(batch * (h // window) * (w // window),)](
+    wrap_triton(_attention_block_fwd_kernel)[(attention_block_grid(batch, h, w, window),)](
         x,
         norm_weight.contiguous(),
         norm_bias.contiguous(),

@@ -1,13 +1,16 @@
 """Launch configurations: which of ``configs/*.json`` applies to a GPU.
 
-A file holds what was tuned on one GPU and is named after it ("nvidia-l4.json"); those named after a
-compute capability, and ``default.json``, are safe choices that no GPU was timed for.
+A file holds what `clinreadnet tune` found on one GPU and is named after it ("nvidia-l4.json").
+Those named after a compute capability, and ``default.json``, are safe choices that no GPU was timed
+for.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,14 @@ from typing import Any
 import torch
 
 CONFIGS = Path(__file__).parent / "configs"
+
+
+_trials: dict[tuple[str, ...], Mapping[str, Any]] = {}
+
+
+def file_name(gpu: str) -> str:
+    """Name of the file that holds what was tuned on ``gpu``, the name that CUDA reports."""
+    return re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-") + ".json"
 
 
 def config_file(gpu: str, capability: int, folder: Path = CONFIGS) -> Path:
@@ -25,7 +36,7 @@ def config_file(gpu: str, capability: int, folder: Path = CONFIGS) -> Path:
         capability: compute capability as one number, 89 for 8.9; a generation shares its tens.
         folder: where the files are.
     """
-    named = folder / (re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-") + ".json")
+    named = folder / file_name(gpu)
     if named.exists():
         return named
     distances = {
@@ -51,15 +62,27 @@ def _configs(gpu: str, capability: int) -> dict[str, Any]:
     return configs
 
 
+@contextmanager
+def trial(entry: Mapping[str, Any], *keys: str) -> Iterator[None]:
+    """Launch with ``entry`` in place of what the file has at ``keys``, to try it out."""
+    _trials[keys] = entry
+    try:
+        yield
+    finally:
+        del _trials[keys]
+
+
 def launch_config(gpu: str, capability: int, *keys: str) -> dict[str, Any]:
     """The entry at ``keys``, outermost first, of the file for this GPU.
 
     Float32 products follow torch's own switch: where ``torch.get_float32_matmul_precision()`` is
     not "highest", TF32 replaces the file's precision.
     """
-    entry = _configs(gpu, capability)
-    for key in keys:
-        entry = entry[key]
+    entry: Any = _trials.get(keys)
+    if entry is None:
+        entry = _configs(gpu, capability)
+        for key in keys:
+            entry = entry[key]
     if torch.get_float32_matmul_precision() != "highest":
-        return entry | {"precision": "tf32"}
+        return {**entry, "precision": "tf32"}
     return dict(entry)

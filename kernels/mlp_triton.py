@@ -21,6 +21,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
+from clinreadnet.kernels.grid import Size, ceil_div
 from clinreadnet.kernels.implementation import INTERPRETED, differentiate_as
 from clinreadnet.kernels.launch import gpu_of, launch_config
 from clinreadnet.kernels.layer_norm_triton import layer_norm
@@ -108,6 +109,11 @@ def mlp_config(channels: int, dtype: torch.dtype, gpu: str, capability: int) -> 
     return MlpConfig(**launch_config(gpu, capability, "mlp", *keys))
 
 
+def mlp_grid(tokens: Size, block_m: int) -> Size:
+    """Programs of a launch."""
+    return ceil_div(tokens, block_m)
+
+
 @triton_op("clinreadnet::mlp", mutates_args=())
 def mlp_op(
     x: Tensor,
@@ -127,7 +133,7 @@ def mlp_op(
     hidden, channels = fc1_weight.shape
     tokens = x.numel() // channels
     config = mlp_config(channels, x.dtype, *gpu_of(x.device))
-    wrap_triton(_mlp_fwd_kernel)[(triton.cdiv(tokens, config.block_m),)](
+    wrap_triton(_mlp_fwd_kernel)[(mlp_grid(tokens, config.block_m),)](
         x,
         norm_weight.contiguous(),
         norm_bias.contiguous(),

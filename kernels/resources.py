@@ -44,6 +44,9 @@ SHARED_MEMORY = {75: 64, 80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
 """KiB of shared memory that one block can use, by compute capability (CUDA programming guide,
 "technical specifications per compute capability")."""
 
+POINTER_ALIGNMENT = 16
+"""Bytes that the address of each tensor is taken to be a multiple of."""
+
 _POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
 
 
@@ -172,23 +175,34 @@ def mlp_case(capability: int, channels: int, dtype: torch.dtype) -> Case:
     )
 
 
-def resources(case: Case) -> Resources:
-    """Compile ``case`` and read what it takes."""
+def compiled(case: Case) -> Any:
+    """Compile ``case`` with Triton; the machine code is in ``asm``, its launch in ``metadata``."""
     names = case.kernel.arg_names
     # A launch says the same of pointers that come from torch.
     aligned = {
-        (names.index(name),): [["tt.divisibility", 16]]
+        (names.index(name),): [["tt.divisibility", POINTER_ALIGNMENT]]
         for name, kind in case.signature.items()
         if kind.startswith("*")
     }
     source = ASTSource(case.kernel, case.signature, case.constants, aligned)
-    compiled = triton.compile(
-        source,
-        target=GPUTarget("cuda", case.capability, 32),
-        options={"num_warps": case.num_warps},
-    )
+    with knobs.compilation.scope():
+        knobs.compilation.disable_line_info = True  # it holds this machine's paths
+        return triton.compile(
+            source,
+            target=GPUTarget("cuda", case.capability, 32),
+            options={"num_warps": case.num_warps},
+        )
+
+
+def resources(case: Case) -> Resources:
+    """Compile ``case`` and read what it takes."""
+    return resources_of(compiled(case))
+
+
+def resources_of(kernel: Any) -> Resources:
+    """Read what a kernel from ``compiled`` takes."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        Path(file.name).write_bytes(compiled.asm["cubin"])
+        Path(file.name).write_bytes(kernel.asm["cubin"])
         usage = subprocess.run(
             [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name],
             capture_output=True,
@@ -199,7 +213,7 @@ def resources(case: Case) -> Resources:
         int(re.search(rf"{name}:(\d+)", usage)[1])  # type: ignore[index]
         for name in ("REG", "STACK", "LOCAL")
     )
-    return Resources(registers, stack + local, compiled.metadata.shared)
+    return Resources(registers, stack + local, kernel.metadata.shared)
 
 
 def _shipped(kernel: str, capability: int, dtype: torch.dtype, channels: int) -> Case | None:

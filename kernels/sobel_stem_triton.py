@@ -20,6 +20,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
+from clinreadnet.kernels.grid import Size, ceil_div
 from clinreadnet.kernels.implementation import INTERPRETED, differentiate_as
 from clinreadnet.kernels.launch import gpu_of, launch_config
 from clinreadnet.kernels.sobel_stem_reference import MAGNITUDE_EPS, sobel_stem_reference
@@ -151,6 +152,11 @@ def sobel_stem_config(c0: int, gpu: str, capability: int) -> SobelStemConfig:
     return SobelStemConfig(**launch_config(gpu, capability, "sobel_stem", str(_padded(c0))))
 
 
+def sobel_stem_grid(batch: Size, h: Size, w: Size, block_h: int, block_w: int) -> Size:
+    """Programs for x [batch, 1, h, w]: one for each tile of output pixels."""
+    return batch * (ceil_div((h + 1) // 2, block_h) * ceil_div((w + 1) // 2, block_w))
+
+
 def _empty_output(x: Tensor, weight: Tensor) -> Tensor:
     batch, _, h, w = x.shape
     shape = (batch, weight.shape[0], (h + 1) // 2, (w + 1) // 2)
@@ -164,15 +170,16 @@ def sobel_stem_op(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     out = _empty_output(x, weight)
     if out.numel() == 0:
         return out
-    batch, c0, out_h, out_w = out.shape
+    batch, _, h, w = x.shape
+    c0 = weight.shape[0]
     config = sobel_stem_config(c0, *gpu_of(x.device))
-    tiles = triton.cdiv(out_h, config.block_h) * triton.cdiv(out_w, config.block_w)
-    wrap_triton(_sobel_stem_fwd_kernel)[(batch * tiles,)](
+    grid = sobel_stem_grid(batch, h, w, config.block_h, config.block_w)
+    wrap_triton(_sobel_stem_fwd_kernel)[(grid,)](
         x,
         weight.contiguous(),
         bias.contiguous(),
-        x.shape[2],
-        x.shape[3],
+        h,
+        w,
         out,
         **sobel_stem_constants(c0, config),
         num_warps=config.num_warps,

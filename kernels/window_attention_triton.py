@@ -20,6 +20,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
+from clinreadnet.kernels.grid import Size, ceil_div
 from clinreadnet.kernels.implementation import INTERPRETED, differentiate_as
 from clinreadnet.kernels.launch import gpu_of, launch_config
 from clinreadnet.kernels.window_attention_reference import window_attention_reference
@@ -174,6 +175,13 @@ def window_attention_config(
     return WindowAttentionConfig(**launch_config(gpu, capability, "window_attention", *keys))
 
 
+def window_attention_grid(
+    batch: Size, h: Size, w: Size, heads: Size, window: int, block_m: int
+) -> Size:
+    """Programs for qkv [batch, h, w, 3C]: one for each tile of rows of each head and window."""
+    return batch * (h // window) * (w // window) * heads * ceil_div(window * window, block_m)
+
+
 def _empty_output(qkv: Tensor) -> Tensor:
     batch, h, w, c3 = qkv.shape
     return qkv.new_empty(batch, h, w, c3 // 3)
@@ -190,10 +198,8 @@ def window_attention_op(
     batch, h, w, channels = out.shape
     heads, octaves = gates.shape
     config = window_attention_config(window, qkv.dtype, *gpu_of(qkv.device))
-    programs = batch * (h // window) * (w // window) * heads
-    wrap_triton(_window_attention_fwd_kernel)[
-        (programs * triton.cdiv(window * window, config.block_m),)
-    ](
+    grid = window_attention_grid(batch, h, w, heads, window, config.block_m)
+    wrap_triton(_window_attention_fwd_kernel)[(grid,)](
         qkv,
         bias.contiguous(),
         inv_temperature.contiguous(),

@@ -1,5 +1,6 @@
-"""The whole network on its kernels, in the interpreter."""
+"""The whole network on its kernels, in the interpreter and on a GPU."""
 
+import copy
 import importlib.util
 from pathlib import Path
 
@@ -7,11 +8,9 @@ import pytest
 import torch
 
 from clinreadnet.model import PRESETS, ClinReadNet, ClinReadNetConfig
+from clinreadnet.runtime.parity import BUDGETS, relative_error
 
-pytestmark = [
-    pytest.mark.interpret,
-    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no triton"),
-]
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no triton")
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +26,7 @@ def slices(batch: int) -> torch.Tensor:
     return torch.randn(batch, 1, 256, 256, generator=torch.Generator().manual_seed(1)) * 300
 
 
+@pytest.mark.interpret
 def test_compiles_without_graph_breaks(pair: tuple[ClinReadNet, ClinReadNet]) -> None:
     """The stem and one stage: every call to an op that there is."""
 
@@ -39,6 +39,7 @@ def test_compiles_without_graph_breaks(pair: tuple[ClinReadNet, ClinReadNet]) ->
         torch.testing.assert_close(compiled(pair[0], x), forward(pair[1], x))
 
 
+@pytest.mark.interpret
 def test_exports_ops_and_from_there_to_onnx(
     pair: tuple[ClinReadNet, ClinReadNet], tmp_path: Path
 ) -> None:
@@ -146,3 +147,21 @@ def test_fused_blocks_export_whole_and_from_there_to_onnx(tmp_path: Path) -> Non
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
     probs = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: hu[:2].numpy()})[1])
     assert ((probs - expected[:2]).norm() / expected[:2].norm()).item() < 5e-3
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_within_the_parity_budget_on_a_gpu(
+    pair: tuple[ClinReadNet, ClinReadNet], precision: str, compiled: bool
+) -> None:
+    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+    ours = copy.deepcopy(pair[0]).to("cuda", dtype)
+    # The same rounded weights, in float64.
+    reference = copy.deepcopy(pair[1]).to(dtype).double()
+    run = torch.compile(ours, fullgraph=True) if compiled else ours
+    with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
+        actual, expected = run(slices(3).cuda()), reference(slices(3).double())
+    for name, output, right in zip(actual._fields, actual, expected, strict=True):
+        error = relative_error(output.double().cpu().numpy(), right.numpy())
+        assert error <= BUDGETS[precision], name

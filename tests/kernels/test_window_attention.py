@@ -4,6 +4,7 @@ import importlib.util
 
 import pytest
 import torch
+from device_arithmetic import arithmetic_of
 from oracles import window_attention_inputs, window_attention_oracle
 from torch import Tensor
 
@@ -66,7 +67,9 @@ def test_within_budget(
     expected = window_attention_oracle(*args, **where)
     actual = window_attention(*(a.to(device) for a in args), **where, impl="triton")
     assert len(launches) == 1
-    within_budget(actual, window_attention(*args, **where, impl="reference"), expected)
+    with arithmetic_of(device):
+        reference = window_attention(*args, **where, impl="reference")
+    within_budget(actual, reference, expected)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -79,16 +82,23 @@ def test_huge_logits(poisoned, within_budget, device: str, window: int, scale: f
     expected = window_attention_oracle(*args, **where)
     actual = window_attention(*(a.to(device) for a in args), **where, impl="triton")
     assert actual.isfinite().all()
-    within_budget(actual, window_attention(*args, **where, impl="reference"), expected)
+    with arithmetic_of(device):
+        reference = window_attention(*args, **where, impl="reference")
+    within_budget(actual, reference, expected)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("window", [4, 7], ids=["window-4", "window-7-padded"])
-def test_constant_input_returns_the_constant(poisoned, device: str, window: int) -> None:
+def test_constant_input_returns_the_constant(
+    poisoned, within_budget, device: str, window: int
+) -> None:
     args = rounded(window_attention_inputs(1, window, 2 * window, 2, 16, window, 3), torch.float32)
     args[0] = torch.full_like(args[0], 0.7)
-    out = window_attention(*(a.to(device) for a in args), window=window, shift=2, impl="triton")
-    torch.testing.assert_close(out, torch.full_like(out, 0.7), rtol=1e-6, atol=0)
+    where = {"window": window, "shift": 2}
+    out = window_attention(*(a.to(device) for a in args), **where, impl="triton")
+    with arithmetic_of(device):
+        reference = window_attention(*args, **where, impl="reference")
+    within_budget(out, reference, torch.full_like(reference, 0.7).double())
 
 
 @pytest.mark.parametrize("device", DEVICES)

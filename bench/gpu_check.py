@@ -1,0 +1,187 @@
+"""Everything that only a GPU can prove, in one command: `make gpu-check`.
+
+Each step can be run alone: `python bench/gpu_check.py tests memcheck kernels network`. What was
+measured, and how each step went, is merged into `bench/results/<gpu>/<date>-<commit>.json`; then
+`make tables` writes it into docs/benchmarks.md. Exit status 1: a step failed. 2: no GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "bench" / "results"
+GPU_TESTS = ("tests/kernels", "tests/examples", "tests/test_tune.py")
+PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command.
+
+    Attributes:
+        what: it proves, in words.
+        arguments: of pytest.
+        tool: a program to run pytest under, with its options.
+        environment: added to the command's.
+        measures: whether pytest-benchmark records something.
+    """
+
+    what: str
+    arguments: tuple[str, ...]
+    tool: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    measures: bool = False
+
+
+STEPS = {
+    "tests": Step("every test marked gpu", ("-m", "gpu", *GPU_TESTS)),
+    "memcheck": Step(
+        "the kernels' oracle tests without an access out of bounds",
+        ("-m", "gpu", "-k", "within_budget", "tests/kernels"),
+        tool=(
+            "compute-sanitizer",
+            *("--tool", "memcheck"),
+            *("--error-exitcode", "86"),
+            # PyTorch asks the driver for what may not be there: no error of a kernel.
+            *("--report-api-errors", "no"),
+        ),
+        # One allocation for each tensor: memcheck sees the end of every one of them.
+        environment={"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
+    ),
+    "kernels": Step(
+        "each op against its baselines", ("-s", "bench/test_kernels.py"), measures=True
+    ),
+    "network": Step(
+        "the whole network against torch.compile", ("-s", "bench/test_network.py"), measures=True
+    ),
+}
+
+
+def run_step(
+    step: Step, only: str | None = None, environment: Mapping[str, str] = os.environ
+) -> dict[str, Any]:
+    """Run one step.
+
+    Args:
+        step: what to run.
+        only: expression that chooses some of its tests (pytest's -k).
+        environment: of the command.
+
+    Returns:
+        ``status`` ("passed", "failed" or "not run"), ``note``, ``seconds``, the counts of tests
+        and, where it measures, pytest-benchmark's document as ``recorded``.
+    """
+    if step.tool and shutil.which(step.tool[0], path=environment.get("PATH")) is None:
+        return {"status": "not run", "note": f"{step.tool[0]} is not installed"}
+    with tempfile.TemporaryDirectory() as folder:
+        report, recorded = Path(folder) / "tests.xml", Path(folder) / "bench.json"
+        command = [*step.tool, *PYTEST, *step.arguments, f"--junitxml={report}"]
+        if only is not None:
+            command += ["-k", only]  # the last -k counts
+        if step.measures:
+            command.append(f"--benchmark-json={recorded}")
+        start = time.monotonic()
+        status = subprocess.run(
+            command, cwd=ROOT, env={**environment, **step.environment}
+        ).returncode
+        result: dict[str, Any] = {"seconds": round(time.monotonic() - start)}
+        result |= counts(report) if report.exists() else {}
+        passed = status == 0 and result.get("passed", 0) > 0
+        result["status"] = "passed" if passed else "failed"
+        reason = f"exit status {status}" if status else "no test passed"
+        result["note"] = "" if passed else reason
+        if recorded.exists() and recorded.stat().st_size:
+            result["recorded"] = json.loads(recorded.read_text())
+    return result
+
+
+def counts(report: Path) -> dict[str, int]:
+    """Tests that passed, failed and were skipped, of a JUnit file."""
+    suite = ElementTree.parse(report).getroot().find("testsuite")
+    assert suite is not None
+    total, skipped = int(suite.get("tests", 0)), int(suite.get("skipped", 0))
+    failed = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
+    return {"passed": total - failed - skipped, "failed": failed, "skipped": skipped}
+
+
+def merged(before: Mapping[str, Any], name: str, result: Mapping[str, Any]) -> dict[str, Any]:
+    """The results file with one step more: its benchmarks replace those of the same name."""
+    result = dict(result)
+    recorded = result.pop("recorded", {})
+    after = {**before, **{key: recorded[key] for key in recorded if key != "benchmarks"}}
+    new = {one["fullname"]: one for one in recorded.get("benchmarks", [])}
+    kept = [one for one in before.get("benchmarks", []) if one["fullname"] not in new]
+    after["benchmarks"] = [*kept, *new.values()]
+    after["checks"] = {**before.get("checks", {}), name: {"what": STEPS[name].what, **result}}
+    return after
+
+
+def results_file(gpu: str, commit: str) -> Path:
+    """Where this machine's results of today go."""
+    folder = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
+    return RESULTS / folder / f"{datetime.now(UTC):%Y-%m-%d}-{commit}.json"
+
+
+def current_commit() -> str:
+    """Seven digits, or "uncommitted" outside a checkout."""
+    command = ["git", "rev-parse", "--short=7", "HEAD"]
+    try:
+        return subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "uncommitted"
+
+
+def gpu_name() -> str | None:
+    """The GPU's name as CUDA reports it."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the steps and record them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("steps", nargs="*", metavar="STEP", help=", ".join(STEPS))
+    parser.add_argument("--only", metavar="EXPRESSION", help="some tests of the steps: pytest -k")
+    parser.add_argument("--commit", help="what is measured, where git cannot say")
+    options = parser.parse_args(arguments)
+    if unknown := [name for name in options.steps if name not in STEPS]:
+        parser.error(f"unknown step {unknown[0]!r}; known: {', '.join(STEPS)}")
+    gpu = gpu_name()
+    if gpu is None:
+        print("gpu-check: needs an NVIDIA GPU that PyTorch can use", file=sys.stderr)
+        return 2
+    path = results_file(gpu, options.commit or current_commit())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    failed = False
+    for name in options.steps or STEPS:
+        print(f"gpu-check: {name}: {STEPS[name].what}", file=sys.stderr, flush=True)
+        result = run_step(STEPS[name], options.only)
+        before = json.loads(path.read_text()) if path.exists() else {}
+        # After each step: what was measured stays, whatever happens to the next one.
+        path.write_text(json.dumps(merged(before, name, result), indent=2) + "\n")
+        failed |= result["status"] == "failed"
+        print(f"gpu-check: {name}: {result['status']} {result['note']}", file=sys.stderr)
+    print(f"gpu-check: wrote {path.relative_to(ROOT)}; now run make tables", file=sys.stderr)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""The float32 arithmetic of a GPU's tensor cores, emulated: what the reference's rounding becomes.
+
+The kernels ask for three TF32 products in place of each float32 one ("tf32x3"). A reference that
+computes like this tells how far from the float64 oracle a kernel without a fault may be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+TF32_DROPPED_BITS = 13
+"""Of float32's 23 bits of significand TF32 keeps 10."""
+TERMS = 4
+"""Products that a tensor core adds at once before it rounds (Fasi et al. 2021, TF32 on an A100)."""
+EXP_ERROR = 2.0**-22
+"""Largest relative error of ``ex2.approx.ftz.f32`` (PTX ISA)."""
+
+
+def tf32(x: Tensor) -> Tensor:
+    """``cvt.rna.tf32.f32``: nearest, ties away from zero."""
+    bits = x.view(torch.int32)
+    half = 1 << (TF32_DROPPED_BITS - 1)
+    return ((bits + half) & -(1 << TF32_DROPPED_BITS)).view(torch.float32)
+
+
+def truncated(x: Tensor) -> Tensor:
+    """Float64 to float32, towards zero: how a tensor core rounds a sum."""
+    nearest = x.float()
+    over = nearest.double().abs() > x.abs()
+    return torch.where(over, torch.nextafter(nearest, torch.zeros_like(nearest)), nearest)
+
+
+def accumulate(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """``total + a @ b`` of TF32 values, some terms at a time."""
+    for terms in zip(a.split(TERMS, -1), b.split(TERMS, -2), strict=True):
+        total = truncated(total.double() + terms[0].double() @ terms[1].double())
+    return total
+
+
+def tf32x3(a: Tensor, b: Tensor) -> Tensor:
+    """[..., M, K] @ [..., K, N] as three TF32 products, small ones first."""
+    a_big, b_big = tf32(a), tf32(b)
+    # The hardware drops the bits that a small part has too many.
+    keep = -(1 << TF32_DROPPED_BITS)
+    a_small, b_small = (
+        ((x - big).view(torch.int32) & keep).view(torch.float32)
+        for x, big in ((a, a_big), (b, b_big))
+    )
+    total = torch.zeros((*a.shape[:-1], b.shape[-1]), dtype=torch.float32)
+    for left, right in ((a_small, b_big), (a_big, b_small), (a_big, b_big)):
+        total = accumulate(total, left, right)
+    return total
+
+
+class DeviceArithmetic(TorchFunctionMode):
+    """Within it, float32 products and exponentials round as on a GPU; other dtypes are as ever."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if args and isinstance(args[0], Tensor) and args[0].dtype == torch.float32:
+            if func in (Tensor.matmul, Tensor.__matmul__, torch.matmul):
+                return tf32x3(*args)
+            if func in (F.conv2d, torch.conv2d) and args[1].shape[1] > 1:
+                return convolution(*args, **kwargs)
+            if func in (Tensor.exp, torch.exp):
+                # Of the two float64 neighbours at this distance, each sign now and then.
+                exact = args[0].double().exp()
+                signs = torch.ones_like(exact)
+                signs.view(-1)[::2] = -1
+                return (exact * (1 + signs * EXP_ERROR)).float()
+        return func(*args, **kwargs)
+
+
+def convolution(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0
+) -> Tensor:
+    """``F.conv2d`` as one product."""
+    patches = F.unfold(x, weight.shape[-2:], stride=stride, padding=padding)
+    out = tf32x3(weight.flatten(1).expand(len(x), -1, -1).contiguous(), patches)
+    height = (x.shape[2] + 2 * padding - weight.shape[2]) // stride + 1
+    out = out.unflatten(-1, (height, -1))
+    return out if bias is None else out + bias[:, None, None]
+
+
+def arithmetic_of(device: str) -> AbstractContextManager[object]:
+    """How float32 rounds where a kernel runs, for the reference that its budget comes from."""
+    return nullcontext() if device == "cpu" else DeviceArithmetic()
