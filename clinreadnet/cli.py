@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -67,6 +68,18 @@ def print_json(result: Mapping[str, Any]) -> None:
     print(json.dumps(finite(result), indent=2, allow_nan=False))
 
 
+def parse_duration(text: str) -> float:
+    """Return the seconds of a duration such as 90s, 30m or 2h.
+
+    Raises:
+        InputError: not of that form, or not more than nothing.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip())
+    if match is None or not float(match[1]):
+        raise InputError(f"{text!r}: not a duration; write 90s, 30m or 2h")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         print(__version__)
@@ -97,24 +110,39 @@ def train(
     batch_size: Annotated[int, typer.Option(min=1, help="Slices a step.")] = 8,
     learning_rate: Annotated[float, typer.Option(min=0, help="Peak learning rate.")] = 3e-4,
     crop: Annotated[int, typer.Option(help="Side of random crops: 256 (a quarter) or 512.")] = 512,
-    bf16: Annotated[bool, typer.Option("--bf16", help="Products in bfloat16.")] = False,
+    loss: Annotated[str, typer.Option(help="hrps, or cross-entropy to compare with.")] = "hrps",
+    bf16: Annotated[
+        bool | None, typer.Option("--bf16/--no-bf16", help="Products in bfloat16; default on GPUs.")
+    ] = None,
     validation_share: Annotated[
         float, typer.Option(min=0, max=0.9, help="Share of the anatomies held out.")
     ] = 0.1,
-    limit_minutes: Annotated[
-        float | None, typer.Option(min=0.01, help="Finish the schedule within this time.")
+    patience: Annotated[
+        int,
+        typer.Option(min=1, help="Epochs without a better validation score to stop after."),
+    ] = 20,
+    limit_time: Annotated[
+        str | None,
+        typer.Option(metavar="90s|30m|2h", help="Finish the schedule within this training time."),
     ] = None,
     init: Annotated[
         Path | None, typer.Option(help="Checkpoint to start from instead of random weights.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of weights, split, order and crops.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of weights, split, order and augmentation.")
+    ] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
 ) -> None:
     """Train a network on labelled slices; whole anatomies are held out for validation.
 
-    Writes `log.csv`, `last.pt` (for --resume) and, at the end, `model.safetensors`.
+    Writes `log.csv`, TensorBoard events, `last.pt` (for --resume) and, at the end,
+    `model.safetensors`, `summary.json` and `curves.png`. An interrupted run loses no step.
 
-    Example: `clinreadnet train --data slices --out run --preset small --epochs 30`
+    Examples:
+    - `clinreadnet train --data slices --out run --preset small --epochs 30`
+    - `clinreadnet train --data LDCTIQAG2023_train --data slices --out run --limit-time 2h`
+    - `clinreadnet train --data slices --out run --epochs 30 --resume`
+    - `torchrun --nproc-per-node 8 --no-python clinreadnet train --data slices --out run`
     """
     from clinreadnet.train import TrainConfig
     from clinreadnet.train import train as run
@@ -128,7 +156,9 @@ def train(
         seed=seed,
         bf16=bf16,
         validation_share=validation_share,
-        limit_minutes=limit_minutes,
+        patience=patience,
+        limit_seconds=None if limit_time is None else parse_duration(limit_time),
+        loss=loss,
         init=None if init is None else str(init),
     )
     print(run(data, out, config, resume=resume))
