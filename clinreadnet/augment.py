@@ -9,69 +9,66 @@ columns by a phase ramp in the Fourier domain: that changes no amplitude, and th
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 MAX_DEGREES = 5.0
 """Largest rotation; patients lie askew by a few degrees."""
 
 ROTATED_SHARE = 0.5
-"""Share of the slices that are rotated; the others keep their very pixels."""
+"""Share of the slices that are rotated."""
 
 
 @dataclass(frozen=True)
 class Draws:
     """What was drawn for the n slices of a batch."""
 
-    degrees: NDArray[np.float32]
-    """[n] rotation; 0 leaves the pixels as they are."""
-    flips: NDArray[np.bool_]
-    """[n, 2] whether rows, columns are reversed."""
-    corners: NDArray[np.int64]
-    """[n, 2] first row and column of the crop."""
+    turned: Tensor
+    """[m] int64, which slices are rotated; the others keep their very pixels."""
+    radians: Tensor
+    """[m] float32, by how much."""
+    rows: Tensor
+    """[n, crop] int64, the rows of the crop, in reverse where it is flipped."""
+    columns: Tensor
+    """[n, crop] int64, likewise."""
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, n: int, size: int, crop: int) -> Draws:
-        """Draw for ``n`` slices of ``size`` pixels a side and crops of ``crop``."""
+    def draw(
+        cls, rng: np.random.Generator, n: int, size: int, crop: int, part: slice = slice(None)
+    ) -> Draws:
+        """Draw for ``n`` slices of ``size`` pixels a side; return what was drawn for a part."""
         degrees = rng.uniform(-MAX_DEGREES, MAX_DEGREES, n) * (rng.random(n) < ROTATED_SHARE)
-        flips = rng.random((n, 2)) < 0.5
-        return cls(degrees.astype(np.float32), flips, rng.integers(size - crop + 1, size=(n, 2)))
+        first = rng.integers(size - crop + 1, size=(n, 2, 1))
+        inside = np.where(rng.random((n, 2, 1)) < 0.5, np.arange(crop), np.arange(crop)[::-1])
+        degrees, lines = degrees[part], torch.from_numpy(first + inside)[part]
+        turned = np.flatnonzero(degrees)
+        radians = np.radians(degrees[turned]).astype(np.float32)
+        return cls(torch.from_numpy(turned), torch.from_numpy(radians), lines[:, 0], lines[:, 1])
 
-    def part(self, index: slice) -> Draws:
-        """Return the draws of some of the slices."""
-        return Draws(self.degrees[index], self.flips[index], self.corners[index])
+    def map(self, move: Callable[[Tensor], Tensor]) -> Draws:
+        """Return the draws with ``move`` applied to every tensor."""
+        return Draws(*(move(getattr(self, field.name)) for field in fields(self)))
 
 
-def augment(hu: Tensor, draws: Draws, crop: int) -> Tensor:
-    """Rotate, flip and crop each slice, on the device it is on.
+def augment(hu: Tensor, draws: Draws) -> Tensor:
+    """Rotate, flip and crop each slice.
 
     Args:
         hu: [B, N, N] Hounsfield units, any dtype; left as it is.
-        draws: for B slices.
-        crop: side of the crops in pixels.
+        draws: for B slices, on the device of ``hu``.
 
     Returns:
         [B, 1, crop, crop] float32.
     """
     hu = hu.float()
-    turned = np.flatnonzero(draws.degrees)
-    if len(turned):
-        where = torch.from_numpy(turned).to(hu.device)
-        radians = torch.from_numpy(np.radians(draws.degrees[turned])).to(hu.device)
-        hu = hu.index_copy(0, where, rotate(hu[where], radians))
-    offsets = np.arange(crop)
-    rows, columns = (
-        draws.corners[:, axis, None] + np.where(draws.flips[:, axis, None], offsets[::-1], offsets)
-        for axis in (0, 1)
-    )
+    if len(draws.turned):
+        hu = hu.index_copy(0, draws.turned, rotate(hu[draws.turned], draws.radians))
     batch = torch.arange(len(hu), device=hu.device)[:, None, None]
-    row_index = torch.from_numpy(rows).to(hu.device)[:, :, None]
-    column_index = torch.from_numpy(columns).to(hu.device)[:, None, :]
-    return hu[batch, row_index, column_index][:, None]
+    return hu[batch, draws.rows[:, :, None], draws.columns[:, None, :]][:, None]
 
 
 def rotate(images: Tensor, radians: Tensor) -> Tensor:

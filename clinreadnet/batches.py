@@ -10,7 +10,7 @@ copy to a GPU and the augmentation on it are then asynchronous.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -67,7 +67,7 @@ class Batches:
         """Steps of one epoch."""
         return len(self.slices) // self.batch_size
 
-    def after(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def after(self, step: int) -> Generator[tuple[Tensor, Tensor]]:
         """Yield the batches from ``step`` to the end of its epoch.
 
         Yields:
@@ -85,12 +85,13 @@ class Batches:
                     hu, scores, draws = ahead.popleft().result()
                     if (n := next(numbers, None)) is not None:
                         ahead.append(reader.submit(self._gather, order, epoch, n))
-                    hu = hu.to(self.ranks.device, non_blocking=True)
-                    scores = scores.to(self.ranks.device, non_blocking=True)
-                    yield augment(hu, draws, self.crop), scores
+                    yield augment(self._move(hu), draws.map(self._move)), self._move(scores)
             finally:
                 for future in ahead:
                     future.cancel()
+
+    def _move(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.ranks.device, non_blocking=True)
 
     def _rng(self, *key: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
@@ -100,11 +101,12 @@ class Batches:
     ) -> tuple[Tensor, Tensor, Draws]:
         """Return this process's part of a batch: int16 HU, scores, and what to do to it."""
         index = order[number * self.batch_size : (number + 1) * self.batch_size]
-        draws = Draws.draw(self._rng(epoch, 1 + number), len(index), SIZE, self.crop)
         share = self.batch_size // self.ranks.world
         part = slice(self.ranks.rank * share, (self.ranks.rank + 1) * share)
+        rng = self._rng(epoch, 1 + number)
+        draws = Draws.draw(rng, self.batch_size, SIZE, self.crop, part)
         hu = torch.from_numpy(self.slices.hu[index[part]])
         scores = torch.from_numpy(self.slices.scores[index[part]])
         if self.ranks.device.type == "cuda":
-            hu, scores = hu.pin_memory(), scores.pin_memory()
-        return hu, scores, draws.part(part)
+            return hu.pin_memory(), scores.pin_memory(), draws.map(Tensor.pin_memory)
+        return hu, scores, draws

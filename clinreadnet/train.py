@@ -150,6 +150,11 @@ class Trainer:
         warm = min(1.0, (done + 1e-3) / WARMUP_SHARE)
         return self.config.learning_rate * warm * (1 + math.cos(math.pi * done)) / 2
 
+    def finished(self) -> bool:
+        """Return whether the schedule is done, or validation has gained nothing for long."""
+        over = self.progress() >= 1 or self.epochs_without_gain() >= self.config.patience
+        return over and not self.epoch_totals["steps"]
+
     def epochs_without_gain(self) -> int:
         """Return how many epochs have passed since the best validation score."""
         return len(self.rows) - 1 - _best(self.rows) if self.rows else 0
@@ -167,7 +172,7 @@ class Trainer:
         """
         log = TrainingLog(self.out, self.rows) if self.ranks.first else None
         try:
-            while self.progress() < 1 or self.epoch_totals["steps"]:
+            while not self.finished():
                 if self.step % self.batches.per_epoch or not self.epoch_totals["steps"]:
                     self._train_epoch(interrupted)
                 row = self._finish_epoch()
@@ -178,8 +183,6 @@ class Trainer:
                     console.print(self._line(row), highlight=False, soft_wrap=True)
                 self._keep_best()
                 self.save()
-                if self.epochs_without_gain() >= self.config.patience:
-                    break
             if log is not None:
                 self.ema.load_state_dict(self.best)
                 save_checkpoint(self.ema, self.out / "model.safetensors", dtype=torch.float16)
@@ -249,7 +252,8 @@ class Trainer:
         self.optimiser.step()
         decay = (1 - 1 / (self.step + 2)) ** (EMA_POWER + 1)
         with torch.no_grad():
-            averages, weights = list(self.ema.parameters()), list(self.model.parameters())
+            averages: list[Tensor] = list(self.ema.parameters())
+            weights: list[Tensor] = list(self.model.parameters())
             torch._foreach_lerp_(averages, weights, 1 - decay)
         return loss.detach()
 

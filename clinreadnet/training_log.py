@@ -30,7 +30,7 @@ class TrainingLog:
             from torch.utils.tensorboard import SummaryWriter
 
             step = int(rows[-1]["step"]) + 1 if rows else 0
-            self._events = SummaryWriter(folder / "tensorboard", purge_step=step)  # type: ignore[no-untyped-call]
+            self._events = SummaryWriter(folder / "tensorboard", purge_step=step)
 
     def add(self, row: Row) -> None:
         """Add an epoch to every file."""

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,31 +8,38 @@ import torch
 from clinreadnet.augment import MAX_DEGREES, ROTATED_SHARE, Draws, augment, rotate
 
 
-def unturned(n: int, rng: np.random.Generator, crop: int) -> Draws:
-    draws = Draws.draw(rng, n, 512, crop)
-    return Draws(np.zeros(n, np.float32), draws.flips, draws.corners)
+def turns(degrees: list[float], crop: int = 512, seed: int = 0) -> Draws:
+    """Draw crops and flips, but turn each slice by so many degrees."""
+    drawn = Draws.draw(np.random.default_rng(seed), len(degrees), 512, crop)
+    angles = torch.deg2rad(torch.tensor(degrees))
+    return replace(drawn, turned=angles.nonzero()[:, 0], radians=angles[angles != 0])
 
 
 def test_crops_and_flips_keep_every_pixel_value_and_its_neighbours() -> None:
     hu = torch.arange(512 * 512, dtype=torch.int32).reshape(1, 512, 512).repeat(50, 1, 1)
     seen = set()
-    for (crop,) in augment(hu, unturned(50, np.random.default_rng(0), 256), 256):
+    for (crop,) in augment(hu, turns([0.0] * 50, crop=256)):
         seen.add((int(crop[0, 1] - crop[0, 0]), int(crop[1, 0] - crop[0, 0])))
         assert crop.shape == (256, 256)
         assert crop.max() - crop.min() == 255 * 512 + 255
     assert seen == {(1, 512), (-1, 512), (1, -512), (-1, -512)}
 
 
-def test_whole_slices_are_only_flipped_and_turned() -> None:
-    draws = Draws(np.zeros(2, np.float32), np.array([[0, 0], [1, 0]], bool), np.zeros((2, 2), int))
-    hu = torch.randn(2, 512, 512)
-    out = augment(hu, draws, 512)
-    assert torch.equal(out[0, 0], hu[0]) and torch.equal(out[1, 0], hu[1].flip(0))
+def test_a_part_is_drawn_as_with_the_whole() -> None:
+    whole, part = (
+        Draws.draw(np.random.default_rng(0), 8, 512, 256, where)
+        for where in (slice(None), slice(4, 8))
+    )
+    assert torch.equal(part.rows, whole.rows[4:]) and torch.equal(part.columns, whole.columns[4:])
+    late = whole.turned >= 4
+    assert torch.equal(part.turned, whole.turned[late] - 4)
+    assert torch.equal(part.radians, whole.radians[late])
 
 
 def test_a_share_of_the_slices_is_turned_a_little_either_way() -> None:
-    degrees = Draws.draw(np.random.default_rng(0), 2000, 512, 256).degrees
-    assert abs(np.mean(degrees != 0) - ROTATED_SHARE) < 0.05
+    drawn = Draws.draw(np.random.default_rng(0), 2000, 512, 256)
+    assert abs(len(drawn.turned) / 2000 - ROTATED_SHARE) < 0.05
+    degrees = torch.rad2deg(drawn.radians)
     assert -MAX_DEGREES <= degrees.min() < -0.9 * MAX_DEGREES
     assert 0.9 * MAX_DEGREES < degrees.max() <= MAX_DEGREES
 
@@ -60,9 +68,11 @@ def test_a_turn_keeps_the_noise(degrees: float) -> None:
 
 
 def test_only_the_turned_slices_change() -> None:
-    hu = torch.randn(3, 512, 512)
-    flips, corners = np.zeros((3, 2), bool), np.zeros((3, 2), int)
-    out = augment(hu, Draws(np.array([0, 3, 0], np.float32), flips, corners), 512)[:, 0]
-    assert torch.equal(out[0], hu[0]) and torch.equal(out[2], hu[2])
-    assert not torch.allclose(out[1], hu[1])
-    torch.testing.assert_close(out[1], rotate(hu[1:2], torch.tensor([math.radians(3)]))[0])
+    hu = torch.randn(3, 512, 512, generator=torch.Generator().manual_seed(0))
+    flipped = augment(hu, turns([0.0, 0.0, 0.0]))[:, 0]
+    out = augment(hu, turns([0.0, 3.0, 0.0]))[:, 0]
+    assert torch.equal(out[0], flipped[0]) and torch.equal(out[2], flipped[2])
+    turned = hu.clone()
+    turned[1] = rotate(hu[1:2], torch.tensor([math.radians(3)]))[0]
+    torch.testing.assert_close(out, augment(turned, turns([0.0, 0.0, 0.0]))[:, 0])
+    assert not torch.allclose(out[1], flipped[1])

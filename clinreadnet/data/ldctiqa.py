@@ -285,10 +285,11 @@ def _read_records(path: Path, names: list[str]) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
     for name in names:
         entry = images.get(name) if isinstance(images, dict) else None
-        anatomy = entry.get("anatomy") if isinstance(entry, dict) else None
+        record: dict[str, Any] = entry if isinstance(entry, dict) else {}
+        anatomy = record.get("anatomy")
         if not isinstance(anatomy, int) or isinstance(anatomy, bool):
             raise InputError(f"{path}: does not give the anatomy of {name}; {_SIMULATION_ADVICE}")
-        records.append(entry)
+        records.append(record)
     return records
 
 
