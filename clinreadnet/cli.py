@@ -50,6 +50,10 @@ _EXTRA_OF = {
 
 # Spellings shared by every command.
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+Plot = Annotated[
+    Path | None,
+    typer.Option(help="Also draw each artifact's scores over the reference's (.png, .pdf, .svg)."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output where it exists.")]
 
 
@@ -172,22 +176,55 @@ def evaluate(
     checkpoint: Annotated[
         Path | None, typer.Option(help="Checkpoint; default the shipped one.")
     ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(help="Measure each artifact of this bundle too, against the reference."),
+    ] = None,
+    plot: Plot = None,
+    order: Annotated[
+        bool,
+        typer.Option("--order", help="Compare with the recorded degradations, not the labels."),
+    ] = False,
+    clean: Annotated[
+        list[Path] | None,
+        typer.Option(help="With --order: the slices that were degraded; repeatable."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure PLCC, SROCC and KROCC of the reference network against labels.
 
-    Intervals are 95 % bootstrap intervals over slices.
+    Intervals are 95 % bootstrap intervals over slices. Of a simulated folder the ceiling is shown
+    too: what a perfect model of the noiseless quality would score. With --bundle, exit status 1
+    means that an artifact is outside its budgets.
 
-    Example: `clinreadnet evaluate --data LDCTIQAG2023_test --json`
+    Examples:
+    - `clinreadnet evaluate --data LDCTIQAG2023_test --json`
+    - `clinreadnet evaluate --data slices --bundle bundle --plot parity.png`
+    - `clinreadnet evaluate --data degraded --order --clean series`
     """
+    if order and bundle is not None:
+        raise InputError("--order and --bundle exclude each other")
+    if clean and not order:
+        raise InputError("--clean goes with --order")
+    if bundle is not None:
+        _verify(bundle, data, checkpoint, plot, as_json)
+        return
+    if plot is not None:
+        raise InputError("--plot goes with --bundle")
     from clinreadnet.evaluate import evaluate as measure
-    from clinreadnet.evaluate import table
+    from clinreadnet.evaluate import evaluate_order, order_table, table
 
-    result = measure(data, checkpoint)
+    result: Mapping[str, Any]
+    if order:
+        result = found = evaluate_order(data, checkpoint, clean or ())
+        shown = order_table(found)
+    else:
+        result = metrics = measure(data, checkpoint)
+        shown = table(metrics)
     if as_json:
         print_json(result)
     else:
-        Console().print(table(result))
+        Console().print(shown)
 
 
 @app.command()
@@ -382,6 +419,7 @@ def verify(
         Path | None,
         typer.Option(help="With --data: the bundle's checkpoint; default the shipped one."),
     ] = None,
+    plot: Plot = None,
     as_json: Json = False,
 ) -> None:
     """Check every artifact's hash, its error against the float64 reference, and its metrics.
@@ -391,15 +429,27 @@ def verify(
 
     Examples:
     - `clinreadnet verify bundle`
-    - `clinreadnet verify bundle --data LDCTIQAG2023_test --json`
+    - `clinreadnet verify bundle --data LDCTIQAG2023_test --plot parity.png --json`
     """
-    from clinreadnet.data.ldctiqa import read_ldctiqa
-    from clinreadnet.export.verify import passes, print_report, verify_folder, verify_golden
-    from clinreadnet.progress import progress_bar
-    from clinreadnet.runtime.manifest import load_manifest
-
     if checkpoint is not None and data is None:
         raise InputError("--checkpoint goes with --data")
+    _verify(bundle, data, checkpoint, plot, as_json)
+
+
+def _verify(
+    bundle: Path, data: Path | None, checkpoint: Path | None, plot: Path | None, as_json: bool
+) -> None:
+    """Verify a bundle and print the report; raise CheckFailed where it did not pass."""
+    from clinreadnet.data.ldctiqa import read_ldctiqa
+    from clinreadnet.export.verify import passes, print_report, verify_folder, verify_golden
+    from clinreadnet.plot import check_plot, write_parity
+    from clinreadnet.progress import progress_bar
+    from clinreadnet.runtime.manifest import load_manifest
+    from clinreadnet.score import check_target
+
+    if plot is not None:
+        check_target(plot)
+        check_plot(plot)
     manifest = load_manifest(bundle)
     slices = manifest.golden.slices if data is None else len(read_ldctiqa(data))
     with progress_bar() as bar:
@@ -412,6 +462,8 @@ def verify(
             report = verify_golden(bundle, manifest, advance)
         else:
             report = verify_folder(bundle, manifest, data, checkpoint, advance)
+    if plot is not None and report.scores:
+        write_parity(report.scores, "reference", plot)
     if as_json:
         print_json(report.to_dict())
     else:

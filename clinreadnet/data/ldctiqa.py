@@ -133,6 +133,10 @@ class LdctiqaFolder:
         """Return the number of images."""
         return len(self.names)
 
+    def name(self, index: int) -> str:
+        """Return the file name of an image."""
+        return self.names[index]
+
     def path(self, index: int) -> Path:
         """Return the path of an image."""
         return self.folder / IMAGES_FOLDER / self.names[index]
