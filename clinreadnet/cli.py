@@ -231,7 +231,7 @@ def evaluate(
 def score(
     paths: Annotated[
         list[Path],
-        typer.Argument(help="DICOM, LDCTIQA .tif or .npy (HU) files, or folders of them."),
+        typer.Argument(help="DICOM, LDCTIQA .tif, .npy (HU) or .mha files, or folders of them."),
     ],
     bundle: Annotated[
         Path | None,
@@ -244,6 +244,10 @@ def score(
     plot: Annotated[
         Path | None,
         typer.Option(help="Also draw scores along z, worst and best slice (.png, .pdf, .svg)."),
+    ] = None,
+    challenge_output: Annotated[
+        Path | None,
+        typer.Option(help="Also write image-quality-scores.json into this folder."),
     ] = None,
     backend: Annotated[
         str, typer.Option(help="auto, onnxruntime-cpu or onnxruntime-cuda.")
@@ -262,6 +266,7 @@ def score(
     - `clinreadnet score series/`
     - `clinreadnet score series/ --bundle bundle --csv scores.csv --plot scores.png`
     - `clinreadnet score 0000.tif 0001.tif --json`
+    - `clinreadnet score stack.mha --challenge-output /output`
     """
     from clinreadnet import score as scoring
     from clinreadnet.data.slices import find_slices
@@ -276,6 +281,8 @@ def score(
             scoring.check_target(target)
     if plot is not None:
         check_plot(plot)
+    if challenge_output is not None:
+        scoring.check_challenge_output(challenge_output)
     with console.status("Reading headers"):
         refs = find_slices(paths, resample=resample, note=lambda line: print(line, file=sys.stderr))
     with console.status("Loading the bundle"):
@@ -287,6 +294,8 @@ def score(
         write_plot(report, plot)
     if csv is not None:
         scoring.write_csv(report, csv)
+    if challenge_output is not None:
+        scoring.write_challenge_output(report, challenge_output)
     if as_json:
         print_json(report.to_dict(session))
     else:

@@ -28,15 +28,15 @@ from clinreadnet.errors import InputError
 from clinreadnet.grading import HU_MIN, HU_RANGE, SIZE
 
 LABELS_FILE = "train.json"
+TEST_LABELS_FILE = "test.json"
 IMAGES_FOLDER = "image"
 SIMULATION_FILE = "simulation.json"
 
-TEST_LABELS_FILE = "test.json"
-
 _CHALLENGE_FOLDERS = "LDCTIQAG2023_*"
 _SIMULATION_ADVICE = "simulate the folder again, or delete this file to go without anatomies"
-# The encoding of an exact 0 or 1 may come back from another program a rounding step outside.
-_TOLERANCE = 1e-6
+
+TOLERANCE = 1e-6
+"""How far outside [0, 1] an encoded pixel may be: other programs round an exact 0 or 1 so."""
 
 
 def encode(hu: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -105,7 +105,7 @@ def read_tif(path: str | os.PathLike[str]) -> NDArray[np.float32]:
     if not np.isfinite(x).all():
         raise InputError(f"{path}: holds values that are not numbers; write it again without them")
     low, high = float(x.min()), float(x.max())
-    if low < -_TOLERANCE or high > 1 + _TOLERANCE:
+    if low < -TOLERANCE or high > 1 + TOLERANCE:
         raise InputError(
             f"{path}: values {low:.6g}...{high:.6g} are outside [0, 1]; "
             "encode HU as (HU + 1000) / 1400, clipped"
