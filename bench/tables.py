@@ -13,8 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from clinreadnet import ablation_table
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
+ABLATION = ROOT / "docs" / "training" / "ablation.json"
 EVALUATION = ROOT / "clinreadnet" / "weights" / "small.evaluation.json"
 
 _MARKED = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -110,6 +113,14 @@ def simulator_labels_table() -> str:
     return markdown([head, "measured"], rows)
 
 
+def ablation() -> str:
+    """What each of the three parts is worth, at the scale of the recorded ablation."""
+    if not ABLATION.exists():
+        return "Not run.\n"
+    result = json.loads(ABLATION.read_text())
+    return ablation_table.markdown(result) + f"Commit {result['commit'][:7]}.\n"
+
+
 def markdown(head: list[str], rows: list[list[str]]) -> str:
     """Return a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
@@ -117,6 +128,7 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "ablation": ablation,
     "evaluation": evaluation_table,
     "score-speed": score_speed_table,
     "simulator-labels": simulator_labels_table,

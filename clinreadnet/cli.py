@@ -50,6 +50,9 @@ _EXTRA_OF = {
 
 # Spellings shared by every command.
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+Bf16 = Annotated[
+    bool | None, typer.Option("--bf16/--no-bf16", help="Products in bfloat16; default on GPUs.")
+]
 Plot = Annotated[
     Path | None,
     typer.Option(help="Also draw each artifact's scores over the reference's (.png, .pdf, .svg)."),
@@ -115,9 +118,7 @@ def train(
     learning_rate: Annotated[float, typer.Option(min=0, help="Peak learning rate.")] = 3e-4,
     crop: Annotated[int, typer.Option(help="Side of random crops: 256 (a quarter) or 512.")] = 512,
     loss: Annotated[str, typer.Option(help="hrps, or cross-entropy to compare with.")] = "hrps",
-    bf16: Annotated[
-        bool | None, typer.Option("--bf16/--no-bf16", help="Products in bfloat16; default on GPUs.")
-    ] = None,
+    bf16: Bf16 = None,
     validation_share: Annotated[
         float, typer.Option(min=0, max=0.9, help="Share of the anatomies held out.")
     ] = 0.1,
@@ -166,6 +167,65 @@ def train(
         init=None if init is None else str(init),
     )
     print(run(data, out, config, resume=resume))
+
+
+@app.command()
+def ablate(
+    data: Annotated[
+        list[Path],
+        typer.Option(help="LDCTIQA folder of labelled slices; repeatable.", show_default=False),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Folder of the runs and of the table.", show_default=False)
+    ],
+    test: Annotated[
+        Path | None,
+        typer.Option(help="LDCTIQA folder to measure on; default the held-out anatomies."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each network.")] = 3,
+    preset: Annotated[str, typer.Option(help="Network: tiny, small or base.")] = "small",
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 30,
+    batch_size: Annotated[int, typer.Option(min=1, help="Slices a step.")] = 8,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Peak learning rate.")] = 3e-4,
+    crop: Annotated[int, typer.Option(help="Side of random crops: 256 (a quarter) or 512.")] = 512,
+    validation_share: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share of the anatomies held out.")
+    ] = 0.1,
+    bf16: Bf16 = None,
+    limit_time: Annotated[
+        str | None, typer.Option(metavar="90s|30m|2h", help="Training time of each run.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train otherwise identical networks without Sobel stem, temperatures or HRPS, and compare.
+
+    Writes `ablation.json` and `ablation.md`. Finished runs are kept: give the same command again
+    after an interrupt.
+
+    Examples:
+    - `clinreadnet ablate --data slices --out ablation --limit-time 1h`
+    - `clinreadnet ablate --data slices --test other --out ablation --preset tiny --crop 256`
+    """
+    from clinreadnet.ablate import ablate as run
+    from clinreadnet.ablation_table import markdown
+    from clinreadnet.train import TrainConfig
+
+    config = TrainConfig(
+        preset=preset,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        crop=crop,
+        validation_share=validation_share,
+        patience=epochs,
+        bf16=bf16,
+        limit_seconds=None if limit_time is None else parse_duration(limit_time),
+    )
+    result = run(data, out, config, seeds, test)
+    if as_json:
+        print_json(result)
+    else:
+        print(markdown(result), end="")
 
 
 @app.command()

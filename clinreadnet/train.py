@@ -11,6 +11,7 @@ import copy
 import math
 import os
 import platform
+import re
 import shutil
 import signal
 import time
@@ -307,7 +308,6 @@ class Trainer:
 
     def summary(self) -> dict[str, Any]:
         """Return what a model card needs to say about the run, ready for JSON."""
-        cuda = self.ranks.device.type == "cuda"
         steady = self.rows[1:] or self.rows  # the first epoch warms up
         return {
             "config": asdict(self.config),
@@ -320,7 +320,7 @@ class Trainer:
             "slices_per_second": float(np.median([r["slices_per_second"] for r in steady])),
             "waiting_share": float(np.median([r["waiting_share"] for r in steady])),
             "best": self.rows[_best(self.rows)],
-            "device": torch.cuda.get_device_name() if cuda else platform.processor() or "CPU",
+            "device": _device_name(self.ranks.device),
             "processes": self.ranks.world,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
@@ -372,6 +372,16 @@ class Trainer:
 def _best(rows: Sequence[Row]) -> int:
     """Return the index of the first row with the highest score; one that is no number is lowest."""
     return max(range(len(rows)), key=lambda i: np.nan_to_num(rows[i]["score"], nan=-1.0))
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        models = re.findall(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+    except OSError:  # not Linux
+        models = []
+    return models[0].strip() if models else platform.processor() or "CPU"
 
 
 def _is_out_of_memory(error: Exception) -> bool:
