@@ -113,6 +113,37 @@ def simulator_labels_table() -> str:
     return markdown([head, "measured"], rows)
 
 
+def training_data() -> dict[str, Any]:
+    """Return what was measured on a simulated folder about rotation and grouping."""
+    summary: dict[str, Any] = json.loads((RESULTS / "training" / "data.json").read_text())
+    return summary
+
+
+def rotation_table() -> str:
+    """Share of the noise that each way to rotate keeps."""
+    data = training_data()
+    rows = [
+        [name, *(f"{100 * kept[key]:.1f} %" for key in ("lowest", "median", "highest"))]
+        for name, kept in data["noise_kept"].items()
+    ]
+    head = f"rotation by {data['degrees']:g} degrees, {data['images']} images"
+    return markdown([head, "noise kept, lowest", "median", "highest"], rows)
+
+
+def grouping_table() -> str:
+    """Low-pass differences of a simulated folder, and the anatomies found without its record."""
+    data = training_data()
+    a = data["anatomies"]
+    rows = [
+        ["an image to the nearest of its anatomy", f"{a['largest_hu_to_nearest_of_same']:.1f} HU"],
+        ["any two of one anatomy, at most", f"{a['largest_hu_within']:.1f} HU"],
+        ["two of different anatomies, at least", f"{a['smallest_hu_between']:.1f} HU"],
+        ["anatomies", f"{a['anatomies']}"],
+        ["groups found", f"{a['groups_found']}, of which pure: {a['pure_groups']}"],
+    ]
+    return markdown([f"`{data['command']}`", "measured"], rows)
+
+
 def ablation() -> str:
     """What each of the three parts is worth, at the scale of the recorded ablation."""
     if not ABLATION.exists():
@@ -130,6 +161,8 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "ablation": ablation,
     "evaluation": evaluation_table,
+    "grouping": grouping_table,
+    "rotation": rotation_table,
     "score-speed": score_speed_table,
     "simulator-labels": simulator_labels_table,
     "simulator-noise": simulator_noise_table,

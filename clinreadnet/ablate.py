@@ -137,8 +137,12 @@ def _run(
         measured = {name: summary["best"][name] for name in METRICS}
     else:
         found = evaluate(test, checkpoint)
-        measured = {name: found[name]["value"] for name in ("plcc", "srocc", "krocc")}  # type: ignore[literal-required]
-        measured["score"] = found["sum"]["value"]
+        measured = {
+            "plcc": found["plcc"]["value"],
+            "srocc": found["srocc"]["value"],
+            "krocc": found["krocc"]["value"],
+            "score": found["sum"]["value"],
+        }
         summary["test_slices"] = found["slices"]
     result = {"measured": measured, "summary": summary}
     with whole_file(folder / "result.json") as path:

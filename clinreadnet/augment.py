@@ -1,9 +1,9 @@
 """Augmentation that keeps a slice's noise, and so its label: rotations, flips and crops.
 
-Nothing is resized. A small rotation has to read between pixels, and interpolation smooths: at 5
-degrees bilinear takes a quarter to a third of the noise away, bicubic up to an eighth. So an image
-is rotated by three shears (Paeth 1986; Unser et al. 1995), each of which moves whole rows or
-columns by a phase ramp in the Fourier domain: that changes no amplitude, and the noise stays.
+Nothing is resized. A small rotation has to read between pixels, and interpolation smooths noise
+away (docs/training.md has figures), so that the label would no longer be true. So an image is
+rotated by three shears (Paeth 1986; Unser et al. 1995), each of which moves whole rows or columns
+by a phase ramp in the Fourier domain: that changes no amplitude, and the noise stays.
 """
 
 from __future__ import annotations

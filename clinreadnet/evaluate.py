@@ -177,7 +177,7 @@ def degradation_order(
         else:
             least = max(np.flatnonzero(own & scans), key=lambda i: (-level[i], views[i]))
             limit = float(scores[least])
-        above += [names[i] for i in np.flatnonzero(own & denoised) if scores[i] > limit]
+        above += [names[i] for i in np.flatnonzero(own & denoised).tolist() if scores[i] > limit]
     return DegradationOrder(
         anatomies=order,
         lowest_srocc=float(np.min(list(order.values()))),

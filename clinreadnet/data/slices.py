@@ -258,8 +258,12 @@ def _open_metaimage(path: Path, resample: bool) -> list[SliceRef]:
     count, *shape = metaimage_shape(header, path)
     _check_size(path, tuple(shape), resample)
     stack = cache(partial(read_metaimage, path))  # compressed as a whole, so read as a whole
+
+    def read(number: int) -> NDArray[np.float32]:
+        return np.asarray(stack()[number])
+
     return [
-        SliceRef(path, number, None, str(path), lambda n=number: stack()[n], resample)
+        SliceRef(path, number, None, str(path), partial(read, number), resample)
         for number in range(count)
     ]
 
