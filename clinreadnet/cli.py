@@ -166,7 +166,9 @@ def train(
         loss=loss,
         init=None if init is None else str(init),
     )
-    print(run(data, out, config, resume=resume))
+    checkpoint = run(data, out, config, resume=resume)
+    if os.environ.get("RANK", "0") == "0":  # one of the processes of torchrun speaks for all
+        print(checkpoint)
 
 
 @app.command()

@@ -95,7 +95,7 @@ def read_metaimage(path: Path) -> NDArray[np.float32]:
     content = source.read_bytes()[offset:]
     big = header.get("BinaryDataByteOrderMSB", header.get("ElementByteOrderMSB", "False"))
     order = ">" if big.lower() == "true" else "<"
-    dtype = np.dtype(_TYPES[header["ElementType"]]).newbyteorder(order)
+    dtype = np.dtype(order + _TYPES[header["ElementType"]])
     size = math.prod(shape) * dtype.itemsize
     if header.get("CompressedData", "False").lower() == "true":
         try:

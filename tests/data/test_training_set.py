@@ -70,6 +70,7 @@ def test_groups_are_numbered_by_their_first_slice() -> None:
     images = np.array([[50.0] * 4, [0.0] * 4, [55.0] * 4, [3.0] * 4, [100.0] * 4], np.float32)
     assert group_by_similarity(images, 10).tolist() == [0, 1, 0, 1, 2]
     assert group_by_similarity(images[:1]).tolist() == [0]
+    assert group_by_similarity(np.array([[0.0] * 4, [9.0] * 4, [20.0] * 4])).tolist() == [0, 0, 1]
     assert describe_groups(np.array([0, 1, 0])) == "2 anatomies, of 1 to 2 slices (median 1.5)"
 
 
