@@ -13,8 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from clinreadnet import ablation_table
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
+ABLATION = ROOT / "docs" / "training" / "ablation.json"
 EVALUATION = ROOT / "clinreadnet" / "weights" / "small.evaluation.json"
 
 _MARKED = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -262,6 +265,45 @@ def simulator_labels_table() -> str:
     return markdown([head, "measured"], rows)
 
 
+def training_data() -> dict[str, Any]:
+    """Return what was measured on a simulated folder about rotation and grouping."""
+    summary: dict[str, Any] = json.loads((RESULTS / "training" / "data.json").read_text())
+    return summary
+
+
+def rotation_table() -> str:
+    """Share of the noise that each way to rotate keeps."""
+    data = training_data()
+    rows = [
+        [name, *(f"{100 * kept[key]:.1f} %" for key in ("lowest", "median", "highest"))]
+        for name, kept in data["noise_kept"].items()
+    ]
+    head = f"rotation by {data['degrees']:g} degrees, {data['images']} images"
+    return markdown([head, "noise kept, lowest", "median", "highest"], rows)
+
+
+def grouping_table() -> str:
+    """Low-pass differences of a simulated folder, and the anatomies found without its record."""
+    data = training_data()
+    a = data["anatomies"]
+    rows = [
+        ["an image to the nearest of its anatomy", f"{a['largest_hu_to_nearest_of_same']:.1f} HU"],
+        ["any two of one anatomy, at most", f"{a['largest_hu_within']:.1f} HU"],
+        ["two of different anatomies, at least", f"{a['smallest_hu_between']:.1f} HU"],
+        ["anatomies", f"{a['anatomies']}"],
+        ["groups found", f"{a['groups_found']}, of which pure: {a['pure_groups']}"],
+    ]
+    return markdown([f"`{data['command']}`", "measured"], rows)
+
+
+def ablation() -> str:
+    """What each of the three parts is worth, at the scale of the recorded ablation."""
+    if not ABLATION.exists():
+        return "Not run.\n"
+    result = json.loads(ABLATION.read_text())
+    return ablation_table.markdown(result) + f"Commit {result['commit'][:7]}.\n"
+
+
 def markdown(head: list[str], rows: list[list[str]]) -> str:
     """Return a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
@@ -269,11 +311,14 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "ablation": ablation,
     "evaluation": evaluation_table,
     "gpu-checks": gpu_checks_table,
     "gpu-kernels": kernels_table,
     "gpu-network": network_table,
     "kernel-targets": kernel_targets_table,
+    "grouping": grouping_table,
+    "rotation": rotation_table,
     "score-speed": score_speed_table,
     "simulator-labels": simulator_labels_table,
     "simulator-noise": simulator_noise_table,

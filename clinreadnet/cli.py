@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,6 +51,13 @@ _EXTRA_OF = {
 
 # Spellings shared by every command.
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+Bf16 = Annotated[
+    bool | None, typer.Option("--bf16/--no-bf16", help="Products in bfloat16; default on GPUs.")
+]
+Plot = Annotated[
+    Path | None,
+    typer.Option(help="Also draw each artifact's scores over the reference's (.png, .pdf, .svg)."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output where it exists.")]
 
 
@@ -66,6 +74,18 @@ def print_json(result: Mapping[str, Any]) -> None:
         return value
 
     print(json.dumps(finite(result), indent=2, allow_nan=False))
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds of a duration such as 90s, 30m or 2h.
+
+    Raises:
+        InputError: not of that form, or not more than nothing.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip())
+    if match is None or not float(match[1]):
+        raise InputError(f"{text!r}: not a duration; write 90s, 30m or 2h")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 def _print_version(wanted: bool) -> None:
@@ -98,24 +118,37 @@ def train(
     batch_size: Annotated[int, typer.Option(min=1, help="Slices a step.")] = 8,
     learning_rate: Annotated[float, typer.Option(min=0, help="Peak learning rate.")] = 3e-4,
     crop: Annotated[int, typer.Option(help="Side of random crops: 256 (a quarter) or 512.")] = 512,
-    bf16: Annotated[bool, typer.Option("--bf16", help="Products in bfloat16.")] = False,
+    loss: Annotated[str, typer.Option(help="hrps, or cross-entropy to compare with.")] = "hrps",
+    bf16: Bf16 = None,
     validation_share: Annotated[
         float, typer.Option(min=0, max=0.9, help="Share of the anatomies held out.")
     ] = 0.1,
-    limit_minutes: Annotated[
-        float | None, typer.Option(min=0.01, help="Finish the schedule within this time.")
+    patience: Annotated[
+        int,
+        typer.Option(min=1, help="Epochs without a better validation score to stop after."),
+    ] = 20,
+    limit_time: Annotated[
+        str | None,
+        typer.Option(metavar="90s|30m|2h", help="Finish the schedule within this training time."),
     ] = None,
     init: Annotated[
         Path | None, typer.Option(help="Checkpoint to start from instead of random weights.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of weights, split, order and crops.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of weights, split, order and augmentation.")
+    ] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
 ) -> None:
     """Train a network on labelled slices; whole anatomies are held out for validation.
 
-    Writes `log.csv`, `last.pt` (for --resume) and, at the end, `model.safetensors`.
+    Writes `log.csv`, TensorBoard events, `last.pt` (for --resume) and, at the end,
+    `model.safetensors`, `summary.json` and `curves.png`. An interrupted run loses no step.
 
-    Example: `clinreadnet train --data slices --out run --preset small --epochs 30`
+    Examples:
+    - `clinreadnet train --data slices --out run --preset small --epochs 30`
+    - `clinreadnet train --data LDCTIQAG2023_train --data slices --out run --limit-time 2h`
+    - `clinreadnet train --data slices --out run --epochs 30 --resume`
+    - `torchrun --nproc-per-node 8 --no-python clinreadnet train --data slices --out run`
     """
     from clinreadnet.train import TrainConfig
     from clinreadnet.train import train as run
@@ -129,10 +162,73 @@ def train(
         seed=seed,
         bf16=bf16,
         validation_share=validation_share,
-        limit_minutes=limit_minutes,
+        patience=patience,
+        limit_seconds=None if limit_time is None else parse_duration(limit_time),
+        loss=loss,
         init=None if init is None else str(init),
     )
-    print(run(data, out, config, resume=resume))
+    checkpoint = run(data, out, config, resume=resume)
+    if os.environ.get("RANK", "0") == "0":  # one of the processes of torchrun speaks for all
+        print(checkpoint)
+
+
+@app.command()
+def ablate(
+    data: Annotated[
+        list[Path],
+        typer.Option(help="LDCTIQA folder of labelled slices; repeatable.", show_default=False),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Folder of the runs and of the table.", show_default=False)
+    ],
+    test: Annotated[
+        Path | None,
+        typer.Option(help="LDCTIQA folder to measure on; default the held-out anatomies."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each network.")] = 3,
+    preset: Annotated[str, typer.Option(help="Network: tiny, small or base.")] = "small",
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 30,
+    batch_size: Annotated[int, typer.Option(min=1, help="Slices a step.")] = 8,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Peak learning rate.")] = 3e-4,
+    crop: Annotated[int, typer.Option(help="Side of random crops: 256 (a quarter) or 512.")] = 512,
+    validation_share: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share of the anatomies held out.")
+    ] = 0.1,
+    bf16: Bf16 = None,
+    limit_time: Annotated[
+        str | None, typer.Option(metavar="90s|30m|2h", help="Training time of each run.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train otherwise identical networks without Sobel stem, temperatures or HRPS, and compare.
+
+    Writes `ablation.json` and `ablation.md`. Finished runs are kept: give the same command again
+    after an interrupt.
+
+    Examples:
+    - `clinreadnet ablate --data slices --out ablation --limit-time 1h`
+    - `clinreadnet ablate --data slices --test other --out ablation --preset tiny --crop 256`
+    """
+    from clinreadnet.ablate import ablate as run
+    from clinreadnet.ablation_table import markdown
+    from clinreadnet.train import TrainConfig
+
+    config = TrainConfig(
+        preset=preset,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        crop=crop,
+        validation_share=validation_share,
+        patience=epochs,
+        bf16=bf16,
+        limit_seconds=None if limit_time is None else parse_duration(limit_time),
+    )
+    result = run(data, out, config, seeds, test)
+    if as_json:
+        print_json(result)
+    else:
+        print(markdown(result), end="")
 
 
 @app.command()
@@ -143,29 +239,62 @@ def evaluate(
     checkpoint: Annotated[
         Path | None, typer.Option(help="Checkpoint; default the shipped one.")
     ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(help="Measure each artifact of this bundle too, against the reference."),
+    ] = None,
+    plot: Plot = None,
+    order: Annotated[
+        bool,
+        typer.Option("--order", help="Compare with the recorded degradations, not the labels."),
+    ] = False,
+    clean: Annotated[
+        list[Path] | None,
+        typer.Option(help="With --order: the slices that were degraded; repeatable."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure PLCC, SROCC and KROCC of the reference network against labels.
 
-    Intervals are 95 % bootstrap intervals over slices.
+    Intervals are 95 % bootstrap intervals over slices. Of a simulated folder the ceiling is shown
+    too: what a perfect model of the noiseless quality would score. With --bundle, exit status 1
+    means that an artifact is outside its budgets.
 
-    Example: `clinreadnet evaluate --data LDCTIQAG2023_test --json`
+    Examples:
+    - `clinreadnet evaluate --data LDCTIQAG2023_test --json`
+    - `clinreadnet evaluate --data slices --bundle bundle --plot parity.png`
+    - `clinreadnet evaluate --data degraded --order --clean series`
     """
+    if order and bundle is not None:
+        raise InputError("--order and --bundle exclude each other")
+    if clean and not order:
+        raise InputError("--clean goes with --order")
+    if bundle is not None:
+        _verify(bundle, data, checkpoint, plot, as_json)
+        return
+    if plot is not None:
+        raise InputError("--plot goes with --bundle")
     from clinreadnet.evaluate import evaluate as measure
-    from clinreadnet.evaluate import table
+    from clinreadnet.evaluate import evaluate_order, order_table, table
 
-    result = measure(data, checkpoint)
+    result: Mapping[str, Any]
+    if order:
+        result = found = evaluate_order(data, checkpoint, clean or ())
+        shown = order_table(found)
+    else:
+        result = metrics = measure(data, checkpoint)
+        shown = table(metrics)
     if as_json:
         print_json(result)
     else:
-        Console().print(table(result))
+        Console().print(shown)
 
 
 @app.command()
 def score(
     paths: Annotated[
         list[Path],
-        typer.Argument(help="DICOM, LDCTIQA .tif or .npy (HU) files, or folders of them."),
+        typer.Argument(help="DICOM, LDCTIQA .tif, .npy (HU) or .mha files, or folders of them."),
     ],
     bundle: Annotated[
         Path | None,
@@ -178,6 +307,10 @@ def score(
     plot: Annotated[
         Path | None,
         typer.Option(help="Also draw scores along z, worst and best slice (.png, .pdf, .svg)."),
+    ] = None,
+    challenge_output: Annotated[
+        Path | None,
+        typer.Option(help="Also write image-quality-scores.json into this folder."),
     ] = None,
     backend: Annotated[
         str, typer.Option(help="auto, onnxruntime-cpu or onnxruntime-cuda.")
@@ -196,6 +329,7 @@ def score(
     - `clinreadnet score series/`
     - `clinreadnet score series/ --bundle bundle --csv scores.csv --plot scores.png`
     - `clinreadnet score 0000.tif 0001.tif --json`
+    - `clinreadnet score stack.mha --challenge-output /output`
     """
     from clinreadnet import score as scoring
     from clinreadnet.data.slices import find_slices
@@ -210,6 +344,8 @@ def score(
             scoring.check_target(target)
     if plot is not None:
         check_plot(plot)
+    if challenge_output is not None:
+        scoring.check_challenge_output(challenge_output)
     with console.status("Reading headers"):
         refs = find_slices(paths, resample=resample, note=lambda line: print(line, file=sys.stderr))
     with console.status("Loading the bundle"):
@@ -221,6 +357,8 @@ def score(
         write_plot(report, plot)
     if csv is not None:
         scoring.write_csv(report, csv)
+    if challenge_output is not None:
+        scoring.write_challenge_output(report, challenge_output)
     if as_json:
         print_json(report.to_dict(session))
     else:
@@ -400,6 +538,7 @@ def verify(
         Path | None,
         typer.Option(help="With --data: the bundle's checkpoint; default the shipped one."),
     ] = None,
+    plot: Plot = None,
     as_json: Json = False,
 ) -> None:
     """Check every artifact's hash, its error against the float64 reference, and its metrics.
@@ -409,15 +548,27 @@ def verify(
 
     Examples:
     - `clinreadnet verify bundle`
-    - `clinreadnet verify bundle --data LDCTIQAG2023_test --json`
+    - `clinreadnet verify bundle --data LDCTIQAG2023_test --plot parity.png --json`
     """
-    from clinreadnet.data.ldctiqa import read_ldctiqa
-    from clinreadnet.export.verify import passes, print_report, verify_folder, verify_golden
-    from clinreadnet.progress import progress_bar
-    from clinreadnet.runtime.manifest import load_manifest
-
     if checkpoint is not None and data is None:
         raise InputError("--checkpoint goes with --data")
+    _verify(bundle, data, checkpoint, plot, as_json)
+
+
+def _verify(
+    bundle: Path, data: Path | None, checkpoint: Path | None, plot: Path | None, as_json: bool
+) -> None:
+    """Verify a bundle and print the report; raise CheckFailed where it did not pass."""
+    from clinreadnet.data.ldctiqa import read_ldctiqa
+    from clinreadnet.export.verify import passes, print_report, verify_folder, verify_golden
+    from clinreadnet.plot import check_plot, write_parity
+    from clinreadnet.progress import progress_bar
+    from clinreadnet.runtime.manifest import load_manifest
+    from clinreadnet.score import check_target
+
+    if plot is not None:
+        check_target(plot)
+        check_plot(plot)
     manifest = load_manifest(bundle)
     slices = manifest.golden.slices if data is None else len(read_ldctiqa(data))
     with progress_bar() as bar:
@@ -430,6 +581,8 @@ def verify(
             report = verify_golden(bundle, manifest, advance)
         else:
             report = verify_folder(bundle, manifest, data, checkpoint, advance)
+    if plot is not None and report.scores:
+        write_parity(report.scores, "reference", plot)
     if as_json:
         print_json(report.to_dict())
     else:

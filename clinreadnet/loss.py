@@ -2,10 +2,13 @@
 
 The ranked probability score (Epstein 1969; as a loss, Galdran 2023) keeps the distance between
 grades: a vote two grades off costs more than one. HRPS adds the score over the five Likert grades
-to the one over the 21 fine grades.
+to the one over the 21 fine grades. Cross-entropy, which does not know that distance, is here for
+the ablation.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -64,3 +67,24 @@ def hrps_loss(probs: Tensor, score: Tensor, *, fine_weight: float = 0.5) -> Tens
     fine = ranked_probability_score(probs, target)
     coarse = ranked_probability_score(likert_distribution(probs), likert_distribution(target))
     return (fine_weight * fine + (1 - fine_weight) * coarse).mean()
+
+
+def cross_entropy_loss(probs: Tensor, score: Tensor) -> Tensor:
+    """Cross-entropy over the fine grades, averaged over the batch: the ablation of HRPS.
+
+    Args:
+        probs: [B, 21], predicted probabilities of the fine grades.
+        score: [B], true scores 0...4, split over their two neighbouring grades.
+
+    Returns:
+        [], in nats.
+    """
+    # A grade's probability may underflow; its gradient must not be infinite.
+    return -(fine_distribution(score) * probs.clamp(min=1e-7).log()).sum(dim=-1).mean()
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "hrps": hrps_loss,
+    "cross-entropy": cross_entropy_loss,
+}
+"""What a network can be trained with, by the name that `--loss` takes."""

@@ -36,6 +36,8 @@ class ClinReadNetConfig:
     """Sharpness levels T of the attention."""
     mlp_ratio: int = 4
     """Hidden channels of a block's MLP over its channels."""
+    edges: bool = True
+    """Whether the stem sees Sobel edges beside the image; False for ablations."""
 
     @classmethod
     def from_preset(cls, preset: str) -> ClinReadNetConfig:
@@ -155,7 +157,7 @@ class ClinReadNet(nn.Module):
     ):
         super().__init__()
         self.config = config = config or ClinReadNetConfig()
-        self.stem = SobelStem(config.embed_dim, kernels)
+        self.stem = SobelStem(config.embed_dim, kernels, edges=config.edges)
         self.stages = nn.ModuleList()
         dim = config.embed_dim
         for i, (depth, heads) in enumerate(zip(config.depths, config.heads, strict=True)):

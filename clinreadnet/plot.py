@@ -1,12 +1,14 @@
-"""The picture of a scored series: scores along the patient, the worst and the best slice."""
+"""The pictures: a scored series, a training run, artifacts against their reference."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clinreadnet.errors import InputError
 from clinreadnet.grading import LIKERT, RESEARCH_USE
@@ -54,6 +56,78 @@ def write_plot(report: Report, target: Path) -> None:
     bar.set_ticks(range(len(LIKERT)), labels=[f"{i} {word}" for i, word in enumerate(LIKERT)])
     bar.ax.tick_params(labelsize="small")
     figure.suptitle(f"Predicted image quality. {RESEARCH_USE}", fontsize=11)
+    with whole_file(target) as temporary:
+        figure.savefig(temporary, dpi=150)
+
+
+def write_curves(rows: Sequence[Mapping[str, float]], target: Path) -> None:
+    """Draw loss, validation scores and learning rate of a training run over its steps.
+
+    Args:
+        rows: of its `log.csv`, one an epoch, at least one.
+        target: ``.png``, ``.pdf`` or ``.svg``, written whole or not at all.
+
+    Raises:
+        InputError: as `check_plot`, or ``target`` cannot be written.
+    """
+    check_plot(target)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 7), layout="constrained")
+    loss, score = figure.subplots(2, 1, sharex=True)
+    steps = [row["step"] for row in rows]
+
+    def draw(axes: Any, name: str, label: str, **style: Any) -> None:
+        axes.plot(steps, [row[name] for row in rows], marker=".", label=label, **style)
+
+    draw(loss, "loss", "training loss")
+    loss.set_yscale("log")
+    loss.set_ylabel("training loss")
+    rate = loss.twinx()
+    draw(rate, "learning_rate", "learning rate", color="0.7")
+    rate.set_ylabel("learning rate", color="0.5")
+    for name in ("plcc", "srocc", "krocc"):
+        draw(score, name, name.upper())
+    best = max(rows, key=lambda row: (row["score"] == row["score"], row["score"]))
+    score.axvline(best["step"], color="0.5", linestyle="--", linewidth=1)
+    score.set_title(f"best score {best['score']:.4f}, epoch {best['epoch']:.0f}", fontsize=10)
+    score.set_xlabel("step")
+    score.set_ylabel("validation")
+    score.legend()
+    score.grid(alpha=0.3)
+    with whole_file(target) as temporary:
+        figure.savefig(temporary, dpi=120)
+
+
+def write_parity(scores: Mapping[str, NDArray[Any]], reference: str, target: Path) -> None:
+    """Draw each artifact's scores, and their differences, over the reference's.
+
+    Args:
+        scores: [n] of each artifact and of the reference, by name.
+        reference: the name of the reference.
+        target: ``.png``, ``.pdf`` or ``.svg``, written whole or not at all.
+
+    Raises:
+        InputError: as `check_plot`, or ``target`` cannot be written.
+    """
+    check_plot(target)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    above, apart = figure.subplots(1, 2)
+    truth = scores[reference]
+    for name, ours in scores.items():
+        if name != reference:
+            above.scatter(truth, ours, s=12, alpha=0.6, label=name)
+            apart.scatter(truth, ours - truth, s=12, alpha=0.6)
+    above.axline((0, 0), slope=1, color="0.5", linewidth=1)
+    above.set(xlim=(-0.1, 4.1), ylim=(-0.1, 4.1), aspect="equal", ylabel="score")
+    above.legend(fontsize="small")
+    apart.axhline(0, color="0.5", linewidth=1)
+    apart.set(xlim=(-0.1, 4.1), ylabel="difference")
+    for axes in (above, apart):
+        axes.set_xlabel(f"score of the {reference}, {len(truth)} slices")
+        axes.grid(alpha=0.3)
     with whole_file(target) as temporary:
         figure.savefig(temporary, dpi=150)
 

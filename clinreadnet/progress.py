@@ -16,8 +16,12 @@ console = Console(stderr=True)
 """Console of everything that is not a result."""
 
 
-def progress_bar() -> Progress:
-    """Return a progress display (a context manager); silent where stderr is not a terminal."""
+def progress_bar(*, quiet: bool = False) -> Progress:
+    """Return a progress display (a context manager).
+
+    Args:
+        quiet: show nothing; nothing is shown either where stderr is not a terminal.
+    """
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -26,5 +30,5 @@ def progress_bar() -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=quiet or not console.is_terminal,
     )

@@ -7,6 +7,7 @@ does not grow with the length of a series.
 from __future__ import annotations
 
 import csv
+import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -219,6 +220,34 @@ def write_csv(report: Report, target: Path) -> None:
         writer.writerow(["path", "frame", "position", "score", "grade"])
         for one in report.slices:
             writer.writerow([one.path, one.frame, one.position, f"{one.score:.4f}", one.grade])
+
+
+CHALLENGE_FILE = "image-quality-scores.json"
+
+
+def check_challenge_output(folder: Path) -> None:
+    """Refuse a challenge output that could not be written, before anything is scored.
+
+    Raises:
+        InputError: ``folder`` is no folder.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; create it first")
+
+
+def write_challenge_output(report: Report, folder: Path) -> None:
+    """Write the file that the LDCTIQAC 2023 container leaves: the list of scores, whole.
+
+    Args:
+        report: what `score_slices` returned.
+        folder: gets ``image-quality-scores.json``, one number for each slice in order.
+
+    Raises:
+        InputError: as `check_challenge_output`.
+    """
+    check_challenge_output(folder)
+    with whole_file(folder / CHALLENGE_FILE) as temporary:
+        temporary.write_text(json.dumps([one.score for one in report.slices]) + "\n")
 
 
 def _load(batch: Sequence[SliceRef]) -> NDArray[np.float32]:

@@ -36,22 +36,35 @@ class SobelStem(nn.Module):
     Args:
         dim: channels C of a token; the first convolution has C / 2.
         kernels: implementation of ``sobel_stem``.
+        edges: False leaves the image alone as input, for ablations; its filters then start with
+            the edges' gain on differences between neighbours.
     """
 
-    def __init__(self, dim: int, kernels: Impl = "auto"):
+    def __init__(self, dim: int, kernels: Impl = "auto", *, edges: bool = True):
         super().__init__()
-        self.kernels = kernels
-        self.edge = nn.Conv2d(4, dim // 2, 3, stride=2, padding=1)
+        self.kernels, self.edges = kernels, edges
+        self.edge = nn.Conv2d(4 if edges else 1, dim // 2, 3, stride=2, padding=1)
         self.embed = nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1)
         self.norm = LayerNorm(dim)
         with torch.no_grad():
-            self.edge.weight[:, 1:] *= EDGE_GAIN
+            if edges:
+                self.edge.weight[:, 1:] *= EDGE_GAIN
+            else:
+                mean = self.edge.weight.mean(dim=(2, 3), keepdim=True)
+                self.edge.weight.sub_(mean).mul_(EDGE_GAIN).add_(mean)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 1, H, W] encoded 0...1 -> [B, H / 4, W / 4, C], dtype of the weights."""
+        if torch.is_autocast_enabled(x.device.type):
+            # bfloat16 would round the image to steps of 5 HU before its edges are taken.
+            with torch.autocast(x.device.type, enabled=False):
+                return self.forward(x)
         assert self.edge.bias is not None
         # [B, C / 2, H / 2, W / 2]
-        x = sobel_stem(x, self.edge.weight, self.edge.bias, impl=self.kernels)
+        if self.edges:
+            x = sobel_stem(x, self.edge.weight, self.edge.bias, impl=self.kernels)
+        else:
+            x = nn.functional.gelu(self.edge(x.to(self.edge.weight.dtype)))
         return self.norm(self.embed(x).permute(0, 2, 3, 1))
 
 

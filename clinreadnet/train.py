@@ -1,40 +1,56 @@
 """Train ClinReadNet on LDCTIQA folders, simulated or real.
 
-AdamW with a warm-up and a cosine to zero, HRPS loss, random flips and (optionally) crops. Slices of
-one anatomy never stand on both sides of the split. A run folder holds `log.csv` (a row an epoch),
-`last.pt` (everything a resumed run needs) and, when done, `model.safetensors`.
+AdamW with a warm-up and a cosine to zero, HRPS loss, bfloat16 products on GPUs. What is validated
+and shipped are not the last weights but their moving average. Slices of one anatomy never stand on
+both sides of the split. docs/training.md describes the run folder.
 """
 
 from __future__ import annotations
 
-import csv
+import copy
 import math
 import os
+import platform
+import re
+import shutil
+import signal
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from clinreadnet.data.ldctiqa import read_ldctiqa
-from clinreadnet.errors import InputError
+from clinreadnet import __version__
+from clinreadnet.batches import Batches
+from clinreadnet.data.training_set import Slices, load_slices, split_by_anatomy
+from clinreadnet.distributed import Ranks, join_ranks
+from clinreadnet.errors import CheckFailed, InputError
 from clinreadnet.grading import SIZE
-from clinreadnet.loss import hrps_loss
+from clinreadnet.loss import LOSSES
 from clinreadnet.metrics import krocc, plcc, srocc
 from clinreadnet.model import ClinReadNet, ClinReadNetConfig
 from clinreadnet.output import whole_file
 from clinreadnet.progress import console, progress_bar
+from clinreadnet.training_log import Row, TrainingLog
 from clinreadnet.weights import load_checkpoint, save_checkpoint
 
 WARMUP_SHARE = 0.05
 """Share of the run in which the learning rate rises linearly."""
 
 MAX_GRADIENT_NORM = 1.0
+
+EMA_POWER = 16
+"""The average weighs step s of t by (s / t) ** 16: about the last 6 % of a run of any length."""
+
+SAVE_SECONDS = 300.0
+"""Longest training time that a crash can cost; an interrupt costs nothing."""
 
 
 @dataclass(frozen=True)
@@ -44,97 +60,29 @@ class TrainConfig:
     preset: str = "small"
     epochs: int = 30
     batch_size: int = 8
+    """Slices of a step, over all processes."""
     learning_rate: float = 3e-4
     weight_decay: float = 0.05
     crop: int = SIZE
     """Side of the random crops in pixels (256 or 512); 256 costs a quarter."""
     validation_share: float = 0.1
     """Share of the anatomies held out."""
+    patience: int = 20
+    """Epochs without a better validation score after which to stop."""
     seed: int = 0
-    bf16: bool = False
-    """Run the products in bfloat16 (autocast); softmax, norms and loss stay float32."""
-    limit_minutes: float | None = None
-    """Finish the schedule within this time, however many epochs that makes."""
+    bf16: bool | None = None
+    """Run the products in bfloat16 (autocast); edges, softmax, norms and loss stay float32.
+    None: where there is a GPU."""
+    limit_seconds: float | None = None
+    """Finish the schedule within this training time, however many epochs that makes."""
     init: str | None = None
     """Checkpoint to start from instead of random weights."""
-
-
-@dataclass(frozen=True)
-class Slices:
-    """Slices in memory."""
-
-    hu: NDArray[np.int16]
-    """[n, 512, 512] Hounsfield units."""
-    scores: NDArray[np.float32]
-    """[n] true scores 0...4."""
-    groups: NDArray[np.int64]
-    """[n] anatomy of each slice."""
-
-    def __len__(self) -> int:
-        return len(self.scores)
-
-    def subset(self, index: NDArray[np.bool_]) -> Slices:
-        """Return the slices where ``index`` [n] is true."""
-        return Slices(self.hu[index], self.scores[index], self.groups[index])
-
-
-def load_slices(folders: Sequence[str | os.PathLike[str]]) -> Slices:
-    """Read LDCTIQA folders into memory, half a mebibyte a slice.
-
-    Raises:
-        InputError: a folder is unreadable, or does not say which slices share an anatomy.
-    """
-    hu, scores, groups, first = [], [], [], 0
-    for folder in folders:
-        data = read_ldctiqa(folder)
-        if data.groups is None:
-            raise InputError(
-                f"{folder}: no simulation.json, so slices of one anatomy cannot be kept together; "
-                "add one that names the anatomy of each file (docs/simulator.md)"
-            )
-        with progress_bar() as bar:
-            for i in bar.track(range(len(data.names)), description=f"read {folder}"):
-                hu.append(np.rint(data.hu(i)).astype(np.int16))
-        scores.append(data.scores.astype(np.float32))
-        groups.append(data.groups.astype(np.int64) + first)
-        first = int(groups[-1].max()) + 1
-    return Slices(np.stack(hu), np.concatenate(scores), np.concatenate(groups))
-
-
-def split_by_anatomy(slices: Slices, share: float, seed: int) -> tuple[Slices, Slices]:
-    """Split into (training, validation); every anatomy is wholly on one side.
-
-    Raises:
-        InputError: fewer than two anatomies.
-    """
-    anatomies = np.unique(slices.groups)
-    if len(anatomies) < 2:
-        raise InputError("the training data holds fewer than two anatomies; simulate more slices")
-    shuffled = np.random.default_rng(seed).permutation(anatomies)
-    held_out = shuffled[: max(1, round(share * len(anatomies)))]
-    validation = np.isin(slices.groups, held_out)
-    return slices.subset(~validation), slices.subset(validation)
-
-
-def augment(hu: Tensor, crop: int, generator: torch.Generator) -> Tensor:
-    """Random crop and flips of each slice; no resizing, which would change the noise.
-
-    Args:
-        hu: [B, 512, 512].
-        crop: side of the crop in pixels.
-        generator: of the random numbers, on the CPU.
-
-    Returns:
-        [B, 1, crop, crop].
-    """
-    out = []
-    for image in hu:
-        free = image.shape[-1] - crop
-        top, left = torch.randint(free + 1, (2,), generator=generator).tolist()
-        image = image[top : top + crop, left : left + crop]
-        flips = torch.randint(2, (2,), generator=generator)
-        out.append(image.flip([dim for dim in (0, 1) if flips[dim]]))
-    return torch.stack(out)[:, None]
+    loss: str = "hrps"
+    """A key of `clinreadnet.loss.LOSSES`."""
+    edges: bool = True
+    """Whether the stem sees Sobel edges; False for ablations."""
+    octaves: int = 3
+    """Sharpness levels of the attention; 1 for ablations."""
 
 
 def predict(model: ClinReadNet, hu: NDArray[np.int16], batch_size: int = 4) -> NDArray[np.float64]:
@@ -146,21 +94,27 @@ def predict(model: ClinReadNet, hu: NDArray[np.int16], batch_size: int = 4) -> N
         for first in range(0, len(hu), batch_size):
             batch = torch.from_numpy(hu[first : first + batch_size]).to(device)
             scores.append(model(batch[:, None].float()).score.double().cpu().numpy())
-    return np.concatenate(scores)
+    return np.concatenate(scores) if scores else np.zeros(0)
 
 
 class Trainer:
-    """One run: owns the model, the optimiser and where in the schedule it stands."""
+    """One run: owns the network, its average, the optimiser and where in the schedule it stands."""
 
-    def __init__(self, config: TrainConfig, slices: Slices, out: Path):
+    def __init__(self, config: TrainConfig, slices: Slices, out: Path, ranks: Ranks | None = None):
         self.config, self.out = config, out
+        self.ranks = ranks = ranks or Ranks()
         torch.manual_seed(config.seed)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if config.init is not None:
             model = load_checkpoint(config.init, preset=config.preset)
         else:
-            model = ClinReadNet(ClinReadNetConfig.from_preset(config.preset))
-        self.model = model.to(self.device)
+            preset = ClinReadNetConfig.from_preset(config.preset)
+            model = ClinReadNet(replace(preset, edges=config.edges, octaves=config.octaves))
+        self.model = model.to(ranks.device)
+        self.ema = copy.deepcopy(self.model).requires_grad_(False)
+        self.network: nn.Module = self.model
+        if ranks.world > 1:
+            devices = [ranks.device] if ranks.device.type == "cuda" else None
+            self.network = DistributedDataParallel(self.model, device_ids=devices)
         # Norms, biases, temperatures and gates are not decayed; matrices are.
         matrices = [p for p in model.parameters() if p.ndim >= 2]
         vectors = [p for p in model.parameters() if p.ndim < 2]
@@ -174,19 +128,21 @@ class Trainer:
             weight_decay=config.weight_decay,
             betas=(0.9, 0.98),
         )
-        self.generator = torch.Generator().manual_seed(config.seed)
         self.training, self.validation = split_by_anatomy(
             slices, config.validation_share, config.seed
         )
-        self.epoch, self.step, self.seconds = 0, 0, 0.0
-        self.steps_per_epoch = math.ceil(len(self.training) / config.batch_size)
-        self.rows: list[dict[str, float]] = []
+        self.batches = Batches(self.training, config.batch_size, config.crop, config.seed, ranks)
+        self.step, self.seconds = 0, 0.0
+        self.rows: list[Row] = []
+        self.best: dict[str, Tensor] = {}
+        """Averaged weights of the epoch with the best validation score."""
+        self.epoch_totals = dict.fromkeys(("steps", "loss", "seconds", "waiting"), 0.0)
 
     def progress(self) -> float:
         """Share of the schedule that is done, 0...1: by steps, or by time where that is limited."""
-        done = self.step / (self.config.epochs * self.steps_per_epoch)
-        if self.config.limit_minutes is not None:
-            done = max(done, self.seconds / (60 * self.config.limit_minutes))
+        done = self.step / (self.config.epochs * self.batches.per_epoch)
+        if self.config.limit_seconds is not None:
+            done = max(done, self.seconds / self.config.limit_seconds)
         return min(done, 1.0)
 
     def learning_rate(self) -> float:
@@ -195,80 +151,195 @@ class Trainer:
         warm = min(1.0, (done + 1e-3) / WARMUP_SHARE)
         return self.config.learning_rate * warm * (1 + math.cos(math.pi * done)) / 2
 
-    def run(self) -> None:
-        """Train to the end of the schedule, writing the run folder as it goes."""
-        while self.progress() < 1:
-            row = self.run_epoch()
-            self.rows.append(row)
-            self.save()
-            console.print(
-                f"epoch {self.epoch}: loss {row['loss']:.4f}, validation "
-                f"PLCC {row['plcc']:.3f} SROCC {row['srocc']:.3f} KROCC {row['krocc']:.3f}, "
-                f"{self.progress():.0%} in {self.seconds / 60:.1f} min"
-            )
-        save_checkpoint(self.model, self.out / "model.safetensors", dtype=torch.float16)
+    def finished(self) -> bool:
+        """Return whether the schedule is done, or validation has gained nothing for long."""
+        over = self.progress() >= 1 or self.epochs_without_gain() >= self.config.patience
+        return over and not self.epoch_totals["steps"]
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield one epoch of ([B, 1, crop, crop] HU, [B] scores), shuffled and augmented."""
-        order = torch.randperm(len(self.training), generator=self.generator)
-        for index in order.split(self.config.batch_size):
-            hu = torch.from_numpy(self.training.hu[index.numpy()])
-            hu = augment(hu, self.config.crop, self.generator).to(self.device)
-            yield hu.float(), torch.from_numpy(self.training.scores[index.numpy()]).to(self.device)
+    def epochs_without_gain(self) -> int:
+        """Return how many epochs have passed since the best validation score."""
+        return len(self.rows) - 1 - _best(self.rows) if self.rows else 0
 
-    def run_epoch(self) -> dict[str, float]:
-        """Train one epoch (or to the end of the schedule), then score the held-out anatomies."""
-        self.model.train()
-        total, seen, before, started = 0.0, 0, self.seconds, time.monotonic()
-        with progress_bar() as bar:
-            task = bar.add_task(f"epoch {self.epoch + 1}", total=self.steps_per_epoch)
-            for hu, scores in self.batches():
-                rate = self.learning_rate()
-                for group in self.optimiser.param_groups:
-                    group["lr"] = rate
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
-                    probs = self.model(hu).probs
-                loss = hrps_loss(probs, scores)
-                self.optimiser.zero_grad(set_to_none=True)
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
-                self.optimiser.step()
-                value = float(loss.detach())
-                total, seen = total + value * len(scores), seen + len(scores)
-                self.step += 1
-                self.seconds = before + time.monotonic() - started
-                bar.update(task, advance=1, description=f"epoch {self.epoch + 1} {value:.4f}")
-                if self.progress() >= 1:
+    def run(self, interrupted: Callable[[], bool] = lambda: False) -> None:
+        """Train to the end of the schedule, or until validation gains nothing, and write the files.
+
+        Args:
+            interrupted: asked after each step; where it says yes, the state is saved and
+                KeyboardInterrupt raised.
+
+        Raises:
+            CheckFailed: the loss is not finite.
+            InputError: memory does not hold a batch; the message says which size to try.
+        """
+        log = TrainingLog(self.out, self.rows) if self.ranks.first else None
+        try:
+            while not self.finished():
+                if self.step % self.batches.per_epoch or not self.epoch_totals["steps"]:
+                    self._train_epoch(interrupted)
+                row = self._finish_epoch()
+                if log is None:
+                    self.rows.append(row)
+                else:
+                    log.add(row)
+                    console.print(self._line(row), highlight=False, soft_wrap=True)
+                self._keep_best()
+                self.save()
+            if log is not None:
+                self.ema.load_state_dict(self.best)
+                save_checkpoint(self.ema, self.out / "model.safetensors", dtype=torch.float16)
+                log.finish(self.summary())
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise InputError(self._memory_advice()) from error
+        finally:
+            if log is not None:
+                log.close()
+
+    def _train_epoch(self, interrupted: Callable[[], bool]) -> None:
+        """Train to the end of the epoch, or of the schedule."""
+        self.network.train()
+        totals, saved = self.epoch_totals, self.seconds
+        loss_sum = torch.tensor(totals["loss"], dtype=torch.float64).to(self.ranks.device)
+        batches = self.batches.after(self.step)
+        with progress_bar(quiet=not self.ranks.first) as bar:
+            task = bar.add_task(f"epoch {len(self.rows) + 1}", total=self.batches.per_epoch)
+            bar.update(task, completed=totals["steps"])
+            while self.progress() < 1:
+                started = time.monotonic()
+                batch = next(batches, None)
+                if batch is None:
                     break
-        self.epoch += 1
-        predicted, true = predict(self.model, self.validation.hu), self.validation.scores
-        return {
-            "epoch": self.epoch,
+                waited = time.monotonic() - started
+                loss = self._train_step(*batch)
+                loss_sum += loss
+                self.step += 1
+                spent = time.monotonic() - started
+                # The slowest process's clock is everyone's, so that all keep one schedule.
+                self.seconds, stop = self.ranks.reduce(
+                    [self.seconds + spent, interrupted()], "max"
+                ).tolist()
+                totals["steps"] += 1
+                totals["seconds"] += spent
+                totals["waiting"] += waited
+                bar.advance(task)
+                if self.step % 10 == 0 and not bar.disable:
+                    bar.update(task, description=f"epoch {len(self.rows) + 1} {float(loss):.4f}")
+                if stop or self.seconds - saved > SAVE_SECONDS:
+                    totals["loss"], saved = float(loss_sum), self.seconds
+                    self.save()
+                if stop:
+                    batches.close()
+                    raise KeyboardInterrupt
+        batches.close()
+        totals["loss"] = float(loss_sum)
+        if not math.isfinite(totals["loss"]):
+            raise CheckFailed(
+                f"the loss is not finite in epoch {len(self.rows) + 1}; start again with a lower "
+                f"--learning-rate than {self.config.learning_rate:g}"
+            )
+        self.save()
+
+    def _train_step(self, hu: Tensor, scores: Tensor) -> Tensor:
+        """Take one step on this process's part of a batch; return its loss."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.learning_rate()
+        with self._autocast():
+            probs = self.network(hu).probs
+        loss = LOSSES[self.config.loss](probs, scores)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
+        self.optimiser.step()
+        decay = (1 - 1 / (self.step + 2)) ** (EMA_POWER + 1)
+        with torch.no_grad():
+            averages: list[Tensor] = list(self.ema.parameters())
+            weights: list[Tensor] = list(self.model.parameters())
+            torch._foreach_lerp_(averages, weights, 1 - decay)
+        return loss.detach()
+
+    def _autocast(self) -> torch.autocast:
+        device = self.ranks.device.type
+        wanted = device == "cuda" if self.config.bf16 is None else self.config.bf16
+        return torch.autocast(device, torch.bfloat16, enabled=wanted)
+
+    def _finish_epoch(self) -> Row:
+        """Score the held-out anatomies with the averaged weights, and close the epoch's books."""
+        index = self.ranks.mine(range(len(self.validation)))
+        predicted = np.zeros(len(self.validation))
+        with self._autocast():
+            predicted[index] = predict(self.ema, self.validation.hu[index])
+        predicted, true = self.ranks.reduce(predicted, "sum"), self.validation.scores
+        totals = self.epoch_totals
+        loss = self.ranks.reduce(totals["loss"], "sum") / self.ranks.world / totals["steps"]
+        row = {
+            "epoch": len(self.rows) + 1,
             "step": self.step,
             "minutes": self.seconds / 60,
-            "learning_rate": rate,
-            "loss": total / seen,
+            "learning_rate": self.learning_rate(),
+            "loss": float(loss),
             "validation_rmse": float(np.sqrt(np.mean((predicted - true) ** 2))),
             "plcc": plcc(predicted, true),
             "srocc": srocc(predicted, true),
             "krocc": krocc(predicted, true),
         }
+        row["score"] = sum(abs(row[name]) for name in ("plcc", "srocc", "krocc"))
+        row["slices_per_second"] = totals["steps"] * self.config.batch_size / totals["seconds"]
+        row["waiting_share"] = totals["waiting"] / totals["seconds"]
+        self.epoch_totals = dict.fromkeys(totals, 0.0)
+        return row
+
+    def _keep_best(self) -> None:
+        if self.epochs_without_gain() == 0:
+            self.best = {k: v.detach().cpu().clone() for k, v in self.ema.state_dict().items()}
+
+    def _line(self, row: Row) -> str:
+        return (
+            f"epoch {row['epoch']}: loss {row['loss']:.4f}, validation PLCC {row['plcc']:.3f} "
+            f"SROCC {row['srocc']:.3f} KROCC {row['krocc']:.3f}, {row['slices_per_second']:.1f} "
+            f"slices/s, {self.progress():.0%} in {row['minutes']:.1f} min"
+        )
+
+    def _memory_advice(self) -> str:
+        world, size = self.ranks.world, self.config.batch_size
+        smaller = size // world // 2 * world
+        advice = f"--batch-size {smaller}" if smaller else "--crop 256 or a smaller --preset"
+        return f"out of memory with --batch-size {size}; try {advice}"
+
+    def summary(self) -> dict[str, Any]:
+        """Return what a model card needs to say about the run, ready for JSON."""
+        steady = self.rows[1:] or self.rows  # the first epoch warms up
+        return {
+            "config": asdict(self.config),
+            "training_slices": len(self.training),
+            "validation_slices": len(self.validation),
+            "training_anatomies": len(np.unique(self.training.groups)),
+            "validation_anatomies": len(np.unique(self.validation.groups)),
+            "steps": self.step,
+            "training_minutes": self.seconds / 60,
+            "slices_per_second": float(np.median([r["slices_per_second"] for r in steady])),
+            "waiting_share": float(np.median([r["waiting_share"] for r in steady])),
+            "best": self.rows[_best(self.rows)],
+            "device": _device_name(self.ranks.device),
+            "processes": self.ranks.world,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "clinreadnet": __version__,
+        }
 
     def save(self) -> None:
-        """Write `log.csv` and `last.pt`, each whole."""
-        with whole_file(self.out / "log.csv") as path, path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.rows[0])
-            writer.writeheader()
-            writer.writerows(self.rows)
+        """Write `last.pt`, everything a resumed run needs, whole."""
+        if not self.ranks.first:
+            return
         state = {
             "config": asdict(self.config),
             "model": self.model.state_dict(),
+            "ema": self.ema.state_dict(),
+            "best": self.best,
             "optimiser": self.optimiser.state_dict(),
-            "generator": self.generator.get_state(),
-            "torch_generator": torch.get_rng_state(),
-            "epoch": self.epoch,
             "step": self.step,
             "seconds": self.seconds,
+            "epoch_totals": self.epoch_totals,
             "rows": self.rows,
         }
         with whole_file(self.out / "last.pt") as path:
@@ -283,7 +354,7 @@ class Trainer:
         path = self.out / "last.pt"
         if not path.is_file():
             raise InputError(f"{path}: nothing to resume; start without --resume")
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        state = torch.load(path, map_location=self.ranks.device, weights_only=True)
         changed = [k for k, v in asdict(self.config).items() if state["config"].get(k) != v]
         if changed:
             raise InputError(
@@ -291,11 +362,55 @@ class Trainer:
                 "repeat the run's own options or start a new one"
             )
         self.model.load_state_dict(state["model"])
+        self.ema.load_state_dict(state["ema"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.generator.set_state(state["generator"].cpu())
-        torch.set_rng_state(state["torch_generator"].cpu())
-        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
-        self.rows = state["rows"]
+        self.best = {name: value.cpu() for name, value in state["best"].items()}
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.epoch_totals, self.rows = state["epoch_totals"], state["rows"]
+
+
+def _best(rows: Sequence[Row]) -> int:
+    """Return the index of the first row with the highest score; one that is no number is lowest."""
+    return max(range(len(rows)), key=lambda i: np.nan_to_num(rows[i]["score"], nan=-1.0))
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        models = re.findall(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+    except OSError:  # not Linux
+        models = []
+    return models[0].strip() if models else platform.processor() or "CPU"
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # PyTorch's CPU allocator raises a plain RuntimeError.
+    words = ("can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        word in str(error) for word in words
+    )
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Note SIGINT and SIGTERM instead of stopping at once; a second one stops at once."""
+    seen: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        seen.append(number)
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+    try:
+        before = {one: signal.signal(one, note) for one in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: whoever owns that handles signals
+        before = {}
+    try:
+        yield lambda: bool(seen)
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 def train(
@@ -307,24 +422,42 @@ def train(
 ) -> Path:
     """Train a network and return the path of its checkpoint.
 
+    Started by `torchrun`, the processes share each batch. SIGINT and SIGTERM end the run after
+    the current step with its state saved.
+
     Args:
         data: LDCTIQA folders.
-        out: run folder; created, and must not exist unless ``resume``.
+        out: run folder; created, and must not hold anything unless ``resume``.
         config: the run's settings.
         resume: continue the run that ``out`` holds.
 
     Raises:
-        InputError: unreadable data, settings out of range, or a run folder that exists.
+        InputError: unreadable data, settings out of range, a run folder that exists, or a batch
+            that memory does not hold.
+        CheckFailed: the loss is not finite.
+        KeyboardInterrupt: the run was interrupted; ``resume`` goes on.
     """
     if config.crop not in (256, SIZE):
         raise InputError(f"--crop {config.crop}: the network takes crops of 256 or 512 pixels")
+    if config.loss not in LOSSES:
+        raise InputError(f"--loss {config.loss}: unknown; known: {', '.join(LOSSES)}")
     out = Path(out)
-    if out.exists() and not resume:
+    if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: already exists; use --resume to continue it or name another")
-    trainer = Trainer(config, load_slices(data), out)
-    if resume:
-        trainer.resume()
-    else:
-        out.mkdir(parents=True)
-    trainer.run()
+    with join_ranks() as ranks:
+        trainer = Trainer(config, load_slices(data, quiet=not ranks.first), out, ranks)
+        if resume:
+            trainer.resume()
+        elif ranks.first:
+            out.mkdir(parents=True, exist_ok=True)
+        ranks.reduce(0, "max")  # nobody goes on before the folder is there
+        try:
+            with _interrupts() as interrupted:
+                trainer.run(interrupted)
+        except BaseException as error:
+            if trainer.step == 0 and ranks.first:  # there is nothing to resume
+                shutil.rmtree(out, ignore_errors=True)
+            elif isinstance(error, KeyboardInterrupt) and ranks.first:
+                console.print(f"interrupted at step {trainer.step}; --resume goes on from there")
+            raise
     return out / "model.safetensors"

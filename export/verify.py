@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -67,6 +67,10 @@ class Slices(Protocol):
         """Return one slice: [512, 512], Hounsfield units."""
         ...
 
+    def name(self, index: int) -> str:
+        """Return what a person calls that slice."""
+        ...
+
 
 @dataclass(frozen=True)
 class GoldenSlices:
@@ -81,6 +85,10 @@ class GoldenSlices:
     def hu(self, index: int) -> NDArray[Any]:
         """Return one slice: [512, 512]."""
         return np.asarray(self.images[index])
+
+    def name(self, index: int) -> str:
+        """Return the number of a slice, from 0."""
+        return f"golden slice {index}"
 
 
 Outputs = dict[str, NDArray[Any]]
@@ -100,6 +108,7 @@ class Report:
         slices: number of slices compared; 0 where the golden file is broken.
         artifacts: the manifest's entries, each with its new parity.
         problems: what is wrong with the bundle beside its artifacts.
+        scores: [slices] of each artifact that ran, by file; those of the reference are "reference".
     """
 
     bundle: Path
@@ -107,6 +116,7 @@ class Report:
     slices: int
     artifacts: tuple[Artifact, ...]
     problems: tuple[str, ...] = ()
+    scores: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -240,6 +250,7 @@ def verify_artifact(
     reference: Outputs,
     labels: NDArray[Any],
     advance: Advance = lambda n: None,
+    scores: dict[str, NDArray[Any]] | None = None,
 ) -> Parity:
     """Check an artifact's file, run it where this machine can, and compare.
 
@@ -250,6 +261,7 @@ def verify_artifact(
         reference: float64 outputs on the same slices.
         labels: [n], the readers' scores.
         advance: told of the slices as they are computed.
+        scores: is given the artifact's scores, by its file.
     """
     try:
         content = read_listed(bundle, artifact)
@@ -257,6 +269,8 @@ def verify_artifact(
             return not_run(artifact)
         backend = OnnxRuntimeBackend(content, file=str(bundle / artifact.file))
         outputs = _run(backend, artifact, slices, advance)
+        if scores is not None:
+            scores[artifact.file] = outputs["score"]
     except InputError as error:
         return Parity("failed", reason=str(error), budget=BUDGETS[artifact.precision])
     parity = compare(artifact.precision, outputs, reference, labels)
@@ -346,11 +360,15 @@ def _verify(
     advance: Advance,
 ) -> Report:
     labels = labels.astype(np.float64)
-    artifacts = tuple(
-        replace(a, parity=verify_artifact(bundle, a, slices, reference, labels, advance))
-        for a in manifest.artifacts
-    )
-    return Report(bundle, source, len(labels), artifacts)
+    scores = {"reference": reference["score"]}
+    artifacts = []
+    for artifact in manifest.artifacts:
+        parity = verify_artifact(bundle, artifact, slices, reference, labels, advance, scores)
+        if (ours := scores.get(artifact.file)) is not None:
+            worst = int(np.argmax(np.abs(ours - reference["score"])))
+            parity = replace(parity, details=parity.details | {"worst_slice": slices.name(worst)})
+        artifacts.append(replace(artifact, parity=parity))
+    return Report(bundle, source, len(labels), tuple(artifacts), scores=scores)
 
 
 def _run(
@@ -421,23 +439,29 @@ def print_report(report: Report, console: Console) -> None:
         console.print(
             f"[{colours[status]}]{status}[/] {escape(file)}: {escape(reason)}", soft_wrap=True
         )
-    metrics = next(
-        (
-            a.parity.details["reference_metrics"]
-            for a in report.artifacts
-            if a.parity and "reference_metrics" in a.parity.details
-        ),
-        None,
-    )
-    if metrics is not None:
-        shown = ", ".join(
-            f"{name} {m['value']:.4f} [{m['low']:.4f}, {m['high']:.4f}]"
-            for name, m in metrics.items()
-        )
-        console.print(
-            f"reference: {escape(shown)} (95 % bootstrap)", highlight=False, soft_wrap=True
-        )
+    for name, metrics, worst in measured(report):
+        shown = ", ".join(f"{key} {interval(value)}" for key, value in metrics.items())
+        line = f"{name}: {shown}" + (f"; worst slice {worst}" if worst else "")
+        console.print(escape(line), highlight=False, soft_wrap=True)
+    if report.scores:
+        console.print("[] 95 % bootstrap over slices", markup=False)
     console.print(RESEARCH_USE)
+
+
+def measured(report: Report) -> Iterator[tuple[str, Mapping[str, Interval], str | None]]:
+    """Yield name, metrics and worst slice of the reference and of each artifact that ran."""
+    ran = [a for a in report.artifacts if a.parity and "metrics" in a.parity.details]
+    for artifact in ran:
+        assert artifact.parity is not None
+        details = artifact.parity.details
+        if artifact is ran[0]:
+            yield "reference", details["reference_metrics"], None
+        yield artifact.file, details["metrics"], details.get("worst_slice")
+
+
+def interval(value: Interval) -> str:
+    """Return a value with its interval, for a person."""
+    return f"{value['value']:.4f} [{value['low']:.4f}, {value['high']:.4f}]"
 
 
 def _number(value: float | None) -> str:

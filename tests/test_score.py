@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tifffile
 from dicom_files import MR, noise, write_ct, write_enhanced_ct, write_series
+from metaimage_files import write_mha
 from tiny_bundle import reference, write_bundle
 
 from clinreadnet import cli, plot, score
@@ -313,3 +314,23 @@ def test_the_installed_command_runs_without_torch(bundle: Path, tmp_path: Path) 
     done = subprocess.run([*command, str(bad)], capture_output=True, text=True, env=env)
     assert done.returncode == 2 and done.stdout == ""
     assert re.fullmatch(r"clinreadnet: .*a\.dcm: truncated, .*\n", done.stderr)
+
+
+def test_the_challenges_container_interface(run: Any, bundle: Path, tmp_path: Path) -> None:
+    stack = np.stack([noise(i) for i in range(5)]).astype(np.float32)
+    encoded = np.clip((stack + 1000) / 1400, 0, 1)
+    mha, out = write_mha(tmp_path / "stack.mha", encoded, compress=True), tmp_path / "output"
+    out.mkdir()
+    done = run("score", mha, "--bundle", bundle, "--challenge-output", out)
+    assert done.returncode == 0, done.stderr
+    assert [p.name for p in out.iterdir()] == ["image-quality-scores.json"]
+    scores = json.loads((out / "image-quality-scores.json").read_text())
+    assert all(isinstance(one, float) for one in scores)
+    np.testing.assert_allclose(scores, reference(stack)["score"], rtol=1e-4)
+
+
+def test_a_missing_challenge_output_is_refused_before_anything_is_scored(
+    run: Any, bundle: Path, tmp_path: Path
+) -> None:
+    done = run("score", tmp_path, "--bundle", bundle, "--challenge-output", tmp_path / "none")
+    assert done.returncode == 2 and "none: no such folder; create it first" in done.stderr

@@ -4,7 +4,8 @@
 
     folder/
       image/0000.tif ...   float32 [512, 512] in [0, 1], HU = 1400 x - 1000
-      train.json           {"0000.tif": 2.8, ...}: the readers' mean score, 0 bad ... 4 excellent
+      train.json           {"0000.tif": 2.8, ...}: the readers' mean score, 0 bad ... 4 excellent;
+                           test.json, or one file of another name, is read the same way
       simulation.json      simulated folders only: the anatomy of each image, what was measured
 """
 
@@ -13,9 +14,11 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -25,12 +28,15 @@ from clinreadnet.errors import InputError
 from clinreadnet.grading import HU_MIN, HU_RANGE, SIZE
 
 LABELS_FILE = "train.json"
+TEST_LABELS_FILE = "test.json"
 IMAGES_FOLDER = "image"
 SIMULATION_FILE = "simulation.json"
 
-_CHALLENGE_FOLDER = "LDCTIQAG2023_train"
-# The encoding of an exact 0 or 1 may come back from another program a rounding step outside.
-_TOLERANCE = 1e-6
+_CHALLENGE_FOLDERS = "LDCTIQAG2023_*"
+_SIMULATION_ADVICE = "simulate the folder again, or delete this file to go without anatomies"
+
+TOLERANCE = 1e-6
+"""How far outside [0, 1] an encoded pixel may be: other programs round an exact 0 or 1 so."""
 
 
 def encode(hu: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -50,6 +56,20 @@ def write_tif(path: str | os.PathLike[str], hu: NDArray[np.float32]) -> None:
     tifffile.imwrite(path, encode(hu), photometric="minisblack", metadata=None, software=False)
 
 
+@contextmanager
+def silent_tifffile() -> Iterator[None]:
+    """Keep tifffile from logging what it also raises: the user gets one line.
+
+    Where threads read, hold it around all of them, or one may undo another's.
+    """
+    log = logging.getLogger("tifffile")
+    was_disabled, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = was_disabled
+
+
 def read_tif(path: str | os.PathLike[str]) -> NDArray[np.float32]:
     """Read one encoded slice.
 
@@ -63,18 +83,14 @@ def read_tif(path: str | os.PathLike[str]) -> NDArray[np.float32]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    # tifffile logs what it also raises; the user gets one line.
-    log = logging.getLogger("tifffile")
-    was_disabled, log.disabled = log.disabled, True
     try:
-        x = tifffile.imread(path)
+        with silent_tifffile():
+            x = tifffile.imread(path)
         if x.size == 0:
             raise ValueError("no image in it")
     except Exception as error:  # tifffile raises whatever its codecs raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: not a readable TIFF ({reason}); copy it again") from error
-    finally:
-        log.disabled = was_disabled
     if x.shape != (SIZE, SIZE):
         raise InputError(
             f"{path}: is {'x'.join(map(str, x.shape))}; "
@@ -89,7 +105,7 @@ def read_tif(path: str | os.PathLike[str]) -> NDArray[np.float32]:
     if not np.isfinite(x).all():
         raise InputError(f"{path}: holds values that are not numbers; write it again without them")
     low, high = float(x.min()), float(x.max())
-    if low < -_TOLERANCE or high > 1 + _TOLERANCE:
+    if low < -TOLERANCE or high > 1 + TOLERANCE:
         raise InputError(
             f"{path}: values {low:.6g}...{high:.6g} are outside [0, 1]; "
             "encode HU as (HU + 1000) / 1400, clipped"
@@ -102,7 +118,7 @@ class LdctiqaFolder:
     """An opened LDCTIQA folder; images are read when asked for.
 
     Attributes:
-        folder: where ``train.json`` is.
+        folder: where the labels are.
         names: file names, sorted.
         scores: ``[n]`` float32, the readers' mean score of each, 0...4.
         groups: ``[n]`` int64, the anatomy each image shows; None where nothing tells it.
@@ -116,6 +132,10 @@ class LdctiqaFolder:
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.names)
+
+    def name(self, index: int) -> str:
+        """Return the file name of an image."""
+        return self.names[index]
 
     def path(self, index: int) -> Path:
         """Return the path of an image."""
@@ -131,74 +151,157 @@ class LdctiqaFolder:
 
 
 def _read_json_object(path: Path, purpose: str) -> dict[str, object]:
+    """Read an object, refusing keys that stand in it twice: the last would win unseen."""
+    repeated: list[str] = []
+
+    def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            keys = [key for key, _ in pairs]
+            repeated.extend(sorted({key for key in keys if keys.count(key) > 1}))
+        return found
+
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); {purpose}") from error
     except ValueError as error:
         raise InputError(f"{path}: is not JSON ({error}); {purpose}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: is not a JSON object; {purpose}")
+    if repeated:
+        raise InputError(
+            f"{path}: {_count(repeated, 'name')} in it more than once, first {repeated[0]}; "
+            "keep one of each"
+        )
     return content
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _count(items: Sequence[object], noun: str) -> str:
+    return f"{len(items)} {noun} is" if len(items) == 1 else f"{len(items)} {noun}s are"
+
+
+def _is_score(value: object) -> bool:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and 0 <= value <= 4  # type: ignore[operator]
 
 
 def read_ldctiqa(folder: str | os.PathLike[str]) -> LdctiqaFolder:
-    """Open an LDCTIQA folder, or a folder that holds the challenge's ``LDCTIQAG2023_train``.
+    """Open an LDCTIQA folder, or a folder that holds one of the challenge's.
 
-    Every image that the labels name must exist; what is in them is checked when it is read.
+    Every image that the labels name must exist, and every image must have a label; what is in the
+    images is checked by `check_images`, or when they are read.
 
     Raises:
-        InputError: the folder, its labels or one of its images is missing, or a label is not a
-            number in 0...4.
+        InputError: no folder or labels, images without a label, labels without an image, labels
+            that are no number in 0...4, or names that stand twice: one line for each, with the
+            number of them and the first.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; name one with {LABELS_FILE} and image/*.tif")
-    if not (folder / LABELS_FILE).exists() and (folder / _CHALLENGE_FOLDER).is_dir():
-        folder = folder / _CHALLENGE_FOLDER
-    labels_path = folder / LABELS_FILE
-    if not labels_path.is_file():
-        raise InputError(
-            f"{folder}: has no {LABELS_FILE}; an LDCTIQA folder holds {LABELS_FILE} and image/*.tif"
-        )
+    if not (folder / IMAGES_FOLDER).is_dir():
+        inner = sorted(p for p in folder.glob(_CHALLENGE_FOLDERS) if p.is_dir())
+        if len(inner) > 1:
+            raise InputError(f"{folder}: holds {inner[0].name} and {inner[1].name}; name one")
+        folder = inner[0] if inner else folder
+    labels_path = _labels_path(folder)
     labels = _read_json_object(labels_path, 'it should be {"0000.tif": 2.8, ...}')
     if not labels:
         raise InputError(f"{labels_path}: names no image")
-    scores: list[float] = []
     names = sorted(labels)
+    images = folder / IMAGES_FOLDER
+    present = {path.name for path in images.iterdir()} if images.is_dir() else set()
+    problems = []
+    if outside := [name for name in names if not _is_score(labels[name])]:
+        problems.append(
+            f"{labels_path}: {_count(outside, 'score')} not a number 0...4, first {outside[0]}: "
+            f"{labels[outside[0]]!r}; correct it"
+        )
+    if odd := [name for name in names if Path(name).name != name]:
+        problems.append(f"{labels_path}: {odd[0]!r} is not the name of a file in {IMAGES_FOLDER}/")
+    if missing := [name for name in names if name not in present and name not in odd]:
+        problems.append(
+            f"{images}: {_count(missing, 'labelled image')} missing, first {missing[0]}; "
+            f"copy them there or take their labels out of {labels_path.name}"
+        )
+    suffixes = {Path(name).suffix for name in names}
+    if extra := sorted(n for n in present - set(names) if Path(n).suffix in suffixes):
+        problems.append(
+            f"{images}: {_count(extra, 'image')} without a label, first {extra[0]}; "
+            f"add it to {labels_path.name} or take the image out"
+        )
+    if problems:
+        raise InputError("\n".join(problems))
+    scores = np.array([labels[name] for name in names], np.float32)
+    return LdctiqaFolder(folder, names, scores, _read_groups(folder, names))
+
+
+def check_images(folder: LdctiqaFolder) -> None:
+    """Refuse images that are not 512x512 float32, by their headers, before any is read whole.
+
+    Raises:
+        InputError: the number of such images, and the first.
+    """
+    wrong: list[str] = []
+    for index, name in enumerate(folder.names):
+        try:
+            with silent_tifffile(), tifffile.TiffFile(folder.path(index)) as tif:
+                shape = tif.pages[0].shape
+        except Exception:  # tifffile raises whatever its codecs raise
+            shape = ()
+        if shape != (SIZE, SIZE):
+            what = "x".join(map(str, shape)) or "not a readable TIFF"
+            wrong.append(f"{name}, which is {what}")
+    if wrong:
+        raise InputError(
+            f"{folder.folder / IMAGES_FOLDER}: {len(wrong)} of {len(folder)} images "
+            f"{'is' if len(wrong) == 1 else 'are'} not {SIZE}x{SIZE}, first {wrong[0]}; "
+            "do not resize them, which changes their noise: take them out"
+        )
+
+
+def _labels_path(folder: Path) -> Path:
+    for name in (LABELS_FILE, TEST_LABELS_FILE):
+        if (folder / name).is_file():
+            return folder / name
+    others = sorted(p for p in folder.glob("*.json") if p.name != SIMULATION_FILE)
+    if len(others) != 1:
+        raise InputError(
+            f"{folder}: has no {LABELS_FILE} or {TEST_LABELS_FILE}; "
+            f"an LDCTIQA folder holds {LABELS_FILE} and image/*.tif"
+        )
+    return others[0]
+
+
+def read_simulation(folder: LdctiqaFolder) -> list[dict[str, Any]] | None:
+    """Return what ``simulation.json`` records of each image, in order; None without that file.
+
+    Raises:
+        InputError: the file cannot be read, or leaves an image out.
+    """
+    path = folder.folder / SIMULATION_FILE
+    return _read_records(path, folder.names) if path.exists() else None
+
+
+def _read_records(path: Path, names: list[str]) -> list[dict[str, Any]]:
+    images = _read_json_object(path, _SIMULATION_ADVICE).get("images")
+    records: list[dict[str, Any]] = []
     for name in names:
-        value = labels[name]
-        if not isinstance(value, (int, float)) or not _is_number(value) or not 0 <= value <= 4:
-            raise InputError(f"{labels_path}: the score of {name} is {value!r}, not a number 0...4")
-        if Path(name).name != name:
-            raise InputError(f"{labels_path}: {name!r} is not the name of a file in image/")
-        if not (folder / IMAGES_FOLDER / name).is_file():
-            raise InputError(
-                f"{folder / IMAGES_FOLDER / name}: no such file, but {LABELS_FILE} names it; "
-                "copy it there or take its label out"
-            )
-        scores.append(float(value))
-    return LdctiqaFolder(folder, names, np.array(scores, np.float32), _read_groups(folder, names))
+        entry = images.get(name) if isinstance(images, dict) else None
+        record: dict[str, Any] = entry if isinstance(entry, dict) else {}
+        anatomy = record.get("anatomy")
+        if not isinstance(anatomy, int) or isinstance(anatomy, bool):
+            raise InputError(f"{path}: does not give the anatomy of {name}; {_SIMULATION_ADVICE}")
+        records.append(record)
+    return records
 
 
 def _read_groups(folder: Path, names: list[str]) -> NDArray[np.int64] | None:
     path = folder / SIMULATION_FILE
     if not path.exists():
         return None
-    advice = "simulate the folder again, or delete this file to go without anatomies"
-    images = _read_json_object(path, advice).get("images")
-    groups: list[int] = []
-    for name in names:
-        entry = images.get(name) if isinstance(images, dict) else None
-        anatomy = entry.get("anatomy") if isinstance(entry, dict) else None
-        if not isinstance(anatomy, int) or isinstance(anatomy, bool):
-            raise InputError(f"{path}: does not give the anatomy of {name}; {advice}")
-        groups.append(anatomy)
-    return np.array(groups, np.int64)
+    return np.array([record["anatomy"] for record in _read_records(path, names)], np.int64)
 
 
 def write_labels(

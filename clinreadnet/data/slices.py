@@ -1,9 +1,10 @@
 """CT slices from files and folders: found by header, loaded one at a time, in Hounsfield units.
 
-Inputs are DICOM (see `clinreadnet.data.dicom`), LDCTIQA ``.tif`` (encoded 0...1) and ``.npy`` in
-HU, [512, 512] or [n, 512, 512]. A file that is named must be a slice. A folder is searched with its
-sub-folders, and what is no CT slice in it (localisers, dose reports, text files) is left out with a
-note; a damaged file is refused there too, because a missing slice would go unseen.
+Inputs are DICOM (see `clinreadnet.data.dicom`), LDCTIQA ``.tif`` (encoded 0...1), ``.npy`` in HU,
+[512, 512] or [n, 512, 512], and MetaImage stacks (see `clinreadnet.data.metaimage`), which are read
+whole. A file that is named must be a slice. A folder is searched with its sub-folders, and what is
+no CT slice in it (localisers, dose reports, text files) is left out with a note; a damaged file is
+refused there too, because a missing slice would go unseen.
 """
 
 from __future__ import annotations
@@ -13,17 +14,19 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clinreadnet.data.dicom import DicomFrame, NotASlice, by, one_line, read_headers, read_hu
+from clinreadnet.data.metaimage import metaimage_shape, read_metaimage, read_metaimage_header
 from clinreadnet.errors import InputError
 from clinreadnet.grading import HU_MIN, SIZE
 
 _TIF = {".tif", ".tiff"}
+_METAIMAGE = {".mha", ".mhd"}
 _DICOM_SUFFIXES = {".dcm", ".dicom", ".ima"}
 
 
@@ -35,7 +38,7 @@ class SliceRef:
         path: the file.
         frame: frame number from 0 in a file of several slices, else None.
         position: place along the slice normal in mm, or None where the file does not say.
-        series: SeriesInstanceUID, or the folder (``.tif``) or file (``.npy``) of the slice.
+        series: SeriesInstanceUID, or the folder (``.tif``) or file (``.npy``, ``.mha``).
     """
 
     path: Path
@@ -113,7 +116,7 @@ def find_slices(
         refs += [(order, f) for f in found if isinstance(f, SliceRef)]
     refs += _series(frames, resample, tell)
     if not refs:
-        raise InputError("no slices: name DICOM, .tif or .npy files, or a folder of them")
+        raise InputError("no slices: name DICOM, .tif, .npy or .mha files, or a folder of them")
     return [ref for _, ref in sorted(refs, key=lambda pair: pair[0])]
 
 
@@ -190,6 +193,8 @@ def _open(path: Path, resample: bool) -> Sequence[DicomFrame | SliceRef]:
         return [_open_tif(path)]
     if suffix == ".npy":
         return _open_npy(path, resample)
+    if suffix in _METAIMAGE:
+        return _open_metaimage(path, resample)
     frames = read_headers(path)
     _check_size(path, (frames[0].rows, frames[0].columns), resample)
     return frames
@@ -246,6 +251,21 @@ def _read_npy(path: Path, number: int | None) -> NDArray[np.float32]:
             "1400 * value - 1000 for encoded images"
         )
     return hu
+
+
+def _open_metaimage(path: Path, resample: bool) -> list[SliceRef]:
+    header, _ = read_metaimage_header(path)
+    count, *shape = metaimage_shape(header, path)
+    _check_size(path, tuple(shape), resample)
+    stack = cache(partial(read_metaimage, path))  # compressed as a whole, so read as a whole
+
+    def read(number: int) -> NDArray[np.float32]:
+        return np.asarray(stack()[number])
+
+    return [
+        SliceRef(path, number, None, str(path), partial(read, number), resample)
+        for number in range(count)
+    ]
 
 
 def _series(

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import tifffile
 
-from clinreadnet.data.ldctiqa import decode, encode, read_ldctiqa, read_tif, write_labels, write_tif
+from clinreadnet.data.ldctiqa import (
+    check_images,
+    decode,
+    encode,
+    read_ldctiqa,
+    read_tif,
+    write_labels,
+    write_tif,
+)
 from clinreadnet.errors import InputError
 
 
@@ -148,8 +156,16 @@ def test_refuses_a_sidecar_that_does_not_fit(tmp_path, simulation):
         pytest.param('{"0000.tif": NaN}', "nan", id="nan"),
         pytest.param('{"0000.tif": "good"}', "good", id="word"),
         pytest.param('{"0000.tif": true}', "True", id="bool"),
-        pytest.param('{"0009.tif": 1}', "0009.tif: no such file", id="missing-image"),
-        pytest.param('{"../0000.tif": 1}', "not the name of a file", id="path"),
+        pytest.param(
+            '{"0000.tif": 1, "0008.tif": 1, "0009.tif": 1}',
+            "image: 2 labelled images are missing, first 0008.tif",
+            id="missing-images",
+        ),
+        pytest.param('{"0000.tif": 1, "../0000.tif": 1}', "not the name of a file", id="path"),
+        pytest.param(
+            '{"0000.tif": 5, "0001.tif": -1}', "2 scores are .* first 0000.tif: 5", id="two"
+        ),
+        pytest.param('{"0000.tif": 1, "0000.tif": 2}', "1 name is .* first 0000.tif", id="twice"),
     ],
 )
 def test_refuses_labels(tmp_path, labels, words):
@@ -157,7 +173,46 @@ def test_refuses_labels(tmp_path, labels, words):
     (folder / "train.json").write_text(labels)
     with pytest.raises(InputError, match=words) as refusal:
         read_ldctiqa(folder)
-    assert str(folder) in str(refusal.value) and "\n" not in str(refusal.value)
+    for line in str(refusal.value).splitlines():
+        assert line.startswith(str(folder))
+
+
+def test_one_line_for_each_problem(tmp_path):
+    folder = make_folder(tmp_path / "d", {f"{k:04}.tif": 1.0 for k in range(3)})
+    (folder / "train.json").write_text('{"0000.tif": 9, "0009.tif": 1}')
+    with pytest.raises(InputError) as refusal:
+        read_ldctiqa(folder)
+    score, missing, extra = str(refusal.value).splitlines()
+    assert "train.json: 1 score is not a number 0...4, first 0000.tif: 9" in score
+    assert "1 labelled image is missing, first 0009.tif" in missing
+    assert "2 images are without a label, first 0001.tif" in extra
+
+
+def test_images_are_checked_by_their_headers(tmp_path):
+    folder = make_folder(tmp_path / "d", LABELS)
+    check_images(read_ldctiqa(folder))
+    tifffile.imwrite(folder / "image" / "0001.tif", image(shape=(256, 512)))
+    (folder / "image" / "0002.tif").write_bytes(b"II*")
+    with pytest.raises(InputError, match="2 of 3 images are not 512x512, first 0001.tif.*256x512"):
+        check_images(read_ldctiqa(folder))
+
+
+def test_test_labels_and_labels_of_any_name_are_read(tmp_path):
+    folder = make_folder(tmp_path / "LDCTIQAG2023_test", LABELS)
+    (folder / "train.json").rename(folder / "test.json")
+    assert len(read_ldctiqa(tmp_path)) == 3
+    (folder / "test.json").rename(folder / "ground-truth.json")
+    assert len(read_ldctiqa(folder)) == 3
+    (folder / "other.json").write_text("{}")
+    with pytest.raises(InputError, match="has no train.json or test.json"):
+        read_ldctiqa(folder)
+
+
+def test_two_challenge_folders_in_one_are_ambiguous(tmp_path):
+    for name in ("LDCTIQAG2023_train", "LDCTIQAG2023_test"):
+        make_folder(tmp_path / name, LABELS)
+    with pytest.raises(InputError, match="holds LDCTIQAG2023_test and LDCTIQAG2023_train"):
+        read_ldctiqa(tmp_path)
 
 
 def test_refuses_folders_without_labels(tmp_path):

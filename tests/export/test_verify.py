@@ -14,7 +14,7 @@ import onnx
 import pytest
 from export_models import disc
 from onnx import numpy_helper
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from clinreadnet.cli import app
 from clinreadnet.errors import CheckFailed, InputError
@@ -237,6 +237,49 @@ def test_labelled_folder(tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Pat
     assert (report["source"], report["slices"]) == (str(data), 5)
     assert {a["status"] for a in report["artifacts"] if a["kind"] == "onnx"} == {"passed"}
     assert report["artifacts"][0]["details"]["reference_metrics"]["SROCC"]["value"] > 0.5
+    for artifact in report["artifacts"]:
+        if artifact["kind"] == "onnx":
+            assert artifact["details"]["worst_slice"] in {f"{i:04d}.tif" for i in range(5)}
+
+
+def test_evaluate_measures_the_artifacts_of_a_bundle(
+    own_bundle: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    data = make_folder(tmp_path / "data", 4)
+    plot = tmp_path / "parity.png"
+    options = ["--data", str(data), "--checkpoint", str(tiny_checkpoint), "--bundle"]
+
+    def evaluate(*more: str) -> Result:
+        return CliRunner().invoke(app, ["evaluate", *options, str(own_bundle), *more])
+
+    result = evaluate("--plot", str(plot))
+    assert result.exit_code == 0, result.exception
+    shown = [line for line in result.stdout.splitlines() if "PLCC 0." in line or "PLCC 1." in line]
+    assert [line.split(":")[0] for line in shown] == ["reference", FP32, FP16]
+    assert all("worst slice 000" in line for line in shown[1:])
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    with np.load(own_bundle / "golden.npz"):  # still whole: evaluate changes nothing
+        pass
+    model = onnx.load(own_bundle / FP32)
+    for tensor in model.graph.initializer:
+        if tensor.name.endswith("head.vote.weight") or tensor.dims == [21]:
+            value = numpy_helper.to_array(tensor)
+            tensor.CopyFrom(numpy_helper.from_array(value[::-1].copy(), tensor.name))
+    onnx.save(model, own_bundle / FP32)
+    relist(own_bundle, FP32)
+    result = evaluate("--json")
+    assert result.exit_code == 1 and isinstance(result.exception, CheckFailed)
+    by_file = {a["file"]: a for a in json.loads(result.stdout)["artifacts"]}
+    assert by_file[FP32]["status"] == "failed" and by_file[FP16]["status"] == "passed"
+
+
+def test_scatter_plot_is_refused_before_anything_runs(tiny_bundle: Path, tmp_path: Path) -> None:
+    for name, message in (
+        ("parity.gif", "cannot draw that format"),
+        ("no/p.png", "no such folder"),
+    ):
+        _, _, error = run(tiny_bundle, "--plot", str(tmp_path / name))
+        assert isinstance(error, InputError) and message in str(error)
 
 
 @pytest.mark.parametrize("which", ["other-weights", "other-preset", "missing"])

@@ -1,0 +1,54 @@
+"""The table of an ablation, from its `ablation.json`."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+METRICS = ("plcc", "srocc", "krocc", "score")
+
+
+class Mean(TypedDict):
+    """A mean over seeds and its 95 % t interval; null with one seed."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+
+def scale_line(result: dict[str, Any]) -> str:
+    """Return at what scale an ablation ran, as a sentence."""
+    scale, config = result["scale"], result["config"]
+    least, most = scale["steps"]
+    steps = f"{least}" if least == most else f"{least} to {most}"
+    on = "test" if result["test"] else "held-out"
+    data = f"{scale['training_slices']} slices of {scale['training_anatomies']} anatomies"
+    work = f"{steps} steps in {scale['training_minutes']:.1f} minutes of training a run"
+    return (
+        f"Scale: preset `{config['preset']}`, crops of {config['crop']}, batches of "
+        f"{config['batch_size']}, {data}, {work}; {scale['device']}, processes: "
+        f"{scale['processes']}, threads: {scale['threads']}; measured on "
+        f"{scale['measured_slices']} {on} slices; seeds: {result['seeds']}."
+    )
+
+
+def rows(result: dict[str, Any]) -> list[list[str]]:
+    """Return the lines of the table, its heading first."""
+    out = [["network", "PLCC", "SROCC", "KROCC", "sum", "sum, difference from full"]]
+    for name, found in result["variants"].items():
+        cells = [_shown(found[metric]) for metric in METRICS]
+        out.append([name, *cells, "" if name == "full" else _shown(found["score_difference"])])
+    return out
+
+
+def _shown(value: Mean) -> str:
+    if value["low"] is None or value["high"] is None:
+        return f"{value['mean']:.4f}"
+    return f"{value['mean']:.4f} [{value['low']:.4f}, {value['high']:.4f}]"
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Return the table with the scale it was measured at."""
+    head, *body = rows(result)
+    lines = [head, ["---"] * len(head), *body]
+    table = "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    return f"{table}\n{scale_line(result)} [] is the 95 % interval over seeds (Student's t).\n"

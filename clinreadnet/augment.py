@@ -1,0 +1,102 @@
+"""Augmentation that keeps a slice's noise, and so its label: rotations, flips and crops.
+
+Nothing is resized. A small rotation has to read between pixels, and interpolation smooths noise
+away (docs/training.md has figures), so that the label would no longer be true. So an image is
+rotated by three shears (Paeth 1986; Unser et al. 1995), each of which moves whole rows or columns
+by a phase ramp in the Fourier domain: that changes no amplitude, and the noise stays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MAX_DEGREES = 5.0
+"""Largest rotation; patients lie askew by a few degrees."""
+
+ROTATED_SHARE = 0.5
+"""Share of the slices that are rotated."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What was drawn for the n slices of a batch."""
+
+    turned: Tensor
+    """[m] int64, which slices are rotated; the others keep their very pixels."""
+    radians: Tensor
+    """[m] float32, by how much."""
+    rows: Tensor
+    """[n, crop] int64, the rows of the crop, in reverse where it is flipped."""
+    columns: Tensor
+    """[n, crop] int64, likewise."""
+
+    @classmethod
+    def draw(
+        cls, rng: np.random.Generator, n: int, size: int, crop: int, part: slice = slice(None)
+    ) -> Draws:
+        """Draw for ``n`` slices of ``size`` pixels a side; return what was drawn for a part."""
+        degrees = rng.uniform(-MAX_DEGREES, MAX_DEGREES, n) * (rng.random(n) < ROTATED_SHARE)
+        first = rng.integers(size - crop + 1, size=(n, 2, 1))
+        inside = np.where(rng.random((n, 2, 1)) < 0.5, np.arange(crop), np.arange(crop)[::-1])
+        degrees, lines = degrees[part], torch.from_numpy(first + inside)[part]
+        turned = np.flatnonzero(degrees)
+        radians = np.radians(degrees[turned]).astype(np.float32)
+        return cls(torch.from_numpy(turned), torch.from_numpy(radians), lines[:, 0], lines[:, 1])
+
+    def map(self, move: Callable[[Tensor], Tensor]) -> Draws:
+        """Return the draws with ``move`` applied to every tensor."""
+        return Draws(*(move(getattr(self, field.name)) for field in fields(self)))
+
+
+def augment(hu: Tensor, draws: Draws) -> Tensor:
+    """Rotate, flip and crop each slice.
+
+    Args:
+        hu: [B, N, N] Hounsfield units, any dtype; left as it is.
+        draws: for B slices, on the device of ``hu``.
+
+    Returns:
+        [B, 1, crop, crop] float32.
+    """
+    hu = hu.float()
+    if len(draws.turned):
+        hu = hu.index_copy(0, draws.turned, rotate(hu[draws.turned], draws.radians))
+    batch = torch.arange(len(hu), device=hu.device)[:, None, None]
+    return hu[batch, draws.rows[:, :, None], draws.columns[:, None, :]][:, None]
+
+
+def rotate(images: Tensor, radians: Tensor) -> Tensor:
+    """Rotate each image about its centre, keeping the power of its noise.
+
+    What leaves on one side comes in on the other, within 1/20 of the width at 5 degrees: air,
+    around a patient.
+
+    Args:
+        images: [B, N, N] float32.
+        radians: [B] angles, small; positive turns columns towards rows.
+
+    Returns:
+        [B, N, N] float32.
+    """
+    slanted = -torch.tan(radians / 2)
+    images = _shear(images, slanted, dim=-1)
+    images = _shear(images, torch.sin(radians), dim=-2)
+    return _shear(images, slanted, dim=-1)
+
+
+def _shear(images: Tensor, slope: Tensor, dim: int) -> Tensor:
+    """Shift each line along ``dim`` by ``slope`` [B] times its distance from the centre."""
+    n = images.shape[-1]
+    centred = torch.arange(n, device=images.device) - (n - 1) / 2
+    shift = slope[:, None] * centred  # [B, N] in pixels
+    angle = -2 * math.pi * shift[:, :, None] * torch.fft.rfftfreq(n, device=images.device)
+    ramp = torch.polar(torch.ones_like(angle), angle)  # [B, N, N / 2 + 1]
+    if dim == -2:
+        ramp = ramp.transpose(-1, -2)
+    return torch.fft.irfft(torch.fft.rfft(images, dim=dim) * ramp, n=n, dim=dim)

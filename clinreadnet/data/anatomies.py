@@ -1,0 +1,58 @@
+"""Which slices of an LDCTIQA folder show the same anatomy, told from the images alone.
+
+The challenge's folder names no patients, and its slices recur at several degradations: a random
+split would put one anatomy on both sides. Degradation changes fine detail; averaged over blocks of
+16x16 pixels, two degradations of one slice are nearly equal, and two slices are not.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+_BLOCK = 16
+_BODY_HU = (-200.0, 300.0)
+"""Soft tissue and fat in full, air and bone clipped: what distinguishes neighbouring slices."""
+
+SAME_ANATOMY_HU = 10.0
+"""Largest root mean square difference of two low-passed slices of one anatomy; docs/training.md
+says what was measured."""
+
+
+def low_pass(hu: NDArray[np.generic]) -> NDArray[np.float32]:
+    """Return a slice [512, 512] in HU averaged over blocks and clipped to soft tissue: [1024]."""
+    rows, columns = (length // _BLOCK for length in hu.shape)
+    blocks = hu.astype(np.float32).reshape(rows, _BLOCK, columns, _BLOCK).mean(axis=(1, 3))
+    return np.clip(blocks, *_BODY_HU).ravel()
+
+
+def group_by_similarity(
+    low_passed: NDArray[np.float32], threshold: float = SAME_ANATOMY_HU
+) -> NDArray[np.int64]:
+    """Group slices whose low-passed images are linked by differences below ``threshold``.
+
+    Args:
+        low_passed: [n, k], from `low_pass`.
+        threshold: root mean square difference in HU.
+
+    Returns:
+        [n] number of each slice's group, from 0 in the order of the first slices.
+    """
+    from scipy.cluster.hierarchy import fcluster, linkage
+
+    if len(low_passed) < 2:
+        return np.zeros(len(low_passed), np.int64)
+    tree = linkage(low_passed, method="single")
+    clusters = fcluster(tree, threshold * np.sqrt(low_passed.shape[1]), criterion="distance")
+    _, first, inverse = np.unique(clusters, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[inverse].astype(np.int64)
+
+
+def describe_groups(groups: NDArray[np.int64]) -> str:
+    """Return the number of groups and their sizes, as words."""
+    sizes = np.bincount(groups)
+    noun = "anatomy" if len(sizes) == 1 else "anatomies"
+    return (
+        f"{len(sizes)} {noun}, of {sizes.min()} to {sizes.max()} slices "
+        f"(median {np.median(sizes):g})"
+    )

@@ -1,0 +1,68 @@
+"""The processes that train one network together, as `torchrun` starts them; else this one alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import ArrayLike, NDArray
+
+from clinreadnet.errors import InputError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all; with a world of one, nothing is communicated."""
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that prints and writes."""
+        return self.rank == 0
+
+    def reduce(self, values: ArrayLike, how: str) -> NDArray[np.float64]:
+        """Return the "sum" or "max" of all processes' values, float64, without touching a GPU."""
+        tensor = torch.from_numpy(np.array(values, np.float64))
+        if self.world > 1:
+            op = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX}[how]
+            dist.all_reduce(tensor, op)
+        return tensor.numpy()
+
+    def mine(self, items: Sequence[int]) -> Sequence[int]:
+        """Return this process's share of some items."""
+        return items[self.rank :: self.world]
+
+
+@contextmanager
+def join_ranks() -> Iterator[Ranks]:
+    """Join the processes that `torchrun` has started, and leave them at the end.
+
+    Raises:
+        InputError: more processes than GPUs on this machine.
+    """
+    world, local = (int(os.environ.get(name, d)) for name, d in _VARIABLES)
+    gpus = torch.cuda.device_count()
+    if gpus and local >= gpus:
+        raise InputError(f"{local + 1} processes or more for {gpus} GPUs; one process a GPU")
+    device = torch.device("cuda", local) if gpus else torch.device("cpu")
+    if gpus:
+        torch.cuda.set_device(device)
+    if world == 1:
+        yield Ranks(device=device)
+        return
+    dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
+    try:
+        yield Ranks(dist.get_rank(), world, device)
+    finally:
+        dist.destroy_process_group()
+
+
+_VARIABLES = (("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
