@@ -97,3 +97,21 @@ def test_empty_image_projects_to_nothing():
 def test_refuses(image, words):
     with pytest.raises(InputError, match=words):
         forward_project(image, 4)
+
+
+@pytest.mark.parametrize("softness", [0.0, 0.7])
+def test_torch_agrees_within_two_hounsfield_units(softness):
+    torch = pytest.importorskip("torch")
+    from clinreadnet.data import projector_torch
+
+    phantom = draw_phantom(3, 1)
+    mu = attenuation_per_pixel(phantom.hu, phantom.pixel_mm)
+    sinogram = forward_project(mu, 60)
+    batch = torch.from_numpy(np.stack([mu, mu[::-1, ::-1].copy()]))
+    ours = projector_torch.forward_project(batch, 60)
+    assert ours.shape == (2, 60, 512)
+    np.testing.assert_allclose(ours[0].numpy(), sinogram, atol=2e-3)
+    scale = 1000 / (MU_WATER_PER_MM * phantom.pixel_mm)
+    (image,) = back_project(sinogram[None], sharpness=0.2, softness=softness)
+    again = projector_torch.back_project(ours, sharpness=0.2, softness=softness)[0].numpy()
+    assert np.sqrt(np.mean(((again - image) * scale) ** 2)) < 2

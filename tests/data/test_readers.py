@@ -3,12 +3,12 @@ import pytest
 
 from clinreadnet.data import readers
 
-SANE = (25.0, 5.0, 0.2)
+SANE = (25.0, 5.0, 0.2, 0.2)
 
 
-@pytest.mark.parametrize("which", [0, 1, 2], ids=["noise", "streak", "edge-loss"])
+@pytest.mark.parametrize("which", range(4), ids=["noise", "streak", "edge", "detail"])
 def test_quality_falls_with_each_impairment(which):
-    tops = (200.0, 60.0, 1.0)
+    tops = (200.0, 60.0, 1.0, 1.0)
     values = []
     for amount in np.linspace(0, tops[which], 30):
         arguments = list(SANE)
@@ -18,9 +18,9 @@ def test_quality_falls_with_each_impairment(which):
 
 
 def test_quality_spans_the_scale():
-    assert readers.quality(0, 0, 0) == 4
-    assert readers.quality(readers.HALF_QUALITY, 0, 0) == pytest.approx(2)
-    assert 0 < readers.quality(500, 0, 0) < 0.1
+    assert readers.quality(0, 0, 0, 0) == 4
+    assert readers.quality(readers.HALF_QUALITY, 0, 0, 0) == pytest.approx(2)
+    assert 0 < readers.quality(500, 0, 0, 0) < 0.1
 
 
 @pytest.mark.parametrize("quality", [0.0, 1.3, 2.5, 4.0])

@@ -33,7 +33,7 @@ def test_is_an_ldctiqa_folder(simulated):
     opened = read_ldctiqa(simulated)
     assert opened.names == [f"{k:04d}.tif" for k in range(COUNT)]
     assert opened.groups is not None
-    assert opened.groups.tolist() == [k // 12 for k in range(COUNT)]
+    assert opened.groups.tolist() == [k // 16 for k in range(COUNT)]
     assert sorted(p.name for p in (simulated / "image").iterdir()) == opened.names
     steps = opened.scores * 5
     np.testing.assert_allclose(steps, np.rint(steps), atol=1e-5)
@@ -45,7 +45,8 @@ def test_labels_are_distributed_like_the_challenges(simulated):
     steps = np.rint(read_ldctiqa(simulated).scores * 5).astype(int)
     ours = np.cumsum(np.bincount(steps, minlength=21)) / len(steps)
     real = np.cumsum(CHALLENGE_LABELS) / 1000
-    assert np.abs(ours - real).max() <= 0.1
+    # Few anatomies; test_readers holds a thousand slices to 0.1.
+    assert np.abs(ours - real).max() <= 0.2
 
 
 def test_readers_agree_like_radiologists(records):
