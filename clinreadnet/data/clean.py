@@ -49,6 +49,8 @@ def even_tissue(structure: Float32, body: Mask) -> Mask:
     """Return ``[512, 512]`` bool, the soft tissue away from edges."""
     soft = ndi.gaussian_filter(structure, 1.5)
     even = ndi.maximum_filter(soft, 9) - ndi.minimum_filter(soft, 9) < 45
+    # Nor thin lines, which the blur hides.
+    even &= ndi.maximum_filter(np.abs(structure - soft), 3) < 30
     deep = ndi.binary_erosion(body, iterations=12)
     return np.asarray((soft > 15) & (soft < 150) & even & deep)
 

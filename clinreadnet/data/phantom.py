@@ -108,7 +108,10 @@ class _Painter:
         self.x = x + self.field(warp, 32.0, 2.2) + self.field(warp, 9.0, 0.8)
         self.y = y + self.field(warp, 32.0, 2.2) + self.field(warp, 9.0, 0.8)
         self.hu = np.full((SIZE, SIZE), AIR, np.float32)
-        self.soft = np.zeros((SIZE, SIZE), bool)
+        # What fills the gut: one texture for all loops, which lie beside each other.
+        texture = self.rng("texture")
+        self.grain = self.field(texture, 1.2, 5.0)
+        self.mottle = self.field(texture, 1.6, 1.0)
 
     def rng(self, stream: str) -> np.random.Generator:
         """Return the random stream of one organ, the same at every level."""
@@ -465,8 +468,7 @@ def _draw_loop(
     wall = float(rng.uniform(1.8, 3.2))
     fluid = float(rng.uniform(5, 38))
     oral = float(rng.uniform(180, 420))
-    mottle = p.field(rng, 1.6, 1.0)
-    fine = p.field(rng, 1.2, 5.0)
+    fine, mottle = p.grain, p.mottle
     level = place[1] - axes[1] * float(rng.uniform(-0.4, 0.6))
     outer = p.blob(place, axes, turn, 2, lobes) * limit
     inner = p.blob(place, (axes[0] - wall, axes[1] - wall), turn, 2, lobes) * limit

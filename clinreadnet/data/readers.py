@@ -31,13 +31,13 @@ STREAK_WEIGHT = 1.6
 EDGE_WEIGHT = 40.0
 """HU of noise that trouble a reader as much as losing every strong edge."""
 
-DETAIL_WEIGHT = 120.0
+DETAIL_WEIGHT = 90.0
 """HU of noise that trouble a reader as much as losing all faint structure."""
 
-HALF_QUALITY = 46.0
+HALF_QUALITY = 54.0
 """Impairment in HU at which quality is 2."""
 
-STEEPNESS = 2.4
+STEEPNESS = 3.0
 """Exponent of the quality curve."""
 
 # fmt: off
