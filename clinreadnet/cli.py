@@ -263,6 +263,9 @@ def simulate(
     preview: Annotated[
         Path | None, typer.Option(help="Contact sheet to draw: .png, .pdf or .svg.")
     ] = None,
+    device: Annotated[
+        str, typer.Option(help="Where to project: cpu, cuda, or auto for CUDA where there is any.")
+    ] = "cpu",
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Processes; one per processor where not given.")
     ] = None,
@@ -295,7 +298,9 @@ def simulate(
     scanned = (
         find_slices(anatomy, note=lambda line: print(line, file=sys.stderr)) if anatomy else []
     )
-    scores = simulate_folder(out, count, seed, scanned=scanned, jobs=jobs, force=force)
+    scores = simulate_folder(
+        out, count, seed, scanned=scanned, device=device, jobs=jobs, force=force
+    )
     print(f"{out}: {len(scores)} labelled slices", file=sys.stderr)
     if preview is not None:
         write_preview(out, preview)

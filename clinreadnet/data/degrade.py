@@ -2,6 +2,7 @@
 
 As in the LDCTIQAC 2023 challenge, one slice becomes twelve: four noise levels times three view
 counts. One forward projection serves all twelve; the sparse ones take every third or sixth view.
+Four denoised copies join them, whose noise is gone and detail too.
 
 Counts behind the patient are Poisson, ``N ~ Poisson(I0 exp(-p)) + Normal(0, 10)``, with the line
 integral ``p`` of ``mu = mu_water (1 + HU / 1000)``. A scanner's exposure control follows the size
@@ -13,13 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.ndimage as ndi
 
+from clinreadnet.data import projector
 from clinreadnet.data.clean import CleanSlice, Float32, Mask
 from clinreadnet.data.denoise import bilateral, non_local_means
-from clinreadnet.data.projector import back_project, forward_project
 from clinreadnet.grading import HU_MIN, HU_RANGE
 
 MU_WATER_PER_MM = 0.0205
@@ -148,6 +150,7 @@ def degrade(
     protocol: Protocol,
     stream: Callable[[int], np.random.Generator],
     wanted: Sequence[int] = range(DEGRADATIONS),
+    device: str = "cpu",
 ) -> list[Degradation]:
     """Degrade one clean slice.
 
@@ -157,13 +160,15 @@ def degrade(
         stream: gives the random numbers of each degradation.
         wanted: which to make. Degradation ``k`` below 12 has exposure ``k // 3`` and view count
             ``k % 3``, both counted from the most; those from 12 are denoised copies of these.
+        device: where to project: "cpu" (numba), or a device of PyTorch. The noise is the same.
 
     Returns:
         The degraded slices, in the order of ``wanted``; none depends on which others are made.
     """
     copies = {k: _draw_copy(k, stream(k)) for k in wanted if k >= SCANS}
     scans = {k for k in wanted if k < SCANS} | {copy.source for copy in copies.values()}
-    sinogram = forward_project(attenuation_per_pixel(clean.hu, clean.pixel_mm), VIEWS[0])
+    beam = _projector(device)
+    sinogram = beam.forward_project(attenuation_per_pixel(clean.hu, clean.pixel_mm), VIEWS[0])
     thickest = float(np.quantile(sinogram.max(axis=1), 0.75))
     control = math.exp(_EXPOSURE_CONTROL * (thickest - _REFERENCE_PATH))
     scale = np.float32(1000.0 / (MU_WATER_PER_MM * clean.pixel_mm))
@@ -182,7 +187,7 @@ def degrade(
             add_noise(kept, exposure, stream(k))
             for k, exposure in zip(chosen, exposures, strict=True)
         ]
-        images = back_project(
+        images = beam.back_project(
             np.stack([kept, kept, *noisy]),
             sharpness=[SHARPEST] + [protocol.sharpness] * (1 + len(noisy)),
             softness=[0.0] + [protocol.softness] * (1 + len(noisy)),
@@ -202,6 +207,14 @@ def degrade(
             if copy.source in chosen:
                 made[k] = _denoised(clean, detail, copy, made[copy.source], full, missing)
     return [made[k] for k in wanted]
+
+
+def _projector(device: str) -> Any:
+    if device == "cpu":
+        return projector
+    from clinreadnet.data.projector_torch import TorchProjector
+
+    return TorchProjector(device)
 
 
 @dataclass(frozen=True)

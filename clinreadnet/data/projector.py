@@ -157,6 +157,24 @@ def reconstruction_filter(size: int, sharpness: float = 0.0, softness: float = 0
     return np.asarray((ramp * window)[: size // 2 + 1], np.float32)
 
 
+def channel_filters(size: int, channels: int, sharpness: ArrayLike, softness: ArrayLike) -> Float32:
+    """Return the filter of each channel ``[channels, size // 2 + 1]`` float32.
+
+    Args:
+        size: FFT length.
+        channels: number of channels.
+        sharpness: as in :func:`reconstruction_filter`; one number, or one for each channel.
+        softness: likewise.
+    """
+    kernels = np.broadcast_to(np.stack(np.broadcast_arrays(sharpness, softness)).T, (channels, 2))
+    return np.stack([reconstruction_filter(size, *kernel) for kernel in kernels])
+
+
+def filter_length(size: int) -> int:
+    """Return the FFT length for a detector of ``size`` cells: without wrap-around."""
+    return max(64, 1 << math.ceil(math.log2(2 * size)))
+
+
 def back_project(
     sinograms: Float32, *, sharpness: ArrayLike = 0.0, softness: ArrayLike = 0.0
 ) -> Float32:
@@ -171,9 +189,8 @@ def back_project(
         ``[channels, n, n]`` float32, zero outside the inscribed circle.
     """
     channels, views, size = sinograms.shape
-    length = max(64, 1 << math.ceil(math.log2(2 * size)))
-    kernels = np.broadcast_to(np.stack(np.broadcast_arrays(sharpness, softness)).T, (channels, 2))
-    responses = np.stack([reconstruction_filter(length, *kernel) for kernel in kernels])
+    length = filter_length(size)
+    responses = channel_filters(length, channels, sharpness, softness)
     angles = view_angles(views)
     cosines = np.cos(angles).astype(np.float32)
     sines = np.sin(angles).astype(np.float32)

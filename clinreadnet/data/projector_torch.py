@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-from clinreadnet.data.projector import reconstruction_filter, view_angles
+from clinreadnet.data.projector import Float32, channel_filters, filter_length, view_angles
 
 # Samples held at once while projecting, of one slice: some views of n x n.
 _VIEWS_AT_ONCE = 8
@@ -51,23 +53,25 @@ def forward_project(images: Tensor, views: int) -> Tensor:
     return out
 
 
-def back_project(sinograms: Tensor, *, sharpness: float = 0.0, softness: float = 0.0) -> Tensor:
+def back_project(
+    sinograms: Tensor, *, sharpness: ArrayLike = 0.0, softness: ArrayLike = 0.0
+) -> Tensor:
     """Reconstruct images by filtered back-projection.
 
     Args:
         sinograms: ``[b, views, n]`` float32 line integrals, all of one geometry.
-        sharpness: 0 Hann filter ... 1 ramp filter.
-        softness: standard deviation of a further Gaussian blur, in pixels.
+        sharpness: 0 Hann filter ... 1 ramp filter; one number, or one for each sinogram.
+        softness: standard deviation of a further Gaussian blur, in pixels; likewise.
 
     Returns:
         ``[b, n, n]`` float32, zero outside the inscribed circle.
     """
     batch, views, size = sinograms.shape
     device = sinograms.device
-    length = max(64, 1 << math.ceil(math.log2(2 * size)))
-    response = torch.from_numpy(reconstruction_filter(length, sharpness, softness)).to(device)
+    length = filter_length(size)
+    responses = torch.from_numpy(channel_filters(length, batch, sharpness, softness)).to(device)
     spectrum = torch.fft.rfft(sinograms, n=length)
-    filtered = torch.fft.irfft(spectrum * response, n=length)[..., :size]
+    filtered = torch.fft.irfft(spectrum * responses[:, None], n=length)[..., :size]
     # A ray may leave the circle by a pixel: a zero on either side is enough.
     filtered = F.pad(filtered, (1, 2))
     offset = torch.arange(size, device=device, dtype=torch.float32) - size // 2
@@ -84,3 +88,23 @@ def back_project(sinograms: Tensor, *, sharpness: float = 0.0, softness: float =
     out = sinograms.new_zeros(batch, size, size)
     out[:, inside] = total * (math.pi / (2 * views))
     return out
+
+
+class TorchProjector:
+    """The projector on one device, with arrays in and out as :mod:`clinreadnet.data.projector`."""
+
+    def __init__(self, device: str) -> None:
+        self._device = torch.device(device)
+
+    def forward_project(self, image: Float32, views: int) -> Float32:
+        """Project one image ``[n, n]``; return its line integrals ``[views, n]``."""
+        images = torch.from_numpy(image).to(self._device)[None]
+        return np.asarray(forward_project(images, views)[0].cpu().numpy())
+
+    def back_project(
+        self, sinograms: Float32, *, sharpness: ArrayLike = 0.0, softness: ArrayLike = 0.0
+    ) -> Float32:
+        """Reconstruct ``[b, views, n]`` line integrals; return ``[b, n, n]``."""
+        device = torch.from_numpy(sinograms).to(self._device)
+        images = back_project(device, sharpness=sharpness, softness=softness)
+        return np.asarray(images.cpu().numpy())

@@ -66,6 +66,18 @@ def quality(noise_hu: float, streak_hu: float, edge_loss: float, detail_loss: fl
     return 4.0 / (1.0 + math.pow(impairment / HALF_QUALITY, STEEPNESS))
 
 
+def copy_quality(own: float, source: float) -> float:
+    """Return the noiseless quality of a denoised copy.
+
+    A denoiser adds nothing about the patient: no copy is better than its source.
+
+    Args:
+        own: quality by what was measured on the copy.
+        source: quality of the slice that was denoised.
+    """
+    return min(own, source)
+
+
 def votes(true_quality: float, rng: np.random.Generator) -> NDArray[np.int64]:
     """Return the five readers' whole grades ``[5]`` for a slice of the given quality."""
     bias, spread = np.array(READERS).T

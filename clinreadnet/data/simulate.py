@@ -120,7 +120,11 @@ def _require_simulator() -> None:
 
 
 def simulate_anatomy(
-    seed: int, anatomy: int, count: int = DEGRADATIONS, clean: CleanSlice | None = None
+    seed: int,
+    anatomy: int,
+    count: int = DEGRADATIONS,
+    clean: CleanSlice | None = None,
+    device: str = "cpu",
 ) -> SimulatedAnatomy:
     """Draw one slice, degrade it and have it read.
 
@@ -129,6 +133,7 @@ def simulate_anatomy(
         anatomy: number of the anatomy, from 0.
         count: how many of the sixteen degradations to make; the first ones never depend on it.
         clean: the slice to degrade instead of a drawn one.
+        device: where to project: "cpu", or a device of PyTorch.
 
     Returns:
         The clean slice with its degraded versions; the same arguments give the same bytes.
@@ -147,6 +152,7 @@ def simulate_anatomy(
         draw_protocol(_stream(seed, anatomy, _DEGRADE_STREAM)),
         lambda k: _stream(seed, anatomy, _DEGRADE_STREAM, k),
         range(count),
+        device,
     )
     ballots = _stream(seed, anatomy, _READERS_STREAM)
     slices: list[SimulatedSlice] = []
@@ -154,8 +160,7 @@ def simulate_anatomy(
         quality = readers.quality(made.noise_hu, made.streak_hu, made.edge_loss, made.detail_loss)
         shown = k if made.source is None else made.source
         if made.source is not None:
-            # A denoiser adds nothing about the patient: no copy is better than its source.
-            quality = min(quality, slices[made.source].quality)
+            quality = readers.copy_quality(quality, slices[made.source].quality)
         votes = readers.votes(quality, ballots)
         slices.append(
             SimulatedSlice(
@@ -170,7 +175,7 @@ def simulate_anatomy(
 
 
 def _write_anatomy(
-    folder: Path, seed: int, count: int, scanned: Sequence[SliceRef], anatomy: int
+    folder: Path, seed: int, count: int, scanned: Sequence[SliceRef], device: str, anatomy: int
 ) -> dict[str, dict[str, object]]:
     """Write the images of one anatomy; return their records by file name."""
     from clinreadnet.data.clean import scanned_slice
@@ -188,7 +193,7 @@ def _write_anatomy(
         clean = scanned_slice(ref.load(), ref.pixel_mm)
         if not clean.tissue.any():
             raise InputError(f"{ref.name}: no even soft tissue to measure noise in; leave it out")
-    simulated = simulate_anatomy(seed, anatomy, min(DEGRADATIONS, count - first), clean)
+    simulated = simulate_anatomy(seed, anatomy, min(DEGRADATIONS, count - first), clean, device)
     about: dict[str, object] = {"anatomy": anatomy}
     if isinstance(simulated.clean, Phantom):
         about |= {"phase": simulated.clean.phase, "level": round(simulated.clean.level, 4)}
@@ -232,12 +237,30 @@ def _check(count: int, seed: int, jobs: int) -> None:
             raise InputError(f"--{name} {value}: must be {least} or more")
 
 
+def _device(name: str) -> str:
+    """Return "cpu" or "cuda" for "cpu", "cuda" or "auto"."""
+    if name not in ("cpu", "cuda", "auto"):
+        raise InputError(f"--device {name}: choose cpu, cuda or auto")
+    if name == "cpu":
+        return name
+    try:
+        import torch
+    except ImportError:
+        usable = False
+    else:
+        usable = torch.cuda.is_available()
+    if name == "cuda" and not usable:
+        raise InputError("--device cuda: PyTorch finds no CUDA device here; use --device cpu")
+    return "cuda" if usable else "cpu"
+
+
 def simulate_folder(
     out: str | os.PathLike[str],
     count: int | None,
     seed: int,
     *,
     scanned: Sequence[SliceRef] = (),
+    device: str = "cpu",
     jobs: int = 1,
     force: bool = False,
 ) -> list[float]:
@@ -249,6 +272,7 @@ def simulate_folder(
             None takes all that ``scanned`` gives.
         seed: seed of the simulation; the same seed gives the same bytes.
         scanned: slices to degrade instead of drawn ones, DICOM of 512x512 pixels.
+        device: where to project: "cpu", "cuda", or "auto" for CUDA where there is any.
         jobs: processes.
         force: replace the folder where it exists.
 
@@ -256,9 +280,9 @@ def simulate_folder(
         The scores, in the order of the files.
 
     Raises:
-        InputError: a value out of range or more images than ``scanned`` gives, a slice that cannot
-            be read or states no pixel spacing, ``out`` exists without ``force``, or numba, scipy
-            or scikit-image is not installed.
+        InputError: a value out of range, no such device, more images than ``scanned`` gives, a
+            slice that cannot be read or states no pixel spacing, ``out`` exists without ``force``,
+            or numba, scipy or scikit-image is not installed.
     """
     if count is None:
         if not scanned:
@@ -270,12 +294,13 @@ def simulate_folder(
             f"--count {count}: {len(scanned)} slices give {DEGRADATIONS * len(scanned)} images"
         )
     _require_simulator()
+    where = _device(device)
     anatomies = range((count + DEGRADATIONS - 1) // DEGRADATIONS)
     with whole_folder(out, force=force) as folder, progress_bar() as progress:
         (folder / ldctiqa.IMAGES_FOLDER).mkdir()
         task = progress.add_task("simulating slices", total=count)
         images: dict[str, dict[str, object]] = {}
-        write = partial(_write_anatomy, folder, seed, count, tuple(scanned))
+        write = partial(_write_anatomy, folder, seed, count, tuple(scanned), where)
         for records in _in_order(write, anatomies, jobs):
             images |= records
             progress.advance(task, len(records))
