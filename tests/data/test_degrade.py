@@ -130,9 +130,10 @@ def test_own_noise_of_a_scanned_slice_is_no_detail(phantom):
     scanned = scanned_slice(own, phantom.pixel_mm)
     assert (scanned.body == phantom.body).mean() > 0.98
     assert 0.5 < scanned.tissue.sum() / phantom.tissue.sum() < 2
-    blurred = gaussian_filter(phantom.hu, 0.8), gaussian_filter(own, 0.8)
-    drawn = Detail(phantom, phantom.hu).losses(blurred[0])
-    assert Detail(scanned, own).losses(blurred[1]) == pytest.approx(drawn, abs=0.12)
+    # Take away its noise and nothing else: hardly any detail is gone, where it would be most of it
+    # if noise were taken for structure.
+    assert Detail(scanned, own).losses(phantom.hu)[1] < 0.3
+    assert Detail(replace(scanned, structure=own), own).losses(phantom.hu)[1] > 0.5
 
 
 @pytest.mark.parametrize("path", [0.0, 2.0, 5.0], ids=["air", "thin", "thick"])
