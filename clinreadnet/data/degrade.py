@@ -2,6 +2,7 @@
 
 As in the LDCTIQAC 2023 challenge, one slice becomes twelve: four noise levels times three view
 counts. One forward projection serves all twelve; the sparse ones take every third or sixth view.
+Four denoised copies join them, whose noise is gone and detail too.
 
 Counts behind the patient are Poisson, ``N ~ Poisson(I0 exp(-p)) + Normal(0, 10)``, with the line
 integral ``p`` of ``mu = mu_water (1 + HU / 1000)``. A scanner's exposure control follows the size
@@ -13,15 +14,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.ndimage as ndi
-from numpy.typing import NDArray
 
-from clinreadnet.data.phantom import Phantom
-from clinreadnet.data.projector import back_project, forward_project
-
-Float32 = NDArray[np.float32]
+from clinreadnet.data import projector
+from clinreadnet.data.clean import CleanSlice, Float32, Mask
+from clinreadnet.data.denoise import bilateral, non_local_means
+from clinreadnet.grading import HU_MIN, HU_RANGE
 
 MU_WATER_PER_MM = 0.0205
 """Attenuation of water at the effective energy of a 120 kV beam."""
@@ -29,20 +30,42 @@ MU_WATER_PER_MM = 0.0205
 VIEWS = (720, 240, 120)
 """View counts over half a turn, most first; each divides the first."""
 
-EXPOSURES = (4.5e5, 2.0e5, 1.1e5, 7.5e4)
+EXPOSURES = (4.5e5, 2.0e5, 1.1e5, 8.5e4)
 """Photons per detector cell before the patient at the reference thickness, most first."""
 
-DEGRADATIONS = len(EXPOSURES) * len(VIEWS)
+SHARPEST = 0.5
+"""Sharpest filter of a protocol; what its noise-free image shows is all that can be lost."""
+
+SCANS = len(EXPOSURES) * len(VIEWS)
+"""Simulated scans of one slice."""
+
+DENOISERS = ("nlm", "bilateral")
+"""Denoisers, in the order in which the copies take turns."""
+
+COPIES = 4
+"""Denoised copies among the degradations of a slice."""
+
+DEGRADATIONS = SCANS + COPIES
 """Degraded versions of one slice."""
+
+# Least and greatest strength of each denoiser, in units of the noise.
+_STRENGTHS = {"nlm": (0.45, 1.1), "bilateral": (1.2, 3.5)}
 
 ELECTRONIC_NOISE = 10.0
 """Standard deviation of the electronic noise in counts."""
 
 # Thickest line integral at which EXPOSURES hold, and how far exposure control makes up for more.
 _REFERENCE_PATH = 6.3
-_EXPOSURE_CONTROL = 0.85
+_EXPOSURE_CONTROL = 0.95
 # Standard deviation of the exposure in log units: noise is a continuum, not four spikes.
 _EXPOSURE_SPREAD = 0.30
+# Share of soft kernels, the softest in pixels, and the dose that a pixel of softness saves (log).
+_SOFT_SHARE = 0.45
+_SOFTEST = 1.0
+_DOSE_SAVING = 1.0
+# Slopes in HU a pixel, of the structure blurred by a pixel, from which structure is faint and from
+# which it is strong. Below them it is texture, or what is left of a scanned slice's own noise.
+_FAINT, _STRONG = 3.5, 12.0
 
 
 @dataclass(frozen=True)
@@ -52,17 +75,26 @@ class Protocol:
     Attributes:
         exposures: photons per detector cell at the reference thickness, one per noise level.
         sharpness: of the reconstruction filter, 0 Hann ... 1 ramp.
+        softness: standard deviation in pixels of a soft kernel's further blur, 0 for none.
     """
 
     exposures: tuple[float, ...]
     sharpness: float
+    softness: float = 0.0
 
 
 def draw_protocol(rng: np.random.Generator) -> Protocol:
-    """Draw a protocol around :data:`EXPOSURES`."""
-    sharpness = 0.5 * float(rng.beta(1.0, 3.5))
+    """Draw a protocol around :data:`EXPOSURES`: a sharp kernel or a soft one."""
+    sharpness = softness = 0.0
+    if rng.random() < _SOFT_SHARE:
+        softness = float(rng.uniform(0.2, _SOFTEST))
+    else:
+        sharpness = SHARPEST * float(rng.beta(1.0, 3.0))
     jitter = np.exp(rng.normal(0.0, _EXPOSURE_SPREAD, len(EXPOSURES)))
-    return Protocol(tuple(float(e) for e in EXPOSURES * jitter), sharpness)
+    # What a soft kernel takes from the noise, the protocol takes from the dose.
+    dose = math.exp(-_DOSE_SAVING * softness)
+    exposures = sorted(np.asarray(EXPOSURES) * jitter * dose, reverse=True)
+    return Protocol(tuple(float(e) for e in exposures), sharpness, softness)
 
 
 @dataclass(frozen=True)
@@ -74,8 +106,12 @@ class Degradation:
         exposure: photons per detector cell before the patient.
         views: number of views.
         noise_hu: standard deviation of the random error in even soft tissue.
-        streak_hu: root mean square error of the noise-free sparse-view reconstruction in the body.
-        edge_loss: share (0...1) of the clean slice's edge strength that reconstruction loses.
+        streak_hu: root mean square error of missing views in the body.
+        edge_loss: share (0...1) of the slope of strong edges that is lost, of what the sharpest
+            noise-free reconstruction shows.
+        detail_loss: share (0...1) of the slope of faint structure that is lost.
+        denoiser: "nlm", "bilateral" or None.
+        source: number of the degradation that was denoised, or None.
     """
 
     hu: Float32
@@ -84,6 +120,9 @@ class Degradation:
     noise_hu: float
     streak_hu: float
     edge_loss: float
+    detail_loss: float
+    denoiser: str | None = None
+    source: int | None = None
 
 
 def attenuation_per_pixel(hu: Float32, pixel_mm: float) -> Float32:
@@ -107,64 +146,158 @@ def add_noise(sinogram: Float32, exposure: float, rng: np.random.Generator) -> F
 
 
 def degrade(
-    phantom: Phantom,
+    clean: CleanSlice,
     protocol: Protocol,
-    noise_stream: Callable[[int], np.random.Generator],
+    stream: Callable[[int], np.random.Generator],
     wanted: Sequence[int] = range(DEGRADATIONS),
+    device: str = "cpu",
 ) -> list[Degradation]:
     """Degrade one clean slice.
 
     Args:
-        phantom: the clean slice.
+        clean: the clean slice.
         protocol: exposures and reconstruction filter.
-        noise_stream: gives the source of the noise of each degradation.
-        wanted: which to make. Degradation ``k`` has exposure ``k // 3`` and view count ``k % 3``,
-            both counted from the most.
+        stream: gives the random numbers of each degradation.
+        wanted: which to make. Degradation ``k`` below 12 has exposure ``k // 3`` and view count
+            ``k % 3``, both counted from the most; those from 12 are denoised copies of these.
+        device: where to project: "cpu" (numba), or a device of PyTorch. The noise is the same.
 
     Returns:
         The degraded slices, in the order of ``wanted``; none depends on which others are made.
     """
-    sinogram = forward_project(attenuation_per_pixel(phantom.hu, phantom.pixel_mm), VIEWS[0])
+    copies = {k: _draw_copy(k, stream(k)) for k in wanted if k >= SCANS}
+    scans = {k for k in wanted if k < SCANS} | {copy.source for copy in copies.values()}
+    beam = _projector(device)
+    sinogram = beam.forward_project(attenuation_per_pixel(clean.hu, clean.pixel_mm), VIEWS[0])
     thickest = float(np.quantile(sinogram.max(axis=1), 0.75))
     control = math.exp(_EXPOSURE_CONTROL * (thickest - _REFERENCE_PATH))
-    scale = np.float32(1000.0 / (MU_WATER_PER_MM * phantom.pixel_mm))
-
+    scale = np.float32(1000.0 / (MU_WATER_PER_MM * clean.pixel_mm))
     made: dict[int, Degradation] = {}
-    full = np.zeros_like(phantom.hu)
-    edge_loss = 0.0
+    full = np.empty_like(clean.hu)
+    detail = Detail(clean, clean.hu)
+    losses = 0.0, 0.0
     for v, views in enumerate(VIEWS):
-        chosen = [k for k in wanted if k % len(VIEWS) == v]
+        chosen = sorted(k for k in scans if k % len(VIEWS) == v)
         # The first view count is the reference for the errors of the others.
         if not chosen and v > 0:
             continue
         kept = sinogram[:: VIEWS[0] // views]
         exposures = [protocol.exposures[k // len(VIEWS)] * control for k in chosen]
         noisy = [
-            add_noise(kept, exposure, noise_stream(k))
+            add_noise(kept, exposure, stream(k))
             for k, exposure in zip(chosen, exposures, strict=True)
         ]
-        images = back_project(np.stack([kept, *noisy]), sharpness=protocol.sharpness)
+        images = beam.back_project(
+            np.stack([kept, kept, *noisy]),
+            sharpness=[SHARPEST] + [protocol.sharpness] * (1 + len(noisy)),
+            softness=[0.0] + [protocol.softness] * (1 + len(noisy)),
+        )
         images = images * scale - np.float32(1000.0)
-        still = images[0]
+        sharpest, still = images[:2]
         if v == 0:
             full = still
-            edge_loss = _edge_loss(phantom, full)
-        streak = float(np.sqrt(np.mean((still - full)[phantom.body] ** 2)))
-        for k, exposure, hu in zip(chosen, exposures, images[1:], strict=True):
-            noise = float(np.std((hu - still)[phantom.tissue]))
-            made[k] = Degradation(hu, exposure, views, noise, streak, edge_loss)
+            detail = Detail(clean, sharpest)
+            losses = detail.losses(full)
+        missing = still - full
+        streak = float(np.sqrt(np.mean(missing[clean.body] ** 2)))
+        for k, exposure, hu in zip(chosen, exposures, images[2:], strict=True):
+            noise = float(np.std((hu - still)[clean.tissue]))
+            made[k] = Degradation(hu, exposure, views, noise, streak, *losses)
+        for k, copy in copies.items():
+            if copy.source in chosen:
+                made[k] = _denoised(clean, detail, copy, made[copy.source], full, missing)
     return [made[k] for k in wanted]
 
 
-def _edge_loss(phantom: Phantom, reconstructed: Float32) -> float:
-    """Return the share of edge strength lost where the clean slice has its steepest tenth."""
-    clean = _slope(phantom.hu)
-    edges = phantom.body & (clean >= np.quantile(clean[phantom.body], 0.9))
-    kept = float(_slope(reconstructed)[edges].mean()) / max(float(clean[edges].mean()), 1e-6)
-    return max(0.0, 1.0 - kept)
+def _projector(device: str) -> Any:
+    if device == "cpu":
+        return projector
+    from clinreadnet.data.projector_torch import TorchProjector
+
+    return TorchProjector(device)
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """A denoised copy to be made: which degradation, how, how strongly."""
+
+    source: int
+    denoiser: str
+    strength: float
+
+
+def _draw_copy(k: int, rng: np.random.Generator) -> _Copy:
+    denoiser = DENOISERS[(k - SCANS) % len(DENOISERS)]
+    # Each quarter of the degradations is denoised once: every anatomy has copies of low noise and
+    # of high.
+    per_copy = SCANS // COPIES
+    source = (k - SCANS) * per_copy + int(rng.integers(per_copy))
+    low, high = _STRENGTHS[denoiser]
+    return _Copy(source, denoiser, float(rng.uniform(low, high)))
+
+
+def _denoised(
+    clean: CleanSlice,
+    detail: Detail,
+    copy: _Copy,
+    source: Degradation,
+    full: Float32,
+    missing: Float32,
+) -> Degradation:
+    """Denoise a degraded slice and measure what is left of noise, streaks and detail."""
+    smooth = non_local_means if copy.denoiser == "nlm" else bilateral
+    hu = smooth(source.hu, source.noise_hu, copy.strength)
+    seen = np.clip(full, HU_MIN, HU_MIN + HU_RANGE)
+    error = hu - seen
+    # How much of the streaks is still there: their share in the error, by regression.
+    inside = missing[clean.body]
+    power = float(np.mean(inside**2))
+    left = float(np.mean(error[clean.body] * inside)) / power if power > 0 else 0.0
+    left = min(max(left, 0.0), 1.0)
+    noise = float(np.std((error - np.float32(left) * missing)[clean.tissue]))
+    return Degradation(
+        hu,
+        source.exposure,
+        source.views,
+        noise,
+        left * source.streak_hu,
+        *detail.losses(hu),
+        copy.denoiser,
+        copy.source,
+    )
+
+
+class Detail:
+    """Edges and faint structure of a clean slice, and what an image keeps of their slopes.
+
+    Losses are relative to ``best``, the image that shows most of them. Kept is the regression of
+    the image's slopes on the structure's: noise in the image, which points anywhere, adds nothing
+    to it, where a comparison of slopes' sizes would count noise as detail.
+    """
+
+    def __init__(self, clean: CleanSlice, best: Float32) -> None:
+        self._slope = _slope(clean.structure)
+        # The blur tells an edge, which goes on for a few pixels, from grain.
+        size = np.hypot(*_slope(ndi.gaussian_filter(clean.structure, 1.0)))
+        self._strong = clean.body & (size >= _STRONG)
+        self._faint = clean.body & (size >= _FAINT) & (size < _STRONG)
+        most = _slope(best)
+        self._most = self._share(most, self._strong), self._share(most, self._faint)
+
+    def losses(self, hu: Float32) -> tuple[float, float]:
+        """Return the lost share (0...1) of strong edges and of faint structure."""
+        slope = _slope(hu)
+        strong = 1.0 - self._share(slope, self._strong) / self._most[0]
+        faint = 1.0 - self._share(slope, self._faint) / self._most[1]
+        return min(max(strong, 0.0), 1.0), min(max(faint, 0.0), 1.0)
+
+    def _share(self, slope: Float32, where: Mask) -> float:
+        mine, theirs = slope[:, where], self._slope[:, where]
+        return float(np.sum(mine * theirs, dtype=np.float64) / np.sum(theirs**2, dtype=np.float64))
 
 
 def _slope(hu: Float32) -> Float32:
     # In the readers' window: an edge of bone or gas counts no more than they see of it.
-    seen = np.clip(hu, -160, 240)
-    return np.asarray(np.hypot(ndi.sobel(seen, 0), ndi.sobel(seen, 1)), np.float32)
+    # Finer than this little blur nothing is compared: every reconstruction takes that much.
+    seen = ndi.gaussian_filter(np.clip(hu, -160, 240), 0.7)
+    return np.asarray(np.stack([ndi.sobel(seen, 0), ndi.sobel(seen, 1)]) / 8, np.float32)

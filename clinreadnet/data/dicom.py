@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ _TAGS: list[int | str | tuple[int, int]] = [
     "NumberOfFrames",
     "Rows",
     "Columns",
+    "PixelSpacing",
     "BitsAllocated",
     "PixelRepresentation",
     "PixelPaddingValue",
@@ -81,6 +83,7 @@ class DicomFrame:
         frames: number of frames in the file.
         rows: image height.
         columns: image width.
+        pixel_mm: width of a pixel in mm, or None.
         slope: HU per stored unit.
         intercept: HU of the stored value 0.
         units: the rescale type the header names (``HU``, ``US``), empty where it names none.
@@ -98,6 +101,7 @@ class DicomFrame:
     frames: int
     rows: int
     columns: int
+    pixel_mm: float | None
     slope: float
     intercept: float
     units: str
@@ -244,6 +248,7 @@ def _frame(
         frames=frames,
         rows=int(ds.Rows),
         columns=int(ds.Columns),
+        pixel_mm=_width(value("PixelMeasuresSequence", "PixelSpacing")),
         slope=slope,
         intercept=intercept,
         units=str(units or ""),
@@ -333,6 +338,12 @@ def _in_groups(
             if item.get(name) not in (None, ""):
                 return item.get(name)
     return None if ds is None else ds.get(name)
+
+
+def _width(spacing: Any) -> float | None:
+    """Return the second of the two numbers of a PixelSpacing: between columns."""
+    width = _number(spacing[1]) if isinstance(spacing, Sequence) and len(spacing) == 2 else None
+    return width if width is not None and width > 0 else None
 
 
 def _number(value: Any) -> float | None:

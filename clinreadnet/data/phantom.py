@@ -18,14 +18,11 @@ import numpy as np
 import scipy.ndimage as ndi
 from numpy.typing import NDArray
 
+from clinreadnet.data.clean import AIR, CleanSlice, Float32, Mask, even_tissue, outside_circle
 from clinreadnet.grading import SIZE
 
-Float32 = NDArray[np.float32]
-Mask = NDArray[np.bool_]
 # Points [n, 2] along a path (x, y), closer together than the radii [n], all in millimetres.
 _Vessel = tuple[NDArray[np.float64], NDArray[np.float64]]
-
-AIR = -1000.0
 
 PATIENT_LENGTH_MM = 360.0
 """Length of the patient between level 0 and level 1."""
@@ -55,22 +52,14 @@ _STREAMS = {
 
 
 @dataclass(frozen=True)
-class Phantom:
-    """One clean slice.
+class Phantom(CleanSlice):
+    """One drawn slice.
 
     Attributes:
-        hu: ``[512, 512]`` float32 Hounsfield units; air outside the inscribed circle.
-        pixel_mm: width of a pixel in millimetres.
-        tissue: ``[512, 512]`` bool, soft tissue away from edges, where noise is measured.
-        body: ``[512, 512]`` bool, inside the skin.
         phase: contrast phase: native, arterial, portal or delayed.
         level: place along the patient, 0 liver dome ... 1 lower abdomen.
     """
 
-    hu: Float32
-    pixel_mm: float
-    tissue: Mask
-    body: Mask
     phase: str
     level: float
 
@@ -93,13 +82,13 @@ class _Painter:
         # Half-width and half-depth of the body.
         size = rng.normal()
         self.half_width = float(np.clip(163 + 17 * size + 5 * rng.normal(), 130, 208))
-        self.half_depth = self.half_width * float(np.clip(rng.normal(0.68, 0.045), 0.58, 0.80))
+        self.half_depth = self.half_width * float(np.clip(rng.normal(0.73, 0.045), 0.62, 0.86))
         obesity = float(np.clip(0.5 + 0.30 * size + 0.22 * rng.normal(), 0.03, 1.3))
         self.fat_mm = 5 + 26 * obesity
         self.visceral = obesity
         # The operator fits the field of view to the patient.
         self.pixel_mm = float(
-            np.clip(2 * self.half_width * rng.uniform(1.06, 1.22) / SIZE, 0.64, 0.9)
+            np.clip(2 * self.half_width * rng.uniform(1.08, 1.18) / SIZE, 0.62, 0.92)
         )
         self.shift = np.array([rng.normal(0, 4), rng.normal(0, 3) - 0.03 * self.half_depth])
         scale = float(rng.normal(1.0, 0.03))
@@ -112,15 +101,17 @@ class _Painter:
         self.fat = float(rng.normal(-103, 5))
 
         half = (np.arange(SIZE, dtype=np.float32) - SIZE // 2) * np.float32(self.pixel_mm)
-        self.radius = np.hypot(half[None, :], half[:, None]) / self.pixel_mm
         x = half[None, :] - np.float32(self.shift[0]) + np.zeros((SIZE, 1), np.float32)
         y = half[:, None] - np.float32(self.shift[1]) + np.zeros((1, SIZE), np.float32)
         warp = self.rng("warp")
         # Two scales of smooth displacement: no outline stays an ellipse.
-        self.x = x + self.field(warp, 30.0, 3.0) + self.field(warp, 9.0, 0.8)
-        self.y = y + self.field(warp, 30.0, 3.0) + self.field(warp, 9.0, 0.8)
+        self.x = x + self.field(warp, 32.0, 2.2) + self.field(warp, 9.0, 0.8)
+        self.y = y + self.field(warp, 32.0, 2.2) + self.field(warp, 9.0, 0.8)
         self.hu = np.full((SIZE, SIZE), AIR, np.float32)
-        self.soft = np.zeros((SIZE, SIZE), bool)
+        # What fills the gut: one texture for all loops, which lie beside each other.
+        texture = self.rng("texture")
+        self.grain = self.field(texture, 1.2, 5.0)
+        self.mottle = self.field(texture, 1.6, 1.0)
 
     def rng(self, stream: str) -> np.random.Generator:
         """Return the random stream of one organ, the same at every level."""
@@ -273,6 +264,13 @@ class _Cavity:
         return x * self.half_width, middle + y * (self.bottom - self.top) / 2
 
 
+def _marbling(p: _Painter, rng: np.random.Generator) -> Float32:
+    """Fat between the bundles of a muscle: HU to take off, in thin wavy lines."""
+    lines = np.clip(1 - np.abs(p.field(rng, 2.6, 1.0)) / 0.24, 0, 1)
+    where = np.clip(0.15 + p.field(rng, 9, 0.5) + 0.35 * p.visceral, 0, 1)
+    return np.asarray(lines * where * 110, np.float32)
+
+
 def _draw_wall(p: _Painter) -> tuple[_Cavity, Mask]:
     """Skin, subcutaneous fat, muscle wall; returns the cavity they enclose and the body."""
     rng = p.rng("wall")
@@ -296,8 +294,10 @@ def _draw_wall(p: _Painter) -> tuple[_Cavity, Mask]:
         flank * rng.uniform(0.6, 0.9) + front * lower * rng.uniform(0.7, 1.1)
         + back * rng.uniform(0.7, 1.0)
     )  # fmt: skip
-    fat += p.field(rng, 25, 1.0)
-    wall_mm = float(rng.normal(15, 2.5)) * (1.25 - 0.35 * p.visceral * 0.6)
+    fat += p.field(rng, 25, 1.5)
+    # Deep layers do not follow every bend of the skin.
+    deep = ndi.gaussian_filter(depth, 7.0 / p.pixel_mm)
+    wall_mm = float(rng.normal(10.5, 1.5)) * (1.2 - 0.2 * p.visceral)
     wall = wall_mm * (1.05 * flank + 0.70 * front + 0.9 * back) + p.field(rng, 14, 0.8)
 
     # Where bone touches, the muscle grows thin: the midline in front (linea alba).
@@ -311,17 +311,17 @@ def _draw_wall(p: _Painter) -> tuple[_Cavity, Mask]:
     skin = np.clip((float(rng.uniform(1.6, 2.6)) - depth) / pixel + 0.5, 0, 1) * body
     p.paint(skin, 15.0)
 
-    muscle = np.clip((depth - fat) / pixel + 0.5, 0, 1) * body
+    muscle = np.clip((deep - fat) / pixel + 0.5, 0, 1) * body
     tone = p.muscle + p.field(rng, 6, 3.0) + p.field(rng, 1.2, 4.0)
-    p.paint(muscle, tone)
+    p.paint(muscle, tone - _marbling(p, rng))
     # Fat planes between the three flat muscles of the flank.
-    into = (depth - fat) / np.maximum(wall, 1)
+    into = (deep - fat) / np.maximum(wall, 1)
     for plane in (0.36, 0.68):
-        shown = np.clip(0.35 + p.field(rng, 12, 0.35), 0, 0.9) * flank**3
+        shown = np.clip(0.4 + p.field(rng, 12, 0.4), 0, 1) * flank**2
         line = np.exp(-(((into - plane) * wall / 0.9) ** 2)) * shown
         p.paint(np.asarray(line * muscle, np.float32), p.fat + 25)
 
-    inner = np.asarray((depth - fat - wall) / pixel + 0.5, np.float32)
+    inner = np.asarray((deep - fat - wall) / pixel + 0.5, np.float32)
     cover = np.clip(inner, 0, 1) * body
     rows, columns = np.nonzero(cover > 0.5)
     top = float((rows.min() - SIZE // 2) * pixel - p.shift[1])
@@ -331,10 +331,15 @@ def _draw_wall(p: _Painter) -> tuple[_Cavity, Mask]:
     # process lies just under the fat of the back.
     skin_y = float((np.nonzero(inside[:, SIZE // 2])[0].max() - SIZE // 2) * pixel - p.shift[1])
     spine_y = skin_y - 0.8 * p.fat_mm - float(rng.uniform(62, 68))
-    bottom = min(spine_y + 22, floor)
-    curve = bottom + 6 - 0.0022 * (np.abs(p.x) - 0.55 * half_width) ** 2
+    bottom = min(spine_y + 34, floor)
+    # A gutter on either side of the spine, where lung, liver, spleen and kidneys lie.
+    curve = bottom + 6 - 0.0045 * (np.abs(p.x) - 0.55 * half_width) ** 2
     cover = cover * np.clip((curve - p.y) / pixel + 0.5, 0, 1)
-    p.paint(cover, p.fat + 6 + p.field(rng, 4, 5.0) + p.field(rng, 0.9, 4.0))
+    p.paint(cover, p.fat + 6 + p.field(rng, 4, 6.0) + p.field(rng, 0.9, 5.0))
+    # Small vessels and strands of the visceral fat, cut along and across.
+    strands = np.abs(p.field(rng, 2.4, 1.0))
+    dense = np.clip(0.25 + p.field(rng, 14, 0.25), 0, 0.7)
+    p.paint(np.clip((0.12 - strands) / 0.12, 0, 1) * dense * cover, 20.0)
     inset = np.clip(inner - 1.5 / pixel, 0, 1) * body
     inset = inset * np.clip((curve - 1.5 - p.y) / pixel + 0.5, 0, 1)
     cavity = _Cavity(
@@ -380,12 +385,12 @@ def _draw_ribs(p: _Painter, cavity: _Cavity) -> None:
 def _draw_spine(p: _Painter, cavity: _Cavity) -> None:
     rng = p.rng("muscle")
     y = cavity.spine_y
-    tone = p.muscle + p.field(rng, 5, 4.0) + p.field(rng, 1.2, 5.0)
+    tone = p.muscle + p.field(rng, 5, 4.0) + p.field(rng, 1.2, 5.0) - _marbling(p, rng)
     for side in (-1, 1):
         wide, tall = rng.uniform(26, 33), rng.uniform(17, 23)
         erector = p.blob((side * 33, y + 40), (wide, tall), side * 0.15, 2.4, _lobes(rng, 0.03))
         plane = p.blob((side * 33, y + 40), (wide + 2, tall + 2), side * 0.15, 2.4, (), 2.0)
-        p.paint(plane * 0.8, p.fat + 20)
+        p.paint(plane * np.clip(0.3 + p.field(rng, 8, 0.4), 0, 0.8), p.fat + 20)
         p.paint(erector, tone)
         inner = p.blob((side * 13, y + 43), (10, 15), 0, 2.0)
         p.paint(inner, tone)
@@ -405,7 +410,7 @@ def _draw_spine(p: _Painter, cavity: _Cavity) -> None:
 
     rng = p.rng("spine")
     hard = float(rng.uniform(420, 650))
-    spongy = float(rng.uniform(110, 240)) + p.field(rng, 1.1, 32.0) + p.field(rng, 5, 12.0)
+    spongy = float(rng.uniform(140, 290)) + p.field(rng, 0.75, 38.0) + p.field(rng, 4, 18.0)
     wide, tall = rng.uniform(20, 25), rng.uniform(14.5, 18)
     grow = 0.9 + 0.2 * p.level
     wide, tall = wide * grow, tall * grow
@@ -463,8 +468,7 @@ def _draw_loop(
     wall = float(rng.uniform(1.8, 3.2))
     fluid = float(rng.uniform(5, 38))
     oral = float(rng.uniform(180, 420))
-    mottle = p.field(rng, 1.6, 1.0)
-    fine = p.field(rng, 1.2, 5.0)
+    fine, mottle = p.grain, p.mottle
     level = place[1] - axes[1] * float(rng.uniform(-0.4, 0.6))
     outer = p.blob(place, axes, turn, 2, lobes) * limit
     inner = p.blob(place, (axes[0] - wall, axes[1] - wall), turn, 2, lobes) * limit
@@ -491,9 +495,9 @@ def _draw_gut(p: _Painter, cavity: _Cavity) -> None:
     amount = _bump(p.level, 0.02, 1.9, 0.45) * (1.3 - 0.35 * p.visceral)
     kinds = np.array(["fluid", "collapsed", "gas", "oral"])
     shares = np.array([0.40, 0.38, 0.12, 0.10]) if not oral else np.array([0.18, 0.2, 0.12, 0.5])
-    for _ in range(56):
+    for _ in range(84):
         x, y = rng.uniform(-0.75, 0.85), rng.uniform(-0.9, 0.5)
-        axes = rng.uniform(8, 16, 2)
+        axes = rng.uniform(8, 17, 2)
         contents = str(rng.choice(kinds, p=shares))
         phase, rate = rng.uniform(0, 2 * np.pi), rng.uniform(8, 20)
         shown = amount * float(np.clip(0.6 + 0.75 * np.sin(phase + rate * p.level), 0, 1.1))
@@ -608,8 +612,9 @@ def _draw_liver(p: _Painter, cavity: _Cavity) -> None:
         place = cavity.at(float(rng.uniform(-1, 0)), float(rng.uniform(-0.9, 0.8)))
         heading, length = float(rng.uniform(0, 6.3)), float(rng.uniform(1, 9))
         p.tube(_branches(rng, place, heading, length, float(rng.uniform(0.5, 1.6)), 0)[0], vessels)
-    # Partial volume: a slice is thicker than most of these.
-    p.paint(vessels * organ * 0.62, p.vein + p.field(rng, 2, 3.0))
+    # Partial volume: a slice is thicker than most of these, and they run in and out of it.
+    seen = np.clip(0.30 + p.field(rng, 9, 0.3), 0.04, 0.8)
+    p.paint(vessels * organ * seen, p.vein + p.field(rng, 2, 3.0))
 
     rng = p.rng("lesions")
     for _ in range(int(rng.poisson(0.9))):
@@ -644,7 +649,7 @@ def _draw_kidneys(p: _Painter, cavity: _Cavity) -> None:
         stone = float(rng.random() < 0.08)
         if size < 0.1:
             continue
-        around = p.blob((x, y), tuple(size * axes + 2 + 7 * p.visceral), turn, 2, (), 6.0)
+        around = p.blob((x, y), tuple(size * axes + 1 + 4 * p.visceral), turn, 2, lobes, 4.0)
         p.paint(around * cavity.cover, p.fat + p.field(rng, 4, 4.0))
         capsule = p.blob((x, y), tuple(size * axes), turn, 2, lobes)
         p.paint(capsule, p.cortex + texture)
@@ -768,8 +773,6 @@ def draw_phantom(seed: int, anatomy: int, level: float | None = None) -> Phantom
     _draw_table(p, body)
     # The scanner's own blur: focal spot, detector cell and slice thickness.
     hu = ndi.gaussian_filter(p.hu, 0.55 / p.pixel_mm)
-    hu[p.radius > SIZE // 2 - 1] = AIR
-    soft = ndi.gaussian_filter(hu, 1.5)
-    even = ndi.maximum_filter(soft, 9) - ndi.minimum_filter(soft, 9) < 45
-    tissue = (soft > 15) & (soft < 150) & even & ndi.binary_erosion(body, iterations=12)
-    return Phantom(np.asarray(hu, np.float32), p.pixel_mm, tissue, body, p.phase, level)
+    hu = np.asarray(hu, np.float32)
+    hu[outside_circle()] = AIR
+    return Phantom(hu, hu, p.pixel_mm, even_tissue(hu, body), body, p.phase, level)

@@ -16,7 +16,7 @@ import math
 import numba
 import numpy as np
 import scipy.fft
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from clinreadnet.errors import InputError
 
@@ -127,7 +127,7 @@ def forward_project(image: Float32, views: int) -> Float32:
     return out
 
 
-def reconstruction_filter(size: int, sharpness: float = 0.0) -> Float32:
+def reconstruction_filter(size: int, sharpness: float = 0.0, softness: float = 0.0) -> Float32:
     """Return the reconstruction filter for FFTs of length ``size``.
 
     The ramp is the transform of its band-limited spatial form (Kak and Slaney, chapter 3), which
@@ -136,6 +136,7 @@ def reconstruction_filter(size: int, sharpness: float = 0.0) -> Float32:
     Args:
         size: FFT length.
         sharpness: 0 is the Hann-windowed ramp, 1 the bare ramp; between them the two are mixed.
+        softness: standard deviation in pixels of a Gaussian blur on top, as soft kernels have it.
 
     Returns:
         ``[size // 2 + 1]`` float32, for the non-negative frequencies.
@@ -152,22 +153,44 @@ def reconstruction_filter(size: int, sharpness: float = 0.0) -> Float32:
     # sees the mean of both sides, and a one-sided transform must be given that mean.
     hann = (hann + np.roll(hann[::-1], 1)) / 2
     window = hann + sharpness * (1.0 - hann)
+    window *= np.exp(-2.0 * (np.pi * softness * scipy.fft.fftfreq(size)) ** 2)
     return np.asarray((ramp * window)[: size // 2 + 1], np.float32)
 
 
-def back_project(sinograms: Float32, *, sharpness: float = 0.0) -> Float32:
+def channel_filters(size: int, channels: int, sharpness: ArrayLike, softness: ArrayLike) -> Float32:
+    """Return the filter of each channel ``[channels, size // 2 + 1]`` float32.
+
+    Args:
+        size: FFT length.
+        channels: number of channels.
+        sharpness: as in :func:`reconstruction_filter`; one number, or one for each channel.
+        softness: likewise.
+    """
+    kernels = np.broadcast_to(np.stack(np.broadcast_arrays(sharpness, softness)).T, (channels, 2))
+    return np.stack([reconstruction_filter(size, *kernel) for kernel in kernels])
+
+
+def filter_length(size: int) -> int:
+    """Return the FFT length for a detector of ``size`` cells: without wrap-around."""
+    return max(64, 1 << math.ceil(math.log2(2 * size)))
+
+
+def back_project(
+    sinograms: Float32, *, sharpness: ArrayLike = 0.0, softness: ArrayLike = 0.0
+) -> Float32:
     """Reconstruct images by filtered back-projection.
 
     Args:
         sinograms: ``[channels, views, n]`` float32 line integrals, all of one geometry.
-        sharpness: 0 Hann filter ... 1 ramp filter.
+        sharpness: 0 Hann filter ... 1 ramp filter; one number, or one for each channel.
+        softness: standard deviation of a further Gaussian blur, in pixels; likewise.
 
     Returns:
         ``[channels, n, n]`` float32, zero outside the inscribed circle.
     """
     channels, views, size = sinograms.shape
-    length = max(64, 1 << math.ceil(math.log2(2 * size)))
-    response = reconstruction_filter(length, sharpness)
+    length = filter_length(size)
+    responses = channel_filters(length, channels, sharpness, softness)
     angles = view_angles(views)
     cosines = np.cos(angles).astype(np.float32)
     sines = np.sin(angles).astype(np.float32)
@@ -175,7 +198,9 @@ def back_project(sinograms: Float32, *, sharpness: float = 0.0) -> Float32:
     for start in range(0, channels, _CHANNELS):
         group = sinograms[start : start + _CHANNELS]
         spectrum = scipy.fft.rfft(group, n=length, axis=-1)
-        filtered = scipy.fft.irfft(spectrum * response, n=length, axis=-1)[..., :size]
+        filtered = scipy.fft.irfft(
+            spectrum * responses[start : start + _CHANNELS, None], n=length, axis=-1
+        )[..., :size]
         padded = np.zeros((views, size + 2 * _MARGIN, _CHANNELS), np.float32)
         padded[:, _MARGIN : _MARGIN + size, : len(group)] = np.moveaxis(filtered, 0, -1)
         out = np.zeros((size, size, _CHANNELS), np.float32)

@@ -1,12 +1,14 @@
 """Five simulated readers: from what was measured on a degraded slice to its mean opinion score.
 
-The impairment is an equivalent noise in HU. It grows with each of the three measurements::
+The impairment is an equivalent noise in HU. It grows with each of the four measurements::
 
-    impairment = sqrt(noise^2 + (STREAK_WEIGHT * streak)^2 + (EDGE_WEIGHT * edge_loss)^2)
+    impairment = sqrt(noise^2 + (STREAK_WEIGHT * streak)^2
+                      + (EDGE_WEIGHT * edge_loss)^2 + (DETAIL_WEIGHT * detail_loss)^2)
     quality    = 4 / (1 + (impairment / HALF_QUALITY) ^ STEEPNESS)
 
-Streaks weigh more than noise of the same size because they run through the organs as lines. Each
-reader then votes a whole grade, ``round(quality + bias + Normal(0, spread))`` kept within 0...4,
+Streaks weigh more than noise of the same size because they run through the organs as lines. Lost
+detail weighs so much that a denoiser gains about nothing: it trades noise for detail. Each reader
+then votes a whole grade, ``round(quality + bias + Normal(0, spread))`` kept within 0...4,
 and the label is the mean of the five votes, a multiple of 0.2.
 
 The constants are calibrated so that a set of simulated labels is distributed like the 1000 training
@@ -19,18 +21,23 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from clinreadnet.metrics import krocc, plcc, srocc
 
 STREAK_WEIGHT = 1.6
 """HU of noise that trouble a reader as much as one HU of streak."""
 
 EDGE_WEIGHT = 40.0
-"""HU of noise that trouble a reader as much as losing every edge."""
+"""HU of noise that trouble a reader as much as losing every strong edge."""
 
-HALF_QUALITY = 46.0
+DETAIL_WEIGHT = 90.0
+"""HU of noise that trouble a reader as much as losing all faint structure."""
+
+HALF_QUALITY = 54.0
 """Impairment in HU at which quality is 2."""
 
-STEEPNESS = 2.4
+STEEPNESS = 3.0
 """Exponent of the quality curve."""
 
 # fmt: off
@@ -44,18 +51,31 @@ READERS = ((0.20, 0.28), (0.08, 0.25), (-0.02, 0.31), (-0.10, 0.27), (-0.16, 0.3
 """Bias and spread of each reader, in grades."""
 
 
-def quality(noise_hu: float, streak_hu: float, edge_loss: float) -> float:
+def quality(noise_hu: float, streak_hu: float, edge_loss: float, detail_loss: float) -> float:
     """Return the noiseless quality 0...4, falling in each argument.
 
     Args:
         noise_hu: standard deviation of the noise in even soft tissue.
         streak_hu: root mean square error of streaks.
-        edge_loss: share (0...1) of the edge strength that is lost.
+        edge_loss: share (0...1) of the slope of strong edges that is lost.
+        detail_loss: share (0...1) of the slope of faint structure that is lost.
     """
-    impairment = math.sqrt(
-        noise_hu**2 + (STREAK_WEIGHT * streak_hu) ** 2 + (EDGE_WEIGHT * edge_loss) ** 2
+    impairment = math.hypot(
+        noise_hu, STREAK_WEIGHT * streak_hu, EDGE_WEIGHT * edge_loss, DETAIL_WEIGHT * detail_loss
     )
     return 4.0 / (1.0 + math.pow(impairment / HALF_QUALITY, STEEPNESS))
+
+
+def copy_quality(own: float, source: float) -> float:
+    """Return the noiseless quality of a denoised copy.
+
+    A denoiser adds nothing about the patient: no copy is better than its source.
+
+    Args:
+        own: quality by what was measured on the copy.
+        source: quality of the slice that was denoised.
+    """
+    return min(own, source)
 
 
 def votes(true_quality: float, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -68,3 +88,22 @@ def votes(true_quality: float, rng: np.random.Generator) -> NDArray[np.int64]:
 def mean_opinion(ballots: NDArray[np.int64]) -> float:
     """Return the mean of five votes: a multiple of 0.2 with one decimal."""
     return round(float(ballots.mean()), 1)
+
+
+def ceiling(qualities: ArrayLike, labels: ArrayLike) -> dict[str, float]:
+    """Return what a perfect model of the noiseless quality scores against the readers' labels.
+
+    Args:
+        qualities: ``[n]`` noiseless qualities, ``quality`` of each image in ``simulation.json``.
+        labels: ``[n]`` mean opinion scores of the same images.
+
+    Returns:
+        ``plcc``, ``srocc``, ``krocc`` and their ``sum``: no model that knows nothing of the
+        readers' moods can be expected to score higher.
+    """
+    scores = {
+        "plcc": plcc(qualities, labels),
+        "srocc": srocc(qualities, labels),
+        "krocc": krocc(qualities, labels),
+    }
+    return {**scores, "sum": sum(scores.values())}

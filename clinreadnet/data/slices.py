@@ -39,6 +39,7 @@ class SliceRef:
         frame: frame number from 0 in a file of several slices, else None.
         position: place along the slice normal in mm, or None where the file does not say.
         series: SeriesInstanceUID, or the folder (``.tif``) or file (``.npy``, ``.mha``).
+        pixel_mm: width of a pixel in mm, or None where the file does not say.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class SliceRef:
     series: str
     _read: Callable[[], NDArray[np.float32]]
     _resample: bool = False
+    pixel_mm: float | None = None
 
     @property
     def name(self) -> str:
@@ -295,6 +297,7 @@ def _series(
                     series=uid,
                     _read=partial(read_hu, f),
                     _resample=resample,
+                    pixel_mm=f.pixel_mm,
                 ),
             )
             for f in members

@@ -1,11 +1,18 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
+from clinreadnet.data.clean import scanned_slice
 from clinreadnet.data.degrade import (
+    COPIES,
     DEGRADATIONS,
     EXPOSURES,
     MU_WATER_PER_MM,
+    SCANS,
     VIEWS,
+    Detail,
     Protocol,
     add_noise,
     attenuation_per_pixel,
@@ -27,12 +34,23 @@ def phantom():
 
 
 @pytest.fixture(scope="module")
-def degraded(phantom):
+def everything(phantom):
     return degrade(phantom, PROTOCOL, noise_stream)
 
 
-def test_twelve_levels_times_views(degraded):
-    assert len(degraded) == DEGRADATIONS == 12
+@pytest.fixture(scope="module")
+def degraded(everything):
+    return everything[:SCANS]
+
+
+@pytest.fixture(scope="module")
+def copies(everything):
+    return everything[SCANS:]
+
+
+def test_twelve_levels_times_views(degraded, everything):
+    assert len(degraded) == SCANS == 12 and len(everything) == DEGRADATIONS == SCANS + COPIES
+    assert all(made.denoiser is None and made.source is None for made in degraded)
     assert [made.views for made in degraded] == list(VIEWS) * 4
     exposures = [made.exposure for made in degraded[:: len(VIEWS)]]
     assert exposures == sorted(exposures, reverse=True)
@@ -67,18 +85,55 @@ def test_measured_noise_is_that_of_the_image(phantom, degraded):
     assert error == pytest.approx(made.noise_hu, rel=0.05)
 
 
-def test_a_degradation_does_not_depend_on_the_others(phantom, degraded):
-    for k in (0, 7):
+def test_a_degradation_does_not_depend_on_the_others(phantom, everything):
+    for k in (0, 7, 14):
         (alone,) = degrade(phantom, PROTOCOL, noise_stream, [k])
-        assert alone.views == degraded[k].views
-        assert alone.hu.tobytes() == degraded[k].hu.tobytes()
-        assert (alone.noise_hu, alone.streak_hu) == (degraded[k].noise_hu, degraded[k].streak_hu)
+        assert alone.hu.tobytes() == everything[k].hu.tobytes()
+        assert replace(alone, hu=everything[k].hu) == everything[k]
 
 
 def test_a_sharper_filter_keeps_edges_and_noise(phantom, degraded):
     (sharp,) = degrade(phantom, Protocol(EXPOSURES, 0.5), noise_stream, [0])
-    assert sharp.edge_loss < degraded[0].edge_loss
-    assert sharp.noise_hu > degraded[0].noise_hu
+    (soft,) = degrade(phantom, Protocol(EXPOSURES, 0.0, 0.8), noise_stream, [0])
+    for loss in ("edge_loss", "detail_loss"):
+        assert getattr(sharp, loss) < getattr(degraded[0], loss) < getattr(soft, loss)
+    assert sharp.noise_hu > degraded[0].noise_hu > soft.noise_hu
+
+
+def test_copies_take_turns_and_come_from_all_doses(copies):
+    assert [made.denoiser for made in copies] == ["nlm", "bilateral"] * 2
+    assert [made.source // 3 for made in copies] == [0, 1, 2, 3]
+
+
+def test_a_copy_has_less_noise_and_less_detail_than_its_source(copies, degraded):
+    for made in copies:
+        source = degraded[made.source]
+        assert (made.exposure, made.views) == (source.exposure, source.views)
+        assert made.noise_hu < 0.8 * source.noise_hu
+        assert made.streak_hu <= source.streak_hu
+        assert made.detail_loss > source.detail_loss + 0.03
+
+
+def test_noise_is_not_booked_as_detail(phantom, degraded):
+    detail = Detail(phantom, phantom.hu)
+    # Noise alone leaves the losses where the noise-free reconstruction has them; blur does not.
+    noisy = phantom.hu + np.random.default_rng(0).normal(0, 15, phantom.hu.shape)
+    assert detail.losses(phantom.hu) == pytest.approx((0, 0), abs=1e-6)
+    assert detail.losses(noisy.astype(np.float32)) == pytest.approx((0, 0), abs=0.08)
+    assert detail.losses(gaussian_filter(phantom.hu, 1.5))[1] > 0.3
+
+
+def test_own_noise_of_a_scanned_slice_is_no_detail(phantom):
+    rng = np.random.default_rng(1)
+    grain = gaussian_filter(rng.standard_normal(phantom.hu.shape), 0.7)
+    own = phantom.hu + (14 * grain / grain.std()).astype(np.float32)
+    scanned = scanned_slice(own, phantom.pixel_mm)
+    assert (scanned.body == phantom.body).mean() > 0.98
+    assert 0.5 < scanned.tissue.sum() / phantom.tissue.sum() < 2
+    # Take away its noise and nothing else: hardly any detail is gone, where it would be most of it
+    # if noise were taken for structure.
+    assert Detail(scanned, own).losses(phantom.hu)[1] < 0.3
+    assert Detail(replace(scanned, structure=own), own).losses(phantom.hu)[1] > 0.5
 
 
 @pytest.mark.parametrize("path", [0.0, 2.0, 5.0], ids=["air", "thin", "thick"])
@@ -107,4 +162,8 @@ def test_attenuation_of_water_and_air():
 def test_protocol_varies_and_repeats():
     first, again, other = (draw_protocol(np.random.default_rng(s)) for s in (1, 1, 2))
     assert first == again != other
-    assert 0 <= first.sharpness <= 0.5 and len(first.exposures) == len(EXPOSURES)
+    assert list(first.exposures) == sorted(first.exposures, reverse=True)
+    drawn = [draw_protocol(np.random.default_rng(s)) for s in range(40)]
+    assert all(0 <= p.sharpness <= 0.5 and len(p.exposures) == len(EXPOSURES) for p in drawn)
+    soft = [p.softness > 0 for p in drawn]
+    assert any(soft) and not all(soft)

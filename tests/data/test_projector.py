@@ -97,3 +97,28 @@ def test_empty_image_projects_to_nothing():
 def test_refuses(image, words):
     with pytest.raises(InputError, match=words):
         forward_project(image, 4)
+
+
+def test_torch_agrees_within_two_hounsfield_units(phantom):
+    torch = pytest.importorskip("torch")
+    from clinreadnet.data import projector_torch
+
+    mu = attenuation_per_pixel(phantom.hu, phantom.pixel_mm)
+    sinogram = forward_project(mu, 30)
+    batch = torch.from_numpy(np.stack([mu, mu[::-1, ::-1].copy()]))
+    ours = projector_torch.forward_project(batch, 30)
+    assert ours.shape == (2, 30, 512)
+    np.testing.assert_allclose(ours[0].numpy(), sinogram, atol=2e-3)
+    scale = 1000 / (MU_WATER_PER_MM * phantom.pixel_mm)
+    # Each image with a kernel of its own.
+    kernels = {"sharpness": [0.0, 0.5], "softness": [0.8, 0.0]}
+    images = back_project(np.stack([sinogram, sinogram]), **kernels)
+    assert np.abs(images[0] - images[1]).max() * scale > 50
+    again = projector_torch.back_project(ours[[0, 0]], **kernels).numpy()
+    assert np.sqrt(np.mean(((again - images) * scale) ** 2)) < 2
+    # The door that the simulator takes.
+    torch_projector = projector_torch.TorchProjector("cpu")
+    np.testing.assert_array_equal(torch_projector.forward_project(mu, 30), ours[0].numpy())
+    np.testing.assert_array_equal(
+        torch_projector.back_project(ours[[0, 0]].numpy(), **kernels), again
+    )
