@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from clinreadnet.data.ldctiqa import SIMULATION_FILE, read_ldctiqa
-from clinreadnet.data.readers import CHALLENGE_LABELS, ceiling
-from clinreadnet.metrics import srocc
+from clinreadnet.data.readers import CHALLENGE_LABELS
+from clinreadnet.metrics import correlations, srocc
 
 # Whole anatomies, about as many images as the challenge has labels.
 _MEASURED = 1008
@@ -99,7 +99,10 @@ def summarise(folder: Path) -> dict[str, Any]:
         "share_of_copies_as_good_as_their_source": round(
             float(np.mean(quality[~scan] >= quality[source])), 3
         ),
-        "ceiling": {key: round(value, 4) for key, value in ceiling(quality, labels).items()},
+        "ceiling": {
+            name: round(metric["value"], 4)
+            for name, metric in correlations(quality, labels).items()
+        },
     }
 
 

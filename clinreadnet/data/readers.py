@@ -21,9 +21,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
-from clinreadnet.metrics import krocc, plcc, srocc
+from numpy.typing import NDArray
 
 STREAK_WEIGHT = 1.6
 """HU of noise that trouble a reader as much as one HU of streak."""
@@ -88,22 +86,3 @@ def votes(true_quality: float, rng: np.random.Generator) -> NDArray[np.int64]:
 def mean_opinion(ballots: NDArray[np.int64]) -> float:
     """Return the mean of five votes: a multiple of 0.2 with one decimal."""
     return round(float(ballots.mean()), 1)
-
-
-def ceiling(qualities: ArrayLike, labels: ArrayLike) -> dict[str, float]:
-    """Return what a perfect model of the noiseless quality scores against the readers' labels.
-
-    Args:
-        qualities: ``[n]`` noiseless qualities, ``quality`` of each image in ``simulation.json``.
-        labels: ``[n]`` mean opinion scores of the same images.
-
-    Returns:
-        ``plcc``, ``srocc``, ``krocc`` and their ``sum``: no model that knows nothing of the
-        readers' moods can be expected to score higher.
-    """
-    scores = {
-        "plcc": plcc(qualities, labels),
-        "srocc": srocc(qualities, labels),
-        "krocc": krocc(qualities, labels),
-    }
-    return {**scores, "sum": sum(scores.values())}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from clinreadnet.data import readers
-from clinreadnet.metrics import srocc
+from clinreadnet.metrics import krocc, plcc, srocc
 
 SANE = (25.0, 5.0, 0.2, 0.2)
 
@@ -85,12 +85,9 @@ def test_one_reader_agrees_with_the_others_as_people_do(ballots):
 
 
 def test_the_ceiling_leaves_room_above_the_checkpoints_target(qualities, ballots):
-    ceiling = readers.ceiling(qualities, ballots.mean(axis=1))
-    assert list(ceiling) == ["plcc", "srocc", "krocc", "sum"]
-    assert ceiling["sum"] == pytest.approx(ceiling["plcc"] + ceiling["srocc"] + ceiling["krocc"])
-    assert 2.80 < ceiling["sum"] < 2.95
-    # Readers without moods would leave only the rounding to whole grades.
-    assert readers.ceiling(qualities, qualities)["sum"] == pytest.approx(3)
+    labels = ballots.mean(axis=1)
+    ceiling = sum(metric(qualities, labels) for metric in (plcc, srocc, krocc))
+    assert 2.80 < ceiling < 2.95
 
 
 def test_a_copy_is_rated_on_its_own_but_never_above_its_source():
