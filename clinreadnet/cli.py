@@ -274,9 +274,38 @@ def simulate(
     print(f"{out}: {count} {what}", file=sys.stderr)
 
 
+_LAYOUT_OPTIONS = {"triton_server", "bundle", "force", "as_json"}
+"""Options of `export` that need no --out: they lay out a bundle that is there."""
+
+
+def _refuse_options(context: typer.Context, allowed: set[str], reason: str) -> None:
+    """Refuse the options on the command line that are not ``allowed``, the first one by name."""
+    for option in context.command.params:
+        source = context.get_parameter_source(str(option.name))
+        if source is not None and source.name == "COMMANDLINE" and option.name not in allowed:
+            raise InputError(f"{option.opts[0]}: {reason}")
+
+
+def _write_triton_repository(
+    bundle: Path, repository: Path, force: bool, as_json: bool
+) -> dict[str, Any]:
+    """Lay a bundle out for Triton Inference Server; return what ``--json`` prints of it."""
+    from clinreadnet.export.triton_server import print_repository, write_repository
+
+    written = write_repository(bundle, repository, force=force)
+    for file, reason in written.left_out.items():
+        print(f"clinreadnet: {file} left out: {reason}", file=sys.stderr)
+    if not as_json:
+        print_repository(written, Console())
+    return written.to_dict()
+
+
 @app.command()
 def export(
-    out: Annotated[Path, typer.Option(help="Bundle folder to create.", show_default=False)],
+    context: typer.Context,
+    out: Annotated[
+        Path | None, typer.Option(help="Bundle folder to create.", show_default=False)
+    ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Checkpoint; default the shipped one.")
     ] = None,
@@ -299,10 +328,27 @@ def export(
     batch: Annotated[
         str, typer.Option(metavar="MIN:OPT:MAX", help="Batch sizes to accept and to tune for.")
     ] = "1:4:16",
+    triton_server: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="REPO",
+            help="Triton Inference Server model repository to create: of --out, else of --bundle.",
+        ),
+    ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --triton-server: a bundle that is there; else $CLINREADNET_BUNDLE, "
+            "else ./bundle."
+        ),
+    ] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Make a verified bundle: ONNX graphs, TensorRT-RTX engines, golden slices, manifest.
+
+    With --triton-server: also a model repository for NVIDIA Triton Inference Server. Without
+    --out, nothing is exported and the repository is made of the bundle that is there.
 
     No GPU is needed. Exit status 1: an artifact failed its check; the bundle is written all the
     same, marked as not verified.
@@ -311,7 +357,22 @@ def export(
     - `clinreadnet export --out bundle`
     - `clinreadnet export --out bundle --checkpoint run/model.safetensors --target sm89`
     - `clinreadnet export --out bundle --no-engines --force`
+    - `clinreadnet export --triton-server models --bundle bundle`
     """
+    if out is None:
+        if triton_server is None:
+            raise InputError("export needs --out, the bundle to make (or --triton-server)")
+        _refuse_options(context, _LAYOUT_OPTIONS, "needs --out, the bundle to make with it")
+        from clinreadnet.score import default_bundle
+
+        repository = _write_triton_repository(
+            bundle or default_bundle(), triton_server, force, as_json
+        )
+        if as_json:
+            print_json(repository)
+        return
+    if bundle is not None:
+        raise InputError("--bundle and --out exclude each other: --out is made, --bundle is there")
     if target and not engines:
         raise InputError("--target and --no-engines exclude each other")
     try:
@@ -322,6 +383,10 @@ def export(
         ) from None
     from clinreadnet.export.verify import print_report
 
+    if triton_server is not None:
+        from clinreadnet.export.triton_server import check_repository
+
+        check_repository(triton_server, force=force)
     report = export_bundle(
         out,
         checkpoint=checkpoint,
@@ -333,10 +398,13 @@ def export(
         force=force,
         note=lambda line: print(f"clinreadnet: {line}", file=sys.stderr),
     )
-    if as_json:
-        print_json(report.to_dict())
-    else:
+    result = report.to_dict()
+    if not as_json:
         print_report(report, Console())
+    if triton_server is not None and report.passed:
+        result["triton_server"] = _write_triton_repository(out, triton_server, force, as_json)
+    if as_json:
+        print_json(result)
     if not report.passed:
         raise CheckFailed(f"{out}: not verified, do not deploy it; the checks above say why")
 
