@@ -42,6 +42,8 @@ _EXTRA_OF = {
     "onnx": "export",
     "onnxruntime": "cpu",
     "onnxscript": "export",
+    "pyarrow": "ray",
+    "ray": "ray",
     "safetensors": "export",
     "scipy": "simulate",
     "torch": "export",
@@ -184,6 +186,15 @@ def score(
     precision: Annotated[
         str | None, typer.Option(help="Precision of the graph; the most accurate by default.")
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS|local", help="Score an archive on Ray, into --out."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="With --ray: the Parquet file to write.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --ray: sessions; default one for each GPU, else each CPU."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Score slices, 0 (bad) to 4 (excellent), with no reference image.
@@ -191,10 +202,14 @@ def score(
     A folder is searched with its sub-folders; localisers and files that are no CT slice are left
     out with a note. A file that is named must be a CT slice. Research use only.
 
+    With --ray, a slice that cannot be read or scored does not stop the others: its row of --out
+    says why, and the exit status is 1.
+
     Examples:
     - `clinreadnet score series/`
     - `clinreadnet score series/ --bundle bundle --csv scores.csv --plot scores.png`
     - `clinreadnet score 0000.tif 0001.tif --json`
+    - `clinreadnet score archive/ --ray local --out scores.parquet`
     """
     from clinreadnet import score as scoring
     from clinreadnet.data.slices import find_slices
@@ -204,6 +219,23 @@ def score(
 
     bundle = bundle or scoring.default_bundle()
     scoring.check_bundle(bundle)
+    if ray is not None:
+        if out is None or csv is not None or plot is not None:
+            raise InputError("--ray writes to --out, a Parquet file, and to no --csv or --plot")
+        _score_on_ray(
+            paths,
+            bundle,
+            out,
+            as_json,
+            address=ray,
+            workers=workers,
+            gpu=backend != "onnxruntime-cpu",
+            resample=resample,
+            session_options={"backend": backend, "precision": precision},
+        )
+        return
+    if out is not None or workers is not None:
+        raise InputError("--out and --workers go with --ray; without it, write with --csv")
     for target in (csv, plot):
         if target is not None:
             scoring.check_target(target)
@@ -224,6 +256,35 @@ def score(
         print_json(report.to_dict(session))
     else:
         scoring.print_report(report, Console())
+
+
+def _score_on_ray(
+    paths: list[Path], bundle: Path, out: Path, as_json: bool, **options: Any
+) -> None:
+    """The part of `score` that hands an archive to a Ray cluster."""
+    from clinreadnet.progress import progress_bar
+    from clinreadnet.score import summary_line
+    from clinreadnet.score_ray import score_archive
+
+    with progress_bar() as bar:
+        task = bar.add_task("Scoring", total=None)
+        report = score_archive(
+            paths,
+            bundle,
+            out,
+            note=lambda line: print(line, file=sys.stderr),
+            advance=lambda done, total: bar.update(task, completed=done, total=total),
+            **options,
+        )
+    if as_json:
+        print_json(report.to_dict())
+    elif report.series is not None:
+        print(f"{out}: {summary_line(report.series)}\n{RESEARCH_USE}")
+    if report.not_scored:
+        raise CheckFailed(
+            f"{out}: {report.not_scored} of {report.slices} slices were not scored; "
+            "its column `error` says why"
+        )
 
 
 @app.command()
