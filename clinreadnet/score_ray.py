@@ -146,7 +146,7 @@ def score_archive(
     session = None
     done = len(refused)
     with _cluster(address, workers):
-        constructor = (bundle, {**(session_options or {}), "threads": 1}, _Deaths.remote())
+        constructor = (bundle, {**(session_options or {}), "threads": 1}, _Ledger.remote())
         for chunk in _run(refs, constructor, _worker_options(workers, gpu)):
             here = slice(chunk.first, chunk.first + len(chunk.errors))
             scores[here], errors[here], session = chunk.scores, chunk.errors, chunk.session
@@ -239,30 +239,33 @@ def _run(
 
 
 @ray.remote(num_cpus=0)
-class _Deaths:
-    """Counts how often work was begun: a count that grows tells of a worker that died of it."""
+class _Ledger:
+    """Remembers what was begun and not ended: work that is begun again has killed its worker."""
 
     def __init__(self) -> None:
-        self._begun: Counter[Any] = Counter()
+        self._deaths: Counter[tuple[int, ...]] = Counter()
 
-    def begin(self, work: Any) -> int:
-        """Return how often ``work`` was begun before."""
-        self._begun[work] += 1
-        return self._begun[work] - 1
+    def begin(self, work: tuple[int, ...]) -> int:
+        """Return how many workers died of ``work`` so far."""
+        self._deaths[work] += 1
+        return self._deaths[work] - 1
+
+    def end(self, work: tuple[int, ...]) -> None:
+        """Say that a worker lived through ``work``."""
+        del self._deaths[work]
 
 
 class _Worker:
     """A session that lives as long as its process."""
 
-    def __init__(self, bundle: Path, options: Mapping[str, Any], deaths: Any) -> None:
-        self._deaths = deaths
-        self._session: Session | None = None
-        self._failure: ClinReadNetError | None = None
+    def __init__(self, bundle: Path, options: Mapping[str, Any], ledger: Any) -> None:
+        self._ledger = ledger
+        self._session: Session | ClinReadNetError
         # Raised here, Ray would wrap it in a traceback and try again on another worker.
         try:
             self._session = Session(bundle, **options)
         except ClinReadNetError as error:
-            self._failure = error
+            self._session = error
 
     def __call__(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, list[bytes]]:
         return {
@@ -273,23 +276,28 @@ class _Worker:
         }
 
     def _answer(self, first: int, refs: Sequence[SliceRef]) -> _Chunk | ClinReadNetError:
-        if self._session is None:
-            assert self._failure is not None
-            return self._failure
-        if self._begun(first) < TRIES:
-            scores, errors = score_chunk(self._session, refs)
-        else:
-            scores, errors = np.full(len(refs), np.nan, np.float32), []
+        if isinstance(self._session, ClinReadNetError):
+            return self._session
+        scored = self._survive((first,), self._session, refs)
+        if scored is None:
+            scored = np.full(len(refs), np.nan, np.float32), [None] * len(refs)
             for index, ref in enumerate(refs):
-                if self._begun(first, index) < TRIES:
-                    scores[index : index + 1], (error,) = score_chunk(self._session, [ref])
+                alone = self._survive((first, index), self._session, [ref])
+                if alone is None:
+                    scored[1][index] = f"{ref.name}: workers die of it; score the file alone"
                 else:
-                    error = f"{ref.name}: workers die of it; score the file alone"
-                errors.append(error)
-        return _Chunk(first, scores, errors, self._session.describe())
+                    scored[0][index], scored[1][index] = alone[0][0], alone[1][0]
+        return _Chunk(first, *scored, self._session.describe())
 
-    def _begun(self, *work: int) -> int:
-        return int(ray.get(self._deaths.begin.remote(work)))
+    def _survive(
+        self, work: tuple[int, ...], session: Session, refs: Sequence[SliceRef]
+    ) -> tuple[NDArray[np.float32], list[str | None]] | None:
+        """Return what `score_chunk` does, or None where enough workers have died of it."""
+        if ray.get(self._ledger.begin.remote(work)) >= TRIES:
+            return None
+        scored = score_chunk(session, refs)
+        ray.get(self._ledger.end.remote(work))
+        return scored
 
 
 def score_chunk(
