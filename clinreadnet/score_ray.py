@@ -146,7 +146,8 @@ def score_archive(
     session = None
     done = len(refused)
     with _cluster(address, workers):
-        constructor = (bundle, {**(session_options or {}), "threads": 1}, _Ledger.remote())
+        ledger = ray.remote(_Ledger).options(num_cpus=0).remote()
+        constructor = (bundle, {**(session_options or {}), "threads": 1}, ledger)
         for chunk in _run(refs, constructor, _worker_options(workers, gpu)):
             here = slice(chunk.first, chunk.first + len(chunk.errors))
             scores[here], errors[here], session = chunk.scores, chunk.errors, chunk.session
@@ -238,7 +239,6 @@ def _run(
             yield result
 
 
-@ray.remote(num_cpus=0)
 class _Ledger:
     """Remembers what was begun and not ended: work that is begun again has killed its worker."""
 
