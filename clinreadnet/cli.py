@@ -43,6 +43,8 @@ _EXTRA_OF = {
     "onnx": "export",
     "onnxruntime": "cpu",
     "onnxscript": "export",
+    "pyarrow": "ray",
+    "ray": "ray",
     "safetensors": "export",
     "scipy": "simulate",
     "skimage": "simulate",
@@ -319,6 +321,15 @@ def score(
     precision: Annotated[
         str | None, typer.Option(help="Precision of the graph; the most accurate by default.")
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS|local", help="Score an archive on Ray, into --out."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="With --ray: the Parquet file to write.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --ray: sessions; default one for each GPU, else each CPU."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Score slices, 0 (bad) to 4 (excellent), with no reference image.
@@ -326,11 +337,15 @@ def score(
     A folder is searched with its sub-folders; localisers and files that are no CT slice are left
     out with a note. A file that is named must be a CT slice. Research use only.
 
+    With --ray, a slice that cannot be read or scored does not stop the others: its row of --out
+    says why, and the exit status is 1.
+
     Examples:
     - `clinreadnet score series/`
     - `clinreadnet score series/ --bundle bundle --csv scores.csv --plot scores.png`
     - `clinreadnet score 0000.tif 0001.tif --json`
     - `clinreadnet score stack.mha --challenge-output /output`
+    - `clinreadnet score archive/ --ray local --out scores.parquet`
     """
     from clinreadnet import score as scoring
     from clinreadnet.data.slices import find_slices
@@ -340,6 +355,23 @@ def score(
 
     bundle = bundle or scoring.default_bundle()
     scoring.check_bundle(bundle)
+    if ray is not None:
+        if out is None or csv is not None or plot is not None:
+            raise InputError("--ray writes to --out, a Parquet file, and to no --csv or --plot")
+        _score_on_ray(
+            paths,
+            bundle,
+            out,
+            as_json,
+            address=ray,
+            workers=workers,
+            gpu=backend != "onnxruntime-cpu",
+            resample=resample,
+            session_options={"backend": backend, "precision": precision},
+        )
+        return
+    if out is not None or workers is not None:
+        raise InputError("--out and --workers go with --ray; without it, write with --csv")
     for target in (csv, plot):
         if target is not None:
             scoring.check_target(target)
@@ -364,6 +396,35 @@ def score(
         print_json(report.to_dict(session))
     else:
         scoring.print_report(report, Console())
+
+
+def _score_on_ray(
+    paths: list[Path], bundle: Path, out: Path, as_json: bool, **options: Any
+) -> None:
+    """The part of `score` that hands an archive to a Ray cluster."""
+    from clinreadnet.progress import progress_bar
+    from clinreadnet.score import summary_line
+    from clinreadnet.score_ray import score_archive
+
+    with progress_bar() as bar:
+        task = bar.add_task("Scoring", total=None)
+        report = score_archive(
+            paths,
+            bundle,
+            out,
+            note=lambda line: print(line, file=sys.stderr),
+            advance=lambda done, total: bar.update(task, completed=done, total=total),
+            **options,
+        )
+    if as_json:
+        print_json(report.to_dict())
+    elif report.series is not None:
+        print(f"{out}: {summary_line(report.series)}\n{RESEARCH_USE}")
+    if report.not_scored:
+        raise CheckFailed(
+            f"{out}: {report.not_scored} of {report.slices} slices were not scored; "
+            "its column `error` says why"
+        )
 
 
 @app.command()
@@ -451,11 +512,7 @@ _KERNEL_OPTIONS = {"out", "kernels", "preset", "precision", "target", "force", "
 
 def _export_kernels(context: typer.Context, as_json: bool, **arguments: Any) -> None:
     """The part of `export` that compiles kernels ahead of time."""
-    for option in context.command.params:
-        source = context.get_parameter_source(str(option.name))
-        given = source is not None and source.name == "COMMANDLINE"
-        if given and option.name not in _KERNEL_OPTIONS:
-            raise InputError(f"{option.opts[0]} and --kernels exclude each other")
+    _refuse_options(context, _KERNEL_OPTIONS, "does not go with --kernels")
     try:
         from clinreadnet.export.cubin import export_kernels, print_kernels
     except ModuleNotFoundError as error:
@@ -469,10 +526,36 @@ def _export_kernels(context: typer.Context, as_json: bool, **arguments: Any) -> 
         print_kernels(result, Console())
 
 
+_LAYOUT_OPTIONS = {"triton_server", "bundle", "force", "as_json"}
+"""Options of `export` that need no --out: they lay out a bundle that is there."""
+
+
+def _refuse_options(context: typer.Context, allowed: set[str], reason: str) -> None:
+    """Refuse the options on the command line that are not ``allowed``, the first one by name."""
+    for option in context.command.params:
+        source = context.get_parameter_source(str(option.name))
+        if source is not None and source.name == "COMMANDLINE" and option.name not in allowed:
+            raise InputError(f"{option.opts[0]}: {reason}")
+
+
+def _write_triton_repository(
+    bundle: Path, repository: Path, force: bool, as_json: bool
+) -> dict[str, Any]:
+    """Lay a bundle out for Triton Inference Server; return what ``--json`` prints of it."""
+    from clinreadnet.export.triton_server import print_repository, write_repository
+
+    written = write_repository(bundle, repository, force=force)
+    for file, reason in written.left_out.items():
+        print(f"clinreadnet: {file} left out: {reason}", file=sys.stderr)
+    if not as_json:
+        print_repository(written, Console())
+    return written.to_dict()
+
+
 @app.command()
 def export(
     context: typer.Context,
-    out: Annotated[Path, typer.Option(help="Folder to create.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="Folder to create.", show_default=False)] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Checkpoint; default the shipped one.")
     ] = None,
@@ -502,12 +585,29 @@ def export(
             "ptx, repeatable."
         ),
     ] = None,
+    triton_server: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="REPO",
+            help="Triton Inference Server model repository to create: of --out, else of --bundle.",
+        ),
+    ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --triton-server: a bundle that is there; else $CLINREADNET_BUNDLE, "
+            "else ./bundle."
+        ),
+    ] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Make a verified bundle: ONNX graphs, TensorRT-RTX engines, golden slices, manifest.
 
     With --kernels: the network's kernels and `kernels.json`, for a host that launches them itself.
+
+    With --triton-server: also a model repository for NVIDIA Triton Inference Server. Without
+    --out, nothing is exported and the repository is made of the bundle that is there.
 
     No GPU is needed. Exit status 1: an artifact failed its check; the bundle is written all the
     same, marked as not verified.
@@ -517,7 +617,22 @@ def export(
     - `clinreadnet export --out bundle --checkpoint run/model.safetensors --target sm89`
     - `clinreadnet export --out bundle --no-engines --force`
     - `clinreadnet export --out kernels --kernels cubin --target sm80 --target sm90`
+    - `clinreadnet export --triton-server models --bundle bundle`
     """
+    if out is None:
+        if triton_server is None:
+            raise InputError("export needs --out, the folder to make (or --triton-server)")
+        _refuse_options(context, _LAYOUT_OPTIONS, "needs --out, the bundle to make with it")
+        from clinreadnet.score import default_bundle
+
+        repository = _write_triton_repository(
+            bundle or default_bundle(), triton_server, force, as_json
+        )
+        if as_json:
+            print_json(repository)
+        return
+    if bundle is not None:
+        raise InputError("--bundle and --out exclude each other: --out is made, --bundle is there")
     if kernels:
         _export_kernels(
             context,
@@ -540,6 +655,10 @@ def export(
         ) from None
     from clinreadnet.export.verify import print_report
 
+    if triton_server is not None:
+        from clinreadnet.export.triton_server import check_repository
+
+        check_repository(triton_server, force=force)
     report = export_bundle(
         out,
         checkpoint=checkpoint,
@@ -551,10 +670,13 @@ def export(
         force=force,
         note=lambda line: print(f"clinreadnet: {line}", file=sys.stderr),
     )
-    if as_json:
-        print_json(report.to_dict())
-    else:
+    result = report.to_dict()
+    if not as_json:
         print_report(report, Console())
+    if triton_server is not None and report.passed:
+        result["triton_server"] = _write_triton_repository(out, triton_server, force, as_json)
+    if as_json:
+        print_json(result)
     if not report.passed:
         raise CheckFailed(f"{out}: not verified, do not deploy it; the checks above say why")
 

@@ -179,6 +179,15 @@ def summarise(scores: Sequence[float]) -> SeriesSummary:
     )
 
 
+def summary_line(series: SeriesSummary) -> str:
+    """Return the summary as one line of text."""
+    shares = ", ".join(f"{word} {share:.0%}" for word, share in series.shares.items() if share)
+    return (
+        f"{series.n} slices: mean {series.mean:.2f}, lowest {series.min:.2f}, "
+        f"highest {series.max:.2f} (0 bad ... 4 excellent); {shares}"
+    )
+
+
 def print_report(report: Report, console: Console) -> None:
     """Print the table of slices and the summary, with the line on research use."""
     paths = [os.path.abspath(one.path) for one in report.slices]
@@ -196,16 +205,8 @@ def print_report(report: Report, console: Console) -> None:
             f"{one.score:.2f}",
             one.grade,
         )
-    series = report.series
-    shares = ", ".join(f"{word} {share:.0%}" for word, share in series.shares.items() if share)
     console.print(table)
-    console.print(
-        f"{series.n} slices: mean {series.mean:.2f}, lowest {series.min:.2f}, "
-        f"highest {series.max:.2f} (0 bad ... 4 excellent); {shares}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    console.print(summary_line(report.series), highlight=False, markup=False, soft_wrap=True)
     console.print(RESEARCH_USE, highlight=False, soft_wrap=True)
 
 

@@ -80,6 +80,7 @@ def find_slices(
     *,
     resample: bool = False,
     note: Callable[[str], None] | None = None,
+    refused: Callable[[Path, InputError], None] | None = None,
 ) -> list[SliceRef]:
     """Find the slices of files and folders, reading headers only.
 
@@ -92,6 +93,8 @@ def find_slices(
         paths: files and folders.
         resample: accept other sizes than 512×512; `SliceRef.load` then uses `resize`.
         note: called with one line about each thing that was left out or is unusual.
+        refused: called with a damaged file of a folder, and what is wrong with it, instead of
+            raising; the file is left out.
 
     Returns:
         At least one slice. Nothing but headers is held in memory.
@@ -106,7 +109,7 @@ def find_slices(
     seen: set[Path] = set()
     for order, path in enumerate(map(Path, paths)):
         if path.is_dir():
-            found = _search(path, resample, seen, tell)
+            found = _search(path, resample, seen, tell, refused)
         elif not path.exists():
             raise InputError(f"{path}: no such file or folder")
         elif path.resolve() in seen:
@@ -155,7 +158,11 @@ def _triangle_weights(side: int) -> NDArray[np.float32]:
 
 
 def _search(
-    folder: Path, resample: bool, seen: set[Path], tell: Callable[[str], None]
+    folder: Path,
+    resample: bool,
+    seen: set[Path],
+    tell: Callable[[str], None],
+    refused: Callable[[Path, InputError], None] | None,
 ) -> Sequence[DicomFrame | SliceRef]:
     """Return the slices under ``folder``, leaving out what is none."""
     found: list[DicomFrame | SliceRef] = []
@@ -172,10 +179,15 @@ def _search(
         seen.add(path.resolve())
         try:
             found += _open(path, resample)
-        except NotASlice as reason:
-            if reason.what == "not DICOM" and path.suffix.lower() in _DICOM_SUFFIXES:
+        except InputError as reason:
+            if isinstance(reason, NotASlice) and not (
+                reason.what == "not DICOM" and path.suffix.lower() in _DICOM_SUFFIXES
+            ):
+                left_out.setdefault(reason.what, []).append(path.name)
+            elif refused is not None:
+                refused(path, reason)
+            else:
                 raise
-            left_out.setdefault(reason.what, []).append(path.name)
     summary = "; ".join(
         f"{what}: {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
         for what, names in sorted(left_out.items())

@@ -119,6 +119,22 @@ def test_a_damaged_slice_in_a_folder_is_refused(tmp_path: Path, damage: Any, mes
         find_slices([folder])
 
 
+def test_damaged_files_can_be_set_aside(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "s", 3)
+    damaged = folder / "IM0002.dcm"
+    damaged.write_bytes(damaged.read_bytes()[:9000])
+    (folder / "LICENSE.txt").write_text("free")
+    refused: list[tuple[Path, InputError]] = []
+    notes: list[str] = []
+    found = find_slices([folder], note=notes.append, refused=lambda *pair: refused.append(pair))
+    assert [ref.path.name for ref in found] == ["IM0003.dcm", "IM0001.dcm"]
+    ((path, error),) = refused
+    assert path == damaged and "truncated" in str(error)
+    assert len(notes) == 1 and "LICENSE.txt" in notes[0] and "IM0002" not in notes[0]
+    with pytest.raises(InputError, match="truncated"):  # a file that is named must be a slice
+        find_slices([damaged], refused=lambda *pair: refused.append(pair))
+
+
 def test_a_file_named_twice_counts_once(tmp_path: Path) -> None:
     folder = write_series(tmp_path / "s", 2)
     assert len(find_slices([folder / "IM0001.dcm", folder, folder, folder / "IM0001.dcm"])) == 2

@@ -222,7 +222,7 @@ def test_a_kernel_that_spills_is_not_written(
         pytest.param(["--target", "sm90", "--kernels", "sass"], "--kernels sass", id="kind"),
         pytest.param(["--target", "sm90", "--precision", "int8"], "--precision int8", id="int8"),
         pytest.param(["--target", "sm90", "--preset", "huge"], "known: tiny, small", id="preset"),
-        pytest.param(["--batch", "1:2:4"], "--batch and --kernels exclude each other", id="batch"),
+        pytest.param(["--batch", "1:2:4"], "--batch: does not go with --kernels", id="batch"),
         pytest.param(["--checkpoint", "x"], "--checkpoint and --kernels exclude", id="checkpoint"),
         pytest.param(["--no-engines"], "--engines and --kernels exclude", id="engines"),
     ],

@@ -1,0 +1,307 @@
+"""`clinreadnet export --triton-server`: a verified bundle as a Triton Inference Server repository.
+
+    REPO/clinreadnet_fp32_onnx/config.pbtxt            onnxruntime backend, GPU where there is one
+                               1/clinreadnet.fp32.onnx
+                               warmup/golden0.hu ...   golden slices, sent before it reports ready
+    REPO/clinreadnet_fp16_tensorrt/config.pbtxt        tensorrt backend, one engine for each GPU
+                                   1/clinreadnet.fp16.sm89.engine ...
+
+`config.pbtxt` is the text form of Triton's `ModelConfig` message. Dimensions leave out the batch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from rich.console import Console
+
+from clinreadnet.errors import InputError
+from clinreadnet.grading import RESEARCH_USE, SIZE
+from clinreadnet.output import whole_folder
+from clinreadnet.runtime.manifest import (
+    Artifact,
+    Manifest,
+    load_manifest,
+    read_golden,
+    read_listed,
+)
+
+_PREFIX = "clinreadnet_"
+_VERSION = "1"
+_WARMUP_FOLDER = "warmup"  # Triton's own name for it
+
+_TYPES = {onnx.TensorProto.FLOAT: "TYPE_FP32", onnx.TensorProto.FLOAT16: "TYPE_FP16"}
+_DTYPES = {"TYPE_FP32": np.float32, "TYPE_FP16": np.float16}
+
+
+class _Word(str):
+    """A value of an enumeration: written without quotes."""
+
+
+_Message = list[tuple[str, Any]]
+"""Fields in order; a repeated field is named once for each value, a message is a list again."""
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """One model of the repository; ``files`` are the bundle's, by their names."""
+
+    name: str
+    backend: str
+    files: tuple[str, ...]
+    max_batch_size: int
+
+
+@dataclass(frozen=True)
+class Repository:
+    """What was written, and what was left out: the reason by the bundle's file name."""
+
+    path: Path
+    bundle: Path
+    models: tuple[ServedModel, ...]
+    left_out: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        return asdict(self) | {"path": str(self.path), "bundle": str(self.bundle)}
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A model to write: its artifacts (engines by compute capability) and the graph they are of."""
+
+    name: str
+    backend: str
+    graph: Artifact
+    artifacts: dict[str, Artifact]
+
+
+def write_repository(
+    bundle: str | os.PathLike[str], out: str | os.PathLike[str], *, force: bool = False
+) -> Repository:
+    """Write a Triton model repository with every variant of a bundle that Triton can load.
+
+    Each file is written from the bytes whose hash was checked against the manifest.
+
+    Args:
+        bundle: a verified bundle.
+        out: repository folder to create, whole or not at all.
+        force: replace ``out`` where it exists and holds models of this command alone.
+
+    Returns:
+        The models, and the artifacts that were left out with the reason.
+
+    Raises:
+        InputError: no verified bundle, a file that is not the manifest's, nothing Triton can load,
+            or ``out`` exists without ``force`` or holds something else.
+    """
+    bundle, out = Path(bundle), Path(out)
+    manifest = load_manifest(bundle)
+    if not manifest.verified:
+        raise InputError(f"{bundle}: the bundle is not verified; run `clinreadnet verify {bundle}`")
+    check_repository(out, force=force)
+    plans, left_out = _plan(manifest)
+    if not plans:
+        reasons = "; ".join(f"{file}: {reason}" for file, reason in left_out.items())
+        raise InputError(f"{bundle}: holds nothing that Triton can load ({reasons})")
+    golden = read_golden(bundle, manifest.golden)["hu"]
+    with whole_folder(out, force=force) as folder:
+        models = tuple(_write_model(folder, bundle, manifest, plan, golden) for plan in plans)
+    return Repository(out, bundle, models, left_out)
+
+
+def check_repository(out: str | os.PathLike[str], *, force: bool = False) -> None:
+    """Refuse a repository folder that cannot be created; arguments and errors as its writer's."""
+    out = Path(out)
+    if not out.parent.is_dir():
+        raise InputError(f"{out.parent}: no such folder; create it first")
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise InputError(f"{out}: is a file; name a folder")
+    if not force:
+        raise InputError(f"{out}: already exists; use --force to replace it or name another")
+    others = [name for name in sorted(os.listdir(out)) if not name.startswith(_PREFIX)]
+    if others:
+        raise InputError(
+            f"{out}: also holds {others[0]}, which --force would remove; name a folder of "
+            "its own (tritonserver takes several --model-repository)"
+        )
+
+
+def print_repository(repository: Repository, console: Console) -> None:
+    """Print a line for each model, and the command that serves them."""
+    for model in repository.models:
+        console.print(
+            f"{repository.path / model.name}: {model.backend}, batch up to {model.max_batch_size}, "
+            f"{', '.join(model.files)}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+    console.print(
+        f"serve it with: tritonserver --model-repository={repository.path.resolve()}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    console.print(RESEARCH_USE, highlight=False, soft_wrap=True)
+
+
+def _plan(manifest: Manifest) -> tuple[list[_Plan], dict[str, str]]:
+    """Return the models to write, graphs first, and why each other artifact is left out."""
+    plans: dict[str, _Plan] = {}
+    left_out: dict[str, str] = {}
+    for artifact in sorted(manifest.artifacts, key=lambda a: a.kind != "onnx"):
+        if artifact.kind == "onnx":
+            name = f"{_PREFIX}{artifact.precision}_onnx"
+            plans[name] = _Plan(name, "onnxruntime", artifact, {"": artifact})
+            continue
+        reason = _refusal(artifact)
+        if reason is None:
+            name = f"{_PREFIX}{artifact.precision}_tensorrt"
+            graph = manifest.artifact(str(artifact.graph))
+            plan = plans.setdefault(name, _Plan(name, "tensorrt", graph, {}))
+            if plan.artifacts.setdefault(_capability(artifact), artifact) is not artifact:
+                reason = "another engine of its precision and GPU is in the repository"
+        if reason is not None:
+            left_out[artifact.file] = reason
+    return list(plans.values()), left_out
+
+
+def _refusal(engine: Artifact) -> str | None:
+    """Return why Triton cannot serve an engine, or None."""
+    if engine.flavour != "tensorrt":
+        return "Triton's tensorrt backend loads no TensorRT-RTX engines; serve the ONNX graph"
+    if engine.weights_stripped:
+        return "its weights are stripped, and Triton refits no engine"
+    if engine.graph is None:
+        return "the manifest does not name its graph; export the bundle again"
+    if engine.batch.min > 1:
+        return f"its smallest batch is {engine.batch.min}, and Triton also sends single slices"
+    return None
+
+
+def _capability(engine: Artifact) -> str:
+    """Return the compute capability of ``sm89`` as Triton writes it, ``8.9``."""
+    match = re.fullmatch(r"sm(\d+)(\d)", str(engine.target))
+    if match is None:
+        raise InputError(f"{engine.file}: unknown target {engine.target!r}; export it again")
+    return f"{match[1]}.{match[2]}"
+
+
+def _write_model(
+    folder: Path, bundle: Path, manifest: Manifest, plan: _Plan, golden: NDArray[np.int16]
+) -> ServedModel:
+    types = _tensor_types(read_listed(bundle, plan.graph), bundle / plan.graph.file)
+    ranges = [a.batch for a in plan.artifacts.values()]
+    max_batch = min(batch.max for batch in ranges)
+    preferred = sorted({max_batch, *(min(batch.opt, max_batch) for batch in ranges)})
+    model = folder / plan.name
+    (model / _VERSION).mkdir(parents=True)
+    (model / _WARMUP_FOLDER).mkdir()
+    files = {a.file: a for a in plan.artifacts.values()}
+    for file, artifact in files.items():
+        (model / _VERSION / file).write_bytes(read_listed(bundle, artifact))
+    warmups: _Message = []
+    for number, size in enumerate(sorted({1, *preferred})):
+        file = f"golden{number}.hu"
+        hu = golden[number % len(golden)].astype(_DTYPES[types["hu"]])
+        (model / _WARMUP_FOLDER / file).write_bytes(hu.tobytes())
+        value = [("data_type", _Word(types["hu"])), *_dims((1, SIZE, SIZE))]
+        value.append(("input_data_file", file))
+        warmup = [("name", f"golden, batch {size}"), ("batch_size", size)]
+        warmups.append(("model_warmup", [*warmup, ("inputs", [("key", "hu"), ("value", value)])]))
+    config: _Message = [
+        ("name", plan.name),
+        ("backend", plan.backend),
+        ("max_batch_size", max_batch),
+        ("input", [("name", "hu"), ("data_type", _Word(types["hu"])), *_dims((1, SIZE, SIZE))]),
+        *(("output", _output(o.name, types[o.name], o.shape[1:])) for o in manifest.outputs),
+        ("version_policy", [("latest", [("num_versions", 1)])]),
+        ("dynamic_batching", [("preferred_batch_size", size) for size in preferred]),
+        *_backend_fields(plan),
+        *warmups,
+        *_parameters(manifest, plan),
+    ]
+    (model / "config.pbtxt").write_text("\n".join(_text(config)) + "\n", encoding="utf-8")
+    return ServedModel(plan.name, plan.backend, tuple(files), max_batch)
+
+
+def _output(name: str, kind: str, shape: Sequence[str | int]) -> _Message:
+    """Return one output. Triton wants a dimension where the graph has the batch alone."""
+    fields: _Message = [("name", name), ("data_type", _Word(kind))]
+    return [*fields, *_dims(shape)] if shape else [*fields, *_dims((1,)), ("reshape", [])]
+
+
+def _dims(shape: Sequence[str | int]) -> _Message:
+    return [("dims", size) for size in shape]
+
+
+def _backend_fields(plan: _Plan) -> _Message:
+    """Return where the model runs and which file it is."""
+    if plan.backend == "onnxruntime":
+        # TF32 is the CUDA provider's default for float32 and misses the fp32 budget.
+        cuda = [("name", "cuda"), ("parameters", [("key", "use_tf32"), ("value", "0")])]
+        return [
+            ("instance_group", [("kind", _Word("KIND_AUTO")), ("count", 1)]),
+            ("default_model_filename", plan.graph.file),
+            ("optimization", [("execution_accelerators", [("gpu_execution_accelerator", cuda)])]),
+        ]
+    anywhere = [a.file for a in plan.artifacts.values() if a.hardware_compatible]
+    return [
+        ("instance_group", [("kind", _Word("KIND_GPU")), ("count", 1)]),
+        *(
+            ("cc_model_filenames", [("key", capability), ("value", engine.file)])
+            for capability, engine in plan.artifacts.items()
+        ),
+        *(("default_model_filename", file) for file in anywhere[:1]),
+    ]
+
+
+def _parameters(manifest: Manifest, plan: _Plan) -> _Message:
+    """Return what a client may ask to know which network answers."""
+    facts = {
+        "research_use": manifest.research_use,
+        "clinreadnet_version": manifest.clinreadnet_version,
+        "weights_sha256": manifest.model.weights_sha256,
+    }
+    for artifact in plan.artifacts.values():
+        facts[f"sha256 {artifact.file}"] = artifact.sha256
+    return [
+        ("parameters", [("key", key), ("value", [("string_value", value)])])
+        for key, value in facts.items()
+    ]
+
+
+def _tensor_types(graph: bytes, path: Path) -> dict[str, str]:
+    """Return Triton's type of each input and output of an ONNX graph, by name."""
+    model = onnx.load_from_string(graph)
+    types = {}
+    for tensor in (*model.graph.input, *model.graph.output):
+        kind = tensor.type.tensor_type.elem_type
+        if kind not in _TYPES:
+            raise InputError(f"{path}: {tensor.name} is neither float32 nor float16")
+        types[tensor.name] = _TYPES[kind]
+    return types
+
+
+def _text(message: _Message, indent: str = "") -> list[str]:
+    """Return the lines of a message in protobuf's text format."""
+    lines: list[str] = []
+    for name, value in message:
+        if isinstance(value, list):
+            lines += [f"{indent}{name} {{", *_text(value, indent + "  "), f"{indent}}}"]
+        else:
+            text = value if isinstance(value, _Word) else json.dumps(value)
+            lines.append(f"{indent}{name}: {text}")
+    return lines
