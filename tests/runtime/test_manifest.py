@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from clinreadnet.errors import InputError
+from clinreadnet.runtime.golden import read_golden
 from clinreadnet.runtime.manifest import (
     Artifact,
     BatchRange,
@@ -28,7 +29,6 @@ from clinreadnet.runtime.manifest import (
     digest,
     load_manifest,
     parse_manifest,
-    read_golden,
     read_listed,
     write_manifest,
 )
