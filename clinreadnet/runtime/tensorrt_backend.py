@@ -268,7 +268,8 @@ class _Lane:
         for memory in [*self.device.values(), *(memory for memory, _ in self._scratch)]:
             memory.free()
         for array in self.host.values():
-            array.base.free()
+            page_locked: Any = array.base
+            page_locked.free()
         self.device.clear()
         self.host.clear()
         self._scratch.clear()
@@ -340,7 +341,7 @@ def _import_pycuda() -> Any:
         import pycuda.driver
     except ImportError as error:
         raise BackendUnavailable(
-            f'pycuda does not load ({_first_line(error)}); run `pip install "clinreadnet[gpu]"`'
+            f"pycuda does not load ({_first_line(error)}); run `pip install pycuda`"
         ) from None
     return pycuda.driver
 

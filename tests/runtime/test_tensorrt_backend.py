@@ -435,7 +435,7 @@ def test_missing_packages_and_a_driver_that_does_not_start_are_named(
     with pytest.raises(BackendUnavailable, match="CUDA does not start here .cuInit failed: no dev"):
         Session(bundle, machine.flavour)
     monkeypatch.setitem(sys.modules, "pycuda", None)
-    with pytest.raises(BackendUnavailable, match=r'pip install "clinreadnet\[gpu\]"'):
+    with pytest.raises(BackendUnavailable, match="pip install pycuda"):
         Session(bundle, machine.flavour)
     monkeypatch.setitem(sys.modules, machine.flavour.replace("-", "_"), None)
     with pytest.raises(BackendUnavailable, match=r"pip install .clinreadnet\[tensorrt"):
