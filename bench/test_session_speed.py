@@ -22,7 +22,7 @@ from clinreadnet.runtime.parity import OUTPUTS
 from clinreadnet.score import default_bundle
 
 BUNDLE = default_bundle().resolve()
-ROUNDS = 60
+ROUNDS = 40
 OVERHEAD_LIMIT = 0.03
 COLD_START_LIMIT = 1.5
 
