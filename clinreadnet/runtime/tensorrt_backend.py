@@ -232,7 +232,7 @@ class _Lane:
         self.device: dict[str, Any] = {}
         self._runs: dict[int, _Run] = {}
         self._scratch: list[Any] = []
-        self.stream = cuda.Stream()
+        self.stream: Any = cuda.Stream()
         try:
             for name, dtype in backend._dtypes.items():
                 self.host[name] = cuda.pagelocked_empty((batch, *_SHAPES[name]), dtype)
@@ -273,6 +273,7 @@ class _Lane:
         self.device.clear()
         self.host.clear()
         self._scratch.clear()
+        self.stream = None  # freed here and now, where its context is current
 
 
 class _Run:
