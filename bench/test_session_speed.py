@@ -80,12 +80,14 @@ def test_cold_start_to_first_score(benchmark: BenchmarkFixture) -> None:
         f"s = Session({str(BUNDLE)!r}, 'onnxruntime-cpu'); "
         "assert 0 <= s.score(np.full((1, 512, 512), 40, np.int16)).score[0] <= 4"
     )
-    benchmark.pedantic(
-        subprocess.run,
-        ([sys.executable, "-c", code],),
-        {"check": True, "env": dict(os.environ)},
-        rounds=15,
-        warmup_rounds=1,
-    )
-    benchmark.extra_info |= surroundings()
+    processor: list[float] = []
+
+    def run() -> None:
+        before = os.times()
+        subprocess.run([sys.executable, "-c", code], check=True)
+        after = os.times()
+        processor.append(sum(after[2:4]) - sum(before[2:4]))  # of the child, user and system
+
+    benchmark.pedantic(run, rounds=15, warmup_rounds=1)
+    benchmark.extra_info |= surroundings() | {"processor_seconds": statistics.median(processor)}
     assert benchmark.stats.stats.median <= COLD_START_LIMIT
