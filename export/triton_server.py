@@ -27,11 +27,11 @@ from rich.console import Console
 from clinreadnet.errors import InputError
 from clinreadnet.grading import RESEARCH_USE, SIZE
 from clinreadnet.output import whole_folder
+from clinreadnet.runtime.golden import read_golden
 from clinreadnet.runtime.manifest import (
     Artifact,
     Manifest,
     load_manifest,
-    read_golden,
     read_listed,
 )
 

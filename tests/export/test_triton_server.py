@@ -20,12 +20,12 @@ from clinreadnet.cli import app
 from clinreadnet.errors import InputError
 from clinreadnet.export import bundle as bundles
 from clinreadnet.export.triton_server import Repository, write_repository
+from clinreadnet.runtime.golden import read_golden
 from clinreadnet.runtime.manifest import (
     Artifact,
     BatchRange,
     digest,
     load_manifest,
-    read_golden,
     write_manifest,
 )
 
