@@ -125,8 +125,24 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class LayerReport:
+    """The file beside an engine that lists the types of its layers."""
+
+    file: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
 class Artifact:
-    """One graph or engine file of the bundle."""
+    """One graph or engine file of the bundle.
+
+    An engine also names the ``graph`` it was built from (its weights, where ``weights_stripped``)
+    and its ``layers`` report. ``fp32_islands`` are the nodes that `--fp32-islands auto` kept in
+    float32; empty where the network's own float32 islands stand alone. A ``version_compatible``
+    engine runs on newer releases of its major version and on the lean runtime, a
+    ``hardware_compatible`` one on any GPU since Ampere.
+    """
 
     file: str
     kind: Literal["onnx", "tensorrt-engine"]
@@ -138,6 +154,12 @@ class Artifact:
     built_on: BuiltOn
     flavour: Literal["tensorrt", "tensorrt-rtx"] | None = None
     target: str | None = None
+    graph: str | None = None
+    layers: LayerReport | None = None
+    fp32_islands: tuple[str, ...] = ()
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+    weights_stripped: bool = False
     parity: Parity | None = None
 
 
@@ -253,7 +275,7 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def read_listed(bundle: str | os.PathLike[str], listed: Artifact | Golden) -> bytes:
+def read_listed(bundle: str | os.PathLike[str], listed: Artifact | Golden | LayerReport) -> bytes:
     """Return the bytes of a file the manifest lists, after checking size and SHA-256.
 
     Raises:
@@ -402,8 +424,11 @@ def _check(manifest: Manifest) -> None:
     _check_sha256(manifest.model.weights_sha256, "model.weights_sha256")
     _check_batch(manifest.input.batch, "input.batch")
     names: list[str] = []
-    files: list[tuple[Artifact | Golden, str]] = [(manifest.golden, "golden")]
-    files += [(a, f"artifacts[{i}]") for i, a in enumerate(manifest.artifacts)]
+    files: list[tuple[Artifact | Golden | LayerReport, str]] = [(manifest.golden, "golden")]
+    for i, artifact in enumerate(manifest.artifacts):
+        files.append((artifact, f"artifacts[{i}]"))
+        if artifact.layers is not None:
+            files.append((artifact.layers, f"artifacts[{i}].layers"))
     for listed, where in files:
         if not _PLAIN_NAME.fullmatch(listed.file) or listed.file == MANIFEST_NAME:
             raise _FormatError(
@@ -420,6 +445,12 @@ def _check(manifest: Manifest) -> None:
             engine = listed.kind == "tensorrt-engine"
             if engine != (listed.flavour is not None) or engine != (listed.target is not None):
                 raise _FormatError(f"{where}: an engine names flavour and target, a graph neither")
+            if not engine and (listed.graph is not None or listed.layers is not None):
+                raise _FormatError(f"{where}: only an engine names a graph and a layers report")
+    graphs = [a.file for a in manifest.artifacts if a.kind == "onnx"]
+    for i, artifact in enumerate(manifest.artifacts):
+        if artifact.graph is not None and artifact.graph not in graphs:
+            raise _FormatError(f"artifacts[{i}].graph {artifact.graph!r} is no listed ONNX graph")
     if manifest.golden.slices < 1:
         raise _FormatError("golden.slices is not positive")
 
