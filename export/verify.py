@@ -50,10 +50,18 @@ METRIC_BUDGETS = dict.fromkeys(BUDGETS, 1e-3) | {"int8": 5e-3, "fp8": 5e-3}
 """Largest accepted difference of each metric from the reference's, by precision."""
 
 
-CPU_HALF_NOTE = (
+_HALF_NOTE = (
     "the graph is proven, half-precision arithmetic is not: "
     "on most CPUs ONNX Runtime multiplies in float32"
 )
+CPU_NOTES = {
+    "fp16": _HALF_NOTE,
+    "bf16": "emulated: ONNX Runtime's CPU has no bfloat16, so each operator computes in float32 "
+    "and its result is rounded to bfloat16",
+    "int8": _HALF_NOTE,
+    "fp8": _HALF_NOTE,
+}
+"""What a parity on a CPU does not prove, by precision."""
 
 
 class Slices(Protocol):
@@ -188,11 +196,11 @@ def compare(precision: str, outputs: Outputs, reference: Outputs, labels: NDArra
     )
 
 
-def not_run(artifact: Artifact) -> Parity:
+def not_run(artifact: Artifact, reason: str | None = None) -> Parity:
     """Return the parity of an artifact that this machine cannot run, with the reason."""
     return Parity(
         "not run",
-        reason=f"built, not run: needs a GPU of architecture {artifact.target}",
+        reason=reason or f"built, not run: needs a GPU of architecture {artifact.target}",
         budget=BUDGETS[artifact.precision],
     )
 
@@ -253,15 +261,23 @@ def verify_artifact(
     """
     try:
         content = read_listed(bundle, artifact)
+        if artifact.layers is not None:
+            read_listed(bundle, artifact.layers)
         if artifact.kind != "onnx":
             return not_run(artifact)
+        if artifact.precision == "bf16":
+            try:
+                from clinreadnet.export.precision import emulate_bfloat16
+            except ModuleNotFoundError as error:
+                return not_run(artifact, f"needs {error.name} to emulate bfloat16 on a CPU")
+            content = emulate_bfloat16(content)
         backend = OnnxRuntimeBackend(content, file=str(bundle / artifact.file))
         outputs = _run(backend, artifact, slices, advance)
     except InputError as error:
         return Parity("failed", reason=str(error), budget=BUDGETS[artifact.precision])
     parity = compare(artifact.precision, outputs, reference, labels)
-    if artifact.precision == "fp16":
-        parity = replace(parity, details=parity.details | {"note": CPU_HALF_NOTE})
+    if note := CPU_NOTES.get(artifact.precision):
+        parity = replace(parity, details=parity.details | {"note": note})
     return parity
 
 
