@@ -364,8 +364,8 @@ def export(
     if (out is None) != check or (graph and not check):
         raise InputError("give --out, or --check with or without --graph")
     try:
-        from clinreadnet.export.bundle import DEFAULT_PRECISIONS, export_bundle, parse_batch
-        from clinreadnet.export.options import BuildOptions
+        from clinreadnet.export.bundle import export_bundle, parse_batch
+        from clinreadnet.export.options import DEFAULT_PRECISIONS, BuildOptions
     except ModuleNotFoundError as error:
         raise InputError(
             f'export needs {error.name}; run `pip install "clinreadnet[cpu,export]"`'

@@ -14,13 +14,15 @@ from rich.progress import Progress
 from clinreadnet import __version__, weights
 from clinreadnet.errors import InputError
 from clinreadnet.export.golden import write_golden
-from clinreadnet.export.graphs import DEFAULT_PRECISIONS, Graphs, check_precision
+from clinreadnet.export.graphs import Graphs
 from clinreadnet.export.options import (
     DEFAULT_BATCH,
+    DEFAULT_PRECISIONS,
     DEFAULT_TARGETS,
     BuildOptions,
     check_batch,
     check_options,
+    check_precision,
     resolve_targets,
 )
 from clinreadnet.export.quantization import QUANTIZED, load_optimizer

@@ -23,10 +23,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from clinreadnet import weights
 from clinreadnet.errors import InputError
-from clinreadnet.export.graphs import check_precision
-from clinreadnet.export.onnx import PRECISIONS, export_onnx
+from clinreadnet.export.options import DEFAULT_PRECISIONS, check_precision
 from clinreadnet.export.precision import element_types
 from clinreadnet.export.tensorrt import parser_error, silent_logger
 from clinreadnet.runtime.flavours import FLAVOURS, Flavour, FlavourMissing, load_flavour
@@ -79,7 +77,7 @@ def check_graphs(
     checkpoint: str | os.PathLike[str] | None = None,
     *,
     preset: str = "small",
-    precisions: Sequence[str] = ("fp32", "fp16"),
+    precisions: Sequence[str] = DEFAULT_PRECISIONS,
 ) -> list[Finding]:
     """Check each graph against each flavour.
 
@@ -94,6 +92,9 @@ def check_graphs(
     """
     if graphs:
         return [finding for graph in graphs for finding in check_graph(Path(graph))]
+    from clinreadnet import weights
+    from clinreadnet.export.onnx import PRECISIONS, export_onnx
+
     for precision in precisions:
         check_precision(precision)
         if precision not in PRECISIONS:

@@ -12,7 +12,6 @@ import onnxscript
 import torch
 from rich.progress import Progress
 
-from clinreadnet.errors import InputError
 from clinreadnet.export.golden import calibration_slices
 from clinreadnet.export.onnx import OPSETS, export_onnx
 from clinreadnet.export.precision import LOW_TYPES, convert, find_islands, float32_products
@@ -29,24 +28,11 @@ from clinreadnet.runtime.manifest import (
     read_golden,
 )
 
-PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
-DEFAULT_PRECISIONS = ("fp32", "fp16")
-
 _SOURCE = {"tf32": "fp32", "int8": "fp16", "fp8": "fp16"}
 """Precision of the graph that a precision is made from."""
 
 SEARCH_SLICES = 3
 """Golden slices by which `--fp32-islands auto` judges a graph."""
-
-
-def check_precision(precision: str) -> None:
-    """Refuse a precision that cannot be exported.
-
-    Raises:
-        InputError: the message lists the known ones.
-    """
-    if precision not in PRECISIONS:
-        raise InputError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
 
 
 class Graphs:

@@ -15,6 +15,9 @@ from clinreadnet.runtime.flavours import Flavour, Option
 from clinreadnet.runtime.gpu import find_gpus
 from clinreadnet.runtime.manifest import BatchRange
 
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
+DEFAULT_PRECISIONS = ("fp32", "fp16")
+
 DEFAULT_TARGETS = ("sm86", "sm89", "sm120")
 """GeForce and RTX of the last three generations: 30, 40 and 50."""
 
@@ -58,6 +61,16 @@ class BuildOptions:
             ("workspace", self.workspace_mib is not None),
         ]
         return [option for option, is_given in given if is_given]
+
+
+def check_precision(precision: str) -> None:
+    """Refuse a precision that cannot be exported.
+
+    Raises:
+        InputError: the message lists the known ones.
+    """
+    if precision not in PRECISIONS:
+        raise InputError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
 
 
 def check_options(options: BuildOptions, flavour: Flavour) -> None:
