@@ -16,7 +16,7 @@ from export_models import disc
 from onnx import TensorProto
 
 from clinreadnet.errors import InputError
-from clinreadnet.export.onnx import OPSET, export_onnx
+from clinreadnet.export.onnx import OPSETS, export_onnx
 from clinreadnet.export.verify import GoldenSlices, Outputs, reference_outputs
 from clinreadnet.runtime.parity import BUDGETS, OUTPUTS, relative_error
 from clinreadnet.weights import load_checkpoint
@@ -97,7 +97,7 @@ def test_scores_stay_finite_for_absurd_inputs(graph: Graph) -> None:
 def test_graph_is_what_an_engine_builder_wants(graph: Graph, preset: str, precision: str) -> None:
     model, types = inferred(graph(preset, precision))
     onnx.checker.check_model(model, full_check=True)
-    assert [(o.domain, o.version) for o in model.opset_import] == [("", OPSET)]
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", OPSETS[precision])]
     constants = {t.name for t in model.graph.initializer}
     assert TensorProto.DOUBLE not in types.values()
     for node in model.graph.node:
@@ -162,6 +162,6 @@ def test_same_weights_same_bytes_and_no_trace_of_this_machine(
 
 
 def test_unknown_precision(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="unknown precision 'fp12'; known: fp32, fp16"):
+    with pytest.raises(InputError, match="unknown precision 'fp12'; known: fp32, fp16, bf16"):
         export_onnx(load_checkpoint(tiny_checkpoint), tmp_path / "x.onnx", precision="fp12")
     assert list(tmp_path.iterdir()) == []
