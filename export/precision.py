@@ -2,8 +2,8 @@
 
 `convert` lowers a float32 graph to float16 or bfloat16, all but the nodes named as islands.
 `find_islands` searches the smallest such set that keeps the parity budget, by bisection, with ONNX
-Runtime as the judge. On most CPUs the judge multiplies in float32 between casts: it sees the range
-and the rounding of every tensor, not the accumulation inside a product.
+Runtime as the judge of what `emulate` makes: every tensor has the range and the rounding of the low
+precision, sums inside a product are float32.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from clinreadnet.runtime.parity import BUDGETS, OUTPUTS, relative_error
 
 LOW_TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 """ONNX's name of each precision that a graph can be lowered to."""
+
+_LOW = frozenset(LOW_TYPES.values())
 
 SEARCH_MARGIN = 0.5
 """Share of the budget the search may use: it judges on few slices, the bundle on all."""
@@ -131,10 +133,8 @@ def find_islands(
     limit = SEARCH_MARGIN * BUDGETS[precision]
 
     def keeps_budget(islands: Sequence[str]) -> bool:
-        content = convert(model, precision, islands).SerializeToString()
-        if precision == "bf16":
-            content = emulate_bfloat16(content)
-        backend = OnnxRuntimeBackend(content)
+        lowered = convert(model, precision, islands)
+        backend = OnnxRuntimeBackend(emulate(lowered.SerializeToString()))
         outputs = [backend.run(one[None, None]) for one in hu]
         advance()
         # Written so that a NaN fails.
@@ -159,11 +159,12 @@ def float32_products(model: onnx.ModelProto, islands: Sequence[str]) -> dict[str
     return {kind: kinds.count(kind) for kind in sorted(set(kinds))}
 
 
-def emulate_bfloat16(content: bytes) -> bytes:
-    """Rewrite a graph with bfloat16 in it for runtimes that cannot compute in it.
+def emulate(content: bytes) -> bytes:
+    """Rewrite a graph so that its 16-bit tensors are rounded wherever it runs.
 
-    Every operator computes in float32 on inputs that are bfloat16 values, and its result is rounded
-    to bfloat16: what ONNX Runtime does with float16 on a CPU.
+    Every operator on float16 or bfloat16 computes in float32 on inputs of that type's values, and
+    its result is rounded to the type. ONNX Runtime's CPU has no bfloat16, and between operators on
+    float16 it keeps float32: neither range nor rounding of a tensor would show.
 
     Args:
         content: bytes of an ONNX graph.
@@ -178,11 +179,11 @@ def emulate_bfloat16(content: bytes) -> bytes:
         raise InputError(f"not an ONNX graph ({str(error).splitlines()[0]})") from None
     graph = model.graph
     for tensor in graph.initializer:
-        if tensor.data_type == TensorProto.BFLOAT16:
+        if tensor.data_type in _LOW:
             tensor.CopyFrom(_cast_constant(tensor, tensor.name, TensorProto.FLOAT))
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
-        rounded = [name for name in node.output if types[name] == TensorProto.BFLOAT16]
+        rounded = [name for name in node.output if types[name] in _LOW]
         to_low = node.op_type == "Cast" and rounded
         if not to_low:
             nodes.append(node)
@@ -190,7 +191,7 @@ def emulate_bfloat16(content: bytes) -> bytes:
             source = node.input[0] if to_low else f"{name}_exact"
             if not to_low:
                 node.output[list(node.output).index(name)] = source
-            nodes.append(_cast_node(source, f"{name}_rounded", TensorProto.BFLOAT16))
+            nodes.append(_cast_node(source, f"{name}_rounded", types[name]))
             nodes.append(_cast_node(f"{name}_rounded", name, TensorProto.FLOAT))
     del graph.node[:]
     graph.node.extend(nodes)

@@ -50,18 +50,17 @@ METRIC_BUDGETS = dict.fromkeys(BUDGETS, 1e-3) | {"int8": 5e-3, "fp8": 5e-3}
 """Largest accepted difference of each metric from the reference's, by precision."""
 
 
-_HALF_NOTE = (
-    "the graph is proven, half-precision arithmetic is not: "
-    "on most CPUs ONNX Runtime multiplies in float32"
+REDUCED = ("fp16", "bf16", "int8", "fp8")
+"""Precisions with 16-bit tensors, which a CPU does not compute in."""
+
+EMULATED_NOTE = (
+    "emulated on a CPU: every 16-bit tensor is rounded, "
+    "the arithmetic inside an operator is float32; only a GPU shows its own"
 )
-CPU_NOTES = {
-    "fp16": _HALF_NOTE,
-    "bf16": "emulated: ONNX Runtime's CPU has no bfloat16, so each operator computes in float32 "
-    "and its result is rounded to bfloat16",
-    "int8": _HALF_NOTE,
-    "fp8": _HALF_NOTE,
-}
-"""What a parity on a CPU does not prove, by precision."""
+PLAIN_NOTE = (
+    "ONNX Runtime's CPU computes in float32: types and weights are proven, 16-bit rounding is not; "
+    "with the package onnx installed it is emulated"
+)
 
 
 class Slices(Protocol):
@@ -265,18 +264,15 @@ def verify_artifact(
             read_listed(bundle, artifact.layers)
         if artifact.kind != "onnx":
             return not_run(artifact)
-        if artifact.precision == "bf16":
-            try:
-                from clinreadnet.export.precision import emulate_bfloat16
-            except ModuleNotFoundError as error:
-                return not_run(artifact, f"needs {error.name} to emulate bfloat16 on a CPU")
-            content = emulate_bfloat16(content)
+        content, note = _emulated(content, artifact)
         backend = OnnxRuntimeBackend(content, file=str(bundle / artifact.file))
         outputs = _run(backend, artifact, slices, advance)
+    except _NotRunnable as reason:
+        return not_run(artifact, str(reason))
     except InputError as error:
         return Parity("failed", reason=str(error), budget=BUDGETS[artifact.precision])
     parity = compare(artifact.precision, outputs, reference, labels)
-    if note := CPU_NOTES.get(artifact.precision):
+    if note is not None:
         parity = replace(parity, details=parity.details | {"note": note})
     return parity
 
@@ -382,6 +378,23 @@ def _run(
         parts.append({name: output[:count] for name, output in outputs.items()})
         advance(count)
     return {name: np.concatenate([part[name] for part in parts]) for name in OUTPUTS}
+
+
+class _NotRunnable(Exception):
+    pass
+
+
+def _emulated(content: bytes, artifact: Artifact) -> tuple[bytes, str | None]:
+    """Return what a CPU can run of a graph, and what that does not prove."""
+    if artifact.precision not in REDUCED:
+        return content, None
+    try:
+        from clinreadnet.export.precision import emulate
+    except ModuleNotFoundError as error:
+        if artifact.precision == "bf16":
+            raise _NotRunnable(f"needs {error.name} to emulate bfloat16 on a CPU") from None
+        return content, PLAIN_NOTE
+    return emulate(content), EMULATED_NOTE
 
 
 def _only_hashed(bundle: Path, artifact: Artifact) -> Parity:
