@@ -87,12 +87,15 @@ def quantize(
 
 
 def linear_layers(model: onnx.ModelProto) -> list[str]:
-    """Return the names of the matrix products whose second factor is a constant."""
-    constants = {tensor.name for tensor in model.graph.initializer}
+    """Return the names of the matrix products whose second factor is a constant matrix.
+
+    A matrix of one column makes a sum, not a product: TensorRT has nothing to gain there.
+    """
+    columns = {tensor.name: tensor.dims[-1] for tensor in model.graph.initializer if tensor.dims}
     return [
         node.name
         for node in model.graph.node
-        if node.op_type == "MatMul" and node.input[1] in constants
+        if node.op_type == "MatMul" and columns.get(node.input[1], 0) > 1
     ]
 
 
