@@ -29,7 +29,7 @@ from clinreadnet.export.precision import element_types
 from clinreadnet.export.tensorrt import parser_error, silent_logger
 from clinreadnet.runtime.flavours import FLAVOURS, Flavour, FlavourMissing, load_flavour
 
-_TABLE_TYPES = {
+_TABLE_TYPES: dict[int, str] = {
     TensorProto.FLOAT: "FP32",
     TensorProto.FLOAT16: "FP16",
     TensorProto.BFLOAT16: "BF16",
