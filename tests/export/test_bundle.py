@@ -10,7 +10,9 @@ from pathlib import Path
 
 import jsonschema
 import numpy as np
+import onnx
 import pytest
+from export_models import RTX_MISSING
 from typer.testing import CliRunner, Result
 
 from clinreadnet import weights
@@ -22,6 +24,8 @@ from clinreadnet.export import graphs
 from clinreadnet.export import options as builds
 from clinreadnet.export.bundle import parse_batch
 from clinreadnet.export.golden import distinct, write_golden
+from clinreadnet.export.precision import element_types
+from clinreadnet.export.tensorrt import EngineBuilder
 from clinreadnet.export.verify import GoldenSlices, Outputs
 from clinreadnet.progress import progress_bar
 from clinreadnet.runtime import Session
@@ -216,6 +220,36 @@ def test_a_failed_budget_marks_the_bundle(
     assert manifest.artifacts[0].parity.status == "failed"
     with pytest.raises(InputError, match="not verified"):
         Session(tmp_path / "bundle")
+
+
+def test_chosen_islands_are_in_the_graph_and_in_the_manifest(
+    quick: None,
+    tiny_bundle: Path,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nodes = onnx.load(tiny_bundle / "clinreadnet.fp32.onnx").graph.node
+    chosen = next(node.name for node in nodes if node.op_type == "MatMul")
+    monkeypatch.setattr(graphs, "find_islands", lambda *rest: (chosen,))
+    out = tmp_path / "bundle"
+    options = ("--precision", "fp16", "--fp32-islands", "auto", "--no-engines")
+    done = export(out, tiny_checkpoint, *options)
+    assert done.exit_code == 0, done.exception
+    assert sorted(p.name for p in out.glob("*.onnx")) == ["clinreadnet.fp16.onnx"]
+    (artifact,) = load_manifest(out).artifacts
+    assert artifact.fp32_islands == (chosen,)
+    model = onnx.load(out / artifact.file)
+    types = element_types(model)
+    kinds = {n.name: types[n.output[0]] for n in model.graph.node if n.op_type == "MatMul"}
+    assert kinds.pop(chosen) == onnx.TensorProto.FLOAT
+    assert set(kinds.values()) == {onnx.TensorProto.FLOAT16}
+    if RTX_MISSING is None:
+        islands = {"MATRIX_MULTIPLY": 1}
+        builder = EngineBuilder(
+            out / artifact.file, precision="fp16", flavour="tensorrt-rtx", islands=islands
+        )
+        assert builder.layers["MATRIX_MULTIPLY"]["FLOAT"] == 1
 
 
 @pytest.mark.parametrize("asked", [None, ("sm89",)], ids=["default", "asked"])
