@@ -68,7 +68,7 @@ def test_an_untouched_bundle_passes(tiny_bundle: Path) -> None:
         assert all(artifact["metric_difference"][name] <= 1e-3 for name in METRICS)
         assert 0 < artifact["worst_score_difference"] < 0.02
         # What a CPU does not prove is said where it is not proven, and only there.
-        assert ("half-precision" in artifact["details"].get("note", "")) == (
+        assert ("emulated" in artifact["details"].get("note", "")) == (
             artifact["precision"] == "fp16"
         )
         krocc = artifact["details"]["reference_metrics"]["KROCC"]
