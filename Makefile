@@ -8,7 +8,7 @@ SOURCES := $(shell find clinreadnet kernels export -name '*.py' -o -name '*.json
 WEIGHTS := clinreadnet/weights/small.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help build test lint format typecheck bench gpu-check tables kernel-table clean
+.PHONY: help build test lint format typecheck bench gpu-check tables flavours kernel-table clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -39,6 +39,10 @@ tables: $(INSTALLED)  ## write the tables of the docs from recorded runs
 
 gpu-check: $(INSTALLED)  ## test and measure the kernels on this machine's GPU, and record it
 	$(BIN)/python bench/gpu_check.py
+	$(BIN)/python bench/tables.py
+
+flavours: $(INSTALLED)  ## run builder and runner against each TensorRT binding and record what they use
+	$(BIN)/python tests/export/real_bindings.py
 	$(BIN)/python bench/tables.py
 
 kernel-table: $(INSTALLED)  ## compile the kernels for each GPU and write docs/kernels.md

@@ -11,13 +11,16 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from clinreadnet import ablation_table
+from clinreadnet.runtime.flavours import FLAVOURS, Option
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
 ABLATION = ROOT / "docs" / "training" / "ablation.json"
+FLAVOURS_USED = ROOT / "docs" / "flavours.json"
+_PARTS = ("builder", "runner")
 EVALUATION = ROOT / "clinreadnet" / "weights" / "small.evaluation.json"
 
 _MARKED = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -351,6 +354,35 @@ def simulator_speed_table() -> str:
     return markdown([f"drawn, degraded, measured, on {speed['cpu']}", "slices/s/core"], rows)
 
 
+def flavour_table() -> str:
+    """What each TensorRT offers, and how much of its binding our code was checked against."""
+    record = json.loads(FLAVOURS_USED.read_text())
+    rows = [
+        ["builds without a GPU"],
+        *([f"`--{option}`"] for option in get_args(Option)),
+        ["judges an engine before loading it"],
+        ["binding checked"],
+        ["of it, used by the builder"],
+        ["of it, used by the runner"],
+    ]
+    for entry in record.values():
+        lean = "lean" in entry["module"]
+        major = int(entry["version"].split(".")[0])
+        (row,) = (f for f in FLAVOURS if f.name == entry["flavour"] and f.major == major)
+        cells = [", ".join(row.targets) or "no"]
+        for option in get_args(Option):
+            needs_gpu = option in row.gpu_options
+            cells.append(("with a GPU" if needs_gpu else "yes") if option in row.options else "no")
+        if lean:
+            cells = ["builds nothing"] * len(cells)
+        cells.append("yes" if row.reports_validity else "no")
+        cells.append(entry["version"])
+        cells += [f"{len(entry[part])} names" if part in entry else "" for part in _PARTS]
+        for cell, line in zip(cells, rows, strict=True):
+            line.append(cell)
+    return markdown(["", *record], rows)
+
+
 def markdown(head: list[str], rows: list[list[str]]) -> str:
     """Return a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
@@ -360,6 +392,7 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "ablation": ablation,
     "evaluation": evaluation_table,
+    "flavours": flavour_table,
     "gpu-checks": gpu_checks_table,
     "gpu-kernels": kernels_table,
     "gpu-network": network_table,

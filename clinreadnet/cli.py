@@ -575,19 +575,34 @@ def export(
     preset: Annotated[str, typer.Option(help="What the checkpoint must be.")] = "small",
     precision: Annotated[
         list[str] | None,
-        typer.Option(help="Precision of an ONNX graph, repeatable; default fp32 and fp16."),
+        typer.Option(
+            help="fp32, tf32 (engines alone), fp16, bf16, int8 or fp8, repeatable; "
+            "default fp32 and fp16."
+        ),
     ] = None,
+    fp32_islands: Annotated[
+        str,
+        typer.Option(
+            metavar="default|auto",
+            help="What stays float32 in fp16 and bf16 graphs: the network's own islands, or the "
+            "smallest set of operators that keeps the parity budget.",
+        ),
+    ] = "default",
+    flavour: Annotated[
+        str, typer.Option(help="TensorRT that builds the engines: tensorrt-rtx or tensorrt.")
+    ] = "tensorrt-rtx",
     target: Annotated[
         list[str] | None,
         typer.Option(
-            help="GPU architecture to build a TensorRT-RTX engine for, repeatable; "
-            "default sm86, sm89 and sm120."
+            help="GPU architecture to build an engine for, or `current`, repeatable; default "
+            "sm86, sm89 and sm120 for tensorrt-rtx, `current` for tensorrt."
         ),
     ] = None,
     engine_precision: Annotated[
-        list[str] | None, typer.Option(help="Precision of the engines, repeatable; default fp16.")
+        list[str] | None,
+        typer.Option(help="Precision of the engines, repeatable; default fp16, and tf32 if asked."),
     ] = None,
-    engines: Annotated[bool, typer.Option(help="Build TensorRT-RTX engines.")] = True,
+    engines: Annotated[bool, typer.Option(help="Build TensorRT engines.")] = True,
     batch: Annotated[
         str, typer.Option(metavar="MIN:OPT:MAX", help="Batch sizes to accept and to tune for.")
     ] = "1:4:16",
@@ -612,29 +627,55 @@ def export(
             "else ./bundle."
         ),
     ] = None,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="Engines for later minor releases too.")
+    ] = False,
+    hardware_compatible: Annotated[
+        bool, typer.Option("--hardware-compatible", help="Engines for every GPU since Ampere.")
+    ] = False,
+    strip_weights: Annotated[
+        bool, typer.Option("--strip-weights", help="Engines without weights, refitted at load.")
+    ] = False,
+    timing_cache: Annotated[
+        Path | None, typer.Option(help="File of kernel timings to read and to update.")
+    ] = None,
+    optimization_level: Annotated[
+        int | None, typer.Option(help="0 (fast build) to 5 (fast engine).")
+    ] = None,
+    workspace: Annotated[
+        int | None, typer.Option(metavar="MIB", help="Limit of the engines' scratch memory.")
+    ] = None,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Export nothing: say what would block each TensorRT."),
+    ] = False,
+    graph: Annotated[
+        list[Path] | None,
+        typer.Option(help="With --check: an ONNX file instead of a checkpoint, repeatable."),
+    ] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Make a verified bundle: ONNX graphs, TensorRT-RTX engines, golden slices, manifest.
+    """Make a verified bundle: ONNX graphs, TensorRT engines, golden slices, manifest.
+
+    TensorRT-RTX needs no GPU; TensorRT builds on the GPU that the engine is for. Exit status 1: an
+    artifact failed its check; the bundle is written all the same, marked as not verified.
 
     With --kernels: the network's kernels and `kernels.json`, for a host that launches them itself.
 
     With --triton-server: also a model repository for NVIDIA Triton Inference Server. Without
     --out, nothing is exported and the repository is made of the bundle that is there.
 
-    No GPU is needed. Exit status 1: an artifact failed its check; the bundle is written all the
-    same, marked as not verified.
-
     Examples:
     - `clinreadnet export --out bundle`
     - `clinreadnet export --out bundle --checkpoint run/model.safetensors --target sm89`
-    - `clinreadnet export --out bundle --no-engines --force`
+    - `clinreadnet export --out bundle --flavour tensorrt --target current --version-compatible`
+    - `clinreadnet export --out bundle --precision fp32 --precision int8 --no-engines --force`
+    - `clinreadnet export --check --graph bundle/clinreadnet.fp16.onnx`
     - `clinreadnet export --out kernels --kernels cubin --target sm80 --target sm90`
     - `clinreadnet export --triton-server models --bundle bundle`
     """
-    if out is None:
-        if triton_server is None:
-            raise InputError("export needs --out, the folder to make (or --triton-server)")
+    if out is None and triton_server is not None:
         _refuse_options(context, _LAYOUT_OPTIONS, "needs --out, the bundle to make with it")
         from clinreadnet.score import default_bundle
 
@@ -645,8 +686,10 @@ def export(
             print_json(repository)
         return
     if bundle is not None:
-        raise InputError("--bundle and --out exclude each other: --out is made, --bundle is there")
+        raise InputError("--bundle goes with --triton-server alone; --out is made, not read")
     if kernels:
+        if out is None:
+            raise InputError("--kernels needs --out, the folder to make")
         _export_kernels(
             context,
             as_json,
@@ -660,12 +703,29 @@ def export(
         return
     if target and not engines:
         raise InputError("--target and --no-engines exclude each other")
+    if fp32_islands not in ("default", "auto"):
+        raise InputError(f"--fp32-islands {fp32_islands}: give default or auto")
+    if (out is None) != check or (graph and not check):
+        raise InputError("give --out, --triton-server, or --check with or without --graph")
     try:
-        from clinreadnet.export.bundle import DEFAULT_PRECISIONS, export_bundle, parse_batch
+        from clinreadnet.export.bundle import export_bundle, parse_batch
+        from clinreadnet.export.options import DEFAULT_PRECISIONS, BuildOptions
     except ModuleNotFoundError as error:
         raise InputError(
             f'export needs {error.name}; run `pip install "clinreadnet[cpu,export]"`'
         ) from None
+    precisions = precision or DEFAULT_PRECISIONS
+    if out is None:
+        from clinreadnet.export.check import check_graphs, print_findings
+
+        findings = check_graphs(graph or (), checkpoint, preset=preset, precisions=precisions)
+        if as_json:
+            print_json({"findings": [finding.to_dict() for finding in findings]})
+        else:
+            print_findings(findings, Console())
+        if any(finding.blockers for finding in findings):
+            raise CheckFailed("some graphs cannot be built; the blockers above say why")
+        return
     from clinreadnet.export.verify import print_report
 
     if triton_server is not None:
@@ -676,10 +736,20 @@ def export(
         out,
         checkpoint=checkpoint,
         preset=preset,
-        precisions=precision or DEFAULT_PRECISIONS,
+        precisions=precisions,
+        flavour=flavour,
         targets=(target or None) if engines else (),
         engine_precisions=engine_precision or None,
+        options=BuildOptions(
+            version_compatible=version_compatible,
+            hardware_compatible=hardware_compatible,
+            strip_weights=strip_weights,
+            timing_cache=timing_cache,
+            optimization_level=optimization_level,
+            workspace_mib=workspace,
+        ),
         batch=parse_batch(batch),
+        auto_islands=fp32_islands == "auto",
         force=force,
         note=lambda line: print(f"clinreadnet: {line}", file=sys.stderr),
     )

@@ -3,77 +3,52 @@
 from __future__ import annotations
 
 import os
-import platform
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
-import onnx
-import onnxscript
-import torch
-from numpy.typing import NDArray
 from rich.progress import Progress
 
 from clinreadnet import __version__, weights
-from clinreadnet.data.simulate import DEGRADATIONS, simulate_anatomy
 from clinreadnet.errors import InputError
-from clinreadnet.export.onnx import OPSET, export_onnx, torch_dtype
-from clinreadnet.export.tensorrt import (
+from clinreadnet.export.golden import write_golden
+from clinreadnet.export.graphs import Graphs
+from clinreadnet.export.options import (
     DEFAULT_BATCH,
+    DEFAULT_PRECISIONS,
     DEFAULT_TARGETS,
-    FLAVOURS,
-    EngineBuilder,
-    Flavour,
-    FlavourMissing,
+    BuildOptions,
     check_batch,
-    check_targets,
-    load_flavour,
+    check_options,
+    check_precision,
+    resolve_targets,
 )
-from clinreadnet.export.verify import (
-    GoldenSlices,
-    Outputs,
-    Report,
-    passes,
-    reference_outputs,
-    verify_golden,
-)
-from clinreadnet.model import ClinReadNet
-from clinreadnet.output import whole_file, whole_folder
+from clinreadnet.export.quantization import QUANTIZED, load_optimizer
+from clinreadnet.export.tensorrt import EngineBuilder
+from clinreadnet.export.verify import Report, passes, verify_golden
+from clinreadnet.output import whole_folder
 from clinreadnet.progress import progress_bar
-from clinreadnet.runtime.gpu import driver_version, find_gpus
+from clinreadnet.runtime.flavours import FlavourMissing, load_flavour, newest
 from clinreadnet.runtime.manifest import (
     GOLDEN_NAME,
     Artifact,
     BatchRange,
-    BuiltOn,
-    Golden,
     InputInfo,
+    LayerReport,
     Manifest,
     ModelInfo,
     digest,
     write_manifest,
 )
 
-DEFAULT_PRECISIONS = ("fp32", "fp16")
-
-GOLDEN_SEED = 977
-"""Of the simulator; no training set is drawn from it."""
-GOLDEN_ANATOMIES = 2
-MIN_GAP = 0.02
-"""Least difference of the reference scores of two golden slices, in grades: a tenth of a fine step,
-and several times what float16 moves a score. Closer pairs would change places by rounding alone,
-and each such pair moves KROCC by more than its tolerance."""
-MIN_SLICES = 8
-"""Fewer distinct scores than this say nothing about ranks; all slices are kept then."""
-
 
 def parse_batch(text: str) -> BatchRange:
     """Read a profile ``MIN:OPT:MAX``.
 
     Raises:
-        InputError: not three integers 1 <= MIN <= OPT <= MAX.
+        InputError: not three integers 1 <= MIN <= OPT <= MAX, or above the graph's batch.
     """
     try:
         low, best, high = (int(part) for part in text.split(":"))
@@ -90,25 +65,34 @@ def export_bundle(
     checkpoint: str | os.PathLike[str] | None = None,
     preset: str = "small",
     precisions: Sequence[str] = DEFAULT_PRECISIONS,
+    flavour: str = "tensorrt-rtx",
     targets: Sequence[str] | None = None,
     engine_precisions: Sequence[str] | None = None,
+    options: BuildOptions | None = None,
     batch: BatchRange = DEFAULT_BATCH,
+    auto_islands: bool = False,
     force: bool = False,
     note: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Export, build, verify, and only then put the folder in place.
 
-    A bundle that fails verification is written too, with ``"verified": false``.
+    A bundle that fails verification is written too, with ``"verified": false``. An 8-bit graph that
+    misses its budget is left out instead, with a note.
 
     Args:
         out: folder to create.
         checkpoint: default the shipped one of ``preset``.
         preset: what the checkpoint must be.
-        precisions: of the ONNX graphs.
-        targets: architectures to build engines for, possibly none; default ``DEFAULT_TARGETS``
-            where TensorRT-RTX is installed.
-        engine_precisions: graphs to build engines of; default fp16 where exported, else all.
+        precisions: of the ONNX graphs; "tf32" is an engine of the float32 graph.
+        flavour: TensorRT that builds the engines.
+        targets: architectures to build engines for, possibly none, or "current" for this machine's
+            GPU; default ``DEFAULT_TARGETS`` where TensorRT-RTX is installed.
+        engine_precisions: graphs to build engines of; default fp16 where exported, else all, and
+            tf32 where asked for.
+        options: what else is asked of the builds.
         batch: profile of the engines, and the batches the bundle is meant for.
+        auto_islands: search the nodes of float16 and bfloat16 graphs to keep in float32, instead
+            of the network's own.
         force: replace ``out`` where it exists.
         note: told, in one line, what was left out and why.
 
@@ -116,66 +100,52 @@ def export_bundle(
         What verification found; ``bundle`` is ``out``.
 
     Raises:
-        InputError: unknown precision or target, bad profile, an unusable checkpoint, ``out`` exists
-            without ``force``, or ``targets`` were named and TensorRT-RTX is missing.
+        InputError: unknown precision or target, an option the flavour lacks, bad profile, an
+            unusable checkpoint, ``out`` exists without ``force``, or ``targets`` were named and
+            the flavour is missing.
         CheckFailed: an engine's network is not of its precision.
     """
-    out = Path(out)
+    out, options = Path(out), options or BuildOptions()
     precisions = tuple(dict.fromkeys(precisions))
     for precision in precisions:
-        torch_dtype(precision)
+        check_precision(precision)
     check_batch(batch)
-    flavour = FLAVOURS["tensorrt-rtx"]
-    targets = _targets(targets, flavour, note)
+    check_options(options, newest(flavour))
     engine_precisions = _engine_precisions(engine_precisions, precisions)
+    if targets is not None and not targets and "tf32" in precisions:
+        raise InputError("--precision tf32: it is a precision of engines; leave --no-engines out")
+    targets = _targets(targets, flavour, note)
+    if set(QUANTIZED) & set(precisions):
+        load_optimizer()
     checkpoint = Path(checkpoint) if checkpoint is not None else weights.pretrained_path(preset)
     model = weights.load_checkpoint(checkpoint, preset=preset)
-    built_on = _built_on()
 
-    with whole_folder(out, force=force) as folder, progress_bar() as bar:
+    with (
+        whole_folder(out, force=force) as folder,
+        tempfile.TemporaryDirectory() as scratch,
+        progress_bar() as bar,
+    ):
         golden = write_golden(folder / GOLDEN_NAME, model, bar, note)
-        artifacts: list[Artifact] = []
-
-        def add(file: str, precision: str, toolchain: dict[str, str], target: str | None) -> None:
-            content = (folder / file).read_bytes()
-            artifacts.append(
-                Artifact(
-                    file=file,
-                    kind="onnx" if target is None else "tensorrt-engine",
-                    precision=precision,  # type: ignore[arg-type]  # checked above
-                    sha256=digest(content),
-                    size=len(content),
-                    batch=batch,
-                    toolchain=toolchain,
-                    built_on=built_on,
-                    flavour=None if target is None else flavour.name,  # type: ignore[arg-type]
-                    target=target,
-                )
-            )
-
-        toolchain = {
-            "torch": torch.__version__,
-            "onnx": onnx.__version__,
-            "onnxscript": onnxscript.__version__,
-            "opset": str(OPSET),
-        }
-        task = bar.add_task("Exporting ONNX graphs", total=len(precisions))
-        for precision in precisions:
-            file = f"clinreadnet.{precision}.onnx"
-            export_onnx(model, folder / file, precision=precision)
-            add(file, precision, toolchain, None)
-            bar.advance(task)
-
+        graphs = Graphs(model, folder, Path(scratch), golden, batch, auto_islands, bar, note)
+        artifacts = graphs.write(precisions)
         if targets:
-            task = bar.add_task("Building engines", total=len(targets) * len(engine_precisions))
-            for precision in engine_precisions:
-                graph = folder / f"clinreadnet.{precision}.onnx"
-                builder = EngineBuilder(graph, precision=precision, flavour=flavour)
+            by_precision: dict[str, Artifact] = {a.precision: a for a in artifacts}
+            if "fp32" in by_precision:
+                by_precision["tf32"] = by_precision["fp32"]
+            wanted = [p for p in engine_precisions if p in by_precision]
+            task = bar.add_task("Building engines", total=len(targets) * len(wanted))
+            for precision in wanted:
+                graph = by_precision[precision]
+                builder = EngineBuilder(
+                    folder / graph.file,
+                    precision=precision,
+                    flavour=flavour,
+                    islands=graphs.float32_products(graph),
+                )
                 for target in targets:
-                    file = f"clinreadnet.{precision}.{target}{flavour.suffix}"
-                    engine = builder.build(target, batch, bar)
-                    builder.write(engine, folder / file, target, batch)
-                    add(file, precision, {flavour.name: builder.version, **toolchain}, target)
+                    artifacts.append(
+                        _build(builder, graph, precision, target, batch, options, folder, bar)
+                    )
                     bar.advance(task)
 
         manifest = Manifest(
@@ -198,76 +168,51 @@ def export_bundle(
     return replace(report, bundle=out)
 
 
-def write_golden(
-    path: Path, model: ClinReadNet, bar: Progress, note: Callable[[str], None] = lambda line: None
-) -> Golden:
-    """Simulate slices, run the float64 reference on them, and write those with distinct scores.
-
-    Args:
-        path: file to write; the same weights give the same bytes.
-        model: the float32 network.
-        bar: progress display.
-        note: told where the network scores the slices almost alike.
-
-    Returns:
-        The manifest's entry.
-    """
-    task = bar.add_task("Simulating golden slices", total=GOLDEN_ANATOMIES * DEGRADATIONS)
-    images: list[NDArray[np.int16]] = []
-    labels: list[float] = []
-    for anatomy in range(GOLDEN_ANATOMIES):
-        for made in simulate_anatomy(GOLDEN_SEED, anatomy).slices:
-            images.append(np.round(made.hu).astype(np.int16))
-            labels.append(made.score)
-        bar.advance(task, DEGRADATIONS)
-    task = bar.add_task("Computing the float64 reference", total=len(images))
-    hu = np.stack(images)
-    reference = reference_outputs(model, GoldenSlices(hu), lambda n: bar.advance(task, n))
-    kept = distinct(reference["score"], MIN_GAP)
-    if len(kept) < MIN_SLICES:
-        spread = np.ptp(reference["score"])
-        note(
-            f"the network scores all golden slices within {spread:.2g} grades: is it trained? "
-            "Rank metrics of nearly equal scores mean little"
-        )
-        kept = np.arange(len(hu))
-    return _save_golden(path, hu[kept], np.asarray(labels, np.float32)[kept], reference, kept)
-
-
-def distinct(scores: NDArray[np.float64], gap: float) -> NDArray[np.intp]:
-    """Return the indices of a largest set of scores that all differ by ``gap``, in order."""
-    kept: list[np.intp] = []
-    for index in np.argsort(scores, kind="stable"):
-        if not kept or scores[index] - scores[kept[-1]] >= gap:
-            kept.append(index)
-    return np.sort(np.asarray(kept, dtype=np.intp))
-
-
-def _save_golden(
-    path: Path,
-    hu: NDArray[np.int16],
-    labels: NDArray[np.float32],
-    reference: Outputs,
-    kept: NDArray[np.intp],
-) -> Golden:
-    outputs = {name: value[kept] for name, value in reference.items()}
-    with whole_file(path) as temporary:
-        np.savez_compressed(temporary, allow_pickle=False, hu=hu, label=labels, **outputs)
-    content = path.read_bytes()
-    return Golden(path.name, digest(content), len(content), len(hu))
+def _build(
+    builder: EngineBuilder,
+    graph: Artifact,
+    precision: str,
+    target: str,
+    batch: BatchRange,
+    options: BuildOptions,
+    folder: Path,
+    bar: Progress,
+) -> Artifact:
+    """Build the engine of one graph and target, write it and its report, return its entry."""
+    file = f"clinreadnet.{precision}.{target}{builder.flavour.suffix}"
+    engine = builder.build(target, batch, bar, options)
+    layers = builder.write(engine, folder / file, target, batch, options)
+    report = layers.read_bytes()
+    return replace(
+        graph,
+        file=file,
+        kind="tensorrt-engine",
+        precision=precision,  # type: ignore[arg-type]  # checked by the caller
+        sha256=digest(engine),
+        size=len(engine),
+        toolchain={builder.flavour.name: builder.version, **graph.toolchain},
+        flavour=builder.flavour.name,
+        target=target,
+        graph=graph.file,
+        layers=LayerReport(layers.name, digest(report), len(report)),
+        version_compatible=options.version_compatible,
+        hardware_compatible=options.hardware_compatible,
+        weights_stripped=options.strip_weights,
+    )
 
 
 def _targets(
-    wanted: Sequence[str] | None, flavour: Flavour, note: Callable[[str], None]
+    wanted: Sequence[str] | None, flavour: str, note: Callable[[str], None]
 ) -> tuple[str, ...]:
     """Return the targets to build for; a choice that was not asked for may fall back to none."""
-    targets = tuple(dict.fromkeys(DEFAULT_TARGETS if wanted is None else wanted))
-    check_targets(targets, flavour)
+    row = newest(flavour)
+    default = DEFAULT_TARGETS if row.targets else ("current",)
+    targets = resolve_targets(default if wanted is None else wanted, row)
     if targets:
         try:
             load_flavour(flavour)
         except FlavourMissing as error:
-            if wanted is not None:
+            if wanted is not None or flavour != "tensorrt-rtx":
                 raise
             note(f"no engines: {error}, then export again")
             return ()
@@ -276,21 +221,13 @@ def _targets(
 
 def _engine_precisions(wanted: Sequence[str] | None, exported: Sequence[str]) -> tuple[str, ...]:
     if wanted is None:
-        return ("fp16",) if "fp16" in exported else tuple(exported)
+        chosen = [p for p in exported if p in ("fp16", "tf32")]
+        return tuple(chosen or exported)
     for precision in wanted:
-        torch_dtype(precision)
-        if precision not in exported:
+        check_precision(precision)
+        if precision not in exported and not (precision == "tf32" and "fp32" in exported):
             raise InputError(
                 f"--engine-precision {precision}: its graph is not exported; "
                 f"add --precision {precision}"
             )
     return tuple(dict.fromkeys(wanted))
-
-
-def _built_on() -> BuiltOn:
-    gpus = find_gpus()
-    return BuiltOn(
-        platform=f"{platform.system().lower()}-{platform.machine()}",
-        gpu=gpus[0].name if gpus else None,
-        driver=driver_version(),
-    )

@@ -35,12 +35,12 @@ from clinreadnet.model import ClinReadNet
 from clinreadnet.output import whole_file
 from clinreadnet.runtime.parity import OUTPUTS
 
-OPSET = 20
-"""The first operator set with Gelu."""
-
-PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """Type of the weights and the matrix products, by name; softmax, LayerNorm, the encoding, the
 Sobel edges and the final mixture are float32 in all of them."""
+
+OPSETS = {"fp32": 20, "fp16": 20, "bf16": 22}
+"""20 is the first operator set with Gelu, 22 the first whose Conv takes bfloat16."""
 
 _FOLD_LIMIT = 2**21
 """Elements of the largest constant to fold: the region masks of the first stage have 2**20."""
@@ -77,7 +77,7 @@ def export_onnx(model: ClinReadNet, path: str | os.PathLike[str], *, precision: 
             model,
             (example,),
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=OPSETS[precision],
             input_names=["hu"],
             output_names=list(OUTPUTS),
             dynamic_shapes={"hu": {0: torch.export.Dim("batch", min=1, max=1024)}},

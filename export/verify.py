@@ -44,9 +44,16 @@ METRIC_BUDGETS = dict.fromkeys(BUDGETS, 1e-3) | {"int8": 5e-3, "fp8": 5e-3}
 """Largest accepted difference of each metric from the reference's, by precision."""
 
 
-CPU_HALF_NOTE = (
-    "the graph is proven, half-precision arithmetic is not: "
-    "on most CPUs ONNX Runtime multiplies in float32"
+REDUCED = ("fp16", "bf16", "int8", "fp8")
+"""Precisions with 16-bit tensors, which a CPU does not compute in."""
+
+EMULATED_NOTE = (
+    "emulated on a CPU: every 16-bit tensor is rounded, "
+    "the arithmetic inside an operator is float32; only a GPU shows its own"
+)
+PLAIN_NOTE = (
+    "ONNX Runtime's CPU computes in float32: types and weights are proven, 16-bit rounding is not; "
+    "with the package onnx installed it is emulated"
 )
 
 
@@ -192,11 +199,11 @@ def compare(precision: str, outputs: Outputs, reference: Outputs, labels: NDArra
     )
 
 
-def not_run(artifact: Artifact) -> Parity:
+def not_run(artifact: Artifact, reason: str | None = None) -> Parity:
     """Return the parity of an artifact that this machine cannot run, with the reason."""
     return Parity(
         "not run",
-        reason=f"built, not run: needs a GPU of architecture {artifact.target}",
+        reason=reason or f"built, not run: needs a GPU of architecture {artifact.target}",
         budget=BUDGETS[artifact.precision],
     )
 
@@ -259,17 +266,22 @@ def verify_artifact(
     """
     try:
         content = read_listed(bundle, artifact)
+        if artifact.layers is not None:
+            read_listed(bundle, artifact.layers)
         if artifact.kind != "onnx":
             return not_run(artifact)
+        content, note = _emulated(content, artifact)
         backend = OnnxRuntimeBackend(content, file=str(bundle / artifact.file))
         outputs = _run(backend, artifact, slices, advance)
         if scores is not None:
             scores[artifact.file] = outputs["score"]
+    except _NotRunnable as reason:
+        return not_run(artifact, str(reason))
     except (BackendError, InputError) as error:
         return Parity("failed", reason=str(error), budget=BUDGETS[artifact.precision])
     parity = compare(artifact.precision, outputs, reference, labels)
-    if artifact.precision == "fp16":
-        parity = replace(parity, details=parity.details | {"note": CPU_HALF_NOTE})
+    if note is not None:
+        parity = replace(parity, details=parity.details | {"note": note})
     return parity
 
 
@@ -378,6 +390,23 @@ def _run(
         parts.append({name: output[:count] for name, output in outputs.items()})
         advance(count)
     return {name: np.concatenate([part[name] for part in parts]) for name in OUTPUTS}
+
+
+class _NotRunnable(Exception):
+    pass
+
+
+def _emulated(content: bytes, artifact: Artifact) -> tuple[bytes, str | None]:
+    """Return what a CPU can run of a graph, and what that does not prove."""
+    if artifact.precision not in REDUCED:
+        return content, None
+    try:
+        from clinreadnet.export.precision import emulate
+    except ModuleNotFoundError as error:
+        if artifact.precision == "bf16":
+            raise _NotRunnable(f"needs {error.name} to emulate bfloat16 on a CPU") from None
+        return content, PLAIN_NOTE
+    return emulate(content), EMULATED_NOTE
 
 
 def _only_hashed(bundle: Path, artifact: Artifact) -> Parity:

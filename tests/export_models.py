@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clinreadnet.export.tensorrt import FLAVOURS, FlavourMissing, load_flavour
 from clinreadnet.model import ClinReadNet, ClinReadNetConfig
+from clinreadnet.runtime.flavours import FlavourMissing, load_flavour
 
 RTX_MISSING: str | None = None
 """Why engines cannot be built here."""
 try:
-    load_flavour(FLAVOURS["tensorrt-rtx"])
+    load_flavour("tensorrt-rtx")
 except FlavourMissing as missing:
     RTX_MISSING = str(missing)
 

@@ -13,7 +13,7 @@ from export_models import RTX_MISSING, scattered
 from typer.testing import CliRunner
 
 from clinreadnet.cli import app
-from clinreadnet.export import bundle
+from clinreadnet.export import golden
 from clinreadnet.export.onnx import export_onnx
 from clinreadnet.weights import load_checkpoint, pretrained_path, save_checkpoint
 
@@ -35,7 +35,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _simulate_once() -> Iterator[None]:
     """Simulating takes longer than a tiny network; the same slices serve every export."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bundle, "simulate_anatomy", functools.cache(bundle.simulate_anatomy))
+        patch.setattr(golden, "simulate_anatomy", functools.cache(golden.simulate_anatomy))
         yield
 
 

@@ -10,18 +10,26 @@ from pathlib import Path
 
 import jsonschema
 import numpy as np
+import onnx
 import pytest
+from export_models import RTX_MISSING
 from typer.testing import CliRunner, Result
 
 from clinreadnet import weights
 from clinreadnet.cli import app
 from clinreadnet.errors import CheckFailed, InputError
 from clinreadnet.export import bundle as bundles
-from clinreadnet.export.bundle import distinct, parse_batch, write_golden
-from clinreadnet.export.tensorrt import FlavourMissing
+from clinreadnet.export import golden as goldens
+from clinreadnet.export import graphs
+from clinreadnet.export import options as builds
+from clinreadnet.export.bundle import parse_batch
+from clinreadnet.export.golden import distinct, write_golden
+from clinreadnet.export.precision import element_types
+from clinreadnet.export.tensorrt import EngineBuilder
 from clinreadnet.export.verify import GoldenSlices, Outputs
 from clinreadnet.progress import progress_bar
 from clinreadnet.runtime import Session
+from clinreadnet.runtime.flavours import FlavourMissing
 from clinreadnet.runtime.golden import read_golden
 from clinreadnet.runtime.manifest import BatchRange, Golden, digest, load_manifest
 
@@ -51,9 +59,8 @@ def test_manifest_follows_its_schema(tiny_bundle: Path, tiny_checkpoint: Path) -
 def test_every_file_is_listed(tiny_bundle: Path) -> None:
     manifest = load_manifest(tiny_bundle)
     listed = {"manifest.json", manifest.golden.file, *(a.file for a in manifest.artifacts)}
-    found = {path.name for path in tiny_bundle.iterdir()}
-    assert {name for name in found - listed if not name.endswith(".layers.json")} == set()
-    assert listed <= found
+    listed |= {a.layers.file for a in manifest.artifacts if a.layers is not None}
+    assert {path.name for path in tiny_bundle.iterdir()} == listed
 
 
 def test_the_runtime_accepts_it(tiny_bundle: Path) -> None:
@@ -64,9 +71,9 @@ def test_the_runtime_accepts_it(tiny_bundle: Path) -> None:
 
 def test_golden_scores_can_be_ranked(tiny_bundle: Path) -> None:
     golden = read_golden(tiny_bundle, load_manifest(tiny_bundle).golden)
-    assert bundles.MIN_SLICES <= len(golden["hu"]) <= 32
+    assert goldens.MIN_SLICES <= len(golden["hu"]) <= 32
     assert golden["hu"].dtype == np.int16
-    assert np.diff(np.sort(golden["score"])).min() >= bundles.MIN_GAP
+    assert np.diff(np.sort(golden["score"])).min() >= goldens.MIN_GAP
     assert 0 <= golden["label"].min() < golden["label"].max() <= 4
 
 
@@ -79,7 +86,7 @@ def test_golden_file_is_the_same_each_time(
         ones = np.ones((len(slices), 1, 1))
         return {"score": score, "probs": ones[:, 0] / np.ones(21), "quality_map": ones}
 
-    monkeypatch.setattr(bundles, "reference_outputs", outputs)
+    monkeypatch.setattr(goldens, "reference_outputs", outputs)
     model = weights.load_checkpoint(tiny_checkpoint)
     notes: list[str] = []
     with progress_bar() as bar:
@@ -118,7 +125,7 @@ def quick(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         shutil.copy(tiny_bundle / path.name, path)
         return load_manifest(tiny_bundle).golden
 
-    monkeypatch.setattr(bundles, "export_onnx", copy_graph)
+    monkeypatch.setattr(graphs, "export_onnx", copy_graph)
     monkeypatch.setattr(bundles, "write_golden", copy_golden)
 
 
@@ -163,9 +170,23 @@ def test_graphs_without_engines_and_with_force(
             ["--precision", "fp32", "--engine-precision", "fp16"], "add --precision", id="engine"
         ),
         pytest.param(["--out", "no/such/bundle"], "create it first", id="parent"),
+        pytest.param(["--flavour", "trt"], "unknown flavour 'trt'", id="flavour"),
+        pytest.param(["--version-compatible"], "--version-compatible: tensorrt-rtx", id="option"),
+        pytest.param(["--flavour", "tensorrt"], "this machine shows none", id="no-gpu"),
+        pytest.param(["--batch", "1:4:2000"], "accepts at most 1024 slices", id="batch-limit"),
+        pytest.param(["--precision", "tf32", "--no-engines"], "precision of engines", id="tf32"),
+        pytest.param(["--fp32-islands", "some"], "give default or auto", id="islands"),
+        pytest.param(["--check"], "give --out, or --check", id="check-and-out"),
     ],
 )
-def test_bad_usage(tiny_checkpoint: Path, tmp_path: Path, options: list[str], message: str) -> None:
+def test_bad_usage(
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    message: str,
+) -> None:
+    monkeypatch.setattr(builds, "find_gpus", list)
     result = export(tmp_path / "bundle", tiny_checkpoint, *options)
     assert isinstance(result.exception, InputError)
     assert re.search(message, str(result.exception))
@@ -178,7 +199,7 @@ def test_nothing_is_left_of_a_broken_export(
     def fail(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bundles, "export_onnx", fail)
+    monkeypatch.setattr(graphs, "export_onnx", fail)
     monkeypatch.setattr(bundles, "write_golden", lambda path, *rest: path.touch())
     with pytest.raises(KeyboardInterrupt):
         bundles.export_bundle(
@@ -202,22 +223,51 @@ def test_a_failed_budget_marks_the_bundle(
         Session(tmp_path / "bundle")
 
 
+def test_chosen_islands_are_in_the_graph_and_in_the_manifest(
+    quick: None,
+    tiny_bundle: Path,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nodes = onnx.load(tiny_bundle / "clinreadnet.fp32.onnx").graph.node
+    chosen = next(node.name for node in nodes if node.op_type == "MatMul")
+    monkeypatch.setattr(graphs, "find_islands", lambda *rest: (chosen,))
+    out = tmp_path / "bundle"
+    options = ("--precision", "fp16", "--fp32-islands", "auto", "--no-engines")
+    done = export(out, tiny_checkpoint, *options)
+    assert done.exit_code == 0, done.exception
+    assert sorted(p.name for p in out.glob("*.onnx")) == ["clinreadnet.fp16.onnx"]
+    (artifact,) = load_manifest(out).artifacts
+    assert artifact.fp32_islands == (chosen,)
+    model = onnx.load(out / artifact.file)
+    types = element_types(model)
+    kinds = {n.name: types[n.output[0]] for n in model.graph.node if n.op_type == "MatMul"}
+    assert kinds.pop(chosen) == onnx.TensorProto.FLOAT
+    assert set(kinds.values()) == {onnx.TensorProto.FLOAT16}
+    if RTX_MISSING is None:
+        islands = {"MATRIX_MULTIPLY": 1}
+        builder = EngineBuilder(
+            out / artifact.file, precision="fp16", flavour="tensorrt-rtx", islands=islands
+        )
+        assert builder.layers["MATRIX_MULTIPLY"]["FLOAT"] == 1
+
+
 @pytest.mark.parametrize("asked", [None, ("sm89",)], ids=["default", "asked"])
 def test_without_tensorrt(monkeypatch: pytest.MonkeyPatch, asked: tuple[str, ...] | None) -> None:
-    def missing(flavour: object) -> None:
+    def missing(flavour: str) -> None:
         raise FlavourMissing("tensorrt-rtx is not installed; run pip install it")
 
     monkeypatch.setattr(bundles, "load_flavour", missing)
     notes: list[str] = []
-    flavour = bundles.FLAVOURS["tensorrt-rtx"]
     if asked is None:
-        assert bundles._targets(asked, flavour, notes.append) == ()
+        assert bundles._targets(asked, "tensorrt-rtx", notes.append) == ()
         assert notes == [
             "no engines: tensorrt-rtx is not installed; run pip install it, then export again"
         ]
     else:
         with pytest.raises(FlavourMissing):
-            bundles._targets(asked, flavour, notes.append)
+            bundles._targets(asked, "tensorrt-rtx", notes.append)
 
 
 def test_parse_batch() -> None:

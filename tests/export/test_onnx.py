@@ -12,12 +12,15 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from export_models import disc
+from export_models import RTX_MISSING, disc
 from onnx import TensorProto
 
 from clinreadnet.errors import InputError
-from clinreadnet.export.onnx import OPSET, export_onnx
+from clinreadnet.export.onnx import OPSETS, export_onnx
+from clinreadnet.export.precision import emulate
+from clinreadnet.export.tensorrt import EngineBuilder
 from clinreadnet.export.verify import GoldenSlices, Outputs, reference_outputs
+from clinreadnet.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from clinreadnet.runtime.parity import BUDGETS, OUTPUTS, relative_error
 from clinreadnet.weights import load_checkpoint
 
@@ -97,7 +100,7 @@ def test_scores_stay_finite_for_absurd_inputs(graph: Graph) -> None:
 def test_graph_is_what_an_engine_builder_wants(graph: Graph, preset: str, precision: str) -> None:
     model, types = inferred(graph(preset, precision))
     onnx.checker.check_model(model, full_check=True)
-    assert [(o.domain, o.version) for o in model.opset_import] == [("", OPSET)]
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", OPSETS[precision])]
     constants = {t.name for t in model.graph.initializer}
     assert TensorProto.DOUBLE not in types.values()
     for node in model.graph.node:
@@ -162,6 +165,26 @@ def test_same_weights_same_bytes_and_no_trace_of_this_machine(
 
 
 def test_unknown_precision(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="unknown precision 'fp12'; known: fp32, fp16"):
+    with pytest.raises(InputError, match="unknown precision 'fp12'; known: fp32, fp16, bf16"):
         export_onnx(load_checkpoint(tiny_checkpoint), tmp_path / "x.onnx", precision="fp12")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_bfloat16_graph(
+    tiny_checkpoint: Path, tmp_path: Path, slices: GoldenSlices, references: dict[str, Outputs]
+) -> None:
+    path = tmp_path / "clinreadnet.bf16.onnx"
+    export_onnx(load_checkpoint(tiny_checkpoint), path, precision="bf16")
+    model, types = inferred(path)
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", OPSETS["bf16"])]
+    for node in model.graph.node:
+        if node.op_type in ("MatMul", "Gelu"):
+            assert {types[name] for name in node.input} == {TensorProto.BFLOAT16}, node.name
+        if node.op_type in ("Softmax", "LayerNormalization", "Exp", "ReduceMax", "ReduceSum"):
+            assert types[node.input[0]] == TensorProto.FLOAT, node.name
+    outputs = OnnxRuntimeBackend(emulate(path.read_bytes())).run(slices.images[:, None])
+    errors = [relative_error(outputs[name], references["tiny"][name]) for name in OUTPUTS]
+    assert BUDGETS["fp16"] / 10 < max(errors) <= BUDGETS["bf16"]
+    if RTX_MISSING is None:
+        builder = EngineBuilder(path, precision="bf16", flavour="tensorrt-rtx")
+        assert set(builder.layers["MATRIX_MULTIPLY"]) == {"BF16"}

@@ -1,0 +1,100 @@
+"""The simulated slices of a bundle: golden ones to verify it by, others to calibrate it with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import Progress
+
+from clinreadnet.data.simulate import DEGRADATIONS, simulate_anatomy
+from clinreadnet.export.verify import GoldenSlices, Outputs, reference_outputs
+from clinreadnet.model import ClinReadNet
+from clinreadnet.output import whole_file
+from clinreadnet.runtime.manifest import Golden, digest
+
+GOLDEN_SEED = 977
+"""Of the simulator; no training set is drawn from it."""
+GOLDEN_ANATOMIES = 2
+MIN_GAP = 0.02
+"""Least difference of the reference scores of two golden slices, in grades: a tenth of a fine step,
+and several times what float16 moves a score. Closer pairs would change places by rounding alone,
+and each such pair moves KROCC by more than its tolerance."""
+MIN_SLICES = 8
+"""Fewer distinct scores than this say nothing about ranks; all slices are kept then."""
+
+
+def write_golden(
+    path: Path, model: ClinReadNet, bar: Progress, note: Callable[[str], None] = lambda line: None
+) -> Golden:
+    """Simulate slices, run the float64 reference on them, and write those with distinct scores.
+
+    Args:
+        path: file to write; the same weights give the same bytes.
+        model: the float32 network.
+        bar: progress display.
+        note: told where the network scores the slices almost alike.
+
+    Returns:
+        The manifest's entry.
+    """
+    task = bar.add_task("Simulating golden slices", total=GOLDEN_ANATOMIES * DEGRADATIONS)
+    images: list[NDArray[np.int16]] = []
+    labels: list[float] = []
+    for anatomy in range(GOLDEN_ANATOMIES):
+        for made in simulate_anatomy(GOLDEN_SEED, anatomy).slices:
+            images.append(np.round(made.hu).astype(np.int16))
+            labels.append(made.score)
+        bar.advance(task, DEGRADATIONS)
+    task = bar.add_task("Computing the float64 reference", total=len(images))
+    hu = np.stack(images)
+    reference = reference_outputs(model, GoldenSlices(hu), lambda n: bar.advance(task, n))
+    kept = distinct(reference["score"], MIN_GAP)
+    if len(kept) < MIN_SLICES:
+        spread = np.ptp(reference["score"])
+        note(
+            f"the network scores all golden slices within {spread:.2g} grades: is it trained? "
+            "Rank metrics of nearly equal scores mean little"
+        )
+        kept = np.arange(len(hu))
+    return _save_golden(path, hu[kept], np.asarray(labels, np.float32)[kept], reference, kept)
+
+
+def distinct(scores: NDArray[np.float64], gap: float) -> NDArray[np.intp]:
+    """Return the indices of a largest set of scores that all differ by ``gap``, in order."""
+    kept: list[np.intp] = []
+    for index in np.argsort(scores, kind="stable"):
+        if not kept or scores[index] - scores[kept[-1]] >= gap:
+            kept.append(index)
+    return np.sort(np.asarray(kept, dtype=np.intp))
+
+
+def _save_golden(
+    path: Path,
+    hu: NDArray[np.int16],
+    labels: NDArray[np.float32],
+    reference: Outputs,
+    kept: NDArray[np.intp],
+) -> Golden:
+    outputs = {name: value[kept] for name, value in reference.items()}
+    with whole_file(path) as temporary:
+        np.savez_compressed(temporary, allow_pickle=False, hu=hu, label=labels, **outputs)
+    content = path.read_bytes()
+    return Golden(path.name, digest(content), len(content), len(hu))
+
+
+def calibration_slices(advance: Callable[[int], None] = lambda n: None) -> NDArray[Any]:
+    """Return one slice of each degradation, of an anatomy that is no golden one.
+
+    Args:
+        advance: told of the slices as they are made.
+
+    Returns:
+        Hounsfield units, float32 [12, 512, 512].
+    """
+    slices = simulate_anatomy(GOLDEN_SEED, GOLDEN_ANATOMIES).slices
+    advance(len(slices))
+    return np.stack([made.hu for made in slices]).astype(np.float32)

@@ -1,0 +1,131 @@
+"""Proof that an engine has the precision asked for: the types of its layers, before and after.
+
+Before the build, the layers of the strongly typed network are counted by kind and type. After it,
+where this machine's GPU can load the engine, TensorRT's inspector says which types were built.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+from clinreadnet.errors import CheckFailed
+
+LayerTypes = dict[str, dict[str, int]]
+"""Number of network layers by kind and by type of their output: {"CONVOLUTION": {"HALF": 2}}."""
+
+PRODUCT_TYPE = {
+    "fp32": "FLOAT",
+    "tf32": "FLOAT",
+    "fp16": "HALF",
+    "bf16": "BF16",
+    "int8": "HALF",
+    "fp8": "HALF",
+}
+"""Type of the outputs of matrix products and convolutions, by precision."""
+QUANTIZED_TYPE = {"int8": "INT8", "fp8": "FP8"}
+"""Type between the quantise and dequantise layers around the products, by precision."""
+
+_PRODUCTS = ("MATRIX_MULTIPLY", "CONVOLUTION")
+_FLOAT32_KINDS = ("NORMALIZATION", "SOFTMAX", "REDUCE", "UNARY")
+"""The float32 islands: LayerNorm, the softmaxes and their exponentials and sums, the mixture."""
+_SOBEL = {"CONVOLUTION": 1}
+"""Float32 products of the network's own: the Sobel edges."""
+
+# As the inspector spells them: "Half", "Row major linear FP16 format".
+_BUILT_TYPE = {
+    "fp32": r"\bFloat\b|FP32",
+    "tf32": r"\bFloat\b|FP32",
+    "fp16": r"\bHalf\b|FP16",
+    "bf16": r"BFloat16|BF16",
+    "int8": r"\bInt8\b|INT8",
+    "fp8": r"FP8",
+}
+_REDUCED = r"\bHalf\b|FP16|BFloat16|BF16"
+
+
+def layers_path(engine: Path) -> Path:
+    """Return where the report of an engine's layers stands."""
+    return engine.with_name(engine.name.removesuffix(".engine") + ".layers.json")
+
+
+def layer_types(network: Any) -> LayerTypes:
+    """Count the layers of a TensorRT network by kind and by type of their first output."""
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        counts[layer.type.name][layer.get_output(0).dtype.name] += 1
+    return {kind: dict(sorted(types.items())) for kind, types in sorted(counts.items())}
+
+
+def check_types(
+    layers: LayerTypes, precision: str, file: str, chosen: dict[str, int] | None = None
+) -> None:
+    """Check that products run in ``precision`` and the float32 islands in float32.
+
+    An engine that silently became float32 would still pass every numerical check.
+
+    Args:
+        layers: of the network.
+        precision: a key of ``PRODUCT_TYPE``.
+        file: named in errors.
+        chosen: number of float32 products by kind where `--fp32-islands auto` chose the islands;
+            None for the network's own islands.
+
+    Raises:
+        CheckFailed: some layers have another type, saying which.
+    """
+    wanted = PRODUCT_TYPE[precision]
+    allowed = _SOBEL if chosen is None else chosen
+    for kind in _PRODUCTS:
+        types = dict(layers.get(kind, {}))
+        if wanted != "FLOAT" and kind in allowed:
+            types["FLOAT"] = types.get("FLOAT", 0) - allowed[kind]
+        others = {name: count for name, count in types.items() if name != wanted and count}
+        if others or not (types.get(wanted) or allowed.get(kind)):
+            raise CheckFailed(
+                f"{file}: {kind} layers are {layers.get(kind, {})}, not {wanted}; "
+                f"this is no {precision} network"
+            )
+    quantized = QUANTIZED_TYPE.get(precision)
+    if quantized is not None and set(layers.get("QUANTIZE", {})) != {quantized}:
+        raise CheckFailed(
+            f"{file}: QUANTIZE layers are {layers.get('QUANTIZE', {})}, not {quantized}; "
+            f"this is no {precision} network"
+        )
+    for kind in _FLOAT32_KINDS if chosen is None else ():
+        if set(layers.get(kind, {})) - {"FLOAT"}:
+            raise CheckFailed(f"{file}: {kind} layers are {layers[kind]}, must be FLOAT")
+
+
+def check_built(inspected: dict[str, Any], precision: str, file: str) -> Counter[str]:
+    """Check the types inside a built engine.
+
+    Args:
+        inspected: what TensorRT's inspector says of the engine, parsed from JSON.
+        precision: a key of ``PRODUCT_TYPE``.
+        file: named in errors.
+
+    Returns:
+        Number of inner tensors by type; empty where the engine is fused into one layer, whose
+        inner types the inspector does not show.
+
+    Raises:
+        CheckFailed: no inner tensor has the type, or a float32 engine has inner ones of fewer bits.
+    """
+    ends = {str(name) for name in inspected.get("Bindings", ())}
+    built: Counter[str] = Counter()
+    for layer in inspected.get("Layers", ()):
+        # Without detailed verbosity a layer is its name alone.
+        for output in layer.get("Outputs", ()) if isinstance(layer, dict) else ():
+            if output.get("Name") not in ends:
+                built[str(output.get("Format/Datatype"))] += 1
+    if not built:
+        return built
+    if not any(re.search(_BUILT_TYPE[precision], kind) for kind in built):
+        raise CheckFailed(f"{file}: built with {dict(built)}, nothing in {precision}")
+    if precision in ("fp32", "tf32") and any(re.search(_REDUCED, kind) for kind in built):
+        raise CheckFailed(f"{file}: built with {dict(built)}, not in {precision} alone")
+    return built
