@@ -106,8 +106,7 @@ class MultiTemperatureAttention(nn.Module):
         """One launch for x + self(norm(x)): [B, H, W, C] -> [B, H, W, C]."""
         return attention_block(
             x,
-            *self._layers(norm),
-            *self.score_parameters(x.dtype),
+            *(*self._layers(norm), *self.score_parameters(x.dtype)),
             window=self.window,
             shift=self.shift,
             eps=norm.eps,

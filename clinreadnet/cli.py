@@ -548,7 +548,9 @@ def _refuse_options(context: typer.Context, allowed: set[str], reason: str) -> N
     for option in context.command.params:
         source = context.get_parameter_source(str(option.name))
         if source is not None and source.name == "COMMANDLINE" and option.name not in allowed:
-            raise InputError(f"{option.opts[0]}: {reason}")
+            negated = option.secondary_opts and context.params[str(option.name)] is False
+            spelling = (option.secondary_opts if negated else option.opts)[0]
+            raise InputError(f"{spelling}: {reason}")
 
 
 def _write_triton_repository(
@@ -706,7 +708,7 @@ def export(
     if fp32_islands not in ("default", "auto"):
         raise InputError(f"--fp32-islands {fp32_islands}: give default or auto")
     if (out is None) != check or (graph and not check):
-        raise InputError("give --out, --triton-server, or --check with or without --graph")
+        raise InputError("give --out, or --check with or without --graph, or --triton-server")
     try:
         from clinreadnet.export.bundle import export_bundle, parse_batch
         from clinreadnet.export.options import DEFAULT_PRECISIONS, BuildOptions

@@ -18,6 +18,7 @@ from clinreadnet.export.precision import LOW_TYPES, convert, find_islands, float
 from clinreadnet.export.quantization import QUANTIZED, quantize
 from clinreadnet.export.verify import GoldenSlices, verify_artifact
 from clinreadnet.model import ClinReadNet
+from clinreadnet.runtime.golden import read_golden
 from clinreadnet.runtime.gpu import driver_version, find_gpus
 from clinreadnet.runtime.manifest import (
     Artifact,
@@ -25,7 +26,6 @@ from clinreadnet.runtime.manifest import (
     BuiltOn,
     Golden,
     digest,
-    read_golden,
 )
 
 _SOURCE = {"tf32": "fp32", "int8": "fp16", "fp8": "fp16"}

@@ -95,9 +95,9 @@ def test_golden_file_is_the_same_each_time(
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
     assert first.sha256 == again.sha256
     if step == 0.1:
-        assert (first.slices, notes) == (12, [])
+        assert (first.slices, notes) == (16, [])
     else:
-        assert first.slices == 24
+        assert first.slices == 32
         assert "is it trained?" in notes[0]
 
 

@@ -223,8 +223,10 @@ def test_a_kernel_that_spills_is_not_written(
         pytest.param(["--target", "sm90", "--precision", "int8"], "--precision int8", id="int8"),
         pytest.param(["--target", "sm90", "--preset", "huge"], "known: tiny, small", id="preset"),
         pytest.param(["--batch", "1:2:4"], "--batch: does not go with --kernels", id="batch"),
-        pytest.param(["--checkpoint", "x"], "--checkpoint and --kernels exclude", id="checkpoint"),
-        pytest.param(["--no-engines"], "--engines and --kernels exclude", id="engines"),
+        pytest.param(
+            ["--checkpoint", "x"], "--checkpoint: does not go with --kernels", id="checkpoint"
+        ),
+        pytest.param(["--no-engines"], "--no-engines: does not go with --kernels", id="engines"),
     ],
 )
 def test_bad_options_are_one_line(tmp_path: Path, options: list[str], message: str) -> None:

@@ -285,8 +285,8 @@ def test_options_of_a_build_need_a_build(bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "models"
     for arguments, message in (
         (["--triton-server", out, "--bundle", bundle, "--precision", "fp16"], "--precision: needs"),
-        (["--triton-server", out, "--out", bundle, "--bundle", bundle], "exclude each other"),
-        (["--force"], "export needs --out"),
+        (["--triton-server", out, "--out", bundle, "--bundle", bundle], "--bundle goes with"),
+        (["--force"], "give --out"),
     ):
         done = run(*arguments)
         assert isinstance(done.exception, InputError) and message in str(done.exception)
