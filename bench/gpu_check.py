@@ -25,7 +25,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
-GPU_TESTS = ("tests/kernels", "tests/examples", "tests/test_tune.py")
+GPU_TESTS = ("tests/kernels", "tests/examples", "tests/export", "tests/runtime", "tests/test_tune.py")
 PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider")
 
 

@@ -83,6 +83,7 @@ def narrow(kernels: str, dtype: torch.dtype, fused: bool = True) -> ClinReadNet:
     return model.to(dtype)
 
 
+@pytest.mark.interpret
 @pytest.mark.parametrize(
     ("dtype", "fused", "launched"),
     [
@@ -110,6 +111,7 @@ def test_which_kernels_the_blocks_run(
     assert ((probs - expected).norm() / expected.norm()).item() < budget
 
 
+@pytest.mark.interpret
 def test_fused_blocks_compile_without_graph_breaks() -> None:
     model = narrow("triton", torch.float16)
     compiled = torch.compile(model, fullgraph=True, backend="eager")
@@ -118,6 +120,7 @@ def test_fused_blocks_compile_without_graph_breaks() -> None:
         assert torch.equal(compiled(hu).probs, model(hu).probs)
 
 
+@pytest.mark.interpret
 def test_fused_blocks_export_whole_and_from_there_to_onnx(tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     from clinreadnet.kernels.attention_block_reference import attention_block_reference
