@@ -180,8 +180,16 @@ def score(
         typer.Option(help="Also draw scores along z, worst and best slice (.png, .pdf, .svg)."),
     ] = None,
     backend: Annotated[
-        str, typer.Option(help="auto, onnxruntime-cpu or onnxruntime-cuda.")
-    ] = "auto",
+        list[str] | None,
+        typer.Option(
+            help="tensorrt, tensorrt-rtx, onnxruntime-cuda or onnxruntime-cpu, repeatable: tried "
+            "in turn; all of them by default."
+        ),
+    ] = None,
+    trusted_key: Annotated[
+        list[Path] | None,
+        typer.Option(help="Public key that must have signed the bundle, repeatable."),
+    ] = None,
     precision: Annotated[
         str | None, typer.Option(help="Precision of the graph; the most accurate by default.")
     ] = None,
@@ -196,12 +204,13 @@ def score(
     - `clinreadnet score series/`
     - `clinreadnet score series/ --bundle bundle --csv scores.csv --plot scores.png`
     - `clinreadnet score 0000.tif 0001.tif --json`
+    - `clinreadnet score series/ --trusted-key vendor.pub.pem --backend onnxruntime-cpu`
     """
     from clinreadnet import score as scoring
     from clinreadnet.data.slices import find_slices
     from clinreadnet.plot import check_plot, write_plot
     from clinreadnet.progress import console, progress_bar
-    from clinreadnet.runtime import Session
+    from clinreadnet.runtime import BACKENDS, Session
 
     bundle = bundle or scoring.default_bundle()
     scoring.check_bundle(bundle)
@@ -213,7 +222,7 @@ def score(
     with console.status("Reading headers"):
         refs = find_slices(paths, resample=resample, note=lambda line: print(line, file=sys.stderr))
     with console.status("Loading the bundle"):
-        session = Session(bundle, backend, precision)
+        session = Session(bundle, backend or BACKENDS, precision, trusted_keys=trusted_key or None)
     with progress_bar() as bar:
         task = bar.add_task("Scoring", total=len(refs))
         report = scoring.score_slices(session, refs, advance=lambda n: bar.advance(task, n))
@@ -473,6 +482,28 @@ def tune(
         print_json(tuning.to_dict())
     else:
         print_tuning(tuning, Console())
+
+
+@app.command()
+def sign(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder.", show_default=False)],
+    key: Annotated[
+        Path,
+        typer.Option(help="Ed25519 private key, unencrypted PKCS #8 PEM.", show_default=False),
+    ],
+) -> None:
+    """Sign a bundle: `manifest.sig`, which `score --trusted-key` and `Session` check first.
+
+    Every file is compared with the manifest before. Exporting again removes the signature.
+
+    Examples:
+    - `openssl genpkey -algorithm ed25519 -out key.pem`
+    - `openssl pkey -in key.pem -pubout -out key.pub.pem`
+    - `clinreadnet sign bundle --key key.pem`
+    """
+    from clinreadnet.runtime.sign import sign_bundle
+
+    print(sign_bundle(bundle, key))
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from clinreadnet.errors import InputError
@@ -51,7 +51,8 @@ def whole_folder(target: str | os.PathLike[str], *, force: bool = False) -> Iter
         force: replace ``target`` where it exists; the old one stays until the new one is whole.
 
     Raises:
-        InputError: ``target`` exists and ``force`` is false, is a file, or has no parent.
+        InputError: ``target`` exists and ``force`` is false, is a file, has no parent, or another
+            process wrote it meanwhile.
     """
     target = Path(target)
     if target.exists() and not target.is_dir():
@@ -62,8 +63,19 @@ def whole_folder(target: str | os.PathLike[str], *, force: bool = False) -> Iter
     try:
         (folder / "new").mkdir()
         yield folder / "new"
-        if target.exists():
-            os.replace(target, folder / "old")
-        os.replace(folder / "new", target)
+        if force:
+            with suppress(FileNotFoundError):
+                os.replace(target, folder / "old")
+        try:
+            os.replace(folder / "new", target)
+        except OSError:
+            if target.exists():
+                raise InputError(
+                    f"{target}: another process wrote it meanwhile, and that one stays; name "
+                    "another folder, or write one at a time"
+                ) from None
+            if (folder / "old").exists():
+                os.replace(folder / "old", target)
+            raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -27,17 +27,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from clinreadnet.errors import InputError
+from clinreadnet.errors import BackendError, InputError
 from clinreadnet.grading import RESEARCH_USE
 from clinreadnet.metrics import Correlations, Interval, correlations
-from clinreadnet.runtime.manifest import (
-    Artifact,
-    Manifest,
-    Parity,
-    digest,
-    read_golden,
-    read_listed,
-)
+from clinreadnet.runtime.golden import read_golden
+from clinreadnet.runtime.manifest import Artifact, Manifest, Parity, digest, read_listed
 from clinreadnet.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from clinreadnet.runtime.parity import BUDGETS, OUTPUTS, relative_error
 
@@ -257,7 +251,7 @@ def verify_artifact(
             return not_run(artifact)
         backend = OnnxRuntimeBackend(content, file=str(bundle / artifact.file))
         outputs = _run(backend, artifact, slices, advance)
-    except InputError as error:
+    except (BackendError, InputError) as error:
         return Parity("failed", reason=str(error), budget=BUDGETS[artifact.precision])
     parity = compare(artifact.precision, outputs, reference, labels)
     if artifact.precision == "fp16":

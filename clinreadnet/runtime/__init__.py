@@ -1,5 +1,8 @@
 """The torch-free runtime: load a bundle, score slices."""
 
-from clinreadnet.runtime.session import Scores, Session
+from clinreadnet.runtime.backends import BACKENDS
+from clinreadnet.runtime.scores import Scores
+from clinreadnet.runtime.session import Session
+from clinreadnet.runtime.stream import Stream, StreamResult
 
-__all__ = ["Scores", "Session"]
+__all__ = ["BACKENDS", "Scores", "Session", "Stream", "StreamResult"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from dataclasses import dataclass
+from typing import Any
 
 _DRIVER_LIBRARY = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
 _NVML_LIBRARY = "nvml.dll" if os.name == "nt" else "libnvidia-ml.so.1"
@@ -20,10 +21,19 @@ class Gpu:
     memory_bytes: int
 
 
+def load_driver() -> Any:
+    """Return the CUDA driver's library.
+
+    Raises:
+        OSError: there is none.
+    """
+    return ctypes.CDLL(_DRIVER_LIBRARY)
+
+
 def find_gpus() -> list[Gpu]:
     """Return the GPUs the CUDA driver shows this process; empty without a driver or a GPU."""
     try:
-        cuda = ctypes.CDLL(_DRIVER_LIBRARY)
+        cuda = load_driver()
     except OSError:
         return []
     count = ctypes.c_int()
@@ -46,7 +56,7 @@ def driver_version() -> str | None:
     return text.value.decode() if status == 0 else None
 
 
-def _describe(cuda: ctypes.CDLL, ordinal: int) -> Gpu:
+def _describe(cuda: Any, ordinal: int) -> Gpu:
     device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     memory = ctypes.c_size_t()
     name = ctypes.create_string_buffer(256)

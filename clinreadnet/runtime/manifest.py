@@ -5,40 +5,41 @@ A bundle is one folder: `manifest.json`, the artifacts it lists (ONNX graphs, Te
 Each file is read once, and the bytes that are hashed are the bytes that are used.
 
 `manifest.schema.json` beside this module is the same format as a JSON Schema (draft 2020-12).
-
-`golden.npz` holds a few inputs and the float64 reference's outputs: ``hu`` int16 [n, 512, 512],
-``label`` float32 [n], ``score`` float64 [n], ``probs`` float64 [n, 21], ``quality_map`` float64
-[n, 16, 16].
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
 import math
 import os
 import re
 import types
 import typing
-import zipfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from clinreadnet.errors import InputError
+from clinreadnet.errors import InputError, Untrusted
 from clinreadnet.grading import FINE_GRADES, HU_MIN, HU_RANGE, RESEARCH_USE, SIZE
 from clinreadnet.output import whole_file
+from clinreadnet.runtime.trust import (
+    MANIFEST_NAME,
+    SIGNATURE_NAME,
+    KeyFile,
+    read_inside,
+    read_manifest,
+)
 
 SCHEMA_VERSION = 1
 """Version of the manifest this package writes, and the newest that it reads."""
 
-MANIFEST_NAME = "manifest.json"
 GOLDEN_NAME = "golden.npz"
+
+_NESTING = 32
+"""Deepest nesting of a manifest that is read. Real ones have six levels."""
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -125,8 +126,24 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class LayerReport:
+    """The file beside an engine that lists the types of its layers."""
+
+    file: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
 class Artifact:
-    """One graph or engine file of the bundle."""
+    """One graph or engine file of the bundle.
+
+    An engine also names the ``graph`` it was built from (its weights, where ``weights_stripped``)
+    and its ``layers`` report. ``fp32_islands`` are the nodes that `--fp32-islands auto` kept in
+    float32; empty where the network's own float32 islands stand alone. A ``version_compatible``
+    engine runs on newer releases of its major version and on the lean runtime, a
+    ``hardware_compatible`` one on any GPU since Ampere.
+    """
 
     file: str
     kind: Literal["onnx", "tensorrt-engine"]
@@ -138,6 +155,12 @@ class Artifact:
     built_on: BuiltOn
     flavour: Literal["tensorrt", "tensorrt-rtx"] | None = None
     target: str | None = None
+    graph: str | None = None
+    layers: LayerReport | None = None
+    fp32_islands: tuple[str, ...] = ()
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+    weights_stripped: bool = False
     parity: Parity | None = None
 
 
@@ -183,8 +206,19 @@ class Manifest:
         raise InputError(f"{file}: not in the bundle, which lists {listed}")
 
 
+def listed_files(manifest: Manifest) -> Iterator[Artifact | Golden | LayerReport]:
+    """Yield every file that a manifest vouches for."""
+    yield manifest.golden
+    for artifact in manifest.artifacts:
+        yield artifact
+        if artifact.layers is not None:
+            yield artifact.layers
+
+
 def write_manifest(manifest: Manifest, bundle: str | os.PathLike[str]) -> Path:
     """Check ``manifest`` and write it into the folder ``bundle``, whole or not at all.
+
+    A signature of the manifest that it replaces is removed: it would no longer fit.
 
     Raises:
         InputError: a field breaks the format, or the folder does not exist.
@@ -192,16 +226,25 @@ def write_manifest(manifest: Manifest, bundle: str | os.PathLike[str]) -> Path:
     path = Path(bundle) / MANIFEST_NAME
     text = manifest.to_json()
     parse_manifest(text, path)
+    path.with_name(SIGNATURE_NAME).unlink(missing_ok=True)
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
 
 
-def load_manifest(bundle: str | os.PathLike[str]) -> Manifest:
+def load_manifest(
+    bundle: str | os.PathLike[str], trusted_keys: Sequence[KeyFile] | None = None
+) -> Manifest:
     """Read and check the manifest of the folder ``bundle``; the files it lists are not read.
+
+    Args:
+        bundle: the folder.
+        trusted_keys: public keys, PEM files; where given, one of them must have signed the
+            manifest, which is checked before it is parsed.
 
     Raises:
         InputError: no such bundle, not JSON, a newer schema, or a field that breaks the format.
+        Untrusted: not signed by a trusted key, a link out of the bundle, or far too large.
     """
     folder = Path(bundle)
     path = folder / MANIFEST_NAME
@@ -210,12 +253,12 @@ def load_manifest(bundle: str | os.PathLike[str]) -> Manifest:
             f"{folder}: no such bundle; make one with `clinreadnet export --out {folder}`"
         )
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_manifest(folder, trusted_keys).decode("utf-8")
     except FileNotFoundError:
         raise InputError(
             f"{path}: missing, so this is not a bundle; make one with `clinreadnet export`"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise InputError(f"{path}: cannot be read ({_first_line(error)})") from None
     return parse_manifest(text, path)
 
@@ -234,6 +277,8 @@ def parse_manifest(text: str, path: str | os.PathLike[str] = MANIFEST_NAME) -> M
         )
     if not isinstance(raw, dict):
         raise InputError(f"{path}: holds no JSON object; export the bundle again")
+    if _is_deeper(raw, _NESTING):
+        raise InputError(f"{path}: nested more than {_NESTING} deep; export the bundle again")
     version = raw.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise InputError(
@@ -253,77 +298,42 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def read_listed(bundle: str | os.PathLike[str], listed: Artifact | Golden) -> bytes:
+def read_listed(bundle: str | os.PathLike[str], listed: Artifact | Golden | LayerReport) -> bytes:
     """Return the bytes of a file the manifest lists, after checking size and SHA-256.
 
     Raises:
-        InputError: the file is missing, or is not the one the manifest describes.
+        InputError: the file is missing.
+        Untrusted: it is not the one the manifest describes, or a link out of the bundle.
     """
     path = Path(bundle) / listed.file
     try:
-        content = path.read_bytes()
+        content = read_inside(Path(bundle), listed.file, size=listed.size)
     except FileNotFoundError:
         raise InputError(
             f"{path}: listed in the manifest but missing; copy the whole bundle or export it again"
         ) from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    if len(content) != listed.size:
-        raise InputError(
-            f"{path}: {len(content)} bytes, the manifest says {listed.size}; "
-            "copy the bundle again or export it again"
-        )
     if digest(content) != listed.sha256:
-        raise InputError(
+        raise Untrusted(
             f"{path}: SHA-256 differs from the manifest; copy the bundle again or export it again"
         )
     return content
 
 
-def read_golden(
-    bundle: str | os.PathLike[str], golden: Golden, first: int | None = None
-) -> dict[str, NDArray[Any]]:
-    """Return the arrays of `golden.npz` after checking the file (see the module docstring).
-
-    Args:
-        bundle: the bundle's folder.
-        golden: the manifest's entry.
-        first: keep only the first ``first`` slices.
-
-    Returns:
-        ``hu``, ``label``, ``score``, ``probs``, ``quality_map``.
-
-    Raises:
-        InputError: the file is missing, differs from the manifest, or lacks an array.
-    """
-    path = Path(bundle) / golden.file
-    content = read_listed(bundle, golden)
-    n, side = golden.slices, SIZE // 32
-    shapes = {
-        "hu": (n, SIZE, SIZE),
-        "label": (n,),
-        "score": (n,),
-        "probs": (n, FINE_GRADES),
-        "quality_map": (n, side, side),
-    }
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in shapes}
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"{path}: not a golden file ({_first_line(error)}); export the bundle again"
-        ) from None
-    for name, shape in shapes.items():
-        if arrays[name].shape != shape:
-            raise InputError(
-                f"{path}: {name} has shape {list(arrays[name].shape)}, expected {list(shape)}; "
-                "export the bundle again"
-            )
-    return {name: array[:first] for name, array in arrays.items()}
-
-
 class _FormatError(Exception):
     pass
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Return whether parsed JSON is nested more than ``levels`` deep; walks level by level."""
+    layer = [value]
+    for _ in range(levels):
+        layer = [
+            inner
+            for outer in layer
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return bool(layer)
 
 
 _T = TypeVar("_T")
@@ -402,10 +412,14 @@ def _check(manifest: Manifest) -> None:
     _check_sha256(manifest.model.weights_sha256, "model.weights_sha256")
     _check_batch(manifest.input.batch, "input.batch")
     names: list[str] = []
-    files: list[tuple[Artifact | Golden, str]] = [(manifest.golden, "golden")]
-    files += [(a, f"artifacts[{i}]") for i, a in enumerate(manifest.artifacts)]
+    files: list[tuple[Artifact | Golden | LayerReport, str]] = [(manifest.golden, "golden")]
+    for i, artifact in enumerate(manifest.artifacts):
+        files.append((artifact, f"artifacts[{i}]"))
+        if artifact.layers is not None:
+            files.append((artifact.layers, f"artifacts[{i}].layers"))
     for listed, where in files:
-        if not _PLAIN_NAME.fullmatch(listed.file) or listed.file == MANIFEST_NAME:
+        reserved = listed.file in (MANIFEST_NAME, SIGNATURE_NAME)
+        if reserved or not _PLAIN_NAME.fullmatch(listed.file):
             raise _FormatError(
                 f"{where}.file {listed.file!r} is not a plain file name inside the bundle"
             )
@@ -420,6 +434,12 @@ def _check(manifest: Manifest) -> None:
             engine = listed.kind == "tensorrt-engine"
             if engine != (listed.flavour is not None) or engine != (listed.target is not None):
                 raise _FormatError(f"{where}: an engine names flavour and target, a graph neither")
+            if not engine and (listed.graph is not None or listed.layers is not None):
+                raise _FormatError(f"{where}: only an engine names a graph and a layers report")
+    graphs = [a.file for a in manifest.artifacts if a.kind == "onnx"]
+    for i, artifact in enumerate(manifest.artifacts):
+        if artifact.graph is not None and artifact.graph not in graphs:
+            raise _FormatError(f"artifacts[{i}].graph {artifact.graph!r} is no listed ONNX graph")
     if manifest.golden.slices < 1:
         raise _FormatError("golden.slices is not positive")
 

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike
 
-from clinreadnet.errors import InputError
+from clinreadnet.errors import BackendError, BackendUnavailable, DeviceLost, OutOfMemory
 from clinreadnet.runtime.parity import OUTPUTS
+from clinreadnet.runtime.scores import Outputs
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 
 _INPUT_DTYPES: dict[str, DTypeLike] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+
+
+# What its messages say, since its exceptions do not: allocators' words, and cudaError_t's number.
+_MEMORY = re.compile(
+    r"bad_alloc|out of memory|failed to allocate memory|CUDA (error|failure) 2\b", re.I
+)
+_LOST = re.compile(r"CUDA (error|failure) (46|100|214|7\d\d|999)\b", re.I)
 
 
 def offers_cuda() -> bool:
@@ -50,18 +59,18 @@ class OnnxRuntimeBackend:
             file: named in errors.
 
         Raises:
-            InputError: ONNX Runtime is not installed, does not offer the provider, or refuses the
-                graph.
+            BackendUnavailable: ONNX Runtime is not installed, does not offer the provider, or
+                refuses the graph.
         """
         try:
             import onnxruntime
         except ImportError:
-            raise InputError(
+            raise BackendUnavailable(
                 'onnxruntime is not installed; run `pip install "clinreadnet[cpu]"`'
                 ' (or `"clinreadnet[gpu]"`)'
             ) from None
         if provider not in onnxruntime.get_available_providers():
-            raise InputError(
+            raise BackendUnavailable(
                 f"this onnxruntime has no {provider}; run `pip uninstall onnxruntime` and "
                 '`pip install "clinreadnet[gpu]"`'
             )
@@ -80,22 +89,28 @@ class OnnxRuntimeBackend:
                 model, options, providers=[(provider, settings)]
             )
         except Exception as error:  # onnxruntime's exceptions share no base class
-            raise InputError(f"{file}: ONNX Runtime refuses it ({_one_line(error)})") from None
+            raise BackendUnavailable(
+                f"{file}: ONNX Runtime refuses it ({_one_line(error)})"
+            ) from None
         self.provider: str = self._session.get_providers()[0]
         if self.provider != provider:
-            raise InputError(
+            raise BackendUnavailable(
                 f"{provider} is installed but does not start here; run `clinreadnet doctor`"
             )
         inputs = self._session.get_inputs()
         names = tuple(output.name for output in self._session.get_outputs())
         if [i.name for i in inputs] != ["hu"] or inputs[0].type not in _INPUT_DTYPES:
-            raise InputError(f"{file}: not a ClinReadNet graph (its input is not float `hu`)")
+            raise BackendUnavailable(
+                f"{file}: not a ClinReadNet graph (its input is not float `hu`)"
+            )
         if set(names) != set(OUTPUTS):
-            raise InputError(f"{file}: not a ClinReadNet graph (its outputs are {list(names)})")
+            raise BackendUnavailable(
+                f"{file}: not a ClinReadNet graph (its outputs are {list(names)})"
+            )
         self.dtype: np.dtype[Any] = np.dtype(_INPUT_DTYPES[inputs[0].type])
 
-    def run(self, hu: ArrayLike) -> dict[str, NDArray[np.float32]]:
-        """Run the graph once.
+    def run(self, hu: ArrayLike) -> Outputs:
+        """Run the graph once; any number of threads may.
 
         Args:
             hu: [n, 1, 512, 512], Hounsfield units, any real dtype.
@@ -104,18 +119,32 @@ class OnnxRuntimeBackend:
             ``score`` [n], ``probs`` [n, 21], ``quality_map`` [n, 16, 16], float32.
 
         Raises:
-            InputError: ONNX Runtime fails on this input.
+            OutOfMemory: this batch does not fit in memory.
+            DeviceLost: the GPU failed.
+            BackendError: ONNX Runtime failed otherwise.
         """
         with np.errstate(over="ignore"):  # far above the encoded range either way
             feed = {"hu": np.ascontiguousarray(hu, dtype=self.dtype)}
         try:
             outputs = self._session.run(list(OUTPUTS), feed)
         except Exception as error:
-            raise InputError(f"ONNX Runtime failed ({_one_line(error)})") from None
+            message = str(error)
+            kind = (
+                OutOfMemory
+                if isinstance(error, MemoryError) or _MEMORY.search(message)
+                else DeviceLost
+                if _LOST.search(message)
+                else BackendError
+            )
+            raise kind(f"ONNX Runtime failed ({_one_line(error)})") from error
         return {
             name: np.asarray(output, dtype=np.float32)
             for name, output in zip(OUTPUTS, outputs, strict=True)
         }
+
+    def close(self) -> None:
+        """Free the graph; no run may be under way."""
+        self._session = None
 
 
 def _one_line(error: Exception) -> str:

@@ -2,148 +2,189 @@
 
 from clinreadnet.runtime import Session
 
-session = Session("bundle")
-scores = session.score(hu)  # [n, 512, 512], Hounsfield units
-scores.score                # [n], 0 bad ... 4 excellent; research use only
+with Session("bundle") as session:
+    scores = session.score(hu)  # [n, 512, 512], Hounsfield units
+    scores.score                # [n], 0 bad ... 4 excellent; research use only
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clinreadnet.errors import CheckFailed, InputError
-from clinreadnet.grading import FINE_GRADES, SIZE
-from clinreadnet.runtime.gpu import find_gpus
-from clinreadnet.runtime.manifest import Artifact, Manifest, load_manifest, read_golden, read_listed
-from clinreadnet.runtime.onnxruntime_backend import CPU, CUDA, OnnxRuntimeBackend, offers_cuda
+from clinreadnet.errors import (
+    BackendError,
+    BackendUnavailable,
+    CheckFailed,
+    DeviceLost,
+    InputError,
+    OutOfMemory,
+    PartialResult,
+    SessionClosed,
+    Untrusted,
+)
+from clinreadnet.grading import SIZE
+from clinreadnet.runtime.backends import (
+    BACKENDS,
+    Backend,
+    Opened,
+    Wanted,
+    check_backends,
+    open_backend,
+)
+from clinreadnet.runtime.golden import read_golden
+from clinreadnet.runtime.manifest import Artifact, Manifest, load_manifest
 from clinreadnet.runtime.parity import BUDGETS, OUTPUTS, relative_error
+from clinreadnet.runtime.scores import Outputs, Scores
+from clinreadnet.runtime.stream import Stream
+from clinreadnet.runtime.trust import KeyFile
+from clinreadnet.runtime.verdict import Verdict
 
-BACKENDS = ("auto", "onnxruntime-cpu", "onnxruntime-cuda")
-"""Accepted values of ``Session(backend=...)``."""
-
-CPU_BATCH = 1
-"""Slices per run on a CPU. Larger batches gain nothing there and cost memory."""
-
-SELF_TEST_SLICES = 2
+SELF_TEST_SLICES = 1
 SELF_TEST_SLACK = 2.0
-"""Factor on the budget at start-up: two slices average less than the golden set does, and another
+"""Factor on the budget at start-up: one slice averages less than the golden set does, and another
 processor sums in another order. A wrong graph or provider is off by far more."""
-
-_PROVIDERS = {"onnxruntime-cpu": CPU, "onnxruntime-cuda": CUDA}
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What the network says about n slices.
-
-    Attributes:
-        score: float32 [n], 0 bad ... 4 excellent.
-        probs: float32 [n, 21], probability of the grades 0, 0.2 ... 4.
-        quality_map: float32 [n, 16, 16], the score of each 32×32 patch.
-    """
-
-    score: NDArray[np.float32]
-    probs: NDArray[np.float32]
-    quality_map: NDArray[np.float32]
 
 
 class Session:
-    """A loaded and self-tested bundle.
+    """A loaded and self-tested bundle. Any number of threads may use one.
 
     Attributes:
-        bundle: the bundle's folder.
+        bundle: the bundle's folder; it is not read again once the session is ready.
         manifest: what its manifest says.
-        backend: the backend that runs, never ``auto``.
+        backend: name of the backend that runs.
         artifact: the manifest's entry of the file that runs.
-        batch: slices per run.
+        verdict: how well that file fits this machine: VALID, or SUBOPTIMAL with the reason.
+        refused: the backends that were tried before, each with the reason it does not run.
+        batch: slices per run; smaller from the time on that memory was short.
     """
 
     def __init__(
         self,
         bundle: str | os.PathLike[str],
-        backend: str = "auto",
+        backends: str | Sequence[str] = BACKENDS,
         precision: str | None = None,
         *,
         batch: int | None = None,
+        workers: int = 1,
         threads: int | None = None,
+        trusted_keys: Sequence[KeyFile] | None = None,
         allow_unverified: bool = False,
     ) -> None:
-        """Load a bundle and run its self-test.
+        """Load a bundle with the first backend that works here and passes the self-test.
 
         Args:
             bundle: folder made by `clinreadnet export`.
-            backend: one of ``BACKENDS``. ``auto`` takes CUDA where ONNX Runtime and the machine
-                have it, else the CPU; any other choice runs as asked or not at all.
-            precision: precision of the artifact; the most accurate one by default, so that two
-                machines give the same scores.
-            batch: slices per run, inside the artifact's profile; by default ``CPU_BATCH`` on a
-                CPU and the profile's own choice on a GPU.
-            threads: CPU threads; all by default.
+            backends: names out of ``BACKENDS``, tried in turn. One alone never falls back.
+            precision: precision of the artifact; the most accurate one of a backend by default.
+            batch: slices per run, inside the artifact's profile; by default one on a CPU and the
+                profile's own choice on a GPU.
+            workers: runs at a time; on a GPU each has its stream, buffers and context.
+            threads: CPU threads of a run; all by default.
+            trusted_keys: Ed25519 public keys, PEM files; one of them must have signed the bundle.
             allow_unverified: load a bundle that has not passed `clinreadnet verify`.
 
         Raises:
-            InputError: a bundle, backend or precision that cannot be had, saying what to do.
-            CheckFailed: the artifact does not reproduce the bundle's golden outputs here.
+            InputError: a bundle or an argument that cannot be used, saying what to do.
+            BackendUnavailable: none of the backends runs here, with the reason of each.
+            Untrusted: a file of the bundle is not the one that was signed or listed; nothing of it
+                was loaded.
+            CheckFailed: an artifact does not reproduce the bundle's golden outputs here.
         """
-        if backend not in BACKENDS:
-            raise InputError(f"backend {backend!r} is none of {', '.join(BACKENDS)}")
+        ladder = check_backends(backends)
+        if workers < 1:
+            raise InputError(f"workers is {workers}, must be 1 or more")
         self.bundle = Path(bundle)
-        self.manifest: Manifest = load_manifest(bundle)
+        self.manifest: Manifest = load_manifest(bundle, trusted_keys)
         if not self.manifest.verified and not allow_unverified:
             raise InputError(
                 f"{self.bundle}: the bundle is not verified; run `clinreadnet verify {self.bundle}`"
             )
-        self.artifact: Artifact = _choose_artifact(self.manifest, self.bundle, precision)
-        profile = self.artifact.batch
-        if batch is not None and not profile.min <= batch <= profile.max:
-            raise InputError(
-                f"batch {batch} is outside the profile of {self.artifact.file}, "
-                f"{profile.min} to {profile.max}"
-            )
-        content = read_listed(self.bundle, self.artifact)
-        self.backend, self._runner = self._start(backend, content, threads)
-        usual = CPU_BATCH if self.backend == "onnxruntime-cpu" else profile.opt
-        self.batch = batch or min(max(usual, profile.min), profile.max)
-        self._self_test()
+        self.refused: dict[str, str] = {}
+        golden = read_golden(self.bundle, self.manifest.golden, first=SELF_TEST_SLICES)
+        opened = self._climb(ladder, Wanted(precision, batch, workers, threads), golden)
+        self._backend = opened.backend
+        self.artifact: Artifact = opened.artifact
+        self.verdict: Verdict = opened.verdict
+        self.batch: int = opened.batch
+        self._slots = threading.Semaphore(workers)
+        self._workers = workers
+        self._closing = threading.Lock()
+        self._closed = False
 
     def score(self, hu: NDArray[Any]) -> Scores:
         """Score slices, `batch` at a time.
 
+        Where memory runs short, the batch is halved, down to the smallest that the artifact takes.
+
         Args:
-            hu: [n, 512, 512], Hounsfield units (not encoded, not windowed), any integer or float
-                dtype, finite.
+            hu: [n, 512, 512], n at least 1, Hounsfield units (not encoded, not windowed), any
+                integer or float dtype, finite.
 
         Returns:
             The scores of the n slices, in order.
 
         Raises:
-            InputError: another shape or dtype, NaN or infinity.
+            InputError: another shape or dtype, no slice, NaN or infinity.
+            PartialResult: some slices failed; it holds the scores of the others.
+            BackendError: all slices failed: `OutOfMemory`, `DeviceLost`, or the backend's reason.
+            SessionClosed: after `close`.
         """
-        hu = np.asarray(hu)
-        if hu.ndim != 3 or hu.shape[1:] != (SIZE, SIZE):
-            raise InputError(
-                f"hu has shape {list(hu.shape)}, expected [n, {SIZE}, {SIZE}] Hounsfield units"
-            )
-        if hu.dtype.kind not in "iuf":
-            raise InputError(f"hu has dtype {hu.dtype}, expected integers or floats")
-        finite = np.isfinite(hu).all(axis=(1, 2))
-        if not finite.all():
-            raise InputError(f"hu[{int(np.argmin(finite))}] holds NaN or infinity")
-        parts = [self._run(hu[i : i + self.batch]) for i in range(0, len(hu), self.batch)]
-        if not parts:
-            side = SIZE // 32
-            return Scores(
-                np.zeros(0, np.float32),
-                np.zeros((0, FINE_GRADES), np.float32),
-                np.zeros((0, side, side), np.float32),
-            )
-        return Scores(**{name: np.concatenate([part[name] for part in parts]) for name in OUTPUTS})
+        hu = check_slices(hu)
+        parts: list[Outputs] = []
+        done: list[int] = []
+        failure: BackendError | None = None
+        start = 0
+        while start < len(hu):
+            stop = min(start + self.batch, len(hu))
+            try:
+                parts.append(self._run(hu[start:stop]))
+                done += range(start, stop)
+            except OutOfMemory as error:
+                smaller = max((stop - start) // 2, self.artifact.batch.min)
+                if smaller < stop - start:
+                    self.batch = min(self.batch, smaller)
+                    continue
+                failure = error
+            except DeviceLost as error:
+                failure = error
+                break
+            except BackendError as error:
+                failure = error
+            start = stop
+        if failure is None:
+            return Scores.join(parts)
+        if not done:
+            raise failure
+        failed = sorted(set(range(len(hu))) - set(done))
+        raise PartialResult(
+            f"{len(failed)} of {len(hu)} slices were not scored, the first is hu[{failed[0]}]: "
+            f"{failure}",
+            Scores.join(parts),
+            done,
+            failed,
+        ) from failure
+
+    def stream(self, capacity: int = 16) -> Stream:
+        """Return a stream for a scanner that delivers one slice at a time.
+
+        Args:
+            capacity: slices that may wait to be scored; `Stream.put` waits where they are more.
+
+        Raises:
+            InputError: a capacity below 1.
+            SessionClosed: after `close`.
+        """
+        if self._closed:
+            raise SessionClosed(_CLOSED)
+        return Stream(self, capacity)
 
     def describe(self) -> dict[str, Any]:
         """Return what runs, ready for JSON."""
@@ -154,65 +195,110 @@ class Session:
             "weights_sha256": self.manifest.model.weights_sha256,
             "verified": self.manifest.verified,
             "backend": self.backend,
+            "refused": dict(self.refused),
             "artifact": self.artifact.file,
             "precision": self.artifact.precision,
+            "verdict": self.verdict.validity.name,
+            "verdict_reason": self.verdict.reason,
             "batch": self.batch,
         }
 
-    def _start(
-        self, backend: str, content: bytes, threads: int | None
-    ) -> tuple[str, OnnxRuntimeBackend]:
-        file = str(self.bundle / self.artifact.file)
+    def close(self) -> None:
+        """Free the backend once the runs under way have ended; closing twice does no harm."""
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+            for _ in range(self._workers):
+                self._slots.acquire()
+            self._backend.close()
+            self._slots.release(self._workers)
 
-        def load(name: str) -> tuple[str, OnnxRuntimeBackend]:
-            return name, OnnxRuntimeBackend(
-                content, provider=_PROVIDERS[name], threads=threads, file=file
-            )
+    def __enter__(self) -> Self:
+        """Return the session; leaving the block closes it."""
+        return self
 
-        if backend != "auto":
-            return load(backend)
-        # Without a GPU the CUDA provider writes its own errors to standard error: do not try it.
-        if offers_cuda() and find_gpus():
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _climb(
+        self, ladder: tuple[str, ...], wanted: Wanted, golden: dict[str, NDArray[Any]]
+    ) -> Opened:
+        """Return the first backend that opens and passes; note why those before it do not."""
+        failure: CheckFailed | BackendError | None = None
+        for name in ladder:
             try:
-                return load("onnxruntime-cuda")
-            except InputError:
-                pass  # a CUDA or cuDNN library is missing: `auto` may take the next best
-        return load("onnxruntime-cpu")
+                opened = open_backend(name, self.bundle, self.manifest, wanted)
+                try:
+                    self._self_test(name, opened, golden)
+                except BaseException:
+                    opened.backend.close()
+                    raise
+            except Untrusted:
+                raise
+            except (InputError, CheckFailed, BackendError) as error:
+                if len(ladder) == 1:
+                    raise
+                self.refused[name] = str(error)
+                if not isinstance(error, InputError):
+                    failure = failure or error
+                continue
+            self.backend = name
+            return opened
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in self.refused.items())
+        kind = BackendUnavailable if failure is None else type(failure)
+        raise kind(f"{self.bundle}: no backend works here ({reasons})") from failure
 
-    def _run(self, hu: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
-        """Run one batch [n, 512, 512], filled up to the profile's smallest with its last slice."""
-        n = len(hu)
-        missing = self.artifact.batch.min - n
-        if missing > 0:
-            hu = np.concatenate([hu, np.repeat(hu[-1:], missing, axis=0)])
-        return {name: value[:n] for name, value in self._runner.run(hu[:, None]).items()}
-
-    def _self_test(self) -> None:
-        golden = read_golden(self.bundle, self.manifest.golden, first=SELF_TEST_SLICES)
-        limit = SELF_TEST_SLACK * BUDGETS[self.artifact.precision]
-        outputs = [self._run(hu[None]) for hu in golden["hu"]]
-        for name in OUTPUTS:
-            error = relative_error(np.concatenate([o[name] for o in outputs]), golden[name])
+    def _self_test(self, name: str, opened: Opened, golden: dict[str, NDArray[Any]]) -> None:
+        limit = SELF_TEST_SLACK * BUDGETS[opened.artifact.precision]
+        outputs = [_run(opened.backend, hu[None], opened.artifact) for hu in golden["hu"]]
+        for output in OUTPUTS:
+            error = relative_error(np.concatenate([o[output] for o in outputs]), golden[output])
             if not error <= limit:
                 raise CheckFailed(
-                    f"{self.bundle / self.artifact.file}: self-test failed on {self.backend}, "
-                    f"{name} is off by {error:.1e} (limit {limit:.0e}); run `clinreadnet verify "
-                    f"{self.bundle}` here, or choose another --backend"
+                    f"{self.bundle / opened.artifact.file}: self-test failed on {name}, "
+                    f"{output} is off by {error:.1e} (limit {limit:.0e}); run `clinreadnet verify "
+                    f"{self.bundle}` here, or choose another backend"
                 )
 
+    def _run(self, hu: NDArray[Any]) -> Outputs:
+        with self._slots:
+            if self._closed:
+                raise SessionClosed(_CLOSED)
+            return _run(self._backend, hu, self.artifact)
 
-def _choose_artifact(manifest: Manifest, bundle: Path, precision: str | None) -> Artifact:
-    """Return the graph of ``precision``, or the most accurate one."""
-    graphs = {a.precision: a for a in manifest.artifacts if a.kind == "onnx"}
-    if not graphs:
+
+_CLOSED = "the session is closed; make another"
+
+
+def check_slices(hu: NDArray[Any]) -> NDArray[Any]:
+    """Return ``hu`` as an array that can be scored; arguments and errors as `Session.score`."""
+    hu = np.asarray(hu)
+    if hu.ndim != 3 or hu.shape[1:] != (SIZE, SIZE):
         raise InputError(
-            f"{bundle}: holds no ONNX graph; make one with `clinreadnet export --out {bundle}`"
+            f"hu has shape {list(hu.shape)}, expected [n, {SIZE}, {SIZE}] Hounsfield units"
         )
-    if precision is None:
-        return min(graphs.values(), key=lambda a: BUDGETS[a.precision])
-    for name, artifact in graphs.items():
-        if name == precision:
-            return artifact
-    raise InputError(
-        f"{bundle}: no ONNX graph in precision {precision!r}; it holds {', '.join(graphs)}"
-    )
+    if not len(hu):
+        raise InputError(f"hu has shape {list(hu.shape)}: no slice; give one or more")
+    if hu.dtype.kind not in "iuf":
+        raise InputError(f"hu has dtype {hu.dtype}, expected integers or floats")
+    if hu.dtype.kind == "f":
+        for index, one in enumerate(hu):
+            if not np.isfinite(one).all():
+                raise InputError(f"hu[{index}] holds NaN or infinity")
+    return hu
+
+
+def _run(backend: Backend, hu: NDArray[Any], artifact: Artifact) -> Outputs:
+    """Run one batch [n, 512, 512], filled up to the profile's smallest with its last slice."""
+    n = len(hu)
+    missing = artifact.batch.min - n
+    if missing <= 0:
+        return backend.run(hu[:, None])
+    hu = np.concatenate([hu, np.repeat(hu[-1:], missing, axis=0)])
+    return {name: value[:n] for name, value in backend.run(hu[:, None]).items()}

@@ -15,19 +15,20 @@ import numpy as np
 import pytest
 
 from clinreadnet.errors import InputError
+from clinreadnet.runtime.golden import read_golden
 from clinreadnet.runtime.manifest import (
     Artifact,
     BatchRange,
     BuiltOn,
     Golden,
     InputInfo,
+    LayerReport,
     Manifest,
     ModelInfo,
     Parity,
     digest,
     load_manifest,
     parse_manifest,
-    read_golden,
     read_listed,
     write_manifest,
 )
@@ -65,6 +66,8 @@ def make_manifest(**changes: Any) -> Manifest:
         precision="fp16",
         flavour="tensorrt-rtx",
         target="sm89",
+        graph=graph.file,
+        layers=LayerReport("clinreadnet.fp16.sm89.rtx.layers.json", SHA, 2),
         parity=Parity("not run", reason="no GPU here"),
     )
     fields: dict[str, Any] = {
@@ -111,6 +114,7 @@ def test_the_schema_and_the_dataclasses_name_the_same_fields() -> None:
         (Artifact, SCHEMA["$defs"]["artifact"]),
         (Parity, SCHEMA["$defs"]["parity"]),
         (BatchRange, SCHEMA["$defs"]["batch"]),
+        (LayerReport, SCHEMA["$defs"]["listed"]),
         (Golden, SCHEMA["properties"]["golden"]),
         (ModelInfo, SCHEMA["properties"]["model"]),
         (InputInfo, SCHEMA["properties"]["input"]),
@@ -125,6 +129,8 @@ def test_numbers_that_are_not_finite_become_null() -> None:
     read = parse_manifest(text).artifacts[0].parity
     assert read is not None and read.relative_error == {"score": None}
 
+
+LAYERS = {"file": "a.layers.json", "sha256": SHA, "size": 2}
 
 BROKEN = {
     "missing-field": ("verified", KeyError, "verified is missing"),
@@ -149,6 +155,8 @@ BROKEN = {
     "empty-file": ("artifacts.0.size", 0, "is not positive"),
     "graph-with-target": ("artifacts.0.target", "sm89", "an engine names flavour and target"),
     "engine-without-flavour": ("artifacts.1.flavour", None, "an engine names flavour and target"),
+    "layers-outside": ("artifacts.1.layers.file", "../layers.json", "not a plain file name"),
+    "layers-of-a-graph": ("artifacts.0.layers", LAYERS, "only an engine names a graph"),
     "zero-batch": ("artifacts.0.batch.min", 0, "1 <= min <= opt <= max"),
     "other-encoding": ("input.encoding.hu_min", -1024, "input differs"),
     "other-outputs": ("outputs.1.shape", ["batch", 5], "outputs differ"),
@@ -176,6 +184,10 @@ def test_relations_that_a_schema_cannot_say_are_checked() -> None:
     twice["golden"]["file"] = raw["artifacts"][0]["file"]
     with pytest.raises(InputError, match="listed twice"):
         parse_manifest(json.dumps(twice))
+    foreign = copy.deepcopy(raw)
+    foreign["artifacts"][1]["graph"] = "other.onnx"
+    with pytest.raises(InputError, match="'other.onnx' is no listed ONNX graph"):
+        parse_manifest(json.dumps(foreign))
     raw["artifacts"][0]["batch"] = {"min": 4, "opt": 2, "max": 8}
     with pytest.raises(InputError, match="min <= opt <= max"):
         parse_manifest(json.dumps(raw))

@@ -5,8 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +18,12 @@ import numpy as np
 import pytest
 from tiny_bundle import make_graph, reference, write_bundle
 
-from clinreadnet.errors import CheckFailed, InputError
+from clinreadnet.errors import BackendUnavailable, CheckFailed, InputError, SessionClosed
 from clinreadnet.runtime import Scores, Session
-from clinreadnet.runtime import session as session_module
+from clinreadnet.runtime import backends as backends_module
 from clinreadnet.runtime.manifest import BatchRange, digest, load_manifest, write_manifest
 from clinreadnet.runtime.onnxruntime_backend import CPU, CUDA, OnnxRuntimeBackend
-from clinreadnet.runtime.parity import BUDGETS, relative_error
+from clinreadnet.runtime.parity import BUDGETS, OUTPUTS, relative_error
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +46,7 @@ def replace_graph(bundle: Path, content: bytes, index: int = 0) -> None:
     write_manifest(dataclasses.replace(manifest, artifacts=tuple(artifacts)), bundle)
 
 
-@pytest.mark.parametrize("n", [0, 1, 3, 4, 5, 9])
+@pytest.mark.parametrize("n", [1, 3, 4, 5, 9])
 def test_scores_are_the_references_in_order_whatever_the_batches(bundle: Path, n: int) -> None:
     hu = some_hu(n)
     scores = Session(bundle).score(hu)
@@ -88,8 +92,8 @@ def test_the_default_batch_suits_the_processor_inside_the_profile(
     small = write_bundle(tmp_path / "small", batch=BatchRange(1, 1, 1))
     large = write_bundle(tmp_path / "large", batch=BatchRange(3, 16, 32))
     wide = write_bundle(tmp_path / "wide", batch=BatchRange(1, 16, 32))
-    assert [Session(b).batch for b in (small, wide, large)] == [1, session_module.CPU_BATCH, 3]
-    monkeypatch.setitem(session_module._PROVIDERS, "onnxruntime-cuda", CPU)
+    assert [Session(b).batch for b in (small, wide, large)] == [1, backends_module.CPU_BATCH, 3]
+    monkeypatch.setattr(backends_module, "CUDA", CPU)
     assert Session(wide, "onnxruntime-cuda").batch == 16
 
 
@@ -110,12 +114,14 @@ def test_a_named_precision_is_the_one_that_runs(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"backend": "cuda"}, "'cuda' is none of auto, onnxruntime-cpu, onnxruntime-cuda"),
+        ({"backends": "cuda"}, "'cuda' is none of tensorrt, tensorrt-rtx, onnxruntime-cuda, o"),
+        ({"backends": ()}, "backends is empty; name some of tensorrt"),
+        ({"workers": 0}, "workers is 0, must be 1 or more"),
         ({"precision": "int8"}, "no ONNX graph in precision 'int8'; it holds fp32, fp16"),
         ({"batch": 9}, "batch 9 is outside the profile of clinreadnet.fp32.onnx, 1 to 8"),
         ({"batch": 0}, "batch 0 is outside"),
     ],
-    ids=["backend", "precision", "batch-above", "batch-zero"],
+    ids=["backend", "no-backend", "workers", "precision", "batch-above", "batch-zero"],
 )
 def test_arguments_outside_the_bundle_are_refused(
     bundle: Path, arguments: dict[str, Any], message: str
@@ -129,9 +135,11 @@ def test_an_explicit_backend_never_falls_back(
 ) -> None:
     import onnxruntime
 
+    with pytest.raises(BackendUnavailable, match="holds no tensorrt engine"):
+        Session(bundle, "tensorrt")
     if CUDA not in onnxruntime.get_available_providers():
-        with pytest.raises(InputError, match="has no CUDAExecutionProvider"):
-            Session(bundle, "onnxruntime-cuda")
+        with pytest.raises(BackendUnavailable, match="has no CUDAExecutionProvider"):
+            Session(bundle, ("onnxruntime-cuda",))
     # A runtime that lists CUDA and quietly starts on the CPU, as ONNX Runtime does without a GPU.
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA])
     real = onnxruntime.InferenceSession
@@ -140,11 +148,15 @@ def test_an_explicit_backend_never_falls_back(
         "InferenceSession",
         lambda model, options, providers: real(model, options, providers=["CPUExecutionProvider"]),
     )
-    with pytest.raises(InputError, match="does not start here"):
+    monkeypatch.setattr(backends_module, "find_gpus", lambda: [])
+    with pytest.raises(BackendUnavailable, match="no NVIDIA GPU is visible"):
+        Session(bundle, "onnxruntime-cuda")
+    monkeypatch.setattr(backends_module, "find_gpus", lambda: ["a GPU"])
+    with pytest.raises(BackendUnavailable, match="does not start here"):
         Session(bundle, "onnxruntime-cuda")
 
 
-def test_auto_takes_the_cpu_where_cuda_does_not_start(
+def test_the_ladder_goes_down_and_keeps_each_reason(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[str] = []
@@ -153,25 +165,62 @@ def test_auto_takes_the_cpu_where_cuda_does_not_start(
     def fake(content: bytes, *, provider: str, **rest: Any) -> OnnxRuntimeBackend:
         tried.append(provider)
         if provider == CUDA:
-            raise InputError("no cuDNN")
+            raise BackendUnavailable("no cuDNN")
         return real(content, provider=provider, **rest)
 
-    monkeypatch.setattr(session_module, "OnnxRuntimeBackend", fake)
-    monkeypatch.setattr(session_module, "offers_cuda", lambda: True)
-    monkeypatch.setattr(session_module, "find_gpus", lambda: ["a GPU"])
-    assert Session(bundle).backend == "onnxruntime-cpu"
-    assert tried == ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(backends_module, "OnnxRuntimeBackend", fake)
+    monkeypatch.setattr(backends_module, "offers_cuda", lambda: True)
+    monkeypatch.setattr(backends_module, "find_gpus", lambda: ["a GPU"])
+    session = Session(bundle)
+    assert (session.backend, tried) == ("onnxruntime-cpu", [CUDA, CPU])
+    assert session.refused == {
+        "tensorrt": f"{bundle}: holds no tensorrt engine; export it with one",
+        "tensorrt-rtx": f"{bundle}: holds no tensorrt-rtx engine; export it with one",
+        "onnxruntime-cuda": "no cuDNN",
+    }
+    assert Session(bundle, ("onnxruntime-cpu", "onnxruntime-cuda")).refused == {}
+    with pytest.raises(BackendUnavailable, match="tensorrt: .*no tensorrt.*cuda: no cuDNN"):
+        Session(bundle, ("tensorrt", "onnxruntime-cuda"))
     tried.clear()
-    monkeypatch.setattr(session_module, "find_gpus", lambda: [])
-    assert Session(bundle).backend == "onnxruntime-cpu"
-    assert tried == ["CPUExecutionProvider"]
+    monkeypatch.setattr(backends_module, "find_gpus", lambda: [])
+    assert "no NVIDIA GPU" in Session(bundle).refused["onnxruntime-cuda"]
+    assert tried == [CPU]
+
+
+def test_a_backend_that_fails_its_self_test_is_closed_and_the_ladder_goes_on(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[str] = []
+
+    class Wrong(OnnxRuntimeBackend):
+        def __init__(self, content: bytes, *, provider: str, **rest: Any) -> None:
+            super().__init__(content, provider=CPU, **rest)
+            self.wanted = provider
+
+        def run(self, hu: Any) -> Any:
+            outputs = super().run(hu)
+            return outputs | {"score": outputs["score"] + 0.1 * (self.wanted == CUDA)}
+
+        def close(self) -> None:
+            closed.append(self.wanted)
+            super().close()
+
+    monkeypatch.setattr(backends_module, "OnnxRuntimeBackend", Wrong)
+    monkeypatch.setattr(backends_module, "find_gpus", lambda: ["a GPU"])
+    session = Session(bundle, ("onnxruntime-cuda", "onnxruntime-cpu"))
+    assert session.backend == "onnxruntime-cpu" and closed == [CUDA]
+    assert "self-test failed on onnxruntime-cuda" in session.refused["onnxruntime-cuda"]
+    with pytest.raises(CheckFailed, match="self-test failed on onnxruntime-cuda, score is off"):
+        Session(bundle, "onnxruntime-cuda")
+    with pytest.raises(CheckFailed, match="no backend works here"):
+        Session(bundle, ("tensorrt", "onnxruntime-cuda"))
 
 
 def test_a_missing_onnxruntime_names_its_package(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(InputError, match=r'pip install "clinreadnet\[cpu\]"'):
+    with pytest.raises(BackendUnavailable, match=r'pip install "clinreadnet\[cpu\]"'):
         Session(bundle)
 
 
@@ -233,21 +282,6 @@ def test_a_graph_with_other_inputs_or_outputs_is_refused(tmp_path: Path) -> None
         Session(path)
 
 
-def test_a_tampered_graph_is_refused_before_it_is_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = write_bundle(tmp_path / "b")
-    graph = path / "clinreadnet.fp32.onnx"
-    content = bytearray(graph.read_bytes())
-    content[-1] ^= 1
-    graph.write_bytes(content)
-    monkeypatch.setattr(
-        session_module, "OnnxRuntimeBackend", lambda *a, **k: pytest.fail("graph was loaded")
-    )
-    with pytest.raises(InputError, match="SHA-256 differs"):
-        Session(path)
-
-
 def nan_slice() -> np.ndarray:
     hu = some_hu(3)
     hu[1, 0, 0] = np.nan
@@ -260,15 +294,93 @@ def nan_slice() -> np.ndarray:
         (np.zeros((512, 512)), r"shape \[512, 512\], expected \[n, 512, 512\]"),
         (np.zeros((1, 1, 512, 512)), r"shape \[1, 1, 512, 512\]"),
         (np.zeros((2, 256, 512)), r"shape \[2, 256, 512\]"),
+        (np.zeros((0, 512, 512)), "no slice"),
         (np.zeros((1, 512, 512), complex), "dtype complex128"),
         (np.zeros((1, 512, 512), bool), "dtype bool"),
         (nan_slice(), r"hu\[1\] holds NaN"),
     ],
-    ids=["2d", "4d", "wrong-size", "complex", "bool", "nan"],
+    ids=["2d", "4d", "wrong-size", "empty", "complex", "bool", "nan"],
 )
-def test_bad_arrays_are_refused(bundle: Path, hu: np.ndarray, message: str) -> None:
+def test_bad_arrays_are_refused_and_the_session_goes_on(
+    bundle: Path, hu: np.ndarray, message: str
+) -> None:
+    session = Session(bundle)
     with pytest.raises(InputError, match=message):
-        Session(bundle).score(hu)
+        session.score(hu)
+    assert session.score(some_hu(1)).score.shape == (1,)
+
+
+def test_a_closed_session_says_so_and_may_be_closed_again(bundle: Path) -> None:
+    with Session(bundle) as session:
+        assert len(session.score(some_hu(2))) == 2
+    for use in (lambda: session.score(some_hu(1)), session.stream):
+        with pytest.raises(SessionClosed, match="closed; make another"):
+            use()
+    session.close()
+
+
+def test_a_session_outlives_its_folder(tmp_path: Path) -> None:
+    path = write_bundle(tmp_path / "b")
+    with Session(path) as session:
+        shutil.rmtree(path)
+        np.testing.assert_allclose(
+            session.score(some_hu(2)).score, reference(some_hu(2))["score"], rtol=1e-5
+        )
+    with pytest.raises(InputError, match="no such bundle"):
+        Session(path)
+
+
+def test_a_bundle_that_vanishes_while_it_loads_is_an_input_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_bundle(tmp_path / "b")
+    real = backends_module.read_listed
+
+    def vanish(*arguments: Any) -> bytes:
+        shutil.rmtree(path)
+        return real(*arguments)
+
+    monkeypatch.setattr(backends_module, "read_listed", vanish)
+    with pytest.raises(InputError, match="listed in the manifest but missing"):
+        Session(path, "onnxruntime-cpu")
+
+
+def test_sixteen_threads_get_the_bits_that_one_gets(bundle: Path) -> None:
+    inputs = [some_hu(n % 5 + 1) for n in range(32)]
+    with Session(bundle, batch=4, workers=3) as session:
+        expected = [session.score(hu) for hu in inputs]
+        with ThreadPoolExecutor(16) as pool:
+            got = list(pool.map(session.score, inputs))
+    for one, other in zip(expected, got, strict=True):
+        for name in OUTPUTS:
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+def test_closing_waits_for_the_runs_under_way(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    run = OnnxRuntimeBackend.run
+
+    def slow(self: OnnxRuntimeBackend, hu: Any) -> Any:
+        begun.set()
+        go_on.wait(10)
+        return run(self, hu)
+
+    session = Session(bundle)
+    monkeypatch.setattr(OnnxRuntimeBackend, "run", slow)
+    with ThreadPoolExecutor(3) as pool:
+        scoring = pool.submit(session.score, some_hu(1))
+        assert begun.wait(10)
+        closing = pool.submit(session.close)
+        while not session._closed:
+            time.sleep(0.001)
+        late = pool.submit(session.score, some_hu(1))
+        assert not closing.done() and not scoring.done()
+        go_on.set()
+        assert len(scoring.result(10)) == 1
+        closing.result(10)
+        assert isinstance(late.exception(10), SessionClosed)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
@@ -292,7 +404,8 @@ def test_relative_error_is_infinite_for_what_cannot_be_compared() -> None:
 def test_importing_the_runtime_is_light() -> None:
     code = (
         "import sys, clinreadnet.runtime; from clinreadnet.runtime import Session, Scores; "
-        "heavy = {'torch', 'onnxruntime', 'onnx', 'triton', 'pydicom', 'matplotlib', 'rich'}; "
+        "heavy = {'torch', 'onnxruntime', 'onnx', 'triton', 'pydicom', 'matplotlib', 'rich', "
+        "'pycuda', 'tensorrt', 'tensorrt_rtx', 'cryptography'}; "
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run(
@@ -305,7 +418,7 @@ def test_a_session_never_imports_torch(bundle: Path) -> None:
     code = (
         "import sys, numpy as np; from clinreadnet.runtime import Session; "
         f"s = Session({str(bundle)!r}); s.score(np.zeros((1, 512, 512), np.int16)); "
-        "print(sorted({'torch', 'triton', 'onnx'} & set(sys.modules)))"
+        "print(sorted({'torch', 'triton', 'onnx', 'cryptography'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

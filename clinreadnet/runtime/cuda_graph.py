@@ -1,0 +1,72 @@
+"""CUDA graphs through the driver's own interface, which pycuda does not wrap."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+from clinreadnet.runtime.gpu import load_driver
+
+OUT_OF_MEMORY = 2
+"""CUDA_ERROR_OUT_OF_MEMORY"""
+
+_THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads' calls do not break it
+
+
+class CudaGraphError(Exception):
+    """A driver call failed; ``code`` is its CUresult."""
+
+    def __init__(self, call: str, code: int) -> None:
+        super().__init__(f"{call} failed with CUDA error {code}")
+        self.code = code
+
+
+class CudaGraph:
+    """Work on one stream, captured once and launched in one call. Needs a current context."""
+
+    def __init__(self, stream: int, enqueue: Callable[[], None]) -> None:
+        """Capture what ``enqueue`` puts on a stream.
+
+        Args:
+            stream: the CUDA stream's handle.
+            enqueue: puts work on it; what it raises is raised here, with the capture ended.
+
+        Raises:
+            CudaGraphError: the capture failed.
+        """
+        self._driver = load_driver()
+        self._stream = ctypes.c_void_p(stream)
+        self._executable = ctypes.c_void_p()
+        graph = ctypes.c_void_p()
+        self._call("cuStreamBeginCapture_v2", self._stream, ctypes.c_int(_THREAD_LOCAL))
+        try:
+            enqueue()
+        except BaseException:
+            self._driver.cuStreamEndCapture(self._stream, ctypes.byref(graph))
+            if graph:
+                self._driver.cuGraphDestroy(graph)
+            raise
+        self._call("cuStreamEndCapture", self._stream, ctypes.byref(graph))
+        try:
+            flags = ctypes.c_ulonglong(0)
+            self._call("cuGraphInstantiateWithFlags", ctypes.byref(self._executable), graph, flags)
+        finally:
+            self._driver.cuGraphDestroy(graph)
+
+    def launch(self) -> None:
+        """Put the captured work on the stream.
+
+        Raises:
+            CudaGraphError: the launch failed.
+        """
+        self._call("cuGraphLaunch", self._executable, self._stream)
+
+    def close(self) -> None:
+        """Free the graph."""
+        self._driver.cuGraphExecDestroy(self._executable)
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        code = getattr(self._driver, name)(*arguments)
+        if code != 0:
+            raise CudaGraphError(name, code)

@@ -1,0 +1,156 @@
+"""TensorRT's Python packages: what differs between them, as data, and loading one.
+
+Builder and runtime share this table, so it imports neither torch nor any TensorRT. That each
+package has what `options` promises is checked against its bindings (docs/export.md).
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from clinreadnet.errors import InputError
+
+FlavourName = Literal["tensorrt", "tensorrt-rtx"]
+"""As the manifest and the command line write it."""
+
+Option = Literal[
+    "version-compatible",
+    "hardware-compatible",
+    "strip-weights",
+    "timing-cache",
+    "optimization-level",
+    "workspace",
+]
+"""What a build may ask for, spelled as on the command line."""
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """One major version of one of TensorRT's packages."""
+
+    name: FlavourName
+    major: int
+    """Of ``__version__``."""
+    modules: tuple[str, ...]
+    """Import names, tried in turn: wheels without their meta package install the second alone."""
+    lean_modules: tuple[str, ...]
+    """Import names of the small runtime that runs version-compatible engines; may be empty."""
+    install: str
+    """Command that installs it."""
+    suffix: str
+    """End of an engine's file name, after the target."""
+    targets: tuple[str, ...]
+    """Architectures it builds for without a GPU; where empty, it builds for this machine's GPU."""
+    options: frozenset[Option]
+    """What it offers at all."""
+    gpu_options: frozenset[Option] = frozenset()
+    """Those of ``options`` that need a GPU although ``targets`` do not."""
+    reports_validity: bool = False
+    """Whether ``Runtime.get_engine_validity`` judges an engine by its first bytes."""
+
+    @property
+    def title(self) -> str:
+        """Name and major version, such as ``tensorrt 11.x``."""
+        return f"{self.name} {self.major}.x"
+
+
+def _tensorrt(major: int) -> Flavour:
+    return Flavour(
+        name="tensorrt",
+        major=major,
+        modules=("tensorrt", "tensorrt_bindings"),
+        lean_modules=("tensorrt_lean", "tensorrt_lean_bindings"),
+        install='pip install "clinreadnet[tensorrt]"',
+        suffix=".engine",
+        targets=(),
+        options=frozenset(
+            (
+                "version-compatible",
+                "hardware-compatible",
+                "strip-weights",
+                "timing-cache",
+                "optimization-level",
+                "workspace",
+            )
+        ),
+    )
+
+
+FLAVOURS = (
+    _tensorrt(10),
+    _tensorrt(11),
+    Flavour(
+        name="tensorrt-rtx",
+        major=1,
+        modules=("tensorrt_rtx", "tensorrt_rtx_bindings"),
+        lean_modules=(),
+        install='pip install "clinreadnet[tensorrt-rtx]"',
+        suffix=".rtx.engine",
+        targets=("sm75", "sm80", "sm86", "sm89", "sm120", "sm121"),
+        options=frozenset(("strip-weights", "optimization-level", "workspace")),
+        gpu_options=frozenset(("strip-weights",)),
+        reports_validity=True,
+    ),
+)
+"""Every flavour; the newest major version of a name stands last."""
+
+
+class FlavourMissing(InputError):
+    """The TensorRT package is not installed, does not load, or has an unknown major version."""
+
+
+def newest(name: str) -> Flavour:
+    """Return the newest major version of a flavour, installed or not.
+
+    Raises:
+        InputError: unknown name; the message lists the known ones.
+    """
+    found = [flavour for flavour in FLAVOURS if flavour.name == name]
+    if not found:
+        known = ", ".join(dict.fromkeys(flavour.name for flavour in FLAVOURS))
+        raise InputError(f"unknown flavour {name!r}; known: {known}")
+    return found[-1]
+
+
+def load_flavour(name: str, *, lean: bool = False) -> tuple[Flavour, Any]:
+    """Import a flavour's Python package; its version decides which row of ``FLAVOURS`` it is.
+
+    Args:
+        name: ``tensorrt`` or ``tensorrt-rtx``.
+        lean: take the lean runtime's package instead.
+
+    Returns:
+        The flavour and the imported module.
+
+    Raises:
+        InputError: unknown name.
+        FlavourMissing: not installed, its libraries do not load, or a version that is not in the
+            table; the message says what to do.
+    """
+    known = newest(name)
+    module = _import(known, known.lean_modules if lean else known.modules)
+    version = str(module.__version__)
+    for flavour in FLAVOURS:
+        if flavour.name == name and version.split(".")[0] == str(flavour.major):
+            return flavour, module
+    majors = " or ".join(f"{f.major}.x" for f in FLAVOURS if f.name == name)
+    raise FlavourMissing(f"{name} {version} is installed, {majors} is needed; run {known.install}")
+
+
+def _import(flavour: Flavour, modules: tuple[str, ...]) -> Any:
+    for module in modules:
+        try:
+            return importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name != module:
+                raise FlavourMissing(
+                    f"{module} needs {error.name}; run {flavour.install}"
+                ) from None
+        except ImportError as error:
+            reason = str(error).splitlines()[0]
+            raise FlavourMissing(
+                f"{module} does not load ({reason}); run {flavour.install}"
+            ) from None
+    raise FlavourMissing(f"{flavour.name} is not installed; run {flavour.install}")

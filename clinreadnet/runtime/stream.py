@@ -1,0 +1,183 @@
+"""Slices one at a time, as a scanner delivers them, scored in order with bounded waiting."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinreadnet.errors import (
+    BackendError,
+    ClinReadNetError,
+    InputError,
+    PartialResult,
+    SessionClosed,
+    StreamFull,
+)
+from clinreadnet.runtime.scores import Scores
+
+if TYPE_CHECKING:
+    from clinreadnet.runtime.session import Session
+
+
+@dataclass(frozen=True)
+class StreamResult:
+    """What became of one slice: its scores, or the error that kept it from being scored.
+
+    Attributes:
+        index: number of the slice, in the order of `Stream.put`, from 0.
+        scores: of this one slice (n = 1), or None.
+        error: why there are none, or None.
+    """
+
+    index: int
+    scores: Scores | None
+    error: ClinReadNetError | None
+
+
+class Stream:
+    """A queue in front of a session, and its results in order.
+
+    One thread or several put slices; any thread iterates. Slices that wait are scored together, up
+    to the session's batch. Results wait to be read without a bound: each is about a kilobyte.
+
+        with session.stream() as stream:
+            scanner.on_slice = stream.put   # waits while `capacity` slices are not scored yet
+            ...
+        for result in stream:
+            ...
+
+    Leaving the block waits until every slice is scored; leaving it by an error drops those that
+    still wait.
+    """
+
+    def __init__(self, session: Session, capacity: int) -> None:
+        """Start the stream's thread; called by `Session.stream`."""
+        if capacity < 1:
+            raise InputError(f"capacity is {capacity}, must be 1 or more")
+        self._session = session
+        self._capacity = capacity
+        self._waiting: deque[tuple[int, NDArray[Any]]] = deque()
+        self._results: deque[StreamResult] = deque()
+        self._count = 0
+        self._closed = False
+        self._finished = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name="clinreadnet-stream", daemon=True)
+        self._thread.start()
+
+    def put(self, hu: NDArray[Any], timeout: float | None = None) -> int:
+        """Give one slice; waits while the queue is full.
+
+        Args:
+            hu: [512, 512], Hounsfield units; it is copied.
+            timeout: longest wait in seconds; for ever by default.
+
+        Returns:
+            The slice's index.
+
+        Raises:
+            InputError: a slice that cannot be scored; the stream goes on without it.
+            StreamFull: the queue was full for ``timeout``; the slice was not taken.
+            SessionClosed: the stream is closed.
+        """
+        from clinreadnet.runtime.session import check_slices
+
+        one = check_slices(np.asarray(hu)[None])[0].copy()
+        with self._changed:
+            ready = self._changed.wait_for(
+                lambda: self._closed or len(self._waiting) < self._capacity, timeout
+            )
+            if not ready:
+                raise StreamFull(
+                    f"{self._capacity} slices waited for {timeout:g} s; put this one again later"
+                )
+            if self._closed:
+                raise SessionClosed("the stream is closed; open another with session.stream()")
+            index = self._count
+            self._count += 1
+            self._waiting.append((index, one))
+            self._changed.notify_all()
+        return index
+
+    def __iter__(self) -> Iterator[StreamResult]:
+        """Return the stream itself."""
+        return self
+
+    def __next__(self) -> StreamResult:
+        """Return the next slice's result; waits for it. Ends once closed and all is read."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._results or self._finished)
+            if not self._results:
+                raise StopIteration
+            return self._results.popleft()
+
+    def close(self, *, drop: bool = False) -> None:
+        """Take no more slices, and wait until those that wait are scored.
+
+        Args:
+            drop: forget those that wait; the batch under way is still scored.
+        """
+        with self._changed:
+            self._closed = True
+            if drop:
+                self._waiting.clear()
+            self._changed.notify_all()
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        """Return the stream; leaving the block closes it."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close(drop=kind is not None)
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._closed)
+                if not self._waiting:
+                    self._finished = True
+                    self._changed.notify_all()
+                    return
+                count = min(self._session.batch, len(self._waiting))
+                taken = [self._waiting.popleft() for _ in range(count)]
+                self._changed.notify_all()
+            results = self._score(taken)
+            with self._changed:
+                self._results += results
+                self._changed.notify_all()
+
+    def _score(self, taken: list[tuple[int, NDArray[Any]]]) -> list[StreamResult]:
+        indices = [index for index, _ in taken]
+        places: dict[int, int]
+        error: ClinReadNetError | None = None
+        try:
+            scores = self._session.score(np.stack([hu for _, hu in taken]))
+            places = {i: i for i in range(len(taken))}
+        except PartialResult as partial:
+            error, scores = partial, partial.scores
+            places = {i: place for place, i in enumerate(partial.done)}
+        except ClinReadNetError as failure:
+            return [StreamResult(index, None, failure) for index in indices]
+        except Exception as failure:  # the thread must live, or its readers would wait for ever
+            unknown = BackendError(f"{type(failure).__name__}: {failure}")
+            unknown.__cause__ = failure
+            return [StreamResult(index, None, unknown) for index in indices]
+        return [
+            StreamResult(index, scores.take(places[i]), None)
+            if i in places
+            else StreamResult(index, None, error)
+            for i, index in enumerate(indices)
+        ]

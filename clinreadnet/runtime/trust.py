@@ -1,0 +1,169 @@
+"""What is read of a bundle before any of it is believed: plain files, bounded, signed.
+
+`manifest.sig` holds the 64 bytes of an Ed25519 signature over the bytes of `manifest.json`, and
+nothing else: `openssl pkeyutl -verify -rawin` reads it too. The manifest names every other file
+with its SHA-256, so that the signature covers the whole bundle.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clinreadnet.errors import InputError, Untrusted
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+MANIFEST_NAME = "manifest.json"
+SIGNATURE_NAME = "manifest.sig"
+
+MANIFEST_LIMIT = 4 * 2**20
+"""Largest manifest that is read, in bytes. Real ones have about ten thousand."""
+
+KeyFile = str | os.PathLike[str]
+"""Path of a PEM file."""
+
+_SIGNATURE_BYTES = 64
+_KEY_LIMIT = 2**16
+
+
+def read_inside(folder: Path, name: str, *, size: int | None = None, limit: int = 2**40) -> bytes:
+    """Read a file of a bundle once; nothing outside the folder, nothing but a plain file.
+
+    Args:
+        folder: the bundle.
+        name: a plain file name.
+        size: the size it must have, checked before it is read.
+        limit: the largest size that is read.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        Untrusted: a link that leaves the folder, no plain file, or not of the size.
+        InputError: it cannot be read.
+    """
+    path = folder / name
+    try:
+        real = path.resolve(strict=True)
+        if not real.is_relative_to(folder.resolve()):
+            raise Untrusted(f"{path}: a link that leaves the bundle; copy the file itself there")
+        if not stat.S_ISREG(os.lstat(real).st_mode):
+            raise Untrusted(f"{path}: not a plain file; copy the whole bundle again")
+        # Should the path be changed from here on, a link is refused and a pipe does not block.
+        flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        with open(os.open(real, flags | getattr(os, "O_BINARY", 0)), "rb") as file:
+            found = os.fstat(file.fileno()).st_size
+            if size is not None and found != size:
+                raise Untrusted(
+                    f"{path}: {found} bytes, the manifest says {size}; "
+                    "copy the bundle again or export it again"
+                )
+            if found > limit:
+                raise Untrusted(f"{path}: {found} bytes, at most {limit} are read; export again")
+            return file.read(found)
+    except FileNotFoundError:
+        raise
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read ({reason})") from None
+
+
+def read_manifest(folder: Path, trusted_keys: Sequence[KeyFile] | None = None) -> bytes:
+    """Return the bytes of a bundle's manifest, unparsed.
+
+    Args:
+        folder: the bundle.
+        trusted_keys: public keys, PEM files; where given, one of them must have signed the
+            manifest.
+
+    Raises:
+        FileNotFoundError: there is no manifest.
+        Untrusted: unsigned, signed by another key, altered, or larger than ``MANIFEST_LIMIT``.
+        InputError: a key that cannot be used, or `cryptography` is not installed.
+    """
+    keys = None if trusted_keys is None else _public_keys(trusted_keys)
+    content = read_inside(folder, MANIFEST_NAME, limit=MANIFEST_LIMIT)
+    if keys is not None:
+        _check_signature(folder, content, keys)
+    return content
+
+
+def _check_signature(folder: Path, content: bytes, keys: list[Ed25519PublicKey]) -> None:
+    from cryptography.exceptions import InvalidSignature
+
+    path = folder / SIGNATURE_NAME
+    try:
+        signature = read_inside(folder, SIGNATURE_NAME, limit=_SIGNATURE_BYTES)
+    except FileNotFoundError:
+        raise Untrusted(
+            f"{path}: missing, so the bundle is not signed; sign it with "
+            f"`clinreadnet sign {folder} --key KEY`"
+        ) from None
+    for key in keys:
+        try:
+            return key.verify(signature, content)
+        except InvalidSignature:
+            continue
+    raise Untrusted(
+        f"{folder / MANIFEST_NAME}: changed after it was signed, or not signed by a trusted key; "
+        "get the bundle again from who signed it"
+    )
+
+
+def _public_keys(files: Sequence[KeyFile]) -> list[Ed25519PublicKey]:
+    if isinstance(files, str | os.PathLike):
+        raise InputError(f"trusted_keys is one path, {files}; give a list of paths")
+    if not files:
+        raise InputError("trusted_keys is empty: no bundle could be trusted; name a key file")
+    load = import_serialization()
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    keys = []
+    for file in files:
+        pem = read_key(file)
+        try:
+            key = load.load_pem_public_key(pem)
+        except Exception as error:  # ValueError and the package's own
+            raise InputError(
+                f"{file}: not a public key in PEM form ({_first_line(error)}); make it with "
+                "`openssl pkey -in KEY -pubout`"
+            ) from None
+        if not isinstance(key, Ed25519PublicKey):
+            raise InputError(f"{file}: not an Ed25519 key; give one")
+        keys.append(key)
+    return keys
+
+
+def import_serialization() -> Any:
+    """Return cryptography's module that reads keys; imported only where a key is given.
+
+    Raises:
+        InputError: the package is not installed.
+    """
+    try:
+        from cryptography.hazmat.primitives import serialization
+    except ImportError:
+        raise InputError(
+            'signatures need cryptography; run `pip install "clinreadnet[sign]"`'
+        ) from None
+    return serialization
+
+
+def read_key(file: KeyFile) -> bytes:
+    """Return the bytes of a key file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        with open(file, "rb") as opened:
+            return opened.read(_KEY_LIMIT)
+    except OSError as error:
+        raise InputError(f"{os.fspath(file)}: cannot be read ({error.strerror})") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,213 @@
+"""Whether an engine fits this machine, said before a byte of it is deserialised.
+
+`verdict` is a function of data alone: the manifest's entry and a `Machine`. On TensorRT-RTX the
+library's own judgement of the engine's header is asked too (`header_verdict`).
+"""
+
+from __future__ import annotations
+
+import enum
+import platform
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from clinreadnet.runtime.gpu import driver_version, find_gpus
+from clinreadnet.runtime.manifest import Artifact
+
+
+class Validity(enum.IntEnum):
+    """How well an engine fits; the larger, the worse."""
+
+    VALID = 0
+    SUBOPTIMAL = 1
+    INVALID = 2
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A validity and its reason; the reason of VALID is empty."""
+
+    validity: Validity
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What an engine must fit.
+
+    Attributes:
+        platform: operating system and processor, as `current_platform` writes them.
+        gpu: name of the GPU, or None without one.
+        target: its architecture, such as ``sm89``.
+        driver: version of the NVIDIA driver.
+        version: of the flavour's installed package; None where it is not asked or not installed.
+        lean: whether that package is the lean runtime, which runs version-compatible engines alone.
+    """
+
+    platform: str
+    gpu: str | None = None
+    target: str | None = None
+    driver: str | None = None
+    version: str | None = None
+    lean: bool = False
+
+
+VALID = Verdict(Validity.VALID)
+
+_AMPERE = 80
+
+
+def current_platform() -> str:
+    """Return the operating system and processor, such as ``linux-x86_64``."""
+    machine = platform.machine().lower()
+    return f"{platform.system().lower()}-{'x86_64' if machine == 'amd64' else machine}"
+
+
+def this_machine(version: str | None = None, *, lean: bool = False) -> Machine:
+    """Return this machine with its first visible GPU."""
+    gpus = find_gpus()
+    return Machine(
+        platform=current_platform(),
+        gpu=gpus[0].name if gpus else None,
+        target=gpus[0].target if gpus else None,
+        driver=driver_version() if gpus else None,
+        version=version,
+        lean=lean,
+    )
+
+
+def verdict(artifact: Artifact, machine: Machine, batch: int | None = None) -> Verdict:
+    """Judge an artifact for a machine.
+
+    Args:
+        artifact: the manifest's entry. A graph runs anywhere: only ``batch`` is judged.
+        machine: where it is to run.
+        batch: slices per run that the caller insists on.
+
+    Returns:
+        The worst of what was found, with every reason of that validity.
+    """
+    found = [_batch(artifact, batch)]
+    if artifact.kind == "tensorrt-engine":
+        if machine.gpu is None or machine.target is None:
+            found.append(_invalid("needs an NVIDIA GPU, and none is visible here"))
+        else:
+            found += [
+                _platform(artifact, machine),
+                _version(artifact, machine),
+                _architecture(artifact, machine),
+                _driver(artifact, machine),
+            ]
+    return worst(found)
+
+
+def worst(verdicts: Iterable[Verdict]) -> Verdict:
+    """Return the worst validity, with every reason of it."""
+    found = list(verdicts)
+    validity = max((one.validity for one in found), default=Validity.VALID)
+    if validity == Validity.VALID:
+        return VALID
+    return Verdict(validity, "; ".join(one.reason for one in found if one.validity == validity))
+
+
+def header_verdict(trt: Any, runtime: Any, engine: bytes) -> Verdict:
+    """Ask TensorRT-RTX what it makes of an engine's header, without deserialising the engine.
+
+    Args:
+        trt: the flavour's module, which has `Runtime.get_engine_validity`.
+        runtime: its `Runtime`.
+        engine: the engine's bytes; only the header is passed on.
+    """
+    validity, mask = runtime.get_engine_validity(engine[: runtime.engine_header_size])
+    if validity == trt.EngineValidity.VALID:
+        return VALID
+    kinds = trt.EngineInvalidityDiagnostics.__members__.items()
+    reasons = [name.lower().replace("_", " ") for name, kind in kinds if int(mask) & int(kind)]
+    reason = f"TensorRT-RTX: {', '.join(reasons) or 'no reason given'}"
+    suboptimal = validity == trt.EngineValidity.SUBOPTIMAL
+    return Verdict(Validity.SUBOPTIMAL if suboptimal else Validity.INVALID, reason)
+
+
+def _invalid(reason: str) -> Verdict:
+    return Verdict(Validity.INVALID, reason)
+
+
+def _suboptimal(reason: str) -> Verdict:
+    return Verdict(Validity.SUBOPTIMAL, reason)
+
+
+def _batch(artifact: Artifact, batch: int | None) -> Verdict:
+    profile = artifact.batch
+    if batch is None or profile.min <= batch <= profile.max:
+        return VALID
+    return _invalid(
+        f"batch {batch} is outside the profile of {artifact.file}, {profile.min} to {profile.max}"
+    )
+
+
+def _platform(artifact: Artifact, machine: Machine) -> Verdict:
+    built = artifact.built_on.platform
+    return VALID if built == machine.platform else _invalid(f"built for {built}")
+
+
+def _version(artifact: Artifact, machine: Machine) -> Verdict:
+    flavour = str(artifact.flavour)
+    if machine.version is None:
+        return _invalid(f"{flavour} is not installed")
+    built_text = artifact.toolchain.get(flavour)
+    if built_text is None:
+        return _invalid(f"the manifest does not say which {flavour} built it")
+    built, here = _numbers(built_text), _numbers(machine.version)
+    compatible = artifact.version_compatible
+    if machine.lean and not compatible:
+        return _invalid("not version-compatible, and only the lean runtime is installed")
+    if built[:3] == here[:3]:
+        return VALID
+    if not compatible:
+        return _invalid(f"built with {flavour} {built_text}, here is {machine.version}")
+    if built[0] == here[0] and here[:3] > built[:3]:
+        return _suboptimal(f"built with {flavour} {built_text}, older than {machine.version} here")
+    return _invalid(
+        f"version-compatible from {flavour} {built_text} within {built[0]}.x, "
+        f"here is {machine.version}"
+    )
+
+
+def _architecture(artifact: Artifact, machine: Machine) -> Verdict:
+    built, here = str(artifact.target), str(machine.target)
+    if built == here:
+        built_gpu = artifact.built_on.gpu
+        if artifact.flavour == "tensorrt" and built_gpu not in (None, machine.gpu):
+            return _suboptimal(f"tuned on {built_gpu}, here is {machine.gpu}")
+        return VALID
+    if artifact.hardware_compatible:
+        # Compatible means Ampere and everything newer.
+        if _sm(here) >= _AMPERE and _sm(built) >= _AMPERE:
+            return _suboptimal(f"hardware-compatible, tuned for {built}, this GPU is {here}")
+        return _invalid(f"hardware-compatible from sm{_AMPERE}, this GPU is {here}")
+    return _invalid(f"built for {built}, this GPU is {here}")
+
+
+def _driver(artifact: Artifact, machine: Machine) -> Verdict:
+    built = artifact.built_on.driver
+    if machine.driver is None:
+        return _suboptimal("the version of the NVIDIA driver cannot be asked")
+    if built is None or _numbers(machine.driver)[0] >= _numbers(built)[0]:
+        return VALID
+    return _suboptimal(f"built with driver {built}, here is the older {machine.driver}")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """Return the leading numbers of a version: ``10.16.1.11+cu13`` is (10, 16, 1, 11)."""
+    numbers = []
+    for part in version.split("+")[0].split("."):
+        if not part.isdecimal():
+            break
+        numbers.append(int(part))
+    return tuple(numbers) or (0,)
+
+
+def _sm(target: str) -> int:
+    digits = target.removeprefix("sm")
+    return int(digits) if digits.isdecimal() else 0

@@ -1,0 +1,281 @@
+"""A GPU of NumPy arrays behind the names of `pycuda.driver` and of the CUDA driver's library.
+
+Work on a stream waits until the stream is synchronised; a capture records it instead. Every call
+needs a current context, as on a real GPU, and what is allocated is counted.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import types
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+Work = Callable[[], None]
+
+
+class Error(Exception):
+    pass
+
+
+class LogicError(Error):
+    pass
+
+
+class LaunchError(Error):
+    pass
+
+
+class MemoryError(Error):  # noqa: A001  # pycuda's own name
+    pass
+
+
+class FakeGpu:
+    """One GPU; the tests read its counters and break it.
+
+    Attributes:
+        capacity: bytes of device memory.
+        memory: live device allocations, by address.
+        pinned: live page-locked arrays.
+        allocations: every allocation ever made: memory, page-locked memory, streams, graphs.
+        lost: every call fails from now on, as after a fault on the device.
+        fail_next: raised by the next enqueued inference, once.
+    """
+
+    def __init__(self, target: str = "sm89", capacity: int = 2**30) -> None:
+        self.target = target
+        self.capacity = capacity
+        self.memory: dict[int, NDArray[np.uint8]] = {}
+        self.pinned: set[int] = set()
+        self.streams: dict[int, Stream] = {}
+        self.graphs: dict[int, list[Work]] = {}
+        self.allocations = 0
+        self.launches = 0
+        self.lost = False
+        self.fail_next: Exception | None = None
+        self.lock = threading.RLock()
+        self._contexts = threading.local()
+        self._next = 0x1000
+
+    @property
+    def stack(self) -> list[Context]:
+        """Contexts of this thread, the current one last."""
+        if not hasattr(self._contexts, "stack"):
+            self._contexts.stack = []
+        return self._contexts.stack  # type: ignore[no-any-return]
+
+    def check(self) -> None:
+        if not self.stack:
+            raise LogicError("invalid device context")
+        if self.lost:
+            raise LaunchError("launch failed: unspecified launch failure")
+
+    def handle(self) -> int:
+        self._next += 0x1000
+        self.allocations += 1
+        return self._next
+
+    def used(self) -> int:
+        return sum(block.nbytes for block in self.memory.values())
+
+    def live(self) -> dict[str, int]:
+        """Return what is allocated now."""
+        streams = sum(stream.live for stream in self.streams.values())
+        kinds = {"memory": self.memory, "pinned": self.pinned, "graphs": self.graphs}
+        return {name: len(kind) for name, kind in kinds.items()} | {"streams": streams}
+
+    def view(self, address: int, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        count = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        return self.memory[address][:count].view(dtype).reshape(shape)
+
+    def module(self) -> types.ModuleType:
+        """Return what `import pycuda.driver` gives."""
+        driver = types.ModuleType("pycuda.driver")
+        driver.Error, driver.LogicError = Error, LogicError  # type: ignore[attr-defined]
+        driver.LaunchError, driver.MemoryError = LaunchError, MemoryError  # type: ignore[attr-defined]
+        driver.init = lambda: None  # type: ignore[attr-defined]
+        driver.Device = lambda ordinal: Device(self)  # type: ignore[attr-defined]
+        driver.Context = types.SimpleNamespace(  # type: ignore[attr-defined]
+            pop=lambda: self.stack.pop(), synchronize=lambda: self.check()
+        )
+        driver.Stream = lambda: Stream(self)  # type: ignore[attr-defined]
+        driver.mem_alloc = lambda size: DeviceAllocation(self, size)  # type: ignore[attr-defined]
+        driver.pagelocked_empty = self._pagelocked_empty  # type: ignore[attr-defined]
+        driver.memcpy_htod_async = self._htod  # type: ignore[attr-defined]
+        driver.memcpy_dtoh_async = self._dtoh  # type: ignore[attr-defined]
+        return driver
+
+    def _pagelocked_empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        self.check()
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        allocation = PagelockedHostAllocation(self, size)
+        array = np.ndarray(shape, dtype, allocation)  # its base is the allocation, as in pycuda
+        array.fill(np.nan)
+        return array
+
+    def _htod(self, dest: DeviceAllocation, src: NDArray[Any], stream: Stream) -> None:
+        self.check()
+        self._must_be_pinned(src)
+        block = self.memory[int(dest)]
+        data = src.reshape(-1).view(np.uint8)
+        stream.put(lambda: np.copyto(block[: data.size], data))
+
+    def _dtoh(self, dest: NDArray[Any], src: DeviceAllocation, stream: Stream) -> None:
+        self.check()
+        self._must_be_pinned(dest)
+        block = self.memory[int(src)]
+        data = dest.reshape(-1).view(np.uint8)
+        stream.put(lambda: np.copyto(data, block[: data.size]))
+
+    def _must_be_pinned(self, array: NDArray[Any]) -> None:
+        base: Any = array
+        while isinstance(base, np.ndarray):
+            base = base.base
+        if isinstance(base, memoryview):
+            base = base.obj
+        assert isinstance(base, PagelockedHostAllocation), "not page-locked"
+        assert array.flags.c_contiguous
+
+
+class Device:
+    def __init__(self, gpu: FakeGpu) -> None:
+        self._gpu = gpu
+
+    def retain_primary_context(self) -> Context:
+        return Context(self._gpu)
+
+
+class Context:
+    def __init__(self, gpu: FakeGpu) -> None:
+        self._gpu = gpu
+
+    def push(self) -> None:
+        self._gpu.stack.append(self)
+
+
+class PagelockedHostAllocation(bytearray):
+    def __init__(self, gpu: FakeGpu, size: int) -> None:
+        super().__init__(size)
+        self._gpu = gpu
+        self._handle = gpu.handle()
+        gpu.pinned.add(self._handle)
+
+    def free(self) -> None:
+        self._gpu.check()
+        self._gpu.pinned.remove(self._handle)
+
+
+class DeviceAllocation:
+    def __init__(self, gpu: FakeGpu, size: int) -> None:
+        gpu.check()
+        with gpu.lock:
+            if gpu.used() + size > gpu.capacity:
+                raise MemoryError("cuMemAlloc failed: out of memory")
+            self._gpu = gpu
+            self._address = gpu.handle()
+            gpu.memory[self._address] = np.full(size, 0xFF, np.uint8)  # NaN in every float type
+
+    def __int__(self) -> int:
+        return self._address
+
+    def free(self) -> None:
+        self._gpu.check()
+        del self._gpu.memory[self._address]
+
+
+class Stream:
+    def __init__(self, gpu: FakeGpu) -> None:
+        gpu.check()
+        self._gpu = gpu
+        self.handle = gpu.handle()
+        self.work: list[Work] = []
+        self.captured: list[Work] | None = None
+        self.live = True
+        gpu.streams[self.handle] = self
+
+    def put(self, work: Work) -> None:
+        (self.work if self.captured is None else self.captured).append(work)
+
+    def synchronize(self) -> None:
+        self._gpu.check()
+        if self.captured is not None:
+            raise LogicError("operation not permitted when stream is capturing")
+        work, self.work = self.work, []
+        for one in work:
+            one()
+        self._gpu.check()
+
+
+class DriverLibrary:
+    """`libcuda`: devices and CUDA graphs, called as through ctypes."""
+
+    def __init__(self, gpu: FakeGpu) -> None:
+        self._gpu = gpu
+
+    def cuInit(self, flags: int) -> int:
+        return 0
+
+    def cuDeviceGetCount(self, count: Any) -> int:
+        count._obj.value = 1
+        return 0
+
+    def cuDeviceGet(self, device: Any, ordinal: int) -> int:
+        return 0
+
+    def cuDeviceGetName(self, name: Any, size: int, device: Any) -> int:
+        name.value = b"Fake GPU"
+        return 0
+
+    def cuDeviceGetAttribute(self, value: Any, attribute: int, device: Any) -> int:
+        digits = self._gpu.target.removeprefix("sm")
+        value._obj.value = int(digits[:-1] if attribute == 75 else digits[-1])
+        return 0
+
+    def cuDeviceTotalMem_v2(self, value: Any, device: Any) -> int:
+        value._obj.value = self._gpu.capacity
+        return 0
+
+    def cuStreamBeginCapture_v2(self, stream: ctypes.c_void_p, mode: ctypes.c_int) -> int:
+        if self._gpu.lost:
+            return 719
+        self._stream(stream).captured = []
+        return 0
+
+    def cuStreamEndCapture(self, stream: ctypes.c_void_p, graph: Any) -> int:
+        one = self._stream(stream)
+        assert one.captured is not None
+        graph._obj.value = self._gpu.handle()
+        self._gpu.graphs[graph._obj.value] = one.captured
+        one.captured = None
+        return 0
+
+    def cuGraphInstantiateWithFlags(
+        self, executable: Any, graph: ctypes.c_void_p, flags: Any
+    ) -> int:
+        executable._obj.value = self._gpu.handle()
+        self._gpu.graphs[executable._obj.value] = list(self._gpu.graphs[graph.value or 0])
+        return 0
+
+    def cuGraphLaunch(self, executable: ctypes.c_void_p, stream: ctypes.c_void_p) -> int:
+        assert self._gpu.stack, "no current context"
+        if self._gpu.lost:
+            return 719
+        self._gpu.launches += 1
+        for one in self._gpu.graphs[executable.value or 0]:
+            self._stream(stream).put(one)
+        return 0
+
+    def cuGraphExecDestroy(self, executable: ctypes.c_void_p) -> int:
+        del self._gpu.graphs[executable.value or 0]
+        return 0
+
+    def cuGraphDestroy(self, graph: ctypes.c_void_p) -> int:
+        del self._gpu.graphs[graph.value or 0]
+        return 0
+
+    def _stream(self, stream: ctypes.c_void_p) -> Stream:
+        return self._gpu.streams[stream.value or 0]
