@@ -28,6 +28,8 @@ Run = Callable[[Slices], Mapping[str, NDArray[Any]]]
 Enqueue = Callable[[], object]
 """Puts one run on PyTorch's current stream."""
 
+COMPILED_BATCHES = (1, 8, 64)
+"""Batches at which PyTorch's compiler is asked: it takes a minute for each."""
 GOLDEN = 4
 """Golden slices that a candidate must reproduce before it is timed."""
 SLACK = 2.0
@@ -44,8 +46,8 @@ class Candidate:
         role: "artifact", "reference" or "peer".
         artifact: file in the bundle that runs, or None.
         open: makes it ready for a batch: slices in, outputs out, host memory both.
-        bind: makes it ready for a batch on the GPU: what runs on the given input, a tensor there,
-            and whether it may be captured in a CUDA graph; None where the backend has no such door.
+        bind: makes it ready on the GPU: what runs on the given slices, a tensor there that stays
+            where it is; None where the backend has no such door.
     """
 
     name: str
@@ -54,6 +56,10 @@ class Candidate:
     artifact: str | None
     open: Callable[[int], Run]
     bind: Callable[[Any], Enqueue] | None = None
+
+    def runs(self, batch: int) -> bool:
+        """Whether this batch is measured."""
+        return self.name not in ("torch-compile", "torch-triton") or batch in COMPILED_BATCHES
 
     @property
     def title(self) -> str:
@@ -81,8 +87,13 @@ def load_bundle(bundle: Path) -> Manifest:
     return manifest
 
 
-def find(bundle: Path) -> Found:
-    """Look at what this machine has; opens nothing but the manifest.
+def find(bundle: Path, *, probe: bool = True) -> Found:
+    """Look at what this machine has.
+
+    Args:
+        bundle: folder of the bundle.
+        probe: open every artifact once, so that one that does not run here is missing with its
+            reason; otherwise it is a candidate that fails.
 
     Raises:
         InputError: as `load_bundle`.
@@ -90,7 +101,8 @@ def find(bundle: Path) -> Found:
     manifest = load_bundle(bundle)
     candidates: list[Candidate] = []
     missing: dict[str, str] = {}
-    for look in (_torch, _backends, _default_onnxruntime, _openvino):
+    _backends(bundle, manifest, candidates, missing, probe)
+    for look in (_torch, _default_onnxruntime, _openvino):
         look(bundle, manifest, candidates, missing)
     return Found(tuple(candidates), missing)
 
@@ -140,21 +152,30 @@ def _torch(
             missing[name] = "Triton kernels need an NVIDIA GPU"
             continue
         for precision in precisions:
-            make = functools.partial(_TorchNetwork, path, name, precision, cuda)
+            network = functools.partial(_torch_network, path, name, precision, cuda)
+            bind = functools.partial(_bind_torch, network) if cuda else None
             candidates.append(
-                Candidate(
-                    name, precision, role, None, make, (lambda x, m=make: m(len(x)).bound(x))
-                    if cuda
-                    else None,
-                )
+                Candidate(name, precision, role, None, lambda batch, n=network: n(), bind)
             )
+
+
+@functools.cache
+def _torch_network(path: Path, name: str, precision: str, cuda: bool) -> _TorchNetwork:
+    """Compiled once for each shape, whichever clock times it."""
+    return _TorchNetwork(path, name, precision, cuda)
+
+
+def _bind_torch(network: Callable[[], _TorchNetwork], x: Any) -> Enqueue:
+    loaded = network()
+    return lambda: loaded.predict(x)
 
 
 class _TorchNetwork:
     """The reference network: as it is, compiled, or with Triton kernels."""
 
-    def __init__(self, path: Path, name: str, precision: str, cuda: bool, batch: int) -> None:
+    def __init__(self, path: Path, name: str, precision: str, cuda: bool) -> None:
         import torch
+        import torch._dynamo
 
         from clinreadnet.weights import load_checkpoint
 
@@ -168,12 +189,15 @@ class _TorchNetwork:
         model = model.to(self._device, dtype).eval()
         self._model = model
         if name != "torch-eager":
-            torch.compiler.reset()  # it gives up after a few sets of shapes
+            # Beyond so many shapes and networks it would quietly run what it had not compiled.
+            torch._dynamo.config.recompile_limit = 1024
+            torch._dynamo.config.accumulated_recompile_limit = 8192
             # Without its own CUDA graphs: the clock captures one, for all candidates alike.
             mode = "max-autotune-no-cudagraphs" if cuda else "max-autotune"
             self._model = torch.compile(model, mode=mode, dynamic=False)
 
-    def _predict(self, x: Any) -> Any:
+    def predict(self, x: Any) -> Any:
+        """Run on a tensor of HU that is where the weights are."""
         import torch
 
         torch.set_float32_matmul_precision("high" if self._tf32 else "highest")
@@ -184,16 +208,16 @@ class _TorchNetwork:
     def __call__(self, hu: Slices) -> Mapping[str, NDArray[Any]]:
         import torch
 
-        prediction = self._predict(torch.from_numpy(hu).to(self._device))
+        prediction = self.predict(torch.from_numpy(hu).to(self._device))
         return {name: getattr(prediction, name).float().cpu().numpy() for name in OUTPUTS}
-
-    def bound(self, x: Any) -> Enqueue:
-        """Return what runs on ``x``; its outputs are kept."""
-        return lambda: self._predict(x)
 
 
 def _backends(
-    bundle: Path, manifest: Manifest, candidates: list[Candidate], missing: dict[str, str]
+    bundle: Path,
+    manifest: Manifest,
+    candidates: list[Candidate],
+    missing: dict[str, str],
+    probe: bool,
 ) -> None:
     """The bundle's artifacts through the runtime."""
     gpu = bool(find_gpus())
@@ -207,13 +231,15 @@ def _backends(
             missing[backend] = "no NVIDIA GPU on this machine"
             continue
         for precision in dict.fromkeys(a.precision for a in held):
-            try:
-                opened = open_backend(backend, bundle, manifest, Wanted(precision))
-            except ClinReadNetError as error:
-                missing[f"{backend}-{precision}"] = str(error)
-                continue
-            opened.backend.close()
-            file = opened.artifact.file
+            artifact = next(a for a in held if a.precision == precision)
+            if probe:
+                try:
+                    opened = open_backend(backend, bundle, manifest, Wanted(precision))
+                except ClinReadNetError as error:
+                    missing[f"{backend}-{precision}"] = str(error)
+                    continue
+                opened.backend.close()
+                artifact = opened.artifact  # of several engines, the one that fits this GPU
 
             def make(batch: int, backend: str = backend, precision: str = precision) -> Run:
                 wanted = Wanted(precision, batch)
@@ -221,8 +247,8 @@ def _backends(
 
             bind = None
             if backend == "onnxruntime-cuda":
-                bind = functools.partial(_bind_onnxruntime, read_listed(bundle, opened.artifact))
-            candidates.append(Candidate(backend, precision, "artifact", file, make, bind))
+                bind = functools.partial(_bind_onnxruntime, read_listed(bundle, artifact))
+            candidates.append(Candidate(backend, precision, "artifact", artifact.file, make, bind))
 
 
 def _bind_onnxruntime(model: bytes, x: Any) -> Enqueue:

@@ -66,9 +66,7 @@ def window_attention(
     return Work(2 * 2 * tokens * n * channels, item * 4 * tokens * channels + 4 * parameters)
 
 
-def ops(
-    config: ClinReadNetConfig, batch: int, precision: str, side: int = SIZE
-) -> dict[str, Work]:
+def ops(config: ClinReadNetConfig, batch: int, precision: str, side: int = SIZE) -> dict[str, Work]:
     """Return the work of each op of the network, by name; stages are counted from 1.
 
     Args:

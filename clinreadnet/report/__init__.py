@@ -1,1 +1,1 @@
-"""From recorded benchmarks and a bundle's manifest to a report: tables, figures, a recommendation."""
+"""From recorded benchmarks and a manifest to tables, figures and a recommendation."""

@@ -145,7 +145,7 @@ def read_run(path: Path) -> Run:
     commit = str((document.get("commit_info") or {}).get("id"))
     if not _COMMIT.fullmatch(commit):
         raise InputError(
-            f"{path}: measured at an unknown commit ({commit}); run `make bench-record` in a checkout"
+            f"{path}: its commit is unknown ({commit}); run `make bench-record` in a git checkout"
         )
     try:
         rows = tuple(

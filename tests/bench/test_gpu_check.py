@@ -186,10 +186,3 @@ def test_the_stock_baseline_computes_the_same(bench: Any, shift: int) -> None:
         *args[1:], h=8, w=12, dtype=torch.float32, **where
     )
     torch.testing.assert_close(stock(args[0]), window_attention(*args, **where, impl="reference"))
-
-
-def test_calls_are_enough_to_leave_the_cache(bench: Any) -> None:
-    calls = bench("cuda_clock").calls_past_the_cache
-    assert calls(moved=10, cache=100) == 40
-    assert calls(moved=1000, cache=100) == 2
-    assert calls(moved=1, cache=1000) == 256
