@@ -1,10 +1,10 @@
-"""The method of every network row, and what a recorded run says of itself (docs/benchmarking.md)."""
+"""The method of every row, and what a recorded run says of itself (docs/benchmarking.md)."""
 
 from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +66,12 @@ class Measured:
                 run = candidate.open(batch)
                 parity[title] = check(run, candidate, bundle)
                 samples[title] = sample_of(candidate, run, batch, clock)
-                warm[title] = warm_up(samples[title], **timing.get("warm_up", {}))
+                warm[title] = warm_up(samples[title], **timing["warm_up"])
             except Exception as error:
                 samples.pop(title, None)
                 self.failed[title] = f"{type(error).__name__}: {error}"
         watch = machine.Watch(nvml)
-        times = interleave(samples, **timing.get("interleave", {}))
+        times = interleave(samples, **timing["interleave"])
         watch.stop()
         for title, seconds in times.items():
             candidate = candidates[title]
@@ -148,8 +148,6 @@ class Groups:
         return group.rows.get(title), group.failed.get(title)
 
     def _measured(self, batch: int, clock: str) -> Measured:
-        if not RATES:
-            RATES.update(roofline.measure_rates())
         # Only what was selected: `pytest bench -k openvino` opens nothing else.
         found = {
             params["candidate"].title: params["candidate"]
@@ -166,15 +164,22 @@ class Groups:
             clock=clock,
             bundle=self._bundle,
             manifest=load_bundle(self._bundle),
-            rates=RATES,
+            rates=measured_rates(),
             nvml=self._nvml,
-            timing=_quick(self._session.config),
+            timing=_timing(self._session.config),
         )
 
 
-def _quick(config: pytest.Config) -> dict[str, dict[str, float]]:
+def measured_rates() -> dict[str, float]:
+    """Return what the machine can do, measured at the first call."""
+    if not RATES:
+        RATES.update(roofline.measure_rates())
+    return RATES
+
+
+def _timing(config: pytest.Config) -> dict[str, dict[str, float]]:
     if not config.getoption("--quick"):
-        return {}
+        return {"warm_up": {}, "interleave": {}}
     return {"warm_up": {"seconds": 0.0}, "interleave": {"rounds": 6, "seconds": 0.0}}
 
 
@@ -185,8 +190,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session")
-def groups(request: pytest.FixtureRequest) -> Iterator[Groups]:
-    yield Groups(request.session, default_bundle().resolve())
+def groups(request: pytest.FixtureRequest) -> Groups:
+    return Groups(request.session, default_bundle().resolve())
+
+
+@pytest.fixture(scope="session")
+def rates() -> dict[str, float]:
+    return measured_rates()
+
+
+@pytest.fixture(scope="session")
+def timing(request: pytest.FixtureRequest) -> dict[str, dict[str, float]]:
+    return _timing(request.config)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Measure and keep it: `python bench/recording.py` writes bench/results/<machine>/<date>-<commit>.json."""
+"""Measure and keep it: `make bench-record` writes bench/results/<machine>/<date>-<commit>.json."""
 
 from __future__ import annotations
 

@@ -59,6 +59,7 @@ def interleave(
     rounds: int = 10,
     most: int = 200,
     seconds: float = 20.0,
+    pause: float = 0.01,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Run all candidates once a round, in an order drawn anew each round.
@@ -68,6 +69,8 @@ def interleave(
         rounds: at least so many, and
         most: at most.
         seconds: no round begins later than this, once there are ``rounds``.
+        pause: seconds of sleep before each run: some libraries' threads spin on for a while, and
+            would slow the next candidate down.
         clock: tells how long it has taken.
 
     Returns:
@@ -81,6 +84,7 @@ def interleave(
             break
         draw.shuffle(order)
         for name in order:
+            time.sleep(pause)
             times[name].append(samples[name]())
     return times
 

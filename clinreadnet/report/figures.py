@@ -84,7 +84,8 @@ def chart(title: str, series: Sequence[Series], x_label: str, y_label: str) -> s
     Args:
         title: caption.
         series: what to draw.
-        x_label, y_label: of the axes.
+        x_label: of the horizontal axis.
+        y_label: of the vertical one.
     """
     caption = f"<figcaption>{html.escape(title)}</figcaption>"
     points = [point for one in series for point in one.points]

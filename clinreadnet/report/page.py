@@ -187,15 +187,15 @@ def _machine(run: Run, chosen: Recommendation) -> list[str]:
         f'<div class="choice{"" if chosen.best else " none"}">{lines}</div>',
         f'<div class="figures">{latency_accuracy(run)}{throughput(run)}{roofline(run)}</div>',
         "<h3>Every row</h3>",
-        network_table(run).html(),
+        network_table(run.rows).html(),
         "<h3>Against what else one would pick</h3>",
-        peers_table(run).html(),
+        peers_table(run.rows).html(),
         "<h3>Cold start</h3>",
-        cold_start_table(run).html(),
+        cold_start_table(run.document).html(),
         "<h3>Files to scores</h3>",
-        end_to_end_table(run).html(),
+        end_to_end_table(run.document).html(),
         "<h3>Ops</h3>",
-        ops_table(run).html(),
+        ops_table(run.document).html(),
     ]
 
 

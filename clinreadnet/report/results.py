@@ -107,14 +107,19 @@ class Run:
     @property
     def hardware(self) -> str:
         """GPU, or processor and threads, in words."""
-        info = self.document["machine_info"]
-        return info.get("gpu") or f"{info['cpu']['brand_raw']}, {info['cpu']['count']} threads"
+        return hardware(self.document["machine_info"])
 
     @property
     def rates(self) -> Mapping[str, float]:
         """Measured at the start: ``copy`` in bytes/s, the precisions' matmuls in FLOP/s."""
         rates: Mapping[str, float] = self.document["machine_info"].get("rates", {})
         return rates
+
+
+def hardware(machine_info: Mapping[str, Any]) -> str:
+    """Return the GPU, or the processor and its threads, in words."""
+    cpu = machine_info["cpu"]
+    return str(machine_info.get("gpu") or f"{cpu['brand_raw']}, {cpu['count']} threads")
 
 
 def result_files(results: str | os.PathLike[str]) -> list[Path]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clinreadnet.report.results import Row, Run
+from clinreadnet.report.results import Row
 from clinreadnet.runtime.manifest import Manifest
 
 NOT_MEASURED = "Not measured."
@@ -15,7 +15,7 @@ NOT_MEASURED = "Not measured."
 
 @dataclass(frozen=True)
 class Table:
-    """Column heads and rows of plain text; ``numbers`` are the columns set to the right."""
+    """Column heads and rows of plain text."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -43,11 +43,11 @@ class Table:
         )
 
 
-def network_table(run: Run) -> Table:
+def network_table(rows: Sequence[Row]) -> Table:
     """Every row of the network: percentiles, ratio, percent of the limit, marks."""
     head = ("backend", "batch", "clock", "p50 ms", "95 %", "p90", "p99", "n", "slices/s")
     head += ("× baseline", "% of limit", "marks")
-    return Table(head, tuple(_network_row(row) for row in ordered(run.rows)))
+    return Table(head, tuple(_network_row(row) for row in ordered(rows)))
 
 
 def ordered(rows: Sequence[Row]) -> list[Row]:
@@ -72,12 +72,12 @@ def _network_row(row: Row) -> tuple[str, ...]:
     )
 
 
-def peers_table(run: Run) -> Table:
+def peers_table(measured: Sequence[Row]) -> Table:
     """Ours against the fastest peer of the same precision or a more exact one, batch by batch."""
     rows = []
-    for clock in dict.fromkeys(row.clock for row in run.rows):
-        for batch in sorted({row.batch for row in run.rows}):
-            here = [row for row in run.rows if (row.clock, row.batch) == (clock, batch)]
+    for clock in dict.fromkeys(row.clock for row in measured):
+        for batch in sorted({row.batch for row in measured}):
+            here = [row for row in measured if (row.clock, row.batch) == (clock, batch)]
             for precision in dict.fromkeys(row.precision for row in here):
                 same = [row for row in here if row.precision == precision]
                 ours = min((r for r in same if r.role == "artifact"), key=_p50, default=None)
@@ -106,7 +106,7 @@ def _against(ours: Row | None, peer: Row) -> tuple[str, ...]:
     return (ours.candidate, f"{1e3 * ours.p50:.4g}", *theirs, f"{ratio:.2f}", verdict)
 
 
-def cold_start_table(run: Run) -> Table:
+def cold_start_table(document: Mapping[str, Any]) -> Table:
     """Load and first run in a new process."""
     rows = [
         (
@@ -115,15 +115,15 @@ def cold_start_table(run: Run) -> Table:
             f"{extra['first']:.2f}",
             str(extra["n"]),
         )
-        for extra in _facts(run, "cold-start")
+        for extra in _facts(document, "cold-start")
     ]
     return Table(("backend", "load, s", "first run, s", "processes"), tuple(rows))
 
 
-def end_to_end_table(run: Run) -> Table:
+def end_to_end_table(document: Mapping[str, Any]) -> Table:
     """DICOM files in, scores out, and the parts of it."""
     rows = []
-    for one in run.document["benchmarks"]:
+    for one in document["benchmarks"]:
         if "test_score_speed" not in one["fullname"]:
             continue
         extra, stats = one["extra_info"], one["stats"]
@@ -140,7 +140,7 @@ def end_to_end_table(run: Run) -> Table:
     return Table(("benchmark", "ms, best / median", "n", "slices/s", "peak MiB"), tuple(rows))
 
 
-def ops_table(run: Run) -> Table:
+def ops_table(document: Mapping[str, Any]) -> Table:
     """What each op must do at batch 1 in float32, and the least time for it on this machine."""
     rows = [
         (
@@ -151,7 +151,7 @@ def ops_table(run: Run) -> Table:
             "" if extra.get("p50") is None else f"{1e3 * extra['p50']:.3f}",
             "" if extra.get("percent_of_limit") is None else f"{extra['percent_of_limit']:.0f}",
         )
-        for extra in _facts(run, "op")
+        for extra in _facts(document, "op")
     ]
     head = ("op", "GFLOP", "MiB at least", "limit, ms", "reference, ms", "% of limit")
     return Table(head, tuple(rows))
@@ -178,6 +178,6 @@ def artifacts_table(manifest: Manifest) -> Table:
     return Table(head, tuple(rows))
 
 
-def _facts(run: Run, op: str) -> list[Mapping[str, Any]]:
-    found = (one["extra_info"] for one in run.document["benchmarks"])
+def _facts(document: Mapping[str, Any], op: str) -> list[Mapping[str, Any]]:
+    found = (one["extra_info"] for one in document["benchmarks"])
     return [extra for extra in found if extra.get("op") == op]
