@@ -23,6 +23,8 @@ def test_links_to_files_resolve(page: Path) -> None:
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
-@pytest.mark.parametrize("command", ["score", "export", "verify", "simulate", "train", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["score", "export", "verify", "simulate", "train", "doctor", "tune"]
+)
 def test_every_command_is_in_the_readme_or_its_docs(command: str) -> None:
     assert any(f"clinreadnet {command}" in page.read_text() for page in PAGES)

@@ -63,7 +63,7 @@ def test_a_measuring_step_brings_what_was_measured(bench: Any, tmp_path: Path) -
 
 def test_a_missing_tool_is_named(bench: Any, tmp_path: Path) -> None:
     gpu_check = bench("gpu_check")
-    result = gpu_check.run_step(gpu_check.STEPS["memcheck"], {"PATH": str(tmp_path)})
+    result = gpu_check.run_step(gpu_check.STEPS["memcheck"], None, {"PATH": str(tmp_path)})
     assert result == {"status": "not run", "note": "compute-sanitizer is not installed"}
 
 
@@ -72,6 +72,7 @@ def test_a_tool_runs_the_tests(bench: Any, tmp_path: Path) -> None:
     (tmp_path / "test_one.py").write_text("import os\ndef test_one(): assert os.environ['SEEN']\n")
     one = step(gpu_check, tmp_path / "test_one.py", tool=("env", "SEEN=1"))
     assert gpu_check.run_step(one)["status"] == "passed"
+    assert gpu_check.run_step(one, "two")["status"] == "failed"
 
 
 def test_every_gpu_test_is_where_the_step_looks(bench: Any) -> None:

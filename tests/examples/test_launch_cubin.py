@@ -41,7 +41,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("kernels") / "out"
-    export_kernels(out, kinds=["cubin"], targets=["sm80"], precisions=["fp32"])
+    export_kernels(out, kinds=["cubin"], targets=["sm80", "sm90"], precisions=["fp32"])
     return out
 
 
@@ -60,11 +60,10 @@ def test_it_launches_what_kernels_json_describes(
 ) -> None:
     result = run(program, kernels, tmp_path)
     assert result.returncode == 0, result.stderr
-    (kernel,) = (
-        k
-        for k in json.loads((kernels / "kernels.json").read_text())["kernels"]
-        if k["name"] == "sobel_stem"
-    )
+    listed = json.loads((kernels / "kernels.json").read_text())["kernels"]
+    kernel, other = (k for k in listed if k["name"] == "sobel_stem")
+    assert (kernel["target"], other["target"]) == ("sm80", "sm90")
+    assert kernel["dynamic_shared_bytes"] != other["dynamic_shared_bytes"]  # its own is taken
     grid = eval(kernel["grid"][0].replace("/", "//"), {}, {"B": 2, "H": 37, "W": 70})
     assert grid > 2
     assert result.stdout.splitlines() == [
