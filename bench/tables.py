@@ -234,6 +234,28 @@ def gpu_checks_table() -> str:
     return markdown(head, rows) if rows else "Not run.\n"
 
 
+def session_speed_table() -> str:
+    """What a session costs over bare ONNX Runtime, and the cold start."""
+    rows = []
+    for run in runs("test_session_speed"):
+        machine = run["machine_info"]
+        where = f"{machine['cpu']['brand_raw']}, {machine['cpu']['count']} threads"
+        for one in run["benchmarks"]:
+            extra, stats = one["extra_info"], one["stats"]
+            overhead = extra.get("overhead")
+            rows.append(
+                [
+                    f"`{one['name']}`",
+                    f"{1000 * stats['min']:.0f} / {1000 * stats['median']:.0f}",
+                    "" if overhead is None else f"{100 * overhead:.1f} %",
+                    where,
+                    f"[{run['commit_info']['id'][:7]}](../{run['file']})",
+                ]
+            )
+    head = ["benchmark", "ms, best / median", "overhead", "machine", "recorded"]
+    return markdown(head, rows) if rows else "Not measured.\n"
+
+
 def simulated() -> dict[str, Any]:
     """Return the recorded summary of the simulated training set."""
     summary: dict[str, Any] = json.loads((RESULTS / "simulator" / "seed-1.json").read_text())
@@ -292,6 +314,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ops": lambda: by_machine("test_ops", ops_table),
     "kernel-targets": kernel_targets_table,
     "score-speed": score_speed_table,
+    "session-speed": session_speed_table,
     "simulator-labels": simulator_labels_table,
     "simulator-noise": simulator_noise_table,
 }

@@ -223,7 +223,7 @@ def score(
         refs = find_slices(paths, resample=resample, note=lambda line: print(line, file=sys.stderr))
     with console.status("Loading the bundle"):
         session = Session(bundle, backend or BACKENDS, precision, trusted_keys=trusted_key or None)
-    with progress_bar() as bar:
+    with session, progress_bar() as bar:
         task = bar.add_task("Scoring", total=len(refs))
         report = scoring.score_slices(session, refs, advance=lambda n: bar.advance(task, n))
     if plot is not None:

@@ -26,6 +26,7 @@ _DISTRIBUTIONS = {
     "tensorrt_rtx bindings": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings"),
     "tensorrt_rtx libraries": ("tensorrt-rtx-cu13-libs", "tensorrt-rtx-cu12-libs"),
     "pycuda": ("pycuda",),
+    "cryptography": ("cryptography",),
     "triton": ("triton", "triton-windows"),
     "numba": ("numba",),
     "scipy": ("scipy",),
@@ -111,13 +112,17 @@ def doors(packages: dict[str, str | None], *, has_gpu: bool) -> list[Door]:
     export = (*network, "onnx", "onnxscript", "numba", "scipy", runtime)
     extra = 'pip install "clinreadnet[{}]"'.format
     rtx = ("tensorrt_rtx bindings", "tensorrt_rtx libraries")
+    pycuda = " pycuda"  # not the extra `gpu`, which brings an onnxruntime of its own
     jpeg = ("pylibjpeg", "pylibjpeg-openjpeg", "pylibjpeg-libjpeg")
     # Both distributions own the module `onnxruntime`: never install one beside the other.
     swap = "pip uninstall -y onnxruntime && " if "onnxruntime" in installed else ""
     ort = "gpu" if "onnxruntime-gpu" in installed else "cpu"
     return [
         door("score on the CPU", (runtime,), extra("cpu")),
-        door("score on a GPU", ("onnxruntime-gpu",), swap + extra("gpu"), True),
+        door("score with CUDA", ("onnxruntime-gpu",), swap + extra("gpu"), True),
+        door("score with TensorRT", ("tensorrt", "pycuda"), extra("tensorrt") + pycuda, True),
+        door("score with TensorRT-RTX", (*rtx, "pycuda"), extra("tensorrt-rtx") + pycuda, True),
+        door("sign bundles, trusted keys", ("cryptography",), extra("sign")),
         door("score --plot", ("matplotlib",), extra("plot")),
         door("score compressed DICOM", jpeg, f"pip install {' '.join(jpeg)}"),
         door("simulate", ("numba", "scipy"), extra("simulate")),

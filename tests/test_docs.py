@@ -24,7 +24,8 @@ def test_links_to_files_resolve(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["score", "export", "verify", "simulate", "train", "doctor", "tune"]
+    "command",
+    ["score", "sign", "export", "verify", "simulate", "train", "doctor", "tune", "report"],
 )
 def test_every_command_is_in_the_readme_or_its_docs(command: str) -> None:
     assert any(f"clinreadnet {command}" in page.read_text() for page in PAGES)

@@ -63,9 +63,9 @@ def test_every_door_is_shut_by_nothing_and_opened_by_everything(name: str) -> No
     [
         ({"onnxruntime"}, False, "score on the CPU", True),
         ({"onnxruntime-gpu"}, False, "score on the CPU", True),
-        ({"onnxruntime-gpu"}, False, "score on a GPU", False),
-        ({"onnxruntime-gpu"}, True, "score on a GPU", True),
-        ({"onnxruntime"}, True, "score on a GPU", False),
+        ({"onnxruntime-gpu"}, False, "score with CUDA", False),
+        ({"onnxruntime-gpu"}, True, "score with CUDA", True),
+        ({"onnxruntime"}, True, "score with CUDA", False),
         (set(NOTHING) - {"onnxruntime-gpu"}, False, "build TensorRT-RTX engines", True),
         (set(NOTHING) - {"tensorrt_rtx libraries"}, True, "build TensorRT-RTX engines", False),
     ],

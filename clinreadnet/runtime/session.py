@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -111,6 +112,8 @@ class Session:
         golden = read_golden(self.bundle, self.manifest.golden, first=SELF_TEST_SLICES)
         opened = self._climb(ladder, Wanted(precision, batch, workers, threads), golden)
         self._backend = opened.backend
+        # Also where nobody closes the session: before the interpreter takes CUDA's modules apart.
+        self._free = weakref.finalize(self, opened.backend.close)
         self.artifact: Artifact = opened.artifact
         self.verdict: Verdict = opened.verdict
         self.batch: int = opened.batch
@@ -211,7 +214,7 @@ class Session:
             self._closed = True
             for _ in range(self._workers):
                 self._slots.acquire()
-            self._backend.close()
+            self._free()
             self._slots.release(self._workers)
 
     def __enter__(self) -> Self:

@@ -232,7 +232,7 @@ class _Lane:
         self.device: dict[str, Any] = {}
         self._runs: dict[int, _Run] = {}
         self._scratch: list[Any] = []
-        self.stream = cuda.Stream()
+        self.stream: Any = cuda.Stream()
         try:
             for name, dtype in backend._dtypes.items():
                 self.host[name] = cuda.pagelocked_empty((batch, *_SHAPES[name]), dtype)
@@ -268,10 +268,12 @@ class _Lane:
         for memory in [*self.device.values(), *(memory for memory, _ in self._scratch)]:
             memory.free()
         for array in self.host.values():
-            array.base.free()
+            page_locked: Any = array.base
+            page_locked.free()
         self.device.clear()
         self.host.clear()
         self._scratch.clear()
+        self.stream = None  # freed here and now, where its context is current
 
 
 class _Run:
@@ -340,7 +342,7 @@ def _import_pycuda() -> Any:
         import pycuda.driver
     except ImportError as error:
         raise BackendUnavailable(
-            f'pycuda does not load ({_first_line(error)}); run `pip install "clinreadnet[gpu]"`'
+            f"pycuda does not load ({_first_line(error)}); run `pip install pycuda`"
         ) from None
     return pycuda.driver
 

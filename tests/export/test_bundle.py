@@ -22,7 +22,8 @@ from clinreadnet.export.tensorrt import FlavourMissing
 from clinreadnet.export.verify import GoldenSlices, Outputs
 from clinreadnet.progress import progress_bar
 from clinreadnet.runtime import Session
-from clinreadnet.runtime.manifest import BatchRange, Golden, digest, load_manifest, read_golden
+from clinreadnet.runtime.golden import read_golden
+from clinreadnet.runtime.manifest import BatchRange, Golden, digest, load_manifest
 
 
 def export(out: Path, checkpoint: Path, *options: str) -> Result:

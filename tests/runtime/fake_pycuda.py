@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import threading
 import types
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -43,6 +44,7 @@ class FakeGpu:
         pinned: live page-locked arrays.
         allocations: every allocation ever made: memory, page-locked memory, streams, graphs.
         lost: every call fails from now on, as after a fault on the device.
+        leaked: streams that were dropped while no context was current: pycuda would not free them.
         fail_next: raised by the next enqueued inference, once.
     """
 
@@ -51,10 +53,11 @@ class FakeGpu:
         self.capacity = capacity
         self.memory: dict[int, NDArray[np.uint8]] = {}
         self.pinned: set[int] = set()
-        self.streams: dict[int, Stream] = {}
+        self.streams: weakref.WeakValueDictionary[int, Stream] = weakref.WeakValueDictionary()
         self.graphs: dict[int, list[Work]] = {}
         self.allocations = 0
         self.launches = 0
+        self.leaked = 0
         self.lost = False
         self.fail_next: Exception | None = None
         self.lock = threading.RLock()
@@ -84,9 +87,12 @@ class FakeGpu:
 
     def live(self) -> dict[str, int]:
         """Return what is allocated now."""
-        streams = sum(stream.live for stream in self.streams.values())
-        kinds = {"memory": self.memory, "pinned": self.pinned, "graphs": self.graphs}
-        return {name: len(kind) for name, kind in kinds.items()} | {"streams": streams}
+        return {
+            "memory": len(self.memory),
+            "pinned": len(self.pinned),
+            "graphs": len(self.graphs),
+            "streams": len(self.streams) + self.leaked,
+        }
 
     def view(self, address: int, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         count = int(np.prod(shape)) * np.dtype(dtype).itemsize
@@ -194,8 +200,10 @@ class Stream:
         self.handle = gpu.handle()
         self.work: list[Work] = []
         self.captured: list[Work] | None = None
-        self.live = True
         gpu.streams[self.handle] = self
+
+    def __del__(self) -> None:
+        self._gpu.leaked += not self._gpu.stack
 
     def put(self, work: Work) -> None:
         (self.work if self.captured is None else self.captured).append(work)

@@ -257,9 +257,14 @@ def golden_bytes(**changes: Any) -> bytes:
         (b"not a zip", "not a golden file"),
         (golden_bytes(score=None), "not a golden file"),
         (golden_bytes(probs=np.zeros((2, 5))), r"probs has shape \[2, 5\]"),
-        (golden_bytes(label=np.array([object(), None])), "not a golden file"),
+        (golden_bytes(label=np.array([object(), None])), "label holds no plain numbers"),
+        (golden_bytes(label=np.array([1j, 0j])), "label holds no plain numbers"),
+        (
+            golden_bytes(quality_map=np.asfortranarray(np.zeros((2, 16, 16)))),
+            "quality_map holds no plain numbers",
+        ),
     ],
-    ids=["not-npz", "array-missing", "wrong-shape", "pickled-object"],
+    ids=["not-npz", "array-missing", "wrong-shape", "pickled-object", "complex", "columns-first"],
 )
 def test_a_broken_golden_file_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "golden.npz").write_bytes(content)

@@ -364,23 +364,23 @@ def test_closing_waits_for_the_runs_under_way(
 
     def slow(self: OnnxRuntimeBackend, hu: Any) -> Any:
         begun.set()
-        go_on.wait(10)
+        go_on.wait(60)
         return run(self, hu)
 
     session = Session(bundle)
     monkeypatch.setattr(OnnxRuntimeBackend, "run", slow)
     with ThreadPoolExecutor(3) as pool:
         scoring = pool.submit(session.score, some_hu(1))
-        assert begun.wait(10)
+        assert begun.wait(60)
         closing = pool.submit(session.close)
         while not session._closed:
             time.sleep(0.001)
         late = pool.submit(session.score, some_hu(1))
         assert not closing.done() and not scoring.done()
         go_on.set()
-        assert len(scoring.result(10)) == 1
-        closing.result(10)
-        assert isinstance(late.exception(10), SessionClosed)
+        assert len(scoring.result(60)) == 1
+        closing.result(60)
+        assert isinstance(late.exception(60), SessionClosed)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])

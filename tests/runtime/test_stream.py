@@ -40,7 +40,7 @@ class Gate:
         def held(backend: OnnxRuntimeBackend, hu: Any) -> Any:
             self.sizes.append(len(hu))
             self.begun.release()
-            assert self.opened.wait(10)
+            assert self.opened.wait(60)
             return run(backend, hu)
 
         monkeypatch.setattr(OnnxRuntimeBackend, "run", held)
@@ -89,7 +89,7 @@ def test_a_full_queue_holds_the_scanner_back_and_slices_that_wait_are_scored_tog
     gate = Gate(monkeypatch)
     with session.stream(capacity=5) as stream, ThreadPoolExecutor(1) as pool:
         stream.put(slices(1)[0])
-        assert gate.begun.acquire(timeout=10)  # the first one has left the queue
+        assert gate.begun.acquire(timeout=60)  # the first one has left the queue
         for hu in slices(5):
             stream.put(hu)
         with pytest.raises(StreamFull, match="5 slices waited for 0.01 s"):
@@ -98,7 +98,7 @@ def test_a_full_queue_holds_the_scanner_back_and_slices_that_wait_are_scored_tog
         time.sleep(0.05)
         assert not waiting.done()
         gate.opened.set()
-        assert waiting.result(10) == 6
+        assert waiting.result(60) == 6
     assert len(list(stream)) == 7
     assert gate.sizes[:2] == [1, 4] and sum(gate.sizes) == 7
 
@@ -154,7 +154,7 @@ def test_leaving_by_an_error_drops_what_waits_and_ends_the_thread(
     with pytest.raises(ZeroDivisionError), session.stream() as stream:
         for hu in slices(9):
             stream.put(hu)
-        assert gate.begun.acquire(timeout=10)
+        assert gate.begun.acquire(timeout=60)
         threading.Timer(0.05, gate.opened.set).start()
         raise ZeroDivisionError
     results = list(stream)
@@ -180,14 +180,14 @@ def test_closing_wakes_a_scanner_that_waits(
     gate = Gate(monkeypatch)
     stream = session.stream(capacity=1)
     stream.put(slices(1)[0])
-    assert gate.begun.acquire(timeout=10)
+    assert gate.begun.acquire(timeout=60)
     stream.put(slices(1)[0])
     with ThreadPoolExecutor(2) as pool:
         waiting = pool.submit(stream.put, slices(1)[0])
         closing = pool.submit(stream.close)
-        assert isinstance(waiting.exception(10), SessionClosed)
+        assert isinstance(waiting.exception(60), SessionClosed)
         gate.opened.set()
-        closing.result(10)
+        closing.result(60)
     assert len(list(stream)) == 2
 
 
@@ -206,7 +206,7 @@ def test_many_scanners_and_readers_lose_nothing(session: Session) -> None:
     with ThreadPoolExecutor(8) as pool, session.stream(capacity=2) as stream:
         readers = [pool.submit(list, stream) for _ in range(4)]
         writers = [pool.submit(lambda: [stream.put(hu) for hu in slices(6)]) for _ in range(4)]
-        put = [index for writer in writers for index in writer.result(30)]
+        put = [index for writer in writers for index in writer.result(60)]
         stream.close()
-        got = [result.index for reader in readers for result in reader.result(30)]
+        got = [result.index for reader in readers for result in reader.result(60)]
     assert sorted(put) == sorted(got) == list(range(24))

@@ -1,0 +1,93 @@
+"""What a `Session` costs over bare ONNX Runtime, and how long a process takes to its first score.
+
+Needs a bundle: CLINREADNET_BUNDLE, or `bundle` in the current folder. Baseline and session take
+turns, so that what else the machine does falls on both alike.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from clinreadnet.runtime import Session
+from clinreadnet.runtime.parity import OUTPUTS
+from clinreadnet.score import default_bundle
+
+BUNDLE = default_bundle().resolve()
+ROUNDS = 40
+OVERHEAD_LIMIT = 0.03
+COLD_START_LIMIT = 1.5
+
+needs_bundle = pytest.mark.skipif(
+    not BUNDLE.is_dir(), reason=f"no bundle at {BUNDLE}: run `clinreadnet export --out bundle`"
+)
+
+
+def some_hu(dtype: str) -> np.ndarray:
+    return np.random.default_rng(1).normal(40, 300, (1, 512, 512)).astype(dtype)
+
+
+def surroundings() -> dict[str, Any]:
+    """Say how busy the machine was: other work makes every figure here larger."""
+    return {
+        "bundle": BUNDLE.name,
+        "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
+        "niceness": os.nice(0) if hasattr(os, "nice") else None,
+    }
+
+
+@needs_bundle
+@pytest.mark.parametrize("dtype", ["int16", "float32"])
+def test_overhead_at_batch_1(benchmark: BenchmarkFixture, dtype: str) -> None:
+    session = Session(BUNDLE, "onnxruntime-cpu")
+    hu = some_hu(dtype)
+    bare: Any = session._backend._session  # type: ignore[attr-defined]
+    feed = {"hu": hu[:, None].astype(np.float32)}
+    baseline: list[float] = []
+
+    def run_baseline() -> None:
+        start = time.perf_counter()
+        bare.run(list(OUTPUTS), feed)
+        baseline.append(time.perf_counter() - start)
+
+    run_baseline()
+    baseline.clear()
+    benchmark.pedantic(session.score, (hu,), setup=run_baseline, rounds=ROUNDS, warmup_rounds=2)
+    seconds = benchmark.stats.stats.data
+    pairs = [one / other - 1 for one, other in zip(seconds, baseline[-len(seconds) :], strict=True)]
+    overhead = statistics.median(pairs)
+    benchmark.extra_info |= session.describe() | surroundings()
+    benchmark.extra_info |= {
+        "baseline_ms": [round(1e3 * f(baseline), 3) for f in (min, statistics.median)],
+        "overhead": overhead,
+        "overhead_of_best": min(seconds) / min(baseline) - 1,
+    }
+    assert overhead <= OVERHEAD_LIMIT
+
+
+@needs_bundle
+def test_cold_start_to_first_score(benchmark: BenchmarkFixture) -> None:
+    code = (
+        "import numpy as np; from clinreadnet.runtime import Session; "
+        f"s = Session({str(BUNDLE)!r}, 'onnxruntime-cpu'); "
+        "assert 0 <= s.score(np.full((1, 512, 512), 40, np.int16)).score[0] <= 4"
+    )
+    processor: list[float] = []
+
+    def run() -> None:
+        before = os.times()
+        subprocess.run([sys.executable, "-c", code], check=True)
+        after = os.times()
+        processor.append(sum(after[2:4]) - sum(before[2:4]))  # of the child, user and system
+
+    benchmark.pedantic(run, rounds=15, warmup_rounds=1)
+    benchmark.extra_info |= surroundings() | {"processor_seconds": statistics.median(processor)}
+    assert benchmark.stats.stats.median <= COLD_START_LIMIT
