@@ -36,7 +36,6 @@ bench: $(INSTALLED) bundle/manifest.json  ## measure everything this machine can
 
 bench-record: $(INSTALLED) bundle/manifest.json  ## the same, kept in bench/results and in the docs
 	$(BIN)/python bench/recording.py
-	$(BIN)/python bench/tables.py
 
 bench-check: $(INSTALLED) bundle/manifest.json  ## fail where a row is slower than last recorded here
 	$(BIN)/python bench/check.py

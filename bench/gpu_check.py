@@ -2,7 +2,7 @@
 
 Each step can be run alone: `python bench/gpu_check.py tests memcheck kernels network`. What was
 measured, and how each step went, is merged into `bench/results/<gpu>/<date>-<commit>.json`; then
-`make tables` writes it into docs/benchmarks.md. Exit status 1: a step failed. 2: no GPU.
+`make tables` writes it into docs/benchmarking.md. Exit status 1: a step failed. 2: no GPU.
 """
 
 from __future__ import annotations

@@ -46,7 +46,8 @@ def throughput(run: Run) -> str:
         rows = [row for row in run.rows if (row.title, row.clock) == (title, "host")]
         points = sorted((float(row.batch), row.throughput) for row in rows)
         series.append(Series(title, tuple(points), line=True))
-    return chart("Throughput", series, "batch", "slices/s (p50)")
+    batches = sorted({x for one in series for x, _ in one.points})
+    return chart("Throughput", series, "batch", "slices/s (p50)", batches)
 
 
 def roofline(run: Run) -> str:
@@ -69,7 +70,7 @@ def roofline(run: Run) -> str:
             (row.flops / row.bytes_moved, row.flops / row.p50) for row in rows if row.title == title
         )
         series.append(Series(title, points))
-    return chart("Roofline", series, "FLOP per byte, at least", "FLOP/s")
+    return chart("Roofline", series, "FLOP per byte, at most", "FLOP/s")
 
 
 def fastest_clock(rows: Sequence[Row]) -> str:
@@ -78,7 +79,13 @@ def fastest_clock(rows: Sequence[Row]) -> str:
     return next((c for c in ("device graph", "device", "host") if c in clocks), "host")
 
 
-def chart(title: str, series: Sequence[Series], x_label: str, y_label: str) -> str:
+def chart(
+    title: str,
+    series: Sequence[Series],
+    x_label: str,
+    y_label: str,
+    x_ticks: Sequence[float] | None = None,
+) -> str:
     """Return a figure with logarithmic axes and a legend; without points, that it is not measured.
 
     Args:
@@ -86,6 +93,7 @@ def chart(title: str, series: Sequence[Series], x_label: str, y_label: str) -> s
         series: what to draw.
         x_label: of the horizontal axis.
         y_label: of the vertical one.
+        x_ticks: where the horizontal axis is labelled; default powers of ten or their parts.
     """
     caption = f"<figcaption>{html.escape(title)}</figcaption>"
     points = [point for one in series for point in one.points]
@@ -95,7 +103,7 @@ def chart(title: str, series: Sequence[Series], x_label: str, y_label: str) -> s
     y_axis = _Axis([y for _, y in points], HEIGHT - _BOTTOM, _TOP)
     label = html.escape(f"{title}: {y_label} against {x_label}", quote=True)
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">']
-    for value in x_axis.ticks:
+    for value in x_axis.ticks if x_ticks is None else x_ticks:
         x = x_axis(value)
         parts.append(
             f'<path class="grid" d="M{x:.1f} {_TOP}V{HEIGHT - _BOTTOM}"/>'
@@ -115,8 +123,9 @@ def chart(title: str, series: Sequence[Series], x_label: str, y_label: str) -> s
         f'text-anchor="middle">{html.escape(y_label)}</text>'
     )
     legend = []
-    for i, one in enumerate(series):
-        colour = "limit" if one.limit else f"c{i % COLOURS}"
+    coloured = [one.name for one in series if not one.limit]
+    for one in series:
+        colour = "limit" if one.limit else f"c{coloured.index(one.name) % COLOURS}"
         places = [(x_axis(x), y_axis(y)) for x, y in one.points]
         if one.line and len(places) > 1:
             path = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)

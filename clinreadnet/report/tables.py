@@ -45,8 +45,8 @@ class Table:
 
 def network_table(rows: Sequence[Row]) -> Table:
     """Every row of the network: percentiles, ratio, percent of the limit, marks."""
-    head = ("backend", "batch", "clock", "p50 ms", "95 %", "p90", "p99", "n", "slices/s")
-    head += ("× baseline", "% of limit", "marks")
+    head = ("backend", "batch", "clock", "marks", "p50 ms", "95 %", "p90", "p99", "n")
+    head += ("slices/s", "× baseline", "% of limit")
     return Table(head, tuple(_network_row(row) for row in ordered(rows)))
 
 
@@ -60,6 +60,7 @@ def _network_row(row: Row) -> tuple[str, ...]:
         row.title + (" (peer)" if row.role == "peer" else ""),
         str(row.batch),
         row.clock,
+        ", ".join(row.marks),
         f"{1e3 * row.p50:.4g}",
         f"{1e3 * row.low:.4g} … {1e3 * row.high:.4g}",
         f"{1e3 * row.p90:.4g}",
@@ -68,7 +69,6 @@ def _network_row(row: Row) -> tuple[str, ...]:
         f"{row.throughput:.4g}",
         "" if row.ratio is None else "{:.2f} ({:.2f} … {:.2f})".format(*row.ratio),
         f"{row.percent_of_limit:.0f}",
-        ", ".join(row.marks),
     )
 
 
