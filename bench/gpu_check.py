@@ -25,7 +25,12 @@ from machine import machine_name
 from recording import COMMIT_VARIABLE, current_commit, results_file
 
 ROOT = Path(__file__).parents[1]
-GPU_TESTS = ("tests/kernels", "tests/examples", "tests/test_tune.py")
+GPU_TESTS = (
+    "tests/kernels",
+    "tests/examples",
+    "tests/runtime/test_tensorrt_on_gpu.py",
+    "tests/test_tune.py",
+)
 PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider")
 
 
