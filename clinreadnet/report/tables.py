@@ -46,8 +46,8 @@ class Table:
 def network_table(rows: Sequence[Row]) -> Table:
     """Every row of the network: percentiles, ratio, percent of the limit, marks."""
     head = ("backend", "batch", "clock", "marks", "p50 ms", "95 %", "p90", "p99", "n")
-    head += ("slices/s", "× baseline", "% of limit")
-    return Table(head, tuple(_network_row(row) for row in ordered(rows)))
+    speed = ("slices/s", "× baseline", "% of limit")
+    return Table((*head, *speed), tuple(_network_row(row) for row in ordered(rows)))
 
 
 def ordered(rows: Sequence[Row]) -> list[Row]:
