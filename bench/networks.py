@@ -151,7 +151,9 @@ def _torch(
         if name == "torch-triton" and not cuda:
             missing[name] = "Triton kernels need an NVIDIA GPU"
             continue
-        for precision in precisions:
+        # Minutes of C++ compiler for each shape: on a processor float32 stands for both.
+        compiled_there = name == "torch-compile" and not cuda
+        for precision in precisions[:1] if compiled_there else precisions:
             network = functools.partial(_torch_network, path, name, precision, cuda)
             bind = functools.partial(_bind_torch, network) if cuda else None
             candidates.append(
