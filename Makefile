@@ -8,7 +8,8 @@ SOURCES := $(shell find clinreadnet kernels export -name '*.py' -o -name '*.json
 WEIGHTS := clinreadnet/weights/small.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help build test lint format typecheck bench gpu-check tables flavours kernel-table clean
+.PHONY: help build test lint format typecheck bench bench-record bench-check gpu-check tables flavours \
+	kernel-table clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -31,8 +32,14 @@ format: $(INSTALLED)  ## apply the formatting
 typecheck: .typecheck/.installed  ## check types
 	MYPYPATH=.typecheck $(BIN)/mypy -p clinreadnet
 
-bench: $(INSTALLED) bundle/manifest.json  ## measure speed and memory on this machine
+bench: $(INSTALLED) bundle/manifest.json  ## measure everything this machine can run
 	$(BIN)/python -m pytest bench
+
+bench-record: $(INSTALLED) bundle/manifest.json  ## the same, kept in bench/results and in the docs
+	$(BIN)/python bench/recording.py
+
+bench-check: $(INSTALLED) bundle/manifest.json  ## fail where a row is slower than last recorded here
+	$(BIN)/python bench/check.py
 
 tables: $(INSTALLED)  ## write the tables of the docs from recorded runs
 	$(BIN)/python bench/tables.py

@@ -1,21 +1,14 @@
-"""Times on the GPU: calls captured in a CUDA graph, so that Python's launches cost nothing."""
+"""Times on the GPU by CUDA events, with and without a CUDA graph that takes Python's part away."""
 
 from __future__ import annotations
 
-import math
+import itertools
 import statistics
 from collections.abc import Callable, Sequence
 
 import torch
+from timing import Sample, copies_past_the_cache
 from torch import Tensor
-
-MAX_CALLS = 256
-"""Nodes of a graph cost memory on the device, however small the call."""
-
-
-def calls_past_the_cache(moved: int, cache: int) -> int:
-    """How many calls on tensors of their own keep a cache of ``cache`` bytes cold."""
-    return min(MAX_CALLS, max(2, math.ceil(4 * cache / moved)))
 
 
 def milliseconds(
@@ -42,7 +35,7 @@ def milliseconds(
     torch.cuda.current_stream().wait_stream(stream)
     if calls is None:
         moved = sum(t.nbytes for t in (tensors[0], out) if isinstance(t, Tensor))
-        calls = calls_past_the_cache(moved, torch.cuda.get_device_properties(0).L2_cache_size)
+        calls = copies_past_the_cache(moved, torch.cuda.get_device_properties(0).L2_cache_size)
     copies = [[tensors[0].clone(), *tensors[1:]] for _ in range(calls)]
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -63,3 +56,49 @@ def copy_bandwidth() -> float:
     source = torch.empty(2**30, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
     return 2 * source.numel() / milliseconds(lambda t: target.copy_(t[0]), [source], calls=1) * 1e3
+
+
+def device_sample(
+    bind: Callable[[Tensor], Callable[[], object]], batch: int, *, graph: bool
+) -> Sample:
+    """Time one run on slices in device memory, by events on a stream of its own.
+
+    Before each run, and outside of its time, other slices are put where the run reads, and more
+    memory than the L2 cache holds is written.
+
+    Args:
+        bind: gives what puts a run on the current stream, for slices [B, 1, 512, 512] that stay
+            where they are.
+        batch: slices of a run.
+        graph: capture the run in a CUDA graph and time its replay.
+    """
+    cache = torch.cuda.get_device_properties(0).L2_cache_size
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        slices = torch.randn(batch, 1, 512, 512, device="cuda") * 300
+        turn = itertools.cycle(
+            [slices + i for i in range(min(8, copies_past_the_cache(slices.nbytes, cache)))]
+        )
+        past = torch.empty(4 * cache, dtype=torch.uint8, device="cuda")
+        launch = bind(slices)
+        for _ in range(3):
+            launch()
+    stream.synchronize()
+    if graph:
+        captured = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(captured, stream=stream):
+            launch()
+        launch = captured.replay
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+
+    def sample() -> float:
+        with torch.cuda.stream(stream):
+            slices.copy_(next(turn))
+            past.zero_()
+            start.record()
+            launch()
+            end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end)) / 1e3
+
+    return sample

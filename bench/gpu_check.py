@@ -2,7 +2,7 @@
 
 Each step can be run alone: `python bench/gpu_check.py tests memcheck kernels network`. What was
 measured, and how each step went, is merged into `bench/results/<gpu>/<date>-<commit>.json`; then
-`make tables` writes it into docs/benchmarks.md. Exit status 1: a step failed. 2: no GPU.
+`make tables` writes it into docs/benchmarking.md. Exit status 1: a step failed. 2: no GPU.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -19,13 +18,20 @@ import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from machine import machine_name
+from recording import COMMIT_VARIABLE, current_commit, results_file
+
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "bench" / "results"
-GPU_TESTS = ("tests/kernels", "tests/examples", "tests/export", "tests/runtime", "tests/test_tune.py")
+GPU_TESTS = (
+    "tests/kernels",
+    "tests/examples",
+    "tests/export/test_tensorrt.py",
+    "tests/runtime/test_tensorrt_on_gpu.py",
+    "tests/test_tune.py",
+)
 PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider")
 
 
@@ -67,7 +73,9 @@ STEPS = {
         "each op against its baselines", ("-s", "bench/test_kernels.py"), measures=True
     ),
     "network": Step(
-        "the whole network against torch.compile", ("-s", "bench/test_network.py"), measures=True
+        "the whole network in float16 against torch.compile",
+        ("-k", "fp16 and test_network", "bench/test_network.py"),
+        measures=True,
     ),
 }
 
@@ -124,28 +132,13 @@ def merged(before: Mapping[str, Any], name: str, result: Mapping[str, Any]) -> d
     result = dict(result)
     recorded = result.pop("recorded", {})
     after = {**before, **{key: recorded[key] for key in recorded if key != "benchmarks"}}
+    if rates := before.get("machine_info", {}).get("rates"):
+        after["machine_info"] = {"rates": rates, **after["machine_info"]}
     new = {one["fullname"]: one for one in recorded.get("benchmarks", [])}
     kept = [one for one in before.get("benchmarks", []) if one["fullname"] not in new]
     after["benchmarks"] = [*kept, *new.values()]
     after["checks"] = {**before.get("checks", {}), name: {"what": STEPS[name].what, **result}}
     return after
-
-
-def results_file(gpu: str, commit: str) -> Path:
-    """Where this machine's results of today go."""
-    folder = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
-    return RESULTS / folder / f"{datetime.now(UTC):%Y-%m-%d}-{commit}.json"
-
-
-def current_commit() -> str:
-    """Seven digits, or "uncommitted" outside a checkout."""
-    command = ["git", "rev-parse", "--short=7", "HEAD"]
-    try:
-        return subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "uncommitted"
 
 
 def gpu_name() -> str | None:
@@ -168,7 +161,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if gpu is None:
         print("gpu-check: needs an NVIDIA GPU that PyTorch can use", file=sys.stderr)
         return 2
-    path = results_file(gpu, options.commit or current_commit())
+    if options.commit:
+        os.environ[COMMIT_VARIABLE] = options.commit
+    path = results_file(machine_name(gpu, "", 0), current_commit() or "uncommitted")
     path.parent.mkdir(parents=True, exist_ok=True)
     failed = False
     for name in options.steps or STEPS:

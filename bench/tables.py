@@ -9,11 +9,20 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from clinreadnet import ablation_table
+from clinreadnet.report.results import Row, hardware, read_run, result_files
+from clinreadnet.report.tables import (
+    Table,
+    cold_start_table,
+    end_to_end_table,
+    network_table,
+    ops_table,
+    peers_table,
+)
 from clinreadnet.runtime.flavours import FLAVOURS, Option
 
 ROOT = Path(__file__).parents[1]
@@ -41,47 +50,69 @@ def evaluation_table() -> str:
 def runs(module: str) -> list[dict[str, Any]]:
     """Return the newest recorded run of a bench module on each machine."""
     newest: dict[str, dict[str, Any]] = {}
-    for path in sorted(RESULTS.glob("*/*.json")):
+    for path in result_files(RESULTS):
         run = json.loads(path.read_text())
-        if any(module in one["fullname"] for one in run.get("benchmarks", [])):
-            newest[path.parent.name] = run | {"file": path.relative_to(ROOT).as_posix()}
+        if not any(module in one["fullname"] for one in run.get("benchmarks", [])):
+            continue
+        run["file"] = path.relative_to(ROOT).as_posix()
+        machine = path.parent.name
+        if machine not in newest or recorded_at(run) >= recorded_at(newest[machine]):
+            newest[machine] = run
     return list(newest.values())
+
+
+def recorded_at(run: dict[str, Any]) -> tuple[str, str]:
+    """Return what orders the runs of a machine."""
+    return run.get("datetime", ""), run["file"]
+
+
+def by_machine(module: str, make: Callable[[dict[str, Any]], Table]) -> str:
+    """Return a table for each machine, under its name and a link to the recorded run."""
+    parts = [
+        f"{hardware(run['machine_info'])}, {recorded_in(run)}:\n\n{make(run).markdown()}"
+        for run in runs(module)
+    ]
+    return "\n".join(parts) or "Not measured.\n"
 
 
 def score_speed_table() -> str:
     """Speed, start-up and memory of `clinreadnet score`."""
-    rows = []
-    for run in runs("test_score_speed"):
-        machine = run["machine_info"]
-        where = f"{machine['cpu']['brand_raw']}, {machine['cpu']['count']} threads"
-        for one in run["benchmarks"]:
-            extra, stats = one["extra_info"], one["stats"]
-            milliseconds = f"{1000 * stats['min']:.0f} / {1000 * stats['median']:.0f}"
-            speed = extra.get("slices_per_second")
-            peak = extra.get("peak_mib")
-            rows.append(
-                [
-                    f"`{one['name']}`",
-                    milliseconds,
-                    "" if speed is None else f"{speed:.1f}",
-                    "" if peak is None else f"{peak}",
-                    where,
-                    f"[{run['commit_info']['id'][:7]}](../{run['file']})",
-                ]
-            )
-    head = ["benchmark", "ms, best / median", "slices/s", "peak MiB", "machine", "recorded"]
-    return markdown(head, rows) if rows else "Not measured.\n"
+    return by_machine("test_score_speed", end_to_end_table)
+
+
+def of_rows(make: Callable[[Sequence[Row]], Table]) -> str:
+    """Return a table of the network's rows for each machine."""
+    return by_machine("test_network", lambda run: make(read_run(ROOT / run["file"]).rows))
 
 
 def gpu_benchmarks(op: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Return the run and the facts of every recorded benchmark of an op, or of "network"."""
-    module = "test_network" if op == "network" else "test_kernels"
+    if op == "network":
+        return network_benchmarks()
     return [
         (run, one["extra_info"])
-        for run in runs(module)
+        for run in runs("test_kernels")
         for one in run["benchmarks"]
         if one["extra_info"].get("op") == op
     ]
+
+
+def network_benchmarks() -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Return the compiled network in CUDA graphs, with and without its kernels, by batch."""
+    names = {"torch-compile": "compile", "torch-triton": "kernel"}
+    found = []
+    for run in runs("test_network"):
+        rows = [row for row in read_run(ROOT / run["file"]).rows if row.clock == "device graph"]
+        for batch in sorted({row.batch for row in rows}):
+            ms = {
+                names[row.candidate]: 1e3 * row.p50
+                for row in rows
+                if row.candidate in names and (row.batch, row.precision) == (batch, "fp16")
+            }
+            if len(ms) == len(names):
+                facts = {"gpu": run["machine_info"]["gpu"], "dtype": "float16", "batch": batch}
+                found.append((run, facts | {"ms": ms}))
+    return found
 
 
 def recorded_in(run: dict[str, Any]) -> str:
@@ -110,24 +141,7 @@ def kernels_table() -> str:
             )
     head = ["op", "dtype, batch", "kernel, ms", "compile", "SDPA compiled", "SDPA", "eager"]
     head += ["MiB moved", "% of copy", "GPU", "recorded"]
-    return markdown(head, rows) if rows else "Not measured.\n"
-
-
-def network_table() -> str:
-    """Latency and throughput of the whole network on each GPU."""
-    rows = [
-        [
-            str(facts["batch"]),
-            *(f"{facts['ms'][name]:.3f}" for name in ("kernel", "compile", "eager")),
-            f"{facts['slices_per_second']['kernel']:.0f}",
-            f"{facts['slices_per_second']['compile']:.0f}",
-            facts["gpu"],
-            recorded_in(run),
-        ]
-        for run, facts in gpu_benchmarks("network")
-    ]
-    head = ["batch", "with kernels, ms", "compile", "eager", "slices/s with kernels", "compile"]
-    return markdown([*head, "GPU", "recorded"], rows) if rows else "Not measured.\n"
+    return markdown(head, rows)
 
 
 def _over_compile(facts: dict[str, Any]) -> float:
@@ -385,8 +399,7 @@ def flavour_table() -> str:
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:
     """Return a Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    return Table(tuple(head), tuple(map(tuple, rows))).markdown()
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -395,7 +408,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "flavours": flavour_table,
     "gpu-checks": gpu_checks_table,
     "gpu-kernels": kernels_table,
-    "gpu-network": network_table,
+    "cold-start": lambda: by_machine("test_network", cold_start_table),
+    "network": lambda: of_rows(network_table),
+    "peers": lambda: of_rows(peers_table),
+    "ops": lambda: by_machine("test_ops", ops_table),
     "kernel-targets": kernel_targets_table,
     "grouping": grouping_table,
     "rotation": rotation_table,

@@ -1,60 +1,109 @@
-"""The whole network `small` in float16 on this machine's GPU: with its kernels and without.
+"""The whole network by every backend of this machine, at one slice and in batches.
 
-Both are compiled with max-autotune and captured in a CUDA graph; the eager reference stands beside
-them. Input and weights are on the device before the clock starts.
+By the wall clock from slices to outputs in host memory, and on a GPU also by CUDA events in device
+memory, with and without a CUDA graph. All candidates of a batch are timed in turn in one run.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
-import torch
-from cuda_clock import milliseconds
+from networks import Candidate, Found, find
 from pytest_benchmark.fixture import BenchmarkFixture
+from timing import REPLAY
 
-from clinreadnet.model import ClinReadNet, ClinReadNetConfig
-from clinreadnet.runtime.parity import BUDGETS, relative_error
+from clinreadnet.errors import InputError
+from clinreadnet.runtime.gpu import find_gpus
+from clinreadnet.score import default_bundle
 
-pytestmark = pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="no NVIDIA GPU on this machine"
-)
+GPU_BATCHES = (1, 2, 4, 8, 16, 32, 64)
+CPU_BATCHES = (1, 2, 4, 8)
+"""A processor gains nothing from more, and each doubling doubles the time of the whole run."""
+
+BUNDLE = default_bundle().resolve()
+try:
+    FOUND = find(BUNDLE)
+except InputError as error:
+    FOUND = Found((), {"bundle": str(error)})
+
+pytestmark = pytest.mark.benchmark(timer=REPLAY)
 
 
-def network(kernels: str) -> ClinReadNet:
-    torch.manual_seed(0)
-    return ClinReadNet(ClinReadNetConfig(), kernels=kernels).half().cuda().eval()
+def clocks(candidate: Candidate) -> tuple[str, ...]:
+    return ("host",) if candidate.bind is None else ("host", "device", "device graph")
 
 
-@pytest.mark.parametrize("batch", [1, 64], ids=["batch-1", "batch-64"])
-@torch.inference_mode()
-def test_network(benchmark: BenchmarkFixture, batch: int) -> None:
-    hu = torch.randn(batch, 1, 512, 512, device="cuda") * 300
-    models = {"eager": network("reference"), "kernel-eager": network("triton")}
-    torch.compiler.reset()
-    for name, kernels in (("compile", "reference"), ("kernel", "triton")):
-        models[name] = torch.compile(
-            network(kernels), mode="max-autotune-no-cudagraphs", dynamic=False
+def rows() -> list[Any]:
+    return [
+        pytest.param(
+            batch,
+            clock,
+            candidate,
+            id=f"{candidate.title}-batch-{batch}-{clock.replace(' ', '-')}",
         )
-    right = models["eager"](hu).score.double().cpu().numpy()
-    for model in models.values():
-        score = model(hu).score.double().cpu().numpy()
-        # Both sides round to float16.
-        assert relative_error(score, right) <= 2 * BUDGETS["fp16"]
-    times = {
-        name: milliseconds(lambda args, model=model: model(args[0]).score, [hu], calls=1)
-        for name, model in models.items()
-    }
+        for batch in (GPU_BATCHES if find_gpus() else CPU_BATCHES)
+        for candidate in FOUND.candidates
+        if candidate.runs(batch)
+        for clock in clocks(candidate)
+    ]
 
-    def once() -> None:
-        models["kernel"](hu)
-        torch.cuda.synchronize()
 
-    benchmark.pedantic(once, rounds=10, warmup_rounds=1)
+@pytest.mark.parametrize(("batch", "clock", "candidate"), rows())
+def test_network(
+    groups: Any,
+    record: Callable[[dict[str, Any]], None],
+    batch: int,
+    clock: str,
+    candidate: Candidate,
+) -> None:
+    facts, failure = groups.row(batch, clock, candidate.title)
+    if failure is not None:
+        if "outside the profile" in failure:
+            pytest.skip(failure)
+        pytest.fail(failure, pytrace=False)
+    record(facts)
+
+
+@pytest.mark.parametrize("backend", sorted(FOUND.missing))
+def test_missing(backend: str) -> None:
+    """One skip for each backend that is not here, with the reason."""
+    pytest.skip(FOUND.missing[backend])
+
+
+@pytest.mark.parametrize("candidate", FOUND.candidates, ids=lambda c: c.title)
+def test_cold_start(benchmark: BenchmarkFixture, candidate: Candidate) -> None:
+    """A new process: import, load, first run of one slice; nothing compiled is kept."""
+    rounds = 1 if candidate.name in ("torch-compile", "torch-triton") else 3
+    found: list[dict[str, float]] = []
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as cache:
+            child = subprocess.run(
+                [
+                    sys.executable,
+                    Path(__file__).with_name("cold_start.py"),
+                    BUNDLE,
+                    candidate.title,
+                ],
+                stdout=subprocess.PIPE,
+                check=True,
+                env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache, "TRITON_CACHE_DIR": cache},
+            )
+        found.append(json.loads(child.stdout.splitlines()[-1]))
+    totals = [one["load"] + one["first"] for one in found]
+    benchmark.pedantic(REPLAY.through(totals), rounds=rounds)
+    fastest = min(found, key=lambda one: one["load"] + one["first"])
     benchmark.extra_info |= {
-        "gpu": torch.cuda.get_device_properties(0).name,
-        "op": "network",
-        "dtype": "float16",
-        "batch": batch,
-        "ms": times,
-        "slices_per_second": {name: batch / ms * 1e3 for name, ms in times.items()},
+        "op": "cold-start",
+        "candidate": candidate.name,
+        "precision": candidate.precision,
+        "n": rounds,
+        **fastest,
     }
-    print("\n" + ", ".join(f"{name} {ms:.3f} ms" for name, ms in times.items()))

@@ -23,7 +23,7 @@ def test_links_to_files_resolve(page: Path) -> None:
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
-COMMANDS = "score export verify simulate train evaluate ablate doctor tune sign".split()
+COMMANDS = "score export verify simulate train evaluate ablate doctor tune sign report".split()
 
 
 @pytest.mark.parametrize("command", COMMANDS)

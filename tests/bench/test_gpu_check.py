@@ -1,31 +1,17 @@
 """What `make gpu-check` runs and records, as far as no GPU is needed to tell."""
 
-import importlib
-import json
 import re
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import recorded_run
 import torch
 
 from clinreadnet.kernels import window_attention
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Import a module of bench/."""
-    monkeypatch.syspath_prepend(str(ROOT / "bench"))
-
-    def load(name: str) -> ModuleType:
-        monkeypatch.delitem(sys.modules, name, raising=False)
-        return importlib.import_module(name)
-
-    return load
 
 
 def step(gpu_check: ModuleType, test: Path, **options: Any) -> Any:
@@ -114,18 +100,18 @@ def test_without_a_gpu_it_says_so(bench: Any, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err == "gpu-check: needs an NVIDIA GPU that PyTorch can use\n"
 
 
-def record(folder: Path, facts: list[dict[str, Any]]) -> None:
+def record(results: Path, facts: list[dict[str, Any]], network: list[dict[str, Any]]) -> None:
     benchmarks = [
         {
-            "fullname": f"bench/test_{'network' if f['op'] == 'network' else 'kernels'}.py::{i}",
+            "fullname": f"bench/test_kernels.py::{i}",
             "extra_info": {"dtype": "float16", "gpu": "NVIDIA H100", "bytes": 2**20} | f,
         }
         for i, f in enumerate(facts)
     ]
     checks = {"tests": {"what": "it works", "status": "passed", "note": "", "passed": 7}}
-    folder.mkdir(parents=True)
-    document = {"benchmarks": benchmarks, "checks": checks}
-    (folder / "2026-01-01-abcdef0.json").write_text(json.dumps(document))
+    content = recorded_run.document([*benchmarks, *network], checks=checks)
+    content["machine_info"] |= {"gpu": "NVIDIA H100"}
+    recorded_run.write(results, content, "nvidia-h100")
 
 
 def attention(stage: int, batch: int, percent: float, **ms: float) -> dict[str, Any]:
@@ -141,10 +127,10 @@ def test_targets_take_the_worst_of_what_they_speak_of(
     monkeypatch.setattr(tables, "ROOT", tmp_path)
     monkeypatch.setattr(tables, "RESULTS", tmp_path / "results")
     assert tables.kernel_targets_table().count("not measured") == len(tables.TARGETS)
-    assert tables.kernels_table() == tables.network_table() == "Not measured.\n"
-    network = {"op": "network", "batch": 64, "ms": {"eager": 9.0, "compile": 8.0, "kernel": 4.0}}
+    assert tables.kernels_table() == tables.TABLES["network"]() == "Not measured.\n"
+    graph = {"batch": 64, "clock": "device graph"}
     record(
-        tmp_path / "results" / "nvidia-h100",
+        tmp_path / "results",
         [
             attention(1, 8, 75.0),
             attention(2, 64, 71.0, sdpa=1.5),
@@ -152,14 +138,18 @@ def test_targets_take_the_worst_of_what_they_speak_of(
             attention(1, 1, 10.0, compile=0.1),  # nor of batch 1,
             attention(1, 8, 10.0) | {"dtype": "float32"},  # nor of float32,
             attention(1, 8, 10.0) | {"gpu": "NVIDIA L4"},  # nor of other GPUs
-            network | {"slices_per_second": {"kernel": 16000.0, "compile": 8000.0}},
+        ],
+        [
+            recorded_run.row("torch-compile", "fp16", 0.008, **graph),
+            recorded_run.row("torch-triton", "fp16", 0.004, **graph),
+            recorded_run.row("torch-compile", "fp16", 0.008, batch=1),  # nor of the host's clock
         ],
     )
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in tables.kernel_targets_table().splitlines()[2:]
     ]
-    link = "[2026-01-01-abcdef0](../results/nvidia-h100/2026-01-01-abcdef0.json)"
+    link = "[2026-01-31-0123456](../results/nvidia-h100/2026-01-31-0123456.json)"
     assert [row[1:] for row in rows] == [
         ["80 %", "not measured", "", ""],
         ["3.00 ×", "not measured", "", ""],
@@ -169,7 +159,7 @@ def test_targets_take_the_worst_of_what_they_speak_of(
         ["1.49 ×", "not measured", "", ""],
     ]
     assert len(tables.kernels_table().splitlines()) == 2 + 6
-    assert "16000 | 8000" in tables.network_table()
+    assert "torch-triton fp16 | 64 | device graph" in tables.TABLES["network"]()
     assert re.search(r"tests \| it works \| passed \| 7 passed", tables.gpu_checks_table())
 
 
@@ -187,10 +177,3 @@ def test_the_stock_baseline_computes_the_same(bench: Any, shift: int) -> None:
         *args[1:], h=8, w=12, dtype=torch.float32, **where
     )
     torch.testing.assert_close(stock(args[0]), window_attention(*args, **where, impl="reference"))
-
-
-def test_calls_are_enough_to_leave_the_cache(bench: Any) -> None:
-    calls = bench("cuda_clock").calls_past_the_cache
-    assert calls(moved=10, cache=100) == 40
-    assert calls(moved=1000, cache=100) == 2
-    assert calls(moved=1, cache=1000) == 256

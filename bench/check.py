@@ -1,0 +1,77 @@
+"""Compare with the last committed results of this machine: `make bench-check`.
+
+Fails where a row is more than 10 % slower and the two 95 % intervals do not overlap, and names it.
+`python bench/check.py FILE` compares a run that is already recorded.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from machine import this_machine
+from recording import RESULTS, ROOT, measure
+
+from clinreadnet.errors import ClinReadNetError, InputError
+from clinreadnet.report.results import Row, Run, newest_runs, read_run
+
+SLOWER = 1.10
+BENCHES = ("bench/test_network.py", "-k", "test_network and not torch")
+"""What is measured again: everything that is deployed or stands beside it, without compilers."""
+
+
+def regressions(before: Sequence[Row], now: Sequence[Row]) -> list[str]:
+    """Return a line for each row that became slower beyond doubt."""
+    old = {row.name: row for row in before}
+    return [
+        f"{row.name}: {1e3 * row.p50:.4g} ms ({1e3 * row.low:.4g} … {1e3 * row.high:.4g}), was "
+        f"{1e3 * was.p50:.4g} ({1e3 * was.low:.4g} … {1e3 * was.high:.4g}): "
+        f"{100 * (row.p50 / was.p50 - 1):.0f} % slower"
+        for row in now
+        if (was := old.get(row.name)) and row.p50 > SLOWER * was.p50 and row.low > was.high
+    ]
+
+
+def committed(run: Run) -> bool:
+    """Return whether git has the file as it is."""
+    command = ["git", "status", "--porcelain", "--", str(run.path)]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return listed.returncode == 0 and not listed.stdout.strip()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Compare; exit status 1 names the rows, 2 says what is missing."""
+    try:
+        (before,) = newest_runs(RESULTS, this_machine())
+        if not committed(before):
+            raise InputError(
+                f"{before.path}: not committed; commit it, or compare with one that is"
+            )
+        if arguments:
+            now = read_run(Path(arguments[0]))
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                recorded = Path(folder) / "bench.json"
+                if status := measure(BENCHES, recorded):
+                    raise InputError(f"bench-check: pytest ended with {status}, nothing compared")
+                now = read_run(recorded)
+    except ClinReadNetError as error:
+        print(f"bench-check: {error}", file=sys.stderr)
+        return error.exit_code
+    shared = {row.name for row in now.rows} & {row.name for row in before.rows}
+    if not shared:
+        print(f"bench-check: no row in common with {before.path}", file=sys.stderr)
+        return 2
+    slower = regressions(before.rows, now.rows)
+    for line in slower:
+        print(line)
+    where = before.path.name
+    print(f"bench-check: {len(slower)} of {len(shared)} rows slower than {where}", file=sys.stderr)
+    return int(bool(slower))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

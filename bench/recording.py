@@ -1,0 +1,66 @@
+"""Measure and keep it: `make bench-record` writes bench/results/<machine>/<date>-<commit>.json."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "bench" / "results"
+COMMIT_VARIABLE = "CLINREADNET_COMMIT"
+"""What is measured, where git cannot say."""
+
+
+def current_commit() -> str | None:
+    """Return the commit in hexadecimal digits, or None outside a checkout."""
+    if given := os.environ.get(COMMIT_VARIABLE):
+        return given
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def results_file(machine: str, commit: str) -> Path:
+    """Return where results of today go."""
+    return RESULTS / machine / f"{datetime.now(UTC):%Y-%m-%d}-{commit[:7]}.json"
+
+
+def measure(arguments: Sequence[str], recorded: Path) -> int:
+    """Run benches into a file; returns pytest's exit status."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+    return subprocess.run([*command, f"--benchmark-json={recorded}"], cwd=ROOT).returncode
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure, and keep the file where pytest ran to its end."""
+    from machine import this_machine
+
+    commit = current_commit()
+    if commit is None:
+        print(f"recording: not a git checkout; set {COMMIT_VARIABLE}", file=sys.stderr)
+        return 2
+    path = results_file(this_machine(), commit)
+    with tempfile.TemporaryDirectory() as folder:
+        recorded = Path(folder) / "bench.json"
+        status = measure(arguments or ["bench"], recorded)
+        if status not in (0, 1) or not recorded.exists() or not recorded.stat().st_size:
+            print(f"recording: nothing recorded, pytest ended with {status}", file=sys.stderr)
+            return status or 1
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(recorded.read_bytes())
+    print(f"recording: wrote {path.relative_to(ROOT)}", file=sys.stderr)
+    # Also where a bench failed: what was measured stands.
+    return subprocess.run([sys.executable, ROOT / "bench" / "tables.py"]).returncode or status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

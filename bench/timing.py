@@ -1,0 +1,159 @@
+"""How a row is timed: warm-up until stable, candidates in turn, caches that have seen other inputs.
+
+Nothing here knows what it times or how time is read: a sample is a function that runs once and
+returns the seconds it took.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from clinreadnet.report.statistics import MAX_VARIATION, variation
+
+Sample = Callable[[], float]
+T = TypeVar("T")
+
+MAX_COPIES = 256
+MAX_BUSY = 0.05
+"""Share of the machine that others may take before a row is marked."""
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """What came before the timing: how often, how long, and whether the times had settled."""
+
+    runs: int
+    seconds: float
+    stable: bool
+
+
+def warm_up(
+    sample: Sample,
+    *,
+    window: int = 3,
+    tolerance: float = MAX_VARIATION,
+    seconds: float = 15.0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> WarmUp:
+    """Run until the last ``window`` times differ by no more than ``tolerance``, or time is up."""
+    start = clock()
+    times: list[float] = []
+    while True:
+        times.append(sample())
+        last = times[-window:]
+        if len(last) == window and max(last) <= (1 + tolerance) * min(last):
+            return WarmUp(len(times), clock() - start, True)
+        if clock() - start >= seconds and len(times) >= window:
+            return WarmUp(len(times), clock() - start, False)
+
+
+def interleave(
+    samples: Mapping[str, Sample],
+    *,
+    rounds: int = 10,
+    most: int = 200,
+    seconds: float = 20.0,
+    pause: float = 0.01,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+    """Run all candidates once a round, in an order drawn anew each round.
+
+    Args:
+        samples: by name.
+        rounds: at least so many, and
+        most: at most.
+        seconds: no round begins later than this, once there are ``rounds``.
+        pause: seconds of sleep before each run: some libraries' threads spin on for a while, and
+            would slow the next candidate down.
+        clock: tells how long it has taken.
+
+    Returns:
+        The seconds of each candidate, one a round: entry i of all of them is of the same round.
+    """
+    order, draw = list(samples), random.Random(0)
+    times: dict[str, list[float]] = {name: [] for name in samples}
+    start = clock()
+    for done in range(most):
+        if done >= rounds and clock() - start >= seconds:
+            break
+        draw.shuffle(order)
+        for name in order:
+            time.sleep(pause)
+            times[name].append(samples[name]())
+    return times
+
+
+def copies_past_the_cache(size: int, cache: int) -> int:
+    """How many inputs of ``size`` bytes keep a cache of ``cache`` bytes cold when taken in turn."""
+    return min(MAX_COPIES, max(2, math.ceil(4 * cache / size)))
+
+
+def host_sample(
+    run: Callable[[T], object],
+    inputs: Sequence[T],
+    clock: Callable[[], float] = time.perf_counter,
+) -> Sample:
+    """Time ``run`` by the wall clock, each time on the next input."""
+    turn = itertools.cycle(inputs)
+
+    def sample() -> float:
+        one = next(turn)
+        start = clock()
+        run(one)
+        return clock() - start
+
+    return sample
+
+
+def marks(
+    times: Sequence[float],
+    warm: WarmUp,
+    *,
+    throttled: Sequence[str] = (),
+    busy: float | None = None,
+) -> list[str]:
+    """What speaks against trusting a row; it is shown with the row wherever the row is.
+
+    Args:
+        times: seconds [n].
+        warm: the warm-up before them.
+        throttled: reasons for which the GPU held its clocks back before, or after.
+        busy: share of the processors that other processes took meanwhile; None where unknown.
+    """
+    found = [f"throttled ({', '.join(throttled)})"] if throttled else []
+    if not warm.stable:
+        found.append("not settled")
+    if (spread := variation(times)) > MAX_VARIATION:
+        found.append(f"CV {100 * spread:.0f} %")
+    if busy is not None and busy > MAX_BUSY:
+        found.append(f"machine {100 * busy:.0f} % busy")
+    return found
+
+
+class Replay:
+    """pytest-benchmark's clock for times that are already known: one function call takes one."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+
+    def __call__(self) -> float:
+        """Return the seconds that have passed."""
+        return self._now
+
+    def through(self, times: Sequence[float]) -> Callable[[], None]:
+        """Return a function whose i-th call takes ``times[i]`` on this clock."""
+        coming = iter(times)
+
+        def call() -> None:
+            self._now += next(coming)
+
+        return call
+
+
+REPLAY = Replay()

@@ -1,0 +1,1 @@
+"""From recorded benchmarks and a manifest to tables, figures and a recommendation."""

@@ -1,0 +1,134 @@
+"""Which artifact to deploy on a measured machine, and why not a faster one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from clinreadnet.errors import InputError
+from clinreadnet.report.results import Row, Run
+from clinreadnet.runtime.manifest import Artifact, Manifest
+
+QUANTITIES = ("score", "error", "PLCC", "SROCC", "KROCC")
+"""What a budget may bound: the worst difference of a slice's score in grades, the largest relative
+error of an output, and the differences of the metrics."""
+
+DEFAULT_BUDGET = "score<=0.02"
+
+_TERM = re.compile(r"\s*(\w+)\s*<=\s*([0-9.eE+-]+)\s*")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A measured artifact; ``reason`` says why it is refused, and is None where it is not."""
+
+    row: Row
+    cost: float | None
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The fastest artifact within a budget on one machine.
+
+    Attributes:
+        machine: name of its folder.
+        budget: as it was given.
+        best: None where no measured artifact is within the budget.
+        refused: the faster ones, each with its reason; all, where there is no best.
+    """
+
+    machine: str
+    budget: str
+    best: Judged | None
+    refused: tuple[Judged, ...]
+
+    def lines(self) -> list[str]:
+        """Return it in sentences."""
+        said = []
+        if self.best is None:
+            said.append(f"{self.machine}: no measured artifact is within {self.budget}")
+        else:
+            row = self.best.row
+            said.append(
+                f"{self.machine}: deploy {row.artifact} with {row.candidate}: "
+                f"{1e3 * row.p50:.3g} ms a slice; {self.budget} holds"
+                + (f" ({', '.join(row.marks)})" if row.marks else "")
+            )
+        for one in self.refused:
+            said.append(
+                f"{self.machine}: refused {one.row.artifact} with {one.row.candidate}, "
+                f"{1e3 * one.row.p50:.3g} ms: {one.reason}"
+            )
+        return said
+
+
+def parse_budget(text: str) -> dict[str, float]:
+    """Return the bounds of a budget such as ``score<=0.02,SROCC<=0.001``.
+
+    Raises:
+        InputError: another form, an unknown quantity, or a bound that is not a positive number.
+    """
+    bounds: dict[str, float] = {}
+    for term in text.split(","):
+        match = _TERM.fullmatch(term)
+        try:
+            bound = float(match[2]) if match else -1.0
+        except ValueError:
+            bound = -1.0
+        if match is None or match[1] not in QUANTITIES or not 0 < bound < float("inf"):
+            raise InputError(
+                f"budget {term.strip()!r} is not QUANTITY<=NUMBER with a quantity of "
+                f"{', '.join(QUANTITIES)}; such as {DEFAULT_BUDGET!r}"
+            )
+        bounds[match[1]] = bound
+    return bounds
+
+
+def recommend(run: Run, manifest: Manifest, budget: str) -> Recommendation:
+    """Choose by the time of one slice in host memory, which every backend has.
+
+    Args:
+        run: what was measured.
+        manifest: of a bundle that is verified.
+        budget: as `parse_budget` reads it.
+
+    Raises:
+        InputError: as `parse_budget`.
+    """
+    bounds = parse_budget(budget)
+    rows = [r for r in run.rows if (r.role, r.batch, r.clock) == ("artifact", 1, "host")]
+    refused: list[Judged] = []
+    for row in sorted(rows, key=lambda one: one.p50):
+        judged = judge(row, manifest.artifacts, bounds)
+        if judged.reason is None:
+            return Recommendation(run.machine, budget, judged, tuple(refused))
+        refused.append(judged)
+    return Recommendation(run.machine, budget, None, tuple(refused))
+
+
+def judge(row: Row, artifacts: Sequence[Artifact], bounds: dict[str, float]) -> Judged:
+    """Compare one measured artifact with a budget."""
+    artifact = next((a for a in artifacts if a.file == row.artifact), None)
+    if artifact is None:
+        return Judged(row, None, "not in this bundle")
+    if artifact.sha256 != row.sha256:
+        return Judged(row, None, "measured on another build of this file; run `make bench-record`")
+    parity = artifact.parity
+    if parity is None or parity.status != "passed":
+        return Judged(row, None, f"parity {parity.status if parity else 'not measured'}")
+    errors = [abs(e) for e in parity.relative_error.values() if e is not None]
+    costs: dict[str, float | None] = {
+        "score": parity.worst_score_difference,
+        "error": max(errors, default=None),
+        **parity.metric_difference,
+    }
+    over = []
+    for quantity, bound in bounds.items():
+        cost = costs.get(quantity)
+        if cost is None:
+            over.append(f"{quantity} not measured")
+        elif cost > bound:
+            over.append(f"{quantity} {cost:.2g} > {bound:g}")
+    return Judged(row, parity.worst_score_difference, ", ".join(over) or None)

@@ -1,0 +1,183 @@
+"""Tables of a recorded run, once as data; Markdown for the docs, HTML for the page."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from clinreadnet.report.results import Row
+from clinreadnet.runtime.manifest import Manifest
+
+NOT_MEASURED = "Not measured."
+
+
+@dataclass(frozen=True)
+class Table:
+    """Column heads and rows of plain text."""
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def markdown(self) -> str:
+        """Return it in Markdown, or that nothing was measured."""
+        if not self.rows:
+            return NOT_MEASURED + "\n"
+        lines = [self.head, ("---",) * len(self.head), *self.rows]
+        return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+    def html(self) -> str:
+        """Return it as a `table`, or a paragraph that says nothing was measured."""
+        if not self.rows:
+            return f"<p>{NOT_MEASURED}</p>"
+
+        def line(cells: Sequence[str], tag: str) -> str:
+            return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
+
+        body = "\n".join(line(row, "td") for row in self.rows)
+        return (
+            '<div class="wide"><table>\n<thead>'
+            + line(self.head, "th")
+            + f"</thead>\n<tbody>\n{body}\n</tbody></table></div>"
+        )
+
+
+def network_table(rows: Sequence[Row]) -> Table:
+    """Every row of the network: percentiles, ratio, percent of the limit, marks."""
+    head = ("backend", "batch", "clock", "marks", "p50 ms", "95 %", "p90", "p99", "n")
+    speed = ("slices/s", "× baseline", "% of limit")
+    return Table((*head, *speed), tuple(_network_row(row) for row in ordered(rows)))
+
+
+def ordered(rows: Sequence[Row]) -> list[Row]:
+    """By clock, batch, and the faster first."""
+    return sorted(rows, key=lambda row: (row.clock != "host", row.clock, row.batch, row.p50))
+
+
+def _network_row(row: Row) -> tuple[str, ...]:
+    return (
+        row.title + (" (peer)" if row.role == "peer" else ""),
+        str(row.batch),
+        row.clock,
+        ", ".join(row.marks),
+        f"{1e3 * row.p50:.4g}",
+        f"{1e3 * row.low:.4g} … {1e3 * row.high:.4g}",
+        f"{1e3 * row.p90:.4g}",
+        f"{1e3 * row.p99:.4g}",
+        str(row.n),
+        f"{row.throughput:.4g}",
+        "" if row.ratio is None else "{:.2f} ({:.2f} … {:.2f})".format(*row.ratio),
+        f"{row.percent_of_limit:.0f}",
+    )
+
+
+def peers_table(measured: Sequence[Row]) -> Table:
+    """Ours against the fastest peer of the same precision or a more exact one, batch by batch."""
+    rows = []
+    for clock in dict.fromkeys(row.clock for row in measured):
+        for batch in sorted({row.batch for row in measured}):
+            here = [row for row in measured if (row.clock, row.batch) == (clock, batch)]
+            for precision in dict.fromkeys(row.precision for row in here):
+                same = [row for row in here if row.precision == precision]
+                ours = min((r for r in same if r.role == "artifact"), key=_p50, default=None)
+                peer = min((r for r in same if r.role == "peer"), key=_p50, default=None)
+                if peer is not None:
+                    rows.append((clock, str(batch), precision, *_against(ours, peer)))
+    head = ("clock", "batch", "precision", "ours", "ms", "best peer", "ms", "peer's time / ours")
+    return Table((*head, "verdict"), tuple(rows))
+
+
+def _p50(row: Row) -> float:
+    return row.p50
+
+
+def _against(ours: Row | None, peer: Row) -> tuple[str, ...]:
+    theirs = (peer.candidate, f"{1e3 * peer.p50:.4g}")
+    if ours is None:
+        return ("", "", *theirs, "", "no artifact of this precision here")
+    ratio = peer.p50 / ours.p50
+    if ours.high < peer.low:
+        verdict = "faster"
+    elif peer.high < ours.low:
+        verdict = f"slower by {100 * (1 / ratio - 1):.0f} %"
+    else:
+        verdict = "intervals overlap"
+    return (ours.candidate, f"{1e3 * ours.p50:.4g}", *theirs, f"{ratio:.2f}", verdict)
+
+
+def cold_start_table(document: Mapping[str, Any]) -> Table:
+    """Load and first run in a new process."""
+    rows = [
+        (
+            f"{extra['candidate']} {extra['precision']}",
+            f"{extra['load']:.2f}",
+            f"{extra['first']:.2f}",
+            str(extra["n"]),
+        )
+        for extra in _facts(document, "cold-start")
+    ]
+    return Table(("backend", "load, s", "first run, s", "processes"), tuple(rows))
+
+
+def end_to_end_table(document: Mapping[str, Any]) -> Table:
+    """DICOM files in, scores out, and the parts of it."""
+    rows = []
+    for one in document["benchmarks"]:
+        if "test_score_speed" not in one["fullname"]:
+            continue
+        extra, stats = one["extra_info"], one["stats"]
+        speed, peak = extra.get("slices_per_second"), extra.get("peak_mib")
+        rows.append(
+            (
+                one["name"],
+                f"{1e3 * stats['min']:.0f} / {1e3 * stats['median']:.0f}",
+                str(stats["rounds"]),
+                "" if speed is None else f"{speed:.1f}",
+                "" if peak is None else str(peak),
+            )
+        )
+    return Table(("benchmark", "ms, best / median", "n", "slices/s", "peak MiB"), tuple(rows))
+
+
+def ops_table(document: Mapping[str, Any]) -> Table:
+    """What each op must do at batch 1 in float32, and the least time for it on this machine."""
+    rows = [
+        (
+            extra["what"],
+            f"{extra['flops'] / 1e9:.3f}",
+            f"{extra['bytes'] / 2**20:.1f}",
+            f"{1e3 * extra['limit']:.3f}",
+            "" if extra.get("p50") is None else f"{1e3 * extra['p50']:.3f}",
+            "" if extra.get("percent_of_limit") is None else f"{extra['percent_of_limit']:.0f}",
+        )
+        for extra in _facts(document, "op")
+    ]
+    head = ("op", "GFLOP", "MiB at least", "limit, ms", "reference, ms", "% of limit")
+    return Table(head, tuple(rows))
+
+
+def artifacts_table(manifest: Manifest) -> Table:
+    """What the bundle holds and how exact it is."""
+    rows = []
+    for artifact in manifest.artifacts:
+        parity = artifact.parity
+        worst = None if parity is None else parity.worst_score_difference
+        rows.append(
+            (
+                artifact.file,
+                artifact.precision,
+                artifact.target or "",
+                f"{artifact.size / 2**20:.1f}",
+                "not run" if parity is None else parity.status,
+                "not measured" if worst is None else f"{worst:.1e}",
+                artifact.sha256[:12],
+            )
+        )
+    head = ("artifact", "precision", "target", "MiB", "parity", "worst Δscore", "SHA-256")
+    return Table(head, tuple(rows))
+
+
+def _facts(document: Mapping[str, Any], op: str) -> list[Mapping[str, Any]]:
+    found = (one["extra_info"] for one in document["benchmarks"])
+    return [extra for extra in found if extra.get("op") == op]

@@ -1,0 +1,156 @@
+"""`pytest bench` on a bundle of a few operators: what it records, refuses and compares."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import recorded_run
+from tiny_bundle import make_graph, write_bundle
+
+from clinreadnet.report.results import read_run
+from clinreadnet.runtime.manifest import digest, load_manifest, write_manifest
+
+ROOT = Path(__file__).parents[2]
+
+
+def pytest_bench(bundle: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"CLINREADNET_BUNDLE": str(bundle), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--quick", "-rs"]
+    return subprocess.run(
+        [*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("bundles") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def recorded(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """One run of every row of batch 1 that this machine has, and what it printed."""
+    path = tmp_path_factory.mktemp("run") / "bench.json"
+    chosen = "(test_network and batch-1-host) or test_missing"
+    found = pytest_bench(bundle, "bench/test_network.py", "-k", chosen, f"--benchmark-json={path}")
+    assert found.returncode == 0, found.stdout
+    return path, found.stdout
+
+
+def test_rows_are_timed_in_turn_and_say_what_was_measured(
+    bundle: Path, recorded: tuple[Path, str]
+) -> None:
+    path, _ = recorded
+    content = json.loads(path.read_text())
+    content["commit_info"]["id"] = recorded_run.COMMIT  # also outside a checkout
+    path.write_text(json.dumps(content))
+    run = read_run(path)
+    rows = {row.title: row for row in run.rows}
+    graphs = {"onnxruntime-cpu fp32", "onnxruntime-cpu fp16", "onnxruntime-default fp32"}
+    assert graphs <= set(rows)
+    manifest = load_manifest(bundle)
+    for title in graphs:
+        row = rows[title]
+        assert row.sha256 == manifest.artifact(row.artifact or "").sha256
+        assert 0 < row.low <= row.p50 <= row.high and row.p90 <= row.p99
+        assert row.n == 6 and row.flops > 1e9 and row.percent_of_limit > 0
+    assert rows["onnxruntime-cpu fp32"].baseline == "onnxruntime-default-fp32"
+    assert rows["onnxruntime-default fp32"].ratio is None
+    # pytest-benchmark's own statistics are of the same times.
+    for one in content["benchmarks"]:
+        assert one["stats"]["median"] == pytest.approx(one["extra_info"]["p50"])
+    assert {"copy", "fp32"} <= set(run.rates)
+    assert "packages" in content["machine_info"] and "node" not in content["machine_info"]
+
+
+def test_each_missing_backend_is_one_skip_with_its_reason(recorded: tuple[Path, str]) -> None:
+    _, printed = recorded
+    assert "holds no tensorrt engine" in printed
+    assert "needs PyTorch and the shipped checkpoint" in printed
+
+
+def test_an_artifact_that_is_wrong_is_not_timed(bundle: Path, tmp_path: Path) -> None:
+    wrong = write_bundle(tmp_path / "wrong")
+    manifest = load_manifest(wrong)
+    content = make_graph(half=True, score_offset=0.5)
+    artifacts = list(manifest.artifacts)
+    artifacts[1] = dataclasses.replace(artifacts[1], sha256=digest(content), size=len(content))
+    (wrong / artifacts[1].file).write_bytes(content)
+    write_manifest(dataclasses.replace(manifest, artifacts=tuple(artifacts)), wrong)
+    path = tmp_path / "bench.json"
+    found = pytest_bench(
+        wrong,
+        "bench/test_network.py",
+        *("-k", "test_network and batch-1-host and onnxruntime-cpu"),
+        f"--benchmark-json={path}",
+    )
+    assert found.returncode == 1
+    assert "onnxruntime-cpu-fp16 is not timed: score is off by" in found.stdout
+    (one,) = json.loads(path.read_text())["benchmarks"]
+    assert one["extra_info"]["precision"] == "fp32"
+
+
+def test_a_bundle_that_is_not_verified_is_not_measured(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle", verified=False)
+    found = pytest_bench(bundle, "bench/test_network.py")
+    assert "the bundle is not verified" in found.stdout
+    assert "passed" not in found.stdout.splitlines()[-1]
+
+
+def rows_of(path: Path) -> Any:
+    return read_run(path).rows
+
+
+@pytest.mark.parametrize(
+    ("seconds", "interval", "found"),
+    [
+        pytest.param(1.2, [1.15, 1.25], True, id="slower"),
+        pytest.param(1.2, [1.01, 1.25], False, id="overlap"),
+        pytest.param(1.09, [1.08, 1.1], False, id="within-ten-percent"),
+        pytest.param(0.5, [0.49, 0.51], False, id="faster"),
+    ],
+)
+def test_a_regression_is_named(
+    bench: Any, tmp_path: Path, seconds: float, interval: list[float], found: bool
+) -> None:
+    before = recorded_run.write(
+        tmp_path / "before", recorded_run.document([recorded_run.row("onnxruntime-cpu", "fp32", 1)])
+    )
+    new = recorded_run.row("onnxruntime-cpu", "fp32", seconds, interval=interval)
+    other = recorded_run.row("openvino", "fp32", 9)
+    now = recorded_run.write(tmp_path / "now", recorded_run.document([new, other]))
+    lines = bench("check").regressions(rows_of(before), rows_of(now))
+    assert bool(lines) == found
+    if found:
+        assert lines[0].startswith("test_network[onnxruntime-cpu-fp32-batch-1-host]: 1200 ms")
+        assert lines[0].endswith("20 % slower")
+
+
+def test_bench_check_compares_with_this_machine(
+    bench: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check = bench("check")
+    monkeypatch.setattr(check, "RESULTS", tmp_path)
+    monkeypatch.setattr(check, "this_machine", lambda: "here")
+    slow = recorded_run.document([recorded_run.row("onnxruntime-cpu", "fp32", 2)])
+    now = recorded_run.write(tmp_path / "elsewhere", slow, "there")
+    assert check.main([str(now)]) == 2
+    assert "no results yet" in capsys.readouterr().err
+    recorded_run.write(
+        tmp_path, recorded_run.document([recorded_run.row("onnxruntime-cpu", "fp32", 1)]), "here"
+    )
+    monkeypatch.setattr(check, "committed", lambda run: False)
+    assert check.main([str(now)]) == 2
+    assert "not committed" in capsys.readouterr().err
+    monkeypatch.setattr(check, "committed", lambda run: True)
+    assert check.main([str(now)]) == 1
+    captured = capsys.readouterr()
+    assert "onnxruntime-cpu-fp32-batch-1" in captured.out
+    assert "1 of 1 rows slower" in captured.err
+    assert check.main([str(tmp_path / "here" / now.name)]) == 0

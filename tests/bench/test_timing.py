@@ -1,0 +1,151 @@
+"""The method, with clocks that are told what time it is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+
+class Clock:
+    """A clock that only moves when a run takes time."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sample(self, times: Iterator[float]) -> Callable[[], float]:
+        def run() -> float:
+            took = next(times)
+            self.now += took
+            return took
+
+        return run
+
+
+def endless(*times: float) -> Iterator[float]:
+    yield from times
+    while True:
+        yield times[-1]
+
+
+@pytest.mark.parametrize(
+    ("times", "runs", "stable"),
+    [
+        pytest.param((1.0,), 3, True, id="steady"),
+        pytest.param((9.0, 3.0, 1.0), 5, True, id="settles"),
+        pytest.param((1.0, 1.04, 1.0), 3, True, id="within-tolerance"),
+    ],
+)
+def test_warm_up_ends_when_times_have_settled(
+    bench: Any, times: tuple[float, ...], runs: int, stable: bool
+) -> None:
+    clock = Clock()
+    warm = bench("timing").warm_up(clock.sample(endless(*times)), seconds=100, clock=clock)
+    assert (warm.runs, warm.stable) == (runs, stable)
+    assert warm.seconds == clock.now
+
+
+def test_warm_up_that_never_settles_ends_and_says_so(bench: Any) -> None:
+    clock = Clock()
+    growing = iter(1.2**i for i in range(1000))
+    warm = bench("timing").warm_up(clock.sample(growing), seconds=50, clock=clock)
+    assert not warm.stable and 50 <= warm.seconds < 75
+
+
+def test_candidates_take_turns_in_changing_order(bench: Any) -> None:
+    clock, order = Clock(), []
+
+    def candidate(name: str) -> Callable[[], float]:
+        run = clock.sample(endless(1.0))
+        return lambda: (order.append(name), run())[1]
+
+    samples = {name: candidate(name) for name in "abc"}
+    times = bench("timing").interleave(samples, rounds=20, seconds=0, pause=0, clock=clock)
+    assert {len(found) for found in times.values()} == {20}
+    rounds = [tuple(order[i : i + 3]) for i in range(0, 60, 3)]
+    assert {tuple(sorted(one)) for one in rounds} == {("a", "b", "c")}
+    assert set(Counter(one[0] for one in rounds)) == {"a", "b", "c"}
+
+
+def test_rounds_end_with_the_time_or_the_number(bench: Any) -> None:
+    clock = Clock()
+    interleave = bench("timing").interleave
+    samples = {"a": clock.sample(endless(1.0))}
+    limits = {"rounds": 5, "most": 50, "pause": 0, "clock": clock}
+    assert len(interleave(samples, seconds=0, **limits)["a"]) == 5
+    assert len(interleave(samples, seconds=12, **limits)["a"]) == 12
+    assert len(interleave(samples, seconds=1000, **limits)["a"]) == 50
+
+
+def test_what_slows_a_round_cancels_in_the_ratio(bench: Any) -> None:
+    from clinreadnet.report.statistics import paired_ratio
+
+    clock = Clock()
+    noise = [1.0, 5.0, 1.0, 2.0, 9.0, 1.0, 1.0, 3.0]
+    samples = {
+        "baseline": clock.sample(iter([2 * x for x in noise])),
+        "candidate": clock.sample(iter(noise)),
+    }
+    times = bench("timing").interleave(samples, rounds=8, most=8, seconds=0, pause=0, clock=clock)
+    assert paired_ratio(times["baseline"], times["candidate"]) == (2.0, 2.0, 2.0)
+
+
+def test_each_run_has_another_input(bench: Any) -> None:
+    timing, clock, seen = bench("timing"), Clock(), []
+
+    def run(one: str) -> None:
+        seen.append(one)
+        clock.now += 0.25
+
+    sample = timing.host_sample(run, ["a", "b", "c"], clock)
+    assert [sample() for _ in range(4)] == [0.25] * 4
+    assert seen == ["a", "b", "c", "a"]
+
+
+@pytest.mark.parametrize(
+    ("size", "cache", "copies"),
+    [
+        pytest.param(10, 100, 40, id="four-caches"),
+        pytest.param(1000, 100, 2, id="never-one"),
+        pytest.param(1, 1000, 256, id="bounded"),
+    ],
+)
+def test_inputs_are_enough_to_leave_the_cache(
+    bench: Any, size: int, cache: int, copies: int
+) -> None:
+    assert bench("timing").copies_past_the_cache(size, cache) == copies
+
+
+@pytest.mark.parametrize(
+    ("times", "stable", "facts", "marks"),
+    [
+        pytest.param([1.0, 1.0, 1.01], True, {"busy": 0.05}, [], id="clean"),
+        pytest.param([1.0, 1.0, 1.2], True, {}, ["CV 11 %"], id="spread"),
+        pytest.param([1.0, 1.0], False, {}, ["not settled"], id="cold"),
+        pytest.param([1.0], True, {"busy": 0.4}, ["machine 40 % busy"], id="busy"),
+        pytest.param(
+            [1.0], True, {"throttled": ["sw_power_cap"]}, ["throttled (sw_power_cap)"], id="hot"
+        ),
+    ],
+)
+def test_doubts_are_marked(
+    bench: Any, times: list[float], stable: bool, facts: dict[str, Any], marks: list[str]
+) -> None:
+    timing = bench("timing")
+    assert timing.marks(times, timing.WarmUp(3, 1.0, stable), **facts) == marks
+
+
+def test_replayed_times_are_the_recorded_ones(bench: Any) -> None:
+    replay = bench("timing").Replay()
+    call = replay.through([0.5, 0.25])
+    found = []
+    for _ in range(2):
+        start = replay()
+        call()
+        found.append(replay() - start)
+    assert found == [0.5, 0.25]

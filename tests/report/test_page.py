@@ -1,0 +1,269 @@
+"""The page: well-formed, complete, fetching nothing; and the command that writes it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import recorded_run
+from tiny_bundle import write_bundle
+
+from clinreadnet import cli
+from clinreadnet.report.page import DeploymentReport
+from clinreadnet.runtime.manifest import load_manifest
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+HOSTILE = 'a "machine" <script>alert(1)</script> & co'
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("bundles") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def results(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    digests = {a.precision: a.sha256 for a in load_manifest(bundle).artifacts}
+    rows = [
+        recorded_run.row(
+            name, precision, s * batch**0.9, batch=batch, role=role, sha256=digests[precision], **f
+        )
+        for batch in (1, 2, 8)
+        for name, precision, s, role, f in (
+            ("onnxruntime-cpu", "fp32", 0.2, "artifact", {}),
+            ("onnxruntime-cpu", "fp16", 0.1, "artifact", {"marks": ["CV 9 %"], "ratio": [2, 1, 3]}),
+            ("openvino", "fp32", 0.15, "peer", {}),
+        )
+    ]
+    cold = {"op": "cold-start", "candidate": "openvino", "precision": "fp32", "n": 3}
+    other = [
+        {
+            "name": "test_cold_start[openvino-fp32]",
+            "fullname": "bench/test_network.py::test_cold_start[openvino-fp32]",
+            "extra_info": cold | {"load": 1.25, "first": 0.5},
+        },
+        {
+            "name": "test_files_included",
+            "fullname": "bench/test_score_speed.py::test_files_included",
+            "extra_info": {"slices_per_second": 7.25},
+            "stats": {"min": 3.0, "median": 3.1, "rounds": 3},
+        },
+        {
+            "name": "test_ops[mlp 1]",
+            "fullname": "bench/test_ops.py::test_ops[mlp 1]",
+            "extra_info": {
+                **{"op": "op", "what": "mlp 1", "flops": 6e8, "bytes": 3e7, "limit": 0.01},
+                **{"p50": 0.02, "percent_of_limit": 50.0, "marks": []},
+            },
+        },
+    ]
+    content = recorded_run.document([*rows, *other])
+    content["machine_info"]["cpu"]["brand_raw"] = HOSTILE
+    folder = tmp_path_factory.mktemp("results")
+    recorded_run.write(folder, content)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(bundle: Path, results: Path) -> str:
+    return DeploymentReport(bundle, results, budget="score<=0.02").html()
+
+
+class Page(HTMLParser):
+    """Collects tags, attributes and cells; every tag must be closed in order."""
+
+    VOID = {"meta", "link"}
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.rows: list[list[str]] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag == "td":
+            self.rows[-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: Any) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "td":
+            self.rows[-1][-1] += data
+
+
+def test_the_page_is_well_formed_and_fetches_nothing(page: str) -> None:
+    parsed = Page(page)
+    assert {"script", "img", "iframe", "object", "image", "use"}.isdisjoint(parsed.tags)
+    assert not re.search(r"https?:|//\w|@import|url\(", page)
+    links = [value for name, value in parsed.attributes if name in ("href", "src")]
+    assert links == ["data:,"]  # an empty icon, or browsers ask for one
+    assert "prefers-color-scheme: dark" in page
+    assert ("name", "viewport") in parsed.attributes
+
+
+def test_figures_hold_every_point(page: str) -> None:
+    figures = re.findall(r"<figure>.*?</figure>", page, re.DOTALL)
+    assert [re.search(r"<figcaption>(.*?)<", one)[1] for one in figures] == [  # type: ignore[index]
+        "Latency and accuracy",
+        "Throughput",
+        "Roofline",
+    ]
+    assert [one.count("<circle") for one in figures] == [3, 9, 9]
+    for one in figures:
+        for x, y in re.findall(r'cx="([\d.-]+)" cy="([\d.-]+)"', one):
+            assert 0 < float(x) < 640 and 0 < float(y) < 380
+
+
+def test_every_row_is_in(page: str) -> None:
+    rows = Page(page).rows
+    network = [row for row in rows if len(row) == 12]
+    assert len(network) == 9
+    assert ["onnxruntime-cpu fp16", "1", "host", "CV 9 %", "100"] in [row[:5] for row in network]
+    assert any(row[10] == "2.00 (1.00 … 3.00)" for row in network)
+    assert any(row[0] == "openvino fp32 (peer)" for row in network)
+    against = [row for row in rows if row[:3] == ["host", "1", "fp32"]]
+    assert [row[3:] for row in against] == [
+        ["onnxruntime-cpu", "200", "openvino", "150", "0.75", "slower by 33 %"]
+    ]
+    assert ["openvino fp32", "1.25", "0.50", "3"] in rows
+    assert ["test_files_included", "3000 / 3100", "3", "7.2", ""] in rows
+    assert ["mlp 1", "0.600", "28.6", "10.000", "20.000", "50"] in rows
+
+
+def test_text_of_others_is_text(page: str) -> None:
+    assert "&lt;script&gt;" in page and "<script" not in page
+    assert "Not measured." in page  # the GPU
+    assert "Research use only" in page
+
+
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of the command."""
+    monkeypatch.setattr(sys, "argv", ["clinreadnet", "report", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return (int(ended.value.code or 0), *capsys.readouterr())
+
+
+def test_the_command_writes_prints_and_lists(
+    bundle: Path,
+    results: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "report.html"
+    where = ("--bundle", str(bundle), "--results", str(results))
+    arguments = (*where, "--out", str(out), "--budget", "PLCC<=0.5", "--json")
+    status, printed, errors = run(monkeypatch, capsys, *arguments)
+    assert status == 0, errors
+    said = json.loads(printed)
+    (machine,) = said["machines"]
+    assert machine["commit"] == recorded_run.COMMIT and len(machine["rows"]) == 9
+    assert machine["recommendation"]["refused"][0]["reason"] == "PLCC not measured"
+    assert out.read_text().startswith("<!DOCTYPE html>")
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "said"),
+    [
+        pytest.param("no-results", 2, "no results yet", id="no-results"),
+        pytest.param("old", 2, "results schema 0", id="old-results"),
+        pytest.param("no-commit", 2, "commit is unknown", id="no-commit"),
+        pytest.param("damaged", 2, "SHA-256 differs", id="damaged-bundle"),
+        pytest.param("unverified", 1, "not verified", id="unverified-bundle"),
+        pytest.param("budget", 2, "is not QUANTITY<=NUMBER", id="budget"),
+        pytest.param("folder", 2, "no such folder", id="nowhere-to-write"),
+    ],
+)
+def test_bad_input_is_one_line_and_no_page(
+    bundle: Path,
+    results: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    change: str,
+    status: int,
+    said: str,
+) -> None:
+    out, budget = tmp_path / "report.html", "score<=1"
+    if change in ("no-results", "old", "no-commit"):
+        results = tmp_path / "results"
+        results.mkdir()
+        if change == "old":
+            recorded_run.write(results, recorded_run.document([], results_schema=0))
+        if change == "no-commit":
+            recorded_run.write(results, recorded_run.document([], commit_info={"id": "unknown"}))
+    if change in ("damaged", "unverified"):
+        bundle = write_bundle(tmp_path / "bundle", verified=change != "unverified")
+        if change == "damaged":
+            path = bundle / "clinreadnet.fp16.onnx"
+            path.write_bytes(path.read_bytes()[:-1] + b"?")
+    if change == "budget":
+        budget = "fast"
+    if change == "folder":
+        out = tmp_path / "nowhere" / "report.html"
+    where = ("--bundle", str(bundle), "--results", str(results))
+    found, printed, errors = run(monkeypatch, capsys, *where, "--out", str(out), "--budget", budget)
+    assert found == status
+    assert said in errors and errors.count("\n") == 1
+    assert printed == "" and not out.exists()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian's package `chromium`)")
+@pytest.mark.parametrize("width", [1200, 390], ids=["desk", "phone"])
+def test_a_browser_shows_it_without_a_word(page: str, tmp_path: Path, width: int) -> None:
+    """The browser itself measures the page: figures with a size, nothing wider than the screen."""
+    probe = """<script>addEventListener("load", () => {
+      const boxes = [...document.querySelectorAll("svg")].map(s => s.getBoundingClientRect());
+      document.body.dataset.found = JSON.stringify({
+        figures: boxes.filter(b => b.width > 200 && b.height > 100).length,
+        overflow: document.documentElement.scrollWidth - innerWidth,
+        fetched: performance.getEntriesByType("resource").map(e => e.name),
+      }); });</script>"""
+    path = tmp_path / "report.html"
+    path.write_text(page.replace("</head>", probe + "</head>"))
+    assert CHROMIUM is not None
+    found = subprocess.run(
+        [
+            CHROMIUM,
+            *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"),
+            *("--disable-background-networking", "--disable-component-update"),
+            *("--enable-logging=stderr", "--v=0", f"--user-data-dir={tmp_path / 'profile'}"),
+            *(f"--window-size={width},900", "--dump-dom", path.as_uri()),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert found.returncode == 0, found.stderr
+    match = re.search(r'data-found="(.*?)"', found.stdout)
+    assert match is not None, found.stdout[-500:]
+    seen = json.loads(match[1].replace("&quot;", '"'))
+    assert seen["figures"] == 3
+    assert seen["overflow"] <= 0
+    assert [one for one in seen["fetched"] if one != "data:,"] == []
+    assert "CONSOLE" not in found.stderr

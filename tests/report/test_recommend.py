@@ -1,0 +1,139 @@
+"""Which artifact is chosen, and what is said of the faster ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import recorded_run
+
+from clinreadnet.errors import InputError
+from clinreadnet.report.recommend import parse_budget, recommend
+from clinreadnet.report.results import Run, read_run
+from clinreadnet.runtime.manifest import (
+    Artifact,
+    BatchRange,
+    BuiltOn,
+    Golden,
+    InputInfo,
+    Manifest,
+    ModelInfo,
+    Parity,
+)
+
+BATCH = BatchRange(1, 4, 8)
+
+
+def artifact(precision: str, score: float | None, status: str = "passed") -> Artifact:
+    return Artifact(
+        file=f"clinreadnet.{precision}.onnx",
+        kind="onnx",
+        precision=precision,  # type: ignore[arg-type]
+        sha256=precision * 16,
+        size=1,
+        batch=BATCH,
+        toolchain={},
+        built_on=BuiltOn("test"),
+        parity=Parity(
+            status,  # type: ignore[arg-type]
+            relative_error={"score": 1e-4, "probs": 1e-3},
+            metric_difference={"PLCC": 1e-5, "SROCC": 2e-4, "KROCC": 0.0},
+            worst_score_difference=score,
+        ),
+    )
+
+
+MANIFEST = Manifest(
+    clinreadnet_version="0.1.0",
+    created="2026-01-31T12:00:00Z",
+    model=ModelInfo("tiny", 1, "0" * 64),
+    input=InputInfo(BATCH),
+    artifacts=(
+        artifact("fp32", 1e-6),
+        artifact("fp16", 0.01),
+        artifact("int8", 0.05),
+        artifact("bf16", None, "not run"),
+    ),
+    golden=Golden("golden.npz", "0" * 64, 1, 3),
+    verified=True,
+)
+
+
+def measured(*rows: tuple[str, float], **facts: Any) -> list[dict[str, Any]]:
+    return [
+        recorded_run.row("onnxruntime-cpu", p, s, **({"sha256": p * 16} | facts)) for p, s in rows
+    ]
+
+
+@pytest.fixture
+def run(tmp_path: Any) -> Any:
+    def of(rows: list[dict[str, Any]]) -> Run:
+        return read_run(recorded_run.write(tmp_path, recorded_run.document(rows)))
+
+    return of
+
+
+ALL = (("fp32", 0.4), ("fp16", 0.3), ("int8", 0.2), ("bf16", 0.1))
+
+
+@pytest.mark.parametrize(
+    ("budget", "best", "reasons"),
+    [
+        pytest.param("score<=0.1", "int8", ["parity not run"], id="wide"),
+        pytest.param("score<=0.02", "fp16", ["parity not run", "score 0.05 > 0.02"], id="usual"),
+        pytest.param(
+            "score<=0.001",
+            "fp32",
+            ["parity not run", "score 0.05 > 0.001", "score 0.01 > 0.001"],
+            id="narrow",
+        ),
+        pytest.param("score<=1e-9", None, 4, id="none"),
+        pytest.param("error<=0.001,SROCC<=0.0002", "int8", ["parity not run"], id="at-the-bound"),
+        pytest.param("error<=0.0009", None, 4, id="largest-error-of-an-output"),
+    ],
+)
+def test_the_fastest_within_the_budget_is_named(
+    run: Any, budget: str, best: str | None, reasons: Any
+) -> None:
+    chosen = recommend(run(measured(*ALL)), MANIFEST, budget)
+    found = [one.reason for one in chosen.refused]
+    if best is None:
+        assert chosen.best is None and len(found) == reasons
+        assert chosen.lines()[0].endswith(f"no measured artifact is within {budget}")
+    else:
+        assert chosen.best is not None and chosen.best.row.precision == best
+        assert found == reasons
+        assert f"deploy clinreadnet.{best}.onnx with onnxruntime-cpu" in chosen.lines()[0]
+        assert all("refused" in line for line in chosen.lines()[1:])
+
+
+def test_only_what_can_be_deployed_is_considered(run: Any) -> None:
+    rows = [
+        *measured(("fp32", 0.4)),
+        *measured(("fp16", 0.1), role="peer"),
+        *measured(("fp16", 0.1), batch=8),
+        *measured(("fp16", 0.1), clock="device graph"),
+        *measured(("fp16", 0.2), sha256="0" * 64),
+        *measured(("fp16", 0.3), artifact="another.onnx"),
+    ]
+    chosen = recommend(run(rows), MANIFEST, "score<=0.02")
+    assert chosen.best is not None and chosen.best.row.precision == "fp32"
+    assert [one.reason for one in chosen.refused] == [
+        "measured on another build of this file; run `make bench-record`",
+        "not in this bundle",
+    ]
+
+
+def test_marks_stay_with_the_recommendation(run: Any) -> None:
+    chosen = recommend(run(measured(("fp32", 0.4), marks=["CV 9 %"])), MANIFEST, "score<=1")
+    assert chosen.lines()[0].endswith("(CV 9 %)")
+
+
+@pytest.mark.parametrize("text", ["", "score", "score<0.1", "speed<=1", "score<=-1", "score<=1e"])
+def test_a_bad_budget_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="is not QUANTITY<=NUMBER"):
+        parse_budget(text)
+
+
+def test_a_budget_bounds_several_quantities() -> None:
+    assert parse_budget("score<=0.02, KROCC <= 1e-3") == {"score": 0.02, "KROCC": 1e-3}
