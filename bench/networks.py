@@ -179,15 +179,16 @@ class _TorchNetwork:
         import torch
         import torch._dynamo
 
+        from clinreadnet.model import ClinReadNet
         from clinreadnet.weights import load_checkpoint
 
         self._tf32, self._device = precision == "tf32", "cuda" if cuda else "cpu"
         dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
         model = load_checkpoint(path)
         if name == "torch-triton":
-            for module in model.modules():
-                if hasattr(module, "kernels"):
-                    module.kernels = "triton"
+            weights = model.state_dict()
+            model = ClinReadNet(model.config, kernels="triton")
+            model.load_state_dict(weights)
         model = model.to(self._device, dtype).eval()
         self._model = model
         if name != "torch-eager":
