@@ -229,6 +229,18 @@ def pytest_benchmark_update_commit_info(config: pytest.Config, commit_info: dict
         commit_info["id"] = commit
 
 
+FAILED: set[str] = set()
+"""Benches that failed: what they measured is not recorded."""
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.failed:
+        FAILED.add(report.nodeid)
+
+
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
+    output_json["benchmarks"] = [
+        one for one in output_json["benchmarks"] if one["fullname"] not in FAILED
+    ]
     output_json["command"] = " ".join(["pytest", *sys.argv[1:]])
     output_json["results_schema"] = SCHEMA

@@ -272,6 +272,8 @@ def session_speed_table() -> str:
         machine = run["machine_info"]
         where = f"{machine['cpu']['brand_raw']}, {machine['cpu']['count']} threads"
         for one in run["benchmarks"]:
+            if "test_session_speed" not in one["fullname"]:
+                continue
             extra, stats = one["extra_info"], one["stats"]
             overhead = extra.get("overhead")
             rows.append(

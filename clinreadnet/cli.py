@@ -647,6 +647,10 @@ def export(
     workspace: Annotated[
         int | None, typer.Option(metavar="MIB", help="Limit of the engines' scratch memory.")
     ] = None,
+    platform: Annotated[
+        str | None,
+        typer.Option(help="windows: engines for Windows; default this operating system."),
+    ] = None,
     check: Annotated[
         bool,
         typer.Option("--check", help="Export nothing: say what would block each TensorRT."),
@@ -749,6 +753,7 @@ def export(
             timing_cache=timing_cache,
             optimization_level=optimization_level,
             workspace_mib=workspace,
+            platform=platform,
         ),
         batch=parse_batch(batch),
         auto_islands=fp32_islands == "auto",

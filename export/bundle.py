@@ -19,6 +19,7 @@ from clinreadnet.export.options import (
     DEFAULT_BATCH,
     DEFAULT_PRECISIONS,
     DEFAULT_TARGETS,
+    PLATFORMS,
     BuildOptions,
     check_batch,
     check_options,
@@ -194,6 +195,10 @@ def _build(
         flavour=builder.flavour.name,
         target=target,
         graph=graph.file,
+        built_on=replace(
+            graph.built_on,
+            platform=PLATFORMS.get(options.platform or "", graph.built_on.platform),
+        ),
         layers=LayerReport(layers.name, digest(report), len(report)),
         version_compatible=options.version_compatible,
         hardware_compatible=options.hardware_compatible,

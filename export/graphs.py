@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +26,7 @@ from clinreadnet.runtime.manifest import (
     Golden,
     digest,
 )
+from clinreadnet.runtime.verdict import current_platform
 
 _SOURCE = {"tf32": "fp32", "int8": "fp16", "fp8": "fp16"}
 """Precision of the graph that a precision is made from."""
@@ -141,7 +141,7 @@ def built_on() -> BuiltOn:
     """Return this machine as the manifest describes it."""
     gpus = find_gpus()
     return BuiltOn(
-        platform=f"{platform.system().lower()}-{platform.machine()}",
+        platform=current_platform(),
         gpu=gpus[0].name if gpus else None,
         driver=driver_version(),
     )

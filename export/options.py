@@ -26,6 +26,9 @@ DEFAULT_BATCH = BatchRange(1, 4, 16)
 BATCH_LIMIT = 1024
 """Largest batch of the graph."""
 
+PLATFORMS = {"windows": "windows-x86_64"}
+"""Operating systems that can be built for from another one, as the manifest names them."""
+
 OPTIMIZATION_LEVELS = 5
 """Highest optimisation level of every flavour; the lowest is 0."""
 
@@ -41,6 +44,7 @@ class BuildOptions:
         timing_cache: file of kernel timings, read where it exists and written back.
         optimization_level: 0 (fast build) to 5 (fast engine).
         workspace_mib: limit of scratch memory, MiB.
+        platform: operating system to build for where it is not this one: one of ``PLATFORMS``.
     """
 
     version_compatible: bool = False
@@ -49,6 +53,7 @@ class BuildOptions:
     timing_cache: Path | None = None
     optimization_level: int | None = None
     workspace_mib: int | None = None
+    platform: str | None = None
 
     def asked(self) -> list[Option]:
         """Return the options that were asked for, as the command line spells them."""
@@ -59,6 +64,7 @@ class BuildOptions:
             ("timing-cache", self.timing_cache is not None),
             ("optimization-level", self.optimization_level is not None),
             ("workspace", self.workspace_mib is not None),
+            ("platform", self.platform is not None),
         ]
         return [option for option, is_given in given if is_given]
 
@@ -89,6 +95,11 @@ def check_options(options: BuildOptions, flavour: Flavour) -> None:
     level = options.optimization_level
     if level is not None and not 0 <= level <= OPTIMIZATION_LEVELS:
         raise InputError(f"--optimization-level {level}: give 0 to {OPTIMIZATION_LEVELS}")
+    if options.platform is not None and options.platform not in PLATFORMS:
+        raise InputError(
+            f"--platform {options.platform}: give {' or '.join(PLATFORMS)}, or leave it out to "
+            "build for this operating system"
+        )
     if options.workspace_mib is not None and options.workspace_mib < 1:
         raise InputError(f"--workspace {options.workspace_mib}: give 1 MiB or more")
 

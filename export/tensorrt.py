@@ -150,6 +150,14 @@ class EngineBuilder:
             config.builder_optimization_level = options.optimization_level
         if options.workspace_mib is not None:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
+        if options.platform is not None:
+            wanted = trt.RuntimePlatform.WINDOWS_AMD64
+            config.runtime_platform = wanted
+            if config.runtime_platform != wanted:  # TensorRT refuses without raising
+                raise InputError(
+                    f"--platform {options.platform}: {self.flavour.name} {self.version} does not "
+                    "build for it on this machine; export on that platform"
+                )
         if options.timing_cache is not None:
             self._read_timing_cache(config, options.timing_cache)
         profile = self._builder.create_optimization_profile()

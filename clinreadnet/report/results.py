@@ -168,7 +168,7 @@ def read_run(path: Path) -> Run:
 
 
 def newest_runs(results: str | os.PathLike[str], machine: str | None = None) -> list[Run]:
-    """Return the newest recorded run of each machine.
+    """Return the newest recorded run of the network on each machine.
 
     Args:
         results: the folder `bench/results`.
@@ -179,13 +179,22 @@ def newest_runs(results: str | os.PathLike[str], machine: str | None = None) -> 
     """
     newest: dict[str, tuple[str, Path]] = {}
     for path in result_files(results):
-        if machine in (None, path.parent.name):
+        if machine in (None, path.parent.name) and _may_hold_rows(path):
             candidate = (_recorded(path), path)
             newest[path.parent.name] = max(newest.get(path.parent.name, candidate), candidate)
     if not newest:
         where = Path(results) if machine is None else Path(results) / machine
         raise InputError(f"{where}: no results yet; run `make bench-record`")
     return [read_run(path) for _, path in newest.values()]
+
+
+def _may_hold_rows(path: Path) -> bool:
+    """Whether a file is more than a run of other benches; what is wrong with it, `read_run` says."""
+    try:
+        benchmarks = json.loads(path.read_text(encoding="utf-8"))["benchmarks"]
+        return not benchmarks or any(one["extra_info"].get("op") == "network" for one in benchmarks)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return True
 
 
 def _recorded(path: Path) -> str:

@@ -22,6 +22,7 @@ Option = Literal[
     "timing-cache",
     "optimization-level",
     "workspace",
+    "platform",
 ]
 """What a build may ask for, spelled as on the command line."""
 
@@ -73,6 +74,7 @@ def _tensorrt(major: int) -> Flavour:
                 "timing-cache",
                 "optimization-level",
                 "workspace",
+                "platform",
             )
         ),
     )

@@ -147,6 +147,8 @@ def _batch(artifact: Artifact, batch: int | None) -> Verdict:
 
 
 def _platform(artifact: Artifact, machine: Machine) -> Verdict:
+    if artifact.flavour == "tensorrt-rtx":
+        return VALID  # its engines are no operating system's
     built = artifact.built_on.platform
     return VALID if built == machine.platform else _invalid(f"built for {built}")
 

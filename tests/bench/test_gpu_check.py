@@ -155,6 +155,8 @@ def test_targets_take_the_worst_of_what_they_speak_of(
         ["3.00 ×", "not measured", "", ""],
         ["70 %", "71 %", "reached", link],
         ["2.00 ×", "1.50 ×", "missed", link],
+        ["1.00 ×", "not measured", "", ""],
+        ["1.00 ×", "not measured", "", ""],
         ["1.50 ×", "2.00 ×", "reached", link],
         ["1.49 ×", "not measured", "", ""],
     ]

@@ -90,6 +90,7 @@ def run_builder(real: types.ModuleType, flavour: str) -> set[str]:
             timing_cache=cache if "timing-cache" in offered else None,
             optimization_level=3 if "optimization-level" in offered else None,
             workspace_mib=64 if "workspace" in offered else None,
+            platform="windows" if "platform" in offered else None,
         )
         assert set(asked.asked()) == offered
         builder = tensorrt.EngineBuilder(

@@ -160,6 +160,7 @@ def test_unknown_flavour() -> None:
         pytest.param({"timing_cache": Path("cache")}, "--timing-cache", id="timing"),
         pytest.param({"strip_weights": True}, "--strip-weights: .* needs a GPU", id="strip"),
         pytest.param({"optimization_level": 6}, "--optimization-level 6: give 0 to 5", id="level"),
+        pytest.param({"platform": "windows"}, "--platform: tensorrt-rtx does not", id="platform"),
         pytest.param({"workspace_mib": 0}, "--workspace 0: give 1 MiB or more", id="workspace"),
     ],
 )
@@ -174,7 +175,9 @@ def test_options_that_rtx_lacks_are_refused_by_name(
 def test_options_that_are_offered_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builds, "find_gpus", list)
     check_options(BuildOptions(optimization_level=0, workspace_mib=1), RTX)
-    check_options(BuildOptions(True, True, True, Path("cache"), 5, 4096), FULL)
+    check_options(BuildOptions(True, True, True, Path("cache"), 5, 4096, "windows"), FULL)
+    with pytest.raises(InputError, match="--platform beos: give windows"):
+        check_options(BuildOptions(platform="beos"), FULL)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,10 @@ def test_the_newest_run_of_each_machine_is_taken(tmp_path: Path) -> None:
     recorded_run.write(tmp_path, later, "a").rename(tmp_path / "a" / "2026-01-31-0000000.json")
     recorded_run.write(tmp_path, recorded_run.document(rows), "a")
     recorded_run.write(tmp_path, recorded_run.document([]), "b")
+    other = recorded_run.document([], datetime="2026-02-01T13:00:00+00:00")
+    other["benchmarks"] = [{"name": "test_start_up", "extra_info": {}}]  # not of the network
+    recorded_run.write(tmp_path, other, "a").rename(tmp_path / "a" / "2026-02-01-0000001.json")
+    recorded_run.write(tmp_path, recorded_run.document(rows), "a")
     (tmp_path / "simulator").mkdir()
     (tmp_path / "simulator" / "seed-1.json").write_text("{}")  # no benchmark
     runs = newest_runs(tmp_path)

@@ -57,6 +57,9 @@ CASES: dict[str, tuple[Artifact, Machine, str, str]] = {
     "no-gpu": (engine(), Machine(LINUX), "INVALID", "needs an NVIDIA GPU"),
     "platform": (engine(), on(platform="windows-x86_64"), "INVALID", "built for linux-x86_64"),
     "arm": (engine(), on(platform="linux-aarch64"), "INVALID", "built for linux-x86_64"),
+    "rtx-elsewhere": (
+        engine("tensorrt-rtx"), dataclasses.replace(RTX, platform="windows-x86_64"), "VALID", "",
+    ),
     "not-installed": (engine(), on(version=None), "INVALID", "tensorrt is not installed"),
     "no-version": (
         engine(toolchain={"torch": "2"}), HERE, "INVALID", "does not say which tensorrt built it",
