@@ -189,7 +189,7 @@ def newest_runs(results: str | os.PathLike[str], machine: str | None = None) -> 
 
 
 def _may_hold_rows(path: Path) -> bool:
-    """Whether a file is more than a run of other benches; what is wrong with it, `read_run` says."""
+    """Whether a file is more than a run of other benches; what is wrong in it is for `read_run`."""
     try:
         benchmarks = json.loads(path.read_text(encoding="utf-8"))["benchmarks"]
         return not benchmarks or any(one["extra_info"].get("op") == "network" for one in benchmarks)
