@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -242,5 +243,10 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
     output_json["benchmarks"] = [
         one for one in output_json["benchmarks"] if one["fullname"] not in FAILED
     ]
-    output_json["command"] = " ".join(["pytest", *sys.argv[1:]])
+    # No path of this machine: not where pytest-benchmark writes, not where the bundle lies.
+    arguments = [one for one in sys.argv[1:] if not one.startswith("--benchmark-json")]
+    output_json["command"] = " ".join(["pytest", *arguments])
+    bundle = default_bundle().resolve()
+    rows = json.dumps(output_json["benchmarks"]).replace(str(bundle), bundle.name)
+    output_json["benchmarks"] = json.loads(rows)
     output_json["results_schema"] = SCHEMA
