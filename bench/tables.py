@@ -430,6 +430,20 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
     return Table(tuple(head), tuple(map(tuple, rows))).markdown()
 
 
+def one_slice_table() -> str:
+    """What one slice takes on each backend, for the README."""
+    rows = []
+    for run in runs("test_network"):
+        found = read_run(ROOT / run["file"])
+        ours = [row for row in found.rows if (row.batch, row.clock) == (1, "host")]
+        for row in sorted(ours, key=lambda row: row.p50):
+            peer = " (peer)" if row.role == "peer" else ""
+            link = f"[{found.path.stem}]({run['file']})"
+            rows.append([row.title + peer, f"{1e3 * row.p50:.0f}", found.hardware, link])
+    head = ["one slice, host memory to scores", "ms, median", "machine", "recorded"]
+    return markdown(head, rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "ablation": ablation,
     "evaluation": partial(evaluation_table, EVALUATION),
@@ -444,6 +458,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "kernel-targets": kernel_targets_table,
     "grouping": grouping_table,
     "rotation": rotation_table,
+    "one-slice": one_slice_table,
     "score-speed": score_speed_table,
     "session-speed": session_speed_table,
     "simulator-labels": simulator_labels_table,
