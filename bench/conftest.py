@@ -247,6 +247,7 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
     arguments = [one for one in sys.argv[1:] if not one.startswith("--benchmark-json")]
     output_json["command"] = " ".join(["pytest", *arguments])
     bundle = default_bundle().resolve()
-    rows = json.dumps(output_json["benchmarks"]).replace(str(bundle), bundle.name)
-    output_json["benchmarks"] = json.loads(rows)
+    for one in output_json["benchmarks"]:
+        facts = json.dumps(one["extra_info"]).replace(str(bundle), bundle.name)
+        one["extra_info"] = json.loads(facts)
     output_json["results_schema"] = SCHEMA

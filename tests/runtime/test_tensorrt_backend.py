@@ -343,9 +343,8 @@ def test_an_engine_that_was_tampered_with_is_not_deserialised(machine: Machine) 
     [
         ({"target": "sm80"}, "built for sm80, this GPU is sm89"),
         ({"toolchain": dict.fromkeys(("tensorrt", "tensorrt-rtx"), "1.6.0")}, "built with .*1.6.0"),
-        ({"built_on": BuiltOn("windows-x86_64")}, "built for windows-x86_64"),
     ],
-    ids=["architecture", "version", "platform"],
+    ids=["architecture", "version"],
 )  # fmt: skip
 def test_an_engine_that_does_not_fit_is_not_deserialised(
     machine: Machine, changes: dict[str, Any], message: str
@@ -355,6 +354,17 @@ def test_an_engine_that_does_not_fit_is_not_deserialised(
     with pytest.raises(BackendUnavailable, match="batch 9 is outside the profile"):
         machine.session(batch=9)
     assert machine.fake.deserialised == [] and machine.gpu.allocations == 0
+
+
+def test_only_full_tensorrt_engines_belong_to_an_operating_system(machine: Machine) -> None:
+    bundle = machine.bundle(built_on=BuiltOn("windows-x86_64"))
+    if machine.flavour == "tensorrt-rtx":
+        with Session(bundle, machine.flavour) as session:
+            assert session.verdict.validity == Validity.VALID
+    else:
+        with pytest.raises(BackendUnavailable, match="built for windows-x86_64"):
+            Session(bundle, machine.flavour)
+        assert machine.fake.deserialised == []
 
 
 def test_rtx_is_asked_about_the_header_before_it_is_given_the_engine(rtx: Machine) -> None:
