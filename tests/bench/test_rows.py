@@ -20,8 +20,11 @@ from clinreadnet.runtime.manifest import digest, load_manifest, write_manifest
 ROOT = Path(__file__).parents[2]
 
 
-def pytest_bench(bundle: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def pytest_bench(
+    bundle: Path, *arguments: str, **variables: str
+) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"CLINREADNET_BUNDLE": str(bundle), "OMP_NUM_THREADS": "1"}
+    environment |= variables
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--quick", "-rs"]
     return subprocess.run(
         [*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
@@ -48,6 +51,7 @@ def test_rows_are_timed_in_turn_and_say_what_was_measured(
 ) -> None:
     path, _ = recorded
     content = json.loads(path.read_text())
+    assert str(bundle.parent) not in path.read_text() and str(path) not in path.read_text()
     content["commit_info"]["id"] = recorded_run.COMMIT  # also outside a checkout
     path.write_text(json.dumps(content))
     run = read_run(path)
@@ -94,6 +98,19 @@ def test_an_artifact_that_is_wrong_is_not_timed(bundle: Path, tmp_path: Path) ->
     assert "onnxruntime-cpu-fp16 is not timed: score is off by" in found.stdout
     (one,) = json.loads(path.read_text())["benchmarks"]
     assert one["extra_info"]["precision"] == "fp32"
+
+
+def test_what_a_failed_bench_measured_is_not_recorded(bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    bench = tmp_path / "test_two.py"
+    bench.write_text(
+        "def test_right(benchmark):\n    benchmark(int)\n"
+        "def test_wrong(benchmark):\n    benchmark(int)\n    assert False\n"
+    )
+    options = "-p", "conftest", "--rootdir", str(tmp_path), f"--benchmark-json={path}"
+    found = pytest_bench(bundle, str(bench), *options, PYTHONPATH=str(ROOT / "bench"))
+    assert found.returncode == 1 and "1 failed, 1 passed" in found.stdout, found.stdout
+    assert [one["name"] for one in json.loads(path.read_text())["benchmarks"]] == ["test_right"]
 
 
 def test_a_bundle_that_is_not_verified_is_not_measured(tmp_path: Path) -> None:
