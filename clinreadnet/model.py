@@ -71,7 +71,7 @@ PRESETS = {
         ClinReadNetConfig("base", embed_dim=96),
     )
 }
-"""tiny: 1.4 M parameters, for tests; small: 6.9 M, the default; base: 27.6 M, Swin-T's size."""
+"""tiny: 1.5 M parameters, for tests; small: 7.0 M, the default; base: 27.6 M, Swin-T's size."""
 
 
 def encode(hu: Tensor) -> Tensor:
@@ -170,7 +170,7 @@ class ClinReadNet(nn.Module):
                 shift = config.window // 2 if j % 2 else 0
                 layers.append(Block(dim, heads, shift, config, kernels, fused))
             self.stages.append(nn.Sequential(*layers))
-        self.head = OrdinalHead(dim)
+        self.head = OrdinalHead(dim, config.embed_dim)
         self.apply(_initialise)
 
     @property
@@ -188,10 +188,21 @@ class ClinReadNet(nn.Module):
         Returns:
             Prediction: score [B], probs [B, 21], quality_map [B, H / 32, W / 32].
         """
-        x = self.stem(encode(hu))  # [B, H / 4, W / 4, C]
+        stem = x = self.stem(encode(hu))  # [B, H / 4, W / 4, C]
         for stage in self.stages:
             x = stage(x)
-        return self.head(x)  # from [B, H / 32, W / 32, 8C]
+        return self.head(x, stem)  # x [B, H / 32, W / 32, 8C]
+
+    @torch.no_grad()
+    def calibrate(self, hu: Tensor) -> None:
+        """Standardise what the head sees of the edges, before training.
+
+        Args:
+            hu: [B, 1, H, W] Hounsfield units of slices to train on, two or more; the more, the
+                better.
+        """
+        edges = self.head.edges
+        edges.calibrate(torch.cat([edges.raw(self.stem(encode(one))) for one in hu.split(1)]))
 
 
 def _initialise(module: nn.Module) -> None:

@@ -1,6 +1,7 @@
 """SOQN, the Sobel ordinal quality network: an edge stem and an ordinal quality head.
 
-The stem looks at edge detail, the head at the whole image's distribution of quality.
+The stem looks at edge detail; the head at the whole image's distribution of quality, in two ways:
+in what its tokens vote, and in the statistics of all its edges.
 """
 
 from __future__ import annotations
@@ -17,6 +18,15 @@ from clinreadnet.kernels import Impl, sobel_stem
 EDGE_GAIN = 40.0
 """Initial gain of the edge channels: noise of 30 HU makes edges of 0.01 where x is near 0.7, and a
 network that starts with equal weights did not see any of it in the first 300 steps."""
+
+VARIANCE_EPS = 1e-4
+"""Inside the logarithm of a variance of tokens, which LayerNorm has made about 1."""
+
+SMALLEST_DEVIATION = 1e-3
+"""Added to how much a statistic differs between slices, so that one that never does stays finite."""
+
+PRIOR_DIM = 128
+"""Hidden channels between the statistics of the edges and the shift of the votes."""
 
 
 class Prediction(NamedTuple):
@@ -68,30 +78,80 @@ class SobelStem(nn.Module):
         return self.norm(self.embed(x).permute(0, 2, 3, 1))
 
 
-class OrdinalHead(nn.Module):
-    """Each token votes a distribution over the fine grades, and how much its vote weighs.
+class EdgeStatistics(nn.Module):
+    """What edges a whole image has: mean and log deviation of each channel over the stem's tokens.
+
+    Noise, streaks and what a denoiser took show in these few numbers, but anatomy moves them too,
+    and each on a scale of its own. ``calibrate`` standardises them before training; without that,
+    most of the training goes into finding the scales.
 
     Args:
         dim: channels C of a token.
     """
 
-    grade_index: Tensor
+    shift: Tensor
+    scale: Tensor
 
     def __init__(self, dim: int):
         super().__init__()
+        self.weight = nn.Linear(dim, 1)
+        self.register_buffer("shift", torch.zeros(2 * dim))
+        self.register_buffer("scale", torch.ones(2 * dim))
+
+    def raw(self, tokens: Tensor) -> Tensor:
+        """[B, H, W, C] -> [B, 2C] as measured, in float32 at least: means, then log deviations."""
+        tokens = tokens.flatten(1, 2)
+        wide = torch.promote_types(tokens.dtype, torch.float32)
+        weights = self.weight(tokens).to(wide).softmax(dim=1)  # [B, HW, 1]
+        tokens = tokens.to(wide)
+        mean = (weights * tokens).sum(dim=1, keepdim=True)
+        variance = (weights * (tokens - mean).square()).sum(dim=1)
+        return torch.cat([mean[:, 0], (variance + VARIANCE_EPS).log() / 2], dim=-1)
+
+    @torch.no_grad()
+    def calibrate(self, raw: Tensor) -> None:
+        """Take these statistics [B, 2C] of two slices or more, as measured, as the usual ones."""
+        self.shift.copy_(raw.mean(dim=0))
+        self.scale.copy_(1 / (raw.std(dim=0) + SMALLEST_DEVIATION))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[B, H, W, C] -> [B, 2C], each about Normal(0, 1) over the slices calibrated with."""
+        raw = self.raw(tokens)
+        return ((raw - self.shift.to(raw)) * self.scale.to(raw)).to(tokens.dtype)
+
+
+class OrdinalHead(nn.Module):
+    """Each token votes a distribution over the fine grades, and how much its vote weighs.
+
+    The statistics of the image's edges shift the votes of all its tokens.
+
+    Args:
+        dim: channels C of a token.
+        edge_dim: channels E of the stem's tokens.
+    """
+
+    grade_index: Tensor
+
+    def __init__(self, dim: int, edge_dim: int):
+        super().__init__()
+        self.edges = EdgeStatistics(edge_dim)
+        self.prior = nn.Sequential(
+            nn.Linear(2 * edge_dim, PRIOR_DIM), nn.GELU(), nn.Linear(PRIOR_DIM, FINE_GRADES)
+        )
         self.norm = LayerNorm(dim)
         self.vote = nn.Linear(dim, FINE_GRADES)
         self.weight = nn.Linear(dim, 1)
         # Integers, so that casting the network to half precision does not round the grades.
         self.register_buffer("grade_index", torch.arange(FINE_GRADES), persistent=False)
 
-    def forward(self, x: Tensor) -> Prediction:
-        """[B, H, W, C] -> score [B], probs [B, 21], quality_map [B, H, W]."""
+    def forward(self, x: Tensor, stem: Tensor) -> Prediction:
+        """[B, H, W, C], [B, H', W', E] -> score [B], probs [B, 21], quality_map [B, H, W]."""
         _, h, w, c = x.shape
+        prior = self.prior(self.edges(stem))  # [B, 21]
         x = self.norm(x).reshape(-1, h * w, c)
         wide = torch.promote_types(x.dtype, torch.float32)
         grades = self.grade_index.to(wide) * FINE_STEP
-        votes = self.vote(x).to(wide).softmax(dim=-1)  # [B, HW, 21]
+        votes = (self.vote(x).to(wide) + prior[:, None].to(wide)).softmax(dim=-1)  # [B, HW, 21]
         weights = self.weight(x).to(wide).softmax(dim=1)  # [B, HW, 1]
         probs = (weights * votes).sum(dim=1)  # [B, 21]
         return Prediction(

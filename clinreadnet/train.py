@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from clinreadnet import __version__
+from clinreadnet.augment import Draws, augment
 from clinreadnet.batches import Batches
 from clinreadnet.data.training_set import Slices, load_slices, split_by_anatomy
 from clinreadnet.distributed import Ranks, join_ranks
@@ -45,6 +46,12 @@ WARMUP_SHARE = 0.05
 """Share of the run in which the learning rate rises linearly."""
 
 MAX_GRADIENT_NORM = 1.0
+
+HEAD_RATE = 8.0
+"""Learning rate of the head over that of the rest: what it sees is standardised."""
+
+CALIBRATION_SLICES = 64
+"""Slices of the training set with which the statistics of edges are standardised."""
 
 EMA_POWER = 16
 """The average weighs step s of t by (s / t) ** 16: about the last 6 % of a run of any length."""
@@ -103,24 +110,29 @@ class Trainer:
     def __init__(self, config: TrainConfig, slices: Slices, out: Path, ranks: Ranks | None = None):
         self.config, self.out = config, out
         self.ranks = ranks = ranks or Ranks()
+        self.training, self.validation = split_by_anatomy(
+            slices, config.validation_share, config.seed
+        )
         torch.manual_seed(config.seed)
         if config.init is not None:
             model = load_checkpoint(config.init, preset=config.preset)
         else:
             preset = ClinReadNetConfig.from_preset(config.preset)
             model = ClinReadNet(replace(preset, edges=config.edges, octaves=config.octaves))
+            model.calibrate(self._some_slices())
         self.model = model.to(ranks.device)
         self.ema = copy.deepcopy(self.model).requires_grad_(False)
         self.network: nn.Module = self.model
         if ranks.world > 1:
             devices = [ranks.device] if ranks.device.type == "cuda" else None
             self.network = DistributedDataParallel(self.model, device_ids=devices)
-        # Norms, biases, temperatures and gates are not decayed; matrices are.
-        matrices = [p for p in model.parameters() if p.ndim >= 2]
-        vectors = [p for p in model.parameters() if p.ndim < 2]
+        # Norms, biases, temperatures and gates are not decayed; matrices are, but for the head's.
+        head = set(model.head.parameters())
+        body = [p for p in model.parameters() if p not in head]
         groups: list[dict[str, Any]] = [
-            {"params": matrices},
-            {"params": vectors, "weight_decay": 0.0},
+            {"params": [p for p in body if p.ndim >= 2], "times": 1.0},
+            {"params": [p for p in body if p.ndim < 2], "times": 1.0, "weight_decay": 0.0},
+            {"params": list(model.head.parameters()), "times": HEAD_RATE, "weight_decay": 0.0},
         ]
         self.optimiser = torch.optim.AdamW(
             groups,
@@ -128,15 +140,20 @@ class Trainer:
             weight_decay=config.weight_decay,
             betas=(0.9, 0.98),
         )
-        self.training, self.validation = split_by_anatomy(
-            slices, config.validation_share, config.seed
-        )
         self.batches = Batches(self.training, config.batch_size, config.crop, config.seed, ranks)
         self.step, self.seconds = 0, 0.0
         self.rows: list[Row] = []
         self.best: dict[str, Tensor] = {}
         """Averaged weights of the epoch with the best validation score."""
         self.epoch_totals = dict.fromkeys(("steps", "loss", "seconds", "waiting"), 0.0)
+
+    def _some_slices(self) -> Tensor:
+        """Return crops as in training of a few slices: [n, 1, crop, crop] float32 HU."""
+        rng = np.random.default_rng(self.config.seed)
+        n = min(CALIBRATION_SLICES, len(self.training))
+        chosen = np.sort(rng.permutation(len(self.training))[:n])
+        draws = Draws.draw(rng, n, SIZE, self.config.crop)
+        return augment(torch.from_numpy(self.training.hu[chosen]), draws)
 
     def progress(self) -> float:
         """Share of the schedule that is done, 0...1: by steps, or by time where that is limited."""
@@ -243,7 +260,7 @@ class Trainer:
     def _train_step(self, hu: Tensor, scores: Tensor) -> Tensor:
         """Take one step on this process's part of a batch; return its loss."""
         for group in self.optimiser.param_groups:
-            group["lr"] = self.learning_rate()
+            group["lr"] = self.learning_rate() * group["times"]
         with self._autocast():
             probs = self.network(hu).probs
         loss = LOSSES[self.config.loss](probs, scores)
