@@ -23,7 +23,7 @@ VARIANCE_EPS = 1e-4
 """Inside the logarithm of a variance of tokens, which LayerNorm has made about 1."""
 
 SMALLEST_DEVIATION = 1e-3
-"""Added to how much a statistic differs between slices, so that one that never does stays finite."""
+"""Added to the deviation of a statistic between slices: one that never differs stays finite."""
 
 PRIOR_DIM = 128
 """Hidden channels between the statistics of the edges and the shift of the votes."""

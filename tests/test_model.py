@@ -1,5 +1,6 @@
 import copy
 
+import numpy as np
 import pytest
 import torch
 
@@ -106,3 +107,34 @@ def test_exports_with_dynamic_batch(tiny: ClinReadNet) -> None:
         with torch.no_grad():
             exported = program.module()(slices(batch))
             torch.testing.assert_close(exported.probs, tiny(slices(batch)).probs)
+
+
+def test_calibration_standardises_what_the_head_sees_of_the_edges() -> None:
+    torch.manual_seed(0)
+    model = ClinReadNet(PRESETS["tiny"]).double()
+    # Slices that differ in noise, so that every statistic differs.
+    hu = slices(6).double() * torch.arange(1, 7)[:, None, None, None] / 6
+    model.calibrate(hu)
+    with torch.no_grad():
+        statistics = model.head.edges(model.stem(encode(hu)))
+    assert statistics.shape == (6, 2 * model.config.embed_dim)
+    torch.testing.assert_close(statistics.mean(0), torch.zeros_like(statistics[0]))
+    deviation = statistics.std(0)
+    assert ((deviation > 0.5) & (deviation <= 1)).all(), "the least deviation shrinks it a little"
+
+
+def test_edge_statistics_are_weighted_moments() -> None:
+    torch.manual_seed(0)
+    edges = ClinReadNet(PRESETS["tiny"]).double().head.edges
+    torch.nn.init.normal_(edges.weight.weight)
+    tokens = torch.randn(2, 4, 8, 32, dtype=torch.float64)
+    with torch.no_grad():
+        raw = edges.raw(tokens).numpy()
+    flat = tokens.reshape(2, 32, 32).numpy()
+    for image, found in zip(flat, raw, strict=True):
+        logits = image @ edges.weight.weight.detach().numpy()[0] + edges.weight.bias.item()
+        weights = np.exp(logits) / np.exp(logits).sum()
+        mean = np.average(image, axis=0, weights=weights)
+        variance = np.average((image - mean) ** 2, axis=0, weights=weights)
+        np.testing.assert_allclose(found[:32], mean, rtol=1e-12)
+        np.testing.assert_allclose(found[32:], np.log(np.sqrt(variance + 1e-4)), rtol=1e-10)

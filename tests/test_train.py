@@ -40,7 +40,7 @@ def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def weights_of(run: Path) -> list[torch.Tensor]:
-    return list(load_checkpoint(run / "model.safetensors").parameters())
+    return list(load_checkpoint(run / "model.safetensors").state_dict().values())
 
 
 def rows_of(run: Path) -> list[dict[str, str]]:
@@ -99,6 +99,19 @@ def whole_run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_resume_refuses_other_settings(folder: Path, whole_run: Path) -> None:
     with pytest.raises(InputError, match="started with another seed"):
         train([folder], whole_run, replace(TINY, seed=1), resume=True)
+
+
+@pytest.mark.usefixtures("shallow")
+def test_edge_statistics_are_calibrated_once(folder: Path, whole_run: Path, tmp_path: Path) -> None:
+    trainer = Trainer(TINY, load_slices([folder]), tmp_path)
+    edges = trainer.model.head.edges
+    assert (edges.scale > 1).all() and len(edges.scale.unique()) == len(edges.scale)
+    init = str(whole_run / "model.safetensors")
+    goes_on = Trainer(replace(TINY, init=init, seed=7), load_slices([folder]), tmp_path)
+    kept = load_checkpoint(init).head.edges
+    for model in (goes_on.model, goes_on.ema):
+        assert torch.equal(model.head.edges.shift, kept.shift)
+        assert torch.equal(model.head.edges.scale, kept.scale)
 
 
 @pytest.mark.usefixtures("shallow")
