@@ -1,0 +1,5 @@
+"""`python -m clinreadnet.cli` is `clinreadnet`."""
+
+from clinreadnet.cli import main
+
+main()
