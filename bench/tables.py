@@ -32,7 +32,10 @@ ABLATION = ROOT / "docs" / "training" / "ablation.json"
 FLAVOURS_USED = ROOT / "docs" / "flavours.json"
 _PARTS = ("builder", "runner")
 EVALUATION = ROOT / "clinreadnet" / "weights" / "small.evaluation.json"
-MIX_EVALUATION = EVALUATION.with_name("small.mix.evaluation.json")
+ORDERS = {
+    "abdomen": EVALUATION.with_name("small.order.abdomen.json"),
+    "chest": EVALUATION.with_name("small.order.chest.json"),
+}
 
 _MARKED = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -49,6 +52,76 @@ def evaluation_table(path: Path) -> str:
             rows[-1].append(f"{best[key]['value']:.4f}")
     head = [f"metric, {result['slices']} slices", "value", "95 % interval (bootstrap over slices)"]
     return markdown([*head, "ceiling"] if result.get("ceiling") else head, rows)
+
+
+def evaluation() -> dict[str, Any]:
+    """Return the recorded evaluation of the shipped checkpoint."""
+    result: dict[str, Any] = json.loads(EVALUATION.read_text())
+    return result
+
+
+def parts_table() -> str:
+    """Agreement of the shipped checkpoint with the labels, scans and denoised copies apart."""
+    rows = [
+        [
+            name,
+            f"{part['slices']}",
+            f"{part['srocc']:.3f}",
+            f"{part['ceiling_srocc']:.3f}",
+            f"{part['rmse']:.2f}",
+            f"{part['bias']:+.2f}",
+        ]
+        for name, part in evaluation()["parts"].items()
+    ]
+    return markdown(["", "slices", "SROCC", "ceiling", "RMSE, grades", "bias, grades"], rows)
+
+
+def worst_table() -> str:
+    """Return the slices that the shipped checkpoint scores worst."""
+    rows = [[w["name"], f"{w['label']:.1f}", f"{w['score']:.2f}"] for w in evaluation()["worst"]]
+    return markdown(["slice", "label", "score"], rows)
+
+
+def orders() -> dict[str, dict[str, Any]]:
+    """Return the recorded comparisons with the degradation of scanned slices."""
+    return {name: json.loads(path.read_text()) for name, path in ORDERS.items()}
+
+
+def order_table() -> str:
+    """Whether scores follow what was done to scanned slices."""
+
+    def means(values: dict[str, float]) -> str:
+        return " ".join(f"{mean:.2f}" for mean in values.values())
+
+    rows = []
+    for name, found in orders().items():
+        above = len(found["denoised_above_clean"])
+        rows.append(
+            [
+                f"{name}, {len(found['anatomies'])}",
+                f"{found['lowest_srocc']:.3f}",
+                means(found["mean_by_noise_level"]),
+                means(found["mean_by_views"]),
+                f"{above} of {found['denoised']}",
+            ]
+        )
+    head = [
+        "slices",
+        "lowest SROCC",
+        "mean score, least noise first",
+        "mean score, most views first",
+    ]
+    return markdown([*head, "copies above the clean slice"], rows)
+
+
+def order_slices_table() -> str:
+    """SROCC of score and degradation order of each scanned slice."""
+    rows = [
+        [name, slice_name, f"{value:.3f}"]
+        for name, found in orders().items()
+        for slice_name, value in found["anatomies"].items()
+    ]
+    return markdown(["", "slice", "SROCC over its twelve scans"], rows)
 
 
 def runs(module: str) -> list[dict[str, Any]]:
@@ -447,7 +520,10 @@ def one_slice_table() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "ablation": ablation,
     "evaluation": partial(evaluation_table, EVALUATION),
-    "evaluation-mix": partial(evaluation_table, MIX_EVALUATION),
+    "evaluation-parts": parts_table,
+    "evaluation-worst": worst_table,
+    "order": order_table,
+    "order-slices": order_slices_table,
     "flavours": flavour_table,
     "gpu-checks": gpu_checks_table,
     "gpu-kernels": kernels_table,

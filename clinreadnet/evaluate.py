@@ -23,12 +23,41 @@ from clinreadnet.weights import load_checkpoint, pretrained_path
 
 METRICS = ("plcc", "srocc", "krocc", "sum")
 
+WORST = 5
+"""Slices that are named as the worst."""
+
+
+class Part(TypedDict):
+    """Agreement with the labels on a part of the slices."""
+
+    slices: int
+    srocc: float
+    """Of score and label; not a number where one of them is constant."""
+    ceiling_srocc: float
+    """Of noiseless quality and label."""
+    rmse: float
+    """Root mean square error in grades."""
+    bias: float
+    """Mean of score less label in grades."""
+
+
+class Worst(TypedDict):
+    """A slice and by how much its score is off."""
+
+    name: str
+    label: float
+    score: float
+
 
 class Evaluation(Correlations):
     """The metrics, and what they were measured on."""
 
     rmse: float
     slices: int
+    parts: dict[str, Part]
+    """Of a simulated folder: the scans, and the copies of each denoiser; else empty."""
+    worst: list[Worst]
+    """The slices with the largest errors, worst first."""
     ceiling: Correlations | None
     """What a perfect model of the noiseless quality would score, where that is recorded."""
     checkpoint_sha256: str
@@ -45,8 +74,8 @@ def evaluate(
 
     Returns:
         plcc, srocc, krocc and sum, each {value, low, high} (95 % bootstrap interval over slices),
-        the root mean square error in grades, the number of slices, the ceiling, and the
-        checkpoint's hash.
+        the root mean square error in grades, the number of slices, the parts of a simulated
+        folder, the worst slices, the ceiling, and the checkpoint's hash.
 
     Raises:
         InputError: unreadable data or checkpoint, or fewer than two slices.
@@ -59,6 +88,11 @@ def evaluate(
         **correlations(predicted, true),
         rmse=float(np.sqrt(np.mean((predicted - true) ** 2))),
         slices=len(true),
+        parts=parts(folder, predicted),
+        worst=[
+            Worst(name=folder.names[i], label=float(true[i]), score=float(predicted[i]))
+            for i in np.argsort(-np.abs(predicted - true), kind="stable")[:WORST].tolist()
+        ],
         ceiling=ceiling(folder),
         checkpoint_sha256=digest(Path(path).read_bytes()),
     )
@@ -70,11 +104,43 @@ def ceiling(folder: LdctiqaFolder) -> Correlations | None:
     Returns:
         What a perfect model of the quality would score; None where it is not recorded.
     """
-    records = read_simulation(folder) or [{}]
-    qualities = [record.get("quality") for record in records]
+    quality = _quality(read_simulation(folder))
+    return None if quality is None else correlations(quality, folder.scores)
+
+
+def parts(folder: LdctiqaFolder, predicted: NDArray[np.float64]) -> dict[str, Part]:
+    """Compare scores [n] with labels, scans and the copies of each denoiser apart.
+
+    Returns:
+        "scans" and the denoisers' names; empty where the folder is not a simulated one.
+    """
+    records = read_simulation(folder)
+    quality = _quality(records)
+    if records is None or quality is None:
+        return {}
+    kinds = np.array([record.get("denoiser") or "scans" for record in records])
+    found: dict[str, Part] = {}
+    for kind in ("scans", *sorted(set(kinds.tolist()) - {"scans"})):
+        own = kinds == kind
+        if not own.any():
+            continue
+        scores, labels = predicted[own], folder.scores[own].astype(np.float64)
+        found[kind] = Part(
+            slices=int(own.sum()),
+            srocc=srocc(scores, labels),
+            ceiling_srocc=srocc(quality[own], labels),
+            rmse=float(np.sqrt(np.mean((scores - labels) ** 2))),
+            bias=float(np.mean(scores - labels)),
+        )
+    return found
+
+
+def _quality(records: Sequence[Mapping[str, Any]] | None) -> NDArray[np.float64] | None:
+    """Return the recorded noiseless quality [n], None where there is none of some image."""
+    qualities = [record.get("quality") for record in records or [{}]]
     if not all(isinstance(quality, (int, float)) for quality in qualities):
         return None
-    return correlations(np.array(qualities, np.float64), folder.scores)
+    return np.array(qualities, np.float64)
 
 
 def _open(data: str | os.PathLike[str]) -> LdctiqaFolder:
@@ -109,6 +175,17 @@ def table(result: Evaluation) -> Table:
             f"{interval['low']:.4f} ... {interval['high']:.4f}",
             *([f"{best[name]['value']:.4f}"] if best else []),  # type: ignore[literal-required]
         )
+    for kind, part in result["parts"].items():
+        out.add_row(
+            f"SROCC, {kind} ({part['slices']})",
+            f"{part['srocc']:.4f}",
+            f"bias {part['bias']:+.2f}",
+            f"{part['ceiling_srocc']:.4f}",
+        )
+    worst = ", ".join(
+        f"{one['name']} {one['score']:.1f} for {one['label']:.1f}" for one in result["worst"][:2]
+    )
+    out.caption = f"worst: {worst}"
     return out
 
 

@@ -12,6 +12,7 @@ from clinreadnet.evaluate import (
     degradation_order,
     evaluate_order,
     order_table,
+    parts,
     table,
 )
 from clinreadnet.metrics import correlations
@@ -104,6 +105,25 @@ def test_the_ceiling_is_the_recorded_quality(tmp_path: Path) -> None:
     best = ceiling(opened)
     assert best == expected
     result = {**expected, "rmse": 0.1, "slices": 12, "ceiling": best, "checkpoint_sha256": ""}
-    assert [column.header for column in table(result).columns][-1] == "ceiling"
+    result |= {"parts": {}, "worst": [{"name": "0001.tif", "label": 1.0, "score": 3.0}]}
+    shown = table(result)
+    assert [column.header for column in shown.columns][-1] == "ceiling"
+    assert shown.caption == "worst: 0001.tif 3.0 for 1.0"
     (folder / "simulation.json").unlink()
     assert ceiling(read_ldctiqa(folder)) is None
+
+
+def test_scans_and_denoised_copies_are_told_apart(tmp_path: Path) -> None:
+    folder = make_labelled_folder(tmp_path / "d")
+    labels = read_ldctiqa(folder).scores.astype(float)
+    assert parts(read_ldctiqa(folder), labels) == {}, "no quality is recorded"
+    simulation = json.loads((folder / "simulation.json").read_text())
+    for i, record in enumerate(simulation["images"].values()):
+        record |= {"quality": labels[i], "denoiser": "nlm" if i >= 8 else None}
+    (folder / "simulation.json").write_text(json.dumps(simulation))
+    found = parts(read_ldctiqa(folder), labels + np.where(np.arange(12) >= 8, 0.5, 0.0))
+    assert list(found) == ["scans", "nlm"]
+    assert (found["scans"]["slices"], found["nlm"]["slices"]) == (8, 4)
+    assert found["scans"]["bias"] == 0 and found["scans"]["rmse"] == 0
+    assert found["nlm"]["bias"] == pytest.approx(0.5) == found["nlm"]["rmse"]
+    assert found["nlm"]["srocc"] == found["nlm"]["ceiling_srocc"] == pytest.approx(1)
