@@ -32,6 +32,7 @@ ABLATION = ROOT / "docs" / "training" / "ablation.json"
 FLAVOURS_USED = ROOT / "docs" / "flavours.json"
 _PARTS = ("builder", "runner")
 EVALUATION = ROOT / "clinreadnet" / "weights" / "small.evaluation.json"
+TRAINING_RUNS = ROOT / "docs" / "training"
 ORDERS = {
     "abdomen": EVALUATION.with_name("small.order.abdomen.json"),
     "chest": EVALUATION.with_name("small.order.chest.json"),
@@ -58,6 +59,28 @@ def evaluation() -> dict[str, Any]:
     """Return the recorded evaluation of the shipped checkpoint."""
     result: dict[str, Any] = json.loads(EVALUATION.read_text())
     return result
+
+
+def training_runs_table() -> str:
+    """How the shipped checkpoint was trained: size, time and speed of each run."""
+    rows = []
+    for path in sorted(TRAINING_RUNS.glob("small-*.json")):
+        run = json.loads(path.read_text())
+        rows.append(
+            [
+                f"`--crop {run['config']['crop']}`",
+                f"{run['training_slices']} of {run['training_anatomies']}",
+                f"{run['validation_slices']} of {run['validation_anatomies']}",
+                f"{run['steps']}",
+                f"{run['training_minutes']:.0f}",
+                f"{run['slices_per_second']:.1f}",
+                f"{100 * run['waiting_share']:.0f} %",
+                f"{run['best']['score']:.3f}",
+                f"{run['device']}, {run['processes']} processes of {run['threads']} thread",
+            ]
+        )
+    head = ["run", "slices of anatomies", "validated on", "steps", "minutes", "slices/s"]
+    return markdown([*head, "waiting for data", "validation sum", "hardware"], rows)
 
 
 def parts_table() -> str:
@@ -522,6 +545,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "evaluation": partial(evaluation_table, EVALUATION),
     "evaluation-parts": parts_table,
     "evaluation-worst": worst_table,
+    "training-runs": training_runs_table,
     "order": order_table,
     "order-slices": order_slices_table,
     "flavours": flavour_table,

@@ -326,8 +326,9 @@ class Trainer:
     def summary(self) -> dict[str, Any]:
         """Return what a model card needs to say about the run, ready for JSON."""
         steady = self.rows[1:] or self.rows  # the first epoch warms up
+        init = self.config.init
         return {
-            "config": asdict(self.config),
+            "config": asdict(self.config) | {"init": init and Path(init).name},
             "training_slices": len(self.training),
             "validation_slices": len(self.validation),
             "training_anatomies": len(np.unique(self.training.groups)),
