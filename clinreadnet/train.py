@@ -68,7 +68,7 @@ class TrainConfig:
     epochs: int = 30
     batch_size: int = 8
     """Slices of a step, over all processes."""
-    learning_rate: float = 3e-4
+    learning_rate: float = 5e-4
     weight_decay: float = 0.05
     crop: int = SIZE
     """Side of the random crops in pixels (256 or 512); 256 costs a quarter."""
