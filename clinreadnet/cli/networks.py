@@ -86,7 +86,7 @@ def train(
     preset: Annotated[str, typer.Option(help="Network: tiny, small or base.")] = "small",
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 30,
     batch_size: Annotated[int, typer.Option(min=1, help="Slices a step.")] = 8,
-    learning_rate: Annotated[float, typer.Option(min=0, help="Peak learning rate.")] = 3e-4,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Peak learning rate.")] = 5e-4,
     crop: Annotated[int, typer.Option(help="Side of random crops: 256 (a quarter) or 512.")] = 512,
     loss: Annotated[str, typer.Option(help="hrps, or cross-entropy to compare with.")] = "hrps",
     bf16: Bf16 = None,
@@ -216,7 +216,7 @@ def ablate(
     preset: Annotated[str, typer.Option(help="Network: tiny, small or base.")] = "small",
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 30,
     batch_size: Annotated[int, typer.Option(min=1, help="Slices a step.")] = 8,
-    learning_rate: Annotated[float, typer.Option(min=0, help="Peak learning rate.")] = 3e-4,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Peak learning rate.")] = 5e-4,
     crop: Annotated[int, typer.Option(help="Side of random crops: 256 (a quarter) or 512.")] = 512,
     validation_share: Annotated[
         float, typer.Option(min=0, max=0.9, help="Share of the anatomies held out.")
