@@ -99,23 +99,24 @@ class EdgeStatistics(nn.Module):
         self.register_buffer("scale", torch.ones(2 * dim))
 
     def raw(self, tokens: Tensor) -> Tensor:
-        """[B, H, W, C] -> [B, 2C] as measured, in float32 at least: means, then log deviations."""
+        """[B, H, W, C] -> [B, 1, 2C] as measured, float32 at least: means, then log deviations."""
         tokens = tokens.flatten(1, 2)
         wide = torch.promote_types(tokens.dtype, torch.float32)
         weights = self.weight(tokens).to(wide).softmax(dim=1)  # [B, HW, 1]
         tokens = tokens.to(wide)
-        mean = (weights * tokens).sum(dim=1, keepdim=True)
-        variance = (weights * (tokens - mean).square()).sum(dim=1)
-        return torch.cat([mean[:, 0], (variance + VARIANCE_EPS).log() / 2], dim=-1)
+        mean = (weights * tokens).sum(dim=1, keepdim=True)  # [B, 1, C]
+        difference = tokens - mean
+        variance = (weights * difference * difference).sum(dim=1, keepdim=True)
+        return torch.cat([mean, (variance + VARIANCE_EPS).log() / 2], dim=-1)
 
     @torch.no_grad()
     def calibrate(self, raw: Tensor) -> None:
-        """Take these statistics [B, 2C] of two slices or more, as measured, as the usual ones."""
-        self.shift.copy_(raw.mean(dim=0))
-        self.scale.copy_(1 / (raw.std(dim=0) + SMALLEST_DEVIATION))
+        """Take these statistics [B, 1, 2C] of two slices or more, as measured, as usual ones."""
+        self.shift.copy_(raw.mean(dim=(0, 1)))
+        self.scale.copy_(1 / (raw.std(dim=(0, 1)) + SMALLEST_DEVIATION))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """[B, H, W, C] -> [B, 2C], each about Normal(0, 1) over the slices calibrated with."""
+        """[B, H, W, C] -> [B, 1, 2C], about Normal(0, 1) over the slices calibrated with."""
         raw = self.raw(tokens)
         return ((raw - self.shift.to(raw)) * self.scale.to(raw)).to(tokens.dtype)
 
@@ -147,11 +148,11 @@ class OrdinalHead(nn.Module):
     def forward(self, x: Tensor, stem: Tensor) -> Prediction:
         """[B, H, W, C], [B, H', W', E] -> score [B], probs [B, 21], quality_map [B, H, W]."""
         _, h, w, c = x.shape
-        prior = self.prior(self.edges(stem))  # [B, 21]
+        prior = self.prior(self.edges(stem))  # [B, 1, 21]
         x = self.norm(x).reshape(-1, h * w, c)
         wide = torch.promote_types(x.dtype, torch.float32)
         grades = self.grade_index.to(wide) * FINE_STEP
-        votes = (self.vote(x).to(wide) + prior[:, None].to(wide)).softmax(dim=-1)  # [B, HW, 21]
+        votes = (self.vote(x).to(wide) + prior.to(wide)).softmax(dim=-1)  # [B, HW, 21]
         weights = self.weight(x).to(wide).softmax(dim=1)  # [B, HW, 1]
         probs = (weights * votes).sum(dim=1)  # [B, 21]
         return Prediction(

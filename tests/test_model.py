@@ -116,7 +116,7 @@ def test_calibration_standardises_what_the_head_sees_of_the_edges() -> None:
     hu = slices(6).double() * torch.arange(1, 7)[:, None, None, None] / 6
     model.calibrate(hu)
     with torch.no_grad():
-        statistics = model.head.edges(model.stem(encode(hu)))
+        statistics = model.head.edges(model.stem(encode(hu)))[:, 0]
     assert statistics.shape == (6, 2 * model.config.embed_dim)
     torch.testing.assert_close(statistics.mean(0), torch.zeros_like(statistics[0]))
     deviation = statistics.std(0)
@@ -129,7 +129,7 @@ def test_edge_statistics_are_weighted_moments() -> None:
     torch.nn.init.normal_(edges.weight.weight)
     tokens = torch.randn(2, 4, 8, 32, dtype=torch.float64)
     with torch.no_grad():
-        raw = edges.raw(tokens).numpy()
+        raw = edges.raw(tokens)[:, 0].numpy()
     flat = tokens.reshape(2, 32, 32).numpy()
     for image, found in zip(flat, raw, strict=True):
         logits = image @ edges.weight.weight.detach().numpy()[0] + edges.weight.bias.item()
