@@ -90,7 +90,7 @@ def evaluate(
         slices=len(true),
         parts=parts(folder, predicted),
         worst=[
-            Worst(name=folder.names[i], label=float(true[i]), score=float(predicted[i]))
+            Worst(name=folder.names[i], label=round(float(true[i]), 4), score=float(predicted[i]))
             for i in np.argsort(-np.abs(predicted - true), kind="stable")[:WORST].tolist()
         ],
         ceiling=ceiling(folder),
