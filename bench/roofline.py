@@ -83,6 +83,11 @@ def ops(config: ClinReadNetConfig, batch: int, precision: str, side: int = SIZE)
         2 * tokens * 9 * half * dim,
         item * (4 * tokens * half + 9 * half * dim + dim + tokens * dim),
     )
+    statistics = (
+        product(tokens, dim, 1, item)
+        + product(batch, 2 * dim, config.prior_dim, item)
+        + product(batch, config.prior_dim, FINE_GRADES, item)
+    )
     for stage, (depth, heads) in enumerate(zip(config.depths, config.heads, strict=True), 1):
         if stage > 1:
             side //= 2
@@ -100,7 +105,7 @@ def ops(config: ClinReadNetConfig, batch: int, precision: str, side: int = SIZE)
         }
         for name, work in layers.items():
             found[f"{name} {stage}"] = Work(depth * work.flops, depth * work.bytes)
-    found["head"] = product(tokens, dim, FINE_GRADES + 1, item)
+    found["head"] = product(tokens, dim, FINE_GRADES + 1, item) + statistics
     return found
 
 

@@ -36,6 +36,8 @@ class ClinReadNetConfig:
     """Sharpness levels T of the attention."""
     mlp_ratio: int = 4
     """Hidden channels of a block's MLP over its channels."""
+    prior_dim: int = 128
+    """Hidden channels between the statistics of the edges and the votes."""
     edges: bool = True
     """Whether the stem sees Sobel edges beside the image; False for ablations."""
 
@@ -170,7 +172,7 @@ class ClinReadNet(nn.Module):
                 shift = config.window // 2 if j % 2 else 0
                 layers.append(Block(dim, heads, shift, config, kernels, fused))
             self.stages.append(nn.Sequential(*layers))
-        self.head = OrdinalHead(dim, config.embed_dim)
+        self.head = OrdinalHead(dim, config.embed_dim, config.prior_dim)
         self.apply(_initialise)
 
     @property

@@ -25,9 +25,6 @@ VARIANCE_EPS = 1e-4
 SMALLEST_DEVIATION = 1e-3
 """Added to the deviation of a statistic between slices: one that never differs stays finite."""
 
-PRIOR_DIM = 128
-"""Hidden channels between the statistics of the edges and the shift of the votes."""
-
 
 class Prediction(NamedTuple):
     """What the network says of each slice; float32 at least."""
@@ -100,14 +97,15 @@ class EdgeStatistics(nn.Module):
 
     def raw(self, tokens: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, 1, 2C] as measured, float32 at least: means, then log deviations."""
-        tokens = tokens.flatten(1, 2)
         wide = torch.promote_types(tokens.dtype, torch.float32)
-        weights = self.weight(tokens).to(wide).softmax(dim=1)  # [B, HW, 1]
+        logits = self.weight(tokens).to(wide)
         tokens = tokens.to(wide)
-        mean = (weights * tokens).sum(dim=1, keepdim=True)  # [B, 1, C]
+        weights = (logits - logits.amax(dim=(1, 2), keepdim=True)).exp()  # [B, H, W, 1]
+        weights = weights / _sum(weights)
+        mean = _sum(weights * tokens)  # [B, 1, 1, C]
         difference = tokens - mean
-        variance = (weights * difference * difference).sum(dim=1, keepdim=True)
-        return torch.cat([mean, (variance + VARIANCE_EPS).log() / 2], dim=-1)
+        variance = _sum(weights * difference * difference)
+        return torch.cat([mean, (variance + VARIANCE_EPS).log() / 2], dim=-1).flatten(1, 2)
 
     @torch.no_grad()
     def calibrate(self, raw: Tensor) -> None:
@@ -121,6 +119,11 @@ class EdgeStatistics(nn.Module):
         return ((raw - self.shift.to(raw)) * self.scale.to(raw)).to(tokens.dtype)
 
 
+def _sum(x: Tensor) -> Tensor:
+    """[B, H, W, C] -> [B, 1, 1, C]: along rows first, since one long float32 sum loses digits."""
+    return x.sum(dim=2, keepdim=True).sum(dim=1, keepdim=True)
+
+
 class OrdinalHead(nn.Module):
     """Each token votes a distribution over the fine grades, and how much its vote weighs.
 
@@ -129,15 +132,16 @@ class OrdinalHead(nn.Module):
     Args:
         dim: channels C of a token.
         edge_dim: channels E of the stem's tokens.
+        prior_dim: hidden channels between the statistics and the shift.
     """
 
     grade_index: Tensor
 
-    def __init__(self, dim: int, edge_dim: int):
+    def __init__(self, dim: int, edge_dim: int, prior_dim: int):
         super().__init__()
         self.edges = EdgeStatistics(edge_dim)
         self.prior = nn.Sequential(
-            nn.Linear(2 * edge_dim, PRIOR_DIM), nn.GELU(), nn.Linear(PRIOR_DIM, FINE_GRADES)
+            nn.Linear(2 * edge_dim, prior_dim), nn.GELU(), nn.Linear(prior_dim, FINE_GRADES)
         )
         self.norm = LayerNorm(dim)
         self.vote = nn.Linear(dim, FINE_GRADES)

@@ -16,7 +16,7 @@ import torch
 from labelled_folder import make_labelled_folder
 
 from clinreadnet import train as training
-from clinreadnet.cli import parse_duration
+from clinreadnet.cli.common import parse_duration
 from clinreadnet.data.training_set import load_slices
 from clinreadnet.errors import CheckFailed, InputError
 from clinreadnet.evaluate import evaluate
