@@ -71,7 +71,7 @@ def ablate(
     Raises:
         InputError: unusable data, or ``out`` holds an ablation with other settings.
     """
-    out = Path(out)
+    out, commit = Path(out), _commit()
     settings = {
         "config": {k: v for k, v in asdict(config).items() if k != "seed"},
         "data": [Path(folder).name for folder in data],
@@ -88,7 +88,7 @@ def ablate(
     result = {
         **settings,
         "seeds": seeds,
-        "commit": _commit(),
+        "commit": commit,
         "variants": {name: _summary(runs[name], runs["full"]) for name in VARIANTS},
         "scale": _scale([run for some in runs.values() for run in some]),
     }
