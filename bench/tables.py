@@ -10,7 +10,6 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -41,18 +40,17 @@ ORDERS = {
 _MARKED = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def evaluation_table(path: Path) -> str:
-    """Agreement of the shipped checkpoint with the labels of a recorded evaluation."""
-    result = json.loads(path.read_text())
+def evaluation_table() -> str:
+    """Agreement of the shipped checkpoint with the labels of the recorded evaluation."""
+    result = evaluation()
     names = {"plcc": "PLCC", "srocc": "SROCC", "krocc": "KROCC", "sum": "sum of absolute values"}
     rows = []
     for key, label in names.items():
         v = result[key]
-        rows.append([label, f"{v['value']:.4f}", f"{v['low']:.4f} … {v['high']:.4f}"])
-        if best := result.get("ceiling"):
-            rows[-1].append(f"{best[key]['value']:.4f}")
+        interval, best = f"{v['low']:.4f} … {v['high']:.4f}", result["ceiling"][key]
+        rows.append([label, f"{v['value']:.4f}", interval, f"{best['value']:.4f}"])
     head = [f"metric, {result['slices']} slices", "value", "95 % interval (bootstrap over slices)"]
-    return markdown([*head, "ceiling"] if result.get("ceiling") else head, rows)
+    return markdown([*head, "ceiling"], rows)
 
 
 def evaluation() -> dict[str, Any]:
@@ -542,7 +540,7 @@ def one_slice_table() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "ablation": ablation,
-    "evaluation": partial(evaluation_table, EVALUATION),
+    "evaluation": evaluation_table,
     "evaluation-parts": parts_table,
     "evaluation-worst": worst_table,
     "training-runs": training_runs_table,

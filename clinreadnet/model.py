@@ -200,8 +200,7 @@ class ClinReadNet(nn.Module):
         """Standardise what the head sees of the edges, before training.
 
         Args:
-            hu: [B, 1, H, W] Hounsfield units of slices to train on, two or more; the more, the
-                better.
+            hu: [B, 1, H, W] Hounsfield units of slices to train on; the more, the better.
         """
         edges = self.head.edges
         edges.calibrate(torch.cat([edges.raw(self.stem(encode(one))) for one in hu.split(1)]))

@@ -79,8 +79,7 @@ class EdgeStatistics(nn.Module):
     """What edges a whole image has: mean and log deviation of each channel over the stem's tokens.
 
     Noise, streaks and what a denoiser took show in these few numbers, but anatomy moves them too,
-    and each on a scale of its own. ``calibrate`` standardises them before training; without that,
-    most of the training goes into finding the scales.
+    and each on a scale of its own. ``calibrate`` standardises them before training.
 
     Args:
         dim: channels C of a token.
@@ -109,9 +108,9 @@ class EdgeStatistics(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, raw: Tensor) -> None:
-        """Take these statistics [B, 1, 2C] of two slices or more, as measured, as usual ones."""
+        """Take these statistics [B, 1, 2C], as measured on B slices, as the usual ones."""
         self.shift.copy_(raw.mean(dim=(0, 1)))
-        self.scale.copy_(1 / (raw.std(dim=(0, 1)) + SMALLEST_DEVIATION))
+        self.scale.copy_(1 / (raw.std(dim=(0, 1), correction=0) + SMALLEST_DEVIATION))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, 1, 2C], about Normal(0, 1) over the slices calibrated with."""

@@ -28,7 +28,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from clinreadnet import __version__
-from clinreadnet.augment import Draws, augment
 from clinreadnet.batches import Batches
 from clinreadnet.data.training_set import Slices, load_slices, split_by_anatomy
 from clinreadnet.distributed import Ranks, join_ranks
@@ -119,7 +118,9 @@ class Trainer:
         else:
             preset = ClinReadNetConfig.from_preset(config.preset)
             model = ClinReadNet(replace(preset, edges=config.edges, octaves=config.octaves))
-            model.calibrate(self._some_slices())
+            few = min(CALIBRATION_SLICES, len(self.training))
+            first = Batches(self.training, few, config.crop, config.seed, Ranks())
+            model.calibrate(next(first.after(0))[0])
         self.model = model.to(ranks.device)
         self.ema = copy.deepcopy(self.model).requires_grad_(False)
         self.network: nn.Module = self.model
@@ -146,14 +147,6 @@ class Trainer:
         self.best: dict[str, Tensor] = {}
         """Averaged weights of the epoch with the best validation score."""
         self.epoch_totals = dict.fromkeys(("steps", "loss", "seconds", "waiting"), 0.0)
-
-    def _some_slices(self) -> Tensor:
-        """Return crops as in training of a few slices: [n, 1, crop, crop] float32 HU."""
-        rng = np.random.default_rng(self.config.seed)
-        n = min(CALIBRATION_SLICES, len(self.training))
-        chosen = np.sort(rng.permutation(len(self.training))[:n])
-        draws = Draws.draw(rng, n, SIZE, self.config.crop)
-        return augment(torch.from_numpy(self.training.hu[chosen]), draws)
 
     def progress(self) -> float:
         """Share of the schedule that is done, 0...1: by steps, or by time where that is limited."""

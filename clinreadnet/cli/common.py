@@ -14,9 +14,6 @@ import typer
 from clinreadnet.errors import InputError
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
-Bf16 = Annotated[
-    bool | None, typer.Option("--bf16/--no-bf16", help="Products in bfloat16; default on GPUs.")
-]
 Plot = Annotated[
     Path | None,
     typer.Option(help="Also draw each artifact's scores over the reference's (.png, .pdf, .svg)."),

@@ -12,8 +12,25 @@ import typer
 from rich.console import Console
 
 from clinreadnet.cli.bundles import verify_bundle
-from clinreadnet.cli.common import Bf16, Force, Json, Plot, parse_duration, print_json
+from clinreadnet.cli.common import Force, Json, Plot, parse_duration, print_json
 from clinreadnet.errors import InputError
+
+# Options of train and ablate.
+Data = Annotated[
+    list[Path],
+    typer.Option(help="LDCTIQA folder of labelled slices; repeatable.", show_default=False),
+]
+Preset = Annotated[str, typer.Option(help="Network: tiny, small or base.")]
+Epochs = Annotated[int, typer.Option(min=1, help="Passes over the data.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Slices a step.")]
+LearningRate = Annotated[float, typer.Option(min=0, help="Peak learning rate.")]
+Crop = Annotated[int, typer.Option(help="Side of random crops: 256 (a quarter) or 512.")]
+ValidationShare = Annotated[
+    float, typer.Option(min=0, max=0.9, help="Share of the anatomies held out.")
+]
+Bf16 = Annotated[
+    bool | None, typer.Option("--bf16/--no-bf16", help="Products in bfloat16; default on GPUs.")
+]
 
 
 def simulate(
@@ -78,21 +95,16 @@ def simulate(
 
 
 def train(
-    data: Annotated[
-        list[Path],
-        typer.Option(help="LDCTIQA folder of labelled slices; repeatable.", show_default=False),
-    ],
+    data: Data,
     out: Annotated[Path, typer.Option(help="Run folder to create.", show_default=False)],
-    preset: Annotated[str, typer.Option(help="Network: tiny, small or base.")] = "small",
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 30,
-    batch_size: Annotated[int, typer.Option(min=1, help="Slices a step.")] = 8,
-    learning_rate: Annotated[float, typer.Option(min=0, help="Peak learning rate.")] = 5e-4,
-    crop: Annotated[int, typer.Option(help="Side of random crops: 256 (a quarter) or 512.")] = 512,
+    preset: Preset = "small",
+    epochs: Epochs = 30,
+    batch_size: BatchSize = 8,
+    learning_rate: LearningRate = 5e-4,
+    crop: Crop = 512,
     loss: Annotated[str, typer.Option(help="hrps, or cross-entropy to compare with.")] = "hrps",
     bf16: Bf16 = None,
-    validation_share: Annotated[
-        float, typer.Option(min=0, max=0.9, help="Share of the anatomies held out.")
-    ] = 0.1,
+    validation_share: ValidationShare = 0.1,
     patience: Annotated[
         int,
         typer.Option(min=1, help="Epochs without a better validation score to stop after."),
@@ -201,10 +213,7 @@ def evaluate(
 
 
 def ablate(
-    data: Annotated[
-        list[Path],
-        typer.Option(help="LDCTIQA folder of labelled slices; repeatable.", show_default=False),
-    ],
+    data: Data,
     out: Annotated[
         Path, typer.Option(help="Folder of the runs and of the table.", show_default=False)
     ],
@@ -213,14 +222,12 @@ def ablate(
         typer.Option(help="LDCTIQA folder to measure on; default the held-out anatomies."),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each network.")] = 3,
-    preset: Annotated[str, typer.Option(help="Network: tiny, small or base.")] = "small",
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 30,
-    batch_size: Annotated[int, typer.Option(min=1, help="Slices a step.")] = 8,
-    learning_rate: Annotated[float, typer.Option(min=0, help="Peak learning rate.")] = 5e-4,
-    crop: Annotated[int, typer.Option(help="Side of random crops: 256 (a quarter) or 512.")] = 512,
-    validation_share: Annotated[
-        float, typer.Option(min=0, max=0.9, help="Share of the anatomies held out.")
-    ] = 0.1,
+    preset: Preset = "small",
+    epochs: Epochs = 30,
+    batch_size: BatchSize = 8,
+    learning_rate: LearningRate = 5e-4,
+    crop: Crop = 512,
+    validation_share: ValidationShare = 0.1,
     bf16: Bf16 = None,
     limit_time: Annotated[
         str | None, typer.Option(metavar="90s|30m|2h", help="Training time of each run.")

@@ -40,6 +40,9 @@ MOST = {
     "Transpose": 40, "Where": 6,
 }  # fmt: skip
 
+ISLANDS = ("Softmax", "LayerNormalization", "Exp", "Log", "ReduceMax", "ReduceSum")
+"""Operators that stay float32 in 16-bit graphs."""
+
 
 def inferred(path: Path) -> tuple[onnx.ModelProto, dict[str, int]]:
     """The model, and the element type of every tensor in it."""
@@ -133,14 +136,7 @@ def test_half_graph_has_half_products_and_float32_islands(graph: Graph) -> None:
             assert kinds == {TensorProto.FLOAT16}, node.name
         if node.op_type == "Conv":
             floats["Conv"] += kinds == {TensorProto.FLOAT}
-        if node.op_type in (
-            "Softmax",
-            "LayerNormalization",
-            "Exp",
-            "Log",
-            "ReduceMax",
-            "ReduceSum",
-        ):
+        if node.op_type in ISLANDS:
             assert types[node.input[0]] == TensorProto.FLOAT, node.name
     assert floats["Conv"] == 1, "the Sobel edges, and nothing else"
     assert {types[name] for name in ("hu", *OUTPUTS)} == {TensorProto.FLOAT}
@@ -188,14 +184,7 @@ def test_bfloat16_graph(
     for node in model.graph.node:
         if node.op_type in ("MatMul", "Gelu"):
             assert {types[name] for name in node.input} == {TensorProto.BFLOAT16}, node.name
-        if node.op_type in (
-            "Softmax",
-            "LayerNormalization",
-            "Exp",
-            "Log",
-            "ReduceMax",
-            "ReduceSum",
-        ):
+        if node.op_type in ISLANDS:
             assert types[node.input[0]] == TensorProto.FLOAT, node.name
     outputs = OnnxRuntimeBackend(emulate(path.read_bytes())).run(slices.images[:, None])
     errors = [relative_error(outputs[name], references["tiny"][name]) for name in OUTPUTS]
