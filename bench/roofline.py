@@ -75,6 +75,8 @@ def ops(config: ClinReadNetConfig, batch: int, precision: str, side: int = SIZE)
         precision: of weights and activations.
         side: of a slice in pixels.
     """
+    from clinreadnet.soqn import TOKEN_STEP  # with torch, which whoever has a config has loaded
+
     item, dim = ITEM[precision], config.embed_dim
     found = {"sobel_stem": sobel_stem(batch, side, dim // 2, item)}
     side //= 4
@@ -84,8 +86,9 @@ def ops(config: ClinReadNetConfig, batch: int, precision: str, side: int = SIZE)
         item * (4 * tokens * half + 9 * half * dim + dim + tokens * dim),
     )
     statistics = (
-        product(tokens, dim, 1, item)
-        + product(batch, 2 * dim, config.prior_dim, item)
+        product(tokens // TOKEN_STEP**2, dim, dim, item)
+        + product(tokens // TOKEN_STEP**2, dim, config.regions, item)
+        + product(batch, 2 * config.regions * dim, config.prior_dim, item)
         + product(batch, config.prior_dim, FINE_GRADES, item)
     )
     for stage, (depth, heads) in enumerate(zip(config.depths, config.heads, strict=True), 1):

@@ -105,7 +105,7 @@ class Batches:
         part = slice(self.ranks.rank * share, (self.ranks.rank + 1) * share)
         rng = self._rng(epoch, 1 + number)
         draws = Draws.draw(rng, self.batch_size, SIZE, self.crop, part)
-        hu = torch.from_numpy(self.slices.hu[index[part]])
+        hu = torch.from_numpy(self.slices.images(index[part]))
         scores = torch.from_numpy(self.slices.scores[index[part]])
         if self.ranks.device.type == "cuda":
             return hu.pin_memory(), scores.pin_memory(), draws.map(Tensor.pin_memory)

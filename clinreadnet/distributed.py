@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -62,6 +63,9 @@ def join_ranks() -> Iterator[Ranks]:
     try:
         yield Ranks(dist.get_rank(), world, device)
     finally:
+        # DistributedDataParallel holds the group and is part of reference cycles: where it lives to
+        # the end of the interpreter, Gloo's threads abort the process now and then.
+        gc.collect()
         dist.destroy_process_group()
 
 

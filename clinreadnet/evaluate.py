@@ -11,7 +11,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from rich.table import Table
 
-from clinreadnet.data.ldctiqa import LdctiqaFolder, check_images, read_ldctiqa, read_simulation
+from clinreadnet.data.ldctiqa import (
+    LdctiqaFolder,
+    check_images,
+    read_ldctiqa,
+    read_simulation,
+    recorded_quality,
+)
 from clinreadnet.data.slices import SliceRef, find_slices
 from clinreadnet.errors import InputError
 from clinreadnet.metrics import Correlations, correlations, srocc
@@ -104,7 +110,7 @@ def ceiling(folder: LdctiqaFolder) -> Correlations | None:
     Returns:
         What a perfect model of the quality would score; None where it is not recorded.
     """
-    quality = _quality(read_simulation(folder))
+    quality = recorded_quality(read_simulation(folder))
     return None if quality is None else correlations(quality, folder.scores)
 
 
@@ -115,7 +121,7 @@ def parts(folder: LdctiqaFolder, predicted: NDArray[np.float64]) -> dict[str, Pa
         "scans" and the denoisers' names; empty where the folder is not a simulated one.
     """
     records = read_simulation(folder)
-    quality = _quality(records)
+    quality = recorded_quality(records)
     if records is None or quality is None:
         return {}
     kinds = np.array([record.get("denoiser") or "scans" for record in records])
@@ -133,14 +139,6 @@ def parts(folder: LdctiqaFolder, predicted: NDArray[np.float64]) -> dict[str, Pa
             bias=float(np.mean(scores - labels)),
         )
     return found
-
-
-def _quality(records: Sequence[Mapping[str, Any]] | None) -> NDArray[np.float64] | None:
-    """Return the recorded noiseless quality [n], None where there is none of some image."""
-    qualities = [record.get("quality") for record in records or [{}]]
-    if not all(isinstance(quality, (int, float)) for quality in qualities):
-        return None
-    return np.array(qualities, np.float64)
 
 
 def _open(data: str | os.PathLike[str]) -> LdctiqaFolder:

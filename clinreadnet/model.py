@@ -16,7 +16,7 @@ from clinreadnet.attention import LayerNorm, MultiTemperatureAttention
 from clinreadnet.errors import InputError
 from clinreadnet.grading import HU_MIN, HU_RANGE
 from clinreadnet.kernels import Impl, mlp, mlp_obstacle
-from clinreadnet.soqn import OrdinalHead, Prediction, SobelStem
+from clinreadnet.soqn import EdgeStatistics, OrdinalHead, Prediction, SobelStem
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class ClinReadNetConfig:
     """Sharpness levels T of the attention."""
     mlp_ratio: int = 4
     """Hidden channels of a block's MLP over its channels."""
+    regions: int = 4
+    """Kinds of region in which the statistics of the edges are taken."""
     prior_dim: int = 128
     """Hidden channels between the statistics of the edges and the votes."""
     edges: bool = True
@@ -73,7 +75,7 @@ PRESETS = {
         ClinReadNetConfig("base", embed_dim=96),
     )
 }
-"""tiny: 1.5 M parameters, for tests; small: 7.0 M, the default; base: 27.6 M, Swin-T's size."""
+"""tiny: 1.5 M parameters, for tests; small: 7.0 M, the default; base: 27.7 M, Swin-T's size."""
 
 
 def encode(hu: Tensor) -> Tensor:
@@ -172,7 +174,7 @@ class ClinReadNet(nn.Module):
                 shift = config.window // 2 if j % 2 else 0
                 layers.append(Block(dim, heads, shift, config, kernels, fused))
             self.stages.append(nn.Sequential(*layers))
-        self.head = OrdinalHead(dim, config.embed_dim, config.prior_dim)
+        self.head = OrdinalHead(dim, config.embed_dim, config.regions, config.prior_dim)
         self.apply(_initialise)
 
     @property
@@ -195,6 +197,16 @@ class ClinReadNet(nn.Module):
             x = stage(x)
         return self.head(x, stem)  # x [B, H / 32, W / 32, 8C]
 
+    def take_soqn(self, trained: ClinReadNet) -> None:
+        """Take the stem and the statistics of edges, with what the head makes of them.
+
+        Args:
+            trained: may have other stages, or none; the rest of its ``config`` is alike.
+        """
+        self.stem.load_state_dict(trained.stem.state_dict())
+        self.head.edges.load_state_dict(trained.head.edges.state_dict())
+        self.head.prior.load_state_dict(trained.head.prior.state_dict())
+
     @torch.no_grad()
     def calibrate(self, hu: Tensor) -> None:
         """Standardise what the head sees of the edges, before training.
@@ -211,3 +223,5 @@ def _initialise(module: nn.Module) -> None:
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+    elif isinstance(module, EdgeStatistics):
+        module.initialise()

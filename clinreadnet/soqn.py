@@ -19,6 +19,14 @@ EDGE_GAIN = 40.0
 """Initial gain of the edge channels: noise of 30 HU makes edges of 0.01 where x is near 0.7, and a
 network that starts with equal weights did not see any of it in the first 300 steps."""
 
+REGION_SPREAD = 0.3
+"""Initial deviation of the weights that tell regions apart. LayerNorm makes a token 7 long at 48
+channels: with the 0.02 of other layers all regions would start as the same, the whole image."""
+
+TOKEN_STEP = 2
+"""Statistics are over every second token of every second row; a token's neighbours see nearly the
+same pixels."""
+
 VARIANCE_EPS = 1e-4
 """Inside the logarithm of a variance of tokens, which LayerNorm has made about 1."""
 
@@ -76,51 +84,59 @@ class SobelStem(nn.Module):
 
 
 class EdgeStatistics(nn.Module):
-    """What edges a whole image has: mean and log deviation of each channel over the stem's tokens.
+    """What edges an image has: mean and log deviation of the stem's channels in R kinds of region.
 
-    Noise, streaks and what a denoiser took show in these few numbers, but anatomy moves them too,
-    and each on a scale of its own. ``calibrate`` standardises them before training.
+    Noise shows in even tissue, what a denoiser took in faint structure and at edges: for each kind
+    of region a small MLP says how much a token weighs. The numbers are few, but anatomy moves them
+    too, and each on a scale of its own. ``calibrate`` standardises them before training.
 
     Args:
         dim: channels C of a token.
+        regions: R.
     """
 
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, dim: int):
+    def __init__(self, dim: int, regions: int):
         super().__init__()
-        self.weight = nn.Linear(dim, 1)
-        self.register_buffer("shift", torch.zeros(2 * dim))
-        self.register_buffer("scale", torch.ones(2 * dim))
+        self.region = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, regions))
+        self.register_buffer("shift", torch.zeros(2 * regions * dim))
+        self.register_buffer("scale", torch.ones(2 * regions * dim))
+
+    def initialise(self) -> None:
+        """Start with regions that lie apart."""
+        for layer in (self.region[0], self.region[2]):
+            nn.init.normal_(layer.weight, std=REGION_SPREAD)
 
     def raw(self, tokens: Tensor) -> Tensor:
-        """[B, H, W, C] -> [B, 1, 2C] as measured, float32 at least: means, then log deviations."""
+        """[B, H, W, C] -> [B, 1, 2RC] as measured, float32 at least: means, then log deviations."""
         wide = torch.promote_types(tokens.dtype, torch.float32)
-        logits = self.weight(tokens).to(wide)
-        tokens = tokens.to(wide)
-        weights = (logits - logits.amax(dim=(1, 2), keepdim=True)).exp()  # [B, H, W, 1]
-        weights = weights / _sum(weights)
-        mean = _sum(weights * tokens)  # [B, 1, 1, C]
+        tokens = tokens[:, ::TOKEN_STEP, ::TOKEN_STEP]
+        logits = self.region(tokens).to(wide).permute(0, 3, 1, 2)[..., None]
+        weights = (logits - logits.amax(dim=(2, 3), keepdim=True)).exp()
+        weights = weights / _sum(weights)  # [B, R, H, W, 1]
+        tokens = tokens.to(wide)[:, None]
+        mean = _sum(weights * tokens)  # [B, R, 1, 1, C]
         difference = tokens - mean
         variance = _sum(weights * difference * difference)
-        return torch.cat([mean, (variance + VARIANCE_EPS).log() / 2], dim=-1).flatten(1, 2)
+        return torch.cat([mean, (variance + VARIANCE_EPS).log() / 2], dim=1).flatten(1)[:, None]
 
     @torch.no_grad()
     def calibrate(self, raw: Tensor) -> None:
-        """Take these statistics [B, 1, 2C], as measured on B slices, as the usual ones."""
+        """Take these statistics [B, 1, 2RC], as measured on B slices, as the usual ones."""
         self.shift.copy_(raw.mean(dim=(0, 1)))
         self.scale.copy_(1 / (raw.std(dim=(0, 1), correction=0) + SMALLEST_DEVIATION))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """[B, H, W, C] -> [B, 1, 2C], about Normal(0, 1) over the slices calibrated with."""
+        """[B, H, W, C] -> [B, 1, 2RC], about Normal(0, 1) over the slices calibrated with."""
         raw = self.raw(tokens)
         return ((raw - self.shift.to(raw)) * self.scale.to(raw)).to(tokens.dtype)
 
 
 def _sum(x: Tensor) -> Tensor:
-    """[B, H, W, C] -> [B, 1, 1, C]: along rows first, since one long float32 sum loses digits."""
-    return x.sum(dim=2, keepdim=True).sum(dim=1, keepdim=True)
+    """[B, R, H, W, C] -> [B, R, 1, 1, C]: rows first, since one long float32 sum loses digits."""
+    return x.sum(dim=3, keepdim=True).sum(dim=2, keepdim=True)
 
 
 class OrdinalHead(nn.Module):
@@ -131,16 +147,19 @@ class OrdinalHead(nn.Module):
     Args:
         dim: channels C of a token.
         edge_dim: channels E of the stem's tokens.
+        regions: kinds of region R whose statistics are taken.
         prior_dim: hidden channels between the statistics and the shift.
     """
 
     grade_index: Tensor
 
-    def __init__(self, dim: int, edge_dim: int, prior_dim: int):
+    def __init__(self, dim: int, edge_dim: int, regions: int, prior_dim: int):
         super().__init__()
-        self.edges = EdgeStatistics(edge_dim)
+        self.edges = EdgeStatistics(edge_dim, regions)
         self.prior = nn.Sequential(
-            nn.Linear(2 * edge_dim, prior_dim), nn.GELU(), nn.Linear(prior_dim, FINE_GRADES)
+            nn.Linear(2 * regions * edge_dim, prior_dim),
+            nn.GELU(),
+            nn.Linear(prior_dim, FINE_GRADES),
         )
         self.norm = LayerNorm(dim)
         self.vote = nn.Linear(dim, FINE_GRADES)

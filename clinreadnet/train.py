@@ -41,6 +41,9 @@ from clinreadnet.progress import console, progress_bar
 from clinreadnet.training_log import Row, TrainingLog
 from clinreadnet.weights import load_checkpoint, save_checkpoint
 
+TARGETS = ("score", "quality")
+"""What `--target` takes."""
+
 WARMUP_SHARE = 0.05
 """Share of the run in which the learning rate rises linearly."""
 
@@ -82,9 +85,15 @@ class TrainConfig:
     limit_seconds: float | None = None
     """Finish the schedule within this training time, however many epochs that makes."""
     init: str | None = None
-    """Checkpoint to start from instead of random weights."""
+    """Checkpoint to start from instead of random weights; one of the SOQN alone gives the stem and
+    the statistics of edges."""
+    soqn_only: bool = False
+    """Leave out the attention stages: the SOQN alone learns fast, and a network starts from it."""
     loss: str = "hrps"
     """A key of `clinreadnet.loss.LOSSES`."""
+    target: str = "score"
+    """What to learn: "score", the label; or "quality", which simulated folders record beside it
+    and which is free of the readers' noise. Validation is against the scores in any case."""
     edges: bool = True
     """Whether the stem sees Sobel edges; False for ablations."""
     octaves: int = 3
@@ -112,12 +121,21 @@ class Trainer:
         self.training, self.validation = split_by_anatomy(
             slices, config.validation_share, config.seed
         )
+        if config.target == "quality":
+            self.training = _towards_quality(self.training)
         torch.manual_seed(config.seed)
+        preset = ClinReadNetConfig.from_preset(config.preset)
+        shape = replace(preset, edges=config.edges, octaves=config.octaves)
+        if config.soqn_only:
+            shape = replace(shape, depths=(), heads=())
+        model = ClinReadNet(shape)
         if config.init is not None:
-            model = load_checkpoint(config.init, preset=config.preset)
+            initial = load_checkpoint(config.init, preset=config.preset)
+            if initial.config == shape:
+                model = initial
+            else:
+                model.take_soqn(initial)
         else:
-            preset = ClinReadNetConfig.from_preset(config.preset)
-            model = ClinReadNet(replace(preset, edges=config.edges, octaves=config.octaves))
             few = min(CALIBRATION_SLICES, len(self.training))
             first = Batches(self.training, few, config.crop, config.seed, Ranks())
             model.calibrate(next(first.after(0))[0])
@@ -278,7 +296,7 @@ class Trainer:
         index = self.ranks.mine(range(len(self.validation)))
         predicted = np.zeros(len(self.validation))
         with self._autocast():
-            predicted[index] = predict(self.ema, self.validation.hu[index])
+            predicted[index] = predict(self.ema, self.validation.images(index))
         predicted, true = self.ranks.reduce(predicted, "sum"), self.validation.scores
         totals = self.epoch_totals
         loss = self.ranks.reduce(totals["loss"], "sum") / self.ranks.world / totals["steps"]
@@ -380,6 +398,16 @@ class Trainer:
         self.epoch_totals, self.rows = state["epoch_totals"], state["rows"]
 
 
+def _towards_quality(slices: Slices) -> Slices:
+    """Return the slices with the noiseless quality for their scores."""
+    if unknown := int(np.isnan(slices.quality).sum()):
+        raise InputError(
+            f"--target quality: {unknown} of {len(slices)} slices to train on come with no "
+            "recorded quality, which simulated folders alone have; use --target score"
+        )
+    return replace(slices, scores=slices.quality)
+
+
 def _best(rows: Sequence[Row]) -> int:
     """Return the index of the first row with the highest score; one that is no number is lowest."""
     return max(range(len(rows)), key=lambda i: np.nan_to_num(rows[i]["score"], nan=-1.0))
@@ -452,23 +480,31 @@ def train(
         raise InputError(f"--crop {config.crop}: the network takes crops of 256 or 512 pixels")
     if config.loss not in LOSSES:
         raise InputError(f"--loss {config.loss}: unknown; known: {', '.join(LOSSES)}")
+    if config.target not in TARGETS:
+        raise InputError(f"--target {config.target}: unknown; known: {', '.join(TARGETS)}")
     out = Path(out)
     if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: already exists; use --resume to continue it or name another")
     with join_ranks() as ranks:
-        trainer = Trainer(config, load_slices(data, quiet=not ranks.first), out, ranks)
-        if resume:
-            trainer.resume()
-        elif ranks.first:
-            out.mkdir(parents=True, exist_ok=True)
-        ranks.reduce(0, "max")  # nobody goes on before the folder is there
-        try:
-            with _interrupts() as interrupted:
-                trainer.run(interrupted)
-        except BaseException as error:
-            if trainer.step == 0 and ranks.first:  # there is nothing to resume
-                shutil.rmtree(out, ignore_errors=True)
-            elif isinstance(error, KeyboardInterrupt) and ranks.first:
-                console.print(f"interrupted at step {trainer.step}; --resume goes on from there")
-            raise
+        _run(Trainer(config, load_slices(data, quiet=not ranks.first), out, ranks), resume)
     return out / "model.safetensors"
+
+
+def _run(trainer: Trainer, resume: bool) -> None:
+    """Run to the end; a failure leaves in the run folder a state to resume, or nothing."""
+    out, ranks = trainer.out, trainer.ranks
+    if resume:
+        trainer.resume()
+    elif ranks.first:
+        out.mkdir(parents=True, exist_ok=True)
+    ranks.reduce(0, "max")  # nobody goes on before the folder is there
+    try:
+        with _interrupts() as interrupted:
+            trainer.run(interrupted)
+    except BaseException as error:
+        if trainer.step == 0 and ranks.first:  # there is nothing to resume
+            shutil.rmtree(out, ignore_errors=True)
+        elif isinstance(error, KeyboardInterrupt) and ranks.first:
+            console.print(f"interrupted at step {trainer.step}; --resume goes on from there")
+        raise
+    ranks.reduce(0, "max")  # nobody leaves before the files are written

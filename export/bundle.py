@@ -15,6 +15,7 @@ from clinreadnet import __version__, weights
 from clinreadnet.errors import InputError
 from clinreadnet.export.golden import write_golden
 from clinreadnet.export.graphs import Graphs
+from clinreadnet.export.onnx import check_network
 from clinreadnet.export.options import (
     DEFAULT_BATCH,
     DEFAULT_PRECISIONS,
@@ -120,6 +121,7 @@ def export_bundle(
         load_optimizer()
     checkpoint = Path(checkpoint) if checkpoint is not None else weights.pretrained_path(preset)
     model = weights.load_checkpoint(checkpoint, preset=preset)
+    check_network(model, checkpoint)
 
     with (
         whole_folder(out, force=force) as folder,

@@ -93,7 +93,7 @@ def check_graphs(
     if graphs:
         return [finding for graph in graphs for finding in check_graph(Path(graph))]
     from clinreadnet import weights
-    from clinreadnet.export.onnx import PRECISIONS, export_onnx
+    from clinreadnet.export.onnx import PRECISIONS, check_network, export_onnx
 
     for precision in precisions:
         check_precision(precision)
@@ -103,6 +103,7 @@ def check_graphs(
             )
     path = Path(checkpoint) if checkpoint is not None else weights.pretrained_path(preset)
     model = weights.load_checkpoint(path, preset=preset)
+    check_network(model, path)
     findings: list[Finding] = []
     with tempfile.TemporaryDirectory() as folder:
         for precision in precisions:

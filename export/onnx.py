@@ -57,6 +57,23 @@ def torch_dtype(precision: str) -> torch.dtype:
     return PRECISIONS[precision]
 
 
+def check_network(model: ClinReadNet, path: str | os.PathLike[str]) -> None:
+    """Refuse a SOQN alone, whose quality map has another shape than a bundle's.
+
+    Args:
+        model: the network.
+        path: its checkpoint, for the message.
+
+    Raises:
+        InputError: it has no attention stages.
+    """
+    if not model.config.depths:
+        raise InputError(
+            f"{path}: is of a SOQN alone, without attention; train a network from it with "
+            "`clinreadnet train --init`, and export that"
+        )
+
+
 def export_onnx(model: ClinReadNet, path: str | os.PathLike[str], *, precision: str) -> None:
     """Write ``model`` as an ONNX graph; the same weights give the same bytes.
 

@@ -12,7 +12,8 @@ from clinreadnet.errors import InputError
 def slices() -> Slices:
     rng = np.random.default_rng(0)
     hu = rng.integers(-1000, 400, (10, 512, 512)).astype(np.int16)
-    return Slices(hu, np.arange(10, dtype=np.float32), np.arange(10))
+    scores = np.arange(10, dtype=np.float32)
+    return Slices(hu, np.arange(10), scores, scores, np.arange(10))
 
 
 def batches(slices: Slices, batch_size: int = 4, seed: int = 0, ranks: Ranks | None = None):

@@ -114,6 +114,44 @@ def test_edge_statistics_are_calibrated_once(folder: Path, whole_run: Path, tmp_
         assert torch.equal(model.head.edges.scale, kept.scale)
 
 
+def test_quality_is_learned_and_scores_are_validated_against(tmp_path: Path) -> None:
+    folder = make_labelled_folder(tmp_path / "slices", quality=True)
+    trainer = Trainer(replace(TINY, target="quality"), load_slices([folder]), tmp_path / "run")
+    np.testing.assert_array_equal(np.unique(trainer.training.scores), [0.75, 1.75, 2.75, 3.75])
+    np.testing.assert_array_equal(np.unique(trainer.validation.scores), [1, 2, 3, 4])
+    (_, learned), *_ = trainer.batches.after(0)
+    assert set(learned.tolist()) <= {0.75, 1.75, 2.75, 3.75}
+
+
+def test_quality_must_be_recorded(folder: Path, tmp_path: Path) -> None:
+    """Even of one folder among several; nothing is left behind."""
+    other = make_labelled_folder(tmp_path / "with", seed=1, quality=True)
+    config = replace(TINY, target="quality", validation_share=0.17)
+    with pytest.raises(InputError, match=r"--target quality: \d+ of 20 slices .* --target score"):
+        train([other, folder], tmp_path / "run", config)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("shallow")
+def test_a_network_starts_from_a_soqn(folder: Path, tmp_path: Path) -> None:
+    soqn = train([folder], tmp_path / "soqn", replace(TINY, epochs=1, soqn_only=True))
+    alone = load_checkpoint(soqn)
+    assert alone.config.depths == () and len(alone.stages) == 0
+    config = replace(TINY, init=str(soqn))
+    model = Trainer(config, load_slices([folder]), tmp_path / "run").model
+    assert model.config == SMALL
+    for ours, theirs in (
+        (model.stem, alone.stem),
+        (model.head.edges, alone.head.edges),
+        (model.head.prior, alone.head.prior),
+    ):
+        for name, tensor in ours.state_dict().items():
+            assert torch.equal(tensor, theirs.state_dict()[name]), name
+    # Another run of the SOQN alone takes all of it.
+    again = Trainer(replace(config, soqn_only=True), load_slices([folder]), tmp_path / "run").model
+    assert torch.equal(again.head.vote.weight, alone.head.vote.weight)
+
+
 @pytest.mark.usefixtures("shallow")
 def test_the_shipped_weights_are_a_moving_average(folder: Path, tmp_path: Path) -> None:
     trainer = Trainer(replace(TINY, epochs=5000), load_slices([folder]), tmp_path)
@@ -180,6 +218,7 @@ def test_durations_that_are_none(text: str) -> None:
         pytest.param({"preset": "huge"}, "known: tiny, small, base", id="preset"),
         pytest.param({"init": "missing.safetensors"}, "no such checkpoint", id="init"),
         pytest.param({"loss": "mse"}, "known: hrps, cross-entropy", id="loss"),
+        pytest.param({"target": "votes"}, "known: score, quality", id="target"),
         pytest.param({"batch_size": 9}, "only 8 slices to train on", id="batch"),
     ],
 )

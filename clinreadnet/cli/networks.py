@@ -103,6 +103,9 @@ def train(
     learning_rate: LearningRate = 5e-4,
     crop: Crop = 512,
     loss: Annotated[str, typer.Option(help="hrps, or cross-entropy to compare with.")] = "hrps",
+    target: Annotated[
+        str, typer.Option(help="Learn the score, or the noiseless quality of simulated slices.")
+    ] = "score",
     bf16: Bf16 = None,
     validation_share: ValidationShare = 0.1,
     patience: Annotated[
@@ -114,8 +117,12 @@ def train(
         typer.Option(metavar="90s|30m|2h", help="Finish the schedule within this training time."),
     ] = None,
     init: Annotated[
-        Path | None, typer.Option(help="Checkpoint to start from instead of random weights.")
+        Path | None,
+        typer.Option(help="Checkpoint to start from: of such a network, or of its SOQN alone."),
     ] = None,
+    soqn_only: Annotated[
+        bool, typer.Option("--soqn-only", help="Leave out the attention; the result is for --init.")
+    ] = False,
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of weights, split, order and augmentation.")
     ] = 0,
@@ -147,7 +154,9 @@ def train(
         patience=patience,
         limit_seconds=None if limit_time is None else parse_duration(limit_time),
         loss=loss,
+        target=target,
         init=None if init is None else str(init),
+        soqn_only=soqn_only,
     )
     checkpoint = run(data, out, config, resume=resume)
     if os.environ.get("RANK", "0") == "0":  # one of the processes of torchrun speaks for all

@@ -284,6 +284,14 @@ def read_simulation(folder: LdctiqaFolder) -> list[dict[str, Any]] | None:
     return _read_records(path, folder.names) if path.exists() else None
 
 
+def recorded_quality(records: Sequence[Mapping[str, Any]] | None) -> NDArray[np.float64] | None:
+    """Return the noiseless quality [n] in records of images, None where one of them has none."""
+    qualities = [record.get("quality") for record in records or [{}]]
+    if not all(isinstance(quality, (int, float)) for quality in qualities):
+        return None
+    return np.array(qualities, np.float64)
+
+
 def _read_records(path: Path, names: list[str]) -> list[dict[str, Any]]:
     images = _read_json_object(path, _SIMULATION_ADVICE).get("images")
     records: list[dict[str, Any]] = []

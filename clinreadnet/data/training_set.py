@@ -12,7 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinreadnet.data.anatomies import describe_groups, group_by_similarity, low_pass
-from clinreadnet.data.ldctiqa import LdctiqaFolder, check_images, read_ldctiqa, silent_tifffile
+from clinreadnet.data.ldctiqa import (
+    LdctiqaFolder,
+    check_images,
+    read_ldctiqa,
+    read_simulation,
+    recorded_quality,
+    silent_tifffile,
+)
 from clinreadnet.errors import InputError
 from clinreadnet.grading import SIZE
 from clinreadnet.progress import console, progress_bar
@@ -26,9 +33,13 @@ class Slices:
     """Slices in memory, half a mebibyte each."""
 
     hu: NDArray[np.int16]
-    """[n, 512, 512] Hounsfield units."""
+    """[m, 512, 512] Hounsfield units, of these slices and of others."""
+    rows: NDArray[np.int64]
+    """[n] where in ``hu`` each slice is, so that subsets share the memory."""
     scores: NDArray[np.float32]
     """[n] true scores 0...4."""
+    quality: NDArray[np.float32]
+    """[n] noiseless quality 0...4 behind a simulated score; NaN where none is recorded."""
     groups: NDArray[np.int64]
     """[n] anatomy of each slice."""
 
@@ -37,7 +48,13 @@ class Slices:
 
     def subset(self, index: NDArray[np.bool_]) -> Slices:
         """Return the slices where ``index`` [n] is true."""
-        return Slices(self.hu[index], self.scores[index], self.groups[index])
+        return Slices(
+            self.hu, self.rows[index], self.scores[index], self.quality[index], self.groups[index]
+        )
+
+    def images(self, index: NDArray[np.int64]) -> NDArray[np.int16]:
+        """Return the images of the slices ``index`` [k], a copy: [k, 512, 512]."""
+        return self.hu[self.rows[index]]
 
 
 def load_slices(folders: Sequence[str | os.PathLike[str]], *, quiet: bool = False) -> Slices:
@@ -68,7 +85,7 @@ def load_slices(folders: Sequence[str | os.PathLike[str]], *, quiet: bool = Fals
         raise InputError(
             f"{count} slices need {count / 2048:.1f} GiB of memory, which is not free; name fewer"
         ) from None
-    groups, first, at = [], 0, 0
+    groups, qualities, first, at = [], [], 0, 0
     for one in opened:
         part = hu[at : at + len(one)]
         _read(one, part, quiet)
@@ -82,9 +99,17 @@ def load_slices(folders: Sequence[str | os.PathLike[str]], *, quiet: bool = Fals
                     highlight=False,
                     soft_wrap=True,
                 )
+        quality = recorded_quality(read_simulation(one))
+        qualities.append(np.full(len(one), np.nan) if quality is None else quality)
         groups.append(labels.astype(np.int64) + first)
         first, at = int(groups[-1].max()) + 1, at + len(one)
-    return Slices(hu, np.concatenate([one.scores for one in opened]), np.concatenate(groups))
+    return Slices(
+        hu,
+        np.arange(count),
+        np.concatenate([one.scores for one in opened]),
+        np.concatenate(qualities).astype(np.float32),
+        np.concatenate(groups),
+    )
 
 
 def _read(folder: LdctiqaFolder, into: NDArray[np.int16], quiet: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from clinreadnet.export.golden import distinct, write_golden
 from clinreadnet.export.precision import element_types
 from clinreadnet.export.tensorrt import EngineBuilder
 from clinreadnet.export.verify import GoldenSlices, Outputs
+from clinreadnet.model import PRESETS, ClinReadNet
 from clinreadnet.progress import progress_bar
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.flavours import FlavourMissing
@@ -67,6 +69,20 @@ def test_the_runtime_accepts_it(tiny_bundle: Path) -> None:
     golden = read_golden(tiny_bundle, load_manifest(tiny_bundle).golden, first=2)
     scores = Session(tiny_bundle, precision="fp16").score(golden["hu"])
     np.testing.assert_allclose(scores.score, golden["score"], rtol=5e-3)
+
+
+@pytest.mark.parametrize("command", [["--out", "bundle"], ["--check"]], ids=["bundle", "check"])
+def test_a_soqn_alone_is_refused(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    soqn = ClinReadNet(replace(PRESETS["tiny"], depths=(), heads=()))
+    weights.save_checkpoint(soqn, "soqn.safetensors")
+    options = ["--checkpoint", "soqn.safetensors", "--preset", "tiny"]
+    result = CliRunner().invoke(app, ["export", *command, *options])
+    assert isinstance(result.exception, InputError), result.output
+    assert re.fullmatch(r"soqn.safetensors: is of a SOQN alone, .*", str(result.exception))
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_golden_scores_can_be_ranked(tiny_bundle: Path) -> None:
