@@ -64,9 +64,10 @@ def training_runs_table() -> str:
     rows = []
     for path in sorted(TRAINING_RUNS.glob("small-*.json")):
         run = json.loads(path.read_text())
+        alone = "--soqn-only " if run["config"]["soqn_only"] else ""
         rows.append(
             [
-                f"`--crop {run['config']['crop']}`",
+                f"`{alone}--crop {run['config']['crop']}`",
                 f"{run['training_slices']} of {run['training_anatomies']}",
                 f"{run['validation_slices']} of {run['validation_anatomies']}",
                 f"{run['steps']}",

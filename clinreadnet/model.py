@@ -16,7 +16,7 @@ from clinreadnet.attention import LayerNorm, MultiTemperatureAttention
 from clinreadnet.errors import InputError
 from clinreadnet.grading import HU_MIN, HU_RANGE
 from clinreadnet.kernels import Impl, mlp, mlp_obstacle
-from clinreadnet.soqn import EdgeStatistics, OrdinalHead, Prediction, SobelStem
+from clinreadnet.soqn import TOKEN_STEP, EdgeStatistics, OrdinalHead, Prediction, SobelStem
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class ClinReadNetConfig:
     """Sharpness levels T of the attention."""
     mlp_ratio: int = 4
     """Hidden channels of a block's MLP over its channels."""
-    regions: int = 4
+    regions: int = 8
     """Kinds of region in which the statistics of the edges are taken."""
-    prior_dim: int = 128
+    prior_dim: int = 256
     """Hidden channels between the statistics of the edges and the votes."""
     edges: bool = True
     """Whether the stem sees Sobel edges beside the image; False for ablations."""
@@ -195,7 +195,21 @@ class ClinReadNet(nn.Module):
         stem = x = self.stem(encode(hu))  # [B, H / 4, W / 4, C]
         for stage in self.stages:
             x = stage(x)
-        return self.head(x, stem)  # x [B, H / 32, W / 32, 8C]
+        # x [B, H / 32, W / 32, 8C]
+        return self.head(x, stem[:, ::TOKEN_STEP, ::TOKEN_STEP])
+
+    def edge_tokens(self, hu: Tensor) -> Tensor:
+        """Return the tokens whose statistics the head takes: [B, H / 8, W / 8, C]."""
+        return self.stem(encode(hu))[:, ::TOKEN_STEP, ::TOKEN_STEP]
+
+    def take_body(self, trained: ClinReadNet) -> None:
+        """Take everything but the head.
+
+        Args:
+            trained: a network with the same stages; the shape of its head may differ.
+        """
+        self.stem.load_state_dict(trained.stem.state_dict())
+        self.stages.load_state_dict(trained.stages.state_dict())
 
     def take_soqn(self, trained: ClinReadNet) -> None:
         """Take the stem and the statistics of edges, with what the head makes of them.
@@ -215,7 +229,7 @@ class ClinReadNet(nn.Module):
             hu: [B, 1, H, W] Hounsfield units of slices to train on; the more, the better.
         """
         edges = self.head.edges
-        edges.calibrate(torch.cat([edges.raw(self.stem(encode(one))) for one in hu.split(1)]))
+        edges.calibrate(torch.cat([edges.raw(self.edge_tokens(one)) for one in hu.split(1)]))
 
 
 def _initialise(module: nn.Module) -> None:

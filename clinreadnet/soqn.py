@@ -24,8 +24,8 @@ REGION_SPREAD = 0.3
 channels: with the 0.02 of other layers all regions would start as the same, the whole image."""
 
 TOKEN_STEP = 2
-"""Statistics are over every second token of every second row; a token's neighbours see nearly the
-same pixels."""
+"""The head takes statistics of every second of the stem's tokens in every second row; a token's
+neighbours see nearly the same pixels."""
 
 VARIANCE_EPS = 1e-4
 """Inside the logarithm of a variance of tokens, which LayerNorm has made about 1."""
@@ -70,7 +70,7 @@ class SobelStem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 1, H, W] encoded 0...1 -> [B, H / 4, W / 4, C], dtype of the weights."""
-        if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
+        if _autocasts(x):
             # bfloat16 would round the image to steps of 5 HU before its edges are taken.
             with torch.autocast(x.device.type, enabled=False):
                 return self.forward(x)
@@ -112,7 +112,6 @@ class EdgeStatistics(nn.Module):
     def raw(self, tokens: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, 1, 2RC] as measured, float32 at least: means, then log deviations."""
         wide = torch.promote_types(tokens.dtype, torch.float32)
-        tokens = tokens[:, ::TOKEN_STEP, ::TOKEN_STEP]
         logits = self.region(tokens).to(wide).permute(0, 3, 1, 2)[..., None]
         weights = (logits - logits.amax(dim=(2, 3), keepdim=True)).exp()
         weights = weights / _sum(weights)  # [B, R, H, W, 1]
@@ -129,9 +128,12 @@ class EdgeStatistics(nn.Module):
         self.scale.copy_(1 / (raw.std(dim=(0, 1), correction=0) + SMALLEST_DEVIATION))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """[B, H, W, C] -> [B, 1, 2RC], about Normal(0, 1) over the slices calibrated with."""
+        """[B, H, W, C] -> [B, 1, 2RC], about Normal(0, 1) over the slices calibrated with.
+
+        In float32 at least, as is ``raw``.
+        """
         raw = self.raw(tokens)
-        return ((raw - self.shift.to(raw)) * self.scale.to(raw)).to(tokens.dtype)
+        return (raw - self.shift.to(raw)) * self.scale.to(raw)
 
 
 def _sum(x: Tensor) -> Tensor:
@@ -170,11 +172,11 @@ class OrdinalHead(nn.Module):
     def forward(self, x: Tensor, stem: Tensor) -> Prediction:
         """[B, H, W, C], [B, H', W', E] -> score [B], probs [B, 21], quality_map [B, H, W]."""
         _, h, w, c = x.shape
-        prior = self.prior(self.edges(stem))  # [B, 1, 21]
+        prior = self._prior(self.edges(stem))  # [B, 1, 21]
         x = self.norm(x).reshape(-1, h * w, c)
         wide = torch.promote_types(x.dtype, torch.float32)
         grades = self.grade_index.to(wide) * FINE_STEP
-        votes = (self.vote(x).to(wide) + prior.to(wide)).softmax(dim=-1)  # [B, HW, 21]
+        votes = (self.vote(x).to(wide) + prior).softmax(dim=-1)  # [B, HW, 21]
         weights = self.weight(x).to(wide).softmax(dim=1)  # [B, HW, 1]
         probs = (weights * votes).sum(dim=1)  # [B, 21]
         return Prediction(
@@ -182,3 +184,37 @@ class OrdinalHead(nn.Module):
             probs=probs,
             quality_map=(votes * grades).sum(dim=-1).reshape(-1, h, w),
         )
+
+    def from_statistics(self, stem: Tensor) -> Prediction:
+        """Predict from the statistics of edges alone, as where no token votes.
+
+        Args:
+            stem: [B, H', W', E], as for ``forward``.
+
+        Returns:
+            Prediction: score [B], probs [B, 21], quality_map [B, 1, 1].
+        """
+        probs = self._prior(self.edges(stem)).softmax(dim=-1)  # [B, 1, 21]
+        score = (probs * self.grade_index.to(probs) * FINE_STEP).sum(dim=-1)
+        return Prediction(score[:, 0], probs[:, 0], score[:, :, None])
+
+    def _prior(self, statistics: Tensor) -> Tensor:
+        """[B, 1, 2RC] -> [B, 1, 21] logits, in the type of the statistics.
+
+        One vector an image costs nothing in float32, and in 16 bits would cost most of the digits
+        that the statistics have.
+        """
+        if _autocasts(statistics):
+            with torch.autocast(statistics.device.type, enabled=False):
+                return self._prior(statistics)
+        for layer in self.prior:
+            if isinstance(layer, nn.Linear):
+                weight, bias = layer.weight.to(statistics), layer.bias.to(statistics)
+                statistics = nn.functional.linear(statistics, weight, bias)
+            else:
+                statistics = layer(statistics)
+        return statistics
+
+
+def _autocasts(x: Tensor) -> bool:
+    return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)

@@ -87,6 +87,8 @@ class TrainConfig:
     init: str | None = None
     """Checkpoint to start from instead of random weights; one of the SOQN alone gives the stem and
     the statistics of edges."""
+    statistics_only: bool = False
+    """Train the head's view of the edges alone and anew, on the frozen stem of ``init``."""
     soqn_only: bool = False
     """Leave out the attention stages: the SOQN alone learns fast, and a network starts from it."""
     loss: str = "hrps"
@@ -128,23 +130,13 @@ class Trainer:
         shape = replace(preset, edges=config.edges, octaves=config.octaves)
         if config.soqn_only:
             shape = replace(shape, depths=(), heads=())
-        model = ClinReadNet(shape)
-        if config.init is not None:
-            initial = load_checkpoint(config.init, preset=config.preset)
-            if initial.config == shape:
-                model = initial
-            else:
-                model.take_soqn(initial)
-        else:
-            few = min(CALIBRATION_SLICES, len(self.training))
-            first = Batches(self.training, few, config.crop, config.seed, Ranks())
-            model.calibrate(next(first.after(0))[0])
-        self.model = model.to(ranks.device)
-        self.ema = copy.deepcopy(self.model).requires_grad_(False)
-        self.network: nn.Module = self.model
+        self.model = model = self._first_model(shape).to(ranks.device)
+        self.batches = self._first_batches()
+        self.ema = copy.deepcopy(model).requires_grad_(False)
+        self.network = self._trained_part()
         if ranks.world > 1:
             devices = [ranks.device] if ranks.device.type == "cuda" else None
-            self.network = DistributedDataParallel(self.model, device_ids=devices)
+            self.network = DistributedDataParallel(self.network, device_ids=devices)
         # Norms, biases, temperatures and gates are not decayed; matrices are, but for the head's.
         head = set(model.head.parameters())
         body = [p for p in model.parameters() if p not in head]
@@ -159,12 +151,34 @@ class Trainer:
             weight_decay=config.weight_decay,
             betas=(0.9, 0.98),
         )
-        self.batches = Batches(self.training, config.batch_size, config.crop, config.seed, ranks)
         self.step, self.seconds = 0, 0.0
         self.rows: list[Row] = []
         self.best: dict[str, Tensor] = {}
         """Averaged weights of the epoch with the best validation score."""
         self.epoch_totals = dict.fromkeys(("steps", "loss", "seconds", "waiting"), 0.0)
+
+    def _first_model(self, shape: ClinReadNetConfig) -> ClinReadNet:
+        """Return the network as the run begins."""
+        config, model = self.config, ClinReadNet(shape)
+        if config.init is not None:
+            initial = load_checkpoint(config.init, preset=config.preset)
+            if initial.config == shape:
+                return initial
+            model.take_soqn(initial)
+        else:
+            few = min(CALIBRATION_SLICES, len(self.training))
+            first = Batches(self.training, few, config.crop, config.seed, Ranks())
+            model.calibrate(next(first.after(0))[0])
+        return model
+
+    def _first_batches(self) -> Any:
+        """Return what has ``per_epoch`` steps and, ``after`` a step, yields inputs and scores."""
+        config = self.config
+        return Batches(self.training, config.batch_size, config.crop, config.seed, self.ranks)
+
+    def _trained_part(self) -> nn.Module:
+        """Return the module that takes the inputs of ``batches`` and gives a prediction."""
+        return self.model
 
     def progress(self) -> float:
         """Share of the schedule that is done, 0...1: by steps, or by time where that is limited."""
@@ -268,12 +282,13 @@ class Trainer:
             )
         self.save()
 
-    def _train_step(self, hu: Tensor, scores: Tensor) -> Tensor:
+    def _train_step(self, inputs: Tensor | tuple[Tensor, ...], scores: Tensor) -> Tensor:
         """Take one step on this process's part of a batch; return its loss."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate() * group["times"]
         with self._autocast():
-            probs = self.network(hu).probs
+            inputs = inputs if isinstance(inputs, tuple) else (inputs,)
+            probs = self.network(*inputs).probs
         loss = LOSSES[self.config.loss](probs, scores)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -291,12 +306,16 @@ class Trainer:
         wanted = device == "cuda" if self.config.bf16 is None else self.config.bf16
         return torch.autocast(device, torch.bfloat16, enabled=wanted)
 
+    def _predict(self, index: Sequence[int]) -> NDArray[np.float64]:
+        """Score the held-out slices ``index`` [k], this process's, with the average: [k]."""
+        return predict(self.ema, self.validation.images(np.asarray(index)))
+
     def _finish_epoch(self) -> Row:
         """Score the held-out anatomies with the averaged weights, and close the epoch's books."""
         index = self.ranks.mine(range(len(self.validation)))
         predicted = np.zeros(len(self.validation))
         with self._autocast():
-            predicted[index] = predict(self.ema, self.validation.images(index))
+            predicted[index] = self._predict(index)
         predicted, true = self.ranks.reduce(predicted, "sum"), self.validation.scores
         totals = self.epoch_totals
         loss = self.ranks.reduce(totals["loss"], "sum") / self.ranks.world / totals["steps"]
@@ -485,9 +504,20 @@ def train(
     out = Path(out)
     if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: already exists; use --resume to continue it or name another")
+    trainer = _trainer(config)
     with join_ranks() as ranks:
-        _run(Trainer(config, load_slices(data, quiet=not ranks.first), out, ranks), resume)
+        _run(trainer(config, load_slices(data, quiet=not ranks.first), out, ranks), resume)
     return out / "model.safetensors"
+
+
+def _trainer(config: TrainConfig) -> type[Trainer]:
+    if not config.statistics_only:
+        return Trainer
+    if config.init is None:
+        raise InputError("--statistics-only needs --init: the checkpoint whose stem to use")
+    from clinreadnet.statistics_only import StatisticsTrainer
+
+    return StatisticsTrainer
 
 
 def _run(trainer: Trainer, resume: bool) -> None:

@@ -33,7 +33,7 @@ def scattered(preset: str, seed: int = 0) -> ClinReadNet:
         for name, parameter in model.named_parameters():
             if name.endswith(("bias_table", "log_inv_temperature", "gate_logits")):
                 parameter.normal_(0, 0.5)  # all zero otherwise: too easy
-            elif parameter.ndim == 2:
+            elif parameter.ndim == 2 and ".region." not in name:
                 parameter.mul_(4)  # a fresh network scores every slice alike
         seen: list[torch.Tensor] = []
         hook = model.head.norm.register_forward_hook(lambda *args: seen.append(args[2]))

@@ -120,6 +120,12 @@ def train(
         Path | None,
         typer.Option(help="Checkpoint to start from: of such a network, or of its SOQN alone."),
     ] = None,
+    statistics_only: Annotated[
+        bool,
+        typer.Option(
+            "--statistics-only", help="Train a new view of the edges on the frozen stem of --init."
+        ),
+    ] = False,
     soqn_only: Annotated[
         bool, typer.Option("--soqn-only", help="Leave out the attention; the result is for --init.")
     ] = False,
@@ -156,6 +162,7 @@ def train(
         loss=loss,
         target=target,
         init=None if init is None else str(init),
+        statistics_only=statistics_only,
         soqn_only=soqn_only,
     )
     checkpoint = run(data, out, config, resume=resume)

@@ -1,0 +1,144 @@
+"""Train a new view of the edges on a frozen stem: `clinreadnet train --statistics-only`.
+
+What the head makes of the statistics of edges learns from few numbers of each slice, and wants many
+steps over many slices. The stem sees each slice once, whole and as it is; then a step costs a
+hundredth of the network's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from clinreadnet.data.training_set import Slices
+from clinreadnet.errors import InputError
+from clinreadnet.model import ClinReadNet, ClinReadNetConfig
+from clinreadnet.progress import progress_bar
+from clinreadnet.soqn import OrdinalHead, Prediction
+from clinreadnet.train import CALIBRATION_SLICES, Trainer
+from clinreadnet.weights import load_checkpoint
+
+
+class StatisticsHead(nn.Module):
+    """What a head says whose tokens do not vote: the statistics of edges alone.
+
+    Args:
+        head: whose parameters these are.
+    """
+
+    def __init__(self, head: OrdinalHead):
+        super().__init__()
+        self.edges, self.prior = head.edges, head.prior
+        self.grade_index = head.grade_index
+        self._head = (head,)  # not a child: its votes are not trained
+
+    def forward(self, stem: Tensor) -> Prediction:
+        """[B, H', W', E] -> score [B], probs [B, 21], quality_map [B, 1, 1]."""
+        return self._head[0].from_statistics(stem)
+
+
+@dataclass(frozen=True)
+class TokenBatches:
+    """A shuffled pass over this process's slices each epoch.
+
+    Attributes:
+        tokens: [n, 64, 64, C] float16 on the CPU, of this process's share of the slices.
+        scores: [n] of the same.
+        batch: slices of a step, of this process.
+        per_epoch: steps of one epoch.
+        seed: of the order; what a step sees follows from it and the number of the step.
+        device: where the batches are wanted.
+    """
+
+    tokens: Tensor
+    scores: NDArray[np.float32]
+    batch: int
+    per_epoch: int
+    seed: int
+    device: torch.device
+
+    def after(self, step: int) -> Generator[tuple[Tensor, Tensor]]:
+        """Yield the batches from ``step`` to the end of its epoch.
+
+        Each looks at a quarter of the tokens, another from step to step.
+
+        Yields:
+            [b, 32, 32, C] float32 tokens and [b] scores, on the device.
+        """
+        epoch, number = divmod(step, self.per_epoch)
+        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch,)))
+        order = rng.permutation(len(self.scores))
+        offsets = rng.integers(2, size=(self.per_epoch, 2))
+        for n in range(number, self.per_epoch):
+            index = np.sort(order[n * self.batch : (n + 1) * self.batch])
+            row, column = offsets[n]
+            tokens = self.tokens[torch.from_numpy(index), row::2, column::2]
+            scores = torch.from_numpy(self.scores[index])
+            yield tokens.to(self.device).float(), scores.to(self.device)
+
+
+class StatisticsTrainer(Trainer):
+    """A run that trains a head anew, as far as it looks at the statistics of edges.
+
+    Stem and stages are those of ``config.init``; the votes of tokens start at nothing.
+    """
+
+    def _first_model(self, shape: ClinReadNetConfig) -> ClinReadNet:
+        assert self.config.init is not None
+        model = ClinReadNet(shape)
+        model.take_body(load_checkpoint(self.config.init, preset=self.config.preset))
+        nn.init.zeros_(model.head.vote.weight)
+        trained = {*model.head.edges.parameters(), *model.head.prior.parameters()}
+        for parameter in model.parameters():
+            parameter.requires_grad_(parameter in trained)
+        return model
+
+    def _first_batches(self) -> TokenBatches:
+        config, ranks = self.config, self.ranks
+        if config.batch_size > len(self.training) or config.batch_size % ranks.world:
+            raise InputError(
+                f"--batch-size {config.batch_size}: give a multiple of {ranks.world}, at most "
+                f"{len(self.training)}"
+            )
+        self.held_out = self._tokens(self.validation, "held out")
+        tokens = self._tokens(self.training, "training")
+        edges = self.model.head.edges
+        few = tokens[:CALIBRATION_SLICES].to(ranks.device).float().split(1)
+        edges.calibrate(torch.cat([edges.raw(one) for one in few]))
+        return TokenBatches(
+            tokens=tokens,
+            scores=self.training.scores[ranks.rank :: ranks.world],
+            batch=config.batch_size // ranks.world,
+            per_epoch=len(self.training) // config.batch_size,
+            seed=config.seed,
+            device=ranks.device,
+        )
+
+    def _tokens(self, slices: Slices, what: str) -> Tensor:
+        """Compute the tokens of this process's share: [n, 64, 64, C] float16, on the CPU."""
+        mine = np.asarray(self.ranks.mine(range(len(slices))), np.int64)
+        found = torch.empty(0)
+        with progress_bar(quiet=not self.ranks.first) as bar, torch.no_grad():
+            for n, index in enumerate(bar.track(mine, description=f"tokens, {what}")):
+                hu = torch.from_numpy(slices.images(index[None])).to(self.ranks.device)
+                one = self.model.edge_tokens(hu[:, None].float())
+                if n == 0:
+                    found = torch.empty(len(mine), *one.shape[1:], dtype=torch.float16)
+                found[n] = one[0]
+        return found
+
+    def _trained_part(self) -> nn.Module:
+        return StatisticsHead(self.model.head)
+
+    def _predict(self, index: Sequence[int]) -> NDArray[np.float64]:
+        scores = []
+        with torch.inference_mode():
+            for tokens in self.held_out.split(16):
+                part = tokens.to(self.ranks.device).float()
+                scores.append(self.ema.head.from_statistics(part).score.double().cpu().numpy())
+        return np.concatenate(scores)
