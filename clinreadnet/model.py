@@ -75,7 +75,7 @@ PRESETS = {
         ClinReadNetConfig("base", embed_dim=96),
     )
 }
-"""tiny: 1.5 M parameters, for tests; small: 7.0 M, the default; base: 27.7 M, Swin-T's size."""
+"""tiny: 1.6 M parameters, for tests; small: 7.1 M, the default; base: 28.0 M, Swin-T's size."""
 
 
 def encode(hu: Tensor) -> Tensor:

@@ -33,13 +33,12 @@ class StatisticsHead(nn.Module):
 
     def __init__(self, head: OrdinalHead):
         super().__init__()
-        self.edges, self.prior = head.edges, head.prior
-        self.grade_index = head.grade_index
-        self._head = (head,)  # not a child: its votes are not trained
+        self.head = head
 
     def forward(self, stem: Tensor) -> Prediction:
         """[B, H', W', E] -> score [B], probs [B, 21], quality_map [B, 1, 1]."""
-        return self._head[0].from_statistics(stem)
+        prediction: Prediction = self.head.from_statistics(stem)
+        return prediction
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,8 @@ QUANTIZED_TYPE = {"int8": "INT8", "fp8": "FP8"}
 _PRODUCTS = ("MATRIX_MULTIPLY", "CONVOLUTION")
 _FLOAT32_KINDS = ("NORMALIZATION", "SOFTMAX", "REDUCE", "UNARY")
 """The float32 islands: LayerNorm, the softmaxes and their exponentials and sums, the mixture."""
-_SOBEL = {"CONVOLUTION": 1}
-"""Float32 products of the network's own: the Sobel edges."""
+_OWN = {"CONVOLUTION": 1, "MATRIX_MULTIPLY": 2}
+"""Float32 products of the network's own: the Sobel edges; what the head makes of statistics."""
 
 # As the inspector spells them: "Half", "Row major linear FP16 format".
 _BUILT_TYPE = {
@@ -78,7 +78,7 @@ def check_types(
         CheckFailed: some layers have another type, saying which.
     """
     wanted = PRODUCT_TYPE[precision]
-    allowed = _SOBEL if chosen is None else chosen
+    allowed = _OWN if chosen is None else chosen
     for kind in _PRODUCTS:
         types = dict(layers.get(kind, {}))
         if wanted != "FLOAT" and kind in allowed:

@@ -37,7 +37,7 @@ from clinreadnet.runtime.parity import OUTPUTS
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """Type of the weights and the matrix products, by name; softmax, LayerNorm, the encoding, the
-Sobel edges and the final mixture are float32 in all of them."""
+Sobel edges, the statistics of edges with their MLP and the final mixture are float32 in all."""
 
 OPSETS = {"fp32": 20, "fp16": 20, "bf16": 22}
 """20 is the first operator set with Gelu, 22 the first whose Conv takes bfloat16."""

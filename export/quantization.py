@@ -87,11 +87,16 @@ def quantize(
 
 
 def linear_layers(model: onnx.ModelProto) -> list[str]:
-    """Return the names of the matrix products whose second factor is a constant matrix.
+    """Return the names of the 16-bit matrix products whose second factor is a constant matrix.
 
-    A matrix of one column makes a sum, not a product: TensorRT has nothing to gain there.
+    A matrix of one column makes a sum, not a product: TensorRT has nothing to gain there. Nor from
+    the network's float32 products, of one vector an image, which are float32 to keep its digits.
     """
-    columns = {tensor.name: tensor.dims[-1] for tensor in model.graph.initializer if tensor.dims}
+    columns = {
+        tensor.name: tensor.dims[-1]
+        for tensor in model.graph.initializer
+        if tensor.dims and tensor.data_type != onnx.TensorProto.FLOAT
+    }
     return [
         node.name
         for node in model.graph.node

@@ -57,7 +57,7 @@ def test_half_engine_is_half(tiny_bundle: Path) -> None:
     assert proof["engine"] == engine.name
     assert (proof["precision"], proof["target"], proof["batch"]) == ("fp16", "sm89", [1, 4, 16])
     layers = proof["layers"]
-    assert layers["MATRIX_MULTIPLY"] == {"HALF": 38}
+    assert layers["MATRIX_MULTIPLY"] == {"FLOAT": 2, "HALF": 37}
     assert layers["CONVOLUTION"] == {"FLOAT": 1, "HALF": 2}
     assert layers["NORMALIZATION"] == {"FLOAT": 15}
     assert layers["SOFTMAX"] == {"FLOAT": 2}
@@ -273,7 +273,7 @@ def test_bfloat16_is_built_as_bfloat16(tmp_path: Path) -> None:
 
 
 HALF = {
-    "MATRIX_MULTIPLY": {"HALF": 38},
+    "MATRIX_MULTIPLY": {"FLOAT": 2, "HALF": 37},
     "CONVOLUTION": {"FLOAT": 1, "HALF": 2},
     "NORMALIZATION": {"FLOAT": 15},
 }
