@@ -106,8 +106,8 @@ class StatisticsTrainer(Trainer):
             )
         self.held_out = self._tokens(self.validation, "held out")
         tokens = self._tokens(self.training, "training")
-        edges = self.model.head.edges
-        few = tokens[:CALIBRATION_SLICES].to(ranks.device).float().split(1)
+        edges, shuffled = self.model.head.edges, torch.randperm(len(tokens))
+        few = tokens[shuffled[:CALIBRATION_SLICES]].to(ranks.device).float().split(1)
         edges.calibrate(torch.cat([edges.raw(one) for one in few]))
         return TokenBatches(
             tokens=tokens,

@@ -87,6 +87,9 @@ class TrainConfig:
     init: str | None = None
     """Checkpoint to start from instead of random weights; one of the SOQN alone gives the stem and
     the statistics of edges."""
+    soqn: str | None = None
+    """Checkpoint whose stem and view of the edges to take and to keep; the rest is trained, from
+    random weights or from the stages of ``init``, to say what they leave unsaid."""
     statistics_only: bool = False
     """Train the head's view of the edges alone and anew, on the frozen stem of ``init``."""
     soqn_only: bool = False
@@ -160,7 +163,14 @@ class Trainer:
     def _first_model(self, shape: ClinReadNetConfig) -> ClinReadNet:
         """Return the network as the run begins."""
         config, model = self.config, ClinReadNet(shape)
-        if config.init is not None:
+        if config.soqn is not None:
+            if config.init is not None:
+                initial = load_checkpoint(config.init, preset=config.preset)
+                model.stages.load_state_dict(initial.stages.state_dict())
+            model.take_soqn(load_checkpoint(config.soqn, preset=config.preset))
+            for part in (model.stem, model.head.edges, model.head.prior):
+                part.requires_grad_(False)
+        elif config.init is not None:
             initial = load_checkpoint(config.init, preset=config.preset)
             if initial.config == shape:
                 return initial
@@ -356,9 +366,9 @@ class Trainer:
     def summary(self) -> dict[str, Any]:
         """Return what a model card needs to say about the run, ready for JSON."""
         steady = self.rows[1:] or self.rows  # the first epoch warms up
-        init = self.config.init
+        init, soqn = (path and Path(path).name for path in (self.config.init, self.config.soqn))
         return {
-            "config": asdict(self.config) | {"init": init and Path(init).name},
+            "config": asdict(self.config) | {"init": init, "soqn": soqn},
             "training_slices": len(self.training),
             "validation_slices": len(self.validation),
             "training_anatomies": len(np.unique(self.training.groups)),
@@ -511,6 +521,8 @@ def train(
 
 
 def _trainer(config: TrainConfig) -> type[Trainer]:
+    if config.soqn is not None and (config.soqn_only or config.statistics_only):
+        raise InputError("--soqn keeps what --soqn-only and --statistics-only train; leave one out")
     if not config.statistics_only:
         return Trainer
     if config.init is None:

@@ -120,6 +120,10 @@ def train(
         Path | None,
         typer.Option(help="Checkpoint to start from: of such a network, or of its SOQN alone."),
     ] = None,
+    soqn: Annotated[
+        Path | None,
+        typer.Option(help="Checkpoint whose stem and view of the edges to take and to keep."),
+    ] = None,
     statistics_only: Annotated[
         bool,
         typer.Option(
@@ -162,6 +166,7 @@ def train(
         loss=loss,
         target=target,
         init=None if init is None else str(init),
+        soqn=None if soqn is None else str(soqn),
         statistics_only=statistics_only,
         soqn_only=soqn_only,
     )
