@@ -67,11 +67,16 @@ def training_runs_table() -> str:
     for path in sorted(TRAINING_RUNS.glob("small-*.json")):
         run = json.loads(path.read_text())
         config = run["config"]
-        alone = "--soqn-only " if config["soqn_only"] else ""
-        whole = config.get("statistics_only", False)
+        flags = [
+            flag
+            for flag in ("--soqn", "--soqn-only", "--statistics-only")
+            if config.get(flag[2:].replace("-", "_"))
+        ]
+        if "--statistics-only" not in flags:
+            flags.append(f"--crop {config['crop']}")
         rows.append(
             [
-                "`--statistics-only`" if whole else f"`{alone}--crop {config['crop']}`",
+                f"`{' '.join(flags)}`",
                 f"{run['training_slices']} of {run['training_anatomies']}",
                 f"{run['validation_slices']} of {run['validation_anatomies']}",
                 f"{run['steps']}",

@@ -27,6 +27,9 @@ QUANTIZED = ("int8", "fp8")
 """Precisions made here."""
 
 
+_FEWEST_COLUMNS = 16
+
+
 def load_optimizer() -> Any:
     """Import Model Optimizer's ONNX quantisation.
 
@@ -89,8 +92,8 @@ def quantize(
 def linear_layers(model: onnx.ModelProto) -> list[str]:
     """Return the names of the 16-bit matrix products whose second factor is a constant matrix.
 
-    A matrix of one column makes a sum, not a product: TensorRT has nothing to gain there. Nor from
-    the network's float32 products, of one vector an image, which are float32 to keep its digits.
+    Model Optimizer leaves matrices of few columns as they are; TensorRT has nothing to gain there.
+    Nor has it from the network's float32 products, of one vector an image.
     """
     columns = {
         tensor.name: tensor.dims[-1]
@@ -100,7 +103,7 @@ def linear_layers(model: onnx.ModelProto) -> list[str]:
     return [
         node.name
         for node in model.graph.node
-        if node.op_type == "MatMul" and columns.get(node.input[1], 0) > 1
+        if node.op_type == "MatMul" and columns.get(node.input[1], 0) >= _FEWEST_COLUMNS
     ]
 
 

@@ -22,7 +22,7 @@ from clinreadnet.errors import CheckFailed, InputError
 from clinreadnet.evaluate import evaluate
 from clinreadnet.model import PRESETS, ClinReadNet
 from clinreadnet.train import EMA_POWER, TrainConfig, Trainer, train
-from clinreadnet.weights import load_checkpoint
+from clinreadnet.weights import load_checkpoint, save_checkpoint
 
 TINY = TrainConfig(preset="tiny", epochs=2, batch_size=4, crop=256, validation_share=0.34)
 SMALL = replace(PRESETS["tiny"], embed_dim=16, depths=(1, 1, 1, 1), heads=(1, 2, 4, 8))
@@ -150,6 +150,26 @@ def test_a_network_starts_from_a_soqn(folder: Path, tmp_path: Path) -> None:
     # Another run of the SOQN alone takes all of it.
     again = Trainer(replace(config, soqn_only=True), load_slices([folder]), tmp_path / "run").model
     assert torch.equal(again.head.vote.weight, alone.head.vote.weight)
+
+
+@pytest.mark.usefixtures("shallow")
+def test_a_soqn_stays_as_it_is(folder: Path, whole_run: Path, tmp_path: Path) -> None:
+    soqn = ClinReadNet(replace(SMALL, depths=(), heads=()))
+    save_checkpoint(soqn, tmp_path / "soqn.safetensors", dtype=torch.float16)
+    init = str(whole_run / "model.safetensors")
+    config = replace(TINY, soqn=str(tmp_path / "soqn.safetensors"), init=init)
+    first = Trainer(config, load_slices([folder]), tmp_path / "first").model
+    for name, tensor in first.stages.state_dict().items():
+        assert torch.equal(tensor, load_checkpoint(init).stages.state_dict()[name]), name
+    trained = load_checkpoint(train([folder], tmp_path / "run", config))
+    kept = load_checkpoint(config.soqn or "")
+    for name, tensor in kept.state_dict().items():
+        if name.startswith(("stem.", "head.edges.", "head.prior.")):
+            assert torch.equal(tensor, trained.state_dict()[name]), name
+    assert not torch.equal(trained.head.vote.weight.half(), first.head.vote.weight.half())
+    with pytest.raises(InputError, match="--soqn keeps what"):
+        train([folder], tmp_path / "other", replace(config, soqn_only=True))
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.usefixtures("shallow")
