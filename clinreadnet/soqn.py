@@ -132,8 +132,21 @@ class EdgeStatistics(nn.Module):
 
         In float32 at least, as is ``raw``.
         """
-        raw = self.raw(tokens)
+        raw = self._raw_quickly(tokens) if self.training else self.raw(tokens)
         return (raw - self.shift.to(raw)) * self.scale.to(raw)
+
+    def _raw_quickly(self, tokens: Tensor) -> Tensor:
+        """Return ``raw`` by two products, several times as fast, for training.
+
+        The difference of squares loses digits where a channel hardly varies.
+        """
+        wide = torch.promote_types(tokens.dtype, torch.float32)
+        weights = self.region(tokens).to(wide).flatten(1, 2).softmax(dim=1).transpose(1, 2)
+        tokens = tokens.to(wide).flatten(1, 2)
+        with torch.autocast(tokens.device.type, enabled=False):
+            mean = weights @ tokens  # [B, R, C]
+            variance = (weights @ tokens.square() - mean.square()).clamp(min=0)
+        return torch.cat([mean, (variance + VARIANCE_EPS).log() / 2], dim=1).flatten(1)[:, None]
 
 
 def _sum(x: Tensor) -> Tensor:

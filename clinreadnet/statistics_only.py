@@ -136,6 +136,7 @@ class StatisticsTrainer(Trainer):
 
     def _predict(self, index: Sequence[int]) -> NDArray[np.float64]:
         scores = []
+        self.ema.eval()
         with torch.inference_mode():
             for tokens in self.held_out.split(16):
                 part = tokens.to(self.ranks.device).float()
