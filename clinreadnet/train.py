@@ -44,6 +44,9 @@ from clinreadnet.weights import load_checkpoint, save_checkpoint
 TARGETS = ("score", "quality")
 """What `--target` takes."""
 
+KEPT = ("best", "last")
+"""What `--keep` takes."""
+
 WARMUP_SHARE = 0.05
 """Share of the run in which the learning rate rises linearly."""
 
@@ -78,6 +81,9 @@ class TrainConfig:
     """Share of the anatomies held out."""
     patience: int = 20
     """Epochs without a better validation score after which to stop."""
+    keep: str = "best"
+    """Which averaged weights to write: of the "best" epoch on validation, or of the "last", which
+    with few anatomies held out is the better choice."""
     seed: int = 0
     bf16: bool | None = None
     """Run the products in bfloat16 (autocast); edges, softmax, norms and loss stay float32.
@@ -237,7 +243,8 @@ class Trainer:
                 self._keep_best()
                 self.save()
             if log is not None:
-                self.ema.load_state_dict(self.best)
+                if self.config.keep == "best":
+                    self.ema.load_state_dict(self.best)
                 save_checkpoint(self.ema, self.out / "model.safetensors", dtype=torch.float16)
                 log.finish(self.summary())
         except (RuntimeError, MemoryError) as error:
@@ -509,8 +516,12 @@ def train(
         raise InputError(f"--crop {config.crop}: the network takes crops of 256 or 512 pixels")
     if config.loss not in LOSSES:
         raise InputError(f"--loss {config.loss}: unknown; known: {', '.join(LOSSES)}")
-    if config.target not in TARGETS:
-        raise InputError(f"--target {config.target}: unknown; known: {', '.join(TARGETS)}")
+    for option, value, known in (
+        ("target", config.target, TARGETS),
+        ("keep", config.keep, KEPT),
+    ):
+        if value not in known:
+            raise InputError(f"--{option} {value}: unknown; known: {', '.join(known)}")
     out = Path(out)
     if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: already exists; use --resume to continue it or name another")

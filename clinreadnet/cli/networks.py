@@ -112,6 +112,9 @@ def train(
         int,
         typer.Option(min=1, help="Epochs without a better validation score to stop after."),
     ] = 20,
+    keep: Annotated[
+        str, typer.Option(help="Epoch to write: best on validation, or last.")
+    ] = "best",
     limit_time: Annotated[
         str | None,
         typer.Option(metavar="90s|30m|2h", help="Finish the schedule within this training time."),
@@ -162,6 +165,7 @@ def train(
         bf16=bf16,
         validation_share=validation_share,
         patience=patience,
+        keep=keep,
         limit_seconds=None if limit_time is None else parse_duration(limit_time),
         loss=loss,
         target=target,
