@@ -106,8 +106,9 @@ class EdgeStatistics(nn.Module):
 
     def initialise(self) -> None:
         """Start with regions that lie apart."""
-        for layer in (self.region[0], self.region[2]):
-            nn.init.normal_(layer.weight, std=REGION_SPREAD)
+        for layer in self.region:
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=REGION_SPREAD)
 
     def raw(self, tokens: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, 1, 2RC] as measured, float32 at least: means, then log deviations."""

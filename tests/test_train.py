@@ -190,10 +190,12 @@ def test_the_shipped_weights_are_a_moving_average(folder: Path, tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("shallow")
-def test_the_best_epoch_is_kept_and_patience_ends_the_run(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("keep", "written"), [("best", 1), ("last", 3)])
+def test_an_epoch_is_kept_and_patience_ends_the_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: str, written: int
 ) -> None:
-    trainer = Trainer(replace(TINY, epochs=50, patience=2), load_slices([folder]), tmp_path)
+    config = replace(TINY, epochs=50, patience=2, keep=keep)
+    trainer = Trainer(config, load_slices([folder]), tmp_path)
     finish, kept = trainer._finish_epoch, []
 
     def scored() -> dict[str, float]:
@@ -205,7 +207,7 @@ def test_the_best_epoch_is_kept_and_patience_ends_the_run(
     trainer.run()
     assert len(rows_of(tmp_path)) == 4, "two epochs after the second, no better"
     saved = load_checkpoint(tmp_path / "model.safetensors").stem.embed.weight
-    torch.testing.assert_close(saved, kept[1].half().float())
+    torch.testing.assert_close(saved, kept[written].half().float())
     assert json.loads((tmp_path / "summary.json").read_text())["best"]["epoch"] == 2
 
 
@@ -238,6 +240,7 @@ def test_durations_that_are_none(text: str) -> None:
         pytest.param({"preset": "huge"}, "known: tiny, small, base", id="preset"),
         pytest.param({"init": "missing.safetensors"}, "no such checkpoint", id="init"),
         pytest.param({"loss": "mse"}, "known: hrps, cross-entropy", id="loss"),
+        pytest.param({"keep": "first"}, "known: best, last", id="keep"),
         pytest.param({"target": "votes"}, "known: score, quality", id="target"),
         pytest.param({"batch_size": 9}, "only 8 slices to train on", id="batch"),
     ],
