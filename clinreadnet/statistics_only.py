@@ -1,8 +1,8 @@
 """Train a new view of the edges on a frozen stem: `clinreadnet train --statistics-only`.
 
 What the head makes of the statistics of edges learns from few numbers of each slice, and wants many
-steps over many slices. The stem sees each slice once, whole and as it is; then a step costs a
-hundredth of the network's.
+steps over many slices. The stem sees each slice once, whole and as it is; then a step costs less
+than a hundredth of the network's.
 """
 
 from __future__ import annotations
