@@ -169,6 +169,14 @@ def test_a_network_takes_a_soqn() -> None:
     assert soqn(hu).quality_map.shape == (2, 64, 64), "a SOQN alone votes with the stem's tokens"
 
 
+def test_edge_statistics_are_the_same_in_training() -> None:
+    torch.manual_seed(0)
+    edges = ClinReadNet(PRESETS["tiny"]).double().head.edges
+    tokens = torch.randn(2, 4, 8, 32, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(edges.train()(tokens), edges.eval()(tokens))
+
+
 def test_edge_statistics_keep_their_digits_in_float32() -> None:
     """Summed by rows, an error grows with 64 + 64 roundings, not with all 4096 tokens."""
     torch.manual_seed(0)
