@@ -6,7 +6,6 @@ With --check nothing is written, and the exit status says whether every table is
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import sys
@@ -84,20 +83,12 @@ def training_runs_table() -> str:
                 f"{run['training_minutes']:.0f}",
                 f"{run['slices_per_second']:.1f}",
                 f"{100 * run['waiting_share']:.0f} %",
-                f"{_kept_score(path, run):.3f}",
+                f"{run['best']['score']:.3f}",
                 f"{run['device']}, {run['processes']} processes of {run['threads']} thread",
             ]
         )
     head = ["run", "slices of anatomies", "validated on", "steps", "minutes", "slices/s"]
     return markdown([*head, "waiting for data", "validation sum", "hardware"], rows)
-
-
-def _kept_score(path: Path, run: dict[str, Any]) -> float:
-    """Return the validation score of the epoch whose weights a run wrote."""
-    if run["config"].get("keep") != "last":
-        return float(run["best"]["score"])
-    rows = list(csv.DictReader(path.with_suffix(".csv").open()))
-    return float(rows[-1]["score"])
 
 
 def parts_table() -> str:

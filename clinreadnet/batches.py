@@ -14,6 +14,7 @@ from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -28,6 +29,31 @@ from clinreadnet.grading import SIZE
 
 _AHEAD = 4
 """Batches gathered before they are asked for."""
+
+
+class BatchSource(Protocol):
+    """What a run takes its batches from."""
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps of one epoch."""
+
+    def after(self, step: int) -> Generator[tuple[Tensor, Tensor]]:
+        """Yield (inputs, [b] scores) from ``step`` to the end of its epoch."""
+
+
+def check_batch_size(batch_size: int, slices: int, ranks: Ranks) -> None:
+    """Refuse a batch that is larger than the set, or that the processes cannot share.
+
+    Raises:
+        InputError: saying which.
+    """
+    if batch_size > slices:
+        raise InputError(f"--batch-size {batch_size}: only {slices} slices to train on")
+    if batch_size % ranks.world:
+        raise InputError(
+            f"--batch-size {batch_size}: {ranks.world} processes share a batch; give a multiple"
+        )
 
 
 @dataclass(frozen=True)
@@ -52,15 +78,7 @@ class Batches:
     ranks: Ranks
 
     def __post_init__(self) -> None:
-        if self.batch_size > len(self.slices):
-            raise InputError(
-                f"--batch-size {self.batch_size}: only {len(self.slices)} slices to train on"
-            )
-        if self.batch_size % self.ranks.world:
-            raise InputError(
-                f"--batch-size {self.batch_size}: {self.ranks.world} processes share a batch; "
-                "give a multiple"
-            )
+        check_batch_size(self.batch_size, len(self.slices), self.ranks)
 
     @property
     def per_epoch(self) -> int:

@@ -202,25 +202,6 @@ class ClinReadNet(nn.Module):
         """Return the tokens whose statistics the head takes: [B, H / 8, W / 8, C]."""
         return self.stem(encode(hu))[:, ::TOKEN_STEP, ::TOKEN_STEP]
 
-    def take_body(self, trained: ClinReadNet) -> None:
-        """Take everything but the head.
-
-        Args:
-            trained: a network with the same stages; the shape of its head may differ.
-        """
-        self.stem.load_state_dict(trained.stem.state_dict())
-        self.stages.load_state_dict(trained.stages.state_dict())
-
-    def take_soqn(self, trained: ClinReadNet) -> None:
-        """Take the stem and the statistics of edges, with what the head makes of them.
-
-        Args:
-            trained: may have other stages, or none; the rest of its ``config`` is alike.
-        """
-        self.stem.load_state_dict(trained.stem.state_dict())
-        self.head.edges.load_state_dict(trained.head.edges.state_dict())
-        self.head.prior.load_state_dict(trained.head.prior.state_dict())
-
     @torch.no_grad()
     def calibrate(self, hu: Tensor) -> None:
         """Standardise what the head sees of the edges, before training.

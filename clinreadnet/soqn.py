@@ -6,6 +6,7 @@ in what its tokens vote, and in the statistics of all its edges.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -42,7 +43,8 @@ class Prediction(NamedTuple):
     probs: Tensor
     """[B, 21], probability of each fine grade 0, 0.2, ..., 4."""
     quality_map: Tensor
-    """[B, H / 32, W / 32], the expectation of each token, in grades 0...4."""
+    """[B, H / 32, W / 32], the expectation of each token, in grades 0...4; of a SOQN alone, whose
+    tokens are the stem's, [B, H / 4, W / 4]."""
 
 
 class SobelStem(nn.Module):
@@ -70,17 +72,15 @@ class SobelStem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 1, H, W] encoded 0...1 -> [B, H / 4, W / 4, C], dtype of the weights."""
-        if _autocasts(x):
-            # bfloat16 would round the image to steps of 5 HU before its edges are taken.
-            with torch.autocast(x.device.type, enabled=False):
-                return self.forward(x)
         assert self.edge.bias is not None
-        # [B, C / 2, H / 2, W / 2]
-        if self.edges:
-            x = sobel_stem(x, self.edge.weight, self.edge.bias, impl=self.kernels)
-        else:
-            x = nn.functional.gelu(self.edge(x.to(self.edge.weight.dtype)))
-        return self.norm(self.embed(x).permute(0, 2, 3, 1))
+        # bfloat16 would round the image to steps of 5 HU before its edges are taken.
+        with _without_autocast(x):
+            # [B, C / 2, H / 2, W / 2]
+            if self.edges:
+                x = sobel_stem(x, self.edge.weight, self.edge.bias, impl=self.kernels)
+            else:
+                x = nn.functional.gelu(self.edge(x.to(self.edge.weight.dtype)))
+            return self.norm(self.embed(x).permute(0, 2, 3, 1))
 
 
 class EdgeStatistics(nn.Module):
@@ -119,8 +119,7 @@ class EdgeStatistics(nn.Module):
         tokens = tokens.to(wide)[:, None]
         mean = _sum(weights * tokens)  # [B, R, 1, 1, C]
         difference = tokens - mean
-        variance = _sum(weights * difference * difference)
-        return torch.cat([mean, (variance + VARIANCE_EPS).log() / 2], dim=1).flatten(1)[:, None]
+        return _joined(mean, _sum(weights * difference * difference))
 
     @torch.no_grad()
     def calibrate(self, raw: Tensor) -> None:
@@ -144,10 +143,14 @@ class EdgeStatistics(nn.Module):
         wide = torch.promote_types(tokens.dtype, torch.float32)
         weights = self.region(tokens).to(wide).flatten(1, 2).softmax(dim=1).transpose(1, 2)
         tokens = tokens.to(wide).flatten(1, 2)
-        with torch.autocast(tokens.device.type, enabled=False):
+        with _without_autocast(tokens):
             mean = weights @ tokens  # [B, R, C]
-            variance = (weights @ tokens.square() - mean.square()).clamp(min=0)
-        return torch.cat([mean, (variance + VARIANCE_EPS).log() / 2], dim=1).flatten(1)[:, None]
+            return _joined(mean, (weights @ tokens.square() - mean.square()).clamp(min=0))
+
+
+def _joined(mean: Tensor, variance: Tensor) -> Tensor:
+    """[B, R, ..., C] each -> [B, 1, 2RC], means, then log deviations."""
+    return torch.cat([mean, (variance + VARIANCE_EPS).log() / 2], dim=1).flatten(1)[:, None]
 
 
 def _sum(x: Tensor) -> Tensor:
@@ -189,15 +192,9 @@ class OrdinalHead(nn.Module):
         prior = self._prior(self.edges(stem))  # [B, 1, 21]
         x = self.norm(x).reshape(-1, h * w, c)
         wide = torch.promote_types(x.dtype, torch.float32)
-        grades = self.grade_index.to(wide) * FINE_STEP
         votes = (self.vote(x).to(wide) + prior).softmax(dim=-1)  # [B, HW, 21]
         weights = self.weight(x).to(wide).softmax(dim=1)  # [B, HW, 1]
-        probs = (weights * votes).sum(dim=1)  # [B, 21]
-        return Prediction(
-            score=(probs * grades).sum(dim=-1),
-            probs=probs,
-            quality_map=(votes * grades).sum(dim=-1).reshape(-1, h, w),
-        )
+        return self._mixture(votes, weights, h, w)
 
     def from_statistics(self, stem: Tensor) -> Prediction:
         """Predict from the statistics of edges alone, as where no token votes.
@@ -208,9 +205,18 @@ class OrdinalHead(nn.Module):
         Returns:
             Prediction: score [B], probs [B, 21], quality_map [B, 1, 1].
         """
-        probs = self._prior(self.edges(stem)).softmax(dim=-1)  # [B, 1, 21]
-        score = (probs * self.grade_index.to(probs) * FINE_STEP).sum(dim=-1)
-        return Prediction(score[:, 0], probs[:, 0], score[:, :, None])
+        vote = self._prior(self.edges(stem)).softmax(dim=-1)  # [B, 1, 21]
+        return self._mixture(vote, torch.ones_like(vote[..., :1]), 1, 1)
+
+    def _mixture(self, votes: Tensor, weights: Tensor, h: int, w: int) -> Prediction:
+        """[B, HW, 21], [B, HW, 1] -> what the weighted votes say together."""
+        grades = self.grade_index.to(votes.dtype) * FINE_STEP
+        probs = (weights * votes).sum(dim=1)  # [B, 21]
+        return Prediction(
+            score=(probs * grades).sum(dim=-1),
+            probs=probs,
+            quality_map=(votes * grades).sum(dim=-1).reshape(-1, h, w),
+        )
 
     def _prior(self, statistics: Tensor) -> Tensor:
         """[B, 1, 2RC] -> [B, 1, 21] logits, in the type of the statistics.
@@ -218,17 +224,19 @@ class OrdinalHead(nn.Module):
         One vector an image costs nothing in float32, and in 16 bits would cost most of the digits
         that the statistics have.
         """
-        if _autocasts(statistics):
-            with torch.autocast(statistics.device.type, enabled=False):
-                return self._prior(statistics)
-        for layer in self.prior:
-            if isinstance(layer, nn.Linear):
-                weight, bias = layer.weight.to(statistics), layer.bias.to(statistics)
-                statistics = nn.functional.linear(statistics, weight, bias)
-            else:
-                statistics = layer(statistics)
+        with _without_autocast(statistics):
+            for layer in self.prior:
+                if isinstance(layer, nn.Linear):
+                    weight, bias = layer.weight.to(statistics), layer.bias.to(statistics)
+                    statistics = nn.functional.linear(statistics, weight, bias)
+                else:
+                    statistics = layer(statistics)
         return statistics
 
 
-def _autocasts(x: Tensor) -> bool:
-    return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
+def _without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """Return what keeps products in the type of ``x``; nothing enters a graph without autocast."""
+    kind = x.device.type
+    if kind == "meta" or not torch.is_autocast_enabled(kind):
+        return nullcontext()
+    return torch.autocast(kind, enabled=False)

@@ -15,13 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from clinreadnet.batches import check_batch_size
 from clinreadnet.data.training_set import Slices
-from clinreadnet.errors import InputError
 from clinreadnet.model import ClinReadNet, ClinReadNetConfig
 from clinreadnet.progress import progress_bar
 from clinreadnet.soqn import OrdinalHead, Prediction
 from clinreadnet.train import CALIBRATION_SLICES, Trainer
-from clinreadnet.weights import load_checkpoint
+from clinreadnet.weights import load_parts
 
 
 class StatisticsHead(nn.Module):
@@ -90,7 +90,7 @@ class StatisticsTrainer(Trainer):
     def _first_model(self, shape: ClinReadNetConfig) -> ClinReadNet:
         assert self.config.init is not None
         model = ClinReadNet(shape)
-        model.take_body(load_checkpoint(self.config.init, preset=self.config.preset))
+        load_parts(model, self.config.init, ["stem", "stages"] if shape.depths else ["stem"])
         nn.init.zeros_(model.head.vote.weight)
         trained = {*model.head.edges.parameters(), *model.head.prior.parameters()}
         for parameter in model.parameters():
@@ -99,11 +99,7 @@ class StatisticsTrainer(Trainer):
 
     def _first_batches(self) -> TokenBatches:
         config, ranks = self.config, self.ranks
-        if config.batch_size > len(self.training) or config.batch_size % ranks.world:
-            raise InputError(
-                f"--batch-size {config.batch_size}: give a multiple of {ranks.world}, at most "
-                f"{len(self.training)}"
-            )
+        check_batch_size(config.batch_size, len(self.training), ranks)
         self.held_out = self._tokens(self.validation, "held out")
         tokens = self._tokens(self.training, "training")
         edges, shuffled = self.model.head.edges, torch.randperm(len(tokens))

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from clinreadnet import __version__
-from clinreadnet.batches import Batches
+from clinreadnet.batches import Batches, BatchSource
 from clinreadnet.data.training_set import Slices, load_slices, split_by_anatomy
 from clinreadnet.distributed import Ranks, join_ranks
 from clinreadnet.errors import CheckFailed, InputError
@@ -39,7 +39,7 @@ from clinreadnet.model import ClinReadNet, ClinReadNetConfig
 from clinreadnet.output import whole_file
 from clinreadnet.progress import console, progress_bar
 from clinreadnet.training_log import Row, TrainingLog
-from clinreadnet.weights import load_checkpoint, save_checkpoint
+from clinreadnet.weights import SOQN, load_checkpoint, load_parts, save_checkpoint
 
 TARGETS = ("score", "quality")
 """What `--target` takes."""
@@ -171,24 +171,23 @@ class Trainer:
         config, model = self.config, ClinReadNet(shape)
         if config.soqn is not None:
             if config.init is not None:
-                initial = load_checkpoint(config.init, preset=config.preset)
-                model.stages.load_state_dict(initial.stages.state_dict())
-            model.take_soqn(load_checkpoint(config.soqn, preset=config.preset))
-            for part in (model.stem, model.head.edges, model.head.prior):
-                part.requires_grad_(False)
+                load_parts(model, config.init, ["stages"])
+            load_parts(model, config.soqn, SOQN)
+            for part in SOQN:
+                model.get_submodule(part).requires_grad_(False)
         elif config.init is not None:
             initial = load_checkpoint(config.init, preset=config.preset)
             if initial.config == shape:
                 return initial
-            model.take_soqn(initial)
+            load_parts(model, config.init, SOQN)
         else:
             few = min(CALIBRATION_SLICES, len(self.training))
             first = Batches(self.training, few, config.crop, config.seed, Ranks())
             model.calibrate(next(first.after(0))[0])
         return model
 
-    def _first_batches(self) -> Any:
-        """Return what has ``per_epoch`` steps and, ``after`` a step, yields inputs and scores."""
+    def _first_batches(self) -> BatchSource:
+        """Return where the run takes its batches from."""
         config = self.config
         return Batches(self.training, config.batch_size, config.crop, config.seed, self.ranks)
 
@@ -299,13 +298,12 @@ class Trainer:
             )
         self.save()
 
-    def _train_step(self, inputs: Tensor | tuple[Tensor, ...], scores: Tensor) -> Tensor:
+    def _train_step(self, inputs: Tensor, scores: Tensor) -> Tensor:
         """Take one step on this process's part of a batch; return its loss."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate() * group["times"]
         with self._autocast():
-            inputs = inputs if isinstance(inputs, tuple) else (inputs,)
-            probs = self.network(*inputs).probs
+            probs = self.network(inputs).probs
         loss = LOSSES[self.config.loss](probs, scores)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()

@@ -26,8 +26,8 @@ from clinreadnet.output import whole_file
 QUANTIZED = ("int8", "fp8")
 """Precisions made here."""
 
-
 _FEWEST_COLUMNS = 16
+"""Fewest columns of a matrix that Model Optimizer quantises."""
 
 
 def load_optimizer() -> Any:

@@ -156,17 +156,10 @@ def test_without_votes_the_statistics_decide() -> None:
     torch.testing.assert_close(alone.quality_map.expand(2, 8, 8), whole.quality_map)
 
 
-def test_a_network_takes_a_soqn() -> None:
-    torch.manual_seed(0)
-    whole = ClinReadNet(PRESETS["tiny"])
+def test_a_soqn_alone_votes_with_the_tokens_of_its_stem() -> None:
     soqn = ClinReadNet(replace(PRESETS["tiny"], depths=(), heads=()))
-    soqn.calibrate(slices(4))
-    whole.take_soqn(soqn)
     with torch.no_grad():
-        hu = slices(2)
-        mine, theirs = (m.head.from_statistics(m.edge_tokens(hu)) for m in (whole, soqn))
-    assert torch.equal(mine.probs, theirs.probs) and mine.score[0] != mine.score[1]
-    assert soqn(hu).quality_map.shape == (2, 64, 64), "a SOQN alone votes with the stem's tokens"
+        assert soqn(slices(2)).quality_map.shape == (2, 64, 64)
 
 
 def test_edge_statistics_are_the_same_in_training() -> None:

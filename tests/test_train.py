@@ -173,6 +173,25 @@ def test_a_soqn_stays_as_it_is(folder: Path, whole_run: Path, tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("shallow")
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        pytest.param(("soqn",), "head.edges", id="soqn"),
+        pytest.param(("soqn", "init"), "stages", id="stages"),
+    ],
+)
+def test_parts_of_another_shape_are_named(
+    folder: Path, tmp_path: Path, options: tuple[str, ...], part: str
+) -> None:
+    other = str(tmp_path / "other.safetensors")
+    save_checkpoint(ClinReadNet(replace(SMALL, regions=3, depths=(1, 1), heads=(1, 2))), other)
+    config = replace(TINY, **dict.fromkeys(options, other))
+    with pytest.raises(InputError, match=f"other.safetensors: its {part} does not fit"):
+        train([folder], tmp_path / "run", config)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("shallow")
 def test_the_shipped_weights_are_a_moving_average(folder: Path, tmp_path: Path) -> None:
     trainer = Trainer(replace(TINY, epochs=5000), load_slices([folder]), tmp_path)
     weight = trainer.model.stem.embed.weight
