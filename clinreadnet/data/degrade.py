@@ -33,8 +33,8 @@ VIEWS = (720, 240, 120)
 EXPOSURES = (4.5e5, 2.0e5, 1.1e5, 8.5e4)
 """Photons per detector cell before the patient at the reference thickness, most first."""
 
-SHARPEST = 0.5
-"""Sharpest filter of a protocol; what its noise-free image shows is all that can be lost."""
+REFERENCE_SHARPNESS = 0.5
+"""Filter whose noise-free image shows all the detail that can be lost; a sharper one loses none."""
 
 SCANS = len(EXPOSURES) * len(VIEWS)
 """Simulated scans of one slice."""
@@ -63,6 +63,11 @@ _EXPOSURE_SPREAD = 0.30
 _SOFT_SHARE = 0.45
 _SOFTEST = 1.0
 _DOSE_SAVING = 1.0
+# Share of kernels sharper than the reference, and the sharpest: it enhances edges, and its noise is
+# nearly as fine as that of a scanner's thin slices. Then the photons (log) that keep it readable.
+_SHARP_SHARE = 0.15
+_SHARPEST = 1.5
+_DOSE_OF_SHARP = 1.6
 # Slopes in HU a pixel, of the structure blurred by a pixel, from which structure is faint and from
 # which it is strong. Below them it is texture, or what is left of a scanned slice's own noise.
 _FAINT, _STRONG = 3.5, 12.0
@@ -74,7 +79,7 @@ class Protocol:
 
     Attributes:
         exposures: photons per detector cell at the reference thickness, one per noise level.
-        sharpness: of the reconstruction filter, 0 Hann ... 1 ramp.
+        sharpness: of the reconstruction filter, 0 Hann, 1 ramp, beyond it edge-enhancing.
         softness: standard deviation in pixels of a soft kernel's further blur, 0 for none.
     """
 
@@ -84,15 +89,21 @@ class Protocol:
 
 
 def draw_protocol(rng: np.random.Generator) -> Protocol:
-    """Draw a protocol around :data:`EXPOSURES`: a sharp kernel or a soft one."""
+    """Draw a protocol around :data:`EXPOSURES`: a soft kernel, a standard or a sharp one."""
     sharpness = softness = 0.0
-    if rng.random() < _SOFT_SHARE:
-        softness = float(rng.uniform(0.2, _SOFTEST))
-    else:
-        sharpness = SHARPEST * float(rng.beta(1.0, 3.0))
-    jitter = np.exp(rng.normal(0.0, _EXPOSURE_SPREAD, len(EXPOSURES)))
     # What a soft kernel takes from the noise, the protocol takes from the dose.
-    dose = math.exp(-_DOSE_SAVING * softness)
+    log_dose = 0.0
+    kind = rng.random()
+    if kind < _SOFT_SHARE:
+        softness = float(rng.uniform(0.2, _SOFTEST))
+        log_dose = -_DOSE_SAVING * softness
+    elif kind < 1 - _SHARP_SHARE:
+        sharpness = REFERENCE_SHARPNESS * float(rng.beta(1.0, 3.0))
+    else:
+        sharpness = float(rng.uniform(REFERENCE_SHARPNESS, _SHARPEST))
+        log_dose = _DOSE_OF_SHARP * sharpness
+    jitter = np.exp(rng.normal(0.0, _EXPOSURE_SPREAD, len(EXPOSURES)))
+    dose = math.exp(log_dose)
     exposures = sorted(np.asarray(EXPOSURES) * jitter * dose, reverse=True)
     return Protocol(tuple(float(e) for e in exposures), sharpness, softness)
 
@@ -107,8 +118,8 @@ class Degradation:
         views: number of views.
         noise_hu: standard deviation of the random error in even soft tissue.
         streak_hu: root mean square error of missing views in the body.
-        edge_loss: share (0...1) of the slope of strong edges that is lost, of what the sharpest
-            noise-free reconstruction shows.
+        edge_loss: share (0...1) of the slope of strong edges that is lost, of what the reference
+            filter's noise-free reconstruction shows.
         detail_loss: share (0...1) of the slope of faint structure that is lost.
         denoiser: "nlm", "bilateral" or None.
         source: number of the degradation that was denoised, or None.
@@ -189,14 +200,14 @@ def degrade(
         ]
         images = beam.back_project(
             np.stack([kept, kept, *noisy]),
-            sharpness=[SHARPEST] + [protocol.sharpness] * (1 + len(noisy)),
+            sharpness=[REFERENCE_SHARPNESS] + [protocol.sharpness] * (1 + len(noisy)),
             softness=[0.0] + [protocol.softness] * (1 + len(noisy)),
         )
         images = images * scale - np.float32(1000.0)
-        sharpest, still = images[:2]
+        reference, still = images[:2]
         if v == 0:
             full = still
-            detail = Detail(clean, sharpest)
+            detail = Detail(clean, reference)
             losses = detail.losses(full)
         missing = still - full
         streak = float(np.sqrt(np.mean(missing[clean.body] ** 2)))

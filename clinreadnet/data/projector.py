@@ -135,7 +135,8 @@ def reconstruction_filter(size: int, sharpness: float = 0.0, softness: float = 0
 
     Args:
         size: FFT length.
-        sharpness: 0 is the Hann-windowed ramp, 1 the bare ramp; between them the two are mixed.
+        sharpness: 0 is the Hann-windowed ramp, 1 the bare ramp; between them the two are mixed,
+            beyond 1 high frequencies are raised.
         softness: standard deviation in pixels of a Gaussian blur on top, as soft kernels have it.
 
     Returns:
@@ -182,7 +183,7 @@ def back_project(
 
     Args:
         sinograms: ``[channels, views, n]`` float32 line integrals, all of one geometry.
-        sharpness: 0 Hann filter ... 1 ramp filter; one number, or one for each channel.
+        sharpness: 0 Hann filter, 1 ramp filter; one number, or one for each channel.
         softness: standard deviation of a further Gaussian blur, in pixels; likewise.
 
     Returns:

@@ -60,7 +60,7 @@ def back_project(
 
     Args:
         sinograms: ``[b, views, n]`` float32 line integrals, all of one geometry.
-        sharpness: 0 Hann filter ... 1 ramp filter; one number, or one for each sinogram.
+        sharpness: 0 Hann filter, 1 ramp filter; one number, or one for each sinogram.
         softness: standard deviation of a further Gaussian blur, in pixels; likewise.
 
     Returns:

@@ -10,6 +10,7 @@ from clinreadnet.data.degrade import (
     DEGRADATIONS,
     EXPOSURES,
     MU_WATER_PER_MM,
+    REFERENCE_SHARPNESS,
     SCANS,
     VIEWS,
     Detail,
@@ -100,6 +101,18 @@ def test_a_sharper_filter_keeps_edges_and_noise(phantom, degraded):
     assert sharp.noise_hu > degraded[0].noise_hu > soft.noise_hu
 
 
+def test_a_kernel_beyond_the_reference_loses_nothing_and_has_fine_noise(phantom, degraded):
+    (ramp,) = degrade(phantom, Protocol(EXPOSURES, 1.0), noise_stream, [0])
+    assert ramp.edge_loss == 0 == ramp.detail_loss
+
+    def neighbours(hu):
+        error = (hu - phantom.hu)[phantom.tissue.any(axis=1)]
+        inside = phantom.tissue[phantom.tissue.any(axis=1)][:, 1:]
+        return np.corrcoef(error[:, 1:][inside], error[:, :-1][inside])[0, 1]
+
+    assert neighbours(ramp.hu) < neighbours(degraded[0].hu) - 0.2
+
+
 def test_copies_take_turns_and_come_from_all_doses(copies):
     assert [made.denoiser for made in copies] == ["nlm", "bilateral"] * 2
     assert [made.source // 3 for made in copies] == [0, 1, 2, 3]
@@ -163,7 +176,14 @@ def test_protocol_varies_and_repeats():
     first, again, other = (draw_protocol(np.random.default_rng(s)) for s in (1, 1, 2))
     assert first == again != other
     assert list(first.exposures) == sorted(first.exposures, reverse=True)
-    drawn = [draw_protocol(np.random.default_rng(s)) for s in range(40)]
-    assert all(0 <= p.sharpness <= 0.5 and len(p.exposures) == len(EXPOSURES) for p in drawn)
-    soft = [p.softness > 0 for p in drawn]
-    assert any(soft) and not all(soft)
+
+
+def test_kernels_go_from_soft_to_edge_enhancing():
+    drawn = [draw_protocol(np.random.default_rng(s)) for s in range(400)]
+    assert all(len(p.exposures) == len(EXPOSURES) for p in drawn)
+    soft = np.array([p.softness for p in drawn])
+    sharp = np.array([p.sharpness for p in drawn])
+    assert soft.max() <= 1.0 and 1.4 < sharp.max() <= 1.5
+    assert not np.any((soft > 0) & (sharp > 0))
+    assert np.mean(soft > 0) == pytest.approx(0.45, abs=0.06)
+    assert np.mean(sharp > REFERENCE_SHARPNESS) == pytest.approx(0.15, abs=0.05)
