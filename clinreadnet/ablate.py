@@ -134,7 +134,7 @@ def _run(
     checkpoint = train(data, folder, config, resume=(folder / "last.pt").exists())
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     if test is None:
-        measured = {name: summary["best"][name] for name in METRICS}
+        measured = {name: summary["kept"][name] for name in METRICS}
     else:
         found = evaluate(test, checkpoint)
         measured = {

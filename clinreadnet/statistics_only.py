@@ -7,7 +7,7 @@ than a hundredth of the network's.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,11 @@ from clinreadnet.progress import progress_bar
 from clinreadnet.soqn import OrdinalHead, Prediction
 from clinreadnet.train import CALIBRATION_SLICES, Trainer
 from clinreadnet.weights import load_parts
+
+WINDOWS = ((0.6, 3 / 16), (1.0, 9 / 16))
+"""Least side of the window of a slice that a step sees, as a share of the slice's, up to a share of
+the run. A window is another mix of tissues, as another anatomy would be: a head that has always
+seen whole abdomens says anything of a scan with much lung. In the end it sees more, as it will."""
 
 
 class StatisticsHead(nn.Module):
@@ -41,6 +46,23 @@ class StatisticsHead(nn.Module):
         return prediction
 
 
+def draw_span(rng: np.random.Generator, side: int, least: float) -> slice:
+    """Draw which of ``side`` rows, or columns, of tokens a step sees.
+
+    Args:
+        rng: source of the choice.
+        side: how many there are.
+        least: length of the shortest span, as a share of ``side``.
+
+    Returns:
+        A span of neighbours, or where it is longer than half of ``side`` every second of them.
+    """
+    shortest = max(1, round(least * side))
+    length = int(rng.integers(shortest, side + 1))
+    first = int(rng.integers(side - length + 1))
+    return slice(first, first + length, 1 if length <= side // 2 else 2)
+
+
 @dataclass(frozen=True)
 class TokenBatches:
     """A shuffled pass over this process's slices each epoch.
@@ -50,8 +72,9 @@ class TokenBatches:
         scores: [n] of the same.
         batch: slices of a step, of this process.
         per_epoch: steps of one epoch.
-        seed: of the order; what a step sees follows from it and the number of the step.
+        seed: of the order and the windows.
         device: where the batches are wanted.
+        progress: tells which share of the run is done, 0...1.
     """
 
     tokens: Tensor
@@ -60,23 +83,24 @@ class TokenBatches:
     per_epoch: int
     seed: int
     device: torch.device
+    progress: Callable[[], float]
 
     def after(self, step: int) -> Generator[tuple[Tensor, Tensor]]:
-        """Yield the batches from ``step`` to the end of its epoch.
-
-        Each looks at a quarter of the tokens, another from step to step.
+        """Yield the batches from ``step`` to the end of its epoch, each a window of its slices.
 
         Yields:
-            [b, 32, 32, C] float32 tokens and [b] scores, on the device.
+            [b, h, w, C] float32 tokens and [b] scores, on the device.
         """
         epoch, number = divmod(step, self.per_epoch)
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch,)))
         order = rng.permutation(len(self.scores))
-        offsets = rng.integers(2, size=(self.per_epoch, 2))
+        of_step = rng.spawn(self.per_epoch)
         for n in range(number, self.per_epoch):
             index = np.sort(order[n * self.batch : (n + 1) * self.batch])
-            row, column = offsets[n]
-            tokens = self.tokens[torch.from_numpy(index), row::2, column::2]
+            done = self.progress()
+            least = next(least for share, least in WINDOWS if done <= share)
+            rows, columns = (draw_span(of_step[n], side, least) for side in self.tokens.shape[1:3])
+            tokens = self.tokens[torch.from_numpy(index), rows, columns]
             scores = torch.from_numpy(self.scores[index])
             yield tokens.to(self.device).float(), scores.to(self.device)
 
@@ -112,6 +136,7 @@ class StatisticsTrainer(Trainer):
             per_epoch=len(self.training) // config.batch_size,
             seed=config.seed,
             device=ranks.device,
+            progress=self.progress,
         )
 
     def _tokens(self, slices: Slices, what: str) -> Tensor:

@@ -382,7 +382,7 @@ class Trainer:
             "training_minutes": self.seconds / 60,
             "slices_per_second": float(np.median([r["slices_per_second"] for r in steady])),
             "waiting_share": float(np.median([r["waiting_share"] for r in steady])),
-            "best": self.rows[_best(self.rows)],
+            "kept": self.rows[_best(self.rows) if self.config.keep == "best" else -1],
             "device": _device_name(self.ranks.device),
             "processes": self.ranks.world,
             "threads": torch.get_num_threads(),

@@ -58,7 +58,7 @@ def test_an_ablation_goes_on_where_it_stopped(
             (run / "last.pt").touch()
             raise KeyboardInterrupt
         best = dict.fromkeys(METRICS, rng.random())
-        (run / "summary.json").write_text(json.dumps(SUMMARY | {"best": best}))
+        (run / "summary.json").write_text(json.dumps(SUMMARY | {"kept": best}))
         return run / "model.safetensors"
 
     monkeypatch.setattr(module, "train", train)

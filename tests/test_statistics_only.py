@@ -11,7 +11,7 @@ from labelled_folder import make_labelled_folder
 from clinreadnet.data.training_set import load_slices
 from clinreadnet.errors import InputError
 from clinreadnet.model import PRESETS, ClinReadNet
-from clinreadnet.statistics_only import StatisticsTrainer, TokenBatches
+from clinreadnet.statistics_only import StatisticsTrainer, TokenBatches, draw_span
 from clinreadnet.train import TrainConfig, predict, train
 from clinreadnet.weights import load_checkpoint, save_checkpoint
 
@@ -62,10 +62,11 @@ def test_validation_is_that_of_the_whole_network(folder: Path, init: Path, tmp_p
     assert np.ptp(whole) > 0
 
 
-def batches(batch: int = 2) -> TokenBatches:
-    tokens = torch.arange(6 * 8 * 8, dtype=torch.float16).reshape(6, 8, 8, 1)
+def batches(side: int = 8, done: float = 0.0) -> TokenBatches:
+    tokens = torch.arange(6, dtype=torch.float16).repeat_interleave(side * side)
     scores = np.arange(6, dtype=np.float32)
-    return TokenBatches(tokens, scores, batch, 6 // batch, 3, torch.device("cpu"))
+    shaped = tokens.reshape(6, side, side, 1)
+    return TokenBatches(shaped, scores, 2, 3, 3, torch.device("cpu"), lambda: done)
 
 
 def test_a_pass_goes_on_from_any_step() -> None:
@@ -74,18 +75,30 @@ def test_a_pass_goes_on_from_any_step() -> None:
         assert torch.equal(tokens, again) and torch.equal(scores, scores_again)
 
 
-def test_a_pass_sees_every_slice_and_a_quarter_of_its_tokens() -> None:
+def test_a_pass_sees_every_slice_once() -> None:
     seen = list(batches().after(0))
     assert sorted(s for _, scores in seen for s in scores.tolist()) == list(range(6))
     for tokens, scores in seen:
-        assert tokens.shape == (2, 4, 4, 1) and tokens.dtype == torch.float32
-        assert (tokens // 64 == scores[:, None, None, None]).all(), "of the slice of that score"
-    corners = {
-        float(tokens[0, 0, 0, 0]) % 64
-        for step in range(0, 60, 3)
-        for tokens, _ in batches().after(step)
-    }
-    assert corners == {0, 1, 8, 9}
+        assert tokens.dtype == torch.float32
+        assert (tokens == scores[:, None, None, None]).all(), "of the slice of that score"
+
+
+def test_spans_are_of_all_lengths_and_places() -> None:
+    rng = np.random.default_rng(0)
+    spans = [draw_span(rng, 64, 3 / 16) for _ in range(4000)]
+    assert {span.stop - span.start for span in spans} == set(range(12, 65))
+    assert all(0 <= span.start and span.stop <= 64 for span in spans)
+    assert {span.start for span in spans} >= set(range(40))
+    assert all((span.step == 1) == (span.stop - span.start <= 32) for span in spans)
+
+
+def test_windows_grow_towards_the_end() -> None:
+    def shortest(done: float) -> int:
+        seen = [batches(side=64, done=done).after(3 * epoch) for epoch in range(40)]
+        return min(min(tokens.shape[1:3]) for epoch in seen for tokens, _ in epoch)
+
+    assert shortest(0.5) <= 16
+    assert shortest(1.0) == 18, "36 of 64, every second"
 
 
 def test_an_initial_checkpoint_is_needed(folder: Path, tmp_path: Path) -> None:

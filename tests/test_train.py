@@ -62,7 +62,7 @@ def test_a_run_lowers_the_loss_and_leaves_a_checkpoint(folder: Path, tmp_path: P
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["training_slices"], summary["validation_slices"]) == (8, 4)
     assert summary["steps"] == 20 and summary["slices_per_second"] > 0
-    assert summary["best"]["score"] == max(float(row["score"]) for row in rows)
+    assert summary["kept"]["score"] == max(float(row["score"]) for row in rows)
     assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert list((run / "tensorboard").iterdir())
 
@@ -227,7 +227,7 @@ def test_an_epoch_is_kept_and_patience_ends_the_run(
     assert len(rows_of(tmp_path)) == 4, "two epochs after the second, no better"
     saved = load_checkpoint(tmp_path / "model.safetensors").stem.embed.weight
     torch.testing.assert_close(saved, kept[written].half().float())
-    assert json.loads((tmp_path / "summary.json").read_text())["best"]["epoch"] == 2
+    assert json.loads((tmp_path / "summary.json").read_text())["kept"]["epoch"] == written + 1
 
 
 @pytest.mark.usefixtures("shallow")
