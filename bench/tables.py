@@ -84,21 +84,11 @@ def training_runs_table() -> str:
                 f"{run['slices_per_second']:.1f}",
                 f"{100 * run['waiting_share']:.0f} %",
                 f"{run['kept']['score']:.3f}",
-                f"{run['device']}, {hardware_share(run)}",
+                f"{run['device']}, processes: {run['processes']}, threads: {run['threads']}",
             ]
         )
     head = ["run", "slices of anatomies", "validated on", "steps", "minutes", "slices/s"]
     return markdown([*head, "waiting for data", "validation sum", "hardware"], rows)
-
-
-def hardware_share(run: dict[str, Any]) -> str:
-    """Say in words how many processes of how many threads a run had."""
-
-    def counted(count: int, what: str, plural: str) -> str:
-        return f"{count} {what if count == 1 else plural}"
-
-    processes = counted(run["processes"], "process", "processes")
-    return f"{processes} of {counted(run['threads'], 'thread', 'threads')}"
 
 
 def parts_table() -> str:
