@@ -25,8 +25,8 @@ from clinreadnet.weights import load_parts
 
 WINDOWS = ((0.6, 3 / 16), (1.0, 9 / 16))
 """Least side of the window of a slice that a step sees, as a share of the slice's, up to a share of
-the run. A window is another mix of tissues, as another anatomy would be; whole slices are few enough
-to be learned by heart. In the end the windows are large, as what is scored is whole."""
+the run. A window is another mix of tissues, as another anatomy would be; whole slices are so few
+that they are learned by heart. In the end windows are large, as what is scored is whole."""
 
 
 class StatisticsHead(nn.Module):
