@@ -21,9 +21,10 @@ build: $(INSTALLED) bundle/manifest.json sample  ## install, export a verified b
 test: $(INSTALLED)  ## run the whole CPU test suite
 	$(BIN)/python -m pytest
 
-lint: $(INSTALLED)  ## check style and formatting
+lint: .typecheck/.installed  ## check style, formatting and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	cd .typecheck && ../$(BIN)/lint-imports --config ../pyproject.toml --no-cache
 
 format: $(INSTALLED)  ## apply the formatting
 	$(BIN)/ruff check --fix .
@@ -36,24 +37,24 @@ bench: $(INSTALLED) bundle/manifest.json  ## measure everything this machine can
 	$(BIN)/python -m pytest bench
 
 bench-record: $(INSTALLED) bundle/manifest.json  ## the same, kept in bench/results and in the docs
-	$(BIN)/python bench/recording.py
+	$(BIN)/python -m bench.recording
 
 bench-check: $(INSTALLED) bundle/manifest.json  ## fail where a row is slower than last recorded here
-	$(BIN)/python bench/check.py
+	$(BIN)/python -m bench.check
 
 tables: $(INSTALLED)  ## write the tables of the docs from recorded runs
-	$(BIN)/python bench/tables.py
+	$(BIN)/python -m bench.tables
 
 gpu-check: $(INSTALLED)  ## test and measure the kernels on this machine's GPU, and record it
-	$(BIN)/python bench/gpu_check.py
-	$(BIN)/python bench/tables.py
+	$(BIN)/python -m bench.gpu_check
+	$(BIN)/python -m bench.tables
 
 flavours: $(INSTALLED)  ## run builder and runner against each TensorRT binding and record what they use
-	$(BIN)/python tests/export/real_bindings.py
-	$(BIN)/python bench/tables.py
+	PYTHONPATH=tests $(BIN)/python -m support.real_bindings
+	$(BIN)/python -m bench.tables
 
 kernel-table: $(INSTALLED)  ## compile the kernels for each GPU and write docs/kernels.md
-	$(BIN)/python -m clinreadnet.kernels.resources > docs/kernels.md.new
+	$(BIN)/python -m clinreadnet.kernels.compile > docs/kernels.md.new
 	mv docs/kernels.md.new docs/kernels.md
 
 clean:  ## remove everything made here
@@ -73,7 +74,7 @@ bundle/manifest.json: $(WEIGHTS) $(SOURCES) | $(INSTALLED)
 sample: | $(INSTALLED)
 	$(BIN)/clinreadnet simulate --out sample --count 12 --seed 7 --dicom
 
-# mypy does not follow the folder mapping of an editable install, so it reads a plain one.
+# mypy and import-linter do not follow the folder mapping of an editable install: they read a plain one.
 .typecheck/.installed: $(SOURCES) pyproject.toml | $(INSTALLED)
 	rm -rf .typecheck build
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target .typecheck .

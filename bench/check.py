@@ -1,7 +1,7 @@
 """Compare with the last committed results of this machine: `make bench-check`.
 
 Fails where a row is more than 10 % slower and the two 95 % intervals do not overlap, and names it.
-`python bench/check.py FILE` compares a run that is already recorded.
+`python -m bench.check FILE` compares a run that is already recorded.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from machine import this_machine
-from recording import RESULTS, ROOT, measure
-
+from bench.measure.machine import this_machine
+from bench.recording import RESULTS, ROOT, measure
 from clinreadnet.errors import ClinReadNetError, InputError
 from clinreadnet.report.results import Row, Run, newest_runs, read_run
 

@@ -9,14 +9,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import machine
 import numpy as np
 import pytest
-import roofline
-from networks import Candidate, check, load_bundle
 from pytest_benchmark.fixture import BenchmarkFixture
-from recording import current_commit
-from timing import (
+
+from bench.measure import machine, roofline
+from bench.measure.networks import Candidate, check, load_bundle
+from bench.measure.timing import (
     REPLAY,
     Sample,
     WarmUp,
@@ -26,11 +25,11 @@ from timing import (
     marks,
     warm_up,
 )
-
+from bench.recording import current_commit
 from clinreadnet.report.results import SCHEMA
 from clinreadnet.report.statistics import median_interval, paired_ratio, percentile, variation
-from clinreadnet.runtime.manifest import Manifest
-from clinreadnet.score import default_bundle
+from clinreadnet.runtime.bundle.manifest import Manifest
+from clinreadnet.scoring.series import default_bundle
 
 RATES: dict[str, float] = {}
 """Measured once, at the first row of a run."""
@@ -116,7 +115,7 @@ class Measured:
 
 def network_work(manifest: Manifest, batch: int, precision: str) -> roofline.Work:
     """Return what one run must compute and move, by the shape the manifest's preset names."""
-    from clinreadnet.model import ClinReadNetConfig
+    from clinreadnet.model.network import ClinReadNetConfig
 
     config = ClinReadNetConfig.from_preset(manifest.model.preset)
     return roofline.network(config, batch, precision, manifest.model.parameters)
@@ -129,7 +128,7 @@ def sample_of(candidate: Candidate, run: Callable[..., Any], batch: int, clock: 
         copies = copies_past_the_cache(size, machine.cache_bytes())
         noise = rng.normal(40, 300, (batch, 1, 512, 512)).astype(np.float32)
         return host_sample(run, [noise + float(i) for i in range(copies)])
-    from cuda_clock import device_sample
+    from bench.measure.cuda_clock import device_sample
 
     assert candidate.bind is not None
     return device_sample(candidate.bind, batch, graph=clock == "device graph")

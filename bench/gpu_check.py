@@ -1,6 +1,6 @@
 """Everything that only a GPU can prove, in one command: `make gpu-check`.
 
-Each step can be run alone: `python bench/gpu_check.py tests memcheck kernels network`. What was
+Each step can be run alone: `python -m bench.gpu_check tests memcheck kernels network`. What was
 measured, and how each step went, is merged into `bench/results/<gpu>/<date>-<commit>.json`; then
 `make tables` writes it into docs/benchmarking.md. Exit status 1: a step failed. 2: no GPU.
 """
@@ -21,16 +21,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from machine import machine_name
-from recording import COMMIT_VARIABLE, current_commit, results_file
+from bench.measure.machine import machine_name
+from bench.recording import COMMIT_VARIABLE, current_commit, results_file
 
 ROOT = Path(__file__).parents[1]
 GPU_TESTS = (
     "tests/kernels",
     "tests/examples",
-    "tests/export/test_tensorrt.py",
-    "tests/runtime/test_tensorrt_on_gpu.py",
-    "tests/test_tune.py",
+    "tests/export/engines/test_build.py",
+    "tests/runtime/backends/test_tensorrt_on_gpu.py",
+    "tests/tuning/test_tune.py",
 )
 PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider")
 

@@ -42,7 +42,7 @@ def measure(arguments: Sequence[str], recorded: Path) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     """Measure, and keep the file where pytest ran to its end."""
-    from machine import this_machine
+    from bench.measure.machine import this_machine
 
     commit = current_commit()
     if commit is None:
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
         path.write_bytes(recorded.read_bytes())
     print(f"recording: wrote {path.relative_to(ROOT)}", file=sys.stderr)
     # Also where a bench failed: what was measured stands.
-    return subprocess.run([sys.executable, ROOT / "bench" / "tables.py"]).returncode or status
+    return subprocess.run([sys.executable, "-m", "bench.tables"], cwd=ROOT).returncode or status
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from clinreadnet import ablation_table
 from clinreadnet.report.results import Row, hardware, read_run, result_files
 from clinreadnet.report.tables import (
     Table,
@@ -23,7 +22,8 @@ from clinreadnet.report.tables import (
     ops_table,
     peers_table,
 )
-from clinreadnet.runtime.flavours import FLAVOURS, Option
+from clinreadnet.runtime.backends.flavours import FLAVOURS, Option
+from clinreadnet.training import ablation_table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"

@@ -13,14 +13,15 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from cuda_clock import copy_bandwidth, milliseconds
 from pytest_benchmark.fixture import BenchmarkFixture
-from stock_attention import StockAttention
 from torch import Tensor
 
+from bench.measure.cuda_clock import copy_bandwidth, milliseconds
+from bench.studies.stock_attention import StockAttention
 from clinreadnet.kernels import attention_block, mlp, sobel_stem, window_attention
-from clinreadnet.model import Block, ClinReadNetConfig
-from clinreadnet.runtime.parity import BUDGETS, relative_error
+from clinreadnet.metrics import relative_error
+from clinreadnet.model.network import Block, ClinReadNetConfig
+from clinreadnet.precision import BUDGETS
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="no NVIDIA GPU on this machine"

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from networks import Candidate, Found, find
 from pytest_benchmark.fixture import BenchmarkFixture
-from timing import REPLAY
 
+from bench.measure.networks import Candidate, Found, find
+from bench.measure.timing import REPLAY
 from clinreadnet.errors import InputError
 from clinreadnet.runtime.gpu import find_gpus
-from clinreadnet.score import default_bundle
+from clinreadnet.scoring.series import default_bundle
 
 GPU_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 CPU_BATCHES = (1, 2, 4, 8)
@@ -88,12 +88,14 @@ def test_cold_start(benchmark: BenchmarkFixture, candidate: Candidate) -> None:
             child = subprocess.run(
                 [
                     sys.executable,
-                    Path(__file__).with_name("cold_start.py"),
+                    "-m",
+                    "bench.studies.cold_start",
                     BUNDLE,
                     candidate.title,
                 ],
                 stdout=subprocess.PIPE,
                 check=True,
+                cwd=Path(__file__).parents[1],
                 env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache, "TRITON_CACHE_DIR": cache},
             )
         found.append(json.loads(child.stdout.splitlines()[-1]))

@@ -10,16 +10,16 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import roofline
-from timing import REPLAY, host_sample, interleave, marks, warm_up
 
+from bench.measure import roofline
+from bench.measure.timing import REPLAY, host_sample, interleave, marks, warm_up
 from clinreadnet.report.statistics import median_interval, percentile, variation
 
 torch = pytest.importorskip("torch", reason="needs PyTorch")
 F = torch.nn.functional
 
 from clinreadnet.kernels import sobel_stem, window_attention  # noqa: E402
-from clinreadnet.model import ClinReadNetConfig  # noqa: E402
+from clinreadnet.model.network import ClinReadNetConfig  # noqa: E402
 
 pytestmark = [
     pytest.mark.benchmark(timer=REPLAY),

@@ -19,7 +19,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from clinreadnet.data.slices import find_slices
 from clinreadnet.runtime import Session
-from clinreadnet.score import default_bundle, score_slices
+from clinreadnet.scoring.series import default_bundle, score_slices
 
 SLICES = 24
 # What the kernel counts for a process includes what its parent held when it was forked: the command

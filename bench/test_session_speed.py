@@ -18,8 +18,8 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from clinreadnet.runtime import Session
-from clinreadnet.runtime.parity import OUTPUTS
-from clinreadnet.score import default_bundle
+from clinreadnet.scoring.series import default_bundle
+from clinreadnet.spec import OUTPUTS
 
 BUNDLE = default_bundle().resolve()
 ROUNDS = 40

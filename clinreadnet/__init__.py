@@ -8,20 +8,20 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from clinreadnet._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from clinreadnet.model import ClinReadNet, ClinReadNetConfig
+    from clinreadnet.model.checkpoint import load_pretrained
+    from clinreadnet.model.network import ClinReadNet, ClinReadNetConfig
     from clinreadnet.runtime import Session
-    from clinreadnet.weights import load_pretrained
 
 __all__ = ["ClinReadNet", "ClinReadNetConfig", "Session", "load_pretrained"]
 
 _HOMES = {
-    "ClinReadNet": "clinreadnet.model",
-    "ClinReadNetConfig": "clinreadnet.model",
+    "ClinReadNet": "clinreadnet.model.network",
+    "ClinReadNetConfig": "clinreadnet.model.network",
     "Session": "clinreadnet.runtime",
-    "load_pretrained": "clinreadnet.weights",
+    "load_pretrained": "clinreadnet.model.checkpoint",
 }
 
 

@@ -128,3 +128,21 @@ def _kendall(x: Floats, y: Floats, weights: Floats) -> Floats:
     untied = pairs(np.abs(sign_x)) * pairs(np.abs(sign_y))
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(untied > 0, pairs(sign_x * sign_y) / np.sqrt(untied), np.nan)
+
+
+def relative_error(output: ArrayLike, reference: ArrayLike) -> float:
+    """Return ‖output − reference‖ / ‖reference‖ over all elements, in float64.
+
+    Args:
+        output: any shape, any real dtype.
+        reference: the same shape, float64.
+
+    Returns:
+        The error; ``inf`` where ``output`` is not finite or has another shape.
+    """
+    out = np.asarray(output, dtype=np.float64)
+    ref = np.asarray(reference, dtype=np.float64)
+    if out.shape != ref.shape or not np.isfinite(out).all():
+        return float("inf")
+    scale = float(np.linalg.norm(ref))
+    return float(np.linalg.norm(out - ref)) / max(scale, np.finfo(np.float64).tiny)

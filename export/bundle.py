@@ -11,12 +11,11 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from clinreadnet import __version__, weights
+from clinreadnet._version import __version__
+from clinreadnet.console import progress_bar
 from clinreadnet.errors import InputError
-from clinreadnet.export.golden import write_golden
-from clinreadnet.export.graphs import Graphs
-from clinreadnet.export.onnx import check_network
-from clinreadnet.export.options import (
+from clinreadnet.export.engines.build import EngineBuilder
+from clinreadnet.export.engines.options import (
     DEFAULT_BATCH,
     DEFAULT_PRECISIONS,
     DEFAULT_TARGETS,
@@ -27,13 +26,14 @@ from clinreadnet.export.options import (
     check_precision,
     resolve_targets,
 )
-from clinreadnet.export.quantization import QUANTIZED, load_optimizer
-from clinreadnet.export.tensorrt import EngineBuilder
-from clinreadnet.export.verify import Report, passes, verify_golden
-from clinreadnet.output import whole_folder
-from clinreadnet.progress import progress_bar
-from clinreadnet.runtime.flavours import FlavourMissing, load_flavour, newest
-from clinreadnet.runtime.manifest import (
+from clinreadnet.export.golden import write_golden
+from clinreadnet.export.onnx.export import check_network
+from clinreadnet.export.onnx.graphs import Graphs
+from clinreadnet.export.onnx.quantization import QUANTIZED, load_optimizer
+from clinreadnet.files import whole_folder
+from clinreadnet.model.checkpoint import load_checkpoint, pretrained_path
+from clinreadnet.runtime.backends.flavours import FlavourMissing, load_flavour, newest
+from clinreadnet.runtime.bundle.manifest import (
     GOLDEN_NAME,
     Artifact,
     BatchRange,
@@ -44,6 +44,8 @@ from clinreadnet.runtime.manifest import (
     digest,
     write_manifest,
 )
+from clinreadnet.verify.report import VerifyReport
+from clinreadnet.verify.run import passes, verify_golden
 
 
 def parse_batch(text: str) -> BatchRange:
@@ -75,7 +77,7 @@ def export_bundle(
     auto_islands: bool = False,
     force: bool = False,
     note: Callable[[str], None] = lambda line: None,
-) -> Report:
+) -> VerifyReport:
     """Export, build, verify, and only then put the folder in place.
 
     A bundle that fails verification is written too, with ``"verified": false``. An 8-bit graph that
@@ -119,8 +121,8 @@ def export_bundle(
     targets = _targets(targets, flavour, note)
     if set(QUANTIZED) & set(precisions):
         load_optimizer()
-    checkpoint = Path(checkpoint) if checkpoint is not None else weights.pretrained_path(preset)
-    model = weights.load_checkpoint(checkpoint, preset=preset)
+    checkpoint = Path(checkpoint) if checkpoint is not None else pretrained_path(preset)
+    model = load_checkpoint(checkpoint, preset=preset)
     check_network(model, checkpoint)
 
     with (

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import Progress
 
-from clinreadnet.data.simulate import DEGRADATIONS, simulate_anatomy
-from clinreadnet.export.verify import GoldenSlices, Outputs, reference_outputs
-from clinreadnet.model import ClinReadNet
-from clinreadnet.output import whole_file
-from clinreadnet.runtime.manifest import Golden, digest
+from clinreadnet.files import whole_file
+from clinreadnet.model.network import ClinReadNet
+from clinreadnet.runtime.bundle.manifest import Golden, digest
+from clinreadnet.runtime.scores import Outputs
+from clinreadnet.simulator.simulate import DEGRADATIONS, simulate_anatomy
+from clinreadnet.verify.reference import GoldenSlices, reference_outputs
 
 GOLDEN_SEED = 977
 """Of the simulator; no training set is drawn from it."""

@@ -25,15 +25,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from clinreadnet.errors import InputError
-from clinreadnet.grading import RESEARCH_USE, SIZE
-from clinreadnet.output import whole_folder
-from clinreadnet.runtime.golden import read_golden
-from clinreadnet.runtime.manifest import (
-    Artifact,
-    Manifest,
-    load_manifest,
-    read_listed,
-)
+from clinreadnet.files import whole_folder
+from clinreadnet.runtime.bundle.golden import read_golden
+from clinreadnet.runtime.bundle.manifest import Artifact, Manifest, load_manifest, read_listed
+from clinreadnet.spec import RESEARCH_USE, SIZE
 
 _PREFIX = "clinreadnet_"
 _VERSION = "1"

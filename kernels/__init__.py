@@ -13,11 +13,11 @@ if __name__ != "clinreadnet.kernels":
     )
 
 # Each name is bound to the function after its module of the same name was imported, and stays so.
-from clinreadnet.kernels.attention_block import attention_block, attention_block_obstacle
-from clinreadnet.kernels.implementation import Impl
-from clinreadnet.kernels.mlp import mlp, mlp_obstacle
-from clinreadnet.kernels.sobel_stem import sobel_stem
-from clinreadnet.kernels.window_attention import window_attention
+from clinreadnet.kernels.dispatch import Impl
+from clinreadnet.kernels.ops.attention_block.op import attention_block, attention_block_obstacle
+from clinreadnet.kernels.ops.mlp.op import mlp, mlp_obstacle
+from clinreadnet.kernels.ops.sobel_stem.op import sobel_stem
+from clinreadnet.kernels.ops.window_attention.op import window_attention
 
 __all__ = [
     "Impl",

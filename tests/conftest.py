@@ -1,4 +1,12 @@
+"""Which tests run in this process, and the bundle of a tiny network that many tests share."""
+
+from __future__ import annotations
+
+import functools
 import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -21,3 +29,81 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU on this machine"))
+
+
+# What the fixtures import is imported inside them: a machine without it runs the other tests.
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint() -> Path:
+    """The shipped one: equal constants of a fresh network would merge and hide layers."""
+    from clinreadnet.model.checkpoint import pretrained_path
+
+    return pretrained_path()
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+    from support.export_models import scattered
+
+    from clinreadnet.model.checkpoint import save_checkpoint
+
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
+    save_checkpoint(scattered("tiny"), path, dtype=torch.float16)
+    return path
+
+
+@pytest.fixture(scope="session")
+def simulated_once() -> Iterator[None]:
+    """Simulating takes longer than a tiny network; the same slices serve every export."""
+    from clinreadnet.export import golden
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(golden, "simulate_anatomy", functools.cache(golden.simulate_anatomy))
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(
+    tiny_checkpoint: Path, simulated_once: None, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Both graphs, and one engine where it can be built; made once, read only."""
+    from support.export_models import RTX_MISSING
+    from typer.testing import CliRunner
+
+    from clinreadnet.cli import app
+
+    out = tmp_path_factory.mktemp("export") / "bundle"
+    engines = ["--target", "sm89"] if RTX_MISSING is None else ["--no-engines"]
+    arguments = ["--out", str(out), "--checkpoint", str(tiny_checkpoint), "--preset", "tiny"]
+    result = CliRunner().invoke(app, ["export", *arguments, *engines])
+    assert result.exit_code == 0, f"{result.output} {result.exception!r}"
+    return out
+
+
+@pytest.fixture
+def own_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """A copy to break."""
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+
+
+@pytest.fixture(scope="session")
+def graph(
+    tiny_bundle: Path, small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, str], Path]:
+    """Make the graph of a preset and precision; each is exported at most once."""
+    from clinreadnet.export.onnx.export import export_onnx
+    from clinreadnet.model.checkpoint import load_checkpoint
+
+    folder = tmp_path_factory.mktemp("small")
+
+    def make(preset: str, precision: str) -> Path:
+        if preset == "tiny":
+            return tiny_bundle / f"clinreadnet.{precision}.onnx"
+        path = folder / f"clinreadnet.{precision}.onnx"
+        if not path.exists():
+            export_onnx(load_checkpoint(small_checkpoint), path, precision=precision)
+        return path
+
+    return make

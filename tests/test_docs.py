@@ -12,8 +12,8 @@ PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("clinreadnet/we
 
 
 def test_tables_are_up_to_date() -> None:
-    command = [sys.executable, ROOT / "bench" / "tables.py", "--check"]
-    result = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, "-m", "bench.tables", "--check"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
 
 

@@ -73,9 +73,9 @@ def test_runtime_imports_no_torch_and_nothing_above_it() -> None:
         "triton",
         "clinreadnet.export",
         "clinreadnet.kernels",
-        "clinreadnet.model",
-        "clinreadnet.train",
-        "clinreadnet.weights",
+        "clinreadnet.model.network",
+        "clinreadnet.training.trainer",
+        "clinreadnet.model.checkpoint",
     )
     assert offenders("clinreadnet.runtime", forbidden) == []
 

@@ -11,13 +11,13 @@ from typing import Annotated
 
 import typer
 
-from clinreadnet import __version__
+from clinreadnet._version import __version__
 from clinreadnet.cli.bundles import export, sign, verify
 from clinreadnet.cli.machines import doctor, report, tune
 from clinreadnet.cli.networks import ablate, evaluate, simulate, train
 from clinreadnet.cli.scoring import score
 from clinreadnet.errors import ClinReadNetError
-from clinreadnet.grading import RESEARCH_USE
+from clinreadnet.spec import RESEARCH_USE
 
 app = typer.Typer(
     name="clinreadnet",

@@ -128,7 +128,7 @@ def export(
     """
     if out is None and triton_server is not None:
         _refuse_options(context, _LAYOUT_OPTIONS, "needs --out, the bundle to make with it")
-        from clinreadnet.score import default_bundle
+        from clinreadnet.scoring.series import default_bundle
 
         repository = _write_triton_repository(
             bundle or default_bundle(), triton_server, force, as_json
@@ -160,7 +160,7 @@ def export(
         raise InputError("give --out, or --check with or without --graph, or --triton-server")
     try:
         from clinreadnet.export.bundle import export_bundle, parse_batch
-        from clinreadnet.export.options import DEFAULT_PRECISIONS, BuildOptions
+        from clinreadnet.export.engines.options import DEFAULT_PRECISIONS, BuildOptions
     except ModuleNotFoundError as error:
         raise InputError(
             f'export needs {error.name}; run `pip install "clinreadnet[cpu,export]"`'
@@ -169,7 +169,7 @@ def export(
     if out is None:
         _check_graphs(as_json, graph or (), checkpoint, preset=preset, precisions=precisions)
         return
-    from clinreadnet.export.verify import print_report
+    from clinreadnet.verify.report import print_report
 
     if triton_server is not None:
         from clinreadnet.export.triton_server import check_repository
@@ -230,7 +230,7 @@ def _export_kernels(context: typer.Context, as_json: bool, **arguments: Any) -> 
     """The part of `export` that compiles kernels ahead of time."""
     _refuse_options(context, _KERNEL_OPTIONS, "does not go with --kernels")
     try:
-        from clinreadnet.export.cubin import export_kernels, print_kernels
+        from clinreadnet.export.kernels import export_kernels, print_kernels
     except ModuleNotFoundError as error:
         raise InputError(
             f'export --kernels needs {error.name}; run `pip install "clinreadnet[export,kernels]"`'
@@ -244,7 +244,7 @@ def _export_kernels(context: typer.Context, as_json: bool, **arguments: Any) -> 
 
 def _check_graphs(as_json: bool, *graphs: Any, **options: Any) -> None:
     """The part of `export` that exports nothing and says what would block each TensorRT."""
-    from clinreadnet.export.check import check_graphs, print_findings
+    from clinreadnet.export.engines.check import check_graphs, print_findings
 
     findings = check_graphs(*graphs, **options)
     if as_json:
@@ -300,12 +300,14 @@ def verify_bundle(
     bundle: Path, data: Path | None, checkpoint: Path | None, plot: Path | None, as_json: bool
 ) -> None:
     """Verify a bundle and print the report; raise CheckFailed where it did not pass."""
+    from clinreadnet.console import progress_bar
     from clinreadnet.data.ldctiqa import read_ldctiqa
-    from clinreadnet.export.verify import passes, print_report, verify_folder, verify_golden
-    from clinreadnet.plot import check_plot, write_parity
-    from clinreadnet.progress import progress_bar
-    from clinreadnet.runtime.manifest import load_manifest
-    from clinreadnet.score import check_target
+    from clinreadnet.runtime.bundle.manifest import load_manifest
+    from clinreadnet.scoring.plot import check_plot
+    from clinreadnet.scoring.series import check_target
+    from clinreadnet.verify.plot import write_parity
+    from clinreadnet.verify.report import print_report
+    from clinreadnet.verify.run import passes, verify_folder, verify_golden
 
     if plot is not None:
         check_target(plot)
@@ -348,6 +350,6 @@ def sign(
     - `openssl pkey -in key.pem -pubout -out key.pub.pem`
     - `clinreadnet sign bundle --key key.pem`
     """
-    from clinreadnet.runtime.sign import sign_bundle
+    from clinreadnet.runtime.bundle.sign import sign_bundle
 
     print(sign_bundle(bundle, key))

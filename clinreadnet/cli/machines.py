@@ -20,7 +20,7 @@ def doctor(as_json: Json = False) -> None:
     - `clinreadnet doctor`
     - `clinreadnet doctor --json`
     """
-    from clinreadnet.doctor import diagnose, print_diagnosis
+    from clinreadnet.runtime.doctor import diagnose, print_diagnosis
 
     diagnosis = diagnose()
     if as_json:
@@ -53,8 +53,8 @@ def tune(
     """
     if dry_run and out is not None:
         raise InputError("--dry-run and --out exclude each other")
-    from clinreadnet.tune import print_tuning, write_tuning
-    from clinreadnet.tune import tune as run
+    from clinreadnet.tuning.tune import print_tuning, write_tuning
+    from clinreadnet.tuning.tune import tune as run
 
     tuning = run(only=entry or ())
     if not dry_run:
@@ -96,7 +96,7 @@ def report(
     - `clinreadnet report --budget "score<=0.02,SROCC<=0.001" --json`
     """
     from clinreadnet.report.page import DeploymentReport
-    from clinreadnet.score import default_bundle
+    from clinreadnet.scoring.series import default_bundle
 
     made = DeploymentReport(bundle or default_bundle(), results, budget=budget, machine=machine)
     if out is not None:

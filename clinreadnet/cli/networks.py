@@ -70,9 +70,9 @@ def simulate(
     - `clinreadnet simulate --out mine --anatomy routine-dose-series`
     - `clinreadnet simulate --out series --count 24 --seed 1 --dicom`
     """
-    from clinreadnet.data.preview import check_preview, write_preview
-    from clinreadnet.data.simulate import simulate_folder, simulate_series
     from clinreadnet.data.slices import find_slices
+    from clinreadnet.simulator.preview import check_preview, write_preview
+    from clinreadnet.simulator.simulate import simulate_folder, simulate_series
 
     jobs = jobs or os.cpu_count() or 1
     if preview is not None:
@@ -152,8 +152,8 @@ def train(
     - `clinreadnet train --data slices --out run --epochs 30 --resume`
     - `torchrun --nproc-per-node 8 --no-python clinreadnet train --data slices --out run`
     """
-    from clinreadnet.train import TrainConfig
-    from clinreadnet.train import train as run
+    from clinreadnet.training.config import TrainConfig
+    from clinreadnet.training.run import train as run
 
     config = TrainConfig(
         preset=preset,
@@ -221,8 +221,9 @@ def evaluate(
         return
     if plot is not None:
         raise InputError("--plot goes with --bundle")
-    from clinreadnet.evaluate import evaluate as measure
-    from clinreadnet.evaluate import evaluate_order, order_table, table
+    from clinreadnet.evaluation.labels import evaluate as measure
+    from clinreadnet.evaluation.labels import table
+    from clinreadnet.evaluation.order import evaluate_order, order_table
 
     result: Mapping[str, Any]
     if order:
@@ -268,9 +269,9 @@ def ablate(
     - `clinreadnet ablate --data slices --out ablation --limit-time 1h`
     - `clinreadnet ablate --data slices --test other --out ablation --preset tiny --crop 256`
     """
-    from clinreadnet.ablate import ablate as run
-    from clinreadnet.ablation_table import markdown
-    from clinreadnet.train import TrainConfig
+    from clinreadnet.training.ablate import ablate as run
+    from clinreadnet.training.ablation_table import markdown
+    from clinreadnet.training.config import TrainConfig
 
     config = TrainConfig(
         preset=preset,

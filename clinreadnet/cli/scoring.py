@@ -11,7 +11,7 @@ from rich.console import Console
 
 from clinreadnet.cli.common import Json, print_json
 from clinreadnet.errors import CheckFailed, InputError
-from clinreadnet.grading import RESEARCH_USE
+from clinreadnet.spec import RESEARCH_USE
 
 
 def score(
@@ -76,11 +76,11 @@ def score(
     - `clinreadnet score archive/ --ray local --out scores.parquet`
     - `clinreadnet score series/ --trusted-key vendor.pub.pem --backend onnxruntime-cpu`
     """
-    from clinreadnet import score as scoring
+    from clinreadnet.console import console, progress_bar
     from clinreadnet.data.slices import find_slices
-    from clinreadnet.plot import check_plot, write_plot
-    from clinreadnet.progress import console, progress_bar
     from clinreadnet.runtime import BACKENDS, Session
+    from clinreadnet.scoring import series as scoring
+    from clinreadnet.scoring.plot import check_plot, write_plot
 
     bundle = bundle or scoring.default_bundle()
     scoring.check_bundle(bundle)
@@ -135,9 +135,9 @@ def _score_on_ray(
     paths: list[Path], bundle: Path, out: Path, as_json: bool, **options: Any
 ) -> None:
     """The part of `score` that hands an archive to a Ray cluster."""
-    from clinreadnet.progress import progress_bar
-    from clinreadnet.score import summary_line
-    from clinreadnet.score_ray import score_archive
+    from clinreadnet.console import progress_bar
+    from clinreadnet.scoring.archive import score_archive
+    from clinreadnet.scoring.series import summary_line
 
     with progress_bar() as bar:
         task = bar.add_task("Scoring", total=None)

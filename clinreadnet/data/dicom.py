@@ -23,7 +23,7 @@ from pydicom.pixels import get_decoder, pixel_array
 from pydicom.uid import UID
 
 from clinreadnet.errors import InputError
-from clinreadnet.grading import HU_MIN
+from clinreadnet.spec import HU_MIN
 
 PADDING_BELOW_HU = -1500.0
 """Nothing a scanner measures is below: -2000, -2048, -3024 are padding whatever the header says."""

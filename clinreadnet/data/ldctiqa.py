@@ -25,7 +25,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from clinreadnet.errors import InputError
-from clinreadnet.grading import HU_MIN, HU_RANGE, SIZE
+from clinreadnet.spec import HU_MIN, HU_RANGE, SIZE
 
 LABELS_FILE = "train.json"
 TEST_LABELS_FILE = "test.json"

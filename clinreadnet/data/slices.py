@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from clinreadnet.data.dicom import DicomFrame, NotASlice, by, one_line, read_headers, read_hu
 from clinreadnet.data.metaimage import metaimage_shape, read_metaimage, read_metaimage_header
 from clinreadnet.errors import InputError
-from clinreadnet.grading import HU_MIN, SIZE
+from clinreadnet.spec import HU_MIN, SIZE
 
 _TIF = {".tif", ".tiff"}
 _METAIMAGE = {".mha", ".mhd"}

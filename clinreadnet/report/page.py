@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clinreadnet.errors import CheckFailed, InputError
-from clinreadnet.grading import RESEARCH_USE
-from clinreadnet.output import whole_file
+from clinreadnet.files import whole_file
 from clinreadnet.report.figures import latency_accuracy, roofline, throughput
 from clinreadnet.report.recommend import Recommendation, parse_budget, recommend
 from clinreadnet.report.results import Run, newest_runs
@@ -24,7 +23,8 @@ from clinreadnet.report.tables import (
     ops_table,
     peers_table,
 )
-from clinreadnet.runtime.manifest import Manifest, listed_files, load_manifest, read_listed
+from clinreadnet.runtime.bundle.manifest import Manifest, listed_files, load_manifest, read_listed
+from clinreadnet.spec import RESEARCH_USE
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --paper: #fff; --faint: #d5dae0; --note: #57606a;

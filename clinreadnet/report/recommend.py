@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from clinreadnet.errors import InputError
 from clinreadnet.report.results import Row, Run
-from clinreadnet.runtime.manifest import Artifact, Manifest
+from clinreadnet.runtime.bundle.manifest import Artifact, Manifest
 
 QUANTITIES = ("score", "error", "PLCC", "SROCC", "KROCC")
 """What a budget may bound: the worst difference of a slice's score in grades, the largest relative

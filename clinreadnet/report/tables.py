@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clinreadnet.report.results import Row
-from clinreadnet.runtime.manifest import Manifest
+from clinreadnet.runtime.bundle.manifest import Manifest
 
 NOT_MEASURED = "Not measured."
 

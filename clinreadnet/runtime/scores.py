@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Outputs = Mapping[str, NDArray[np.float32]]
+Outputs = Mapping[str, NDArray[Any]]
 """One run's ``score`` [n], ``probs`` [n, 21] and ``quality_map`` [n, 16, 16]."""
 
 

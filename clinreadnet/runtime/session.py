@@ -31,8 +31,9 @@ from clinreadnet.errors import (
     SessionClosed,
     Untrusted,
 )
-from clinreadnet.grading import SIZE
-from clinreadnet.runtime.backends import (
+from clinreadnet.metrics import relative_error
+from clinreadnet.precision import BUDGETS
+from clinreadnet.runtime.backends.ladder import (
     BACKENDS,
     Backend,
     Opened,
@@ -40,13 +41,14 @@ from clinreadnet.runtime.backends import (
     check_backends,
     open_backend,
 )
-from clinreadnet.runtime.golden import read_golden
-from clinreadnet.runtime.manifest import Artifact, Manifest, load_manifest
-from clinreadnet.runtime.parity import BUDGETS, OUTPUTS, relative_error
+from clinreadnet.runtime.bundle.golden import read_golden
+from clinreadnet.runtime.bundle.manifest import Artifact, Manifest, load_manifest
+from clinreadnet.runtime.bundle.trust import KeyFile
+from clinreadnet.runtime.inputs import check_slices
 from clinreadnet.runtime.scores import Outputs, Scores
 from clinreadnet.runtime.stream import Stream
-from clinreadnet.runtime.trust import KeyFile
 from clinreadnet.runtime.verdict import Verdict
+from clinreadnet.spec import OUTPUTS
 
 SELF_TEST_SLICES = 1
 SELF_TEST_SLACK = 2.0
@@ -277,24 +279,6 @@ class Session:
 
 
 _CLOSED = "the session is closed; make another"
-
-
-def check_slices(hu: NDArray[Any]) -> NDArray[Any]:
-    """Return ``hu`` as an array that can be scored; arguments and errors as `Session.score`."""
-    hu = np.asarray(hu)
-    if hu.ndim != 3 or hu.shape[1:] != (SIZE, SIZE):
-        raise InputError(
-            f"hu has shape {list(hu.shape)}, expected [n, {SIZE}, {SIZE}] Hounsfield units"
-        )
-    if not len(hu):
-        raise InputError(f"hu has shape {list(hu.shape)}: no slice; give one or more")
-    if hu.dtype.kind not in "iuf":
-        raise InputError(f"hu has dtype {hu.dtype}, expected integers or floats")
-    if hu.dtype.kind == "f":
-        for index, one in enumerate(hu):
-            if not np.isfinite(one).all():
-                raise InputError(f"hu[{index}] holds NaN or infinity")
-    return hu
 
 
 def _run(backend: Backend, hu: NDArray[Any], artifact: Artifact) -> Outputs:

@@ -87,7 +87,7 @@ class Stream:
             StreamFull: the queue was full for ``timeout``; the slice was not taken.
             SessionClosed: the stream is closed.
         """
-        from clinreadnet.runtime.session import check_slices
+        from clinreadnet.runtime.inputs import check_slices
 
         one = check_slices(np.asarray(hu)[None])[0].copy()
         with self._changed:

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from clinreadnet.runtime.bundle.manifest import Artifact
 from clinreadnet.runtime.gpu import driver_version, find_gpus
-from clinreadnet.runtime.manifest import Artifact
 
 
 class Validity(enum.IntEnum):

@@ -6,9 +6,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import recorded_run
 import torch
+from support import recorded_run
 
+from bench import gpu_check, tables
+from bench.studies import stock_attention
 from clinreadnet.kernels import window_attention
 
 ROOT = Path(__file__).parents[2]
@@ -26,10 +28,7 @@ def step(gpu_check: ModuleType, test: Path, **options: Any) -> Any:
         pytest.param("__import__('pytest').skip('-')", "failed", "no test passed", id="skipped"),
     ],
 )
-def test_a_step_says_how_it_went(
-    bench: Any, tmp_path: Path, code: str, status: str, note: str
-) -> None:
-    gpu_check = bench("gpu_check")
+def test_a_step_says_how_it_went(tmp_path: Path, code: str, status: str, note: str) -> None:
     test = tmp_path / "test_one.py"
     test.write_text(f"def test_one():\n    {code}\n")
     result = gpu_check.run_step(step(gpu_check, test))
@@ -37,8 +36,7 @@ def test_a_step_says_how_it_went(
     assert sum(result[key] for key in ("passed", "failed", "skipped")) == 1
 
 
-def test_a_measuring_step_brings_what_was_measured(bench: Any, tmp_path: Path) -> None:
-    gpu_check = bench("gpu_check")
+def test_a_measuring_step_brings_what_was_measured(tmp_path: Path) -> None:
     test = tmp_path / "test_one.py"
     test.write_text("def test_one(benchmark):\n    benchmark.pedantic(int, rounds=1)\n")
     result = gpu_check.run_step(step(gpu_check, test, measures=True))
@@ -47,22 +45,20 @@ def test_a_measuring_step_brings_what_was_measured(bench: Any, tmp_path: Path) -
     assert one["name"] == "test_one"
 
 
-def test_a_missing_tool_is_named(bench: Any, tmp_path: Path) -> None:
-    gpu_check = bench("gpu_check")
+def test_a_missing_tool_is_named(tmp_path: Path) -> None:
     result = gpu_check.run_step(gpu_check.STEPS["memcheck"], None, {"PATH": str(tmp_path)})
     assert result == {"status": "not run", "note": "compute-sanitizer is not installed"}
 
 
-def test_a_tool_runs_the_tests(bench: Any, tmp_path: Path) -> None:
-    gpu_check = bench("gpu_check")
+def test_a_tool_runs_the_tests(tmp_path: Path) -> None:
     (tmp_path / "test_one.py").write_text("import os\ndef test_one(): assert os.environ['SEEN']\n")
     one = step(gpu_check, tmp_path / "test_one.py", tool=("env", "SEEN=1"))
     assert gpu_check.run_step(one)["status"] == "passed"
     assert gpu_check.run_step(one, "two")["status"] == "failed"
 
 
-def test_every_gpu_test_is_where_the_step_looks(bench: Any) -> None:
-    folders = [ROOT / path for path in bench("gpu_check").GPU_TESTS]
+def test_every_gpu_test_is_where_the_step_looks() -> None:
+    folders = [ROOT / path for path in gpu_check.GPU_TESTS]
     assert all(folder.exists() for folder in folders)
     marked = [
         path
@@ -74,8 +70,7 @@ def test_every_gpu_test_is_where_the_step_looks(bench: Any) -> None:
         assert any(path == folder or folder in path.parents for folder in folders), path
 
 
-def test_steps_share_one_file(bench: Any) -> None:
-    gpu_check = bench("gpu_check")
+def test_steps_share_one_file() -> None:
     first = {
         "status": "passed",
         "recorded": {"version": 1, "benchmarks": [{"fullname": "a", "n": 1}]},
@@ -95,8 +90,8 @@ def test_steps_share_one_file(bench: Any) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_without_a_gpu_it_says_so(bench: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert bench("gpu_check").main([]) == 2
+def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu_check.main([]) == 2
     assert capsys.readouterr().err == "gpu-check: needs an NVIDIA GPU that PyTorch can use\n"
 
 
@@ -121,9 +116,8 @@ def attention(stage: int, batch: int, percent: float, **ms: float) -> dict[str, 
 
 
 def test_targets_take_the_worst_of_what_they_speak_of(
-    bench: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    tables = bench("tables")
     monkeypatch.setattr(tables, "ROOT", tmp_path)
     monkeypatch.setattr(tables, "RESULTS", tmp_path / "results")
     assert tables.kernel_targets_table().count("not measured") == len(tables.TARGETS)
@@ -166,7 +160,7 @@ def test_targets_take_the_worst_of_what_they_speak_of(
 
 
 @pytest.mark.parametrize("shift", [0, 3], ids=["unshifted", "shifted"])
-def test_the_stock_baseline_computes_the_same(bench: Any, shift: int) -> None:
+def test_the_stock_baseline_computes_the_same(shift: int) -> None:
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -175,7 +169,5 @@ def test_the_stock_baseline_computes_the_same(bench: Any, shift: int) -> None:
     args = [normal(3, 8, 12, 3 * 2 * 16), normal(2, 16, 16), normal(2).exp()]
     args.append(normal(2, 3).softmax(-1))
     where = {"window": 4, "shift": shift}
-    stock = bench("stock_attention").StockAttention(
-        *args[1:], h=8, w=12, dtype=torch.float32, **where
-    )
+    stock = stock_attention.StockAttention(*args[1:], h=8, w=12, dtype=torch.float32, **where)
     torch.testing.assert_close(stock(args[0]), window_attention(*args, **where, impl="reference"))

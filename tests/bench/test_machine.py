@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
+
+from bench.measure import machine
 
 
 def fake_nvml(reasons: int) -> SimpleNamespace:
@@ -35,19 +36,17 @@ def fake_nvml(reasons: int) -> SimpleNamespace:
         pytest.param(1 | 4 | 8, ["hw_slowdown", "sw_power_cap"], id="throttled"),
     ],
 )
-def test_the_gpus_state_names_what_holds_it_back(
-    bench: Any, reasons: int, throttled: list[str]
-) -> None:
-    state = bench("machine").gpu_state(fake_nvml(reasons))
+def test_the_gpus_state_names_what_holds_it_back(reasons: int, throttled: list[str]) -> None:
+    state = machine.gpu_state(fake_nvml(reasons))
     expected = {"sm_mhz": 1000, "memory_mhz": 2000, "temperature_c": 61, "throttled": throttled}
     assert state == expected
 
 
-def test_throttling_after_the_run_counts_too(bench: Any, tmp_path: Path) -> None:
+def test_throttling_after_the_run_counts_too(tmp_path: Path) -> None:
     reasons = iter((0, 4))
     nvml = fake_nvml(0)
     nvml.nvmlDeviceGetCurrentClocksThrottleReasons = lambda gpu: next(reasons)
-    watch = bench("machine").Watch(nvml, tmp_path / "no-stat")
+    watch = machine.Watch(nvml, tmp_path / "no-stat")
     assert watch.throttled == []
     watch.stop()
     assert watch.throttled == ["sw_power_cap"]
@@ -55,9 +54,8 @@ def test_throttling_after_the_run_counts_too(bench: Any, tmp_path: Path) -> None
 
 
 def test_others_share_leaves_out_this_process(
-    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine = bench("machine")
     ticks, stat = os.sysconf("SC_CLK_TCK"), tmp_path / "stat"
     monkeypatch.setattr(machine.os, "cpu_count", lambda: 2)
     now = {"wall": 100.0, "own": 5.0}
@@ -72,17 +70,17 @@ def test_others_share_leaves_out_this_process(
     assert watch.busy == pytest.approx(4 / 20)
 
 
-def test_the_machine_is_named_after_what_it_computes_on(bench: Any) -> None:
-    name = bench("machine").machine_name
+def test_the_machine_is_named_after_what_it_computes_on() -> None:
+    name = machine.machine_name
     assert name("NVIDIA H100 80GB HBM3", "AMD EPYC", 16) == "nvidia-h100-80gb-hbm3"
     assert name(None, "AMD EPYC", 2) == "amd-epyc-2-threads"
 
 
-def test_the_largest_cache_is_found(bench: Any, tmp_path: Path) -> None:
+def test_the_largest_cache_is_found(tmp_path: Path) -> None:
     for index, size in enumerate(("32K", "1024K", "32M")):
         (tmp_path / f"index{index}").mkdir()
         (tmp_path / f"index{index}" / "size").write_text(size + "\n")
-    cache_bytes = bench("machine").cache_bytes
+    cache_bytes = machine.cache_bytes
     assert cache_bytes(tmp_path) == cache_bytes(tmp_path / "none") == 2**25
     (tmp_path / "index3").mkdir()
     (tmp_path / "index3" / "size").write_text("256M\n")

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from clinreadnet.model import PRESETS, ClinReadNet, ClinReadNetConfig
+from bench.measure import roofline
+from clinreadnet.model.network import PRESETS, ClinReadNet, ClinReadNetConfig
 
 
 @pytest.mark.parametrize("preset", ["tiny", "small"])
-def test_operations_are_those_of_the_reference(bench: Any, preset: str) -> None:
+def test_operations_are_those_of_the_reference(preset: str) -> None:
     model = ClinReadNet(PRESETS[preset]).eval().to("meta")  # counts without computing
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         model(torch.zeros(2, 1, 256, 256, device="meta"))
     # The reference makes its edges with a convolution: two 3x3 filters on every pixel.
     edges = 2 * 2 * 9 * 2 * 256**2
-    work = bench("roofline").network(PRESETS[preset], 2, "fp32", 0, side=256)
+    work = roofline.network(PRESETS[preset], 2, "fp32", 0, side=256)
     assert work.flops == counter.get_total_flops() - edges
 
 
-def test_one_window_by_hand(bench: Any) -> None:
-    roofline = bench("roofline")
+def test_one_window_by_hand() -> None:
     # 2x2 tokens, one head of two channels: 16 scores of 2 products each, then 4 x 2 sums of 4.
     work = roofline.window_attention(1, 2, 2, heads=1, window=2, octaves=3, item=2)
     assert work.flops == 2 * (16 * 2 + 8 * 4)
@@ -34,10 +32,10 @@ def test_one_window_by_hand(bench: Any) -> None:
     assert stem == roofline.Work(2 * 4 * 36 * 8, 4 * 16 + 2 * (4 * 8 + 36 * 8 + 8))
 
 
-def test_weights_of_the_ops_are_the_networks(bench: Any) -> None:
+def test_weights_of_the_ops_are_the_networks() -> None:
     """A batch of none moves only parameters: all but the LayerNorms', attention's in float32."""
     config = ClinReadNetConfig()
-    ops = bench("roofline").ops(config, 0, "fp32")
+    ops = roofline.ops(config, 0, "fp32")
     counted = sum(work.bytes for work in ops.values()) / 4
     model = ClinReadNet(config)
     parameters = sum(p.numel() for name, p in model.named_parameters() if "norm" not in name)
@@ -46,8 +44,8 @@ def test_weights_of_the_ops_are_the_networks(bench: Any) -> None:
     assert counted == parameters - tables + gathered
 
 
-def test_the_limit_is_the_slower_of_both(bench: Any) -> None:
-    work = bench("roofline").Work(1e9, 1e6)
+def test_the_limit_is_the_slower_of_both() -> None:
+    work = roofline.Work(1e9, 1e6)
     assert work.limit({"copy": 1e9, "fp32": 1e10}, "fp32") == pytest.approx(0.1)
     assert work.limit({"copy": 1e6, "fp32": 1e12}, "fp32") == pytest.approx(1.0)
     # Where half precision is emulated a machine may compute in float32 instead.

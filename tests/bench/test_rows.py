@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import recorded_run
-from tiny_bundle import make_graph, write_bundle
+from support import recorded_run
+from support.tiny_bundle import make_graph, write_bundle
 
+from bench import check
 from clinreadnet.report.results import read_run
-from clinreadnet.runtime.manifest import digest, load_manifest, write_manifest
+from clinreadnet.runtime.bundle.manifest import digest, load_manifest, write_manifest
 
 ROOT = Path(__file__).parents[2]
 
@@ -107,8 +108,8 @@ def test_what_a_failed_bench_measured_is_not_recorded(bundle: Path, tmp_path: Pa
         "def test_right(benchmark):\n    benchmark(int)\n"
         "def test_wrong(benchmark):\n    benchmark(int)\n    assert False\n"
     )
-    options = "-p", "conftest", "--rootdir", str(tmp_path), f"--benchmark-json={path}"
-    found = pytest_bench(bundle, str(bench), *options, PYTHONPATH=str(ROOT / "bench"))
+    options = "-p", "bench.conftest", "--rootdir", str(tmp_path), f"--benchmark-json={path}"
+    found = pytest_bench(bundle, str(bench), *options, PYTHONPATH=str(ROOT))
     assert found.returncode == 1 and "1 failed, 1 passed" in found.stdout, found.stdout
     assert [one["name"] for one in json.loads(path.read_text())["benchmarks"]] == ["test_right"]
 
@@ -134,7 +135,7 @@ def rows_of(path: Path) -> Any:
     ],
 )
 def test_a_regression_is_named(
-    bench: Any, tmp_path: Path, seconds: float, interval: list[float], found: bool
+    tmp_path: Path, seconds: float, interval: list[float], found: bool
 ) -> None:
     before = recorded_run.write(
         tmp_path / "before", recorded_run.document([recorded_run.row("onnxruntime-cpu", "fp32", 1)])
@@ -142,7 +143,7 @@ def test_a_regression_is_named(
     new = recorded_run.row("onnxruntime-cpu", "fp32", seconds, interval=interval)
     other = recorded_run.row("openvino", "fp32", 9)
     now = recorded_run.write(tmp_path / "now", recorded_run.document([new, other]))
-    lines = bench("check").regressions(rows_of(before), rows_of(now))
+    lines = check.regressions(rows_of(before), rows_of(now))
     assert bool(lines) == found
     if found:
         assert lines[0].startswith("test_network[onnxruntime-cpu-fp32-batch-1-host]: 1200 ms")
@@ -150,9 +151,8 @@ def test_a_regression_is_named(
 
 
 def test_bench_check_compares_with_this_machine(
-    bench: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    check = bench("check")
     monkeypatch.setattr(check, "RESULTS", tmp_path)
     monkeypatch.setattr(check, "this_machine", lambda: "here")
     slow = recorded_run.document([recorded_run.row("onnxruntime-cpu", "fp32", 2)])

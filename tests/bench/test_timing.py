@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from bench.measure import timing
+
 
 class Clock:
     """A clock that only moves when a run takes time."""
@@ -42,22 +44,22 @@ def endless(*times: float) -> Iterator[float]:
     ],
 )
 def test_warm_up_ends_when_times_have_settled(
-    bench: Any, times: tuple[float, ...], runs: int, stable: bool
+    times: tuple[float, ...], runs: int, stable: bool
 ) -> None:
     clock = Clock()
-    warm = bench("timing").warm_up(clock.sample(endless(*times)), seconds=100, clock=clock)
+    warm = timing.warm_up(clock.sample(endless(*times)), seconds=100, clock=clock)
     assert (warm.runs, warm.stable) == (runs, stable)
     assert warm.seconds == clock.now
 
 
-def test_warm_up_that_never_settles_ends_and_says_so(bench: Any) -> None:
+def test_warm_up_that_never_settles_ends_and_says_so() -> None:
     clock = Clock()
     growing = iter(1.2**i for i in range(1000))
-    warm = bench("timing").warm_up(clock.sample(growing), seconds=50, clock=clock)
+    warm = timing.warm_up(clock.sample(growing), seconds=50, clock=clock)
     assert not warm.stable and 50 <= warm.seconds < 75
 
 
-def test_candidates_take_turns_in_changing_order(bench: Any) -> None:
+def test_candidates_take_turns_in_changing_order() -> None:
     clock, order = Clock(), []
 
     def candidate(name: str) -> Callable[[], float]:
@@ -65,16 +67,16 @@ def test_candidates_take_turns_in_changing_order(bench: Any) -> None:
         return lambda: (order.append(name), run())[1]
 
     samples = {name: candidate(name) for name in "abc"}
-    times = bench("timing").interleave(samples, rounds=20, seconds=0, pause=0, clock=clock)
+    times = timing.interleave(samples, rounds=20, seconds=0, pause=0, clock=clock)
     assert {len(found) for found in times.values()} == {20}
     rounds = [tuple(order[i : i + 3]) for i in range(0, 60, 3)]
     assert {tuple(sorted(one)) for one in rounds} == {("a", "b", "c")}
     assert set(Counter(one[0] for one in rounds)) == {"a", "b", "c"}
 
 
-def test_rounds_end_with_the_time_or_the_number(bench: Any) -> None:
+def test_rounds_end_with_the_time_or_the_number() -> None:
     clock = Clock()
-    interleave = bench("timing").interleave
+    interleave = timing.interleave
     samples = {"a": clock.sample(endless(1.0))}
     limits = {"rounds": 5, "most": 50, "pause": 0, "clock": clock}
     assert len(interleave(samples, seconds=0, **limits)["a"]) == 5
@@ -82,7 +84,7 @@ def test_rounds_end_with_the_time_or_the_number(bench: Any) -> None:
     assert len(interleave(samples, seconds=1000, **limits)["a"]) == 50
 
 
-def test_what_slows_a_round_cancels_in_the_ratio(bench: Any) -> None:
+def test_what_slows_a_round_cancels_in_the_ratio() -> None:
     from clinreadnet.report.statistics import paired_ratio
 
     clock = Clock()
@@ -91,12 +93,12 @@ def test_what_slows_a_round_cancels_in_the_ratio(bench: Any) -> None:
         "baseline": clock.sample(iter([2 * x for x in noise])),
         "candidate": clock.sample(iter(noise)),
     }
-    times = bench("timing").interleave(samples, rounds=8, most=8, seconds=0, pause=0, clock=clock)
+    times = timing.interleave(samples, rounds=8, most=8, seconds=0, pause=0, clock=clock)
     assert paired_ratio(times["baseline"], times["candidate"]) == (2.0, 2.0, 2.0)
 
 
-def test_each_run_has_another_input(bench: Any) -> None:
-    timing, clock, seen = bench("timing"), Clock(), []
+def test_each_run_has_another_input() -> None:
+    clock, seen = Clock(), []
 
     def run(one: str) -> None:
         seen.append(one)
@@ -115,10 +117,8 @@ def test_each_run_has_another_input(bench: Any) -> None:
         pytest.param(1, 1000, 256, id="bounded"),
     ],
 )
-def test_inputs_are_enough_to_leave_the_cache(
-    bench: Any, size: int, cache: int, copies: int
-) -> None:
-    assert bench("timing").copies_past_the_cache(size, cache) == copies
+def test_inputs_are_enough_to_leave_the_cache(size: int, cache: int, copies: int) -> None:
+    assert timing.copies_past_the_cache(size, cache) == copies
 
 
 @pytest.mark.parametrize(
@@ -134,14 +134,13 @@ def test_inputs_are_enough_to_leave_the_cache(
     ],
 )
 def test_doubts_are_marked(
-    bench: Any, times: list[float], stable: bool, facts: dict[str, Any], marks: list[str]
+    times: list[float], stable: bool, facts: dict[str, Any], marks: list[str]
 ) -> None:
-    timing = bench("timing")
     assert timing.marks(times, timing.WarmUp(3, 1.0, stable), **facts) == marks
 
 
-def test_replayed_times_are_the_recorded_ones(bench: Any) -> None:
-    replay = bench("timing").Replay()
+def test_replayed_times_are_the_recorded_ones() -> None:
+    replay = timing.Replay()
     call = replay.through([0.5, 0.25])
     found = []
     for _ in range(2):

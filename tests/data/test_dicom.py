@@ -8,15 +8,6 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import (
-    MR,
-    make_ct,
-    noise,
-    write,
-    write_ct,
-    write_enhanced_ct,
-    write_wrong_sign_padding,
-)
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -24,6 +15,15 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     JPEGLosslessSV1,
     RLELossless,
+)
+from support.dicom_files import (
+    MR,
+    make_ct,
+    noise,
+    write,
+    write_ct,
+    write_enhanced_ct,
+    write_wrong_sign_padding,
 )
 
 from clinreadnet.data.dicom import NotASlice, read_headers, read_hu

@@ -229,7 +229,7 @@ def test_labels_are_written_as_the_challenge_does(tmp_path):
 
 def test_reading_needs_neither_torch_nor_the_simulator():
     code = (
-        "import sys; import clinreadnet.data.ldctiqa, clinreadnet.data.simulate; "
+        "import sys; import clinreadnet.data.ldctiqa, clinreadnet.simulator.simulate; "
         "print(sorted({'torch', 'numba', 'scipy', 'skimage'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from metaimage_files import TYPES, write_mha
+from support.metaimage_files import TYPES, write_mha
 
 from clinreadnet.data.metaimage import read_metaimage
 from clinreadnet.data.slices import find_slices

@@ -9,14 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from dicom_files import (
-    MR,
-    SERIES,
-    noise,
-    write_ct,
-    write_enhanced_ct,
-    write_series,
-)
+from support.dicom_files import MR, SERIES, noise, write_ct, write_enhanced_ct, write_series
 
 from clinreadnet.data import slices
 from clinreadnet.data.slices import find_slices, resize

@@ -13,12 +13,14 @@ import torch
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
 
-from clinreadnet.export.cubin import TARGETS, export_kernels  # noqa: E402
+from clinreadnet.export.kernels import TARGETS, export_kernels  # noqa: E402
 from clinreadnet.kernels import sobel_stem  # noqa: E402
-from clinreadnet.runtime.parity import BUDGETS, relative_error  # noqa: E402
+from clinreadnet.metrics import relative_error  # noqa: E402
+from clinreadnet.precision import BUDGETS  # noqa: E402
 
-HERE = Path(__file__).parent
-SOURCE = HERE.parents[1] / "examples" / "launch_cubin.cpp"
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "examples" / "launch_cubin.cpp"
+STUB = ROOT / "tests" / "support" / "cuda_stub.cpp"
 HEADERS = Path(triton.__file__).parent / "backends" / "nvidia" / "include"
 COMPILER = next(filter(None, map(shutil.which, (os.environ.get("CXX", "c++"), "g++"))), None)
 
@@ -34,7 +36,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("program") / "launch_cubin"
     warnings = ("-Wall", "-Wextra", "-Wpedantic", "-Werror")
     command = [COMPILER, "-std=c++17", *warnings, "-isystem", HEADERS, SOURCE]
-    subprocess.run([*command, HERE / "cuda_stub.cpp", "-o", path], check=True)
+    subprocess.run([*command, STUB, "-o", path], check=True)
     return path
 
 

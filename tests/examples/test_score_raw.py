@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_bundle import reference
+from support.tiny_bundle import reference
 
 ROOT = Path(__file__).parents[2]
-STUB = ROOT / "tests" / "tensorrt_stub"
+STUB = ROOT / "tests" / "support" / "tensorrt_stub"
 SOURCE = ROOT / "examples" / "score_raw.cpp"
 COMPILER = shutil.which("c++") or shutil.which("g++")
 

@@ -13,27 +13,28 @@ import jsonschema
 import numpy as np
 import onnx
 import pytest
-from export_models import RTX_MISSING
+from support.export_models import RTX_MISSING
 from typer.testing import CliRunner, Result
 
-from clinreadnet import weights
 from clinreadnet.cli import app
+from clinreadnet.console import progress_bar
 from clinreadnet.errors import CheckFailed, InputError
 from clinreadnet.export import bundle as bundles
 from clinreadnet.export import golden as goldens
-from clinreadnet.export import graphs
-from clinreadnet.export import options as builds
 from clinreadnet.export.bundle import parse_batch
+from clinreadnet.export.engines import options as builds
+from clinreadnet.export.engines.build import EngineBuilder
 from clinreadnet.export.golden import distinct, write_golden
-from clinreadnet.export.precision import element_types
-from clinreadnet.export.tensorrt import EngineBuilder
-from clinreadnet.export.verify import GoldenSlices, Outputs
-from clinreadnet.model import PRESETS, ClinReadNet
-from clinreadnet.progress import progress_bar
+from clinreadnet.export.onnx import graphs
+from clinreadnet.model.checkpoint import load_checkpoint, save_checkpoint
+from clinreadnet.model.network import PRESETS, ClinReadNet
 from clinreadnet.runtime import Session
-from clinreadnet.runtime.flavours import FlavourMissing
-from clinreadnet.runtime.golden import read_golden
-from clinreadnet.runtime.manifest import BatchRange, Golden, digest, load_manifest
+from clinreadnet.runtime.backends.flavours import FlavourMissing
+from clinreadnet.runtime.bundle.golden import read_golden
+from clinreadnet.runtime.bundle.manifest import BatchRange, Golden, digest, load_manifest
+from clinreadnet.runtime.scores import Outputs
+from clinreadnet.verify.emulate import element_types
+from clinreadnet.verify.reference import GoldenSlices
 
 
 def export(out: Path, checkpoint: Path, *options: str) -> Result:
@@ -43,13 +44,15 @@ def export(out: Path, checkpoint: Path, *options: str) -> Result:
 
 def test_manifest_follows_its_schema(tiny_bundle: Path, tiny_checkpoint: Path) -> None:
     raw = json.loads((tiny_bundle / "manifest.json").read_text(encoding="utf-8"))
-    schema = json.loads(files("clinreadnet.runtime").joinpath("manifest.schema.json").read_text())
+    schema = json.loads(
+        files("clinreadnet.runtime.bundle").joinpath("manifest.schema.json").read_text()
+    )
     jsonschema.Draft202012Validator(schema).validate(raw)
     manifest = load_manifest(tiny_bundle)
     assert manifest.verified
     assert manifest.model.preset == "tiny"
     assert manifest.model.weights_sha256 == digest(tiny_checkpoint.read_bytes())
-    model = weights.load_checkpoint(tiny_checkpoint)
+    model = load_checkpoint(tiny_checkpoint)
     assert manifest.model.parameters == sum(p.numel() for p in model.parameters())
     assert manifest.input.batch == BatchRange(1, 4, 16)
     for artifact in manifest.artifacts:
@@ -77,7 +80,7 @@ def test_a_soqn_alone_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     soqn = ClinReadNet(replace(PRESETS["tiny"], depths=(), heads=()))
-    weights.save_checkpoint(soqn, "soqn.safetensors")
+    save_checkpoint(soqn, "soqn.safetensors")
     options = ["--checkpoint", "soqn.safetensors", "--preset", "tiny"]
     result = CliRunner().invoke(app, ["export", *command, *options])
     assert isinstance(result.exception, InputError), result.output
@@ -103,7 +106,7 @@ def test_golden_file_is_the_same_each_time(
         return {"score": score, "probs": ones[:, 0] / np.ones(21), "quality_map": ones}
 
     monkeypatch.setattr(goldens, "reference_outputs", outputs)
-    model = weights.load_checkpoint(tiny_checkpoint)
+    model = load_checkpoint(tiny_checkpoint)
     notes: list[str] = []
     with progress_bar() as bar:
         first = write_golden(tmp_path / "a.npz", model, bar, notes.append)

@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from google.protobuf import text_format
-from tiny_bundle import write_bundle
+from support.tiny_bundle import write_bundle
 from tritonclient.grpc import model_config_pb2
 from typer.testing import CliRunner
 
@@ -20,8 +20,8 @@ from clinreadnet.cli import app
 from clinreadnet.errors import InputError
 from clinreadnet.export import bundle as bundles
 from clinreadnet.export.triton_server import Repository, write_repository
-from clinreadnet.runtime.golden import read_golden
-from clinreadnet.runtime.manifest import (
+from clinreadnet.runtime.bundle.golden import read_golden
+from clinreadnet.runtime.bundle.manifest import (
     Artifact,
     BatchRange,
     digest,

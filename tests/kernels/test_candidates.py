@@ -33,15 +33,13 @@ pytestmark = [
 def test_candidates_launch_and_wrong_ones_are_dropped(
     monkeypatch: pytest.MonkeyPatch, keys: tuple[str, ...], candidate: dict[str, int]
 ) -> None:
-    from clinreadnet import tunable as entries
-    from clinreadnet import tune
-    from clinreadnet.kernels import (
-        attention_block_triton,
-        launch,
-        mlp_triton,
-        sobel_stem_triton,
-        window_attention_triton,
-    )
+    from clinreadnet.kernels import launch
+    from clinreadnet.kernels.ops.attention_block import kernel as attention_block_triton
+    from clinreadnet.kernels.ops.mlp import kernel as mlp_triton
+    from clinreadnet.kernels.ops.sobel_stem import kernel as sobel_stem_triton
+    from clinreadnet.kernels.ops.window_attention import kernel as window_attention_triton
+    from clinreadnet.tuning import tunable as entries
+    from clinreadnet.tuning import tune
 
     monkeypatch.setattr(entries, "SIZE", 32)
     monkeypatch.setattr(entries, "BATCH", 1)

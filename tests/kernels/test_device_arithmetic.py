@@ -3,8 +3,15 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from device_arithmetic import DeviceArithmetic, accumulate, convolution, tf32, tf32x3, truncated
-from oracles import window_attention_inputs, window_attention_oracle
+from support.device_arithmetic import (
+    DeviceArithmetic,
+    accumulate,
+    convolution,
+    tf32,
+    tf32x3,
+    truncated,
+)
+from support.oracles import window_attention_inputs, window_attention_oracle
 
 from clinreadnet.kernels import window_attention
 
@@ -71,7 +78,7 @@ def test_a_kernel_in_single_tf32_does_not_keep_the_budget(
     def single(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return accumulate(torch.zeros((*a.shape[:-1], b.shape[-1])), tf32(a), tf32(b))
 
-    monkeypatch.setattr("device_arithmetic.tf32x3", single)
+    monkeypatch.setattr("support.device_arithmetic.tf32x3", single)
     with DeviceArithmetic():
         faulty = window_attention(*args, **where, impl="reference")
     with pytest.raises(AssertionError):

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from clinreadnet.model import PRESETS, ClinReadNet, ClinReadNetConfig
-from clinreadnet.runtime.parity import BUDGETS, relative_error
+from clinreadnet.metrics import relative_error
+from clinreadnet.model.network import PRESETS, ClinReadNet, ClinReadNetConfig
+from clinreadnet.precision import BUDGETS
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no triton")
 
@@ -45,8 +46,8 @@ def test_exports_ops_and_from_there_to_onnx(
 ) -> None:
     """Ops stay whole in the exported program; their references replace them for ONNX."""
     onnxruntime = pytest.importorskip("onnxruntime")
-    from clinreadnet.kernels.sobel_stem_reference import sobel_stem_reference
-    from clinreadnet.kernels.window_attention_reference import window_attention_reference
+    from clinreadnet.kernels.ops.sobel_stem.reference import sobel_stem_reference
+    from clinreadnet.kernels.ops.window_attention.reference import window_attention_reference
 
     ours, reference = pair
     ops = torch.ops.clinreadnet
@@ -96,7 +97,9 @@ def test_which_kernels_the_blocks_run(
     count_launches, dtype: torch.dtype, fused: bool, launched: tuple[int, int, int]
 ) -> None:
     """Float32 windows do not fit a chip's registers; all three agree with float64."""
-    from clinreadnet.kernels import attention_block_triton, mlp_triton, window_attention_triton
+    from clinreadnet.kernels.ops.attention_block import kernel as attention_block_triton
+    from clinreadnet.kernels.ops.mlp import kernel as mlp_triton
+    from clinreadnet.kernels.ops.window_attention import kernel as window_attention_triton
 
     modules = attention_block_triton, mlp_triton, window_attention_triton
     launches = [count_launches(module) for module in modules]
@@ -123,9 +126,9 @@ def test_fused_blocks_compile_without_graph_breaks() -> None:
 @pytest.mark.interpret
 def test_fused_blocks_export_whole_and_from_there_to_onnx(tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
-    from clinreadnet.kernels.attention_block_reference import attention_block_reference
-    from clinreadnet.kernels.mlp_reference import mlp_reference
-    from clinreadnet.kernels.sobel_stem_reference import sobel_stem_reference
+    from clinreadnet.kernels.ops.attention_block.reference import attention_block_reference
+    from clinreadnet.kernels.ops.mlp.reference import mlp_reference
+    from clinreadnet.kernels.ops.sobel_stem.reference import sobel_stem_reference
 
     ops = torch.ops.clinreadnet
     hu = slices(3)[..., :32, :64].contiguous()

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import recorded_run
-from tiny_bundle import write_bundle
+from support import recorded_run
+from support.tiny_bundle import write_bundle
 
 from clinreadnet import cli
 from clinreadnet.report.page import DeploymentReport
-from clinreadnet.runtime.manifest import load_manifest
+from clinreadnet.runtime.bundle.manifest import load_manifest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 HOSTILE = 'a "machine" <script>alert(1)</script> & co'

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import recorded_run
+from support import recorded_run
 
 from clinreadnet.errors import InputError
 from clinreadnet.report.recommend import parse_budget, recommend
 from clinreadnet.report.results import Run, read_run
-from clinreadnet.runtime.manifest import (
+from clinreadnet.runtime.bundle.manifest import (
     Artifact,
     BatchRange,
     BuiltOn,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import recorded_run
+from support import recorded_run
 
 from clinreadnet.errors import InputError
 from clinreadnet.report.results import newest_runs, read_run

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_bundle import reference, write_bundle
+from support.tiny_bundle import reference, write_bundle
 
 from clinreadnet.errors import BackendError, DeviceLost, OutOfMemory, PartialResult
 from clinreadnet.runtime import Session
-from clinreadnet.runtime.manifest import BatchRange
-from clinreadnet.runtime.onnxruntime_backend import OnnxRuntimeBackend
+from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from clinreadnet.runtime.bundle.manifest import BatchRange
 
 
 @pytest.fixture(scope="module")

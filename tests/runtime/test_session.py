@@ -16,14 +16,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_bundle import make_graph, reference, write_bundle
+from support.tiny_bundle import make_graph, reference, write_bundle
 
 from clinreadnet.errors import BackendUnavailable, CheckFailed, InputError, SessionClosed
+from clinreadnet.metrics import relative_error
+from clinreadnet.precision import BUDGETS
 from clinreadnet.runtime import Scores, Session
-from clinreadnet.runtime import backends as backends_module
-from clinreadnet.runtime.manifest import BatchRange, digest, load_manifest, write_manifest
-from clinreadnet.runtime.onnxruntime_backend import CPU, CUDA, OnnxRuntimeBackend
-from clinreadnet.runtime.parity import BUDGETS, OUTPUTS, relative_error
+from clinreadnet.runtime.backends import ladder as backends_module
+from clinreadnet.runtime.backends.onnxruntime import CPU, CUDA, OnnxRuntimeBackend
+from clinreadnet.runtime.bundle.manifest import BatchRange, digest, load_manifest, write_manifest
+from clinreadnet.spec import OUTPUTS
 
 
 @pytest.fixture(scope="module")

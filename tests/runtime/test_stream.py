@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_bundle import reference, write_bundle
+from support.tiny_bundle import reference, write_bundle
 
 from clinreadnet.errors import BackendError, InputError, SessionClosed, StreamFull
 from clinreadnet.runtime import Session
-from clinreadnet.runtime.onnxruntime_backend import OnnxRuntimeBackend
+from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
 
 @pytest.fixture(scope="module")

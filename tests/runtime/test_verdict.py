@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from clinreadnet.runtime.manifest import Artifact, BatchRange, BuiltOn
+from clinreadnet.runtime.bundle.manifest import Artifact, BatchRange, BuiltOn
 from clinreadnet.runtime.verdict import (
     VALID,
     Machine,

@@ -1,0 +1,1 @@
+"""Benchmarks: `pytest bench/`, recorded runs, and the tables made from them."""

@@ -1,0 +1,1 @@
+"""How a row is timed, and what is timed."""

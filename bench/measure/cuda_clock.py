@@ -1,0 +1,105 @@
+"""Times on the GPU by CUDA events, with and without a CUDA graph that takes Python's part away."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from bench.measure.timing import Sample, copies_past_the_cache
+
+
+def milliseconds(
+    run: Callable[[Sequence[Tensor]], object],
+    tensors: Sequence[Tensor],
+    *,
+    calls: int | None = None,
+    rounds: int = 20,
+) -> float:
+    """Median time of one call.
+
+    Args:
+        run: what to time; it must not synchronise.
+        tensors: its arguments; every call has its own copy of the first, and its own output, so
+            that nothing is found in the L2 cache that a first call would not find there.
+        calls: in one graph; default as many as it takes to be larger than the cache.
+        rounds: replays.
+    """
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            out = run(tensors)
+    torch.cuda.current_stream().wait_stream(stream)
+    if calls is None:
+        moved = sum(t.nbytes for t in (tensors[0], out) if isinstance(t, Tensor))
+        calls = copies_past_the_cache(moved, torch.cuda.get_device_properties(0).L2_cache_size)
+    copies = [[tensors[0].clone(), *tensors[1:]] for _ in range(calls)]
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = [run(copy) for copy in copies]  # kept: a freed one's memory would be used again
+    graph.replay()
+    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(rounds)]
+    for start, end in events:
+        start.record()
+        graph.replay()
+        end.record()
+    torch.cuda.synchronize()
+    del outputs
+    return statistics.median(start.elapsed_time(end) for start, end in events) / calls
+
+
+def copy_bandwidth() -> float:
+    """Bytes a second, read and written, of a copy on the device of 1 GiB."""
+    source = torch.empty(2**30, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    return 2 * source.numel() / milliseconds(lambda t: target.copy_(t[0]), [source], calls=1) * 1e3
+
+
+def device_sample(
+    bind: Callable[[Tensor], Callable[[], object]], batch: int, *, graph: bool
+) -> Sample:
+    """Time one run on slices in device memory, by events on a stream of its own.
+
+    Before each run, and outside of its time, other slices are put where the run reads, and more
+    memory than the L2 cache holds is written.
+
+    Args:
+        bind: gives what puts a run on the current stream, for slices [B, 1, 512, 512] that stay
+            where they are.
+        batch: slices of a run.
+        graph: capture the run in a CUDA graph and time its replay.
+    """
+    cache = torch.cuda.get_device_properties(0).L2_cache_size
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        slices = torch.randn(batch, 1, 512, 512, device="cuda") * 300
+        turn = itertools.cycle(
+            [slices + i for i in range(min(8, copies_past_the_cache(slices.nbytes, cache)))]
+        )
+        past = torch.empty(4 * cache, dtype=torch.uint8, device="cuda")
+        launch = bind(slices)
+        for _ in range(3):
+            launch()
+    stream.synchronize()
+    if graph:
+        captured = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(captured, stream=stream):
+            launch()
+        launch = captured.replay
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+
+    def sample() -> float:
+        with torch.cuda.stream(stream):
+            slices.copy_(next(turn))
+            past.zero_()
+            start.record()
+            launch()
+            end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end)) / 1e3
+
+    return sample

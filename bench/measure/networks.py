@@ -1,0 +1,356 @@
+"""Every way to run the network that a row can time, opened on one bundle's weights.
+
+An artifact runs through the runtime's own backend; the peers are what a user would pick instead, on
+the same graph or the same weights. A way that this machine lacks is in `missing`, with the reason.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinreadnet.errors import ClinReadNetError, InputError
+from clinreadnet.metrics import relative_error
+from clinreadnet.precision import BUDGETS
+from clinreadnet.runtime.backends.ladder import BACKENDS, Wanted, open_backend
+from clinreadnet.runtime.bundle.golden import read_golden
+from clinreadnet.runtime.bundle.manifest import Manifest, digest, load_manifest, read_listed
+from clinreadnet.runtime.gpu import find_gpus
+from clinreadnet.spec import OUTPUTS
+
+HostSlices = NDArray[np.float32]
+"""[B, 1, 512, 512] Hounsfield units in host memory."""
+Run = Callable[[HostSlices], Mapping[str, NDArray[Any]]]
+Enqueue = Callable[[], object]
+"""Puts one run on PyTorch's current stream."""
+
+COMPILED_BATCHES = (1, 8, 64)
+"""Batches at which PyTorch's compiler is asked: it takes a minute for each."""
+GOLDEN = 4
+"""Golden slices that a candidate must reproduce before it is timed."""
+SLACK = 2.0
+"""On the budget: a few slices average less than the whole set does."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One row's backend and precision.
+
+    Attributes:
+        name: backend, or peer.
+        precision: of weights and products.
+        role: "artifact", "reference" or "peer".
+        artifact: file in the bundle that runs, or None.
+        open: makes it ready for a batch: slices in, outputs out, host memory both.
+        bind: makes it ready on the GPU: what runs on the given slices, a tensor there that stays
+            where it is; None where the backend has no such door.
+    """
+
+    name: str
+    precision: str
+    role: str
+    artifact: str | None
+    open: Callable[[int], Run]
+    bind: Callable[[Any], Enqueue] | None = None
+
+    def runs(self, batch: int) -> bool:
+        """Whether this batch is measured."""
+        return self.name not in ("torch-compile", "torch-triton") or batch in COMPILED_BATCHES
+
+    @property
+    def title(self) -> str:
+        """As in the ids of benchmarks."""
+        return f"{self.name}-{self.precision}"
+
+
+@dataclass(frozen=True)
+class Found:
+    """The candidates of this machine, and what it lacks with the reason."""
+
+    candidates: tuple[Candidate, ...]
+    missing: Mapping[str, str]
+
+
+def load_bundle(bundle: Path) -> Manifest:
+    """Return the manifest of a bundle that may be measured.
+
+    Raises:
+        InputError: none, or one that is not verified.
+    """
+    manifest = load_manifest(bundle)
+    if not manifest.verified:
+        raise InputError(f"{bundle}: the bundle is not verified; run `clinreadnet verify {bundle}`")
+    return manifest
+
+
+def find(bundle: Path, *, probe: bool = True) -> Found:
+    """Look at what this machine has.
+
+    Args:
+        bundle: folder of the bundle.
+        probe: open every artifact once, so that one that does not run here is missing with its
+            reason; otherwise it is a candidate that fails.
+
+    Raises:
+        InputError: as `load_bundle`.
+    """
+    manifest = load_bundle(bundle)
+    candidates: list[Candidate] = []
+    missing: dict[str, str] = {}
+    _backends(bundle, manifest, candidates, missing, probe)
+    for look in (_torch, _default_onnxruntime, _openvino):
+        look(bundle, manifest, candidates, missing)
+    return Found(tuple(candidates), missing)
+
+
+def check(run: Run, candidate: Candidate, bundle: Path) -> float:
+    """Compare a candidate with the golden outputs before it is timed.
+
+    Returns:
+        The worst difference of one slice's score.
+
+    Raises:
+        AssertionError: an output is outside of the precision's budget; it must not be timed.
+    """
+    golden = read_golden(bundle, load_manifest(bundle).golden, first=GOLDEN)
+    outputs = [run(hu[None, None].astype(np.float32)) for hu in golden["hu"]]
+    joined = {name: np.concatenate([one[name] for one in outputs]) for name in OUTPUTS}
+    limit = SLACK * BUDGETS[candidate.precision]
+    for name in OUTPUTS:
+        error = relative_error(joined[name], golden[name])
+        assert error <= limit, (
+            f"{candidate.title} is not timed: {name} is off by {error:.1e}, limit {limit:.0e}"
+        )
+    return float(np.abs(joined["score"] - golden["score"]).max())
+
+
+def _torch(
+    bundle: Path, manifest: Manifest, candidates: list[Candidate], missing: dict[str, str]
+) -> None:
+    from clinreadnet.model.checkpoint import pretrained_path
+
+    names = ("torch-eager", "torch-compile", "torch-triton")
+    try:
+        import torch
+
+        path = pretrained_path(manifest.model.preset)
+    except (ImportError, InputError) as error:
+        missing |= dict.fromkeys(names, f"needs PyTorch and the shipped checkpoint ({error})")
+        return
+    if digest(path.read_bytes()) != manifest.model.weights_sha256:
+        missing |= dict.fromkeys(names, f"{bundle} holds other weights than the shipped checkpoint")
+        return
+    cuda = torch.cuda.is_available()
+    # On a processor float16 products are emulated, and TF32 does not exist.
+    precisions = ("fp32", "tf32", "fp16", "bf16") if cuda else ("fp32", "bf16")
+    for name, role in zip(names, ("reference", "peer", "reference"), strict=True):
+        if name == "torch-triton" and not cuda:
+            missing[name] = "Triton kernels need an NVIDIA GPU"
+            continue
+        # Minutes of C++ compiler for each shape: on a processor float32 stands for both.
+        compiled_there = name == "torch-compile" and not cuda
+        for precision in precisions[:1] if compiled_there else precisions:
+            network = functools.partial(_torch_network, path, name, precision, cuda)
+            bind = functools.partial(_bind_torch, network) if cuda else None
+            candidates.append(
+                Candidate(name, precision, role, None, lambda batch, n=network: n(), bind)
+            )
+
+
+@functools.cache
+def _torch_network(path: Path, name: str, precision: str, cuda: bool) -> _TorchNetwork:
+    """Compiled once for each shape, whichever clock times it."""
+    return _TorchNetwork(path, name, precision, cuda)
+
+
+def _bind_torch(network: Callable[[], _TorchNetwork], x: Any) -> Enqueue:
+    loaded = network()
+    return lambda: loaded.predict(x)
+
+
+class _TorchNetwork:
+    """The reference network: as it is, compiled, or with Triton kernels."""
+
+    def __init__(self, path: Path, name: str, precision: str, cuda: bool) -> None:
+        import torch
+        import torch._dynamo
+
+        from clinreadnet.model.checkpoint import load_checkpoint
+        from clinreadnet.model.network import ClinReadNet
+
+        self._tf32, self._device = precision == "tf32", "cuda" if cuda else "cpu"
+        dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
+        model = load_checkpoint(path)
+        if name == "torch-triton":
+            weights = model.state_dict()
+            model = ClinReadNet(model.config, kernels="triton")
+            model.load_state_dict(weights)
+        model = model.to(self._device, dtype).eval()
+        self._model = model
+        if name != "torch-eager":
+            # Beyond so many shapes and networks it would quietly run what it had not compiled.
+            torch._dynamo.config.recompile_limit = 1024
+            torch._dynamo.config.accumulated_recompile_limit = 8192
+            # Without its own CUDA graphs: the clock captures one, for all candidates alike.
+            mode = "max-autotune-no-cudagraphs" if cuda else "max-autotune"
+            self._model = torch.compile(model, mode=mode, dynamic=False)
+
+    def predict(self, x: Any) -> Any:
+        """Run on a tensor of HU that is where the weights are."""
+        import torch
+
+        torch.set_float32_matmul_precision("high" if self._tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = self._tf32
+        with torch.inference_mode():
+            return self._model(x)
+
+    def __call__(self, hu: HostSlices) -> Mapping[str, NDArray[Any]]:
+        import torch
+
+        prediction = self.predict(torch.from_numpy(hu).to(self._device))
+        return {name: getattr(prediction, name).float().cpu().numpy() for name in OUTPUTS}
+
+
+def _backends(
+    bundle: Path,
+    manifest: Manifest,
+    candidates: list[Candidate],
+    missing: dict[str, str],
+    probe: bool,
+) -> None:
+    """The bundle's artifacts through the runtime."""
+    gpu = bool(find_gpus())
+    for backend in BACKENDS:
+        kind = backend if backend.startswith("tensorrt") else None
+        held = [a for a in manifest.artifacts if a.flavour == kind]
+        if not held:
+            missing[backend] = f"{bundle} holds no {backend} engine"
+            continue
+        if backend != "onnxruntime-cpu" and not gpu:
+            missing[backend] = "no NVIDIA GPU on this machine"
+            continue
+        for precision in dict.fromkeys(a.precision for a in held):
+            artifact = next(a for a in held if a.precision == precision)
+            if probe:
+                try:
+                    opened = open_backend(backend, bundle, manifest, Wanted(precision))
+                except ClinReadNetError as error:
+                    missing[f"{backend}-{precision}"] = str(error)
+                    continue
+                opened.backend.close()
+                artifact = opened.artifact  # of several engines, the one that fits this GPU
+
+            def make(batch: int, backend: str = backend, precision: str = precision) -> Run:
+                wanted = Wanted(precision, batch)
+                return open_backend(backend, bundle, manifest, wanted).backend.run
+
+            bind = None
+            if backend == "onnxruntime-cuda":
+                bind = functools.partial(_bind_onnxruntime, read_listed(bundle, artifact))
+            candidates.append(Candidate(backend, precision, "artifact", artifact.file, make, bind))
+
+
+def _bind_onnxruntime(model: bytes, x: Any) -> Enqueue:
+    """The graph through IOBinding on PyTorch's stream: nothing is copied, nothing waits."""
+    import onnxruntime
+    import torch
+
+    settings = {
+        "use_tf32": "0",
+        "user_compute_stream": str(torch.cuda.current_stream().cuda_stream),
+    }
+    session = onnxruntime.InferenceSession(model, providers=[("CUDAExecutionProvider", settings)])
+    binding = session.io_binding()
+    half = session.get_inputs()[0].type == "tensor(float16)"
+    x = x.half() if half else x
+    binding.bind_input(
+        "hu", "cuda", 0, np.float16 if half else np.float32, list(x.shape), x.data_ptr()
+    )
+    for name in OUTPUTS:
+        binding.bind_output(name, "cuda")
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+
+    def enqueue(keep: Any = x) -> None:
+        session.run_with_iobinding(binding, options)
+
+    return enqueue
+
+
+def _graph(manifest: Manifest, precision: str) -> Any:
+    return next(
+        (a for a in manifest.artifacts if a.kind == "onnx" and a.precision == precision), None
+    )
+
+
+def _default_onnxruntime(
+    bundle: Path, manifest: Manifest, candidates: list[Candidate], missing: dict[str, str]
+) -> None:
+    """ONNX Runtime as it comes: no option of ours, the provider it would choose itself."""
+    name = "onnxruntime-default"
+    artifact = _graph(manifest, "fp32")
+    try:
+        import onnxruntime
+    except ImportError:
+        missing[name] = 'onnxruntime is not installed; run `pip install "clinreadnet[cpu]"`'
+        return
+    if artifact is None:
+        missing[name] = f"{bundle} holds no fp32 graph"
+        return
+
+    def make(batch: int) -> Run:
+        content = read_listed(bundle, artifact)
+        providers = ["CUDAExecutionProvider"] if find_gpus() else []
+        session = onnxruntime.InferenceSession(
+            content, providers=[*providers, "CPUExecutionProvider"]
+        )
+        return lambda hu: dict(zip(OUTPUTS, session.run(list(OUTPUTS), {"hu": hu}), strict=True))
+
+    # On a GPU its default is TF32.
+    precision = "tf32" if find_gpus() else "fp32"
+    candidates.append(Candidate(name, precision, "peer", artifact.file, make))
+
+
+def _openvino(
+    bundle: Path, manifest: Manifest, candidates: list[Candidate], missing: dict[str, str]
+) -> None:
+    """OpenVINO on the processor, compiled for one batch, for latency as its guide has it."""
+    artifact = _graph(manifest, "fp32")
+    try:
+        import openvino
+    except ImportError:
+        missing["openvino"] = 'OpenVINO is not installed; run `pip install "clinreadnet[peers]"`'
+        return
+    if artifact is None:
+        missing["openvino"] = f"{bundle} holds no fp32 graph"
+        return
+
+    def make(batch: int, hint: str) -> Run:
+        core = openvino.Core()
+        model = core.read_model(read_listed(bundle, artifact), b"")
+        model.reshape({"hu": [batch, 1, 512, 512]})
+        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
+        compiled = core.compile_model(model, "CPU", settings)
+        request = compiled.create_infer_request()
+
+        def run(hu: HostSlices) -> Mapping[str, NDArray[Any]]:
+            if len(hu) != batch:
+                hu = np.repeat(hu[:1], batch, axis=0)
+                return {name: out[:1] for name, out in run(hu).items()}
+            request.infer({"hu": hu})
+            return {name: request.get_tensor(name).data.copy() for name in OUTPUTS}
+
+        return run
+
+    for precision, hint in (("fp32", "f32"), ("bf16", "bf16")):
+        candidates.append(
+            Candidate(
+                "openvino", precision, "peer", artifact.file, functools.partial(make, hint=hint)
+            )
+        )

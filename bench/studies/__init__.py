@@ -1,0 +1,1 @@
+"""Single measurements that back a statement in the docs."""

@@ -1,0 +1,186 @@
+"""Score a labelled folder and report agreement with its labels, or with the degradation itself."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+
+from clinreadnet.console import progress_bar
+from clinreadnet.data.ldctiqa import (
+    LdctiqaFolder,
+    check_images,
+    read_ldctiqa,
+    read_simulation,
+    recorded_quality,
+)
+from clinreadnet.errors import InputError
+from clinreadnet.metrics import Correlations, correlations, srocc
+from clinreadnet.model.checkpoint import load_checkpoint, pretrained_path
+from clinreadnet.model.network import ClinReadNet
+from clinreadnet.model.predict import predict
+from clinreadnet.runtime.bundle.manifest import digest
+
+METRICS = ("plcc", "srocc", "krocc", "sum")
+
+WORST = 5
+"""Slices that are named as the worst."""
+
+
+class Part(TypedDict):
+    """Agreement with the labels on a part of the slices."""
+
+    slices: int
+    srocc: float
+    """Of score and label; not a number where one of them is constant."""
+    ceiling_srocc: float
+    """Of noiseless quality and label."""
+    rmse: float
+    """Root mean square error in grades."""
+    bias: float
+    """Mean of score less label in grades."""
+
+
+class Worst(TypedDict):
+    """A slice and by how much its score is off."""
+
+    name: str
+    label: float
+    score: float
+
+
+class Evaluation(Correlations):
+    """The metrics, and what they were measured on."""
+
+    rmse: float
+    slices: int
+    parts: dict[str, Part]
+    """Of a simulated folder: the scans, and the copies of each denoiser; else empty."""
+    worst: list[Worst]
+    """The slices with the largest errors, worst first."""
+    ceiling: Correlations | None
+    """What a perfect model of the noiseless quality would score, where that is recorded."""
+    checkpoint_sha256: str
+
+
+def evaluate(
+    data: str | os.PathLike[str], checkpoint: str | os.PathLike[str] | None = None
+) -> Evaluation:
+    """Score every slice of an LDCTIQA folder with the reference network (float32).
+
+    Args:
+        data: LDCTIQA folder.
+        checkpoint: safetensors file; default the shipped ``small`` one.
+
+    Returns:
+        plcc, srocc, krocc and sum, each {value, low, high} (95 % bootstrap interval over slices),
+        the root mean square error in grades, the number of slices, the parts of a simulated
+        folder, the worst slices, the ceiling, and the checkpoint's hash.
+
+    Raises:
+        InputError: unreadable data or checkpoint, or fewer than two slices.
+    """
+    folder = open_labelled(data)
+    path = checkpoint or pretrained_path()
+    predicted = score_folder(folder, load_checkpoint(path))
+    true = folder.scores.astype(np.float64)
+    return Evaluation(
+        **correlations(predicted, true),
+        rmse=float(np.sqrt(np.mean((predicted - true) ** 2))),
+        slices=len(true),
+        parts=parts(folder, predicted),
+        worst=[
+            Worst(name=folder.names[i], label=round(float(true[i]), 4), score=float(predicted[i]))
+            for i in np.argsort(-np.abs(predicted - true), kind="stable")[:WORST].tolist()
+        ],
+        ceiling=ceiling(folder),
+        checkpoint_sha256=digest(Path(path).read_bytes()),
+    )
+
+
+def ceiling(folder: LdctiqaFolder) -> Correlations | None:
+    """Correlate the recorded noiseless quality with the labels, which are noisy.
+
+    Returns:
+        What a perfect model of the quality would score; None where it is not recorded.
+    """
+    quality = recorded_quality(read_simulation(folder))
+    return None if quality is None else correlations(quality, folder.scores)
+
+
+def parts(folder: LdctiqaFolder, predicted: NDArray[np.float64]) -> dict[str, Part]:
+    """Compare scores [n] with labels, scans and the copies of each denoiser apart.
+
+    Returns:
+        "scans" and the denoisers' names; empty where the folder is not a simulated one.
+    """
+    records = read_simulation(folder)
+    quality = recorded_quality(records)
+    if records is None or quality is None:
+        return {}
+    kinds = np.array([record.get("denoiser") or "scans" for record in records])
+    found: dict[str, Part] = {}
+    for kind in ("scans", *sorted(set(kinds.tolist()) - {"scans"})):
+        own = kinds == kind
+        if not own.any():
+            continue
+        scores, labels = predicted[own], folder.scores[own].astype(np.float64)
+        found[kind] = Part(
+            slices=int(own.sum()),
+            srocc=srocc(scores, labels),
+            ceiling_srocc=srocc(quality[own], labels),
+            rmse=float(np.sqrt(np.mean((scores - labels) ** 2))),
+            bias=float(np.mean(scores - labels)),
+        )
+    return found
+
+
+def open_labelled(data: str | os.PathLike[str]) -> LdctiqaFolder:
+    """Open a labelled folder, all images checked by their headers; needs two slices."""
+    folder = read_ldctiqa(data)
+    if len(folder) < 2:
+        raise InputError(f"{data}: needs at least two slices to correlate")
+    check_images(folder)
+    return folder
+
+
+def score_folder(folder: LdctiqaFolder, model: ClinReadNet) -> NDArray[np.float64]:
+    """Return the predicted scores [n]."""
+    predicted = []
+    with progress_bar() as bar:
+        for i in bar.track(range(len(folder)), description="score"):
+            predicted.append(predict(model, np.rint(folder.hu(i)).astype(np.int16)[None])[0])
+    return np.array(predicted)
+
+
+def table(result: Evaluation) -> Table:
+    """Lay the metrics out for a terminal."""
+    best = result["ceiling"]
+    out = Table(title=f"{result['slices']} slices, RMSE {result['rmse']:.3f} grades")
+    for heading in ("metric", "value", "95 % interval", *(["ceiling"] if best else [])):
+        out.add_column(heading)
+    for name in METRICS:
+        interval = result[name]  # type: ignore[literal-required]
+        label = "|PLCC| + |SROCC| + |KROCC|" if name == "sum" else name.upper()
+        out.add_row(
+            label,
+            f"{interval['value']:.4f}",
+            f"{interval['low']:.4f} ... {interval['high']:.4f}",
+            *([f"{best[name]['value']:.4f}"] if best else []),  # type: ignore[literal-required]
+        )
+    for kind, part in result["parts"].items():
+        out.add_row(
+            f"SROCC, {kind} ({part['slices']})",
+            f"{part['srocc']:.4f}",
+            f"bias {part['bias']:+.2f}",
+            f"{part['ceiling_srocc']:.4f}",
+        )
+    worst = ", ".join(
+        f"{one['name']} {one['score']:.1f} for {one['label']:.1f}" for one in result["worst"][:2]
+    )
+    out.caption = f"worst: {worst}"
+    return out

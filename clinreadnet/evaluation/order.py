@@ -1,0 +1,175 @@
+"""Compare scores with what was done to each image, whatever its label says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from rich.table import Table
+
+from clinreadnet.data.ldctiqa import (
+    read_simulation,
+)
+from clinreadnet.data.slices import SliceRef, find_slices
+from clinreadnet.errors import InputError
+from clinreadnet.evaluation.labels import open_labelled, score_folder
+from clinreadnet.metrics import srocc
+from clinreadnet.model.checkpoint import load_checkpoint, pretrained_path
+from clinreadnet.model.predict import predict
+
+
+class DegradationOrder(TypedDict):
+    """How scores follow the degradation of known slices."""
+
+    anatomies: dict[str, float]
+    """SROCC of score and true quality over the scans of each anatomy, denoised copies left out."""
+    lowest_srocc: float
+    mean_by_noise_level: dict[str, float]
+    """Mean score by noise level, least noise first."""
+    mean_by_views: dict[str, float]
+    """Mean score by number of views, most first."""
+    noise_monotone: bool
+    views_monotone: bool
+    denoised: int
+    """Number of denoised copies."""
+    denoised_above_clean: list[str]
+    """Those that score above the clean slice of their anatomy: there should be none."""
+
+
+def degradation_order(
+    names: Sequence[str],
+    scores: ArrayLike,
+    records: Sequence[Mapping[str, Any]],
+    clean: Mapping[int, float] | None = None,
+) -> DegradationOrder:
+    """Compare scores with what was done to each image, whatever its label says.
+
+    Args:
+        names: [n] images.
+        scores: [n] predicted scores.
+        records: [n] what `simulation.json` says of each: `anatomy`, `quality`, `noise_level`,
+            `views`, and `denoiser` of a denoised copy.
+        clean: score of each anatomy's slice before it was degraded; where one is not given, the
+            scan of least noise and most views stands for it.
+
+    Returns:
+        Rank correlation by anatomy, mean scores by noise level and views, denoised copies that
+        score above the clean slice.
+    """
+    scores = np.asarray(scores, np.float64)
+    anatomy, level, views, quality = (
+        np.array([record[key] for record in records])
+        for key in ("anatomy", "noise_level", "views", "quality")
+    )
+    denoised = np.array([record.get("denoiser") is not None for record in records])
+    scans = ~denoised
+
+    def means(values: NDArray[Any], order: Sequence[Any]) -> dict[str, float]:
+        return {str(v): float(scores[scans & (values == v)].mean()) for v in order}
+
+    by_noise = means(level, sorted(set(level[scans].tolist())))
+    by_views = means(views, sorted(set(views[scans].tolist()), reverse=True))
+    order: dict[str, float] = {}
+    above: list[str] = []
+    for number in np.unique(anatomy).tolist():
+        own = anatomy == number
+        first = records[int(np.flatnonzero(own)[0])]
+        label = str(first.get("slice", number))
+        order[f"{number}: {label}" if label in order else label] = srocc(
+            scores[own & scans], quality[own & scans]
+        )
+        if clean is not None and number in clean:
+            limit = clean[number]
+        else:
+            least = max(np.flatnonzero(own & scans), key=lambda i: (-level[i], views[i]))
+            limit = float(scores[least])
+        above += [names[i] for i in np.flatnonzero(own & denoised).tolist() if scores[i] > limit]
+    return DegradationOrder(
+        anatomies=order,
+        lowest_srocc=float(np.min(list(order.values()))),
+        mean_by_noise_level=by_noise,
+        mean_by_views=by_views,
+        noise_monotone=_falls(by_noise),
+        views_monotone=_falls(by_views),
+        denoised=int(denoised.sum()),
+        denoised_above_clean=above,
+    )
+
+
+def _falls(means: Mapping[str, float]) -> bool:
+    return bool((np.diff(list(means.values())) < 0).all())
+
+
+def evaluate_order(
+    data: str | os.PathLike[str],
+    checkpoint: str | os.PathLike[str] | None = None,
+    clean: Sequence[str | os.PathLike[str]] = (),
+) -> DegradationOrder:
+    """Score a folder of `clinreadnet simulate` and compare with the degradation of each image.
+
+    Args:
+        data: LDCTIQA folder with `simulation.json`.
+        checkpoint: safetensors file; default the shipped ``small`` one.
+        clean: files or folders of the slices that were degraded (`simulate --anatomy`), found
+            again by the name that is recorded.
+
+    Raises:
+        InputError: unreadable data, slices or checkpoint, no record of the degradations, or a
+            recorded slice that is not among ``clean``.
+    """
+    folder = open_labelled(data)
+    records = read_simulation(folder)
+    keys = {"anatomy", "noise_level", "views", "quality"}
+    if records is None or not all(keys <= record.keys() for record in records):
+        raise InputError(
+            f"{data}: no simulation.json that says how each image was degraded; make the folder "
+            "with `clinreadnet simulate`"
+        )
+    originals = _originals(records, clean)
+    model = load_checkpoint(checkpoint or pretrained_path())
+    limits = {
+        anatomy: float(predict(model, np.rint(ref.load()).astype(np.int16)[None])[0])
+        for anatomy, ref in originals.items()
+    }
+    return degradation_order(folder.names, score_folder(folder, model), records, limits)
+
+
+def _originals(
+    records: Sequence[Mapping[str, Any]], clean: Sequence[str | os.PathLike[str]]
+) -> dict[int, SliceRef]:
+    """Find the slice that each anatomy was made from; empty where none are named."""
+    if not clean:
+        return {}
+    found = {Path(ref.name).name: ref for ref in find_slices(clean)}
+    originals: dict[int, SliceRef] = {}
+    for record in records:
+        source = record.get("slice", "a phantom")
+        if source not in found:
+            raise InputError(
+                f"anatomy {record['anatomy']} was made from {source}, which --clean does not name"
+            )
+        originals[record["anatomy"]] = found[source]
+    return originals
+
+
+def order_table(result: DegradationOrder) -> Table:
+    """Lay the comparison with the degradation out for a terminal."""
+    copies, above = result["denoised"], result["denoised_above_clean"]
+    out = Table(title=f"degradation order, {len(result['anatomies'])} anatomies")
+    out.add_column("check")
+    out.add_column("result")
+    worst = min(result["anatomies"], key=lambda name: result["anatomies"][name])
+    out.add_row("lowest SROCC of an anatomy", f"{result['lowest_srocc']:.3f} ({worst})")
+    for what, means, falls in (
+        ("noise level", result["mean_by_noise_level"], result["noise_monotone"]),
+        ("views", result["mean_by_views"], result["views_monotone"]),
+    ):
+        shown = ", ".join(f"{key}: {mean:.2f}" for key, mean in means.items())
+        out.add_row(f"mean score by {what}", f"{shown}; {'falls' if falls else 'does not fall'}")
+    shown = f"{len(above)} of {copies}" + (f", first {above[0]}" if above else "")
+    out.add_row("denoised copies above the clean slice", shown)
+    return out

@@ -1,0 +1,112 @@
+"""(S)W-MTMSA: (shifted) window multi-scale temperature multi-head self-attention.
+
+Every head looks at its window at several sharpness levels at once: the low octaves overview it, the
+high ones lock on to detail. Windows, shifts and the relative position bias follow Swin (Liu et al.
+2021); the temperatures are this package's reading of ClinReadNet's abstract (docs/model.md).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from clinreadnet.kernels import Impl, attention_block, attention_block_obstacle, window_attention
+from clinreadnet.kernels.ops.layer_norm.reference import layer_norm_reference
+
+
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm over the last dimension, computed in float32 at least; dtype of the input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., C] -> [..., C]."""
+        return layer_norm_reference(x, self.weight, self.bias, self.eps)
+
+
+def relative_position_index(window: int) -> Tensor:
+    """Row of the bias table for each pair of tokens: [N, N] int64, N = window ** 2."""
+    position = torch.cartesian_prod(torch.arange(window), torch.arange(window))  # [N, 2]
+    offset = position[:, None] - position[None, :] + window - 1  # [N, N, 2], 0 ... 2 window - 2
+    return offset[..., 0] * (2 * window - 1) + offset[..., 1]
+
+
+class MultiTemperatureAttention(nn.Module):
+    """qkv projection, windowed multi-temperature attention, output projection.
+
+    Args:
+        dim: channels C.
+        heads: attention heads; divides C.
+        window: side of a window in tokens.
+        shift: cyclic shift in tokens (0 or half a window).
+        octaves: sharpness levels T; level t multiplies the scores by ``2 ** t * beta``.
+        kernels: implementation of ``window_attention``, and of ``fused``.
+    """
+
+    relative_index: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        window: int,
+        shift: int,
+        octaves: int,
+        kernels: Impl = "auto",
+    ):
+        super().__init__()
+        self.heads, self.octaves = heads, octaves
+        self.window, self.shift, self.kernels = window, shift, kernels
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.projection = nn.Linear(dim, dim)
+        self.bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
+        # The middle octave starts as ordinary attention, all octaves with the same weight.
+        self.log_inv_temperature = nn.Parameter(
+            torch.full((heads,), -math.log(2) * (octaves - 1) / 2)
+        )
+        self.gate_logits = nn.Parameter(torch.zeros(heads, octaves))
+        self.register_buffer("relative_index", relative_position_index(window), persistent=False)
+        nn.init.trunc_normal_(self.bias_table, std=0.02)
+
+    def score_parameters(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """Position bias [heads, N, N], inverse temperature [heads] and gates [heads, T].
+
+        In float32, or in ``dtype`` where that is wider.
+        """
+        wide = torch.promote_types(dtype, torch.float32)
+        return (
+            self.bias_table.to(wide)[self.relative_index].permute(2, 0, 1),
+            self.log_inv_temperature.to(wide).exp(),
+            self.gate_logits.to(wide).softmax(dim=-1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, H, W, C] -> [B, H, W, C]."""
+        attended = window_attention(
+            self.qkv(x),
+            *self.score_parameters(x.dtype),
+            window=self.window,
+            shift=self.shift,
+            impl=self.kernels,
+        )
+        return self.projection(attended)
+
+    def fused_obstacle(self, x: Tensor, norm: LayerNorm) -> str | None:
+        """Why the kernel of ``fused`` cannot take x [B, H, W, C], or None."""
+        return attention_block_obstacle(
+            x, self._layers(norm), heads=self.heads, window=self.window, octaves=self.octaves
+        )
+
+    def fused(self, x: Tensor, norm: LayerNorm) -> Tensor:
+        """One launch for x + self(norm(x)): [B, H, W, C] -> [B, H, W, C]."""
+        return attention_block(
+            x,
+            *(*self._layers(norm), *self.score_parameters(x.dtype)),
+            window=self.window,
+            shift=self.shift,
+            eps=norm.eps,
+            impl=self.kernels,
+        )
+
+    def _layers(self, norm: LayerNorm) -> list[Tensor]:
+        return [p for layer in (norm, self.qkv, self.projection) for p in layer.parameters()]

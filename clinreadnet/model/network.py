@@ -1,0 +1,222 @@
+"""ClinReadNet, top to bottom: Hounsfield units in, a distribution over quality grades out.
+
+After ClinReadNet (arXiv 2606.10372), whose abstract alone is public; docs/model.md says which
+choices are this package's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clinreadnet.errors import InputError
+from clinreadnet.kernels import Impl, mlp, mlp_obstacle
+from clinreadnet.model.attention import LayerNorm, MultiTemperatureAttention
+from clinreadnet.model.soqn import TOKEN_STEP, EdgeStatistics, OrdinalHead, Prediction, SobelStem
+from clinreadnet.spec import HU_MIN, HU_RANGE
+
+
+@dataclass(frozen=True)
+class ClinReadNetConfig:
+    """Everything that decides the shape of the network."""
+
+    preset: str = "small"
+    embed_dim: int = 48
+    """Channels of the first stage; each later stage doubles them."""
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    """Blocks of each stage."""
+    heads: tuple[int, ...] = (3, 6, 12, 24)
+    """Attention heads of each stage."""
+    window: int = 8
+    """Side of an attention window in tokens."""
+    octaves: int = 3
+    """Sharpness levels T of the attention."""
+    mlp_ratio: int = 4
+    """Hidden channels of a block's MLP over its channels."""
+    regions: int = 8
+    """Kinds of region in which the statistics of the edges are taken."""
+    prior_dim: int = 256
+    """Hidden channels between the statistics of the edges and the votes."""
+    edges: bool = True
+    """Whether the stem sees Sobel edges beside the image; False for ablations."""
+
+    @classmethod
+    def from_preset(cls, preset: str) -> ClinReadNetConfig:
+        """Return the configuration called ``preset``.
+
+        Raises:
+            InputError: unknown preset; the message lists the known ones.
+        """
+        if preset not in PRESETS:
+            raise InputError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
+        return PRESETS[preset]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> ClinReadNetConfig:
+        """Inverse of ``to_dict``."""
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
+        }
+        return cls(**values)
+
+
+PRESETS = {
+    config.preset: config
+    for config in (
+        ClinReadNetConfig("tiny", embed_dim=32, depths=(1, 1, 2, 1), heads=(2, 4, 8, 16)),
+        ClinReadNetConfig("small"),
+        ClinReadNetConfig("base", embed_dim=96),
+    )
+}
+"""tiny: 1.6 M parameters, for tests; small: 7.1 M, the default; base: 28.0 M, Swin-T's size."""
+
+
+def encode(hu: Tensor) -> Tensor:
+    """Clip and scale Hounsfield units to 0...1, in float32 at least (any shape)."""
+    hu = hu.to(torch.promote_types(hu.dtype, torch.float32))
+    return ((hu - HU_MIN) / HU_RANGE).clamp(0, 1)
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)).
+
+    With ``fused``, and other than reference ``kernels``, each of the two runs as one launch where
+    its kernel takes it (docs/kernels.md), and as written above everywhere else.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        shift: int,
+        config: ClinReadNetConfig,
+        kernels: Impl,
+        fused: bool = True,
+    ):
+        super().__init__()
+        self.kernels = kernels
+        self.fused = fused and kernels != "reference"
+        self.norm1 = LayerNorm(dim)
+        self.attention = MultiTemperatureAttention(
+            dim, heads, config.window, shift, config.octaves, kernels
+        )
+        self.norm2 = LayerNorm(dim)
+        hidden = config.mlp_ratio * dim
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, H, W, C] -> [B, H, W, C]."""
+        if self.fused and self.attention.fused_obstacle(x, self.norm1) is None:
+            x = self.attention.fused(x, self.norm1)
+        else:
+            x = x + self.attention(self.norm1(x))
+        layers = [*self.norm2.parameters(), *self.mlp.parameters()]
+        if self.fused and mlp_obstacle(x, layers) is None:
+            return mlp(x, *layers, eps=self.norm2.eps, impl=self.kernels)
+        return x + self.mlp(self.norm2(x))
+
+
+class PatchMerging(nn.Module):
+    """Join 2x2 neighbouring tokens, halve each side, double the channels."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.norm = LayerNorm(4 * dim)
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, H, W, C] -> [B, H / 2, W / 2, 2C]."""
+        _, h, w, c = x.shape
+        x = x.reshape(-1, h // 2, 2, w // 2, 2, c).transpose(2, 3)
+        return self.reduction(self.norm(x.reshape(-1, h // 2, w // 2, 4 * c)))
+
+
+class ClinReadNet(nn.Module):
+    """Scores CT slices without a reference image.
+
+    Args:
+        config: shape of the network; default the preset ``small``.
+        kernels: implementation of its ops. "auto": Triton where it applies, else plain PyTorch;
+            "triton" and "reference" never fall back. The default stays "reference" until the
+            kernels have been checked on a GPU (docs/kernels.md).
+        fused: whether the kernels of whole halves of a block (``attention_block``, ``mlp``) run
+            where they apply: 48 or 96 channels, compute capability 8.0 or later, and for
+            ``attention_block`` float16 or bfloat16. Elsewhere, and with false, ``kernels`` is the
+            implementation of ``window_attention`` alone.
+    """
+
+    def __init__(
+        self,
+        config: ClinReadNetConfig | None = None,
+        kernels: Impl = "reference",
+        *,
+        fused: bool = True,
+    ):
+        super().__init__()
+        self.config = config = config or ClinReadNetConfig()
+        self.stem = SobelStem(config.embed_dim, kernels, edges=config.edges)
+        self.stages = nn.ModuleList()
+        dim = config.embed_dim
+        for i, (depth, heads) in enumerate(zip(config.depths, config.heads, strict=True)):
+            layers: list[nn.Module] = []
+            if i > 0:
+                layers.append(PatchMerging(dim))
+                dim *= 2
+            for j in range(depth):
+                # Odd blocks shift by half a window, so that neighbouring windows talk.
+                shift = config.window // 2 if j % 2 else 0
+                layers.append(Block(dim, heads, shift, config, kernels, fused))
+            self.stages.append(nn.Sequential(*layers))
+        self.head = OrdinalHead(dim, config.embed_dim, config.regions, config.prior_dim)
+        self.apply(_initialise)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the weights."""
+        return self.stem.edge.weight.dtype
+
+    def forward(self, hu: Tensor) -> Prediction:
+        """Score slices.
+
+        Args:
+            hu: [B, 1, H, W] Hounsfield units, any float dtype; H and W multiples of 256
+                (512 wherever scores are meant to be used).
+
+        Returns:
+            Prediction: score [B], probs [B, 21], quality_map [B, H / 32, W / 32].
+        """
+        stem = x = self.stem(encode(hu))  # [B, H / 4, W / 4, C]
+        for stage in self.stages:
+            x = stage(x)
+        # x [B, H / 32, W / 32, 8C]
+        return self.head(x, stem[:, ::TOKEN_STEP, ::TOKEN_STEP])
+
+    def edge_tokens(self, hu: Tensor) -> Tensor:
+        """Return the tokens whose statistics the head takes: [B, H / 8, W / 8, C]."""
+        return self.stem(encode(hu))[:, ::TOKEN_STEP, ::TOKEN_STEP]
+
+    @torch.no_grad()
+    def calibrate(self, hu: Tensor) -> None:
+        """Standardise what the head sees of the edges, before training.
+
+        Args:
+            hu: [B, 1, H, W] Hounsfield units of slices to train on; the more, the better.
+        """
+        edges = self.head.edges
+        edges.calibrate(torch.cat([edges.raw(self.edge_tokens(one)) for one in hu.split(1)]))
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, EdgeStatistics):
+        module.initialise()

@@ -1,0 +1,1 @@
+"""What runs one artifact: ONNX Runtime and TensorRT."""

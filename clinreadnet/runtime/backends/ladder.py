@@ -1,0 +1,185 @@
+"""The ladder of backends: which artifact each would run here, and why it may not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from numpy.typing import ArrayLike
+
+from clinreadnet.errors import BackendUnavailable, InputError, OutOfMemory
+from clinreadnet.precision import BUDGETS
+from clinreadnet.runtime.backends.flavours import FlavourMissing, load_flavour
+from clinreadnet.runtime.backends.onnxruntime import CPU, CUDA, OnnxRuntimeBackend, offers_cuda
+from clinreadnet.runtime.backends.tensorrt import TensorRTBackend
+from clinreadnet.runtime.bundle.manifest import Artifact, Manifest, read_listed
+from clinreadnet.runtime.gpu import find_gpus
+from clinreadnet.runtime.scores import Outputs
+from clinreadnet.runtime.verdict import Validity, Verdict, this_machine, verdict, worst
+
+BACKENDS = ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime-cpu")
+"""Every backend, in the order in which a `Session` tries them."""
+
+CPU_BATCH = 1
+"""Slices per run on a CPU. Larger batches gain nothing there and cost memory."""
+
+
+class Backend(Protocol):
+    """What runs one artifact."""
+
+    def run(self, hu: ArrayLike) -> Outputs:
+        """Run [n, 1, 512, 512] Hounsfield units; raises `BackendError`."""
+
+    def close(self) -> None:
+        """Free everything; no run may be under way."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A backend that is ready to run, with what it runs."""
+
+    backend: Backend
+    artifact: Artifact
+    verdict: Verdict
+    batch: int
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a session asks of every backend; see `Session`."""
+
+    precision: str | None = None
+    batch: int | None = None
+    workers: int = 1
+    threads: int | None = None
+
+
+def check_backends(backends: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the ladder as a tuple; one name is a ladder of one rung.
+
+    Raises:
+        InputError: empty, or an unknown name.
+    """
+    ladder = (backends,) if isinstance(backends, str) else tuple(dict.fromkeys(backends))
+    for name in ladder:
+        if name not in BACKENDS:
+            raise InputError(f"backend {name!r} is none of {', '.join(BACKENDS)}")
+    if not ladder:
+        raise InputError(f"backends is empty; name some of {', '.join(BACKENDS)}")
+    return ladder
+
+
+def open_backend(
+    name: str, bundle: str | os.PathLike[str], manifest: Manifest, wanted: Wanted
+) -> Opened:
+    """Load the artifact that a backend can run best here.
+
+    Args:
+        name: one of ``BACKENDS``.
+        bundle: the bundle's folder.
+        manifest: its manifest.
+        wanted: what the session asks for.
+
+    Raises:
+        BackendUnavailable: it cannot run anything of this bundle here, with the reason.
+        Untrusted: a file is not the one that the manifest describes; no other backend should be
+            tried, for the bundle was tampered with or damaged.
+        InputError: ``wanted`` is outside of what the bundle holds.
+    """
+    if name.startswith("onnxruntime"):
+        return _open_graph(name, Path(bundle), manifest, wanted)
+    return _open_engine(name, Path(bundle), manifest, wanted)
+
+
+def _open_graph(name: str, bundle: Path, manifest: Manifest, wanted: Wanted) -> Opened:
+    cuda = name == "onnxruntime-cuda"
+    # Without a GPU the CUDA provider writes its own errors to standard error: do not try it.
+    if cuda and offers_cuda() and not find_gpus():
+        raise BackendUnavailable("no NVIDIA GPU is visible here; run `clinreadnet doctor`")
+    graphs = [a for a in manifest.artifacts if a.kind == "onnx"]
+    artifact = _of_precision(graphs, wanted.precision, "ONNX graph", bundle)[0]
+    judged = verdict(artifact, this_machine(), wanted.batch)
+    if judged.validity == Validity.INVALID:
+        raise InputError(judged.reason)
+    content = read_listed(bundle, artifact)
+    backend = OnnxRuntimeBackend(
+        content,
+        provider=CUDA if cuda else CPU,
+        threads=wanted.threads,
+        file=str(bundle / artifact.file),
+    )
+    usual = artifact.batch.opt if cuda else CPU_BATCH
+    return Opened(backend, artifact, judged, _batch(artifact, wanted, usual))
+
+
+def _open_engine(name: str, bundle: Path, manifest: Manifest, wanted: Wanted) -> Opened:
+    engines = [a for a in manifest.artifacts if a.flavour == name]
+    engines = _of_precision(engines, wanted.precision, f"{name} engine", bundle)
+    if not find_gpus():
+        raise BackendUnavailable("no NVIDIA GPU is visible here; run `clinreadnet doctor`")
+    lean = False
+    try:
+        flavour, trt = load_flavour(name)
+    except FlavourMissing as missing:
+        try:
+            flavour, trt = load_flavour(name, lean=True)
+        except FlavourMissing:
+            raise BackendUnavailable(str(missing)) from None
+        lean = True
+    machine = this_machine(str(trt.__version__), lean=lean)
+    judged = [(verdict(engine, machine, wanted.batch), engine) for engine in engines]
+    found, artifact = min(judged, key=lambda pair: pair[0].validity)  # the first of equals
+    if found.validity == Validity.INVALID:
+        reasons = "; ".join(f"{engine.file}: {one.reason}" for one, engine in judged)
+        raise BackendUnavailable(f"no engine fits this machine ({reasons})")
+    content = read_listed(bundle, artifact)
+    weights = None
+    if artifact.weights_stripped and artifact.graph is not None:
+        weights = read_listed(bundle, manifest.artifact(artifact.graph))
+
+    def load(batch: int) -> TensorRTBackend:
+        return TensorRTBackend(
+            content,
+            artifact=artifact,
+            flavour=flavour,
+            trt=trt,
+            batch=batch,
+            workers=wanted.workers,
+            weights=weights,
+        )
+
+    backend, batch = _fit(load, _batch(artifact, wanted, artifact.batch.opt), artifact.batch.min)
+    return Opened(backend, artifact, worst((found, backend.header)), batch)
+
+
+def _fit(
+    load: Callable[[int], TensorRTBackend], batch: int, smallest: int
+) -> tuple[TensorRTBackend, int]:
+    """Load with the largest batch that fits in memory, halving from ``batch``."""
+    while True:
+        try:
+            return load(batch), batch
+        except OutOfMemory as error:
+            if batch == smallest:
+                raise BackendUnavailable(f"not even a batch of {batch} fits ({error})") from None
+            batch = max(batch // 2, smallest)
+
+
+def _of_precision(
+    artifacts: list[Artifact], precision: str | None, what: str, bundle: Path
+) -> list[Artifact]:
+    """Return those of ``precision``, or all; the most accurate first, never an empty list."""
+    if not artifacts:
+        raise BackendUnavailable(f"{bundle}: holds no {what}; export it with one")
+    found = [a for a in artifacts if precision in (None, a.precision)]
+    if not found:
+        held = ", ".join(dict.fromkeys(a.precision for a in artifacts))
+        raise BackendUnavailable(f"{bundle}: no {what} in precision {precision!r}; it holds {held}")
+    return sorted(found, key=lambda a: BUDGETS[a.precision])
+
+
+def _batch(artifact: Artifact, wanted: Wanted, usual: int) -> int:
+    return wanted.batch or min(max(usual, artifact.batch.min), artifact.batch.max)

@@ -1,0 +1,151 @@
+"""Run one ONNX graph of a bundle with ONNX Runtime, which is imported on first use."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from clinreadnet.errors import BackendError, BackendUnavailable, DeviceLost, OutOfMemory
+from clinreadnet.runtime.scores import Outputs
+from clinreadnet.spec import OUTPUTS
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+
+_INPUT_DTYPES: dict[str, DTypeLike] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+
+
+# What its messages say, since its exceptions do not: allocators' words, and cudaError_t's number.
+_MEMORY = re.compile(
+    r"bad_alloc|out of memory|failed to allocate memory|CUDA (error|failure) 2\b", re.I
+)
+_LOST = re.compile(r"CUDA (error|failure) (46|100|214|7\d\d|999)\b", re.I)
+
+
+def offers_cuda() -> bool:
+    """Return whether the installed ONNX Runtime was built with CUDA; false where it is missing."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return False
+    return CUDA in onnxruntime.get_available_providers()
+
+
+class OnnxRuntimeBackend:
+    """One loaded graph.
+
+    Attributes:
+        provider: the execution provider that runs it.
+        dtype: float type of the graph's input.
+    """
+
+    def __init__(
+        self,
+        model: bytes,
+        *,
+        provider: str = CPU,
+        threads: int | None = None,
+        file: str = "ONNX graph",
+    ) -> None:
+        """Load a graph.
+
+        Args:
+            model: bytes of the ``.onnx`` file, already checked.
+            provider: ``CPU`` or ``CUDA``; nothing else takes its place.
+            threads: CPU threads of one operator; ONNX Runtime's own choice when None.
+            file: named in errors.
+
+        Raises:
+            BackendUnavailable: ONNX Runtime is not installed, does not offer the provider, or
+                refuses the graph.
+        """
+        try:
+            import onnxruntime
+        except ImportError:
+            raise BackendUnavailable(
+                'onnxruntime is not installed; run `pip install "clinreadnet[cpu]"`'
+                ' (or `"clinreadnet[gpu]"`)'
+            ) from None
+        if provider not in onnxruntime.get_available_providers():
+            raise BackendUnavailable(
+                f"this onnxruntime has no {provider}; run `pip uninstall onnxruntime` and "
+                '`pip install "clinreadnet[gpu]"`'
+            )
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors; its warnings are about its own optimizer
+        # Planning all activations as one block takes more memory and no less time.
+        options.enable_mem_pattern = False
+        # Idle threads that spin take the CPU from everything else on it, file reading included.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        # TF32 is CUDA's default for float32 and misses the fp32 budget.
+        settings = {"use_tf32": "0"} if provider == CUDA else {}
+        try:
+            self._session: Any = onnxruntime.InferenceSession(
+                model, options, providers=[(provider, settings)]
+            )
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise BackendUnavailable(
+                f"{file}: ONNX Runtime refuses it ({_one_line(error)})"
+            ) from None
+        self.provider: str = self._session.get_providers()[0]
+        if self.provider != provider:
+            raise BackendUnavailable(
+                f"{provider} is installed but does not start here; run `clinreadnet doctor`"
+            )
+        inputs = self._session.get_inputs()
+        names = tuple(output.name for output in self._session.get_outputs())
+        if [i.name for i in inputs] != ["hu"] or inputs[0].type not in _INPUT_DTYPES:
+            raise BackendUnavailable(
+                f"{file}: not a ClinReadNet graph (its input is not float `hu`)"
+            )
+        if set(names) != set(OUTPUTS):
+            raise BackendUnavailable(
+                f"{file}: not a ClinReadNet graph (its outputs are {list(names)})"
+            )
+        self.dtype: np.dtype[Any] = np.dtype(_INPUT_DTYPES[inputs[0].type])
+
+    def run(self, hu: ArrayLike) -> Outputs:
+        """Run the graph once; any number of threads may.
+
+        Args:
+            hu: [n, 1, 512, 512], Hounsfield units, any real dtype.
+
+        Returns:
+            ``score`` [n], ``probs`` [n, 21], ``quality_map`` [n, 16, 16], float32.
+
+        Raises:
+            OutOfMemory: this batch does not fit in memory.
+            DeviceLost: the GPU failed.
+            BackendError: ONNX Runtime failed otherwise.
+        """
+        with np.errstate(over="ignore"):  # far above the encoded range either way
+            feed = {"hu": np.ascontiguousarray(hu, dtype=self.dtype)}
+        try:
+            outputs = self._session.run(list(OUTPUTS), feed)
+        except Exception as error:
+            message = str(error)
+            kind = (
+                OutOfMemory
+                if isinstance(error, MemoryError) or _MEMORY.search(message)
+                else DeviceLost
+                if _LOST.search(message)
+                else BackendError
+            )
+            raise kind(f"ONNX Runtime failed ({_one_line(error)})") from error
+        return {
+            name: np.asarray(output, dtype=np.float32)
+            for name, output in zip(OUTPUTS, outputs, strict=True)
+        }
+
+    def close(self) -> None:
+        """Free the graph; no run may be under way."""
+        self._session = None
+
+
+def _one_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

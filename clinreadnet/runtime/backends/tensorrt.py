@@ -1,0 +1,350 @@
+"""Run one engine of a bundle with TensorRT or TensorRT-RTX, on memory and streams of pycuda.
+
+Everything lives in the GPU's primary context, the one that torch and the CUDA runtime use, and it
+is current on a thread only while this module works there. Each worker is a `_Lane`: one stream with
+page-locked and device buffers for the largest batch. A lane has one execution context for each size
+of batch that it has met, since a CUDA graph holds for the shapes its context was captured with; the
+contexts of a lane share their activation memory, because a lane runs one batch at a time.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from clinreadnet.errors import BackendError, BackendUnavailable, DeviceLost, OutOfMemory
+from clinreadnet.runtime.backends.cuda_graph import OUT_OF_MEMORY, CudaGraph, CudaGraphError
+from clinreadnet.runtime.backends.flavours import Flavour
+from clinreadnet.runtime.bundle.manifest import OUTPUT_INFOS, Artifact
+from clinreadnet.runtime.scores import Outputs
+from clinreadnet.runtime.verdict import VALID, Validity, header_verdict
+from clinreadnet.spec import OUTPUTS, SIZE
+
+_CAPTURES_ITSELF = frozenset({"tensorrt-rtx"})
+"""Flavours whose runtime captures CUDA graphs of its own accord, where a caller's capture may fail
+because kernels are compiled in between."""
+
+_SHAPES: dict[str, tuple[int, ...]] = {
+    "hu": (1, SIZE, SIZE),
+    **{info.name: tuple(int(size) for size in info.shape[1:]) for info in OUTPUT_INFOS},
+}
+"""Of one slice, by tensor."""
+
+_DTYPES: dict[str, DTypeLike] = {"FLOAT": np.float32, "HALF": np.float16}
+
+
+class TensorRTBackend:
+    """One deserialised engine.
+
+    Attributes:
+        header: what the library made of the engine's header; VALID where it has no judgement.
+    """
+
+    def __init__(
+        self,
+        engine: bytes,
+        *,
+        artifact: Artifact,
+        flavour: Flavour,
+        trt: Any,
+        batch: int,
+        workers: int = 1,
+        weights: bytes | None = None,
+    ) -> None:
+        """Deserialise an engine and allocate what its runs need.
+
+        Args:
+            engine: bytes of the engine file, already checked: an engine is code.
+            artifact: its entry in the manifest.
+            flavour: which TensorRT, and
+            trt: its module.
+            batch: the largest batch that will be run.
+            workers: how many batches run at a time.
+            weights: of a weight-stripped engine, the bytes of its ONNX graph, already checked.
+
+        Raises:
+            BackendUnavailable: no pycuda, no GPU, or TensorRT refuses the engine.
+            OutOfMemory: buffers for ``batch`` do not fit.
+            DeviceLost: the GPU fails.
+        """
+        self._cuda = _import_pycuda()
+        self._trt = trt
+        self._flavour = flavour
+        self._file = artifact.file
+        self._captures_itself = flavour.name in _CAPTURES_ITSELF
+        self.header = VALID
+        self._lost = False
+        self._lanes: list[_Lane] = []
+        self._free: queue.SimpleQueue[_Lane] = queue.SimpleQueue()
+        self._messages: deque[str] = deque(maxlen=1)
+        self._logger = collecting_logger(trt, self._messages)
+        try:
+            self._cuda.init()
+            self._primary = self._cuda.Device(0).retain_primary_context()
+        except self._cuda.Error as error:
+            raise BackendUnavailable(f"CUDA does not start here ({_first_line(error)})") from None
+        try:
+            with self._working():
+                self._engine = self._deserialise(engine, artifact, weights)
+                self._dtypes = self._tensor_dtypes(artifact)
+                for _ in range(workers):
+                    self._lanes.append(_Lane(self, batch))
+        except BaseException:
+            self.close()
+            raise
+        for lane in self._lanes:
+            self._free.put(lane)
+
+    def run(self, hu: ArrayLike) -> Outputs:
+        """Run the engine once.
+
+        Args:
+            hu: [n, 1, 512, 512], Hounsfield units, any real dtype; n at most ``batch``.
+
+        Returns:
+            ``score`` [n], ``probs`` [n, 21], ``quality_map`` [n, 16, 16], float32.
+
+        Raises:
+            OutOfMemory: what this batch size needs does not fit.
+            DeviceLost: the GPU failed, now or earlier.
+            BackendError: TensorRT failed; the next run may succeed.
+        """
+        lane = self._free.get()
+        try:
+            with self._working():
+                return lane.run(np.asarray(hu))
+        finally:
+            self._free.put(lane)
+
+    def close(self) -> None:
+        """Free the engine and all memory; no run may be under way."""
+        try:
+            with self._working():
+                for lane in self._lanes:
+                    lane.close()
+                self._engine = None
+        except BackendError:
+            pass  # a lost GPU has freed everything itself
+        self._lanes.clear()
+        self._engine = None
+        self._primary = None
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """Make the primary context current, and turn CUDA's errors into this package's."""
+        if self._lost:
+            raise DeviceLost(_LOST)
+        cuda = self._cuda
+        self._primary.push()
+        try:
+            yield
+        except (cuda.Error, CudaGraphError, BackendError) as error:
+            try:
+                cuda.Context.synchronize()  # fails again where the context is beyond repair
+            except cuda.Error:
+                self._lost = True
+                raise DeviceLost(_LOST) from error
+            if isinstance(error, BackendError):
+                raise
+            if isinstance(error, cuda.MemoryError) or getattr(error, "code", 0) == OUT_OF_MEMORY:
+                raise OutOfMemory(f"GPU memory is full ({_first_line(error)})") from error
+            raise BackendError(f"{self._flavour.name} failed ({_first_line(error)})") from error
+        finally:
+            cuda.Context.pop()
+
+    def _deserialise(self, engine: bytes, artifact: Artifact, weights: bytes | None) -> Any:
+        runtime = self._trt.Runtime(self._logger)
+        if self._flavour.reports_validity:
+            self.header = header_verdict(self._trt, runtime, engine)
+            if self.header.validity == Validity.INVALID:
+                raise BackendUnavailable(f"{self._file}: {self.header.reason}")
+        if artifact.version_compatible:
+            runtime.engine_host_code_allowed = True  # it carries its own lean runtime
+        loaded = runtime.deserialize_cuda_engine(engine)
+        if loaded is None:
+            raise BackendUnavailable(f"{self._file}: {self._refusal('does not load it')}")
+        if artifact.weights_stripped:
+            refitter = self._trt.Refitter(loaded, self._logger)
+            parser = self._trt.OnnxParserRefitter(refitter, self._logger)
+            if not (parser.refit_from_bytes(weights) and refitter.refit_cuda_engine()):
+                raise BackendUnavailable(
+                    f"{self._file}: {self._refusal('does not take its weights')}"
+                )
+        return loaded
+
+    def _tensor_dtypes(self, artifact: Artifact) -> dict[str, np.dtype[Any]]:
+        engine = self._engine
+        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+        if set(names) != set(_SHAPES):
+            raise BackendUnavailable(f"{self._file}: not a ClinReadNet engine (it has {names})")
+        profile = artifact.batch
+        built = [tuple(shape)[0] for shape in engine.get_tensor_profile_shape("hu", 0)]
+        if built != [profile.min, profile.opt, profile.max]:
+            raise BackendUnavailable(
+                f"{self._file}: built for batches {built}, the manifest says "
+                f"{[profile.min, profile.opt, profile.max]}; export the bundle again"
+            )
+        shapes = {name: tuple(engine.get_tensor_shape(name))[1:] for name in names}
+        kinds = {name: engine.get_tensor_dtype(name).name for name in names}
+        if shapes != _SHAPES or not set(kinds.values()) <= set(_DTYPES):
+            raise BackendUnavailable(
+                f"{self._file}: not a ClinReadNet engine (shapes {shapes}, types {kinds})"
+            )
+        return {name: np.dtype(_DTYPES[kind]) for name, kind in kinds.items()}
+
+    def _create_context(self) -> Any:
+        """Return an execution context without activation memory of its own."""
+        managed = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        if not self._captures_itself:
+            return self._engine.create_execution_context(managed)
+        config = self._engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(managed)
+        config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        # Lazily specialised kernels would change a slice's last bits between two runs.
+        strategies = self._trt.DynamicShapesKernelSpecializationStrategy
+        config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
+        return self._engine.create_execution_context(config)
+
+    def _refusal(self, what: str) -> str:
+        return f"{self._flavour.name} {what} ({self._messages.pop() if self._messages else '?'})"
+
+    def _failure(self, what: str) -> BackendError:
+        """Return the error of a call that TensorRT answered with nothing but a message."""
+        refusal = self._refusal(what)
+        full = "outofmemory" in refusal.lower().replace(" ", "")
+        return OutOfMemory(refusal) if full else BackendError(refusal)
+
+
+class _Lane:
+    """One worker: a stream, its buffers, and what each batch size needs."""
+
+    def __init__(self, backend: TensorRTBackend, batch: int) -> None:
+        self._backend = backend
+        cuda = backend._cuda
+        self.host: dict[str, NDArray[Any]] = {}
+        self.device: dict[str, Any] = {}
+        self._runs: dict[int, _Run] = {}
+        self._scratch: list[Any] = []
+        self.stream: Any = cuda.Stream()
+        try:
+            for name, dtype in backend._dtypes.items():
+                self.host[name] = cuda.pagelocked_empty((batch, *_SHAPES[name]), dtype)
+                self.device[name] = cuda.mem_alloc(self.host[name].nbytes)
+            self._runs[batch] = _Run(backend, self, batch)
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self, hu: NDArray[Any]) -> Outputs:
+        n = len(hu)
+        run = self._runs.get(n)
+        if run is None:
+            run = self._runs[n] = _Run(self._backend, self, n)
+        with np.errstate(over="ignore"):  # far above the encoded range either way
+            np.copyto(run.host["hu"], hu, casting="unsafe")
+        run.launch()
+        self.stream.synchronize()
+        return {name: run.host[name].astype(np.float32) for name in OUTPUTS}
+
+    def scratch(self, size: int) -> Any:
+        """Return activation memory of at least ``size`` bytes; all runs of a lane share it."""
+        for memory, available in self._scratch:
+            if available >= size:
+                return memory
+        self._scratch.append((self._backend._cuda.mem_alloc(max(size, 1)), size))
+        return self._scratch[-1][0]
+
+    def close(self) -> None:
+        for run in self._runs.values():
+            run.close()
+        self._runs.clear()
+        for memory in [*self.device.values(), *(memory for memory, _ in self._scratch)]:
+            memory.free()
+        for array in self.host.values():
+            page_locked: Any = array.base
+            page_locked.free()
+        self.device.clear()
+        self.host.clear()
+        self._scratch.clear()
+        self.stream = None  # freed here and now, where its context is current
+
+
+class _Run:
+    """What a lane needs for one batch size: an execution context and, captured, its work."""
+
+    def __init__(self, backend: TensorRTBackend, lane: _Lane, n: int) -> None:
+        self._backend = backend
+        self._lane = lane
+        self._graph: CudaGraph | None = None
+        self.host = {name: array[:n] for name, array in lane.host.items()}
+        self._context = backend._create_context()
+        if self._context is None:
+            raise backend._failure("gives no execution context")
+        if not self._context.set_input_shape("hu", (n, 1, SIZE, SIZE)):
+            raise backend._failure(f"refuses batch {n}")
+        size = self._context.update_device_memory_size_for_shapes()
+        self._context.set_device_memory(int(lane.scratch(size)), size)
+        for name, memory in lane.device.items():
+            if not self._context.set_tensor_address(name, int(memory)):
+                raise backend._failure(f"refuses the address of {name}")
+        # Once as it is: TensorRT finishes its set-up for new shapes in the first run.
+        self._enqueue()
+        lane.stream.synchronize()
+        if not backend._captures_itself:
+            self._graph = CudaGraph(lane.stream.handle, self._enqueue)
+
+    def launch(self) -> None:
+        if self._graph is None:
+            self._enqueue()
+        else:
+            self._graph.launch()
+
+    def close(self) -> None:
+        if self._graph is not None:
+            self._graph.close()
+        self._context = None
+
+    def _enqueue(self) -> None:
+        cuda, lane = self._backend._cuda, self._lane
+        cuda.memcpy_htod_async(lane.device["hu"], self.host["hu"], lane.stream)
+        if not self._context.execute_async_v3(lane.stream.handle):
+            raise self._backend._failure("fails")
+        for name in OUTPUTS:
+            cuda.memcpy_dtoh_async(self.host[name], lane.device[name], lane.stream)
+
+
+def collecting_logger(trt: Any, messages: deque[str]) -> Any:
+    """Return a TensorRT logger that keeps the first line of errors and says nothing."""
+
+    class Collector(trt.ILogger):  # type: ignore[misc, name-defined, unused-ignore]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                messages.append(message.splitlines()[0])
+
+    return Collector()
+
+
+_LOST = "the GPU was lost; end this process and start it again, or look at `nvidia-smi`"
+
+
+def _import_pycuda() -> Any:
+    try:
+        import pycuda.driver
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"pycuda does not load ({_first_line(error)}); run `pip install pycuda`"
+        ) from None
+    return pycuda.driver
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

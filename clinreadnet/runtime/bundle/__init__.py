@@ -1,0 +1,1 @@
+"""The bundle folder: manifest, hashes, signatures, golden slices."""

@@ -1,0 +1,77 @@
+"""A bundle's golden slices: inputs with the float64 reference's outputs.
+
+`golden.npz` holds ``hu`` int16 [n, 512, 512], ``label`` float32 [n], ``score`` float64 [n],
+``probs`` float64 [n, 21], ``quality_map`` float64 [n, 16, 16].
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinreadnet.errors import InputError
+from clinreadnet.runtime.bundle.manifest import Golden, read_listed
+from clinreadnet.spec import FINE_GRADES, SIZE
+
+
+def read_golden(
+    bundle: str | os.PathLike[str], golden: Golden, first: int | None = None
+) -> dict[str, NDArray[Any]]:
+    """Return the arrays of `golden.npz` after checking the file.
+
+    Args:
+        bundle: the bundle's folder.
+        golden: the manifest's entry.
+        first: unpack only the first ``first`` slices.
+
+    Returns:
+        ``hu``, ``label``, ``score``, ``probs``, ``quality_map``.
+
+    Raises:
+        InputError: the file is missing, differs from the manifest, or lacks an array.
+    """
+    path = Path(bundle) / golden.file
+    content = read_listed(bundle, golden)
+    n, side = golden.slices, SIZE // 32
+    shapes: dict[str, tuple[int, ...]] = {
+        "hu": (n, SIZE, SIZE),
+        "label": (n,),
+        "score": (n,),
+        "probs": (n, FINE_GRADES),
+        "quality_map": (n, side, side),
+    }
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return {name: _read(archive, name, shape, first) for name, shape in shapes.items()}
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: not a golden file ({reason}); export the bundle again") from None
+
+
+def _read(
+    archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], first: int | None
+) -> NDArray[Any]:
+    """Unpack the first rows of one array; its header is checked before its data are read."""
+    with archive.open(f"{name}.npy") as member:
+        if np.lib.format.read_magic(member) != (1, 0):
+            raise ValueError(f"{name} is in another version of the npy format")
+        found, columns_first, dtype = np.lib.format.read_array_header_1_0(member)
+        if found != shape:
+            raise ValueError(f"{name} has shape {list(found)}, expected {list(shape)}")
+        if columns_first or dtype.kind not in "iuf":
+            raise ValueError(f"{name} holds no plain numbers")
+        rows = shape[0] if first is None else min(first, shape[0])
+        wanted = (rows, *shape[1:])
+        size = math.prod(wanted) * dtype.itemsize
+        data = member.read(size)
+        if len(data) != size:
+            raise ValueError(f"{name} is cut off")
+        return np.frombuffer(data, dtype).reshape(wanted)

@@ -1,0 +1,468 @@
+"""The bundle's `manifest.json`: what it says, and reading it with suspicion.
+
+A bundle is one folder: `manifest.json`, the artifacts it lists (ONNX graphs, TensorRT engines) and
+`golden.npz`. Files are named, never pathed: nothing in a manifest can point outside its folder.
+Each file is read once, and the bytes that are hashed are the bytes that are used.
+
+`manifest.schema.json` beside this module is the same format as a JSON Schema (draft 2020-12).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import re
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from clinreadnet.errors import InputError, Untrusted
+from clinreadnet.files import whole_file
+from clinreadnet.runtime.bundle.trust import (
+    MANIFEST_NAME,
+    SIGNATURE_NAME,
+    KeyFile,
+    read_inside,
+    read_manifest,
+)
+from clinreadnet.spec import FINE_GRADES, HU_MIN, HU_RANGE, RESEARCH_USE, SIZE
+
+SCHEMA_VERSION = 1
+"""Version of the manifest this package writes, and the newest that it reads."""
+
+GOLDEN_NAME = "golden.npz"
+
+_NESTING = 32
+"""Deepest nesting of a manifest that is read. Real ones have six levels."""
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class BatchRange:
+    """Batch sizes an artifact accepts (``min``...``max``) and is tuned for (``opt``)."""
+
+    min: int
+    opt: int
+    max: int
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Which network the artifacts were made from."""
+
+    preset: str
+    parameters: int
+    weights_sha256: str
+    name: str = "ClinReadNet"
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """The clip and scale inside the graph: ``clip((hu - hu_min) / hu_range, 0, 1)``."""
+
+    hu_min: float = HU_MIN
+    hu_range: float = HU_RANGE
+
+
+@dataclass(frozen=True)
+class InputInfo:
+    """The one graph input: ``hu`` [batch, 1, 512, 512], Hounsfield units."""
+
+    batch: BatchRange
+    name: str = "hu"
+    units: str = "HU"
+    shape: tuple[str | int, ...] = ("batch", 1, SIZE, SIZE)
+    encoding: Encoding = field(default_factory=Encoding)
+
+
+@dataclass(frozen=True)
+class OutputInfo:
+    """One graph output; ``shape`` holds integers and the word ``batch``."""
+
+    name: str
+    shape: tuple[str | int, ...]
+
+
+OUTPUT_INFOS = (
+    OutputInfo("score", ("batch",)),
+    OutputInfo("probs", ("batch", FINE_GRADES)),
+    OutputInfo("quality_map", ("batch", SIZE // 32, SIZE // 32)),
+)
+"""The outputs of every ClinReadNet graph."""
+
+
+@dataclass(frozen=True)
+class BuiltOn:
+    """The machine an artifact was built on; ``gpu`` and ``driver`` are null where it had none."""
+
+    platform: str
+    gpu: str | None = None
+    driver: str | None = None
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How an artifact compared with the float64 reference.
+
+    ``relative_error`` and ``metric_difference`` are by output and by metric (PLCC, SROCC, KROCC);
+    a value that is not finite is written as null. ``details`` is free: intervals, sample sizes.
+    """
+
+    status: Literal["passed", "failed", "not run"]
+    reason: str | None = None
+    budget: float | None = None
+    relative_error: dict[str, float | None] = field(default_factory=dict)
+    metric_difference: dict[str, float | None] = field(default_factory=dict)
+    worst_score_difference: float | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """The file beside an engine that lists the types of its layers."""
+
+    file: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One graph or engine file of the bundle.
+
+    An engine also names the ``graph`` it was built from (its weights, where ``weights_stripped``)
+    and its ``layers`` report. ``fp32_islands`` are the nodes that `--fp32-islands auto` kept in
+    float32; empty where the network's own float32 islands stand alone. A ``version_compatible``
+    engine runs on newer releases of its major version and on the lean runtime, a
+    ``hardware_compatible`` one on any GPU since Ampere.
+    """
+
+    file: str
+    kind: Literal["onnx", "tensorrt-engine"]
+    precision: Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8"]
+    sha256: str
+    size: int
+    batch: BatchRange
+    toolchain: dict[str, str]
+    built_on: BuiltOn
+    flavour: Literal["tensorrt", "tensorrt-rtx"] | None = None
+    target: str | None = None
+    graph: str | None = None
+    layers: LayerReport | None = None
+    fp32_islands: tuple[str, ...] = ()
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+    weights_stripped: bool = False
+    parity: Parity | None = None
+
+
+@dataclass(frozen=True)
+class Golden:
+    """The file of reference inputs and outputs."""
+
+    file: str
+    sha256: str
+    size: int
+    slices: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything `manifest.json` says."""
+
+    clinreadnet_version: str
+    created: str
+    model: ModelInfo
+    input: InputInfo
+    artifacts: tuple[Artifact, ...]
+    golden: Golden
+    verified: bool
+    outputs: tuple[OutputInfo, ...] = OUTPUT_INFOS
+    research_use: str = RESEARCH_USE
+    schema_version: int = SCHEMA_VERSION
+
+    def to_json(self) -> str:
+        """Return the manifest as JSON text; numbers that are not finite become null."""
+        return json.dumps(_finite(dataclasses.asdict(self)), indent=2, allow_nan=False) + "\n"
+
+    def artifact(self, file: str) -> Artifact:
+        """Return the artifact called ``file``.
+
+        Raises:
+            InputError: the bundle lists no such file.
+        """
+        for artifact in self.artifacts:
+            if artifact.file == file:
+                return artifact
+        listed = ", ".join(a.file for a in self.artifacts)
+        raise InputError(f"{file}: not in the bundle, which lists {listed}")
+
+
+def listed_files(manifest: Manifest) -> Iterator[Artifact | Golden | LayerReport]:
+    """Yield every file that a manifest vouches for."""
+    yield manifest.golden
+    for artifact in manifest.artifacts:
+        yield artifact
+        if artifact.layers is not None:
+            yield artifact.layers
+
+
+def write_manifest(manifest: Manifest, bundle: str | os.PathLike[str]) -> Path:
+    """Check ``manifest`` and write it into the folder ``bundle``, whole or not at all.
+
+    A signature of the manifest that it replaces is removed: it would no longer fit.
+
+    Raises:
+        InputError: a field breaks the format, or the folder does not exist.
+    """
+    path = Path(bundle) / MANIFEST_NAME
+    text = manifest.to_json()
+    parse_manifest(text, path)
+    path.with_name(SIGNATURE_NAME).unlink(missing_ok=True)
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
+
+
+def load_manifest(
+    bundle: str | os.PathLike[str], trusted_keys: Sequence[KeyFile] | None = None
+) -> Manifest:
+    """Read and check the manifest of the folder ``bundle``; the files it lists are not read.
+
+    Args:
+        bundle: the folder.
+        trusted_keys: public keys, PEM files; where given, one of them must have signed the
+            manifest, which is checked before it is parsed.
+
+    Raises:
+        InputError: no such bundle, not JSON, a newer schema, or a field that breaks the format.
+        Untrusted: not signed by a trusted key, a link out of the bundle, or far too large.
+    """
+    folder = Path(bundle)
+    path = folder / MANIFEST_NAME
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder}: no such bundle; make one with `clinreadnet export --out {folder}`"
+        )
+    try:
+        text = read_manifest(folder, trusted_keys).decode("utf-8")
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: missing, so this is not a bundle; make one with `clinreadnet export`"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: cannot be read ({_first_line(error)})") from None
+    return parse_manifest(text, path)
+
+
+def parse_manifest(text: str, path: str | os.PathLike[str] = MANIFEST_NAME) -> Manifest:
+    """Return the manifest that ``text`` holds; ``path`` is only named in errors.
+
+    Raises:
+        InputError: as `load_manifest`.
+    """
+    try:
+        raw = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON ({_first_line(error)}); export the bundle again") from (
+            None
+        )
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: holds no JSON object; export the bundle again")
+    if _is_deeper(raw, _NESTING):
+        raise InputError(f"{path}: nested more than {_NESTING} deep; export the bundle again")
+    version = raw.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise InputError(
+            f"{path}: schema version {version} is newer than this clinreadnet reads "
+            f"({SCHEMA_VERSION}); install a newer clinreadnet"
+        )
+    try:
+        manifest = _decode_object(Manifest, raw, "")
+        _check(manifest)
+    except _FormatError as error:
+        raise InputError(f"{path}: {error}; export the bundle again") from None
+    return manifest
+
+
+def digest(content: bytes) -> str:
+    """Return the SHA-256 of ``content``, 64 hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def read_listed(bundle: str | os.PathLike[str], listed: Artifact | Golden | LayerReport) -> bytes:
+    """Return the bytes of a file the manifest lists, after checking size and SHA-256.
+
+    Raises:
+        InputError: the file is missing.
+        Untrusted: it is not the one the manifest describes, or a link out of the bundle.
+    """
+    path = Path(bundle) / listed.file
+    try:
+        content = read_inside(Path(bundle), listed.file, size=listed.size)
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: listed in the manifest but missing; copy the whole bundle or export it again"
+        ) from None
+    if digest(content) != listed.sha256:
+        raise Untrusted(
+            f"{path}: SHA-256 differs from the manifest; copy the bundle again or export it again"
+        )
+    return content
+
+
+class _FormatError(Exception):
+    pass
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Return whether parsed JSON is nested more than ``levels`` deep; walks level by level."""
+    layer = [value]
+    for _ in range(levels):
+        layer = [
+            inner
+            for outer in layer
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return bool(layer)
+
+
+_T = TypeVar("_T")
+_JSON_NAMES = {
+    str: "a string",
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    types.NoneType: "null",
+}
+
+
+def _decode(wanted: Any, value: Any, where: str) -> Any:
+    """Return ``value`` (parsed JSON) as ``wanted``, a dataclass or one of the types it uses."""
+    if isinstance(wanted, type) and dataclasses.is_dataclass(wanted):
+        return _decode_object(wanted, value, where)
+    origin = typing.get_origin(wanted)
+    arguments = typing.get_args(wanted)
+    if wanted is Any:
+        return value
+    if origin is Literal:
+        if value not in arguments:
+            choices = ", ".join(map(repr, arguments))
+            raise _FormatError(f"{where}: {value!r} is none of {choices}")
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None and types.NoneType in arguments:
+            return None
+        choices_left = [a for a in arguments if a is not types.NoneType]
+        if len(choices_left) == 1:
+            return _decode(choices_left[0], value, where)
+        for choice in choices_left:
+            if type(value) is choice:
+                return value
+        raise _FormatError(f"{where}: {value!r} has the wrong type")
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise _FormatError(f"{where}: expected a list")
+        return tuple(_decode(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise _FormatError(f"{where}: expected an object")
+        return {k: _decode(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
+    if wanted is float and type(value) is int:
+        return float(value)
+    if type(value) is not wanted:
+        raise _FormatError(f"{where}: expected {_JSON_NAMES[wanted]}, found {value!r}")
+    return value
+
+
+def _decode_object(wanted: type[_T], value: Any, where: str) -> _T:
+    if not isinstance(value, dict):
+        raise _FormatError(f"{where or 'manifest'}: expected an object")
+    hints = typing.get_type_hints(wanted)
+    prefix = f"{where}." if where else ""
+    missing = [name for name in hints if name not in value]
+    if missing:
+        raise _FormatError(f"{prefix}{missing[0]} is missing")
+    unknown = [name for name in value if name not in hints]
+    if unknown:
+        raise _FormatError(f"{prefix}{unknown[0]} is not a field of this schema version")
+    return wanted(**{n: _decode(hint, value[n], prefix + n) for n, hint in hints.items()})
+
+
+def _check(manifest: Manifest) -> None:
+    """Check what the types cannot say."""
+    if manifest.schema_version != SCHEMA_VERSION:
+        raise _FormatError(f"schema_version {manifest.schema_version} is not {SCHEMA_VERSION}")
+    if not manifest.artifacts:
+        raise _FormatError("artifacts is empty")
+    default = InputInfo(manifest.input.batch)
+    if manifest.input != default:
+        raise _FormatError("input differs from hu [batch, 1, 512, 512] in HU, -1000 and 1400")
+    if manifest.outputs != OUTPUT_INFOS:
+        raise _FormatError("outputs differ from score, probs, quality_map")
+    _check_sha256(manifest.model.weights_sha256, "model.weights_sha256")
+    _check_batch(manifest.input.batch, "input.batch")
+    names: list[str] = []
+    files: list[tuple[Artifact | Golden | LayerReport, str]] = [(manifest.golden, "golden")]
+    for i, artifact in enumerate(manifest.artifacts):
+        files.append((artifact, f"artifacts[{i}]"))
+        if artifact.layers is not None:
+            files.append((artifact.layers, f"artifacts[{i}].layers"))
+    for listed, where in files:
+        reserved = listed.file in (MANIFEST_NAME, SIGNATURE_NAME)
+        if reserved or not _PLAIN_NAME.fullmatch(listed.file):
+            raise _FormatError(
+                f"{where}.file {listed.file!r} is not a plain file name inside the bundle"
+            )
+        if listed.file in names:
+            raise _FormatError(f"{where}.file {listed.file!r} is listed twice")
+        names.append(listed.file)
+        _check_sha256(listed.sha256, f"{where}.sha256")
+        if listed.size < 1:
+            raise _FormatError(f"{where}.size {listed.size} is not positive")
+        if isinstance(listed, Artifact):
+            _check_batch(listed.batch, f"{where}.batch")
+            engine = listed.kind == "tensorrt-engine"
+            if engine != (listed.flavour is not None) or engine != (listed.target is not None):
+                raise _FormatError(f"{where}: an engine names flavour and target, a graph neither")
+            if not engine and (listed.graph is not None or listed.layers is not None):
+                raise _FormatError(f"{where}: only an engine names a graph and a layers report")
+    graphs = [a.file for a in manifest.artifacts if a.kind == "onnx"]
+    for i, artifact in enumerate(manifest.artifacts):
+        if artifact.graph is not None and artifact.graph not in graphs:
+            raise _FormatError(f"artifacts[{i}].graph {artifact.graph!r} is no listed ONNX graph")
+    if manifest.golden.slices < 1:
+        raise _FormatError("golden.slices is not positive")
+
+
+def _check_batch(batch: BatchRange, where: str) -> None:
+    if not 1 <= batch.min <= batch.opt <= batch.max:
+        raise _FormatError(f"{where}: needs 1 <= min <= opt <= max")
+
+
+def _check_sha256(value: str, where: str) -> None:
+    if not _SHA256.fullmatch(value):
+        raise _FormatError(f"{where} is not 64 lower-case hexadecimal digits")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

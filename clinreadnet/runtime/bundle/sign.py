@@ -1,0 +1,66 @@
+"""Sign a bundle, so that a `Session` with ``trusted_keys`` takes it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from clinreadnet.errors import InputError
+from clinreadnet.files import whole_file
+from clinreadnet.runtime.bundle.manifest import (
+    listed_files,
+    load_manifest,
+    parse_manifest,
+    read_listed,
+)
+from clinreadnet.runtime.bundle.trust import (
+    SIGNATURE_NAME,
+    KeyFile,
+    import_serialization,
+    read_key,
+    read_manifest,
+)
+
+
+def sign_bundle(bundle: str | os.PathLike[str], key: KeyFile) -> Path:
+    """Check every file of a bundle against its manifest, and sign the manifest's bytes.
+
+    Args:
+        bundle: the folder.
+        key: Ed25519 private key, an unencrypted PKCS #8 PEM file.
+
+    Returns:
+        The path of `manifest.sig`, written whole or not at all.
+
+    Raises:
+        InputError: no such bundle, a broken one, or a key that cannot be used.
+        Untrusted: a file is not the one that the manifest describes.
+    """
+    folder = Path(bundle)
+    load_manifest(folder)  # with its messages on what a bundle is
+    content = read_manifest(folder)
+    for listed in listed_files(parse_manifest(content.decode("utf-8"), folder)):
+        read_listed(folder, listed)
+    signature = _sign(content, key)
+    path = folder / SIGNATURE_NAME
+    with whole_file(path) as temporary:
+        temporary.write_bytes(signature)
+    return path
+
+
+def _sign(content: bytes, key: KeyFile) -> bytes:
+    load = import_serialization()
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    pem = read_key(key)
+    try:
+        private = load.load_pem_private_key(pem, password=None)
+    except Exception as error:  # ValueError, TypeError and the package's own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{key}: not an unencrypted private key in PEM form ({reason}); make one with "
+            "`openssl genpkey -algorithm ed25519 -out KEY`"
+        ) from None
+    if not isinstance(private, Ed25519PrivateKey):
+        raise InputError(f"{key}: not an Ed25519 key; make one with `openssl genpkey`")
+    return private.sign(content)

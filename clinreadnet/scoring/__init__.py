@@ -1,0 +1,1 @@
+"""Score a series or an archive with a bundle."""

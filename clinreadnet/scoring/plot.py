@@ -1,0 +1,101 @@
+"""The pictures: a scored series, a training run, artifacts against their reference."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clinreadnet.errors import InputError
+from clinreadnet.files import whole_file
+from clinreadnet.scoring.series import Extreme, SeriesReport
+from clinreadnet.spec import LIKERT, RESEARCH_USE
+
+_FORMATS = (".png", ".pdf", ".svg")
+_WINDOW = (350.0, 40.0)  # width and level that the readers of LDCTIQA saw, HU
+
+
+def check_plot(target: Path) -> None:
+    """Refuse a plot that cannot be drawn, before anything is scored.
+
+    Raises:
+        InputError: matplotlib is not installed, or ``target`` is no picture this writes.
+    """
+    if find_spec("matplotlib") is None:
+        raise InputError('--plot needs matplotlib; run `pip install "clinreadnet[plot]"`')
+    if target.suffix.lower() not in _FORMATS:
+        raise InputError(f"{target}: cannot draw that format; use one of {', '.join(_FORMATS)}")
+
+
+def write_plot(report: SeriesReport, target: Path) -> None:
+    """Draw the scores along z, and the two extreme slices beside their quality maps.
+
+    Args:
+        report: what `score_slices` returned.
+        target: ``.png``, ``.pdf`` or ``.svg``, written whole or not at all.
+
+    Raises:
+        InputError: as `check_plot`, or ``target`` cannot be written.
+    """
+    check_plot(target)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 6.5), layout="constrained")
+    grid = figure.add_gridspec(2, 4, height_ratios=(1, 1))
+    _draw_scores(figure.add_subplot(grid[0, :]), report)
+    maps = []
+    for column, (word, extreme) in enumerate((("worst", report.worst), ("best", report.best))):
+        axes = [figure.add_subplot(grid[1, 2 * column + i]) for i in range(2)]
+        maps.append(_draw_slice(axes, word, extreme))
+    bar = figure.colorbar(maps[-1], ax=figure.axes[1:], orientation="horizontal", fraction=0.05)
+    bar.set_label("score of each 32x32 patch")
+    bar.set_ticks(range(len(LIKERT)), labels=[f"{i} {word}" for i, word in enumerate(LIKERT)])
+    bar.ax.tick_params(labelsize="small")
+    figure.suptitle(f"Predicted image quality. {RESEARCH_USE}", fontsize=11)
+    with whole_file(target) as temporary:
+        figure.savefig(temporary, dpi=150)
+
+
+def _draw_scores(axes: Any, report: SeriesReport) -> None:
+    scores = [s.score for s in report.slices]
+    positions = [s.position for s in report.slices]
+    known = [p for p in positions if p is not None]
+    if len(known) == len(positions) and known == sorted(known):
+        axes.set_xlabel("position along the slice normal (mm)")
+        places: list[float] = known
+    else:  # no positions, or several series one after another
+        axes.set_xlabel("slice")
+        places = [float(i + 1) for i in range(len(scores))]
+    axes.plot(places, scores, marker="o" if len(scores) <= 100 else None, markersize=4)
+    axes.axhline(report.series.mean, color="0.5", linestyle="--", linewidth=1)
+    axes.set_ylim(-0.1, 4.1)
+    axes.set_yticks(range(len(LIKERT)), labels=[f"{i} {word}" for i, word in enumerate(LIKERT)])
+    axes.set_ylabel("score")
+    axes.set_title(f"{len(scores)} slices, mean {report.series.mean:.2f} (dashed)", fontsize=10)
+    axes.grid(alpha=0.3)
+
+
+def _draw_slice(axes: list[Any], word: str, extreme: Extreme) -> Any:
+    """Draw the slice, and again under its map; return the map's drawing."""
+    width, level = _WINDOW
+    hu = extreme.ref.load()
+    low, high = level - width / 2, level + width / 2
+    for ax in axes:
+        ax.imshow(hu, cmap="gray", vmin=low, vmax=high)
+        ax.set_axis_off()
+    axes[0].set_title(f"{word}: {extreme.score:.2f}", fontsize=10)
+    name = extreme.ref.path.name
+    frame = "" if extreme.ref.frame is None else f"[{extreme.ref.frame}]"
+    axes[1].set_title(f"{name}{frame}"[-28:], fontsize=8)
+    rows, columns = np.array(hu.shape)
+    return axes[1].imshow(
+        extreme.quality_map,
+        cmap="viridis",
+        vmin=0,
+        vmax=4,
+        alpha=0.45,
+        extent=(-0.5, columns - 0.5, rows - 0.5, -0.5),
+        interpolation="nearest",
+    )

@@ -1,0 +1,1 @@
+"""Simulated low-dose slices: phantoms, scans, denoisers and simulated radiologists."""

@@ -1,0 +1,84 @@
+"""The clean slice that is degraded, and where on it noise and detail are measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.ndimage as ndi
+from numpy.typing import NDArray
+
+from clinreadnet.simulator.denoise import non_local_means
+from clinreadnet.spec import SIZE
+
+Float32 = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+AIR = -1000.0
+
+_BODY = -300.0
+
+
+@dataclass(frozen=True)
+class CleanSlice:
+    """A slice before degradation.
+
+    Attributes:
+        hu: ``[512, 512]`` float32 Hounsfield units; air outside the inscribed circle.
+        structure: ``[512, 512]`` float32, what of ``hu`` is anatomy: a phantom's ``hu`` itself, a
+            scanned slice without its own noise.
+        pixel_mm: width of a pixel in millimetres.
+        tissue: ``[512, 512]`` bool, soft tissue away from edges, where noise is measured.
+        body: ``[512, 512]`` bool, inside the skin.
+    """
+
+    hu: Float32
+    structure: Float32
+    pixel_mm: float
+    tissue: Mask
+    body: Mask
+
+
+def outside_circle() -> Mask:
+    """Return ``[512, 512]`` bool, the pixels that the scanner does not see."""
+    half = np.arange(SIZE) - SIZE // 2
+    return np.asarray(np.hypot(half[None, :], half[:, None]) > SIZE // 2 - 1)
+
+
+def even_tissue(structure: Float32, body: Mask) -> Mask:
+    """Return ``[512, 512]`` bool, the soft tissue away from edges."""
+    soft = ndi.gaussian_filter(structure, 1.5)
+    even = ndi.maximum_filter(soft, 9) - ndi.minimum_filter(soft, 9) < 45
+    # Nor thin lines, which the blur hides.
+    even &= ndi.maximum_filter(np.abs(structure - soft), 3) < 30
+    deep = ndi.binary_erosion(body, iterations=12)
+    return np.asarray((soft > 15) & (soft < 150) & even & deep)
+
+
+def scanned_slice(hu: Float32, pixel_mm: float) -> CleanSlice:
+    """Make a scanned slice ready to be degraded.
+
+    Its own noise must not count as detail that a degradation loses: detail is looked for in a copy
+    without noise (non-local means), noise in the even tissue of that copy.
+
+    Args:
+        hu: ``[512, 512]`` float32 Hounsfield units.
+        pixel_mm: width of a pixel in millimetres.
+    """
+    hu = np.maximum(hu, np.float32(AIR))
+    hu[outside_circle()] = AIR
+    structure = non_local_means(hu, _own_noise(hu), 1.0)
+    solid = ndi.binary_opening(structure > _BODY, iterations=4)
+    parts, count = ndi.label(solid)
+    if count:
+        solid = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
+    body = np.asarray(ndi.binary_fill_holes(solid), bool)
+    return CleanSlice(hu, structure, pixel_mm, even_tissue(structure, body), body)
+
+
+def _own_noise(hu: Float32) -> float:
+    """Return the standard deviation of a scanned slice's noise, from its flattest soft tissue."""
+    mean = ndi.uniform_filter(hu, 9)
+    spread = np.sqrt(np.maximum(ndi.uniform_filter(hu * hu, 9) - mean * mean, 0))
+    soft = (mean > 15) & (mean < 150)
+    return float(np.quantile(spread[soft], 0.25)) if soft.any() else 0.0

@@ -1,0 +1,123 @@
+"""Ribs, spine and the muscles beside it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from clinreadnet.simulator.clean import Float32
+from clinreadnet.simulator.phantom.painter import Cavity, Painter, extent_at, random_lobes
+from clinreadnet.simulator.phantom.wall import marbling
+
+
+def _draw_bone(
+    p: Painter, cover_outer: Float32, cover_inner: Float32, marrow: float | Float32, hard: float
+) -> None:
+    """Compact bone around marrow, HU."""
+    p.paint(cover_outer, hard)
+    p.paint(cover_inner, marrow)
+
+
+def draw_ribs(p: Painter, cavity: Cavity) -> None:
+    """Nine ribs a side, cut obliquely."""
+    rng = p.rng("ribs")
+    count = 9
+    for side in (-1, 1):
+        start = float(rng.uniform(0.1, 0.25))
+        for k in range(count):
+            phase = float(rng.uniform(-0.05, 0.05))
+            # Ribs descend towards the front: going down the patient, each cut moves forward.
+            place = (start + k / count + phase + 0.8 * p.level) * 2.3 - 1.15
+            size = rng.uniform(4.6, 7.5), rng.uniform(3.2, 4.6)
+            marrow, hard = rng.uniform(120, 280), rng.uniform(520, 900)
+            gone = 1.05 - 1.75 * p.level
+            if place > gone or place < -1.15:
+                continue
+            # place is the sine of the angle from the flank: -1 at the back, 1 in front.
+            angle = -place * 1.05
+            x, y = cavity.at(side * np.cos(angle) * 1.0, -np.sin(angle) * -0.94)
+            x += side * 5.5 * np.cos(angle)
+            y += 5.0 * np.sin(angle)
+            along = float(np.arctan2(np.cos(angle), -side * np.sin(angle)))
+            stretch = 1 + 0.9 * float(rng.random())
+            outer = p.blob((x, y), (size[0] * stretch, size[1]), along)
+            inner = p.blob((x, y), (size[0] * stretch - 1.6, size[1] - 1.5), along)
+            _draw_bone(p, outer, inner, marrow, hard)
+
+
+def draw_back_muscles(p: Painter, cavity: Cavity) -> None:
+    """Erector spinae, quadratus lumborum, psoas and the crura of the diaphragm."""
+    rng = p.rng("muscle")
+    y = cavity.spine_y
+    tone = p.muscle + p.field(rng, 5, 4.0) + p.field(rng, 1.2, 5.0) - marbling(p, rng)
+    for side in (-1, 1):
+        wide, tall = rng.uniform(26, 33), rng.uniform(17, 23)
+        erector = p.blob(
+            (side * 33, y + 40), (wide, tall), side * 0.15, 2.4, random_lobes(rng, 0.03)
+        )
+        plane = p.blob((side * 33, y + 40), (wide + 2, tall + 2), side * 0.15, 2.4, (), 2.0)
+        p.paint(plane * np.clip(0.3 + p.field(rng, 8, 0.4), 0, 0.8), p.fat + 20)
+        p.paint(erector, tone)
+        inner = p.blob((side * 13, y + 43), (10, 15), 0, 2.0)
+        p.paint(inner, tone)
+        lumbar = extent_at(p.level, 0.42, 1.6)
+        quadratus = p.blob((side * 60, y + 20), (19 * lumbar, 9 * lumbar), side * 0.35)
+        p.paint(quadratus, tone)
+        grow = extent_at(p.level, 0.34, 1.9, 0.7)
+        psoas = p.blob(
+            (side * (27 + 9 * grow), y + 4),
+            (16 * grow, 21 * grow),
+            -side * 0.2,
+            lobes=random_lobes(rng, 0.03),
+        )
+        p.paint(psoas, tone)
+        crus = extent_at(p.level, -0.5, 0.6, 0.3)
+        p.paint(p.blob((side * 17 + 4, y - 16), (4.5 * crus, 13 * crus), side * 0.5), tone)
+
+
+def draw_spine(p: Painter, cavity: Cavity) -> None:
+    """A vertebra, or now and then a disc."""
+    rng = p.rng("spine")
+    y = cavity.spine_y
+    hard = float(rng.uniform(420, 650))
+    spongy = float(rng.uniform(140, 290)) + p.field(rng, 0.75, 38.0) + p.field(rng, 4, 18.0)
+    wide, tall = rng.uniform(20, 25), rng.uniform(14.5, 18)
+    grow = 0.9 + 0.2 * p.level
+    wide, tall = wide * grow, tall * grow
+    lobes = [(0.02, 0.0), (-0.03, np.pi / 2)]
+    # Every fourth centimetre or so a disc instead of a vertebral body.
+    position = (p.level * 6.5 + float(rng.random())) % 1.0
+    disc = position > 0.78
+    for side in (-1, 1):
+        _draw_bone(
+            p,
+            p.blob((side * 15, y + 20), (4.5, 9), 0),
+            p.blob((side * 15, y + 20), (2.6, 7), 0),
+            spongy, hard + 60,
+        )  # fmt: skip
+        _draw_bone(
+            p,
+            p.blob((side * 30, y + 25), (15, 3.6), side * 0.25),
+            p.blob((side * 30, y + 25), (13, 2.0), side * 0.25),
+            spongy, hard,
+        )  # fmt: skip
+        _draw_bone(
+            p,
+            p.blob((side * 9, y + 33), (11, 3.6), side * 0.75),
+            p.blob((side * 9, y + 33), (9, 1.7), side * 0.75),
+            spongy, hard + 90,
+        )  # fmt: skip
+    length = 13 + 5 * float(np.sin(40 * p.level))
+    _draw_bone(
+        p,
+        p.blob((0, y + 38 + length / 2), (3.2, length), 0),
+        p.blob((0, y + 38 + length / 2), (1.6, length - 2), 0),
+        spongy, hard,
+    )  # fmt: skip
+    body = p.blob((0, y), (wide, tall), 0, 2.5, lobes)
+    if disc:
+        p.paint(body, 95.0 + p.field(rng, 3, 6.0))
+    else:
+        inner = p.blob((0, y), (wide - 1.5, tall - 1.5), 0, 2.5, lobes)
+        _draw_bone(p, body, inner, spongy, hard)
+    p.paint(p.blob((0, y + tall + 8), (11, 8.5), 0, 2.3), 12.0)
+    p.paint(p.blob((0, y + tall + 8), (6.5, 5.5)), 38.0)

@@ -1,0 +1,382 @@
+"""`clinreadnet simulate`: an LDCTIQA folder, or a DICOM series, of simulated low-dose slices.
+
+Everything an anatomy needs comes from random streams of (seed, anatomy): neither the number of
+images asked for nor the number of processes changes an image.
+
+The parts that need numba and scipy are imported when something is simulated, so that the rest of
+the package works without them.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinreadnet._version import __version__
+from clinreadnet.console import progress_bar
+from clinreadnet.data import ldctiqa
+from clinreadnet.data.slices import SliceRef
+from clinreadnet.errors import InputError
+from clinreadnet.files import whole_folder
+
+if TYPE_CHECKING:
+    from clinreadnet.simulator.clean import CleanSlice
+    from clinreadnet.simulator.scan import Degradation
+
+DEGRADATIONS = 16
+"""Images of one anatomy: four noise levels times three view counts, and four denoised copies."""
+
+# Keys of the random streams beside the phantom's own, which are small numbers. Never renumber.
+_DEGRADE_STREAM = 1000
+_READERS_STREAM = 1001
+_SERIES_STREAM = 1002
+
+_PACKAGES = {"skimage": "scikit-image"}
+
+_PATIENT = 0
+_SLICE_SPACING_MM = 5.0
+# A series starts within the upper third of the patient, wherever it ends.
+_HIGHEST_START = 0.35
+
+
+@dataclass(frozen=True)
+class SimulatedSlice:
+    """One degraded slice with its label.
+
+    Attributes:
+        score: mean of the five simulated readers, a multiple of 0.2 in 0...4.
+        votes: the readers' whole grades.
+        quality: noiseless quality 0...4 behind the votes.
+        noise_level: 0 (highest exposure) ... 3; a denoised copy has that of its source.
+        made: the degradation, with what was measured on it.
+    """
+
+    score: float
+    votes: tuple[int, ...]
+    quality: float
+    noise_level: int
+    made: Degradation
+
+    @property
+    def hu(self) -> NDArray[np.float32]:
+        """The image, ``[512, 512]`` float32 Hounsfield units."""
+        return self.made.hu
+
+    def record(self) -> dict[str, object]:
+        """Return everything but the image, ready for JSON."""
+        return {
+            "score": self.score,
+            "votes": list(self.votes),
+            "quality": round(self.quality, 4),
+            "noise_level": self.noise_level,
+            "exposure": round(self.made.exposure),
+            "views": self.made.views,
+            "noise_hu": round(self.made.noise_hu, 2),
+            "streak_hu": round(self.made.streak_hu, 2),
+            "edge_loss": round(self.made.edge_loss, 4),
+            "detail_loss": round(self.made.detail_loss, 4),
+            "denoiser": self.made.denoiser,
+        }
+
+
+@dataclass(frozen=True)
+class SimulatedAnatomy:
+    """One clean slice and its degraded versions.
+
+    Attributes:
+        clean: the slice before projection.
+        slices: for each noise level, each view count; then the denoised copies: up to sixteen.
+    """
+
+    clean: CleanSlice
+    slices: tuple[SimulatedSlice, ...]
+
+
+def _stream(seed: int, *key: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+
+
+def _require_simulator() -> None:
+    try:
+        import numba  # noqa: F401
+        import scipy  # noqa: F401
+        import skimage  # noqa: F401
+    except ImportError as error:
+        package = _PACKAGES.get(str(error.name), error.name)
+        raise InputError(
+            f"simulating needs {package}, which is not installed; "
+            'pip install "clinreadnet[simulate]"'
+        ) from error
+
+
+def simulate_anatomy(
+    seed: int,
+    anatomy: int,
+    count: int = DEGRADATIONS,
+    clean: CleanSlice | None = None,
+    device: str = "cpu",
+) -> SimulatedAnatomy:
+    """Draw one slice, degrade it and have it read.
+
+    Args:
+        seed: seed of the whole simulation, not negative.
+        anatomy: number of the anatomy, from 0.
+        count: how many of the sixteen degradations to make; the first ones never depend on it.
+        clean: the slice to degrade instead of a drawn one.
+        device: where to project: "cpu", or a device of PyTorch.
+
+    Returns:
+        The clean slice with its degraded versions; the same arguments give the same bytes.
+
+    Raises:
+        InputError: numba, scipy or scikit-image is not installed.
+    """
+    _require_simulator()
+    from clinreadnet.simulator import radiologists as readers
+    from clinreadnet.simulator.phantom.draw import draw_phantom
+    from clinreadnet.simulator.scan import VIEWS, degrade, draw_protocol
+
+    clean = clean or draw_phantom(seed, anatomy)
+    degraded = degrade(
+        clean,
+        draw_protocol(_stream(seed, anatomy, _DEGRADE_STREAM)),
+        lambda k: _stream(seed, anatomy, _DEGRADE_STREAM, k),
+        range(count),
+        device,
+    )
+    ballots = _stream(seed, anatomy, _READERS_STREAM)
+    slices: list[SimulatedSlice] = []
+    for k, made in enumerate(degraded):
+        quality = readers.quality(made.noise_hu, made.streak_hu, made.edge_loss, made.detail_loss)
+        shown = k if made.source is None else made.source
+        if made.source is not None:
+            quality = readers.copy_quality(quality, slices[made.source].quality)
+        votes = readers.votes(quality, ballots)
+        slices.append(
+            SimulatedSlice(
+                score=readers.mean_opinion(votes),
+                votes=tuple(int(v) for v in votes),
+                quality=quality,
+                noise_level=shown // len(VIEWS),
+                made=made,
+            )
+        )
+    return SimulatedAnatomy(clean, tuple(slices))
+
+
+def _write_anatomy(
+    folder: Path, seed: int, count: int, scanned: Sequence[SliceRef], device: str, anatomy: int
+) -> dict[str, dict[str, object]]:
+    """Write the images of one anatomy; return their records by file name."""
+    from clinreadnet.simulator.clean import scanned_slice
+    from clinreadnet.simulator.phantom.draw import Phantom
+
+    def name(k: int) -> str:
+        return f"{first + k:04d}.tif"
+
+    first = anatomy * DEGRADATIONS
+    clean = None
+    if scanned:
+        ref = scanned[anatomy]
+        if ref.pixel_mm is None:
+            raise InputError(f"{ref.name}: does not state its pixel spacing; give DICOM slices")
+        clean = scanned_slice(ref.load(), ref.pixel_mm)
+        if not clean.tissue.any():
+            raise InputError(f"{ref.name}: no even soft tissue to measure noise in; leave it out")
+    simulated = simulate_anatomy(seed, anatomy, min(DEGRADATIONS, count - first), clean, device)
+    about: dict[str, object] = {"anatomy": anatomy}
+    if isinstance(simulated.clean, Phantom):
+        about |= {"phase": simulated.clean.phase, "level": round(simulated.clean.level, 4)}
+    else:
+        about["slice"] = Path(scanned[anatomy].name).name
+    about["pixel_mm"] = round(simulated.clean.pixel_mm, 4)
+    records: dict[str, dict[str, object]] = {}
+    for k, one in enumerate(simulated.slices):
+        ldctiqa.write_tif(folder / ldctiqa.IMAGES_FOLDER / name(k), one.hu)
+        source = one.made.source
+        records[name(k)] = {
+            **about,
+            **one.record(),
+            "denoised_from": None if source is None else name(source),
+        }
+    return records
+
+
+def _in_order(work: Callable[[int], Any], items: range, jobs: int) -> Iterator[Any]:
+    """Yield ``work(item)`` for each item in order, in ``jobs`` processes."""
+    if jobs == 1 or len(items) == 1:
+        yield from map(work, items)
+        return
+    # Spawned, not forked: a parent that has started threads must not be forked.
+    # An interrupt is the parent's to handle: it stops the pool, and prints one line.
+    pool = ProcessPoolExecutor(
+        min(jobs, len(items)),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+    )
+    try:
+        yield from pool.map(work, items)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _check(count: int, seed: int, jobs: int) -> None:
+    for name, value, least in (("count", count, 1), ("seed", seed, 0), ("jobs", jobs, 1)):
+        if value < least:
+            raise InputError(f"--{name} {value}: must be {least} or more")
+
+
+def _device(name: str) -> str:
+    """Return "cpu" or "cuda" for "cpu", "cuda" or "auto"."""
+    if name not in ("cpu", "cuda", "auto"):
+        raise InputError(f"--device {name}: choose cpu, cuda or auto")
+    if name == "cpu":
+        return name
+    try:
+        import torch
+    except ImportError:
+        usable = False
+    else:
+        usable = torch.cuda.is_available()
+    if name == "cuda" and not usable:
+        raise InputError("--device cuda: PyTorch finds no CUDA device here; use --device cpu")
+    return "cuda" if usable else "cpu"
+
+
+def simulate_folder(
+    out: str | os.PathLike[str],
+    count: int | None,
+    seed: int,
+    *,
+    scanned: Sequence[SliceRef] = (),
+    device: str = "cpu",
+    jobs: int = 1,
+    force: bool = False,
+) -> list[float]:
+    """Write a simulated LDCTIQA folder: ``image/*.tif``, ``train.json``, ``simulation.json``.
+
+    Args:
+        out: folder to create.
+        count: number of images; sixteen to an anatomy, the last anatomy cut where it must be.
+            None takes all that ``scanned`` gives.
+        seed: seed of the simulation; the same seed gives the same bytes.
+        scanned: slices to degrade instead of drawn ones, DICOM of 512x512 pixels.
+        device: where to project: "cpu", "cuda", or "auto" for CUDA where there is any.
+        jobs: processes.
+        force: replace the folder where it exists.
+
+    Returns:
+        The scores, in the order of the files.
+
+    Raises:
+        InputError: a value out of range, no such device, more images than ``scanned`` gives, a
+            slice that cannot be read or states no pixel spacing, ``out`` exists without ``force``,
+            or numba, scipy or scikit-image is not installed.
+    """
+    if count is None:
+        if not scanned:
+            raise InputError("say with --count how many images to simulate")
+        count = DEGRADATIONS * len(scanned)
+    _check(count, seed, jobs)
+    if scanned and count > DEGRADATIONS * len(scanned):
+        raise InputError(
+            f"--count {count}: {len(scanned)} slices give {DEGRADATIONS * len(scanned)} images"
+        )
+    _require_simulator()
+    where = _device(device)
+    anatomies = range((count + DEGRADATIONS - 1) // DEGRADATIONS)
+    with whole_folder(out, force=force) as folder, progress_bar() as progress:
+        (folder / ldctiqa.IMAGES_FOLDER).mkdir()
+        task = progress.add_task("simulating slices", total=count)
+        images: dict[str, dict[str, object]] = {}
+        write = partial(_write_anatomy, folder, seed, count, tuple(scanned), where)
+        for records in _in_order(write, anatomies, jobs):
+            images |= records
+            progress.advance(task, len(records))
+        labels = {name: float(str(record["score"])) for name, record in images.items()}
+        what = "scanned slices" if scanned else "simulated phantoms"
+        simulation = {
+            "generator": f"clinreadnet {__version__} simulate",
+            "note": f"{what}, simulated scans and simulated readers: research use only",
+            "seed": seed,
+            "count": count,
+            "images": images,
+        }
+        ldctiqa.write_labels(folder, labels, simulation)
+    return list(labels.values())
+
+
+def _write_series_slice(folder: Path, seed: int, count: int, index: int) -> float:
+    """Write one slice of a simulated patient; return its noiseless quality."""
+    from clinreadnet.simulator import radiologists as readers
+    from clinreadnet.simulator.dicom_writer import write_ct_slice
+    from clinreadnet.simulator.phantom.draw import draw_phantom
+    from clinreadnet.simulator.phantom.painter import PATIENT_LENGTH_MM
+    from clinreadnet.simulator.scan import SCANS, degrade, draw_protocol
+
+    choice = _stream(seed, _PATIENT, _SERIES_STREAM)
+    degradation = int(choice.integers(SCANS))
+    protocol = draw_protocol(choice)
+    start = float(choice.uniform(0.0, _HIGHEST_START)) * PATIENT_LENGTH_MM
+    # A routine 5 mm apart, closer where the patient is too short for that.
+    room = (1.0 - _HIGHEST_START) * PATIENT_LENGTH_MM
+    spacing = min(_SLICE_SPACING_MM, room / max(count - 1, 1))
+    phantom = draw_phantom(seed, _PATIENT, (start + index * spacing) / PATIENT_LENGTH_MM)
+    (made,) = degrade(
+        phantom,
+        protocol,
+        lambda k: _stream(seed, _PATIENT, _SERIES_STREAM, index, k),
+        [degradation],
+    )
+    write_ct_slice(
+        folder / f"IM{index:04d}.dcm",
+        made.hu,
+        series=f"{seed}/{spacing:.4f}",
+        patient_id=f"SIM{seed}",
+        index=index,
+        pixel_mm=phantom.pixel_mm,
+        spacing_mm=spacing,
+    )
+    return readers.quality(made.noise_hu, made.streak_hu, made.edge_loss, made.detail_loss)
+
+
+def simulate_series(
+    out: str | os.PathLike[str], count: int, seed: int, *, jobs: int = 1, force: bool = False
+) -> list[float]:
+    """Write a simulated DICOM CT series: one patient at one dose, ``IM0000.dcm`` the topmost slice.
+
+    Args:
+        out: folder to create.
+        count: number of slices; 5 mm apart, or closer where more than 47 must fit the patient.
+        seed: draws the patient, the dose and the views; the same seed gives the same bytes.
+        jobs: processes.
+        force: replace the folder where it exists.
+
+    Returns:
+        The noiseless quality 0...4 of each slice.
+
+    Raises:
+        InputError: a value out of range, ``out`` exists without ``force``, or numba, scipy or
+            scikit-image is not installed.
+    """
+    _check(count, seed, jobs)
+    _require_simulator()
+    qualities: list[float] = []
+    with whole_folder(out, force=force) as folder, progress_bar() as progress:
+        task = progress.add_task("simulating a series", total=count)
+        work = partial(_write_series_slice, folder, seed, count)
+        for value in _in_order(work, range(count), jobs):
+            qualities.append(value)
+            progress.advance(task)
+    return qualities

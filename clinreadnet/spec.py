@@ -1,0 +1,37 @@
+"""The image encoding and the grades, shared by the network, the data readers and the runtime.
+
+Source: Lee et al., "Low-dose computed tomography perceptual image quality assessment", Medical
+Image Analysis 99:103343 (2025), the LDCTIQAC 2023 challenge.
+"""
+
+from __future__ import annotations
+
+SIZE = 512
+"""Rows and columns of an input slice."""
+
+HU_MIN = -1000.0
+"""Hounsfield units encoded as 0."""
+
+HU_RANGE = 1400.0
+"""Hounsfield units between the encoded values 0 and 1 (window width 1400, level -300)."""
+
+FINE_GRADES = 21
+"""Number of fine grades 0, 0.2, ..., 4: the mean of five readers on the five-point scale."""
+
+FINE_STEP = 0.2
+"""Distance between neighbouring fine grades."""
+
+LIKERT = ("bad", "poor", "fair", "good", "excellent")
+"""Words of the five-point scale, grade 0 first."""
+
+RESEARCH_USE = "Research use only: not a medical device."
+"""Shown wherever a score is shown to a person."""
+
+
+OUTPUTS = ("score", "probs", "quality_map")
+"""Names of the graph's outputs, in order."""
+
+
+def grade_word(score: float) -> str:
+    """Return the word of the Likert grade nearest to ``score`` (0...4)."""
+    return LIKERT[min(max(int(score + 0.5), 0), len(LIKERT) - 1)]

@@ -1,0 +1,1 @@
+"""Training: data, tasks, schedule, logs and the ablation."""

@@ -1,0 +1,148 @@
+"""Labelled slices in memory, with the anatomy that each shows, and their split by anatomy."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinreadnet.console import console, progress_bar
+from clinreadnet.data.ldctiqa import (
+    LdctiqaFolder,
+    check_images,
+    read_ldctiqa,
+    read_simulation,
+    recorded_quality,
+    silent_tifffile,
+)
+from clinreadnet.errors import InputError
+from clinreadnet.spec import SIZE
+from clinreadnet.training.grouping import describe_groups, group_by_similarity, low_pass
+
+_READERS = 4
+"""Threads that read images: decoding leaves Python, so that a few of them pay."""
+
+
+@dataclass(frozen=True)
+class LabelledSlices:
+    """LabelledSlices in memory, half a mebibyte each."""
+
+    hu: NDArray[np.int16]
+    """[m, 512, 512] Hounsfield units, of these slices and of others."""
+    rows: NDArray[np.int64]
+    """[n] where in ``hu`` each slice is, so that subsets share the memory."""
+    scores: NDArray[np.float32]
+    """[n] true scores 0...4."""
+    quality: NDArray[np.float32]
+    """[n] noiseless quality 0...4 behind a simulated score; NaN where none is recorded."""
+    groups: NDArray[np.int64]
+    """[n] anatomy of each slice."""
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def subset(self, index: NDArray[np.bool_]) -> LabelledSlices:
+        """Return the slices where ``index`` [n] is true."""
+        return LabelledSlices(
+            self.hu, self.rows[index], self.scores[index], self.quality[index], self.groups[index]
+        )
+
+    def images(self, index: NDArray[np.int64]) -> NDArray[np.int16]:
+        """Return the images of the slices ``index`` [k], a copy: [k, 512, 512]."""
+        return self.hu[self.rows[index]]
+
+
+def load_slices(
+    folders: Sequence[str | os.PathLike[str]], *, quiet: bool = False
+) -> LabelledSlices:
+    """Read LDCTIQA folders into memory.
+
+    All folders are checked before the first image is read. A folder with no ``simulation.json``
+    does not name its anatomies: its slices are grouped by low-pass similarity, and one line says
+    what was found.
+
+    Args:
+        folders: LDCTIQA folders, simulated or real.
+        quiet: print nothing.
+
+    Raises:
+        InputError: a folder that is named twice or cannot be used; one line for each problem.
+    """
+    paths = [Path(folder).resolve() for folder in folders]
+    for i, path in enumerate(paths):
+        if path in paths[:i]:
+            raise InputError(f"{folders[i]}: named twice; its slices would be on both sides")
+    opened = [read_ldctiqa(folder) for folder in folders]
+    for one in opened:
+        check_images(one)
+    count = sum(map(len, opened))
+    try:
+        hu = np.empty((count, SIZE, SIZE), np.int16)
+    except MemoryError:
+        raise InputError(
+            f"{count} slices need {count / 2048:.1f} GiB of memory, which is not free; name fewer"
+        ) from None
+    groups, qualities, first, at = [], [], 0, 0
+    for one in opened:
+        part = hu[at : at + len(one)]
+        _read(one, part, quiet)
+        labels = one.groups
+        if labels is None:
+            labels = group_by_similarity(np.stack([low_pass(image) for image in part]))
+            if not quiet:
+                console.print(
+                    f"{one.folder}: no simulation.json; by low-pass similarity {len(one)} slices "
+                    f"show {describe_groups(labels)}",
+                    highlight=False,
+                    soft_wrap=True,
+                )
+        quality = recorded_quality(read_simulation(one))
+        qualities.append(np.full(len(one), np.nan) if quality is None else quality)
+        groups.append(labels.astype(np.int64) + first)
+        first, at = int(groups[-1].max()) + 1, at + len(one)
+    return LabelledSlices(
+        hu,
+        np.arange(count),
+        np.concatenate([one.scores for one in opened]),
+        np.concatenate(qualities).astype(np.float32),
+        np.concatenate(groups),
+    )
+
+
+def _read(folder: LdctiqaFolder, into: NDArray[np.int16], quiet: bool) -> None:
+    """Read the images of a folder into ``into`` [n, 512, 512]."""
+
+    def read(index: int) -> None:
+        into[index] = np.rint(folder.hu(index))
+
+    with progress_bar(quiet=quiet) as bar, silent_tifffile(), ThreadPoolExecutor(_READERS) as pool:
+        done = pool.map(read, range(len(folder)))
+        for _ in bar.track(done, total=len(folder), description=f"read {folder.folder.name}"):
+            pass
+
+
+def split_by_anatomy(
+    slices: LabelledSlices, share: float, seed: int
+) -> tuple[LabelledSlices, LabelledSlices]:
+    """Split into (training, validation); every anatomy is wholly on one side.
+
+    Args:
+        slices: what to split.
+        share: of the anatomies that are held out; one at least.
+        seed: of the choice.
+
+    Raises:
+        InputError: fewer than two anatomies.
+    """
+    anatomies = np.unique(slices.groups)
+    if len(anatomies) < 2:
+        raise InputError("the training data holds fewer than two anatomies; simulate more slices")
+    shuffled = np.random.default_rng(seed).permutation(anatomies)
+    held_out = shuffled[: max(1, round(share * len(anatomies)))]
+    validation = np.isin(slices.groups, held_out)
+    return slices.subset(~validation), slices.subset(validation)

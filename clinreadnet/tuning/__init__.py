@@ -1,0 +1,1 @@
+"""Find launch configurations of the kernels on this machine's GPU."""

@@ -1,0 +1,301 @@
+"""Find the fastest launch configuration of every kernel on this machine's GPU.
+
+Nothing is tuned while the network runs: this writes ``kernels/configs/<gpu>.json`` once, and every
+launch reads it. A candidate must compile without spilling and agree with the float64 reference
+before it is timed.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from clinreadnet.console import progress_bar
+from clinreadnet.errors import CheckFailed, InputError
+from clinreadnet.files import whole_file
+from clinreadnet.kernels.compile import SHARED_MEMORY, Case, resources
+from clinreadnet.kernels.launch import CONFIGS, config_file, file_name, gpu_of, trial
+from clinreadnet.metrics import relative_error
+from clinreadnet.tuning.tunable import TUNABLE, Config, Example, Tunable
+
+Clock = Callable[[Callable[[], object]], float]
+"""Milliseconds that one call takes on the GPU."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What became of one candidate: its times, or why it was dropped."""
+
+    config: Config
+    milliseconds: tuple[float, ...] = ()
+    """Of each example."""
+    dropped: str | None = None
+
+    @property
+    def mean(self) -> float:
+        """Geometric mean of the times; infinite where dropped."""
+        if self.dropped is not None:
+            return math.inf
+        return math.exp(sum(map(math.log, self.milliseconds)) / len(self.milliseconds))
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The trials of one entry; the configuration in use comes first."""
+
+    keys: tuple[str, ...]
+    examples: tuple[str, ...]
+    trials: tuple[Trial, ...]
+
+    @property
+    def best(self) -> Trial:
+        """The fastest; the one in use where it is as fast as any."""
+        return min(self.trials, key=lambda one: one.mean)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What `tune` found.
+
+    Attributes:
+        document: the configuration file.
+        tuned: every entry that was timed.
+    """
+
+    document: dict[str, Any]
+    tuned: tuple[Tuned, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the document and every trial as plain JSON values."""
+        entries = [
+            {
+                "keys": list(one.keys),
+                "examples": list(one.examples),
+                "best": dict(one.best.config),
+                "trials": [asdict(t) for t in one.trials],
+            }
+            for one in self.tuned
+        ]
+        return {"configuration": self.document, "entries": entries}
+
+
+def entries(tree: Mapping[str, Any], *above: str) -> Iterator[tuple[tuple[str, ...], Config]]:
+    """Yield the keys and the configuration of every entry below ``above``."""
+    for key, inner in tree.items():
+        if all(isinstance(value, dict) for value in inner.values()):
+            yield from entries(inner, *above, key)
+        else:
+            yield (*above, key), inner
+
+
+def compile_obstacle(cases: Sequence[Case]) -> str | None:
+    """Why a candidate's kernels must not be launched, or None; found without a GPU."""
+    for case in cases:
+        try:
+            taken = resources(case)
+        except Exception as error:  # whatever stops the compiler rules the candidate out
+            return f"does not compile: {str(error).strip().splitlines()[0]}"
+        if taken.stack:
+            return f"spills {taken.stack} bytes"
+        limit = SHARED_MEMORY[_nearest(case.capability)] * 1024
+        if taken.shared > limit:
+            return f"takes {taken.shared} of {limit} bytes of shared memory"
+    return None
+
+
+def _nearest(capability: int) -> int:
+    """The known compute capability at or below ``capability``."""
+    return max((c for c in SHARED_MEMORY if c <= capability), default=min(SHARED_MEMORY))
+
+
+def _first_slice(example: Example) -> tuple[Tensor, ...]:
+    return (example.tensors[0][:1].contiguous(), *example.tensors[1:])
+
+
+def wrong(example: Example, expected: Tensor) -> str | None:
+    """Say how the kernel disagrees with the float64 reference on one slice, or None."""
+    output = example.op(_first_slice(example), "triton")
+    error = relative_error(output.double().cpu().numpy(), expected.cpu().numpy())
+    if error <= example.budget:
+        return None
+    return f"wrong on {example.name}: relative error {error:.2g}, budget {example.budget:.0e}"
+
+
+def search(
+    tunable: Tunable,
+    keys: tuple[str, ...],
+    in_use: Config,
+    *,
+    capability: int,
+    device: torch.device,
+    clock: Clock,
+    obstacle: Callable[[Sequence[Case]], str | None] = compile_obstacle,
+    advance: Callable[[], None] = lambda: None,
+) -> Tuned:
+    """Try every candidate of one entry.
+
+    Args:
+        tunable: the entry's candidates and examples.
+        keys: where the entry stands in the file.
+        in_use: the configuration in use, tried first.
+        capability: compute capability to compile for, 90 for 9.0.
+        device: where the examples run.
+        clock: times one call.
+        obstacle: says why compiled cases must not be launched.
+        advance: called after each candidate.
+
+    Returns:
+        All trials.
+
+    Raises:
+        CheckFailed: no candidate is right and fits.
+    """
+    examples = tunable.examples(device)
+    expected = [
+        one.op([tensor.double() for tensor in _first_slice(one)], "reference") for one in examples
+    ]
+
+    def attempt(config: Config) -> Trial:
+        with trial(config, *keys):
+            reason = obstacle(tunable.cases(capability))
+            if reason is not None:
+                return Trial(config, dropped=reason)
+            try:
+                for example, right in zip(examples, expected, strict=True):
+                    if (reason := wrong(example, right)) is not None:
+                        return Trial(config, dropped=reason)
+                times = [clock(partial(one.op, one.tensors, "triton")) for one in examples]
+            except triton.OutOfResources as error:
+                return Trial(config, dropped=f"does not launch: {error}")
+        return Trial(config, milliseconds=tuple(times))
+
+    trials = []
+    for config in [in_use, *(c for c in tunable.candidates if c != in_use)]:
+        trials.append(attempt(config))
+        advance()
+    if all(one.dropped for one in trials):
+        raise CheckFailed(f"{' '.join(keys)}: no candidate can be used; {trials[0].dropped}")
+    return Tuned(keys, tuple(one.name for one in examples), tuple(trials))
+
+
+def gpu_clock(run: Callable[[], object]) -> float:
+    """Milliseconds of one call in a CUDA graph: the kernel alone, without its launch by Python."""
+    milliseconds: float = triton.testing.do_bench_cudagraph(run, return_mode="median")
+    return milliseconds
+
+
+@torch.inference_mode()
+def tune(
+    *,
+    only: Sequence[str] = (),
+    device: torch.device | None = None,
+    clock: Clock = gpu_clock,
+) -> Tuning:
+    """Tune every entry of the configuration file in use, or some of them.
+
+    Args:
+        only: ops or parts of them, such as "sobel_stem" or "window_attention/float16"; default
+            all. The other entries are kept.
+        device: default the current GPU.
+        clock: times one call.
+
+    Returns:
+        The new file's content, and how every candidate did.
+
+    Raises:
+        InputError: no NVIDIA GPU, or ``only`` names no entry.
+        CheckFailed: an entry has no candidate that is right and fits.
+    """
+    device = device or torch.device("cuda")
+    gpu, capability = gpu_of(device)
+    if not gpu:
+        raise InputError(
+            "tune needs an NVIDIA GPU that PyTorch can use; `clinreadnet doctor` says what is here"
+        )
+    in_use = json.loads(config_file(gpu, capability).read_text())
+    header = {
+        "gpu": gpu,
+        "compute_capability": capability,
+        "triton": triton.__version__,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+    }
+    configs = {op: tree for op, tree in in_use.items() if isinstance(tree, dict)}
+    document = {**header, **copy.deepcopy(configs)}
+    known = {keys: config for keys, config in entries(configs) if keys[0] in TUNABLE}
+    chosen = [tuple(name.split("/")) for name in only] or [()]
+    for name in chosen:
+        if not any(keys[: len(name)] == name for keys in known):
+            names = ", ".join("/".join(keys) for keys in known)
+            raise InputError(f"--entry {'/'.join(name)}: unknown; known: {names}")
+    wanted = [
+        (keys, config, TUNABLE[keys[0]](*keys[1:]))
+        for keys, config in known.items()
+        if any(keys[: len(name)] == name for name in chosen)
+    ]
+    tuned = []
+    with progress_bar() as bar:
+        total = sum(1 + len(tunable.candidates) for _, _, tunable in wanted)
+        task = bar.add_task(f"Tuning on {gpu}", total=total)
+        for keys, config, tunable in wanted:
+            found = search(
+                tunable,
+                keys,
+                config,
+                capability=capability,
+                device=device,
+                clock=clock,
+                advance=lambda: bar.advance(task),
+            )
+            tuned.append(found)
+            place = document
+            for key in keys[:-1]:
+                place = place[key]
+            place[keys[-1]] = dict(found.best.config)
+    return Tuning(document, tuple(tuned))
+
+
+def write_tuning(tuning: Tuning, out: str | os.PathLike[str] | None = None) -> Path:
+    """Write the configuration file, whole; by default where launches on this GPU read it.
+
+    Raises:
+        InputError: ``out`` cannot be written.
+    """
+    path = Path(out) if out is not None else CONFIGS / file_name(tuning.document["gpu"])
+    try:
+        with whole_file(path) as temporary:
+            temporary.write_text(json.dumps(tuning.document, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"{path}: {error.strerror}; name a file that can be written with --out"
+        ) from None
+    return path
+
+
+def print_tuning(tuning: Tuning, console: Console) -> None:
+    """Print one line for each entry."""
+    table = Table("entry", "best", "ms, before", "ms, best", "tried", "dropped")
+    for one in tuning.tuned:
+        before = one.trials[0].mean
+        table.add_row(
+            " ".join(one.keys),
+            ", ".join(f"{key} {value}" for key, value in one.best.config.items()),
+            f"{before:.4f}" if math.isfinite(before) else "dropped",
+            f"{one.best.mean:.4f}",
+            str(len(one.trials)),
+            str(sum(trial.dropped is not None for trial in one.trials)),
+        )
+    console.print(table)

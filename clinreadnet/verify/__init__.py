@@ -1,0 +1,1 @@
+"""Any artifact of a bundle against the float64 reference."""

@@ -1,0 +1,93 @@
+"""The float64 reference, and the slices it runs on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinreadnet.runtime.scores import Outputs
+from clinreadnet.spec import OUTPUTS
+
+if TYPE_CHECKING:
+    from clinreadnet.model.network import ClinReadNet
+
+
+class SliceSource(Protocol):
+    """SliceSource that are read when asked for: a thousand would not fit some machines' memory."""
+
+    def __len__(self) -> int:
+        """Return the number of slices."""
+        ...
+
+    def hu(self, index: int) -> NDArray[Any]:
+        """Return one slice: [512, 512], Hounsfield units."""
+        ...
+
+    def name(self, index: int) -> str:
+        """Return what a person calls that slice."""
+        ...
+
+
+@dataclass(frozen=True)
+class GoldenSlices:
+    """SliceSource in memory: ``images`` [n, 512, 512], Hounsfield units."""
+
+    images: NDArray[Any]
+
+    def __len__(self) -> int:
+        """Return the number of slices."""
+        return len(self.images)
+
+    def hu(self, index: int) -> NDArray[Any]:
+        """Return one slice: [512, 512]."""
+        return np.asarray(self.images[index])
+
+    def name(self, index: int) -> str:
+        """Return the number of a slice, from 0."""
+        return f"golden slice {index}"
+
+
+Advance = Callable[[int], None]
+"""Told how many slices have been computed since the last call."""
+
+
+def reference_outputs(
+    model: ClinReadNet, slices: SliceSource, advance: Advance = lambda n: None
+) -> Outputs:
+    """Run the network in float64.
+
+    Each slice is computed by one thread, so that the number of processors changes neither the sums
+    nor the bytes of a golden file.
+
+    Args:
+        model: any precision; left as it is.
+        slices: what to run it on.
+        advance: told of each slice.
+    """
+    import torch
+
+    model = copy.deepcopy(model).double().eval()
+
+    def run(index: int) -> list[NDArray[Any]]:
+        hu = torch.from_numpy(slices.hu(index).astype(np.float64))
+        with torch.inference_mode():
+            return [output.numpy() for output in model(hu[None, None])]
+
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    parts: list[list[NDArray[Any]]] = []
+    try:
+        for part in pool.map(run, range(len(slices))):
+            parts.append(part)
+            advance(1)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
+    by_output = zip(*parts, strict=True)
+    return {name: np.concatenate(part) for name, part in zip(OUTPUTS, by_output, strict=True)}

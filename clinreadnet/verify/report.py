@@ -1,0 +1,134 @@
+"""What verification found, and how it is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from clinreadnet.metrics import Interval
+from clinreadnet.runtime.bundle.manifest import Artifact
+from clinreadnet.spec import RESEARCH_USE
+from clinreadnet.verify.compare import METRICS, not_run
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What `verify_bundle` found.
+
+    Attributes:
+        bundle: the folder.
+        source: "golden" or the labelled folder.
+        slices: number of slices compared; 0 where the golden file is broken.
+        artifacts: the manifest's entries, each with its new parity.
+        problems: what is wrong with the bundle beside its artifacts.
+        scores: [slices] of each artifact that ran, by file; those of the reference are "reference".
+    """
+
+    bundle: Path
+    source: str
+    slices: int
+    artifacts: tuple[Artifact, ...]
+    problems: tuple[str, ...] = ()
+    scores: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing failed and at least one artifact ran."""
+        return not self.problems and all_passed(self.artifacts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report ready for JSON."""
+        return {
+            "bundle": str(self.bundle),
+            "passed": self.passed,
+            "source": self.source,
+            "slices": self.slices,
+            "problems": list(self.problems),
+            "artifacts": [
+                {
+                    "file": a.file,
+                    "kind": a.kind,
+                    "precision": a.precision,
+                    "target": a.target,
+                    **({} if a.parity is None else asdict(a.parity)),
+                }
+                for a in self.artifacts
+            ],
+            "research_use": RESEARCH_USE,
+        }
+
+
+def all_passed(artifacts: tuple[Artifact, ...]) -> bool:
+    """Return whether no artifact failed and at least one passed."""
+    statuses = {a.parity.status if a.parity else "not run" for a in artifacts}
+    return "failed" not in statuses and "passed" in statuses
+
+
+def print_report(report: VerifyReport, console: Console) -> None:
+    """Print the report as a table, then what failed or could not run."""
+    table = Table(
+        title=f"{report.bundle}: {report.slices} slices ({report.source})",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+    )
+    table.add_column("artifact", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    table.add_column("error / budget", justify="right", no_wrap=True)
+    for name in (*METRICS, "score"):
+        table.add_column(f"Δ{name}", justify="right", no_wrap=True)
+    colours = {"passed": "green", "failed": "red", "not run": "yellow"}
+    notes = [(report.bundle.name, "failed", problem) for problem in report.problems]
+    for artifact in report.artifacts:
+        parity = artifact.parity or not_run(artifact)
+        errors = [e for e in parity.relative_error.values() if e is not None]
+        error = f"{max(errors):.1e} / " if errors else ""
+        table.add_row(
+            artifact.file.removeprefix("clinreadnet."),
+            f"[{colours[parity.status]}]{parity.status}[/]",
+            error + _number(parity.budget),
+            *(_number(parity.metric_difference.get(name)) for name in METRICS),
+            _number(parity.worst_score_difference),
+        )
+        for line in (parity.reason, parity.details.get("note")):
+            if line:
+                notes.append((artifact.file, parity.status, line))
+    console.print(table)
+    for file, status, reason in notes:
+        console.print(
+            f"[{colours[status]}]{status}[/] {escape(file)}: {escape(reason)}", soft_wrap=True
+        )
+    for name, metrics, worst in measured(report):
+        shown = ", ".join(f"{key} {interval(value)}" for key, value in metrics.items())
+        line = f"{name}: {shown}" + (f"; worst slice {worst}" if worst else "")
+        console.print(escape(line), highlight=False, soft_wrap=True)
+    if report.scores:
+        console.print("[] 95 % bootstrap over slices", markup=False)
+    console.print(RESEARCH_USE)
+
+
+def measured(report: VerifyReport) -> Iterator[tuple[str, Mapping[str, Interval], str | None]]:
+    """Yield name, metrics and worst slice of the reference and of each artifact that ran."""
+    ran = [a for a in report.artifacts if a.parity and "metrics" in a.parity.details]
+    for artifact in ran:
+        assert artifact.parity is not None
+        details = artifact.parity.details
+        if artifact is ran[0]:
+            yield "reference", details["reference_metrics"], None
+        yield artifact.file, details["metrics"], details.get("worst_slice")
+
+
+def interval(value: Interval) -> str:
+    """Return a value with its interval, for a person."""
+    return f"{value['value']:.4f} [{value['low']:.4f}, {value['high']:.4f}]"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.0e}"

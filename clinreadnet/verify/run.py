@@ -1,0 +1,221 @@
+"""Prove each artifact of a bundle against the float64 reference.
+
+For every artifact this machine can run: ‖out − ref‖ / ‖ref‖ of each output within its precision's
+budget, the task's metrics within their own, and the worst single-slice score difference. The slices
+are the bundle's golden ones (no torch needed) or a labelled folder (the checkpoint is then needed).
+
+Rank metrics jump by a whole pair when two nearly equal scores change places: one pair of n slices
+moves KROCC by 4 / (n (n - 1)), more than its tolerance while n < 64. Golden slices are therefore
+chosen with distinct reference scores (see `clinreadnet.export.bundle`): on them, any change of
+order is an error of the artifact. In a labelled folder every slice counts; give it a few hundred.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinreadnet.errors import BackendError, InputError
+from clinreadnet.precision import BUDGETS
+from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from clinreadnet.runtime.bundle.golden import read_golden
+from clinreadnet.runtime.bundle.manifest import Artifact, Manifest, Parity, digest, read_listed
+from clinreadnet.runtime.scores import Outputs
+from clinreadnet.spec import OUTPUTS
+from clinreadnet.verify.compare import compare, not_run
+from clinreadnet.verify.reference import Advance, GoldenSlices, SliceSource, reference_outputs
+from clinreadnet.verify.report import VerifyReport
+
+REDUCED = ("fp16", "bf16", "int8", "fp8")
+"""Precisions with 16-bit tensors, which a CPU does not compute in."""
+
+EMULATED_NOTE = (
+    "emulated on a CPU: every 16-bit tensor is rounded, "
+    "the arithmetic inside an operator is float32; only a GPU shows its own"
+)
+PLAIN_NOTE = (
+    "ONNX Runtime's CPU computes in float32: types and weights are proven, 16-bit rounding is not; "
+    "with the package onnx installed it is emulated"
+)
+
+
+def verify_artifact(
+    bundle: Path,
+    artifact: Artifact,
+    slices: SliceSource,
+    reference: Outputs,
+    labels: NDArray[Any],
+    advance: Advance = lambda n: None,
+    scores: dict[str, NDArray[Any]] | None = None,
+) -> Parity:
+    """Check an artifact's file, run it where this machine can, and compare.
+
+    Args:
+        bundle: its folder.
+        artifact: its entry in the manifest.
+        slices: n slices.
+        reference: float64 outputs on the same slices.
+        labels: [n], the readers' scores.
+        advance: told of the slices as they are computed.
+        scores: is given the artifact's scores, by its file.
+    """
+    try:
+        content = read_listed(bundle, artifact)
+        if artifact.layers is not None:
+            read_listed(bundle, artifact.layers)
+        if artifact.kind != "onnx":
+            return not_run(artifact)
+        content, note = _emulated(content, artifact)
+        backend = OnnxRuntimeBackend(content, file=str(bundle / artifact.file))
+        outputs = _run(backend, artifact, slices, advance)
+        if scores is not None:
+            scores[artifact.file] = outputs["score"]
+    except _NotRunnable as reason:
+        return not_run(artifact, str(reason))
+    except (BackendError, InputError) as error:
+        return Parity("failed", reason=str(error), budget=BUDGETS[artifact.precision])
+    parity = compare(artifact.precision, outputs, reference, labels)
+    if note is not None:
+        parity = replace(parity, details=parity.details | {"note": note})
+    return parity
+
+
+def verify_golden(
+    bundle: str | os.PathLike[str], manifest: Manifest, advance: Advance = lambda n: None
+) -> VerifyReport:
+    """Verify on the bundle's golden slices, without torch.
+
+    Args:
+        bundle: its folder.
+        manifest: its manifest.
+        advance: told of the slices of each graph.
+    """
+    folder = Path(bundle)
+    try:
+        golden = read_golden(folder, manifest.golden)
+    except InputError as error:
+        # Whether the artifacts are whole can still be said.
+        artifacts = tuple(replace(a, parity=_only_hashed(folder, a)) for a in manifest.artifacts)
+        return VerifyReport(folder, "golden", 0, artifacts, (str(error),))
+    return _verify(
+        folder, manifest, "golden", GoldenSlices(golden["hu"]), golden, golden["label"], advance
+    )
+
+
+def verify_folder(
+    bundle: str | os.PathLike[str],
+    manifest: Manifest,
+    data: str | os.PathLike[str],
+    checkpoint: str | os.PathLike[str] | None = None,
+    advance: Advance = lambda n: None,
+) -> VerifyReport:
+    """Verify on a labelled folder; the reference is computed from the checkpoint.
+
+    Args:
+        bundle: its folder.
+        manifest: its manifest.
+        data: an LDCTIQA folder.
+        checkpoint: the one the bundle was made from; default the shipped one.
+        advance: told of the slices of the reference and of each graph.
+
+    Raises:
+        InputError: the folder cannot be read or has fewer than two slices, torch is missing, or the
+            checkpoint is not the one the bundle was made from.
+    """
+    from clinreadnet.data.ldctiqa import read_ldctiqa
+    from clinreadnet.model.checkpoint import load_checkpoint, pretrained_path
+
+    slices = read_ldctiqa(data)
+    if len(slices) < 2:
+        raise InputError(f"{data}: {len(slices)} labelled slices; metrics need two or more")
+    preset = manifest.model.preset
+    path = Path(checkpoint) if checkpoint is not None else pretrained_path(preset)
+    try:
+        model = load_checkpoint(path, preset=preset)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"--data needs {error.name} to compute the reference; run "
+            '`pip install "clinreadnet[export]"`, or leave --data out'
+        ) from None
+    if digest(path.read_bytes()) != manifest.model.weights_sha256:
+        raise InputError(
+            f"{path}: not the checkpoint this bundle was made from (SHA-256 differs); "
+            "give that one with --checkpoint, or export again"
+        )
+    reference = reference_outputs(model, slices, advance)
+    return _verify(Path(bundle), manifest, str(data), slices, reference, slices.scores, advance)
+
+
+def passes(manifest: Manifest, *, golden: bool) -> int:
+    """Return how often each slice is computed, for progress displays."""
+    return sum(a.kind == "onnx" for a in manifest.artifacts) + (not golden)
+
+
+def _verify(
+    bundle: Path,
+    manifest: Manifest,
+    source: str,
+    slices: SliceSource,
+    reference: Outputs,
+    labels: NDArray[Any],
+    advance: Advance,
+) -> VerifyReport:
+    labels = labels.astype(np.float64)
+    scores = {"reference": reference["score"]}
+    artifacts = []
+    for artifact in manifest.artifacts:
+        parity = verify_artifact(bundle, artifact, slices, reference, labels, advance, scores)
+        if (ours := scores.get(artifact.file)) is not None:
+            worst = int(np.argmax(np.abs(ours - reference["score"])))
+            parity = replace(parity, details=parity.details | {"worst_slice": slices.name(worst)})
+        artifacts.append(replace(artifact, parity=parity))
+    return VerifyReport(bundle, source, len(labels), tuple(artifacts), scores=scores)
+
+
+def _run(
+    backend: OnnxRuntimeBackend, artifact: Artifact, slices: SliceSource, advance: Advance
+) -> Outputs:
+    """Run all slices in batches of the profile's optimum; the last is filled up to its minimum."""
+    parts: list[Outputs] = []
+    for start in range(0, len(slices), artifact.batch.opt):
+        indices = list(range(start, min(start + artifact.batch.opt, len(slices))))
+        count = len(indices)
+        indices += indices[-1:] * (artifact.batch.min - count)
+        outputs = backend.run(np.stack([slices.hu(i) for i in indices])[:, None])
+        parts.append({name: output[:count] for name, output in outputs.items()})
+        advance(count)
+    return {name: np.concatenate([part[name] for part in parts]) for name in OUTPUTS}
+
+
+class _NotRunnable(Exception):
+    pass
+
+
+def _emulated(content: bytes, artifact: Artifact) -> tuple[bytes, str | None]:
+    """Return what a CPU can run of a graph, and what that does not prove."""
+    if artifact.precision not in REDUCED:
+        return content, None
+    try:
+        from clinreadnet.verify.emulate import emulate
+    except ModuleNotFoundError as error:
+        if artifact.precision == "bf16":
+            raise _NotRunnable(f"needs {error.name} to emulate bfloat16 on a CPU") from None
+        return content, PLAIN_NOTE
+    return emulate(content), EMULATED_NOTE
+
+
+def _only_hashed(bundle: Path, artifact: Artifact) -> Parity:
+    try:
+        read_listed(bundle, artifact)
+    except InputError as error:
+        return Parity("failed", reason=str(error), budget=BUDGETS[artifact.precision])
+    return Parity(
+        "not run",
+        reason="there are no golden slices to run it on",
+        budget=BUDGETS[artifact.precision],
+    )

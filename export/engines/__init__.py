@@ -1,0 +1,1 @@
+"""TensorRT engines: building, options, checks."""

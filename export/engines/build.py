@@ -1,0 +1,293 @@
+"""ONNX graph to TensorRT engines: one code path for every flavour of TensorRT.
+
+What differs between the flavours is data (`clinreadnet.runtime.backends.flavours`). Precision is
+the graph's own: networks are strongly typed, so that no builder flag can change it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress, TaskID
+
+from clinreadnet.errors import ClinReadNetError, InputError
+from clinreadnet.export.engines.layers import check_built, check_types, layer_types, layers_path
+from clinreadnet.export.engines.options import (
+    BuildOptions,
+    check_batch,
+    check_options,
+    resolve_targets,
+    spell_batch,
+)
+from clinreadnet.files import whole_file
+from clinreadnet.runtime.backends.flavours import load_flavour
+from clinreadnet.runtime.bundle.manifest import BatchRange
+from clinreadnet.runtime.gpu import find_gpus
+from clinreadnet.spec import SIZE
+
+
+class EngineBuilder:
+    """A parsed graph, ready to be built for any number of targets.
+
+    Attributes:
+        flavour: which TensorRT.
+        version: version of the TensorRT package.
+        layers: what the parser made of the graph.
+    """
+
+    def __init__(
+        self,
+        graph: str | os.PathLike[str],
+        *,
+        precision: str,
+        flavour: str,
+        islands: dict[str, int] | None = None,
+    ) -> None:
+        """Parse ``graph`` into a strongly typed network and check its types.
+
+        Args:
+            graph: an ONNX file written by `export_onnx`.
+            precision: the graph's precision, or "tf32" for a float32 graph.
+            flavour: name of the TensorRT.
+            islands: number of products by kind that `--fp32-islands auto` kept in float32.
+
+        Raises:
+            FlavourMissing: the flavour is not installed.
+            InputError: the parser refuses the graph; the message names the node.
+            CheckFailed: the network is not of ``precision``.
+        """
+        self.flavour, self._trt = load_flavour(flavour)
+        trt = self._trt
+        self._precision = precision
+        self._graph = Path(graph)
+        self.version = str(trt.__version__)
+        self._messages: list[str] = []
+        # Everything below must outlive the builder, so it is kept.
+        self._logger = silent_logger(trt, self._messages)
+        self._builder = trt.Builder(self._logger)
+        flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        self._network = self._builder.create_network(flags)
+        self._parser = trt.OnnxParser(self._network, self._logger)
+        if not self._parser.parse_from_file(str(self._graph)):
+            reason = parser_error(self._parser) if self._parser.num_errors else "cannot parse it"
+            raise InputError(f"{self._graph}: {self.flavour.name} {reason}")
+        self.layers = layer_types(self._network)
+        check_types(self.layers, precision, str(self._graph), islands)
+
+    def build(
+        self,
+        target: str,
+        batch: BatchRange,
+        bar: Progress | None = None,
+        options: BuildOptions | None = None,
+    ) -> bytes:
+        """Build the engine of one target.
+
+        Args:
+            target: architecture, such as ``sm89``.
+            batch: the optimisation profile.
+            bar: progress display to add the builder's phases to.
+            options: what else is asked for.
+
+        Returns:
+            The plain engine.
+
+        Raises:
+            InputError: a target or option that the flavour lacks, or a profile that is not
+                1 <= min <= opt <= max or lies outside the graph's batch.
+            ClinReadNetError: the builder failed; the message is its first error.
+        """
+        options = options or BuildOptions()
+        config = self.configure(target, batch, options)
+        monitor = _monitor(self._trt, bar, target) if bar is not None else None
+        config.progress_monitor = monitor
+        self._messages.clear()
+        engine = self._builder.build_serialized_network(self._network, config)
+        if monitor is not None and monitor.interrupted:
+            raise KeyboardInterrupt
+        if engine is None:
+            reason = self._messages[0] if self._messages else "no reason given"
+            raise ClinReadNetError(
+                f"{self._graph}: {self.flavour.name} built no {target} engine ({reason})"
+            )
+        if options.timing_cache is not None:
+            with whole_file(options.timing_cache) as temporary:
+                temporary.write_bytes(bytes(config.get_timing_cache().serialize()))
+        return bytes(engine)
+
+    def configure(self, target: str, batch: BatchRange, options: BuildOptions) -> Any:
+        """Return the builder configuration of one target; arguments and errors as `build`."""
+        check_options(options, self.flavour)
+        resolve_targets((target,), self.flavour)
+        check_batch(batch)
+        static = self._network.get_input(0).shape[0]
+        if static != -1 and batch != BatchRange(static, static, static):
+            raise InputError(
+                f"batch {spell_batch(batch)}: {self._graph} has a fixed batch of {static}; "
+                f"give {static}:{static}:{static}"
+            )
+        trt = self._trt
+        config = self._builder.create_builder_config()
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+        # On by default, and far from float32: the fp32 budget would not hold.
+        if self._precision != "tf32":
+            config.clear_flag(trt.BuilderFlag.TF32)
+        if self.flavour.targets:
+            config.num_compute_capabilities = 1
+            config.set_compute_capability(getattr(trt.ComputeCapability, target.upper()), 0)
+        if options.version_compatible:
+            config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+        if options.hardware_compatible:
+            config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+        if options.strip_weights:
+            config.set_flag(trt.BuilderFlag.STRIP_PLAN)
+            config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)
+        if options.optimization_level is not None:
+            config.builder_optimization_level = options.optimization_level
+        if options.workspace_mib is not None:
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
+        if options.platform is not None:
+            wanted = trt.RuntimePlatform.WINDOWS_AMD64
+            config.runtime_platform = wanted
+            if config.runtime_platform != wanted:  # TensorRT refuses without raising
+                raise InputError(
+                    f"--platform {options.platform}: {self.flavour.name} {self.version} does not "
+                    "build for it on this machine; export on that platform"
+                )
+        if options.timing_cache is not None:
+            self._read_timing_cache(config, options.timing_cache)
+        profile = self._builder.create_optimization_profile()
+        profile.set_shape("hu", *((n, 1, SIZE, SIZE) for n in (batch.min, batch.opt, batch.max)))
+        config.add_optimization_profile(profile)
+        return config
+
+    def inspect(self, engine: bytes) -> dict[str, Any]:
+        """Load the engine on this machine's GPU and return what TensorRT's inspector says of it.
+
+        Raises:
+            ClinReadNetError: the engine does not load here; the message is TensorRT's.
+        """
+        self._messages.clear()
+        runtime = self._trt.Runtime(self._logger)
+        # A version-compatible engine carries the lean runtime's code; this one was built here.
+        runtime.engine_host_code_allowed = True
+        loaded = runtime.deserialize_cuda_engine(engine)
+        if loaded is None:
+            reason = self._messages[0] if self._messages else "no reason given"
+            raise ClinReadNetError(
+                f"{self._graph}: the engine built of it does not load ({reason})"
+            )
+        inspector = loaded.create_engine_inspector()
+        text = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
+        inspected: dict[str, Any] = json.loads(text)
+        return inspected
+
+    def write(
+        self,
+        engine: bytes,
+        path: str | os.PathLike[str],
+        target: str,
+        batch: BatchRange,
+        options: BuildOptions | None = None,
+    ) -> Path:
+        """Write the engine, and beside it the proof of its types, ``<engine>.layers.json``.
+
+        Where this machine's GPU is of ``target``, the proof holds the inspector's report too.
+
+        Returns:
+            Path of the proof.
+
+        Raises:
+            CheckFailed: the inspector shows that another precision was built.
+        """
+        path = Path(path)
+        # Without its weights an engine cannot be loaded.
+        stripped = options is not None and options.strip_weights
+        here = any(gpu.target == target for gpu in find_gpus()) and not stripped
+        inspected = self.inspect(engine) if here else None
+        built = check_built(inspected, self._precision, path.name) if inspected else {}
+        proof = {
+            "engine": path.name,
+            "flavour": self.flavour.name,
+            "version": self.version,
+            "target": target,
+            "precision": self._precision,
+            "batch": [batch.min, batch.opt, batch.max],
+            "counted": "layers of the strongly typed network, by kind and type of their output",
+            "total": sum(sum(types.values()) for types in self.layers.values()),
+            "layers": self.layers,
+            "built": dict(built),
+            "inspector": inspected,
+        }
+        report = layers_path(path)
+        with whole_file(report) as temporary:
+            temporary.write_text(json.dumps(proof, indent=2) + "\n", encoding="utf-8")
+        with whole_file(path) as temporary:
+            temporary.write_bytes(engine)
+        return report
+
+    def _read_timing_cache(self, config: Any, path: Path) -> None:
+        content = path.read_bytes() if path.exists() else b""
+        cache = config.create_timing_cache(content)
+        if cache is None or not config.set_timing_cache(cache, False):
+            raise InputError(
+                f"{path}: no timing cache of this GPU and {self.flavour.name} {self.version}; "
+                "delete it or name another file"
+            )
+
+
+def parser_error(parser: Any) -> str:
+    """Return the first error of a TensorRT parser in one line."""
+    error = parser.get_error(0)
+    reason = str(error.desc()).splitlines()[0]
+    return f"refuses node {error.node_name() or error.node()} ({error.node_operator()}): {reason}"
+
+
+def silent_logger(trt: Any, messages: list[str]) -> Any:
+    """Return a TensorRT logger that collects errors and says nothing."""
+
+    class Collector(trt.ILogger):  # type: ignore[misc, name-defined, unused-ignore]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                messages.append(message.splitlines()[0])
+
+    return Collector()
+
+
+def _monitor(trt: Any, bar: Progress, title: str) -> Any:
+    """Return a TensorRT progress monitor that shows the innermost running phase of each thread."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined, unused-ignore]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.interrupted = False
+            self._tasks: dict[str, TaskID] = {}
+
+        # Called from TensorRT's threads; rich's own lock covers the display.
+        def phase_start(self, name: str, parent: str | None, steps: int) -> None:
+            self._guard(
+                lambda: self._tasks.update({name: bar.add_task(f"{title} {name}", total=steps)})
+            )
+
+        def step_complete(self, name: str, step: int) -> bool:
+            self._guard(lambda: bar.update(self._tasks[name], completed=step + 1))
+            return not self.interrupted
+
+        def phase_finish(self, name: str) -> None:
+            self._guard(lambda: bar.remove_task(self._tasks.pop(name)))
+
+        def _guard(self, show: Callable[[], None]) -> None:
+            # An exception must not cross TensorRT's C++ frames; the build ends at the next step.
+            try:
+                show()
+            except KeyboardInterrupt:
+                self.interrupted = True
+
+    return Monitor()

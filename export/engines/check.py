@@ -1,0 +1,256 @@
+"""`clinreadnet export --check`: what in a graph would stop each TensorRT from building it.
+
+Where a flavour is installed its own parser is asked, node by node. Where TensorRT is not, the table
+that its parser's project publishes stands in (`operators.json`, which names source and version).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from clinreadnet.errors import InputError
+from clinreadnet.export.engines.build import parser_error, silent_logger
+from clinreadnet.export.engines.options import DEFAULT_PRECISIONS, check_precision
+from clinreadnet.runtime.backends.flavours import FLAVOURS, Flavour, FlavourMissing, load_flavour
+from clinreadnet.verify.emulate import element_types
+
+_TABLE_TYPES: dict[int, str] = {
+    TensorProto.FLOAT: "FP32",
+    TensorProto.FLOAT16: "FP16",
+    TensorProto.BFLOAT16: "BF16",
+    TensorProto.FLOAT8E4M3FN: "FP8",
+    TensorProto.INT8: "INT8",
+    TensorProto.DOUBLE: "DOUBLE",
+}
+"""How the table names the types that decide; integers and masks are TensorRT's to convert."""
+
+
+@dataclass(frozen=True)
+class Blocker:
+    """One node that a flavour cannot take, and why."""
+
+    node: str
+    operator: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one flavour says of one graph.
+
+    Attributes:
+        graph: file name.
+        flavour: name and major version.
+        judge: who was asked: a parser and its version, or the published table; None if nobody.
+        blockers: empty where nothing stands in the way.
+        note: why nobody was asked.
+    """
+
+    graph: str
+    flavour: str
+    judge: str | None
+    blockers: tuple[Blocker, ...] = ()
+    note: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the finding ready for JSON."""
+        return asdict(self)
+
+
+def check_graphs(
+    graphs: Sequence[str | os.PathLike[str]],
+    checkpoint: str | os.PathLike[str] | None = None,
+    *,
+    preset: str = "small",
+    precisions: Sequence[str] = DEFAULT_PRECISIONS,
+) -> list[Finding]:
+    """Check each graph against each flavour.
+
+    Args:
+        graphs: ONNX files; where empty, the graphs that ``checkpoint`` exports to.
+        checkpoint: default the shipped one of ``preset``.
+        preset: what the checkpoint must be.
+        precisions: of the exported graphs: fp32, fp16 or bf16.
+
+    Raises:
+        InputError: a file that is missing or no ONNX graph, or an unknown precision.
+    """
+    if graphs:
+        return [finding for graph in graphs for finding in check_graph(Path(graph))]
+    from clinreadnet.export.onnx.export import PRECISIONS, check_network, export_onnx
+    from clinreadnet.model.checkpoint import load_checkpoint, pretrained_path
+
+    for precision in precisions:
+        check_precision(precision)
+        if precision not in PRECISIONS:
+            raise InputError(
+                f"--check --precision {precision}: export it first and give the graph with --graph"
+            )
+    path = Path(checkpoint) if checkpoint is not None else pretrained_path(preset)
+    model = load_checkpoint(path, preset=preset)
+    check_network(model, path)
+    findings: list[Finding] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for precision in precisions:
+            file = Path(folder) / f"clinreadnet.{precision}.onnx"
+            export_onnx(model, file, precision=precision)
+            findings += check_graph(file)
+    return findings
+
+
+def check_graph(path: Path) -> list[Finding]:
+    """Check one graph against every flavour.
+
+    Raises:
+        InputError: the file is missing or no ONNX graph.
+    """
+    try:
+        content = path.read_bytes()
+        model = onnx.load_model_from_string(content)
+        onnx.checker.check_model(model)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except Exception as error:  # protobuf's and onnx's errors share no base class
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: not an ONNX graph ({reason})") from None
+    findings = []
+    for flavour in FLAVOURS:
+        try:
+            installed, module = load_flavour(flavour.name)
+        except FlavourMissing as error:
+            findings.append(_without_parser(path, model, flavour, str(error)))
+            continue
+        if installed == flavour:
+            blockers = ask_parser(module, content, model)
+            judge = f"parser of {flavour.name} {module.__version__}"
+            findings.append(Finding(path.name, flavour.title, judge, tuple(blockers)))
+        else:
+            findings.append(_without_parser(path, model, flavour, f"{installed.title} is here"))
+    return findings
+
+
+def ask_parser(trt: Any, content: bytes, model: onnx.ModelProto) -> list[Blocker]:
+    """Return what TensorRT's parser refuses: by operator, by subgraph and by its own errors.
+
+    Args:
+        trt: the imported flavour.
+        content: the serialised graph.
+        model: the same, parsed.
+    """
+    logger = silent_logger(trt, [])
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    found: dict[str, Blocker] = {}
+
+    def block(index: int, reason: str) -> None:
+        node = model.graph.node[index]
+        name = node.name or f"{node.op_type}[{index}]"
+        found.setdefault(name, Blocker(name, node.op_type, reason))
+
+    known = {op: parser.supports_operator(op) for op in {n.op_type for n in model.graph.node}}
+    for index, node in enumerate(model.graph.node):
+        if not known[node.op_type]:
+            block(index, "the parser does not know this operator")
+    if not parser.supports_model_v2(content):
+        for index in range(parser.num_errors):
+            error = parser.get_error(index)
+            if 0 <= error.node() < len(model.graph.node):
+                block(error.node(), str(error.desc()).splitlines()[0])
+        for subgraph in range(parser.num_subgraphs):
+            if not parser.is_subgraph_supported(subgraph):
+                for index in parser.get_subgraph_nodes(subgraph):
+                    block(index, "in a subgraph that the parser does not take")
+        if not found:
+            reason = parser_error(parser) if parser.num_errors else "the parser gives no reason"
+            found[""] = Blocker("", "", reason)
+    return list(found.values())
+
+
+def ask_table(model: onnx.ModelProto, table: dict[str, Any]) -> list[Blocker]:
+    """Return what the published operator table excludes.
+
+    Args:
+        model: the graph.
+        table: as `operator_table` returns it.
+    """
+    low, high = table["opset"]
+    blockers = [
+        Blocker("", "", f"operator set {o.domain or 'ai.onnx'} {o.version}, not {low} to {high}")
+        for o in model.opset_import
+        if o.domain not in ("", "ai.onnx") or not low <= o.version <= high
+    ]
+    types = element_types(model)
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+
+    for index, node in enumerate(model.graph.node):
+        name = node.name or f"{node.op_type}[{index}]"
+        supported = table["operators"].get(node.op_type, [])
+        reasons = [] if supported else ["not a supported operator"]
+        taken = _TABLE_TYPES.get(types.get(node.input[0], 0)) if node.input else None
+        if supported and taken is not None and taken not in supported:
+            reasons.append(f"takes {', '.join(supported)}, not {taken}")
+        for position in table["constant_inputs"].get(node.op_type, ()):
+            if position < len(node.input) and node.input[position] not in {"", *constants}:
+                reasons.append(f"its input {position} must be a constant")
+        if node.op_type in table["single_output"] and any(node.output[1:]):
+            reasons.append("only its first output is supported")
+        if node.op_type in table["zero_point_must_be_zero"] and len(node.input) > 2:
+            zero = constants.get(node.input[2])
+            if zero is None or np.any(numpy_helper.to_array(zero).astype(np.float32)):
+                reasons.append("its zero point must be zero")
+        blockers += [Blocker(name, node.op_type, reason) for reason in reasons]
+    return blockers
+
+
+def operator_table() -> dict[str, Any]:
+    """Return the published table of the operators that TensorRT's parser takes."""
+    text = (
+        files("clinreadnet.export.engines").joinpath("operators.json").read_text(encoding="utf-8")
+    )
+    table: dict[str, Any] = json.loads(text)
+    return table
+
+
+def print_findings(findings: Sequence[Finding], console: Console) -> None:
+    """Print a row for each graph and flavour, then each blocker."""
+    table = Table(box=box.SIMPLE_HEAD, padding=0)
+    for heading in ("graph", "flavour", "asked", "blockers"):
+        table.add_column(heading)
+    for finding in findings:
+        count = str(len(finding.blockers)) if finding.judge else "not checked"
+        table.add_row(finding.graph, finding.flavour, finding.judge or "", count)
+    console.print(table)
+    for finding in findings:
+        for line in (f"{b.node} ({b.operator}): {b.reason}" for b in finding.blockers):
+            console.print(
+                f"[red]blocked[/] {finding.graph}, {finding.flavour}: {escape(line)}",
+                soft_wrap=True,
+            )
+        if finding.note:
+            console.print(
+                f"{finding.graph}, {finding.flavour}: {escape(finding.note)}", soft_wrap=True
+            )
+
+
+def _without_parser(path: Path, model: onnx.ModelProto, flavour: Flavour, why: str) -> Finding:
+    if flavour.name != "tensorrt":
+        return Finding(path.name, flavour.title, None, note=f"not checked: {why}")
+    table = operator_table()
+    judge = f"{table['source']}, TensorRT {table['version']}"
+    return Finding(path.name, flavour.title, judge, tuple(ask_table(model, table)))

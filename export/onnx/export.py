@@ -1,0 +1,138 @@
+"""ClinReadNet (torch) to one ONNX graph per precision.
+
+The graph starts at Hounsfield units (`hu` float32 [batch, 1, 512, 512]; clip and scale are inside)
+and ends at `score`, `probs` and `quality_map`, float32. Only the batch is dynamic.
+LayerNormalization and Gelu are single operators; masks, biases, gates and Sobel kernels are
+constants; reshapes have constant shapes.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import onnx
+import onnx_ir
+import onnxscript.optimizer
+import torch
+from onnx_ir.passes import Sequential
+from onnx_ir.passes.common import (
+    CheckerPass,
+    ClearMetadataAndDocStringPass,
+    CommonSubexpressionEliminationPass,
+    DeduplicateInitializersPass,
+    IdentityEliminationPass,
+    RemoveUnusedNodesPass,
+)
+
+from clinreadnet.errors import InputError
+from clinreadnet.files import whole_file
+from clinreadnet.model.network import ClinReadNet
+from clinreadnet.spec import OUTPUTS, RESEARCH_USE, SIZE
+
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+"""Type of the weights and the matrix products, by name; softmax, LayerNorm, the encoding, the
+Sobel edges, the statistics of edges with their MLP and the final mixture are float32 in all."""
+
+OPSETS = {"fp32": 20, "fp16": 20, "bf16": 22}
+"""20 is the first operator set with Gelu, 22 the first whose Conv takes bfloat16."""
+
+_FOLD_LIMIT = 2**21
+"""Elements of the largest constant to fold: the region masks of the first stage have 2**20."""
+
+
+def torch_dtype(precision: str) -> torch.dtype:
+    """Return the type of the weights of ``precision``.
+
+    Raises:
+        InputError: unknown precision; the message lists the known ones.
+    """
+    if precision not in PRECISIONS:
+        raise InputError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
+    return PRECISIONS[precision]
+
+
+def check_network(model: ClinReadNet, path: str | os.PathLike[str]) -> None:
+    """Refuse a SOQN alone, whose quality map has another shape than a bundle's.
+
+    Args:
+        model: the network.
+        path: its checkpoint, for the message.
+
+    Raises:
+        InputError: it has no attention stages.
+    """
+    if not model.config.depths:
+        raise InputError(
+            f"{path}: is of a SOQN alone, without attention; train a network from it with "
+            "`clinreadnet train --init`, and export that"
+        )
+
+
+def export_onnx(model: ClinReadNet, path: str | os.PathLike[str], *, precision: str) -> None:
+    """Write ``model`` as an ONNX graph; the same weights give the same bytes.
+
+    Args:
+        model: float32 network in evaluation mode; left as it is.
+        path: target file, replaced where it exists.
+        precision: a key of ``PRECISIONS``.
+
+    Raises:
+        InputError: unknown precision.
+    """
+    dtype = torch_dtype(precision)
+    model = copy.deepcopy(model).to(dtype).eval()
+    # Two slices: torch.export takes a batch of one for a constant.
+    example = torch.zeros(2, 1, SIZE, SIZE)
+    with _quiet_exporter(), torch.no_grad():
+        program = torch.onnx.export(
+            model,
+            (example,),
+            dynamo=True,
+            opset_version=OPSETS[precision],
+            input_names=["hu"],
+            output_names=list(OUTPUTS),
+            dynamic_shapes={"hu": {0: torch.export.Dim("batch", min=1, max=1024)}},
+            optimize=False,
+            verbose=False,
+        )
+    assert program is not None
+    graph = simplify(program.model)
+    graph.graph.name = "clinreadnet"
+    graph.doc_string = f"ClinReadNet {model.config.preset}, {precision}. {RESEARCH_USE}"
+    with whole_file(path) as temporary:
+        onnx.save_model(onnx_ir.to_proto(graph), temporary)
+
+
+def simplify(graph: onnx_ir.Model) -> onnx_ir.Model:
+    """Fold constants, merge duplicates, drop names of this machine, and check the result."""
+    onnxscript.optimizer.optimize(
+        graph, input_size_limit=_FOLD_LIMIT, output_size_limit=_FOLD_LIMIT
+    )
+    return Sequential(
+        IdentityEliminationPass(),
+        DeduplicateInitializersPass(),
+        CommonSubexpressionEliminationPass(),
+        RemoveUnusedNodesPass(),
+        ClearMetadataAndDocStringPass(),  # the exporter leaves stack traces with file paths
+        CheckerPass(full_check=True),
+    )(graph).model
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Silence what the exporter says of itself: optional packages, its own deprecated calls."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            warnings.filterwarnings("ignore", category=DeprecationWarning)
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,143 @@
+"""The ONNX graphs of a bundle, one per precision, and the manifest's entries for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx
+import onnxscript
+import torch
+from rich.progress import Progress
+
+from clinreadnet.export.golden import calibration_slices
+from clinreadnet.export.onnx.export import OPSETS, export_onnx
+from clinreadnet.export.onnx.precision import convert, find_islands, float32_products
+from clinreadnet.export.onnx.quantization import QUANTIZED, quantize
+from clinreadnet.model.network import ClinReadNet
+from clinreadnet.runtime.bundle.golden import read_golden
+from clinreadnet.runtime.bundle.manifest import Artifact, BatchRange, BuiltOn, Golden, digest
+from clinreadnet.runtime.gpu import driver_version, find_gpus
+from clinreadnet.runtime.verdict import current_platform
+from clinreadnet.verify.emulate import LOW_TYPES
+from clinreadnet.verify.reference import GoldenSlices
+from clinreadnet.verify.run import verify_artifact
+
+_SOURCE = {"tf32": "fp32", "int8": "fp16", "fp8": "fp16"}
+"""Precision of the graph that a precision is made from."""
+
+SEARCH_SLICES = 3
+"""Golden slices by which `--fp32-islands auto` judges a graph."""
+
+
+class Graphs:
+    """Writes the ONNX graphs of one bundle; graphs needed only as sources go to ``scratch``."""
+
+    def __init__(
+        self,
+        model: ClinReadNet,
+        folder: Path,
+        scratch: Path,
+        golden: Golden,
+        batch: BatchRange,
+        auto_islands: bool,
+        bar: Progress,
+        note: Callable[[str], None],
+    ) -> None:
+        self._model, self._folder, self._scratch = model, folder, scratch
+        self._golden, self._batch, self._auto = golden, batch, auto_islands
+        self._bar, self._note = bar, note
+        self._files: dict[str, Path] = {}
+        self._islands: dict[str, tuple[str, ...]] = {}
+
+    def write(self, precisions: Sequence[str]) -> list[Artifact]:
+        """Write the graphs of ``precisions`` and return their entries."""
+        wanted = dict.fromkeys("fp32" if p == "tf32" else p for p in precisions)
+        task = self._bar.add_task("Exporting ONNX graphs", total=len(wanted))
+        artifacts = []
+        for precision in wanted:
+            artifact = self._entry(precision, self._write(precision, self._folder))
+            if precision in QUANTIZED and (reason := self._missed(artifact)):
+                (self._folder / artifact.file).unlink()
+                self._note(f"no {precision} graph: {reason}")
+            else:
+                artifacts.append(artifact)
+            self._bar.advance(task)
+        return artifacts
+
+    def float32_products(self, artifact: Artifact) -> dict[str, int] | None:
+        """Count the products among the chosen islands; None where none were searched for."""
+        if _SOURCE.get(artifact.precision, artifact.precision) not in self._islands:
+            return None
+        source = onnx.load(self._source("fp32"))
+        return float32_products(source, artifact.fp32_islands)
+
+    def _write(self, precision: str, folder: Path) -> Path:
+        path = folder / f"clinreadnet.{precision}.onnx"
+        if precision in QUANTIZED:
+            source = self._source(_SOURCE[precision])
+            task = self._bar.add_task(f"Calibrating {precision}", total=None)
+            quantize(source, path, precision=precision, hu=calibration_slices())
+            self._bar.remove_task(task)
+        elif self._auto and precision in LOW_TYPES:
+            self._lower(precision, path)
+        else:
+            export_onnx(self._model, path, precision=precision)
+        self._files[precision] = path
+        return path
+
+    def _source(self, precision: str) -> Path:
+        return self._files.get(precision) or self._write(precision, self._scratch)
+
+    def _lower(self, precision: str, path: Path) -> None:
+        source = onnx.load(self._source("fp32"))
+        golden = read_golden(self._folder, self._golden, first=SEARCH_SLICES)
+        task = self._bar.add_task(f"Searching the float32 islands of {precision}", total=None)
+        islands = find_islands(
+            source, precision, golden["hu"], golden, lambda: self._bar.advance(task)
+        )
+        self._bar.remove_task(task)
+        self._islands[precision] = islands
+        lowered = convert(source, precision, islands)
+        lowered.doc_string = source.doc_string.replace("fp32", precision)
+        onnx.save_model(lowered, path)
+
+    def _entry(self, precision: str, path: Path) -> Artifact:
+        content = path.read_bytes()
+        toolchain = {
+            "torch": torch.__version__,
+            "onnx": onnx.__version__,
+            "onnxscript": onnxscript.__version__,
+            "opset": str(OPSETS[_SOURCE.get(precision, precision)]),
+        }
+        if precision in QUANTIZED:
+            toolchain["nvidia-modelopt"] = version("nvidia-modelopt")
+        return Artifact(
+            file=path.name,
+            kind="onnx",
+            precision=precision,  # type: ignore[arg-type]  # checked by the caller
+            sha256=digest(content),
+            size=len(content),
+            batch=self._batch,
+            toolchain=toolchain,
+            built_on=built_on(),
+            fp32_islands=self._islands.get(_SOURCE.get(precision, precision), ()),
+        )
+
+    def _missed(self, artifact: Artifact) -> str | None:
+        """Return why the graph misses its budget, or None where it keeps it."""
+        golden = read_golden(self._folder, self._golden)
+        slices, labels = GoldenSlices(golden["hu"]), golden["label"].astype("float64")
+        parity = verify_artifact(self._folder, artifact, slices, golden, labels)
+        return None if parity.status == "passed" else parity.reason
+
+
+def built_on() -> BuiltOn:
+    """Return this machine as the manifest describes it."""
+    gpus = find_gpus()
+    return BuiltOn(
+        platform=current_platform(),
+        gpu=gpus[0].name if gpus else None,
+        driver=driver_version(),
+    )

@@ -1,0 +1,185 @@
+"""Mixed precision by operator: which nodes of a strongly typed graph stay in float32.
+
+`convert` lowers a float32 graph to float16 or bfloat16, all but the nodes named as islands.
+`find_islands` searches the smallest such set that keeps the parity budget, by bisection, with ONNX
+Runtime as the judge of what `emulate` makes: every tensor has the range and the rounding of the low
+precision, sums inside a product are float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from clinreadnet.errors import CheckFailed
+from clinreadnet.metrics import relative_error
+from clinreadnet.precision import BUDGETS
+from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from clinreadnet.spec import OUTPUTS
+from clinreadnet.verify.emulate import LOW_TYPES, _cast_constant, _cast_node, element_types, emulate
+
+SEARCH_MARGIN = 0.5
+"""Share of the budget the search may use: it judges on few slices, the bundle on all."""
+
+_LOW_OPSET = {"fp16": 20, "bf16": 22}
+_PRODUCTS = {"MatMul": "MATRIX_MULTIPLY", "Gemm": "MATRIX_MULTIPLY", "Conv": "CONVOLUTION"}
+
+
+def convert(model: onnx.ModelProto, precision: str, islands: Sequence[str] = ()) -> onnx.ModelProto:
+    """Lower a float32 graph, all but its islands; inputs and outputs stay float32.
+
+    Args:
+        model: a float32 graph with named nodes; left as it is.
+        precision: a key of ``LOW_TYPES``.
+        islands: names of the nodes that compute in float32.
+
+    Returns:
+        The graph with a cast wherever precision changes.
+    """
+    low = LOW_TYPES[precision]
+    kept = set(islands)
+    types = element_types(model)
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    held = {value.name: TensorProto.FLOAT for value in model.graph.input}
+    nodes: list[onnx.NodeProto] = []
+    initializers: dict[str, TensorProto] = {}
+    cast: dict[tuple[str, int], str] = {}
+
+    def as_type(name: str, wanted: int) -> str:
+        """Return the name of ``name``'s value in the wanted type, cast once."""
+        if types.get(name) != TensorProto.FLOAT:
+            if name in constants:
+                initializers[name] = constants[name]
+            return name
+        if name in constants:
+            typed = name if wanted == TensorProto.FLOAT else f"{name}_low"
+            if typed not in initializers:
+                initializers[typed] = _cast_constant(constants[name], typed, wanted)
+            return typed
+        if held[name] == wanted:
+            return name
+        if (name, wanted) not in cast:
+            suffix = "low" if wanted == low else "fp32"
+            cast[name, wanted] = f"{name}_{suffix}"
+            nodes.append(_cast_node(name, cast[name, wanted], wanted))
+        return cast[name, wanted]
+
+    for node in model.graph.node:
+        wanted = TensorProto.FLOAT if node.name in kept else low
+        lowered = onnx.NodeProto()
+        lowered.CopyFrom(node)
+        lowered.ClearField("input")
+        lowered.input.extend(as_type(name, wanted) if name else "" for name in node.input)
+        if node.op_type == "Cast":
+            for attribute in lowered.attribute:
+                if attribute.name == "to" and attribute.i == TensorProto.FLOAT:
+                    attribute.i = wanted
+        nodes.append(lowered)
+        held.update((name, wanted) for name in node.output)
+
+    for output in model.graph.output:
+        if held[output.name] != TensorProto.FLOAT:
+            _rename(nodes, output.name, f"{output.name}_low")
+            nodes.append(_cast_node(f"{output.name}_low", output.name, TensorProto.FLOAT))
+    graph = helper.make_graph(
+        nodes,
+        model.graph.name,
+        model.graph.input,
+        model.graph.output,
+        list(initializers.values()),
+        doc_string=model.graph.doc_string,
+    )
+    result = helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid("", _LOW_OPSET[precision])],
+        ir_version=model.ir_version,
+        doc_string=model.doc_string,
+        producer_name=model.producer_name,
+        producer_version=model.producer_version,
+    )
+    onnx.checker.check_model(result, full_check=True)
+    return result
+
+
+def find_islands(
+    model: onnx.ModelProto,
+    precision: str,
+    hu: NDArray[Any],
+    reference: dict[str, NDArray[Any]],
+    advance: Callable[[], None] = lambda: None,
+) -> tuple[str, ...]:
+    """Return a smallest set of nodes to keep in float32 for the parity budget.
+
+    The set is minimal: it keeps ``SEARCH_MARGIN`` of the budget, and without any one of its nodes
+    it would not, as far as more float32 never makes a graph worse.
+
+    Args:
+        model: the float32 graph.
+        precision: a key of ``LOW_TYPES``.
+        hu: [n, 512, 512], the slices to judge by.
+        reference: their float64 outputs.
+        advance: told of each judged graph.
+
+    Raises:
+        CheckFailed: the float32 graph itself misses that share of the budget.
+    """
+    limit = SEARCH_MARGIN * BUDGETS[precision]
+
+    def keeps_budget(islands: Sequence[str]) -> bool:
+        lowered = convert(model, precision, islands)
+        backend = OnnxRuntimeBackend(emulate(lowered.SerializeToString()))
+        outputs = [backend.run(one[None, None]) for one in hu]
+        advance()
+        # Written so that a NaN fails.
+        return all(
+            relative_error(np.concatenate([o[name] for o in outputs]), reference[name]) <= limit
+            for name in OUTPUTS
+        )
+
+    types = element_types(model)
+    nodes = [n.name for n in model.graph.node if types[n.output[0]] == TensorProto.FLOAT]
+    if keeps_budget(()):
+        return ()
+    if not keeps_budget(nodes):
+        raise CheckFailed(f"the float32 graph itself is off by more than {limit:.1e}")
+    return tuple(_minimal(nodes, keeps_budget))
+
+
+def float32_products(model: onnx.ModelProto, islands: Sequence[str]) -> dict[str, int]:
+    """Count the islands that are products, by TensorRT's name of their layer."""
+    kept = set(islands)
+    kinds = [_PRODUCTS[n.op_type] for n in model.graph.node if n.name in kept & _named(model)]
+    return {kind: kinds.count(kind) for kind in sorted(set(kinds))}
+
+
+def _minimal(candidates: Sequence[str], passes: Callable[[Sequence[str]], bool]) -> list[str]:
+    """Return a minimal subset that passes (QuickXplain, Junker 2004); all candidates do."""
+
+    def explain(known: list[str], added: bool, rest: list[str]) -> list[str]:
+        if added and passes(known):
+            return []
+        if len(rest) == 1:
+            return rest
+        half = len(rest) // 2
+        second = explain(known + rest[:half], True, rest[half:])
+        first = explain(known + second, bool(second), rest[:half])
+        return first + second
+
+    return explain([], False, list(candidates))
+
+
+def _named(model: onnx.ModelProto) -> set[str]:
+    return {node.name for node in model.graph.node if node.op_type in _PRODUCTS}
+
+
+def _rename(nodes: list[onnx.NodeProto], old: str, new: str) -> None:
+    for node in nodes:
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                if name == old:
+                    names[i] = new

@@ -1,0 +1,122 @@
+"""8-bit variants of the float16 graph, made by NVIDIA's Model Optimizer (`nvidia-modelopt`).
+
+Only the linear layers, the products with constant weights, are quantised: their weights for each
+channel, their inputs as a whole, calibrated by the largest value seen. The products of two
+activations inside the attention, the convolutions and the float32 islands stay as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from clinreadnet.errors import InputError
+from clinreadnet.files import whole_file
+
+QUANTIZED = ("int8", "fp8")
+"""Precisions made here."""
+
+_FEWEST_COLUMNS = 16
+"""Fewest columns of a matrix that Model Optimizer quantises."""
+
+
+def load_optimizer() -> Any:
+    """Import Model Optimizer's ONNX quantisation.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        with _quiet():
+            import modelopt.onnx.quantization as optimizer
+    except ImportError as error:
+        raise InputError(
+            f"{' and '.join(QUANTIZED)} need {error.name or 'nvidia-modelopt'}; run "
+            '`pip install "clinreadnet[quantize]"`'
+        ) from None
+    return optimizer
+
+
+def quantize(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    precision: str,
+    hu: NDArray[Any],
+) -> None:
+    """Write the quantised variant of a graph: Q/DQ pairs around its linear layers.
+
+    Args:
+        source: the float16 graph.
+        target: file to write.
+        precision: "int8" or "fp8".
+        hu: float32 [n, 512, 512], the slices to calibrate with.
+
+    Raises:
+        InputError: Model Optimizer is not installed.
+    """
+    optimizer = load_optimizer()
+    model = onnx.load(source)
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        made = Path(folder) / "quantized.onnx"
+        optimizer.quantize(
+            os.fspath(source),
+            quantize_mode=precision,
+            calibration_data={"hu": np.ascontiguousarray(hu[:, None], dtype=np.float32)},
+            calibration_method="max",
+            calibration_eps=["cpu"],
+            op_types_to_quantize=["MatMul"],
+            nodes_to_quantize=linear_layers(model),
+            high_precision_dtype="fp32",  # that is: leave the source's types alone
+            output_path=str(made),
+            log_level="ERROR",
+        )
+        quantized = onnx.load(made)
+    quantized.doc_string = model.doc_string.replace("fp16", precision)
+    quantized.graph.name = model.graph.name
+    onnx.checker.check_model(quantized, full_check=True)
+    with whole_file(target) as temporary:
+        onnx.save_model(quantized, temporary)
+
+
+def linear_layers(model: onnx.ModelProto) -> list[str]:
+    """Return the names of the 16-bit matrix products whose second factor is a constant matrix.
+
+    Model Optimizer leaves matrices of few columns as they are; TensorRT has nothing to gain there.
+    Nor has it from the network's float32 products, of one vector an image.
+    """
+    columns = {
+        tensor.name: tensor.dims[-1]
+        for tensor in model.graph.initializer
+        if tensor.dims and tensor.data_type != onnx.TensorProto.FLOAT
+    }
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type == "MatMul" and columns.get(node.input[1], 0) >= _FEWEST_COLUMNS
+    ]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Model Optimizer's notes on missing GPUs and colours off both output streams."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            yield
+    finally:
+        logging.disable(disabled)

@@ -1,0 +1,1 @@
+"""The attention half of a block in one launch."""

@@ -1,0 +1,215 @@
+"""The attention half of a block in one launch. x [B, H, W, C] -> out [B, H, W, C].
+
+out = x + projection(window_attention(qkv(LayerNorm(x))))
+
+A program owns one (shifted) window: it reads the window's tokens once and writes them once, and in
+between they stay on the chip. It loops over the heads: q, k and v of one head, its attention, and
+its share of the projection, which sums up in registers on top of the residual. Weights come from
+the cache that all programs share. Products are in the dtype of x, accumulated in float32;
+LayerNorm, scores, softmax and the two last sums are float32. What it rounds to the dtype of x: the
+normalised tokens, q, k and v, the probabilities, the attended values, the output.
+Limits: 48 or 96 channels, head_dim 16 or 32, windows 4...8, up to 3 octaves, float16/bfloat16.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.library import triton_op, wrap_triton
+
+from clinreadnet.kernels.dispatch import INTERPRETED, differentiate_as
+from clinreadnet.kernels.grid import Size
+from clinreadnet.kernels.launch import gpu_of, launch_config
+from clinreadnet.kernels.ops.attention_block.reference import attention_block_reference
+from clinreadnet.kernels.ops.layer_norm.kernel import layer_norm
+from clinreadnet.kernels.ops.window_attention.kernel import attend, window_token
+
+
+@dataclass(frozen=True)
+class AttentionBlockConfig:
+    """How the kernel is launched."""
+
+    num_warps: int
+    stages: int
+    """Heads whose weights are on the chip at once: above 1, the next ones load meanwhile."""
+    precision: str = "tf32x3"
+    """Not used by half-precision products."""
+
+
+@triton.jit
+def _attention_block_fwd_kernel(
+    x_ptr,
+    norm_weight_ptr,
+    norm_bias_ptr,
+    qkv_weight_ptr,
+    qkv_bias_ptr,
+    projection_weight_ptr,
+    projection_bias_ptr,
+    position_bias_ptr,
+    inv_temperature_ptr,
+    gates_ptr,
+    H,
+    W,
+    out_ptr,
+    WINDOW: tl.constexpr,
+    SHIFT: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    OCTAVES: tl.constexpr,
+    EPS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    STAGES: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    N: tl.constexpr = WINDOW * WINDOW
+    window = tl.program_id(0)
+    windows_x = W // WINDOW
+    windows = (H // WINDOW) * windows_x
+    image, window = window // windows, window % windows
+
+    # As in window_attention, places past the window repeat its last one and are not stored.
+    n = tl.arange(0, BLOCK_N)
+    place = n
+    if BLOCK_N > N:
+        place = tl.minimum(n, N - 1)
+    token, region = window_token(
+        place, window // windows_x, window % windows_x, H, W, WINDOW, SHIFT
+    )
+    c = tl.arange(0, BLOCK_C)
+    inside = c < CHANNELS
+    offset = image.to(tl.int64) * H * W * CHANNELS + token[:, None] * CHANNELS + c[None, :]
+    x = tl.load(x_ptr + offset, mask=inside[None, :], other=0.0)
+    y = layer_norm(x, c, norm_weight_ptr, norm_bias_ptr, CHANNELS, EPS)  # [BLOCK_N, BLOCK_C]
+
+    acc = tl.load(projection_bias_ptr + c, mask=inside, other=0.0).to(tl.float32)[None, :] + x
+    for head in tl.range(0, CHANNELS // HEAD_DIM, num_stages=STAGES):
+        d = head * HEAD_DIM + tl.arange(0, HEAD_DIM)
+        w_ptrs = qkv_weight_ptr + d[None, :] * CHANNELS + c[:, None]  # [BLOCK_C, HEAD_DIM]
+        w_q = tl.load(w_ptrs, mask=inside[:, None], other=0.0)
+        w_k = tl.load(w_ptrs + CHANNELS * CHANNELS, mask=inside[:, None], other=0.0)
+        w_v = tl.load(w_ptrs + 2 * CHANNELS * CHANNELS, mask=inside[:, None], other=0.0)
+        # Biases are loaded after the products: before them they would hold registers.
+        b_ptrs = qkv_bias_ptr + d
+        q = tl.dot(y, w_q, input_precision=PRECISION) + tl.load(b_ptrs)[None, :]
+        k = tl.dot(y, w_k, input_precision=PRECISION) + tl.load(b_ptrs + CHANNELS)[None, :]
+        v = tl.dot(y, w_v, input_precision=PRECISION) + tl.load(b_ptrs + 2 * CHANNELS)[None, :]
+        attended = attend(
+            q.to(x.dtype),
+            k.to(x.dtype),
+            v.to(x.dtype),
+            tl.load(position_bias_ptr + head * N * N + place[:, None] * N + place[None, :]),
+            tl.load(inv_temperature_ptr + head),
+            gates_ptr + head * OCTAVES,
+            region,
+            region,
+            N,
+            SHIFT > 0,
+            OCTAVES,
+            PRECISION,
+        )
+        w_ptrs = projection_weight_ptr + c[None, :] * CHANNELS + d[:, None]  # [HEAD_DIM, BLOCK_C]
+        w = tl.load(w_ptrs, mask=inside[None, :], other=0.0)
+        acc = tl.dot(attended.to(x.dtype), w, acc, input_precision=PRECISION)
+
+    mask = (n < N)[:, None] & inside[None, :]
+    tl.store(out_ptr + offset, acc.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+def attention_block_constants(
+    channels: int,
+    heads: int,
+    octaves: int,
+    window: int,
+    shift: int,
+    eps: float,
+    config: AttentionBlockConfig,
+) -> dict[str, Any]:
+    """Compile-time arguments of the kernel."""
+    return {
+        "WINDOW": window,
+        "SHIFT": shift,
+        "CHANNELS": channels,
+        "HEAD_DIM": channels // heads,
+        "OCTAVES": octaves,
+        "EPS": eps,
+        "BLOCK_C": triton.next_power_of_2(channels),
+        "BLOCK_N": triton.next_power_of_2(window * window),
+        "STAGES": config.stages,
+        "PRECISION": config.precision,
+    }
+
+
+def attention_block_config(
+    channels: int, dtype: torch.dtype, gpu: str, capability: int
+) -> AttentionBlockConfig:
+    """Launch configuration for a number of channels and the dtype of x on a GPU."""
+    keys = str(dtype).removeprefix("torch."), str(channels)
+    return AttentionBlockConfig(**launch_config(gpu, capability, "attention_block", *keys))
+
+
+def attention_block_grid(batch: Size, h: Size, w: Size, window: int) -> Size:
+    """Programs of a launch."""
+    return batch * (h // window) * (w // window)
+
+
+@triton_op("clinreadnet::attention_block", mutates_args=())
+def attention_block_op(
+    x: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    qkv_weight: Tensor,
+    qkv_bias: Tensor,
+    projection_weight: Tensor,
+    projection_bias: Tensor,
+    position_bias: Tensor,
+    inv_temperature: Tensor,
+    gates: Tensor,
+    *,
+    window: int,
+    shift: int,
+    eps: float,
+) -> Tensor:
+    """The kernel as an op; the arguments are those that ``attention_block`` lets through."""
+    out = x.new_empty(x.shape)
+    if out.numel() == 0:
+        return out
+    batch, h, w, channels = x.shape
+    heads, octaves = gates.shape
+    config = attention_block_config(channels, x.dtype, *gpu_of(x.device))
+    wrap_triton(_attention_block_fwd_kernel)[(attention_block_grid(batch, h, w, window),)](
+        x,
+        norm_weight.contiguous(),
+        norm_bias.contiguous(),
+        qkv_weight.contiguous(),
+        qkv_bias.contiguous(),
+        projection_weight.contiguous(),
+        projection_bias.contiguous(),
+        position_bias.contiguous(),
+        inv_temperature.contiguous(),
+        gates.contiguous(),
+        h,
+        w,
+        out,
+        **attention_block_constants(channels, heads, octaves, window, shift, eps, config),
+        num_warps=config.num_warps,
+    )
+    return out
+
+
+# Without this the op's body is its fake, and tracing under the interpreter would run the kernel.
+@attention_block_op.register_fake
+def _(x: Tensor, *parameters: Tensor, window: int, shift: int, eps: float) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+if not INTERPRETED:
+    attention_block_op.register_kernel("cpu", attention_block_reference)
+
+
+differentiate_as(attention_block_op, attention_block_reference)

@@ -1,0 +1,128 @@
+"""The attention half of a block, fused: the public function.
+
+The mathematics is in ``attention_block_reference.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from clinreadnet.kernels.dispatch import Impl, device_obstacle, fused_obstacle, require, use_triton
+from clinreadnet.kernels.ops.attention_block.reference import attention_block_reference
+
+HEAD_DIMS = (16, 32)
+WINDOWS = range(4, 9)
+MAX_OCTAVES = 3
+"""What the kernel is compiled and tested for; with a fourth octave some GPUs spill registers."""
+
+
+def attention_block_obstacle(
+    x: Tensor, parameters: Sequence[Tensor], *, heads: int, window: int, octaves: int
+) -> str | None:
+    """Why the kernel cannot take these arguments, or None.
+
+    Args:
+        x: [B, H, W, C].
+        parameters: weights and biases of LayerNorm, qkv and projection.
+        heads: attention heads.
+        window: side of a window in tokens.
+        octaves: sharpness levels T.
+    """
+    if x.dtype not in (torch.float16, torch.bfloat16):
+        return f"needs x in float16 or bfloat16, not {x.dtype}"
+    if x.shape[3] // heads not in HEAD_DIMS:
+        return f"needs a head_dim in {HEAD_DIMS}, not {x.shape[3] // heads}"
+    if window not in WINDOWS:
+        return f"needs a window in {WINDOWS.start}...{WINDOWS.stop - 1}, not {window}"
+    if octaves > MAX_OCTAVES:
+        return f"needs at most {MAX_OCTAVES} octaves, not {octaves}"
+    return fused_obstacle(x, parameters)
+
+
+def attention_block(
+    x: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    qkv_weight: Tensor,
+    qkv_bias: Tensor,
+    projection_weight: Tensor,
+    projection_bias: Tensor,
+    position_bias: Tensor,
+    inv_temperature: Tensor,
+    gates: Tensor,
+    *,
+    window: int,
+    shift: int = 0,
+    eps: float = 1e-5,
+    impl: Impl = "auto",
+) -> Tensor:
+    """LayerNorm, qkv, (shifted) window attention at several temperatures, projection, residual.
+
+    Args:
+        x: [B, H, W, C]; H and W multiples of ``window``.
+        norm_weight: [C].
+        norm_bias: [C].
+        qkv_weight: [3C, C], rows laid out (q | k | v, head, head_dim).
+        qkv_bias: [3C].
+        projection_weight: [C, C].
+        projection_bias: [C].
+        position_bias: [heads, N, N], N = window ** 2, added to q k^T / sqrt(d) before the
+            temperature.
+        inv_temperature: [heads], base inverse temperature beta > 0.
+        gates: [heads, T], weight of each octave; rows sum to 1.
+        window: side of a window in tokens.
+        shift: cyclic shift in tokens, 0 <= shift < window; tokens then attend only within their
+            own region of the shifted window (Liu et al. 2021).
+        eps: of the LayerNorm.
+        impl: "auto" (Triton on CUDA tensors within its limits, else the reference), "triton" or
+            "reference"; an explicit choice never falls back. Triton takes a contiguous ``x`` of 48
+            or 96 channels in float16 or bfloat16, weights and biases of that dtype, the last three
+            tensors in float32, head_dim 16 or 32, windows of 4 to 8, at most 3 octaves, and
+            compute capability 8.0 or later. In float32 a window does not fit a chip's registers.
+
+    Returns:
+        [B, H, W, C], dtype of ``x``.
+
+    Raises:
+        ValueError: shapes outside the above, or "triton" outside its limits, saying which.
+    """
+    require(x.ndim == 4, f"attention_block: x {list(x.shape)} is not [B, H, W, C]")
+    _, h, w, c = x.shape
+    require(
+        h % window == 0 and w % window == 0,
+        f"attention_block: H={h}, W={w} are not multiples of window={window}",
+    )
+    require(0 <= shift < window, f"attention_block: shift={shift} is not in 0...{window - 1}")
+    require(
+        gates.ndim == 2 and gates.shape[1] >= 1,
+        f"attention_block: gates {list(gates.shape)} is not [heads, T]",
+    )
+    (heads, octaves), n = gates.shape, window * window
+    require(c % heads == 0, f"attention_block: C={c} is not a multiple of {heads} heads")
+    layers = norm_weight, norm_bias, qkv_weight, qkv_bias, projection_weight, projection_bias
+    scores = position_bias, inv_temperature, gates
+    given = [list(tensor.shape) for tensor in (*layers, *scores[:2])]
+    wanted = [[c], [c], [3 * c, c], [3 * c], [c, c], [c], [heads, n, n], [heads]]
+    require(
+        given == wanted,
+        f"attention_block: parameters {given} after x {list(x.shape)} are not {wanted}",
+    )
+
+    def obstacle() -> str | None:
+        if {tensor.dtype for tensor in scores} != {torch.float32}:
+            return "needs position_bias, inv_temperature and gates in float32, not " + ", ".join(
+                str(tensor.dtype) for tensor in scores
+            )
+        return attention_block_obstacle(
+            x, layers, heads=heads, window=window, octaves=octaves
+        ) or device_obstacle(x, *scores)
+
+    if use_triton("attention_block", impl, x, obstacle):
+        from clinreadnet.kernels.ops.attention_block.kernel import attention_block_op
+
+        out: Tensor = attention_block_op(x, *layers, *scores, window=window, shift=shift, eps=eps)
+        return out
+    return attention_block_reference(x, *layers, *scores, window=window, shift=shift, eps=eps)

@@ -1,0 +1,1 @@
+"""The MLP half of a block in one launch."""

@@ -1,0 +1,162 @@
+"""The MLP half of a block in one launch. x [..., C] -> out [..., C].
+
+out = x + fc2(GELU(fc1(LayerNorm(x))))
+
+A program owns BLOCK_M tokens: it reads them once and writes them once. The hidden layer comes and
+goes BLOCK_HIDDEN channels at a time, each chunk adding its share of the output in registers, so
+that it never reaches memory. Weights come from the cache that all programs share. Products are in
+the dtype of x, accumulated in float32; LayerNorm, GELU and the two last sums are float32. What it
+rounds to the dtype of x: the normalised tokens, the hidden layer after GELU, the output.
+Limits: 48 or 96 channels, float32/16/bfloat16.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.library import triton_op, wrap_triton
+
+from clinreadnet.kernels.dispatch import INTERPRETED, differentiate_as
+from clinreadnet.kernels.grid import Size, ceil_div
+from clinreadnet.kernels.launch import gpu_of, launch_config
+from clinreadnet.kernels.ops.layer_norm.kernel import layer_norm
+from clinreadnet.kernels.ops.mlp.reference import mlp_reference
+
+_SQRT_HALF = tl.constexpr(0.5**0.5)
+
+
+@dataclass(frozen=True)
+class MlpConfig:
+    """How the kernel is launched."""
+
+    block_m: int
+    """Tokens of a program; a power of two, 16 at least."""
+    block_hidden: int
+    """Hidden channels of a chunk; a power of two, 16 at least."""
+    num_warps: int
+    stages: int
+    """Chunks whose weights are on the chip at once: above 1, the next ones load meanwhile."""
+    precision: str = "tf32x3"
+    """Of float32 products where full precision is asked for: "tf32x3" or "ieee"."""
+
+
+@triton.jit
+def _mlp_fwd_kernel(
+    x_ptr,
+    norm_weight_ptr,
+    norm_bias_ptr,
+    fc1_weight_ptr,
+    fc1_bias_ptr,
+    fc2_weight_ptr,
+    fc2_bias_ptr,
+    tokens,
+    out_ptr,
+    CHANNELS: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    EPS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_HIDDEN: tl.constexpr,
+    STAGES: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    c = tl.arange(0, BLOCK_C)
+    inside = c < CHANNELS
+    offset = m[:, None] * CHANNELS + c[None, :]
+    mask = (m < tokens)[:, None] & inside[None, :]
+    x = tl.load(x_ptr + offset, mask=mask, other=0.0)
+    y = layer_norm(x, c, norm_weight_ptr, norm_bias_ptr, CHANNELS, EPS)  # [BLOCK_M, BLOCK_C]
+
+    acc = tl.load(fc2_bias_ptr + c, mask=inside, other=0.0).to(tl.float32)[None, :] + x
+    for start in tl.range(0, HIDDEN, BLOCK_HIDDEN, num_stages=STAGES):
+        h = start + tl.arange(0, BLOCK_HIDDEN)
+        held = h < HIDDEN
+        w_ptrs = fc1_weight_ptr + h[None, :] * CHANNELS + c[:, None]  # [BLOCK_C, BLOCK_HIDDEN]
+        w = tl.load(w_ptrs, mask=inside[:, None] & held[None, :], other=0.0)
+        hidden = tl.dot(y, w, input_precision=PRECISION)
+        hidden += tl.load(fc1_bias_ptr + h, mask=held, other=0.0)[None, :]
+        hidden = 0.5 * hidden * (1.0 + tl.erf(hidden * _SQRT_HALF))
+        w_ptrs = fc2_weight_ptr + c[None, :] * HIDDEN + h[:, None]  # [BLOCK_HIDDEN, BLOCK_C]
+        w = tl.load(w_ptrs, mask=held[:, None] & inside[None, :], other=0.0)
+        acc = tl.dot(hidden.to(x.dtype), w, acc, input_precision=PRECISION)
+
+    tl.store(out_ptr + offset, acc.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+def mlp_constants(channels: int, hidden: int, eps: float, config: MlpConfig) -> dict[str, Any]:
+    """Compile-time arguments of the kernel."""
+    return {
+        "CHANNELS": channels,
+        "HIDDEN": hidden,
+        "EPS": eps,
+        "BLOCK_C": triton.next_power_of_2(channels),
+        "BLOCK_M": config.block_m,
+        "BLOCK_HIDDEN": config.block_hidden,
+        "STAGES": config.stages,
+        "PRECISION": config.precision,
+    }
+
+
+def mlp_config(channels: int, dtype: torch.dtype, gpu: str, capability: int) -> MlpConfig:
+    """Launch configuration for a number of channels and the dtype of x on a GPU."""
+    keys = str(dtype).removeprefix("torch."), str(channels)
+    return MlpConfig(**launch_config(gpu, capability, "mlp", *keys))
+
+
+def mlp_grid(tokens: Size, block_m: int) -> Size:
+    """Programs of a launch."""
+    return ceil_div(tokens, block_m)
+
+
+@triton_op("clinreadnet::mlp", mutates_args=())
+def mlp_op(
+    x: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    fc1_weight: Tensor,
+    fc1_bias: Tensor,
+    fc2_weight: Tensor,
+    fc2_bias: Tensor,
+    *,
+    eps: float,
+) -> Tensor:
+    """The kernel as an op; the arguments are those that ``mlp`` lets through."""
+    out = x.new_empty(x.shape)
+    if out.numel() == 0:
+        return out
+    hidden, channels = fc1_weight.shape
+    tokens = x.numel() // channels
+    config = mlp_config(channels, x.dtype, *gpu_of(x.device))
+    wrap_triton(_mlp_fwd_kernel)[(mlp_grid(tokens, config.block_m),)](
+        x,
+        norm_weight.contiguous(),
+        norm_bias.contiguous(),
+        fc1_weight.contiguous(),
+        fc1_bias.contiguous(),
+        fc2_weight.contiguous(),
+        fc2_bias.contiguous(),
+        tokens,
+        out,
+        **mlp_constants(channels, hidden, eps, config),
+        num_warps=config.num_warps,
+    )
+    return out
+
+
+# Without this the op's body is its fake, and tracing under the interpreter would run the kernel.
+@mlp_op.register_fake
+def _(x: Tensor, *parameters: Tensor, eps: float) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+if not INTERPRETED:
+    mlp_op.register_kernel("cpu", mlp_reference)
+
+
+differentiate_as(mlp_op, mlp_reference)

@@ -1,0 +1,74 @@
+"""The MLP half of a block, fused: the public function.
+
+The mathematics is in ``mlp_reference.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from clinreadnet.kernels.dispatch import Impl, fused_obstacle, require, use_triton
+from clinreadnet.kernels.ops.mlp.reference import mlp_reference
+
+
+def mlp_obstacle(x: Tensor, parameters: Sequence[Tensor]) -> str | None:
+    """Why the kernel cannot take x [..., C] and the ``parameters`` of its layers, or None."""
+    if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return f"needs x in float32, float16 or bfloat16, not {x.dtype}"
+    return fused_obstacle(x, parameters)
+
+
+def mlp(
+    x: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    fc1_weight: Tensor,
+    fc1_bias: Tensor,
+    fc2_weight: Tensor,
+    fc2_bias: Tensor,
+    *,
+    eps: float = 1e-5,
+    impl: Impl = "auto",
+) -> Tensor:
+    """LayerNorm, fully connected, exact GELU, fully connected, residual.
+
+    Args:
+        x: [..., C].
+        norm_weight: [C].
+        norm_bias: [C].
+        fc1_weight: [hidden, C].
+        fc1_bias: [hidden].
+        fc2_weight: [C, hidden].
+        fc2_bias: [C].
+        eps: of the LayerNorm.
+        impl: "auto" (Triton on CUDA tensors within its limits, else the reference), "triton" or
+            "reference"; an explicit choice never falls back. Triton takes a contiguous ``x`` of 48
+            or 96 channels in float32, float16 or bfloat16, the other tensors in that dtype, and
+            compute capability 8.0 or later. Its float32 products follow
+            ``torch.set_float32_matmul_precision``: TF32 unless "highest".
+
+    Returns:
+        [..., C], dtype of ``x``.
+
+    Raises:
+        ValueError: shapes outside the above, or "triton" outside its limits, saying which.
+    """
+    require(
+        x.ndim >= 1 and fc1_weight.ndim == 2,
+        f"mlp: x {list(x.shape)}, fc1_weight {list(fc1_weight.shape)} are not [..., C], "
+        "[hidden, C]",
+    )
+    c, hidden = x.shape[-1], fc1_weight.shape[0]
+    layers = norm_weight, norm_bias, fc1_weight, fc1_bias, fc2_weight, fc2_bias
+    given = [list(tensor.shape) for tensor in layers]
+    wanted = [[c], [c], [hidden, c], [hidden], [c, hidden], [c]]
+    require(given == wanted, f"mlp: parameters {given} after x {list(x.shape)} are not {wanted}")
+    if use_triton("mlp", impl, x, lambda: mlp_obstacle(x, layers)):
+        from clinreadnet.kernels.ops.mlp.kernel import mlp_op
+
+        out: Tensor = mlp_op(x, *layers, eps=eps)
+        return out
+    return mlp_reference(x, *layers, eps=eps)

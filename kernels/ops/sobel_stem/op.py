@@ -1,0 +1,62 @@
+"""Sobel stem: the public function. The mathematics is in ``sobel_stem_reference.py``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from clinreadnet.kernels.dispatch import Impl, device_obstacle, require, use_triton
+from clinreadnet.kernels.ops.sobel_stem.reference import sobel_stem_reference
+
+MAX_CHANNELS = 64
+"""Output channels that the kernel keeps in registers."""
+
+
+def _obstacle(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:
+    """Why the kernel cannot take these arguments, or None."""
+    if weight.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return f"needs weight in float32, float16 or bfloat16, not {weight.dtype}"
+    if x.dtype not in (weight.dtype, torch.float32):
+        return f"needs x in float32 or the dtype of weight, {weight.dtype}, not {x.dtype}"
+    if bias.dtype != weight.dtype:
+        return f"needs bias in the dtype of weight, {weight.dtype}, not {bias.dtype}"
+    if not x.is_contiguous():
+        return f"needs a contiguous x, not strides {list(x.stride())}"
+    if x.shape[2] * x.shape[3] >= 2**31:
+        return f"needs fewer than 2**31 pixels in a slice, not {x.shape[2]} * {x.shape[3]}"
+    if weight.shape[0] > MAX_CHANNELS:
+        return f"needs at most {MAX_CHANNELS} output channels, not {weight.shape[0]}"
+    return device_obstacle(x, weight, bias)
+
+
+def sobel_stem(x: Tensor, weight: Tensor, bias: Tensor, *, impl: Impl = "auto") -> Tensor:
+    """Sobel edges, 3x3 convolution of stride 2, GELU.
+
+    Args:
+        x: [B, 1, H, W], encoded slices in 0...1; dtype of ``weight``, or float32.
+        weight: [C0, 4, 3, 3] over the channels (x, gx, gy, magnitude).
+        bias: [C0], dtype of ``weight``.
+        impl: "auto" (Triton on CUDA tensors within its limits, else the reference), "triton" or
+            "reference"; an explicit choice never falls back. Triton takes float32, float16 and
+            bfloat16, a contiguous ``x`` and at most 64 output channels. Its float32 products
+            follow ``torch.set_float32_matmul_precision``: TF32 unless "highest".
+
+    Returns:
+        [B, C0, ceil(H / 2), ceil(W / 2)], dtype of ``weight``; channels last from Triton.
+
+    Raises:
+        ValueError: shapes outside the above, or "triton" outside its limits, saying which.
+    """
+    require(x.ndim == 4 and x.shape[1] == 1, f"sobel_stem: x {list(x.shape)} is not [B, 1, H, W]")
+    c0 = weight.shape[0]
+    require(
+        tuple(weight.shape) == (c0, 4, 3, 3) and tuple(bias.shape) == (c0,),
+        f"sobel_stem: weight {list(weight.shape)}, bias {list(bias.shape)} are not "
+        "[C0, 4, 3, 3], [C0]",
+    )
+    if use_triton("sobel_stem", impl, x, lambda: _obstacle(x, weight, bias)):
+        from clinreadnet.kernels.ops.sobel_stem.kernel import sobel_stem_op
+
+        out: Tensor = sobel_stem_op(x, weight, bias)
+        return out
+    return sobel_stem_reference(x, weight, bias)

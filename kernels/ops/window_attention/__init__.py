@@ -1,0 +1,1 @@
+"""Windowed multi-temperature attention."""

@@ -1,0 +1,113 @@
+"""Windowed multi-temperature attention: the public function.
+
+The mathematics is in ``window_attention_reference.py``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from clinreadnet.kernels.dispatch import Impl, device_obstacle, require, use_triton
+from clinreadnet.kernels.launch import gpu_of
+from clinreadnet.kernels.ops.window_attention.reference import window_attention_reference
+
+HEAD_DIMS = (16, 32)
+WINDOWS = range(4, 17)
+MAX_OCTAVES = 4
+"""What the kernel is compiled and tested for."""
+
+
+def _obstacle(
+    qkv: Tensor, bias: Tensor, inv_temperature: Tensor, gates: Tensor, window: int
+) -> str | None:
+    """Why the kernel cannot take these arguments, or None."""
+    heads, octaves = gates.shape
+    head_dim = qkv.shape[3] // (3 * heads)
+    if qkv.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return f"needs qkv in float32, float16 or bfloat16, not {qkv.dtype}"
+    if {bias.dtype, inv_temperature.dtype, gates.dtype} != {torch.float32}:
+        return (
+            "needs bias, inv_temperature and gates in float32, not "
+            f"{bias.dtype}, {inv_temperature.dtype}, {gates.dtype}"
+        )
+    if not qkv.is_contiguous():
+        return f"needs a contiguous qkv, not strides {list(qkv.stride())}"
+    if head_dim not in HEAD_DIMS:
+        return f"needs a head_dim in {HEAD_DIMS}, not {head_dim}"
+    if window not in WINDOWS:
+        return f"needs a window in {WINDOWS.start}...{WINDOWS.stop - 1}, not {window}"
+    if octaves > MAX_OCTAVES:
+        return f"needs at most {MAX_OCTAVES} octaves, not {octaves}"
+    capability = gpu_of(qkv.device)[1]
+    if 0 < capability < 80 and window > 8:
+        return f"needs a window of at most 8 before compute capability 8.0, not {window}"
+    return device_obstacle(qkv, bias, inv_temperature, gates)
+
+
+def window_attention(
+    qkv: Tensor,
+    bias: Tensor,
+    inv_temperature: Tensor,
+    gates: Tensor,
+    *,
+    window: int,
+    shift: int = 0,
+    impl: Impl = "auto",
+) -> Tensor:
+    """Attend within (shifted) windows at several temperatures at once.
+
+    Args:
+        qkv: [B, H, W, 3C], channels (q | k | v, head, head_dim); H and W multiples of ``window``.
+        bias: [heads, N, N], N = window ** 2, added to q k^T / sqrt(d) before the temperature.
+        inv_temperature: [heads], base inverse temperature beta > 0.
+        gates: [heads, T], weight of each octave; rows sum to 1.
+        window: side of a window in tokens.
+        shift: cyclic shift in tokens, 0 <= shift < window; tokens then attend only within their
+            own region of the shifted window (Liu et al. 2021).
+        impl: "auto" (Triton on CUDA tensors within its limits, else the reference), "triton" or
+            "reference"; an explicit choice never falls back. Triton takes a contiguous ``qkv`` in
+            float32, float16 or bfloat16, the other tensors in float32 with any strides,
+            head_dim 16 or 32, windows of 4 to 16 (to 8 before compute capability 8.0) and at most
+            4 octaves. Its float32 products follow ``torch.set_float32_matmul_precision``: TF32
+            unless "highest".
+
+    Returns:
+        [B, H, W, C], dtype of ``qkv``.
+
+    Raises:
+        ValueError: shapes outside the above, or "triton" outside its limits, saying which.
+    """
+    require(qkv.ndim == 4, f"window_attention: qkv {list(qkv.shape)} is not [B, H, W, 3C]")
+    _, h, w, c3 = qkv.shape
+    require(
+        h % window == 0 and w % window == 0,
+        f"window_attention: H={h}, W={w} are not multiples of window={window}",
+    )
+    require(0 <= shift < window, f"window_attention: shift={shift} is not in 0...{window - 1}")
+    require(
+        gates.ndim == 2 and gates.shape[1] >= 1,
+        f"window_attention: gates {list(gates.shape)} is not [heads, T]",
+    )
+    heads, n = gates.shape[0], window * window
+    require(
+        c3 % (3 * heads) == 0, f"window_attention: 3C={c3} is not a multiple of 3 * {heads} heads"
+    )
+    require(
+        tuple(bias.shape) == (heads, n, n) and tuple(inv_temperature.shape) == (heads,),
+        f"window_attention: bias {list(bias.shape)}, inv_temperature "
+        f"{list(inv_temperature.shape)} are not [{heads}, {n}, {n}], [{heads}]",
+    )
+    if use_triton(
+        "window_attention",
+        impl,
+        qkv,
+        lambda: _obstacle(qkv, bias, inv_temperature, gates, window),
+    ):
+        from clinreadnet.kernels.ops.window_attention.kernel import window_attention_op
+
+        out: Tensor = window_attention_op(
+            qkv, bias, inv_temperature, gates, window=window, shift=shift
+        )
+        return out
+    return window_attention_reference(qkv, bias, inv_temperature, gates, window=window, shift=shift)

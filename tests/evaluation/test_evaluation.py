@@ -1,0 +1,123 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.labelled_folder import make_labelled_folder
+
+from clinreadnet.data.ldctiqa import read_ldctiqa
+from clinreadnet.errors import InputError
+from clinreadnet.evaluation.labels import ceiling, parts, table
+from clinreadnet.evaluation.order import degradation_order, evaluate_order, order_table
+from clinreadnet.metrics import correlations
+
+
+def records(anatomies: int = 2) -> list[dict]:
+    """Two anatomies, four noise levels and three view counts, and two denoised copies of each."""
+    made = []
+    for anatomy in range(anatomies):
+        for level in range(4):
+            for views in (720, 240, 120):
+                quality = 4 - level - 0.5 * (views == 240) - 0.9 * (views == 120)
+                made.append(
+                    {"anatomy": anatomy, "noise_level": level, "views": views, "quality": quality}
+                )
+        for level, denoiser in ((0, "nlm"), (3, "bilateral")):
+            made.append(made[0] | {"anatomy": anatomy, "noise_level": level, "denoiser": denoiser})
+    return made
+
+
+def order(scores: np.ndarray, made: list[dict], clean: dict[int, float] | None = None) -> dict:
+    return dict(degradation_order([f"{i:04}.tif" for i in range(len(made))], scores, made, clean))
+
+
+def test_scores_that_follow_the_degradation() -> None:
+    made = records()
+    scores = np.array([r["quality"] - 1.5 * ("denoiser" in r) for r in made])
+    result = order(scores, made)
+    assert result["anatomies"] == {"0": pytest.approx(1), "1": pytest.approx(1)}
+    assert list(result["mean_by_noise_level"]) == ["0", "1", "2", "3"]
+    assert list(result["mean_by_views"]) == ["720", "240", "120"]
+    assert result["mean_by_views"]["720"] == pytest.approx(2.5), "copies are left out"
+    assert result["noise_monotone"] and result["views_monotone"]
+    assert (result["denoised"], result["denoised_above_clean"]) == (4, [])
+
+
+def test_scores_that_do_not() -> None:
+    made = records()
+    scores = np.array([r["quality"] for r in made])
+    for i, record in enumerate(made):
+        if record["anatomy"] == 1 and "denoiser" not in record:
+            scores[i] = -scores[i]
+        if record["views"] == 240:
+            scores[i] -= 3.0
+    scores[12] = 4.1  # a denoised copy of anatomy 0
+    result = order(scores, made)
+    assert result["lowest_srocc"] == result["anatomies"]["1"] < -0.4
+    assert not result["views_monotone"]
+    assert "0012.tif" in result["denoised_above_clean"]
+
+
+def test_the_slice_before_degradation_is_the_limit_where_it_is_given() -> None:
+    made = records(1)
+    scores = np.array([r["quality"] - 0.1 * ("denoiser" in r) for r in made])
+    assert order(scores, made)["denoised_above_clean"] == []
+    assert order(scores, made, {0: 3.8})["denoised_above_clean"] == ["0012.tif", "0013.tif"]
+
+
+def test_the_order_needs_a_record(tmp_path: Path) -> None:
+    folder = make_labelled_folder(tmp_path / "d", anatomies=1)
+    with pytest.raises(InputError, match="no simulation.json that says how each image was"):
+        evaluate_order(folder)
+
+
+def test_the_order_of_a_folder_and_its_table(tmp_path: Path) -> None:
+    folder = make_labelled_folder(tmp_path / "d", anatomies=1)
+    simulation = json.loads((folder / "simulation.json").read_text())
+    for k, record in enumerate(simulation["images"].values()):
+        record |= {"noise_level": k, "views": 720, "quality": 4.0 - k, "slice": "IM1.dcm"}
+    (folder / "simulation.json").write_text(json.dumps(simulation))
+    result = evaluate_order(folder)
+    assert list(result["anatomies"]) == ["IM1.dcm"] and result["lowest_srocc"] > 0.9
+    assert result["noise_monotone"] and result["denoised"] == 0
+    assert order_table(result).row_count == 4
+    np.save(tmp_path / "other.npy", np.random.default_rng(0).normal(40, 9, (512, 512)))
+    with pytest.raises(InputError, match="anatomy 0 was made from IM1.dcm, which --clean does not"):
+        evaluate_order(folder, clean=[tmp_path / "other.npy"])
+
+
+def test_the_ceiling_is_the_recorded_quality(tmp_path: Path) -> None:
+    folder = make_labelled_folder(tmp_path / "d")
+    assert ceiling(read_ldctiqa(folder)) is None, "no quality is recorded"
+    simulation = json.loads((folder / "simulation.json").read_text())
+    quality = np.random.default_rng(0).normal(2, 1, 12)
+    for record, value in zip(simulation["images"].values(), quality, strict=True):
+        record["quality"] = value
+    (folder / "simulation.json").write_text(json.dumps(simulation))
+    opened = read_ldctiqa(folder)
+    expected = correlations(quality, opened.scores)
+    best = ceiling(opened)
+    assert best == expected
+    result = {**expected, "rmse": 0.1, "slices": 12, "ceiling": best, "checkpoint_sha256": ""}
+    result |= {"parts": {}, "worst": [{"name": "0001.tif", "label": 1.0, "score": 3.0}]}
+    shown = table(result)
+    assert [column.header for column in shown.columns][-1] == "ceiling"
+    assert shown.caption == "worst: 0001.tif 3.0 for 1.0"
+    (folder / "simulation.json").unlink()
+    assert ceiling(read_ldctiqa(folder)) is None
+
+
+def test_scans_and_denoised_copies_are_told_apart(tmp_path: Path) -> None:
+    folder = make_labelled_folder(tmp_path / "d")
+    labels = read_ldctiqa(folder).scores.astype(float)
+    assert parts(read_ldctiqa(folder), labels) == {}, "no quality is recorded"
+    simulation = json.loads((folder / "simulation.json").read_text())
+    for i, record in enumerate(simulation["images"].values()):
+        record |= {"quality": labels[i], "denoiser": "nlm" if i >= 8 else None}
+    (folder / "simulation.json").write_text(json.dumps(simulation))
+    found = parts(read_ldctiqa(folder), labels + np.where(np.arange(12) >= 8, 0.5, 0.0))
+    assert list(found) == ["scans", "nlm"]
+    assert (found["scans"]["slices"], found["nlm"]["slices"]) == (8, 4)
+    assert found["scans"]["bias"] == 0 and found["scans"]["rmse"] == 0
+    assert found["nlm"]["bias"] == pytest.approx(0.5) == found["nlm"]["rmse"]
+    assert found["nlm"]["srocc"] == found["nlm"]["ceiling_srocc"] == pytest.approx(1)

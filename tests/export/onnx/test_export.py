@@ -1,0 +1,202 @@
+"""The graphs: what they compute, and which operators they are made of."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto
+from support.export_models import RTX_MISSING, disc
+
+from clinreadnet.errors import InputError
+from clinreadnet.export.engines.build import EngineBuilder
+from clinreadnet.export.onnx.export import OPSETS, export_onnx
+from clinreadnet.metrics import relative_error
+from clinreadnet.model.checkpoint import load_checkpoint
+from clinreadnet.precision import BUDGETS
+from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from clinreadnet.runtime.scores import Outputs
+from clinreadnet.spec import OUTPUTS
+from clinreadnet.verify.emulate import emulate
+from clinreadnet.verify.reference import GoldenSlices, reference_outputs
+
+Graph = Callable[[str, str], Path]
+
+GRAPHS = [
+    pytest.param(preset, precision, id=f"{preset}-{precision}")
+    for preset in ("tiny", "small")
+    for precision in ("fp32", "fp16")
+]
+# Exact where the network decides the number, an upper bound where the exporter does. Of `small`.
+LAYER_NORMS, GELUS = 29, 15
+MOST = {
+    "Add": 118, "Cast": 87, "Clip": 1, "Concat": 26, "Conv": 3, "Div": 39, "Exp": 13, "Gelu": 15,
+    "LayerNormalization": 29, "Log": 1, "MatMul": 81, "Mul": 81, "Pad": 1, "ReduceMax": 13,
+    "ReduceSum": 45, "Reshape": 57, "Slice": 2, "Softmax": 2, "Split": 37, "Sqrt": 1, "Sub": 16,
+    "Transpose": 41, "Unsqueeze": 3, "Where": 6,
+}  # fmt: skip
+
+ISLANDS = ("Softmax", "LayerNormalization", "Exp", "Log", "ReduceMax", "ReduceSum")
+"""Operators that stay float32 in 16-bit graphs."""
+
+
+def inferred(path: Path) -> tuple[onnx.ModelProto, dict[str, int]]:
+    """The model, and the element type of every tensor in it."""
+    model = onnx.shape_inference.infer_shapes(onnx.load(path), strict_mode=True, data_prop=True)
+    graph = model.graph
+    types = {t.name: t.data_type for t in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        types[value.name] = value.type.tensor_type.elem_type
+    return model, types
+
+
+@pytest.fixture(scope="module")
+def slices() -> GoldenSlices:
+    return GoldenSlices(np.stack([disc(noise, seed=1) for noise in (10, 35, 80)]))
+
+
+@pytest.fixture(scope="module")
+def references(
+    tiny_checkpoint: Path, small_checkpoint: Path, slices: GoldenSlices
+) -> dict[str, Outputs]:
+    return {
+        "tiny": reference_outputs(load_checkpoint(tiny_checkpoint), slices),
+        "small": reference_outputs(load_checkpoint(small_checkpoint), slices),
+    }
+
+
+@pytest.mark.parametrize("batch", [1, 3], ids=["one", "three"])
+@pytest.mark.parametrize(("preset", "precision"), GRAPHS)
+def test_outputs_match_float64(
+    graph: Graph,
+    slices: GoldenSlices,
+    references: dict[str, Outputs],
+    preset: str,
+    precision: str,
+    batch: int,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    path = graph(preset, precision)
+    capfd.readouterr()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 2  # warnings
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    outputs = session.run(list(OUTPUTS), {"hu": slices.images[:batch, None]})
+    for name, output in zip(OUTPUTS, outputs, strict=True):
+        assert output.dtype == np.float32
+        error = relative_error(output, references[preset][name][:batch])
+        assert error <= BUDGETS[precision], name
+    assert capfd.readouterr() == ("", ""), "onnxruntime has nothing to warn of"
+
+
+def test_scores_stay_finite_for_absurd_inputs(graph: Graph) -> None:
+    session = onnxruntime.InferenceSession(graph("tiny", "fp16"))
+    hu = np.stack([np.full((512, 512), v, np.float32) for v in (-3e38, 3e38)])
+    for name, output in zip(OUTPUTS, session.run(list(OUTPUTS), {"hu": hu[:, None]}), strict=True):
+        assert np.isfinite(output).all(), name
+
+
+@pytest.mark.parametrize(("preset", "precision"), GRAPHS)
+def test_graph_is_what_an_engine_builder_wants(graph: Graph, preset: str, precision: str) -> None:
+    model, types = inferred(graph(preset, precision))
+    onnx.checker.check_model(model, full_check=True)
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", OPSETS[precision])]
+    constants = {t.name for t in model.graph.initializer}
+    assert TensorProto.DOUBLE not in types.values()
+    for node in model.graph.node:
+        assert node.op_type in MOST, f"{node.op_type} is not an operator of this network"
+        if node.op_type == "Reshape":
+            assert node.input[1] in constants, f"{node.name}: its shape is computed"
+        for output in node.output:
+            assert types[output] in (TensorProto.FLOAT, TensorProto.FLOAT16), (
+                f"{node.name} computes a {TensorProto.DataType.Name(types[output])}"
+            )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_operator_counts_do_not_grow(graph: Graph, precision: str) -> None:
+    counts = Counter(node.op_type for node in onnx.load(graph("small", precision)).graph.node)
+    assert counts["LayerNormalization"] == LAYER_NORMS
+    assert counts["Gelu"] == GELUS
+    assert counts["Cast"] == 0 or precision == "fp16"
+    grown = {op: (n, MOST.get(op, 0)) for op, n in counts.items() if n > MOST.get(op, 0)}
+    assert not grown, "now, at most"
+
+
+def test_half_graph_has_half_products_and_float32_islands(graph: Graph) -> None:
+    model, types = inferred(graph("small", "fp16"))
+    floats: Counter[str] = Counter()
+    for node in model.graph.node:
+        kinds = {types[name] for name in node.input if name}
+        if node.op_type in ("Conv", "Gelu", "MatMul"):
+            assert kinds <= {TensorProto.FLOAT, TensorProto.FLOAT16}, node.name
+            floats[node.op_type] += kinds == {TensorProto.FLOAT}
+        if node.op_type in ISLANDS:
+            assert types[node.input[0]] == TensorProto.FLOAT, node.name
+    # The Sobel edges; the MLP of the statistics of edges; and nothing else.
+    assert floats == {"Conv": 1, "Gelu": 1, "MatMul": 2}
+    assert {types[name] for name in ("hu", *OUTPUTS)} == {TensorProto.FLOAT}
+
+
+def test_only_the_batch_is_dynamic(graph: Graph) -> None:
+    model = onnx.load(graph("tiny", "fp32"))
+
+    def shape(value: onnx.ValueInfoProto) -> list[str | int]:
+        return [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+
+    assert {v.name: shape(v) for v in (*model.graph.input, *model.graph.output)} == {
+        "hu": ["batch", 1, 512, 512],
+        "score": ["batch"],
+        "probs": ["batch", 21],
+        "quality_map": ["batch", 16, 16],
+    }
+
+
+def test_same_weights_same_bytes_and_no_trace_of_this_machine(
+    graph: Graph, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "again.onnx"
+    model = load_checkpoint(tiny_checkpoint)
+    export_onnx(model, path, precision="fp16")
+    content = path.read_bytes()
+    assert content == graph("tiny", "fp16").read_bytes()
+    assert not re.findall(rb"[\w/]+\.py", content)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}, "the model is left alone"
+
+
+def test_unknown_precision(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="unknown precision 'fp12'; known: fp32, fp16, bf16"):
+        export_onnx(load_checkpoint(tiny_checkpoint), tmp_path / "x.onnx", precision="fp12")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bfloat16_graph(
+    tiny_checkpoint: Path, tmp_path: Path, slices: GoldenSlices, references: dict[str, Outputs]
+) -> None:
+    path = tmp_path / "clinreadnet.bf16.onnx"
+    export_onnx(load_checkpoint(tiny_checkpoint), path, precision="bf16")
+    model, types = inferred(path)
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", OPSETS["bf16"])]
+    floats: Counter[str] = Counter()
+    for node in model.graph.node:
+        if node.op_type in ("MatMul", "Gelu"):
+            kinds = {types[name] for name in node.input}
+            assert kinds in ({TensorProto.BFLOAT16}, {TensorProto.FLOAT}), node.name
+            floats[node.op_type] += kinds == {TensorProto.FLOAT}
+        if node.op_type in ISLANDS:
+            assert types[node.input[0]] == TensorProto.FLOAT, node.name
+    assert floats == {"Gelu": 1, "MatMul": 2}, "the MLP of the statistics of edges"
+    outputs = OnnxRuntimeBackend(emulate(path.read_bytes())).run(slices.images[:, None])
+    errors = [relative_error(outputs[name], references["tiny"][name]) for name in OUTPUTS]
+    assert BUDGETS["fp16"] / 10 < max(errors) <= BUDGETS["bf16"]
+    if RTX_MISSING is None:
+        builder = EngineBuilder(path, precision="bf16", flavour="tensorrt-rtx")
+        products = builder.layers["MATRIX_MULTIPLY"]
+        assert set(products) == {"BF16", "FLOAT"} and products["FLOAT"] == 2

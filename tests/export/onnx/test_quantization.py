@@ -1,0 +1,181 @@
+"""8-bit graphs: what is quantised, what they score, what TensorRT-RTX makes of them."""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+from support.export_models import RTX_MISSING, disc
+from typer.testing import CliRunner
+
+from clinreadnet.cli import app
+from clinreadnet.errors import CheckFailed, InputError
+from clinreadnet.export import bundle as bundles
+from clinreadnet.export.engines.build import EngineBuilder
+from clinreadnet.export.engines.check import check_graph
+from clinreadnet.export.onnx import graphs
+from clinreadnet.export.onnx.quantization import QUANTIZED, linear_layers, load_optimizer, quantize
+from clinreadnet.metrics import relative_error
+from clinreadnet.model.checkpoint import load_checkpoint
+from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from clinreadnet.runtime.bundle.manifest import Golden, load_manifest
+from clinreadnet.spec import OUTPUTS
+from clinreadnet.verify.emulate import element_types, emulate
+from clinreadnet.verify.reference import GoldenSlices, reference_outputs
+
+Graph = Callable[[str, str], Path]
+
+try:
+    load_optimizer()
+    MISSING = None
+except InputError as missing:
+    MISSING = str(missing)
+
+needs_optimizer = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
+precisions = pytest.mark.parametrize("precision", QUANTIZED)
+TYPES = {"int8": TensorProto.INT8, "fp8": TensorProto.FLOAT8E4M3FN}
+
+
+@pytest.fixture(scope="module")
+def quantized(graph: Graph, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    folder = tmp_path_factory.mktemp("quantized")
+    hu = np.stack([disc(noise, seed=3) for noise in (0, 20, 60)])
+
+    @functools.cache
+    def make(precision: str) -> Path:
+        path = folder / f"clinreadnet.{precision}.onnx"
+        quantize(graph("tiny", "fp16"), path, precision=precision, hu=hu)
+        return path
+
+    return make
+
+
+@needs_optimizer
+@precisions
+def test_linear_layers_are_quantised_and_nothing_else(
+    graph: Graph, quantized: Callable[[str], Path], precision: str
+) -> None:
+    source, model = onnx.load(graph("tiny", "fp16")), onnx.load(quantized(precision))
+    types, old_types = element_types(model), element_types(source)
+    made_by = {name: node for node in model.graph.node for name in node.output}
+
+    def is_quantised(node: onnx.NodeProto) -> bool:
+        sources = [made_by[name].op_type if name in made_by else "" for name in node.input]
+        return sources == ["DequantizeLinear"] * 2
+
+    products = [node for node in model.graph.node if node.op_type == "MatMul"]
+    assert {n.name for n in products if is_quantised(n)} == set(linear_layers(source))
+    assert 0 < len(linear_layers(source)) < len(products)
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear":
+            assert types[node.output[0]] == TYPES[precision]
+
+    def kinds(model: onnx.ModelProto, types: dict[str, int]) -> Counter[tuple[str, int]]:
+        return Counter(
+            (node.op_type, types[node.output[0]])
+            for node in model.graph.node
+            if not node.op_type.endswith("QuantizeLinear") and node.op_type != "DequantizeLinear"
+        )
+
+    assert kinds(model, types) == kinds(source, old_types), "the float32 islands stay"
+
+
+@needs_optimizer
+@precisions
+def test_error_on_other_slices_is_that_of_8_bits(
+    quantized: Callable[[str], Path], tiny_checkpoint: Path, precision: str
+) -> None:
+    slices = GoldenSlices(np.stack([disc(noise, seed=1) for noise in (10, 35)]))
+    reference = reference_outputs(load_checkpoint(tiny_checkpoint), slices)
+    content = emulate(quantized(precision).read_bytes())
+    outputs = OnnxRuntimeBackend(content).run(slices.images[:, None])
+    errors = [relative_error(outputs[name], reference[name]) for name in OUTPUTS]
+    assert 1e-4 < max(errors) < 0.1, "quantised at all, and not broken"
+
+
+@needs_optimizer
+@pytest.mark.skipif(RTX_MISSING is not None, reason=str(RTX_MISSING))
+@precisions
+def test_rtx_takes_it_as_what_it_is(quantized: Callable[[str], Path], precision: str) -> None:
+    path = quantized(precision)
+    assert [finding.blockers for finding in check_graph(path)] == [(), (), ()]
+    builder = EngineBuilder(path, precision=precision, flavour="tensorrt-rtx")
+    assert set(builder.layers["QUANTIZE"]) == {precision.upper()}
+    (other,) = set(QUANTIZED) - {precision}
+    with pytest.raises(CheckFailed, match=f"this is no {other} network"):
+        EngineBuilder(path, precision=other, flavour="tensorrt-rtx")
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.2], ids=["within", "outside"])
+def test_only_a_graph_within_its_budget_is_shipped(
+    tiny_bundle: Path,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    factor: float,
+) -> None:
+    def copy_graph(model: object, path: Path, *, precision: str) -> None:
+        shutil.copy(tiny_bundle / path.name, path)
+
+    def copy_golden(path: Path, *rest: object) -> Golden:
+        shutil.copy(tiny_bundle / path.name, path)
+        return load_manifest(tiny_bundle).golden
+
+    def scale(source: Path, target: Path, *, precision: str, hu: Sequence[Any]) -> None:
+        """Stand in for the quantiser: the map scaled by ``factor``."""
+        model = onnx.load(source)
+        for node in model.graph.node:
+            for i, name in enumerate(node.output):
+                if name == "quality_map":
+                    node.output[i] = "unscaled"
+        constant = onnx.numpy_helper.from_array(np.asarray(factor, np.float32), "factor")
+        model.graph.initializer.append(constant)
+        model.graph.node.append(
+            onnx.helper.make_node("Mul", ["unscaled", "factor"], ["quality_map"], name="scale")
+        )
+        onnx.save(model, target)
+
+    monkeypatch.setattr(graphs, "export_onnx", copy_graph)
+    monkeypatch.setattr(bundles, "write_golden", copy_golden)
+    monkeypatch.setattr(bundles, "load_optimizer", lambda: None)
+    monkeypatch.setattr(graphs, "quantize", scale)
+    monkeypatch.setattr(graphs, "calibration_slices", list)
+    monkeypatch.setattr(graphs, "version", lambda package: "0")
+    out = tmp_path / "bundle"
+    arguments = ["export", "--out", str(out), "--checkpoint", str(tiny_checkpoint)]
+    arguments += ["--preset", "tiny", "--no-engines", "--precision", "fp32", "--precision", "int8"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.exception
+    manifest = load_manifest(out)
+    assert manifest.verified
+    shipped = factor == 1.0
+    files = {"manifest.json", "golden.npz", "clinreadnet.fp32.onnx"}
+    assert {p.name for p in out.iterdir()} == files | (
+        {"clinreadnet.int8.onnx"} if shipped else set()
+    )
+    assert ("no int8 graph: quality_map is off by 2.0e-01" in result.stderr) != shipped
+
+
+def test_a_missing_optimizer_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *rest: Any) -> Any:
+        if name.startswith("modelopt"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name="modelopt")
+        return real(name, *rest)
+
+    for name in [name for name in sys.modules if name.startswith("modelopt")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(InputError, match=r"int8 and fp8 need modelopt; .*clinreadnet\[quantize\]"):
+        load_optimizer()

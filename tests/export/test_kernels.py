@@ -1,0 +1,237 @@
+"""Kernels compiled ahead of time: what kernels.json says against the files themselves."""
+
+import hashlib
+import importlib
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+from triton import knobs  # noqa: E402
+
+from clinreadnet.cli import app  # noqa: E402
+from clinreadnet.export import kernels as cubin  # noqa: E402
+from clinreadnet.kernels.compile import SHARED_MEMORY, Resources  # noqa: E402
+
+pytestmark = pytest.mark.compile
+PTX_TYPES = {"CUdeviceptr": "u64", "int32_t": "u32"}
+
+
+def cuobjdump(option: str, file: Path) -> str:
+    command = [knobs.nvidia.cuobjdump.path, option, file]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("cubin") / "kernels"
+    targets = ("--target", "sm90")
+    kinds = ("--kernels", "cubin", "--kernels", "ptx", "--precision", "fp32", "--precision", "fp16")
+    result = CliRunner().invoke(app, ["export", "--out", str(out), *kinds, *targets, "--json"])
+    assert result.exit_code == 0, f"{result.output} {result.exception!r}"
+    assert json.loads(result.stdout) == json.loads((out / "kernels.json").read_text())
+    return out
+
+
+@pytest.fixture(scope="module")
+def kernels(folder: Path) -> list[dict[str, Any]]:
+    return json.loads((folder / "kernels.json").read_text())["kernels"]
+
+
+def test_every_kernel_of_the_network_is_there(folder: Path, kernels: list[dict[str, Any]]) -> None:
+    both = ("sobel_stem", "window_attention_shift0", "window_attention_shift4", "mlp_48", "mlp_96")
+    half = tuple(f"attention_block_{c}_shift{shift}" for c in (48, 96) for shift in (0, 4))
+    expected = {
+        f"{name}.{precision}.sm90.{kind}"
+        for precision, names in (("fp32", both), ("fp16", both + half))
+        for name in names
+        for kind in ("cubin", "ptx")
+    }
+    assert {kernel["file"] for kernel in kernels} == expected
+    assert {path.name for path in folder.iterdir()} == expected | {"kernels.json"}
+    for kernel in kernels:
+        assert (
+            hashlib.sha256((folder / kernel["file"]).read_bytes()).hexdigest() == (kernel["sha256"])
+        )
+    attention = {k["name"]: k for k in kernels if k["name"].startswith("window_attention")}
+    uses = [use for kernel in attention.values() for use in kernel["uses"]]
+    assert len(uses) == 12  # blocks of the preset `small`
+    assert {(use["H"], use["heads"]) for use in uses} == {(128, 3), (64, 6), (32, 12), (16, 24)}
+    fused = {k["name"]: k for k in kernels if k["name"].startswith("attention_block")}
+    layers = [use["layer"] for kernel in fused.values() for use in kernel["uses"]]
+    assert sorted(layers) == ["stages.0.0", "stages.0.1", "stages.1.1", "stages.1.2"]
+
+
+def test_entries_are_symbols_of_the_machine_code(
+    folder: Path, kernels: list[dict[str, Any]]
+) -> None:
+    for kernel in kernels:
+        if kernel["kind"] == "cubin":
+            symbols = cuobjdump("--dump-elf-symbols", folder / kernel["file"])
+            assert re.search(rf"STO_ENTRY\s+{kernel['entry']}\n", symbols)
+            listing = cuobjdump("-lelf", folder / kernel["file"])
+            architecture = re.search(r"\.sm_(\d+)a?\.cubin", listing)
+            assert architecture and f"sm{architecture[1]}" == kernel["target"]
+
+
+def test_arguments_are_the_parameters_of_the_ptx(
+    folder: Path, kernels: list[dict[str, Any]]
+) -> None:
+    for kernel in kernels:
+        if kernel["kind"] == "ptx":
+            text = (folder / kernel["file"]).read_text()
+            entry = re.search(rf"\.entry {kernel['entry']}\((.*?)\)\s*\.reqntid (\d+)", text, re.S)
+            assert entry
+            types = re.findall(r"\.param \.(\w+)", entry[1])
+            assert types == [PTX_TYPES[a["c_type"]] for a in kernel["arguments"]]
+            assert int(entry[2]) == kernel["block"][0] == 32 * kernel["num_warps"]
+
+
+def test_files_hold_no_path_of_the_machine_that_made_them(folder: Path) -> None:
+    here = str(Path(cubin.__file__).parents[1]).encode()
+    assert not any(here in path.read_bytes() for path in folder.iterdir())
+
+
+def test_nothing_spills_and_everything_fits(kernels: list[dict[str, Any]]) -> None:
+    for kernel in kernels:
+        limit = SHARED_MEMORY[int(kernel["target"].removeprefix("sm"))] * 1024
+        assert 0 < kernel["registers"] <= 255
+        assert 0 <= kernel["dynamic_shared_bytes"] <= limit
+
+
+def stem_arguments(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    x, weight = torch.zeros(3, 1, 37, 70), torch.zeros(24, 4, 3, 3, dtype=dtype)
+    return x, weight, torch.zeros(24, dtype=dtype)
+
+
+def attention_arguments(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    qkv = torch.zeros(3, 16, 40, 3 * 16 * 6, dtype=dtype)
+    return qkv, torch.zeros(6, 64, 64), torch.ones(6), torch.zeros(6, 3)
+
+
+def attention_block_arguments(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    shapes = (3, 16, 40, 96), (96,), (96,), (288, 96), (288,), (96, 96), (96,)
+    layers = [torch.zeros(shape, dtype=dtype) for shape in shapes]
+    return *layers, torch.zeros(6, 64, 64), torch.ones(6), torch.zeros(6, 3)
+
+
+def mlp_arguments(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    shapes = (3, 5, 7, 48), (48,), (48,), (192, 48), (192,), (48, 192), (48,)
+    return tuple(torch.zeros(shape, dtype=dtype) for shape in shapes)
+
+
+ARGUMENTS = {
+    "sobel_stem": stem_arguments,
+    "window_attention": attention_arguments,
+    "attention_block": attention_block_arguments,
+    "mlp": mlp_arguments,
+}
+WINDOWED = {"window": 8, "shift": 4}
+
+
+@pytest.mark.parametrize(
+    ("precision", "name", "op", "where"),
+    [
+        pytest.param(precision, name, op, where, id=f"{name}-{precision}")
+        for name, op, where, precisions in (
+            ("sobel_stem", "sobel_stem", {}, ("fp32", "fp16")),
+            ("window_attention_shift0", "window_attention", WINDOWED | {"shift": 0}, ("fp16",)),
+            ("window_attention_shift4", "window_attention", WINDOWED, ("fp32", "fp16")),
+            ("attention_block_96_shift4", "attention_block", WINDOWED | {"eps": 1e-5}, ("fp16",)),
+            ("mlp_48", "mlp", {"eps": 1e-5}, ("fp32", "fp16")),
+        )
+        for precision in precisions
+    ],
+)
+def test_a_launch_is_what_the_launcher_does(
+    monkeypatch: pytest.MonkeyPatch,
+    kernels: list[dict[str, Any]],
+    name: str,
+    op: str,
+    where: dict[str, Any],
+    precision: str,
+) -> None:
+    """Run the launcher with a kernel that only looks at how it is launched."""
+    dtype = cubin.PRECISIONS[precision]
+    module = importlib.import_module(f"clinreadnet.kernels.ops.{op}.kernel")
+    launches: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
+
+    class Recorder:
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            return lambda *args, **constants: launches.append((grid, args, constants))
+
+    monkeypatch.setattr(module, "wrap_triton", lambda kernel: Recorder())
+    args = ARGUMENTS[op](dtype)
+    getattr(module, f"{op}_op")._init_fn(*args, **where)
+    ((grid, passed, constants),) = launches
+
+    (kernel,) = (
+        k
+        for k in kernels
+        if (k["name"], k["precision"], k["file"][-10:]) == (name, precision, "sm90.cubin")
+    )
+    visible = [a for a in kernel["arguments"] if a["value"] is None]
+    assert len(visible) == len(passed)
+    sizes = {"B": args[0].shape[0]}
+    for argument, value in zip(visible, passed, strict=True):
+        if isinstance(value, int):
+            assert argument["c_type"] == "int32_t"
+            sizes[argument["name"]] = value
+        else:
+            assert str(value.dtype) == f"torch.{argument['element']}"
+    if op == "mlp":
+        assert sizes["tokens"] == 3 * 5 * 7
+    else:
+        assert (sizes["H"], sizes["W"]) == ((37, 70) if op == "sobel_stem" else (16, 40))
+
+    def evaluate(formula: str) -> Any:
+        return eval(formula.replace("/", "//"), {}, sizes)  # C's division of integers
+
+    assert tuple(evaluate(axis) for axis in kernel["grid"]) == (*grid, 1, 1)
+    for argument, value in zip(visible, passed, strict=True):
+        if argument["shape"]:
+            shape = evaluate(f"({argument['shape'].strip('[]')},)")
+            assert torch.Size(shape).numel() == value.numel()
+    assert kernel["num_warps"] == constants.pop("num_warps")
+    assert kernel["constants"] == constants
+
+
+def test_a_kernel_that_spills_is_not_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cubin, "resources_of", lambda kernel: Resources(255, 48, 1024))
+    arguments = ("--kernels", "cubin", "--target", "sm90", "--precision", "fp16")
+    result = CliRunner().invoke(app, ["export", "--out", str(tmp_path / "out"), *arguments])
+    assert result.exception is not None
+    assert "sobel_stem fp16 sm90: spills 48 bytes" in str(result.exception)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param(["--target", "sm81"], "--target sm81: unknown; known: sm75, sm80", id="sm81"),
+        pytest.param([], "--target: name at least one of sm75", id="no-target"),
+        pytest.param(["--target", "sm90", "--kernels", "sass"], "--kernels sass", id="kind"),
+        pytest.param(["--target", "sm90", "--precision", "int8"], "--precision int8", id="int8"),
+        pytest.param(["--target", "sm90", "--preset", "huge"], "known: tiny, small", id="preset"),
+        pytest.param(["--batch", "1:2:4"], "--batch: does not go with --kernels", id="batch"),
+        pytest.param(
+            ["--checkpoint", "x"], "--checkpoint: does not go with --kernels", id="checkpoint"
+        ),
+        pytest.param(["--no-engines"], "--no-engines: does not go with --kernels", id="engines"),
+    ],
+)
+def test_bad_options_are_one_line(tmp_path: Path, options: list[str], message: str) -> None:
+    arguments = ["export", "--out", str(tmp_path / "out"), "--kernels", "cubin", *options]
+    result = CliRunner().invoke(app, arguments)
+    assert getattr(result.exception, "exit_code", None) == 2
+    assert message in str(result.exception)
+    assert list(tmp_path.iterdir()) == []

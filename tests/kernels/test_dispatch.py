@@ -1,0 +1,131 @@
+"""Which implementation runs, and with which launch configuration."""
+
+import importlib
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from clinreadnet.kernels import sobel_stem
+from clinreadnet.kernels.launch import CONFIGS, config_file, launch_config
+
+
+def test_running_the_network_on_a_cpu_imports_no_triton() -> None:
+    code = """
+import sys, torch
+before = set(sys.modules)
+from clinreadnet.model.network import PRESETS, ClinReadNet
+with torch.inference_mode():
+    ClinReadNet(PRESETS["tiny"])(torch.zeros(1, 1, 256, 256))
+sys.exit(any(name.split(".")[0] == "triton" for name in set(sys.modules) - before))
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_functions_stay_functions_once_their_modules_are_imported() -> None:
+    import clinreadnet.kernels
+    import clinreadnet.kernels.ops.mlp.op
+    import clinreadnet.kernels.ops.window_attention.op
+
+    assert callable(clinreadnet.kernels.sobel_stem)
+    assert callable(clinreadnet.kernels.window_attention)
+    assert callable(clinreadnet.kernels.attention_block)
+    assert callable(clinreadnet.kernels.mlp)
+
+
+def stub_reference(monkeypatch: pytest.MonkeyPatch) -> object:
+    """What ``sobel_stem`` now returns where it chooses the reference."""
+    stub = object()
+    module = importlib.import_module("clinreadnet.kernels.ops.sobel_stem.op")
+    monkeypatch.setattr(module, "sobel_stem_reference", lambda *args: stub)
+    return stub
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+@pytest.mark.parametrize(
+    ("impl", "contiguous", "dtype", "kernel"),
+    [
+        pytest.param("auto", True, torch.float32, True, id="auto"),
+        pytest.param("auto", False, torch.float32, False, id="auto-outside-the-limits"),
+        pytest.param("auto", True, torch.float64, False, id="auto-float64"),
+        pytest.param("reference", True, torch.float32, False, id="reference"),
+        pytest.param("triton", True, torch.float32, True, id="triton"),
+    ],
+)
+def test_choice_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, impl: str, contiguous: bool, dtype: torch.dtype, kernel: bool
+) -> None:
+    """Fake tensors are on a GPU that need not be there."""
+    chose_reference = stub_reference(monkeypatch)
+    with FakeTensorMode():
+        x = torch.empty(2, 1, 8, 12, device="cuda", dtype=dtype)
+        weight = torch.empty(16, 4, 3, 3, device="cuda", dtype=dtype)
+        bias = torch.empty(16, device="cuda", dtype=dtype)
+        out = sobel_stem(x if contiguous else x.mT, weight, bias, impl=impl)
+    assert (out is chose_reference) != kernel
+
+
+def test_triton_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clinreadnet.kernels.dispatch.TRITON_INSTALLED", False)
+    with FakeTensorMode():
+        args = [torch.empty(s, device="cuda") for s in ((1, 1, 8, 8), (16, 4, 3, 3), (16,))]
+        with pytest.raises(ValueError, match="pip install triton"):
+            sobel_stem(*args, impl="triton")
+        chose_reference = stub_reference(monkeypatch)
+        assert sobel_stem(*args) is chose_reference
+
+
+def write(folder: Path, name: str, capability: int | None) -> None:
+    (folder / name).write_text(json.dumps({"compute_capability": capability}))
+
+
+@pytest.mark.parametrize(
+    ("gpu", "capability", "name"),
+    [
+        pytest.param("NVIDIA L4", 89, "nvidia-l4.json", id="by-name"),
+        pytest.param("NVIDIA RTX 4090", 89, "nvidia-l4.json", id="same-capability"),
+        pytest.param("NVIDIA A10", 86, "nvidia-l4.json", id="nearest"),
+        pytest.param("NVIDIA A30", 80, "nvidia-a100.json", id="nearest-below"),
+        pytest.param("NVIDIA H100", 90, "default.json", id="no-file-of-the-generation"),
+        pytest.param("", 0, "default.json", id="no-gpu"),
+    ],
+)
+def test_configuration_file(tmp_path: Path, gpu: str, capability: int, name: str) -> None:
+    write(tmp_path, "default.json", None)
+    write(tmp_path, "nvidia-l4.json", 89)
+    write(tmp_path, "nvidia-a100.json", 80)
+    assert config_file(gpu, capability, tmp_path).name == name
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.json")), ids=lambda path: path.stem)
+def test_shipped_configurations_are_whole(path: Path) -> None:
+    config = json.loads(path.read_text())
+    assert set(config["sobel_stem"]) == {"16", "32", "64"}
+    padded = {"16", "32", "64"} | (set() if path.stem == "sm-75" else {"128", "256"})
+    assert {dtype: set(sizes) for dtype, sizes in config["window_attention"].items()} == {
+        dtype: padded for dtype in ("float32", "float16", "bfloat16")
+    }
+    # The fused kernels are refused before compute capability 8.0.
+    fused = set() if path.stem == "sm-75" else {"attention_block", "mlp"}
+    assert {op: set(config.get(op, {})) for op in fused} == {
+        op: {"float16", "bfloat16"} | ({"float32"} if op == "mlp" else set()) for op in fused
+    }
+    assert all(set(sizes) == {"48", "96"} for op in fused for sizes in config[op].values())
+    assert set(config) == {
+        "gpu", "compute_capability", "sobel_stem", "window_attention", *fused
+    }  # fmt: skip
+
+
+def test_float32_products_follow_torch() -> None:
+    keys = ("window_attention", "float32", "64")
+    assert launch_config("", 0, *keys)["precision"] == "tf32x3"
+    torch.set_float32_matmul_precision("high")
+    try:
+        assert launch_config("", 0, *keys)["precision"] == "tf32"
+    finally:
+        torch.set_float32_matmul_precision("highest")

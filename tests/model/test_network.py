@@ -1,0 +1,181 @@
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from clinreadnet.errors import InputError
+from clinreadnet.model.network import PRESETS, ClinReadNet, ClinReadNetConfig, encode
+from clinreadnet.model.soqn import Prediction
+
+
+@pytest.fixture(scope="module")
+def tiny() -> ClinReadNet:
+    torch.manual_seed(0)
+    model = ClinReadNet(PRESETS["tiny"]).eval()
+    with torch.no_grad():  # spread the votes, so that outputs differ between slices
+        model.head.vote.weight.mul_(20)
+    return model
+
+
+def slices(batch: int, size: int = 256) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(batch, 1, size, size, generator=generator) * 300
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_shapes_and_ranges(preset: str) -> None:
+    model = ClinReadNet(ClinReadNetConfig.from_preset(preset)).eval()
+    with torch.inference_mode():
+        out = model(slices(2))
+    assert out.score.shape == (2,)
+    assert out.probs.shape == (2, 21)
+    assert out.quality_map.shape == (2, 8, 8)
+    torch.testing.assert_close(out.probs.sum(-1), torch.ones(2))
+    assert ((out.score >= 0) & (out.score <= 4)).all()
+    assert ((out.quality_map >= 0) & (out.quality_map <= 4)).all()
+
+
+def test_full_size_quality_map(tiny: ClinReadNet) -> None:
+    with torch.inference_mode():
+        assert tiny(slices(1, 512)).quality_map.shape == (1, 16, 16)
+
+
+def test_presets_have_the_documented_size() -> None:
+    millions = {
+        name: round(sum(p.numel() for p in ClinReadNet(config).parameters()) / 1e6, 1)
+        for name, config in PRESETS.items()
+    }
+    assert millions == {"tiny": 1.6, "small": 7.1, "base": 28.0}
+
+
+def test_unknown_preset_lists_the_known_ones() -> None:
+    with pytest.raises(InputError, match="known: tiny, small, base"):
+        ClinReadNetConfig.from_preset("huge")
+
+
+def test_encode_clips_and_scales() -> None:
+    hu = torch.tensor([-3024.0, -1000.0, -300.0, 400.0, 3000.0])
+    torch.testing.assert_close(encode(hu), torch.tensor([0.0, 0.0, 0.5, 1.0, 1.0]))
+    assert encode(hu.half()).dtype == torch.float32
+
+
+def test_slices_do_not_influence_each_other(tiny: ClinReadNet) -> None:
+    hu = slices(3).double()
+    model = copy.deepcopy(tiny).double()
+    with torch.inference_mode():
+        together = model(hu)
+        alone = model(hu[1:2])
+    torch.testing.assert_close(together.probs[1:2], alone.probs, rtol=1e-12, atol=1e-12)
+    assert (together.score - together.score[0]).abs()[1:].min() > 1e-6
+
+
+def test_gradients_are_finite_on_a_constant_image() -> None:
+    model = ClinReadNet(PRESETS["tiny"])
+    model(torch.zeros(1, 1, 256, 256)).score.sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize(
+    ("dtype", "budget"),
+    [(torch.float32, 1e-5), (torch.float16, 5e-3), (torch.bfloat16, 3e-2)],
+    ids=["float32", "float16", "bfloat16"],
+)
+def test_precisions_against_float64(tiny: ClinReadNet, dtype: torch.dtype, budget: float) -> None:
+    """The budgets are those an exported artifact must keep."""
+    model = copy.deepcopy(tiny).to(dtype)
+    oracle = copy.deepcopy(model).double()  # the same rounded weights
+    with torch.inference_mode():
+        out, reference = model(slices(2)), oracle(slices(2))
+    for name, a, b in zip(Prediction._fields, out, reference, strict=True):
+        assert a.dtype == torch.float32, name
+        assert ((a - b).norm() / b.norm()).item() < budget, name
+
+
+def test_compiles_without_graph_breaks(tiny: ClinReadNet) -> None:
+    compiled = torch.compile(tiny, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(slices(1)).probs, tiny(slices(1)).probs)
+
+
+def test_exports_with_dynamic_batch(tiny: ClinReadNet) -> None:
+    program = torch.export.export(
+        tiny, (slices(2),), dynamic_shapes={"hu": {0: torch.export.Dim("batch", min=1, max=64)}}
+    )
+    for batch in (1, 3):
+        with torch.no_grad():
+            exported = program.module()(slices(batch))
+            torch.testing.assert_close(exported.probs, tiny(slices(batch)).probs)
+
+
+def test_calibration_standardises_what_the_head_sees_of_the_edges() -> None:
+    torch.manual_seed(0)
+    model = ClinReadNet(PRESETS["tiny"]).double()
+    # Slices that differ in noise, so that every statistic differs.
+    hu = slices(6).double() * torch.arange(1, 7)[:, None, None, None] / 6
+    model.calibrate(hu)
+    with torch.no_grad():
+        statistics = model.head.edges(model.edge_tokens(hu))[:, 0]
+    assert statistics.shape == (6, 2 * model.config.regions * model.config.embed_dim)
+    torch.testing.assert_close(statistics.mean(0), torch.zeros_like(statistics[0]))
+    deviation = statistics.std(0, correction=0)
+    assert ((deviation > 0.5) & (deviation <= 1)).all(), "the least deviation shrinks it a little"
+
+
+def test_edge_statistics_are_weighted_moments() -> None:
+    torch.manual_seed(0)
+    edges = ClinReadNet(PRESETS["tiny"]).double().head.edges
+    tokens = torch.randn(2, 4, 8, 32, dtype=torch.float64)
+    with torch.no_grad():
+        raw = edges.raw(tokens)[:, 0].numpy()
+        flat = tokens.reshape(2, 32, 32)
+        logits = edges.region(flat).numpy()
+    assert logits.std(axis=1).min() > 0.5, "regions start apart"
+    for image, image_logits, found in zip(flat.numpy(), logits, raw, strict=True):
+        means, deviations = found.reshape(2, 8, 32)
+        for region in range(8):
+            weights = np.exp(image_logits[:, region]) / np.exp(image_logits[:, region]).sum()
+            mean = np.average(image, axis=0, weights=weights)
+            variance = np.average((image - mean) ** 2, axis=0, weights=weights)
+            np.testing.assert_allclose(means[region], mean, rtol=1e-12, atol=1e-12)
+            deviation = np.sqrt(variance + 1e-4)
+            np.testing.assert_allclose(deviations[region], np.log(deviation), rtol=1e-10)
+
+
+def test_without_votes_the_statistics_decide() -> None:
+    torch.manual_seed(0)
+    model = ClinReadNet(PRESETS["tiny"]).double().eval()
+    torch.nn.init.zeros_(model.head.vote.weight)
+    with torch.no_grad():
+        hu = slices(2).double()
+        whole, alone = model(hu), model.head.from_statistics(model.edge_tokens(hu))
+    torch.testing.assert_close(alone.probs, whole.probs)
+    torch.testing.assert_close(alone.score, whole.score)
+    torch.testing.assert_close(alone.quality_map.expand(2, 8, 8), whole.quality_map)
+
+
+def test_a_soqn_alone_votes_with_the_tokens_of_its_stem() -> None:
+    soqn = ClinReadNet(replace(PRESETS["tiny"], depths=(), heads=()))
+    with torch.no_grad():
+        assert soqn(slices(2)).quality_map.shape == (2, 64, 64)
+
+
+def test_edge_statistics_are_the_same_in_training() -> None:
+    torch.manual_seed(0)
+    edges = ClinReadNet(PRESETS["tiny"]).double().head.edges
+    tokens = torch.randn(2, 4, 8, 32, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(edges.train()(tokens), edges.eval()(tokens))
+
+
+def test_edge_statistics_keep_their_digits_in_float32() -> None:
+    """Summed by rows, an error grows with 64 + 64 roundings, not with all 4096 tokens."""
+    torch.manual_seed(0)
+    edges = ClinReadNet(PRESETS["small"]).head.edges
+    tokens = torch.randn(2, 64, 64, 48)
+    tokens[:, :57] = tokens[:, :1, :1]  # air: equal summands round to the same side
+    with torch.no_grad():
+        error = (edges.raw(tokens) - copy.deepcopy(edges).double().raw(tokens.double())).abs()
+    assert error.max() < 128 * torch.finfo(torch.float32).eps / 2

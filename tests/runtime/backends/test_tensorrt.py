@@ -1,0 +1,507 @@
+"""The TensorRT backend's own code, on a fake binding and a fake GPU: memory, graphs, faults."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import inspect
+import sys
+import types
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support import fake_tensorrt
+from support.fake_pycuda import DriverLibrary, FakeGpu
+from support.fake_tensorrt import Engine, EngineValidity, Fake
+from support.tiny_bundle import reference, write_bundle
+
+from clinreadnet.errors import (
+    BackendError,
+    BackendUnavailable,
+    CheckFailed,
+    DeviceLost,
+    OutOfMemory,
+    PartialResult,
+    Untrusted,
+)
+from clinreadnet.runtime import Session, gpu, verdict
+from clinreadnet.runtime.backends import cuda_graph
+from clinreadnet.runtime.bundle.manifest import (
+    Artifact,
+    BatchRange,
+    BuiltOn,
+    Parity,
+    digest,
+    load_manifest,
+    write_manifest,
+)
+from clinreadnet.runtime.verdict import Validity, current_platform
+from clinreadnet.spec import OUTPUTS
+
+VERSIONS = {
+    "tensorrt-10": ("tensorrt", "10.16.1.11"),
+    "tensorrt-11": ("tensorrt", "11.4.0.9"),
+    "tensorrt-rtx": ("tensorrt-rtx", "1.7.1.116"),
+}
+
+
+@dataclasses.dataclass
+class Machine:
+    """A machine with a fake GPU, and the bundles it is given."""
+
+    gpu: FakeGpu
+    fake: Fake
+    flavour: str
+    folder: Path
+
+    def bundle(self, engine: Engine | None = None, **changes: Any) -> Path:
+        """Write a bundle of a float32 graph and one engine."""
+        engine = engine or Engine()
+        path = write_bundle(self.folder / f"bundle{len(list(self.folder.iterdir()))}")
+        content = engine.file()
+        file = "clinreadnet.fp16.engine"
+        (path / file).write_bytes(content)
+        entry = Artifact(
+            file=file,
+            kind="tensorrt-engine",
+            precision="fp16" if engine.half else "fp32",
+            sha256=digest(content),
+            size=len(content),
+            batch=BatchRange(*engine.batch),
+            toolchain={self.flavour: self.fake.version},
+            built_on=BuiltOn(current_platform(), driver="580.65.06"),
+            flavour=self.flavour,  # type: ignore[arg-type]
+            target=engine.target,
+            parity=Parity("not run"),
+        )
+        manifest = load_manifest(path)
+        entry = dataclasses.replace(entry, **changes)
+        write_manifest(dataclasses.replace(manifest, artifacts=(*manifest.artifacts, entry)), path)
+        return path
+
+    def session(self, engine: Engine | None = None, **arguments: Any) -> Session:
+        return Session(self.bundle(engine), self.flavour, **arguments)
+
+
+def start(monkeypatch: pytest.MonkeyPatch, kind: str, folder: Path) -> Machine:
+    flavour, version = VERSIONS[kind]
+    device = FakeGpu()
+    fake = Fake(device, version, rtx=flavour == "tensorrt-rtx")
+    package = types.ModuleType("pycuda")
+    package.driver = device.module()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pycuda", package)
+    monkeypatch.setitem(sys.modules, "pycuda.driver", package.driver)
+    for name in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, name, None)
+        monkeypatch.setitem(sys.modules, f"{name}_bindings", None)
+    module = flavour.replace("-", "_")
+    monkeypatch.setitem(sys.modules, module, fake.module(module))
+    for place in (gpu, cuda_graph):
+        monkeypatch.setattr(place, "load_driver", lambda: DriverLibrary(device))
+    monkeypatch.setattr(verdict, "driver_version", lambda: "580.65.06")
+    return Machine(device, fake, flavour, folder)
+
+
+@pytest.fixture(params=["tensorrt-11", "tensorrt-rtx"])
+def machine(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Machine:
+    return start(monkeypatch, request.param, tmp_path)
+
+
+@pytest.fixture
+def full(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
+    return start(monkeypatch, "tensorrt-10", tmp_path)
+
+
+@pytest.fixture
+def rtx(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
+    return start(monkeypatch, "tensorrt-rtx", tmp_path)
+
+
+def some_hu(n: int) -> np.ndarray:
+    return np.random.default_rng(n).normal(40, 300, (n, 512, 512)).astype(np.float32)
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "float16"])
+@pytest.mark.parametrize("n", [1, 4, 9])
+def test_scores_are_the_references(machine: Machine, n: int, half: bool) -> None:
+    with machine.session(Engine(half=half)) as session:
+        assert (session.backend, session.batch) == (machine.flavour, 4)
+        scores = session.score(some_hu(n))
+    for name, value in reference(some_hu(n)).items():
+        assert getattr(scores, name).dtype == np.float32
+        np.testing.assert_allclose(getattr(scores, name), value, rtol=5e-3 if half else 1e-5)
+
+
+def test_results_are_not_views_of_buffers_that_the_next_run_overwrites(machine: Machine) -> None:
+    with machine.session() as session:
+        first = session.score(some_hu(1))
+        kept = first.score.copy()
+        session.score(some_hu(2))
+        np.testing.assert_array_equal(first.score, kept)
+
+
+def test_nothing_is_allocated_after_warm_up_and_all_is_freed_at_the_end(machine: Machine) -> None:
+    session = machine.session(workers=2, batch=3)
+    for n in (1, 2, 3):  # each size, on each worker
+        for _ in range(2):
+            session.score(some_hu(n))
+    warm = machine.gpu.allocations, machine.gpu.live(), len(machine.fake.contexts)
+    for n in (3, 1, 8, 2, 7):
+        session.score(some_hu(n))
+    assert (machine.gpu.allocations, machine.gpu.live(), len(machine.fake.contexts)) == warm
+    assert machine.gpu.stack == []
+    session.close()
+    assert set(machine.gpu.live().values()) == {0} and machine.gpu.stack == []
+
+
+def test_a_session_that_nobody_closed_is_freed_with_its_object(machine: Machine) -> None:
+    session = machine.session()
+    session.score(some_hu(1))
+    del session
+    gc.collect()
+    assert set(machine.gpu.live().values()) == {0}
+
+
+def test_a_context_that_was_current_is_current_again(machine: Machine) -> None:
+    """As torch leaves its context on the thread."""
+    torch_context = object()
+    machine.gpu.stack.append(torch_context)  # type: ignore[arg-type]
+    with machine.session() as session:
+        assert machine.gpu.stack == [torch_context]
+        session.score(some_hu(1))
+        assert machine.gpu.stack == [torch_context]
+    assert machine.gpu.stack == [torch_context]
+
+
+def test_full_tensorrt_launches_one_graph_a_batch_size(full: Machine) -> None:
+    with full.session(batch=3) as session:
+        launched = full.gpu.launches
+        session.score(some_hu(3))
+        session.score(some_hu(3))
+        assert full.gpu.launches == launched + 2
+        session.score(some_hu(5))
+        assert full.gpu.launches == launched + 4
+        assert {context.n for context in full.fake.contexts} == {1, 2, 3}
+        assert full.gpu.live()["graphs"] == 3
+
+
+def test_rtx_captures_its_graphs_itself_and_specialises_at_once(
+    rtx: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs: list[Any] = []
+    real = fake_tensorrt.RuntimeConfig.set_execution_context_allocation_strategy
+
+    def remember(config: Any, strategy: Any) -> None:
+        configs.append(config)
+        real(config, strategy)
+
+    monkeypatch.setattr(
+        fake_tensorrt.RuntimeConfig, "set_execution_context_allocation_strategy", remember
+    )
+    with rtx.session() as session:
+        session.score(some_hu(4))
+    assert rtx.gpu.launches == 0
+    eager = fake_tensorrt.DynamicShapesKernelSpecializationStrategy.EAGER
+    assert configs
+    for config in configs:
+        assert config.cuda_graph_strategy is fake_tensorrt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        assert config.dynamic_shapes_kernel_specialization_strategy is eager
+
+
+def test_sixteen_threads_get_the_bits_that_one_gets(machine: Machine) -> None:
+    inputs = [some_hu(n % 5 + 1) for n in range(16)]
+    with machine.session(workers=3) as session:
+        expected = [session.score(hu) for hu in inputs]
+        with ThreadPoolExecutor(16) as pool:
+            got = list(pool.map(session.score, inputs))
+    for one, other in zip(expected, got, strict=True):
+        for name in OUTPUTS:
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+def test_a_run_that_fails_in_mid_series_leaves_the_others(rtx: Machine) -> None:
+    with rtx.session(batch=2) as session:
+        real = fake_tensorrt.ExecutionContext.execute_async_v3
+        calls = 0
+
+        def fail_the_second(context: Any, handle: int) -> bool:
+            nonlocal calls
+            calls += 1
+            if calls == 2:
+                rtx.gpu.fail_next = RuntimeError("cask convolution failed")
+            return real(context, handle)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(fake_tensorrt.ExecutionContext, "execute_async_v3", fail_the_second)
+            with pytest.raises(PartialResult, match="2 of 5 .* hu.2.: .*cask conv") as failure:
+                session.score(some_hu(5))
+        assert failure.value.failed == [2, 3] and failure.value.done == [0, 1, 4]
+        expected = reference(some_hu(5))["score"][[0, 1, 4]]
+        np.testing.assert_allclose(failure.value.scores.score, expected, rtol=1e-5)
+        assert isinstance(failure.value.__cause__, BackendError)
+        np.testing.assert_allclose(
+            session.score(some_hu(5)).score, reference(some_hu(5))["score"], rtol=1e-5
+        )
+
+
+def test_a_lost_device_is_said_then_and_ever_after(machine: Machine) -> None:
+    session = machine.session()
+    session.score(some_hu(1))
+    machine.gpu.lost = True
+    for _ in range(2):
+        with pytest.raises(DeviceLost, match="start it again"):
+            session.score(some_hu(6))
+    assert machine.gpu.stack == []
+    session.close()
+
+
+def test_a_device_lost_in_mid_series_keeps_what_was_scored(machine: Machine) -> None:
+    session = machine.session(batch=2)
+    real = fake_tensorrt.reference
+    seen = 0
+
+    def lose(hu: Any) -> Any:
+        nonlocal seen
+        seen += 1
+        machine.gpu.lost = seen == 2
+        return real(hu)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fake_tensorrt, "reference", lose)
+        with pytest.raises(PartialResult) as failure:
+            session.score(some_hu(7))
+    assert (failure.value.done, failure.value.failed) == ([0, 1], [2, 3, 4, 5, 6])
+    assert isinstance(failure.value.__cause__, DeviceLost) and seen == 2
+    session.close()
+
+
+def test_little_memory_means_a_smaller_batch_then_a_refusal(machine: Machine) -> None:
+    slice_bytes = 512 * 512 * 4
+    engine = Engine(batch=(2, 8, 8))
+    machine.gpu.capacity = 5 * slice_bytes
+    with machine.session(engine) as session:
+        assert session.batch == 4
+        np.testing.assert_allclose(
+            session.score(some_hu(9)).score, reference(some_hu(9))["score"], rtol=1e-5
+        )
+    assert machine.gpu.live()["memory"] == 0
+    machine.gpu.capacity = slice_bytes
+    with pytest.raises(BackendUnavailable, match="not even a batch of 2 fits .*out of memory"):
+        machine.session(engine)
+    fallen = Session(machine.bundle(engine), (machine.flavour, "onnxruntime-cpu"))
+    assert fallen.backend == "onnxruntime-cpu" and "not even" in fallen.refused[machine.flavour]
+    assert machine.gpu.live()["memory"] == 0
+
+
+def test_memory_that_runs_out_later_means_a_smaller_batch_too(machine: Machine) -> None:
+    with machine.session() as session:
+        machine.gpu.fail_next = RuntimeError("Error Code 2: OutOfMemory (no details)")
+        scores = session.score(some_hu(3))  # a size that is new
+        assert session.batch == 1
+    np.testing.assert_allclose(scores.score, reference(some_hu(3))["score"], rtol=1e-5)
+
+
+def test_memory_too_small_for_the_smallest_batch_is_said(rtx: Machine) -> None:
+    def full(context: Any, handle: int) -> bool:
+        context._engine.logger.log(fake_tensorrt.ILogger.ERROR, "Cuda Runtime (out of memory)")
+        return False
+
+    with rtx.session(Engine(batch=(2, 4, 8))) as session:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(fake_tensorrt.ExecutionContext, "execute_async_v3", full)
+            with pytest.raises(OutOfMemory, match="tensorrt-rtx fails .Cuda Runtime .out of mem"):
+                session.score(some_hu(8))
+        assert session.batch == 2
+        assert len(session.score(some_hu(4))) == 4
+
+
+def test_the_self_test_is_held_to_the_budget(machine: Machine) -> None:
+    bundle = machine.bundle(Engine(offset=0.1))
+    with pytest.raises(CheckFailed, match=f"self-test failed on {machine.flavour}, score is off"):
+        Session(bundle, machine.flavour)
+    session = Session(bundle)
+    assert session.backend == "onnxruntime-cpu"
+    assert "self-test failed" in session.refused[machine.flavour]
+    assert machine.gpu.live()["memory"] == 0
+
+
+def test_an_engine_that_was_tampered_with_is_not_deserialised(machine: Machine) -> None:
+    bundle = machine.bundle()
+    path = bundle / "clinreadnet.fp16.engine"
+    path.write_bytes(path.read_bytes().replace(b"4096", b"4097"))
+    with pytest.raises(Untrusted, match="SHA-256 differs"):
+        Session(bundle)
+    assert machine.fake.deserialised == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"target": "sm80"}, "built for sm80, this GPU is sm89"),
+        ({"toolchain": dict.fromkeys(("tensorrt", "tensorrt-rtx"), "1.6.0")}, "built with .*1.6.0"),
+    ],
+    ids=["architecture", "version"],
+)  # fmt: skip
+def test_an_engine_that_does_not_fit_is_not_deserialised(
+    machine: Machine, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(BackendUnavailable, match=message):
+        Session(machine.bundle(**changes), machine.flavour)
+    with pytest.raises(BackendUnavailable, match="batch 9 is outside the profile"):
+        machine.session(batch=9)
+    assert machine.fake.deserialised == [] and machine.gpu.allocations == 0
+
+
+def test_only_full_tensorrt_engines_belong_to_an_operating_system(machine: Machine) -> None:
+    bundle = machine.bundle(built_on=BuiltOn("windows-x86_64"))
+    if machine.flavour == "tensorrt-rtx":
+        with Session(bundle, machine.flavour) as session:
+            assert session.verdict.validity == Validity.VALID
+    else:
+        with pytest.raises(BackendUnavailable, match="built for windows-x86_64"):
+            Session(bundle, machine.flavour)
+        assert machine.fake.deserialised == []
+
+
+def test_rtx_is_asked_about_the_header_before_it_is_given_the_engine(rtx: Machine) -> None:
+    rtx.fake.judgement = (EngineValidity.INVALID, 2 | 4)
+    with pytest.raises(BackendUnavailable, match="TensorRT-RTX: unsupported cc, old cuda driver"):
+        rtx.session()
+    assert rtx.fake.deserialised == []
+    rtx.fake.judgement = (EngineValidity.SUBOPTIMAL, 0)
+    with rtx.session() as session:
+        assert session.verdict.validity == Validity.SUBOPTIMAL
+        assert session.describe()["verdict_reason"] == "TensorRT-RTX: no reason given"
+
+
+def test_an_engine_that_the_library_refuses_names_its_reason(machine: Machine) -> None:
+    bundle = machine.bundle()
+    manifest = load_manifest(bundle)
+    content = b"not an engine"
+    entry = dataclasses.replace(manifest.artifacts[-1], sha256=digest(content), size=len(content))
+    (bundle / entry.file).write_bytes(content)
+    write_manifest(
+        dataclasses.replace(manifest, artifacts=(*manifest.artifacts[:-1], entry)), bundle
+    )
+    with pytest.raises(BackendUnavailable, match="does not load it .*magic tag does not") as error:
+        Session(bundle, machine.flavour)
+    assert "\n" not in str(error.value)
+    with pytest.raises(BackendUnavailable, match=r"built for batches \[1, 2, 3\], the manifest"):
+        Session(machine.bundle(Engine(batch=(1, 2, 3)), batch=BatchRange(1, 4, 8)), machine.flavour)
+
+
+def test_host_code_is_allowed_to_version_compatible_engines_alone(
+    full: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed: list[bool] = []
+    real = fake_tensorrt.Runtime.deserialize_cuda_engine
+
+    def remember(runtime: Any, content: bytes) -> Any:
+        allowed.append(runtime.engine_host_code_allowed)
+        return real(runtime, content)
+
+    monkeypatch.setattr(fake_tensorrt.Runtime, "deserialize_cuda_engine", remember)
+    Session(full.bundle(), "tensorrt").close()
+    Session(full.bundle(version_compatible=True), "tensorrt").close()
+    assert allowed == [False, True]
+
+
+def test_the_lean_runtime_runs_version_compatible_engines_alone(
+    full: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt_lean", sys.modules["tensorrt"])
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with Session(full.bundle(version_compatible=True), "tensorrt") as session:
+        assert session.backend == "tensorrt"
+    with pytest.raises(BackendUnavailable, match="only the lean runtime is installed"):
+        Session(full.bundle(), "tensorrt")
+
+
+def test_a_stripped_engine_gets_its_weights_from_the_graph(full: Machine) -> None:
+    from support.tiny_bundle import make_graph
+
+    graph = make_graph().decode("latin-1")
+    engine = Engine(weights=graph)
+    changes = {"weights_stripped": True, "graph": "clinreadnet.fp32.onnx"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            fake_tensorrt.OnnxParserRefitter, "refit_from_bytes",
+            lambda parser, content: content == make_graph(),
+        )  # fmt: skip
+        with Session(full.bundle(engine, **changes), "tensorrt") as session:
+            assert session.score(some_hu(1)).score.shape == (1,)
+        changes["graph"] = "clinreadnet.fp16.onnx"
+        with pytest.raises(BackendUnavailable, match="does not take its weights"):
+            Session(full.bundle(engine, **changes), "tensorrt")
+
+
+def test_missing_packages_and_a_driver_that_does_not_start_are_named(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = machine.bundle()
+    driver = sys.modules["pycuda.driver"]
+
+    def fail() -> None:
+        raise driver.Error("cuInit failed: no device\nmore")
+
+    monkeypatch.setattr(driver, "init", fail)
+    with pytest.raises(BackendUnavailable, match="CUDA does not start here .cuInit failed: no dev"):
+        Session(bundle, machine.flavour)
+    monkeypatch.setitem(sys.modules, "pycuda", None)
+    with pytest.raises(BackendUnavailable, match="pip install pycuda"):
+        Session(bundle, machine.flavour)
+    monkeypatch.setitem(sys.modules, machine.flavour.replace("-", "_"), None)
+    with pytest.raises(BackendUnavailable, match=r"pip install .clinreadnet\[tensorrt"):
+        Session(bundle, machine.flavour)
+
+
+def test_the_fake_has_no_name_that_the_real_binding_lacks() -> None:
+    real = pytest.importorskip(
+        "tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed", exc_type=ImportError
+    )
+    twins = {
+        fake_tensorrt.Runtime: real.Runtime,
+        fake_tensorrt.CudaEngine: real.ICudaEngine,
+        fake_tensorrt.ExecutionContext: real.IExecutionContext,
+        fake_tensorrt.RuntimeConfig: real.IRuntimeConfig,
+        fake_tensorrt.Refitter: real.Refitter,
+        fake_tensorrt.OnnxParserRefitter: real.OnnxParserRefitter,
+        fake_tensorrt.EngineValidity: real.EngineValidity,
+        fake_tensorrt.EngineInvalidityDiagnostics: real.EngineInvalidityDiagnostics,
+        fake_tensorrt.CudaGraphStrategy: real.CudaGraphStrategy,
+        fake_tensorrt.TensorRTAllocation: real.ExecutionContextAllocationStrategy,
+        fake_tensorrt.DynamicShapesKernelSpecializationStrategy: (
+            real.DynamicShapesKernelSpecializationStrategy
+        ),
+    }
+    for fake, theirs in twins.items():
+        members = getattr(fake, "__members__", None)
+        names = members or [n for n, _ in inspect.getmembers(fake) if not n.startswith("_")]
+        assert [name for name in names if not hasattr(theirs, name)] == [], fake
+    for name in ("num_io_tensors", "create_runtime_config"):
+        assert hasattr(real.ICudaEngine, name)
+    for name in ("engine_header_size", "get_engine_validity", "engine_host_code_allowed"):
+        assert hasattr(real.Runtime, name)
+    for name in ("cuda_graph_strategy", "dynamic_shapes_kernel_specialization_strategy"):
+        assert hasattr(real.IRuntimeConfig, name)
+
+
+def test_the_real_library_judges_a_header(rtx: Machine) -> None:
+    """With no GPU and no driver its verdict is INVALID, and no crash."""
+    real = pytest.importorskip(
+        "tensorrt_rtx_bindings.tensorrt_rtx",
+        reason="TensorRT-RTX is not installed",
+        exc_type=ImportError,
+    )
+    from collections import deque
+
+    from clinreadnet.runtime.backends.tensorrt import collecting_logger
+
+    runtime = real.Runtime(collecting_logger(real, deque(maxlen=1)))
+    judged = verdict.header_verdict(real, runtime, b"\0" * 1000)
+    assert judged.validity == Validity.INVALID and "malformed engine" in judged.reason

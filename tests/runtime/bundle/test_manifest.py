@@ -1,0 +1,280 @@
+"""The manifest: round trip, its published schema, and everything a broken bundle can be."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import io
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+
+from clinreadnet.errors import InputError
+from clinreadnet.runtime.bundle.golden import read_golden
+from clinreadnet.runtime.bundle.manifest import (
+    Artifact,
+    BatchRange,
+    BuiltOn,
+    Golden,
+    InputInfo,
+    LayerReport,
+    Manifest,
+    ModelInfo,
+    Parity,
+    digest,
+    load_manifest,
+    parse_manifest,
+    read_listed,
+    write_manifest,
+)
+
+SHA = "0" * 64
+SCHEMA = json.loads(
+    files("clinreadnet.runtime.bundle").joinpath("manifest.schema.json").read_text(encoding="utf-8")
+)
+VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+
+
+def make_manifest(**changes: Any) -> Manifest:
+    graph = Artifact(
+        file="clinreadnet.fp32.onnx",
+        kind="onnx",
+        precision="fp32",
+        sha256=SHA,
+        size=12,
+        batch=BatchRange(1, 4, 32),
+        toolchain={"torch": "2.13.0"},
+        built_on=BuiltOn("linux-x86_64"),
+        parity=Parity(
+            "passed",
+            budget=1e-5,
+            relative_error={"score": 3e-7},
+            metric_difference={"PLCC": 1e-9},
+            worst_score_difference=1e-6,
+            details={"slices": 64, "interval": [0.9, 0.95]},
+        ),
+    )
+    engine = dataclasses.replace(
+        graph,
+        file="clinreadnet.fp16.sm89.rtx.engine",
+        kind="tensorrt-engine",
+        precision="fp16",
+        flavour="tensorrt-rtx",
+        target="sm89",
+        graph=graph.file,
+        layers=LayerReport("clinreadnet.fp16.sm89.rtx.layers.json", SHA, 2),
+        parity=Parity("not run", reason="no GPU here"),
+    )
+    fields: dict[str, Any] = {
+        "clinreadnet_version": "0.1.0",
+        "created": "2026-01-31T12:00:00Z",
+        "model": ModelInfo("small", 6_900_000, SHA),
+        "input": InputInfo(BatchRange(1, 4, 32)),
+        "artifacts": (graph, engine),
+        "golden": Golden("golden.npz", SHA, 10, 4),
+        "verified": True,
+    }
+    return Manifest(**(fields | changes))
+
+
+def set_path(raw: dict[str, Any], path: str, value: Any) -> None:
+    *parents, last = [int(p) if p.isdigit() else p for p in path.split(".")]
+    node: Any = raw
+    for parent in parents:
+        node = node[parent]
+    if value is KeyError:
+        del node[last]
+    else:
+        node[last] = value
+
+
+def test_a_written_manifest_reads_back_equal(tmp_path: Path) -> None:
+    manifest = make_manifest()
+    write_manifest(manifest, tmp_path)
+    assert load_manifest(tmp_path) == manifest
+    assert [p.name for p in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def test_a_written_manifest_satisfies_the_published_schema() -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    VALIDATOR.validate(json.loads(make_manifest().to_json()))
+
+
+def test_the_schema_and_the_dataclasses_name_the_same_fields() -> None:
+    def names(cls: type) -> set[str]:
+        return {f.name for f in dataclasses.fields(cls)}
+
+    assert set(SCHEMA["properties"]) == set(SCHEMA["required"]) == names(Manifest)
+    for cls, node in [
+        (Artifact, SCHEMA["$defs"]["artifact"]),
+        (Parity, SCHEMA["$defs"]["parity"]),
+        (BatchRange, SCHEMA["$defs"]["batch"]),
+        (LayerReport, SCHEMA["$defs"]["listed"]),
+        (Golden, SCHEMA["properties"]["golden"]),
+        (ModelInfo, SCHEMA["properties"]["model"]),
+        (InputInfo, SCHEMA["properties"]["input"]),
+    ]:
+        assert set(node["properties"]) == set(node["required"]) == names(cls), cls
+
+
+def test_numbers_that_are_not_finite_become_null() -> None:
+    parity = Parity("failed", relative_error={"score": float("inf")})
+    artifact = dataclasses.replace(make_manifest().artifacts[0], parity=parity)
+    text = make_manifest(artifacts=(artifact,)).to_json()
+    read = parse_manifest(text).artifacts[0].parity
+    assert read is not None and read.relative_error == {"score": None}
+
+
+LAYERS = {"file": "a.layers.json", "sha256": SHA, "size": 2}
+
+BROKEN = {
+    "missing-field": ("verified", KeyError, "verified is missing"),
+    "missing-nested": ("artifacts.0.sha256", KeyError, "artifacts[0].sha256 is missing"),
+    "unknown-field": ("surprise", 1, "surprise is not a field"),
+    "string-for-bool": ("verified", "true", "verified: expected true or false"),
+    "bool-for-int": ("artifacts.0.size", True, "artifacts[0].size: expected an integer"),
+    "float-for-int": ("artifacts.0.size", 1.5, "artifacts[0].size: expected an integer"),
+    "object-for-list": ("artifacts", {}, "artifacts: expected a list"),
+    "list-for-object": ("golden", [], "golden: expected an object"),
+    "number-for-toolchain": ("artifacts.0.toolchain.torch", 2, "expected a string"),
+    "no-artifacts": ("artifacts", [], "artifacts is empty"),
+    "unknown-kind": ("artifacts.0.kind", "pickle", "'pickle' is none of"),
+    "unknown-precision": ("artifacts.0.precision", "fp12", "'fp12' is none of"),
+    "parent-path": ("artifacts.0.file", "../x.onnx", "not a plain file name"),
+    "absolute-path": ("artifacts.0.file", "/etc/passwd", "not a plain file name"),
+    "windows-path": ("artifacts.0.file", "..\\x.onnx", "not a plain file name"),
+    "sub-folder": ("golden.file", "a/golden.npz", "not a plain file name"),
+    "dot-dot": ("golden.file", "..", "not a plain file name"),
+    "manifest-itself": ("golden.file", "manifest.json", "not a plain file name"),
+    "short-hash": ("artifacts.0.sha256", "abc", "64 lower-case hexadecimal"),
+    "empty-file": ("artifacts.0.size", 0, "is not positive"),
+    "graph-with-target": ("artifacts.0.target", "sm89", "an engine names flavour and target"),
+    "engine-without-flavour": ("artifacts.1.flavour", None, "an engine names flavour and target"),
+    "layers-outside": ("artifacts.1.layers.file", "../layers.json", "not a plain file name"),
+    "layers-of-a-graph": ("artifacts.0.layers", LAYERS, "only an engine names a graph"),
+    "zero-batch": ("artifacts.0.batch.min", 0, "1 <= min <= opt <= max"),
+    "other-encoding": ("input.encoding.hu_min", -1024, "input differs"),
+    "other-outputs": ("outputs.1.shape", ["batch", 5], "outputs differ"),
+    "old-schema": ("schema_version", 0, "schema_version 0"),
+}
+
+
+@pytest.mark.parametrize(("path", "value", "message"), BROKEN.values(), ids=BROKEN.keys())
+def test_a_broken_manifest_is_refused_by_the_reader_and_the_schema(
+    path: str, value: Any, message: str
+) -> None:
+    raw = json.loads(make_manifest().to_json())
+    set_path(raw, path, value)
+    with pytest.raises(InputError) as refusal:
+        parse_manifest(json.dumps(raw), "bundle/manifest.json")
+    assert message in str(refusal.value)
+    assert str(refusal.value).startswith("bundle/manifest.json: ")
+    assert "\n" not in str(refusal.value)
+    assert not VALIDATOR.is_valid(raw)
+
+
+def test_relations_that_a_schema_cannot_say_are_checked() -> None:
+    raw = json.loads(make_manifest().to_json())
+    twice = copy.deepcopy(raw)
+    twice["golden"]["file"] = raw["artifacts"][0]["file"]
+    with pytest.raises(InputError, match="listed twice"):
+        parse_manifest(json.dumps(twice))
+    foreign = copy.deepcopy(raw)
+    foreign["artifacts"][1]["graph"] = "other.onnx"
+    with pytest.raises(InputError, match="'other.onnx' is no listed ONNX graph"):
+        parse_manifest(json.dumps(foreign))
+    raw["artifacts"][0]["batch"] = {"min": 4, "opt": 2, "max": 8}
+    with pytest.raises(InputError, match="min <= opt <= max"):
+        parse_manifest(json.dumps(raw))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("[]", "holds no JSON object"),
+        ('{"schema_version": 2}', "schema version 2 is newer .* install a newer"),
+    ],
+    ids=["cut-off", "nested-too-deep", "list", "newer-schema"],
+)
+def test_text_that_is_no_manifest_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_manifest(tmp_path)
+
+
+def test_a_missing_bundle_and_a_folder_without_manifest_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="clinreadnet export --out"):
+        load_manifest(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="not a bundle"):
+        load_manifest(tmp_path)
+
+
+def test_writing_refuses_what_reading_would_refuse(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="listed twice|plain file name"):
+        write_manifest(make_manifest(golden=Golden("../golden.npz", SHA, 1, 1)), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_listed_files_are_checked_against_size_and_hash(tmp_path: Path) -> None:
+    content = b"twelve bytes"
+    artifact = dataclasses.replace(make_manifest().artifacts[0], sha256=digest(content))
+    path = tmp_path / artifact.file
+    with pytest.raises(InputError, match="listed in the manifest but missing"):
+        read_listed(tmp_path, artifact)
+    path.write_bytes(content)
+    assert read_listed(tmp_path, artifact) == content
+    path.write_bytes(content[:-1])
+    with pytest.raises(InputError, match="11 bytes, the manifest says 12"):
+        read_listed(tmp_path, artifact)
+    path.write_bytes(content.upper())
+    with pytest.raises(InputError, match="SHA-256 differs"):
+        read_listed(tmp_path, artifact)
+
+
+def golden_bytes(**changes: Any) -> bytes:
+    arrays = {
+        "hu": np.zeros((2, 512, 512), np.int16),
+        "label": np.zeros(2, np.float32),
+        "score": np.zeros(2),
+        "probs": np.zeros((2, 21)),
+        "quality_map": np.zeros((2, 16, 16)),
+    } | changes
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{k: v for k, v in arrays.items() if v is not None})
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"not a zip", "not a golden file"),
+        (golden_bytes(score=None), "not a golden file"),
+        (golden_bytes(probs=np.zeros((2, 5))), r"probs has shape \[2, 5\]"),
+        (golden_bytes(label=np.array([object(), None])), "label holds no plain numbers"),
+        (golden_bytes(label=np.array([1j, 0j])), "label holds no plain numbers"),
+        (
+            golden_bytes(quality_map=np.asfortranarray(np.zeros((2, 16, 16)))),
+            "quality_map holds no plain numbers",
+        ),
+    ],
+    ids=["not-npz", "array-missing", "wrong-shape", "pickled-object", "complex", "columns-first"],
+)
+def test_a_broken_golden_file_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "golden.npz").write_bytes(content)
+    golden = Golden("golden.npz", digest(content), len(content), 2)
+    with pytest.raises(InputError, match=message):
+        read_golden(tmp_path, golden)
+
+
+def test_the_first_golden_slices_are_read(tmp_path: Path) -> None:
+    content = golden_bytes()
+    (tmp_path / "golden.npz").write_bytes(content)
+    arrays = read_golden(tmp_path, Golden("golden.npz", digest(content), len(content), 2), first=1)
+    assert arrays["hu"].shape == (1, 512, 512) and arrays["hu"].dtype == np.int16

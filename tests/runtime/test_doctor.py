@@ -1,0 +1,117 @@
+"""`clinreadnet doctor`: what it finds, and the commands it gives."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+
+from clinreadnet.runtime import doctor, gpu
+from clinreadnet.runtime.gpu import Gpu
+
+NOTHING: dict[str, str | None] = dict.fromkeys(doctor._DISTRIBUTIONS)
+EVERYTHING: dict[str, str | None] = dict.fromkeys(doctor._DISTRIBUTIONS, "1.0")
+
+
+def door(name: str, packages: dict[str, str | None], *, has_gpu: bool = False) -> doctor.Door:
+    (found,) = [d for d in doctor.doors(packages, has_gpu=has_gpu) if d.name == name]
+    return found
+
+
+def test_the_command_prints_json_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['clinreadnet', 'doctor', '--json']\n"
+        "from clinreadnet import cli\n"
+        "try:\n    cli.main()\nexcept SystemExit as stop:\n    assert not stop.code\n"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'tensorrt_rtx', 'numba', 'matplotlib'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.strip()) == (0, "[]")
+    result = json.loads(done.stdout)
+    assert result["packages"]["onnx"] == version("onnx")
+    assert {"clinreadnet", "python", "platform", "driver", "gpus", "doors"} <= set(result)
+
+
+def test_the_table_shows_packages_doors_and_commands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rich.console import Console
+
+    monkeypatch.setattr(doctor, "_version", lambda name: "9.8.7" if name == "torch" else None)
+    monkeypatch.setattr(doctor, "find_gpus", lambda: [Gpu("NVIDIA L4", "sm89", 24 << 30)])
+    monkeypatch.setattr(doctor, "driver_version", lambda: "580.65.06")
+    doctor.print_diagnosis(doctor.diagnose(), Console(width=120))
+    out = capsys.readouterr().out
+    for text in ("9.8.7", "NVIDIA L4, sm89, 24 GiB", "580.65.06", 'pip install "clinreadnet[cpu]"'):
+        assert text in out
+
+
+@pytest.mark.parametrize("name", [d.name for d in doctor.doors(NOTHING, has_gpu=False)])
+def test_every_door_is_shut_by_nothing_and_opened_by_everything(name: str) -> None:
+    shut, opened = door(name, NOTHING), door(name, EVERYTHING, has_gpu=True)
+    assert not shut.works and shut.missing and "pip install" in shut.command
+    assert opened.works and not opened.missing and not opened.command
+
+
+@pytest.mark.parametrize(
+    ("packages", "has_gpu", "name", "works"),
+    [
+        ({"onnxruntime"}, False, "score on the CPU", True),
+        ({"onnxruntime-gpu"}, False, "score on the CPU", True),
+        ({"onnxruntime-gpu"}, False, "score with CUDA", False),
+        ({"onnxruntime-gpu"}, True, "score with CUDA", True),
+        ({"onnxruntime"}, True, "score with CUDA", False),
+        (set(NOTHING) - {"onnxruntime-gpu"}, False, "build TensorRT-RTX engines", True),
+        (set(NOTHING) - {"tensorrt_rtx libraries"}, True, "build TensorRT-RTX engines", False),
+    ],
+    ids=[
+        "cpu",
+        "gpu-package-runs-on-cpu",
+        "gpu-package-without-gpu",
+        "gpu-package-with-gpu",
+        "gpu-without-package",
+        "rtx-builds-without-gpu",
+        "rtx-libraries-missing",
+    ],
+)
+def test_doors(packages: set[str], has_gpu: bool, name: str, works: bool) -> None:
+    installed = {p: "1.0" if p in packages else None for p in NOTHING}
+    assert door(name, installed, has_gpu=has_gpu).works is works
+
+
+def test_no_command_puts_one_onnxruntime_beside_the_other() -> None:
+    cpu = NOTHING | {"onnxruntime": "1.0"}
+    gpu_build = NOTHING | {"onnxruntime-gpu": "1.0"}
+    for one in doctor.doors(cpu, has_gpu=True):
+        if "[gpu" in one.command:
+            assert one.command.startswith("pip uninstall -y onnxruntime && ")
+    assert not any("cpu" in d.command for d in doctor.doors(gpu_build, has_gpu=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"onnxruntime-gpu": None}, None),
+        ({"onnxruntime": None}, None),
+        ({}, "both installed and overwrite each other"),
+        ({"onnxruntime": None, "onnxruntime-gpu": None}, "no onnxruntime"),
+        ({"onnxruntime": None, "tensorrt_rtx bindings": None}, "only half of TensorRT-RTX"),
+    ],
+    ids=["cpu-only", "gpu-only", "both", "neither", "half-rtx"],
+)
+def test_problems(change: dict[str, str | None], problem: str | None) -> None:
+    problems = doctor._problems(EVERYTHING | change)
+    if problem is None:
+        assert problems == []
+    else:
+        assert len(problems) == 1 and problem in problems[0]
+
+
+def test_no_driver_means_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "_DRIVER_LIBRARY", "libno-such-driver.so")
+    monkeypatch.setattr(gpu, "_NVML_LIBRARY", "libno-such-driver.so")
+    assert gpu.find_gpus() == [] and gpu.driver_version() is None

@@ -1,0 +1,227 @@
+"""`clinreadnet score --ray`: two local workers, damaged slices, and workers that are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+from numpy.typing import NDArray
+from pyarrow import parquet
+from support.dicom_files import noise, write_ct, write_series
+from support.tiny_bundle import reference, write_bundle
+from typer.testing import CliRunner
+
+from clinreadnet.cli import app, main
+from clinreadnet.data.slices import SliceRef, find_slices
+from clinreadnet.errors import CheckFailed, ClinReadNetError, InputError
+from clinreadnet.runtime import Session
+from clinreadnet.scoring import archive as score_ray
+from clinreadnet.scoring.archive import score_archive, score_chunk
+from clinreadnet.scoring.series import score_slices
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("bundles") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """Ray with room for two workers, which every run of this module uses."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "cpu_count", lambda: 2)
+        with score_ray._cluster(score_ray.LOCAL, workers=2):
+            yield
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return parquet.read_table(path).to_pylist()  # type: ignore[no-any-return]
+
+
+def test_killed_workers_lose_nothing(
+    cluster: None, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One slice kills its first worker, another kills every worker: that one alone is not scored.
+
+    The readers are closures, which Ray sends to its workers by value.
+    """
+    deaths = tmp_path / "deaths"
+    pids = tmp_path / "pids"
+    for folder in (deaths, pids):
+        folder.mkdir()
+
+    def reader(index: int) -> Any:
+        def read() -> NDArray[np.float32]:
+            (pids / str(os.getpid())).touch()
+            time.sleep(0.02)  # long enough for the other worker to get a share
+            if index == 5 and not (deaths / "5").exists() or index == 17:
+                (deaths / f"{index}").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return np.random.default_rng(index).normal(40, 300, (512, 512)).astype(np.float32)
+
+        return read
+
+    refs = [SliceRef(tmp_path / f"{i}.npy", None, float(i), "s", reader(i)) for i in range(24)]
+    monkeypatch.setattr(score_ray, "find_slices", lambda paths, **options: refs)
+    monkeypatch.setattr(score_ray, "CHUNK", 4)
+    progress: list[tuple[int, int]] = []
+    report = score_archive(
+        [tmp_path],
+        bundle,
+        tmp_path / "scores.parquet",
+        workers=2,
+        advance=lambda done, total: progress.append((done, total)),
+    )
+    assert sorted(path.name for path in deaths.iterdir()) == ["17", "5"]
+    assert len(list(pids.iterdir())) >= 3  # two workers, and one more for each that died
+    found = rows(tmp_path / "scores.parquet")
+    assert [Path(row["path"]).name for row in found] == [f"{i}.npy" for i in range(24)]
+    assert [i for i, row in enumerate(found) if row["error"] is not None] == [17]
+    assert found[17]["score"] is None and "workers die of it" in found[17]["error"]
+    good = [ref for i, ref in enumerate(refs) if i != 17]
+    alone = score_slices(Session(bundle, threads=1), good)
+    assert [row["score"] for row in found if row["error"] is None] == [
+        one.score for one in alone.slices
+    ]
+    assert (report.slices, report.not_scored, report.series) == (24, 1, alone.series)
+    assert len(progress) == 6 and max(progress) == (24, 24)
+
+
+def test_a_bundle_that_does_not_load_is_the_sessions_own_error(
+    cluster: None, tmp_path: Path
+) -> None:
+    bundle = write_bundle(tmp_path / "bundle", score_offset=0.5)
+    np.save(tmp_path / "a.npy", noise())
+    with pytest.raises(CheckFailed, match="self-test failed on onnxruntime-cpu"):
+        score_archive([tmp_path / "a.npy"], bundle, tmp_path / "a.parquet", workers=1)
+    assert not (tmp_path / "a.parquet").exists()
+
+
+def test_more_workers_than_the_cluster_has_room_for_are_refused(
+    cluster: None, bundle: Path, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "a.npy", noise())
+    with pytest.raises(InputError, match="--workers 3: the cluster has 2 CPUs; ask for fewer"):
+        score_archive([tmp_path / "a.npy"], bundle, tmp_path / "a.parquet", workers=3)
+
+
+def test_an_archive_gets_the_scores_of_one_process(bundle: Path, tmp_path: Path) -> None:
+    """The command itself, with a Ray of its own; damaged slices become rows, and status 1."""
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    write_series(archive / "series", 6)
+    stack = noise(0, (40, 512, 512))
+    np.save(archive / "stack.npy", stack)
+    broken = noise(3, (3, 512, 512)).astype(np.float32)
+    broken[1, 0, 0] = np.nan
+    np.save(archive / "broken.npy", broken)
+    truncated = write_ct(archive / "truncated.dcm", SeriesInstanceUID="1.2.9")
+    truncated.write_bytes(truncated.read_bytes()[:100_000])
+    (archive / "LICENSE.txt").write_text("free")
+
+    command = [sys.executable, "-m", "clinreadnet.cli", "score", "archive", "--ray", "local"]
+    command += ["--workers", "2", "--bundle", str(bundle), "--out", "scores.parquet", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    notes = done.stderr.splitlines()
+    assert len(notes) == 3 and "LICENSE.txt" in notes[0] and "truncated" in notes[1]
+    assert notes[2] == (
+        "clinreadnet: scores.parquet: 2 of 50 slices were not scored; its column `error` says why"
+    )
+    result = json.loads(done.stdout)
+    assert (result["slices"], result["not_scored"], result["series"]["n"]) == (50, 2, 48)
+
+    found = rows(tmp_path / "scores.parquet")
+    wrong = [row for row in found if row["error"] is not None]
+    assert [(Path(row["path"]).name, row["frame"]) for row in wrong] == [
+        ("broken.npy", 1),
+        ("truncated.dcm", None),
+    ]
+    assert all(row["score"] is None and row["grade"] is None for row in wrong)
+    assert "NaN or infinity" in wrong[0]["error"] and "truncated" in wrong[1]["error"]
+
+    refs = find_slices([archive], refused=lambda path, error: None)
+    good = [ref for ref in refs if ref.name != f"{archive / 'broken.npy'}[1]"]
+    alone = score_slices(Session(bundle, threads=1), good)
+    columns = ("path", "frame", "position", "score", "grade")
+    assert [tuple(row[c] for c in columns) for row in found if row["error"] is None] == [
+        tuple(getattr(one, c) for c in columns) for one in alone.slices
+    ]
+    assert [row["series"] for row in found if row["error"] is None] == [r.series for r in good]
+    facts = parquet.read_schema(tmp_path / "scores.parquet").metadata
+    assert facts[b"research_use"].startswith(b"Research use only")
+    assert json.loads(facts[b"session"])["backend"] == "onnxruntime-cpu"
+
+
+def test_a_slice_that_fails_stops_no_other_of_its_chunk() -> None:
+    class Picky:
+        """Fails on any batch that holds a dark slice."""
+
+        def score(self, hu: NDArray[np.float32]) -> Any:
+            if hu.mean(axis=(1, 2)).min() < -500:
+                raise ClinReadNetError("too dark")
+            return type("Scores", (), {"score": reference(hu)["score"].astype(np.float32)})
+
+    images = [noise(i).astype(np.float32) for i in range(3)]
+    images[1] -= 900
+    refs = [SliceRef(Path(f"{i}"), None, None, "s", image.copy) for i, image in enumerate(images)]
+    scores, errors = score_chunk(Picky(), refs)  # type: ignore[arg-type]
+    assert errors == [None, "1: too dark", None]
+    np.testing.assert_allclose(scores[[0, 2]], reference(np.stack(images))["score"][[0, 2]])
+    assert np.isnan(scores[1])
+
+
+def test_an_address_without_ray_is_one_line(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init(**options: Any) -> None:
+        assert options["address"] == "10.0.0.1:6379" and "include_dashboard" not in options
+        raise ConnectionError("Could not find any running Ray instance.\nMore lines.")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    np.save(tmp_path / "a.npy", noise())
+    with pytest.raises(InputError, match=r"no Ray cluster there \(Could not find.*instance\.\)"):
+        score_archive([tmp_path], bundle, tmp_path / "a.parquet", address="10.0.0.1:6379")
+    assert os.listdir(tmp_path) == ["a.npy"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--ray", "local"], "--ray writes to --out"),
+        (["--ray", "local", "--out", "a.parquet", "--csv", "a.csv"], "no --csv or --plot"),
+        (["--out", "a.parquet"], "--out and --workers go with --ray"),
+        (["--workers", "2"], "--out and --workers go with --ray"),
+        (["--ray", "local", "--out", "nowhere/a.parquet"], "nowhere: no such folder"),
+    ],
+    ids=["no-out", "csv", "out-alone", "workers-alone", "folder-missing"],
+)
+def test_options_that_do_not_go_together_are_refused(
+    bundle: Path, tmp_path: Path, options: list[str], message: str
+) -> None:
+    done = CliRunner().invoke(app, ["score", str(tmp_path), "--bundle", str(bundle), *options])
+    assert isinstance(done.exception, InputError) and message in str(done.exception)
+
+
+@pytest.mark.parametrize("package", ["ray", "pyarrow"])
+def test_a_missing_package_names_its_extra(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], package: str
+) -> None:
+    monkeypatch.delitem(sys.modules, "clinreadnet.scoring.archive")
+    monkeypatch.setitem(sys.modules, package, None)
+    arguments = ["score", "x", "--bundle", str(bundle), "--ray", "local", "--out", "a.parquet"]
+    monkeypatch.setattr(sys, "argv", ["clinreadnet", *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert 'pip install "clinreadnet[ray]"' in capsys.readouterr().err

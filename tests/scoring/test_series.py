@@ -1,0 +1,338 @@
+"""`clinreadnet score`: results, files written, and every bad input as one line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from support.dicom_files import MR, noise, write_ct, write_enhanced_ct, write_series
+from support.metaimage_files import write_mha
+from support.tiny_bundle import reference, write_bundle
+
+from clinreadnet import cli
+from clinreadnet.data.slices import find_slices
+from clinreadnet.errors import InputError
+from clinreadnet.runtime import Session
+from clinreadnet.scoring import plot
+from clinreadnet.scoring import series as score
+from clinreadnet.spec import LIKERT, RESEARCH_USE
+
+Run = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("bundles") / "bundle")
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
+    """Return a function that runs the command in this process, through `main` as installed."""
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.delenv(score.BUNDLE_VARIABLE, raising=False)
+
+    def command(*arguments: str | Path) -> Run:
+        monkeypatch.setattr(sys, "argv", ["clinreadnet", *map(str, arguments)])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        out, err = capfd.readouterr()
+        return subprocess.CompletedProcess([], status, out, err)
+
+    return command
+
+
+def test_json_holds_the_scores_in_order_and_nothing_else_is_printed(
+    run: Any, bundle: Path, tmp_path: Path
+) -> None:
+    folder = write_series(tmp_path / "s", 6)
+    done = run("score", folder, "--bundle", bundle, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    result = json.loads(done.stdout)
+    expected = reference(np.stack([noise(i) for i in range(6)]))["score"]
+    assert [s["position"] for s in result["slices"]] == [0, 2.5, 5, 7.5, 10, 12.5]
+    assert [Path(s["path"]).name for s in result["slices"]] == [
+        f"IM{i:04d}.dcm" for i in (6, 5, 4, 3, 2, 1)
+    ]
+    np.testing.assert_allclose([s["score"] for s in result["slices"]], expected, rtol=1e-5)
+    assert {s["grade"] for s in result["slices"]} <= set(LIKERT)
+    series = result["series"]
+    assert series["n"] == 6
+    np.testing.assert_allclose(
+        [series["mean"], series["min"], series["max"]],
+        [expected.mean(), expected.min(), expected.max()],
+        rtol=1e-5,
+    )
+    assert result["research_use"] == RESEARCH_USE
+    assert result["session"]["backend"] == "onnxruntime-cpu"
+
+
+def test_the_table_names_slices_grades_and_research_use(
+    run: Any, bundle: Path, tmp_path: Path
+) -> None:
+    folder = write_series(tmp_path / "s", 3)
+    done = run("score", folder, "--bundle", bundle)
+    assert done.returncode == 0
+    for text in ("IM0001.dcm", "2.5", "good", "3 slices", "mean", "good 100%", RESEARCH_USE):
+        assert text in done.stdout
+
+
+def test_all_kinds_of_input_together(run: Any, bundle: Path, tmp_path: Path) -> None:
+    write_enhanced_ct(tmp_path / "e.dcm", 2)
+    np.save(tmp_path / "stack.npy", noise(0, (3, 512, 512)))
+    encoded = ((noise(4).clip(-1000, 400) + 1000) / 1400).astype(np.float32)
+    tifffile.imwrite(tmp_path / "0.tif", encoded)
+    paths = [tmp_path / "0.tif", tmp_path / "e.dcm", tmp_path / "stack.npy"]
+    done = run("score", *paths, "--bundle", bundle, "--json")
+    slices = json.loads(done.stdout)["slices"]
+    assert [(Path(s["path"]).name, s["frame"], s["position"]) for s in slices] == [
+        ("0.tif", None, None),
+        ("e.dcm", 1, -5),
+        ("e.dcm", 0, 0),
+        ("stack.npy", 0, None),
+        ("stack.npy", 1, None),
+        ("stack.npy", 2, None),
+    ]
+
+
+def test_notes_go_to_standard_error(run: Any, bundle: Path, tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "s", 1)
+    (folder / "LICENSE.txt").write_text("free")
+    done = run("score", folder, "--bundle", bundle, "--json")
+    json.loads(done.stdout)
+    assert done.stderr.count("\n") == 1 and "LICENSE.txt" in done.stderr
+
+
+def test_csv_and_plot_are_written_whole(run: Any, bundle: Path, tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "s", 3)
+    table, picture = Path("scores.csv"), Path("scores.png")
+    table.write_text("old")
+    done = run("score", folder, "--bundle", bundle, "--csv", table, "--plot", picture)
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader(table.open()))
+    assert list(rows[0]) == ["path", "frame", "position", "score", "grade"]
+    assert [float(r["position"]) for r in rows] == [0, 2.5, 5]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert sorted(os.listdir()) == ["scores.csv", "scores.png"]
+
+
+def test_the_plot_shows_the_extremes_under_their_maps(bundle: Path, tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "s", 3)
+    write_ct(folder / "worst.dcm", noise() - 500, ImagePositionPatient=[0, 0, 90])
+    write_ct(folder / "best.dcm", noise() + 200, ImagePositionPatient=[0, 0, 91])
+    report = score.score_slices(Session(bundle), find_slices([folder]))
+    assert report.worst.ref.path.name == "worst.dcm" and report.best.ref.path.name == "best.dcm"
+    np.testing.assert_allclose(
+        report.worst.quality_map, reference(noise()[None] - 500)["quality_map"][0], rtol=1e-4
+    )
+    plot.write_plot(report, tmp_path / "a.svg")
+    text = (tmp_path / "a.svg").read_text()
+    assert "<svg" in text and text.count("<image") >= 4  # each slice alone and under its map
+
+
+def test_the_summary_counts_grade_words() -> None:
+    summary = score.summarise([0.2, 0.6, 3.4, 3.6])
+    assert summary.shares == {"bad": 0.25, "poor": 0.25, "fair": 0, "good": 0.25, "excellent": 0.25}
+    assert (summary.n, summary.min, summary.max) == (4, 0.2, 3.6)
+    assert summary.mean == pytest.approx(1.95)
+
+
+def test_the_bundle_is_found_by_environment_then_folder(
+    run: Any, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_ct(tmp_path / "a.dcm")
+    done = run("score", path)
+    assert done.returncode == 2 and "clinreadnet export --out bundle" in done.stderr
+    Path("bundle").symlink_to(bundle)
+    assert run("score", path).returncode == 0
+    Path("bundle").unlink()
+    monkeypatch.setenv(score.BUNDLE_VARIABLE, str(bundle))
+    assert run("score", path).returncode == 0
+
+
+def test_only_one_batch_ahead_is_read(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that runs far ahead of scoring would fill the memory."""
+    session = Session(bundle, batch=2)
+    read = scored = 0
+
+    class Ref:
+        path, frame, position = Path("x"), None, None
+
+        def load(self) -> np.ndarray:
+            nonlocal read
+            read += 1
+            assert read <= scored + 3 * session.batch
+            return noise(read).astype(np.float32)
+
+    def advance(n: int) -> None:
+        nonlocal scored
+        scored += n
+
+    report = score.score_slices(session, [Ref() for _ in range(11)], advance=advance)  # type: ignore[misc]
+    assert report.series.n == scored == read == 11
+
+
+def make_truncated(folder: Path) -> Path:
+    path = write_ct(folder / "a.dcm")
+    path.write_bytes(path.read_bytes()[:100_000])
+    return path
+
+
+def make_text(folder: Path) -> Path:
+    path = folder / "a.dcm"
+    path.write_text("This is a text file that calls itself DICOM.\n" * 20)
+    return path
+
+
+def make_folder(folder: Path) -> Path:
+    (folder / "empty").mkdir()
+    return folder / "empty"
+
+
+def make_npy(array: np.ndarray) -> Any:
+    def make(folder: Path) -> Path:
+        np.save(folder / "a.npy", array)
+        return folder / "a.npy"
+
+    return make
+
+
+def make_tif(folder: Path) -> Path:
+    tifffile.imwrite(folder / "a.tif", np.linspace(0, 2, 512 * 512, dtype="f4").reshape(512, 512))
+    return folder / "a.tif"
+
+
+NAN = noise().astype(np.float32)
+NAN[0, 0] = np.nan
+BAD: dict[str, tuple[Any, str]] = {
+    "missing": (lambda folder: folder / "nowhere.dcm", "no such file or folder"),
+    "empty-folder": (make_folder, "an empty folder"),
+    "text-called-dcm": (make_text, "not a DICOM file"),
+    "truncated": (make_truncated, "truncated"),
+    "localiser": (
+        lambda folder: write_ct(folder / "a.dcm", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]),
+        "a localiser",
+    ),
+    "mr": (
+        lambda folder: write_ct(folder / "a.dcm", SOPClassUID=MR, Modality="MR"),
+        "MR Image Storage (modality MR), not CT",
+    ),
+    "wrong-size": (
+        lambda folder: write_ct(folder / "a.dcm", noise(0, (256, 256))),
+        "256x256 pixels, the network takes 512x512; add --resample",
+    ),
+    "nan": (make_npy(NAN), "NaN or infinity"),
+    "constant": (make_npy(np.zeros((512, 512), np.int16)), "blank, every pixel is 0 HU"),
+    "tif-above-one": (make_tif, "a.tif"),
+}
+
+
+@pytest.mark.parametrize("companion", [False, True], ids=["alone", "after-good-slices"])
+@pytest.mark.parametrize(("make", "message"), BAD.values(), ids=BAD.keys())
+def test_a_bad_input_is_one_line_status_2_and_no_output(
+    run: Any, bundle: Path, tmp_path: Path, make: Any, message: str, companion: bool
+) -> None:
+    (tmp_path / "in").mkdir()
+    paths = [make(tmp_path / "in")]
+    if companion:
+        paths.insert(0, write_series(tmp_path / "good", 9, SeriesInstanceUID="1.2.3"))
+    outputs = ["--csv", "a.csv", "--plot", "a.png"]
+    done = run("score", *paths, "--bundle", bundle, "--json", *outputs)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("clinreadnet: ") and done.stderr.count("\n") == 1
+    assert message in done.stderr and str(paths[-1]) in done.stderr
+    assert os.listdir() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--csv", "nowhere/a.csv"], "nowhere: no such folder"),
+        (["--csv", "."], "is a folder"),
+        (["--plot", "a.doc"], "cannot draw that format"),
+        (["--backend", "tpu"], "'tpu' is none of"),
+        (["--precision", "int8"], "no ONNX graph in precision 'int8'"),
+        (["--bundle", "nowhere"], "clinreadnet export --out nowhere"),
+    ],
+    ids=["csv-folder-missing", "csv-is-folder", "plot-format", "backend", "precision", "bundle"],
+)
+def test_bad_options_are_refused_before_scoring(
+    run: Any,
+    bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    message: str,
+) -> None:
+    monkeypatch.setattr(score, "score_slices", lambda *a, **k: pytest.fail("scored"))
+    monkeypatch.setenv(score.BUNDLE_VARIABLE, str(bundle))
+    done = run("score", write_ct(tmp_path / "a.dcm"), *options)
+    assert done.returncode == 2 and done.stdout == "" and os.listdir() == []
+    assert message in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_missing_matplotlib_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plot, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r'pip install "clinreadnet\[plot\]"'):
+        plot.check_plot(Path("a.png"))
+
+
+def test_a_failed_self_test_is_status_1(run: Any, tmp_path: Path) -> None:
+    bad = write_bundle(tmp_path / "b", score_offset=0.5)
+    done = run("score", write_ct(tmp_path / "a.dcm"), "--bundle", bad)
+    assert done.returncode == 1 and "self-test failed" in done.stderr
+    assert done.stdout == "" and done.stderr.count("\n") == 1
+
+
+def test_resample_scores_other_sizes(run: Any, bundle: Path, tmp_path: Path) -> None:
+    path = write_ct(tmp_path / "a.dcm", noise(0, (1024, 1024)))
+    done = run("score", path, "--bundle", bundle, "--resample", "--json")
+    assert json.loads(done.stdout)["series"]["n"] == 1
+
+
+def test_the_installed_command_runs_without_torch(bundle: Path, tmp_path: Path) -> None:
+    """One real process: status, streams, and no traceback, with torch made unimportable."""
+    (tmp_path / "torch.py").write_text("raise ImportError('not here')")
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "clinreadnet.cli", "score", "--bundle", str(bundle)]
+    good = write_ct(tmp_path / "a.dcm")
+    done = subprocess.run([*command, str(good)], capture_output=True, text=True, env=env)
+    assert done.returncode == 0 and done.stderr == "" and "a.dcm" in done.stdout
+    bad = make_truncated(tmp_path)
+    done = subprocess.run([*command, str(bad)], capture_output=True, text=True, env=env)
+    assert done.returncode == 2 and done.stdout == ""
+    assert re.fullmatch(r"clinreadnet: .*a\.dcm: truncated, .*\n", done.stderr)
+
+
+def test_the_challenges_container_interface(run: Any, bundle: Path, tmp_path: Path) -> None:
+    stack = np.stack([noise(i) for i in range(5)]).astype(np.float32)
+    encoded = np.clip((stack + 1000) / 1400, 0, 1)
+    mha, out = write_mha(tmp_path / "stack.mha", encoded, compress=True), tmp_path / "output"
+    out.mkdir()
+    done = run("score", mha, "--bundle", bundle, "--challenge-output", out)
+    assert done.returncode == 0, done.stderr
+    assert [p.name for p in out.iterdir()] == ["image-quality-scores.json"]
+    scores = json.loads((out / "image-quality-scores.json").read_text())
+    assert all(isinstance(one, float) for one in scores)
+    np.testing.assert_allclose(scores, reference(stack)["score"], rtol=1e-4)
+
+
+def test_a_missing_challenge_output_is_refused_before_anything_is_scored(
+    run: Any, bundle: Path, tmp_path: Path
+) -> None:
+    done = run("score", tmp_path, "--bundle", bundle, "--challenge-output", tmp_path / "none")
+    assert done.returncode == 2 and "none: no such folder; create it first" in done.stderr

@@ -1,0 +1,244 @@
+"""TensorRT's Python binding, as far as the runtime uses it, on the GPU of `fake_pycuda`.
+
+An engine file is the JSON of an `Engine`; it computes what `tiny_bundle.reference` does, when the
+stream comes to it and not before.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import types
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from support.fake_pycuda import FakeGpu
+from support.tiny_bundle import reference
+
+SHAPES = {
+    "hu": (-1, 1, 512, 512),
+    "score": (-1,),
+    "probs": (-1, 21),
+    "quality_map": (-1, 16, 16),
+}
+
+
+@dataclass
+class Engine:
+    """What an engine file says."""
+
+    batch: tuple[int, int, int] = (1, 4, 8)
+    offset: float = 0.0
+    half: bool = False
+    scratch: int = 4096
+    """Activation memory of one slice, in bytes."""
+    target: str = "sm89"
+    weights: str = ""
+    """Where not empty, the engine must be refitted with these bytes."""
+
+    def file(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+
+class DataType(enum.Enum):
+    FLOAT = 0
+    HALF = 1
+
+
+class TensorRTAllocation(enum.Enum):
+    STATIC = 0
+    USER_MANAGED = 2
+
+
+class EngineValidity(enum.Enum):
+    VALID = 0
+    SUBOPTIMAL = 1
+    INVALID = 2
+
+
+class EngineInvalidityDiagnostics(enum.IntEnum):
+    VERSION_MISMATCH = 1
+    UNSUPPORTED_CC = 2
+    OLD_CUDA_DRIVER = 4
+
+
+class CudaGraphStrategy(enum.Enum):
+    DISABLED = 0
+    WHOLE_GRAPH_CAPTURE = 1
+
+
+class DynamicShapesKernelSpecializationStrategy(enum.Enum):
+    LAZY = 0
+    EAGER = 1
+
+
+class ILogger:
+    ERROR = 1
+    INTERNAL_ERROR = 0
+
+    def __init__(self) -> None:
+        pass
+
+
+class Fake:
+    """Makes the module of one version, and remembers what was done with it."""
+
+    def __init__(self, gpu: FakeGpu, version: str, *, rtx: bool) -> None:
+        self.gpu = gpu
+        self.version = version
+        self.rtx = rtx
+        self.deserialised: list[bytes] = []
+        self.contexts: list[Any] = []
+        self.judgement: tuple[EngineValidity, int] = (EngineValidity.VALID, 0)
+
+    def module(self, name: str) -> types.ModuleType:
+        module: Any = types.ModuleType(name)
+        module.__version__ = self.version
+        module.ILogger = ILogger
+        module.ExecutionContextAllocationStrategy = TensorRTAllocation
+        module.Runtime = lambda logger: Runtime(self, logger)
+        module.Refitter = lambda engine, logger: Refitter(engine)
+        module.OnnxParserRefitter = lambda refitter, logger: OnnxParserRefitter(refitter)
+        if self.rtx:
+            module.EngineValidity = EngineValidity
+            module.EngineInvalidityDiagnostics = EngineInvalidityDiagnostics
+            module.CudaGraphStrategy = CudaGraphStrategy
+            module.DynamicShapesKernelSpecializationStrategy = (
+                DynamicShapesKernelSpecializationStrategy
+            )
+        return module  # type: ignore[no-any-return]
+
+
+class Runtime:
+    def __init__(self, fake: Fake, logger: Any) -> None:
+        self._fake = fake
+        self._logger = logger
+        self.engine_host_code_allowed = False
+        if fake.rtx:
+            self.engine_header_size = 64
+            self.get_engine_validity = self._get_engine_validity
+
+    def _get_engine_validity(self, header: bytes) -> tuple[EngineValidity, int]:
+        assert len(header) <= 64
+        return self._fake.judgement
+
+    def deserialize_cuda_engine(self, content: bytes) -> Any:
+        self._fake.gpu.check()
+        self._fake.deserialised.append(content)
+        try:
+            said = Engine(**json.loads(content))
+        except (ValueError, TypeError):
+            self._logger.log(ILogger.ERROR, "[runtime.cpp] magic tag does not match\nmore")
+            return None
+        return CudaEngine(self._fake, self._logger, said)
+
+
+class CudaEngine:
+    def __init__(self, fake: Fake, logger: Any, said: Engine) -> None:
+        self.fake, self.logger, self.said = fake, logger, said
+        self.num_io_tensors = len(SHAPES)
+        if fake.rtx:
+            self.create_runtime_config = RuntimeConfig
+
+    def get_tensor_name(self, index: int) -> str:
+        return list(SHAPES)[index]
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return SHAPES[name]
+
+    def get_tensor_dtype(self, name: str) -> DataType:
+        return DataType.HALF if self.said.half else DataType.FLOAT
+
+    def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
+        assert (name, profile) == ("hu", 0)
+        return [(n, 1, 512, 512) for n in self.said.batch]
+
+    def create_execution_context(self, how: Any) -> Any:
+        self.fake.gpu.check()
+        if self.said.weights:
+            self.logger.log(ILogger.ERROR, "weights are missing")
+            return None
+        if self.fake.rtx:
+            assert isinstance(how, RuntimeConfig)
+            assert how.strategy is TensorRTAllocation.USER_MANAGED
+        else:
+            assert how is TensorRTAllocation.USER_MANAGED
+        context = ExecutionContext(self)
+        self.fake.contexts.append(context)
+        return context
+
+
+class RuntimeConfig:
+    def __init__(self) -> None:
+        self.strategy: Any = None
+        self.cuda_graph_strategy = CudaGraphStrategy.DISABLED
+        self.dynamic_shapes_kernel_specialization_strategy = (
+            DynamicShapesKernelSpecializationStrategy.LAZY
+        )
+
+    def set_execution_context_allocation_strategy(self, strategy: Any) -> None:
+        self.strategy = strategy
+
+
+class ExecutionContext:
+    def __init__(self, engine: CudaEngine) -> None:
+        self._engine = engine
+        self._gpu = engine.fake.gpu
+        self._addresses: dict[str, int] = {}
+        self._memory = 0
+        self.n = 0
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        low, _, high = self._engine.said.batch
+        self.n = shape[0]
+        return name == "hu" and low <= self.n <= high and shape[1:] == (1, 512, 512)
+
+    def update_device_memory_size_for_shapes(self) -> int:
+        return self.n * self._engine.said.scratch
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        assert self._gpu.memory[memory].nbytes >= size
+        self._memory = size
+
+    def set_tensor_address(self, name: str, memory: int) -> bool:
+        self._addresses[name] = memory
+        return memory in self._gpu.memory
+
+    def execute_async_v3(self, handle: int) -> bool:
+        self._gpu.check()
+        if self._gpu.fail_next is not None:
+            error, self._gpu.fail_next = self._gpu.fail_next, None
+            self._engine.logger.log(ILogger.ERROR, str(error))
+            return False
+        assert self._memory >= self.update_device_memory_size_for_shapes()
+        n, addresses, said = self.n, dict(self._addresses), self._engine.said
+        dtype = np.float16 if said.half else np.float32
+
+        def work() -> None:
+            hu = self._gpu.view(addresses["hu"], (n, 512, 512), dtype)
+            for name, value in reference(hu).items():
+                out = self._gpu.view(addresses[name], (n, *SHAPES[name][1:]), dtype)
+                out[...] = value + (said.offset if name == "score" else 0)
+
+        self._gpu.streams[handle].put(work)
+        return True
+
+
+class Refitter:
+    def __init__(self, engine: CudaEngine) -> None:
+        self.engine = engine
+        self.given = b""
+
+    def refit_cuda_engine(self) -> bool:
+        self.engine.said.weights = ""
+        return True
+
+
+class OnnxParserRefitter:
+    def __init__(self, refitter: Refitter) -> None:
+        self._refitter = refitter
+
+    def refit_from_bytes(self, content: bytes) -> bool:
+        return content == self._refitter.engine.said.weights.encode()

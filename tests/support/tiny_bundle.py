@@ -1,0 +1,140 @@
+"""A bundle around a graph of a few operators, so that the runtime is tested without the exporter.
+
+score = 4 · mean of the encoded image; probs = 1/21 each, scaled by 1; quality_map = 4 · the mean of
+each 32×32 patch. The golden outputs are computed in float64 with NumPy.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from clinreadnet.runtime.bundle.manifest import (
+    Artifact,
+    BatchRange,
+    BuiltOn,
+    Golden,
+    InputInfo,
+    Manifest,
+    ModelInfo,
+    Parity,
+    digest,
+    write_manifest,
+)
+
+
+def make_graph(*, half: bool = False, score_offset: float = 0.0) -> bytes:
+    """Return an ONNX graph; ``score_offset`` makes it disagree with `reference`."""
+    kind = TensorProto.FLOAT16 if half else TensorProto.FLOAT
+
+    def constant(name: str, value: Any, dtype: int = kind) -> onnx.TensorProto:
+        array = np.asarray(value)
+        return helper.make_tensor(name, dtype, array.shape, array.ravel().tolist())
+
+    nodes = [
+        helper.make_node("Sub", ["hu", "hu_min"], ["shifted"]),
+        helper.make_node("Div", ["shifted", "hu_range"], ["scaled"]),
+        helper.make_node("Clip", ["scaled", "zero", "one"], ["x"]),
+        helper.make_node(
+            "AveragePool", ["x"], ["patches"], kernel_shape=[32, 32], strides=[32, 32]
+        ),
+        helper.make_node("Squeeze", ["patches", "channel"], ["means"]),
+        helper.make_node("Mul", ["means", "four"], ["quality_map"]),
+        helper.make_node("ReduceMean", ["quality_map", "sides"], ["plain_score"], keepdims=0),
+        helper.make_node("Add", ["plain_score", "offset"], ["score"]),
+        helper.make_node("Sub", ["plain_score", "plain_score"], ["nought"]),
+        helper.make_node("Unsqueeze", ["nought", "channel"], ["column"]),
+        helper.make_node("Add", ["column", "uniform"], ["probs"]),
+    ]
+    integer = TensorProto.INT64
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("hu", kind, ["batch", 1, 512, 512])],
+        [
+            helper.make_tensor_value_info("score", kind, ["batch"]),
+            helper.make_tensor_value_info("probs", kind, ["batch", 21]),
+            helper.make_tensor_value_info("quality_map", kind, ["batch", 16, 16]),
+        ],
+        [
+            constant("hu_min", -1000.0),
+            constant("hu_range", 1400.0),
+            constant("zero", 0.0),
+            constant("one", 1.0),
+            constant("four", 4.0),
+            constant("offset", score_offset),
+            constant("uniform", np.full((1, 21), 1 / 21)),
+            constant("channel", [1], integer),
+            constant("sides", [1, 2], integer),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def reference(hu: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
+    """Return what the graph computes, in float64; hu [n, 512, 512]."""
+    x = np.clip((hu.astype(np.float64) + 1000) / 1400, 0, 1)
+    quality_map = 4 * x.reshape(-1, 16, 32, 16, 32).mean(axis=(2, 4))
+    return {
+        "score": quality_map.mean(axis=(1, 2)),
+        "probs": np.full((len(hu), 21), 1 / 21),
+        "quality_map": quality_map,
+    }
+
+
+def write_bundle(
+    folder: Path,
+    *,
+    batch: BatchRange | None = None,
+    precisions: tuple[str, ...] = ("fp32", "fp16"),
+    verified: bool = True,
+    **graph: Any,
+) -> Path:
+    """Write a bundle into ``folder``, created here."""
+    folder.mkdir()
+    batch = batch or BatchRange(1, 4, 8)
+    artifacts = []
+    for precision in precisions:
+        content = make_graph(half=precision == "fp16", **graph)
+        file = f"clinreadnet.{precision}.onnx"
+        (folder / file).write_bytes(content)
+        artifacts.append(
+            Artifact(
+                file=file,
+                kind="onnx",
+                precision=precision,  # type: ignore[arg-type]
+                sha256=digest(content),
+                size=len(content),
+                batch=batch,
+                toolchain={"onnx": onnx.__version__},
+                built_on=BuiltOn("test"),
+                parity=Parity("passed"),
+            )
+        )
+    rng = np.random.default_rng(0)
+    hu = rng.normal(40, 300, (3, 512, 512)).astype(np.int16)
+    buffer = io.BytesIO()
+    np.savez(buffer, hu=hu, label=np.zeros(3, np.float32), **reference(hu))  # type: ignore[arg-type]
+    golden = buffer.getvalue()
+    (folder / "golden.npz").write_bytes(golden)
+    write_manifest(
+        Manifest(
+            clinreadnet_version="0.1.0",
+            created="2026-01-31T12:00:00Z",
+            model=ModelInfo("tiny", 1, "0" * 64),
+            input=InputInfo(batch),
+            artifacts=tuple(artifacts),
+            golden=Golden("golden.npz", digest(golden), len(golden), 3),
+            verified=verified,
+        ),
+        folder,
+    )
+    return folder

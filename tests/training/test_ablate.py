@@ -1,0 +1,142 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from support.labelled_folder import make_labelled_folder
+
+from clinreadnet.errors import InputError
+from clinreadnet.model.checkpoint import load_checkpoint
+from clinreadnet.model.network import PRESETS, ClinReadNet
+from clinreadnet.training import ablate as module
+from clinreadnet.training.ablate import VARIANTS, ablate, mean_over_seeds
+from clinreadnet.training.ablation_table import METRICS, markdown
+from clinreadnet.training.config import TrainConfig
+from clinreadnet.training.loss import LOSSES, fine_distribution
+
+CONFIG = TrainConfig(preset="tiny", epochs=1, batch_size=4, crop=256, validation_share=0.34)
+SMALL = replace(PRESETS["tiny"], embed_dim=16, depths=(1, 1, 1, 1), heads=(1, 2, 4, 8))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_labelled_folder(tmp_path_factory.mktemp("data") / "slices")
+
+
+@pytest.fixture(autouse=True)
+def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRESETS, "tiny", SMALL)
+
+
+SUMMARY = {
+    "steps": 100,
+    "training_slices": 8,
+    "validation_slices": 4,
+    "training_anatomies": 2,
+    "training_minutes": 2.5,
+    "device": "abacus",
+    "processes": 1,
+    "threads": 2,
+    "torch": "2",
+    "clinreadnet": "0",
+}
+
+
+def test_an_ablation_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, trained = tmp_path / "out", []
+    rng = np.random.default_rng(0)
+
+    def train(data: object, run: Path, config: TrainConfig, *, resume: bool) -> Path:
+        trained.append((run.name, config, resume))
+        run.mkdir(exist_ok=True)
+        if len(trained) == 3:
+            (run / "last.pt").touch()
+            raise KeyboardInterrupt
+        best = dict.fromkeys(METRICS, rng.random())
+        (run / "summary.json").write_text(json.dumps(SUMMARY | {"kept": best}))
+        return run / "model.safetensors"
+
+    monkeypatch.setattr(module, "train", train)
+    with pytest.raises(KeyboardInterrupt):
+        ablate(["slices"], out, CONFIG, seeds=2)
+    assert not (out / "ablation.json").exists()
+    result = ablate(["slices"], out, CONFIG, seeds=2)
+    assert json.loads((out / "ablation.json").read_text()) == result
+
+    names = [f"{name.replace(' ', '-')}-{seed}" for seed in (0, 1) for name in VARIANTS]
+    assert [name for name, _, _ in trained] == [*names[:3], *names[2:]], "none is repeated"
+    assert [resume for _, _, resume in trained] == [False] * 3 + [True] + [False] * 5
+    for name, config, _ in trained:
+        changes = VARIANTS[name[:-2].replace("-", " ").replace("cross ", "cross-")]
+        assert config == replace(CONFIG, seed=int(name[-1]), **changes)
+
+    full, other = (result["variants"][name] for name in ("full", "cross-entropy"))
+    assert full["score_difference"]["mean"] == 0 and len(full["seeds"]["srocc"]) == 2
+    lost = np.subtract(other["seeds"]["score"], full["seeds"]["score"])
+    assert other["score_difference"]["mean"] == pytest.approx(np.mean(lost))
+    text = (out / "ablation.md").read_text()
+    assert text == markdown(result) and text.count("\n| ") == 5
+    assert "preset `tiny`, crops of 256, batches of 4, 8 slices of 2 anatomies, 100 steps" in text
+    assert "abacus" in text
+    with pytest.raises(InputError, match="ablation with other settings"):
+        ablate(["slices"], out, replace(CONFIG, epochs=2), seeds=2)
+
+
+def test_an_ablation_of_real_runs_is_measured_on_a_test_folder(
+    folder: Path, tmp_path: Path
+) -> None:
+    out, test = tmp_path / "out", make_labelled_folder(tmp_path / "test", seed=1, anatomies=1)
+    result = ablate([folder], out, CONFIG, seeds=1, test=test)
+    assert result["scale"]["measured_slices"] == 4
+    assert result["variants"]["full"]["score"]["low"] is None, "one seed has no interval"
+    assert "measured on 4 test slices; seeds: 1" in markdown(result)
+    expected = {
+        "full": SMALL,
+        "no-Sobel-stem": replace(SMALL, edges=False),
+        "one-temperature": replace(SMALL, octaves=1),
+        "cross-entropy": SMALL,
+    }
+    for name, config in expected.items():
+        assert load_checkpoint(out / f"{name}-0" / "model.safetensors").config == config
+
+
+def test_another_folder_is_not_written_into(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(InputError, match="holds something else"):
+        ablate([folder], tmp_path, CONFIG)
+
+
+def test_intervals_are_students() -> None:
+    values = [2.1, 2.4, 2.2]
+    low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
+    found = mean_over_seeds(values)
+    assert found["mean"] == pytest.approx(np.mean(values))
+    assert (found["low"], found["high"]) == (pytest.approx(low, 1e-4), pytest.approx(high, 1e-4))
+
+
+def test_without_edges_the_stem_sees_the_image_alone() -> None:
+    torch.manual_seed(0)
+    full, plain = (ClinReadNet(replace(SMALL, edges=edges)) for edges in (True, False))
+    assert plain.stem.edge.weight.shape == (8, 1, 3, 3)
+    x = torch.rand(1, 1, 64, 96)
+    assert plain.stem(x).shape == full.stem(x).shape
+    # A flat image passes with the gain of any convolution, differences with that of edges.
+    weight = plain.stem.edge.weight.detach()
+    assert weight.mean(dim=(2, 3)).abs().max() < 1 / 3 < weight.abs().max()
+
+
+def test_cross_entropy_is_that_of_the_two_neighbouring_grades() -> None:
+    probs = torch.full((2, 21), 0.5 / 19)
+    probs[0, 5], probs[0, 6] = 0.2, 0.3
+    probs[1, 0] = 0.5 + 0.5 / 19
+    score = torch.tensor([1.05, 0.0])
+    expected = -(0.75 * np.log(0.2) + 0.25 * np.log(0.3)), -np.log(0.5 + 0.5 / 19)
+    assert float(LOSSES["cross-entropy"](probs, score)) == pytest.approx(np.mean(expected), 1e-5)
+    zero = fine_distribution(torch.tensor([4.0])).flip(1).requires_grad_()
+    LOSSES["cross-entropy"](zero, torch.tensor([4.0])).backward()
+    assert zero.grad is not None and zero.grad.isfinite().all()

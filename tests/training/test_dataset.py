@@ -1,0 +1,83 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.labelled_folder import make_labelled_folder
+
+from clinreadnet.data.ldctiqa import write_labels, write_tif
+from clinreadnet.errors import InputError
+from clinreadnet.simulator.simulate import simulate_anatomy
+from clinreadnet.training.dataset import load_slices, split_by_anatomy
+from clinreadnet.training.grouping import describe_groups, group_by_similarity, low_pass
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_labelled_folder(tmp_path_factory.mktemp("data") / "a")
+
+
+def test_images_are_in_order_and_in_whole_hounsfield_units(folder: Path) -> None:
+    slices = load_slices([folder])
+    assert slices.hu.shape == (12, 512, 512) and slices.hu.dtype == np.int16
+    np.testing.assert_array_equal(slices.scores, [4, 3, 2, 1] * 3)
+    noise = slices.hu.std(axis=(1, 2))
+    assert (np.argsort(noise[:4]) == np.arange(4)).all()
+
+
+def test_no_anatomy_is_on_both_sides(folder: Path) -> None:
+    seen, held_out = split_by_anatomy(load_slices([folder]), 0.34, seed=0)
+    assert len(seen) == 8 and len(held_out) == 4
+    assert not set(seen.groups) & set(held_out.groups)
+
+
+def test_folders_keep_their_anatomies_apart(folder: Path, tmp_path: Path) -> None:
+    other = make_labelled_folder(tmp_path / "b", seed=1)
+    assert len(set(load_slices([folder, other]).groups)) == 6
+
+
+def test_a_folder_named_twice_is_refused(folder: Path) -> None:
+    with pytest.raises(InputError, match="named twice"):
+        load_slices([folder, folder / ".." / folder.name])
+
+
+def test_every_folder_is_checked_before_the_first_image_is_read(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = make_labelled_folder(tmp_path / "bad", anatomies=1)
+    (bad / "image" / "0002.tif").unlink()
+    monkeypatch.setattr("clinreadnet.training.dataset._read", lambda *a: pytest.fail("read"))
+    with pytest.raises(InputError, match="1 labelled image is missing, first 0002.tif"):
+        load_slices([folder, bad])
+
+
+def test_anatomies_are_found_from_the_images_of_a_simulated_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "image").mkdir()
+    truth, labels = [], {}
+    for anatomy in range(2):
+        for made in simulate_anatomy(3, anatomy, count=3).slices:
+            name = f"{len(truth):04}.tif"
+            write_tif(tmp_path / "image" / name, made.hu)
+            labels[name] = 2.0
+            truth.append(anatomy)
+    write_labels(tmp_path, labels)
+    assert load_slices([tmp_path]).groups.tolist() == truth
+    assert "6 slices show 2 anatomies, of 3 to 3 slices (median 3)" in capsys.readouterr().err
+
+
+def test_groups_are_numbered_by_their_first_slice() -> None:
+    images = np.array([[50.0] * 4, [0.0] * 4, [55.0] * 4, [3.0] * 4, [100.0] * 4], np.float32)
+    assert group_by_similarity(images, 10).tolist() == [0, 1, 0, 1, 2]
+    assert group_by_similarity(images[:1]).tolist() == [0]
+    assert group_by_similarity(np.array([[0.0] * 4, [9.0] * 4, [20.0] * 4])).tolist() == [0, 0, 1]
+    assert describe_groups(np.array([0, 1, 0])) == "2 anatomies, of 1 to 2 slices (median 1.5)"
+
+
+def test_low_pass_averages_and_clips() -> None:
+    hu = np.full((512, 512), 40, np.int16)
+    hu[:16, :16] = 1000
+    hu[:16, 16:32:2] = 80
+    blocks = low_pass(hu)
+    assert blocks.shape == (1024,)
+    assert blocks[:3].tolist() == [300, 60, 40]

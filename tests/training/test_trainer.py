@@ -1,0 +1,444 @@
+"""Training on a small LDCTIQA folder whose labels follow from the noise."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.labelled_folder import make_labelled_folder
+
+from clinreadnet.cli.common import parse_duration
+from clinreadnet.errors import CheckFailed, InputError
+from clinreadnet.evaluation.labels import evaluate
+from clinreadnet.model.checkpoint import load_checkpoint, save_checkpoint
+from clinreadnet.model.network import PRESETS, ClinReadNet
+from clinreadnet.training import run
+from clinreadnet.training import trainer as training
+from clinreadnet.training.config import TrainConfig
+from clinreadnet.training.dataset import load_slices
+from clinreadnet.training.run import train
+from clinreadnet.training.trainer import EMA_POWER, Trainer
+
+TINY = TrainConfig(preset="tiny", epochs=2, batch_size=4, crop=256, validation_share=0.34)
+SMALL = replace(PRESETS["tiny"], embed_dim=16, depths=(1, 1, 1, 1), heads=(1, 2, 4, 8))
+"""A network of one narrow block a stage, where only the loop is looked at."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_labelled_folder(tmp_path_factory.mktemp("data") / "slices")
+
+
+@pytest.fixture
+def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRESETS, "tiny", SMALL)
+
+
+def weights_of(run: Path) -> list[torch.Tensor]:
+    return list(load_checkpoint(run / "model.safetensors").state_dict().values())
+
+
+def rows_of(run: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((run / "log.csv").open()))
+
+
+def test_a_run_lowers_the_loss_and_leaves_a_checkpoint(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    path = train([folder], run, replace(TINY, epochs=10, learning_rate=5e-4))
+    rows = rows_of(run)
+    assert [row["epoch"] for row in rows] == [str(i) for i in range(1, 11)]
+    assert float(rows[-1]["loss"]) < 0.7 * float(rows[0]["loss"])
+    assert float(rows[-1]["learning_rate"]) < 0.1 * 5e-4
+    assert all(0 <= float(row["waiting_share"]) < 1 for row in rows)
+    assert load_checkpoint(path).config.preset == "tiny"
+    result = evaluate(folder, path)
+    assert result["slices"] == 12 and result["srocc"]["value"] > 0.5
+    assert result["srocc"]["low"] <= result["srocc"]["value"] <= result["srocc"]["high"]
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["training_slices"], summary["validation_slices"]) == (8, 4)
+    assert summary["steps"] == 20 and summary["slices_per_second"] > 0
+    assert summary["kept"]["score"] == max(float(row["score"]) for row in rows)
+    assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list((run / "tensorboard").iterdir())
+
+
+@pytest.mark.usefixtures("shallow")
+@pytest.mark.parametrize("cut", [1, 2, 3], ids=["mid-epoch", "end-of-epoch", "last-epoch"])
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    folder: Path, tmp_path: Path, whole_run: Path, cut: int
+) -> None:
+    trainer = Trainer(TINY, load_slices([folder]), tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run(lambda: trainer.step == cut)
+    assert sorted(p.name for p in tmp_path.iterdir() if p.suffix == ".safetensors") == []
+    train([folder], tmp_path, TINY, resume=True)
+    for a, b in zip(weights_of(whole_run), weights_of(tmp_path), strict=True):
+        assert torch.equal(a, b)
+    timed = {"minutes", "slices_per_second", "waiting_share"}
+    for ours, theirs in zip(rows_of(tmp_path), rows_of(whole_run), strict=True):
+        assert {k: v for k, v in ours.items() if k not in timed} == {
+            k: v for k, v in theirs.items() if k not in timed
+        }
+
+
+@pytest.fixture(scope="module")
+def whole_run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("whole") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "tiny", SMALL)
+        train([folder], run, TINY)
+    return run
+
+
+@pytest.mark.usefixtures("shallow")
+def test_resume_refuses_other_settings(folder: Path, whole_run: Path) -> None:
+    with pytest.raises(InputError, match="started with another seed"):
+        train([folder], whole_run, replace(TINY, seed=1), resume=True)
+
+
+@pytest.mark.usefixtures("shallow")
+def test_edge_statistics_are_calibrated_once(folder: Path, whole_run: Path, tmp_path: Path) -> None:
+    trainer = Trainer(TINY, load_slices([folder]), tmp_path)
+    edges = trainer.model.head.edges
+    assert (edges.scale > 1).all() and len(edges.scale.unique()) == len(edges.scale)
+    init = str(whole_run / "model.safetensors")
+    goes_on = Trainer(replace(TINY, init=init, seed=7), load_slices([folder]), tmp_path)
+    kept = load_checkpoint(init).head.edges
+    for model in (goes_on.model, goes_on.ema):
+        assert torch.equal(model.head.edges.shift, kept.shift)
+        assert torch.equal(model.head.edges.scale, kept.scale)
+
+
+def test_quality_is_learned_and_scores_are_validated_against(tmp_path: Path) -> None:
+    folder = make_labelled_folder(tmp_path / "slices", quality=True)
+    trainer = Trainer(replace(TINY, target="quality"), load_slices([folder]), tmp_path / "run")
+    np.testing.assert_array_equal(np.unique(trainer.training.scores), [0.75, 1.75, 2.75, 3.75])
+    np.testing.assert_array_equal(np.unique(trainer.validation.scores), [1, 2, 3, 4])
+    (_, learned), *_ = trainer.batches.after(0)
+    assert set(learned.tolist()) <= {0.75, 1.75, 2.75, 3.75}
+
+
+def test_quality_must_be_recorded(folder: Path, tmp_path: Path) -> None:
+    """Even of one folder among several; nothing is left behind."""
+    other = make_labelled_folder(tmp_path / "with", seed=1, quality=True)
+    config = replace(TINY, target="quality", validation_share=0.17)
+    with pytest.raises(InputError, match=r"--target quality: \d+ of 20 slices .* --target score"):
+        train([other, folder], tmp_path / "run", config)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("shallow")
+def test_a_network_starts_from_a_soqn(folder: Path, tmp_path: Path) -> None:
+    soqn = train([folder], tmp_path / "soqn", replace(TINY, epochs=1, soqn_only=True))
+    alone = load_checkpoint(soqn)
+    assert alone.config.depths == () and len(alone.stages) == 0
+    config = replace(TINY, init=str(soqn))
+    model = Trainer(config, load_slices([folder]), tmp_path / "run").model
+    assert model.config == SMALL
+    for ours, theirs in (
+        (model.stem, alone.stem),
+        (model.head.edges, alone.head.edges),
+        (model.head.prior, alone.head.prior),
+    ):
+        for name, tensor in ours.state_dict().items():
+            assert torch.equal(tensor, theirs.state_dict()[name]), name
+    # Another run of the SOQN alone takes all of it.
+    again = Trainer(replace(config, soqn_only=True), load_slices([folder]), tmp_path / "run").model
+    assert torch.equal(again.head.vote.weight, alone.head.vote.weight)
+
+
+@pytest.mark.usefixtures("shallow")
+def test_a_soqn_stays_as_it_is(folder: Path, whole_run: Path, tmp_path: Path) -> None:
+    soqn = ClinReadNet(replace(SMALL, depths=(), heads=()))
+    save_checkpoint(soqn, tmp_path / "soqn.safetensors", dtype=torch.float16)
+    init = str(whole_run / "model.safetensors")
+    config = replace(TINY, soqn=str(tmp_path / "soqn.safetensors"), init=init)
+    first = Trainer(config, load_slices([folder]), tmp_path / "first").model
+    for name, tensor in first.stages.state_dict().items():
+        assert torch.equal(tensor, load_checkpoint(init).stages.state_dict()[name]), name
+    trained = load_checkpoint(train([folder], tmp_path / "run", config))
+    kept = load_checkpoint(config.soqn or "")
+    for name, tensor in kept.state_dict().items():
+        if name.startswith(("stem.", "head.edges.", "head.prior.")):
+            assert torch.equal(tensor, trained.state_dict()[name]), name
+    assert not torch.equal(trained.head.vote.weight.half(), first.head.vote.weight.half())
+    with pytest.raises(InputError, match="--soqn keeps what"):
+        train([folder], tmp_path / "other", replace(config, soqn_only=True))
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.usefixtures("shallow")
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        pytest.param(("soqn",), "head.edges", id="soqn"),
+        pytest.param(("soqn", "init"), "stages", id="stages"),
+    ],
+)
+def test_parts_of_another_shape_are_named(
+    folder: Path, tmp_path: Path, options: tuple[str, ...], part: str
+) -> None:
+    other = str(tmp_path / "other.safetensors")
+    save_checkpoint(ClinReadNet(replace(SMALL, regions=3, depths=(1, 1), heads=(1, 2))), other)
+    config = replace(TINY, **dict.fromkeys(options, other))
+    with pytest.raises(InputError, match=f"other.safetensors: its {part} does not fit"):
+        train([folder], tmp_path / "run", config)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("shallow")
+def test_the_shipped_weights_are_a_moving_average(folder: Path, tmp_path: Path) -> None:
+    trainer = Trainer(replace(TINY, epochs=5000), load_slices([folder]), tmp_path)
+    weight = trainer.model.stem.embed.weight
+    (hu, scores), *_ = trainer.batches.after(0)
+    trainer._train_step(hu, scores)
+    torch.testing.assert_close(
+        trainer.ema.stem.embed.weight, weight, msg="the first is the average"
+    )
+    before, trainer.step = trainer.ema.stem.embed.weight.clone(), 998
+    trainer._train_step(hu, scores)
+    share = 0.999 ** (EMA_POWER + 1)
+    expected = share * before + (1 - share) * weight
+    torch.testing.assert_close(trainer.ema.stem.embed.weight, expected, rtol=0, atol=1e-8)
+    assert (weight - expected).abs().max() > 1e-6
+
+
+@pytest.mark.usefixtures("shallow")
+@pytest.mark.parametrize(("keep", "written"), [("best", 1), ("last", 3)])
+def test_an_epoch_is_kept_and_patience_ends_the_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: str, written: int
+) -> None:
+    config = replace(TINY, epochs=50, patience=2, keep=keep)
+    trainer = Trainer(config, load_slices([folder]), tmp_path)
+    finish, kept = trainer._finish_epoch, []
+
+    def scored() -> dict[str, float]:
+        row = finish() | {"score": [float("nan"), 2.0, 1.5, 1.9, 2.5][len(kept)]}
+        kept.append(trainer.ema.stem.embed.weight.clone())
+        return row
+
+    monkeypatch.setattr(trainer, "_finish_epoch", scored)
+    trainer.run()
+    assert len(rows_of(tmp_path)) == 4, "two epochs after the second, no better"
+    saved = load_checkpoint(tmp_path / "model.safetensors").stem.embed.weight
+    torch.testing.assert_close(saved, kept[written].half().float())
+    assert json.loads((tmp_path / "summary.json").read_text())["kept"]["epoch"] == written + 1
+
+
+@pytest.mark.usefixtures("shallow")
+def test_a_time_limit_ends_the_schedule(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train([folder], run, replace(TINY, epochs=1000, limit_seconds=1.0))
+    rows = rows_of(run)
+    assert float(rows[-1]["learning_rate"]) < 1e-4 and int(rows[-1]["epoch"]) < 1000
+    assert 1.0 <= 60 * float(rows[-1]["minutes"]) < 10
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("30m", 1800), ("2h", 7200), ("1.5m", 90)]
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["30", "m", "-3m", "0s", "1h30m"])
+def test_durations_that_are_none(text: str) -> None:
+    with pytest.raises(InputError, match="write 90s, 30m or 2h"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param({"crop": 300}, "256 or 512", id="crop"),
+        pytest.param({"preset": "huge"}, "known: tiny, small, base", id="preset"),
+        pytest.param({"init": "missing.safetensors"}, "no such checkpoint", id="init"),
+        pytest.param({"loss": "mse"}, "known: hrps, cross-entropy", id="loss"),
+        pytest.param({"keep": "first"}, "known: best, last", id="keep"),
+        pytest.param({"target": "votes"}, "known: score, quality", id="target"),
+        pytest.param({"batch_size": 9}, "only 8 slices to train on", id="batch"),
+    ],
+)
+def test_bad_settings_leave_no_run_folder(
+    folder: Path, tmp_path: Path, change: dict, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        train([folder], tmp_path / "run", replace(TINY, **change))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_existing_run_folder_is_not_overwritten(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(InputError, match="already exists"):
+        train([folder], tmp_path, TINY)
+
+
+@pytest.mark.usefixtures("shallow")
+@pytest.mark.parametrize(
+    ("error", "batch_size", "advice"),
+    [
+        pytest.param(
+            torch.OutOfMemoryError("CUDA out of memory."), 4, "try --batch-size 2", id="gpu"
+        ),
+        pytest.param(
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+            3,
+            "try --batch-size 1",
+            id="cpu",
+        ),
+        pytest.param(torch.OutOfMemoryError("CUDA"), 1, "try --crop 256 or a smaller", id="one"),
+    ],
+)
+def test_out_of_memory_says_which_batch_to_try(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    batch_size: int,
+    advice: str,
+) -> None:
+    def fail(*args: object) -> None:
+        raise error
+
+    monkeypatch.setattr(ClinReadNet, "forward", fail)
+    with pytest.raises(InputError, match=f"out of memory with --batch-size {batch_size}; {advice}"):
+        train([folder], tmp_path / "run", replace(TINY, batch_size=batch_size))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("shallow")
+def test_other_errors_are_not_taken_for_memory(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise RuntimeError("shapes")
+
+    monkeypatch.setattr(ClinReadNet, "forward", fail)
+    with pytest.raises(RuntimeError, match="shapes"):
+        train([folder], tmp_path / "run", TINY)
+
+
+@pytest.mark.usefixtures("shallow")
+def test_a_diverged_run_stops(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nan = {"hrps": lambda probs, scores: probs.sum() * float("nan")}
+    monkeypatch.setattr(training, "LOSSES", nan)
+    with pytest.raises(CheckFailed, match="not finite in epoch 1; .* lower --learning-rate"):
+        train([folder], tmp_path / "run", TINY)
+
+
+@pytest.mark.usefixtures("shallow")
+def test_an_interrupt_waits_for_the_step(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Trainer._train_step
+
+    def interrupted_step(self: Trainer, *batch: torch.Tensor) -> torch.Tensor:
+        os.kill(os.getpid(), signal.SIGINT)
+        return step(self, *batch)
+
+    handler = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(Trainer, "_train_step", interrupted_step)
+    with pytest.raises(KeyboardInterrupt):
+        train([folder], tmp_path / "run", TINY)
+    assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["step"] == 1
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_terminated_process_leaves_a_state_to_resume_and_no_half_checkpoint(
+    folder: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "clinreadnet.cli", "train", "--preset", "tiny"]
+    options = ["--crop", "256", "--data", str(folder), "--out", str(run), "--batch-size", "4"]
+    with subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not (run / "last.pt").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=60)
+    state = torch.load(run / "last.pt", weights_only=True)
+    assert process.returncode == 130, stderr
+    assert f"interrupted at step {state['step']}; --resume goes on" in stderr
+    assert {p.name for p in run.iterdir()} <= {"last.pt", "log.csv", "tensorboard"}
+    trainer = Trainer(TrainConfig(**state["config"]), load_slices([folder]), run)
+    trainer.resume()
+    assert trainer.step == state["step"] > 0
+
+
+WORKER = """
+import sys
+from dataclasses import replace
+from clinreadnet.training import run
+from clinreadnet.model.network import PRESETS
+from test_trainer import SMALL, TINY, Recorder
+
+PRESETS["tiny"] = SMALL
+run.Trainer = Recorder
+run.train([sys.argv[1]], sys.argv[2], TINY)
+"""
+
+
+class Recorder(Trainer):
+    """Keeps the gradients of the first step and the weights of the last beside the run folder."""
+
+    def keep(self, name: str, value: dict[str, torch.Tensor]) -> None:
+        torch.save(value, f"{self.out}-{name}-{self.ranks.rank}.pt")
+
+    def _train_step(self, hu: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        loss = super()._train_step(hu, scores)
+        if self.step == 0:
+            gradients = {n: p.grad for n, p in self.model.named_parameters() if p.grad is not None}
+            self.keep("gradients", gradients)
+        self.keep("weights", self.model.state_dict())
+        return loss
+
+
+@pytest.mark.usefixtures("shallow")
+def test_two_ranks_train_as_one(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = tmp_path / "worker.py"
+    worker.write_text(WORKER)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(worker)]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])]),
+    }
+    done = subprocess.run(
+        [sys.executable, *launch, str(folder), str(tmp_path / "run2")],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    monkeypatch.setattr(run, "Trainer", Recorder)
+    train([folder], tmp_path / "run1", TINY)
+
+    for name, tolerance in (("gradients", 1e-4), ("weights", 1e-2)):
+        joint, first, second = (
+            torch.load(f"{tmp_path}/{run}-{name}-{rank}.pt", weights_only=True)
+            for run, rank in (("run1", 0), ("run2", 0), ("run2", 1))
+        )
+        largest = max(value.abs().max() for value in joint.values())
+        assert joint.keys() == first.keys() == second.keys() and len(joint) > 30
+        for key in joint:
+            assert torch.equal(first[key], second[key]), key
+            assert (first[key] - joint[key]).abs().max() < tolerance * largest, key
+    # Validation is shared out, and one process writes.
+    ours, theirs = rows_of(tmp_path / "run2"), rows_of(tmp_path / "run1")
+    np.testing.assert_allclose(
+        [float(row["loss"]) for row in ours], [float(row["loss"]) for row in theirs], rtol=1e-3
+    )
+    assert float(ours[-1]["validation_rmse"]) == pytest.approx(
+        float(theirs[-1]["validation_rmse"]), rel=1e-2
+    )

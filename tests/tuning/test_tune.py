@@ -1,0 +1,241 @@
+"""The search for launch configurations, with the clock injected: a GPU adds only the time."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from typer.testing import CliRunner, Result
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+from clinreadnet.cli import app  # noqa: E402
+from clinreadnet.errors import CheckFailed  # noqa: E402
+from clinreadnet.kernels import launch  # noqa: E402
+from clinreadnet.kernels.launch import CONFIGS, config_file, launch_config, trial  # noqa: E402
+from clinreadnet.tuning import tune  # noqa: E402
+
+CPU = torch.device("cpu")
+IN_USE = {"block": 1}
+
+
+class Doubling:
+    """An op that doubles; its configuration decides how fast and how wrong it is."""
+
+    def __init__(self, milliseconds: dict[int, float], wrong: Sequence[int] = ()) -> None:
+        self.milliseconds, self.wrong = milliseconds, wrong
+        self.launched: list[int] = []
+
+    def tunable(self, *keys: str) -> tune.Tunable:
+        def op(tensors: Sequence[Tensor], impl: str) -> Tensor:
+            if impl == "triton":
+                block = launch_config("", 0, "doubling", *keys)["block"]
+                self.launched.append(block)
+                if block in self.wrong:
+                    return torch.full_like(tensors[0], torch.nan)
+            return tensors[0] * 2
+
+        def examples(device: torch.device) -> list[tune.Example]:
+            tensors = (torch.ones(3, 4, device=device),)
+            return [tune.Example(name, tensors, op, 1e-6) for name in ("one", "two")]
+
+        candidates = tuple({"block": block} for block in self.milliseconds)
+        return tune.Tunable(candidates, lambda capability: [], examples)
+
+    def clock(self, run: Callable[[], object]) -> float:
+        run()
+        return self.milliseconds[self.launched[-1]]
+
+
+def search(op: Doubling, **options: Any) -> tune.Tuned:
+    options = {"capability": 90, "device": CPU, "clock": op.clock} | options
+    return tune.search(op.tunable("64"), ("doubling", "64"), IN_USE, **options)
+
+
+def test_the_fastest_is_chosen_and_the_one_in_use_is_tried_first() -> None:
+    op = Doubling({2: 0.5, 4: 0.25, 1: 1.0, 8: 0.75})
+    found = search(op)
+    assert [one.config["block"] for one in found.trials] == [1, 2, 4, 8]
+    assert found.best.config == {"block": 4}
+    assert found.best.milliseconds == (0.25, 0.25)
+    assert found.examples == ("one", "two")
+
+
+def test_a_tie_keeps_the_configuration_in_use() -> None:
+    assert search(Doubling({2: 0.5, 1: 0.5})).best.config == IN_USE
+
+
+def test_times_are_weighed_by_ratio() -> None:
+    """Twice as fast on a short example outweighs a tenth slower on a long one."""
+    times = iter([1.0, 100.0, 0.5, 110.0])
+
+    def clock(run: Callable[[], object]) -> float:
+        return next(times)
+
+    assert search(Doubling({1: 0, 2: 0}), clock=clock).best.config == {"block": 2}
+
+
+def test_a_wrong_candidate_is_dropped_before_it_is_timed() -> None:
+    found = search(Doubling({1: 1.0, 2: 0.1}, wrong=[2]))
+    assert found.best.config == IN_USE
+    assert "wrong on one: relative error inf" in str(found.trials[1].dropped)
+    assert found.trials[1].milliseconds == ()
+
+
+def test_a_spilling_candidate_is_dropped_before_it_is_launched() -> None:
+    op = Doubling({1: 1.0, 2: 0.1})
+
+    def obstacle(cases: Sequence[Any]) -> str | None:
+        return "spills 8 bytes" if launch_config("", 0, "doubling", "64")["block"] == 2 else None
+
+    found = search(op, obstacle=obstacle)
+    assert found.best.config == IN_USE
+    assert found.trials[1].dropped == "spills 8 bytes"
+    assert 2 not in op.launched
+
+
+def test_no_candidate_left_is_an_error() -> None:
+    with pytest.raises(CheckFailed, match="doubling 64: no candidate can be used; wrong on one"):
+        search(Doubling({1: 1.0, 2: 0.1}, wrong=[1, 2]))
+
+
+def test_trials_end_with_the_block() -> None:
+    keys = ("sobel_stem", "32")
+    shipped = launch_config("", 0, *keys)
+    with trial({"block_h": 1}, *keys):
+        assert launch_config("", 0, *keys) == {"block_h": 1}
+        assert launch_config("", 0, "sobel_stem", "16") != {"block_h": 1}
+    assert launch_config("", 0, *keys) == shipped
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.json")), ids=lambda path: path.stem)
+def test_every_shipped_entry_can_be_tuned(path: Path) -> None:
+    configs = {op: tree for op, tree in json.loads(path.read_text()).items() if type(tree) is dict}
+    found = dict(tune.entries(configs))
+    assert len(found) >= 12
+    for keys, config in found.items():
+        tunable = tune.TUNABLE[keys[0]](*keys[1:])
+        assert len(tunable.candidates) >= 4
+        for candidate in tunable.candidates:
+            assert set(candidate) == set(config), keys
+
+
+@pytest.mark.compile
+def test_the_compiler_says_what_spills() -> None:
+    keys = ("window_attention", "float32", "128")
+    tunable = tune.TUNABLE[keys[0]](*keys[1:])
+    reasons = {}
+    for rows in (16, 32):
+        with trial({"block_m": rows, "num_warps": 4, "precision": "tf32x3"}, *keys):
+            reasons[rows] = tune.compile_obstacle(tunable.cases(80))
+    assert reasons[16] is None
+    assert str(reasons[32]).startswith("spills ")
+
+
+@pytest.mark.compile
+def test_what_does_not_compile_is_dropped() -> None:
+    keys = ("window_attention", "float16", "64")
+    tunable = tune.TUNABLE[keys[0]](*keys[1:])
+    with trial({"block_m": 48, "num_warps": 4}, *keys):
+        reason = tune.compile_obstacle(tunable.cases(80))
+    assert str(reason).startswith("does not compile: ")
+
+
+@pytest.fixture
+def pretend_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """A GPU that no file is named after, folders of its own, and a clock that favours block 4."""
+    folder = tmp_path / "configs"
+    folder.mkdir()
+    default = {"gpu": None, "compute_capability": None, "other": {"8": {"block": 7}}}
+    default |= {"doubling": {"float16": {"64": IN_USE, "128": IN_USE}}}
+    (folder / "default.json").write_text(json.dumps(default))
+    op = Doubling({1: 1.0, 2: 0.5, 4: 0.25})
+    monkeypatch.setattr(tune, "gpu_of", lambda device: ("NVIDIA Pretend 9000", 90))
+    monkeypatch.setattr(tune, "TUNABLE", {"doubling": op.tunable})
+    monkeypatch.setattr(tune, "CONFIGS", folder)
+    in_folder = lambda gpu, capability: config_file(gpu, capability, folder)  # noqa: E731
+    monkeypatch.setattr(tune, "config_file", in_folder)
+    monkeypatch.setattr(launch, "config_file", in_folder)
+    run = tune.tune
+
+    def on_cpu(**options: Any) -> tune.Tuning:
+        return run(device=CPU, clock=op.clock, **options)
+
+    monkeypatch.setattr(tune, "tune", on_cpu)
+    launch._configs.cache_clear()
+    yield folder
+    launch._configs.cache_clear()
+
+
+def invoke(*options: str) -> Result:
+    return CliRunner().invoke(app, ["tune", *options])
+
+
+def test_the_file_is_whole_and_launches_read_it(pretend_gpu: Path) -> None:
+    result = invoke("--json")
+    assert result.exit_code == 0, result.exception
+    path = pretend_gpu / "nvidia-pretend-9000.json"
+    written = json.loads(path.read_text())
+    assert json.loads(result.stdout)["configuration"] == written
+    assert (written["gpu"], written["compute_capability"]) == ("NVIDIA Pretend 9000", 90)
+    assert written["triton"] and written["date"][:2] == "20"
+    best = {"block": 4}
+    assert written["doubling"] == {"float16": {"64": best, "128": best}}
+    assert written["other"] == {"8": {"block": 7}}  # nothing here knows how to tune it
+
+    keys = ("doubling", "float16", "64")
+    for gpu, capability in (("NVIDIA Pretend 9000", 90), ("NVIDIA Never Seen", 90)):
+        assert launch_config(gpu, capability, *keys) == best
+    assert launch_config("NVIDIA Other Generation", 80, *keys) == IN_USE
+
+
+def test_a_part_can_be_tuned_alone(pretend_gpu: Path) -> None:
+    assert invoke("--entry", "doubling/float16/64").exit_code == 0
+    (path,) = set(pretend_gpu.iterdir()) - {pretend_gpu / "default.json"}
+    written = json.loads(path.read_text())
+    assert written["doubling"]["float16"] == {"64": {"block": 4}, "128": IN_USE}
+
+
+def test_dry_run_writes_nothing(pretend_gpu: Path) -> None:
+    result = invoke("--dry-run")
+    assert result.exit_code == 0
+    assert "block 4" in result.stdout
+    assert [path.name for path in pretend_gpu.iterdir()] == ["default.json"]
+
+
+def test_out_names_the_file(pretend_gpu: Path, tmp_path: Path) -> None:
+    assert invoke("--out", str(tmp_path / "own.json")).exit_code == 0
+    assert json.loads((tmp_path / "own.json").read_text())["gpu"] == "NVIDIA Pretend 9000"
+    assert [path.name for path in pretend_gpu.iterdir()] == ["default.json"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param(["--entry", "halving"], "--entry halving: unknown; known: doubling/", id="op"),
+        pytest.param(["--dry-run", "--out", "x"], "--dry-run and --out exclude", id="dry-out"),
+        pytest.param(["--out", "no/such/folder/x.json"], "no such folder", id="folder"),
+    ],
+)
+def test_bad_options_are_one_line(pretend_gpu: Path, options: list[str], message: str) -> None:
+    result = invoke(*options)
+    assert getattr(result.exception, "exit_code", None) == 2
+    assert message in str(result.exception)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_without_a_gpu_it_says_so() -> None:
+    result = invoke()
+    assert getattr(result.exception, "exit_code", None) == 2
+    assert "tune needs an NVIDIA GPU" in str(result.exception)
+
+
+@pytest.mark.gpu
+def test_one_entry_on_this_gpu() -> None:
+    tuning = tune.tune(only=["window_attention/float16/64"])
+    (found,) = tuning.tuned
+    assert all(0 < ms < 1000 for ms in found.best.milliseconds)
+    assert len(found.best.milliseconds) == 4
