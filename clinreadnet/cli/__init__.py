@@ -12,10 +12,19 @@ from typing import Annotated
 import typer
 
 from clinreadnet._version import __version__
-from clinreadnet.cli.bundles import export, sign, verify
-from clinreadnet.cli.machines import doctor, report, tune
-from clinreadnet.cli.networks import ablate, evaluate, simulate, train
-from clinreadnet.cli.scoring import score
+from clinreadnet.cli import (
+    ablate,
+    doctor,
+    evaluate,
+    export,
+    report,
+    score,
+    sign,
+    simulate,
+    train,
+    tune,
+    verify,
+)
 from clinreadnet.errors import ClinReadNetError
 from clinreadnet.spec import RESEARCH_USE
 
@@ -69,17 +78,17 @@ def _options(
 
 
 for _command in (
-    train,
-    ablate,
-    evaluate,
-    score,
-    doctor,
-    simulate,
-    export,
-    verify,
-    tune,
-    report,
-    sign,
+    train.train,
+    ablate.ablate,
+    evaluate.evaluate,
+    score.score,
+    doctor.doctor,
+    simulate.simulate,
+    export.export,
+    verify.verify,
+    tune.tune,
+    report.report,
+    sign.sign,
 ):
     app.command()(_command)
 

@@ -1,4 +1,4 @@
-"""Options that commands share, and what they print."""
+"""What commands print and read alike."""
 
 from __future__ import annotations
 
@@ -6,19 +6,9 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from clinreadnet.errors import InputError
-
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
-Plot = Annotated[
-    Path | None,
-    typer.Option(help="Also draw each artifact's scores over the reference's (.png, .pdf, .svg)."),
-]
-Force = Annotated[bool, typer.Option("--force", help="Replace the output where it exists.")]
 
 
 def print_json(result: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Score slices with a bundle: score."""
+"""`clinreadnet score`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from clinreadnet.cli.common import Json, print_json
+from clinreadnet.cli.common import print_json
+from clinreadnet.cli.options import Json
 from clinreadnet.errors import CheckFailed, InputError
 from clinreadnet.spec import RESEARCH_USE
 

@@ -1,0 +1,50 @@
+"""`clinreadnet tune`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from clinreadnet.cli.common import print_json
+from clinreadnet.cli.options import Json
+from clinreadnet.errors import InputError
+
+
+def tune(
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File to write; default the one that launches on this GPU read."),
+    ] = None,
+    entry: Annotated[
+        list[str] | None,
+        typer.Option(help="Op, or part of it, to tune, repeatable; the others are kept."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Time, but write nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Time the kernels' launch configurations on this machine's GPU and write the fastest.
+
+    Each candidate must compile without spilling and agree with the float64 reference before it is
+    timed. Times are geometric means over the shapes of the network's four stages, batch 8.
+
+    Examples:
+    - `clinreadnet tune`
+    - `clinreadnet tune --entry sobel_stem --entry window_attention/float16 --dry-run --json`
+    - `clinreadnet tune --out nvidia-l4.json`
+    """
+    if dry_run and out is not None:
+        raise InputError("--dry-run and --out exclude each other")
+    from clinreadnet.tuning.tune import print_tuning, write_tuning
+    from clinreadnet.tuning.tune import tune as run
+
+    tuning = run(only=entry or ())
+    if not dry_run:
+        print(f"clinreadnet: wrote {write_tuning(tuning, out)}", file=sys.stderr)
+    if as_json:
+        print_json(tuning.to_dict())
+    else:
+        print_tuning(tuning, Console())
