@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-EXTRAS := dev,cpu,tensorrt-rtx
+EXTRAS := dev,cpu,tensorrt-rtx-build
 SOURCES := $(shell find clinreadnet kernels export -name '*.py' -o -name '*.json')
 WEIGHTS := clinreadnet/weights/small.safetensors
 
