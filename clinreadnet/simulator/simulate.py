@@ -234,13 +234,13 @@ def _in_order(work: Callable[[int], Any], items: range, jobs: int) -> Iterator[A
 def _check(count: int, seed: int, jobs: int) -> None:
     for name, value, least in (("count", count, 1), ("seed", seed, 0), ("jobs", jobs, 1)):
         if value < least:
-            raise InputError(f"--{name} {value}: must be {least} or more")
+            raise InputError(f"{name}={value}: must be {least} or more")
 
 
 def _device(name: str) -> str:
     """Return "cpu" or "cuda" for "cpu", "cuda" or "auto"."""
     if name not in ("cpu", "cuda", "auto"):
-        raise InputError(f"--device {name}: choose cpu, cuda or auto")
+        raise InputError(f"device={name}: choose cpu, cuda or auto")
     if name == "cpu":
         return name
     try:
@@ -250,7 +250,7 @@ def _device(name: str) -> str:
     else:
         usable = torch.cuda.is_available()
     if name == "cuda" and not usable:
-        raise InputError("--device cuda: PyTorch finds no CUDA device here; use --device cpu")
+        raise InputError("device=cuda: PyTorch finds no CUDA device here; use device=cpu")
     return "cuda" if usable else "cpu"
 
 
@@ -286,12 +286,12 @@ def simulate_folder(
     """
     if count is None:
         if not scanned:
-            raise InputError("say with --count how many images to simulate")
+            raise InputError("give `count`, the number of images to simulate")
         count = DEGRADATIONS * len(scanned)
     _check(count, seed, jobs)
     if scanned and count > DEGRADATIONS * len(scanned):
         raise InputError(
-            f"--count {count}: {len(scanned)} slices give {DEGRADATIONS * len(scanned)} images"
+            f"count={count}: {len(scanned)} slices give {DEGRADATIONS * len(scanned)} images"
         )
     _require_simulator()
     where = _device(device)

@@ -49,10 +49,10 @@ def check_batch_size(batch_size: int, slices: int, ranks: Ranks) -> None:
         InputError: saying which.
     """
     if batch_size > slices:
-        raise InputError(f"--batch-size {batch_size}: only {slices} slices to train on")
+        raise InputError(f"batch_size={batch_size}: only {slices} slices to train on")
     if batch_size % ranks.world:
         raise InputError(
-            f"--batch-size {batch_size}: {ranks.world} processes share a batch; give a multiple"
+            f"batch_size={batch_size}: {ranks.world} processes share a batch; give a multiple"
         )
 
 

@@ -65,18 +65,18 @@ def train(
         KeyboardInterrupt: the run was interrupted; ``resume`` goes on.
     """
     if config.crop not in (256, SIZE):
-        raise InputError(f"--crop {config.crop}: the network takes crops of 256 or 512 pixels")
+        raise InputError(f"crop={config.crop}: the network takes crops of 256 or 512 pixels")
     if config.loss not in LOSSES:
-        raise InputError(f"--loss {config.loss}: unknown; known: {', '.join(LOSSES)}")
+        raise InputError(f"loss={config.loss}: unknown; known: {', '.join(LOSSES)}")
     for option, value, known in (
         ("target", config.target, TARGETS),
         ("keep", config.keep, KEPT),
     ):
         if value not in known:
-            raise InputError(f"--{option} {value}: unknown; known: {', '.join(known)}")
+            raise InputError(f"{option}={value}: unknown; known: {', '.join(known)}")
     out = Path(out)
     if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: already exists; use --resume to continue it or name another")
+        raise InputError(f"{out}: already exists; give resume=True to continue it, or name another")
     trainer = _trainer(config)
     with join_ranks() as ranks:
         _run(trainer(config, load_slices(data, quiet=not ranks.first), out, ranks), resume)
@@ -85,11 +85,11 @@ def train(
 
 def _trainer(config: TrainConfig) -> type[Trainer]:
     if config.soqn is not None and (config.soqn_only or config.statistics_only):
-        raise InputError("--soqn keeps what --soqn-only and --statistics-only train; leave one out")
+        raise InputError("`soqn` keeps what `soqn_only` and `statistics_only` train; leave one out")
     if not config.statistics_only:
         return Trainer
     if config.init is None:
-        raise InputError("--statistics-only needs --init: the checkpoint whose stem to use")
+        raise InputError("`statistics_only` needs `init`: the checkpoint whose stem to use")
     from clinreadnet.training.tasks import StatisticsTrainer
 
     return StatisticsTrainer
@@ -110,6 +110,6 @@ def _run(trainer: Trainer, resume: bool) -> None:
         if trainer.step == 0 and ranks.first:  # there is nothing to resume
             shutil.rmtree(out, ignore_errors=True)
         elif isinstance(error, KeyboardInterrupt) and ranks.first:
-            console.print(f"interrupted at step {trainer.step}; --resume goes on from there")
+            console.print(f"interrupted at step {trainer.step}; the run can be resumed")
         raise
     ranks.reduce(0, "max")  # nobody leaves before the files are written
