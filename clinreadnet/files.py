@@ -58,7 +58,7 @@ def whole_folder(target: str | os.PathLike[str], *, force: bool = False) -> Iter
     if target.exists() and not target.is_dir():
         raise InputError(f"{target}: is a file; name a folder")
     if target.exists() and not force:
-        raise InputError(f"{target}: already exists; use --force to replace it or name another")
+        raise InputError(f"{target}: already exists; give force=True, or name another")
     folder = _temporary_sibling(target)
     try:
         (folder / "new").mkdir()

@@ -57,7 +57,7 @@ def parse_batch(text: str) -> BatchRange:
     try:
         low, best, high = (int(part) for part in text.split(":"))
     except ValueError:
-        raise InputError(f"--batch {text}: give MIN:OPT:MAX, such as 1:4:16") from None
+        raise InputError(f"batch={text}: give MIN:OPT:MAX, such as 1:4:16") from None
     batch = BatchRange(low, best, high)
     check_batch(batch)
     return batch
@@ -117,7 +117,7 @@ def export_bundle(
     check_options(options, newest(flavour))
     engine_precisions = _engine_precisions(engine_precisions, precisions)
     if targets is not None and not targets and "tf32" in precisions:
-        raise InputError("--precision tf32: it is a precision of engines; leave --no-engines out")
+        raise InputError("precisions=tf32: it is a precision of engines, and none are to be built")
     targets = _targets(targets, flavour, note)
     if set(QUANTIZED) & set(precisions):
         load_optimizer()
@@ -236,7 +236,7 @@ def _engine_precisions(wanted: Sequence[str] | None, exported: Sequence[str]) ->
         check_precision(precision)
         if precision not in exported and not (precision == "tf32" and "fp32" in exported):
             raise InputError(
-                f"--engine-precision {precision}: its graph is not exported; "
-                f"add --precision {precision}"
+                f"engine_precisions={precision}: its graph is not exported; "
+                f"add precisions={precision}"
             )
     return tuple(dict.fromkeys(wanted))

@@ -47,7 +47,7 @@ from clinreadnet.spec import SIZE
 SCHEMA_VERSION = 1
 INDEX_NAME = "kernels.json"
 
-KINDS = ("cubin", "ptx")
+FORMATS = ("cubin", "ptx")
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TARGETS = {f"sm{capability}": capability for capability in SHARED_MEMORY}
 
@@ -299,7 +299,7 @@ def sources(preset: str) -> list[Source]:
 def export_kernels(
     out: str | os.PathLike[str],
     *,
-    kinds: Sequence[str],
+    formats: Sequence[str],
     targets: Sequence[str],
     precisions: Sequence[str] = tuple(PRECISIONS),
     preset: str = "small",
@@ -309,7 +309,7 @@ def export_kernels(
 
     Args:
         out: folder to create.
-        kinds: of files, some of ``KINDS``.
+        formats: of the files, some of ``FORMATS``.
         targets: architectures, some of ``TARGETS``.
         precisions: some of ``PRECISIONS``.
         preset: the network.
@@ -319,12 +319,12 @@ def export_kernels(
         What ``kernels.json`` says.
 
     Raises:
-        InputError: unknown kind, target, precision or preset, or ``out`` exists without ``force``.
+        InputError: an unknown format, target, precision or preset, or ``out`` exists.
         CheckFailed: a kernel spills registers or does not fit the target; nothing is written.
     """
-    kinds = _known("--kernels", kinds, KINDS)
-    targets = _known("--target", targets, TARGETS)
-    precisions = _known("--precision", precisions, PRECISIONS)
+    formats = _known("formats", formats, FORMATS)
+    targets = _known("targets", targets, TARGETS)
+    precisions = _known("precisions", precisions, PRECISIONS)
     chosen = sources(preset)
     kernels: list[Kernel] = []
     with whole_folder(out, force=force) as folder, progress_bar() as bar:
@@ -340,7 +340,7 @@ def export_kernels(
                     made = compiled(case)
                     taken = resources_of(made)
                     _check_fits(f"{source.name} {precision} {target}", taken, case.capability)
-                    for kind in kinds:
+                    for kind in formats:
                         file = f"{source.name}.{precision}.{target}.{kind}"
                         code = made.asm[kind]
                         code = code.encode() if isinstance(code, str) else code
@@ -375,13 +375,13 @@ def export_kernels(
 
 
 def _known(
-    option: str, wanted: Sequence[str], known: Sequence[str] | Mapping[str, Any]
+    parameter: str, wanted: Sequence[str], known: Sequence[str] | Mapping[str, Any]
 ) -> list[str]:
     for name in wanted:
         if name not in known:
-            raise InputError(f"{option} {name}: unknown; known: {', '.join(known)}")
+            raise InputError(f"{parameter}={name}: unknown; known: {', '.join(known)}")
     if not wanted:
-        raise InputError(f"{option}: name at least one of {', '.join(known)}")
+        raise InputError(f"`{parameter}` is empty; name at least one of {', '.join(known)}")
     return list(dict.fromkeys(wanted))
 
 

@@ -1,4 +1,4 @@
-"""`clinreadnet export --triton-server`: a verified bundle as a Triton Inference Server repository.
+"""`clinreadnet export-triton-server`: a verified bundle as a Triton Inference Server repository.
 
     REPO/clinreadnet_fp32_onnx/config.pbtxt            onnxruntime backend, GPU where there is one
                                1/clinreadnet.fp32.onnx
@@ -124,12 +124,12 @@ def check_repository(out: str | os.PathLike[str], *, force: bool = False) -> Non
     if not out.is_dir():
         raise InputError(f"{out}: is a file; name a folder")
     if not force:
-        raise InputError(f"{out}: already exists; use --force to replace it or name another")
+        raise InputError(f"{out}: already exists; give force=True, or name another")
     others = [name for name in sorted(os.listdir(out)) if not name.startswith(_PREFIX)]
     if others:
         raise InputError(
-            f"{out}: also holds {others[0]}, which --force would remove; name a folder of "
-            "its own (tritonserver takes several --model-repository)"
+            f"{out}: also holds {others[0]}, which force=True would remove; name another folder "
+            "(`tritonserver` takes several model repositories)"
         )
 
 

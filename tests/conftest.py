@@ -83,6 +83,24 @@ def tiny_bundle(
 
 
 @pytest.fixture
+def quick(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the graphs and the golden slices of the finished bundle instead of making them."""
+    from clinreadnet.export import bundle as bundles
+    from clinreadnet.export.onnx import graphs
+    from clinreadnet.runtime.bundle.manifest import Golden, load_manifest
+
+    def copy_graph(model: object, path: Path, *, precision: str) -> None:
+        shutil.copy(tiny_bundle / path.name, path)
+
+    def copy_golden(path: Path, *rest: object) -> Golden:
+        shutil.copy(tiny_bundle / path.name, path)
+        return load_manifest(tiny_bundle).golden
+
+    monkeypatch.setattr(graphs, "export_onnx", copy_graph)
+    monkeypatch.setattr(bundles, "write_golden", copy_golden)
+
+
+@pytest.fixture
 def own_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
     """A copy to break."""
     return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from clinreadnet.cli.common import print_json
-from clinreadnet.cli.options import Force, Json
+from clinreadnet.cli.options import Checkpoint, Force, Json, NewFolder, WantedPreset
 from clinreadnet.errors import CheckFailed, InputError
 
 
 def export(
-    context: typer.Context,
-    out: Annotated[Path | None, typer.Option(help="Folder to create.", show_default=False)] = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Checkpoint; default the shipped one.")
-    ] = None,
-    preset: Annotated[str, typer.Option(help="What the checkpoint must be.")] = "small",
-    precision: Annotated[
+    out: NewFolder,
+    checkpoint: Checkpoint = None,
+    preset: WantedPreset = "small",
+    precisions: Annotated[
         list[str] | None,
         typer.Option(
-            help="fp32, tf32 (engines alone), fp16, bf16, int8 or fp8, repeatable; "
-            "default fp32 and fp16."
+            "--precision",
+            help="fp32, tf32 (engines only), fp16, bf16, int8 or fp8; repeatable. "
+            "Default: fp32 and fp16.",
         ),
     ] = None,
     fp32_islands: Annotated[
@@ -39,158 +37,88 @@ def export(
     flavour: Annotated[
         str, typer.Option(help="TensorRT that builds the engines: tensorrt-rtx or tensorrt.")
     ] = "tensorrt-rtx",
-    target: Annotated[
+    targets: Annotated[
         list[str] | None,
         typer.Option(
-            help="GPU architecture to build an engine for, or `current`, repeatable; default "
-            "sm86, sm89 and sm120 for tensorrt-rtx, `current` for tensorrt."
+            "--target",
+            help="GPU architecture to build an engine for, or `current`; repeatable. Default: "
+            "sm86, sm89 and sm120 for tensorrt-rtx, `current` for tensorrt.",
         ),
     ] = None,
-    engine_precision: Annotated[
+    engine_precisions: Annotated[
         list[str] | None,
-        typer.Option(help="Precision of the engines, repeatable; default fp16, and tf32 if asked."),
+        typer.Option(
+            "--engine-precision",
+            help="Precision of the engines; repeatable. Default: fp16, and tf32 if requested.",
+        ),
     ] = None,
     engines: Annotated[bool, typer.Option(help="Build TensorRT engines.")] = True,
     batch: Annotated[
         str, typer.Option(metavar="MIN:OPT:MAX", help="Batch sizes to accept and to tune for.")
     ] = "1:4:16",
-    kernels: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Instead of a bundle, the Triton kernels compiled for each --target: cubin or "
-            "ptx, repeatable."
-        ),
-    ] = None,
-    triton_server: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="REPO",
-            help="Triton Inference Server model repository to create: of --out, else of --bundle.",
-        ),
-    ] = None,
-    bundle: Annotated[
-        Path | None,
-        typer.Option(
-            help="With --triton-server: a bundle that is there; else $CLINREADNET_BUNDLE, "
-            "else ./bundle."
-        ),
-    ] = None,
     version_compatible: Annotated[
-        bool, typer.Option("--version-compatible", help="Engines for later minor releases too.")
+        bool,
+        typer.Option("--version-compatible", help="Build engines that later releases load too."),
     ] = False,
     hardware_compatible: Annotated[
-        bool, typer.Option("--hardware-compatible", help="Engines for every GPU since Ampere.")
+        bool,
+        typer.Option("--hardware-compatible", help="Build engines for every GPU since Ampere."),
     ] = False,
     strip_weights: Annotated[
-        bool, typer.Option("--strip-weights", help="Engines without weights, refitted at load.")
+        bool,
+        typer.Option("--strip-weights", help="Leave the weights out; the runtime refits them."),
     ] = False,
     timing_cache: Annotated[
-        Path | None, typer.Option(help="File of kernel timings to read and to update.")
+        Path | None, typer.Option(help="File of kernel timings to read and update.")
     ] = None,
     optimization_level: Annotated[
         int | None, typer.Option(help="0 (fast build) to 5 (fast engine).")
     ] = None,
-    workspace: Annotated[
-        int | None, typer.Option(metavar="MIB", help="Limit of the engines' scratch memory.")
+    workspace_mib: Annotated[
+        int | None,
+        typer.Option("--workspace", metavar="MIB", help="Limit of the engines' scratch memory."),
     ] = None,
     platform: Annotated[
         str | None,
-        typer.Option(help="windows: engines for Windows; default this operating system."),
-    ] = None,
-    check: Annotated[
-        bool,
-        typer.Option("--check", help="Export nothing: say what would block each TensorRT."),
-    ] = False,
-    graph: Annotated[
-        list[Path] | None,
-        typer.Option(help="With --check: an ONNX file instead of a checkpoint, repeatable."),
+        typer.Option(help="windows: engines for Windows. Default: this operating system."),
     ] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Make a verified bundle: ONNX graphs, TensorRT engines, golden slices, manifest.
+    """Make a verified bundle: ONNX graphs, TensorRT engines, golden slices and a manifest.
 
-    TensorRT-RTX needs no GPU; TensorRT builds on the GPU that the engine is for. Exit status 1: an
-    artifact failed its check; the bundle is written all the same, marked as not verified.
-
-    With --kernels: the network's kernels and `kernels.json`, for a host that launches them itself.
-
-    With --triton-server: also a model repository for NVIDIA Triton Inference Server. Without
-    --out, nothing is exported and the repository is made of the bundle that is there.
+    TensorRT-RTX builds without a GPU. TensorRT builds on the GPU that the engine is for. Exit
+    status 1: an artifact failed its check; the bundle is written and marked as not verified.
 
     Examples:
     - `clinreadnet export --out bundle`
     - `clinreadnet export --out bundle --checkpoint run/model.safetensors --target sm89`
     - `clinreadnet export --out bundle --flavour tensorrt --target current --version-compatible`
     - `clinreadnet export --out bundle --precision fp32 --precision int8 --no-engines --force`
-    - `clinreadnet export --check --graph bundle/clinreadnet.fp16.onnx`
-    - `clinreadnet export --out kernels --kernels cubin --target sm80 --target sm90`
-    - `clinreadnet export --triton-server models --bundle bundle`
     """
-    if out is None and triton_server is not None:
-        _refuse_options(context, _LAYOUT_OPTIONS, "needs --out, the bundle to make with it")
-        from clinreadnet.scoring.series import default_bundle
-
-        repository = _write_triton_repository(
-            bundle or default_bundle(), triton_server, force, as_json
-        )
-        if as_json:
-            print_json(repository)
-        return
-    if bundle is not None:
-        raise InputError("--bundle goes with --triton-server alone; --out is made, not read")
-    if kernels:
-        if out is None:
-            raise InputError("--kernels needs --out, the folder to make")
-        _export_kernels(
-            context,
-            as_json,
-            out=out,
-            kinds=kernels,
-            targets=target or (),
-            preset=preset,
-            force=force,
-            **({"precisions": precision} if precision else {}),
-        )
-        return
-    if target and not engines:
+    if targets and not engines:
         raise InputError("--target and --no-engines exclude each other")
     if fp32_islands not in ("default", "auto"):
         raise InputError(f"--fp32-islands {fp32_islands}: give default or auto")
-    if (out is None) != check or (graph and not check):
-        raise InputError("give --out, or --check with or without --graph, or --triton-server")
-    try:
-        from clinreadnet.export.bundle import export_bundle, parse_batch
-        from clinreadnet.export.engines.options import DEFAULT_PRECISIONS, BuildOptions
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f'export needs {error.name}; run `pip install "clinreadnet[cpu,export]"`'
-        ) from None
-    precisions = precision or DEFAULT_PRECISIONS
-    if out is None:
-        _check_graphs(as_json, graph or (), checkpoint, preset=preset, precisions=precisions)
-        return
+    from clinreadnet.export.bundle import export_bundle, parse_batch
+    from clinreadnet.export.engines.options import DEFAULT_PRECISIONS, BuildOptions
     from clinreadnet.verify.report import print_report
 
-    if triton_server is not None:
-        from clinreadnet.export.triton_server import check_repository
-
-        check_repository(triton_server, force=force)
     report = export_bundle(
         out,
         checkpoint=checkpoint,
         preset=preset,
-        precisions=precisions,
+        precisions=precisions or DEFAULT_PRECISIONS,
         flavour=flavour,
-        targets=(target or None) if engines else (),
-        engine_precisions=engine_precision or None,
+        targets=(targets or None) if engines else (),
+        engine_precisions=engine_precisions or None,
         options=BuildOptions(
             version_compatible=version_compatible,
             hardware_compatible=hardware_compatible,
             strip_weights=strip_weights,
             timing_cache=timing_cache,
             optimization_level=optimization_level,
-            workspace_mib=workspace,
+            workspace_mib=workspace_mib,
             platform=platform,
         ),
         batch=parse_batch(batch),
@@ -198,73 +126,9 @@ def export(
         force=force,
         note=lambda line: print(f"clinreadnet: {line}", file=sys.stderr),
     )
-    result = report.to_dict()
-    if not as_json:
-        print_report(report, Console())
-    if triton_server is not None and report.passed:
-        result["triton_server"] = _write_triton_repository(out, triton_server, force, as_json)
     if as_json:
-        print_json(result)
+        print_json(report.to_dict())
+    else:
+        print_report(report, Console())
     if not report.passed:
         raise CheckFailed(f"{out}: not verified, do not deploy it; the checks above say why")
-
-
-_KERNEL_OPTIONS = {"out", "kernels", "preset", "precision", "target", "force", "as_json"}
-"""Options of `export` that go with --kernels."""
-
-
-_LAYOUT_OPTIONS = {"triton_server", "bundle", "force", "as_json"}
-"""Options of `export` that need no --out: they lay out a bundle that is there."""
-
-
-def _refuse_options(context: typer.Context, allowed: set[str], reason: str) -> None:
-    """Refuse the options on the command line that are not ``allowed``, the first one by name."""
-    for option in context.command.params:
-        source = context.get_parameter_source(str(option.name))
-        if source is not None and source.name == "COMMANDLINE" and option.name not in allowed:
-            negated = option.secondary_opts and context.params[str(option.name)] is False
-            spelling = (option.secondary_opts if negated else option.opts)[0]
-            raise InputError(f"{spelling}: {reason}")
-
-
-def _export_kernels(context: typer.Context, as_json: bool, **arguments: Any) -> None:
-    """The part of `export` that compiles kernels ahead of time."""
-    _refuse_options(context, _KERNEL_OPTIONS, "does not go with --kernels")
-    try:
-        from clinreadnet.export.kernels import export_kernels, print_kernels
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f'export --kernels needs {error.name}; run `pip install "clinreadnet[export,kernels]"`'
-        ) from None
-    result = export_kernels(**arguments)
-    if as_json:
-        print_json(result.to_dict())
-    else:
-        print_kernels(result, Console())
-
-
-def _check_graphs(as_json: bool, *graphs: Any, **options: Any) -> None:
-    """The part of `export` that exports nothing and says what would block each TensorRT."""
-    from clinreadnet.export.engines.check import check_graphs, print_findings
-
-    findings = check_graphs(*graphs, **options)
-    if as_json:
-        print_json({"findings": [finding.to_dict() for finding in findings]})
-    else:
-        print_findings(findings, Console())
-    if any(finding.blockers for finding in findings):
-        raise CheckFailed("some graphs cannot be built; the blockers above say why")
-
-
-def _write_triton_repository(
-    bundle: Path, repository: Path, force: bool, as_json: bool
-) -> dict[str, Any]:
-    """Lay a bundle out for Triton Inference Server; return what ``--json`` prints of it."""
-    from clinreadnet.export.triton_server import print_repository, write_repository
-
-    written = write_repository(bundle, repository, force=force)
-    for file, reason in written.left_out.items():
-        print(f"clinreadnet: {file} left out: {reason}", file=sys.stderr)
-    if not as_json:
-        print_repository(written, Console())
-    return written.to_dict()

@@ -9,26 +9,23 @@ from typing import Annotated
 import typer
 
 from clinreadnet.cli.common import print_json
-from clinreadnet.cli.options import Json
+from clinreadnet.cli.options import Bundle, Json
 
 
 def report(
     out: Annotated[
         Path | None, typer.Option(help="HTML page to write.", show_default=False)
     ] = None,
-    bundle: Annotated[
-        Path | None,
-        typer.Option(help="Bundle to deploy; else $CLINREADNET_BUNDLE, else ./bundle."),
-    ] = None,
+    bundle: Bundle = None,
     results: Annotated[Path, typer.Option(help="Folder of recorded runs.")] = Path("bench/results"),
     machine: Annotated[
-        str | None, typer.Option(help="Only this folder of the results; default all.")
+        str | None, typer.Option(help="Only this folder of the results. Default: all.")
     ] = None,
     budget: Annotated[
         str,
         typer.Option(
-            help="What accuracy may be lost: bounds on score, error, PLCC, SROCC or KROCC, "
-            "joined by commas."
+            help="Accuracy that may be lost: bounds on score, error, PLCC, SROCC or KROCC, "
+            "separated by commas."
         ),
     ] = "score<=0.02",
     as_json: Json = False,

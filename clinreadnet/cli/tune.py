@@ -17,11 +17,11 @@ from clinreadnet.errors import InputError
 def tune(
     out: Annotated[
         Path | None,
-        typer.Option(help="File to write; default the one that launches on this GPU read."),
+        typer.Option(help="File to write. Default: the one that launches on this GPU read."),
     ] = None,
-    entry: Annotated[
+    only: Annotated[
         list[str] | None,
-        typer.Option(help="Op, or part of it, to tune, repeatable; the others are kept."),
+        typer.Option("--entry", help="Op, or part of it, to tune; repeatable. Default: all."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Time, but write nothing.")] = False,
     as_json: Json = False,
@@ -41,7 +41,7 @@ def tune(
     from clinreadnet.tuning.tune import print_tuning, write_tuning
     from clinreadnet.tuning.tune import tune as run
 
-    tuning = run(only=entry or ())
+    tuning = run(only=only or ())
     if not dry_run:
         print(f"clinreadnet: wrote {write_tuning(tuning, out)}", file=sys.stderr)
     if as_json:

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from clinreadnet.cli.common import print_json
-from clinreadnet.cli.options import Json, Plot
+from clinreadnet.cli.options import Json
 from clinreadnet.errors import CheckFailed, InputError
 
 
@@ -17,19 +17,22 @@ def verify(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.", show_default=False)],
     data: Annotated[
         Path | None,
-        typer.Option(help="LDCTIQA folder to verify on; default the bundle's golden slices."),
+        typer.Option(help="LDCTIQA folder to verify on. Default: the bundle's golden slices."),
     ] = None,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="With --data: the bundle's checkpoint; default the shipped one."),
+        typer.Option(help="With --data: the bundle's checkpoint. Default: the shipped one."),
     ] = None,
-    plot: Plot = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Plot the artifacts' scores against the reference's (.png, .pdf, .svg)."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check every artifact's hash, its error against the float64 reference, and its metrics.
 
-    Exit status 1: a check failed, saying which. Engines that this machine cannot run are listed as
-    not run.
+    ONNX graphs run on the CPU. TensorRT engines are hashed and listed as not run. Exit status 1: a
+    check failed; the table names it.
 
     Examples:
     - `clinreadnet verify bundle`
@@ -37,13 +40,6 @@ def verify(
     """
     if checkpoint is not None and data is None:
         raise InputError("--checkpoint goes with --data")
-    verify_bundle(bundle, data, checkpoint, plot, as_json)
-
-
-def verify_bundle(
-    bundle: Path, data: Path | None, checkpoint: Path | None, plot: Path | None, as_json: bool
-) -> None:
-    """Verify a bundle and print the report; raise CheckFailed where it did not pass."""
     from clinreadnet.console import progress_bar
     from clinreadnet.data.ldctiqa import read_ldctiqa
     from clinreadnet.runtime.bundle.manifest import load_manifest

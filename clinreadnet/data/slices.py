@@ -225,7 +225,7 @@ def _open_tif(path: Path) -> SliceRef:
     if shape != (SIZE, SIZE):
         raise InputError(
             f"{path}: {by(shape)} pixels, but an LDCTIQA slice is {SIZE}x{SIZE}; "
-            "--resample is for DICOM and .npy"
+            "resample=True is for DICOM and .npy"
         )
     return SliceRef(path, None, None, str(path.parent), partial(_read_tif, path))
 
@@ -334,7 +334,7 @@ def _check_size(path: Path, shape: tuple[int, ...], resample: bool) -> None:
     if shape != (SIZE, SIZE) and not resample:
         raise InputError(
             f"{path}: {by(shape)} pixels, the network takes {SIZE}x{SIZE}; "
-            "add --resample to resize it"
+            "give resample=True to resize it"
         )
 
 

@@ -103,7 +103,7 @@ class Session:
         """
         ladder = check_backends(backends)
         if workers < 1:
-            raise InputError(f"workers is {workers}, must be 1 or more")
+            raise InputError(f"workers={workers}: must be 1 or more")
         self.bundle = Path(bundle)
         self.manifest: Manifest = load_manifest(bundle, trusted_keys)
         if not self.manifest.verified and not allow_unverified:

@@ -60,7 +60,7 @@ class Stream:
     def __init__(self, session: Session, capacity: int) -> None:
         """Start the stream's thread; called by `Session.stream`."""
         if capacity < 1:
-            raise InputError(f"capacity is {capacity}, must be 1 or more")
+            raise InputError(f"capacity={capacity}: must be 1 or more")
         self._session = session
         self._capacity = capacity
         self._waiting: deque[tuple[int, NDArray[Any]]] = deque()

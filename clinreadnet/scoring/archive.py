@@ -1,4 +1,4 @@
-"""Score an archive with Ray Data, one `Session` a worker: what `clinreadnet score --ray` does.
+"""Score an archive with Ray Data, one `Session` a worker: what `clinreadnet score-archive` does.
 
 Headers are read here, pixels by the workers, so every worker must see the files and the bundle
 under the same paths. A chunk of slices whose worker dies is given to another; a slice that kills
@@ -183,7 +183,7 @@ def _cluster(address: str, workers: int | None) -> Iterator[None]:
             ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(
-            f"--ray {address}: no Ray cluster there ({str(error).splitlines()[0]}); give "
+            f"address={address}: no Ray cluster there ({str(error).splitlines()[0]}); give "
             f"HOST:PORT of its head, auto, or {LOCAL}"
         ) from None
     try:
@@ -212,7 +212,7 @@ def _worker_options(workers: int | None, gpu: bool) -> dict[str, Any]:
     room = gpus or int(have.get("CPU", 0))
     if (workers or 1) > room:
         raise InputError(
-            f"--workers {workers or 1}: the cluster has {room} {'GPUs' if gpus else 'CPUs'}; "
+            f"workers={workers or 1}: the cluster has {room} {'GPUs' if gpus else 'CPUs'}; "
             "ask for fewer"
         )
     pool = ray.data.ActorPoolStrategy(size=workers or room, max_tasks_in_flight_per_actor=1)

@@ -24,7 +24,7 @@ def check_plot(target: Path) -> None:
         InputError: matplotlib is not installed, or ``target`` is no picture this writes.
     """
     if find_spec("matplotlib") is None:
-        raise InputError('--plot needs matplotlib; run `pip install "clinreadnet[plot]"`')
+        raise InputError('plotting needs matplotlib; run `pip install "clinreadnet[plot]"`')
     if target.suffix.lower() not in _FORMATS:
         raise InputError(f"{target}: cannot draw that format; use one of {', '.join(_FORMATS)}")
 

@@ -102,7 +102,7 @@ def check_bundle(bundle: Path) -> None:
     if not bundle.is_dir():
         raise InputError(
             f"{bundle}: no such bundle; run `clinreadnet export --out {bundle}`, or name one with "
-            f"--bundle or {BUNDLE_VARIABLE}"
+            f"`bundle` or {BUNDLE_VARIABLE}"
         )
 
 

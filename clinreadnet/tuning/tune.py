@@ -240,7 +240,7 @@ def tune(
     for name in chosen:
         if not any(keys[: len(name)] == name for keys in known):
             names = ", ".join("/".join(keys) for keys in known)
-            raise InputError(f"--entry {'/'.join(name)}: unknown; known: {names}")
+            raise InputError(f"only={'/'.join(name)}: unknown; known: {names}")
     wanted = [
         (keys, config, TUNABLE[keys[0]](*keys[1:]))
         for keys, config in known.items()
@@ -280,7 +280,7 @@ def write_tuning(tuning: Tuning, out: str | os.PathLike[str] | None = None) -> P
             temporary.write_text(json.dumps(tuning.document, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise InputError(
-            f"{path}: {error.strerror}; name a file that can be written with --out"
+            f"{path}: {error.strerror}; name a file that can be written as `out`"
         ) from None
     return path
 

@@ -139,13 +139,13 @@ def verify_folder(
         model = load_checkpoint(path, preset=preset)
     except ModuleNotFoundError as error:
         raise InputError(
-            f"--data needs {error.name} to compute the reference; run "
-            '`pip install "clinreadnet[export]"`, or leave --data out'
+            f"`data` needs {error.name} to compute the reference; run "
+            '`pip install "clinreadnet[export]"`, or leave it out'
         ) from None
     if digest(path.read_bytes()) != manifest.model.weights_sha256:
         raise InputError(
             f"{path}: not the checkpoint this bundle was made from (SHA-256 differs); "
-            "give that one with --checkpoint, or export again"
+            "give that one as `checkpoint`, or export again"
         )
     reference = reference_outputs(model, slices, advance)
     return _verify(Path(bundle), manifest, str(data), slices, reference, slices.scores, advance)

@@ -127,7 +127,7 @@ class EngineBuilder:
         static = self._network.get_input(0).shape[0]
         if static != -1 and batch != BatchRange(static, static, static):
             raise InputError(
-                f"batch {spell_batch(batch)}: {self._graph} has a fixed batch of {static}; "
+                f"batch={spell_batch(batch)}: {self._graph} has a fixed batch of {static}; "
                 f"give {static}:{static}:{static}"
             )
         trt = self._trt
@@ -155,7 +155,7 @@ class EngineBuilder:
             config.runtime_platform = wanted
             if config.runtime_platform != wanted:  # TensorRT refuses without raising
                 raise InputError(
-                    f"--platform {options.platform}: {self.flavour.name} {self.version} does not "
+                    f"platform={options.platform}: {self.flavour.name} {self.version} does not "
                     "build for it on this machine; export on that platform"
                 )
         if options.timing_cache is not None:

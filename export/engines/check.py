@@ -1,4 +1,4 @@
-"""`clinreadnet export --check`: what in a graph would stop each TensorRT from building it.
+"""`clinreadnet check-graph`: what in a graph would stop each TensorRT from building it.
 
 Where a flavour is installed its own parser is asked, node by node. Where TensorRT is not, the table
 that its parser's project publishes stands in (`operators.json`, which names source and version).
@@ -99,7 +99,7 @@ def check_graphs(
         check_precision(precision)
         if precision not in PRECISIONS:
             raise InputError(
-                f"--check --precision {precision}: export it first and give the graph with --graph"
+                f"precisions={precision}: export it first and give the ONNX file as `graphs`"
             )
     path = Path(checkpoint) if checkpoint is not None else pretrained_path(preset)
     model = load_checkpoint(path, preset=preset)

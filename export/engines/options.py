@@ -7,11 +7,11 @@ engine is for.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from clinreadnet.errors import InputError
-from clinreadnet.runtime.backends.flavours import Flavour, Option
+from clinreadnet.runtime.backends.flavours import Flavour
 from clinreadnet.runtime.bundle.manifest import BatchRange
 from clinreadnet.runtime.gpu import find_gpus
 
@@ -55,18 +55,9 @@ class BuildOptions:
     workspace_mib: int | None = None
     platform: str | None = None
 
-    def asked(self) -> list[Option]:
-        """Return the options that were asked for, as the command line spells them."""
-        given: list[tuple[Option, bool]] = [
-            ("version-compatible", self.version_compatible),
-            ("hardware-compatible", self.hardware_compatible),
-            ("strip-weights", self.strip_weights),
-            ("timing-cache", self.timing_cache is not None),
-            ("optimization-level", self.optimization_level is not None),
-            ("workspace", self.workspace_mib is not None),
-            ("platform", self.platform is not None),
-        ]
-        return [option for option, is_given in given if is_given]
+    def asked(self) -> list[str]:
+        """Return the names of the fields that differ from their defaults."""
+        return [one.name for one in fields(self) if getattr(self, one.name) != one.default]
 
 
 def check_precision(precision: str) -> None:
@@ -87,21 +78,21 @@ def check_options(options: BuildOptions, flavour: Flavour) -> None:
     """
     for option in options.asked():
         if option not in flavour.options:
-            raise InputError(f"--{option}: {flavour.name} does not offer it; leave it out")
+            raise InputError(f"`{option}`: {flavour.name} does not offer it; leave it out")
         if option in flavour.gpu_options and not find_gpus():
             raise InputError(
-                f"--{option}: {flavour.name} needs a GPU for it, and this machine shows none"
+                f"`{option}`: {flavour.name} needs a GPU for it, and this machine shows none"
             )
     level = options.optimization_level
     if level is not None and not 0 <= level <= OPTIMIZATION_LEVELS:
-        raise InputError(f"--optimization-level {level}: give 0 to {OPTIMIZATION_LEVELS}")
+        raise InputError(f"optimization_level={level}: give 0 to {OPTIMIZATION_LEVELS}")
     if options.platform is not None and options.platform not in PLATFORMS:
         raise InputError(
-            f"--platform {options.platform}: give {' or '.join(PLATFORMS)}, or leave it out to "
+            f"platform={options.platform}: give {' or '.join(PLATFORMS)}, or leave it out to "
             "build for this operating system"
         )
     if options.workspace_mib is not None and options.workspace_mib < 1:
-        raise InputError(f"--workspace {options.workspace_mib}: give 1 MiB or more")
+        raise InputError(f"workspace_mib={options.workspace_mib}: give 1 MiB or more")
 
 
 def resolve_targets(targets: Sequence[str], flavour: Flavour) -> tuple[str, ...]:
@@ -115,19 +106,19 @@ def resolve_targets(targets: Sequence[str], flavour: Flavour) -> tuple[str, ...]
     for target in targets:
         if not gpus and (target == "current" or not flavour.targets):
             raise InputError(
-                f"--target {target}: {flavour.name} builds it on the GPU itself, and this machine "
-                "shows none; export there, or build with --flavour tensorrt-rtx for a named target"
+                f"targets={target}: {flavour.name} builds it on the GPU itself, and this machine "
+                "shows none; export there, or build with flavour=tensorrt-rtx for a named target"
             )
         if target == "current":
             target = next(iter(gpus))
         elif not flavour.targets and target not in gpus:
             raise InputError(
-                f"--target {target}: {flavour.name} builds for this machine's GPU alone "
-                f"({', '.join(gpus)}); give --target current, or export on a GPU of {target}"
+                f"targets={target}: {flavour.name} builds for this machine's GPU alone "
+                f"({', '.join(gpus)}); give targets=current, or export on a GPU of {target}"
             )
         if flavour.targets and target not in flavour.targets:
             raise InputError(
-                f"unknown target {target!r}; {flavour.name} knows {', '.join(flavour.targets)}"
+                f"targets={target}: unknown; {flavour.name} knows {', '.join(flavour.targets)}"
             )
         resolved.append(target)
     return tuple(dict.fromkeys(resolved))
@@ -140,10 +131,10 @@ def check_batch(batch: BatchRange) -> None:
         InputError: saying which profile.
     """
     if not 1 <= batch.min <= batch.opt <= batch.max:
-        raise InputError(f"batch {spell_batch(batch)}: needs 1 <= MIN <= OPT <= MAX")
+        raise InputError(f"batch={spell_batch(batch)}: needs 1 <= MIN <= OPT <= MAX")
     if batch.max > BATCH_LIMIT:
         raise InputError(
-            f"batch {spell_batch(batch)}: the graph accepts at most {BATCH_LIMIT} slices"
+            f"batch={spell_batch(batch)}: the graph accepts at most {BATCH_LIMIT} slices"
         )
 
 

@@ -184,7 +184,7 @@ def with_one(value: float) -> np.ndarray:
 
 
 REFUSED_AT_THE_HEADER: dict[str, tuple[str, Any, str]] = {
-    "npy-wrong-size": ("a.npy", save_npy(np.zeros((100, 512))), "100x512 pixels.*--resample"),
+    "npy-wrong-size": ("a.npy", save_npy(np.zeros((100, 512))), "100x512 pixels.*resample=True"),
     "npy-four-axes": ("a.npy", save_npy(np.zeros((1, 1, 512, 512))), r"shape \[1, 1, 512, 512\]"),
     "npy-empty": ("a.npy", save_npy(np.zeros((0, 512, 512))), r"shape \[0, 512, 512\]"),
     "npy-complex": ("a.npy", save_npy(np.zeros((512, 512), complex)), "holds no numbers"),
@@ -195,7 +195,7 @@ REFUSED_AT_THE_HEADER: dict[str, tuple[str, Any, str]] = {
     "dicom-wrong-size": (
         "a.dcm",
         lambda path: write_ct(path, noise(0, (256, 512))),
-        "256x512 pixels.*--resample",
+        "256x512 pixels.*resample=True",
     ),
     "localiser": (
         "a.dcm",

@@ -116,9 +116,12 @@ def test_a_named_precision_is_the_one_that_runs(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"backends": "cuda"}, "'cuda' is none of tensorrt, tensorrt-rtx, onnxruntime-cuda, o"),
-        ({"backends": ()}, "backends is empty; name some of tensorrt"),
-        ({"workers": 0}, "workers is 0, must be 1 or more"),
+        (
+            {"backends": "cuda"},
+            "backends=cuda: unknown; known: tensorrt, tensorrt-rtx, onnx",
+        ),
+        ({"backends": ()}, "`backends` is empty; name some of tensorrt"),
+        ({"workers": 0}, "workers=0: must be 1 or more"),
         ({"precision": "int8"}, "no ONNX graph in precision 'int8'; it holds fp32, fp16"),
         ({"batch": 9}, "batch 9 is outside the profile of clinreadnet.fp32.onnx, 1 to 8"),
         ({"batch": 0}, "batch 0 is outside"),

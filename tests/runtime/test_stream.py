@@ -170,7 +170,7 @@ def test_a_closed_stream_takes_no_slice(session: Session) -> None:
     with pytest.raises(SessionClosed, match="the stream is closed"):
         stream.put(slices(1)[0])
     assert list(stream) == []
-    with pytest.raises(InputError, match="capacity is 0"):
+    with pytest.raises(InputError, match="capacity=0"):
         session.stream(0)
 
 

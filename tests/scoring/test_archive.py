@@ -1,4 +1,4 @@
-"""`clinreadnet score --ray`: two local workers, damaged slices, and workers that are killed."""
+"""`clinreadnet score-archive`: two local workers, damaged slices, and workers that are killed."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_more_workers_than_the_cluster_has_room_for_are_refused(
     cluster: None, bundle: Path, tmp_path: Path
 ) -> None:
     np.save(tmp_path / "a.npy", noise())
-    with pytest.raises(InputError, match="--workers 3: the cluster has 2 CPUs; ask for fewer"):
+    with pytest.raises(InputError, match="workers=3: the cluster has 2 CPUs; ask for fewer"):
         score_archive([tmp_path / "a.npy"], bundle, tmp_path / "a.parquet", workers=3)
 
 
@@ -129,7 +129,7 @@ def test_an_archive_gets_the_scores_of_one_process(bundle: Path, tmp_path: Path)
     truncated.write_bytes(truncated.read_bytes()[:100_000])
     (archive / "LICENSE.txt").write_text("free")
 
-    command = [sys.executable, "-m", "clinreadnet.cli", "score", "archive", "--ray", "local"]
+    command = [sys.executable, "-m", "clinreadnet.cli", "score-archive", "archive"]
     command += ["--workers", "2", "--bundle", str(bundle), "--out", "scores.parquet", "--json"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
@@ -199,19 +199,26 @@ def test_an_address_without_ray_is_one_line(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--ray", "local"], "--ray writes to --out"),
-        (["--ray", "local", "--out", "a.parquet", "--csv", "a.csv"], "no --csv or --plot"),
-        (["--out", "a.parquet"], "--out and --workers go with --ray"),
-        (["--workers", "2"], "--out and --workers go with --ray"),
-        (["--ray", "local", "--out", "nowhere/a.parquet"], "nowhere: no such folder"),
+        (["score-archive"], "Missing option '--out'"),
+        (["score-archive", "--out", "a.parquet", "--csv", "a.csv"], "No such option: --csv"),
+        (["score", "--out", "a.parquet"], "No such option: --out"),
+        (["score", "--workers", "2"], "No such option: --workers"),
     ],
-    ids=["no-out", "csv", "out-alone", "workers-alone", "folder-missing"],
+    ids=["no-out", "csv", "out-of-score", "workers-of-score"],
 )
-def test_options_that_do_not_go_together_are_refused(
+def test_options_of_the_other_command_are_refused(
     bundle: Path, tmp_path: Path, options: list[str], message: str
 ) -> None:
-    done = CliRunner().invoke(app, ["score", str(tmp_path), "--bundle", str(bundle), *options])
-    assert isinstance(done.exception, InputError) and message in str(done.exception)
+    command, *rest = options
+    done = CliRunner().invoke(app, [command, str(tmp_path), "--bundle", str(bundle), *rest])
+    assert done.exit_code == 2 and message in done.output
+
+
+def test_a_file_that_cannot_be_written_is_refused(bundle: Path, tmp_path: Path) -> None:
+    options = ["--bundle", str(bundle), "--out", "nowhere/a.parquet"]
+    done = CliRunner().invoke(app, ["score-archive", str(tmp_path), *options])
+    assert isinstance(done.exception, InputError)
+    assert "nowhere: no such folder" in str(done.exception)
 
 
 @pytest.mark.parametrize("package", ["ray", "pyarrow"])
@@ -220,7 +227,7 @@ def test_a_missing_package_names_its_extra(
 ) -> None:
     monkeypatch.delitem(sys.modules, "clinreadnet.scoring.archive")
     monkeypatch.setitem(sys.modules, package, None)
-    arguments = ["score", "x", "--bundle", str(bundle), "--ray", "local", "--out", "a.parquet"]
+    arguments = ["score-archive", "x", "--bundle", str(bundle), "--out", "a.parquet"]
     monkeypatch.setattr(sys, "argv", ["clinreadnet", *arguments])
     with pytest.raises(SystemExit, match="2"):
         main()

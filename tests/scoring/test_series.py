@@ -232,7 +232,7 @@ BAD: dict[str, tuple[Any, str]] = {
     ),
     "wrong-size": (
         lambda folder: write_ct(folder / "a.dcm", noise(0, (256, 256))),
-        "256x256 pixels, the network takes 512x512; add --resample",
+        "256x256 pixels, the network takes 512x512; give --resample",
     ),
     "nan": (make_npy(NAN), "NaN or infinity"),
     "constant": (make_npy(np.zeros((512, 512), np.int16)), "blank, every pixel is 0 HU"),
@@ -264,7 +264,7 @@ def test_a_bad_input_is_one_line_status_2_and_no_output(
         (["--csv", "nowhere/a.csv"], "nowhere: no such folder"),
         (["--csv", "."], "is a folder"),
         (["--plot", "a.doc"], "cannot draw that format"),
-        (["--backend", "tpu"], "'tpu' is none of"),
+        (["--backend", "tpu"], "--backend tpu: unknown; known: tensorrt"),
         (["--precision", "int8"], "no ONNX graph in precision 'int8'"),
         (["--bundle", "nowhere"], "clinreadnet export --out nowhere"),
     ],

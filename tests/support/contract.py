@@ -84,12 +84,12 @@ def run_builder(real: types.ModuleType, flavour: str) -> set[str]:
         offered = flavours.newest(flavour).options
         cache = Path(folder) / "cache"
         asked = options.BuildOptions(
-            version_compatible="version-compatible" in offered,
-            hardware_compatible="hardware-compatible" in offered,
-            strip_weights="strip-weights" in offered,
-            timing_cache=cache if "timing-cache" in offered else None,
-            optimization_level=3 if "optimization-level" in offered else None,
-            workspace_mib=64 if "workspace" in offered else None,
+            version_compatible="version_compatible" in offered,
+            hardware_compatible="hardware_compatible" in offered,
+            strip_weights="strip_weights" in offered,
+            timing_cache=cache if "timing_cache" in offered else None,
+            optimization_level=3 if "optimization_level" in offered else None,
+            workspace_mib=64 if "workspace_mib" in offered else None,
             platform="windows" if "platform" in offered else None,
         )
         assert set(asked.asked()) == offered
@@ -100,7 +100,7 @@ def run_builder(real: types.ModuleType, flavour: str) -> set[str]:
         builder._logger.log(real.ILogger.INTERNAL_ERROR, "message\nmore")
         engine = builder.build("sm89", BATCH, bar, asked)
         builder.write(engine, Path(folder) / "x.engine", "sm89", BATCH)
-        assert cache.exists() == ("timing-cache" in offered)
+        assert cache.exists() == ("timing_cache" in offered)
 
         script["OnnxParser", "parse_from_file"] = lambda parser, path: False
         try:

@@ -104,13 +104,13 @@ def test_windows_grow_towards_the_end() -> None:
 
 
 def test_an_initial_checkpoint_is_needed(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--statistics-only needs --init"):
+    with pytest.raises(InputError, match="`statistics_only` needs `init`"):
         train([folder], tmp_path / "run", TINY)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_batch_must_fit(folder: Path, init: Path, tmp_path: Path) -> None:
     config = replace(TINY, init=str(init), batch_size=9)
-    with pytest.raises(InputError, match="--batch-size 9: only 8 slices"):
+    with pytest.raises(InputError, match="batch_size=9: only 8 slices"):
         train([folder], tmp_path / "run", config)
     assert not (tmp_path / "run").exists()

@@ -16,15 +16,15 @@ FlavourName = Literal["tensorrt", "tensorrt-rtx"]
 """As the manifest and the command line write it."""
 
 Option = Literal[
-    "version-compatible",
-    "hardware-compatible",
-    "strip-weights",
-    "timing-cache",
-    "optimization-level",
-    "workspace",
+    "version_compatible",
+    "hardware_compatible",
+    "strip_weights",
+    "timing_cache",
+    "optimization_level",
+    "workspace_mib",
     "platform",
 ]
-"""What a build may ask for, spelled as on the command line."""
+"""What a build may ask for: fields of `clinreadnet.export.engines.options.BuildOptions`."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,12 @@ def _tensorrt(major: int) -> Flavour:
         targets=(),
         options=frozenset(
             (
-                "version-compatible",
-                "hardware-compatible",
-                "strip-weights",
-                "timing-cache",
-                "optimization-level",
-                "workspace",
+                "version_compatible",
+                "hardware_compatible",
+                "strip_weights",
+                "timing_cache",
+                "optimization_level",
+                "workspace_mib",
                 "platform",
             )
         ),
@@ -88,11 +88,11 @@ FLAVOURS = (
         major=1,
         modules=("tensorrt_rtx", "tensorrt_rtx_bindings"),
         lean_modules=(),
-        install='pip install "clinreadnet[tensorrt-rtx]"',
+        install='pip install "clinreadnet[tensorrt-rtx-build]"',  # installs without CUDA's headers
         suffix=".rtx.engine",
         targets=("sm75", "sm80", "sm86", "sm89", "sm120", "sm121"),
-        options=frozenset(("strip-weights", "optimization-level", "workspace")),
-        gpu_options=frozenset(("strip-weights",)),
+        options=frozenset(("strip_weights", "optimization_level", "workspace_mib")),
+        gpu_options=frozenset(("strip_weights",)),
         reports_validity=True,
     ),
 )

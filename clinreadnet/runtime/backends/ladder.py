@@ -66,9 +66,9 @@ def check_backends(backends: str | Sequence[str]) -> tuple[str, ...]:
     ladder = (backends,) if isinstance(backends, str) else tuple(dict.fromkeys(backends))
     for name in ladder:
         if name not in BACKENDS:
-            raise InputError(f"backend {name!r} is none of {', '.join(BACKENDS)}")
+            raise InputError(f"backends={name}: unknown; known: {', '.join(BACKENDS)}")
     if not ladder:
-        raise InputError(f"backends is empty; name some of {', '.join(BACKENDS)}")
+        raise InputError(f"`backends` is empty; name some of {', '.join(BACKENDS)}")
     return ladder
 
 
