@@ -30,8 +30,9 @@ format: $(INSTALLED)  ## apply the formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-typecheck: .typecheck/.installed  ## check types
-	MYPYPATH=.typecheck $(BIN)/mypy -p clinreadnet
+typecheck: .typecheck/.installed  ## check the types of package, benchmarks and tests
+	MYPYPATH=.typecheck $(BIN)/mypy -p clinreadnet -p bench
+	$(BIN)/mypy --config-file tests/mypy.ini tests
 
 bench: $(INSTALLED) bundle/manifest.json  ## measure everything this machine can run
 	$(BIN)/python -m pytest bench

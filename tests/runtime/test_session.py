@@ -204,7 +204,7 @@ def test_a_backend_that_fails_its_self_test_is_closed_and_the_ladder_goes_on(
 
         def run(self, hu: Any) -> Any:
             outputs = super().run(hu)
-            return outputs | {"score": outputs["score"] + 0.1 * (self.wanted == CUDA)}
+            return {**outputs, "score": outputs["score"] + 0.1 * (self.wanted == CUDA)}
 
         def close(self) -> None:
             closed.append(self.wanted)

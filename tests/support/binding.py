@@ -71,7 +71,7 @@ class Binding:
         return functools.partial(self._construct, kind)
 
     def _construct(self, kind: type, *arguments: Any) -> Instance:
-        _bind(kind.__init__.__doc__, "__init__", (None, *arguments), {})
+        _bind(vars(kind)["__init__"].__doc__, "__init__", (None, *arguments), {})
         self.touched.add(f"{kind.__name__}/{len(arguments)}")
         return Instance(self, kind)
 

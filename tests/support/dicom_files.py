@@ -28,7 +28,7 @@ def make_ct(
     """Return a CT Image Storage dataset of signed 16-bit values; None removes a tag."""
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = syntax
+    ds.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
     ds.SOPClassUID = CT
     ds.SOPInstanceUID = pydicom.uid.generate_uid()
     ds.Modality = "CT"

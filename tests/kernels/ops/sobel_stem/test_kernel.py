@@ -95,10 +95,10 @@ def test_constant_image_has_no_edges(poisoned, within_budget, device: str) -> No
 def test_gradients_are_the_references(device: str, needed: tuple[int, int, int]) -> None:
     def gradients(impl: str) -> list[Tensor | None]:
         args = stem_inputs(2, 7, 10, 16, torch.float32, torch.float32)
-        args = [a.to(device).requires_grad_(bool(n)) for a, n in zip(args, needed, strict=True)]
-        out = sobel_stem(*args, impl=impl)
+        leaves = [a.to(device).requires_grad_(bool(n)) for a, n in zip(args, needed, strict=True)]
+        out = sobel_stem(*leaves, impl=impl)
         out.backward(torch.linspace(-1, 1, out.numel(), device=device).reshape(out.shape))
-        return [a.grad for a in args]
+        return [leaf.grad for leaf in leaves]
 
     for ours, theirs in zip(gradients("triton"), gradients("reference"), strict=True):
         assert (ours is None) == (theirs is None)
