@@ -8,7 +8,7 @@ SOURCES := $(shell find clinreadnet kernels export -name '*.py' -o -name '*.json
 WEIGHTS := clinreadnet/weights/small.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help build test lint format typecheck bench bench-record bench-check gpu-check tables flavours \
+.PHONY: help build test lint format typecheck docs bench bench-record bench-check gpu-check tables flavours \
 	kernel-table clean
 
 help:  ## list the targets
@@ -21,9 +21,10 @@ build: $(INSTALLED) bundle/manifest.json sample  ## install, export a verified b
 test: $(INSTALLED)  ## run the whole CPU test suite
 	$(BIN)/python -m pytest
 
-lint: .typecheck/.installed  ## check style, formatting and the direction of imports
+lint: .typecheck/.installed  ## check style, formatting, spelling and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/typos
 	cd .typecheck && ../$(BIN)/lint-imports --config ../pyproject.toml --no-cache
 
 format: $(INSTALLED)  ## apply the formatting
@@ -33,6 +34,9 @@ format: $(INSTALLED)  ## apply the formatting
 typecheck: .typecheck/.installed  ## check the types of package, benchmarks and tests
 	MYPYPATH=.typecheck $(BIN)/mypy -p clinreadnet -p bench
 	$(BIN)/mypy --config-file tests/mypy.ini tests
+
+docs: .typecheck/.installed $(VENV)/.docs-installed  ## build the documentation as a site in site/
+	$(BIN)/mkdocs build --strict --quiet
 
 bench: $(INSTALLED) bundle/manifest.json  ## measure everything this machine can run
 	$(BIN)/python -m pytest bench
@@ -59,7 +63,7 @@ kernel-table: $(INSTALLED)  ## compile the kernels for each GPU and write docs/k
 	mv docs/kernels.md.new docs/kernels.md
 
 clean:  ## remove everything made here
-	rm -rf $(VENV) .typecheck bundle sample build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .typecheck bundle sample build site *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
 # setuptools first: the editable install then needs no build environment of its own.
 $(INSTALLED): pyproject.toml constraints.txt
@@ -67,6 +71,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation \
 		--editable '.[$(EXTRAS)]'
+	touch $@
+
+$(VENV)/.docs-installed: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation \
+		--editable '.[docs]'
 	touch $@
 
 bundle/manifest.json: $(WEIGHTS) $(SOURCES) | $(INSTALLED)
