@@ -23,12 +23,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     if not any(item.get_closest_marker("gpu") for item in items):
         return
-    import torch
-
-    if not torch.cuda.is_available():
+    if not has_gpu():
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU on this machine"))
+
+
+def has_gpu() -> bool:
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return False
+    return torch.cuda.is_available()
 
 
 # What the fixtures import is imported inside them: a machine without it runs the other tests.
