@@ -31,9 +31,9 @@ format: $(INSTALLED)  ## apply the formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-typecheck: .typecheck/.installed  ## check the types of package, benchmarks and tests
+typecheck: .typecheck/.installed  ## check types
 	MYPYPATH=.typecheck $(BIN)/mypy -p clinreadnet -p bench
-	$(BIN)/mypy --config-file tests/mypy.ini tests
+	MYPYPATH=.typecheck:tests:. $(BIN)/mypy --config-file tests/mypy.ini tests
 
 docs: .typecheck/.installed $(VENV)/.docs-installed  ## build the documentation as a site in site/
 	$(BIN)/mkdocs build --strict --quiet

@@ -158,18 +158,15 @@ def _torch(
         for precision in precisions[:1] if compiled_there else precisions:
             network = functools.partial(_torch_network, path, name, precision, cuda)
             bind = functools.partial(_bind_torch, network) if cuda else None
-            load = functools.partial(_ignore_batch, network)
-            candidates.append(Candidate(name, precision, role, None, load, bind))
+            candidates.append(
+                Candidate(name, precision, role, None, lambda batch, n=network: n(), bind)
+            )
 
 
 @functools.cache
 def _torch_network(path: Path, name: str, precision: str, cuda: bool) -> _TorchNetwork:
     """Compiled once for each shape, whichever clock times it."""
     return _TorchNetwork(path, name, precision, cuda)
-
-
-def _ignore_batch(network: Callable[[], _TorchNetwork], batch: int) -> _TorchNetwork:
-    return network()
 
 
 def _bind_torch(network: Callable[[], _TorchNetwork], x: Any) -> Enqueue:
@@ -195,7 +192,7 @@ class _TorchNetwork:
             model = ClinReadNet(model.config, kernels="triton")
             model.load_state_dict(weights)
         model = model.to(self._device, dtype).eval()
-        self._model: Any = model
+        self._model = model
         if name != "torch-eager":
             # Beyond so many shapes and networks it would quietly run what it had not compiled.
             torch._dynamo.config.recompile_limit = 1024

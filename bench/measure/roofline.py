@@ -9,9 +9,8 @@ slices and the weights and write its outputs, since a perfect one keeps all else
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from clinreadnet.spec import FINE_GRADES, SIZE
@@ -145,7 +144,7 @@ def measure_rates() -> dict[str, float]:
     rates["copy"] = 2 * source.numel() / _best(lambda: target.copy_(source))
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         a = torch.ones(2048, 2048, dtype=dtype)
-        rates[precision] = 2 * 2048**3 / _best(partial(torch.matmul, a, a))
+        rates[precision] = 2 * 2048**3 / _best(lambda a=a: a @ a)
     return rates
 
 
@@ -180,7 +179,7 @@ def _cuda_rates() -> dict[str, float]:
     return rates
 
 
-def _best(run: Callable[[], object], repeats: int = 7) -> float:
+def _best(run, repeats: int = 7) -> float:
     """Seconds of the fastest of some runs."""
     times = []
     for _ in range(repeats):

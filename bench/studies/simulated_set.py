@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +62,6 @@ def summarise(folder: Path) -> dict[str, Any]:
     fewest = scan & (views == views.min())
     histogram = np.bincount(np.rint(labels * 5).astype(int), minlength=len(CHALLENGE_LABELS))
     cumulative = np.cumsum(histogram) / len(labels)
-    ceiling: Mapping[str, Any] = correlations(quality, labels)
     challenge = np.cumsum(CHALLENGE_LABELS) / sum(CHALLENGE_LABELS)
     return {
         "command": f"clinreadnet simulate --count {len(labels)} --seed {simulation['seed']}",
@@ -102,7 +100,10 @@ def summarise(folder: Path) -> dict[str, Any]:
         "share_of_copies_as_good_as_their_source": round(
             float(np.mean(quality[~scan] >= quality[source])), 3
         ),
-        "ceiling": {name: round(metric["value"], 4) for name, metric in ceiling.items()},
+        "ceiling": {
+            name: round(metric["value"], 4)
+            for name, metric in correlations(quality, labels).items()
+        },
     }
 
 
