@@ -8,7 +8,7 @@ SOURCES := $(shell find clinreadnet kernels export -name '*.py' -o -name '*.json
 WEIGHTS := clinreadnet/weights/small.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help build test lint format typecheck docs bench bench-record bench-check gpu-check tables flavours \
+.PHONY: help build test lint format typecheck docs picture bench bench-record bench-check gpu-check tables flavours \
 	kernel-table clean
 
 help:  ## list the targets
@@ -37,6 +37,10 @@ typecheck: .typecheck/.installed  ## check types
 
 docs: .typecheck/.installed $(VENV)/.docs-installed  ## build the documentation as a site in site/
 	$(BIN)/mkdocs build --strict --quiet
+
+picture: $(INSTALLED) bundle/manifest.json sample  ## draw the README's picture with the shipped checkpoint
+	mkdir -p docs/images
+	$(BIN)/python docs/score_picture.py sample bundle docs/images/score.png
 
 bench: $(INSTALLED) bundle/manifest.json  ## measure everything this machine can run
 	$(BIN)/python -m pytest bench

@@ -1,4 +1,4 @@
-"""Score CT slices as they arrive, in a program without PyTorch: 30 lines to take over.
+"""Score CT slices as they arrive, in a program without PyTorch.
 
     python examples/score_series.py BUNDLE SLICES.npy [PUBLIC_KEY.pem]
 
@@ -14,7 +14,7 @@ from clinreadnet.runtime import Session
 
 
 def main(bundle: str, slices: str, *keys: str) -> None:
-    """Print one line a slice: its number, its score, or why it has none."""
+    """Print one line per slice: its number and its score, or the error."""
     series = np.load(slices, mmap_mode="r")
     with Session(bundle, trusted_keys=keys or None) as session:
         print(f"{session.backend}, {session.artifact.file}", file=sys.stderr)

@@ -61,3 +61,28 @@ def test_the_site_has_a_page_for_each_public_module_and_relative_links() -> None
         *names
     }
     assert not any(".cli" in name or "._" in name for name in names)
+
+
+def commands(page: Path) -> list[str]:
+    """The `clinreadnet` commands of a page's code, each on one line."""
+    text = page.read_text().replace("\\\n", " ")
+    lines = re.findall(r"^(?:\$ | {4})(.*\bclinreadnet .*)$", text, re.MULTILINE)
+    lines += [found for found in re.findall(r"`([^`\n]*\bclinreadnet [^`\n]*)`", text)]
+    return [line[line.index("clinreadnet ") :].split("#")[0].split(" > ")[0] for line in lines]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_commands_and_options_in_the_docs_exist(page: Path) -> None:
+    known = get_command(app).commands  # type: ignore[attr-defined]
+    unknown = []
+    for line in commands(page):
+        name, *words = line.split()[1:]
+        if not re.fullmatch(r"[a-z-]+", name) or name.startswith("-"):
+            continue
+        options = {o for p in known[name].params for o in (*p.opts, *p.secondary_opts)}
+        unknown += [
+            f"{line}: {word}"
+            for word in words
+            if word.startswith("--") and word.rstrip(";,") not in {*options, "--help"}
+        ]
+    assert unknown == []
