@@ -1,6 +1,7 @@
 """Compare with the last committed results of this machine: `make bench-check`.
 
-Fails where a row is more than 10 % slower and the two 95 % intervals do not overlap, and names it.
+It fails, and names the row, if a row is more than 10 % slower and the two 95 % intervals do not
+overlap.
 `python -m bench.check FILE` compares a run that is already recorded.
 """
 
@@ -19,11 +20,11 @@ from clinreadnet.report.results import Row, Run, newest_runs, read_run
 
 SLOWER = 1.10
 BENCHES = ("bench/test_network.py", "-k", "test_network and not torch")
-"""What is measured again: everything that is deployed or stands beside it, without compilers."""
+"""Measured again: everything that is deployed and its peers, without compilers."""
 
 
 def regressions(before: Sequence[Row], now: Sequence[Row]) -> list[str]:
-    """Return a line for each row that became slower beyond doubt."""
+    """Return a line for each row that became significantly slower."""
     old = {row.name: row for row in before}
     return [
         f"{row.name}: {1e3 * row.p50:.4g} ms ({1e3 * row.low:.4g} … {1e3 * row.high:.4g}), was "
@@ -35,7 +36,7 @@ def regressions(before: Sequence[Row], now: Sequence[Row]) -> list[str]:
 
 
 def committed(run: Run) -> bool:
-    """Return whether git has the file as it is."""
+    """Return whether the file is committed without changes."""
     command = ["git", "status", "--porcelain", "--", str(run.path)]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     return listed.returncode == 0 and not listed.stdout.strip()

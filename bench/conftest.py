@@ -148,7 +148,7 @@ class Groups:
         return group.rows.get(title), group.failed.get(title)
 
     def _measured(self, batch: int, clock: str) -> Measured:
-        # Only what was selected: `pytest bench -k openvino` opens nothing else.
+        # Only the selected ones: `pytest bench -k openvino` loads nothing else.
         found = {
             params["candidate"].title: params["candidate"]
             for item in self._session.items
@@ -185,7 +185,9 @@ def _timing(config: pytest.Config) -> dict[str, dict[str, float]]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--quick", action="store_true", help="few rounds, hardly warm: to try the benches, no more"
+        "--quick",
+        action="store_true",
+        help="few rounds and hardly any warm-up, only to try the benchmarks",
     )
 
 

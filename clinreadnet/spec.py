@@ -25,7 +25,7 @@ LIKERT = ("bad", "poor", "fair", "good", "excellent")
 """Words of the five-point scale, grade 0 first."""
 
 RESEARCH_USE = "Research use only: not a medical device."
-"""Shown wherever a score is shown to a person."""
+"""Shown with every score that a person sees."""
 
 
 OUTPUTS = ("score", "probs", "quality_map")

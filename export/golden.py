@@ -1,4 +1,4 @@
-"""The simulated slices of a bundle: golden ones to verify it by, others to calibrate it with."""
+"""The simulated slices of a bundle: golden slices for verification, others for calibration."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from clinreadnet.simulator.simulate import DEGRADATIONS, simulate_anatomy
 from clinreadnet.verify.reference import GoldenSlices, reference_outputs
 
 GOLDEN_SEED = 977
-"""Of the simulator; no training set is drawn from it."""
+"""Seed of the simulator that no training set uses."""
 GOLDEN_ANATOMIES = 2
 MIN_GAP = 0.02
 """Least difference of the reference scores of two golden slices, in grades: a tenth of a fine step,
-and several times what float16 moves a score. Closer pairs would change places by rounding alone,
-and each such pair moves KROCC by more than its tolerance."""
+and several times the error of float16. Rounding could swap closer pairs, and each swapped pair
+moves KROCC by more than its tolerance."""
 MIN_SLICES = 8
-"""Fewer distinct scores than this say nothing about ranks; all slices are kept then."""
+"""With fewer distinct scores, rank metrics mean little and all slices are kept."""
 
 
 def write_golden(
@@ -37,7 +37,7 @@ def write_golden(
         path: file to write; the same weights give the same bytes.
         model: the float32 network.
         bar: progress display.
-        note: told where the network scores the slices almost alike.
+        note: called with one line if the network scores the slices almost alike.
 
     Returns:
         The manifest's entry.
@@ -88,13 +88,13 @@ def _save_golden(
 
 
 def calibration_slices(advance: Callable[[int], None] = lambda n: None) -> NDArray[Any]:
-    """Return one slice of each degradation, of an anatomy that is no golden one.
+    """Return the slices of one anatomy that is not golden: twelve scans, four denoised copies.
 
     Args:
-        advance: told of the slices as they are made.
+        advance: called with the number of simulated slices.
 
     Returns:
-        Hounsfield units, float32 [12, 512, 512].
+        Hounsfield units, float32 [16, 512, 512].
     """
     slices = simulate_anatomy(GOLDEN_SEED, GOLDEN_ANATOMIES).slices
     advance(len(slices))

@@ -1,4 +1,4 @@
-"""The operations the network spends its time in, each behind one function.
+"""The network's expensive operations, each behind one function.
 
 For each op: ``<op>.py`` checks arguments and chooses an implementation, ``<op>_reference.py`` holds
 the mathematics in plain PyTorch, ``<op>_triton.py`` the kernel. Triton is imported when a kernel is

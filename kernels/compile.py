@@ -1,7 +1,7 @@
-"""What the shipped launch configurations cost on each GPU generation, found without a GPU.
+"""Resources of the shipped launch configurations on each GPU generation; needs no GPU.
 
 ``python -m clinreadnet.kernels.compile`` compiles each kernel for each compute capability and
-writes docs/kernels.md. Registers and spills are what cuobjdump reads from the compiled
+writes docs/kernels.md. cuobjdump reads registers and spills from the compiled
 kernel.
 """
 
@@ -45,7 +45,7 @@ SHARED_MEMORY = {75: 64, 80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
 "technical specifications per compute capability")."""
 
 POINTER_ALIGNMENT = 16
-"""Bytes that the address of each tensor is taken to be a multiple of."""
+"""Assumed alignment of the address of each tensor, in bytes."""
 
 _POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
 
@@ -65,14 +65,14 @@ class Case:
 
 @dataclass(frozen=True)
 class Resources:
-    """What one compiled kernel takes."""
+    """Resources of one compiled kernel."""
 
     registers: int
-    """Of each thread."""
+    """Registers of a thread."""
     stack: int
-    """Bytes of each thread in local memory: spilled registers, since no kernel has arrays."""
+    """Local memory of a thread in bytes: spilled registers, since no kernel has arrays."""
     shared: int
-    """Bytes of each block."""
+    """Shared memory of a block in bytes."""
 
 
 def _signature(kernel: Any, pointers: dict[str, str], constants: dict[str, Any]) -> dict[str, str]:
@@ -176,9 +176,9 @@ def mlp_case(capability: int, channels: int, dtype: torch.dtype) -> Case:
 
 
 def compiled(case: Case) -> Any:
-    """Compile ``case`` with Triton; the machine code is in ``asm``, its launch in ``metadata``."""
+    """Compile ``case`` with Triton; the machine code is in ``asm``, the launch in ``metadata``."""
     names = case.kernel.arg_names
-    # A launch says the same of pointers that come from torch.
+    # A launch assumes the same of pointers from torch.
     aligned = {
         (names.index(name),): [["tt.divisibility", POINTER_ALIGNMENT]]
         for name, kind in case.signature.items()
@@ -186,7 +186,7 @@ def compiled(case: Case) -> Any:
     }
     source = ASTSource(case.kernel, case.signature, case.constants, aligned)
     with knobs.compilation.scope():
-        knobs.compilation.disable_line_info = True  # it holds this machine's paths
+        knobs.compilation.disable_line_info = True  # it would contain paths of this machine
         return triton.compile(
             source,
             target=GPUTarget("cuda", case.capability, 32),
@@ -195,12 +195,12 @@ def compiled(case: Case) -> Any:
 
 
 def resources(case: Case) -> Resources:
-    """Compile ``case`` and read what it takes."""
+    """Compile ``case`` and read its resources."""
     return resources_of(compiled(case))
 
 
 def resources_of(kernel: Any) -> Resources:
-    """Read what a kernel from ``compiled`` takes."""
+    """Read the resources of a kernel from ``compiled``."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         Path(file.name).write_bytes(kernel.asm["cubin"])
         usage = subprocess.run(
@@ -239,25 +239,25 @@ def _cell(case: Case | None) -> str:
 
 
 def page() -> Iterator[str]:
-    """Lines of docs/kernels.md."""
+    """Yield the lines of docs/kernels.md."""
     yield f"""\
 # Kernels
 
 <!-- Written by `make kernel-table`. -->
 
-What the kernels of the preset `small` (window 8, shift 4, head_dim 16, 3 octaves) take with the
+Resources of the kernels of the preset `small` (window 8, shift 4, head_dim 16, 3 octaves) with the
 launch configurations in `kernels/configs`, compiled with Triton {triton.__version__} for each
 compute capability: **registers of a thread / spilled bytes of a thread / KiB of shared memory of a
 block**. float32 is the full-precision mode: three TF32 products for each. sm_75 has smaller tiles,
 because Triton multiplies there without tensor cores.
 
 `attention_block` and `mlp` are the two halves of a block, each fused from its LayerNorm to its
-residual; they hold all channels C of a token, 48 or 96 (stages 1 and 2 of `small`). Where one is
+residual; they hold all channels C of a token, 48 or 96 (stages 1 and 2 of `small`). If one is
 refused, the network runs that half unfused.
 
-The kernels have run in Triton's interpreter only, never on a GPU. GPU speed: not measured. A fused
-kernel that turns out no faster on a GPU than its unfused form (`pytest bench/test_kernels.py` times
-both) is to be dropped.
+The kernels have run only in Triton's interpreter, not on a GPU. GPU speed: not measured. A fused
+kernel that is not faster on a GPU than its unfused form will be removed (`pytest
+bench/test_kernels.py` times both).
 """
     header = [f"sm_{capability}" for capability in SHARED_MEMORY]
     yield f"| kernel | C | type | {' | '.join(header)} |"

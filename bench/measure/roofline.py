@@ -1,7 +1,7 @@
 """How fast the network could be: its operations and bytes at least, and what the machine can do.
 
 A product of [m, k] and [k, n] counts 2 m k n operations; everything else (softmax, LayerNorm, GELU,
-the Sobel sums) counts none, so that a percentage of the limit is never flattered. An op must read
+the Sobel sums) counts none, so that a percentage of the limit is never too high. An op must read
 its inputs and weights once and write its output once; the network as a whole need only read the
 slices and the weights and write its outputs, since a perfect one keeps all else on the chip.
 """

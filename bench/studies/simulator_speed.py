@@ -2,7 +2,7 @@
 
     python -m bench.studies.simulator_speed > bench/results/simulator/speed.json
 
-Seconds are those of the processor, so that other programs on the machine do not count.
+Seconds are processor time, so that other programs on the machine do not count.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def cpu_name() -> str:
 
 
 def measure() -> dict[str, Any]:
-    """Return slices a second and core, ready for JSON."""
+    """Return slices per second and core, ready for JSON."""
     simulate_anatomy(SEED, 0)  # compiles
     start = time.process_time()
     for anatomy in range(ANATOMIES):

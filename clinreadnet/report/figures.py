@@ -17,9 +17,9 @@ COLOURS = 8
 
 @dataclass(frozen=True)
 class Series:
-    """Points (x, y) above zero under one name; joined by a line, or drawn as dots.
+    """Named points (x, y) above zero, joined by a line or drawn as dots.
 
-    ``limit`` draws it dashed, without dots.
+    With ``limit`` they are drawn as a dashed line without dots.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Series:
 
 
 def latency_accuracy(run: Run) -> str:
-    """Time of one slice against the worst difference of a score."""
+    """Plot the time of one slice against the worst difference of a score."""
     rows = [row for row in run.rows if (row.batch, row.clock) == (1, "host")]
     series = [
         Series(row.title, ((1e3 * row.p50, max(row.score_difference, 1e-9)),)) for row in rows
@@ -40,7 +40,7 @@ def latency_accuracy(run: Run) -> str:
 
 
 def throughput(run: Run) -> str:
-    """Slices a second against the batch, host memory to host memory."""
+    """Plot slices per second against the batch, host memory to host memory."""
     series = []
     for title in dict.fromkeys(row.title for row in run.rows):
         rows = [row for row in run.rows if (row.title, row.clock) == (title, "host")]
@@ -51,7 +51,7 @@ def throughput(run: Run) -> str:
 
 
 def roofline(run: Run) -> str:
-    """Operations a second against operations a byte, under the machine's limits."""
+    """Plot operations per second against operations per byte, with the machine's limits."""
     rows = [row for row in run.rows if row.clock == fastest_clock(run.rows)]
     if not rows:
         return chart("Roofline", [], "", "")
@@ -74,7 +74,7 @@ def roofline(run: Run) -> str:
 
 
 def fastest_clock(rows: Sequence[Row]) -> str:
-    """Return the clock with the least of the host in it."""
+    """Return the clock that includes the least host time."""
     clocks = {row.clock for row in rows}
     return next((c for c in ("device graph", "device", "host") if c in clocks), "host")
 
@@ -90,10 +90,10 @@ def chart(
 
     Args:
         title: caption.
-        series: what to draw.
-        x_label: of the horizontal axis.
-        y_label: of the vertical one.
-        x_ticks: where the horizontal axis is labelled; default powers of ten or their parts.
+        series: points to draw.
+        x_label: label of the horizontal axis.
+        y_label: label of the vertical axis.
+        x_ticks: ticks of the horizontal axis; default powers of ten or steps between them.
     """
     caption = f"<figcaption>{html.escape(title)}</figcaption>"
     points = [point for one in series for point in one.points]
@@ -142,7 +142,7 @@ def chart(
 
 
 class _Axis:
-    """Places values on a logarithmic axis."""
+    """A logarithmic axis."""
 
     def __init__(self, values: Sequence[float], start: float, end: float) -> None:
         low, high = math.log10(min(values)), math.log10(max(values))
@@ -156,7 +156,7 @@ class _Axis:
         return self._start + share * (self._end - self._start)
 
     def _choose(self) -> list[float]:
-        """Powers of ten, or fewer steps between them where the axis is short."""
+        """Return powers of ten, or steps between them if the axis is short."""
         decades = range(math.floor(self._low), math.ceil(self._high) + 1)
         found: list[float] = []
         for steps in ((1.0,), (1.0, 2.0, 5.0), tuple(i / 4 for i in range(4, 40))):

@@ -1,4 +1,4 @@
-"""What the network says about slices."""
+"""Outputs of the network for slices."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Outputs = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Scores:
-    """What the network says about n slices.
+    """Outputs of the network for n slices.
 
     Attributes:
         score: float32 [n], 0 bad ... 4 excellent.
@@ -38,7 +38,7 @@ class Scores:
 
     @classmethod
     def join(cls, parts: Sequence[Outputs]) -> Scores:
-        """Return the scores of one or more runs taken together."""
+        """Return the concatenated scores of one or more runs."""
         if len(parts) == 1:
             return cls(**parts[0])
         return cls(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})

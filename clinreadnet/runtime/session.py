@@ -52,21 +52,21 @@ from clinreadnet.spec import OUTPUTS
 
 SELF_TEST_SLICES = 1
 SELF_TEST_SLACK = 2.0
-"""Factor on the budget at start-up: one slice averages less than the golden set does, and another
-processor sums in another order. A wrong graph or provider is off by far more."""
+"""Factor on the budget at start-up: one slice averages less than the golden set, and another
+processor sums in another order. The error of a wrong graph or provider is much larger."""
 
 
 class Session:
     """A loaded and self-tested bundle. Any number of threads may use one.
 
     Attributes:
-        bundle: the bundle's folder; it is not read again once the session is ready.
-        manifest: what its manifest says.
+        bundle: the bundle's folder; it is not read after the session is ready.
+        manifest: the bundle's manifest.
         backend: name of the backend that runs.
         artifact: the manifest's entry of the file that runs.
-        verdict: how well that file fits this machine: VALID, or SUBOPTIMAL with the reason.
-        refused: the backends that were tried before, each with the reason it does not run.
-        batch: slices per run; smaller from the time on that memory was short.
+        verdict: fit of that file to this machine: VALID, or SUBOPTIMAL with the reason.
+        refused: the reason against each backend that was tried before, by name.
+        batch: slices per run; halved if memory ran out.
     """
 
     def __init__(
@@ -85,21 +85,21 @@ class Session:
 
         Args:
             bundle: folder made by `clinreadnet export`.
-            backends: names out of ``BACKENDS``, tried in turn. One alone never falls back.
-            precision: precision of the artifact; the most accurate one of a backend by default.
-            batch: slices per run, inside the artifact's profile; by default one on a CPU and the
-                profile's own choice on a GPU.
-            workers: runs at a time; on a GPU each has its stream, buffers and context.
-            threads: CPU threads of a run; all by default.
+            backends: names out of ``BACKENDS``, tried in this order. A single one never falls back.
+            precision: precision of the artifact; default the most accurate one of a backend.
+            batch: slices per run, inside the artifact's profile; default one on a CPU and the
+                profile's optimum on a GPU.
+            workers: concurrent runs; on a GPU each has its own stream, buffers and context.
+            threads: CPU threads of a run; default all.
             trusted_keys: Ed25519 public keys, PEM files; one of them must have signed the bundle.
             allow_unverified: load a bundle that has not passed `clinreadnet verify`.
 
         Raises:
-            InputError: a bundle or an argument that cannot be used, saying what to do.
-            BackendUnavailable: none of the backends runs here, with the reason of each.
-            Untrusted: a file of the bundle is not the one that was signed or listed; nothing of it
-                was loaded.
-            CheckFailed: an artifact does not reproduce the bundle's golden outputs here.
+            InputError: the bundle or an argument cannot be used.
+            BackendUnavailable: no backend can run here; the message gives the reason for each.
+            Untrusted: a file of the bundle is not the one that was signed or listed; it was not
+                loaded.
+            CheckFailed: an artifact does not reproduce the bundle's golden outputs on this machine.
         """
         ladder = check_backends(backends)
         if workers < 1:
@@ -114,7 +114,7 @@ class Session:
         golden = read_golden(self.bundle, self.manifest.golden, first=SELF_TEST_SLICES)
         opened = self._climb(ladder, Wanted(precision, batch, workers, threads), golden)
         self._backend = opened.backend
-        # Also where nobody closes the session: before the interpreter takes CUDA's modules apart.
+        # If the caller does not close the session: before the interpreter unloads CUDA's modules.
         self._free = weakref.finalize(self, opened.backend.close)
         self.artifact: Artifact = opened.artifact
         self.verdict: Verdict = opened.verdict
@@ -127,7 +127,8 @@ class Session:
     def score(self, hu: NDArray[Any]) -> Scores:
         """Score slices, `batch` at a time.
 
-        Where memory runs short, the batch is halved, down to the smallest that the artifact takes.
+        If memory runs out, the batch is halved. The call fails only if the smallest allowed batch
+        does not fit.
 
         Args:
             hu: [n, 512, 512], n at least 1, Hounsfield units (not encoded, not windowed), any
@@ -137,10 +138,10 @@ class Session:
             The scores of the n slices, in order.
 
         Raises:
-            InputError: another shape or dtype, no slice, NaN or infinity.
+            InputError: wrong shape or dtype, no slice, NaN or infinity.
             PartialResult: some slices failed; it holds the scores of the others.
             BackendError: all slices failed: `OutOfMemory`, `DeviceLost`, or the backend's reason.
-            SessionClosed: after `close`.
+            SessionClosed: the session is closed.
         """
         hu = check_slices(hu)
         parts: list[Outputs] = []
@@ -181,18 +182,18 @@ class Session:
         """Return a stream for a scanner that delivers one slice at a time.
 
         Args:
-            capacity: slices that may wait to be scored; `Stream.put` waits where they are more.
+            capacity: slices that may wait; `Stream.put` blocks while the queue is full.
 
         Raises:
-            InputError: a capacity below 1.
-            SessionClosed: after `close`.
+            InputError: ``capacity`` is below 1.
+            SessionClosed: the session is closed.
         """
         if self._closed:
             raise SessionClosed(_CLOSED)
         return Stream(self, capacity)
 
     def describe(self) -> dict[str, Any]:
-        """Return what runs, ready for JSON."""
+        """Return the backend, artifact and weights that run, ready for JSON."""
         return {
             "bundle": str(self.bundle),
             "clinreadnet_version": self.manifest.clinreadnet_version,
@@ -209,7 +210,7 @@ class Session:
         }
 
     def close(self) -> None:
-        """Free the backend once the runs under way have ended; closing twice does no harm."""
+        """Free the backend after running calls have ended. Closing twice is allowed."""
         with self._closing:
             if self._closed:
                 return
@@ -234,7 +235,7 @@ class Session:
     def _climb(
         self, ladder: tuple[str, ...], wanted: Wanted, golden: dict[str, NDArray[Any]]
     ) -> Opened:
-        """Return the first backend that opens and passes; note why those before it do not."""
+        """Return the first backend that loads and passes; keep the reasons against the others."""
         failure: CheckFailed | BackendError | None = None
         for name in ladder:
             try:
@@ -282,7 +283,7 @@ _CLOSED = "the session is closed; make another"
 
 
 def _run(backend: Backend, hu: NDArray[Any], artifact: Artifact) -> Outputs:
-    """Run one batch [n, 512, 512], filled up to the profile's smallest with its last slice."""
+    """Run one batch [n, 512, 512], padded to the profile's minimum with its last slice."""
     n = len(hu)
     missing = artifact.batch.min - n
     if missing <= 0:

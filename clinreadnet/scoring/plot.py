@@ -1,4 +1,4 @@
-"""The pictures: a scored series, a training run, artifacts against their reference."""
+"""The plot of a scored series."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from clinreadnet.scoring.series import Extreme, SeriesReport
 from clinreadnet.spec import LIKERT, RESEARCH_USE
 
 _FORMATS = (".png", ".pdf", ".svg")
-_WINDOW = (350.0, 40.0)  # width and level that the readers of LDCTIQA saw, HU
+_WINDOW = (350.0, 40.0)  # width and level of the window of LDCTIQA's readers, HU
 
 
 def check_plot(target: Path) -> None:
     """Refuse a plot that cannot be drawn, before anything is scored.
 
     Raises:
-        InputError: matplotlib is not installed, or ``target`` is no picture this writes.
+        InputError: matplotlib is not installed, or the format of ``target`` is not supported.
     """
     if find_spec("matplotlib") is None:
         raise InputError('plotting needs matplotlib; run `pip install "clinreadnet[plot]"`')
@@ -34,10 +34,10 @@ def write_plot(report: SeriesReport, target: Path) -> None:
 
     Args:
         report: what `score_slices` returned.
-        target: ``.png``, ``.pdf`` or ``.svg``, written whole or not at all.
+        target: ``.png``, ``.pdf`` or ``.svg``, written atomically.
 
     Raises:
-        InputError: as `check_plot`, or ``target`` cannot be written.
+        InputError: as in `check_plot`, or ``target`` cannot be written.
     """
     check_plot(target)
     from matplotlib.figure import Figure
@@ -78,7 +78,7 @@ def _draw_scores(axes: Any, report: SeriesReport) -> None:
 
 
 def _draw_slice(axes: list[Any], word: str, extreme: Extreme) -> Any:
-    """Draw the slice, and again under its map; return the map's drawing."""
+    """Draw the slice, and the slice under its map; return the map's image."""
     width, level = _WINDOW
     hu = extreme.ref.load()
     low, high = level - width / 2, level + width / 2

@@ -1,7 +1,7 @@
-"""Score the slices of files and folders with a bundle: what `clinreadnet score` does.
+"""Score the slices of files and folders with a bundle: `clinreadnet score`.
 
-One batch is scored while the next is read; nothing but numbers is kept of a slice, so that memory
-does not grow with the length of a series.
+One batch is scored while the next is read. Only the scores of a slice are kept, so memory does not
+grow with the length of a series.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class SliceScore:
 
 @dataclass(frozen=True)
 class SeriesSummary:
-    """The scores of all slices taken together; ``shares`` is by grade word and sums to 1."""
+    """Summary of the scores of all slices; ``shares`` is by grade word and sums to 1."""
 
     n: int
     mean: float
@@ -94,7 +94,7 @@ def default_bundle() -> Path:
 
 
 def check_bundle(bundle: Path) -> None:
-    """Refuse a bundle that is not there, before any slice is looked for.
+    """Check that a bundle's folder exists, before the search for slices.
 
     Raises:
         InputError: no such folder.
@@ -107,10 +107,10 @@ def check_bundle(bundle: Path) -> None:
 
 
 def check_target(target: Path) -> None:
-    """Refuse an output that could not be written, before anything is scored.
+    """Check that an output can be written, before slices are scored.
 
     Raises:
-        InputError: ``target`` is a folder, or its own folder does not exist.
+        InputError: ``target`` is a folder, or its parent folder does not exist.
     """
     if target.is_dir():
         raise InputError(f"{target}: is a folder; name a file")
@@ -132,7 +132,7 @@ def score_slices(
         The report.
 
     Raises:
-        InputError: a slice that cannot be loaded; nothing is returned for the others.
+        InputError: a slice cannot be loaded; the scores of the others are lost.
     """
     scores: list[float] = []
     worst: Extreme | None = None
@@ -211,7 +211,7 @@ def print_report(report: SeriesReport, console: Console) -> None:
 
 
 def write_csv(report: SeriesReport, target: Path) -> None:
-    """Write one row per slice, whole or not at all.
+    """Write one row per slice, atomically.
 
     Raises:
         InputError: ``target`` cannot be written.
@@ -227,24 +227,24 @@ CHALLENGE_FILE = "image-quality-scores.json"
 
 
 def check_challenge_output(folder: Path) -> None:
-    """Refuse a challenge output that could not be written, before anything is scored.
+    """Check that the challenge output can be written, before slices are scored.
 
     Raises:
-        InputError: ``folder`` is no folder.
+        InputError: ``folder`` is not a folder.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; create it first")
 
 
 def write_challenge_output(report: SeriesReport, folder: Path) -> None:
-    """Write the file that the LDCTIQAC 2023 container leaves: the list of scores, whole.
+    """Write the output of the LDCTIQAC 2023 container, the list of scores, atomically.
 
     Args:
         report: what `score_slices` returned.
-        folder: gets ``image-quality-scores.json``, one number for each slice in order.
+        folder: folder for ``image-quality-scores.json``, one number per slice, in order.
 
     Raises:
-        InputError: as `check_challenge_output`.
+        InputError: as in `check_challenge_output`.
     """
     check_challenge_output(folder)
     with whole_file(folder / CHALLENGE_FILE) as temporary:

@@ -23,13 +23,13 @@ def compare(precision: str, outputs: Outputs, reference: Outputs, labels: NDArra
     """Compare an artifact's outputs with the reference's on the same slices.
 
     Args:
-        precision: decides the budgets.
-        outputs: of the artifact.
+        precision: selects the budgets.
+        outputs: outputs of the artifact.
         reference: float64.
         labels: [n], the readers' scores.
 
     Returns:
-        The parity; where it failed, ``reason`` names each failed check.
+        The parity; ``reason`` names each failed check.
     """
     budget, metric_budget = BUDGETS[precision], METRIC_BUDGETS[precision]
     errors = {name: relative_error(outputs[name], reference[name]) for name in OUTPUTS}

@@ -1,4 +1,4 @@
-"""What verification found, and how it is shown."""
+"""The result of verification, and its table."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from clinreadnet.verify.compare import METRICS, not_run
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What `verify_bundle` found.
+    """Result of `verify_golden` or `verify_folder`.
 
     Attributes:
         bundle: the folder.
         source: "golden" or the labelled folder.
-        slices: number of slices compared; 0 where the golden file is broken.
+        slices: number of compared slices; 0 if the golden file is broken.
         artifacts: the manifest's entries, each with its new parity.
-        problems: what is wrong with the bundle beside its artifacts.
-        scores: [slices] of each artifact that ran, by file; those of the reference are "reference".
+        problems: problems of the bundle that are not those of an artifact.
+        scores: [slices] scores by file for each artifact that ran, and "reference".
     """
 
     bundle: Path
@@ -73,7 +73,7 @@ def all_passed(artifacts: tuple[Artifact, ...]) -> bool:
 
 
 def print_report(report: VerifyReport, console: Console) -> None:
-    """Print the report as a table, then what failed or could not run."""
+    """Print the report as a table, then the failures and the artifacts that did not run."""
     table = Table(
         title=f"{report.bundle}: {report.slices} slices ({report.source})",
         box=box.SIMPLE_HEAD,

@@ -1,13 +1,14 @@
-"""Prove each artifact of a bundle against the float64 reference.
+"""Compare the artifacts of a bundle with the float64 reference.
 
-For every artifact this machine can run: ‖out − ref‖ / ‖ref‖ of each output within its precision's
-budget, the task's metrics within their own, and the worst single-slice score difference. The slices
-are the bundle's golden ones (no torch needed) or a labelled folder (the checkpoint is then needed).
+The files of all artifacts are checked. ONNX graphs run on the CPU: ‖out − ref‖ / ‖ref‖ of each
+output and the differences of the task's metrics must be within the budgets of the precision.
+TensorRT engines are not run. The slices are the bundle's golden slices (without torch) or a
+labelled folder (the checkpoint is then needed).
 
-Rank metrics jump by a whole pair when two nearly equal scores change places: one pair of n slices
-moves KROCC by 4 / (n (n - 1)), more than its tolerance while n < 64. Golden slices are therefore
-chosen with distinct reference scores (see `clinreadnet.export.bundle`): on them, any change of
-order is an error of the artifact. In a labelled folder every slice counts; give it a few hundred.
+If two nearly equal scores change places, rank metrics change by a whole pair: one pair of n slices
+moves KROCC by 4 / (n (n - 1)), more than its tolerance if n < 64. Golden slices therefore have
+distinct reference scores (see `clinreadnet.export.golden`), so that any change of order is an error
+of the artifact. In a labelled folder every slice counts; use a few hundred slices.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def verify_artifact(
     advance: Advance = lambda n: None,
     scores: dict[str, NDArray[Any]] | None = None,
 ) -> Parity:
-    """Check an artifact's file, run it where this machine can, and compare.
+    """Check an artifact's file, run it if it is an ONNX graph, and compare.
 
     Args:
         bundle: its folder.
@@ -61,8 +62,8 @@ def verify_artifact(
         slices: n slices.
         reference: float64 outputs on the same slices.
         labels: [n], the readers' scores.
-        advance: told of the slices as they are computed.
-        scores: is given the artifact's scores, by its file.
+        advance: called with the number of computed slices.
+        scores: gets the artifact's scores, by its file name.
     """
     try:
         content = read_listed(bundle, artifact)
@@ -93,13 +94,13 @@ def verify_golden(
     Args:
         bundle: its folder.
         manifest: its manifest.
-        advance: told of the slices of each graph.
+        advance: called with the number of computed slices, for each graph.
     """
     folder = Path(bundle)
     try:
         golden = read_golden(folder, manifest.golden)
     except InputError as error:
-        # Whether the artifacts are whole can still be said.
+        # The hashes of the artifacts can still be checked.
         artifacts = tuple(replace(a, parity=_only_hashed(folder, a)) for a in manifest.artifacts)
         return VerifyReport(folder, "golden", 0, artifacts, (str(error),))
     return _verify(
@@ -120,12 +121,12 @@ def verify_folder(
         bundle: its folder.
         manifest: its manifest.
         data: an LDCTIQA folder.
-        checkpoint: the one the bundle was made from; default the shipped one.
-        advance: told of the slices of the reference and of each graph.
+        checkpoint: the checkpoint of the bundle; default the shipped one.
+        advance: called with the number of computed slices, for the reference and each graph.
 
     Raises:
         InputError: the folder cannot be read or has fewer than two slices, torch is missing, or the
-            checkpoint is not the one the bundle was made from.
+            bundle was made from another checkpoint.
     """
     from clinreadnet.data.ldctiqa import read_ldctiqa
     from clinreadnet.model.checkpoint import load_checkpoint, pretrained_path
@@ -152,7 +153,7 @@ def verify_folder(
 
 
 def passes(manifest: Manifest, *, golden: bool) -> int:
-    """Return how often each slice is computed, for progress displays."""
+    """Return the number of times that each slice is computed, for progress bars."""
     return sum(a.kind == "onnx" for a in manifest.artifacts) + (not golden)
 
 
@@ -197,7 +198,7 @@ class _NotRunnable(Exception):
 
 
 def _emulated(content: bytes, artifact: Artifact) -> tuple[bytes, str | None]:
-    """Return what a CPU can run of a graph, and what that does not prove."""
+    """Return the graph that a CPU can run, and a note on what it does not check."""
     if artifact.precision not in REDUCED:
         return content, None
     try:
@@ -216,6 +217,6 @@ def _only_hashed(bundle: Path, artifact: Artifact) -> Parity:
         return Parity("failed", reason=str(error), budget=BUDGETS[artifact.precision])
     return Parity(
         "not run",
-        reason="there are no golden slices to run it on",
+        reason="the golden slices cannot be read",
         budget=BUDGETS[artifact.precision],
     )

@@ -1,7 +1,6 @@
-"""What a TensorRT build may be asked for, and refusing what cannot be had before it begins.
+"""Options of a TensorRT build, and their checks before the build.
 
-TensorRT-RTX builds ahead of time for GPUs that are not there; TensorRT builds on the GPU that the
-engine is for.
+TensorRT-RTX builds without a GPU. TensorRT builds on the GPU that the engine is for.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ BATCH_LIMIT = 1024
 """Largest batch of the graph."""
 
 PLATFORMS = {"windows": "windows-x86_64"}
-"""Operating systems that can be built for from another one, as the manifest names them."""
+"""Operating systems to build for on another one, with their names in the manifest."""
 
 OPTIMIZATION_LEVELS = 5
 """Highest optimisation level of every flavour; the lowest is 0."""
@@ -35,16 +34,16 @@ OPTIMIZATION_LEVELS = 5
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What a build may ask for beyond target, precision and profile; ``None`` is TensorRT's choice.
+    """Options besides target, precision and profile; ``None`` is TensorRT's default.
 
     Attributes:
         version_compatible: runs on later releases of the major version and the lean runtime.
         hardware_compatible: runs on any GPU since Ampere.
         strip_weights: leave the weights out; they are refitted from the graph at load.
-        timing_cache: file of kernel timings, read where it exists and written back.
+        timing_cache: file of kernel timings, read if it exists and written back.
         optimization_level: 0 (fast build) to 5 (fast engine).
         workspace_mib: limit of scratch memory, MiB.
-        platform: operating system to build for where it is not this one: one of ``PLATFORMS``.
+        platform: one of ``PLATFORMS``; None for this operating system.
     """
 
     version_compatible: bool = False
@@ -71,10 +70,10 @@ def check_precision(precision: str) -> None:
 
 
 def check_options(options: BuildOptions, flavour: Flavour) -> None:
-    """Refuse options that the flavour lacks.
+    """Check the options against the flavour.
 
     Raises:
-        InputError: naming the option.
+        InputError: the flavour lacks an option, or a value is out of range.
     """
     for option in options.asked():
         if option not in flavour.options:
@@ -96,10 +95,10 @@ def check_options(options: BuildOptions, flavour: Flavour) -> None:
 
 
 def resolve_targets(targets: Sequence[str], flavour: Flavour) -> tuple[str, ...]:
-    """Return the architectures to build for; ``current`` is that of this machine's GPU.
+    """Return the architectures to build for; ``current`` is the one of this machine's GPU.
 
     Raises:
-        InputError: the flavour cannot build for one of them, saying which it can.
+        InputError: the flavour cannot build for one of them.
     """
     gpus = {gpu.target: None for gpu in find_gpus()}
     resolved: list[str] = []
@@ -125,10 +124,10 @@ def resolve_targets(targets: Sequence[str], flavour: Flavour) -> tuple[str, ...]
 
 
 def check_batch(batch: BatchRange) -> None:
-    """Refuse a profile that is not 1 <= min <= opt <= max <= ``BATCH_LIMIT``.
+    """Check that a profile is 1 <= min <= opt <= max <= ``BATCH_LIMIT``.
 
     Raises:
-        InputError: saying which profile.
+        InputError: it is not.
     """
     if not 1 <= batch.min <= batch.opt <= batch.max:
         raise InputError(f"batch={spell_batch(batch)}: needs 1 <= MIN <= OPT <= MAX")
@@ -139,5 +138,5 @@ def check_batch(batch: BatchRange) -> None:
 
 
 def spell_batch(batch: BatchRange) -> str:
-    """Return the profile as the command line spells it, such as ``1:4:16``."""
+    """Return the profile in the form ``1:4:16``."""
     return f"{batch.min}:{batch.opt}:{batch.max}"

@@ -1,7 +1,7 @@
-"""ClinReadNet (torch) to one ONNX graph per precision.
+"""Export ClinReadNet from torch to one ONNX graph per precision.
 
-The graph starts at Hounsfield units (`hu` float32 [batch, 1, 512, 512]; clip and scale are inside)
-and ends at `score`, `probs` and `quality_map`, float32. Only the batch is dynamic.
+The input is `hu` in Hounsfield units, float32 [batch, 1, 512, 512]; clip and scale are in the
+graph. The outputs are `score`, `probs` and `quality_map`, float32. Only the batch is dynamic.
 LayerNormalization and Gelu are single operators; masks, biases, gates and Sobel kernels are
 constants; reshapes have constant shapes.
 """
@@ -57,14 +57,14 @@ def torch_dtype(precision: str) -> torch.dtype:
 
 
 def check_network(model: ClinReadNet, path: str | os.PathLike[str]) -> None:
-    """Refuse a SOQN alone, whose quality map has another shape than a bundle's.
+    """Check that the network is not a SOQN alone, whose quality map has another shape.
 
     Args:
         model: the network.
-        path: its checkpoint, for the message.
+        path: its checkpoint, for the error message.
 
     Raises:
-        InputError: it has no attention stages.
+        InputError: the network has no attention stages.
     """
     if not model.config.depths:
         raise InputError(
@@ -77,8 +77,8 @@ def export_onnx(model: ClinReadNet, path: str | os.PathLike[str], *, precision: 
     """Write ``model`` as an ONNX graph; the same weights give the same bytes.
 
     Args:
-        model: float32 network in evaluation mode; left as it is.
-        path: target file, replaced where it exists.
+        model: float32 network in evaluation mode; it is not changed.
+        path: target file; replaced if it exists.
         precision: a key of ``PRECISIONS``.
 
     Raises:
@@ -86,7 +86,7 @@ def export_onnx(model: ClinReadNet, path: str | os.PathLike[str], *, precision: 
     """
     dtype = torch_dtype(precision)
     model = copy.deepcopy(model).to(dtype).eval()
-    # Two slices: torch.export takes a batch of one for a constant.
+    # Two slices: torch.export treats a batch of one as a constant.
     example = torch.zeros(2, 1, SIZE, SIZE)
     with _quiet_exporter(), torch.no_grad():
         program = torch.onnx.export(
@@ -109,7 +109,7 @@ def export_onnx(model: ClinReadNet, path: str | os.PathLike[str], *, precision: 
 
 
 def simplify(graph: onnx_ir.Model) -> onnx_ir.Model:
-    """Fold constants, merge duplicates, drop names of this machine, and check the result."""
+    """Fold constants, merge duplicates, remove paths of this machine, and check the result."""
     onnxscript.optimizer.optimize(
         graph, input_size_limit=_FOLD_LIMIT, output_size_limit=_FOLD_LIMIT
     )
@@ -125,7 +125,7 @@ def simplify(graph: onnx_ir.Model) -> onnx_ir.Model:
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Silence what the exporter says of itself: optional packages, its own deprecated calls."""
+    """Silence the exporter's warnings about optional packages and its own deprecated calls."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

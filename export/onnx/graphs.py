@@ -28,11 +28,11 @@ _SOURCE = {"tf32": "fp32", "int8": "fp16", "fp8": "fp16"}
 """Precision of the graph that a precision is made from."""
 
 SEARCH_SLICES = 3
-"""Golden slices by which `--fp32-islands auto` judges a graph."""
+"""Number of golden slices that `--fp32-islands auto` compares."""
 
 
 class Graphs:
-    """Writes the ONNX graphs of one bundle; graphs needed only as sources go to ``scratch``."""
+    """Writes the ONNX graphs of one bundle; graphs that are only sources go to ``scratch``."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Graphs:
         return artifacts
 
     def float32_products(self, artifact: Artifact) -> dict[str, int] | None:
-        """Count the products among the chosen islands; None where none were searched for."""
+        """Count the products among the chosen islands; None if there was no search."""
         if _SOURCE.get(artifact.precision, artifact.precision) not in self._islands:
             return None
         source = onnx.load(self._source("fp32"))
@@ -126,7 +126,7 @@ class Graphs:
         )
 
     def _missed(self, artifact: Artifact) -> str | None:
-        """Return why the graph misses its budget, or None where it keeps it."""
+        """Return why the graph misses its budget, or None."""
         golden = read_golden(self._folder, self._golden)
         slices, labels = GoldenSlices(golden["hu"]), golden["label"].astype("float64")
         parity = verify_artifact(self._folder, artifact, slices, golden, labels)
@@ -134,7 +134,7 @@ class Graphs:
 
 
 def built_on() -> BuiltOn:
-    """Return this machine as the manifest describes it."""
+    """Return this machine in the form of the manifest."""
     gpus = find_gpus()
     return BuiltOn(
         platform=current_platform(),

@@ -1,10 +1,10 @@
 """Run one engine of a bundle with TensorRT or TensorRT-RTX, on memory and streams of pycuda.
 
-Everything lives in the GPU's primary context, the one that torch and the CUDA runtime use, and it
-is current on a thread only while this module works there. Each worker is a `_Lane`: one stream with
-page-locked and device buffers for the largest batch. A lane has one execution context for each size
-of batch that it has met, since a CUDA graph holds for the shapes its context was captured with; the
-contexts of a lane share their activation memory, because a lane runs one batch at a time.
+All objects belong to the GPU's primary context, which torch and the CUDA runtime also use. It is
+current on a thread only during a call. Each worker is a `_Lane`: one stream with page-locked and
+device buffers for the largest batch. A lane has one execution context for each batch size it has
+run, because a CUDA graph is valid only for the shapes it was captured with. The contexts of a lane
+share their activation memory, because a lane runs one batch at a time.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from clinreadnet.runtime.verdict import VALID, Validity, header_verdict
 from clinreadnet.spec import OUTPUTS, SIZE
 
 _CAPTURES_ITSELF = frozenset({"tensorrt-rtx"})
-"""Flavours whose runtime captures CUDA graphs of its own accord, where a caller's capture may fail
+"""Flavours whose runtime captures CUDA graphs itself. A capture by the caller could fail there,
 because kernels are compiled in between."""
 
 _SHAPES: dict[str, tuple[int, ...]] = {
     "hu": (1, SIZE, SIZE),
     **{info.name: tuple(int(size) for size in info.shape[1:]) for info in OUTPUT_INFOS},
 }
-"""Of one slice, by tensor."""
+"""Shape of each tensor for one slice."""
 
 _DTYPES: dict[str, DTypeLike] = {"FLOAT": np.float32, "HALF": np.float16}
 
@@ -43,7 +43,7 @@ class TensorRTBackend:
     """One deserialised engine.
 
     Attributes:
-        header: what the library made of the engine's header; VALID where it has no judgement.
+        header: the library's verdict on the engine's header; VALID if it has none.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class TensorRTBackend:
         Args:
             engine: bytes of the engine file, already checked: an engine is code.
             artifact: its entry in the manifest.
-            flavour: which TensorRT, and
-            trt: its module.
+            flavour: the TensorRT that built it.
+            trt: the imported module of that TensorRT.
             batch: the largest batch that will be run.
-            workers: how many batches run at a time.
-            weights: of a weight-stripped engine, the bytes of its ONNX graph, already checked.
+            workers: number of concurrent batches.
+            weights: for an engine without weights, the checked bytes of its ONNX graph.
 
         Raises:
             BackendUnavailable: no pycuda, no GPU, or TensorRT refuses the engine.
@@ -111,8 +111,8 @@ class TensorRTBackend:
             ``score`` [n], ``probs`` [n, 21], ``quality_map`` [n, 16, 16], float32.
 
         Raises:
-            OutOfMemory: what this batch size needs does not fit.
-            DeviceLost: the GPU failed, now or earlier.
+            OutOfMemory: the buffers of this batch size do not fit.
+            DeviceLost: the GPU failed, in this call or before.
             BackendError: TensorRT failed; the next run may succeed.
         """
         lane = self._free.get()
@@ -123,21 +123,21 @@ class TensorRTBackend:
             self._free.put(lane)
 
     def close(self) -> None:
-        """Free the engine and all memory; no run may be under way."""
+        """Free the engine and all memory. No run may be active."""
         try:
             with self._working():
                 for lane in self._lanes:
                     lane.close()
                 self._engine = None
         except BackendError:
-            pass  # a lost GPU has freed everything itself
+            pass  # a lost GPU has already freed everything
         self._lanes.clear()
         self._engine = None
         self._primary = None
 
     @contextmanager
     def _working(self) -> Iterator[None]:
-        """Make the primary context current, and turn CUDA's errors into this package's."""
+        """Make the primary context current and convert CUDA's errors."""
         if self._lost:
             raise DeviceLost(_LOST)
         cuda = self._cuda
@@ -146,7 +146,7 @@ class TensorRTBackend:
             yield
         except (cuda.Error, CudaGraphError, BackendError) as error:
             try:
-                cuda.Context.synchronize()  # fails again where the context is beyond repair
+                cuda.Context.synchronize()  # fails again if the context cannot recover
             except cuda.Error:
                 self._lost = True
                 raise DeviceLost(_LOST) from error
@@ -206,7 +206,7 @@ class TensorRTBackend:
         config = self._engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(managed)
         config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-        # Lazily specialised kernels would change a slice's last bits between two runs.
+        # Kernels that are specialised lazily would change the last bits between two runs.
         strategies = self._trt.DynamicShapesKernelSpecializationStrategy
         config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
         return self._engine.create_execution_context(config)
@@ -215,14 +215,14 @@ class TensorRTBackend:
         return f"{self._flavour.name} {what} ({self._messages.pop() if self._messages else '?'})"
 
     def _failure(self, what: str) -> BackendError:
-        """Return the error of a call that TensorRT answered with nothing but a message."""
+        """Return the error of a call for which TensorRT only logged a message."""
         refusal = self._refusal(what)
         full = "outofmemory" in refusal.lower().replace(" ", "")
         return OutOfMemory(refusal) if full else BackendError(refusal)
 
 
 class _Lane:
-    """One worker: a stream, its buffers, and what each batch size needs."""
+    """One worker: a stream, its buffers, and an execution context per batch size."""
 
     def __init__(self, backend: TensorRTBackend, batch: int) -> None:
         self._backend = backend
@@ -272,11 +272,11 @@ class _Lane:
         self.device.clear()
         self.host.clear()
         self._scratch.clear()
-        self.stream = None  # freed here and now, where its context is current
+        self.stream = None  # freed now, while its context is current
 
 
 class _Run:
-    """What a lane needs for one batch size: an execution context and, captured, its work."""
+    """One batch size of a lane: an execution context and its captured work."""
 
     def __init__(self, backend: TensorRTBackend, lane: _Lane, n: int) -> None:
         self._backend = backend
@@ -285,7 +285,7 @@ class _Run:
         self.host = {name: array[:n] for name, array in lane.host.items()}
         self._context = backend._create_context()
         if self._context is None:
-            raise backend._failure("gives no execution context")
+            raise backend._failure("returns no execution context")
         if not self._context.set_input_shape("hu", (n, 1, SIZE, SIZE)):
             raise backend._failure(f"refuses batch {n}")
         size = self._context.update_device_memory_size_for_shapes()
@@ -293,7 +293,7 @@ class _Run:
         for name, memory in lane.device.items():
             if not self._context.set_tensor_address(name, int(memory)):
                 raise backend._failure(f"refuses the address of {name}")
-        # Once as it is: TensorRT finishes its set-up for new shapes in the first run.
+        # Run once without a graph: TensorRT finishes its set-up for new shapes in the first run.
         self._enqueue()
         lane.stream.synchronize()
         if not backend._captures_itself:
@@ -320,7 +320,7 @@ class _Run:
 
 
 def collecting_logger(trt: Any, messages: deque[str]) -> Any:
-    """Return a TensorRT logger that keeps the first line of errors and says nothing."""
+    """Return a TensorRT logger that keeps the first line of each error and prints nothing."""
 
     class Collector(trt.ILogger):  # type: ignore[misc, name-defined, unused-ignore]
         def __init__(self) -> None:

@@ -30,7 +30,7 @@ def read_golden(
     Args:
         bundle: the bundle's folder.
         golden: the manifest's entry.
-        first: unpack only the first ``first`` slices.
+        first: number of slices to unpack; default all.
 
     Returns:
         ``hu``, ``label``, ``score``, ``probs``, ``quality_map``.
@@ -59,7 +59,7 @@ def read_golden(
 def _read(
     archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], first: int | None
 ) -> NDArray[Any]:
-    """Unpack the first rows of one array; its header is checked before its data are read."""
+    """Unpack the first rows of one array; the header is checked before the data are read."""
     with archive.open(f"{name}.npy") as member:
         if np.lib.format.read_magic(member) != (1, 0):
             raise ValueError(f"{name} is in another version of the npy format")

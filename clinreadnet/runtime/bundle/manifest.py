@@ -1,10 +1,10 @@
-"""The bundle's `manifest.json`: what it says, and reading it with suspicion.
+"""The bundle's `manifest.json`: its types, and reading it as untrusted input.
 
 A bundle is one folder: `manifest.json`, the artifacts it lists (ONNX graphs, TensorRT engines) and
-`golden.npz`. Files are named, never pathed: nothing in a manifest can point outside its folder.
-Each file is read once, and the bytes that are hashed are the bytes that are used.
+`golden.npz`. A manifest holds file names, not paths, so it cannot point outside its folder. Each
+file is read once, and the bytes that are hashed are the bytes that are used.
 
-`manifest.schema.json` beside this module is the same format as a JSON Schema (draft 2020-12).
+`manifest.schema.json` in this folder is the same format as a JSON Schema (draft 2020-12).
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from clinreadnet.runtime.bundle.trust import (
 from clinreadnet.spec import FINE_GRADES, HU_MIN, HU_RANGE, RESEARCH_USE, SIZE
 
 SCHEMA_VERSION = 1
-"""Version of the manifest this package writes, and the newest that it reads."""
+"""Version of the manifest that this package writes, and the newest that it reads."""
 
 GOLDEN_NAME = "golden.npz"
 
 _NESTING = 32
-"""Deepest nesting of a manifest that is read. Real ones have six levels."""
+"""Deepest accepted nesting of a manifest. Real manifests have six levels."""
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -56,7 +56,7 @@ class BatchRange:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Which network the artifacts were made from."""
+    """The network that the artifacts were made from."""
 
     preset: str
     parameters: int
@@ -101,7 +101,7 @@ OUTPUT_INFOS = (
 
 @dataclass(frozen=True)
 class BuiltOn:
-    """The machine an artifact was built on; ``gpu`` and ``driver`` are null where it had none."""
+    """The machine that built an artifact; ``gpu`` and ``driver`` are null if it had none."""
 
     platform: str
     gpu: str | None = None
@@ -110,10 +110,10 @@ class BuiltOn:
 
 @dataclass(frozen=True)
 class Parity:
-    """How an artifact compared with the float64 reference.
+    """Comparison of an artifact with the float64 reference.
 
     ``relative_error`` and ``metric_difference`` are by output and by metric (PLCC, SROCC, KROCC);
-    a value that is not finite is written as null. ``details`` is free: intervals, sample sizes.
+    a value that is not finite is written as null. ``details`` holds the rest, such as intervals.
     """
 
     status: Literal["passed", "failed", "not run"]
@@ -138,11 +138,11 @@ class LayerReport:
 class Artifact:
     """One graph or engine file of the bundle.
 
-    An engine also names the ``graph`` it was built from (its weights, where ``weights_stripped``)
-    and its ``layers`` report. ``fp32_islands`` are the nodes that `--fp32-islands auto` kept in
-    float32; empty where the network's own float32 islands stand alone. A ``version_compatible``
-    engine runs on newer releases of its major version and on the lean runtime, a
-    ``hardware_compatible`` one on any GPU since Ampere.
+    An engine also names the ``graph`` it was built from (which has its weights if
+    ``weights_stripped``) and its ``layers`` report. ``fp32_islands`` are the nodes that
+    `--fp32-islands auto` kept in float32; empty for the network's own islands. An engine with
+    ``version_compatible`` runs on newer releases of its major version and on the lean runtime, one
+    with ``hardware_compatible`` on any GPU since Ampere.
     """
 
     file: str
@@ -194,7 +194,7 @@ class Manifest:
         return json.dumps(_finite(dataclasses.asdict(self)), indent=2, allow_nan=False) + "\n"
 
     def artifact(self, file: str) -> Artifact:
-        """Return the artifact called ``file``.
+        """Return the artifact with the name ``file``.
 
         Raises:
             InputError: the bundle lists no such file.
@@ -207,7 +207,7 @@ class Manifest:
 
 
 def listed_files(manifest: Manifest) -> Iterator[Artifact | Golden | LayerReport]:
-    """Yield every file that a manifest vouches for."""
+    """Yield every file that a manifest lists."""
     yield manifest.golden
     for artifact in manifest.artifacts:
         yield artifact
@@ -216,12 +216,12 @@ def listed_files(manifest: Manifest) -> Iterator[Artifact | Golden | LayerReport
 
 
 def write_manifest(manifest: Manifest, bundle: str | os.PathLike[str]) -> Path:
-    """Check ``manifest`` and write it into the folder ``bundle``, whole or not at all.
+    """Check ``manifest`` and write it atomically into the folder ``bundle``.
 
-    A signature of the manifest that it replaces is removed: it would no longer fit.
+    The signature of a replaced manifest is removed, because it is no longer valid.
 
     Raises:
-        InputError: a field breaks the format, or the folder does not exist.
+        InputError: a field is invalid, or the folder does not exist.
     """
     path = Path(bundle) / MANIFEST_NAME
     text = manifest.to_json()
@@ -239,12 +239,12 @@ def load_manifest(
 
     Args:
         bundle: the folder.
-        trusted_keys: public keys, PEM files; where given, one of them must have signed the
-            manifest, which is checked before it is parsed.
+        trusted_keys: public keys, PEM files. If given, one of them must have signed the
+            manifest; the signature is checked before the manifest is parsed.
 
     Raises:
-        InputError: no such bundle, not JSON, a newer schema, or a field that breaks the format.
-        Untrusted: not signed by a trusted key, a link out of the bundle, or far too large.
+        InputError: no such bundle, not JSON, a newer schema, or an invalid field.
+        Untrusted: not signed by a trusted key, a link out of the bundle, or too large.
     """
     folder = Path(bundle)
     path = folder / MANIFEST_NAME
@@ -264,10 +264,10 @@ def load_manifest(
 
 
 def parse_manifest(text: str, path: str | os.PathLike[str] = MANIFEST_NAME) -> Manifest:
-    """Return the manifest that ``text`` holds; ``path`` is only named in errors.
+    """Return the manifest in ``text``; ``path`` is used only in errors.
 
     Raises:
-        InputError: as `load_manifest`.
+        InputError: as in `load_manifest`.
     """
     try:
         raw = json.loads(text)
@@ -299,11 +299,11 @@ def digest(content: bytes) -> str:
 
 
 def read_listed(bundle: str | os.PathLike[str], listed: Artifact | Golden | LayerReport) -> bytes:
-    """Return the bytes of a file the manifest lists, after checking size and SHA-256.
+    """Return the bytes of a listed file after a check of its size and SHA-256.
 
     Raises:
         InputError: the file is missing.
-        Untrusted: it is not the one the manifest describes, or a link out of the bundle.
+        Untrusted: it is not the file in the manifest, or a link out of the bundle.
     """
     path = Path(bundle) / listed.file
     try:
@@ -324,7 +324,7 @@ class _FormatError(Exception):
 
 
 def _is_deeper(value: Any, levels: int) -> bool:
-    """Return whether parsed JSON is nested more than ``levels`` deep; walks level by level."""
+    """Return whether parsed JSON is nested more than ``levels`` deep, without recursion."""
     layer = [value]
     for _ in range(levels):
         layer = [
@@ -399,7 +399,7 @@ def _decode_object(wanted: type[_T], value: Any, where: str) -> _T:
 
 
 def _check(manifest: Manifest) -> None:
-    """Check what the types cannot say."""
+    """Check the constraints that the types do not express."""
     if manifest.schema_version != SCHEMA_VERSION:
         raise _FormatError(f"schema_version {manifest.schema_version} is not {SCHEMA_VERSION}")
     if not manifest.artifacts:
@@ -433,7 +433,7 @@ def _check(manifest: Manifest) -> None:
             _check_batch(listed.batch, f"{where}.batch")
             engine = listed.kind == "tensorrt-engine"
             if engine != (listed.flavour is not None) or engine != (listed.target is not None):
-                raise _FormatError(f"{where}: an engine names flavour and target, a graph neither")
+                raise _FormatError(f"{where}: an engine names flavour and target, a graph does not")
             if not engine and (listed.graph is not None or listed.layers is not None):
                 raise _FormatError(f"{where}: only an engine names a graph and a layers report")
     graphs = [a.file for a in manifest.artifacts if a.kind == "onnx"]
