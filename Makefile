@@ -1,4 +1,4 @@
-# What one can do here. Every target re-runs cheaply: nothing up to date is made again.
+# Targets of this repository; one that is up to date is not made again.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -48,7 +48,7 @@ bench: $(INSTALLED) bundle/manifest.json  ## measure everything this machine can
 bench-record: $(INSTALLED) bundle/manifest.json  ## the same, kept in bench/results and in the docs
 	$(BIN)/python -m bench.recording
 
-bench-check: $(INSTALLED) bundle/manifest.json  ## fail where a row is slower than last recorded here
+bench-check: $(INSTALLED) bundle/manifest.json  ## fail if a row is slower than in the last recorded run
 	$(BIN)/python -m bench.check
 
 tables: $(INSTALLED)  ## write the tables of the docs from recorded runs
@@ -66,10 +66,10 @@ kernel-table: $(INSTALLED)  ## compile the kernels for each GPU and write docs/k
 	$(BIN)/python -m clinreadnet.kernels.compile > docs/kernels.md.new
 	mv docs/kernels.md.new docs/kernels.md
 
-clean:  ## remove everything made here
+clean:  ## remove everything that the targets make
 	rm -rf $(VENV) .typecheck bundle sample build site *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
-# setuptools first: the editable install then needs no build environment of its own.
+# setuptools first, so that the editable install needs no separate build environment.
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools

@@ -2,11 +2,11 @@
 //
 //   score_raw ENGINE RAW int16|float32
 //
-// RAW holds n slices of 512 x 512 Hounsfield units, little-endian, nothing before or between them.
+// RAW holds n slices of 512 x 512 Hounsfield units, little-endian, without headers.
 // Prints "index score" lines, 0 (bad) to 4 (excellent). Exit status: 0 fine, 1 TensorRT or CUDA
 // failed, 2 bad usage or bad input.
 //
-// An engine is code: give this program only files whose SHA-256 is the manifest's (`clinreadnet
+// An engine is code: give this program only files with the SHA-256 of the manifest (`clinreadnet
 // verify` checks it). Needs the headers and library of the release that built the engine:
 //
 //   g++ -std=c++17 -O2 score_raw.cpp -I$TENSORRT/include -I$CUDA/include

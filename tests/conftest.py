@@ -1,4 +1,4 @@
-"""Which tests run in this process, and the bundle of a tiny network that many tests share."""
+"""Selection of the tests of this process, and the shared bundle of a tiny network."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    # Triton decides when a kernel's module is imported, so that each process is of one kind;
-    # tests/kernels/test_interpreter.py starts the other one.
+    # Triton chooses the interpreter when a kernel's module is imported, so a process runs only one
+    # kind of test; tests/kernels/test_interpreter.py starts the other one.
     other = [item for item in items if INTERPRETED != bool(item.get_closest_marker("interpret"))]
     if other:
         items[:] = [item for item in items if item not in other]
@@ -37,12 +37,12 @@ def has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-# What the fixtures import is imported inside them: a machine without it runs the other tests.
+# Fixtures import inside their bodies, so that a machine without a package runs the other tests.
 
 
 @pytest.fixture(scope="session")
 def small_checkpoint() -> Path:
-    """The shipped one: equal constants of a fresh network would merge and hide layers."""
+    """The shipped checkpoint: equal constants of a fresh network would merge and hide layers."""
     from clinreadnet.model.checkpoint import pretrained_path
 
     return pretrained_path()
@@ -74,7 +74,7 @@ def simulated_once() -> Iterator[None]:
 def tiny_bundle(
     tiny_checkpoint: Path, simulated_once: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """Both graphs, and one engine where it can be built; made once, read only."""
+    """Both graphs, and one engine if it can be built. Made once; do not change it."""
     from support.export_models import RTX_MISSING
     from typer.testing import CliRunner
 
@@ -108,7 +108,7 @@ def quick(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def own_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
-    """A copy to break."""
+    """A copy of the bundle that a test may change."""
     return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
 
 

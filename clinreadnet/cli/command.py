@@ -1,4 +1,4 @@
-"""What every command shares: how its errors name options, and what to install for it.
+"""The base of every command: its errors name options, and the extra to install.
 
 The library names a parameter in one of two forms, which a Python caller can act on: with its value,
 ``batch_size=8``, or alone, in backticks. `spell` turns both into options of the command that runs:
@@ -42,13 +42,13 @@ _THIRD_PARTY = frozenset(
 
 
 class Command(TyperCommand):
-    """A command that names its own options, and its own extra, in the errors it passes on."""
+    """A command whose errors name its options and the extra that it needs."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command.
 
         Raises:
-            ClinReadNetError: as the library raised it, with options in place of parameters.
+            ClinReadNetError: the library's error, with options instead of parameters.
             InputError: a package that the command needs is not installed.
         """
         try:
@@ -72,8 +72,8 @@ def spell(message: str, params: Sequence[Any]) -> str:
     """Return an error message with options where the library names parameters.
 
     Args:
-        message: a parameter stands in it as ``name=value``, or as the name alone in backticks.
-        params: of the command; names that are none of them stay as they are.
+        message: names a parameter as ``name=value``, or alone in backticks.
+        params: parameters of the command; other names do not change.
     """
     options = {str(param.name): param for param in params}
 
@@ -95,5 +95,5 @@ def spell(message: str, params: Sequence[Any]) -> str:
 
 
 def _option(param: Any) -> str:
-    """Return an option as it is typed, or an argument as the usage line shows it."""
+    """Return the flag of an option, or the name of an argument in the usage line."""
     return str(param.opts[0] if param.param_type_name == "option" else param.name.upper())

@@ -1,4 +1,4 @@
-"""What commands print and read alike."""
+"""Functions that several commands share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from clinreadnet.errors import InputError
 
 
 def print_json(result: Mapping[str, Any]) -> None:
-    """Print one JSON document on standard output; values that are not finite become null."""
+    """Print one JSON document to standard output; values that are not finite become null."""
 
     def finite(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -30,7 +30,7 @@ def parse_duration(text: str) -> float:
     """Return the seconds of a duration such as 90s, 30m or 2h.
 
     Raises:
-        InputError: not of that form, or not more than nothing.
+        InputError: another form, or zero.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip())
     if match is None or not float(match[1]):

@@ -9,7 +9,7 @@ from clinreadnet.cli.options import Json
 
 
 def doctor(as_json: Json = False) -> None:
-    """Say what this machine can build and run, and how to install what is missing.
+    """List what this machine can build and run, and how to install what is missing.
 
     Examples:
     - `clinreadnet doctor`

@@ -30,10 +30,10 @@ def report(
     ] = "score<=0.02",
     as_json: Json = False,
 ) -> None:
-    """Say which artifact to deploy on each measured machine, and write it as one HTML page.
+    """Recommend an artifact to deploy on each measured machine, and write an HTML report.
 
-    Reads the newest recorded run of each machine (`make bench-record`) and the bundle's manifest;
-    measures nothing. The page needs no network and no other file.
+    The report uses the newest recorded run of each machine (`make bench-record`) and the bundle's
+    manifest. Nothing is measured. The page needs no network and no other file.
 
     Examples:
     - `clinreadnet report --out report.html`

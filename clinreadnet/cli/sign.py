@@ -15,9 +15,10 @@ def sign(
         typer.Option(help="Ed25519 private key, unencrypted PKCS #8 PEM.", show_default=False),
     ],
 ) -> None:
-    """Sign a bundle: `manifest.sig`, which `score --trusted-key` and `Session` check first.
+    """Sign a bundle for `score --trusted-key` and `Session(trusted_keys=...)`.
 
-    Every file is compared with the manifest before. Exporting again removes the signature.
+    Writes `manifest.sig`. Every file is first compared with the manifest. Exporting again removes
+    the signature.
 
     Examples:
     - `openssl genpkey -algorithm ed25519 -out key.pem`

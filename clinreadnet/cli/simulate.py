@@ -17,25 +17,28 @@ def simulate(
     out: Annotated[Path, typer.Option(help="Folder to create.")],
     count: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of slices; default, with --anatomy, all there are."),
+        typer.Option(min=1, help="Number of slices. Default, with --anatomy: all."),
     ] = None,
     anatomy: Annotated[
         list[Path] | None,
-        typer.Option(help="Own routine-dose DICOM file or folder to degrade, repeatable."),
+        typer.Option(help="Routine-dose DICOM file or folder of your own to degrade; repeatable."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
     dicom: Annotated[
         bool,
-        typer.Option("--dicom", help="Write one patient's CT series instead of labelled images."),
+        typer.Option(
+            "--dicom", help="Write a CT series of one patient instead of labelled images."
+        ),
     ] = False,
     preview: Annotated[
         Path | None, typer.Option(help="Contact sheet to draw: .png, .pdf or .svg.")
     ] = None,
     device: Annotated[
-        str, typer.Option(help="Where to project: cpu, cuda, or auto for CUDA where there is any.")
+        str,
+        typer.Option(help="Device to project on: cpu, cuda, or auto for CUDA if there is a GPU."),
     ] = "cpu",
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Processes; one per processor where not given.")
+        int | None, typer.Option(min=1, help="Number of processes. Default: one per processor.")
     ] = None,
     force: Force = False,
 ) -> None:

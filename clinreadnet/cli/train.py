@@ -102,5 +102,5 @@ def train(
         soqn_only=soqn_only,
     )
     checkpoint = run(data, out, config, resume=resume)
-    if os.environ.get("RANK", "0") == "0":  # one of the processes of torchrun speaks for all
+    if os.environ.get("RANK", "0") == "0":  # only one process of torchrun prints
         print(checkpoint)

@@ -23,13 +23,15 @@ def tune(
         list[str] | None,
         typer.Option("--entry", help="Op, or part of it, to tune; repeatable. Default: all."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Time, but write nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Time the candidates, but write nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Time the kernels' launch configurations on this machine's GPU and write the fastest.
+    """Time launch configurations of the kernels on this machine's GPU and write the fastest.
 
-    Each candidate must compile without spilling and agree with the float64 reference before it is
-    timed. Times are geometric means over the shapes of the network's four stages, batch 8.
+    A candidate is timed only if it compiles without spilling and agrees with the float64 reference.
+    Times are geometric means over the shapes of the network's four stages, batch 8.
 
     Examples:
     - `clinreadnet tune`

@@ -1,4 +1,4 @@
-"""The method, with clocks that are told what time it is."""
+"""The timing, on a fake clock."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.measure import timing
 
 
 class Clock:
-    """A clock that only moves when a run takes time."""
+    """A clock that advances only during a run."""
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -1,4 +1,4 @@
-"""Finding slices: order, what a folder leaves out, other formats, and refusals."""
+"""Finding slices: order, skipped files, other formats, and errors."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_damaged_files_can_be_set_aside(tmp_path: Path) -> None:
     ((path, error),) = refused
     assert path == damaged and "truncated" in str(error)
     assert len(notes) == 1 and "LICENSE.txt" in notes[0] and "IM0002" not in notes[0]
-    with pytest.raises(InputError, match="truncated"):  # a file that is named must be a slice
+    with pytest.raises(InputError, match="truncated"):  # a named file must be a slice
         find_slices([damaged], refused=lambda *pair: refused.append(pair))
 
 
@@ -288,7 +288,7 @@ def test_resize_keeps_a_linear_ramp_and_a_constant(side: int) -> None:
 
 def test_resize_averages_instead_of_aliasing() -> None:
     stripes = np.tile(np.float32([-500, 500]), (1536, 768))
-    assert np.abs(stripes[::3, ::3]).min() == 500  # what taking every third pixel would give
+    assert np.abs(stripes[::3, ::3]).min() == 500  # the result without antialiasing
     assert np.abs(resize(stripes)[:, 4:-4]).max() < 60
 
 

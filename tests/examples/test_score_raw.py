@@ -1,7 +1,7 @@
 """examples/score_raw.cpp, compiled against a stub of TensorRT's C++ API and run on the CPU.
 
-The stub has the names and signatures that the program uses and no more; whether an engine gives the
-right scores on a GPU is not tested here.
+The stub has only the names and signatures that the program uses. The scores of an engine on a GPU
+are not tested here.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(program: Path, tmp_path: Path) -> Any:
-    """Return a function that scores an array with an engine of profile 2:3:4 unless told."""
+    """Return a function that scores an array with an engine; default profile 2:3:4."""
 
     def score(raw: bytes, kind: str, engine: str = "stub-engine 2 3 4", **environment: str) -> Any:
         (tmp_path / "engine").write_text(engine)

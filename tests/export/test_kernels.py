@@ -1,4 +1,4 @@
-"""Kernels compiled ahead of time: what kernels.json says against the files themselves."""
+"""Kernels compiled ahead of time: kernels.json agrees with the files."""
 
 import hashlib
 import importlib
@@ -161,7 +161,7 @@ def test_a_launch_is_what_the_launcher_does(
     where: dict[str, Any],
     precision: str,
 ) -> None:
-    """Run the launcher with a kernel that only looks at how it is launched."""
+    """Run the launcher with a kernel that only records its launch."""
     dtype = cubin.PRECISIONS[precision]
     module = importlib.import_module(f"clinreadnet.kernels.ops.{op}.kernel")
     launches: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []

@@ -47,7 +47,7 @@ def repository(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Reposi
 
 
 def add_engine(bundle: Path, file: str, **fields: Any) -> None:
-    """List ``file``, some bytes that no one loads, as an engine of the float16 graph."""
+    """List ``file``, bytes that are never loaded, as an engine of the float16 graph."""
     manifest = load_manifest(bundle)
     content = file.encode()
     (bundle / file).write_bytes(content)
@@ -99,7 +99,7 @@ def test_the_files_are_the_bundles(bundle: Path, repository: Repository) -> None
 
 
 def test_inputs_and_outputs_are_those_of_the_graph(bundle: Path, repository: Repository) -> None:
-    """The batch is left out, and comes back; an output of the batch alone is reshaped."""
+    """Dimensions omit the batch; an output with only the batch is reshaped."""
     for path in models(repository):
         config = read_config(path)
         graph = "clinreadnet.fp32.onnx" if "fp32" in path.name else "clinreadnet.fp16.onnx"

@@ -1,4 +1,4 @@
-"""The page: well-formed, complete, fetching nothing; and the command that writes it."""
+"""The page is well-formed and self-contained; and the command that writes it."""
 
 from __future__ import annotations
 

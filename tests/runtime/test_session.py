@@ -1,4 +1,4 @@
-"""Sessions: what they load, refuse and compute, on a small graph."""
+"""Sessions on a small graph: loading, errors and results."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def some_hu(n: int) -> np.ndarray:
 
 
 def replace_graph(bundle: Path, content: bytes, index: int = 0) -> None:
-    """Put another graph in the bundle, with a manifest that vouches for it."""
+    """Put another graph into the bundle, with its hash in the manifest."""
     manifest = load_manifest(bundle)
     artifacts = list(manifest.artifacts)
     artifacts[index] = dataclasses.replace(

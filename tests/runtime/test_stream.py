@@ -30,7 +30,7 @@ def session(bundle: Path) -> Iterator[Session]:
 
 
 class Gate:
-    """Holds every run back until it is opened, and sees the batch sizes."""
+    """Blocks every run until it is opened, and records the batch sizes."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun, self.opened = threading.Semaphore(0), threading.Event()

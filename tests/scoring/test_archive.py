@@ -51,7 +51,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 def test_killed_workers_lose_nothing(
     cluster: None, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One slice kills its first worker, another kills every worker: that one alone is not scored.
+    """One slice kills its first worker, another kills every worker and is not scored.
 
     The readers are closures, which Ray sends to its workers by value.
     """
@@ -116,7 +116,7 @@ def test_more_workers_than_the_cluster_has_room_for_are_refused(
 
 
 def test_an_archive_gets_the_scores_of_one_process(bundle: Path, tmp_path: Path) -> None:
-    """The command itself, with a Ray of its own; damaged slices become rows, and status 1."""
+    """The command with its own Ray; damaged slices become rows, and the status is 1."""
     archive = tmp_path / "archive"
     archive.mkdir()
     write_series(archive / "series", 6)

@@ -164,7 +164,7 @@ def test_the_bundle_is_found_by_environment_then_folder(
 
 
 def test_only_one_batch_ahead_is_read(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reader that runs far ahead of scoring would fill the memory."""
+    """A reader far ahead of the scoring would fill the memory."""
     session = Session(bundle, batch=2)
     read = scored = 0
 
@@ -305,7 +305,7 @@ def test_resample_scores_other_sizes(run: Any, bundle: Path, tmp_path: Path) -> 
 
 
 def test_the_installed_command_runs_without_torch(bundle: Path, tmp_path: Path) -> None:
-    """One real process: status, streams, and no traceback, with torch made unimportable."""
+    """One real process without torch: status, streams, and no traceback."""
     (tmp_path / "torch.py").write_text("raise ImportError('not here')")
     env = os.environ | {"PYTHONPATH": str(tmp_path)}
     command = [sys.executable, "-m", "clinreadnet.cli", "score", "--bundle", str(bundle)]

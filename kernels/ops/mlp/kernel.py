@@ -4,9 +4,9 @@ out = x + fc2(GELU(fc1(LayerNorm(x))))
 
 A program owns BLOCK_M tokens: it reads them once and writes them once. It computes the hidden layer
 in chunks of BLOCK_HIDDEN channels, and each chunk adds its share of the output in registers, so
-the hidden layer never reaches memory. Weights come from the cache that all programs share. Products are in
-the dtype of x, accumulated in float32; LayerNorm, GELU and the two last sums are float32. What it
-rounds to the dtype of x: the normalised tokens, the hidden layer after GELU, the output.
+the hidden layer never reaches memory. Weights come from the cache that all programs share. Products
+are in the dtype of x, accumulated in float32; LayerNorm, GELU and the two last sums are float32.
+Rounded to the dtype of x: the normalised tokens, the hidden layer after GELU, the output.
 Limits: 48 or 96 channels, float32/16/bfloat16.
 """
 

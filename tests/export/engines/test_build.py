@@ -1,4 +1,4 @@
-"""TensorRT-RTX engines, built here without a GPU."""
+"""TensorRT-RTX engines, built without a GPU."""
 
 from __future__ import annotations
 

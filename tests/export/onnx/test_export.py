@@ -1,4 +1,4 @@
-"""The graphs: what they compute, and which operators they are made of."""
+"""The graphs: their results and their operators."""
 
 from __future__ import annotations
 

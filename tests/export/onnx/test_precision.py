@@ -1,4 +1,4 @@
-"""Lowering a graph, and the search for what must stay in float32."""
+"""Lowering a graph, and the search for its float32 islands."""
 
 from __future__ import annotations
 

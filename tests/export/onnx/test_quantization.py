@@ -1,4 +1,4 @@
-"""8-bit graphs: what is quantised, what they score, what TensorRT-RTX makes of them."""
+"""8-bit graphs: the quantised layers, the scores, and the build with TensorRT-RTX."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The manifest: round trip, its published schema, and everything a broken bundle can be."""
+"""The manifest: round trip, published schema, and broken bundles."""
 
 from __future__ import annotations
 
