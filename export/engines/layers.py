@@ -88,13 +88,13 @@ def check_types(
         if others or not (types.get(wanted) or allowed.get(kind)):
             raise CheckFailed(
                 f"{file}: {kind} layers are {layers.get(kind, {})}, not {wanted}; "
-                f"this is not a {precision} network"
+                f"the network is not {precision}"
             )
     quantized = QUANTIZED_TYPE.get(precision)
     if quantized is not None and set(layers.get("QUANTIZE", {})) != {quantized}:
         raise CheckFailed(
             f"{file}: QUANTIZE layers are {layers.get('QUANTIZE', {})}, not {quantized}; "
-            f"this is not a {precision} network"
+            f"the network is not {precision}"
         )
     for kind in _FLOAT32_KINDS if chosen is None else ():
         if set(layers.get(kind, {})) - {"FLOAT"}:

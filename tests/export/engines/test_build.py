@@ -66,7 +66,7 @@ def test_half_engine_is_half(tiny_bundle: Path) -> None:
 
 @needs_rtx
 def test_a_float32_graph_does_not_pass_for_half(graph: Graph) -> None:
-    with pytest.raises(CheckFailed, match="no fp16 network"):
+    with pytest.raises(CheckFailed, match="the network is not fp16"):
         EngineBuilder(graph("tiny", "fp32"), precision="fp16", flavour="tensorrt-rtx")
 
 
@@ -268,7 +268,7 @@ def test_bfloat16_is_built_as_bfloat16(tmp_path: Path) -> None:
     path = save_product(tmp_path / "g.onnx", onnx.TensorProto.BFLOAT16, "batch")
     builder = EngineBuilder(path, precision="bf16", flavour="tensorrt-rtx", islands={})
     assert builder.layers["MATRIX_MULTIPLY"] == {"BF16": 1}
-    with pytest.raises(CheckFailed, match="no fp16 network"):
+    with pytest.raises(CheckFailed, match="the network is not fp16"):
         EngineBuilder(path, precision="fp16", flavour="tensorrt-rtx", islands={})
 
 

@@ -112,7 +112,7 @@ def test_rtx_takes_it_as_what_it_is(quantized: Callable[[str], Path], precision:
     builder = EngineBuilder(path, precision=precision, flavour="tensorrt-rtx")
     assert set(builder.layers["QUANTIZE"]) == {precision.upper()}
     (other,) = set(QUANTIZED) - {precision}
-    with pytest.raises(CheckFailed, match=f"this is not a {other} network"):
+    with pytest.raises(CheckFailed, match=f"the network is not {other}"):
         EngineBuilder(path, precision=other, flavour="tensorrt-rtx")
 
 
