@@ -309,7 +309,9 @@ def _read_groups(folder: Path, names: list[str]) -> NDArray[np.int64] | None:
     path = folder / SIMULATION_FILE
     if not path.exists():
         return None
-    return np.array([record["anatomy"] for record in _read_records(path, names)], np.int64)
+    # Views of one patient are anatomies of their own, but belong on one side of a split.
+    records = _read_records(path, names)
+    return np.array([record.get("group", record["anatomy"]) for record in records], np.int64)
 
 
 def write_labels(

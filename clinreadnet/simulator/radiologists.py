@@ -18,10 +18,8 @@ for radiologists, not a model of them.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 STREAK_WEIGHT = 1.6
 """HU of noise that trouble a reader as much as one HU of streak."""
@@ -49,8 +47,10 @@ READERS = ((0.20, 0.28), (0.08, 0.25), (-0.02, 0.31), (-0.10, 0.27), (-0.16, 0.3
 """Bias and spread of each reader, in grades."""
 
 
-def quality(noise_hu: float, streak_hu: float, edge_loss: float, detail_loss: float) -> float:
-    """Return the noiseless quality 0...4, falling in each argument.
+def quality(
+    noise_hu: ArrayLike, streak_hu: ArrayLike, edge_loss: ArrayLike, detail_loss: ArrayLike
+) -> NDArray[np.float64]:
+    """Return the noiseless quality 0...4, falling in each argument: arrays of one shape, float64.
 
     Args:
         noise_hu: standard deviation of the noise in even soft tissue.
@@ -58,10 +58,12 @@ def quality(noise_hu: float, streak_hu: float, edge_loss: float, detail_loss: fl
         edge_loss: share (0...1) of the slope of strong edges that is lost.
         detail_loss: share (0...1) of the slope of faint structure that is lost.
     """
-    impairment = math.hypot(
-        noise_hu, STREAK_WEIGHT * streak_hu, EDGE_WEIGHT * edge_loss, DETAIL_WEIGHT * detail_loss
+    weights = (1.0, STREAK_WEIGHT, EDGE_WEIGHT, DETAIL_WEIGHT)
+    parts = (noise_hu, streak_hu, edge_loss, detail_loss)
+    impairment = np.sqrt(
+        sum((w * np.asarray(part, np.float64)) ** 2 for w, part in zip(weights, parts, strict=True))
     )
-    return 4.0 / (1.0 + math.pow(impairment / HALF_QUALITY, STEEPNESS))
+    return np.asarray(4.0 / (1.0 + (impairment / HALF_QUALITY) ** STEEPNESS))
 
 
 def copy_quality(own: float, source: float) -> float:
