@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clinreadnet.errors import InputError
+from clinreadnet.errors import InputError, first_line
 
 SCHEMA = 1
 """Version of what ``extra_info`` holds, written as ``results_schema`` into every file."""
@@ -137,8 +137,9 @@ def read_run(path: Path) -> Run:
         document = json.loads(path.read_text(encoding="utf-8"))
         known = isinstance(document, dict) and isinstance(document.get("benchmarks"), list)
     except (OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: cannot be read ({reason}); run `make bench-record`") from None
+        raise InputError(
+            f"{path}: cannot be read ({first_line(error)}); run `make bench-record`"
+        ) from None
     if not known:
         raise InputError(f"{path}: not a file of pytest-benchmark; run `make bench-record`")
     schema = document.get("results_schema", 0)
