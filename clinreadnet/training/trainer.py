@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import copy
 import math
-import platform
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -27,6 +25,7 @@ from clinreadnet._version import __version__
 from clinreadnet.console import console, progress_bar
 from clinreadnet.errors import CheckFailed, InputError
 from clinreadnet.files import whole_file
+from clinreadnet.machine import cpu_name
 from clinreadnet.metrics import krocc, plcc, srocc
 from clinreadnet.model.checkpoint import SOQN, load_checkpoint, load_parts, save_checkpoint
 from clinreadnet.model.network import ClinReadNet, ClinReadNetConfig
@@ -383,13 +382,7 @@ def _best(rows: Sequence[Row]) -> int:
 
 
 def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        models = re.findall(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
-    except OSError:  # not Linux
-        models = []
-    return models[0].strip() if models else platform.processor() or "CPU"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
 
 
 def _is_out_of_memory(error: Exception) -> bool:
