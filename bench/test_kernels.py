@@ -21,7 +21,7 @@ from bench.studies.stock_attention import StockAttention
 from clinreadnet.kernels import attention_block, mlp, sobel_stem, window_attention
 from clinreadnet.metrics import relative_error
 from clinreadnet.model.network import Block, ClinReadNetConfig
-from clinreadnet.precision import BUDGETS
+from clinreadnet.precision import PRECISIONS
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="no NVIDIA GPU on this machine"
@@ -38,9 +38,9 @@ SIZES = [
 ]
 # Both sides round, and PyTorch may take TF32 for float32.
 SAME = {
-    torch.float32: BUDGETS["tf32"],
-    torch.float16: 2 * BUDGETS["fp16"],
-    torch.bfloat16: 2 * BUDGETS["bf16"],
+    torch.float32: PRECISIONS["tf32"].budget,
+    torch.float16: 2 * PRECISIONS["fp16"].budget,
+    torch.bfloat16: 2 * PRECISIONS["bf16"].budget,
 }
 Run = Callable[[Sequence[Tensor]], Tensor]
 

@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinreadnet.errors import ClinReadNetError, InputError
-from clinreadnet.metrics import relative_error
-from clinreadnet.precision import BUDGETS
+from clinreadnet.precision import PRECISIONS, torch_precisions
 from clinreadnet.runtime.backends.ladder import BACKENDS, Wanted, open_backend
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import Manifest, digest, load_manifest, read_listed
 from clinreadnet.runtime.gpu import find_gpus
+from clinreadnet.runtime.reproduce import reproduce
 from clinreadnet.spec import OUTPUTS
 
 HostSlices = NDArray[np.float32]
@@ -119,15 +119,12 @@ def check(run: Run, candidate: Candidate, bundle: Path) -> float:
         AssertionError: an output is outside of the precision's budget; it must not be timed.
     """
     golden = read_golden(bundle, load_manifest(bundle).golden, first=GOLDEN)
-    outputs = [run(hu[None, None].astype(np.float32)) for hu in golden["hu"]]
-    joined = {name: np.concatenate([one[name] for one in outputs]) for name in OUTPUTS}
-    limit = SLACK * BUDGETS[candidate.precision]
-    for name in OUTPUTS:
-        error = relative_error(joined[name], golden[name])
-        assert error <= limit, (
-            f"{candidate.title} is not timed: {name} is off by {error:.1e}, limit {limit:.0e}"
-        )
-    return float(np.abs(joined["score"] - golden["score"]).max())
+    limit = SLACK * PRECISIONS[candidate.precision].budget
+    found = reproduce(run, golden["hu"].astype(np.float32), golden, limit)
+    failures = "; ".join(found.failures())
+    assert not failures, f"{candidate.title} is not timed: {failures}"
+    assert found.worst_score_difference is not None
+    return found.worst_score_difference
 
 
 def _torch(
@@ -147,8 +144,7 @@ def _torch(
         missing |= dict.fromkeys(names, f"{bundle} holds other weights than the shipped checkpoint")
         return
     cuda = torch.cuda.is_available()
-    # On a processor float16 products are emulated, and TF32 does not exist.
-    precisions = ("fp32", "tf32", "fp16", "bf16") if cuda else ("fp32", "bf16")
+    precisions = torch_precisions(cuda=cuda)
     for name, role in zip(names, ("reference", "peer", "reference"), strict=True):
         if name == "torch-triton" and not cuda:
             missing[name] = "Triton kernels need an NVIDIA GPU"
@@ -184,8 +180,9 @@ class _TorchNetwork:
         from clinreadnet.model.checkpoint import load_checkpoint
         from clinreadnet.model.network import ClinReadNet
 
-        self._tf32, self._device = precision == "tf32", "cuda" if cuda else "cpu"
-        dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
+        row = PRECISIONS[precision]
+        self._tf32, self._device = row.tf32, "cuda" if cuda else "cpu"
+        dtype = getattr(torch, row.torch_dtype)
         model = load_checkpoint(path)
         if name == "torch-triton":
             weights = model.state_dict()

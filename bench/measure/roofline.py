@@ -13,15 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from clinreadnet.precision import PRECISIONS, torch_precisions, with_wider
 from clinreadnet.spec import FINE_GRADES, SIZE
 
 if TYPE_CHECKING:
     from clinreadnet.model.network import ClinReadNetConfig
-
-ITEM = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2}
-"""Bytes of a weight and of an activation."""
-WIDER = {"fp32": (), "tf32": ("fp32",), "fp16": ("tf32", "fp32"), "bf16": ("tf32", "fp32")}
-"""Precisions in which a machine may compute instead, where that is faster."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +34,11 @@ class Work:
         """Return the seconds that no implementation on this machine undercuts.
 
         Args:
-            rates: ``copy`` in bytes/s and the matmul rates in FLOP/s, by precision.
+            rates: ``copy`` in bytes/s and the matmul rates in FLOP/s, by precision. Where the
+                precision's own was not measured, as for 8-bit products, a wider one stands in.
             precision: of the run.
         """
-        rate = max(rates[p] for p in (precision, *WIDER[precision]) if p in rates)
+        rate = max(rates[p] for p in with_wider(precision) if p in rates)
         return max(self.flops / rate, self.bytes / rates["copy"])
 
 
@@ -77,7 +74,7 @@ def ops(config: ClinReadNetConfig, batch: int, precision: str, side: int = SIZE)
     """
     from clinreadnet.model.soqn import TOKEN_STEP
 
-    item, dim = ITEM[precision], config.embed_dim
+    item, dim = PRECISIONS[precision].item_size, config.embed_dim
     found = {"sobel_stem": sobel_stem(batch, side, dim // 2, item)}
     side //= 4
     half, tokens = dim // 2, batch * side**2
@@ -123,7 +120,9 @@ def network(
     """
     flops = sum(work.flops for work in ops(config, batch, precision, side).values())
     outputs = batch * (1 + FINE_GRADES + (side // 32) ** 2)
-    return Work(flops, 4 * (batch * side**2 + outputs) + ITEM[precision] * parameters)
+    return Work(
+        flops, 4 * (batch * side**2 + outputs) + PRECISIONS[precision].item_size * parameters
+    )
 
 
 def measure_rates() -> dict[str, float]:
@@ -142,8 +141,8 @@ def measure_rates() -> dict[str, float]:
     source = torch.ones(2**28, dtype=torch.uint8)
     target = torch.empty_like(source)
     rates["copy"] = 2 * source.numel() / _best(lambda: target.copy_(source))
-    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        a = torch.ones(2048, 2048, dtype=dtype)
+    for precision in torch_precisions(cuda=False):
+        a = torch.ones(2048, 2048, dtype=getattr(torch, PRECISIONS[precision].torch_dtype))
         rates[precision] = 2 * 2048**3 / _best(lambda a=a: a @ a)
     return rates
 
@@ -166,14 +165,10 @@ def _cuda_rates() -> dict[str, float]:
 
     rates = {"copy": copy_bandwidth()}
     before = torch.backends.cuda.matmul.allow_tf32
-    for precision, dtype, tf32 in (
-        ("fp32", torch.float32, False),
-        ("tf32", torch.float32, True),
-        ("fp16", torch.float16, False),
-        ("bf16", torch.bfloat16, False),
-    ):
-        torch.backends.cuda.matmul.allow_tf32 = tf32
-        a = torch.randn(8192, 8192, device="cuda", dtype=dtype)
+    for precision in torch_precisions(cuda=True):
+        row = PRECISIONS[precision]
+        torch.backends.cuda.matmul.allow_tf32 = row.tf32
+        a = torch.randn(8192, 8192, device="cuda", dtype=getattr(torch, row.torch_dtype))
         rates[precision] = 2 * 8192**3 / milliseconds(lambda t: t[0] @ t[0], [a], calls=1) * 1e3
     torch.backends.cuda.matmul.allow_tf32 = before
     return rates

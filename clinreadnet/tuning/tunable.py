@@ -18,7 +18,7 @@ from clinreadnet.kernels.compile import (
     sobel_stem_case,
     window_attention_case,
 )
-from clinreadnet.precision import BUDGETS
+from clinreadnet.precision import PRECISIONS
 from clinreadnet.spec import SIZE
 
 Config = Mapping[str, Any]
@@ -81,7 +81,7 @@ def _sobel_stem(padded: str) -> Tunable:
             def op(tensors: Sequence[Tensor], impl: Impl) -> Tensor:
                 return sobel_stem(*tensors, impl=impl)
 
-            made.append(Example(name, (x, weight, bias), op, BUDGETS[precision]))
+            made.append(Example(name, (x, weight, bias), op, PRECISIONS[precision].budget))
         return made
 
     tiles = [(2, 32), (2, 64), (4, 16), (4, 32), (4, 64), (8, 16), (8, 32)]
@@ -114,7 +114,9 @@ def _window_attention(dtype: str, padded: str) -> Tunable:
                 torch.rand(heads, device=device) + 0.5,
                 torch.full((heads, 3), 1 / 3, device=device),
             )
-            made.append(Example(f"stage {stage + 1}", tensors, op, BUDGETS[DTYPES[dtype]]))
+            made.append(
+                Example(f"stage {stage + 1}", tensors, op, PRECISIONS[DTYPES[dtype]].budget)
+            )
         return made
 
     rows = [m for m in (16, 32, 64, 128) if m <= int(padded)]
@@ -163,7 +165,7 @@ def _attention_block(dtype: str, channels: str) -> Tunable:
             torch.rand(heads, device=device) + 0.5,
             torch.full((heads, 3), 1 / 3, device=device),
         )
-        return [Example(f"{c} channels", tensors, op, BUDGETS[DTYPES[dtype]])]
+        return [Example(f"{c} channels", tensors, op, PRECISIONS[DTYPES[dtype]].budget)]
 
     return Tunable(
         candidates=tuple(
@@ -187,7 +189,7 @@ def _mlp(dtype: str, channels: str) -> Tunable:
 
         shapes = (c,), (c,), (4 * c, c), (4 * c,), (c, 4 * c), (c,)
         tensors = _block_input(dtype, c, device), *_layers(dtype, device, *shapes)
-        return [Example(f"{c} channels", tensors, op, BUDGETS[DTYPES[dtype]])]
+        return [Example(f"{c} channels", tensors, op, PRECISIONS[DTYPES[dtype]].budget)]
 
     precision = {"precision": "tf32x3"} if dtype == "float32" else {}
     tiles = itertools.product((32, 64, 128), (16, 32, 64), (4, 8), (1, 2))

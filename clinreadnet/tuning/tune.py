@@ -25,7 +25,7 @@ from rich.table import Table
 from torch import Tensor
 
 from clinreadnet.console import progress_bar
-from clinreadnet.errors import CheckFailed, InputError
+from clinreadnet.errors import CheckFailed, InputError, first_line
 from clinreadnet.files import whole_file
 from clinreadnet.kernels.compile import SHARED_MEMORY, Case, resources
 from clinreadnet.kernels.launch import CONFIGS, config_file, file_name, gpu_of, trial
@@ -108,7 +108,7 @@ def compile_obstacle(cases: Sequence[Case]) -> str | None:
         try:
             taken = resources(case)
         except Exception as error:  # whatever stops the compiler rules the candidate out
-            return f"does not compile: {str(error).strip().splitlines()[0]}"
+            return f"does not compile: {first_line(error)}"
         if taken.stack:
             return f"spills {taken.stack} bytes"
         limit = SHARED_MEMORY[_nearest(case.capability)] * 1024

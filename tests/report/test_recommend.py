@@ -28,7 +28,7 @@ def artifact(precision: str, score: float | None, status: str = "passed") -> Art
     return Artifact(
         file=f"clinreadnet.{precision}.onnx",
         kind="onnx",
-        precision=precision,  # type: ignore[arg-type]
+        precision=precision,
         sha256=precision * 16,
         size=1,
         batch=BATCH,

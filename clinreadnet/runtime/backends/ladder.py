@@ -11,7 +11,7 @@ from typing import Protocol
 from numpy.typing import ArrayLike
 
 from clinreadnet.errors import BackendUnavailable, InputError, OutOfMemory
-from clinreadnet.precision import BUDGETS
+from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.backends.flavours import FlavourMissing, load_flavour
 from clinreadnet.runtime.backends.onnxruntime import CPU, CUDA, OnnxRuntimeBackend, offers_cuda
 from clinreadnet.runtime.backends.tensorrt import TensorRTBackend
@@ -178,7 +178,7 @@ def _of_precision(
     if not found:
         held = ", ".join(dict.fromkeys(a.precision for a in artifacts))
         raise BackendUnavailable(f"{bundle}: no {what} in precision {precision!r}; it holds {held}")
-    return sorted(found, key=lambda a: BUDGETS[a.precision])
+    return sorted(found, key=lambda a: PRECISIONS[a.precision].budget)
 
 
 def _batch(artifact: Artifact, wanted: Wanted, usual: int) -> int:
