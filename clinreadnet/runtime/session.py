@@ -33,8 +33,8 @@ from clinreadnet.errors import (
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.backends.ladder import (
     BACKENDS,
-    Opened,
-    Wanted,
+    LoadedBackend,
+    SessionOptions,
     check_backends,
     open_backend,
 )
@@ -109,13 +109,13 @@ class Session:
             )
         self.refused: dict[str, str] = {}
         golden = read_golden(self.bundle, self.manifest.golden, first=SELF_TEST_SLICES)
-        opened = self._climb(ladder, Wanted(precision, batch, workers, threads), golden)
-        self._backend = opened.backend
+        loaded = self._climb(ladder, SessionOptions(precision, batch, workers, threads), golden)
+        self._backend = loaded.backend
         # Also where nobody closes the session: before the interpreter takes CUDA's modules apart.
-        self._free = weakref.finalize(self, opened.backend.close)
-        self.artifact: Artifact = opened.artifact
-        self.verdict: Verdict = opened.verdict
-        self.batch: int = opened.batch
+        self._free = weakref.finalize(self, loaded.backend.close)
+        self.artifact: Artifact = loaded.artifact
+        self.verdict: Verdict = loaded.verdict
+        self.batch: int = loaded.batch
         self._slots = threading.Semaphore(workers)
         self._workers = workers
         self._closing = threading.Lock()
@@ -229,17 +229,17 @@ class Session:
         self.close()
 
     def _climb(
-        self, ladder: tuple[str, ...], wanted: Wanted, golden: dict[str, NDArray[Any]]
-    ) -> Opened:
+        self, ladder: tuple[str, ...], options: SessionOptions, golden: dict[str, NDArray[Any]]
+    ) -> LoadedBackend:
         """Return the first backend that opens and passes; note why those before it do not."""
         failure: CheckFailed | BackendError | None = None
         for name in ladder:
             try:
-                opened = open_backend(name, self.bundle, self.manifest, wanted)
+                loaded = open_backend(name, self.bundle, self.manifest, options)
                 try:
-                    self._self_test(name, opened, golden)
+                    self._self_test(name, loaded, golden)
                 except BaseException:
-                    opened.backend.close()
+                    loaded.backend.close()
                     raise
             except Untrusted:
                 raise
@@ -251,16 +251,16 @@ class Session:
                     failure = failure or error
                 continue
             self.backend = name
-            return opened
+            return loaded
         reasons = "; ".join(f"{name}: {reason}" for name, reason in self.refused.items())
         kind = BackendUnavailable if failure is None else type(failure)
         raise kind(f"{self.bundle}: no backend works here ({reasons})") from failure
 
-    def _self_test(self, name: str, opened: Opened, golden: dict[str, NDArray[Any]]) -> None:
-        artifact = opened.artifact
+    def _self_test(self, name: str, loaded: LoadedBackend, golden: dict[str, NDArray[Any]]) -> None:
+        artifact = loaded.artifact
         limit = SELF_TEST_SLACK * PRECISIONS[artifact.precision].budget
         found = reproduce(
-            opened.backend.run, golden["hu"], golden, limit, smallest=artifact.batch.min
+            loaded.backend.run, golden["hu"], golden, limit, smallest=artifact.batch.min
         )
         for failure in found.failures():
             raise CheckFailed(

@@ -235,14 +235,14 @@ class _Lane:
         cuda = backend._cuda
         self.host: dict[str, NDArray[Any]] = {}
         self.device: dict[str, Any] = {}
-        self._runs: dict[int, _Run] = {}
+        self._runs: dict[int, _PreparedBatch] = {}
         self._scratch: list[Any] = []
         self.stream: Any = cuda.Stream()
         try:
             for name, dtype in backend._dtypes.items():
                 self.host[name] = cuda.pagelocked_empty((batch, *_SHAPES[name]), dtype)
                 self.device[name] = cuda.mem_alloc(self.host[name].nbytes)
-            self._runs[batch] = _Run(backend, self, batch)
+            self._runs[batch] = _PreparedBatch(backend, self, batch)
         except BaseException:
             self.close()
             raise
@@ -251,7 +251,7 @@ class _Lane:
         n = len(hu)
         run = self._runs.get(n)
         if run is None:
-            run = self._runs[n] = _Run(self._backend, self, n)
+            run = self._runs[n] = _PreparedBatch(self._backend, self, n)
         with np.errstate(over="ignore"):  # far above the encoded range either way
             np.copyto(run.host["hu"], hu, casting="unsafe")
         run.launch()
@@ -281,7 +281,7 @@ class _Lane:
         self.stream = None  # freed here and now, where its context is current
 
 
-class _Run:
+class _PreparedBatch:
     """What a lane needs for one batch size: an execution context and, captured, its work."""
 
     def __init__(self, backend: TensorRTBackend, lane: _Lane, n: int) -> None:
