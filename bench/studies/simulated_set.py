@@ -13,12 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from clinreadnet.data.ldctiqa import LdctiqaFolder, read_ldctiqa
-from clinreadnet.metrics import correlations, srocc
+from clinreadnet.metrics import Interval, correlations, srocc
 from clinreadnet.simulator.radiologists import CHALLENGE_LABELS
 
 # Whole anatomies, about as many images as the challenge has labels.
@@ -61,6 +61,7 @@ def summarise(folder: Path) -> dict[str, Any]:
     source = [place[image["denoised_from"]] for image in images if image["denoiser"]]
     others = (votes.sum(axis=1, keepdims=True) - votes) / (votes.shape[1] - 1)
     fewest = scan & (views == views.min())
+    best = cast("dict[str, Interval]", correlations(quality, labels))
     histogram = np.bincount(np.rint(labels * 5).astype(int), minlength=len(CHALLENGE_LABELS))
     cumulative = np.cumsum(histogram) / len(labels)
     challenge = np.cumsum(CHALLENGE_LABELS) / sum(CHALLENGE_LABELS)
@@ -101,10 +102,7 @@ def summarise(folder: Path) -> dict[str, Any]:
         "share_of_copies_as_good_as_their_source": round(
             float(np.mean(quality[~scan] >= quality[source])), 3
         ),
-        "ceiling": {
-            name: round(metric["value"], 4)
-            for name, metric in correlations(quality, labels).items()
-        },
+        "ceiling": {name: round(metric["value"], 4) for name, metric in best.items()},
     }
 
 

@@ -10,9 +10,9 @@ from clinreadnet.errors import InputError, first_line
 from clinreadnet.precision import PRECISIONS, lowered_precisions
 
 
-def onnx_type(precision: str) -> int:
-    """Return ONNX's number of the type of a precision's weights and activations."""
-    return int(getattr(TensorProto, PRECISIONS[precision].onnx_type))
+def onnx_type(precision: str) -> TensorProto.DataType:
+    """Return ONNX's type of a precision's weights and activations."""
+    return getattr(TensorProto, PRECISIONS[precision].onnx_type)
 
 
 def emulate(content: bytes) -> bytes:

@@ -200,7 +200,7 @@ def test_a_backend_that_fails_its_self_test_is_closed_and_the_ladder_goes_on(
             self.wanted = provider
 
         def run(self, hu: Any) -> Any:
-            outputs = super().run(hu)
+            outputs = dict(super().run(hu))
             return outputs | {"score": outputs["score"] + 0.1 * (self.wanted == CUDA)}
 
         def close(self) -> None:

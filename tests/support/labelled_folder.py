@@ -18,7 +18,8 @@ def make_labelled_folder(
     """
     (root / "image").mkdir(parents=True)
     rng = np.random.default_rng(seed)
-    scores, images = {}, {}
+    scores: dict[str, float] = {}
+    images: dict[str, dict[str, float]] = {}
     for i in range(4 * anatomies):
         noise = 0.02 * (1 + i % 4)
         image = np.clip(0.7 + noise * rng.standard_normal((512, 512)), 0, 1).astype(np.float32)
