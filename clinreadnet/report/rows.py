@@ -6,30 +6,39 @@ and with its kind as ``op``. What measures makes a row, what reports reads the s
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 Ratio = tuple[float, float, float]
 """A ratio and the ends of its 95 % interval."""
 
 
-class RecordedRow(Protocol):
-    """What every kind of row has."""
+@dataclass(frozen=True)
+class RecordedRow(ABC):
+    """A row of any kind."""
 
-    @classmethod
-    def from_json(cls, facts: Mapping[str, Any]) -> Self:
-        """Read a row back; raises KeyError, TypeError or ValueError where it is not one."""
-        ...
+    OP: ClassVar[str]
+    """The kind, as ``op`` in the JSON."""
 
     @classmethod
     def holds(cls, facts: Mapping[str, Any]) -> bool:
         """Whether the facts are of this kind."""
-        ...
+        return facts.get("op") == cls.OP
+
+    @classmethod
+    @abstractmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> Self:
+        """Read a row back.
+
+        Raises:
+            KeyError, TypeError, ValueError: the facts are not those of a row.
+        """
 
     def to_json(self) -> dict[str, Any]:
         """Return the row as plain JSON values."""
-        ...
+        return {"op": self.OP, **asdict(self)}
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,7 @@ class WarmUp:
 
 
 @dataclass(frozen=True)
-class BenchRow:
+class BenchRow(RecordedRow):
     """One way to run the network, at one batch.
 
     Attributes:
@@ -101,7 +110,7 @@ class BenchRow:
     after: Mapping[str, Any] = field(default_factory=dict)
     others_busy: float | None = None
 
-    OP: ClassVar = "network"
+    OP: ClassVar[str] = "network"
 
     @property
     def title(self) -> str:
@@ -119,21 +128,8 @@ class BenchRow:
         return self.batch / self.p50
 
     @classmethod
-    def holds(cls, facts: Mapping[str, Any]) -> bool:
-        """Whether the facts are of this kind."""
-        return facts.get("op") == cls.OP
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the row as plain JSON values."""
-        return {"op": self.OP, **asdict(self)}
-
-    @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> Self:
-        """Read a row back.
-
-        Raises:
-            KeyError, TypeError, ValueError: the facts are not those of a row.
-        """
+        """Read a row back; raises as `RecordedRow.from_json`."""
         low, high = facts["interval"]
         ratio, warm_up, busy = (facts.get(key) for key in ("ratio", "warm_up", "others_busy"))
         return cls(
@@ -171,7 +167,7 @@ def row_id(candidate: str, precision: str, batch: int, clock: str) -> str:
 
 
 @dataclass(frozen=True)
-class ColdStartRow:
+class ColdStartRow(RecordedRow):
     """Loading one candidate and running one slice in a new process.
 
     Attributes:
@@ -188,20 +184,11 @@ class ColdStartRow:
     load: float
     first: float
 
-    OP: ClassVar = "cold-start"
-
-    @classmethod
-    def holds(cls, facts: Mapping[str, Any]) -> bool:
-        """Whether the facts are of this kind."""
-        return facts.get("op") == cls.OP
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the row as plain JSON values."""
-        return {"op": self.OP, **asdict(self)}
+    OP: ClassVar[str] = "cold-start"
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> Self:
-        """Read a row back; raises as `BenchRow.from_json`."""
+        """Read a row back; raises as `RecordedRow.from_json`."""
         return cls(
             candidate=str(facts["candidate"]),
             precision=str(facts["precision"]),
@@ -212,7 +199,7 @@ class ColdStartRow:
 
 
 @dataclass(frozen=True)
-class OpRow:
+class OpRow(RecordedRow):
     """One op of the network on the processor, and the least time that it could take there.
 
     Attributes:
@@ -243,20 +230,11 @@ class OpRow:
     variation: float = 0.0
     marks: tuple[str, ...] = ()
 
-    OP: ClassVar = "op"
-
-    @classmethod
-    def holds(cls, facts: Mapping[str, Any]) -> bool:
-        """Whether the facts are of this kind."""
-        return facts.get("op") == cls.OP
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the row as plain JSON values."""
-        return {"op": self.OP, **asdict(self)}
+    OP: ClassVar[str] = "op"
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> Self:
-        """Read a row back; raises as `BenchRow.from_json`."""
+        """Read a row back; raises as `RecordedRow.from_json`."""
         p50, percent, interval = (facts.get(key) for key in ("p50", "percent_of_limit", "interval"))
         return cls(
             what=str(facts["what"]),
@@ -275,7 +253,7 @@ class OpRow:
 
 
 @dataclass(frozen=True)
-class KernelRow:
+class KernelRow(RecordedRow):
     """A kernel on a GPU beside what PyTorch alone can do.
 
     Attributes:
@@ -313,7 +291,7 @@ class KernelRow:
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> Self:
-        """Read a row back; raises as `BenchRow.from_json`."""
+        """Read a row back; raises as `RecordedRow.from_json`."""
         stage, rate = facts.get("stage"), facts.get("copy_bytes_per_second")
         return cls(
             op=str(facts["op"]),
