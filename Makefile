@@ -31,7 +31,8 @@ format: $(INSTALLED)  ## apply the formatting
 	$(BIN)/ruff format .
 
 typecheck: .typecheck/.installed  ## check types
-	MYPYPATH=.typecheck $(BIN)/mypy -p clinreadnet
+	MYPYPATH=.typecheck $(BIN)/mypy -p clinreadnet -p bench
+	MYPYPATH=.typecheck:tests:. $(BIN)/mypy --config-file tests/mypy.ini tests
 
 bench: $(INSTALLED) bundle/manifest.json  ## measure everything this machine can run
 	$(BIN)/python -m pytest bench

@@ -11,6 +11,18 @@ from rich.console import Console
 
 from clinreadnet.cli.common import Force, Json, Plot, print_json
 from clinreadnet.errors import CheckFailed, InputError
+from clinreadnet.precision import (
+    DEFAULT_ENGINE_PRECISION,
+    DEFAULT_PRECISIONS,
+    PRECISIONS,
+    lowered_precisions,
+    spelled,
+)
+
+_ENGINES_ALONE = spelled([row.name for row in PRECISIONS.values() if not row.has_graph])
+_KNOWN = [
+    row.name if row.has_graph else f"{row.name} (engines alone)" for row in PRECISIONS.values()
+]
 
 
 def export(
@@ -23,16 +35,15 @@ def export(
     precision: Annotated[
         list[str] | None,
         typer.Option(
-            help="fp32, tf32 (engines alone), fp16, bf16, int8 or fp8, repeatable; "
-            "default fp32 and fp16."
+            help=f"{spelled(_KNOWN)}, repeatable; default {spelled(DEFAULT_PRECISIONS, 'and')}."
         ),
     ] = None,
     fp32_islands: Annotated[
         str,
         typer.Option(
             metavar="default|auto",
-            help="What stays float32 in fp16 and bf16 graphs: the network's own islands, or the "
-            "smallest set of operators that keeps the parity budget.",
+            help=f"What stays float32 in {spelled(lowered_precisions(), 'and')} graphs: the "
+            "network's own islands, or the smallest set of operators that keeps the parity budget.",
         ),
     ] = "default",
     flavour: Annotated[
@@ -47,7 +58,10 @@ def export(
     ] = None,
     engine_precision: Annotated[
         list[str] | None,
-        typer.Option(help="Precision of the engines, repeatable; default fp16, and tf32 if asked."),
+        typer.Option(
+            help="Precision of the engines, repeatable; default "
+            f"{DEFAULT_ENGINE_PRECISION}, and {_ENGINES_ALONE} if asked."
+        ),
     ] = None,
     engines: Annotated[bool, typer.Option(help="Build TensorRT engines.")] = True,
     batch: Annotated[
@@ -160,7 +174,7 @@ def export(
         raise InputError("give --out, or --check with or without --graph, or --triton-server")
     try:
         from clinreadnet.export.bundle import export_bundle, parse_batch
-        from clinreadnet.export.engines.options import DEFAULT_PRECISIONS, BuildOptions
+        from clinreadnet.export.engines.options import BuildOptions
     except ModuleNotFoundError as error:
         raise InputError(
             f'export needs {error.name}; run `pip install "clinreadnet[cpu,export]"`'

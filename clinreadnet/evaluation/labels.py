@@ -15,8 +15,6 @@ from clinreadnet.data.ldctiqa import (
     LdctiqaFolder,
     check_images,
     read_ldctiqa,
-    read_simulation,
-    recorded_quality,
 )
 from clinreadnet.errors import InputError
 from clinreadnet.metrics import Correlations, correlations, srocc
@@ -108,7 +106,7 @@ def ceiling(folder: LdctiqaFolder) -> Correlations | None:
     Returns:
         What a perfect model of the quality would score; None where it is not recorded.
     """
-    quality = recorded_quality(read_simulation(folder))
+    quality = folder.quality
     return None if quality is None else correlations(quality, folder.scores)
 
 
@@ -118,8 +116,7 @@ def parts(folder: LdctiqaFolder, predicted: NDArray[np.float64]) -> dict[str, Pa
     Returns:
         "scans" and the denoisers' names; empty where the folder is not a simulated one.
     """
-    records = read_simulation(folder)
-    quality = recorded_quality(records)
+    records, quality = folder.records, folder.quality
     if records is None or quality is None:
         return {}
     kinds = np.array([record.get("denoiser") or "scans" for record in records])

@@ -11,9 +11,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from rich.table import Table
 
-from clinreadnet.data.ldctiqa import (
-    read_simulation,
-)
 from clinreadnet.data.slices import SliceRef, find_slices
 from clinreadnet.errors import InputError
 from clinreadnet.evaluation.labels import open_labelled, score_folder
@@ -122,7 +119,7 @@ def evaluate_order(
             recorded slice that is not among ``clean``.
     """
     folder = open_labelled(data)
-    records = read_simulation(folder)
+    records = folder.records
     keys = {"anatomy", "noise_level", "views", "quality"}
     if records is None or not all(keys <= record.keys() for record in records):
         raise InputError(

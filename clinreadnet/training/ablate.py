@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from clinreadnet.console import console
 from clinreadnet.errors import InputError
 from clinreadnet.evaluation.labels import evaluate
 from clinreadnet.files import whole_file
+from clinreadnet.machine import git_commit
 from clinreadnet.training.ablation_table import METRICS, Mean, markdown
 from clinreadnet.training.config import TrainConfig
 from clinreadnet.training.run import train
@@ -72,7 +72,7 @@ def ablate(
     Raises:
         InputError: unusable data, or ``out`` holds an ablation with other settings.
     """
-    out, commit = Path(out), _commit()
+    out, commit = Path(out), git_commit()
     settings = {
         "config": {k: v for k, v in asdict(config).items() if k != "seed"},
         "data": [Path(folder).name for folder in data],
@@ -179,12 +179,3 @@ def _scale(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "training_minutes": float(np.mean([s["training_minutes"] for s in summaries])),
         **{key: first[key] for key in ("device", "processes", "threads", "torch", "clinreadnet")},
     }
-
-
-def _commit() -> str | None:
-    """Return the commit of the source tree, None where this is installed without one."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -16,8 +16,6 @@ from clinreadnet.data.ldctiqa import (
     LdctiqaFolder,
     check_images,
     read_ldctiqa,
-    read_simulation,
-    recorded_quality,
     silent_tifffile,
 )
 from clinreadnet.data.tiles import TileLabels, read_tiles
@@ -116,7 +114,7 @@ def load_slices(
                     highlight=False,
                     soft_wrap=True,
                 )
-        quality = recorded_quality(read_simulation(one))
+        quality = one.quality
         qualities.append(np.full(len(one), np.nan) if quality is None else quality)
         groups.append(labels.astype(np.int64) + first)
         first, at = int(groups[-1].max()) + 1, at + len(one)

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import copy
 import math
-import platform
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -28,6 +26,7 @@ from clinreadnet.console import console, progress_bar
 from clinreadnet.errors import CheckFailed, InputError
 from clinreadnet.evaluation.maps import map_agreement
 from clinreadnet.files import whole_file
+from clinreadnet.machine import cpu_name
 from clinreadnet.metrics import krocc, plcc, srocc
 from clinreadnet.model.checkpoint import save_checkpoint
 from clinreadnet.spec import FINE_GRADES, MAP_SIDE
@@ -371,13 +370,7 @@ def _best(rows: Sequence[EpochRow]) -> int:
 
 
 def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        models = re.findall(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
-    except OSError:  # not Linux
-        models = []
-    return models[0].strip() if models else platform.processor() or "CPU"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
 
 
 def _is_out_of_memory(error: Exception) -> bool:

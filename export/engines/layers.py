@@ -12,38 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from clinreadnet.errors import CheckFailed
+from clinreadnet.precision import PRECISIONS, lowered_precisions
 
 LayerTypes = dict[str, dict[str, int]]
 """Number of network layers by kind and by type of their output: {"CONVOLUTION": {"HALF": 2}}."""
-
-PRODUCT_TYPE = {
-    "fp32": "FLOAT",
-    "tf32": "FLOAT",
-    "fp16": "HALF",
-    "bf16": "BF16",
-    "int8": "HALF",
-    "fp8": "HALF",
-}
-"""Type of the outputs of matrix products and convolutions, by precision."""
-QUANTIZED_TYPE = {"int8": "INT8", "fp8": "FP8"}
-"""Type between the quantise and dequantise layers around the products, by precision."""
 
 _PRODUCTS = ("MATRIX_MULTIPLY", "CONVOLUTION")
 _FLOAT32_KINDS = ("NORMALIZATION", "SOFTMAX", "REDUCE", "UNARY")
 """The float32 islands: LayerNorm, the softmaxes and their exponentials and sums, the mixture."""
 _OWN = {"CONVOLUTION": 1, "MATRIX_MULTIPLY": 2}
 """Float32 products of the network's own: the Sobel edges; what the head makes of statistics."""
-
-# As the inspector spells them: "Half", "Row major linear FP16 format".
-_BUILT_TYPE = {
-    "fp32": r"\bFloat\b|FP32",
-    "tf32": r"\bFloat\b|FP32",
-    "fp16": r"\bHalf\b|FP16",
-    "bf16": r"BFloat16|BF16",
-    "int8": r"\bInt8\b|INT8",
-    "fp8": r"FP8",
-}
-_REDUCED = r"\bHalf\b|FP16|BFloat16|BF16"
 
 
 def layers_path(engine: Path) -> Path:
@@ -69,7 +47,7 @@ def check_types(
 
     Args:
         layers: of the network.
-        precision: a key of ``PRODUCT_TYPE``.
+        precision: a name of the table in `clinreadnet.precision`.
         file: named in errors.
         chosen: number of float32 products by kind where `--fp32-islands auto` chose the islands;
             None for the network's own islands.
@@ -77,7 +55,8 @@ def check_types(
     Raises:
         CheckFailed: some layers have another type, saying which.
     """
-    wanted = PRODUCT_TYPE[precision]
+    row = PRECISIONS[precision]
+    wanted = row.tensorrt_type
     allowed = _OWN if chosen is None else chosen
     for kind in _PRODUCTS:
         types = dict(layers.get(kind, {}))
@@ -89,7 +68,7 @@ def check_types(
                 f"{file}: {kind} layers are {layers.get(kind, {})}, not {wanted}; "
                 f"this is no {precision} network"
             )
-    quantized = QUANTIZED_TYPE.get(precision)
+    quantized = row.quantized_type
     if quantized is not None and set(layers.get("QUANTIZE", {})) != {quantized}:
         raise CheckFailed(
             f"{file}: QUANTIZE layers are {layers.get('QUANTIZE', {})}, not {quantized}; "
@@ -105,7 +84,7 @@ def check_built(inspected: dict[str, Any], precision: str, file: str) -> Counter
 
     Args:
         inspected: what TensorRT's inspector says of the engine, parsed from JSON.
-        precision: a key of ``PRODUCT_TYPE``.
+        precision: a name of the table in `clinreadnet.precision`.
         file: named in errors.
 
     Returns:
@@ -124,8 +103,10 @@ def check_built(inspected: dict[str, Any], precision: str, file: str) -> Counter
                 built[str(output.get("Format/Datatype"))] += 1
     if not built:
         return built
-    if not any(re.search(_BUILT_TYPE[precision], kind) for kind in built):
+    row = PRECISIONS[precision]
+    if not any(re.search(row.built_pattern, kind) for kind in built):
         raise CheckFailed(f"{file}: built with {dict(built)}, nothing in {precision}")
-    if precision in ("fp32", "tf32") and any(re.search(_REDUCED, kind) for kind in built):
+    fewer_bits = "|".join(PRECISIONS[lower].built_pattern for lower in lowered_precisions())
+    if not row.reduced and any(re.search(fewer_bits, kind) for kind in built):
         raise CheckFailed(f"{file}: built with {dict(built)}, not in {precision} alone")
     return built

@@ -15,9 +15,6 @@ from clinreadnet.runtime.backends.flavours import Flavour, Option
 from clinreadnet.runtime.bundle.manifest import BatchRange
 from clinreadnet.runtime.gpu import find_gpus
 
-PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
-DEFAULT_PRECISIONS = ("fp32", "fp16")
-
 DEFAULT_TARGETS = ("sm86", "sm89", "sm120")
 """GeForce and RTX of the last three generations: 30, 40 and 50."""
 
@@ -67,16 +64,6 @@ class BuildOptions:
             ("platform", self.platform is not None),
         ]
         return [option for option, is_given in given if is_given]
-
-
-def check_precision(precision: str) -> None:
-    """Refuse a precision that cannot be exported.
-
-    Raises:
-        InputError: the message lists the known ones.
-    """
-    if precision not in PRECISIONS:
-        raise InputError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
 
 
 def check_options(options: BuildOptions, flavour: Flavour) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.uid import (
+    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -149,7 +150,7 @@ def test_position_is_taken_along_the_normal_of_a_tilted_slice(tmp_path: Path) ->
 def test_legacy_converted_enhanced_ct_is_read(tmp_path: Path) -> None:
     path = write_enhanced_ct(tmp_path / "e.dcm", 2)
     ds = pydicom.dcmread(path)
-    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = LEGACY_ENHANCED_CT
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = UID(LEGACY_ENHANCED_CT)
     ds.save_as(path)
     assert len(read_headers(path)) == 2
 

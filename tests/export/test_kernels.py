@@ -19,6 +19,7 @@ from triton import knobs  # noqa: E402
 from clinreadnet.cli import app  # noqa: E402
 from clinreadnet.export import kernels as cubin  # noqa: E402
 from clinreadnet.kernels.compile import SHARED_MEMORY, Resources  # noqa: E402
+from clinreadnet.precision import PRECISIONS  # noqa: E402
 
 pytestmark = pytest.mark.compile
 PTX_TYPES = {"CUdeviceptr": "u64", "int32_t": "u32"}
@@ -159,7 +160,7 @@ def test_a_launch_is_what_the_launcher_does(
     precision: str,
 ) -> None:
     """Run the launcher with a kernel that only looks at how it is launched."""
-    dtype = cubin.PRECISIONS[precision]
+    dtype = getattr(torch, PRECISIONS[precision].torch_dtype)
     module = importlib.import_module(f"clinreadnet.kernels.ops.{op}.kernel")
     launches: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
 

@@ -1,4 +1,5 @@
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ def poisoned() -> Iterator[None]:
 def count_launches(monkeypatch: pytest.MonkeyPatch) -> Callable[[object], list[str]]:
     """Watch a kernel's module: the list grows with each launch."""
 
-    def watch(module: object) -> list[str]:
+    def watch(module: Any) -> list[str]:
         launched: list[str] = []
         wrap = module.wrap_triton
 

@@ -26,7 +26,9 @@ def make_labelled_folder(
     """
     (root / "image").mkdir(parents=True)
     rng = np.random.default_rng(seed)
-    scores, images, labels = {}, {}, {}
+    scores: dict[str, float] = {}
+    images: dict[str, dict[str, float]] = {}
+    labels: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for i in range(4 * anatomies):
         noise = np.full((512, 512), 0.02 * (1 + i % 4))
         if tiles:

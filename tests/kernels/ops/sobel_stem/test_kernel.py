@@ -94,8 +94,8 @@ def test_constant_image_has_no_edges(poisoned, within_budget, device: str) -> No
 @pytest.mark.parametrize("needed", [(1, 1, 1), (0, 1, 1), (1, 0, 0)], ids=str)
 def test_gradients_are_the_references(device: str, needed: tuple[int, int, int]) -> None:
     def gradients(impl: str) -> list[Tensor | None]:
-        args = stem_inputs(2, 7, 10, 16, torch.float32, torch.float32)
-        args = [a.to(device).requires_grad_(bool(n)) for a, n in zip(args, needed, strict=True)]
+        made = stem_inputs(2, 7, 10, 16, torch.float32, torch.float32)
+        args = [a.to(device).requires_grad_(bool(n)) for a, n in zip(made, needed, strict=True)]
         out = sobel_stem(*args, impl=impl)
         out.backward(torch.linspace(-1, 1, out.numel(), device=device).reshape(out.shape))
         return [a.grad for a in args]
