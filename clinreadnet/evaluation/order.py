@@ -129,10 +129,10 @@ def evaluate_order(
     originals = _originals(records, clean)
     model = load_checkpoint(checkpoint or pretrained_path())
     limits = {
-        anatomy: float(predict(model, np.rint(ref.load()).astype(np.int16)[None])[0])
+        anatomy: float(predict(model, np.rint(ref.load()).astype(np.int16)[None])["score"][0])
         for anatomy, ref in originals.items()
     }
-    return degradation_order(folder.names, score_folder(folder, model), records, limits)
+    return degradation_order(folder.names, score_folder(folder, model)["score"], records, limits)
 
 
 def _originals(
@@ -144,6 +144,8 @@ def _originals(
     found = {Path(ref.name).name: ref for ref in find_slices(clean)}
     originals: dict[int, SliceRef] = {}
     for record in records:
+        if record.get("variant", 0):  # another view of the slice, which no file holds
+            continue
         source = record.get("slice", "a phantom")
         if source not in found:
             raise InputError(

@@ -224,7 +224,11 @@ class ClinReadNet(nn.Module):
     def predict(self, hu: Tensor) -> tuple[Prediction, TileVotes]:
         """Score slices, and return what their tiles vote too; as ``forward``."""
         stem = self.stem(encode(hu))
-        score, probs, quality_map, tiles = self.head(self.attend(stem))
+        return self.read(self.attend(stem), stem)
+
+    def read(self, tokens: Tensor, stem: Tensor) -> tuple[Prediction, TileVotes]:
+        """Return what the last stage's tokens, and the stem's, say; see ``predict``."""
+        score, probs, quality_map, tiles = self.head(tokens)
         novelty = self.novelty(self.statistics(stem))
         return Prediction(score, probs, quality_map, novelty), tiles
 

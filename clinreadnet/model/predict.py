@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clinreadnet.model.network import ClinReadNet
+from clinreadnet.model.network import ClinReadNet, encode
 from clinreadnet.spec import FINE_GRADES, MAP_SIDE, OUTPUTS
 
 
@@ -21,7 +21,8 @@ def predict(
         batch_size: slices at a time.
 
     Returns:
-        ``score`` [n], ``probs`` [n, 21], ``quality_map`` [n, 16, 16], ``novelty`` [n].
+        ``score`` [n], ``probs`` [n, 21], ``quality_map`` [n, 16, 16], ``novelty`` [n], and the
+        scores [n] of what the head joins, ``mixture`` and ``image``.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -29,10 +30,14 @@ def predict(
     with torch.inference_mode():
         for first in range(0, len(hu), batch_size):
             batch = torch.from_numpy(hu[first : first + batch_size]).to(device)
-            prediction = model(batch[:, None].float())
-            parts.append([getattr(prediction, name).double().cpu().numpy() for name in OUTPUTS])
+            stem = model.stem(encode(batch[:, None].float()))
+            tokens = model.attend(stem)
+            prediction, _ = model.read(tokens, stem)
+            outputs = [*prediction, *model.head.experts(tokens)]
+            parts.append([output.double().cpu().numpy() for output in outputs])
+    names = (*OUTPUTS, "mixture", "image")
     if not parts:
         empty = {"probs": (0, FINE_GRADES), "quality_map": (0, MAP_SIDE, MAP_SIDE)}
-        return {name: np.zeros(empty.get(name, (0,))) for name in OUTPUTS}
+        return {name: np.zeros(empty.get(name, (0,))) for name in names}
     joined = zip(*parts, strict=True)
-    return {name: np.concatenate(part) for name, part in zip(OUTPUTS, joined, strict=True)}
+    return {name: np.concatenate(part) for name, part in zip(names, joined, strict=True)}

@@ -239,6 +239,14 @@ class OrdinalHead(nn.Module):
         logits = self.gain.to(mixture) * (mixture + MIXTURE_EPS).log()
         return logits + self._image(pooled)
 
+    def experts(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, H, W, C] -> scores [B] of the mixture of votes alone, and of the MLP alone."""
+        tokens, tiles = self.tiles(x)
+        weights = tiles.weights[:, None]
+        mixture = (weights @ tiles.votes)[:, 0]
+        image = self._image((weights @ tokens.to(weights.dtype))[:, 0])
+        return self.expectation(mixture), self.expectation(image.softmax(dim=-1))
+
     def expectation(self, probs: Tensor) -> Tensor:
         """[..., 21] -> [...], in grades 0...4."""
         return (probs * (self.grade_index.to(probs.dtype) * FINE_STEP)).sum(dim=-1)

@@ -106,7 +106,7 @@ def test_tiles_go_with_their_pixels(crop: int) -> None:
 
 def test_crops_show_some_body() -> None:
     weight = np.zeros((60, 16, 16), np.float32)
-    weight[:, 12:, 12:] = 1
+    weight[:, 8:, 8:] = 1
     drawn = Draws.draw(np.random.default_rng(2), weight, 512, 256)
     tiles = augment_tiles(torch.from_numpy(weight), drawn)
     assert (tiles.mean(dim=(1, 2)) >= 0.15).float().mean() > 0.9

