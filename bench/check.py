@@ -16,26 +16,33 @@ from pathlib import Path
 from bench.measure.machine import this_machine
 from bench.recording import RESULTS, ROOT, measure
 from clinreadnet.errors import ClinReadNetError, InputError
-from clinreadnet.report.results import Row, Run, newest_runs, read_run
+from clinreadnet.report.results import RecordedRun, newest_runs, read_run
+from clinreadnet.report.rows import BenchRow
 
 SLOWER = 1.10
 BENCHES = ("bench/test_network.py", "-k", "test_network and not torch")
 """Measured again: everything that is deployed and its peers, without compilers."""
 
 
-def regressions(before: Sequence[Row], now: Sequence[Row]) -> list[str]:
+def regressions(before: Sequence[BenchRow], now: Sequence[BenchRow]) -> list[str]:
     """Return a line for each row that became significantly slower."""
     old = {row.name: row for row in before}
     return [
-        f"{row.name}: {1e3 * row.p50:.4g} ms ({1e3 * row.low:.4g} … {1e3 * row.high:.4g}), was "
-        f"{1e3 * was.p50:.4g} ({1e3 * was.low:.4g} … {1e3 * was.high:.4g}): "
+        f"{row.name}: {_milliseconds(row)}, was {_milliseconds(was).replace(' ms', '')}: "
         f"{100 * (row.p50 / was.p50 - 1):.0f} % slower"
         for row in now
-        if (was := old.get(row.name)) and row.p50 > SLOWER * was.p50 and row.low > was.high
+        if (was := old.get(row.name))
+        and row.p50 > SLOWER * was.p50
+        and row.interval[0] > was.interval[1]
     ]
 
 
-def committed(run: Run) -> bool:
+def _milliseconds(row: BenchRow) -> str:
+    p50, low, high = (1e3 * seconds for seconds in (row.p50, *row.interval))
+    return f"{p50:.4g} ms ({low:.4g} … {high:.4g})"
+
+
+def committed(run: RecordedRun) -> bool:
     """Return whether the file is committed without changes."""
     command = ["git", "status", "--porcelain", "--", str(run.path)]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from clinreadnet.machine import git_commit
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
 COMMIT_VARIABLE = "CLINREADNET_COMMIT"
@@ -18,15 +20,7 @@ COMMIT_VARIABLE = "CLINREADNET_COMMIT"
 
 def current_commit() -> str | None:
     """Return the commit in hexadecimal digits, or None outside a checkout."""
-    if given := os.environ.get(COMMIT_VARIABLE):
-        return given
-    command = ["git", "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
+    return os.environ.get(COMMIT_VARIABLE) or git_commit(ROOT)
 
 
 def results_file(machine: str, commit: str) -> Path:

@@ -11,16 +11,17 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.measure.networks import Candidate, Found, find
+from bench.measure.groups import Groups
+from bench.measure.networks import Candidate, Candidates, find
 from bench.measure.timing import REPLAY
 from clinreadnet.errors import InputError
+from clinreadnet.report.rows import BenchRow, ColdStartRow, row_id
 from clinreadnet.runtime.gpu import find_gpus
 from clinreadnet.scoring.series import default_bundle
 
@@ -32,7 +33,7 @@ BUNDLE = default_bundle().resolve()
 try:
     FOUND = find(BUNDLE)
 except InputError as error:
-    FOUND = Found((), {"bundle": str(error)})
+    FOUND = Candidates((), {"bundle": str(error)})
 
 pytestmark = pytest.mark.benchmark(timer=REPLAY)
 
@@ -47,7 +48,7 @@ def rows() -> list[Any]:
             batch,
             clock,
             candidate,
-            id=f"{candidate.title}-batch-{batch}-{clock.replace(' ', '-')}",
+            id=row_id(candidate.name, candidate.precision, batch, clock),
         )
         for batch in (GPU_BATCHES if find_gpus() else CPU_BATCHES)
         for candidate in FOUND.candidates
@@ -58,18 +59,18 @@ def rows() -> list[Any]:
 
 @pytest.mark.parametrize(("batch", "clock", "candidate"), rows())
 def test_network(
-    groups: Any,
-    record: Callable[[dict[str, Any]], None],
+    groups: Groups,
+    record: Callable[[BenchRow, Sequence[float]], None],
     batch: int,
     clock: str,
     candidate: Candidate,
 ) -> None:
-    facts, failure = groups.row(batch, clock, candidate.title)
-    if failure is not None:
-        if "outside the profile" in failure:
-            pytest.skip(failure)
-        pytest.fail(failure, pytrace=False)
-    record(facts)
+    found = groups.row(batch, clock, candidate.title)
+    if isinstance(found, str):
+        if "outside the profile" in found:
+            pytest.skip(found)
+        pytest.fail(found, pytrace=False)
+    record(found.row, found.seconds)
 
 
 @pytest.mark.parametrize("backend", sorted(FOUND.missing))
@@ -79,7 +80,9 @@ def test_missing(backend: str) -> None:
 
 
 @pytest.mark.parametrize("candidate", FOUND.candidates, ids=lambda c: c.title)
-def test_cold_start(benchmark: BenchmarkFixture, candidate: Candidate) -> None:
+def test_cold_start(
+    record: Callable[[ColdStartRow, Sequence[float]], None], candidate: Candidate
+) -> None:
     """A new process: import, load, first run of one slice, with empty compiler caches."""
     rounds = 1 if candidate.name in ("torch-compile", "torch-triton") else 3
     found: list[dict[str, float]] = []
@@ -99,13 +102,6 @@ def test_cold_start(benchmark: BenchmarkFixture, candidate: Candidate) -> None:
                 env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache, "TRITON_CACHE_DIR": cache},
             )
         found.append(json.loads(child.stdout.splitlines()[-1]))
-    totals = [one["load"] + one["first"] for one in found]
-    benchmark.pedantic(REPLAY.through(totals), rounds=rounds)
     fastest = min(found, key=lambda one: one["load"] + one["first"])
-    benchmark.extra_info |= {
-        "op": "cold-start",
-        "candidate": candidate.name,
-        "precision": candidate.precision,
-        "n": rounds,
-        **fastest,
-    }
+    row = ColdStartRow(candidate.name, candidate.precision, rounds, **fastest)
+    record(row, [one["load"] + one["first"] for one in found])

@@ -6,19 +6,20 @@ how much an implementation could save. On a GPU, `test_kernels.py` measures the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from bench.measure import roofline
-from bench.measure.timing import REPLAY, host_sample, interleave, marks, warm_up
+from bench.measure.timing import REPLAY, Timing, host_sample, interleave, marks, warm_up
+from clinreadnet.report.rows import OpRow
 from clinreadnet.report.statistics import median_interval, percentile, variation
 
 torch = pytest.importorskip("torch", reason="needs PyTorch")
 F = torch.nn.functional
 
 from clinreadnet.kernels import sobel_stem, window_attention  # noqa: E402
+from clinreadnet.kernels.spec import Work  # noqa: E402
 from clinreadnet.model.network import ClinReadNetConfig  # noqa: E402
 
 pytestmark = [
@@ -70,37 +71,34 @@ def runner(name: str) -> Callable[[], object]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@torch.inference_mode()
 def test_ops(
     name: str,
     rates: dict[str, float],
-    timing: dict[str, dict[str, Any]],
-    record: Callable[[dict[str, Any]], None],
+    timing: Timing,
+    record: Callable[[OpRow, Sequence[float]], None],
 ) -> None:
     work = roofline.ops(CONFIG, 1, "fp32")[name]
     op, _, stage = name.partition(" ")
     depth = CONFIG.depths[int(stage) - 1] if stage and op != "merge" else 1
-    work = roofline.Work(work.flops / depth, work.bytes / depth)
+    work = Work(work.flops / depth, work.bytes / depth)
+    run, short = runner(name), timing.at_most(1.0)
     sample = host_sample(lambda _: run(), [None])
-    run = runner(name)
-    warm = warm_up(sample, **({"seconds": 1.0} | timing["warm_up"]))
-    times = interleave({name: sample}, **({"seconds": 1.0} | timing["interleave"]))[name]
-    p50, limit = percentile(times, 50), work.limit(rates, "fp32")
-    record(
-        {
-            "times": times,
-            "op": "op",
-            "what": name,
-            "precision": "fp32",
-            "batch": 1,
-            "n": len(times),
-            "p50": p50,
-            "interval": median_interval(times),
-            "variation": variation(times),
-            "marks": marks(times, warm),
-            "flops": work.flops,
-            "bytes": work.bytes,
-            "limit": limit,
-            "percent_of_limit": 100 * limit / p50,
-        }
+    with torch.inference_mode():
+        warm = warm_up(sample, **short.warm_up)
+        times = interleave({name: sample}, **short.interleave)[name]
+    p50, limit = percentile(times, 50), roofline.limit(work, rates, "fp32")
+    row = OpRow(
+        what=name,
+        flops=work.flops,
+        bytes=work.bytes,
+        limit=limit,
+        p50=p50,
+        percent_of_limit=100 * limit / p50,
+        precision="fp32",
+        batch=1,
+        n=len(times),
+        interval=median_interval(times),
+        variation=variation(times),
+        marks=tuple(marks(times, warm)),
     )
+    record(row, times)

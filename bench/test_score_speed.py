@@ -17,6 +17,7 @@ import pydicom
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from bench.measure.sessions import session_facts
 from clinreadnet.data.slices import find_slices
 from clinreadnet.runtime import Session
 from clinreadnet.scoring.series import default_bundle, score_slices
@@ -66,8 +67,8 @@ def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def describe(benchmark: BenchmarkFixture, session: Session) -> None:
-    benchmark.extra_info |= session.describe() | {
-        "bundle": BUNDLE.name,
+    assert benchmark.stats is not None
+    benchmark.extra_info |= session_facts(session) | {
         "slices": SLICES,
         "slices_per_second": SLICES / benchmark.stats.stats.min,
     }

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from bench.measure.sessions import session_facts
 from clinreadnet.runtime import Session
 from clinreadnet.scoring.series import default_bundle
 from clinreadnet.spec import OUTPUTS
@@ -61,10 +62,11 @@ def test_overhead_at_batch_1(benchmark: BenchmarkFixture, dtype: str) -> None:
     run_baseline()
     baseline.clear()
     benchmark.pedantic(session.score, (hu,), setup=run_baseline, rounds=ROUNDS, warmup_rounds=2)
+    assert benchmark.stats is not None
     seconds = benchmark.stats.stats.data
     pairs = [one / other - 1 for one, other in zip(seconds, baseline[-len(seconds) :], strict=True)]
     overhead = statistics.median(pairs)
-    benchmark.extra_info |= session.describe() | surroundings()
+    benchmark.extra_info |= session_facts(session) | surroundings()
     benchmark.extra_info |= {
         "baseline_ms": [round(1e3 * f(baseline), 3) for f in (min, statistics.median)],
         "overhead": overhead,
@@ -90,4 +92,5 @@ def test_cold_start_to_first_score(benchmark: BenchmarkFixture) -> None:
 
     benchmark.pedantic(run, rounds=15, warmup_rounds=1)
     benchmark.extra_info |= surroundings() | {"processor_seconds": statistics.median(processor)}
+    assert benchmark.stats is not None
     assert benchmark.stats.stats.median <= COLD_START_LIMIT

@@ -25,6 +25,16 @@ if TYPE_CHECKING:
     from clinreadnet.runtime.scores import Scores
 
 
+def first_line(error: BaseException | str) -> str:
+    """Return the first line of an error, or of a message, for use inside another message.
+
+    An error without a message gives its type's name.
+    """
+    if lines := str(error).strip().splitlines():
+        return lines[0]
+    return type(error).__name__ if isinstance(error, BaseException) else "no reason given"
+
+
 class ClinReadNetError(Exception):
     """Base of the errors that this package raises for a user."""
 

@@ -7,10 +7,13 @@ whole bootstrap a few matrix products.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from clinreadnet.spec import FINE_STEP, INTERVAL_MASS
 
 Floats = NDArray[np.float64]
 
@@ -82,6 +85,52 @@ def correlations(
         krocc=_interval(values["krocc"]),
         sum=_interval(np.asarray(total)),
     )
+
+
+def grade_interval(probs: ArrayLike, mass: float = INTERVAL_MASS) -> tuple[Floats, Floats]:
+    """Return the central interval of distributions over the fine grades.
+
+    Args:
+        probs: [n, 21], probability of each grade 0, 0.2, ..., 4.
+        mass: probability inside.
+
+    Returns:
+        The lowest and the highest grade [n] of the interval.
+    """
+    below = np.cumsum(np.asarray(probs, np.float64), axis=-1)
+    tail = (1 - mass) / 2
+    # The first grade at which the tail is reached; the last sum may miss 1 by rounding.
+    low = (below < tail).sum(axis=-1)
+    high = np.minimum((below < 1 - tail).sum(axis=-1), below.shape[-1] - 1)
+    return low * FINE_STEP, high * FINE_STEP
+
+
+def coverage(probs: ArrayLike, labels: ArrayLike, mass: float = INTERVAL_MASS) -> float:
+    """Return the share of labels [n] inside the intervals of their distributions [n, 21]."""
+    low, high = grade_interval(probs, mass)
+    true = np.asarray(labels, np.float64)
+    # A label is a multiple of a fifth, as the grades are, up to rounding.
+    return float(np.mean((true > low - 0.01) & (true < high + 0.01)))
+
+
+def bootstrap(
+    statistic: Callable[[NDArray[np.int64]], float],
+    n: int,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """Return a statistic of n slices with its bootstrap percentile interval (95 %).
+
+    Args:
+        statistic: takes indices [n] of slices, some more than once.
+        n: number of slices.
+        resamples: bootstrap resamples.
+        seed: of the resampling.
+    """
+    rng = np.random.default_rng(seed)
+    draws = [np.arange(n), *rng.integers(0, n, size=(resamples, n))]
+    return _interval(np.array([statistic(draw) for draw in draws], np.float64))
 
 
 def _interval(values: Floats) -> Interval:

@@ -9,6 +9,12 @@ from __future__ import annotations
 SIZE = 512
 """Rows and columns of an input slice."""
 
+TILE = 32
+"""Side in pixels of the tiles of a quality map."""
+
+MAP_SIDE = SIZE // TILE
+"""Rows and columns of a quality map."""
+
 HU_MIN = -1000.0
 """Hounsfield units encoded as 0."""
 
@@ -16,7 +22,7 @@ HU_RANGE = 1400.0
 """Hounsfield units between the encoded values 0 and 1 (window width 1400, level -300)."""
 
 FINE_GRADES = 21
-"""Number of fine grades 0, 0.2, ..., 4: the mean of five readers on the five-point scale."""
+"""Number of fine grades 0, 0.2, ..., 4: the mean of five radiologists on the five-point scale."""
 
 FINE_STEP = 0.2
 """Distance between neighbouring fine grades."""
@@ -24,11 +30,14 @@ FINE_STEP = 0.2
 LIKERT = ("bad", "poor", "fair", "good", "excellent")
 """Words of the five-point scale, grade 0 first."""
 
+INTERVAL_MASS = 0.9
+"""Probability inside the interval that is shown beside a score."""
+
 RESEARCH_USE = "Research use only: not a medical device."
 """Shown with every score that a person sees."""
 
 
-OUTPUTS = ("score", "probs", "quality_map")
+OUTPUTS = ("score", "probs", "quality_map", "novelty")
 """Names of the graph's outputs, in order."""
 
 

@@ -17,21 +17,26 @@ from clinreadnet.errors import InputError
 from clinreadnet.export.engines.build import EngineBuilder
 from clinreadnet.export.engines.options import (
     DEFAULT_BATCH,
-    DEFAULT_PRECISIONS,
     DEFAULT_TARGETS,
     PLATFORMS,
     BuildOptions,
     check_batch,
     check_options,
-    check_precision,
     resolve_targets,
 )
 from clinreadnet.export.golden import write_golden
 from clinreadnet.export.onnx.export import check_network
 from clinreadnet.export.onnx.graphs import Graphs
-from clinreadnet.export.onnx.quantization import QUANTIZED, load_optimizer
+from clinreadnet.export.onnx.quantization import load_optimizer
 from clinreadnet.files import whole_folder
 from clinreadnet.model.checkpoint import load_checkpoint, pretrained_path
+from clinreadnet.precision import (
+    DEFAULT_ENGINE_PRECISION,
+    DEFAULT_PRECISIONS,
+    PRECISIONS,
+    find_precision,
+    quantized_precisions,
+)
 from clinreadnet.runtime.backends.flavours import FlavourMissing, load_flavour, newest
 from clinreadnet.runtime.bundle.manifest import (
     GOLDEN_NAME,
@@ -111,15 +116,16 @@ def export_bundle(
     """
     out, options = Path(out), options or BuildOptions()
     precisions = tuple(dict.fromkeys(precisions))
-    for precision in precisions:
-        check_precision(precision)
+    engines_alone = [p for p in precisions if not find_precision(p).has_graph]
     check_batch(batch)
     check_options(options, newest(flavour))
     engine_precisions = _engine_precisions(engine_precisions, precisions)
-    if targets is not None and not targets and "tf32" in precisions:
-        raise InputError("precisions=tf32: it is a precision of engines, and none are to be built")
+    if targets is not None and not targets and engines_alone:
+        raise InputError(
+            f"precisions={engines_alone[0]}: it is a precision of engines, and none are to be built"
+        )
     targets = _targets(targets, flavour, note)
-    if set(QUANTIZED) & set(precisions):
+    if set(quantized_precisions()) & set(precisions):
         load_optimizer()
     checkpoint = Path(checkpoint) if checkpoint is not None else pretrained_path(preset)
     model = load_checkpoint(checkpoint, preset=preset)
@@ -134,13 +140,11 @@ def export_bundle(
         graphs = Graphs(model, folder, Path(scratch), golden, batch, auto_islands, bar, note)
         artifacts = graphs.write(precisions)
         if targets:
-            by_precision: dict[str, Artifact] = {a.precision: a for a in artifacts}
-            if "fp32" in by_precision:
-                by_precision["tf32"] = by_precision["fp32"]
-            wanted = [p for p in engine_precisions if p in by_precision]
+            graph_of: dict[str, Artifact] = {a.precision: a for a in artifacts}
+            wanted = [p for p in engine_precisions if PRECISIONS[p].graph in graph_of]
             task = bar.add_task("Building engines", total=len(targets) * len(wanted))
             for precision in wanted:
-                graph = by_precision[precision]
+                graph = graph_of[PRECISIONS[precision].graph]
                 builder = EngineBuilder(
                     folder / graph.file,
                     precision=precision,
@@ -192,7 +196,7 @@ def _build(
         graph,
         file=file,
         kind="tensorrt-engine",
-        precision=precision,  # type: ignore[arg-type]  # checked by the caller
+        precision=precision,
         sha256=digest(engine),
         size=len(engine),
         toolchain={builder.flavour.name: builder.version, **graph.toolchain},
@@ -230,11 +234,12 @@ def _targets(
 
 def _engine_precisions(wanted: Sequence[str] | None, exported: Sequence[str]) -> tuple[str, ...]:
     if wanted is None:
-        chosen = [p for p in exported if p in ("fp16", "tf32")]
+        chosen = [
+            p for p in exported if p == DEFAULT_ENGINE_PRECISION or not PRECISIONS[p].has_graph
+        ]
         return tuple(chosen or exported)
     for precision in wanted:
-        check_precision(precision)
-        if precision not in exported and not (precision == "tf32" and "fp32" in exported):
+        if precision not in exported and find_precision(precision).graph not in exported:
             raise InputError(
                 f"engine_precisions={precision}: its graph is not exported; "
                 f"add precisions={precision}"

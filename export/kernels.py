@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,23 +24,21 @@ from clinreadnet.files import whole_folder
 from clinreadnet.kernels.compile import (
     POINTER_ALIGNMENT,
     SHARED_MEMORY,
-    Case,
     Resources,
-    attention_block_case,
     compiled,
-    mlp_case,
     resources_of,
-    sobel_stem_case,
-    window_attention_case,
 )
-from clinreadnet.kernels.dispatch import FUSED_CHANNELS
-from clinreadnet.kernels.grid import Formula
-from clinreadnet.kernels.ops.attention_block.kernel import attention_block_grid
-from clinreadnet.kernels.ops.mlp.kernel import mlp_grid
-from clinreadnet.kernels.ops.sobel_stem.kernel import sobel_stem_grid
-from clinreadnet.kernels.ops.window_attention.kernel import window_attention_grid
-from clinreadnet.model.attention import MultiTemperatureAttention
+from clinreadnet.kernels.registry import OPS
+from clinreadnet.kernels.spec import (
+    POINTERS,
+    Case,
+    KernelSource,
+    LayerShape,
+    NetworkShape,
+    OpSpec,
+)
 from clinreadnet.model.network import Block, ClinReadNet, ClinReadNetConfig
+from clinreadnet.precision import PRECISIONS, exported_precisions
 from clinreadnet.runtime.bundle.manifest import digest
 from clinreadnet.spec import SIZE
 
@@ -48,10 +46,9 @@ SCHEMA_VERSION = 1
 INDEX_NAME = "kernels.json"
 
 FORMATS = ("cubin", "ptx")
-PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TARGETS = {f"sm{capability}": capability for capability in SHARED_MEMORY}
 
-_ELEMENTS = {"*fp32": "float32", "*fp16": "float16", "*bf16": "bfloat16"}
+_ELEMENTS = {pointer: name for name, pointer in POINTERS.items()}
 _HIDDEN = ("global_scratch", "profile_scratch")
 """Pointers that Triton 3.4 and later append to every kernel; these kernels do not use them."""
 
@@ -84,7 +81,7 @@ class Kernel:
         kind: "cubin" (machine code of ``target``) or "ptx" (the driver compiles it when loaded).
         sha256: SHA-256 of the file.
         name: the op and what it is compiled for.
-        precision: fp32, fp16 or bf16; of products, and of the tensors whose element says so.
+        precision: of products, and of the tensors whose element says so, such as "fp16".
         target: architecture, such as "sm90".
         compute_capability: compute capability of its GPUs, such as "9.0".
         entry: symbol for ``cuModuleGetFunction``.
@@ -135,165 +132,39 @@ class KernelSet:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class Source:
-    """A kernel as the network calls it, before the precision and the GPU are chosen.
-
-    Attributes:
-        name: in file names.
-        case: what to compile, for a compute capability and a dtype; None where the op refuses them.
-        grid: of a case, in terms of sizes.
-        shapes: of each tensor, by the name of its pointer without ``_ptr``.
-        uses: as in `Kernel`.
-    """
-
-    name: str
-    case: Callable[[int, torch.dtype], Case | None]
-    grid: Callable[[Case], Formula]
-    shapes: Mapping[str, str]
-    uses: tuple[dict[str, Any], ...]
-
-
-def _sobel_stem(model: ClinReadNet) -> Iterator[Source]:
-    c0 = model.stem.edge.out_channels
-
-    def grid(case: Case) -> Formula:
-        sizes = Formula("B"), Formula("H"), Formula("W")
-        return sobel_stem_grid(*sizes, case.constants["BLOCK_H"], case.constants["BLOCK_W"])
-
-    yield Source(
-        name="sobel_stem",
-        case=lambda capability, dtype: sobel_stem_case(capability, c0, dtype),
-        grid=grid,
-        shapes={
-            "x": "[B, 1, H, W]",
-            "weight": f"[{c0}, 4, 3, 3]",
-            "bias": f"[{c0}]",
-            "out": f"[B, (H + 1) / 2, (W + 1) / 2, {c0}]",
-        },
-        uses=({"layer": "stem", "H": SIZE, "W": SIZE},),
-    )
-
-
-def _window_attention(model: ClinReadNet) -> Iterator[Source]:
-    uses: dict[tuple[int, int, int, int], list[dict[str, Any]]] = {}
-    for name, layer in model.named_modules():
-        if isinstance(layer, MultiTemperatureAttention):
-            heads, octaves = layer.gate_logits.shape
-            head_dim = layer.projection.in_features // heads
-            side = SIZE // 4 >> int(name.split(".")[1])  # stages.<stage>.<block>.attention
-            uses.setdefault((layer.window, layer.shift, head_dim, octaves), []).append(
-                {"layer": name, "H": side, "W": side, "heads": heads}
-            )
-
-    for key, layers in uses.items():
-        yield _attention_source(*key, tuple(layers))
-
-
-def _attention_source(
-    window: int, shift: int, head_dim: int, octaves: int, uses: tuple[dict[str, Any], ...]
-) -> Source:
-    def case(capability: int, dtype: torch.dtype) -> Case:
-        return window_attention_case(capability, window, shift, head_dim, octaves, dtype)
-
-    def grid(case: Case) -> Formula:
-        sizes = Formula("B"), Formula("H"), Formula("W"), Formula("heads")
-        return window_attention_grid(*sizes, window, case.constants["BLOCK_M"])
-
-    return Source(
-        name=f"window_attention_shift{shift}",
-        case=case,
-        grid=grid,
-        shapes={
-            "qkv": f"[B, H, W, 3 * heads * {head_dim}]",
-            "bias": f"[heads, {window**2}, {window**2}]",
-            "inv_temperature": "[heads]",
-            "gates": f"[heads, {octaves}]",
-            "out": f"[B, H, W, heads * {head_dim}]",
-        },
-        uses=uses,
-    )
-
-
-def _fused_blocks(model: ClinReadNet) -> Iterator[Source]:
-    attention: dict[tuple[int, int, int, int, int], list[dict[str, Any]]] = {}
-    mlps: dict[int, list[dict[str, Any]]] = {}
+def network_shape(config: ClinReadNetConfig) -> NetworkShape:
+    """Return the layers of a network that ops can run, as they stand in it."""
+    with torch.device("meta"):
+        model = ClinReadNet(config)
+    blocks = []
     for name, block in model.named_modules():
-        if isinstance(block, Block) and (c := block.norm1.weight.numel()) in FUSED_CHANNELS:
-            heads, octaves = block.attention.gate_logits.shape
-            side = SIZE // 4 >> int(name.split(".")[1])  # stages.<stage>.<block>
-            key = c, heads, block.attention.window, block.attention.shift, octaves
-            use = {"layer": name, "H": side, "W": side}
-            attention.setdefault(key, []).append(use)
-            mlps.setdefault(c, []).append({"layer": name, "tokens": side * side})
-    for key, layers in attention.items():
-        yield _attention_block_source(*key, tuple(layers))
-    for c, layers in mlps.items():
-        yield _mlp_source(c, tuple(layers))
+        if isinstance(block, Block):
+            attention = block.attention
+            channels = block.norm1.weight.numel()
+            blocks.append(
+                LayerShape(
+                    name=name,  # stages.<stage>.<block>
+                    side=SIZE // 4 >> int(name.split(".")[1]),
+                    channels=channels,
+                    heads=attention.heads,
+                    window=attention.window,
+                    shift=attention.shift,
+                    octaves=attention.octaves,
+                    hidden=config.mlp_ratio * channels,
+                )
+            )
+    stem = LayerShape("stem", side=SIZE, channels=config.embed_dim // 2)
+    return NetworkShape(stem, tuple(blocks))
 
 
-def _attention_block_source(
-    c: int, heads: int, window: int, shift: int, octaves: int, uses: tuple[dict[str, Any], ...]
-) -> Source:
-    def case(capability: int, dtype: torch.dtype) -> Case | None:
-        if capability < 80 or dtype == torch.float32:
-            return None
-        return attention_block_case(capability, c, heads, window, shift, octaves, dtype)
-
-    return Source(
-        name=f"attention_block_{c}_shift{shift}",
-        case=case,
-        grid=lambda case: attention_block_grid(Formula("B"), Formula("H"), Formula("W"), window),
-        shapes={
-            "x": f"[B, H, W, {c}]",
-            "norm_weight": f"[{c}]",
-            "norm_bias": f"[{c}]",
-            "qkv_weight": f"[{3 * c}, {c}]",
-            "qkv_bias": f"[{3 * c}]",
-            "projection_weight": f"[{c}, {c}]",
-            "projection_bias": f"[{c}]",
-            "position_bias": f"[{heads}, {window**2}, {window**2}]",
-            "inv_temperature": f"[{heads}]",
-            "gates": f"[{heads}, {octaves}]",
-            "out": f"[B, H, W, {c}]",
-        },
-        uses=uses,
-    )
-
-
-def _mlp_source(c: int, uses: tuple[dict[str, Any], ...]) -> Source:
-    return Source(
-        name=f"mlp_{c}",
-        case=lambda capability, dtype: None if capability < 80 else mlp_case(capability, c, dtype),
-        grid=lambda case: mlp_grid(Formula("tokens"), case.constants["BLOCK_M"]),
-        shapes={
-            "x": f"[tokens, {c}]",
-            "norm_weight": f"[{c}]",
-            "norm_bias": f"[{c}]",
-            "fc1_weight": f"[{4 * c}, {c}]",
-            "fc1_bias": f"[{4 * c}]",
-            "fc2_weight": f"[{c}, {4 * c}]",
-            "fc2_bias": f"[{c}]",
-            "out": f"[tokens, {c}]",
-        },
-        uses=uses,
-    )
-
-
-OPS = (_sobel_stem, _window_attention, _fused_blocks)
-"""For each op, its kernels in a network."""
-
-
-def sources(preset: str) -> list[Source]:
-    """Return the kernels that the network of ``preset`` launches.
+def sources(preset: str) -> list[tuple[OpSpec, KernelSource]]:
+    """Return the kernels that the network of ``preset`` launches, each with its op.
 
     Raises:
         InputError: unknown preset.
     """
-    config = ClinReadNetConfig.from_preset(preset)
-    with torch.device("meta"):
-        model = ClinReadNet(config)
-    return [source for op in OPS for source in op(model)]
+    network = network_shape(ClinReadNetConfig.from_preset(preset))
+    return [(spec, source) for spec in OPS.values() for source in spec.sources(network)]
 
 
 def export_kernels(
@@ -301,7 +172,7 @@ def export_kernels(
     *,
     formats: Sequence[str],
     targets: Sequence[str],
-    precisions: Sequence[str] = tuple(PRECISIONS),
+    precisions: Sequence[str] | None = None,
     preset: str = "small",
     force: bool = False,
 ) -> KernelSet:
@@ -311,7 +182,7 @@ def export_kernels(
         out: folder to create.
         formats: of the files, some of ``FORMATS``.
         targets: architectures, some of ``TARGETS``.
-        precisions: some of ``PRECISIONS``.
+        precisions: some of those that PyTorch exports; all of them by default.
         preset: the network.
         force: replace ``out`` if it exists.
 
@@ -324,7 +195,8 @@ def export_kernels(
     """
     formats = _known("formats", formats, FORMATS)
     targets = _known("targets", targets, TARGETS)
-    precisions = _known("precisions", precisions, PRECISIONS)
+    known = exported_precisions()
+    precisions = known if precisions is None else _known("precisions", precisions, known)
     chosen = sources(preset)
     kernels: list[Kernel] = []
     with whole_folder(out, force=force) as folder, progress_bar() as bar:
@@ -332,8 +204,9 @@ def export_kernels(
         task = bar.add_task("Compiling kernels", total=total)
         for target in targets:
             for precision in precisions:
-                for source in chosen:
-                    case = source.case(TARGETS[target], PRECISIONS[precision])
+                for spec, source in chosen:
+                    dtype = PRECISIONS[precision].torch_dtype
+                    case = spec.case(TARGETS[target], dtype, source.shape)
                     if case is None:
                         bar.advance(task)
                         continue
@@ -394,7 +267,7 @@ def _check_fits(what: str, taken: Resources, capability: int) -> None:
         )
 
 
-def _arguments(source: Source, case: Case) -> Iterator[Argument]:
+def _arguments(source: KernelSource, case: Case) -> Iterator[Argument]:
     for name, kind in case.signature.items():
         if kind == "i32":
             yield Argument(name, "int32_t")

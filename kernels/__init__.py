@@ -1,8 +1,9 @@
 """The network's expensive operations, each behind one function.
 
-For each op: ``<op>.py`` checks arguments and chooses an implementation, ``<op>_reference.py`` holds
-the mathematics in plain PyTorch, ``<op>_triton.py`` the kernel. Triton is imported when a kernel is
-first asked for, not before.
+For each op, ``ops/<op>/`` holds ``op.py``, which checks arguments and chooses an implementation,
+``reference.py``, the mathematics in plain PyTorch, ``kernel.py``, the Triton kernel, and
+``spec.py``, its limits, shapes, work and candidates. Triton is imported when a kernel is first
+asked for.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ if __name__ != "clinreadnet.kernels":
         "import clinreadnet.kernels instead: the folder kernels/ is installed under that name"
     )
 
-# Each name is bound to the function after its module of the same name was imported, and stays so.
 from clinreadnet.kernels.dispatch import Impl
 from clinreadnet.kernels.ops.attention_block.op import attention_block, attention_block_obstacle
 from clinreadnet.kernels.ops.mlp.op import mlp, mlp_obstacle

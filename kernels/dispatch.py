@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
@@ -28,6 +29,90 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+"""The types that kernels are written for, by name."""
+
+
+def listed(words: Sequence[Any]) -> str:
+    """Return "a, b or c"."""
+    *most, last = map(str, words)
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a kernel takes: it is compiled and tested for nothing else.
+
+    Attributes:
+        dtypes: names of types of the tensor that decides the type of the products.
+        capability: least compute capability, 80 for 8.0.
+        channels: numbers of channels; any where empty.
+        most_channels: largest number of channels; None where there is no such limit.
+        head_dims: channels of a head; any where empty.
+        windows: sides of a window in tokens; any where empty.
+        most_octaves: largest number of sharpness levels; None where there is no such limit.
+        window_before_80: largest window before compute capability 8.0, where that is smaller.
+    """
+
+    dtypes: tuple[str, ...]
+    capability: int = 75
+    channels: tuple[int, ...] = ()
+    most_channels: int | None = None
+    head_dims: tuple[int, ...] = ()
+    windows: range = range(0)
+    most_octaves: int | None = None
+    window_before_80: int | None = None
+
+    def obstacle(
+        self,
+        tensor: str,
+        dtype: torch.dtype,
+        capability: int,
+        *,
+        channels: int = 0,
+        head_dim: int = 0,
+        window: int = 0,
+        octaves: int = 0,
+    ) -> str | None:
+        """Why the kernel cannot take arguments of this size, or None.
+
+        Args:
+            tensor: name of the one that decides the type, for messages.
+            dtype: its type.
+            capability: of the GPU; 0 where it is not known.
+            channels: of its tokens, or of the output.
+            head_dim: channels of a head.
+            window: side of a window in tokens.
+            octaves: sharpness levels.
+        """
+        if dtype not in [DTYPES[name] for name in self.dtypes]:
+            return f"needs {tensor} in {listed(self.dtypes)}, not {dtype}"
+        if self.channels and channels not in self.channels:
+            return f"needs {listed(self.channels)} channels, not {channels}"
+        if self.most_channels is not None and channels > self.most_channels:
+            return f"needs at most {self.most_channels} output channels, not {channels}"
+        if self.head_dims and head_dim not in self.head_dims:
+            return f"needs a head_dim in {self.head_dims}, not {head_dim}"
+        if len(self.windows) and window not in self.windows:
+            return f"needs a window in {self.windows[0]}...{self.windows[-1]}, not {window}"
+        if self.most_octaves is not None and octaves > self.most_octaves:
+            return f"needs at most {self.most_octaves} octaves, not {octaves}"
+        if 0 < capability < self.capability:
+            return (
+                f"needs compute capability {self.capability / 10} or later, not {capability / 10}"
+            )
+        if 0 < capability < 80 and self.window_before_80 and window > self.window_before_80:
+            return (
+                f"needs a window of at most {self.window_before_80} before compute capability "
+                f"8.0, not {window}"
+            )
+        return None
+
+    def obstacle_of(self, tensor: str, x: Tensor, **sizes: int) -> str | None:
+        """Why the kernel cannot take ``x`` on its device, or None; as `obstacle`."""
+        return self.obstacle(tensor, x.dtype, gpu_of(x.device)[1], **sizes)
+
+
 def device_obstacle(*tensors: Tensor) -> str | None:
     """Return why no kernel can run on the device of ``tensors``, or None."""
     device = tensors[0].device
@@ -37,28 +122,16 @@ def device_obstacle(*tensors: Tensor) -> str | None:
         return f"needs CUDA tensors, not {device.type}"
     if not TRITON_INSTALLED:
         return "needs the package triton: pip install triton"
-    capability = gpu_of(device)[1]
-    if 0 < capability < 75:
-        return f"needs compute capability 7.5 or later, not {capability / 10}"
     return None
 
 
-FUSED_CHANNELS = (48, 96)
-"""Channels C that the fused kernels hold on the chip, compiled and tested."""
-
-
-def fused_obstacle(x: Tensor, parameters: Sequence[Tensor]) -> str | None:
+def parameters_obstacle(x: Tensor, parameters: Sequence[Tensor]) -> str | None:
     """Return why no fused kernel supports x [..., C] and ``parameters``, or None."""
     if any(parameter.dtype != x.dtype for parameter in parameters):
         dtypes = sorted({str(parameter.dtype) for parameter in parameters})
         return f"needs weights and biases in the dtype of x, {x.dtype}, not {', '.join(dtypes)}"
     if not x.is_contiguous():
         return f"needs a contiguous x, not strides {list(x.stride())}"
-    if x.shape[-1] not in FUSED_CHANNELS:
-        return f"needs {' or '.join(map(str, FUSED_CHANNELS))} channels, not {x.shape[-1]}"
-    capability = gpu_of(x.device)[1]
-    if 0 < capability < 80:
-        return f"needs compute capability 8.0 or later, not {capability / 10}"
     return device_obstacle(x, *parameters)
 
 

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from clinreadnet.machine import cpu_name
 from clinreadnet.runtime.gpu import driver_version, find_gpus
 
 PACKAGES = (
@@ -37,11 +38,8 @@ def machine_name(gpu: str | None, processor: str, threads: int) -> str:
 
 def this_machine() -> str:
     """Return this machine's folder name."""
-    import cpuinfo
-
     gpus = find_gpus()
-    name = cpuinfo.get_cpu_info().get("brand_raw", "unknown processor")
-    return machine_name(gpus[0].name if gpus else None, name, os.cpu_count() or 1)
+    return machine_name(gpus[0].name if gpus else None, cpu_name(), os.cpu_count() or 1)
 
 
 def describe() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinreadnet.errors import ClinReadNetError, InputError
-from clinreadnet.metrics import relative_error
-from clinreadnet.precision import BUDGETS
-from clinreadnet.runtime.backends.ladder import BACKENDS, Wanted, open_backend
+from clinreadnet.precision import PRECISIONS, torch_precisions
+from clinreadnet.runtime.backends.ladder import BACKENDS, SessionOptions, open_backend
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import Manifest, digest, load_manifest, read_listed
 from clinreadnet.runtime.gpu import find_gpus
+from clinreadnet.runtime.reproduce import BatchRunner, reproduce
 from clinreadnet.spec import OUTPUTS
 
 HostSlices = NDArray[np.float32]
 """[B, 1, 512, 512] Hounsfield units in host memory."""
-Run = Callable[[HostSlices], Mapping[str, NDArray[Any]]]
 Enqueue = Callable[[], object]
 """Puts one run on PyTorch's current stream."""
 
@@ -56,8 +55,8 @@ class Candidate:
     precision: str
     role: str
     artifact: str | None
-    open: Callable[[int], Run]
-    bind: Callable[[Any], Enqueue] | None = None
+    open: Callable[[int], BatchRunner] = field(repr=False)
+    bind: Callable[[Any], Enqueue] | None = field(default=None, repr=False)
 
     def runs(self, batch: int) -> bool:
         """Whether this batch is measured."""
@@ -70,7 +69,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Found:
+class Candidates:
     """The candidates of this machine, and the missing ones with the reasons."""
 
     candidates: tuple[Candidate, ...]
@@ -89,7 +88,7 @@ def load_bundle(bundle: Path) -> Manifest:
     return manifest
 
 
-def find(bundle: Path, *, probe: bool = True) -> Found:
+def find(bundle: Path, *, probe: bool = True) -> Candidates:
     """Find the candidates of this machine.
 
     Args:
@@ -106,10 +105,10 @@ def find(bundle: Path, *, probe: bool = True) -> Found:
     _backends(bundle, manifest, candidates, missing, probe)
     for look in (_torch, _default_onnxruntime, _openvino):
         look(bundle, manifest, candidates, missing)
-    return Found(tuple(candidates), missing)
+    return Candidates(tuple(candidates), missing)
 
 
-def check(run: Run, candidate: Candidate, bundle: Path) -> float:
+def check(run: BatchRunner, candidate: Candidate, bundle: Path) -> float:
     """Compare a candidate with the golden outputs before it is timed.
 
     Returns:
@@ -119,15 +118,12 @@ def check(run: Run, candidate: Candidate, bundle: Path) -> float:
         AssertionError: an output exceeds the precision's budget, so it must not be timed.
     """
     golden = read_golden(bundle, load_manifest(bundle).golden, first=GOLDEN)
-    outputs = [run(hu[None, None].astype(np.float32)) for hu in golden["hu"]]
-    joined = {name: np.concatenate([one[name] for one in outputs]) for name in OUTPUTS}
-    limit = SLACK * BUDGETS[candidate.precision]
-    for name in OUTPUTS:
-        error = relative_error(joined[name], golden[name])
-        assert error <= limit, (
-            f"{candidate.title} is not timed: {name} is off by {error:.1e}, limit {limit:.0e}"
-        )
-    return float(np.abs(joined["score"] - golden["score"]).max())
+    limit = SLACK * PRECISIONS[candidate.precision].budget
+    found = reproduce(run, golden["hu"].astype(np.float32), golden, limit)
+    failures = "; ".join(found.failures())
+    assert not failures, f"{candidate.title} is not timed: {failures}"
+    assert found.worst_score_difference is not None
+    return found.worst_score_difference
 
 
 def _torch(
@@ -147,8 +143,7 @@ def _torch(
         missing |= dict.fromkeys(names, f"{bundle} holds other weights than the shipped checkpoint")
         return
     cuda = torch.cuda.is_available()
-    # On a processor float16 products are emulated, and TF32 does not exist.
-    precisions = ("fp32", "tf32", "fp16", "bf16") if cuda else ("fp32", "bf16")
+    precisions = torch_precisions(cuda=cuda)
     for name, role in zip(names, ("reference", "peer", "reference"), strict=True):
         if name == "torch-triton" and not cuda:
             missing[name] = "Triton kernels need an NVIDIA GPU"
@@ -159,7 +154,9 @@ def _torch(
             network = functools.partial(_torch_network, path, name, precision, cuda)
             bind = functools.partial(_bind_torch, network) if cuda else None
             candidates.append(
-                Candidate(name, precision, role, None, lambda batch, n=network: n(), bind)
+                Candidate(
+                    name, precision, role, None, functools.partial(_open_torch, network), bind
+                )
             )
 
 
@@ -167,6 +164,10 @@ def _torch(
 def _torch_network(path: Path, name: str, precision: str, cuda: bool) -> _TorchNetwork:
     """Return the network; it is compiled once for each shape, for all clocks."""
     return _TorchNetwork(path, name, precision, cuda)
+
+
+def _open_torch(network: Callable[[], _TorchNetwork], batch: int) -> BatchRunner:
+    return network()
 
 
 def _bind_torch(network: Callable[[], _TorchNetwork], x: Any) -> Enqueue:
@@ -184,15 +185,16 @@ class _TorchNetwork:
         from clinreadnet.model.checkpoint import load_checkpoint
         from clinreadnet.model.network import ClinReadNet
 
-        self._tf32, self._device = precision == "tf32", "cuda" if cuda else "cpu"
-        dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
+        row = PRECISIONS[precision]
+        self._tf32, self._device = row.tf32, "cuda" if cuda else "cpu"
+        dtype = getattr(torch, row.torch_dtype)
         model = load_checkpoint(path)
         if name == "torch-triton":
             weights = model.state_dict()
             model = ClinReadNet(model.config, kernels="triton")
             model.load_state_dict(weights)
         model = model.to(self._device, dtype).eval()
-        self._model = model
+        self._model: Any = model
         if name != "torch-eager":
             # With more shapes and networks it would silently fall back to eager code.
             torch._dynamo.config.recompile_limit = 1024
@@ -239,15 +241,15 @@ def _backends(
             artifact = next(a for a in held if a.precision == precision)
             if probe:
                 try:
-                    opened = open_backend(backend, bundle, manifest, Wanted(precision))
+                    opened = open_backend(backend, bundle, manifest, SessionOptions(precision))
                 except ClinReadNetError as error:
                     missing[f"{backend}-{precision}"] = str(error)
                     continue
                 opened.backend.close()
                 artifact = opened.artifact  # of several engines, the one that fits this GPU
 
-            def make(batch: int, backend: str = backend, precision: str = precision) -> Run:
-                wanted = Wanted(precision, batch)
+            def make(batch: int, backend: str = backend, precision: str = precision) -> BatchRunner:
+                wanted = SessionOptions(precision, batch)
                 return open_backend(backend, bundle, manifest, wanted).backend.run
 
             bind = None
@@ -304,7 +306,7 @@ def _default_onnxruntime(
         missing[name] = f"{bundle} holds no fp32 graph"
         return
 
-    def make(batch: int) -> Run:
+    def make(batch: int) -> BatchRunner:
         content = read_listed(bundle, artifact)
         providers = ["CUDAExecutionProvider"] if find_gpus() else []
         session = onnxruntime.InferenceSession(
@@ -331,7 +333,7 @@ def _openvino(
         missing["openvino"] = f"{bundle} holds no fp32 graph"
         return
 
-    def make(batch: int, hint: str) -> Run:
+    def make(batch: int, hint: str) -> BatchRunner:
         core = openvino.Core()
         model = core.read_model(read_listed(bundle, artifact), b"")
         model.reshape({"hu": [batch, 1, 512, 512]})

@@ -11,9 +11,10 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
+from clinreadnet.report.rows import WarmUp
 from clinreadnet.report.statistics import MAX_VARIATION, variation
 
 Sample = Callable[[], float]
@@ -25,12 +26,20 @@ MAX_BUSY = 0.05
 
 
 @dataclass(frozen=True)
-class WarmUp:
-    """What came before the timing: how often, how long, and whether the times had settled."""
+class Timing:
+    """How long rows are measured: arguments of `warm_up` and of `interleave`."""
 
-    runs: int
-    seconds: float
-    stable: bool
+    warm_up: Mapping[str, Any] = field(default_factory=dict)
+    interleave: Mapping[str, Any] = field(default_factory=dict)
+
+    def at_most(self, seconds: float) -> Timing:
+        """Return a timing that spends no more than ``seconds`` on each of the two."""
+        return Timing({"seconds": seconds, **self.warm_up}, {"seconds": seconds, **self.interleave})
+
+
+FULL = Timing()
+QUICK = Timing({"seconds": 0.0}, {"rounds": 6, "seconds": 0.0})
+"""Few rounds, hardly warm: to try the benches."""
 
 
 def warm_up(

@@ -5,7 +5,7 @@
         > tests/simulator/simulated_measurements.json
 
 `make tables` writes the summary into docs/simulator.md. The measurements of the first thousand
-images let the tests check the readers' constants without simulating a thousand images.
+images let the tests check the radiologists' constants without simulating a thousand images.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from clinreadnet.data.ldctiqa import SIMULATION_FILE, read_ldctiqa
-from clinreadnet.metrics import correlations, srocc
+from clinreadnet.data.ldctiqa import LdctiqaFolder, read_ldctiqa
+from clinreadnet.metrics import Interval, correlations, srocc
 from clinreadnet.simulator.radiologists import CHALLENGE_LABELS
 
 # Whole anatomies, about as many images as the challenge has labels.
@@ -26,20 +26,20 @@ _MEASURED = 1008
 _MEASUREMENTS = ("noise_hu", "streak_hu", "edge_loss", "detail_loss")
 
 
-def load(folder: Path) -> tuple[dict[str, Any], list[str], list[dict[str, Any]]]:
-    """Return simulation.json, its images' names in order, and their records."""
-    simulation: dict[str, Any] = json.loads((folder / SIMULATION_FILE).read_text())
-    names = sorted(simulation["images"])
-    return simulation, names, [simulation["images"][name] for name in names]
+def command(folder: LdctiqaFolder, count: int) -> str:
+    """Return what makes the first ``count`` images of a simulated folder."""
+    assert folder.simulation is not None
+    return f"clinreadnet simulate --count {count} --seed {folder.simulation['seed']}"
 
 
 def measurements(folder: Path) -> dict[str, Any]:
     """Return what was measured on each image, and which image it was denoised from."""
-    simulation, names, images = load(folder)
-    names, images = names[:_MEASURED], images[:_MEASURED]
+    opened = read_ldctiqa(folder)
+    assert opened.records is not None, "the folder must be a simulated one"
+    names, images = opened.names[:_MEASURED], opened.records[:_MEASURED]
     place = {name: k for k, name in enumerate(names)}
     return {
-        "command": f"clinreadnet simulate --count {len(names)} --seed {simulation['seed']}",
+        "command": command(opened, len(names)),
         "denoised_from": [place.get(image["denoised_from"]) for image in images],
         **{key: [image[key] for image in images] for key in _MEASUREMENTS},
     }
@@ -47,8 +47,9 @@ def measurements(folder: Path) -> dict[str, Any]:
 
 def summarise(folder: Path) -> dict[str, Any]:
     """Return the summary of one folder, ready for JSON."""
-    labels = read_ldctiqa(folder).scores.astype(np.float64)
-    simulation, names, images = load(folder)
+    opened = read_ldctiqa(folder)
+    assert opened.simulation is not None and opened.records is not None
+    labels, names, images = opened.scores.astype(np.float64), opened.names, opened.records
 
     def column(key: str) -> np.ndarray:
         return np.array([image[key] for image in images])
@@ -60,12 +61,13 @@ def summarise(folder: Path) -> dict[str, Any]:
     source = [place[image["denoised_from"]] for image in images if image["denoiser"]]
     others = (votes.sum(axis=1, keepdims=True) - votes) / (votes.shape[1] - 1)
     fewest = scan & (views == views.min())
+    best = cast("dict[str, Interval]", correlations(quality, labels))
     histogram = np.bincount(np.rint(labels * 5).astype(int), minlength=len(CHALLENGE_LABELS))
     cumulative = np.cumsum(histogram) / len(labels)
     challenge = np.cumsum(CHALLENGE_LABELS) / sum(CHALLENGE_LABELS)
     return {
-        "command": f"clinreadnet simulate --count {len(labels)} --seed {simulation['seed']}",
-        "generator": simulation["generator"],
+        "command": command(opened, len(labels)),
+        "generator": opened.simulation["generator"],
         "images": len(labels),
         "anatomies": len({image["anatomy"] for image in images}),
         "denoised": int((~scan).sum()),
@@ -100,10 +102,7 @@ def summarise(folder: Path) -> dict[str, Any]:
         "share_of_copies_as_good_as_their_source": round(
             float(np.mean(quality[~scan] >= quality[source])), 3
         ),
-        "ceiling": {
-            name: round(metric["value"], 4)
-            for name, metric in correlations(quality, labels).items()
-        },
+        "ceiling": {name: round(metric["value"], 4) for name, metric in best.items()},
     }
 
 

@@ -9,27 +9,18 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import time
 from typing import Any
 
 import numpy as np
 
+from clinreadnet.machine import cpu_name
 from clinreadnet.simulator.phantom.draw import draw_phantom
 from clinreadnet.simulator.scan import DEGRADATIONS, EXPOSURES, VIEWS, Protocol, degrade
 from clinreadnet.simulator.simulate import simulate_anatomy
 
 ANATOMIES = 4
 SEED = 1
-
-
-def cpu_name() -> str:
-    """Return the processor's name where the system tells it."""
-    try:
-        lines = open("/proc/cpuinfo").read().splitlines()
-    except OSError:
-        return platform.processor()
-    return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
 
 
 def measure() -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Rotation and grouping of the training data, measured on a simulated folder.
 
-    python bench/studies/training_data.py DIR > bench/results/training/data.json
+    python -m bench.studies.training_data DIR > bench/results/training/data.json
 
 `make tables` writes the summary into docs/training.md.
 """
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from scipy.spatial.distance import pdist, squareform
 from torch import Tensor
 
+from bench.studies.simulated_set import command
 from clinreadnet.data.ldctiqa import LdctiqaFolder, read_ldctiqa
 from clinreadnet.training.augment import MAX_DEGREES, rotate
 from clinreadnet.training.grouping import SAME_ANATOMY_HU, group_by_similarity, low_pass
@@ -81,9 +82,8 @@ def anatomies(folder: LdctiqaFolder) -> dict[str, Any]:
 
 if __name__ == "__main__":
     opened = read_ldctiqa(Path(sys.argv[1]))
-    simulation = json.loads((opened.folder / "simulation.json").read_text())
     summary = {
-        "command": f"clinreadnet simulate --count {len(opened)} --seed {simulation['seed']}",
+        "command": command(opened, len(opened)),
         "images": len(opened),
         "degrees": MAX_DEGREES,
         "noise_kept": noise_kept(opened),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clinreadnet.cli.common import parse_duration, print_json
+from clinreadnet.cli.common import print_json
 from clinreadnet.cli.options import (
     BatchSize,
     Bf16,
@@ -16,9 +16,13 @@ from clinreadnet.cli.options import (
     Epochs,
     Json,
     LearningRate,
+    LimitTime,
     Preset,
     ValidationShare,
 )
+from clinreadnet.training.config import TrainConfig
+
+_DEFAULT = TrainConfig()
 
 
 def ablate(
@@ -31,19 +35,25 @@ def ablate(
         typer.Option(help="LDCTIQA folder to measure on; default the held-out anatomies."),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each network.")] = 3,
-    preset: Preset = "small",
-    epochs: Epochs = 30,
-    batch_size: BatchSize = 8,
-    learning_rate: LearningRate = 5e-4,
-    crop: Crop = 512,
-    validation_share: ValidationShare = 0.1,
-    bf16: Bf16 = None,
-    limit_time: Annotated[
-        str | None, typer.Option(metavar="90s|30m|2h", help="Training time of each run.")
-    ] = None,
+    preset: Preset = _DEFAULT.preset,
+    epochs: Epochs = _DEFAULT.epochs,
+    batch_size: BatchSize = _DEFAULT.batch_size,
+    learning_rate: LearningRate = _DEFAULT.learning_rate,
+    crop: Crop = _DEFAULT.crop,
+    target: Annotated[
+        str, typer.Option(help="Learn the score, or the noiseless quality of simulated slices.")
+    ] = _DEFAULT.target,
+    validation_share: ValidationShare = _DEFAULT.validation_share,
+    keep: Annotated[
+        str, typer.Option(help="Epoch to measure: best on validation, or last.")
+    ] = _DEFAULT.keep,
+    bf16: Bf16 = _DEFAULT.bf16,
+    limit_time: LimitTime = None,
     as_json: Json = False,
 ) -> None:
-    """Train otherwise identical networks without Sobel stem, temperatures or HRPS, and compare.
+    """Train otherwise identical networks, each without one part, and compare.
+
+    The parts: Sobel edges, several temperatures, HRPS, attention, tile labels.
 
     Writes `ablation.json` and `ablation.md`. Finished runs are kept: give the same command again
     after an interrupt.
@@ -54,7 +64,7 @@ def ablate(
     """
     from clinreadnet.training.ablate import ablate as run
     from clinreadnet.training.ablation_table import markdown
-    from clinreadnet.training.config import TrainConfig
+    from clinreadnet.training.recipe import parse_duration
 
     config = TrainConfig(
         preset=preset,
@@ -62,6 +72,8 @@ def ablate(
         batch_size=batch_size,
         learning_rate=learning_rate,
         crop=crop,
+        target=target,
+        keep=keep,
         validation_share=validation_share,
         patience=epochs,
         bf16=bf16,

@@ -45,7 +45,7 @@ def check_graph(
     if graphs and (checkpoint is not None or precisions):
         raise InputError("--checkpoint and --precision do not go with ONNX files")
     from clinreadnet.export.engines.check import check_graphs, print_findings
-    from clinreadnet.export.engines.options import DEFAULT_PRECISIONS
+    from clinreadnet.precision import DEFAULT_PRECISIONS
 
     findings = check_graphs(
         graphs or (), checkpoint, preset=preset, precisions=precisions or DEFAULT_PRECISIONS

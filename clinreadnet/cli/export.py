@@ -12,6 +12,18 @@ from rich.console import Console
 from clinreadnet.cli.common import print_json
 from clinreadnet.cli.options import Checkpoint, Force, Json, NewFolder, WantedPreset
 from clinreadnet.errors import CheckFailed, InputError
+from clinreadnet.precision import (
+    DEFAULT_ENGINE_PRECISION,
+    DEFAULT_PRECISIONS,
+    PRECISIONS,
+    lowered_precisions,
+    spelled,
+)
+
+_ENGINES_ONLY = spelled([row.name for row in PRECISIONS.values() if not row.has_graph])
+_KNOWN = [
+    row.name if row.has_graph else f"{row.name} (engines only)" for row in PRECISIONS.values()
+]
 
 
 def export(
@@ -22,16 +34,15 @@ def export(
         list[str] | None,
         typer.Option(
             "--precision",
-            help="fp32, tf32 (engines only), fp16, bf16, int8 or fp8; repeatable. "
-            "Default: fp32 and fp16.",
+            help=f"{spelled(_KNOWN)}; repeatable. Default: {spelled(DEFAULT_PRECISIONS, 'and')}.",
         ),
     ] = None,
     fp32_islands: Annotated[
         str,
         typer.Option(
             metavar="default|auto",
-            help="What stays float32 in fp16 and bf16 graphs: the network's own islands, or the "
-            "smallest set of operators that keeps the parity budget.",
+            help=f"What stays float32 in {spelled(lowered_precisions(), 'and')} graphs: the "
+            "network's own islands, or the smallest set of operators that keeps the parity budget.",
         ),
     ] = "default",
     flavour: Annotated[
@@ -49,7 +60,8 @@ def export(
         list[str] | None,
         typer.Option(
             "--engine-precision",
-            help="Precision of the engines; repeatable. Default: fp16, and tf32 if requested.",
+            help="Precision of the engines; repeatable. Default: "
+            f"{DEFAULT_ENGINE_PRECISION}, and {_ENGINES_ONLY} if requested.",
         ),
     ] = None,
     engines: Annotated[bool, typer.Option(help="Build TensorRT engines.")] = True,
@@ -101,7 +113,7 @@ def export(
     if fp32_islands not in ("default", "auto"):
         raise InputError(f"--fp32-islands {fp32_islands}: give default or auto")
     from clinreadnet.export.bundle import export_bundle, parse_batch
-    from clinreadnet.export.engines.options import DEFAULT_PRECISIONS, BuildOptions
+    from clinreadnet.export.engines.options import BuildOptions
     from clinreadnet.verify.report import print_report
 
     report = export_bundle(

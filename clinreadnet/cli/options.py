@@ -63,3 +63,13 @@ ValidationShare = Annotated[
 Bf16 = Annotated[
     bool | None, typer.Option("--bf16/--no-bf16", help="Products in bfloat16. Default: on GPUs.")
 ]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Compile the network first: minutes, then faster steps.")
+]
+TileWeight = Annotated[
+    float, typer.Option(min=0, help="Weight of the loss of the tiles; 0: image labels alone.")
+]
+LimitTime = Annotated[
+    str | None,
+    typer.Option(metavar="90s|30m|2h", help="Finish the schedule within this training time."),
+]

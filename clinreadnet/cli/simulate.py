@@ -23,6 +23,12 @@ def simulate(
         list[Path] | None,
         typer.Option(help="Routine-dose DICOM file or folder of your own to degrade; repeatable."),
     ] = None,
+    variants: Annotated[
+        int,
+        typer.Option(
+            min=1, help="With --anatomy: views of each slice, of other fields of view and places."
+        ),
+    ] = 1,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
     dicom: Annotated[
         bool,
@@ -42,15 +48,15 @@ def simulate(
     ] = None,
     force: Force = False,
 ) -> None:
-    """Simulate low-dose abdominal slices, labelled by simulated readers.
+    """Simulate low-dose abdominal slices, labelled by simulated radiologists.
 
-    Writes an LDCTIQA folder: image/0000.tif ..., train.json and simulation.json. Sixteen slices
-    show one anatomy: four noise levels times three view counts, and four denoised copies.
-    Simulated, research use only.
+    Writes an LDCTIQA folder: image/0000.tif ..., train.json, simulation.json and tiles.npz (the
+    quality of each 32x32 tile). Sixteen slices show one anatomy: four noise levels times three view
+    counts, and four denoised copies. Simulated, research use only.
 
     Examples:
     - `clinreadnet simulate --out data --count 1200 --seed 1 --preview sheet.png`
-    - `clinreadnet simulate --out mine --anatomy routine-dose-series`
+    - `clinreadnet simulate --out mine --anatomy routine-dose-series --variants 4`
     - `clinreadnet simulate --out series --count 24 --seed 1 --dicom`
     """
     from clinreadnet.data.slices import find_slices
@@ -70,7 +76,14 @@ def simulate(
         find_slices(anatomy, note=lambda line: print(line, file=sys.stderr)) if anatomy else []
     )
     scores = simulate_folder(
-        out, count, seed, scanned=scanned, device=device, jobs=jobs, force=force
+        out,
+        count,
+        seed,
+        scanned=scanned,
+        variants=variants,
+        device=device,
+        jobs=jobs,
+        force=force,
     )
     print(f"{out}: {len(scores)} labelled slices", file=sys.stderr)
     if preview is not None:

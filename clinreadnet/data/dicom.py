@@ -22,7 +22,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.pixels import get_decoder, pixel_array
 from pydicom.uid import UID
 
-from clinreadnet.errors import InputError
+from clinreadnet.errors import InputError, first_line
 from clinreadnet.spec import HU_MIN
 
 PADDING_BELOW_HU = -1500.0
@@ -141,13 +141,13 @@ def read_headers(path: Path) -> list[DicomFrame]:
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
         except Exception as error:  # pydicom raises many types on damaged headers
-            raise InputError(f"{path}: damaged DICOM header ({one_line(error)})") from None
+            raise InputError(f"{path}: damaged DICOM header ({first_line(error)})") from None
         try:
             return _frames(path, ds, pixel_bytes)
         except InputError:
             raise
         except Exception as error:
-            raise InputError(f"{path}: damaged DICOM header ({one_line(error)})") from None
+            raise InputError(f"{path}: damaged DICOM header ({first_line(error)})") from None
 
 
 def read_hu(frame: DicomFrame) -> NDArray[np.float32]:
@@ -170,7 +170,7 @@ def read_hu(frame: DicomFrame) -> NDArray[np.float32]:
             stored = pixel_array(source, index=frame.index, raw=True)
         except Exception as error:  # each decoder raises its own types
             raise InputError(
-                f"{frame.path}: pixel data cannot be decoded ({one_line(error)}); "
+                f"{frame.path}: pixel data cannot be decoded ({first_line(error)}); "
                 "copy the file again or decompress it first"
             ) from None
     if stored.shape != (frame.rows, frame.columns):
@@ -366,8 +366,3 @@ def _words(value: Any) -> list[str]:
 def by(shape: tuple[int, ...]) -> str:
     """Return ``shape`` as text, such as 512x512."""
     return "x".join(map(str, shape))
-
-
-def one_line(error: Exception) -> str:
-    """Return the first line of another library's error."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

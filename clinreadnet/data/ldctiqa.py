@@ -4,8 +4,8 @@
 
     folder/
       image/0000.tif ...   float32 [512, 512] in [0, 1], HU = 1400 x - 1000
-      train.json           {"0000.tif": 2.8, ...}: the readers' mean score, 0 bad ... 4 excellent;
-                           test.json, or one file of another name, is read the same way
+      train.json           {"0000.tif": 2.8, ...}: the radiologists' mean score, 0 bad ... 4
+                           excellent; test.json, or one file of another name, is read the same way
       simulation.json      simulated folders only: the anatomy of each image, what was measured
 """
 
@@ -17,6 +17,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -120,14 +121,41 @@ class LdctiqaFolder:
     Attributes:
         folder: folder of the label file.
         names: file names, sorted.
-        scores: ``[n]`` float32, the readers' mean score of each image, 0...4.
-        groups: ``[n]`` int64, the anatomy of each image; None if unknown.
+        scores: ``[n]`` float32, the radiologists' mean score of each image, 0...4.
+        simulation: what ``simulation.json`` says; None without that file.
     """
 
     folder: Path
     names: list[str]
     scores: NDArray[np.float32]
-    groups: NDArray[np.int64] | None
+    simulation: Mapping[str, Any] | None = None
+
+    @cached_property
+    def records(self) -> list[Mapping[str, Any]] | None:
+        """What ``simulation.json`` records of each image, in order; None without that file."""
+        if self.simulation is None:
+            return None
+        return [self.simulation["images"][name] for name in self.names]
+
+    @property
+    def groups(self) -> NDArray[np.int64] | None:
+        """``[n]``, the anatomy or patient that each image shows; None where nothing tells it.
+
+        Several views of one patient's slices are anatomies of their own, but one group: they belong
+        on one side of a split.
+        """
+        if self.records is None:
+            return None
+        groups = [record.get("group", record["anatomy"]) for record in self.records]
+        return np.array(groups, np.int64)
+
+    @property
+    def quality(self) -> NDArray[np.float64] | None:
+        """``[n]``, the recorded noiseless quality; None where an image has none."""
+        qualities = [record.get("quality") for record in self.records or [{}]]
+        if not all(isinstance(quality, (int, float)) for quality in qualities):
+            return None
+        return np.array(qualities, np.float64)
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -234,7 +262,7 @@ def read_ldctiqa(folder: str | os.PathLike[str]) -> LdctiqaFolder:
     if problems:
         raise InputError("\n".join(problems))
     scores = np.array([labels[name] for name in names], np.float32)
-    return LdctiqaFolder(folder, names, scores, _read_groups(folder, names))
+    return LdctiqaFolder(folder, names, scores, _read_simulation(folder, names))
 
 
 def check_images(folder: LdctiqaFolder) -> None:
@@ -274,42 +302,19 @@ def _labels_path(folder: Path) -> Path:
     return others[0]
 
 
-def read_simulation(folder: LdctiqaFolder) -> list[dict[str, Any]] | None:
-    """Return the records of the images in ``simulation.json``, in order; None without that file.
-
-    Raises:
-        InputError: the file cannot be read, or an image is missing in it.
-    """
-    path = folder.folder / SIMULATION_FILE
-    return _read_records(path, folder.names) if path.exists() else None
-
-
-def recorded_quality(records: Sequence[Mapping[str, Any]] | None) -> NDArray[np.float64] | None:
-    """Return the noiseless quality [n] from the records; None if an image has none."""
-    qualities = [record.get("quality") for record in records or [{}]]
-    if not all(isinstance(quality, (int, float)) for quality in qualities):
-        return None
-    return np.array(qualities, np.float64)
-
-
-def _read_records(path: Path, names: list[str]) -> list[dict[str, Any]]:
-    images = _read_json_object(path, _SIMULATION_ADVICE).get("images")
-    records: list[dict[str, Any]] = []
-    for name in names:
-        entry = images.get(name) if isinstance(images, dict) else None
-        record: dict[str, Any] = entry if isinstance(entry, dict) else {}
-        anatomy = record.get("anatomy")
-        if not isinstance(anatomy, int) or isinstance(anatomy, bool):
-            raise InputError(f"{path}: does not give the anatomy of {name}; {_SIMULATION_ADVICE}")
-        records.append(record)
-    return records
-
-
-def _read_groups(folder: Path, names: list[str]) -> NDArray[np.int64] | None:
+def _read_simulation(folder: Path, names: list[str]) -> dict[str, Any] | None:
+    """Return ``simulation.json`` once every image is known to have an anatomy; None without it."""
     path = folder / SIMULATION_FILE
     if not path.exists():
         return None
-    return np.array([record["anatomy"] for record in _read_records(path, names)], np.int64)
+    simulation: dict[str, Any] = _read_json_object(path, _SIMULATION_ADVICE)
+    images = simulation.get("images")
+    for name in names:
+        record = images.get(name) if isinstance(images, dict) else None
+        anatomy = record.get("anatomy") if isinstance(record, dict) else None
+        if not isinstance(anatomy, int) or isinstance(anatomy, bool):
+            raise InputError(f"{path}: does not give the anatomy of {name}; {_SIMULATION_ADVICE}")
+    return simulation
 
 
 def write_labels(

@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clinreadnet.data.dicom import DicomFrame, NotASlice, by, one_line, read_headers, read_hu
+from clinreadnet.data.dicom import DicomFrame, NotASlice, by, read_headers, read_hu
 from clinreadnet.data.metaimage import metaimage_shape, read_metaimage, read_metaimage_header
-from clinreadnet.errors import InputError
+from clinreadnet.errors import InputError, first_line
 from clinreadnet.spec import HU_MIN, SIZE
 
 _TIF = {".tif", ".tiff"}
@@ -221,7 +221,7 @@ def _open_tif(path: Path) -> SliceRef:
         with tifffile.TiffFile(path) as tif:
             shape = tif.pages[0].shape
     except Exception as error:  # tifffile raises many types on damaged files
-        raise InputError(f"{path}: not a readable TIFF ({one_line(error)})") from None
+        raise InputError(f"{path}: not a readable TIFF ({first_line(error)})") from None
     if shape != (SIZE, SIZE):
         raise InputError(
             f"{path}: {by(shape)} pixels, but an LDCTIQA slice is {SIZE}x{SIZE}; "
@@ -240,7 +240,7 @@ def _open_npy(path: Path, resample: bool) -> list[SliceRef]:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"{path}: not a readable .npy ({one_line(error)})") from None
+        raise InputError(f"{path}: not a readable .npy ({first_line(error)})") from None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf":
         raise InputError(f"{path}: holds no numbers; save Hounsfield units as integers or floats")
     if array.ndim not in (2, 3) or array.size == 0:

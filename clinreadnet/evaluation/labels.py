@@ -15,17 +15,21 @@ from clinreadnet.data.ldctiqa import (
     LdctiqaFolder,
     check_images,
     read_ldctiqa,
-    read_simulation,
-    recorded_quality,
 )
+from clinreadnet.data.tiles import read_tiles
 from clinreadnet.errors import InputError
-from clinreadnet.metrics import Correlations, correlations, srocc
+from clinreadnet.evaluation.maps import MapAgreement, map_agreement
+from clinreadnet.metrics import Correlations, correlations, coverage, krocc, plcc, srocc
 from clinreadnet.model.checkpoint import load_checkpoint, pretrained_path
 from clinreadnet.model.network import ClinReadNet
 from clinreadnet.model.predict import predict
 from clinreadnet.runtime.bundle.manifest import digest
+from clinreadnet.spec import INTERVAL_MASS
 
 METRICS = ("plcc", "srocc", "krocc", "sum")
+
+EXPERTS = ("mixture", "image")
+"""What the head joins, as `predict` names their scores."""
 
 WORST = 5
 """Slices that are named as the worst."""
@@ -64,6 +68,14 @@ class Evaluation(Correlations):
     """The slices with the largest errors, worst first."""
     ceiling: Correlations | None
     """What a perfect model of the noiseless quality would score, where that is recorded."""
+    map: MapAgreement | None
+    """Agreement of the quality maps with the tile labels, where the folder has them."""
+    coverage: float
+    """Share of the labels inside the 90 % interval of their slice."""
+    in_domain: float
+    """Share of the slices that are not marked as novel."""
+    experts: dict[str, float]
+    """Sum of correlations of the mixture of votes alone, and of the head's MLP alone."""
     checkpoint_sha256: str
 
 
@@ -78,16 +90,16 @@ def evaluate(
 
     Returns:
         plcc, srocc, krocc and sum, each {value, low, high} (95 % bootstrap interval over slices),
-        the root mean square error in grades, the number of slices, the parts of a simulated
-        folder, the worst slices, the ceiling, and the checkpoint's hash.
+        and what `Evaluation` lists.
 
     Raises:
         InputError: unreadable data or checkpoint, or fewer than two slices.
     """
     folder = open_labelled(data)
     path = checkpoint or pretrained_path()
-    predicted = score_folder(folder, load_checkpoint(path))
-    true = folder.scores.astype(np.float64)
+    model = load_checkpoint(path)
+    found = score_folder(folder, model)
+    predicted, true = found["score"], folder.scores.astype(np.float64)
     return Evaluation(
         **correlations(predicted, true),
         rmse=float(np.sqrt(np.mean((predicted - true) ** 2))),
@@ -98,6 +110,13 @@ def evaluate(
             for i in np.argsort(-np.abs(predicted - true), kind="stable")[:WORST].tolist()
         ],
         ceiling=ceiling(folder),
+        map=_map_agreement(folder, found["quality_map"]),
+        coverage=coverage(found["probs"], true),
+        in_domain=float(np.mean(found["novelty"] <= float(model.novelty.threshold))),
+        experts={
+            name: sum(abs(measure(found[name], true)) for measure in (plcc, srocc, krocc))
+            for name in EXPERTS
+        },
         checkpoint_sha256=digest(Path(path).read_bytes()),
     )
 
@@ -108,7 +127,7 @@ def ceiling(folder: LdctiqaFolder) -> Correlations | None:
     Returns:
         What a perfect model of the quality would score; None where it is not recorded.
     """
-    quality = recorded_quality(read_simulation(folder))
+    quality = folder.quality
     return None if quality is None else correlations(quality, folder.scores)
 
 
@@ -118,8 +137,7 @@ def parts(folder: LdctiqaFolder, predicted: NDArray[np.float64]) -> dict[str, Pa
     Returns:
         "scans" and the denoisers' names; empty where the folder is not a simulated one.
     """
-    records = read_simulation(folder)
-    quality = recorded_quality(records)
+    records, quality = folder.records, folder.quality
     if records is None or quality is None:
         return {}
     kinds = np.array([record.get("denoiser") or "scans" for record in records])
@@ -148,13 +166,20 @@ def open_labelled(data: str | os.PathLike[str]) -> LdctiqaFolder:
     return folder
 
 
-def score_folder(folder: LdctiqaFolder, model: ClinReadNet) -> NDArray[np.float64]:
-    """Return the predicted scores [n]."""
-    predicted = []
+def score_folder(folder: LdctiqaFolder, model: ClinReadNet) -> dict[str, NDArray[np.float64]]:
+    """Return the network's outputs for each image, and the score [n] of each of ``EXPERTS``."""
+    parts = []
     with progress_bar() as bar:
         for i in bar.track(range(len(folder)), description="score"):
-            predicted.append(predict(model, np.rint(folder.hu(i)).astype(np.int16)[None])[0])
-    return np.array(predicted)
+            parts.append(predict(model, np.rint(folder.hu(i)).astype(np.int16)[None]))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _map_agreement(folder: LdctiqaFolder, maps: NDArray[np.float64]) -> MapAgreement | None:
+    tiles = read_tiles(folder.folder, folder.names)
+    if tiles is None or folder.quality is None:
+        return None
+    return map_agreement(maps, tiles.quality, tiles.weight, folder.quality)
 
 
 def table(result: Evaluation) -> Table:
@@ -179,6 +204,14 @@ def table(result: Evaluation) -> Table:
             f"bias {part['bias']:+.2f}",
             f"{part['ceiling_srocc']:.4f}",
         )
+    if (agreement := result["map"]) is not None:
+        for label, name in (("correlation, median", "correlation"), ("RMSE / flat", "rmse_ratio")):
+            value = agreement[name]  # type: ignore[literal-required]
+            interval = f"{value['low']:.4f} ... {value['high']:.4f}"
+            cells = (f"map {label}", f"{value['value']:.4f}", interval)
+            out.add_row(*cells, *([""] if best else []))
+    out.add_row(f"{INTERVAL_MASS:.0%} intervals cover", f"{result['coverage']:.1%}")
+    out.add_row("in domain", f"{result['in_domain']:.1%}")
     worst = ", ".join(
         f"{one['name']} {one['score']:.1f} for {one['label']:.1f}" for one in result["worst"][:2]
     )

@@ -11,9 +11,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from rich.table import Table
 
-from clinreadnet.data.ldctiqa import (
-    read_simulation,
-)
 from clinreadnet.data.slices import SliceRef, find_slices
 from clinreadnet.errors import InputError
 from clinreadnet.evaluation.labels import open_labelled, score_folder
@@ -122,7 +119,7 @@ def evaluate_order(
             recorded slice that is not among ``clean``.
     """
     folder = open_labelled(data)
-    records = read_simulation(folder)
+    records = folder.records
     keys = {"anatomy", "noise_level", "views", "quality"}
     if records is None or not all(keys <= record.keys() for record in records):
         raise InputError(
@@ -132,10 +129,10 @@ def evaluate_order(
     originals = _originals(records, clean)
     model = load_checkpoint(checkpoint or pretrained_path())
     limits = {
-        anatomy: float(predict(model, np.rint(ref.load()).astype(np.int16)[None])[0])
+        anatomy: float(predict(model, np.rint(ref.load()).astype(np.int16)[None])["score"][0])
         for anatomy, ref in originals.items()
     }
-    return degradation_order(folder.names, score_folder(folder, model), records, limits)
+    return degradation_order(folder.names, score_folder(folder, model)["score"], records, limits)
 
 
 def _originals(
@@ -147,6 +144,8 @@ def _originals(
     found = {Path(ref.name).name: ref for ref in find_slices(clean)}
     originals: dict[int, SliceRef] = {}
     for record in records:
+        if record.get("variant", 0):  # another view of the slice, which no file holds
+            continue
         source = record.get("slice", "a phantom")
         if source not in found:
             raise InputError(

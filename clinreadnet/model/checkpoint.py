@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +17,6 @@ if TYPE_CHECKING:
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 """Folder of the shipped checkpoints."""
-
-SOQN = ("stem", "head.edges", "head.prior")
-"""Parts of a network that a SOQN alone has too: the stem, and what the head makes of its edges."""
 
 _CONFIG_KEY = "clinreadnet_config"
 
@@ -89,26 +85,6 @@ def load_checkpoint(path: str | os.PathLike[str], *, preset: str | None = None) 
             f"{path}: tensors do not fit preset {config.preset!r}: {str(error).splitlines()[1]}"
         ) from error
     return model.eval()
-
-
-def load_parts(model: ClinReadNet, path: str | os.PathLike[str], parts: Sequence[str]) -> None:
-    """Read some parts of a checkpoint into a network of the same preset.
-
-    Args:
-        model: gets them.
-        path: a file written by ``save_checkpoint``.
-        parts: names of modules, such as those of ``SOQN``.
-
-    Raises:
-        InputError: as for ``load_checkpoint``, or a part has another shape.
-    """
-    trained = load_checkpoint(path, preset=model.config.preset)
-    for part in parts:
-        try:
-            model.get_submodule(part).load_state_dict(trained.get_submodule(part).state_dict())
-        except RuntimeError as error:
-            reason = str(error).splitlines()[1].strip()
-            raise InputError(f"{path}: its {part} does not fit this network: {reason}") from error
 
 
 def save_checkpoint(

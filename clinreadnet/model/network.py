@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from clinreadnet.errors import InputError
 from clinreadnet.kernels import Impl, mlp, mlp_obstacle
 from clinreadnet.model.attention import LayerNorm, MultiTemperatureAttention
-from clinreadnet.model.soqn import TOKEN_STEP, EdgeStatistics, OrdinalHead, Prediction, SobelStem
+from clinreadnet.model.soqn import (
+    Novelty,
+    OrdinalHead,
+    Prediction,
+    SobelStem,
+    TileStatistics,
+    TileVotes,
+)
 from clinreadnet.spec import HU_MIN, HU_RANGE
 
 
@@ -36,12 +43,12 @@ class ClinReadNetConfig:
     """Sharpness levels T of the attention."""
     mlp_ratio: int = 4
     """Hidden channels of a block's MLP over its channels."""
-    regions: int = 8
-    """Kinds of region in which the statistics of the edges are taken."""
-    prior_dim: int = 256
-    """Hidden channels between the statistics of the edges and the votes."""
-    edges: bool = True
+    image_dim: int = 128
+    """Hidden channels of the MLP that reads the image's pooled tokens."""
+    use_sobel: bool = True
     """Whether the stem sees Sobel edges beside the image; False for ablations."""
+    use_attention: bool = True
+    """Whether blocks attend; False leaves their MLPs alone, for ablations."""
 
     @classmethod
     def from_preset(cls, preset: str) -> ClinReadNetConfig:
@@ -75,7 +82,7 @@ PRESETS = {
         ClinReadNetConfig("base", embed_dim=96),
     )
 }
-"""tiny: 1.6 M parameters, for tests; small: 7.1 M, the default; base: 28.0 M, Swin-T's size."""
+"""tiny: 1.5 M parameters, for tests; small: 7.0 M, the default; base: 27.7 M, Swin-T's size."""
 
 
 def encode(hu: Tensor) -> Tensor:
@@ -103,24 +110,36 @@ class Block(nn.Module):
         super().__init__()
         self.kernels = kernels
         self.fused = fused and kernels != "reference"
-        self.norm1 = LayerNorm(dim)
-        self.attention = MultiTemperatureAttention(
-            dim, heads, config.window, shift, config.octaves, kernels
-        )
+        self.attends = config.use_attention
+        if self.attends:
+            self.norm1 = LayerNorm(dim)
+            self.attention = MultiTemperatureAttention(
+                dim, heads, config.window, shift, config.octaves, kernels
+            )
         self.norm2 = LayerNorm(dim)
         hidden = config.mlp_ratio * dim
         self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, H, W, C]."""
-        if self.fused and self.attention.fused_obstacle(x, self.norm1) is None:
-            x = self.attention.fused(x, self.norm1)
-        else:
-            x = x + self.attention(self.norm1(x))
+        if self.attends:
+            x = self._attend(x)
         layers = [*self.norm2.parameters(), *self.mlp.parameters()]
         if self.fused and mlp_obstacle(x, layers) is None:
             return mlp(x, *layers, eps=self.norm2.eps, impl=self.kernels)
         return x + self.mlp(self.norm2(x))
+
+    @torch.no_grad()
+    def damp(self) -> None:
+        """Halve what the block adds, before training, so that the stack starts near its input."""
+        if self.attends:
+            self.attention.projection.weight.mul_(0.5)
+        self.mlp[-1].weight.mul_(0.5)
+
+    def _attend(self, x: Tensor) -> Tensor:
+        if self.fused and self.attention.fused_obstacle(x, self.norm1) is None:
+            return self.attention.fused(x, self.norm1)
+        return x + self.attention(self.norm1(x))
 
 
 class PatchMerging(nn.Module):
@@ -161,7 +180,9 @@ class ClinReadNet(nn.Module):
     ):
         super().__init__()
         self.config = config = config or ClinReadNetConfig()
-        self.stem = SobelStem(config.embed_dim, kernels, edges=config.edges)
+        self.stem = SobelStem(config.embed_dim, kernels, use_sobel=config.use_sobel)
+        self.statistics = TileStatistics(config.embed_dim)
+        self.novelty = Novelty(2 * config.embed_dim)
         self.stages = nn.ModuleList()
         dim = config.embed_dim
         for i, (depth, heads) in enumerate(zip(config.depths, config.heads, strict=True)):
@@ -174,13 +195,19 @@ class ClinReadNet(nn.Module):
                 shift = config.window // 2 if j % 2 else 0
                 layers.append(Block(dim, heads, shift, config, kernels, fused))
             self.stages.append(nn.Sequential(*layers))
-        self.head = OrdinalHead(dim, config.embed_dim, config.regions, config.prior_dim)
+        self.head = OrdinalHead(dim, config.image_dim)
         self.apply(_initialise)
+        with torch.no_grad():
+            for block in self.modules():
+                if isinstance(block, Block):
+                    block.damp()
+            # The image starts as the mixture of its tiles' votes.
+            nn.init.zeros_(self.head.image[-1].weight)
 
     @property
     def dtype(self) -> torch.dtype:
         """Dtype of the weights."""
-        return self.stem.edge.weight.dtype
+        return self.stem.conv1.weight.dtype
 
     def forward(self, hu: Tensor) -> Prediction:
         """Score slices.
@@ -190,33 +217,42 @@ class ClinReadNet(nn.Module):
                 (512 wherever scores are meant to be used).
 
         Returns:
-            Prediction: score [B], probs [B, 21], quality_map [B, H / 32, W / 32].
+            Prediction: score [B], probs [B, 21], quality_map [B, H / 32, W / 32], novelty [B].
         """
-        stem = x = self.stem(encode(hu))  # [B, H / 4, W / 4, C]
+        return self.predict(hu)[0]
+
+    def predict(self, hu: Tensor) -> tuple[Prediction, TileVotes]:
+        """Score slices, and return what their tiles vote too; as ``forward``."""
+        stem = self.stem(encode(hu))
+        return self.read(self.attend(stem), stem)
+
+    def read(self, tokens: Tensor, stem: Tensor) -> tuple[Prediction, TileVotes]:
+        """Return what the last stage's tokens, and the stem's, say; see ``predict``."""
+        score, probs, quality_map, tiles = self.head(tokens)
+        novelty = self.novelty(self.statistics(stem))
+        return Prediction(score, probs, quality_map, novelty), tiles
+
+    def attend(self, x: Tensor) -> Tensor:
+        """Run the stages: [B, H / 4, W / 4, C] of the stem -> [B, H / 32, W / 32, 8C]."""
         for stage in self.stages:
             x = stage(x)
-        # x [B, H / 32, W / 32, 8C]
-        return self.head(x, stem[:, ::TOKEN_STEP, ::TOKEN_STEP])
-
-    def edge_tokens(self, hu: Tensor) -> Tensor:
-        """Return the tokens whose statistics the head takes: [B, H / 8, W / 8, C]."""
-        return self.stem(encode(hu))[:, ::TOKEN_STEP, ::TOKEN_STEP]
+        return x
 
     @torch.no_grad()
     def calibrate(self, hu: Tensor) -> None:
-        """Standardise what the head sees of the edges, before training.
+        """Standardise the statistics of edges, before training.
 
         Args:
             hu: [B, 1, H, W] Hounsfield units of slices to train on; the more, the better.
         """
-        edges = self.head.edges
-        edges.calibrate(torch.cat([edges.raw(self.edge_tokens(one)) for one in hu.split(1)]))
+        raw = [self.statistics.raw(self.stem(encode(one))) for one in hu.split(1)]
+        self.statistics.calibrate(torch.cat(raw))
 
 
 def _initialise(module: nn.Module) -> None:
+    # A smaller deviation leaves a narrow MLP nearly linear, and noise, whose mean is zero, is
+    # invisible to a linear map.
     if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-    elif isinstance(module, EdgeStatistics):
-        module.initialise()

@@ -1,7 +1,8 @@
-"""SOQN, the Sobel ordinal quality network: an edge stem and an ordinal quality head.
+"""SOQN, the Sobel ordinal quality network: an edge stem, edge statistics, an ordinal quality head.
 
-The stem looks at edge detail; the head at the whole image's distribution of quality, in two ways:
-in what its tokens vote, and in the statistics of all its edges.
+The stem looks at edge detail. After the attention stages each 32x32 tile votes a distribution over
+the grades, and the head joins the votes into the image's distribution. The statistics of the stem's
+edges say how far a slice lies from the training data.
 """
 
 from __future__ import annotations
@@ -14,25 +15,23 @@ from torch import Tensor, nn
 
 from clinreadnet.kernels import Impl, sobel_stem
 from clinreadnet.model.attention import LayerNorm
-from clinreadnet.spec import FINE_GRADES, FINE_STEP
+from clinreadnet.spec import FINE_GRADES, FINE_STEP, TILE
 
-EDGE_GAIN = 40.0
-"""Initial gain of the edge channels: noise of 30 HU makes edges of 0.01 where x is near 0.7, and a
+SOBEL_GAIN = 40.0
+"""Initial gain of the Sobel channels: noise of 30 HU makes edges of 0.01 where x is near 0.7, and a
 network that starts with equal weights did not see any of it in the first 300 steps."""
 
-REGION_SPREAD = 0.3
-"""Initial deviation of the weights that tell regions apart. LayerNorm makes a token 7 long at 48
-channels: with the 0.02 of other layers all regions would start as the same, the whole image."""
-
-TOKEN_STEP = 2
-"""The head takes statistics of every second of the stem's tokens in every second row; a token's
-neighbours see nearly the same pixels."""
+STRIDE = 4
+"""Pixels between two neighbouring tokens of the stem."""
 
 VARIANCE_EPS = 1e-4
 """Inside the logarithm of a variance of tokens, which LayerNorm has made about 1."""
 
 SMALLEST_DEVIATION = 1e-3
-"""Added to the deviation of a statistic between slices: one that never differs stays finite."""
+"""Added to the deviation of a statistic: one that never differs stays finite."""
+
+MIXTURE_EPS = 1e-4
+"""Inside the logarithm of the mixture: a grade that no tile votes for stays possible."""
 
 
 class Prediction(NamedTuple):
@@ -43,8 +42,19 @@ class Prediction(NamedTuple):
     probs: Tensor
     """[B, 21], probability of each fine grade 0, 0.2, ..., 4."""
     quality_map: Tensor
-    """[B, H / 32, W / 32], the expectation of each token, in grades 0...4; of a SOQN alone, whose
-    tokens are the stem's, [B, H / 4, W / 4]."""
+    """[B, H / 32, W / 32], the expectation of each tile's vote, in grades 0...4."""
+    novelty: Tensor
+    """[B], distance of the edge statistics from those of the training data: about 1 for slices like
+    them, larger for others."""
+
+
+class TileVotes(NamedTuple):
+    """What the tiles say before they are joined; for the training loss."""
+
+    votes: Tensor
+    """[B, HW, 21], probability of each fine grade."""
+    weights: Tensor
+    """[B, HW], how much each vote weighs; rows sum to 1."""
 
 
 class SobelStem(nn.Module):
@@ -53,188 +63,216 @@ class SobelStem(nn.Module):
     Args:
         dim: channels C of a token; the first convolution has C / 2.
         kernels: implementation of ``sobel_stem``.
-        edges: False leaves the image alone as input, for ablations; its filters then start with
-            the edges' gain on differences between neighbours.
+        use_sobel: False leaves the image alone as input, for ablations; the filters then start with
+            the gain of the Sobel channels on differences between neighbours.
     """
 
-    def __init__(self, dim: int, kernels: Impl = "auto", *, edges: bool = True):
+    def __init__(self, dim: int, kernels: Impl = "auto", *, use_sobel: bool = True):
         super().__init__()
-        self.kernels, self.edges = kernels, edges
-        self.edge = nn.Conv2d(4 if edges else 1, dim // 2, 3, stride=2, padding=1)
+        self.kernels, self.use_sobel = kernels, use_sobel
+        self.conv1 = nn.Conv2d(4 if use_sobel else 1, dim // 2, 3, stride=2, padding=1)
         self.embed = nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1)
         self.norm = LayerNorm(dim)
         with torch.no_grad():
-            if edges:
-                self.edge.weight[:, 1:] *= EDGE_GAIN
+            if use_sobel:
+                self.conv1.weight[:, 1:] *= SOBEL_GAIN
             else:
-                mean = self.edge.weight.mean(dim=(2, 3), keepdim=True)
-                self.edge.weight.sub_(mean).mul_(EDGE_GAIN).add_(mean)
+                mean = self.conv1.weight.mean(dim=(2, 3), keepdim=True)
+                self.conv1.weight.sub_(mean).mul_(SOBEL_GAIN).add_(mean)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 1, H, W] encoded 0...1 -> [B, H / 4, W / 4, C], dtype of the weights."""
-        assert self.edge.bias is not None
+        assert self.conv1.bias is not None
         # bfloat16 would round the image to steps of 5 HU before its edges are taken.
-        with _without_autocast(x):
+        with without_autocast(x):
             # [B, C / 2, H / 2, W / 2]
-            if self.edges:
-                x = sobel_stem(x, self.edge.weight, self.edge.bias, impl=self.kernels)
+            if self.use_sobel:
+                x = sobel_stem(x, self.conv1.weight, self.conv1.bias, impl=self.kernels)
             else:
-                x = nn.functional.gelu(self.edge(x.to(self.edge.weight.dtype)))
+                x = nn.functional.gelu(self.conv1(x.to(self.conv1.weight.dtype)))
             return self.norm(self.embed(x).permute(0, 2, 3, 1))
 
 
-class EdgeStatistics(nn.Module):
-    """What edges an image has: mean and log deviation of the stem's channels in R kinds of region.
+class TileStatistics(nn.Module):
+    """Mean and log deviation of the stem's channels in each 32x32 tile, standardised.
 
-    Noise shows in even tissue, what a denoiser took in faint structure and at edges: for each kind
-    of region a small MLP says how much a token weighs. The numbers are few, but anatomy moves them
-    too, and each on a scale of its own. ``calibrate`` standardises them before training.
+    ``calibrate`` takes the mean and the deviation of each statistic from training data.
 
     Args:
         dim: channels C of a token.
-        regions: R.
     """
 
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, dim: int, regions: int):
+    def __init__(self, dim: int):
         super().__init__()
-        self.region = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, regions))
-        self.register_buffer("shift", torch.zeros(2 * regions * dim))
-        self.register_buffer("scale", torch.ones(2 * regions * dim))
-
-    def initialise(self) -> None:
-        """Start with regions that lie apart."""
-        for layer in self.region:
-            if isinstance(layer, nn.Linear):
-                nn.init.normal_(layer.weight, std=REGION_SPREAD)
+        self.register_buffer("shift", torch.zeros(2 * dim))
+        self.register_buffer("scale", torch.ones(2 * dim))
 
     def raw(self, tokens: Tensor) -> Tensor:
-        """[B, H, W, C] -> [B, 1, 2RC] as measured, float32 at least: means, then log deviations."""
-        wide = torch.promote_types(tokens.dtype, torch.float32)
-        logits = self.region(tokens).to(wide).permute(0, 3, 1, 2)[..., None]
-        weights = (logits - logits.amax(dim=(2, 3), keepdim=True)).exp()
-        weights = weights / _sum(weights)  # [B, R, H, W, 1]
-        tokens = tokens.to(wide)[:, None]
-        mean = _sum(weights * tokens)  # [B, R, 1, 1, C]
-        difference = tokens - mean
-        return _joined(mean, _sum(weights * difference * difference))
+        """[B, H, W, C] -> [B, H / 8, W / 8, 2C] as measured, float32 at least."""
+        side = TILE // STRIDE
+        _, h, w, c = tokens.shape
+        wide = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
+        wide = wide.reshape(-1, h // side, side, w // side, side, c)
+        mean = wide.mean(dim=(2, 4), keepdim=True)
+        difference = wide - mean
+        variance = (difference * difference).mean(dim=(2, 4))
+        return torch.cat([mean[:, :, 0, :, 0], (variance + VARIANCE_EPS).log() / 2], dim=-1)
 
     @torch.no_grad()
     def calibrate(self, raw: Tensor) -> None:
-        """Take these statistics [B, 1, 2RC], as measured on B slices, as the usual ones."""
-        self.shift.copy_(raw.mean(dim=(0, 1)))
-        self.scale.copy_(1 / (raw.std(dim=(0, 1), correction=0) + SMALLEST_DEVIATION))
+        """Standardise with these statistics [..., 2C], as ``raw`` gives them."""
+        raw = raw.reshape(-1, raw.shape[-1])
+        self.shift.copy_(raw.mean(dim=0))
+        self.scale.copy_(1 / (raw.std(dim=0, correction=0) + SMALLEST_DEVIATION))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """[B, H, W, C] -> [B, 1, 2RC], about Normal(0, 1) over the slices calibrated with.
-
-        In float32 at least, as is ``raw``.
-        """
-        raw = self._raw_quickly(tokens) if self.training else self.raw(tokens)
+        """[B, H, W, C] -> [B, H / 8, W / 8, 2C], about Normal(0, 1) over calibrated tiles."""
+        raw = self.raw(tokens)
         return (raw - self.shift.to(raw)) * self.scale.to(raw)
 
-    def _raw_quickly(self, tokens: Tensor) -> Tensor:
-        """Return ``raw`` by two products, several times as fast, for training.
 
-        The difference of squares loses digits where a channel hardly varies.
+class Novelty(nn.Module):
+    """How far the statistics of a slice lie from those of the training data.
+
+    The mean and the deviation of each statistic over the tiles, whitened: a Mahalanobis distance
+    over the root of its dimensions, so that slices like the training data lie near 1.
+
+    Args:
+        statistics: number of statistics of a tile.
+    """
+
+    mean: Tensor
+    whitening: Tensor
+    threshold: Tensor
+
+    def __init__(self, statistics: int):
+        super().__init__()
+        size = 2 * statistics
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("whitening", torch.eye(size))
+        self.register_buffer("threshold", torch.tensor(float("inf")))
+        """Novelty above which a slice counts as out of domain."""
+
+    def summary(self, statistics: Tensor) -> Tensor:
+        """[B, H, W, S] -> [B, 2S], mean and deviation over the tiles."""
+        mean = statistics.mean(dim=(1, 2))
+        difference = statistics - mean[:, None, None]
+        return torch.cat([mean, ((difference * difference).mean(dim=(1, 2)) + 1e-6).sqrt()], dim=-1)
+
+    @torch.no_grad()
+    def fit(self, summaries: Tensor, shrinkage: float = 0.1) -> None:
+        """Take summaries [n, 2S] of the training data as usual.
+
+        Args:
+            summaries: of at least two slices.
+            shrinkage: share of the covariance that is replaced by its mean variance.
         """
-        wide = torch.promote_types(tokens.dtype, torch.float32)
-        weights = self.region(tokens).to(wide).flatten(1, 2).softmax(dim=1).transpose(1, 2)
-        tokens = tokens.to(wide).flatten(1, 2)
-        with _without_autocast(tokens):
-            mean = weights @ tokens  # [B, R, C]
-            return _joined(mean, (weights @ tokens.square() - mean.square()).clamp(min=0))
+        summaries = summaries.double()
+        mean = summaries.mean(dim=0)
+        centred = summaries - mean
+        covariance = centred.T @ centred / len(summaries)
+        size = len(mean)
+        usual = covariance.trace() / size
+        covariance = (1 - shrinkage) * covariance + shrinkage * usual * torch.eye(size).to(
+            covariance
+        )
+        values, vectors = torch.linalg.eigh(covariance)
+        self.mean.copy_(mean)
+        self.whitening.copy_(vectors / values.sqrt() / size**0.5)
 
+    def forward(self, statistics: Tensor) -> Tensor:
+        """[B, H, W, S] -> [B]."""
+        with without_autocast(statistics):
+            return self.distance(self.summary(statistics))
 
-def _joined(mean: Tensor, variance: Tensor) -> Tensor:
-    """[B, R, ..., C] each -> [B, 1, 2RC], means, then log deviations."""
-    return torch.cat([mean, (variance + VARIANCE_EPS).log() / 2], dim=1).flatten(1)[:, None]
-
-
-def _sum(x: Tensor) -> Tensor:
-    """[B, R, H, W, C] -> [B, R, 1, 1, C]: rows first, since one long float32 sum loses digits."""
-    return x.sum(dim=3, keepdim=True).sum(dim=2, keepdim=True)
+    def distance(self, summary: Tensor) -> Tensor:
+        """[B, 2S], as ``summary`` gives them -> [B]."""
+        far = (summary - self.mean.to(summary)) @ self.whitening.to(summary)
+        return (far * far).sum(dim=-1).sqrt()
 
 
 class OrdinalHead(nn.Module):
-    """Each token votes a distribution over the fine grades, and how much its vote weighs.
+    """Each tile votes a distribution over the fine grades; the image joins the votes.
 
-    The statistics of the image's edges shift the votes of all its tokens.
+    The image's logits are the logarithm of the weighted mixture of votes, times a learned gain,
+    plus what a small MLP reads in the weighted mean of the tiles' features. Nothing of the image
+    reaches the score but through the tokens.
 
     Args:
         dim: channels C of a token.
-        edge_dim: channels E of the stem's tokens.
-        regions: kinds of region R whose statistics are taken.
-        prior_dim: hidden channels between the statistics and the shift.
+        hidden: hidden channels of the MLP.
     """
 
     grade_index: Tensor
+    temperature: Tensor
 
-    def __init__(self, dim: int, edge_dim: int, regions: int, prior_dim: int):
+    def __init__(self, dim: int, hidden: int = 128):
         super().__init__()
-        self.edges = EdgeStatistics(edge_dim, regions)
-        self.prior = nn.Sequential(
-            nn.Linear(2 * regions * edge_dim, prior_dim),
-            nn.GELU(),
-            nn.Linear(prior_dim, FINE_GRADES),
-        )
         self.norm = LayerNorm(dim)
         self.vote = nn.Linear(dim, FINE_GRADES)
-        self.weight = nn.Linear(dim, 1)
+        self.token_weight = nn.Linear(dim, 1)
+        self.gain = nn.Parameter(torch.ones(()))
+        self.image = nn.Sequential(
+            nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, FINE_GRADES)
+        )
+        self.register_buffer("temperature", torch.ones(()))
+        """Divides the image's logits; fitted on validation data."""
         # Integers, so that casting the network to half precision does not round the grades.
         self.register_buffer("grade_index", torch.arange(FINE_GRADES), persistent=False)
 
-    def forward(self, x: Tensor, stem: Tensor) -> Prediction:
-        """[B, H, W, C], [B, H', W', E] -> score [B], probs [B, 21], quality_map [B, H, W]."""
-        _, h, w, c = x.shape
-        prior = self._prior(self.edges(stem))  # [B, 1, 21]
-        x = self.norm(x).reshape(-1, h * w, c)
+    def tiles(self, x: Tensor) -> tuple[Tensor, TileVotes]:
+        """[B, H, W, C] -> normalised tokens [B, HW, C] and what they vote, float32 at least."""
+        x = self.norm(x).flatten(1, 2)
         wide = torch.promote_types(x.dtype, torch.float32)
-        votes = (self.vote(x).to(wide) + prior).softmax(dim=-1)  # [B, HW, 21]
-        weights = self.weight(x).to(wide).softmax(dim=1)  # [B, HW, 1]
-        return self._mixture(votes, weights, h, w)
+        votes = self.vote(x).to(wide).softmax(dim=-1)
+        weights = self.token_weight(x).to(wide)[..., 0].softmax(dim=-1)
+        return x, TileVotes(votes, weights)
 
-    def from_statistics(self, stem: Tensor) -> Prediction:
-        """Predict from the statistics of edges alone, as where no token votes.
+    def join(self, x: Tensor, tiles: TileVotes) -> Tensor:
+        """Tokens [B, HW, C] and their votes -> logits of the image's grades [B, 21]."""
+        weights = tiles.weights[:, None]
+        mixture = (weights @ tiles.votes)[:, 0]
+        pooled = (weights @ x.to(weights.dtype))[:, 0]
+        logits = self.gain.to(mixture) * (mixture + MIXTURE_EPS).log()
+        return logits + self._image(pooled)
 
-        Args:
-            stem: [B, H', W', E], as for ``forward``.
+    def experts(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, H, W, C] -> scores [B] of the mixture of votes alone, and of the MLP alone."""
+        tokens, tiles = self.tiles(x)
+        weights = tiles.weights[:, None]
+        mixture = (weights @ tiles.votes)[:, 0]
+        image = self._image((weights @ tokens.to(weights.dtype))[:, 0])
+        return self.expectation(mixture), self.expectation(image.softmax(dim=-1))
 
-        Returns:
-            Prediction: score [B], probs [B, 21], quality_map [B, 1, 1].
-        """
-        vote = self._prior(self.edges(stem)).softmax(dim=-1)  # [B, 1, 21]
-        return self._mixture(vote, torch.ones_like(vote[..., :1]), 1, 1)
+    def expectation(self, probs: Tensor) -> Tensor:
+        """[..., 21] -> [...], in grades 0...4."""
+        return (probs * (self.grade_index.to(probs.dtype) * FINE_STEP)).sum(dim=-1)
 
-    def _mixture(self, votes: Tensor, weights: Tensor, h: int, w: int) -> Prediction:
-        """[B, HW, 21], [B, HW, 1] -> what the weighted votes say together."""
-        grades = self.grade_index.to(votes.dtype) * FINE_STEP
-        probs = (weights * votes).sum(dim=1)  # [B, 21]
-        return Prediction(
-            score=(probs * grades).sum(dim=-1),
-            probs=probs,
-            quality_map=(votes * grades).sum(dim=-1).reshape(-1, h, w),
-        )
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, TileVotes]:
+        """[B, H, W, C] -> score [B], probs [B, 21], quality_map [B, H, W], votes."""
+        _, h, w, _ = x.shape
+        tokens, tiles = self.tiles(x)
+        with without_autocast(x):
+            logits = self.join(tokens, tiles)
+            probs = (logits / self.temperature.to(logits)).softmax(dim=-1)
+            quality_map = self.expectation(tiles.votes).reshape(-1, h, w)
+            return self.expectation(probs), probs, quality_map, tiles
 
-    def _prior(self, statistics: Tensor) -> Tensor:
-        """[B, 1, 2RC] -> [B, 1, 21] logits, in the type of the statistics.
-
-        One vector an image costs nothing in float32, and in 16 bits would cost most of the digits
-        that the statistics have.
-        """
-        with _without_autocast(statistics):
-            for layer in self.prior:
-                if isinstance(layer, nn.Linear):
-                    weight, bias = layer.weight.to(statistics), layer.bias.to(statistics)
-                    statistics = nn.functional.linear(statistics, weight, bias)
-                else:
-                    statistics = layer(statistics)
-        return statistics
+    def _image(self, pooled: Tensor) -> Tensor:
+        """[B, C] -> [B, 21], in the type of ``pooled``: one vector an image costs nothing."""
+        for layer in self.image:
+            if isinstance(layer, nn.Linear):
+                weight, bias = layer.weight.to(pooled), layer.bias.to(pooled)
+                pooled = nn.functional.linear(pooled, weight, bias)
+            else:
+                pooled = layer(pooled)
+        return pooled
 
 
-def _without_autocast(x: Tensor) -> AbstractContextManager[object]:
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
     """Return what keeps products in the type of ``x``; nothing enters a graph without autocast."""
     kind = x.device.type
     if kind == "meta" or not torch.is_autocast_enabled(kind):

@@ -7,7 +7,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from clinreadnet.report.results import Row, Run
+from clinreadnet.report.results import RecordedRun
+from clinreadnet.report.rows import BenchRow
 
 WIDTH, HEIGHT = 640, 380
 _LEFT, _RIGHT, _TOP, _BOTTOM = 74, 16, 16, 52
@@ -28,7 +29,7 @@ class Series:
     limit: bool = False
 
 
-def latency_accuracy(run: Run) -> str:
+def latency_accuracy(run: RecordedRun) -> str:
     """Plot the time of one slice against the worst difference of a score."""
     rows = [row for row in run.rows if (row.batch, row.clock) == (1, "host")]
     series = [
@@ -39,7 +40,7 @@ def latency_accuracy(run: Run) -> str:
     )
 
 
-def throughput(run: Run) -> str:
+def throughput(run: RecordedRun) -> str:
     """Plot slices per second against the batch, host memory to host memory."""
     series = []
     for title in dict.fromkeys(row.title for row in run.rows):
@@ -50,12 +51,12 @@ def throughput(run: Run) -> str:
     return chart("Throughput", series, "batch", "slices/s (p50)", batches)
 
 
-def roofline(run: Run) -> str:
+def roofline(run: RecordedRun) -> str:
     """Plot operations per second against operations per byte, with the machine's limits."""
     rows = [row for row in run.rows if row.clock == fastest_clock(run.rows)]
     if not rows:
         return chart("Roofline", [], "", "")
-    intensity = [row.flops / row.bytes_moved for row in rows]
+    intensity = [row.flops / row.bytes for row in rows]
     copy = run.rates["copy"]
     low, high = min(intensity) / 8, max(intensity) * 2
     series = []
@@ -67,13 +68,13 @@ def roofline(run: Run) -> str:
             series.append(Series(f"limit, {precision}", points, line=True, limit=True))
     for title in dict.fromkeys(row.title for row in rows):
         points = tuple(
-            (row.flops / row.bytes_moved, row.flops / row.p50) for row in rows if row.title == title
+            (row.flops / row.bytes, row.flops / row.p50) for row in rows if row.title == title
         )
         series.append(Series(title, points))
     return chart("Roofline", series, "FLOP per byte, at most", "FLOP/s")
 
 
-def fastest_clock(rows: Sequence[Row]) -> str:
+def fastest_clock(rows: Sequence[BenchRow]) -> str:
     """Return the clock that includes the least host time."""
     clocks = {row.clock for row in rows}
     return next((c for c in ("device graph", "device", "host") if c in clocks), "host")

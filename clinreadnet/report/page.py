@@ -13,7 +13,7 @@ from clinreadnet.errors import CheckFailed, InputError
 from clinreadnet.files import whole_file
 from clinreadnet.report.figures import latency_accuracy, roofline, throughput
 from clinreadnet.report.recommend import Recommendation, parse_budget, recommend
-from clinreadnet.report.results import Run, newest_runs
+from clinreadnet.report.results import RecordedRun, newest_runs
 from clinreadnet.report.tables import (
     NOT_MEASURED,
     artifacts_table,
@@ -108,7 +108,7 @@ class DeploymentReport:
         """
         parse_budget(budget)
         self.manifest = check_bundle(bundle)
-        self.runs: Sequence[Run] = newest_runs(results, machine)
+        self.runs: Sequence[RecordedRun] = newest_runs(results, machine)
         self.recommendations = [recommend(run, self.manifest, budget) for run in self.runs]
 
     def to_dict(self) -> dict[str, Any]:
@@ -122,7 +122,7 @@ class DeploymentReport:
                     "commit": run.commit,
                     "file": run.path.as_posix(),
                     "rates": dict(run.rates),
-                    "rows": [asdict(row) for row in run.rows],
+                    "rows": [row.to_json() for row in run.rows],
                     "recommendation": asdict(chosen),
                 }
                 for run, chosen in zip(self.runs, self.recommendations, strict=True)
@@ -168,7 +168,7 @@ class DeploymentReport:
             raise InputError(f"{Path(out)}: cannot be written ({error.strerror})") from None
 
 
-def _machine(run: Run, chosen: Recommendation) -> list[str]:
+def _machine(run: RecordedRun, chosen: Recommendation) -> list[str]:
     info = run.document["machine_info"]
     dirty = (
         ", with changes that were not committed" if run.document["commit_info"].get("dirty") else ""
@@ -191,11 +191,11 @@ def _machine(run: Run, chosen: Recommendation) -> list[str]:
         "<h3>Against alternatives</h3>",
         peers_table(run.rows).html(),
         "<h3>Cold start</h3>",
-        cold_start_table(run.document).html(),
+        cold_start_table(run).html(),
         "<h3>Files to scores</h3>",
-        end_to_end_table(run.document).html(),
+        end_to_end_table(run).html(),
         "<h3>Ops</h3>",
-        ops_table(run.document).html(),
+        ops_table(run).html(),
     ]
 
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clinreadnet.errors import InputError
-from clinreadnet.report.results import Row, Run
+from clinreadnet.report.results import RecordedRun
+from clinreadnet.report.rows import BenchRow
 from clinreadnet.runtime.bundle.manifest import Artifact, Manifest
 
 QUANTITIES = ("score", "error", "PLCC", "SROCC", "KROCC")
@@ -20,10 +21,10 @@ _TERM = re.compile(r"\s*(\w+)\s*<=\s*([0-9.eE+-]+)\s*")
 
 
 @dataclass(frozen=True)
-class Judged:
+class Judgement:
     """A measured artifact; ``reason`` says why it is refused, None if it is not."""
 
-    row: Row
+    row: BenchRow
     cost: float | None
     reason: str | None
 
@@ -41,8 +42,8 @@ class Recommendation:
 
     machine: str
     budget: str
-    best: Judged | None
-    refused: tuple[Judged, ...]
+    best: Judgement | None
+    refused: tuple[Judgement, ...]
 
     def lines(self) -> list[str]:
         """Return the recommendation as lines of text."""
@@ -86,7 +87,7 @@ def parse_budget(text: str) -> dict[str, float]:
     return bounds
 
 
-def recommend(run: Run, manifest: Manifest, budget: str) -> Recommendation:
+def recommend(run: RecordedRun, manifest: Manifest, budget: str) -> Recommendation:
     """Choose by the time of one slice in host memory, which is measured for every backend.
 
     Args:
@@ -99,7 +100,7 @@ def recommend(run: Run, manifest: Manifest, budget: str) -> Recommendation:
     """
     bounds = parse_budget(budget)
     rows = [r for r in run.rows if (r.role, r.batch, r.clock) == ("artifact", 1, "host")]
-    refused: list[Judged] = []
+    refused: list[Judgement] = []
     for row in sorted(rows, key=lambda one: one.p50):
         judged = judge(row, manifest.artifacts, bounds)
         if judged.reason is None:
@@ -108,16 +109,18 @@ def recommend(run: Run, manifest: Manifest, budget: str) -> Recommendation:
     return Recommendation(run.machine, budget, None, tuple(refused))
 
 
-def judge(row: Row, artifacts: Sequence[Artifact], bounds: dict[str, float]) -> Judged:
+def judge(row: BenchRow, artifacts: Sequence[Artifact], bounds: dict[str, float]) -> Judgement:
     """Compare one measured artifact with a budget."""
     artifact = next((a for a in artifacts if a.file == row.artifact), None)
     if artifact is None:
-        return Judged(row, None, "not in this bundle")
+        return Judgement(row, None, "not in this bundle")
     if artifact.sha256 != row.sha256:
-        return Judged(row, None, "measured on another build of this file; run `make bench-record`")
+        return Judgement(
+            row, None, "measured on another build of this file; run `make bench-record`"
+        )
     parity = artifact.parity
     if parity is None or parity.status != "passed":
-        return Judged(row, None, f"parity {parity.status if parity else 'not measured'}")
+        return Judgement(row, None, f"parity {parity.status if parity else 'not measured'}")
     errors = [abs(e) for e in parity.relative_error.values() if e is not None]
     costs: dict[str, float | None] = {
         "score": parity.worst_score_difference,
@@ -131,4 +134,4 @@ def judge(row: Row, artifacts: Sequence[Artifact], bounds: dict[str, float]) -> 
             over.append(f"{quantity} not measured")
         elif cost > bound:
             over.append(f"{quantity} {cost:.2g} > {bound:g}")
-    return Judged(row, parity.worst_score_difference, ", ".join(over) or None)
+    return Judgement(row, parity.worst_score_difference, ", ".join(over) or None)

@@ -1,7 +1,7 @@
 """Recorded benchmark runs: `<machine>/<date>-<commit>.json`, pytest-benchmark's format.
 
-What a row of the network says stands in its ``extra_info`` (`Row`); docs/benchmarking.md names the
-fields. Anything else in a file belongs to the tables of `bench/tables.py`.
+What a row says stands in its ``extra_info`` (`clinreadnet.report.rows`). Anything else in a file
+belongs to the tables of `bench/tables`.
 """
 
 from __future__ import annotations
@@ -9,85 +9,27 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from clinreadnet.errors import InputError
+from clinreadnet.errors import InputError, first_line
+from clinreadnet.report.rows import BenchRow, ColdStartRow, KernelRow, OpRow, RecordedRow
 
 SCHEMA = 1
 """Version of the format of ``extra_info``, in every file as ``results_schema``."""
 
 RESULTS = Path("bench") / "results"
 
+Kind = TypeVar("Kind", bound=RecordedRow)
+
 _NAME = re.compile(r"\d{4}-\d{2}-\d{2}-[0-9a-z]+\.json")
 _COMMIT = re.compile(r"[0-9a-f]{7,40}")
 
 
 @dataclass(frozen=True)
-class Row:
-    """One candidate at one batch.
-
-    Attributes:
-        name: of the benchmark: what `bench-check` compares.
-        candidate: backend, or what a user would pick instead of it.
-        role: "artifact" of the bundle, "reference" network in PyTorch, or a "peer".
-        precision: as in a manifest.
-        batch: slices of one run.
-        clock: "host" (slices and outputs in host memory), "device" (CUDA events) or "device graph"
-            (the same in a CUDA graph).
-        p50, p90, p99: seconds of one run.
-        low, high: 95 % interval of ``p50``.
-        n: runs that were timed.
-        variation: coefficient of variation.
-        marks: what speaks against trusting the row; empty where nothing does.
-        flops, bytes_moved: what one run must compute and move at least.
-        percent_of_limit: of the machine's roofline.
-        ratio: baseline's time over this one's, with its interval, or None.
-        baseline: what ``ratio`` compares with.
-        artifact: file in the bundle, or None, and
-        sha256: its digest.
-        score_difference: worst difference of one slice's score from the float64 reference, on the
-            golden slices that were run before the timing.
-    """
-
-    name: str
-    candidate: str
-    role: str
-    precision: str
-    batch: int
-    clock: str
-    p50: float
-    p90: float
-    p99: float
-    low: float
-    high: float
-    n: int
-    variation: float
-    marks: tuple[str, ...]
-    flops: float
-    bytes_moved: float
-    percent_of_limit: float
-    ratio: tuple[float, float, float] | None
-    baseline: str | None
-    artifact: str | None
-    sha256: str | None
-    score_difference: float
-
-    @property
-    def title(self) -> str:
-        """Candidate and precision."""
-        return f"{self.candidate} {self.precision}"
-
-    @property
-    def throughput(self) -> float:
-        """Slices a second."""
-        return self.batch / self.p50
-
-
-@dataclass(frozen=True)
-class Run:
+class RecordedRun:
     """One recorded file.
 
     Attributes:
@@ -96,13 +38,19 @@ class Run:
         document: the whole file.
         commit: measured commit; 7 to 40 hexadecimal digits.
         rows: those of the network.
+        cold_starts: loading and first run in a new process.
+        ops: those of the network's ops on the processor.
+        kernels: those of the kernels on a GPU.
     """
 
     machine: str
     path: Path
     document: Mapping[str, Any]
     commit: str
-    rows: tuple[Row, ...]
+    rows: tuple[BenchRow, ...]
+    cold_starts: tuple[ColdStartRow, ...]
+    ops: tuple[OpRow, ...]
+    kernels: tuple[KernelRow, ...]
 
     @property
     def hardware(self) -> str:
@@ -127,7 +75,7 @@ def result_files(results: str | os.PathLike[str]) -> list[Path]:
     return [path for path in sorted(Path(results).glob("*/*.json")) if _NAME.fullmatch(path.name)]
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path) -> RecordedRun:
     """Read one recorded file.
 
     Raises:
@@ -137,8 +85,9 @@ def read_run(path: Path) -> Run:
         document = json.loads(path.read_text(encoding="utf-8"))
         known = isinstance(document, dict) and isinstance(document.get("benchmarks"), list)
     except (OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: cannot be read ({reason}); run `make bench-record`") from None
+        raise InputError(
+            f"{path}: cannot be read ({first_line(error)}); run `make bench-record`"
+        ) from None
     if not known:
         raise InputError(f"{path}: not a file of pytest-benchmark; run `make bench-record`")
     schema = document.get("results_schema", 0)
@@ -153,11 +102,18 @@ def read_run(path: Path) -> Run:
             f"{path}: its commit is unknown ({commit}); run `make bench-record` in a git checkout"
         )
     try:
-        rows = tuple(
-            _row(one) for one in document["benchmarks"] if one["extra_info"].get("op") == "network"
+        facts = [one["extra_info"] for one in document["benchmarks"]]
+        run = RecordedRun(
+            path.parent.name,
+            path,
+            document,
+            commit,
+            _rows(BenchRow, facts),
+            _rows(ColdStartRow, facts),
+            _rows(OpRow, facts),
+            _rows(KernelRow, facts),
         )
-        run = Run(path.parent.name, path, document, commit, rows)
-        if not run.hardware or (rows and "copy" not in run.rates):
+        if not run.hardware or (run.rows and "copy" not in run.rates):
             raise KeyError("machine_info.rates")
     except (KeyError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__} {error}"
@@ -167,7 +123,11 @@ def read_run(path: Path) -> Run:
     return run
 
 
-def newest_runs(results: str | os.PathLike[str], machine: str | None = None) -> list[Run]:
+def _rows(kind: type[Kind], recorded: Sequence[Mapping[str, Any]]) -> tuple[Kind, ...]:
+    return tuple(kind.from_json(facts) for facts in recorded if kind.holds(facts))
+
+
+def newest_runs(results: str | os.PathLike[str], machine: str | None = None) -> list[RecordedRun]:
     """Return the newest recorded run of the network on each machine.
 
     Args:
@@ -192,7 +152,7 @@ def _may_hold_rows(path: Path) -> bool:
     """Whether a file is more than a run of other benches; what is wrong in it is for `read_run`."""
     try:
         benchmarks = json.loads(path.read_text(encoding="utf-8"))["benchmarks"]
-        return not benchmarks or any(one["extra_info"].get("op") == "network" for one in benchmarks)
+        return not benchmarks or any(BenchRow.holds(one["extra_info"]) for one in benchmarks)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return True
 
@@ -203,33 +163,3 @@ def _recorded(path: Path) -> str:
         return str(json.loads(path.read_text(encoding="utf-8"))["datetime"])
     except (OSError, ValueError, KeyError, TypeError):
         return path.name
-
-
-def _row(one: Mapping[str, Any]) -> Row:
-    extra = one["extra_info"]
-    ratio = extra.get("ratio")
-    low, high = extra["interval"]
-    return Row(
-        name=one["name"],
-        candidate=extra["candidate"],
-        role=extra["role"],
-        precision=extra["precision"],
-        batch=int(extra["batch"]),
-        clock=extra["clock"],
-        p50=float(extra["p50"]),
-        p90=float(extra["p90"]),
-        p99=float(extra["p99"]),
-        low=float(low),
-        high=float(high),
-        n=int(extra["n"]),
-        variation=float(extra["variation"]),
-        marks=tuple(extra["marks"]),
-        flops=float(extra["flops"]),
-        bytes_moved=float(extra["bytes"]),
-        percent_of_limit=float(extra["percent_of_limit"]),
-        ratio=None if ratio is None else (float(ratio[0]), float(ratio[1]), float(ratio[2])),
-        baseline=extra.get("baseline"),
-        artifact=extra.get("artifact"),
-        sha256=extra.get("sha256"),
-        score_difference=float(extra["score_difference"]),
-    )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from clinreadnet.report.results import Row
+from clinreadnet.report.results import RecordedRun
+from clinreadnet.report.rows import BenchRow
 from clinreadnet.runtime.bundle.manifest import Manifest
 
 NOT_MEASURED = "Not measured."
@@ -43,26 +43,26 @@ class Table:
         )
 
 
-def network_table(rows: Sequence[Row]) -> Table:
+def network_table(rows: Sequence[BenchRow]) -> Table:
     """Every row of the network: percentiles, ratio, percent of the limit, marks."""
     head = ("backend", "batch", "clock", "marks", "p50 ms", "95 %", "p90", "p99", "n")
     speed = ("slices/s", "× baseline", "% of limit")
     return Table((*head, *speed), tuple(_network_row(row) for row in ordered(rows)))
 
 
-def ordered(rows: Sequence[Row]) -> list[Row]:
+def ordered(rows: Sequence[BenchRow]) -> list[BenchRow]:
     """By clock, batch, and the faster first."""
     return sorted(rows, key=lambda row: (row.clock != "host", row.clock, row.batch, row.p50))
 
 
-def _network_row(row: Row) -> tuple[str, ...]:
+def _network_row(row: BenchRow) -> tuple[str, ...]:
     return (
         row.title + (" (peer)" if row.role == "peer" else ""),
         str(row.batch),
         row.clock,
         ", ".join(row.marks),
         f"{1e3 * row.p50:.4g}",
-        f"{1e3 * row.low:.4g} … {1e3 * row.high:.4g}",
+        f"{1e3 * row.interval[0]:.4g} … {1e3 * row.interval[1]:.4g}",
         f"{1e3 * row.p90:.4g}",
         f"{1e3 * row.p99:.4g}",
         str(row.n),
@@ -72,7 +72,7 @@ def _network_row(row: Row) -> tuple[str, ...]:
     )
 
 
-def peers_table(measured: Sequence[Row]) -> Table:
+def peers_table(measured: Sequence[BenchRow]) -> Table:
     """Ours against the fastest peer of the same precision or a more exact one, batch by batch."""
     rows = []
     for clock in dict.fromkeys(row.clock for row in measured):
@@ -88,42 +88,37 @@ def peers_table(measured: Sequence[Row]) -> Table:
     return Table((*head, "verdict"), tuple(rows))
 
 
-def _p50(row: Row) -> float:
+def _p50(row: BenchRow) -> float:
     return row.p50
 
 
-def _against(ours: Row | None, peer: Row) -> tuple[str, ...]:
+def _against(ours: BenchRow | None, peer: BenchRow) -> tuple[str, ...]:
     theirs = (peer.candidate, f"{1e3 * peer.p50:.4g}")
     if ours is None:
         return ("", "", *theirs, "", "no artifact of this precision here")
     ratio = peer.p50 / ours.p50
-    if ours.high < peer.low:
+    if ours.interval[1] < peer.interval[0]:
         verdict = "faster"
-    elif peer.high < ours.low:
+    elif peer.interval[1] < ours.interval[0]:
         verdict = f"slower by {100 * (1 / ratio - 1):.0f} %"
     else:
         verdict = "intervals overlap"
     return (ours.candidate, f"{1e3 * ours.p50:.4g}", *theirs, f"{ratio:.2f}", verdict)
 
 
-def cold_start_table(document: Mapping[str, Any]) -> Table:
+def cold_start_table(run: RecordedRun) -> Table:
     """Load and first run in a new process."""
     rows = [
-        (
-            f"{extra['candidate']} {extra['precision']}",
-            f"{extra['load']:.2f}",
-            f"{extra['first']:.2f}",
-            str(extra["n"]),
-        )
-        for extra in _facts(document, "cold-start")
+        (f"{row.candidate} {row.precision}", f"{row.load:.2f}", f"{row.first:.2f}", str(row.n))
+        for row in run.cold_starts
     ]
     return Table(("backend", "load, s", "first run, s", "processes"), tuple(rows))
 
 
-def end_to_end_table(document: Mapping[str, Any]) -> Table:
+def end_to_end_table(run: RecordedRun) -> Table:
     """DICOM files in, scores out, and the parts of it."""
     rows = []
-    for one in document["benchmarks"]:
+    for one in run.document["benchmarks"]:
         if "test_score_speed" not in one["fullname"]:
             continue
         extra, stats = one["extra_info"], one["stats"]
@@ -140,18 +135,18 @@ def end_to_end_table(document: Mapping[str, Any]) -> Table:
     return Table(("benchmark", "ms, best / median", "n", "slices/s", "peak MiB"), tuple(rows))
 
 
-def ops_table(document: Mapping[str, Any]) -> Table:
+def ops_table(run: RecordedRun) -> Table:
     """What each op must do at batch 1 in float32, and the least time for it on this machine."""
     rows = [
         (
-            extra["what"],
-            f"{extra['flops'] / 1e9:.3f}",
-            f"{extra['bytes'] / 2**20:.1f}",
-            f"{1e3 * extra['limit']:.3f}",
-            "" if extra.get("p50") is None else f"{1e3 * extra['p50']:.3f}",
-            "" if extra.get("percent_of_limit") is None else f"{extra['percent_of_limit']:.0f}",
+            row.what,
+            f"{row.flops / 1e9:.3f}",
+            f"{row.bytes / 2**20:.1f}",
+            f"{1e3 * row.limit:.3f}",
+            "" if row.p50 is None else f"{1e3 * row.p50:.3f}",
+            "" if row.percent_of_limit is None else f"{row.percent_of_limit:.0f}",
         )
-        for extra in _facts(document, "op")
+        for row in run.ops
     ]
     head = ("op", "GFLOP", "MiB at least", "limit, ms", "reference, ms", "% of limit")
     return Table(head, tuple(rows))
@@ -176,8 +171,3 @@ def artifacts_table(manifest: Manifest) -> Table:
         )
     head = ("artifact", "precision", "target", "MiB", "parity", "worst Δscore", "SHA-256")
     return Table(head, tuple(rows))
-
-
-def _facts(document: Mapping[str, Any], op: str) -> list[Mapping[str, Any]]:
-    found = (one["extra_info"] for one in document["benchmarks"])
-    return [extra for extra in found if extra.get("op") == op]

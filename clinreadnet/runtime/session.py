@@ -17,7 +17,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
 from numpy.typing import NDArray
 
 from clinreadnet.errors import (
@@ -31,13 +30,11 @@ from clinreadnet.errors import (
     SessionClosed,
     Untrusted,
 )
-from clinreadnet.metrics import relative_error
-from clinreadnet.precision import BUDGETS
+from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.backends.ladder import (
     BACKENDS,
-    Backend,
-    Opened,
-    Wanted,
+    LoadedBackend,
+    SessionOptions,
     check_backends,
     open_backend,
 )
@@ -45,10 +42,10 @@ from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import Artifact, Manifest, load_manifest
 from clinreadnet.runtime.bundle.trust import KeyFile
 from clinreadnet.runtime.inputs import check_slices
+from clinreadnet.runtime.reproduce import reproduce, run_batch
 from clinreadnet.runtime.scores import Outputs, Scores
 from clinreadnet.runtime.stream import Stream
 from clinreadnet.runtime.verdict import Verdict
-from clinreadnet.spec import OUTPUTS
 
 SELF_TEST_SLICES = 1
 SELF_TEST_SLACK = 2.0
@@ -112,13 +109,13 @@ class Session:
             )
         self.refused: dict[str, str] = {}
         golden = read_golden(self.bundle, self.manifest.golden, first=SELF_TEST_SLICES)
-        opened = self._climb(ladder, Wanted(precision, batch, workers, threads), golden)
-        self._backend = opened.backend
+        loaded = self._climb(ladder, SessionOptions(precision, batch, workers, threads), golden)
+        self._backend = loaded.backend
         # If the caller does not close the session: before the interpreter unloads CUDA's modules.
-        self._free = weakref.finalize(self, opened.backend.close)
-        self.artifact: Artifact = opened.artifact
-        self.verdict: Verdict = opened.verdict
-        self.batch: int = opened.batch
+        self._free = weakref.finalize(self, loaded.backend.close)
+        self.artifact: Artifact = loaded.artifact
+        self.verdict: Verdict = loaded.verdict
+        self.batch: int = loaded.batch
         self._slots = threading.Semaphore(workers)
         self._workers = workers
         self._closing = threading.Lock()
@@ -233,17 +230,17 @@ class Session:
         self.close()
 
     def _climb(
-        self, ladder: tuple[str, ...], wanted: Wanted, golden: dict[str, NDArray[Any]]
-    ) -> Opened:
+        self, ladder: tuple[str, ...], options: SessionOptions, golden: dict[str, NDArray[Any]]
+    ) -> LoadedBackend:
         """Return the first backend that loads and passes; keep the reasons against the others."""
         failure: CheckFailed | BackendError | None = None
         for name in ladder:
             try:
-                opened = open_backend(name, self.bundle, self.manifest, wanted)
+                loaded = open_backend(name, self.bundle, self.manifest, options)
                 try:
-                    self._self_test(name, opened, golden)
+                    self._self_test(name, loaded, golden)
                 except BaseException:
-                    opened.backend.close()
+                    loaded.backend.close()
                     raise
             except Untrusted:
                 raise
@@ -255,38 +252,28 @@ class Session:
                     failure = failure or error
                 continue
             self.backend = name
-            return opened
+            return loaded
         reasons = "; ".join(f"{name}: {reason}" for name, reason in self.refused.items())
         kind = BackendUnavailable if failure is None else type(failure)
         raise kind(f"{self.bundle}: no backend works here ({reasons})") from failure
 
-    def _self_test(self, name: str, opened: Opened, golden: dict[str, NDArray[Any]]) -> None:
-        limit = SELF_TEST_SLACK * BUDGETS[opened.artifact.precision]
-        outputs = [_run(opened.backend, hu[None], opened.artifact) for hu in golden["hu"]]
-        for output in OUTPUTS:
-            error = relative_error(np.concatenate([o[output] for o in outputs]), golden[output])
-            if not error <= limit:
-                raise CheckFailed(
-                    f"{self.bundle / opened.artifact.file}: self-test failed on {name}, "
-                    f"{output} is off by {error:.1e} (limit {limit:.0e}); run `clinreadnet verify "
-                    f"{self.bundle}` here, or choose another backend"
-                )
+    def _self_test(self, name: str, loaded: LoadedBackend, golden: dict[str, NDArray[Any]]) -> None:
+        artifact = loaded.artifact
+        limit = SELF_TEST_SLACK * PRECISIONS[artifact.precision].budget
+        found = reproduce(
+            loaded.backend.run, golden["hu"], golden, limit, smallest=artifact.batch.min
+        )
+        for failure in found.failures():
+            raise CheckFailed(
+                f"{self.bundle / artifact.file}: self-test failed on {name}, {failure}; run "
+                f"`clinreadnet verify {self.bundle}` here, or choose another backend"
+            )
 
     def _run(self, hu: NDArray[Any]) -> Outputs:
         with self._slots:
             if self._closed:
                 raise SessionClosed(_CLOSED)
-            return _run(self._backend, hu, self.artifact)
+            return run_batch(self._backend.run, hu, self.artifact.batch.min)
 
 
 _CLOSED = "the session is closed; make another"
-
-
-def _run(backend: Backend, hu: NDArray[Any], artifact: Artifact) -> Outputs:
-    """Run one batch [n, 512, 512], padded to the profile's minimum with its last slice."""
-    n = len(hu)
-    missing = artifact.batch.min - n
-    if missing <= 0:
-        return backend.run(hu[:, None])
-    hu = np.concatenate([hu, np.repeat(hu[-1:], missing, axis=0)])
-    return {name: value[:n] for name, value in backend.run(hu[:, None]).items()}

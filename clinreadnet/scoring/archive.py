@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from clinreadnet.data.slices import SliceRef, find_slices
-from clinreadnet.errors import ClinReadNetError, InputError
+from clinreadnet.errors import ClinReadNetError, InputError, first_line
 from clinreadnet.files import whole_file
 from clinreadnet.runtime import Session
 from clinreadnet.scoring.series import SeriesSummary, check_target, summarise
@@ -183,7 +183,7 @@ def _cluster(address: str, workers: int | None) -> Iterator[None]:
             ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(
-            f"address={address}: no Ray cluster there ({str(error).splitlines()[0]}); give "
+            f"address={address}: no Ray cluster there ({first_line(error)}); give "
             f"HOST:PORT of its head, auto, or {LOCAL}"
         ) from None
     try:

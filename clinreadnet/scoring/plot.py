@@ -14,7 +14,7 @@ from clinreadnet.scoring.series import Extreme, SeriesReport
 from clinreadnet.spec import LIKERT, RESEARCH_USE
 
 _FORMATS = (".png", ".pdf", ".svg")
-_WINDOW = (350.0, 40.0)  # width and level of the window of LDCTIQA's readers, HU
+_WINDOW = (350.0, 40.0)  # width and level of the window of LDCTIQA's radiologists, HU
 
 
 def check_plot(target: Path) -> None:

@@ -38,6 +38,12 @@ class CleanSlice:
     tissue: Mask
     body: Mask
 
+    @property
+    def own_noise_hu(self) -> float:
+        """Standard deviation in even tissue of what is not anatomy: 0 for a phantom."""
+        own = (self.hu - self.structure)[self.tissue]
+        return float(np.sqrt(np.mean(own**2))) if own.size else 0.0
+
 
 def outside_circle() -> Mask:
     """Return ``[512, 512]`` bool, the pixels that the scanner does not see."""

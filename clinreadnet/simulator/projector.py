@@ -16,7 +16,7 @@ import math
 import numba
 import numpy as np
 import scipy.fft
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from clinreadnet.errors import InputError
 
@@ -127,17 +127,10 @@ def forward_project(image: Float32, views: int) -> Float32:
     return out
 
 
-def reconstruction_filter(size: int, sharpness: float = 0.0, softness: float = 0.0) -> Float32:
-    """Return the reconstruction filter for FFTs of length ``size``.
+def ramp_filter(size: int) -> Float32:
+    """Return the ramp for FFTs of length ``size``, as the transform of its spatial form.
 
-    The ramp is the transform of its band-limited spatial form (Kak and Slaney, chapter 3), which
-    keeps the reconstructed values unbiased at low frequencies.
-
-    Args:
-        size: FFT length.
-        sharpness: 0 is the Hann-windowed ramp, 1 the bare ramp; between them the two are mixed,
-            beyond 1 high frequencies are raised.
-        softness: standard deviation in pixels of a Gaussian blur on top, as soft kernels have it.
+    Band-limited so (Kak and Slaney, chapter 3), it keeps reconstructed values unbiased.
 
     Returns:
         ``[size // 2 + 1]`` float32, for the non-negative frequencies.
@@ -148,27 +141,21 @@ def reconstruction_filter(size: int, sharpness: float = 0.0, softness: float = 0
     kernel = np.zeros(size)
     kernel[0] = 0.25
     kernel[1::2] = -1.0 / (np.pi * odd) ** 2
-    ramp = 2.0 * np.real(scipy.fft.fft(kernel))
-    hann = np.fft.fftshift(np.hanning(size))
-    # An even-length np.hanning is off centre by half a bin; the real part of the inverse transform
-    # sees the mean of both sides, and a one-sided transform must be given that mean.
-    hann = (hann + np.roll(hann[::-1], 1)) / 2
-    window = hann + sharpness * (1.0 - hann)
-    window *= np.exp(-2.0 * (np.pi * softness * scipy.fft.fftfreq(size)) ** 2)
-    return np.asarray((ramp * window)[: size // 2 + 1], np.float32)
+    return np.asarray(2.0 * np.real(scipy.fft.rfft(kernel)), np.float32)
 
 
-def channel_filters(size: int, channels: int, sharpness: ArrayLike, softness: ArrayLike) -> Float32:
+def channel_filters(size: int, channels: int, windows: Float32 | None) -> Float32:
     """Return the filter of each channel ``[channels, size // 2 + 1]`` float32.
 
     Args:
         size: FFT length.
         channels: number of channels.
-        sharpness: as in :func:`reconstruction_filter`; one number, or one for each channel.
-        softness: likewise.
+        windows: ``[size // 2 + 1]`` or ``[channels, size // 2 + 1]``, multiplied into the ramp;
+            None leaves the ramp alone.
     """
-    kernels = np.broadcast_to(np.stack(np.broadcast_arrays(sharpness, softness)).T, (channels, 2))
-    return np.stack([reconstruction_filter(size, *kernel) for kernel in kernels])
+    ramp = ramp_filter(size)
+    found = ramp if windows is None else ramp * windows
+    return np.asarray(np.broadcast_to(found, (channels, len(ramp))), np.float32)
 
 
 def filter_length(size: int) -> int:
@@ -176,22 +163,20 @@ def filter_length(size: int) -> int:
     return max(64, 1 << math.ceil(math.log2(2 * size)))
 
 
-def back_project(
-    sinograms: Float32, *, sharpness: ArrayLike = 0.0, softness: ArrayLike = 0.0
-) -> Float32:
+def back_project(sinograms: Float32, windows: Float32 | None = None) -> Float32:
     """Reconstruct images by filtered back-projection.
 
     Args:
         sinograms: ``[channels, views, n]`` float32 line integrals, all of one geometry.
-        sharpness: 0 Hann filter, 1 ramp filter; one number, or one for each channel.
-        softness: standard deviation of a further Gaussian blur, in pixels; likewise.
+        windows: frequency windows over the ramp for FFTs of ``filter_length(n)``, of all channels
+            or one for each; None reconstructs with the bare ramp.
 
     Returns:
         ``[channels, n, n]`` float32, zero outside the inscribed circle.
     """
     channels, views, size = sinograms.shape
     length = filter_length(size)
-    responses = channel_filters(length, channels, sharpness, softness)
+    responses = channel_filters(length, channels, windows)
     angles = view_angles(views)
     cosines = np.cos(angles).astype(np.float32)
     sines = np.sin(angles).astype(np.float32)

@@ -11,7 +11,6 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import ArrayLike
 from torch import Tensor
 
 from clinreadnet.simulator.projector import Float32, channel_filters, filter_length, view_angles
@@ -53,15 +52,12 @@ def forward_project(images: Tensor, views: int) -> Tensor:
     return out
 
 
-def back_project(
-    sinograms: Tensor, *, sharpness: ArrayLike = 0.0, softness: ArrayLike = 0.0
-) -> Tensor:
+def back_project(sinograms: Tensor, windows: Float32 | None = None) -> Tensor:
     """Reconstruct images by filtered back-projection.
 
     Args:
         sinograms: ``[b, views, n]`` float32 line integrals, all of one geometry.
-        sharpness: 0 Hann filter, 1 ramp filter; one number, or one for each sinogram.
-        softness: standard deviation of a further Gaussian blur, in pixels; likewise.
+        windows: frequency windows over the ramp, as in `clinreadnet.simulator.projector`.
 
     Returns:
         ``[b, n, n]`` float32, zero outside the inscribed circle.
@@ -69,7 +65,7 @@ def back_project(
     batch, views, size = sinograms.shape
     device = sinograms.device
     length = filter_length(size)
-    responses = torch.from_numpy(channel_filters(length, batch, sharpness, softness)).to(device)
+    responses = torch.from_numpy(channel_filters(length, batch, windows)).to(device)
     spectrum = torch.fft.rfft(sinograms, n=length)
     filtered = torch.fft.irfft(spectrum * responses[:, None], n=length)[..., :size]
     # A ray may leave the circle by a pixel: a zero on either side is enough.
@@ -101,10 +97,8 @@ class TorchProjector:
         images = torch.from_numpy(image).to(self._device)[None]
         return np.asarray(forward_project(images, views)[0].cpu().numpy())
 
-    def back_project(
-        self, sinograms: Float32, *, sharpness: ArrayLike = 0.0, softness: ArrayLike = 0.0
-    ) -> Float32:
+    def back_project(self, sinograms: Float32, windows: Float32 | None = None) -> Float32:
         """Reconstruct ``[b, views, n]`` line integrals; return ``[b, n, n]``."""
         device = torch.from_numpy(sinograms).to(self._device)
-        images = back_project(device, sharpness=sharpness, softness=softness)
+        images = back_project(device, windows)
         return np.asarray(images.cpu().numpy())

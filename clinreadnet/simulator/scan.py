@@ -5,23 +5,27 @@ counts. One forward projection serves all twelve; the sparse ones take every thi
 Four denoised copies join them, whose noise is gone and detail too.
 
 Counts behind the patient are Poisson, ``N ~ Poisson(I0 exp(-p)) + Normal(0, 10)``, with the line
-integral ``p`` of ``mu = mu_water (1 + HU / 1000)``. A scanner's exposure control follows the size
-of the patient, so ``I0`` does in part.
+integral ``p`` of ``mu = mu_water (1 + HU / 1000)``. As a scanner's exposure control does, ``I0``
+follows from the patient, the kernel and the noise that the protocol asks for.
+
+The kernel is the protocol's choice: a soft one loses nothing that it was meant to show. Edges and
+detail are lost by denoising alone, relative to the noise-free image of the same kernel.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import scipy.ndimage as ndi
 
 from clinreadnet.simulator import projector
-from clinreadnet.simulator.clean import CleanSlice, Float32, Mask
+from clinreadnet.simulator.clean import CleanSlice, Float32
 from clinreadnet.simulator.denoise import bilateral, non_local_means
+from clinreadnet.simulator.kernel import REFERENCE, Kernel, draw_kernel
+from clinreadnet.simulator.measure import Detail, TileQuality, Tiles
 from clinreadnet.spec import HU_MIN, HU_RANGE
 
 MU_WATER_PER_MM = 0.0205
@@ -30,13 +34,11 @@ MU_WATER_PER_MM = 0.0205
 VIEWS = (720, 240, 120)
 """View counts over half a turn, most first; each divides the first."""
 
-EXPOSURES = (4.5e5, 2.0e5, 1.1e5, 8.5e4)
-"""Photons per detector cell before the patient at the reference thickness, most first."""
+NOISE_LEVELS = (14.0, 27.0, 40.0, 54.0)
+"""Noise in HU that a protocol asks for at the most views, least first; a third of the views has
+1.7 times as much, a sixth 2.4 times."""
 
-REFERENCE_SHARPNESS = 0.5
-"""Filter whose noise-free image shows all the detail that can be lost; a sharper one loses none."""
-
-SCANS = len(EXPOSURES) * len(VIEWS)
+SCANS = len(NOISE_LEVELS) * len(VIEWS)
 """Simulated scans of one slice."""
 
 DENOISERS = ("nlm", "bilateral")
@@ -54,23 +56,12 @@ _STRENGTHS = {"nlm": (0.45, 1.1), "bilateral": (1.2, 3.5)}
 ELECTRONIC_NOISE = 10.0
 """Standard deviation of the electronic noise in counts."""
 
-# Thickest line integral at which EXPOSURES hold, and how far exposure control makes up for more.
-_REFERENCE_PATH = 6.3
-_EXPOSURE_CONTROL = 0.95
-# Standard deviation of the exposure in log units: noise is a continuum, not four spikes.
-_EXPOSURE_SPREAD = 0.30
-# Share of soft kernels, the softest in pixels, and the dose that a pixel of softness saves (log).
-_SOFT_SHARE = 0.45
-_SOFTEST = 1.0
-_DOSE_SAVING = 1.0
-# Share of kernels sharper than the reference, and the sharpest: it enhances edges, and its noise is
-# nearly as fine as that of a scanner's thin slices. Then the photons (log) that keep it readable.
-_SHARP_SHARE = 0.15
-_SHARPEST = 1.5
-_DOSE_OF_SHARP = 1.6
-# Slopes in HU a pixel, of the structure blurred by a pixel, from which structure is faint and from
-# which it is strong. Below them it is texture, or what is left of a scanned slice's own noise.
-_FAINT, _STRONG = 3.5, 12.0
+FEWEST_PHOTONS = 25.0
+"""Photons that reach a detector cell behind the thickest paths of nine tenths of the views, at
+least: below that the image is streaks of starvation."""
+
+# Standard deviation of a noise level in log units: noise is a continuum, not four spikes.
+_NOISE_SPREAD = 0.33
 
 
 @dataclass(frozen=True)
@@ -78,34 +69,19 @@ class Protocol:
     """How an anatomy is scanned and reconstructed.
 
     Attributes:
-        exposures: photons per detector cell at the reference thickness, one per noise level.
-        sharpness: of the reconstruction filter, 0 Hann, 1 ramp, beyond it edge-enhancing.
-        softness: standard deviation in pixels of a soft kernel's further blur, 0 for none.
+        noise_hu: noise asked for at the most views, one for each noise level, least first.
+        kernel: the reconstruction kernel.
     """
 
-    exposures: tuple[float, ...]
-    sharpness: float
-    softness: float = 0.0
+    noise_hu: tuple[float, ...] = NOISE_LEVELS
+    kernel: Kernel = REFERENCE
 
 
 def draw_protocol(rng: np.random.Generator) -> Protocol:
-    """Draw a protocol around :data:`EXPOSURES`: a soft kernel, a standard or a sharp one."""
-    sharpness = softness = 0.0
-    # What a soft kernel takes from the noise, the protocol takes from the dose.
-    log_dose = 0.0
-    kind = rng.random()
-    if kind < _SOFT_SHARE:
-        softness = float(rng.uniform(0.2, _SOFTEST))
-        log_dose = -_DOSE_SAVING * softness
-    elif kind < 1 - _SHARP_SHARE:
-        sharpness = REFERENCE_SHARPNESS * float(rng.beta(1.0, 3.0))
-    else:
-        sharpness = float(rng.uniform(REFERENCE_SHARPNESS, _SHARPEST))
-        log_dose = _DOSE_OF_SHARP * sharpness
-    jitter = np.exp(rng.normal(0.0, _EXPOSURE_SPREAD, len(EXPOSURES)))
-    dose = math.exp(log_dose)
-    exposures = sorted(np.asarray(EXPOSURES) * jitter * dose, reverse=True)
-    return Protocol(tuple(float(e) for e in exposures), sharpness, softness)
+    """Draw a kernel, and noise levels around :data:`NOISE_LEVELS`."""
+    kernel = draw_kernel(rng)
+    jitter = np.exp(rng.normal(0.0, _NOISE_SPREAD, len(NOISE_LEVELS)))
+    return Protocol(tuple(sorted((np.asarray(NOISE_LEVELS) * jitter).tolist())), kernel)
 
 
 @dataclass(frozen=True)
@@ -116,13 +92,15 @@ class Degradation:
         hu: ``[n, n]`` float32 Hounsfield units.
         exposure: photons per detector cell before the patient.
         views: number of views.
-        noise_hu: standard deviation of the random error in even soft tissue.
+        noise_hu: standard deviation of the random error in even soft tissue, a scanned slice's own
+            noise included.
         streak_hu: root mean square error of missing views in the body.
-        edge_loss: share (0...1) of the slope of strong edges that is lost, of what the reference
-            filter's noise-free reconstruction shows.
+        edge_loss: share (0...1) of the slope of strong edges that is lost, of what the kernel's
+            noise-free reconstruction shows.
         detail_loss: share (0...1) of the slope of faint structure that is lost.
         denoiser: "nlm", "bilateral" or None.
         source: number of the degradation that was denoised, or None.
+        tiles: the quality of each 32x32 tile.
     """
 
     hu: Float32
@@ -134,6 +112,12 @@ class Degradation:
     detail_loss: float
     denoiser: str | None = None
     source: int | None = None
+    tiles: TileQuality = field(kw_only=True, compare=False, repr=False)
+
+    @property
+    def measured(self) -> tuple[float, float, float, float]:
+        """Noise, streaks, lost edges and lost detail, as `radiologists.quality` takes them."""
+        return self.noise_hu, self.streak_hu, self.edge_loss, self.detail_loss
 
 
 def attenuation_per_pixel(hu: Float32, pixel_mm: float) -> Float32:
@@ -156,6 +140,36 @@ def add_noise(sinogram: Float32, exposure: float, rng: np.random.Generator) -> F
     return np.asarray(math.log(exposure) - np.log(np.maximum(counts, 1.0)), np.float32)
 
 
+def exposure_for(noise_hu: float, sinogram: Float32, window: Float32, scale: float) -> float:
+    """Return the photons per detector cell that give about this noise.
+
+    Rays that cross more than half of the thickest path of their view count, by how much: they cross
+    the middle of the body, where noise is measured.
+
+    Args:
+        noise_hu: noise in HU.
+        sinogram: ``[views, n]`` float32 line integrals.
+        window: the kernel's window for FFTs of ``filter_length(n)``.
+        scale: HU for each unit of the reconstruction.
+    """
+    views, size = sinogram.shape
+    length = projector.filter_length(size)
+    filtered = projector.channel_filters(length, 1, window)[0].astype(np.float64)
+    # Mean power that linear interpolation leaves of each frequency, between two cells.
+    frequency = np.arange(len(filtered)) / length
+    power = filtered**2 * (2 + np.cos(2 * math.pi * frequency)) / 3
+    gain = (math.pi * scale / 2) ** 2 / views * (2 * power.sum() - power[0]) / length
+    path = sinogram.astype(np.float64)
+    weight = np.maximum(path - 0.5 * path.max(axis=1, keepdims=True), 0)
+    first = float(np.average(np.exp(path), weights=weight + 1e-9))
+    second = float(np.average(np.exp(2 * path), weights=weight + 1e-9)) * ELECTRONIC_NOISE**2
+    # noise^2 = gain (first / I0 + second / I0^2)
+    half = gain * first / 2
+    asked = (half + math.sqrt(half**2 + gain * second * noise_hu**2)) / noise_hu**2
+    thickest = float(np.quantile(path.max(axis=1), 0.9))
+    return max(asked, FEWEST_PHOTONS * math.exp(thickest))
+
+
 def degrade(
     clean: CleanSlice,
     protocol: Protocol,
@@ -167,10 +181,10 @@ def degrade(
 
     Args:
         clean: the clean slice.
-        protocol: exposures and reconstruction filter.
+        protocol: noise levels and kernel.
         stream: gives the random numbers of each degradation.
-        wanted: which to make. Degradation ``k`` below 12 has exposure ``k // 3`` and view count
-            ``k % 3``, both counted from the most; those from 12 are denoised copies of these.
+        wanted: which to make. Degradation ``k`` below 12 has noise level ``k // 3`` and view count
+            ``k % 3``, least noise and most views first; those from 12 are denoised copies of these.
         device: where to project: "cpu" (numba), or a device of PyTorch. The noise is the same.
 
     Returns:
@@ -180,44 +194,92 @@ def degrade(
     scans = {k for k in wanted if k < SCANS} | {copy.source for copy in copies.values()}
     beam = _projector(device)
     sinogram = beam.forward_project(attenuation_per_pixel(clean.hu, clean.pixel_mm), VIEWS[0])
-    thickest = float(np.quantile(sinogram.max(axis=1), 0.75))
-    control = math.exp(_EXPOSURE_CONTROL * (thickest - _REFERENCE_PATH))
+    window = protocol.kernel.window(projector.filter_length(len(clean.hu)), clean.pixel_mm)
     scale = np.float32(1000.0 / (MU_WATER_PER_MM * clean.pixel_mm))
+    exposures = [exposure_for(hu, sinogram, window, float(scale)) for hu in protocol.noise_hu]
+    measure: _Measure | None = None
     made: dict[int, Degradation] = {}
-    full = np.empty_like(clean.hu)
-    detail = Detail(clean, clean.hu)
-    losses = 0.0, 0.0
     for v, views in enumerate(VIEWS):
         chosen = sorted(k for k in scans if k % len(VIEWS) == v)
         # The first view count is the reference for the errors of the others.
         if not chosen and v > 0:
             continue
         kept = sinogram[:: VIEWS[0] // views]
-        exposures = [protocol.exposures[k // len(VIEWS)] * control for k in chosen]
-        noisy = [
-            add_noise(kept, exposure, stream(k))
-            for k, exposure in zip(chosen, exposures, strict=True)
-        ]
-        images = beam.back_project(
-            np.stack([kept, kept, *noisy]),
-            sharpness=[REFERENCE_SHARPNESS] + [protocol.sharpness] * (1 + len(noisy)),
-            softness=[0.0] + [protocol.softness] * (1 + len(noisy)),
-        )
+        noisy = [add_noise(kept, exposures[k // len(VIEWS)], stream(k)) for k in chosen]
+        images = beam.back_project(np.stack([kept, *noisy]), window)
         images = images * scale - np.float32(1000.0)
-        reference, still = images[:2]
-        if v == 0:
-            full = still
-            detail = Detail(clean, reference)
-            losses = detail.losses(full)
-        missing = still - full
-        streak = float(np.sqrt(np.mean(missing[clean.body] ** 2)))
-        for k, exposure, hu in zip(chosen, exposures, images[2:], strict=True):
-            noise = float(np.std((hu - still)[clean.tissue]))
-            made[k] = Degradation(hu, exposure, views, noise, streak, *losses)
+        if measure is None:
+            measure = _Measure(clean, protocol.kernel, images[0])
+        measure.look(images[0])
+        for k, hu in zip(chosen, images[1:], strict=True):
+            made[k] = measure.scan(hu, exposures[k // len(VIEWS)], views)
         for k, copy in copies.items():
             if copy.source in chosen:
-                made[k] = _denoised(clean, detail, copy, made[copy.source], full, missing)
+                made[k] = measure.copy(copy, made[copy.source])
     return [made[k] for k in wanted]
+
+
+class _Measure:
+    """Measures the versions of one slice against its noise-free images.
+
+    Args:
+        clean: the slice.
+        kernel: of all images.
+        full: the noise-free image of all views.
+    """
+
+    def __init__(self, clean: CleanSlice, kernel: Kernel, full: Float32) -> None:
+        self._clean, self._full = clean, full
+        self._detail = Detail(clean, full)
+        self._tiles = Tiles(clean, self._detail)
+        # A scanned slice's own noise is in every image, as the kernel leaves it.
+        own = clean.hu - clean.structure
+        self._own = kernel.smooth(own, clean.pixel_mm) if own.any() else own
+        self._own_variance = float(np.mean(self._own[clean.tissue] ** 2))
+        self.look(full)
+
+    def look(self, still: Float32) -> None:
+        """Go on to another number of views, whose noise-free image this is."""
+        self._still, self._missing = still, still - self._full
+        self._streak = float(np.sqrt(np.mean(self._missing[self._clean.body] ** 2)))
+        self._streak_power = self._tiles.streak_power(self._missing)
+
+    def scan(self, hu: Float32, exposure: float, views: int) -> Degradation:
+        """Measure a scan."""
+        error = hu - self._still
+        noise = math.sqrt(float(np.var(error[self._clean.tissue])) + self._own_variance)
+        measured = (noise, self._streak, 0.0, 0.0)
+        tiles = self._tiles.measure(error * error + self._own**2, self._streak_power, measured)
+        return Degradation(hu, exposure, views, *measured, tiles=tiles)
+
+    def copy(self, copy: _Copy, source: Degradation) -> Degradation:
+        """Denoise a scan and measure what is left of noise, streaks and detail."""
+        smooth = non_local_means if copy.denoiser == "nlm" else bilateral
+        hu = smooth(source.hu, source.noise_hu, copy.strength)
+        # Against the image without the slice's own noise: what is left of that is noise too.
+        seen = np.clip(self._full - self._own, HU_MIN, HU_MIN + HU_RANGE)
+        error = hu - seen
+        body = self._clean.body
+        # How much of the streaks is still there: their share in the error, by regression.
+        inside = self._missing[body]
+        power = float(np.mean(inside**2))
+        left = float(np.mean(error[body] * inside)) / power if power > 0 else 0.0
+        left = min(max(left, 0.0), 1.0)
+        residual = error - np.float32(left) * self._missing
+        noise = float(np.std(residual[self._clean.tissue]))
+        measured = (noise, left * self._streak, *self._detail.losses(hu))
+        tiles = self._tiles.measure(
+            residual * residual, left**2 * self._streak_power, measured, denoised=hu
+        )
+        return Degradation(
+            hu,
+            source.exposure,
+            source.views,
+            *measured,
+            copy.denoiser,
+            copy.source,
+            tiles=tiles.capped(source.tiles),
+        )
 
 
 def _projector(device: str) -> Any:
@@ -245,70 +307,3 @@ def _draw_copy(k: int, rng: np.random.Generator) -> _Copy:
     source = (k - SCANS) * per_copy + int(rng.integers(per_copy))
     low, high = _STRENGTHS[denoiser]
     return _Copy(source, denoiser, float(rng.uniform(low, high)))
-
-
-def _denoised(
-    clean: CleanSlice,
-    detail: Detail,
-    copy: _Copy,
-    source: Degradation,
-    full: Float32,
-    missing: Float32,
-) -> Degradation:
-    """Denoise a degraded slice and measure what is left of noise, streaks and detail."""
-    smooth = non_local_means if copy.denoiser == "nlm" else bilateral
-    hu = smooth(source.hu, source.noise_hu, copy.strength)
-    seen = np.clip(full, HU_MIN, HU_MIN + HU_RANGE)
-    error = hu - seen
-    # How much of the streaks is still there: their share in the error, by regression.
-    inside = missing[clean.body]
-    power = float(np.mean(inside**2))
-    left = float(np.mean(error[clean.body] * inside)) / power if power > 0 else 0.0
-    left = min(max(left, 0.0), 1.0)
-    noise = float(np.std((error - np.float32(left) * missing)[clean.tissue]))
-    return Degradation(
-        hu,
-        source.exposure,
-        source.views,
-        noise,
-        left * source.streak_hu,
-        *detail.losses(hu),
-        copy.denoiser,
-        copy.source,
-    )
-
-
-class Detail:
-    """Edges and faint structure of a clean slice, and what an image keeps of their slopes.
-
-    Losses are relative to ``best``, the image that shows most of them. Kept is the regression of
-    the image's slopes on the structure's: noise in the image, which points anywhere, adds nothing
-    to it, where a comparison of slopes' sizes would count noise as detail.
-    """
-
-    def __init__(self, clean: CleanSlice, best: Float32) -> None:
-        self._slope = _slope(clean.structure)
-        # The blur tells an edge, which goes on for a few pixels, from grain.
-        size = np.hypot(*_slope(ndi.gaussian_filter(clean.structure, 1.0)))
-        self._strong = clean.body & (size >= _STRONG)
-        self._faint = clean.body & (size >= _FAINT) & (size < _STRONG)
-        most = _slope(best)
-        self._most = self._share(most, self._strong), self._share(most, self._faint)
-
-    def losses(self, hu: Float32) -> tuple[float, float]:
-        """Return the lost share (0...1) of strong edges and of faint structure."""
-        slope = _slope(hu)
-        strong = 1.0 - self._share(slope, self._strong) / self._most[0]
-        faint = 1.0 - self._share(slope, self._faint) / self._most[1]
-        return min(max(strong, 0.0), 1.0), min(max(faint, 0.0), 1.0)
-
-    def _share(self, slope: Float32, where: Mask) -> float:
-        mine, theirs = slope[:, where], self._slope[:, where]
-        return float(np.sum(mine * theirs, dtype=np.float64) / np.sum(theirs**2, dtype=np.float64))
-
-
-def _slope(hu: Float32) -> Float32:
-    # In the readers' window: an edge of bone or gas counts no more than they see of it.
-    # Finer than this little blur nothing is compared: every reconstruction takes that much.
-    seen = ndi.gaussian_filter(np.clip(hu, -160, 240), 0.7)
-    return np.asarray(np.stack([ndi.sobel(seen, 0), ndi.sobel(seen, 1)]) / 8, np.float32)

@@ -26,6 +26,7 @@ from clinreadnet._version import __version__
 from clinreadnet.console import progress_bar
 from clinreadnet.data import ldctiqa
 from clinreadnet.data.slices import SliceRef
+from clinreadnet.data.tiles import write_tiles
 from clinreadnet.errors import InputError
 from clinreadnet.files import whole_folder
 
@@ -38,8 +39,9 @@ DEGRADATIONS = 16
 
 # Keys of the random streams beside the phantom's own, which are small numbers. Never renumber.
 _DEGRADE_STREAM = 1000
-_READERS_STREAM = 1001
+_RADIOLOGISTS_STREAM = 1001
 _SERIES_STREAM = 1002
+_VARIANT_STREAM = 1003
 
 _PACKAGES = {"skimage": "scikit-image"}
 
@@ -54,8 +56,8 @@ class SimulatedSlice:
     """One degraded slice with its label.
 
     Attributes:
-        score: mean of the five simulated readers, a multiple of 0.2 in 0...4.
-        votes: the readers' whole grades.
+        score: mean of the five simulated radiologists, a multiple of 0.2 in 0...4.
+        votes: the radiologists' whole grades.
         quality: noiseless quality 0...4 behind the votes.
         noise_level: 0 (highest exposure) ... 3; a denoised copy has that of its source.
         made: the degradation, with what was measured on it.
@@ -142,7 +144,7 @@ def simulate_anatomy(
         InputError: numba, scipy or scikit-image is not installed.
     """
     _require_simulator()
-    from clinreadnet.simulator import radiologists as readers
+    from clinreadnet.simulator import radiologists
     from clinreadnet.simulator.phantom.draw import draw_phantom
     from clinreadnet.simulator.scan import VIEWS, degrade, draw_protocol
 
@@ -154,17 +156,17 @@ def simulate_anatomy(
         range(count),
         device,
     )
-    ballots = _stream(seed, anatomy, _READERS_STREAM)
+    ballots = _stream(seed, anatomy, _RADIOLOGISTS_STREAM)
     slices: list[SimulatedSlice] = []
     for k, made in enumerate(degraded):
-        quality = readers.quality(made.noise_hu, made.streak_hu, made.edge_loss, made.detail_loss)
+        quality = float(radiologists.quality(*made.measured))
         shown = k if made.source is None else made.source
         if made.source is not None:
-            quality = readers.copy_quality(quality, slices[made.source].quality)
-        votes = readers.votes(quality, ballots)
+            quality = radiologists.copy_quality(quality, slices[made.source].quality)
+        votes = radiologists.votes(quality, ballots)
         slices.append(
             SimulatedSlice(
-                score=readers.mean_opinion(votes),
+                score=radiologists.mean_opinion(votes),
                 votes=tuple(int(v) for v in votes),
                 quality=quality,
                 noise_level=shown // len(VIEWS),
@@ -174,11 +176,58 @@ def simulate_anatomy(
     return SimulatedAnatomy(clean, tuple(slices))
 
 
-def _write_anatomy(
-    folder: Path, seed: int, count: int, scanned: Sequence[SliceRef], device: str, anatomy: int
-) -> dict[str, dict[str, object]]:
-    """Write the images of one anatomy; return their records by file name."""
+def _patients(scanned: Sequence[SliceRef]) -> list[int]:
+    """Return a number for the patient of each slice, the same for slices of one patient."""
+    import pydicom
+
+    first: dict[str, int] = {}
+    numbers = []
+    for index, ref in enumerate(scanned):
+        patient = ""
+        if ref.pixel_mm is not None:  # a DICOM file
+            header = pydicom.dcmread(ref.path, stop_before_pixels=True, specific_tags=["PatientID"])
+            patient = str(header.get("PatientID", ""))
+        patient = patient or f"slice {index}"
+        numbers.append(first.setdefault(patient, len(first)))
+    return numbers
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What was written of one image: its record, and the quality and weight of its tiles."""
+
+    record: dict[str, object]
+    tiles: tuple[NDArray[np.float32], NDArray[np.float32]]
+
+
+def _clean_slice(ref: SliceRef, variant: int, rng: np.random.Generator) -> CleanSlice:
+    """Read a scanned slice; variants beyond the first are other views of it."""
     from clinreadnet.simulator.clean import scanned_slice
+    from clinreadnet.simulator.vary import vary_slice
+
+    if ref.pixel_mm is None:
+        raise InputError(f"{ref.name}: does not state its pixel spacing; give DICOM slices")
+    clean = scanned_slice(ref.load(), ref.pixel_mm)
+    if variant > 0:
+        columns = np.nonzero(clean.body.any(axis=0))[0]
+        width = float(np.ptp(columns) + 1) * ref.pixel_mm if columns.size else 0.0
+        clean = scanned_slice(*vary_slice(clean.hu, ref.pixel_mm, width, rng))
+    if not clean.tissue.any():
+        raise InputError(f"{ref.name}: no even soft tissue to measure noise in; leave it out")
+    return clean
+
+
+def _write_anatomy(
+    folder: Path,
+    seed: int,
+    count: int,
+    scanned: Sequence[SliceRef],
+    groups: Sequence[int],
+    variants: int,
+    device: str,
+    anatomy: int,
+) -> dict[str, _Made]:
+    """Write the images of one anatomy; return what was written by file name."""
     from clinreadnet.simulator.phantom.draw import Phantom
 
     def name(k: int) -> str:
@@ -187,29 +236,27 @@ def _write_anatomy(
     first = anatomy * DEGRADATIONS
     clean = None
     if scanned:
-        ref = scanned[anatomy]
-        if ref.pixel_mm is None:
-            raise InputError(f"{ref.name}: does not state its pixel spacing; give DICOM slices")
-        clean = scanned_slice(ref.load(), ref.pixel_mm)
-        if not clean.tissue.any():
-            raise InputError(f"{ref.name}: no even soft tissue to measure noise in; leave it out")
+        number, variant = divmod(anatomy, variants)
+        ref = scanned[number]
+        clean = _clean_slice(ref, variant, _stream(seed, anatomy, _VARIANT_STREAM))
     simulated = simulate_anatomy(seed, anatomy, min(DEGRADATIONS, count - first), clean, device)
     about: dict[str, object] = {"anatomy": anatomy}
     if isinstance(simulated.clean, Phantom):
         about |= {"phase": simulated.clean.phase, "level": round(simulated.clean.level, 4)}
     else:
-        about["slice"] = Path(scanned[anatomy].name).name
+        about |= {"slice": Path(ref.name).name, "variant": variant, "group": groups[number]}
+        about["own_noise_hu"] = round(simulated.clean.own_noise_hu, 2)
     about["pixel_mm"] = round(simulated.clean.pixel_mm, 4)
-    records: dict[str, dict[str, object]] = {}
+    made: dict[str, _Made] = {}
     for k, one in enumerate(simulated.slices):
         ldctiqa.write_tif(folder / ldctiqa.IMAGES_FOLDER / name(k), one.hu)
         source = one.made.source
-        records[name(k)] = {
-            **about,
-            **one.record(),
-            "denoised_from": None if source is None else name(source),
-        }
-    return records
+        from_name = None if source is None else name(source)
+        tiles = one.made.tiles
+        made[name(k)] = _Made(
+            {**about, **one.record(), "denoised_from": from_name}, (tiles.quality, tiles.weight)
+        )
+    return made
 
 
 def _in_order(work: Callable[[int], Any], items: range, jobs: int) -> Iterator[Any]:
@@ -260,11 +307,14 @@ def simulate_folder(
     seed: int,
     *,
     scanned: Sequence[SliceRef] = (),
+    variants: int = 1,
     device: str = "cpu",
     jobs: int = 1,
     force: bool = False,
 ) -> list[float]:
-    """Write a simulated LDCTIQA folder: ``image/*.tif``, ``train.json``, ``simulation.json``.
+    """Write a simulated LDCTIQA folder.
+
+    It holds ``image/*.tif``, ``train.json``, ``simulation.json`` and ``tiles.npz``.
 
     Args:
         out: folder to create.
@@ -272,6 +322,8 @@ def simulate_folder(
             None takes all that ``scanned`` gives.
         seed: seed of the simulation; the same seed gives the same bytes.
         scanned: slices to degrade instead of drawn ones, DICOM of 512x512 pixels.
+        variants: views of each scanned slice: itself, then others of another field of view and
+            place.
         device: where to project: "cpu", "cuda", or "auto" for CUDA where there is any.
         jobs: processes.
         force: replace the folder where it exists.
@@ -284,42 +336,49 @@ def simulate_folder(
             slice that cannot be read or states no pixel spacing, ``out`` exists without ``force``,
             or numba, scipy or scikit-image is not installed.
     """
+    if variants < 1:
+        raise InputError(f"variants={variants}: must be 1 or more")
+    if variants > 1 and not scanned:
+        raise InputError("`variants` needs slices to vary: give `anatomy`")
+    most = DEGRADATIONS * len(scanned) * variants
     if count is None:
         if not scanned:
-            raise InputError("give `count`, the number of images to simulate")
-        count = DEGRADATIONS * len(scanned)
+            raise InputError("`count` is missing: how many images to simulate?")
+        count = most
     _check(count, seed, jobs)
-    if scanned and count > DEGRADATIONS * len(scanned):
-        raise InputError(
-            f"count={count}: {len(scanned)} slices give {DEGRADATIONS * len(scanned)} images"
-        )
+    if scanned and count > most:
+        raise InputError(f"count={count}: {len(scanned)} slices give {most} images")
     _require_simulator()
     where = _device(device)
     anatomies = range((count + DEGRADATIONS - 1) // DEGRADATIONS)
     with whole_folder(out, force=force) as folder, progress_bar() as progress:
         (folder / ldctiqa.IMAGES_FOLDER).mkdir()
         task = progress.add_task("simulating slices", total=count)
-        images: dict[str, dict[str, object]] = {}
-        write = partial(_write_anatomy, folder, seed, count, tuple(scanned), where)
-        for records in _in_order(write, anatomies, jobs):
-            images |= records
-            progress.advance(task, len(records))
-        labels = {name: float(str(record["score"])) for name, record in images.items()}
+        images: dict[str, _Made] = {}
+        groups = _patients(scanned)
+        write = partial(
+            _write_anatomy, folder, seed, count, tuple(scanned), groups, variants, where
+        )
+        for made in _in_order(write, anatomies, jobs):
+            images |= made
+            progress.advance(task, len(made))
+        labels = {name: float(str(made.record["score"])) for name, made in images.items()}
         what = "scanned slices" if scanned else "simulated phantoms"
         simulation = {
             "generator": f"clinreadnet {__version__} simulate",
-            "note": f"{what}, simulated scans and simulated readers: research use only",
+            "note": f"{what}, simulated scans and simulated radiologists: research use only",
             "seed": seed,
             "count": count,
-            "images": images,
+            "images": {name: made.record for name, made in images.items()},
         }
         ldctiqa.write_labels(folder, labels, simulation)
+        write_tiles(folder, {name: made.tiles for name, made in images.items()})
     return list(labels.values())
 
 
 def _write_series_slice(folder: Path, seed: int, count: int, index: int) -> float:
     """Write one slice of a simulated patient; return its noiseless quality."""
-    from clinreadnet.simulator import radiologists as readers
+    from clinreadnet.simulator import radiologists
     from clinreadnet.simulator.dicom_writer import write_ct_slice
     from clinreadnet.simulator.phantom.draw import draw_phantom
     from clinreadnet.simulator.phantom.painter import PATIENT_LENGTH_MM
@@ -348,7 +407,7 @@ def _write_series_slice(folder: Path, seed: int, count: int, index: int) -> floa
         pixel_mm=phantom.pixel_mm,
         spacing_mm=spacing,
     )
-    return readers.quality(made.noise_hu, made.streak_hu, made.edge_loss, made.detail_loss)
+    return float(radiologists.quality(*made.measured))
 
 
 def simulate_series(

@@ -1,4 +1,4 @@
-"""`clinreadnet ablate`: otherwise identical networks, each without one of the paper's three parts.
+"""`clinreadnet ablate`: otherwise identical networks, each without one part.
 
 Every variant is trained with every seed. A seed decides the split, the order and the augmentation,
 so that variants of one seed differ in nothing else, and their difference is taken seed by seed.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,15 +20,18 @@ from clinreadnet.console import console
 from clinreadnet.errors import InputError
 from clinreadnet.evaluation.labels import evaluate
 from clinreadnet.files import whole_file
-from clinreadnet.training.ablation_table import METRICS, Mean, markdown
+from clinreadnet.machine import git_commit
+from clinreadnet.training.ablation_table import COMPARED, METRICS, Mean, markdown
 from clinreadnet.training.config import TrainConfig
 from clinreadnet.training.run import train
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "full": {},
-    "no Sobel stem": {"edges": False},
+    "no Sobel": {"use_sobel": False},
     "one temperature": {"octaves": 1},
     "cross-entropy": {"loss": "cross-entropy"},
+    "no attention": {"use_attention": False},
+    "no tile labels": {"tile_weight": 0.0},
 }
 """What each variant changes in the run's configuration."""
 
@@ -72,7 +74,7 @@ def ablate(
     Raises:
         InputError: unusable data, or ``out`` holds an ablation with other settings.
     """
-    out, commit = Path(out), _commit()
+    out, commit = Path(out), git_commit()
     settings = {
         "config": {k: v for k, v in asdict(config).items() if k != "seed"},
         "data": [Path(folder).name for folder in data],
@@ -142,7 +144,8 @@ def _run(
             "plcc": found["plcc"]["value"],
             "srocc": found["srocc"]["value"],
             "krocc": found["krocc"]["value"],
-            "score": found["sum"]["value"],
+            "sum": found["sum"]["value"],
+            "map_correlation": found["map"]["correlation"]["value"] if found["map"] else math.nan,
         }
         summary["test_slices"] = found["slices"]
     result = {"measured": measured, "summary": summary}
@@ -154,15 +157,18 @@ def _run(
 def _summary(runs: list[dict[str, Any]], full: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the metrics of a variant over the seeds, and its difference from the full network."""
     by_metric = {name: [run["measured"][name] for run in runs] for name in METRICS}
-    lost = [
-        ours - theirs["measured"]["score"]
-        for ours, theirs in zip(by_metric["score"], full, strict=True)
-    ]
+    lost = {
+        name: [
+            ours - theirs["measured"][name]
+            for ours, theirs in zip(by_metric[name], full, strict=True)
+        ]
+        for name in COMPARED
+    }
     return {
         "seeds": by_metric,
         "steps": [run["summary"]["steps"] for run in runs],
         **{name: mean_over_seeds(values) for name, values in by_metric.items()},
-        "score_difference": mean_over_seeds(lost),
+        "differences": {name: mean_over_seeds(values) for name, values in lost.items()},
     }
 
 
@@ -179,12 +185,3 @@ def _scale(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "training_minutes": float(np.mean([s["training_minutes"] for s in summaries])),
         **{key: first[key] for key in ("device", "processes", "threads", "torch", "clinreadnet")},
     }
-
-
-def _commit() -> str | None:
-    """Return the commit of the source tree, None where this is installed without one."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
-METRICS = ("plcc", "srocc", "krocc", "score")
+METRICS = ("plcc", "srocc", "krocc", "sum", "map_correlation")
+COMPARED = ("sum", "map_correlation")
+"""Those whose difference from the full network is shown."""
 
 
 class Mean(TypedDict):
@@ -33,10 +35,14 @@ def scale_line(result: dict[str, Any]) -> str:
 
 def rows(result: dict[str, Any]) -> list[list[str]]:
     """Return the lines of the table, its heading first."""
-    out = [["network", "PLCC", "SROCC", "KROCC", "sum", "sum, difference from full"]]
+    names = ("PLCC", "SROCC", "KROCC", "sum", "map correlation")
+    out = [["network", *names, "sum, difference from full", "map, difference from full"]]
     for name, found in result["variants"].items():
         cells = [_shown(found[metric]) for metric in METRICS]
-        out.append([name, *cells, "" if name == "full" else _shown(found["score_difference"])])
+        lost = [
+            "" if name == "full" else _shown(found["differences"][metric]) for metric in COMPARED
+        ]
+        out.append([name, *cells, *lost])
     return out
 
 

@@ -1,4 +1,4 @@
-"""Augmentation that keeps a slice's noise, and so its label: rotations, flips and crops.
+"""Augmentation that keeps a slice's noise, and so its label: turns, flips and crops.
 
 Nothing is resized. A small rotation has to read between pixels, and interpolation smooths noise
 away (docs/training.md has figures), so that the label would no longer be true. So an image is
@@ -14,13 +14,19 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from clinreadnet.spec import TILE
 
 MAX_DEGREES = 5.0
 """Largest rotation; patients lie askew by a few degrees."""
 
 ROTATED_SHARE = 0.5
 """Share of the slices that are rotated."""
+
+# Least mean weight of the tiles in a crop, and how often to try for it.
+_LEAST_BODY, _TRIES = 0.15, 16
 
 
 @dataclass(frozen=True)
@@ -35,27 +41,67 @@ class Draws:
     """[n, crop] int64, the rows of the crop, in reverse where it is flipped."""
     columns: Tensor
     """[n, crop] int64, likewise."""
+    transposed: Tensor
+    """[n] bool, whether rows and columns change places."""
 
     @classmethod
     def draw(
-        cls, rng: np.random.Generator, n: int, size: int, crop: int, part: slice = slice(None)
+        cls,
+        rng: np.random.Generator,
+        weight: NDArray[np.float32],
+        size: int,
+        crop: int,
+        part: slice = slice(None),
     ) -> Draws:
-        """Draw for ``n`` slices of ``size`` pixels a side; return what was drawn for a part."""
+        """Draw for ``n`` slices of ``size`` pixels a side; return what was drawn for a part.
+
+        Args:
+            rng: source of the choice.
+            weight: [n, size / 32, size / 32] weights of the tile labels. A slice that has any is
+                not rotated but may be transposed; its crop begins at a tile and shows some body.
+            size: pixels of a side.
+            crop: pixels of a side of the crop.
+            part: of the batch.
+        """
+        n, labelled = len(weight), weight.any(axis=(1, 2))
         degrees = rng.uniform(-MAX_DEGREES, MAX_DEGREES, n) * (rng.random(n) < ROTATED_SHARE)
+        degrees[labelled] = 0.0
         first = rng.integers(size - crop + 1, size=(n, 2, 1))
+        for slice_ in np.flatnonzero(labelled):
+            first[slice_] = _first_tile(rng, weight[slice_], crop // TILE)[:, None] * TILE
         inside = np.where(rng.random((n, 2, 1)) < 0.5, np.arange(crop), np.arange(crop)[::-1])
+        transposed = (rng.random(n) < 0.5) & labelled
         degrees, lines = degrees[part], torch.from_numpy(first + inside)[part]
         turned = np.flatnonzero(degrees)
         radians = np.radians(degrees[turned]).astype(np.float32)
-        return cls(torch.from_numpy(turned), torch.from_numpy(radians), lines[:, 0], lines[:, 1])
+        return cls(
+            torch.from_numpy(turned),
+            torch.from_numpy(radians),
+            lines[:, 0],
+            lines[:, 1],
+            torch.from_numpy(transposed[part]),
+        )
 
     def map(self, move: Callable[[Tensor], Tensor]) -> Draws:
         """Return the draws with ``move`` applied to every tensor."""
         return Draws(*(move(getattr(self, field.name)) for field in fields(self)))
 
 
+def _first_tile(
+    rng: np.random.Generator, weight: NDArray[np.float32], side: int
+) -> NDArray[np.int64]:
+    """Draw the first row and column [2] of ``side`` tiles that show some body, if any do."""
+    found = np.zeros(2, np.int64)
+    for _ in range(_TRIES):
+        found = rng.integers(len(weight) - side + 1, size=2)
+        row, column = found
+        if weight[row : row + side, column : column + side].mean() >= _LEAST_BODY:
+            break
+    return found
+
+
 def augment(hu: Tensor, draws: Draws) -> Tensor:
-    """Rotate, flip and crop each slice.
+    """Rotate, flip, crop and transpose each slice.
 
     Args:
         hu: [B, N, N] Hounsfield units, any dtype; left as it is.
@@ -67,8 +113,22 @@ def augment(hu: Tensor, draws: Draws) -> Tensor:
     hu = hu.float()
     if len(draws.turned):
         hu = hu.index_copy(0, draws.turned, rotate(hu[draws.turned], draws.radians))
-    batch = torch.arange(len(hu), device=hu.device)[:, None, None]
-    return hu[batch, draws.rows[:, :, None], draws.columns[:, None, :]][:, None]
+    return _cropped(hu, draws.rows, draws.columns, draws.transposed)[:, None]
+
+
+def augment_tiles(tiles: Tensor, draws: Draws) -> Tensor:
+    """Do to tile labels [B, N / 32, N / 32] what `augment` does to their slices."""
+    # A crop that is read in reverse begins at the last pixel of a tile.
+    rows, columns = (
+        lines[:, ::TILE].div(TILE, rounding_mode="floor") for lines in (draws.rows, draws.columns)
+    )
+    return _cropped(tiles, rows, columns, draws.transposed)
+
+
+def _cropped(images: Tensor, rows: Tensor, columns: Tensor, transposed: Tensor) -> Tensor:
+    batch = torch.arange(len(images), device=images.device)[:, None, None]
+    out = images[batch, rows[:, :, None], columns[:, None, :]]
+    return torch.where(transposed[:, None, None], out.transpose(1, 2), out)
 
 
 def rotate(images: Tensor, radians: Tensor) -> Tensor:

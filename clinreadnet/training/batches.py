@@ -10,25 +10,41 @@ copy to a GPU and the augmentation on it are then asynchronous.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from clinreadnet.errors import InputError
-from clinreadnet.spec import SIZE
-from clinreadnet.training.augment import Draws, augment
+from clinreadnet.spec import HU_MIN, SIZE, TILE
+from clinreadnet.training.augment import Draws, augment, augment_tiles
 from clinreadnet.training.dataset import LabelledSlices
 from clinreadnet.training.distributed import Ranks
 
 _AHEAD = 4
 """Batches gathered before they are asked for."""
+
+BLANKED_SHARE = 0.25
+"""Share of the slices with tile labels whose tiles far from the body become air: table, arms and
+cushions there must not matter."""
+
+
+class Batch(NamedTuple):
+    """What one step sees; all on the device."""
+
+    inputs: Tensor
+    """[b, 1, crop, crop] float32 HU; for a head alone, [b, 16, 16, C] tokens."""
+    scores: Tensor
+    """[b], the target of each input: its image's, or of a crop that of its tiles."""
+    tiles: Tensor
+    """[b, t, t], quality of each tile, t = crop / 32."""
+    weight: Tensor
+    """[b, t, t], weight of each tile's label; 0 where there is none."""
 
 
 class BatchSource(Protocol):
@@ -38,8 +54,8 @@ class BatchSource(Protocol):
     def per_epoch(self) -> int:
         """Steps of one epoch."""
 
-    def after(self, step: int) -> Generator[tuple[Tensor, Tensor]]:
-        """Yield (inputs, [b] scores) from ``step`` to the end of its epoch."""
+    def after(self, step: int) -> Generator[Batch]:
+        """Yield the batches from ``step`` to the end of its epoch."""
 
 
 def check_batch_size(batch_size: int, slices: int, ranks: Ranks) -> None:
@@ -85,12 +101,8 @@ class Batches:
         """Steps of one epoch."""
         return len(self.slices) // self.batch_size
 
-    def after(self, step: int) -> Generator[tuple[Tensor, Tensor]]:
-        """Yield the batches from ``step`` to the end of its epoch.
-
-        Yields:
-            [b, 1, crop, crop] float32 HU and [b] scores, on the device; b = batch / processes.
-        """
+    def after(self, step: int) -> Generator[Batch]:
+        """Yield the batches from ``step`` to the end of its epoch; b = batch / processes."""
         epoch, number = divmod(step, self.per_epoch)
         order = self._rng(epoch, 0).permutation(len(self.slices))
         numbers = iter(range(number, self.per_epoch))
@@ -100,13 +112,27 @@ class Batches:
             )
             try:
                 while ahead:
-                    hu, scores, draws = ahead.popleft().result()
+                    gathered = ahead.popleft().result()
                     if (n := next(numbers, None)) is not None:
                         ahead.append(reader.submit(self._gather, order, epoch, n))
-                    yield augment(self._move(hu), draws.map(self._move)), self._move(scores)
+                    yield self._augmented(gathered.map(self._move))
             finally:
                 for future in ahead:
                     future.cancel()
+
+    def _augmented(self, gathered: _Gathered) -> Batch:
+        hu, draws = gathered.hu, gathered.draws
+        outside = gathered.blanked[:, None, None] & (gathered.weight == 0)
+        outside = outside.repeat_interleave(TILE, 1).repeat_interleave(TILE, 2)
+        hu = torch.where(outside, torch.full_like(hu, int(HU_MIN)), hu)
+        tiles, weight = (augment_tiles(t, draws) for t in (gathered.tiles, gathered.weight))
+        scores = gathered.scores
+        if self.crop < SIZE:
+            # A crop is as good as its tiles are, where that is known.
+            total = weight.sum(dim=(1, 2))
+            mean = (tiles * weight).sum(dim=(1, 2)) / total.clamp(min=1e-6)
+            scores = torch.where(total > 0, mean, scores)
+        return Batch(augment(hu, draws), scores, tiles, weight)
 
     def _move(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.ranks.device, non_blocking=True)
@@ -114,17 +140,39 @@ class Batches:
     def _rng(self, *key: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
 
-    def _gather(
-        self, order: NDArray[np.int64], epoch: int, number: int
-    ) -> tuple[Tensor, Tensor, Draws]:
-        """Return this process's part of a batch: int16 HU, scores, and what to do to it."""
+    def _gather(self, order: np.typing.NDArray[np.int64], epoch: int, number: int) -> _Gathered:
+        """Return this process's part of a batch, and what to do to it."""
         index = order[number * self.batch_size : (number + 1) * self.batch_size]
         share = self.batch_size // self.ranks.world
         part = slice(self.ranks.rank * share, (self.ranks.rank + 1) * share)
         rng = self._rng(epoch, 1 + number)
-        draws = Draws.draw(rng, self.batch_size, SIZE, self.crop, part)
-        hu = torch.from_numpy(self.slices.images(index[part]))
-        scores = torch.from_numpy(self.slices.scores[index[part]])
-        if self.ranks.device.type == "cuda":
-            return hu.pin_memory(), scores.pin_memory(), draws.map(Tensor.pin_memory)
-        return hu, scores, draws
+        tiles = self.slices.tiles_of(index)
+        draws = Draws.draw(rng, tiles.weight, SIZE, self.crop, part)
+        blanked = (rng.random(len(index)) < BLANKED_SHARE) & tiles.weight.any(axis=(1, 2))
+        gathered = _Gathered(
+            torch.from_numpy(self.slices.images(index[part])),
+            torch.from_numpy(self.slices.scores[index[part]]),
+            torch.from_numpy(tiles.quality[part]),
+            torch.from_numpy(tiles.weight[part]),
+            torch.from_numpy(blanked[part]),
+            draws,
+        )
+        return gathered.map(Tensor.pin_memory) if self.ranks.device.type == "cuda" else gathered
+
+
+class _Gathered(NamedTuple):
+    """A batch before its augmentation."""
+
+    hu: Tensor
+    """[b, 512, 512] int16."""
+    scores: Tensor
+    tiles: Tensor
+    weight: Tensor
+    blanked: Tensor
+    """[b] bool, which slices lose what lies far from the body."""
+    draws: Draws
+
+    def map(self, move: Callable[[Tensor], Tensor]) -> _Gathered:
+        """Return the batch with ``move`` applied to every tensor."""
+        *tensors, draws = self
+        return _Gathered(*(move(tensor) for tensor in tensors), draws.map(move))

@@ -3,57 +3,97 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from clinreadnet.errors import InputError
 from clinreadnet.spec import SIZE
 
-TARGETS = ("score", "quality")
-"""What `--target` takes."""
+TASKS = ("network", "head")
+"""What a run trains: the whole network on crops, or the head alone on whole slices."""
 
+TARGETS = ("score", "quality")
 KEPT = ("best", "last")
-"""What `--keep` takes."""
+CROPS = (256, SIZE)
+LOSS_NAMES = ("hrps", "cross-entropy")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What decides a run, beside its data."""
+    """One run. The command line, recipes and the ablation take their defaults from here."""
 
     preset: str = "small"
+    task: str = "network"
+    """One of `TASKS`. The head learns on tokens that are computed once, and needs ``init``."""
     epochs: int = 30
     batch_size: int = 8
     """Slices of a step, over all processes."""
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     weight_decay: float = 0.05
-    crop: int = SIZE
-    """Side of the random crops in pixels (256 or 512); 256 costs a quarter."""
+    crop: int = 256
+    """Side of the random crops in pixels, 256 or 512; a head sees whole slices."""
     validation_share: float = 0.1
     """Share of the anatomies held out."""
     patience: int = 20
-    """Epochs without a better validation score after which to stop."""
+    """Epochs without a better validation sum after which to stop."""
     keep: str = "best"
-    """Which averaged weights to write: of the "best" epoch on validation, or of the "last", which
-    with few anatomies held out is the better choice."""
+    """Which averaged weights to write: of the "best" epoch on validation, or of the "last"."""
     seed: int = 0
     bf16: bool | None = None
     """Run the products in bfloat16 (autocast); edges, softmax, norms and loss stay float32.
     None: where there is a GPU."""
+    compile: bool = False
+    """Compile the network with `torch.compile`: minutes at the start, then faster steps."""
     limit_seconds: float | None = None
     """Finish the schedule within this training time, however many epochs that makes."""
     init: str | None = None
-    """Checkpoint to start from instead of random weights; one of the SOQN alone gives the stem and
-    the statistics of edges."""
-    soqn: str | None = None
-    """Checkpoint whose stem and view of the edges to take and to keep; the rest is trained, from
-    random weights or from the stages of ``init``, to say what they leave unsaid."""
-    statistics_only: bool = False
-    """Train the head's view of the edges alone and anew, on the frozen stem of ``init``."""
-    soqn_only: bool = False
-    """Leave out the attention stages: the SOQN alone learns fast, and a network starts from it."""
+    """Checkpoint to start from instead of random weights."""
     loss: str = "hrps"
-    """A key of `clinreadnet.training.loss.LOSSES`."""
+    """"hrps", or "cross-entropy" for the ablation."""
     target: str = "score"
-    """What to learn: "score", the label; or "quality", which simulated folders record beside it
-    and which is free of the readers' noise. Validation is against the scores in any case."""
-    edges: bool = True
+    """What the image's distribution learns: "score", the label; or "quality", which simulated
+    folders record beside it and which is free of the radiologists' noise. Validation is against the
+    scores in any case."""
+    tile_weight: float = 3.0
+    """Weight of the loss of the tiles beside the image's; 0 trains on image labels alone."""
+    use_sobel: bool = True
     """Whether the stem sees Sobel edges; False for ablations."""
+    use_attention: bool = True
+    """Whether blocks attend; False for ablations."""
     octaves: int = 3
     """Sharpness levels of the attention; 1 for ablations."""
+
+    def check(self) -> None:
+        """Refuse settings out of range.
+
+        Raises:
+            InputError: naming the setting.
+        """
+        for name, value, known in (
+            ("task", self.task, TASKS),
+            ("crop", self.crop, CROPS),
+            ("keep", self.keep, KEPT),
+            ("loss", self.loss, LOSS_NAMES),
+            ("target", self.target, TARGETS),
+        ):
+            if value not in known:
+                raise InputError(f"{name}={value}: unknown; known: {', '.join(map(str, known))}")
+        for name, number, least in (
+            ("epochs", self.epochs, 1),
+            ("batch_size", self.batch_size, 1),
+            ("patience", self.patience, 1),
+            ("octaves", self.octaves, 1),
+            ("tile_weight", self.tile_weight, 0),
+        ):
+            if number < least:
+                raise InputError(f"{name}={number}: must be {least} or more")
+        if not 0 < self.validation_share < 1:
+            raise InputError(f"validation_share={self.validation_share}: give 0 to 1")
+        if self.task == "head" and self.init is None:
+            raise InputError("task=head needs `init`, the checkpoint whose head to train")
+
+    def named(self) -> dict[str, Any]:
+        """Return the settings for a summary: of a checkpoint only its name."""
+        found = dict(vars(self))
+        found["init"] = self.init and Path(self.init).name
+        return found

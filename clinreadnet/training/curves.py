@@ -38,9 +38,9 @@ def write_curves(rows: Sequence[Mapping[str, float]], target: Path) -> None:
     rate.set_ylabel("learning rate", color="0.5")
     for name in ("plcc", "srocc", "krocc"):
         draw(score, name, name.upper())
-    best = max(rows, key=lambda row: (row["score"] == row["score"], row["score"]))
+    best = max(rows, key=lambda row: (row["sum"] == row["sum"], row["sum"]))
     score.axvline(best["step"], color="0.5", linestyle="--", linewidth=1)
-    score.set_title(f"best score {best['score']:.4f}, epoch {best['epoch']:.0f}", fontsize=10)
+    score.set_title(f"best sum {best['sum']:.4f}, epoch {best['epoch']:.0f}", fontsize=10)
     score.set_xlabel("step")
     score.set_ylabel("validation")
     score.legend()

@@ -16,12 +16,11 @@ from clinreadnet.data.ldctiqa import (
     LdctiqaFolder,
     check_images,
     read_ldctiqa,
-    read_simulation,
-    recorded_quality,
     silent_tifffile,
 )
+from clinreadnet.data.tiles import TileLabels, read_tiles
 from clinreadnet.errors import InputError
-from clinreadnet.spec import SIZE
+from clinreadnet.spec import MAP_SIDE, SIZE
 from clinreadnet.training.grouping import describe_groups, group_by_similarity, low_pass
 
 _READERS = 4
@@ -41,7 +40,9 @@ class LabelledSlices:
     quality: NDArray[np.float32]
     """[n] noiseless quality 0...4 behind a simulated score; NaN where none is recorded."""
     groups: NDArray[np.int64]
-    """[n] anatomy of each slice."""
+    """[n] anatomy, or patient, of each slice."""
+    tiles: TileLabels
+    """Of all slices in ``hu``; weight 0 where a slice has no tile labels."""
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -49,12 +50,22 @@ class LabelledSlices:
     def subset(self, index: NDArray[np.bool_]) -> LabelledSlices:
         """Return the slices where ``index`` [n] is true."""
         return LabelledSlices(
-            self.hu, self.rows[index], self.scores[index], self.quality[index], self.groups[index]
+            self.hu,
+            self.rows[index],
+            self.scores[index],
+            self.quality[index],
+            self.groups[index],
+            self.tiles,
         )
 
     def images(self, index: NDArray[np.int64]) -> NDArray[np.int16]:
         """Return the images of the slices ``index`` [k], a copy: [k, 512, 512]."""
         return self.hu[self.rows[index]]
+
+    def tiles_of(self, index: NDArray[np.int64]) -> TileLabels:
+        """Return the tile labels of the slices ``index`` [k]."""
+        rows = self.rows[index]
+        return TileLabels(self.tiles.quality[rows], self.tiles.weight[rows])
 
 
 def load_slices(
@@ -64,7 +75,8 @@ def load_slices(
 
     All folders are checked before the first image is read. A folder with no ``simulation.json``
     does not name its anatomies: its slices are grouped by low-pass similarity, and one line says
-    what was found.
+    what was found. Slices without tile labels (`tiles.npz`) are trained on their image's label
+    alone; where a folder has them for some of its slices, one line says for how many.
 
     Args:
         folders: LDCTIQA folders, simulated or real.
@@ -87,6 +99,7 @@ def load_slices(
         raise InputError(
             f"{count} slices need {count / 2048:.1f} GiB of memory, which is not free; name fewer"
         ) from None
+    tiles = [_read_tiles(one, quiet) for one in opened]
     groups, qualities, first, at = [], [], 0, 0
     for one in opened:
         part = hu[at : at + len(one)]
@@ -101,7 +114,7 @@ def load_slices(
                     highlight=False,
                     soft_wrap=True,
                 )
-        quality = recorded_quality(read_simulation(one))
+        quality = one.quality
         qualities.append(np.full(len(one), np.nan) if quality is None else quality)
         groups.append(labels.astype(np.int64) + first)
         first, at = int(groups[-1].max()) + 1, at + len(one)
@@ -111,7 +124,27 @@ def load_slices(
         np.concatenate([one.scores for one in opened]),
         np.concatenate(qualities).astype(np.float32),
         np.concatenate(groups),
+        TileLabels(
+            np.concatenate([one.quality for one in tiles]),
+            np.concatenate([one.weight for one in tiles]),
+        ),
     )
+
+
+def _read_tiles(folder: LdctiqaFolder, quiet: bool) -> TileLabels:
+    """Read a folder's tile labels; all of weight 0 where it has none."""
+    tiles = read_tiles(folder.folder, folder.names)
+    if tiles is None:
+        grid = (len(folder), MAP_SIDE, MAP_SIDE)
+        return TileLabels(np.zeros(grid, np.float32), np.zeros(grid, np.float32))
+    if tiles.labelled < len(folder) and not quiet:
+        console.print(
+            f"{folder.folder}: {tiles.labelled} of {len(folder)} slices have tile labels; the "
+            "others are trained on their image's label alone",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return tiles
 
 
 def _read(folder: LdctiqaFolder, into: NDArray[np.int16], quiet: bool) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from clinreadnet.console import console
 from clinreadnet.files import whole_file
 
-Row = dict[str, float]
+EpochRow = dict[str, float]
 """One epoch."""
 
 
@@ -23,7 +23,7 @@ class TrainingLog:
         rows: of the epochs before, in a run that goes on.
     """
 
-    def __init__(self, folder: Path, rows: list[Row]):
+    def __init__(self, folder: Path, rows: list[EpochRow]):
         self.folder, self.rows = folder, rows
         self._events: Any = None
         if find_spec("tensorboard") is not None:
@@ -32,7 +32,7 @@ class TrainingLog:
             step = int(rows[-1]["step"]) + 1 if rows else 0
             self._events = SummaryWriter(folder / "tensorboard", purge_step=step)
 
-    def add(self, row: Row) -> None:
+    def add(self, row: EpochRow) -> None:
         """Add an epoch to every file."""
         self.rows.append(row)
         with whole_file(self.folder / "log.csv") as path, path.open("w", newline="") as file:

@@ -53,7 +53,7 @@ def likert_distribution(fine: Tensor) -> Tensor:
 
 
 def hrps_loss(probs: Tensor, score: Tensor, *, fine_weight: float = 0.5) -> Tensor:
-    """Hierarchical ranked probability score, averaged over the batch.
+    """Hierarchical ranked probability score of each prediction.
 
     Args:
         probs: [B, 21], predicted probabilities of the fine grades.
@@ -61,30 +61,65 @@ def hrps_loss(probs: Tensor, score: Tensor, *, fine_weight: float = 0.5) -> Tens
         fine_weight: lambda, the share of the fine level; 1 is Epstein's score over 21 grades.
 
     Returns:
-        [], fine_weight * RPS(21 grades) + (1 - fine_weight) * RPS(5 grades).
+        [B], fine_weight * RPS(21 grades) + (1 - fine_weight) * RPS(5 grades).
     """
     target = fine_distribution(score)
     fine = ranked_probability_score(probs, target)
     coarse = ranked_probability_score(likert_distribution(probs), likert_distribution(target))
-    return (fine_weight * fine + (1 - fine_weight) * coarse).mean()
+    return fine_weight * fine + (1 - fine_weight) * coarse
 
 
 def cross_entropy_loss(probs: Tensor, score: Tensor) -> Tensor:
-    """Cross-entropy over the fine grades, averaged over the batch: the ablation of HRPS.
+    """Cross-entropy over the fine grades, for the ablation of HRPS.
 
     Args:
         probs: [B, 21], predicted probabilities of the fine grades.
         score: [B], true scores 0...4, split over their two neighbouring grades.
 
     Returns:
-        [], in nats.
+        [B], in nats.
     """
     # A grade's probability may underflow; its gradient must not be infinite.
-    return -(fine_distribution(score) * probs.clamp(min=1e-7).log()).sum(dim=-1).mean()
+    return -(fine_distribution(score) * probs.clamp(min=1e-7).log()).sum(dim=-1)
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "hrps": hrps_loss,
     "cross-entropy": cross_entropy_loss,
 }
-"""What a network can be trained with, by the name that `--loss` takes."""
+"""Losses of one prediction each, by the name that `--loss` takes."""
+
+WEIGHT_SHARE = 0.05 / 3
+"""Weight of the votes' weights in the loss of the tiles."""
+
+
+def tile_loss(
+    votes: Tensor,
+    weights: Tensor,
+    quality: Tensor,
+    body: Tensor,
+    loss: Callable[[Tensor, Tensor], Tensor] = hrps_loss,
+) -> Tensor:
+    """Loss of the tiles' votes, and of how much they weigh.
+
+    Args:
+        votes: [B, N, 21], probability of each grade.
+        weights: [B, N], the votes' weights; rows sum to 1.
+        quality: [B, N], true quality of each tile.
+        body: [B, N], weight of each label: the share of body; rows may be 0.
+        loss: of one vote.
+
+    Returns:
+        [], the mean loss of a labelled tile, plus a share of the cross-entropy between the votes'
+        weights and the body's; 0 where nothing is labelled.
+    """
+    total = body.sum()
+    if total <= 0:
+        return votes.sum() * 0
+    each = loss(votes.flatten(0, 1), quality.flatten()).reshape(body.shape)
+    shares = body.sum(dim=1, keepdim=True)
+    aim = body / shares.clamp(min=1e-6)
+    seen = -(aim * weights.clamp(min=1e-7).log()).sum(dim=1)
+    labelled = (shares[:, 0] > 0).to(seen)
+    of_weights = (seen * labelled).sum() / labelled.sum()
+    return (each * body).sum() / total + WEIGHT_SHARE * of_weights

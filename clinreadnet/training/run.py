@@ -7,15 +7,16 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from clinreadnet.console import console
 from clinreadnet.errors import InputError
-from clinreadnet.spec import SIZE
-from clinreadnet.training.config import KEPT, TARGETS, TrainConfig
+from clinreadnet.files import whole_file
+from clinreadnet.training.config import TrainConfig
 from clinreadnet.training.dataset import load_slices
 from clinreadnet.training.distributed import join_ranks
-from clinreadnet.training.loss import LOSSES
+from clinreadnet.training.recipe import Stage
 from clinreadnet.training.trainer import Trainer
 
 
@@ -64,35 +65,13 @@ def train(
         CheckFailed: the loss is not finite.
         KeyboardInterrupt: the run was interrupted; ``resume`` goes on.
     """
-    if config.crop not in (256, SIZE):
-        raise InputError(f"crop={config.crop}: the network takes crops of 256 or 512 pixels")
-    if config.loss not in LOSSES:
-        raise InputError(f"loss={config.loss}: unknown; known: {', '.join(LOSSES)}")
-    for option, value, known in (
-        ("target", config.target, TARGETS),
-        ("keep", config.keep, KEPT),
-    ):
-        if value not in known:
-            raise InputError(f"{option}={value}: unknown; known: {', '.join(known)}")
+    config.check()
     out = Path(out)
     if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: already exists; give resume=True to continue it, or name another")
-    trainer = _trainer(config)
     with join_ranks() as ranks:
-        _run(trainer(config, load_slices(data, quiet=not ranks.first), out, ranks), resume)
+        _run(Trainer(config, load_slices(data, quiet=not ranks.first), out, ranks), resume)
     return out / "model.safetensors"
-
-
-def _trainer(config: TrainConfig) -> type[Trainer]:
-    if config.soqn is not None and (config.soqn_only or config.statistics_only):
-        raise InputError("`soqn` keeps what `soqn_only` and `statistics_only` train; leave one out")
-    if not config.statistics_only:
-        return Trainer
-    if config.init is None:
-        raise InputError("`statistics_only` needs `init`: the checkpoint whose stem to use")
-    from clinreadnet.training.tasks import StatisticsTrainer
-
-    return StatisticsTrainer
 
 
 def _run(trainer: Trainer, resume: bool) -> None:
@@ -113,3 +92,45 @@ def _run(trainer: Trainer, resume: bool) -> None:
             console.print(f"interrupted at step {trainer.step}; the run can be resumed")
         raise
     ranks.reduce(0, "max")  # nobody leaves before the files are written
+
+
+def train_recipe(
+    data: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    stages: Sequence[Stage],
+    *,
+    resume: bool = False,
+) -> Path:
+    """Train the stages of a recipe one after another, each in a folder of ``out``.
+
+    Args:
+        data: LDCTIQA folders.
+        out: folder of the runs; created, and must not hold anything unless ``resume``. Gets the
+            last stage's ``model.safetensors`` too.
+        stages: as `load_recipe` gives them.
+        resume: go on where an interrupted call stopped; stages that are done are kept.
+
+    Returns:
+        The path of the checkpoint.
+
+    Raises:
+        As `train`.
+    """
+    out = Path(out)
+    if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: already exists; give resume=True to continue it, or name another")
+    checkpoint: Path | None = None
+    for stage in stages:
+        folder = out / stage.name
+        config = stage.config
+        if checkpoint is not None:
+            config = replace(config, init=str(checkpoint))
+        checkpoint = folder / "model.safetensors"
+        if not (resume and checkpoint.exists()):
+            train(data, folder, config, resume=resume and (folder / "last.pt").exists())
+    assert checkpoint is not None, "a recipe has a stage"
+    target = out / "model.safetensors"
+    if os.environ.get("RANK", "0") == "0":
+        with whole_file(target) as temporary:
+            shutil.copyfile(checkpoint, temporary)
+    return target

@@ -1,14 +1,14 @@
-"""Train a new view of the edges on a frozen stem: `clinreadnet train --statistics-only`.
+"""What a run trains: the whole network on crops, or its head alone on whole slices.
 
-What the head makes of the statistics of edges learns from few numbers of each slice, and wants many
-steps over many slices. The stem sees each slice once, whole and as it is; then a step costs less
-than a hundredth of the network's.
+A task owns the network, the part of it that learns, the batches and how held-out slices are
+scored; `clinreadnet.training.trainer` does the rest for either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,51 +16,120 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clinreadnet.console import progress_bar
-from clinreadnet.model.checkpoint import load_parts
-from clinreadnet.model.network import ClinReadNet, ClinReadNetConfig
-from clinreadnet.model.soqn import OrdinalHead, Prediction
-from clinreadnet.training.batches import check_batch_size
+from clinreadnet.errors import InputError
+from clinreadnet.model.checkpoint import load_checkpoint
+from clinreadnet.model.network import ClinReadNet, ClinReadNetConfig, encode
+from clinreadnet.model.predict import predict
+from clinreadnet.model.soqn import TileVotes
+from clinreadnet.training.batches import Batch, Batches, BatchSource, check_batch_size
+from clinreadnet.training.config import TrainConfig
 from clinreadnet.training.dataset import LabelledSlices
-from clinreadnet.training.trainer import CALIBRATION_SLICES, Trainer
+from clinreadnet.training.distributed import Ranks
 
-WINDOWS = ((0.6, 3 / 16), (1.0, 9 / 16))
-"""Least side of the window of a slice that a step sees, as a share of the slice's, up to a share of
-the run. A window is another mix of tissues, as another anatomy would be; whole slices are so few
-that they are learned by heart. In the end windows are large, as what is scored is whole."""
+CALIBRATION_SLICES = 64
+"""Slices of the training set with which the statistics of edges are standardised."""
 
 
-class StatisticsHead(nn.Module):
-    """What a head says whose tokens do not vote: the statistics of edges alone.
+class Task(Protocol):
+    """What the trainer needs of a task."""
 
-    Args:
-        head: whose parameters these are.
+    model: ClinReadNet
+    """The network that is written in the end."""
+    learner: nn.Module
+    """Takes a batch's inputs; gives the image's probabilities [b, 21] and the tiles' votes."""
+    batches: BatchSource
+
+    def predict(self, model: ClinReadNet, index: Sequence[int]) -> dict[str, NDArray[np.float64]]:
+        """Score the held-out slices ``index`` [k] with ``model``: score, probs, quality_map."""
+
+
+def make_task(
+    config: TrainConfig, training: LabelledSlices, validation: LabelledSlices, ranks: Ranks
+) -> Task:
+    """Return the task that a configuration names, with its network on the device.
+
+    Raises:
+        InputError: a checkpoint that cannot be used, or a batch that does not fit the data.
     """
+    kind = NetworkTask if config.task == "network" else HeadTask
+    return kind(config, training, validation, ranks)
 
-    def __init__(self, head: OrdinalHead):
+
+def first_model(config: TrainConfig) -> ClinReadNet:
+    """Return the network of a configuration: of its checkpoint, or with random weights.
+
+    Raises:
+        InputError: the checkpoint cannot be read, or is of a network of another shape.
+    """
+    shape = replace(
+        ClinReadNetConfig.from_preset(config.preset),
+        use_sobel=config.use_sobel,
+        use_attention=config.use_attention,
+        octaves=config.octaves,
+    )
+    if config.init is None:
+        return ClinReadNet(shape)
+    model = load_checkpoint(config.init, preset=config.preset)
+    if model.config != shape:
+        differing = [k for k, v in vars(shape).items() if getattr(model.config, k) != v]
+        raise InputError(
+            f"{config.init}: is of a network with another {', '.join(differing)}; give that of the "
+            "run, or another checkpoint"
+        )
+    return model
+
+
+class _Learner(nn.Module):
+    """The whole network, as the trainer calls it."""
+
+    def __init__(self, model: ClinReadNet):
         super().__init__()
-        self.head = head
+        self.model = model
 
-    def forward(self, stem: Tensor) -> Prediction:
-        """[B, H', W', E] -> score [B], probs [B, 21], quality_map [B, 1, 1]."""
-        prediction: Prediction = self.head.from_statistics(stem)
-        return prediction
+    def forward(self, hu: Tensor) -> tuple[Tensor, TileVotes]:
+        """[b, 1, H, W] HU -> probabilities of the image's grades [b, 21], the tiles' votes."""
+        prediction, votes = self.model.predict(hu)
+        return prediction.probs, votes
 
 
-def draw_span(rng: np.random.Generator, side: int, least: float) -> slice:
-    """Draw which of ``side`` rows, or columns, of tokens a step sees.
+class NetworkTask:
+    """Trains the whole network on crops."""
 
-    Args:
-        rng: source of the choice.
-        side: how many there are.
-        least: length of the shortest span, as a share of ``side``.
+    def __init__(
+        self,
+        config: TrainConfig,
+        training: LabelledSlices,
+        validation: LabelledSlices,
+        ranks: Ranks,
+    ):
+        self._validation = validation
+        self.model = first_model(config)
+        if config.init is None:
+            few = min(CALIBRATION_SLICES, len(training))
+            first = Batches(training, few, config.crop, config.seed, Ranks())
+            self.model.calibrate(next(first.after(0)).inputs)
+        self.model.to(ranks.device)
+        self.learner: nn.Module = _Learner(self.model)
+        if config.compile:
+            self.learner.compile(dynamic=False)
+        self.batches = Batches(training, config.batch_size, config.crop, config.seed, ranks)
 
-    Returns:
-        A span of neighbours, or where it is longer than half of ``side`` every second of them.
-    """
-    shortest = max(1, round(least * side))
-    length = int(rng.integers(shortest, side + 1))
-    first = int(rng.integers(side - length + 1))
-    return slice(first, first + length, 1 if length <= side // 2 else 2)
+    def predict(self, model: ClinReadNet, index: Sequence[int]) -> dict[str, NDArray[np.float64]]:
+        """Score whole held-out slices."""
+        return predict(model, self._validation.images(np.asarray(index, np.int64)))
+
+
+class _HeadLearner(nn.Module):
+    """A network's head, as the trainer calls it."""
+
+    def __init__(self, model: ClinReadNet):
+        super().__init__()
+        self.head = model.head
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, TileVotes]:
+        """[b, 16, 16, C] tokens -> probabilities of the image's grades [b, 21], tiles' votes."""
+        _, probs, _, votes = self.head(tokens)
+        return probs, votes
 
 
 @dataclass(frozen=True)
@@ -68,98 +137,101 @@ class TokenBatches:
     """A shuffled pass over this process's slices each epoch.
 
     Attributes:
-        tokens: [n, 64, 64, C] float16 on the CPU, of this process's share of the slices.
-        scores: [n] of the same.
+        tokens: [n, 16, 16, C] float16 on the CPU, of this process's share of the slices.
+        slices: all slices to train on.
+        share: [n] which of them this process has.
         batch: slices of a step, of this process.
         per_epoch: steps of one epoch.
-        seed: of the order and the windows.
+        seed: of the order.
         device: where the batches are wanted.
-        progress: tells which share of the run is done, 0...1.
     """
 
     tokens: Tensor
-    scores: NDArray[np.float32]
+    slices: LabelledSlices
+    share: NDArray[np.int64]
     batch: int
     per_epoch: int
     seed: int
     device: torch.device
-    progress: Callable[[], float]
 
-    def after(self, step: int) -> Generator[tuple[Tensor, Tensor]]:
-        """Yield the batches from ``step`` to the end of its epoch, each a window of its slices.
-
-        Yields:
-            [b, h, w, C] float32 tokens and [b] scores, on the device.
-        """
+    def after(self, step: int) -> Generator[Batch]:
+        """Yield the batches from ``step`` to the end of its epoch."""
         epoch, number = divmod(step, self.per_epoch)
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch,)))
-        order = rng.permutation(len(self.scores))
-        of_step = rng.spawn(self.per_epoch)
+        order = rng.permutation(len(self.share))
         for n in range(number, self.per_epoch):
-            index = np.sort(order[n * self.batch : (n + 1) * self.batch])
-            done = self.progress()
-            least = next(least for share, least in WINDOWS if done <= share)
-            rows, columns = (draw_span(of_step[n], side, least) for side in self.tokens.shape[1:3])
-            tokens = self.tokens[torch.from_numpy(index), rows, columns]
-            scores = torch.from_numpy(self.scores[index])
-            yield tokens.to(self.device).float(), scores.to(self.device)
+            chosen = np.sort(order[n * self.batch : (n + 1) * self.batch])
+            index = self.share[chosen]
+            tiles = self.slices.tiles_of(index)
+            yield Batch(
+                self.tokens[torch.from_numpy(chosen)].to(self.device).float(),
+                *(
+                    torch.from_numpy(part).to(self.device)
+                    for part in (self.slices.scores[index], tiles.quality, tiles.weight)
+                ),
+            )
 
 
-class StatisticsTrainer(Trainer):
-    """A run that trains a head anew, as far as it looks at the statistics of edges.
+class HeadTask:
+    """Trains the head on the tokens of whole slices, which the other parts give once.
 
-    Stem and stages are those of ``config.init``; the votes of tokens start at nothing.
+    On crops the head learns what a crop is worth; a slice's label is of the whole slice.
     """
 
-    def _first_model(self, shape: ClinReadNetConfig) -> ClinReadNet:
-        assert self.config.init is not None
-        model = ClinReadNet(shape)
-        load_parts(model, self.config.init, ["stem", "stages"] if shape.depths else ["stem"])
-        nn.init.zeros_(model.head.vote.weight)
-        trained = {*model.head.edges.parameters(), *model.head.prior.parameters()}
+    def __init__(
+        self,
+        config: TrainConfig,
+        training: LabelledSlices,
+        validation: LabelledSlices,
+        ranks: Ranks,
+    ):
+        check_batch_size(config.batch_size, len(training), ranks)
+        self.model = model = first_model(config).to(ranks.device).eval()
         for parameter in model.parameters():
-            parameter.requires_grad_(parameter in trained)
-        return model
-
-    def _first_batches(self) -> TokenBatches:
-        config, ranks = self.config, self.ranks
-        check_batch_size(config.batch_size, len(self.training), ranks)
-        self.held_out = self._tokens(self.validation, "held out")
-        tokens = self._tokens(self.training, "training")
-        edges, shuffled = self.model.head.edges, torch.randperm(len(tokens))
-        few = tokens[shuffled[:CALIBRATION_SLICES]].to(ranks.device).float().split(1)
-        edges.calibrate(torch.cat([edges.raw(one) for one in few]))
-        return TokenBatches(
-            tokens=tokens,
-            scores=self.training.scores[ranks.rank :: ranks.world],
+            parameter.requires_grad_(False)
+        model.head.requires_grad_(True)
+        self.learner: nn.Module = _HeadLearner(model)
+        self._ranks, self._bf16 = ranks, config.bf16
+        mine = np.asarray(ranks.mine(range(len(training))), np.int64)
+        held_out = np.asarray(ranks.mine(range(len(validation))), np.int64)
+        self._held_out = self._tokens(validation, held_out, "held out")
+        self._place = {int(index): place for place, index in enumerate(held_out)}
+        self.batches: BatchSource = TokenBatches(
+            tokens=self._tokens(training, mine, "training"),
+            slices=training,
+            share=mine,
             batch=config.batch_size // ranks.world,
-            per_epoch=len(self.training) // config.batch_size,
+            per_epoch=len(training) // config.batch_size,
             seed=config.seed,
             device=ranks.device,
-            progress=self.progress,
         )
 
-    def _tokens(self, slices: LabelledSlices, what: str) -> Tensor:
-        """Compute the tokens of this process's share: [n, 64, 64, C] float16, on the CPU."""
-        mine = np.asarray(self.ranks.mine(range(len(slices))), np.int64)
-        found = torch.empty(0)
-        with progress_bar(quiet=not self.ranks.first) as bar, torch.no_grad():
-            for n, index in enumerate(bar.track(mine, description=f"tokens, {what}")):
-                hu = torch.from_numpy(slices.images(index[None])).to(self.ranks.device)
-                one = self.model.edge_tokens(hu[:, None].float())
-                if n == 0:
-                    found = torch.empty(len(mine), *one.shape[1:], dtype=torch.float16)
-                found[n] = one[0]
-        return found
-
-    def _trained_part(self) -> nn.Module:
-        return StatisticsHead(self.model.head)
-
-    def _predict(self, index: Sequence[int]) -> NDArray[np.float64]:
-        scores = []
-        self.ema.eval()
+    def predict(self, model: ClinReadNet, index: Sequence[int]) -> dict[str, NDArray[np.float64]]:
+        """Score held-out slices from their tokens."""
+        parts: dict[str, list[NDArray[np.float64]]] = {"score": [], "probs": [], "quality_map": []}
+        tokens = self._held_out[[self._place[i] for i in index]]
+        model.eval()
         with torch.inference_mode():
-            for tokens in self.held_out.split(16):
-                part = tokens.to(self.ranks.device).float()
-                scores.append(self.ema.head.from_statistics(part).score.double().cpu().numpy())
-        return np.concatenate(scores)
+            for part in tokens.split(64):
+                outputs = model.head(part.to(self._ranks.device).float())
+                for name, output in zip(parts, outputs[:3], strict=True):
+                    parts[name].append(output.double().cpu().numpy())
+        return {name: np.concatenate(part) for name, part in parts.items()}
+
+    def _tokens(self, slices: LabelledSlices, index: NDArray[np.int64], what: str) -> Tensor:
+        """Compute the last tokens of slices: [n, 16, 16, C] float16, on the CPU."""
+        found = torch.empty(0)
+        device = self._ranks.device
+        autocast = device.type == "cuda" if self._bf16 is None else self._bf16
+        with (
+            progress_bar(quiet=not self._ranks.first) as bar,
+            torch.inference_mode(),
+            torch.autocast(device.type, torch.bfloat16, enabled=autocast),
+        ):
+            for n in bar.track(range(len(index)), description=f"tokens, {what}"):
+                hu = torch.from_numpy(slices.images(index[n : n + 1])).to(device)
+                tokens = self.model.attend(self.model.stem(encode(hu[:, None].float())))
+                if n == 0:
+                    found = torch.empty(len(index), *tokens.shape[1:], dtype=torch.float16)
+                found[n] = tokens[0]
+        return found

@@ -1,16 +1,14 @@
-"""Train ClinReadNet on LDCTIQA folders, simulated or real.
+"""One training run, whatever its task: schedule, average, validation, state and log.
 
-AdamW with a warm-up and a cosine to zero, HRPS loss, bfloat16 products on GPUs. What is validated
-and shipped are not the last weights but their moving average. Slices of one anatomy never stand on
-both sides of the split. docs/training.md describes the run folder.
+A warm-up and a cosine to zero, HRPS on the image and on its tiles, bfloat16 products on GPUs. What
+is validated and shipped are not the last weights but their moving average. Slices of one anatomy
+never stand on both sides of the split. docs/training.md describes the run folder.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-import platform
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -20,34 +18,32 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from clinreadnet._version import __version__
 from clinreadnet.console import console, progress_bar
 from clinreadnet.errors import CheckFailed, InputError
+from clinreadnet.evaluation.maps import map_agreement
 from clinreadnet.files import whole_file
+from clinreadnet.machine import cpu_name
 from clinreadnet.metrics import krocc, plcc, srocc
-from clinreadnet.model.checkpoint import SOQN, load_checkpoint, load_parts, save_checkpoint
-from clinreadnet.model.network import ClinReadNet, ClinReadNetConfig
-from clinreadnet.model.predict import predict
-from clinreadnet.training.batches import Batches, BatchSource
+from clinreadnet.model.checkpoint import save_checkpoint
+from clinreadnet.spec import FINE_GRADES, MAP_SIDE
+from clinreadnet.training.batches import Batch
+from clinreadnet.training.calibration import fit_novelty, fit_temperature
 from clinreadnet.training.config import TrainConfig
 from clinreadnet.training.dataset import LabelledSlices, split_by_anatomy
 from clinreadnet.training.distributed import Ranks
-from clinreadnet.training.log import Row, TrainingLog
-from clinreadnet.training.loss import LOSSES
+from clinreadnet.training.log import EpochRow, TrainingLog
+from clinreadnet.training.loss import LOSSES, tile_loss
+from clinreadnet.training.optimiser import Optimisers
+from clinreadnet.training.tasks import make_task
 
 WARMUP_SHARE = 0.05
 """Share of the run in which the learning rate rises linearly."""
 
 MAX_GRADIENT_NORM = 1.0
-
-HEAD_RATE = 8.0
-"""Learning rate of the head over that of the rest: what it sees is standardised."""
-
-CALIBRATION_SLICES = 64
-"""LabelledSlices of the training set with which the statistics of edges are standardised."""
 
 EMA_POWER = 16
 """The average weighs step s of t by (s / t) ** 16: about the last 6 % of a run of any length."""
@@ -57,10 +53,21 @@ SAVE_SECONDS = 300.0
 
 
 class Trainer:
-    """One run: owns the network, its average, the optimiser and where in the schedule it stands."""
+    """One run: owns the task, the average, the optimisers and where in the schedule it stands.
+
+    Args:
+        config: the run's settings.
+        slices: all labelled slices.
+        out: run folder.
+        ranks: the processes that share the run.
+    """
 
     def __init__(
-        self, config: TrainConfig, slices: LabelledSlices, out: Path, ranks: Ranks | None = None
+        self,
+        config: TrainConfig,
+        slices: LabelledSlices,
+        out: Path,
+        ranks: Ranks | None = None,
     ):
         self.config, self.out = config, out
         self.ranks = ranks = ranks or Ranks()
@@ -70,65 +77,19 @@ class Trainer:
         if config.target == "quality":
             self.training = _towards_quality(self.training)
         torch.manual_seed(config.seed)
-        preset = ClinReadNetConfig.from_preset(config.preset)
-        shape = replace(preset, edges=config.edges, octaves=config.octaves)
-        if config.soqn_only:
-            shape = replace(shape, depths=(), heads=())
-        self.model = model = self._first_model(shape).to(ranks.device)
-        self.batches = self._first_batches()
-        self.ema = copy.deepcopy(model).requires_grad_(False)
-        self.network = self._trained_part()
+        self.task = make_task(config, self.training, self.validation, ranks)
+        self.model, self.batches = self.task.model, self.task.batches
+        self.ema = copy.deepcopy(self.model).requires_grad_(False)
+        self.learner = self.task.learner
         if ranks.world > 1:
             devices = [ranks.device] if ranks.device.type == "cuda" else None
-            self.network = DistributedDataParallel(self.network, device_ids=devices)
-        # Norms, biases, temperatures and gates are not decayed; matrices are, but for the head's.
-        head = set(model.head.parameters())
-        body = [p for p in model.parameters() if p not in head]
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in body if p.ndim >= 2], "times": 1.0},
-            {"params": [p for p in body if p.ndim < 2], "times": 1.0, "weight_decay": 0.0},
-            {"params": list(model.head.parameters()), "times": HEAD_RATE, "weight_decay": 0.0},
-        ]
-        self.optimiser = torch.optim.AdamW(
-            groups,
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            betas=(0.9, 0.98),
-        )
+            self.learner = DistributedDataParallel(self.learner, device_ids=devices)
+        self.optimisers = Optimisers(self.model, config.weight_decay)
         self.step, self.seconds = 0, 0.0
-        self.rows: list[Row] = []
+        self.rows: list[EpochRow] = []
         self.best: dict[str, Tensor] = {}
-        """Averaged weights of the epoch with the best validation score."""
+        """Averaged weights of the epoch with the best validation sum."""
         self.epoch_totals = dict.fromkeys(("steps", "loss", "seconds", "waiting"), 0.0)
-
-    def _first_model(self, shape: ClinReadNetConfig) -> ClinReadNet:
-        """Return the network as the run begins."""
-        config, model = self.config, ClinReadNet(shape)
-        if config.soqn is not None:
-            if config.init is not None:
-                load_parts(model, config.init, ["stages"])
-            load_parts(model, config.soqn, SOQN)
-            for part in SOQN:
-                model.get_submodule(part).requires_grad_(False)
-        elif config.init is not None:
-            initial = load_checkpoint(config.init, preset=config.preset)
-            if initial.config == shape:
-                return initial
-            load_parts(model, config.init, SOQN)
-        else:
-            few = min(CALIBRATION_SLICES, len(self.training))
-            first = Batches(self.training, few, config.crop, config.seed, Ranks())
-            model.calibrate(next(first.after(0))[0])
-        return model
-
-    def _first_batches(self) -> BatchSource:
-        """Return where the run takes its batches from."""
-        config = self.config
-        return Batches(self.training, config.batch_size, config.crop, config.seed, self.ranks)
-
-    def _trained_part(self) -> nn.Module:
-        """Return the module that takes the inputs of ``batches`` and gives a prediction."""
-        return self.model
 
     def progress(self) -> float:
         """Share of the schedule that is done, 0...1: by steps, or by time where that is limited."""
@@ -149,7 +110,7 @@ class Trainer:
         return over and not self.epoch_totals["steps"]
 
     def epochs_without_gain(self) -> int:
-        """Return how many epochs have passed since the best validation score."""
+        """Return how many epochs have passed since the best validation sum."""
         return len(self.rows) - 1 - _best(self.rows) if self.rows else 0
 
     def run(self, interrupted: Callable[[], bool] = lambda: False) -> None:
@@ -176,9 +137,10 @@ class Trainer:
                     console.print(self._line(row), highlight=False, soft_wrap=True)
                 self._keep_best()
                 self.save()
+            if self.config.keep == "best":
+                self.ema.load_state_dict(self.best)
+            self._calibrate()
             if log is not None:
-                if self.config.keep == "best":
-                    self.ema.load_state_dict(self.best)
                 save_checkpoint(self.ema, self.out / "model.safetensors", dtype=torch.float16)
                 log.finish(self.summary())
         except (RuntimeError, MemoryError) as error:
@@ -191,7 +153,7 @@ class Trainer:
 
     def _train_epoch(self, interrupted: Callable[[], bool]) -> None:
         """Train to the end of the epoch, or of the schedule."""
-        self.network.train()
+        self.learner.train()
         totals, saved = self.epoch_totals, self.seconds
         loss_sum = torch.tensor(totals["loss"], dtype=torch.float64).to(self.ranks.device)
         batches = self.batches.after(self.step)
@@ -204,7 +166,7 @@ class Trainer:
                 if batch is None:
                     break
                 waited = time.monotonic() - started
-                loss = self._train_step(*batch)
+                loss = self._train_step(batch)
                 loss_sum += loss
                 self.step += 1
                 spent = time.monotonic() - started
@@ -233,17 +195,20 @@ class Trainer:
             )
         self.save()
 
-    def _train_step(self, inputs: Tensor, scores: Tensor) -> Tensor:
+    def _train_step(self, batch: Batch) -> Tensor:
         """Take one step on this process's part of a batch; return its loss."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.learning_rate() * group["times"]
         with self._autocast():
-            probs = self.network(inputs).probs
-        loss = LOSSES[self.config.loss](probs, scores)
-        self.optimiser.zero_grad(set_to_none=True)
+            probs, tiles = self.learner(batch.inputs)
+        loss_of = LOSSES[self.config.loss]
+        loss = loss_of(probs.float(), batch.scores).mean()
+        if self.config.tile_weight > 0:
+            flat = (batch.tiles.flatten(1), batch.weight.flatten(1))
+            votes = (tiles.votes.float(), tiles.weights.float())
+            loss = loss + self.config.tile_weight * tile_loss(*votes, *flat, loss_of)
+        self.optimisers.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
-        self.optimiser.step()
+        self.optimisers.step(self.learning_rate())
         decay = (1 - 1 / (self.step + 2)) ** (EMA_POWER + 1)
         with torch.no_grad():
             averages: list[Tensor] = list(self.ema.parameters())
@@ -256,17 +221,26 @@ class Trainer:
         wanted = device == "cuda" if self.config.bf16 is None else self.config.bf16
         return torch.autocast(device, torch.bfloat16, enabled=wanted)
 
-    def _predict(self, index: Sequence[int]) -> NDArray[np.float64]:
-        """Score the held-out slices ``index`` [k], this process's, with the average: [k]."""
-        return predict(self.ema, self.validation.images(np.asarray(index)))
+    def _held_out(self) -> dict[str, NDArray[np.float64]]:
+        """Score the held-out slices with the averaged weights: score, probs, quality_map."""
+        count = len(self.validation)
+        index = self.ranks.mine(range(count))
+        found = {
+            "score": np.zeros(count),
+            "probs": np.zeros((count, FINE_GRADES)),
+            "quality_map": np.zeros((count, MAP_SIDE, MAP_SIDE)),
+        }
+        if len(index):
+            with self._autocast():
+                mine = self.task.predict(self.ema, index)
+            for name, values in found.items():
+                values[index] = mine[name]
+        return {name: self.ranks.reduce(values, "sum") for name, values in found.items()}
 
-    def _finish_epoch(self) -> Row:
+    def _finish_epoch(self) -> EpochRow:
         """Score the held-out anatomies with the averaged weights, and close the epoch's books."""
-        index = self.ranks.mine(range(len(self.validation)))
-        predicted = np.zeros(len(self.validation))
-        with self._autocast():
-            predicted[index] = self._predict(index)
-        predicted, true = self.ranks.reduce(predicted, "sum"), self.validation.scores
+        found, true = self._held_out(), self.validation.scores
+        predicted = found["score"]
         totals = self.epoch_totals
         loss = self.ranks.reduce(totals["loss"], "sum") / self.ranks.world / totals["steps"]
         row = {
@@ -280,21 +254,35 @@ class Trainer:
             "srocc": srocc(predicted, true),
             "krocc": krocc(predicted, true),
         }
-        row["score"] = sum(abs(row[name]) for name in ("plcc", "srocc", "krocc"))
+        row["sum"] = sum(abs(row[name]) for name in ("plcc", "srocc", "krocc"))
+        tiles = self.validation.tiles_of(np.arange(len(self.validation)))
+        agreement = map_agreement(
+            found["quality_map"], tiles.quality, tiles.weight, self.validation.quality
+        )
+        row["map_correlation"] = agreement["correlation"]["value"] if agreement else math.nan
+        row["map_rmse_ratio"] = agreement["rmse_ratio"]["value"] if agreement else math.nan
         row["slices_per_second"] = totals["steps"] * self.config.batch_size / totals["seconds"]
         row["waiting_share"] = totals["waiting"] / totals["seconds"]
         self.epoch_totals = dict.fromkeys(totals, 0.0)
         return row
 
+    def _calibrate(self) -> None:
+        """Fit the intervals on the held-out slices, and what is usual on all."""
+        probs = self._held_out()["probs"]
+        self.ema.head.temperature.fill_(fit_temperature(probs, self.validation.scores))
+        if self.ranks.first:
+            fit_novelty(self.ema, self.training, self.validation, self.config.seed)
+
     def _keep_best(self) -> None:
         if self.epochs_without_gain() == 0:
             self.best = {k: v.detach().cpu().clone() for k, v in self.ema.state_dict().items()}
 
-    def _line(self, row: Row) -> str:
+    def _line(self, row: EpochRow) -> str:
         return (
             f"epoch {row['epoch']}: loss {row['loss']:.4f}, validation PLCC {row['plcc']:.3f} "
-            f"SROCC {row['srocc']:.3f} KROCC {row['krocc']:.3f}, {row['slices_per_second']:.1f} "
-            f"slices/s, {self.progress():.0%} in {row['minutes']:.1f} min"
+            f"SROCC {row['srocc']:.3f} KROCC {row['krocc']:.3f}, "
+            f"maps {row['map_correlation']:.3f}, {row['slices_per_second']:.1f} slices/s, "
+            f"{self.progress():.0%} in {row['minutes']:.1f} min"
         )
 
     def _memory_advice(self) -> str:
@@ -306,9 +294,8 @@ class Trainer:
     def summary(self) -> dict[str, Any]:
         """Return what a model card needs to say about the run, ready for JSON."""
         steady = self.rows[1:] or self.rows  # the first epoch warms up
-        init, soqn = (path and Path(path).name for path in (self.config.init, self.config.soqn))
         return {
-            "config": asdict(self.config) | {"init": init, "soqn": soqn},
+            "config": self.config.named(),
             "training_slices": len(self.training),
             "validation_slices": len(self.validation),
             "training_anatomies": len(np.unique(self.training.groups)),
@@ -334,7 +321,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict(),
             "best": self.best,
-            "optimiser": self.optimiser.state_dict(),
+            "optimisers": self.optimisers.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
             "epoch_totals": self.epoch_totals,
@@ -361,7 +348,7 @@ class Trainer:
             )
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.optimisers.load_state_dict(state["optimisers"])
         self.best = {name: value.cpu() for name, value in state["best"].items()}
         self.step, self.seconds = state["step"], state["seconds"]
         self.epoch_totals, self.rows = state["epoch_totals"], state["rows"]
@@ -377,19 +364,13 @@ def _towards_quality(slices: LabelledSlices) -> LabelledSlices:
     return replace(slices, scores=slices.quality)
 
 
-def _best(rows: Sequence[Row]) -> int:
-    """Return the index of the first row with the highest score; one that is no number is lowest."""
-    return max(range(len(rows)), key=lambda i: np.nan_to_num(rows[i]["score"], nan=-1.0))
+def _best(rows: Sequence[EpochRow]) -> int:
+    """Return the index of the first row with the highest sum; NaN counts as lowest."""
+    return max(range(len(rows)), key=lambda i: np.nan_to_num(rows[i]["sum"], nan=-1.0))
 
 
 def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        models = re.findall(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
-    except OSError:  # not Linux
-        models = []
-    return models[0].strip() if models else platform.processor() or "CPU"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from clinreadnet.kernels import Impl, attention_block, mlp, sobel_stem, window_attention
-from clinreadnet.kernels.compile import (
-    Case,
-    attention_block_case,
-    mlp_case,
-    sobel_stem_case,
-    window_attention_case,
-)
-from clinreadnet.precision import BUDGETS
-from clinreadnet.spec import SIZE
-
-Config = Mapping[str, Any]
+from clinreadnet.kernels import Impl
+from clinreadnet.kernels.registry import OPS
+from clinreadnet.kernels.spec import Case, Config, LayerShape, OpSpec, TuningEntry
+from clinreadnet.precision import precision_of
 
 BATCH = 8
-STAGES = 4
-DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
-"""Keys of the files, and the parity budget of each."""
 
 
 @dataclass(frozen=True)
@@ -62,149 +50,39 @@ class Tunable:
     examples: Callable[[torch.device], list[Example]]
 
 
-def _dtype(name: str) -> torch.dtype:
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
+def examples_of(
+    spec: OpSpec, entry: TuningEntry, device: torch.device, batch: int = BATCH
+) -> list[Example]:
+    """Make what an entry is timed on.
 
+    Args:
+        spec: of the op.
+        entry: names, types and shapes.
+        device: where to make the tensors.
+        batch: of each example.
+    """
 
-def _sobel_stem(padded: str) -> Tunable:
-    """Output channels padded to ``padded``: one configuration for all dtypes."""
-    c0 = {"16": 16, "32": 24, "64": 48}[padded]  # of the presets
-
-    def examples(device: torch.device) -> list[Example]:
-        made = []
-        for name, precision in DTYPES.items():
-            x = torch.rand(BATCH, 1, SIZE, SIZE, device=device)
-            weight = torch.randn(c0, 4, 3, 3, device=device, dtype=_dtype(name)) / 4
-            bias = torch.randn(c0, device=device, dtype=_dtype(name))
-
-            def op(tensors: Sequence[Tensor], impl: Impl) -> Tensor:
-                return sobel_stem(*tensors, impl=impl)
-
-            made.append(Example(name, (x, weight, bias), op, BUDGETS[precision]))
-        return made
-
-    tiles = [(2, 32), (2, 64), (4, 16), (4, 32), (4, 64), (8, 16), (8, 32)]
-    return Tunable(
-        candidates=tuple(
-            {"block_h": h, "block_w": w, "num_warps": warps}
-            for (h, w), warps in itertools.product(tiles, (4, 8))
-        ),
-        cases=lambda capability: [sobel_stem_case(capability, c0, _dtype(name)) for name in DTYPES],
-        examples=examples,
-    )
-
-
-def _window_attention(dtype: str, padded: str) -> Tunable:
-    """Windows whose tokens are padded to ``padded``."""
-    window = {"16": 4, "32": 5, "64": 8, "128": 11, "256": 16}[padded]
-
-    def examples(device: torch.device) -> list[Example]:
+    def example(name: str, dtype: str, shape: LayerShape) -> Example:
         def op(tensors: Sequence[Tensor], impl: Impl) -> Tensor:
-            return window_attention(*tensors, window=window, shift=window // 2, impl=impl)
+            return spec.call(tensors, shape, impl)
 
-        made = []
-        for stage in range(STAGES):
-            side = window * max(1, (SIZE // 4 >> stage) // window)
-            heads = 3 << stage
-            qkv = torch.randn(BATCH, side, side, 3 * 16 * heads, device=device)
-            tensors = (
-                qkv.to(_dtype(dtype)),
-                torch.randn(heads, window**2, window**2, device=device),
-                torch.rand(heads, device=device) + 0.5,
-                torch.full((heads, 3), 1 / 3, device=device),
-            )
-            made.append(Example(f"stage {stage + 1}", tensors, op, BUDGETS[DTYPES[dtype]]))
-        return made
+        tensors = spec.arguments(shape, batch, dtype, device)
+        return Example(name, tensors, op, precision_of(dtype).budget)
 
-    rows = [m for m in (16, 32, 64, 128) if m <= int(padded)]
-    precision = {"precision": "tf32x3"} if dtype == "float32" else {}
-    return Tunable(
-        candidates=tuple(
-            {"block_m": m, "num_warps": warps, **precision}
-            for m, warps in itertools.product(rows, (1, 2, 4, 8))
-        ),
-        # The widest heads and most octaves that the op takes.
-        cases=lambda capability: [
-            window_attention_case(capability, window, window // 2, 32, 4, _dtype(dtype))
-        ],
-        examples=examples,
-    )
+    return [example(*one) for one in entry.timed]
 
 
-def _block_input(dtype: str, channels: int, device: torch.device) -> Tensor:
-    side = SIZE // 4 * 48 // channels  # of the preset `small`
-    return torch.randn(BATCH, side, side, channels, device=device).to(_dtype(dtype))
+def _tunable(spec: OpSpec, *keys: str) -> Tunable:
+    entry = spec.tuning(*keys)
 
+    def cases(capability: int) -> list[Case]:
+        made = (spec.case(capability, dtype, shape) for dtype, shape in entry.compiled)
+        return [case for case in made if case is not None]
 
-def _layers(dtype: str, device: torch.device, *shapes: tuple[int, ...]) -> list[Tensor]:
-    """Matrices that keep the size of what they multiply, and vectors."""
-    return [
-        (torch.randn(shape, device=device) / (shape[-1] ** 0.5 if len(shape) == 2 else 1)).to(
-            _dtype(dtype)
-        )
-        for shape in shapes
-    ]
-
-
-def _attention_block(dtype: str, channels: str) -> Tunable:
-    """The fused attention half of a block of so many channels."""
-    c, window = int(channels), 8
-    heads = c // 16
-
-    def examples(device: torch.device) -> list[Example]:
-        def op(tensors: Sequence[Tensor], impl: Impl) -> Tensor:
-            return attention_block(*tensors, window=window, shift=window // 2, impl=impl)
-
-        tensors = (
-            _block_input(dtype, c, device),
-            *_layers(dtype, device, (c,), (c,), (3 * c, c), (3 * c,), (c, c), (c,)),
-            torch.randn(heads, window**2, window**2, device=device),
-            torch.rand(heads, device=device) + 0.5,
-            torch.full((heads, 3), 1 / 3, device=device),
-        )
-        return [Example(f"{c} channels", tensors, op, BUDGETS[DTYPES[dtype]])]
-
-    return Tunable(
-        candidates=tuple(
-            {"num_warps": warps, "stages": stages}
-            for warps, stages in itertools.product((2, 4, 8), (1, 2, 3))
-        ),
-        cases=lambda capability: [
-            attention_block_case(capability, c, heads, window, window // 2, 3, _dtype(dtype))
-        ],
-        examples=examples,
-    )
-
-
-def _mlp(dtype: str, channels: str) -> Tunable:
-    """The fused MLP half of a block of so many channels."""
-    c = int(channels)
-
-    def examples(device: torch.device) -> list[Example]:
-        def op(tensors: Sequence[Tensor], impl: Impl) -> Tensor:
-            return mlp(*tensors, impl=impl)
-
-        shapes = (c,), (c,), (4 * c, c), (4 * c,), (c, 4 * c), (c,)
-        tensors = _block_input(dtype, c, device), *_layers(dtype, device, *shapes)
-        return [Example(f"{c} channels", tensors, op, BUDGETS[DTYPES[dtype]])]
-
-    precision = {"precision": "tf32x3"} if dtype == "float32" else {}
-    tiles = itertools.product((32, 64, 128), (16, 32, 64), (4, 8), (1, 2))
-    return Tunable(
-        candidates=tuple(
-            {"block_m": m, "block_hidden": n, "num_warps": warps, "stages": stages, **precision}
-            for m, n, warps, stages in tiles
-        ),
-        cases=lambda capability: [mlp_case(capability, c, _dtype(dtype))],
-        examples=examples,
-    )
+    return Tunable(entry.candidates, cases, partial(examples_of, spec, entry))
 
 
 TUNABLE: dict[str, Callable[..., Tunable]] = {
-    "sobel_stem": _sobel_stem,
-    "window_attention": _window_attention,
-    "attention_block": _attention_block,
-    "mlp": _mlp,
+    spec.name: partial(_tunable, spec) for spec in OPS.values()
 }
 """For each op of the configuration files, its `Tunable` from the keys below the op's name."""

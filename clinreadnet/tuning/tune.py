@@ -25,12 +25,13 @@ from rich.table import Table
 from torch import Tensor
 
 from clinreadnet.console import progress_bar
-from clinreadnet.errors import CheckFailed, InputError
+from clinreadnet.errors import CheckFailed, InputError, first_line
 from clinreadnet.files import whole_file
-from clinreadnet.kernels.compile import SHARED_MEMORY, Case, resources
+from clinreadnet.kernels.compile import SHARED_MEMORY, resources
 from clinreadnet.kernels.launch import CONFIGS, config_file, file_name, gpu_of, trial
-from clinreadnet.metrics import relative_error
-from clinreadnet.tuning.tunable import TUNABLE, Config, Example, Tunable
+from clinreadnet.kernels.spec import Case, Config
+from clinreadnet.runtime.reproduce import compare_outputs
+from clinreadnet.tuning.tunable import TUNABLE, Example, Tunable
 
 Clock = Callable[[Callable[[], object]], float]
 """Returns the milliseconds of one call on the GPU."""
@@ -54,7 +55,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Tuned:
+class EntryTrials:
     """The trials of one entry; the configuration in use comes first."""
 
     keys: tuple[str, ...]
@@ -77,7 +78,7 @@ class Tuning:
     """
 
     document: dict[str, Any]
-    tuned: tuple[Tuned, ...]
+    tuned: tuple[EntryTrials, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the document and every trial as plain JSON values."""
@@ -108,7 +109,7 @@ def compile_obstacle(cases: Sequence[Case]) -> str | None:
         try:
             taken = resources(case)
         except Exception as error:  # any error of the compiler excludes the candidate
-            return f"does not compile: {str(error).strip().splitlines()[0]}"
+            return f"does not compile: {first_line(error)}"
         if taken.stack:
             return f"spills {taken.stack} bytes"
         limit = SHARED_MEMORY[_nearest(case.capability)] * 1024
@@ -129,10 +130,15 @@ def _first_slice(example: Example) -> tuple[Tensor, ...]:
 def wrong(example: Example, expected: Tensor) -> str | None:
     """Return how the kernel differs from the float64 reference on one slice, or None."""
     output = example.op(_first_slice(example), "triton")
-    error = relative_error(output.double().cpu().numpy(), expected.cpu().numpy())
-    if error <= example.budget:
+    found = compare_outputs(
+        {example.name: output.double().cpu().numpy()},
+        {example.name: expected.cpu().numpy()},
+        example.budget,
+    )
+    if not found.failures():
         return None
-    return f"wrong on {example.name}: relative error {error:.2g}, budget {example.budget:.0e}"
+    error = found.errors[example.name]
+    return f"wrong on {example.name}: relative error {error:.2g}, budget {found.limit:.0e}"
 
 
 def search(
@@ -145,7 +151,7 @@ def search(
     clock: Clock,
     obstacle: Callable[[Sequence[Case]], str | None] = compile_obstacle,
     advance: Callable[[], None] = lambda: None,
-) -> Tuned:
+) -> EntryTrials:
     """Try every candidate of one entry.
 
     Args:
@@ -189,7 +195,7 @@ def search(
         advance()
     if all(one.dropped for one in trials):
         raise CheckFailed(f"{' '.join(keys)}: no candidate can be used; {trials[0].dropped}")
-    return Tuned(keys, tuple(one.name for one in examples), tuple(trials))
+    return EntryTrials(keys, tuple(one.name for one in examples), tuple(trials))
 
 
 def gpu_clock(run: Callable[[], object]) -> float:

@@ -7,16 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clinreadnet.metrics import Correlations, Interval, correlations, relative_error
-from clinreadnet.precision import BUDGETS
+from clinreadnet.metrics import Correlations, Interval, correlations
+from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.bundle.manifest import Artifact, Parity
+from clinreadnet.runtime.reproduce import compare_outputs
 from clinreadnet.runtime.scores import Outputs
-from clinreadnet.spec import OUTPUTS
 
 METRICS = ("PLCC", "SROCC", "KROCC")
-
-METRIC_BUDGETS = dict.fromkeys(BUDGETS, 1e-3) | {"int8": 5e-3, "fp8": 5e-3}
-"""Largest accepted difference of each metric from the reference's, by precision."""
 
 
 def compare(precision: str, outputs: Outputs, reference: Outputs, labels: NDArray[Any]) -> Parity:
@@ -26,19 +23,15 @@ def compare(precision: str, outputs: Outputs, reference: Outputs, labels: NDArra
         precision: selects the budgets.
         outputs: outputs of the artifact.
         reference: float64.
-        labels: [n], the readers' scores.
+        labels: [n], the radiologists' scores.
 
     Returns:
         The parity; ``reason`` names each failed check.
     """
-    budget, metric_budget = BUDGETS[precision], METRIC_BUDGETS[precision]
-    errors = {name: relative_error(outputs[name], reference[name]) for name in OUTPUTS}
-    # Written so that a NaN fails.
-    failures = [
-        f"{name} is off by {error:.1e} (budget {budget:.0e})"
-        for name, error in errors.items()
-        if not error <= budget
-    ]
+    budget = PRECISIONS[precision].budget
+    metric_budget = PRECISIONS[precision].metric_budget
+    found = compare_outputs(outputs, reference, budget)
+    failures = found.failures("budget")
     differences: dict[str, float | None] = {}
     details: dict[str, Any] = {"slices": len(labels), "metric_budget": metric_budget}
     if np.isfinite(outputs["score"]).all():
@@ -51,17 +44,15 @@ def compare(precision: str, outputs: Outputs, reference: Outputs, labels: NDArra
                 failures.append(f"{name} is undefined: all scores or all labels are equal")
             elif not difference <= metric_budget:
                 failures.append(f"{name} differs by {difference:.1e} (budget {metric_budget:.0e})")
-        worst = float(np.abs(outputs["score"] - reference["score"]).max())
     else:
         failures.append("scores are not finite")
-        worst = float("inf")
     return Parity(
         status="failed" if failures else "passed",
         reason="; ".join(failures) or None,
         budget=budget,
-        relative_error={name: float(error) for name, error in errors.items()},
+        relative_error=dict(found.errors),
         metric_difference=differences,
-        worst_score_difference=worst,
+        worst_score_difference=found.worst_score_difference,
         details=details,
     )
 
@@ -71,7 +62,7 @@ def not_run(artifact: Artifact, reason: str | None = None) -> Parity:
     return Parity(
         "not run",
         reason=reason or f"built, not run: needs a GPU of architecture {artifact.target}",
-        budget=BUDGETS[artifact.precision],
+        budget=PRECISIONS[artifact.precision].budget,
     )
 
 

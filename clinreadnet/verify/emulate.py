@@ -6,12 +6,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from clinreadnet.errors import InputError
+from clinreadnet.errors import InputError, first_line
+from clinreadnet.precision import PRECISIONS, lowered_precisions
 
-LOW_TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
-"""ONNX's name of each precision that a graph can be lowered to."""
 
-_LOW = frozenset(LOW_TYPES.values())
+def onnx_type(precision: str) -> TensorProto.DataType:
+    """Return ONNX's type of a precision's weights and activations."""
+    return getattr(TensorProto, PRECISIONS[precision].onnx_type)
 
 
 def emulate(content: bytes) -> bytes:
@@ -31,14 +32,15 @@ def emulate(content: bytes) -> bytes:
         model = onnx.load_model_from_string(content)
         types = element_types(model)
     except Exception as error:  # protobuf's and onnx's errors share no base class
-        raise InputError(f"not an ONNX graph ({str(error).splitlines()[0]})") from None
+        raise InputError(f"not an ONNX graph ({first_line(error)})") from None
     graph = model.graph
+    low = {onnx_type(precision) for precision in lowered_precisions()}
     for tensor in graph.initializer:
-        if tensor.data_type in _LOW:
-            tensor.CopyFrom(_cast_constant(tensor, tensor.name, TensorProto.FLOAT))
+        if tensor.data_type in low:
+            tensor.CopyFrom(cast_constant(tensor, tensor.name, TensorProto.FLOAT))
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
-        rounded = [name for name in node.output if types[name] in _LOW]
+        rounded = [name for name in node.output if types[name] in low]
         to_low = node.op_type == "Cast" and rounded
         if not to_low:
             nodes.append(node)
@@ -46,8 +48,8 @@ def emulate(content: bytes) -> bytes:
             source = node.input[0] if to_low else f"{name}_exact"
             if not to_low:
                 node.output[list(node.output).index(name)] = source
-            nodes.append(_cast_node(source, f"{name}_rounded", types[name]))
-            nodes.append(_cast_node(f"{name}_rounded", name, TensorProto.FLOAT))
+            nodes.append(cast_node(source, f"{name}_rounded", types[name]))
+            nodes.append(cast_node(f"{name}_rounded", name, TensorProto.FLOAT))
     del graph.node[:]
     graph.node.extend(nodes)
     del graph.value_info[:]
@@ -64,11 +66,13 @@ def element_types(model: onnx.ModelProto) -> dict[str, int]:
     return types
 
 
-def _cast_node(source: str, target: str, to: int) -> onnx.NodeProto:
+def cast_node(source: str, target: str, to: int) -> onnx.NodeProto:
+    """Return a node that casts the tensor ``source`` to the type ``to`` as ``target``."""
     return helper.make_node("Cast", [source], [target], name=f"cast_{target}", to=to)
 
 
-def _cast_constant(tensor: TensorProto, name: str, to: int) -> TensorProto:
+def cast_constant(tensor: TensorProto, name: str, to: int) -> TensorProto:
+    """Return a constant of the type ``to`` with the name ``name``."""
     array = numpy_helper.to_array(tensor)
     dtype = helper.tensor_dtype_to_np_dtype(to)
     with np.errstate(over="ignore"):  # the comparison finds overflows

@@ -22,18 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinreadnet.errors import BackendError, InputError
-from clinreadnet.precision import BUDGETS
+from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import Artifact, Manifest, Parity, digest, read_listed
+from clinreadnet.runtime.reproduce import run_slices
 from clinreadnet.runtime.scores import Outputs
-from clinreadnet.spec import OUTPUTS
 from clinreadnet.verify.compare import compare, not_run
 from clinreadnet.verify.reference import Advance, GoldenSlices, SliceSource, reference_outputs
 from clinreadnet.verify.report import VerifyReport
-
-REDUCED = ("fp16", "bf16", "int8", "fp8")
-"""Precisions with 16-bit tensors, which a CPU does not compute in."""
 
 EMULATED_NOTE = (
     "emulated on a CPU: every 16-bit tensor is rounded, "
@@ -61,7 +58,7 @@ def verify_artifact(
         artifact: its entry in the manifest.
         slices: n slices.
         reference: float64 outputs on the same slices.
-        labels: [n], the readers' scores.
+        labels: [n], the radiologists' scores.
         advance: called with the number of computed slices.
         scores: gets the artifact's scores, by its file name.
     """
@@ -73,13 +70,19 @@ def verify_artifact(
             return not_run(artifact)
         content, note = _emulated(content, artifact)
         backend = OnnxRuntimeBackend(content, file=str(bundle / artifact.file))
-        outputs = _run(backend, artifact, slices, advance)
+        outputs = run_slices(
+            backend.run,
+            (slices.hu(index) for index in range(len(slices))),
+            batch=artifact.batch.opt,
+            smallest=artifact.batch.min,
+            advance=advance,
+        )
         if scores is not None:
             scores[artifact.file] = outputs["score"]
     except _NotRunnable as reason:
         return not_run(artifact, str(reason))
     except (BackendError, InputError) as error:
-        return Parity("failed", reason=str(error), budget=BUDGETS[artifact.precision])
+        return Parity("failed", reason=str(error), budget=PRECISIONS[artifact.precision].budget)
     parity = compare(artifact.precision, outputs, reference, labels)
     if note is not None:
         parity = replace(parity, details=parity.details | {"note": note})
@@ -178,34 +181,22 @@ def _verify(
     return VerifyReport(bundle, source, len(labels), tuple(artifacts), scores=scores)
 
 
-def _run(
-    backend: OnnxRuntimeBackend, artifact: Artifact, slices: SliceSource, advance: Advance
-) -> Outputs:
-    """Run all slices in batches of the profile's optimum; the last is filled up to its minimum."""
-    parts: list[Outputs] = []
-    for start in range(0, len(slices), artifact.batch.opt):
-        indices = list(range(start, min(start + artifact.batch.opt, len(slices))))
-        count = len(indices)
-        indices += indices[-1:] * (artifact.batch.min - count)
-        outputs = backend.run(np.stack([slices.hu(i) for i in indices])[:, None])
-        parts.append({name: output[:count] for name, output in outputs.items()})
-        advance(count)
-    return {name: np.concatenate([part[name] for part in parts]) for name in OUTPUTS}
-
-
 class _NotRunnable(Exception):
     pass
 
 
 def _emulated(content: bytes, artifact: Artifact) -> tuple[bytes, str | None]:
     """Return the graph that a CPU can run, and a note on what it does not check."""
-    if artifact.precision not in REDUCED:
+    precision = PRECISIONS[artifact.precision]
+    if not precision.reduced:
         return content, None
     try:
         from clinreadnet.verify.emulate import emulate
     except ModuleNotFoundError as error:
-        if artifact.precision == "bf16":
-            raise _NotRunnable(f"needs {error.name} to emulate bfloat16 on a CPU") from None
+        if not precision.runs_on_cpu:
+            raise _NotRunnable(
+                f"needs {error.name} to emulate {precision.torch_dtype} on a CPU"
+            ) from None
         return content, PLAIN_NOTE
     return emulate(content), EMULATED_NOTE
 
@@ -214,9 +205,9 @@ def _only_hashed(bundle: Path, artifact: Artifact) -> Parity:
     try:
         read_listed(bundle, artifact)
     except InputError as error:
-        return Parity("failed", reason=str(error), budget=BUDGETS[artifact.precision])
+        return Parity("failed", reason=str(error), budget=PRECISIONS[artifact.precision].budget)
     return Parity(
         "not run",
         reason="the golden slices cannot be read",
-        budget=BUDGETS[artifact.precision],
+        budget=PRECISIONS[artifact.precision].budget,
     )

@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.progress import Progress, TaskID
 
-from clinreadnet.errors import ClinReadNetError, InputError
+from clinreadnet.errors import ClinReadNetError, InputError, first_line
 from clinreadnet.export.engines.layers import check_built, check_types, layer_types, layers_path
 from clinreadnet.export.engines.options import (
     BuildOptions,
@@ -24,7 +24,8 @@ from clinreadnet.export.engines.options import (
     spell_batch,
 )
 from clinreadnet.files import whole_file
-from clinreadnet.runtime.backends.flavours import load_flavour
+from clinreadnet.precision import PRECISIONS
+from clinreadnet.runtime.backends.flavours import collecting_logger, load_flavour
 from clinreadnet.runtime.bundle.manifest import BatchRange
 from clinreadnet.runtime.gpu import find_gpus
 from clinreadnet.spec import SIZE
@@ -51,7 +52,7 @@ class EngineBuilder:
 
         Args:
             graph: an ONNX file written by `export_onnx`.
-            precision: the graph's precision, or "tf32" for a float32 graph.
+            precision: the graph's precision, or one that is built from it, such as "tf32".
             flavour: name of the flavour.
             islands: number of products by kind that `--fp32-islands auto` kept in float32.
 
@@ -67,7 +68,7 @@ class EngineBuilder:
         self.version = str(trt.__version__)
         self._messages: list[str] = []
         # The objects below must outlive the builder, so they are kept.
-        self._logger = silent_logger(trt, self._messages)
+        self._logger = collecting_logger(trt, self._messages)
         self._builder = trt.Builder(self._logger)
         flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         self._network = self._builder.create_network(flags)
@@ -134,7 +135,7 @@ class EngineBuilder:
         config = self._builder.create_builder_config()
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
         # On by default; its error exceeds the fp32 budget.
-        if self._precision != "tf32":
+        if not PRECISIONS[self._precision].tf32:
             config.clear_flag(trt.BuilderFlag.TF32)
         if self.flavour.targets:
             config.num_compute_capabilities = 1
@@ -241,22 +242,8 @@ class EngineBuilder:
 def parser_error(parser: Any) -> str:
     """Return the first error of a TensorRT parser in one line."""
     error = parser.get_error(0)
-    reason = str(error.desc()).splitlines()[0]
+    reason = first_line(error.desc())
     return f"refuses node {error.node_name() or error.node()} ({error.node_operator()}): {reason}"
-
-
-def silent_logger(trt: Any, messages: list[str]) -> Any:
-    """Return a TensorRT logger that collects errors and says nothing."""
-
-    class Collector(trt.ILogger):  # type: ignore[misc, name-defined, unused-ignore]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                messages.append(message.splitlines()[0])
-
-    return Collector()
 
 
 def _monitor(trt: Any, bar: Progress, title: str) -> Any:

@@ -23,10 +23,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from clinreadnet.errors import InputError
-from clinreadnet.export.engines.build import parser_error, silent_logger
-from clinreadnet.export.engines.options import DEFAULT_PRECISIONS, check_precision
-from clinreadnet.runtime.backends.flavours import FLAVOURS, Flavour, FlavourMissing, load_flavour
+from clinreadnet.errors import InputError, first_line
+from clinreadnet.export.engines.build import parser_error
+from clinreadnet.precision import DEFAULT_PRECISIONS, find_precision
+from clinreadnet.runtime.backends.flavours import (
+    FLAVOURS,
+    Flavour,
+    FlavourMissing,
+    collecting_logger,
+    load_flavour,
+)
 from clinreadnet.verify.emulate import element_types
 
 _TABLE_TYPES: dict[int, str] = {
@@ -86,19 +92,18 @@ def check_graphs(
         graphs: ONNX files; if empty, the graphs that ``checkpoint`` exports to.
         checkpoint: checkpoint file; default the shipped one of ``preset``.
         preset: preset that the checkpoint must have.
-        precisions: of the exported graphs: fp32, fp16 or bf16.
+        precisions: of the exported graphs, those that PyTorch exports.
 
     Raises:
         InputError: a file is missing or not an ONNX graph, or a precision is unknown.
     """
     if graphs:
         return [finding for graph in graphs for finding in check_graph(Path(graph))]
-    from clinreadnet.export.onnx.export import PRECISIONS, check_network, export_onnx
+    from clinreadnet.export.onnx.export import check_network, export_onnx
     from clinreadnet.model.checkpoint import load_checkpoint, pretrained_path
 
     for precision in precisions:
-        check_precision(precision)
-        if precision not in PRECISIONS:
+        if not find_precision(precision).exported:
             raise InputError(
                 f"precisions={precision}: export it first and give the ONNX file as `graphs`"
             )
@@ -127,8 +132,7 @@ def check_graph(path: Path) -> list[Finding]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except Exception as error:  # protobuf's and onnx's errors share no base class
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: not an ONNX graph ({reason})") from None
+        raise InputError(f"{path}: not an ONNX graph ({first_line(error)})") from None
     findings = []
     for flavour in FLAVOURS:
         try:
@@ -153,7 +157,7 @@ def ask_parser(trt: Any, content: bytes, model: onnx.ModelProto) -> list[Blocker
         content: the serialised graph.
         model: the parsed graph.
     """
-    logger = silent_logger(trt, [])
+    logger = collecting_logger(trt, [])
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
@@ -172,7 +176,7 @@ def ask_parser(trt: Any, content: bytes, model: onnx.ModelProto) -> list[Blocker
         for index in range(parser.num_errors):
             error = parser.get_error(index)
             if 0 <= error.node() < len(model.graph.node):
-                block(error.node(), str(error.desc()).splitlines()[0])
+                block(error.node(), first_line(error.desc()))
         for subgraph in range(parser.num_subgraphs):
             if not parser.is_subgraph_supported(subgraph):
                 for index in parser.get_subgraph_nodes(subgraph):

@@ -13,38 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from clinreadnet.errors import CheckFailed
+from clinreadnet.precision import PRECISIONS, lowered_precisions
 
 LayerTypes = dict[str, dict[str, int]]
 """Number of network layers by kind and by type of their output: {"CONVOLUTION": {"HALF": 2}}."""
-
-PRODUCT_TYPE = {
-    "fp32": "FLOAT",
-    "tf32": "FLOAT",
-    "fp16": "HALF",
-    "bf16": "BF16",
-    "int8": "HALF",
-    "fp8": "HALF",
-}
-"""Type of the outputs of matrix products and convolutions, by precision."""
-QUANTIZED_TYPE = {"int8": "INT8", "fp8": "FP8"}
-"""Type between the quantise and dequantise layers around the products, by precision."""
 
 _PRODUCTS = ("MATRIX_MULTIPLY", "CONVOLUTION")
 _FLOAT32_KINDS = ("NORMALIZATION", "SOFTMAX", "REDUCE", "UNARY")
 """The float32 islands: LayerNorm, the softmaxes and their exponentials and sums, the mixture."""
 _OWN = {"CONVOLUTION": 1, "MATRIX_MULTIPLY": 2}
 """Products that are float32 in the network itself: Sobel edges, the head's statistics."""
-
-# As the inspector spells them: "Half", "Row major linear FP16 format".
-_BUILT_TYPE = {
-    "fp32": r"\bFloat\b|FP32",
-    "tf32": r"\bFloat\b|FP32",
-    "fp16": r"\bHalf\b|FP16",
-    "bf16": r"BFloat16|BF16",
-    "int8": r"\bInt8\b|INT8",
-    "fp8": r"FP8",
-}
-_REDUCED = r"\bHalf\b|FP16|BFloat16|BF16"
 
 
 def layers_path(engine: Path) -> Path:
@@ -70,7 +48,7 @@ def check_types(
 
     Args:
         layers: layers of the network.
-        precision: a key of ``PRODUCT_TYPE``.
+        precision: a name of the table in `clinreadnet.precision`.
         file: file name for errors.
         chosen: number of float32 products by kind that `--fp32-islands auto` chose; None for the
             network's own islands.
@@ -78,7 +56,8 @@ def check_types(
     Raises:
         CheckFailed: some layers have another type.
     """
-    wanted = PRODUCT_TYPE[precision]
+    row = PRECISIONS[precision]
+    wanted = row.tensorrt_type
     allowed = _OWN if chosen is None else chosen
     for kind in _PRODUCTS:
         types = dict(layers.get(kind, {}))
@@ -90,7 +69,7 @@ def check_types(
                 f"{file}: {kind} layers are {layers.get(kind, {})}, not {wanted}; "
                 f"the network is not {precision}"
             )
-    quantized = QUANTIZED_TYPE.get(precision)
+    quantized = row.quantized_type
     if quantized is not None and set(layers.get("QUANTIZE", {})) != {quantized}:
         raise CheckFailed(
             f"{file}: QUANTIZE layers are {layers.get('QUANTIZE', {})}, not {quantized}; "
@@ -106,7 +85,7 @@ def check_built(inspected: dict[str, Any], precision: str, file: str) -> Counter
 
     Args:
         inspected: report of TensorRT's inspector, parsed from JSON.
-        precision: a key of ``PRODUCT_TYPE``.
+        precision: a name of the table in `clinreadnet.precision`.
         file: file name for errors.
 
     Returns:
@@ -126,8 +105,10 @@ def check_built(inspected: dict[str, Any], precision: str, file: str) -> Counter
                 built[str(output.get("Format/Datatype"))] += 1
     if not built:
         return built
-    if not any(re.search(_BUILT_TYPE[precision], kind) for kind in built):
+    row = PRECISIONS[precision]
+    if not any(re.search(row.built_pattern, kind) for kind in built):
         raise CheckFailed(f"{file}: built with {dict(built)}, nothing in {precision}")
-    if precision in ("fp32", "tf32") and any(re.search(_REDUCED, kind) for kind in built):
+    fewer_bits = "|".join(PRECISIONS[lower].built_pattern for lower in lowered_precisions())
+    if not row.reduced and any(re.search(fewer_bits, kind) for kind in built):
         raise CheckFailed(f"{file}: built with {dict(built)}, not in {precision} alone")
     return built

@@ -14,9 +14,6 @@ from clinreadnet.runtime.backends.flavours import Flavour
 from clinreadnet.runtime.bundle.manifest import BatchRange
 from clinreadnet.runtime.gpu import find_gpus
 
-PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
-DEFAULT_PRECISIONS = ("fp32", "fp16")
-
 DEFAULT_TARGETS = ("sm86", "sm89", "sm120")
 """GeForce and RTX of the last three generations: 30, 40 and 50."""
 
@@ -57,16 +54,6 @@ class BuildOptions:
     def asked(self) -> list[str]:
         """Return the names of the fields that differ from their defaults."""
         return [one.name for one in fields(self) if getattr(self, one.name) != one.default]
-
-
-def check_precision(precision: str) -> None:
-    """Refuse a precision that cannot be exported.
-
-    Raises:
-        InputError: the message lists the known ones.
-    """
-    if precision not in PRECISIONS:
-        raise InputError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
 
 
 def check_options(options: BuildOptions, flavour: Flavour) -> None:

@@ -3,7 +3,9 @@
 The input is `hu` in Hounsfield units, float32 [batch, 1, 512, 512]; clip and scale are in the
 graph. The outputs are `score`, `probs` and `quality_map`, float32. Only the batch is dynamic.
 LayerNormalization and Gelu are single operators; masks, biases, gates and Sobel kernels are
-constants; reshapes have constant shapes.
+constants; reshapes have constant shapes. A precision is the type of the weights and the matrix
+products: softmax, LayerNorm, the encoding, the Sobel edges, the statistics of edges with their MLP
+and the final mixture are float32 in all.
 """
 
 from __future__ import annotations
@@ -32,28 +34,11 @@ from onnx_ir.passes.common import (
 from clinreadnet.errors import InputError
 from clinreadnet.files import whole_file
 from clinreadnet.model.network import ClinReadNet
+from clinreadnet.precision import exported_precisions, find_precision
 from clinreadnet.spec import OUTPUTS, RESEARCH_USE, SIZE
-
-PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-"""Type of the weights and the matrix products, by name; softmax, LayerNorm, the encoding, the
-Sobel edges, the statistics of edges with their MLP and the final mixture are float32 in all."""
-
-OPSETS = {"fp32": 20, "fp16": 20, "bf16": 22}
-"""20 is the first operator set with Gelu, 22 the first whose Conv takes bfloat16."""
 
 _FOLD_LIMIT = 2**21
 """Elements of the largest constant to fold: the region masks of the first stage have 2**20."""
-
-
-def torch_dtype(precision: str) -> torch.dtype:
-    """Return the type of the weights of ``precision``.
-
-    Raises:
-        InputError: unknown precision; the message lists the known ones.
-    """
-    if precision not in PRECISIONS:
-        raise InputError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
-    return PRECISIONS[precision]
 
 
 def check_network(model: ClinReadNet, path: str | os.PathLike[str]) -> None:
@@ -79,13 +64,13 @@ def export_onnx(model: ClinReadNet, path: str | os.PathLike[str], *, precision: 
     Args:
         model: float32 network in evaluation mode; it is not changed.
         path: target file; replaced if it exists.
-        precision: a key of ``PRECISIONS``.
+        precision: one that PyTorch exports.
 
     Raises:
         InputError: unknown precision.
     """
-    dtype = torch_dtype(precision)
-    model = copy.deepcopy(model).to(dtype).eval()
+    row = find_precision(precision, exported_precisions())
+    model = copy.deepcopy(model).to(getattr(torch, row.torch_dtype)).eval()
     # Two slices: torch.export treats a batch of one as a constant.
     example = torch.zeros(2, 1, SIZE, SIZE)
     with _quiet_exporter(), torch.no_grad():
@@ -93,7 +78,7 @@ def export_onnx(model: ClinReadNet, path: str | os.PathLike[str], *, precision: 
             model,
             (example,),
             dynamo=True,
-            opset_version=OPSETS[precision],
+            opset_version=row.opset,
             input_names=["hu"],
             output_names=list(OUTPUTS),
             dynamic_shapes={"hu": {0: torch.export.Dim("batch", min=1, max=1024)}},

@@ -12,20 +12,17 @@ import torch
 from rich.progress import Progress
 
 from clinreadnet.export.golden import calibration_slices
-from clinreadnet.export.onnx.export import OPSETS, export_onnx
+from clinreadnet.export.onnx.export import export_onnx
 from clinreadnet.export.onnx.precision import convert, find_islands, float32_products
-from clinreadnet.export.onnx.quantization import QUANTIZED, quantize
+from clinreadnet.export.onnx.quantization import quantize
 from clinreadnet.model.network import ClinReadNet
+from clinreadnet.precision import PRECISIONS, lowered_precisions
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import Artifact, BatchRange, BuiltOn, Golden, digest
 from clinreadnet.runtime.gpu import driver_version, find_gpus
 from clinreadnet.runtime.verdict import current_platform
-from clinreadnet.verify.emulate import LOW_TYPES
 from clinreadnet.verify.reference import GoldenSlices
 from clinreadnet.verify.run import verify_artifact
-
-_SOURCE = {"tf32": "fp32", "int8": "fp16", "fp8": "fp16"}
-"""Precision of the graph that a precision is made from."""
 
 SEARCH_SLICES = 3
 """Number of golden slices that `--fp32-islands auto` compares."""
@@ -53,12 +50,12 @@ class Graphs:
 
     def write(self, precisions: Sequence[str]) -> list[Artifact]:
         """Write the graphs of ``precisions`` and return their entries."""
-        wanted = dict.fromkeys("fp32" if p == "tf32" else p for p in precisions)
+        wanted = dict.fromkeys(PRECISIONS[p].graph for p in precisions)
         task = self._bar.add_task("Exporting ONNX graphs", total=len(wanted))
         artifacts = []
         for precision in wanted:
             artifact = self._entry(precision, self._write(precision, self._folder))
-            if precision in QUANTIZED and (reason := self._missed(artifact)):
+            if PRECISIONS[precision].quantized_type and (reason := self._missed(artifact)):
                 (self._folder / artifact.file).unlink()
                 self._note(f"no {precision} graph: {reason}")
             else:
@@ -68,19 +65,19 @@ class Graphs:
 
     def float32_products(self, artifact: Artifact) -> dict[str, int] | None:
         """Count the products among the chosen islands; None if there was no search."""
-        if _SOURCE.get(artifact.precision, artifact.precision) not in self._islands:
+        if _lowered(artifact.precision) not in self._islands:
             return None
         source = onnx.load(self._source("fp32"))
         return float32_products(source, artifact.fp32_islands)
 
     def _write(self, precision: str, folder: Path) -> Path:
         path = folder / f"clinreadnet.{precision}.onnx"
-        if precision in QUANTIZED:
-            source = self._source(_SOURCE[precision])
+        if PRECISIONS[precision].quantized_type:
+            source = self._source(_lowered(precision))
             task = self._bar.add_task(f"Calibrating {precision}", total=None)
             quantize(source, path, precision=precision, hu=calibration_slices())
             self._bar.remove_task(task)
-        elif self._auto and precision in LOW_TYPES:
+        elif self._auto and precision in lowered_precisions():
             self._lower(precision, path)
         else:
             export_onnx(self._model, path, precision=precision)
@@ -109,20 +106,20 @@ class Graphs:
             "torch": torch.__version__,
             "onnx": onnx.__version__,
             "onnxscript": onnxscript.__version__,
-            "opset": str(OPSETS[_SOURCE.get(precision, precision)]),
+            "opset": str(PRECISIONS[precision].opset),
         }
-        if precision in QUANTIZED:
+        if PRECISIONS[precision].quantized_type:
             toolchain["nvidia-modelopt"] = version("nvidia-modelopt")
         return Artifact(
             file=path.name,
             kind="onnx",
-            precision=precision,  # type: ignore[arg-type]  # checked by the caller
+            precision=precision,
             sha256=digest(content),
             size=len(content),
             batch=self._batch,
             toolchain=toolchain,
             built_on=built_on(),
-            fp32_islands=self._islands.get(_SOURCE.get(precision, precision), ()),
+            fp32_islands=self._islands.get(_lowered(precision), ()),
         )
 
     def _missed(self, artifact: Artifact) -> str | None:
@@ -131,6 +128,11 @@ class Graphs:
         slices, labels = GoldenSlices(golden["hu"]), golden["label"].astype("float64")
         parity = verify_artifact(self._folder, artifact, slices, golden, labels)
         return None if parity.status == "passed" else parity.reason
+
+
+def _lowered(precision: str) -> str:
+    """Return the precision of the graph that a quantised one is made from, else its own."""
+    return PRECISIONS[precision].source or precision
 
 
 def built_on() -> BuiltOn:

@@ -11,22 +11,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from clinreadnet.errors import CheckFailed
-from clinreadnet.metrics import relative_error
-from clinreadnet.precision import BUDGETS
+from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from clinreadnet.spec import OUTPUTS
-from clinreadnet.verify.emulate import LOW_TYPES, _cast_constant, _cast_node, element_types, emulate
+from clinreadnet.runtime.reproduce import reproduce
+from clinreadnet.verify.emulate import (
+    cast_constant,
+    cast_node,
+    element_types,
+    emulate,
+    onnx_type,
+)
 
 SEARCH_MARGIN = 0.5
 """Share of the budget that the search may use, because it compares only a few slices."""
 
-_LOW_OPSET = {"fp16": 20, "bf16": 22}
 _PRODUCTS = {"MatMul": "MATRIX_MULTIPLY", "Gemm": "MATRIX_MULTIPLY", "Conv": "CONVOLUTION"}
 
 
@@ -35,13 +38,13 @@ def convert(model: onnx.ModelProto, precision: str, islands: Sequence[str] = ())
 
     Args:
         model: a float32 graph with named nodes; it is not changed.
-        precision: a key of ``LOW_TYPES``.
+        precision: one that a float32 graph can be lowered to.
         islands: names of the nodes that compute in float32.
 
     Returns:
         The graph, with a cast at every change of precision.
     """
-    low = LOW_TYPES[precision]
+    low = onnx_type(precision)
     kept = set(islands)
     types = element_types(model)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -59,14 +62,14 @@ def convert(model: onnx.ModelProto, precision: str, islands: Sequence[str] = ())
         if name in constants:
             typed = name if wanted == TensorProto.FLOAT else f"{name}_low"
             if typed not in initializers:
-                initializers[typed] = _cast_constant(constants[name], typed, wanted)
+                initializers[typed] = cast_constant(constants[name], typed, wanted)
             return typed
         if held[name] == wanted:
             return name
         if (name, wanted) not in cast:
             suffix = "low" if wanted == low else "fp32"
             cast[name, wanted] = f"{name}_{suffix}"
-            nodes.append(_cast_node(name, cast[name, wanted], wanted))
+            nodes.append(cast_node(name, cast[name, wanted], wanted))
         return cast[name, wanted]
 
     for node in model.graph.node:
@@ -85,7 +88,7 @@ def convert(model: onnx.ModelProto, precision: str, islands: Sequence[str] = ())
     for output in model.graph.output:
         if held[output.name] != TensorProto.FLOAT:
             _rename(nodes, output.name, f"{output.name}_low")
-            nodes.append(_cast_node(f"{output.name}_low", output.name, TensorProto.FLOAT))
+            nodes.append(cast_node(f"{output.name}_low", output.name, TensorProto.FLOAT))
     graph = helper.make_graph(
         nodes,
         model.graph.name,
@@ -96,7 +99,7 @@ def convert(model: onnx.ModelProto, precision: str, islands: Sequence[str] = ())
     )
     result = helper.make_model(
         graph,
-        opset_imports=[helper.make_opsetid("", _LOW_OPSET[precision])],
+        opset_imports=[helper.make_opsetid("", PRECISIONS[precision].opset)],
         ir_version=model.ir_version,
         doc_string=model.doc_string,
         producer_name=model.producer_name,
@@ -120,7 +123,7 @@ def find_islands(
 
     Args:
         model: the float32 graph.
-        precision: a key of ``LOW_TYPES``.
+        precision: one that a float32 graph can be lowered to.
         hu: [n, 512, 512], the slices to compare on.
         reference: their float64 outputs.
         advance: called after each tested graph.
@@ -128,18 +131,14 @@ def find_islands(
     Raises:
         CheckFailed: the float32 graph itself misses that share of the budget.
     """
-    limit = SEARCH_MARGIN * BUDGETS[precision]
+    limit = SEARCH_MARGIN * PRECISIONS[precision].budget
 
     def keeps_budget(islands: Sequence[str]) -> bool:
         lowered = convert(model, precision, islands)
         backend = OnnxRuntimeBackend(emulate(lowered.SerializeToString()))
-        outputs = [backend.run(one[None, None]) for one in hu]
+        found = reproduce(backend.run, hu, reference, limit)
         advance()
-        # Written so that a NaN fails.
-        return all(
-            relative_error(np.concatenate([o[name] for o in outputs]), reference[name]) <= limit
-            for name in OUTPUTS
-        )
+        return not found.failures()
 
     types = element_types(model)
     nodes = [n.name for n in model.graph.node if types[n.output[0]] == TensorProto.FLOAT]

@@ -22,9 +22,7 @@ from numpy.typing import NDArray
 
 from clinreadnet.errors import InputError
 from clinreadnet.files import whole_file
-
-QUANTIZED = ("int8", "fp8")
-"""Precisions made here."""
+from clinreadnet.precision import PRECISIONS, quantized_precisions
 
 _FEWEST_COLUMNS = 16
 """Fewest columns of a matrix that Model Optimizer quantises."""
@@ -41,7 +39,7 @@ def load_optimizer() -> Any:
             import modelopt.onnx.quantization as optimizer
     except ImportError as error:
         raise InputError(
-            f"{' and '.join(QUANTIZED)} need {error.name or 'nvidia-modelopt'}; run "
+            f"{' and '.join(quantized_precisions())} need {error.name or 'nvidia-modelopt'}; run "
             '`pip install "clinreadnet[quantize]"`'
         ) from None
     return optimizer
@@ -57,9 +55,9 @@ def quantize(
     """Write the quantised variant of a graph: Q/DQ pairs around its linear layers.
 
     Args:
-        source: the float16 graph.
+        source: the graph of the precision's source, float16.
         target: file to write.
-        precision: "int8" or "fp8".
+        precision: one with quantised products, such as "int8".
         hu: float32 [n, 512, 512], the slices to calibrate with.
 
     Raises:
@@ -82,7 +80,7 @@ def quantize(
             log_level="ERROR",
         )
         quantized = onnx.load(made)
-    quantized.doc_string = model.doc_string.replace("fp16", precision)
+    quantized.doc_string = model.doc_string.replace(str(PRECISIONS[precision].source), precision)
     quantized.graph.name = model.graph.name
     onnx.checker.check_model(quantized, full_check=True)
     with whole_file(target) as temporary:

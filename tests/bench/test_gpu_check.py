@@ -9,9 +9,12 @@ import pytest
 import torch
 from support import recorded_run
 
-from bench import gpu_check, tables
+from bench import gpu_check, recording, test_kernels
 from bench.studies import stock_attention
+from bench.tables import benchmarking
 from clinreadnet.kernels import window_attention
+from clinreadnet.kernels.registry import OPS
+from clinreadnet.kernels.spec import LayerShape
 
 ROOT = Path(__file__).parents[2]
 
@@ -115,13 +118,17 @@ def attention(stage: int, batch: int, percent: float, **ms: float) -> dict[str, 
     return facts | {"percent_of_copy_bandwidth": percent}
 
 
+def test_targets_speak_of_ops_that_there_are() -> None:
+    assert {target.op for target in benchmarking.TARGETS} == {*OPS, "network"}
+
+
 def test_targets_take_the_worst_of_what_they_speak_of(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(tables, "ROOT", tmp_path)
-    monkeypatch.setattr(tables, "RESULTS", tmp_path / "results")
-    assert tables.kernel_targets_table().count("not measured") == len(tables.TARGETS)
-    assert tables.kernels_table() == tables.TABLES["network"]() == "Not measured.\n"
+    monkeypatch.setattr(recording, "ROOT", tmp_path)
+    monkeypatch.setattr(recording, "RESULTS", tmp_path / "results")
+    assert benchmarking.kernel_targets_table().count("not measured") == len(benchmarking.TARGETS)
+    assert benchmarking.kernels_table() == benchmarking.TABLES["network"]() == "Not measured.\n"
     graph = {"batch": 64, "clock": "device graph"}
     record(
         tmp_path / "results",
@@ -141,7 +148,7 @@ def test_targets_take_the_worst_of_what_they_speak_of(
     )
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]
-        for line in tables.kernel_targets_table().splitlines()[2:]
+        for line in benchmarking.kernel_targets_table().splitlines()[2:]
     ]
     link = "[2026-01-31-0123456](../results/nvidia-h100/2026-01-31-0123456.json)"
     assert [row[1:] for row in rows] == [
@@ -154,9 +161,9 @@ def test_targets_take_the_worst_of_what_they_speak_of(
         ["1.50 ×", "2.00 ×", "reached", link],
         ["1.49 ×", "not measured", "", ""],
     ]
-    assert len(tables.kernels_table().splitlines()) == 2 + 6
-    assert "torch-triton fp16 | 64 | device graph" in tables.TABLES["network"]()
-    assert re.search(r"tests \| it works \| passed \| 7 passed", tables.gpu_checks_table())
+    assert len(benchmarking.kernels_table().splitlines()) == 2 + 6
+    assert "torch-triton fp16 | 64 | device graph" in benchmarking.TABLES["network"]()
+    assert re.search(r"tests \| it works \| passed \| 7 passed", benchmarking.gpu_checks_table())
 
 
 @pytest.mark.parametrize("shift", [0, 3], ids=["unshifted", "shifted"])
@@ -171,3 +178,29 @@ def test_the_stock_baseline_computes_the_same(shift: int) -> None:
     where = {"window": 4, "shift": shift}
     stock = stock_attention.StockAttention(*args[1:], h=8, w=12, dtype=torch.float32, **where)
     torch.testing.assert_close(stock(args[0]), window_attention(*args, **where, impl="reference"))
+
+
+@pytest.mark.parametrize("op", ["attention_block", "mlp"])
+def test_the_unfused_baselines_compute_the_same(monkeypatch: pytest.MonkeyPatch, op: str) -> None:
+    """With the reference in place of the kernel that a CPU lacks."""
+
+    def reference(*args: torch.Tensor, impl: str, **where: int) -> torch.Tensor:
+        assert impl == "triton"
+        return window_attention(*args, **where, impl="reference")
+
+    monkeypatch.setattr(test_kernels, "window_attention", reference)
+    shape = LayerShape("small", 8, 48, 3, 4, 1, 3, 192)
+    tensors = OPS[op].arguments(shape, 2, "float32", torch.device("cpu"))
+    (unfused,) = test_kernels.BASELINES[op](shape, "float32", tensors).values()
+    expected = OPS[op].call(tensors, shape, "reference")
+    torch.testing.assert_close(unfused(tensors), expected)
+
+
+def test_every_op_is_benched_at_the_shapes_of_its_spec() -> None:
+    benched = {(p.values[0].name, p.values[1].name, p.values[2]) for p in test_kernels.rows()}
+    assert benched == {
+        (spec.name, shape.name, dtype)
+        for spec in OPS.values()
+        for shape in spec.benched
+        for dtype in spec.limits.dtypes
+    }

@@ -7,6 +7,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.measure import roofline
+from bench.measure.roofline import limit
+from clinreadnet.kernels.registry import OPS
+from clinreadnet.kernels.spec import LayerShape, Work
 from clinreadnet.model.network import PRESETS, ClinReadNet, ClinReadNetConfig
 
 
@@ -23,13 +26,13 @@ def test_operations_are_those_of_the_reference(preset: str) -> None:
 
 def test_one_window_by_hand() -> None:
     # 2x2 tokens, one head of two channels: 16 scores of 2 products each, then 4 x 2 sums of 4.
-    work = roofline.window_attention(1, 2, 2, heads=1, window=2, octaves=3, item=2)
+    work = OPS["window_attention"].work(LayerShape("", 2, 2, window=2, octaves=3), 1, 2)
     assert work.flops == 2 * (16 * 2 + 8 * 4)
     # qkv 4x6 and output 4x2 in float16; bias 4x4, one temperature, three gates in float32.
     assert work.bytes == 2 * (24 + 8) + 4 * (16 + 1 + 3)
-    assert roofline.product(3, 5, 7, 4) == roofline.Work(210, 4 * (15 + 35 + 7 + 21))
-    stem = roofline.sobel_stem(1, 4, 8, 2)
-    assert stem == roofline.Work(2 * 4 * 36 * 8, 4 * 16 + 2 * (4 * 8 + 36 * 8 + 8))
+    assert roofline.product(3, 5, 7, 4) == Work(210, 4 * (15 + 35 + 7 + 21))
+    stem = OPS["sobel_stem"].work(LayerShape("", 4, 8), 1, 2)
+    assert stem == Work(2 * 4 * 36 * 8, 4 * 16 + 2 * (4 * 8 + 36 * 8 + 8))
 
 
 def test_weights_of_the_ops_are_the_networks() -> None:
@@ -45,9 +48,9 @@ def test_weights_of_the_ops_are_the_networks() -> None:
 
 
 def test_the_limit_is_the_slower_of_both() -> None:
-    work = roofline.Work(1e9, 1e6)
-    assert work.limit({"copy": 1e9, "fp32": 1e10}, "fp32") == pytest.approx(0.1)
-    assert work.limit({"copy": 1e6, "fp32": 1e12}, "fp32") == pytest.approx(1.0)
+    work = Work(1e9, 1e6)
+    assert limit(work, {"copy": 1e9, "fp32": 1e10}, "fp32") == pytest.approx(0.1)
+    assert limit(work, {"copy": 1e6, "fp32": 1e12}, "fp32") == pytest.approx(1.0)
     # Where half precision is emulated a machine may compute in float32 instead.
-    assert work.limit({"copy": 1e9, "fp32": 1e10, "bf16": 1e9}, "bf16") == pytest.approx(0.1)
-    assert work.limit({"copy": 1e9, "fp32": 1e9, "bf16": 1e10}, "fp32") == pytest.approx(1.0)
+    assert limit(work, {"copy": 1e9, "fp32": 1e10, "bf16": 1e9}, "bf16") == pytest.approx(0.1)
+    assert limit(work, {"copy": 1e9, "fp32": 1e9, "bf16": 1e10}, "fp32") == pytest.approx(1.0)

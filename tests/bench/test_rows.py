@@ -16,6 +16,7 @@ from support.tiny_bundle import make_graph, write_bundle
 
 from bench import check
 from clinreadnet.report.results import read_run
+from clinreadnet.report.rows import BenchRow
 from clinreadnet.runtime.bundle.manifest import digest, load_manifest, write_manifest
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +64,7 @@ def test_rows_are_timed_in_turn_and_say_what_was_measured(
     for title in graphs:
         row = rows[title]
         assert row.sha256 == manifest.artifact(row.artifact or "").sha256
-        assert 0 < row.low <= row.p50 <= row.high and row.p90 <= row.p99
+        assert 0 < row.interval[0] <= row.p50 <= row.interval[1] and row.p90 <= row.p99
         assert row.n == 6 and row.flops > 1e9 and row.percent_of_limit > 0
     assert rows["onnxruntime-cpu fp32"].baseline == "onnxruntime-default-fp32"
     assert rows["onnxruntime-default fp32"].ratio is None
@@ -72,6 +73,24 @@ def test_rows_are_timed_in_turn_and_say_what_was_measured(
         assert one["stats"]["median"] == pytest.approx(one["extra_info"]["p50"])
     assert {"copy", "fp32"} <= set(run.rates)
     assert "packages" in content["machine_info"] and "node" not in content["machine_info"]
+
+
+def test_an_8_bit_graph_is_measured_too(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle", precisions=("fp32", "int8"))
+    path = tmp_path / "bench.json"
+    chosen = "test_network and batch-1-host and onnxruntime-cpu"
+    options = "-k", chosen, f"--benchmark-json={path}"
+    found = pytest_bench(bundle, "bench/test_network.py", *options)
+    assert found.returncode == 0, found.stdout
+    rows = {
+        row.precision: row
+        for one in json.loads(path.read_text())["benchmarks"]
+        if (row := BenchRow.from_json(one["extra_info"])).candidate == "onnxruntime-cpu"
+    }
+    assert set(rows) == {"fp32", "int8"}
+    assert rows["int8"].flops == rows["fp32"].flops
+    assert rows["int8"].bytes < rows["fp32"].bytes
+    assert rows["int8"].percent_of_limit > 0
 
 
 def test_each_missing_backend_is_one_skip_with_its_reason(recorded: tuple[Path, str]) -> None:

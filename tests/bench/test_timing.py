@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from bench.measure import timing
+from clinreadnet.report.rows import WarmUp
 
 
 class Clock:
@@ -142,7 +143,7 @@ def test_inputs_are_enough_to_leave_the_cache(size: int, cache: int, copies: int
 def test_doubts_are_marked(
     times: list[float], stable: bool, facts: dict[str, Any], marks: list[str]
 ) -> None:
-    assert timing.marks(times, timing.WarmUp(3, 1.0, stable), **facts) == marks
+    assert timing.marks(times, WarmUp(3, 1.0, stable), **facts) == marks
 
 
 def test_replayed_times_are_the_recorded_ones() -> None:

@@ -50,7 +50,7 @@ SMALLER = {
 # What an example calls, where the call itself is too much for this test, and why. The example is
 # parsed and runs up to the call, whose arguments must fit the function.
 STUBBED = {
-    "ablate": ("clinreadnet.training.ablate.ablate", "twelve trainings"),
+    "ablate": ("clinreadnet.training.ablate.ablate", "eighteen trainings"),
     "export --checkpoint run/model.safetensors": (
         "clinreadnet.export.bundle.export_bundle",
         "building engines takes long; the fixture tiny_bundle runs it",
@@ -63,6 +63,10 @@ STUBBED = {
     "score-archive": (
         "clinreadnet.scoring.archive.score_archive",
         "starting Ray takes long; tests/scoring/test_archive.py runs it",
+    ),
+    "train --recipe": (
+        "clinreadnet.training.run.train_recipe",
+        "the recipe takes hours; tests/training/test_recipe.py runs one",
     ),
     "train --limit-time": (
         "clinreadnet.training.run.train",

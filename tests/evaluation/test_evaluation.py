@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from support.labelled_folder import make_labelled_folder
 
+from clinreadnet.data import ldctiqa
 from clinreadnet.data.ldctiqa import read_ldctiqa
 from clinreadnet.errors import InputError
+from clinreadnet.evaluation import labels
 from clinreadnet.evaluation.labels import ceiling, parts, table
 from clinreadnet.evaluation.order import degradation_order, evaluate_order, order_table
 from clinreadnet.metrics import correlations
@@ -121,3 +123,20 @@ def test_scans_and_denoised_copies_are_told_apart(tmp_path: Path) -> None:
     assert found["scans"]["bias"] == 0 and found["scans"]["rmse"] == 0
     assert found["nlm"]["bias"] == pytest.approx(0.5) == found["nlm"]["rmse"]
     assert found["nlm"]["srocc"] == found["nlm"]["ceiling_srocc"] == pytest.approx(1)
+
+
+def test_an_evaluation_parses_the_record_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_labelled_folder(tmp_path / "d", quality=True)
+    parsed: list[str] = []
+    original = ldctiqa._read_json_object
+
+    def counted(path: Path, purpose: str) -> dict[str, object]:
+        parsed.append(path.name)
+        return original(path, purpose)
+
+    monkeypatch.setattr(ldctiqa, "_read_json_object", counted)
+    monkeypatch.setattr(labels, "score_folder", lambda folder, model: folder.scores.astype(float))
+    assert labels.evaluate(folder)["parts"]["scans"]["slices"] == 12
+    assert sorted(parsed) == ["simulation.json", "train.json"]

@@ -16,7 +16,7 @@ triton = pytest.importorskip("triton", reason="triton is not installed")
 from clinreadnet.export.kernels import TARGETS, export_kernels  # noqa: E402
 from clinreadnet.kernels import sobel_stem  # noqa: E402
 from clinreadnet.metrics import relative_error  # noqa: E402
-from clinreadnet.precision import BUDGETS  # noqa: E402
+from clinreadnet.precision import PRECISIONS  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "examples" / "launch_cubin.cpp"
@@ -143,4 +143,4 @@ def test_it_computes_the_stem_on_this_gpu(tmp_path: Path) -> None:
     subprocess.run(command, check=True)
     out = torch.from_numpy(np.fromfile(files[-1], "<f4")).reshape(2, 19, 35, 24)
     expected = sobel_stem(x.double(), weight.double(), bias.double(), impl="reference")
-    assert relative_error(out.permute(0, 3, 1, 2), expected) <= BUDGETS["fp32"]
+    assert relative_error(out.permute(0, 3, 1, 2), expected) <= PRECISIONS["fp32"].budget

@@ -27,6 +27,7 @@ from clinreadnet.export.golden import distinct, write_golden
 from clinreadnet.export.onnx import graphs
 from clinreadnet.model.checkpoint import load_checkpoint, save_checkpoint
 from clinreadnet.model.network import PRESETS, ClinReadNet
+from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.backends.flavours import FlavourMissing
 from clinreadnet.runtime.bundle.golden import read_golden
@@ -217,7 +218,7 @@ def test_nothing_is_left_of_a_broken_export(
 def test_a_failed_budget_marks_the_bundle(
     quick: None, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(bundles.verify_golden.__globals__["BUDGETS"], "fp32", 1e-12)
+    monkeypatch.setitem(PRECISIONS, "fp32", replace(PRECISIONS["fp32"], budget=1e-12))
     result = export(tmp_path / "bundle", tiny_checkpoint, "--precision", "fp32", "--no-engines")
     assert isinstance(result.exception, CheckFailed)
     assert result.exception.exit_code == 1

@@ -20,6 +20,7 @@ from clinreadnet.cli import app  # noqa: E402
 from clinreadnet.errors import InputError  # noqa: E402
 from clinreadnet.export import kernels as cubin  # noqa: E402
 from clinreadnet.kernels.compile import SHARED_MEMORY, Resources  # noqa: E402
+from clinreadnet.precision import PRECISIONS  # noqa: E402
 
 pytestmark = pytest.mark.compile
 PTX_TYPES = {"CUdeviceptr": "u64", "int32_t": "u32"}
@@ -162,7 +163,7 @@ def test_a_launch_is_what_the_launcher_does(
     precision: str,
 ) -> None:
     """Run the launcher with a kernel that only records its launch."""
-    dtype = cubin.PRECISIONS[precision]
+    dtype = getattr(torch, PRECISIONS[precision].torch_dtype)
     module = importlib.import_module(f"clinreadnet.kernels.ops.{op}.kernel")
     launches: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
 

@@ -1,6 +1,8 @@
 """The check of every candidate against the reference, on the kernels themselves."""
 
+import importlib
 import importlib.util
+from dataclasses import replace
 
 import pytest
 import torch
@@ -34,19 +36,17 @@ def test_candidates_launch_and_wrong_ones_are_dropped(
     monkeypatch: pytest.MonkeyPatch, keys: tuple[str, ...], candidate: dict[str, int]
 ) -> None:
     from clinreadnet.kernels import launch
-    from clinreadnet.kernels.ops.attention_block import kernel as attention_block_triton
-    from clinreadnet.kernels.ops.mlp import kernel as mlp_triton
-    from clinreadnet.kernels.ops.sobel_stem import kernel as sobel_stem_triton
-    from clinreadnet.kernels.ops.window_attention import kernel as window_attention_triton
+    from clinreadnet.kernels.registry import OPS
     from clinreadnet.tuning import tunable as entries
     from clinreadnet.tuning import tune
 
-    monkeypatch.setattr(entries, "SIZE", 32)
-    monkeypatch.setattr(entries, "BATCH", 1)
-    monkeypatch.setattr(entries, "STAGES", 1)
-    monkeypatch.setattr(entries, "DTYPES", {"float16": "fp16"})
-    tunable = entries.TUNABLE[keys[0]](*keys[1:])
-    (example,) = tunable.examples(torch.device("cpu"))
+    spec = OPS[keys[0]]
+    entry = spec.tuning(*keys[1:])
+    name, dtype, shape = next(one for one in entry.timed if one[1] == "float16")
+    # One window on each side, or 32 pixels.
+    shape = replace(shape, side=32 if shape.window == 1 else shape.window)
+    entry = replace(entry, timed=((name, dtype, shape),))
+    (example,) = entries.examples_of(spec, entry, torch.device("cpu"), batch=1)
     expected = example.op([tensor.double() for tensor in example.tensors], "reference")
     used = []
     original = launch.launch_config
@@ -55,12 +55,8 @@ def test_candidates_launch_and_wrong_ones_are_dropped(
         used.append(original(*arguments))
         return used[-1]
 
-    for module in (
-        attention_block_triton,
-        mlp_triton,
-        sobel_stem_triton,
-        window_attention_triton,
-    ):
+    for op in OPS:
+        module = importlib.import_module(f"clinreadnet.kernels.ops.{op}.kernel")
         monkeypatch.setattr(module, "launch_config", watched)
     with launch.trial(candidate, *keys):
         assert tune.wrong(example, expected) is None

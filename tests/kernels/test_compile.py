@@ -1,29 +1,35 @@
 """Shipped launch configurations fit their GPUs; the kernels are compiled and not run."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from clinreadnet.kernels.compile import (
-    SHARED_MEMORY,
-    Case,
-    attention_block_case,
-    mlp_case,
-    resources,
-    sobel_stem_case,
-    window_attention_case,
-)
+from clinreadnet.kernels.compile import SHARED_MEMORY, resources
+from clinreadnet.kernels.ops.window_attention.spec import largest
+from clinreadnet.kernels.registry import OPS
+from clinreadnet.kernels.spec import STAGES, STEM, Case, LayerShape, OpSpec
 
 pytestmark = pytest.mark.compile
 CAPABILITIES = [pytest.param(c, id=f"sm_{c}") for c in SHARED_MEMORY]
-DTYPES = [
-    pytest.param(dtype, id=str(dtype).removeprefix("torch."))
-    for dtype in (torch.float32, torch.float16, torch.bfloat16)
-]
 
 
-def assert_fits(case: Case) -> None:
+def shapes(field: str) -> list[Any]:
+    """Every op with its shapes of one kind, in every type that it takes."""
+    return [
+        pytest.param(spec, dtype, shape, id=f"{spec.name}-{dtype}-{shape.name}".replace(" ", "-"))
+        for spec in OPS.values()
+        for shape in getattr(spec, field)
+        for dtype in spec.limits.dtypes
+    ]
+
+
+def assert_fits(case: Case | None) -> None:
+    if case is None:
+        pytest.skip("refused by the op")
     taken = resources(case)
     assert taken.stack == 0, f"{taken.stack} bytes of registers spilled"
     assert 0 < taken.registers <= 255
@@ -31,53 +37,41 @@ def assert_fits(case: Case) -> None:
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_the_shipped_network_fits(capability: int, dtype: torch.dtype) -> None:
-    assert_fits(sobel_stem_case(capability, 24, dtype))
-    assert_fits(window_attention_case(capability, 8, 4, 16, 3, dtype))
+@pytest.mark.parametrize(("spec", "dtype", "shape"), shapes("compiled"))
+def test_the_shipped_network_fits(
+    spec: OpSpec, dtype: str, shape: LayerShape, capability: int
+) -> None:
+    assert_fits(spec.case(capability, dtype, shape))
 
 
 @pytest.mark.parametrize("capability", [75, 80, 90, 120], ids=lambda c: f"sm_{c}")
-@pytest.mark.parametrize("dtype", DTYPES[:2])
-@pytest.mark.parametrize("c0", [16, 48], ids=["tiny", "base"])
-def test_other_stems_fit(capability: int, dtype: torch.dtype, c0: int) -> None:
-    assert_fits(sobel_stem_case(capability, c0, dtype))
-
-
-@pytest.mark.parametrize("capability", [75, 80, 90, 120], ids=lambda c: f"sm_{c}")
-@pytest.mark.parametrize("dtype", DTYPES[:2])
-@pytest.mark.parametrize("window", [4, 5, 7, 11, 16], ids=lambda w: f"window-{w}")
-def test_the_largest_attention_of_each_window_fits(
-    capability: int, dtype: torch.dtype, window: int
+@pytest.mark.parametrize(
+    ("spec", "dtype", "shape"), [p for p in shapes("extremes") if "bfloat16" not in p.id]
+)
+def test_what_needs_most_of_a_gpu_fits(
+    spec: OpSpec, dtype: str, shape: LayerShape, capability: int
 ) -> None:
-    if capability < 80 and window > 8:
-        pytest.skip("refused by window_attention")
-    assert_fits(window_attention_case(capability, window, 2, 32, 4, dtype))
-
-
-@pytest.mark.parametrize("capability", CAPABILITIES[1:])
-@pytest.mark.parametrize(("channels", "heads"), [(48, 3), (96, 6)], ids=["stage-1", "stage-2"])
-def test_the_fused_blocks_of_the_shipped_network_fit(
-    capability: int, channels: int, heads: int
-) -> None:
-    assert_fits(attention_block_case(capability, channels, heads, 8, 4, 3, torch.float16))
-    assert_fits(mlp_case(capability, channels, torch.float16))
+    assert_fits(spec.case(capability, dtype, shape))
 
 
 @pytest.mark.parametrize("capability", [80, 90, 100, 120], ids=lambda c: f"sm_{c}")
-def test_other_fused_blocks_fit(capability: int) -> None:
-    assert_fits(mlp_case(capability, 48, torch.float32))
-    assert_fits(mlp_case(capability, 96, torch.float32))
-    assert_fits(attention_block_case(capability, 96, 3, 8, 4, 3, torch.bfloat16))  # of `base`
+def test_the_fused_block_of_the_preset_base_fits(capability: int) -> None:
+    (shape,) = OPS["attention_block"].extremes
+    assert_fits(OPS["attention_block"].case(capability, "bfloat16", shape))
 
 
 @pytest.mark.parametrize("capability", [75, 80, 90], ids=lambda c: f"sm_{c}")
 def test_tf32_fits_and_is_another_kernel(capability: int) -> None:
-    full = window_attention_case(capability, 8, 4, 16, 3, torch.float32)
+    def attention() -> Case:
+        case = OPS["window_attention"].case(capability, "float32", STAGES[0])
+        assert case is not None
+        return case
+
+    full = attention()
     torch.set_float32_matmul_precision("high")
     try:
-        case = window_attention_case(capability, 8, 4, 16, 3, torch.float32)
-        assert_fits(sobel_stem_case(capability, 24, torch.float32))
+        case = attention()
+        assert_fits(OPS["sobel_stem"].case(capability, "float32", STEM))
     finally:
         torch.set_float32_matmul_precision("highest")
     assert (full.constants["PRECISION"], case.constants["PRECISION"]) == ("tf32x3", "tf32")
@@ -86,6 +80,7 @@ def test_tf32_fits_and_is_another_kernel(capability: int) -> None:
 
 def test_a_spill_is_seen() -> None:
     """Twice the rows of the shipped tile do not fit."""
-    case = window_attention_case(80, 11, 2, 32, 4, torch.float32)
-    case.constants["BLOCK_M"] *= 2
-    assert resources(case).stack > 0
+    case = OPS["window_attention"].case(80, "float32", largest(11, 2))
+    assert case is not None
+    wider = replace(case, constants=case.constants | {"BLOCK_M": 2 * case.constants["BLOCK_M"]})
+    assert resources(wider).stack > 0

@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+import clinreadnet.kernels
 from clinreadnet.kernels import sobel_stem
 from clinreadnet.kernels.launch import CONFIGS, config_file, launch_config
+from clinreadnet.kernels.registry import OPS
 
 
 def test_running_the_network_on_a_cpu_imports_no_triton() -> None:
@@ -28,14 +30,10 @@ sys.exit(any(name.split(".")[0] == "triton" for name in set(sys.modules) - befor
 
 
 def test_the_functions_stay_functions_once_their_modules_are_imported() -> None:
-    import clinreadnet.kernels
-    import clinreadnet.kernels.ops.mlp.op
-    import clinreadnet.kernels.ops.window_attention.op
-
-    assert callable(clinreadnet.kernels.sobel_stem)
-    assert callable(clinreadnet.kernels.window_attention)
-    assert callable(clinreadnet.kernels.attention_block)
-    assert callable(clinreadnet.kernels.mlp)
+    for op in OPS:
+        module = importlib.import_module(f"clinreadnet.kernels.ops.{op}.op")
+        assert getattr(clinreadnet.kernels, op) is getattr(module, op)
+        assert callable(getattr(clinreadnet.kernels, op))
 
 
 def stub_reference(monkeypatch: pytest.MonkeyPatch) -> object:

@@ -9,7 +9,7 @@ import torch
 
 from clinreadnet.metrics import relative_error
 from clinreadnet.model.network import PRESETS, ClinReadNet, ClinReadNetConfig
-from clinreadnet.precision import BUDGETS
+from clinreadnet.precision import PRECISIONS
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no triton")
 
@@ -170,4 +170,4 @@ def test_within_the_parity_budget_on_a_gpu(
         actual, expected = run(slices(3).cuda()), reference(slices(3).double())
     for name, output, right in zip(actual._fields, actual, expected, strict=True):
         error = relative_error(output.double().cpu().numpy(), right.numpy())
-        assert error <= BUDGETS[precision], name
+        assert error <= PRECISIONS[precision].budget, name

@@ -35,7 +35,7 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
 
 def test_tensors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     model = ClinReadNet(PRESETS["tiny"])
-    del model.head.weight
+    del model.head.token_weight
     save_checkpoint(model, tmp_path / "m.safetensors")
     with pytest.raises(InputError, match="do not fit preset 'tiny'"):
         load_checkpoint(tmp_path / "m.safetensors")

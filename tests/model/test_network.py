@@ -1,7 +1,5 @@
 import copy
-from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
@@ -47,7 +45,7 @@ def test_presets_have_the_documented_size() -> None:
         name: round(sum(p.numel() for p in ClinReadNet(config).parameters()) / 1e6, 1)
         for name, config in PRESETS.items()
     }
-    assert millions == {"tiny": 1.6, "small": 7.1, "base": 28.0}
+    assert millions == {"tiny": 1.5, "small": 7.0, "base": 27.7}
 
 
 def test_unknown_preset_lists_the_known_ones() -> None:
@@ -108,74 +106,3 @@ def test_exports_with_dynamic_batch(tiny: ClinReadNet) -> None:
         with torch.no_grad():
             exported = program.module()(slices(batch))
             torch.testing.assert_close(exported.probs, tiny(slices(batch)).probs)
-
-
-def test_calibration_standardises_what_the_head_sees_of_the_edges() -> None:
-    torch.manual_seed(0)
-    model = ClinReadNet(PRESETS["tiny"]).double()
-    # Slices that differ in noise, so that every statistic differs.
-    hu = slices(6).double() * torch.arange(1, 7)[:, None, None, None] / 6
-    model.calibrate(hu)
-    with torch.no_grad():
-        statistics = model.head.edges(model.edge_tokens(hu))[:, 0]
-    assert statistics.shape == (6, 2 * model.config.regions * model.config.embed_dim)
-    torch.testing.assert_close(statistics.mean(0), torch.zeros_like(statistics[0]))
-    deviation = statistics.std(0, correction=0)
-    assert ((deviation > 0.5) & (deviation <= 1)).all(), "the least deviation shrinks it a little"
-
-
-def test_edge_statistics_are_weighted_moments() -> None:
-    torch.manual_seed(0)
-    edges = ClinReadNet(PRESETS["tiny"]).double().head.edges
-    tokens = torch.randn(2, 4, 8, 32, dtype=torch.float64)
-    with torch.no_grad():
-        raw = edges.raw(tokens)[:, 0].numpy()
-        flat = tokens.reshape(2, 32, 32)
-        logits = edges.region(flat).numpy()
-    assert logits.std(axis=1).min() > 0.5, "regions start apart"
-    for image, image_logits, found in zip(flat.numpy(), logits, raw, strict=True):
-        means, deviations = found.reshape(2, 8, 32)
-        for region in range(8):
-            weights = np.exp(image_logits[:, region]) / np.exp(image_logits[:, region]).sum()
-            mean = np.average(image, axis=0, weights=weights)
-            variance = np.average((image - mean) ** 2, axis=0, weights=weights)
-            np.testing.assert_allclose(means[region], mean, rtol=1e-12, atol=1e-12)
-            deviation = np.sqrt(variance + 1e-4)
-            np.testing.assert_allclose(deviations[region], np.log(deviation), rtol=1e-10)
-
-
-def test_without_votes_the_statistics_decide() -> None:
-    torch.manual_seed(0)
-    model = ClinReadNet(PRESETS["tiny"]).double().eval()
-    torch.nn.init.zeros_(model.head.vote.weight)
-    with torch.no_grad():
-        hu = slices(2).double()
-        whole, alone = model(hu), model.head.from_statistics(model.edge_tokens(hu))
-    torch.testing.assert_close(alone.probs, whole.probs)
-    torch.testing.assert_close(alone.score, whole.score)
-    torch.testing.assert_close(alone.quality_map.expand(2, 8, 8), whole.quality_map)
-
-
-def test_a_soqn_alone_votes_with_the_tokens_of_its_stem() -> None:
-    soqn = ClinReadNet(replace(PRESETS["tiny"], depths=(), heads=()))
-    with torch.no_grad():
-        assert soqn(slices(2)).quality_map.shape == (2, 64, 64)
-
-
-def test_edge_statistics_are_the_same_in_training() -> None:
-    torch.manual_seed(0)
-    edges = ClinReadNet(PRESETS["tiny"]).double().head.edges
-    tokens = torch.randn(2, 4, 8, 32, dtype=torch.float64)
-    with torch.no_grad():
-        torch.testing.assert_close(edges.train()(tokens), edges.eval()(tokens))
-
-
-def test_edge_statistics_keep_their_digits_in_float32() -> None:
-    """Summed by rows, an error grows with 64 + 64 roundings, not with all 4096 tokens."""
-    torch.manual_seed(0)
-    edges = ClinReadNet(PRESETS["small"]).head.edges
-    tokens = torch.randn(2, 64, 64, 48)
-    tokens[:, :57] = tokens[:, :1, :1]  # air: equal summands round to the same side
-    with torch.no_grad():
-        error = (edges.raw(tokens) - copy.deepcopy(edges).double().raw(tokens.double())).abs()
-    assert error.max() < 128 * torch.finfo(torch.float32).eps / 2

@@ -9,7 +9,7 @@ from support import recorded_run
 
 from clinreadnet.errors import InputError
 from clinreadnet.report.recommend import parse_budget, recommend
-from clinreadnet.report.results import Run, read_run
+from clinreadnet.report.results import RecordedRun, read_run
 from clinreadnet.runtime.bundle.manifest import (
     Artifact,
     BatchRange,
@@ -28,7 +28,7 @@ def artifact(precision: str, score: float | None, status: str = "passed") -> Art
     return Artifact(
         file=f"clinreadnet.{precision}.onnx",
         kind="onnx",
-        precision=precision,  # type: ignore[arg-type]
+        precision=precision,
         sha256=precision * 16,
         size=1,
         batch=BATCH,
@@ -67,7 +67,7 @@ def measured(*rows: tuple[str, float], **facts: Any) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def run(tmp_path: Any) -> Any:
-    def of(rows: list[dict[str, Any]]) -> Run:
+    def of(rows: list[dict[str, Any]]) -> RecordedRun:
         return read_run(recorded_run.write(tmp_path, recorded_run.document(rows)))
 
     return of

@@ -20,7 +20,7 @@ from support.tiny_bundle import make_graph, reference, write_bundle
 
 from clinreadnet.errors import BackendUnavailable, CheckFailed, InputError, SessionClosed
 from clinreadnet.metrics import relative_error
-from clinreadnet.precision import BUDGETS
+from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime import Scores, Session
 from clinreadnet.runtime.backends import ladder as backends_module
 from clinreadnet.runtime.backends.onnxruntime import CPU, CUDA, OnnxRuntimeBackend
@@ -110,7 +110,7 @@ def test_a_named_precision_is_the_one_that_runs(bundle: Path) -> None:
     session = Session(bundle, precision="fp16")
     assert session.artifact.file == "clinreadnet.fp16.onnx"
     error = relative_error(session.score(some_hu(2)).score, reference(some_hu(2))["score"])
-    assert 1e-7 < error < BUDGETS["fp16"]
+    assert 1e-7 < error < PRECISIONS["fp16"].budget
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def write_bundle(
             Artifact(
                 file=file,
                 kind="onnx",
-                precision=precision,  # type: ignore[arg-type]
+                precision=precision,
                 sha256=digest(content),
                 size=len(content),
                 batch=batch,

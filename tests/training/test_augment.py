@@ -5,12 +5,23 @@ import numpy as np
 import pytest
 import torch
 
-from clinreadnet.training.augment import MAX_DEGREES, ROTATED_SHARE, Draws, augment, rotate
+from clinreadnet.training.augment import (
+    MAX_DEGREES,
+    ROTATED_SHARE,
+    Draws,
+    augment,
+    augment_tiles,
+    rotate,
+)
+
+
+def unlabelled(n: int) -> np.ndarray:
+    return np.zeros((n, 16, 16), np.float32)
 
 
 def turns(degrees: list[float], crop: int = 512, seed: int = 0) -> Draws:
     """Draw crops and flips, but turn each slice by so many degrees."""
-    drawn = Draws.draw(np.random.default_rng(seed), len(degrees), 512, crop)
+    drawn = Draws.draw(np.random.default_rng(seed), unlabelled(len(degrees)), 512, crop)
     angles = torch.deg2rad(torch.tensor(degrees))
     return replace(drawn, turned=angles.nonzero()[:, 0], radians=angles[angles != 0])
 
@@ -25,9 +36,11 @@ def test_crops_and_flips_keep_every_pixel_value_and_its_neighbours() -> None:
     assert seen == {(1, 512), (-1, 512), (1, -512), (-1, -512)}
 
 
-def test_a_part_is_drawn_as_with_the_whole() -> None:
+@pytest.mark.parametrize("labelled", [False, True])
+def test_a_part_is_drawn_as_with_the_whole(labelled: bool) -> None:
+    weight = unlabelled(8) + labelled
     whole, part = (
-        Draws.draw(np.random.default_rng(0), 8, 512, 256, where)
+        Draws.draw(np.random.default_rng(0), weight, 512, 256, where)
         for where in (slice(None), slice(4, 8))
     )
     assert torch.equal(part.rows, whole.rows[4:]) and torch.equal(part.columns, whole.columns[4:])
@@ -37,7 +50,7 @@ def test_a_part_is_drawn_as_with_the_whole() -> None:
 
 
 def test_a_share_of_the_slices_is_turned_a_little_either_way() -> None:
-    drawn = Draws.draw(np.random.default_rng(0), 2000, 512, 256)
+    drawn = Draws.draw(np.random.default_rng(0), unlabelled(2000), 512, 256)
     assert abs(len(drawn.turned) / 2000 - ROTATED_SHARE) < 0.05
     degrees = torch.rad2deg(drawn.radians)
     assert -MAX_DEGREES <= degrees.min() < -0.9 * MAX_DEGREES
@@ -76,3 +89,24 @@ def test_only_the_turned_slices_change() -> None:
     turned[1] = rotate(hu[1:2], torch.tensor([math.radians(3)]))[0]
     torch.testing.assert_close(out, augment(turned, turns([0.0, 0.0, 0.0]))[:, 0])
     assert not torch.allclose(out[1], flipped[1])
+
+
+@pytest.mark.parametrize("crop", [256, 512])
+def test_tiles_go_with_their_pixels(crop: int) -> None:
+    """An image whose pixels name their tile, after any crop, flip and transposition."""
+    number = torch.arange(256.0).reshape(1, 16, 16).repeat(40, 1, 1)
+    image = number.repeat_interleave(32, 1).repeat_interleave(32, 2)
+    drawn = Draws.draw(np.random.default_rng(1), np.ones((40, 16, 16), np.float32), 512, crop)
+    assert not len(drawn.turned) and drawn.transposed.any() and not drawn.transposed.all()
+    pixels = augment(image, drawn)[:, 0]
+    tiles = augment_tiles(number, drawn)
+    assert tiles.shape == (40, crop // 32, crop // 32)
+    assert torch.equal(pixels, tiles.repeat_interleave(32, 1).repeat_interleave(32, 2))
+
+
+def test_crops_show_some_body() -> None:
+    weight = np.zeros((60, 16, 16), np.float32)
+    weight[:, 8:, 8:] = 1
+    drawn = Draws.draw(np.random.default_rng(2), weight, 512, 256)
+    tiles = augment_tiles(torch.from_numpy(weight), drawn)
+    assert (tiles.mean(dim=(1, 2)) >= 0.15).float().mean() > 0.9

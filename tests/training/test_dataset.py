@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 from support.labelled_folder import make_labelled_folder
 
 from clinreadnet.data.ldctiqa import write_labels, write_tif
+from clinreadnet.data.tiles import read_tiles, write_tiles
 from clinreadnet.errors import InputError
 from clinreadnet.simulator.simulate import simulate_anatomy
 from clinreadnet.training.dataset import load_slices, split_by_anatomy
@@ -81,3 +83,28 @@ def test_low_pass_averages_and_clips() -> None:
     blocks = low_pass(hu)
     assert blocks.shape == (1024,)
     assert blocks[:3].tolist() == [300, 60, 40]
+
+
+def test_slices_without_tile_labels_are_counted(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    some = make_labelled_folder(tmp_path / "some", tiles=True, anatomies=1)
+    tiles = read_tiles(some, ["0000.tif", "0001.tif"])
+    assert tiles is not None
+    pairs = zip(tiles.quality, tiles.weight, strict=True)
+    write_tiles(some, dict(zip(["0000.tif", "0001.tif"], pairs, strict=True)))
+    slices = load_slices([folder, some])
+    assert "2 of 4 slices have tile labels; the others" in " ".join(capsys.readouterr().err.split())
+    labelled = slices.tiles_of(np.arange(16)).weight.any(axis=(1, 2))
+    np.testing.assert_array_equal(np.flatnonzero(labelled), [12, 13])
+    load_slices([folder], quiet=True)
+
+
+def test_views_of_one_patient_stand_on_one_side(tmp_path: Path) -> None:
+    folder = make_labelled_folder(tmp_path / "views", anatomies=4)
+    path = folder / "simulation.json"
+    content = json.loads(path.read_text())
+    for record in content["images"].values():
+        record["group"] = record["anatomy"] // 2
+    path.write_text(json.dumps(content))
+    assert len(set(load_slices([folder]).groups)) == 2

@@ -1,11 +1,15 @@
+import math
+
 import pytest
 import torch
 
 from clinreadnet.training.loss import (
+    WEIGHT_SHARE,
     fine_distribution,
     hrps_loss,
     likert_distribution,
     ranked_probability_score,
+    tile_loss,
 )
 
 
@@ -77,6 +81,27 @@ def test_likert_grades_partition_the_fine_ones() -> None:
 
 def test_gradient_is_finite_and_points_to_the_truth() -> None:
     logits = torch.zeros(1, 21, requires_grad=True)
-    hrps_loss(logits.softmax(-1), torch.tensor([3.0])).backward()
+    hrps_loss(logits.softmax(-1), torch.tensor([3.0])).mean().backward()
     assert logits.grad is not None and logits.grad.isfinite().all()
     assert logits.grad.argmin().item() in range(14, 18)
+
+
+def test_the_loss_of_tiles_is_weighted_by_body() -> None:
+    torch.manual_seed(0)
+    votes = torch.randn(2, 4, 21, dtype=torch.float64).softmax(-1)
+    quality, body = torch.rand(2, 4).double() * 4, torch.tensor([[1, 0.5, 0, 0], [0, 0, 0, 0.0]])
+    weights = torch.full((2, 4), 0.25, dtype=torch.float64)
+    found = tile_loss(votes, weights, quality, body.double())
+    each = hrps_loss(votes.flatten(0, 1), quality.flatten()).reshape(2, 4)
+    of_weights = -math.log(0.25)  # of the first slice, whose aim is (2/3, 1/3, 0, 0)
+    expected = (each[0, 0] + 0.5 * each[0, 1]) / 1.5 + WEIGHT_SHARE * of_weights
+    assert found.item() == pytest.approx(expected.item())
+    assert tile_loss(votes, weights, quality, torch.zeros(2, 4).double()).item() == 0
+
+
+def test_votes_that_weigh_as_much_as_their_body_lose_least() -> None:
+    votes = torch.full((1, 4, 21), 1 / 21)
+    quality, body = torch.ones(1, 4), torch.tensor([[1.0, 1.0, 0.0, 0.0]])
+    on_body, on_air = torch.tensor([[0.5, 0.5, 0, 0]]), torch.tensor([[0, 0, 0.5, 0.5]])
+    good, bad = (tile_loss(votes, weights, quality, body) for weights in (on_body, on_air))
+    assert good < bad

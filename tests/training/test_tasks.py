@@ -1,4 +1,4 @@
-"""Training what the head makes of the statistics of edges, on a frozen stem."""
+"""Training the head on tokens that are computed once."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,16 +15,15 @@ from clinreadnet.model.predict import predict
 from clinreadnet.training.config import TrainConfig
 from clinreadnet.training.dataset import load_slices
 from clinreadnet.training.run import train
-from clinreadnet.training.tasks import StatisticsTrainer, TokenBatches, draw_span
+from clinreadnet.training.tasks import TokenBatches
+from clinreadnet.training.trainer import Trainer
 
-TINY = TrainConfig(
-    preset="tiny", epochs=30, batch_size=4, validation_share=0.34, statistics_only=True
-)
+TINY = TrainConfig(preset="tiny", task="head", epochs=10, batch_size=4, validation_share=0.34)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_labelled_folder(tmp_path_factory.mktemp("data") / "slices")
+    return make_labelled_folder(tmp_path_factory.mktemp("data") / "slices", tiles=True)
 
 
 @pytest.fixture(scope="module")
@@ -35,82 +34,57 @@ def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def trained(folder: Path, init: Path, tmp_path_factory: pytest.TempPathFactory) -> ClinReadNet:
-    run = tmp_path_factory.mktemp("run") / "run"
-    return load_checkpoint(train([folder], run, replace(TINY, init=str(init))))
-
-
-def test_the_statistics_learn_and_the_rest_stays(init: Path, trained: ClinReadNet) -> None:
+def test_the_head_learns_and_the_rest_stays(folder: Path, init: Path, tmp_path: Path) -> None:
+    config = replace(TINY, init=str(init))
+    trained = load_checkpoint(train([folder], tmp_path / "run", config))
     before = load_checkpoint(init).state_dict()
     for name, tensor in trained.state_dict().items():
-        if name.startswith(("stem.", "stages.")):
+        if name.startswith(("stem.", "stages.", "statistics.")):
             torch.testing.assert_close(tensor, before[name].half().float(), msg=name)
-    assert trained.head.vote.weight.abs().max() == 0
-    assert not torch.equal(trained.head.prior[0].weight, before["head.prior.0.weight"])
-
-
-def test_they_rank_slices_by_their_noise(folder: Path, trained: ClinReadNet) -> None:
+    assert not torch.equal(trained.head.vote.weight, before["head.vote.weight"].half().float())
     slices = load_slices([folder])
-    scores = predict(trained, slices.images(np.arange(12))).reshape(3, 4)
+    scores = predict(trained, slices.images(np.arange(12)))["score"].reshape(3, 4)
     assert (np.diff(scores, axis=1) < 0).all(), "the label falls with the noise"
 
 
 def test_validation_is_that_of_the_whole_network(folder: Path, init: Path, tmp_path: Path) -> None:
-    trainer = StatisticsTrainer(replace(TINY, init=str(init)), load_slices([folder]), tmp_path)
+    trainer = Trainer(replace(TINY, init=str(init)), load_slices([folder]), tmp_path)
     whole = predict(trainer.ema, trainer.validation.images(np.arange(4)))
-    # The tokens are kept as float16.
-    np.testing.assert_allclose(trainer._predict(range(4)), whole, atol=2e-3)
-    assert np.ptp(whole) > 0
+    found = trainer.task.predict(trainer.ema, [0, 1, 2, 3])
+    for name, values in found.items():  # the tokens are kept as float16
+        np.testing.assert_allclose(values, whole[name], atol=2e-3)
+    assert np.ptp(whole["score"]) > 0
+    some = trainer.task.predict(trainer.ema, [3, 1])["score"]
+    np.testing.assert_allclose(some, whole["score"][[3, 1]], atol=2e-3)
 
 
-def batches(side: int = 8, done: float = 0.0) -> TokenBatches:
-    tokens = torch.arange(6, dtype=torch.float16).repeat_interleave(side * side)
-    scores = np.arange(6, dtype=np.float32)
-    shaped = tokens.reshape(6, side, side, 1)
-    return TokenBatches(shaped, scores, 2, 3, 3, torch.device("cpu"), lambda: done)
+def batches(folder: Path) -> TokenBatches:
+    slices = load_slices([folder], quiet=True)
+    tokens = torch.arange(12, dtype=torch.float16)[:, None, None, None].expand(12, 16, 16, 2)
+    return TokenBatches(tokens, slices, np.arange(12), 4, 3, 3, torch.device("cpu"))
 
 
-def test_a_pass_goes_on_from_any_step() -> None:
-    whole, rest = list(batches().after(3)), list(batches().after(4))
-    for (tokens, scores), (again, scores_again) in zip(whole[1:], rest, strict=True):
-        assert torch.equal(tokens, again) and torch.equal(scores, scores_again)
+def test_a_pass_goes_on_from_any_step(folder: Path) -> None:
+    source = batches(folder)
+    whole, rest = list(source.after(3)), list(source.after(4))
+    assert len(whole) == 3
+    for one, again in zip(whole[1:], rest, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
 
 
-def test_a_pass_sees_every_slice_once() -> None:
-    seen = list(batches().after(0))
-    assert sorted(s for _, scores in seen for s in scores.tolist()) == list(range(6))
-    for tokens, scores in seen:
-        assert tokens.dtype == torch.float32
-        assert (tokens == scores[:, None, None, None]).all(), "of the slice of that score"
-
-
-def test_spans_are_of_all_lengths_and_places() -> None:
-    rng = np.random.default_rng(0)
-    spans = [draw_span(rng, 64, 3 / 16) for _ in range(4000)]
-    assert {span.stop - span.start for span in spans} == set(range(12, 65))
-    assert all(0 <= span.start and span.stop <= 64 for span in spans)
-    assert {span.start for span in spans} >= set(range(40))
-    assert all((span.step == 1) == (span.stop - span.start <= 32) for span in spans)
-
-
-def test_windows_grow_towards_the_end() -> None:
-    def shortest(done: float) -> int:
-        seen = [batches(side=64, done=done).after(3 * epoch) for epoch in range(40)]
-        return min(min(tokens.shape[1:3]) for epoch in seen for tokens, _ in epoch)
-
-    assert shortest(0.5) <= 16
-    assert shortest(1.0) == 18, "36 of 64, every second"
-
-
-def test_an_initial_checkpoint_is_needed(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="`statistics_only` needs `init`"):
-        train([folder], tmp_path / "run", TINY)
-    assert not (tmp_path / "run").exists()
+def test_a_pass_sees_every_slice_once_with_its_own_labels(folder: Path) -> None:
+    source = batches(folder)
+    seen = []
+    for batch in source.after(0):
+        assert batch.inputs.dtype == torch.float32
+        index = batch.inputs[:, 0, 0, 0].long()
+        seen += index.tolist()
+        assert torch.equal(batch.scores, 4.0 - index % 4)
+        assert torch.equal(batch.tiles[:, 5, 12], 3.0 - index % 4)
+    assert sorted(seen) == list(range(12))
 
 
 def test_a_batch_must_fit(folder: Path, init: Path, tmp_path: Path) -> None:
     config = replace(TINY, init=str(init), batch_size=9)
     with pytest.raises(InputError, match="batch_size=9: only 8 slices"):
         train([folder], tmp_path / "run", config)
-    assert not (tmp_path / "run").exists()

@@ -50,7 +50,7 @@ class Doubling:
         return self.milliseconds[self.launched[-1]]
 
 
-def search(op: Doubling, **options: Any) -> tune.Tuned:
+def search(op: Doubling, **options: Any) -> tune.EntryTrials:
     options = {"capability": 90, "device": CPU, "clock": op.clock} | options
     return tune.search(op.tunable("64"), ("doubling", "64"), IN_USE, **options)
 

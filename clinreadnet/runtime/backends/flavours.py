@@ -7,10 +7,11 @@ checks `options` against the Python binding of each package (docs/export.md).
 from __future__ import annotations
 
 import importlib
+from collections.abc import MutableSequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from clinreadnet.errors import InputError
+from clinreadnet.errors import InputError, first_line
 
 FlavourName = Literal["tensorrt", "tensorrt-rtx"]
 """Name of a flavour in the manifest and on the command line."""
@@ -141,6 +142,25 @@ def load_flavour(name: str, *, lean: bool = False) -> tuple[Flavour, Any]:
     raise FlavourMissing(f"{name} {version} is installed, {majors} is needed; run {known.install}")
 
 
+def collecting_logger(trt: Any, messages: MutableSequence[str]) -> Any:
+    """Return a TensorRT logger that keeps the first line of errors and says nothing.
+
+    Args:
+        trt: a flavour's module.
+        messages: is given the lines.
+    """
+
+    class Collector(trt.ILogger):  # type: ignore[misc, name-defined, unused-ignore]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                messages.append(first_line(message))
+
+    return Collector()
+
+
 def _import(flavour: Flavour, modules: tuple[str, ...]) -> Any:
     for module in modules:
         try:
@@ -151,8 +171,7 @@ def _import(flavour: Flavour, modules: tuple[str, ...]) -> Any:
                     f"{module} needs {error.name}; run {flavour.install}"
                 ) from None
         except ImportError as error:
-            reason = str(error).splitlines()[0]
             raise FlavourMissing(
-                f"{module} does not load ({reason}); run {flavour.install}"
+                f"{module} does not load ({first_line(error)}); run {flavour.install}"
             ) from None
     raise FlavourMissing(f"{flavour.name} is not installed; run {flavour.install}")

@@ -11,7 +11,7 @@ from typing import Protocol
 from numpy.typing import ArrayLike
 
 from clinreadnet.errors import BackendUnavailable, InputError, OutOfMemory
-from clinreadnet.precision import BUDGETS
+from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.backends.flavours import FlavourMissing, load_flavour
 from clinreadnet.runtime.backends.onnxruntime import CPU, CUDA, OnnxRuntimeBackend, offers_cuda
 from clinreadnet.runtime.backends.tensorrt import TensorRTBackend
@@ -38,7 +38,7 @@ class Backend(Protocol):
 
 
 @dataclass(frozen=True)
-class Opened:
+class LoadedBackend:
     """A backend that is ready to run, and its artifact."""
 
     backend: Backend
@@ -48,7 +48,7 @@ class Opened:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SessionOptions:
     """Options of a session that every backend gets; see `Session`."""
 
     precision: str | None = None
@@ -73,51 +73,55 @@ def check_backends(backends: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def open_backend(
-    name: str, bundle: str | os.PathLike[str], manifest: Manifest, wanted: Wanted
-) -> Opened:
+    name: str, bundle: str | os.PathLike[str], manifest: Manifest, options: SessionOptions
+) -> LoadedBackend:
     """Load the artifact that suits a backend best on this machine.
 
     Args:
         name: one of ``BACKENDS``.
         bundle: the bundle's folder.
         manifest: its manifest.
-        wanted: options of the session.
+        options: what the session asks for.
 
     Raises:
         BackendUnavailable: it can run no artifact of this bundle on this machine.
         Untrusted: a file is not the one in the manifest. Do not try another backend: the bundle was
             changed or damaged.
-        InputError: the bundle does not hold what ``wanted`` asks for.
+        InputError: ``options`` is outside of what the bundle holds.
     """
     if name.startswith("onnxruntime"):
-        return _open_graph(name, Path(bundle), manifest, wanted)
-    return _open_engine(name, Path(bundle), manifest, wanted)
+        return _open_graph(name, Path(bundle), manifest, options)
+    return _open_engine(name, Path(bundle), manifest, options)
 
 
-def _open_graph(name: str, bundle: Path, manifest: Manifest, wanted: Wanted) -> Opened:
+def _open_graph(
+    name: str, bundle: Path, manifest: Manifest, options: SessionOptions
+) -> LoadedBackend:
     cuda = name == "onnxruntime-cuda"
     # Without a GPU the CUDA provider writes its own errors to standard error: do not try it.
     if cuda and offers_cuda() and not find_gpus():
         raise BackendUnavailable("no NVIDIA GPU is visible; run `clinreadnet doctor`")
     graphs = [a for a in manifest.artifacts if a.kind == "onnx"]
-    artifact = _of_precision(graphs, wanted.precision, "ONNX graph", bundle)[0]
-    judged = verdict(artifact, this_machine(), wanted.batch)
+    artifact = _of_precision(graphs, options.precision, "ONNX graph", bundle)[0]
+    judged = verdict(artifact, this_machine(), options.batch)
     if judged.validity == Validity.INVALID:
         raise InputError(judged.reason)
     content = read_listed(bundle, artifact)
     backend = OnnxRuntimeBackend(
         content,
         provider=CUDA if cuda else CPU,
-        threads=wanted.threads,
+        threads=options.threads,
         file=str(bundle / artifact.file),
     )
     usual = artifact.batch.opt if cuda else CPU_BATCH
-    return Opened(backend, artifact, judged, _batch(artifact, wanted, usual))
+    return LoadedBackend(backend, artifact, judged, _batch(artifact, options, usual))
 
 
-def _open_engine(name: str, bundle: Path, manifest: Manifest, wanted: Wanted) -> Opened:
+def _open_engine(
+    name: str, bundle: Path, manifest: Manifest, options: SessionOptions
+) -> LoadedBackend:
     engines = [a for a in manifest.artifacts if a.flavour == name]
-    engines = _of_precision(engines, wanted.precision, f"{name} engine", bundle)
+    engines = _of_precision(engines, options.precision, f"{name} engine", bundle)
     if not find_gpus():
         raise BackendUnavailable("no NVIDIA GPU is visible; run `clinreadnet doctor`")
     lean = False
@@ -130,7 +134,7 @@ def _open_engine(name: str, bundle: Path, manifest: Manifest, wanted: Wanted) ->
             raise BackendUnavailable(str(missing)) from None
         lean = True
     machine = this_machine(str(trt.__version__), lean=lean)
-    judged = [(verdict(engine, machine, wanted.batch), engine) for engine in engines]
+    judged = [(verdict(engine, machine, options.batch), engine) for engine in engines]
     found, artifact = min(judged, key=lambda pair: pair[0].validity)  # the first of equal ones
     if found.validity == Validity.INVALID:
         reasons = "; ".join(f"{engine.file}: {one.reason}" for one, engine in judged)
@@ -147,12 +151,12 @@ def _open_engine(name: str, bundle: Path, manifest: Manifest, wanted: Wanted) ->
             flavour=flavour,
             trt=trt,
             batch=batch,
-            workers=wanted.workers,
+            workers=options.workers,
             weights=weights,
         )
 
-    backend, batch = _fit(load, _batch(artifact, wanted, artifact.batch.opt), artifact.batch.min)
-    return Opened(backend, artifact, worst((found, backend.header)), batch)
+    backend, batch = _fit(load, _batch(artifact, options, artifact.batch.opt), artifact.batch.min)
+    return LoadedBackend(backend, artifact, worst((found, backend.header)), batch)
 
 
 def _fit(
@@ -178,8 +182,8 @@ def _of_precision(
     if not found:
         held = ", ".join(dict.fromkeys(a.precision for a in artifacts))
         raise BackendUnavailable(f"{bundle}: no {what} in precision {precision!r}; it holds {held}")
-    return sorted(found, key=lambda a: BUDGETS[a.precision])
+    return sorted(found, key=lambda a: PRECISIONS[a.precision].budget)
 
 
-def _batch(artifact: Artifact, wanted: Wanted, usual: int) -> int:
-    return wanted.batch or min(max(usual, artifact.batch.min), artifact.batch.max)
+def _batch(artifact: Artifact, options: SessionOptions, usual: int) -> int:
+    return options.batch or min(max(usual, artifact.batch.min), artifact.batch.max)

@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from clinreadnet.errors import BackendError, BackendUnavailable, DeviceLost, OutOfMemory
+from clinreadnet.errors import (
+    BackendError,
+    BackendUnavailable,
+    DeviceLost,
+    OutOfMemory,
+    first_line,
+)
 from clinreadnet.runtime.scores import Outputs
 from clinreadnet.spec import OUTPUTS
 
@@ -90,7 +96,7 @@ class OnnxRuntimeBackend:
             )
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise BackendUnavailable(
-                f"{file}: ONNX Runtime refuses it ({_one_line(error)})"
+                f"{file}: ONNX Runtime refuses it ({first_line(error)})"
             ) from None
         self.provider: str = self._session.get_providers()[0]
         if self.provider != provider:
@@ -136,7 +142,7 @@ class OnnxRuntimeBackend:
                 if _LOST.search(message)
                 else BackendError
             )
-            raise kind(f"ONNX Runtime failed ({_one_line(error)})") from error
+            raise kind(f"ONNX Runtime failed ({first_line(error)})") from error
         return {
             name: np.asarray(output, dtype=np.float32)
             for name, output in zip(OUTPUTS, outputs, strict=True)
@@ -145,7 +151,3 @@ class OnnxRuntimeBackend:
     def close(self) -> None:
         """Free the graph. No run may be active."""
         self._session = None
-
-
-def _one_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

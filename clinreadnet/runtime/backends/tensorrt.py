@@ -18,9 +18,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from clinreadnet.errors import BackendError, BackendUnavailable, DeviceLost, OutOfMemory
+from clinreadnet.errors import (
+    BackendError,
+    BackendUnavailable,
+    DeviceLost,
+    OutOfMemory,
+    first_line,
+)
 from clinreadnet.runtime.backends.cuda_graph import OUT_OF_MEMORY, CudaGraph, CudaGraphError
-from clinreadnet.runtime.backends.flavours import Flavour
+from clinreadnet.runtime.backends.flavours import Flavour, collecting_logger
 from clinreadnet.runtime.bundle.manifest import OUTPUT_INFOS, Artifact
 from clinreadnet.runtime.scores import Outputs
 from clinreadnet.runtime.verdict import VALID, Validity, header_verdict
@@ -88,7 +94,7 @@ class TensorRTBackend:
             self._cuda.init()
             self._primary = self._cuda.Device(0).retain_primary_context()
         except self._cuda.Error as error:
-            raise BackendUnavailable(f"CUDA does not start here ({_first_line(error)})") from None
+            raise BackendUnavailable(f"CUDA does not start here ({first_line(error)})") from None
         try:
             with self._working():
                 self._engine = self._deserialise(engine, artifact, weights)
@@ -153,8 +159,8 @@ class TensorRTBackend:
             if isinstance(error, BackendError):
                 raise
             if isinstance(error, cuda.MemoryError) or getattr(error, "code", 0) == OUT_OF_MEMORY:
-                raise OutOfMemory(f"GPU memory is full ({_first_line(error)})") from error
-            raise BackendError(f"{self._flavour.name} failed ({_first_line(error)})") from error
+                raise OutOfMemory(f"GPU memory is full ({first_line(error)})") from error
+            raise BackendError(f"{self._flavour.name} failed ({first_line(error)})") from error
         finally:
             cuda.Context.pop()
 
@@ -229,14 +235,14 @@ class _Lane:
         cuda = backend._cuda
         self.host: dict[str, NDArray[Any]] = {}
         self.device: dict[str, Any] = {}
-        self._runs: dict[int, _Run] = {}
+        self._runs: dict[int, _PreparedBatch] = {}
         self._scratch: list[Any] = []
         self.stream: Any = cuda.Stream()
         try:
             for name, dtype in backend._dtypes.items():
                 self.host[name] = cuda.pagelocked_empty((batch, *_SHAPES[name]), dtype)
                 self.device[name] = cuda.mem_alloc(self.host[name].nbytes)
-            self._runs[batch] = _Run(backend, self, batch)
+            self._runs[batch] = _PreparedBatch(backend, self, batch)
         except BaseException:
             self.close()
             raise
@@ -245,7 +251,7 @@ class _Lane:
         n = len(hu)
         run = self._runs.get(n)
         if run is None:
-            run = self._runs[n] = _Run(self._backend, self, n)
+            run = self._runs[n] = _PreparedBatch(self._backend, self, n)
         with np.errstate(over="ignore"):  # far above the encoded range either way
             np.copyto(run.host["hu"], hu, casting="unsafe")
         run.launch()
@@ -275,7 +281,7 @@ class _Lane:
         self.stream = None  # freed now, while its context is current
 
 
-class _Run:
+class _PreparedBatch:
     """One batch size of a lane: an execution context and its captured work."""
 
     def __init__(self, backend: TensorRTBackend, lane: _Lane, n: int) -> None:
@@ -319,20 +325,6 @@ class _Run:
             cuda.memcpy_dtoh_async(self.host[name], lane.device[name], lane.stream)
 
 
-def collecting_logger(trt: Any, messages: deque[str]) -> Any:
-    """Return a TensorRT logger that keeps the first line of each error and prints nothing."""
-
-    class Collector(trt.ILogger):  # type: ignore[misc, name-defined, unused-ignore]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                messages.append(message.splitlines()[0])
-
-    return Collector()
-
-
 _LOST = "the GPU was lost; end this process and start it again, or look at `nvidia-smi`"
 
 
@@ -341,10 +333,6 @@ def _import_pycuda() -> Any:
         import pycuda.driver
     except ImportError as error:
         raise BackendUnavailable(
-            f"pycuda does not load ({_first_line(error)}); run `pip install pycuda`"
+            f"pycuda does not load ({first_line(error)}); run `pip install pycuda`"
         ) from None
     return pycuda.driver
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

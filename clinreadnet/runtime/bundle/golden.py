@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clinreadnet.errors import InputError
+from clinreadnet.errors import InputError, first_line
 from clinreadnet.runtime.bundle.manifest import Golden, read_listed
 from clinreadnet.spec import FINE_GRADES, SIZE
 
@@ -52,8 +52,9 @@ def read_golden(
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             return {name: _read(archive, name, shape, first) for name, shape in shapes.items()}
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: not a golden file ({reason}); export the bundle again") from None
+        raise InputError(
+            f"{path}: not a golden file ({first_line(error)}); export the bundle again"
+        ) from None
 
 
 def _read(

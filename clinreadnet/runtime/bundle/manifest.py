@@ -22,8 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from clinreadnet.errors import InputError, Untrusted
+from clinreadnet.errors import InputError, Untrusted, first_line
 from clinreadnet.files import whole_file
+from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.bundle.trust import (
     MANIFEST_NAME,
     SIGNATURE_NAME,
@@ -138,16 +139,17 @@ class LayerReport:
 class Artifact:
     """One graph or engine file of the bundle.
 
-    An engine also names the ``graph`` it was built from (which has its weights if
-    ``weights_stripped``) and its ``layers`` report. ``fp32_islands`` are the nodes that
-    `--fp32-islands auto` kept in float32; empty for the network's own islands. An engine with
-    ``version_compatible`` runs on newer releases of its major version and on the lean runtime, one
-    with ``hardware_compatible`` on any GPU since Ampere.
+    ``precision`` is a name of the table in `clinreadnet.precision`. An engine also names the
+    ``graph`` it was built from (its weights, where ``weights_stripped``) and its ``layers`` report.
+    ``fp32_islands`` are the nodes that `--fp32-islands auto` kept in float32; empty where the
+    network's own float32 islands stand alone. A ``version_compatible`` engine runs on newer
+    releases of its major version and on the lean runtime, a ``hardware_compatible`` one on any GPU
+    since Ampere.
     """
 
     file: str
     kind: Literal["onnx", "tensorrt-engine"]
-    precision: Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8"]
+    precision: str
     sha256: str
     size: int
     batch: BatchRange
@@ -259,7 +261,7 @@ def load_manifest(
             f"{path}: missing, so this is not a bundle; make one with `clinreadnet export`"
         ) from None
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: cannot be read ({_first_line(error)})") from None
+        raise InputError(f"{path}: cannot be read ({first_line(error)})") from None
     return parse_manifest(text, path)
 
 
@@ -272,7 +274,7 @@ def parse_manifest(text: str, path: str | os.PathLike[str] = MANIFEST_NAME) -> M
     try:
         raw = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON ({_first_line(error)}); export the bundle again") from (
+        raise InputError(f"{path}: not JSON ({first_line(error)}); export the bundle again") from (
             None
         )
     if not isinstance(raw, dict):
@@ -430,6 +432,7 @@ def _check(manifest: Manifest) -> None:
         if listed.size < 1:
             raise _FormatError(f"{where}.size {listed.size} is not positive")
         if isinstance(listed, Artifact):
+            _check_precision(listed.precision, f"{where}.precision")
             _check_batch(listed.batch, f"{where}.batch")
             engine = listed.kind == "tensorrt-engine"
             if engine != (listed.flavour is not None) or engine != (listed.target is not None):
@@ -449,6 +452,11 @@ def _check_batch(batch: BatchRange, where: str) -> None:
         raise _FormatError(f"{where}: needs 1 <= min <= opt <= max")
 
 
+def _check_precision(value: str, where: str) -> None:
+    if value not in PRECISIONS:
+        raise _FormatError(f"{where}: {value!r} is none of {', '.join(map(repr, PRECISIONS))}")
+
+
 def _check_sha256(value: str, where: str) -> None:
     if not _SHA256.fullmatch(value):
         raise _FormatError(f"{where} is not 64 lower-case hexadecimal digits")
@@ -462,7 +470,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

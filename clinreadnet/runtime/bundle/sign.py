@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from clinreadnet.errors import InputError
+from clinreadnet.errors import InputError, first_line
 from clinreadnet.files import whole_file
 from clinreadnet.runtime.bundle.manifest import (
     listed_files,
@@ -56,10 +56,9 @@ def _sign(content: bytes, key: KeyFile) -> bytes:
     try:
         private = load.load_pem_private_key(pem, password=None)
     except Exception as error:  # ValueError, TypeError and the package's own
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"{key}: not an unencrypted private key in PEM form ({reason}); make one with "
-            "`openssl genpkey -algorithm ed25519 -out KEY`"
+            f"{key}: not an unencrypted private key in PEM form ({first_line(error)}); make one "
+            "with `openssl genpkey -algorithm ed25519 -out KEY`"
         ) from None
     if not isinstance(private, Ed25519PrivateKey):
         raise InputError(f"{key}: not an Ed25519 key; make one with `openssl genpkey`")

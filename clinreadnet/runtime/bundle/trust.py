@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clinreadnet.errors import InputError, Untrusted
+from clinreadnet.errors import InputError, Untrusted, first_line
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -128,7 +128,7 @@ def _public_keys(files: Sequence[KeyFile]) -> list[Ed25519PublicKey]:
             key = load.load_pem_public_key(pem)
         except Exception as error:  # ValueError and the package's own
             raise InputError(
-                f"{file}: not a public key in PEM form ({_first_line(error)}); make it with "
+                f"{file}: not a public key in PEM form ({first_line(error)}); make it with "
                 "`openssl pkey -in KEY -pubout`"
             ) from None
         if not isinstance(key, Ed25519PublicKey):
@@ -163,7 +163,3 @@ def read_key(file: KeyFile) -> bytes:
             return opened.read(_KEY_LIMIT)
     except OSError as error:
         raise InputError(f"{os.fspath(file)}: cannot be read ({error.strerror})") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

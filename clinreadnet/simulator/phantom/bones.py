@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from clinreadnet.simulator.clean import Float32
+from clinreadnet.simulator.clean import Float32, Mask
 from clinreadnet.simulator.phantom.painter import Cavity, Painter, extent_at, random_lobes
 from clinreadnet.simulator.phantom.wall import marbling
 
@@ -121,3 +122,46 @@ def draw_spine(p: Painter, cavity: Cavity) -> None:
         _draw_bone(p, body, inner, spongy, hard)
     p.paint(p.blob((0, y + tall + 8), (11, 8.5), 0, 2.3), 12.0)
     p.paint(p.blob((0, y + tall + 8), (6.5, 5.5)), 38.0)
+
+
+def draw_pelvis(p: Painter, cavity: Cavity, body: Mask) -> None:
+    """Iliac wings, sacrum, the muscles on them and the bladder, in the lowest slices."""
+    rng = p.rng("pelvis")
+    shown = float(np.clip((p.level - 0.92) / 0.2, 0, 1))
+    if shown == 0:
+        return
+    y, reach = cavity.spine_y, cavity.half_width
+    tone = p.muscle + p.field(rng, 5, 4.0) + p.field(rng, 1.2, 5.0) - marbling(p, rng)
+    inside = np.asarray(body, np.float32)
+    hard, marrow = float(rng.uniform(380, 700)), float(rng.uniform(60, 220))
+    spongy = marrow + p.field(rng, 0.9, 40.0)
+    for side in (-1, 1):
+        gluteus = p.blob((side * 78, y + 58), (62 * shown, 30 * shown), side * 0.35, 2.2)
+        p.paint(gluteus * inside, tone)
+        iliacus = p.blob((side * 0.62 * reach, y - 2), (34 * shown, 24 * shown), side * 0.6, 2.0)
+        p.paint(iliacus * cavity.cover, tone)
+        wing = _iliac_path(side, y, reach, float(rng.uniform(0.75, 0.9)), shown)
+        outer, inner = np.zeros_like(p.hu), np.zeros_like(p.hu)
+        radii = np.interp(np.linspace(0, 1, len(wing)), (0, 0.3, 1), (9, 5, 7.5)) * shown
+        p.tube((wing, radii), outer)
+        p.tube((wing, np.maximum(radii - 2.2, 0.1)), inner)
+        _draw_bone(p, outer * inside, inner * inside, spongy, hard)
+    wide = 48 * shown
+    sacrum = p.blob((0, y + 12), (wide, 24), 0, 2.6, random_lobes(rng, 0.04))
+    core = p.blob((0, y + 12), (wide - 2.5, 21), 0, 2.6)
+    _draw_bone(p, sacrum * inside, core * inside, spongy, hard)
+    if p.level > 1.22:
+        size = float(rng.uniform(22, 46)) * float(np.clip((p.level - 1.22) / 0.1, 0.2, 1))
+        bladder = p.blob(cavity.at(0.0, -0.05), (1.15 * size, 0.85 * size), 0, 2.3)
+        p.paint(bladder * cavity.cover, p.gut)
+        p.paint(p.blob(cavity.at(0.0, -0.05), (1.15 * size - 3, 0.85 * size - 3), 0, 2.3), 8.0)
+
+
+def _iliac_path(
+    side: int, y: float, reach: float, width: float, shown: float
+) -> NDArray[np.float64]:
+    """Points ``[n, 2]`` from the sacroiliac joint to the front of an iliac wing, millimetres."""
+    t = np.linspace(0, 1, 160)[:, None]
+    ends = np.array([[side * 50.0, y + 30], [side * width * reach, y - 38 * shown]])
+    bend = np.array([[side * 0.62 * reach, y + 42]])
+    return np.asarray((1 - t) ** 2 * ends[:1] + 2 * t * (1 - t) * bend + t**2 * ends[1:])

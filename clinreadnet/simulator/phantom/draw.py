@@ -11,13 +11,19 @@ vessels, gas, bone, fat strands), not anatomy one could diagnose from.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.ndimage as ndi
 
-from clinreadnet.simulator.clean import AIR, CleanSlice, Mask, even_tissue, outside_circle
-from clinreadnet.simulator.phantom.bones import draw_back_muscles, draw_ribs, draw_spine
+from clinreadnet.simulator.clean import AIR, CleanSlice, even_tissue, outside_circle
+from clinreadnet.simulator.phantom.bones import (
+    draw_back_muscles,
+    draw_pelvis,
+    draw_ribs,
+    draw_spine,
+)
 from clinreadnet.simulator.phantom.organs import (
     draw_adrenals,
     draw_colon,
@@ -34,9 +40,9 @@ from clinreadnet.simulator.phantom.organs import (
     draw_spleen,
     draw_stomach,
 )
+from clinreadnet.simulator.phantom.outside import draw_arms, draw_table
 from clinreadnet.simulator.phantom.painter import STREAMS, Painter
 from clinreadnet.simulator.phantom.wall import draw_wall
-from clinreadnet.spec import SIZE
 
 
 @dataclass(frozen=True)
@@ -45,27 +51,12 @@ class Phantom(CleanSlice):
 
     Attributes:
         phase: contrast phase: native, arterial, portal or delayed.
-        level: place along the patient, 0 liver dome ... 1 lower abdomen.
+        level: place along the patient, 0 liver dome ... 1 lower abdomen; beyond them chest and
+            pelvis.
     """
 
     phase: str
     level: float
-
-
-def draw_table(p: Painter, body: Mask) -> None:
-    """Table top and mattress."""
-    rng = p.rng("table")
-    # The body lies on the mattress; the table top is a thin curved shell under it.
-    rows = np.nonzero(body.any(axis=1))[0]
-    base = (float(rows.max()) - SIZE // 2) * p.pixel_mm + float(rng.uniform(10, 20))
-    y = (np.arange(SIZE, dtype=np.float32)[:, None] - SIZE // 2) * np.float32(p.pixel_mm)
-    x = (np.arange(SIZE, dtype=np.float32)[None, :] - SIZE // 2) * np.float32(p.pixel_mm)
-    bend, half, thick = rng.uniform(0.0008, 0.0016), rng.uniform(90, 140), rng.uniform(2.0, 3.0)
-    top = base - np.float32(bend) * x * x
-    shell = np.clip((thick / 2 - np.abs(y - top)) / p.pixel_mm + 0.5, 0, 1) * (np.abs(x) < half)
-    foam = (y > top) & (y < top + 22) & (np.abs(x) < half - 6) & ~body
-    p.paint(np.asarray(foam * 1.0, np.float32), -960.0)
-    p.paint(np.asarray(shell * ~body, np.float32), float(rng.uniform(-150, 250)))
 
 
 def draw_phantom(seed: int, anatomy: int, level: float | None = None) -> Phantom:
@@ -74,14 +65,15 @@ def draw_phantom(seed: int, anatomy: int, level: float | None = None) -> Phantom
     Args:
         seed: seed of the whole simulation, not negative.
         anatomy: number of the patient; every patient has streams of its own.
-        level: place along the patient, 0 liver dome ... 1 lower abdomen; drawn where not given.
+        level: place along the patient, -0.25 heart, 0 liver dome, 1 lower
+            abdomen, 1.45 pelvis; drawn where not given.
 
     Returns:
         The slice; the same arguments give the same bytes.
     """
     if level is None:
-        key = np.random.SeedSequence(seed, spawn_key=(anatomy, len(STREAMS)))
-        level = float(np.random.default_rng(key).uniform(0.02, 1.0))
+        key = np.random.SeedSequence(seed, spawn_key=(anatomy, STREAMS["level"]))
+        level = _draw_level(np.random.default_rng(key))
     p = Painter(seed, anatomy, level)
     cavity, body = draw_wall(p)
     draw_small_bowel(p, cavity)
@@ -100,10 +92,22 @@ def draw_phantom(seed: int, anatomy: int, level: float | None = None) -> Phantom
     draw_ribs(p, cavity)
     draw_back_muscles(p, cavity)
     draw_spine(p, cavity)
+    draw_pelvis(p, cavity, body)
     draw_great_vessels(p, cavity)
+    draw_arms(p, body)
     draw_table(p, body)
     # The scanner's own blur: focal spot, detector cell and slice thickness.
-    hu = ndi.gaussian_filter(p.hu, 0.55 / p.pixel_mm)
+    hu = ndi.gaussian_filter(p.hu, math.hypot(0.55, p.thickness_mm) / p.pixel_mm)
     hu = np.asarray(hu, np.float32)
     hu[outside_circle()] = AIR
     return Phantom(hu, hu, p.pixel_mm, even_tissue(hu, body), body, p.phase, level)
+
+
+def _draw_level(rng: np.random.Generator) -> float:
+    """Draw a place: mostly abdomen, now and then the lung bases or the pelvis."""
+    kind = rng.random()
+    if kind < 0.10:
+        return float(rng.uniform(-0.22, 0.02))
+    if kind < 0.26:
+        return float(rng.uniform(1.0, 1.42))
+    return float(rng.uniform(0.02, 1.0))

@@ -291,21 +291,59 @@ def draw_great_vessels(p: Painter, cavity: Cavity) -> None:
 
 
 def draw_lungs(p: Painter, cavity: Cavity) -> None:
-    """Lung bases behind and beside the liver in the highest slices."""
-    depth = float(np.clip((0.17 - p.level) / 0.17, 0, 1))
+    """Lungs around the domes of the diaphragm, and the heart, in the highest slices."""
+    depth = float(np.clip((0.17 - p.level) / 0.42, 0, 1))
     rng = p.rng("lung")
     texture = p.field(rng, 1.5, 22.0) + p.field(rng, 8, 20.0)
     if depth == 0:
         return
-    middle = (cavity.top + cavity.bottom) / 2
-    r = np.hypot(p.x / cavity.half_width, (p.y - middle) / ((cavity.bottom - cavity.top) / 2))
-    behind = np.clip((p.y - middle) / (cavity.bottom - middle) + 0.25, 0, 1.0)
-    edge = 1.0 - 0.42 * depth * behind
-    crescent = np.clip((r - edge) * 60, 0, 1) * (np.abs(p.x) > 24) * (behind > 0) * cavity.inset
-    p.paint(np.asarray(crescent, np.float32), -850 + texture)
+    half = (cavity.bottom - cavity.top) / 2
+    wide = cavity.half_width
+    right, left = 1.04 - 0.85 * depth, 1.02 - 0.95 * depth + 0.08 * float(rng.normal())
+    below = np.maximum.reduce(
+        [
+            p.blob(cavity.at(-0.40, -0.12), (0.64 * wide * right, 1.05 * half * right), 0.1, 2.2),
+            p.blob(cavity.at(0.42, -0.15), (0.62 * wide * left, 1.0 * half * left), -0.1, 2.2),
+            p.blob((2, cavity.spine_y - 12), (30, 36), 0, 2.4),
+            p.blob(
+                cavity.at(0.10, -0.45),
+                (0.46 * wide, 0.52 * half),
+                0.3,
+                2.0,
+                random_lobes(rng, 0.03),
+            ),
+        ]
+    )
+    lung = cavity.inset * (1 - below)
+    gravity = 70 * (p.y - (cavity.top + cavity.bottom) / 2) / half
+    p.paint(lung, np.asarray(-860 + 60 * float(rng.random()) + texture + gravity, np.float32))
+    # Fissures: thin oblique planes.
+    for side in (-1, 1):
+        slope, place = side * float(rng.uniform(0.2, 0.9)), float(rng.uniform(-0.2, 0.5)) * half
+        line = np.abs(p.y - place - slope * (p.x - side * 0.5 * wide)) / 0.9
+        sheet = np.clip(1 - line, 0, 1) * (np.sign(p.x) == side)
+        p.paint(np.asarray(sheet * lung * 0.7, np.float32), -650.0)
     vessels = np.zeros_like(p.hu)
-    for _ in range(40):
-        place = cavity.at(float(rng.uniform(-0.95, 0.95)), float(rng.uniform(0.1, 1.0)))
-        heading, radius = float(rng.uniform(0, 6.3)), float(rng.uniform(0.5, 1.3))
-        p.tube(branches(rng, place, heading, 4.0, radius, 0)[0], vessels)
-    p.paint(np.asarray(vessels * crescent * 0.8, np.float32), 40.0)
+    for _ in range(int(60 + 160 * depth)):
+        place = cavity.at(float(rng.uniform(-0.98, 0.98)), float(rng.uniform(-1.0, 1.0)))
+        heading, radius = float(rng.uniform(0, 6.3)), float(rng.exponential(0.7)) + 0.4
+        length = float(rng.exponential(7.0)) + 1.0
+        for segment in branches(rng, place, heading, length, min(radius, 3.5), 1):
+            p.tube(segment, vessels)
+    p.paint(np.asarray(vessels * lung * 0.85, np.float32), 40.0)
+    if depth > 0.3:
+        _draw_heart(p, rng, cavity, min(1.0, (depth - 0.3) / 0.3))
+
+
+def _draw_heart(p: Painter, rng: np.random.Generator, cavity: Cavity, shown: float) -> None:
+    """Pericardial fat, heart muscle and two blood pools."""
+    half = (cavity.bottom - cavity.top) / 2
+    place = cavity.at(0.12, -0.42)
+    axes = (0.36 * cavity.half_width * shown, 0.40 * half * shown)
+    around = p.blob(place, (axes[0] + 6, axes[1] + 6), 0.4, 2.0)
+    p.paint(around * cavity.inset * shown, p.fat + 10)
+    p.paint(p.blob(place, axes, 0.4, 2.0, random_lobes(rng, 0.03)) * cavity.inset, p.muscle + 35)
+    for shift, tone in ((-0.45, 0.6 * p.vein + 0.4 * p.artery), (0.40, p.artery)):
+        pool = (place[0] + shift * axes[0], place[1] + 0.2 * shift * axes[1])
+        inner = (0.42 * axes[0], 0.55 * axes[1])
+        p.paint(p.blob(pool, inner, 0.4) * cavity.inset, tone + p.field(rng, 1.3, 4.0))

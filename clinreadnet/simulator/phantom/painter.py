@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,9 @@ Vessel = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 PATIENT_LENGTH_MM = 360.0
 """Length of the patient between level 0 and level 1."""
+
+# Fields of a smaller scale are texture, which thick slices average away.
+_FINE_MM = 4.0
 
 # Enhancement in HU by contrast phase: arteries, portal vein and liver veins, liver, spleen,
 # kidney cortex, kidney medulla, pancreas, gut wall.
@@ -37,7 +41,8 @@ STREAMS = {
         (
             "patient", "warp", "texture", "wall", "ribs", "spine", "muscle", "bowel", "colon",
             "mesentery", "pancreas", "stomach", "spleen", "liver", "hepatic vessels", "kidneys",
-            "vessels", "gallbladder", "table", "lung", "lesions",
+            "vessels", "gallbladder", "table", "lung", "lesions", "level", "pelvis", "arms",
+            "field",
         )
     )
 }  # fmt: skip
@@ -60,16 +65,16 @@ class Painter:
         self.phase = str(rng.choice(list(PHASES), p=PHASE_SHARES))
         # Half-width and half-depth of the body.
         size = rng.normal()
-        self.half_width = float(np.clip(163 + 17 * size + 5 * rng.normal(), 130, 208))
-        self.half_depth = self.half_width * float(np.clip(rng.normal(0.73, 0.045), 0.62, 0.86))
+        self.half_width = float(np.clip(161 + 20 * size + 5 * rng.normal(), 118, 225))
+        self.half_depth = self.half_width * float(np.clip(rng.normal(0.73, 0.05), 0.60, 0.88))
         obesity = float(np.clip(0.5 + 0.30 * size + 0.22 * rng.normal(), 0.03, 1.3))
         self.fat_mm = 5 + 26 * obesity
         self.visceral = obesity
-        # The operator fits the field of view to the patient.
-        self.pixel_mm = float(
-            np.clip(2 * self.half_width * rng.uniform(1.08, 1.18) / SIZE, 0.62, 0.92)
-        )
-        self.shift = np.array([rng.normal(0, 4), rng.normal(0, 3) - 0.03 * self.half_depth])
+        self.fine = float(rng.uniform(0.1, 1.1))
+        """Share of the fine texture that the slice thickness leaves."""
+        self.thickness_mm = float(rng.uniform(0.0, 0.7))
+        """Further blur of the anatomy across thick slices, as a standard deviation."""
+        self.pixel_mm, self.shift = self._field_of_view()
         scale = float(rng.normal(1.0, 0.03))
         levels = [v + float(rng.normal(0, 5)) for v in PHASES[self.phase]]
         (
@@ -92,6 +97,22 @@ class Painter:
         self.grain = self.field(texture, 1.2, 5.0)
         self.mottle = self.field(texture, 1.6, 1.0)
 
+    def _field_of_view(self) -> tuple[float, NDArray[np.float64]]:
+        """Return the pixel size and where the patient lies, in millimetres."""
+        rng = self.rng("field")
+        # Mostly fitted to the patient; one of three as wide as for attenuation maps, or cut short.
+        width = 2 * self.half_width * float(rng.uniform(1.04, 1.2))
+        kind = rng.random()
+        if kind < 0.35:
+            width = math.exp(float(rng.uniform(math.log(width), math.log(max(width, 505.0)))))
+        elif kind < 0.45:
+            width *= float(rng.uniform(0.82, 0.96))
+        width = float(np.clip(width, 250.0, 505.0))
+        free = max(width / 2 - self.half_width, 8.0)
+        shift = np.clip(rng.normal(0, 0.3, 2), -0.7, 0.7) * free
+        shift[1] -= 0.03 * self.half_depth
+        return width / SIZE, shift
+
     def rng(self, stream: str) -> np.random.Generator:
         """Return the random stream of one organ, the same at every level."""
         key = (*self._key[1:], STREAMS[stream])
@@ -103,6 +124,8 @@ class Painter:
         Two independent fields are blended along the patient, so that texture changes slowly from
         slice to slice.
         """
+        if scale_mm < _FINE_MM:
+            amplitude *= self.fine
         sigma = scale_mm / self.pixel_mm
         step = max(1, int(sigma / 2.5))
         count = SIZE // step + 4

@@ -1,6 +1,6 @@
 """The attention half of a block, fused: the public function.
 
-The mathematics is in ``attention_block_reference.py``.
+The mathematics is in ``reference.py``, the limits in ``spec.py``.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from clinreadnet.kernels.dispatch import Impl, device_obstacle, fused_obstacle, require, use_triton
+from clinreadnet.kernels.dispatch import (
+    Impl,
+    device_obstacle,
+    parameters_obstacle,
+    require,
+    use_triton,
+)
 from clinreadnet.kernels.ops.attention_block.reference import attention_block_reference
-
-HEAD_DIMS = (16, 32)
-WINDOWS = range(4, 9)
-MAX_OCTAVES = 3
-"""What the kernel is compiled and tested for; with a fourth octave some GPUs spill registers."""
+from clinreadnet.kernels.ops.attention_block.spec import LIMITS
 
 
 def attention_block_obstacle(
@@ -31,15 +33,15 @@ def attention_block_obstacle(
         window: side of a window in tokens.
         octaves: sharpness levels T.
     """
-    if x.dtype not in (torch.float16, torch.bfloat16):
-        return f"needs x in float16 or bfloat16, not {x.dtype}"
-    if x.shape[3] // heads not in HEAD_DIMS:
-        return f"needs a head_dim in {HEAD_DIMS}, not {x.shape[3] // heads}"
-    if window not in WINDOWS:
-        return f"needs a window in {WINDOWS.start}...{WINDOWS.stop - 1}, not {window}"
-    if octaves > MAX_OCTAVES:
-        return f"needs at most {MAX_OCTAVES} octaves, not {octaves}"
-    return fused_obstacle(x, parameters)
+    channels = x.shape[3]
+    return LIMITS.obstacle_of(
+        "x",
+        x,
+        channels=channels,
+        head_dim=channels // heads,
+        window=window,
+        octaves=octaves,
+    ) or parameters_obstacle(x, parameters)
 
 
 def attention_block(

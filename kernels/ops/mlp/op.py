@@ -1,24 +1,22 @@
 """The MLP half of a block, fused: the public function.
 
-The mathematics is in ``mlp_reference.py``.
+The mathematics is in ``reference.py``, the limits in ``spec.py``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from clinreadnet.kernels.dispatch import Impl, fused_obstacle, require, use_triton
+from clinreadnet.kernels.dispatch import Impl, parameters_obstacle, require, use_triton
 from clinreadnet.kernels.ops.mlp.reference import mlp_reference
+from clinreadnet.kernels.ops.mlp.spec import LIMITS
 
 
 def mlp_obstacle(x: Tensor, parameters: Sequence[Tensor]) -> str | None:
     """Why the kernel cannot take x [..., C] and the ``parameters`` of its layers, or None."""
-    if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        return f"needs x in float32, float16 or bfloat16, not {x.dtype}"
-    return fused_obstacle(x, parameters)
+    return LIMITS.obstacle_of("x", x, channels=x.shape[-1]) or parameters_obstacle(x, parameters)
 
 
 def mlp(

@@ -1,4 +1,7 @@
-"""Sobel stem: the public function. The mathematics is in ``sobel_stem_reference.py``."""
+"""Sobel stem: the public function.
+
+The mathematics is in ``reference.py``, the limits in ``spec.py``.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,13 @@ from torch import Tensor
 
 from clinreadnet.kernels.dispatch import Impl, device_obstacle, require, use_triton
 from clinreadnet.kernels.ops.sobel_stem.reference import sobel_stem_reference
-
-MAX_CHANNELS = 64
-"""Output channels that the kernel keeps in registers."""
+from clinreadnet.kernels.ops.sobel_stem.spec import LIMITS
 
 
 def _obstacle(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:
     """Why the kernel cannot take these arguments, or None."""
-    if weight.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        return f"needs weight in float32, float16 or bfloat16, not {weight.dtype}"
+    if reason := LIMITS.obstacle_of("weight", weight, channels=weight.shape[0]):
+        return reason
     if x.dtype not in (weight.dtype, torch.float32):
         return f"needs x in float32 or the dtype of weight, {weight.dtype}, not {x.dtype}"
     if bias.dtype != weight.dtype:
@@ -24,8 +25,6 @@ def _obstacle(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:
         return f"needs a contiguous x, not strides {list(x.stride())}"
     if x.shape[2] * x.shape[3] >= 2**31:
         return f"needs fewer than 2**31 pixels in a slice, not {x.shape[2]} * {x.shape[3]}"
-    if weight.shape[0] > MAX_CHANNELS:
-        return f"needs at most {MAX_CHANNELS} output channels, not {weight.shape[0]}"
     return device_obstacle(x, weight, bias)
 
 

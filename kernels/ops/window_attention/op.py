@@ -1,6 +1,6 @@
 """Windowed multi-temperature attention: the public function.
 
-The mathematics is in ``window_attention_reference.py``.
+The mathematics is in ``reference.py``, the limits in ``spec.py``.
 """
 
 from __future__ import annotations
@@ -9,13 +9,8 @@ import torch
 from torch import Tensor
 
 from clinreadnet.kernels.dispatch import Impl, device_obstacle, require, use_triton
-from clinreadnet.kernels.launch import gpu_of
 from clinreadnet.kernels.ops.window_attention.reference import window_attention_reference
-
-HEAD_DIMS = (16, 32)
-WINDOWS = range(4, 17)
-MAX_OCTAVES = 4
-"""What the kernel is compiled and tested for."""
+from clinreadnet.kernels.ops.window_attention.spec import LIMITS
 
 
 def _obstacle(
@@ -24,8 +19,8 @@ def _obstacle(
     """Why the kernel cannot take these arguments, or None."""
     heads, octaves = gates.shape
     head_dim = qkv.shape[3] // (3 * heads)
-    if qkv.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        return f"needs qkv in float32, float16 or bfloat16, not {qkv.dtype}"
+    if reason := LIMITS.obstacle_of("qkv", qkv, head_dim=head_dim, window=window, octaves=octaves):
+        return reason
     if {bias.dtype, inv_temperature.dtype, gates.dtype} != {torch.float32}:
         return (
             "needs bias, inv_temperature and gates in float32, not "
@@ -33,15 +28,6 @@ def _obstacle(
         )
     if not qkv.is_contiguous():
         return f"needs a contiguous qkv, not strides {list(qkv.stride())}"
-    if head_dim not in HEAD_DIMS:
-        return f"needs a head_dim in {HEAD_DIMS}, not {head_dim}"
-    if window not in WINDOWS:
-        return f"needs a window in {WINDOWS.start}...{WINDOWS.stop - 1}, not {window}"
-    if octaves > MAX_OCTAVES:
-        return f"needs at most {MAX_OCTAVES} octaves, not {octaves}"
-    capability = gpu_of(qkv.device)[1]
-    if 0 < capability < 80 and window > 8:
-        return f"needs a window of at most 8 before compute capability 8.0, not {window}"
     return device_obstacle(qkv, bias, inv_temperature, gates)
 
 

@@ -17,10 +17,10 @@ from support.export_models import RTX_MISSING, disc
 
 from clinreadnet.errors import InputError
 from clinreadnet.export.engines.build import EngineBuilder
-from clinreadnet.export.onnx.export import OPSETS, export_onnx
+from clinreadnet.export.onnx.export import export_onnx
 from clinreadnet.metrics import relative_error
 from clinreadnet.model.checkpoint import load_checkpoint
-from clinreadnet.precision import BUDGETS
+from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from clinreadnet.runtime.scores import Outputs
 from clinreadnet.spec import OUTPUTS
@@ -92,7 +92,7 @@ def test_outputs_match_float64(
     for name, output in zip(OUTPUTS, outputs, strict=True):
         assert output.dtype == np.float32
         error = relative_error(output, references[preset][name][:batch])
-        assert error <= BUDGETS[precision], name
+        assert error <= PRECISIONS[precision].budget, name
     assert capfd.readouterr() == ("", ""), "onnxruntime has nothing to warn of"
 
 
@@ -107,7 +107,9 @@ def test_scores_stay_finite_for_absurd_inputs(graph: Graph) -> None:
 def test_graph_is_what_an_engine_builder_wants(graph: Graph, preset: str, precision: str) -> None:
     model, types = inferred(graph(preset, precision))
     onnx.checker.check_model(model, full_check=True)
-    assert [(o.domain, o.version) for o in model.opset_import] == [("", OPSETS[precision])]
+    assert [(o.domain, o.version) for o in model.opset_import] == [
+        ("", PRECISIONS[precision].opset)
+    ]
     constants = {t.name for t in model.graph.initializer}
     assert TensorProto.DOUBLE not in types.values()
     for node in model.graph.node:
@@ -183,7 +185,7 @@ def test_bfloat16_graph(
     path = tmp_path / "clinreadnet.bf16.onnx"
     export_onnx(load_checkpoint(tiny_checkpoint), path, precision="bf16")
     model, types = inferred(path)
-    assert [(o.domain, o.version) for o in model.opset_import] == [("", OPSETS["bf16"])]
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", PRECISIONS["bf16"].opset)]
     floats: Counter[str] = Counter()
     for node in model.graph.node:
         if node.op_type in ("MatMul", "Gelu"):
@@ -195,7 +197,7 @@ def test_bfloat16_graph(
     assert floats == {"Gelu": 1, "MatMul": 2}, "the MLP of the statistics of edges"
     outputs = OnnxRuntimeBackend(emulate(path.read_bytes())).run(slices.images[:, None])
     errors = [relative_error(outputs[name], references["tiny"][name]) for name in OUTPUTS]
-    assert BUDGETS["fp16"] / 10 < max(errors) <= BUDGETS["bf16"]
+    assert PRECISIONS["fp16"].budget / 10 < max(errors) <= PRECISIONS["bf16"].budget
     if RTX_MISSING is None:
         builder = EngineBuilder(path, precision="bf16", flavour="tensorrt-rtx")
         products = builder.layers["MATRIX_MULTIPLY"]

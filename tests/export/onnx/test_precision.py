@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -13,8 +14,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from clinreadnet.errors import CheckFailed, InputError
-from clinreadnet.export.onnx import precision as precisions
 from clinreadnet.export.onnx.precision import _minimal, convert, find_islands, float32_products
+from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from clinreadnet.spec import OUTPUTS
 from clinreadnet.verify.emulate import element_types, emulate
@@ -113,7 +114,7 @@ def test_a_budget_that_float32_misses_is_an_error(
     reference: dict[str, np.ndarray],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(precisions.BUDGETS, "fp16", 1e-12)
+    monkeypatch.setitem(PRECISIONS, "fp16", replace(PRECISIONS["fp16"], budget=1e-12))
     with pytest.raises(CheckFailed, match="the float32 graph itself is off"):
         find_islands(model, "fp16", hu, reference)
 

@@ -24,9 +24,10 @@ from clinreadnet.export import bundle as bundles
 from clinreadnet.export.engines.build import EngineBuilder
 from clinreadnet.export.engines.check import check_graph
 from clinreadnet.export.onnx import graphs
-from clinreadnet.export.onnx.quantization import QUANTIZED, linear_layers, load_optimizer, quantize
+from clinreadnet.export.onnx.quantization import linear_layers, load_optimizer, quantize
 from clinreadnet.metrics import relative_error
 from clinreadnet.model.checkpoint import load_checkpoint
+from clinreadnet.precision import quantized_precisions
 from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from clinreadnet.runtime.bundle.manifest import Golden, load_manifest
 from clinreadnet.spec import OUTPUTS
@@ -42,7 +43,7 @@ except InputError as missing:
     MISSING = str(missing)
 
 needs_optimizer = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
-precisions = pytest.mark.parametrize("precision", QUANTIZED)
+precisions = pytest.mark.parametrize("precision", quantized_precisions())
 TYPES = {"int8": TensorProto.INT8, "fp8": TensorProto.FLOAT8E4M3FN}
 
 
@@ -111,8 +112,8 @@ def test_rtx_takes_it_as_what_it_is(quantized: Callable[[str], Path], precision:
     assert [finding.blockers for finding in check_graph(path)] == [(), (), ()]
     builder = EngineBuilder(path, precision=precision, flavour="tensorrt-rtx")
     assert set(builder.layers["QUANTIZE"]) == {precision.upper()}
-    (other,) = set(QUANTIZED) - {precision}
-    with pytest.raises(CheckFailed, match=f"the network is not {other}"):
+    (other,) = set(quantized_precisions()) - {precision}
+    with pytest.raises(CheckFailed, match=f"this is not a {other} network"):
         EngineBuilder(path, precision=other, flavour="tensorrt-rtx")
 
 

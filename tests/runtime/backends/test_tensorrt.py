@@ -500,7 +500,7 @@ def test_the_real_library_judges_a_header(rtx: Machine) -> None:
     )
     from collections import deque
 
-    from clinreadnet.runtime.backends.tensorrt import collecting_logger
+    from clinreadnet.runtime.backends.flavours import collecting_logger
 
     runtime = real.Runtime(collecting_logger(real, deque(maxlen=1)))
     judged = verdict.header_verdict(real, runtime, b"\0" * 1000)

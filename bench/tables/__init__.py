@@ -1,0 +1,60 @@
+"""The tables of the docs, made from recorded runs: one module for each page.
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; nothing in it is typed by hand.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from bench.tables import (
+    benchmarking,
+    export,
+    model_card,
+    readme,
+    runtime,
+    simulator,
+    training,
+)
+
+PAGES: dict[str, Mapping[str, Callable[[], str]]] = {
+    "README.md": readme.TABLES,
+    "clinreadnet/weights/small.md": model_card.TABLES,
+    "docs/benchmarking.md": benchmarking.TABLES,
+    "docs/export.md": export.TABLES,
+    "docs/runtime.md": runtime.TABLES,
+    "docs/simulator.md": simulator.TABLES,
+    "docs/training.md": training.TABLES,
+}
+"""For each page with tables, what makes each of them."""
+
+_MARKED = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def rewritten(text: str, tables: Mapping[str, Callable[[], str]]) -> str:
+    """Return a page with its tables made anew.
+
+    Raises:
+        KeyError: the page marks a table that is not among ``tables``.
+    """
+    return _MARKED.sub(lambda m: m[1] + tables[m["name"]]() + m[3], text)
+
+
+def stale_pages(root: Path, *, write: bool) -> list[str]:
+    """Return the pages whose tables are not up to date.
+
+    Args:
+        root: of the repository.
+        write: write them anew.
+    """
+    stale = []
+    for page, tables in PAGES.items():
+        path = root / page
+        text = path.read_text(encoding="utf-8")
+        if (new := rewritten(text, tables)) != text:
+            stale.append(page)
+            if write:
+                path.write_text(new, encoding="utf-8")
+    return stale

@@ -1,0 +1,231 @@
+"""Tables of docs/benchmarking.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from bench import recording
+from bench.tables.recorded import by_machine, link, markdown, newest, read_json
+from clinreadnet.kernels.registry import OPS
+from clinreadnet.report.results import RecordedRun
+from clinreadnet.report.rows import BenchRow, KernelRow
+from clinreadnet.report.tables import (
+    Table,
+    cold_start_table,
+    end_to_end_table,
+    network_table,
+    ops_table,
+    peers_table,
+)
+
+
+def of_rows(make: Callable[[Sequence[BenchRow]], Table]) -> str:
+    """Return a table of the network's rows for each machine."""
+    return by_machine("test_network", lambda run: make(run.rows))
+
+
+def kernel_rows(op: str) -> list[tuple[RecordedRun, KernelRow]]:
+    """Return every recorded row of an op's kernel, with its run."""
+    return [(run, row) for run in newest("test_kernels") for row in run.kernels if row.op == op]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A kernel, or the network on its kernels, beside the baselines; ``ms`` by implementation."""
+
+    run: RecordedRun
+    gpu: str
+    dtype: str
+    batch: int
+    stage: int
+    ms: dict[str, float]
+    percent: float | None = None
+
+    def over(self, *names: str) -> float:
+        """Return the time of the fastest of some baselines over that of the kernel."""
+        return min(self.ms[name] for name in names) / self.ms["kernel"]
+
+
+def compared(op: str) -> list[Compared]:
+    """Return what was recorded of an op, or of "network"."""
+    if op == "network":
+        return compared_networks()
+    return [
+        Compared(
+            run,
+            row.gpu,
+            row.dtype,
+            row.batch,
+            row.stage or 1,
+            dict(row.ms),
+            row.percent_of_copy_bandwidth,
+        )
+        for run, row in kernel_rows(op)
+    ]
+
+
+def compared_networks() -> list[Compared]:
+    """Return the compiled network in CUDA graphs, with and without its kernels, by batch."""
+    names = {"torch-compile": "compile", "torch-triton": "kernel"}
+    found = []
+    for run in newest("test_network"):
+        rows = [row for row in run.rows if row.clock == "device graph"]
+        for batch in sorted({row.batch for row in rows}):
+            ms = {
+                names[row.candidate]: 1e3 * row.p50
+                for row in rows
+                if row.candidate in names and (row.batch, row.precision) == (batch, "fp16")
+            }
+            if len(ms) == len(names):
+                gpu = run.document["machine_info"]["gpu"]
+                found.append(Compared(run, gpu, "float16", batch, 1, ms))
+    return found
+
+
+def kernels_table() -> str:
+    """Times of each op on each GPU, its baselines beside it."""
+    rows = []
+    names = ("kernel", "unfused", "compile", "sdpa-compile", "sdpa", "eager")
+    for op in OPS:
+        for run, row in kernel_rows(op):
+            stage = "" if row.stage is None else f", stage {row.stage}"
+            rows.append(
+                [
+                    f"`{op}`{stage}",
+                    f"{row.dtype}, {row.batch}",
+                    *(f"{row.ms[name]:.4f}" if name in row.ms else "" for name in names),
+                    f"{row.bytes / 2**20:.1f}",
+                    f"{row.percent_of_copy_bandwidth:.0f}",
+                    row.gpu,
+                    link(run),
+                ]
+            )
+    head = ["op", "dtype, batch", "kernel, ms", "unfused", "compile", "SDPA compiled", "SDPA"]
+    return markdown([*head, "eager", "MiB moved", "% of copy", "GPU", "recorded"], rows)
+
+
+TARGET_GPU, TARGET_DTYPE = "H100", "float16"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a kernel is to reach.
+
+    Attributes:
+        what: in words.
+        op: its name, or "network".
+        least: what the worst row must reach.
+        value: what of a row.
+        form: how it is written.
+        batches: those that the target speaks of; 8 and more where empty.
+    """
+
+    what: str
+    op: str
+    least: float
+    value: Callable[[Compared], float | None]
+    form: str = "{:.2f} ×"
+    batches: tuple[int, ...] = ()
+
+    def speaks_of(self, row: Compared) -> bool:
+        """Whether the target is for this row."""
+        if TARGET_GPU not in row.gpu or row.dtype != TARGET_DTYPE:
+            return False
+        return row.batch in self.batches if self.batches else row.batch >= 8 and row.stage <= 2
+
+
+TARGETS = (
+    Target(
+        "Sobel stem, batch ≥ 8: of copy bandwidth",
+        "sobel_stem",
+        80,
+        lambda row: row.percent,
+        "{:.0f} %",
+    ),
+    Target(
+        "Sobel stem, batch ≥ 8: over compiled reference",
+        "sobel_stem",
+        3,
+        lambda row: row.over("compile"),
+    ),
+    Target(
+        "window attention, stages 1–2, batch ≥ 8: of copy bandwidth",
+        "window_attention",
+        70,
+        lambda row: row.percent,
+        "{:.0f} %",
+    ),
+    Target(
+        "window attention, stages 1–2, batch ≥ 8: over the better of compiled reference and SDPA",
+        "window_attention",
+        2,
+        lambda row: row.over("compile", "sdpa", "sdpa-compile"),
+    ),
+    Target(
+        "fused attention block: over unfused",
+        "attention_block",
+        1,
+        lambda row: row.over("unfused"),
+    ),
+    Target("fused MLP: over unfused", "mlp", 1, lambda row: row.over("unfused")),
+    Target(
+        "network, batch 64: throughput over compiled reference",
+        "network",
+        1.5,
+        lambda row: row.over("compile"),
+        batches=(64,),
+    ),
+    Target(
+        "network, batch 1: latency, compiled reference's over ours (1 / 0.67)",
+        "network",
+        1 / 0.67,
+        lambda row: row.over("compile"),
+        batches=(1,),
+    ),
+)
+
+
+def kernel_targets_table() -> str:
+    """What the kernels are to reach on an H100 in float16, and the worst that was measured."""
+    rows = []
+    for target in TARGETS:
+        found = [
+            (value, row.run)
+            for row in compared(target.op)
+            if target.speaks_of(row) and (value := target.value(row)) is not None
+        ]
+        cells = [target.what, target.form.format(target.least), "not measured", "", ""]
+        if found:
+            worst, run = min(found, key=lambda pair: pair[0])
+            verdict = "reached" if worst >= target.least else "missed"
+            cells[2:] = [target.form.format(worst), verdict, link(run)]
+        rows.append(cells)
+    head = [f"{TARGET_GPU}, {TARGET_DTYPE}", "at least", "worst measured", "", "recorded"]
+    return markdown(head, rows)
+
+
+def gpu_checks_table() -> str:
+    """How each step of `make gpu-check` went on each GPU."""
+    rows = []
+    for path in sorted(recording.RESULTS.glob("*/*.json")):
+        for name, check in read_json(path).get("checks", {}).items():
+            tests = f"{check['passed']} passed" if "passed" in check else ""
+            verdict = f"{check['status']} {check['note']}".strip()
+            file = path.relative_to(recording.ROOT).as_posix()
+            recorded = f"[{path.stem}](../{file})"
+            rows.append([name, check["what"], verdict, tests, path.parent.name, recorded])
+    head = ["step", "proves", "verdict", "tests", "GPU", "recorded"]
+    return markdown(head, rows) if rows else "Not run.\n"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "cold-start": lambda: by_machine("test_network", cold_start_table),
+    "gpu-checks": gpu_checks_table,
+    "gpu-kernels": kernels_table,
+    "kernel-targets": kernel_targets_table,
+    "network": lambda: of_rows(network_table),
+    "ops": lambda: by_machine("test_ops", ops_table),
+    "peers": lambda: of_rows(peers_table),
+    "score-speed": lambda: by_machine("test_score_speed", end_to_end_table),
+}

@@ -1,0 +1,49 @@
+"""Recorded runs and how the tables of a page show them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench import recording
+from clinreadnet.report.results import RecordedRun, read_run, result_files
+from clinreadnet.report.tables import Table
+
+
+def read_json(path: Path) -> Any:
+    """Return what a JSON file holds."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    return Table(tuple(head), tuple(map(tuple, rows))).markdown()
+
+
+def newest(module: str) -> list[RecordedRun]:
+    """Return the newest recorded run of a bench module on each machine."""
+    found: dict[str, tuple[str, Path]] = {}
+    for path in result_files(recording.RESULTS):
+        document = read_json(path)
+        if any(module in one["fullname"] for one in document.get("benchmarks", [])):
+            machine, run = path.parent.name, (document.get("datetime", ""), path)
+            found[machine] = max(found.get(machine, run), run)
+    return [read_run(path) for _, path in found.values()]
+
+
+def where(run: RecordedRun) -> str:
+    """Return the path of a run's file from the root of the repository."""
+    return run.path.relative_to(recording.ROOT).as_posix()
+
+
+def link(run: RecordedRun) -> str:
+    """Return a link to a run's file from a page in docs/."""
+    return f"[{run.path.stem}](../{where(run)})"
+
+
+def by_machine(module: str, make: Callable[[RecordedRun], Table]) -> str:
+    """Return a table for each machine, under its name and a link to the recorded run."""
+    parts = [f"{run.hardware}, {link(run)}:\n\n{make(run).markdown()}" for run in newest(module)]
+    return "\n".join(parts) or "Not measured.\n"

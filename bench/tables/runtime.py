@@ -1,0 +1,29 @@
+"""Tables of docs/runtime.md."""
+
+from __future__ import annotations
+
+from bench.tables.recorded import markdown, newest, where
+
+
+def session_speed_table() -> str:
+    """What a session costs over bare ONNX Runtime, and the cold start."""
+    rows = []
+    for run in newest("test_session_speed"):
+        for one in run.document["benchmarks"]:
+            if "test_session_speed" not in one["fullname"]:
+                continue
+            overhead = one["extra_info"].get("overhead")
+            rows.append(
+                [
+                    f"`{one['name']}`",
+                    f"{1000 * one['stats']['min']:.0f} / {1000 * one['stats']['median']:.0f}",
+                    "" if overhead is None else f"{100 * overhead:.1f} %",
+                    run.hardware,
+                    f"[{run.commit[:7]}](../{where(run)})",
+                ]
+            )
+    head = ["benchmark", "ms, best / median", "overhead", "machine", "recorded"]
+    return markdown(head, rows) if rows else "Not measured.\n"
+
+
+TABLES = {"session-speed": session_speed_table}

@@ -1,0 +1,85 @@
+"""Tables of docs/simulator.md."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.recording import RESULTS
+from bench.tables.recorded import markdown, read_json
+
+FOLDER = RESULTS / "simulator"
+
+
+def simulated() -> dict[str, Any]:
+    """Return the recorded summary of the simulated training set."""
+    summary: dict[str, Any] = read_json(FOLDER / "seed-1.json")
+    return summary
+
+
+def simulator_noise_table() -> str:
+    """Median noise by noise level and view count."""
+    table = simulated()["median_noise_hu"]
+    views = list(table["0"])
+    rows = [[level, *(f"{table[level][v]:.0f}" for v in views)] for level in table]
+    return markdown(["level", *(f"{v} views" for v in views)], rows)
+
+
+def simulator_labels_table() -> str:
+    """What else was measured on the simulated training set."""
+    s = simulated()
+    low, _, high = s["noise_hu_percentiles"].values()
+    streak, agreement = s["streak_hu_fewest_views"], s["reader_srocc_with_the_others"]
+    rows = [
+        [
+            "noise without the denoised copies, 2nd to 98th percentile",
+            f"{low:.0f} to {high:.0f} HU",
+        ],
+        [
+            "error of missing views alone, fewest views",
+            f"{streak['min']:.0f} to {streak['max']:.0f} HU, median {streak['median']:.0f}",
+        ],
+        [
+            "Kolmogorov–Smirnov distance of the labels to the challenge's 1000",
+            f"{s['ks_distance_to_challenge_labels']:.3f}",
+        ],
+        [
+            "SROCC of one radiologist with the mean of the other four",
+            f"{min(agreement):.3f} to {max(agreement):.3f}",
+        ],
+        [
+            "grades 0, 0.2 … 4 that occur",
+            f"{sum(count > 0 for count in s['images_of_each_grade'])} of 21",
+        ],
+        [
+            "SROCC of measured noise alone with the label; without the denoised copies",
+            f"{s['noise_alone_srocc']:.3f}; {s['noise_alone_srocc_undenoised']:.3f}",
+        ],
+        [
+            "mean quality of the denoised copies; of their sources",
+            f"{s['mean_quality_denoised']:.2f}; {s['mean_quality_of_their_sources']:.2f}",
+        ],
+        [
+            "ceiling: the noiseless quality with the label",
+            ", ".join(f"{k.upper()} {v:.3f}" for k, v in s["ceiling"].items()),
+        ],
+    ]
+    head = f"{s['images']} images of {s['anatomies']} anatomies, `{s['command']}`"
+    return markdown([head, "measured"], rows)
+
+
+def simulator_speed_table() -> str:
+    """Slices a second and core."""
+    speed = read_json(FOLDER / "speed.json")
+    rows = [
+        ["slices of 720 views", f"{speed['slices_of_720_views_per_cpu_second']:.1f}"],
+        ["all sixteen of an anatomy", f"{speed['slices_per_cpu_second']:.1f}"],
+        ["on a GPU", "not measured"],
+    ]
+    return markdown([f"drawn, degraded, measured, on {speed['cpu']}", "slices/s/core"], rows)
+
+
+TABLES = {
+    "simulator-labels": simulator_labels_table,
+    "simulator-noise": simulator_noise_table,
+    "simulator-speed": simulator_speed_table,
+}

@@ -1,0 +1,87 @@
+"""Agreement of quality maps with the local truth of simulated slices."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinreadnet.metrics import Interval, bootstrap
+
+BODY = 0.5
+"""Weight from which a tile counts as body."""
+
+_LEAST_TILES = 8
+_LEAST_SPREAD = 1e-3
+
+
+class MapAgreement(TypedDict):
+    """How maps agree with the local truth, over n slices; 95 % bootstrap intervals."""
+
+    correlation: Interval
+    """Median over slices of the correlation between map and truth within the slice's body."""
+    rmse_ratio: Interval
+    """Root mean square error over body tiles, over that of a flat map at the true quality."""
+    rmse: float
+    """The error itself, in grades."""
+    slices: int
+
+
+def map_errors(
+    maps: NDArray[np.floating],
+    truth: NDArray[np.floating],
+    weight: NDArray[np.floating],
+    quality: NDArray[np.floating],
+) -> NDArray[np.float64]:
+    """Compare maps with the truth, slice by slice.
+
+    Args:
+        maps: [n, 16, 16], predicted.
+        truth: [n, 16, 16], quality of each tile.
+        weight: [n, 16, 16], share of body.
+        quality: [n], the image's noiseless quality, for the flat map.
+
+    Returns:
+        [m, 4]: within-slice correlation, squared error of the map and of the flat map, and body
+        tiles, for the slices with enough body; the correlation is NaN where one is constant.
+    """
+    rows = []
+    for one, true, body, image in zip(maps, truth, weight > BODY, quality, strict=True):
+        if body.sum() < _LEAST_TILES:
+            continue
+        ours, theirs = one[body].astype(np.float64), true[body].astype(np.float64)
+        correlation = np.nan
+        if theirs.std() > _LEAST_SPREAD:
+            # A flat map says nothing of where: its correlation is 0.
+            correlation = np.corrcoef(ours, theirs)[0, 1] if ours.std() > 1e-9 else 0.0
+        error, flat = float(np.mean((ours - theirs) ** 2)), float(np.mean((image - theirs) ** 2))
+        rows.append((correlation, error, flat, float(body.sum())))
+    return np.array(rows, np.float64).reshape(-1, 4)
+
+
+def map_agreement(
+    maps: NDArray[np.floating],
+    truth: NDArray[np.floating],
+    weight: NDArray[np.floating],
+    quality: NDArray[np.floating],
+) -> MapAgreement | None:
+    """Return how maps agree with the truth; None where no slice can tell. Arguments as above."""
+    rows = map_errors(maps, truth, weight, quality)
+    if not len(rows) or np.isnan(rows[:, 0]).all():
+        return None
+
+    def correlation(chosen: NDArray[np.int64]) -> float:
+        return float(np.nanmedian(rows[chosen, 0]))
+
+    def ratio(chosen: NDArray[np.int64]) -> float:
+        error, flat, tiles = rows[chosen, 1], rows[chosen, 2], rows[chosen, 3]
+        return float(np.sqrt((error * tiles).sum() / (flat * tiles).sum()))
+
+    total = rows[:, 3].sum()
+    return MapAgreement(
+        correlation=bootstrap(correlation, len(rows)),
+        rmse_ratio=bootstrap(ratio, len(rows)),
+        rmse=float(np.sqrt((rows[:, 1] * rows[:, 3]).sum() / total)),
+        slices=len(rows),
+    )

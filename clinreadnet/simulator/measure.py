@@ -1,0 +1,183 @@
+"""What is measured on a degraded slice: of the whole image, and of each 32x32 tile of it.
+
+Four numbers decide the quality (`clinreadnet.simulator.radiologists`): noise, streaks, lost edges,
+lost detail. The same four are measured around each tile, in a Gaussian neighbourhood, and give the
+tile's quality by the same formula. Where a tile holds little evidence (little tissue, few edges)
+its number is pulled towards the image's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.ndimage as ndi
+
+from clinreadnet.simulator.clean import CleanSlice, Float32, Mask
+from clinreadnet.simulator.radiologists import quality
+from clinreadnet.spec import MAP_SIDE, SIZE
+
+NEIGHBOURHOOD = 20.0
+"""Standard deviation in pixels of the neighbourhood of a tile's centre: a tile is 32 wide."""
+
+# Slopes in HU a pixel, of the structure blurred by a pixel, from which structure is faint and from
+# which it is strong. Below them it is texture, or what is left of a scanned slice's own noise.
+_FAINT, _STRONG = 3.5, 12.0
+# How much evidence the image's number counts for beside a tile's own: as a share of a full
+# neighbourhood for noise and streaks, of the mean neighbourhood inside the body for slopes.
+_PRIOR_ERROR, _PRIOR_SLOPE = 0.02, 0.15
+# Blocks that are averaged before the neighbourhood is taken: exact enough, and 64 times as fast.
+_BLOCK = 8
+_INSIDE = 0.3
+
+
+@dataclass(frozen=True)
+class TileQuality:
+    """The local truth of an image.
+
+    Attributes:
+        quality: ``[16, 16]`` float32, noiseless quality 0...4 around each tile.
+        weight: ``[16, 16]`` float32, share of body in the neighbourhood; below 0.05 it is 0.
+    """
+
+    quality: Float32
+    weight: Float32
+
+    def capped(self, source: TileQuality) -> TileQuality:
+        """Return the tiles of a denoised copy: none is better than the same tile of its source."""
+        return TileQuality(np.minimum(self.quality, source.quality), self.weight)
+
+
+class Tiles:
+    """Measures the tiles of the degraded versions of one slice.
+
+    Args:
+        clean: the slice.
+        detail: its edges and faint structure.
+    """
+
+    def __init__(self, clean: CleanSlice, detail: Detail) -> None:
+        self._detail = detail
+        self._body = neighbourhood(clean.body)
+        self._tissue = neighbourhood(clean.tissue)
+        self._masks = {False: clean.body, True: clean.tissue}
+        self.weight = np.where(self._body < 0.05, 0.0, self._body).astype(np.float32)
+        self._slopes = {kind: neighbourhood(size) for kind, size in detail.sizes().items()}
+
+    def measure(
+        self,
+        power: Float32,
+        streak_power: Float32,
+        measured: tuple[float, float, float, float],
+        denoised: Float32 | None = None,
+    ) -> TileQuality:
+        """Return the quality of each tile.
+
+        Args:
+            power: ``[512, 512]`` squared random error in HU^2.
+            streak_power: ``[16, 16]`` neighbourhood sums of the squared streaks inside the body.
+            measured: noise_hu, streak_hu, edge_loss, detail_loss of the whole image.
+            denoised: a denoised image; its noise counts in even tissue alone, since in edges the
+                error is what the denoiser took. None for a scan, which loses no slopes.
+        """
+        noise_hu, streak_hu, *losses = measured
+        where = self._tissue if denoised is not None else self._body
+        mask = self._masks[denoised is not None]
+        noise = _shrunk(neighbourhood(power * mask), where, noise_hu**2)
+        streak = _shrunk(streak_power, self._body, streak_hu**2)
+        edge, faint = (np.full_like(noise, loss) for loss in losses)
+        if denoised is not None:
+            edge, faint = self._losses(denoised, losses)
+        found = quality(np.sqrt(noise), np.sqrt(streak), edge, faint)
+        return TileQuality(np.asarray(found, np.float32), self.weight)
+
+    def streak_power(self, missing: Float32) -> Float32:
+        """Return the neighbourhood sums ``[16, 16]`` of squared streaks inside the body."""
+        return neighbourhood(missing * missing * self._masks[False])
+
+    def _losses(self, hu: Float32, image: list[float]) -> list[Float32]:
+        found = []
+        for kept, kind, most, loss in zip(
+            self._detail.kept(hu), self._slopes, self._detail.most, image, strict=True
+        ):
+            size = self._slopes[kind]
+            inside = self._body > _INSIDE
+            prior = _PRIOR_SLOPE * float(size[inside].mean()) if inside.any() else 1.0
+            share = (neighbourhood(kept) + prior * (1 - loss) * most) / (size + prior)
+            found.append(np.clip(1 - share / most, 0, 1).astype(np.float32))
+        return found
+
+
+def neighbourhood(image: Float32 | Mask) -> Float32:
+    """Return Gaussian means of an image ``[512, 512]`` around each tile's centre: ``[16, 16]``."""
+    blocks = SIZE // _BLOCK
+    shape = (blocks, _BLOCK, blocks, _BLOCK)
+    small = np.asarray(image, np.float32).reshape(shape).mean(axis=(1, 3))
+    smooth = ndi.gaussian_filter(small, NEIGHBOURHOOD / _BLOCK, mode="constant")
+    tile = blocks // MAP_SIDE
+    # A tile's centre lies between the two middle blocks.
+    return np.asarray(
+        smooth.reshape(MAP_SIDE, tile, MAP_SIDE, tile)[:, tile // 2 - 1 : tile // 2 + 1, :][
+            :, :, :, tile // 2 - 1 : tile // 2 + 1
+        ].mean(axis=(1, 3)),
+        np.float32,
+    )
+
+
+def _shrunk(total: Float32, evidence: Float32, image: float) -> Float32:
+    """Return local means, pulled towards the image's where there is little evidence."""
+    return (total + _PRIOR_ERROR * np.float32(image)) / (evidence + np.float32(_PRIOR_ERROR))
+
+
+class Detail:
+    """Edges and faint structure of a clean slice, and what an image keeps of their slopes.
+
+    Losses are relative to ``best``, the image that shows most of them. Kept is the regression of
+    the image's slopes on the structure's: noise in the image, which points anywhere, adds nothing
+    to it, where a comparison of slopes' sizes would count noise as detail.
+
+    Attributes:
+        most: shares of strong and of faint slopes that ``best`` keeps.
+    """
+
+    def __init__(self, clean: CleanSlice, best: Float32) -> None:
+        self._slope = _slope(clean.structure)
+        # The blur tells an edge, which goes on for a few pixels, from grain.
+        size = np.hypot(*_slope(ndi.gaussian_filter(clean.structure, 1.0)))
+        self._strong = clean.body & (size >= _STRONG)
+        self._faint = clean.body & (size >= _FAINT) & (size < _STRONG)
+        self.most = self._shares(_slope(best))
+
+    def losses(self, hu: Float32) -> tuple[float, float]:
+        """Return the lost share (0...1) of strong edges and of faint structure."""
+        strong, faint = (
+            min(max(1.0 - share / most, 0.0), 1.0)
+            for share, most in zip(self._shares(_slope(hu)), self.most, strict=True)
+        )
+        return strong, faint
+
+    def sizes(self) -> dict[str, Float32]:
+        """Return the squared slopes ``[512, 512]`` of the structure, strong and faint."""
+        squared = (self._slope**2).sum(axis=0)
+        return {"strong": squared * self._strong, "faint": squared * self._faint}
+
+    def kept(self, hu: Float32) -> tuple[Float32, Float32]:
+        """Return what an image has of these, as products of slopes ``[512, 512]``."""
+        products = (_slope(hu) * self._slope).sum(axis=0)
+        return products * self._strong, products * self._faint
+
+    def _shares(self, slope: Float32) -> tuple[float, float]:
+        return self._share(slope, self._strong), self._share(slope, self._faint)
+
+    def _share(self, slope: Float32, where: Mask) -> float:
+        mine, theirs = slope[:, where], self._slope[:, where]
+        power = float(np.sum(theirs**2, dtype=np.float64))
+        # A slice without such slopes has none to lose.
+        return float(np.sum(mine * theirs, dtype=np.float64)) / power if power > 0 else 1.0
+
+
+def _slope(hu: Float32) -> Float32:
+    # In the radiologists' window: an edge of bone or gas counts no more than they see of it.
+    # Finer than this little blur nothing is compared: every reconstruction takes that much.
+    seen = ndi.gaussian_filter(np.clip(hu, -160, 240), 0.7)
+    return np.asarray(np.stack([ndi.sobel(seen, 0), ndi.sobel(seen, 1)]) / 8, np.float32)

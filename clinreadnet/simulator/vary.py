@@ -1,0 +1,54 @@
+"""Other views of a scanned slice: another field of view, place, small turn, or mirror image."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import scipy.ndimage as ndi
+
+from clinreadnet.simulator.clean import AIR, Float32
+from clinreadnet.spec import SIZE
+
+# Widths of a field of view in millimetres, and the share of it that the body should leave free.
+_LEAST_MM, _MOST_MM = 255.0, 503.0
+_MAX_DEGREES = 8.0
+
+
+def vary_slice(
+    hu: Float32, pixel_mm: float, body_mm: float, rng: np.random.Generator
+) -> tuple[Float32, float]:
+    """Resample a slice as another scan of the patient could show it.
+
+    Interpolation smooths the slice's own noise: what is left of it is measured afterwards.
+
+    Args:
+        hu: ``[512, 512]`` float32 Hounsfield units.
+        pixel_mm: width of its pixels in millimetres.
+        body_mm: width of the body in millimetres; the new field of view holds most of it.
+        rng: source of the choice.
+
+    Returns:
+        The slice ``[512, 512]`` float32, and its pixels' width.
+    """
+    least = max(_LEAST_MM, 0.92 * body_mm)
+    most = max(least, _MOST_MM)
+    field = math.exp(float(rng.uniform(math.log(least), math.log(most))))
+    step = field / SIZE / pixel_mm  # old pixels for each new one
+    turn = math.radians(float(rng.uniform(-_MAX_DEGREES, _MAX_DEGREES)))
+    mirror = -1.0 if rng.random() < 0.5 else 1.0
+    free = max(field - body_mm, 10.0) / 2 / (field / SIZE)
+    shift = np.clip(rng.normal(0, 0.3, 2), -0.7, 0.7) * free
+    matrix = step * np.array(
+        [
+            [math.cos(turn), -math.sin(turn) * mirror],
+            [math.sin(turn), math.cos(turn) * mirror],
+        ]
+    )
+    centre = np.full(2, (SIZE - 1) / 2)
+    # Fewer pixels than before: what they cannot show must not fold back into them.
+    source = ndi.gaussian_filter(hu, 0.45 * (step - 1)) if step > 1.05 else hu
+    out = ndi.affine_transform(
+        source, matrix, centre - matrix @ (centre + shift), order=3, mode="constant", cval=AIR
+    )
+    return np.asarray(out, np.float32), pixel_mm * step

@@ -1,0 +1,90 @@
+"""What a trained network is given last: honest intervals, and a sense of what it has not seen."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from clinreadnet.console import progress_bar
+from clinreadnet.metrics import coverage
+from clinreadnet.model.network import ClinReadNet, encode
+from clinreadnet.spec import INTERVAL_MASS
+from clinreadnet.training.dataset import LabelledSlices
+
+NOVELTY_SLICES = 2048
+"""Training slices, at most, that say what is usual."""
+
+NOVELTY_QUANTILE = 0.99
+"""Share of the held-out slices that lie below the threshold."""
+
+NOVELTY_MARGIN = 1.1
+"""Factor on that: held-out slices are of the same simulator and the same scanners."""
+
+_TEMPERATURES = (0.05, 20.0)
+
+
+def fit_temperature(probs: NDArray[np.float64], labels: NDArray[np.floating]) -> float:
+    """Return the temperature at which the 90 % interval covers 90 % of the labels.
+
+    Args:
+        probs: [n, 21] probabilities at temperature 1.
+        labels: [n] the radiologists' scores.
+
+    Returns:
+        What to divide the logits by.
+    """
+    logits = np.log(np.maximum(probs, 1e-30))
+    low, high = (np.log(t) for t in _TEMPERATURES)
+    for _ in range(40):
+        middle = (low + high) / 2
+        if coverage(tempered(logits, float(np.exp(middle))), labels) < INTERVAL_MASS:
+            low = middle
+        else:
+            high = middle
+    return float(np.exp(high))
+
+
+def tempered(logits: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+    """Return the probabilities [n, 21] of logits [n, 21] at a temperature."""
+    scaled = logits / temperature
+    scaled = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    return np.asarray(scaled / scaled.sum(axis=1, keepdims=True))
+
+
+def fit_novelty(
+    model: ClinReadNet,
+    training: LabelledSlices,
+    validation: LabelledSlices,
+    seed: int,
+    *,
+    quiet: bool = False,
+) -> None:
+    """Tell the network which statistics of edges are usual, and set its threshold.
+
+    Args:
+        model: the trained network, in place.
+        training: slices that are usual; at most `NOVELTY_SLICES` of them are looked at.
+        validation: held-out slices, for the threshold; likewise.
+        seed: of the choice.
+        quiet: no progress bar.
+    """
+    rng = np.random.default_rng(seed)
+
+    def summaries(slices: LabelledSlices) -> torch.Tensor:
+        count = min(NOVELTY_SLICES, len(slices))
+        index = np.sort(rng.choice(len(slices), count, replace=False))
+        device = next(model.parameters()).device
+        found = []
+        with progress_bar(quiet=quiet) as bar, torch.inference_mode():
+            for i in bar.track(index.tolist(), description="edge statistics"):
+                hu = torch.from_numpy(slices.images(np.array([i]))).to(device)[:, None].float()
+                statistics = model.statistics(model.stem(encode(hu)))
+                found.append(model.novelty.summary(statistics))
+        return torch.cat(found)
+
+    model.eval()
+    model.novelty.fit(summaries(training))
+    distances = model.novelty.distance(summaries(validation))
+    threshold = torch.quantile(distances, NOVELTY_QUANTILE) * NOVELTY_MARGIN
+    model.novelty.threshold.copy_(threshold)

@@ -1,0 +1,113 @@
+"""Recipes: runs one after another, as TOML files in `recipes/`, one table a stage.
+
+Each stage starts from the checkpoint of the one before. A stage sets fields of `TrainConfig`, and
+`limit`, a time such as "2h", for ``limit_seconds``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from clinreadnet.errors import InputError
+from clinreadnet.training.config import TrainConfig
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run of a recipe; ``config.init`` is set when the stage before it is done."""
+
+    name: str
+    config: TrainConfig
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds of a duration such as 90s, 30m or 2h.
+
+    Raises:
+        InputError: another form, or zero.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip())
+    if match is None or not float(match[1]):
+        raise InputError(f"{text!r}: not a duration; write 90s, 30m or 2h")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def shipped_recipes() -> list[str]:
+    """Return the names of the recipes in this package."""
+    folder = files("clinreadnet.training").joinpath("recipes")
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir())
+
+
+def load_recipe(recipe: str | os.PathLike[str]) -> list[Stage]:
+    """Read a recipe.
+
+    Args:
+        recipe: the name of one in this package, or the path of a TOML file.
+
+    Raises:
+        InputError: no such recipe, not TOML, no stage, an unknown field, or a value out of range.
+    """
+    name = os.fspath(recipe)
+    if name in shipped_recipes():
+        text = files("clinreadnet.training").joinpath("recipes", f"{name}.toml").read_text("utf-8")
+    else:
+        path = Path(name)
+        if not path.is_file():
+            shipped = ", ".join(shipped_recipes())
+            raise InputError(f"{name}: no such recipe; give a TOML file, or one of {shipped}")
+        text = path.read_text(encoding="utf-8")
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{name}: not a TOML file ({error})") from None
+    stages = content.pop("stage", None)
+    if not isinstance(stages, list) or not stages or content:
+        raise InputError(f"{name}: a recipe holds [[stage]] tables and nothing else")
+    return _checked(name, [_stage(name, number, table) for number, table in enumerate(stages, 1)])
+
+
+def _stage(recipe: str, number: int, table: dict[str, Any]) -> Stage:
+    known = {field.name: field for field in fields(TrainConfig)}
+    values = dict(table)
+    name = values.pop("name", f"stage-{number}")
+    if "limit" in values:
+        values["limit_seconds"] = parse_duration(str(values.pop("limit")))
+    unknown = [key for key in values if key not in known or key == "init"]
+    if unknown:
+        listed = ", ".join(key for key in known if key != "init")
+        raise InputError(
+            f"{recipe}: stage {name}: unknown field {unknown[0]!r}; known: name, limit, {listed}"
+        )
+    defaults = TrainConfig()
+    for key, value in values.items():
+        usual = getattr(defaults, key)
+        if isinstance(usual, float) and type(value) is int:
+            values[key] = float(value)
+        elif usual is not None and type(value) is not type(usual):
+            raise InputError(
+                f"{recipe}: stage {name}: {key} is {value!r}, expected a "
+                f"{type(usual).__name__} such as {usual!r}"
+            )
+    return Stage(str(name), replace(defaults, **values))
+
+
+def _checked(recipe: str, stages: Sequence[Stage]) -> list[Stage]:
+    names = [stage.name for stage in stages]
+    if len(set(names)) < len(names):
+        raise InputError(f"{recipe}: two stages of one name")
+    for number, stage in enumerate(stages):
+        config = stage.config if number == 0 else replace(stage.config, init="the stage before")
+        try:
+            config.check()
+        except InputError as error:
+            raise InputError(f"{recipe}: stage {stage.name}: {error}") from None
+    return list(stages)

@@ -1,0 +1,145 @@
+"""The fused attention half of a block: limits, shapes, work and candidates."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from clinreadnet.kernels.dispatch import DTYPES, Limits
+from clinreadnet.kernels.grid import Formula
+from clinreadnet.kernels.ops.window_attention.spec import work as attention_work
+from clinreadnet.kernels.spec import (
+    FUSED_CHANNELS,
+    POINTERS,
+    STAGES,
+    Case,
+    KernelSource,
+    LayerShape,
+    NetworkShape,
+    OpSpec,
+    TuningEntry,
+    Work,
+    attention_parameters,
+    grouped,
+    layer_parameters,
+    make_case,
+)
+
+LIMITS = Limits(
+    dtypes=("float16", "bfloat16"),
+    capability=80,
+    channels=FUSED_CHANNELS,
+    head_dims=(16, 32),
+    windows=range(4, 9),
+    most_octaves=3,  # with a fourth some GPUs spill registers
+)
+
+_STAGES = tuple(stage for stage in STAGES if stage.channels in FUSED_CHANNELS)
+
+
+def build(capability: int, dtype: str, shape: LayerShape) -> Case:
+    """The block with the parameters of its scores in float32."""
+    from clinreadnet.kernels.ops.attention_block import kernel
+
+    config = kernel.attention_block_config(shape.channels, DTYPES[dtype], "", capability)
+    function = kernel._attention_block_fwd_kernel
+    pointers = {name: POINTERS[dtype] for name in function.arg_names if name.endswith("_ptr")}
+    wide = ("position_bias_ptr", "inv_temperature_ptr", "gates_ptr")
+    return make_case(
+        "attention_block",
+        capability,
+        function,
+        pointers | dict.fromkeys(wide, POINTERS["float32"]),
+        kernel.attention_block_constants(
+            shape.channels, shape.heads, shape.octaves, shape.window, shape.shift, 1e-5, config
+        ),
+        config.num_warps,
+    )
+
+
+def arguments(
+    shape: LayerShape, batch: int, dtype: str, device: torch.device
+) -> tuple[Tensor, ...]:
+    """Tokens, the parameters of the layers, and the float32 ones of the scores."""
+    c = shape.channels
+    x = torch.randn(batch, shape.side, shape.side, c, device=device).to(DTYPES[dtype])
+    layers = layer_parameters(dtype, device, (c,), (c,), (3 * c, c), (3 * c,), (c, c), (c,))
+    return x, *layers, *attention_parameters(shape, device)
+
+
+def work(shape: LayerShape, batch: int, item: int) -> Work:
+    """[B, S, S, C] to the same: what lies between the two ends stays on the chip."""
+    tokens, c = batch * shape.side**2, shape.channels
+    weights = 2 * c + (c + 1) * 3 * c + (c + 1) * c
+    parameters = shape.heads * (shape.window**4 + 1 + shape.octaves)
+    return Work(
+        2 * tokens * c * 4 * c + attention_work(shape, batch, item).flops,
+        item * (2 * tokens * c + weights) + 4 * parameters,
+    )
+
+
+def sources(network: NetworkShape) -> Iterator[KernelSource]:
+    """One kernel for all blocks that differ in size alone."""
+    from clinreadnet.kernels.ops.attention_block.kernel import attention_block_grid
+
+    def key(block: LayerShape) -> tuple[int, ...]:
+        return block.channels, block.heads, block.window, block.shift, block.octaves
+
+    fused = [block for block in network.blocks if block.channels in LIMITS.channels]
+    for blocks in grouped(fused, key):
+        c, heads, window, shift, octaves = key(blocks[0])
+
+        def grid(case: Case, window: int = window) -> Formula:
+            return attention_block_grid(Formula("B"), Formula("H"), Formula("W"), window)
+
+        yield KernelSource(
+            name=f"attention_block_{c}_shift{shift}",
+            shape=blocks[0],
+            grid=grid,
+            shapes={
+                "x": f"[B, H, W, {c}]",
+                "norm_weight": f"[{c}]",
+                "norm_bias": f"[{c}]",
+                "qkv_weight": f"[{3 * c}, {c}]",
+                "qkv_bias": f"[{3 * c}]",
+                "projection_weight": f"[{c}, {c}]",
+                "projection_bias": f"[{c}]",
+                "position_bias": f"[{heads}, {window**2}, {window**2}]",
+                "inv_temperature": f"[{heads}]",
+                "gates": f"[{heads}, {octaves}]",
+                "out": f"[B, H, W, {c}]",
+            },
+            uses=tuple({"layer": b.name, "H": b.side, "W": b.side} for b in blocks),
+        )
+
+
+def tuning(dtype: str, channels: str) -> TuningEntry:
+    """The block of a stage."""
+    (shape,) = (stage for stage in _STAGES if stage.channels == int(channels))
+    return TuningEntry(
+        candidates=tuple(
+            {"num_warps": warps, "stages": stages}
+            for warps, stages in itertools.product((2, 4, 8), (1, 2, 3))
+        ),
+        compiled=((dtype, shape),),
+        timed=((f"{channels} channels", dtype, shape),),
+    )
+
+
+ATTENTION_BLOCK = OpSpec(
+    name="attention_block",
+    decides="x",
+    limits=LIMITS,
+    compiled=_STAGES,
+    extremes=(LayerShape("base", 128, 96, heads=3, window=8, shift=4, octaves=3),),
+    benched=_STAGES,
+    build=build,
+    arguments=arguments,
+    options=lambda shape: {"window": shape.window, "shift": shape.shift},
+    work=work,
+    sources=sources,
+    tuning=tuning,
+)

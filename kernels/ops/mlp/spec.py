@@ -1,0 +1,123 @@
+"""The fused MLP half of a block: limits, shapes, work and candidates."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from clinreadnet.kernels.dispatch import DTYPES, Limits
+from clinreadnet.kernels.grid import Formula
+from clinreadnet.kernels.spec import (
+    FUSED_CHANNELS,
+    POINTERS,
+    STAGES,
+    Case,
+    KernelSource,
+    LayerShape,
+    NetworkShape,
+    OpSpec,
+    TuningEntry,
+    Work,
+    grouped,
+    layer_parameters,
+    make_case,
+)
+
+LIMITS = Limits(dtypes=("float32", "float16", "bfloat16"), capability=80, channels=FUSED_CHANNELS)
+
+_STAGES = tuple(stage for stage in STAGES if stage.channels in FUSED_CHANNELS)
+
+
+def build(capability: int, dtype: str, shape: LayerShape) -> Case:
+    """The MLP with all tensors of one type."""
+    from clinreadnet.kernels.ops.mlp import kernel
+
+    config = kernel.mlp_config(shape.channels, DTYPES[dtype], "", capability)
+    function = kernel._mlp_fwd_kernel
+    return make_case(
+        "mlp",
+        capability,
+        function,
+        {name: POINTERS[dtype] for name in function.arg_names if name.endswith("_ptr")},
+        kernel.mlp_constants(shape.channels, shape.hidden, 1e-5, config),
+        config.num_warps,
+    )
+
+
+def arguments(
+    shape: LayerShape, batch: int, dtype: str, device: torch.device
+) -> tuple[Tensor, ...]:
+    """Tokens and the parameters of the layers."""
+    c, hidden = shape.channels, shape.hidden
+    x = torch.randn(batch, shape.side, shape.side, c, device=device).to(DTYPES[dtype])
+    shapes = (c,), (c,), (hidden, c), (hidden,), (c, hidden), (c,)
+    return x, *layer_parameters(dtype, device, *shapes)
+
+
+def work(shape: LayerShape, batch: int, item: int) -> Work:
+    """[B, S, S, C] to the same: the hidden layer stays on the chip."""
+    tokens, c, hidden = batch * shape.side**2, shape.channels, shape.hidden
+    weights = 2 * c + (c + 1) * hidden + (hidden + 1) * c
+    return Work(2 * tokens * 2 * c * hidden, item * (2 * tokens * c + weights))
+
+
+def sources(network: NetworkShape) -> Iterator[KernelSource]:
+    """One kernel for all blocks of the same channels."""
+    from clinreadnet.kernels.ops.mlp.kernel import mlp_grid
+
+    def key(block: LayerShape) -> tuple[int, ...]:
+        return block.channels, block.hidden
+
+    fused = [block for block in network.blocks if block.channels in LIMITS.channels]
+    for blocks in grouped(fused, key):
+        c, hidden = key(blocks[0])
+        yield KernelSource(
+            name=f"mlp_{c}",
+            shape=blocks[0],
+            grid=lambda case: mlp_grid(Formula("tokens"), case.constants["BLOCK_M"]),
+            shapes={
+                "x": f"[tokens, {c}]",
+                "norm_weight": f"[{c}]",
+                "norm_bias": f"[{c}]",
+                "fc1_weight": f"[{hidden}, {c}]",
+                "fc1_bias": f"[{hidden}]",
+                "fc2_weight": f"[{c}, {hidden}]",
+                "fc2_bias": f"[{c}]",
+                "out": f"[tokens, {c}]",
+            },
+            uses=tuple({"layer": b.name, "tokens": b.side * b.side} for b in blocks),
+        )
+
+
+def tuning(dtype: str, channels: str) -> TuningEntry:
+    """The MLP of a stage."""
+    (shape,) = (stage for stage in _STAGES if stage.channels == int(channels))
+    precision = {"precision": "tf32x3"} if dtype == "float32" else {}
+    tiles = itertools.product((32, 64, 128), (16, 32, 64), (4, 8), (1, 2))
+    return TuningEntry(
+        candidates=tuple(
+            {"block_m": m, "block_hidden": n, "num_warps": warps, "stages": stages, **precision}
+            for m, n, warps, stages in tiles
+        ),
+        compiled=((dtype, shape),),
+        timed=((f"{channels} channels", dtype, shape),),
+    )
+
+
+MLP = OpSpec(
+    name="mlp",
+    decides="x",
+    limits=LIMITS,
+    compiled=_STAGES,
+    extremes=(),
+    benched=_STAGES,
+    build=build,
+    arguments=arguments,
+    options=lambda shape: {},
+    work=work,
+    sources=sources,
+    tuning=tuning,
+)

@@ -1,0 +1,117 @@
+"""Sobel stem: limits, shapes, work and candidates."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from clinreadnet.kernels.dispatch import DTYPES, Limits
+from clinreadnet.kernels.grid import Formula
+from clinreadnet.kernels.spec import (
+    POINTERS,
+    STEM,
+    Case,
+    KernelSource,
+    LayerShape,
+    NetworkShape,
+    OpSpec,
+    TuningEntry,
+    Work,
+    make_case,
+)
+
+LIMITS = Limits(dtypes=("float32", "float16", "bfloat16"), most_channels=64)
+
+_CHANNELS = {"16": 16, "32": 24, "64": 48}
+"""Output channels of the presets, by the number that the kernel pads them to."""
+
+
+def build(capability: int, dtype: str, shape: LayerShape) -> Case:
+    """The stem on float32 slices."""
+    from clinreadnet.kernels.ops.sobel_stem import kernel
+
+    config = kernel.sobel_stem_config(shape.channels, "", capability)
+    typed = dict.fromkeys(("weight_ptr", "bias_ptr", "out_ptr"), POINTERS[dtype])
+    return make_case(
+        "sobel_stem",
+        capability,
+        kernel._sobel_stem_fwd_kernel,
+        {"x_ptr": POINTERS["float32"]} | typed,
+        kernel.sobel_stem_constants(shape.channels, config),
+        config.num_warps,
+    )
+
+
+def arguments(
+    shape: LayerShape, batch: int, dtype: str, device: torch.device
+) -> tuple[Tensor, ...]:
+    """Encoded slices in float32, weight and bias."""
+    return (
+        torch.rand(batch, 1, shape.side, shape.side, device=device),
+        torch.randn(shape.channels, 4, 3, 3, device=device, dtype=DTYPES[dtype]) / 4,
+        torch.randn(shape.channels, device=device, dtype=DTYPES[dtype]),
+    )
+
+
+def work(shape: LayerShape, batch: int, item: int) -> Work:
+    """[B, 1, S, S] float32 to [B, C0, S / 2, S / 2]: a 3x3 convolution over four channels."""
+    pixels, channels = batch * (shape.side // 2) ** 2, shape.channels
+    moved = item * (pixels * channels + 4 * 9 * channels + channels)
+    return Work(2 * pixels * 4 * 9 * channels, 4 * batch * shape.side**2 + moved)
+
+
+def sources(network: NetworkShape) -> Iterator[KernelSource]:
+    """The one stem."""
+    from clinreadnet.kernels.ops.sobel_stem.kernel import sobel_stem_grid
+
+    stem, c0 = network.stem, network.stem.channels
+
+    def grid(case: Case) -> Formula:
+        sizes = Formula("B"), Formula("H"), Formula("W")
+        return sobel_stem_grid(*sizes, case.constants["BLOCK_H"], case.constants["BLOCK_W"])
+
+    yield KernelSource(
+        name="sobel_stem",
+        shape=stem,
+        grid=grid,
+        shapes={
+            "x": "[B, 1, H, W]",
+            "weight": f"[{c0}, 4, 3, 3]",
+            "bias": f"[{c0}]",
+            "out": f"[B, (H + 1) / 2, (W + 1) / 2, {c0}]",
+        },
+        uses=({"layer": stem.name, "H": stem.side, "W": stem.side},),
+    )
+
+
+def tuning(padded: str) -> TuningEntry:
+    """Output channels padded to ``padded``: one configuration for all types."""
+    shape = LayerShape("stem", STEM.side, _CHANNELS[padded])
+    tiles = [(2, 32), (2, 64), (4, 16), (4, 32), (4, 64), (8, 16), (8, 32)]
+    return TuningEntry(
+        candidates=tuple(
+            {"block_h": h, "block_w": w, "num_warps": warps}
+            for (h, w), warps in itertools.product(tiles, (4, 8))
+        ),
+        compiled=tuple((dtype, shape) for dtype in LIMITS.dtypes),
+        timed=tuple((dtype, dtype, shape) for dtype in LIMITS.dtypes),
+    )
+
+
+SOBEL_STEM = OpSpec(
+    name="sobel_stem",
+    decides="weight",
+    limits=LIMITS,
+    compiled=(STEM,),
+    extremes=(LayerShape("tiny", 512, 16), LayerShape("base", 512, 48)),
+    benched=(STEM,),
+    build=build,
+    arguments=arguments,
+    options=lambda shape: {},
+    work=work,
+    sources=sources,
+    tuning=tuning,
+)

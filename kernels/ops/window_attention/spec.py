@@ -1,0 +1,163 @@
+"""Windowed multi-temperature attention: limits, shapes, work and candidates."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from clinreadnet.kernels.dispatch import DTYPES, Limits
+from clinreadnet.kernels.grid import Formula
+from clinreadnet.kernels.spec import (
+    POINTERS,
+    STAGES,
+    Case,
+    KernelSource,
+    LayerShape,
+    NetworkShape,
+    OpSpec,
+    TuningEntry,
+    Work,
+    attention_parameters,
+    grouped,
+    make_case,
+)
+
+MOST_OCTAVES = 4
+
+LIMITS = Limits(
+    dtypes=("float32", "float16", "bfloat16"),
+    head_dims=(16, 32),
+    windows=range(4, 17),
+    most_octaves=MOST_OCTAVES,
+    window_before_80=8,
+)
+
+_WINDOWS = {"16": 4, "32": 5, "64": 8, "128": 11, "256": 16}
+"""A window of each number of tokens that the kernel pads to."""
+
+
+def largest(window: int, shift: int) -> LayerShape:
+    """The widest heads and most octaves that the op takes."""
+    width = max(LIMITS.head_dims)
+    return LayerShape(f"window {window}", 8 * window, width, 1, window, shift, MOST_OCTAVES)
+
+
+def build(capability: int, dtype: str, shape: LayerShape) -> Case:
+    """Attention of any number of heads."""
+    from clinreadnet.kernels.ops.window_attention import kernel
+
+    config = kernel.window_attention_config(shape.window, DTYPES[dtype], "", capability)
+    wide = dict.fromkeys(("bias_ptr", "inv_temperature_ptr", "gates_ptr"), POINTERS["float32"])
+    return make_case(
+        "window_attention",
+        capability,
+        kernel._window_attention_fwd_kernel,
+        wide | dict.fromkeys(("qkv_ptr", "out_ptr"), POINTERS[dtype]),
+        kernel.window_attention_constants(
+            shape.window, shape.shift, shape.head_dim, shape.octaves, config
+        ),
+        config.num_warps,
+    )
+
+
+def arguments(
+    shape: LayerShape, batch: int, dtype: str, device: torch.device
+) -> tuple[Tensor, ...]:
+    """Queries, keys and values, and the float32 parameters of the scores."""
+    qkv = torch.randn(batch, shape.side, shape.side, 3 * shape.channels, device=device)
+    return qkv.to(DTYPES[dtype]), *attention_parameters(shape, device)
+
+
+def work(shape: LayerShape, batch: int, item: int) -> Work:
+    """Qkv [B, S, S, 3C] to [B, S, S, C]; its parameters are float32."""
+    tokens, n = batch * shape.side**2, shape.window**2
+    parameters = shape.heads * (n * n + 1 + shape.octaves)
+    return Work(
+        2 * 2 * tokens * n * shape.channels, item * 4 * tokens * shape.channels + 4 * parameters
+    )
+
+
+def sources(network: NetworkShape) -> Iterator[KernelSource]:
+    """One kernel for all layers that differ in size or number of heads alone."""
+    from clinreadnet.kernels.ops.window_attention.kernel import window_attention_grid
+
+    def key(block: LayerShape) -> tuple[int, ...]:
+        return block.window, block.shift, block.head_dim, block.octaves
+
+    for blocks in grouped(network.blocks, key):
+        window, shift, head_dim, octaves = key(blocks[0])
+
+        def grid(case: Case, window: int = window) -> Formula:
+            sizes = Formula("B"), Formula("H"), Formula("W"), Formula("heads")
+            return window_attention_grid(*sizes, window, case.constants["BLOCK_M"])
+
+        yield KernelSource(
+            name=f"window_attention_shift{shift}",
+            shape=blocks[0],
+            grid=grid,
+            shapes={
+                "qkv": f"[B, H, W, 3 * heads * {head_dim}]",
+                "bias": f"[heads, {window**2}, {window**2}]",
+                "inv_temperature": "[heads]",
+                "gates": f"[heads, {octaves}]",
+                "out": f"[B, H, W, heads * {head_dim}]",
+            },
+            uses=tuple(
+                {
+                    "layer": f"{block.name}.attention",
+                    "H": block.side,
+                    "W": block.side,
+                    "heads": block.heads,
+                }
+                for block in blocks
+            ),
+        )
+
+
+def tuning(dtype: str, padded: str) -> TuningEntry:
+    """Windows whose tokens are padded to ``padded``, on the heads of each stage."""
+    window = _WINDOWS[padded]
+    rows = [m for m in (16, 32, 64, 128) if m <= int(padded)]
+    precision = {"precision": "tf32x3"} if dtype == "float32" else {}
+    return TuningEntry(
+        candidates=tuple(
+            {"block_m": m, "num_warps": warps, **precision}
+            for m, warps in itertools.product(rows, (1, 2, 4, 8))
+        ),
+        compiled=((dtype, largest(window, window // 2)),),
+        timed=tuple(
+            (
+                stage.name,
+                dtype,
+                LayerShape(
+                    stage.name,
+                    window * max(1, stage.side // window),
+                    stage.channels,
+                    stage.heads,
+                    window,
+                    window // 2,
+                    stage.octaves,
+                ),
+            )
+            for stage in STAGES
+        ),
+    )
+
+
+WINDOW_ATTENTION = OpSpec(
+    name="window_attention",
+    decides="qkv",
+    limits=LIMITS,
+    compiled=STAGES[:1],
+    extremes=tuple(largest(window, 2) for window in (4, 5, 7, 11, 16)),
+    benched=STAGES,
+    build=build,
+    arguments=arguments,
+    options=lambda shape: {"window": shape.window, "shift": shape.shift},
+    work=work,
+    sources=sources,
+    tuning=tuning,
+)

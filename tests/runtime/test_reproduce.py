@@ -1,0 +1,74 @@
+"""Slices run in batches, and their outputs compared with a reference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from clinreadnet.runtime.reproduce import compare_outputs, reproduce, run_batch, run_slices
+
+
+class Doubling:
+    """Scores a slice with twice its first pixel, and remembers the batches."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+
+    def __call__(self, hu: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        first = hu[:, 0, 0, 0]
+        self.batches.append(first.tolist())
+        return {"score": 2.0 * first}
+
+
+def slices(n: int) -> NDArray[np.int16]:
+    return np.full((n, 2, 2), np.arange(1, n + 1)[:, None, None], np.int16)
+
+
+def test_a_small_batch_is_filled_up_with_its_last_slice() -> None:
+    run = Doubling()
+    assert run_batch(run, slices(2), 4)["score"].tolist() == [2, 4]
+    assert run_batch(run, slices(4), 4)["score"].tolist() == [2, 4, 6, 8]
+    assert run.batches == [[1, 2, 2, 2], [1, 2, 3, 4]]
+
+
+def test_slices_run_in_batches_and_stay_in_order() -> None:
+    run, seen = Doubling(), []
+    outputs = run_slices(run, slices(5), batch=2, smallest=2, advance=seen.append)
+    assert outputs["score"].tolist() == [2, 4, 6, 8, 10]
+    assert run.batches == [[1, 2], [3, 4], [5, 5]]
+    assert seen == [2, 2, 1]
+
+
+def test_slices_are_read_when_their_turn_comes() -> None:
+    run, read = Doubling(), []
+
+    def reading() -> Any:
+        for one in slices(3):
+            read.append(len(run.batches))
+            yield one
+
+    run_slices(run, reading())
+    assert read == [0, 1, 2]
+
+
+def test_reproducing_is_within_the_limit_or_says_what_is_not() -> None:
+    reference = {"score": np.array([2.0, 4.0, 6.0]), "label": np.zeros(3)}
+    assert reproduce(Doubling(), slices(3), reference, 0.0).failures() == []
+    reference["score"] = np.array([2.0, 4.0, 5.0])
+    found = reproduce(Doubling(), slices(3), reference, 1e-2)
+    assert found.worst_score_difference == pytest.approx(1.0)
+    assert found.failures() == ["score is off by 1.5e-01 (limit 1e-02)"]
+    assert found.failures("budget") == ["score is off by 1.5e-01 (budget 1e-02)"]
+
+
+def test_what_is_not_finite_is_outside_every_limit() -> None:
+    outputs = {"score": np.array([np.nan, 1.0]), "probs": np.array([1.0])}
+    found = compare_outputs(outputs, {"score": np.ones(2), "probs": np.ones(1)}, np.inf)
+    assert found.worst_score_difference == float("inf")
+    assert found.errors == {"score": float("inf"), "probs": 0.0}
+    assert compare_outputs({"probs": outputs["probs"]}, outputs, 1.0).worst_score_difference is None
+    nan = compare_outputs({"score": np.ones(1)}, {"score": np.array([np.nan])}, 1.0)
+    assert len(nan.failures()) == 1
