@@ -221,7 +221,7 @@ def test_engines_are_built_in_it(
 def test_the_layers_of_an_engine_are_held_to_it(made_up: None) -> None:
     from clinreadnet.export.engines.layers import check_built, check_types
 
-    products = {"MATRIX_MULTIPLY": {"FLOAT": 2, "HALF": 3}, "CONVOLUTION": {"FLOAT": 1, "HALF": 3}}
+    products = {"MATRIX_MULTIPLY": {"FLOAT": 5, "HALF": 3}, "CONVOLUTION": {"FLOAT": 1, "HALF": 3}}
     check_types(products, "fp12", "graph")
     check_types(products, "tf16", "graph")
     check_types(products | {"QUANTIZE": {"INT4": 2}}, "int4", "graph")

@@ -20,8 +20,9 @@ LayerTypes = dict[str, dict[str, int]]
 _PRODUCTS = ("MATRIX_MULTIPLY", "CONVOLUTION")
 _FLOAT32_KINDS = ("NORMALIZATION", "SOFTMAX", "REDUCE", "UNARY")
 """The float32 islands: LayerNorm, the softmaxes and their exponentials and sums, the mixture."""
-_OWN = {"CONVOLUTION": 1, "MATRIX_MULTIPLY": 2}
-"""Float32 products of the network's own: the Sobel edges; what the head makes of statistics."""
+_OWN = {"CONVOLUTION": 1, "MATRIX_MULTIPLY": 5}
+"""Float32 products of the network's own: the Sobel edges; the mixture of votes, the pooled tokens
+and the two layers that read them, and the whitening of the novelty."""
 
 
 def layers_path(engine: Path) -> Path:
