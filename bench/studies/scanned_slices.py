@@ -64,11 +64,11 @@ def without_stages(model: ClinReadNet, hu: np.ndarray) -> dict[str, np.ndarray]:
     def zeros(x: torch.Tensor) -> torch.Tensor:
         return torch.zeros_like(attend(x))
 
-    model.attend = zeros  # type: ignore[method-assign]
+    model.attend = zeros
     try:
         return predict(model, hu)
     finally:
-        model.attend = attend  # type: ignore[method-assign]
+        model.attend = attend
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
