@@ -1,0 +1,201 @@
+"""Shared memory of all blocks that run together, and who touched each of its bytes when.
+
+Two bytes, a granule, are watched as one: no instruction of these kernels moves fewer. Time passes
+for a block at its barriers, and for a warp at those too and at ``bar.warp.sync``. Two accesses to a
+granule, one of them a write, are ordered if time has passed between them: a block's if the
+threads are of two warps, a warp's if they are of one. Otherwise they are a race.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from support.ptx.errors import Misaligned, NotWaited, OutOfBounds, Race, Unwritten
+from support.ptx.memory import WORDS
+
+GRANULE = 2
+WARP = 32
+
+
+class SharedMemory:
+    """One array of bytes for each block.
+
+    Args:
+        size: bytes of a block.
+        blocks: how many.
+        threads: of a block.
+    """
+
+    def __init__(self, size: int, blocks: int, threads: int):
+        self.size = size
+        self._stride = -(-max(size, 16) // 16) * 16
+        self._warps = threads // WARP
+        granules = blocks * self._stride // GRANULE
+        self._data = np.full(blocks * self._stride, 0xFF, np.uint8)
+        self._thread = np.arange(blocks * threads, dtype=np.int32)
+        self._block = self._thread // threads
+        self._warp = self._thread // WARP
+        self.block_time = np.ones(blocks, np.int32)
+        self.warp_time = np.ones(blocks * self._warps, np.int32)
+        # The last write of each granule.
+        self._writer = np.full(granules, -1, np.int32)
+        self._written_block = np.zeros(granules, np.int32)
+        self._written_warp = np.zeros(granules, np.int32)
+        # The last read of each granule by each warp of its block.
+        self._reader = np.full((self._warps, granules), -1, np.int32)
+        self._read_block = np.zeros((self._warps, granules), np.int32)
+        self._read_warp = np.zeros((self._warps, granules), np.int32)
+        self._arriving = np.zeros(granules, bool)
+        """Whether an asynchronous copy to the granule has not been waited for."""
+        self._in_use = np.zeros(granules, np.int16)
+        """Asynchronous products that still read the granule."""
+        self._unfenced = np.zeros(granules, bool)
+        """Whether no proxy fence has followed the granule's last write."""
+
+    def load(
+        self, threads: NDArray[np.int32], addresses: NDArray[np.int64], size: int
+    ) -> NDArray[np.generic]:
+        """Words of ``size`` bytes, one for each of ``threads`` at ``addresses`` of its block."""
+        flat = self._flat(threads, addresses, size, "load")
+        granules, threads = self._granules(flat, threads, size)
+        self._check_read(granules, threads)
+        warp = self._warp[threads]
+        inner = warp % self._warps
+        self._reader[inner, granules] = threads
+        self._read_block[inner, granules] = self.block_time[self._block[threads]]
+        self._read_warp[inner, granules] = self.warp_time[warp]
+        return self._data.view(WORDS[size])[flat // size]
+
+    def store(
+        self,
+        threads: NDArray[np.int32],
+        addresses: NDArray[np.int64],
+        words: NDArray[np.generic],
+        size: int,
+    ) -> None:
+        """Write one word of ``size`` bytes for each of ``threads``."""
+        flat = self._flat(threads, addresses, size, "store")
+        granules, owners = self._granules(flat, threads, size)
+        self._check_write(granules, owners)
+        view = self._data.view(WORDS[size])
+        view[flat // size] = words
+        if (view[flat // size].view(np.uint8) != words.view(np.uint8)).any():
+            raise Race("threads write different values to the same bytes of shared memory at once")
+        self._stamp(granules, owners)
+
+    def copy(
+        self,
+        threads: NDArray[np.int32],
+        addresses: NDArray[np.int64],
+        words: NDArray[np.generic],
+        size: int,
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Begin an asynchronous copy of one word each; the result is for `arrive`."""
+        self.store(threads, addresses, words, size)
+        flat = self._flat(threads, addresses, size, "copy")
+        granules, owners = self._granules(flat, threads, size)
+        self._arriving[granules] = True
+        return granules, owners
+
+    def arrive(self, granules: NDArray[np.int64], threads: NDArray[np.int32]) -> None:
+        """End an asynchronous copy: its bytes are written now, by the threads that began it."""
+        self._arriving[granules] = False
+        self._stamp(granules, threads)
+
+    def read_matrix(
+        self, blocks: NDArray[np.int32], addresses: NDArray[np.int64]
+    ) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
+        """Words of 16 bytes [blocks, n] that an asynchronous product reads, and their granules."""
+        first = (blocks * self._warps * WARP).astype(np.int32)
+        threads = np.repeat(first, addresses.shape[1])
+        flat = self._flat(threads, addresses.reshape(-1), 16, "load")
+        granules, threads = self._granules(flat, threads, 16)
+        self._check_state(granules)
+        recent = self._written_block[granules] == self.block_time[self._block[threads]]
+        if recent.any():
+            raise Race("a warp-group product reads shared memory written since the last barrier")
+        if self._unfenced[granules].any():
+            raise NotWaited("no fence.proxy.async between a write and a warp-group product")
+        self._in_use[granules] += 1
+        return self._data.view(WORDS[16])[flat // 16].reshape(addresses.shape), granules
+
+    def release(self, granules: NDArray[np.int64]) -> None:
+        """End an asynchronous product's reads."""
+        self._in_use[granules] -= 1
+
+    def fence(self) -> None:
+        """Make what was written visible to asynchronous products."""
+        self._unfenced[:] = False
+
+    def _flat(
+        self, threads: NDArray[np.int32], addresses: NDArray[np.int64], size: int, verb: str
+    ) -> NDArray[np.int64]:
+        wrong = (addresses < 0) | (addresses + size > self.size)
+        if wrong.any():
+            place = int(addresses[wrong][0])
+            raise OutOfBounds(f"{verb} of {size} bytes at {place} of {self.size} of shared memory")
+        if (addresses % size).any():
+            place = int(addresses[addresses % size != 0][0])
+            raise Misaligned(f"{verb} of {size} bytes at {place} of shared memory")
+        return addresses + self._block[threads] * np.int64(self._stride)
+
+    @staticmethod
+    def _granules(
+        flat: NDArray[np.int64], threads: NDArray[np.int32], size: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        count = size // GRANULE
+        granules = (flat // GRANULE)[:, None] + np.arange(count)
+        return granules.reshape(-1), np.repeat(threads, count)
+
+    def _check_state(self, granules: NDArray[np.int64]) -> None:
+        if (self._writer[granules] < 0).any():
+            raise Unwritten("reads shared memory that nothing has written")
+        if self._arriving[granules].any():
+            raise NotWaited("reads what an asynchronous copy still writes")
+
+    def _check_read(self, granules: NDArray[np.int64], threads: NDArray[np.int32]) -> None:
+        self._check_state(granules)
+        if self._after_write(granules, threads).any():
+            raise Race(
+                "reads shared memory that another thread has written, with no barrier between"
+            )
+
+    def _after_write(
+        self, granules: NDArray[np.int64], threads: NDArray[np.int32]
+    ) -> NDArray[np.bool_]:
+        """Whether another thread's write is not ordered before now."""
+        writers = self._writer[granules]
+        warp = self._warp[threads]
+        same_warp = self._warp[writers] == warp
+        now = np.where(same_warp, self.warp_time[warp], self.block_time[self._block[threads]])
+        then = np.where(same_warp, self._written_warp[granules], self._written_block[granules])
+        return (writers >= 0) & (writers != threads) & (now == then)
+
+    def _check_write(self, granules: NDArray[np.int64], threads: NDArray[np.int32]) -> None:
+        if self._arriving[granules].any():
+            raise NotWaited("writes where an asynchronous copy still writes")
+        if self._in_use[granules].any():
+            raise NotWaited("writes what an asynchronous product still reads")
+        if self._after_write(granules, threads).any():
+            raise Race(
+                "writes shared memory that another thread has written, with no barrier between"
+            )
+        warp, block = self._warp[threads], self._block[threads]
+        for inner in range(self._warps):
+            readers = self._reader[inner, granules]
+            own = warp % self._warps == inner
+            now = np.where(own, self.warp_time[warp], self.block_time[block])
+            then = np.where(
+                own, self._read_warp[inner, granules], self._read_block[inner, granules]
+            )
+            if ((readers >= 0) & (readers != threads) & (now == then)).any():
+                raise Race(
+                    "writes shared memory that another thread reads, with no barrier between"
+                )
+
+    def _stamp(self, granules: NDArray[np.int64], threads: NDArray[np.int32]) -> None:
+        self._writer[granules] = threads
+        self._written_block[granules] = self.block_time[self._block[threads]]
+        self._written_warp[granules] = self.warp_time[self._warp[threads]]
+        self._unfenced[granules] = True
