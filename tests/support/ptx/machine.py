@@ -41,6 +41,9 @@ TYPES = {
 }  # fmt: skip
 """What holds the bits of a PTX type."""
 
+GARBAGE = 0xDEAD_BEEF_DEAD_BEEF
+"""What a register holds that nothing has written."""
+
 STEPS = 400_000
 """Instructions after which a kernel is taken to loop for ever."""
 
@@ -140,6 +143,12 @@ class Machine:
             return np.zeros(self.lanes, dtype)
         raise PtxError(f"an operand that the machine does not know: {operand}")
 
+    def read_packed(self, operand: Operand, kind: str = "b32") -> Array:
+        """As ``read``, for part of a word: the compiler fills one with what nothing has written."""
+        if isinstance(operand, Register) and self.registers[operand.index] is None:
+            return np.full(self.lanes, GARBAGE, np.uint64).astype(TYPES[kind])
+        return self.read(operand, kind)
+
     def signed(self, operand: Operand, kind: str) -> Array:
         """An operand as signed integers."""
         bits = self.read(operand, kind)
@@ -159,10 +168,7 @@ class Machine:
         if self.mask is not None:
             before = self.registers[operand.index]
             if before.__class__ is not np.ndarray:
-                # Threads that have set nothing hold what no program expects.
-                before = np.full(self.lanes, True if value.dtype == bool else -1).astype(
-                    value.dtype
-                )
+                before = np.full(self.lanes, GARBAGE, np.uint64).astype(value.dtype)
             value = np.where(self.mask, value, before)
         self.registers[operand.index] = value
 

@@ -1,4 +1,4 @@
-"""Global memory: allocations with exact bounds, read-only inputs and an output that starts unset."""
+"""Global memory: exact bounds, inputs that nothing writes, an output that starts unset."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Allocation:
 
     name: str
     start: int
-    """Offset from ``BASE``; a multiple of the alignment that a launch promises, of no larger one."""
+    """Offset from ``BASE``: a multiple of the alignment that a launch promises, not of more."""
     size: int
     output: bool
 

@@ -10,7 +10,7 @@ from support.ptx.instructions import instruction
 from support.ptx.machine import Array, Machine
 from support.ptx.program import Instruction, Operand
 
-I, M = Instruction, Machine
+One, M = Instruction, Machine
 FLOAT = np.float32
 SMALLEST_NORMAL = FLOAT(2.0**-126)
 
@@ -36,31 +36,31 @@ def packed(values: Array) -> Array:
 
 
 @instruction("Floating Point: add", "add.{f32,rn.f32}")
-def add(m: M, i: I) -> None:
+def add(m: M, i: One) -> None:
     d, a, b = i.operands
     m.write(d, m.number(a) + m.number(b))
 
 
 @instruction("Floating Point: sub", "sub.{f32,rn.f32}")
-def sub(m: M, i: I) -> None:
+def sub(m: M, i: One) -> None:
     d, a, b = i.operands
     m.write(d, m.number(a) - m.number(b))
 
 
 @instruction("Floating Point: mul", "mul.{f32,rn.f32}")
-def mul(m: M, i: I) -> None:
+def mul(m: M, i: One) -> None:
     d, a, b = i.operands
     m.write(d, m.number(a) * m.number(b))
 
 
 @instruction("Floating Point: mul", "mul.{ftz.f32,rn.ftz.f32}")
-def mul_ftz(m: M, i: I) -> None:
+def mul_ftz(m: M, i: One) -> None:
     d, a, b = i.operands
     m.write(d, flushed(flushed(m.number(a)) * flushed(m.number(b))))
 
 
 @instruction("Floating Point: fma", "fma.rn.f32")
-def fma(m: M, i: I) -> None:
+def fma(m: M, i: One) -> None:
     """One rounding; float64 makes it two where they differ in one case of 2**29."""
     d, a, b, c = i.operands
     product = m.number(a).astype(np.float64) * m.number(b)
@@ -68,14 +68,14 @@ def fma(m: M, i: I) -> None:
 
 
 @instruction("Floating Point: fma", "fma.rn.ftz.f32")
-def fma_ftz(m: M, i: I) -> None:
+def fma_ftz(m: M, i: One) -> None:
     d, *terms = i.operands
     a, b, c = (flushed(m.number(one)) for one in terms)
     m.write(d, flushed((a.astype(np.float64) * b + c).astype(FLOAT)))
 
 
 @instruction("Floating Point: add, sub, mul", "{add,sub,mul}.{f32x2,rn.f32x2}")
-def arithmetic_x2(m: M, i: I) -> None:
+def arithmetic_x2(m: M, i: One) -> None:
     d, a, b = i.operands
     x, y = pairs(m, a), pairs(m, b)
     name = i.opcode.partition(".")[0]
@@ -83,20 +83,20 @@ def arithmetic_x2(m: M, i: I) -> None:
 
 
 @instruction("Floating Point: fma", "fma.rn.f32x2")
-def fma_x2(m: M, i: I) -> None:
+def fma_x2(m: M, i: One) -> None:
     d, a, b, c = i.operands
     m.write(d, packed((pairs(m, a).astype(np.float64) * pairs(m, b) + pairs(m, c)).astype(FLOAT)))
 
 
 @instruction("Mixed Precision Floating Point: add, sub", "{add,sub}.{f32,rn.f32}.{f16,bf16}")
-def mixed(m: M, i: I) -> None:
+def mixed(m: M, i: One) -> None:
     d, a, c = i.operands
     x, y = widened(m.read(a, i.kind), i.kind), m.number(c)
     m.write(d, x + y if i.opcode.startswith("add") else x - y)
 
 
 @instruction("Mixed Precision Floating Point: fma", "fma.rn.f32.{f16,bf16}")
-def mixed_fma(m: M, i: I) -> None:
+def mixed_fma(m: M, i: One) -> None:
     d, a, b, c = i.operands
     x, y = (widened(m.read(one, i.kind), i.kind).astype(np.float64) for one in (a, b))
     m.write(d, (x * y + m.number(c)).astype(FLOAT))
@@ -110,7 +110,7 @@ def widened(bits: Array, kind: str) -> Array:
 
 
 @instruction("Floating Point: min, max", "{min,max}.f32")
-def extreme(m: M, i: I) -> None:
+def extreme(m: M, i: One) -> None:
     """Of two or three; one that is no number is left out."""
     d, *terms = i.operands
     choose = np.fmin if i.opcode.startswith("min") else np.fmax
@@ -118,82 +118,82 @@ def extreme(m: M, i: I) -> None:
 
 
 @instruction("Floating Point: neg", "neg.f32")
-def neg(m: M, i: I) -> None:
+def neg(m: M, i: One) -> None:
     d, a = i.operands
     m.write(d, -m.number(a))
 
 
 @instruction("Floating Point: abs", "abs.f32")
-def absolute(m: M, i: I) -> None:
+def absolute(m: M, i: One) -> None:
     d, a = i.operands
     m.write(d, np.abs(m.number(a)))
 
 
 @instruction("Floating Point: abs", "abs.ftz.f32")
-def absolute_ftz(m: M, i: I) -> None:
+def absolute_ftz(m: M, i: One) -> None:
     d, a = i.operands
     m.write(d, flushed(np.abs(m.number(a))))
 
 
 @instruction("Floating Point: copysign", "copysign.f32")
-def copysign(m: M, i: I) -> None:
+def copysign(m: M, i: One) -> None:
     d, a, b = i.operands
     m.write(d, np.copysign(m.number(b), m.number(a)))
 
 
 @instruction("Floating Point: div", "div.rn.f32")
-def divide(m: M, i: I) -> None:
+def divide(m: M, i: One) -> None:
     d, a, b = i.operands
     m.write(d, m.number(a) / m.number(b))
 
 
 @instruction("Floating Point: div", "div.full.f32")
-def divide_full(m: M, i: I) -> None:
+def divide_full(m: M, i: One) -> None:
     """Two units in the last place at most."""
     d, a, b = i.operands
     m.write(d, erring(m, m.number(a).astype(np.float64) / m.number(b), 2 * 2.0**-23))
 
 
 @instruction("Floating Point: rcp", "rcp.approx.ftz.f32")
-def rcp(m: M, i: I) -> None:
+def rcp(m: M, i: One) -> None:
     """One unit in the last place at most."""
     d, a = i.operands
     m.write(d, flushed(erring(m, 1 / flushed(m.number(a)).astype(np.float64), 2.0**-23)))
 
 
 @instruction("Floating Point: rcp", "rcp.rn.f32")
-def rcp_rn(m: M, i: I) -> None:
+def rcp_rn(m: M, i: One) -> None:
     d, a = i.operands
     m.write(d, FLOAT(1) / m.number(a))
 
 
 @instruction("Floating Point: sqrt", "sqrt.rn.f32")
-def sqrt(m: M, i: I) -> None:
+def sqrt(m: M, i: One) -> None:
     d, a = i.operands
     m.write(d, np.sqrt(m.number(a)))
 
 
 @instruction("Floating Point: sqrt", "sqrt.approx.{f32,ftz.f32}")
-def sqrt_approx(m: M, i: I) -> None:
+def sqrt_approx(m: M, i: One) -> None:
     d, a = i.operands
     m.write(d, erring(m, np.sqrt(flushed(m.number(a)).astype(np.float64)), 2.0**-23))
 
 
 @instruction("Floating Point: rsqrt", "rsqrt.approx.{f32,ftz.f32}")
-def rsqrt(m: M, i: I) -> None:
+def rsqrt(m: M, i: One) -> None:
     d, a = i.operands
     exact = 1 / np.sqrt(flushed(m.number(a)).astype(np.float64))
     m.write(d, erring(m, exact, 2.0**-22.9))
 
 
 @instruction("Floating Point: ex2", "ex2.approx.ftz.f32")
-def ex2(m: M, i: I) -> None:
+def ex2(m: M, i: One) -> None:
     d, a = i.operands
     exact = np.exp2(flushed(m.number(a)).astype(np.float64))
     m.write(d, flushed(erring(m, exact, 2.0**-22)))
 
 
 @instruction("Floating Point: tanh", "tanh.approx.f32")
-def tanh(m: M, i: I) -> None:
+def tanh(m: M, i: One) -> None:
     d, a = i.operands
     m.write(d, erring(m, np.tanh(m.number(a).astype(np.float64)), 2.0**-11))

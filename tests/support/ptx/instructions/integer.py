@@ -9,7 +9,7 @@ from support.ptx.instructions import instruction
 from support.ptx.machine import TYPES, Array, Machine
 from support.ptx.program import Instruction
 
-I, M = Instruction, Machine
+One, M = Instruction, Machine
 
 
 def _bits(kind: str) -> int:
@@ -22,25 +22,25 @@ def _typed(m: M, operand: object, kind: str) -> Array:
 
 
 @instruction("Integer Arithmetic: add", "add.{s16,u16,s32,u32,s64,u64}")
-def add(m: M, i: I) -> None:
+def add(m: M, i: One) -> None:
     d, a, b = i.operands
     m.write(d, m.read(a, i.kind) + m.read(b, i.kind))
 
 
 @instruction("Integer Arithmetic: sub", "sub.{s16,u16,s32,u32,s64,u64}")
-def sub(m: M, i: I) -> None:
+def sub(m: M, i: One) -> None:
     d, a, b = i.operands
     m.write(d, m.read(a, i.kind) - m.read(b, i.kind))
 
 
 @instruction("Integer Arithmetic: mul", "mul.lo.{s16,u16,s32,u32,s64,u64}")
-def mul_lo(m: M, i: I) -> None:
+def mul_lo(m: M, i: One) -> None:
     d, a, b = i.operands
     m.write(d, m.read(a, i.kind) * m.read(b, i.kind))
 
 
 @instruction("Integer Arithmetic: mul", "mul.wide.{s16,u16,s32,u32}")
-def mul_wide(m: M, i: I) -> None:
+def mul_wide(m: M, i: One) -> None:
     d, a, b = i.operands
     m.write(d, _widened(m, a, i.kind) * _widened(m, b, i.kind))
 
@@ -50,28 +50,28 @@ def _widened(m: M, operand: object, kind: str) -> Array:
     return _typed(m, operand, kind).astype(f"{letter}{_bits(kind) // 4}")
 
 
-@instruction("Integer Arithmetic: mul", "mul.hi.{s32,u32}")
-def mul_hi(m: M, i: I) -> None:
+@instruction("Integer Arithmetic: mul", "mul.hi.{s16,u16,s32,u32}")
+def mul_hi(m: M, i: One) -> None:
     d, a, b = i.operands
     product = _widened(m, a, i.kind) * _widened(m, b, i.kind)
-    m.write(d, (product >> 32).astype(np.uint32))
+    m.write(d, (product >> _bits(i.kind)).astype(TYPES[i.kind]))
 
 
 @instruction("Integer Arithmetic: mad", "mad.lo.{s16,u16,s32,u32,s64,u64}")
-def mad_lo(m: M, i: I) -> None:
+def mad_lo(m: M, i: One) -> None:
     d, a, b, c = i.operands
     m.write(d, m.read(a, i.kind) * m.read(b, i.kind) + m.read(c, i.kind))
 
 
 @instruction("Integer Arithmetic: mad", "mad.wide.{s32,u32}")
-def mad_wide(m: M, i: I) -> None:
+def mad_wide(m: M, i: One) -> None:
     d, a, b, c = i.operands
     product = _widened(m, a, i.kind) * _widened(m, b, i.kind)
     m.write(d, product + m.read(c, "u64").view(product.dtype))
 
 
 @instruction("Integer Arithmetic: div, rem", "{div,rem}.{s32,u32}")
-def divide(m: M, i: I) -> None:
+def divide(m: M, i: One) -> None:
     d, a, b = i.operands
     x, y = (_typed(m, one, i.kind).astype(np.int64) for one in (a, b))
     if (m.of_active(y) == 0).any():
@@ -83,26 +83,26 @@ def divide(m: M, i: I) -> None:
 
 
 @instruction("Integer Arithmetic: min, max", "{min,max}.{s16,u16,s32,u32,s64,u64}")
-def extreme(m: M, i: I) -> None:
+def extreme(m: M, i: One) -> None:
     d, a, b = i.operands
     choose = np.minimum if i.opcode.startswith("min") else np.maximum
     m.write(d, choose(_typed(m, a, i.kind), _typed(m, b, i.kind)))
 
 
 @instruction("Integer Arithmetic: neg", "neg.{s16,s32,s64}")
-def neg(m: M, i: I) -> None:
+def neg(m: M, i: One) -> None:
     d, a = i.operands
     m.write(d, -m.signed(a, i.kind))
 
 
 @instruction("Integer Arithmetic: abs", "abs.{s16,s32,s64}")
-def absolute(m: M, i: I) -> None:
+def absolute(m: M, i: One) -> None:
     d, a = i.operands
     m.write(d, np.abs(m.signed(a, i.kind)))
 
 
 @instruction("Integer Arithmetic: bfe", "bfe.{u32,s32}")
-def bfe(m: M, i: I) -> None:
+def bfe(m: M, i: One) -> None:
     d, a, position, length = i.operands
     bits = m.read(a).astype(np.int64)
     at, count = ((m.read(one) & 0xFF).astype(np.int64) for one in (position, length))
@@ -115,7 +115,7 @@ def bfe(m: M, i: I) -> None:
 
 
 @instruction("Integer Arithmetic: bfi", "bfi.b32")
-def bfi(m: M, i: I) -> None:
+def bfi(m: M, i: One) -> None:
     d, a, b, position, length = i.operands
     at, count = ((m.read(one) & 0xFF).astype(np.int64) for one in (position, length))
     mask = ((1 << np.minimum(count, 32)) - 1) << np.minimum(at, 32)
@@ -124,7 +124,7 @@ def bfi(m: M, i: I) -> None:
 
 
 @instruction("Logic and Shift: and, or, xor", "{and,or,xor}.{pred,b16,b32,b64}")
-def logic(m: M, i: I) -> None:
+def logic(m: M, i: One) -> None:
     d, a, b = i.operands
     x, y = m.read(a, i.kind), m.read(b, i.kind)
     name = i.opcode.partition(".")[0]
@@ -132,13 +132,13 @@ def logic(m: M, i: I) -> None:
 
 
 @instruction("Logic and Shift: not", "not.{pred,b16,b32,b64}")
-def invert(m: M, i: I) -> None:
+def invert(m: M, i: One) -> None:
     d, a = i.operands
     m.write(d, ~m.read(a, i.kind))
 
 
 @instruction("Logic and Shift: lop3", "lop3.b32")
-def lop3(m: M, i: I) -> None:
+def lop3(m: M, i: One) -> None:
     d, a, b, c, table = i.operands
     result = np.zeros(m.lanes, np.uint32)
     for row in range(8):
@@ -152,7 +152,7 @@ def lop3(m: M, i: I) -> None:
 
 
 @instruction("Logic and Shift: shl", "shl.{b16,b32,b64}")
-def shl(m: M, i: I) -> None:
+def shl(m: M, i: One) -> None:
     d, a, count = i.operands
     x, n, bits = m.read(a, i.kind), m.read(count), _bits(i.kind)
     shifted = x << np.minimum(n, bits - 1).astype(x.dtype)
@@ -160,7 +160,7 @@ def shl(m: M, i: I) -> None:
 
 
 @instruction("Logic and Shift: shr", "shr.{b16,b32,b64,u16,u32,u64,s16,s32,s64}")
-def shr(m: M, i: I) -> None:
+def shr(m: M, i: One) -> None:
     d, a, count = i.operands
     x, n, bits = _typed(m, a, i.kind), m.read(count), _bits(i.kind)
     shifted = x >> np.minimum(n, bits - 1).astype(x.dtype)
@@ -169,7 +169,7 @@ def shr(m: M, i: I) -> None:
 
 
 @instruction("Logic and Shift: shf", "shf.{l,r}.wrap.b32")
-def shf(m: M, i: I) -> None:
+def shf(m: M, i: One) -> None:
     d, a, b, count = i.operands
     both = m.read(a).astype(np.uint64) | m.read(b).astype(np.uint64) << np.uint64(32)
     n = (m.read(count) & 31).astype(np.uint64)
@@ -192,7 +192,7 @@ _COMPARE = {
     "setp.{eq,ne,lt,le,gt,ge}.{s16,u16,s32,u32,s64,u64}",
     "setp.{lo,ls,hi,hs}.{u16,u32,u64}",
 )
-def setp_integer(m: M, i: I) -> None:
+def setp_integer(m: M, i: One) -> None:
     d, a, b = i.operands
     m.write(d, _COMPARE[i.opcode.split(".")[1]](_typed(m, a, i.kind), _typed(m, b, i.kind)))
 
@@ -201,7 +201,7 @@ def setp_integer(m: M, i: I) -> None:
     "Comparison and Selection: setp",
     "setp.{eq,ne,lt,le,gt,ge,equ,neu,ltu,leu,gtu,geu,num,nan}.f32",
 )
-def setp_float(m: M, i: I) -> None:
+def setp_float(m: M, i: One) -> None:
     d, a, b = i.operands
     x, y = m.number(a), m.number(b)
     nan, name = np.isnan(x) | np.isnan(y), i.opcode.split(".")[1]
@@ -216,6 +216,6 @@ def setp_float(m: M, i: I) -> None:
     "Comparison and Selection: selp",
     "selp.{b16,b32,b64,u16,u32,u64,s16,s32,s64,f32}",
 )
-def selp(m: M, i: I) -> None:
+def selp(m: M, i: One) -> None:
     d, a, b, chosen = i.operands
     m.write(d, np.where(m.read(chosen, "pred"), m.read(a, i.kind), m.read(b, i.kind)))

@@ -9,11 +9,11 @@ from support.ptx.instructions import instruction
 from support.ptx.machine import TYPES, Array, Machine
 from support.ptx.program import Address, Instruction, Vector
 
-I, M = Instruction, Machine
+One, M = Instruction, Machine
 
 
 @instruction("Data Movement and Conversion: mov", "mov.{pred,b16,b32,b64,u16,u32,u64,f32}")
-def mov(m: M, i: I) -> None:
+def mov(m: M, i: One) -> None:
     """Packs a vector of registers into one, or unpacks one, where an operand is a vector."""
     d, a = i.operands
     if isinstance(d, Vector):
@@ -25,16 +25,17 @@ def mov(m: M, i: I) -> None:
     elif isinstance(a, Vector):
         size = np.dtype(TYPES[i.kind]).itemsize
         kind = f"b{8 * size // len(a.parts)}"
-        columns = np.stack([m.read(part, kind) for part in a.parts], axis=1)
+        columns = np.stack([m.read_packed(part, kind) for part in a.parts], axis=1)
         m.write(d, columns.view(f"u{size}")[:, 0])
     else:
         m.write(d, m.read(a, i.kind))
 
 
 @instruction("Data Movement and Conversion: prmt", "prmt.b32")
-def prmt(m: M, i: I) -> None:
+def prmt(m: M, i: One) -> None:
     d, a, b, selector = i.operands
-    source = m.read(a).astype(np.uint64) | m.read(b).astype(np.uint64) << np.uint64(32)
+    low, high = (m.read_packed(one).astype(np.uint64) for one in (a, b))
+    source = low | high << np.uint64(32)
     chosen, result = m.read(selector).astype(np.uint64), np.zeros(m.lanes, np.uint64)
     for place in range(4):
         nibble = chosen >> np.uint64(4 * place) & np.uint64(0xF)
@@ -46,7 +47,7 @@ def prmt(m: M, i: I) -> None:
 
 
 @instruction("Data Movement and Conversion: ld", "ld.param.{b32,u32,s32,b64,u64,s64}")
-def load_parameter(m: M, i: I) -> None:
+def load_parameter(m: M, i: One) -> None:
     d, address = i.operands
     assert isinstance(address, Address) and isinstance(address.base, str)
     if address.base not in m.parameters or address.offset:
@@ -60,7 +61,7 @@ _VECTORS = "{global,shared}{,.v2,.v4}.{b16,b32,b64,u16,u32,f32}"
 
 
 @instruction("Data Movement and Conversion: ld", f"ld.{_VECTORS}")
-def load(m: M, i: I) -> None:
+def load(m: M, i: One) -> None:
     d, address = i.operands
     parts = m.parts(d)
     size = np.dtype(TYPES[i.kind]).itemsize
@@ -94,7 +95,7 @@ def _words(m: M, parts: tuple[object, ...], kind: str) -> Array:
 
 
 @instruction("Data Movement and Conversion: st", f"st.{_VECTORS}")
-def store(m: M, i: I) -> None:
+def store(m: M, i: One) -> None:
     address, source = i.operands
     words = _words(m, m.parts(source), i.kind)
     where = m.of_active(m.addresses(address))
@@ -109,7 +110,7 @@ def store(m: M, i: I) -> None:
     "cp.async.ca.shared.global",
     "cp.async.cg.shared.global",
 )
-def copy(m: M, i: I) -> None:
+def copy(m: M, i: One) -> None:
     """Copies the first bytes that the fourth operand counts; zeros follow."""
     to, source, count = i.operands[:3]
     size = count.value
@@ -130,12 +131,12 @@ def copy(m: M, i: I) -> None:
 
 
 @instruction("Data Movement and Conversion: cp.async.commit_group", "cp.async.commit_group")
-def commit(m: M, i: I) -> None:
+def commit(m: M, i: One) -> None:
     m.copies.append([])
 
 
 @instruction("Data Movement and Conversion: cp.async.wait_group", "cp.async.wait_group")
-def wait(m: M, i: I) -> None:
+def wait(m: M, i: One) -> None:
     (left,) = i.operands
     done = max(0, len(m.copies) - 1 - left.value)
     for group in m.copies[:done]:
@@ -145,7 +146,7 @@ def wait(m: M, i: I) -> None:
 
 
 @instruction("Data Movement and Conversion: cp.async.wait_all", "cp.async.wait_all")
-def wait_all(m: M, i: I) -> None:
+def wait_all(m: M, i: One) -> None:
     if m.copies[-1]:
         m.copies.append([])
     for group in m.copies:

@@ -14,7 +14,7 @@ from support.ptx.machine import Array, Machine
 from support.ptx.program import Instruction
 from support.ptx.shared import WARP
 
-I, M = Instruction, Machine
+One, M = Instruction, Machine
 
 
 def cut(x: Array) -> Array:
@@ -55,7 +55,7 @@ def fragment(m: M, parts: tuple[object, ...]) -> Array:
     "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32",
     "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32",
 )
-def mma(m: M, i: I) -> None:
+def mma(m: M, i: One) -> None:
     """D [16, 8] = A [16, K] B [K, 8] + C, with the manual's places for each thread's elements."""
     d, a, b, c = (m.parts(one) for one in i.operands)
     kind = i.opcode.split(".")[-2]
@@ -100,7 +100,7 @@ def _rows(m: M, address: Array, count: int) -> tuple[Array, Array]:
     "Warp Level Matrix Instructions: ldmatrix",
     "ldmatrix.sync.aligned.m8n8.{x1,x2,x4}{,.trans}.shared.b16",
 )
-def ldmatrix(m: M, i: I) -> None:
+def ldmatrix(m: M, i: One) -> None:
     d, address = i.operands
     registers = m.parts(d)
     threads, where = _rows(m, m.addresses(address), len(registers))
@@ -122,7 +122,7 @@ def ldmatrix(m: M, i: I) -> None:
     "Warp Level Matrix Instructions: stmatrix",
     "stmatrix.sync.aligned.m8n8.{x1,x2,x4}{,.trans}.shared.b16",
 )
-def stmatrix(m: M, i: I) -> None:
+def stmatrix(m: M, i: One) -> None:
     address, source = i.operands
     registers = m.parts(source)
     threads, where = _rows(m, m.addresses(address), len(registers))

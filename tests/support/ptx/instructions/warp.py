@@ -10,7 +10,7 @@ from support.ptx.machine import Machine
 from support.ptx.program import Instruction
 from support.ptx.shared import WARP
 
-I, M = Instruction, Machine
+One, M = Instruction, Machine
 
 
 def whole_warps(m: M, mask: object) -> None:
@@ -20,7 +20,7 @@ def whole_warps(m: M, mask: object) -> None:
 
 
 @instruction("Data Movement and Conversion: shfl.sync", "shfl.sync.{bfly,idx,up,down}.b32")
-def shfl(m: M, i: I) -> None:
+def shfl(m: M, i: One) -> None:
     d, a, b, c, members = i.operands
     whole_warps(m, members)
     value = m.read(a).reshape(-1, WARP)
@@ -47,7 +47,7 @@ def shfl(m: M, i: I) -> None:
 
 
 @instruction("Parallel Synchronization and Communication: bar.sync", "bar.sync")
-def bar_sync(m: M, i: I) -> None:
+def bar_sync(m: M, i: One) -> None:
     """The machine brings all threads of the block here first."""
     if len(i.operands) != 1 or i.operands[0].value != 0:
         raise PtxError("a barrier other than the block's first")
@@ -58,7 +58,7 @@ def bar_sync(m: M, i: I) -> None:
 
 
 @instruction("Parallel Synchronization and Communication: bar.warp.sync", "bar.warp.sync")
-def bar_warp_sync(m: M, i: I) -> None:
+def bar_warp_sync(m: M, i: One) -> None:
     whole_warps(m, i.operands[0])
     m.shared.warp_time[np.unique(m.active() // WARP)] += 1
 
@@ -68,11 +68,11 @@ def bar_warp_sync(m: M, i: I) -> None:
     "fence.proxy.async",
     "fence.proxy.async.shared::cta",
 )
-def fence(m: M, i: I) -> None:
+def fence(m: M, i: One) -> None:
     """Between ordinary writes and the reads of asynchronous products."""
     m.shared.fence()
 
 
 @instruction("Control Flow: bra, ret", "bra", "bra.uni", "ret")
-def control(m: M, i: I) -> None:
+def control(m: M, i: One) -> None:
     raise AssertionError("the machine runs control flow itself")

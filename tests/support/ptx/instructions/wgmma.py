@@ -18,7 +18,7 @@ from support.ptx.machine import Array, InFlight, Machine
 from support.ptx.program import Instruction, Register
 from support.ptx.shared import WARP
 
-I, M = Instruction, Machine
+One, M = Instruction, Machine
 GROUP = 4 * WARP
 ROWS = 64
 WORD = 16
@@ -117,7 +117,7 @@ def stored(m: M, operand: object, rows: int, k: int, kind: str, *, transposed: b
     "wgmma.mma_async.sync.aligned.m64n{8,16,24,32,48,64,96,128}k16.f32.bf16.bf16",
     "wgmma.mma_async.sync.aligned.m64n{8,16,24,32,48,64,96,128}k8.f32.tf32.tf32",
 )
-def mma_async(m: M, i: I) -> None:
+def mma_async(m: M, i: One) -> None:
     d, a, b, accumulate, *numbers_ = i.operands
     kind = i.kind
     columns, k = (int(one) for one in i.opcode.split(".m64n")[1].split(".")[0].split("k"))
@@ -184,7 +184,7 @@ def _held(result: Array) -> list[Array]:
 @instruction(
     "Asynchronous Warpgroup Level Matrix Instructions: wgmma.fence", "wgmma.fence.sync.aligned"
 )
-def fence(m: M, i: I) -> None:
+def fence(m: M, i: One) -> None:
     m.fenced = {id(value): value for value in m.registers}
 
 
@@ -192,7 +192,7 @@ def fence(m: M, i: I) -> None:
     "Asynchronous Warpgroup Level Matrix Instructions: wgmma.commit_group",
     "wgmma.commit_group.sync.aligned",
 )
-def commit(m: M, i: I) -> None:
+def commit(m: M, i: One) -> None:
     m.products.append([])
 
 
@@ -200,7 +200,7 @@ def commit(m: M, i: I) -> None:
     "Asynchronous Warpgroup Level Matrix Instructions: wgmma.wait_group",
     "wgmma.wait_group.sync.aligned",
 )
-def wait(m: M, i: I) -> None:
+def wait(m: M, i: One) -> None:
     done = max(0, len(m.products) - 1 - i.operands[-1].value)
     for group in m.products[:done]:
         for use in group:
