@@ -80,6 +80,7 @@ class SharedMemory:
         self._check_write(granules, owners)
         view = self._data.view(WORDS[size])
         view[flat // size] = words
+        # Triton lets several threads write a value that all of them hold.
         if (view[flat // size].view(np.uint8) != words.view(np.uint8)).any():
             raise Race("threads write different values to the same bytes of shared memory at once")
         self._stamp(granules, owners)
