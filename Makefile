@@ -1,14 +1,14 @@
-# What one can do here. Every target re-runs cheaply: nothing up to date is made again.
+# Targets of this repository; one that is up to date is not made again.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-EXTRAS := dev,cpu,tensorrt-rtx
+EXTRAS := dev,cpu,tensorrt-rtx-build
 SOURCES := $(shell find clinreadnet kernels export -name '*.py' -o -name '*.json')
 WEIGHTS := clinreadnet/weights/small.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help build test lint format typecheck bench bench-record bench-check gpu-check tables flavours \
+.PHONY: help build test lint format typecheck docs picture bench bench-record bench-check gpu-check tables flavours \
 	kernel-table clean
 
 help:  ## list the targets
@@ -21,9 +21,10 @@ build: $(INSTALLED) bundle/manifest.json sample  ## install, export a verified b
 test: $(INSTALLED)  ## run the whole CPU test suite
 	$(BIN)/python -m pytest
 
-lint: .typecheck/.installed  ## check style, formatting and the direction of imports
+lint: .typecheck/.installed  ## check style, formatting, spelling and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/typos
 	cd .typecheck && ../$(BIN)/lint-imports --config ../pyproject.toml --no-cache
 
 format: $(INSTALLED)  ## apply the formatting
@@ -34,13 +35,20 @@ typecheck: .typecheck/.installed  ## check types
 	MYPYPATH=.typecheck $(BIN)/mypy -p clinreadnet -p bench
 	MYPYPATH=.typecheck:tests:. $(BIN)/mypy --config-file tests/mypy.ini tests
 
+docs: .typecheck/.installed $(VENV)/.docs-installed  ## build the documentation as a site in site/
+	$(BIN)/mkdocs build --strict --quiet
+
+picture: $(INSTALLED) bundle/manifest.json sample  ## draw the README's picture with the shipped checkpoint
+	mkdir -p docs/images
+	$(BIN)/python docs/score_picture.py sample bundle docs/images/score.png
+
 bench: $(INSTALLED) bundle/manifest.json  ## measure everything this machine can run
 	$(BIN)/python -m pytest bench
 
 bench-record: $(INSTALLED) bundle/manifest.json  ## the same, kept in bench/results and in the docs
 	$(BIN)/python -m bench.recording
 
-bench-check: $(INSTALLED) bundle/manifest.json  ## fail where a row is slower than last recorded here
+bench-check: $(INSTALLED) bundle/manifest.json  ## fail if a row is slower than in the last recorded run
 	$(BIN)/python -m bench.check
 
 tables: $(INSTALLED)  ## write the tables of the docs from recorded runs
@@ -58,15 +66,20 @@ kernel-table: $(INSTALLED)  ## compile the kernels for each GPU and write docs/k
 	$(BIN)/python -m clinreadnet.kernels.compile > docs/kernels.md.new
 	mv docs/kernels.md.new docs/kernels.md
 
-clean:  ## remove everything made here
-	rm -rf $(VENV) .typecheck bundle sample build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+clean:  ## remove everything that the targets make
+	rm -rf $(VENV) .typecheck bundle sample build site *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
-# setuptools first: the editable install then needs no build environment of its own.
+# setuptools first, so that the editable install needs no separate build environment.
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation \
 		--editable '.[$(EXTRAS)]'
+	touch $@
+
+$(VENV)/.docs-installed: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation \
+		--editable '.[docs]'
 	touch $@
 
 bundle/manifest.json: $(WEIGHTS) $(SOURCES) | $(INSTALLED)

@@ -1,6 +1,7 @@
 """Compare with the last committed results of this machine: `make bench-check`.
 
-Fails where a row is more than 10 % slower and the two 95 % intervals do not overlap, and names it.
+It fails, and names the row, if a row is more than 10 % slower and the two 95 % intervals do not
+overlap.
 `python -m bench.check FILE` compares a run that is already recorded.
 """
 
@@ -20,11 +21,11 @@ from clinreadnet.report.rows import BenchRow
 
 SLOWER = 1.10
 BENCHES = ("bench/test_network.py", "-k", "test_network and not torch")
-"""What is measured again: everything that is deployed or stands beside it, without compilers."""
+"""Measured again: everything that is deployed and its peers, without compilers."""
 
 
 def regressions(before: Sequence[BenchRow], now: Sequence[BenchRow]) -> list[str]:
-    """Return a line for each row that became slower beyond doubt."""
+    """Return a line for each row that became significantly slower."""
     old = {row.name: row for row in before}
     return [
         f"{row.name}: {_milliseconds(row)}, was {_milliseconds(was).replace(' ms', '')}: "
@@ -42,7 +43,7 @@ def _milliseconds(row: BenchRow) -> str:
 
 
 def committed(run: RecordedRun) -> bool:
-    """Return whether git has the file as it is."""
+    """Return whether the file is committed without changes."""
     command = ["git", "status", "--porcelain", "--", str(run.path)]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     return listed.returncode == 0 and not listed.stdout.strip()

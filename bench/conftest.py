@@ -1,4 +1,4 @@
-"""What benches share, and what a recorded run says of itself (docs/benchmarking.md)."""
+"""Fixtures of the benchmarks, and the metadata of a recorded run (docs/benchmarking.md)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--quick", action="store_true", help="few rounds, hardly warm: to try the benches, no more"
+        "--quick",
+        action="store_true",
+        help="few rounds and hardly any warm-up, only to try the benchmarks",
     )
 
 
@@ -42,7 +44,7 @@ def rates() -> dict[str, float]:
 def groups(request: pytest.FixtureRequest, timing: Timing) -> Groups:
     from bench.measure.groups import Groups
 
-    # Only what was selected: `pytest bench -k openvino` opens nothing else.
+    # Only the selected ones: `pytest bench -k openvino` loads nothing else.
     chosen: dict[tuple[int, str], list[Candidate]] = {}
     for item in request.session.items:
         parameters = getattr(getattr(item, "callspec", None), "params", {})
@@ -94,7 +96,7 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
     output_json["benchmarks"] = [
         one for one in output_json["benchmarks"] if one["fullname"] not in FAILED
     ]
-    # No path of this machine: not where pytest-benchmark writes.
+    # Do not record the path that pytest-benchmark writes to.
     arguments = [one for one in sys.argv[1:] if not one.startswith("--benchmark-json")]
     output_json["command"] = " ".join(["pytest", *arguments])
     output_json["results_schema"] = SCHEMA

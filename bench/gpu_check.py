@@ -1,8 +1,8 @@
-"""Everything that only a GPU can prove, in one command: `make gpu-check`.
+"""All checks that need a GPU, in one command: `make gpu-check`.
 
-Each step can be run alone: `python -m bench.gpu_check tests memcheck kernels network`. What was
-measured, and how each step went, is merged into `bench/results/<gpu>/<date>-<commit>.json`; then
-`make tables` writes it into docs/benchmarking.md. Exit status 1: a step failed. 2: no GPU.
+Each step can be run alone: `python -m bench.gpu_check tests memcheck kernels network`. The
+measurements and the result of each step are merged into `bench/results/<gpu>/<date>-<commit>.json`.
+Then `make tables` writes it into docs/benchmarking.md. Exit status 1: a step failed. 2: no GPU.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class Step:
     """One command.
 
     Attributes:
-        what: it proves, in words.
-        arguments: of pytest.
+        what: what it checks, in words.
+        arguments: arguments of pytest.
         tool: a program to run pytest under, with its options.
-        environment: added to the command's.
+        environment: variables to add to the environment.
         measures: whether pytest-benchmark records something.
     """
 
@@ -63,10 +63,10 @@ STEPS = {
             "compute-sanitizer",
             *("--tool", "memcheck"),
             *("--error-exitcode", "86"),
-            # PyTorch asks the driver for what may not be there: no error of a kernel.
+            # PyTorch queries features that the driver may lack; that is not an error of a kernel.
             *("--report-api-errors", "no"),
         ),
-        # One allocation for each tensor: memcheck sees the end of every one of them.
+        # One allocation for each tensor, so that memcheck sees the end of each.
         environment={"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
     ),
     "kernels": Step(
@@ -86,13 +86,13 @@ def run_step(
     """Run one step.
 
     Args:
-        step: what to run.
+        step: step to run.
         only: expression that chooses some of its tests (pytest's -k).
-        environment: of the command.
+        environment: environment of the command.
 
     Returns:
         ``status`` ("passed", "failed" or "not run"), ``note``, ``seconds``, the counts of tests
-        and, where it measures, pytest-benchmark's document as ``recorded``.
+        and, if it measures, pytest-benchmark's document as ``recorded``.
     """
     if step.tool and shutil.which(step.tool[0], path=environment.get("PATH")) is None:
         return {"status": "not run", "note": f"{step.tool[0]} is not installed"}
@@ -119,7 +119,7 @@ def run_step(
 
 
 def counts(report: Path) -> dict[str, int]:
-    """Tests that passed, failed and were skipped, of a JUnit file."""
+    """Return the number of passed, failed and skipped tests of a JUnit file."""
     suite = ElementTree.parse(report).getroot().find("testsuite")
     assert suite is not None
     total, skipped = int(suite.get("tests", 0)), int(suite.get("skipped", 0))
@@ -128,7 +128,7 @@ def counts(report: Path) -> dict[str, int]:
 
 
 def merged(before: Mapping[str, Any], name: str, result: Mapping[str, Any]) -> dict[str, Any]:
-    """The results file with one step more: its benchmarks replace those of the same name."""
+    """Return the results with one more step, whose benchmarks replace those of the same name."""
     result = dict(result)
     recorded = result.pop("recorded", {})
     after = {**before, **{key: recorded[key] for key in recorded if key != "benchmarks"}}
@@ -142,7 +142,7 @@ def merged(before: Mapping[str, Any], name: str, result: Mapping[str, Any]) -> d
 
 
 def gpu_name() -> str | None:
-    """The GPU's name as CUDA reports it."""
+    """Return the GPU's name as CUDA reports it."""
     import torch
 
     return torch.cuda.get_device_name() if torch.cuda.is_available() else None
@@ -153,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("steps", nargs="*", metavar="STEP", help=", ".join(STEPS))
     parser.add_argument("--only", metavar="EXPRESSION", help="some tests of the steps: pytest -k")
-    parser.add_argument("--commit", help="what is measured, where git cannot say")
+    parser.add_argument("--commit", help="measured commit, outside a git checkout")
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.steps if name not in STEPS]:
         parser.error(f"unknown step {unknown[0]!r}; known: {', '.join(STEPS)}")
@@ -170,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"gpu-check: {name}: {STEPS[name].what}", file=sys.stderr, flush=True)
         result = run_step(STEPS[name], options.only)
         before = json.loads(path.read_text()) if path.exists() else {}
-        # After each step: what was measured stays, whatever happens to the next one.
+        # After each step, so that the measurements are kept if the next one fails.
         path.write_text(json.dumps(merged(before, name, result), indent=2) + "\n")
         failed |= result["status"] == "failed"
         print(f"gpu-check: {name}: {result['status']} {result['note']}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Measure and keep it: `make bench-record` writes bench/results/<machine>/<date>-<commit>.json."""
+"""Measure and record: `make bench-record` writes bench/results/<machine>/<date>-<commit>.json."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clinreadnet.machine import git_commit
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
 COMMIT_VARIABLE = "CLINREADNET_COMMIT"
-"""What is measured, where git cannot say."""
+"""Environment variable with the measured commit, outside a git checkout."""
 
 
 def current_commit() -> str | None:
@@ -24,7 +24,7 @@ def current_commit() -> str | None:
 
 
 def results_file(machine: str, commit: str) -> Path:
-    """Return where results of today go."""
+    """Return the path of today's results."""
     return RESULTS / machine / f"{datetime.now(UTC):%Y-%m-%d}-{commit[:7]}.json"
 
 
@@ -35,7 +35,7 @@ def measure(arguments: Sequence[str], recorded: Path) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure, and keep the file where pytest ran to its end."""
+    """Measure, and keep the file if pytest ran to its end."""
     from bench.measure.machine import this_machine
 
     commit = current_commit()
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(recorded.read_bytes())
     print(f"recording: wrote {path.relative_to(ROOT)}", file=sys.stderr)
-    # Also where a bench failed: what was measured stands.
+    # The file is kept even if a benchmark failed.
     return subprocess.run([sys.executable, "-m", "bench.tables"], cwd=ROOT).returncode or status
 
 

@@ -1,7 +1,7 @@
-"""The whole network by every backend of this machine, at one slice and in batches.
+"""The whole network on every backend of this machine, for one slice and for batches.
 
-By the wall clock from slices to outputs in host memory, and on a GPU also by CUDA events in device
-memory, with and without a CUDA graph. All candidates of a batch are timed in turn in one run.
+Times are wall time from slices to outputs in host memory and, on a GPU, CUDA events with the slices
+in device memory, with and without a CUDA graph. All candidates of a batch alternate in one run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from clinreadnet.scoring.series import default_bundle
 
 GPU_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 CPU_BATCHES = (1, 2, 4, 8)
-"""A processor gains nothing from more, and each doubling doubles the time of the whole run."""
+"""Larger batches are not faster on a processor, and each doubling doubles the time of the run."""
 
 BUNDLE = default_bundle().resolve()
 try:
@@ -75,7 +75,7 @@ def test_network(
 
 @pytest.mark.parametrize("backend", sorted(FOUND.missing))
 def test_missing(backend: str) -> None:
-    """One skip for each backend that is not here, with the reason."""
+    """Skip each missing backend with a reason."""
     pytest.skip(FOUND.missing[backend])
 
 
@@ -83,7 +83,7 @@ def test_missing(backend: str) -> None:
 def test_cold_start(
     record: Callable[[ColdStartRow, Sequence[float]], None], candidate: Candidate
 ) -> None:
-    """A new process: import, load, first run of one slice; nothing compiled is kept."""
+    """A new process: import, load, first run of one slice, with empty compiler caches."""
     rounds = 1 if candidate.name in ("torch-compile", "torch-triton") else 3
     found: list[dict[str, float]] = []
     for _ in range(rounds):

@@ -1,7 +1,7 @@
 """Each op of the network `small` on the processor, one slice, plain PyTorch in float32.
 
-The time of one call, against the machine's roofline: where the network's time goes, and how much of
-it an implementation could save. On a GPU, `test_kernels.py` measures the ops.
+The time of one call relative to the machine's roofline shows where the network spends its time and
+how much an implementation could save. On a GPU, `test_kernels.py` measures the ops.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NAMES = list(roofline.ops(CONFIG, 1, "fp32"))
 
 
 def runner(name: str) -> Callable[[], object]:
-    """Return one call of an op, on inputs of its own."""
+    """Return a function that calls an op on its own inputs."""
     op, _, number = name.partition(" ")
     stage = int(number or len(CONFIG.depths))
     dim, side = CONFIG.embed_dim << (stage - 1), 256 >> stage

@@ -1,7 +1,7 @@
 """`clinreadnet score` from DICOM files to scores: speed, start-up and memory on this machine.
 
 Needs a bundle: CLINREADNET_BUNDLE, or `bundle` in the current folder. The baseline of the
-throughput is the session alone, fed from memory: the difference is what files cost.
+throughput is the session alone, fed from memory; the difference is the cost of the files.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from clinreadnet.runtime import Session
 from clinreadnet.scoring.series import default_bundle, score_slices
 
 SLICES = 24
-# What the kernel counts for a process includes what its parent held when it was forked: the command
-# is started by a small process, not by one that has just run PyTorch.
+# The peak memory of a process includes the memory of its parent at the fork, so a small process
+# starts the command, not one that has just run PyTorch.
 PEAK = """
 import resource, subprocess, sys
 subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
@@ -107,7 +107,7 @@ def test_start_up(benchmark: BenchmarkFixture, statement: str) -> None:
 
 
 @needs_bundle
-@pytest.mark.skipif(os.name != "posix", reason="peak memory is asked of a POSIX kernel")
+@pytest.mark.skipif(os.name != "posix", reason="peak memory needs a POSIX kernel")
 @pytest.mark.parametrize("count", [60, 500])
 def test_memory_of_the_command(benchmark: BenchmarkFixture, tmp_path: Path, count: int) -> None:
     folder = write_series(tmp_path / "series", count)

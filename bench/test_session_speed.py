@@ -1,7 +1,7 @@
-"""What a `Session` costs over bare ONNX Runtime, and how long a process takes to its first score.
+"""The overhead of a `Session` over plain ONNX Runtime, and the time from start to first score.
 
-Needs a bundle: CLINREADNET_BUNDLE, or `bundle` in the current folder. Baseline and session take
-turns, so that what else the machine does falls on both alike.
+Needs a bundle: CLINREADNET_BUNDLE, or `bundle` in the current folder. Baseline and session
+alternate, so that other load on the machine affects both.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def some_hu(dtype: str) -> np.ndarray:
 
 
 def surroundings() -> dict[str, Any]:
-    """Say how busy the machine was: other work makes every figure here larger."""
+    """Return how busy the machine was: other load makes every number here larger."""
     return {
         "bundle": BUNDLE.name,
         "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,

@@ -1,6 +1,6 @@
 """ClinReadNet: no-reference quality scores for low-dose abdominal CT, and verified engines.
 
-Importing this package is cheap and pulls in no torch; the names below load on first use.
+Importing this package does not import torch. The names below are loaded on first use.
 """
 
 from __future__ import annotations

@@ -13,14 +13,14 @@ from rich.progress import (
 )
 
 console = Console(stderr=True)
-"""Console of everything that is not a result."""
+"""Console for everything except results."""
 
 
 def progress_bar(*, quiet: bool = False) -> Progress:
     """Return a progress display (a context manager).
 
     Args:
-        quiet: show nothing; nothing is shown either where stderr is not a terminal.
+        quiet: show nothing. If stderr is not a terminal, nothing is shown either.
     """
     return Progress(
         TextColumn("{task.description}"),

@@ -5,15 +5,15 @@ traceback and exits with ``exit_code``.
 
 ClinReadNetError
 ├── InputError            bad usage or bad input
-│   ├── Untrusted         a bundle's file is not the one that was vouched for
-│   └── BackendUnavailable  a backend cannot be had on this machine
+│   ├── Untrusted         a bundle's file is not the one that was listed or signed
+│   └── BackendUnavailable  a backend cannot run on this machine
 ├── CheckFailed           a verification did not pass
 ├── BackendError          a backend failed while it ran
 │   ├── OutOfMemory
 │   ├── DeviceLost
-│   └── PartialResult     some slices of a series failed; the others' scores are in it
+│   └── PartialResult     some slices of a series failed; it holds the other scores
 ├── SessionClosed
-└── StreamFull            a slice came while too many others waited
+└── StreamFull            a stream's queue stayed full
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def first_line(error: BaseException | str) -> str:
 
 
 class ClinReadNetError(Exception):
-    """Base of the errors this package raises on purpose."""
+    """Base of the errors that this package raises for a user."""
 
     exit_code = 1
 
@@ -48,21 +48,21 @@ class InputError(ClinReadNetError):
 
 
 class Untrusted(InputError):
-    """A file of a bundle is not the one its manifest, or the manifest's signature, vouches for."""
+    """A file of a bundle is not the one in its manifest, or the manifest is not the signed one."""
 
 
 class BackendUnavailable(InputError):
-    """A backend cannot be had here: a package, a GPU, a fitting engine is missing."""
+    """A backend cannot run on this machine: a package, a GPU or a fitting engine is missing."""
 
 
 class CheckFailed(ClinReadNetError):
-    """A verification ran to its end and the artifact did not pass."""
+    """A check ran to its end and failed."""
 
     exit_code = 1
 
 
 class BackendError(ClinReadNetError):
-    """A backend failed on slices that are fit to be scored; the session can be used again."""
+    """A backend failed on valid slices; the session can be used again."""
 
 
 class OutOfMemory(BackendError):
@@ -70,16 +70,16 @@ class OutOfMemory(BackendError):
 
 
 class DeviceLost(BackendError):
-    """The GPU is gone for this process: every later call fails too, until a new process starts."""
+    """The GPU failed; every later call of this process fails too."""
 
 
 class PartialResult(BackendError):
     """Some slices of a series were not scored.
 
     Attributes:
-        scores: of the slices that were, in the order of ``done``.
-        done: their indices.
-        failed: the indices of the others.
+        scores: scores of the other slices, in the order of ``done``.
+        done: indices of the scored slices.
+        failed: indices of the slices that failed.
     """
 
     def __init__(
@@ -92,8 +92,8 @@ class PartialResult(BackendError):
 
 
 class SessionClosed(ClinReadNetError):
-    """The session, or the stream, was closed; make another."""
+    """The session or the stream is closed."""
 
 
 class StreamFull(ClinReadNetError):
-    """A stream's queue stayed full for as long as the caller would wait."""
+    """A stream's queue stayed full for the whole timeout."""

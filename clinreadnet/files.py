@@ -1,7 +1,7 @@
-"""Write whole files and whole folders, or nothing.
+"""Write files and folders atomically.
 
-Both context managers give a temporary path beside the target and rename it into place when the
-block ends without an error; on an error the temporary path is removed.
+Both context managers yield a temporary path beside the target. They rename it to the target if the
+block ends without an exception, and remove it otherwise.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ def whole_folder(target: str | os.PathLike[str], *, force: bool = False) -> Iter
 
     Args:
         target: folder to create.
-        force: replace ``target`` where it exists; the old one stays until the new one is whole.
+        force: replace ``target`` if it exists; the old folder stays until the new one is complete.
 
     Raises:
-        InputError: ``target`` exists and ``force`` is false, is a file, has no parent, or another
-            process wrote it meanwhile.
+        InputError: ``target`` exists and ``force`` is false, is a file or has no parent folder, or
+            another process wrote it meanwhile.
     """
     target = Path(target)
     if target.exists() and not target.is_dir():
         raise InputError(f"{target}: is a file; name a folder")
     if target.exists() and not force:
-        raise InputError(f"{target}: already exists; use --force to replace it or name another")
+        raise InputError(f"{target}: already exists; give force=True, or name another")
     folder = _temporary_sibling(target)
     try:
         (folder / "new").mkdir()
@@ -71,7 +71,7 @@ def whole_folder(target: str | os.PathLike[str], *, force: bool = False) -> Iter
         except OSError:
             if target.exists():
                 raise InputError(
-                    f"{target}: another process wrote it meanwhile, and that one stays; name "
+                    f"{target}: another process wrote it meanwhile and its folder stays; name "
                     "another folder, or write one at a time"
                 ) from None
             if (folder / "old").exists():

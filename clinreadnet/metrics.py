@@ -36,7 +36,7 @@ class Correlations(TypedDict):
 
 
 def plcc(x: ArrayLike, y: ArrayLike) -> float:
-    """Pearson's linear correlation of two vectors [n]; NaN where one is constant."""
+    """Pearson's linear correlation of two vectors [n]; NaN if one is constant."""
     return float(_pearson(*_pair(x, y))[0])
 
 
@@ -59,11 +59,11 @@ def correlations(
         predicted: [n] scores.
         true: [n] scores.
         resamples: bootstrap resamples of the slices.
-        seed: of the resampling; the same seed gives the same interval.
+        seed: seed of the resampling; the same seed gives the same interval.
 
     Returns:
-        plcc, srocc, krocc and their sum of absolute values. NaN where a vector is constant;
-        resamples in which one is constant are left out of the interval.
+        plcc, srocc, krocc and their sum of absolute values. NaN if a vector is constant. Resamples
+        in which a vector is constant do not count for the interval.
 
     Raises:
         ValueError: the lengths differ, or there are fewer than two slices.
@@ -153,7 +153,7 @@ def _pearson(x: Floats, y: Floats, weights: Floats) -> Floats:
     dy = y - (weights * y).sum(axis=1, keepdims=True)
     covariance = (weights * dx * dy).sum(axis=1)
     variance = (weights * dx**2).sum(axis=1) * (weights * dy**2).sum(axis=1)
-    # A constant vector leaves a variance of rounding errors only.
+    # The variance of a constant vector is not exactly zero.
     scale = (np.abs(x).max() * np.abs(y).max() * np.finfo(np.float64).eps * 8) ** 2
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(variance > scale, covariance / np.sqrt(variance), np.nan)
@@ -187,7 +187,7 @@ def relative_error(output: ArrayLike, reference: ArrayLike) -> float:
         reference: the same shape, float64.
 
     Returns:
-        The error; ``inf`` where ``output`` is not finite or has another shape.
+        The error; ``inf`` if ``output`` is not finite or has another shape.
     """
     out = np.asarray(output, dtype=np.float64)
     ref = np.asarray(reference, dtype=np.float64)

@@ -22,7 +22,7 @@ HU_RANGE = 1400.0
 """Hounsfield units between the encoded values 0 and 1 (window width 1400, level -300)."""
 
 FINE_GRADES = 21
-"""Number of fine grades 0, 0.2, ..., 4: the mean of five readers on the five-point scale."""
+"""Number of fine grades 0, 0.2, ..., 4: the mean of five radiologists on the five-point scale."""
 
 FINE_STEP = 0.2
 """Distance between neighbouring fine grades."""
@@ -30,11 +30,14 @@ FINE_STEP = 0.2
 LIKERT = ("bad", "poor", "fair", "good", "excellent")
 """Words of the five-point scale, grade 0 first."""
 
+GRADE_RANGE = float(len(LIKERT) - 1)
+"""Grades between the worst score and the best."""
+
 INTERVAL_MASS = 0.9
 """Probability inside the interval that is shown beside a score."""
 
 RESEARCH_USE = "Research use only: not a medical device."
-"""Shown wherever a score is shown to a person."""
+"""Shown with every score that a person sees."""
 
 
 OUTPUTS = ("score", "probs", "quality_map", "novelty")

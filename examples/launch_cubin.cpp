@@ -1,4 +1,4 @@
-// Launch the float32 Sobel stem of `clinreadnet export --kernels cubin` with the CUDA driver API.
+// Launch the float32 Sobel stem of `clinreadnet export-kernels` with the CUDA driver API.
 //
 //   g++ -std=c++17 -I$CUDA_HOME/include launch_cubin.cpp -lcuda -o launch_cubin
 //   launch_cubin kernels sobel_stem.fp32.sm90.cubin B H W x.f32 weight.f32 bias.f32 out.f32

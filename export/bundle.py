@@ -1,7 +1,8 @@
-"""`clinreadnet export`: a checkpoint in, one verified bundle folder out, whole or not at all."""
+"""`clinreadnet export`: make a verified bundle folder from a checkpoint."""
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -62,7 +63,7 @@ def parse_batch(text: str) -> BatchRange:
     try:
         low, best, high = (int(part) for part in text.split(":"))
     except ValueError:
-        raise InputError(f"--batch {text}: give MIN:OPT:MAX, such as 1:4:16") from None
+        raise InputError(f"batch={text}: give MIN:OPT:MAX, such as 1:4:16") from None
     batch = BatchRange(low, best, high)
     check_batch(batch)
     return batch
@@ -83,36 +84,36 @@ def export_bundle(
     force: bool = False,
     note: Callable[[str], None] = lambda line: None,
 ) -> VerifyReport:
-    """Export, build, verify, and only then put the folder in place.
+    """Export the graphs, build the engines, verify, and write the folder atomically.
 
     A bundle that fails verification is written too, with ``"verified": false``. An 8-bit graph that
     misses its budget is left out instead, with a note.
 
     Args:
         out: folder to create.
-        checkpoint: default the shipped one of ``preset``.
-        preset: what the checkpoint must be.
-        precisions: of the ONNX graphs; "tf32" is an engine of the float32 graph.
+        checkpoint: checkpoint file; default the shipped one of ``preset``.
+        preset: preset that the checkpoint must have.
+        precisions: precisions of the ONNX graphs; "tf32" is an engine of the float32 graph.
         flavour: TensorRT that builds the engines.
         targets: architectures to build engines for, possibly none, or "current" for this machine's
-            GPU; default ``DEFAULT_TARGETS`` where TensorRT-RTX is installed.
-        engine_precisions: graphs to build engines of; default fp16 where exported, else all, and
-            tf32 where asked for.
-        options: what else is asked of the builds.
-        batch: profile of the engines, and the batches the bundle is meant for.
+            GPU; default ``DEFAULT_TARGETS`` if TensorRT-RTX is installed.
+        engine_precisions: precisions of the engines; default fp16 if exported, else all, and tf32
+            if requested.
+        options: options of the builds.
+        batch: profile of the engines, and the batch sizes of the bundle.
         auto_islands: search the nodes of float16 and bfloat16 graphs to keep in float32, instead
-            of the network's own.
-        force: replace ``out`` where it exists.
-        note: told, in one line, what was left out and why.
+            of the network's own islands.
+        force: replace ``out`` if it exists.
+        note: called with one line for each artifact that is left out.
 
     Returns:
-        What verification found; ``bundle`` is ``out``.
+        The result of the verification; ``bundle`` is ``out``.
 
     Raises:
         InputError: unknown precision or target, an option the flavour lacks, bad profile, an
             unusable checkpoint, ``out`` exists without ``force``, or ``targets`` were named and
             the flavour is missing.
-        CheckFailed: an engine's network is not of its precision.
+        CheckFailed: an engine's network has another precision.
     """
     out, options = Path(out), options or BuildOptions()
     precisions = tuple(dict.fromkeys(precisions))
@@ -122,7 +123,7 @@ def export_bundle(
     engine_precisions = _engine_precisions(engine_precisions, precisions)
     if targets is not None and not targets and engines_alone:
         raise InputError(
-            f"--precision {engines_alone[0]}: it is a precision of engines; leave --no-engines out"
+            f"precisions={engines_alone[0]}: it is a precision of engines, and none are to be built"
         )
     targets = _targets(targets, flavour, note)
     if set(quantized_precisions()) & set(precisions):
@@ -157,6 +158,7 @@ def export_bundle(
                     )
                     bar.advance(task)
 
+        threshold = float(model.novelty.threshold)
         manifest = Manifest(
             clinreadnet_version=__version__,
             created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -164,6 +166,7 @@ def export_bundle(
                 preset=model.config.preset,
                 parameters=sum(p.numel() for p in model.parameters()),
                 weights_sha256=digest(checkpoint.read_bytes()),
+                novelty_threshold=threshold if math.isfinite(threshold) else None,
             ),
             input=InputInfo(batch),
             artifacts=tuple(artifacts),
@@ -187,7 +190,7 @@ def _build(
     folder: Path,
     bar: Progress,
 ) -> Artifact:
-    """Build the engine of one graph and target, write it and its report, return its entry."""
+    """Build the engine of one graph and target, write it with its report, return its entry."""
     file = f"clinreadnet.{precision}.{target}{builder.flavour.suffix}"
     engine = builder.build(target, batch, bar, options)
     layers = builder.write(engine, folder / file, target, batch, options)
@@ -217,7 +220,7 @@ def _build(
 def _targets(
     wanted: Sequence[str] | None, flavour: str, note: Callable[[str], None]
 ) -> tuple[str, ...]:
-    """Return the targets to build for; a choice that was not asked for may fall back to none."""
+    """Return the targets to build for; the default becomes none if TensorRT-RTX is missing."""
     row = newest(flavour)
     default = DEFAULT_TARGETS if row.targets else ("current",)
     targets = resolve_targets(default if wanted is None else wanted, row)
@@ -241,7 +244,7 @@ def _engine_precisions(wanted: Sequence[str] | None, exported: Sequence[str]) ->
     for precision in wanted:
         if precision not in exported and find_precision(precision).graph not in exported:
             raise InputError(
-                f"--engine-precision {precision}: its graph is not exported; "
-                f"add --precision {precision}"
+                f"engine_precisions={precision}: its graph is not exported; "
+                f"add precisions={precision}"
             )
     return tuple(dict.fromkeys(wanted))

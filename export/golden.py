@@ -1,8 +1,8 @@
-"""The simulated slices of a bundle: golden ones to verify it by, others to calibrate it with."""
+"""The simulated slices of a bundle: golden slices for verification, others for calibration."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,18 @@ from rich.progress import Progress
 from clinreadnet.files import whole_file
 from clinreadnet.model.network import ClinReadNet
 from clinreadnet.runtime.bundle.manifest import Golden, digest
-from clinreadnet.runtime.scores import Outputs
-from clinreadnet.simulator.simulate import DEGRADATIONS, simulate_anatomy
+from clinreadnet.simulator.simulate import DEGRADATIONS, SimulatedSlice, simulate_anatomy
 from clinreadnet.verify.reference import GoldenSlices, reference_outputs
 
 GOLDEN_SEED = 977
-"""Of the simulator; no training set is drawn from it."""
+"""Seed of the simulator that no training set uses."""
 GOLDEN_ANATOMIES = 2
 MIN_GAP = 0.02
 """Least difference of the reference scores of two golden slices, in grades: a tenth of a fine step,
-and several times what float16 moves a score. Closer pairs would change places by rounding alone,
-and each such pair moves KROCC by more than its tolerance."""
+and several times the error of float16. Rounding could swap closer pairs, and each swapped pair
+moves KROCC by more than its tolerance."""
 MIN_SLICES = 8
-"""Fewer distinct scores than this say nothing about ranks; all slices are kept then."""
+"""With fewer distinct scores, rank metrics mean little and all slices are kept."""
 
 
 def write_golden(
@@ -37,21 +36,18 @@ def write_golden(
         path: file to write; the same weights give the same bytes.
         model: the float32 network.
         bar: progress display.
-        note: told where the network scores the slices almost alike.
+        note: called with one line if the network scores the slices almost alike.
 
     Returns:
         The manifest's entry.
     """
     task = bar.add_task("Simulating golden slices", total=GOLDEN_ANATOMIES * DEGRADATIONS)
-    images: list[NDArray[np.int16]] = []
-    labels: list[float] = []
+    slices: list[SimulatedSlice] = []
     for anatomy in range(GOLDEN_ANATOMIES):
-        for made in simulate_anatomy(GOLDEN_SEED, anatomy).slices:
-            images.append(np.round(made.hu).astype(np.int16))
-            labels.append(made.score)
+        slices += simulate_anatomy(GOLDEN_SEED, anatomy).slices
         bar.advance(task, DEGRADATIONS)
-    task = bar.add_task("Computing the float64 reference", total=len(images))
-    hu = np.stack(images)
+    task = bar.add_task("Computing the float64 reference", total=len(slices))
+    hu = np.stack([np.round(made.hu).astype(np.int16) for made in slices])
     reference = reference_outputs(model, GoldenSlices(hu), lambda n: bar.advance(task, n))
     kept = distinct(reference["score"], MIN_GAP)
     if len(kept) < MIN_SLICES:
@@ -61,7 +57,15 @@ def write_golden(
             "Rank metrics of nearly equal scores mean little"
         )
         kept = np.arange(len(hu))
-    return _save_golden(path, hu[kept], np.asarray(labels, np.float32)[kept], reference, kept)
+    arrays: dict[str, NDArray[Any]] = {
+        "hu": hu,
+        "label": np.asarray([made.score for made in slices], np.float32),
+        "quality": np.asarray([made.quality for made in slices], np.float64),
+        "tile_quality": np.stack([made.made.tiles.quality for made in slices]),
+        "tile_weight": np.stack([made.made.tiles.weight for made in slices]),
+        **reference,
+    }
+    return _save_golden(path, {name: array[kept] for name, array in arrays.items()})
 
 
 def distinct(scores: NDArray[np.float64], gap: float) -> NDArray[np.intp]:
@@ -73,28 +77,21 @@ def distinct(scores: NDArray[np.float64], gap: float) -> NDArray[np.intp]:
     return np.sort(np.asarray(kept, dtype=np.intp))
 
 
-def _save_golden(
-    path: Path,
-    hu: NDArray[np.int16],
-    labels: NDArray[np.float32],
-    reference: Outputs,
-    kept: NDArray[np.intp],
-) -> Golden:
-    outputs = {name: value[kept] for name, value in reference.items()}
+def _save_golden(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Golden:
     with whole_file(path) as temporary:
-        np.savez_compressed(temporary, allow_pickle=False, hu=hu, label=labels, **outputs)
+        np.savez_compressed(temporary, allow_pickle=False, **arrays)
     content = path.read_bytes()
-    return Golden(path.name, digest(content), len(content), len(hu))
+    return Golden(path.name, digest(content), len(content), len(arrays["hu"]))
 
 
 def calibration_slices(advance: Callable[[int], None] = lambda n: None) -> NDArray[Any]:
-    """Return one slice of each degradation, of an anatomy that is no golden one.
+    """Return the slices of one anatomy that is not golden: twelve scans, four denoised copies.
 
     Args:
-        advance: told of the slices as they are made.
+        advance: called with the number of simulated slices.
 
     Returns:
-        Hounsfield units, float32 [12, 512, 512].
+        Hounsfield units, float32 [16, 512, 512].
     """
     slices = simulate_anatomy(GOLDEN_SEED, GOLDEN_ANATOMIES).slices
     advance(len(slices))

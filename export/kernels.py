@@ -1,7 +1,7 @@
-"""The network's kernels, compiled ahead of time for hosts that launch them with the CUDA driver.
+"""Compile the network's kernels ahead of time, for hosts that launch them with the CUDA driver.
 
-One file for each kernel, precision and target, and ``kernels.json`` (`KernelSet`) with everything a
-launch needs. Triton compiles without a GPU; docs/ahead-of-time.md shows a C++ host.
+The result is one file for each kernel, precision and target, and ``kernels.json`` (`KernelSet`),
+which describes each launch. Triton compiles without a GPU; docs/ahead-of-time.md shows a C++ host.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ from clinreadnet.spec import SIZE
 SCHEMA_VERSION = 1
 INDEX_NAME = "kernels.json"
 
-KINDS = ("cubin", "ptx")
+FORMATS = ("cubin", "ptx")
 TARGETS = {f"sm{capability}": capability for capability in SHARED_MEMORY}
 
 _ELEMENTS = {pointer: name for name, pointer in POINTERS.items()}
 _HIDDEN = ("global_scratch", "profile_scratch")
-"""Pointers that Triton 3.4 and later append to every kernel; these kernels need neither."""
+"""Pointers that Triton 3.4 and later append to every kernel; these kernels do not use them."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,11 @@ class Argument:
     """One parameter of a kernel.
 
     Attributes:
-        name: of a tensor or a size; the names in grids are those of sizes.
+        name: name of a tensor or a size; grids use the names of sizes.
         c_type: "CUdeviceptr" or "int32_t".
-        element: type of a tensor's elements; null for a size and for a hidden pointer.
-        shape: of a tensor, contiguous, in terms of sizes; null for the others.
-        value: what must be passed where nothing else makes sense: 0 for a hidden pointer.
+        element: type of a tensor's elements; null for a size or a hidden pointer.
+        shape: shape of a contiguous tensor in terms of sizes; null for the others.
+        value: value that must be passed: 0 for a hidden pointer.
     """
 
     name: str
@@ -74,28 +74,28 @@ class Argument:
 
 @dataclass(frozen=True)
 class Kernel:
-    """One compiled file, and how to launch what is in it.
+    """One compiled file, and how to launch its kernel.
 
     Attributes:
         file: name in the folder.
         kind: "cubin" (machine code of ``target``) or "ptx" (the driver compiles it when loaded).
-        sha256: of the file.
+        sha256: SHA-256 of the file.
         name: the op and what it is compiled for.
         precision: of products, and of the tensors whose element says so, such as "fp16".
         target: architecture, such as "sm90".
-        compute_capability: of the GPUs that it runs on, such as "9.0".
+        compute_capability: compute capability of its GPUs, such as "9.0".
         entry: symbol for ``cuModuleGetFunction``.
-        arguments: in order, hidden ones included.
+        arguments: arguments in order, with the hidden ones.
         grid: [x, y, z], C expressions of the sizes B (batch), H, W and those in ``arguments``;
             integer division rounds down.
         block: [x, y, z] threads: 32 for each warp.
-        num_warps: of a block.
-        dynamic_shared_bytes: of a block; above 48 KiB the host must opt in
+        num_warps: warps of a block.
+        dynamic_shared_bytes: shared memory of a block; above 48 KiB the host must opt in
             (``CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES``).
-        registers: of a thread; nothing is spilled.
-        pointer_alignment: bytes that every tensor's address must be a multiple of.
+        registers: registers of a thread; none is spilled.
+        pointer_alignment: the address of every tensor is a multiple of this, in bytes.
         constants: compile-time arguments.
-        uses: where the network launches it, with the sizes for a slice of 512 x 512.
+        uses: layers that launch it, with their sizes for a slice of 512 x 512.
     """
 
     file: str
@@ -119,7 +119,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class KernelSet:
-    """``kernels.json``; fields are only ever added while ``schema_version`` stays."""
+    """Content of ``kernels.json``; fields are only added while ``schema_version`` is the same."""
 
     schema_version: int
     clinreadnet_version: str
@@ -170,7 +170,7 @@ def sources(preset: str) -> list[tuple[OpSpec, KernelSource]]:
 def export_kernels(
     out: str | os.PathLike[str],
     *,
-    kinds: Sequence[str],
+    formats: Sequence[str],
     targets: Sequence[str],
     precisions: Sequence[str] | None = None,
     preset: str = "small",
@@ -180,23 +180,23 @@ def export_kernels(
 
     Args:
         out: folder to create.
-        kinds: of files, some of ``KINDS``.
+        formats: of the files, some of ``FORMATS``.
         targets: architectures, some of ``TARGETS``.
         precisions: some of those that PyTorch exports; all of them by default.
         preset: the network.
-        force: replace ``out`` where it exists.
+        force: replace ``out`` if it exists.
 
     Returns:
-        What ``kernels.json`` says.
+        The content of ``kernels.json``.
 
     Raises:
-        InputError: unknown kind, target, precision or preset, or ``out`` exists without ``force``.
+        InputError: an unknown format, target, precision or preset, or ``out`` exists.
         CheckFailed: a kernel spills registers or does not fit the target; nothing is written.
     """
-    kinds = _known("--kernels", kinds, KINDS)
-    targets = _known("--target", targets, TARGETS)
+    formats = _known("formats", formats, FORMATS)
+    targets = _known("targets", targets, TARGETS)
     known = exported_precisions()
-    precisions = known if precisions is None else _known("--precision", precisions, known)
+    precisions = known if precisions is None else _known("precisions", precisions, known)
     chosen = sources(preset)
     kernels: list[Kernel] = []
     with whole_folder(out, force=force) as folder, progress_bar() as bar:
@@ -213,7 +213,7 @@ def export_kernels(
                     made = compiled(case)
                     taken = resources_of(made)
                     _check_fits(f"{source.name} {precision} {target}", taken, case.capability)
-                    for kind in kinds:
+                    for kind in formats:
                         file = f"{source.name}.{precision}.{target}.{kind}"
                         code = made.asm[kind]
                         code = code.encode() if isinstance(code, str) else code
@@ -248,13 +248,13 @@ def export_kernels(
 
 
 def _known(
-    option: str, wanted: Sequence[str], known: Sequence[str] | Mapping[str, Any]
+    parameter: str, wanted: Sequence[str], known: Sequence[str] | Mapping[str, Any]
 ) -> list[str]:
     for name in wanted:
         if name not in known:
-            raise InputError(f"{option} {name}: unknown; known: {', '.join(known)}")
+            raise InputError(f"{parameter}={name}: unknown; known: {', '.join(known)}")
     if not wanted:
-        raise InputError(f"{option}: name at least one of {', '.join(known)}")
+        raise InputError(f"`{parameter}` is empty; name at least one of {', '.join(known)}")
     return list(dict.fromkeys(wanted))
 
 

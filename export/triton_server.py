@@ -1,12 +1,12 @@
-"""`clinreadnet export --triton-server`: a verified bundle as a Triton Inference Server repository.
+"""`clinreadnet export-triton-server`: a verified bundle as a Triton Inference Server repository.
 
-    REPO/clinreadnet_fp32_onnx/config.pbtxt            onnxruntime backend, GPU where there is one
+    REPO/clinreadnet_fp32_onnx/config.pbtxt            onnxruntime backend, GPU if there is one
                                1/clinreadnet.fp32.onnx
                                warmup/golden0.hu ...   golden slices, sent before it reports ready
     REPO/clinreadnet_fp16_tensorrt/config.pbtxt        tensorrt backend, one engine for each GPU
                                    1/clinreadnet.fp16.sm89.engine ...
 
-`config.pbtxt` is the text form of Triton's `ModelConfig` message. Dimensions leave out the batch.
+`config.pbtxt` is the text form of Triton's `ModelConfig` message. Its dimensions have no batch.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ from clinreadnet.spec import RESEARCH_USE, SIZE
 
 _PREFIX = "clinreadnet_"
 _VERSION = "1"
-_WARMUP_FOLDER = "warmup"  # Triton's own name for it
+_WARMUP_FOLDER = "warmup"  # the name that Triton requires
 
 _TYPES = {onnx.TensorProto.FLOAT: "TYPE_FP32", onnx.TensorProto.FLOAT16: "TYPE_FP16"}
 _DTYPES = {"TYPE_FP32": np.float32, "TYPE_FP16": np.float16}
 
 
 class _Word(str):
-    """A value of an enumeration: written without quotes."""
+    """A value of an enumeration, which is written without quotes."""
 
 
 _Message = list[tuple[str, Any]]
-"""Fields in order; a repeated field is named once for each value, a message is a list again."""
+"""Fields in order. A repeated field occurs once for each value; a message is a nested list."""
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """One model of the repository; ``files`` are the bundle's, by their names."""
+    """One model of the repository; ``files`` are file names of the bundle."""
 
     name: str
     backend: str
@@ -58,7 +58,7 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class Repository:
-    """What was written, and what was left out: the reason by the bundle's file name."""
+    """The models, and the reason for each file of the bundle that is left out, by its name."""
 
     path: Path
     bundle: Path
@@ -72,7 +72,7 @@ class Repository:
 
 @dataclass(frozen=True)
 class _Plan:
-    """A model to write: its artifacts (engines by compute capability) and the graph they are of."""
+    """A model to write: its artifacts (engines by compute capability) and their graph."""
 
     name: str
     backend: str
@@ -85,19 +85,19 @@ def write_repository(
 ) -> Repository:
     """Write a Triton model repository with every variant of a bundle that Triton can load.
 
-    Each file is written from the bytes whose hash was checked against the manifest.
+    Each file is written from bytes whose hash was compared with the manifest.
 
     Args:
         bundle: a verified bundle.
-        out: repository folder to create, whole or not at all.
-        force: replace ``out`` where it exists and holds models of this command alone.
+        out: repository folder, created atomically.
+        force: replace ``out`` if it holds only models of this command.
 
     Returns:
-        The models, and the artifacts that were left out with the reason.
+        The models, and the reason for each artifact that is left out.
 
     Raises:
-        InputError: no verified bundle, a file that is not the manifest's, nothing Triton can load,
-            or ``out`` exists without ``force`` or holds something else.
+        InputError: the bundle is not verified, a file differs from the manifest, Triton can load
+            nothing, or ``out`` exists without ``force`` or holds other files.
     """
     bundle, out = Path(bundle), Path(out)
     manifest = load_manifest(bundle)
@@ -108,14 +108,14 @@ def write_repository(
     if not plans:
         reasons = "; ".join(f"{file}: {reason}" for file, reason in left_out.items())
         raise InputError(f"{bundle}: holds nothing that Triton can load ({reasons})")
-    golden = read_golden(bundle, manifest.golden)["hu"]
+    golden = read_golden(bundle, manifest.golden, manifest.outputs)["hu"]
     with whole_folder(out, force=force) as folder:
         models = tuple(_write_model(folder, bundle, manifest, plan, golden) for plan in plans)
     return Repository(out, bundle, models, left_out)
 
 
 def check_repository(out: str | os.PathLike[str], *, force: bool = False) -> None:
-    """Refuse a repository folder that cannot be created; arguments and errors as its writer's."""
+    """Check that a repository can be created; arguments and errors as in `write_repository`."""
     out = Path(out)
     if not out.parent.is_dir():
         raise InputError(f"{out.parent}: no such folder; create it first")
@@ -124,12 +124,12 @@ def check_repository(out: str | os.PathLike[str], *, force: bool = False) -> Non
     if not out.is_dir():
         raise InputError(f"{out}: is a file; name a folder")
     if not force:
-        raise InputError(f"{out}: already exists; use --force to replace it or name another")
+        raise InputError(f"{out}: already exists; give force=True, or name another")
     others = [name for name in sorted(os.listdir(out)) if not name.startswith(_PREFIX)]
     if others:
         raise InputError(
-            f"{out}: also holds {others[0]}, which --force would remove; name a folder of "
-            "its own (tritonserver takes several --model-repository)"
+            f"{out}: also holds {others[0]}, which force=True would remove; name another folder "
+            "(`tritonserver` takes several model repositories)"
         )
 
 
@@ -153,7 +153,7 @@ def print_repository(repository: Repository, console: Console) -> None:
 
 
 def _plan(manifest: Manifest) -> tuple[list[_Plan], dict[str, str]]:
-    """Return the models to write, graphs first, and why each other artifact is left out."""
+    """Return the models to write, graphs first, and the reasons against the other artifacts."""
     plans: dict[str, _Plan] = {}
     left_out: dict[str, str] = {}
     for artifact in sorted(manifest.artifacts, key=lambda a: a.kind != "onnx"):
@@ -187,7 +187,7 @@ def _refusal(engine: Artifact) -> str | None:
 
 
 def _capability(engine: Artifact) -> str:
-    """Return the compute capability of ``sm89`` as Triton writes it, ``8.9``."""
+    """Return the compute capability of ``sm89`` in Triton's form, ``8.9``."""
     match = re.fullmatch(r"sm(\d+)(\d)", str(engine.target))
     if match is None:
         raise InputError(f"{engine.file}: unknown target {engine.target!r}; export it again")
@@ -233,7 +233,7 @@ def _write_model(
 
 
 def _output(name: str, kind: str, shape: Sequence[str | int]) -> _Message:
-    """Return one output. Triton wants a dimension where the graph has the batch alone."""
+    """Return one output. Triton needs a dimension besides the batch."""
     fields: _Message = [("name", name), ("data_type", _Word(kind))]
     return [*fields, *_dims(shape)] if shape else [*fields, *_dims((1,)), ("reshape", [])]
 
@@ -243,7 +243,7 @@ def _dims(shape: Sequence[str | int]) -> _Message:
 
 
 def _backend_fields(plan: _Plan) -> _Message:
-    """Return where the model runs and which file it is."""
+    """Return the device and the file of a model."""
     if plan.backend == "onnxruntime":
         # TF32 is the CUDA provider's default for float32 and misses the fp32 budget.
         cuda = [("name", "cuda"), ("parameters", [("key", "use_tf32"), ("value", "0")])]
@@ -264,12 +264,14 @@ def _backend_fields(plan: _Plan) -> _Message:
 
 
 def _parameters(manifest: Manifest, plan: _Plan) -> _Message:
-    """Return what a client may ask to know which network answers."""
+    """Return the parameters that identify the network for a client."""
     facts = {
         "research_use": manifest.research_use,
         "clinreadnet_version": manifest.clinreadnet_version,
         "weights_sha256": manifest.model.weights_sha256,
     }
+    if manifest.model.novelty_threshold is not None:
+        facts["novelty_threshold"] = repr(manifest.model.novelty_threshold)
     for artifact in plan.artifacts.values():
         facts[f"sha256 {artifact.file}"] = artifact.sha256
     return [

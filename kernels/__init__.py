@@ -1,4 +1,4 @@
-"""The operations the network spends its time in, each behind one function.
+"""The network's expensive operations, each behind one function.
 
 For each op, ``ops/<op>/`` holds ``op.py``, which checks arguments and chooses an implementation,
 ``reference.py``, the mathematics in plain PyTorch, ``kernel.py``, the Triton kernel, and

@@ -1,7 +1,7 @@
-"""What the shipped launch configurations cost on each GPU generation, found without a GPU.
+"""Resources of the shipped launch configurations on each GPU generation; needs no GPU.
 
 ``python -m clinreadnet.kernels.compile`` compiles each kernel for each compute capability and
-writes docs/kernels.md. Registers and spills are what cuobjdump reads from the compiled
+writes docs/kernels.md. cuobjdump reads registers and spills from the compiled
 kernel.
 """
 
@@ -29,25 +29,25 @@ SHARED_MEMORY = {75: 64, 80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
 "technical specifications per compute capability")."""
 
 POINTER_ALIGNMENT = 16
-"""Bytes that the address of each tensor is taken to be a multiple of."""
+"""Assumed alignment of the address of each tensor, in bytes."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What one compiled kernel takes."""
+    """Resources of one compiled kernel."""
 
     registers: int
-    """Of each thread."""
+    """Registers of a thread."""
     stack: int
-    """Bytes of each thread in local memory: spilled registers, since no kernel has arrays."""
+    """Local memory of a thread in bytes: spilled registers, since no kernel has arrays."""
     shared: int
-    """Bytes of each block."""
+    """Shared memory of a block in bytes."""
 
 
 def compiled(case: Case) -> Any:
-    """Compile ``case`` with Triton; the machine code is in ``asm``, its launch in ``metadata``."""
+    """Compile ``case`` with Triton; the machine code is in ``asm``, the launch in ``metadata``."""
     names = case.kernel.arg_names
-    # A launch says the same of pointers that come from torch.
+    # A launch assumes the same of pointers from torch.
     aligned = {
         (names.index(name),): [["tt.divisibility", POINTER_ALIGNMENT]]
         for name, kind in case.signature.items()
@@ -55,7 +55,7 @@ def compiled(case: Case) -> Any:
     }
     source = ASTSource(case.kernel, case.signature, case.constants, aligned)
     with knobs.compilation.scope():
-        knobs.compilation.disable_line_info = True  # it holds this machine's paths
+        knobs.compilation.disable_line_info = True  # it would contain paths of this machine
         return triton.compile(
             source,
             target=GPUTarget("cuda", case.capability, 32),
@@ -64,12 +64,12 @@ def compiled(case: Case) -> Any:
 
 
 def resources(case: Case) -> Resources:
-    """Compile ``case`` and read what it takes."""
+    """Compile ``case`` and read its resources."""
     return resources_of(compiled(case))
 
 
 def resources_of(kernel: Any) -> Resources:
-    """Read what a kernel from ``compiled`` takes."""
+    """Read the resources of a kernel from ``compiled``."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         Path(file.name).write_bytes(kernel.asm["cubin"])
         usage = subprocess.run(
@@ -93,7 +93,7 @@ def _cell(case: Case | None) -> str:
 
 
 def page() -> Iterator[str]:
-    """Lines of docs/kernels.md."""
+    """Yield the lines of docs/kernels.md."""
     small, channels = STAGES[0], listed(FUSED_CHANNELS)
     sizes = f"window {small.window}, shift {small.shift}, head_dim {small.head_dim}"
     yield f"""\
@@ -101,19 +101,19 @@ def page() -> Iterator[str]:
 
 <!-- Written by `make kernel-table`. -->
 
-What the kernels of the preset `small` ({sizes}, {small.octaves} octaves) take with the
+Resources of the kernels of the preset `small` ({sizes}, {small.octaves} octaves) with the
 launch configurations in `kernels/configs`, compiled with Triton {triton.__version__} for each
 compute capability: **registers of a thread / spilled bytes of a thread / KiB of shared memory of a
 block**. float32 is the full-precision mode: three TF32 products for each. sm_75 has smaller tiles,
 because Triton multiplies there without tensor cores.
 
 `attention_block` and `mlp` are the two halves of a block, each fused from its LayerNorm to its
-residual; they hold all channels C of a token, {channels} (stages 1 and 2 of `small`). Where one is
+residual; they hold all channels C of a token, {channels} (stages 1 and 2 of `small`). If one is
 refused, the network runs that half unfused.
 
-The kernels have run in Triton's interpreter only, never on a GPU. GPU speed: not measured. A fused
-kernel that turns out no faster on a GPU than its unfused form (`pytest bench/test_kernels.py` times
-both) is to be dropped.
+The kernels have run only in Triton's interpreter, not on a GPU. GPU speed: not measured. A fused
+kernel that is not faster on a GPU than its unfused form will be removed (`pytest
+bench/test_kernels.py` times both).
 """
     header = [f"sm_{capability}" for capability in SHARED_MEMORY]
     yield f"| kernel | C | type | {' | '.join(header)} |"

@@ -1,4 +1,4 @@
-"""Which implementation of an op runs."""
+"""Choice of the implementation of an op."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from clinreadnet.kernels.launch import gpu_of
 
 Impl = Literal["auto", "triton", "reference"]
-"""Implementations that can be asked for; "auto" is the fastest that suits the arguments."""
+"""Implementations to choose from; "auto" is the fastest that supports the arguments."""
 
 TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 
@@ -24,7 +24,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def require(condition: bool, message: str) -> None:
-    """Raise ValueError with ``message`` unless ``condition`` holds."""
+    """Raise ValueError with ``message`` if ``condition`` is false."""
     if not condition:
         raise ValueError(message)
 
@@ -114,7 +114,7 @@ class Limits:
 
 
 def device_obstacle(*tensors: Tensor) -> str | None:
-    """Why no kernel can run where ``tensors`` are, or None."""
+    """Return why no kernel can run on the device of ``tensors``, or None."""
     device = tensors[0].device
     if not all(tensor.device == device for tensor in tensors):
         return f"needs all tensors on one device, not on {[str(t.device) for t in tensors]}"
@@ -126,7 +126,7 @@ def device_obstacle(*tensors: Tensor) -> str | None:
 
 
 def parameters_obstacle(x: Tensor, parameters: Sequence[Tensor]) -> str | None:
-    """Why no fused kernel takes x [..., C] and the ``parameters`` of its layers, or None."""
+    """Return why no fused kernel supports x [..., C] and ``parameters``, or None."""
     if any(parameter.dtype != x.dtype for parameter in parameters):
         dtypes = sorted({str(parameter.dtype) for parameter in parameters})
         return f"needs weights and biases in the dtype of x, {x.dtype}, not {', '.join(dtypes)}"
@@ -136,16 +136,16 @@ def parameters_obstacle(x: Tensor, parameters: Sequence[Tensor]) -> str | None:
 
 
 def use_triton(op: str, impl: str, x: Tensor, obstacle: Callable[[], str | None]) -> bool:
-    """Whether to run the kernel of ``op``: an explicit choice never falls back.
+    """Return whether to run the kernel of ``op``; an explicit choice never falls back.
 
     Args:
         op: name for messages.
-        impl: what was asked for.
-        x: the input that decides where "auto" runs.
-        obstacle: says why the kernel cannot take the arguments, or None.
+        impl: requested implementation.
+        x: the input whose device decides for "auto".
+        obstacle: returns why the kernel cannot run on the arguments, or None.
 
     Raises:
-        ValueError: unknown ``impl``, or "triton" in spite of an obstacle.
+        ValueError: unknown ``impl``, or "triton" and the kernel cannot run.
     """
     known = get_args(Impl)
     require(impl in known, f"{op}: impl={impl!r}; known: {', '.join(map(repr, known))}")

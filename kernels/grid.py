@@ -1,7 +1,7 @@
-"""How many programs a launch starts: numbers for a launch here, C for hosts that launch themselves.
+"""Number of programs of a launch: numbers for a launch from Python, C expressions for other hosts.
 
-Each kernel's module has one function of its grid. Given integers it returns the grid; given
-``Formula("H")`` and the like it returns the expression that a C++ host evaluates.
+Each kernel's module has one function for its grid. For integers it returns the grid. For formulas
+such as ``Formula("H")`` it returns the expression that a C++ host evaluates.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TypeVar
 class Formula:
     """A C expression of non-negative integers; ``/`` rounds down.
 
-    Sums and quotients stand in parentheses, so that products need none.
+    Sums and quotients are in parentheses, so products need none.
     """
 
     text: str
@@ -34,9 +34,9 @@ def _text(value: int | Formula) -> str:
 
 
 Size = TypeVar("Size", int, Formula)
-"""A size known now, or its formula."""
+"""A number, or a formula."""
 
 
 def ceil_div(size: Size, block: int) -> Size:
-    """Blocks that cover ``size``."""
+    """Return the number of blocks that cover ``size``."""
     return (size + (block - 1)) // block

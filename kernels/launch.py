@@ -1,8 +1,8 @@
-"""Launch configurations: which of ``configs/*.json`` applies to a GPU.
+"""Launch configurations: the file of ``configs/*.json`` for a GPU.
 
-A file holds what `clinreadnet tune` found on one GPU and is named after it ("nvidia-l4.json").
-Those named after a compute capability, and ``default.json``, are safe choices that no GPU was timed
-for.
+A file holds the result of `clinreadnet tune` on one GPU and has its name ("nvidia-l4.json"). The
+files named after a compute capability, and ``default.json``, are safe choices that were not timed
+on a GPU.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ _trials: dict[tuple[str, ...], Mapping[str, Any]] = {}
 
 
 def file_name(gpu: str) -> str:
-    """Name of the file that holds what was tuned on ``gpu``, the name that CUDA reports."""
+    """Return the name of the file that was tuned on ``gpu``, the name that CUDA reports."""
     return re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-") + ".json"
 
 
 def config_file(gpu: str, capability: int, folder: Path = CONFIGS) -> Path:
-    """The file of this GPU, else that of the nearest GPU of its generation, else the default.
+    """Return the file of this GPU, else of the nearest GPU of its generation, else the default.
 
     Args:
         gpu: the name that CUDA reports.
         capability: compute capability as one number, 89 for 8.9; a generation shares its tens.
-        folder: where the files are.
+        folder: folder of the files.
     """
     named = folder / file_name(gpu)
     if named.exists():
@@ -49,10 +49,10 @@ def config_file(gpu: str, capability: int, folder: Path = CONFIGS) -> Path:
 
 
 def gpu_of(device: torch.device) -> tuple[str, int]:
-    """Name and compute capability of ``device``; ("", 0) where there is no such GPU."""
+    """Return name and compute capability of ``device``; ("", 0) if there is no such GPU."""
     if device.type != "cuda" or not torch.cuda.is_available():
         return "", 0
-    properties = torch.cuda.get_device_properties(device)  # torch.compile takes it for a constant
+    properties = torch.cuda.get_device_properties(device)  # a constant for torch.compile
     return properties.name, 10 * properties.major + properties.minor
 
 
@@ -64,7 +64,7 @@ def _configs(gpu: str, capability: int) -> dict[str, Any]:
 
 @contextmanager
 def trial(entry: Mapping[str, Any], *keys: str) -> Iterator[None]:
-    """Launch with ``entry`` in place of what the file has at ``keys``, to try it out."""
+    """Launch with ``entry`` instead of the file's entry at ``keys``, to try it."""
     _trials[keys] = entry
     try:
         yield
@@ -73,10 +73,10 @@ def trial(entry: Mapping[str, Any], *keys: str) -> Iterator[None]:
 
 
 def launch_config(gpu: str, capability: int, *keys: str) -> dict[str, Any]:
-    """The entry at ``keys``, outermost first, of the file for this GPU.
+    """Return the entry at ``keys``, outermost first, of the file for this GPU.
 
-    Float32 products follow torch's own switch: where ``torch.get_float32_matmul_precision()`` is
-    not "highest", TF32 replaces the file's precision.
+    Float32 products follow torch's setting: if ``torch.get_float32_matmul_precision()`` is not
+    "highest", TF32 replaces the file's precision.
     """
     entry: Any = _trials.get(keys)
     if entry is None:

@@ -1,4 +1,4 @@
-"""Which tests run in this process, and the bundle of a tiny network that many tests share."""
+"""Selection of the tests of this process, and the shared bundle of a tiny network."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    # Triton decides when a kernel's module is imported, so that each process is of one kind;
-    # tests/kernels/test_interpreter.py starts the other one.
+    # Triton chooses the interpreter when a kernel's module is imported, so a process runs only one
+    # kind of test; tests/kernels/test_interpreter.py starts the other one.
     other = [item for item in items if INTERPRETED != bool(item.get_closest_marker("interpret"))]
     if other:
         items[:] = [item for item in items if item not in other]
@@ -23,20 +23,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     if not any(item.get_closest_marker("gpu") for item in items):
         return
-    import torch
-
-    if not torch.cuda.is_available():
+    if not has_gpu():
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU on this machine"))
 
 
-# What the fixtures import is imported inside them: a machine without it runs the other tests.
+def has_gpu() -> bool:
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return False
+    return torch.cuda.is_available()
+
+
+# Fixtures import inside their bodies, so that a machine without a package runs the other tests.
 
 
 @pytest.fixture(scope="session")
 def small_checkpoint() -> Path:
-    """The shipped one: equal constants of a fresh network would merge and hide layers."""
+    """The shipped checkpoint: equal constants of a fresh network would merge and hide layers."""
     from clinreadnet.model.checkpoint import pretrained_path
 
     return pretrained_path()
@@ -68,7 +74,7 @@ def simulated_once() -> Iterator[None]:
 def tiny_bundle(
     tiny_checkpoint: Path, simulated_once: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """Both graphs, and one engine where it can be built; made once, read only."""
+    """Both graphs, and one engine if it can be built. Made once; do not change it."""
     from support.export_models import RTX_MISSING
     from typer.testing import CliRunner
 
@@ -83,8 +89,26 @@ def tiny_bundle(
 
 
 @pytest.fixture
+def quick(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the graphs and the golden slices of the finished bundle instead of making them."""
+    from clinreadnet.export import bundle as bundles
+    from clinreadnet.export.onnx import graphs
+    from clinreadnet.runtime.bundle.manifest import Golden, load_manifest
+
+    def copy_graph(model: object, path: Path, *, precision: str) -> None:
+        shutil.copy(tiny_bundle / path.name, path)
+
+    def copy_golden(path: Path, *rest: object) -> Golden:
+        shutil.copy(tiny_bundle / path.name, path)
+        return load_manifest(tiny_bundle).golden
+
+    monkeypatch.setattr(graphs, "export_onnx", copy_graph)
+    monkeypatch.setattr(bundles, "write_golden", copy_golden)
+
+
+@pytest.fixture
 def own_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
-    """A copy to break."""
+    """A copy of the bundle that a test may change."""
     return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
 
 

@@ -1,13 +1,16 @@
 """The docs against the repository: tables, links, and what must not be in them."""
 
+import importlib.util
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 from bench import tables
+from clinreadnet.cli import app
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("clinreadnet/weights/*.md")]
@@ -43,9 +46,62 @@ def test_links_to_files_resolve(page: Path) -> None:
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
-COMMANDS = "score export verify simulate train evaluate ablate doctor tune sign report".split()
+COMMANDS = list(get_command(app).commands)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_is_in_the_readme_or_its_docs(command: str) -> None:
     assert any(f"clinreadnet {command}" in page.read_text() for page in PAGES)
+
+
+def test_the_site_has_a_page_for_each_public_module_and_relative_links() -> None:
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed: make docs")
+    spec = importlib.util.spec_from_file_location("site_hooks", ROOT / "docs" / "site_hooks.py")
+    assert spec is not None and spec.loader is not None
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    repository = "https://github.com/clinreadnet/clinreadnet/blob/main"
+    for source, link, expected in (
+        ("README.md", "docs/runtime.md#speed", "runtime.md#speed"),
+        ("README.md", "docs/images/score.png", "images/score.png"),
+        ("README.md", "CONTRIBUTING.md", f"{repository}/CONTRIBUTING.md"),
+        ("docs/export.md", "ahead-of-time.md", "ahead-of-time.md"),
+        ("docs/export.md", "../README.md", "index.md"),
+        ("docs/model.md", "../clinreadnet/weights/small.md", "model-card.md"),
+        ("docs/runtime.md", "../examples/README.md", f"{repository}/examples/README.md"),
+        ("docs/runtime.md", "https://example.org/a.md", "https://example.org/a.md"),
+    ):
+        assert hooks.relink(f"[a]({link})", source) == f"[a]({expected})"
+    installed = ROOT / ".typecheck" / "clinreadnet"
+    if not installed.is_dir():
+        pytest.skip("the plain install that the API pages are read from is not there: make docs")
+    names = hooks.public_modules()
+    assert {"clinreadnet.runtime.session", "clinreadnet.kernels", "clinreadnet.export.bundle"} <= {
+        *names
+    }
+    assert not any(".cli" in name or "._" in name for name in names)
+
+
+def commands(page: Path) -> list[str]:
+    """The `clinreadnet` commands of a page's code, each on one line."""
+    text = page.read_text().replace("\\\n", " ")
+    lines = re.findall(r"^(?:\$ | {4})(.*\bclinreadnet .*)$", text, re.MULTILINE)
+    lines += [found for found in re.findall(r"`([^`\n]*\bclinreadnet [^`\n]*)`", text)]
+    return [line[line.index("clinreadnet ") :].split("#")[0].split(" > ")[0] for line in lines]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_commands_and_options_in_the_docs_exist(page: Path) -> None:
+    known = get_command(app).commands  # type: ignore[attr-defined]
+    unknown = []
+    for line in commands(page):
+        name, *words = line.split()[1:]
+        if not re.fullmatch(r"[a-z-]+", name) or name.startswith("-"):
+            continue
+        options = {o for p in known[name].params for o in (*p.opts, *p.secondary_opts)}
+        unknown += [
+            f"{line}: {word}"
+            for word in words
+            if word.startswith("--") and word.rstrip(";,") not in {*options, "--help"}
+        ]
+    assert unknown == []

@@ -1,1 +1,1 @@
-"""How a row is timed, and what is timed."""
+"""The timing of a row, and the candidates that are timed."""

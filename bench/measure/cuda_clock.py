@@ -1,4 +1,4 @@
-"""Times on the GPU by CUDA events, with and without a CUDA graph that takes Python's part away."""
+"""Times on the GPU by CUDA events, with and without a CUDA graph that removes Python's overhead."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def milliseconds(
     calls: int | None = None,
     rounds: int = 20,
 ) -> float:
-    """Median time of one call.
+    """Return the median time of one call.
 
     Args:
-        run: what to time; it must not synchronise.
+        run: function to time; it must not synchronise.
         tensors: its arguments; every call has its own copy of the first, and its own output, so
-            that nothing is found in the L2 cache that a first call would not find there.
-        calls: in one graph; default as many as it takes to be larger than the cache.
-        rounds: replays.
+            that the L2 cache is as cold as for a first call.
+        calls: calls in one graph; default enough to exceed the cache.
+        rounds: number of replays.
     """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -40,7 +40,7 @@ def milliseconds(
     copies = [[tensors[0].clone(), *tensors[1:]] for _ in range(calls)]
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        outputs = [run(copy) for copy in copies]  # kept: a freed one's memory would be used again
+        outputs = [run(copy) for copy in copies]  # kept, so that their memory is not reused
     graph.replay()
     events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(rounds)]
     for start, end in events:
@@ -53,7 +53,7 @@ def milliseconds(
 
 
 def copy_bandwidth() -> float:
-    """Bytes a second, read and written, of a copy on the device of 1 GiB."""
+    """Return bytes per second, read and written, of a copy of 1 GiB on the device."""
     source = torch.empty(2**30, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
     return 2 * source.numel() / milliseconds(lambda t: target.copy_(t[0]), [source], calls=1) * 1e3
@@ -62,14 +62,14 @@ def copy_bandwidth() -> float:
 def device_sample(
     bind: Callable[[Tensor], Callable[[], object]], batch: int, *, graph: bool
 ) -> Sample:
-    """Time one run on slices in device memory, by events on a stream of its own.
+    """Time one run on slices in device memory, by events on a separate stream.
 
-    Before each run, and outside of its time, other slices are put where the run reads, and more
-    memory than the L2 cache holds is written.
+    Before each run, outside of the measured time, other slices are copied to the input, and more
+    memory than the L2 cache is written.
 
     Args:
-        bind: gives what puts a run on the current stream, for slices [B, 1, 512, 512] that stay
-            where they are.
+        bind: returns a function that enqueues a run on the current stream, for slices
+            [B, 1, 512, 512] at a fixed address.
         batch: slices of a run.
         graph: capture the run in a CUDA graph and time its replay.
     """

@@ -1,4 +1,4 @@
-"""What a run says of its machine: name, caches, GPU clocks, and who else was busy."""
+"""Description of the machine of a run: name, caches, GPU clocks, and other load."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def this_machine() -> str:
 
 
 def describe() -> dict[str, Any]:
-    """Return what pytest-benchmark's machine info lacks."""
+    """Return the facts that pytest-benchmark's machine info lacks."""
     gpus = find_gpus()
     packages = {}
     for name in PACKAGES:
@@ -58,14 +58,14 @@ def describe() -> dict[str, Any]:
 
 
 def cache_bytes(folder: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int:
-    """Return the size of the processor's largest cache, 32 MiB where the system does not say."""
+    """Return the size of the processor's largest cache; 32 MiB if unknown."""
     units = {"K": 2**10, "M": 2**20, "G": 2**30}
     sizes = [path.read_text().strip() for path in folder.glob("index*/size")]
     return max((int(s[:-1]) * units[s[-1]] for s in sizes if s[-1] in units), default=2**25)
 
 
 def import_nvml() -> Any | None:
-    """Return nvidia-ml-py's module, or None where it or a GPU is missing."""
+    """Return nvidia-ml-py's module, or None without it or a GPU."""
     try:
         import pynvml
     except ImportError:
@@ -78,7 +78,7 @@ def import_nvml() -> Any | None:
 
 
 def gpu_state(nvml: Any) -> dict[str, Any]:
-    """Return clocks in MHz, temperature in °C and the reasons that hold the clocks back."""
+    """Return clocks in MHz, temperature in °C and the reasons for throttling."""
     gpu = nvml.nvmlDeviceGetHandleByIndex(0)
     mask = nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)
     prefix = "nvmlClocksThrottleReason"
@@ -98,13 +98,12 @@ def gpu_state(nvml: Any) -> dict[str, Any]:
 
 
 class Watch:
-    """Looks at the machine before and after something; made before.
+    """Observes the machine before and after a measurement; construct it before.
 
     Attributes:
         before: the GPU's state, or empty without one.
         after: the same, after `stop`.
-        busy: share of all processors that other processes took, after `stop`; None where the
-            system does not say.
+        busy: share of all processors that other processes used, after `stop`; None if unknown.
     """
 
     def __init__(self, nvml: Any | None, stat: Path = Path("/proc/stat")) -> None:
@@ -115,7 +114,7 @@ class Watch:
         self._start = self._seconds()
 
     def stop(self) -> None:
-        """Look again."""
+        """Observe the machine again."""
         self.after = gpu_state(self._nvml) if self._nvml else {}
         end = self._seconds()
         if self._start is not None and end is not None:
@@ -125,7 +124,7 @@ class Watch:
 
     @property
     def throttled(self) -> list[str]:
-        """Reasons seen before or after."""
+        """Reasons for throttling, before or after."""
         states = (self.before, self.after)
         return sorted({reason for state in states for reason in state.get("throttled", ())})
 

@@ -1,13 +1,13 @@
-"""Every way to run the network that a row can time, opened on one bundle's weights.
+"""The backends that a row can time, loaded with the weights of one bundle.
 
-An artifact runs through the runtime's own backend; the peers are what a user would pick instead, on
-the same graph or the same weights. A way that this machine lacks is in `missing`, with the reason.
+An artifact runs through the runtime's backend. The peers are alternatives for the same graph or the
+same weights. `missing` holds the backends that this machine lacks, with the reasons.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,11 @@ Enqueue = Callable[[], object]
 """Puts one run on PyTorch's current stream."""
 
 COMPILED_BATCHES = (1, 8, 64)
-"""Batches at which PyTorch's compiler is asked: it takes a minute for each."""
+"""Batches for PyTorch's compiler, which takes a minute for each."""
 GOLDEN = 4
 """Golden slices that a candidate must reproduce before it is timed."""
 SLACK = 2.0
-"""On the budget: a few slices average less than the whole set does."""
+"""Factor on the budget: a few slices average less than the whole set."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class Candidate:
         precision: of weights and products.
         role: "artifact", "reference" or "peer".
         artifact: file in the bundle that runs, or None.
-        open: makes it ready for a batch: slices in, outputs out, host memory both.
-        bind: makes it ready on the GPU: what runs on the given slices, a tensor there that stays
-            where it is; None where the backend has no such door.
+        open: loads it for a batch; returns a function from slices to outputs, both in host memory.
+        bind: loads it on the GPU; returns a function that runs on slices at a fixed address there.
+            None if the backend does not support this.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Candidates:
-    """The candidates of this machine, and what it lacks with the reason."""
+    """The candidates of this machine, and the missing ones with the reasons."""
 
     candidates: tuple[Candidate, ...]
     missing: Mapping[str, str]
@@ -80,7 +80,7 @@ def load_bundle(bundle: Path) -> Manifest:
     """Return the manifest of a bundle that may be measured.
 
     Raises:
-        InputError: none, or one that is not verified.
+        InputError: there is no bundle, or it is not verified.
     """
     manifest = load_manifest(bundle)
     if not manifest.verified:
@@ -89,7 +89,7 @@ def load_bundle(bundle: Path) -> Manifest:
 
 
 def find(bundle: Path, *, probe: bool = True) -> Candidates:
-    """Look at what this machine has.
+    """Find the candidates of this machine.
 
     Args:
         bundle: folder of the bundle.
@@ -97,7 +97,7 @@ def find(bundle: Path, *, probe: bool = True) -> Candidates:
             reason; otherwise it is a candidate that fails.
 
     Raises:
-        InputError: as `load_bundle`.
+        InputError: as in `load_bundle`.
     """
     manifest = load_bundle(bundle)
     candidates: list[Candidate] = []
@@ -115,11 +115,12 @@ def check(run: BatchRunner, candidate: Candidate, bundle: Path) -> float:
         The worst difference of one slice's score.
 
     Raises:
-        AssertionError: an output is outside of the precision's budget; it must not be timed.
+        AssertionError: an output exceeds the precision's budget, so it must not be timed.
     """
-    golden = read_golden(bundle, load_manifest(bundle).golden, first=GOLDEN)
-    limit = SLACK * PRECISIONS[candidate.precision].budget
-    found = reproduce(run, golden["hu"].astype(np.float32), golden, limit)
+    manifest = load_manifest(bundle)
+    golden = read_golden(bundle, manifest.golden, manifest.outputs, first=GOLDEN)
+    limits = PRECISIONS[candidate.precision].limits(SLACK)
+    found = reproduce(run, golden["hu"].astype(np.float32), golden, limits)
     failures = "; ".join(found.failures())
     assert not failures, f"{candidate.title} is not timed: {failures}"
     assert found.worst_score_difference is not None
@@ -148,7 +149,7 @@ def _torch(
         if name == "torch-triton" and not cuda:
             missing[name] = "Triton kernels need an NVIDIA GPU"
             continue
-        # Minutes of C++ compiler for each shape: on a processor float32 stands for both.
+        # The C++ compiler takes minutes for each shape, so on a processor only float32 is compiled.
         compiled_there = name == "torch-compile" and not cuda
         for precision in precisions[:1] if compiled_there else precisions:
             network = functools.partial(_torch_network, path, name, precision, cuda)
@@ -162,7 +163,7 @@ def _torch(
 
 @functools.cache
 def _torch_network(path: Path, name: str, precision: str, cuda: bool) -> _TorchNetwork:
-    """Compiled once for each shape, whichever clock times it."""
+    """Return the network; it is compiled once for each shape, for all clocks."""
     return _TorchNetwork(path, name, precision, cuda)
 
 
@@ -176,7 +177,7 @@ def _bind_torch(network: Callable[[], _TorchNetwork], x: Any) -> Enqueue:
 
 
 class _TorchNetwork:
-    """The reference network: as it is, compiled, or with Triton kernels."""
+    """The reference network: eager, compiled, or with Triton kernels."""
 
     def __init__(self, path: Path, name: str, precision: str, cuda: bool) -> None:
         import torch
@@ -196,15 +197,15 @@ class _TorchNetwork:
         model = model.to(self._device, dtype).eval()
         self._model: Any = model
         if name != "torch-eager":
-            # Beyond so many shapes and networks it would quietly run what it had not compiled.
+            # With more shapes and networks it would silently fall back to eager code.
             torch._dynamo.config.recompile_limit = 1024
             torch._dynamo.config.accumulated_recompile_limit = 8192
-            # Without its own CUDA graphs: the clock captures one, for all candidates alike.
+            # Without its own CUDA graphs: the clock captures one for every candidate.
             mode = "max-autotune-no-cudagraphs" if cuda else "max-autotune"
             self._model = torch.compile(model, mode=mode, dynamic=False)
 
     def predict(self, x: Any) -> Any:
-        """Run on a tensor of HU that is where the weights are."""
+        """Run on a tensor of HU on the device of the weights."""
         import torch
 
         torch.set_float32_matmul_precision("high" if self._tf32 else "highest")
@@ -226,7 +227,7 @@ def _backends(
     missing: dict[str, str],
     probe: bool,
 ) -> None:
-    """The bundle's artifacts through the runtime."""
+    """Add the bundle's artifacts, run through the runtime."""
     gpu = bool(find_gpus())
     for backend in BACKENDS:
         kind = backend if backend.startswith("tensorrt") else None
@@ -254,12 +255,14 @@ def _backends(
 
             bind = None
             if backend == "onnxruntime-cuda":
-                bind = functools.partial(_bind_onnxruntime, read_listed(bundle, artifact))
+                bind = functools.partial(
+                    _bind_onnxruntime, read_listed(bundle, artifact), manifest.output_names
+                )
             candidates.append(Candidate(backend, precision, "artifact", artifact.file, make, bind))
 
 
-def _bind_onnxruntime(model: bytes, x: Any) -> Enqueue:
-    """The graph through IOBinding on PyTorch's stream: nothing is copied, nothing waits."""
+def _bind_onnxruntime(model: bytes, outputs: Sequence[str], x: Any) -> Enqueue:
+    """The graph through IOBinding on PyTorch's stream, without copies and synchronisation."""
     import onnxruntime
     import torch
 
@@ -274,7 +277,7 @@ def _bind_onnxruntime(model: bytes, x: Any) -> Enqueue:
     binding.bind_input(
         "hu", "cuda", 0, np.float16 if half else np.float32, list(x.shape), x.data_ptr()
     )
-    for name in OUTPUTS:
+    for name in outputs:
         binding.bind_output(name, "cuda")
     options = onnxruntime.RunOptions()
     options.add_run_config_entry("disable_synchronize_execution_providers", "1")
@@ -294,7 +297,7 @@ def _graph(manifest: Manifest, precision: str) -> Any:
 def _default_onnxruntime(
     bundle: Path, manifest: Manifest, candidates: list[Candidate], missing: dict[str, str]
 ) -> None:
-    """ONNX Runtime as it comes: no option of ours, the provider it would choose itself."""
+    """Add ONNX Runtime with default options and its default provider."""
     name = "onnxruntime-default"
     artifact = _graph(manifest, "fp32")
     try:
@@ -312,7 +315,8 @@ def _default_onnxruntime(
         session = onnxruntime.InferenceSession(
             content, providers=[*providers, "CPUExecutionProvider"]
         )
-        return lambda hu: dict(zip(OUTPUTS, session.run(list(OUTPUTS), {"hu": hu}), strict=True))
+        names = manifest.output_names
+        return lambda hu: dict(zip(names, session.run(list(names), {"hu": hu}), strict=True))
 
     # On a GPU its default is TF32.
     precision = "tf32" if find_gpus() else "fp32"
@@ -322,7 +326,7 @@ def _default_onnxruntime(
 def _openvino(
     bundle: Path, manifest: Manifest, candidates: list[Candidate], missing: dict[str, str]
 ) -> None:
-    """OpenVINO on the processor, compiled for one batch, for latency as its guide has it."""
+    """Add OpenVINO on the processor, compiled for one batch with its latency hint."""
     artifact = _graph(manifest, "fp32")
     try:
         import openvino
@@ -346,7 +350,8 @@ def _openvino(
                 hu = np.repeat(hu[:1], batch, axis=0)
                 return {name: out[:1] for name, out in run(hu).items()}
             request.infer({"hu": hu})
-            return {name: request.get_tensor(name).data.copy() for name in OUTPUTS}
+            names = manifest.output_names
+            return {name: request.get_tensor(name).data.copy() for name in names}
 
         return run
 

@@ -1,7 +1,7 @@
-"""How a row is timed: warm-up until stable, candidates in turn, caches that have seen other inputs.
+"""The timing of a row: warm-up until stable, alternating candidates, changing inputs.
 
-Nothing here knows what it times or how time is read: a sample is a function that runs once and
-returns the seconds it took.
+This module does not depend on what is timed or on the clock: a sample is a function that runs once
+and returns the seconds it took.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 MAX_COPIES = 256
 MAX_BUSY = 0.05
-"""Share of the machine that others may take before a row is marked."""
+"""Share of the machine that other processes may use before a row is marked."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def warm_up(
     seconds: float = 15.0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> WarmUp:
-    """Run until the last ``window`` times differ by no more than ``tolerance``, or time is up."""
+    """Run until the last ``window`` times differ by at most ``tolerance``, or the time is up."""
     start = clock()
     times: list[float] = []
     while True:
@@ -71,19 +71,19 @@ def interleave(
     pause: float = 0.01,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Run all candidates once a round, in an order drawn anew each round.
+    """Run all candidates once per round, in a new random order each round.
 
     Args:
-        samples: by name.
-        rounds: at least so many, and
-        most: at most.
-        seconds: no round begins later than this, once there are ``rounds``.
-        pause: seconds of sleep before each run: some libraries' threads spin on for a while, and
-            would slow the next candidate down.
-        clock: tells how long it has taken.
+        samples: samples by name.
+        rounds: least number of rounds.
+        most: largest number of rounds.
+        seconds: after ``rounds`` rounds, no round begins later than this.
+        pause: seconds of sleep before each run: the threads of some libraries spin for a while and
+            would slow down the next candidate.
+        clock: returns the time in seconds.
 
     Returns:
-        The seconds of each candidate, one a round: entry i of all of them is of the same round.
+        The seconds of each candidate, one per round: entry i of each list is of the same round.
     """
     order, draw = list(samples), random.Random(0)
     times: dict[str, list[float]] = {name: [] for name in samples}
@@ -99,7 +99,7 @@ def interleave(
 
 
 def copies_past_the_cache(size: int, cache: int) -> int:
-    """How many inputs of ``size`` bytes keep a cache of ``cache`` bytes cold when taken in turn."""
+    """Return the number of inputs of ``size`` bytes to rotate so that a cache stays cold."""
     return min(MAX_COPIES, max(2, math.ceil(4 * cache / size)))
 
 
@@ -108,7 +108,7 @@ def host_sample(
     inputs: Sequence[T],
     clock: Callable[[], float] = time.perf_counter,
 ) -> Sample:
-    """Time ``run`` by the wall clock, each time on the next input."""
+    """Return a sample that times ``run`` by the wall clock, each time on the next input."""
     turn = itertools.cycle(inputs)
 
     def sample() -> float:
@@ -127,13 +127,13 @@ def marks(
     throttled: Sequence[str] = (),
     busy: float | None = None,
 ) -> list[str]:
-    """What speaks against trusting a row; it is shown with the row wherever the row is.
+    """Return the marks of a row, the reasons not to trust it.
 
     Args:
         times: seconds [n].
         warm: the warm-up before them.
-        throttled: reasons for which the GPU held its clocks back before, or after.
-        busy: share of the processors that other processes took meanwhile; None where unknown.
+        throttled: the GPU's reasons for throttling before or after.
+        busy: share of the processors that other processes used meanwhile; None if unknown.
     """
     found = [f"throttled ({', '.join(throttled)})"] if throttled else []
     if not warm.stable:

@@ -1,1 +1,1 @@
-"""Single measurements that back a statement in the docs."""
+"""Single measurements for statements in the docs."""

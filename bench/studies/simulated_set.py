@@ -5,7 +5,7 @@
         > tests/simulator/simulated_measurements.json
 
 `make tables` writes the summary into docs/simulator.md. The measurements of the first thousand
-images let the tests check the readers' constants without simulating a thousand images.
+images let the tests check the radiologists' constants without simulating a thousand images.
 """
 
 from __future__ import annotations

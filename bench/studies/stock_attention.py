@@ -1,7 +1,7 @@
 """Window attention from stock parts: one scaled_dot_product_attention for each octave.
 
-The best that a user of PyTorch could do without a kernel of one's own: what does not depend on the
-input (bias, temperature and region mask of each octave) is computed once, ahead of the timing.
+This is the best that PyTorch offers without a custom kernel. What does not depend on the input
+(bias, temperature and region mask of each octave) is computed once, before the timing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from clinreadnet.kernels.ops.window_attention.reference import cyclic_shift, shi
 
 
 class StockAttention:
-    """``window_attention`` for weights and a size that are known.
+    """``window_attention`` for fixed weights and a fixed size.
 
     Args:
         bias, inv_temperature, gates: as in ``window_attention``.
@@ -44,7 +44,7 @@ class StockAttention:
         if shift:
             other = shifted_region_mask(h, w, window, shift, gates.device)  # [windows, N, N]
             mask = mask.masked_fill(other[None, :, None], float("-inf"))
-        # A batch of windows and heads: the slices beside one another share a mask.
+        # A batch of windows and heads: neighbouring slices share a mask.
         self.masks = mask.reshape(self.octaves, windows * heads, 1, n, n).to(dtype)
         self.beta = beta.repeat(1, windows)[..., None, None, None].to(dtype)
         self.gates = gates.t().repeat(1, windows)[..., None, None, None].to(dtype)

@@ -1,4 +1,4 @@
-"""What training does to slices, measured on a simulated folder: rotation, and anatomies found.
+"""Rotation and grouping of the training data, measured on a simulated folder.
 
     python -m bench.studies.training_data DIR > bench/results/training/data.json
 
@@ -43,7 +43,7 @@ def interpolated(images: Tensor, radians: float, mode: str) -> Tensor:
 
 
 def noise_kept(folder: LdctiqaFolder) -> dict[str, dict[str, float]]:
-    """Return the share of the noise that each way to rotate keeps, over all slices."""
+    """Return the share of the noise that each method of rotation keeps, over all slices."""
     radians = math.radians(MAX_DEGREES)
     kept: dict[str, list[float]] = {"shears": [], "bicubic": [], "bilinear": []}
     for index in range(len(folder)):
@@ -61,7 +61,7 @@ def noise_kept(folder: LdctiqaFolder) -> dict[str, dict[str, float]]:
 
 
 def anatomies(folder: LdctiqaFolder) -> dict[str, Any]:
-    """Return the low-pass differences within and between anatomies, and what grouping finds."""
+    """Return the low-pass differences within and between anatomies, and the groups found."""
     assert folder.groups is not None, "the folder must name its anatomies"
     images = np.stack([low_pass(folder.hu(i)) for i in range(len(folder))])
     found = group_by_similarity(images)

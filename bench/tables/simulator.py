@@ -43,7 +43,7 @@ def simulator_labels_table() -> str:
             f"{s['ks_distance_to_challenge_labels']:.3f}",
         ],
         [
-            "SROCC of one reader with the mean of the other four",
+            "SROCC of one radiologist with the mean of the other four",
             f"{min(agreement):.3f} to {max(agreement):.3f}",
         ],
         [

@@ -1,4 +1,4 @@
-"""The `clinreadnet` command. Each command is a thin door to one module.
+"""The `clinreadnet` command, one module per subcommand.
 
 Results go to standard output; progress, notes and errors go to standard error. Exit status: 0 fine,
 1 a check failed, 2 bad usage or bad input.
@@ -12,16 +12,32 @@ from typing import Annotated
 import typer
 
 from clinreadnet._version import __version__
-from clinreadnet.cli.bundles import export, sign, verify
-from clinreadnet.cli.machines import doctor, report, tune
-from clinreadnet.cli.networks import ablate, evaluate, simulate, train
-from clinreadnet.cli.scoring import score
+from clinreadnet.cli import (
+    ablate,
+    check_graph,
+    doctor,
+    evaluate,
+    evaluate_order,
+    export,
+    export_kernels,
+    export_triton_server,
+    report,
+    score,
+    score_archive,
+    sign,
+    simulate,
+    train,
+    tune,
+    verify,
+)
+from clinreadnet.cli.command import Command
 from clinreadnet.errors import ClinReadNetError
 from clinreadnet.spec import RESEARCH_USE
 
 app = typer.Typer(
     name="clinreadnet",
-    help=f"""No-reference quality scores (0 bad ... 4 excellent) for low-dose CT slices.
+    help=f"""Predict quality scores (0 bad ... 4 excellent) for low-dose CT slices, without a
+reference image.
 
 Score slices with a bundle, or make a verified bundle from a checkpoint.
 
@@ -33,20 +49,25 @@ Score slices with a bundle, or make a verified bundle from a checkpoint.
     rich_markup_mode="markdown",
 )
 
-# What a command needs beyond the bare install, and the extra that brings it.
-_EXTRA_OF = {
-    "matplotlib": "plot",
-    "numba": "simulate",
-    "onnx": "export",
-    "onnxruntime": "cpu",
-    "onnxscript": "export",
-    "pyarrow": "ray",
-    "ray": "ray",
-    "safetensors": "export",
-    "scipy": "simulate",
-    "skimage": "simulate",
-    "torch": "export",
-    "triton": "kernels",
+# In the order of `clinreadnet --help`.
+_GROUPS = {
+    "Deploy": (
+        export.export,
+        verify.verify,
+        sign.sign,
+        check_graph.check_graph,
+        export_kernels.export_kernels,
+        export_triton_server.export_triton_server,
+        doctor.doctor,
+    ),
+    "Score": (score.score, score_archive.score_archive),
+    "Measure": (
+        evaluate.evaluate,
+        evaluate_order.evaluate_order,
+        report.report,
+        tune.tune,
+    ),
+    "Train": (simulate.simulate, train.train, ablate.ablate),
 }
 
 
@@ -68,20 +89,9 @@ def _options(
     pass
 
 
-for _command in (
-    train,
-    ablate,
-    evaluate,
-    score,
-    doctor,
-    simulate,
-    export,
-    verify,
-    tune,
-    report,
-    sign,
-):
-    app.command()(_command)
+for _group, _commands in _GROUPS.items():
+    for _command in _commands:
+        app.command(cls=Command, rich_help_panel=_group)(_command)
 
 
 def main() -> None:
@@ -95,15 +105,6 @@ def main() -> None:
         if message := error.format_message():  # empty where the help was shown instead
             print(f"clinreadnet: {message.rstrip('.')}. See --help.", file=sys.stderr)
         sys.exit(error.exit_code)
-    except ModuleNotFoundError as error:
-        if error.name not in _EXTRA_OF:
-            raise
-        print(
-            f"clinreadnet: this command needs {error.name}, which is not installed; run "
-            f'pip install "clinreadnet[{_EXTRA_OF[error.name]}]"',
-            file=sys.stderr,
-        )
-        sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         print("clinreadnet: interrupted", file=sys.stderr)
         sys.exit(130)

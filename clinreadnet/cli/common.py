@@ -1,28 +1,15 @@
-"""Options that commands share, and what they print."""
+"""Functions that several commands share."""
 
 from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any
-
-import typer
-
-from clinreadnet.errors import InputError
-
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
-Plot = Annotated[
-    Path | None,
-    typer.Option(help="Also draw each artifact's scores over the reference's (.png, .pdf, .svg)."),
-]
-Force = Annotated[bool, typer.Option("--force", help="Replace the output where it exists.")]
+from typing import Any
 
 
 def print_json(result: Mapping[str, Any]) -> None:
-    """Print one JSON document on standard output; values that are not finite become null."""
+    """Print one JSON document to standard output; values that are not finite become null."""
 
     def finite(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -34,15 +21,3 @@ def print_json(result: Mapping[str, Any]) -> None:
         return value
 
     print(json.dumps(finite(result), indent=2, allow_nan=False))
-
-
-def parse_duration(text: str) -> float:
-    """Return the seconds of a duration such as 90s, 30m or 2h.
-
-    Raises:
-        InputError: not of that form, or not more than nothing.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip())
-    if match is None or not float(match[1]):
-        raise InputError(f"{text!r}: not a duration; write 90s, 30m or 2h")
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]

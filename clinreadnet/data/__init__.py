@@ -1,1 +1,1 @@
-"""Reading, simulating and writing CT slices."""
+"""Read CT slices: DICOM, LDCTIQA, MetaImage and NumPy files."""

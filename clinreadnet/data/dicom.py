@@ -1,8 +1,8 @@
-"""CT images in DICOM files: the header first, then the pixels of one frame at a time.
+"""CT images in DICOM files: read the header first, then the pixels of one frame at a time.
 
-CT Image Storage, Enhanced CT and Legacy Converted Enhanced CT are read; localisers and everything
-else are refused by name. Stored values become Hounsfield units through the frame's own rescale, and
-padding becomes air (-1000 HU).
+CT Image Storage, Enhanced CT and Legacy Converted Enhanced CT are read. Localisers and all other
+objects are refused by name. Stored values are rescaled to Hounsfield units with the frame's own
+slope and intercept. Padding becomes air (-1000 HU).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from clinreadnet.errors import InputError, first_line
 from clinreadnet.spec import HU_MIN
 
 PADDING_BELOW_HU = -1500.0
-"""Nothing a scanner measures is below: -2000, -2048, -3024 are padding whatever the header says."""
+"""Lowest measured value. -2000, -2048 and -3024 are padding, whatever the header says."""
 
 _CT_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.2",  # CT Image Storage
@@ -63,9 +63,9 @@ _TAGS: list[int | str | tuple[int, int]] = [
 
 
 class NotASlice(InputError):
-    """The file is whole, or no DICOM at all, but holds no CT slice: skipped inside a folder.
+    """The file is intact or is not DICOM, and has no CT slice. It is skipped inside a folder.
 
-    ``what`` names it in a few words.
+    ``what`` describes the file in a few words.
     """
 
     def __init__(self, message: str, what: str) -> None:
@@ -75,7 +75,7 @@ class NotASlice(InputError):
 
 @dataclass(frozen=True)
 class DicomFrame:
-    """What the header says about one frame of one file.
+    """Header values of one frame of a file.
 
     Attributes:
         path: the file.
@@ -86,7 +86,7 @@ class DicomFrame:
         pixel_mm: width of a pixel in mm, or None.
         slope: HU per stored unit.
         intercept: HU of the stored value 0.
-        units: the rescale type the header names (``HU``, ``US``), empty where it names none.
+        units: the rescale type in the header (``HU``, ``US``); empty without one.
         padding: lowest and highest stored value that mean "outside the scan", or None.
         series_uid: SeriesInstanceUID.
         series_number: SeriesNumber, or infinity.
@@ -125,11 +125,11 @@ def read_headers(path: Path) -> list[DicomFrame]:
 
     Raises:
         NotASlice: not DICOM, not CT, or a localiser.
-        InputError: truncated, compressed by a method no installed package decodes, or a header
-            without what turns pixels into Hounsfield units.
+        InputError: truncated, compressed by a method that no installed package decodes, or a header
+            without rescale slope and intercept.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # odd values in unused fields are not the user's concern
+        warnings.simplefilter("ignore")  # odd values in unused fields do not matter
         try:
             with path.open("rb") as file:
                 ds = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS)
@@ -165,7 +165,7 @@ def read_hu(frame: DicomFrame) -> NDArray[np.float32]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            # One frame is read from the file, except where all of it is deflated.
+            # Only this frame is read, unless the whole dataset is deflated.
             source = pydicom.dcmread(frame.path) if frame.deflated else frame.path
             stored = pixel_array(source, index=frame.index, raw=True)
         except Exception as error:  # each decoder raises its own types
@@ -266,7 +266,7 @@ def _frame(
 
 
 def _check_pixels(path: Path, ds: pydicom.Dataset, frames: int, pixel_bytes: int) -> None:
-    """Refuse what cannot be decoded, before any pixel is read."""
+    """Check that the pixels can be decoded, before they are read."""
     syntax = ds.file_meta.get("TransferSyntaxUID")
     if not syntax:
         raise InputError(f"{path}: damaged DICOM header (no TransferSyntaxUID)")
@@ -292,10 +292,10 @@ def _check_pixels(path: Path, ds: pydicom.Dataset, frames: int, pixel_bytes: int
 
 
 def _padding(ds: pydicom.Dataset) -> tuple[int, int] | None:
-    """Return the padded range of stored values, read as the pixels are.
+    """Return the range of stored padding values, in the signedness of the pixels.
 
     Some scanners write the value with the other signedness (US 63536 in signed data is -2000), so
-    only its low bits are trusted.
+    only its low bits are used.
     """
     value = _number(ds.get("PixelPaddingValue"))
     if value is None:
@@ -341,7 +341,7 @@ def _in_groups(
 
 
 def _width(spacing: Any) -> float | None:
-    """Return the second of the two numbers of a PixelSpacing: between columns."""
+    """Return the second number of a PixelSpacing: the distance between columns."""
     width = _number(spacing[1]) if isinstance(spacing, Sequence) and len(spacing) == 2 else None
     return width if width is not None and width > 0 else None
 
@@ -364,5 +364,5 @@ def _words(value: Any) -> list[str]:
 
 
 def by(shape: tuple[int, ...]) -> str:
-    """Return ``shape`` as a reader writes it: 512x512."""
+    """Return ``shape`` as text, such as 512x512."""
     return "x".join(map(str, shape))

@@ -4,8 +4,8 @@
 
     folder/
       image/0000.tif ...   float32 [512, 512] in [0, 1], HU = 1400 x - 1000
-      train.json           {"0000.tif": 2.8, ...}: the readers' mean score, 0 bad ... 4 excellent;
-                           test.json, or one file of another name, is read the same way
+      train.json           {"0000.tif": 2.8, ...}: the radiologists' mean score, 0 bad ... 4
+                           excellent; test.json, or one file of another name, is read the same way
       simulation.json      simulated folders only: the anatomy of each image, what was measured
 """
 
@@ -37,7 +37,7 @@ _CHALLENGE_FOLDERS = "LDCTIQAG2023_*"
 _SIMULATION_ADVICE = "simulate the folder again, or delete this file to go without anatomies"
 
 TOLERANCE = 1e-6
-"""How far outside [0, 1] an encoded pixel may be: other programs round an exact 0 or 1 so."""
+"""Distance that an encoded pixel may be outside [0, 1]; other programs round 0 and 1 this way."""
 
 
 def encode(hu: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -53,15 +53,15 @@ def decode(x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def write_tif(path: str | os.PathLike[str], hu: NDArray[np.float32]) -> None:
     """Write one slice ``[512, 512]`` of Hounsfield units as an encoded float32 TIFF."""
-    # No software tag, no date: the same image is the same bytes.
+    # Without software tag and date, so that the same image gives the same bytes.
     tifffile.imwrite(path, encode(hu), photometric="minisblack", metadata=None, software=False)
 
 
 @contextmanager
 def silent_tifffile() -> Iterator[None]:
-    """Keep tifffile from logging what it also raises: the user gets one line.
+    """Stop tifffile from logging the errors that it also raises.
 
-    Where threads read, hold it around all of them, or one may undo another's.
+    If threads read, use one context around all of them: it changes a global setting.
     """
     log = logging.getLogger("tifffile")
     was_disabled, log.disabled = log.disabled, True
@@ -116,12 +116,12 @@ def read_tif(path: str | os.PathLike[str]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class LdctiqaFolder:
-    """An opened LDCTIQA folder; images are read when asked for.
+    """An LDCTIQA folder; images are read on access.
 
     Attributes:
-        folder: where the labels are.
+        folder: folder of the label file.
         names: file names, sorted.
-        scores: ``[n]`` float32, the readers' mean score of each, 0...4.
+        scores: ``[n]`` float32, the radiologists' mean score of each image, 0...4.
         simulation: what ``simulation.json`` says; None without that file.
     """
 
@@ -173,13 +173,13 @@ class LdctiqaFolder:
         """Read an image: ``[512, 512]`` float32 Hounsfield units.
 
         Raises:
-            InputError: as :func:`read_tif`.
+            InputError: as in :func:`read_tif`.
         """
         return read_tif(self.path(index))
 
 
 def _read_json_object(path: Path, purpose: str) -> dict[str, object]:
-    """Read an object, refusing keys that stand in it twice: the last would win unseen."""
+    """Read a JSON object; a repeated key is an error, because the last value would win silently."""
     repeated: list[str] = []
 
     def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -217,13 +217,13 @@ def _is_score(value: object) -> bool:
 def read_ldctiqa(folder: str | os.PathLike[str]) -> LdctiqaFolder:
     """Open an LDCTIQA folder, or a folder that holds one of the challenge's.
 
-    Every image that the labels name must exist, and every image must have a label; what is in the
-    images is checked by `check_images`, or when they are read.
+    Every labelled image must exist, and every image must have a label. The images themselves are
+    checked by `check_images`, or when they are read.
 
     Raises:
         InputError: no folder or labels, images without a label, labels without an image, labels
-            that are no number in 0...4, or names that stand twice: one line for each, with the
-            number of them and the first.
+            that are not numbers in 0...4, or repeated names. One line per kind, with the number of
+            cases and the first one.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -266,10 +266,10 @@ def read_ldctiqa(folder: str | os.PathLike[str]) -> LdctiqaFolder:
 
 
 def check_images(folder: LdctiqaFolder) -> None:
-    """Refuse images that are not 512x512 float32, by their headers, before any is read whole.
+    """Check from the headers that the images are 512x512 float32.
 
     Raises:
-        InputError: the number of such images, and the first.
+        InputError: some images are not; the message gives their number and the first.
     """
     wrong: list[str] = []
     for index, name in enumerate(folder.names):
@@ -322,12 +322,12 @@ def write_labels(
     labels: Mapping[str, float],
     simulation: Mapping[str, object] | None = None,
 ) -> None:
-    """Write ``train.json`` and, where given, ``simulation.json`` into an LDCTIQA folder.
+    """Write ``train.json`` and, if given, ``simulation.json`` into an LDCTIQA folder.
 
     Args:
-        folder: the folder; the images go into its ``image`` by :func:`write_tif`.
+        folder: the folder; write the images into its ``image`` with :func:`write_tif`.
         labels: score of each file name.
-        simulation: what is known about simulated images, with ``images[name]["anatomy"]``.
+        simulation: record of simulated images, with ``images[name]["anatomy"]``.
     """
     folder = Path(folder)
     (folder / LABELS_FILE).write_text(json.dumps(dict(labels), indent=1) + "\n", encoding="utf-8")

@@ -1,7 +1,7 @@
 """MetaImage files (``.mha``, ``.mhd``): the stacks of slices that the challenge's container reads.
 
 A text header of ``Key = value`` lines ends with ``ElementDataFile``; the voxels follow, plain or
-zlib-compressed, x fastest. Only what a stack of slices needs is read: one channel, 2 or 3 axes.
+zlib-compressed, x fastest. Only stacks of slices are supported: one channel, 2 or 3 axes.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _HEADER_BYTES = 65536
 
 
 def read_metaimage_header(path: Path) -> tuple[dict[str, str], int]:
-    """Return the header's entries and where it ends.
+    """Return the header's entries and the offset of its end.
 
     Raises:
-        InputError: the file is no MetaImage, or of a kind that is not read.
+        InputError: the file is not a MetaImage file, or of an unsupported kind.
     """
     with path.open("rb") as file:
         start = file.read(_HEADER_BYTES)
@@ -74,16 +74,16 @@ def metaimage_shape(header: dict[str, str], path: Path) -> tuple[int, int, int]:
 def read_metaimage(path: Path) -> NDArray[np.float32]:
     """Read a stack of slices.
 
-    Numbers that are floats in 0...1 throughout are encoded as the challenge's images are; any
-    others are Hounsfield units.
+    If all values are floats in 0...1, they are encoded like the challenge's images. Otherwise they
+    are Hounsfield units.
 
     Returns:
         [n, rows, columns] float32 Hounsfield units.
 
     Raises:
-        InputError: as `read_metaimage_header`, or the data are missing, damaged or cut off.
+        InputError: as in `read_metaimage_header`, or the data are missing, damaged or cut off.
     """
-    from clinreadnet.data.ldctiqa import TOLERANCE, decode  # brings tifffile, which is slow
+    from clinreadnet.data.ldctiqa import TOLERANCE, decode  # imports tifffile, which is slow
 
     header, at = read_metaimage_header(path)
     shape = metaimage_shape(header, path)
@@ -104,7 +104,7 @@ def read_metaimage(path: Path) -> NDArray[np.float32]:
             raise InputError(f"{path}: damaged ({error}); copy it again") from None
     if len(content) != size:
         raise InputError(
-            f"{path}: {len(content)} bytes of pixels or more where its header promises {size}; "
+            f"{path}: {len(content)} bytes of pixels or more, but its header promises {size}; "
             "copy it again"
         )
     stack = np.frombuffer(content, dtype).reshape(shape).astype(np.float32)

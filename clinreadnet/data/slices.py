@@ -2,9 +2,9 @@
 
 Inputs are DICOM (see `clinreadnet.data.dicom`), LDCTIQA ``.tif`` (encoded 0...1), ``.npy`` in HU,
 [512, 512] or [n, 512, 512], and MetaImage stacks (see `clinreadnet.data.metaimage`), which are read
-whole. A file that is named must be a slice. A folder is searched with its sub-folders, and what is
-no CT slice in it (localisers, dose reports, text files) is left out with a note; a damaged file is
-refused there too, because a missing slice would go unseen.
+whole. A file that is named must be a slice. Folders are searched recursively: files that are not CT
+slices (localisers, dose reports, text files) are skipped with a note. A damaged file is an error
+there too, because a skipped slice would go unnoticed.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _DICOM_SUFFIXES = {".dcm", ".dicom", ".ima"}
 
 @dataclass(frozen=True)
 class SliceRef:
-    """One slice that is known by its header and not loaded yet.
+    """A slice of which only the header has been read.
 
     Attributes:
         path: the file.
         frame: frame number from 0 in a file of several slices, else None.
-        position: place along the slice normal in mm, or None where the file does not say.
+        position: position along the slice normal in mm, or None if the file does not give it.
         series: SeriesInstanceUID, or the folder (``.tif``) or file (``.npy``, ``.mha``).
-        pixel_mm: width of a pixel in mm, or None where the file does not say.
+        pixel_mm: width of a pixel in mm, or None if the file does not give it.
     """
 
     path: Path
@@ -52,7 +52,7 @@ class SliceRef:
 
     @property
     def name(self) -> str:
-        """The path, with the frame number where the file holds several."""
+        """The path, with the frame number if the file holds several."""
         return str(self.path) if self.frame is None else f"{self.path}[{self.frame}]"
 
     def load(self) -> NDArray[np.float32]:
@@ -62,7 +62,7 @@ class SliceRef:
             float32 [512, 512], HU.
 
         Raises:
-            InputError: unreadable pixels, NaN or infinity, the wrong size, or a blank image.
+            InputError: unreadable pixels, NaN or infinity, a wrong size, or a blank image.
         """
         hu = self._read()
         if not np.isfinite(hu).all():
@@ -85,23 +85,23 @@ def find_slices(
     """Find the slices of files and folders, reading headers only.
 
     Series come in the order in which ``paths`` first names them, then by SeriesNumber and
-    SeriesInstanceUID. Inside a DICOM series, slices are sorted along their normal; where one slice
+    SeriesInstanceUID. Inside a DICOM series, slices are sorted along their normal. If a slice
     has no position, all are sorted by SliceLocation, else by InstanceNumber. Other files keep the
     natural order of their names. A file that is named twice counts once.
 
     Args:
         paths: files and folders.
         resample: accept other sizes than 512×512; `SliceRef.load` then uses `resize`.
-        note: called with one line about each thing that was left out or is unusual.
-        refused: called with a damaged file of a folder, and what is wrong with it, instead of
-            raising; the file is left out.
+        note: called with one line for each file that is skipped or unusual.
+        refused: called with a damaged file of a folder and its error, instead of raising; the file
+            is skipped.
 
     Returns:
-        At least one slice. Nothing but headers is held in memory.
+        At least one slice. Only headers are held in memory.
 
     Raises:
-        InputError: a missing file, an empty folder, a file that is not a CT slice (see the module
-            docstring), or another size than 512×512.
+        InputError: a missing file, an empty folder, a named file that is not a CT slice, or a size
+            other than 512×512.
     """
     tell = note or (lambda line: None)
     frames: list[tuple[int, DicomFrame]] = []
@@ -128,10 +128,10 @@ def find_slices(
 def resize(hu: NDArray[np.float32]) -> NDArray[np.float32]:
     """Resize an image to 512×512.
 
-    A shorter side is first padded with air on both ends, so that the field of view keeps its
-    proportions. Then each axis is filtered with a triangle one output pixel wide on each side (one
-    input pixel when enlarging): bilinear interpolation that averages, instead of aliasing, when
-    it shrinks. Resizing changes noise, and noise is what is scored: read such scores with care.
+    A shorter side is first padded with air at both ends, so that the proportions do not change.
+    Then each axis is filtered with a triangle that extends one output pixel to each side (one input
+    pixel when enlarging): bilinear interpolation with antialiasing. Resizing changes the noise, and
+    with it the score.
 
     Args:
         hu: float32 [rows, columns], HU.
@@ -164,7 +164,7 @@ def _search(
     tell: Callable[[str], None],
     refused: Callable[[Path, InputError], None] | None,
 ) -> Sequence[DicomFrame | SliceRef]:
-    """Return the slices under ``folder``, leaving out what is none."""
+    """Return the slices under ``folder``; other files are skipped."""
     found: list[DicomFrame | SliceRef] = []
     left_out: dict[str, list[str]] = {}
     files = [
@@ -197,7 +197,7 @@ def _search(
     if not found and summary:
         raise InputError(f"{folder}: no CT slices ({summary}); give a folder of CT slices")
     if summary:
-        tell(f"{folder}: left out what is no CT slice ({summary})")
+        tell(f"{folder}: skipped files that are not CT slices ({summary})")
     return found
 
 
@@ -225,7 +225,7 @@ def _open_tif(path: Path) -> SliceRef:
     if shape != (SIZE, SIZE):
         raise InputError(
             f"{path}: {by(shape)} pixels, but an LDCTIQA slice is {SIZE}x{SIZE}; "
-            "--resample is for DICOM and .npy"
+            "resample=True is for DICOM and .npy"
         )
     return SliceRef(path, None, None, str(path.parent), partial(_read_tif, path))
 
@@ -257,7 +257,7 @@ def _open_npy(path: Path, resample: bool) -> list[SliceRef]:
 
 def _read_npy(path: Path, number: int | None) -> NDArray[np.float32]:
     array = np.load(path, mmap_mode="r", allow_pickle=False)
-    with np.errstate(over="ignore"):  # becomes infinity, which `SliceRef.load` refuses
+    with np.errstate(over="ignore"):  # becomes infinity, an error in `SliceRef.load`
         hu = np.array(array if number is None else array[number], dtype=np.float32)
     if array.dtype.kind == "f" and hu.min() >= 0 and hu.max() <= 1:
         raise InputError(
@@ -271,7 +271,7 @@ def _open_metaimage(path: Path, resample: bool) -> list[SliceRef]:
     header, _ = read_metaimage_header(path)
     count, *shape = metaimage_shape(header, path)
     _check_size(path, tuple(shape), resample)
-    stack = cache(partial(read_metaimage, path))  # compressed as a whole, so read as a whole
+    stack = cache(partial(read_metaimage, path))  # compressed as one block
 
     def read(number: int) -> NDArray[np.float32]:
         return np.asarray(stack()[number])
@@ -285,7 +285,7 @@ def _open_metaimage(path: Path, resample: bool) -> list[SliceRef]:
 def _series(
     frames: list[tuple[int, DicomFrame]], resample: bool, tell: Callable[[str], None]
 ) -> list[tuple[int, SliceRef]]:
-    """Return the frames of all series in order, each with the place of its series in ``paths``."""
+    """Return the frames of all series in order, each with the index of its series in ``paths``."""
     series: dict[str, list[DicomFrame]] = {}
     first: dict[str, int] = {}
     for order, frame in frames:
@@ -318,7 +318,7 @@ def _series(
 
 
 def _position_source(members: list[DicomFrame]) -> str | None:
-    """Return the field that gives every member a position in mm, or None."""
+    """Return the header field that gives every member a position in mm, or None."""
     for source in ("projected", "location"):
         if all(getattr(f, source) is not None for f in members):
             return source
@@ -334,7 +334,7 @@ def _check_size(path: Path, shape: tuple[int, ...], resample: bool) -> None:
     if shape != (SIZE, SIZE) and not resample:
         raise InputError(
             f"{path}: {by(shape)} pixels, the network takes {SIZE}x{SIZE}; "
-            "add --resample to resize it"
+            "give resample=True to resize it"
         )
 
 

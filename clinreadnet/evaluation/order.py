@@ -149,7 +149,7 @@ def _originals(
         source = record.get("slice", "a phantom")
         if source not in found:
             raise InputError(
-                f"anatomy {record['anatomy']} was made from {source}, which --clean does not name"
+                f"anatomy {record['anatomy']} was made from {source}, which `clean` does not name"
             )
         originals[record["anatomy"]] = found[source]
     return originals

@@ -75,7 +75,7 @@ def load_checkpoint(path: str | os.PathLike[str], *, preset: str | None = None) 
     if preset is not None and config.preset != preset:
         raise InputError(
             f"{path}: is a checkpoint of preset {config.preset!r}, not {preset!r}; "
-            f"ask for --preset {config.preset} or give another file"
+            f"ask for preset={config.preset} or give another file"
         )
     model = ClinReadNet(config)
     try:

@@ -18,9 +18,9 @@ COLOURS = 8
 
 @dataclass(frozen=True)
 class Series:
-    """Points (x, y) above zero under one name; joined by a line, or drawn as dots.
+    """Named points (x, y) above zero, joined by a line or drawn as dots.
 
-    ``limit`` draws it dashed, without dots.
+    With ``limit`` they are drawn as a dashed line without dots.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Series:
 
 
 def latency_accuracy(run: RecordedRun) -> str:
-    """Time of one slice against the worst difference of a score."""
+    """Plot the time of one slice against the worst difference of a score."""
     rows = [row for row in run.rows if (row.batch, row.clock) == (1, "host")]
     series = [
         Series(row.title, ((1e3 * row.p50, max(row.score_difference, 1e-9)),)) for row in rows
@@ -41,7 +41,7 @@ def latency_accuracy(run: RecordedRun) -> str:
 
 
 def throughput(run: RecordedRun) -> str:
-    """Slices a second against the batch, host memory to host memory."""
+    """Plot slices per second against the batch, host memory to host memory."""
     series = []
     for title in dict.fromkeys(row.title for row in run.rows):
         rows = [row for row in run.rows if (row.title, row.clock) == (title, "host")]
@@ -52,7 +52,7 @@ def throughput(run: RecordedRun) -> str:
 
 
 def roofline(run: RecordedRun) -> str:
-    """Operations a second against operations a byte, under the machine's limits."""
+    """Plot operations per second against operations per byte, with the machine's limits."""
     rows = [row for row in run.rows if row.clock == fastest_clock(run.rows)]
     if not rows:
         return chart("Roofline", [], "", "")
@@ -75,7 +75,7 @@ def roofline(run: RecordedRun) -> str:
 
 
 def fastest_clock(rows: Sequence[BenchRow]) -> str:
-    """Return the clock with the least of the host in it."""
+    """Return the clock that includes the least host time."""
     clocks = {row.clock for row in rows}
     return next((c for c in ("device graph", "device", "host") if c in clocks), "host")
 
@@ -91,10 +91,10 @@ def chart(
 
     Args:
         title: caption.
-        series: what to draw.
-        x_label: of the horizontal axis.
-        y_label: of the vertical one.
-        x_ticks: where the horizontal axis is labelled; default powers of ten or their parts.
+        series: points to draw.
+        x_label: label of the horizontal axis.
+        y_label: label of the vertical axis.
+        x_ticks: ticks of the horizontal axis; default powers of ten or steps between them.
     """
     caption = f"<figcaption>{html.escape(title)}</figcaption>"
     points = [point for one in series for point in one.points]
@@ -143,7 +143,7 @@ def chart(
 
 
 class _Axis:
-    """Places values on a logarithmic axis."""
+    """A logarithmic axis."""
 
     def __init__(self, values: Sequence[float], start: float, end: float) -> None:
         low, high = math.log10(min(values)), math.log10(max(values))
@@ -157,7 +157,7 @@ class _Axis:
         return self._start + share * (self._end - self._start)
 
     def _choose(self) -> list[float]:
-        """Powers of ten, or fewer steps between them where the axis is short."""
+        """Return powers of ten, or steps between them if the axis is short."""
         decades = range(math.floor(self._low), math.ceil(self._high) + 1)
         found: list[float] = []
         for steps in ((1.0,), (1.0, 2.0, 5.0), tuple(i / 4 for i in range(4, 40))):

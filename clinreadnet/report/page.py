@@ -1,4 +1,4 @@
-"""The report: one HTML page that needs nothing else, and the same as JSON."""
+"""The report: one self-contained HTML page, and the same as JSON."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ figure li::before { content: ""; display: inline-block; width: .7rem; height: .7
 
 
 def check_bundle(bundle: str | os.PathLike[str]) -> Manifest:
-    """Return the manifest of a bundle whose files and verification hold.
+    """Return the manifest of a bundle after a check of its files and its verification.
 
     Raises:
-        InputError: no bundle, a damaged one, or a file that is not the listed one.
+        InputError: the bundle is missing or damaged, or a file is not the listed one.
         CheckFailed: the bundle has not passed verification.
     """
     manifest = load_manifest(bundle)
@@ -78,11 +78,11 @@ def check_bundle(bundle: str | os.PathLike[str]) -> Manifest:
 
 
 class DeploymentReport:
-    """What was measured on each machine, with one bundle.
+    """The measurements of each machine, with one bundle.
 
     Attributes:
-        manifest: of the bundle.
-        runs: the newest of each machine.
+        manifest: manifest of the bundle.
+        runs: newest recorded run of each machine.
         recommendations: one for each run.
     """
 
@@ -94,16 +94,16 @@ class DeploymentReport:
         budget: str,
         machine: str | None = None,
     ) -> None:
-        """Read and judge everything; nothing is written.
+        """Read the runs and the bundle; nothing is written.
 
         Args:
             bundle: folder made by `clinreadnet export`.
             results: folder of recorded runs.
-            budget: as `parse_budget` reads it.
-            machine: only this one.
+            budget: budget in the form of `parse_budget`.
+            machine: folder of the only machine to report; default all.
 
         Raises:
-            InputError: no results, results that cannot be used, a bad budget, a damaged bundle.
+            InputError: no results, unusable results, an invalid budget, or a damaged bundle.
             CheckFailed: the bundle is not verified.
         """
         parse_budget(budget)
@@ -140,6 +140,7 @@ class DeploymentReport:
             f"<code>{model.weights_sha256[:12]}</code>; bundle of {_text(self.manifest.created)}, "
             f"clinreadnet {_text(self.manifest.clinreadnet_version)}.</p>",
             "<h2>Artifacts</h2>",
+            f"<p>{_text(_domain(self.manifest))}</p>",
             artifacts_table(self.manifest).html(),
         ]
         for run, chosen in zip(self.runs, self.recommendations, strict=True):
@@ -155,7 +156,7 @@ class DeploymentReport:
         )
 
     def write(self, out: str | os.PathLike[str]) -> None:
-        """Write the page, whole or not at all.
+        """Write the page atomically.
 
         Raises:
             InputError: ``out`` cannot be written.
@@ -188,7 +189,7 @@ def _machine(run: RecordedRun, chosen: Recommendation) -> list[str]:
         f'<div class="figures">{latency_accuracy(run)}{throughput(run)}{roofline(run)}</div>',
         "<h3>Every row</h3>",
         network_table(run.rows).html(),
-        "<h3>Against what else one would pick</h3>",
+        "<h3>Against alternatives</h3>",
         peers_table(run.rows).html(),
         "<h3>Cold start</h3>",
         cold_start_table(run).html(),
@@ -197,6 +198,14 @@ def _machine(run: RecordedRun, chosen: Recommendation) -> list[str]:
         "<h3>Ops</h3>",
         ops_table(run).html(),
     ]
+
+
+def _domain(manifest: Manifest) -> str:
+    """Say which slices count as novel."""
+    if manifest.unjudged is not None:
+        return f"Domain: {manifest.unjudged}."
+    threshold = manifest.model.novelty_threshold
+    return f"A slice with novelty above {threshold:.4g} is marked as novel: out of domain."
 
 
 def _text(value: str) -> str:

@@ -1,4 +1,4 @@
-"""Which artifact to deploy on a measured machine, and why not a faster one."""
+"""The artifact to deploy on a measured machine, and the reasons against faster ones."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from clinreadnet.report.results import RecordedRun
 from clinreadnet.report.rows import BenchRow
 from clinreadnet.runtime.bundle.manifest import Artifact, Manifest
 
-QUANTITIES = ("score", "error", "PLCC", "SROCC", "KROCC")
-"""What a budget may bound: the worst difference of a slice's score in grades, the largest relative
-error of an output, and the differences of the metrics."""
+QUANTITIES = ("score", "tile", "novelty", "error", "PLCC", "SROCC", "KROCC")
+"""What a budget can bound: the worst difference of a slice's score and of a tile of its map in
+grades, the worst relative difference of a slice's novelty, the largest relative error of an output,
+and the differences of the metrics."""
 
 DEFAULT_BUDGET = "score<=0.02"
 
@@ -22,7 +23,7 @@ _TERM = re.compile(r"\s*(\w+)\s*<=\s*([0-9.eE+-]+)\s*")
 
 @dataclass(frozen=True)
 class Judgement:
-    """A measured artifact; ``reason`` says why it is refused, and is None where it is not."""
+    """A measured artifact; ``reason`` says why it is refused, None if it is not."""
 
     row: BenchRow
     cost: float | None
@@ -34,10 +35,10 @@ class Recommendation:
     """The fastest artifact within a budget on one machine.
 
     Attributes:
-        machine: name of its folder.
-        budget: as it was given.
-        best: None where no measured artifact is within the budget.
-        refused: the faster ones, each with its reason; all, where there is no best.
+        machine: name of the machine's folder.
+        budget: the given budget.
+        best: fastest artifact within the budget, or None.
+        refused: the faster artifacts, each with its reason; all artifacts if there is no best.
     """
 
     machine: str
@@ -46,7 +47,7 @@ class Recommendation:
     refused: tuple[Judgement, ...]
 
     def lines(self) -> list[str]:
-        """Return it in sentences."""
+        """Return the recommendation as lines of text."""
         said = []
         if self.best is None:
             said.append(f"{self.machine}: no measured artifact is within {self.budget}")
@@ -69,7 +70,7 @@ def parse_budget(text: str) -> dict[str, float]:
     """Return the bounds of a budget such as ``score<=0.02,SROCC<=0.001``.
 
     Raises:
-        InputError: another form, an unknown quantity, or a bound that is not a positive number.
+        InputError: an invalid form, an unknown quantity, or a bound that is not positive.
     """
     bounds: dict[str, float] = {}
     for term in text.split(","):
@@ -88,15 +89,15 @@ def parse_budget(text: str) -> dict[str, float]:
 
 
 def recommend(run: RecordedRun, manifest: Manifest, budget: str) -> Recommendation:
-    """Choose by the time of one slice in host memory, which every backend has.
+    """Choose by the time of one slice in host memory, which is measured for every backend.
 
     Args:
-        run: what was measured.
-        manifest: of a bundle that is verified.
-        budget: as `parse_budget` reads it.
+        run: a recorded run.
+        manifest: manifest of a verified bundle.
+        budget: budget in the form of `parse_budget`.
 
     Raises:
-        InputError: as `parse_budget`.
+        InputError: as in `parse_budget`.
     """
     bounds = parse_budget(budget)
     rows = [r for r in run.rows if (r.role, r.batch, r.clock) == ("artifact", 1, "host")]
@@ -124,6 +125,8 @@ def judge(row: BenchRow, artifacts: Sequence[Artifact], bounds: dict[str, float]
     errors = [abs(e) for e in parity.relative_error.values() if e is not None]
     costs: dict[str, float | None] = {
         "score": parity.worst_score_difference,
+        "tile": parity.worst_tile_difference,
+        "novelty": parity.worst_novelty_difference,
         "error": max(errors, default=None),
         **parity.metric_difference,
     }

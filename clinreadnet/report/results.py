@@ -18,7 +18,7 @@ from clinreadnet.errors import InputError, first_line
 from clinreadnet.report.rows import BenchRow, ColdStartRow, KernelRow, OpRow, RecordedRow
 
 SCHEMA = 1
-"""Version of what ``extra_info`` holds, written as ``results_schema`` into every file."""
+"""Version of the format of ``extra_info``, in every file as ``results_schema``."""
 
 RESULTS = Path("bench") / "results"
 
@@ -35,8 +35,8 @@ class RecordedRun:
     Attributes:
         machine: name of its folder.
         path: the file.
-        document: all of it.
-        commit: what was measured; 7 to 40 hexadecimal digits.
+        document: the whole file.
+        commit: measured commit; 7 to 40 hexadecimal digits.
         rows: those of the network.
         cold_starts: loading and first run in a new process.
         ops: those of the network's ops on the processor.
@@ -54,18 +54,18 @@ class RecordedRun:
 
     @property
     def hardware(self) -> str:
-        """GPU, or processor and threads, in words."""
+        """Name of the GPU, or of the processor and its threads."""
         return hardware(self.document["machine_info"])
 
     @property
     def rates(self) -> Mapping[str, float]:
-        """Measured at the start: ``copy`` in bytes/s, the precisions' matmuls in FLOP/s."""
+        """Rates measured at the start: ``copy`` in bytes/s, matmul by precision in FLOP/s."""
         rates: Mapping[str, float] = self.document["machine_info"].get("rates", {})
         return rates
 
 
 def hardware(machine_info: Mapping[str, Any]) -> str:
-    """Return the GPU, or the processor and its threads, in words."""
+    """Return the name of the GPU, or of the processor and its threads."""
     cpu = machine_info["cpu"]
     return str(machine_info.get("gpu") or f"{cpu['brand_raw']}, {cpu['count']} threads")
 
@@ -79,7 +79,7 @@ def read_run(path: Path) -> RecordedRun:
     """Read one recorded file.
 
     Raises:
-        InputError: not JSON, another schema, or a commit that is not known.
+        InputError: not JSON, another schema, or an unknown commit.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -132,10 +132,10 @@ def newest_runs(results: str | os.PathLike[str], machine: str | None = None) -> 
 
     Args:
         results: the folder `bench/results`.
-        machine: name of one folder in it; all of them by default.
+        machine: name of one folder in it; default all.
 
     Raises:
-        InputError: nothing recorded yet, or the newest file of a machine cannot be used.
+        InputError: no recorded run, or the newest file of a machine is unusable.
     """
     newest: dict[str, tuple[str, Path]] = {}
     for path in result_files(results):
@@ -158,7 +158,7 @@ def _may_hold_rows(path: Path) -> bool:
 
 
 def _recorded(path: Path) -> str:
-    """Return when a file was recorded; its name's date where it cannot be read."""
+    """Return the time of recording; if it is unreadable, the date in the file name."""
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["datetime"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,6 +1,6 @@
 """What this machine can build and run, and the command that installs what is missing.
 
-Packages are asked for by their distribution's metadata; none of them is imported.
+Versions are read from the metadata of the distributions. No package is imported.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ _DISTRIBUTIONS = {
     "cryptography": ("cryptography",),
     "triton": ("triton", "triton-windows"),
     "numba": ("numba",),
+    "scikit-image": ("scikit-image",),
     "scipy": ("scipy",),
     "safetensors": ("safetensors",),
     "matplotlib": ("matplotlib",),
@@ -38,18 +39,18 @@ _DISTRIBUTIONS = {
     "pylibjpeg-openjpeg": ("pylibjpeg-openjpeg",),
     "pylibjpeg-libjpeg": ("pylibjpeg-libjpeg",),
 }
-"""Packages in the order they are shown, each with the distributions that provide it."""
+"""Packages in the order of the table, each with the distributions that provide it."""
 
 
 @dataclass(frozen=True)
-class Door:
-    """One thing a user may want to do here.
+class Feature:
+    """Something that the package can do if its requirements are installed.
 
     Attributes:
         name: what it does.
-        works: whether everything it needs is here.
-        missing: what is not.
-        command: installs the missing packages; empty where none would help.
+        works: whether this machine has every requirement.
+        missing: the requirements that it does not have.
+        command: installs the missing packages; empty if no package is missing.
     """
 
     name: str
@@ -60,7 +61,7 @@ class Door:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The machine, its packages (version or None) and its doors."""
+    """The machine, the version of each package (None if not installed), and the features."""
 
     clinreadnet: str
     python: str
@@ -68,7 +69,7 @@ class Diagnosis:
     driver: str | None
     gpus: list[Gpu]
     packages: dict[str, str | None]
-    doors: list[Door]
+    features: list[Feature]
     problems: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
@@ -77,7 +78,7 @@ class Diagnosis:
 
 
 def diagnose() -> Diagnosis:
-    """Look at this machine; takes no arguments and raises nothing."""
+    """Inspect this machine. Nothing is raised; what is missing is part of the result."""
     packages = {
         name: next((v for v in map(_version, distributions) if v), None)
         for name, distributions in _DISTRIBUTIONS.items()
@@ -90,54 +91,56 @@ def diagnose() -> Diagnosis:
         driver=driver_version(),
         gpus=gpus,
         packages=packages,
-        doors=doors(packages, has_gpu=bool(gpus)),
+        features=features(packages, has_gpu=bool(gpus)),
         problems=_problems(packages),
     )
 
 
-def doors(packages: dict[str, str | None], *, has_gpu: bool) -> list[Door]:
-    """Return what works with these packages.
+def features(packages: dict[str, str | None], *, has_gpu: bool) -> list[Feature]:
+    """Return every feature, and whether it works with these packages.
 
     Args:
-        packages: version, or None where missing, by the names of `Diagnosis.packages`.
+        packages: versions by the names of `Diagnosis.packages`; None if not installed.
         has_gpu: whether a CUDA driver shows a GPU.
     """
     installed = {name for name, version in packages.items() if version}
 
-    def door(name: str, needs: tuple[str, ...], command: str, gpu: bool = False) -> Door:
+    def feature(name: str, needs: tuple[str, ...], command: str, gpu: bool = False) -> Feature:
         lacking = [need for need in needs if not installed & set(need.split(" or "))]
         missing = lacking + (["an NVIDIA GPU"] if gpu and not has_gpu else [])
-        return Door(name, not missing, missing, command if lacking else "")
+        return Feature(name, not missing, missing, command if lacking else "")
 
     runtime = "onnxruntime or onnxruntime-gpu"
     network = ("torch", "safetensors")
-    export = (*network, "onnx", "onnxscript", "numba", "scipy", runtime)
+    simulator = ("numba", "scikit-image", "scipy")
+    export = (*network, "onnx", "onnxscript", *simulator, runtime)
     extra = 'pip install "clinreadnet[{}]"'.format
     rtx = ("tensorrt_rtx bindings", "tensorrt_rtx libraries")
-    pycuda = " pycuda"  # not the extra `gpu`, which brings an onnxruntime of its own
     jpeg = ("pylibjpeg", "pylibjpeg-openjpeg", "pylibjpeg-libjpeg")
     # Both distributions own the module `onnxruntime`: never install one beside the other.
     swap = "pip uninstall -y onnxruntime && " if "onnxruntime" in installed else ""
     ort = "gpu" if "onnxruntime-gpu" in installed else "cpu"
     return [
-        door("score on the CPU", (runtime,), extra("cpu")),
-        door("score with CUDA", ("onnxruntime-gpu",), swap + extra("gpu"), True),
-        door("score with TensorRT", ("tensorrt", "pycuda"), extra("tensorrt") + pycuda, True),
-        door("score with TensorRT-RTX", (*rtx, "pycuda"), extra("tensorrt-rtx") + pycuda, True),
-        door("sign bundles, trusted keys", ("cryptography",), extra("sign")),
-        door("score --plot", ("matplotlib",), extra("plot")),
-        door("score compressed DICOM", jpeg, f"pip install {' '.join(jpeg)}"),
-        door("score archives on Ray", (runtime, "ray", "pyarrow"), extra(f"{ort},ray")),
-        door("simulate", ("numba", "scipy"), extra("simulate")),
-        door("train, evaluate", (*network, "numba", "scipy"), extra("train")),
-        door("export and verify ONNX", export, extra(f"export,{ort}")),
-        door("build TensorRT-RTX engines", (*export, *rtx), extra(f"export,{ort},tensorrt-rtx")),
-        door("Triton kernels", (*network, "triton"), extra("kernels,train"), True),
+        feature("score on the CPU", (runtime,), extra("cpu")),
+        feature("score with CUDA", ("onnxruntime-gpu",), swap + extra("gpu"), True),
+        feature("score with TensorRT", ("tensorrt", "pycuda"), extra("tensorrt"), True),
+        feature("score with TensorRT-RTX", (*rtx, "pycuda"), extra("tensorrt-rtx"), True),
+        feature("sign bundles, trusted keys", ("cryptography",), extra("sign")),
+        feature("score --plot", ("matplotlib",), extra("plot")),
+        feature("score compressed DICOM", jpeg, f"pip install {' '.join(jpeg)}"),
+        feature("score archives on Ray", (runtime, "ray", "pyarrow"), extra(f"{ort},ray")),
+        feature("simulate", simulator, extra("simulate")),
+        feature("train, evaluate", (*network, *simulator), extra("train")),
+        feature("export and verify ONNX", export, extra(f"export,{ort}")),
+        feature(
+            "build TensorRT-RTX engines", (*export, *rtx), extra(f"export,{ort},tensorrt-rtx-build")
+        ),
+        feature("Triton kernels", (*network, "triton"), extra("kernels,train"), True),
     ]
 
 
 def print_diagnosis(diagnosis: Diagnosis, console: Console) -> None:
-    """Print the machine, the packages, the doors and what is wrong."""
+    """Print the machine, the packages, the features and the problems."""
     console.print(
         f"clinreadnet {diagnosis.clinreadnet}, Python {diagnosis.python}, {diagnosis.platform}",
         highlight=False,
@@ -156,16 +159,16 @@ def print_diagnosis(diagnosis: Diagnosis, console: Console) -> None:
         packages.add_row(name, version or "-")
     console.print(packages)
     table = Table(title="What works here", title_justify="left")
-    for heading in ("door", "works", "missing"):
+    for heading in ("feature", "works", "missing"):
         table.add_column(heading)
-    for door in diagnosis.doors:
-        table.add_row(door.name, "yes" if door.works else "no", ", ".join(door.missing))
+    for feature in diagnosis.features:
+        table.add_row(feature.name, "yes" if feature.works else "no", ", ".join(feature.missing))
     console.print(table)
-    # Below the table, unwrapped: a command is there to be copied.
-    for door in diagnosis.doors:
-        if door.command:
+    # Below the table and unwrapped, so that the commands can be copied.
+    for feature in diagnosis.features:
+        if feature.command:
             console.print(
-                f"{door.name}: {door.command}", highlight=False, markup=False, soft_wrap=True
+                f"{feature.name}: {feature.command}", highlight=False, markup=False, soft_wrap=True
             )
     for problem in diagnosis.problems:
         console.print(f"problem: {problem}", highlight=False, markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Which NVIDIA GPUs and driver this machine has, asked of the driver itself: no toolkit needed."""
+"""NVIDIA GPUs and driver of this machine, queried from the driver; no toolkit is needed."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def load_driver() -> Any:
     """Return the CUDA driver's library.
 
     Raises:
-        OSError: there is none.
+        OSError: there is no driver.
     """
     return ctypes.CDLL(_DRIVER_LIBRARY)
 
 
 def find_gpus() -> list[Gpu]:
-    """Return the GPUs the CUDA driver shows this process; empty without a driver or a GPU."""
+    """Return the GPUs that are visible to this process; empty without a driver or a GPU."""
     try:
         cuda = load_driver()
     except OSError:

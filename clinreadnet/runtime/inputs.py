@@ -1,4 +1,4 @@
-"""Slices that can be scored."""
+"""Check of the arrays to score."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clinreadnet.spec import SIZE
 
 
 def check_slices(hu: NDArray[Any]) -> NDArray[Any]:
-    """Return ``hu`` as an array that can be scored; arguments and errors as `Session.score`."""
+    """Return ``hu`` as a checked array; arguments and errors as in `Session.score`."""
     hu = np.asarray(hu)
     if hu.ndim != 3 or hu.shape[1:] != (SIZE, SIZE):
         raise InputError(

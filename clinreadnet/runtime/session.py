@@ -5,6 +5,7 @@ from clinreadnet.runtime import Session
 with Session("bundle") as session:
     scores = session.score(hu)  # [n, 512, 512], Hounsfield units
     scores.score                # [n], 0 bad ... 4 excellent; research use only
+    scores.in_domain            # [n], whether each slice is like the training data
 """
 
 from __future__ import annotations
@@ -49,21 +50,21 @@ from clinreadnet.runtime.verdict import Verdict
 
 SELF_TEST_SLICES = 1
 SELF_TEST_SLACK = 2.0
-"""Factor on the budget at start-up: one slice averages less than the golden set does, and another
-processor sums in another order. A wrong graph or provider is off by far more."""
+"""Factor on the budget at start-up: one slice averages less than the golden set, and another
+processor sums in another order. The error of a wrong graph or provider is much larger."""
 
 
 class Session:
     """A loaded and self-tested bundle. Any number of threads may use one.
 
     Attributes:
-        bundle: the bundle's folder; it is not read again once the session is ready.
-        manifest: what its manifest says.
+        bundle: the bundle's folder; it is not read after the session is ready.
+        manifest: the bundle's manifest.
         backend: name of the backend that runs.
         artifact: the manifest's entry of the file that runs.
-        verdict: how well that file fits this machine: VALID, or SUBOPTIMAL with the reason.
-        refused: the backends that were tried before, each with the reason it does not run.
-        batch: slices per run; smaller from the time on that memory was short.
+        verdict: fit of that file to this machine: VALID, or SUBOPTIMAL with the reason.
+        refused: the reason against each backend that was tried before, by name.
+        batch: slices per run; halved if memory ran out.
     """
 
     def __init__(
@@ -82,25 +83,25 @@ class Session:
 
         Args:
             bundle: folder made by `clinreadnet export`.
-            backends: names out of ``BACKENDS``, tried in turn. One alone never falls back.
-            precision: precision of the artifact; the most accurate one of a backend by default.
-            batch: slices per run, inside the artifact's profile; by default one on a CPU and the
-                profile's own choice on a GPU.
-            workers: runs at a time; on a GPU each has its stream, buffers and context.
-            threads: CPU threads of a run; all by default.
+            backends: names out of ``BACKENDS``, tried in this order. A single one never falls back.
+            precision: precision of the artifact; default the most accurate one of a backend.
+            batch: slices per run, inside the artifact's profile; default one on a CPU and the
+                profile's optimum on a GPU.
+            workers: concurrent runs; on a GPU each has its own stream, buffers and context.
+            threads: CPU threads of a run; default all.
             trusted_keys: Ed25519 public keys, PEM files; one of them must have signed the bundle.
             allow_unverified: load a bundle that has not passed `clinreadnet verify`.
 
         Raises:
-            InputError: a bundle or an argument that cannot be used, saying what to do.
-            BackendUnavailable: none of the backends runs here, with the reason of each.
-            Untrusted: a file of the bundle is not the one that was signed or listed; nothing of it
-                was loaded.
-            CheckFailed: an artifact does not reproduce the bundle's golden outputs here.
+            InputError: the bundle or an argument cannot be used.
+            BackendUnavailable: no backend can run here; the message gives the reason for each.
+            Untrusted: a file of the bundle is not the one that was signed or listed; it was not
+                loaded.
+            CheckFailed: an artifact does not reproduce the bundle's golden outputs on this machine.
         """
         ladder = check_backends(backends)
         if workers < 1:
-            raise InputError(f"workers is {workers}, must be 1 or more")
+            raise InputError(f"workers={workers}: must be 1 or more")
         self.bundle = Path(bundle)
         self.manifest: Manifest = load_manifest(bundle, trusted_keys)
         if not self.manifest.verified and not allow_unverified:
@@ -108,10 +109,12 @@ class Session:
                 f"{self.bundle}: the bundle is not verified; run `clinreadnet verify {self.bundle}`"
             )
         self.refused: dict[str, str] = {}
-        golden = read_golden(self.bundle, self.manifest.golden, first=SELF_TEST_SLICES)
+        golden = read_golden(
+            self.bundle, self.manifest.golden, self.manifest.outputs, first=SELF_TEST_SLICES
+        )
         loaded = self._climb(ladder, SessionOptions(precision, batch, workers, threads), golden)
         self._backend = loaded.backend
-        # Also where nobody closes the session: before the interpreter takes CUDA's modules apart.
+        # If the caller does not close the session: before the interpreter unloads CUDA's modules.
         self._free = weakref.finalize(self, loaded.backend.close)
         self.artifact: Artifact = loaded.artifact
         self.verdict: Verdict = loaded.verdict
@@ -124,7 +127,8 @@ class Session:
     def score(self, hu: NDArray[Any]) -> Scores:
         """Score slices, `batch` at a time.
 
-        Where memory runs short, the batch is halved, down to the smallest that the artifact takes.
+        If memory runs out, the batch is halved. The call fails only if the smallest allowed batch
+        does not fit.
 
         Args:
             hu: [n, 512, 512], n at least 1, Hounsfield units (not encoded, not windowed), any
@@ -134,10 +138,10 @@ class Session:
             The scores of the n slices, in order.
 
         Raises:
-            InputError: another shape or dtype, no slice, NaN or infinity.
+            InputError: wrong shape or dtype, no slice, NaN or infinity.
             PartialResult: some slices failed; it holds the scores of the others.
             BackendError: all slices failed: `OutOfMemory`, `DeviceLost`, or the backend's reason.
-            SessionClosed: after `close`.
+            SessionClosed: the session is closed.
         """
         hu = check_slices(hu)
         parts: list[Outputs] = []
@@ -161,15 +165,16 @@ class Session:
             except BackendError as error:
                 failure = error
             start = stop
+        threshold = self.manifest.model.novelty_threshold
         if failure is None:
-            return Scores.join(parts)
+            return Scores.join(parts, threshold)
         if not done:
             raise failure
         failed = sorted(set(range(len(hu))) - set(done))
         raise PartialResult(
             f"{len(failed)} of {len(hu)} slices were not scored, the first is hu[{failed[0]}]: "
             f"{failure}",
-            Scores.join(parts),
+            Scores.join(parts, threshold),
             done,
             failed,
         ) from failure
@@ -178,18 +183,21 @@ class Session:
         """Return a stream for a scanner that delivers one slice at a time.
 
         Args:
-            capacity: slices that may wait to be scored; `Stream.put` waits where they are more.
+            capacity: slices that may wait; `Stream.put` blocks while the queue is full.
 
         Raises:
-            InputError: a capacity below 1.
-            SessionClosed: after `close`.
+            InputError: ``capacity`` is below 1.
+            SessionClosed: the session is closed.
         """
         if self._closed:
             raise SessionClosed(_CLOSED)
         return Stream(self, capacity)
 
     def describe(self) -> dict[str, Any]:
-        """Return what runs, ready for JSON."""
+        """Return the backend, artifact and weights that run, ready for JSON.
+
+        ``unjudged`` says why no slice is judged to be in domain; null where slices are judged.
+        """
         return {
             "bundle": str(self.bundle),
             "clinreadnet_version": self.manifest.clinreadnet_version,
@@ -203,10 +211,12 @@ class Session:
             "verdict": self.verdict.validity.name,
             "verdict_reason": self.verdict.reason,
             "batch": self.batch,
+            "novelty_threshold": self.manifest.model.novelty_threshold,
+            "unjudged": self.manifest.unjudged,
         }
 
     def close(self) -> None:
-        """Free the backend once the runs under way have ended; closing twice does no harm."""
+        """Free the backend after running calls have ended. Closing twice is allowed."""
         with self._closing:
             if self._closed:
                 return
@@ -231,7 +241,7 @@ class Session:
     def _climb(
         self, ladder: tuple[str, ...], options: SessionOptions, golden: dict[str, NDArray[Any]]
     ) -> LoadedBackend:
-        """Return the first backend that opens and passes; note why those before it do not."""
+        """Return the first backend that loads and passes; keep the reasons against the others."""
         failure: CheckFailed | BackendError | None = None
         for name in ladder:
             try:
@@ -258,9 +268,9 @@ class Session:
 
     def _self_test(self, name: str, loaded: LoadedBackend, golden: dict[str, NDArray[Any]]) -> None:
         artifact = loaded.artifact
-        limit = SELF_TEST_SLACK * PRECISIONS[artifact.precision].budget
+        limits = PRECISIONS[artifact.precision].limits(SELF_TEST_SLACK)
         found = reproduce(
-            loaded.backend.run, golden["hu"], golden, limit, smallest=artifact.batch.min
+            loaded.backend.run, golden["hu"], golden, limits, smallest=artifact.batch.min
         )
         for failure in found.failures():
             raise CheckFailed(

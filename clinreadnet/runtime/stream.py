@@ -1,4 +1,4 @@
-"""Slices one at a time, as a scanner delivers them, scored in order with bounded waiting."""
+"""Score slices one at a time and in order, as a scanner delivers them, through a bounded queue."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StreamResult:
-    """What became of one slice: its scores, or the error that kept it from being scored.
+    """Result of one slice: its scores, or the error.
 
     Attributes:
         index: number of the slice, in the order of `Stream.put`, from 0.
-        scores: of this one slice (n = 1), or None.
-        error: why there are none, or None.
+        scores: scores of this slice (n = 1), or None.
+        error: why there are no scores, or None.
     """
 
     index: int
@@ -42,25 +42,26 @@ class StreamResult:
 
 
 class Stream:
-    """A queue in front of a session, and its results in order.
+    """A queue in front of a session; iterating yields the results in order.
 
-    One thread or several put slices; any thread iterates. Slices that wait are scored together, up
-    to the session's batch. Results wait to be read without a bound: each is about a kilobyte.
+    Any number of threads may put slices, and any thread may iterate. Waiting slices are scored
+    together, up to the session's batch. The number of unread results is not limited: each takes
+    about a kilobyte.
 
         with session.stream() as stream:
-            scanner.on_slice = stream.put   # waits while `capacity` slices are not scored yet
+            scanner.on_slice = stream.put   # blocks while `capacity` slices wait
             ...
         for result in stream:
             ...
 
-    Leaving the block waits until every slice is scored; leaving it by an error drops those that
-    still wait.
+    Leaving the block waits until every slice is scored. If an exception leaves it, waiting slices
+    are dropped.
     """
 
     def __init__(self, session: Session, capacity: int) -> None:
-        """Start the stream's thread; called by `Session.stream`."""
+        """Start the stream's thread. Use `Session.stream`."""
         if capacity < 1:
-            raise InputError(f"capacity is {capacity}, must be 1 or more")
+            raise InputError(f"capacity={capacity}: must be 1 or more")
         self._session = session
         self._capacity = capacity
         self._waiting: deque[tuple[int, NDArray[Any]]] = deque()
@@ -73,17 +74,17 @@ class Stream:
         self._thread.start()
 
     def put(self, hu: NDArray[Any], timeout: float | None = None) -> int:
-        """Give one slice; waits while the queue is full.
+        """Put one slice into the queue; blocks while the queue is full.
 
         Args:
             hu: [512, 512], Hounsfield units; it is copied.
-            timeout: longest wait in seconds; for ever by default.
+            timeout: longest wait in seconds; default no limit.
 
         Returns:
             The slice's index.
 
         Raises:
-            InputError: a slice that cannot be scored; the stream goes on without it.
+            InputError: the slice cannot be scored; the stream continues without it.
             StreamFull: the queue was full for ``timeout``; the slice was not taken.
             SessionClosed: the stream is closed.
         """
@@ -111,7 +112,7 @@ class Stream:
         return self
 
     def __next__(self) -> StreamResult:
-        """Return the next slice's result; waits for it. Ends once closed and all is read."""
+        """Return the next slice's result; blocks until there is one. Ends when closed and empty."""
         with self._changed:
             self._changed.wait_for(lambda: self._results or self._finished)
             if not self._results:
@@ -119,10 +120,10 @@ class Stream:
             return self._results.popleft()
 
     def close(self, *, drop: bool = False) -> None:
-        """Take no more slices, and wait until those that wait are scored.
+        """Close the queue and wait until the waiting slices are scored.
 
         Args:
-            drop: forget those that wait; the batch under way is still scored.
+            drop: discard the waiting slices; a running batch is still scored.
         """
         with self._changed:
             self._closed = True
@@ -171,7 +172,7 @@ class Stream:
             places = {i: place for place, i in enumerate(partial.done)}
         except ClinReadNetError as failure:
             return [StreamResult(index, None, failure) for index in indices]
-        except Exception as failure:  # the thread must live, or its readers would wait for ever
+        except Exception as failure:  # the thread must go on, or its readers would block
             unknown = BackendError(f"{type(failure).__name__}: {failure}")
             unknown.__cause__ = failure
             return [StreamResult(index, None, unknown) for index in indices]

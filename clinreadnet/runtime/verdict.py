@@ -1,7 +1,7 @@
-"""Whether an engine fits this machine, said before a byte of it is deserialised.
+"""Whether an engine fits this machine, determined before it is deserialised.
 
-`verdict` is a function of data alone: the manifest's entry and a `Machine`. On TensorRT-RTX the
-library's own judgement of the engine's header is asked too (`header_verdict`).
+`verdict` is a pure function of the manifest's entry and a `Machine`. With TensorRT-RTX the library
+also checks the engine's header (`header_verdict`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from clinreadnet.runtime.gpu import driver_version, find_gpus
 
 
 class Validity(enum.IntEnum):
-    """How well an engine fits; the larger, the worse."""
+    """Fit of an engine; a larger value is worse."""
 
     VALID = 0
     SUBOPTIMAL = 1
@@ -34,15 +34,15 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Machine:
-    """What an engine must fit.
+    """The properties of a machine that an engine must fit.
 
     Attributes:
         platform: operating system and processor, as `current_platform` writes them.
         gpu: name of the GPU, or None without one.
         target: its architecture, such as ``sm89``.
         driver: version of the NVIDIA driver.
-        version: of the flavour's installed package; None where it is not asked or not installed.
-        lean: whether that package is the lean runtime, which runs version-compatible engines alone.
+        version: of the flavour's installed package; None if not needed or not installed.
+        lean: whether that package is the lean runtime, which runs only version-compatible engines.
     """
 
     platform: str
@@ -81,12 +81,12 @@ def verdict(artifact: Artifact, machine: Machine, batch: int | None = None) -> V
     """Judge an artifact for a machine.
 
     Args:
-        artifact: the manifest's entry. A graph runs anywhere: only ``batch`` is judged.
-        machine: where it is to run.
-        batch: slices per run that the caller insists on.
+        artifact: the manifest's entry. For a graph only ``batch`` is checked.
+        machine: the machine that will run it.
+        batch: slices per run that the caller requires.
 
     Returns:
-        The worst of what was found, with every reason of that validity.
+        The worst validity found, with every reason for it.
     """
     found = [_batch(artifact, batch)]
     if artifact.kind == "tensorrt-engine":
@@ -103,7 +103,7 @@ def verdict(artifact: Artifact, machine: Machine, batch: int | None = None) -> V
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
-    """Return the worst validity, with every reason of it."""
+    """Return the worst validity, with every reason for it."""
     found = list(verdicts)
     validity = max((one.validity for one in found), default=Validity.VALID)
     if validity == Validity.VALID:
@@ -112,7 +112,7 @@ def worst(verdicts: Iterable[Verdict]) -> Verdict:
 
 
 def header_verdict(trt: Any, runtime: Any, engine: bytes) -> Verdict:
-    """Ask TensorRT-RTX what it makes of an engine's header, without deserialising the engine.
+    """Let TensorRT-RTX check an engine's header, without deserialising the engine.
 
     Args:
         trt: the flavour's module, which has `Runtime.get_engine_validity`.
@@ -148,7 +148,7 @@ def _batch(artifact: Artifact, batch: int | None) -> Verdict:
 
 def _platform(artifact: Artifact, machine: Machine) -> Verdict:
     if artifact.flavour == "tensorrt-rtx":
-        return VALID  # its engines are no operating system's
+        return VALID  # its engines do not depend on the operating system
     built = artifact.built_on.platform
     return VALID if built == machine.platform else _invalid(f"built for {built}")
 
@@ -163,7 +163,7 @@ def _version(artifact: Artifact, machine: Machine) -> Verdict:
     built, here = _numbers(built_text), _numbers(machine.version)
     compatible = artifact.version_compatible
     if machine.lean and not compatible:
-        return _invalid("not version-compatible, and only the lean runtime is installed")
+        return _invalid("not version-compatible, but only the lean runtime is installed")
     if built[:3] == here[:3]:
         return VALID
     if not compatible:
@@ -184,7 +184,7 @@ def _architecture(artifact: Artifact, machine: Machine) -> Verdict:
             return _suboptimal(f"tuned on {built_gpu}, here is {machine.gpu}")
         return VALID
     if artifact.hardware_compatible:
-        # Compatible means Ampere and everything newer.
+        # Hardware-compatible means Ampere or newer.
         if _sm(here) >= _AMPERE and _sm(built) >= _AMPERE:
             return _suboptimal(f"hardware-compatible, tuned for {built}, this GPU is {here}")
         return _invalid(f"hardware-compatible from sm{_AMPERE}, this GPU is {here}")
@@ -194,7 +194,7 @@ def _architecture(artifact: Artifact, machine: Machine) -> Verdict:
 def _driver(artifact: Artifact, machine: Machine) -> Verdict:
     built = artifact.built_on.driver
     if machine.driver is None:
-        return _suboptimal("the version of the NVIDIA driver cannot be asked")
+        return _suboptimal("the version of the NVIDIA driver is unknown")
     if built is None or _numbers(machine.driver)[0] >= _numbers(built)[0]:
         return VALID
     return _suboptimal(f"built with driver {built}, here is the older {machine.driver}")

@@ -1,8 +1,8 @@
-"""Score an archive with Ray Data, one `Session` a worker: what `clinreadnet score --ray` does.
+"""Score an archive with Ray Data, one `Session` per worker: `clinreadnet score-archive`.
 
-Headers are read here, pixels by the workers, so every worker must see the files and the bundle
-under the same paths. A chunk of slices whose worker dies is given to another; a slice that kills
-workers again and again becomes a row with an error, like one that cannot be read.
+This process reads the headers and the workers read the pixels, so every worker must see the files
+and the bundle under the same paths. If a worker dies, its chunk of slices goes to another worker. A
+slice that kills several workers becomes a row with an error, like one that cannot be read.
 """
 
 from __future__ import annotations
@@ -29,19 +29,25 @@ from clinreadnet.data.slices import SliceRef, find_slices
 from clinreadnet.errors import ClinReadNetError, InputError, first_line
 from clinreadnet.files import whole_file
 from clinreadnet.runtime import Session
-from clinreadnet.scoring.series import SeriesSummary, check_target, summarise
-from clinreadnet.spec import RESEARCH_USE, grade_word
+from clinreadnet.scoring.series import (
+    SeriesSummary,
+    SliceScore,
+    check_target,
+    slice_scores,
+    summarise,
+)
+from clinreadnet.spec import RESEARCH_USE
 
 LOCAL = "local"
-"""The address that starts Ray on this machine, for this run alone."""
+"""The address that starts Ray on this machine for one run."""
 
 CHUNK = 32
-"""Slices a worker takes at a time, and repeats where it dies."""
+"""Slices that a worker scores at a time; they are scored again if it dies."""
 
 TRIES = 2
-"""Workers a chunk may cost; then its slices are scored alone, and each may cost as many again."""
+"""Workers that a chunk may kill before its slices are scored alone, and a slice after that."""
 
-_OBJECT_STORE = 256 * 2**20  # of a local Ray; only headers and scores pass through it
+_OBJECT_STORE = 256 * 2**20  # bytes, for a local Ray; it holds only headers and scores
 
 SCHEMA = pyarrow.schema(
     [
@@ -51,22 +57,31 @@ SCHEMA = pyarrow.schema(
         ("position", pyarrow.float64()),
         ("score", pyarrow.float32()),
         ("grade", pyarrow.string()),
+        ("low", pyarrow.float32()),
+        ("high", pyarrow.float32()),
+        ("novelty", pyarrow.float32()),
+        ("in_domain", pyarrow.bool_()),
         ("error", pyarrow.string()),
     ]
 )
-"""Columns of the result: score and grade are null where error is not, and the other way round."""
+"""Columns of the result. ``error`` is null where there is a score, and the columns from ``score``
+on are null where there is an error. ``novelty`` and ``in_domain`` are null where the bundle cannot
+judge."""
+
+_SCORED = ("score", "grade", "low", "high", "novelty", "in_domain")
+"""Columns of a slice that has a score."""
 
 
 @dataclass(frozen=True)
 class ArchiveReport:
-    """What was scored.
+    """Result of `score_archive`.
 
     Attributes:
         out: the Parquet file.
-        slices: rows in it.
-        not_scored: rows with an error.
-        series: summary of the scores, or None where there is none.
-        session: what ran, as `Session.describe` says it; None where nothing did.
+        slices: number of rows.
+        not_scored: number of rows with an error.
+        series: summary of the scores; None if there are none.
+        session: `Session.describe` of a worker; None if no slice was found.
     """
 
     out: Path
@@ -82,10 +97,10 @@ class ArchiveReport:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """What a worker says about the slices ``first`` ... ``first + len(errors) - 1``."""
+    """A worker's result for the slices ``first`` ... ``first + len(errors) - 1``."""
 
     first: int
-    scores: NDArray[np.float32]
+    scores: list[SliceScore | None]
     errors: list[str | None]
     session: dict[str, Any]
 
@@ -103,30 +118,30 @@ def score_archive(
     note: Callable[[str], None] = lambda line: None,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> ArchiveReport:
-    """Score every slice of files and folders and write a Parquet file, whole or not at all.
+    """Score every slice of files and folders and write a Parquet file atomically.
 
-    Rows are in the order of `find_slices`; files of a folder that are damaged come last. Where this
-    process is connected to Ray already, that connection is used and left open.
+    Rows are in the order of `find_slices`; damaged files of a folder come last. If this process is
+    already connected to Ray, that connection is used and left open.
 
     Args:
         paths: files and folders, as for `find_slices`.
         bundle: the bundle's folder.
         out: file to write; its columns are ``SCHEMA``.
         address: of a Ray cluster (``auto``, ``host:port``), or ``local``.
-        workers: one session each, with one CPU thread or one GPU; by default as many as the cluster
-            has GPUs, or CPUs where it has none.
-        gpu: whether to give each worker a GPU where the cluster has any.
+        workers: number of sessions, each with one CPU thread or one GPU; default the cluster's
+            number of GPUs, or of CPUs if it has no GPU.
+        gpu: whether to give each worker a GPU if the cluster has GPUs.
         resample: accept other sizes than 512×512.
         session_options: arguments of `Session` beyond the bundle and ``threads``.
-        note: told, in one line, about each thing that was left out or is unusual.
+        note: called with one line for each file that is skipped or unusual.
         advance: called with the slices done and their total.
 
     Returns:
         The report.
 
     Raises:
-        InputError: no slices, no such cluster, more workers than it has room for, or a bundle that
-            cannot be loaded.
+        InputError: no slices, no such cluster, too many workers for it, or a bundle that cannot be
+            loaded.
         CheckFailed: the bundle does not reproduce its golden outputs on a worker.
     """
     out, bundle = Path(out), Path(bundle).absolute()
@@ -141,9 +156,9 @@ def score_archive(
     for _, reason in refused:
         note(reason)
     total = len(refs) + len(refused)
-    scores = np.full(len(refs), np.nan, np.float32)
+    scores: list[SliceScore | None] = [None] * len(refs)
     errors: list[str | None] = [None] * len(refs)
-    session = None
+    session: dict[str, Any] | None = None
     done = len(refused)
     with _cluster(address, workers):
         ledger = ray.remote(_Ledger).options(num_cpus=0).remote()
@@ -154,7 +169,9 @@ def score_archive(
             done += len(chunk.errors)
             advance(done, total)
     _write(out, refs, scores, errors, refused, session)
-    good = [s for s, error in zip(scores.tolist(), errors, strict=True) if error is None]
+    if session is not None and session["unjudged"]:
+        note(session["unjudged"])
+    good = [one for one in scores if one is not None]
     return ArchiveReport(
         out=out,
         slices=total,
@@ -166,13 +183,13 @@ def score_archive(
 
 @contextmanager
 def _cluster(address: str, workers: int | None) -> Iterator[None]:
-    """Connect to Ray, or start it here, and leave no trace of a Ray that was started."""
+    """Connect to Ray or start it on this machine; a Ray that was started is shut down."""
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     if ray.is_initialized():
         yield
         return
     quiet: dict[str, Any] = {"logging_level": logging.CRITICAL, "log_to_driver": False}
-    # Ray's processes in C++ write to standard error by themselves, about restarts among others.
+    # Ray's C++ processes write messages, about restarts for example, directly to standard error.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if address == LOCAL:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -183,7 +200,7 @@ def _cluster(address: str, workers: int | None) -> Iterator[None]:
             ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(
-            f"--ray {address}: no Ray cluster there ({first_line(error)}); give "
+            f"address={address}: no Ray cluster there ({first_line(error)}); give "
             f"HOST:PORT of its head, auto, or {LOCAL}"
         ) from None
     try:
@@ -194,7 +211,7 @@ def _cluster(address: str, workers: int | None) -> Iterator[None]:
 
 @contextmanager
 def _silent_standard_error() -> Iterator[None]:
-    """Ray's C++ says on standard error what its log level is, whatever that level is."""
+    """Redirect standard error: Ray's C++ code prints its log level at every level."""
     saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
@@ -206,13 +223,13 @@ def _silent_standard_error() -> Iterator[None]:
 
 
 def _worker_options(workers: int | None, gpu: bool) -> dict[str, Any]:
-    """Return the arguments of `map_batches` that say how many workers there are, and on what."""
+    """Return the arguments of `map_batches` that set the number of workers and their devices."""
     have = ray.cluster_resources()
     gpus = int(have.get("GPU", 0)) if gpu else 0
     room = gpus or int(have.get("CPU", 0))
     if (workers or 1) > room:
         raise InputError(
-            f"--workers {workers or 1}: the cluster has {room} {'GPUs' if gpus else 'CPUs'}; "
+            f"workers={workers or 1}: the cluster has {room} {'GPUs' if gpus else 'CPUs'}; "
             "ask for fewer"
         )
     pool = ray.data.ActorPoolStrategy(size=workers or room, max_tasks_in_flight_per_actor=1)
@@ -222,13 +239,13 @@ def _worker_options(workers: int | None, gpu: bool) -> dict[str, Any]:
 def _run(
     refs: Sequence[SliceRef], constructor: tuple[Any, ...], options: dict[str, Any]
 ) -> Iterator[_Chunk]:
-    """Give the slices to workers in chunks; yield what they say, in any order."""
+    """Give the slices to workers in chunks; yield their results in any order."""
     chunks = [
         {"first": first, "refs": ray.cloudpickle.dumps(refs[first : first + CHUNK])}
         for first in range(0, len(refs), CHUNK)
     ]
     ray.data.DataContext.get_current().enable_progress_bars = False
-    # Ray Data's own choice for the calls of a worker that died: another one makes them again.
+    # By default Ray Data repeats the calls of a dead worker on another one.
     results = ray.data.from_items(chunks, override_num_blocks=len(chunks)).map_batches(
         _Worker, fn_constructor_args=constructor, batch_size=1, **options
     )
@@ -240,28 +257,28 @@ def _run(
 
 
 class _Ledger:
-    """Remembers what was begun and not ended: work that is begun again has killed its worker."""
+    """Counts the work that began and did not end: work that begins again has killed its worker."""
 
     def __init__(self) -> None:
         self._deaths: Counter[tuple[int, ...]] = Counter()
 
     def begin(self, work: tuple[int, ...]) -> int:
-        """Return how many workers died of ``work`` so far."""
+        """Return the number of workers that ``work`` has killed so far."""
         self._deaths[work] += 1
         return self._deaths[work] - 1
 
     def end(self, work: tuple[int, ...]) -> None:
-        """Say that a worker lived through ``work``."""
+        """Record that ``work`` ended."""
         del self._deaths[work]
 
 
 class _Worker:
-    """A session that lives as long as its process."""
+    """A session in a worker process."""
 
     def __init__(self, bundle: Path, options: Mapping[str, Any], ledger: Any) -> None:
         self._ledger = ledger
         self._session: Session | ClinReadNetError
-        # Raised here, Ray would wrap it in a traceback and try again on another worker.
+        # If it were raised here, Ray would wrap it in a traceback and retry on another worker.
         try:
             self._session = Session(bundle, **options)
         except ClinReadNetError as error:
@@ -280,7 +297,7 @@ class _Worker:
             return self._session
         scored = self._survive((first,), self._session, refs)
         if scored is None:
-            scored = np.full(len(refs), np.nan, np.float32), [None] * len(refs)
+            scored = [None] * len(refs), [None] * len(refs)
             for index, ref in enumerate(refs):
                 alone = self._survive((first, index), self._session, [ref])
                 if alone is None:
@@ -291,8 +308,8 @@ class _Worker:
 
     def _survive(
         self, work: tuple[int, ...], session: Session, refs: Sequence[SliceRef]
-    ) -> tuple[NDArray[np.float32], list[str | None]] | None:
-        """Return what `score_chunk` does, or None where enough workers have died of it."""
+    ) -> tuple[list[SliceScore | None], list[str | None]] | None:
+        """Return `score_chunk`'s result, or None if the work has killed enough workers."""
         if ray.get(self._ledger.begin.remote(work)) >= TRIES:
             return None
         scored = score_chunk(session, refs)
@@ -302,17 +319,17 @@ class _Worker:
 
 def score_chunk(
     session: Session, refs: Sequence[SliceRef]
-) -> tuple[NDArray[np.float32], list[str | None]]:
-    """Load and score slices; one that fails stops no other.
+) -> tuple[list[SliceScore | None], list[str | None]]:
+    """Load and score slices; a failure does not stop the others.
 
     Args:
         session: a loaded bundle.
         refs: n slices.
 
     Returns:
-        Scores, float32 [n], NaN where there is none, and why there is none, n lines or None.
+        n scores, None without a score; and n error messages, None with a score.
     """
-    scores = np.full(len(refs), np.nan, np.float32)
+    scores: list[SliceScore | None] = [None] * len(refs)
     errors: list[str | None] = [None] * len(refs)
     images: dict[int, NDArray[np.float32]] = {}
     for index, ref in enumerate(refs):
@@ -322,11 +339,15 @@ def score_chunk(
             errors[index] = str(error)
     try:
         if images:
-            scores[list(images)] = session.score(np.stack(list(images.values()))).score
+            together = session.score(np.stack(list(images.values())))
+            for index, one in zip(
+                images, slice_scores([refs[i] for i in images], together), strict=True
+            ):
+                scores[index] = one
     except ClinReadNetError:
-        for index, image in images.items():  # which of them was it?
+        for index, image in images.items():  # find the slice that failed
             try:
-                scores[index] = session.score(image[None]).score[0]
+                (scores[index],) = slice_scores([refs[index]], session.score(image[None]))
             except ClinReadNetError as error:
                 errors[index] = f"{refs[index].name}: {error}"
     return scores, errors
@@ -335,24 +356,22 @@ def score_chunk(
 def _write(
     out: Path,
     refs: Sequence[SliceRef],
-    scores: NDArray[np.float32],
+    scores: Sequence[SliceScore | None],
     errors: Sequence[str | None],
     refused: Sequence[tuple[Path, str]],
     session: Mapping[str, Any] | None,
 ) -> None:
-    """Write the Parquet file; its metadata says what ran."""
-    good = [error is None for error in errors]
+    """Write the Parquet file; its metadata describes the session."""
     after = [None] * len(refused)
     columns: dict[str, list[Any]] = {
         "path": [str(ref.path) for ref in refs] + [str(path) for path, _ in refused],
         "frame": [ref.frame for ref in refs] + after,
         "series": [ref.series for ref in refs] + after,
         "position": [ref.position for ref in refs] + after,
-        "score": [s if ok else None for s, ok in zip(scores.tolist(), good, strict=True)] + after,
-        "grade": [
-            grade_word(s) if ok else None for s, ok in zip(scores.tolist(), good, strict=True)
-        ]
-        + after,
+        **{
+            name: [None if one is None else getattr(one, name) for one in scores] + after
+            for name in _SCORED
+        },
         "error": [*errors, *(reason for _, reason in refused)],
     }
     facts = {"research_use": RESEARCH_USE, "session": json.dumps(session)}

@@ -1,4 +1,4 @@
-"""Five simulated readers: from what was measured on a degraded slice to its mean opinion score.
+"""Five simulated radiologists: from what was measured on an image to its mean opinion score.
 
 The impairment is an equivalent noise in HU. It grows with each of the four measurements::
 
@@ -7,13 +7,13 @@ The impairment is an equivalent noise in HU. It grows with each of the four meas
     quality    = 4 / (1 + (impairment / HALF_QUALITY) ^ STEEPNESS)
 
 Streaks weigh more than noise of the same size because they run through the organs as lines. Lost
-detail weighs so much that a denoiser gains about nothing: it trades noise for detail. Each reader
-then votes a whole grade, ``round(quality + bias + Normal(0, spread))`` kept within 0...4,
-and the label is the mean of the five votes, a multiple of 0.2.
+detail weighs so much that a denoiser gains about nothing: it trades noise for detail. Each
+radiologist then votes a whole grade, ``round(quality + bias + Normal(0, spread))`` kept within
+0...4, and the label is the mean of the five votes, a multiple of 0.2.
 
 The constants are calibrated so that a set of simulated labels is distributed like the 1000 training
-labels of the LDCTIQAC 2023 challenge, and readers agree about as real ones do. They are a stand-in
-for radiologists, not a model of them.
+labels of the LDCTIQAC 2023 challenge, and so that radiologists agree about as real ones do. They
+stand in for radiologists; they are not a model of them.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 STREAK_WEIGHT = 1.6
-"""HU of noise that trouble a reader as much as one HU of streak."""
+"""HU of noise that trouble a radiologist as much as one HU of streak."""
 
 EDGE_WEIGHT = 40.0
-"""HU of noise that trouble a reader as much as losing every strong edge."""
+"""HU of noise that trouble a radiologist as much as losing every strong edge."""
 
 DETAIL_WEIGHT = 90.0
-"""HU of noise that trouble a reader as much as losing all faint structure."""
+"""HU of noise that trouble a radiologist as much as losing all faint structure."""
 
 HALF_QUALITY = 54.0
 """Impairment in HU at which quality is 2."""
@@ -43,8 +43,8 @@ CHALLENGE_LABELS = (
 # fmt: on
 """How many of the challenge's 1000 training images have each label 0, 0.2, ..., 4."""
 
-READERS = ((0.20, 0.28), (0.08, 0.25), (-0.02, 0.31), (-0.10, 0.27), (-0.16, 0.34))
-"""Bias and spread of each reader, in grades."""
+RADIOLOGISTS = ((0.20, 0.28), (0.08, 0.25), (-0.02, 0.31), (-0.10, 0.27), (-0.16, 0.34))
+"""Bias and spread of each radiologist, in grades."""
 
 
 def quality(
@@ -79,9 +79,9 @@ def copy_quality(own: float, source: float) -> float:
 
 
 def votes(true_quality: float, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Return the five readers' whole grades ``[5]`` for a slice of the given quality."""
-    bias, spread = np.array(READERS).T
-    heard = true_quality + bias + spread * rng.standard_normal(len(READERS))
+    """Return the five radiologists' whole grades ``[5]`` for a slice of the given quality."""
+    bias, spread = np.array(RADIOLOGISTS).T
+    heard = true_quality + bias + spread * rng.standard_normal(len(RADIOLOGISTS))
     return np.asarray(np.clip(np.rint(heard), 0, 4), np.int64)
 
 

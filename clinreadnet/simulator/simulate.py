@@ -9,6 +9,7 @@ the package works without them.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
@@ -39,7 +40,7 @@ DEGRADATIONS = 16
 
 # Keys of the random streams beside the phantom's own, which are small numbers. Never renumber.
 _DEGRADE_STREAM = 1000
-_READERS_STREAM = 1001
+_RADIOLOGISTS_STREAM = 1001
 _SERIES_STREAM = 1002
 _VARIANT_STREAM = 1003
 
@@ -56,8 +57,8 @@ class SimulatedSlice:
     """One degraded slice with its label.
 
     Attributes:
-        score: mean of the five simulated readers, a multiple of 0.2 in 0...4.
-        votes: the readers' whole grades.
+        score: mean of the five simulated radiologists, a multiple of 0.2 in 0...4.
+        votes: the radiologists' whole grades.
         quality: noiseless quality 0...4 behind the votes.
         noise_level: 0 (highest exposure) ... 3; a denoised copy has that of its source.
         made: the degradation, with what was measured on it.
@@ -81,7 +82,7 @@ class SimulatedSlice:
             "votes": list(self.votes),
             "quality": round(self.quality, 4),
             "noise_level": self.noise_level,
-            "exposure": round(self.made.exposure),
+            "exposure": round(self.made.exposure) if math.isfinite(self.made.exposure) else None,
             "views": self.made.views,
             "noise_hu": round(self.made.noise_hu, 2),
             "streak_hu": round(self.made.streak_hu, 2),
@@ -127,6 +128,8 @@ def simulate_anatomy(
     count: int = DEGRADATIONS,
     clean: CleanSlice | None = None,
     device: str = "cpu",
+    *,
+    original: bool = False,
 ) -> SimulatedAnatomy:
     """Draw one slice, degrade it and have it read.
 
@@ -136,6 +139,7 @@ def simulate_anatomy(
         count: how many of the sixteen degradations to make; the first ones never depend on it.
         clean: the slice to degrade instead of a drawn one.
         device: where to project: "cpu", or a device of PyTorch.
+        original: make the first degradation the slice as it is, without a simulated scan.
 
     Returns:
         The clean slice with its degraded versions; the same arguments give the same bytes.
@@ -144,7 +148,7 @@ def simulate_anatomy(
         InputError: numba, scipy or scikit-image is not installed.
     """
     _require_simulator()
-    from clinreadnet.simulator import radiologists as readers
+    from clinreadnet.simulator import radiologists
     from clinreadnet.simulator.phantom.draw import draw_phantom
     from clinreadnet.simulator.scan import VIEWS, degrade, draw_protocol
 
@@ -155,18 +159,19 @@ def simulate_anatomy(
         lambda k: _stream(seed, anatomy, _DEGRADE_STREAM, k),
         range(count),
         device,
+        original=original,
     )
-    ballots = _stream(seed, anatomy, _READERS_STREAM)
+    ballots = _stream(seed, anatomy, _RADIOLOGISTS_STREAM)
     slices: list[SimulatedSlice] = []
     for k, made in enumerate(degraded):
-        quality = float(readers.quality(*made.measured))
+        quality = float(radiologists.quality(*made.measured))
         shown = k if made.source is None else made.source
         if made.source is not None:
-            quality = readers.copy_quality(quality, slices[made.source].quality)
-        votes = readers.votes(quality, ballots)
+            quality = radiologists.copy_quality(quality, slices[made.source].quality)
+        votes = radiologists.votes(quality, ballots)
         slices.append(
             SimulatedSlice(
-                score=readers.mean_opinion(votes),
+                score=radiologists.mean_opinion(votes),
                 votes=tuple(int(v) for v in votes),
                 quality=quality,
                 noise_level=shown // len(VIEWS),
@@ -203,7 +208,7 @@ class _Made:
 def _clean_slice(ref: SliceRef, variant: int, rng: np.random.Generator) -> CleanSlice:
     """Read a scanned slice; variants beyond the first are other views of it."""
     from clinreadnet.simulator.clean import scanned_slice
-    from clinreadnet.simulator.vary import vary_slice
+    from clinreadnet.simulator.vary import move_slice, vary_slice
 
     if ref.pixel_mm is None:
         raise InputError(f"{ref.name}: does not state its pixel spacing; give DICOM slices")
@@ -211,7 +216,10 @@ def _clean_slice(ref: SliceRef, variant: int, rng: np.random.Generator) -> Clean
     if variant > 0:
         columns = np.nonzero(clean.body.any(axis=0))[0]
         width = float(np.ptp(columns) + 1) * ref.pixel_mm if columns.size else 0.0
-        clean = scanned_slice(*vary_slice(clean.hu, ref.pixel_mm, width, rng))
+        if variant % 2 == 1:  # the very pixels, so that the noise is a scanner's
+            clean = scanned_slice(move_slice(clean.hu, rng), ref.pixel_mm)
+        else:
+            clean = scanned_slice(*vary_slice(clean.hu, ref.pixel_mm, width, rng))
     if not clean.tissue.any():
         raise InputError(f"{ref.name}: no even soft tissue to measure noise in; leave it out")
     return clean
@@ -234,12 +242,14 @@ def _write_anatomy(
         return f"{first + k:04d}.tif"
 
     first = anatomy * DEGRADATIONS
-    clean = None
+    clean, variant = None, 0
     if scanned:
         number, variant = divmod(anatomy, variants)
         ref = scanned[number]
         clean = _clean_slice(ref, variant, _stream(seed, anatomy, _VARIANT_STREAM))
-    simulated = simulate_anatomy(seed, anatomy, min(DEGRADATIONS, count - first), clean, device)
+    simulated = simulate_anatomy(
+        seed, anatomy, min(DEGRADATIONS, count - first), clean, device, original=variant % 2 == 1
+    )
     about: dict[str, object] = {"anatomy": anatomy}
     if isinstance(simulated.clean, Phantom):
         about |= {"phase": simulated.clean.phase, "level": round(simulated.clean.level, 4)}
@@ -281,13 +291,13 @@ def _in_order(work: Callable[[int], Any], items: range, jobs: int) -> Iterator[A
 def _check(count: int, seed: int, jobs: int) -> None:
     for name, value, least in (("count", count, 1), ("seed", seed, 0), ("jobs", jobs, 1)):
         if value < least:
-            raise InputError(f"--{name} {value}: must be {least} or more")
+            raise InputError(f"{name}={value}: must be {least} or more")
 
 
 def _device(name: str) -> str:
     """Return "cpu" or "cuda" for "cpu", "cuda" or "auto"."""
     if name not in ("cpu", "cuda", "auto"):
-        raise InputError(f"--device {name}: choose cpu, cuda or auto")
+        raise InputError(f"device={name}: choose cpu, cuda or auto")
     if name == "cpu":
         return name
     try:
@@ -297,7 +307,7 @@ def _device(name: str) -> str:
     else:
         usable = torch.cuda.is_available()
     if name == "cuda" and not usable:
-        raise InputError("--device cuda: PyTorch finds no CUDA device here; use --device cpu")
+        raise InputError("device=cuda: PyTorch finds no CUDA device here; use device=cpu")
     return "cuda" if usable else "cpu"
 
 
@@ -322,8 +332,8 @@ def simulate_folder(
             None takes all that ``scanned`` gives.
         seed: seed of the simulation; the same seed gives the same bytes.
         scanned: slices to degrade instead of drawn ones, DICOM of 512x512 pixels.
-        variants: views of each scanned slice: itself, then others of another field of view and
-            place.
+        variants: views of each scanned slice: itself, then in turn the slice moved, its first
+            image without a simulated scan, and the slice at another field of view and place.
         device: where to project: "cpu", "cuda", or "auto" for CUDA where there is any.
         jobs: processes.
         force: replace the folder where it exists.
@@ -337,17 +347,17 @@ def simulate_folder(
             or numba, scipy or scikit-image is not installed.
     """
     if variants < 1:
-        raise InputError(f"--variants {variants}: must be 1 or more")
+        raise InputError(f"variants={variants}: must be 1 or more")
     if variants > 1 and not scanned:
-        raise InputError("--variants goes with --anatomy, the slices to vary")
+        raise InputError("`variants` needs slices to vary: give `anatomy`")
     most = DEGRADATIONS * len(scanned) * variants
     if count is None:
         if not scanned:
-            raise InputError("say with --count how many images to simulate")
+            raise InputError("`count` is missing: how many images to simulate?")
         count = most
     _check(count, seed, jobs)
     if scanned and count > most:
-        raise InputError(f"--count {count}: {len(scanned)} slices give {most} images")
+        raise InputError(f"count={count}: {len(scanned)} slices give {most} images")
     _require_simulator()
     where = _device(device)
     anatomies = range((count + DEGRADATIONS - 1) // DEGRADATIONS)
@@ -366,7 +376,7 @@ def simulate_folder(
         what = "scanned slices" if scanned else "simulated phantoms"
         simulation = {
             "generator": f"clinreadnet {__version__} simulate",
-            "note": f"{what}, simulated scans and simulated readers: research use only",
+            "note": f"{what}, simulated scans and simulated radiologists: research use only",
             "seed": seed,
             "count": count,
             "images": {name: made.record for name, made in images.items()},
@@ -378,7 +388,7 @@ def simulate_folder(
 
 def _write_series_slice(folder: Path, seed: int, count: int, index: int) -> float:
     """Write one slice of a simulated patient; return its noiseless quality."""
-    from clinreadnet.simulator import radiologists as readers
+    from clinreadnet.simulator import radiologists
     from clinreadnet.simulator.dicom_writer import write_ct_slice
     from clinreadnet.simulator.phantom.draw import draw_phantom
     from clinreadnet.simulator.phantom.painter import PATIENT_LENGTH_MM
@@ -407,7 +417,7 @@ def _write_series_slice(folder: Path, seed: int, count: int, index: int) -> floa
         pixel_mm=phantom.pixel_mm,
         spacing_mm=spacing,
     )
-    return float(readers.quality(*made.measured))
+    return float(radiologists.quality(*made.measured))
 
 
 def simulate_series(

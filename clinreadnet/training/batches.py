@@ -65,10 +65,10 @@ def check_batch_size(batch_size: int, slices: int, ranks: Ranks) -> None:
         InputError: saying which.
     """
     if batch_size > slices:
-        raise InputError(f"--batch-size {batch_size}: only {slices} slices to train on")
+        raise InputError(f"batch_size={batch_size}: only {slices} slices to train on")
     if batch_size % ranks.world:
         raise InputError(
-            f"--batch-size {batch_size}: {ranks.world} processes share a batch; give a multiple"
+            f"batch_size={batch_size}: {ranks.world} processes share a batch; give a multiple"
         )
 
 
@@ -174,5 +174,11 @@ class _Gathered(NamedTuple):
 
     def map(self, move: Callable[[Tensor], Tensor]) -> _Gathered:
         """Return the batch with ``move`` applied to every tensor."""
-        *tensors, draws = self
-        return _Gathered(*(move(tensor) for tensor in tensors), draws.map(move))
+        return _Gathered(
+            move(self.hu),
+            move(self.scores),
+            move(self.tiles),
+            move(self.weight),
+            move(self.blanked),
+            self.draws.map(move),
+        )

@@ -77,20 +77,20 @@ class TrainConfig:
             ("target", self.target, TARGETS),
         ):
             if value not in known:
-                raise InputError(f"--{name} {value}: unknown; known: {', '.join(map(str, known))}")
+                raise InputError(f"{name}={value}: unknown; known: {', '.join(map(str, known))}")
         for name, number, least in (
             ("epochs", self.epochs, 1),
-            ("batch-size", self.batch_size, 1),
+            ("batch_size", self.batch_size, 1),
             ("patience", self.patience, 1),
             ("octaves", self.octaves, 1),
-            ("tile-weight", self.tile_weight, 0),
+            ("tile_weight", self.tile_weight, 0),
         ):
             if number < least:
-                raise InputError(f"--{name} {number}: must be {least} or more")
+                raise InputError(f"{name}={number}: must be {least} or more")
         if not 0 < self.validation_share < 1:
-            raise InputError(f"--validation-share {self.validation_share}: give 0 to 1")
+            raise InputError(f"validation_share={self.validation_share}: give 0 to 1")
         if self.task == "head" and self.init is None:
-            raise InputError("--task head needs --init, the checkpoint whose head to train")
+            raise InputError("task=head needs `init`, the checkpoint whose head to train")
 
     def named(self) -> dict[str, Any]:
         """Return the settings for a summary: of a checkpoint only its name."""

@@ -7,6 +7,7 @@ Each stage starts from the checkpoint of the one before. A stage sets fields of 
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -32,15 +33,12 @@ def parse_duration(text: str) -> float:
     """Return the seconds of a duration such as 90s, 30m or 2h.
 
     Raises:
-        InputError: it is none.
+        InputError: another form, or zero.
     """
-    try:
-        seconds = float(text[:-1]) * _UNITS[text[-1:]]
-    except (KeyError, ValueError):
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise InputError(f"{text!r} is not a duration; give 90s, 30m or 2h")
-    return seconds
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip())
+    if match is None or not float(match[1]):
+        raise InputError(f"{text!r}: not a duration; write 90s, 30m or 2h")
+    return float(match[1]) * _UNITS[match[2]]
 
 
 def shipped_recipes() -> list[str]:

@@ -68,7 +68,7 @@ def train(
     config.check()
     out = Path(out)
     if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: already exists; use --resume to continue it or name another")
+        raise InputError(f"{out}: already exists; give resume=True to continue it, or name another")
     with join_ranks() as ranks:
         _run(Trainer(config, load_slices(data, quiet=not ranks.first), out, ranks), resume)
     return out / "model.safetensors"
@@ -89,7 +89,7 @@ def _run(trainer: Trainer, resume: bool) -> None:
         if trainer.step == 0 and ranks.first:  # there is nothing to resume
             shutil.rmtree(out, ignore_errors=True)
         elif isinstance(error, KeyboardInterrupt) and ranks.first:
-            console.print(f"interrupted at step {trainer.step}; --resume goes on from there")
+            console.print(f"interrupted at step {trainer.step}; the run can be resumed")
         raise
     ranks.reduce(0, "max")  # nobody leaves before the files are written
 
@@ -118,7 +118,7 @@ def train_recipe(
     """
     out = Path(out)
     if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: already exists; use --resume to continue it or name another")
+        raise InputError(f"{out}: already exists; give resume=True to continue it, or name another")
     checkpoint: Path | None = None
     for stage in stages:
         folder = out / stage.name

@@ -191,7 +191,7 @@ class Trainer:
         if not math.isfinite(totals["loss"]):
             raise CheckFailed(
                 f"the loss is not finite in epoch {len(self.rows) + 1}; start again with a lower "
-                f"--learning-rate than {self.config.learning_rate:g}"
+                f"`learning_rate` than {self.config.learning_rate:g}"
             )
         self.save()
 
@@ -288,8 +288,8 @@ class Trainer:
     def _memory_advice(self) -> str:
         world, size = self.ranks.world, self.config.batch_size
         smaller = size // world // 2 * world
-        advice = f"--batch-size {smaller}" if smaller else "--crop 256 or a smaller --preset"
-        return f"out of memory with --batch-size {size}; try {advice}"
+        advice = f"batch_size={smaller}" if smaller else "crop=256 or a smaller `preset`"
+        return f"out of memory with batch_size={size}; try {advice}"
 
     def summary(self) -> dict[str, Any]:
         """Return what a model card needs to say about the run, ready for JSON."""
@@ -338,7 +338,7 @@ class Trainer:
         """
         path = self.out / "last.pt"
         if not path.is_file():
-            raise InputError(f"{path}: nothing to resume; start without --resume")
+            raise InputError(f"{path}: nothing to resume; start without `resume`")
         state = torch.load(path, map_location=self.ranks.device, weights_only=True)
         changed = [k for k, v in asdict(self.config).items() if state["config"].get(k) != v]
         if changed:
@@ -358,8 +358,8 @@ def _towards_quality(slices: LabelledSlices) -> LabelledSlices:
     """Return the slices with the noiseless quality for their scores."""
     if unknown := int(np.isnan(slices.quality).sum()):
         raise InputError(
-            f"--target quality: {unknown} of {len(slices)} slices to train on come with no "
-            "recorded quality, which simulated folders alone have; use --target score"
+            f"target=quality: {unknown} of {len(slices)} slices to train on come with no "
+            "recorded quality, which simulated folders alone have; use target=score"
         )
     return replace(slices, scores=slices.quality)
 

@@ -1,4 +1,4 @@
-"""What `clinreadnet tune` tries: candidates and examples for each entry of a configuration file."""
+"""Candidates and examples of `clinreadnet tune`, for each entry of a configuration file."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class Example:
-    """Arguments that a configuration is timed on.
+    """Arguments for the timing of a configuration.
 
     Attributes:
-        name: for the table.
+        name: name in the table.
         tensors: the first has the batch as its first dimension.
         op: calls the kernel, or the reference in the dtype of the tensors.
         budget: largest relative error to the float64 reference.
@@ -39,7 +39,7 @@ class Tunable:
     """One entry of a configuration file.
 
     Attributes:
-        candidates: configurations to try beside the one in use.
+        candidates: configurations to try, besides the one in use.
         cases: what the compiler is given for a compute capability, for the kernels that this entry
             launches and that need most registers.
         examples: what to time, made on a device.

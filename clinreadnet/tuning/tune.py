@@ -1,8 +1,8 @@
 """Find the fastest launch configuration of every kernel on this machine's GPU.
 
-Nothing is tuned while the network runs: this writes ``kernels/configs/<gpu>.json`` once, and every
-launch reads it. A candidate must compile without spilling and agree with the float64 reference
-before it is timed.
+The result is a file ``kernels/configs/<gpu>.json``, which every launch reads. Nothing is tuned
+while the network runs. A candidate is timed only if it compiles without spilling and agrees with
+the float64 reference.
 """
 
 from __future__ import annotations
@@ -30,25 +30,26 @@ from clinreadnet.files import whole_file
 from clinreadnet.kernels.compile import SHARED_MEMORY, resources
 from clinreadnet.kernels.launch import CONFIGS, config_file, file_name, gpu_of, trial
 from clinreadnet.kernels.spec import Case, Config
+from clinreadnet.precision import Limits
 from clinreadnet.runtime.reproduce import compare_outputs
 from clinreadnet.tuning.tunable import TUNABLE, Example, Tunable
 
 Clock = Callable[[Callable[[], object]], float]
-"""Milliseconds that one call takes on the GPU."""
+"""Returns the milliseconds of one call on the GPU."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What became of one candidate: its times, or why it was dropped."""
+    """Result of one candidate: its times, or why it was dropped."""
 
     config: Config
     milliseconds: tuple[float, ...] = ()
-    """Of each example."""
+    """One for each example."""
     dropped: str | None = None
 
     @property
     def mean(self) -> float:
-        """Geometric mean of the times; infinite where dropped."""
+        """Geometric mean of the times; infinite if the candidate was dropped."""
         if self.dropped is not None:
             return math.inf
         return math.exp(sum(map(math.log, self.milliseconds)) / len(self.milliseconds))
@@ -64,13 +65,13 @@ class EntryTrials:
 
     @property
     def best(self) -> Trial:
-        """The fastest; the one in use where it is as fast as any."""
+        """The fastest trial; in a tie the one in use."""
         return min(self.trials, key=lambda one: one.mean)
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """What `tune` found.
+    """Result of `tune`.
 
     Attributes:
         document: the configuration file.
@@ -104,11 +105,11 @@ def entries(tree: Mapping[str, Any], *above: str) -> Iterator[tuple[tuple[str, .
 
 
 def compile_obstacle(cases: Sequence[Case]) -> str | None:
-    """Why a candidate's kernels must not be launched, or None; found without a GPU."""
+    """Return why a candidate's kernels must not be launched, or None; needs no GPU."""
     for case in cases:
         try:
             taken = resources(case)
-        except Exception as error:  # whatever stops the compiler rules the candidate out
+        except Exception as error:  # any error of the compiler excludes the candidate
             return f"does not compile: {first_line(error)}"
         if taken.stack:
             return f"spills {taken.stack} bytes"
@@ -128,17 +129,17 @@ def _first_slice(example: Example) -> tuple[Tensor, ...]:
 
 
 def wrong(example: Example, expected: Tensor) -> str | None:
-    """Say how the kernel disagrees with the float64 reference on one slice, or None."""
+    """Return how the kernel differs from the float64 reference on one slice, or None."""
     output = example.op(_first_slice(example), "triton")
     found = compare_outputs(
         {example.name: output.double().cpu().numpy()},
         {example.name: expected.cpu().numpy()},
-        example.budget,
+        Limits(example.budget),
     )
     if not found.failures():
         return None
     error = found.errors[example.name]
-    return f"wrong on {example.name}: relative error {error:.2g}, budget {found.limit:.0e}"
+    return f"wrong on {example.name}: relative error {error:.2g}, budget {found.limits.error:.0e}"
 
 
 def search(
@@ -156,19 +157,19 @@ def search(
 
     Args:
         tunable: the entry's candidates and examples.
-        keys: where the entry stands in the file.
+        keys: path of the entry in the file.
         in_use: the configuration in use, tried first.
         capability: compute capability to compile for, 90 for 9.0.
         device: where the examples run.
         clock: times one call.
-        obstacle: says why compiled cases must not be launched.
+        obstacle: returns why cases must not be launched, or None.
         advance: called after each candidate.
 
     Returns:
         All trials.
 
     Raises:
-        CheckFailed: no candidate is right and fits.
+        CheckFailed: no candidate is correct and fits.
     """
     examples = tunable.examples(device)
     expected = [
@@ -199,7 +200,7 @@ def search(
 
 
 def gpu_clock(run: Callable[[], object]) -> float:
-    """Milliseconds of one call in a CUDA graph: the kernel alone, without its launch by Python."""
+    """Return the milliseconds of one call in a CUDA graph, without the launch by Python."""
     milliseconds: float = triton.testing.do_bench_cudagraph(run, return_mode="median")
     return milliseconds
 
@@ -220,11 +221,11 @@ def tune(
         clock: times one call.
 
     Returns:
-        The new file's content, and how every candidate did.
+        The new file's content, and the trials of every candidate.
 
     Raises:
         InputError: no NVIDIA GPU, or ``only`` names no entry.
-        CheckFailed: an entry has no candidate that is right and fits.
+        CheckFailed: an entry has no candidate that is correct and fits.
     """
     device = device or torch.device("cuda")
     gpu, capability = gpu_of(device)
@@ -246,7 +247,7 @@ def tune(
     for name in chosen:
         if not any(keys[: len(name)] == name for keys in known):
             names = ", ".join("/".join(keys) for keys in known)
-            raise InputError(f"--entry {'/'.join(name)}: unknown; known: {names}")
+            raise InputError(f"only={'/'.join(name)}: unknown; known: {names}")
     wanted = [
         (keys, config, TUNABLE[keys[0]](*keys[1:]))
         for keys, config in known.items()
@@ -275,7 +276,7 @@ def tune(
 
 
 def write_tuning(tuning: Tuning, out: str | os.PathLike[str] | None = None) -> Path:
-    """Write the configuration file, whole; by default where launches on this GPU read it.
+    """Write the configuration file atomically; default the file that launches on this GPU read.
 
     Raises:
         InputError: ``out`` cannot be written.
@@ -286,7 +287,7 @@ def write_tuning(tuning: Tuning, out: str | os.PathLike[str] | None = None) -> P
             temporary.write_text(json.dumps(tuning.document, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise InputError(
-            f"{path}: {error.strerror}; name a file that can be written with --out"
+            f"{path}: {error.strerror}; name a file that can be written as `out`"
         ) from None
     return path
 

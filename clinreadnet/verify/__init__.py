@@ -1,1 +1,1 @@
-"""Any artifact of a bundle against the float64 reference."""
+"""Compare the artifacts of a bundle with the float64 reference."""

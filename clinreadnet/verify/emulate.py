@@ -1,4 +1,4 @@
-"""Round the 16-bit tensors of a graph wherever it runs."""
+"""Emulate the 16-bit tensors of a graph on a CPU."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ def onnx_type(precision: str) -> TensorProto.DataType:
 
 
 def emulate(content: bytes) -> bytes:
-    """Rewrite a graph so that its 16-bit tensors are rounded wherever it runs.
+    """Rewrite a graph so that its 16-bit tensors are rounded on every backend.
 
-    Every operator on float16 or bfloat16 computes in float32 on inputs of that type's values, and
-    its result is rounded to the type. ONNX Runtime's CPU has no bfloat16, and between operators on
-    float16 it keeps float32: neither range nor rounding of a tensor would show.
+    An operator on float16 or bfloat16 computes in float32 from inputs that are rounded to that
+    type, and its result is rounded to the type. ONNX Runtime's CPU provider has no bfloat16, and it
+    keeps float32 between float16 operators, which would hide range and rounding errors.
 
     Args:
         content: bytes of an ONNX graph.
 
     Raises:
-        InputError: the bytes are no ONNX graph.
+        InputError: the bytes are not an ONNX graph.
     """
     try:
         model = onnx.load_model_from_string(content)
@@ -53,7 +53,7 @@ def emulate(content: bytes) -> bytes:
     del graph.node[:]
     graph.node.extend(nodes)
     del graph.value_info[:]
-    model.opset_import[0].version = 20  # the newest whose operators ONNX Runtime's CPU has
+    model.opset_import[0].version = 20  # the newest that ONNX Runtime's CPU provider supports
     return bytes(model.SerializeToString())
 
 
@@ -72,8 +72,8 @@ def cast_node(source: str, target: str, to: int) -> onnx.NodeProto:
 
 
 def cast_constant(tensor: TensorProto, name: str, to: int) -> TensorProto:
-    """Return a constant in the type ``to``, called ``name``."""
+    """Return a constant of the type ``to`` with the name ``name``."""
     array = numpy_helper.to_array(tensor)
     dtype = helper.tensor_dtype_to_np_dtype(to)
-    with np.errstate(over="ignore"):  # an overflow is the judge's to find
+    with np.errstate(over="ignore"):  # the comparison finds overflows
         return numpy_helper.from_array(array.astype(dtype), name)

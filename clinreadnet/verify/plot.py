@@ -1,4 +1,4 @@
-"""Artifacts against their reference, drawn."""
+"""The plot of artifacts against their reference."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from clinreadnet.scoring.plot import check_plot
 
 
 def write_parity(scores: Mapping[str, NDArray[Any]], reference: str, target: Path) -> None:
-    """Draw each artifact's scores, and their differences, over the reference's.
+    """Plot the scores of each artifact, and their differences, against the reference's.
 
     Args:
-        scores: [n] of each artifact and of the reference, by name.
+        scores: [n] scores of each artifact and of the reference, by name.
         reference: the name of the reference.
-        target: ``.png``, ``.pdf`` or ``.svg``, written whole or not at all.
+        target: ``.png``, ``.pdf`` or ``.svg``, written atomically.
 
     Raises:
-        InputError: as `check_plot`, or ``target`` cannot be written.
+        InputError: as in `check_plot`, or ``target`` cannot be written.
     """
     check_plot(target)
     from matplotlib.figure import Figure

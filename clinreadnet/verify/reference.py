@@ -1,4 +1,4 @@
-"""The float64 reference, and the slices it runs on."""
+"""The float64 reference, and the slices that it is computed on."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SliceSource(Protocol):
         ...
 
     def name(self, index: int) -> str:
-        """Return what a person calls that slice."""
+        """Return the name of that slice, for a person."""
         ...
 
 
@@ -54,7 +54,7 @@ class GoldenSlices:
 
 
 Advance = Callable[[int], None]
-"""Told how many slices have been computed since the last call."""
+"""Called with the number of slices computed since the last call."""
 
 
 def reference_outputs(
@@ -62,13 +62,13 @@ def reference_outputs(
 ) -> Outputs:
     """Run the network in float64.
 
-    Each slice is computed by one thread, so that the number of processors changes neither the sums
-    nor the bytes of a golden file.
+    One thread computes each slice, so the number of processors changes neither the sums nor the
+    bytes of a golden file.
 
     Args:
-        model: any precision; left as it is.
-        slices: what to run it on.
-        advance: told of each slice.
+        model: network in any precision; it is not changed.
+        slices: slices to run it on.
+        advance: called after each slice.
     """
     import torch
 

@@ -1,7 +1,7 @@
-"""ONNX graph to TensorRT engines: one code path for every flavour of TensorRT.
+"""Build TensorRT engines from an ONNX graph, with the same code for every flavour of TensorRT.
 
-What differs between the flavours is data (`clinreadnet.runtime.backends.flavours`). Precision is
-the graph's own: networks are strongly typed, so that no builder flag can change it.
+The differences between flavours are data (`clinreadnet.runtime.backends.flavours`). The precision
+is a property of the graph: networks are strongly typed, so no builder flag can change it.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class EngineBuilder:
     """A parsed graph, ready to be built for any number of targets.
 
     Attributes:
-        flavour: which TensorRT.
+        flavour: flavour of TensorRT.
         version: version of the TensorRT package.
-        layers: what the parser made of the graph.
+        layers: layers that the parser made of the graph.
     """
 
     def __init__(
@@ -53,13 +53,13 @@ class EngineBuilder:
         Args:
             graph: an ONNX file written by `export_onnx`.
             precision: the graph's precision, or one that is built from it, such as "tf32".
-            flavour: name of the TensorRT.
+            flavour: name of the flavour.
             islands: number of products by kind that `--fp32-islands auto` kept in float32.
 
         Raises:
             FlavourMissing: the flavour is not installed.
             InputError: the parser refuses the graph; the message names the node.
-            CheckFailed: the network is not of ``precision``.
+            CheckFailed: the network has another precision.
         """
         self.flavour, self._trt = load_flavour(flavour)
         trt = self._trt
@@ -67,7 +67,7 @@ class EngineBuilder:
         self._graph = Path(graph)
         self.version = str(trt.__version__)
         self._messages: list[str] = []
-        # Everything below must outlive the builder, so it is kept.
+        # The objects below must outlive the builder, so they are kept.
         self._logger = collecting_logger(trt, self._messages)
         self._builder = trt.Builder(self._logger)
         flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
@@ -92,15 +92,15 @@ class EngineBuilder:
             target: architecture, such as ``sm89``.
             batch: the optimisation profile.
             bar: progress display to add the builder's phases to.
-            options: what else is asked for.
+            options: build options.
 
         Returns:
-            The plain engine.
+            The bytes of the engine.
 
         Raises:
             InputError: a target or option that the flavour lacks, or a profile that is not
                 1 <= min <= opt <= max or lies outside the graph's batch.
-            ClinReadNetError: the builder failed; the message is its first error.
+            ClinReadNetError: the builder failed; the message is the builder's first error.
         """
         options = options or BuildOptions()
         config = self.configure(target, batch, options)
@@ -121,20 +121,20 @@ class EngineBuilder:
         return bytes(engine)
 
     def configure(self, target: str, batch: BatchRange, options: BuildOptions) -> Any:
-        """Return the builder configuration of one target; arguments and errors as `build`."""
+        """Return the builder configuration of one target; arguments and errors as in `build`."""
         check_options(options, self.flavour)
         resolve_targets((target,), self.flavour)
         check_batch(batch)
         static = self._network.get_input(0).shape[0]
         if static != -1 and batch != BatchRange(static, static, static):
             raise InputError(
-                f"batch {spell_batch(batch)}: {self._graph} has a fixed batch of {static}; "
+                f"batch={spell_batch(batch)}: {self._graph} has a fixed batch of {static}; "
                 f"give {static}:{static}:{static}"
             )
         trt = self._trt
         config = self._builder.create_builder_config()
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-        # On by default, and far from float32: the fp32 budget would not hold.
+        # On by default; its error exceeds the fp32 budget.
         if not PRECISIONS[self._precision].tf32:
             config.clear_flag(trt.BuilderFlag.TF32)
         if self.flavour.targets:
@@ -154,9 +154,9 @@ class EngineBuilder:
         if options.platform is not None:
             wanted = trt.RuntimePlatform.WINDOWS_AMD64
             config.runtime_platform = wanted
-            if config.runtime_platform != wanted:  # TensorRT refuses without raising
+            if config.runtime_platform != wanted:  # TensorRT refuses it without an exception
                 raise InputError(
-                    f"--platform {options.platform}: {self.flavour.name} {self.version} does not "
+                    f"platform={options.platform}: {self.flavour.name} {self.version} does not "
                     "build for it on this machine; export on that platform"
                 )
         if options.timing_cache is not None:
@@ -167,10 +167,10 @@ class EngineBuilder:
         return config
 
     def inspect(self, engine: bytes) -> dict[str, Any]:
-        """Load the engine on this machine's GPU and return what TensorRT's inspector says of it.
+        """Load the engine on this machine's GPU and return the report of TensorRT's inspector.
 
         Raises:
-            ClinReadNetError: the engine does not load here; the message is TensorRT's.
+            ClinReadNetError: the engine does not load on this machine; the message is TensorRT's.
         """
         self._messages.clear()
         runtime = self._trt.Runtime(self._logger)
@@ -179,9 +179,7 @@ class EngineBuilder:
         loaded = runtime.deserialize_cuda_engine(engine)
         if loaded is None:
             reason = self._messages[0] if self._messages else "no reason given"
-            raise ClinReadNetError(
-                f"{self._graph}: the engine built of it does not load ({reason})"
-            )
+            raise ClinReadNetError(f"{self._graph}: its engine does not load ({reason})")
         inspector = loaded.create_engine_inspector()
         text = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
         inspected: dict[str, Any] = json.loads(text)
@@ -195,18 +193,18 @@ class EngineBuilder:
         batch: BatchRange,
         options: BuildOptions | None = None,
     ) -> Path:
-        """Write the engine, and beside it the proof of its types, ``<engine>.layers.json``.
+        """Write the engine and the report of its types, ``<engine>.layers.json``.
 
-        Where this machine's GPU is of ``target``, the proof holds the inspector's report too.
+        If this machine's GPU is of ``target``, the file also holds the inspector's report.
 
         Returns:
-            Path of the proof.
+            Path of the report.
 
         Raises:
             CheckFailed: the inspector shows that another precision was built.
         """
         path = Path(path)
-        # Without its weights an engine cannot be loaded.
+        # An engine without weights cannot be loaded.
         stripped = options is not None and options.strip_weights
         here = any(gpu.target == target for gpu in find_gpus()) and not stripped
         inspected = self.inspect(engine) if here else None
@@ -257,7 +255,7 @@ def _monitor(trt: Any, bar: Progress, title: str) -> Any:
             self.interrupted = False
             self._tasks: dict[str, TaskID] = {}
 
-        # Called from TensorRT's threads; rich's own lock covers the display.
+        # Called from TensorRT's threads; rich locks the display.
         def phase_start(self, name: str, parent: str | None, steps: int) -> None:
             self._guard(
                 lambda: self._tasks.update({name: bar.add_task(f"{title} {name}", total=steps)})

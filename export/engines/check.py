@@ -1,7 +1,7 @@
-"""`clinreadnet export --check`: what in a graph would stop each TensorRT from building it.
+"""`clinreadnet check-graph`: what in a graph would stop each TensorRT from building it.
 
-Where a flavour is installed its own parser is asked, node by node. Where TensorRT is not, the table
-that its parser's project publishes stands in (`operators.json`, which names source and version).
+The parser of an installed flavour is asked, node by node. For a TensorRT that is not installed, the
+operator table of the parser's project is used (`operators.json`, which names source and version).
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ _TABLE_TYPES: dict[int, str] = {
     TensorProto.INT8: "INT8",
     TensorProto.DOUBLE: "DOUBLE",
 }
-"""How the table names the types that decide; integers and masks are TensorRT's to convert."""
+"""Names in the table of the types that matter; TensorRT converts integers and masks."""
 
 
 @dataclass(frozen=True)
 class Blocker:
-    """One node that a flavour cannot take, and why."""
+    """A node that a flavour cannot build, and the reason."""
 
     node: str
     operator: str
@@ -57,14 +57,15 @@ class Blocker:
 
 @dataclass(frozen=True)
 class Finding:
-    """What one flavour says of one graph.
+    """Result for one flavour and one graph.
 
     Attributes:
         graph: file name.
         flavour: name and major version.
-        judge: who was asked: a parser and its version, or the published table; None if nobody.
-        blockers: empty where nothing stands in the way.
-        note: why nobody was asked.
+        judge: source of the result: a parser and its version, or the published table; None if not
+            checked.
+        blockers: nodes that cannot be built; empty if there are none.
+        note: why the graph was not checked.
     """
 
     graph: str
@@ -88,13 +89,13 @@ def check_graphs(
     """Check each graph against each flavour.
 
     Args:
-        graphs: ONNX files; where empty, the graphs that ``checkpoint`` exports to.
-        checkpoint: default the shipped one of ``preset``.
-        preset: what the checkpoint must be.
+        graphs: ONNX files; if empty, the graphs that ``checkpoint`` exports to.
+        checkpoint: checkpoint file; default the shipped one of ``preset``.
+        preset: preset that the checkpoint must have.
         precisions: of the exported graphs, those that PyTorch exports.
 
     Raises:
-        InputError: a file that is missing or no ONNX graph, or an unknown precision.
+        InputError: a file is missing or not an ONNX graph, or a precision is unknown.
     """
     if graphs:
         return [finding for graph in graphs for finding in check_graph(Path(graph))]
@@ -104,7 +105,7 @@ def check_graphs(
     for precision in precisions:
         if not find_precision(precision).exported:
             raise InputError(
-                f"--check --precision {precision}: export it first and give the graph with --graph"
+                f"precisions={precision}: export it first and give the ONNX file as `graphs`"
             )
     path = Path(checkpoint) if checkpoint is not None else pretrained_path(preset)
     model = load_checkpoint(path, preset=preset)
@@ -122,7 +123,7 @@ def check_graph(path: Path) -> list[Finding]:
     """Check one graph against every flavour.
 
     Raises:
-        InputError: the file is missing or no ONNX graph.
+        InputError: the file is missing or not an ONNX graph.
     """
     try:
         content = path.read_bytes()
@@ -154,7 +155,7 @@ def ask_parser(trt: Any, content: bytes, model: onnx.ModelProto) -> list[Blocker
     Args:
         trt: the imported flavour.
         content: the serialised graph.
-        model: the same, parsed.
+        model: the parsed graph.
     """
     logger = collecting_logger(trt, [])
     builder = trt.Builder(logger)
@@ -191,7 +192,7 @@ def ask_table(model: onnx.ModelProto, table: dict[str, Any]) -> list[Blocker]:
 
     Args:
         model: the graph.
-        table: as `operator_table` returns it.
+        table: result of `operator_table`.
     """
     low, high = table["opset"]
     blockers = [

@@ -1,7 +1,8 @@
-"""Proof that an engine has the precision asked for: the types of its layers, before and after.
+"""Check the precision of an engine by the types of its layers, before and after the build.
 
-Before the build, the layers of the strongly typed network are counted by kind and type. After it,
-where this machine's GPU can load the engine, TensorRT's inspector says which types were built.
+Before the build, the layers of the strongly typed network are counted by kind and type. After the
+build, TensorRT's inspector reports the types that were built, if this machine's GPU can load the
+engine.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ LayerTypes = dict[str, dict[str, int]]
 _PRODUCTS = ("MATRIX_MULTIPLY", "CONVOLUTION")
 _FLOAT32_KINDS = ("NORMALIZATION", "SOFTMAX", "REDUCE", "UNARY")
 """The float32 islands: LayerNorm, the softmaxes and their exponentials and sums, the mixture."""
-_OWN = {"CONVOLUTION": 1, "MATRIX_MULTIPLY": 2}
-"""Float32 products of the network's own: the Sobel edges; what the head makes of statistics."""
+_OWN = {"CONVOLUTION": 1, "MATRIX_MULTIPLY": 5}
+"""Products that are float32 in the network itself: the Sobel edges; the mixture of votes, the
+pooled tokens and the two layers that read them, and the whitening of the novelty."""
 
 
 def layers_path(engine: Path) -> Path:
-    """Return where the report of an engine's layers stands."""
+    """Return the path of the report of an engine's layers."""
     return engine.with_name(engine.name.removesuffix(".engine") + ".layers.json")
 
 
@@ -43,17 +45,17 @@ def check_types(
 ) -> None:
     """Check that products run in ``precision`` and the float32 islands in float32.
 
-    An engine that silently became float32 would still pass every numerical check.
+    An engine that silently became float32 would pass every numerical check.
 
     Args:
-        layers: of the network.
+        layers: layers of the network.
         precision: a name of the table in `clinreadnet.precision`.
-        file: named in errors.
-        chosen: number of float32 products by kind where `--fp32-islands auto` chose the islands;
-            None for the network's own islands.
+        file: file name for errors.
+        chosen: number of float32 products by kind that `--fp32-islands auto` chose; None for the
+            network's own islands.
 
     Raises:
-        CheckFailed: some layers have another type, saying which.
+        CheckFailed: some layers have another type.
     """
     row = PRECISIONS[precision]
     wanted = row.tensorrt_type
@@ -66,13 +68,13 @@ def check_types(
         if others or not (types.get(wanted) or allowed.get(kind)):
             raise CheckFailed(
                 f"{file}: {kind} layers are {layers.get(kind, {})}, not {wanted}; "
-                f"this is no {precision} network"
+                f"the network is not {precision}"
             )
     quantized = row.quantized_type
     if quantized is not None and set(layers.get("QUANTIZE", {})) != {quantized}:
         raise CheckFailed(
             f"{file}: QUANTIZE layers are {layers.get('QUANTIZE', {})}, not {quantized}; "
-            f"this is no {precision} network"
+            f"the network is not {precision}"
         )
     for kind in _FLOAT32_KINDS if chosen is None else ():
         if set(layers.get(kind, {})) - {"FLOAT"}:
@@ -83,21 +85,22 @@ def check_built(inspected: dict[str, Any], precision: str, file: str) -> Counter
     """Check the types inside a built engine.
 
     Args:
-        inspected: what TensorRT's inspector says of the engine, parsed from JSON.
+        inspected: report of TensorRT's inspector, parsed from JSON.
         precision: a name of the table in `clinreadnet.precision`.
-        file: named in errors.
+        file: file name for errors.
 
     Returns:
-        Number of inner tensors by type; empty where the engine is fused into one layer, whose
-        inner types the inspector does not show.
+        Number of inner tensors by type; empty if the engine is fused into one layer, whose inner
+        types the inspector does not show.
 
     Raises:
-        CheckFailed: no inner tensor has the type, or a float32 engine has inner ones of fewer bits.
+        CheckFailed: no inner tensor has the type, or a float32 engine has inner tensors of fewer
+            bits.
     """
     ends = {str(name) for name in inspected.get("Bindings", ())}
     built: Counter[str] = Counter()
     for layer in inspected.get("Layers", ()):
-        # Without detailed verbosity a layer is its name alone.
+        # Without detailed verbosity the report has only the names of layers.
         for output in layer.get("Outputs", ()) if isinstance(layer, dict) else ():
             if output.get("Name") not in ends:
                 built[str(output.get("Format/Datatype"))] += 1

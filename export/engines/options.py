@@ -1,17 +1,16 @@
-"""What a TensorRT build may be asked for, and refusing what cannot be had before it begins.
+"""Options of a TensorRT build, and their checks before the build.
 
-TensorRT-RTX builds ahead of time for GPUs that are not there; TensorRT builds on the GPU that the
-engine is for.
+TensorRT-RTX builds without a GPU. TensorRT builds on the GPU that the engine is for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from clinreadnet.errors import InputError
-from clinreadnet.runtime.backends.flavours import Flavour, Option
+from clinreadnet.runtime.backends.flavours import Flavour
 from clinreadnet.runtime.bundle.manifest import BatchRange
 from clinreadnet.runtime.gpu import find_gpus
 
@@ -24,7 +23,7 @@ BATCH_LIMIT = 1024
 """Largest batch of the graph."""
 
 PLATFORMS = {"windows": "windows-x86_64"}
-"""Operating systems that can be built for from another one, as the manifest names them."""
+"""Operating systems to build for on another one, with their names in the manifest."""
 
 OPTIMIZATION_LEVELS = 5
 """Highest optimisation level of every flavour; the lowest is 0."""
@@ -32,16 +31,16 @@ OPTIMIZATION_LEVELS = 5
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What a build may ask for beyond target, precision and profile; ``None`` is TensorRT's choice.
+    """Options besides target, precision and profile; ``None`` is TensorRT's default.
 
     Attributes:
         version_compatible: runs on later releases of the major version and the lean runtime.
         hardware_compatible: runs on any GPU since Ampere.
         strip_weights: leave the weights out; they are refitted from the graph at load.
-        timing_cache: file of kernel timings, read where it exists and written back.
+        timing_cache: file of kernel timings, read if it exists and written back.
         optimization_level: 0 (fast build) to 5 (fast engine).
         workspace_mib: limit of scratch memory, MiB.
-        platform: operating system to build for where it is not this one: one of ``PLATFORMS``.
+        platform: one of ``PLATFORMS``; None for this operating system.
     """
 
     version_compatible: bool = False
@@ -52,88 +51,79 @@ class BuildOptions:
     workspace_mib: int | None = None
     platform: str | None = None
 
-    def asked(self) -> list[Option]:
-        """Return the options that were asked for, as the command line spells them."""
-        given: list[tuple[Option, bool]] = [
-            ("version-compatible", self.version_compatible),
-            ("hardware-compatible", self.hardware_compatible),
-            ("strip-weights", self.strip_weights),
-            ("timing-cache", self.timing_cache is not None),
-            ("optimization-level", self.optimization_level is not None),
-            ("workspace", self.workspace_mib is not None),
-            ("platform", self.platform is not None),
-        ]
-        return [option for option, is_given in given if is_given]
+    def asked(self) -> list[str]:
+        """Return the names of the fields that differ from their defaults."""
+        return [one.name for one in fields(self) if getattr(self, one.name) != one.default]
 
 
 def check_options(options: BuildOptions, flavour: Flavour) -> None:
-    """Refuse options that the flavour lacks.
+    """Check the options against the flavour.
 
     Raises:
-        InputError: naming the option.
+        InputError: the flavour lacks an option, or a value is out of range.
     """
     for option in options.asked():
         if option not in flavour.options:
-            raise InputError(f"--{option}: {flavour.name} does not offer it; leave it out")
+            raise InputError(f"`{option}`: {flavour.name} does not offer it; leave it out")
         if option in flavour.gpu_options and not find_gpus():
             raise InputError(
-                f"--{option}: {flavour.name} needs a GPU for it, and this machine shows none"
+                f"`{option}`: {flavour.name} needs a GPU for it, and this machine shows none"
             )
     level = options.optimization_level
     if level is not None and not 0 <= level <= OPTIMIZATION_LEVELS:
-        raise InputError(f"--optimization-level {level}: give 0 to {OPTIMIZATION_LEVELS}")
+        raise InputError(f"optimization_level={level}: give 0 to {OPTIMIZATION_LEVELS}")
     if options.platform is not None and options.platform not in PLATFORMS:
         raise InputError(
-            f"--platform {options.platform}: give {' or '.join(PLATFORMS)}, or leave it out to "
+            f"platform={options.platform}: give {' or '.join(PLATFORMS)}, or leave it out to "
             "build for this operating system"
         )
     if options.workspace_mib is not None and options.workspace_mib < 1:
-        raise InputError(f"--workspace {options.workspace_mib}: give 1 MiB or more")
+        raise InputError(f"workspace_mib={options.workspace_mib}: give 1 MiB or more")
 
 
 def resolve_targets(targets: Sequence[str], flavour: Flavour) -> tuple[str, ...]:
-    """Return the architectures to build for; ``current`` is that of this machine's GPU.
+    """Return the architectures to build for; ``current`` is the one of this machine's GPU.
 
     Raises:
-        InputError: the flavour cannot build for one of them, saying which it can.
+        InputError: the flavour cannot build for one of them.
     """
     gpus = {gpu.target: None for gpu in find_gpus()}
     resolved: list[str] = []
     for target in targets:
         if not gpus and (target == "current" or not flavour.targets):
             raise InputError(
-                f"--target {target}: {flavour.name} builds it on the GPU itself, and this machine "
-                "shows none; export there, or build with --flavour tensorrt-rtx for a named target"
+                f"targets={target}: {flavour.name} builds it on the GPU itself, and this machine "
+                "shows none; export there, or build with flavour=tensorrt-rtx for a named target"
             )
         if target == "current":
             target = next(iter(gpus))
         elif not flavour.targets and target not in gpus:
             raise InputError(
-                f"--target {target}: {flavour.name} builds for this machine's GPU alone "
-                f"({', '.join(gpus)}); give --target current, or export on a GPU of {target}"
+                f"targets={target}: {flavour.name} builds for this machine's GPU alone "
+                f"({', '.join(gpus)}); give targets=current, or export on a GPU of {target}"
             )
         if flavour.targets and target not in flavour.targets:
             raise InputError(
-                f"unknown target {target!r}; {flavour.name} knows {', '.join(flavour.targets)}"
+                f"targets={target}: unknown; {flavour.name} knows {', '.join(flavour.targets)}"
             )
         resolved.append(target)
     return tuple(dict.fromkeys(resolved))
 
 
 def check_batch(batch: BatchRange) -> None:
-    """Refuse a profile that is not 1 <= min <= opt <= max <= ``BATCH_LIMIT``.
+    """Check that a profile is 1 <= min <= opt <= max <= ``BATCH_LIMIT``.
 
     Raises:
-        InputError: saying which profile.
+        InputError: it is not.
     """
     if not 1 <= batch.min <= batch.opt <= batch.max:
-        raise InputError(f"batch {spell_batch(batch)}: needs 1 <= MIN <= OPT <= MAX")
+        raise InputError(f"batch={spell_batch(batch)}: needs 1 <= MIN <= OPT <= MAX")
     if batch.max > BATCH_LIMIT:
         raise InputError(
-            f"batch {spell_batch(batch)}: the graph accepts at most {BATCH_LIMIT} slices"
+            f"batch={spell_batch(batch)}: the graph accepts at most {BATCH_LIMIT} slices"
         )
 
 
 def spell_batch(batch: BatchRange) -> str:
-    """Return the profile as the command line spells it, such as ``1:4:16``."""
+    """Return the profile in the form ``1:4:16``."""
     return f"{batch.min}:{batch.opt}:{batch.max}"

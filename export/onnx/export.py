@@ -1,11 +1,12 @@
-"""ClinReadNet (torch) to one ONNX graph per precision.
+"""Export ClinReadNet from torch to one ONNX graph per precision.
 
-The graph starts at Hounsfield units (`hu` float32 [batch, 1, 512, 512]; clip and scale are inside)
-and ends at `score`, `probs` and `quality_map`, float32. Only the batch is dynamic.
+The input is `hu` in Hounsfield units, float32 [batch, 1, 512, 512]; clip and scale are in the
+graph. The outputs are `score`, `probs`, `quality_map` and `novelty`, float32. Only the batch is
+dynamic.
 LayerNormalization and Gelu are single operators; masks, biases, gates and Sobel kernels are
 constants; reshapes have constant shapes. A precision is the type of the weights and the matrix
-products: softmax, LayerNorm, the encoding, the Sobel edges, the statistics of edges with their MLP
-and the final mixture are float32 in all.
+products: softmax, LayerNorm, the encoding, the Sobel edges, the statistics of edges with the
+novelty, the mixture of votes and the MLP of the pooled tokens are float32 in all.
 """
 
 from __future__ import annotations
@@ -42,14 +43,14 @@ _FOLD_LIMIT = 2**21
 
 
 def check_network(model: ClinReadNet, path: str | os.PathLike[str]) -> None:
-    """Refuse a SOQN alone, whose quality map has another shape than a bundle's.
+    """Check that the network is not a SOQN alone, whose quality map has another shape.
 
     Args:
         model: the network.
-        path: its checkpoint, for the message.
+        path: its checkpoint, for the error message.
 
     Raises:
-        InputError: it has no attention stages.
+        InputError: the network has no attention stages.
     """
     if not model.config.depths:
         raise InputError(
@@ -62,16 +63,16 @@ def export_onnx(model: ClinReadNet, path: str | os.PathLike[str], *, precision: 
     """Write ``model`` as an ONNX graph; the same weights give the same bytes.
 
     Args:
-        model: float32 network in evaluation mode; left as it is.
-        path: target file, replaced where it exists.
+        model: float32 network in evaluation mode; it is not changed.
+        path: target file; replaced if it exists.
         precision: one that PyTorch exports.
 
     Raises:
         InputError: unknown precision.
     """
     row = find_precision(precision, exported_precisions())
-    model = copy.deepcopy(model).to(getattr(torch, row.torch_dtype)).eval()
-    # Two slices: torch.export takes a batch of one for a constant.
+    model = _lowered(model, getattr(torch, row.torch_dtype))
+    # Two slices: torch.export treats a batch of one as a constant.
     example = torch.zeros(2, 1, SIZE, SIZE)
     with _quiet_exporter(), torch.no_grad():
         program = torch.onnx.export(
@@ -93,8 +94,21 @@ def export_onnx(model: ClinReadNet, path: str | os.PathLike[str], *, precision: 
         onnx.save_model(onnx_ir.to_proto(graph), temporary)
 
 
+def _lowered(model: ClinReadNet, dtype: torch.dtype) -> ClinReadNet:
+    """Return a copy with its parameters in ``dtype``.
+
+    Buffers stay as they are: only float32 islands read them, and bfloat16 would leave two digits of
+    the novelty's mean and whitening.
+    """
+    low = copy.deepcopy(model).to(dtype).eval()
+    for module, exact in zip(low.modules(), model.modules(), strict=True):
+        for name, buffer in exact.named_buffers(recurse=False):
+            setattr(module, name, buffer)
+    return low
+
+
 def simplify(graph: onnx_ir.Model) -> onnx_ir.Model:
-    """Fold constants, merge duplicates, drop names of this machine, and check the result."""
+    """Fold constants, merge duplicates, remove paths of this machine, and check the result."""
     onnxscript.optimizer.optimize(
         graph, input_size_limit=_FOLD_LIMIT, output_size_limit=_FOLD_LIMIT
     )
@@ -110,7 +124,7 @@ def simplify(graph: onnx_ir.Model) -> onnx_ir.Model:
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Silence what the exporter says of itself: optional packages, its own deprecated calls."""
+    """Silence the exporter's warnings about optional packages and its own deprecated calls."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -21,15 +21,14 @@ from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import Artifact, BatchRange, BuiltOn, Golden, digest
 from clinreadnet.runtime.gpu import driver_version, find_gpus
 from clinreadnet.runtime.verdict import current_platform
-from clinreadnet.verify.reference import GoldenSlices
-from clinreadnet.verify.run import verify_artifact
+from clinreadnet.verify.run import golden_evidence, verify_artifact
 
 SEARCH_SLICES = 3
-"""Golden slices by which `--fp32-islands auto` judges a graph."""
+"""Number of golden slices that `--fp32-islands auto` compares."""
 
 
 class Graphs:
-    """Writes the ONNX graphs of one bundle; graphs needed only as sources go to ``scratch``."""
+    """Writes the ONNX graphs of one bundle; graphs that are only sources go to ``scratch``."""
 
     def __init__(
         self,
@@ -64,7 +63,7 @@ class Graphs:
         return artifacts
 
     def float32_products(self, artifact: Artifact) -> dict[str, int] | None:
-        """Count the products among the chosen islands; None where none were searched for."""
+        """Count the products among the chosen islands; None if there was no search."""
         if _lowered(artifact.precision) not in self._islands:
             return None
         source = onnx.load(self._source("fp32"))
@@ -123,10 +122,9 @@ class Graphs:
         )
 
     def _missed(self, artifact: Artifact) -> str | None:
-        """Return why the graph misses its budget, or None where it keeps it."""
-        golden = read_golden(self._folder, self._golden)
-        slices, labels = GoldenSlices(golden["hu"]), golden["label"].astype("float64")
-        parity = verify_artifact(self._folder, artifact, slices, golden, labels)
+        """Return why the graph misses its budget, or None."""
+        evidence = golden_evidence(read_golden(self._folder, self._golden))
+        parity = verify_artifact(self._folder, artifact, evidence)
         return None if parity.status == "passed" else parity.reason
 
 
@@ -136,7 +134,7 @@ def _lowered(precision: str) -> str:
 
 
 def built_on() -> BuiltOn:
-    """Return this machine as the manifest describes it."""
+    """Return this machine in the form of the manifest."""
     gpus = find_gpus()
     return BuiltOn(
         platform=current_platform(),

@@ -1,9 +1,9 @@
-"""Mixed precision by operator: which nodes of a strongly typed graph stay in float32.
+"""Mixed precision by operator: the nodes of a strongly typed graph that stay in float32.
 
-`convert` lowers a float32 graph to float16 or bfloat16, all but the nodes named as islands.
-`find_islands` searches the smallest such set that keeps the parity budget, by bisection, with ONNX
-Runtime as the judge of what `emulate` makes: every tensor has the range and the rounding of the low
-precision, sums inside a product are float32.
+`convert` lowers a float32 graph to float16 or bfloat16, except for the nodes named as islands.
+`find_islands` bisects for a smallest set of islands that keeps the parity budget. It runs the
+emulated graph (`emulate`) in ONNX Runtime: every tensor has the range and the rounding of the low
+precision, and sums inside a product are float32.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from clinreadnet.verify.emulate import (
 )
 
 SEARCH_MARGIN = 0.5
-"""Share of the budget the search may use: it judges on few slices, the bundle on all."""
+"""Share of the budget that the search may use, because it compares only a few slices."""
 
 _PRODUCTS = {"MatMul": "MATRIX_MULTIPLY", "Gemm": "MATRIX_MULTIPLY", "Conv": "CONVOLUTION"}
 
 
 def convert(model: onnx.ModelProto, precision: str, islands: Sequence[str] = ()) -> onnx.ModelProto:
-    """Lower a float32 graph, all but its islands; inputs and outputs stay float32.
+    """Lower a float32 graph except for its islands; inputs and outputs stay float32.
 
     Args:
-        model: a float32 graph with named nodes; left as it is.
+        model: a float32 graph with named nodes; it is not changed.
         precision: one that a float32 graph can be lowered to.
         islands: names of the nodes that compute in float32.
 
     Returns:
-        The graph with a cast wherever precision changes.
+        The graph, with a cast at every change of precision.
     """
     low = onnx_type(precision)
     kept = set(islands)
@@ -119,24 +119,24 @@ def find_islands(
     """Return a smallest set of nodes to keep in float32 for the parity budget.
 
     The set is minimal: it keeps ``SEARCH_MARGIN`` of the budget, and without any one of its nodes
-    it would not, as far as more float32 never makes a graph worse.
+    it would not, provided that more float32 never makes a graph worse.
 
     Args:
         model: the float32 graph.
         precision: one that a float32 graph can be lowered to.
-        hu: [n, 512, 512], the slices to judge by.
+        hu: [n, 512, 512], the slices to compare on.
         reference: their float64 outputs.
-        advance: told of each judged graph.
+        advance: called after each tested graph.
 
     Raises:
         CheckFailed: the float32 graph itself misses that share of the budget.
     """
-    limit = SEARCH_MARGIN * PRECISIONS[precision].budget
+    limits = PRECISIONS[precision].limits(SEARCH_MARGIN)
 
     def keeps_budget(islands: Sequence[str]) -> bool:
         lowered = convert(model, precision, islands)
         backend = OnnxRuntimeBackend(emulate(lowered.SerializeToString()))
-        found = reproduce(backend.run, hu, reference, limit)
+        found = reproduce(backend.run, hu, reference, limits)
         advance()
         return not found.failures()
 
@@ -145,7 +145,7 @@ def find_islands(
     if keeps_budget(()):
         return ()
     if not keeps_budget(nodes):
-        raise CheckFailed(f"the float32 graph itself is off by more than {limit:.1e}")
+        raise CheckFailed(f"the float32 graph itself is off by more than {limits.error:.1e}")
     return tuple(_minimal(nodes, keeps_budget))
 
 
@@ -157,7 +157,7 @@ def float32_products(model: onnx.ModelProto, islands: Sequence[str]) -> dict[str
 
 
 def _minimal(candidates: Sequence[str], passes: Callable[[Sequence[str]], bool]) -> list[str]:
-    """Return a minimal subset that passes (QuickXplain, Junker 2004); all candidates do."""
+    """Return a minimal subset that passes (QuickXplain, Junker 2004); the whole set passes."""
 
     def explain(known: list[str], added: bool, rest: list[str]) -> list[str]:
         if added and passes(known):

@@ -1,8 +1,8 @@
-"""8-bit variants of the float16 graph, made by NVIDIA's Model Optimizer (`nvidia-modelopt`).
+"""8-bit variants of the float16 graph, made with NVIDIA's Model Optimizer (`nvidia-modelopt`).
 
-Only the linear layers, the products with constant weights, are quantised: their weights for each
-channel, their inputs as a whole, calibrated by the largest value seen. The products of two
-activations inside the attention, the convolutions and the float32 islands stay as they are.
+Only the linear layers, the products with constant weights, are quantised. Weights have one scale
+per channel, inputs one scale per tensor, calibrated on the largest value. The products of two
+activations inside the attention, the convolutions and the float32 islands do not change.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def quantize(
             calibration_eps=["cpu"],
             op_types_to_quantize=["MatMul"],
             nodes_to_quantize=linear_layers(model),
-            high_precision_dtype="fp32",  # that is: leave the source's types alone
+            high_precision_dtype="fp32",  # keep the types of the source
             output_path=str(made),
             log_level="ERROR",
         )
@@ -90,8 +90,8 @@ def quantize(
 def linear_layers(model: onnx.ModelProto) -> list[str]:
     """Return the names of the 16-bit matrix products whose second factor is a constant matrix.
 
-    Model Optimizer leaves matrices of few columns as they are; TensorRT has nothing to gain there.
-    Nor has it from the network's float32 products, of one vector an image.
+    Model Optimizer does not quantise matrices of few columns, and TensorRT would not gain from it.
+    The network's float32 products, of one vector per image, are not quantised either.
     """
     columns = {
         tensor.name: tensor.dims[-1]
@@ -107,7 +107,7 @@ def linear_layers(model: onnx.ModelProto) -> list[str]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Model Optimizer's notes on missing GPUs and colours off both output streams."""
+    """Silence Model Optimizer's notes on missing GPUs and colours."""
     disabled = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

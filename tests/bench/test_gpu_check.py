@@ -1,4 +1,4 @@
-"""What `make gpu-check` runs and records, as far as no GPU is needed to tell."""
+"""What `make gpu-check` runs and records, tested without a GPU."""
 
 import re
 from pathlib import Path
@@ -135,7 +135,7 @@ def test_targets_take_the_worst_of_what_they_speak_of(
         [
             attention(1, 8, 75.0),
             attention(2, 64, 71.0, sdpa=1.5),
-            attention(3, 8, 10.0, compile=0.1),  # no target speaks of stage 3,
+            attention(3, 8, 10.0, compile=0.1),  # no target covers stage 3,
             attention(1, 1, 10.0, compile=0.1),  # nor of batch 1,
             attention(1, 8, 10.0) | {"dtype": "float32"},  # nor of float32,
             attention(1, 8, 10.0) | {"gpu": "NVIDIA L4"},  # nor of other GPUs

@@ -1,4 +1,4 @@
-"""Clocks, throttling and busyness, on a GPU and a system that are not there."""
+"""Clocks, throttling and load, on a fake GPU and a fake system."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The method, with clocks that are told what time it is."""
+"""The timing, on a fake clock."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clinreadnet.report.rows import WarmUp
 
 
 class Clock:
-    """A clock that only moves when a run takes time."""
+    """A clock that advances only during a run."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -61,11 +61,17 @@ def test_warm_up_that_never_settles_ends_and_says_so() -> None:
 
 
 def test_candidates_take_turns_in_changing_order() -> None:
-    clock, order = Clock(), []
+    clock = Clock()
+    order: list[str] = []
 
     def candidate(name: str) -> Callable[[], float]:
         run = clock.sample(endless(1.0))
-        return lambda: (order.append(name), run())[1]
+
+        def sample() -> float:
+            order.append(name)
+            return run()
+
+        return sample
 
     samples = {name: candidate(name) for name in "abc"}
     times = timing.interleave(samples, rounds=20, seconds=0, pause=0, clock=clock)

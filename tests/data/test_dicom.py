@@ -1,4 +1,4 @@
-"""DICOM headers and pixels: what is read, and what is refused by name."""
+"""DICOM headers and pixels: accepted and refused files."""
 
 from __future__ import annotations
 

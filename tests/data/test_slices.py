@@ -1,4 +1,4 @@
-"""Finding slices: order, what a folder leaves out, other formats, and refusals."""
+"""Finding slices: order, skipped files, other formats, and errors."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_damaged_files_can_be_set_aside(tmp_path: Path) -> None:
     ((path, error),) = refused
     assert path == damaged and "truncated" in str(error)
     assert len(notes) == 1 and "LICENSE.txt" in notes[0] and "IM0002" not in notes[0]
-    with pytest.raises(InputError, match="truncated"):  # a file that is named must be a slice
+    with pytest.raises(InputError, match="truncated"):  # a named file must be a slice
         find_slices([damaged], refused=lambda *pair: refused.append(pair))
 
 
@@ -185,7 +185,7 @@ def with_one(value: float) -> np.ndarray:
 
 
 REFUSED_AT_THE_HEADER: dict[str, tuple[str, Any, str]] = {
-    "npy-wrong-size": ("a.npy", save_npy(np.zeros((100, 512))), "100x512 pixels.*--resample"),
+    "npy-wrong-size": ("a.npy", save_npy(np.zeros((100, 512))), "100x512 pixels.*resample=True"),
     "npy-four-axes": ("a.npy", save_npy(np.zeros((1, 1, 512, 512))), r"shape \[1, 1, 512, 512\]"),
     "npy-empty": ("a.npy", save_npy(np.zeros((0, 512, 512))), r"shape \[0, 512, 512\]"),
     "npy-complex": ("a.npy", save_npy(np.zeros((512, 512), complex)), "holds no numbers"),
@@ -196,7 +196,7 @@ REFUSED_AT_THE_HEADER: dict[str, tuple[str, Any, str]] = {
     "dicom-wrong-size": (
         "a.dcm",
         lambda path: write_ct(path, noise(0, (256, 512))),
-        "256x512 pixels.*--resample",
+        "256x512 pixels.*resample=True",
     ),
     "localiser": (
         "a.dcm",
@@ -288,7 +288,7 @@ def test_resize_keeps_a_linear_ramp_and_a_constant(side: int) -> None:
 
 def test_resize_averages_instead_of_aliasing() -> None:
     stripes = np.tile(np.float32([-500, 500]), (1536, 768))
-    assert np.abs(stripes[::3, ::3]).min() == 500  # what taking every third pixel would give
+    assert np.abs(stripes[::3, ::3]).min() == 500  # the result without antialiasing
     assert np.abs(resize(stripes)[:, 4:-4]).max() < 60
 
 

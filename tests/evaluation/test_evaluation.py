@@ -84,7 +84,7 @@ def test_the_order_of_a_folder_and_its_table(tmp_path: Path) -> None:
     assert result["noise_monotone"] and result["denoised"] == 0
     assert order_table(result).row_count == 4
     np.save(tmp_path / "other.npy", np.random.default_rng(0).normal(40, 9, (512, 512)))
-    with pytest.raises(InputError, match="anatomy 0 was made from IM1.dcm, which --clean does not"):
+    with pytest.raises(InputError, match="anatomy 0 was made from IM1.dcm, which `clean` does not"):
         evaluate_order(folder, clean=[tmp_path / "other.npy"])
 
 

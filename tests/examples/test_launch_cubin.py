@@ -43,7 +43,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("kernels") / "out"
-    export_kernels(out, kinds=["cubin"], targets=["sm80", "sm90"], precisions=["fp32"])
+    export_kernels(out, formats=["cubin"], targets=["sm80", "sm90"], precisions=["fp32"])
     return out
 
 
@@ -128,7 +128,7 @@ def test_it_computes_the_stem_on_this_gpu(tmp_path: Path) -> None:
     if target not in TARGETS:
         pytest.skip(f"kernels are not compiled for {target}")
     kernels, program = tmp_path / "kernels", tmp_path / "launch_cubin"
-    export_kernels(kernels, kinds=["cubin"], targets=[target], precisions=["fp32"])
+    export_kernels(kernels, formats=["cubin"], targets=[target], precisions=["fp32"])
     libcuda = subprocess.run(["ldconfig", "-p"], capture_output=True, text=True).stdout
     path, *_ = re.findall(r"libcuda\.so\.1 .*=> (\S+)", libcuda) or ["libcuda.so.1"]
     subprocess.run(

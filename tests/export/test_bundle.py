@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -32,7 +31,7 @@ from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.backends.flavours import FlavourMissing
 from clinreadnet.runtime.bundle.golden import read_golden
-from clinreadnet.runtime.bundle.manifest import BatchRange, Golden, digest, load_manifest
+from clinreadnet.runtime.bundle.manifest import BatchRange, digest, load_manifest
 from clinreadnet.runtime.scores import Outputs
 from clinreadnet.verify.emulate import element_types
 from clinreadnet.verify.reference import GoldenSlices
@@ -75,7 +74,9 @@ def test_the_runtime_accepts_it(tiny_bundle: Path) -> None:
     np.testing.assert_allclose(scores.score, golden["score"], rtol=5e-3)
 
 
-@pytest.mark.parametrize("command", [["--out", "bundle"], ["--check"]], ids=["bundle", "check"])
+@pytest.mark.parametrize(
+    "command", [["export", "--out", "bundle"], ["check-graph"]], ids=["bundle", "check"]
+)
 def test_a_soqn_alone_is_refused(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,7 +84,7 @@ def test_a_soqn_alone_is_refused(
     soqn = ClinReadNet(replace(PRESETS["tiny"], depths=(), heads=()))
     save_checkpoint(soqn, "soqn.safetensors")
     options = ["--checkpoint", "soqn.safetensors", "--preset", "tiny"]
-    result = CliRunner().invoke(app, ["export", *command, *options])
+    result = CliRunner().invoke(app, [*command, *options])
     assert isinstance(result.exception, InputError), result.output
     assert re.fullmatch(r"soqn.safetensors: is of a SOQN alone, .*", str(result.exception))
     assert not (tmp_path / "bundle").exists()
@@ -134,21 +135,6 @@ def test_distinct(scores: list[float], kept: list[int]) -> None:
     assert distinct(np.asarray(scores), 0.02).tolist() == kept
 
 
-@pytest.fixture
-def quick(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the graphs and the golden slices of the finished bundle instead of making them."""
-
-    def copy_graph(model: object, path: Path, *, precision: str) -> None:
-        shutil.copy(tiny_bundle / path.name, path)
-
-    def copy_golden(path: Path, *rest: object) -> Golden:
-        shutil.copy(tiny_bundle / path.name, path)
-        return load_manifest(tiny_bundle).golden
-
-    monkeypatch.setattr(graphs, "export_onnx", copy_graph)
-    monkeypatch.setattr(bundles, "write_golden", copy_golden)
-
-
 def test_graphs_without_engines_and_with_force(
     quick: None, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -180,7 +166,7 @@ def test_graphs_without_engines_and_with_force(
     ("options", "message"),
     [
         pytest.param(["--precision", "fp12"], "unknown precision 'fp12'; known: fp32", id="prec"),
-        pytest.param(["--target", "sm90"], "unknown target 'sm90'; tensorrt-rtx knows", id="sm90"),
+        pytest.param(["--target", "sm90"], "--target sm90: unknown; tensorrt-rtx", id="sm90"),
         pytest.param(["--batch", "4:2:8"], "needs 1 <= MIN <= OPT <= MAX", id="min>opt"),
         pytest.param(["--batch", "4"], "give MIN:OPT:MAX, such as 1:4:16", id="batch"),
         pytest.param(["--preset", "small"], "is a checkpoint of preset 'tiny'", id="preset"),
@@ -196,7 +182,8 @@ def test_graphs_without_engines_and_with_force(
         pytest.param(["--batch", "1:4:2000"], "accepts at most 1024 slices", id="batch-limit"),
         pytest.param(["--precision", "tf32", "--no-engines"], "precision of engines", id="tf32"),
         pytest.param(["--fp32-islands", "some"], "give default or auto", id="islands"),
-        pytest.param(["--check"], "give --out, or --check", id="check-and-out"),
+        pytest.param(["--optimization-level", "6"], "--optimization-level 6: give 0", id="level"),
+        pytest.param(["--workspace", "0"], "--workspace 0: give 1 MiB or more", id="workspace"),
     ],
 )
 def test_bad_usage(

@@ -1,4 +1,4 @@
-"""Kernels compiled ahead of time: what kernels.json says against the files themselves."""
+"""Kernels compiled ahead of time: kernels.json agrees with the files."""
 
 import hashlib
 import importlib
@@ -17,6 +17,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 from triton import knobs  # noqa: E402
 
 from clinreadnet.cli import app  # noqa: E402
+from clinreadnet.errors import InputError  # noqa: E402
 from clinreadnet.export import kernels as cubin  # noqa: E402
 from clinreadnet.kernels.compile import SHARED_MEMORY, Resources  # noqa: E402
 from clinreadnet.precision import PRECISIONS  # noqa: E402
@@ -34,8 +35,10 @@ def cuobjdump(option: str, file: Path) -> str:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("cubin") / "kernels"
     targets = ("--target", "sm90")
-    kinds = ("--kernels", "cubin", "--kernels", "ptx", "--precision", "fp32", "--precision", "fp16")
-    result = CliRunner().invoke(app, ["export", "--out", str(out), *kinds, *targets, "--json"])
+    formats = ("--format", "cubin", "--format", "ptx")
+    precisions = ("--precision", "fp32", "--precision", "fp16")
+    arguments = ["export-kernels", "--out", str(out), *formats, *precisions, *targets, "--json"]
+    result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, f"{result.output} {result.exception!r}"
     assert json.loads(result.stdout) == json.loads((out / "kernels.json").read_text())
     return out
@@ -159,7 +162,7 @@ def test_a_launch_is_what_the_launcher_does(
     where: dict[str, Any],
     precision: str,
 ) -> None:
-    """Run the launcher with a kernel that only looks at how it is launched."""
+    """Run the launcher with a kernel that only records its launch."""
     dtype = getattr(torch, PRECISIONS[precision].torch_dtype)
     module = importlib.import_module(f"clinreadnet.kernels.ops.{op}.kernel")
     launches: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
@@ -208,8 +211,8 @@ def test_a_kernel_that_spills_is_not_written(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(cubin, "resources_of", lambda kernel: Resources(255, 48, 1024))
-    arguments = ("--kernels", "cubin", "--target", "sm90", "--precision", "fp16")
-    result = CliRunner().invoke(app, ["export", "--out", str(tmp_path / "out"), *arguments])
+    arguments = ("--format", "cubin", "--target", "sm90", "--precision", "fp16")
+    result = CliRunner().invoke(app, ["export-kernels", "--out", str(tmp_path / "out"), *arguments])
     assert result.exception is not None
     assert "sobel_stem fp16 sm90: spills 48 bytes" in str(result.exception)
     assert list(tmp_path.iterdir()) == []
@@ -219,20 +222,43 @@ def test_a_kernel_that_spills_is_not_written(
     ("options", "message"),
     [
         pytest.param(["--target", "sm81"], "--target sm81: unknown; known: sm75, sm80", id="sm81"),
-        pytest.param([], "--target: name at least one of sm75", id="no-target"),
-        pytest.param(["--target", "sm90", "--kernels", "sass"], "--kernels sass", id="kind"),
+        pytest.param(["--target", "sm90", "--format", "sass"], "--format sass", id="format"),
         pytest.param(["--target", "sm90", "--precision", "int8"], "--precision int8", id="int8"),
         pytest.param(["--target", "sm90", "--preset", "huge"], "known: tiny, small", id="preset"),
-        pytest.param(["--batch", "1:2:4"], "--batch: does not go with --kernels", id="batch"),
-        pytest.param(
-            ["--checkpoint", "x"], "--checkpoint: does not go with --kernels", id="checkpoint"
-        ),
-        pytest.param(["--no-engines"], "--no-engines: does not go with --kernels", id="engines"),
     ],
 )
 def test_bad_options_are_one_line(tmp_path: Path, options: list[str], message: str) -> None:
-    arguments = ["export", "--out", str(tmp_path / "out"), "--kernels", "cubin", *options]
+    arguments = ["export-kernels", "--out", str(tmp_path / "out"), "--format", "cubin", *options]
     result = CliRunner().invoke(app, arguments)
     assert getattr(result.exception, "exit_code", None) == 2
     assert message in str(result.exception)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param([], "Missing option '--target'", id="no-target"),
+        pytest.param(
+            ["--target", "sm90", "--batch", "1:2:4"], "No such option: --batch", id="batch"
+        ),
+        pytest.param(
+            ["--target", "sm90", "--checkpoint", "x"], "No such option: --checkpoint", id="weights"
+        ),
+        pytest.param(
+            ["--target", "sm90", "--no-engines"], "No such option: --no-engines", id="engines"
+        ),
+    ],
+)
+def test_options_of_a_bundle_are_refused(tmp_path: Path, options: list[str], message: str) -> None:
+    arguments = ["export-kernels", "--out", str(tmp_path / "out"), "--format", "cubin", *options]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2 and message in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("empty", ["formats", "targets", "precisions"])
+def test_an_empty_choice_is_refused_by_name(tmp_path: Path, empty: str) -> None:
+    choice = {"formats": ["cubin"], "targets": ["sm90"], "precisions": ["fp16"]} | {empty: []}
+    with pytest.raises(InputError, match=f"`{empty}` is empty; name at least one of"):
+        cubin.export_kernels(tmp_path / "out", **choice)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from typer.testing import CliRunner
 
 from clinreadnet.cli import app
 from clinreadnet.errors import InputError
-from clinreadnet.export import bundle as bundles
 from clinreadnet.export.triton_server import Repository, write_repository
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import (
@@ -49,7 +47,7 @@ def repository(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Reposi
 
 
 def add_engine(bundle: Path, file: str, **fields: Any) -> None:
-    """List ``file``, some bytes that no one loads, as an engine of the float16 graph."""
+    """List ``file``, bytes that are never loaded, as an engine of the float16 graph."""
     manifest = load_manifest(bundle)
     content = file.encode()
     (bundle / file).write_bytes(content)
@@ -101,7 +99,7 @@ def test_the_files_are_the_bundles(bundle: Path, repository: Repository) -> None
 
 
 def test_inputs_and_outputs_are_those_of_the_graph(bundle: Path, repository: Repository) -> None:
-    """The batch is left out, and comes back; an output of the batch alone is reshaped."""
+    """Dimensions omit the batch; an output with only the batch is reshaped."""
     for path in models(repository):
         config = read_config(path)
         graph = "clinreadnet.fp32.onnx" if "fp32" in path.name else "clinreadnet.fp16.onnx"
@@ -258,7 +256,7 @@ def test_a_bundle_that_must_not_be_served_is_refused(
 def test_force_never_removes_the_models_of_others(bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "models"
     (out / "liver_segmentation" / "1").mkdir(parents=True)
-    with pytest.raises(InputError, match="already exists; use --force"):
+    with pytest.raises(InputError, match="already exists; give force=True"):
         write_repository(bundle, out)
     with pytest.raises(InputError, match="also holds liver_segmentation"):
         write_repository(bundle, out, force=True)
@@ -266,51 +264,40 @@ def test_force_never_removes_the_models_of_others(bundle: Path, tmp_path: Path) 
 
 
 def run(*arguments: str | Path) -> Any:
-    return CliRunner().invoke(app, ["export", *map(str, arguments)])
+    return CliRunner().invoke(app, ["export-triton-server", *map(str, arguments)])
 
 
 def test_the_command_lays_out_a_bundle_that_is_there(bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "models"
-    done = run("--triton-server", out, "--bundle", bundle, "--json")
+    done = run("--out", out, "--bundle", bundle, "--json")
     assert done.exit_code == 0, done.exception
     result = json.loads(done.stdout)
     assert [m["name"] for m in result["models"]][0] == "clinreadnet_fp32_onnx"
     assert list(result["left_out"]) == ["clinreadnet.fp16.sm89.rtx.engine"]
     assert "clinreadnet.fp16.sm89.rtx.engine left out: Triton" in done.stderr
-    done = run("--triton-server", out, "--bundle", bundle, "--force")
+    done = run("--out", out, "--bundle", bundle, "--force")
     assert done.exit_code == 0 and f"--model-repository={out}" in done.stdout
 
 
-def test_options_of_a_build_need_a_build(bundle: Path, tmp_path: Path) -> None:
-    out = tmp_path / "models"
+def test_the_command_refuses_what_the_writer_refuses(bundle: Path, tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.mkdir()
     for arguments, message in (
-        (["--triton-server", out, "--bundle", bundle, "--precision", "fp16"], "--precision: needs"),
-        (["--triton-server", out, "--out", bundle, "--bundle", bundle], "--bundle goes with"),
-        (["--force"], "give --out"),
+        (["--out", taken, "--bundle", bundle], "already exists; give --force, or name another"),
+        (["--out", tmp_path / "models", "--bundle", tmp_path / "none"], "none: no such bundle"),
     ):
         done = run(*arguments)
         assert isinstance(done.exception, InputError) and message in str(done.exception)
-    assert not out.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
-def test_a_bundle_just_made_is_laid_out_with_it(
+def test_the_default_bundle_is_laid_out(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[Path] = []
-
-    def export(out: Path, **options: Any) -> Any:
-        made.append(out)
-        return SimpleNamespace(passed=True, to_dict=lambda: {"passed": True})
-
-    monkeypatch.setattr(bundles, "export_bundle", export)
-    taken = tmp_path / "taken"
-    taken.mkdir()
-    done = run("--out", bundle, "--triton-server", taken)
-    assert "already exists" in str(done.exception) and made == []  # before anything is built
-    done = run("--out", bundle, "--triton-server", tmp_path / "models", "--json")
+    monkeypatch.setenv("CLINREADNET_BUNDLE", str(bundle))
+    done = run("--out", tmp_path / "models", "--json")
     assert done.exit_code == 0, done.exception
-    result = json.loads(done.stdout)
-    assert result["passed"] and result["triton_server"]["models"] and made == [bundle]
+    assert json.loads(done.stdout)["bundle"] == str(bundle)
     assert (tmp_path / "models" / "clinreadnet_fp32_onnx" / "config.pbtxt").is_file()
 
 

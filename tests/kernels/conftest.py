@@ -8,7 +8,7 @@ from torch import Tensor
 
 @pytest.fixture
 def poisoned() -> Iterator[None]:
-    """Fill new tensors with NaN: what a kernel does not write shows."""
+    """Fill new tensors with NaN, to show what a kernel does not write."""
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)  # fills uninitialised memory
     assert torch.empty(4).isnan().all()
@@ -40,7 +40,7 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
 
 @pytest.fixture
 def within_budget() -> Callable[[Tensor, Tensor, Tensor], None]:
-    """Assert that an output errs no more than twice the reference and one rounding of its type."""
+    """Assert that an error is at most twice the reference's plus one rounding of the type."""
 
     def check(actual: Tensor, reference: Tensor, expected: Tensor) -> None:
         assert (actual.dtype, actual.shape) == (reference.dtype, reference.shape)

@@ -1,4 +1,4 @@
-"""Shipped launch configurations fit every GPU they are for; compiled here, run nowhere."""
+"""Shipped launch configurations fit their GPUs; the kernels are compiled and not run."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""The emulated arithmetic of tensor cores: right where it can be checked, and strict enough."""
+"""The emulated arithmetic of tensor cores is correct where checked, and strict enough."""
 
 import pytest
 import torch
@@ -67,7 +67,7 @@ def test_the_mode_replaces_float32_products_alone() -> None:
 def test_a_kernel_in_single_tf32_does_not_keep_the_budget(
     monkeypatch: pytest.MonkeyPatch, within_budget, shift: int
 ) -> None:
-    """The budget of a device is no wider than what tells this fault."""
+    """The budget of a device is narrow enough to detect this fault."""
     args = [tensor.float() for tensor in window_attention_inputs(1, 8, 16, 2, 16, 8, 3)]
     where = {"window": 8, "shift": shift}
     expected = window_attention_oracle(*args, **where)

@@ -1,4 +1,4 @@
-"""Which implementation runs, and with which launch configuration."""
+"""The choice of implementation and launch configuration."""
 
 import importlib
 import importlib.util
@@ -37,7 +37,7 @@ def test_the_functions_stay_functions_once_their_modules_are_imported() -> None:
 
 
 def stub_reference(monkeypatch: pytest.MonkeyPatch) -> object:
-    """What ``sobel_stem`` now returns where it chooses the reference."""
+    """The value that ``sobel_stem`` returns if it chooses the reference."""
     stub = object()
     module = importlib.import_module("clinreadnet.kernels.ops.sobel_stem.op")
     monkeypatch.setattr(module, "sobel_stem_reference", lambda *args: stub)

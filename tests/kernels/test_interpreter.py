@@ -1,4 +1,4 @@
-"""Runs the tests marked `interpret` in a process of their own."""
+"""Run the tests marked `interpret` in a separate process."""
 
 import importlib.util
 import os

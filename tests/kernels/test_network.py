@@ -29,7 +29,7 @@ def slices(batch: int) -> torch.Tensor:
 
 @pytest.mark.interpret
 def test_compiles_without_graph_breaks(pair: tuple[ClinReadNet, ClinReadNet]) -> None:
-    """The stem and one stage: every call to an op that there is."""
+    """The stem and one stage: every call to an op."""
 
     def forward(model: ClinReadNet, hu: torch.Tensor) -> torch.Tensor:
         return model.stages[0](model.stem(hu))

@@ -1,4 +1,4 @@
-"""The page: well-formed, complete, fetching nothing; and the command that writes it."""
+"""The page is well-formed and self-contained; and the command that writes it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def results(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    digests = {a.precision: a.sha256 for a in load_manifest(bundle).artifacts}
+    digests: dict[str, str] = {a.precision: a.sha256 for a in load_manifest(bundle).artifacts}
     rows = [
         recorded_run.row(
             name, precision, s * batch**0.9, batch=batch, role=role, sha256=digests[precision], **f

@@ -1,4 +1,4 @@
-"""Which artifact is chosen, and what is said of the faster ones."""
+"""The recommended artifact, and the reasons against faster ones."""
 
 from __future__ import annotations
 

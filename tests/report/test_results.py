@@ -1,4 +1,4 @@
-"""Recorded runs: which is taken, and which cannot be."""
+"""Recorded runs: the newest one, and unusable files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Intervals of the median against what they promise."""
+"""The coverage of the intervals of the median."""
 
 import numpy as np
 import pytest

@@ -16,8 +16,8 @@ NOTHING: dict[str, str | None] = dict.fromkeys(doctor._DISTRIBUTIONS)
 EVERYTHING: dict[str, str | None] = dict.fromkeys(doctor._DISTRIBUTIONS, "1.0")
 
 
-def door(name: str, packages: dict[str, str | None], *, has_gpu: bool = False) -> doctor.Door:
-    (found,) = [d for d in doctor.doors(packages, has_gpu=has_gpu) if d.name == name]
+def feature(name: str, packages: dict[str, str | None], *, has_gpu: bool = False) -> doctor.Feature:
+    (found,) = [f for f in doctor.features(packages, has_gpu=has_gpu) if f.name == name]
     return found
 
 
@@ -33,10 +33,10 @@ def test_the_command_prints_json_and_imports_nothing_heavy() -> None:
     assert (done.returncode, done.stderr.strip()) == (0, "[]")
     result = json.loads(done.stdout)
     assert result["packages"]["onnx"] == version("onnx")
-    assert {"clinreadnet", "python", "platform", "driver", "gpus", "doors"} <= set(result)
+    assert {"clinreadnet", "python", "platform", "driver", "gpus", "features"} <= set(result)
 
 
-def test_the_table_shows_packages_doors_and_commands(
+def test_the_table_shows_packages_features_and_commands(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from rich.console import Console
@@ -50,11 +50,11 @@ def test_the_table_shows_packages_doors_and_commands(
         assert text in out
 
 
-@pytest.mark.parametrize("name", [d.name for d in doctor.doors(NOTHING, has_gpu=False)])
-def test_every_door_is_shut_by_nothing_and_opened_by_everything(name: str) -> None:
-    shut, opened = door(name, NOTHING), door(name, EVERYTHING, has_gpu=True)
-    assert not shut.works and shut.missing and "pip install" in shut.command
-    assert opened.works and not opened.missing and not opened.command
+@pytest.mark.parametrize("name", [f.name for f in doctor.features(NOTHING, has_gpu=False)])
+def test_every_feature_fails_with_nothing_and_works_with_everything(name: str) -> None:
+    without, with_all = feature(name, NOTHING), feature(name, EVERYTHING, has_gpu=True)
+    assert not without.works and without.missing and "pip install" in without.command
+    assert with_all.works and not with_all.missing and not with_all.command
 
 
 @pytest.mark.parametrize(
@@ -67,6 +67,8 @@ def test_every_door_is_shut_by_nothing_and_opened_by_everything(name: str) -> No
         ({"onnxruntime"}, True, "score with CUDA", False),
         (set(NOTHING) - {"onnxruntime-gpu"}, False, "build TensorRT-RTX engines", True),
         (set(NOTHING) - {"tensorrt_rtx libraries"}, True, "build TensorRT-RTX engines", False),
+        (set(NOTHING) - {"scikit-image"}, False, "simulate", False),
+        (set(NOTHING) - {"pycuda"}, True, "score with TensorRT-RTX", False),
     ],
     ids=[
         "cpu",
@@ -76,20 +78,22 @@ def test_every_door_is_shut_by_nothing_and_opened_by_everything(name: str) -> No
         "gpu-without-package",
         "rtx-builds-without-gpu",
         "rtx-libraries-missing",
+        "scikit-image-missing",
+        "pycuda-missing",
     ],
 )
-def test_doors(packages: set[str], has_gpu: bool, name: str, works: bool) -> None:
+def test_features(packages: set[str], has_gpu: bool, name: str, works: bool) -> None:
     installed = {p: "1.0" if p in packages else None for p in NOTHING}
-    assert door(name, installed, has_gpu=has_gpu).works is works
+    assert feature(name, installed, has_gpu=has_gpu).works is works
 
 
 def test_no_command_puts_one_onnxruntime_beside_the_other() -> None:
     cpu = NOTHING | {"onnxruntime": "1.0"}
     gpu_build = NOTHING | {"onnxruntime-gpu": "1.0"}
-    for one in doctor.doors(cpu, has_gpu=True):
+    for one in doctor.features(cpu, has_gpu=True):
         if "[gpu" in one.command:
             assert one.command.startswith("pip uninstall -y onnxruntime && ")
-    assert not any("cpu" in d.command for d in doctor.doors(gpu_build, has_gpu=True))
+    assert not any("cpu" in f.command for f in doctor.features(gpu_build, has_gpu=True))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A backend on the CPU that fails, and calls without number."""
+"""A failing backend on the CPU, and very many calls."""
 
 from __future__ import annotations
 
@@ -137,9 +137,9 @@ def resident_bytes() -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory and handles are read from /proc")
 def test_a_day_of_calls_takes_no_more_memory_handles_or_threads(bundle: Path) -> None:
-    """50 000 calls through `Session`, with failures and streams, on a backend that costs nothing.
+    """50 000 calls through `Session`, with failures and streams, on a backend without work.
 
-    The graph is left out: it is ONNX Runtime's, and would take an hour. 2 000 more calls run it.
+    Running the graph each time would take an hour; 2 000 more calls run it.
     """
     session = Session(bundle, "onnxruntime-cpu")
     hu = series(1)

@@ -30,7 +30,7 @@ def session(bundle: Path) -> Iterator[Session]:
 
 
 class Gate:
-    """Holds every run back until it is opened, and sees the batch sizes."""
+    """Blocks every run until it is opened, and records the batch sizes."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun, self.opened = threading.Semaphore(0), threading.Event()
@@ -59,6 +59,24 @@ def test_results_come_in_order_with_the_references_scores(session: Session) -> N
     np.testing.assert_allclose(scores, reference(np.stack(slices(10)))["score"], rtol=1e-5)
     assert results[3].scores is not None and results[3].scores.quality_map.shape == (1, 16, 16)
     assert list(stream) == []
+
+
+def test_each_slice_is_judged(session: Session) -> None:
+    with session.stream() as stream:
+        for hu in (*slices(2), np.full((512, 512), 390.0, np.float32)):
+            stream.put(hu)
+    judged = [result.scores.in_domain for result in stream if result.scores is not None]
+    assert [one.tolist() for one in judged if one is not None] == [[True], [True], [False]]
+
+
+def test_a_bundle_made_before_novelty_streams(tmp_path: Path) -> None:
+    old = write_bundle(tmp_path / "old", before_novelty=True)
+    with Session(old, batch=4) as session, session.stream() as stream:
+        for hu in slices(6):
+            stream.put(hu)
+    results = list(stream)
+    assert len(results) == 6
+    assert all(r.scores is not None and r.scores.in_domain is None for r in results)
 
 
 def test_a_reader_gets_results_while_the_scanner_goes_on(session: Session) -> None:
@@ -170,7 +188,7 @@ def test_a_closed_stream_takes_no_slice(session: Session) -> None:
     with pytest.raises(SessionClosed, match="the stream is closed"):
         stream.put(slices(1)[0])
     assert list(stream) == []
-    with pytest.raises(InputError, match="capacity is 0"):
+    with pytest.raises(InputError, match="capacity=0"):
         session.stream(0)
 
 

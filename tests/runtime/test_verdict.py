@@ -96,7 +96,7 @@ CASES: dict[str, tuple[Artifact, Machine, str, str]] = {
     ),
     "older-driver": (engine(), on(driver="575.10"), "SUBOPTIMAL", "the older 575.10"),
     "newer-driver": (engine(), on(driver="590.1"), "VALID", ""),
-    "unknown-driver": (engine(), on(driver=None), "SUBOPTIMAL", "cannot be asked"),
+    "unknown-driver": (engine(), on(driver=None), "SUBOPTIMAL", "driver is unknown"),
     "built-without-driver": (engine(built_on=BuiltOn(LINUX)), HERE, "VALID", ""),
     "invalid-hides-suboptimal": (
         engine(), on(driver="575.10", target="sm86"), "INVALID", "built for sm89, this GPU is sm86",

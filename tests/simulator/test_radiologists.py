@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from clinreadnet.metrics import krocc, plcc, srocc
-from clinreadnet.simulator import radiologists as readers
+from clinreadnet.simulator import radiologists
 
 SANE = (25.0, 5.0, 0.2, 0.2)
 
@@ -17,27 +17,27 @@ def test_quality_falls_with_each_impairment(which):
     for amount in np.linspace(0, tops[which], 30):
         arguments = list(SANE)
         arguments[which] = float(amount)
-        values.append(readers.quality(*arguments))
+        values.append(radiologists.quality(*arguments))
     assert (np.diff(values) < 0).all()
 
 
 def test_quality_spans_the_scale():
-    assert readers.quality(0, 0, 0, 0) == 4
-    assert readers.quality(readers.HALF_QUALITY, 0, 0, 0) == pytest.approx(2)
-    assert 0 < readers.quality(500, 0, 0, 0) < 0.1
+    assert radiologists.quality(0, 0, 0, 0) == 4
+    assert radiologists.quality(radiologists.HALF_QUALITY, 0, 0, 0) == pytest.approx(2)
+    assert 0 < radiologists.quality(500, 0, 0, 0) < 0.1
 
 
 @pytest.mark.parametrize("quality", [0.0, 1.3, 2.5, 4.0])
 def test_votes_are_whole_grades_around_the_quality(quality):
     rng = np.random.default_rng(0)
-    ballots = np.array([readers.votes(quality, rng) for _ in range(2000)])
+    ballots = np.array([radiologists.votes(quality, rng) for _ in range(2000)])
     assert ballots.shape == (2000, 5) and ballots.dtype == np.int64
     assert ballots.min() >= 0 and ballots.max() <= 4
     assert ballots.mean() == pytest.approx(quality, abs=0.15)
 
 
-def test_readers_differ_but_not_on_average():
-    bias, spread = np.array(readers.READERS).T
+def test_radiologists_differ_but_not_on_average():
+    bias, spread = np.array(radiologists.RADIOLOGISTS).T
     assert len(set(bias)) == 5 and abs(bias.mean()) < 0.05 and (spread > 0).all()
 
 
@@ -47,7 +47,7 @@ def test_readers_differ_but_not_on_average():
     ids=str,
 )
 def test_label_is_a_step_of_a_fifth(ballots, mean):
-    assert readers.mean_opinion(np.array(ballots, np.int64)) == mean
+    assert radiologists.mean_opinion(np.array(ballots, np.int64)) == mean
 
 
 @pytest.fixture(scope="module")
@@ -59,29 +59,29 @@ def qualities():
     rows = zip(*(measured[key] for key in columns), strict=True)
     values: list[float] = []
     for row, source in zip(rows, measured["denoised_from"], strict=True):
-        own = readers.quality(*row)
-        values.append(own if source is None else readers.copy_quality(own, values[source]))
+        own = radiologists.quality(*row)
+        values.append(own if source is None else radiologists.copy_quality(own, values[source]))
     return np.array(values)
 
 
 @pytest.fixture(scope="module", params=range(3))
 def ballots(qualities, request):
     rng = np.random.default_rng(request.param)
-    return np.array([readers.votes(value, rng) for value in qualities])
+    return np.array([radiologists.votes(value, rng) for value in qualities])
 
 
 def test_labels_are_distributed_like_the_challenges(ballots):
     steps = np.rint(ballots.mean(axis=1) * 5).astype(int)
     counts = np.bincount(steps, minlength=21)
     assert len(counts) == 21 and (counts > 0).all()
-    real = np.cumsum(readers.CHALLENGE_LABELS) / 1000
+    real = np.cumsum(radiologists.CHALLENGE_LABELS) / 1000
     assert np.abs(np.cumsum(counts) / len(steps) - real).max() <= 0.1
 
 
 def test_one_reader_agrees_with_the_others_as_people_do(ballots):
-    for reader in range(5):
-        others = np.delete(ballots, reader, axis=1).mean(axis=1)
-        assert 0.90 <= srocc(ballots[:, reader], others) <= 0.95
+    for radiologist in range(5):
+        others = np.delete(ballots, radiologist, axis=1).mean(axis=1)
+        assert 0.90 <= srocc(ballots[:, radiologist], others) <= 0.95
 
 
 def test_the_ceiling_leaves_room_above_the_checkpoints_target(qualities, ballots):
@@ -91,4 +91,4 @@ def test_the_ceiling_leaves_room_above_the_checkpoints_target(qualities, ballots
 
 
 def test_a_copy_is_rated_on_its_own_but_never_above_its_source():
-    assert readers.copy_quality(1.0, 2.0) == 1.0 and readers.copy_quality(2.5, 2.0) == 2.0
+    assert radiologists.copy_quality(1.0, 2.0) == 1.0 and radiologists.copy_quality(2.5, 2.0) == 2.0

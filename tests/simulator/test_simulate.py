@@ -141,7 +141,7 @@ def test_own_anatomies_give_so_many_images(scanned, tmp_path):
 
 
 def test_count_is_needed_without_own_anatomies(tmp_path):
-    with pytest.raises(InputError, match="--count"):
+    with pytest.raises(InputError, match="give `count`"):
         simulate_folder(tmp_path / "x", None, 1)
 
 
@@ -209,7 +209,7 @@ def test_series_repeats_whatever_the_count_and_jobs(series, tmp_path):
 
 @pytest.mark.parametrize(
     "count, seed, jobs, words",
-    [(0, 1, 1, "--count 0"), (1, -1, 1, "--seed -1"), (1, 1, 0, "--jobs 0")],
+    [(0, 1, 1, "count=0"), (1, -1, 1, "seed=-1"), (1, 1, 0, "jobs=0")],
     ids=["count", "seed", "jobs"],
 )
 def test_refuses_numbers_out_of_range(tmp_path, count, seed, jobs, words):
@@ -221,7 +221,7 @@ def test_refuses_numbers_out_of_range(tmp_path, count, seed, jobs, words):
 @pytest.mark.parametrize("write", [simulate_folder, simulate_series], ids=["folder", "series"])
 def test_an_existing_folder_is_kept(tmp_path, write):
     (tmp_path / "mine").touch()
-    with pytest.raises(InputError, match="already exists; use --force"):
+    with pytest.raises(InputError, match="already exists; give force=True"):
         write(tmp_path, 1, 1)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 

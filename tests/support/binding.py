@@ -1,8 +1,8 @@
 """A TensorRT binding that answers without TensorRT: only what the real one declares, and recorded.
 
-Every class and function stands in the real binding, whose C++ is not called: an attribute that it
-does not declare raises AttributeError, an argument list that fits none of the declared signatures
-raises TypeError, a property without a setter cannot be set. Results are of the declared types.
+Every class and function is declared in the real binding; its C++ code is not called. An undeclared
+attribute raises AttributeError, arguments that fit no declared signature raise TypeError, and a
+property without a setter cannot be set. Results have the declared types.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Binding:
         return functools.partial(self._construct, kind)
 
     def _construct(self, kind: type, *arguments: Any) -> Instance:
-        _bind(kind.__init__.__doc__, "__init__", (None, *arguments), {})
+        _bind(vars(kind)["__init__"].__doc__, "__init__", (None, *arguments), {})
         self.touched.add(f"{kind.__name__}/{len(arguments)}")
         return Instance(self, kind)
 

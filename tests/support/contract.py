@@ -23,7 +23,13 @@ from support.binding import Binding, Instance, check_overrides
 
 GPU = Gpu("contract", "sm89", 2**34)
 BATCH = BatchRange(1, 4, 16)
-SHAPES = {"hu": (1, 512, 512), "score": (), "probs": (21,), "quality_map": (16, 16)}
+SHAPES = {
+    "hu": (1, 512, 512),
+    "score": (),
+    "probs": (21,),
+    "quality_map": (16, 16),
+    "novelty": (),
+}
 
 
 def install(real: types.ModuleType, flavour: str, script: dict[tuple[str, str], Any]) -> Binding:
@@ -84,12 +90,12 @@ def run_builder(real: types.ModuleType, flavour: str) -> set[str]:
         offered = flavours.newest(flavour).options
         cache = Path(folder) / "cache"
         asked = options.BuildOptions(
-            version_compatible="version-compatible" in offered,
-            hardware_compatible="hardware-compatible" in offered,
-            strip_weights="strip-weights" in offered,
-            timing_cache=cache if "timing-cache" in offered else None,
-            optimization_level=3 if "optimization-level" in offered else None,
-            workspace_mib=64 if "workspace" in offered else None,
+            version_compatible="version_compatible" in offered,
+            hardware_compatible="hardware_compatible" in offered,
+            strip_weights="strip_weights" in offered,
+            timing_cache=cache if "timing_cache" in offered else None,
+            optimization_level=3 if "optimization_level" in offered else None,
+            workspace_mib=64 if "workspace_mib" in offered else None,
             platform="windows" if "platform" in offered else None,
         )
         assert set(asked.asked()) == offered
@@ -100,7 +106,7 @@ def run_builder(real: types.ModuleType, flavour: str) -> set[str]:
         builder._logger.log(real.ILogger.INTERNAL_ERROR, "message\nmore")
         engine = builder.build("sm89", BATCH, bar, asked)
         builder.write(engine, Path(folder) / "x.engine", "sm89", BATCH)
-        assert cache.exists() == ("timing-cache" in offered)
+        assert cache.exists() == ("timing_cache" in offered)
 
         script["OnnxParser", "parse_from_file"] = lambda parser, path: False
         try:
@@ -136,7 +142,7 @@ def run_runner(real: types.ModuleType, flavour: str, lean: bool) -> set[str]:
     script: dict[tuple[str, str], Any] = {
         ("Runtime", "get_engine_validity"): lambda runtime, header: (real.EngineValidity.VALID, 0),
         ("Runtime", "engine_header_size"): 4,
-        ("ICudaEngine", "num_io_tensors"): 4,
+        ("ICudaEngine", "num_io_tensors"): len(SHAPES),
         ("ICudaEngine", "get_tensor_name"): lambda engine, index: names[index],
         ("ICudaEngine", "get_tensor_shape"): lambda engine, name: (-1, *SHAPES[name]),
         ("ICudaEngine", "get_tensor_dtype"): lambda engine, name: real.float32,

@@ -44,7 +44,7 @@ def stem_inputs(
 
 
 def window_attention_oracle(
-    qkv: Tensor, bias: Tensor, beta: Tensor, gates: Tensor, window: int, shift: int
+    qkv: Tensor, bias: Tensor, beta: Tensor, gates: Tensor, *, window: int, shift: int
 ) -> Tensor:
     """Token by token, over an explicit list of neighbours, T separate softmaxes, float64."""
     batch, height, width, c3 = qkv.shape
@@ -112,7 +112,7 @@ def attention_block_oracle(x: Tensor, *parameters: Tensor, window: int, shift: i
     tokens = tokens.reshape(-1, x.shape[3])
     qkv = layer_norm_oracle(tokens, w, b) @ qkv_w.T + qkv_b
     qkv = torch.from_numpy(qkv).reshape(*x.shape[:3], -1)
-    attended = window_attention_oracle(qkv, position_bias, beta, gates, window, shift)
+    attended = window_attention_oracle(qkv, position_bias, beta, gates, window=window, shift=shift)
     out = tokens + attended.numpy().reshape(tokens.shape) @ proj_w.T + proj_b
     return torch.from_numpy(out).reshape(x.shape)
 

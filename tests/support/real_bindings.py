@@ -108,7 +108,7 @@ def use(binding: RealBinding, part: str) -> dict[str, Any]:
     if binding.package is None:
         if importlib.util.find_spec(binding.module) is None:
             raise Unavailable(
-                f'{binding.module} is not installed; run pip install ".[tensorrt-rtx]"'
+                f'{binding.module} is not installed; run pip install ".[tensorrt-rtx-build]"'
             )
     else:
         folder = _unpacked(binding)

@@ -118,7 +118,7 @@ def test_intervals_are_students() -> None:
     low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
     found = mean_over_seeds(values)
     assert found["mean"] == pytest.approx(np.mean(values))
-    assert (found["low"], found["high"]) == (pytest.approx(low, 1e-4), pytest.approx(high, 1e-4))
+    assert [found["low"], found["high"]] == pytest.approx([low, high], 1e-4)
 
 
 def test_cross_entropy_is_that_of_the_two_neighbouring_grades() -> None:

@@ -86,5 +86,5 @@ def test_a_pass_sees_every_slice_once_with_its_own_labels(folder: Path) -> None:
 
 def test_a_batch_must_fit(folder: Path, init: Path, tmp_path: Path) -> None:
     config = replace(TINY, init=str(init), batch_size=9)
-    with pytest.raises(InputError, match="--batch-size 9: only 8 slices"):
+    with pytest.raises(InputError, match="batch_size=9: only 8 slices"):
         train([folder], tmp_path / "run", config)

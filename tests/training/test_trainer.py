@@ -166,7 +166,7 @@ def test_quality_must_be_recorded(folder: Path, tmp_path: Path) -> None:
     """Even of one folder among several; nothing is left behind."""
     other = make_labelled_folder(tmp_path / "with", seed=1, quality=True)
     config = replace(TINY, target="quality", validation_share=0.17)
-    with pytest.raises(InputError, match=r"--target quality: \d+ of 20 slices .* --target score"):
+    with pytest.raises(InputError, match=r"target=quality: \d+ of 20 slices .* target=score"):
         train([other, folder], tmp_path / "run", config)
     assert not (tmp_path / "run").exists()
 
@@ -275,15 +275,15 @@ def test_an_existing_run_folder_is_not_overwritten(folder: Path, tmp_path: Path)
     ("error", "batch_size", "advice"),
     [
         pytest.param(
-            torch.OutOfMemoryError("CUDA out of memory."), 4, "try --batch-size 2", id="gpu"
+            torch.OutOfMemoryError("CUDA out of memory."), 4, "try batch_size=2", id="gpu"
         ),
         pytest.param(
             RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
             3,
-            "try --batch-size 1",
+            "try batch_size=1",
             id="cpu",
         ),
-        pytest.param(torch.OutOfMemoryError("CUDA"), 1, "try --crop 256 or a smaller", id="one"),
+        pytest.param(torch.OutOfMemoryError("CUDA"), 1, "try crop=256 or a smaller", id="one"),
     ],
 )
 def test_out_of_memory_says_which_batch_to_try(
@@ -321,7 +321,7 @@ def test_a_diverged_run_stops(
 ) -> None:
     nan = {"hrps": lambda probs, scores: probs.sum() * float("nan")}
     monkeypatch.setattr(training, "LOSSES", nan)
-    with pytest.raises(CheckFailed, match="not finite in epoch 1; .* lower --learning-rate"):
+    with pytest.raises(CheckFailed, match="not finite in epoch 1; .* lower `learning_rate`"):
         train([folder], tmp_path / "run", TINY)
 
 
@@ -357,7 +357,7 @@ def test_a_terminated_process_leaves_a_state_to_resume_and_no_half_checkpoint(
         _, stderr = process.communicate(timeout=60)
     state = torch.load(run / "last.pt", weights_only=True)
     assert process.returncode == 130, stderr
-    assert f"interrupted at step {state['step']}; --resume goes on" in stderr
+    assert f"interrupted at step {state['step']}; the run can be resumed" in stderr
     assert {p.name for p in run.iterdir()} <= {"last.pt", "log.csv", "tensorboard"}
     trainer = Trainer(TrainConfig(**state["config"]), load_slices([folder]), run)
     trainer.resume()

@@ -14,7 +14,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 from support.export_models import disc
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from clinreadnet.cli import app
 from clinreadnet.errors import CheckFailed, InputError
@@ -243,23 +243,19 @@ def test_labelled_folder(tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Pat
             assert artifact["details"]["worst_slice"] in {f"{i:04d}.tif" for i in range(5)}
 
 
-def test_evaluate_measures_the_artifacts_of_a_bundle(
+def test_labelled_folder_measures_every_graph(
     own_bundle: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     data = make_folder(tmp_path / "data", 4)
     plot = tmp_path / "parity.png"
-    options = ["--data", str(data), "--checkpoint", str(tiny_checkpoint), "--bundle"]
-
-    def evaluate(*more: str) -> Result:
-        return CliRunner().invoke(app, ["evaluate", *options, str(own_bundle), *more])
-
-    result = evaluate("--plot", str(plot))
-    assert result.exit_code == 0, result.exception
-    shown = [line for line in result.stdout.splitlines() if "PLCC 0." in line or "PLCC 1." in line]
+    options = ("--data", str(data), "--checkpoint", str(tiny_checkpoint))
+    code, out, error = run(own_bundle, *options, "--plot", str(plot))
+    assert code == 0, error
+    shown = [line for line in out.splitlines() if "PLCC 0." in line or "PLCC 1." in line]
     assert [line.split(":")[0] for line in shown] == ["reference", FP32, FP16]
     assert all("worst slice 000" in line for line in shown[1:])
     assert plot.read_bytes().startswith(b"\x89PNG")
-    with np.load(own_bundle / "golden.npz"):  # still whole: evaluate changes nothing
+    with np.load(own_bundle / "golden.npz"):  # still whole: verify changes nothing
         pass
     model = onnx.load(own_bundle / FP32)
     for tensor in model.graph.initializer:
@@ -268,9 +264,9 @@ def test_evaluate_measures_the_artifacts_of_a_bundle(
             tensor.CopyFrom(numpy_helper.from_array(value[::-1].copy(), tensor.name))
     onnx.save(model, own_bundle / FP32)
     relist(own_bundle, FP32)
-    result = evaluate("--json")
-    assert result.exit_code == 1 and isinstance(result.exception, CheckFailed)
-    by_file = {a["file"]: a for a in json.loads(result.stdout)["artifacts"]}
+    code, out, error = run(own_bundle, *options, "--json")
+    assert code == 1 and isinstance(error, CheckFailed)
+    by_file = {a["file"]: a for a in json.loads(out)["artifacts"]}
     assert by_file[FP32]["status"] == "failed" and by_file[FP16]["status"] == "passed"
 
 

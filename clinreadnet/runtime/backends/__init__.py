@@ -1,1 +1,1 @@
-"""What runs one artifact: ONNX Runtime and TensorRT."""
+"""Backends that run one artifact: ONNX Runtime and TensorRT."""

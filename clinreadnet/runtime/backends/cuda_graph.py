@@ -1,4 +1,4 @@
-"""CUDA graphs through the driver's own interface, which pycuda does not wrap."""
+"""CUDA graphs through the driver API, which pycuda does not wrap."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class CudaGraphError(Exception):
 
 
 class CudaGraph:
-    """Work on one stream, captured once and launched in one call. Needs a current context."""
+    """Work of one stream, captured once and launched in one call. Needs a current context."""
 
     def __init__(self, stream: int, enqueue: Callable[[], None]) -> None:
-        """Capture what ``enqueue`` puts on a stream.
+        """Capture the work that ``enqueue`` puts on a stream.
 
         Args:
             stream: the CUDA stream's handle.
-            enqueue: puts work on it; what it raises is raised here, with the capture ended.
+            enqueue: puts work on it; its exceptions end the capture and are raised here.
 
         Raises:
             CudaGraphError: the capture failed.

@@ -1,7 +1,7 @@
 """TensorRT's Python packages: what differs between them, as data, and loading one.
 
-Builder and runtime share this table, so it imports neither torch nor any TensorRT. That each
-package has what `options` promises is checked against its bindings (docs/export.md).
+The builder and the runtime share this table, so it imports neither torch nor TensorRT. A test
+checks `options` against the Python binding of each package (docs/export.md).
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Any, Literal
 from clinreadnet.errors import InputError, first_line
 
 FlavourName = Literal["tensorrt", "tensorrt-rtx"]
-"""As the manifest and the command line write it."""
+"""Name of a flavour in the manifest and on the command line."""
 
 Option = Literal[
-    "version-compatible",
-    "hardware-compatible",
-    "strip-weights",
-    "timing-cache",
-    "optimization-level",
-    "workspace",
+    "version_compatible",
+    "hardware_compatible",
+    "strip_weights",
+    "timing_cache",
+    "optimization_level",
+    "workspace_mib",
     "platform",
 ]
-"""What a build may ask for, spelled as on the command line."""
+"""What a build may ask for: fields of `clinreadnet.export.engines.options.BuildOptions`."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Flavour:
 
     name: FlavourName
     major: int
-    """Of ``__version__``."""
+    """Major number of ``__version__``."""
     modules: tuple[str, ...]
-    """Import names, tried in turn: wheels without their meta package install the second alone."""
+    """Import names, tried in order: wheels without their meta package have only the second."""
     lean_modules: tuple[str, ...]
     """Import names of the small runtime that runs version-compatible engines; may be empty."""
     install: str
@@ -44,13 +44,13 @@ class Flavour:
     suffix: str
     """End of an engine's file name, after the target."""
     targets: tuple[str, ...]
-    """Architectures it builds for without a GPU; where empty, it builds for this machine's GPU."""
+    """Architectures it builds for without a GPU; if empty, it builds for this machine's GPU."""
     options: frozenset[Option]
-    """What it offers at all."""
+    """Build options that it supports."""
     gpu_options: frozenset[Option] = frozenset()
-    """Those of ``options`` that need a GPU although ``targets`` do not."""
+    """Options that need a GPU although ``targets`` do not."""
     reports_validity: bool = False
-    """Whether ``Runtime.get_engine_validity`` judges an engine by its first bytes."""
+    """Whether ``Runtime.get_engine_validity`` checks an engine's header."""
 
     @property
     def title(self) -> str:
@@ -69,12 +69,12 @@ def _tensorrt(major: int) -> Flavour:
         targets=(),
         options=frozenset(
             (
-                "version-compatible",
-                "hardware-compatible",
-                "strip-weights",
-                "timing-cache",
-                "optimization-level",
-                "workspace",
+                "version_compatible",
+                "hardware_compatible",
+                "strip_weights",
+                "timing_cache",
+                "optimization_level",
+                "workspace_mib",
                 "platform",
             )
         ),
@@ -89,15 +89,15 @@ FLAVOURS = (
         major=1,
         modules=("tensorrt_rtx", "tensorrt_rtx_bindings"),
         lean_modules=(),
-        install='pip install "clinreadnet[tensorrt-rtx]"',
+        install='pip install "clinreadnet[tensorrt-rtx-build]"',  # installs without CUDA's headers
         suffix=".rtx.engine",
         targets=("sm75", "sm80", "sm86", "sm89", "sm120", "sm121"),
-        options=frozenset(("strip-weights", "optimization-level", "workspace")),
-        gpu_options=frozenset(("strip-weights",)),
+        options=frozenset(("strip_weights", "optimization_level", "workspace_mib")),
+        gpu_options=frozenset(("strip_weights",)),
         reports_validity=True,
     ),
 )
-"""Every flavour; the newest major version of a name stands last."""
+"""Every flavour; the newest major version of a name comes last."""
 
 
 class FlavourMissing(InputError):
@@ -108,7 +108,7 @@ def newest(name: str) -> Flavour:
     """Return the newest major version of a flavour, installed or not.
 
     Raises:
-        InputError: unknown name; the message lists the known ones.
+        InputError: unknown name.
     """
     found = [flavour for flavour in FLAVOURS if flavour.name == name]
     if not found:
@@ -122,15 +122,15 @@ def load_flavour(name: str, *, lean: bool = False) -> tuple[Flavour, Any]:
 
     Args:
         name: ``tensorrt`` or ``tensorrt-rtx``.
-        lean: take the lean runtime's package instead.
+        lean: import the lean runtime's package instead.
 
     Returns:
         The flavour and the imported module.
 
     Raises:
         InputError: unknown name.
-        FlavourMissing: not installed, its libraries do not load, or a version that is not in the
-            table; the message says what to do.
+        FlavourMissing: not installed, its libraries do not load, or its version is not in the
+            table.
     """
     known = newest(name)
     module = _import(known, known.lean_modules if lean else known.modules)

@@ -1,4 +1,4 @@
-"""The ladder of backends: which artifact each would run here, and why it may not."""
+"""The backends in their order: the artifact that each runs on this machine, or why it cannot."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ BACKENDS = ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime-cpu")
 """Every backend, in the order in which a `Session` tries them."""
 
 CPU_BATCH = 1
-"""Slices per run on a CPU. Larger batches gain nothing there and cost memory."""
+"""Slices per run on a CPU. Larger batches are no faster there and need memory."""
 
 
 class Backend(Protocol):
-    """What runs one artifact."""
+    """Interface of the object that runs one artifact."""
 
     def run(self, hu: ArrayLike) -> Outputs:
         """Run [n, 1, 512, 512] Hounsfield units; raises `BackendError`."""
 
     def close(self) -> None:
-        """Free everything; no run may be under way."""
+        """Free all memory. No run may be active."""
 
 
 @dataclass(frozen=True)
 class LoadedBackend:
-    """A backend that is ready to run, with what it runs."""
+    """A backend that is ready to run, and its artifact."""
 
     backend: Backend
     artifact: Artifact
@@ -49,7 +49,7 @@ class LoadedBackend:
 
 @dataclass(frozen=True)
 class SessionOptions:
-    """What a session asks of every backend; see `Session`."""
+    """Options of a session that every backend gets; see `Session`."""
 
     precision: str | None = None
     batch: int | None = None
@@ -58,24 +58,24 @@ class SessionOptions:
 
 
 def check_backends(backends: str | Sequence[str]) -> tuple[str, ...]:
-    """Return the ladder as a tuple; one name is a ladder of one rung.
+    """Return the backends as a tuple; a string is a single backend.
 
     Raises:
-        InputError: empty, or an unknown name.
+        InputError: no name, or an unknown one.
     """
     ladder = (backends,) if isinstance(backends, str) else tuple(dict.fromkeys(backends))
     for name in ladder:
         if name not in BACKENDS:
-            raise InputError(f"backend {name!r} is none of {', '.join(BACKENDS)}")
+            raise InputError(f"backends={name}: unknown; known: {', '.join(BACKENDS)}")
     if not ladder:
-        raise InputError(f"backends is empty; name some of {', '.join(BACKENDS)}")
+        raise InputError(f"`backends` is empty; name some of {', '.join(BACKENDS)}")
     return ladder
 
 
 def open_backend(
     name: str, bundle: str | os.PathLike[str], manifest: Manifest, options: SessionOptions
 ) -> LoadedBackend:
-    """Load the artifact that a backend can run best here.
+    """Load the artifact that suits a backend best on this machine.
 
     Args:
         name: one of ``BACKENDS``.
@@ -84,9 +84,9 @@ def open_backend(
         options: what the session asks for.
 
     Raises:
-        BackendUnavailable: it cannot run anything of this bundle here, with the reason.
-        Untrusted: a file is not the one that the manifest describes; no other backend should be
-            tried, for the bundle was tampered with or damaged.
+        BackendUnavailable: it can run no artifact of this bundle on this machine.
+        Untrusted: a file is not the one in the manifest. Do not try another backend: the bundle was
+            changed or damaged.
         InputError: ``options`` is outside of what the bundle holds.
     """
     if name.startswith("onnxruntime"):
@@ -100,7 +100,7 @@ def _open_graph(
     cuda = name == "onnxruntime-cuda"
     # Without a GPU the CUDA provider writes its own errors to standard error: do not try it.
     if cuda and offers_cuda() and not find_gpus():
-        raise BackendUnavailable("no NVIDIA GPU is visible here; run `clinreadnet doctor`")
+        raise BackendUnavailable("no NVIDIA GPU is visible; run `clinreadnet doctor`")
     graphs = [a for a in manifest.artifacts if a.kind == "onnx"]
     artifact = _of_precision(graphs, options.precision, "ONNX graph", bundle)[0]
     judged = verdict(artifact, this_machine(), options.batch)
@@ -112,6 +112,7 @@ def _open_graph(
         provider=CUDA if cuda else CPU,
         threads=options.threads,
         file=str(bundle / artifact.file),
+        outputs=manifest.output_names,
     )
     usual = artifact.batch.opt if cuda else CPU_BATCH
     return LoadedBackend(backend, artifact, judged, _batch(artifact, options, usual))
@@ -123,7 +124,7 @@ def _open_engine(
     engines = [a for a in manifest.artifacts if a.flavour == name]
     engines = _of_precision(engines, options.precision, f"{name} engine", bundle)
     if not find_gpus():
-        raise BackendUnavailable("no NVIDIA GPU is visible here; run `clinreadnet doctor`")
+        raise BackendUnavailable("no NVIDIA GPU is visible; run `clinreadnet doctor`")
     lean = False
     try:
         flavour, trt = load_flavour(name)
@@ -135,7 +136,7 @@ def _open_engine(
         lean = True
     machine = this_machine(str(trt.__version__), lean=lean)
     judged = [(verdict(engine, machine, options.batch), engine) for engine in engines]
-    found, artifact = min(judged, key=lambda pair: pair[0].validity)  # the first of equals
+    found, artifact = min(judged, key=lambda pair: pair[0].validity)  # the first of equal ones
     if found.validity == Validity.INVALID:
         reasons = "; ".join(f"{engine.file}: {one.reason}" for one, engine in judged)
         raise BackendUnavailable(f"no engine fits this machine ({reasons})")
@@ -153,6 +154,7 @@ def _open_engine(
             batch=batch,
             workers=options.workers,
             weights=weights,
+            outputs=manifest.outputs,
         )
 
     backend, batch = _fit(load, _batch(artifact, options, artifact.batch.opt), artifact.batch.min)
@@ -175,7 +177,7 @@ def _fit(
 def _of_precision(
     artifacts: list[Artifact], precision: str | None, what: str, bundle: Path
 ) -> list[Artifact]:
-    """Return those of ``precision``, or all; the most accurate first, never an empty list."""
+    """Return the artifacts of ``precision``, or all, the most accurate first; never none."""
     if not artifacts:
         raise BackendUnavailable(f"{bundle}: holds no {what}; export it with one")
     found = [a for a in artifacts if precision in (None, a.precision)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ CUDA = "CUDAExecutionProvider"
 _INPUT_DTYPES: dict[str, DTypeLike] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
-# What its messages say, since its exceptions do not: allocators' words, and cudaError_t's number.
+# ONNX Runtime's exceptions do not tell the causes apart; its messages contain these words.
 _MEMORY = re.compile(
     r"bad_alloc|out of memory|failed to allocate memory|CUDA (error|failure) 2\b", re.I
 )
@@ -32,7 +33,7 @@ _LOST = re.compile(r"CUDA (error|failure) (46|100|214|7\d\d|999)\b", re.I)
 
 
 def offers_cuda() -> bool:
-    """Return whether the installed ONNX Runtime was built with CUDA; false where it is missing."""
+    """Return whether ONNX Runtime is installed with CUDA."""
     try:
         import onnxruntime
     except ImportError:
@@ -55,14 +56,16 @@ class OnnxRuntimeBackend:
         provider: str = CPU,
         threads: int | None = None,
         file: str = "ONNX graph",
+        outputs: Sequence[str] = OUTPUTS,
     ) -> None:
         """Load a graph.
 
         Args:
             model: bytes of the ``.onnx`` file, already checked.
-            provider: ``CPU`` or ``CUDA``; nothing else takes its place.
-            threads: CPU threads of one operator; ONNX Runtime's own choice when None.
+            provider: ``CPU`` or ``CUDA``; there is no fallback.
+            threads: CPU threads of one operator; None for ONNX Runtime's choice.
             file: named in errors.
+            outputs: names of the outputs that the graph must have.
 
         Raises:
             BackendUnavailable: ONNX Runtime is not installed, does not offer the provider, or
@@ -81,10 +84,10 @@ class OnnxRuntimeBackend:
                 '`pip install "clinreadnet[gpu]"`'
             )
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors; its warnings are about its own optimizer
-        # Planning all activations as one block takes more memory and no less time.
+        options.log_severity_level = 3  # errors only; the warnings are about its own optimizer
+        # One block for all activations takes more memory and is not faster.
         options.enable_mem_pattern = False
-        # Idle threads that spin take the CPU from everything else on it, file reading included.
+        # Spinning idle threads would take CPU time from other work, such as reading files.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None:
             options.intra_op_num_threads = threads
@@ -109,30 +112,31 @@ class OnnxRuntimeBackend:
             raise BackendUnavailable(
                 f"{file}: not a ClinReadNet graph (its input is not float `hu`)"
             )
-        if set(names) != set(OUTPUTS):
+        if set(names) != set(outputs):
             raise BackendUnavailable(
                 f"{file}: not a ClinReadNet graph (its outputs are {list(names)})"
             )
+        self._outputs = list(outputs)
         self.dtype: np.dtype[Any] = np.dtype(_INPUT_DTYPES[inputs[0].type])
 
     def run(self, hu: ArrayLike) -> Outputs:
-        """Run the graph once; any number of threads may.
+        """Run the graph once. Any number of threads may call this.
 
         Args:
             hu: [n, 1, 512, 512], Hounsfield units, any real dtype.
 
         Returns:
-            ``score`` [n], ``probs`` [n, 21], ``quality_map`` [n, 16, 16], float32.
+            ``score`` [n], ``probs`` [n, 21], ``quality_map`` [n, 16, 16], ``novelty`` [n], float32.
 
         Raises:
             OutOfMemory: this batch does not fit in memory.
             DeviceLost: the GPU failed.
-            BackendError: ONNX Runtime failed otherwise.
+            BackendError: ONNX Runtime failed for another reason.
         """
-        with np.errstate(over="ignore"):  # far above the encoded range either way
+        with np.errstate(over="ignore"):  # the graph clips infinity too
             feed = {"hu": np.ascontiguousarray(hu, dtype=self.dtype)}
         try:
-            outputs = self._session.run(list(OUTPUTS), feed)
+            outputs = self._session.run(self._outputs, feed)
         except Exception as error:
             message = str(error)
             kind = (
@@ -145,9 +149,9 @@ class OnnxRuntimeBackend:
             raise kind(f"ONNX Runtime failed ({first_line(error)})") from error
         return {
             name: np.asarray(output, dtype=np.float32)
-            for name, output in zip(OUTPUTS, outputs, strict=True)
+            for name, output in zip(self._outputs, outputs, strict=True)
         }
 
     def close(self) -> None:
-        """Free the graph; no run may be under way."""
+        """Free the graph. No run may be active."""
         self._session = None

@@ -1,17 +1,17 @@
 """Run one engine of a bundle with TensorRT or TensorRT-RTX, on memory and streams of pycuda.
 
-Everything lives in the GPU's primary context, the one that torch and the CUDA runtime use, and it
-is current on a thread only while this module works there. Each worker is a `_Lane`: one stream with
-page-locked and device buffers for the largest batch. A lane has one execution context for each size
-of batch that it has met, since a CUDA graph holds for the shapes its context was captured with; the
-contexts of a lane share their activation memory, because a lane runs one batch at a time.
+All objects belong to the GPU's primary context, which torch and the CUDA runtime also use. It is
+current on a thread only during a call. Each worker is a `_Lane`: one stream with page-locked and
+device buffers for the largest batch. A lane has one execution context for each batch size it has
+run, because a CUDA graph is valid only for the shapes it was captured with. The contexts of a lane
+share their activation memory, because a lane runs one batch at a time.
 """
 
 from __future__ import annotations
 
 import queue
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,20 +27,14 @@ from clinreadnet.errors import (
 )
 from clinreadnet.runtime.backends.cuda_graph import OUT_OF_MEMORY, CudaGraph, CudaGraphError
 from clinreadnet.runtime.backends.flavours import Flavour, collecting_logger
-from clinreadnet.runtime.bundle.manifest import OUTPUT_INFOS, Artifact
+from clinreadnet.runtime.bundle.manifest import OUTPUT_INFOS, Artifact, OutputInfo
 from clinreadnet.runtime.scores import Outputs
 from clinreadnet.runtime.verdict import VALID, Validity, header_verdict
-from clinreadnet.spec import OUTPUTS, SIZE
+from clinreadnet.spec import SIZE
 
 _CAPTURES_ITSELF = frozenset({"tensorrt-rtx"})
-"""Flavours whose runtime captures CUDA graphs of its own accord, where a caller's capture may fail
+"""Flavours whose runtime captures CUDA graphs itself. A capture by the caller could fail there,
 because kernels are compiled in between."""
-
-_SHAPES: dict[str, tuple[int, ...]] = {
-    "hu": (1, SIZE, SIZE),
-    **{info.name: tuple(int(size) for size in info.shape[1:]) for info in OUTPUT_INFOS},
-}
-"""Of one slice, by tensor."""
 
 _DTYPES: dict[str, DTypeLike] = {"FLOAT": np.float32, "HALF": np.float16}
 
@@ -49,7 +43,7 @@ class TensorRTBackend:
     """One deserialised engine.
 
     Attributes:
-        header: what the library made of the engine's header; VALID where it has no judgement.
+        header: the library's verdict on the engine's header; VALID if it has none.
     """
 
     def __init__(
@@ -62,17 +56,19 @@ class TensorRTBackend:
         batch: int,
         workers: int = 1,
         weights: bytes | None = None,
+        outputs: Sequence[OutputInfo] = OUTPUT_INFOS,
     ) -> None:
         """Deserialise an engine and allocate what its runs need.
 
         Args:
             engine: bytes of the engine file, already checked: an engine is code.
             artifact: its entry in the manifest.
-            flavour: which TensorRT, and
-            trt: its module.
+            flavour: the TensorRT that built it.
+            trt: the imported module of that TensorRT.
             batch: the largest batch that will be run.
-            workers: how many batches run at a time.
-            weights: of a weight-stripped engine, the bytes of its ONNX graph, already checked.
+            workers: number of concurrent batches.
+            weights: for an engine without weights, the checked bytes of its ONNX graph.
+            outputs: outputs that the engine must have.
 
         Raises:
             BackendUnavailable: no pycuda, no GPU, or TensorRT refuses the engine.
@@ -84,6 +80,12 @@ class TensorRTBackend:
         self._flavour = flavour
         self._file = artifact.file
         self._captures_itself = flavour.name in _CAPTURES_ITSELF
+        # Of one slice, by tensor.
+        self._shapes: dict[str, tuple[int, ...]] = {
+            "hu": (1, SIZE, SIZE),
+            **{info.name: tuple(int(size) for size in info.shape[1:]) for info in outputs},
+        }
+        self._outputs = tuple(info.name for info in outputs)
         self.header = VALID
         self._lost = False
         self._lanes: list[_Lane] = []
@@ -114,11 +116,11 @@ class TensorRTBackend:
             hu: [n, 1, 512, 512], Hounsfield units, any real dtype; n at most ``batch``.
 
         Returns:
-            ``score`` [n], ``probs`` [n, 21], ``quality_map`` [n, 16, 16], float32.
+            ``score`` [n], ``probs`` [n, 21], ``quality_map`` [n, 16, 16], ``novelty`` [n], float32.
 
         Raises:
-            OutOfMemory: what this batch size needs does not fit.
-            DeviceLost: the GPU failed, now or earlier.
+            OutOfMemory: the buffers of this batch size do not fit.
+            DeviceLost: the GPU failed, in this call or before.
             BackendError: TensorRT failed; the next run may succeed.
         """
         lane = self._free.get()
@@ -129,21 +131,21 @@ class TensorRTBackend:
             self._free.put(lane)
 
     def close(self) -> None:
-        """Free the engine and all memory; no run may be under way."""
+        """Free the engine and all memory. No run may be active."""
         try:
             with self._working():
                 for lane in self._lanes:
                     lane.close()
                 self._engine = None
         except BackendError:
-            pass  # a lost GPU has freed everything itself
+            pass  # a lost GPU has already freed everything
         self._lanes.clear()
         self._engine = None
         self._primary = None
 
     @contextmanager
     def _working(self) -> Iterator[None]:
-        """Make the primary context current, and turn CUDA's errors into this package's."""
+        """Make the primary context current and convert CUDA's errors."""
         if self._lost:
             raise DeviceLost(_LOST)
         cuda = self._cuda
@@ -152,7 +154,7 @@ class TensorRTBackend:
             yield
         except (cuda.Error, CudaGraphError, BackendError) as error:
             try:
-                cuda.Context.synchronize()  # fails again where the context is beyond repair
+                cuda.Context.synchronize()  # fails again if the context cannot recover
             except cuda.Error:
                 self._lost = True
                 raise DeviceLost(_LOST) from error
@@ -187,7 +189,7 @@ class TensorRTBackend:
     def _tensor_dtypes(self, artifact: Artifact) -> dict[str, np.dtype[Any]]:
         engine = self._engine
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-        if set(names) != set(_SHAPES):
+        if set(names) != set(self._shapes):
             raise BackendUnavailable(f"{self._file}: not a ClinReadNet engine (it has {names})")
         profile = artifact.batch
         built = [tuple(shape)[0] for shape in engine.get_tensor_profile_shape("hu", 0)]
@@ -198,7 +200,7 @@ class TensorRTBackend:
             )
         shapes = {name: tuple(engine.get_tensor_shape(name))[1:] for name in names}
         kinds = {name: engine.get_tensor_dtype(name).name for name in names}
-        if shapes != _SHAPES or not set(kinds.values()) <= set(_DTYPES):
+        if shapes != self._shapes or not set(kinds.values()) <= set(_DTYPES):
             raise BackendUnavailable(
                 f"{self._file}: not a ClinReadNet engine (shapes {shapes}, types {kinds})"
             )
@@ -212,7 +214,7 @@ class TensorRTBackend:
         config = self._engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(managed)
         config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-        # Lazily specialised kernels would change a slice's last bits between two runs.
+        # Kernels that are specialised lazily would change the last bits between two runs.
         strategies = self._trt.DynamicShapesKernelSpecializationStrategy
         config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
         return self._engine.create_execution_context(config)
@@ -221,14 +223,14 @@ class TensorRTBackend:
         return f"{self._flavour.name} {what} ({self._messages.pop() if self._messages else '?'})"
 
     def _failure(self, what: str) -> BackendError:
-        """Return the error of a call that TensorRT answered with nothing but a message."""
+        """Return the error of a call for which TensorRT only logged a message."""
         refusal = self._refusal(what)
         full = "outofmemory" in refusal.lower().replace(" ", "")
         return OutOfMemory(refusal) if full else BackendError(refusal)
 
 
 class _Lane:
-    """One worker: a stream, its buffers, and what each batch size needs."""
+    """One worker: a stream, its buffers, and an execution context per batch size."""
 
     def __init__(self, backend: TensorRTBackend, batch: int) -> None:
         self._backend = backend
@@ -240,7 +242,7 @@ class _Lane:
         self.stream: Any = cuda.Stream()
         try:
             for name, dtype in backend._dtypes.items():
-                self.host[name] = cuda.pagelocked_empty((batch, *_SHAPES[name]), dtype)
+                self.host[name] = cuda.pagelocked_empty((batch, *backend._shapes[name]), dtype)
                 self.device[name] = cuda.mem_alloc(self.host[name].nbytes)
             self._runs[batch] = _PreparedBatch(backend, self, batch)
         except BaseException:
@@ -256,7 +258,7 @@ class _Lane:
             np.copyto(run.host["hu"], hu, casting="unsafe")
         run.launch()
         self.stream.synchronize()
-        return {name: run.host[name].astype(np.float32) for name in OUTPUTS}
+        return {name: run.host[name].astype(np.float32) for name in self._backend._outputs}
 
     def scratch(self, size: int) -> Any:
         """Return activation memory of at least ``size`` bytes; all runs of a lane share it."""
@@ -278,11 +280,11 @@ class _Lane:
         self.device.clear()
         self.host.clear()
         self._scratch.clear()
-        self.stream = None  # freed here and now, where its context is current
+        self.stream = None  # freed now, while its context is current
 
 
 class _PreparedBatch:
-    """What a lane needs for one batch size: an execution context and, captured, its work."""
+    """One batch size of a lane: an execution context and its captured work."""
 
     def __init__(self, backend: TensorRTBackend, lane: _Lane, n: int) -> None:
         self._backend = backend
@@ -291,7 +293,7 @@ class _PreparedBatch:
         self.host = {name: array[:n] for name, array in lane.host.items()}
         self._context = backend._create_context()
         if self._context is None:
-            raise backend._failure("gives no execution context")
+            raise backend._failure("returns no execution context")
         if not self._context.set_input_shape("hu", (n, 1, SIZE, SIZE)):
             raise backend._failure(f"refuses batch {n}")
         size = self._context.update_device_memory_size_for_shapes()
@@ -299,7 +301,7 @@ class _PreparedBatch:
         for name, memory in lane.device.items():
             if not self._context.set_tensor_address(name, int(memory)):
                 raise backend._failure(f"refuses the address of {name}")
-        # Once as it is: TensorRT finishes its set-up for new shapes in the first run.
+        # Run once without a graph: TensorRT finishes its set-up for new shapes in the first run.
         self._enqueue()
         lane.stream.synchronize()
         if not backend._captures_itself:
@@ -321,7 +323,7 @@ class _PreparedBatch:
         cuda.memcpy_htod_async(lane.device["hu"], self.host["hu"], lane.stream)
         if not self._context.execute_async_v3(lane.stream.handle):
             raise self._backend._failure("fails")
-        for name in OUTPUTS:
+        for name in self._backend._outputs:
             cuda.memcpy_dtoh_async(self.host[name], lane.device[name], lane.stream)
 
 

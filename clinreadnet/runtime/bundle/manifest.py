@@ -1,10 +1,10 @@
-"""The bundle's `manifest.json`: what it says, and reading it with suspicion.
+"""The bundle's `manifest.json`: its types, and reading it as untrusted input.
 
 A bundle is one folder: `manifest.json`, the artifacts it lists (ONNX graphs, TensorRT engines) and
-`golden.npz`. Files are named, never pathed: nothing in a manifest can point outside its folder.
-Each file is read once, and the bytes that are hashed are the bytes that are used.
+`golden.npz`. A manifest holds file names, not paths, so it cannot point outside its folder. Each
+file is read once, and the bytes that are hashed are the bytes that are used.
 
-`manifest.schema.json` beside this module is the same format as a JSON Schema (draft 2020-12).
+`manifest.schema.json` in this folder is the same format as a JSON Schema (draft 2020-12).
 """
 
 from __future__ import annotations
@@ -32,15 +32,16 @@ from clinreadnet.runtime.bundle.trust import (
     read_inside,
     read_manifest,
 )
-from clinreadnet.spec import FINE_GRADES, HU_MIN, HU_RANGE, RESEARCH_USE, SIZE
+from clinreadnet.spec import FINE_GRADES, HU_MIN, HU_RANGE, MAP_SIDE, RESEARCH_USE, SIZE
 
-SCHEMA_VERSION = 1
-"""Version of the manifest this package writes, and the newest that it reads."""
+SCHEMA_VERSION = 2
+"""Version of the manifest that this package writes, and the newest that it reads. Version 1 is read
+too: its graphs have no ``novelty``."""
 
 GOLDEN_NAME = "golden.npz"
 
 _NESTING = 32
-"""Deepest nesting of a manifest that is read. Real ones have six levels."""
+"""Deepest accepted nesting of a manifest. Real manifests have six levels."""
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -57,11 +58,16 @@ class BatchRange:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Which network the artifacts were made from."""
+    """The network that the artifacts were made from.
+
+    A slice with more novelty than ``novelty_threshold`` is out of domain; None where the network
+    has no threshold.
+    """
 
     preset: str
     parameters: int
     weights_sha256: str
+    novelty_threshold: float | None = None
     name: str = "ClinReadNet"
 
 
@@ -95,14 +101,18 @@ class OutputInfo:
 OUTPUT_INFOS = (
     OutputInfo("score", ("batch",)),
     OutputInfo("probs", ("batch", FINE_GRADES)),
-    OutputInfo("quality_map", ("batch", SIZE // 32, SIZE // 32)),
+    OutputInfo("quality_map", ("batch", MAP_SIDE, MAP_SIDE)),
+    OutputInfo("novelty", ("batch",)),
 )
 """The outputs of every ClinReadNet graph."""
+
+_OUTPUTS = {1: OUTPUT_INFOS[:3], SCHEMA_VERSION: OUTPUT_INFOS}
+"""The same, by version of the manifest."""
 
 
 @dataclass(frozen=True)
 class BuiltOn:
-    """The machine an artifact was built on; ``gpu`` and ``driver`` are null where it had none."""
+    """The machine that built an artifact; ``gpu`` and ``driver`` are null if it had none."""
 
     platform: str
     gpu: str | None = None
@@ -111,10 +121,24 @@ class BuiltOn:
 
 @dataclass(frozen=True)
 class Parity:
-    """How an artifact compared with the float64 reference.
+    """Comparison of an artifact with the float64 reference.
 
-    ``relative_error`` and ``metric_difference`` are by output and by metric (PLCC, SROCC, KROCC);
-    a value that is not finite is written as null. ``details`` is free: intervals, sample sizes.
+    A value that is not finite is written as null.
+
+    Attributes:
+        status: the result of all checks.
+        reason: the checks that failed, or why it was not run.
+        budget: largest relative error that is accepted.
+        relative_error: by output, over all slices.
+        metric_difference: by metric of the scores: PLCC, SROCC, KROCC.
+        map_difference: "correlation" and "rmse_ratio" of the quality maps with local truth; empty
+            where there is no truth.
+        worst_score_difference: of one slice, in grades.
+        worst_tile_difference: of one tile of a quality map, in grades.
+        worst_novelty_difference: of one slice, relative.
+        in_domain_flips: slices that only one of the artifact and the reference finds in domain;
+            None where nothing is judged.
+        details: the rest, such as budgets, intervals and sample sizes.
     """
 
     status: Literal["passed", "failed", "not run"]
@@ -122,7 +146,11 @@ class Parity:
     budget: float | None = None
     relative_error: dict[str, float | None] = field(default_factory=dict)
     metric_difference: dict[str, float | None] = field(default_factory=dict)
+    map_difference: dict[str, float | None] = field(default_factory=dict)
     worst_score_difference: float | None = None
+    worst_tile_difference: float | None = None
+    worst_novelty_difference: float | None = None
+    in_domain_flips: int | None = None
     details: dict[str, Any] = field(default_factory=dict)
 
 
@@ -191,12 +219,26 @@ class Manifest:
     research_use: str = RESEARCH_USE
     schema_version: int = SCHEMA_VERSION
 
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the graphs' outputs, in order."""
+        return tuple(output.name for output in self.outputs)
+
+    @property
+    def unjudged(self) -> str | None:
+        """Why no slice is judged to be in domain or not; None where slices are judged."""
+        if "novelty" not in self.output_names:
+            return "made before `novelty`: this bundle cannot judge whether a slice is in domain"
+        if self.model.novelty_threshold is None:
+            return "its network has no novelty threshold: no slice is judged to be in domain"
+        return None
+
     def to_json(self) -> str:
         """Return the manifest as JSON text; numbers that are not finite become null."""
         return json.dumps(_finite(dataclasses.asdict(self)), indent=2, allow_nan=False) + "\n"
 
     def artifact(self, file: str) -> Artifact:
-        """Return the artifact called ``file``.
+        """Return the artifact with the name ``file``.
 
         Raises:
             InputError: the bundle lists no such file.
@@ -209,7 +251,7 @@ class Manifest:
 
 
 def listed_files(manifest: Manifest) -> Iterator[Artifact | Golden | LayerReport]:
-    """Yield every file that a manifest vouches for."""
+    """Yield every file that a manifest lists."""
     yield manifest.golden
     for artifact in manifest.artifacts:
         yield artifact
@@ -218,12 +260,12 @@ def listed_files(manifest: Manifest) -> Iterator[Artifact | Golden | LayerReport
 
 
 def write_manifest(manifest: Manifest, bundle: str | os.PathLike[str]) -> Path:
-    """Check ``manifest`` and write it into the folder ``bundle``, whole or not at all.
+    """Check ``manifest`` and write it atomically into the folder ``bundle``.
 
-    A signature of the manifest that it replaces is removed: it would no longer fit.
+    The signature of a replaced manifest is removed, because it is no longer valid.
 
     Raises:
-        InputError: a field breaks the format, or the folder does not exist.
+        InputError: a field is invalid, or the folder does not exist.
     """
     path = Path(bundle) / MANIFEST_NAME
     text = manifest.to_json()
@@ -241,12 +283,12 @@ def load_manifest(
 
     Args:
         bundle: the folder.
-        trusted_keys: public keys, PEM files; where given, one of them must have signed the
-            manifest, which is checked before it is parsed.
+        trusted_keys: public keys, PEM files. If given, one of them must have signed the
+            manifest; the signature is checked before the manifest is parsed.
 
     Raises:
-        InputError: no such bundle, not JSON, a newer schema, or a field that breaks the format.
-        Untrusted: not signed by a trusted key, a link out of the bundle, or far too large.
+        InputError: no such bundle, not JSON, a newer schema, or an invalid field.
+        Untrusted: not signed by a trusted key, a link out of the bundle, or too large.
     """
     folder = Path(bundle)
     path = folder / MANIFEST_NAME
@@ -266,10 +308,10 @@ def load_manifest(
 
 
 def parse_manifest(text: str, path: str | os.PathLike[str] = MANIFEST_NAME) -> Manifest:
-    """Return the manifest that ``text`` holds; ``path`` is only named in errors.
+    """Return the manifest in ``text``; ``path`` is used only in errors.
 
     Raises:
-        InputError: as `load_manifest`.
+        InputError: as in `load_manifest`.
     """
     try:
         raw = json.loads(text)
@@ -288,7 +330,7 @@ def parse_manifest(text: str, path: str | os.PathLike[str] = MANIFEST_NAME) -> M
             f"({SCHEMA_VERSION}); install a newer clinreadnet"
         )
     try:
-        manifest = _decode_object(Manifest, raw, "")
+        manifest = _decode_object(Manifest, _upgraded(raw) if version == 1 else raw, "")
         _check(manifest)
     except _FormatError as error:
         raise InputError(f"{path}: {error}; export the bundle again") from None
@@ -301,11 +343,11 @@ def digest(content: bytes) -> str:
 
 
 def read_listed(bundle: str | os.PathLike[str], listed: Artifact | Golden | LayerReport) -> bytes:
-    """Return the bytes of a file the manifest lists, after checking size and SHA-256.
+    """Return the bytes of a listed file after a check of its size and SHA-256.
 
     Raises:
         InputError: the file is missing.
-        Untrusted: it is not the one the manifest describes, or a link out of the bundle.
+        Untrusted: it is not the file in the manifest, or a link out of the bundle.
     """
     path = Path(bundle) / listed.file
     try:
@@ -326,7 +368,7 @@ class _FormatError(Exception):
 
 
 def _is_deeper(value: Any, levels: int) -> bool:
-    """Return whether parsed JSON is nested more than ``levels`` deep; walks level by level."""
+    """Return whether parsed JSON is nested more than ``levels`` deep, without recursion."""
     layer = [value]
     for _ in range(levels):
         layer = [
@@ -386,6 +428,39 @@ def _decode(wanted: Any, value: Any, where: str) -> Any:
     return value
 
 
+_ADDED_TO_MODEL: dict[str, Any] = {"novelty_threshold": None}
+_ADDED_TO_PARITY: dict[str, Any] = {
+    "map_difference": {},
+    "worst_tile_difference": None,
+    "worst_novelty_difference": None,
+    "in_domain_flips": None,
+}
+
+
+def _upgraded(raw: dict[str, Any]) -> dict[str, Any]:
+    """Return a manifest of version 1 with the fields that version 2 added; ``raw`` stays."""
+
+    def add(value: Any, added: dict[str, Any], where: str) -> Any:
+        if not isinstance(value, dict):
+            return value  # wrong, or a null parity: not this function's to say
+        early = [name for name in added if name in value]
+        if early:
+            raise _FormatError(f"{where}.{early[0]} is not a field of this schema version")
+        return value | added
+
+    artifacts = raw.get("artifacts")
+    if isinstance(artifacts, list):
+        artifacts = [
+            artifact
+            | {"parity": add(artifact["parity"], _ADDED_TO_PARITY, f"artifacts[{i}].parity")}
+            if isinstance(artifact, dict) and "parity" in artifact
+            else artifact
+            for i, artifact in enumerate(artifacts)
+        ]
+        raw = raw | {"artifacts": artifacts}
+    return raw | {"model": add(raw["model"], _ADDED_TO_MODEL, "model")} if "model" in raw else raw
+
+
 def _decode_object(wanted: type[_T], value: Any, where: str) -> _T:
     if not isinstance(value, dict):
         raise _FormatError(f"{where or 'manifest'}: expected an object")
@@ -401,16 +476,21 @@ def _decode_object(wanted: type[_T], value: Any, where: str) -> _T:
 
 
 def _check(manifest: Manifest) -> None:
-    """Check what the types cannot say."""
-    if manifest.schema_version != SCHEMA_VERSION:
-        raise _FormatError(f"schema_version {manifest.schema_version} is not {SCHEMA_VERSION}")
+    """Check the constraints that the types do not express."""
+    outputs = _OUTPUTS.get(manifest.schema_version)
+    if outputs is None:
+        known = " or ".join(map(str, _OUTPUTS))
+        raise _FormatError(f"schema_version {manifest.schema_version} is not {known}")
     if not manifest.artifacts:
         raise _FormatError("artifacts is empty")
     default = InputInfo(manifest.input.batch)
     if manifest.input != default:
         raise _FormatError("input differs from hu [batch, 1, 512, 512] in HU, -1000 and 1400")
-    if manifest.outputs != OUTPUT_INFOS:
-        raise _FormatError("outputs differ from score, probs, quality_map")
+    if manifest.outputs != outputs:
+        raise _FormatError(f"outputs differ from {', '.join(output.name for output in outputs)}")
+    threshold = manifest.model.novelty_threshold
+    if threshold is not None and not 0 < threshold < math.inf:
+        raise _FormatError(f"model.novelty_threshold {threshold} is not a positive number")
     _check_sha256(manifest.model.weights_sha256, "model.weights_sha256")
     _check_batch(manifest.input.batch, "input.batch")
     names: list[str] = []
@@ -436,7 +516,7 @@ def _check(manifest: Manifest) -> None:
             _check_batch(listed.batch, f"{where}.batch")
             engine = listed.kind == "tensorrt-engine"
             if engine != (listed.flavour is not None) or engine != (listed.target is not None):
-                raise _FormatError(f"{where}: an engine names flavour and target, a graph neither")
+                raise _FormatError(f"{where}: an engine names flavour and target, a graph does not")
             if not engine and (listed.graph is not None or listed.layers is not None):
                 raise _FormatError(f"{where}: only an engine names a graph and a layers report")
     graphs = [a.file for a in manifest.artifacts if a.kind == "onnx"]

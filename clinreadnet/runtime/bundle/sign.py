@@ -1,4 +1,4 @@
-"""Sign a bundle, so that a `Session` with ``trusted_keys`` takes it."""
+"""Sign a bundle for a `Session` with ``trusted_keys``."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def sign_bundle(bundle: str | os.PathLike[str], key: KeyFile) -> Path:
         key: Ed25519 private key, an unencrypted PKCS #8 PEM file.
 
     Returns:
-        The path of `manifest.sig`, written whole or not at all.
+        The path of `manifest.sig`, which is written atomically.
 
     Raises:
-        InputError: no such bundle, a broken one, or a key that cannot be used.
-        Untrusted: a file is not the one that the manifest describes.
+        InputError: the bundle is missing or broken, or the key cannot be used.
+        Untrusted: a file is not the one in the manifest.
     """
     folder = Path(bundle)
-    load_manifest(folder)  # with its messages on what a bundle is
+    load_manifest(folder)  # for its error messages
     content = read_manifest(folder)
     for listed in listed_files(parse_manifest(content.decode("utf-8"), folder)):
         read_listed(folder, listed)

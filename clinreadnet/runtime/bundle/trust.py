@@ -1,8 +1,8 @@
-"""What is read of a bundle before any of it is believed: plain files, bounded, signed.
+"""The checks before a bundle is parsed: plain files, limited sizes, signature.
 
 `manifest.sig` holds the 64 bytes of an Ed25519 signature over the bytes of `manifest.json`, and
-nothing else: `openssl pkeyutl -verify -rawin` reads it too. The manifest names every other file
-with its SHA-256, so that the signature covers the whole bundle.
+nothing else: `openssl pkeyutl -verify -rawin` reads it too. The manifest holds the SHA-256 of every
+other file, so the signature covers the whole bundle.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MANIFEST_NAME = "manifest.json"
 SIGNATURE_NAME = "manifest.sig"
 
 MANIFEST_LIMIT = 4 * 2**20
-"""Largest manifest that is read, in bytes. Real ones have about ten thousand."""
+"""Largest manifest that is read, in bytes. Real manifests have about ten thousand."""
 
 KeyFile = str | os.PathLike[str]
 """Path of a PEM file."""
@@ -32,17 +32,17 @@ _KEY_LIMIT = 2**16
 
 
 def read_inside(folder: Path, name: str, *, size: int | None = None, limit: int = 2**40) -> bytes:
-    """Read a file of a bundle once; nothing outside the folder, nothing but a plain file.
+    """Read a plain file inside a bundle's folder once.
 
     Args:
         folder: the bundle.
         name: a plain file name.
-        size: the size it must have, checked before it is read.
-        limit: the largest size that is read.
+        size: required size in bytes, checked before the file is read.
+        limit: largest accepted size in bytes.
 
     Raises:
         FileNotFoundError: there is no such file.
-        Untrusted: a link that leaves the folder, no plain file, or not of the size.
+        Untrusted: a link that leaves the folder, not a plain file, or the wrong size.
         InputError: it cannot be read.
     """
     path = folder / name
@@ -52,7 +52,7 @@ def read_inside(folder: Path, name: str, *, size: int | None = None, limit: int 
             raise Untrusted(f"{path}: a link that leaves the bundle; copy the file itself there")
         if not stat.S_ISREG(os.lstat(real).st_mode):
             raise Untrusted(f"{path}: not a plain file; copy the whole bundle again")
-        # Should the path be changed from here on, a link is refused and a pipe does not block.
+        # If the path is changed from here on, a link is refused and a pipe does not block.
         flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         with open(os.open(real, flags | getattr(os, "O_BINARY", 0)), "rb") as file:
             found = os.fstat(file.fileno()).st_size
@@ -76,13 +76,13 @@ def read_manifest(folder: Path, trusted_keys: Sequence[KeyFile] | None = None) -
 
     Args:
         folder: the bundle.
-        trusted_keys: public keys, PEM files; where given, one of them must have signed the
+        trusted_keys: public keys, PEM files. If given, one of them must have signed the
             manifest.
 
     Raises:
         FileNotFoundError: there is no manifest.
         Untrusted: unsigned, signed by another key, altered, or larger than ``MANIFEST_LIMIT``.
-        InputError: a key that cannot be used, or `cryptography` is not installed.
+        InputError: a key cannot be used, or `cryptography` is not installed.
     """
     keys = None if trusted_keys is None else _public_keys(trusted_keys)
     content = read_inside(folder, MANIFEST_NAME, limit=MANIFEST_LIMIT)
@@ -109,15 +109,15 @@ def _check_signature(folder: Path, content: bytes, keys: list[Ed25519PublicKey])
             continue
     raise Untrusted(
         f"{folder / MANIFEST_NAME}: changed after it was signed, or not signed by a trusted key; "
-        "get the bundle again from who signed it"
+        "get the bundle again from its signer"
     )
 
 
 def _public_keys(files: Sequence[KeyFile]) -> list[Ed25519PublicKey]:
     if isinstance(files, str | os.PathLike):
-        raise InputError(f"trusted_keys is one path, {files}; give a list of paths")
+        raise InputError(f"trusted_keys={files}: is a single path; give a list of paths")
     if not files:
-        raise InputError("trusted_keys is empty: no bundle could be trusted; name a key file")
+        raise InputError("`trusted_keys` is empty, so no bundle could be trusted; name a key file")
     load = import_serialization()
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -138,7 +138,7 @@ def _public_keys(files: Sequence[KeyFile]) -> list[Ed25519PublicKey]:
 
 
 def import_serialization() -> Any:
-    """Return cryptography's module that reads keys; imported only where a key is given.
+    """Return cryptography's module that reads keys; imported only if a key is given.
 
     Raises:
         InputError: the package is not installed.

@@ -32,7 +32,7 @@ from clinreadnet.kernels.ops.window_attention.kernel import attend, window_token
 
 @dataclass(frozen=True)
 class AttentionBlockConfig:
-    """How the kernel is launched."""
+    """Launch configuration of the kernel."""
 
     num_warps: int
     stages: int
@@ -148,13 +148,13 @@ def attention_block_constants(
 def attention_block_config(
     channels: int, dtype: torch.dtype, gpu: str, capability: int
 ) -> AttentionBlockConfig:
-    """Launch configuration for a number of channels and the dtype of x on a GPU."""
+    """Return the launch configuration for a number of channels and the dtype of x on a GPU."""
     keys = str(dtype).removeprefix("torch."), str(channels)
     return AttentionBlockConfig(**launch_config(gpu, capability, "attention_block", *keys))
 
 
 def attention_block_grid(batch: Size, h: Size, w: Size, window: int) -> Size:
-    """Programs of a launch."""
+    """Return the number of programs of a launch."""
     return batch * (h // window) * (w // window)
 
 
@@ -175,7 +175,7 @@ def attention_block_op(
     shift: int,
     eps: float,
 ) -> Tensor:
-    """The kernel as an op; the arguments are those that ``attention_block`` lets through."""
+    """The kernel as a torch op, for arguments that ``attention_block`` has checked."""
     out = x.new_empty(x.shape)
     if out.numel() == 0:
         return out
@@ -202,7 +202,7 @@ def attention_block_op(
     return out
 
 
-# Without this the op's body is its fake, and tracing under the interpreter would run the kernel.
+# Otherwise the body of the op would be its fake, and tracing would run the interpreted kernel.
 @attention_block_op.register_fake
 def _(x: Tensor, *parameters: Tensor, window: int, shift: int, eps: float) -> Tensor:
     return x.new_empty(x.shape)

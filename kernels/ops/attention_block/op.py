@@ -89,7 +89,7 @@ def attention_block(
         [B, H, W, C], dtype of ``x``.
 
     Raises:
-        ValueError: shapes outside the above, or "triton" outside its limits, saying which.
+        ValueError: other shapes, or "triton" outside its limits.
     """
     require(x.ndim == 4, f"attention_block: x {list(x.shape)} is not [B, H, W, C]")
     _, h, w, c = x.shape

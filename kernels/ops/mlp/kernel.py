@@ -2,11 +2,11 @@
 
 out = x + fc2(GELU(fc1(LayerNorm(x))))
 
-A program owns BLOCK_M tokens: it reads them once and writes them once. The hidden layer comes and
-goes BLOCK_HIDDEN channels at a time, each chunk adding its share of the output in registers, so
-that it never reaches memory. Weights come from the cache that all programs share. Products are in
-the dtype of x, accumulated in float32; LayerNorm, GELU and the two last sums are float32. What it
-rounds to the dtype of x: the normalised tokens, the hidden layer after GELU, the output.
+A program owns BLOCK_M tokens: it reads them once and writes them once. It computes the hidden layer
+in chunks of BLOCK_HIDDEN channels, and each chunk adds its share of the output in registers, so
+the hidden layer never reaches memory. Weights come from the cache that all programs share. Products
+are in the dtype of x, accumulated in float32; LayerNorm, GELU and the two last sums are float32.
+Rounded to the dtype of x: the normalised tokens, the hidden layer after GELU, the output.
 Limits: 48 or 96 channels, float32/16/bfloat16.
 """
 
@@ -32,7 +32,7 @@ _SQRT_HALF = tl.constexpr(0.5**0.5)
 
 @dataclass(frozen=True)
 class MlpConfig:
-    """How the kernel is launched."""
+    """Launch configuration of the kernel."""
 
     block_m: int
     """Tokens of a program; a power of two, 16 at least."""
@@ -104,13 +104,13 @@ def mlp_constants(channels: int, hidden: int, eps: float, config: MlpConfig) -> 
 
 
 def mlp_config(channels: int, dtype: torch.dtype, gpu: str, capability: int) -> MlpConfig:
-    """Launch configuration for a number of channels and the dtype of x on a GPU."""
+    """Return the launch configuration for a number of channels and the dtype of x on a GPU."""
     keys = str(dtype).removeprefix("torch."), str(channels)
     return MlpConfig(**launch_config(gpu, capability, "mlp", *keys))
 
 
 def mlp_grid(tokens: Size, block_m: int) -> Size:
-    """Programs of a launch."""
+    """Return the number of programs of a launch."""
     return ceil_div(tokens, block_m)
 
 
@@ -126,7 +126,7 @@ def mlp_op(
     *,
     eps: float,
 ) -> Tensor:
-    """The kernel as an op; the arguments are those that ``mlp`` lets through."""
+    """The kernel as a torch op, for arguments that ``mlp`` has checked."""
     out = x.new_empty(x.shape)
     if out.numel() == 0:
         return out
@@ -149,7 +149,7 @@ def mlp_op(
     return out
 
 
-# Without this the op's body is its fake, and tracing under the interpreter would run the kernel.
+# Otherwise the body of the op would be its fake, and tracing would run the interpreted kernel.
 @mlp_op.register_fake
 def _(x: Tensor, *parameters: Tensor, eps: float) -> Tensor:
     return x.new_empty(x.shape)

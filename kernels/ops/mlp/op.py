@@ -52,7 +52,7 @@ def mlp(
         [..., C], dtype of ``x``.
 
     Raises:
-        ValueError: shapes outside the above, or "triton" outside its limits, saying which.
+        ValueError: other shapes, or "triton" outside its limits.
     """
     require(
         x.ndim >= 1 and fc1_weight.ndim == 2,

@@ -31,7 +31,7 @@ _SQRT_HALF = tl.constexpr(0.5**0.5)
 
 @dataclass(frozen=True)
 class SobelStemConfig:
-    """How the kernel is launched."""
+    """Launch configuration of the kernel."""
 
     block_h: int
     """Rows of a tile of output pixels; a power of two."""
@@ -59,7 +59,7 @@ def _quad(a, b, c, d):
 @triton.jit
 def _channels(x_ptr, row, column, H, W):
     """(x, gx, gy, magnitude) at each of P pixels [P, 2, 2], zero outside the image."""
-    # Neighbouring pixels share what they read: the compiler keeps one load of each value.
+    # Neighbouring pixels read the same values; the compiler keeps one load of each.
     x00 = _pixel(x_ptr, row - 1, column - 1, H, W)
     x01 = _pixel(x_ptr, row - 1, column, H, W)
     x02 = _pixel(x_ptr, row - 1, column + 1, H, W)
@@ -72,7 +72,7 @@ def _channels(x_ptr, row, column, H, W):
     gx = ((x02 - x00) + 2.0 * (x12 - x10) + (x22 - x20)) * 0.125
     gy = ((x20 - x00) + 2.0 * (x21 - x01) + (x22 - x02)) * 0.125
     magnitude = tl.sqrt_rn(gx * gx + gy * gy + _EPS)
-    # The convolution pads with zeros where Sobel replicates.
+    # The convolution pads with zeros, the Sobel filter replicates the border.
     inside = (row >= 0) & (row < H) & (column >= 0) & (column < W)
     return _quad(
         tl.where(inside, x11, 0.0),
@@ -166,7 +166,7 @@ def _empty_output(x: Tensor, weight: Tensor) -> Tensor:
 
 @triton_op("clinreadnet::sobel_stem", mutates_args=())
 def sobel_stem_op(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The kernel as an op; the arguments are those that ``sobel_stem`` lets through."""
+    """The kernel as a torch op, for arguments that ``sobel_stem`` has checked."""
     out = _empty_output(x, weight)
     if out.numel() == 0:
         return out
@@ -187,7 +187,7 @@ def sobel_stem_op(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return out
 
 
-# Without this the op's body is its fake, and tracing under the interpreter would run the kernel.
+# Otherwise the body of the op would be its fake, and tracing would run the interpreted kernel.
 @sobel_stem_op.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return _empty_output(x, weight)

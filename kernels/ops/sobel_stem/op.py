@@ -44,7 +44,7 @@ def sobel_stem(x: Tensor, weight: Tensor, bias: Tensor, *, impl: Impl = "auto") 
         [B, C0, ceil(H / 2), ceil(W / 2)], dtype of ``weight``; channels last from Triton.
 
     Raises:
-        ValueError: shapes outside the above, or "triton" outside its limits, saying which.
+        ValueError: other shapes, or "triton" outside its limits.
     """
     require(x.ndim == 4 and x.shape[1] == 1, f"sobel_stem: x {list(x.shape)} is not [B, 1, H, W]")
     c0 = weight.shape[0]

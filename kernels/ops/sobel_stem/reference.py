@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MAGNITUDE_EPS = 1e-6
-"""Inside the square root: it has no finite gradient at zero."""
+"""Inside the square root, which has no finite gradient at zero."""
 
 
 def sobel_stem_reference(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

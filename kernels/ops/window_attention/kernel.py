@@ -30,7 +30,7 @@ _LOG2_E = tl.constexpr(1.4426950408889634)
 
 @dataclass(frozen=True)
 class WindowAttentionConfig:
-    """How the kernel is launched."""
+    """Launch configuration of the kernel."""
 
     block_m: int
     """Rows of scores in a program; a power of two, 16 at least."""
@@ -44,7 +44,7 @@ def window_token(place, window_y, window_x, H, W, WINDOW: tl.constexpr, SHIFT: t
     """Index in the image of each place of the shifted window, and its region."""
     y = window_y * WINDOW + place // WINDOW
     x = window_x * WINDOW + place % WINDOW
-    # Only the last windows of a shifted image hold several regions.
+    # Only the last windows of a shifted image contain several regions.
     region = 2 * (y >= H - SHIFT).to(tl.int32) + (x >= W - SHIFT).to(tl.int32)
     y = tl.where(y >= H - SHIFT, y - (H - SHIFT), y + SHIFT)
     x = tl.where(x >= W - SHIFT, x - (W - SHIFT), x + SHIFT)
@@ -116,7 +116,7 @@ def _window_attention_fwd_kernel(
     window_y, window_x = window // windows_x, window % windows_x
 
     # Places past the window repeat its last one, so that every address and row is a valid one;
-    # their columns weigh nothing and their rows are not stored.
+    # their columns have zero weight and their rows are not stored.
     m = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.arange(0, BLOCK_N)
     row, column = tl.minimum(m, N - 1), n
@@ -191,7 +191,7 @@ def _empty_output(qkv: Tensor) -> Tensor:
 def window_attention_op(
     qkv: Tensor, bias: Tensor, inv_temperature: Tensor, gates: Tensor, *, window: int, shift: int
 ) -> Tensor:
-    """The kernel as an op; the arguments are those that ``window_attention`` lets through."""
+    """The kernel as a torch op, for arguments that ``window_attention`` has checked."""
     out = _empty_output(qkv)
     if out.numel() == 0:
         return out
@@ -214,7 +214,7 @@ def window_attention_op(
     return out
 
 
-# Without this the op's body is its fake, and tracing under the interpreter would run the kernel.
+# Otherwise the body of the op would be its fake, and tracing would run the interpreted kernel.
 @window_attention_op.register_fake
 def _(
     qkv: Tensor, bias: Tensor, inv_temperature: Tensor, gates: Tensor, *, window: int, shift: int

@@ -62,7 +62,7 @@ def window_attention(
         [B, H, W, C], dtype of ``qkv``.
 
     Raises:
-        ValueError: shapes outside the above, or "triton" outside its limits, saying which.
+        ValueError: other shapes, or "triton" outside its limits.
     """
     require(qkv.ndim == 4, f"window_attention: qkv {list(qkv.shape)} is not [B, H, W, 3C]")
     _, h, w, c3 = qkv.shape

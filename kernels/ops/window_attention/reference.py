@@ -14,7 +14,7 @@ from torch import Tensor
 def cyclic_shift(x: Tensor, shift: int) -> Tensor:
     """Roll [B, H, W, C] by ``-shift`` rows and columns.
 
-    Written as split and concatenation: engines turn each slice into many small integer layers.
+    It uses split and concatenation, because engines turn each slice into many small integer layers.
     """
     for dim in (1, 2):
         head, tail = x.split([shift % x.shape[dim], x.shape[dim] - shift % x.shape[dim]], dim)
@@ -30,7 +30,7 @@ def windows_of(x: Tensor, window: int) -> Tensor:
 
 
 def shifted_region_mask(h: int, w: int, window: int, shift: int, device: torch.device) -> Tensor:
-    """Which pairs of tokens lie in different regions of the cyclically shifted image.
+    """Return the pairs of tokens in different regions of the cyclically shifted image.
 
     Returns:
         [H/window * W/window, window**2, window**2] bool, True where attention is forbidden.

@@ -1,4 +1,4 @@
-"""`clinreadnet export --check`: what would stop each TensorRT."""
+"""`clinreadnet check-graph`: what would stop each TensorRT."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ Graph = Callable[[str, str], Path]
 
 
 def check(*graphs: Path, options: tuple[str, ...] = ()) -> Result:
-    named = [word for graph in graphs for word in ("--graph", str(graph))]
-    return CliRunner().invoke(app, ["export", "--check", *named, *options])
+    return CliRunner().invoke(app, ["check-graph", *map(str, graphs), *options])
 
 
 def make(
@@ -168,12 +167,15 @@ def test_a_file_that_is_no_graph_is_named(tmp_path: Path, content: bytes | None)
 
 
 def test_8_bit_graphs_are_checked_from_their_file() -> None:
-    result = CliRunner().invoke(app, ["export", "--check", "--precision", "int8"])
+    result = CliRunner().invoke(app, ["check-graph", "--precision", "int8"])
     assert isinstance(result.exception, InputError)
-    assert "give the graph with --graph" in str(result.exception)
+    assert "give the ONNX file as GRAPHS" in str(result.exception)
 
 
-def test_nothing_to_do_is_bad_usage() -> None:
-    result = CliRunner().invoke(app, ["export"])
+@pytest.mark.parametrize(
+    "options", [("--checkpoint", "x"), ("--precision", "fp32")], ids=["checkpoint", "precision"]
+)
+def test_a_graph_has_its_own_weights_and_precision(options: tuple[str, ...]) -> None:
+    result = check(Path("x.onnx"), options=options)
     assert isinstance(result.exception, InputError)
-    assert "give --out" in str(result.exception)
+    assert "do not go with ONNX files" in str(result.exception)

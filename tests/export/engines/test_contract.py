@@ -1,7 +1,7 @@
-"""Every attribute of TensorRT that our code uses exists, with the arguments used, in each flavour.
+"""Every attribute of TensorRT that our code uses exists in each flavour, with the same arguments.
 
-The package's own builder and runner are executed against the real bindings (`contract.py`), which
-answer without TensorRT itself (`binding.py`): what our code uses is observed, not listed.
+The builder and the runner run against the real bindings (`contract.py`), which answer without
+TensorRT (`binding.py`). The used names are therefore observed, not listed.
 """
 
 from __future__ import annotations

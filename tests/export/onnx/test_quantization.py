@@ -1,4 +1,4 @@
-"""8-bit graphs: what is quantised, what they score, what TensorRT-RTX makes of them."""
+"""8-bit graphs: the quantised layers, the scores, and the build with TensorRT-RTX."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_rtx_takes_it_as_what_it_is(quantized: Callable[[str], Path], precision:
     builder = EngineBuilder(path, precision=precision, flavour="tensorrt-rtx")
     assert set(builder.layers["QUANTIZE"]) == {precision.upper()}
     (other,) = set(quantized_precisions()) - {precision}
-    with pytest.raises(CheckFailed, match=f"this is no {other} network"):
+    with pytest.raises(CheckFailed, match=f"this is not a {other} network"):
         EngineBuilder(path, precision=other, flavour="tensorrt-rtx")
 
 

@@ -1,4 +1,4 @@
-"""What is refused before anything is parsed or loaded: no backend is ever constructed here."""
+"""Checks before anything is parsed or loaded; these tests construct no backend."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def test_a_file_that_was_tampered_with_is_never_loaded(
 
 @pytest.mark.usefixtures("nothing_is_loaded")
 def test_a_tampered_file_ends_the_ladder(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rung below would run, but a bundle that was tampered with is not to be trusted at all."""
+    """Another backend would run, but a bundle that was changed must not be trusted."""
     monkeypatch.setattr(backends_module, "find_gpus", lambda: ["a GPU"])
     monkeypatch.setattr(backends_module, "offers_cuda", lambda: True)
     flip_a_bit(bundle, "clinreadnet.fp32.onnx")
@@ -270,7 +270,7 @@ def test_a_name_that_is_a_path_or_taken_is_refused(bundle: Path, file: str) -> N
 def test_the_bytes_that_are_hashed_are_the_bytes_that_are_loaded(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file is changed right after it was read: what was read is what runs."""
+    """The file is changed right after it was read; the bytes that were read are used."""
     loaded: list[bytes] = []
     honest = (bundle / "clinreadnet.fp32.onnx").read_bytes()
     real_read, real_backend = backends_module.read_listed, backends_module.OnnxRuntimeBackend
@@ -334,8 +334,8 @@ def test_keys_that_cannot_be_used_are_refused(
         ([text], "not a public key"),
         ([rsa_public], "not an Ed25519 key"),
         ([tmp_path / "none.pem"], "cannot be read"),
-        ([], "trusted_keys is empty"),
-        (public, "trusted_keys is one path"),
+        ([], "`trusted_keys` is empty"),
+        (public, "trusted_keys=.*: is a single path"),
     ]:
         with pytest.raises(InputError, match=message):
             Session(bundle, trusted_keys=trusted)

@@ -1,0 +1,58 @@
+"""`clinreadnet check-graph`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from clinreadnet.cli.common import print_json
+from clinreadnet.cli.options import Checkpoint, Json, WantedPreset
+from clinreadnet.errors import CheckFailed, InputError
+
+
+def check_graph(
+    graphs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="ONNX files. Default: the graphs that the checkpoint exports to.",
+            show_default=False,
+        ),
+    ] = None,
+    checkpoint: Checkpoint = None,
+    preset: WantedPreset = "small",
+    precisions: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--precision",
+            help="Precision to export the checkpoint in: fp32, fp16 or bf16; repeatable. "
+            "Default: fp32 and fp16.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what in a graph would stop each TensorRT from building it. Nothing is built.
+
+    Exit status 1: a graph has a blocker.
+
+    Examples:
+    - `clinreadnet check-graph`
+    - `clinreadnet check-graph bundle/clinreadnet.fp16.onnx --json`
+    - `clinreadnet check-graph --checkpoint run/model.safetensors --precision bf16`
+    """
+    if graphs and (checkpoint is not None or precisions):
+        raise InputError("--checkpoint and --precision do not go with ONNX files")
+    from clinreadnet.export.engines.check import check_graphs, print_findings
+    from clinreadnet.precision import DEFAULT_PRECISIONS
+
+    findings = check_graphs(
+        graphs or (), checkpoint, preset=preset, precisions=precisions or DEFAULT_PRECISIONS
+    )
+    if as_json:
+        print_json({"findings": [finding.to_dict() for finding in findings]})
+    else:
+        print_findings(findings, Console())
+    if any(finding.blockers for finding in findings):
+        raise CheckFailed("some graphs cannot be built; the blockers above say why")

@@ -1,0 +1,99 @@
+"""The base of every command: its errors name options, and the extra to install.
+
+The library names a parameter in one of two forms, which a Python caller can act on: with its value,
+``batch_size=8``, or alone, in backticks. `spell` turns both into options of the command that runs:
+``--batch-size 8``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from typer.core import TyperCommand
+
+from clinreadnet.errors import ClinReadNetError, InputError
+
+_EXTRAS = {
+    "ablate": ("train",),
+    "check-graph": ("export",),
+    "evaluate": ("train",),
+    "evaluate-order": ("train",),
+    "export": ("cpu", "export"),
+    "export-kernels": ("export", "kernels"),
+    "export-triton-server": ("export",),
+    "score-archive": ("ray",),
+    "simulate": ("simulate",),
+    "train": ("train",),
+    "tune": ("export", "kernels"),
+    "verify": ("cpu", "export"),
+}
+"""Extras of the package that a command needs beyond the bare install."""
+
+_OPTIONAL = {"matplotlib": ("plot",)}
+"""Modules that one option needs, with the smaller extra that brings them."""
+
+_THIRD_PARTY = frozenset(
+    "matplotlib numba onnx onnxruntime onnxscript pyarrow ray safetensors scipy skimage torch "
+    "triton".split()
+)
+
+
+class Command(TyperCommand):
+    """A command whose errors name its options and the extra that it needs."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command.
+
+        Raises:
+            ClinReadNetError: the library's error, with options instead of parameters.
+            InputError: a package that the command needs is not installed.
+        """
+        try:
+            return super().invoke(ctx)
+        except ClinReadNetError as error:
+            error.args = (spell(str(error), self.params), *error.args[1:])
+            raise
+        except ModuleNotFoundError as error:
+            if self.name not in _EXTRAS or error.name not in _THIRD_PARTY:
+                raise
+            extras = set(_OPTIONAL.get(error.name, _EXTRAS[self.name]))
+            if find_spec("onnxruntime") is not None:  # never install cpu's beside gpu's
+                extras.discard("cpu")
+            raise InputError(
+                f"{self.name} needs {error.name}, which is not installed; run "
+                f'`pip install "clinreadnet[{",".join(sorted(extras))}]"`'
+            ) from None
+
+
+def spell(message: str, params: Sequence[Any]) -> str:
+    """Return an error message with options where the library names parameters.
+
+    Args:
+        message: names a parameter as ``name=value``, or alone in backticks.
+        params: parameters of the command; other names do not change.
+    """
+    options = {str(param.name): param for param in params}
+
+    def with_value(match: re.Match[str]) -> str:
+        name, value = match.groups()
+        if name not in options:
+            return match[0]
+        if value is None:
+            return f"{_option(options[name])} "
+        if value == "False" and options[name].secondary_opts:
+            return str(options[name].secondary_opts[0])
+        return _option(options[name])
+
+    def alone(match: re.Match[str]) -> str:
+        return _option(options[match[1]]) if match[1] in options else match[0]
+
+    message = re.sub(r"`(\w+)`", alone, message)
+    return re.sub(r"(?<![\w./-])(\w+)=(True\b|False\b)?", with_value, message)
+
+
+def _option(param: Any) -> str:
+    """Return the flag of an option, or the name of an argument in the usage line."""
+    return str(param.opts[0] if param.param_type_name == "option" else param.name.upper())

@@ -1,0 +1,24 @@
+"""`clinreadnet doctor`."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from clinreadnet.cli.common import print_json
+from clinreadnet.cli.options import Json
+
+
+def doctor(as_json: Json = False) -> None:
+    """List what this machine can build and run, and how to install what is missing.
+
+    Examples:
+    - `clinreadnet doctor`
+    - `clinreadnet doctor --json`
+    """
+    from clinreadnet.runtime.doctor import diagnose, print_diagnosis
+
+    diagnosis = diagnose()
+    if as_json:
+        print_json(diagnosis.to_dict())
+    else:
+        print_diagnosis(diagnosis, Console())

@@ -1,0 +1,42 @@
+"""`clinreadnet evaluate-order`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from clinreadnet.cli.common import print_json
+from clinreadnet.cli.options import Checkpoint, Json
+
+
+def evaluate_order(
+    data: Annotated[
+        Path,
+        typer.Option(help="Folder made by `simulate --anatomy`.", show_default=False),
+    ],
+    checkpoint: Checkpoint = None,
+    clean: Annotated[
+        list[Path] | None,
+        typer.Option(help="Files or folders of the slices that were degraded; repeatable."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check that scores follow the degradations of known slices, whatever the labels say.
+
+    Without --clean, denoised copies are compared with the scan of least noise.
+
+    Examples:
+    - `clinreadnet evaluate-order --data degraded`
+    - `clinreadnet evaluate-order --data degraded --clean routine-dose-series --json`
+    """
+    from clinreadnet.evaluation.order import evaluate_order as measure
+    from clinreadnet.evaluation.order import order_table
+
+    found = measure(data, checkpoint, clean or ())
+    if as_json:
+        print_json(found)
+    else:
+        Console().print(order_table(found))

@@ -1,0 +1,44 @@
+"""`clinreadnet export-triton-server`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from clinreadnet.cli.common import print_json
+from clinreadnet.cli.options import Bundle, Json
+
+
+def export_triton_server(
+    out: Annotated[Path, typer.Option(help="Model repository to create.", show_default=False)],
+    bundle: Bundle = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Replace a repository that holds only models of this command."
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a verified bundle as a model repository for NVIDIA Triton Inference Server.
+
+    Artifacts that Triton cannot load are left out with a note.
+
+    Examples:
+    - `clinreadnet export-triton-server --out models`
+    - `clinreadnet export-triton-server --out models --bundle bundle --force --json`
+    """
+    from clinreadnet.export.triton_server import print_repository, write_repository
+    from clinreadnet.scoring.series import default_bundle
+
+    repository = write_repository(bundle or default_bundle(), out, force=force)
+    for file, reason in repository.left_out.items():
+        print(f"clinreadnet: {file} left out: {reason}", file=sys.stderr)
+    if as_json:
+        print_json(repository.to_dict())
+    else:
+        print_repository(repository, Console())

@@ -1,0 +1,75 @@
+"""Options that several commands share.
+
+A parameter of a command has the name that the library gives it; where the flag differs, it is
+spelled out. `clinreadnet.cli.command.spell` then finds the flag of a parameter in an error.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
+NewFolder = Annotated[Path, typer.Option("--out", help="Folder to create.", show_default=False)]
+Bundle = Annotated[
+    Path | None,
+    typer.Option(help="Bundle folder. Default: $CLINREADNET_BUNDLE, else ./bundle."),
+]
+Checkpoint = Annotated[Path | None, typer.Option(help="Checkpoint. Default: the shipped one.")]
+WantedPreset = Annotated[str, typer.Option(help="Preset that the checkpoint must have.")]
+LabelledFolder = Annotated[
+    Path, typer.Option("--data", help="LDCTIQA folder of labelled slices.", show_default=False)
+]
+
+# Options of score and score-archive.
+SlicePaths = Annotated[
+    list[Path],
+    typer.Argument(help="DICOM, LDCTIQA .tif, .npy (HU) or .mha files, or folders of them."),
+]
+Resample = Annotated[bool, typer.Option("--resample", help="Resize slices that are not 512x512.")]
+Backends = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--backend",
+        help="tensorrt, tensorrt-rtx, onnxruntime-cuda or onnxruntime-cpu; repeatable, tried in "
+        "this order. Default: all of them.",
+    ),
+]
+TrustedKeys = Annotated[
+    list[Path] | None,
+    typer.Option("--trusted-key", help="Public key that must have signed the bundle; repeatable."),
+]
+GraphPrecision = Annotated[
+    str | None,
+    typer.Option("--precision", help="Precision of the graph. Default: the most accurate."),
+]
+
+# Options of train and ablate.
+Data = Annotated[
+    list[Path],
+    typer.Option(help="LDCTIQA folder of labelled slices; repeatable.", show_default=False),
+]
+Preset = Annotated[str, typer.Option(help="Network: tiny, small or base.")]
+Epochs = Annotated[int, typer.Option(min=1, help="Passes over the data.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Slices per step.")]
+LearningRate = Annotated[float, typer.Option(min=0, help="Peak learning rate.")]
+Crop = Annotated[int, typer.Option(help="Side of random crops: 256 (a quarter) or 512.")]
+ValidationShare = Annotated[
+    float, typer.Option(min=0, max=0.9, help="Share of the anatomies held out.")
+]
+Bf16 = Annotated[
+    bool | None, typer.Option("--bf16/--no-bf16", help="Products in bfloat16. Default: on GPUs.")
+]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Compile the network first: minutes, then faster steps.")
+]
+TileWeight = Annotated[
+    float, typer.Option(min=0, help="Weight of the loss of the tiles; 0: image labels alone.")
+]
+LimitTime = Annotated[
+    str | None,
+    typer.Option(metavar="90s|30m|2h", help="Finish the schedule within this training time."),
+]

@@ -1,0 +1,88 @@
+"""`clinreadnet score-archive`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clinreadnet.cli.common import print_json
+from clinreadnet.cli.options import (
+    Backends,
+    Bundle,
+    GraphPrecision,
+    Json,
+    Resample,
+    SlicePaths,
+    TrustedKeys,
+)
+from clinreadnet.errors import CheckFailed
+from clinreadnet.spec import RESEARCH_USE
+
+
+def score_archive(
+    paths: SlicePaths,
+    out: Annotated[Path, typer.Option(help="Parquet file to write.", show_default=False)],
+    bundle: Bundle = None,
+    address: Annotated[
+        str,
+        typer.Option(
+            metavar="local|auto|HOST:PORT",
+            help="Ray cluster to use; `local` starts Ray on this machine for this run.",
+        ),
+    ] = "local",
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of sessions. Default: one per GPU, else one per CPU."),
+    ] = None,
+    resample: Resample = False,
+    backends: Backends = None,
+    trusted_keys: TrustedKeys = None,
+    precision: GraphPrecision = None,
+    as_json: Json = False,
+) -> None:
+    """Score an archive on Ray and write the scores to a Parquet file.
+
+    A slice that cannot be read or scored does not stop the others. Its row gives the reason in the
+    column `error`, and the exit status is 1. Research use only.
+
+    Examples:
+    - `clinreadnet score-archive archive/ --out scores.parquet`
+    - `clinreadnet score-archive archive/ --out scores.parquet --address head:6379 --workers 8`
+    """
+    from clinreadnet.console import progress_bar
+    from clinreadnet.runtime import BACKENDS
+    from clinreadnet.scoring.archive import score_archive as score_all
+    from clinreadnet.scoring.series import check_bundle, default_bundle, summary_line
+
+    bundle = bundle or default_bundle()
+    check_bundle(bundle)
+    with progress_bar() as bar:
+        task = bar.add_task("Scoring", total=None)
+        report = score_all(
+            paths,
+            bundle,
+            out,
+            address=address,
+            workers=workers,
+            gpu=backends != ["onnxruntime-cpu"],
+            resample=resample,
+            session_options={
+                "backends": backends or BACKENDS,
+                "precision": precision,
+                "trusted_keys": trusted_keys or None,
+            },
+            note=lambda line: print(line, file=sys.stderr),
+            advance=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    if as_json:
+        print_json(report.to_dict())
+    elif report.series is not None:
+        print(f"{out}: {summary_line(report.series)}\n{RESEARCH_USE}")
+    if report.not_scored:
+        raise CheckFailed(
+            f"{out}: {report.not_scored} of {report.slices} slices were not scored; "
+            "its column `error` says why"
+        )

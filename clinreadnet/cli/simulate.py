@@ -1,0 +1,90 @@
+"""`clinreadnet simulate`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clinreadnet.cli.options import Force
+from clinreadnet.errors import InputError
+
+
+def simulate(
+    out: Annotated[Path, typer.Option(help="Folder to create.")],
+    count: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of slices. Default, with --anatomy: all."),
+    ] = None,
+    anatomy: Annotated[
+        list[Path] | None,
+        typer.Option(help="Routine-dose DICOM file or folder of your own to degrade; repeatable."),
+    ] = None,
+    variants: Annotated[
+        int,
+        typer.Option(
+            min=1, help="With --anatomy: views of each slice, of other fields of view and places."
+        ),
+    ] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
+    dicom: Annotated[
+        bool,
+        typer.Option(
+            "--dicom", help="Write a CT series of one patient instead of labelled images."
+        ),
+    ] = False,
+    preview: Annotated[
+        Path | None, typer.Option(help="Contact sheet to draw: .png, .pdf or .svg.")
+    ] = None,
+    device: Annotated[
+        str,
+        typer.Option(help="Device to project on: cpu, cuda, or auto for CUDA if there is a GPU."),
+    ] = "cpu",
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Number of processes. Default: one per processor.")
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Simulate low-dose abdominal slices, labelled by simulated radiologists.
+
+    Writes an LDCTIQA folder: image/0000.tif ..., train.json, simulation.json and tiles.npz (the
+    quality of each 32x32 tile). Sixteen slices show one anatomy: four noise levels times three view
+    counts, and four denoised copies. Simulated, research use only.
+
+    Examples:
+    - `clinreadnet simulate --out data --count 1200 --seed 1 --preview sheet.png`
+    - `clinreadnet simulate --out mine --anatomy routine-dose-series --variants 4`
+    - `clinreadnet simulate --out series --count 24 --seed 1 --dicom`
+    """
+    from clinreadnet.data.slices import find_slices
+    from clinreadnet.simulator.preview import check_preview, write_preview
+    from clinreadnet.simulator.simulate import simulate_folder, simulate_series
+
+    jobs = jobs or os.cpu_count() or 1
+    if preview is not None:
+        check_preview(preview)
+    if dicom:
+        if anatomy or preview or count is None:
+            raise InputError("--dicom needs --count, and goes with neither --anatomy nor --preview")
+        simulate_series(out, count, seed, jobs=jobs, force=force)
+        print(f"{out}: {count} slices of a CT series", file=sys.stderr)
+        return
+    scanned = (
+        find_slices(anatomy, note=lambda line: print(line, file=sys.stderr)) if anatomy else []
+    )
+    scores = simulate_folder(
+        out,
+        count,
+        seed,
+        scanned=scanned,
+        variants=variants,
+        device=device,
+        jobs=jobs,
+        force=force,
+    )
+    print(f"{out}: {len(scores)} labelled slices", file=sys.stderr)
+    if preview is not None:
+        write_preview(out, preview)

@@ -1,0 +1,122 @@
+"""`clinreadnet train`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clinreadnet.cli.options import (
+    BatchSize,
+    Bf16,
+    Compile,
+    Crop,
+    Data,
+    Epochs,
+    LearningRate,
+    LimitTime,
+    Preset,
+    TileWeight,
+    ValidationShare,
+)
+from clinreadnet.errors import InputError
+from clinreadnet.training.config import TrainConfig
+
+_DEFAULT = TrainConfig()
+
+
+def train(
+    context: typer.Context,
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Run folder to create.", show_default=False)],
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="Run the stages of a recipe, such as `small`, the shipped checkpoint's. It sets "
+            "all other options.",
+        ),
+    ] = None,
+    preset: Preset = _DEFAULT.preset,
+    epochs: Epochs = _DEFAULT.epochs,
+    batch_size: BatchSize = _DEFAULT.batch_size,
+    learning_rate: LearningRate = _DEFAULT.learning_rate,
+    crop: Crop = _DEFAULT.crop,
+    loss: Annotated[
+        str, typer.Option(help="hrps, or cross-entropy to compare with.")
+    ] = _DEFAULT.loss,
+    target: Annotated[
+        str, typer.Option(help="Learn the score, or the noiseless quality of simulated slices.")
+    ] = _DEFAULT.target,
+    tile_weight: TileWeight = _DEFAULT.tile_weight,
+    bf16: Bf16 = _DEFAULT.bf16,
+    compile_: Compile = _DEFAULT.compile,
+    validation_share: ValidationShare = _DEFAULT.validation_share,
+    patience: Annotated[
+        int,
+        typer.Option(min=1, help="Epochs without a better validation sum after which to stop."),
+    ] = _DEFAULT.patience,
+    keep: Annotated[
+        str, typer.Option(help="Epoch to write: best on validation, or last.")
+    ] = _DEFAULT.keep,
+    limit_time: LimitTime = None,
+    init: Annotated[
+        Path | None, typer.Option(help="Checkpoint to start from. Default: random weights.")
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of weights, split, order and augmentation.")
+    ] = _DEFAULT.seed,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+) -> None:
+    """Train a network on labelled slices; whole anatomies are held out for validation.
+
+    Writes `log.csv`, TensorBoard events, `last.pt` (for --resume) and, at the end,
+    `model.safetensors`, `summary.json` and `curves.png`. An interrupted run loses no step.
+
+    Examples:
+    - `clinreadnet train --data slices --out run --preset small --epochs 30`
+    - `clinreadnet train --data slices --out run --recipe small`
+    - `clinreadnet train --data LDCTIQAG2023_train --data slices --out run --limit-time 2h`
+    - `clinreadnet train --data slices --out run --epochs 30 --resume`
+    - `torchrun --nproc-per-node 8 --no-python clinreadnet train --data slices --out run`
+    """
+    from clinreadnet.training.recipe import load_recipe, parse_duration
+    from clinreadnet.training.run import train as run
+    from clinreadnet.training.run import train_recipe
+
+    if recipe is not None:
+        _refuse_other_options(context)
+        checkpoint = train_recipe(data, out, load_recipe(recipe), resume=resume)
+    else:
+        config = TrainConfig(
+            preset=preset,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            crop=crop,
+            seed=seed,
+            bf16=bf16,
+            compile=compile_,
+            validation_share=validation_share,
+            patience=patience,
+            keep=keep,
+            limit_seconds=None if limit_time is None else parse_duration(limit_time),
+            loss=loss,
+            target=target,
+            tile_weight=tile_weight,
+            init=None if init is None else str(init),
+        )
+        checkpoint = run(data, out, config, resume=resume)
+    if os.environ.get("RANK", "0") == "0":  # only one process of torchrun prints
+        print(checkpoint)
+
+
+def _refuse_other_options(context: typer.Context) -> None:
+    """Refuse what a recipe sets, the first option by name."""
+    for param in context.command.params:
+        source = context.get_parameter_source(str(param.name))
+        given = source is not None and source.name == "COMMANDLINE"
+        if given and param.name not in ("data", "out", "recipe", "resume"):
+            raise InputError(f"{param.opts[0]} does not go with --recipe, which sets it")

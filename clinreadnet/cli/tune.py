@@ -1,0 +1,52 @@
+"""`clinreadnet tune`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from clinreadnet.cli.common import print_json
+from clinreadnet.cli.options import Json
+from clinreadnet.errors import InputError
+
+
+def tune(
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File to write. Default: the one that launches on this GPU read."),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--entry", help="Op, or part of it, to tune; repeatable. Default: all."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Time the candidates, but write nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Time launch configurations of the kernels on this machine's GPU and write the fastest.
+
+    A candidate is timed only if it compiles without spilling and agrees with the float64 reference.
+    Times are geometric means over the shapes of the network's four stages, batch 8.
+
+    Examples:
+    - `clinreadnet tune`
+    - `clinreadnet tune --entry sobel_stem --entry window_attention/float16 --dry-run --json`
+    - `clinreadnet tune --out nvidia-l4.json`
+    """
+    if dry_run and out is not None:
+        raise InputError("--dry-run and --out exclude each other")
+    from clinreadnet.tuning.tune import print_tuning, write_tuning
+    from clinreadnet.tuning.tune import tune as run
+
+    tuning = run(only=only or ())
+    if not dry_run:
+        print(f"clinreadnet: wrote {write_tuning(tuning, out)}", file=sys.stderr)
+    if as_json:
+        print_json(tuning.to_dict())
+    else:
+        print_tuning(tuning, Console())

@@ -1,0 +1,74 @@
+"""`clinreadnet verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from clinreadnet.cli.common import print_json
+from clinreadnet.cli.options import Json
+from clinreadnet.errors import CheckFailed, InputError
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder.", show_default=False)],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="LDCTIQA folder to verify on. Default: the bundle's golden slices."),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="With --data: the bundle's checkpoint. Default: the shipped one."),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Plot the artifacts' scores against the reference's (.png, .pdf, .svg)."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check every artifact's hash, its error against the float64 reference, and its metrics.
+
+    ONNX graphs run on the CPU. TensorRT engines are hashed and listed as not run. Exit status 1: a
+    check failed; the table names it.
+
+    Examples:
+    - `clinreadnet verify bundle`
+    - `clinreadnet verify bundle --data LDCTIQAG2023_test --plot parity.png --json`
+    """
+    if checkpoint is not None and data is None:
+        raise InputError("--checkpoint goes with --data")
+    from clinreadnet.console import progress_bar
+    from clinreadnet.data.ldctiqa import read_ldctiqa
+    from clinreadnet.runtime.bundle.manifest import load_manifest
+    from clinreadnet.scoring.plot import check_plot
+    from clinreadnet.scoring.series import check_target
+    from clinreadnet.verify.plot import write_parity
+    from clinreadnet.verify.report import print_report
+    from clinreadnet.verify.run import passes, verify_folder, verify_golden
+
+    if plot is not None:
+        check_target(plot)
+        check_plot(plot)
+    manifest = load_manifest(bundle)
+    slices = manifest.golden.slices if data is None else len(read_ldctiqa(data))
+    with progress_bar() as bar:
+        task = bar.add_task("Verifying", total=slices * passes(manifest, golden=data is None))
+
+        def advance(n: int) -> None:
+            bar.advance(task, n)
+
+        if data is None:
+            report = verify_golden(bundle, manifest, advance)
+        else:
+            report = verify_folder(bundle, manifest, data, checkpoint, advance)
+    if plot is not None and report.scores:
+        write_parity(report.scores, "reference", plot)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        print_report(report, Console())
+    if not report.passed:
+        raise CheckFailed(f"{bundle}: verification failed")

@@ -1,0 +1,114 @@
+"""Errors name parameters in the library and options on the command line."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+import typer
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from clinreadnet.cli import app
+from clinreadnet.cli.command import Command, spell
+from clinreadnet.errors import PartialResult
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("command", "message", "spelled"),
+    [
+        ("train", "batch_size=8: only 4 slices", "--batch-size 8: only 4 slices"),
+        ("export", "targets=sm90: unknown", "--target sm90: unknown"),
+        ("export", "workspace_mib=0: give 1 MiB", "--workspace 0: give 1 MiB"),
+        ("export", "x: exists; give force=True, or", "x: exists; give --force, or"),
+        ("export", "give engines=False", "give --no-engines"),
+        ("verify", "give it as `checkpoint`, or", "give it as --checkpoint, or"),
+        ("check-graph", "give the file as `graphs`", "give the file as GRAPHS"),
+        ("score-archive", "address=ray://h:1: none", "--address ray://h:1: none"),
+        ("score", "batch_size=8 and `hu`", "batch_size=8 and `hu`"),
+        ("score", "run/csv=1/a.dcm: damaged", "run/csv=1/a.dcm: damaged"),
+        ("score", "run `clinreadnet export --out plot`", "run `clinreadnet export --out plot`"),
+    ],
+)
+def test_parameters_become_options(command: str, message: str, spelled: str) -> None:
+    assert spell(message, COMMANDS[command].params) == spelled
+
+
+def test_an_error_keeps_its_type_and_attributes() -> None:
+    other = typer.Typer()
+
+    @other.command(cls=Command)
+    def run(batch_size: Annotated[int, typer.Option()] = 1) -> None:
+        raise PartialResult("batch_size=1: failed", scores=None, done=[2], failed=[0])  # type: ignore[arg-type]
+
+    error = CliRunner().invoke(other, []).exception
+    assert isinstance(error, PartialResult)
+    assert (str(error), error.done) == ("--batch-size 1: failed", [2])
+
+
+@pytest.mark.parametrize(
+    ("command", "module", "extra"),
+    [
+        (["train", "--data", "d", "--out", "o"], "torch", "train"),
+        (["evaluate", "--data", "d"], "torch", "train"),
+        (["export", "--out", "o"], "torch", "export"),
+        (["check-graph"], "onnx", "export"),
+        (["tune"], "triton", "export,kernels"),
+    ],
+    ids=["train", "evaluate", "export", "check-graph", "tune"],
+)
+def test_a_missing_package_names_the_commands_own_extra(
+    tmp_path: Path, command: list[str], module: str, extra: str
+) -> None:
+    code = (
+        f"import sys; sys.modules[{module!r}] = None; sys.argv = {['clinreadnet', *command]}; "
+        "from clinreadnet.cli import main; main()"
+    )
+    python = [sys.executable, "-c", code]
+    done = subprocess.run(python, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == (
+        f"clinreadnet: {command[0]} needs {module}, which is not installed; run "
+        f'`pip install "clinreadnet[{extra}]"`\n'
+    )
+
+
+def raised_texts(path: Path) -> Iterator[str]:
+    """Every string constant of a raise statement, commands in backticks left out."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Raise):
+            continue
+        formatted = [inner for inner in ast.walk(node) if isinstance(inner, ast.JoinedStr)]
+        parts = [part for text in formatted for part in text.values]
+        for text in formatted:
+            constants = (getattr(part, "value", "") for part in text.values)
+            yield "".join(one if isinstance(one, str) else "{}" for one in constants)
+        for inner in ast.walk(node):
+            if isinstance(inner, ast.Constant) and inner not in parts:
+                yield str(inner.value)
+
+
+def test_no_error_of_the_library_spells_an_option() -> None:
+    modules = [
+        path
+        for folder in ("clinreadnet", "kernels", "export")
+        for path in (ROOT / folder).rglob("*.py")
+        if "cli" not in path.parts
+    ]
+    assert len(modules) > 100
+    spelled = [
+        f"{path.relative_to(ROOT)}: {text}"
+        for path in modules
+        for text in raised_texts(path)
+        if re.search(r"--[a-z]", re.sub(r"`[^`]* [^`]*`", "", text))
+    ]
+    assert spelled == []

@@ -1,0 +1,254 @@
+"""The examples in every command's help run as they are printed, on small data."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support import recorded_run
+from support.dicom_files import noise, write_series
+from support.labelled_folder import make_labelled_folder
+from support.metaimage_files import write_mha
+from support.tiny_bundle import write_bundle
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from clinreadnet.cli import app
+from clinreadnet.data.ldctiqa import write_tif
+from clinreadnet.runtime.backends.flavours import FlavourMissing
+from clinreadnet.runtime.bundle.golden import read_golden
+from clinreadnet.runtime.bundle.manifest import load_manifest
+from clinreadnet.runtime.bundle.sign import sign_bundle
+
+COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
+
+
+def examples(command: str) -> list[str]:
+    return re.findall(r"^- `(.+)`$", inspect.cleandoc(COMMANDS[command].help), re.MULTILINE)
+
+
+EXAMPLES = [(command, example) for command in COMMANDS for example in examples(command)]
+
+# Arguments that make an example small; the last value of an option counts.
+SMALLER = {
+    "check-graph": ["--preset", "tiny"],
+    "export": ["--preset", "tiny"],
+    "simulate": ["--count", "1", "--jobs", "1"],
+    "train": ["--preset", "tiny", "--crop", "256", "--epochs", "1", "--batch-size", "4"],
+}
+
+# What an example calls, where the call itself is too much for this test, and why. The example is
+# parsed and runs up to the call, whose arguments must fit the function.
+STUBBED = {
+    "ablate": ("clinreadnet.training.ablate.ablate", "eighteen trainings"),
+    "export --checkpoint run/model.safetensors": (
+        "clinreadnet.export.bundle.export_bundle",
+        "building engines takes long; the fixture tiny_bundle runs it",
+    ),
+    "export --flavour tensorrt": ("clinreadnet.export.bundle.export_bundle", "needs a GPU"),
+    "export --precision int8": (
+        "clinreadnet.export.bundle.export_bundle",
+        "quantisation takes long; tests/export/onnx/test_quantization.py runs it",
+    ),
+    "score-archive": (
+        "clinreadnet.scoring.archive.score_archive",
+        "starting Ray takes long; tests/scoring/test_archive.py runs it",
+    ),
+    "train --recipe": (
+        "clinreadnet.training.run.train_recipe",
+        "the recipe takes hours; tests/training/test_recipe.py runs one",
+    ),
+    "train --limit-time": (
+        "clinreadnet.training.run.train",
+        "training takes long; the first example trains",
+    ),
+    "train --resume": (
+        "clinreadnet.training.run.train",
+        "training takes long; tests/training/test_trainer.py resumes a run",
+    ),
+    "train torchrun": (
+        "clinreadnet.training.run.train",
+        "training takes long; tests/training/test_trainer.py starts two processes",
+    ),
+    "tune": ("clinreadnet.tuning.tune.tune", "needs a GPU"),
+}
+
+
+class Reached(Exception):
+    """The stubbed function was called with arguments that fit it."""
+
+
+def stub_of(command: str, example: str) -> str | None:
+    for words, (function, _) in STUBBED.items():
+        name, _, options = words.partition(" ")
+        if name == command and options in example:
+            return function
+    return None
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path) -> Path:
+    """The current folder. The shipped checkpoint is a tiny one; four golden slices are verified."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CLINREADNET_BUNDLE", raising=False)
+    for module in (
+        "clinreadnet.model.checkpoint",
+        "clinreadnet.export.bundle",
+        "clinreadnet.evaluation.labels",
+        "clinreadnet.evaluation.order",
+    ):
+        monkeypatch.setattr(import_module(module), "pretrained_path", lambda *_: tiny_checkpoint)
+    run = import_module("clinreadnet.verify.run")
+
+    def first_golden(*args: Any) -> dict[str, np.ndarray]:
+        return {name: values[:4] for name, values in read_golden(*args).items()}
+
+    monkeypatch.setattr(run, "read_golden", first_golden)
+    return tmp_path
+
+
+def make_run(path: Path, checkpoint: Path) -> None:
+    path.mkdir()
+    shutil.copy(checkpoint, path / "model.safetensors")
+
+
+def make_degraded(path: Path) -> None:
+    """An LDCTIQA folder with the record that `simulate --anatomy` writes."""
+    make_labelled_folder(path, anatomies=1)
+    simulation = json.loads((path / "simulation.json").read_text())
+    for k, record in enumerate(simulation["images"].values()):
+        record |= {"noise_level": k, "views": 720, "quality": 4.0 - k, "slice": "IM0001.dcm"}
+    (path / "simulation.json").write_text(json.dumps(simulation))
+
+
+def make_keys(path: Path) -> None:
+    private = path.parent / "key.pem"
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", private], check=True)
+    if path != private:
+        subprocess.run(["openssl", "pkey", "-in", private, "-pubout", "-out", path], check=True)
+
+
+def make_results(path: Path) -> None:
+    digests = {a.precision: a.sha256 for a in load_manifest("bundle").artifacts}
+    rows = [
+        recorded_run.row("onnxruntime-cpu", precision, 0.1, sha256=digest)
+        for precision, digest in digests.items()
+    ]
+    recorded_run.write(path, recorded_run.document(rows))
+
+
+MAKERS: dict[str, Callable[[Path], object]] = {
+    "bundle": write_bundle,
+    "series": lambda path: write_series(path, 3),
+    "routine-dose-series": lambda path: write_series(path, 1, PixelSpacing=[0.7, 0.7]),
+    "slices": lambda path: make_labelled_folder(path, anatomies=2),
+    "LDCTIQAG2023_test": lambda path: make_labelled_folder(path, anatomies=1),
+    "LDCTIQAG2023_train": make_labelled_folder,
+    "archive": lambda path: write_series(path, 1),
+    "degraded": make_degraded,
+    "output": Path.mkdir,
+    "key.pem": make_keys,
+    "vendor.pub.pem": make_keys,
+    "0000.tif": lambda path: write_tif(path, noise()),
+    "0001.tif": lambda path: write_tif(path, noise(1)),
+    "stack.mha": lambda path: write_mha(path, np.stack([noise(), noise(1)])),
+}
+
+
+def prepare(command: str, example: str, workspace: Path, request: pytest.FixtureRequest) -> None:
+    """Make the files that an example reads."""
+    words = [word.split("/")[0] for word in shlex.split(example)]
+    made = {words[i + 1] for i, word in enumerate(words) if word in ("--out", "-out", "--csv")}
+    for word in dict.fromkeys(words):
+        if word in MAKERS and word not in made:
+            MAKERS[word](workspace / word)
+    if command == "verify":
+        shutil.rmtree(workspace / "bundle")
+        shutil.copytree(request.getfixturevalue("tiny_bundle"), workspace / "bundle")
+    if "run" in words and "run" not in made:
+        make_run(workspace / "run", request.getfixturevalue("tiny_checkpoint"))
+    needs_bundle = command in ("export-triton-server", "report", "score", "score-archive")
+    if needs_bundle and "bundle" not in words:
+        write_bundle(workspace / "bundle")
+    if command == "report":
+        make_results(workspace / "bench" / "results")
+    if "--trusted-key" in words:
+        sign_bundle(workspace / "bundle", workspace / "key.pem")
+    if "--force" in words:
+        (workspace / words[words.index("--out") + 1]).mkdir(exist_ok=True)
+
+
+def no_tensorrt(flavour: str) -> None:
+    """Building engines takes long; without TensorRT the graphs alone are exported."""
+    raise FlavourMissing(f"{flavour} is not installed")
+
+
+def run(arguments: list[str], stub: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if stub is not None:
+        module, _, name = stub.rpartition(".")
+        real = getattr(import_module(module), name)
+
+        def reached(*args: Any, **kwargs: Any) -> None:
+            inspect.signature(real).bind(*args, **kwargs)
+            raise Reached
+
+        monkeypatch.setattr(import_module(module), name, reached)
+    result = CliRunner().invoke(app, arguments)
+    if stub is not None:
+        assert isinstance(result.exception, Reached), f"{result.output} {result.exception!r}"
+    else:
+        assert result.exit_code == 0, f"{result.output} {result.exception!r}"
+
+
+@pytest.mark.parametrize(("command", "example"), EXAMPLES, ids=[e for _, e in EXAMPLES])
+def test_examples_run(
+    command: str,
+    example: str,
+    workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    if shutil.which("openssl") is None and ("openssl" in example or "key" in example):
+        pytest.skip("openssl is not installed")
+    stub = stub_of(command, example)
+    prepare(command, example, workspace, request)
+    words = shlex.split(example)
+    if words[0] == "openssl":
+        subprocess.run(words, check=True)
+        return
+    if words[0] == "torchrun":
+        words = words[words.index("clinreadnet") :]
+    assert words[:2] == ["clinreadnet", command]
+    arguments = [command, *words[2:], *([] if stub else SMALLER.get(command, []))]
+    if command == "export" and stub is None:
+        request.getfixturevalue("quick")
+        monkeypatch.setattr("clinreadnet.export.bundle.load_flavour", no_tensorrt)
+    if command == "export-kernels":
+        kernels = import_module("clinreadnet.export.kernels")
+        stem = kernels.sources("small")[:1]
+        monkeypatch.setattr(kernels, "sources", lambda preset: stem)
+    run(arguments, stub, monkeypatch)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_an_example_and_a_group(command: str) -> None:
+    assert any(line.startswith(f"clinreadnet {command}") for line in examples(command))
+    assert COMMANDS[command].rich_help_panel in ("Deploy", "Score", "Measure", "Train")
+
+
+def test_the_help_is_grouped_by_user() -> None:
+    shown = CliRunner().invoke(app, ["--help"]).output
+    groups = re.findall(r"─ (\w+) ─", shown)
+    assert groups == ["Options", "Deploy", "Score", "Measure", "Train"]
+    for command in COMMANDS:
+        assert f" {command} " in shown

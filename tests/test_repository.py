@@ -1,0 +1,101 @@
+"""The files that describe the repository to GitHub and to readers."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from clinreadnet import __version__
+
+ROOT = Path(__file__).parents[1]
+CHECKER = shutil.which("check-jsonschema", path=Path(sys.executable).parent)
+SCHEMAS = {
+    ".github/workflows/ci.yml": "vendor.github-workflows",
+    ".github/ISSUE_TEMPLATE/bug.yml": "vendor.github-issue-forms",
+    ".github/ISSUE_TEMPLATE/config.yml": "vendor.github-issue-config",
+    "CITATION.cff": "vendor.citation-file-format",
+}
+
+
+def load(file: str) -> Any:
+    return yaml.safe_load((ROOT / file).read_text())
+
+
+@pytest.mark.skipif(CHECKER is None, reason="check-jsonschema is not installed")
+@pytest.mark.parametrize("file", SCHEMAS)
+def test_files_keep_their_schema(file: str) -> None:
+    command = [str(CHECKER), "--builtin-schema", SCHEMAS[file], str(ROOT / file)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_file_for_github_is_checked() -> None:
+    files = {path.relative_to(ROOT).as_posix() for path in (ROOT / ".github").rglob("*.yml")}
+    assert files == {file for file in SCHEMAS if file.startswith(".github/")}
+
+
+def test_the_workflow_covers_what_pyproject_promises() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    jobs = load(".github/workflows/ci.yml")["jobs"]
+    versions = [c.split()[-1] for c in project["classifiers"] if "Python :: 3." in c]
+    assert jobs["test"]["strategy"]["matrix"]["python"] == versions
+    assert project["requires-python"] == f">={versions[0]}"
+    assert "windows-latest" in jobs["runtime"]["strategy"]["matrix"]["os"]
+    commands = [step.get("run", "") for job in jobs.values() for step in job["steps"]]
+    targets = {word for line in commands for word in re.findall(r"make ([\w -]+)", line)}
+    makefile = (ROOT / "Makefile").read_text()
+    for target in " ".join(targets).split():
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    tested = {word for line in commands for word in line.split() if word.startswith("tests/")}
+    assert tested and all((ROOT / path).exists() for path in tested)
+    extras = {
+        e for line in commands for found in re.findall(r"\[(.+?)\]", line) for e in found.split(",")
+    }
+    assert extras and extras <= set(project["optional-dependencies"])
+
+
+def test_one_version() -> None:
+    assert load("CITATION.cff")["version"] == __version__
+    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    document = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "version" in document["project"]["dynamic"] and "version" not in document["project"]
+
+
+def test_a_bug_report_asks_for_the_machine() -> None:
+    required = [field for field in load(".github/ISSUE_TEMPLATE/bug.yml")["body"] if "id" in field]
+    doctor = next(field for field in required if field["id"] == "doctor")
+    assert "clinreadnet doctor --json" in doctor["attributes"]["label"]
+    assert doctor["validations"]["required"]
+
+
+def test_hooks_run_tools_of_the_environment() -> None:
+    hooks = [h for repo in load(".pre-commit-config.yaml")["repos"] for h in repo["hooks"]]
+    assert {hook["id"] for hook in hooks} >= {"ruff-check", "ruff-format", "typos", "large-files"}
+    constraints = (ROOT / "constraints.txt").read_text().lower()
+    packages = {"check-added-large-files": "pre_commit_hooks"}
+    for hook in hooks:
+        tool = hook["entry"].split()[0].removeprefix(".venv/bin/")
+        assert f"\n{packages.get(tool, tool)}==" in constraints
+
+
+def test_every_dependency_of_the_project_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pinned = {
+        re.sub(r"[-_.]+", "-", line.split("==")[0]).lower()
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    }
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["dev"], *extras["docs"], *extras["cpu"]]
+    for extra in ("bench", "export", "kernels", "plot", "quantize", "ray", "sign", "train"):
+        wanted += extras[extra]
+    names = {re.split(r"[\[<>=]", one)[0].lower() for one in wanted} - {"clinreadnet"}
+    assert {re.sub(r"[-_.]+", "-", name) for name in names} <= pinned
