@@ -65,7 +65,7 @@ def exported(folder: Path, network: str, targets: list[str], precisions: list[st
     """Export the kernels of one of `NETWORKS` and read them."""
     with known_networks():
         export_kernels(
-            folder, kinds=["ptx"], targets=targets, precisions=precisions, preset=network
+            folder, formats=["ptx"], targets=targets, precisions=precisions, preset=network
         )
     return read_kernels(folder)
 

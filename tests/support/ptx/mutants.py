@@ -42,7 +42,9 @@ def _wait(one: Instruction, chance: random.Random) -> Iterator[Instruction | Non
 
 def _address(one: Instruction, chance: random.Random) -> Iterator[Instruction | None]:
     """One access further, so that it stays aligned."""
-    if one.opcode.startswith(("ld.global", "ld.shared", "st.", "ldmatrix", "stmatrix", "cp.async.c")):
+    if one.opcode.startswith(
+        ("ld.global", "ld.shared", "st.", "ldmatrix", "stmatrix", "cp.async.c")
+    ):
         place = next((i for i, o in enumerate(one.operands) if isinstance(o, Address)), None)
         if place is None:
             return
@@ -89,9 +91,7 @@ def _shuffle(one: Instruction, chance: random.Random) -> Iterator[Instruction | 
 
 
 def _with(one: Instruction, place: int, operand: object) -> Instruction:
-    return replace(
-        one, operands=(*one.operands[:place], operand, *one.operands[place + 1 :])
-    )
+    return replace(one, operands=(*one.operands[:place], operand, *one.operands[place + 1 :]))
 
 
 KINDS: dict[str, Callable[[Instruction, random.Random], Iterator[Instruction | None]]] = {
