@@ -84,7 +84,7 @@ class Machine:
         self.parameters = dict(zip(program.parameters, arguments, strict=True))
         self.threads = program.threads
         self.lanes = len(blocks) * program.threads
-        self.shared = SharedMemory(shared, len(blocks), program.threads)
+        self.shared = SharedMemory(shared, len(blocks), program.threads, program.narrowest)
         self.registers: list[Any] = [None] * program.registers
         self.mask: Array | None = None
         """Threads that run the present instruction; None for all."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from support.ptx.errors import PtxError, UnknownInstruction
@@ -92,6 +93,16 @@ class Instruction:
         """The opcode's last part, which is the type of most instructions."""
         return self.opcode.rpartition(".")[2]
 
+    @property
+    def shared_bytes(self) -> int:
+        """Bytes of shared memory that a thread accesses as one; 0 where there is no access."""
+        if self.opcode.startswith("cp.async.c") and len(self.operands) > 2:
+            return int(self.operands[2].value)
+        if self.opcode.startswith(("ld.shared", "st.shared")):
+            found = re.search(r"\.v(\d)", self.opcode)
+            return int(self.kind[1:]) // 8 * (int(found[1]) if found else 1)
+        return 16 if self.opcode.startswith(("ldmatrix", "stmatrix", "wgmma.mma")) else 0
+
 
 @dataclass(frozen=True)
 class Program:
@@ -112,6 +123,11 @@ class Program:
     threads: int
     code: tuple[Instruction, ...]
     registers: int
+
+    @cached_property
+    def narrowest(self) -> int:
+        """Bytes of the narrowest access to shared memory, 16 at most."""
+        return min((one.shared_bytes for one in self.code if one.shared_bytes), default=16)
 
     def with_instruction(self, place: int, changed: Instruction | None) -> Program:
         """Return the program with one instruction replaced, or left out."""

@@ -1,9 +1,9 @@
 """Shared memory of all blocks that run together, and who touched each of its bytes when.
 
-Two bytes, a granule, are watched as one: no instruction of these kernels moves fewer. Time passes
-for a block at its barriers, and for a warp at those too and at ``bar.warp.sync``. Two accesses to a
-granule, one of them a write, are ordered if time has passed between them: a block's if the
-threads are of two warps, a warp's if they are of one. Otherwise they are a race.
+A granule is as many bytes as the program's narrowest access moves; its bytes are watched as one.
+Time passes for a block at its barriers, and for a warp at those too and at ``bar.warp.sync``. Two
+accesses to a granule, one of them a write, are ordered if time has passed between them: a block's
+if the threads are of two warps, a warp's if they are of one. Otherwise they are a race.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from support.ptx.errors import Misaligned, NotWaited, OutOfBounds, Race, Unwritten
 from support.ptx.memory import WORDS
 
-GRANULE = 2
 WARP = 32
 
 
@@ -25,13 +24,15 @@ class SharedMemory:
         size: bytes of a block.
         blocks: how many.
         threads: of a block.
+        granule: bytes of the narrowest access.
     """
 
-    def __init__(self, size: int, blocks: int, threads: int):
+    def __init__(self, size: int, blocks: int, threads: int, granule: int = 2):
         self.size = size
+        self._granule = granule
         self._stride = -(-max(size, 16) // 16) * 16
         self._warps = threads // WARP
-        granules = blocks * self._stride // GRANULE
+        granules = blocks * self._stride // granule
         self._data = np.full(blocks * self._stride, 0xFF, np.uint8)
         self._thread = np.arange(blocks * threads, dtype=np.int32)
         self._block = self._thread // threads
@@ -42,10 +43,12 @@ class SharedMemory:
         self._writer = np.full(granules, -1, np.int32)
         self._written_block = np.zeros(granules, np.int32)
         self._written_warp = np.zeros(granules, np.int32)
-        # The last read of each granule by each warp of its block.
-        self._reader = np.full((self._warps, granules), -1, np.int32)
-        self._read_block = np.zeros((self._warps, granules), np.int32)
-        self._read_warp = np.zeros((self._warps, granules), np.int32)
+        # The last read of each granule, and whether others have read it in the same time.
+        self._reader = np.full(granules, -1, np.int32)
+        self._read_block = np.zeros(granules, np.int32)
+        self._read_warp = np.zeros(granules, np.int32)
+        self._several_warps = np.zeros(granules, bool)
+        self._several_threads = np.zeros(granules, bool)
         self._arriving = np.zeros(granules, bool)
         """Whether an asynchronous copy to the granule has not been waited for."""
         self._in_use = np.zeros(granules, np.int16)
@@ -60,11 +63,7 @@ class SharedMemory:
         flat = self._flat(threads, addresses, size, "load")
         granules, threads = self._granules(flat, threads, size)
         self._check_read(granules, threads)
-        warp = self._warp[threads]
-        inner = warp % self._warps
-        self._reader[inner, granules] = threads
-        self._read_block[inner, granules] = self.block_time[self._block[threads]]
-        self._read_warp[inner, granules] = self.warp_time[warp]
+        self._note_read(granules, threads)
         return self._data.view(WORDS[size])[flat // size]
 
     def store(
@@ -141,12 +140,13 @@ class SharedMemory:
             raise Misaligned(f"{verb} of {size} bytes at {place} of shared memory")
         return addresses + self._block[threads] * np.int64(self._stride)
 
-    @staticmethod
     def _granules(
-        flat: NDArray[np.int64], threads: NDArray[np.int32], size: int
+        self, flat: NDArray[np.int64], threads: NDArray[np.int32], size: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        count = size // GRANULE
-        granules = (flat // GRANULE)[:, None] + np.arange(count)
+        count = size // self._granule
+        if count == 1:
+            return flat // size, threads
+        granules = (flat // self._granule)[:, None] + np.arange(count)
         return granules.reshape(-1), np.repeat(threads, count)
 
     def _check_state(self, granules: NDArray[np.int64]) -> None:
@@ -182,18 +182,42 @@ class SharedMemory:
             raise Race(
                 "writes shared memory that another thread has written, with no barrier between"
             )
-        warp, block = self._warp[threads], self._block[threads]
-        for inner in range(self._warps):
-            readers = self._reader[inner, granules]
-            own = warp % self._warps == inner
-            now = np.where(own, self.warp_time[warp], self.block_time[block])
-            then = np.where(
-                own, self._read_warp[inner, granules], self._read_block[inner, granules]
-            )
-            if ((readers >= 0) & (readers != threads) & (now == then)).any():
-                raise Race(
-                    "writes shared memory that another thread reads, with no barrier between"
-                )
+        if self._after_read(granules, threads).any():
+            raise Race("writes shared memory that another thread reads, with no barrier between")
+
+    def _note_read(self, granules: NDArray[np.int64], threads: NDArray[np.int32]) -> None:
+        warp = self._warp[threads]
+        block_now, warp_now = self.block_time[self._block[threads]], self.warp_time[warp]
+        before = self._reader[granules]
+        same_block_time = self._read_block[granules] == block_now
+        other_warp = self._warp[before] != warp  # of a granule that nobody has read: no time
+        same_warp_time = same_block_time & (self._read_warp[granules] == warp_now)
+        several_warps = same_block_time & (self._several_warps[granules] | other_warp)
+        several_threads = same_warp_time & (self._several_threads[granules] | (before != threads))
+        self._several_warps[granules] = several_warps
+        self._several_threads[granules] = several_threads
+        self._reader[granules] = threads
+        self._read_block[granules] = block_now
+        self._read_warp[granules] = warp_now
+        # Of threads that read one granule at once, the last is the one that is kept.
+        kept = self._reader[granules]
+        apart = kept != threads
+        if apart.any():
+            self._several_threads[granules[apart]] = True
+            self._several_warps[granules[apart & (self._warp[kept] != warp)]] = True
+
+    def _after_read(
+        self, granules: NDArray[np.int64], threads: NDArray[np.int32]
+    ) -> NDArray[np.bool_]:
+        """Whether another thread's read is not ordered before now."""
+        same_block_time = self._read_block[granules] == self.block_time[self._block[threads]]
+        if not same_block_time.any():
+            return same_block_time
+        warp, reader = self._warp[threads], self._reader[granules]
+        within = self._several_threads[granules] | (reader != threads)
+        within &= self._read_warp[granules] == self.warp_time[warp]
+        across = self._several_warps[granules] | (self._warp[reader] != warp)
+        return same_block_time & (within | across)
 
     def _stamp(self, granules: NDArray[np.int64], threads: NDArray[np.int32]) -> None:
         self._writer[granules] = threads
