@@ -8,8 +8,8 @@ SOURCES := $(shell find clinreadnet kernels export -name '*.py' -o -name '*.json
 WEIGHTS := clinreadnet/weights/small.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help build test lint format typecheck docs picture bench bench-record bench-check gpu-check tables flavours \
-	kernel-table clean
+.PHONY: help build test lint format typecheck docs picture bench bench-record bench-check gpu-check tables \
+	ptx-check flavours kernel-table clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -56,6 +56,10 @@ tables: $(INSTALLED)  ## write the tables of the docs from recorded runs
 
 gpu-check: $(INSTALLED)  ## test and measure the kernels on this machine's GPU, and record it
 	$(BIN)/python -m bench.gpu_check
+	$(BIN)/python -m bench.tables
+
+ptx-check: $(INSTALLED)  ## run the kernels and broken copies of them on the CPU, and record it
+	PYTHONPATH=tests $(BIN)/python -m support.ptx.record
 	$(BIN)/python -m bench.tables
 
 flavours: $(INSTALLED)  ## run builder and runner against each TensorRT binding and record what they use

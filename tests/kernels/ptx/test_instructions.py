@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -176,7 +178,7 @@ def test_floats(body: str) -> None:
     np.testing.assert_array_equal(np.signbit(actual)[number], np.signbit(expected)[number])
 
 
-APPROXIMATIONS = {
+APPROXIMATIONS: dict[str, tuple[Any, float]] = {
     "ex2.approx.ftz.f32": (np.exp2, 2.0**-22),
     "rcp.approx.ftz.f32": (lambda x: 1 / x, 2.0**-23),
     "sqrt.approx.f32": (np.sqrt, 2.0**-23),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 
-from support.ptx.cases import Case, check
+import torch
+
+from support.ptx.cases import Case, Checked, check
 from support.ptx.errors import PtxError
 from support.ptx.launch import Kernel
 from support.ptx.program import Address, Immediate, Instruction, Program, Vector
@@ -31,7 +33,7 @@ class Mutant:
 
 
 def _barrier(one: Instruction, chance: random.Random) -> Iterator[Instruction | None]:
-    if one.opcode in ("bar.sync", "bar.warp.sync") or one.opcode.startswith("fence.proxy"):
+    if one.opcode.startswith(("bar.sync", "bar.warp.sync", "fence.proxy", "wgmma.fence")):
         yield None
 
 
@@ -102,6 +104,8 @@ KINDS: dict[str, Callable[[Instruction, random.Random], Iterator[Instruction | N
     "two operands of a product swapped": _product,
     "a shuffle's mask changed": _shuffle,
 }
+ORDERING = ("a barrier or a fence dropped", "a wait dropped")
+"""Kinds that change the order of accesses and no value."""
 
 
 def mutants(kernel: Kernel, executed: Set[int], count: int, seed: int = 0) -> list[Mutant]:
@@ -133,13 +137,39 @@ def mutants(kernel: Kernel, executed: Set[int], count: int, seed: int = 0) -> li
     return chosen
 
 
-def verdict(kernel: Kernel, mutant: Mutant, among: list[Case]) -> str | None:
-    """Say how a mutant is caught, or None where it passes every case."""
-    for case in among:
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a mutant.
+
+    Attributes:
+        caught: the error's name or "wrong result"; None where the mutant passes every case.
+        reason: why a mutant that passes is no fault, or that it is one.
+    """
+
+    caught: str | None
+    reason: str = ""
+
+    @property
+    def missed(self) -> bool:
+        """Whether the mutant is wrong and passes."""
+        return self.reason == WITHIN
+
+
+SAME = "equivalent: the output is the same, bit for bit"
+UNNEEDED = "equivalent: every access is ordered without it"
+WITHIN = "missed: the output differs within the budget"
+
+
+def verdict(kernel: Kernel, mutant: Mutant, among: Sequence[tuple[Case, Checked]]) -> Verdict:
+    """Run a mutant on the cases of its kernel, each with the kernel's own run."""
+    same = True
+    for case, own in among:
         try:
-            over, _ = check(kernel, case, mutant.program)
+            found = check(kernel, case, mutant.program)
         except PtxError as error:
-            return type(error).__name__
-        if not over <= 1:
-            return "wrong result"
-    return None
+            return Verdict(type(error).__name__)
+        if not found.over_budget <= 1:
+            return Verdict("wrong result")
+        same &= torch.equal(found.out, own.out)
+    orders = mutant.kind in ORDERING
+    return Verdict(None, WITHIN if not same else UNNEEDED if orders else SAME)

@@ -6,10 +6,9 @@ import numpy as np
 
 from support.ptx.instructions import instruction
 from support.ptx.instructions.floating import widened
-from support.ptx.machine import Array, Machine
-from support.ptx.program import Instruction
-
-One, M = Instruction, Machine
+from support.ptx.machine import Array
+from support.ptx.machine import Machine as M
+from support.ptx.program import Instruction as One
 
 
 def narrowed(x: Array, kind: str) -> Array:

@@ -7,10 +7,11 @@ import functools
 import numpy as np
 
 from support.ptx.instructions import instruction
-from support.ptx.machine import Array, Machine
-from support.ptx.program import Instruction, Operand
+from support.ptx.machine import Array
+from support.ptx.machine import Machine as M
+from support.ptx.program import Instruction as One
+from support.ptx.program import Operand
 
-One, M = Instruction, Machine
 FLOAT = np.float32
 SMALLEST_NORMAL = FLOAT(2.0**-126)
 

@@ -6,10 +6,9 @@ import numpy as np
 
 from support.ptx.errors import PtxError
 from support.ptx.instructions import instruction
-from support.ptx.machine import TYPES, Array, Machine
-from support.ptx.program import Instruction
-
-One, M = Instruction, Machine
+from support.ptx.machine import TYPES, Array
+from support.ptx.machine import Machine as M
+from support.ptx.program import Instruction as One
 
 
 def _bits(kind: str) -> int:

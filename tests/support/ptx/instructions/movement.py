@@ -6,10 +6,10 @@ import numpy as np
 
 from support.ptx.errors import Misaligned, PtxError
 from support.ptx.instructions import instruction
-from support.ptx.machine import TYPES, Array, Machine
-from support.ptx.program import Address, Instruction, Vector
-
-One, M = Instruction, Machine
+from support.ptx.machine import TYPES, Array
+from support.ptx.machine import Machine as M
+from support.ptx.program import Address, Vector
+from support.ptx.program import Instruction as One
 
 
 @instruction("Data Movement and Conversion: mov", "mov.{pred,b16,b32,b64,u16,u32,u64,f32}")

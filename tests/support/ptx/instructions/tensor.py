@@ -10,11 +10,10 @@ import numpy as np
 
 from support.ptx.instructions import instruction
 from support.ptx.instructions.floating import widened
-from support.ptx.machine import Array, Machine
-from support.ptx.program import Instruction
+from support.ptx.machine import Array
+from support.ptx.machine import Machine as M
+from support.ptx.program import Instruction as One
 from support.ptx.shared import WARP
-
-One, M = Instruction, Machine
 
 
 def cut(x: Array) -> Array:

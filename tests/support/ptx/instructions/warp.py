@@ -6,11 +6,9 @@ import numpy as np
 
 from support.ptx.errors import PtxError
 from support.ptx.instructions import instruction
-from support.ptx.machine import Machine
-from support.ptx.program import Instruction
+from support.ptx.machine import Machine as M
+from support.ptx.program import Instruction as One
 from support.ptx.shared import WARP
-
-One, M = Instruction, Machine
 
 
 def whole_warps(m: M, mask: object) -> None:

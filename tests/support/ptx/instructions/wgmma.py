@@ -14,11 +14,12 @@ import numpy as np
 from support.ptx.errors import Misaligned, NotWaited, PtxError
 from support.ptx.instructions import instruction
 from support.ptx.instructions.tensor import TERMS, fragment, multiply, numbers
-from support.ptx.machine import Array, InFlight, Machine
-from support.ptx.program import Instruction, Register
+from support.ptx.machine import Array, InFlight
+from support.ptx.machine import Machine as M
+from support.ptx.program import Instruction as One
+from support.ptx.program import Register
 from support.ptx.shared import WARP
 
-One, M = Instruction, Machine
 GROUP = 4 * WARP
 ROWS = 64
 WORD = 16
@@ -124,8 +125,8 @@ def mma_async(m: M, i: One) -> None:
     scale_a, scale_b, *flips = (one.value for one in numbers_)
     if (scale_a, scale_b) != (1, 1):
         raise PtxError("a product with a negated operand")
-    registers = m.parts(d)
-    left = m.parts(a)
+    registers: tuple[Any, ...] = m.parts(d)
+    left: tuple[Any, ...] = m.parts(a)
     held = len(left) == 4  # in registers
     flip_a, flip_b = (0, *flips) if held and flips else tuple(flips) or (0, 0)
     keep = m.read(accumulate, "pred").reshape(-1, GROUP)[:, :1, None]
