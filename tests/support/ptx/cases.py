@@ -193,6 +193,14 @@ def _attention(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[Cas
         )
 
 
+def uneven(x: Tensor) -> Tensor:
+    """Tokens [..., C] of different means and scales: statistics of another token then show."""
+    shape = (*x.shape[:-1], 1)
+    generator = torch.Generator().manual_seed(x.numel())
+    scale = 0.5 + 1.5 * torch.rand(shape, generator=generator)
+    return x * scale.to(x.dtype) + torch.randn(shape, generator=generator).to(x.dtype)
+
+
 def _attention_block(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[Case]:
     window, shift, c = constants["WINDOW"], constants["SHIFT"], constants["CHANNELS"]
     heads, where = c // constants["HEAD_DIM"], {"window": window, "shift": shift}
@@ -202,6 +210,7 @@ def _attention_block(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterat
     )  # fmt: skip
     for name, (batch, h, w) in _windows(constants).items():
         made = attention_block_inputs(batch, h, w, c, heads, window, constants["OCTAVES"])
+        made = (uneven(made[0]), *made[1:])
         args = [one.to(dtype) for one in made[:7]] + [one.float() for one in made[7:]]
         yield Case(
             name,
@@ -218,7 +227,7 @@ def _mlp(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[Case]:
     )  # fmt: skip
     for name, tokens in {"one-token": 1, "last-tile-in-part": 135}.items():
         made = mlp_inputs(tokens, constants["CHANNELS"], hidden=constants["HIDDEN"])
-        args = [one.to(dtype) for one in made]
+        args = [one.to(dtype) for one in (uneven(made[0]), *made[1:])]
         with arithmetic_of("cuda"):
             reference = mlp(*args, impl="reference")
         yield Case(
