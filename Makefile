@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 EXTRAS := dev,cpu,tensorrt-rtx-build
 SOURCES := $(shell find clinreadnet kernels export -name '*.py' -o -name '*.json')
+COUNTS := bench/results/kernels/machine-code.json
 WEIGHTS := clinreadnet/weights/small.safetensors
 
 .DEFAULT_GOAL := help
@@ -66,9 +67,10 @@ flavours: $(INSTALLED)  ## run builder and runner against each TensorRT binding 
 	PYTHONPATH=tests $(BIN)/python -m support.real_bindings
 	$(BIN)/python -m bench.tables
 
-kernel-table: $(INSTALLED)  ## compile the kernels for each GPU and write docs/kernels.md
-	$(BIN)/python -m clinreadnet.kernels.compile > docs/kernels.md.new
-	mv docs/kernels.md.new docs/kernels.md
+kernel-table: $(INSTALLED)  ## compile the kernels for each GPU, count their instructions and record it
+	$(BIN)/python -m bench.studies.machine_code > $(COUNTS).new
+	mv $(COUNTS).new $(COUNTS)
+	$(BIN)/python -m bench.tables
 
 clean:  ## remove everything that the targets make
 	rm -rf $(VENV) .typecheck bundle sample build site *.egg-info .mypy_cache .pytest_cache .ruff_cache

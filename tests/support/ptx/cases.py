@@ -210,8 +210,8 @@ def _attention_block(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterat
     )  # fmt: skip
     for name, (batch, h, w) in _windows(constants).items():
         made = attention_block_inputs(batch, h, w, c, heads, window, constants["OCTAVES"])
-        made = (uneven(made[0]), *made[1:])
-        args = [one.to(dtype) for one in made[:7]] + [one.float() for one in made[7:]]
+        layers = [one.to(dtype) for one in (uneven(made[0]), *made[1:7])]
+        args = [*layers, *(one.float() for one in made[7:])]
         yield Case(
             name,
             dict(zip(names, args, strict=True)),
