@@ -15,7 +15,7 @@ from support.ptx.mutants import KINDS  # noqa: E402
 from support.ptx.record import MUTANTS, MUTATED, RECORD, machine_digest  # noqa: E402
 
 CAUGHT = 0.95
-"""Least share of a kernel's mutants over all precisions and targets, without the equivalent ones."""
+"""Least share of a kernel's mutants over all precisions and targets, less the equivalent ones."""
 
 
 @pytest.fixture(scope="module")
