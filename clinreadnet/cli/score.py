@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from clinreadnet.cli.common import print_json
 from clinreadnet.cli.options import (
@@ -19,6 +17,7 @@ from clinreadnet.cli.options import (
     SlicePaths,
     TrustedKeys,
 )
+from clinreadnet.console import Output, console, note, progress_bar
 
 
 def score(
@@ -53,7 +52,6 @@ def score(
     - `clinreadnet score stack.mha --challenge-output output`
     - `clinreadnet score series/ --trusted-key vendor.pub.pem --backend onnxruntime-cpu`
     """
-    from clinreadnet.console import console, progress_bar
     from clinreadnet.data.slices import find_slices
     from clinreadnet.runtime import BACKENDS, Session
     from clinreadnet.scoring import series as scoring
@@ -69,7 +67,7 @@ def score(
     if challenge_output is not None:
         scoring.check_challenge_output(challenge_output)
     with console.status("Reading headers"):
-        refs = find_slices(paths, resample=resample, note=lambda line: print(line, file=sys.stderr))
+        refs = find_slices(paths, resample=resample, note=note)
     with console.status("Loading the bundle"):
         session = Session(
             bundle, backends or BACKENDS, precision, trusted_keys=trusted_keys or None
@@ -86,4 +84,4 @@ def score(
     if as_json:
         print_json(report.to_dict(session))
     else:
-        scoring.print_report(report, Console())
+        scoring.print_report(report, Output())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +17,7 @@ from clinreadnet.cli.options import (
     SlicePaths,
     TrustedKeys,
 )
+from clinreadnet.console import note
 from clinreadnet.errors import CheckFailed
 from clinreadnet.spec import RESEARCH_USE
 
@@ -74,7 +74,7 @@ def score_archive(
                 "precision": precision,
                 "trusted_keys": trusted_keys or None,
             },
-            note=lambda line: print(line, file=sys.stderr),
+            note=note,
             advance=lambda done, total: bar.update(task, completed=done, total=total),
         )
     if as_json:

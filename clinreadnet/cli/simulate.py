@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from clinreadnet.cli.options import Force
+from clinreadnet.console import note
 from clinreadnet.errors import InputError
 
 
@@ -72,9 +73,7 @@ def simulate(
         simulate_series(out, count, seed, jobs=jobs, force=force)
         print(f"{out}: {count} slices of a CT series", file=sys.stderr)
         return
-    scanned = (
-        find_slices(anatomy, note=lambda line: print(line, file=sys.stderr)) if anatomy else []
-    )
+    scanned = find_slices(anatomy, note=note) if anatomy else []
     scores = simulate_folder(
         out,
         count,

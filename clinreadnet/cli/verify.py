@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from clinreadnet.cli.common import print_json
 from clinreadnet.cli.options import Json
+from clinreadnet.console import Output
 from clinreadnet.errors import CheckFailed, InputError
 
 
@@ -69,6 +69,6 @@ def verify(
     if as_json:
         print_json(report.to_dict())
     else:
-        print_report(report, Console())
+        print_report(report, Output(markup=True))
     if not report.passed:
         raise CheckFailed(f"{bundle}: verification failed")

@@ -239,17 +239,17 @@ def print_findings(findings: Sequence[Finding], console: Console) -> None:
         table.add_column(heading)
     for finding in findings:
         count = str(len(finding.blockers)) if finding.judge else "not checked"
-        table.add_row(finding.graph, finding.flavour, finding.judge or "", count)
+        table.add_row(escape(finding.graph), finding.flavour, finding.judge or "", count)
     console.print(table)
     for finding in findings:
         for line in (f"{b.node} ({b.operator}): {b.reason}" for b in finding.blockers):
             console.print(
-                f"[red]blocked[/] {finding.graph}, {finding.flavour}: {escape(line)}",
+                f"[red]blocked[/] {escape(f'{finding.graph}, {finding.flavour}: {line}')}",
                 soft_wrap=True,
             )
         if finding.note:
             console.print(
-                f"{finding.graph}, {finding.flavour}: {escape(finding.note)}", soft_wrap=True
+                escape(f"{finding.graph}, {finding.flavour}: {finding.note}"), soft_wrap=True
             )
 
 
