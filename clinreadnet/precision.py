@@ -9,6 +9,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from clinreadnet.errors import InputError
+from clinreadnet.spec import GRADE_RANGE
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far outputs may lie from the float64 reference's.
+
+    Attributes:
+        error: largest relative error of an output over all slices.
+        tile: largest difference of one tile of a quality map, in grades.
+        novelty: largest relative difference of one slice's novelty.
+    """
+
+    error: float
+    tile: float = float("inf")
+    novelty: float = float("inf")
 
 
 @dataclass(frozen=True)
@@ -18,7 +34,13 @@ class Precision:
     Attributes:
         name: as in manifests, file names and on the command line.
         budget: largest relative error of an output against the float64 reference.
-        metric_budget: largest difference of PLCC, SROCC and KROCC from the reference's.
+        novelty_budget: largest relative difference of one slice's novelty. Twice what a float64
+            oracle finds on the golden slices: weights and tensors rounded to the precision, and
+            each float32 sum of K terms off by a random walk's u √K / 3 of their magnitudes, with
+            u = 2^-24 (`novelty_oracle` of the tests). In two digits, rounded up. 8-bit graphs have
+            the float16 one: nothing before the novelty is quantised.
+        metric_budget: largest difference of PLCC, SROCC and KROCC, and of the quality map's
+            correlation with local truth, from the reference's.
         source: precision whose graph this one is made from; None where PyTorch exports it.
         has_graph: whether it has an ONNX graph of its own; without one it is built from its
             source's graph, and only engines have it.
@@ -40,6 +62,7 @@ class Precision:
 
     name: str
     budget: float
+    novelty_budget: float
     metric_budget: float
     source: str | None
     has_graph: bool
@@ -57,6 +80,28 @@ class Precision:
     built_pattern: str
 
     @property
+    def tile_budget(self) -> float:
+        """Largest difference of one tile of a quality map, in grades.
+
+        The relative error's budget of the grades' range. The error bounds the root mean square over
+        all tiles; this bounds each.
+        """
+        return self.budget * GRADE_RANGE
+
+    @property
+    def map_budgets(self) -> dict[str, float]:
+        """Largest differences of what a quality map has in common with local truth.
+
+        The correlation is a metric like those of the scores. The RMSE ratio, ‖map - truth‖ over
+        ‖flat map - truth‖, is a relative error and has that budget.
+        """
+        return {"correlation": self.metric_budget, "rmse_ratio": self.budget}
+
+    def limits(self, slack: float = 1.0) -> Limits:
+        """Return the budgets of the outputs, times ``slack``."""
+        return Limits(slack * self.budget, slack * self.tile_budget, slack * self.novelty_budget)
+
+    @property
     def exported(self) -> bool:
         """Whether PyTorch exports the graph in this precision."""
         return self.has_graph and self.source is None
@@ -70,6 +115,7 @@ class Precision:
 _FP32 = Precision(
     name="fp32",
     budget=1e-5,
+    novelty_budget=6e-6,
     metric_budget=1e-3,
     source=None,
     has_graph=True,
@@ -91,6 +137,7 @@ _TF32 = replace(
     _FP32,
     name="tf32",
     budget=1e-3,
+    novelty_budget=6.5e-4,
     source="fp32",
     has_graph=False,
     wider="fp32",
@@ -101,6 +148,7 @@ _FP16 = replace(
     _FP32,
     name="fp16",
     budget=5e-3,
+    novelty_budget=1.6e-3,
     item_size=2,
     wider="tf32",
     reduced=True,
@@ -114,6 +162,7 @@ _BF16 = replace(
     _FP16,
     name="bf16",
     budget=3e-2,
+    novelty_budget=2.1e-2,
     opset=22,
     runs_on_cpu=False,
     native_on_cpu=True,

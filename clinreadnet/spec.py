@@ -30,6 +30,9 @@ FINE_STEP = 0.2
 LIKERT = ("bad", "poor", "fair", "good", "excellent")
 """Words of the five-point scale, grade 0 first."""
 
+GRADE_RANGE = float(len(LIKERT) - 1)
+"""Grades between the worst score and the best."""
+
 INTERVAL_MASS = 0.9
 """Probability inside the interval that is shown beside a score."""
 

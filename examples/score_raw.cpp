@@ -1,9 +1,11 @@
 // Score raw CT slices with a TensorRT engine of a ClinReadNet bundle. Research use only.
 //
-//   score_raw ENGINE RAW int16|float32
+//   score_raw ENGINE RAW int16|float32 [THRESHOLD]
 //
 // RAW holds n slices of 512 x 512 Hounsfield units, little-endian, without headers.
-// Prints "index score" lines, 0 (bad) to 4 (excellent). Exit status: 0 fine, 1 TensorRT or CUDA
+// Prints "index score novelty" lines, the score from 0 (bad) to 4 (excellent). THRESHOLD is the
+// manifest's model.novelty_threshold: a slice above it is marked "novel", unlike the training data.
+// An engine made before novelty prints "index score". Exit status: 0 fine, 1 TensorRT or CUDA
 // failed, 2 bad usage or bad input.
 //
 // An engine is code: give this program only files with the SHA-256 of the manifest (`clinreadnet
@@ -21,9 +23,11 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <iostream>
+#include <limits>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -112,7 +116,7 @@ int64_t batch(nvinfer1::ICudaEngine const& engine, nvinfer1::OptProfileSelector 
     return engine.getProfileShape("hu", 0, which).d[0];
 }
 
-void score(std::string const& enginePath, std::vector<float> const& hu) {
+void score(std::string const& enginePath, std::vector<float> const& hu, float threshold) {
     Logger logger;
     std::unique_ptr<nvinfer1::IRuntime> runtime{nvinfer1::createInferRuntime(logger)};
     check(runtime != nullptr, "createInferRuntime");
@@ -143,16 +147,20 @@ void score(std::string const& enginePath, std::vector<float> const& hu) {
     std::vector<std::unique_ptr<DeviceFloats>> buffers;
     DeviceFloats* input = nullptr;
     DeviceFloats* output = nullptr;
+    DeviceFloats* novelty = nullptr;  // stays so in an engine made before it
     for (char const* name : names) {
         buffers.push_back(std::make_unique<DeviceFloats>(most * valuesPerSlice(*engine, name)));
         check(context->setTensorAddress(name, buffers.back()->data), "setTensorAddress");
         if (std::strcmp(name, "hu") == 0) input = buffers.back().get();
         if (std::strcmp(name, "score") == 0) output = buffers.back().get();
+        if (std::strcmp(name, "novelty") == 0) novelty = buffers.back().get();
     }
+    if (!novelty && std::isfinite(threshold))
+        throw Input(enginePath + ": made before novelty, leave THRESHOLD out");
 
     Stream stream;
     int64_t const total = static_cast<int64_t>(hu.size()) / kPixels;
-    std::vector<float> scores(static_cast<size_t>(most));
+    std::vector<float> scores(static_cast<size_t>(most)), distances(scores);
     for (int64_t first = 0; first < total; first += best) {
         int64_t const count = std::min(best, total - first);
         // A profile may ask for more slices than are left: the last one fills it up.
@@ -168,21 +176,35 @@ void score(std::string const& enginePath, std::vector<float> const& hu) {
         check(cudaMemcpyAsync(scores.data(), output->data, count * sizeof(float),
                               cudaMemcpyDeviceToHost, stream.handle),
               "copy from the GPU");
+        if (novelty)
+            check(cudaMemcpyAsync(distances.data(), novelty->data, count * sizeof(float),
+                                  cudaMemcpyDeviceToHost, stream.handle),
+                  "copy from the GPU");
         check(cudaStreamSynchronize(stream.handle), "cudaStreamSynchronize");
-        for (int64_t i = 0; i < count; ++i)
-            std::printf("%lld %.4f\n", static_cast<long long>(first + i), scores[i]);
+        for (int64_t i = 0; i < count; ++i) {
+            std::printf("%lld %.4f", static_cast<long long>(first + i), scores[i]);
+            if (novelty) std::printf(" %.4f%s", distances[i], distances[i] > threshold ? " novel" : "");
+            std::printf("\n");
+        }
     }
 }
 
 }  // namespace
 
 int main(int count, char** arguments) {
-    if (count != 4) {
-        std::cerr << "usage: score_raw ENGINE RAW int16|float32\n";
+    if (count != 4 && count != 5) {
+        std::cerr << "usage: score_raw ENGINE RAW int16|float32 [THRESHOLD]\n";
         return 2;
     }
     try {
-        score(arguments[1], readSlices(arguments[2], arguments[3]));
+        float threshold = std::numeric_limits<float>::infinity();
+        if (count == 5) {
+            char* end = nullptr;
+            threshold = std::strtof(arguments[4], &end);
+            if (*end != '\0' || !(threshold > 0) || !std::isfinite(threshold))
+                throw Input(std::string(arguments[4]) + ": THRESHOLD must be a positive number");
+        }
+        score(arguments[1], readSlices(arguments[2], arguments[3]), threshold);
     } catch (Input const& error) {
         std::cerr << "score_raw: " << error.what() << '\n';
         return 2;

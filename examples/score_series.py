@@ -14,7 +14,7 @@ from clinreadnet.runtime import Session
 
 
 def main(bundle: str, slices: str, *keys: str) -> None:
-    """Print one line per slice: its number and its score, or the error."""
+    """Print one line per slice: its number, its score and a mark if it is novel, or the error."""
     series = np.load(slices, mmap_mode="r")
     with Session(bundle, trusted_keys=keys or None) as session:
         print(f"{session.backend}, {session.artifact.file}", file=sys.stderr)
@@ -22,7 +22,12 @@ def main(bundle: str, slices: str, *keys: str) -> None:
             for hu in series:  # a scanner's callback would call stream.put(hu)
                 stream.put(hu)
         for result in stream:
-            print(result.index, result.error or f"{result.scores.score[0]:.3f}")
+            if result.scores is None:
+                print(result.index, result.error)
+                continue
+            like = result.scores.in_domain  # None where the bundle cannot judge
+            mark = " novel" if like is not None and not like[0] else ""
+            print(result.index, f"{result.scores.score[0]:.3f}{mark}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -157,6 +158,7 @@ def export_bundle(
                     )
                     bar.advance(task)
 
+        threshold = float(model.novelty.threshold)
         manifest = Manifest(
             clinreadnet_version=__version__,
             created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -164,6 +166,7 @@ def export_bundle(
                 preset=model.config.preset,
                 parameters=sum(p.numel() for p in model.parameters()),
                 weights_sha256=digest(checkpoint.read_bytes()),
+                novelty_threshold=threshold if math.isfinite(threshold) else None,
             ),
             input=InputInfo(batch),
             artifacts=tuple(artifacts),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,7 @@ from rich.progress import Progress
 from clinreadnet.files import whole_file
 from clinreadnet.model.network import ClinReadNet
 from clinreadnet.runtime.bundle.manifest import Golden, digest
-from clinreadnet.runtime.scores import Outputs
-from clinreadnet.simulator.simulate import DEGRADATIONS, simulate_anatomy
+from clinreadnet.simulator.simulate import DEGRADATIONS, SimulatedSlice, simulate_anatomy
 from clinreadnet.verify.reference import GoldenSlices, reference_outputs
 
 GOLDEN_SEED = 977
@@ -43,15 +42,12 @@ def write_golden(
         The manifest's entry.
     """
     task = bar.add_task("Simulating golden slices", total=GOLDEN_ANATOMIES * DEGRADATIONS)
-    images: list[NDArray[np.int16]] = []
-    labels: list[float] = []
+    slices: list[SimulatedSlice] = []
     for anatomy in range(GOLDEN_ANATOMIES):
-        for made in simulate_anatomy(GOLDEN_SEED, anatomy).slices:
-            images.append(np.round(made.hu).astype(np.int16))
-            labels.append(made.score)
+        slices += simulate_anatomy(GOLDEN_SEED, anatomy).slices
         bar.advance(task, DEGRADATIONS)
-    task = bar.add_task("Computing the float64 reference", total=len(images))
-    hu = np.stack(images)
+    task = bar.add_task("Computing the float64 reference", total=len(slices))
+    hu = np.stack([np.round(made.hu).astype(np.int16) for made in slices])
     reference = reference_outputs(model, GoldenSlices(hu), lambda n: bar.advance(task, n))
     kept = distinct(reference["score"], MIN_GAP)
     if len(kept) < MIN_SLICES:
@@ -61,7 +57,15 @@ def write_golden(
             "Rank metrics of nearly equal scores mean little"
         )
         kept = np.arange(len(hu))
-    return _save_golden(path, hu[kept], np.asarray(labels, np.float32)[kept], reference, kept)
+    arrays: dict[str, NDArray[Any]] = {
+        "hu": hu,
+        "label": np.asarray([made.score for made in slices], np.float32),
+        "quality": np.asarray([made.quality for made in slices], np.float64),
+        "tile_quality": np.stack([made.made.tiles.quality for made in slices]),
+        "tile_weight": np.stack([made.made.tiles.weight for made in slices]),
+        **reference,
+    }
+    return _save_golden(path, {name: array[kept] for name, array in arrays.items()})
 
 
 def distinct(scores: NDArray[np.float64], gap: float) -> NDArray[np.intp]:
@@ -73,18 +77,11 @@ def distinct(scores: NDArray[np.float64], gap: float) -> NDArray[np.intp]:
     return np.sort(np.asarray(kept, dtype=np.intp))
 
 
-def _save_golden(
-    path: Path,
-    hu: NDArray[np.int16],
-    labels: NDArray[np.float32],
-    reference: Outputs,
-    kept: NDArray[np.intp],
-) -> Golden:
-    outputs = {name: value[kept] for name, value in reference.items()}
+def _save_golden(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Golden:
     with whole_file(path) as temporary:
-        np.savez_compressed(temporary, allow_pickle=False, hu=hu, label=labels, **outputs)
+        np.savez_compressed(temporary, allow_pickle=False, **arrays)
     content = path.read_bytes()
-    return Golden(path.name, digest(content), len(content), len(hu))
+    return Golden(path.name, digest(content), len(content), len(arrays["hu"]))
 
 
 def calibration_slices(advance: Callable[[int], None] = lambda n: None) -> NDArray[Any]:

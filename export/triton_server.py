@@ -108,7 +108,7 @@ def write_repository(
     if not plans:
         reasons = "; ".join(f"{file}: {reason}" for file, reason in left_out.items())
         raise InputError(f"{bundle}: holds nothing that Triton can load ({reasons})")
-    golden = read_golden(bundle, manifest.golden)["hu"]
+    golden = read_golden(bundle, manifest.golden, manifest.outputs)["hu"]
     with whole_folder(out, force=force) as folder:
         models = tuple(_write_model(folder, bundle, manifest, plan, golden) for plan in plans)
     return Repository(out, bundle, models, left_out)
@@ -270,6 +270,8 @@ def _parameters(manifest: Manifest, plan: _Plan) -> _Message:
         "clinreadnet_version": manifest.clinreadnet_version,
         "weights_sha256": manifest.model.weights_sha256,
     }
+    if manifest.model.novelty_threshold is not None:
+        facts["novelty_threshold"] = repr(manifest.model.novelty_threshold)
     for artifact in plan.artifacts.values():
         facts[f"sha256 {artifact.file}"] = artifact.sha256
     return [

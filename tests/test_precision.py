@@ -221,7 +221,7 @@ def test_engines_are_built_in_it(
 def test_the_layers_of_an_engine_are_held_to_it(made_up: None) -> None:
     from clinreadnet.export.engines.layers import check_built, check_types
 
-    products = {"MATRIX_MULTIPLY": {"FLOAT": 2, "HALF": 3}, "CONVOLUTION": {"FLOAT": 1, "HALF": 3}}
+    products = {"MATRIX_MULTIPLY": {"FLOAT": 5, "HALF": 3}, "CONVOLUTION": {"FLOAT": 1, "HALF": 3}}
     check_types(products, "fp12", "graph")
     check_types(products, "tf16", "graph")
     check_types(products | {"QUANTIZE": {"INT4": 2}}, "int4", "graph")
@@ -237,12 +237,12 @@ def test_kernels_are_compiled_in_it(made_up: None, tmp_path: Path) -> None:
     from clinreadnet.export import kernels
 
     made = kernels.export_kernels(
-        tmp_path / "kernels", kinds=["ptx"], targets=["sm90"], precisions=["fp12"], preset="tiny"
+        tmp_path / "kernels", formats=["ptx"], targets=["sm90"], precisions=["fp12"], preset="tiny"
     )
     assert {kernel.precision for kernel in made.kernels} == {"fp12"}
-    with pytest.raises(InputError, match="--precision int4: unknown; known: fp32, fp16, bf16"):
+    with pytest.raises(InputError, match="precisions=int4: unknown; known: fp32, fp16, bf16"):
         kernels.export_kernels(
-            tmp_path / "none", kinds=["ptx"], targets=["sm90"], precisions=["int4"]
+            tmp_path / "none", formats=["ptx"], targets=["sm90"], precisions=["int4"]
         )
 
 

@@ -7,7 +7,7 @@ same weights. `missing` holds the backends that this machine lacks, with the rea
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,9 +117,10 @@ def check(run: BatchRunner, candidate: Candidate, bundle: Path) -> float:
     Raises:
         AssertionError: an output exceeds the precision's budget, so it must not be timed.
     """
-    golden = read_golden(bundle, load_manifest(bundle).golden, first=GOLDEN)
-    limit = SLACK * PRECISIONS[candidate.precision].budget
-    found = reproduce(run, golden["hu"].astype(np.float32), golden, limit)
+    manifest = load_manifest(bundle)
+    golden = read_golden(bundle, manifest.golden, manifest.outputs, first=GOLDEN)
+    limits = PRECISIONS[candidate.precision].limits(SLACK)
+    found = reproduce(run, golden["hu"].astype(np.float32), golden, limits)
     failures = "; ".join(found.failures())
     assert not failures, f"{candidate.title} is not timed: {failures}"
     assert found.worst_score_difference is not None
@@ -254,11 +255,13 @@ def _backends(
 
             bind = None
             if backend == "onnxruntime-cuda":
-                bind = functools.partial(_bind_onnxruntime, read_listed(bundle, artifact))
+                bind = functools.partial(
+                    _bind_onnxruntime, read_listed(bundle, artifact), manifest.output_names
+                )
             candidates.append(Candidate(backend, precision, "artifact", artifact.file, make, bind))
 
 
-def _bind_onnxruntime(model: bytes, x: Any) -> Enqueue:
+def _bind_onnxruntime(model: bytes, outputs: Sequence[str], x: Any) -> Enqueue:
     """The graph through IOBinding on PyTorch's stream, without copies and synchronisation."""
     import onnxruntime
     import torch
@@ -274,7 +277,7 @@ def _bind_onnxruntime(model: bytes, x: Any) -> Enqueue:
     binding.bind_input(
         "hu", "cuda", 0, np.float16 if half else np.float32, list(x.shape), x.data_ptr()
     )
-    for name in OUTPUTS:
+    for name in outputs:
         binding.bind_output(name, "cuda")
     options = onnxruntime.RunOptions()
     options.add_run_config_entry("disable_synchronize_execution_providers", "1")
@@ -312,7 +315,8 @@ def _default_onnxruntime(
         session = onnxruntime.InferenceSession(
             content, providers=[*providers, "CPUExecutionProvider"]
         )
-        return lambda hu: dict(zip(OUTPUTS, session.run(list(OUTPUTS), {"hu": hu}), strict=True))
+        names = manifest.output_names
+        return lambda hu: dict(zip(names, session.run(list(names), {"hu": hu}), strict=True))
 
     # On a GPU its default is TF32.
     precision = "tf32" if find_gpus() else "fp32"
@@ -346,7 +350,8 @@ def _openvino(
                 hu = np.repeat(hu[:1], batch, axis=0)
                 return {name: out[:1] for name, out in run(hu).items()}
             request.infer({"hu": hu})
-            return {name: request.get_tensor(name).data.copy() for name in OUTPUTS}
+            names = manifest.output_names
+            return {name: request.get_tensor(name).data.copy() for name in names}
 
         return run
 

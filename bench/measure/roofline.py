@@ -13,9 +13,8 @@ from collections.abc import Mapping
 from clinreadnet.kernels.registry import OPS
 from clinreadnet.kernels.spec import LayerShape, Work
 from clinreadnet.model.network import ClinReadNetConfig
-from clinreadnet.model.soqn import TOKEN_STEP
 from clinreadnet.precision import PRECISIONS, with_wider
-from clinreadnet.spec import FINE_GRADES, SIZE
+from clinreadnet.spec import FINE_GRADES, SIZE, TILE
 
 
 def limit(work: Work, rates: Mapping[str, float], precision: str) -> float:
@@ -54,12 +53,9 @@ def ops(config: ClinReadNetConfig, batch: int, precision: str, side: int = SIZE)
         2 * tokens * 9 * half * dim,
         item * (4 * tokens * half + 9 * half * dim + dim + tokens * dim),
     )
-    statistics = (
-        product(tokens // TOKEN_STEP**2, dim, dim, item)
-        + product(tokens // TOKEN_STEP**2, dim, config.regions, item)
-        + product(batch, 2 * config.regions * dim, config.prior_dim, item)
-        + product(batch, config.prior_dim, FINE_GRADES, item)
-    )
+    # The mean and the deviation of each statistic, of which there are two a channel, whitened.
+    size = 4 * dim
+    found["novelty"] = product(batch, size, size, 4) + Work(0, -4 * size)  # it adds no bias
     for stage, (depth, heads) in enumerate(zip(config.depths, config.heads, strict=True), 1):
         if stage > 1:
             side //= 2
@@ -79,7 +75,15 @@ def ops(config: ClinReadNetConfig, batch: int, precision: str, side: int = SIZE)
         }
         for name, work in layers.items():
             found[f"{name} {stage}"] = Work(depth * work.flops, depth * work.bytes)
-    found["head"] = product(tokens, dim, FINE_GRADES + 1, item) + statistics
+    # Votes and weights of the tiles; what they weigh together, in float32; and the image's MLP.
+    joined = 2 * tokens * (FINE_GRADES + dim)
+    found["head"] = (
+        product(tokens, dim, FINE_GRADES + 1, item)
+        + Work(joined, 4 * batch * (FINE_GRADES + dim) + 4 * tokens * (FINE_GRADES + 1 + dim))
+        + product(batch, dim, config.image_dim, item)
+        + product(batch, config.image_dim, FINE_GRADES, item)
+        + Work(0, item)  # the mixture's gain
+    )
     return found
 
 
@@ -93,7 +97,7 @@ def network(
         parameters: how many weights it has.
     """
     flops = sum(work.flops for work in ops(config, batch, precision, side).values())
-    outputs = batch * (1 + FINE_GRADES + (side // 32) ** 2)
+    outputs = batch * (2 + FINE_GRADES + (side // TILE) ** 2)
     return Work(
         flops, 4 * (batch * side**2 + outputs) + PRECISIONS[precision].item_size * parameters
     )

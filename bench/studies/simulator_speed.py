@@ -16,7 +16,7 @@ import numpy as np
 
 from clinreadnet.machine import cpu_name
 from clinreadnet.simulator.phantom.draw import draw_phantom
-from clinreadnet.simulator.scan import DEGRADATIONS, EXPOSURES, VIEWS, Protocol, degrade
+from clinreadnet.simulator.scan import DEGRADATIONS, NOISE_LEVELS, VIEWS, Protocol, degrade
 from clinreadnet.simulator.simulate import simulate_anatomy
 
 ANATOMIES = 4
@@ -31,10 +31,10 @@ def measure() -> dict[str, Any]:
         simulate_anatomy(SEED, anatomy)
     all_ = time.process_time() - start
     start = time.process_time()
-    full = range(0, len(EXPOSURES) * len(VIEWS), len(VIEWS))
+    full = range(0, len(NOISE_LEVELS) * len(VIEWS), len(VIEWS))
     for anatomy in range(ANATOMIES):
         clean = draw_phantom(SEED, anatomy)
-        degrade(clean, Protocol(EXPOSURES, 0.0), lambda k: np.random.default_rng(k), full)
+        degrade(clean, Protocol(), lambda k: np.random.default_rng(k), full)
     scans = time.process_time() - start
     return {
         "command": "OMP_NUM_THREADS=1 python -m bench.studies.simulator_speed",

@@ -41,8 +41,9 @@ def export_kernels(
     - `clinreadnet export-kernels --out kernels --format cubin --target sm80 --target sm90`
     - `clinreadnet export-kernels --out kernels --format ptx --precision fp16 --target sm90`
     """
-    from clinreadnet.export.kernels import PRECISIONS, print_kernels
     from clinreadnet.export.kernels import export_kernels as compile_all
+    from clinreadnet.export.kernels import print_kernels
+    from clinreadnet.precision import PRECISIONS
 
     result = compile_all(
         out,

@@ -134,7 +134,7 @@ class Block(nn.Module):
         """Halve what the block adds, before training, so that the stack starts near its input."""
         if self.attends:
             self.attention.projection.weight.mul_(0.5)
-        self.mlp[-1].weight.mul_(0.5)
+        self.mlp.get_submodule("2").get_parameter("weight").mul_(0.5)
 
     def _attend(self, x: Tensor) -> Tensor:
         if self.fused and self.attention.fused_obstacle(x, self.norm1) is None:
@@ -202,7 +202,7 @@ class ClinReadNet(nn.Module):
                 if isinstance(block, Block):
                     block.damp()
             # The image starts as the mixture of its tiles' votes.
-            nn.init.zeros_(self.head.image[-1].weight)
+            nn.init.zeros_(self.head.image.get_submodule("2").get_parameter("weight"))
 
     @property
     def dtype(self) -> torch.dtype:

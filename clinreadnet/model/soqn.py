@@ -119,7 +119,7 @@ class TileStatistics(nn.Module):
         mean = wide.mean(dim=(2, 4), keepdim=True)
         difference = wide - mean
         variance = (difference * difference).mean(dim=(2, 4))
-        return torch.cat([mean[:, :, 0, :, 0], (variance + VARIANCE_EPS).log() / 2], dim=-1)
+        return torch.cat([mean.squeeze((2, 4)), (variance + VARIANCE_EPS).log() / 2], dim=-1)
 
     @torch.no_grad()
     def calibrate(self, raw: Tensor) -> None:
@@ -228,14 +228,14 @@ class OrdinalHead(nn.Module):
         x = self.norm(x).flatten(1, 2)
         wide = torch.promote_types(x.dtype, torch.float32)
         votes = self.vote(x).to(wide).softmax(dim=-1)
-        weights = self.token_weight(x).to(wide)[..., 0].softmax(dim=-1)
+        weights = self.token_weight(x).to(wide).flatten(1).softmax(dim=-1)
         return x, TileVotes(votes, weights)
 
     def join(self, x: Tensor, tiles: TileVotes) -> Tensor:
         """Tokens [B, HW, C] and their votes -> logits of the image's grades [B, 21]."""
         weights = tiles.weights[:, None]
-        mixture = (weights @ tiles.votes)[:, 0]
-        pooled = (weights @ x.to(weights.dtype))[:, 0]
+        mixture = (weights @ tiles.votes).flatten(1)
+        pooled = (weights @ x.to(weights.dtype)).flatten(1)
         logits = self.gain.to(mixture) * (mixture + MIXTURE_EPS).log()
         return logits + self._image(pooled)
 
@@ -243,8 +243,8 @@ class OrdinalHead(nn.Module):
         """[B, H, W, C] -> scores [B] of the mixture of votes alone, and of the MLP alone."""
         tokens, tiles = self.tiles(x)
         weights = tiles.weights[:, None]
-        mixture = (weights @ tiles.votes)[:, 0]
-        image = self._image((weights @ tokens.to(weights.dtype))[:, 0])
+        mixture = (weights @ tiles.votes).flatten(1)
+        image = self._image((weights @ tokens.to(weights.dtype)).flatten(1))
         return self.expectation(mixture), self.expectation(image.softmax(dim=-1))
 
     def expectation(self, probs: Tensor) -> Tensor:

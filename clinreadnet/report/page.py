@@ -140,6 +140,7 @@ class DeploymentReport:
             f"<code>{model.weights_sha256[:12]}</code>; bundle of {_text(self.manifest.created)}, "
             f"clinreadnet {_text(self.manifest.clinreadnet_version)}.</p>",
             "<h2>Artifacts</h2>",
+            f"<p>{_text(_domain(self.manifest))}</p>",
             artifacts_table(self.manifest).html(),
         ]
         for run, chosen in zip(self.runs, self.recommendations, strict=True):
@@ -197,6 +198,14 @@ def _machine(run: RecordedRun, chosen: Recommendation) -> list[str]:
         "<h3>Ops</h3>",
         ops_table(run).html(),
     ]
+
+
+def _domain(manifest: Manifest) -> str:
+    """Say which slices count as novel."""
+    if manifest.unjudged is not None:
+        return f"Domain: {manifest.unjudged}."
+    threshold = manifest.model.novelty_threshold
+    return f"A slice with novelty above {threshold:.4g} is marked as novel: out of domain."
 
 
 def _text(value: str) -> str:

@@ -11,9 +11,10 @@ from clinreadnet.report.results import RecordedRun
 from clinreadnet.report.rows import BenchRow
 from clinreadnet.runtime.bundle.manifest import Artifact, Manifest
 
-QUANTITIES = ("score", "error", "PLCC", "SROCC", "KROCC")
-"""What a budget can bound: the worst difference of a slice's score in grades, the largest relative
-error of an output, and the differences of the metrics."""
+QUANTITIES = ("score", "tile", "novelty", "error", "PLCC", "SROCC", "KROCC")
+"""What a budget can bound: the worst difference of a slice's score and of a tile of its map in
+grades, the worst relative difference of a slice's novelty, the largest relative error of an output,
+and the differences of the metrics."""
 
 DEFAULT_BUDGET = "score<=0.02"
 
@@ -124,6 +125,8 @@ def judge(row: BenchRow, artifacts: Sequence[Artifact], bounds: dict[str, float]
     errors = [abs(e) for e in parity.relative_error.values() if e is not None]
     costs: dict[str, float | None] = {
         "score": parity.worst_score_difference,
+        "tile": parity.worst_tile_difference,
+        "novelty": parity.worst_novelty_difference,
         "error": max(errors, default=None),
         **parity.metric_difference,
     }

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 from clinreadnet.report.results import RecordedRun
 from clinreadnet.report.rows import BenchRow
-from clinreadnet.runtime.bundle.manifest import Manifest
+from clinreadnet.runtime.bundle.manifest import Manifest, Parity
 
 NOT_MEASURED = "Not measured."
+NOT_MEASURED_HERE = "not measured"
+"""In a cell."""
 
 
 @dataclass(frozen=True)
@@ -156,18 +158,27 @@ def artifacts_table(manifest: Manifest) -> Table:
     """What the bundle holds and how exact it is."""
     rows = []
     for artifact in manifest.artifacts:
-        parity = artifact.parity
-        worst = None if parity is None else parity.worst_score_difference
+        parity = artifact.parity or Parity("not run")
+        flips = parity.in_domain_flips
+        worst = (parity.worst_score_difference, parity.worst_tile_difference)
+        maps = [f"{v:.1e}" for v in parity.map_difference.values() if v is not None]
         rows.append(
             (
                 artifact.file,
                 artifact.precision,
                 artifact.target or "",
                 f"{artifact.size / 2**20:.1f}",
-                "not run" if parity is None else parity.status,
-                "not measured" if worst is None else f"{worst:.1e}",
+                parity.status,
+                *map(_difference, (*worst, parity.worst_novelty_difference)),
+                ", ".join(maps) or NOT_MEASURED_HERE,
+                NOT_MEASURED_HERE if flips is None else str(flips),
                 artifact.sha256[:12],
             )
         )
-    head = ("artifact", "precision", "target", "MiB", "parity", "worst Δscore", "SHA-256")
-    return Table(head, tuple(rows))
+    head = ("artifact", "precision", "target", "MiB", "parity", "worst Δscore", "worst Δtile")
+    more = ("worst Δnovelty", "Δmap correlation, RMSE ratio", "in-domain flips", "SHA-256")
+    return Table((*head, *more), tuple(rows))
+
+
+def _difference(value: float | None) -> str:
+    return NOT_MEASURED_HERE if value is None else f"{value:.1e}"

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinreadnet.metrics import relative_error
+from clinreadnet.precision import Limits
 from clinreadnet.runtime.scores import Outputs
 
 BatchRunner = Callable[[NDArray[Any]], Outputs]
@@ -21,41 +22,70 @@ BatchRunner = Callable[[NDArray[Any]], Outputs]
 class Comparison:
     """How outputs compare with the reference's on the same slices.
 
+    A worst difference is infinite where a value is not finite, and None where the output was not
+    compared.
+
     Attributes:
         errors: relative error of each output.
-        limit: largest error that is accepted.
-        worst_score_difference: largest difference of one slice's score, in grades; infinite where a
-            score is not finite, and None where no scores were compared.
+        limits: largest differences that are accepted.
+        worst_score_difference: largest difference of one slice's score, in grades.
+        worst_tile_difference: largest difference of one tile of a quality map, in grades.
+        worst_novelty_difference: largest relative difference of one slice's novelty.
     """
 
     errors: Mapping[str, float]
-    limit: float
+    limits: Limits
     worst_score_difference: float | None
+    worst_tile_difference: float | None
+    worst_novelty_difference: float | None
 
     def failures(self, bound: str = "limit") -> list[str]:
-        """Say which outputs miss the limit; ``bound`` is what the message calls it."""
+        """Say which outputs miss the limits; ``bound`` is what the message calls them."""
         # Written so that a NaN fails.
-        return [
-            f"{name} is off by {error:.1e} ({bound} {self.limit:.0e})"
+        said = [
+            f"{name} is off by {error:.1e} ({bound} {self.limits.error:.0e})"
             for name, error in self.errors.items()
-            if not error <= self.limit
+            if not error <= self.limits.error
         ]
+        tile, novelty = self.worst_tile_difference, self.worst_novelty_difference
+        if tile is not None and not tile <= self.limits.tile:
+            said.append(
+                f"a tile of quality_map is off by {tile:.1e} grades "
+                f"({bound} {self.limits.tile:.0e})"
+            )
+        if novelty is not None and not novelty <= self.limits.novelty:
+            said.append(
+                f"a slice's novelty is off by {novelty:.1e} of itself "
+                f"({bound} {self.limits.novelty:.1e})"
+            )
+        return said
 
 
-def compare_outputs(outputs: Outputs, reference: Outputs, limit: float) -> Comparison:
+def compare_outputs(outputs: Outputs, reference: Outputs, limits: Limits) -> Comparison:
     """Compare every output with the reference's of the same name.
 
     Args:
         outputs: arrays by name.
         reference: the same names, float64; others are left alone.
-        limit: largest relative error to accept.
+        limits: largest differences to accept.
     """
-    worst = None
-    if "score" in outputs:
-        difference = np.abs(np.asarray(outputs["score"]) - reference["score"])
-        worst = float(difference.max()) if np.isfinite(difference).all() else float("inf")
-    errors = {name: relative_error(output, reference[name]) for name, output in outputs.items()}
-    return Comparison(errors, limit, worst)
+
+    def worst(name: str, *, relative: bool = False) -> float | None:
+        if name not in outputs:
+            return None
+        expected = np.asarray(reference[name], np.float64)
+        difference = np.abs(np.asarray(outputs[name], np.float64) - expected)
+        if relative:
+            difference = difference / np.maximum(np.abs(expected), np.finfo(np.float64).tiny)
+        return float(difference.max()) if np.isfinite(difference).all() else float("inf")
+
+    return Comparison(
+        {name: relative_error(output, reference[name]) for name, output in outputs.items()},
+        limits,
+        worst("score"),
+        worst("quality_map"),
+        worst("novelty", relative=True),
+    )
 
 
 def run_batch(run: BatchRunner, hu: NDArray[Any], smallest: int = 1) -> Outputs:
@@ -108,7 +138,7 @@ def reproduce(
     run: BatchRunner,
     slices: Iterable[NDArray[Any]],
     reference: Outputs,
-    limit: float,
+    limits: Limits,
     *,
     smallest: int = 1,
 ) -> Comparison:
@@ -118,7 +148,7 @@ def reproduce(
         run: what runs a batch.
         slices: [512, 512] Hounsfield units each.
         reference: the reference's outputs on them, float64.
-        limit: largest relative error to accept.
+        limits: largest differences to accept.
         smallest: least batch that ``run`` takes.
     """
-    return compare_outputs(run_slices(run, slices, smallest=smallest), reference, limit)
+    return compare_outputs(run_slices(run, slices, smallest=smallest), reference, limits)

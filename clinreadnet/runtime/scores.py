@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clinreadnet.metrics import grade_interval
+
 Outputs = Mapping[str, NDArray[Any]]
-"""One run's ``score`` [n], ``probs`` [n, 21] and ``quality_map`` [n, 16, 16]."""
+"""One run's ``score`` [n], ``probs`` [n, 21], ``quality_map`` [n, 16, 16] and, but for bundles made
+before it, ``novelty`` [n]."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +24,33 @@ class Scores:
         score: float32 [n], 0 bad ... 4 excellent.
         probs: float32 [n, 21], probability of the grades 0, 0.2 ... 4.
         quality_map: float32 [n, 16, 16], the score of each 32×32 patch.
+        novelty: float32 [n], how far a slice lies from the training data; None for bundles made
+            before it.
+        threshold: novelty above which a slice is out of domain; None where the bundle states none.
     """
 
     score: NDArray[np.float32]
     probs: NDArray[np.float32]
     quality_map: NDArray[np.float32]
+    novelty: NDArray[np.float32] | None = None
+    threshold: float | None = None
+
+    @property
+    def in_domain(self) -> NDArray[np.bool_] | None:
+        """Whether each slice is like the training data, bool [n]; None where nothing is judged."""
+        if self.novelty is None or self.threshold is None:
+            return None
+        return np.asarray(self.novelty <= self.threshold)
+
+    @property
+    def low(self) -> NDArray[np.float32]:
+        """Lower ends of the 90 % intervals of the grade, float32 [n]."""
+        return grade_interval(self.probs)[0].astype(np.float32)
+
+    @property
+    def high(self) -> NDArray[np.float32]:
+        """Upper ends of the 90 % intervals of the grade, float32 [n]."""
+        return grade_interval(self.probs)[1].astype(np.float32)
 
     def __len__(self) -> int:
         """Return the number of slices."""
@@ -34,11 +59,15 @@ class Scores:
     def take(self, index: int) -> Scores:
         """Return the scores of one slice, n = 1."""
         one = slice(index, index + 1)
-        return Scores(self.score[one], self.probs[one], self.quality_map[one])
+        novelty = None if self.novelty is None else self.novelty[one]
+        return Scores(
+            self.score[one], self.probs[one], self.quality_map[one], novelty, self.threshold
+        )
 
     @classmethod
-    def join(cls, parts: Sequence[Outputs]) -> Scores:
-        """Return the concatenated scores of one or more runs."""
+    def join(cls, parts: Sequence[Outputs], threshold: float | None = None) -> Scores:
+        """Return the concatenated scores of one or more runs, with the bundle's threshold."""
         if len(parts) == 1:
-            return cls(**parts[0])
-        return cls(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+            return cls(**parts[0], threshold=threshold)
+        joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return cls(**joined, threshold=threshold)

@@ -5,6 +5,7 @@ from clinreadnet.runtime import Session
 with Session("bundle") as session:
     scores = session.score(hu)  # [n, 512, 512], Hounsfield units
     scores.score                # [n], 0 bad ... 4 excellent; research use only
+    scores.in_domain            # [n], whether each slice is like the training data
 """
 
 from __future__ import annotations
@@ -108,7 +109,9 @@ class Session:
                 f"{self.bundle}: the bundle is not verified; run `clinreadnet verify {self.bundle}`"
             )
         self.refused: dict[str, str] = {}
-        golden = read_golden(self.bundle, self.manifest.golden, first=SELF_TEST_SLICES)
+        golden = read_golden(
+            self.bundle, self.manifest.golden, self.manifest.outputs, first=SELF_TEST_SLICES
+        )
         loaded = self._climb(ladder, SessionOptions(precision, batch, workers, threads), golden)
         self._backend = loaded.backend
         # If the caller does not close the session: before the interpreter unloads CUDA's modules.
@@ -162,15 +165,16 @@ class Session:
             except BackendError as error:
                 failure = error
             start = stop
+        threshold = self.manifest.model.novelty_threshold
         if failure is None:
-            return Scores.join(parts)
+            return Scores.join(parts, threshold)
         if not done:
             raise failure
         failed = sorted(set(range(len(hu))) - set(done))
         raise PartialResult(
             f"{len(failed)} of {len(hu)} slices were not scored, the first is hu[{failed[0]}]: "
             f"{failure}",
-            Scores.join(parts),
+            Scores.join(parts, threshold),
             done,
             failed,
         ) from failure
@@ -190,7 +194,10 @@ class Session:
         return Stream(self, capacity)
 
     def describe(self) -> dict[str, Any]:
-        """Return the backend, artifact and weights that run, ready for JSON."""
+        """Return the backend, artifact and weights that run, ready for JSON.
+
+        ``unjudged`` says why no slice is judged to be in domain; null where slices are judged.
+        """
         return {
             "bundle": str(self.bundle),
             "clinreadnet_version": self.manifest.clinreadnet_version,
@@ -204,6 +211,8 @@ class Session:
             "verdict": self.verdict.validity.name,
             "verdict_reason": self.verdict.reason,
             "batch": self.batch,
+            "novelty_threshold": self.manifest.model.novelty_threshold,
+            "unjudged": self.manifest.unjudged,
         }
 
     def close(self) -> None:
@@ -259,9 +268,9 @@ class Session:
 
     def _self_test(self, name: str, loaded: LoadedBackend, golden: dict[str, NDArray[Any]]) -> None:
         artifact = loaded.artifact
-        limit = SELF_TEST_SLACK * PRECISIONS[artifact.precision].budget
+        limits = PRECISIONS[artifact.precision].limits(SELF_TEST_SLACK)
         found = reproduce(
-            loaded.backend.run, golden["hu"], golden, limit, smallest=artifact.batch.min
+            loaded.backend.run, golden["hu"], golden, limits, smallest=artifact.batch.min
         )
         for failure in found.failures():
             raise CheckFailed(

@@ -29,8 +29,14 @@ from clinreadnet.data.slices import SliceRef, find_slices
 from clinreadnet.errors import ClinReadNetError, InputError, first_line
 from clinreadnet.files import whole_file
 from clinreadnet.runtime import Session
-from clinreadnet.scoring.series import SeriesSummary, check_target, summarise
-from clinreadnet.spec import RESEARCH_USE, grade_word
+from clinreadnet.scoring.series import (
+    SeriesSummary,
+    SliceScore,
+    check_target,
+    slice_scores,
+    summarise,
+)
+from clinreadnet.spec import RESEARCH_USE
 
 LOCAL = "local"
 """The address that starts Ray on this machine for one run."""
@@ -51,10 +57,19 @@ SCHEMA = pyarrow.schema(
         ("position", pyarrow.float64()),
         ("score", pyarrow.float32()),
         ("grade", pyarrow.string()),
+        ("low", pyarrow.float32()),
+        ("high", pyarrow.float32()),
+        ("novelty", pyarrow.float32()),
+        ("in_domain", pyarrow.bool_()),
         ("error", pyarrow.string()),
     ]
 )
-"""Columns of the result. Either score and grade are null, or error is."""
+"""Columns of the result. ``error`` is null where there is a score, and the columns from ``score``
+on are null where there is an error. ``novelty`` and ``in_domain`` are null where the bundle cannot
+judge."""
+
+_SCORED = ("score", "grade", "low", "high", "novelty", "in_domain")
+"""Columns of a slice that has a score."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +100,7 @@ class _Chunk:
     """A worker's result for the slices ``first`` ... ``first + len(errors) - 1``."""
 
     first: int
-    scores: NDArray[np.float32]
+    scores: list[SliceScore | None]
     errors: list[str | None]
     session: dict[str, Any]
 
@@ -141,9 +156,9 @@ def score_archive(
     for _, reason in refused:
         note(reason)
     total = len(refs) + len(refused)
-    scores = np.full(len(refs), np.nan, np.float32)
+    scores: list[SliceScore | None] = [None] * len(refs)
     errors: list[str | None] = [None] * len(refs)
-    session = None
+    session: dict[str, Any] | None = None
     done = len(refused)
     with _cluster(address, workers):
         ledger = ray.remote(_Ledger).options(num_cpus=0).remote()
@@ -154,7 +169,9 @@ def score_archive(
             done += len(chunk.errors)
             advance(done, total)
     _write(out, refs, scores, errors, refused, session)
-    good = [s for s, error in zip(scores.tolist(), errors, strict=True) if error is None]
+    if session is not None and session["unjudged"]:
+        note(session["unjudged"])
+    good = [one for one in scores if one is not None]
     return ArchiveReport(
         out=out,
         slices=total,
@@ -280,7 +297,7 @@ class _Worker:
             return self._session
         scored = self._survive((first,), self._session, refs)
         if scored is None:
-            scored = np.full(len(refs), np.nan, np.float32), [None] * len(refs)
+            scored = [None] * len(refs), [None] * len(refs)
             for index, ref in enumerate(refs):
                 alone = self._survive((first, index), self._session, [ref])
                 if alone is None:
@@ -291,7 +308,7 @@ class _Worker:
 
     def _survive(
         self, work: tuple[int, ...], session: Session, refs: Sequence[SliceRef]
-    ) -> tuple[NDArray[np.float32], list[str | None]] | None:
+    ) -> tuple[list[SliceScore | None], list[str | None]] | None:
         """Return `score_chunk`'s result, or None if the work has killed enough workers."""
         if ray.get(self._ledger.begin.remote(work)) >= TRIES:
             return None
@@ -302,7 +319,7 @@ class _Worker:
 
 def score_chunk(
     session: Session, refs: Sequence[SliceRef]
-) -> tuple[NDArray[np.float32], list[str | None]]:
+) -> tuple[list[SliceScore | None], list[str | None]]:
     """Load and score slices; a failure does not stop the others.
 
     Args:
@@ -310,9 +327,9 @@ def score_chunk(
         refs: n slices.
 
     Returns:
-        Scores, float32 [n], NaN without a score; and n error messages, None with a score.
+        n scores, None without a score; and n error messages, None with a score.
     """
-    scores = np.full(len(refs), np.nan, np.float32)
+    scores: list[SliceScore | None] = [None] * len(refs)
     errors: list[str | None] = [None] * len(refs)
     images: dict[int, NDArray[np.float32]] = {}
     for index, ref in enumerate(refs):
@@ -322,11 +339,15 @@ def score_chunk(
             errors[index] = str(error)
     try:
         if images:
-            scores[list(images)] = session.score(np.stack(list(images.values()))).score
+            together = session.score(np.stack(list(images.values())))
+            for index, one in zip(
+                images, slice_scores([refs[i] for i in images], together), strict=True
+            ):
+                scores[index] = one
     except ClinReadNetError:
         for index, image in images.items():  # find the slice that failed
             try:
-                scores[index] = session.score(image[None]).score[0]
+                (scores[index],) = slice_scores([refs[index]], session.score(image[None]))
             except ClinReadNetError as error:
                 errors[index] = f"{refs[index].name}: {error}"
     return scores, errors
@@ -335,24 +356,22 @@ def score_chunk(
 def _write(
     out: Path,
     refs: Sequence[SliceRef],
-    scores: NDArray[np.float32],
+    scores: Sequence[SliceScore | None],
     errors: Sequence[str | None],
     refused: Sequence[tuple[Path, str]],
     session: Mapping[str, Any] | None,
 ) -> None:
     """Write the Parquet file; its metadata describes the session."""
-    good = [error is None for error in errors]
     after = [None] * len(refused)
     columns: dict[str, list[Any]] = {
         "path": [str(ref.path) for ref in refs] + [str(path) for path, _ in refused],
         "frame": [ref.frame for ref in refs] + after,
         "series": [ref.series for ref in refs] + after,
         "position": [ref.position for ref in refs] + after,
-        "score": [s if ok else None for s, ok in zip(scores.tolist(), good, strict=True)] + after,
-        "grade": [
-            grade_word(s) if ok else None for s, ok in zip(scores.tolist(), good, strict=True)
-        ]
-        + after,
+        **{
+            name: [None if one is None else getattr(one, name) for one in scores] + after
+            for name in _SCORED
+        },
         "error": [*errors, *(reason for _, reason in refused)],
     }
     facts = {"research_use": RESEARCH_USE, "session": json.dumps(session)}

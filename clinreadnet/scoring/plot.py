@@ -11,7 +11,7 @@ import numpy as np
 from clinreadnet.errors import InputError
 from clinreadnet.files import whole_file
 from clinreadnet.scoring.series import Extreme, SeriesReport
-from clinreadnet.spec import LIKERT, RESEARCH_USE
+from clinreadnet.spec import INTERVAL_MASS, LIKERT, RESEARCH_USE
 
 _FORMATS = (".png", ".pdf", ".svg")
 _WINDOW = (350.0, 40.0)  # width and level of the window of LDCTIQA's radiologists, HU
@@ -31,6 +31,9 @@ def check_plot(target: Path) -> None:
 
 def write_plot(report: SeriesReport, target: Path) -> None:
     """Draw the scores along z, and the two extreme slices beside their quality maps.
+
+    Each score has its 90 % interval as a bar. The line leaves out slices that are marked as novel:
+    they are crosses of another colour.
 
     Args:
         report: what `score_slices` returned.
@@ -59,7 +62,7 @@ def write_plot(report: SeriesReport, target: Path) -> None:
 
 
 def _draw_scores(axes: Any, report: SeriesReport) -> None:
-    scores = [s.score for s in report.slices]
+    scores = np.array([s.score for s in report.slices])
     positions = [s.position for s in report.slices]
     known = [p for p in positions if p is not None]
     if len(known) == len(positions) and known == sorted(known):
@@ -68,12 +71,25 @@ def _draw_scores(axes: Any, report: SeriesReport) -> None:
     else:  # no positions, or several series one after another
         axes.set_xlabel("slice")
         places = [float(i + 1) for i in range(len(scores))]
-    axes.plot(places, scores, marker="o" if len(scores) <= 100 else None, markersize=4)
-    axes.axhline(report.series.mean, color="0.5", linestyle="--", linewidth=1)
+    x = np.array(places)
+    novel = np.array([s.in_domain is False for s in report.slices])
+    low, high = (np.array([getattr(s, end) for s in report.slices]) for end in ("low", "high"))
+    for some, colour in ((~novel, "C0"), (novel, "C1")):
+        axes.vlines(x[some], low[some], high[some], colour, alpha=0.35, linewidth=2)
+    marker = "o" if len(scores) <= 100 else None
+    axes.plot(x, np.where(novel, np.nan, scores), color="C0", marker=marker, markersize=4)
+    mean = "no mean"
+    if report.series.mean is not None:
+        axes.axhline(report.series.mean, color="0.5", linestyle="--", linewidth=1)
+        mean = f"mean {report.series.mean:.2f} (dashed)"
+    if novel.any():
+        axes.scatter(x[novel], scores[novel], color="C1", marker="x", zorder=3)
+        mean += f", {novel.sum()} marked as novel (crosses) and left out"
     axes.set_ylim(-0.1, 4.1)
     axes.set_yticks(range(len(LIKERT)), labels=[f"{i} {word}" for i, word in enumerate(LIKERT)])
     axes.set_ylabel("score")
-    axes.set_title(f"{len(scores)} slices, mean {report.series.mean:.2f} (dashed)", fontsize=10)
+    interval = f"{INTERVAL_MASS:.0%} intervals (bars)"
+    axes.set_title(f"{len(scores)} slices, {interval}, {mean}", fontsize=10)
     axes.grid(alpha=0.3)
 
 
@@ -85,7 +101,8 @@ def _draw_slice(axes: list[Any], word: str, extreme: Extreme) -> Any:
     for ax in axes:
         ax.imshow(hu, cmap="gray", vmin=low, vmax=high)
         ax.set_axis_off()
-    axes[0].set_title(f"{word}: {extreme.score:.2f}", fontsize=10)
+    mark = " (novel)" if extreme.novel else ""
+    axes[0].set_title(f"{word}: {extreme.score:.2f}{mark}", fontsize=10)
     name = extreme.ref.path.name
     frame = "" if extreme.ref.frame is None else f"[{extreme.ref.frame}]"
     axes[1].set_title(f"{name}{frame}"[-28:], fontsize=8)

@@ -25,7 +25,7 @@ NEIGHBOURHOOD = 20.0
 _FAINT, _STRONG = 3.5, 12.0
 # How much evidence the image's number counts for beside a tile's own: as a share of a full
 # neighbourhood for noise and streaks, of the mean neighbourhood inside the body for slopes.
-_PRIOR_ERROR, _PRIOR_SLOPE = 0.02, 0.15
+_PRIOR_ERROR, _PRIOR_SLOPE, _PRIOR_OWN = 0.02, 0.15, 0.2
 # Blocks that are averaged before the neighbourhood is taken: exact enough, and 64 times as fast.
 _BLOCK = 8
 _INSIDE = 0.3
@@ -69,6 +69,8 @@ class Tiles:
         power: Float32,
         streak_power: Float32,
         measured: tuple[float, float, float, float],
+        *,
+        more: Float32 | float = 0.0,
         denoised: Float32 | None = None,
     ) -> TileQuality:
         """Return the quality of each tile.
@@ -77,19 +79,31 @@ class Tiles:
             power: ``[512, 512]`` squared random error in HU^2.
             streak_power: ``[16, 16]`` neighbourhood sums of the squared streaks inside the body.
             measured: noise_hu, streak_hu, edge_loss, detail_loss of the whole image.
+            more: ``[16, 16]`` variance in HU^2 of a scanned slice's own noise.
             denoised: a denoised image; its noise counts in even tissue alone, since in edges the
                 error is what the denoiser took. None for a scan, which loses no slopes.
         """
         noise_hu, streak_hu, *losses = measured
         where = self._tissue if denoised is not None else self._body
         mask = self._masks[denoised is not None]
-        noise = _shrunk(neighbourhood(power * mask), where, noise_hu**2)
+        # The image's noise holds the own noise too, where a tile has little evidence.
+        simulated = max(noise_hu**2 - float(np.mean(more)), 0.0)
+        noise = _shrunk(neighbourhood(power * mask), where, simulated) + more
         streak = _shrunk(streak_power, self._body, streak_hu**2)
         edge, faint = (np.full_like(noise, loss) for loss in losses)
         if denoised is not None:
             edge, faint = self._losses(denoised, losses)
         found = quality(np.sqrt(noise), np.sqrt(streak), edge, faint)
         return TileQuality(np.asarray(found, np.float32), self.weight)
+
+    def spread(self, own: Float32) -> Float32:
+        """Return the variance ``[16, 16]`` of own noise ``[512, 512]`` around each tile.
+
+        It is told in even tissue: elsewhere what a denoiser took may be structure.
+        """
+        variance = float(np.mean(own[self._masks[True]] ** 2)) if self._masks[True].any() else 0.0
+        total = neighbourhood(own * own * self._masks[True])
+        return (total + _PRIOR_OWN * np.float32(variance)) / (self._tissue + np.float32(_PRIOR_OWN))
 
     def streak_power(self, missing: Float32) -> Float32:
         """Return the neighbourhood sums ``[16, 16]`` of squared streaks inside the body."""

@@ -1,16 +1,21 @@
-"""The contact sheet of a simulated folder: a row for each anatomy, a column a degradation."""
+"""The contact sheet of a simulated folder: two rows for each anatomy, images above their tiles."""
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from clinreadnet.data.ldctiqa import IMAGES_FOLDER, SIMULATION_FILE, read_tif
+import numpy as np
+from numpy.typing import NDArray
+
+from clinreadnet.data.ldctiqa import read_ldctiqa
+from clinreadnet.data.tiles import read_tiles
 from clinreadnet.errors import InputError
 from clinreadnet.files import whole_file
-from clinreadnet.spec import RESEARCH_USE
+from clinreadnet.spec import LIKERT, RESEARCH_USE
 
 MOST_ROWS = 8
 """Anatomies on a sheet; further ones are left out."""
@@ -44,36 +49,52 @@ def write_preview(folder: str | os.PathLike[str], target: Path) -> None:
     check_preview(target)
     from matplotlib.figure import Figure
 
-    images = json.loads((Path(folder) / SIMULATION_FILE).read_text())["images"]
-    rows: dict[int, list[str]] = {}
-    for name in sorted(images):
-        rows.setdefault(images[name]["anatomy"], []).append(name)
-    shown = list(rows.values())[:MOST_ROWS]
+    data = read_ldctiqa(folder)
+    records = data.records or []
+    tiles = read_tiles(data.folder, data.names)
+    anatomies: dict[int, list[int]] = {}
+    for index, record in enumerate(records):
+        anatomies.setdefault(record["anatomy"], []).append(index)
+    shown = list(anatomies.values())[:MOST_ROWS]
     columns = max(map(len, shown))
-    figure = Figure(figsize=(1.8 * columns, 2.15 * len(shown) + 0.4), layout="constrained")
-    grid = figure.subplots(len(shown), columns, squeeze=False)
-    for axes_row, names in zip(grid, shown, strict=True):
-        for axes in axes_row:
-            axes.axis("off")
-        for axes, name in zip(axes_row, names, strict=False):
-            image = images[name]
-            hu = read_tif(Path(folder) / IMAGES_FOLDER / name)
-            axes.imshow(hu, cmap="gray", vmin=_WINDOW[0], vmax=_WINDOW[1])
-            how = (
-                f" {image['denoiser']} of {image['denoised_from'][:-4]}"
-                if image["denoiser"]
-                else ""
-            )
-            axes.text(
-                0.5,
-                -0.02,
-                f"{name[:-4]}{how}\nscore {image['score']}  {image['noise_hu']:.0f} HU"
-                f"  {image['views']} views",
-                transform=axes.transAxes,
-                ha="center",
-                va="top",
-                fontsize=7,
-            )
-    figure.suptitle(f"Simulated slices, window 400/40. {RESEARCH_USE}", fontsize=9)
+    figure = Figure(figsize=(1.8 * columns, 3.95 * len(shown) + 0.4), layout="constrained")
+    grid = figure.subplots(2 * len(shown), columns, squeeze=False)
+    for axes in grid.ravel():
+        axes.axis("off")
+    for row, indices in enumerate(shown):
+        for column, index in enumerate(indices):
+            above, below = grid[2 * row, column], grid[2 * row + 1, column]
+            hu = data.hu(index)
+            above.imshow(hu, cmap="gray", vmin=_WINDOW[0], vmax=_WINDOW[1])
+            _caption(above, data.names[index], records[index])
+            if tiles is not None:
+                _draw_tiles(below, hu, tiles.quality[index], tiles.weight[index])
+    words = ", ".join(f"{grade} {word}" for grade, word in enumerate(LIKERT))
+    figure.suptitle(
+        f"Simulated slices, window 400/40, and the quality of their tiles ({words}: dark to "
+        f"bright). {RESEARCH_USE}",
+        fontsize=9,
+    )
     with whole_file(target) as temporary:
         figure.savefig(temporary, dpi=110)
+
+
+def _caption(axes: Any, name: str, image: Mapping[str, Any]) -> None:
+    copy = f" {image['denoiser']} of {image['denoised_from'][:-4]}" if image["denoiser"] else ""
+    text = (
+        f"{name[:-4]}{copy}\nscore {image['score']}  {image['noise_hu']:.0f} HU"
+        f"  {image['views']} views"
+    )
+    place = {"transform": axes.transAxes, "ha": "center", "va": "top", "fontsize": 7}
+    axes.text(0.5, -0.02, text, **place)
+
+
+def _draw_tiles(
+    axes: Any, hu: NDArray[Any], quality: NDArray[np.float32], weight: NDArray[np.float32]
+) -> None:
+    """Draw the tiles over the image, as opaque as their weight."""
+    axes.imshow(hu, cmap="gray", vmin=_WINDOW[0], vmax=_WINDOW[1])
+    edge = len(hu) - 0.5
+    extent = (-0.5, edge, edge, -0.5)
+    alpha = 0.7 * np.clip(weight, 0, 1)
+    axes.imshow(quality, cmap="viridis", vmin=0, vmax=4, alpha=alpha, extent=extent)

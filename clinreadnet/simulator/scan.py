@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ MU_WATER_PER_MM = 0.0205
 VIEWS = (720, 240, 120)
 """View counts over half a turn, most first; each divides the first."""
 
-NOISE_LEVELS = (14.0, 27.0, 40.0, 54.0)
+NOISE_LEVELS = (11.0, 27.0, 41.0, 56.0)
 """Noise in HU that a protocol asks for at the most views, least first; a third of the views has
 1.7 times as much, a sixth 2.4 times."""
 
@@ -60,8 +60,9 @@ FEWEST_PHOTONS = 25.0
 """Photons that reach a detector cell behind the thickest paths of nine tenths of the views, at
 least: below that the image is streaks of starvation."""
 
-# Standard deviation of a noise level in log units: noise is a continuum, not four spikes.
-_NOISE_SPREAD = 0.33
+# Standard deviation of each noise level in log units: noise is a continuum, not four spikes. The
+# least reaches from the cleanest routine slices to the next level.
+_NOISE_SPREAD = (0.45, 0.33, 0.33, 0.33)
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Protocol:
 def draw_protocol(rng: np.random.Generator) -> Protocol:
     """Draw a kernel, and noise levels around :data:`NOISE_LEVELS`."""
     kernel = draw_kernel(rng)
-    jitter = np.exp(rng.normal(0.0, _NOISE_SPREAD, len(NOISE_LEVELS)))
+    jitter = np.exp(rng.normal(0.0, _NOISE_SPREAD))
     return Protocol(tuple(sorted((np.asarray(NOISE_LEVELS) * jitter).tolist())), kernel)
 
 
@@ -90,7 +91,8 @@ class Degradation:
 
     Attributes:
         hu: ``[n, n]`` float32 Hounsfield units.
-        exposure: photons per detector cell before the patient.
+        exposure: photons per detector cell before the patient; infinite for a scanned slice as it
+            was, without a simulated scan.
         views: number of views.
         noise_hu: standard deviation of the random error in even soft tissue, a scanned slice's own
             noise included.
@@ -176,6 +178,8 @@ def degrade(
     stream: Callable[[int], np.random.Generator],
     wanted: Sequence[int] = range(DEGRADATIONS),
     device: str = "cpu",
+    *,
+    original: bool = False,
 ) -> list[Degradation]:
     """Degrade one clean slice.
 
@@ -186,11 +190,14 @@ def degrade(
         wanted: which to make. Degradation ``k`` below 12 has noise level ``k // 3`` and view count
             ``k % 3``, least noise and most views first; those from 12 are denoised copies of these.
         device: where to project: "cpu" (numba), or a device of PyTorch. The noise is the same.
+        original: make degradation 0 the slice as it is, without a scan.
 
     Returns:
         The degraded slices, in the order of ``wanted``; none depends on which others are made.
     """
     copies = {k: _draw_copy(k, stream(k)) for k in wanted if k >= SCANS}
+    if original:  # a copy is measured against its scan, and degradation 0 is none
+        copies = {k: replace(copy, source=max(copy.source, 1)) for k, copy in copies.items()}
     scans = {k for k in wanted if k < SCANS} | {copy.source for copy in copies.values()}
     beam = _projector(device)
     sinogram = beam.forward_project(attenuation_per_pixel(clean.hu, clean.pixel_mm), VIEWS[0])
@@ -213,6 +220,8 @@ def degrade(
         measure.look(images[0])
         for k, hu in zip(chosen, images[1:], strict=True):
             made[k] = measure.scan(hu, exposures[k // len(VIEWS)], views)
+        if original and v == 0 and 0 in chosen:
+            made[0] = measure.original()
         for k, copy in copies.items():
             if copy.source in chosen:
                 made[k] = measure.copy(copy, made[copy.source])
@@ -236,6 +245,7 @@ class _Measure:
         own = clean.hu - clean.structure
         self._own = kernel.smooth(own, clean.pixel_mm) if own.any() else own
         self._own_variance = float(np.mean(self._own[clean.tissue] ** 2))
+        self._own_power = self._tiles.spread(self._own)
         self.look(full)
 
     def look(self, still: Float32) -> None:
@@ -249,8 +259,20 @@ class _Measure:
         error = hu - self._still
         noise = math.sqrt(float(np.var(error[self._clean.tissue])) + self._own_variance)
         measured = (noise, self._streak, 0.0, 0.0)
-        tiles = self._tiles.measure(error * error + self._own**2, self._streak_power, measured)
+        tiles = self._tiles.measure(
+            error * error, self._streak_power, measured, more=self._own_power
+        )
         return Degradation(hu, exposure, views, *measured, tiles=tiles)
+
+    def original(self) -> Degradation:
+        """Measure the slice as it is: its own noise is all there is."""
+        own = self._clean.hu - self._clean.structure
+        measured = (self._clean.own_noise_hu, 0.0, 0.0, 0.0)
+        none = np.zeros_like(self._streak_power)
+        tiles = self._tiles.measure(
+            np.zeros_like(own), none, measured, more=self._tiles.spread(own)
+        )
+        return Degradation(self._clean.hu, math.inf, VIEWS[0], *measured, tiles=tiles)
 
     def copy(self, copy: _Copy, source: Degradation) -> Degradation:
         """Denoise a scan and measure what is left of noise, streaks and detail."""

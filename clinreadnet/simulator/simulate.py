@@ -9,6 +9,7 @@ the package works without them.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
@@ -81,7 +82,7 @@ class SimulatedSlice:
             "votes": list(self.votes),
             "quality": round(self.quality, 4),
             "noise_level": self.noise_level,
-            "exposure": round(self.made.exposure),
+            "exposure": round(self.made.exposure) if math.isfinite(self.made.exposure) else None,
             "views": self.made.views,
             "noise_hu": round(self.made.noise_hu, 2),
             "streak_hu": round(self.made.streak_hu, 2),
@@ -127,6 +128,8 @@ def simulate_anatomy(
     count: int = DEGRADATIONS,
     clean: CleanSlice | None = None,
     device: str = "cpu",
+    *,
+    original: bool = False,
 ) -> SimulatedAnatomy:
     """Draw one slice, degrade it and have it read.
 
@@ -136,6 +139,7 @@ def simulate_anatomy(
         count: how many of the sixteen degradations to make; the first ones never depend on it.
         clean: the slice to degrade instead of a drawn one.
         device: where to project: "cpu", or a device of PyTorch.
+        original: make the first degradation the slice as it is, without a simulated scan.
 
     Returns:
         The clean slice with its degraded versions; the same arguments give the same bytes.
@@ -155,6 +159,7 @@ def simulate_anatomy(
         lambda k: _stream(seed, anatomy, _DEGRADE_STREAM, k),
         range(count),
         device,
+        original=original,
     )
     ballots = _stream(seed, anatomy, _RADIOLOGISTS_STREAM)
     slices: list[SimulatedSlice] = []
@@ -203,7 +208,7 @@ class _Made:
 def _clean_slice(ref: SliceRef, variant: int, rng: np.random.Generator) -> CleanSlice:
     """Read a scanned slice; variants beyond the first are other views of it."""
     from clinreadnet.simulator.clean import scanned_slice
-    from clinreadnet.simulator.vary import vary_slice
+    from clinreadnet.simulator.vary import move_slice, vary_slice
 
     if ref.pixel_mm is None:
         raise InputError(f"{ref.name}: does not state its pixel spacing; give DICOM slices")
@@ -211,7 +216,10 @@ def _clean_slice(ref: SliceRef, variant: int, rng: np.random.Generator) -> Clean
     if variant > 0:
         columns = np.nonzero(clean.body.any(axis=0))[0]
         width = float(np.ptp(columns) + 1) * ref.pixel_mm if columns.size else 0.0
-        clean = scanned_slice(*vary_slice(clean.hu, ref.pixel_mm, width, rng))
+        if variant % 2 == 1:  # the very pixels, so that the noise is a scanner's
+            clean = scanned_slice(move_slice(clean.hu, rng), ref.pixel_mm)
+        else:
+            clean = scanned_slice(*vary_slice(clean.hu, ref.pixel_mm, width, rng))
     if not clean.tissue.any():
         raise InputError(f"{ref.name}: no even soft tissue to measure noise in; leave it out")
     return clean
@@ -234,12 +242,14 @@ def _write_anatomy(
         return f"{first + k:04d}.tif"
 
     first = anatomy * DEGRADATIONS
-    clean = None
+    clean, variant = None, 0
     if scanned:
         number, variant = divmod(anatomy, variants)
         ref = scanned[number]
         clean = _clean_slice(ref, variant, _stream(seed, anatomy, _VARIANT_STREAM))
-    simulated = simulate_anatomy(seed, anatomy, min(DEGRADATIONS, count - first), clean, device)
+    simulated = simulate_anatomy(
+        seed, anatomy, min(DEGRADATIONS, count - first), clean, device, original=variant % 2 == 1
+    )
     about: dict[str, object] = {"anatomy": anatomy}
     if isinstance(simulated.clean, Phantom):
         about |= {"phase": simulated.clean.phase, "level": round(simulated.clean.level, 4)}
@@ -322,8 +332,8 @@ def simulate_folder(
             None takes all that ``scanned`` gives.
         seed: seed of the simulation; the same seed gives the same bytes.
         scanned: slices to degrade instead of drawn ones, DICOM of 512x512 pixels.
-        variants: views of each scanned slice: itself, then others of another field of view and
-            place.
+        variants: views of each scanned slice: itself, then in turn the slice moved, its first
+            image without a simulated scan, and the slice at another field of view and place.
         device: where to project: "cpu", "cuda", or "auto" for CUDA where there is any.
         jobs: processes.
         force: replace the folder where it exists.

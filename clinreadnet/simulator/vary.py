@@ -1,4 +1,4 @@
-"""Other views of a scanned slice: another field of view, place, small turn, or mirror image."""
+"""Other views of a scanned slice: another field of view or place, a small turn, a mirror image."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from clinreadnet.spec import SIZE
 # Widths of a field of view in millimetres, and the share of it that the body should leave free.
 _LEAST_MM, _MOST_MM = 255.0, 503.0
 _MAX_DEGREES = 8.0
+_MAX_SHIFT = 24
 
 
 def vary_slice(
@@ -52,3 +53,22 @@ def vary_slice(
         source, matrix, centre - matrix @ (centre + shift), order=3, mode="constant", cval=AIR
     )
     return np.asarray(out, np.float32), pixel_mm * step
+
+
+def move_slice(hu: Float32, rng: np.random.Generator) -> Float32:
+    """Move a slice by whole pixels and perhaps mirror it: no pixel changes its value.
+
+    Args:
+        hu: ``[512, 512]`` float32 Hounsfield units.
+        rng: source of the choice.
+    """
+    out = hu[:, ::-1] if rng.random() < 0.5 else hu
+    for axis in (0, 1):
+        shift = int(rng.integers(-_MAX_SHIFT, _MAX_SHIFT + 1))
+        out = np.roll(out, shift, axis)
+        edge = slice(0, shift) if shift >= 0 else slice(shift, None)
+        if axis == 0:
+            out[edge, :] = AIR
+        else:
+            out[:, edge] = AIR
+    return np.ascontiguousarray(out)

@@ -174,5 +174,11 @@ class _Gathered(NamedTuple):
 
     def map(self, move: Callable[[Tensor], Tensor]) -> _Gathered:
         """Return the batch with ``move`` applied to every tensor."""
-        *tensors, draws = self
-        return _Gathered(*(move(tensor) for tensor in tensors), draws.map(move))
+        return _Gathered(
+            move(self.hu),
+            move(self.scores),
+            move(self.tiles),
+            move(self.weight),
+            move(self.blanked),
+            self.draws.map(move),
+        )

@@ -37,7 +37,10 @@ class Task(Protocol):
     """The network that is written in the end."""
     learner: nn.Module
     """Takes a batch's inputs; gives the image's probabilities [b, 21] and the tiles' votes."""
-    batches: BatchSource
+
+    @property
+    def batches(self) -> BatchSource:
+        """The training batches, in order."""
 
     def predict(self, model: ClinReadNet, index: Sequence[int]) -> dict[str, NDArray[np.float64]]:
         """Score the held-out slices ``index`` [k] with ``model``: score, probs, quality_map."""
@@ -51,8 +54,9 @@ def make_task(
     Raises:
         InputError: a checkpoint that cannot be used, or a batch that does not fit the data.
     """
-    kind = NetworkTask if config.task == "network" else HeadTask
-    return kind(config, training, validation, ranks)
+    if config.task == "network":
+        return NetworkTask(config, training, validation, ranks)
+    return HeadTask(config, training, validation, ranks)
 
 
 def first_model(config: TrainConfig) -> ClinReadNet:

@@ -30,6 +30,7 @@ from clinreadnet.files import whole_file
 from clinreadnet.kernels.compile import SHARED_MEMORY, resources
 from clinreadnet.kernels.launch import CONFIGS, config_file, file_name, gpu_of, trial
 from clinreadnet.kernels.spec import Case, Config
+from clinreadnet.precision import Limits
 from clinreadnet.runtime.reproduce import compare_outputs
 from clinreadnet.tuning.tunable import TUNABLE, Example, Tunable
 
@@ -133,12 +134,12 @@ def wrong(example: Example, expected: Tensor) -> str | None:
     found = compare_outputs(
         {example.name: output.double().cpu().numpy()},
         {example.name: expected.cpu().numpy()},
-        example.budget,
+        Limits(example.budget),
     )
     if not found.failures():
         return None
     error = found.errors[example.name]
-    return f"wrong on {example.name}: relative error {error:.2g}, budget {found.limit:.0e}"
+    return f"wrong on {example.name}: relative error {error:.2g}, budget {found.limits.error:.0e}"
 
 
 def search(

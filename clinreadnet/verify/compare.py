@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clinreadnet.evaluation.maps import MapAgreement, map_agreement
 from clinreadnet.metrics import Correlations, Interval, correlations
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.bundle.manifest import Artifact, Parity
@@ -15,8 +17,37 @@ from clinreadnet.runtime.scores import Outputs
 
 METRICS = ("PLCC", "SROCC", "KROCC")
 
+MAP_METRICS = ("correlation", "rmse_ratio")
+"""What a quality map has in common with local truth, as `MapAgreement` names it."""
 
-def compare(precision: str, outputs: Outputs, reference: Outputs, labels: NDArray[Any]) -> Parity:
+
+@dataclass(frozen=True)
+class LocalTruth:
+    """What is known of n slices tile by tile.
+
+    Attributes:
+        quality: [n], the image's noiseless quality.
+        tile_quality: [n, 16, 16].
+        tile_weight: [n, 16, 16], share of body; all 0 for a slice whose tiles are not known.
+    """
+
+    quality: NDArray[np.floating]
+    tile_quality: NDArray[np.floating]
+    tile_weight: NDArray[np.floating]
+
+    def agreement(self, maps: NDArray[Any]) -> MapAgreement | None:
+        """Return how quality maps [n, 16, 16] agree; None where no slice can tell."""
+        return map_agreement(maps, self.tile_quality, self.tile_weight, self.quality)
+
+
+def compare(
+    precision: str,
+    outputs: Outputs,
+    reference: Outputs,
+    labels: NDArray[Any],
+    truth: LocalTruth | None = None,
+    threshold: float | None = None,
+) -> Parity:
     """Compare an artifact's outputs with the reference's on the same slices.
 
     Args:
@@ -24,16 +55,22 @@ def compare(precision: str, outputs: Outputs, reference: Outputs, labels: NDArra
         outputs: outputs of the artifact.
         reference: float64.
         labels: [n], the radiologists' scores.
+        truth: quality of the tiles, where it is known.
+        threshold: novelty above which a slice is out of domain, where slices are judged.
 
     Returns:
-        The parity; ``reason`` names each failed check.
+        The parity; ``reason`` names each failed check. A slice whose novelty lies within the budget
+        of the threshold can be in domain for one and out of domain for the other: that is counted
+        and is no failure.
     """
-    budget = PRECISIONS[precision].budget
-    metric_budget = PRECISIONS[precision].metric_budget
-    found = compare_outputs(outputs, reference, budget)
+    row = PRECISIONS[precision]
+    found = compare_outputs(outputs, reference, row.limits())
     failures = found.failures("budget")
     differences: dict[str, float | None] = {}
-    details: dict[str, Any] = {"slices": len(labels), "metric_budget": metric_budget}
+    details: dict[str, Any] = {"slices": len(labels), "metric_budget": row.metric_budget}
+    for name, budget in (("tile", row.tile_budget), ("novelty", row.novelty_budget)):
+        if getattr(found, f"worst_{name}_difference") is not None:
+            details[f"{name}_budget"] = budget
     if np.isfinite(outputs["score"]).all():
         ours, theirs = (correlations(o["score"], labels) for o in (outputs, reference))
         details |= {"metrics": _upper(ours), "reference_metrics": _upper(theirs)}
@@ -42,19 +79,50 @@ def compare(precision: str, outputs: Outputs, reference: Outputs, labels: NDArra
             differences[name] = difference
             if np.isnan(difference):
                 failures.append(f"{name} is undefined: all scores or all labels are equal")
-            elif not difference <= metric_budget:
-                failures.append(f"{name} differs by {difference:.1e} (budget {metric_budget:.0e})")
+            elif not difference <= row.metric_budget:
+                failures.append(
+                    f"{name} differs by {difference:.1e} (budget {row.metric_budget:.0e})"
+                )
     else:
         failures.append("scores are not finite")
+    map_differences: dict[str, float | None] = {}
+    if truth is not None and np.isfinite(outputs["quality_map"]).all():
+        our_map, their_map = (truth.agreement(o["quality_map"]) for o in (outputs, reference))
+        if our_map is not None and their_map is not None:
+            details |= {"map": our_map, "reference_map": their_map, "map_budgets": row.map_budgets}
+            for name in MAP_METRICS:
+                difference = abs(_of_map(our_map, name) - _of_map(their_map, name))
+                map_differences[name] = difference
+                if not difference <= row.map_budgets[name]:
+                    failures.append(
+                        f"{name} of the maps differs by {difference:.1e} "
+                        f"(budget {row.map_budgets[name]:.0e})"
+                    )
     return Parity(
         status="failed" if failures else "passed",
         reason="; ".join(failures) or None,
-        budget=budget,
+        budget=row.budget,
         relative_error=dict(found.errors),
         metric_difference=differences,
+        map_difference=map_differences,
         worst_score_difference=found.worst_score_difference,
+        worst_tile_difference=found.worst_tile_difference,
+        worst_novelty_difference=found.worst_novelty_difference,
+        in_domain_flips=_flips(outputs, reference, threshold),
         details=details,
     )
+
+
+def _flips(outputs: Outputs, reference: Outputs, threshold: float | None) -> int | None:
+    if threshold is None or "novelty" not in outputs:
+        return None
+    ours, theirs = (np.asarray(o["novelty"]) <= threshold for o in (outputs, reference))
+    return int((ours != theirs).sum())
+
+
+def _of_map(agreement: MapAgreement, name: str) -> float:
+    interval: Interval = agreement[name]  # type: ignore[literal-required]
+    return interval["value"]
 
 
 def not_run(artifact: Artifact, reason: str | None = None) -> Parity:

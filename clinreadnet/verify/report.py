@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from rich.table import Table
 from clinreadnet.metrics import Interval
 from clinreadnet.runtime.bundle.manifest import Artifact
 from clinreadnet.spec import RESEARCH_USE
-from clinreadnet.verify.compare import METRICS, not_run
+from clinreadnet.verify.compare import MAP_METRICS, METRICS, not_run
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class VerifyReport:
         artifacts: the manifest's entries, each with its new parity.
         problems: problems of the bundle that are not those of an artifact.
         scores: [slices] scores by file for each artifact that ran, and "reference".
+        unjudged: why no slice is judged to be in domain; None where slices are judged.
     """
 
     bundle: Path
@@ -38,6 +39,7 @@ class VerifyReport:
     artifacts: tuple[Artifact, ...]
     problems: tuple[str, ...] = ()
     scores: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    unjudged: str | None = None
 
     @property
     def passed(self) -> bool:
@@ -52,6 +54,7 @@ class VerifyReport:
             "source": self.source,
             "slices": self.slices,
             "problems": list(self.problems),
+            "unjudged": self.unjudged,
             "artifacts": [
                 {
                     "file": a.file,
@@ -73,7 +76,7 @@ def all_passed(artifacts: tuple[Artifact, ...]) -> bool:
 
 
 def print_report(report: VerifyReport, console: Console) -> None:
-    """Print the report as a table, then the failures and the artifacts that did not run."""
+    """Print the report as tables, then the failures and the artifacts that did not run."""
     table = Table(
         title=escape(f"{report.bundle}: {report.slices} slices ({report.source})"),
         box=box.SIMPLE_HEAD,
@@ -101,6 +104,8 @@ def print_report(report: VerifyReport, console: Console) -> None:
             if line:
                 notes.append((artifact.file, parity.status, line))
     console.print(table)
+    if report.scores:
+        console.print(local_table(report.artifacts))
     for file, status, reason in notes:
         console.print(
             f"[{colours[status]}]{status}[/] {escape(file)}: {escape(reason)}", soft_wrap=True
@@ -111,7 +116,30 @@ def print_report(report: VerifyReport, console: Console) -> None:
         console.print(escape(line), highlight=False, soft_wrap=True)
     if report.scores:
         console.print("[] 95 % bootstrap over slices", markup=False)
+    if report.unjudged is not None:
+        console.print(report.unjudged, highlight=False, markup=False, soft_wrap=True)
     console.print(RESEARCH_USE)
+
+
+def local_table(artifacts: Sequence[Artifact]) -> Table:
+    """Lay out, for the artifacts that ran, what quality maps and novelty differ by."""
+    table = Table(box=box.SIMPLE_HEAD, padding=0)
+    table.add_column("artifact", no_wrap=True)
+    for heading in ("Δtile / budget", "Δnovelty / budget", "flips", "Δmap corr.", "Δmap RMSE"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for artifact in artifacts:
+        parity = artifact.parity
+        if parity is None or parity.worst_tile_difference is None:
+            continue
+        flips = parity.in_domain_flips
+        table.add_row(
+            artifact.file.removeprefix("clinreadnet."),
+            _of_budget(parity.worst_tile_difference, parity.details.get("tile_budget")),
+            _of_budget(parity.worst_novelty_difference, parity.details.get("novelty_budget")),
+            "not judged" if flips is None else str(flips),
+            *(_number(parity.map_difference.get(name)) for name in MAP_METRICS),
+        )
+    return table
 
 
 def measured(report: VerifyReport) -> Iterator[tuple[str, Mapping[str, Interval], str | None]]:
@@ -121,13 +149,25 @@ def measured(report: VerifyReport) -> Iterator[tuple[str, Mapping[str, Interval]
         assert artifact.parity is not None
         details = artifact.parity.details
         if artifact is ran[0]:
-            yield "reference", details["reference_metrics"], None
-        yield artifact.file, details["metrics"], details.get("worst_slice")
+            theirs = _of_map(details.get("reference_map"))
+            yield "reference", details["reference_metrics"] | theirs, None
+        ours = _of_map(details.get("map"))
+        yield artifact.file, details["metrics"] | ours, details.get("worst_slice")
+
+
+def _of_map(agreement: Mapping[str, Any] | None) -> dict[str, Interval]:
+    if agreement is None:
+        return {}
+    return {f"map {name.replace('_', ' ')}": agreement[name] for name in MAP_METRICS}
 
 
 def interval(value: Interval) -> str:
     """Return a value with its interval, for a person."""
     return f"{value['value']:.4f} [{value['low']:.4f}, {value['high']:.4f}]"
+
+
+def _of_budget(value: float | None, budget: float | None) -> str:
+    return "" if value is None or budget is None else f"{value:.0e} / {budget:.1e}"
 
 
 def _number(value: float | None) -> str:

@@ -1,9 +1,11 @@
 """Compare the artifacts of a bundle with the float64 reference.
 
 The files of all artifacts are checked. ONNX graphs run on the CPU: ‖out − ref‖ / ‖ref‖ of each
-output and the differences of the task's metrics must be within the budgets of the precision.
-TensorRT engines are not run. The slices are the bundle's golden slices (without torch) or a
-labelled folder (the checkpoint is then needed).
+output, the worst tile of the quality maps, the worst slice's novelty and the differences of the
+task's metrics (those of the maps where the truth of tiles is known) must be within the budgets of
+the precision. Slices that change between in and out of domain are counted. TensorRT engines are not
+run. The slices are the bundle's golden slices (without torch) or a labelled folder (the checkpoint
+is then needed).
 
 If two nearly equal scores change places, rank metrics change by a whole pair: one pair of n slices
 moves KROCC by 4 / (n (n - 1)), more than its tolerance if n < 64. Golden slices therefore have
@@ -14,7 +16,8 @@ of the artifact. In a labelled folder every slice counts; use a few hundred slic
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +28,17 @@ from clinreadnet.errors import BackendError, InputError
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from clinreadnet.runtime.bundle.golden import read_golden
-from clinreadnet.runtime.bundle.manifest import Artifact, Manifest, Parity, digest, read_listed
+from clinreadnet.runtime.bundle.manifest import (
+    Artifact,
+    Manifest,
+    Parity,
+    digest,
+    read_listed,
+)
 from clinreadnet.runtime.reproduce import run_slices
 from clinreadnet.runtime.scores import Outputs
-from clinreadnet.verify.compare import compare, not_run
+from clinreadnet.spec import OUTPUTS
+from clinreadnet.verify.compare import LocalTruth, compare, not_run
 from clinreadnet.verify.reference import Advance, GoldenSlices, SliceSource, reference_outputs
 from clinreadnet.verify.report import VerifyReport
 
@@ -42,12 +52,30 @@ PLAIN_NOTE = (
 )
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """What artifacts are compared on.
+
+    Attributes:
+        slices: n slices.
+        reference: float64 outputs on them.
+        labels: [n], the readers' scores.
+        truth: of their tiles, where it is known.
+        threshold: novelty above which a slice is out of domain, where slices are judged.
+    """
+
+    slices: SliceSource
+    reference: Outputs
+    labels: NDArray[Any]
+    truth: LocalTruth | None = None
+    threshold: float | None = None
+
+
 def verify_artifact(
     bundle: Path,
     artifact: Artifact,
-    slices: SliceSource,
-    reference: Outputs,
-    labels: NDArray[Any],
+    evidence: Evidence,
+    outputs: Sequence[str] = OUTPUTS,
     advance: Advance = lambda n: None,
     scores: dict[str, NDArray[Any]] | None = None,
 ) -> Parity:
@@ -56,12 +84,12 @@ def verify_artifact(
     Args:
         bundle: its folder.
         artifact: its entry in the manifest.
-        slices: n slices.
-        reference: float64 outputs on the same slices.
-        labels: [n], the radiologists' scores.
+        evidence: slices, reference outputs and labels.
+        outputs: names of the bundle's outputs.
         advance: called with the number of computed slices.
         scores: gets the artifact's scores, by its file name.
     """
+    slices = evidence.slices
     try:
         content = read_listed(bundle, artifact)
         if artifact.layers is not None:
@@ -69,8 +97,9 @@ def verify_artifact(
         if artifact.kind != "onnx":
             return not_run(artifact)
         content, note = _emulated(content, artifact)
-        backend = OnnxRuntimeBackend(content, file=str(bundle / artifact.file))
-        outputs = run_slices(
+        file = str(bundle / artifact.file)
+        backend = OnnxRuntimeBackend(content, file=file, outputs=outputs)
+        found = run_slices(
             backend.run,
             (slices.hu(index) for index in range(len(slices))),
             batch=artifact.batch.opt,
@@ -78,15 +107,31 @@ def verify_artifact(
             advance=advance,
         )
         if scores is not None:
-            scores[artifact.file] = outputs["score"]
+            scores[artifact.file] = found["score"]
     except _NotRunnable as reason:
         return not_run(artifact, str(reason))
     except (BackendError, InputError) as error:
         return Parity("failed", reason=str(error), budget=PRECISIONS[artifact.precision].budget)
-    parity = compare(artifact.precision, outputs, reference, labels)
-    if note is not None:
-        parity = replace(parity, details=parity.details | {"note": note})
-    return parity
+    reference, labels = evidence.reference, evidence.labels
+    parity = compare(
+        artifact.precision, found, reference, labels, evidence.truth, evidence.threshold
+    )
+    details = parity.details | _worst(found, reference, slices)
+    return replace(parity, details=details if note is None else details | {"note": note})
+
+
+def _worst(outputs: Outputs, reference: Outputs, slices: SliceSource) -> dict[str, Any]:
+    """Name the slice with the worst score, and the worst tile of all."""
+    score, tiles = (np.abs(outputs[n] - reference[n]) for n in ("score", "quality_map"))
+    index, row, column = np.unravel_index(int(np.argmax(tiles)), tiles.shape)
+    return {
+        "worst_slice": slices.name(int(np.argmax(score))),
+        "worst_tile": {
+            "slice": slices.name(int(index)),
+            "row": int(row),
+            "column": int(column),
+        },
+    }
 
 
 def verify_golden(
@@ -101,14 +146,22 @@ def verify_golden(
     """
     folder = Path(bundle)
     try:
-        golden = read_golden(folder, manifest.golden)
+        golden = read_golden(folder, manifest.golden, manifest.outputs)
     except InputError as error:
         # The hashes of the artifacts can still be checked.
         artifacts = tuple(replace(a, parity=_only_hashed(folder, a)) for a in manifest.artifacts)
         return VerifyReport(folder, "golden", 0, artifacts, (str(error),))
-    return _verify(
-        folder, manifest, "golden", GoldenSlices(golden["hu"]), golden, golden["label"], advance
-    )
+    evidence = golden_evidence(golden, manifest.model.novelty_threshold)
+    return _verify(folder, manifest, "golden", evidence, advance)
+
+
+def golden_evidence(golden: Mapping[str, NDArray[Any]], threshold: float | None = None) -> Evidence:
+    """Return the arrays of a golden file as what artifacts are compared on."""
+    truth = None
+    if "tile_quality" in golden:
+        truth = LocalTruth(golden["quality"], golden["tile_quality"], golden["tile_weight"])
+    labels = golden["label"].astype(np.float64)
+    return Evidence(GoldenSlices(golden["hu"]), golden, labels, truth, threshold)
 
 
 def verify_folder(
@@ -132,6 +185,7 @@ def verify_folder(
             bundle was made from another checkpoint.
     """
     from clinreadnet.data.ldctiqa import read_ldctiqa
+    from clinreadnet.data.tiles import read_tiles
     from clinreadnet.model.checkpoint import load_checkpoint, pretrained_path
 
     slices = read_ldctiqa(data)
@@ -151,8 +205,18 @@ def verify_folder(
             f"{path}: not the checkpoint this bundle was made from (SHA-256 differs); "
             "give that one as `checkpoint`, or export again"
         )
-    reference = reference_outputs(model, slices, advance)
-    return _verify(Path(bundle), manifest, str(data), slices, reference, slices.scores, advance)
+    tiles = read_tiles(slices.folder, slices.names)
+    truth = None
+    if tiles is not None and slices.quality is not None:
+        truth = LocalTruth(slices.quality, tiles.quality, tiles.weight)
+    evidence = Evidence(
+        slices=slices,
+        reference=reference_outputs(model, slices, advance),
+        labels=slices.scores.astype(np.float64),
+        truth=truth,
+        threshold=manifest.model.novelty_threshold,
+    )
+    return _verify(Path(bundle), manifest, str(data), evidence, advance)
 
 
 def passes(manifest: Manifest, *, golden: bool) -> int:
@@ -161,24 +225,21 @@ def passes(manifest: Manifest, *, golden: bool) -> int:
 
 
 def _verify(
-    bundle: Path,
-    manifest: Manifest,
-    source: str,
-    slices: SliceSource,
-    reference: Outputs,
-    labels: NDArray[Any],
-    advance: Advance,
+    bundle: Path, manifest: Manifest, source: str, evidence: Evidence, advance: Advance
 ) -> VerifyReport:
-    labels = labels.astype(np.float64)
-    scores = {"reference": reference["score"]}
+    scores = {"reference": evidence.reference["score"]}
     artifacts = []
     for artifact in manifest.artifacts:
-        parity = verify_artifact(bundle, artifact, slices, reference, labels, advance, scores)
-        if (ours := scores.get(artifact.file)) is not None:
-            worst = int(np.argmax(np.abs(ours - reference["score"])))
-            parity = replace(parity, details=parity.details | {"worst_slice": slices.name(worst)})
+        parity = verify_artifact(bundle, artifact, evidence, manifest.output_names, advance, scores)
         artifacts.append(replace(artifact, parity=parity))
-    return VerifyReport(bundle, source, len(labels), tuple(artifacts), scores=scores)
+    return VerifyReport(
+        bundle,
+        source,
+        len(evidence.labels),
+        tuple(artifacts),
+        scores=scores,
+        unjudged=manifest.unjudged,
+    )
 
 
 class _NotRunnable(Exception):

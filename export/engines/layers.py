@@ -21,8 +21,9 @@ LayerTypes = dict[str, dict[str, int]]
 _PRODUCTS = ("MATRIX_MULTIPLY", "CONVOLUTION")
 _FLOAT32_KINDS = ("NORMALIZATION", "SOFTMAX", "REDUCE", "UNARY")
 """The float32 islands: LayerNorm, the softmaxes and their exponentials and sums, the mixture."""
-_OWN = {"CONVOLUTION": 1, "MATRIX_MULTIPLY": 2}
-"""Products that are float32 in the network itself: Sobel edges, the head's statistics."""
+_OWN = {"CONVOLUTION": 1, "MATRIX_MULTIPLY": 5}
+"""Products that are float32 in the network itself: the Sobel edges; the mixture of votes, the
+pooled tokens and the two layers that read them, and the whitening of the novelty."""
 
 
 def layers_path(engine: Path) -> Path:

@@ -1,11 +1,12 @@
 """Export ClinReadNet from torch to one ONNX graph per precision.
 
 The input is `hu` in Hounsfield units, float32 [batch, 1, 512, 512]; clip and scale are in the
-graph. The outputs are `score`, `probs` and `quality_map`, float32. Only the batch is dynamic.
+graph. The outputs are `score`, `probs`, `quality_map` and `novelty`, float32. Only the batch is
+dynamic.
 LayerNormalization and Gelu are single operators; masks, biases, gates and Sobel kernels are
 constants; reshapes have constant shapes. A precision is the type of the weights and the matrix
-products: softmax, LayerNorm, the encoding, the Sobel edges, the statistics of edges with their MLP
-and the final mixture are float32 in all.
+products: softmax, LayerNorm, the encoding, the Sobel edges, the statistics of edges with the
+novelty, the mixture of votes and the MLP of the pooled tokens are float32 in all.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def export_onnx(model: ClinReadNet, path: str | os.PathLike[str], *, precision: 
         InputError: unknown precision.
     """
     row = find_precision(precision, exported_precisions())
-    model = copy.deepcopy(model).to(getattr(torch, row.torch_dtype)).eval()
+    model = _lowered(model, getattr(torch, row.torch_dtype))
     # Two slices: torch.export treats a batch of one as a constant.
     example = torch.zeros(2, 1, SIZE, SIZE)
     with _quiet_exporter(), torch.no_grad():
@@ -91,6 +92,19 @@ def export_onnx(model: ClinReadNet, path: str | os.PathLike[str], *, precision: 
     graph.doc_string = f"ClinReadNet {model.config.preset}, {precision}. {RESEARCH_USE}"
     with whole_file(path) as temporary:
         onnx.save_model(onnx_ir.to_proto(graph), temporary)
+
+
+def _lowered(model: ClinReadNet, dtype: torch.dtype) -> ClinReadNet:
+    """Return a copy with its parameters in ``dtype``.
+
+    Buffers stay as they are: only float32 islands read them, and bfloat16 would leave two digits of
+    the novelty's mean and whitening.
+    """
+    low = copy.deepcopy(model).to(dtype).eval()
+    for module, exact in zip(low.modules(), model.modules(), strict=True):
+        for name, buffer in exact.named_buffers(recurse=False):
+            setattr(module, name, buffer)
+    return low
 
 
 def simplify(graph: onnx_ir.Model) -> onnx_ir.Model:

@@ -21,8 +21,7 @@ from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import Artifact, BatchRange, BuiltOn, Golden, digest
 from clinreadnet.runtime.gpu import driver_version, find_gpus
 from clinreadnet.runtime.verdict import current_platform
-from clinreadnet.verify.reference import GoldenSlices
-from clinreadnet.verify.run import verify_artifact
+from clinreadnet.verify.run import golden_evidence, verify_artifact
 
 SEARCH_SLICES = 3
 """Number of golden slices that `--fp32-islands auto` compares."""
@@ -124,9 +123,8 @@ class Graphs:
 
     def _missed(self, artifact: Artifact) -> str | None:
         """Return why the graph misses its budget, or None."""
-        golden = read_golden(self._folder, self._golden)
-        slices, labels = GoldenSlices(golden["hu"]), golden["label"].astype("float64")
-        parity = verify_artifact(self._folder, artifact, slices, golden, labels)
+        evidence = golden_evidence(read_golden(self._folder, self._golden))
+        parity = verify_artifact(self._folder, artifact, evidence)
         return None if parity.status == "passed" else parity.reason
 
 

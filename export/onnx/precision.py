@@ -131,12 +131,12 @@ def find_islands(
     Raises:
         CheckFailed: the float32 graph itself misses that share of the budget.
     """
-    limit = SEARCH_MARGIN * PRECISIONS[precision].budget
+    limits = PRECISIONS[precision].limits(SEARCH_MARGIN)
 
     def keeps_budget(islands: Sequence[str]) -> bool:
         lowered = convert(model, precision, islands)
         backend = OnnxRuntimeBackend(emulate(lowered.SerializeToString()))
-        found = reproduce(backend.run, hu, reference, limit)
+        found = reproduce(backend.run, hu, reference, limits)
         advance()
         return not found.failures()
 
@@ -145,7 +145,7 @@ def find_islands(
     if keeps_budget(()):
         return ()
     if not keeps_budget(nodes):
-        raise CheckFailed(f"the float32 graph itself is off by more than {limit:.1e}")
+        raise CheckFailed(f"the float32 graph itself is off by more than {limits.error:.1e}")
     return tuple(_minimal(nodes, keeps_budget))
 
 

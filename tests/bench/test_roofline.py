@@ -36,7 +36,8 @@ def test_one_window_by_hand() -> None:
 
 
 def test_weights_of_the_ops_are_the_networks() -> None:
-    """A batch of none moves only parameters: all but the LayerNorms', attention's in float32."""
+    """A batch of none moves only parameters, all but the LayerNorms', and the novelty's whitening;
+    attention's in float32."""
     config = ClinReadNetConfig()
     ops = roofline.ops(config, 0, "fp32")
     counted = sum(work.bytes for work in ops.values()) / 4
@@ -44,7 +45,7 @@ def test_weights_of_the_ops_are_the_networks() -> None:
     parameters = sum(p.numel() for name, p in model.named_parameters() if "norm" not in name)
     tables = sum(p.numel() for n, p in model.named_parameters() if n.endswith("bias_table"))
     gathered = sum(d * h * 64 * 64 for d, h in zip(config.depths, config.heads, strict=True))
-    assert counted == parameters - tables + gathered
+    assert counted == parameters - tables + gathered + model.novelty.whitening.numel()
 
 
 def test_the_limit_is_the_slower_of_both() -> None:

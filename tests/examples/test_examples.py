@@ -15,14 +15,16 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 def test_score_series(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "bundle")
     hu = np.random.default_rng(0).normal(40, 300, (5, 512, 512)).astype(np.int16)
+    hu[3] += 900
     np.save(tmp_path / "hu.npy", hu)
     command = [sys.executable, EXAMPLES / "score_series.py", bundle, tmp_path / "hu.npy"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert [int(index) for index, _ in lines] == list(range(5))
+    assert [int(line[0]) for line in lines] == list(range(5))
     expected = [f"{score:.3f}" for score in reference(hu)["score"]]
-    assert [score for _, score in lines] == expected
+    assert [line[1] for line in lines] == expected
+    assert [line[2:] for line in lines] == [[], [], [], ["novel"], []]
     (bundle / "manifest.json").write_text("{}")
     failed = subprocess.run(command, capture_output=True, text=True)
     assert failed.returncode == 1 and failed.stderr.startswith("score_series: ")

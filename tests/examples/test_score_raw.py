@@ -36,10 +36,12 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(program: Path, tmp_path: Path) -> Any:
     """Return a function that scores an array with an engine; default profile 2:3:4."""
 
-    def score(raw: bytes, kind: str, engine: str = "stub-engine 2 3 4", **environment: str) -> Any:
+    def score(
+        raw: bytes, kind: str, engine: str = "stub-engine 2 3 4", *more: str, **environment: str
+    ) -> Any:
         (tmp_path / "engine").write_text(engine)
         (tmp_path / "hu.raw").write_bytes(raw)
-        command = [program, tmp_path / "engine", tmp_path / "hu.raw", kind]
+        command = [program, tmp_path / "engine", tmp_path / "hu.raw", kind, *more]
         return subprocess.run(command, capture_output=True, text=True, env=environment)
 
     return score
@@ -51,11 +53,36 @@ def test_raw_slices_are_scored_in_batches_of_the_profile(run: Any, kind: str) ->
     done = run(hu.tobytes(), kind)
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert [int(index) for index, _ in lines] == list(range(7))
-    expected = reference(hu)["score"]
-    np.testing.assert_allclose([float(score) for _, score in lines], expected, atol=6e-5)
+    assert [int(index) for index, *_ in lines] == list(range(7))
+    for column, name in ((1, "score"), (2, "novelty")):
+        found = [float(line[column]) for line in lines]
+        np.testing.assert_allclose(found, reference(hu)[name], atol=6e-5)
+    assert {len(line) for line in lines} == {3}
     # Two whole batches, and one slice filled up to the smallest batch.
     assert done.stderr == "stub: batch 3\nstub: batch 3\nstub: batch 2\n"
+
+
+def test_slices_above_the_threshold_are_marked(run: Any) -> None:
+    hu = np.stack([np.full((512, 512), value, np.int16) for value in (0, 390, 40)])
+    done = run(hu.tobytes(), "int16", "stub-engine 1 2 4", "1.9")
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[3:] for line in done.stdout.splitlines()] == [[], ["novel"], []]
+
+
+def test_an_engine_made_before_novelty_prints_scores_alone(run: Any) -> None:
+    old = "stub-engine 1 2 4 before-novelty"
+    done = run(SLICE.tobytes(), "float32", old)
+    assert (done.returncode, done.stdout) == (0, "0 2.8571\n"), done.stderr
+    refused = run(SLICE.tobytes(), "float32", old, "1.9")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "made before novelty, leave THRESHOLD out" in refused.stderr
+
+
+@pytest.mark.parametrize("threshold", ["", "x", "0", "-1", "nan", "inf", "1.9x"])
+def test_a_threshold_that_is_no_number_is_refused(run: Any, threshold: str) -> None:
+    done = run(SLICE.tobytes(), "float32", "stub-engine 1 2 4", threshold)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"score_raw: {threshold}: THRESHOLD must be a positive number\n"
 
 
 SLICE = np.zeros((512, 512), np.float32)

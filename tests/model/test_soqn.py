@@ -85,12 +85,12 @@ def test_the_image_starts_as_the_mixture_of_its_tiles() -> None:
     torch.testing.assert_close(prediction.score, prediction.probs @ grades)
 
 
-def test_nothing_reaches_the_score_but_through_the_stages() -> None:
+def test_nothing_reaches_the_score_but_through_the_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model = ClinReadNet(PRESETS["tiny"]).eval()
     for parameter in model.head.image.parameters():
         torch.nn.init.normal_(parameter)
-    model.attend = lambda x: torch.zeros(len(x), 8, 8, 256)
+    monkeypatch.setattr(model, "attend", lambda x: torch.zeros(len(x), 8, 8, 256))
     with torch.no_grad():
         prediction = model(slices(3))
     assert prediction.score.std() < 1e-6 and prediction.quality_map.std() < 1e-6
@@ -139,6 +139,7 @@ def test_without_attention_the_blocks_mlps_are_left() -> None:
 
 def test_linear_layers_start_with_the_root_of_their_inputs() -> None:
     torch.manual_seed(0)
-    block = ClinReadNet(PRESETS["small"]).stages[0][0]
-    assert block.mlp[0].weight.std().item() == pytest.approx(48**-0.5, rel=0.15)
-    assert block.mlp[2].weight.std().item() == pytest.approx(192**-0.5 / 2, rel=0.15)
+    mlp = ClinReadNet(PRESETS["small"]).get_submodule("stages.0.0.mlp")
+    first, last = (mlp.get_submodule(name).get_parameter("weight") for name in ("0", "2"))
+    assert first.std().item() == pytest.approx(48**-0.5, rel=0.15)
+    assert last.std().item() == pytest.approx(192**-0.5 / 2, rel=0.15)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from clinreadnet.precision import Limits
 from clinreadnet.runtime.reproduce import compare_outputs, reproduce, run_batch, run_slices
 
 
@@ -56,9 +57,9 @@ def test_slices_are_read_when_their_turn_comes() -> None:
 
 def test_reproducing_is_within_the_limit_or_says_what_is_not() -> None:
     reference = {"score": np.array([2.0, 4.0, 6.0]), "label": np.zeros(3)}
-    assert reproduce(Doubling(), slices(3), reference, 0.0).failures() == []
+    assert reproduce(Doubling(), slices(3), reference, Limits(0.0)).failures() == []
     reference["score"] = np.array([2.0, 4.0, 5.0])
-    found = reproduce(Doubling(), slices(3), reference, 1e-2)
+    found = reproduce(Doubling(), slices(3), reference, Limits(1e-2))
     assert found.worst_score_difference == pytest.approx(1.0)
     assert found.failures() == ["score is off by 1.5e-01 (limit 1e-02)"]
     assert found.failures("budget") == ["score is off by 1.5e-01 (budget 1e-02)"]
@@ -66,9 +67,33 @@ def test_reproducing_is_within_the_limit_or_says_what_is_not() -> None:
 
 def test_what_is_not_finite_is_outside_every_limit() -> None:
     outputs = {"score": np.array([np.nan, 1.0]), "probs": np.array([1.0])}
-    found = compare_outputs(outputs, {"score": np.ones(2), "probs": np.ones(1)}, np.inf)
+    found = compare_outputs(outputs, {"score": np.ones(2), "probs": np.ones(1)}, Limits(np.inf))
     assert found.worst_score_difference == float("inf")
     assert found.errors == {"score": float("inf"), "probs": 0.0}
-    assert compare_outputs({"probs": outputs["probs"]}, outputs, 1.0).worst_score_difference is None
-    nan = compare_outputs({"score": np.ones(1)}, {"score": np.array([np.nan])}, 1.0)
+    alone = compare_outputs({"probs": outputs["probs"]}, outputs, Limits(1.0))
+    assert alone.worst_score_difference is None
+    assert alone.worst_tile_difference is None and alone.worst_novelty_difference is None
+    nan = compare_outputs({"score": np.ones(1)}, {"score": np.array([np.nan])}, Limits(1.0))
     assert len(nan.failures()) == 1
+    nan = compare_outputs({"novelty": np.array([np.nan])}, {"novelty": np.ones(1)}, Limits(1, 1, 1))
+    assert nan.worst_novelty_difference == float("inf") and len(nan.failures()) == 2
+
+
+def test_one_tile_and_one_slice_have_limits_of_their_own() -> None:
+    """Errors that the whole output hides: one tile of 512, one slice of 100."""
+    maps = np.full((2, 16, 16), 3.0)
+    novelty = np.full(100, 2.0)
+    wrong = {"quality_map": maps.copy(), "novelty": novelty.copy()}
+    wrong["quality_map"][1, 3, 4] -= 0.25
+    wrong["novelty"][7] = 2.1
+    reference = {"quality_map": maps, "novelty": novelty}
+    found = compare_outputs(wrong, reference, Limits(0.01, 0.2, 0.04))
+    assert max(found.errors.values()) < 0.006
+    assert found.worst_tile_difference == pytest.approx(0.25)
+    assert found.worst_novelty_difference == pytest.approx(0.05)
+    assert found.failures() == [
+        "a tile of quality_map is off by 2.5e-01 grades (limit 2e-01)",
+        "a slice's novelty is off by 5.0e-02 of itself (limit 4.0e-02)",
+    ]
+    assert compare_outputs(wrong, reference, Limits(0.01, 0.26, 0.06)).failures() == []
+    assert compare_outputs(wrong, reference, Limits(0.01)).failures() == []

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.tiny_bundle import make_graph, reference, write_bundle
+from support.tiny_bundle import THRESHOLD, make_graph, reference, write_bundle
 
 from clinreadnet.errors import BackendUnavailable, CheckFailed, InputError, SessionClosed
 from clinreadnet.metrics import relative_error
@@ -60,6 +60,87 @@ def test_scores_are_the_references_in_order_whatever_the_batches(bundle: Path, n
         got = getattr(scores, name)
         assert got.dtype == np.float32
         np.testing.assert_allclose(got, value, rtol=1e-5)
+
+
+def test_slices_are_judged_by_the_threshold_of_the_manifest(bundle: Path) -> None:
+    hu = some_hu(3)
+    hu[1] += 900
+    scores = Session(bundle).score(hu)
+    assert scores.threshold == THRESHOLD
+    assert scores.in_domain is not None and scores.in_domain.dtype == np.bool_
+    assert scores.in_domain.tolist() == (reference(hu)["novelty"] <= THRESHOLD).tolist()
+    assert scores.in_domain.tolist() == [True, False, True]
+    one = scores.take(1)
+    assert one.in_domain is not None and one.in_domain.tolist() == [False]
+    assert one.novelty is not None and one.novelty.tolist() == scores.novelty[1:2].tolist()  # type: ignore[index]
+
+
+def test_a_score_comes_with_the_interval_of_its_distribution() -> None:
+    probs = np.zeros((2, 21), np.float32)
+    probs[0, [5, 10, 12]] = 0.04, 0.9, 0.06  # 0.04 below 2.0; 0.06 above
+    probs[1, 20] = 1
+    scores = Scores(np.zeros(2, np.float32), probs, np.zeros((2, 16, 16), np.float32))
+    assert scores.low.dtype == scores.high.dtype == np.float32
+    np.testing.assert_allclose(scores.low, [2.0, 4.0])
+    np.testing.assert_allclose(scores.high, [2.4, 4.0])
+    assert scores.in_domain is None
+
+
+def test_what_is_no_number_is_not_in_domain() -> None:
+    empty = np.zeros((1, 21), np.float32), np.zeros((1, 16, 16), np.float32)
+    nan = np.array([np.nan], np.float32)
+    in_domain = Scores(nan, *empty, novelty=nan, threshold=1.0).in_domain
+    assert in_domain is not None and in_domain.tolist() == [False]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_bundle_made_before_novelty_scores_and_judges_nothing(
+    tmp_path: Path, precision: str
+) -> None:
+    hu = some_hu(2)
+    with Session(
+        write_bundle(tmp_path / "old", before_novelty=True), precision=precision
+    ) as session:
+        scores = session.score(hu)
+        facts = session.describe()
+    np.testing.assert_allclose(scores.score, reference(hu)["score"], rtol=5e-3)
+    assert scores.novelty is None and scores.in_domain is None
+    assert scores.low.shape == (2,)
+    assert facts["novelty_threshold"] is None and "made before `novelty`" in facts["unjudged"]
+    assert "\n" not in facts["unjudged"]
+    json.dumps(facts)
+
+
+def test_a_bundle_without_threshold_says_so(tmp_path: Path) -> None:
+    session = Session(write_bundle(tmp_path / "b", threshold=None))
+    scores = session.score(some_hu(1))
+    assert scores.novelty is not None and scores.in_domain is None
+    assert "no novelty threshold" in session.describe()["unjudged"]
+
+
+def test_a_bundle_that_judges_says_by_what(bundle: Path) -> None:
+    facts = Session(bundle).describe()
+    assert (facts["novelty_threshold"], facts["unjudged"]) == (THRESHOLD, None)
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["graph-before", "manifest-before"])
+def test_a_graph_of_the_other_version_is_refused(tmp_path: Path, old: bool) -> None:
+    """A graph without novelty under a manifest that promises it, and the other way round."""
+    path = write_bundle(tmp_path / "b", before_novelty=old, precisions=("fp32",))
+    content = make_graph(novel=old)
+    raw = json.loads((path / "manifest.json").read_text())
+    raw["artifacts"][0] |= {"sha256": digest(content), "size": len(content)}
+    (path / "clinreadnet.fp32.onnx").write_bytes(content)
+    (path / "manifest.json").write_text(json.dumps(raw))
+    with pytest.raises(BackendUnavailable, match="not a ClinReadNet graph .its outputs are"):
+        Session(path, "onnxruntime-cpu")
+
+
+def test_the_self_test_sees_the_novelty(tmp_path: Path) -> None:
+    # Within the relative error that the output may have, and not within what one slice may.
+    wrong = write_bundle(tmp_path / "b", novelty_scale=0.5 * (1 + 1.5e-5))
+    with pytest.raises(CheckFailed, match="self-test failed .* slice's novelty is off by 1.5e-05"):
+        Session(wrong, "onnxruntime-cpu", "fp32")
 
 
 @pytest.mark.parametrize("dtype", ["int16", "int32", "float16", "float32", "float64", ">i2"])

@@ -61,6 +61,24 @@ def test_results_come_in_order_with_the_references_scores(session: Session) -> N
     assert list(stream) == []
 
 
+def test_each_slice_is_judged(session: Session) -> None:
+    with session.stream() as stream:
+        for hu in (*slices(2), np.full((512, 512), 390.0, np.float32)):
+            stream.put(hu)
+    judged = [result.scores.in_domain for result in stream if result.scores is not None]
+    assert [one.tolist() for one in judged if one is not None] == [[True], [True], [False]]
+
+
+def test_a_bundle_made_before_novelty_streams(tmp_path: Path) -> None:
+    old = write_bundle(tmp_path / "old", before_novelty=True)
+    with Session(old, batch=4) as session, session.stream() as stream:
+        for hu in slices(6):
+            stream.put(hu)
+    results = list(stream)
+    assert len(results) == 6
+    assert all(r.scores is not None and r.scores.in_domain is None for r in results)
+
+
 def test_a_reader_gets_results_while_the_scanner_goes_on(session: Session) -> None:
     with session.stream() as stream:
         for index, hu in enumerate(slices(3)):

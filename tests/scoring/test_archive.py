@@ -18,13 +18,13 @@ import ray
 from numpy.typing import NDArray
 from pyarrow import parquet
 from support.dicom_files import noise, write_ct, write_series
-from support.tiny_bundle import reference, write_bundle
+from support.tiny_bundle import THRESHOLD, reference, write_bundle
 from typer.testing import CliRunner
 
 from clinreadnet.cli import app, main
 from clinreadnet.data.slices import SliceRef, find_slices
 from clinreadnet.errors import CheckFailed, ClinReadNetError, InputError
-from clinreadnet.runtime import Session
+from clinreadnet.runtime import Scores, Session
 from clinreadnet.scoring import archive as score_ray
 from clinreadnet.scoring.archive import score_archive, score_chunk
 from clinreadnet.scoring.series import score_slices
@@ -97,6 +97,31 @@ def test_killed_workers_lose_nothing(
     assert len(progress) == 6 and max(progress) == (24, 24)
 
 
+def test_novel_slices_are_marked_and_left_out_of_the_summary(
+    cluster: None, bundle: Path, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "a.npy", np.stack([noise(0), noise(1) + 400, noise(2)]))
+    report = score_archive([tmp_path / "a.npy"], bundle, tmp_path / "a.parquet", workers=1)
+    found = rows(tmp_path / "a.parquet")
+    assert [row["in_domain"] for row in found] == [True, False, True]
+    assert found[1]["novelty"] > THRESHOLD and found[1]["score"] is not None
+    assert report.series is not None
+    assert (report.series.n, report.series.novel, report.not_scored) == (3, 1, 0)
+
+
+def test_a_bundle_made_before_novelty_says_that_it_cannot_judge(
+    cluster: None, tmp_path: Path
+) -> None:
+    old = write_bundle(tmp_path / "old", before_novelty=True)
+    np.save(tmp_path / "a.npy", noise())
+    notes: list[str] = []
+    out = tmp_path / "a.parquet"
+    score_archive([tmp_path / "a.npy"], old, out, workers=1, note=notes.append)
+    assert len(notes) == 1 and "cannot judge" in notes[0]
+    (row,) = rows(out)
+    assert row["in_domain"] is None and row["novelty"] is None and row["low"] is not None
+
+
 def test_a_bundle_that_does_not_load_is_the_sessions_own_error(
     cluster: None, tmp_path: Path
 ) -> None:
@@ -147,17 +172,21 @@ def test_an_archive_gets_the_scores_of_one_process(bundle: Path, tmp_path: Path)
         ("broken.npy", 1),
         ("truncated.dcm", None),
     ]
-    assert all(row["score"] is None and row["grade"] is None for row in wrong)
+    scored = ("score", "grade", "low", "high", "novelty", "in_domain")
+    assert all(row[name] is None for row in wrong for name in scored)
     assert "NaN or infinity" in wrong[0]["error"] and "truncated" in wrong[1]["error"]
 
     refs = find_slices([archive], refused=lambda path, error: None)
     good = [ref for ref in refs if ref.name != f"{archive / 'broken.npy'}[1]"]
     alone = score_slices(Session(bundle, threads=1), good)
-    columns = ("path", "frame", "position", "score", "grade")
-    assert [tuple(row[c] for c in columns) for row in found if row["error"] is None] == [
+    columns = ("path", "frame", "position", "score", "grade", "novelty", "in_domain")
+    right = [row for row in found if row["error"] is None]
+    assert [row["low"] for row in right] == pytest.approx([0.2] * len(good))
+    assert [row["high"] for row in right] == pytest.approx([3.8] * len(good))
+    assert [tuple(row[c] for c in columns) for row in right] == [
         tuple(getattr(one, c) for c in columns) for one in alone.slices
     ]
-    assert [row["series"] for row in found if row["error"] is None] == [r.series for r in good]
+    assert [row["series"] for row in right] == [r.series for r in good]
     facts = parquet.read_schema(tmp_path / "scores.parquet").metadata
     assert facts[b"research_use"].startswith(b"Research use only")
     assert json.loads(facts[b"session"])["backend"] == "onnxruntime-cpu"
@@ -170,15 +199,17 @@ def test_a_slice_that_fails_stops_no_other_of_its_chunk() -> None:
         def score(self, hu: NDArray[np.float32]) -> Any:
             if hu.mean(axis=(1, 2)).min() < -500:
                 raise ClinReadNetError("too dark")
-            return type("Scores", (), {"score": reference(hu)["score"].astype(np.float32)})
+            outputs = {n: value.astype(np.float32) for n, value in reference(hu).items()}
+            return Scores(**outputs, threshold=THRESHOLD)
 
     images = [noise(i).astype(np.float32) for i in range(3)]
     images[1] -= 900
     refs = [SliceRef(Path(f"{i}"), None, None, "s", image.copy) for i, image in enumerate(images)]
     scores, errors = score_chunk(Picky(), refs)  # type: ignore[arg-type]
     assert errors == [None, "1: too dark", None]
-    np.testing.assert_allclose(scores[[0, 2]], reference(np.stack(images))["score"][[0, 2]])
-    assert np.isnan(scores[1])
+    assert scores[1] is None
+    kept = [one.score for one in scores if one is not None]
+    np.testing.assert_allclose(kept, reference(np.stack(images))["score"][[0, 2]], rtol=1e-6)
 
 
 def test_an_address_without_ray_is_one_line(

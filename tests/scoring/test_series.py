@@ -24,7 +24,7 @@ from clinreadnet.errors import InputError
 from clinreadnet.runtime import Session
 from clinreadnet.scoring import plot
 from clinreadnet.scoring import series as score
-from clinreadnet.spec import LIKERT, RESEARCH_USE
+from clinreadnet.spec import LIKERT, RESEARCH_USE, grade_word
 
 Run = subprocess.CompletedProcess[str]
 
@@ -123,8 +123,14 @@ def test_csv_and_plot_are_written_whole(run: Any, bundle: Path, tmp_path: Path) 
     done = run("score", folder, "--bundle", bundle, "--csv", table, "--plot", picture)
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader(table.open()))
-    assert list(rows[0]) == ["path", "frame", "position", "score", "grade"]
+    assert list(rows[0]) == [
+        *("path", "frame", "position", "score", "grade"),
+        *("low", "high", "novelty", "in_domain"),
+    ]
     assert [float(r["position"]) for r in rows] == [0, 2.5, 5]
+    assert {(r["low"], r["high"], r["in_domain"]) for r in rows} == {("0.2", "3.8", "true")}
+    novelty = reference(np.stack([noise(i) for i in range(3)]))["novelty"]
+    np.testing.assert_allclose([float(r["novelty"]) for r in rows], novelty, atol=1e-4)
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert sorted(os.listdir()) == ["scores.csv", "scores.png"]
 
@@ -143,11 +149,116 @@ def test_the_plot_shows_the_extremes_under_their_maps(bundle: Path, tmp_path: Pa
     assert "<svg" in text and text.count("<image") >= 4  # each slice alone and under its map
 
 
+def scored(*scores: float, in_domain: bool | None = True) -> list[score.SliceScore]:
+    return [
+        score.SliceScore("a", None, None, one, grade_word(one), 0.0, 4.0, 1.0, in_domain)
+        for one in scores
+    ]
+
+
 def test_the_summary_counts_grade_words() -> None:
-    summary = score.summarise([0.2, 0.6, 3.4, 3.6])
+    summary = score.summarise(scored(0.2, 0.6, 3.4, 3.6))
     assert summary.shares == {"bad": 0.25, "poor": 0.25, "fair": 0, "good": 0.25, "excellent": 0.25}
     assert (summary.n, summary.min, summary.max) == (4, 0.2, 3.6)
     assert summary.mean == pytest.approx(1.95)
+    assert summary.novel == 0 and "novel" not in score.summary_line(summary)
+
+
+def test_the_summary_leaves_marked_slices_out_and_says_so() -> None:
+    summary = score.summarise([*scored(3.0, 3.4), *scored(0.0, in_domain=False)])
+    assert (summary.n, summary.novel, summary.min, summary.max) == (3, 1, 3.0, 3.4)
+    assert summary.mean == pytest.approx(3.2)
+    assert summary.shares["good"] == 1 and summary.shares["bad"] == 0
+    line = score.summary_line(summary)
+    assert line.startswith("3 slices, 1 of them marked as novel and left out: mean 3.20")
+
+
+def test_a_series_of_marked_slices_has_no_mean() -> None:
+    summary = score.summarise(scored(3.0, 3.4, in_domain=False))
+    assert (summary.n, summary.novel) == (2, 2)
+    assert (summary.mean, summary.min, summary.max) == (None, None, None)
+    assert set(summary.shares.values()) == {0}
+    assert score.summary_line(summary).startswith("2 slices, all marked as novel")
+
+
+def test_where_nothing_is_judged_all_slices_count() -> None:
+    summary = score.summarise(scored(3.0, 3.4, in_domain=None))
+    assert (summary.n, summary.novel, summary.mean) == (2, None, pytest.approx(3.2))
+    assert "novel" not in score.summary_line(summary)
+
+
+NOVEL = noise(9) + 400
+"""Brighter than the bundle's threshold."""
+
+
+def write_marked(folder: Path) -> Path:
+    """A series of three slices, the second of them novel."""
+    for i, hu in enumerate((noise(0), NOVEL, noise(2))):
+        write_ct(folder / f"{i}.dcm", hu, ImagePositionPatient=[0, 0, i])
+    return folder
+
+
+def test_a_novel_slice_is_marked_everywhere(run: Any, bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    folder = write_marked(tmp_path / "s")
+    done = run("score", folder, "--bundle", bundle, "--csv", "a.csv", "--plot", "a.svg")
+    assert (done.returncode, done.stderr) == (0, "")
+    marked = [line for line in done.stdout.splitlines() if re.search(r"\bnovel\b", line)]
+    assert ["1.dcm" in line for line in marked] == [True, False]
+    assert "3 slices, 1 of them marked as novel and left out: mean" in marked[1]
+    assert "0.2 ... 3.8" in marked[0] and "90%" in done.stdout
+    rows = list(csv.DictReader(Path("a.csv").open()))
+    assert [row["in_domain"] for row in rows] == ["true", "false", "true"]
+    drawn = Path("a.svg").read_text()
+    assert "<!-- 3 slices, 90% intervals (bars), mean" in drawn
+    assert "1 marked as novel (crosses) and left out -->" in drawn
+
+    result = json.loads(run("score", folder, "--bundle", bundle, "--json").stdout)
+    assert [one["in_domain"] for one in result["slices"]] == [True, False, True]
+    assert all((one["low"], one["high"]) == (0.2, 3.8) for one in result["slices"])
+    assert result["slices"][1]["novelty"] > result["session"]["novelty_threshold"]
+    kept = reference(np.stack([noise(0), noise(2)]))["score"]
+    assert (result["series"]["n"], result["series"]["novel"]) == (3, 1)
+    assert result["series"]["mean"] == pytest.approx(kept.mean(), rel=1e-5)
+    assert result["session"]["unjudged"] is None
+
+
+def test_a_novel_slice_is_no_extreme_unless_all_are(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    session = Session(bundle)
+    report = score.score_slices(session, find_slices([write_marked(tmp_path / "s")]))
+    assert {report.worst.ref.path.name, report.best.ref.path.name} == {"0.dcm", "2.dcm"}
+    assert not report.best.novel
+    report = score.score_slices(session, find_slices([tmp_path / "s" / "1.dcm"]))
+    assert report.best.novel and report.best.ref.path.name == "1.dcm"
+    plot.write_plot(report, tmp_path / "a.svg")
+    drawn = (tmp_path / "a.svg").read_text()
+    assert "no mean, 1 marked as novel" in drawn and "(novel) -->" in drawn
+
+
+def test_only_novel_slices_give_no_mean(run: Any, bundle: Path, tmp_path: Path) -> None:
+    path = write_ct(tmp_path / "a.dcm", NOVEL)
+    done = run("score", path, "--bundle", bundle)
+    assert done.returncode == 0
+    assert "1 slices, all marked as novel" in done.stdout and "mean 3" not in done.stdout
+    series = json.loads(run("score", path, "--bundle", bundle, "--json").stdout)["series"]
+    assert (series["mean"], series["novel"]) == (None, 1)
+
+
+def test_a_bundle_made_before_novelty_says_that_it_cannot_judge(run: Any, tmp_path: Path) -> None:
+    old = write_bundle(tmp_path / "old", before_novelty=True)
+    (tmp_path / "s").mkdir()
+    folder = write_marked(tmp_path / "s")
+    done = run("score", folder, "--bundle", old, "--csv", "a.csv", "--plot", "a.png")
+    assert (done.returncode, done.stderr) == (0, "")
+    said = [line for line in done.stdout.splitlines() if "cannot judge" in line]
+    assert said == ["made before `novelty`: this bundle cannot judge whether a slice is in domain"]
+    assert "3 slices: mean" in done.stdout
+    rows = list(csv.DictReader(Path("a.csv").open()))
+    assert {(row["novelty"], row["in_domain"]) for row in rows} == {("", "")}
+    result = json.loads(run("score", folder, "--bundle", old, "--json").stdout)
+    assert {one["in_domain"] for one in result["slices"]} == {None}
+    assert "cannot judge" in result["session"]["unjudged"] and result["series"]["novel"] is None
 
 
 def test_the_bundle_is_found_by_environment_then_folder(

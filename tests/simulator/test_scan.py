@@ -214,3 +214,17 @@ def test_protocol_varies_and_repeats():
     assert first == again != other
     assert list(first.noise_hu) == sorted(first.noise_hu)
     assert len(first.noise_hu) == len(NOISE_LEVELS)
+
+
+def test_a_scanned_slice_as_it_is_has_its_own_noise_alone(phantom):
+    rng = np.random.default_rng(4)
+    grain = (20 * rng.standard_normal(phantom.hu.shape)).astype(np.float32)
+    own = replace(phantom, hu=np.where(phantom.body, phantom.hu + grain, phantom.hu))
+    made = degrade(own, PROTOCOL, noise_stream, range(16), original=True)
+    assert made[0].hu is own.hu and not np.isfinite(made[0].exposure)
+    assert made[0].measured == (own.own_noise_hu, 0.0, 0.0, 0.0)
+    assert own.own_noise_hu == pytest.approx(20, rel=0.05)
+    body = made[0].tiles.weight > 0.5
+    assert np.ptp(made[0].tiles.quality[body]) < 0.2
+    # A copy is measured against the scan that it was made from.
+    assert all(one.source >= 1 for one in made[SCANS:])

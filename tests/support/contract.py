@@ -23,7 +23,13 @@ from support.binding import Binding, Instance, check_overrides
 
 GPU = Gpu("contract", "sm89", 2**34)
 BATCH = BatchRange(1, 4, 16)
-SHAPES = {"hu": (1, 512, 512), "score": (), "probs": (21,), "quality_map": (16, 16)}
+SHAPES = {
+    "hu": (1, 512, 512),
+    "score": (),
+    "probs": (21,),
+    "quality_map": (16, 16),
+    "novelty": (),
+}
 
 
 def install(real: types.ModuleType, flavour: str, script: dict[tuple[str, str], Any]) -> Binding:
@@ -136,7 +142,7 @@ def run_runner(real: types.ModuleType, flavour: str, lean: bool) -> set[str]:
     script: dict[tuple[str, str], Any] = {
         ("Runtime", "get_engine_validity"): lambda runtime, header: (real.EngineValidity.VALID, 0),
         ("Runtime", "engine_header_size"): 4,
-        ("ICudaEngine", "num_io_tensors"): 4,
+        ("ICudaEngine", "num_io_tensors"): len(SHAPES),
         ("ICudaEngine", "get_tensor_name"): lambda engine, index: names[index],
         ("ICudaEngine", "get_tensor_shape"): lambda engine, name: (-1, *SHAPES[name]),
         ("ICudaEngine", "get_tensor_dtype"): lambda engine, name: real.float32,

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clinreadnet.model.network import ClinReadNet, ClinReadNetConfig
+from clinreadnet.model.network import ClinReadNet, ClinReadNetConfig, encode
 from clinreadnet.runtime.backends.flavours import FlavourMissing, load_flavour
 
 RTX_MISSING: str | None = None
@@ -32,9 +32,15 @@ def scattered(preset: str, seed: int = 0) -> ClinReadNet:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith(("bias_table", "log_inv_temperature", "gate_logits")):
-                parameter.normal_(0, 0.5)  # all zero otherwise: too easy
-            elif parameter.ndim == 2 and ".region." not in name:
-                parameter.mul_(4)  # a fresh network scores every slice alike
+                parameter.normal_(0, 0.5)  # too easy otherwise
+            if name.endswith("image.2.weight"):
+                parameter.normal_(0, 0.02)
+        model.head.temperature.fill_(1.25)
+        discs = torch.from_numpy(np.stack([disc(noise, seed=9) for noise in range(0, 80, 10)]))
+        model.calibrate(discs[:, None])
+        summaries = model.novelty.summary(model.statistics(model.stem(encode(discs[:, None]))))
+        model.novelty.fit(summaries)
+        model.novelty.threshold.fill_(1.5 * float(model.novelty.distance(summaries).max()))
         seen: list[torch.Tensor] = []
         hook = model.head.norm.register_forward_hook(lambda *args: seen.append(args[2]))
         model(torch.from_numpy(np.stack([disc(0), disc(20), disc(60)]))[:, None])

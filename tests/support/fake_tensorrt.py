@@ -22,6 +22,7 @@ SHAPES = {
     "score": (-1,),
     "probs": (-1, 21),
     "quality_map": (-1, 16, 16),
+    "novelty": (-1,),
 }
 
 
@@ -37,6 +38,11 @@ class Engine:
     target: str = "sm89"
     weights: str = ""
     """Where not empty, the engine must be refitted with these bytes."""
+    novel: bool = True
+    """Whether it has the output `novelty`: engines made before it have not."""
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {n: shape for n, shape in SHAPES.items() if self.novel or n != "novelty"}
 
     def file(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -138,12 +144,12 @@ class Runtime:
 class CudaEngine:
     def __init__(self, fake: Fake, logger: Any, said: Engine) -> None:
         self.fake, self.logger, self.said = fake, logger, said
-        self.num_io_tensors = len(SHAPES)
+        self.num_io_tensors = len(said.shapes())
         if fake.rtx:
             self.create_runtime_config = RuntimeConfig
 
     def get_tensor_name(self, index: int) -> str:
-        return list(SHAPES)[index]
+        return list(self.said.shapes())[index]
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return SHAPES[name]
@@ -219,6 +225,8 @@ class ExecutionContext:
         def work() -> None:
             hu = self._gpu.view(addresses["hu"], (n, 512, 512), dtype)
             for name, value in reference(hu).items():
+                if name not in said.shapes():
+                    continue
                 out = self._gpu.view(addresses[name], (n, *SHAPES[name][1:]), dtype)
                 out[...] = value + (said.offset if name == "score" else 0)
 

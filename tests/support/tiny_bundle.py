@@ -1,12 +1,14 @@
 """A bundle around a graph of a few operators, so that the runtime is tested without the exporter.
 
 score = 4 · mean of the encoded image; probs = 1/21 each, scaled by 1; quality_map = 4 · the mean of
-each 32×32 patch. The golden outputs are computed in float64 with NumPy.
+each 32×32 patch; novelty = 2 · the mean, so that very bright slices are novel. The golden outputs
+are computed in float64 with NumPy.
 """
 
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,18 @@ from clinreadnet.runtime.bundle.manifest import (
     write_manifest,
 )
 
+THRESHOLD = 1.9
+"""Novelty above which the bundle marks a slice: a mean of 330 HU."""
 
-def make_graph(*, half: bool = False, score_offset: float = 0.0) -> bytes:
-    """Return an ONNX graph; ``score_offset`` makes it disagree with `reference`."""
+
+def make_graph(
+    *, half: bool = False, score_offset: float = 0.0, novelty_scale: float = 0.5, novel: bool = True
+) -> bytes:
+    """Return an ONNX graph.
+
+    ``score_offset`` and ``novelty_scale`` make it disagree with `reference`; without ``novel`` it
+    lacks that output.
+    """
     kind = TensorProto.FLOAT16 if half else TensorProto.FLOAT
 
     def constant(name: str, value: Any, dtype: int = kind) -> onnx.TensorProto:
@@ -52,16 +63,20 @@ def make_graph(*, half: bool = False, score_offset: float = 0.0) -> bytes:
         helper.make_node("Unsqueeze", ["nought", "channel"], ["column"]),
         helper.make_node("Add", ["column", "uniform"], ["probs"]),
     ]
+    outputs: dict[str, list[str | int]] = {
+        "score": ["batch"],
+        "probs": ["batch", 21],
+        "quality_map": ["batch", 16, 16],
+    }
+    if novel:
+        nodes.append(helper.make_node("Mul", ["plain_score", "novelty_scale"], ["novelty"]))
+        outputs["novelty"] = ["batch"]
     integer = TensorProto.INT64
     graph = helper.make_graph(
         nodes,
         "tiny",
         [helper.make_tensor_value_info("hu", kind, ["batch", 1, 512, 512])],
-        [
-            helper.make_tensor_value_info("score", kind, ["batch"]),
-            helper.make_tensor_value_info("probs", kind, ["batch", 21]),
-            helper.make_tensor_value_info("quality_map", kind, ["batch", 16, 16]),
-        ],
+        [helper.make_tensor_value_info(name, kind, shape) for name, shape in outputs.items()],
         [
             constant("hu_min", -1000.0),
             constant("hu_range", 1400.0),
@@ -69,6 +84,7 @@ def make_graph(*, half: bool = False, score_offset: float = 0.0) -> bytes:
             constant("one", 1.0),
             constant("four", 4.0),
             constant("offset", score_offset),
+            constant("novelty_scale", novelty_scale),
             constant("uniform", np.full((1, 21), 1 / 21)),
             constant("channel", [1], integer),
             constant("sides", [1, 2], integer),
@@ -87,6 +103,7 @@ def reference(hu: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
         "score": quality_map.mean(axis=(1, 2)),
         "probs": np.full((len(hu), 21), 1 / 21),
         "quality_map": quality_map,
+        "novelty": quality_map.mean(axis=(1, 2)) / 2,
     }
 
 
@@ -96,14 +113,16 @@ def write_bundle(
     batch: BatchRange | None = None,
     precisions: tuple[str, ...] = ("fp32", "fp16"),
     verified: bool = True,
+    threshold: float | None = THRESHOLD,
+    before_novelty: bool = False,
     **graph: Any,
 ) -> Path:
-    """Write a bundle into ``folder``, created here."""
+    """Write a bundle into ``folder``, created here; ``before_novelty`` makes one of schema 1."""
     folder.mkdir()
     batch = batch or BatchRange(1, 4, 8)
     artifacts = []
     for precision in precisions:
-        content = make_graph(half=precision == "fp16", **graph)
+        content = make_graph(half=precision == "fp16", novel=not before_novelty, **graph)
         file = f"clinreadnet.{precision}.onnx"
         (folder / file).write_bytes(content)
         artifacts.append(
@@ -122,14 +141,17 @@ def write_bundle(
     rng = np.random.default_rng(0)
     hu = rng.normal(40, 300, (3, 512, 512)).astype(np.int16)
     buffer = io.BytesIO()
-    np.savez(buffer, hu=hu, label=np.zeros(3, np.float32), **reference(hu))  # type: ignore[arg-type]
+    outputs = reference(hu)
+    if before_novelty:
+        del outputs["novelty"]
+    np.savez(buffer, hu=hu, label=np.zeros(3, np.float32), **outputs)  # type: ignore[arg-type]
     golden = buffer.getvalue()
     (folder / "golden.npz").write_bytes(golden)
     write_manifest(
         Manifest(
             clinreadnet_version="0.1.0",
             created="2026-01-31T12:00:00Z",
-            model=ModelInfo("tiny", 1, "0" * 64),
+            model=ModelInfo("tiny", 1, "0" * 64, threshold),
             input=InputInfo(batch),
             artifacts=tuple(artifacts),
             golden=Golden("golden.npz", digest(golden), len(golden), 3),
@@ -137,4 +159,20 @@ def write_bundle(
         ),
         folder,
     )
+    if before_novelty:
+        path = folder / "manifest.json"
+        path.write_text(json.dumps(as_version_1(json.loads(path.read_text()))))
     return folder
+
+
+def as_version_1(raw: dict[str, Any]) -> dict[str, Any]:
+    """Return the manifest without what its version 2 added; ``raw`` is changed."""
+    raw["schema_version"] = 1
+    raw["outputs"] = [output for output in raw["outputs"] if output["name"] != "novelty"]
+    del raw["model"]["novelty_threshold"]
+    for artifact in raw["artifacts"]:
+        worst = ("worst_tile_difference", "worst_novelty_difference")
+        for name in ("map_difference", *worst, "in_domain_flips"):
+            if artifact["parity"] is not None:
+                del artifact["parity"][name]
+    return raw

@@ -112,6 +112,7 @@ def _open_graph(
         provider=CUDA if cuda else CPU,
         threads=options.threads,
         file=str(bundle / artifact.file),
+        outputs=manifest.output_names,
     )
     usual = artifact.batch.opt if cuda else CPU_BATCH
     return LoadedBackend(backend, artifact, judged, _batch(artifact, options, usual))
@@ -153,6 +154,7 @@ def _open_engine(
             batch=batch,
             workers=options.workers,
             weights=weights,
+            outputs=manifest.outputs,
         )
 
     backend, batch = _fit(load, _batch(artifact, options, artifact.batch.opt), artifact.batch.min)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,7 @@ class OnnxRuntimeBackend:
         provider: str = CPU,
         threads: int | None = None,
         file: str = "ONNX graph",
+        outputs: Sequence[str] = OUTPUTS,
     ) -> None:
         """Load a graph.
 
@@ -63,6 +65,7 @@ class OnnxRuntimeBackend:
             provider: ``CPU`` or ``CUDA``; there is no fallback.
             threads: CPU threads of one operator; None for ONNX Runtime's choice.
             file: named in errors.
+            outputs: names of the outputs that the graph must have.
 
         Raises:
             BackendUnavailable: ONNX Runtime is not installed, does not offer the provider, or
@@ -109,10 +112,11 @@ class OnnxRuntimeBackend:
             raise BackendUnavailable(
                 f"{file}: not a ClinReadNet graph (its input is not float `hu`)"
             )
-        if set(names) != set(OUTPUTS):
+        if set(names) != set(outputs):
             raise BackendUnavailable(
                 f"{file}: not a ClinReadNet graph (its outputs are {list(names)})"
             )
+        self._outputs = list(outputs)
         self.dtype: np.dtype[Any] = np.dtype(_INPUT_DTYPES[inputs[0].type])
 
     def run(self, hu: ArrayLike) -> Outputs:
@@ -122,7 +126,7 @@ class OnnxRuntimeBackend:
             hu: [n, 1, 512, 512], Hounsfield units, any real dtype.
 
         Returns:
-            ``score`` [n], ``probs`` [n, 21], ``quality_map`` [n, 16, 16], float32.
+            ``score`` [n], ``probs`` [n, 21], ``quality_map`` [n, 16, 16], ``novelty`` [n], float32.
 
         Raises:
             OutOfMemory: this batch does not fit in memory.
@@ -132,7 +136,7 @@ class OnnxRuntimeBackend:
         with np.errstate(over="ignore"):  # the graph clips infinity too
             feed = {"hu": np.ascontiguousarray(hu, dtype=self.dtype)}
         try:
-            outputs = self._session.run(list(OUTPUTS), feed)
+            outputs = self._session.run(self._outputs, feed)
         except Exception as error:
             message = str(error)
             kind = (
@@ -145,7 +149,7 @@ class OnnxRuntimeBackend:
             raise kind(f"ONNX Runtime failed ({first_line(error)})") from error
         return {
             name: np.asarray(output, dtype=np.float32)
-            for name, output in zip(OUTPUTS, outputs, strict=True)
+            for name, output in zip(self._outputs, outputs, strict=True)
         }
 
     def close(self) -> None:

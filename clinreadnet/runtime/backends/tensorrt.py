@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import queue
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,20 +27,14 @@ from clinreadnet.errors import (
 )
 from clinreadnet.runtime.backends.cuda_graph import OUT_OF_MEMORY, CudaGraph, CudaGraphError
 from clinreadnet.runtime.backends.flavours import Flavour, collecting_logger
-from clinreadnet.runtime.bundle.manifest import OUTPUT_INFOS, Artifact
+from clinreadnet.runtime.bundle.manifest import OUTPUT_INFOS, Artifact, OutputInfo
 from clinreadnet.runtime.scores import Outputs
 from clinreadnet.runtime.verdict import VALID, Validity, header_verdict
-from clinreadnet.spec import OUTPUTS, SIZE
+from clinreadnet.spec import SIZE
 
 _CAPTURES_ITSELF = frozenset({"tensorrt-rtx"})
 """Flavours whose runtime captures CUDA graphs itself. A capture by the caller could fail there,
 because kernels are compiled in between."""
-
-_SHAPES: dict[str, tuple[int, ...]] = {
-    "hu": (1, SIZE, SIZE),
-    **{info.name: tuple(int(size) for size in info.shape[1:]) for info in OUTPUT_INFOS},
-}
-"""Shape of each tensor for one slice."""
 
 _DTYPES: dict[str, DTypeLike] = {"FLOAT": np.float32, "HALF": np.float16}
 
@@ -62,6 +56,7 @@ class TensorRTBackend:
         batch: int,
         workers: int = 1,
         weights: bytes | None = None,
+        outputs: Sequence[OutputInfo] = OUTPUT_INFOS,
     ) -> None:
         """Deserialise an engine and allocate what its runs need.
 
@@ -73,6 +68,7 @@ class TensorRTBackend:
             batch: the largest batch that will be run.
             workers: number of concurrent batches.
             weights: for an engine without weights, the checked bytes of its ONNX graph.
+            outputs: outputs that the engine must have.
 
         Raises:
             BackendUnavailable: no pycuda, no GPU, or TensorRT refuses the engine.
@@ -84,6 +80,12 @@ class TensorRTBackend:
         self._flavour = flavour
         self._file = artifact.file
         self._captures_itself = flavour.name in _CAPTURES_ITSELF
+        # Of one slice, by tensor.
+        self._shapes: dict[str, tuple[int, ...]] = {
+            "hu": (1, SIZE, SIZE),
+            **{info.name: tuple(int(size) for size in info.shape[1:]) for info in outputs},
+        }
+        self._outputs = tuple(info.name for info in outputs)
         self.header = VALID
         self._lost = False
         self._lanes: list[_Lane] = []
@@ -114,7 +116,7 @@ class TensorRTBackend:
             hu: [n, 1, 512, 512], Hounsfield units, any real dtype; n at most ``batch``.
 
         Returns:
-            ``score`` [n], ``probs`` [n, 21], ``quality_map`` [n, 16, 16], float32.
+            ``score`` [n], ``probs`` [n, 21], ``quality_map`` [n, 16, 16], ``novelty`` [n], float32.
 
         Raises:
             OutOfMemory: the buffers of this batch size do not fit.
@@ -187,7 +189,7 @@ class TensorRTBackend:
     def _tensor_dtypes(self, artifact: Artifact) -> dict[str, np.dtype[Any]]:
         engine = self._engine
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-        if set(names) != set(_SHAPES):
+        if set(names) != set(self._shapes):
             raise BackendUnavailable(f"{self._file}: not a ClinReadNet engine (it has {names})")
         profile = artifact.batch
         built = [tuple(shape)[0] for shape in engine.get_tensor_profile_shape("hu", 0)]
@@ -198,7 +200,7 @@ class TensorRTBackend:
             )
         shapes = {name: tuple(engine.get_tensor_shape(name))[1:] for name in names}
         kinds = {name: engine.get_tensor_dtype(name).name for name in names}
-        if shapes != _SHAPES or not set(kinds.values()) <= set(_DTYPES):
+        if shapes != self._shapes or not set(kinds.values()) <= set(_DTYPES):
             raise BackendUnavailable(
                 f"{self._file}: not a ClinReadNet engine (shapes {shapes}, types {kinds})"
             )
@@ -240,7 +242,7 @@ class _Lane:
         self.stream: Any = cuda.Stream()
         try:
             for name, dtype in backend._dtypes.items():
-                self.host[name] = cuda.pagelocked_empty((batch, *_SHAPES[name]), dtype)
+                self.host[name] = cuda.pagelocked_empty((batch, *backend._shapes[name]), dtype)
                 self.device[name] = cuda.mem_alloc(self.host[name].nbytes)
             self._runs[batch] = _PreparedBatch(backend, self, batch)
         except BaseException:
@@ -256,7 +258,7 @@ class _Lane:
             np.copyto(run.host["hu"], hu, casting="unsafe")
         run.launch()
         self.stream.synchronize()
-        return {name: run.host[name].astype(np.float32) for name in OUTPUTS}
+        return {name: run.host[name].astype(np.float32) for name in self._backend._outputs}
 
     def scratch(self, size: int) -> Any:
         """Return activation memory of at least ``size`` bytes; all runs of a lane share it."""
@@ -321,7 +323,7 @@ class _PreparedBatch:
         cuda.memcpy_htod_async(lane.device["hu"], self.host["hu"], lane.stream)
         if not self._context.execute_async_v3(lane.stream.handle):
             raise self._backend._failure("fails")
-        for name in OUTPUTS:
+        for name in self._backend._outputs:
             cuda.memcpy_dtoh_async(self.host[name], lane.device[name], lane.stream)
 
 

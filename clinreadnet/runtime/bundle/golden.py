@@ -1,7 +1,8 @@
 """A bundle's golden slices: inputs with the float64 reference's outputs.
 
-`golden.npz` holds ``hu`` int16 [n, 512, 512], ``label`` float32 [n], ``score`` float64 [n],
-``probs`` float64 [n, 21], ``quality_map`` float64 [n, 16, 16].
+`golden.npz` holds ``hu`` int16 [n, 512, 512], ``label`` float32 [n], and float64 outputs: ``score``
+[n], ``probs`` [n, 21], ``quality_map`` [n, 16, 16], ``novelty`` [n]. Where local truth is known it
+also holds ``quality`` float64 [n], ``tile_quality`` and ``tile_weight`` float32 [n, 16, 16].
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 import os
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,38 +20,51 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinreadnet.errors import InputError, first_line
-from clinreadnet.runtime.bundle.manifest import Golden, read_listed
-from clinreadnet.spec import FINE_GRADES, SIZE
+from clinreadnet.runtime.bundle.manifest import OUTPUT_INFOS, Golden, OutputInfo, read_listed
+from clinreadnet.spec import MAP_SIDE, SIZE
+
+_TRUTH = {
+    "quality": (),
+    "tile_quality": (MAP_SIDE, MAP_SIDE),
+    "tile_weight": (MAP_SIDE, MAP_SIDE),
+}
+"""Shapes of one slice; all three are there, or none."""
 
 
 def read_golden(
-    bundle: str | os.PathLike[str], golden: Golden, first: int | None = None
+    bundle: str | os.PathLike[str],
+    golden: Golden,
+    outputs: Sequence[OutputInfo] = OUTPUT_INFOS,
+    first: int | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Return the arrays of `golden.npz` after checking the file.
 
     Args:
         bundle: the bundle's folder.
         golden: the manifest's entry.
+        outputs: outputs of the bundle's graphs.
         first: number of slices to unpack; default all.
 
     Returns:
-        ``hu``, ``label``, ``score``, ``probs``, ``quality_map``.
+        ``hu``, ``label``, each output, and where it is known the local truth: ``quality``,
+        ``tile_quality``, ``tile_weight``.
 
     Raises:
         InputError: the file is missing, differs from the manifest, or lacks an array.
     """
     path = Path(bundle) / golden.file
     content = read_listed(bundle, golden)
-    n, side = golden.slices, SIZE // 32
+    n = golden.slices
     shapes: dict[str, tuple[int, ...]] = {
         "hu": (n, SIZE, SIZE),
         "label": (n,),
-        "score": (n,),
-        "probs": (n, FINE_GRADES),
-        "quality_map": (n, side, side),
+        **{info.name: (n, *map(int, info.shape[1:])) for info in outputs},
     }
+    truth = {name: (n, *shape) for name, shape in _TRUTH.items()}
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if any(f"{name}.npy" in archive.namelist() for name in truth):
+                shapes |= truth
             return {name: _read(archive, name, shape, first) for name, shape in shapes.items()}
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(

@@ -32,10 +32,11 @@ from clinreadnet.runtime.bundle.trust import (
     read_inside,
     read_manifest,
 )
-from clinreadnet.spec import FINE_GRADES, HU_MIN, HU_RANGE, RESEARCH_USE, SIZE
+from clinreadnet.spec import FINE_GRADES, HU_MIN, HU_RANGE, MAP_SIDE, RESEARCH_USE, SIZE
 
-SCHEMA_VERSION = 1
-"""Version of the manifest that this package writes, and the newest that it reads."""
+SCHEMA_VERSION = 2
+"""Version of the manifest that this package writes, and the newest that it reads. Version 1 is read
+too: its graphs have no ``novelty``."""
 
 GOLDEN_NAME = "golden.npz"
 
@@ -57,11 +58,16 @@ class BatchRange:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """The network that the artifacts were made from."""
+    """The network that the artifacts were made from.
+
+    A slice with more novelty than ``novelty_threshold`` is out of domain; None where the network
+    has no threshold.
+    """
 
     preset: str
     parameters: int
     weights_sha256: str
+    novelty_threshold: float | None = None
     name: str = "ClinReadNet"
 
 
@@ -95,9 +101,13 @@ class OutputInfo:
 OUTPUT_INFOS = (
     OutputInfo("score", ("batch",)),
     OutputInfo("probs", ("batch", FINE_GRADES)),
-    OutputInfo("quality_map", ("batch", SIZE // 32, SIZE // 32)),
+    OutputInfo("quality_map", ("batch", MAP_SIDE, MAP_SIDE)),
+    OutputInfo("novelty", ("batch",)),
 )
 """The outputs of every ClinReadNet graph."""
+
+_OUTPUTS = {1: OUTPUT_INFOS[:3], SCHEMA_VERSION: OUTPUT_INFOS}
+"""The same, by version of the manifest."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +123,22 @@ class BuiltOn:
 class Parity:
     """Comparison of an artifact with the float64 reference.
 
-    ``relative_error`` and ``metric_difference`` are by output and by metric (PLCC, SROCC, KROCC);
-    a value that is not finite is written as null. ``details`` holds the rest, such as intervals.
+    A value that is not finite is written as null.
+
+    Attributes:
+        status: the result of all checks.
+        reason: the checks that failed, or why it was not run.
+        budget: largest relative error that is accepted.
+        relative_error: by output, over all slices.
+        metric_difference: by metric of the scores: PLCC, SROCC, KROCC.
+        map_difference: "correlation" and "rmse_ratio" of the quality maps with local truth; empty
+            where there is no truth.
+        worst_score_difference: of one slice, in grades.
+        worst_tile_difference: of one tile of a quality map, in grades.
+        worst_novelty_difference: of one slice, relative.
+        in_domain_flips: slices that only one of the artifact and the reference finds in domain;
+            None where nothing is judged.
+        details: the rest, such as budgets, intervals and sample sizes.
     """
 
     status: Literal["passed", "failed", "not run"]
@@ -122,7 +146,11 @@ class Parity:
     budget: float | None = None
     relative_error: dict[str, float | None] = field(default_factory=dict)
     metric_difference: dict[str, float | None] = field(default_factory=dict)
+    map_difference: dict[str, float | None] = field(default_factory=dict)
     worst_score_difference: float | None = None
+    worst_tile_difference: float | None = None
+    worst_novelty_difference: float | None = None
+    in_domain_flips: int | None = None
     details: dict[str, Any] = field(default_factory=dict)
 
 
@@ -190,6 +218,20 @@ class Manifest:
     outputs: tuple[OutputInfo, ...] = OUTPUT_INFOS
     research_use: str = RESEARCH_USE
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the graphs' outputs, in order."""
+        return tuple(output.name for output in self.outputs)
+
+    @property
+    def unjudged(self) -> str | None:
+        """Why no slice is judged to be in domain or not; None where slices are judged."""
+        if "novelty" not in self.output_names:
+            return "made before `novelty`: this bundle cannot judge whether a slice is in domain"
+        if self.model.novelty_threshold is None:
+            return "its network has no novelty threshold: no slice is judged to be in domain"
+        return None
 
     def to_json(self) -> str:
         """Return the manifest as JSON text; numbers that are not finite become null."""
@@ -288,7 +330,7 @@ def parse_manifest(text: str, path: str | os.PathLike[str] = MANIFEST_NAME) -> M
             f"({SCHEMA_VERSION}); install a newer clinreadnet"
         )
     try:
-        manifest = _decode_object(Manifest, raw, "")
+        manifest = _decode_object(Manifest, _upgraded(raw) if version == 1 else raw, "")
         _check(manifest)
     except _FormatError as error:
         raise InputError(f"{path}: {error}; export the bundle again") from None
@@ -386,6 +428,39 @@ def _decode(wanted: Any, value: Any, where: str) -> Any:
     return value
 
 
+_ADDED_TO_MODEL: dict[str, Any] = {"novelty_threshold": None}
+_ADDED_TO_PARITY: dict[str, Any] = {
+    "map_difference": {},
+    "worst_tile_difference": None,
+    "worst_novelty_difference": None,
+    "in_domain_flips": None,
+}
+
+
+def _upgraded(raw: dict[str, Any]) -> dict[str, Any]:
+    """Return a manifest of version 1 with the fields that version 2 added; ``raw`` stays."""
+
+    def add(value: Any, added: dict[str, Any], where: str) -> Any:
+        if not isinstance(value, dict):
+            return value  # wrong, or a null parity: not this function's to say
+        early = [name for name in added if name in value]
+        if early:
+            raise _FormatError(f"{where}.{early[0]} is not a field of this schema version")
+        return value | added
+
+    artifacts = raw.get("artifacts")
+    if isinstance(artifacts, list):
+        artifacts = [
+            artifact
+            | {"parity": add(artifact["parity"], _ADDED_TO_PARITY, f"artifacts[{i}].parity")}
+            if isinstance(artifact, dict) and "parity" in artifact
+            else artifact
+            for i, artifact in enumerate(artifacts)
+        ]
+        raw = raw | {"artifacts": artifacts}
+    return raw | {"model": add(raw["model"], _ADDED_TO_MODEL, "model")} if "model" in raw else raw
+
+
 def _decode_object(wanted: type[_T], value: Any, where: str) -> _T:
     if not isinstance(value, dict):
         raise _FormatError(f"{where or 'manifest'}: expected an object")
@@ -402,15 +477,20 @@ def _decode_object(wanted: type[_T], value: Any, where: str) -> _T:
 
 def _check(manifest: Manifest) -> None:
     """Check the constraints that the types do not express."""
-    if manifest.schema_version != SCHEMA_VERSION:
-        raise _FormatError(f"schema_version {manifest.schema_version} is not {SCHEMA_VERSION}")
+    outputs = _OUTPUTS.get(manifest.schema_version)
+    if outputs is None:
+        known = " or ".join(map(str, _OUTPUTS))
+        raise _FormatError(f"schema_version {manifest.schema_version} is not {known}")
     if not manifest.artifacts:
         raise _FormatError("artifacts is empty")
     default = InputInfo(manifest.input.batch)
     if manifest.input != default:
         raise _FormatError("input differs from hu [batch, 1, 512, 512] in HU, -1000 and 1400")
-    if manifest.outputs != OUTPUT_INFOS:
-        raise _FormatError("outputs differ from score, probs, quality_map")
+    if manifest.outputs != outputs:
+        raise _FormatError(f"outputs differ from {', '.join(output.name for output in outputs)}")
+    threshold = manifest.model.novelty_threshold
+    if threshold is not None and not 0 < threshold < math.inf:
+        raise _FormatError(f"model.novelty_threshold {threshold} is not a positive number")
     _check_sha256(manifest.model.weights_sha256, "model.weights_sha256")
     _check_batch(manifest.input.batch, "input.batch")
     names: list[str] = []

@@ -325,10 +325,10 @@ def draw_lungs(p: Painter, cavity: Cavity) -> None:
         p.paint(np.asarray(sheet * lung * 0.7, np.float32), -650.0)
     vessels = np.zeros_like(p.hu)
     for _ in range(int(60 + 160 * depth)):
-        place = cavity.at(float(rng.uniform(-0.98, 0.98)), float(rng.uniform(-1.0, 1.0)))
+        start = cavity.at(float(rng.uniform(-0.98, 0.98)), float(rng.uniform(-1.0, 1.0)))
         heading, radius = float(rng.uniform(0, 6.3)), float(rng.exponential(0.7)) + 0.4
         length = float(rng.exponential(7.0)) + 1.0
-        for segment in branches(rng, place, heading, length, min(radius, 3.5), 1):
+        for segment in branches(rng, start, heading, length, min(radius, 3.5), 1):
             p.tube(segment, vessels)
     p.paint(np.asarray(vessels * lung * 0.85, np.float32), 40.0)
     if depth > 0.3:

@@ -22,6 +22,7 @@ from clinreadnet.metrics import relative_error
 from clinreadnet.model.checkpoint import load_checkpoint
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from clinreadnet.runtime.reproduce import compare_outputs
 from clinreadnet.runtime.scores import Outputs
 from clinreadnet.spec import OUTPUTS
 from clinreadnet.verify.emulate import emulate
@@ -35,15 +36,19 @@ GRAPHS = [
     for precision in ("fp32", "fp16")
 ]
 # Exact where the network decides the number, an upper bound where the exporter does. Of `small`.
-LAYER_NORMS, GELUS = 29, 15
+LAYER_NORMS, GELUS = 29, 14
+# A temperature other than 1 makes the last Div.
 MOST = {
-    "Add": 118, "Cast": 87, "Clip": 1, "Concat": 26, "Conv": 3, "Div": 39, "Exp": 13, "Gelu": 15,
-    "LayerNormalization": 29, "Log": 1, "MatMul": 81, "Mul": 81, "Pad": 1, "ReduceMax": 13,
-    "ReduceSum": 45, "Reshape": 57, "Slice": 2, "Softmax": 2, "Split": 37, "Sqrt": 1, "Sub": 16,
-    "Transpose": 41, "Unsqueeze": 3, "Where": 6,
+    "Add": 116, "Cast": 86, "Clip": 1, "Concat": 27, "Conv": 3, "Div": 39, "Exp": 12, "Gelu": 14,
+    "Gemm": 2, "LayerNormalization": 29, "Log": 2, "MatMul": 80, "Mul": 81, "Pad": 1,
+    "ReduceMax": 12, "ReduceMean": 4, "ReduceSum": 39, "Reshape": 60, "Softmax": 3, "Split": 37,
+    "Sqrt": 3, "Squeeze": 2, "Sub": 17, "Transpose": 40, "Unsqueeze": 2, "Where": 6,
 }  # fmt: skip
 
-ISLANDS = ("Softmax", "LayerNormalization", "Exp", "Log", "ReduceMax", "ReduceSum")
+ISLANDS = (
+    *("Softmax", "LayerNormalization", "Exp", "Log", "ReduceMax", "ReduceMean", "ReduceSum"),
+    *("Gemm", "Sqrt"),
+)
 """Operators that stay float32 in 16-bit graphs."""
 
 
@@ -137,13 +142,13 @@ def test_half_graph_has_half_products_and_float32_islands(graph: Graph) -> None:
     floats: Counter[str] = Counter()
     for node in model.graph.node:
         kinds = {types[name] for name in node.input if name}
-        if node.op_type in ("Conv", "Gelu", "MatMul"):
+        if node.op_type in ("Conv", "Gelu", "Gemm", "MatMul"):
             assert kinds <= {TensorProto.FLOAT, TensorProto.FLOAT16}, node.name
             floats[node.op_type] += kinds == {TensorProto.FLOAT}
         if node.op_type in ISLANDS:
             assert types[node.input[0]] == TensorProto.FLOAT, node.name
-    # The Sobel edges; the MLP of the statistics of edges; and nothing else.
-    assert floats == {"Conv": 1, "Gelu": 1, "MatMul": 2}
+    # The Sobel edges; the MLP of the pooled tokens; mixture, pooled tokens and whitening.
+    assert floats == {"Conv": 1, "Gelu": 1, "Gemm": 2, "MatMul": 3}
     assert {types[name] for name in ("hu", *OUTPUTS)} == {TensorProto.FLOAT}
 
 
@@ -158,6 +163,7 @@ def test_only_the_batch_is_dynamic(graph: Graph) -> None:
         "score": ["batch"],
         "probs": ["batch", 21],
         "quality_map": ["batch", 16, 16],
+        "novelty": ["batch"],
     }
 
 
@@ -171,6 +177,22 @@ def test_same_weights_same_bytes_and_no_trace_of_this_machine(
     assert content == graph("tiny", "fp16").read_bytes()
     assert not re.findall(rb"[\w/]+\.py", content)
     assert {p.dtype for p in model.parameters()} == {torch.float32}, "the model is left alone"
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_buffers_keep_their_digits(tiny_checkpoint: Path, tmp_path: Path, precision: str) -> None:
+    """Whitening in bfloat16 would move the novelty by more than all roundings before it."""
+    model = load_checkpoint(tiny_checkpoint)
+    with torch.no_grad():
+        model.novelty.whitening.add_(1e-7)
+    path = tmp_path / "a.onnx"
+    export_onnx(model, path, precision=precision)
+    constants = [onnx.numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer]
+    whitening = model.novelty.whitening.numpy()
+    (stored,) = [c for c in constants if c.shape == whitening.shape and c.dtype == np.float32]
+    np.testing.assert_array_equal(stored, whitening)
+    for exact in (model.novelty.mean, model.statistics.shift, model.statistics.scale):
+        assert any(np.array_equal(c, exact.numpy()) for c in constants)
 
 
 def test_unknown_precision(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -188,17 +210,19 @@ def test_bfloat16_graph(
     assert [(o.domain, o.version) for o in model.opset_import] == [("", PRECISIONS["bf16"].opset)]
     floats: Counter[str] = Counter()
     for node in model.graph.node:
-        if node.op_type in ("MatMul", "Gelu"):
+        if node.op_type in ("MatMul", "Gelu", "Gemm"):
             kinds = {types[name] for name in node.input}
             assert kinds in ({TensorProto.BFLOAT16}, {TensorProto.FLOAT}), node.name
             floats[node.op_type] += kinds == {TensorProto.FLOAT}
         if node.op_type in ISLANDS:
             assert types[node.input[0]] == TensorProto.FLOAT, node.name
-    assert floats == {"Gelu": 1, "MatMul": 2}, "the MLP of the statistics of edges"
+    assert floats == {"Gelu": 1, "Gemm": 2, "MatMul": 3}
     outputs = OnnxRuntimeBackend(emulate(path.read_bytes())).run(slices.images[:, None])
     errors = [relative_error(outputs[name], references["tiny"][name]) for name in OUTPUTS]
     assert PRECISIONS["fp16"].budget / 10 < max(errors) <= PRECISIONS["bf16"].budget
+    found = compare_outputs(outputs, references["tiny"], PRECISIONS["bf16"].limits())
+    assert found.failures() == []
     if RTX_MISSING is None:
         builder = EngineBuilder(path, precision="bf16", flavour="tensorrt-rtx")
         products = builder.layers["MATRIX_MULTIPLY"]
-        assert set(products) == {"BF16", "FLOAT"} and products["FLOAT"] == 2
+        assert set(products) == {"BF16", "FLOAT"} and products["FLOAT"] == 5

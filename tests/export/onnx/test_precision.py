@@ -42,6 +42,7 @@ def squaring_graph() -> onnx.ModelProto:
         node("Sub", ["score", "score"], "nought"),
         node("Unsqueeze", ["nought", "channel"], "column"),
         node("Add", ["column", "uniform"], "probs"),
+        node("Mul", ["score", "half"], "novelty"),
     ]
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
@@ -52,8 +53,10 @@ def squaring_graph() -> onnx.ModelProto:
             value("score", TensorProto.FLOAT, ["batch"]),
             value("probs", TensorProto.FLOAT, ["batch", 21]),
             value("quality_map", TensorProto.FLOAT, ["batch", 16, 16]),
+            value("novelty", TensorProto.FLOAT, ["batch"]),
         ],
         [
+            constant("half", 0.5),
             constant("thousandth", 1e-3),
             constant("identity", np.eye(16)),
             constant("uniform", np.full((1, 21), 1 / 21)),
@@ -83,6 +86,7 @@ def reference(hu: np.ndarray) -> dict[str, np.ndarray]:
         "score": quality_map.mean(axis=(1, 2)),
         "probs": np.full((2, 21), 1 / 21),
         "quality_map": quality_map,
+        "novelty": quality_map.mean(axis=(1, 2)) / 2,
     }
 
 

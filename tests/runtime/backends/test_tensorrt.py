@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import gc
 import inspect
+import json
+import shutil
 import sys
 import types
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +18,7 @@ import pytest
 from support import fake_tensorrt
 from support.fake_pycuda import DriverLibrary, FakeGpu
 from support.fake_tensorrt import Engine, EngineValidity, Fake
-from support.tiny_bundle import reference, write_bundle
+from support.tiny_bundle import as_version_1, reference, write_bundle
 
 from clinreadnet.errors import (
     BackendError,
@@ -57,7 +59,9 @@ class Machine:
     flavour: str
     folder: Path
 
-    def bundle(self, engine: Engine | None = None, **changes: Any) -> Path:
+    def bundle(
+        self, engine: Engine | None = None, *, before_novelty: bool = False, **changes: Any
+    ) -> Path:
         """Write a bundle of a float32 graph and one engine."""
         engine = engine or Engine()
         path = write_bundle(self.folder / f"bundle{len(list(self.folder.iterdir()))}")
@@ -80,6 +84,14 @@ class Machine:
         manifest = load_manifest(path)
         entry = dataclasses.replace(entry, **changes)
         write_manifest(dataclasses.replace(manifest, artifacts=(*manifest.artifacts, entry)), path)
+        if before_novelty:
+            old = write_bundle(path.with_suffix(".old"), before_novelty=True)
+            shutil.copy(path / file, old)
+            raw = json.loads((old / "manifest.json").read_text())
+            listed = as_version_1(json.loads((path / "manifest.json").read_text()))["artifacts"]
+            raw["artifacts"].append(listed[-1])
+            (old / "manifest.json").write_text(json.dumps(raw))
+            return old
         return path
 
     def session(self, engine: Engine | None = None, **arguments: Any) -> Session:
@@ -135,6 +147,30 @@ def test_scores_are_the_references(machine: Machine, n: int, half: bool) -> None
     for name, value in reference(some_hu(n)).items():
         assert getattr(scores, name).dtype == np.float32
         np.testing.assert_allclose(getattr(scores, name), value, rtol=5e-3 if half else 1e-5)
+
+
+def test_novelty_has_its_buffers_and_is_judged(machine: Machine) -> None:
+    hu = some_hu(5)
+    hu[2] += 900
+    with machine.session() as session:
+        scores = session.score(hu)
+        lane = session._backend._lanes[0]  # type: ignore[attr-defined]
+        assert set(lane.host) == set(lane.device) == {"hu", *OUTPUTS}
+    assert scores.in_domain is not None
+    assert scores.in_domain.tolist() == [True, True, False, True, True]
+
+
+def test_an_engine_made_before_novelty_runs(machine: Machine) -> None:
+    path = machine.bundle(Engine(novel=False), before_novelty=True)
+    with Session(path, machine.flavour) as session:
+        scores = session.score(some_hu(5))
+    np.testing.assert_allclose(scores.score, reference(some_hu(5))["score"], rtol=1e-5)
+    assert scores.novelty is None and scores.in_domain is None
+
+
+def test_an_engine_without_novelty_is_refused_where_the_manifest_has_it(machine: Machine) -> None:
+    with pytest.raises(BackendUnavailable, match="not a ClinReadNet engine"):
+        machine.session(Engine(novel=False))
 
 
 def test_results_are_not_views_of_buffers_that_the_next_run_overwrites(machine: Machine) -> None:

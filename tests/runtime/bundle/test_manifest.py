@@ -13,10 +13,12 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+from support.tiny_bundle import as_version_1
 
 from clinreadnet.errors import InputError
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import (
+    OUTPUT_INFOS,
     Artifact,
     BatchRange,
     BuiltOn,
@@ -32,12 +34,14 @@ from clinreadnet.runtime.bundle.manifest import (
     read_listed,
     write_manifest,
 )
+from clinreadnet.spec import OUTPUTS
 
 SHA = "0" * 64
 SCHEMA = json.loads(
     files("clinreadnet.runtime.bundle").joinpath("manifest.schema.json").read_text(encoding="utf-8")
 )
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+OUTPUT_JSON = [{"name": info.name, "shape": list(info.shape)} for info in OUTPUT_INFOS]
 
 
 def make_manifest(**changes: Any) -> Manifest:
@@ -55,7 +59,11 @@ def make_manifest(**changes: Any) -> Manifest:
             budget=1e-5,
             relative_error={"score": 3e-7},
             metric_difference={"PLCC": 1e-9},
+            map_difference={"correlation": 1e-8, "rmse_ratio": float("nan")},
             worst_score_difference=1e-6,
+            worst_tile_difference=2e-6,
+            worst_novelty_difference=3e-7,
+            in_domain_flips=0,
             details={"slices": 64, "interval": [0.9, 0.95]},
         ),
     )
@@ -73,7 +81,7 @@ def make_manifest(**changes: Any) -> Manifest:
     fields: dict[str, Any] = {
         "clinreadnet_version": "0.1.0",
         "created": "2026-01-31T12:00:00Z",
-        "model": ModelInfo("small", 6_900_000, SHA),
+        "model": ModelInfo("small", 6_900_000, SHA, 1.25),
         "input": InputInfo(BatchRange(1, 4, 32)),
         "artifacts": (graph, engine),
         "golden": Golden("golden.npz", SHA, 10, 4),
@@ -95,6 +103,11 @@ def set_path(raw: dict[str, Any], path: str, value: Any) -> None:
 
 def test_a_written_manifest_reads_back_equal(tmp_path: Path) -> None:
     manifest = make_manifest()
+    graph = manifest.artifacts[0]
+    assert graph.parity is not None
+    parity = dataclasses.replace(graph.parity, map_difference={"correlation": 1e-8})
+    graph = dataclasses.replace(graph, parity=parity)
+    manifest = dataclasses.replace(manifest, artifacts=(graph, manifest.artifacts[1]))
     write_manifest(manifest, tmp_path)
     assert load_manifest(tmp_path) == manifest
     assert [p.name for p in tmp_path.iterdir()] == ["manifest.json"]
@@ -160,7 +173,13 @@ BROKEN = {
     "zero-batch": ("artifacts.0.batch.min", 0, "1 <= min <= opt <= max"),
     "other-encoding": ("input.encoding.hu_min", -1024, "input differs"),
     "other-outputs": ("outputs.1.shape", ["batch", 5], "outputs differ"),
-    "old-schema": ("schema_version", 0, "schema_version 0"),
+    "old-schema": ("schema_version", 0, "schema_version 0 is not 1 or 2"),
+    "no-novelty": ("outputs.3", KeyError, "outputs differ from score, probs, quality_map, novelty"),
+    "threshold-missing": ("model.novelty_threshold", KeyError, "novelty_threshold is missing"),
+    "threshold-zero": ("model.novelty_threshold", 0, "0.0 is not a positive number"),
+    "threshold-text": ("model.novelty_threshold", "1", "novelty_threshold: expected a number"),
+    "flips-float": ("artifacts.0.parity.in_domain_flips", 0.5, "in_domain_flips"),
+    "map-missing": ("artifacts.0.parity.map_difference", KeyError, "map_difference is missing"),
 }
 
 
@@ -176,6 +195,64 @@ def test_a_broken_manifest_is_refused_by_the_reader_and_the_schema(
     assert str(refusal.value).startswith("bundle/manifest.json: ")
     assert "\n" not in str(refusal.value)
     assert not VALIDATOR.is_valid(raw)
+
+
+@pytest.mark.parametrize("threshold", ["NaN", "Infinity", "-1.0"])
+def test_a_threshold_that_is_no_number_is_refused(threshold: str) -> None:
+    text = make_manifest().to_json()
+    assert text.count('"novelty_threshold": 1.25') == 1
+    with pytest.raises(InputError, match="model.novelty_threshold .* is not a positive number"):
+        parse_manifest(text.replace(": 1.25", f": {threshold}"))
+
+
+def test_a_manifest_made_before_novelty_is_read() -> None:
+    raw = as_version_1(json.loads(make_manifest().to_json()))
+    manifest = parse_manifest(json.dumps(raw))
+    assert (manifest.schema_version, manifest.output_names) == (1, OUTPUTS[:3])
+    assert manifest.model.novelty_threshold is None
+    assert "made before `novelty`" in str(manifest.unjudged)
+    graph, engine = manifest.artifacts
+    assert graph.parity is not None and engine.parity is not None
+    assert graph.parity.worst_score_difference == 1e-6
+    assert graph.parity.worst_tile_difference is None and graph.parity.in_domain_flips is None
+    assert graph.parity.map_difference == {}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("model.novelty_threshold", 1.0, "model.novelty_threshold is not a field"),
+        ("artifacts.0.parity.map_difference", {}, "artifacts[0].parity.map_difference is not a f"),
+        ("outputs", OUTPUT_JSON, "outputs differ from score, probs, quality_map"),
+        ("model", [], "model: expected an object"),
+        ("model", KeyError, "model is missing"),
+        ("artifacts", {}, "artifacts: expected a list"),
+        ("artifacts.0", None, "artifacts[0]: expected an object"),
+        ("artifacts.1.parity", KeyError, "artifacts[1].parity is missing"),
+    ],
+    ids=["threshold", "parity", "outputs", "model", "no-model", "artifacts", "null", "no-parity"],
+)
+def test_a_broken_manifest_made_before_novelty_is_refused(
+    path: str, value: Any, message: str
+) -> None:
+    raw = as_version_1(json.loads(make_manifest().to_json()))
+    set_path(raw, path, value)
+    with pytest.raises(InputError) as refusal:
+        parse_manifest(json.dumps(raw))
+    assert message in str(refusal.value)
+
+
+def test_a_manifest_made_before_novelty_is_not_written_again(tmp_path: Path) -> None:
+    old = parse_manifest(json.dumps(as_version_1(json.loads(make_manifest().to_json()))))
+    with pytest.raises(InputError, match="export the bundle again"):
+        write_manifest(old, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_which_bundles_judge() -> None:
+    assert make_manifest().unjudged is None
+    untrained = make_manifest(model=ModelInfo("small", 1, SHA))
+    assert "no novelty threshold" in str(untrained.unjudged)
 
 
 def test_relations_that_a_schema_cannot_say_are_checked() -> None:
@@ -199,7 +276,7 @@ def test_relations_that_a_schema_cannot_say_are_checked() -> None:
         ("{", "not JSON"),
         ("[" * 100_000, "not JSON"),
         ("[]", "holds no JSON object"),
-        ('{"schema_version": 2}', "schema version 2 is newer .* install a newer"),
+        ('{"schema_version": 3}', "schema version 3 is newer .* install a newer"),
     ],
     ids=["cut-off", "nested-too-deep", "list", "newer-schema"],
 )
@@ -245,6 +322,7 @@ def golden_bytes(**changes: Any) -> bytes:
         "score": np.zeros(2),
         "probs": np.zeros((2, 21)),
         "quality_map": np.zeros((2, 16, 16)),
+        "novelty": np.zeros(2),
     } | changes
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **{k: v for k, v in arrays.items() if v is not None})
@@ -257,6 +335,8 @@ def golden_bytes(**changes: Any) -> bytes:
         (b"not a zip", "not a golden file"),
         (golden_bytes(score=None), "not a golden file"),
         (golden_bytes(probs=np.zeros((2, 5))), r"probs has shape \[2, 5\]"),
+        (golden_bytes(novelty=None), "not a golden file"),
+        (golden_bytes(tile_quality=np.zeros((2, 16, 16))), "not a golden file"),
         (golden_bytes(label=np.array([object(), None])), "label holds no plain numbers"),
         (golden_bytes(label=np.array([1j, 0j])), "label holds no plain numbers"),
         (
@@ -264,7 +344,10 @@ def golden_bytes(**changes: Any) -> bytes:
             "quality_map holds no plain numbers",
         ),
     ],
-    ids=["not-npz", "array-missing", "wrong-shape", "pickled-object", "complex", "columns-first"],
+    ids=[
+        *("not-npz", "array-missing", "wrong-shape", "no-novelty", "half-a-truth"),
+        *("pickled-object", "complex", "columns-first"),
+    ],
 )
 def test_a_broken_golden_file_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "golden.npz").write_bytes(content)
@@ -276,5 +359,17 @@ def test_a_broken_golden_file_is_refused(tmp_path: Path, content: bytes, message
 def test_the_first_golden_slices_are_read(tmp_path: Path) -> None:
     content = golden_bytes()
     (tmp_path / "golden.npz").write_bytes(content)
-    arrays = read_golden(tmp_path, Golden("golden.npz", digest(content), len(content), 2), first=1)
+    golden = Golden("golden.npz", digest(content), len(content), 2)
+    arrays = read_golden(tmp_path, golden, first=1)
     assert arrays["hu"].shape == (1, 512, 512) and arrays["hu"].dtype == np.int16
+    assert arrays["novelty"].shape == (1,)
+    assert "tile_quality" not in arrays
+    assert "novelty" not in read_golden(tmp_path, golden, OUTPUT_INFOS[:3])
+
+
+def test_golden_slices_may_carry_their_local_truth(tmp_path: Path) -> None:
+    tiles = np.zeros((2, 16, 16), np.float32)
+    content = golden_bytes(quality=np.ones(2), tile_quality=tiles + 3, tile_weight=tiles)
+    (tmp_path / "golden.npz").write_bytes(content)
+    arrays = read_golden(tmp_path, Golden("golden.npz", digest(content), len(content), 2))
+    assert arrays["quality"].tolist() == [1, 1] and (arrays["tile_quality"] == 3).all()

@@ -1,6 +1,7 @@
 // A stub for tests: the part of TensorRT's C++ API that examples/score_raw.cpp uses, with TensorRT's
-// names and signatures, around a network that is 4 * the mean of the encoded slice. No GPU, no NVIDIA
-// code. A stub engine is the text "stub-engine MIN OPT MAX"; other bytes do not deserialise.
+// names and signatures, around a network that is 4 * the mean of the encoded slice, and half of that
+// for the novelty. No GPU, no NVIDIA code. A stub engine is the text "stub-engine MIN OPT MAX", or
+// "stub-engine MIN OPT MAX before-novelty"; other bytes do not deserialise.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -37,7 +38,8 @@ public:
 
 class IExecutionContext {
 public:
-    explicit IExecutionContext(int64_t const* profile) : mProfile(profile) {}
+    IExecutionContext(int64_t const* profile, size_t tensors)
+        : mProfile(profile), mTensors(tensors) {}
     virtual ~IExecutionContext() noexcept = default;
     bool setInputShape(char const* tensorName, Dims const& dims) noexcept {
         mBatch = dims.d[0];
@@ -50,12 +52,13 @@ public:
         return data != nullptr;
     }
     bool enqueueV3(cudaStream_t stream) noexcept {
-        if (stream == nullptr || mAddress.size() != 4) return false;
+        if (stream == nullptr || mAddress.size() != mTensors) return false;
         for (int64_t n = 0; n < mBatch; ++n) {
             double sum = 0;
             for (int64_t i = 0; i < 512 * 512; ++i)
                 sum += std::clamp((mAddress["hu"][n * 512 * 512 + i] + 1000.0) / 1400.0, 0.0, 1.0);
             mAddress["score"][n] = static_cast<float>(4 * sum / (512 * 512));
+            if (mTensors == 5) mAddress["novelty"][n] = mAddress["score"][n] / 2;
         }
         std::fprintf(stderr, "stub: batch %d\n", static_cast<int>(mBatch));
         return true;
@@ -63,6 +66,7 @@ public:
 
 private:
     int64_t const* mProfile;
+    size_t mTensors;
     int64_t mBatch{0};
     std::map<std::string, float*> mAddress;
 };
@@ -72,17 +76,18 @@ public:
     virtual ~ICudaEngine() noexcept = default;
     IExecutionContext* createExecutionContext(
         ExecutionContextAllocationStrategy = ExecutionContextAllocationStrategy::kSTATIC) noexcept {
-        return new IExecutionContext(mProfile);
+        return new IExecutionContext(mProfile, mTensors);
     }
-    int32_t getNbIOTensors() const noexcept { return 4; }
+    int32_t getNbIOTensors() const noexcept { return mTensors; }
     char const* getIOTensorName(int32_t index) const noexcept {
-        static char const* const names[] = {"hu", "score", "probs", "quality_map"};
+        static char const* const names[] = {"hu", "score", "probs", "quality_map", "novelty"};
         return names[index];
     }
     DataType getTensorDataType(char const*) const noexcept { return DataType::kFLOAT; }
     Dims getTensorShape(char const* tensorName) const noexcept {
         if (std::strcmp(tensorName, "hu") == 0) return Dims{4, {-1, 1, 512, 512}};
         if (std::strcmp(tensorName, "score") == 0) return Dims{1, {-1}};
+        if (std::strcmp(tensorName, "novelty") == 0) return Dims{1, {-1}};
         if (std::strcmp(tensorName, "probs") == 0) return Dims{2, {-1, 21}};
         return Dims{3, {-1, 16, 16}};
     }
@@ -90,6 +95,7 @@ public:
         return Dims{4, {mProfile[static_cast<int32_t>(select)], 1, 512, 512}};
     }
     int64_t mProfile[3];
+    int32_t mTensors{5};
 };
 
 class IRuntime {
@@ -106,6 +112,7 @@ public:
         engine->mProfile[0] = low;
         engine->mProfile[1] = best;
         engine->mProfile[2] = high;
+        if (text.find("before-novelty") != std::string::npos) engine->mTensors = 4;
         return engine;
     }
 };
