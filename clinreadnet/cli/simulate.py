@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -71,7 +70,7 @@ def simulate(
         if anatomy or preview or count is None:
             raise InputError("--dicom needs --count, and goes with neither --anatomy nor --preview")
         simulate_series(out, count, seed, jobs=jobs, force=force)
-        print(f"{out}: {count} slices of a CT series", file=sys.stderr)
+        print(f"{out}: {count} slices of a CT series")
         return
     scanned = find_slices(anatomy, note=note) if anatomy else []
     scores = simulate_folder(
@@ -84,6 +83,6 @@ def simulate(
         jobs=jobs,
         force=force,
     )
-    print(f"{out}: {len(scores)} labelled slices", file=sys.stderr)
+    print(f"{out}: {len(scores)} labelled slices")
     if preview is not None:
         write_preview(out, preview)

@@ -199,6 +199,18 @@ def read_hu(frame: DicomFrame) -> NDArray[np.float32]:
     return hu
 
 
+def same_pixels(one: DicomFrame, other: DicomFrame) -> bool:
+    """Return whether two frames hold the same stored bytes; False if one cannot be read."""
+    try:
+        first, second = (
+            read_spans(frame.path, frame.spans, deflated=frame.coding.syntax == DEFLATED)
+            for frame in (one, other)
+        )
+    except (Damaged, InputError, OSError):
+        return False
+    return first == second
+
+
 def _frames(path: Path, container: Container) -> list[DicomFrame]:
     ds = container.header
     _check_kind(path, ds, container.media_class)

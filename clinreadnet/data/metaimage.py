@@ -187,11 +187,7 @@ class StackReader:
             content = self._inflate(number) if stack.compressed else self._plain(number)
         with np.errstate(over="ignore"):  # becomes infinity, which the caller refuses
             image = np.frombuffer(content, stack.dtype).reshape(stack.shape[1:]).astype(np.float32)
-        if (
-            stack.dtype.kind == "f"
-            and image.min() >= -TOLERANCE
-            and image.max() <= 1 + TOLERANCE
-        ):
+        if stack.dtype.kind == "f" and image.min() >= -TOLERANCE and image.max() <= 1 + TOLERANCE:
             return decode(np.clip(image, 0, 1))
         return image
 

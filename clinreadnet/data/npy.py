@@ -13,7 +13,8 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -179,6 +180,16 @@ class Wanted:
     most: int = 0
 
 
+def has_member(file: IO[bytes], *names: str) -> bool:
+    """Return whether an `.npz` archive holds any of some arrays.
+
+    Raises:
+        NotAnArray: it is no archive.
+    """
+    with _archive(file) as archive:
+        return any(f"{name}.npy" in archive.namelist() for name in names)
+
+
 def read_members(
     file: IO[bytes], wanted: Sequence[Wanted], first: int | None = None
 ) -> dict[str, NDArray[Any]]:
@@ -192,11 +203,16 @@ def read_members(
     Raises:
         NotAnArray: it is no archive, or a member is missing, damaged or of another shape.
     """
+    with _archive(file) as archive:
+        return {one.name: _read_member(archive, one, first) for one in wanted}
+
+
+@contextmanager
+def _archive(file: IO[bytes]) -> Iterator[zipfile.ZipFile]:
+    """Open an archive; what zipfile raises inside the block becomes `NotAnArray`."""
     try:
         with zipfile.ZipFile(file) as archive:
-            return {one.name: _read_member(archive, one, first) for one in wanted}
-    except KeyError:
-        raise NotAnArray("an array is missing") from None
+            yield archive
     except NotAnArray:
         raise
     # zipfile raises many types, and its messages may hold bytes of the file.
@@ -207,7 +223,10 @@ def read_members(
 
 
 def _read_member(archive: zipfile.ZipFile, wanted: Wanted, first: int | None) -> NDArray[Any]:
-    info = archive.getinfo(f"{wanted.name}.npy")
+    try:
+        info = archive.getinfo(f"{wanted.name}.npy")
+    except KeyError:
+        raise NotAnArray(f"{wanted.name} is missing") from None
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise NotAnArray(f"{wanted.name} is compressed by another method than deflate")
     if info.flag_bits & _ENCRYPTED:
