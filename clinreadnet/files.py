@@ -21,13 +21,12 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from clinreadnet.errors import InputError
 
-if sys.platform == "win32":
-    fcntl = None
-else:
+fcntl: Any = None  # not on Windows, where no temporary folder is taken for stale
+with suppress(ImportError):
     import fcntl
 
 AnyPath = str | os.PathLike[str]
@@ -370,7 +369,6 @@ def _remove_stale(parent: Path) -> None:
 
 
 def _remove_if_stale(folder: Path) -> None:
-    assert fcntl is not None
     try:
         lock = os.open(folder / _MARK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -130,6 +130,10 @@ def main() -> None:
         _fail("memory is full; give fewer files or a smaller batch", 1)
 
 
+_LAST_WAIT = 10
+"""Seconds to clean up in after SIGTERM."""
+
+
 def _fail(message: str, status: int) -> NoReturn:
     print(f"clinreadnet: {one_line(message)}", file=sys.stderr)
     sys.exit(status)
@@ -138,6 +142,10 @@ def _fail(message: str, status: int) -> NoReturn:
 def _end(number: int, frame: object) -> NoReturn:
     """End the program through its ``finally`` blocks; a second signal ends it at once."""
     signal.signal(number, signal.SIG_DFL)
+    # An exception inside a destructor or a callback is lost: then the alarm ends the program.
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(_LAST_WAIT)
     sys.exit(128 + number)
 
 

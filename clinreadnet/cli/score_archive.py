@@ -13,6 +13,7 @@ from clinreadnet.cli.options import (
     Bundle,
     GraphPrecision,
     Json,
+    NotBefore,
     Resample,
     SlicePaths,
     TrustedKeys,
@@ -40,6 +41,7 @@ def score_archive(
     resample: Resample = False,
     backends: Backends = None,
     trusted_keys: TrustedKeys = None,
+    not_before: NotBefore = None,
     precision: GraphPrecision = None,
     as_json: Json = False,
 ) -> None:
@@ -73,6 +75,7 @@ def score_archive(
                 "backends": backends or BACKENDS,
                 "precision": precision,
                 "trusted_keys": trusted_keys or None,
+                "not_before": not_before,
             },
             note=note,
             advance=lambda done, total: bar.update(task, completed=done, total=total),

@@ -137,7 +137,7 @@ def read_container(path: Path, tags: Sequence[int | str | tuple[int, int]]) -> C
         except ValueError:
             raise Damaged("an unknown TransferSyntaxUID") from None
         header = read_dataset(
-            _Counted(source, size),  # type: ignore[arg-type]
+            _Counted(source, size),
             implicit,
             little,
             stop_when=lambda tag, vr, length: tag in _AFTER_HEADER,

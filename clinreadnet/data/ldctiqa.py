@@ -130,6 +130,8 @@ def read_tif(path: str | os.PathLike[str]) -> NDArray[np.float32]:
             raise InputError(f"{path}: in tiles, or in strips larger than the image; save it again")
         with np.errstate(over="ignore"):
             x = tif.asarray().astype(np.float32)
+    if x.shape != (SIZE, SIZE):
+        raise InputError(f"{path}: other pixels than its header says; copy it again")
     if not np.isfinite(x).all():
         raise InputError(f"{path}: holds values that are not numbers; write it again without them")
     low, high = float(x.min()), float(x.max())

@@ -232,7 +232,10 @@ def _read_member(archive: zipfile.ZipFile, wanted: Wanted, first: int | None) ->
     if info.flag_bits & _ENCRYPTED:
         raise NotAnArray(f"{wanted.name} is encrypted")
     with archive.open(info) as member:
-        header = read_array_header(member, text=wanted.kinds == "U")
+        try:
+            header = read_array_header(member, text=wanted.kinds == "U")
+        except NotAnArray:
+            raise NotAnArray(f"{wanted.name} holds no plain numbers") from None
         if header.columns_first or header.dtype.kind not in wanted.kinds:
             raise NotAnArray(f"{wanted.name} holds no plain numbers")
         if not _fits(header.shape, wanted):

@@ -99,8 +99,7 @@ def find_slices(
         paths: files and folders.
         resample: accept other sizes than 512×512; `SliceRef.load` then uses `resize`.
         note: called with one line for each file that is skipped or unusual.
-        refused: called with a damaged file of a folder and its error, instead of raising; the file
-            is skipped.
+        refused: called with a damaged file and its error, instead of raising; it is skipped.
 
     Returns:
         At least one slice. Only headers are held in memory.
@@ -113,6 +112,7 @@ def find_slices(
     frames: list[tuple[int, DicomFrame]] = []
     refs: list[tuple[int, SliceRef]] = []
     seen: set[str] = set()
+    found: Sequence[DicomFrame | SliceRef]
     for order, path in enumerate(map(Path, paths)):
         if path.is_dir():
             found = _search(path, resample, seen, tell, refused)
@@ -122,7 +122,13 @@ def find_slices(
             continue
         else:
             seen.add(real)
-            found = _open(path, resample)
+            try:
+                found = _open(path, resample)
+            except InputError as reason:
+                if refused is None or isinstance(reason, NotASlice):
+                    raise
+                refused(path, reason)
+                continue
         frames += [(order, f) for f in found if isinstance(f, DicomFrame)]
         refs += [(order, f) for f in found if isinstance(f, SliceRef)]
     refs += _series(frames, resample, tell)

@@ -33,13 +33,24 @@ def check_slices(hu: NDArray[Any]) -> NDArray[Any]:
     return hu
 
 
+def check_whole(name: str, value: Any) -> None:
+    """Check that a parameter is a whole number.
+
+    Raises:
+        InputError: it is not; True and False are none.
+    """
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+        raise InputError(f"{name}={value!r}: not a whole number")
+
+
 def check_count(name: str, value: Any, most: int) -> None:
     """Check that a parameter is a whole number from 1 to ``most``.
 
     Raises:
         InputError: it is not.
     """
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-        raise InputError(f"{name}={value!r}: must be a whole number, 1 or more")
+    check_whole(name, value)
+    if value < 1:
+        raise InputError(f"{name}={value}: must be 1 or more")
     if value > most:
         raise InputError(f"{name}={value}: at most {most}")

@@ -44,7 +44,7 @@ from clinreadnet.runtime.backends.ladder import (
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import Artifact, Manifest, load_manifest
 from clinreadnet.runtime.bundle.trust import KeyFile
-from clinreadnet.runtime.inputs import check_count, check_slices
+from clinreadnet.runtime.inputs import check_count, check_slices, check_whole
 from clinreadnet.runtime.reproduce import reproduce, run_batch
 from clinreadnet.runtime.scores import Outputs, Scores
 from clinreadnet.runtime.stream import Stream
@@ -106,12 +106,10 @@ class Session:
         """
         ladder = check_backends(backends)
         check_count("workers", workers, limits.WORKERS)
-        for name, count, most in (
-            ("threads", threads, limits.THREADS),
-            ("batch", batch, limits.LARGEST_BATCH),
-        ):
-            if count is not None:
-                check_count(name, count, most)
+        if threads is not None:
+            check_count("threads", threads, limits.THREADS)
+        if batch is not None:
+            check_whole("batch", batch)
         if precision is not None and precision not in PRECISIONS:
             raise InputError(f"precision={precision!r}: none of {', '.join(PRECISIONS)}")
         oldest = None if not_before is None else _time("not_before", not_before)

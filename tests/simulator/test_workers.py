@@ -1,4 +1,4 @@
-"""The worker processes of `simulate`: none outlives its parent, and an interrupt is answered soon."""
+"""The workers of `simulate`: none outlives its parent, and an interrupt is answered soon."""
 
 from __future__ import annotations
 

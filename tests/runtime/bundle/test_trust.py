@@ -327,7 +327,7 @@ def test_keys_that_cannot_be_used_are_refused(
         (public, "not an unencrypted private key in PEM form"),
         (text, "not an unencrypted private key"),
         (rsa_secret, "not an Ed25519 key"),
-        (tmp_path / "none.pem", "cannot be read"),
+        (tmp_path / "none.pem", "no such file"),
     ]:
         with pytest.raises(InputError, match=message) as refusal:
             sign_bundle(bundle, key)
@@ -336,7 +336,7 @@ def test_keys_that_cannot_be_used_are_refused(
         ([secret], "not a public key in PEM form"),
         ([text], "not a public key"),
         ([rsa_public], "not an Ed25519 key"),
-        ([tmp_path / "none.pem"], "cannot be read"),
+        ([tmp_path / "none.pem"], "no such file"),
         ([], "`trusted_keys` is empty"),
         (public, "trusted_keys=.*: is a single path"),
     ]:
