@@ -35,7 +35,8 @@ def check_graph(
 ) -> None:
     """Say what in a graph would stop each TensorRT from building it. Nothing is built.
 
-    Exit status 1: a graph has a blocker.
+    Without graphs, the checkpoint is exported first, which takes about a minute. Exit status 1: a
+    graph has a blocker.
 
     Examples:
     - `clinreadnet check-graph`

@@ -342,7 +342,7 @@ def test_the_self_test_holds_the_graph_to_its_budget(
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"not a graph", "not an ONNX model"), (b"", "size 0 is not positive")],
+    [(b"not a graph", "not an ONNX graph"), (b"", "size 0 is not positive")],
     ids=["not-onnx", "empty"],
 )
 def test_a_file_that_is_no_graph_is_refused(tmp_path: Path, content: bytes, message: str) -> None:

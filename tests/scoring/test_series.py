@@ -554,11 +554,11 @@ def test_names_are_printed_as_they_are(
 
 
 def test_names_that_are_not_utf_8_are_escaped(run: Any, bundle: Path, tmp_path: Path) -> None:
-    path = write_ct(tmp_path / os.fsdecode(b"caf\xe9$x$.dcm"))
+    path = write_ct(tmp_path / os.fsdecode(b"name\xe9$x$.dcm"))
     files = ("--csv", "a.csv", "--plot", "a.png")
     done = run("score", path, "--bundle", bundle, *files)
     assert done.returncode == 0, done.stderr
-    assert "caf\\xe9" in done.stdout and "caf\\udce9" in Path("a.csv").read_text("utf-8")
+    assert "name\\xe9" in done.stdout and "name\\udce9" in Path("a.csv").read_text("utf-8")
 
 
 def test_an_empty_argument_is_refused(run: Any, bundle: Path) -> None:

@@ -92,7 +92,7 @@ def read_graph(model: bytes) -> GraphContent:
         if not graphs:
             raise _Malformed
     except _Malformed:
-        raise InputError("not an ONNX model") from None
+        raise InputError("not an ONNX graph") from None
     return found
 
 
