@@ -199,10 +199,10 @@ LEAST_BATCH = _limit(
 )
 LARGEST_BATCH = _limit(
     "LARGEST_BATCH",
-    256,
+    1024,
     "slices",
     "`batch.max` of an artifact",
-    "Larger batches are not faster, and the memory for one is taken at the start.",
+    "The graphs are exported for no more; larger batches are not faster.",
 )
 
 # Arguments of a session.

@@ -58,7 +58,7 @@ def golden(manifest: dict[str, Any]) -> None:
     [
         pytest.param(with_batch(64, 64), "min is at most 16", id="batch-64"),
         pytest.param(with_batch(10**6, 10**6), "min is at most 16", id="batch-10^6"),
-        pytest.param(with_batch(1, 10**6), "max at most 256", id="batch-max"),
+        pytest.param(with_batch(1, 10**6), "max at most 1024", id="batch-max"),
         pytest.param(failed_parity, "verified is true, but the parity of", id="verified"),
         pytest.param(budget, "beyond any measure", id="budget"),
         pytest.param(golden, "golden.slices is not 1 to 512", id="golden"),
