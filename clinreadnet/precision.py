@@ -34,11 +34,10 @@ class Precision:
     Attributes:
         name: as in manifests, file names and on the command line.
         budget: largest relative error of an output against the float64 reference.
-        novelty_budget: largest relative difference of one slice's novelty. Twice what a float64
-            oracle finds on the golden slices: weights and tensors rounded to the precision, and
-            each float32 sum of K terms off by a random walk's u √K / 3 of their magnitudes, with
-            u = 2^-24 (`novelty_oracle` of the tests). In two digits, rounded up. 8-bit graphs have
-            the float16 one: nothing before the novelty is quantised.
+        novelty_budget: largest relative difference of one slice's novelty. At least twice what a
+            float64 oracle finds with weights and tensors rounded to the precision, and PyTorch with
+            float32 sums. 8-bit graphs have the float16 one: nothing before the novelty is
+            quantised.
         metric_budget: largest difference of PLCC, SROCC and KROCC, and of the quality map's
             correlation with local truth, from the reference's.
         source: precision whose graph this one is made from; None where PyTorch exports it.

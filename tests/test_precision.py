@@ -214,7 +214,7 @@ def test_engines_are_built_in_it(
     from clinreadnet.export.bundle import _engine_precisions
 
     assert _engine_precisions(wanted, exported) == chosen
-    with pytest.raises(InputError, match="--engine-precision tf16: its graph is not exported"):
+    with pytest.raises(InputError, match="engine_precisions=tf16: its graph is not exported"):
         _engine_precisions(("tf16",), ("fp32",))
 
 
@@ -225,7 +225,7 @@ def test_the_layers_of_an_engine_are_held_to_it(made_up: None) -> None:
     check_types(products, "fp12", "graph")
     check_types(products, "tf16", "graph")
     check_types(products | {"QUANTIZE": {"INT4": 2}}, "int4", "graph")
-    with pytest.raises(CheckFailed, match="not INT4; this is no int4 network"):
+    with pytest.raises(CheckFailed, match="not INT4; the network is not int4"):
         check_types(products | {"QUANTIZE": {"INT8": 2}}, "int4", "graph")
     outputs = [{"Name": "t", "Format/Datatype": "Half"}]
     inspected = {"Layers": [{"Name": "l", "Outputs": outputs}], "Bindings": []}
@@ -270,5 +270,5 @@ def test_the_command_line_names_it() -> None:
         [sys.executable, "-c", code, "export", "--help"], capture_output=True, text=True
     )
     words = " ".join(shown.stdout.replace("│", " ").split())
-    assert "fp32, tf32 (engines alone), fp16, bf16, int8, fp8 or fp12, repeatable" in words
+    assert "fp32, tf32 (engines only), fp16, bf16, int8, fp8 or fp12; repeatable" in words
     assert "stays float32 in fp16, bf16 and fp12 graphs" in words

@@ -2,47 +2,69 @@
 
 from __future__ import annotations
 
+import csv
+from pathlib import Path
 from typing import Any
 
 from bench.recording import ROOT
 from bench.tables.recorded import markdown, read_json
+from clinreadnet.training.recipe import load_recipe
 
 WEIGHTS = ROOT / "clinreadnet" / "weights"
 TRAINING_RUNS = ROOT / "docs" / "training"
 ORDERS = {
+    "patients of TCGA": WEIGHTS / "small.order.tcga.json",
     "abdomen": WEIGHTS / "small.order.abdomen.json",
     "chest": WEIGHTS / "small.order.chest.json",
 }
 
 
 def training_runs_table() -> str:
-    """How the shipped checkpoint was trained: size, time and speed of each run."""
+    """How the shipped checkpoint was trained: size, time and speed of each stage."""
     rows = []
-    for path in sorted(TRAINING_RUNS.glob("small-*.json")):
+    for path in sorted(TRAINING_RUNS.glob("small-*.json"), key=_stage):
         run = read_json(path)
-        config = run["config"]
-        flags = [
-            flag
-            for flag in ("--soqn", "--soqn-only", "--statistics-only")
-            if config.get(flag[2:].replace("-", "_"))
-        ]
-        if "--statistics-only" not in flags:
-            flags.append(f"--crop {config['crop']}")
+        config, kept = run["config"], run["kept"]
         rows.append(
             [
-                f"`{' '.join(flags)}`",
+                _stage(path)[1],
                 f"{run['training_slices']} of {run['training_anatomies']}",
                 f"{run['validation_slices']} of {run['validation_anatomies']}",
-                f"{run['steps']}",
+                f"{run['steps']} of {config['batch_size']}",
                 f"{run['training_minutes']:.0f}",
                 f"{run['slices_per_second']:.1f}",
                 f"{100 * run['waiting_share']:.0f} %",
-                f"{run['kept']['score']:.3f}",
+                f"{kept['sum']:.3f}",
+                f"{kept['map_correlation']:.3f}",
                 f"{run['device']}, processes: {run['processes']}, threads: {run['threads']}",
             ]
         )
-    head = ["run", "slices of anatomies", "validated on", "steps", "minutes", "slices/s"]
-    return markdown([*head, "waiting for data", "validation sum", "hardware"], rows)
+    head = ["stage", "slices of anatomies", "validated on", "steps", "minutes", "slices/s"]
+    return markdown(
+        [*head, "waiting for data", "validation sum", "validation map", "hardware"], rows
+    )
+
+
+def _stage(path: Path) -> tuple[int, str]:
+    """Return the place and the name of the stage that a summary is of."""
+    name = path.stem.removeprefix("small-")
+    return [stage.name for stage in load_recipe("small")].index(name), name
+
+
+def hours_table() -> str:
+    """What each part of the network stage's time bought, on its validation anatomies."""
+    with (TRAINING_RUNS / "small-network.csv").open(encoding="utf-8", newline="") as file:
+        rows = [
+            [
+                f"{float(row['minutes']):.0f}",
+                row["step"],
+                f"{float(row['sum']):.3f}",
+                f"{float(row['map_correlation']):.3f}",
+                f"{float(row['map_rmse_ratio']):.2f}",
+            ]
+            for row in csv.DictReader(file)
+        ]
+    return markdown(["minutes", "steps", "sum", "map correlation", "map RMSE / flat"], rows)
 
 
 def evaluations() -> dict[str, dict[str, Any]]:
@@ -64,6 +86,83 @@ def evaluation_table() -> str:
             rows.append([what, label, f"{v['value']:.4f}", interval, f"{best:.4f}", below])
     head = ["test set", "metric", "value", "95 % interval (bootstrap over slices)"]
     return markdown([*head, "ceiling", "below it"], rows)
+
+
+def local_table() -> str:
+    """Maps, intervals, marks and the head's two experts on the recorded evaluations."""
+    rows = []
+    for folder, result in evaluations().items():
+        found, joint = result["map"], result["sum"]["value"]
+        intervals = found["correlation"], found["rmse_ratio"]
+        rows.append(
+            [
+                folder,
+                *("{value:.3f} ({low:.3f} … {high:.3f})".format(**one) for one in intervals),
+                f"{100 * result['coverage']:.1f} %",
+                f"{100 * (1 - result['in_domain']):.1f} %",
+                *(f"{joint - value:+.4f}" for value in result["experts"].values()),
+            ]
+        )
+    head = ["test set", "map: correlation within a slice, median", "map: RMSE / flat map"]
+    marks = ["90 % intervals cover", "marked as novel"]
+    experts = ["sum, less that of the votes alone", "less that of the MLP alone"]
+    return markdown([*head, *marks, *experts], rows)
+
+
+def without_stages_table() -> str:
+    """What is left where the stages' output is replaced by zeros."""
+    found, whole = read_json(WEIGHTS / "small.without-stages.json"), evaluations()["test-1"]
+    rows = [
+        ["as it is", f"{whole['sum']['value']:.3f}", f"{whole['map']['correlation']['value']:.3f}"],
+        ["stages give zeros", f"{found['sum']:.3f}", f"{found['map_correlation']:.3f}"],
+    ]
+    return markdown(["test-1", "sum", "map correlation"], rows)
+
+
+def scanned() -> dict[str, Any]:
+    """Return the recorded scores of scanned slices as they are."""
+    found: dict[str, Any] = read_json(WEIGHTS / "small.scanned.json")
+    return found
+
+
+def scanned_table() -> str:
+    """How the scores of routine-dose slices follow their own noise."""
+    found = scanned()
+    rows = [
+        ["slices", f"{found['slices']}"],
+        ["marked as novel", f"{found['slices'] - found['in_domain']}"],
+        ["SROCC of score and own noise", f"{found['srocc_score_own_noise']:.3f}"],
+        [
+            "slices of 16 HU or less below 3.0",
+            f"{len(found['quiet_below_3'])} of {found['quiet']}",
+        ],
+        ["error in wide fields, grades", _grades(found["wide_error"])],
+        ["the same where stages give zeros", _grades(found["wide_error_without_stages"])],
+    ]
+    return markdown(["slices of patients that training did not see", ""], rows)
+
+
+def _grades(value: float | None) -> str:
+    return "no such slice" if value is None else f"{value:.2f}"
+
+
+def scanned_slices_table() -> str:
+    """Score, interval and novelty of each routine-dose slice."""
+    rows = [
+        [
+            row["slice"],
+            f"{row['pixel_mm']:.2f}",
+            f"{100 * row['body_share']:.0f} %",
+            f"{row['own_noise_hu']:.1f}",
+            f"{row['score']:.2f}",
+            "{:.1f} … {:.1f}".format(*row["interval"]),
+            f"{row['novelty']:.2f}",
+            "" if row["in_domain"] else "novel",
+        ]
+        for row in sorted(scanned()["rows"], key=lambda row: float(row["own_noise_hu"]))
+    ]
+    head = ["slice", "pixel, mm", "body in the frame", "own noise, HU", "score", "90 %"]
+    return markdown([*head, "novelty", ""], rows)
 
 
 def parts_table() -> str:
@@ -142,7 +241,12 @@ TABLES = {
     "evaluation": evaluation_table,
     "evaluation-parts": parts_table,
     "evaluation-worst": worst_table,
+    "hours": hours_table,
+    "local": local_table,
     "order": order_table,
     "order-slices": order_slices_table,
+    "scanned": scanned_table,
+    "scanned-slices": scanned_slices_table,
     "training-runs": training_runs_table,
+    "without-stages": without_stages_table,
 }

@@ -43,13 +43,12 @@ def export_kernels(
     """
     from clinreadnet.export.kernels import export_kernels as compile_all
     from clinreadnet.export.kernels import print_kernels
-    from clinreadnet.precision import PRECISIONS
 
     result = compile_all(
         out,
         formats=formats,
         targets=targets,
-        precisions=precisions or tuple(PRECISIONS),
+        precisions=precisions,
         preset=preset,
         force=force,
     )

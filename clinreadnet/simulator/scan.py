@@ -34,7 +34,7 @@ MU_WATER_PER_MM = 0.0205
 VIEWS = (720, 240, 120)
 """View counts over half a turn, most first; each divides the first."""
 
-NOISE_LEVELS = (11.0, 27.0, 41.0, 56.0)
+NOISE_LEVELS = (14.0, 27.0, 38.0, 48.0)
 """Noise in HU that a protocol asks for at the most views, least first; a third of the views has
 1.7 times as much, a sixth 2.4 times."""
 

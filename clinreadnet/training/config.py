@@ -34,6 +34,8 @@ class TrainConfig:
     """Side of the random crops in pixels, 256 or 512; a head sees whole slices."""
     validation_share: float = 0.1
     """Share of the anatomies held out."""
+    most_slices: int | None = None
+    """Train on at most so many slices, taken evenly from all anatomies; None: on all."""
     patience: int = 20
     """Epochs without a better validation sum after which to stop."""
     keep: str = "best"
@@ -82,6 +84,7 @@ class TrainConfig:
             ("epochs", self.epochs, 1),
             ("batch_size", self.batch_size, 1),
             ("patience", self.patience, 1),
+            ("most_slices", 1 if self.most_slices is None else self.most_slices, 1),
             ("octaves", self.octaves, 1),
             ("tile_weight", self.tile_weight, 0),
         ):

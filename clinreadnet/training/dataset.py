@@ -58,6 +58,12 @@ class LabelledSlices:
             self.tiles,
         )
 
+    def thinned(self, most: int) -> LabelledSlices:
+        """Return at most ``most`` of the slices, at even distances."""
+        kept = np.zeros(len(self), np.bool_)
+        kept[np.linspace(0, len(self) - 1, min(most, len(self))).round().astype(int)] = True
+        return self.subset(kept)
+
     def images(self, index: NDArray[np.int64]) -> NDArray[np.int16]:
         """Return the images of the slices ``index`` [k], a copy: [k, 512, 512]."""
         return self.hu[self.rows[index]]

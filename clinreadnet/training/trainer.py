@@ -74,6 +74,8 @@ class Trainer:
         self.training, self.validation = split_by_anatomy(
             slices, config.validation_share, config.seed
         )
+        if config.most_slices is not None:
+            self.training = self.training.thinned(config.most_slices)
         if config.target == "quality":
             self.training = _towards_quality(self.training)
         torch.manual_seed(config.seed)

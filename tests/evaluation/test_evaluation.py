@@ -102,6 +102,9 @@ def test_the_ceiling_is_the_recorded_quality(tmp_path: Path) -> None:
     assert best == expected
     result = {**expected, "rmse": 0.1, "slices": 12, "ceiling": best, "checkpoint_sha256": ""}
     result |= {"parts": {}, "worst": [{"name": "0001.tif", "label": 1.0, "score": 3.0}]}
+    interval = {"value": 0.8, "low": 0.7, "high": 0.9}
+    agreement = {"correlation": interval, "rmse_ratio": interval, "rmse": 0.2, "slices": 12}
+    result |= {"map": agreement, "coverage": 0.9, "in_domain": 1.0}
     shown = table(result)
     assert [column.header for column in shown.columns][-1] == "ceiling"
     assert shown.caption == "worst: 0001.tif 3.0 for 1.0"
@@ -137,6 +140,9 @@ def test_an_evaluation_parses_the_record_once(
         return original(path, purpose)
 
     monkeypatch.setattr(ldctiqa, "_read_json_object", counted)
-    monkeypatch.setattr(labels, "score_folder", lambda folder, model: folder.scores.astype(float))
+    scores = np.linspace(0, 4, 12)
+    found = {name: scores for name in ("score", "mixture", "image", "novelty")}
+    found |= {"probs": np.full((12, 21), 1 / 21), "quality_map": np.zeros((12, 16, 16))}
+    monkeypatch.setattr(labels, "score_folder", lambda folder, model: found)
     assert labels.evaluate(folder)["parts"]["scans"]["slices"] == 12
     assert sorted(parsed) == ["simulation.json", "train.json"]

@@ -32,6 +32,13 @@ def test_no_anatomy_is_on_both_sides(folder: Path) -> None:
     assert not set(seen.groups) & set(held_out.groups)
 
 
+def test_thinning_keeps_every_anatomy(folder: Path) -> None:
+    slices = load_slices([folder])
+    few = slices.thinned(4)
+    assert len(few) == 4 and set(few.groups) == set(slices.groups)
+    assert len(slices.thinned(1000)) == len(slices)
+
+
 def test_folders_keep_their_anatomies_apart(folder: Path, tmp_path: Path) -> None:
     other = make_labelled_folder(tmp_path / "b", seed=1)
     assert len(set(load_slices([folder, other]).groups)) == 6

@@ -57,7 +57,7 @@ def test_half_engine_is_half(tiny_bundle: Path) -> None:
     assert proof["engine"] == engine.name
     assert (proof["precision"], proof["target"], proof["batch"]) == ("fp16", "sm89", [1, 4, 16])
     layers = proof["layers"]
-    assert layers["MATRIX_MULTIPLY"] == {"FLOAT": 5, "HALF": 37}
+    assert layers["MATRIX_MULTIPLY"] == {"FLOAT": 5, "HALF": 35}
     assert layers["CONVOLUTION"] == {"FLOAT": 1, "HALF": 2}
     assert layers["NORMALIZATION"] == {"FLOAT": 15}
     assert layers["SOFTMAX"] == {"FLOAT": 3}

@@ -113,7 +113,7 @@ def test_rtx_takes_it_as_what_it_is(quantized: Callable[[str], Path], precision:
     builder = EngineBuilder(path, precision=precision, flavour="tensorrt-rtx")
     assert set(builder.layers["QUANTIZE"]) == {precision.upper()}
     (other,) = set(quantized_precisions()) - {precision}
-    with pytest.raises(CheckFailed, match=f"this is not a {other} network"):
+    with pytest.raises(CheckFailed, match=f"the network is not {other}"):
         EngineBuilder(path, precision=other, flavour="tensorrt-rtx")
 
 
