@@ -125,7 +125,7 @@ def read_tif(path: str | os.PathLike[str]) -> NDArray[np.float32]:
                 f"{path}: holds {dtype}; an LDCTIQA image is float32 in [0, 1], "
                 "(HU + 1000) / 1400: encode it so"
             )
-        page = tif.pages[0]
+        page = tif.pages.first
         if page.is_tiled or page.rowsperstrip > SIZE or len(page.dataoffsets) > SIZE:
             raise InputError(f"{path}: in tiles, or in strips larger than the image; save it again")
         with np.errstate(over="ignore"):

@@ -162,11 +162,11 @@ def test_bytes_that_are_no_model_are_refused_without_a_traceback() -> None:
         with pytest.raises(InputError, match="not an ONNX graph"):
             read_graph(damaged)
     for _ in range(2000):
-        damaged = bytearray(content)
+        spoiled = bytearray(content)
         for _ in range(draw.randrange(1, 6)):
-            damaged[draw.randrange(len(damaged))] = draw.randrange(256)
+            spoiled[draw.randrange(len(spoiled))] = draw.randrange(256)
         try:
-            read_graph(bytes(damaged))
+            read_graph(bytes(spoiled))
         except InputError:
             pass
 
