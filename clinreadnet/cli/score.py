@@ -113,12 +113,12 @@ def score(
         (csv, scoring.write_csv),
         (challenge_output, scoring.write_challenge_output),
     ]
-    failures: list[OSError] = []
+    failures: list[OSError | InputError] = []
     for place, write in writers:
         try:
             if place is not None:
                 write(report, place)
-        except OSError as failure:  # the disk is full, for example: the scores are still printed
+        except (InputError, OSError) as failure:  # a full disk: the scores are still printed
             failures.append(failure)
     if as_json:
         print_json(report.to_dict(session))

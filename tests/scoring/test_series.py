@@ -30,7 +30,7 @@ from support.dicom_files import (
 from support.metaimage_files import write_mha
 from support.tiny_bundle import reference, write_bundle
 
-from clinreadnet import cli
+from clinreadnet import cli, files
 from clinreadnet.data.slices import find_slices
 from clinreadnet.errors import InputError
 from clinreadnet.runtime import Session
@@ -525,6 +525,17 @@ def test_a_disk_that_fills_up_does_not_cost_the_scores(
     assert done.returncode == 2 and len(json.loads(done.stdout)["slices"]) == 1
     assert done.stderr == "clinreadnet: a.csv: No space left on device; free some space\n"
     assert Path("a.csv").read_text() == "old" and os.listdir() == ["a.csv"]
+
+
+def test_a_pipe_without_a_reader_does_not_cost_the_scores(
+    run: Any, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_READER_WAIT", 0.1)
+    os.mkfifo("pipe")
+    path = write_ct(tmp_path / "a.dcm")
+    done = run("score", path, "--bundle", bundle, "--csv", "pipe", "--json")
+    assert done.returncode == 2 and len(json.loads(done.stdout)["slices"]) == 1
+    assert "pipe: no program reads this pipe" in done.stderr
 
 
 def test_several_series_get_a_mean_each(run: Any, bundle: Path, tmp_path: Path) -> None:
