@@ -376,7 +376,7 @@ def simulate_folder(
     most = DEGRADATIONS * len(scanned) * variants
     if count is None:
         if not scanned:
-            raise InputError("`count` is missing: how many images to simulate?")
+            raise InputError("the number of images to simulate is missing; give `count`")
         count = most
     _check(count, seed, jobs)
     if scanned and count > most:
