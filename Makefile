@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 EXTRAS := dev,cpu,tensorrt-rtx-build
 SOURCES := $(shell find clinreadnet kernels export -name '*.py' -o -name '*.json')
+COUNTS := bench/results/kernels/machine-code.json
 WEIGHTS := clinreadnet/weights/small.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help build test fuzz lint format typecheck docs picture bench bench-record bench-check gpu-check tables flavours \
-	kernel-table clean
+.PHONY: help build test fuzz lint format typecheck docs picture bench bench-record bench-check gpu-check tables \
+	ptx-check flavours kernel-table clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -61,13 +62,18 @@ gpu-check: $(INSTALLED)  ## test and measure the kernels on this machine's GPU, 
 	$(BIN)/python -m bench.gpu_check
 	$(BIN)/python -m bench.tables
 
+ptx-check: $(INSTALLED)  ## run the kernels and broken copies of them on the CPU, and record it
+	PYTHONPATH=tests $(BIN)/python -m support.ptx.record
+	$(BIN)/python -m bench.tables
+
 flavours: $(INSTALLED)  ## run builder and runner against each TensorRT binding and record what they use
 	PYTHONPATH=tests $(BIN)/python -m support.real_bindings
 	$(BIN)/python -m bench.tables
 
-kernel-table: $(INSTALLED)  ## compile the kernels for each GPU and write docs/kernels.md
-	$(BIN)/python -m clinreadnet.kernels.compile > docs/kernels.md.new
-	mv docs/kernels.md.new docs/kernels.md
+kernel-table: $(INSTALLED)  ## compile the kernels for each GPU, count their instructions and record it
+	$(BIN)/python -m bench.studies.machine_code > $(COUNTS).new
+	mv $(COUNTS).new $(COUNTS)
+	$(BIN)/python -m bench.tables
 
 clean:  ## remove everything that the targets make
 	rm -rf $(VENV) .typecheck bundle sample build site *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -12,6 +12,7 @@ from pathlib import Path
 from bench.tables import (
     benchmarking,
     export,
+    kernels,
     model_card,
     readme,
     runtime,
@@ -24,6 +25,7 @@ PAGES: dict[str, Mapping[str, Callable[[], str]]] = {
     "clinreadnet/weights/small.md": model_card.TABLES,
     "docs/benchmarking.md": benchmarking.TABLES,
     "docs/export.md": export.TABLES,
+    "docs/kernels.md": kernels.TABLES,
     "docs/runtime.md": runtime.TABLES,
     "docs/simulator.md": simulator.TABLES,
     "docs/training.md": training.TABLES,

@@ -54,6 +54,7 @@ def test_the_mode_replaces_float32_products_alone() -> None:
     with DeviceArithmetic():
         assert torch.equal(a @ b, tf32x3(a, b))
         assert torch.equal(a.double() @ b.double(), torch.matmul(a.double(), b.double()))
+        assert torch.equal(F.linear(a, b[0].t()), tf32x3(a, b[0]))
         power = a.exp()
         convolved = F.conv2d(x, weight, torch.ones(5), stride=2, padding=1)
     assert 2.0**-23 < error(power, a.double().exp()) < 2.0**-21

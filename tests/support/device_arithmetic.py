@@ -73,6 +73,8 @@ class DeviceArithmetic(TorchFunctionMode):
         if args and isinstance(args[0], Tensor) and args[0].dtype == torch.float32:
             if func in (Tensor.matmul, Tensor.__matmul__, torch.matmul):
                 return tf32x3(*args)
+            if func is F.linear:
+                return linear(*args, **kwargs)
             if func in (F.conv2d, torch.conv2d) and args[1].shape[1] > 1:
                 return convolution(*args, **kwargs)
             if func in (Tensor.exp, torch.exp):
@@ -93,6 +95,12 @@ def convolution(
     height = (x.shape[2] + 2 * padding - weight.shape[2]) // stride + 1
     out = out.unflatten(-1, (height, -1))
     return out if bias is None else out + bias[:, None, None]
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``F.linear`` as one product."""
+    out = tf32x3(x, weight.t().contiguous())
+    return out if bias is None else out + bias
 
 
 def arithmetic_of(device: str) -> AbstractContextManager[object]:

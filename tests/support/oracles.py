@@ -34,6 +34,15 @@ def sobel_stem_oracle(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np
     return out
 
 
+def stem_inputs(
+    batch: int, height: int, width: int, c0: int, x_dtype: torch.dtype, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(height * width)
+    x = torch.rand(batch, 1, height, width, generator=generator)
+    weight = torch.randn(c0, 4, 3, 3, generator=generator) / 4
+    return x.to(x_dtype), weight.to(dtype), torch.randn(c0, generator=generator).to(dtype)
+
+
 def window_attention_oracle(
     qkv: Tensor, bias: Tensor, beta: Tensor, gates: Tensor, *, window: int, shift: int
 ) -> Tensor:

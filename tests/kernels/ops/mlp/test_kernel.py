@@ -4,6 +4,7 @@ import importlib.util
 
 import pytest
 import torch
+from support.device_arithmetic import arithmetic_of
 from support.oracles import mlp_inputs, mlp_oracle
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -56,7 +57,9 @@ def test_within_budget(
     expected = mlp_oracle(*args)
     actual = mlp(*(a.to(device) for a in args), impl="triton")
     assert len(launches) == 1
-    within_budget(actual, mlp(*args, impl="reference"), expected)
+    with arithmetic_of(device):
+        reference = mlp(*args, impl="reference")
+    within_budget(actual, reference, expected)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -80,7 +83,9 @@ def test_extremes(
     expected = mlp_oracle(*args)
     actual = mlp(*(a.to(device) for a in args), impl="triton")
     assert actual.isfinite().all()
-    within_budget(actual, mlp(*args, impl="reference"), expected)
+    with arithmetic_of(device):
+        reference = mlp(*args, impl="reference")
+    within_budget(actual, reference, expected)
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from support.device_arithmetic import arithmetic_of
-from support.oracles import sobel_stem_oracle
+from support.oracles import sobel_stem_oracle, stem_inputs
 from torch import Tensor
 
 from clinreadnet.kernels import sobel_stem
@@ -24,15 +24,6 @@ DTYPES = [
     pytest.param(torch.float16, torch.float16, id="float16-input"),
     pytest.param(torch.float32, torch.bfloat16, id="bfloat16"),
 ]
-
-
-def stem_inputs(
-    batch: int, height: int, width: int, c0: int, x_dtype: torch.dtype, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(height * width)
-    x = torch.rand(batch, 1, height, width, generator=generator)
-    weight = torch.randn(c0, 4, 3, 3, generator=generator) / 4
-    return x.to(x_dtype), weight.to(dtype), torch.randn(c0, generator=generator).to(dtype)
 
 
 @pytest.mark.parametrize("device", DEVICES)

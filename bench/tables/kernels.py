@@ -1,0 +1,214 @@
+"""Tables of docs/kernels.md that come from recorded runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from bench.recording import RESULTS
+from bench.tables.recorded import markdown, read_json
+
+PTX = RESULTS / "ptx" / "kernels.json"
+COUNTS = RESULTS / "kernels" / "machine-code.json"
+DETAILED = 90
+"""Compute capability of the GPU whose instructions are shown by class."""
+LEAST_OCCUPANCY = 0.25
+
+
+def ptx() -> dict[str, Any]:
+    """Return the recorded run of compiled kernels on the CPU."""
+    record: dict[str, Any] = read_json(PTX)
+    return record
+
+
+def runs() -> Iterator[tuple[str, str, str, str, dict[str, Any]]]:
+    """Yield network, kernel, precision and target of every file, with its run."""
+    for one in ptx()["kernels"].values():
+        for file in one["files"]:
+            network, _, rest = file.partition("/")
+            name, precision, target, _ = rest.split(".")
+            yield network, name, precision, target, one
+
+
+def _op(name: str) -> str:
+    return next(
+        op for op in ("sobel_stem", "window_attention", "attention_block", "mlp") if op in name
+    )
+
+
+def executed_table() -> str:
+    """The files that were run, and the largest error over its budget, by op and target."""
+    found: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for _, name, precision, target, one in runs():
+        row = found.setdefault((_op(name), precision), {})
+        row.setdefault(target, []).append(max(one["error_over_budget"].values()))
+    targets = sorted({target for row in found.values() for target in row}, key=lambda t: int(t[2:]))
+    rows = [
+        [
+            f"`{op}`",
+            precision,
+            *(f"{len(row[t])}: {max(row[t]):.2f}" if t in row else "refused" for t in targets),
+        ]
+        for (op, precision), row in sorted(found.items())
+    ]
+    return markdown(["op", "precision", *targets], rows)
+
+
+def mutants_table() -> str:
+    """Mutants of each kernel of the preset `small`, over all precisions and targets."""
+    made: dict[str, Counter[str]] = {}
+    for one in ptx()["kernels"].values():
+        name = one["files"][0].partition("/")[2].partition(".")[0]
+        if not one["mutants"]:
+            continue
+        row = made.setdefault(name, Counter())
+        row["kernels"] += 1
+        row["made"] += sum(one["mutants"].values())
+        row["caught"] += sum(one["caught"].values())
+        row.update(survivor["reason"].partition(":")[0] for survivor in one["survivors"])
+    rows = [
+        [
+            f"`{name}`",
+            *(str(row[key]) for key in ("kernels", "made", "caught", "equivalent", "missed")),
+            f"{100 * row['caught'] / (row['made'] - row['equivalent']):.1f} %",
+        ]
+        for name, row in made.items()
+    ]
+    head = ["kernel", "compiled kernels", "mutants", "caught", "equivalent", "missed"]
+    return markdown([*head, "caught of those that differ"], rows)
+
+
+def caught_table() -> str:
+    """What each kind of mutant did."""
+    kinds: dict[str, Counter[str]] = {}
+    for one in ptx()["kernels"].values():
+        for kind, count in one["mutants"].items():
+            kinds.setdefault(kind, Counter())["made"] += count
+        for survivor in one["survivors"]:
+            kinds[survivor["kind"]][survivor["reason"]] += 1
+    reasons = sorted({reason for row in kinds.values() for reason in row if reason != "made"})
+    rows = [
+        [
+            kind,
+            str(row["made"]),
+            str(row["made"] - sum(row[reason] for reason in reasons)),
+            *(str(row[reason]) for reason in reasons),
+        ]
+        for kind, row in kinds.items()
+    ]
+    return markdown(["change", "mutants", "caught", *reasons], rows)
+
+
+def missed_table() -> str:
+    """Every mutant that is wrong and passes."""
+    rows = [
+        [f"`{one['files'][0]}`", str(s["line"]), s["kind"], f"`{s['text']}`"]
+        for one in ptx()["kernels"].values()
+        for s in one["survivors"]
+        if s["reason"].startswith("missed")
+    ]
+    return markdown(["file", "line", "change", "instruction"], rows) if rows else "None.\n"
+
+
+def counts() -> dict[str, Any]:
+    """Return the recorded counts of machine code."""
+    record: dict[str, Any] = read_json(COUNTS)
+    return record
+
+
+def of_architectures(cell: Callable[[dict[str, Any]], str], dtypes: Sequence[str]) -> str:
+    """A table with a row for each kernel and type, and a column for each architecture."""
+    found: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+    for row in counts()["kernels"]:
+        if row["dtype"] in dtypes:
+            found.setdefault((row["kernel"], row["dtype"]), {})[row["capability"]] = row
+    capabilities = [int(capability) for capability in counts()["gpus"]]
+    rows = [
+        [f"`{name}`", dtype, *(cell(row[c]) if c in row else "refused" for c in capabilities)]
+        for (name, dtype), row in found.items()
+    ]
+    return markdown(["kernel", "type", *(f"sm_{c}" for c in capabilities)], rows)
+
+
+def resources_table() -> str:
+    """Registers, spills and shared memory of every kernel on every architecture."""
+    return of_architectures(
+        lambda row: f"{row['registers']} / {row['spilled']} / {row['shared'] / 1024:.1f}",
+        ("float32", "float16", "bfloat16"),
+    )
+
+
+def ceilings_table() -> str:
+    """Instructions, bytes, occupancy and issue ceiling of every kernel on every architecture."""
+    return of_architectures(_ceiling, ("float32", "float16"))
+
+
+def _ceiling(row: dict[str, Any]) -> str:
+    low = "!" if row["occupancy"] < LEAST_OCCUPANCY else ""
+    ceiling, occupancy = f"{100 * row['ceiling']:.0f} %", f"{100 * row['occupancy']:.0f} %{low}"
+    return f"{row['issued']:.0f} / {row['bytes']} / {occupancy} / **{ceiling}**"
+
+
+def classes_table() -> str:
+    """Instructions of one scheduler for one program by class, on one architecture."""
+    chosen = [
+        row
+        for row in counts()["kernels"]
+        if row["capability"] == DETAILED and row["dtype"] != "bfloat16"
+    ]
+    kinds = list(dict.fromkeys(kind for row in chosen for kind in row["instructions"]))
+    rows = [
+        [
+            f"`{row['kernel']}`",
+            row["dtype"],
+            *(f"{row['instructions'].get(kind, 0):.0f}" for kind in kinds),
+            _widths(row["loads"]),
+            _widths(row["stores"]),
+        ]
+        for row in chosen
+    ]
+    return markdown(["kernel", "type", *kinds, "load bits: count", "store bits: count"], rows)
+
+
+def _widths(found: dict[str, int]) -> str:
+    return ", ".join(f"{bits}: {found[bits]}" for bits in sorted(found, key=int))
+
+
+def gpus_table() -> str:
+    """The GPUs that ceilings are compared with."""
+    rows = [
+        [f"sm_{capability}", gpu["name"], f"{gpu['copy_bytes_per_cycle']:.1f}"]
+        for capability, gpu in counts()["gpus"].items()
+    ]
+    return markdown(["", "GPU", "copy, bytes per cycle and multiprocessor"], rows)
+
+
+def _source(record: dict[str, Any]) -> str:
+    parts = [
+        f"`{record['command']}`",
+        f"commit {record['commit'][:7]}",
+        f"Triton {record['triton']}",
+    ]
+    return ", ".join([*parts, record["cpu"]] if "cpu" in record else parts) + ".\n"
+
+
+def ptx_source() -> str:
+    """Where the run of compiled kernels comes from."""
+    total = sum(one["cpu_seconds"] for one in ptx()["kernels"].values())
+    whole = "" if ptx()["complete"] else "The run was stopped before its end. "
+    return f"{whole}{total:.0f} CPU seconds, {_source(ptx())}"
+
+
+TABLES = {
+    "ceilings": ceilings_table,
+    "counted": lambda: _source(counts()),
+    "executed": executed_table,
+    "gpus": gpus_table,
+    "instructions": classes_table,
+    "missed": missed_table,
+    "mutant-kinds": caught_table,
+    "mutants": mutants_table,
+    "ptx-run": ptx_source,
+    "resources": resources_table,
+}

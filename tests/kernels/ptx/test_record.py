@@ -1,0 +1,69 @@
+"""The recorded run of `make ptx-check`."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+from support.ptx.cases import NETWORKS, PRECISIONS_RUN, TARGETS  # noqa: E402
+from support.ptx.mutants import KINDS  # noqa: E402
+from support.ptx.record import MUTANTS, MUTATED, RECORD, machine_digest  # noqa: E402
+
+CAUGHT = 0.95
+"""Least share of a kernel's mutants over all precisions and targets, less the equivalent ones."""
+
+
+@pytest.fixture(scope="module")
+def record() -> dict[str, Any]:
+    return json.loads(RECORD.read_text())
+
+
+def test_it_is_whole(record: dict[str, Any]) -> None:
+    assert record["complete"] and record["mutants_of_each"] == MUTANTS >= 20
+    files = {file for one in record["kernels"].values() for file in one["files"]}
+    combinations = {
+        (network, precision, target)
+        for network, _, rest in (file.partition("/") for file in files)
+        for _, precision, target, _ in (rest.split("."),)
+    }
+    assert combinations == {(n, p, t) for n in NETWORKS for p in PRECISIONS_RUN for t in TARGETS}
+
+
+def test_every_kernel_is_within_its_budget(record: dict[str, Any]) -> None:
+    worst = {one["files"][0]: one["error_over_budget"] for one in record["kernels"].values()}
+    assert [name for name, cases in worst.items() if not max(cases.values()) <= 1] == []
+
+
+def test_mutants_are_caught(record: dict[str, Any]) -> None:
+    made: Counter[str] = Counter()
+    caught: Counter[str] = Counter()
+    missed: Counter[str] = Counter()
+    for one in record["kernels"].values():
+        if not any(file.startswith(f"{MUTATED}/") for file in one["files"]):
+            assert not one["mutants"]
+            continue
+        made.update(one["mutants"])
+        name = one["files"][0].partition(".")[0]
+        caught[name] += sum(one["caught"].values())
+        missed[name] += sum(
+            survivor["reason"].startswith("missed") for survivor in one["survivors"]
+        )
+        assert sum(one["mutants"].values()) == MUTANTS
+        assert sum(one["caught"].values()) + len(one["survivors"]) == MUTANTS
+    assert set(made) == set(KINDS)
+    assert {n: missed[n] for n in missed if caught[n] < CAUGHT * (caught[n] + missed[n])} == {}
+
+
+def test_every_survivor_has_a_reason(record: dict[str, Any]) -> None:
+    survivors = [s for one in record["kernels"].values() for s in one["survivors"]]
+    assert {s["reason"].partition(":")[0] for s in survivors} <= {"equivalent", "missed"}
+    assert all(s["line"] > 0 and s["text"] and s["kind"] in KINDS for s in survivors)
+
+
+def test_the_digest_names_the_machine() -> None:
+    assert len(machine_digest()) == 16 and machine_digest() == machine_digest()

@@ -1,0 +1,147 @@
+"""Kernels launched from a folder of exported ones, as its ``kernels.json`` says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from support.ptx.errors import PtxError
+from support.ptx.machine import Machine
+from support.ptx.memory import GlobalMemory
+from support.ptx.program import Program, parse
+
+LANES = 4096
+"""Threads that run at once: more of them need more memory, fewer more time."""
+
+_SAME_BITS = {torch.bfloat16: torch.int16}
+"""Types that NumPy lacks, and what holds their bits."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """An entry of ``kernels.json`` with its file.
+
+    Attributes:
+        entry: of the list there.
+        text: of the PTX file.
+    """
+
+    entry: Mapping[str, Any]
+    text: str = field(repr=False)
+
+    @property
+    def file(self) -> str:
+        """Name of the file, which tells kernel, precision and target."""
+        return str(self.entry["file"])
+
+    @cached_property
+    def program(self) -> Program:
+        """The file's instructions."""
+        program = parse(self.text, self.entry["entry"])
+        if program.threads != self.entry["block"][0]:
+            raise PtxError("kernels.json and the file differ in the threads of a block")
+        return program
+
+    @cached_property
+    def body(self) -> str:
+        """The text without what names an architecture: equal bodies do the same."""
+        lines = self.text.splitlines()
+        return "\n".join(one for one in lines if not one.startswith((".version", ".target")))
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a launch left behind.
+
+    Attributes:
+        out: the output.
+        executed: places of the program that some thread has run.
+        steps: instructions, those of all blocks that ran together counted once.
+    """
+
+    out: Tensor
+    executed: frozenset[int]
+    steps: int
+
+
+def read_kernels(folder: Path) -> list[Kernel]:
+    """The PTX kernels of an exported folder."""
+    entries = json.loads((folder / "kernels.json").read_text())["kernels"]
+    return [
+        Kernel(entry, (folder / entry["file"]).read_text())
+        for entry in entries
+        if entry["kind"] == "ptx"
+    ]
+
+
+def evaluated(formula: str, sizes: Mapping[str, int]) -> Any:
+    """The value of one of ``kernels.json``'s C expressions."""
+    return eval(formula.replace("/", "//"), {}, dict(sizes))  # C's division of integers
+
+
+def launch(
+    kernel: Kernel,
+    tensors: Mapping[str, Tensor],
+    sizes: Mapping[str, int],
+    program: Program | None = None,
+) -> Run:
+    """Run a kernel.
+
+    Args:
+        kernel: from `read_kernels`.
+        tensors: its inputs, by the argument's name.
+        sizes: of the launch, by name.
+        program: to run instead of the kernel's own, such as a mutant.
+
+    Raises:
+        PtxError: the program does what no program may.
+        ValueError: the tensors are not those that ``kernels.json`` describes.
+    """
+    program = program or kernel.program
+    memory = GlobalMemory(kernel.entry["pointer_alignment"])
+    arguments, out = [], None
+    for argument in kernel.entry["arguments"]:
+        name = argument["name"]
+        if argument["value"] is not None:
+            arguments.append(argument["value"])
+        elif argument["c_type"] == "int32_t":
+            arguments.append(sizes[name])
+        else:
+            shape = evaluated(f"({argument['shape'].strip('[]')},)", sizes)
+            dtype = getattr(torch, argument["element"])
+            if name == "out":
+                out = torch.empty(shape, dtype=dtype)
+                arguments.append(memory.put(name, _bits(out), output=True))
+                continue
+            tensor = tensors[name]
+            if (tensor.dtype, tensor.numel()) != (dtype, int(np.prod(shape))):
+                raise ValueError(f"{kernel.file}: {name} is {tensor.dtype} {list(tensor.shape)}")
+            arguments.append(memory.put(name, _bits(tensor.contiguous())))
+    assert out is not None
+    grid = evaluated(kernel.entry["grid"][0], sizes)
+    together = max(1, LANES // program.threads)
+    executed: set[int] = set()
+    steps = 0
+    for first in range(0, grid, together):
+        blocks = range(first, min(grid, first + together))
+        shared = kernel.entry["dynamic_shared_bytes"]
+        machine = Machine(program, arguments, grid, blocks, shared, memory)
+        steps += machine.run()
+        executed |= machine.executed
+    if left := memory.unwritten("out"):
+        raise PtxError(f"{left} bytes of the output are never written")
+    bits = memory.fetch("out", _bits(out))
+    out = torch.from_numpy(bits).view(out.dtype).reshape(out.shape)
+    return Run(out, frozenset(executed), steps)
+
+
+def _bits(tensor: Tensor) -> np.ndarray:
+    return tensor.view(_SAME_BITS.get(tensor.dtype, tensor.dtype)).numpy()
