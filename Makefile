@@ -9,7 +9,7 @@ COUNTS := bench/results/kernels/machine-code.json
 WEIGHTS := clinreadnet/weights/small.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help build test lint format typecheck docs picture bench bench-record bench-check gpu-check tables \
+.PHONY: help build test fuzz lint format typecheck docs picture bench bench-record bench-check gpu-check tables \
 	ptx-check flavours kernel-table clean
 
 help:  ## list the targets
@@ -21,6 +21,9 @@ build: $(INSTALLED) bundle/manifest.json sample  ## install, export a verified b
 
 test: $(INSTALLED)  ## run the whole CPU test suite
 	$(BIN)/python -m pytest
+
+fuzz: $(INSTALLED)  ## read random files for MINUTES (default 30), from SEED
+	cd tests && ../$(BIN)/python -m fuzz.run --minutes $(or $(MINUTES),30) --seed $(or $(SEED),1)
 
 lint: .typecheck/.installed  ## check style, formatting, spelling and the direction of imports
 	$(BIN)/ruff check .

@@ -1,6 +1,9 @@
-"""Progress bars on standard error, so that standard output stays machine-readable."""
+"""Progress bars and notes on standard error, so that standard output stays machine-readable."""
 
 from __future__ import annotations
+
+import sys
+from typing import NoReturn
 
 from rich.console import Console
 from rich.progress import (
@@ -12,8 +15,30 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from clinreadnet.errors import visible
+
 console = Console(stderr=True)
 """Console for everything except results."""
+
+
+class Output(Console):
+    """Console for results on standard output.
+
+    A closed pipe raises BrokenPipeError; rich would exit with status 1.
+    """
+
+    def __init__(self, *, markup: bool = False) -> None:
+        """Make it; without ``markup``, a name such as ``CT[axial].dcm`` is printed as it is."""
+        super().__init__(markup=markup)
+
+    def on_broken_pipe(self) -> NoReturn:
+        """Raise the error again."""
+        raise BrokenPipeError
+
+
+def note(line: str) -> None:
+    """Print one line to standard error; what a terminal would act on is escaped."""
+    print(visible(line), file=sys.stderr)
 
 
 def progress_bar(*, quiet: bool = False) -> Progress:

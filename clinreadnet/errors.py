@@ -18,11 +18,45 @@ ClinReadNetError
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from clinreadnet.limits import MESSAGE
+
 if TYPE_CHECKING:
     from clinreadnet.runtime.scores import Scores
+
+
+def visible(text: str) -> str:
+    """Return text with everything escaped that a terminal or a log would act on or not show.
+
+    Those are control characters, line ends, marks of writing direction, and the bytes of file names
+    that are not UTF-8.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(map(_visible, text))
+
+
+def _visible(character: str) -> str:
+    if 0xDC80 <= ord(character) <= 0xDCFF:  # a byte of a name that is not UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"):
+        return character.encode("unicode_escape").decode("ascii")
+    return character
+
+
+def one_line(text: str, limit: int = MESSAGE) -> str:
+    """Return a message as one line of visible characters, shortened in its middle.
+
+    The start says where and what, the end what to do.
+    """
+    text = visible(text)
+    if len(text) <= limit:
+        return text
+    tail = limit * 2 // 5
+    return f"{text[: limit - tail - 5]} ... {text[-tail:]}"
 
 
 def first_line(error: BaseException | str) -> str:
@@ -36,9 +70,20 @@ def first_line(error: BaseException | str) -> str:
 
 
 class ClinReadNetError(Exception):
-    """Base of the errors that this package raises for a user."""
+    """Base of the errors that this package raises for a user.
+
+    The message is one line of visible characters, at most ``limits.MESSAGE`` long.
+
+    Attributes:
+        full: the message before it was shortened.
+        exit_code: exit status of a command that fails with it.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(one_line(message))
+        self.full = visible(message)
 
 
 class InputError(ClinReadNetError):

@@ -1,26 +1,26 @@
 """Score CT slices as they arrive, in a program without PyTorch.
 
-    python examples/score_series.py BUNDLE SLICES.npy [PUBLIC_KEY.pem]
+    python examples/score_series.py BUNDLE SLICES [PUBLIC_KEY.pem]
 
-SLICES.npy holds Hounsfield units, [n, 512, 512]. Research use only: not a medical device.
+SLICES is a folder of DICOM slices, or any file that `clinreadnet score` takes, such as an .npy of
+Hounsfield units, [n, 512, 512]. Research use only: not a medical device.
 """
 
 import sys
 
-import numpy as np
-
+from clinreadnet.data.slices import find_slices
 from clinreadnet.errors import ClinReadNetError
 from clinreadnet.runtime import Session
 
 
 def main(bundle: str, slices: str, *keys: str) -> None:
     """Print one line per slice: its number, its score and a mark if it is novel, or the error."""
-    series = np.load(slices, mmap_mode="r")
+    series = find_slices([slices])
     with Session(bundle, trusted_keys=keys or None) as session:
         print(f"{session.backend}, {session.artifact.file}", file=sys.stderr)
         with session.stream(capacity=8) as stream:
-            for hu in series:  # a scanner's callback would call stream.put(hu)
-                stream.put(hu)
+            for one in series:  # a scanner's callback would call stream.put(hu)
+                stream.put(one.load())
         for result in stream:
             if result.scores is None:
                 print(result.index, result.error)
@@ -31,6 +31,8 @@ def main(bundle: str, slices: str, *keys: str) -> None:
 
 
 if __name__ == "__main__":
+    if not 3 <= len(sys.argv) <= 4:
+        sys.exit("usage: score_series.py BUNDLE SLICES [PUBLIC_KEY.pem]")
     try:
         main(*sys.argv[1:])
     except ClinReadNetError as error:

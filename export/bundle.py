@@ -29,7 +29,7 @@ from clinreadnet.export.golden import write_golden
 from clinreadnet.export.onnx.export import check_network
 from clinreadnet.export.onnx.graphs import Graphs
 from clinreadnet.export.onnx.quantization import load_optimizer
-from clinreadnet.files import whole_folder
+from clinreadnet.files import check_output_folder, whole_folder
 from clinreadnet.model.checkpoint import load_checkpoint, pretrained_path
 from clinreadnet.precision import (
     DEFAULT_ENGINE_PRECISION,
@@ -129,6 +129,8 @@ def export_bundle(
     if set(quantized_precisions()) & set(precisions):
         load_optimizer()
     checkpoint = Path(checkpoint) if checkpoint is not None else pretrained_path(preset)
+    size = 4 * checkpoint.stat().st_size * (1 + len(precisions)) if checkpoint.is_file() else 0
+    check_output_folder(out, force=force, inputs=[checkpoint], size=size)
     model = load_checkpoint(checkpoint, preset=preset)
     check_network(model, checkpoint)
 

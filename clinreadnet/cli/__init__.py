@@ -6,8 +6,12 @@ Results go to standard output; progress, notes and errors go to standard error. 
 
 from __future__ import annotations
 
+import errno
+import io
+import os
+import signal
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -31,7 +35,7 @@ from clinreadnet.cli import (
     verify,
 )
 from clinreadnet.cli.command import Command
-from clinreadnet.errors import ClinReadNetError
+from clinreadnet.errors import ClinReadNetError, first_line, one_line
 from clinreadnet.spec import RESEARCH_USE
 
 app = typer.Typer(
@@ -96,17 +100,56 @@ for _group, _commands in _GROUPS.items():
 
 def main() -> None:
     """Run the command line; errors meant for a user become one line and an exit status."""
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", None)):
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _end)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal's encoding lacks
+            stream.reconfigure(errors="backslashreplace")
     try:
-        sys.exit(app(standalone_mode=False))
+        status = app(standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(status)
     except ClinReadNetError as error:
-        print(f"clinreadnet: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code)
     except typer.TyperException as error:
-        if message := error.format_message():  # empty where the help was shown instead
-            print(f"clinreadnet: {message.rstrip('.')}. See --help.", file=sys.stderr)
+        # The message is empty where the help was shown instead.
+        if message := error.format_message():
+            _fail(f"{message.rstrip('.')}. See --help.", error.exit_code)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        print("clinreadnet: interrupted", file=sys.stderr)
-        sys.exit(130)
+        _fail("interrupted", 130)
     except BrokenPipeError:
+        _drop_output()  # or the interpreter would flush it at its end, and fail
         sys.exit(0)
+    except OSError as error:
+        where = "" if error.filename is None else f"{error.filename}: "
+        advice = "; free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        _fail(f"{where}{error.strerror or first_line(error)}{advice}", 2)
+    except MemoryError:
+        _fail("memory is full; give fewer files or a smaller batch", 1)
+
+
+_LAST_WAIT = 10
+"""Seconds to clean up in after SIGTERM."""
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    print(f"clinreadnet: {one_line(message)}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    """End the program through its ``finally`` blocks; a second signal ends it at once."""
+    signal.signal(number, signal.SIG_DFL)
+    # An exception inside a destructor or a callback is lost: then the alarm ends the program.
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(_LAST_WAIT)
+    sys.exit(128 + number)
+
+
+def _drop_output() -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from clinreadnet.cli.common import print_json
 from clinreadnet.cli.options import Checkpoint, Json, WantedPreset
+from clinreadnet.console import Output
 from clinreadnet.errors import CheckFailed, InputError
 
 
@@ -35,7 +35,8 @@ def check_graph(
 ) -> None:
     """Say what in a graph would stop each TensorRT from building it. Nothing is built.
 
-    Exit status 1: a graph has a blocker.
+    Without graphs, the checkpoint is exported first, which takes about a minute. Exit status 1: a
+    graph has a blocker.
 
     Examples:
     - `clinreadnet check-graph`
@@ -53,6 +54,6 @@ def check_graph(
     if as_json:
         print_json({"findings": [finding.to_dict() for finding in findings]})
     else:
-        print_findings(findings, Console())
+        print_findings(findings, Output(markup=True))
     if any(finding.blockers for finding in findings):
         raise CheckFailed("some graphs cannot be built; the blockers above say why")

@@ -14,7 +14,7 @@ from typing import Any
 
 from typer.core import TyperCommand
 
-from clinreadnet.errors import ClinReadNetError, InputError
+from clinreadnet.errors import ClinReadNetError, InputError, one_line
 
 _EXTRAS = {
     "ablate": ("train",),
@@ -44,6 +44,17 @@ _THIRD_PARTY = frozenset(
 class Command(TyperCommand):
     """A command whose errors name its options and the extra that it needs."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments.
+
+        Raises:
+            InputError: an empty one, as from an unset variable; as a path it would be the current
+                folder.
+        """
+        if "" in args:
+            raise InputError("an argument is empty; give a value, or `.` for the current folder")
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command.
 
@@ -54,7 +65,7 @@ class Command(TyperCommand):
         try:
             return super().invoke(ctx)
         except ClinReadNetError as error:
-            error.args = (spell(str(error), self.params), *error.args[1:])
+            error.args = (one_line(spell(error.full, self.params)),)
             raise
         except ModuleNotFoundError as error:
             if self.name not in _EXTRAS or error.name not in _THIRD_PARTY:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-
 from clinreadnet.cli.common import print_json
 from clinreadnet.cli.options import Json
+from clinreadnet.console import Output
 
 
 def doctor(as_json: Json = False) -> None:
@@ -21,4 +20,4 @@ def doctor(as_json: Json = False) -> None:
     if as_json:
         print_json(diagnosis.to_dict())
     else:
-        print_diagnosis(diagnosis, Console())
+        print_diagnosis(diagnosis, Output())

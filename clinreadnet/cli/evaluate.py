@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-
 from clinreadnet.cli.common import print_json
 from clinreadnet.cli.options import Checkpoint, Json, LabelledFolder
+from clinreadnet.console import Output
 
 
 def evaluate(data: LabelledFolder, checkpoint: Checkpoint = None, as_json: Json = False) -> None:
@@ -26,4 +25,4 @@ def evaluate(data: LabelledFolder, checkpoint: Checkpoint = None, as_json: Json 
     if as_json:
         print_json(metrics)
     else:
-        Console().print(table(metrics))
+        Output().print(table(metrics))

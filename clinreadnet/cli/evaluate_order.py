@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from clinreadnet.cli.common import print_json
 from clinreadnet.cli.options import Checkpoint, Json
+from clinreadnet.console import Output
 
 
 def evaluate_order(
@@ -39,4 +39,4 @@ def evaluate_order(
     if as_json:
         print_json(found)
     else:
-        Console().print(order_table(found))
+        Output().print(order_table(found))

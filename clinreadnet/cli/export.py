@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from clinreadnet.cli.common import print_json
 from clinreadnet.cli.options import Checkpoint, Force, Json, NewFolder, WantedPreset
+from clinreadnet.console import Output
 from clinreadnet.errors import CheckFailed, InputError
 from clinreadnet.precision import (
     DEFAULT_ENGINE_PRECISION,
@@ -141,6 +141,6 @@ def export(
     if as_json:
         print_json(report.to_dict())
     else:
-        print_report(report, Console())
+        print_report(report, Output(markup=True))
     if not report.passed:
         raise CheckFailed(f"{out}: not verified, do not deploy it; the checks above say why")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from clinreadnet.cli.common import print_json
 from clinreadnet.cli.options import Force, Json, NewFolder, Preset
+from clinreadnet.console import Output
 
 
 def export_kernels(
@@ -55,4 +55,4 @@ def export_kernels(
     if as_json:
         print_json(result.to_dict())
     else:
-        print_kernels(result, Console())
+        print_kernels(result, Output())

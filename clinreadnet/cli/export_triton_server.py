@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from clinreadnet.cli.common import print_json
 from clinreadnet.cli.options import Bundle, Json
+from clinreadnet.console import Output
 
 
 def export_triton_server(
@@ -41,4 +41,4 @@ def export_triton_server(
     if as_json:
         print_json(repository.to_dict())
     else:
-        print_repository(repository, Console())
+        print_repository(repository, Output())

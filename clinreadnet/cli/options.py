@@ -42,6 +42,10 @@ TrustedKeys = Annotated[
     list[Path] | None,
     typer.Option("--trusted-key", help="Public key that must have signed the bundle; repeatable."),
 ]
+NotBefore = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="Refuse a bundle that was created before, as 2026-01-31."),
+]
 GraphPrecision = Annotated[
     str | None,
     typer.Option("--precision", help="Precision of the graph. Default: the most accurate."),

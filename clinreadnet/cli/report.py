@@ -32,8 +32,9 @@ def report(
 ) -> None:
     """Recommend an artifact to deploy on each measured machine, and write an HTML report.
 
-    The report uses the newest recorded run of each machine (`make bench-record`) and the bundle's
-    manifest. Nothing is measured. The page needs no network and no other file.
+    The report uses the newest recorded run of each machine and the bundle's manifest. The runs lie
+    in `bench/results` of the repository, where `make bench-record` writes them; elsewhere name
+    their folder with --results. Nothing is measured. The page needs no network and no other file.
 
     Examples:
     - `clinreadnet report --out report.html`

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from clinreadnet.cli.common import print_json
 from clinreadnet.cli.options import (
@@ -15,17 +13,26 @@ from clinreadnet.cli.options import (
     Bundle,
     GraphPrecision,
     Json,
+    NotBefore,
     Resample,
     SlicePaths,
     TrustedKeys,
 )
+from clinreadnet.console import Output, console, note, progress_bar
+from clinreadnet.errors import CheckFailed, InputError
+from clinreadnet.files import STDOUT, check_output
 
 
 def score(
     paths: SlicePaths,
     bundle: Bundle = None,
     resample: Resample = False,
-    csv: Annotated[Path | None, typer.Option(help="Also write the scores to this file.")] = None,
+    csv: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the scores to this file. `-` is standard output, without the table."
+        ),
+    ] = None,
     plot: Annotated[
         Path | None,
         typer.Option(
@@ -38,13 +45,19 @@ def score(
     ] = None,
     backends: Backends = None,
     trusted_keys: TrustedKeys = None,
+    not_before: NotBefore = None,
     precision: GraphPrecision = None,
+    keep_going: Annotated[
+        bool,
+        typer.Option("--keep-going", help="Leave damaged slices out, name them and exit with 1."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Score slices from 0 (bad) to 4 (excellent). No reference image is needed.
 
     Folders are searched recursively. Localisers and files that are not CT slices are skipped with a
-    note. A file that you name must be a CT slice. Research use only.
+    note. A file that you name must be a CT slice. Several series get a mean each. A damaged slice
+    ends the command with exit status 2 and no scores. Research use only.
 
     Examples:
     - `clinreadnet score series/`
@@ -53,7 +66,6 @@ def score(
     - `clinreadnet score stack.mha --challenge-output output`
     - `clinreadnet score series/ --trusted-key vendor.pub.pem --backend onnxruntime-cpu`
     """
-    from clinreadnet.console import console, progress_bar
     from clinreadnet.data.slices import find_slices
     from clinreadnet.runtime import BACKENDS, Session
     from clinreadnet.scoring import series as scoring
@@ -61,29 +73,60 @@ def score(
 
     bundle = bundle or scoring.default_bundle()
     scoring.check_bundle(bundle)
-    for target in (csv, plot):
-        if target is not None:
-            scoring.check_target(target)
+    if csv is not None and str(csv) == STDOUT and as_json:
+        raise InputError("`csv` and `as_json` both write to standard output; give one of them")
+    outputs = [target for target in (csv, plot) if target is not None]
+    for target in outputs:
+        check_output(target)
     if plot is not None:
         check_plot(plot)
     if challenge_output is not None:
         scoring.check_challenge_output(challenge_output)
+        outputs.append(challenge_output / scoring.CHALLENGE_FILE)
+    left_out = 0
+
+    def leave_out(where: object, error: InputError) -> None:
+        nonlocal left_out
+        left_out += 1
+        note(f"left out: {error}")
+
+    go_on = leave_out if keep_going else None
     with console.status("Reading headers"):
-        refs = find_slices(paths, resample=resample, note=lambda line: print(line, file=sys.stderr))
+        refs = find_slices(paths, resample=resample, note=note, refused=go_on)
+    for target in outputs:
+        check_output(target, inputs=[*{ref.path for ref in refs}, *bundle.iterdir()])
     with console.status("Loading the bundle"):
         session = Session(
-            bundle, backends or BACKENDS, precision, trusted_keys=trusted_keys or None
+            bundle,
+            backends or BACKENDS,
+            precision,
+            trusted_keys=trusted_keys or None,
+            not_before=not_before,
         )
     with session, progress_bar() as bar:
         task = bar.add_task("Scoring", total=len(refs))
-        report = scoring.score_slices(session, refs, advance=lambda n: bar.advance(task, n))
-    if plot is not None:
-        write_plot(report, plot)
-    if csv is not None:
-        scoring.write_csv(report, csv)
-    if challenge_output is not None:
-        scoring.write_challenge_output(report, challenge_output)
+        report = scoring.score_slices(
+            session, refs, advance=lambda n: bar.advance(task, n), left_out=go_on
+        )
+    writers = [
+        (plot, write_plot),
+        (csv, scoring.write_csv),
+        (challenge_output, scoring.write_challenge_output),
+    ]
+    failures: list[OSError | InputError] = []
+    for place, write in writers:
+        try:
+            if place is not None:
+                write(report, place)
+        except (InputError, OSError) as failure:  # a full disk: the scores are still printed
+            failures.append(failure)
     if as_json:
         print_json(report.to_dict(session))
-    else:
-        scoring.print_report(report, Console())
+    elif csv is None or str(csv) != STDOUT:
+        scoring.print_report(report, Output())
+    if failures:
+        raise failures[0]
+    if left_out:
+        raise CheckFailed(
+            f"{left_out} damaged and left out, {len(report.slices)} scored; the lines above say why"
+        )

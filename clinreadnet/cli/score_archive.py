@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -14,10 +13,12 @@ from clinreadnet.cli.options import (
     Bundle,
     GraphPrecision,
     Json,
+    NotBefore,
     Resample,
     SlicePaths,
     TrustedKeys,
 )
+from clinreadnet.console import note
 from clinreadnet.errors import CheckFailed
 from clinreadnet.spec import RESEARCH_USE
 
@@ -40,6 +41,7 @@ def score_archive(
     resample: Resample = False,
     backends: Backends = None,
     trusted_keys: TrustedKeys = None,
+    not_before: NotBefore = None,
     precision: GraphPrecision = None,
     as_json: Json = False,
 ) -> None:
@@ -73,8 +75,9 @@ def score_archive(
                 "backends": backends or BACKENDS,
                 "precision": precision,
                 "trusted_keys": trusted_keys or None,
+                "not_before": not_before,
             },
-            note=lambda line: print(line, file=sys.stderr),
+            note=note,
             advance=lambda done, total: bar.update(task, completed=done, total=total),
         )
     if as_json:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from clinreadnet.cli.options import Force
+from clinreadnet.console import note
 from clinreadnet.errors import InputError
+from clinreadnet.files import check_output
 
 
 def simulate(
@@ -52,7 +53,8 @@ def simulate(
 
     Writes an LDCTIQA folder: image/0000.tif ..., train.json, simulation.json and tiles.npz (the
     quality of each 32x32 tile). Sixteen slices show one anatomy: four noise levels times three view
-    counts, and four denoised copies. Simulated, research use only.
+    counts, and four denoised copies. A slice takes some seconds of a core. Simulated, research use
+    only.
 
     Examples:
     - `clinreadnet simulate --out data --count 1200 --seed 1 --preview sheet.png`
@@ -66,15 +68,16 @@ def simulate(
     jobs = jobs or os.cpu_count() or 1
     if preview is not None:
         check_preview(preview)
+        check_output(preview)
     if dicom:
         if anatomy or preview or count is None:
             raise InputError("--dicom needs --count, and goes with neither --anatomy nor --preview")
         simulate_series(out, count, seed, jobs=jobs, force=force)
-        print(f"{out}: {count} slices of a CT series", file=sys.stderr)
+        print(f"{out}: {count} slices of a CT series")
         return
-    scanned = (
-        find_slices(anatomy, note=lambda line: print(line, file=sys.stderr)) if anatomy else []
-    )
+    scanned = find_slices(anatomy, note=note) if anatomy else []
+    if preview is not None:
+        check_output(preview, inputs={ref.path for ref in scanned})
     scores = simulate_folder(
         out,
         count,
@@ -85,6 +88,6 @@ def simulate(
         jobs=jobs,
         force=force,
     )
-    print(f"{out}: {len(scores)} labelled slices", file=sys.stderr)
+    print(f"{out}: {len(scores)} labelled slices")
     if preview is not None:
         write_preview(out, preview)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from clinreadnet.cli.common import print_json
 from clinreadnet.cli.options import Json
+from clinreadnet.console import Output
 from clinreadnet.errors import InputError
 
 
@@ -49,4 +49,4 @@ def tune(
     if as_json:
         print_json(tuning.to_dict())
     else:
-        print_tuning(tuning, Console())
+        print_tuning(tuning, Output())

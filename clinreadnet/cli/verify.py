@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from clinreadnet.cli.common import print_json
 from clinreadnet.cli.options import Json
+from clinreadnet.console import Output
 from clinreadnet.errors import CheckFailed, InputError
+from clinreadnet.files import check_output
 
 
 def verify(
@@ -44,13 +45,12 @@ def verify(
     from clinreadnet.data.ldctiqa import read_ldctiqa
     from clinreadnet.runtime.bundle.manifest import load_manifest
     from clinreadnet.scoring.plot import check_plot
-    from clinreadnet.scoring.series import check_target
     from clinreadnet.verify.plot import write_parity
     from clinreadnet.verify.report import print_report
     from clinreadnet.verify.run import passes, verify_folder, verify_golden
 
     if plot is not None:
-        check_target(plot)
+        check_output(plot)
         check_plot(plot)
     manifest = load_manifest(bundle)
     slices = manifest.golden.slices if data is None else len(read_ldctiqa(data))
@@ -69,6 +69,6 @@ def verify(
     if as_json:
         print_json(report.to_dict())
     else:
-        print_report(report, Console())
+        print_report(report, Output(markup=True))
     if not report.passed:
         raise CheckFailed(f"{bundle}: verification failed")

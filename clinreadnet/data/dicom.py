@@ -8,35 +8,50 @@ slope and intercept. Padding becomes air (-1000 HU).
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.errors import InvalidDicomError
-from pydicom.pixels import get_decoder, pixel_array
+from pydicom.pixels import get_decoder
 from pydicom.uid import UID
 
-from clinreadnet.errors import InputError, first_line
+from clinreadnet.data.dicom_container import (
+    CT_CLASSES,
+    DEFLATED,
+    Container,
+    Damaged,
+    NotDicom,
+    Span,
+    number_of_frames,
+    read_container,
+    read_spans,
+    unreadable,
+)
+from clinreadnet.data.dicom_pixels import BITS, LEAST_BITS_STORED, Coding, Undecodable, decode
+from clinreadnet.errors import InputError
 from clinreadnet.spec import HU_MIN
 
 PADDING_BELOW_HU = -1500.0
 """Lowest measured value. -2000, -2048 and -3024 are padding, whatever the header says."""
 
-_CT_CLASSES = {
-    "1.2.840.10008.5.1.4.1.1.2",  # CT Image Storage
-    "1.2.840.10008.5.1.4.1.1.2.1",  # Enhanced CT Image Storage
-    "1.2.840.10008.5.1.4.1.1.2.2",  # Legacy Converted Enhanced CT Image Storage
-}
-_DEFLATED = "1.2.840.10008.1.2.1.99"
+_STANDARD = "1.2.840.10008."
+_SLOPES = (1e-3, 100.0)
+_LARGEST_INTERCEPT = 1e5
 _DECODERS = "`pip install pylibjpeg pylibjpeg-openjpeg pylibjpeg-libjpeg`"
+# What a message may repeat of a header, where a damaged or odd file could hold a name instead.
+_MODALITIES = frozenset(
+    "CR CT DX ECG KO MG MR NM OT PR PT PX REG RF RG RTDOSE RTIMAGE RTPLAN RTSTRUCT SC SEG SR US XA "
+    "XC DOC".split()
+)
+_RESCALE_TYPES = frozenset("OD HU US MGML Z_EFF ED EDW HU_MOD PCT".split())
 _TAGS: list[int | str | tuple[int, int]] = [
     "SOPClassUID",
+    "SOPInstanceUID",
     "Modality",
     "ImageType",
     "SeriesInstanceUID",
@@ -46,11 +61,13 @@ _TAGS: list[int | str | tuple[int, int]] = [
     "ImageOrientationPatient",
     "SliceLocation",
     "SamplesPerPixel",
+    "PhotometricInterpretation",
     "NumberOfFrames",
     "Rows",
     "Columns",
     "PixelSpacing",
     "BitsAllocated",
+    "BitsStored",
     "PixelRepresentation",
     "PixelPaddingValue",
     "PixelPaddingRangeLimit",
@@ -93,7 +110,9 @@ class DicomFrame:
         projected: image position along the slice normal in mm, or None.
         location: SliceLocation in mm, or None.
         instance: InstanceNumber, or None.
-        deflated: whether the whole dataset is compressed.
+        instance_uid: SOPInstanceUID; empty without one.
+        coding: how its values are stored.
+        spans: where its bytes lie in the file.
     """
 
     path: Path
@@ -111,7 +130,9 @@ class DicomFrame:
     projected: float | None
     location: float | None
     instance: float | None
-    deflated: bool
+    instance_uid: str
+    coding: Coding
+    spans: tuple[Span, ...]
 
 
 def read_headers(path: Path) -> list[DicomFrame]:
@@ -125,29 +146,26 @@ def read_headers(path: Path) -> list[DicomFrame]:
 
     Raises:
         NotASlice: not DICOM, not CT, or a localiser.
-        InputError: truncated, compressed by a method that no installed package decodes, or a header
-            without rescale slope and intercept.
+        InputError: damaged, truncated, beyond a limit, compressed by a method that no installed
+            package decodes, or a header whose values are not Hounsfield units.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd values in unused fields do not matter
         try:
-            with path.open("rb") as file:
-                ds = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS)
-                pixel_bytes = os.fstat(file.fileno()).st_size - file.tell()
-        except InvalidDicomError:
+            return _frames(path, read_container(path, _TAGS))
+        except NotDicom:
             raise NotASlice(
                 f"{path}: not a DICOM file; give DICOM, .tif or .npy slices", "not DICOM"
             ) from None
+        except Damaged as damage:
+            raise unreadable(path, damage) from None
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-        except Exception as error:  # pydicom raises many types on damaged headers
-            raise InputError(f"{path}: damaged DICOM header ({first_line(error)})") from None
-        try:
-            return _frames(path, ds, pixel_bytes)
         except InputError:
             raise
+        # pydicom raises many types on damaged headers. Their messages may hold header values.
         except Exception as error:
-            raise InputError(f"{path}: damaged DICOM header ({first_line(error)})") from None
+            raise unreadable(path, Damaged(type(error).__name__)) from None
 
 
 def read_hu(frame: DicomFrame) -> NDArray[np.float32]:
@@ -162,22 +180,15 @@ def read_hu(frame: DicomFrame) -> NDArray[np.float32]:
     Raises:
         InputError: the pixel data cannot be decoded.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            # Only this frame is read, unless the whole dataset is deflated.
-            source = pydicom.dcmread(frame.path) if frame.deflated else frame.path
-            stored = pixel_array(source, index=frame.index, raw=True)
-        except Exception as error:  # each decoder raises its own types
-            raise InputError(
-                f"{frame.path}: pixel data cannot be decoded ({first_line(error)}); "
-                "copy the file again or decompress it first"
-            ) from None
-    if stored.shape != (frame.rows, frame.columns):
+    try:
+        content = read_spans(frame.path, frame.spans, deflated=frame.coding.syntax == DEFLATED)
+        stored = decode(content, frame.coding)
+    except (Damaged, Undecodable, OSError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise InputError(
-            f"{frame.path}: pixel data is {by(stored.shape)}, the header says "
-            f"{frame.rows}x{frame.columns}; copy the file again"
-        )
+            f"{frame.path}: pixel data cannot be decoded ({reason}); "
+            "copy the file again or decompress it first"
+        ) from None
     hu: NDArray[np.float32] = stored.astype(np.float32)
     hu = hu * np.float32(frame.slope) + np.float32(frame.intercept)
     outside = hu < PADDING_BELOW_HU
@@ -188,14 +199,21 @@ def read_hu(frame: DicomFrame) -> NDArray[np.float32]:
     return hu
 
 
-def _frames(path: Path, ds: pydicom.Dataset, pixel_bytes: int) -> list[DicomFrame]:
-    sop_class = UID(str(ds.get("SOPClassUID") or ds.file_meta.get("MediaStorageSOPClassUID", "")))
-    modality = str(ds.get("Modality", "") or "")
-    if not sop_class:
-        raise InputError(f"{path}: damaged DICOM header (no SOPClassUID); copy the file again")
-    if sop_class not in _CT_CLASSES or modality not in ("", "CT"):
-        kind = f"{sop_class.name} (modality {modality or 'not stated'})"
-        raise NotASlice(f"{path}: {kind}, not CT; give CT or Enhanced CT images", kind)
+def same_pixels(one: DicomFrame, other: DicomFrame) -> bool:
+    """Return whether two frames hold the same stored bytes; False if one cannot be read."""
+    try:
+        first, second = (
+            read_spans(frame.path, frame.spans, deflated=frame.coding.syntax == DEFLATED)
+            for frame in (one, other)
+        )
+    except (Damaged, InputError, OSError):
+        return False
+    return first == second
+
+
+def _frames(path: Path, container: Container) -> list[DicomFrame]:
+    ds = container.header
+    _check_kind(path, ds, container.media_class)
     groups = list(ds.get("PerFrameFunctionalGroupsSequence") or [])
     shared = (list(ds.get("SharedFunctionalGroupsSequence") or []) or [pydicom.Dataset()])[0]
     first = groups[0] if groups else pydicom.Dataset()
@@ -205,22 +223,66 @@ def _frames(path: Path, ds: pydicom.Dataset, pixel_bytes: int) -> list[DicomFram
         raise NotASlice(
             f"{path}: a localiser (ImageType LOCALIZER), not a slice; leave it out", "localiser"
         )
-    for name in ("Rows", "Columns", "BitsAllocated"):
-        if not ds.get(name):
-            raise InputError(f"{path}: damaged DICOM header (no {name}); copy the file again")
-    if int(ds.get("SamplesPerPixel", 1) or 1) != 1:
-        raise InputError(f"{path}: a colour image, not Hounsfield units; leave it out")
-    frames = int(ds.get("NumberOfFrames", 1) or 1)
+    coding = _coding(path, ds, container.syntax)
+    frames = number_of_frames(ds)
     if groups and len(groups) != frames:
         raise InputError(
             f"{path}: NumberOfFrames is {frames} but {len(groups)} frames are described; "
             "export the file again from its source"
         )
-    _check_pixels(path, ds, frames, pixel_bytes)
-    return [
-        _frame(path, ds, shared, groups[i] if groups else pydicom.Dataset(), i, frames)
-        for i in range(frames)
-    ]
+    _check_decoder(path, container.syntax)
+    spans = container.spans(frames, coding.frame_bytes if coding.native else None)
+    if groups:
+        return [_frame(path, ds, shared, own, i, coding, spans) for i, own in enumerate(groups)]
+    one = _frame(path, ds, shared, pydicom.Dataset(), 0, coding, spans)
+    return [one, *(replace(one, index=i, spans=spans[i]) for i in range(1, frames))]
+
+
+def _check_kind(path: Path, ds: pydicom.Dataset, media_class: str) -> None:
+    """Refuse what is no CT image; what claims to be one and is not is damaged, not another kind."""
+    sop_class = UID(str(ds.get("SOPClassUID") or media_class))
+    modality = str(ds.get("Modality", "") or "")
+    if not sop_class:
+        raise Damaged("no SOPClassUID")
+    named = modality in _MODALITIES
+    if sop_class in CT_CLASSES and modality and not named:
+        raise Damaged("a CT image of another modality")
+    if sop_class in CT_CLASSES and modality in ("", "CT"):
+        return
+    known = sop_class.name != sop_class
+    if not known and (sop_class.startswith(_STANDARD) or media_class in CT_CLASSES):
+        raise Damaged("an unknown SOPClassUID")
+    kind = (
+        f"{sop_class.name if known else 'a private object'} "
+        f"(modality {modality if named else 'not stated' if not modality else 'unknown'})"
+    )
+    raise NotASlice(f"{path}: {kind}, not CT; give CT or Enhanced CT images", kind)
+
+
+def _coding(path: Path, ds: pydicom.Dataset, syntax: UID) -> Coding:
+    for name in ("Rows", "Columns", "BitsAllocated"):
+        if not ds.get(name):
+            raise Damaged(f"no {name}")
+    if int(ds.get("SamplesPerPixel", 1) or 1) != 1:
+        raise InputError(f"{path}: a colour image, not Hounsfield units; leave it out")
+    shown = str(ds.get("PhotometricInterpretation", "") or "MONOCHROME2").strip()
+    if shown not in ("MONOCHROME1", "MONOCHROME2"):
+        raise InputError(
+            f"{path}: its PhotometricInterpretation is not MONOCHROME, so its values are colours, "
+            "not Hounsfield units; leave it out"
+        )
+    allocated = int(ds.BitsAllocated)
+    stored = int(ds.get("BitsStored") or allocated)
+    if allocated not in BITS or not LEAST_BITS_STORED <= stored <= allocated:
+        raise InputError(
+            f"{path}: {stored} bits stored in {allocated}; CT images have {LEAST_BITS_STORED} to "
+            "16 in 16, and fewer cannot hold Hounsfield units"
+        )
+    sign = int(ds.get("PixelRepresentation", 0) or 0)
+    if sign not in (0, 1):
+        raise Damaged("PixelRepresentation is neither 0 nor 1")
+    rows, columns = int(ds.Rows), int(ds.Columns)
+    return Coding(syntax, rows, columns, allocated, stored, bool(sign))
 
 
 def _frame(
@@ -229,7 +291,8 @@ def _frame(
     shared: pydicom.Dataset,
     own: pydicom.Dataset,
     index: int,
-    frames: int,
+    coding: Coding,
+    spans: Sequence[tuple[Span, ...]],
 ) -> DicomFrame:
     def value(sequence: str, name: str) -> Any:
         return _in_groups(sequence, name, own, shared, ds)
@@ -241,17 +304,22 @@ def _frame(
             f"{path}: no RescaleSlope and RescaleIntercept, so its values are not Hounsfield "
             "units; export the file again from its source"
         )
-    units = value("PixelValueTransformationSequence", "RescaleType")
+    if not _SLOPES[0] <= slope <= _SLOPES[1] or abs(intercept) > _LARGEST_INTERCEPT:
+        raise InputError(
+            f"{path}: RescaleSlope {slope:g} and RescaleIntercept {intercept:g} do not give "
+            "Hounsfield units; export the file again from its source"
+        )
+    units = str(value("PixelValueTransformationSequence", "RescaleType") or "").strip()
     return DicomFrame(
         path=path,
         index=index,
-        frames=frames,
-        rows=int(ds.Rows),
-        columns=int(ds.Columns),
+        frames=len(spans),
+        rows=coding.rows,
+        columns=coding.columns,
         pixel_mm=_width(value("PixelMeasuresSequence", "PixelSpacing")),
         slope=slope,
         intercept=intercept,
-        units=str(units or ""),
+        units=units if units in _RESCALE_TYPES or not units else "unknown",
         padding=_padding(ds),
         series_uid=str(ds.get("SeriesInstanceUID", "") or ""),
         series_number=_or_infinity(_number(ds.get("SeriesNumber"))),
@@ -261,34 +329,26 @@ def _frame(
         ),
         location=_number(ds.get("SliceLocation")),
         instance=_number(ds.get("InstanceNumber")),
-        deflated=ds.file_meta.TransferSyntaxUID == _DEFLATED,
+        instance_uid=str(ds.get("SOPInstanceUID", "") or ""),
+        coding=coding,
+        spans=spans[index],
     )
 
 
-def _check_pixels(path: Path, ds: pydicom.Dataset, frames: int, pixel_bytes: int) -> None:
+def _check_decoder(path: Path, syntax: UID) -> None:
     """Check that the pixels can be decoded, before they are read."""
-    syntax = ds.file_meta.get("TransferSyntaxUID")
-    if not syntax:
-        raise InputError(f"{path}: damaged DICOM header (no TransferSyntaxUID)")
-    syntax = UID(str(syntax))
     try:
         available = get_decoder(syntax).is_available
     except NotImplementedError:
+        named = syntax.name if syntax.name != syntax else "unknown"
         raise InputError(
-            f"{path}: pixel data in transfer syntax {syntax.name}, which is not readable here; "
+            f"{path}: pixel data in transfer syntax {named}, which is not readable here; "
             "convert the file to Explicit VR Little Endian"
         ) from None
     if not available:
         raise InputError(
             f"{path}: pixel data is compressed ({syntax.name}); to decode it run {_DECODERS}"
         )
-    if not syntax.is_compressed and syntax != _DEFLATED:
-        needed = int(ds.Rows) * int(ds.Columns) * frames * int(ds.BitsAllocated) // 8
-        if pixel_bytes < needed:
-            raise InputError(
-                f"{path}: truncated, {max(pixel_bytes, 0)} of {needed} pixel bytes are there; "
-                "copy the file again"
-            )
 
 
 def _padding(ds: pydicom.Dataset) -> tuple[int, int] | None:

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -25,7 +26,9 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from clinreadnet.errors import InputError
+from clinreadnet import limits
+from clinreadnet.errors import InputError, first_line
+from clinreadnet.files import read_regular
 from clinreadnet.spec import HU_MIN, HU_RANGE, SIZE
 
 LABELS_FILE = "train.json"
@@ -71,6 +74,32 @@ def silent_tifffile() -> Iterator[None]:
         log.disabled = was_disabled
 
 
+def tif_shape(path: str | os.PathLike[str]) -> tuple[int, ...]:
+    """Return the shape of a TIFF's first image; its pixels are not read.
+
+    Raises:
+        InputError: the file is missing, larger than an image can be, or not a TIFF.
+    """
+    with _open_tif(Path(path)) as tif:
+        return tuple(tif.pages[0].shape)
+
+
+@contextmanager
+def _open_tif(path: Path) -> Iterator[tifffile.TiffFile]:
+    """Open a TIFF; what tifffile raises inside the block becomes an InputError."""
+    content = read_regular(path, limits.TIF_FILE)
+    try:
+        with silent_tifffile(), tifffile.TiffFile(io.BytesIO(content)) as tif:
+            yield tif
+    except InputError:
+        raise
+    # tifffile raises whatever its codecs raise, and its messages may hold bytes of the file.
+    except Exception as error:
+        raise InputError(
+            f"{path}: not a readable TIFF ({type(error).__name__}); copy it again"
+        ) from None
+
+
 def read_tif(path: str | os.PathLike[str]) -> NDArray[np.float32]:
     """Read one encoded slice.
 
@@ -82,27 +111,27 @@ def read_tif(path: str | os.PathLike[str]) -> NDArray[np.float32]:
             numbers in [0, 1].
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        with silent_tifffile():
-            x = tifffile.imread(path)
-        if x.size == 0:
-            raise ValueError("no image in it")
-    except Exception as error:  # tifffile raises whatever its codecs raise
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path}: not a readable TIFF ({reason}); copy it again") from error
+    with _open_tif(path) as tif:
+        # Sizes are checked before pixels are unpacked: a small file can promise any number.
+        series = tif.series[0]
+        shape, dtype = tuple(series.shape), np.dtype(series.dtype)
+        if shape != (SIZE, SIZE):
+            raise InputError(
+                f"{path}: is {'x'.join(map(str, shape[:8])) or 'empty'}; "
+                f"an LDCTIQA image is one slice, {SIZE}x{SIZE}"
+            )
+        if dtype.kind != "f":
+            raise InputError(
+                f"{path}: holds {dtype}; an LDCTIQA image is float32 in [0, 1], "
+                "(HU + 1000) / 1400: encode it so"
+            )
+        page = tif.pages.first
+        if page.is_tiled or page.rowsperstrip > SIZE or len(page.dataoffsets) > SIZE:
+            raise InputError(f"{path}: in tiles, or in strips larger than the image; save it again")
+        with np.errstate(over="ignore"):
+            x = tif.asarray().astype(np.float32)
     if x.shape != (SIZE, SIZE):
-        raise InputError(
-            f"{path}: is {'x'.join(map(str, x.shape))}; "
-            f"an LDCTIQA image is one slice, {SIZE}x{SIZE}"
-        )
-    if x.dtype.kind != "f":
-        raise InputError(
-            f"{path}: holds {x.dtype}; an LDCTIQA image is float32 in [0, 1], "
-            "(HU + 1000) / 1400: encode it so"
-        )
-    x = x.astype(np.float32)
+        raise InputError(f"{path}: other pixels than its header says; copy it again")
     if not np.isfinite(x).all():
         raise InputError(f"{path}: holds values that are not numbers; write it again without them")
     low, high = float(x.min()), float(x.max())
@@ -190,11 +219,11 @@ def _read_json_object(path: Path, purpose: str) -> dict[str, object]:
         return found
 
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); {purpose}") from error
-    except ValueError as error:
-        raise InputError(f"{path}: is not JSON ({error}); {purpose}") from error
+        content = json.loads(
+            read_regular(path, limits.LABELS).decode("utf-8"), object_pairs_hook=once
+        )
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is not JSON ({first_line(error)}); {purpose}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: is not a JSON object; {purpose}")
     if repeated:
@@ -222,7 +251,7 @@ def read_ldctiqa(folder: str | os.PathLike[str]) -> LdctiqaFolder:
 
     Raises:
         InputError: no folder or labels, images without a label, labels without an image, labels
-            that are not numbers in 0...4, or repeated names. One line per kind, with the number of
+            that are not numbers in 0...4, or repeated names. Each kind is named with the number of
             cases and the first one.
     """
     folder = Path(folder)
@@ -260,7 +289,7 @@ def read_ldctiqa(folder: str | os.PathLike[str]) -> LdctiqaFolder:
             f"add it to {labels_path.name} or take the image out"
         )
     if problems:
-        raise InputError("\n".join(problems))
+        raise InputError("; ".join(problems))
     scores = np.array([labels[name] for name in names], np.float32)
     return LdctiqaFolder(folder, names, scores, _read_simulation(folder, names))
 
@@ -274,9 +303,8 @@ def check_images(folder: LdctiqaFolder) -> None:
     wrong: list[str] = []
     for index, name in enumerate(folder.names):
         try:
-            with silent_tifffile(), tifffile.TiffFile(folder.path(index)) as tif:
-                shape = tif.pages[0].shape
-        except Exception:  # tifffile raises whatever its codecs raise
+            shape = tif_shape(folder.path(index))
+        except InputError:
             shape = ()
         if shape != (SIZE, SIZE):
             what = "x".join(map(str, shape)) or "not a readable TIFF"

@@ -1,19 +1,27 @@
 """MetaImage files (``.mha``, ``.mhd``): the stacks of slices that the challenge's container reads.
 
 A text header of ``Key = value`` lines ends with ``ElementDataFile``; the voxels follow, plain or
-zlib-compressed, x fastest. Only stacks of slices are supported: one channel, 2 or 3 axes.
+zlib-compressed, x fastest. Only stacks of slices are supported: one channel, 2 or 3 axes. Slices
+are read one at a time; a compressed stack is one block, which is inflated as far as it is needed.
 """
 
 from __future__ import annotations
 
 import math
+import os
+import re
+import threading
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clinreadnet import limits
 from clinreadnet.errors import InputError
+from clinreadnet.files import open_regular
 
 _TYPES = {
     "MET_CHAR": "i1",
@@ -25,17 +33,74 @@ _TYPES = {
     "MET_FLOAT": "f4",
     "MET_DOUBLE": "f8",
 }
-_HEADER_BYTES = 65536
+# What a message may repeat of a header, where a damaged file could hold a name instead.
+_OTHER_TYPES = frozenset(
+    "MET_NONE MET_ASCII_CHAR MET_LONG MET_ULONG MET_LONG_LONG MET_ULONG_LONG MET_STRING "
+    "MET_CHAR_ARRAY MET_UCHAR_ARRAY MET_SHORT_ARRAY MET_USHORT_ARRAY MET_INT_ARRAY "
+    "MET_UINT_ARRAY MET_FLOAT_ARRAY MET_DOUBLE_ARRAY MET_FLOAT_MATRIX MET_OTHER".split()
+)
+_SIZE = re.compile(r"[0-9]{1,10}")
+_BLOCK = 2**20
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A checked header.
+
+    Attributes:
+        path: the file.
+        shape: slices, rows, columns.
+        dtype: of the stored numbers.
+        source: the file with the numbers.
+        offset: where they begin in it.
+        compressed: whether they are one zlib block.
+    """
+
+    path: Path
+    shape: tuple[int, int, int]
+    dtype: np.dtype[Any]
+    source: Path
+    offset: int
+    compressed: bool
+
+    @property
+    def slice_bytes(self) -> int:
+        """Bytes of one slice."""
+        return self.shape[1] * self.shape[2] * self.dtype.itemsize
+
+
+def open_metaimage(path: Path) -> Stack:
+    """Read a header, and check that its numbers can be there.
+
+    Raises:
+        InputError: not a MetaImage file, of an unsupported kind, its data file is elsewhere, or
+            the data are cut off.
+    """
+    header, at = read_metaimage_header(path)
+    shape = metaimage_shape(header, path)
+    source, offset = path, at
+    if header["ElementDataFile"] != "LOCAL":
+        source, offset = _data_file(path, header["ElementDataFile"]), 0
+    big = header.get("BinaryDataByteOrderMSB", header.get("ElementByteOrderMSB", "False"))
+    order = ">" if big.lower() == "true" else "<"
+    dtype = np.dtype(order + _TYPES[header["ElementType"]])
+    compressed = header.get("CompressedData", "False").lower() == "true"
+    with open_regular(source) as file:
+        there = os.fstat(file.fileno()).st_size - offset
+    size = math.prod(shape) * dtype.itemsize
+    if size > limits.DEFLATE_RATIO * there if compressed else size != there:
+        raise _wrong_size(path, there, size)
+    return Stack(path, shape, dtype, source, offset, compressed)
 
 
 def read_metaimage_header(path: Path) -> tuple[dict[str, str], int]:
     """Return the header's entries and the offset of its end.
 
     Raises:
-        InputError: the file is not a MetaImage file, or of an unsupported kind.
+        InputError: the file cannot be read, is not a MetaImage file, or of an unsupported kind.
     """
-    with path.open("rb") as file:
-        start = file.read(_HEADER_BYTES)
+    with open_regular(path) as file:
+        start = file.read(limits.METAIMAGE_HEADER)
     header: dict[str, str] = {}
     at = 0
     while "ElementDataFile" not in header:
@@ -45,10 +110,13 @@ def read_metaimage_header(path: Path) -> tuple[dict[str, str], int]:
             raise InputError(f"{path}: not a MetaImage file; write the stack again")
         header[key.strip()] = value.strip()
         at = end + 1
-    if header.get("ElementType") not in _TYPES or header.get("ElementNumberOfChannels", "1") != "1":
+    kind, channels = header.get("ElementType"), header.get("ElementNumberOfChannels", "1")
+    if kind not in _TYPES or channels != "1":
+        named = kind if kind in _TYPES or kind in _OTHER_TYPES else "another ElementType"
         raise InputError(
-            f"{path}: holds {header.get('ElementType', 'no ElementType')}, "
-            f"{header.get('ElementNumberOfChannels', '1')} to a pixel; write one number to a pixel"
+            f"{path}: holds {named if kind else 'no ElementType'}, "
+            f"{channels if _SIZE.fullmatch(channels) else 'several'} to a pixel; "
+            "write one number to a pixel"
         )
     return header, at
 
@@ -59,13 +127,11 @@ def metaimage_shape(header: dict[str, str], path: Path) -> tuple[int, int, int]:
     Raises:
         InputError: ``DimSize`` is not that of a slice or a stack.
     """
-    try:
-        sizes = [int(size) for size in header["DimSize"].split()]
-    except (KeyError, ValueError):
-        sizes = []
-    if len(sizes) not in (2, 3) or min(sizes) < 1:
+    words = header.get("DimSize", "").split()
+    sizes = [int(word) for word in words if _SIZE.fullmatch(word)]
+    if len(sizes) != len(words) or len(sizes) not in (2, 3) or min(sizes) < 1:
         raise InputError(
-            f"{path}: DimSize is {header.get('DimSize')!r}; write a stack of slices, 512 512 N"
+            f"{path}: its DimSize is not two or three sizes; write a stack of slices, 512 512 N"
         )
     columns, rows, count = (*sizes, 1)[:3]
     return count, rows, columns
@@ -74,40 +140,149 @@ def metaimage_shape(header: dict[str, str], path: Path) -> tuple[int, int, int]:
 def read_metaimage(path: Path) -> NDArray[np.float32]:
     """Read a stack of slices.
 
-    If all values are floats in 0...1, they are encoded like the challenge's images. Otherwise they
-    are Hounsfield units.
-
     Returns:
-        [n, rows, columns] float32 Hounsfield units.
+        [n, rows, columns] float32 Hounsfield units, as in `StackReader.read`.
 
     Raises:
-        InputError: as in `read_metaimage_header`, or the data are missing, damaged or cut off.
+        InputError: as in `open_metaimage`, or the data are missing, damaged or cut off.
     """
-    from clinreadnet.data.ldctiqa import TOLERANCE, decode  # imports tifffile, which is slow
+    reader = StackReader(open_metaimage(path))
+    return np.stack([reader.read(number) for number in range(reader.stack.shape[0])])
 
-    header, at = read_metaimage_header(path)
-    shape = metaimage_shape(header, path)
-    source, offset = path, at
-    if header["ElementDataFile"] != "LOCAL":
-        source, offset = path.parent / header["ElementDataFile"], 0
-        if not source.is_file():
-            raise InputError(f"{path}: its data file {source.name} is not beside it; copy it there")
-    content = source.read_bytes()[offset:]
-    big = header.get("BinaryDataByteOrderMSB", header.get("ElementByteOrderMSB", "False"))
-    order = ">" if big.lower() == "true" else "<"
-    dtype = np.dtype(order + _TYPES[header["ElementType"]])
-    size = math.prod(shape) * dtype.itemsize
-    if header.get("CompressedData", "False").lower() == "true":
-        try:
-            content = zlib.decompressobj().decompress(content, size + 1)
-        except zlib.error as error:
-            raise InputError(f"{path}: damaged ({error}); copy it again") from None
-    if len(content) != size:
+
+class StackReader:
+    """Reads the slices of a stack; in order it inflates each byte once.
+
+    Threads may share one. A copy in another process starts anew.
+    """
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self._lock = threading.Lock()
+        self._inflater: _Inflater | None = None
+
+    def __reduce__(self) -> tuple[type[StackReader], tuple[Stack]]:
+        """Return how to make another reader of the stack."""
+        return StackReader, (self.stack,)
+
+    def read(self, number: int) -> NDArray[np.float32]:
+        """Read one slice.
+
+        If all its values are floats in 0...1, they are encoded like the challenge's images.
+        Otherwise they are Hounsfield units.
+
+        Args:
+            number: from 0.
+
+        Returns:
+            [rows, columns] float32 Hounsfield units.
+
+        Raises:
+            InputError: the data are damaged or cut off.
+        """
+        from clinreadnet.data.ldctiqa import TOLERANCE, decode  # imports tifffile, which is slow
+
+        stack = self.stack
+        with self._lock:
+            content = self._inflate(number) if stack.compressed else self._plain(number)
+        with np.errstate(over="ignore"):  # becomes infinity, which the caller refuses
+            image = np.frombuffer(content, stack.dtype).reshape(stack.shape[1:]).astype(np.float32)
+        if stack.dtype.kind == "f" and image.min() >= -TOLERANCE and image.max() <= 1 + TOLERANCE:
+            return decode(np.clip(image, 0, 1))
+        return image
+
+    def _plain(self, number: int) -> bytes:
+        size = self.stack.slice_bytes
+        with open_regular(self.stack.source) as file:
+            file.seek(self.stack.offset + number * size)
+            content = file.read(size)
+        if len(content) != size:
+            raise _wrong_size(self.stack.path, number * size + len(content), (number + 1) * size)
+        return content
+
+    def _inflate(self, number: int) -> bytes:
+        stack = self.stack
+        if self._inflater is None or self._inflater.slices > number:
+            if self._inflater is not None:
+                self._inflater.close()
+            self._inflater = _Inflater(stack)
+        content = b""
+        while self._inflater.slices <= number:
+            content = self._inflater.next_slice()
+        if number == stack.shape[0] - 1:
+            self._inflater.check_end()
+            self._inflater.close()
+            self._inflater = None
+        return content
+
+
+class _Inflater:
+    """Inflates a stack from its start, a slice at a time."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._file: BinaryIO = open_regular(stack.source)
+        self._file.seek(stack.offset)
+        self._inflate = zlib.decompressobj()
+        self._waiting = b""
+        self.slices = 0
+
+    def next_slice(self) -> bytes:
+        size = self._stack.slice_bytes
+        content = bytearray()
+        while len(content) < size:
+            block = self._more(size - len(content))
+            if not block:
+                made = self.slices * size + len(content)
+                raise _wrong_size(self._stack.path, made, self._stack.shape[0] * size)
+            content += block
+        self.slices += 1
+        return bytes(content)
+
+    def check_end(self) -> None:
+        if self._more(1):
+            size = self.slices * self._stack.slice_bytes
+            raise _wrong_size(self._stack.path, size + 1, size)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _more(self, size: int) -> bytes:
+        """Return up to ``size`` bytes, and at least one unless the block has ended."""
+        while not self._inflate.eof:
+            block = self._waiting or self._file.read(_BLOCK)
+            try:
+                made = self._inflate.decompress(block, size)
+            except zlib.error:
+                raise InputError(
+                    f"{self._stack.path}: damaged, its pixels cannot be inflated; copy it again"
+                ) from None
+            self._waiting = self._inflate.unconsumed_tail
+            if made or not block:
+                return made
+        return b""
+
+
+def _data_file(path: Path, name: str) -> Path:
+    """Return the data file of a header, which must lie beside it."""
+    expected = path.with_suffix(".raw").name
+    shown = name if name == expected else "another name"
+    # A folder or a pattern in the name, and a link that leaves the folder, read other files.
+    if Path(name).name != name or name in ("", ".", "..", "LIST") or "%" in name or "\\" in name:
         raise InputError(
-            f"{path}: {len(content)} bytes of pixels or more, but its header promises {size}; "
-            "copy it again"
+            f"{path}: its ElementDataFile is not the name of a file beside it; "
+            f"name it {expected} and write it beside the header"
         )
-    stack = np.frombuffer(content, dtype).reshape(shape).astype(np.float32)
-    if dtype.kind == "f" and stack.min() >= -TOLERANCE and stack.max() <= 1 + TOLERANCE:
-        return decode(np.clip(stack, 0, 1))
-    return stack
+    source = path.parent / name
+    if not os.path.lexists(source):
+        raise InputError(f"{path}: its data file {shown} is not beside it; copy it there")
+    folder = Path(os.path.realpath(path.parent))
+    if not Path(os.path.realpath(source)).is_relative_to(folder):
+        raise InputError(f"{path}: its data file is a link that leaves the folder; copy it there")
+    return source
+
+
+def _wrong_size(path: Path, there: int, size: int) -> InputError:
+    return InputError(
+        f"{path}: {there} bytes of pixels or more, but its header promises {size}; copy it again"
+    )

@@ -1,10 +1,10 @@
 """CT slices from files and folders: found by header, loaded one at a time, in Hounsfield units.
 
 Inputs are DICOM (see `clinreadnet.data.dicom`), LDCTIQA ``.tif`` (encoded 0...1), ``.npy`` in HU,
-[512, 512] or [n, 512, 512], and MetaImage stacks (see `clinreadnet.data.metaimage`), which are read
-whole. A file that is named must be a slice. Folders are searched recursively: files that are not CT
-slices (localisers, dose reports, text files) are skipped with a note. A damaged file is an error
-there too, because a skipped slice would go unnoticed.
+[512, 512] or [n, 512, 512], and MetaImage stacks (see `clinreadnet.data.metaimage`). A file that is
+named must be a slice. Folders are searched recursively: files that are not CT slices (localisers,
+dose reports, text files) are skipped with a note, and so are pipes, broken links and links to
+folders. A damaged file is an error there too, because a skipped slice would go unnoticed.
 """
 
 from __future__ import annotations
@@ -12,17 +12,21 @@ from __future__ import annotations
 import math
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clinreadnet.data.dicom import DicomFrame, NotASlice, by, read_headers, read_hu
-from clinreadnet.data.metaimage import metaimage_shape, read_metaimage, read_metaimage_header
-from clinreadnet.errors import InputError, first_line
+from clinreadnet import limits
+from clinreadnet.data.dicom import DicomFrame, NotASlice, by, read_headers, read_hu, same_pixels
+from clinreadnet.data.metaimage import StackReader, open_metaimage
+from clinreadnet.data.npy import ArrayHeader, NotAnArray, open_array, read_slice
+from clinreadnet.data.plausibility import implausible
+from clinreadnet.errors import InputError
 from clinreadnet.spec import HU_MIN, SIZE
 
 _TIF = {".tif", ".tiff"}
@@ -62,13 +66,14 @@ class SliceRef:
             float32 [512, 512], HU.
 
         Raises:
-            InputError: unreadable pixels, NaN or infinity, a wrong size, or a blank image.
+            InputError: unreadable pixels, NaN or infinity, a wrong size, or values that cannot be
+                those of a CT slice.
         """
         hu = self._read()
         if not np.isfinite(hu).all():
             raise InputError(f"{self.name}: holds NaN or infinity; repair or leave out the file")
-        if hu.min() == hu.max():
-            raise InputError(f"{self.name}: blank, every pixel is {hu.flat[0]:g} HU; leave it out")
+        if reason := implausible(hu):
+            raise InputError(f"{self.name}: not a CT slice in HU, {reason}; leave it out")
         if hu.shape != (SIZE, SIZE):
             _check_size(self.path, hu.shape, self._resample)
             hu = resize(hu)
@@ -87,36 +92,43 @@ def find_slices(
     Series come in the order in which ``paths`` first names them, then by SeriesNumber and
     SeriesInstanceUID. Inside a DICOM series, slices are sorted along their normal. If a slice
     has no position, all are sorted by SliceLocation, else by InstanceNumber. Other files keep the
-    natural order of their names. A file that is named twice counts once.
+    natural order of their names. A file that is named twice counts once, and so does a copy of a
+    DICOM slice under another name.
 
     Args:
         paths: files and folders.
         resample: accept other sizes than 512×512; `SliceRef.load` then uses `resize`.
         note: called with one line for each file that is skipped or unusual.
-        refused: called with a damaged file of a folder and its error, instead of raising; the file
-            is skipped.
+        refused: called with a damaged file and its error, instead of raising; it is skipped.
 
     Returns:
         At least one slice. Only headers are held in memory.
 
     Raises:
-        InputError: a missing file, an empty folder, a named file that is not a CT slice, or a size
-            other than 512×512.
+        InputError: a missing file, an empty folder, a named file that is not a CT slice, a size
+            other than 512×512, or more slices in a file than its bytes can hold.
     """
     tell = note or (lambda line: None)
     frames: list[tuple[int, DicomFrame]] = []
     refs: list[tuple[int, SliceRef]] = []
-    seen: set[Path] = set()
+    seen: set[str] = set()
+    found: Sequence[DicomFrame | SliceRef]
     for order, path in enumerate(map(Path, paths)):
         if path.is_dir():
             found = _search(path, resample, seen, tell, refused)
-        elif not path.exists():
+        elif not os.path.lexists(path):
             raise InputError(f"{path}: no such file or folder")
-        elif path.resolve() in seen:
+        elif (real := os.path.realpath(path)) in seen:
             continue
         else:
-            seen.add(path.resolve())
-            found = _open(path, resample)
+            seen.add(real)
+            try:
+                found = _open(path, resample)
+            except InputError as reason:
+                if refused is None or isinstance(reason, NotASlice):
+                    raise
+                refused(path, reason)
+                continue
         frames += [(order, f) for f in found if isinstance(f, DicomFrame)]
         refs += [(order, f) for f in found if isinstance(f, SliceRef)]
     refs += _series(frames, resample, tell)
@@ -160,23 +172,20 @@ def _triangle_weights(side: int) -> NDArray[np.float32]:
 def _search(
     folder: Path,
     resample: bool,
-    seen: set[Path],
+    seen: set[str],
     tell: Callable[[str], None],
     refused: Callable[[Path, InputError], None] | None,
 ) -> Sequence[DicomFrame | SliceRef]:
     """Return the slices under ``folder``; other files are skipped."""
     found: list[DicomFrame | SliceRef] = []
     left_out: dict[str, list[str]] = {}
-    files = [
-        Path(root) / name
-        for root, _, names in os.walk(folder)
-        for name in names
-        if not name.startswith(".")
-    ]
+    files, odd = _walk(folder)
+    for what, path in odd:
+        left_out.setdefault(what, []).append(path.name)
     for path in sorted(files, key=_natural):
-        if path.resolve() in seen:
+        if (real := os.path.realpath(path)) in seen:
             continue
-        seen.add(path.resolve())
+        seen.add(real)
         try:
             found += _open(path, resample)
         except InputError as reason:
@@ -192,13 +201,41 @@ def _search(
         f"{what}: {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
         for what, names in sorted(left_out.items())
     )
-    if not files:
+    if not files and not odd:
         raise InputError(f"{folder}: an empty folder; give a folder of DICOM, .tif or .npy slices")
     if not found and summary:
         raise InputError(f"{folder}: no CT slices ({summary}); give a folder of CT slices")
     if summary:
         tell(f"{folder}: skipped files that are not CT slices ({summary})")
     return found
+
+
+def _walk(folder: Path) -> tuple[list[Path], list[tuple[str, Path]]]:
+    """Return the regular files under ``folder``, and what cannot be searched or opened."""
+    files: list[Path] = []
+    odd: list[tuple[str, Path]] = []
+
+    def unreadable(error: OSError) -> None:
+        odd.append((f"folder that cannot be read ({error.strerror})", Path(error.filename)))
+
+    for root, folders, names in os.walk(folder, onerror=unreadable):
+        for name in folders:
+            if os.path.islink(path := Path(root, name)):
+                odd.append(("link to a folder", path))
+        for name in names:
+            if name.startswith("."):
+                continue
+            path = Path(root, name)
+            try:
+                regular = stat.S_ISREG(os.stat(path).st_mode)
+            except OSError:
+                odd.append(("broken link", path))
+                continue
+            if regular:
+                files.append(path)
+            else:
+                odd.append(("pipe, socket or device", path))
+    return files, odd
 
 
 def _open(path: Path, resample: bool) -> Sequence[DicomFrame | SliceRef]:
@@ -215,13 +252,9 @@ def _open(path: Path, resample: bool) -> Sequence[DicomFrame | SliceRef]:
 
 
 def _open_tif(path: Path) -> SliceRef:
-    import tifffile
+    from clinreadnet.data.ldctiqa import tif_shape
 
-    try:
-        with tifffile.TiffFile(path) as tif:
-            shape = tif.pages[0].shape
-    except Exception as error:  # tifffile raises many types on damaged files
-        raise InputError(f"{path}: not a readable TIFF ({first_line(error)})") from None
+    shape = tif_shape(path)
     if shape != (SIZE, SIZE):
         raise InputError(
             f"{path}: {by(shape)} pixels, but an LDCTIQA slice is {SIZE}x{SIZE}; "
@@ -238,28 +271,28 @@ def _read_tif(path: Path) -> NDArray[np.float32]:
 
 def _open_npy(path: Path, resample: bool) -> list[SliceRef]:
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"{path}: not a readable .npy ({first_line(error)})") from None
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf":
-        raise InputError(f"{path}: holds no numbers; save Hounsfield units as integers or floats")
-    if array.ndim not in (2, 3) or array.size == 0:
+        header = open_array(path)
+    except NotAnArray as reason:
         raise InputError(
-            f"{path}: shape {list(array.shape)}, expected [512, 512] or [n, 512, 512] in HU"
+            f"{path}: not a readable .npy ({reason}); save Hounsfield units as integers or floats"
+        ) from None
+    if len(header.shape) not in (2, 3) or header.size == 0:
+        raise InputError(
+            f"{path}: shape {list(header.shape)[:8]}, expected [512, 512] or [n, 512, 512] in HU"
         )
-    _check_size(path, array.shape[-2:], resample)
-    numbers = [None] if array.ndim == 2 else list(range(array.shape[0]))
+    count = None if len(header.shape) == 2 else header.shape[0]
+    _check_size(path, header.shape[-2:], resample)
+    _check_count(path, count or 1)
     return [
-        SliceRef(path, number, None, str(path), partial(_read_npy, path, number), resample)
-        for number in numbers
+        SliceRef(path, number, None, str(path), partial(_read_npy, path, header, number), resample)
+        for number in ([None] if count is None else range(count))
     ]
 
 
-def _read_npy(path: Path, number: int | None) -> NDArray[np.float32]:
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
+def _read_npy(path: Path, header: ArrayHeader, number: int | None) -> NDArray[np.float32]:
     with np.errstate(over="ignore"):  # becomes infinity, an error in `SliceRef.load`
-        hu = np.array(array if number is None else array[number], dtype=np.float32)
-    if array.dtype.kind == "f" and hu.min() >= 0 and hu.max() <= 1:
+        hu = read_slice(path, header, number).astype(np.float32)
+    if header.dtype.kind == "f" and hu.min() >= 0 and hu.max() <= 1:
         raise InputError(
             f"{path}: every value is in 0...1; a .npy must hold Hounsfield units, which are "
             "1400 * value - 1000 for encoded images"
@@ -268,16 +301,13 @@ def _read_npy(path: Path, number: int | None) -> NDArray[np.float32]:
 
 
 def _open_metaimage(path: Path, resample: bool) -> list[SliceRef]:
-    header, _ = read_metaimage_header(path)
-    count, *shape = metaimage_shape(header, path)
+    stack = open_metaimage(path)
+    count, *shape = stack.shape
     _check_size(path, tuple(shape), resample)
-    stack = cache(partial(read_metaimage, path))  # compressed as one block
-
-    def read(number: int) -> NDArray[np.float32]:
-        return np.asarray(stack()[number])
-
+    _check_count(path, count)
+    reader = StackReader(stack)
     return [
-        SliceRef(path, number, None, str(path), partial(read, number), resample)
+        SliceRef(path, number, None, str(path), partial(reader.read, number), resample)
         for number in range(count)
     ]
 
@@ -293,7 +323,7 @@ def _series(
         first.setdefault(frame.series_uid, order)
     refs: list[tuple[int, SliceRef]] = []
     for uid in sorted(series, key=lambda u: (first[u], series[u][0].series_number, u)):
-        members = series[uid]
+        members = _without_copies(series[uid], tell)
         position = _position_source(members)
         members.sort(key=lambda f: (*_sort_key(f, position), _natural(f.path), f.index))
         units = sorted({f.units for f in members} - {"", "HU"})
@@ -317,6 +347,23 @@ def _series(
     return refs
 
 
+def _without_copies(members: list[DicomFrame], tell: Callable[[str], None]) -> list[DicomFrame]:
+    """Return the frames of a series without those of files that hold the same slices again."""
+    first: dict[tuple[str, int], DicomFrame] = {}
+    kept: list[DicomFrame] = []
+    for frame in members:
+        other = first.setdefault((frame.instance_uid, frame.index), frame)
+        if other is not frame and frame.instance_uid:
+            if same_pixels(other, frame):
+                tell(f"{frame.path}: a copy of {other.path}; counted once")
+                continue
+            tell(
+                f"{frame.path}: has the SOPInstanceUID of {other.path} and other pixels; both count"
+            )
+        kept.append(frame)
+    return kept
+
+
 def _position_source(members: list[DicomFrame]) -> str | None:
     """Return the header field that gives every member a position in mm, or None."""
     for source in ("projected", "location"):
@@ -336,9 +383,19 @@ def _check_size(path: Path, shape: tuple[int, ...], resample: bool) -> None:
             f"{path}: {by(shape)} pixels, the network takes {SIZE}x{SIZE}; "
             "give resample=True to resize it"
         )
+    if not all(limits.SMALLEST_SIDE <= side <= limits.LARGEST_SIDE for side in shape):
+        raise InputError(
+            f"{path}: {by(shape)} pixels; rows and columns must be {limits.SMALLEST_SIDE} to "
+            f"{limits.LARGEST_SIDE}"
+        )
+
+
+def _check_count(path: Path, count: int) -> None:
+    if count > limits.FRAMES:
+        raise InputError(f"{path}: {count} slices; at most {limits.FRAMES} are read from a file")
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
     """Return a key that sorts slice_2 before slice_10."""
-    parts = re.split(r"(\d+)", str(path))
-    return [(int(p), "") if p.isdigit() else (-1, p) for p in parts]
+    parts = re.split(r"([0-9]+)", str(path))
+    return [(int(p), "") if re.fullmatch("[0-9]{1,18}", p) else (-1, p) for p in parts]

@@ -7,7 +7,6 @@ Simulated folders have it; the challenge's do not. It holds ``names`` [n], ``qua
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from clinreadnet import limits
+from clinreadnet.data.npy import NotAnArray, Wanted, read_members
 from clinreadnet.errors import InputError
+from clinreadnet.files import open_regular
 from clinreadnet.spec import MAP_SIDE
 
 TILES_FILE = "tiles.npz"
@@ -79,20 +81,21 @@ def read_tiles(folder: str | os.PathLike[str], names: Sequence[str]) -> TileLabe
     path = Path(folder) / TILES_FILE
     if not path.exists():
         return None
+    grid = (None, MAP_SIDE, MAP_SIDE)
+    wanted = [
+        Wanted("names", (None,), "U", limits.TILES),
+        *(Wanted(name, grid, "f", limits.TILES) for name in ("quality", "weight")),
+    ]
     try:
-        with np.load(path, allow_pickle=False) as content:
-            listed, quality, weight = (content[key] for key in ("names", "quality", "weight"))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        with open_regular(path) as file:
+            arrays = read_members(file, wanted)
+    except NotAnArray as error:
         raise InputError(f"{path}: not a file of tile labels ({error}); {_ADVICE}") from None
-    grid = (len(listed), MAP_SIDE, MAP_SIDE)
+    listed, quality, weight = (arrays[one.name] for one in wanted)
+    if not len(listed) == len(quality) == len(weight):
+        raise InputError(f"{path}: not as many tiles as names; {_ADVICE}")
     for what, found in (("quality", quality), ("weight", weight)):
-        if found.shape != grid:
-            shape = "x".join(map(str, found.shape[1:])) or "no grid"
-            raise InputError(
-                f"{path}: {what} is {shape} for each image, where an image of 512x512 has "
-                f"{MAP_SIDE}x{MAP_SIDE} tiles; {_ADVICE}"
-            )
-        if found.dtype.kind != "f" or not np.isfinite(found).all() or (found < 0).any():
+        if not np.isfinite(found).all() or (found < 0).any():
             raise InputError(f"{path}: {what} holds values that are no tile labels; {_ADVICE}")
     if (quality > 4).any() or (weight > 1.001).any():
         raise InputError(f"{path}: quality above 4, or weight above 1; {_ADVICE}")

@@ -1,4 +1,4 @@
-"""Check of the arrays to score."""
+"""Checks of the arrays to score, and of counts."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clinreadnet.errors import (
-    InputError,
-)
+from clinreadnet.data.plausibility import implausible
+from clinreadnet.errors import InputError
 from clinreadnet.spec import SIZE
 
 
 def check_slices(hu: NDArray[Any]) -> NDArray[Any]:
     """Return ``hu`` as a checked array; arguments and errors as in `Session.score`."""
+    if np.ma.is_masked(hu):
+        raise InputError("hu has masked pixels; fill them, with -1000 for air outside the scan")
     hu = np.asarray(hu)
     if hu.ndim != 3 or hu.shape[1:] != (SIZE, SIZE):
         raise InputError(
@@ -24,8 +25,32 @@ def check_slices(hu: NDArray[Any]) -> NDArray[Any]:
         raise InputError(f"hu has shape {list(hu.shape)}: no slice; give one or more")
     if hu.dtype.kind not in "iuf":
         raise InputError(f"hu has dtype {hu.dtype}, expected integers or floats")
-    if hu.dtype.kind == "f":
-        for index, one in enumerate(hu):
-            if not np.isfinite(one).all():
-                raise InputError(f"hu[{index}] holds NaN or infinity")
+    for index, one in enumerate(hu):
+        if hu.dtype.kind == "f" and not np.isfinite(one).all():
+            raise InputError(f"hu[{index}] holds NaN or infinity")
+        if reason := implausible(one):
+            raise InputError(f"hu[{index}] cannot be a CT slice in Hounsfield units: {reason}")
     return hu
+
+
+def check_whole(name: str, value: Any) -> None:
+    """Check that a parameter is a whole number.
+
+    Raises:
+        InputError: it is not; True and False are none.
+    """
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+        raise InputError(f"{name}={value!r}: not a whole number")
+
+
+def check_count(name: str, value: Any, most: int) -> None:
+    """Check that a parameter is a whole number from 1 to ``most``.
+
+    Raises:
+        InputError: it is not.
+    """
+    check_whole(name, value)
+    if value < 1:
+        raise InputError(f"{name}={value}: must be 1 or more")
+    if value > most:
+        raise InputError(f"{name}={value}: at most {most}")

@@ -14,12 +14,14 @@ import os
 import threading
 import weakref
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from numpy.typing import NDArray
 
+from clinreadnet import limits
 from clinreadnet.errors import (
     BackendError,
     BackendUnavailable,
@@ -42,7 +44,7 @@ from clinreadnet.runtime.backends.ladder import (
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import Artifact, Manifest, load_manifest
 from clinreadnet.runtime.bundle.trust import KeyFile
-from clinreadnet.runtime.inputs import check_slices
+from clinreadnet.runtime.inputs import check_count, check_slices, check_whole
 from clinreadnet.runtime.reproduce import reproduce, run_batch
 from clinreadnet.runtime.scores import Outputs, Scores
 from clinreadnet.runtime.stream import Stream
@@ -77,6 +79,7 @@ class Session:
         workers: int = 1,
         threads: int | None = None,
         trusted_keys: Sequence[KeyFile] | None = None,
+        not_before: str | None = None,
         allow_unverified: bool = False,
     ) -> None:
         """Load a bundle with the first backend that works here and passes the self-test.
@@ -90,20 +93,33 @@ class Session:
             workers: concurrent runs; on a GPU each has its own stream, buffers and context.
             threads: CPU threads of a run; default all.
             trusted_keys: Ed25519 public keys, PEM files; one of them must have signed the bundle.
+            not_before: refuse a bundle created before this time, ISO 8601 such as "2026-01-31" (UTC
+                without a zone): an older bundle with a valid signature stays valid for ever.
             allow_unverified: load a bundle that has not passed `clinreadnet verify`.
 
         Raises:
             InputError: the bundle or an argument cannot be used.
             BackendUnavailable: no backend can run here; the message gives the reason for each.
-            Untrusted: a file of the bundle is not the one that was signed or listed; it was not
-                loaded.
+            Untrusted: a file of the bundle is not the one that was signed or listed, needs another
+                file, or the bundle is too old; it was not loaded.
             CheckFailed: an artifact does not reproduce the bundle's golden outputs on this machine.
         """
         ladder = check_backends(backends)
-        if workers < 1:
-            raise InputError(f"workers={workers}: must be 1 or more")
+        check_count("workers", workers, limits.WORKERS)
+        if threads is not None:
+            check_count("threads", threads, limits.THREADS)
+        if batch is not None:
+            check_whole("batch", batch)
+        if precision is not None and precision not in PRECISIONS:
+            raise InputError(f"precision={precision!r}: none of {', '.join(PRECISIONS)}")
+        oldest = None if not_before is None else _time("not_before", not_before)
         self.bundle = Path(bundle)
         self.manifest: Manifest = load_manifest(bundle, trusted_keys)
+        if oldest is not None and _time("created", self.manifest.created) < oldest:
+            raise Untrusted(
+                f"{self.bundle}: created {self.manifest.created}, not_before={not_before}; "
+                "get the newest bundle from its signer"
+            )
         if not self.manifest.verified and not allow_unverified:
             raise InputError(
                 f"{self.bundle}: the bundle is not verified; run `clinreadnet verify {self.bundle}`"
@@ -143,7 +159,10 @@ class Session:
             BackendError: all slices failed: `OutOfMemory`, `DeviceLost`, or the backend's reason.
             SessionClosed: the session is closed.
         """
-        hu = check_slices(hu)
+        return self._score(check_slices(hu), fill=False)
+
+    def _score(self, hu: NDArray[Any], *, fill: bool) -> Scores:
+        """Score checked slices; with ``fill``, copies of the last one fill its batch."""
         parts: list[Outputs] = []
         done: list[int] = []
         failure: BackendError | None = None
@@ -151,7 +170,7 @@ class Session:
         while start < len(hu):
             stop = min(start + self.batch, len(hu))
             try:
-                parts.append(self._run(hu[start:stop]))
+                parts.append(self._run(hu[start:stop], self.batch if fill else 1))
                 done += range(start, stop)
             except OutOfMemory as error:
                 smaller = max((stop - start) // 2, self.artifact.batch.min)
@@ -179,19 +198,23 @@ class Session:
             failed,
         ) from failure
 
-    def stream(self, capacity: int = 16) -> Stream:
+    def stream(self, capacity: int = 16, *, fixed_batch: bool = False) -> Stream:
         """Return a stream for a scanner that delivers one slice at a time.
 
         Args:
             capacity: slices that may wait; `Stream.put` blocks while the queue is full.
+            fixed_batch: run `batch` slices every time, filled up with copies of the last. Results
+                are then equal in every bit, however many slices wait; without it they depend on
+                the size of the batch in their last bits.
 
         Raises:
-            InputError: ``capacity`` is below 1.
+            InputError: ``capacity`` is not 1 ... ``limits.CAPACITY``.
             SessionClosed: the session is closed.
         """
         if self._closed:
             raise SessionClosed(_CLOSED)
-        return Stream(self, capacity)
+        check_count("capacity", capacity, limits.CAPACITY)
+        return Stream(self, capacity, fixed_batch=fixed_batch)
 
     def describe(self) -> dict[str, Any]:
         """Return the backend, artifact and weights that run, ready for JSON.
@@ -226,6 +249,10 @@ class Session:
             self._free()
             self._slots.release(self._workers)
 
+    def __reduce__(self) -> NoReturn:
+        """Raise TypeError: a copy would free the backend of the original."""
+        raise TypeError("a Session cannot be copied or pickled; make another from its bundle")
+
     def __enter__(self) -> Self:
         """Return the session; leaving the block closes it."""
         return self
@@ -243,6 +270,7 @@ class Session:
     ) -> LoadedBackend:
         """Return the first backend that loads and passes; keep the reasons against the others."""
         failure: CheckFailed | BackendError | None = None
+        failed = ""
         for name in ladder:
             try:
                 loaded = open_backend(name, self.bundle, self.manifest, options)
@@ -256,21 +284,27 @@ class Session:
             except (InputError, CheckFailed, BackendError) as error:
                 if len(ladder) == 1:
                     raise
-                self.refused[name] = str(error)
-                if not isinstance(error, InputError):
-                    failure = failure or error
+                self.refused[name] = error.full
+                if failure is None and not isinstance(error, InputError):
+                    failure, failed = error, name
                 continue
             self.backend = name
             return loaded
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in self.refused.items())
+        # The backend that ran and failed first: a message that is too long loses its middle.
+        reasons = sorted(self.refused.items(), key=lambda item: item[0] != failed)
+        listed = "; ".join(f"{name}: {self._without_folder(reason)}" for name, reason in reasons)
         kind = BackendUnavailable if failure is None else type(failure)
-        raise kind(f"{self.bundle}: no backend works here ({reasons})") from failure
+        raise kind(f"{self.bundle}: no backend works here ({listed})") from failure
+
+    def _without_folder(self, reason: str) -> str:
+        """Return a reason without the bundle's path, which the whole message names once."""
+        return reason.removeprefix(f"{self.bundle}: ").replace(f"{self.bundle}{os.sep}", "")
 
     def _self_test(self, name: str, loaded: LoadedBackend, golden: dict[str, NDArray[Any]]) -> None:
         artifact = loaded.artifact
-        limits = PRECISIONS[artifact.precision].limits(SELF_TEST_SLACK)
+        budgets = PRECISIONS[artifact.precision].limits(SELF_TEST_SLACK)
         found = reproduce(
-            loaded.backend.run, golden["hu"], golden, limits, smallest=artifact.batch.min
+            loaded.backend.run, golden["hu"], golden, budgets, smallest=artifact.batch.min
         )
         for failure in found.failures():
             raise CheckFailed(
@@ -278,11 +312,19 @@ class Session:
                 f"`clinreadnet verify {self.bundle}` here, or choose another backend"
             )
 
-    def _run(self, hu: NDArray[Any]) -> Outputs:
+    def _run(self, hu: NDArray[Any], least: int) -> Outputs:
         with self._slots:
             if self._closed:
                 raise SessionClosed(_CLOSED)
-            return run_batch(self._backend.run, hu, self.artifact.batch.min)
+            return run_batch(self._backend.run, hu, max(least, self.artifact.batch.min))
+
+
+def _time(name: str, value: str) -> datetime:
+    try:
+        time = datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        raise InputError(f"{name}={value!r}: not a time such as 2026-01-31T12:00:00Z") from None
+    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
 
 _CLOSED = "the session is closed; make another"

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from clinreadnet.errors import (
     BackendError,
     ClinReadNetError,
-    InputError,
     PartialResult,
     SessionClosed,
     StreamFull,
@@ -58,12 +57,11 @@ class Stream:
     are dropped.
     """
 
-    def __init__(self, session: Session, capacity: int) -> None:
+    def __init__(self, session: Session, capacity: int, *, fixed_batch: bool = False) -> None:
         """Start the stream's thread. Use `Session.stream`."""
-        if capacity < 1:
-            raise InputError(f"capacity={capacity}: must be 1 or more")
         self._session = session
         self._capacity = capacity
+        self._fixed_batch = fixed_batch
         self._waiting: deque[tuple[int, NDArray[Any]]] = deque()
         self._results: deque[StreamResult] = deque()
         self._count = 0
@@ -165,7 +163,7 @@ class Stream:
         places: dict[int, int]
         error: ClinReadNetError | None = None
         try:
-            scores = self._session.score(np.stack([hu for _, hu in taken]))
+            scores = self._session._score(np.stack([hu for _, hu in taken]), fill=self._fixed_batch)
             places = {i: i for i in range(len(taken))}
         except PartialResult as partial:
             error, scores = partial, partial.scores

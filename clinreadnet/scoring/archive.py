@@ -26,13 +26,12 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from clinreadnet.data.slices import SliceRef, find_slices
-from clinreadnet.errors import ClinReadNetError, InputError, first_line
-from clinreadnet.files import whole_file
+from clinreadnet.errors import ClinReadNetError, InputError, first_line, visible
+from clinreadnet.files import check_output, whole_file
 from clinreadnet.runtime import Session
 from clinreadnet.scoring.series import (
     SeriesSummary,
     SliceScore,
-    check_target,
     slice_scores,
     summarise,
 )
@@ -145,7 +144,7 @@ def score_archive(
         CheckFailed: the bundle does not reproduce its golden outputs on a worker.
     """
     out, bundle = Path(out), Path(bundle).absolute()
-    check_target(out)
+    check_output(out)
     refused: list[tuple[Path, str]] = []
     refs = find_slices(
         [Path(path).absolute() for path in paths],
@@ -153,6 +152,7 @@ def score_archive(
         note=note,
         refused=lambda path, error: refused.append((path, str(error))),
     )
+    check_output(out, inputs={ref.path for ref in refs})
     for _, reason in refused:
         note(reason)
     total = len(refs) + len(refused)
@@ -363,10 +363,11 @@ def _write(
 ) -> None:
     """Write the Parquet file; its metadata describes the session."""
     after = [None] * len(refused)
+    paths = [*(ref.path for ref in refs), *(path for path, _ in refused)]
     columns: dict[str, list[Any]] = {
-        "path": [str(ref.path) for ref in refs] + [str(path) for path, _ in refused],
+        "path": [visible(str(path)) for path in paths],
         "frame": [ref.frame for ref in refs] + after,
-        "series": [ref.series for ref in refs] + after,
+        "series": [visible(ref.series) for ref in refs] + after,
         "position": [ref.position for ref in refs] + after,
         **{
             name: [None if one is None else getattr(one, name) for one in scores] + after

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from clinreadnet.errors import InputError
+from clinreadnet.errors import InputError, visible
 from clinreadnet.files import whole_file
 from clinreadnet.scoring.series import Extreme, SeriesReport
 from clinreadnet.spec import INTERVAL_MASS, LIKERT, RESEARCH_USE
@@ -78,8 +78,8 @@ def _draw_scores(axes: Any, report: SeriesReport) -> None:
         axes.vlines(x[some], low[some], high[some], colour, alpha=0.35, linewidth=2)
     marker = "o" if len(scores) <= 100 else None
     axes.plot(x, np.where(novel, np.nan, scores), color="C0", marker=marker, markersize=4)
-    mean = "no mean"
-    if report.series.mean is not None:
+    mean = "no mean" if len(report.by_series) == 1 else f"{len(report.by_series)} series"
+    if report.series.mean is not None and len(report.by_series) == 1:
         axes.axhline(report.series.mean, color="0.5", linestyle="--", linewidth=1)
         mean = f"mean {report.series.mean:.2f} (dashed)"
     if novel.any():
@@ -88,8 +88,9 @@ def _draw_scores(axes: Any, report: SeriesReport) -> None:
     axes.set_ylim(-0.1, 4.1)
     axes.set_yticks(range(len(LIKERT)), labels=[f"{i} {word}" for i, word in enumerate(LIKERT)])
     axes.set_ylabel("score")
+    count = "1 slice" if len(scores) == 1 else f"{len(scores)} slices"
     interval = f"{INTERVAL_MASS:.0%} intervals (bars)"
-    axes.set_title(f"{len(scores)} slices, {interval}, {mean}", fontsize=10)
+    axes.set_title(f"{count}, {interval}, {mean}", fontsize=10)
     axes.grid(alpha=0.3)
 
 
@@ -105,7 +106,7 @@ def _draw_slice(axes: list[Any], word: str, extreme: Extreme) -> Any:
     axes[0].set_title(f"{word}: {extreme.score:.2f}{mark}", fontsize=10)
     name = extreme.ref.path.name
     frame = "" if extreme.ref.frame is None else f"[{extreme.ref.frame}]"
-    axes[1].set_title(f"{name}{frame}"[-28:], fontsize=8)
+    axes[1].set_title(visible(f"{name}{frame}")[-28:], fontsize=8, parse_math=False)
     rows, columns = np.array(hu.shape)
     return axes[1].imshow(
         extreme.quality_map,

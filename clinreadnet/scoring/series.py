@@ -1,7 +1,7 @@
 """Score the slices of files and folders with a bundle: `clinreadnet score`.
 
 One batch is scored while the next is read. Only the scores of a slice are kept, so memory does not
-grow with the length of a series.
+grow with the length of a series. Slices of several series are summarised series by series.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from clinreadnet.data.slices import SliceRef
-from clinreadnet.errors import InputError
-from clinreadnet.files import whole_file
+from clinreadnet.errors import InputError, visible
+from clinreadnet.files import check_output, whole_file
 from clinreadnet.runtime import Scores, Session
 from clinreadnet.spec import INTERVAL_MASS, LIKERT, RESEARCH_USE, grade_word
 
@@ -45,6 +46,7 @@ class SliceScore:
         novelty: how far the slice lies from the training data; None for bundles made before it.
         in_domain: whether it is like the training data; False marks it as novel, and None says that
             the bundle cannot judge.
+        series: SeriesInstanceUID, or the folder (``.tif``) or file (``.npy``, ``.mha``).
     """
 
     path: str
@@ -56,11 +58,12 @@ class SliceScore:
     high: float
     novelty: float | None
     in_domain: bool | None
+    series: str = ""
 
 
 @dataclass(frozen=True)
 class SeriesSummary:
-    """Summary of the scores of all slices, except those marked as novel.
+    """Summary of the scores of some slices, except those marked as novel.
 
     Attributes:
         n: number of slices, with the marked ones.
@@ -94,9 +97,15 @@ class Extreme:
 
 @dataclass(frozen=True)
 class SeriesReport:
-    """Scores in the order of the slices, their summary, and the two extremes.
+    """Scores in the order of the slices, their summaries, and the two extremes.
 
-    ``unjudged`` says why no slice is judged to be in domain; None where slices are judged.
+    Attributes:
+        slices: in the order of the slices.
+        series: summary of all slices; its mean says little where there are several series.
+        by_series: summary of each series, in order.
+        worst: the slice with the lowest score.
+        best: the slice with the highest.
+        unjudged: why no slice is judged to be in domain; None where slices are judged.
     """
 
     slices: list[SliceScore]
@@ -105,11 +114,23 @@ class SeriesReport:
     best: Extreme
     unjudged: str | None
 
+    @property
+    def by_series(self) -> dict[str, SeriesSummary]:
+        """Summary of each series, in order."""
+        members: dict[str, list[SliceScore]] = {}
+        for one in self.slices:
+            members.setdefault(one.series, []).append(one)
+        return {series: summarise(slices) for series, slices in members.items()}
+
     def to_dict(self, session: Session) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
+        """Return what ``--json`` prints; ``series`` is null where there are several."""
+        by_series = self.by_series
         return {
             "slices": [asdict(s) for s in self.slices],
-            "series": asdict(self.series),
+            "series": asdict(self.series) if len(by_series) == 1 else None,
+            "by_series": [
+                {"series": series} | asdict(summary) for series, summary in by_series.items()
+            ],
             "session": session.describe(),
             "research_use": RESEARCH_USE,
         }
@@ -133,20 +154,12 @@ def check_bundle(bundle: Path) -> None:
         )
 
 
-def check_target(target: Path) -> None:
-    """Check that an output can be written, before slices are scored.
-
-    Raises:
-        InputError: ``target`` is a folder, or its parent folder does not exist.
-    """
-    if target.is_dir():
-        raise InputError(f"{target}: is a folder; name a file")
-    if not target.parent.is_dir():
-        raise InputError(f"{target.parent}: no such folder; create it first")
-
-
 def score_slices(
-    session: Session, refs: Sequence[SliceRef], *, advance: Callable[[int], None] | None = None
+    session: Session,
+    refs: Sequence[SliceRef],
+    *,
+    advance: Callable[[int], None] | None = None,
+    left_out: Callable[[SliceRef, InputError], None] | None = None,
 ) -> SeriesReport:
     """Score slices in order.
 
@@ -154,26 +167,35 @@ def score_slices(
         session: a loaded bundle.
         refs: at least one slice, from `find_slices`.
         advance: called after each batch with the number of slices it scored.
+        left_out: called with a slice that cannot be loaded and its error, instead of raising.
 
     Returns:
         The report.
 
     Raises:
-        InputError: a slice cannot be loaded; the scores of the others are lost.
+        InputError: a slice cannot be loaded, without ``left_out``; or none can.
     """
     slices: list[SliceScore] = []
     worst: Extreme | None = None
     best: Extreme | None = None
     batches = [refs[i : i + session.batch] for i in range(0, len(refs), session.batch)]
     with ThreadPoolExecutor(1) as reader:
-        reading = reader.submit(_load, batches[0])
+        reading = reader.submit(_load, batches[0], left_out is not None)
         for number, batch in enumerate(batches):
-            hu = reading.result()
+            images, failures = reading.result()
             if number + 1 < len(batches):
-                reading = reader.submit(_load, batches[number + 1])
-            result = session.score(hu)
-            scored = slice_scores(batch, result)
-            for ref, one, quality_map in zip(batch, scored, result.quality_map, strict=True):
+                reading = reader.submit(_load, batches[number + 1], left_out is not None)
+            if left_out is not None:
+                for index, error in failures.items():
+                    left_out(batch[index], error)
+            if advance is not None:
+                advance(len(failures))
+            if not images:
+                continue
+            good = [batch[index] for index in images]
+            result = session.score(np.stack(list(images.values())))
+            scored = slice_scores(good, result)
+            for ref, one, quality_map in zip(good, scored, result.quality_map, strict=True):
                 here = Extreme(ref, one.score, quality_map, one.in_domain is False)
                 if worst is None or (here.novel, here.score) < (worst.novel, worst.score):
                     worst = here
@@ -181,8 +203,9 @@ def score_slices(
                     best = here
             slices += scored
             if advance is not None:
-                advance(len(batch))
-    assert worst is not None and best is not None, "score_slices needs a slice"
+                advance(len(good))
+    if worst is None or best is None:
+        raise InputError(f"none of {len(refs)} slices can be read; the lines above say why")
     return SeriesReport(slices, summarise(slices), worst, best, session.manifest.unjudged)
 
 
@@ -202,6 +225,7 @@ def slice_scores(refs: Sequence[SliceRef], scores: Scores) -> list[SliceScore]:
             high=round(high, 2),
             novelty=distance,
             in_domain=like,
+            series=ref.series,
         )
         for ref, score, low, high, distance, like in zip(
             refs,
@@ -232,38 +256,55 @@ def summarise(slices: Sequence[SliceScore]) -> SeriesSummary:
 def summary_line(series: SeriesSummary) -> str:
     """Return the summary as one line of text."""
     if series.mean is None:
-        return f"{series.n} slices, all marked as novel, unlike the training data: no mean"
+        return f"{_slices(series.n)}, all marked as novel, unlike the training data: no mean"
     left_out = f", {series.novel} of them marked as novel and left out" if series.novel else ""
     shares = ", ".join(f"{word} {share:.0%}" for word, share in series.shares.items() if share)
     return (
-        f"{series.n} slices{left_out}: mean {series.mean:.2f}, lowest {series.min:.2f}, "
+        f"{_slices(series.n)}{left_out}: mean {series.mean:.2f}, lowest {series.min:.2f}, "
         f"highest {series.max:.2f} (0 bad ... 4 excellent); {shares}"
     )
+
+
+def _slices(n: int) -> str:
+    return "1 slice" if n == 1 else f"{n} slices"
 
 
 def print_report(report: SeriesReport, console: Console) -> None:
     """Print the table of slices and the summary, with the line on research use."""
     paths = [os.path.abspath(one.path) for one in report.slices]
     folder = os.path.commonpath([os.path.dirname(path) for path in paths])
-    table = Table(title=f"{report.series.n} slices in {folder}", title_justify="left")
+    by_series = report.by_series
+    numbers = {series: str(number) for number, series in enumerate(by_series, start=1)}
+    several = len(numbers) > 1
+    title = visible(f"{_slices(report.series.n)} in {folder}")
+    table = Table(title=Text(title), title_justify="left")
     table.add_column("slice", overflow="fold")
+    if several:
+        table.add_column("series", justify="right", no_wrap=True)
     for heading in ("position (mm)", "score"):
         table.add_column(heading, justify="right", no_wrap=True)
     for heading in (f"{INTERVAL_MASS:.0%}", "grade", *(["domain"] if report.series.novel else [])):
         table.add_column(heading, no_wrap=True)
     for path, one in zip(paths, report.slices, strict=True):
         name = os.path.relpath(path, folder)
-        mark = ["[yellow]novel[/]" if one.in_domain is False else ""] if report.series.novel else []
+        mark = Text("novel" if one.in_domain is False else "", style="yellow")
         table.add_row(
-            name if one.frame is None else f"{name}[{one.frame}]",
+            Text(visible(name if one.frame is None else f"{name}[{one.frame}]")),
+            *([numbers[one.series]] if several else []),
             "" if one.position is None else f"{one.position:.1f}",
             f"{one.score:.2f}",
             f"{one.low:.1f} ... {one.high:.1f}",
             one.grade,
-            *mark,
+            *([mark] if report.series.novel else []),
         )
     console.print(table)
-    for line in (summary_line(report.series), report.unjudged):
+    lines = [summary_line(report.series)]
+    if several:
+        lines = [
+            f"series {numbers[series]}, {visible(series)}: {summary_line(summary)}"
+            for series, summary in by_series.items()
+        ]
+    for line in (*lines, report.unjudged):
         if line is not None:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(RESEARCH_USE, highlight=False, soft_wrap=True)
@@ -275,7 +316,10 @@ def write_csv(report: SeriesReport, target: Path) -> None:
     Raises:
         InputError: ``target`` cannot be written.
     """
-    with whole_file(target) as temporary, temporary.open("w", newline="") as file:
+    with (
+        whole_file(target) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow([field.name for field in fields(SliceScore)])
         for one in report.slices:
@@ -294,10 +338,11 @@ def check_challenge_output(folder: Path) -> None:
     """Check that the challenge output can be written, before slices are scored.
 
     Raises:
-        InputError: ``folder`` is not a folder.
+        InputError: ``folder`` is not a folder, or the file in it cannot be written.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; create it first")
+    check_output(folder / CHALLENGE_FILE)
 
 
 def write_challenge_output(report: SeriesReport, folder: Path) -> None:
@@ -315,5 +360,17 @@ def write_challenge_output(report: SeriesReport, folder: Path) -> None:
         temporary.write_text(json.dumps([one.score for one in report.slices]) + "\n")
 
 
-def _load(batch: Sequence[SliceRef]) -> NDArray[np.float32]:
-    return np.stack([ref.load() for ref in batch])
+def _load(
+    batch: Sequence[SliceRef], go_on: bool
+) -> tuple[dict[int, NDArray[np.float32]], dict[int, InputError]]:
+    """Return the images of a batch by place, and with ``go_on`` the errors of the others."""
+    images: dict[int, NDArray[np.float32]] = {}
+    failures: dict[int, InputError] = {}
+    for index, ref in enumerate(batch):
+        try:
+            images[index] = ref.load()
+        except InputError as error:
+            if not go_on:
+                raise
+            failures[index] = error
+    return images, failures

@@ -13,10 +13,12 @@ import math
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +31,7 @@ from clinreadnet.data import ldctiqa
 from clinreadnet.data.slices import SliceRef
 from clinreadnet.data.tiles import write_tiles
 from clinreadnet.errors import InputError
-from clinreadnet.files import whole_folder
+from clinreadnet.files import check_output_folder, whole_folder
 
 if TYPE_CHECKING:
     from clinreadnet.simulator.clean import CleanSlice
@@ -45,6 +47,9 @@ _SERIES_STREAM = 1002
 _VARIANT_STREAM = 1003
 
 _PACKAGES = {"skimage": "scikit-image"}
+
+_IMAGE_BYTES = 2**20 + 4096  # float32, with its tiles and labels
+_SLICE_BYTES = 2**19 + 4096  # int16, with its header
 
 _PATIENT = 0
 _SLICE_SPACING_MM = 5.0
@@ -275,17 +280,35 @@ def _in_order(work: Callable[[int], Any], items: range, jobs: int) -> Iterator[A
         yield from map(work, items)
         return
     # Spawned, not forked: a parent that has started threads must not be forked.
-    # An interrupt is the parent's to handle: it stops the pool, and prints one line.
+    context = multiprocessing.get_context("spawn")
+    alive, held = context.Pipe(duplex=False)
+    others = multiprocessing.active_children()
     pool = ProcessPoolExecutor(
-        min(jobs, len(items)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_IGN),
+        min(jobs, len(items)), mp_context=context, initializer=_end_with_parent, initargs=(alive,)
     )
     try:
         yield from pool.map(work, items)
+    except BaseException:
+        # An interrupt is answered now, not when the workers have finished their slices.
+        for child in multiprocessing.active_children():
+            if child not in others:
+                child.terminate()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        held.close()
+        alive.close()
+
+
+def _end_with_parent(alive: Connection) -> None:
+    """Leave interrupts to the parent, and end this worker when the parent does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        alive.poll(None)  # the other end is closed, by the kernel if the parent was killed
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
 def _check(count: int, seed: int, jobs: int) -> None:
@@ -353,13 +376,15 @@ def simulate_folder(
     most = DEGRADATIONS * len(scanned) * variants
     if count is None:
         if not scanned:
-            raise InputError("`count` is missing: how many images to simulate?")
+            raise InputError("the number of images to simulate is missing; give `count`")
         count = most
     _check(count, seed, jobs)
     if scanned and count > most:
         raise InputError(f"count={count}: {len(scanned)} slices give {most} images")
     _require_simulator()
     where = _device(device)
+    inputs = [ref.path for ref in scanned]
+    check_output_folder(out, force=force, inputs=inputs, size=count * _IMAGE_BYTES)
     anatomies = range((count + DEGRADATIONS - 1) // DEGRADATIONS)
     with whole_folder(out, force=force) as folder, progress_bar() as progress:
         (folder / ldctiqa.IMAGES_FOLDER).mkdir()
@@ -441,6 +466,7 @@ def simulate_series(
     """
     _check(count, seed, jobs)
     _require_simulator()
+    check_output_folder(out, force=force, size=count * _SLICE_BYTES)
     qualities: list[float] = []
     with whole_folder(out, force=force) as folder, progress_bar() as progress:
         task = progress.add_task("simulating a series", total=count)

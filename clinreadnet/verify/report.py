@@ -78,7 +78,7 @@ def all_passed(artifacts: tuple[Artifact, ...]) -> bool:
 def print_report(report: VerifyReport, console: Console) -> None:
     """Print the report as tables, then the failures and the artifacts that did not run."""
     table = Table(
-        title=f"{report.bundle}: {report.slices} slices ({report.source})",
+        title=escape(f"{report.bundle}: {report.slices} slices ({report.source})"),
         box=box.SIMPLE_HEAD,
         padding=0,
     )

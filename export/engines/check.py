@@ -25,6 +25,8 @@ from rich.table import Table
 
 from clinreadnet.errors import InputError, first_line
 from clinreadnet.export.engines.build import parser_error
+from clinreadnet.files import read_regular
+from clinreadnet.limits import BUNDLE_FILE
 from clinreadnet.precision import DEFAULT_PRECISIONS, find_precision
 from clinreadnet.runtime.backends.flavours import (
     FLAVOURS,
@@ -33,6 +35,7 @@ from clinreadnet.runtime.backends.flavours import (
     collecting_logger,
     load_flavour,
 )
+from clinreadnet.runtime.bundle.graph import check_graph as check_content
 from clinreadnet.verify.emulate import element_types
 
 _TABLE_TYPES: dict[int, str] = {
@@ -123,14 +126,13 @@ def check_graph(path: Path) -> list[Finding]:
     """Check one graph against every flavour.
 
     Raises:
-        InputError: the file is missing or not an ONNX graph.
+        InputError: the file is missing or not an ONNX graph, or it needs another file.
     """
+    content = read_regular(path, BUNDLE_FILE)
+    check_content(content, str(path))
     try:
-        content = path.read_bytes()
         model = onnx.load_model_from_string(content)
         onnx.checker.check_model(model)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except Exception as error:  # protobuf's and onnx's errors share no base class
         raise InputError(f"{path}: not an ONNX graph ({first_line(error)})") from None
     findings = []
@@ -239,17 +241,17 @@ def print_findings(findings: Sequence[Finding], console: Console) -> None:
         table.add_column(heading)
     for finding in findings:
         count = str(len(finding.blockers)) if finding.judge else "not checked"
-        table.add_row(finding.graph, finding.flavour, finding.judge or "", count)
+        table.add_row(escape(finding.graph), finding.flavour, finding.judge or "", count)
     console.print(table)
     for finding in findings:
         for line in (f"{b.node} ({b.operator}): {b.reason}" for b in finding.blockers):
             console.print(
-                f"[red]blocked[/] {finding.graph}, {finding.flavour}: {escape(line)}",
+                f"[red]blocked[/] {escape(f'{finding.graph}, {finding.flavour}: {line}')}",
                 soft_wrap=True,
             )
         if finding.note:
             console.print(
-                f"{finding.graph}, {finding.flavour}: {escape(finding.note)}", soft_wrap=True
+                escape(f"{finding.graph}, {finding.flavour}: {finding.note}"), soft_wrap=True
             )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from clinreadnet.errors import InputError
+from clinreadnet.limits import LARGEST_BATCH, LEAST_BATCH
 from clinreadnet.runtime.backends.flavours import Flavour
 from clinreadnet.runtime.bundle.manifest import BatchRange
 from clinreadnet.runtime.gpu import find_gpus
@@ -19,7 +20,7 @@ DEFAULT_TARGETS = ("sm86", "sm89", "sm120")
 
 DEFAULT_BATCH = BatchRange(1, 4, 16)
 
-BATCH_LIMIT = 1024
+BATCH_LIMIT = LARGEST_BATCH
 """Largest batch of the graph."""
 
 PLATFORMS = {"windows": "windows-x86_64"}
@@ -111,13 +112,18 @@ def resolve_targets(targets: Sequence[str], flavour: Flavour) -> tuple[str, ...]
 
 
 def check_batch(batch: BatchRange) -> None:
-    """Check that a profile is 1 <= min <= opt <= max <= ``BATCH_LIMIT``.
+    """Check that a profile is 1 <= min <= opt <= max <= ``BATCH_LIMIT``, with a small min.
 
     Raises:
         InputError: it is not.
     """
     if not 1 <= batch.min <= batch.opt <= batch.max:
         raise InputError(f"batch={spell_batch(batch)}: needs 1 <= MIN <= OPT <= MAX")
+    if batch.min > LEAST_BATCH:
+        raise InputError(
+            f"batch={spell_batch(batch)}: MIN is at most {LEAST_BATCH}; smaller batches are "
+            "filled up to it"
+        )
     if batch.max > BATCH_LIMIT:
         raise InputError(
             f"batch={spell_batch(batch)}: the graph accepts at most {BATCH_LIMIT} slices"

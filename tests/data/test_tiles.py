@@ -38,12 +38,18 @@ def test_no_file_no_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        pytest.param({"quality": np.zeros((1, 8, 8), "f4")}, "8x8 for each image", id="grid"),
-        pytest.param({"weight": np.zeros((2, 16, 16), "f4")}, "16x16 for each", id="count"),
+        pytest.param(
+            {"quality": np.zeros((1, 8, 8), "f4")},
+            r"shape \[1, 8, 8\], expected \[.any., 16, 16\]",
+            id="grid",
+        ),
+        pytest.param(
+            {"weight": np.zeros((2, 16, 16), "f4")}, "not as many tiles as names", id="count"
+        ),
         pytest.param({"quality": np.full((1, 16, 16), 4.5, "f4")}, "above 4", id="range"),
         pytest.param({"quality": np.full((1, 16, 16), np.nan, "f4")}, "no tile labels", id="nan"),
         pytest.param({"weight": np.full((1, 16, 16), -1, "f4")}, "no tile labels", id="negative"),
-        pytest.param({"quality": np.zeros((1, 16, 16), "i4")}, "no tile labels", id="integers"),
+        pytest.param({"quality": np.zeros((1, 16, 16), "i4")}, "no plain numbers", id="integers"),
     ],
 )
 def test_labels_that_cannot_be_are_refused(

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from support.bodies import body
 from support.tiny_bundle import reference, write_bundle
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -14,8 +15,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 def test_score_series(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "bundle")
-    hu = np.random.default_rng(0).normal(40, 300, (5, 512, 512)).astype(np.int16)
-    hu[3] += 900
+    hu = np.stack([body(value) for value in (0, 40, 80, 395, 120)]).astype(np.int16)
     np.save(tmp_path / "hu.npy", hu)
     command = [sys.executable, EXAMPLES / "score_series.py", bundle, tmp_path / "hu.npy"]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -180,6 +180,7 @@ def test_graphs_without_engines_and_with_force(
         pytest.param(["--version-compatible"], "--version-compatible: tensorrt-rtx", id="option"),
         pytest.param(["--flavour", "tensorrt"], "this machine shows none", id="no-gpu"),
         pytest.param(["--batch", "1:4:2000"], "accepts at most 1024 slices", id="batch-limit"),
+        pytest.param(["--batch", "64:64:64"], "MIN is at most 16", id="batch-min"),
         pytest.param(["--precision", "tf32", "--no-engines"], "precision of engines", id="tf32"),
         pytest.param(["--fp32-islands", "some"], "give default or auto", id="islands"),
         pytest.param(["--optimization-level", "6"], "--optimization-level 6: give 0", id="level"),

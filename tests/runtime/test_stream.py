@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.bodies import body
 from support.tiny_bundle import reference, write_bundle
 
 from clinreadnet.errors import BackendError, InputError, SessionClosed, StreamFull
@@ -47,7 +48,7 @@ class Gate:
 
 
 def slices(n: int) -> list[np.ndarray]:
-    return [np.full((512, 512), 10.0 * i, np.float32) for i in range(n)]
+    return [body(10.0 * i) for i in range(n)]
 
 
 def test_results_come_in_order_with_the_references_scores(session: Session) -> None:
@@ -63,7 +64,7 @@ def test_results_come_in_order_with_the_references_scores(session: Session) -> N
 
 def test_each_slice_is_judged(session: Session) -> None:
     with session.stream() as stream:
-        for hu in (*slices(2), np.full((512, 512), 390.0, np.float32)):
+        for hu in (*slices(2), body(390.0)):
             stream.put(hu)
     judged = [result.scores.in_domain for result in stream if result.scores is not None]
     assert [one.tolist() for one in judged if one is not None] == [[True], [True], [False]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import re
@@ -14,11 +15,22 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from support.dicom_files import MR, noise, write_ct, write_enhanced_ct, write_series
+from pydicom.encaps import encapsulate
+from pydicom.uid import RLELossless
+from support.dicom_files import (
+    MR,
+    SERIES,
+    make_ct,
+    noise,
+    write,
+    write_ct,
+    write_enhanced_ct,
+    write_series,
+)
 from support.metaimage_files import write_mha
 from support.tiny_bundle import reference, write_bundle
 
-from clinreadnet import cli
+from clinreadnet import cli, files
 from clinreadnet.data.slices import find_slices
 from clinreadnet.errors import InputError
 from clinreadnet.runtime import Session
@@ -125,7 +137,7 @@ def test_csv_and_plot_are_written_whole(run: Any, bundle: Path, tmp_path: Path) 
     rows = list(csv.DictReader(table.open()))
     assert list(rows[0]) == [
         *("path", "frame", "position", "score", "grade"),
-        *("low", "high", "novelty", "in_domain"),
+        *("low", "high", "novelty", "in_domain", "series"),
     ]
     assert [float(r["position"]) for r in rows] == [0, 2.5, 5]
     assert {(r["low"], r["high"], r["in_domain"]) for r in rows} == {("0.2", "3.8", "true")}
@@ -137,12 +149,12 @@ def test_csv_and_plot_are_written_whole(run: Any, bundle: Path, tmp_path: Path) 
 
 def test_the_plot_shows_the_extremes_under_their_maps(bundle: Path, tmp_path: Path) -> None:
     folder = write_series(tmp_path / "s", 3)
-    write_ct(folder / "worst.dcm", noise() - 500, ImagePositionPatient=[0, 0, 90])
+    write_ct(folder / "worst.dcm", noise() - 300, ImagePositionPatient=[0, 0, 90])
     write_ct(folder / "best.dcm", noise() + 200, ImagePositionPatient=[0, 0, 91])
     report = score.score_slices(Session(bundle), find_slices([folder]))
     assert report.worst.ref.path.name == "worst.dcm" and report.best.ref.path.name == "best.dcm"
     np.testing.assert_allclose(
-        report.worst.quality_map, reference(noise()[None] - 500)["quality_map"][0], rtol=1e-4
+        report.worst.quality_map, reference(noise()[None] - 300)["quality_map"][0], rtol=1e-4
     )
     plot.write_plot(report, tmp_path / "a.svg")
     text = (tmp_path / "a.svg").read_text()
@@ -240,7 +252,7 @@ def test_only_novel_slices_give_no_mean(run: Any, bundle: Path, tmp_path: Path) 
     path = write_ct(tmp_path / "a.dcm", NOVEL)
     done = run("score", path, "--bundle", bundle)
     assert done.returncode == 0
-    assert "1 slices, all marked as novel" in done.stdout and "mean 3" not in done.stdout
+    assert "1 slice, all marked as novel" in done.stdout and "mean 3" not in done.stdout
     series = json.loads(run("score", path, "--bundle", bundle, "--json").stdout)["series"]
     assert (series["mean"], series["novel"]) == (None, 1)
 
@@ -280,7 +292,7 @@ def test_only_one_batch_ahead_is_read(bundle: Path, monkeypatch: pytest.MonkeyPa
     read = scored = 0
 
     class Ref:
-        path, frame, position = Path("x"), None, None
+        path, frame, position, series = Path("x"), None, None, "s"
 
         def load(self) -> np.ndarray:
             nonlocal read
@@ -447,3 +459,128 @@ def test_a_missing_challenge_output_is_refused_before_anything_is_scored(
 ) -> None:
     done = run("score", tmp_path, "--bundle", bundle, "--challenge-output", tmp_path / "none")
     assert done.returncode == 2 and "none: no such folder; create it first" in done.stderr
+
+
+def spoil(folder: Path) -> Path:
+    """Write a good slice, one that is cut off and one whose pixels cannot be decoded."""
+    write_ct(folder / "good.dcm")
+    make_truncated(folder)
+    ds = make_ct(noise(3))
+    ds.compress(RLELossless)
+    ds.PixelData = encapsulate([bytes(64) + b"Doe^Jane" * 40])
+    write(folder / "odd.dcm", ds)
+    return folder
+
+
+def test_a_damaged_slice_ends_the_command_without_scores(
+    run: Any, bundle: Path, tmp_path: Path
+) -> None:
+    done = run("score", spoil(tmp_path), "--bundle", bundle)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and "a.dcm: truncated" in done.stderr
+
+
+def test_keep_going_leaves_damaged_slices_out_and_counts_them(
+    run: Any, bundle: Path, tmp_path: Path
+) -> None:
+    done = run("score", spoil(tmp_path), "--bundle", bundle, "--keep-going", "--json")
+    assert done.returncode == 1
+    assert [Path(s["path"]).name for s in json.loads(done.stdout)["slices"]] == ["good.dcm"]
+    lines = done.stderr.splitlines()
+    assert "left out" in lines[0] and "a.dcm" in lines[0] and "odd.dcm" in lines[1]
+    assert "2 damaged and left out, 1 scored" in lines[2]
+    assert "Doe" not in done.stderr
+
+
+def test_an_output_that_is_an_input_is_refused(run: Any, bundle: Path, tmp_path: Path) -> None:
+    path = write_ct(tmp_path / "a.dcm")
+    content = path.read_bytes()
+    for target in (path, bundle / "golden.npz"):
+        done = run("score", tmp_path, "--bundle", bundle, "--csv", target)
+        assert done.returncode == 2 and "is also an input" in done.stderr
+        assert done.stdout == "" and path.read_bytes() == content
+
+
+def test_a_csv_on_standard_output_takes_the_tables_place(
+    run: Any, bundle: Path, tmp_path: Path
+) -> None:
+    path = write_ct(tmp_path / "a.dcm")
+    done = run("score", path, "--bundle", bundle, "--csv", "-")
+    (row,) = csv.DictReader(done.stdout.splitlines())
+    assert row["path"] == str(path) and row["series"] == SERIES
+    both = run("score", path, "--bundle", bundle, "--csv", "-", "--json")
+    assert both.returncode == 2 and "--csv and --json" in both.stderr
+
+
+def test_a_disk_that_fills_up_does_not_cost_the_scores(
+    run: Any, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = write_ct(tmp_path / "a.dcm")
+    Path("a.csv").write_text("old")
+    monkeypatch.setattr(os, "fsync", full)
+    done = run("score", path, "--bundle", bundle, "--csv", "a.csv", "--json")
+    assert done.returncode == 2 and len(json.loads(done.stdout)["slices"]) == 1
+    assert done.stderr == "clinreadnet: a.csv: No space left on device; free some space\n"
+    assert Path("a.csv").read_text() == "old" and os.listdir() == ["a.csv"]
+
+
+def test_a_pipe_without_a_reader_does_not_cost_the_scores(
+    run: Any, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_READER_WAIT", 0.1)
+    os.mkfifo("pipe")
+    path = write_ct(tmp_path / "a.dcm")
+    done = run("score", path, "--bundle", bundle, "--csv", "pipe", "--json")
+    assert done.returncode == 2 and len(json.loads(done.stdout)["slices"]) == 1
+    assert "pipe: no program reads this pipe" in done.stderr
+
+
+def test_several_series_get_a_mean_each(run: Any, bundle: Path, tmp_path: Path) -> None:
+    for number in range(2):
+        write_series(tmp_path / str(number), 2, SeriesInstanceUID=f"{SERIES}.{number}")
+    done = run("score", tmp_path, "--bundle", bundle)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("series ")]
+    assert [line.split(": mean")[0] for line in lines] == [
+        f"series {number + 1}, {SERIES}.{number}: 2 slices" for number in range(2)
+    ]
+    document = json.loads(run("score", tmp_path, "--bundle", bundle, "--json").stdout)
+    assert document["series"] is None
+    assert [(s["series"], s["n"]) for s in document["by_series"]] == [
+        (f"{SERIES}.0", 2),
+        (f"{SERIES}.1", 2),
+    ]
+    assert len({s["series"] for s in document["slices"]}) == 2
+
+
+@pytest.mark.parametrize("name", ["CT[axial].dcm", "a[/b].dcm".replace("/", "\\"), "[red]x.dcm"])
+def test_names_are_printed_as_they_are(
+    run: Any, bundle: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    done = run("score", write_ct(tmp_path / name), "--bundle", bundle)
+    assert done.returncode == 0 and name in done.stdout
+
+
+def test_names_that_are_not_utf_8_are_escaped(run: Any, bundle: Path, tmp_path: Path) -> None:
+    path = write_ct(tmp_path / os.fsdecode(b"name\xe9$x$.dcm"))
+    files = ("--csv", "a.csv", "--plot", "a.png")
+    done = run("score", path, "--bundle", bundle, *files)
+    assert done.returncode == 0, done.stderr
+    assert "name\\xe9" in done.stdout and "name\\udce9" in Path("a.csv").read_text("utf-8")
+
+
+def test_an_empty_argument_is_refused(run: Any, bundle: Path) -> None:
+    done = run("score", "", "--bundle", bundle)
+    assert done.returncode == 2 and "an argument is empty" in done.stderr
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(bundle: Path, tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "s", 2)
+    command = f"{sys.executable} -m clinreadnet.cli score {folder} --bundle {bundle} | true"
+    done = subprocess.run(
+        ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")

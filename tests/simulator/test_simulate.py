@@ -247,7 +247,7 @@ def test_command_line(tmp_path):
     command = [sys.executable, "-m", "clinreadnet.cli", "simulate", "--out", str(tmp_path / "d")]
     command += ["--count", "1", "--seed", "3"]
     first = subprocess.run(command, capture_output=True, text=True)
-    assert first.returncode == 0 and first.stdout == "", first.stderr
+    assert first.returncode == 0 and first.stderr == "", first.stderr
     assert (tmp_path / "d" / "image" / "0000.tif").is_file()
     second = subprocess.run(command, capture_output=True, text=True)
     assert second.returncode == 2 and second.stderr.count("\n") == 1

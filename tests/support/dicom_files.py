@@ -18,8 +18,10 @@ SERIES = "1.2.826.0.1.3680043.8.498.1"
 
 
 def noise(seed: int = 0, shape: tuple[int, ...] = (512, 512)) -> NDArray[np.int16]:
-    """Return soft tissue with noise, HU."""
-    return np.random.default_rng(seed).normal(40, 30, shape).astype(np.int16)
+    """Return soft tissue with noise under a strip of air, HU."""
+    hu = np.random.default_rng(seed).normal(40, 30, shape).astype(np.int16)
+    hu[..., : shape[-2] // 16, :] -= 1040
+    return hu
 
 
 def make_ct(

@@ -35,12 +35,17 @@ THRESHOLD = 1.9
 
 
 def make_graph(
-    *, half: bool = False, score_offset: float = 0.0, novelty_scale: float = 0.5, novel: bool = True
+    *,
+    half: bool = False,
+    quantized: bool = False,
+    score_offset: float = 0.0,
+    novelty_scale: float = 0.5,
+    novel: bool = True,
 ) -> bytes:
     """Return an ONNX graph.
 
     ``score_offset`` and ``novelty_scale`` make it disagree with `reference`; without ``novel`` it
-    lacks that output.
+    lacks that output. With ``quantized`` it has an 8-bit constant.
     """
     kind = TensorProto.FLOAT16 if half else TensorProto.FLOAT
 
@@ -63,6 +68,8 @@ def make_graph(
         helper.make_node("Unsqueeze", ["nought", "channel"], ["column"]),
         helper.make_node("Add", ["column", "uniform"], ["probs"]),
     ]
+    if quantized:
+        nodes.insert(0, helper.make_node("DequantizeLinear", ["whole_four", "one"], ["four"]))
     outputs: dict[str, list[str | int]] = {
         "score": ["batch"],
         "probs": ["batch", 21],
@@ -82,7 +89,8 @@ def make_graph(
             constant("hu_range", 1400.0),
             constant("zero", 0.0),
             constant("one", 1.0),
-            constant("four", 4.0),
+            *([constant("whole_four", 4, TensorProto.INT8)] if quantized else []),
+            *([] if quantized else [constant("four", 4.0)]),
             constant("offset", score_offset),
             constant("novelty_scale", novelty_scale),
             constant("uniform", np.full((1, 21), 1 / 21)),
@@ -122,7 +130,12 @@ def write_bundle(
     batch = batch or BatchRange(1, 4, 8)
     artifacts = []
     for precision in precisions:
-        content = make_graph(half=precision == "fp16", novel=not before_novelty, **graph)
+        content = make_graph(
+            half=precision == "fp16",
+            quantized=precision == "int8",
+            novel=not before_novelty,
+            **graph,
+        )
         file = f"clinreadnet.{precision}.onnx"
         (folder / file).write_bytes(content)
         artifacts.append(

@@ -63,7 +63,9 @@ def check_backends(backends: str | Sequence[str]) -> tuple[str, ...]:
     Raises:
         InputError: no name, or an unknown one.
     """
-    ladder = (backends,) if isinstance(backends, str) else tuple(dict.fromkeys(backends))
+    if not isinstance(backends, str | Sequence):
+        raise InputError(f"backends={backends!r}: not a list; name some of {', '.join(BACKENDS)}")
+    ladder = (backends,) if isinstance(backends, str) else tuple(dict.fromkeys(map(str, backends)))
     for name in ladder:
         if name not in BACKENDS:
             raise InputError(f"backends={name}: unknown; known: {', '.join(BACKENDS)}")

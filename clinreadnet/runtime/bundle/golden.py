@@ -8,18 +8,15 @@ also holds ``quality`` float64 [n], ``tile_quality`` and ``tile_weight`` float32
 from __future__ import annotations
 
 import io
-import math
 import os
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from clinreadnet.errors import InputError, first_line
+from clinreadnet.data.npy import NotAnArray, Wanted, has_member, read_members
+from clinreadnet.errors import InputError
 from clinreadnet.runtime.bundle.manifest import OUTPUT_INFOS, Golden, OutputInfo, read_listed
 from clinreadnet.spec import MAP_SIDE, SIZE
 
@@ -55,39 +52,14 @@ def read_golden(
     path = Path(bundle) / golden.file
     content = read_listed(bundle, golden)
     n = golden.slices
-    shapes: dict[str, tuple[int, ...]] = {
-        "hu": (n, SIZE, SIZE),
-        "label": (n,),
-        **{info.name: (n, *map(int, info.shape[1:])) for info in outputs},
-    }
-    truth = {name: (n, *shape) for name, shape in _TRUTH.items()}
+    wanted = [
+        Wanted("hu", (n, SIZE, SIZE), "i"),
+        Wanted("label", (n,)),
+        *(Wanted(info.name, (n, *map(int, info.shape[1:]))) for info in outputs),
+    ]
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if any(f"{name}.npy" in archive.namelist() for name in truth):
-                shapes |= truth
-            return {name: _read(archive, name, shape, first) for name, shape in shapes.items()}
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(
-            f"{path}: not a golden file ({first_line(error)}); export the bundle again"
-        ) from None
-
-
-def _read(
-    archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], first: int | None
-) -> NDArray[Any]:
-    """Unpack the first rows of one array; the header is checked before the data are read."""
-    with archive.open(f"{name}.npy") as member:
-        if np.lib.format.read_magic(member) != (1, 0):
-            raise ValueError(f"{name} is in another version of the npy format")
-        found, columns_first, dtype = np.lib.format.read_array_header_1_0(member)
-        if found != shape:
-            raise ValueError(f"{name} has shape {list(found)}, expected {list(shape)}")
-        if columns_first or dtype.kind not in "iuf":
-            raise ValueError(f"{name} holds no plain numbers")
-        rows = shape[0] if first is None else min(first, shape[0])
-        wanted = (rows, *shape[1:])
-        size = math.prod(wanted) * dtype.itemsize
-        data = member.read(size)
-        if len(data) != size:
-            raise ValueError(f"{name} is cut off")
-        return np.frombuffer(data, dtype).reshape(wanted)
+        if has_member(io.BytesIO(content), *_TRUTH):
+            wanted += [Wanted(name, (n, *shape)) for name, shape in _TRUTH.items()]
+        return read_members(io.BytesIO(content), wanted, first)
+    except NotAnArray as error:
+        raise InputError(f"{path}: not a golden file ({error}); export the bundle again") from None

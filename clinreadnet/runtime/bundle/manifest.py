@@ -22,9 +22,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from clinreadnet import limits
 from clinreadnet.errors import InputError, Untrusted, first_line
 from clinreadnet.files import whole_file
 from clinreadnet.precision import PRECISIONS
+from clinreadnet.runtime.bundle.graph import check_graph
 from clinreadnet.runtime.bundle.trust import (
     MANIFEST_NAME,
     SIGNATURE_NAME,
@@ -39,9 +41,6 @@ SCHEMA_VERSION = 2
 too: its graphs have no ``novelty``."""
 
 GOLDEN_NAME = "golden.npz"
-
-_NESTING = 32
-"""Deepest accepted nesting of a manifest. Real manifests have six levels."""
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -314,15 +313,17 @@ def parse_manifest(text: str, path: str | os.PathLike[str] = MANIFEST_NAME) -> M
         InputError: as in `load_manifest`.
     """
     try:
-        raw = json.loads(text)
+        raw = json.loads(text, object_pairs_hook=_once)
+    except _FormatError as error:
+        raise InputError(f"{path}: {error}; export the bundle again") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({first_line(error)}); export the bundle again") from (
             None
         )
     if not isinstance(raw, dict):
         raise InputError(f"{path}: holds no JSON object; export the bundle again")
-    if _is_deeper(raw, _NESTING):
-        raise InputError(f"{path}: nested more than {_NESTING} deep; export the bundle again")
+    if _is_deeper(raw, limits.NESTING):
+        raise InputError(f"{path}: nested more than {limits.NESTING} deep; export the bundle again")
     version = raw.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise InputError(
@@ -345,9 +346,13 @@ def digest(content: bytes) -> str:
 def read_listed(bundle: str | os.PathLike[str], listed: Artifact | Golden | LayerReport) -> bytes:
     """Return the bytes of a listed file after a check of its size and SHA-256.
 
+    Of an ONNX graph it is also checked that it is in the precision that the manifest says, and that
+    it names no other file (see `clinreadnet.runtime.bundle.graph`).
+
     Raises:
         InputError: the file is missing.
-        Untrusted: it is not the file in the manifest, or a link out of the bundle.
+        Untrusted: it is not the file in the manifest, a link out of the bundle, or a graph that
+            needs another file or is in another precision.
     """
     path = Path(bundle) / listed.file
     try:
@@ -360,11 +365,23 @@ def read_listed(bundle: str | os.PathLike[str], listed: Artifact | Golden | Laye
         raise Untrusted(
             f"{path}: SHA-256 differs from the manifest; copy the bundle again or export it again"
         )
+    if isinstance(listed, Artifact) and listed.kind == "onnx":
+        check_graph(content, str(path), listed.precision)
     return content
 
 
 class _FormatError(Exception):
     pass
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; a repeated key is an error, because readers differ on which counts."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in found if keys.count(key) > 1)
+        raise _FormatError(f"{twice!r} is there twice in an object")
+    return found
 
 
 def _is_deeper(value: Any, levels: int) -> bool:
@@ -422,7 +439,10 @@ def _decode(wanted: Any, value: Any, where: str) -> Any:
             raise _FormatError(f"{where}: expected an object")
         return {k: _decode(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
     if wanted is float and type(value) is int:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise _FormatError(f"{where}: a number beyond any measure") from None
     if type(value) is not wanted:
         raise _FormatError(f"{where}: expected {_JSON_NAMES[wanted]}, found {value!r}")
     return value
@@ -511,6 +531,8 @@ def _check(manifest: Manifest) -> None:
         _check_sha256(listed.sha256, f"{where}.sha256")
         if listed.size < 1:
             raise _FormatError(f"{where}.size {listed.size} is not positive")
+        if listed.size > limits.BUNDLE_FILE:
+            raise _FormatError(f"{where}.size {listed.size} is above {limits.BUNDLE_FILE}")
         if isinstance(listed, Artifact):
             _check_precision(listed.precision, f"{where}.precision")
             _check_batch(listed.batch, f"{where}.batch")
@@ -523,13 +545,20 @@ def _check(manifest: Manifest) -> None:
     for i, artifact in enumerate(manifest.artifacts):
         if artifact.graph is not None and artifact.graph not in graphs:
             raise _FormatError(f"artifacts[{i}].graph {artifact.graph!r} is no listed ONNX graph")
-    if manifest.golden.slices < 1:
-        raise _FormatError("golden.slices is not positive")
+    if not 1 <= manifest.golden.slices <= limits.GOLDEN_SLICES:
+        raise _FormatError(f"golden.slices is not 1 to {limits.GOLDEN_SLICES}")
+    failed = [a.file for a in manifest.artifacts if a.parity and a.parity.status == "failed"]
+    if manifest.verified and failed:
+        raise _FormatError(f"verified is true, but the parity of {failed[0]} failed")
 
 
 def _check_batch(batch: BatchRange, where: str) -> None:
     if not 1 <= batch.min <= batch.opt <= batch.max:
         raise _FormatError(f"{where}: needs 1 <= min <= opt <= max")
+    if batch.min > limits.LEAST_BATCH or batch.max > limits.LARGEST_BATCH:
+        raise _FormatError(
+            f"{where}: min is at most {limits.LEAST_BATCH} and max at most {limits.LARGEST_BATCH}"
+        )
 
 
 def _check_precision(value: str, where: str) -> None:

@@ -8,12 +8,15 @@ other file, so the signature covers the whole bundle.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clinreadnet import limits
 from clinreadnet.errors import InputError, Untrusted, first_line
+from clinreadnet.files import read_regular
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -21,17 +24,16 @@ if TYPE_CHECKING:
 MANIFEST_NAME = "manifest.json"
 SIGNATURE_NAME = "manifest.sig"
 
-MANIFEST_LIMIT = 4 * 2**20
-"""Largest manifest that is read, in bytes. Real manifests have about ten thousand."""
-
 KeyFile = str | os.PathLike[str]
 """Path of a PEM file."""
 
 _SIGNATURE_BYTES = 64
-_KEY_LIMIT = 2**16
+_PUBLIC_KEY = re.compile(rb"-----BEGIN PUBLIC KEY-----[^-]*-----END PUBLIC KEY-----", re.ASCII)
 
 
-def read_inside(folder: Path, name: str, *, size: int | None = None, limit: int = 2**40) -> bytes:
+def read_inside(
+    folder: Path, name: str, *, size: int | None = None, limit: int = limits.BUNDLE_FILE
+) -> bytes:
     """Read a plain file inside a bundle's folder once.
 
     Args:
@@ -81,11 +83,11 @@ def read_manifest(folder: Path, trusted_keys: Sequence[KeyFile] | None = None) -
 
     Raises:
         FileNotFoundError: there is no manifest.
-        Untrusted: unsigned, signed by another key, altered, or larger than ``MANIFEST_LIMIT``.
+        Untrusted: unsigned, signed by another key, altered, or larger than ``limits.MANIFEST``.
         InputError: a key cannot be used, or `cryptography` is not installed.
     """
     keys = None if trusted_keys is None else _public_keys(trusted_keys)
-    content = read_inside(folder, MANIFEST_NAME, limit=MANIFEST_LIMIT)
+    content = read_inside(folder, MANIFEST_NAME, limit=limits.MANIFEST)
     if keys is not None:
         _check_signature(folder, content, keys)
     return content
@@ -116,6 +118,10 @@ def _check_signature(folder: Path, content: bytes, keys: list[Ed25519PublicKey])
 def _public_keys(files: Sequence[KeyFile]) -> list[Ed25519PublicKey]:
     if isinstance(files, str | os.PathLike):
         raise InputError(f"trusted_keys={files}: is a single path; give a list of paths")
+    if not isinstance(files, Sequence) or not all(
+        isinstance(file, str | os.PathLike) for file in files
+    ):
+        raise InputError(f"trusted_keys={files!r}: is not a list of paths")
     if not files:
         raise InputError("`trusted_keys` is empty, so no bundle could be trusted; name a key file")
     load = import_serialization()
@@ -124,16 +130,17 @@ def _public_keys(files: Sequence[KeyFile]) -> list[Ed25519PublicKey]:
     keys = []
     for file in files:
         pem = read_key(file)
-        try:
-            key = load.load_pem_public_key(pem)
-        except Exception as error:  # ValueError and the package's own
-            raise InputError(
-                f"{file}: not a public key in PEM form ({first_line(error)}); make it with "
-                "`openssl pkey -in KEY -pubout`"
-            ) from None
-        if not isinstance(key, Ed25519PublicKey):
-            raise InputError(f"{file}: not an Ed25519 key; give one")
-        keys.append(key)
+        for block in _PUBLIC_KEY.findall(pem) or [pem]:  # every key of a file counts
+            try:
+                key = load.load_pem_public_key(block)
+            except Exception as error:  # ValueError and the package's own
+                raise InputError(
+                    f"{file}: not a public key in PEM form ({first_line(error)}); make it with "
+                    "`openssl pkey -in KEY -pubout`"
+                ) from None
+            if not isinstance(key, Ed25519PublicKey):
+                raise InputError(f"{file}: not an Ed25519 key; give one")
+            keys.append(key)
     return keys
 
 
@@ -156,10 +163,6 @@ def read_key(file: KeyFile) -> bytes:
     """Return the bytes of a key file.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: it cannot be read, is not a regular file, or larger than ``limits.KEYS``.
     """
-    try:
-        with open(file, "rb") as opened:
-            return opened.read(_KEY_LIMIT)
-    except OSError as error:
-        raise InputError(f"{os.fspath(file)}: cannot be read ({error.strerror})") from None
+    return read_regular(file, limits.KEYS)

@@ -162,7 +162,7 @@ def test_a_file_that_is_no_graph_is_named(tmp_path: Path, content: bytes | None)
     path = tmp_path / "x.onnx"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(InputError, match="x.onnx: (cannot be read|not an ONNX graph)"):
+    with pytest.raises(InputError, match="x.onnx: (no such file|not an ONNX graph)"):
         check_graph(path)
 
 

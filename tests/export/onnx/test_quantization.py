@@ -139,8 +139,12 @@ def test_only_a_graph_within_its_budget_is_shipped(
             for i, name in enumerate(node.output):
                 if name == "quality_map":
                     node.output[i] = "unscaled"
-        constant = onnx.numpy_helper.from_array(np.asarray(factor, np.float32), "factor")
-        model.graph.initializer.append(constant)
+        for name, value in (("one8", np.int8(1)), ("scale8", np.float32(factor))):
+            constant = onnx.numpy_helper.from_array(np.asarray(value), name)
+            model.graph.initializer.append(constant)
+        model.graph.node.append(
+            onnx.helper.make_node("DequantizeLinear", ["one8", "scale8"], ["factor"], name="factor")
+        )
         model.graph.node.append(
             onnx.helper.make_node("Mul", ["unscaled", "factor"], ["quality_map"], name="scale")
         )

@@ -138,7 +138,7 @@ def test_the_schema_and_the_dataclasses_name_the_same_fields() -> None:
 def test_numbers_that_are_not_finite_become_null() -> None:
     parity = Parity("failed", relative_error={"score": float("inf")})
     artifact = dataclasses.replace(make_manifest().artifacts[0], parity=parity)
-    text = make_manifest(artifacts=(artifact,)).to_json()
+    text = make_manifest(artifacts=(artifact,), verified=False).to_json()
     read = parse_manifest(text).artifacts[0].parity
     assert read is not None and read.relative_error == {"score": None}
 
@@ -301,7 +301,7 @@ def test_writing_refuses_what_reading_would_refuse(tmp_path: Path) -> None:
 
 def test_listed_files_are_checked_against_size_and_hash(tmp_path: Path) -> None:
     content = b"twelve bytes"
-    artifact = dataclasses.replace(make_manifest().artifacts[0], sha256=digest(content))
+    artifact = dataclasses.replace(make_manifest().golden, sha256=digest(content), size=12)
     path = tmp_path / artifact.file
     with pytest.raises(InputError, match="listed in the manifest but missing"):
         read_listed(tmp_path, artifact)

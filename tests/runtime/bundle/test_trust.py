@@ -17,15 +17,16 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from support.bodies import body
 from support.tiny_bundle import make_graph, write_bundle
 
+from clinreadnet import limits
 from clinreadnet.errors import InputError, Untrusted
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.backends import ladder as backends_module
 from clinreadnet.runtime.bundle import manifest as manifest_module
 from clinreadnet.runtime.bundle.manifest import load_manifest, write_manifest
 from clinreadnet.runtime.bundle.sign import sign_bundle
-from clinreadnet.runtime.bundle.trust import MANIFEST_LIMIT
 
 
 def write_keys(folder: Path, name: str, private: Any = None) -> tuple[Path, Path]:
@@ -238,11 +239,13 @@ def test_a_manifest_of_a_gigabyte_is_refused_unread(
     request.getfixturevalue("nothing_is_parsed")
     for trusted in (None, [keys[1]]):
         tracemalloc.start()
-        with pytest.raises(Untrusted, match=f"1073741824 bytes, at most {MANIFEST_LIMIT} are read"):
+        with pytest.raises(
+            Untrusted, match=f"1073741824 bytes, at most {limits.MANIFEST} are read"
+        ):
             Session(bundle, trusted_keys=trusted)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert peak < MANIFEST_LIMIT
+        assert peak < limits.MANIFEST
 
 
 @pytest.mark.parametrize("levels", [33, 10_000, 100_000])
@@ -324,7 +327,7 @@ def test_keys_that_cannot_be_used_are_refused(
         (public, "not an unencrypted private key in PEM form"),
         (text, "not an unencrypted private key"),
         (rsa_secret, "not an Ed25519 key"),
-        (tmp_path / "none.pem", "cannot be read"),
+        (tmp_path / "none.pem", "no such file"),
     ]:
         with pytest.raises(InputError, match=message) as refusal:
             sign_bundle(bundle, key)
@@ -333,7 +336,7 @@ def test_keys_that_cannot_be_used_are_refused(
         ([secret], "not a public key in PEM form"),
         ([text], "not a public key"),
         ([rsa_public], "not an Ed25519 key"),
-        ([tmp_path / "none.pem"], "cannot be read"),
+        ([tmp_path / "none.pem"], "no such file"),
         ([], "`trusted_keys` is empty"),
         (public, "trusted_keys=.*: is a single path"),
     ]:
@@ -362,7 +365,7 @@ def test_the_command_signs_and_score_checks(bundle: Path, keys: tuple[Path, Path
         return subprocess.run(command, capture_output=True, text=True)
 
     image = bundle.parent / "a.npy"
-    np.save(image, np.arange(512 * 512, dtype=np.int16).reshape(512, 512))
+    np.save(image, body(40))
     score = ("score", image, "--bundle", bundle, "--trusted-key", keys[1], "--json")
     refused = run(*score)
     assert refused.returncode == 2 and "not signed" in refused.stderr

@@ -1,0 +1,260 @@
+"""NumPy's `.npy` and `.npz` files, read as untrusted input.
+
+A header is data here, never an expression that is evaluated. Its shape is compared with the bytes
+that are there before anything is allocated, and members of an archive are unpacked to the size that
+their header states and no further.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinreadnet import limits
+from clinreadnet.errors import InputError
+from clinreadnet.files import open_regular
+
+_MAGIC = b"\x93NUMPY"
+_HEADER = re.compile(r"\{\s*((?:'\w+'\s*:\s*(?:'[^']*'|True|False|\([\dL, ]*\))\s*,?\s*)*)\}\s*")
+_ENTRY = re.compile(r"'(\w+)'\s*:\s*('[^']*'|True|False|\([\dL, ]*\))")
+_NUMBERS = re.compile(r"[<>|=]?(?:[iu](?:1|2|4|8)|f(?:2|4|8))")
+_TEXT = re.compile(r"[<>]?U\d{1,4}")
+_MOST_DIGITS = 15
+_ENCRYPTED = 1
+
+
+class NotAnArray(Exception):
+    """The bytes are not such an array; the message says why."""
+
+
+@dataclass(frozen=True)
+class ArrayHeader:
+    """What precedes the numbers of an array.
+
+    Attributes:
+        dtype: of the elements.
+        columns_first: whether the first axis varies fastest.
+        shape: of the array.
+        offset: bytes before the first element.
+    """
+
+    dtype: np.dtype[Any]
+    columns_first: bool
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the elements."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def read_array_header(file: IO[bytes], *, text: bool = False) -> ArrayHeader:
+    """Read the header at the start of a file or an archive's member.
+
+    Args:
+        file: positioned at the start.
+        text: accept arrays of text instead of numbers.
+
+    Raises:
+        NotAnArray: it is no header, or not one of plain numbers.
+    """
+    start = file.read(8)
+    if start[:6] != _MAGIC or len(start) < 8:
+        raise NotAnArray("it does not begin like one")
+    form = {1: "<H", 2: "<L", 3: "<L"}.get(start[6])
+    if form is None:
+        raise NotAnArray("another version of the format")
+    raw = file.read(struct.calcsize(form))
+    length = struct.unpack(form, raw)[0] if len(raw) == struct.calcsize(form) else math.inf
+    if length > limits.NPY_HEADER:
+        raise NotAnArray("its header does not end")
+    words = file.read(int(length))
+    if len(words) != length:
+        raise NotAnArray("its header is cut off")
+    return _parse(words.decode("latin-1"), len(start) + len(raw) + len(words), text)
+
+
+def _parse(words: str, offset: int, text: bool) -> ArrayHeader:
+    found = _HEADER.fullmatch(words)
+    entries = dict(_ENTRY.findall(found[1])) if found else {}
+    if set(entries) != {"descr", "fortran_order", "shape"}:
+        raise NotAnArray("its header is damaged, or it holds no plain numbers")
+    kind = entries["descr"].strip("'")
+    if not (_TEXT if text else _NUMBERS).fullmatch(kind):
+        raise NotAnArray("holds no numbers" if not text else "holds no text")
+    sizes = [size.strip() for size in entries["shape"].strip("()").replace("L", "").split(",")]
+    sizes = sizes[:-1] if sizes[-1] == "" else sizes
+    if entries["fortran_order"] not in ("True", "False") or not all(
+        size.isdecimal() and len(size) <= _MOST_DIGITS for size in sizes
+    ):
+        raise NotAnArray("its header is damaged")
+    columns_first = entries["fortran_order"] == "True"
+    return ArrayHeader(np.dtype(kind), columns_first, tuple(map(int, sizes)), offset)
+
+
+def open_array(path: Path) -> ArrayHeader:
+    """Read the header of an `.npy` file, and check that its elements are there.
+
+    Raises:
+        NotAnArray: it is not such a file, or it is cut off.
+        InputError: it cannot be read.
+    """
+    with open_regular(path) as file:
+        header = read_array_header(file)
+        there = os.fstat(file.fileno()).st_size - header.offset
+    if there < header.size:
+        raise NotAnArray(f"truncated, {max(there, 0)} of {header.size} bytes are there")
+    return header
+
+
+def read_slice(path: Path, header: ArrayHeader, number: int | None) -> NDArray[Any]:
+    """Return one slice of a stack [n, rows, columns], or the whole of [rows, columns].
+
+    Args:
+        path: the file.
+        header: from `open_array`.
+        number: of the slice, from 0; None for an array of one slice.
+
+    Raises:
+        InputError: the file has changed since.
+    """
+    *stack, rows, columns = header.shape
+    slices = stack[0] if stack else 1
+    index = number or 0
+    item = header.dtype.itemsize
+    with open_regular(path) as file:
+        if read_array_header(file) != header:
+            raise InputError(f"{path}: changed while it was read; start again")
+        if not header.columns_first:
+            content = _exactly(file, header.offset + index * rows * columns * item, path)(
+                rows * columns * item
+            )
+            return np.frombuffer(content, header.dtype).reshape(rows, columns)
+        # Every column holds the same place of all slices, one after another.
+        column_bytes = slices * rows * item
+        whole = np.empty((rows, columns), header.dtype)
+        for column in range(columns):
+            content = _exactly(file, header.offset + column * column_bytes, path)(column_bytes)
+            whole[:, column] = np.frombuffer(content, header.dtype)[index::slices]
+        return whole
+
+
+def _exactly(file: BinaryIO, offset: int, path: Path) -> Any:
+    def read(size: int) -> bytes:
+        file.seek(offset)
+        content = file.read(size)
+        if len(content) != size:
+            raise InputError(f"{path}: changed while it was read; start again")
+        return content
+
+    return read
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An array that an archive must hold.
+
+    Attributes:
+        name: in the archive, without ``.npy``.
+        shape: sizes; None for a first axis of any length.
+        kinds: accepted letters of NumPy's kinds of types: "i", "u", "f", or "U".
+        most: largest accepted length of a first axis of any length.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    kinds: str = "iuf"
+    most: int = 0
+
+
+def has_member(file: IO[bytes], *names: str) -> bool:
+    """Return whether an `.npz` archive holds any of some arrays.
+
+    Raises:
+        NotAnArray: it is no archive.
+    """
+    with _archive(file) as archive:
+        return any(f"{name}.npy" in archive.namelist() for name in names)
+
+
+def read_members(
+    file: IO[bytes], wanted: Sequence[Wanted], first: int | None = None
+) -> dict[str, NDArray[Any]]:
+    """Read arrays of an `.npz` archive; members with other names are not touched.
+
+    Args:
+        file: the archive.
+        wanted: what to read.
+        first: number of rows of each to unpack; default all.
+
+    Raises:
+        NotAnArray: it is no archive, or a member is missing, damaged or of another shape.
+    """
+    with _archive(file) as archive:
+        return {one.name: _read_member(archive, one, first) for one in wanted}
+
+
+@contextmanager
+def _archive(file: IO[bytes]) -> Iterator[zipfile.ZipFile]:
+    """Open an archive; what zipfile raises inside the block becomes `NotAnArray`."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            yield archive
+    except NotAnArray:
+        raise
+    # zipfile raises many types, and its messages may hold bytes of the file.
+    except (ArithmeticError, EOFError, LookupError, OSError, RuntimeError, ValueError) as error:
+        raise NotAnArray(f"a damaged archive, {type(error).__name__}") from None
+    except (NotImplementedError, struct.error, zipfile.BadZipFile, zlib.error):
+        raise NotAnArray("a damaged archive") from None
+
+
+def _read_member(archive: zipfile.ZipFile, wanted: Wanted, first: int | None) -> NDArray[Any]:
+    try:
+        info = archive.getinfo(f"{wanted.name}.npy")
+    except KeyError:
+        raise NotAnArray(f"{wanted.name} is missing") from None
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise NotAnArray(f"{wanted.name} is compressed by another method than deflate")
+    if info.flag_bits & _ENCRYPTED:
+        raise NotAnArray(f"{wanted.name} is encrypted")
+    with archive.open(info) as member:
+        try:
+            header = read_array_header(member, text=wanted.kinds == "U")
+        except NotAnArray:
+            raise NotAnArray(f"{wanted.name} holds no plain numbers") from None
+        if header.columns_first or header.dtype.kind not in wanted.kinds:
+            raise NotAnArray(f"{wanted.name} holds no plain numbers")
+        if not _fits(header.shape, wanted):
+            raise NotAnArray(
+                f"{wanted.name} has shape {list(header.shape)}, expected "
+                f"{['any' if size is None else size for size in wanted.shape]}"
+            )
+        if header.size > info.compress_size * limits.DEFLATE_RATIO:
+            raise NotAnArray(f"{wanted.name} is cut off")
+        shape = header.shape if first is None else (min(first, header.shape[0]), *header.shape[1:])
+        size = math.prod(shape) * header.dtype.itemsize
+        content = member.read(size)
+    if len(content) != size:
+        raise NotAnArray(f"{wanted.name} is cut off")
+    return np.frombuffer(content, header.dtype).reshape(shape)
+
+
+def _fits(shape: tuple[int, ...], wanted: Wanted) -> bool:
+    return len(shape) == len(wanted.shape) and all(
+        size == expected if expected is not None else size <= wanted.most
+        for size, expected in zip(shape, wanted.shape, strict=True)
+    )

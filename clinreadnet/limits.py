@@ -1,0 +1,232 @@
+"""Every limit on what is read from a file or taken as an argument, and its reason.
+
+docs/security.md lists them. A limit is far above what a scanner, an archive or an export produces,
+and low enough that what it refuses is refused within a second.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One limit.
+
+    Attributes:
+        name: of the constant in this module.
+        value: the largest accepted value; the smallest where ``least``.
+        unit: of the value, such as "bytes".
+        of: what is limited.
+        reason: why it has this value.
+        least: whether it is a lower bound.
+    """
+
+    name: str
+    value: int
+    unit: str
+    of: str
+    reason: str
+    least: bool = False
+
+
+LIMITS: list[Limit] = []
+"""All of them, in the order of this module."""
+
+
+def _limit(name: str, value: int, unit: str, of: str, reason: str, *, least: bool = False) -> int:
+    LIMITS.append(Limit(name, value, unit, of, reason, least))
+    return value
+
+
+# Files of slices.
+FRAMES = _limit(
+    "FRAMES",
+    2**14,
+    "slices",
+    "slices in one file",
+    "A perfusion series has about 13,000.",
+)
+SMALLEST_SIDE = _limit(
+    "SMALLEST_SIDE",
+    64,
+    "pixels",
+    "rows, and columns, with `--resample`",
+    "Thumbnails and test patterns are not slices; millions of them fit in a small file.",
+    least=True,
+)
+LARGEST_SIDE = _limit(
+    "LARGEST_SIDE",
+    4096,
+    "pixels",
+    "rows, and columns, with `--resample`",
+    "Scanners reconstruct up to 2048.",
+)
+DICOM_HEADER = _limit(
+    "DICOM_HEADER",
+    16 * MIB,
+    "bytes",
+    "DICOM data before the pixels",
+    "An Enhanced CT file describes a frame in about 1 kB.",
+)
+INFLATED = _limit(
+    "INFLATED",
+    128 * MIB,
+    "bytes",
+    "a deflated DICOM file, inflated",
+    "256 slices; the whole file is one compressed block.",
+)
+TIF_FILE = _limit(
+    "TIF_FILE",
+    16 * MIB,
+    "bytes",
+    "a `.tif` file",
+    "A float64 slice has 2 MiB.",
+)
+NPY_HEADER = _limit(
+    "NPY_HEADER", 10_000, "bytes", "the header of an `.npy` array", "NumPy's own limit."
+)
+METAIMAGE_HEADER = _limit(
+    "METAIMAGE_HEADER",
+    2**16,
+    "bytes",
+    "the header of a `.mha` or `.mhd` file",
+    "SimpleITK writes less than 1 kB, and a line for each DICOM tag if asked to.",
+)
+DEFLATE_RATIO = _limit(
+    "DEFLATE_RATIO",
+    1032,
+    "times",
+    "the growth of a deflated block",
+    "DEFLATE cannot do more, so a header that promises more is wrong.",
+)
+LABELS = _limit(
+    "LABELS",
+    64 * MIB,
+    "bytes",
+    "a JSON file of labels or of a simulation",
+    "A record of an image has about 500 bytes.",
+)
+TILES = _limit("TILES", 2**17, "images", "images in `tiles.npz`", "They are read at once: 256 MiB.")
+
+# Hounsfield units of a slice (`clinreadnet.data.plausibility`). In 40 scanned slices from four
+# sources, soft tissue fills 16 % to 71 %, air, lung and fat 28 % or more, what is denser than most
+# bone 1 % or less, and the coarsest has 132 levels.
+LEAST_HU = _limit(
+    "LEAST_HU",
+    -(2**15),
+    "HU",
+    "a pixel of a slice",
+    "Scanners store 16 bits; padding is -2000 to -3024, or this.",
+    least=True,
+)
+LARGEST_HU = _limit(
+    "LARGEST_HU",
+    2**16,
+    "HU",
+    "a pixel of a slice",
+    "Scanners store 16 bits; metal has up to 31,000 on an extended scale.",
+)
+LEVELS = _limit(
+    "LEVELS",
+    64,
+    "values",
+    "different values of a slice, in whole HU",
+    "Masks, and encoded values in 0...1 taken for HU, have a few; half of the coarsest slice seen.",
+    least=True,
+)
+SOFT_TISSUE = _limit(
+    "SOFT_TISSUE",
+    2,
+    "% of pixels",
+    "-300 to 400 HU in a slice",
+    "A newborn in a field of 500 mm fills 3 %; air alone, and a wrong slope, have next to none.",
+    least=True,
+)
+AIR_AND_FAT = _limit(
+    "AIR_AND_FAT",
+    1,
+    "% of pixels",
+    "below -30 HU in a slice",
+    "Every body has fat, gas or air around it; grey values of a screen or of MR have none.",
+    least=True,
+)
+DENSE = _limit(
+    "DENSE",
+    20,
+    "% of pixels",
+    "above 700 HU in a slice",
+    "Skull, teeth and metal fill less than 10 %; air does if its sign is lost.",
+)
+
+# Bundles.
+MANIFEST = _limit(
+    "MANIFEST", 4 * MIB, "bytes", "`manifest.json`", "Real manifests have about ten thousand."
+)
+NESTING = _limit(
+    "NESTING", 32, "levels", "the nesting of `manifest.json`", "Real manifests have six levels."
+)
+GRAPH_NESTING = _limit(
+    "GRAPH_NESTING",
+    64,
+    "messages",
+    "the nesting of an ONNX file",
+    "Real graphs have six; protobuf itself stops at 100.",
+)
+KEYS = _limit("KEYS", 2**16, "bytes", "a file of keys", "A public key has 113 bytes.")
+BUNDLE_FILE = _limit(
+    "BUNDLE_FILE",
+    2**31,
+    "bytes",
+    "one file of a bundle",
+    "An ONNX file cannot be larger; the shipped network has 30 MB.",
+)
+GOLDEN_SLICES = _limit(
+    "GOLDEN_SLICES",
+    512,
+    "slices",
+    "golden slices",
+    "`clinreadnet export` writes 32 at most; they are unpacked at once.",
+)
+LEAST_BATCH = _limit(
+    "LEAST_BATCH",
+    16,
+    "slices",
+    "`batch.min` of an artifact",
+    "Smaller batches are filled up to it, so that one slice would cost as much as many.",
+)
+LARGEST_BATCH = _limit(
+    "LARGEST_BATCH",
+    1024,
+    "slices",
+    "`batch.max` of an artifact",
+    "The graphs are exported for no more; larger batches are not faster.",
+)
+
+# Arguments of a session.
+THREADS = _limit("THREADS", 256, "threads", "`threads` of a `Session`", "They are started at once.")
+WORKERS = _limit(
+    "WORKERS",
+    64,
+    "runs",
+    "`workers` of a `Session`",
+    "On a GPU each has its own memory, which is taken at the start.",
+)
+CAPACITY = _limit(
+    "CAPACITY",
+    4096,
+    "slices",
+    "`capacity` of a stream",
+    "A waiting slice takes up to 2 MiB.",
+)
+
+# Messages.
+MESSAGE = _limit(
+    "MESSAGE",
+    300,
+    "characters",
+    "an error message",
+    "It is one line in a log; longer ones lose their middle.",
+)

@@ -1,0 +1,312 @@
+"""Seeds, mutations and the reader of each kind of file that is fuzzed.
+
+A case is a kind and some bytes. The same seed and number give the same case.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import struct
+import tempfile
+import zipfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import tifffile
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+from support.bodies import body
+from support.dicom_files import make_ct, noise, write_enhanced_ct
+from support.metaimage_files import write_mha
+from support.tiny_bundle import make_graph, write_bundle
+
+from clinreadnet.data.slices import find_slices
+from clinreadnet.errors import ClinReadNetError
+from clinreadnet.limits import MESSAGE
+from clinreadnet.runtime.bundle.golden import read_golden
+from clinreadnet.runtime.bundle.graph import check_graph
+from clinreadnet.runtime.bundle.manifest import OUTPUT_INFOS, Golden, digest, parse_manifest
+from clinreadnet.runtime.bundle.trust import read_manifest
+
+INTERESTING = (0, 1, -1, 2, 7, 127, 128, 255, 256, 512, 32767, 32768, 65535, 2**31 - 1, 2**31)
+WORDS = (
+    *(b"-1", b"0", b"1e308", b"nan", b"inf", b"True", b"None", b"\x00", b"\xff\xff\xff\xff", b"[]"),
+    *(
+        b"../../etc/passwd",
+        b"/dev/zero",
+        b"LIST",
+        b"{}",
+        b"1" + b"0" * 400,
+        b"\n",
+        b'"',
+        b"'",
+        b"(",
+    ),
+)
+SIDE = 64  # smallest that is read
+
+
+def _small() -> np.ndarray:
+    return noise(0, (SIDE, SIDE))
+
+
+def _dicom(ds: pydicom.Dataset) -> bytes:
+    buffer = io.BytesIO()
+    ds.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def _seeds_dicom() -> list[bytes]:
+    packed = make_ct(_small())
+    packed.compress(RLELossless)
+    frames = make_ct(np.stack([_small()] * 3), NumberOfFrames=3)
+    with tempfile.TemporaryDirectory() as folder:
+        enhanced = write_enhanced_ct(Path(folder) / "e.dcm", 2)
+        ds = pydicom.dcmread(enhanced)
+        ds.Rows = ds.Columns = SIDE
+        ds.PixelData = np.stack([_small() + 1024] * 2).astype("<i2").tobytes()
+        return [
+            _dicom(make_ct(_small())),
+            _dicom(make_ct(_small(), syntax=ImplicitVRLittleEndian)),
+            _dicom(make_ct(_small(), syntax=DeflatedExplicitVRLittleEndian)),
+            _dicom(packed),
+            _dicom(frames),
+            _dicom(ds),
+        ]
+
+
+def _seeds_tif() -> list[bytes]:
+    image = ((body(40) + 1000) / 1400).clip(0, 1).astype(np.float32)
+    seeds = []
+    for options in ({}, {"compression": "zlib"}, {"compression": "lzma"}, {"tile": (64, 64)}):
+        buffer = io.BytesIO()
+        try:
+            tifffile.imwrite(buffer, image, **options)  # type: ignore[arg-type]
+        except Exception:  # a codec that is not installed
+            continue
+        seeds.append(buffer.getvalue())
+    return seeds
+
+
+def _seeds_npy() -> list[bytes]:
+    seeds = []
+    stack = np.stack([_small()] * 2)
+    for array in (_small(), stack, stack.astype(np.float32), np.asfortranarray(stack)):
+        buffer = io.BytesIO()
+        np.save(buffer, array)
+        seeds.append(buffer.getvalue())
+    return seeds
+
+
+def _seeds_mha() -> list[bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.mha"
+        stack = np.stack([_small()] * 2)
+        return [
+            write_mha(path, stack, compress=compress, msb=msb).read_bytes()
+            for compress in (False, True)
+            for msb in (False, True)
+        ]
+
+
+@cache
+def _bundle() -> tuple[bytes, bytes, bytes, bytes]:
+    """Return manifest, golden file, signature and public key of a signed bundle."""
+    from cryptography.hazmat.primitives import serialization as s
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = write_bundle(Path(folder) / "b")
+        manifest = (bundle / "manifest.json").read_bytes()
+        golden = io.BytesIO()
+        shapes = {"hu": (2, 512, 512), "label": (2,), "novelty": (2,), "score": (2,)}
+        shapes |= {"probs": (2, 21), "quality_map": (2, 16, 16)}
+        kinds = {"hu": np.int16, "label": np.float32}
+        arrays = {name: np.zeros(shape, kinds.get(name, float)) for name, shape in shapes.items()}
+        np.savez_compressed(golden, **arrays)  # type: ignore[arg-type]
+        key = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+        public = key.public_key().public_bytes(s.Encoding.PEM, s.PublicFormat.SubjectPublicKeyInfo)
+        return manifest, golden.getvalue(), key.sign(manifest), public
+
+
+SEEDS: dict[str, Callable[[], list[bytes]]] = {
+    "dicom": _seeds_dicom,
+    "tif": _seeds_tif,
+    "npy": _seeds_npy,
+    "mha": _seeds_mha,
+    "manifest": lambda: [_bundle()[0]],
+    "golden": lambda: [_bundle()[1]],
+    "signature": lambda: [_bundle()[2]],
+    "key": lambda: [_bundle()[3]],
+    "graph": lambda: [make_graph(), make_graph(half=True)],
+}
+"""Valid files of each kind."""
+
+_seeds = cache(lambda kind: SEEDS[kind]())
+
+
+def case(seed: int, number: int) -> tuple[str, bytes]:
+    """Return a case: its kind, and a valid file with a few mutations."""
+    draw = random.Random(f"{seed}/{number}")
+    kind = draw.choice(list(SEEDS))
+    content = draw.choice(_seeds(kind))
+    structured = {"dicom": _tags, "manifest": _values, "golden": _members, "mha": _entries}
+    for _ in range(draw.choice((1, 1, 1, 2, 3, 8))):
+        change = structured.get(kind, _bytes) if draw.random() < 0.5 else _bytes
+        content = change(content, draw)
+    return kind, content
+
+
+def _bytes(content: bytes, draw: random.Random) -> bytes:
+    if not content:
+        return draw.choice(WORDS)
+    # Most of the structure is at both ends.
+    end = len(content) if draw.random() < 0.3 else min(len(content), 2048)
+    at = draw.randrange(end)
+    kind = draw.randrange(7)
+    if kind == 0:
+        return content[:at]
+    if kind == 1:
+        return content[:at] + bytes([draw.randrange(256)]) + content[at + 1 :]
+    if kind == 2:
+        form = draw.choice("<h >h <i >i <q".split())
+        size = struct.calcsize(form)
+        value = draw.choice(INTERESTING) & (2 ** (8 * size) - 1)
+        return (
+            content[:at]
+            + value.to_bytes(size, "little" if "<" in form else "big")
+            + (content[at + size :])
+        )
+    if kind == 3:
+        return content[:at] + draw.choice(WORDS) + content[at:]
+    if kind == 4:
+        return content[:at] + content[at + draw.choice((1, 2, 4, 8, 64, 512)) :]
+    if kind == 5:
+        other = draw.randrange(len(content))
+        return content[:at] + content[other : other + draw.choice((4, 64, 512))] + content[at:]
+    word = draw.choice(WORDS)
+    return content[:at] + word + content[at + len(word) :]
+
+
+def _tags(content: bytes, draw: random.Random) -> bytes:
+    """Set an element of a DICOM file to a value that it should not have."""
+    try:
+        ds = pydicom.dcmread(io.BytesIO(content), force=True)
+        element = draw.choice([e for e in ds if e.tag != 0x7FE00010])
+        kind = element.VR
+        if draw.random() < 0.2:
+            del ds[element.tag]
+        elif kind == "US":
+            element.value = draw.choice([v for v in INTERESTING if 0 <= v < 65536])
+        elif kind in ("IS", "DS"):
+            values = ("-1", "0", "1e30", "99999999999", "1e-300", "")
+            element._value = draw.choice(values)
+        elif kind in ("UI", "CS", "LO"):
+            element._value = draw.choice(("", "1.2.840.10008.5.1.4.1.1.4", "X" * 60, "CT\\MR"))
+        buffer = io.BytesIO()
+        ds.save_as(buffer)
+        return buffer.getvalue()
+    except Exception:  # not writable any more
+        return _bytes(content, draw)
+
+
+def _values(content: bytes, draw: random.Random) -> bytes:
+    """Replace a value of a manifest, or write a key twice."""
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        return _bytes(content, draw)
+    place: Any = document
+    while isinstance(place, dict | list) and place:
+        key = draw.choice(list(place)) if isinstance(place, dict) else draw.randrange(len(place))
+        if not isinstance(place[key], dict | list) or not place[key] or draw.random() < 0.2:
+            odd = (None, -1, 0, True, 1e308, 10**400, "", "../x", [], {}, "fp8", 10**9, [[]] * 40)
+            place[key] = draw.choice(odd)
+            break
+        place = place[key]
+    try:
+        return json.dumps(document).encode()
+    except ValueError:
+        return _bytes(content, draw)
+
+
+def _members(content: bytes, draw: random.Random) -> bytes:
+    """Write an archive again with one member changed."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        name = draw.choice(list(members))
+        members[name] = _bytes(members[name][:4096], draw) + members[name][4096:]
+        methods = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2)
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", draw.choice(methods)) as archive:
+            for one, data in members.items():
+                archive.writestr(one, data)
+        return buffer.getvalue()
+    except Exception:  # not an archive any more
+        return _bytes(content, draw)
+
+
+def _entries(content: bytes, draw: random.Random) -> bytes:
+    """Change the value of a line of a MetaImage header."""
+    head, found, data = content.partition(b"ElementDataFile")
+    lines = (head + found).split(b"\n")
+    at = draw.randrange(len(lines))
+    values = (*WORDS, b"512 512 2147483648", b"64 64 99", b"MET_DOUBLE", b"MET_CHAR", b"True")
+    lines[at] = lines[at].partition(b"=")[0] + b"= " + draw.choice(values)
+    return b"\n".join(lines) + data
+
+
+SUFFIXES = {"dicom": ".dcm", "tif": ".tif", "npy": ".npy", "mha": ".mha"}
+
+
+def read(kind: str, content: bytes, folder: Path) -> None:
+    """Read a case as the package would.
+
+    Raises:
+        ClinReadNetError: it is refused, which is right for most.
+    """
+    if kind in SUFFIXES:
+        path = folder / f"case{SUFFIXES[kind]}"
+        path.write_bytes(content)
+        refs = find_slices([path], resample=True)
+        for ref in {refs[0].name: refs[0], refs[-1].name: refs[-1]}.values():
+            ref.load()
+    elif kind == "manifest":
+        try:
+            text = content.decode("utf-8")
+        except UnicodeDecodeError:
+            return
+        parse_manifest(text)
+    elif kind == "golden":
+        (folder / "golden.npz").write_bytes(content)
+        listed = Golden("golden.npz", digest(content), len(content), 2)
+        read_golden(folder, listed, OUTPUT_INFOS, first=1)
+    elif kind in ("signature", "key"):
+        manifest, _, signature, public = _bundle()
+        (folder / "manifest.json").write_bytes(manifest)
+        (folder / "manifest.sig").write_bytes(content if kind == "signature" else signature)
+        (folder / "key.pem").write_bytes(content if kind == "key" else public)
+        read_manifest(folder, [folder / "key.pem"])
+        if content not in _seeds(kind) and kind == "signature":
+            raise AssertionError("another signature was accepted")
+    else:
+        check_graph(content, "case.onnx", "fp32")
+
+
+def judge(kind: str, content: bytes, folder: Path) -> str | None:
+    """Return what is wrong with the reading of a case; None if it ends well."""
+    try:
+        read(kind, content, folder)
+    except ClinReadNetError as error:
+        message = str(error)
+        if len(message) > MESSAGE or not message.isprintable():
+            return f"a message of {len(message)} characters, or not one printable line"
+    except BaseException as error:  # MemoryError too: a limit came too late
+        return f"{type(error).__name__}: {error}"[:200]
+    return None
