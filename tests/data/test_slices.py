@@ -125,8 +125,9 @@ def test_damaged_files_can_be_set_aside(tmp_path: Path) -> None:
     ((path, error),) = refused
     assert path == damaged and "truncated" in str(error)
     assert len(notes) == 1 and "LICENSE.txt" in notes[0] and "IM0002" not in notes[0]
-    with pytest.raises(InputError, match="truncated"):  # a named file must be a slice
+    with pytest.raises(InputError, match="no slices"):  # a file that is named is no exception
         find_slices([damaged], refused=lambda *pair: refused.append(pair))
+    assert [path for path, _ in refused] == [damaged, damaged]
 
 
 def test_a_file_named_twice_counts_once(tmp_path: Path) -> None:

@@ -172,6 +172,7 @@ def test_a_launch_is_what_the_launcher_does(
             return lambda *args, **constants: launches.append((grid, args, constants))
 
     monkeypatch.setattr(module, "wrap_triton", lambda kernel: Recorder())
+    monkeypatch.setattr(module, "gpu_of", lambda device: ("", 90))
     args = ARGUMENTS[op](dtype)
     getattr(module, f"{op}_op")._init_fn(*args, **where)
     ((grid, passed, constants),) = launches
