@@ -17,6 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.bundle.manifest import (
     Artifact,
     BatchRange,
@@ -38,6 +39,7 @@ def make_graph(
     *,
     half: bool = False,
     quantized: bool = False,
+    weights: str | None = None,
     score_offset: float = 0.0,
     novelty_scale: float = 0.5,
     novel: bool = True,
@@ -45,7 +47,8 @@ def make_graph(
     """Return an ONNX graph.
 
     ``score_offset`` and ``novelty_scale`` make it disagree with `reference`; without ``novel`` it
-    lacks that output. With ``quantized`` it has an 8-bit constant.
+    lacks that output. With ``quantized`` it has an 8-bit constant. ``weights`` is the type of most
+    constants, which nothing reads; default that of the others.
     """
     kind = TensorProto.FLOAT16 if half else TensorProto.FLOAT
 
@@ -91,6 +94,9 @@ def make_graph(
             constant("one", 1.0),
             *([constant("whole_four", 4, TensorProto.INT8)] if quantized else []),
             *([] if quantized else [constant("four", 4.0)]),
+            constant(
+                "unread", np.zeros(256), kind if weights is None else getattr(TensorProto, weights)
+            ),
             constant("offset", score_offset),
             constant("novelty_scale", novelty_scale),
             constant("uniform", np.full((1, 21), 1 / 21)),
@@ -133,6 +139,7 @@ def write_bundle(
         content = make_graph(
             half=precision == "fp16",
             quantized=precision == "int8",
+            weights=PRECISIONS[precision].onnx_type,
             novel=not before_novelty,
             **graph,
         )

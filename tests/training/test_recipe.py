@@ -75,7 +75,7 @@ def test_stages_follow_each_other_and_are_kept_at_a_resume(
         pytest.param("[[stage]]\nepochs = 'ten'\n", "expected a int such as 30", id="type"),
         pytest.param("[[stage]]\nepochs = 0\n", "must be 1 or more", id="range"),
         pytest.param("[[stage]]\nlimit = '3 hours'\n", "not a duration", id="limit"),
-        pytest.param("[[stage]]\ntask = 'head'\n", "head needs --init", id="head-first"),
+        pytest.param("[[stage]]\ntask = 'head'\n", "head needs `init`", id="head-first"),
         pytest.param("epochs = 3\n", r"holds \[\[stage\]\] tables", id="no-stage"),
         pytest.param("[[stage]\n", "not a TOML file", id="toml"),
         pytest.param(

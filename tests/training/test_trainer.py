@@ -237,7 +237,7 @@ def test_durations(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["30", "m", "-3m", "0s", "1h30m"])
 def test_durations_that_are_none(text: str) -> None:
-    with pytest.raises(InputError, match="give 90s, 30m or 2h"):
+    with pytest.raises(InputError, match="write 90s, 30m or 2h"):
         parse_duration(text)
 
 
@@ -246,7 +246,7 @@ def test_durations_that_are_none(text: str) -> None:
     [
         pytest.param({"crop": 300}, "known: 256, 512", id="crop"),
         pytest.param({"task": "stem"}, "known: network, head", id="task"),
-        pytest.param({"task": "head"}, "--task head needs --init", id="head"),
+        pytest.param({"task": "head"}, "task=head needs `init`", id="head"),
         pytest.param({"tile_weight": -1.0}, "must be 0 or more", id="tile-weight"),
         pytest.param({"preset": "huge"}, "known: tiny, small, base", id="preset"),
         pytest.param({"init": "missing.safetensors"}, "no such checkpoint", id="init"),
@@ -298,7 +298,7 @@ def test_out_of_memory_says_which_batch_to_try(
         raise error
 
     monkeypatch.setattr(ClinReadNet, "predict", fail)
-    with pytest.raises(InputError, match=f"out of memory with --batch-size {batch_size}; {advice}"):
+    with pytest.raises(InputError, match=f"out of memory with batch_size={batch_size}; {advice}"):
         train([folder], tmp_path / "run", replace(TINY, batch_size=batch_size))
     assert not (tmp_path / "run").exists()
 

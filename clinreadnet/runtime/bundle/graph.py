@@ -96,6 +96,11 @@ def read_graph(model: bytes) -> GraphContent:
     return found
 
 
+def _types(precision: str) -> tuple[str, str | None]:
+    row = PRECISIONS[precision]
+    return row.onnx_type, row.quantized_type
+
+
 def check_graph(model: bytes, file: str, precision: str | None = None) -> None:
     """Check a graph before anything loads it.
 
@@ -119,7 +124,7 @@ def check_graph(model: bytes, file: str, precision: str | None = None) -> None:
         )
     if operator := found.operators.keys() & _PATH_OPERATORS:
         raise Untrusted(f"{file}: {min(operator)} may load another file; export it again")
-    if precision is not None and found.precision != precision:
+    if precision is not None and _types(found.precision) != _types(precision):
         raise Untrusted(
             f"{file}: the manifest says {precision}, the graph is {found.precision}; "
             "export the bundle again"
