@@ -114,7 +114,7 @@ class Precision:
 _FP32 = Precision(
     name="fp32",
     budget=1e-5,
-    novelty_budget=6e-6,
+    novelty_budget=2e-6,
     metric_budget=1e-3,
     source=None,
     has_graph=True,
