@@ -63,16 +63,18 @@ def resources(case: Case) -> Resources:
     return resources_of(compiled(case))
 
 
+def run_on_cubin(tool: str, option: str, cubin: bytes) -> str:
+    """Return what one of CUDA's tools, such as cuobjdump, prints of a cubin."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        Path(file.name).write_bytes(cubin)
+        return subprocess.run(
+            [tool, option, file.name], capture_output=True, text=True, check=True
+        ).stdout
+
+
 def resources_of(kernel: Any) -> Resources:
     """Read the resources of a kernel from ``compiled``."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        Path(file.name).write_bytes(kernel.asm["cubin"])
-        usage = subprocess.run(
-            [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
+    usage = run_on_cubin(knobs.nvidia.cuobjdump.path, "--dump-resource-usage", kernel.asm["cubin"])
     registers, stack, local = (
         int(re.search(rf"{name}:(\d+)", usage)[1])  # type: ignore[index]
         for name in ("REG", "STACK", "LOCAL")

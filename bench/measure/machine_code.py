@@ -13,16 +13,13 @@ divisions, which calls reach, do not. Caches, latencies and bank conflicts are n
 from __future__ import annotations
 
 import re
-import subprocess
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from triton import knobs
 
-from clinreadnet.kernels.compile import compiled, resources_of
+from clinreadnet.kernels.compile import compiled, resources_of, run_on_cubin
 from clinreadnet.kernels.grid import Formula
 from clinreadnet.kernels.registry import OPS
 from clinreadnet.kernels.spec import STAGES, STEM, Case, KernelSource, NetworkShape, OpSpec
@@ -75,14 +72,7 @@ class Instruction:
 
 def disassemble(cubin: bytes) -> list[Instruction | str]:
     """Return the instructions of a cubin's kernel, and labels as strings."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        Path(file.name).write_bytes(cubin)
-        text = subprocess.run(
-            [knobs.nvidia.nvdisasm.path, "-c", file.name],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
+    text = run_on_cubin(knobs.nvidia.nvdisasm.path, "-c", cubin)
     code: list[Instruction | str] = []
     for line in text.splitlines():
         if found := _LINE.search(line):

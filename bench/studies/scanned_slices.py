@@ -12,7 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ def measure(model: ClinReadNet, ref: SliceRef) -> dict[str, Any]:
     whole = np.rint(hu).astype(np.int16)[None]
     found = predict(model, whole)
     low, high = grade_interval(found["probs"])
+    with without_stages(model):
+        blind = predict(model, whole)
     return {
         "slice": ref.path.name,
         "pixel_mm": round(ref.pixel_mm, 3),
@@ -53,12 +56,13 @@ def measure(model: ClinReadNet, ref: SliceRef) -> dict[str, Any]:
         "interval": [round(float(low[0]), 1), round(float(high[0]), 1)],
         "novelty": round(float(found["novelty"][0]), 3),
         "in_domain": bool(found["novelty"][0] <= float(model.novelty.threshold)),
-        "score_without_stages": round(float(without_stages(model, whole)["score"][0]), 4),
+        "score_without_stages": round(float(blind["score"][0]), 4),
     }
 
 
-def without_stages(model: ClinReadNet, hu: np.ndarray) -> dict[str, np.ndarray]:
-    """Return what the network says of slices [n, 512, 512] with the stages' output set to 0."""
+@contextmanager
+def without_stages(model: ClinReadNet) -> Iterator[None]:
+    """Replace the output of the network's stages by zeros."""
     attend = model.attend
 
     def zeros(x: torch.Tensor) -> torch.Tensor:
@@ -66,7 +70,7 @@ def without_stages(model: ClinReadNet, hu: np.ndarray) -> dict[str, np.ndarray]:
 
     model.attend = zeros
     try:
-        return predict(model, hu)
+        yield
     finally:
         model.attend = attend
 

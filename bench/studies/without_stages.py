@@ -16,9 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.studies.scanned_slices import without_stages
-from clinreadnet.data.tiles import read_tiles
-from clinreadnet.evaluation.labels import open_labelled
-from clinreadnet.evaluation.maps import map_agreement
+from clinreadnet.evaluation.labels import folder_map_agreement, open_labelled, score_folder
 from clinreadnet.metrics import krocc, plcc, srocc
 from clinreadnet.model.checkpoint import load_checkpoint, pretrained_path
 
@@ -31,17 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     model = load_checkpoint(options.checkpoint or pretrained_path())
     folder = open_labelled(options.data)
-    tiles = read_tiles(folder.folder, folder.names)
-    parts = [
-        without_stages(model, np.rint(folder.hu(i)).astype(np.int16)[None])
-        for i in range(len(folder))
-    ]
-    scores = np.concatenate([part["score"] for part in parts])
-    maps = np.concatenate([part["quality_map"] for part in parts])
+    with without_stages(model):
+        found = score_folder(folder, model)
+    scores = found["score"]
     constant = float(np.ptp(scores)) < 1e-6
-    agreement = None
-    if tiles is not None and folder.quality is not None:
-        agreement = map_agreement(maps, tiles.quality, tiles.weight, folder.quality)
+    agreement = folder_map_agreement(folder, found["quality_map"])
     result = {
         "command": f"python -m bench.studies.without_stages {options.data.name}",
         "slices": len(folder),

@@ -6,6 +6,7 @@ from typing import get_args
 
 from bench.recording import ROOT
 from bench.tables.recorded import markdown, read_json
+from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.backends.flavours import FLAVOURS, Option
 
 FLAVOURS_USED = ROOT / "docs" / "flavours.json"
@@ -41,4 +42,32 @@ def flavour_table() -> str:
     return markdown(["", *record], rows)
 
 
-TABLES = {"flavours": flavour_table}
+def budgets_table() -> str:
+    """Return what verification allows in each precision that has a graph."""
+    rows = [row for row in PRECISIONS.values() if row.has_graph]
+    found = [
+        ["‖out − ref‖ / ‖ref‖ of each output", *(f"{row.budget:.0e}" for row in rows)],
+        [
+            "difference of PLCC, SROCC and KROCC, each",
+            *(f"{row.metric_budget:.0e}" for row in rows),
+        ],
+        [
+            "worst tile of a quality map, grades",
+            *(f"{row.tile_budget:.1e}" for row in rows),
+        ],
+        [
+            "worst relative difference of one slice's novelty",
+            *(f"{row.novelty_budget:.1e}" for row in rows),
+        ],
+        *(
+            [
+                f"difference of the map's {what}, where local truth is known",
+                *(f"{row.map_budgets[key]:.0e}" for row in rows),
+            ]
+            for key, what in (("correlation", "correlation"), ("rmse_ratio", "RMSE ratio"))
+        ),
+    ]
+    return markdown(["at most", *(row.name for row in rows)], found)
+
+
+TABLES = {"budgets": budgets_table, "flavours": flavour_table}

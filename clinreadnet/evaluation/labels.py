@@ -110,7 +110,7 @@ def evaluate(
             for i in np.argsort(-np.abs(predicted - true), kind="stable")[:WORST].tolist()
         ],
         ceiling=ceiling(folder),
-        map=_map_agreement(folder, found["quality_map"]),
+        map=folder_map_agreement(folder, found["quality_map"]),
         coverage=coverage(found["probs"], true),
         in_domain=float(np.mean(found["novelty"] <= float(model.novelty.threshold))),
         experts={
@@ -175,7 +175,8 @@ def score_folder(folder: LdctiqaFolder, model: ClinReadNet) -> dict[str, NDArray
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _map_agreement(folder: LdctiqaFolder, maps: NDArray[np.float64]) -> MapAgreement | None:
+def folder_map_agreement(folder: LdctiqaFolder, maps: NDArray[np.float64]) -> MapAgreement | None:
+    """Compare maps [n, 16, 16] with the tile labels of a folder; None where it has none."""
     tiles = read_tiles(folder.folder, folder.names)
     if tiles is None or folder.quality is None:
         return None
