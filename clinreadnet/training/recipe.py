@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 from clinreadnet.errors import InputError
 from clinreadnet.training.config import TrainConfig
@@ -87,17 +88,16 @@ def _stage(recipe: str, number: int, table: dict[str, Any]) -> Stage:
         raise InputError(
             f"{recipe}: stage {name}: unknown field {unknown[0]!r}; known: name, limit, {listed}"
         )
-    defaults = TrainConfig()
+    hints = get_type_hints(TrainConfig)
     for key, value in values.items():
-        usual = getattr(defaults, key)
-        if isinstance(usual, float) and type(value) is int:
+        (kind,) = {*(get_args(hints[key]) or (hints[key],))} - {NoneType}
+        if kind is float and type(value) is int:
             values[key] = float(value)
-        elif usual is not None and type(value) is not type(usual):
+        elif type(value) is not kind:
             raise InputError(
-                f"{recipe}: stage {name}: {key} is {value!r}, expected a "
-                f"{type(usual).__name__} such as {usual!r}"
+                f"{recipe}: stage {name}: {key} is {value!r}, expected {kind.__name__}"
             )
-    return Stage(str(name), replace(defaults, **values))
+    return Stage(str(name), TrainConfig(**values))
 
 
 def _checked(recipe: str, stages: Sequence[Stage]) -> list[Stage]:

@@ -28,6 +28,7 @@ task = "head"
 preset = "tiny"
 epochs = 2
 batch_size = 4
+most_slices = 6
 validation_share = 0.34
 """
 
@@ -61,6 +62,7 @@ def test_stages_follow_each_other_and_are_kept_at_a_resume(
     assert path.read_bytes() == (out / "head" / "model.safetensors").read_bytes()
     summary = json.loads((out / "head" / "summary.json").read_text())
     assert summary["config"]["init"] == "model.safetensors"
+    assert summary["training_slices"] == 6
     with pytest.raises(InputError, match="already exists"):
         train_recipe([folder], out, stages)
     monkeypatch.setattr(module, "train", lambda *args, **options: pytest.fail("trained again"))
@@ -72,7 +74,9 @@ def test_stages_follow_each_other_and_are_kept_at_a_resume(
     [
         pytest.param("[[stage]]\nepoch = 3\n", "unknown field 'epoch'; known: name", id="field"),
         pytest.param("[[stage]]\ninit = 'x'\n", "unknown field 'init'", id="init"),
-        pytest.param("[[stage]]\nepochs = 'ten'\n", "expected a int such as 30", id="type"),
+        pytest.param("[[stage]]\nepochs = 'ten'\n", "expected int", id="type"),
+        pytest.param("[[stage]]\nmost_slices = 'all'\n", "expected int", id="optional"),
+        pytest.param("[[stage]]\nbf16 = 'yes'\n", "expected bool", id="optional-bool"),
         pytest.param("[[stage]]\nepochs = 0\n", "must be 1 or more", id="range"),
         pytest.param("[[stage]]\nlimit = '3 hours'\n", "not a duration", id="limit"),
         pytest.param("[[stage]]\ntask = 'head'\n", "head needs `init`", id="head-first"),

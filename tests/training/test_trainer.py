@@ -253,6 +253,7 @@ def test_durations_that_are_none(text: str) -> None:
         pytest.param({"loss": "mse"}, "known: hrps, cross-entropy", id="loss"),
         pytest.param({"keep": "first"}, "known: best, last", id="keep"),
         pytest.param({"target": "votes"}, "known: score, quality", id="target"),
+        pytest.param({"most_slices": 0}, "must be 1 or more", id="most-slices"),
         pytest.param({"batch_size": 9}, "only 8 slices to train on", id="batch"),
     ],
 )
