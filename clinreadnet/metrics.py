@@ -107,10 +107,15 @@ def grade_interval(probs: ArrayLike, mass: float = INTERVAL_MASS) -> tuple[Float
 
 def coverage(probs: ArrayLike, labels: ArrayLike, mass: float = INTERVAL_MASS) -> float:
     """Return the share of labels [n] inside the intervals of their distributions [n, 21]."""
+    return float(np.mean(covered(probs, labels, mass)))
+
+
+def covered(probs: ArrayLike, labels: ArrayLike, mass: float = INTERVAL_MASS) -> NDArray[np.bool_]:
+    """Return which labels [n] lie inside the intervals of their distributions [n, 21]."""
     low, high = grade_interval(probs, mass)
     true = np.asarray(labels, np.float64)
     # A label is a multiple of a fifth, as the grades are, up to rounding.
-    return float(np.mean((true > low - 0.01) & (true < high + 0.01)))
+    return np.asarray((true > low - 0.01) & (true < high + 0.01))
 
 
 def bootstrap(

@@ -186,6 +186,12 @@ class LdctiqaFolder:
             return None
         return np.array(qualities, np.float64)
 
+    @property
+    def denoised(self) -> NDArray[np.bool_]:
+        """``[n]``, whether each image is recorded as a denoised copy; False where nothing is."""
+        records = self.records or [{}] * len(self)
+        return np.array([record.get("denoiser") is not None for record in records], np.bool_)
+
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.names)

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from clinreadnet.console import progress_bar
-from clinreadnet.metrics import coverage
+from clinreadnet.metrics import covered
 from clinreadnet.model.network import ClinReadNet, encode
 from clinreadnet.spec import INTERVAL_MASS
 from clinreadnet.training.dataset import LabelledSlices
@@ -26,21 +26,29 @@ chests and shoulders lie within it."""
 _TEMPERATURES = (0.05, 20.0)
 
 
-def fit_temperature(probs: NDArray[np.float64], labels: NDArray[np.floating]) -> float:
+def fit_temperature(
+    probs: NDArray[np.float64], labels: NDArray[np.floating], groups: NDArray[np.int64]
+) -> float:
     """Return the temperature at which the 90 % interval covers 90 % of the labels.
+
+    Every anatomy counts the same, however many of its slices were held out.
 
     Args:
         probs: [n, 21] probabilities at temperature 1.
         labels: [n] the radiologists' scores.
+        groups: [n] the anatomy, or patient, of each.
 
     Returns:
         What to divide the logits by.
     """
     logits = np.log(np.maximum(probs, 1e-30))
+    _, inverse, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    weights = 1 / sizes[inverse]
     low, high = (np.log(t) for t in _TEMPERATURES)
     for _ in range(40):
         middle = (low + high) / 2
-        if coverage(tempered(logits, float(np.exp(middle))), labels) < INTERVAL_MASS:
+        inside = covered(tempered(logits, float(np.exp(middle))), labels)
+        if np.average(inside, weights=weights) < INTERVAL_MASS:
             low = middle
         else:
             high = middle

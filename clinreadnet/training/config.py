@@ -36,6 +36,8 @@ class TrainConfig:
     """Share of the anatomies held out."""
     most_slices: int | None = None
     """Train on at most so many slices, taken evenly from all anatomies; None: on all."""
+    denoised_repeats: int = 1
+    """How often an epoch takes each denoised copy of a simulated folder; the scans once."""
     patience: int = 20
     """Epochs without a better validation sum after which to stop."""
     keep: str = "best"
@@ -85,6 +87,7 @@ class TrainConfig:
             ("batch_size", self.batch_size, 1),
             ("patience", self.patience, 1),
             ("most_slices", 1 if self.most_slices is None else self.most_slices, 1),
+            ("denoised_repeats", self.denoised_repeats, 1),
             ("octaves", self.octaves, 1),
             ("tile_weight", self.tile_weight, 0),
         ):

@@ -41,20 +41,23 @@ class LabelledSlices:
     """[n] noiseless quality 0...4 behind a simulated score; NaN where none is recorded."""
     groups: NDArray[np.int64]
     """[n] anatomy, or patient, of each slice."""
+    denoised: NDArray[np.bool_]
+    """[n] whether each slice is a simulated scan after a denoiser."""
     tiles: TileLabels
     """Of all slices in ``hu``; weight 0 where a slice has no tile labels."""
 
     def __len__(self) -> int:
         return len(self.scores)
 
-    def subset(self, index: NDArray[np.bool_]) -> LabelledSlices:
-        """Return the slices where ``index`` [n] is true."""
+    def subset(self, index: NDArray[np.bool_] | NDArray[np.int64]) -> LabelledSlices:
+        """Return the slices where ``index`` [n] is true, or the slices ``index`` [k]."""
         return LabelledSlices(
             self.hu,
             self.rows[index],
             self.scores[index],
             self.quality[index],
             self.groups[index],
+            self.denoised[index],
             self.tiles,
         )
 
@@ -63,6 +66,10 @@ class LabelledSlices:
         kept = np.zeros(len(self), np.bool_)
         kept[np.linspace(0, len(self) - 1, min(most, len(self))).round().astype(int)] = True
         return self.subset(kept)
+
+    def with_denoised_repeated(self, times: int) -> LabelledSlices:
+        """Return the slices with every denoised one ``times`` times; they share the memory."""
+        return self.subset(np.repeat(np.arange(len(self)), np.where(self.denoised, times, 1)))
 
     def images(self, index: NDArray[np.int64]) -> NDArray[np.int16]:
         """Return the images of the slices ``index`` [k], a copy: [k, 512, 512]."""
@@ -130,6 +137,7 @@ def load_slices(
         np.concatenate([one.scores for one in opened]),
         np.concatenate(qualities).astype(np.float32),
         np.concatenate(groups),
+        np.concatenate([one.denoised for one in opened]),
         TileLabels(
             np.concatenate([one.quality for one in tiles]),
             np.concatenate([one.weight for one in tiles]),

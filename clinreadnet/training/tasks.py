@@ -116,7 +116,8 @@ class NetworkTask:
         self.learner: nn.Module = _Learner(self.model)
         if config.compile:
             self.learner.compile(dynamic=False)
-        self.batches = Batches(training, config.batch_size, config.crop, config.seed, ranks)
+        repeated = training.with_denoised_repeated(config.denoised_repeats)
+        self.batches = Batches(repeated, config.batch_size, config.crop, config.seed, ranks)
 
     def predict(self, model: ClinReadNet, index: Sequence[int]) -> dict[str, NDArray[np.float64]]:
         """Score whole held-out slices."""

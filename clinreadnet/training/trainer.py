@@ -91,6 +91,8 @@ class Trainer:
         self.rows: list[EpochRow] = []
         self.best: dict[str, Tensor] = {}
         """Averaged weights of the epoch with the best validation sum."""
+        self.last_held_out: dict[str, NDArray[np.float64]] | None = None
+        """What the averaged weights say of the held-out slices since the last epoch."""
         self.epoch_totals = dict.fromkeys(("steps", "loss", "seconds", "waiting"), 0.0)
 
     def progress(self) -> float:
@@ -141,6 +143,7 @@ class Trainer:
                 self.save()
             if self.config.keep == "best":
                 self.ema.load_state_dict(self.best)
+                self.last_held_out = None
             self._calibrate()
             if log is not None:
                 save_checkpoint(self.ema, self.out / "model.safetensors", dtype=torch.float16)
@@ -241,7 +244,8 @@ class Trainer:
 
     def _finish_epoch(self) -> EpochRow:
         """Score the held-out anatomies with the averaged weights, and close the epoch's books."""
-        found, true = self._held_out(), self.validation.scores
+        self.last_held_out = found = self._held_out()
+        true = self.validation.scores
         predicted = found["score"]
         totals = self.epoch_totals
         loss = self.ranks.reduce(totals["loss"], "sum") / self.ranks.world / totals["steps"]
@@ -270,8 +274,10 @@ class Trainer:
 
     def _calibrate(self) -> None:
         """Fit the intervals on the held-out slices, and what is usual on all."""
-        probs = self._held_out()["probs"]
-        self.ema.head.temperature.fill_(fit_temperature(probs, self.validation.scores))
+        probs = (self.last_held_out or self._held_out())["probs"]
+        held_out = self.validation
+        temperature = fit_temperature(probs, held_out.scores, held_out.groups)
+        self.ema.head.temperature.fill_(temperature)
         if self.ranks.first:
             fit_novelty(self.ema, self.training, self.validation, self.config.seed)
 

@@ -17,7 +17,15 @@ def slices() -> LabelledSlices:
     hu = rng.integers(-1000, 400, (10, 512, 512)).astype(np.int16)
     scores = np.arange(10, dtype=np.float32)
     grid = np.zeros((10, 16, 16), np.float32)
-    return LabelledSlices(hu, np.arange(10), scores, scores, np.arange(10), TileLabels(grid, grid))
+    return LabelledSlices(
+        hu,
+        np.arange(10),
+        scores,
+        scores,
+        np.arange(10),
+        np.zeros(10, np.bool_),
+        TileLabels(grid, grid),
+    )
 
 
 def batches(slices: LabelledSlices, batch_size: int = 4, seed: int = 0, ranks: Ranks | None = None):

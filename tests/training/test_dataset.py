@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -115,3 +116,27 @@ def test_views_of_one_patient_stand_on_one_side(tmp_path: Path) -> None:
         record["group"] = record["anatomy"] // 2
     path.write_text(json.dumps(content))
     assert len(set(load_slices([folder]).groups)) == 2
+
+
+def test_denoised_copies_can_be_taken_more_often(folder: Path) -> None:
+    slices = load_slices([folder])
+    assert not slices.denoised.any()
+    marked = replace(slices, denoised=np.arange(12) % 4 == 3)
+    more = marked.with_denoised_repeated(3)
+    assert len(more) == 9 + 3 * 3 and more.hu is slices.hu
+    np.testing.assert_array_equal(more.rows[:6], [0, 1, 2, 3, 3, 3])
+    assert more.with_denoised_repeated(1).rows.tolist() == more.rows.tolist()
+
+
+def test_a_simulated_folder_says_which_slices_are_denoised(tmp_path: Path) -> None:
+    folder = tmp_path / "simulated"
+    (folder / "image").mkdir(parents=True)
+    names = ("0000.tif", "0001.tif")
+    for name in names:
+        write_tif(folder / "image" / name, np.zeros((512, 512), np.float32))
+    images = {
+        name: {"anatomy": k, "denoiser": denoiser}
+        for k, (name, denoiser) in enumerate(zip(names, (None, "nlm"), strict=True))
+    }
+    write_labels(folder, dict.fromkeys(names, 2.0), {"images": images})
+    assert load_slices([folder]).denoised.tolist() == [False, True]

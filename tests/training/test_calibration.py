@@ -1,0 +1,42 @@
+import numpy as np
+from numpy.typing import NDArray
+
+from clinreadnet.metrics import covered
+from clinreadnet.training.calibration import fit_temperature, tempered
+
+GRADES = np.arange(21) / 5
+
+
+def normal(centre: NDArray[np.float64], spread: float) -> NDArray[np.float64]:
+    """Distributions [n, 21] around centres [n]."""
+    probs = np.exp(-(((GRADES - centre[:, None]) / spread) ** 2) / 2)
+    return np.asarray(probs / probs.sum(axis=1, keepdims=True))
+
+
+def share_covered(
+    probs: NDArray[np.float64], labels: NDArray[np.float64], temperature: float
+) -> NDArray[np.bool_]:
+    return covered(tempered(np.log(np.maximum(probs, 1e-30)), temperature), labels)
+
+
+def test_narrow_distributions_are_widened_until_nine_in_ten_labels_are_inside() -> None:
+    rng = np.random.default_rng(0)
+    centre = rng.uniform(1, 3, 2000)
+    labels = np.round((centre + rng.normal(0, 0.5, 2000)).clip(0, 4) * 5) / 5
+    probs = normal(centre, 0.2)
+    temperature = fit_temperature(probs, labels, np.arange(2000))
+    assert temperature > 2
+    assert share_covered(probs, labels, 1.0).mean() < 0.7
+    assert 0.90 <= share_covered(probs, labels, temperature).mean() < 0.93
+
+
+def test_a_patient_of_many_slices_counts_as_one_anatomy() -> None:
+    rng = np.random.default_rng(1)
+    centre = rng.uniform(1, 3, 2000)
+    spread = np.where(np.arange(2000) < 1000, 0.2, 0.9)
+    labels = np.round((centre + spread * rng.normal(0, 1, 2000)).clip(0, 4) * 5) / 5
+    probs = normal(centre, 0.2)
+    groups = np.where(np.arange(2000) < 1000, np.arange(2000), 1000)
+    temperature = fit_temperature(probs, labels, groups)
+    assert 0.89 < share_covered(probs, labels, temperature)[:1000].mean() < 0.93
+    assert share_covered(probs, labels, temperature).mean() < 0.8
