@@ -19,8 +19,9 @@ build: $(INSTALLED) bundle/manifest.json sample  ## install, export a verified b
 	$(BIN)/clinreadnet verify bundle
 	$(BIN)/clinreadnet score sample --bundle bundle
 
-test: $(INSTALLED)  ## run the whole CPU test suite
-	$(BIN)/python -m pytest
+# A file's tests share what they make, so a file stays in one process; a process takes one core.
+test: $(INSTALLED)  ## run the whole CPU test suite, in up to 4 processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 fuzz: $(INSTALLED)  ## read random files for MINUTES (default 30), from SEED
 	cd tests && ../$(BIN)/python -m fuzz.run --minutes $(or $(MINUTES),30) --seed $(or $(SEED),1)

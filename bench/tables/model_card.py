@@ -52,19 +52,26 @@ def _stage(path: Path) -> tuple[int, str]:
 
 
 def hours_table() -> str:
-    """What each part of the network stage's time bought, on its validation anatomies."""
-    with (TRAINING_RUNS / "small-network.csv").open(encoding="utf-8", newline="") as file:
-        rows = [
-            [
-                f"{float(row['minutes']):.0f}",
-                row["step"],
-                f"{float(row['sum']):.3f}",
-                f"{float(row['map_correlation']):.3f}",
-                f"{float(row['map_rmse_ratio']):.2f}",
-            ]
-            for row in csv.DictReader(file)
-        ]
-    return markdown(["minutes", "steps", "sum", "map correlation", "map RMSE / flat"], rows)
+    """What each part of the time bought, on the held-out anatomies, over the stages on crops."""
+    rows, before = [], 0.0
+    for stage in load_recipe("small"):
+        if stage.config.task != "network":
+            continue
+        with (TRAINING_RUNS / f"small-{stage.name}.csv").open(encoding="utf-8", newline="") as file:
+            epochs = list(csv.DictReader(file))
+        for row in epochs:
+            rows.append(
+                [
+                    stage.name,
+                    f"{before + float(row['minutes']):.0f}",
+                    row["step"],
+                    f"{float(row['sum']):.3f}",
+                    f"{float(row['map_correlation']):.3f}",
+                    f"{float(row['map_rmse_ratio']):.2f}",
+                ]
+            )
+        before += float(epochs[-1]["minutes"])
+    return markdown(["stage", "minutes", "steps", "sum", "map correlation", "map RMSE / flat"], rows)
 
 
 def evaluations() -> dict[str, dict[str, Any]]:
