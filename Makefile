@@ -6,6 +6,7 @@ INSTALLED := $(VENV)/.installed
 EXTRAS := dev,cpu,tensorrt-rtx-build
 SOURCES := $(shell find clinreadnet kernels export -name '*.py' -o -name '*.json')
 COUNTS := bench/results/kernels/machine-code.json
+FUZZED := bench/results/security/fuzz.json
 WEIGHTS := clinreadnet/weights/small.safetensors
 
 .DEFAULT_GOAL := help
@@ -22,8 +23,9 @@ build: $(INSTALLED) bundle/manifest.json sample  ## install, export a verified b
 test: $(INSTALLED)  ## run the whole CPU test suite
 	$(BIN)/python -m pytest
 
-fuzz: $(INSTALLED)  ## read random files for MINUTES (default 30), from SEED
-	cd tests && ../$(BIN)/python -m fuzz.run --minutes $(or $(MINUTES),30) --seed $(or $(SEED),1)
+fuzz: $(INSTALLED)  ## read random files for MINUTES (default 30), from SEED; RECORD=1 keeps the counts
+	cd tests && ../$(BIN)/python -m fuzz.run --minutes $(or $(MINUTES),30) --seed $(or $(SEED),1) \
+		$(if $(RECORD),--record ../$(FUZZED))
 
 lint: .typecheck/.installed  ## check style, formatting, spelling and the direction of imports
 	$(BIN)/ruff check .
