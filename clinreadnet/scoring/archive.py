@@ -160,7 +160,9 @@ def score_archive(
         note=note,
         refused=lambda path, error: refused.append((path, str(error))),
     )
-    check_output(out, inputs={ref.path for ref in refs})
+    keys = (session_options or {}).get("trusted_keys") or ()
+    inputs = [*{ref.path for ref in refs}, *bundle.iterdir()]
+    check_output(out, inputs=[*inputs, *keys])
     for _, reason in refused:
         note(reason)
     total = len(refs) + len(refused)
