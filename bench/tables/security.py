@@ -57,4 +57,26 @@ def soak_table() -> str:
     return markdown([head, "measured"], rows)
 
 
-TABLES = {"fuzz": fuzz_table, "soak": soak_table}
+def checks_table() -> str:
+    """Processor time of the checks in a series."""
+    if not CHECKS.exists():
+        return _NOT_MEASURED
+    run = read_json(CHECKS)
+    rows = [
+        ["`score`, with the checks", f"{run['seconds_with']:.1f} s"],
+        ["without them", f"{run['seconds_without']:.1f} s"],
+        [
+            "inside the checks of pixels",
+            f"{run['seconds_inside_the_checks']:.2f} s, {run['percent_inside']:.1f} % of it, at "
+            f"most {run['limit_percent']:g}",
+        ],
+        ["check of the graph, once", f"{run['seconds_graph_once']:.2f} s"],
+    ]
+    head = (
+        f"{run['slices']} slices, preset `{run['preset']}`, `{run['artifact']}`, commit "
+        f"{run['commit'][:7]}, {run['cpu']}"
+    )
+    return markdown([head, "processor time"], rows)
+
+
+TABLES = {"checks-cost": checks_table, "fuzz": fuzz_table, "soak": soak_table}
