@@ -6,10 +6,12 @@ INSTALLED := $(VENV)/.installed
 EXTRAS := dev,cpu,tensorrt-rtx-build
 SOURCES := $(shell find clinreadnet kernels export -name '*.py' -o -name '*.json')
 COUNTS := bench/results/kernels/machine-code.json
+SOAKED := bench/results/security/soak.json
+FUZZED := bench/results/security/fuzz.json
 WEIGHTS := clinreadnet/weights/small.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help build test fuzz lint format typecheck docs picture bench bench-record bench-check gpu-check tables \
+.PHONY: help build test fuzz soak lint format typecheck docs picture bench bench-record bench-check gpu-check tables \
 	ptx-check flavours kernel-table clean
 
 help:  ## list the targets
@@ -23,8 +25,14 @@ build: $(INSTALLED) bundle/manifest.json sample  ## install, export a verified b
 test: $(INSTALLED)  ## run the whole CPU test suite, in up to 4 processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-fuzz: $(INSTALLED)  ## read random files for MINUTES (default 30), from SEED
-	cd tests && ../$(BIN)/python -m fuzz.run --minutes $(or $(MINUTES),30) --seed $(or $(SEED),1)
+fuzz: $(INSTALLED)  ## read random files for MINUTES (default 30), from SEED; RECORD=1 keeps the counts
+	cd tests && ../$(BIN)/python -m fuzz.run --minutes $(or $(MINUTES),30) --seed $(or $(SEED),1) \
+		$(if $(RECORD),--record ../$(FUZZED))
+
+soak: $(INSTALLED)  ## call a session 50,000 times from 16 threads and record its memory and open files
+	PYTHONPATH=tests $(BIN)/python -m bench.studies.soak > $(SOAKED).new
+	mv $(SOAKED).new $(SOAKED)
+	$(BIN)/python -m bench.tables
 
 lint: .typecheck/.installed  ## check style, formatting, spelling and the direction of imports
 	$(BIN)/ruff check .

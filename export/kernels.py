@@ -20,7 +20,7 @@ from rich.table import Table
 from clinreadnet._version import __version__
 from clinreadnet.console import progress_bar
 from clinreadnet.errors import CheckFailed, InputError
-from clinreadnet.files import whole_folder
+from clinreadnet.files import check_output_folder, whole_folder
 from clinreadnet.kernels.compile import (
     POINTER_ALIGNMENT,
     SHARED_MEMORY,
@@ -199,6 +199,7 @@ def export_kernels(
     precisions = known if precisions is None else _known("precisions", precisions, known)
     chosen = sources(preset)
     kernels: list[Kernel] = []
+    check_output_folder(out, force=force)
     with whole_folder(out, force=force) as folder, progress_bar() as bar:
         total = len(targets) * len(precisions) * len(chosen)
         task = bar.add_task("Compiling kernels", total=total)

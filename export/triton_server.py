@@ -25,9 +25,15 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from clinreadnet.errors import InputError
-from clinreadnet.files import whole_folder
+from clinreadnet.files import check_output_folder, whole_folder
 from clinreadnet.runtime.bundle.golden import read_golden
-from clinreadnet.runtime.bundle.manifest import Artifact, Manifest, load_manifest, read_listed
+from clinreadnet.runtime.bundle.manifest import (
+    Artifact,
+    Manifest,
+    listed_files,
+    load_manifest,
+    read_listed,
+)
 from clinreadnet.spec import RESEARCH_USE, SIZE
 
 _PREFIX = "clinreadnet_"
@@ -109,6 +115,8 @@ def write_repository(
         reasons = "; ".join(f"{file}: {reason}" for file, reason in left_out.items())
         raise InputError(f"{bundle}: holds nothing that Triton can load ({reasons})")
     golden = read_golden(bundle, manifest.golden, manifest.outputs)["hu"]
+    size = sum(listed.size for listed in listed_files(manifest))
+    check_output_folder(out, force=force, inputs=[bundle], size=size)
     with whole_folder(out, force=force) as folder:
         models = tuple(_write_model(folder, bundle, manifest, plan, golden) for plan in plans)
     return Repository(out, bundle, models, left_out)

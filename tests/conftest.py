@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -35,6 +36,17 @@ def has_gpu() -> bool:
     except ModuleNotFoundError:
         return False
     return torch.cuda.is_available()
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT interrupts this process and its children, even where it is ignored.
+
+    A shell script starts a command in the background with SIGINT ignored, and children inherit it.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 # Fixtures import inside their bodies, so that a machine without a package runs the other tests.

@@ -16,6 +16,7 @@ from bench.tables import (
     model_card,
     readme,
     runtime,
+    security,
     simulator,
     training,
 )
@@ -27,6 +28,7 @@ PAGES: dict[str, Mapping[str, Callable[[], str]]] = {
     "docs/export.md": export.TABLES,
     "docs/kernels.md": kernels.TABLES,
     "docs/runtime.md": runtime.TABLES,
+    "docs/security.md": security.TABLES,
     "docs/simulator.md": simulator.TABLES,
     "docs/training.md": training.TABLES,
 }

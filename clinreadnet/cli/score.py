@@ -93,8 +93,9 @@ def score(
     go_on = leave_out if keep_going else None
     with console.status("Reading headers"):
         refs = find_slices(paths, resample=resample, note=note, refused=go_on)
+    inputs = [*{ref.path for ref in refs}, *bundle.iterdir(), *(trusted_keys or ())]
     for target in outputs:
-        check_output(target, inputs=[*{ref.path for ref in refs}, *bundle.iterdir()])
+        check_output(target, inputs=inputs)
     with console.status("Loading the bundle"):
         session = Session(
             bundle,

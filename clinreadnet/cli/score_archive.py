@@ -22,6 +22,8 @@ from clinreadnet.console import note
 from clinreadnet.errors import CheckFailed
 from clinreadnet.spec import RESEARCH_USE
 
+_LINES = 50  # series that are printed; an archive may have thousands
+
 
 def score_archive(
     paths: SlicePaths,
@@ -45,7 +47,7 @@ def score_archive(
     precision: GraphPrecision = None,
     as_json: Json = False,
 ) -> None:
-    """Score an archive on Ray and write the scores to a Parquet file.
+    """Score an archive on Ray and write the scores to a Parquet file; print a mean for each series.
 
     A slice that cannot be read or scored does not stop the others. Its row gives the reason in the
     column `error`, and the exit status is 1. Research use only.
@@ -57,7 +59,7 @@ def score_archive(
     from clinreadnet.console import progress_bar
     from clinreadnet.runtime import BACKENDS
     from clinreadnet.scoring.archive import score_archive as score_all
-    from clinreadnet.scoring.series import check_bundle, default_bundle, summary_line
+    from clinreadnet.scoring.series import check_bundle, default_bundle, series_lines
 
     bundle = bundle or default_bundle()
     check_bundle(bundle)
@@ -82,8 +84,11 @@ def score_archive(
         )
     if as_json:
         print_json(report.to_dict())
-    elif report.series is not None:
-        print(f"{out}: {summary_line(report.series)}\n{RESEARCH_USE}")
+    elif lines := series_lines(report.by_series):
+        print(f"{out}:", *lines[:_LINES], sep="\n")
+        if len(lines) > _LINES:
+            print(f"and {len(lines) - _LINES} more series; --json gives all")
+        print(RESEARCH_USE)
     if report.not_scored:
         raise CheckFailed(
             f"{out}: {report.not_scored} of {report.slices} slices were not scored; "

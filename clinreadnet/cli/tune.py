@@ -12,6 +12,7 @@ from clinreadnet.cli.common import print_json
 from clinreadnet.cli.options import Json
 from clinreadnet.console import Output
 from clinreadnet.errors import InputError
+from clinreadnet.files import check_output
 
 
 def tune(
@@ -40,9 +41,11 @@ def tune(
     """
     if dry_run and out is not None:
         raise InputError("--dry-run and --out exclude each other")
-    from clinreadnet.tuning.tune import print_tuning, write_tuning
+    from clinreadnet.tuning.tune import CONFIGS, print_tuning, write_tuning
     from clinreadnet.tuning.tune import tune as run
 
+    if not dry_run:
+        check_output(CONFIGS / "gpu.json" if out is None else out)
     tuning = run(only=only or ())
     if not dry_run:
         print(f"clinreadnet: wrote {write_tuning(tuning, out)}", file=sys.stderr)

@@ -15,7 +15,7 @@ import io
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,6 +38,8 @@ SIMULATION_FILE = "simulation.json"
 
 _CHALLENGE_FOLDERS = "LDCTIQAG2023_*"
 _SIMULATION_ADVICE = "simulate the folder again, or delete this file to go without anatomies"
+
+_LARGEST_NUMBER = 2**31 - 1  # of an anatomy, a patient, a noise level
 
 TOLERANCE = 1e-6
 """Distance that an encoded pixel may be outside [0, 1]; other programs round 0 and 1 this way."""
@@ -182,7 +184,7 @@ class LdctiqaFolder:
     def quality(self) -> NDArray[np.float64] | None:
         """``[n]``, the recorded noiseless quality; None where an image has none."""
         qualities = [record.get("quality") for record in self.records or [{}]]
-        if not all(isinstance(quality, (int, float)) for quality in qualities):
+        if None in qualities:
             return None
         return np.array(qualities, np.float64)
 
@@ -336,8 +338,28 @@ def _labels_path(folder: Path) -> Path:
     return others[0]
 
 
+def _is_number(value: object) -> bool:
+    """Return whether a value numbers something, from 0 on."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST_NUMBER
+
+
+_RECORDED: dict[str, tuple[Callable[[object], bool], str]] = {
+    "group": (_is_number, "a number from 0 on"),
+    "noise_level": (_is_number, "a number from 0 on"),
+    "views": (_is_number, "a number from 0 on"),
+    "variant": (_is_number, "a number from 0 on"),
+    "quality": (lambda value: value is None or _is_score(value), "0...4, or null"),
+    "denoiser": (lambda value: value is None or isinstance(value, str), "a name, or null"),
+    "slice": (lambda value: isinstance(value, str), "a file name"),
+}
+"""What an image's record may say beside its anatomy, as far as something reads it."""
+
+
 def _read_simulation(folder: Path, names: list[str]) -> dict[str, Any] | None:
-    """Return ``simulation.json`` once every image is known to have an anatomy; None without it."""
+    """Return ``simulation.json`` once what it records of every image is known to be of its kind.
+
+    None without such a file.
+    """
     path = folder / SIMULATION_FILE
     if not path.exists():
         return None
@@ -346,8 +368,11 @@ def _read_simulation(folder: Path, names: list[str]) -> dict[str, Any] | None:
     for name in names:
         record = images.get(name) if isinstance(images, dict) else None
         anatomy = record.get("anatomy") if isinstance(record, dict) else None
-        if not isinstance(anatomy, int) or isinstance(anatomy, bool):
+        if not isinstance(record, dict) or not _is_number(anatomy):
             raise InputError(f"{path}: does not give the anatomy of {name}; {_SIMULATION_ADVICE}")
+        for key, (accepted, what) in _RECORDED.items():
+            if key in record and not accepted(record[key]):
+                raise InputError(f"{path}: `{key}` of {name} is not {what}; {_SIMULATION_ADVICE}")
     return simulation
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clinreadnet.errors import CheckFailed, InputError
-from clinreadnet.files import whole_file
+from clinreadnet.files import check_output, whole_file
 from clinreadnet.report.figures import latency_accuracy, roofline, throughput
 from clinreadnet.report.recommend import Recommendation, parse_budget, recommend
 from clinreadnet.report.results import RecordedRun, newest_runs
@@ -109,6 +109,7 @@ class DeploymentReport:
         parse_budget(budget)
         self.manifest = check_bundle(bundle)
         self.runs: Sequence[RecordedRun] = newest_runs(results, machine)
+        self._inputs = [*Path(bundle).iterdir(), *(run.path for run in self.runs)]
         self.recommendations = [recommend(run, self.manifest, budget) for run in self.runs]
 
     def to_dict(self) -> dict[str, Any]:
@@ -159,8 +160,9 @@ class DeploymentReport:
         """Write the page atomically.
 
         Raises:
-            InputError: ``out`` cannot be written.
+            InputError: ``out`` cannot be written, or is a file of the bundle or a recorded run.
         """
+        check_output(out, inputs=self._inputs)
         page = self.html()
         try:
             with whole_file(out) as temporary:

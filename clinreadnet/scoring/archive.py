@@ -14,7 +14,7 @@ import pickle
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,8 @@ from clinreadnet.scoring.series import (
     SeriesSummary,
     SliceScore,
     slice_scores,
-    summarise,
+    summaries_to_dict,
+    summarise_by_series,
 )
 from clinreadnet.spec import RESEARCH_USE
 
@@ -79,19 +80,26 @@ class ArchiveReport:
         out: the Parquet file.
         slices: number of rows.
         not_scored: number of rows with an error.
-        series: summary of the scores; None if there are none.
+        by_series: summary of the scores of each series, in the order of the rows.
         session: `Session.describe` of a worker; None if no slice was found.
     """
 
     out: Path
     slices: int
     not_scored: int
-    series: SeriesSummary | None
+    by_series: dict[str, SeriesSummary]
     session: dict[str, Any] | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
-        return asdict(self) | {"out": str(self.out), "research_use": RESEARCH_USE}
+        """Return what ``--json`` prints; ``series`` is null unless there is one."""
+        return {
+            "out": str(self.out),
+            "slices": self.slices,
+            "not_scored": self.not_scored,
+            **summaries_to_dict(self.by_series),
+            "session": self.session,
+            "research_use": RESEARCH_USE,
+        }
 
 
 @dataclass(frozen=True)
@@ -152,7 +160,9 @@ def score_archive(
         note=note,
         refused=lambda path, error: refused.append((path, str(error))),
     )
-    check_output(out, inputs={ref.path for ref in refs})
+    keys = (session_options or {}).get("trusted_keys") or ()
+    inputs = [*{ref.path for ref in refs}, *bundle.iterdir()]
+    check_output(out, inputs=[*inputs, *keys])
     for _, reason in refused:
         note(reason)
     total = len(refs) + len(refused)
@@ -176,7 +186,7 @@ def score_archive(
         out=out,
         slices=total,
         not_scored=total - len(good),
-        series=summarise(good) if good else None,
+        by_series=summarise_by_series(good),
         session=session,
     )
 

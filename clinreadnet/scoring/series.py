@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -117,20 +117,13 @@ class SeriesReport:
     @property
     def by_series(self) -> dict[str, SeriesSummary]:
         """Summary of each series, in order."""
-        members: dict[str, list[SliceScore]] = {}
-        for one in self.slices:
-            members.setdefault(one.series, []).append(one)
-        return {series: summarise(slices) for series, slices in members.items()}
+        return summarise_by_series(self.slices)
 
     def to_dict(self, session: Session) -> dict[str, Any]:
         """Return what ``--json`` prints; ``series`` is null where there are several."""
-        by_series = self.by_series
         return {
             "slices": [asdict(s) for s in self.slices],
-            "series": asdict(self.series) if len(by_series) == 1 else None,
-            "by_series": [
-                {"series": series} | asdict(summary) for series, summary in by_series.items()
-            ],
+            **summaries_to_dict(self.by_series),
             "session": session.describe(),
             "research_use": RESEARCH_USE,
         }
@@ -253,6 +246,31 @@ def summarise(slices: Sequence[SliceScore]) -> SeriesSummary:
     )
 
 
+def summarise_by_series(slices: Iterable[SliceScore]) -> dict[str, SeriesSummary]:
+    """Return the summary of each series, in the order of their first slices."""
+    members: dict[str, list[SliceScore]] = {}
+    for one in slices:
+        members.setdefault(one.series, []).append(one)
+    return {series: summarise(own) for series, own in members.items()}
+
+
+def summaries_to_dict(by_series: Mapping[str, SeriesSummary]) -> dict[str, Any]:
+    """Return summaries ready for JSON: ``by_series``, and ``series``, null unless there is one."""
+    rows = [{"series": series} | asdict(summary) for series, summary in by_series.items()]
+    only = [asdict(summary) for summary in by_series.values()] if len(by_series) == 1 else [None]
+    return {"series": only[0], "by_series": rows}
+
+
+def series_lines(by_series: Mapping[str, SeriesSummary]) -> list[str]:
+    """Return a line of text for each series; one alone is not named."""
+    if len(by_series) == 1:
+        return list(map(summary_line, by_series.values()))
+    return [
+        f"series {number}, {visible(series)}: {summary_line(summary)}"
+        for number, (series, summary) in enumerate(by_series.items(), start=1)
+    ]
+
+
 def summary_line(series: SeriesSummary) -> str:
     """Return the summary as one line of text."""
     if series.mean is None:
@@ -298,13 +316,7 @@ def print_report(report: SeriesReport, console: Console) -> None:
             *([mark] if report.series.novel else []),
         )
     console.print(table)
-    lines = [summary_line(report.series)]
-    if several:
-        lines = [
-            f"series {numbers[series]}, {visible(series)}: {summary_line(summary)}"
-            for series, summary in by_series.items()
-        ]
-    for line in (*lines, report.unjudged):
+    for line in (*series_lines(by_series), report.unjudged):
         if line is not None:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(RESEARCH_USE, highlight=False, soft_wrap=True)

@@ -22,8 +22,13 @@ from clinreadnet.training.trainer import Trainer
 
 @contextmanager
 def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Note SIGINT and SIGTERM instead of stopping at once; a second one stops at once."""
+    """Note SIGINT and SIGTERM instead of stopping at once; a second one stops at once.
+
+    One that was ignored when the program started, as SIGINT is in a script's background, stays so.
+    """
     seen: list[int] = []
+    both = (signal.SIGINT, signal.SIGTERM)
+    numbers = [one for one in both if signal.getsignal(one) is not signal.SIG_IGN]
 
     def note(number: int, frame: object) -> None:
         seen.append(number)
@@ -31,7 +36,7 @@ def _interrupts() -> Iterator[Callable[[], bool]]:
             signal.signal(one, handler)
 
     try:
-        before = {one: signal.signal(one, note) for one in (signal.SIGINT, signal.SIGTERM)}
+        before = {one: signal.signal(one, note) for one in numbers}
     except ValueError:  # not the main thread: whoever owns that handles signals
         before = {}
     try:

@@ -137,12 +137,38 @@ def test_groups_are_the_anatomies(tmp_path):
         {"images": []},
         {"images": {"0000.tif": {"anatomy": "a"}}},
         {"images": {"0000.tif": 3}},
+        {"images": {"0000.tif": {"anatomy": True}}},
+        {"images": {"0000.tif": {"anatomy": -1}}},
+        {"images": {"0000.tif": {"anatomy": 2**31}}},
     ],
     ids=str,
 )
 def test_refuses_a_sidecar_that_does_not_fit(tmp_path, simulation):
     folder = make_folder(tmp_path / "d", {"0000.tif": 1.0}, simulation)
     with pytest.raises(InputError, match="does not give the anatomy of 0000.tif"):
+        read_ldctiqa(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("group", "a"),
+        ("group", 2**64),
+        ("quality", 10**400),
+        ("quality", float("nan")),
+        ("noise_level", None),
+        ("views", [720]),
+        ("variant", -1),
+        ("denoiser", 3),
+        ("slice", {}),
+    ],
+    ids=lambda value: str(value)[:12],
+)
+def test_refuses_a_record_of_another_kind(tmp_path, key, value):
+    record = {"anatomy": 0, "quality": None, "denoiser": None}
+    simulation = {"images": {"0000.tif": record | {key: value}}}
+    folder = make_folder(tmp_path / "d", {"0000.tif": 1.0}, simulation)
+    with pytest.raises(InputError, match=f"simulation.json: `{key}` of 0000.tif is not"):
         read_ldctiqa(folder)
 
 

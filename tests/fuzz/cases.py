@@ -11,7 +11,7 @@ import random
 import struct
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,9 @@ from support.dicom_files import make_ct, noise, write_enhanced_ct
 from support.metaimage_files import write_mha
 from support.tiny_bundle import make_graph, write_bundle
 
+from clinreadnet.data.ldctiqa import IMAGES_FOLDER, LABELS_FILE, SIMULATION_FILE, read_ldctiqa
 from clinreadnet.data.slices import find_slices
+from clinreadnet.data.tiles import TILES_FILE, read_tiles, write_tiles
 from clinreadnet.errors import ClinReadNetError
 from clinreadnet.limits import MESSAGE
 from clinreadnet.runtime.bundle.golden import read_golden
@@ -49,6 +51,9 @@ WORDS = (
     ),
 )
 SIDE = 64  # smallest that is read
+LABELS = {"0000.tif": 2.8, "0001.tif": 0, "0002.tif": 4.0}
+READ, REFUSED = "read", "refused"
+"""What `judge` says of a case that ends well."""
 
 
 def _small() -> np.ndarray:
@@ -134,6 +139,19 @@ def _bundle() -> tuple[bytes, bytes, bytes, bytes]:
         return manifest, golden.getvalue(), key.sign(manifest), public
 
 
+def _simulation() -> bytes:
+    record = {"group": 1, "quality": 1.25, "denoiser": None, "noise_hu": 20.5}
+    images = {name: record | {"anatomy": i} for i, name in enumerate(LABELS)}
+    return json.dumps({"seed": 1, "images": images}).encode()
+
+
+def _tiles() -> bytes:
+    grid = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
+    with tempfile.TemporaryDirectory() as folder:
+        write_tiles(folder, {name: (4 * grid, grid) for name in LABELS})
+        return (Path(folder) / TILES_FILE).read_bytes()
+
+
 SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "dicom": _seeds_dicom,
     "tif": _seeds_tif,
@@ -144,6 +162,9 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "signature": lambda: [_bundle()[2]],
     "key": lambda: [_bundle()[3]],
     "graph": lambda: [make_graph(), make_graph(half=True)],
+    "labels": lambda: [json.dumps(LABELS).encode()],
+    "simulation": lambda: [_simulation()],
+    "tiles": lambda: [_tiles()],
 }
 """Valid files of each kind."""
 
@@ -155,9 +176,8 @@ def case(seed: int, number: int) -> tuple[str, bytes]:
     draw = random.Random(f"{seed}/{number}")
     kind = draw.choice(list(SEEDS))
     content = draw.choice(_seeds(kind))
-    structured = {"dicom": _tags, "manifest": _values, "golden": _members, "mha": _entries}
     for _ in range(draw.choice((1, 1, 1, 2, 3, 8))):
-        change = structured.get(kind, _bytes) if draw.random() < 0.5 else _bytes
+        change = STRUCTURED.get(kind, _bytes) if draw.random() < 0.5 else _bytes
         content = change(content, draw)
     return kind, content
 
@@ -193,14 +213,24 @@ def _bytes(content: bytes, draw: random.Random) -> bytes:
     return content[:at] + word + content[at + len(word) :]
 
 
+def _items(ds: pydicom.Dataset) -> Iterator[pydicom.Dataset]:
+    """Yield the items of all sequences, at every depth."""
+    for element in ds:
+        if element.VR == "SQ":
+            for item in element.value:
+                yield item
+                yield from _items(item)
+
+
 def _tags(content: bytes, draw: random.Random) -> bytes:
     """Set an element of a DICOM file to a value that it should not have."""
     try:
         ds = pydicom.dcmread(io.BytesIO(content), force=True)
-        element = draw.choice([e for e in ds if e.tag != 0x7FE00010])
+        element = draw.choice([e for e in ds.iterall() if e.tag != 0x7FE00010])
         kind = element.VR
         if draw.random() < 0.2:
-            del ds[element.tag]
+            holder = next(one for one in (ds, *_items(ds)) if element in one.values())
+            del holder[element.tag]
         elif kind == "US":
             element.value = draw.choice([v for v in INTERESTING if 0 <= v < 65536])
         elif kind in ("IS", "DS"):
@@ -216,7 +246,11 @@ def _tags(content: bytes, draw: random.Random) -> bytes:
 
 
 def _values(content: bytes, draw: random.Random) -> bytes:
-    """Replace a value of a manifest, or write a key twice."""
+    """Replace a value of a JSON document, or write a key twice."""
+    if draw.random() < 0.05:
+        at = content.find(b'"', draw.randrange(len(content) or 1))
+        key = content[at : content.find(b",", at) + 1]
+        return content[:at] + key + content[at:] if at >= 0 else content
     try:
         document = json.loads(content)
     except (ValueError, RecursionError):
@@ -262,6 +296,23 @@ def _entries(content: bytes, draw: random.Random) -> bytes:
     return b"\n".join(lines) + data
 
 
+STRUCTURED = {
+    "dicom": _tags,
+    "golden": _members,
+    "labels": _values,
+    "manifest": _values,
+    "mha": _entries,
+    "simulation": _values,
+    "tiles": _members,
+}
+"""Mutations that know the format; bytes alone are changed in the other half of the cases."""
+
+
+def kind_of(seed: int, number: int) -> str:
+    """Return the kind of a case, without making it."""
+    return random.Random(f"{seed}/{number}").choice(list(SEEDS))
+
+
 SUFFIXES = {"dicom": ".dcm", "tif": ".tif", "npy": ".npy", "mha": ".mha"}
 
 
@@ -295,18 +346,39 @@ def read(kind: str, content: bytes, folder: Path) -> None:
         read_manifest(folder, [folder / "key.pem"])
         if content not in _seeds(kind) and kind == "signature":
             raise AssertionError("another signature was accepted")
+    elif kind in ("labels", "simulation"):
+        _read_labels(kind, content, folder)
+    elif kind == "tiles":
+        (folder / TILES_FILE).write_bytes(content)
+        read_tiles(folder, list(LABELS))
     else:
         check_graph(content, "case.onnx", "fp32")
 
 
-def judge(kind: str, content: bytes, folder: Path) -> str | None:
-    """Return what is wrong with the reading of a case; None if it ends well."""
+def _read_labels(kind: str, content: bytes, folder: Path) -> None:
+    """Read an LDCTIQA folder and everything that is computed from its two JSON files."""
+    labelled = folder / "labelled"
+    if not labelled.exists():
+        (labelled / IMAGES_FOLDER).mkdir(parents=True)
+        for name in LABELS:
+            (labelled / IMAGES_FOLDER / name).touch()
+    for file, one in ((LABELS_FILE, "labels"), (SIMULATION_FILE, "simulation")):
+        (labelled / file).write_bytes(content if kind == one else _seeds(one)[0])
+    found = read_ldctiqa(labelled)
+    _ = found.groups, found.quality, found.denoised
+    if not all(0 <= score <= 4 for score in found.scores):
+        raise AssertionError("a score out of range was accepted")
+
+
+def judge(kind: str, content: bytes, folder: Path) -> str:
+    """Return `READ` or `REFUSED`; else what is wrong with the reading of a case."""
     try:
         read(kind, content, folder)
     except ClinReadNetError as error:
         message = str(error)
         if len(message) > MESSAGE or not message.isprintable():
             return f"a message of {len(message)} characters, or not one printable line"
+        return REFUSED
     except BaseException as error:  # MemoryError too: a limit came too late
-        return f"{type(error).__name__}: {error}"[:200]
-    return None
+        return f"{type(error).__name__}: {error}"[:200].replace("\n", " ")
+    return READ

@@ -2,85 +2,148 @@
 
 Cases run in a child process with a limit on its memory, and on the time of each case. A child that
 dies or hangs is a finding, and another goes on after it. A finding is minimised and written to the
-corpus, which `test_fuzz` reads again.
+corpus, which `test_fuzz` reads again. With ``--record`` the run is added to a JSON file, from which
+`bench.tables.security` makes a table.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
+import os
+import platform
 import resource
+import shlex
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from fuzz.cases import SEEDS, case, judge
+from fuzz.cases import READ, REFUSED, SEEDS, case, judge, kind_of
+
+from clinreadnet.files import whole_file
+from clinreadnet.machine import cpu_name, git_commit
 
 CORPUS = Path(__file__).parent / "corpus"
 MEMORY = 3 * 2**30
 """Bytes of address space for a child: three times what its imports take."""
 CASE_SECONDS = 5
 """Processor time of one case; a limit refuses within one second."""
+_MARKS = {READ: b"+", REFUSED: b"-"}
+_WRONG = b"!"
 
 
-def child(seed: int, first: int, seconds: float, folder: Path) -> None:
-    """Run cases from number ``first`` on; print the number of each that begins, and findings."""
+@dataclass(frozen=True)
+class Run:
+    """The cases of one seed, from number 0 on.
+
+    Attributes:
+        seed: of the cases.
+        seconds: that the run took, on the clock.
+        outcomes: a byte for each case: ``+`` it was read, ``-`` refused, ``!`` something is wrong.
+        findings: what is wrong, by the case's number.
+    """
+
+    seed: int
+    seconds: float
+    outcomes: bytes
+    findings: dict[int, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``--record`` keeps of the cases."""
+        counts = {kind: Counter({"read": 0, "refused": 0, "wrong": 0}) for kind in SEEDS}
+        words = {_MARKS[READ]: "read", _MARKS[REFUSED]: "refused", _WRONG: "wrong"}
+        for number in range(len(self.outcomes)):
+            word = words[self.outcomes[number : number + 1]]
+            counts[kind_of(self.seed, number)][word] += 1
+        return {
+            "seed": self.seed,
+            "minutes": round(self.seconds / 60, 1),
+            "cases": len(self.outcomes),
+            "kinds": {kind: dict(count) for kind, count in counts.items()},
+            "findings": {str(number): wrong for number, wrong in self.findings.items()},
+        }
+
+
+def child(seed: int, first: int, last: float, seconds: float, folder: Path) -> None:
+    """Run cases from number ``first`` on; write a mark for each one, and print findings."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # kills, wherever the case hangs
     end = time.monotonic() + seconds
     number = first
-    while time.monotonic() < end:
-        kind, content = case(seed, number)
-        (folder / "number").write_text(str(number))
-        signal.setitimer(signal.ITIMER_PROF, CASE_SECONDS)
-        wrong = judge(kind, content, folder)
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        if wrong is not None:
-            print(f"{number} {wrong}", flush=True)
-        number += 1
-    print(f"end {number}", flush=True)
+    with (folder / "outcomes").open("ab", buffering=0) as outcomes:
+        while number < last and time.monotonic() < end:
+            kind, content = case(seed, number)
+            signal.setitimer(signal.ITIMER_PROF, CASE_SECONDS)
+            found = judge(kind, content, folder)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            if found not in _MARKS:
+                print(f"{number} {found}", flush=True)
+            outcomes.write(_MARKS.get(found, _WRONG))
+            number += 1
 
 
-def fuzz(seed: int, seconds: float) -> tuple[int, dict[int, str]]:
-    """Run for some seconds; return the number of cases, and what is wrong with which."""
+def fuzz(seed: int, seconds: float, cases: float = math.inf) -> Run:
+    """Run cases for some seconds, or up to a number of them."""
     findings: dict[int, str] = {}
-    number, end = 0, time.monotonic() + seconds
+    start = time.monotonic()
     with tempfile.TemporaryDirectory(dir=_fast()) as scratch:
-        while (left := end - time.monotonic()) > 0:
-            arguments = [str(seed), str(number), str(left), scratch]
+        outcomes = Path(scratch, "outcomes")
+        number = 0
+        while number < cases and (left := start + seconds - time.monotonic()) > 0:
+            arguments = [str(seed), str(number), str(cases), str(left), scratch]
             done = subprocess.run(
                 [sys.executable, "-m", "fuzz.run", "--child", *arguments],
                 capture_output=True,
                 text=True,
                 cwd=Path(__file__).parent.parent,
             )
+            if not outcomes.exists():
+                raise RuntimeError(done.stderr)
             for line in done.stdout.splitlines():
                 word, _, rest = line.partition(" ")
-                if word == "end":
-                    number = int(rest)
-                else:
-                    findings[int(word)] = rest
+                findings[int(word)] = rest
             if done.returncode:
-                mark = Path(scratch, "number")
-                if not mark.exists():
-                    raise RuntimeError(done.stderr)
-                number = int(mark.read_text())
-                findings[number] = f"the child ended with status {done.returncode}"
-                number += 1
-    return number, findings
+                wrong = f"the child ended with status {done.returncode}"
+                findings.setdefault(outcomes.stat().st_size, wrong)
+                with outcomes.open("ab") as file:
+                    file.write(_WRONG)
+            number = outcomes.stat().st_size
+        return Run(seed, time.monotonic() - start, outcomes.read_bytes(), findings)
+
+
+def record(run: Run, path: Path) -> None:
+    """Add a run to a file; an earlier run of the same seed is replaced."""
+    runs = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else []
+    facts = {
+        "command": f"python -m fuzz.run {shlex.join(sys.argv[1:])}",
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "commit": git_commit(),
+        "cpu": cpu_name(),
+        "threads": os.cpu_count(),
+        "python": platform.python_version(),
+    }
+    runs = [one for one in runs if one["seed"] != run.seed] + [facts | run.to_dict()]
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps({"runs": runs}, indent=1) + "\n", encoding="utf-8")
 
 
 def minimise(kind: str, content: bytes, folder: Path) -> bytes:
     """Return a shorter case with the same kind of error."""
-    wrong = (judge(kind, content, folder) or "").partition(":")[0]
+    wrong = judge(kind, content, folder).partition(":")[0]
     size = len(content) // 2
-    while wrong and size:
+    while wrong not in _MARKS and size:
         at = 0
         while at < len(content):
             shorter = content[:at] + content[at + size :]
-            if (judge(kind, shorter, folder) or "").partition(":")[0] == wrong:
+            if judge(kind, shorter, folder).partition(":")[0] == wrong:
                 content = shorter
             else:
                 at += size
@@ -95,17 +158,21 @@ def _fast() -> str | None:
 def main() -> int:
     """Run from the command line; status 1: something is wrong."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--minutes", type=float, default=1)
+    parser.add_argument("--minutes", type=float, default=1, help="time to run for")
+    parser.add_argument("--cases", type=int, default=math.inf, help="stop after so many")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--child", nargs=4)
+    parser.add_argument("--record", type=Path, help="JSON file to add the run to")
+    parser.add_argument("--child", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        seed, first, seconds, folder = options.child
-        child(int(seed), int(first), float(seconds), Path(folder))
+        seed, first, last, seconds, folder = options.child
+        child(int(seed), int(first), float(last), float(seconds), Path(folder))
         return 0
-    count, findings = fuzz(options.seed, 60 * options.minutes)
-    print(f"{count} cases of {', '.join(SEEDS)}; {len(findings)} findings")
-    for number, wrong in sorted(findings.items()):
+    run = fuzz(options.seed, 60 * options.minutes, options.cases)
+    print(f"{len(run.outcomes)} cases of {', '.join(SEEDS)}; {len(run.findings)} findings")
+    if options.record is not None:
+        record(run, options.record)
+    for number, wrong in sorted(run.findings.items()):
         kind, content = case(options.seed, number)
         with tempfile.TemporaryDirectory() as folder:
             if not wrong.startswith("the child"):
@@ -113,7 +180,7 @@ def main() -> int:
         target = CORPUS / f"{kind}-{options.seed}-{number}"
         target.write_bytes(content)
         print(f"{target}: {wrong}")
-    return 1 if findings else 0
+    return 1 if run.findings else 0
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ from clinreadnet.data.slices import SliceRef, find_slices
 from clinreadnet.errors import CheckFailed, ClinReadNetError, InputError
 from clinreadnet.runtime import Scores, Session
 from clinreadnet.scoring import archive as score_ray
-from clinreadnet.scoring.archive import score_archive, score_chunk
-from clinreadnet.scoring.series import score_slices
+from clinreadnet.scoring.archive import ArchiveReport, score_archive, score_chunk
+from clinreadnet.scoring.series import SliceScore, score_slices, summarise_by_series
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_killed_workers_lose_nothing(
     assert [row["score"] for row in found if row["error"] is None] == [
         one.score for one in alone.slices
     ]
-    assert (report.slices, report.not_scored, report.series) == (24, 1, alone.series)
+    assert (report.slices, report.not_scored, report.by_series) == (24, 1, {"s": alone.series})
     assert len(progress) == 6 and max(progress) == (24, 24)
 
 
@@ -105,8 +105,8 @@ def test_novel_slices_are_marked_and_left_out_of_the_summary(
     found = rows(tmp_path / "a.parquet")
     assert [row["in_domain"] for row in found] == [True, False, True]
     assert found[1]["novelty"] > THRESHOLD and found[1]["score"] is not None
-    assert report.series is not None
-    assert (report.series.n, report.series.novel, report.not_scored) == (3, 1, 0)
+    (summary,) = report.by_series.values()
+    assert (summary.n, summary.novel, report.not_scored) == (3, 1, 0)
 
 
 def test_a_bundle_made_before_novelty_says_that_it_cannot_judge(
@@ -164,7 +164,7 @@ def test_an_archive_gets_the_scores_of_one_process(bundle: Path, tmp_path: Path)
         "clinreadnet: scores.parquet: 2 of 50 slices were not scored; its column `error` says why"
     )
     result = json.loads(done.stdout)
-    assert (result["slices"], result["not_scored"], result["series"]["n"]) == (50, 2, 48)
+    assert (result["slices"], result["not_scored"], result["series"]) == (50, 2, None)
 
     found = rows(tmp_path / "scores.parquet")
     wrong = [row for row in found if row["error"] is not None]
@@ -187,9 +187,38 @@ def test_an_archive_gets_the_scores_of_one_process(bundle: Path, tmp_path: Path)
         tuple(getattr(one, c) for c in columns) for one in alone.slices
     ]
     assert [row["series"] for row in right] == [r.series for r in good]
+    assert len(result["by_series"]) == 3
+    for summary in result["by_series"]:
+        own = [row["score"] for row in right if row["series"] == summary["series"]]
+        assert (summary["n"], summary["mean"]) == (len(own), pytest.approx(np.mean(own)))
     facts = parquet.read_schema(tmp_path / "scores.parquet").metadata
     assert facts[b"research_use"].startswith(b"Research use only")
     assert json.loads(facts[b"session"])["backend"] == "onnxruntime-cpu"
+
+
+def test_each_series_is_printed_with_its_mean(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slices(series: str, *scores: float) -> list[SliceScore]:
+        return [
+            SliceScore("a", None, None, score, "good", 1, 2, None, None, series) for score in scores
+        ]
+
+    made = summarise_by_series([*slices("1.2.3", 1, 2), *slices("1.2.4", 4)])
+    many = {f"1.2.{number}": made["1.2.3"] for number in range(60)}
+    for by_series, said in (
+        (made, ["series 1, 1.2.3: 2 slices: mean 1.50", "series 2, 1.2.4: 1 slice: mean 4.00"]),
+        ({"1.2.3": made["1.2.3"]}, ["2 slices: mean 1.50"]),
+        (many, ["and 10 more series; --json gives all"]),
+    ):
+        report = ArchiveReport(tmp_path / "out", 3, 0, by_series, None)
+        monkeypatch.setattr(score_ray, "score_archive", lambda *a, r=report, **k: r)
+        arguments = ["score-archive", "a", "--bundle", str(bundle), "--out", "out"]
+        printed = CliRunner().invoke(app, arguments)
+        assert printed.exit_code == 0, printed.output
+        lines = printed.output.splitlines()
+        assert len(lines) == min(len(by_series), 50) + 2 + (len(by_series) > 50)
+        assert all(any(line.startswith(words) for line in lines) for words in said)
 
 
 def test_a_slice_that_fails_stops_no_other_of_its_chunk() -> None:

@@ -67,6 +67,7 @@ def wait(condition: object, seconds: float) -> float:
     return time.monotonic() - start
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(
     ("number", "status"),
     [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)],

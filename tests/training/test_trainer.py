@@ -326,7 +326,20 @@ def test_a_diverged_run_stops(
         train([folder], tmp_path / "run", TINY)
 
 
-@pytest.mark.usefixtures("shallow")
+def test_an_ignored_signal_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with run._interrupts() as interrupted:
+            signal.raise_signal(signal.SIGINT)
+            assert not interrupted()
+            signal.raise_signal(signal.SIGTERM)
+            assert interrupted()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("shallow", "interruptible")
 def test_an_interrupt_waits_for_the_step(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,82 @@
+"""Tables of docs/security.md."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from bench.recording import RESULTS
+from bench.tables.recorded import markdown, read_json
+
+FOLDER = RESULTS / "security"
+FUZZ, SOAK, CHECKS = (FOLDER / f"{name}.json" for name in ("fuzz", "soak", "checks-cost"))
+_NOT_MEASURED = "Not measured.\n"
+_OUTCOMES = ("read", "refused", "wrong")
+
+
+def fuzz_table() -> str:
+    """Cases of the recorded runs, by kind of file."""
+    if not FUZZ.exists():
+        return _NOT_MEASURED
+    runs: list[dict[str, Any]] = read_json(FUZZ)["runs"]
+    total: dict[str, Counter[str]] = {}
+    for run in runs:
+        for kind, counts in run["kinds"].items():
+            total.setdefault(kind, Counter()).update(counts)
+    total["all"] = sum(total.values(), Counter())
+    rows = [
+        [kind, f"{counts.total():,}", *(f"{counts[name]:,}" for name in _OUTCOMES)]
+        for kind, counts in total.items()
+    ]
+    seeds = ", ".join(str(run["seed"]) for run in runs)
+    commits = ", ".join(sorted({run["commit"][:7] for run in runs}))
+    hardware = ", ".join(sorted({run["cpu"] for run in runs}))
+    where = f"Seeds {seeds}, commit {commits}, {hardware}.\n"
+    return markdown(["kind", "cases", "read", "refused", "findings"], rows) + "\n" + where
+
+
+def soak_table() -> str:
+    """What a process looks like before and after many calls."""
+    if not SOAK.exists():
+        return _NOT_MEASURED
+    run = read_json(SOAK)
+    low, high = (size / 2**20 for size in run["resident_bytes"])
+    files = sorted(set(run["open_files"]))
+    later = run["calls"] - run["warm_up_calls"]
+    rows = [
+        ["calls of `Session.score`, threads", f"{run['calls']:,}, {run['threads']}"],
+        ["resident memory after the warm-up", f"{low:.0f} to {high:.0f} MiB"],
+        [
+            f"growth over the last {later:,} calls, by a straight line",
+            f"{run['growth_bytes'] / 2**20:.1f} MiB, at most "
+            f"{run['growth_limit_bytes'] / 2**20:.0f}",
+        ],
+        ["open files", " to ".join(map(str, files))],
+    ]
+    head = f"`{run['command']}`, commit {run['commit'][:7]}, {run['cpu']}"
+    return markdown([head, "measured"], rows)
+
+
+def checks_table() -> str:
+    """Processor time of the checks in a series."""
+    if not CHECKS.exists():
+        return _NOT_MEASURED
+    run = read_json(CHECKS)
+    rows = [
+        ["`score`, with the checks", f"{run['seconds_with']:.1f} s"],
+        ["without them", f"{run['seconds_without']:.1f} s"],
+        [
+            "inside the checks of pixels",
+            f"{run['seconds_inside_the_checks']:.2f} s, {run['percent_inside']:.1f} % of it, at "
+            f"most {run['limit_percent']:g}",
+        ],
+        ["check of the graph, once", f"{run['seconds_graph_once']:.2f} s"],
+    ]
+    head = (
+        f"{run['slices']} slices, preset `{run['preset']}`, `{run['artifact']}`, commit "
+        f"{run['commit'][:7]}, {run['cpu']}"
+    )
+    return markdown([head, "processor time"], rows)
+
+
+TABLES = {"checks-cost": checks_table, "fuzz": fuzz_table, "soak": soak_table}

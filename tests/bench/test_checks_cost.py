@@ -1,0 +1,35 @@
+"""The study of the checks' cost: it switches them off and on, and measures them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.tiny_bundle import write_bundle
+
+from bench.studies import checks_cost
+from bench.test_score_speed import write_series
+from clinreadnet.data.slices import find_slices
+from clinreadnet.errors import InputError
+from clinreadnet.runtime import Session
+
+
+def test_every_check_of_pixels_is_switched_off(tmp_path: Path) -> None:
+    air = np.full((1, 512, 512), -1000.0)
+    nothing = air * np.nan
+    with Session(write_bundle(tmp_path / "bundle"), "onnxruntime-cpu", threads=1) as session:
+        with checks_cost.replaced(lambda hu: None, lambda hu: np.True_):
+            session.score(air)
+        for hu in (air, nothing):
+            with pytest.raises(InputError):
+                session.score(hu)
+
+
+def test_each_slice_is_checked_where_it_is_read_and_where_it_is_scored(tmp_path: Path) -> None:
+    refs = find_slices([write_series(tmp_path / "series", 4)])
+    with Session(write_bundle(tmp_path / "bundle"), "onnxruntime-cpu", threads=1) as session:
+        found = checks_cost.measure(session, refs, part=2)
+    assert found["slices"] == 4 and found["checks"] == 4 * 2 * 2  # range and histogram, twice
+    assert len(found["pairs"]) == 2
+    assert 0 < found["seconds_inside_the_checks"] < found["seconds_with"]
