@@ -1,7 +1,7 @@
 """Score the slices of files and folders with a bundle: `clinreadnet score`.
 
-One batch is scored while the next is read. Only the outputs of a slice are kept, about 1 kB, and not
-its pixels. Slices of several series are summarised series by series.
+One batch is scored while the next is read. Only the outputs of a slice are kept, about 1 kB, and
+not its pixels. Slices of several series are summarised series by series.
 """
 
 from __future__ import annotations
