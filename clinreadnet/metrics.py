@@ -13,7 +13,7 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clinreadnet.spec import FINE_STEP, INTERVAL_MASS
+from clinreadnet.spec import FINE_GRADES, FINE_STEP, INTERVAL_MASS, LIKERT
 
 Floats = NDArray[np.float64]
 
@@ -103,6 +103,20 @@ def grade_interval(probs: ArrayLike, mass: float = INTERVAL_MASS) -> tuple[Float
     low = (below < tail).sum(axis=-1)
     high = np.minimum((below < 1 - tail).sum(axis=-1), below.shape[-1] - 1)
     return low * FINE_STEP, high * FINE_STEP
+
+
+def likert_probabilities(probs: ArrayLike) -> Floats:
+    """Return the probability of each Likert grade: the sum over the fine grades nearest to it.
+
+    Args:
+        probs: [..., 21], probability of each grade 0, 0.2, ..., 4.
+
+    Returns:
+        float64 [..., 5].
+    """
+    fine = np.asarray(probs, np.float64)
+    nearest = (np.arange(FINE_GRADES) + 2) // 5  # of grade k / 5; never a tie
+    return np.asarray(fine @ (nearest[:, None] == np.arange(len(LIKERT))))
 
 
 def coverage(probs: ArrayLike, labels: ArrayLike, mass: float = INTERVAL_MASS) -> float:

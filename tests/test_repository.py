@@ -95,7 +95,17 @@ def test_every_dependency_of_the_project_is_pinned() -> None:
     }
     extras = project["optional-dependencies"]
     wanted = [*project["dependencies"], *extras["dev"], *extras["docs"], *extras["cpu"]]
-    for extra in ("bench", "export", "kernels", "plot", "quantize", "ray", "sign", "train"):
+    for extra in (
+        "bench",
+        "dicom",
+        "export",
+        "kernels",
+        "plot",
+        "quantize",
+        "ray",
+        "sign",
+        "train",
+    ):
         wanted += extras[extra]
     names = {re.split(r"[\[<>=]", one)[0].lower() for one in wanted} - {"clinreadnet"}
     assert {re.sub(r"[-_.]+", "-", name) for name in names} <= pinned

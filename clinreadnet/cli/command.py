@@ -24,6 +24,7 @@ _EXTRAS = {
     "export": ("cpu", "export"),
     "export-kernels": ("export", "kernels"),
     "export-triton-server": ("export",),
+    "score": ("dicom",),
     "score-archive": ("ray",),
     "simulate": ("simulate",),
     "train": ("train",),
@@ -32,12 +33,12 @@ _EXTRAS = {
 }
 """Extras of the package that a command needs beyond the bare install."""
 
-_OPTIONAL = {"matplotlib": ("plot",)}
+_OPTIONAL = {"highdicom": ("dicom",), "matplotlib": ("plot",)}
 """Modules that one option needs, with the smaller extra that brings them."""
 
 _THIRD_PARTY = frozenset(
-    "matplotlib numba onnx onnxruntime onnxscript pyarrow ray safetensors scipy skimage torch "
-    "triton".split()
+    "highdicom matplotlib numba onnx onnxruntime onnxscript pyarrow ray safetensors scipy skimage "
+    "torch triton".split()
 )
 
 

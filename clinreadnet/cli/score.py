@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +21,7 @@ from clinreadnet.cli.options import (
 )
 from clinreadnet.console import Output, console, note, progress_bar
 from clinreadnet.errors import CheckFailed, InputError
-from clinreadnet.files import STDOUT, check_output
+from clinreadnet.files import STDOUT, check_output, check_output_folder
 
 
 def score(
@@ -43,6 +44,12 @@ def score(
         Path | None,
         typer.Option(help="Also write image-quality-scores.json into this folder."),
     ] = None,
+    sr: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write a DICOM structured report of each series into this new folder."
+        ),
+    ] = None,
     backends: Backends = None,
     trusted_keys: TrustedKeys = None,
     not_before: NotBefore = None,
@@ -64,6 +71,7 @@ def score(
     - `clinreadnet score series/ --bundle bundle --csv scores.csv --plot scores.png`
     - `clinreadnet score 0000.tif 0001.tif --json`
     - `clinreadnet score stack.mha --challenge-output output`
+    - `clinreadnet score series/ --sr reports`
     - `clinreadnet score series/ --trusted-key vendor.pub.pem --backend onnxruntime-cpu`
     """
     from clinreadnet.data.slices import find_slices
@@ -83,6 +91,10 @@ def score(
     if challenge_output is not None:
         scoring.check_challenge_output(challenge_output)
         outputs.append(challenge_output / scoring.CHALLENGE_FILE)
+    if sr is not None:
+        from clinreadnet.dicom.structured_report import write_reports
+
+        check_output_folder(sr)
     left_out = 0
 
     def leave_out(where: object, error: InputError) -> None:
@@ -96,6 +108,10 @@ def score(
     inputs = [*{ref.path for ref in refs}, *bundle.iterdir(), *(trusted_keys or ())]
     for target in outputs:
         check_output(target, inputs=inputs)
+    if sr is not None:
+        from clinreadnet.dicom.sources import read_sources
+
+        sources = read_sources(refs)
     with console.status("Loading the bundle"):
         session = Session(
             bundle,
@@ -109,11 +125,14 @@ def score(
         report = scoring.score_slices(
             session, refs, advance=lambda n: bar.advance(task, n), left_out=go_on
         )
-    writers = [
+    writers: list[tuple[Path | None, Callable[[scoring.SeriesReport, Path], None]]] = [
         (plot, write_plot),
         (csv, scoring.write_csv),
         (challenge_output, scoring.write_challenge_output),
     ]
+    if sr is not None:
+        facts = session.describe()
+        writers.append((sr, lambda report, to: write_reports(report, sources, facts, to)))
     failures: list[OSError | InputError] = []
     for place, write in writers:
         try:

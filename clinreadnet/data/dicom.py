@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pydicom.pixels import get_decoder
 from pydicom.uid import UID
 
+from clinreadnet.data.acquisition import ACQUISITION_TAGS, Acquisition, read_acquisition
 from clinreadnet.data.dicom_container import (
     CT_CLASSES,
     DEFLATED,
@@ -76,6 +77,7 @@ _TAGS: list[int | str | tuple[int, int]] = [
     "RescaleType",
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
+    *ACQUISITION_TAGS,
 ]
 
 
@@ -111,6 +113,7 @@ class DicomFrame:
         location: SliceLocation in mm, or None.
         instance: InstanceNumber, or None.
         instance_uid: SOPInstanceUID; empty without one.
+        acquisition: dose, reconstruction, scanner and protocol.
         coding: how its values are stored.
         spans: where its bytes lie in the file.
     """
@@ -131,6 +134,7 @@ class DicomFrame:
     location: float | None
     instance: float | None
     instance_uid: str
+    acquisition: Acquisition
     coding: Coding
     spans: tuple[Span, ...]
 
@@ -330,6 +334,7 @@ def _frame(
         location=_number(ds.get("SliceLocation")),
         instance=_number(ds.get("InstanceNumber")),
         instance_uid=str(ds.get("SOPInstanceUID", "") or ""),
+        acquisition=read_acquisition(value),
         coding=coding,
         spans=spans[index],
     )

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinreadnet import limits
+from clinreadnet.data.acquisition import Acquisition
 from clinreadnet.data.dicom import DicomFrame, NotASlice, by, read_headers, read_hu, same_pixels
 from clinreadnet.data.metaimage import StackReader, open_metaimage
 from clinreadnet.data.npy import ArrayHeader, NotAnArray, open_array, read_slice
@@ -44,6 +45,8 @@ class SliceRef:
         position: position along the slice normal in mm, or None if the file does not give it.
         series: SeriesInstanceUID, or the folder (``.tif``) or file (``.npy``, ``.mha``).
         pixel_mm: width of a pixel in mm, or None if the file does not give it.
+        acquisition: dose and protocol of a DICOM slice.
+        instance_uid: SOPInstanceUID of a DICOM slice; empty without one.
     """
 
     path: Path
@@ -53,6 +56,8 @@ class SliceRef:
     _read: Callable[[], NDArray[np.float32]]
     _resample: bool = False
     pixel_mm: float | None = None
+    acquisition: Acquisition = Acquisition()
+    instance_uid: str = ""
 
     @property
     def name(self) -> str:
@@ -340,6 +345,8 @@ def _series(
                     _read=partial(read_hu, f),
                     _resample=resample,
                     pixel_mm=f.pixel_mm,
+                    acquisition=f.acquisition,
+                    instance_uid=f.instance_uid,
                 ),
             )
             for f in members

@@ -71,3 +71,13 @@ class Scores:
             return cls(**parts[0], threshold=threshold)
         joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         return cls(**joined, threshold=threshold)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Scores]) -> Scores:
+        """Return the scores of one or more calls of one session, in order."""
+        names = ("score", "probs", "quality_map", "novelty")
+        runs = [
+            {name: getattr(p, name) for name in names if getattr(p, name) is not None}
+            for p in parts
+        ]
+        return cls.join(runs, parts[0].threshold)

@@ -14,7 +14,7 @@ import pickle
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ import ray.data
 from numpy.typing import NDArray
 from pyarrow import parquet
 
+from clinreadnet.data.acquisition import Acquisition
 from clinreadnet.data.slices import SliceRef, find_slices
 from clinreadnet.errors import ClinReadNetError, InputError, first_line, visible
 from clinreadnet.files import check_output, whole_file
@@ -61,12 +62,20 @@ SCHEMA = pyarrow.schema(
         ("high", pyarrow.float32()),
         ("novelty", pyarrow.float32()),
         ("in_domain", pyarrow.bool_()),
+        ("ctdi_vol_mgy", pyarrow.float64()),
+        ("exposure_mas", pyarrow.float64()),
+        ("kvp", pyarrow.float64()),
+        ("kernel", pyarrow.string()),
+        ("thickness_mm", pyarrow.float64()),
+        ("scanner", pyarrow.string()),
+        ("protocol", pyarrow.string()),
+        ("acquired", pyarrow.string()),
         ("error", pyarrow.string()),
     ]
 )
 """Columns of the result. ``error`` is null where there is a score, and the columns from ``score``
-on are null where there is an error. ``novelty`` and ``in_domain`` are null where the bundle cannot
-judge."""
+to ``in_domain`` are null where there is an error. ``novelty`` and ``in_domain`` are null where the
+bundle cannot judge. The columns from ``ctdi_vol_mgy`` on are those of `Acquisition`."""
 
 _SCORED = ("score", "grade", "low", "high", "novelty", "in_domain")
 """Columns of a slice that has a score."""
@@ -382,6 +391,10 @@ def _write(
         **{
             name: [None if one is None else getattr(one, name) for one in scores] + after
             for name in _SCORED
+        },
+        **{
+            field.name: [getattr(ref.acquisition, field.name) for ref in refs] + after
+            for field in fields(Acquisition)
         },
         "error": [*errors, *(reason for _, reason in refused)],
     }

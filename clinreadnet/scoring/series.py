@@ -1,7 +1,7 @@
 """Score the slices of files and folders with a bundle: `clinreadnet score`.
 
-One batch is scored while the next is read. Only the scores of a slice are kept, so memory does not
-grow with the length of a series. Slices of several series are summarised series by series.
+One batch is scored while the next is read. Only the outputs of a slice are kept, about 1 kB, and
+not its pixels. Slices of several series are summarised series by series.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from clinreadnet.data.acquisition import Acquisition
 from clinreadnet.data.slices import SliceRef
 from clinreadnet.errors import InputError, visible
 from clinreadnet.files import check_output, whole_file
@@ -47,6 +48,7 @@ class SliceScore:
         in_domain: whether it is like the training data; False marks it as novel, and None says that
             the bundle cannot judge.
         series: SeriesInstanceUID, or the folder (``.tif``) or file (``.npy``, ``.mha``).
+        acquisition: dose and protocol of a DICOM slice.
     """
 
     path: str
@@ -59,6 +61,7 @@ class SliceScore:
     novelty: float | None
     in_domain: bool | None
     series: str = ""
+    acquisition: Acquisition = Acquisition()
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,8 @@ class SeriesReport:
         worst: the slice with the lowest score.
         best: the slice with the highest.
         unjudged: why no slice is judged to be in domain; None where slices are judged.
+        refs: where each slice comes from, in the same order.
+        outputs: the network's outputs for the slices, in the same order.
     """
 
     slices: list[SliceScore]
@@ -113,6 +118,8 @@ class SeriesReport:
     worst: Extreme
     best: Extreme
     unjudged: str | None
+    refs: list[SliceRef]
+    outputs: Scores
 
     @property
     def by_series(self) -> dict[str, SeriesSummary]:
@@ -169,6 +176,8 @@ def score_slices(
         InputError: a slice cannot be loaded, without ``left_out``; or none can.
     """
     slices: list[SliceScore] = []
+    kept: list[SliceRef] = []
+    outputs: list[Scores] = []
     worst: Extreme | None = None
     best: Extreme | None = None
     batches = [refs[i : i + session.batch] for i in range(0, len(refs), session.batch)]
@@ -195,11 +204,21 @@ def score_slices(
                 if best is None or (here.novel, -here.score) < (best.novel, -best.score):
                     best = here
             slices += scored
+            kept += good
+            outputs.append(result)
             if advance is not None:
                 advance(len(good))
     if worst is None or best is None:
         raise InputError(f"none of {len(refs)} slices can be read; the lines above say why")
-    return SeriesReport(slices, summarise(slices), worst, best, session.manifest.unjudged)
+    return SeriesReport(
+        slices,
+        summarise(slices),
+        worst,
+        best,
+        session.manifest.unjudged,
+        kept,
+        Scores.concatenate(outputs),
+    )
 
 
 def slice_scores(refs: Sequence[SliceRef], scores: Scores) -> list[SliceScore]:
@@ -219,6 +238,7 @@ def slice_scores(refs: Sequence[SliceRef], scores: Scores) -> list[SliceScore]:
             novelty=distance,
             in_domain=like,
             series=ref.series,
+            acquisition=ref.acquisition,
         )
         for ref, score, low, high, distance, like in zip(
             refs,
@@ -323,7 +343,7 @@ def print_report(report: SeriesReport, console: Console) -> None:
 
 
 def write_csv(report: SeriesReport, target: Path) -> None:
-    """Write one row per slice, atomically.
+    """Write one row per slice, atomically. The columns of the acquisition come last.
 
     Raises:
         InputError: ``target`` cannot be written.
@@ -333,9 +353,11 @@ def write_csv(report: SeriesReport, target: Path) -> None:
         temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
     ):
         writer = csv.writer(file)
-        writer.writerow([field.name for field in fields(SliceScore)])
+        names = [field.name for field in fields(SliceScore) if field.name != "acquisition"]
+        writer.writerow([*names, *(field.name for field in fields(Acquisition))])
         for one in report.slices:
             row = asdict(one) | {"score": f"{one.score:.4f}"}
+            row |= row.pop("acquisition")
             if one.novelty is not None:
                 row["novelty"] = f"{one.novelty:.4f}"
             if one.in_domain is not None:

@@ -150,6 +150,7 @@ def test_an_archive_gets_the_scores_of_one_process(bundle: Path, tmp_path: Path)
     broken = noise(3, (3, 512, 512)).astype(np.float32)
     broken[1, 0, 0] = np.nan
     np.save(archive / "broken.npy", broken)
+    write_ct(archive / "dose.dcm", SeriesInstanceUID="1.2.8", CTDIvol=4.5, ProtocolName="Low")
     truncated = write_ct(archive / "truncated.dcm", SeriesInstanceUID="1.2.9")
     truncated.write_bytes(truncated.read_bytes()[:100_000])
     (archive / "LICENSE.txt").write_text("free")
@@ -161,10 +162,10 @@ def test_an_archive_gets_the_scores_of_one_process(bundle: Path, tmp_path: Path)
     notes = done.stderr.splitlines()
     assert len(notes) == 3 and "LICENSE.txt" in notes[0] and "truncated" in notes[1]
     assert notes[2] == (
-        "clinreadnet: scores.parquet: 2 of 50 slices were not scored; its column `error` says why"
+        "clinreadnet: scores.parquet: 2 of 51 slices were not scored; its column `error` says why"
     )
     result = json.loads(done.stdout)
-    assert (result["slices"], result["not_scored"], result["series"]) == (50, 2, None)
+    assert (result["slices"], result["not_scored"], result["series"]) == (51, 2, None)
 
     found = rows(tmp_path / "scores.parquet")
     wrong = [row for row in found if row["error"] is not None]
@@ -187,10 +188,12 @@ def test_an_archive_gets_the_scores_of_one_process(bundle: Path, tmp_path: Path)
         tuple(getattr(one, c) for c in columns) for one in alone.slices
     ]
     assert [row["series"] for row in right] == [r.series for r in good]
-    assert len(result["by_series"]) == 3
+    assert len(result["by_series"]) == 4
     for summary in result["by_series"]:
         own = [row["score"] for row in right if row["series"] == summary["series"]]
         assert (summary["n"], summary["mean"]) == (len(own), pytest.approx(np.mean(own)))
+    doses = {(row["ctdi_vol_mgy"], row["protocol"]) for row in right if row["series"] == "1.2.8"}
+    assert doses == {(4.5, "Low")} and {row["kvp"] for row in found} == {None}
     facts = parquet.read_schema(tmp_path / "scores.parquet").metadata
     assert facts[b"research_use"].startswith(b"Research use only")
     assert json.loads(facts[b"session"])["backend"] == "onnxruntime-cpu"

@@ -14,6 +14,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 CT = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
 MR = "1.2.840.10008.5.1.4.1.1.4"
+STUDY = "1.2.826.0.1.3680043.8.498.2"
 SERIES = "1.2.826.0.1.3680043.8.498.1"
 
 
@@ -35,6 +36,7 @@ def make_ct(
     ds.SOPInstanceUID = pydicom.uid.generate_uid()
     ds.Modality = "CT"
     ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+    ds.StudyInstanceUID = STUDY
     ds.SeriesInstanceUID = SERIES
     ds.SeriesNumber = 1
     ds.InstanceNumber = 1

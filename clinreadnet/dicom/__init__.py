@@ -1,0 +1,1 @@
+"""DICOM objects made from scores. Extra `[dicom]`. Reading of DICOM is in `clinreadnet.data`."""

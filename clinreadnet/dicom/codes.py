@@ -1,0 +1,57 @@
+"""The private codes of the objects, scheme 99CLINREADNET; docs/dicom-codes.md lists them.
+
+A standard code is used wherever one means the same. DCM 111029 (Image Quality Rating) does not: it
+is a number from 0 to 100.
+"""
+
+from __future__ import annotations
+
+from pydicom import Dataset
+from pydicom.sr.coding import Code
+
+from clinreadnet.spec import LIKERT
+
+SCHEME = "99CLINREADNET"
+
+
+def _code(value: str, meaning: str) -> Code:
+    return Code(value, SCHEME, meaning)
+
+
+SCORE = _code("SCORE", "Predicted image quality score, 0 bad to 4 excellent")
+GRADES = tuple(
+    _code(f"GRADE{grade}", f"Probability of grade {grade} ({word})")
+    for grade, word in enumerate(LIKERT)
+)
+"""One for each grade of the five-point scale."""
+NOVELTY = _code("NOVELTY", "Distance from the training data")
+DOMAIN = _code("DOMAIN", "Likeness to the training data")
+IN_DOMAIN = _code("IN", "Like the training data")
+NOVEL = _code("NOVEL", "Unlike the training data: do not use the score")
+SLICES = _code("SLICES", "Number of scored slices")
+NOVEL_SLICES = _code("NOVELS", "Number of slices unlike the training data")
+KERNEL = _code("KERNEL", "Convolution kernel")
+QUALITY_MAP = _code("MAP", "Predicted image quality of each 32x32 patch")
+
+PRIVATE = (
+    SCORE,
+    *GRADES,
+    NOVELTY,
+    DOMAIN,
+    IN_DOMAIN,
+    NOVEL,
+    SLICES,
+    NOVEL_SLICES,
+    KERNEL,
+    QUALITY_MAP,
+)
+"""All of them."""
+
+
+def identify_scheme(target: Dataset) -> None:
+    """Add the private scheme to an object's CodingSchemeIdentificationSequence."""
+    item = Dataset()
+    item.CodingSchemeDesignator = SCHEME
+    item.CodingSchemeName = "ClinReadNet private codes"
+    item.CodingSchemeResponsibleOrganization = "ClinReadNet"
+    target.CodingSchemeIdentificationSequence = [item]

@@ -1,0 +1,42 @@
+"""What every object says of the software and the device that made it."""
+
+from __future__ import annotations
+
+import platform
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from pydicom.uid import UID, generate_uid
+
+MANUFACTURER = "ClinReadNet"
+MODEL = "clinreadnet"
+DESCRIPTION = "Image quality, research use only"
+"""SeriesDescription of every object."""
+
+SERIES_NUMBERS = {"report": 9901, "map": 9902, "capture": 9903}
+
+
+def new_uid() -> UID:
+    """Return a new UID below 2.25, which needs no registered root."""
+    return generate_uid(prefix=None)
+
+
+def device_uid() -> UID:
+    """Return the UID of this machine, derived from its host name."""
+    name = f"clinreadnet/device/{platform.node()}"
+    return UID(f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, name).int}")
+
+
+def parameters(session: Mapping[str, Any]) -> list[str]:
+    """Return the lines that say what scored the slices, from `Session.describe`."""
+    reason = f" ({session['verdict_reason']})" if session["verdict_reason"] else ""
+    return [
+        f"weights SHA-256: {session['weights_sha256']}",
+        f"preset: {session['preset']}",
+        f"artifact: {session['artifact']}",
+        f"precision: {session['precision']}",
+        f"backend: {session['backend']}",
+        f"verdict: {session['verdict']}{reason}",
+        f"bundle verified: {'yes' if session['verified'] else 'no'}",
+    ]

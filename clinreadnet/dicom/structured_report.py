@@ -1,0 +1,240 @@
+"""Scores as DICOM structured reports: Comprehensive 3D SR, template TID 1500.
+
+One report for each series. Each slice is a measurement group with its score, the probability of
+each grade, its novelty and a reference to the image; dose and protocol are its acquisition context.
+The last group summarises the series. Concepts are in `clinreadnet.dicom.codes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import highdicom
+from highdicom.sr import (
+    AlgorithmIdentification,
+    Comprehensive3DSR,
+    DeviceObserverIdentifyingAttributes,
+    Measurement,
+    MeasurementReport,
+    MeasurementsAndQualitativeEvaluations,
+    NumContentItem,
+    ObservationContext,
+    ObserverContext,
+    QualitativeEvaluation,
+    RelationshipTypeValues,
+    SourceImageForMeasurementGroup,
+    TextContentItem,
+    TrackingIdentifier,
+)
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+
+from clinreadnet._version import __version__
+from clinreadnet.data.acquisition import Acquisition
+from clinreadnet.dicom import device
+from clinreadnet.dicom.codes import (
+    DOMAIN,
+    GRADES,
+    IN_DOMAIN,
+    KERNEL,
+    NOVEL,
+    NOVEL_SLICES,
+    NOVELTY,
+    SCORE,
+    SLICES,
+    identify_scheme,
+)
+from clinreadnet.dicom.sources import Sources
+from clinreadnet.files import whole_folder
+from clinreadnet.metrics import likert_probabilities
+from clinreadnet.scoring.series import SeriesReport, SeriesSummary
+from clinreadnet.spec import RESEARCH_USE
+
+_NO_UNIT = codes.UCUM.NoUnits
+_MGY = Code("mGy", "UCUM", "mGy")
+_MAS = Code("mA.s", "UCUM", "mA.s")
+_KV = Code("kV", "UCUM", "kV")
+_MM = Code("mm", "UCUM", "mm")
+_NUMBERS = (
+    ("ctdi_vol_mgy", Code("113830", "DCM", "Mean CTDIvol"), _MGY),
+    ("exposure_mas", Code("113736", "DCM", "Exposure"), _MAS),
+    ("kvp", Code("113733", "DCM", "KVP"), _KV),
+    ("thickness_mm", Code("112225", "DCM", "Slice Thickness"), _MM),
+)
+_TEXTS = (
+    ("kernel", KERNEL),
+    ("scanner", Code("113879", "DCM", "Device Model Name")),
+    ("protocol", Code("125203", "DCM", "Acquisition Protocol")),
+)
+
+
+def make_reports(
+    report: SeriesReport, sources: Sources, session: Mapping[str, Any]
+) -> list[Comprehensive3DSR]:
+    """Return one structured report for each series.
+
+    Args:
+        report: scores from `score_slices`.
+        sources: from `read_sources`, of the same slices.
+        session: from `Session.describe`.
+    """
+    members: dict[str, list[int]] = {}
+    for index, one in enumerate(report.slices):
+        members.setdefault(one.series, []).append(index)
+    summaries = report.by_series
+    return [
+        _make_report(report, indices, summaries[series], sources, session, number)
+        for number, (series, indices) in enumerate(members.items())
+    ]
+
+
+def write_reports(
+    report: SeriesReport, sources: Sources, session: Mapping[str, Any], folder: Path
+) -> None:
+    """Write ``sr-1.dcm``, ``sr-2.dcm`` ... into a new folder, one for each series.
+
+    Args:
+        report: scores from `score_slices`.
+        sources: from `read_sources`, of the same slices.
+        session: from `Session.describe`.
+        folder: folder to create.
+
+    Raises:
+        InputError: ``folder`` exists or cannot be created.
+    """
+    made = make_reports(report, sources, session)
+    with whole_folder(folder) as temporary:
+        for number, one in enumerate(made, start=1):
+            one.save_as(temporary / f"sr-{number}.dcm", enforce_file_format=True)
+
+
+def _make_report(
+    report: SeriesReport,
+    indices: Sequence[int],
+    summary: SeriesSummary,
+    sources: Sources,
+    session: Mapping[str, Any],
+    number: int,
+) -> Comprehensive3DSR:
+    algorithm = AlgorithmIdentification(
+        name="ClinReadNet",
+        version=__version__,
+        family=Code("123110", "DCM", "Artificial Intelligence"),
+        manufacturer=device.MANUFACTURER,
+        parameters=device.parameters(session),
+    )
+    groups = [_slice_group(report, index, sources, algorithm) for index in indices]
+    groups.append(_summary_group(summary, algorithm))
+    observer = ObserverContext(
+        observer_type=Code("121007", "DCM", "Device"),
+        observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
+            uid=device.device_uid(),
+            name="ClinReadNet",
+            manufacturer_name=device.MANUFACTURER,
+            model_name=device.MODEL,
+            serial_number=__version__,
+        ),
+    )
+    content = MeasurementReport(
+        observation_context=ObservationContext(observer_device_context=observer),
+        procedure_reported=Code("77477000", "SCT", "Computed tomography"),
+        imaging_measurements=groups,
+        title=Code("126000", "DCM", "Imaging Measurement Report"),
+    )
+    content[0].ContentSequence.append(
+        TextContentItem(
+            name=Code("121106", "DCM", "Comment"),
+            value=f"{RESEARCH_USE}{'' if report.unjudged is None else f' {report.unjudged}'}",
+            relationship_type=RelationshipTypeValues.CONTAINS,
+        )
+    )
+    evidence = list({report.refs[i].path: sources[report.refs[i].path] for i in indices}.values())
+    made = Comprehensive3DSR(
+        evidence=evidence,
+        content=content[0],
+        series_instance_uid=device.new_uid(),
+        series_number=device.SERIES_NUMBERS["report"] + 10 * number,
+        sop_instance_uid=device.new_uid(),
+        instance_number=1,
+        manufacturer=device.MANUFACTURER,
+        is_complete=True,
+    )
+    made.SeriesDescription = device.DESCRIPTION
+    made.ManufacturerModelName = device.MODEL
+    made.SoftwareVersions = __version__
+    identify_scheme(made)
+    return made
+
+
+def _slice_group(
+    report: SeriesReport, index: int, sources: Sources, algorithm: AlgorithmIdentification
+) -> MeasurementsAndQualitativeEvaluations:
+    one, ref = report.slices[index], report.refs[index]
+    source = sources[ref.path]
+    grades = likert_probabilities(report.outputs.probs[index])
+    values = [(SCORE, one.score), *zip(GRADES, grades, strict=True)]
+    if one.novelty is not None:
+        values.append((NOVELTY, one.novelty))
+    judged = []
+    if one.in_domain is not None:
+        judged.append(QualitativeEvaluation(DOMAIN, IN_DOMAIN if one.in_domain else NOVEL))
+    group = MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(
+            uid=device.new_uid(), identifier=f"slice {index + 1}"
+        ),
+        algorithm_id=algorithm,
+        measurements=[Measurement(name, _short(value), _NO_UNIT) for name, value in values],
+        qualitative_evaluations=judged or None,
+        source_images=[
+            SourceImageForMeasurementGroup(
+                referenced_sop_class_uid=source.SOPClassUID,
+                referenced_sop_instance_uid=source.SOPInstanceUID,
+                referenced_frame_numbers=None if ref.frame is None else [ref.frame + 1],
+            )
+        ],
+    )
+    group[0].ContentSequence.extend(_acquisition(ref.acquisition))
+    return group
+
+
+def _summary_group(
+    summary: SeriesSummary, algorithm: AlgorithmIdentification
+) -> MeasurementsAndQualitativeEvaluations:
+    measurements = [Measurement(SLICES, summary.n, _NO_UNIT)]
+    if summary.novel is not None:
+        measurements.append(Measurement(NOVEL_SLICES, summary.novel, _NO_UNIT))
+    for value, derivation in (
+        (summary.mean, codes.SCT.Mean),
+        (summary.min, codes.SCT.Minimum),
+        (summary.max, codes.SCT.Maximum),
+    ):
+        if value is not None:  # None: every slice is marked as novel
+            measurements.append(Measurement(SCORE, _short(value), _NO_UNIT, derivation=derivation))
+    return MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(uid=device.new_uid(), identifier="series summary"),
+        finding_type=Code("113015", "DCM", "Series"),
+        algorithm_id=algorithm,
+        measurements=measurements,
+    )
+
+
+def _acquisition(acquisition: Acquisition) -> list[highdicom.sr.ContentItem]:
+    """Return dose and protocol as items of the acquisition context."""
+    relation = RelationshipTypeValues.HAS_ACQ_CONTEXT
+    items: list[Any] = []
+    for field, name, unit in _NUMBERS:
+        value = getattr(acquisition, field)
+        if value is not None:
+            items.append(NumContentItem(name, _short(value), unit, relationship_type=relation))
+    for field, name in _TEXTS:
+        text = getattr(acquisition, field)
+        if text is not None:
+            items.append(TextContentItem(name, text, relationship_type=relation))
+    return items
+
+
+def _short(value: float) -> float:
+    """Return a number that fits a decimal string of 16 characters."""
+    return float(f"{value:.6g}")

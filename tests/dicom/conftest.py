@@ -1,0 +1,34 @@
+"""A small bundle and a scored series."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.tiny_bundle import write_bundle
+
+from clinreadnet.data.slices import find_slices
+from clinreadnet.runtime import Session
+from clinreadnet.scoring.series import SeriesReport, score_slices
+
+pytest.importorskip("highdicom", reason="highdicom is not installed: the extra dicom")
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("bundles") / "bundle")
+
+
+@pytest.fixture(scope="session")
+def session(bundle: Path) -> Session:
+    return Session(bundle, "onnxruntime-cpu")
+
+
+@pytest.fixture(scope="session")
+def scored(session: Session) -> Callable[..., SeriesReport]:
+    def score(*paths: Any) -> SeriesReport:
+        return score_slices(session, find_slices(paths))
+
+    return score

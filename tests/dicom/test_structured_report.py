@@ -1,0 +1,321 @@
+"""Reports are read back with highdicom and pydicom, and checked by dicom3tools' dciodvfy."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import highdicom
+import numpy as np
+import pydicom
+import pytest
+from pydicom.sr.coding import Code
+from support.dicom_files import make_ct, noise, write, write_ct, write_enhanced_ct, write_series
+
+from clinreadnet import cli
+from clinreadnet.dicom.codes import (
+    DOMAIN,
+    GRADES,
+    IN_DOMAIN,
+    NOVEL,
+    NOVEL_SLICES,
+    NOVELTY,
+    PRIVATE,
+    SCHEME,
+    SCORE,
+    SLICES,
+)
+from clinreadnet.dicom.sources import read_sources
+from clinreadnet.dicom.structured_report import write_reports
+from clinreadnet.errors import InputError
+from clinreadnet.runtime import Session
+from clinreadnet.scoring.series import SeriesReport
+from clinreadnet.spec import RESEARCH_USE
+
+ROOT = Path(__file__).parents[2]
+DCIODVFY = shutil.which("dciodvfy")
+PATIENT = {
+    "PatientName": "Doe^Jane",
+    "PatientID": "P1",
+    "PatientBirthDate": "19700101",
+    "PatientSex": "F",
+    "StudyID": "7",
+    "AccessionNumber": "A1",
+    "ReferringPhysicianName": "",
+    "StudyDate": "20260131",
+    "StudyTime": "101500",
+}
+DOSE: dict[str, Any] = {
+    "CTDIvol": 4.5,
+    "Exposure": 120,
+    "KVP": "100",
+    "ConvolutionKernel": "Br40",
+    "SliceThickness": "2.5",
+    "ManufacturerModelName": "Model 7",
+    "ProtocolName": "Abdomen",
+}
+Scored = Callable[..., SeriesReport]
+
+
+def read(folder: Path, number: int = 1) -> Any:
+    return highdicom.sr.srread(folder / f"sr-{number}.dcm")
+
+
+def write_sr(report: SeriesReport, session: Session, out: Path) -> Path:
+    write_reports(report, read_sources(report.refs), session.describe(), out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def made(
+    scored: Scored, session: Session, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[SeriesReport, Path]:
+    """Three slices and a bright one, which is novel."""
+    folder = tmp_path_factory.mktemp("sr")
+    series = write_series(folder / "series", 3, **PATIENT, **DOSE)
+    bright = noise(9) + np.int16(355)
+    bright[10:32] += 1040  # a thinner strip of air
+    write_ct(
+        series / "bright.dcm", bright, ImagePositionPatient=[-180, -180, 50], **PATIENT, **DOSE
+    )
+    report = scored(series)
+    assert [one.in_domain for one in report.slices] == [True, True, True, False]
+    return report, write_sr(report, session, folder / "out")
+
+
+def test_each_slice_is_a_group_with_its_score_and_its_image(
+    made: tuple[SeriesReport, Path],
+) -> None:
+    report, out = made
+    groups = read(out).content.get_image_measurement_groups()
+    assert len(groups) == len(report.slices) + 1
+    for one, ref, group in zip(report.slices, report.refs, groups, strict=False):
+        found = {m.name: m.value for m in group.get_measurements()}
+        assert found[SCORE] == pytest.approx(one.score, rel=1e-5)
+        assert found[NOVELTY] == pytest.approx(one.novelty, rel=1e-5)
+        assert [found[grade] for grade in GRADES] == pytest.approx(
+            [3 / 21, 5 / 21, 5 / 21, 5 / 21, 3 / 21], rel=1e-5
+        )
+        (judged,) = group.get_qualitative_evaluations(name=DOMAIN)
+        assert judged.value == (IN_DOMAIN if one.in_domain else NOVEL)
+        (image,) = group.source_images
+        assert image.referenced_sop_instance_uid == ref.instance_uid
+
+
+def test_the_last_group_summarises_the_series(made: tuple[SeriesReport, Path]) -> None:
+    report, out = made
+    group = read(out).content.get_image_measurement_groups()[-1]
+    counts = {m.name: m.value for m in group.get_measurements() if m.name != SCORE}
+    assert counts == {SLICES: 4, NOVEL_SLICES: 1}
+    scores = [(m.derivation.meaning, m.value) for m in group.get_measurements(name=SCORE)]
+    summary = report.series
+    assert scores == [
+        ("Mean", pytest.approx(summary.mean, rel=1e-5)),
+        ("Minimum", pytest.approx(summary.min, rel=1e-5)),
+        ("Maximum", pytest.approx(summary.max, rel=1e-5)),
+    ]
+
+
+def test_the_algorithm_and_the_device_are_identified(
+    made: tuple[SeriesReport, Path], session: Session
+) -> None:
+    report = read(made[1])
+    group = report.content.get_image_measurement_groups()[0]
+    texts: dict[str, list[str]] = {}
+    for item in group[0].ContentSequence:
+        if item.ValueType == "TEXT":
+            texts.setdefault(item.name.value, []).append(item.value)
+    facts = session.describe()
+    name, version, parameters = (texts[code] for code in ("111001", "111003", "111002"))
+    assert (name, version) == (["ClinReadNet"], [facts["clinreadnet_version"]])
+    for expected in (
+        f"weights SHA-256: {facts['weights_sha256']}",
+        f"artifact: {facts['artifact']}",
+        "backend: onnxruntime-cpu",
+        f"verdict: {facts['verdict']}",
+    ):
+        assert any(line.startswith(expected) for line in parameters), expected
+    observers = [i.value for i in report.content[0].ContentSequence if i.name.value == "121013"]
+    assert observers == ["ClinReadNet"]
+
+
+def test_dose_and_protocol_are_the_acquisition_context(made: tuple[SeriesReport, Path]) -> None:
+    group = read(made[1]).content.get_image_measurement_groups()[0]
+    context: dict[str, Any] = {}
+    for item in group[0].ContentSequence:
+        if item.RelationshipType == "HAS ACQ CONTEXT":
+            context[item.name.meaning] = getattr(item, "value", None)
+    assert context == {
+        "Mean CTDIvol": 4.5,
+        "Exposure": 120,
+        "KVP": 100,
+        "Slice Thickness": 2.5,
+        "Convolution kernel": "Br40",
+        "Device Model Name": "Model 7",
+        "Acquisition Protocol": "Abdomen",
+    }
+
+
+def test_the_header_is_the_studys_and_says_research_use(made: tuple[SeriesReport, Path]) -> None:
+    ds = pydicom.dcmread(made[1] / "sr-1.dcm")
+    for name, value in PATIENT.items():
+        assert str(ds.get(name)) == value, name
+    assert (ds.Modality, ds.CompletionFlag, ds.VerificationFlag) == ("SR", "COMPLETE", "UNVERIFIED")
+    assert "research use only" in ds.SeriesDescription
+    comments = [
+        item.TextValue
+        for item in ds.ContentSequence
+        if item.ConceptNameCodeSequence[0].CodeValue == "121106"
+    ]
+    assert comments == [RESEARCH_USE]
+    assert ds.CodingSchemeIdentificationSequence[0].CodingSchemeDesignator == SCHEME
+    (study,) = ds.CurrentRequestedProcedureEvidenceSequence
+    (series,) = study.ReferencedSeriesSequence
+    assert len(series.ReferencedSOPSequence) == 4
+
+
+@pytest.mark.skipif(DCIODVFY is None, reason="no dciodvfy here (Debian's package `dicom3tools`)")
+def test_dciodvfy_finds_no_error(made: tuple[SeriesReport, Path]) -> None:
+    done = subprocess.run(
+        [str(DCIODVFY), made[1] / "sr-1.dcm"], capture_output=True, text=True, timeout=120
+    )
+    assert "Comprehensive3DSR" in done.stderr
+    assert [line for line in done.stderr.splitlines() if line.startswith("Error")] == []
+
+
+def test_frames_of_an_enhanced_ct_are_referenced_by_number(
+    scored: Scored, session: Session, tmp_path: Path
+) -> None:
+    report = scored(write_enhanced_ct(tmp_path / "e.dcm", 2))
+    out = write_sr(report, session, tmp_path / "out")
+    groups = read(out).content.get_image_measurement_groups()
+    frames = [group.source_images[0].referenced_frame_numbers for group in groups[:-1]]
+    assert frames == [[2], [1]]  # in the order of their positions
+
+
+def test_two_series_get_a_report_each(scored: Scored, session: Session, tmp_path: Path) -> None:
+    write_series(tmp_path / "a", 1)
+    write_series(tmp_path / "b", 2, SeriesInstanceUID="1.2.9")
+    out = write_sr(scored(tmp_path / "a", tmp_path / "b"), session, tmp_path / "out")
+    first, second = (pydicom.dcmread(out / f"sr-{n}.dcm") for n in (1, 2))
+    assert sorted(path.name for path in out.iterdir()) == ["sr-1.dcm", "sr-2.dcm"]
+    assert first.SeriesInstanceUID != second.SeriesInstanceUID
+    assert first.SeriesNumber != second.SeriesNumber
+
+
+def test_a_name_in_another_character_set_survives(
+    scored: Scored, session: Session, tmp_path: Path
+) -> None:
+    name = "Yamada^Tarou=山田^太郎"
+    path = write_ct(tmp_path / "a.dcm", SpecificCharacterSet="ISO_IR 192", PatientName=name)
+    out = write_sr(scored(path), session, tmp_path / "out")
+    assert str(pydicom.dcmread(out / "sr-1.dcm").PatientName) == name
+
+
+@pytest.mark.parametrize(
+    ("tags", "words"),
+    [
+        ({"StudyInstanceUID": None}, "no StudyInstanceUID"),
+        ({"SeriesInstanceUID": ""}, "no SeriesInstanceUID"),
+        ({"StudyInstanceUID": "1.2.x"}, "an invalid StudyInstanceUID"),
+    ],
+    ids=["study", "series", "invalid"],
+)
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
+def test_a_slice_without_uids_is_refused(
+    tmp_path: Path, scored: Scored, tags: dict[str, Any], words: str
+) -> None:
+    report = scored(write_ct(tmp_path / "a.dcm", **tags))
+    with pytest.raises(InputError, match=words) as caught:
+        read_sources(report.refs)
+    assert str(tmp_path / "a.dcm") in str(caught.value)
+
+
+def test_two_slices_with_one_uid_and_other_pixels_are_refused(
+    tmp_path: Path, scored: Scored
+) -> None:
+    for name, seed in (("a.dcm", 0), ("b.dcm", 1)):
+        write(tmp_path / name, make_ct(noise(seed), SOPInstanceUID="1.2.3.4"))
+    with pytest.raises(InputError, match="a reference to it is ambiguous"):
+        read_sources(scored(tmp_path).refs)
+
+
+def test_a_series_of_two_patients_is_refused(tmp_path: Path, scored: Scored) -> None:
+    write_ct(tmp_path / "a.dcm", PatientID="1")
+    write_ct(tmp_path / "b.dcm", PatientID="2")
+    with pytest.raises(InputError, match="of another study or patient"):
+        read_sources(scored(tmp_path).refs)
+
+
+def test_a_slice_that_is_not_dicom_is_refused(tmp_path: Path, scored: Scored) -> None:
+    np.save(tmp_path / "a.npy", noise())
+    with pytest.raises(InputError, match="not a DICOM file"):
+        read_sources(scored(tmp_path / "a.npy").refs)
+
+
+def test_private_codes_are_distinct_short_and_documented() -> None:
+    page = (ROOT / "docs" / "dicom-codes.md").read_text()
+    assert len({code.value for code in PRIVATE}) == len(PRIVATE)
+    for code in PRIVATE:
+        assert code.scheme_designator == SCHEME
+        assert len(code.value) <= 16 and len(code.meaning) <= 64
+        assert f"| `{code.value}` | {code.meaning} |" in page
+    assert len(re.findall(r"^\| `[A-Z0-9]+` \|", page, re.M)) == len(PRIVATE)
+    assert Code("111029", "DCM", "Image Quality Rating") not in PRIVATE
+
+
+def test_a_report_of_novel_slices_alone_has_no_mean(
+    made: tuple[SeriesReport, Path], session: Session, tmp_path: Path
+) -> None:
+    report = made[0]
+    last = SeriesReport(
+        report.slices[3:],
+        report.series,
+        report.worst,
+        report.best,
+        None,
+        report.refs[3:],
+        report.outputs.take(3),
+    )
+    write_reports(last, read_sources(last.refs), session.describe(), tmp_path / "out")
+    group = read(tmp_path / "out").content.get_image_measurement_groups()[-1]
+    assert [m.name for m in group.get_measurements()] == [SLICES, NOVEL_SLICES]
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr("sys.argv", ["clinreadnet", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    return int(end.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("tags", "exists", "words"),
+    [
+        ({"StudyInstanceUID": None}, False, "no StudyInstanceUID"),
+        ({}, True, "reports: already exists"),
+    ],
+    ids=["no-uid", "folder-exists"],
+)
+def test_the_command_refuses_in_one_line_and_writes_nothing(
+    bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tags: dict[str, Any],
+    exists: bool,
+    words: str,
+) -> None:
+    out = tmp_path / "reports"
+    if exists:
+        out.mkdir()
+    series = write_series(tmp_path / "series", 1, **tags)
+    status = run(monkeypatch, "score", series, "--bundle", bundle, "--sr", out)
+    printed, errors = capsys.readouterr()
+    assert (status, printed) == (2, "")
+    assert words in errors and errors.count("\n") == 1
+    assert list(tmp_path.rglob("*.dcm")) == list(series.iterdir())
