@@ -69,6 +69,8 @@ class DerivingModule(nn.Module):
         ):
             return kept.values
         values = tuple(value.contiguous() for value in compute())
+        if any(type(value) not in (Tensor, nn.Parameter) for value in values):
+            return values  # such as the fake tensors of a tracer
         if sources[0].is_cuda:
             if torch.cuda.is_current_stream_capturing():  # computed when the graph is replayed
                 return values
