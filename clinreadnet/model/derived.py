@@ -23,8 +23,8 @@ class DerivingModule(nn.Module):
     """A module that computes some tensors from its weights once, in evaluation mode.
 
     It computes them again after a weight was replaced or written in place, after ``train`` or
-    ``eval``, and after a conversion such as ``half`` or ``to``. Writes through ``weight.data`` count
-    only after one of those calls. A captured CUDA graph contains the values of its capture.
+    ``eval``, and after a conversion such as ``half`` or ``to``. A write through ``weight.data``
+    counts only after one of those calls. A captured CUDA graph contains the values of its capture.
 
     What is kept is neither in the state nor in copies of the module.
     """

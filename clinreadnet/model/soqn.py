@@ -226,8 +226,8 @@ class OrdinalHead(DerivingModule):
         """[B, H, W, C] -> normalised tokens [B, HW, C] and what they vote, float32 at least."""
         x = self.norm(x).flatten(1, 2)
         wide = torch.promote_types(x.dtype, torch.float32)
-        votes = self.vote(x).softmax(dim=-1, dtype=wide)
-        weights = self.token_weight(x).flatten(1).softmax(dim=-1, dtype=wide)
+        votes = self.vote(x).to(wide).softmax(dim=-1)
+        weights = self.token_weight(x).to(wide).flatten(1).softmax(dim=-1)
         return x, TileVotes(votes, weights)
 
     def join(self, x: Tensor, tiles: TileVotes) -> Tensor:
