@@ -23,6 +23,15 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Whether kernels run in Triton's interpreter, on CPU tensors."""
 
 
+def wrap_triton(kernel: Any) -> Any:
+    """Return what launches ``kernel`` in a ``triton_op``, where compilers see it.
+
+    The interpreter launches the kernel itself: torch 2.11 refuses to wrap it. torch.compile finds
+    the kernels of an op by the name of this function.
+    """
+    return kernel if INTERPRETED else torch.library.wrap_triton(kernel)
+
+
 def require(condition: bool, message: str) -> None:
     """Raise ValueError with ``message`` if ``condition`` is false."""
     if not condition:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -54,6 +55,11 @@ def gpu_of(device: torch.device) -> tuple[str, int]:
         return "", 0
     properties = torch.cuda.get_device_properties(device)  # a constant for torch.compile
     return properties.name, 10 * properties.major + properties.minor
+
+
+def device_of(x: Tensor) -> AbstractContextManager[object]:
+    """Return what makes the device of ``x`` the current one: Triton launches there."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
 @lru_cache

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from clinreadnet.kernels import Impl, attention_block, attention_block_obstacle, window_attention
 from clinreadnet.kernels.ops.layer_norm.reference import layer_norm_reference
+from clinreadnet.model.derived import DerivingModule
 
 
 class LayerNorm(nn.LayerNorm):
@@ -21,7 +22,12 @@ class LayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., C] -> [..., C]."""
-        return layer_norm_reference(x, self.weight, self.bias, self.eps)
+        # PyTorch's kernels compute the statistics of 16-bit tensors in float32. Exporters do not
+        # promise that, so the graphs that they trace say it.
+        if torch.compiler.is_compiling() or x.dtype != self.weight.dtype:
+            return layer_norm_reference(x, self.weight, self.bias, self.eps)
+        y = nn.functional.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+        return y.to(x.dtype)  # autocast widens it
 
 
 def relative_position_index(window: int) -> Tensor:
@@ -31,7 +37,7 @@ def relative_position_index(window: int) -> Tensor:
     return offset[..., 0] * (2 * window - 1) + offset[..., 1]
 
 
-class MultiTemperatureAttention(nn.Module):
+class MultiTemperatureAttention(DerivingModule):
     """qkv projection, windowed multi-temperature attention, output projection.
 
     Args:
@@ -68,17 +74,22 @@ class MultiTemperatureAttention(nn.Module):
         self.register_buffer("relative_index", relative_position_index(window), persistent=False)
         nn.init.trunc_normal_(self.bias_table, std=0.02)
 
-    def score_parameters(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    def score_parameters(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
         """Position bias [heads, N, N], inverse temperature [heads] and gates [heads, T].
 
-        In float32, or in ``dtype`` where that is wider.
+        In float32, or in ``dtype`` where that is wider. Computed once in evaluation mode.
         """
         wide = torch.promote_types(dtype, torch.float32)
-        return (
-            self.bias_table.to(wide)[self.relative_index].permute(2, 0, 1),
-            self.log_inv_temperature.to(wide).exp(),
-            self.gate_logits.to(wide).softmax(dim=-1),
-        )
+
+        def compute() -> tuple[Tensor, ...]:
+            return (
+                self.bias_table.to(wide)[self.relative_index].permute(2, 0, 1),
+                self.log_inv_temperature.to(wide).exp(),
+                self.gate_logits.to(wide).softmax(dim=-1),
+            )
+
+        sources = self.bias_table, self.log_inv_temperature, self.gate_logits
+        return self.derived("scores", sources, wide, compute)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, H, W, C]."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from clinreadnet.kernels import Impl, sobel_stem
 from clinreadnet.model.attention import LayerNorm
+from clinreadnet.model.derived import DerivingModule
 from clinreadnet.spec import FINE_GRADES, FINE_STEP, TILE
 
 SOBEL_GAIN = 40.0
@@ -93,7 +94,7 @@ class SobelStem(nn.Module):
             return self.norm(self.embed(x).permute(0, 2, 3, 1))
 
 
-class TileStatistics(nn.Module):
+class TileStatistics(DerivingModule):
     """Mean and log deviation of the stem's channels in each 32x32 tile, standardised.
 
     ``calibrate`` takes the mean and the deviation of each statistic from training data.
@@ -116,10 +117,8 @@ class TileStatistics(nn.Module):
         _, h, w, c = tokens.shape
         wide = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
         wide = wide.reshape(-1, h // side, side, w // side, side, c)
-        mean = wide.mean(dim=(2, 4), keepdim=True)
-        difference = wide - mean
-        variance = (difference * difference).mean(dim=(2, 4))
-        return torch.cat([mean.squeeze((2, 4)), (variance + VARIANCE_EPS).log() / 2], dim=-1)
+        variance, mean = torch.var_mean(wide, dim=(2, 4), correction=0)
+        return torch.cat([mean, (variance + VARIANCE_EPS).log() / 2], dim=-1)
 
     @torch.no_grad()
     def calibrate(self, raw: Tensor) -> None:
@@ -131,10 +130,11 @@ class TileStatistics(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, H / 8, W / 8, 2C], about Normal(0, 1) over calibrated tiles."""
         raw = self.raw(tokens)
-        return (raw - self.shift.to(raw)) * self.scale.to(raw)
+        shift, scale = self.wide("standard", raw.dtype, self.shift, self.scale)
+        return (raw - shift) * scale
 
 
-class Novelty(nn.Module):
+class Novelty(DerivingModule):
     """How far the statistics of a slice lie from those of the training data.
 
     The mean and the deviation of each statistic over the tiles, whitened: a Mahalanobis distance
@@ -158,9 +158,8 @@ class Novelty(nn.Module):
 
     def summary(self, statistics: Tensor) -> Tensor:
         """[B, H, W, S] -> [B, 2S], mean and deviation over the tiles."""
-        mean = statistics.mean(dim=(1, 2))
-        difference = statistics - mean[:, None, None]
-        return torch.cat([mean, ((difference * difference).mean(dim=(1, 2)) + 1e-6).sqrt()], dim=-1)
+        variance, mean = torch.var_mean(statistics, dim=(1, 2), correction=0)
+        return torch.cat([mean, (variance + 1e-6).sqrt()], dim=-1)
 
     @torch.no_grad()
     def fit(self, summaries: Tensor, shrinkage: float = 0.1) -> None:
@@ -190,11 +189,11 @@ class Novelty(nn.Module):
 
     def distance(self, summary: Tensor) -> Tensor:
         """[B, 2S], as ``summary`` gives them -> [B]."""
-        far = (summary - self.mean.to(summary)) @ self.whitening.to(summary)
-        return (far * far).sum(dim=-1).sqrt()
+        mean, whitening = self.wide("usual", summary.dtype, self.mean, self.whitening)
+        return torch.linalg.vector_norm((summary - mean) @ whitening, dim=-1)
 
 
-class OrdinalHead(nn.Module):
+class OrdinalHead(DerivingModule):
     """Each tile votes a distribution over the fine grades; the image joins the votes.
 
     The image's logits are the logarithm of the weighted mixture of votes, times a learned gain,
@@ -236,8 +235,8 @@ class OrdinalHead(nn.Module):
         weights = tiles.weights[:, None]
         mixture = (weights @ tiles.votes).flatten(1)
         pooled = (weights @ x.to(weights.dtype)).flatten(1)
-        logits = self.gain.to(mixture) * (mixture + MIXTURE_EPS).log()
-        return logits + self._image(pooled)
+        (gain,) = self.wide("gain", mixture.dtype, self.gain)
+        return torch.addcmul(self._image(pooled), gain, (mixture + MIXTURE_EPS).log())
 
     def experts(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[B, H, W, C] -> scores [B] of the mixture of votes alone, and of the MLP alone."""
@@ -249,7 +248,11 @@ class OrdinalHead(nn.Module):
 
     def expectation(self, probs: Tensor) -> Tensor:
         """[..., 21] -> [...], in grades 0...4."""
-        return (probs * (self.grade_index.to(probs.dtype) * FINE_STEP)).sum(dim=-1)
+        dtype = probs.dtype
+        (grades,) = self.derived(
+            "grades", [self.grade_index], dtype, lambda: (self.grade_index.to(dtype) * FINE_STEP,)
+        )
+        return (probs * grades).sum(dim=-1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, TileVotes]:
         """[B, H, W, C] -> score [B], probs [B, 21], quality_map [B, H, W], votes."""
@@ -257,19 +260,17 @@ class OrdinalHead(nn.Module):
         tokens, tiles = self.tiles(x)
         with without_autocast(x):
             logits = self.join(tokens, tiles)
-            probs = (logits / self.temperature.to(logits)).softmax(dim=-1)
+            (temperature,) = self.wide("temperature", logits.dtype, self.temperature)
+            probs = (logits / temperature).softmax(dim=-1)
             quality_map = self.expectation(tiles.votes).reshape(-1, h, w)
             return self.expectation(probs), probs, quality_map, tiles
 
     def _image(self, pooled: Tensor) -> Tensor:
         """[B, C] -> [B, 21], in the type of ``pooled``: one vector an image costs nothing."""
-        for layer in self.image:
-            if isinstance(layer, nn.Linear):
-                weight, bias = layer.weight.to(pooled), layer.bias.to(pooled)
-                pooled = nn.functional.linear(pooled, weight, bias)
-            else:
-                pooled = layer(pooled)
-        return pooled
+        first, gelu, last = self.image
+        parameters = [*first.parameters(), *last.parameters()]
+        weight, bias, *output = self.wide("image", pooled.dtype, *parameters)
+        return nn.functional.linear(gelu(nn.functional.linear(pooled, weight, bias)), *output)
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:

@@ -20,11 +20,11 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.library import triton_op, wrap_triton
+from torch.library import triton_op
 
-from clinreadnet.kernels.dispatch import INTERPRETED, differentiate_as
+from clinreadnet.kernels.dispatch import INTERPRETED, differentiate_as, wrap_triton
 from clinreadnet.kernels.grid import Size
-from clinreadnet.kernels.launch import gpu_of, launch_config
+from clinreadnet.kernels.launch import device_of, gpu_of, launch_config
 from clinreadnet.kernels.ops.attention_block.reference import attention_block_reference
 from clinreadnet.kernels.ops.layer_norm.kernel import layer_norm
 from clinreadnet.kernels.ops.window_attention.kernel import attend, window_token
@@ -182,23 +182,24 @@ def attention_block_op(
     batch, h, w, channels = x.shape
     heads, octaves = gates.shape
     config = attention_block_config(channels, x.dtype, *gpu_of(x.device))
-    wrap_triton(_attention_block_fwd_kernel)[(attention_block_grid(batch, h, w, window),)](
-        x,
-        norm_weight.contiguous(),
-        norm_bias.contiguous(),
-        qkv_weight.contiguous(),
-        qkv_bias.contiguous(),
-        projection_weight.contiguous(),
-        projection_bias.contiguous(),
-        position_bias.contiguous(),
-        inv_temperature.contiguous(),
-        gates.contiguous(),
-        h,
-        w,
-        out,
-        **attention_block_constants(channels, heads, octaves, window, shift, eps, config),
-        num_warps=config.num_warps,
-    )
+    with device_of(x):
+        wrap_triton(_attention_block_fwd_kernel)[(attention_block_grid(batch, h, w, window),)](
+            x,
+            norm_weight.contiguous(),
+            norm_bias.contiguous(),
+            qkv_weight.contiguous(),
+            qkv_bias.contiguous(),
+            projection_weight.contiguous(),
+            projection_bias.contiguous(),
+            position_bias.contiguous(),
+            inv_temperature.contiguous(),
+            gates.contiguous(),
+            h,
+            w,
+            out,
+            **attention_block_constants(channels, heads, octaves, window, shift, eps, config),
+            num_warps=config.num_warps,
+        )
     return out
 
 

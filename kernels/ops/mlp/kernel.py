@@ -19,11 +19,11 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.library import triton_op, wrap_triton
+from torch.library import triton_op
 
-from clinreadnet.kernels.dispatch import INTERPRETED, differentiate_as
+from clinreadnet.kernels.dispatch import INTERPRETED, differentiate_as, wrap_triton
 from clinreadnet.kernels.grid import Size, ceil_div
-from clinreadnet.kernels.launch import gpu_of, launch_config
+from clinreadnet.kernels.launch import device_of, gpu_of, launch_config
 from clinreadnet.kernels.ops.layer_norm.kernel import layer_norm
 from clinreadnet.kernels.ops.mlp.reference import mlp_reference
 
@@ -133,19 +133,20 @@ def mlp_op(
     hidden, channels = fc1_weight.shape
     tokens = x.numel() // channels
     config = mlp_config(channels, x.dtype, *gpu_of(x.device))
-    wrap_triton(_mlp_fwd_kernel)[(mlp_grid(tokens, config.block_m),)](
-        x,
-        norm_weight.contiguous(),
-        norm_bias.contiguous(),
-        fc1_weight.contiguous(),
-        fc1_bias.contiguous(),
-        fc2_weight.contiguous(),
-        fc2_bias.contiguous(),
-        tokens,
-        out,
-        **mlp_constants(channels, hidden, eps, config),
-        num_warps=config.num_warps,
-    )
+    with device_of(x):
+        wrap_triton(_mlp_fwd_kernel)[(mlp_grid(tokens, config.block_m),)](
+            x,
+            norm_weight.contiguous(),
+            norm_bias.contiguous(),
+            fc1_weight.contiguous(),
+            fc1_bias.contiguous(),
+            fc2_weight.contiguous(),
+            fc2_bias.contiguous(),
+            tokens,
+            out,
+            **mlp_constants(channels, hidden, eps, config),
+            num_warps=config.num_warps,
+        )
     return out
 
 

@@ -18,11 +18,11 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.library import triton_op, wrap_triton
+from torch.library import triton_op
 
-from clinreadnet.kernels.dispatch import INTERPRETED, differentiate_as
+from clinreadnet.kernels.dispatch import INTERPRETED, differentiate_as, wrap_triton
 from clinreadnet.kernels.grid import Size, ceil_div
-from clinreadnet.kernels.launch import gpu_of, launch_config
+from clinreadnet.kernels.launch import device_of, gpu_of, launch_config
 from clinreadnet.kernels.ops.sobel_stem.reference import MAGNITUDE_EPS, sobel_stem_reference
 
 _EPS = tl.constexpr(MAGNITUDE_EPS)
@@ -174,16 +174,17 @@ def sobel_stem_op(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     c0 = weight.shape[0]
     config = sobel_stem_config(c0, *gpu_of(x.device))
     grid = sobel_stem_grid(batch, h, w, config.block_h, config.block_w)
-    wrap_triton(_sobel_stem_fwd_kernel)[(grid,)](
-        x,
-        weight.contiguous(),
-        bias.contiguous(),
-        h,
-        w,
-        out,
-        **sobel_stem_constants(c0, config),
-        num_warps=config.num_warps,
-    )
+    with device_of(x):
+        wrap_triton(_sobel_stem_fwd_kernel)[(grid,)](
+            x,
+            weight.contiguous(),
+            bias.contiguous(),
+            h,
+            w,
+            out,
+            **sobel_stem_constants(c0, config),
+            num_warps=config.num_warps,
+        )
     return out
 
 

@@ -18,11 +18,11 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.library import triton_op, wrap_triton
+from torch.library import triton_op
 
-from clinreadnet.kernels.dispatch import INTERPRETED, differentiate_as
+from clinreadnet.kernels.dispatch import INTERPRETED, differentiate_as, wrap_triton
 from clinreadnet.kernels.grid import Size, ceil_div
-from clinreadnet.kernels.launch import gpu_of, launch_config
+from clinreadnet.kernels.launch import device_of, gpu_of, launch_config
 from clinreadnet.kernels.ops.window_attention.reference import window_attention_reference
 
 _LOG2_E = tl.constexpr(1.4426950408889634)
@@ -199,18 +199,19 @@ def window_attention_op(
     heads, octaves = gates.shape
     config = window_attention_config(window, qkv.dtype, *gpu_of(qkv.device))
     grid = window_attention_grid(batch, h, w, heads, window, config.block_m)
-    wrap_triton(_window_attention_fwd_kernel)[(grid,)](
-        qkv,
-        bias.contiguous(),
-        inv_temperature.contiguous(),
-        gates.contiguous(),
-        heads,
-        h,
-        w,
-        out,
-        **window_attention_constants(window, shift, channels // heads, octaves, config),
-        num_warps=config.num_warps,
-    )
+    with device_of(qkv):
+        wrap_triton(_window_attention_fwd_kernel)[(grid,)](
+            qkv,
+            bias.contiguous(),
+            inv_temperature.contiguous(),
+            gates.contiguous(),
+            heads,
+            h,
+            w,
+            out,
+            **window_attention_constants(window, shift, channels // heads, octaves, config),
+            num_warps=config.num_warps,
+        )
     return out
 
 
