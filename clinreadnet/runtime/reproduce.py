@@ -68,8 +68,8 @@ class Comparison:
         The novelty of one slice has a limit of its own.
         """
         for name, error in self.slice_errors.items():
-            if name != "novelty" and not error <= self.limits.error:
-                text = f"a slice's {name} is off by {error:.1e} ({bound} {self.limits.error:.0e})"
+            if name != "novelty" and not error <= self.limits.one:
+                text = f"a slice's {name} is off by {error:.1e} ({bound} {self.limits.one:.0e})"
                 yield name, text, self.worst_slices[name]
         tile, novelty = self.worst_tile_difference, self.worst_novelty_difference
         if tile is not None and not tile <= self.limits.tile:

@@ -8,14 +8,20 @@ compared with the reference, and with itself in the other batches.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from clinreadnet.precision import Limits
 from clinreadnet.runtime.bundle.manifest import BatchRange
-from clinreadnet.runtime.reproduce import BatchRunner, compare_outputs, run_batch, usual_norms
+from clinreadnet.runtime.reproduce import (
+    BatchRunner,
+    compare_outputs,
+    run_batch,
+    slices_outside,
+    usual_norms,
+)
 from clinreadnet.runtime.scores import Outputs
 from clinreadnet.verify.reference import Advance, SliceSource
 
@@ -149,9 +155,7 @@ def batch_failures(
     usual = usual_norms(reference, found.outputs)
     said: dict[str, str] = {}
     for batch, outputs in found.runs:
-        expected = {key: np.asarray(reference[key])[list(batch.slices)] for key in outputs}
-        missed = compare_outputs(outputs, expected, limits, usual).first_missed("budget")
-        if missed is not None and batch.what not in said:
+        if batch.what not in said and (missed := _missed(batch, outputs, reference, limits, usual)):
             position, text = missed
             where = f"{batch.what}, position {position}, {_of(name, batch, position)}"
             said[batch.what] = f"{where}: {text}"
@@ -170,17 +174,39 @@ def repeat_failure(
         name: of a slice, by its index.
     """
     usual = usual_norms(reference, found.outputs)
-    share = Limits(REPEAT * limits.error, REPEAT * limits.tile, REPEAT * limits.novelty)
+    share = Limits(
+        *(REPEAT * limit for limit in (limits.error, limits.tile, limits.novelty, limits.one))
+    )
     for batch, outputs in found.runs:
-        first = {key: np.asarray(found.outputs[key])[list(batch.slices)] for key in outputs}
-        missed = compare_outputs(outputs, first, share, usual).first_missed()
-        if missed is not None:
+        if missed := _missed(batch, outputs, found.outputs, share, usual, "limit"):
             position, text = missed
             return (
                 f"{_of(name, batch, position)} depends on its batch: in {batch.what}, position "
                 f"{position}, {text}"
             )
     return None
+
+
+def _missed(
+    batch: Batch,
+    outputs: Outputs,
+    reference: Outputs,
+    limits: Limits,
+    usual: Mapping[str, float],
+    bound: str = "budget",
+) -> tuple[int, str] | None:
+    """Return the first position that misses a limit, and how."""
+    expected = {key: np.asarray(reference[key])[list(batch.slices)] for key in outputs}
+    if compare_outputs(outputs, expected, limits, usual).first_missed() is None:
+        return None
+    position = slices_outside(outputs, expected, limits, usual)[0]
+    ours, theirs = (
+        {key: np.asarray(o[key])[position : position + 1] for key in outputs}
+        for o in (outputs, expected)
+    )
+    missed = compare_outputs(ours, theirs, limits, usual).first_missed(bound)
+    assert missed is not None
+    return position, missed[1]
 
 
 def _of(name: Callable[[int], str], batch: Batch, position: int) -> str:
