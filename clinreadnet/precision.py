@@ -18,6 +18,7 @@ class Limits:
 
     Attributes:
         error: largest relative error of an output over all slices.
+        one: the same of one slice, relative to what is usual.
         tile: largest difference of one tile of a quality map, in grades.
         novelty: largest relative difference of one slice's novelty.
     """
@@ -25,6 +26,11 @@ class Limits:
     error: float
     tile: float = float("inf")
     novelty: float = float("inf")
+    one: float = float("inf")
+
+
+SLICE_SLACK = 2.0
+"""Factor on the relative error's budget for one slice, which averages less than all of them."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,12 @@ class Precision:
 
     def limits(self, slack: float = 1.0) -> Limits:
         """Return the budgets of the outputs, times ``slack``."""
-        return Limits(slack * self.budget, slack * self.tile_budget, slack * self.novelty_budget)
+        return Limits(
+            slack * self.budget,
+            slack * self.tile_budget,
+            slack * self.novelty_budget,
+            slack * SLICE_SLACK * self.budget,
+        )
 
     @property
     def exported(self) -> bool:

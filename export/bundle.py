@@ -51,7 +51,7 @@ from clinreadnet.runtime.bundle.manifest import (
     write_manifest,
 )
 from clinreadnet.verify.report import VerifyReport
-from clinreadnet.verify.run import passes, verify_golden
+from clinreadnet.verify.run import steps, verify_golden
 
 
 def parse_batch(text: str) -> BatchRange:
@@ -175,7 +175,7 @@ def export_bundle(
             golden=golden,
             verified=False,
         )
-        task = bar.add_task("Verifying", total=golden.slices * passes(manifest, golden=True))
+        task = bar.add_task("Verifying", total=steps(manifest, golden.slices, golden=True))
         report = verify_golden(folder, manifest, lambda n: bar.advance(task, n))
         manifest = replace(manifest, artifacts=report.artifacts, verified=report.passed)
         write_manifest(manifest, folder)

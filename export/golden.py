@@ -1,4 +1,4 @@
-"""The simulated slices of a bundle: golden slices for verification, others for calibration."""
+"""The slices of a bundle: golden slices for verification, others for calibration."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import Progress
 
+from clinreadnet.export.hard_slices import HARD_KINDS, hard_slices
 from clinreadnet.files import whole_file
 from clinreadnet.model.network import ClinReadNet
 from clinreadnet.runtime.bundle.manifest import Golden, digest
@@ -19,10 +20,13 @@ from clinreadnet.verify.reference import GoldenSlices, reference_outputs
 GOLDEN_SEED = 977
 """Seed of the simulator that no training set uses."""
 GOLDEN_ANATOMIES = 2
+SIMULATED_KIND = "simulated"
 MIN_GAP = 0.02
 """Least difference of the reference scores of two golden slices, in grades: a tenth of a fine step,
 and several times the error of float16. Rounding could swap closer pairs, and each swapped pair
 moves KROCC by more than its tolerance."""
+MOST_SIMULATED = 20
+"""Most simulated golden slices; with the hard ones they fill two batches of the default profile."""
 MIN_SLICES = 8
 """With fewer distinct scores, rank metrics mean little and all slices are kept."""
 
@@ -31,6 +35,8 @@ def write_golden(
     path: Path, model: ClinReadNet, bar: Progress, note: Callable[[str], None] = lambda line: None
 ) -> Golden:
     """Simulate slices, run the float64 reference on them, and write those with distinct scores.
+
+    The slices of `clinreadnet.export.hard_slices` follow, without a label or local truth.
 
     Args:
         path: file to write; the same weights give the same bytes.
@@ -57,15 +63,38 @@ def write_golden(
             "Rank metrics of nearly equal scores mean little"
         )
         kept = np.arange(len(hu))
-    arrays: dict[str, NDArray[Any]] = {
+    kept = kept[_evenly(len(kept), MOST_SIMULATED)]
+    hard = hard_slices(hu[:: DEGRADATIONS // 2], GOLDEN_SEED)
+    task = bar.add_task("Computing the float64 reference of hard slices", total=len(hard))
+    found = reference_outputs(model, GoldenSlices(hard), lambda n: bar.advance(task, n))
+    simulated: dict[str, NDArray[Any]] = {
         "hu": hu,
+        "kind": np.full(len(hu), SIMULATED_KIND),
         "label": np.asarray([made.score for made in slices], np.float32),
         "quality": np.asarray([made.quality for made in slices], np.float64),
         "tile_quality": np.stack([made.made.tiles.quality for made in slices]),
         "tile_weight": np.stack([made.made.tiles.weight for made in slices]),
         **reference,
     }
-    return _save_golden(path, {name: array[kept] for name, array in arrays.items()})
+    none = (len(hard), *simulated["tile_quality"].shape[1:])
+    unscored: dict[str, NDArray[Any]] = {
+        "hu": hard,
+        "kind": np.array(HARD_KINDS),
+        "label": np.full(len(hard), np.nan, np.float32),
+        "quality": np.full(len(hard), np.nan),
+        "tile_quality": np.zeros(none, np.float32),
+        "tile_weight": np.zeros(none, np.float32),
+        **found,
+    }
+    return _save_golden(
+        path,
+        {name: np.concatenate([simulated[name][kept], unscored[name]]) for name in simulated},
+    )
+
+
+def _evenly(count: int, most: int) -> NDArray[np.intp]:
+    """Return at most ``most`` indices below ``count``, evenly spaced with both ends."""
+    return np.unique(np.round(np.linspace(0, count - 1, min(count, most))).astype(np.intp))
 
 
 def distinct(scores: NDArray[np.float64], gap: float) -> NDArray[np.intp]:

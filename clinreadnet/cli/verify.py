@@ -47,7 +47,7 @@ def verify(
     from clinreadnet.scoring.plot import check_plot
     from clinreadnet.verify.plot import write_parity
     from clinreadnet.verify.report import print_report
-    from clinreadnet.verify.run import passes, verify_folder, verify_golden
+    from clinreadnet.verify.run import steps, verify_folder, verify_golden
 
     if plot is not None:
         check_output(plot)
@@ -55,7 +55,7 @@ def verify(
     manifest = load_manifest(bundle)
     slices = manifest.golden.slices if data is None else len(read_ldctiqa(data))
     with progress_bar() as bar:
-        task = bar.add_task("Verifying", total=slices * passes(manifest, golden=data is None))
+        task = bar.add_task("Verifying", total=steps(manifest, slices, golden=data is None))
 
         def advance(n: int) -> None:
             bar.advance(task, n)

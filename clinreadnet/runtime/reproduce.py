@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,10 @@ class Comparison:
 
     Attributes:
         errors: relative error of each output.
+        slice_errors: largest error of one slice, by output: the norm of its difference over the
+            root mean square of the reference's norms.
+        worst_slices: the slice that has it, by output; those of the worst tile and of the worst
+            relative novelty are "tile" and "one novelty".
         limits: largest differences that are accepted.
         worst_score_difference: largest difference of one slice's score, in grades.
         worst_tile_difference: largest difference of one tile of a quality map, in grades.
@@ -34,6 +38,8 @@ class Comparison:
     """
 
     errors: Mapping[str, float]
+    slice_errors: Mapping[str, float]
+    worst_slices: Mapping[str, int]
     limits: Limits
     worst_score_difference: float | None
     worst_tile_difference: float | None
@@ -42,50 +48,119 @@ class Comparison:
     def failures(self, bound: str = "limit") -> list[str]:
         """Say which outputs miss the limits; ``bound`` is what the message calls them."""
         # Written so that a NaN fails.
-        said = [
-            f"{name} is off by {error:.1e} ({bound} {self.limits.error:.0e})"
+        pooled = {
+            name: f"{name} is off by {error:.1e} ({bound} {self.limits.error:.0e})"
             for name, error in self.errors.items()
             if not error <= self.limits.error
-        ]
+        }
+        alone = [text for name, text, _ in self._missed(bound) if name not in pooled]
+        return [*pooled.values(), *alone]
+
+    def first_missed(self, bound: str = "limit") -> tuple[int, str] | None:
+        """Return one slice that misses a limit, and how; None where every slice keeps all."""
+        for _, text, index in self._missed(bound):
+            return index, text
+        return None
+
+    def _missed(self, bound: str) -> Iterator[tuple[str, str, int]]:
+        """Yield what single slices miss: output or tile, a text, and the slice.
+
+        The novelty of one slice has a limit of its own.
+        """
+        for name, error in self.slice_errors.items():
+            if name != "novelty" and not error <= self.limits.one:
+                text = f"a slice's {name} is off by {error:.1e} ({bound} {self.limits.one:.0e})"
+                yield name, text, self.worst_slices[name]
         tile, novelty = self.worst_tile_difference, self.worst_novelty_difference
         if tile is not None and not tile <= self.limits.tile:
-            said.append(
+            text = (
                 f"a tile of quality_map is off by {tile:.1e} grades "
                 f"({bound} {self.limits.tile:.0e})"
             )
+            yield "tile", text, self.worst_slices["tile"]
         if novelty is not None and not novelty <= self.limits.novelty:
-            said.append(
+            text = (
                 f"a slice's novelty is off by {novelty:.1e} of itself "
                 f"({bound} {self.limits.novelty:.1e})"
             )
-        return said
+            yield "one novelty", text, self.worst_slices["one novelty"]
 
 
-def compare_outputs(outputs: Outputs, reference: Outputs, limits: Limits) -> Comparison:
+def compare_outputs(
+    outputs: Outputs, reference: Outputs, limits: Limits, usual: Mapping[str, float] | None = None
+) -> Comparison:
     """Compare every output with the reference's of the same name.
 
     Args:
         outputs: arrays by name.
         reference: the same names, float64; others are left alone.
         limits: largest differences to accept.
+        usual: what a slice's error is relative to, by output; default the reference's `usual_norms`
+            on these slices.
     """
+    usual = usual_norms(reference, outputs) if usual is None else usual
+    slices = {name: _slice_errors(outputs[name], reference[name], usual[name]) for name in outputs}
 
-    def worst(name: str, *, relative: bool = False) -> float | None:
+    places = {name: int(errors.argmax()) for name, errors in slices.items()}
+
+    def worst(name: str, place: str | None = None, *, relative: bool = False) -> float | None:
         if name not in outputs:
             return None
         expected = np.asarray(reference[name], np.float64)
         difference = np.abs(np.asarray(outputs[name], np.float64) - expected)
         if relative:
             difference = difference / np.maximum(np.abs(expected), np.finfo(np.float64).tiny)
-        return float(difference.max()) if np.isfinite(difference).all() else float("inf")
+        difference = np.where(np.isfinite(difference), difference, np.inf)
+        if place is not None:
+            places[place] = int(difference.reshape(len(difference), -1).max(axis=1).argmax())
+        return float(difference.max())
 
     return Comparison(
         {name: relative_error(output, reference[name]) for name, output in outputs.items()},
+        {name: float(errors.max()) for name, errors in slices.items()},
+        places,
         limits,
         worst("score"),
-        worst("quality_map"),
-        worst("novelty", relative=True),
+        worst("quality_map", "tile"),
+        worst("novelty", "one novelty", relative=True),
     )
+
+
+def slices_outside(
+    outputs: Outputs, reference: Outputs, limits: Limits, usual: Mapping[str, float]
+) -> list[int]:
+    """Return the slices that miss a limit by themselves; arguments as in `compare_outputs`."""
+    found = []
+    for index in range(len(next(iter(outputs.values())))):
+        ours, theirs = (
+            {name: np.asarray(o[name])[index : index + 1] for name in outputs}
+            for o in (outputs, reference)
+        )
+        if compare_outputs(ours, theirs, limits, usual).first_missed() is not None:
+            found.append(index)
+    return found
+
+
+def usual_norms(reference: Outputs, names: Iterable[str]) -> dict[str, float]:
+    """Return the root mean square over the slices of the norm of each output."""
+    return {
+        name: float(np.sqrt(np.square(_rows(reference[name])).sum(axis=1).mean())) for name in names
+    }
+
+
+def _slice_errors(
+    output: NDArray[Any], reference: NDArray[Any], usual: float
+) -> NDArray[np.float64]:
+    """Return the error of each slice [n]; infinite where a value is not finite."""
+    if np.shape(output) != np.shape(reference):
+        return np.full(max(len(output), 1), np.inf)
+    norms = np.linalg.norm(_rows(output) - _rows(reference), axis=1)
+    errors = norms / max(usual, np.finfo(np.float64).tiny)
+    return np.where(np.isfinite(errors), errors, np.inf)
+
+
+def _rows(output: NDArray[Any]) -> NDArray[np.float64]:
+    return np.asarray(output, np.float64).reshape(len(output), -1)
 
 
 def run_batch(run: BatchRunner, hu: NDArray[Any], smallest: int = 1) -> Outputs:

@@ -54,7 +54,8 @@ def compare(
         precision: selects the budgets.
         outputs: outputs of the artifact.
         reference: float64.
-        labels: [n], the radiologists' scores.
+        labels: [n], the radiologists' scores; NaN for a slice that nobody scored, which the metrics
+            leave out.
         truth: quality of the tiles, where it is known.
         threshold: novelty above which a slice is out of domain, where slices are judged.
 
@@ -67,12 +68,23 @@ def compare(
     found = compare_outputs(outputs, reference, row.limits())
     failures = found.failures("budget")
     differences: dict[str, float | None] = {}
-    details: dict[str, Any] = {"slices": len(labels), "metric_budget": row.metric_budget}
+    labelled = np.isfinite(labels)
+    details: dict[str, Any] = {
+        "slices": len(labels),
+        "labelled_slices": int(labelled.sum()),
+        "metric_budget": row.metric_budget,
+        "slice_error": dict(found.slice_errors),
+    }
     for name, budget in (("tile", row.tile_budget), ("novelty", row.novelty_budget)):
         if getattr(found, f"worst_{name}_difference") is not None:
             details[f"{name}_budget"] = budget
-    if np.isfinite(outputs["score"]).all():
-        ours, theirs = (correlations(o["score"], labels) for o in (outputs, reference))
+    if not np.isfinite(outputs["score"]).all():
+        failures.append("scores are not finite")
+    elif labelled.sum() > 1:
+        ours, theirs = (
+            correlations(np.asarray(o["score"])[labelled], labels[labelled])
+            for o in (outputs, reference)
+        )
         details |= {"metrics": _upper(ours), "reference_metrics": _upper(theirs)}
         for name in METRICS:
             difference = abs(_value(ours, name) - _value(theirs, name))
@@ -83,8 +95,6 @@ def compare(
                 failures.append(
                     f"{name} differs by {difference:.1e} (budget {row.metric_budget:.0e})"
                 )
-    else:
-        failures.append("scores are not finite")
     map_differences: dict[str, float | None] = {}
     if truth is not None and np.isfinite(outputs["quality_map"]).all():
         our_map, their_map = (truth.agreement(o["quality_map"]) for o in (outputs, reference))

@@ -57,6 +57,29 @@ def emulate(content: bytes) -> bytes:
     return bytes(model.SerializeToString())
 
 
+def without_quantisers(content: bytes) -> bytes:
+    """Return a graph whose tensors go past each pair of quantiser and dequantiser.
+
+    Args:
+        content: bytes of an ONNX graph.
+    """
+    model = onnx.load_model_from_string(content)
+    graph = model.graph
+    quantised = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "QuantizeLinear"}
+    exact = {
+        n.output[0]: quantised[n.input[0]]
+        for n in graph.node
+        if n.op_type == "DequantizeLinear" and n.input[0] in quantised
+    }
+    kept = [n for n in graph.node if n.output[0] not in exact and n.output[0] not in quantised]
+    for node in kept:
+        for i, name in enumerate(node.input):
+            node.input[i] = exact.get(name, name)
+    del graph.node[:]
+    graph.node.extend(kept)
+    return bytes(model.SerializeToString())
+
+
 def element_types(model: onnx.ModelProto) -> dict[str, int]:
     """Return the element type of every tensor of a graph, by name."""
     graph = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph

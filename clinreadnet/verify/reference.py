@@ -36,9 +36,15 @@ class SliceSource(Protocol):
 
 @dataclass(frozen=True)
 class GoldenSlices:
-    """SliceSource in memory: ``images`` [n, 512, 512], Hounsfield units."""
+    """SliceSource in memory.
+
+    Attributes:
+        images: [n, 512, 512], Hounsfield units.
+        kinds: what each shows, text [n]; None where nobody says.
+    """
 
     images: NDArray[Any]
+    kinds: NDArray[np.str_] | None = None
 
     def __len__(self) -> int:
         """Return the number of slices."""
@@ -49,8 +55,9 @@ class GoldenSlices:
         return np.asarray(self.images[index])
 
     def name(self, index: int) -> str:
-        """Return the number of a slice, from 0."""
-        return f"golden slice {index}"
+        """Return the number of a slice, from 0, and what it shows."""
+        kind = "" if self.kinds is None else f" ({self.kinds[index]})"
+        return f"golden slice {index}{kind}"
 
 
 Advance = Callable[[int], None]

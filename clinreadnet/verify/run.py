@@ -1,6 +1,7 @@
 """Compare the artifacts of a bundle with the float64 reference.
 
-The files of all artifacts are checked. ONNX graphs run on the CPU: ‖out − ref‖ / ‖ref‖ of each
+The files of all artifacts are checked. ONNX graphs run on the CPU, in the batches of
+`clinreadnet.verify.batches`: ‖out − ref‖ / ‖ref‖ of each
 output, the worst tile of the quality maps, the worst slice's novelty and the differences of the
 task's metrics (those of the maps where the truth of tiles is known) must be within the budgets of
 the precision. Slices that change between in and out of domain are counted. TensorRT engines are not
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ from numpy.typing import NDArray
 
 from clinreadnet.errors import BackendError, InputError
 from clinreadnet.precision import PRECISIONS
-from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import (
     Artifact,
@@ -35,40 +35,12 @@ from clinreadnet.runtime.bundle.manifest import (
     digest,
     read_listed,
 )
-from clinreadnet.runtime.reproduce import run_slices
-from clinreadnet.runtime.scores import Outputs
 from clinreadnet.spec import OUTPUTS
-from clinreadnet.verify.compare import LocalTruth, compare, not_run
-from clinreadnet.verify.reference import Advance, GoldenSlices, SliceSource, reference_outputs
+from clinreadnet.verify.batches import CPU_BATCH, planned, verified_range
+from clinreadnet.verify.compare import LocalTruth, not_run
+from clinreadnet.verify.graph import Evidence, NotRunnable, verify_graph
+from clinreadnet.verify.reference import Advance, GoldenSlices, reference_outputs
 from clinreadnet.verify.report import VerifyReport
-
-EMULATED_NOTE = (
-    "emulated on a CPU: every 16-bit tensor is rounded, "
-    "the arithmetic inside an operator is float32; only a GPU shows its own"
-)
-PLAIN_NOTE = (
-    "ONNX Runtime's CPU computes in float32: types and weights are proven, 16-bit rounding is not; "
-    "with the package onnx installed it is emulated"
-)
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What artifacts are compared on.
-
-    Attributes:
-        slices: n slices.
-        reference: float64 outputs on them.
-        labels: [n], the readers' scores.
-        truth: of their tiles, where it is known.
-        threshold: novelty above which a slice is out of domain, where slices are judged.
-    """
-
-    slices: SliceSource
-    reference: Outputs
-    labels: NDArray[Any]
-    truth: LocalTruth | None = None
-    threshold: float | None = None
 
 
 def verify_artifact(
@@ -89,49 +61,28 @@ def verify_artifact(
         advance: called with the number of computed slices.
         scores: gets the artifact's scores, by its file name.
     """
-    slices = evidence.slices
     try:
         content = read_listed(bundle, artifact)
         if artifact.layers is not None:
             read_listed(bundle, artifact.layers)
         if artifact.kind != "onnx":
             return not_run(artifact)
-        content, note = _emulated(content, artifact)
-        file = str(bundle / artifact.file)
-        backend = OnnxRuntimeBackend(content, file=file, outputs=outputs)
-        found = run_slices(
-            backend.run,
-            (slices.hu(index) for index in range(len(slices))),
-            batch=artifact.batch.opt,
-            smallest=artifact.batch.min,
+        parity, found = verify_graph(
+            content,
+            artifact.precision,
+            artifact.batch,
+            evidence,
+            outputs=outputs,
+            file=str(bundle / artifact.file),
             advance=advance,
         )
-        if scores is not None:
-            scores[artifact.file] = found["score"]
-    except _NotRunnable as reason:
+    except NotRunnable as reason:
         return not_run(artifact, str(reason))
     except (BackendError, InputError) as error:
         return Parity("failed", reason=str(error), budget=PRECISIONS[artifact.precision].budget)
-    reference, labels = evidence.reference, evidence.labels
-    parity = compare(
-        artifact.precision, found, reference, labels, evidence.truth, evidence.threshold
-    )
-    details = parity.details | _worst(found, reference, slices)
-    return replace(parity, details=details if note is None else details | {"note": note})
-
-
-def _worst(outputs: Outputs, reference: Outputs, slices: SliceSource) -> dict[str, Any]:
-    """Name the slice with the worst score, and the worst tile of all."""
-    score, tiles = (np.abs(outputs[n] - reference[n]) for n in ("score", "quality_map"))
-    index, row, column = np.unravel_index(int(np.argmax(tiles)), tiles.shape)
-    return {
-        "worst_slice": slices.name(int(np.argmax(score))),
-        "worst_tile": {
-            "slice": slices.name(int(index)),
-            "row": int(row),
-            "column": int(column),
-        },
-    }
+    if scores is not None:
+        scores[artifact.file] = found
+    return parity
 
 
 def verify_golden(
@@ -161,7 +112,9 @@ def golden_evidence(golden: Mapping[str, NDArray[Any]], threshold: float | None 
     if "tile_quality" in golden:
         truth = LocalTruth(golden["quality"], golden["tile_quality"], golden["tile_weight"])
     labels = golden["label"].astype(np.float64)
-    return Evidence(GoldenSlices(golden["hu"]), golden, labels, truth, threshold)
+    return Evidence(
+        GoldenSlices(golden["hu"], golden.get("kind")), golden, labels, truth, threshold
+    )
 
 
 def verify_folder(
@@ -219,9 +172,21 @@ def verify_folder(
     return _verify(Path(bundle), manifest, str(data), evidence, advance)
 
 
-def passes(manifest: Manifest, *, golden: bool) -> int:
-    """Return the number of times that each slice is computed, for progress bars."""
-    return sum(a.kind == "onnx" for a in manifest.artifacts) + (not golden)
+def steps(manifest: Manifest, slices: int, *, golden: bool) -> int:
+    """Return how many slices are computed in all, repeated ones too, for progress bars.
+
+    Args:
+        manifest: of the bundle.
+        slices: number of slices to verify on.
+        golden: whether these are the golden slices, whose reference is known.
+    """
+    total = 0 if golden else slices
+    for artifact in manifest.artifacts:
+        if artifact.kind == "onnx":
+            total += planned(slices, verified_range(artifact.batch, CPU_BATCH))
+            if PRECISIONS[artifact.precision].quantized_type is not None:
+                total += slices  # without its quantisers too
+    return total
 
 
 def _verify(
@@ -240,26 +205,6 @@ def _verify(
         scores=scores,
         unjudged=manifest.unjudged,
     )
-
-
-class _NotRunnable(Exception):
-    pass
-
-
-def _emulated(content: bytes, artifact: Artifact) -> tuple[bytes, str | None]:
-    """Return the graph that a CPU can run, and a note on what it does not check."""
-    precision = PRECISIONS[artifact.precision]
-    if not precision.reduced:
-        return content, None
-    try:
-        from clinreadnet.verify.emulate import emulate
-    except ModuleNotFoundError as error:
-        if not precision.runs_on_cpu:
-            raise _NotRunnable(
-                f"needs {error.name} to emulate {precision.torch_dtype} on a CPU"
-            ) from None
-        return content, PLAIN_NOTE
-    return emulate(content), EMULATED_NOTE
 
 
 def _only_hashed(bundle: Path, artifact: Artifact) -> Parity:

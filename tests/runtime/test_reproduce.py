@@ -9,7 +9,14 @@ import pytest
 from numpy.typing import NDArray
 
 from clinreadnet.precision import Limits
-from clinreadnet.runtime.reproduce import compare_outputs, reproduce, run_batch, run_slices
+from clinreadnet.runtime.reproduce import (
+    compare_outputs,
+    reproduce,
+    run_batch,
+    run_slices,
+    slices_outside,
+    usual_norms,
+)
 
 
 class Doubling:
@@ -97,3 +104,19 @@ def test_one_tile_and_one_slice_have_limits_of_their_own() -> None:
     ]
     assert compare_outputs(wrong, reference, Limits(0.01, 0.26, 0.06)).failures() == []
     assert compare_outputs(wrong, reference, Limits(0.01)).failures() == []
+
+
+def test_one_slice_is_compared_by_itself() -> None:
+    """One slice of a hundred that the error of all hides, measured by what is usual."""
+    reference = {"score": np.full(100, 2.0)}
+    wrong = {"score": reference["score"].copy()}
+    wrong["score"][42] += 0.1
+    found = compare_outputs(wrong, reference, Limits(0.02, one=0.02))
+    assert found.errors["score"] == pytest.approx(0.005)
+    assert found.slice_errors["score"] == pytest.approx(0.05)
+    assert found.worst_slices["score"] == 42
+    assert found.failures() == ["a slice's score is off by 5.0e-02 (limit 2e-02)"]
+    assert found.first_missed() == (42, "a slice's score is off by 5.0e-02 (limit 2e-02)")
+    usual = usual_norms(reference, ["score"])
+    assert slices_outside(wrong, reference, Limits(0.02, one=0.02), usual) == [42]
+    assert compare_outputs(wrong, reference, Limits(0.06, one=0.06)).first_missed() is None

@@ -3,6 +3,8 @@
 `golden.npz` holds ``hu`` int16 [n, 512, 512], ``label`` float32 [n], and float64 outputs: ``score``
 [n], ``probs`` [n, 21], ``quality_map`` [n, 16, 16], ``novelty`` [n]. Where local truth is known it
 also holds ``quality`` float64 [n], ``tile_quality`` and ``tile_weight`` float32 [n, 16, 16].
+``kind`` (text [n], such as "metal") names the slices. A slice that nobody scored has NaN as label
+and quality, and no weight; files made before ``kind`` have none.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ _TRUTH = {
     "tile_weight": (MAP_SIDE, MAP_SIDE),
 }
 """Shapes of one slice; all three are there, or none."""
+_KIND = "kind"
 
 
 def read_golden(
@@ -44,7 +47,7 @@ def read_golden(
 
     Returns:
         ``hu``, ``label``, each output, and where it is known the local truth: ``quality``,
-        ``tile_quality``, ``tile_weight``.
+        ``tile_quality``, ``tile_weight``; and ``kind``, where the file has it.
 
     Raises:
         InputError: the file is missing, differs from the manifest, or lacks an array.
@@ -60,6 +63,8 @@ def read_golden(
     try:
         if has_member(io.BytesIO(content), *_TRUTH):
             wanted += [Wanted(name, (n, *shape)) for name, shape in _TRUTH.items()]
+        if has_member(io.BytesIO(content), _KIND):
+            wanted.append(Wanted(_KIND, (n,), "U"))
         return read_members(io.BytesIO(content), wanted, first)
     except NotAnArray as error:
         raise InputError(f"{path}: not a golden file ({error}); export the bundle again") from None

@@ -1,0 +1,213 @@
+"""The batches in which slices are verified.
+
+An engine can be right at one batch size and wrong at another (NVIDIA/TensorRT#4853). Slices
+therefore run at the profile's MIN, OPT and MAX and at one odd size between; every slice runs once
+at MAX, and one more batch holds the same slice at every position. Every slice of every batch is
+compared with the reference, and with itself in the other batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from clinreadnet.precision import Limits
+from clinreadnet.runtime.bundle.manifest import BatchRange
+from clinreadnet.runtime.reproduce import (
+    BatchRunner,
+    compare_outputs,
+    run_batch,
+    slices_outside,
+    usual_norms,
+)
+from clinreadnet.runtime.scores import Outputs
+from clinreadnet.verify.reference import Advance, SliceSource
+
+CPU_BATCH = 16
+"""Largest batch that is verified on a CPU, or MIN where that is larger. Activations of a slice of
+the network take about 100 MB there, and a session on a CPU runs single slices unless told
+otherwise."""
+
+REPEAT = 0.5
+"""Share of the limits by which two runs of one slice may differ: each is within the rounding of its
+precision, and neighbours and position change only the order of sums."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Slices that run together.
+
+    Attributes:
+        slices: their indices.
+        what: the batch for a person, such as "batch 16".
+    """
+
+    slices: tuple[int, ...]
+    what: str
+
+
+@dataclass(frozen=True)
+class BatchedOutputs:
+    """What came out of all batches.
+
+    Attributes:
+        outputs: of each slice once, in order: at the largest batch.
+        runs: each batch with its outputs.
+    """
+
+    outputs: Outputs
+    runs: tuple[tuple[Batch, Outputs], ...]
+
+    @property
+    def sizes(self) -> list[int]:
+        """The batch sizes that ran, ascending."""
+        return sorted({len(batch.slices) for batch, _ in self.runs})
+
+
+def odd_between(batch: BatchRange) -> int | None:
+    """Return an odd size inside a profile that is none of its three; None where there is none."""
+    middle = (batch.opt + batch.max) / 2
+    odd = [n for n in range(batch.min + 1, batch.max) if n % 2 and n != batch.opt]
+    return min(odd, key=lambda n: (abs(n - middle), n), default=None)
+
+
+def verified_range(batch: BatchRange, largest: int | None) -> BatchRange:
+    """Return the part of a profile up to ``largest``, or up to MIN where that is larger."""
+    if largest is None or batch.max <= largest:
+        return batch
+    most = max(batch.min, largest)
+    return BatchRange(batch.min, min(batch.opt, most), most)
+
+
+def plan(slices: int, batch: BatchRange) -> list[Batch]:
+    """Return the batches of ``slices`` slices; a batch with more slices repeats them.
+
+    The first ones hold each slice once, in order and filled up at the end, at MAX.
+
+    Args:
+        slices: number of slices, at least one.
+        batch: the profile.
+    """
+    most = batch.max
+    batches = [
+        Batch(tuple((start + i) % slices for i in range(most)), f"batch {most}")
+        for start in range(0, slices, most)
+    ]
+    start = 0
+    for size in sorted({batch.min, batch.opt, odd_between(batch) or batch.opt} - {most}):
+        batches.append(Batch(tuple((start + i) % slices for i in range(size)), f"batch {size}"))
+        start += size
+    if most > 1:
+        same = (slices // 2,) * most
+        batches.append(Batch(same, f"batch {most} of one slice"))
+    return batches
+
+
+def planned(slices: int, batch: BatchRange) -> int:
+    """Return how many slices the batches of a `plan` hold, for progress bars."""
+    return sum(len(one.slices) for one in plan(slices, batch))
+
+
+def run_batches(
+    run: BatchRunner, slices: SliceSource, batch: BatchRange, advance: Advance = lambda n: None
+) -> BatchedOutputs:
+    """Run slices in the batches of `plan`.
+
+    Args:
+        run: what runs a batch.
+        slices: what to run.
+        batch: the profile.
+        advance: called with the number of slices of each batch.
+    """
+    runs: list[tuple[Batch, Outputs]] = []
+    for one in plan(len(slices), batch):
+        images = {index: slices.hu(index) for index in set(one.slices)}
+        outputs = run_batch(run, np.stack([images[index] for index in one.slices]), batch.min)
+        runs.append((one, outputs))
+        advance(len(one.slices))
+    first = runs[: -(-len(slices) // batch.max)]
+    joined = {
+        name: np.concatenate([outputs[name] for _, outputs in first])[: len(slices)]
+        for name in runs[0][1]
+    }
+    return BatchedOutputs(joined, tuple(runs))
+
+
+def batch_failures(
+    found: BatchedOutputs,
+    reference: Outputs,
+    limits: Limits,
+    name: Callable[[int], str],
+) -> dict[str, str]:
+    """Say in which batches which slice is off.
+
+    Args:
+        found: what came out.
+        reference: of all slices, float64.
+        limits: largest differences from the reference.
+        name: of a slice, by its index.
+
+    Returns:
+        A sentence for each batch that fails, by `Batch.what`.
+    """
+    usual = usual_norms(reference, found.outputs)
+    said: dict[str, str] = {}
+    for batch, outputs in found.runs:
+        if batch.what not in said and (missed := _missed(batch, outputs, reference, limits, usual)):
+            position, text = missed
+            where = f"{batch.what}, position {position}, {_of(name, batch, position)}"
+            said[batch.what] = f"{where}: {text}"
+    return said
+
+
+def repeat_failure(
+    found: BatchedOutputs, reference: Outputs, limits: Limits, name: Callable[[int], str]
+) -> str | None:
+    """Say which slice differs from itself in another batch by more than `REPEAT` of the limits.
+
+    Args:
+        found: what came out.
+        reference: of all slices, float64.
+        limits: largest differences from the reference.
+        name: of a slice, by its index.
+    """
+    usual = usual_norms(reference, found.outputs)
+    share = Limits(
+        *(REPEAT * limit for limit in (limits.error, limits.tile, limits.novelty, limits.one))
+    )
+    for batch, outputs in found.runs:
+        if missed := _missed(batch, outputs, found.outputs, share, usual, "limit"):
+            position, text = missed
+            return (
+                f"{_of(name, batch, position)} depends on its batch: in {batch.what}, position "
+                f"{position}, {text}"
+            )
+    return None
+
+
+def _missed(
+    batch: Batch,
+    outputs: Outputs,
+    reference: Outputs,
+    limits: Limits,
+    usual: Mapping[str, float],
+    bound: str = "budget",
+) -> tuple[int, str] | None:
+    """Return the first position that misses a limit, and how."""
+    expected = {key: np.asarray(reference[key])[list(batch.slices)] for key in outputs}
+    if compare_outputs(outputs, expected, limits, usual).first_missed() is None:
+        return None
+    position = slices_outside(outputs, expected, limits, usual)[0]
+    ours, theirs = (
+        {key: np.asarray(o[key])[position : position + 1] for key in outputs}
+        for o in (outputs, expected)
+    )
+    missed = compare_outputs(ours, theirs, limits, usual).first_missed(bound)
+    assert missed is not None
+    return position, missed[1]
+
+
+def _of(name: Callable[[int], str], batch: Batch, position: int) -> str:
+    return name(batch.slices[position])

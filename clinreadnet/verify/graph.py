@@ -1,0 +1,199 @@
+"""Run one ONNX graph on slices in batches, and judge its outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinreadnet.precision import PRECISIONS, Limits
+from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from clinreadnet.runtime.bundle.manifest import BatchRange, Parity
+from clinreadnet.runtime.reproduce import (
+    compare_outputs,
+    run_slices,
+    slices_outside,
+    usual_norms,
+)
+from clinreadnet.runtime.scores import Outputs
+from clinreadnet.spec import OUTPUTS
+from clinreadnet.verify.batches import (
+    CPU_BATCH,
+    BatchedOutputs,
+    batch_failures,
+    repeat_failure,
+    run_batches,
+    verified_range,
+)
+from clinreadnet.verify.compare import LocalTruth, compare
+from clinreadnet.verify.reference import Advance, SliceSource
+
+EMULATED_NOTE = (
+    "emulated on a CPU: every 16-bit tensor is rounded, "
+    "the arithmetic inside an operator is float32; only a GPU shows its own"
+)
+PLAIN_NOTE = (
+    "ONNX Runtime's CPU computes in float32: types and weights are proven, 16-bit rounding is not; "
+    "with the package onnx installed it is emulated"
+)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What artifacts are compared on.
+
+    Attributes:
+        slices: n slices.
+        reference: float64 outputs on them.
+        labels: [n], the readers' scores.
+        truth: of their tiles, where it is known.
+        threshold: novelty above which a slice is out of domain, where slices are judged.
+    """
+
+    slices: SliceSource
+    reference: Outputs
+    labels: NDArray[Any]
+    truth: LocalTruth | None = None
+    threshold: float | None = None
+
+
+def verify_graph(
+    content: bytes,
+    precision: str,
+    batch: BatchRange,
+    evidence: Evidence,
+    *,
+    outputs: Sequence[str] = OUTPUTS,
+    file: str = "ONNX graph",
+    advance: Advance = lambda n: None,
+) -> tuple[Parity, NDArray[Any]]:
+    """Run a graph on a CPU in the batches of its profile, and compare.
+
+    A graph with quantised products also runs without its quantisers, on each slice alone, within
+    the budgets of the precision that it was made from: their rounding would hide other mistakes.
+
+    Args:
+        content: bytes of the graph, already checked.
+        precision: as the manifest names it.
+        batch: the profile; what a CPU does not reach of it is noted.
+        evidence: slices, reference outputs and labels.
+        outputs: names of the bundle's outputs.
+        file: named in errors.
+        advance: called with the number of computed slices.
+
+    Returns:
+        The parity, and the score of each slice.
+
+    Raises:
+        NotRunnable: no CPU can run it here.
+        BackendError, InputError: it is not a graph, not ours, or does not run.
+    """
+    slices, reference = evidence.slices, evidence.reference
+    runnable, note = _emulated(content, precision)
+    backend = OnnxRuntimeBackend(runnable, file=file, outputs=outputs)
+    ran = run_batches(backend.run, slices, verified_range(batch, CPU_BATCH), advance)
+    backend.close()
+    parity = compare(
+        precision, ran.outputs, reference, evidence.labels, evidence.truth, evidence.threshold
+    )
+    parity = _with_batches(parity, ran, reference, slices, PRECISIONS[precision].limits())
+    if PRECISIONS[precision].quantized_type is not None and note != PLAIN_NOTE:
+        parity = _without_quantisers(parity, content, precision, evidence, outputs, file, advance)
+    off = _off(ran.outputs, evidence, PRECISIONS[precision].limits())
+    off += [name for name in parity.details.get("slices_off", ()) if name not in off]
+    details = parity.details | _worst(ran.outputs, reference, slices) | {"slices_off": off}
+    notes = [note] if note is not None else []
+    if ran.sizes[-1] < batch.max:
+        notes.append(f"batches above {ran.sizes[-1]} need a GPU; the profile goes to {batch.max}")
+    parity = replace(parity, details=details | ({"note": "; ".join(notes)} if notes else {}))
+    return parity, np.asarray(ran.outputs["score"])
+
+
+def _without_quantisers(
+    parity: Parity,
+    content: bytes,
+    precision: str,
+    evidence: Evidence,
+    outputs: Sequence[str],
+    file: str,
+    advance: Advance,
+) -> Parity:
+    """Add what the graph computes when nothing is quantised."""
+    from clinreadnet.verify.emulate import emulate, without_quantisers
+
+    source = str(PRECISIONS[precision].source)
+    backend = OnnxRuntimeBackend(emulate(without_quantisers(content)), file=file, outputs=outputs)
+    images = (evidence.slices.hu(index) for index in range(len(evidence.slices)))
+    found = run_slices(backend.run, images, advance=advance)
+    backend.close()
+    compared = compare_outputs(found, evidence.reference, PRECISIONS[source].limits())
+    details = parity.details | {
+        "without_quantisers": dict(compared.slice_errors),
+        "slices_off": _off(found, evidence, PRECISIONS[source].limits()),
+    }
+    failures = compared.failures(f"budget of {source}")
+    if not failures:
+        return replace(parity, details=details)
+    said = f"without its quantisers, {'; '.join(failures)}"
+    reason = f"{parity.reason}; {said}" if parity.reason else said
+    return replace(parity, status="failed", reason=reason, details=details)
+
+
+def _off(outputs: Outputs, evidence: Evidence, limits: Limits) -> list[str]:
+    """Name the slices that miss a limit by themselves."""
+    usual = usual_norms(evidence.reference, outputs)
+    found = slices_outside(outputs, evidence.reference, limits, usual)
+    return [evidence.slices.name(index) for index in found]
+
+
+def _with_batches(
+    parity: Parity, ran: BatchedOutputs, reference: Outputs, slices: SliceSource, limits: Limits
+) -> Parity:
+    """Add what the batches show: the sizes that ran, and those that fail."""
+    said = batch_failures(ran, reference, limits, slices.name)
+    reasons = [parity.reason] if parity.reason else []
+    if len(said) < len({batch.what for batch, _ in ran.runs}):  # else it is not the batch
+        reasons += said.values()
+    if not reasons and (apart := repeat_failure(ran, reference, limits, slices.name)):
+        reasons.append(apart)
+    return replace(
+        parity,
+        status="failed" if reasons else parity.status,
+        reason="; ".join(reasons) or None,
+        details=parity.details | {"batches": ran.sizes},
+    )
+
+
+def _worst(outputs: Outputs, reference: Outputs, slices: SliceSource) -> dict[str, Any]:
+    """Name the slice with the worst score, and the worst tile of all."""
+    score, tiles = (np.abs(outputs[n] - reference[n]) for n in ("score", "quality_map"))
+    index, row, column = np.unravel_index(int(np.argmax(tiles)), tiles.shape)
+    return {
+        "worst_slice": slices.name(int(np.argmax(score))),
+        "worst_tile": {
+            "slice": slices.name(int(index)),
+            "row": int(row),
+            "column": int(column),
+        },
+    }
+
+
+class NotRunnable(Exception):
+    """No CPU can run the graph with what is installed; the message says why."""
+
+
+def _emulated(content: bytes, precision: str) -> tuple[bytes, str | None]:
+    """Return the graph that a CPU can run, and a note on what it does not check."""
+    row = PRECISIONS[precision]
+    if not row.reduced:
+        return content, None
+    try:
+        from clinreadnet.verify.emulate import emulate
+    except ModuleNotFoundError as error:
+        if not row.runs_on_cpu:
+            raise NotRunnable(f"needs {error.name} to emulate {row.torch_dtype} on a CPU") from None
+        return content, PLAIN_NOTE
+    return emulate(content), EMULATED_NOTE
