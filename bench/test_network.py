@@ -23,8 +23,8 @@ from bench.measure.networks import Candidate, Candidates, find
 from bench.measure.timing import REPLAY
 from clinreadnet.errors import InputError
 from clinreadnet.report.rows import BenchRow, ColdStartRow, row_id
+from clinreadnet.runtime.bundle.default import default_bundle
 from clinreadnet.runtime.gpu import find_gpus
-from clinreadnet.scoring.series import default_bundle
 
 GPU_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 CPU_BATCHES = (1, 2, 4, 8)

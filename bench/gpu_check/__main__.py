@@ -11,10 +11,8 @@ from pathlib import Path
 
 from bench.gpu_check import install
 from bench.gpu_check.plan import ROOT, STEPS
-from bench.gpu_check.run import run_steps
+from bench.gpu_check.run import REHEARSAL, run_steps
 
-REHEARSAL = "CLINREADNET_REHEARSAL"
-"""Environment variable that makes the benches run on the CPU under a false clock."""
 _RESTARTED = "CLINREADNET_GPU_CHECK_RESTARTED"
 
 HELP = """Exit status: 0, all that could run passed; 1, a unit failed; 2, bad arguments or no GPU;

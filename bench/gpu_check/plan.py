@@ -32,13 +32,15 @@ class Unit:
 
     Attributes:
         name: names it within its step.
-        arguments: arguments of Python; pytest's, where ``tests`` is true.
+        arguments: arguments of Python; pytest's, where ``tests`` is true. "{out}" stands for the
+            folder of the results.
         limit: seconds after which it is ended.
         tests: whether it is pytest, whose tests are counted.
         measures: whether pytest-benchmark records something.
         tool: a program to run it under, with its options.
         needs: packages without which it is skipped.
         environment: variables to add to the environment.
+        rehearsed: whether it can run without a GPU, in a rehearsal.
     """
 
     name: str
@@ -49,11 +51,12 @@ class Unit:
     tool: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    rehearsed: bool = True
 
-    @property
-    def command(self) -> tuple[str, ...]:
-        """The command, without what reports to the caller."""
-        return (*self.tool, sys.executable, *(PYTEST if self.tests else ()), *self.arguments)
+    def command(self, out: Path) -> list[str]:
+        """Return the command, without what reports to the caller."""
+        python = (*self.tool, sys.executable, *(PYTEST if self.tests else ()))
+        return [*python, *(one.replace("{out}", str(out)) for one in self.arguments)]
 
     def missing(self) -> list[str]:
         """Return the packages that it needs and this machine lacks."""

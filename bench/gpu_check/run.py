@@ -17,6 +17,8 @@ from typing import Any
 
 from bench.gpu_check.plan import ROOT, STEPS, Step, Unit
 
+REHEARSAL = "CLINREADNET_REHEARSAL"
+"""Environment variable that makes the benches run on the CPU under a false clock."""
 DONE = ("passed", "failed", "skipped")
 SPARE_SECONDS = 5.0
 """Kept back of the time, to end the last process and to write its result."""
@@ -27,12 +29,16 @@ TAIL = 2000
 
 
 def run_unit(
-    unit: Unit, seconds: float | None = None, environment: Mapping[str, str] = os.environ
+    unit: Unit,
+    out: Path,
+    seconds: float | None = None,
+    environment: Mapping[str, str] = os.environ,
 ) -> dict[str, Any]:
     """Run one unit.
 
     Args:
         unit: unit to run.
+        out: folder of the results.
         seconds: the time that is left; None: no limit but its own.
         environment: environment of the process.
 
@@ -43,12 +49,14 @@ def run_unit(
     """
     if missing := unit.missing():
         return {"status": "skipped", "note": f"needs {', '.join(missing)}"}
+    if not unit.rehearsed and environment.get(REHEARSAL) == "1":
+        return {"status": "skipped", "note": "needs an NVIDIA GPU"}
     if unit.tool and shutil.which(unit.tool[0], path=environment.get("PATH")) is None:
         return {"status": "skipped", "note": f"{unit.tool[0]} is not installed"}
     limit = unit.limit if seconds is None else min(unit.limit, seconds)
     with tempfile.TemporaryDirectory() as folder:
         report, recorded = Path(folder) / "tests.xml", Path(folder) / "bench.json"
-        command = list(unit.command)
+        command = unit.command(out)
         if unit.tests:
             command.append(f"--junitxml={report}")
         if unit.measures:
@@ -171,6 +179,7 @@ def run_steps(
         0 if all that could run passed, 1 if a unit failed, 3 if some did not fit into the time.
     """
     end = None if minutes is None else clock() + 60 * minutes - SPARE_SECONDS
+    path.parent.mkdir(parents=True, exist_ok=True)
     document = json.loads(path.read_text("utf-8")) if path.exists() else {}
     waiting, statuses = [], Counter[str]()
     for name, unit in _units(steps):
@@ -183,7 +192,7 @@ def run_steps(
             waiting.append(f"{name}: {unit.name}")
             continue
         say(f"gpu-check: {name}: {unit.name}")
-        result = run_unit(unit, left, environment)
+        result = run_unit(unit, path.parent, left, environment)
         # After each unit, so that the measurements are kept if the next one fails.
         document = merged(document, name, unit.name, result)
         _write(path, document)
@@ -207,7 +216,6 @@ def _units(steps: Mapping[str, Step]) -> Iterable[tuple[str, Unit]]:
 
 
 def _write(path: Path, document: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".new")
     temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     temporary.replace(path)

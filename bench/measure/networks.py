@@ -134,7 +134,7 @@ def _torch(
 
     names = ("torch-eager", "torch-compile", "torch-triton")
     try:
-        import torch
+        import torch  # noqa: F401
 
         path = pretrained_path(manifest.model.preset)
     except (ImportError, InputError) as error:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench import recording
+from bench.gpu_check.plan import STEPS
 from bench.tables.recorded import by_machine, link, markdown, newest, read_json
 from clinreadnet.kernels.registry import OPS
 from clinreadnet.report.results import RecordedRun
@@ -221,6 +222,17 @@ def gpu_checks_table() -> str:
     return markdown(head, rows) if rows else "Not run.\n"
 
 
+def gpu_plan_table() -> str:
+    """The steps of `gpu-check`."""
+    rows = []
+    for name, step in STEPS.items():
+        needs = sorted({need for unit in step.units for need in (*unit.needs, *unit.tool[:1])})
+        minutes = sum(unit.limit for unit in step.units) / 60
+        needed = ", ".join(f"`{need}`" for need in needs)
+        rows.append([f"`{name}`", step.what, str(len(step.units)), needed, f"{minutes:.0f}"])
+    return markdown(["step", "proves", "units", "needs", "at most, minutes"], rows)
+
+
 def went(units: Mapping[str, Mapping[str, Any]]) -> str:
     """Return how many units ended how; those that did not pass with their reasons."""
     parts = []
@@ -237,6 +249,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cold-start": lambda: by_machine("test_network", cold_start_table),
     "gpu-checks": gpu_checks_table,
     "gpu-kernels": kernels_table,
+    "gpu-plan": gpu_plan_table,
     "kernel-targets": kernel_targets_table,
     "network": lambda: of_rows(network_table),
     "ops": lambda: by_machine("test_ops", ops_table),

@@ -47,7 +47,7 @@ def write(folder: Path, body: str, name: str = "test_one.py") -> Path:
     ],
 )
 def test_a_unit_says_how_it_went(tmp_path: Path, body: str, status: str, note: str) -> None:
-    result = run_unit(unit(write(tmp_path, body)))
+    result = run_unit(unit(write(tmp_path, body)), tmp_path)
     assert (result["status"], result["note"]) == (status, note)
     assert sum(result[key] for key in ("passed", "failed", "skipped")) == 1
     assert ("assert False" in result.get("output", "")) == (status == "failed")
@@ -61,21 +61,21 @@ def test_a_skipped_test_is_no_pass_and_its_reason_is_counted(tmp_path: Path) -> 
         "def test_one(n):\n"
         "    if n: pytest.skip('needs tensorrt' if n > 1 else 'needs pycuda')\n"
     )
-    result = run_unit(unit(path))
+    result = run_unit(unit(path), tmp_path)
     assert result["status"] == "passed" and (result["passed"], result["skipped"]) == (1, 3)
     assert result["reasons"] == {"needs tensorrt": 2, "needs pycuda": 1}
 
 
 def test_nothing_selected_is_a_failure(tmp_path: Path) -> None:
     test = write(tmp_path, "pass")
-    result = run_unit(Unit("one", (str(test), "-k", "other"), 60))
+    result = run_unit(Unit("one", (str(test), "-k", "other"), 60), tmp_path)
     assert (result["status"], result["note"]) == ("failed", "no test was selected")
 
 
 def test_a_unit_that_measures_brings_what_was_measured(tmp_path: Path) -> None:
     test = tmp_path / "test_one.py"
     test.write_text("def test_one(benchmark):\n    benchmark.pedantic(int, rounds=1)\n")
-    result = run_unit(unit(test, measures=True))
+    result = run_unit(unit(test, measures=True), tmp_path)
     assert result["status"] == "passed"
     (one,) = result["recorded"]["benchmarks"]
     assert one["name"] == "test_one"
@@ -83,16 +83,19 @@ def test_a_unit_that_measures_brings_what_was_measured(tmp_path: Path) -> None:
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     one = Unit("one", (), 1, needs=("json", "no_such_package", "no_such.part"))
-    assert run_unit(one) == {"status": "skipped", "note": "needs no_such_package, no_such.part"}
+    assert run_unit(one, tmp_path) == {
+        "status": "skipped",
+        "note": "needs no_such_package, no_such.part",
+    }
     one = Unit("one", (), 1, tool=("compute-sanitizer",))
-    result = run_unit(one, None, {"PATH": str(tmp_path)})
+    result = run_unit(one, tmp_path, None, {"PATH": str(tmp_path)})
     assert result == {"status": "skipped", "note": "compute-sanitizer is not installed"}
 
 
 def test_a_tool_runs_the_tests(tmp_path: Path) -> None:
     test = write(tmp_path, "import os; assert os.environ['SEEN']")
-    assert run_unit(unit(test, tool=("env", "SEEN=1")))["status"] == "passed"
-    assert run_unit(unit(test, environment={"SEEN": "1"}))["status"] == "passed"
+    assert run_unit(unit(test, tool=("env", "SEEN=1")), tmp_path)["status"] == "passed"
+    assert run_unit(unit(test, environment={"SEEN": "1"}), tmp_path)["status"] == "passed"
 
 
 @pytest.mark.parametrize(
@@ -113,7 +116,7 @@ def test_a_unit_that_hangs_is_ended_with_its_children(
         "time.sleep(600)\n"
     )
     limit = 1.0 if left is None else 60.0
-    result = run_unit(Unit("hangs", ("-c", hangs), limit, tests=False), left)
+    result = run_unit(Unit("hangs", ("-c", hangs), limit, tests=False), tmp_path, left)
     assert (result["status"], result["note"]) == (status, note)
     if pid.exists() and Path("/proc").exists():
         stat = Path(f"/proc/{pid.read_text()}/stat")
@@ -156,6 +159,20 @@ def test_each_call_goes_on_where_the_last_one_stopped(tmp_path: Path) -> None:
     units = json.loads(path.read_text())["checks"]["tests"]["units"]
     assert [unit["status"] for unit in units.values()] == ["passed"] * 3
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_results_can_have_files_beside_them(tmp_path: Path) -> None:
+    one = Unit("one", ("-c", "open('{out}/tuned.json', 'w').write('{}')"), 60, tests=False)
+    steps = {"tune": Step("it works", (one,))}
+    assert run_steps(steps, tmp_path / "gpu" / "results.json", say=lambda line: None) == 0
+    assert (tmp_path / "gpu" / "tuned.json").read_text() == "{}"
+
+
+def test_a_rehearsal_skips_what_only_a_gpu_can_do(tmp_path: Path) -> None:
+    one = Unit("one", ("-c", "raise SystemExit(1)"), 60, tests=False, rehearsed=False)
+    result = run_unit(one, tmp_path, None, {"CLINREADNET_REHEARSAL": "1"})
+    assert result == {"status": "skipped", "note": "needs an NVIDIA GPU"}
+    assert run_unit(one, tmp_path)["status"] == "failed"
 
 
 def test_a_failure_does_not_stop_the_others(tmp_path: Path) -> None:
