@@ -11,8 +11,8 @@ FUZZED := bench/results/security/fuzz.json
 WEIGHTS := clinreadnet/weights/small.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help build test fuzz soak lint format typecheck docs picture bench bench-record bench-check gpu-check tables \
-	ptx-check flavours kernel-table clean
+.PHONY: help build test fuzz soak lint format typecheck docs picture bench bench-record bench-check gpu-check \
+	rehearse tables ptx-check flavours kernel-table clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -70,6 +70,11 @@ tables: $(INSTALLED)  ## write the tables of the docs from recorded runs
 gpu-check: $(INSTALLED)  ## test and measure the kernels on this machine's GPU, and record it
 	$(BIN)/python -m bench.gpu_check
 	$(BIN)/python -m bench.tables
+
+# PYTHON_THERE: a Python with the packages of the machine to rehearse; by default this checkout's own.
+rehearse: $(INSTALLED)  ## try the control flow of gpu-check without a GPU
+	rm -rf .gpu-check/rehearsal
+	$(or $(PYTHON_THERE),$(BIN)/python) -m bench.gpu_check --rehearse --out .gpu-check/rehearsal $(STEPS)
 
 ptx-check: $(INSTALLED)  ## run the kernels and broken copies of them on the CPU, and record it
 	PYTHONPATH=tests $(BIN)/python -m support.ptx.record

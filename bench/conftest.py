@@ -15,7 +15,7 @@ from bench.measure.timing import FULL, QUICK, REPLAY, Timing
 from bench.recording import current_commit
 from clinreadnet.report.results import SCHEMA
 from clinreadnet.report.rows import RecordedRow
-from clinreadnet.scoring.series import default_bundle
+from clinreadnet.runtime.bundle.default import default_bundle
 
 if TYPE_CHECKING:
     from bench.measure.groups import Groups

@@ -25,7 +25,12 @@ def current_commit() -> str | None:
 
 def results_file(machine: str, commit: str) -> Path:
     """Return the path of today's results."""
-    return RESULTS / machine / f"{datetime.now(UTC):%Y-%m-%d}-{commit[:7]}.json"
+    return RESULTS / machine / results_name(commit)
+
+
+def results_name(commit: str) -> str:
+    """Return the name of today's results of a commit."""
+    return f"{datetime.now(UTC):%Y-%m-%d}-{commit[:7]}.json"
 
 
 def measure(arguments: Sequence[str], recorded: Path) -> int:

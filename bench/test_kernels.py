@@ -1,10 +1,10 @@
 """Each op on this machine's GPU: its kernel against what PyTorch alone can do.
 
 Shapes, arguments and bytes are those of the op's spec. Baselines: the reference eager, the
-reference under torch.compile max-autotune; for attention one scaled_dot_product_attention for each
+reference under torch.compile; for attention one scaled_dot_product_attention for each
 octave on partitioned windows, eager and compiled; for the fused halves of a block the same half
 unfused, on the other kernels. All run in CUDA graphs with cold caches (`cuda_clock`). Bytes are
-those that an op must read and write once; percent is of what a copy on the device reaches.
+those that an op must read and write once; percent is of the rate of a copy of as many bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from bench.measure.cuda_clock import copy_bandwidth, milliseconds
+from bench.measure import device
+from bench.measure.cuda_clock import copy_milliseconds, milliseconds
 from bench.studies.stock_attention import StockAttention
 from clinreadnet.kernels import window_attention
 from clinreadnet.kernels.dispatch import DTYPES
@@ -29,9 +30,7 @@ from clinreadnet.metrics import relative_error
 from clinreadnet.precision import PRECISIONS, precision_of
 from clinreadnet.report.rows import KernelRow
 
-pytestmark = pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="no NVIDIA GPU on this machine"
-)
+pytestmark = pytest.mark.skipif(not device.is_there(), reason="no NVIDIA GPU on this machine")
 ENGINE_DTYPE = "float16"
 """What engines run in: measured at all batches, the other types at one."""
 BATCHES, ONE_BATCH = (1, 8, 64), (8,)
@@ -62,20 +61,15 @@ def same(dtype: str) -> float:
     return 2 * precision_of(dtype).budget
 
 
-@pytest.fixture(scope="module")
-def bandwidth() -> float:
-    return copy_bandwidth()
-
-
 @pytest.fixture(autouse=True)
 def no_compiled_graphs() -> None:
     """Shapes are constants, and torch.compile gives up after a few sets of them."""
     torch.compiler.reset()
 
 
-def compiled(run: Call, mode: str = "max-autotune-no-cudagraphs") -> Call:
+def compiled(run: Call, mode: str = device.COMPILE_MODE) -> Call:
     """Without CUDA graphs of its own: the clock captures one, for all runs alike."""
-    return torch.compile(run, mode=mode, dynamic=False)
+    return run if device.REHEARSED else torch.compile(run, mode=mode, dynamic=False)
 
 
 def stock_attention(shape: LayerShape, dtype: str, tensors: Sequence[Tensor]) -> dict[str, Call]:
@@ -103,7 +97,7 @@ def unfused_attention(shape: LayerShape, dtype: str, tensors: Sequence[Tensor]) 
         x, norm_weight, norm_bias, qkv_weight, qkv_bias, weight, bias, *scores = args
         qkv = F.linear(layer_norm_reference(x, norm_weight, norm_bias, EPS), qkv_weight, qkv_bias)
         attended = window_attention(
-            qkv, *scores, window=shape.window, shift=shape.shift, impl="triton"
+            qkv, *scores, window=shape.window, shift=shape.shift, impl=device.kernels()
         )
         return x + F.linear(attended, weight, bias)
 
@@ -133,19 +127,18 @@ BASELINES: Mapping[str, Callable[[LayerShape, str, Sequence[Tensor]], dict[str, 
 @torch.inference_mode()
 def test_kernels(
     benchmark: BenchmarkFixture,
-    bandwidth: float,
     spec: OpSpec,
     shape: LayerShape,
     dtype: str,
     batch: int,
 ) -> None:
-    tensors = spec.arguments(shape, batch, dtype, torch.device("cuda"))
+    tensors = spec.arguments(shape, 1 if device.REHEARSED else batch, dtype, device.device())
 
     def eager(args: Sequence[Tensor]) -> Tensor:
         return spec.call(args, shape, "reference")
 
     def kernel(args: Sequence[Tensor]) -> Tensor:
-        return spec.call(args, shape, "triton")
+        return spec.call(args, shape, device.kernels())
 
     more = BASELINES[spec.name](shape, dtype, tensors) if spec.name in BASELINES else {}
     runs = {"eager": eager, "compile": compiled(eager), **more, "kernel": kernel}
@@ -156,21 +149,23 @@ def test_kernels(
     times = {name: milliseconds(run, tensors) for name, run in runs.items()}
 
     def once() -> None:
-        kernel(tensors)
-        torch.cuda.synchronize()
+        if not device.REHEARSED:
+            kernel(tensors)
+            torch.cuda.synchronize()
 
     benchmark.pedantic(once, rounds=20, warmup_rounds=2)
     moved = spec.work(shape, batch, precision_of(dtype).item_size).bytes
+    times["copy"] = copy_milliseconds(round(moved))
     row = KernelRow(
         op=spec.name,
         dtype=dtype,
         batch=batch,
-        gpu=torch.cuda.get_device_properties(0).name,
+        gpu=device.name(),
         ms=times,
         bytes=moved,
-        percent_of_copy_bandwidth=100 * moved / (times["kernel"] / 1e3) / bandwidth,
+        percent_of_copy_bandwidth=100 * times["copy"] / times["kernel"],
         stage=int(shape.name.removeprefix("stage ")) if "stage" in shape.name else None,
-        copy_bytes_per_second=bandwidth,
+        copy_bytes_per_second=moved / (times["copy"] / 1e3),
         shapes=tuple(tuple(tensor.shape) for tensor in tensors),
     )
     benchmark.extra_info |= row.to_json()

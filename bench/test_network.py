@@ -17,13 +17,14 @@ from typing import Any
 
 import pytest
 
+from bench.measure import device
 from bench.measure.groups import Groups
 from bench.measure.networks import Candidate, Candidates, find
 from bench.measure.timing import REPLAY
 from clinreadnet.errors import InputError
 from clinreadnet.report.rows import BenchRow, ColdStartRow, row_id
+from clinreadnet.runtime.bundle.default import default_bundle
 from clinreadnet.runtime.gpu import find_gpus
-from clinreadnet.scoring.series import default_bundle
 
 GPU_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 CPU_BATCHES = (1, 2, 4, 8)
@@ -50,7 +51,7 @@ def rows() -> list[Any]:
             candidate,
             id=row_id(candidate.name, candidate.precision, batch, clock),
         )
-        for batch in (GPU_BATCHES if find_gpus() else CPU_BATCHES)
+        for batch in (GPU_BATCHES if find_gpus() or device.REHEARSED else CPU_BATCHES)
         for candidate in FOUND.candidates
         if candidate.runs(batch)
         for clock in clocks(candidate)

@@ -19,7 +19,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.measure.sessions import session_facts
 from clinreadnet.runtime import Session
-from clinreadnet.scoring.series import default_bundle
+from clinreadnet.runtime.bundle.default import default_bundle
 from clinreadnet.spec import OUTPUTS
 
 BUNDLE = default_bundle().resolve()

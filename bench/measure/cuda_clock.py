@@ -9,7 +9,17 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from bench.measure.device import FALSE_SECONDS, REHEARSED, device
 from bench.measure.timing import Sample, copies_past_the_cache
+
+LEAST_CALLS = 20
+"""Calls in one graph, at least: a single short one would measure the graph's own launch."""
+
+MOST_MEMORY = 16 * 2**30
+"""Bytes that the inputs and outputs of a graph's calls may take together."""
+
+COPIED = 2**28 if not REHEARSED else 2**10
+"""Bytes of the copy that gives the bandwidth of the device."""
 
 
 def milliseconds(
@@ -25,9 +35,13 @@ def milliseconds(
         run: function to time; it must not synchronise.
         tensors: its arguments; every call has its own copy of the first, and its own output, so
             that the L2 cache is as cold as for a first call.
-        calls: calls in one graph; default enough to exceed the cache.
+        calls: calls in one graph; default enough to exceed the cache, and `LEAST_CALLS` at least
+            while inputs and outputs take less than `MOST_MEMORY`.
         rounds: number of replays.
     """
+    if REHEARSED:
+        run(tensors)
+        return FALSE_SECONDS * 1e3
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -36,7 +50,8 @@ def milliseconds(
     torch.cuda.current_stream().wait_stream(stream)
     if calls is None:
         moved = sum(t.nbytes for t in (tensors[0], out) if isinstance(t, Tensor))
-        calls = copies_past_the_cache(moved, torch.cuda.get_device_properties(0).L2_cache_size)
+        cache = torch.cuda.get_device_properties(0).L2_cache_size
+        calls = calls_in_a_graph(moved, cache)
     copies = [[tensors[0].clone(), *tensors[1:]] for _ in range(calls)]
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -52,11 +67,21 @@ def milliseconds(
     return statistics.median(start.elapsed_time(end) for start, end in events) / calls
 
 
+def calls_in_a_graph(moved: int, cache: int) -> int:
+    """Return how many calls to capture that read and write ``moved`` bytes each."""
+    enough = max(LEAST_CALLS, copies_past_the_cache(moved, cache))
+    return max(2, min(enough, MOST_MEMORY // max(moved, 1)))
+
+
+def copy_milliseconds(size: int) -> float:
+    """Return the time of a copy that reads and writes ``size`` bytes together, under this clock."""
+    source = torch.empty(max(1, size // 2), dtype=torch.uint8, device=device())
+    return milliseconds(lambda tensors: tensors[0].clone(), [source])
+
+
 def copy_bandwidth() -> float:
-    """Return bytes per second, read and written, of a copy of 1 GiB on the device."""
-    source = torch.empty(2**30, dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
-    return 2 * source.numel() / milliseconds(lambda t: target.copy_(t[0]), [source], calls=1) * 1e3
+    """Return bytes per second, read and written, of a large copy on the device."""
+    return 2 * COPIED / copy_milliseconds(2 * COPIED) * 1e3
 
 
 def device_sample(
@@ -73,6 +98,9 @@ def device_sample(
         batch: slices of a run.
         graph: capture the run in a CUDA graph and time its replay.
     """
+    if REHEARSED:
+        bind(torch.randn(1, 1, 512, 512) * 300)()
+        return lambda: FALSE_SECONDS
     cache = torch.cuda.get_device_properties(0).L2_cache_size
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):

@@ -134,7 +134,7 @@ def _torch(
 
     names = ("torch-eager", "torch-compile", "torch-triton")
     try:
-        import torch
+        import torch  # noqa: F401
 
         path = pretrained_path(manifest.model.preset)
     except (ImportError, InputError) as error:
@@ -143,7 +143,9 @@ def _torch(
     if digest(path.read_bytes()) != manifest.model.weights_sha256:
         missing |= dict.fromkeys(names, f"{bundle} holds other weights than the shipped checkpoint")
         return
-    cuda = torch.cuda.is_available()
+    from bench.measure import device
+
+    cuda = device.is_there()
     precisions = torch_precisions(cuda=cuda)
     for name, role in zip(names, ("reference", "peer", "reference"), strict=True):
         if name == "torch-triton" and not cuda:
@@ -183,25 +185,25 @@ class _TorchNetwork:
         import torch
         import torch._dynamo
 
+        from bench.measure import device
         from clinreadnet.model.checkpoint import load_checkpoint
         from clinreadnet.model.network import ClinReadNet
 
         row = PRECISIONS[precision]
-        self._tf32, self._device = row.tf32, "cuda" if cuda else "cpu"
+        self._tf32, self._device = row.tf32, device.device() if cuda else "cpu"
         dtype = getattr(torch, row.torch_dtype)
         model = load_checkpoint(path)
         if name == "torch-triton":
             weights = model.state_dict()
-            model = ClinReadNet(model.config, kernels="triton")
+            model = ClinReadNet(model.config, kernels=device.kernels())
             model.load_state_dict(weights)
         model = model.to(self._device, dtype).eval()
         self._model: Any = model
-        if name != "torch-eager":
+        if name != "torch-eager" and not device.REHEARSED:
             # With more shapes and networks it would silently fall back to eager code.
             torch._dynamo.config.recompile_limit = 1024
             torch._dynamo.config.accumulated_recompile_limit = 8192
-            # Without its own CUDA graphs: the clock captures one for every candidate.
-            mode = "max-autotune-no-cudagraphs" if cuda else "max-autotune"
+            mode = device.COMPILE_MODE if cuda else "max-autotune"
             self._model = torch.compile(model, mode=mode, dynamic=False)
 
     def predict(self, x: Any) -> Any:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from bench import recording
+from bench.gpu_check.plan import STEPS
 from bench.tables.recorded import by_machine, link, markdown, newest, read_json
 from clinreadnet.kernels.registry import OPS
 from clinreadnet.report.results import RecordedRun
@@ -86,7 +88,7 @@ def compared_networks() -> list[Compared]:
 def kernels_table() -> str:
     """Times of each op on each GPU, its baselines beside it."""
     rows = []
-    names = ("kernel", "unfused", "compile", "sdpa-compile", "sdpa", "eager")
+    names = ("kernel", "unfused", "compile", "sdpa-compile", "sdpa", "eager", "copy")
     for op in OPS:
         for run, row in kernel_rows(op):
             stage = "" if row.stage is None else f", stage {row.stage}"
@@ -102,7 +104,7 @@ def kernels_table() -> str:
                 ]
             )
     head = ["op", "dtype, batch", "kernel, ms", "unfused", "compile", "SDPA compiled", "SDPA"]
-    return markdown([*head, "eager", "MiB moved", "% of copy", "GPU", "recorded"], rows)
+    return markdown([*head, "eager", "copy", "MiB moved", "% of copy", "GPU", "recorded"], rows)
 
 
 TARGET_GPU, TARGET_DTYPE = "H100", "float16"
@@ -206,23 +208,48 @@ def kernel_targets_table() -> str:
 
 
 def gpu_checks_table() -> str:
-    """How each step of `make gpu-check` went on each GPU."""
+    """How each step of `gpu-check` went on each GPU."""
     rows = []
     for path in sorted(recording.RESULTS.glob("*/*.json")):
         for name, check in read_json(path).get("checks", {}).items():
-            tests = f"{check['passed']} passed" if "passed" in check else ""
-            verdict = f"{check['status']} {check['note']}".strip()
+            units = check["units"]
+            tests = sum(unit.get("passed", 0) for unit in units.values())
             file = path.relative_to(recording.ROOT).as_posix()
             recorded = f"[{path.stem}](../{file})"
-            rows.append([name, check["what"], verdict, tests, path.parent.name, recorded])
-    head = ["step", "proves", "verdict", "tests", "GPU", "recorded"]
+            proved = f"{tests} passed" if tests else ""
+            rows.append([name, check["what"], went(units), proved, path.parent.name, recorded])
+    head = ["step", "proves", "units", "tests", "GPU", "recorded"]
     return markdown(head, rows) if rows else "Not run.\n"
+
+
+def gpu_plan_table() -> str:
+    """The steps of `gpu-check`."""
+    rows = []
+    for name, step in STEPS.items():
+        needs = sorted({need for unit in step.units for need in (*unit.needs, *unit.tool[:1])})
+        minutes = sum(unit.limit for unit in step.units) / 60
+        needed = ", ".join(f"`{need}`" for need in needs)
+        rows.append([f"`{name}`", step.what, str(len(step.units)), needed, f"{minutes:.0f}"])
+    return markdown(["step", "proves", "units", "needs", "at most, minutes"], rows)
+
+
+def went(units: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return how many units ended how; those that did not pass with their reasons."""
+    parts = []
+    for status in ("passed", "failed", "skipped", "did not fit"):
+        names = [name for name, unit in units.items() if unit["status"] == status]
+        if not names:
+            continue
+        why = "; ".join(f"{name}: {units[name]['note']}" for name in names)
+        parts.append(f"{len(names)} {status}" + (f" ({why})" if status != "passed" else ""))
+    return ", ".join(parts)
 
 
 TABLES: dict[str, Callable[[], str]] = {
     "cold-start": lambda: by_machine("test_network", cold_start_table),
     "gpu-checks": gpu_checks_table,
     "gpu-kernels": kernels_table,
+    "gpu-plan": gpu_plan_table,
     "kernel-targets": kernel_targets_table,
     "network": lambda: of_rows(network_table),
     "ops": lambda: by_machine("test_ops", ops_table),

@@ -33,7 +33,7 @@ def export_triton_server(
     - `clinreadnet export-triton-server --out models --bundle bundle --force --json`
     """
     from clinreadnet.export.triton_server import print_repository, write_repository
-    from clinreadnet.scoring.series import default_bundle
+    from clinreadnet.runtime.bundle.default import default_bundle
 
     repository = write_repository(bundle or default_bundle(), out, force=force)
     for file, reason in repository.left_out.items():

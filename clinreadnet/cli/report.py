@@ -41,7 +41,7 @@ def report(
     - `clinreadnet report --budget "score<=0.02,SROCC<=0.001" --json`
     """
     from clinreadnet.report.page import DeploymentReport
-    from clinreadnet.scoring.series import default_bundle
+    from clinreadnet.runtime.bundle.default import default_bundle
 
     made = DeploymentReport(bundle or default_bundle(), results, budget=budget, machine=machine)
     if out is not None:

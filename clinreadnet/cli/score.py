@@ -76,10 +76,11 @@ def score(
     """
     from clinreadnet.data.slices import find_slices
     from clinreadnet.runtime import BACKENDS, Session
+    from clinreadnet.runtime.bundle.default import default_bundle
     from clinreadnet.scoring import series as scoring
     from clinreadnet.scoring.plot import check_plot, write_plot
 
-    bundle = bundle or scoring.default_bundle()
+    bundle = bundle or default_bundle()
     scoring.check_bundle(bundle)
     if csv is not None and str(csv) == STDOUT and as_json:
         raise InputError("`csv` and `as_json` both write to standard output; give one of them")

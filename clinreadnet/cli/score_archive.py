@@ -58,8 +58,9 @@ def score_archive(
     """
     from clinreadnet.console import progress_bar
     from clinreadnet.runtime import BACKENDS
+    from clinreadnet.runtime.bundle.default import default_bundle
     from clinreadnet.scoring.archive import score_archive as score_all
-    from clinreadnet.scoring.series import check_bundle, default_bundle, series_lines
+    from clinreadnet.scoring.series import check_bundle, series_lines
 
     bundle = bundle or default_bundle()
     check_bundle(bundle)

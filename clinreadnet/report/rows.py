@@ -261,11 +261,12 @@ class KernelRow(RecordedRow):
         dtype: torch's name of the type of the products.
         batch: slices of one call.
         gpu: its name.
-        ms: milliseconds of one call, by implementation; the kernel's own is "kernel".
+        ms: milliseconds of one call, by implementation; the kernel's own is "kernel", that of a
+            copy of as many bytes "copy".
         bytes: bytes that the op must read and write once.
-        percent_of_copy_bandwidth: rate of those over that of a copy on the device.
+        percent_of_copy_bandwidth: time of a copy of as many bytes over the kernel's.
         stage: of the network, from 1; None for the stem.
-        copy_bytes_per_second: of a copy on the device.
+        copy_bytes_per_second: rate of that copy.
         shapes: of the tensors, in order.
     """
 

@@ -26,10 +26,8 @@ from clinreadnet.data.slices import SliceRef
 from clinreadnet.errors import InputError, visible
 from clinreadnet.files import check_output, whole_file
 from clinreadnet.runtime import Scores, Session
+from clinreadnet.runtime.bundle.default import BUNDLE_VARIABLE
 from clinreadnet.spec import INTERVAL_MASS, LIKERT, RESEARCH_USE, grade_word
-
-BUNDLE_VARIABLE = "CLINREADNET_BUNDLE"
-"""Environment variable that names the default bundle."""
 
 
 @dataclass(frozen=True)
@@ -134,11 +132,6 @@ class SeriesReport:
             "session": session.describe(),
             "research_use": RESEARCH_USE,
         }
-
-
-def default_bundle() -> Path:
-    """Return the bundle named by ``CLINREADNET_BUNDLE``, else ``bundle`` in the current folder."""
-    return Path(os.environ.get(BUNDLE_VARIABLE) or "bundle")
 
 
 def check_bundle(bundle: Path) -> None:

@@ -34,6 +34,7 @@ from clinreadnet import cli, files
 from clinreadnet.data.slices import find_slices
 from clinreadnet.errors import InputError
 from clinreadnet.runtime import Session
+from clinreadnet.runtime.bundle.default import BUNDLE_VARIABLE
 from clinreadnet.scoring import plot
 from clinreadnet.scoring import series as score
 from clinreadnet.spec import LIKERT, RESEARCH_USE, grade_word
@@ -52,7 +53,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
-    monkeypatch.delenv(score.BUNDLE_VARIABLE, raising=False)
+    monkeypatch.delenv(BUNDLE_VARIABLE, raising=False)
 
     def command(*arguments: str | Path) -> Run:
         monkeypatch.setattr(sys, "argv", ["clinreadnet", *map(str, arguments)])
@@ -284,7 +285,7 @@ def test_the_bundle_is_found_by_environment_then_folder(
     Path("bundle").symlink_to(bundle)
     assert run("score", path).returncode == 0
     Path("bundle").unlink()
-    monkeypatch.setenv(score.BUNDLE_VARIABLE, str(bundle))
+    monkeypatch.setenv(BUNDLE_VARIABLE, str(bundle))
     assert run("score", path).returncode == 0
 
 
@@ -404,7 +405,7 @@ def test_bad_options_are_refused_before_scoring(
     message: str,
 ) -> None:
     monkeypatch.setattr(score, "score_slices", lambda *a, **k: pytest.fail("scored"))
-    monkeypatch.setenv(score.BUNDLE_VARIABLE, str(bundle))
+    monkeypatch.setenv(BUNDLE_VARIABLE, str(bundle))
     done = run("score", write_ct(tmp_path / "a.dcm"), *options)
     assert done.returncode == 2 and done.stdout == "" and os.listdir() == []
     assert message in done.stderr and done.stderr.count("\n") == 1

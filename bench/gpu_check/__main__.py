@@ -1,0 +1,115 @@
+"""The command line of `gpu-check`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.gpu_check import install
+from bench.gpu_check.plan import ROOT, STEPS
+from bench.gpu_check.run import REHEARSAL, run_steps
+
+_RESTARTED = "CLINREADNET_GPU_CHECK_RESTARTED"
+
+HELP = """Exit status: 0, all that could run passed; 1, a unit failed; 2, bad arguments or no GPU;
+3, some units did not fit into the time: run the same command again, which goes on from there."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the steps and record them."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.gpu_check",
+        description="Run all checks that need a GPU, and record them.",
+        epilog=HELP,
+    )
+    parser.add_argument("steps", nargs="*", metavar="STEP", help=", ".join(STEPS))
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=ROOT / "bench" / "results",
+        help="folder of results; gets <gpu>/<date>-<commit>.json (default: bench/results)",
+    )
+    parser.add_argument("--wheels", type=Path, metavar="DIR", help="wheels to install first")
+    parser.add_argument("--minutes", type=float, help="time for all (default: no limit)")
+    parser.add_argument("--again", action="store_true", help="run units that have been run, too")
+    parser.add_argument("--commit", help="measured commit, outside a git checkout")
+    parser.add_argument(
+        "--rehearse",
+        action="store_true",
+        help="try the control flow without a GPU; every time is false",
+    )
+    options = parser.parse_args(arguments)
+    if unknown := [name for name in options.steps if name not in STEPS]:
+        parser.error(f"unknown step {unknown[0]!r}; known: {', '.join(STEPS)}")
+    if options.minutes is not None and not options.minutes > 0:
+        parser.error(f"--minutes {options.minutes:g}: must be above 0")
+    if options.rehearse and options.out.resolve() == ROOT / "bench" / "results":
+        parser.error("--rehearse: name another --out; false times do not belong in bench/results")
+    try:
+        if not os.environ.get(_RESTARTED):
+            prepare(options.wheels, arguments)
+    except install.CannotInstall as error:
+        print(f"gpu-check: {error}", file=sys.stderr)
+        return 2
+    return check(options)
+
+
+def prepare(wheels: Path | None, arguments: Sequence[str]) -> None:
+    """Install what is missing; a new process goes on if anything was installed."""
+    installed = wheels is not None
+    if wheels is not None:
+        install.install_wheels(wheels)
+    if importlib.util.find_spec("clinreadnet") is None or installed:
+        install.install_checkout()
+        path = os.pathsep.join(filter(None, [str(install.SITE), os.environ.get("PYTHONPATH")]))
+        install.restart({**os.environ, _RESTARTED: "1", "PYTHONPATH": path}, arguments)
+
+
+def check(options: argparse.Namespace) -> int:
+    """Run the chosen steps."""
+    from bench.measure.machine import machine_name
+    from bench.recording import COMMIT_VARIABLE, current_commit, results_name
+
+    gpu = "rehearsal" if options.rehearse else gpu_name()
+    if gpu is None:
+        print("gpu-check: needs an NVIDIA GPU that PyTorch can use", file=sys.stderr)
+        return 2
+    environment = dict(os.environ)
+    if options.commit:
+        os.environ[COMMIT_VARIABLE] = environment[COMMIT_VARIABLE] = options.commit
+    if options.rehearse:
+        environment[REHEARSAL] = "1"
+    commit = (current_commit() or "uncommitted")[:7]
+    folder = options.out / machine_name(gpu, "", 0)
+    # A run goes on in its own file, also after midnight.
+    begun = sorted(folder.glob(f"*-{commit}.json"))
+    path = begun[-1] if begun else folder / results_name(commit)
+    chosen = {name: STEPS[name] for name in options.steps or STEPS}
+    status = run_steps(
+        chosen,
+        path,
+        minutes=options.minutes,
+        again=options.again,
+        environment=environment,
+        say=lambda line: print(line, flush=True),
+    )
+    print(f"gpu-check: results in {path}; `make tables` reads those in bench/results")
+    return status
+
+
+def gpu_name() -> str | None:
+    """Return the GPU's name as CUDA reports it."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return None
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

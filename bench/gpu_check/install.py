@@ -1,0 +1,77 @@
+"""Prepare a machine that has no package index: the checkout, and wheels that were carried along."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.gpu_check.plan import ROOT
+
+SITE = ROOT / ".gpu-check" / "site"
+"""Where carried wheels are installed: outside the machine's own packages."""
+_PIP = (sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps")
+_WHEEL = re.compile(r"[^-]+-[^-]+(-\d[^-]*)?-(?P<python>[^-]+)-(?P<abi>[^-]+)-[^-]+\.whl")
+
+
+class CannotInstall(Exception):
+    """The reason, for the user."""
+
+
+def unusable(wheel: str, version: tuple[int, int] = sys.version_info[:2]) -> str | None:
+    """Return why a wheel of this name cannot be installed on a Python version, or None."""
+    match = _WHEEL.fullmatch(wheel)
+    if match is None:
+        return f"{wheel}: is not the name of a wheel"
+    major, minor = version
+    for tag in match["python"].split("."):
+        found = re.fullmatch(r"(py|cp)(\d)(\d*)", tag)
+        if found is None or int(found[2]) != major:
+            continue
+        same = not found[3] or int(found[3]) == minor
+        older = found[3] and int(found[3]) < minor and (found[1] == "py" or match["abi"] == "abi3")
+        if same or older:
+            return None
+    return f"{wheel}: is for {match['python']}, this is Python {major}.{minor}; bring its own wheel"
+
+
+def install_wheels(folder: Path) -> None:
+    """Install every wheel of a folder into `SITE`.
+
+    Raises:
+        CannotInstall: the folder holds no wheel or one for another Python, or pip fails.
+    """
+    wheels = sorted(folder.glob("*.whl"))
+    if not wheels:
+        raise CannotInstall(f"{folder}: holds no wheel; name the folder of the *.whl files")
+    if problems := [why for wheel in wheels if (why := unusable(wheel.name))]:
+        raise CannotInstall("; ".join(problems))
+    _pip("--upgrade", "--target", str(SITE), *map(str, wheels))
+
+
+def install_checkout() -> None:
+    """Install this checkout where it is, if it is not installed.
+
+    Raises:
+        CannotInstall: pip fails.
+    """
+    if importlib.util.find_spec("clinreadnet.kernels") is None:
+        _pip("--no-build-isolation", "--editable", str(ROOT))
+
+
+def restart(environment: dict[str, str], arguments: Sequence[str]) -> None:
+    """Start this command again in a process that sees what was installed."""
+    command = [sys.executable, "-m", "bench.gpu_check", *arguments]
+    os.execve(sys.executable, command, environment)
+
+
+def _pip(*arguments: str) -> None:
+    done = subprocess.run([*_PIP, *arguments], capture_output=True, text=True)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        reason = lines[-1] if lines else f"exit status {done.returncode}"
+        raise CannotInstall(f"pip cannot install {arguments[-1]}: {reason}")

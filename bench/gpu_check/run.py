@@ -1,0 +1,221 @@
+"""Run the units of `gpu-check` one after another within a time, and merge what each brings."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.gpu_check.plan import ROOT, STEPS, Step, Unit
+
+REHEARSAL = "CLINREADNET_REHEARSAL"
+"""Environment variable that makes the benches run on the CPU under a false clock."""
+DONE = ("passed", "failed", "skipped")
+SPARE_SECONDS = 5.0
+"""Kept back of the time, to end the last process and to write its result."""
+LEAST_SECONDS = 20.0
+"""A unit is not begun with less time than this."""
+TAIL = 2000
+"""Characters of the output that are kept of a unit that failed."""
+
+
+def run_unit(
+    unit: Unit,
+    out: Path,
+    seconds: float | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> dict[str, Any]:
+    """Run one unit.
+
+    Args:
+        unit: unit to run.
+        out: folder of the results.
+        seconds: the time that is left; None: no limit but its own.
+        environment: environment of the process.
+
+    Returns:
+        ``status`` ("passed", "failed", "skipped" or "did not fit"), ``note``, ``seconds``; for
+        pytest the counts of tests and ``reasons``, the number of skipped tests by reason; if it
+        measures, pytest-benchmark's document as ``recorded``; if it failed, ``output``.
+    """
+    if missing := unit.missing():
+        return {"status": "skipped", "note": f"needs {', '.join(missing)}"}
+    if not unit.rehearsed and environment.get(REHEARSAL) == "1":
+        return {"status": "skipped", "note": "needs an NVIDIA GPU"}
+    if unit.tool and shutil.which(unit.tool[0], path=environment.get("PATH")) is None:
+        return {"status": "skipped", "note": f"{unit.tool[0]} is not installed"}
+    limit = unit.limit if seconds is None else min(unit.limit, seconds)
+    with tempfile.TemporaryDirectory() as folder:
+        report, recorded = Path(folder) / "tests.xml", Path(folder) / "bench.json"
+        command = unit.command(out)
+        if unit.tests:
+            command.append(f"--junitxml={report}")
+        if unit.measures:
+            command.append(f"--benchmark-json={recorded}")
+        start = time.monotonic()
+        status, output = _run(command, limit, {**environment, **unit.environment})
+        result: dict[str, Any] = {"seconds": round(time.monotonic() - start)}
+        if status is None:
+            own = limit == unit.limit
+            note = f"ended after its limit of {limit:.0f} s" if own else "out of time"
+            return result | {"status": "failed" if own else "did not fit", "note": note}
+        if unit.tests:
+            result |= counts(report) if report.exists() else {"passed": 0, "failed": 0}
+        result |= verdict(unit, status, result)
+        if result["status"] == "failed":
+            result["output"] = output[-TAIL:]
+        if recorded.exists() and recorded.stat().st_size:
+            result["recorded"] = json.loads(recorded.read_text("utf-8"))
+    return result
+
+
+def _run(
+    command: list[str], limit: float, environment: Mapping[str, str]
+) -> tuple[int | None, str]:
+    """Return the exit status, None if it was ended, and the output, which is printed too."""
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=limit)
+        return process.returncode, output
+    except subprocess.TimeoutExpired:
+        return None, ""
+    finally:
+        # Its children too: compilers go on for minutes, and hold the GPU.
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        process.wait()
+
+
+def verdict(unit: Unit, status: int, found: Mapping[str, Any]) -> dict[str, str]:
+    """Return the status and the note of a unit that ended by itself."""
+    if not unit.tests:
+        return _said("failed", f"exit status {status}") if status else _said("passed")
+    if status not in (0, 5) or found.get("failed"):
+        return _said("failed", f"exit status {status}")
+    if found.get("passed"):
+        return _said("passed")
+    if reasons := found.get("reasons"):
+        return _said("skipped", "; ".join(reasons))
+    return _said("failed", "no test was selected")
+
+
+def _said(status: str, note: str = "") -> dict[str, str]:
+    return {"status": status, "note": note}
+
+
+def counts(report: Path) -> dict[str, Any]:
+    """Return the number of passed, failed and skipped tests of a JUnit file, and why skipped."""
+    suite = ElementTree.parse(report).getroot().find("testsuite")
+    assert suite is not None
+    total, skipped = int(suite.get("tests", 0)), int(suite.get("skipped", 0))
+    failed = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
+    found: dict[str, Any] = {
+        "passed": total - failed - skipped,
+        "failed": failed,
+        "skipped": skipped,
+    }
+    reasons = Counter(one.get("message", "no reason") for one in suite.iter("skipped"))
+    return found | ({"reasons": dict(reasons)} if reasons else {})
+
+
+def merged(before: Mapping[str, Any], name: str, unit: str, result: Mapping[str, Any]) -> Any:
+    """Return the results with one more unit, whose benchmarks replace those of the same name."""
+    result = dict(result)
+    recorded = result.pop("recorded", {})
+    after = {**before, **{key: recorded[key] for key in recorded if key != "benchmarks"}}
+    if rates := before.get("machine_info", {}).get("rates"):
+        after["machine_info"] = {"rates": rates, **after["machine_info"]}
+    new = {one["fullname"]: one for one in recorded.get("benchmarks", [])}
+    kept = [one for one in before.get("benchmarks", []) if one["fullname"] not in new]
+    after["benchmarks"] = [*kept, *new.values()]
+    checks = {**before.get("checks", {})}
+    units = {**checks.get(name, {}).get("units", {}), unit: result}
+    checks[name] = {"what": STEPS[name].what if name in STEPS else name, "units": units}
+    return after | {"checks": checks}
+
+
+def run_steps(
+    steps: Mapping[str, Step],
+    path: Path,
+    *,
+    minutes: float | None = None,
+    again: bool = False,
+    environment: Mapping[str, str] = os.environ,
+    say: Callable[[str], None] = print,
+    clock: Callable[[], float] = time.monotonic,
+) -> int:
+    """Run the units that ``path`` does not hold yet, and write each one's result there.
+
+    Args:
+        steps: what to run, in order.
+        path: file of the results; written after each unit.
+        minutes: the time for all; None: no limit.
+        again: run units that have been run, too.
+        environment: environment of the processes.
+        say: takes a line for the user.
+        clock: seconds.
+
+    Returns:
+        0 if all that could run passed, 1 if a unit failed, 3 if some did not fit into the time.
+    """
+    end = None if minutes is None else clock() + 60 * minutes - SPARE_SECONDS
+    path.parent.mkdir(parents=True, exist_ok=True)
+    document = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    waiting, statuses = [], Counter[str]()
+    for name, unit in _units(steps):
+        known = document.get("checks", {}).get(name, {}).get("units", {}).get(unit.name, {})
+        if known.get("status") in DONE and not again:
+            statuses[known["status"]] += 1
+            continue
+        left = None if end is None else end - clock()
+        if left is not None and left < LEAST_SECONDS:
+            waiting.append(f"{name}: {unit.name}")
+            continue
+        say(f"gpu-check: {name}: {unit.name}")
+        result = run_unit(unit, path.parent, left, environment)
+        # After each unit, so that the measurements are kept if the next one fails.
+        document = merged(document, name, unit.name, result)
+        _write(path, document)
+        say(f"gpu-check: {name}: {unit.name}: {result['status']} {result['note']}".rstrip())
+        for line in result.get("output", "").splitlines():
+            say(f"    {line}")
+        if result["status"] == "did not fit":
+            waiting.append(f"{name}: {unit.name}")
+        else:
+            statuses[result["status"]] += 1
+    say("gpu-check: units: " + ", ".join(f"{statuses[status]} {status}" for status in DONE))
+    if waiting:
+        say(f"gpu-check: did not fit, run again to go on: {'; '.join(waiting)}")
+    if statuses["failed"]:
+        return 1
+    return 3 if waiting else 0
+
+
+def _units(steps: Mapping[str, Step]) -> Iterable[tuple[str, Unit]]:
+    return ((name, unit) for name, step in steps.items() for unit in step.units)
+
+
+def _write(path: Path, document: Mapping[str, Any]) -> None:
+    temporary = path.with_suffix(".new")
+    temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
