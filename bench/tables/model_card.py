@@ -71,7 +71,8 @@ def hours_table() -> str:
                 ]
             )
         before += float(epochs[-1]["minutes"])
-    return markdown(["stage", "minutes", "steps", "sum", "map correlation", "map RMSE / flat"], rows)
+    head = ["stage", "minutes", "steps", "sum", "map correlation", "map RMSE / flat"]
+    return markdown(head, rows)
 
 
 def evaluations() -> dict[str, dict[str, Any]]:
