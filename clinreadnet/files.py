@@ -240,6 +240,11 @@ def whole_folder(target: AnyPath, *, force: bool = False) -> Iterator[Path]:
             raise
 
 
+def is_temporary(name: str) -> bool:
+    """Return whether a name is that of a temporary folder, which a dead process may have left."""
+    return name.startswith(".") and name.endswith(_SUFFIX)
+
+
 def _destination(target: Path) -> Path | None:
     """Return the regular file that an output replaces or creates; None if it is written through."""
     if str(target) == STDOUT:
@@ -361,7 +366,7 @@ def _remove_stale(parent: Path) -> None:
         return
     with suppress(OSError), os.scandir(parent) as entries:
         for entry in entries:
-            if not (entry.name.startswith(".") and entry.name.endswith(_SUFFIX)):
+            if not is_temporary(entry.name):
                 continue
             with suppress(OSError):
                 if entry.is_dir(follow_symlinks=False) and entry.stat().st_uid == os.getuid():

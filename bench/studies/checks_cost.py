@@ -95,7 +95,7 @@ def measure(session: Session, refs: Sequence[SliceRef], part: int = PART) -> dic
     on, off = np.array(pairs).T
     return {
         "slices": len(refs),
-        "checks": watch.calls,
+        "calls_of_checks": watch.calls,
         "seconds_with": round(float(on.sum()), 3),
         "seconds_without": round(float(off.sum()), 3),
         "seconds_inside_the_checks": round(watch.seconds, 4),

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from clinreadnet import limits
 from clinreadnet.errors import InputError, first_line
+from clinreadnet.files import read_regular
 from clinreadnet.report.rows import BenchRow, ColdStartRow, KernelRow, OpRow, RecordedRow
 
 SCHEMA = 1
@@ -25,6 +27,7 @@ RESULTS = Path("bench") / "results"
 Kind = TypeVar("Kind", bound=RecordedRow)
 
 _NAME = re.compile(r"\d{4}-\d{2}-\d{2}-[0-9a-z]+\.json")
+_UNREADABLE = (ValueError, RecursionError, KeyError, TypeError, AttributeError)
 _COMMIT = re.compile(r"[0-9a-f]{7,40}")
 
 
@@ -75,16 +78,20 @@ def result_files(results: str | os.PathLike[str]) -> list[Path]:
     return [path for path in sorted(Path(results).glob("*/*.json")) if _NAME.fullmatch(path.name)]
 
 
+def _document(path: Path) -> Any:
+    return json.loads(read_regular(path, limits.RESULTS).decode("utf-8"))
+
+
 def read_run(path: Path) -> RecordedRun:
     """Read one recorded file.
 
     Raises:
-        InputError: not JSON, another schema, or an unknown commit.
+        InputError: not a regular file, not JSON, another schema, or an unknown commit.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = _document(path)
         known = isinstance(document, dict) and isinstance(document.get("benchmarks"), list)
-    except (OSError, ValueError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: cannot be read ({first_line(error)}); run `make bench-record`"
         ) from None
@@ -96,7 +103,8 @@ def read_run(path: Path) -> RecordedRun:
             f"{path}: results schema {schema}, this clinreadnet reads {SCHEMA}; "
             "run `make bench-record`"
         )
-    commit = str((document.get("commit_info") or {}).get("id"))
+    info = document.get("commit_info")
+    commit = str(info.get("id") if isinstance(info, dict) else None)
     if not _COMMIT.fullmatch(commit):
         raise InputError(
             f"{path}: its commit is unknown ({commit}); run `make bench-record` in a git checkout"
@@ -115,7 +123,7 @@ def read_run(path: Path) -> RecordedRun:
         )
         if not run.hardware or (run.rows and "copy" not in run.rates):
             raise KeyError("machine_info.rates")
-    except (KeyError, TypeError, ValueError) as error:
+    except _UNREADABLE as error:
         reason = f"{type(error).__name__} {error}"
         raise InputError(
             f"{path}: breaks results schema {SCHEMA} ({reason}); run `make bench-record`"
@@ -151,15 +159,15 @@ def newest_runs(results: str | os.PathLike[str], machine: str | None = None) -> 
 def _may_hold_rows(path: Path) -> bool:
     """Whether a file is more than a run of other benches; what is wrong in it is for `read_run`."""
     try:
-        benchmarks = json.loads(path.read_text(encoding="utf-8"))["benchmarks"]
+        benchmarks = _document(path)["benchmarks"]
         return not benchmarks or any(BenchRow.holds(one["extra_info"]) for one in benchmarks)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (InputError, *_UNREADABLE):
         return True
 
 
 def _recorded(path: Path) -> str:
     """Return the time of recording; if it is unreadable, the date in the file name."""
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["datetime"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(_document(path)["datetime"])
+    except (InputError, *_UNREADABLE):
         return path.name

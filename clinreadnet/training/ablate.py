@@ -19,7 +19,7 @@ import numpy as np
 from clinreadnet.console import console
 from clinreadnet.errors import InputError
 from clinreadnet.evaluation.labels import evaluate
-from clinreadnet.files import whole_file
+from clinreadnet.files import is_temporary, whole_file
 from clinreadnet.machine import git_commit
 from clinreadnet.training.ablation_table import COMPARED, METRICS, Mean, markdown
 from clinreadnet.training.config import TrainConfig
@@ -112,7 +112,7 @@ def _keep_settings(out: Path, settings: dict[str, Any]) -> None:
                 f"{out}: holds an ablation with other settings; repeat those or name another folder"
             )
         return
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and not all(is_temporary(path.name) for path in out.iterdir()):
         raise InputError(f"{out}: holds something else; name another folder")
     out.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as temporary:

@@ -16,7 +16,9 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
-from clinreadnet.errors import InputError
+from clinreadnet import limits
+from clinreadnet.errors import InputError, first_line
+from clinreadnet.files import read_regular
 from clinreadnet.training.config import TrainConfig
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -65,13 +67,17 @@ def load_recipe(recipe: str | os.PathLike[str]) -> list[Stage]:
         if not path.is_file():
             shipped = ", ".join(shipped_recipes())
             raise InputError(f"{name}: no such recipe; give a TOML file, or one of {shipped}")
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = read_regular(path, limits.RECIPE).decode("utf-8")
+        except UnicodeDecodeError:
+            raise InputError(f"{name}: not a TOML file (not UTF-8)") from None
     try:
         content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{name}: not a TOML file ({error})") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise InputError(f"{name}: not a TOML file ({first_line(error)})") from None
     stages = content.pop("stage", None)
-    if not isinstance(stages, list) or not stages or content:
+    tables = isinstance(stages, list) and all(isinstance(one, dict) for one in stages)
+    if not tables or not stages or content:
         raise InputError(f"{name}: a recipe holds [[stage]] tables and nothing else")
     return _checked(name, [_stage(name, number, table) for number, table in enumerate(stages, 1)])
 
@@ -80,6 +86,9 @@ def _stage(recipe: str, number: int, table: dict[str, Any]) -> Stage:
     known = {field.name: field for field in fields(TrainConfig)}
     values = dict(table)
     name = values.pop("name", f"stage-{number}")
+    plain = isinstance(name, str) and name not in ("", "..") and Path(name).name == name
+    if not plain or "\0" in name:
+        raise InputError(f"{recipe}: stage {number}: its name {name!r} is not that of a folder")
     if "limit" in values:
         values["limit_seconds"] = parse_duration(str(values.pop("limit")))
     unknown = [key for key in values if key not in known or key == "init"]

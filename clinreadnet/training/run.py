@@ -12,7 +12,7 @@ from pathlib import Path
 
 from clinreadnet.console import console
 from clinreadnet.errors import InputError
-from clinreadnet.files import whole_file
+from clinreadnet.files import is_temporary, whole_file
 from clinreadnet.training.config import TrainConfig
 from clinreadnet.training.dataset import load_slices
 from clinreadnet.training.distributed import join_ranks
@@ -72,11 +72,17 @@ def train(
     """
     config.check()
     out = Path(out)
-    if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if not resume and out.exists() and not (out.is_dir() and _holds_no_state(out)):
         raise InputError(f"{out}: already exists; give resume=True to continue it, or name another")
     with join_ranks() as ranks:
         _run(Trainer(config, load_slices(data, quiet=not ranks.first), out, ranks), resume)
     return out / "model.safetensors"
+
+
+def _holds_no_state(out: Path) -> bool:
+    """Return whether a folder is empty, or a run was killed in it before it saved a state."""
+    early = {"log.csv", "tensorboard"}
+    return all(path.name in early or is_temporary(path.name) for path in out.iterdir())
 
 
 def _run(trainer: Trainer, resume: bool) -> None:
@@ -122,7 +128,7 @@ def train_recipe(
         As `train`.
     """
     out = Path(out)
-    if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if not resume and out.exists() and not (out.is_dir() and _holds_no_state(out)):
         raise InputError(f"{out}: already exists; give resume=True to continue it, or name another")
     checkpoint: Path | None = None
     for stage in stages:

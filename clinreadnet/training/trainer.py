@@ -347,8 +347,16 @@ class Trainer:
         path = self.out / "last.pt"
         if not path.is_file():
             raise InputError(f"{path}: nothing to resume; start without `resume`")
-        state = torch.load(path, map_location=self.ranks.device, weights_only=True)
-        changed = [k for k, v in asdict(self.config).items() if state["config"].get(k) != v]
+        try:
+            state = torch.load(path, map_location=self.ranks.device, weights_only=True)
+            changed = [k for k, v in asdict(self.config).items() if state["config"].get(k) != v]
+        except MemoryError:
+            raise
+        except Exception as error:  # torch raises whatever its unpickler raises
+            raise InputError(
+                f"{path}: not a state of training ({type(error).__name__}); restore it, or start "
+                "another run"
+            ) from error
         if changed:
             raise InputError(
                 f"{path}: was started with another {', '.join(changed)}; "

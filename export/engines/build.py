@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.progress import Progress, TaskID
 
+from clinreadnet import limits
 from clinreadnet.errors import ClinReadNetError, InputError, first_line
 from clinreadnet.export.engines.layers import check_built, check_types, layer_types, layers_path
 from clinreadnet.export.engines.options import (
@@ -23,7 +24,7 @@ from clinreadnet.export.engines.options import (
     resolve_targets,
     spell_batch,
 )
-from clinreadnet.files import whole_file
+from clinreadnet.files import read_regular, whole_file
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.backends.flavours import collecting_logger, load_flavour
 from clinreadnet.runtime.bundle.manifest import BatchRange
@@ -230,7 +231,7 @@ class EngineBuilder:
         return report
 
     def _read_timing_cache(self, config: Any, path: Path) -> None:
-        content = path.read_bytes() if path.exists() else b""
+        content = read_regular(path, limits.BUNDLE_FILE) if path.exists() else b""
         cache = config.create_timing_cache(content)
         if cache is None or not config.set_timing_cache(cache, False):
             raise InputError(

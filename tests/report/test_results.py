@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,14 @@ def broken_row() -> dict[str, Any]:
     ("content", "said"),
     [
         pytest.param("{", "cannot be read", id="no-json"),
+        pytest.param("[" * 100_000, "cannot be read", id="deep"),
         pytest.param("[]", "not a file of pytest-benchmark", id="another-file"),
         pytest.param({"results_schema": 2}, "results schema 2, this clinreadnet reads 1", id="new"),
         pytest.param({"results_schema": 0}, "results schema 0", id="old"),
         pytest.param({"commit_info": {"id": "unversioned"}}, "commit is unknown", id="no-git"),
         pytest.param({"commit_info": None}, "commit is unknown", id="no-commit"),
+        pytest.param({"commit_info": [1]}, "commit is unknown", id="commit-list"),
+        pytest.param({"machine_info": []}, "TypeError", id="machine-list"),
         pytest.param({"benchmarks": [broken_row()]}, "KeyError 'p90'", id="field"),
         pytest.param({"machine_info": {}}, "KeyError 'cpu'", id="machine"),
     ],
@@ -73,3 +77,11 @@ def test_no_results_yet(tmp_path: Path) -> None:
         newest_runs(tmp_path)
     with pytest.raises(InputError, match="nowhere: no results yet"):
         newest_runs(tmp_path, "nowhere")
+
+
+def test_a_pipe_among_the_results_is_not_waited_for(tmp_path: Path) -> None:
+    path = recorded_run.write(tmp_path, recorded_run.document([]))
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(InputError, match="a pipe; give a regular file"):
+        newest_runs(tmp_path)

@@ -81,7 +81,12 @@ def test_stages_follow_each_other_and_are_kept_at_a_resume(
         pytest.param("[[stage]]\nlimit = '3 hours'\n", "not a duration", id="limit"),
         pytest.param("[[stage]]\ntask = 'head'\n", "head needs `init`", id="head-first"),
         pytest.param("epochs = 3\n", r"holds \[\[stage\]\] tables", id="no-stage"),
+        pytest.param("stage = [1]\n", r"holds \[\[stage\]\] tables", id="no-table"),
         pytest.param("[[stage]\n", "not a TOML file", id="toml"),
+        pytest.param("a = " + "[" * 30_000, "not a TOML file", id="deep"),
+        pytest.param("[[stage]]\nname = '../other'\n", "not that of a folder", id="outside"),
+        pytest.param("[[stage]]\nname = '..'\n", "not that of a folder", id="parent"),
+        pytest.param("[[stage]]\nname = 3\n", "not that of a folder", id="number"),
         pytest.param(
             "[[stage]]\nname = 'a'\n[[stage]]\nname = 'a'\n", "two stages of one name", id="twice"
         ),
@@ -90,6 +95,13 @@ def test_stages_follow_each_other_and_are_kept_at_a_resume(
 def test_bad_recipes(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_recipe(write(tmp_path, text))
+
+
+def test_a_recipe_that_is_not_text(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_bytes(b"[[stage]]\nname = '\xff'\n")
+    with pytest.raises(InputError, match="not a TOML file"):
+        load_recipe(path)
 
 
 def test_a_recipe_that_is_not_there() -> None:

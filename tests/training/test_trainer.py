@@ -107,6 +107,17 @@ def test_resume_refuses_other_settings(folder: Path, whole_run: Path) -> None:
 
 
 @pytest.mark.usefixtures("shallow")
+@pytest.mark.parametrize(
+    "content", [b"", b"nonsense", b"PK\x03\x04" * 9], ids=["empty", "text", "zip"]
+)
+def test_resume_refuses_a_damaged_state(folder: Path, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "last.pt").write_bytes(content)
+    with pytest.raises(InputError, match="last.pt: not a state of training"):
+        train([folder], tmp_path, TINY, resume=True)
+    assert (tmp_path / "last.pt").read_bytes() == content
+
+
+@pytest.mark.usefixtures("shallow")
 def test_edge_statistics_are_calibrated_once(folder: Path, whole_run: Path, tmp_path: Path) -> None:
     trainer = Trainer(TINY, load_slices([folder]), tmp_path)
     statistics = trainer.model.statistics
@@ -324,6 +335,18 @@ def test_a_diverged_run_stops(
     monkeypatch.setattr(training, "LOSSES", nan)
     with pytest.raises(CheckFailed, match="not finite in epoch 1; .* lower `learning_rate`"):
         train([folder], tmp_path / "run", TINY)
+
+
+@pytest.mark.usefixtures("shallow")
+def test_a_run_killed_before_its_first_state_is_started_anew(folder: Path, tmp_path: Path) -> None:
+    left = tmp_path / ".last.pt.abc.writing"
+    left.mkdir()
+    (left / ".clinreadnet-writes").write_text("last.pt")
+    (tmp_path / "tensorboard").mkdir()
+    (tmp_path / "log.csv").write_text("epoch\n")
+    assert train([folder], tmp_path, replace(TINY, epochs=1)).exists() and not left.exists()
+    with pytest.raises(InputError, match="already exists"):
+        train([folder], tmp_path, TINY)
 
 
 def test_an_ignored_signal_stays_ignored() -> None:
