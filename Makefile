@@ -12,7 +12,7 @@ WEIGHTS := clinreadnet/weights/small.safetensors
 
 .DEFAULT_GOAL := help
 .PHONY: help build test fuzz soak lint format typecheck docs picture bench bench-record bench-check gpu-check \
-	rehearse tables ptx-check flavours kernel-table clean
+	rehearse tables ptx-check defects flavours kernel-table clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -78,6 +78,10 @@ rehearse: $(INSTALLED)  ## try the control flow of gpu-check without a GPU
 
 ptx-check: $(INSTALLED)  ## run the kernels and broken copies of them on the CPU, and record it
 	PYTHONPATH=tests $(BIN)/python -m support.ptx.record
+	$(BIN)/python -m bench.tables
+
+defects: $(INSTALLED)  ## verify wrong copies of the shipped network's graphs, and record what noticed
+	PYTHONPATH=tests $(BIN)/python -m support.defects_record
 	$(BIN)/python -m bench.tables
 
 flavours: $(INSTALLED)  ## run builder and runner against each TensorRT binding and record what they use

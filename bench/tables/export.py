@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import get_args
+import re
+from typing import Any, get_args
 
-from bench.recording import ROOT
+from bench.recording import RESULTS, ROOT
 from bench.tables.recorded import markdown, read_json
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.backends.flavours import FLAVOURS, Option
 
 FLAVOURS_USED = ROOT / "docs" / "flavours.json"
 _PARTS = ("builder", "runner")
+DEFECTS = RESULTS / "verification" / "defects.json"
+_KIND = re.compile(r"golden slice \d+ \((.*)\)")
 
 
 def flavour_table() -> str:
@@ -48,6 +51,10 @@ def budgets_table() -> str:
     found = [
         ["‖out − ref‖ / ‖ref‖ of each output", *(f"{row.budget:.0e}" for row in rows)],
         [
+            "the same of one slice, relative to what is usual",
+            *(f"{row.limits().one:.0e}" for row in rows),
+        ],
+        [
             "difference of PLCC, SROCC and KROCC, each",
             *(f"{row.metric_budget:.0e}" for row in rows),
         ],
@@ -70,4 +77,58 @@ def budgets_table() -> str:
     return markdown(["at most", *(row.name for row in rows)], found)
 
 
-TABLES = {"budgets": budgets_table, "flavours": flavour_table}
+def defects_table() -> str:
+    """Return which golden slices noticed each seeded defect, in each precision."""
+    if not DEFECTS.exists():
+        return "Not measured.\n"
+    record = read_json(DEFECTS)
+    precisions = list(next(iter(record["defects"].values()))["precisions"])
+    rows = [
+        [one["what"], *(_noticed(one["precisions"].get(p), p) for p in precisions)]
+        for one in record["defects"].values()
+    ]
+    return markdown(["what is wrong", *precisions], rows)
+
+
+def _noticed(found: dict[str, Any] | None, precision: str) -> str:
+    """Return the slices that noticed a defect, or how large it is where none did."""
+    if found is None:
+        return "not measured"
+    if found["status"] == "failed":
+        names = [_KIND.fullmatch(name) for name in found["caught_by"]]
+        kinds = dict.fromkeys(name[1] for name in names if name)
+        return ", ".join(kinds) or "all together"
+    row = PRECISIONS[precision]
+    exact = found["without_quantisers"]
+    error = max((exact or found["slice_error"]).values())
+    budget = PRECISIONS[str(row.source)].budget if exact else row.budget
+    return f"passes: one slice's error {error:.0e}, budget {budget:.0e}"
+
+
+def defects_run() -> str:
+    """Return what the table of defects was recorded with."""
+    if not DEFECTS.exists():
+        return "Not measured.\n"
+    record = read_json(DEFECTS)
+    wrong = {name: one for name, one in record["defects"].items() if name != "none"}
+    said = []
+    for precision in next(iter(wrong.values()))["precisions"]:
+        ran = [
+            p[precision] for p in (one["precisions"] for one in wrong.values()) if precision in p
+        ]
+        failed = sum(one["status"] == "failed" for one in ran)
+        said.append(f"{failed} of {len(ran)} in {precision}")
+    return (
+        f"Verification fails {', '.join(said)} (`{record['command']}`, commit {record['commit']}, "
+        f"ONNX Runtime {record['onnxruntime']}, {record['cpu']}"
+        + ("" if record["complete"] else "; the run was stopped before its end")
+        + ").\n"
+    )
+
+
+TABLES = {
+    "budgets": budgets_table,
+    "defects": defects_table,
+    "defects-run": defects_run,
+    "flavours": flavour_table,
+}

@@ -32,8 +32,8 @@ def verify(
 ) -> None:
     """Check every artifact's hash, its error against the float64 reference, and its metrics.
 
-    ONNX graphs run on the CPU. TensorRT engines are hashed and listed as not run. Exit status 1: a
-    check failed; the table names it.
+    ONNX graphs run on the CPU. TensorRT engines run if this machine can load them; the others are
+    hashed and listed as not run. Exit status 1: a check failed; the table names it.
 
     Examples:
     - `clinreadnet verify bundle`

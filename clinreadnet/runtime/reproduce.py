@@ -215,15 +215,18 @@ def reproduce(
     reference: Outputs,
     limits: Limits,
     *,
+    batch: int = 1,
     smallest: int = 1,
 ) -> Comparison:
-    """Run slices one at a time, and compare with what the reference made of them.
+    """Run slices in batches, and compare with what the reference made of them.
 
     Args:
         run: what runs a batch.
         slices: [512, 512] Hounsfield units each.
         reference: the reference's outputs on them, float64.
         limits: largest differences to accept.
+        batch: slices of one run.
         smallest: least batch that ``run`` takes.
     """
-    return compare_outputs(run_slices(run, slices, smallest=smallest), reference, limits)
+    outputs = run_slices(run, slices, batch=batch, smallest=smallest)
+    return compare_outputs(outputs, reference, limits)

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
+import numpy as np
 from numpy.typing import NDArray
 
 from clinreadnet import limits
@@ -301,16 +302,32 @@ class Session:
         return reason.removeprefix(f"{self.bundle}: ").replace(f"{self.bundle}{os.sep}", "")
 
     def _self_test(self, name: str, loaded: LoadedBackend, golden: dict[str, NDArray[Any]]) -> None:
+        """Compare a golden slice alone, and at every position of the batch that will run."""
         artifact = loaded.artifact
         budgets = PRECISIONS[artifact.precision].limits(SELF_TEST_SLACK)
-        found = reproduce(
-            loaded.backend.run, golden["hu"], golden, budgets, smallest=artifact.batch.min
-        )
-        for failure in found.failures():
-            raise CheckFailed(
-                f"{self.bundle / artifact.file}: self-test failed on {name}, {failure}; run "
-                f"`clinreadnet verify {self.bundle}` here, or choose another backend"
-            )
+        smallest = artifact.batch.min
+        for batch in sorted({1, loaded.batch}):
+            slices = np.arange(batch) % len(golden["hu"]) if batch > 1 else np.arange(1)
+            expected = {key: golden[key][slices] for key in self.manifest.output_names}
+            try:
+                found = reproduce(
+                    loaded.backend.run,
+                    golden["hu"][slices],
+                    expected,
+                    budgets,
+                    batch=batch,
+                    smallest=smallest,
+                )
+            except OutOfMemory:
+                if batch == 1:
+                    raise
+                continue  # a call that needs this batch halves it
+            for failure in found.failures():
+                raise CheckFailed(
+                    f"{self.bundle / artifact.file}: self-test failed on {name} at batch "
+                    f"{max(batch, smallest)}, {failure}; run `clinreadnet verify {self.bundle}` "
+                    "here, or choose another backend"
+                )
 
     def _run(self, hu: NDArray[Any], least: int) -> Outputs:
         with self._slots:

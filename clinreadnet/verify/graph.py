@@ -13,6 +13,7 @@ from clinreadnet.precision import PRECISIONS, Limits
 from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from clinreadnet.runtime.bundle.manifest import BatchRange, Parity
 from clinreadnet.runtime.reproduce import (
+    BatchRunner,
     compare_outputs,
     run_slices,
     slices_outside,
@@ -91,25 +92,59 @@ def verify_graph(
         NotRunnable: no CPU can run it here.
         BackendError, InputError: it is not a graph, not ours, or does not run.
     """
-    slices, reference = evidence.slices, evidence.reference
     runnable, note = _emulated(content, precision)
     backend = OnnxRuntimeBackend(runnable, file=file, outputs=outputs)
-    ran = run_batches(backend.run, slices, verified_range(batch, CPU_BATCH), advance)
+    here = verified_range(batch, CPU_BATCH)
+    parity, scores = judge_runs(backend.run, precision, batch, here, evidence, advance)
     backend.close()
+    if PRECISIONS[precision].quantized_type is not None and note != PLAIN_NOTE:
+        parity = _without_quantisers(parity, content, precision, evidence, outputs, file, advance)
+    return _noted(parity, note), scores
+
+
+def judge_runs(
+    run: BatchRunner,
+    precision: str,
+    batch: BatchRange,
+    here: BatchRange,
+    evidence: Evidence,
+    advance: Advance = lambda n: None,
+) -> tuple[Parity, NDArray[Any]]:
+    """Run slices in the batches of a profile with any backend, and compare.
+
+    Args:
+        run: what runs a batch.
+        precision: as the manifest names it.
+        batch: the profile.
+        here: the part of it that this machine can run.
+        evidence: slices, reference outputs and labels.
+        advance: called with the number of computed slices.
+
+    Returns:
+        The parity, and the score of each slice.
+    """
+    slices, reference = evidence.slices, evidence.reference
+    limits = PRECISIONS[precision].limits()
+    ran = run_batches(run, slices, here, advance)
     parity = compare(
         precision, ran.outputs, reference, evidence.labels, evidence.truth, evidence.threshold
     )
-    parity = _with_batches(parity, ran, reference, slices, PRECISIONS[precision].limits())
-    if PRECISIONS[precision].quantized_type is not None and note != PLAIN_NOTE:
-        parity = _without_quantisers(parity, content, precision, evidence, outputs, file, advance)
-    off = _off(ran.outputs, evidence, PRECISIONS[precision].limits())
-    off += [name for name in parity.details.get("slices_off", ()) if name not in off]
-    details = parity.details | _worst(ran.outputs, reference, slices) | {"slices_off": off}
-    notes = [note] if note is not None else []
-    if ran.sizes[-1] < batch.max:
-        notes.append(f"batches above {ran.sizes[-1]} need a GPU; the profile goes to {batch.max}")
-    parity = replace(parity, details=details | ({"note": "; ".join(notes)} if notes else {}))
+    parity = _with_batches(parity, ran, reference, slices, limits)
+    details = parity.details | _worst(ran.outputs, reference, slices)
+    details["slices_off"] = _off(ran.outputs, evidence, limits)
+    parity = replace(parity, details=details)
+    if here.max < batch.max:
+        what = f"batches above {here.max} were not run; the profile goes to {batch.max}"
+        parity = _noted(parity, what)
     return parity, np.asarray(ran.outputs["score"])
+
+
+def _noted(parity: Parity, note: str | None) -> Parity:
+    """Add a note to the details."""
+    if note is None:
+        return parity
+    notes = [text for text in (note, parity.details.get("note")) if text]
+    return replace(parity, details=parity.details | {"note": "; ".join(notes)})
 
 
 def _without_quantisers(
@@ -130,9 +165,10 @@ def _without_quantisers(
     found = run_slices(backend.run, images, advance=advance)
     backend.close()
     compared = compare_outputs(found, evidence.reference, PRECISIONS[source].limits())
+    off = [*parity.details["slices_off"], *_off(found, evidence, PRECISIONS[source].limits())]
     details = parity.details | {
         "without_quantisers": dict(compared.slice_errors),
-        "slices_off": _off(found, evidence, PRECISIONS[source].limits()),
+        "slices_off": list(dict.fromkeys(off)),
     }
     failures = compared.failures(f"budget of {source}")
     if not failures:

@@ -1,12 +1,12 @@
 """Compare the artifacts of a bundle with the float64 reference.
 
 The files of all artifacts are checked. ONNX graphs run on the CPU, in the batches of
-`clinreadnet.verify.batches`: ‖out − ref‖ / ‖ref‖ of each
-output, the worst tile of the quality maps, the worst slice's novelty and the differences of the
-task's metrics (those of the maps where the truth of tiles is known) must be within the budgets of
-the precision. Slices that change between in and out of domain are counted. TensorRT engines are not
-run. The slices are the bundle's golden slices (without torch) or a labelled folder (the checkpoint
-is then needed).
+`clinreadnet.verify.batches`: ‖out − ref‖ / ‖ref‖ of each output, the worst tile of the quality
+maps, the worst slice's novelty and the differences of the task's metrics (those of the maps where
+the truth of tiles is known) must be within the budgets of the precision. Slices that change between
+in and out of domain are counted. TensorRT engines run where this machine can load them, through the
+runtime's own backend. The slices are the bundle's golden slices (without torch) or a labelled
+folder (the checkpoint is then needed).
 
 If two nearly equal scores change places, rank metrics change by a whole pair: one pair of n slices
 moves KROCC by 4 / (n (n - 1)), more than its tolerance if n < 64. Golden slices therefore have
@@ -17,7 +17,7 @@ of the artifact. In a labelled folder every slice counts; use a few hundred slic
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clinreadnet.errors import BackendError, InputError
+from clinreadnet.errors import BackendError, BackendUnavailable, InputError
 from clinreadnet.precision import PRECISIONS
+from clinreadnet.runtime.backends.ladder import SessionOptions, open_engine
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import (
     Artifact,
@@ -35,10 +36,11 @@ from clinreadnet.runtime.bundle.manifest import (
     digest,
     read_listed,
 )
+from clinreadnet.runtime.gpu import find_gpus
 from clinreadnet.spec import OUTPUTS
 from clinreadnet.verify.batches import CPU_BATCH, planned, verified_range
 from clinreadnet.verify.compare import LocalTruth, not_run
-from clinreadnet.verify.graph import Evidence, NotRunnable, verify_graph
+from clinreadnet.verify.graph import Evidence, NotRunnable, judge_runs, verify_graph
 from clinreadnet.verify.reference import Advance, GoldenSlices, reference_outputs
 from clinreadnet.verify.report import VerifyReport
 
@@ -47,17 +49,19 @@ def verify_artifact(
     bundle: Path,
     artifact: Artifact,
     evidence: Evidence,
-    outputs: Sequence[str] = OUTPUTS,
+    manifest: Manifest | None = None,
     advance: Advance = lambda n: None,
     scores: dict[str, NDArray[Any]] | None = None,
 ) -> Parity:
-    """Check an artifact's file, run it if it is an ONNX graph, and compare.
+    """Check an artifact's file, run it if this machine can, and compare.
+
+    A graph runs on the CPU, an engine with the backend that a session runs it with.
 
     Args:
         bundle: its folder.
         artifact: its entry in the manifest.
         evidence: slices, reference outputs and labels.
-        outputs: names of the bundle's outputs.
+        manifest: of the bundle; without it only graphs run.
         advance: called with the number of computed slices.
         scores: gets the artifact's scores, by its file name.
     """
@@ -65,24 +69,62 @@ def verify_artifact(
         content = read_listed(bundle, artifact)
         if artifact.layers is not None:
             read_listed(bundle, artifact.layers)
-        if artifact.kind != "onnx":
+        if artifact.kind == "onnx":
+            parity, found = verify_graph(
+                content,
+                artifact.precision,
+                artifact.batch,
+                evidence,
+                outputs=OUTPUTS if manifest is None else manifest.output_names,
+                file=str(bundle / artifact.file),
+                advance=advance,
+            )
+        elif manifest is None or not find_gpus():
             return not_run(artifact)
-        parity, found = verify_graph(
-            content,
-            artifact.precision,
-            artifact.batch,
-            evidence,
-            outputs=outputs,
-            file=str(bundle / artifact.file),
-            advance=advance,
-        )
-    except NotRunnable as reason:
+        else:
+            parity, found = _verify_engine(bundle, manifest, artifact, evidence, advance)
+    except (NotRunnable, BackendUnavailable) as reason:
+        if artifact.kind == "onnx" and isinstance(reason, BackendUnavailable):
+            return _failed(artifact, reason)
         return not_run(artifact, str(reason))
     except (BackendError, InputError) as error:
-        return Parity("failed", reason=str(error), budget=PRECISIONS[artifact.precision].budget)
+        return _failed(artifact, error)
     if scores is not None:
         scores[artifact.file] = found
     return parity
+
+
+def _failed(artifact: Artifact, error: Exception) -> Parity:
+    return Parity("failed", reason=str(error), budget=PRECISIONS[artifact.precision].budget)
+
+
+def _verify_engine(
+    bundle: Path, manifest: Manifest, engine: Artifact, evidence: Evidence, advance: Advance
+) -> tuple[Parity, NDArray[Any]]:
+    """Run an engine on this machine's GPU; the details say on which, and with what.
+
+    Raises:
+        BackendUnavailable: this machine cannot load it.
+        BackendError, InputError: it does not run, or a file is not the one in the manifest.
+    """
+    options = SessionOptions(batch=engine.batch.max)
+    loaded = open_engine(bundle, manifest, engine, options)
+    try:
+        here = verified_range(engine.batch, loaded.batch)
+        parity, scores = judge_runs(
+            loaded.backend.run, engine.precision, engine.batch, here, evidence, advance
+        )
+    finally:
+        loaded.backend.close()
+    machine = loaded.machine
+    ran_on = {
+        "backend": engine.flavour,
+        "version": machine.version,
+        "gpu": machine.gpu,
+        "target": machine.target,
+        "driver": machine.driver,
+    }
+    return replace(parity, details=parity.details | {"ran_on": ran_on}), scores
 
 
 def verify_golden(
@@ -186,6 +228,8 @@ def steps(manifest: Manifest, slices: int, *, golden: bool) -> int:
             total += planned(slices, verified_range(artifact.batch, CPU_BATCH))
             if PRECISIONS[artifact.precision].quantized_type is not None:
                 total += slices  # without its quantisers too
+        elif find_gpus():
+            total += planned(slices, artifact.batch)
     return total
 
 
@@ -195,7 +239,7 @@ def _verify(
     scores = {"reference": evidence.reference["score"]}
     artifacts = []
     for artifact in manifest.artifacts:
-        parity = verify_artifact(bundle, artifact, evidence, manifest.output_names, advance, scores)
+        parity = verify_artifact(bundle, artifact, evidence, manifest, advance, scores)
         artifacts.append(replace(artifact, parity=parity))
     return VerifyReport(
         bundle,

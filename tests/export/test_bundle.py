@@ -24,6 +24,7 @@ from clinreadnet.export.bundle import parse_batch
 from clinreadnet.export.engines import options as builds
 from clinreadnet.export.engines.build import EngineBuilder
 from clinreadnet.export.golden import distinct, write_golden
+from clinreadnet.export.hard_slices import HARD_KINDS
 from clinreadnet.export.onnx import graphs
 from clinreadnet.model.checkpoint import load_checkpoint, save_checkpoint
 from clinreadnet.model.network import PRESETS, ClinReadNet
@@ -92,10 +93,22 @@ def test_a_soqn_alone_is_refused(
 
 def test_golden_scores_can_be_ranked(tiny_bundle: Path) -> None:
     golden = read_golden(tiny_bundle, load_manifest(tiny_bundle).golden)
-    assert goldens.MIN_SLICES <= len(golden["hu"]) <= 32
+    scored = golden["kind"] == goldens.SIMULATED_KIND
+    assert goldens.MIN_SLICES <= scored.sum() <= goldens.MOST_SIMULATED
     assert golden["hu"].dtype == np.int16
-    assert np.diff(np.sort(golden["score"])).min() >= goldens.MIN_GAP
-    assert 0 <= golden["label"].min() < golden["label"].max() <= 4
+    assert np.diff(np.sort(golden["score"][scored])).min() >= goldens.MIN_GAP
+    labels = golden["label"][scored]
+    assert 0 <= labels.min() < labels.max() <= 4
+
+
+def test_hard_slices_follow_the_scored_ones(tiny_bundle: Path) -> None:
+    golden = read_golden(tiny_bundle, load_manifest(tiny_bundle).golden)
+    assert tuple(golden["kind"][-len(HARD_KINDS) :]) == HARD_KINDS
+    hard = golden["kind"] != goldens.SIMULATED_KIND
+    assert hard.sum() == len(HARD_KINDS)
+    assert np.isnan(golden["label"][hard]).all() and (golden["tile_weight"][hard] == 0).all()
+    assert (golden["hu"].min(), golden["hu"].max()) == (-3024, 30_000)
+    assert np.isfinite(golden["score"]).all() and np.isfinite(golden["novelty"]).all()
 
 
 @pytest.mark.parametrize("step", [0.1, 0.001], ids=["apart", "alike"])
@@ -116,9 +129,9 @@ def test_golden_file_is_the_same_each_time(
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
     assert first.sha256 == again.sha256
     if step == 0.1:
-        assert (first.slices, notes) == (16, [])
+        assert (first.slices, notes) == (16 + len(HARD_KINDS), [])
     else:
-        assert first.slices == 32
+        assert first.slices == goldens.MOST_SIMULATED + len(HARD_KINDS)
         assert "is it trained?" in notes[0]
 
 

@@ -32,6 +32,8 @@ class Engine:
 
     batch: tuple[int, int, int] = (1, 4, 8)
     offset: float = 0.0
+    """Added to the score, from the position ``first_wrong`` of a batch on."""
+    first_wrong: int = 0
     half: bool = False
     scratch: int = 4096
     """Activation memory of one slice, in bytes."""
@@ -228,7 +230,9 @@ class ExecutionContext:
                 if name not in said.shapes():
                     continue
                 out = self._gpu.view(addresses[name], (n, *SHAPES[name][1:]), dtype)
-                out[...] = value + (said.offset if name == "score" else 0)
+                out[...] = value
+                if name == "score":
+                    out[said.first_wrong :] += said.offset
 
         self._gpu.streams[handle].put(work)
         return True

@@ -158,7 +158,7 @@ def test_what_a_cpu_did_not_reach_is_noted(tmp_path: Path) -> None:
     assert artifact.parity is not None
     assert artifact.parity.details["batches"] == [1, 4, 9, 16]
     assert artifact.parity.details["note"] == (
-        "batches above 16 need a GPU; the profile goes to 64"
+        "batches above 16 were not run; the profile goes to 64"
     )
 
 

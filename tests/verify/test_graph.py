@@ -22,11 +22,11 @@ def evidence(labels: list[float]) -> Evidence:
 
 
 def quantised(scale: float, offset: float = 0.0) -> bytes:
-    """The graph with 8-bit quality maps, whose quantiser has the step ``scale``."""
+    """The graph with 8-bit means of the patches, whose quantiser has the step ``scale``."""
     model = onnx.load_model_from_string(make_graph(score_offset=offset))
     graph = model.graph
-    (made,) = [n for n in graph.node if "quality_map" in n.output]
-    made.output[0] = "exact_map"
+    (made,) = [n for n in graph.node if "means" in n.output]
+    made.output[0] = "exact"
     at = list(graph.node).index(made) + 1
     graph.initializer.extend(
         [
@@ -35,8 +35,8 @@ def quantised(scale: float, offset: float = 0.0) -> bytes:
         ]
     )
     pair = [
-        helper.make_node("QuantizeLinear", ["exact_map", "step", "origin"], ["whole"]),
-        helper.make_node("DequantizeLinear", ["whole", "step", "origin"], ["quality_map"]),
+        helper.make_node("QuantizeLinear", ["exact", "step", "origin"], ["whole"]),
+        helper.make_node("DequantizeLinear", ["whole", "step", "origin"], ["means"]),
     ]
     nodes = [*list(graph.node)[:at], *pair, *list(graph.node)[at:]]
     del graph.node[:]
@@ -46,19 +46,19 @@ def quantised(scale: float, offset: float = 0.0) -> bytes:
 
 
 def test_quantisers_are_bypassed_in_pairs() -> None:
-    model = onnx.load_model_from_string(without_quantisers(quantised(0.03125)))
+    model = onnx.load_model_from_string(without_quantisers(quantised(0.0078125)))
     kinds = {node.op_type for node in model.graph.node}
     assert not kinds & {"QuantizeLinear", "DequantizeLinear"}
-    assert "exact_map" in {name for node in model.graph.node for name in node.input}
+    assert "exact" in {name for node in model.graph.node for name in node.input}
 
 
 @pytest.mark.parametrize(
     ("scale", "offset", "said"),
     [
-        pytest.param(0.03125, 0.0, None, id="right"),
+        pytest.param(0.0078125, 0.0, None, id="right"),
         # Inside the budget of int8, 5e-2, and outside that of float16, 5e-3.
-        pytest.param(0.03125, 0.05, "without its quantisers, score is off by", id="hidden"),
-        pytest.param(0.5, 0.0, "quality_map is off by", id="wrong-scale"),
+        pytest.param(0.0078125, 0.05, "without its quantisers, score is off by", id="hidden"),
+        pytest.param(0.25, 0.0, "a slice's novelty is off by", id="wrong-scale"),
     ],
 )
 def test_a_quantised_graph_is_judged_with_and_without_its_quantisers(

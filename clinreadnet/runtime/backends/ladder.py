@@ -18,7 +18,7 @@ from clinreadnet.runtime.backends.tensorrt import TensorRTBackend
 from clinreadnet.runtime.bundle.manifest import Artifact, Manifest, read_listed
 from clinreadnet.runtime.gpu import find_gpus
 from clinreadnet.runtime.scores import Outputs
-from clinreadnet.runtime.verdict import Validity, Verdict, this_machine, verdict, worst
+from clinreadnet.runtime.verdict import Machine, Validity, Verdict, this_machine, verdict, worst
 
 BACKENDS = ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime-cpu")
 """Every backend, in the order in which a `Session` tries them."""
@@ -39,12 +39,13 @@ class Backend(Protocol):
 
 @dataclass(frozen=True)
 class LoadedBackend:
-    """A backend that is ready to run, and its artifact."""
+    """A backend that is ready to run, its artifact, and the machine that it runs on."""
 
     backend: Backend
     artifact: Artifact
     verdict: Verdict
     batch: int
+    machine: Machine
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,20 @@ def open_backend(
     return _open_engine(name, Path(bundle), manifest, options)
 
 
+def open_engine(
+    bundle: str | os.PathLike[str], manifest: Manifest, engine: Artifact, options: SessionOptions
+) -> LoadedBackend:
+    """Load one engine as a session does; raises as `open_backend`.
+
+    Args:
+        bundle: the bundle's folder.
+        manifest: its manifest.
+        engine: the engine's entry.
+        options: as of a session; where memory is short its batch becomes smaller.
+    """
+    return _open_engine(str(engine.flavour), Path(bundle), manifest, options, [engine])
+
+
 def _open_graph(
     name: str, bundle: Path, manifest: Manifest, options: SessionOptions
 ) -> LoadedBackend:
@@ -105,7 +120,8 @@ def _open_graph(
         raise BackendUnavailable("no NVIDIA GPU is visible; run `clinreadnet doctor`")
     graphs = [a for a in manifest.artifacts if a.kind == "onnx"]
     artifact = _of_precision(graphs, options.precision, "ONNX graph", bundle)[0]
-    judged = verdict(artifact, this_machine(), options.batch)
+    machine = this_machine()
+    judged = verdict(artifact, machine, options.batch)
     if judged.validity == Validity.INVALID:
         raise InputError(judged.reason)
     content = read_listed(bundle, artifact)
@@ -117,13 +133,18 @@ def _open_graph(
         outputs=manifest.output_names,
     )
     usual = artifact.batch.opt if cuda else CPU_BATCH
-    return LoadedBackend(backend, artifact, judged, _batch(artifact, options, usual))
+    return LoadedBackend(backend, artifact, judged, _batch(artifact, options, usual), machine)
 
 
 def _open_engine(
-    name: str, bundle: Path, manifest: Manifest, options: SessionOptions
+    name: str,
+    bundle: Path,
+    manifest: Manifest,
+    options: SessionOptions,
+    engines: list[Artifact] | None = None,
 ) -> LoadedBackend:
-    engines = [a for a in manifest.artifacts if a.flavour == name]
+    if engines is None:
+        engines = [a for a in manifest.artifacts if a.flavour == name]
     engines = _of_precision(engines, options.precision, f"{name} engine", bundle)
     if not find_gpus():
         raise BackendUnavailable("no NVIDIA GPU is visible; run `clinreadnet doctor`")
@@ -160,7 +181,7 @@ def _open_engine(
         )
 
     backend, batch = _fit(load, _batch(artifact, options, artifact.batch.opt), artifact.batch.min)
-    return LoadedBackend(backend, artifact, worst((found, backend.header)), batch)
+    return LoadedBackend(backend, artifact, worst((found, backend.header)), batch, machine)
 
 
 def _fit(

@@ -1,0 +1,102 @@
+"""A machine with a fake GPU and a fake TensorRT, and the bundles it is given."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clinreadnet.runtime import Session, gpu, verdict
+from clinreadnet.runtime.backends import cuda_graph
+from clinreadnet.runtime.bundle.manifest import (
+    Artifact,
+    BatchRange,
+    BuiltOn,
+    Parity,
+    digest,
+    load_manifest,
+    write_manifest,
+)
+from clinreadnet.runtime.verdict import current_platform
+from support.fake_pycuda import DriverLibrary, FakeGpu
+from support.fake_tensorrt import Engine, Fake
+from support.tiny_bundle import as_version_1, write_bundle
+
+VERSIONS = {
+    "tensorrt-10": ("tensorrt", "10.16.1.11"),
+    "tensorrt-11": ("tensorrt", "11.4.0.9"),
+    "tensorrt-rtx": ("tensorrt-rtx", "1.7.1.116"),
+}
+
+
+@dataclasses.dataclass
+class Machine:
+    """A machine with a fake GPU, and the bundles it is given."""
+
+    gpu: FakeGpu
+    fake: Fake
+    flavour: str
+    folder: Path
+
+    def bundle(
+        self, engine: Engine | None = None, *, before_novelty: bool = False, **changes: Any
+    ) -> Path:
+        """Write a bundle of a float32 graph and one engine."""
+        engine = engine or Engine()
+        path = write_bundle(self.folder / f"bundle{len(list(self.folder.iterdir()))}")
+        content = engine.file()
+        file = "clinreadnet.fp16.engine"
+        (path / file).write_bytes(content)
+        entry = Artifact(
+            file=file,
+            kind="tensorrt-engine",
+            precision="fp16" if engine.half else "fp32",
+            sha256=digest(content),
+            size=len(content),
+            batch=BatchRange(*engine.batch),
+            toolchain={self.flavour: self.fake.version},
+            built_on=BuiltOn(current_platform(), driver="580.65.06"),
+            flavour=self.flavour,  # type: ignore[arg-type]
+            target=engine.target,
+            parity=Parity("not run"),
+        )
+        manifest = load_manifest(path)
+        entry = dataclasses.replace(entry, **changes)
+        write_manifest(dataclasses.replace(manifest, artifacts=(*manifest.artifacts, entry)), path)
+        if before_novelty:
+            old = write_bundle(path.with_suffix(".old"), before_novelty=True)
+            shutil.copy(path / file, old)
+            raw = json.loads((old / "manifest.json").read_text())
+            listed = as_version_1(json.loads((path / "manifest.json").read_text()))["artifacts"]
+            raw["artifacts"].append(listed[-1])
+            (old / "manifest.json").write_text(json.dumps(raw))
+            return old
+        return path
+
+    def session(self, engine: Engine | None = None, **arguments: Any) -> Session:
+        return Session(self.bundle(engine), self.flavour, **arguments)
+
+
+def start(monkeypatch: pytest.MonkeyPatch, kind: str, folder: Path) -> Machine:
+    flavour, version = VERSIONS[kind]
+    device = FakeGpu()
+    fake = Fake(device, version, rtx=flavour == "tensorrt-rtx")
+    package = types.ModuleType("pycuda")
+    package.driver = device.module()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pycuda", package)
+    monkeypatch.setitem(sys.modules, "pycuda.driver", package.driver)
+    for name in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, name, None)
+        monkeypatch.setitem(sys.modules, f"{name}_bindings", None)
+    module = flavour.replace("-", "_")
+    monkeypatch.setitem(sys.modules, module, fake.module(module))
+    for place in (gpu, cuda_graph):
+        monkeypatch.setattr(place, "load_driver", lambda: DriverLibrary(device))
+    monkeypatch.setattr(verdict, "driver_version", lambda: "580.65.06")
+    return Machine(device, fake, flavour, folder)

@@ -1,0 +1,94 @@
+"""Engines are verified through the backend that a session uses, on a fake GPU."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.fake_machine import Machine, start
+from support.fake_tensorrt import Engine
+
+from clinreadnet.errors import CheckFailed
+from clinreadnet.runtime import Session
+from clinreadnet.runtime.bundle.golden import read_golden
+from clinreadnet.runtime.bundle.manifest import Parity, load_manifest
+from clinreadnet.verify.run import golden_evidence, steps, verify_artifact, verify_golden
+
+ENGINE = "clinreadnet.fp16.engine"
+
+
+@pytest.fixture(params=["tensorrt-11", "tensorrt-rtx"])
+def machine(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Machine:
+    return start(monkeypatch, request.param, tmp_path)
+
+
+def parity_of(bundle: Path) -> Parity:
+    """Verify the engine alone, with labels that can be ranked."""
+    manifest = load_manifest(bundle)
+    evidence = golden_evidence(read_golden(bundle, manifest.golden))
+    evidence = dataclasses.replace(evidence, labels=np.full(len(evidence.labels), np.nan))
+    return verify_artifact(bundle, manifest.artifact(ENGINE), evidence, manifest)
+
+
+def test_an_engine_that_loads_here_runs_at_every_batch_size(machine: Machine) -> None:
+    parity = parity_of(machine.bundle())
+    assert parity.status == "passed", parity.reason
+    assert parity.details["batches"] == [1, 4, 5, 8]
+    assert parity.details["ran_on"] == {
+        "backend": machine.flavour,
+        "version": machine.fake.version,
+        "gpu": "Fake GPU",
+        "target": "sm89",
+        "driver": "580.65.06",
+    }
+    assert machine.gpu.live() == {"memory": 0, "pinned": 0, "graphs": 0, "streams": 0}
+
+
+def test_an_engine_that_is_wrong_in_large_batches_fails(machine: Machine) -> None:
+    parity = parity_of(machine.bundle(Engine(offset=0.5, first_wrong=6)))
+    assert parity.status == "failed"
+    assert "batch 8, position 6" in str(parity.reason)
+    assert "score is off by" in str(parity.reason)
+    assert "batch 4, position" not in str(parity.reason)
+
+
+def test_an_engine_of_another_gpu_is_not_run(machine: Machine) -> None:
+    parity = parity_of(machine.bundle(Engine(target="sm120")))
+    assert parity.status == "not run"
+    assert "built for sm120, this GPU is sm89" in str(parity.reason)
+
+
+def test_an_engine_that_fails_on_the_gpu_fails(machine: Machine) -> None:
+    machine.gpu.fail_next = RuntimeError("[engine.cpp] illegal memory access")
+    parity = parity_of(machine.bundle())
+    assert parity.status == "failed" and "illegal memory access" in str(parity.reason)
+
+
+def test_a_batch_that_does_not_fit_is_noted(machine: Machine) -> None:
+    machine.gpu.capacity = 24 * 2**20
+    parity = parity_of(machine.bundle(Engine(scratch=3 * 2**20)))
+    assert parity.status == "passed", parity.reason
+    assert parity.details["note"] == "batches above 4 were not run; the profile goes to 8"
+
+
+def test_a_report_and_its_progress_count_engines(machine: Machine) -> None:
+    bundle = machine.bundle()
+    manifest = load_manifest(bundle)
+    seen: list[int] = []
+    report = verify_golden(bundle, manifest, seen.append)
+    assert {
+        a.file: a.parity.details.get("ran_on") is not None for a in report.artifacts if a.parity
+    }[ENGINE]
+    assert steps(manifest, manifest.golden.slices, golden=True) > 18
+
+
+def test_a_session_tests_itself_at_its_batch(machine: Machine) -> None:
+    bundle = machine.bundle(Engine(offset=0.5, first_wrong=2))
+    with Session(bundle, machine.flavour, batch=2) as session:
+        assert session.batch == 2
+    with pytest.raises(CheckFailed, match="at batch 4, .*score is off by"):
+        Session(bundle, machine.flavour, batch=4)
