@@ -40,6 +40,10 @@ def score(
             help="Also plot the scores along z and the worst and best slice (.png, .pdf, .svg)."
         ),
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="Also write a page to look at the slices, in one file (.html)."),
+    ] = None,
     challenge_output: Annotated[
         Path | None,
         typer.Option(help="Also write image-quality-scores.json into this folder."),
@@ -71,6 +75,7 @@ def score(
     - `clinreadnet score series/ --bundle bundle --csv scores.csv --plot scores.png`
     - `clinreadnet score 0000.tif 0001.tif --json`
     - `clinreadnet score stack.mha --challenge-output output`
+    - `clinreadnet score series/ --html series.html`
     - `clinreadnet score series/ --sr reports`
     - `clinreadnet score series/ --trusted-key vendor.pub.pem --backend onnxruntime-cpu`
     """
@@ -78,12 +83,13 @@ def score(
     from clinreadnet.runtime import BACKENDS, Session
     from clinreadnet.scoring import series as scoring
     from clinreadnet.scoring.plot import check_plot, write_plot
+    from clinreadnet.scoring.viewer import check_html, write_html
 
     bundle = bundle or scoring.default_bundle()
     scoring.check_bundle(bundle)
     if csv is not None and str(csv) == STDOUT and as_json:
         raise InputError("`csv` and `as_json` both write to standard output; give one of them")
-    outputs = [target for target in (csv, plot) if target is not None]
+    outputs = [target for target in (csv, plot, html) if target is not None]
     for target in outputs:
         check_output(target)
     if plot is not None:
@@ -107,6 +113,8 @@ def score(
         refs = find_slices(paths, resample=resample, note=note, refused=go_on)
     for target in outputs:
         check_output(target, inputs=[*{ref.path for ref in refs}, *bundle.iterdir()])
+    if html is not None:
+        check_html(len(refs))
     if sr is not None:
         from clinreadnet.dicom.sources import read_sources
 
@@ -126,6 +134,7 @@ def score(
         )
     writers: list[tuple[Path | None, Callable[[scoring.SeriesReport, Path], None]]] = [
         (plot, write_plot),
+        (html, write_html),
         (csv, scoring.write_csv),
         (challenge_output, scoring.write_challenge_output),
     ]
