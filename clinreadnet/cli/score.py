@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -54,6 +55,17 @@ def score(
             help="Also write a DICOM structured report of each series into this new folder."
         ),
     ] = None,
+    map: Annotated[
+        Path | None,
+        typer.Option(help="Also write a DICOM parametric map of each series into this new folder."),
+    ] = None,
+    secondary_capture: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write each slice under its map, as DICOM secondary captures, into this new "
+            "folder."
+        ),
+    ] = None,
     backends: Backends = None,
     trusted_keys: TrustedKeys = None,
     not_before: NotBefore = None,
@@ -76,7 +88,7 @@ def score(
     - `clinreadnet score 0000.tif 0001.tif --json`
     - `clinreadnet score stack.mha --challenge-output output`
     - `clinreadnet score series/ --html series.html`
-    - `clinreadnet score series/ --sr reports`
+    - `clinreadnet score series/ --sr reports --map maps --secondary-capture captures`
     - `clinreadnet score series/ --trusted-key vendor.pub.pem --backend onnxruntime-cpu`
     """
     from clinreadnet.data.slices import find_slices
@@ -97,10 +109,13 @@ def score(
     if challenge_output is not None:
         scoring.check_challenge_output(challenge_output)
         outputs.append(challenge_output / scoring.CHALLENGE_FILE)
-    if sr is not None:
-        from clinreadnet.dicom.structured_report import write_reports
-
-        check_output_folder(sr)
+    objects = [folder for folder in (sr, map, secondary_capture) if folder is not None]
+    if objects:
+        from clinreadnet.dicom import quality_map, sources, structured_report
+    for folder in objects:
+        check_output_folder(folder)
+    if len({folder.absolute() for folder in objects}) < len(objects):
+        raise InputError("`sr`, `map` and `secondary_capture` need a folder each")
     left_out = 0
 
     def leave_out(where: object, error: InputError) -> None:
@@ -115,10 +130,10 @@ def score(
         check_output(target, inputs=[*{ref.path for ref in refs}, *bundle.iterdir()])
     if html is not None:
         check_html(len(refs))
-    if sr is not None:
-        from clinreadnet.dicom.sources import read_sources
-
-        sources = read_sources(refs)
+    if objects:
+        headers = sources.read_sources(refs)
+    if map is not None:
+        quality_map.check_geometry(refs, headers)
     with console.status("Loading the bundle"):
         session = Session(
             bundle,
@@ -138,9 +153,14 @@ def score(
         (csv, scoring.write_csv),
         (challenge_output, scoring.write_challenge_output),
     ]
-    if sr is not None:
+    if objects:
         facts = session.describe()
-        writers.append((sr, lambda report, to: write_reports(report, sources, facts, to)))
+        for folder, write_objects in (
+            (sr, structured_report.write_reports),
+            (map, quality_map.write_maps),
+            (secondary_capture, quality_map.write_captures),
+        ):
+            writers.append((folder, partial(_write_objects, write_objects, headers, facts)))
     failures: list[OSError | InputError] = []
     for place, write in writers:
         try:
@@ -158,3 +178,9 @@ def score(
         raise CheckFailed(
             f"{left_out} damaged and left out, {len(report.slices)} scored; the lines above say why"
         )
+
+
+def _write_objects(
+    write: Callable[..., None], headers: Any, facts: dict[str, Any], report: Any, folder: Path
+) -> None:
+    write(report, headers, facts, folder)
