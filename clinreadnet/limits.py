@@ -232,6 +232,15 @@ CAPACITY = _limit(
     "A waiting slice takes up to 2 MiB.",
 )
 
+# Outputs.
+PAGE_SLICES = _limit(
+    "PAGE_SLICES",
+    1000,
+    "slices",
+    "slices on a page of `score --html`",
+    "Each takes up to 150 kB; browsers become slow above 150 MB.",
+)
+
 # Messages.
 MESSAGE = _limit(
     "MESSAGE",

@@ -115,7 +115,7 @@ def test_the_wheel_holds_every_module_and_data_file(tmp_path: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     for folder, package in FOLDERS.items():
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix in {".py", ".safetensors", ".md", ".json"}:
+            if path.suffix in {".py", ".safetensors", ".md", ".json", ".html"}:
                 relative = path.relative_to(ROOT / folder).as_posix()
                 assert f"{package.replace('.', '/')}/{relative}" in names
     assert not any(name.split("/")[0] in {"kernels", "export", "tests"} for name in names)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -40,6 +41,10 @@ def score(
             help="Also plot the scores along z and the worst and best slice (.png, .pdf, .svg)."
         ),
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="Also write a page to look at the slices, in one file (.html)."),
+    ] = None,
     challenge_output: Annotated[
         Path | None,
         typer.Option(help="Also write image-quality-scores.json into this folder."),
@@ -48,6 +53,17 @@ def score(
         Path | None,
         typer.Option(
             help="Also write a DICOM structured report of each series into this new folder."
+        ),
+    ] = None,
+    map: Annotated[
+        Path | None,
+        typer.Option(help="Also write a DICOM parametric map of each series into this new folder."),
+    ] = None,
+    secondary_capture: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write each slice under its map, as DICOM secondary captures, into this new "
+            "folder."
         ),
     ] = None,
     backends: Backends = None,
@@ -71,7 +87,8 @@ def score(
     - `clinreadnet score series/ --bundle bundle --csv scores.csv --plot scores.png`
     - `clinreadnet score 0000.tif 0001.tif --json`
     - `clinreadnet score stack.mha --challenge-output output`
-    - `clinreadnet score series/ --sr reports`
+    - `clinreadnet score series/ --html series.html`
+    - `clinreadnet score series/ --sr reports --map maps --secondary-capture captures`
     - `clinreadnet score series/ --trusted-key vendor.pub.pem --backend onnxruntime-cpu`
     """
     from clinreadnet.data.slices import find_slices
@@ -79,12 +96,13 @@ def score(
     from clinreadnet.runtime.bundle.default import default_bundle
     from clinreadnet.scoring import series as scoring
     from clinreadnet.scoring.plot import check_plot, write_plot
+    from clinreadnet.scoring.viewer import check_html, write_html
 
     bundle = bundle or default_bundle()
     scoring.check_bundle(bundle)
     if csv is not None and str(csv) == STDOUT and as_json:
         raise InputError("`csv` and `as_json` both write to standard output; give one of them")
-    outputs = [target for target in (csv, plot) if target is not None]
+    outputs = [target for target in (csv, plot, html) if target is not None]
     for target in outputs:
         check_output(target)
     if plot is not None:
@@ -92,10 +110,13 @@ def score(
     if challenge_output is not None:
         scoring.check_challenge_output(challenge_output)
         outputs.append(challenge_output / scoring.CHALLENGE_FILE)
-    if sr is not None:
-        from clinreadnet.dicom.structured_report import write_reports
-
-        check_output_folder(sr)
+    objects = [folder for folder in (sr, map, secondary_capture) if folder is not None]
+    if objects:
+        from clinreadnet.dicom import quality_map, sources, structured_report
+    for folder in objects:
+        check_output_folder(folder)
+    if len({folder.absolute() for folder in objects}) < len(objects):
+        raise InputError("`sr`, `map` and `secondary_capture` need a folder each")
     left_out = 0
 
     def leave_out(where: object, error: InputError) -> None:
@@ -109,10 +130,12 @@ def score(
     inputs = [*{ref.path for ref in refs}, *bundle.iterdir(), *(trusted_keys or ())]
     for target in outputs:
         check_output(target, inputs=inputs)
-    if sr is not None:
-        from clinreadnet.dicom.sources import read_sources
-
-        sources = read_sources(refs)
+    if html is not None:
+        check_html(len(refs))
+    if objects:
+        headers = sources.read_sources(refs)
+    if map is not None:
+        quality_map.check_geometry(refs, headers)
     with console.status("Loading the bundle"):
         session = Session(
             bundle,
@@ -128,12 +151,18 @@ def score(
         )
     writers: list[tuple[Path | None, Callable[[scoring.SeriesReport, Path], None]]] = [
         (plot, write_plot),
+        (html, write_html),
         (csv, scoring.write_csv),
         (challenge_output, scoring.write_challenge_output),
     ]
-    if sr is not None:
+    if objects:
         facts = session.describe()
-        writers.append((sr, lambda report, to: write_reports(report, sources, facts, to)))
+        for folder, write_objects in (
+            (sr, structured_report.write_reports),
+            (map, quality_map.write_maps),
+            (secondary_capture, quality_map.write_captures),
+        ):
+            writers.append((folder, partial(_write_objects, write_objects, headers, facts)))
     failures: list[OSError | InputError] = []
     for place, write in writers:
         try:
@@ -151,3 +180,9 @@ def score(
         raise CheckFailed(
             f"{left_out} damaged and left out, {len(report.slices)} scored; the lines above say why"
         )
+
+
+def _write_objects(
+    write: Callable[..., None], headers: Any, facts: dict[str, Any], report: Any, folder: Path
+) -> None:
+    write(report, headers, facts, folder)

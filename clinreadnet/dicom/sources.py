@@ -22,6 +22,7 @@ _TAGS = (
     *_REFERENCES,
     "SpecificCharacterSet",
     "Modality",
+    "BodyPartExamined",
     "ImageType",
     "SeriesNumber",
     "InstanceNumber",

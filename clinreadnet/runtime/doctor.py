@@ -128,7 +128,7 @@ def features(packages: dict[str, str | None], *, has_gpu: bool) -> list[Feature]
         feature("score with TensorRT-RTX", (*rtx, "pycuda"), extra("tensorrt-rtx"), True),
         feature("sign bundles, trusted keys", ("cryptography",), extra("sign")),
         feature("score --plot", ("matplotlib",), extra("plot")),
-        feature("score --sr", ("highdicom",), extra("dicom")),
+        feature("score --sr, --map", ("highdicom",), extra("dicom")),
         feature("score compressed DICOM", jpeg, f"pip install {' '.join(jpeg)}"),
         feature("score archives on Ray", (runtime, "ray", "pyarrow"), extra(f"{ort},ray")),
         feature("simulate", simulator, extra("simulate")),

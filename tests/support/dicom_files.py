@@ -42,6 +42,8 @@ def make_ct(
     ds.InstanceNumber = 1
     ds.ImagePositionPatient = [-180, -180, 0]
     ds.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    ds.FrameOfReferenceUID = "1.2.826.0.1.3680043.8.498.3"
+    ds.PixelSpacing = [0.7, 0.7]
     ds.SamplesPerPixel = 1
     ds.PhotometricInterpretation = "MONOCHROME2"
     ds.Rows, ds.Columns = hu.shape[-2:]
@@ -110,6 +112,10 @@ def write_enhanced_ct(path: Path, count: int = 3, *, shared_rescale: bool = True
     shared, orientation = Dataset(), Dataset()
     orientation.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
     shared.PlaneOrientationSequence = [orientation]
+    measures = Dataset()
+    measures.PixelSpacing, measures.SliceThickness = ds.PixelSpacing, 5
+    del ds.PixelSpacing
+    shared.PixelMeasuresSequence = [measures]
     if shared_rescale:
         shared.PixelValueTransformationSequence = rescale(-1024)
     ds.SharedFunctionalGroupsSequence = [shared]

@@ -1,0 +1,119 @@
+"""A page to look at a scored series: one HTML file that fetches nothing.
+
+Each slice is a JPEG of 8-bit codes, which the browser turns into HU and then into grey values, so
+the window can be changed. A code is 4 HU wide from -200 to 440 HU, below the noise of a low-dose
+slice, and 32 to 40 HU wide outside. The page is for looking: scores are computed from the files.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from dataclasses import asdict
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinreadnet import limits
+from clinreadnet.errors import InputError, visible
+from clinreadnet.files import whole_file
+from clinreadnet.scoring.series import SeriesReport, summary_line
+from clinreadnet.spec import INTERVAL_MASS, LIKERT, RESEARCH_USE, SIZE
+
+_WINDOW = (400, 40)  # width and level at the start, HU
+_QUALITIES = (98, 95, 90, 80, 70, 60, 45, 30)
+_JPEG_BYTES = 108_000  # 144 kB in base64, so that 100 slices stay below 15 MB
+
+CODES: NDArray[np.float32] = np.concatenate(
+    [np.arange(-1024, -200, 32), np.arange(-200, 440, 4), 440 + 40 * np.arange(70)]
+).astype(np.float32)
+"""The HU of each of the 256 codes, ascending."""
+
+
+def check_html(slices: int) -> None:
+    """Refuse a page that cannot be made, before anything is scored.
+
+    Args:
+        slices: number of slices.
+
+    Raises:
+        InputError: Pillow is not installed, or there are too many slices for a browser.
+    """
+    if find_spec("PIL") is None:
+        raise InputError('a page needs Pillow; run `pip install "clinreadnet[plot]"`')
+    if slices > limits.PAGE_SLICES:
+        raise InputError(
+            f"{slices} slices; at most {limits.PAGE_SLICES} fit on a page; leave out `html`, or "
+            "give one series"
+        )
+
+
+def write_html(report: SeriesReport, target: Path) -> None:
+    """Write the page of a scored series, atomically. Pixels are read again.
+
+    Args:
+        report: what `score_slices` returned.
+        target: ``.html`` file.
+
+    Raises:
+        InputError: as in `check_html`, a slice cannot be read any more, or ``target`` cannot be
+            written.
+    """
+    check_html(len(report.slices))
+    template = (files("clinreadnet.scoring") / "viewer.html").read_text(encoding="utf-8")
+    document = json.dumps(_document(report), allow_nan=False).replace("<", "\\u003c")
+    with whole_file(target) as temporary:
+        temporary.write_text(template.replace("{{document}}", document), encoding="utf-8")
+
+
+def _document(report: SeriesReport) -> dict[str, Any]:
+    numbers = {series: number for number, series in enumerate(report.by_series, start=1)}
+    maps = np.rint(report.outputs.quality_map * 100).astype(int)
+    return {
+        "researchUse": RESEARCH_USE,
+        "unjudged": report.unjudged,
+        "summary": [
+            f"{f'series {numbers[series]}: ' if len(numbers) > 1 else ''}{summary_line(summary)}"
+            for series, summary in report.by_series.items()
+        ],
+        "size": SIZE,
+        "window": _WINDOW,
+        "grades": LIKERT,
+        "interval": f"{INTERVAL_MASS:.0%}",
+        "codes": CODES.tolist(),
+        "slices": [
+            {
+                "name": visible(ref.path.name) + ("" if ref.frame is None else f"[{ref.frame}]"),
+                "series": numbers[one.series],
+                "position": one.position,
+                "score": round(one.score, 6),
+                "low": one.low,
+                "high": one.high,
+                "grade": one.grade,
+                "novel": one.in_domain is False,
+                "acquisition": {k: v for k, v in asdict(one.acquisition).items() if v is not None},
+                "map": quality_map.ravel().tolist(),
+                "image": base64.b64encode(encode(ref.load())).decode("ascii"),
+            }
+            for ref, one, quality_map in zip(report.refs, report.slices, maps, strict=True)
+        ],
+    }
+
+
+def encode(hu: NDArray[np.float32]) -> bytes:
+    """Return a slice [512, 512] in HU as a JPEG of codes, the best that fits its share."""
+    from PIL import Image
+
+    middles = (CODES[1:] + CODES[:-1]) / 2
+    image = Image.fromarray(np.searchsorted(middles, hu).astype(np.uint8))
+    for quality in _QUALITIES:
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=quality, optimize=True)
+        if buffer.tell() <= _JPEG_BYTES:
+            break
+    return buffer.getvalue()

@@ -1,0 +1,172 @@
+"""The page of a scored series, in a headless browser and in numbers."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.dicom_files import write_series
+from support.tiny_bundle import write_bundle
+
+from clinreadnet import limits
+from clinreadnet.data.slices import find_slices
+from clinreadnet.errors import InputError
+from clinreadnet.runtime import Session
+from clinreadnet.scoring.series import SeriesReport, score_slices
+from clinreadnet.scoring.viewer import CODES, check_html, encode, write_html
+from clinreadnet.spec import RESEARCH_USE
+
+Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed: the extra plot")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+HOSTILE = "</script><script>alert(1)</script>"
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> SeriesReport:
+    folder = tmp_path_factory.mktemp("viewer")
+    write_series(folder / "series", 4, ProtocolName=HOSTILE, CTDIvol=4.5)
+    session = Session(write_bundle(folder / "bundle"), "onnxruntime-cpu")
+    return score_slices(session, find_slices([folder / "series"]))
+
+
+@pytest.fixture(scope="module")
+def page(report: SeriesReport, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("page") / "series.html"
+    write_html(report, path)
+    return path.read_text()
+
+
+def document(page: str) -> dict[str, Any]:
+    match = re.search(r'type="application/json">(.*?)</script>', page, re.DOTALL)
+    assert match is not None
+    return json.loads(match[1])
+
+
+def test_it_holds_the_scores_and_refers_to_nothing_outside(page: str, report: SeriesReport) -> None:
+    found = document(page)
+    assert [s["score"] for s in found["slices"]] == [round(s.score, 6) for s in report.slices]
+    assert found["researchUse"] == RESEARCH_USE
+    assert found["slices"][0]["acquisition"]["protocol"] == HOSTILE
+    assert page.count("</script>") == 2 and HOSTILE not in page
+    outside = re.findall(r"(?:src|href)\s*=|https?://(?!www\.w3\.org/2000/svg)", page)
+    assert outside == ["href=", "src ="]  # an empty icon, and the data of a slice
+    assert "default-src 'none'" in page
+
+
+def test_codes_keep_soft_tissue_within_their_step_and_the_file_within_its_share() -> None:
+    grain = np.random.default_rng(0).normal(0, 30, (514, 514))  # then blurred, as a kernel does
+    hu = 40 + sum(grain[i : 512 + i, j : 512 + j] for i in range(3) for j in range(3)) / 3
+    content = encode(hu.astype(np.float32))
+    assert len(content) <= 108_000
+    difference = CODES[np.asarray(Image.open(io.BytesIO(content)))] - hu
+    assert abs(difference.mean()) < 0.5
+    assert difference.std() < 6
+    assert len(CODES) == 256 and (np.diff(CODES) > 0).all()
+
+
+def test_the_noisiest_slice_keeps_a_hundred_slices_below_15_megabytes() -> None:
+    loud = np.random.default_rng(0).normal(40, 400, (512, 512)).astype(np.float32)
+    assert 100 * (len(encode(loud)) * 4 / 3 + 2500) < 15e6
+
+
+def test_too_many_slices_are_refused() -> None:
+    with pytest.raises(InputError, match="at most 1000 fit on a page"):
+        check_html(limits.PAGE_SLICES + 1)
+
+
+PROBE = """<script>addEventListener("load", async () => {
+  const found = { errors: [] };
+  addEventListener("error", event => found.errors.push(event.message));
+  const drawn = async words => {
+    for (let i = 0; i < 400 && document.body.dataset.drawn !== words; i++) {
+      await new Promise(done => setTimeout(done, 10));
+    }
+    const data = context.getImageData(100, 200, 64, 64).data;
+    let grey = 0, colour = 0;
+    for (let i = 0; i < data.length; i += 4) {
+      grey += data[i + 1];
+      colour += Math.abs(data[i] - data[i + 1]);
+    }
+    return { drawn: document.body.dataset.drawn, grey: grey / 4096, colour: colour / 4096 };
+  };
+  const press = key => dispatchEvent(new KeyboardEvent("keydown", { key }));
+  const start = state.index;
+  found.start = [start, await drawn(`${start} false 400 40`)];
+  press("Home"); found.home = await drawn("0 false 400 40");
+  press("ArrowRight"); found.right = await drawn("1 false 400 40");
+  press("ArrowLeft"); press("ArrowLeft"); found.left = await drawn("0 false 400 40");
+  press("m"); found.map = await drawn("0 true 400 40");
+  press("m"); found.plain = await drawn("0 false 400 40");
+  el("width").value = 1400; el("width").dispatchEvent(new Event("input"));
+  found.wide = await drawn("0 false 1400 40");
+  press("0");
+  const box = el("curve").getBoundingClientRect();
+  el("curve").dispatchEvent(new MouseEvent("click",
+    { clientX: box.left + box.width * 545 / 560, clientY: box.top + 50 }));
+  found.clicked = await drawn("3 false 400 40");
+  found.worst = [...document.querySelectorAll("#worst button")].map(b => Number(b.value));
+  found.overflow = document.documentElement.scrollWidth - innerWidth;
+  found.fetched = performance.getEntriesByType("resource").map(e => e.name.slice(0, 40));
+  document.body.dataset.found = JSON.stringify(found);
+  document.getElementById("document").remove();
+});</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian's package `chromium`)")
+def test_keys_clicks_and_the_window_work_in_a_browser(
+    page: str, report: SeriesReport, tmp_path: Path
+) -> None:
+    path = tmp_path / "series.html"
+    path.write_text(page.replace("</body>", PROBE + "</body>"))
+    assert CHROMIUM is not None
+    done = subprocess.run(
+        [
+            CHROMIUM,
+            *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"),
+            *("--disable-background-networking", "--disable-component-update"),
+            *("--enable-logging=stderr", "--v=0", f"--user-data-dir={tmp_path / 'profile'}"),
+            *("--virtual-time-budget=60000", "--window-size=390,900"),
+            *("--dump-dom", path.as_uri()),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "CONSOLE" not in done.stderr
+    match = re.search(r'data-found="(.*?)"', done.stdout)
+    assert match is not None, done.stdout[-500:]
+    found = json.loads(match[1].replace("&quot;", '"'))
+    scores = [one.score for one in report.slices]
+    assert found["errors"] == []
+    assert found["worst"] == sorted(range(4), key=lambda i: scores[i])
+    assert found["start"] == [found["worst"][0], found["start"][1]]
+    for key, drawn in (
+        ("home", "0 false 400 40"),
+        ("right", "1 false 400 40"),
+        ("left", "0 false 400 40"),
+        ("map", "0 true 400 40"),
+        ("plain", "0 false 400 40"),
+        ("wide", "0 false 1400 40"),
+        ("clicked", "3 false 400 40"),
+    ):
+        assert found[key]["drawn"] == drawn, key
+
+    def grey(index: int, width: float) -> float:
+        hu = report.refs[index].load()[200:264, 100:164]
+        return float(np.mean(255 * np.clip((hu - 40 + width / 2) / width, 0, 1)))
+
+    assert found["home"]["grey"] == pytest.approx(grey(0, 400), abs=1)
+    assert found["right"]["grey"] == pytest.approx(grey(1, 400), abs=1)
+    assert found["wide"]["grey"] == pytest.approx(grey(0, 1400), abs=1)
+    assert found["home"]["colour"] == found["plain"]["colour"] == 0
+    assert found["map"]["colour"] > 10
+    assert found["overflow"] <= 0
+    assert [one for one in found["fetched"] if not one.startswith("data:")] == []
