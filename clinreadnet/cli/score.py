@@ -157,12 +157,12 @@ def score(
     ]
     if objects:
         facts = session.describe()
-        for folder, write_objects in (
+        for target_folder, write_objects in (
             (sr, structured_report.write_reports),
             (map, quality_map.write_maps),
             (secondary_capture, quality_map.write_captures),
         ):
-            writers.append((folder, partial(_write_objects, write_objects, headers, facts)))
+            writers.append((target_folder, partial(_write_objects, write_objects, headers, facts)))
     failures: list[OSError | InputError] = []
     for place, write in writers:
         try:

@@ -9,7 +9,7 @@ import pytest
 from pydicom.dataset import Dataset
 from support.dicom_files import make_ct, noise, write, write_ct, write_enhanced_ct
 
-from clinreadnet.data.acquisition import Acquisition
+from clinreadnet.data.acquisition import Acquisition, read_acquisition
 from clinreadnet.data.dicom import read_headers
 
 HEADER = {
@@ -92,3 +92,12 @@ def test_a_damaged_value_refuses_no_slice(tmp_path: Path) -> None:
     path.write_bytes(content[: at + 8] + b"a.b " + content[at + 12 :])
     (frame,) = read_headers(path)
     assert frame.acquisition == Acquisition(ctdi_vol_mgy=2.0)
+
+
+def test_a_value_that_raises_counts_as_missing() -> None:
+    def value(sequence: str, name: str) -> object:
+        if name == "KVP":
+            raise NotImplementedError("as pydicom does on damaged values")
+        return "2.0" if name == "CTDIvol" else None
+
+    assert read_acquisition(value) == Acquisition(ctdi_vol_mgy=2.0)
