@@ -30,6 +30,7 @@ def test_each_slice_is_checked_where_it_is_read_and_where_it_is_scored(tmp_path:
     refs = find_slices([write_series(tmp_path / "series", 4)])
     with Session(write_bundle(tmp_path / "bundle"), "onnxruntime-cpu", threads=1) as session:
         found = checks_cost.measure(session, refs, part=2)
-    assert found["slices"] == 4 and found["calls_of_checks"] == 4 * 2 * 2  # range and histogram, twice
+    assert found["slices"] == 4
+    assert found["calls_of_checks"] == 4 * 2 * 2  # finite, and plausible, twice
     assert len(found["pairs"]) == 2
     assert 0 < found["seconds_inside_the_checks"] < found["seconds_with"]
