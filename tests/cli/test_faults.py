@@ -1,4 +1,4 @@
-"""Commands that are ended, or whose disk is full or read-only, at any moment.
+"""Commands that are ended, or whose disk fills up, at any moment.
 
 Afterwards each output is the old one or the new one, whole, and nothing else is there. A command
 that was killed, or ended while it cleaned up, may leave a hidden temporary folder, which the next
@@ -16,8 +16,7 @@ import random
 import re
 import shutil
 import signal
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,8 +31,6 @@ from support.faults import Ended, Fault, run
 
 MOMENTS = int(os.environ.get("CLINREADNET_FAULTS", 1))
 STRAY = re.compile(r"\..+\.writing")
-DISK = 2**22
-"""Bytes of a small disk: more than the old outputs need."""
 INTERRUPTED = {"train": 130}
 """Status after SIGTERM where it is not 143: training notes it and ends after the step."""
 
@@ -163,40 +160,3 @@ def test_a_disk_that_fills_up_is_one_line_and_nothing_is_half_written(
         check(COMMANDS[name], before, trial, ended)
         if ended.status == 2:
             assert "No space left on device" in ended.stderr
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MiB."""
-    place = tmp_path / "trial" / "out"
-    place.mkdir(parents=True)
-    options = ["-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", place]
-    if os.name != "posix" or os.geteuid() or subprocess.run(["mount", *options]).returncode:
-        pytest.skip("a file system can be mounted by root only")
-    yield place
-    subprocess.run(["umount", place], check=True)
-
-
-@pytest.mark.parametrize("state", ["full", "nearly full", "read-only"])
-@pytest.mark.parametrize("name", COMMANDS)
-def test_a_real_disk_that_is_full_or_read_only(
-    name: str, state: str, template: Callable[[str], tuple[Path, Ended]], disk: Path
-) -> None:
-    before, _ = template(name)
-    shutil.copytree(before / "in", disk.parent / "in")
-    shutil.copytree(before / "out", disk, dirs_exist_ok=True)
-    filler = disk.parent / "out" / ".filler"
-    if state == "read-only":
-        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
-    else:
-        free = shutil.disk_usage(disk).free
-        filler.write_bytes(bytes(max(free - (0 if state == "full" else 3 * 4096), 0)))
-    # A disk that is nearly full is found late: the check before the work is told another size.
-    fault = Fault(hide_space=state == "nearly full")
-    ended = run(name, COMMANDS[name].arguments.split(), disk.parent, fault)
-    if state != "read-only":
-        filler.unlink()
-    check(COMMANDS[name], before, disk.parent, ended)
-    if state != "nearly full" or ended.status != COMMANDS[name].status:
-        assert ended.status == 2 and re.search("space|free|[Rr]ead-only", ended.stderr)
-        assert tree(disk) == tree(before / "out") or state == "nearly full"
