@@ -11,7 +11,7 @@ FUZZED := bench/results/security/fuzz.json
 WEIGHTS := clinreadnet/weights/small.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help build test fuzz soak lint format typecheck docs picture bench bench-record bench-check gpu-check \
+.PHONY: help build test fuzz soak faults lint format typecheck docs picture bench bench-record bench-check gpu-check \
 	rehearse tables ptx-check defects flavours kernel-table clean
 
 help:  ## list the targets
@@ -28,6 +28,9 @@ test: $(INSTALLED)  ## run the whole CPU test suite, in up to 4 processes
 fuzz: $(INSTALLED)  ## read random files for MINUTES (default 30), from SEED; RECORD=1 keeps the counts
 	cd tests && ../$(BIN)/python -m fuzz.run --minutes $(or $(MINUTES),30) --seed $(or $(SEED),1) \
 		$(if $(RECORD),--record ../$(FUZZED))
+
+faults: $(INSTALLED)  ## end every command that writes at MOMENTS moments (default 20) for each kind of fault
+	CLINREADNET_FAULTS=$(or $(MOMENTS),20) $(BIN)/python -m pytest -q tests/cli/test_faults.py
 
 soak: $(INSTALLED)  ## call a session 50,000 times from 16 threads and record its memory and open files
 	PYTHONPATH=tests $(BIN)/python -m bench.studies.soak > $(SOAKED).new

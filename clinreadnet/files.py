@@ -327,6 +327,9 @@ def _beside(place: Path, target: Path) -> Iterator[Path]:
             if lock is not None:
                 os.close(lock)
     except OSError as error:
+        if error.errno is None and "requested and" in str(error):  # NumPy, after a short write
+            full = errno.ENOSPC
+            raise OSError(full, os.strerror(full), str(target)) from error
         inside = folder is not None and str(error.filename or "").startswith(str(folder))
         if inside or (error.filename is None and error.errno in _FULL):
             error.filename, error.filename2 = str(target), None

@@ -194,6 +194,13 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     assert target.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a.csv"]
 
 
+def test_a_short_write_of_numpy_is_a_full_disk(tmp_path: Path) -> None:
+    target = tmp_path / "a.npy"
+    with pytest.raises(OSError, match="No space left") as failure, files.whole_file(target):
+        raise OSError("262144 requested and 2000 written")
+    assert failure.value.filename == str(target) and list(tmp_path.iterdir()) == []
+
+
 KILLED = """
 import sys, time
 from pathlib import Path

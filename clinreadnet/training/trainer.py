@@ -8,6 +8,7 @@ never stand on both sides of the split. docs/training.md describes the run folde
 from __future__ import annotations
 
 import copy
+import io
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -335,8 +336,10 @@ class Trainer:
             "epoch_totals": self.epoch_totals,
             "rows": self.rows,
         }
+        buffer = io.BytesIO()  # on a full disk, torch's own writing ends in a RuntimeError
+        torch.save(state, buffer)
         with whole_file(self.out / "last.pt") as path:
-            torch.save(state, path)
+            path.write_bytes(buffer.getbuffer())
 
     def resume(self) -> None:
         """Continue from `last.pt` of the run folder.

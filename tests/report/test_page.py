@@ -16,6 +16,7 @@ from support import recorded_run
 from support.tiny_bundle import write_bundle
 
 from clinreadnet import cli
+from clinreadnet.errors import InputError
 from clinreadnet.report.page import DeploymentReport
 from clinreadnet.runtime.bundle.manifest import load_manifest
 
@@ -150,6 +151,15 @@ def test_every_row_is_in(page: str) -> None:
     assert ["openvino fp32", "1.25", "0.50", "3"] in rows
     assert ["test_files_included", "3000 / 3100", "3", "7.2", ""] in rows
     assert ["mlp 1", "0.600", "28.6", "10.000", "20.000", "50"] in rows
+
+
+def test_the_page_replaces_no_input(bundle: Path, results: Path) -> None:
+    report = DeploymentReport(bundle, results, budget="score<=0.02")
+    for path in (bundle / "manifest.json", report.runs[0].path):
+        before = path.read_bytes()
+        with pytest.raises(InputError, match="is also an input"):
+            report.write(path)
+        assert path.read_bytes() == before
 
 
 def test_text_of_others_is_text(page: str) -> None:

@@ -1,0 +1,397 @@
+"""Every command that writes, with inputs and outputs for the tests of faults.
+
+Work that takes long is replaced by something short; what writes is not. Imports are at the top: the
+server of `support.faults` makes them once for all children.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import matplotlib.figure
+import numpy as np
+import torch
+from PIL import Image
+from pyarrow import parquet
+from safetensors import safe_open
+
+from clinreadnet.cli import app
+from clinreadnet.data.ldctiqa import read_ldctiqa, write_tif
+from clinreadnet.export import bundle as bundles
+from clinreadnet.export import kernels
+from clinreadnet.export.onnx import graphs
+from clinreadnet.export.triton_server import write_repository
+from clinreadnet.files import whole_file
+from clinreadnet.kernels.compile import Resources
+from clinreadnet.model.checkpoint import save_checkpoint
+from clinreadnet.model.network import PRESETS, ClinReadNet, ClinReadNetConfig
+from clinreadnet.runtime import Session
+from clinreadnet.runtime.bundle.manifest import listed_files, load_manifest, read_listed
+from clinreadnet.runtime.bundle.trust import read_manifest
+from clinreadnet.scoring import archive
+from clinreadnet.simulator import simulate
+from clinreadnet.training import ablate
+from clinreadnet.training.ablation_table import METRICS
+from clinreadnet.tuning import tune
+from support import recorded_run
+from support.dicom_files import noise, write_ct
+from support.labelled_folder import make_labelled_folder
+from support.tiny_bundle import write_bundle
+
+__all__ = ["COMMANDS", "Command", "app", "matplotlib"]
+
+SMALL = replace(PRESETS["tiny"], embed_dim=16, depths=(1, 1, 1, 1), heads=(1, 2, 4, 8))
+"""A network of one narrow block a stage."""
+
+
+def _nothing(*arguments: Any) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command that writes.
+
+    Attributes:
+        arguments: of ``clinreadnet``.
+        outputs: files and folders in the folder ``out``, and what says whether one is whole.
+        prepare: makes the inputs in the folder ``in``, and old outputs in ``out``.
+        stub: replaces what takes long.
+        resumes: goes on where it was ended, with ``--resume`` if there is a ``last.pt``.
+        status: of an undisturbed run; 1: three slices without labels fail the check of ranks.
+    """
+
+    arguments: str
+    outputs: dict[str, Callable[[Path], bool]]
+    prepare: Callable[[Path, Path], None] = _nothing
+    stub: Callable[[], None] = _nothing
+    resumes: bool = False
+    status: int = 0
+
+    def make(self, folder: Path) -> None:
+        """Make inputs and old outputs in a folder."""
+        for name in ("in", "out"):
+            (folder / name).mkdir(parents=True)
+        self.prepare(folder / "in", folder / "out")
+        for name in self.outputs:
+            path = folder / "out" / name
+            if not path.exists() and not self.resumes:
+                path.write_text("old")
+
+
+# Whether an output is whole
+
+
+def _is_picture(path: Path) -> bool:
+    with Image.open(path) as image:
+        image.load()
+    return True
+
+
+def _is_json(path: Path) -> bool:
+    return bool(json.loads(path.read_text()))
+
+
+def _is_table(path: Path) -> bool:
+    with path.open(newline="") as file:
+        return [row["frame"] for row in csv.DictReader(file)] == ["0", "1", "2"]
+
+
+def _is_archive(path: Path) -> bool:
+    return len(parquet.read_table(path)) == 3  # type: ignore[no-any-return]
+
+
+def _is_page(path: Path) -> bool:
+    return path.read_text().rstrip().endswith("</html>")
+
+
+def _is_bundle(path: Path) -> bool:
+    manifest = load_manifest(path)
+    for listed in listed_files(manifest):
+        read_listed(path, listed)
+    return len(manifest.artifacts) == 2 and (path / "golden.npz").exists()
+
+
+def _is_signed(path: Path) -> bool:
+    if (path / "manifest.sig").read_text(errors="replace") == "old":
+        return True
+    read_manifest(path, [path.parents[1] / "in" / "key.pub.pem"])
+    return True
+
+
+def _is_kernels(path: Path) -> bool:
+    listed = json.loads((path / "kernels.json").read_text())["kernels"]
+    return {path / one["file"] for one in listed} == set(path.glob("*.ptx"))
+
+
+def _is_repository(path: Path) -> bool:
+    models = [one for one in path.iterdir() if one.is_dir()]
+    return len(models) == 2 and all(
+        (one / "config.pbtxt").exists() and list(one.glob("1/*.onnx")) for one in models
+    )
+
+
+def _is_labelled(path: Path) -> bool:
+    return len(read_ldctiqa(path)) == len(list((path / "image").iterdir())) == 2
+
+
+def _is_series(path: Path) -> bool:
+    return sorted(one.name for one in path.iterdir()) == ["IM0000.dcm", "IM0001.dcm"]
+
+
+def _is_run(path: Path) -> bool:
+    """Return whether each file of a run folder is whole, if it is there."""
+    if (state := path / "last.pt").exists():
+        torch.load(state, weights_only=True)
+    if (log := path / "log.csv").exists():
+        rows = list(csv.DictReader(log.open(newline="")))
+        assert all(None not in row.values() for row in rows)
+    if (weights := path / "model.safetensors").exists():
+        with safe_open(weights, framework="pt") as file:
+            assert file.keys()
+    if (summary := path / "summary.json").exists():
+        assert _is_json(summary)
+    if (curves := path / "curves.png").exists():
+        assert _is_picture(curves)
+    return True
+
+
+def _is_ablation(path: Path) -> bool:
+    for one in path.glob("**/*.json"):
+        assert _is_json(one)
+    return True
+
+
+# Inputs, and stubs
+
+
+def _slices(source: Path, out: Path) -> None:
+    write_bundle(source / "bundle")
+    np.save(source / "a.npy", np.stack([noise(k) for k in range(3)]))
+
+
+def _bundle(source: Path, out: Path) -> None:
+    write_bundle(source / "bundle")
+
+
+def _repository(source: Path, out: Path) -> None:
+    # The old repository has one model, the new one two.
+    write_repository(write_bundle(source / "old", precisions=("fp32",)), out / "models")
+    write_bundle(source / "bundle")
+
+
+def _keys(source: Path, out: Path) -> None:
+    from cryptography.hazmat.primitives import serialization as s
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    key = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+    secret = key.private_bytes(s.Encoding.PEM, s.PrivateFormat.PKCS8, s.NoEncryption())
+    public = key.public_key().public_bytes(s.Encoding.PEM, s.PublicFormat.SubjectPublicKeyInfo)
+    (source / "key.pem").write_bytes(secret)
+    (source / "key.pub.pem").write_bytes(public)
+    write_bundle(out / "bundle")
+    (out / "bundle" / "manifest.sig").write_text("old")
+
+
+def _checkpoint(source: Path, out: Path) -> None:
+    write_bundle(source / "bundle")
+    PRESETS["tiny"] = SMALL
+    torch.manual_seed(0)
+    save_checkpoint(ClinReadNet(ClinReadNetConfig.from_preset("tiny")), source / "a.safetensors")
+    _old_folder(out / "bundle")
+
+
+def _old_folder(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "old.txt").write_text("old")
+
+
+def _export() -> None:
+    PRESETS["tiny"] = SMALL
+    source = Path("in/bundle").absolute()
+
+    def graph(model: object, path: Path, *, precision: str) -> None:
+        with whole_file(path) as temporary:
+            shutil.copy(source / path.name, temporary)
+
+    def golden(path: Path, *rest: object) -> object:
+        with whole_file(path) as temporary:
+            shutil.copy(source / path.name, temporary)
+        return load_manifest(source).golden
+
+    graphs.export_onnx = graph  # type: ignore[assignment]
+    bundles.write_golden = golden  # type: ignore[assignment]
+
+
+def _compile() -> None:
+    metadata = SimpleNamespace(name="entry", num_warps=4, shared=0)
+    made = SimpleNamespace(asm={"ptx": ".version 8.0\n" * 100}, metadata=metadata)
+    kernels.compiled = lambda case: made  # type: ignore[assignment]
+    kernels.resources_of = lambda one: Resources(32, 0, 0)  # type: ignore[assignment]
+
+
+def _without_ray() -> None:
+    def work(refs: Any, constructor: Any, options: Any) -> Iterator[Any]:
+        bundle, given, _ = constructor
+        with Session(bundle, **given) as session:
+            yield archive._Chunk(0, *archive.score_chunk(session, refs), session.describe())
+
+    actor = SimpleNamespace(options=lambda **k: SimpleNamespace(remote=lambda: None))
+    archive._cluster = lambda *a, **k: nullcontext()  # type: ignore[assignment]
+    archive._worker_options = lambda *a: {}  # type: ignore[assignment]
+    archive._run = work
+    archive.ray = SimpleNamespace(remote=lambda one: actor)  # type: ignore[assignment]
+
+
+def _labelled(source: Path, out: Path) -> None:
+    make_labelled_folder(source / "slices", anatomies=2)
+
+
+def _narrow() -> None:
+    PRESETS["tiny"] = SMALL
+    torch.set_num_threads(1)
+
+
+_SUMMARY = {
+    "steps": 1,
+    "training_slices": 8,
+    "validation_slices": 4,
+    "training_anatomies": 2,
+    "training_minutes": 2.5,
+    "device": "abacus",
+    "processes": 1,
+    "threads": 2,
+    "torch": "2",
+    "clinreadnet": "0",
+    "kept": dict.fromkeys(METRICS, 0.5),
+}
+
+
+def _without_training() -> None:
+    def train(data: object, run: Path, config: object, *, resume: bool) -> Path:
+        run.mkdir(exist_ok=True)
+        with whole_file(run / "summary.json") as path:
+            path.write_text(json.dumps(_SUMMARY))
+        return run / "model.safetensors"
+
+    ablate.train = train  # type: ignore[assignment]
+
+
+def _simulated() -> None:
+    tiles = np.ones((2, 16, 16), np.float32)
+    record = {
+        "anatomy": 0,
+        "score": 2.0,
+        "quality": 2.0,
+        "noise_level": 0,
+        "views": 720,
+        "noise_hu": 9,
+    }
+
+    def anatomy(folder: Path, *rest: object) -> dict[str, Any]:
+        names = [f"{number:04}.tif" for number in range(2)]
+        for number, name in enumerate(names):
+            write_tif(folder / "image" / name, noise(number))
+        return {name: simulate._Made({**record, "denoiser": None}, tuple(tiles)) for name in names}
+
+    def one(folder: Path, seed: int, count: int, index: int) -> float:
+        write_ct(folder / f"IM{index:04}.dcm", noise(index))
+        return 2.0
+
+    simulate._write_anatomy = anatomy  # type: ignore[assignment]
+    simulate._write_series_slice = one
+
+
+def _results(source: Path, out: Path) -> None:
+    bundle = write_bundle(source / "bundle")
+    digests = {one.precision: one.sha256 for one in load_manifest(bundle).artifacts}
+    rows = [
+        recorded_run.row("onnxruntime-cpu", name, 0.2, batch=batch, sha256=digests[name])
+        for batch in (1, 2)
+        for name in ("fp32", "fp16")
+    ]
+    recorded_run.write(source / "results", recorded_run.document(rows))
+
+
+def _tuned() -> None:
+    document = {"gpu": "NVIDIA Pretend 9000", "compute_capability": 90}
+    tune.tune = lambda **options: tune.Tuning(document, ())  # type: ignore[assignment]
+
+
+COMMANDS: dict[str, Command] = {
+    "score": Command(
+        "score in/a.npy --bundle in/bundle --csv out/a.csv --plot out/a.png --challenge-output out "
+        "--json",
+        {"a.csv": _is_table, "a.png": _is_picture, "image-quality-scores.json": _is_json},
+        _slices,
+    ),
+    "score-archive": Command(
+        "score-archive in/a.npy --bundle in/bundle --out out/a.parquet --backend onnxruntime-cpu",
+        {"a.parquet": _is_archive},
+        _slices,
+        _without_ray,
+    ),
+    "sign": Command("sign out/bundle --key in/key.pem", {"bundle": _is_signed}, _keys),
+    "verify": Command(
+        "verify in/bundle --plot out/a.png", {"a.png": _is_picture}, _bundle, status=1
+    ),
+    "export": Command(
+        "export --out out/bundle --checkpoint in/a.safetensors --preset tiny --no-engines --force",
+        {"bundle": _is_bundle},
+        _checkpoint,
+        _export,
+        status=1,
+    ),
+    "export-kernels": Command(
+        "export-kernels --out out/kernels --format ptx --target sm90 --precision fp16 --force",
+        {"kernels": _is_kernels},
+        lambda source, out: _old_folder(out / "kernels"),
+        _compile,
+    ),
+    "export-triton-server": Command(
+        "export-triton-server --bundle in/bundle --out out/models --force",
+        {"models": _is_repository},
+        _repository,
+    ),
+    "simulate": Command(
+        "simulate --out out/slices --count 2 --seed 1 --jobs 1 --preview out/a.png --force",
+        {"slices": _is_labelled, "a.png": _is_picture},
+        lambda source, out: _old_folder(out / "slices"),
+        _simulated,
+    ),
+    "simulate-dicom": Command(
+        "simulate --out out/series --count 2 --seed 1 --jobs 1 --dicom --force",
+        {"series": _is_series},
+        lambda source, out: _old_folder(out / "series"),
+        _simulated,
+    ),
+    "train": Command(
+        "train --data in/slices --out out/run --preset tiny --epochs 1 --batch-size 4 --crop 256 "
+        "--validation-share 0.34",
+        {"run": _is_run},
+        _labelled,
+        _narrow,
+        resumes=True,
+    ),
+    "ablate": Command(
+        "ablate --data in/slices --out out/ablation --seeds 1 --preset tiny --epochs 1",
+        {"ablation": _is_ablation},
+        _nothing,
+        _without_training,
+        resumes=True,
+    ),
+    "tune": Command("tune --out out/gpu.json", {"gpu.json": _is_json}, _nothing, _tuned),
+    "report": Command(
+        "report --bundle in/bundle --results in/results --out out/report.html",
+        {"report.html": _is_page},
+        _results,
+    ),
+}
