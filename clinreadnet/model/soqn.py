@@ -117,7 +117,12 @@ class TileStatistics(DerivingModule):
         _, h, w, c = tokens.shape
         wide = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
         wide = wide.reshape(-1, h // side, side, w // side, side, c)
-        mean, variance = mean_and_variance(wide, (2, 4))
+        if torch.compiler.is_exporting():  # exporters make more operators of var_mean
+            mean = wide.mean(dim=(2, 4), keepdim=True)
+            difference = wide - mean
+            mean, variance = mean.squeeze((2, 4)), (difference * difference).mean(dim=(2, 4))
+        else:
+            variance, mean = torch.var_mean(wide, dim=(2, 4), correction=0)
         return torch.cat([mean, (variance + VARIANCE_EPS).log() / 2], dim=-1)
 
     @torch.no_grad()
@@ -158,7 +163,12 @@ class Novelty(DerivingModule):
 
     def summary(self, statistics: Tensor) -> Tensor:
         """[B, H, W, S] -> [B, 2S], mean and deviation over the tiles."""
-        mean, variance = mean_and_variance(statistics, (1, 2))
+        if torch.compiler.is_exporting():
+            mean = statistics.mean(dim=(1, 2))
+            difference = statistics - mean[:, None, None]
+            variance = (difference * difference).mean(dim=(1, 2))
+        else:
+            variance, mean = torch.var_mean(statistics, dim=(1, 2), correction=0)
         return torch.cat([mean, (variance + 1e-6).sqrt()], dim=-1)
 
     @torch.no_grad()
@@ -272,17 +282,6 @@ class OrdinalHead(DerivingModule):
         parameters = [*first.parameters(), *last.parameters()]
         weight, bias, *output = self.wide("image", pooled.dtype, *parameters)
         return nn.functional.linear(gelu(nn.functional.linear(pooled, weight, bias)), *output)
-
-
-def mean_and_variance(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Return mean and variance over dimensions of x, which the results do not have."""
-    if torch.compiler.is_compiling():
-        # Exporters make more operators of var_mean.
-        mean = x.mean(dim=dims, keepdim=True)
-        difference = x - mean
-        return mean.squeeze(dims), (difference * difference).mean(dim=dims)
-    variance, mean = torch.var_mean(x, dim=dims, correction=0)
-    return mean, variance
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:
