@@ -24,7 +24,7 @@ class LayerNorm(nn.LayerNorm):
         """[..., C] -> [..., C]."""
         # PyTorch's kernels compute the statistics of 16-bit tensors in float32. Exporters do not
         # promise that, so the graphs that they trace say it.
-        if torch.compiler.is_compiling() or x.dtype != self.weight.dtype:
+        if torch.compiler.is_exporting() or x.dtype != self.weight.dtype:
             return layer_norm_reference(x, self.weight, self.bias, self.eps)
         y = nn.functional.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
         return y.to(x.dtype)  # autocast widens it

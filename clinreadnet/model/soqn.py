@@ -117,7 +117,12 @@ class TileStatistics(DerivingModule):
         _, h, w, c = tokens.shape
         wide = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
         wide = wide.reshape(-1, h // side, side, w // side, side, c)
-        variance, mean = torch.var_mean(wide, dim=(2, 4), correction=0)
+        if torch.compiler.is_exporting():  # exporters make more operators of var_mean
+            mean = wide.mean(dim=(2, 4), keepdim=True)
+            difference = wide - mean
+            mean, variance = mean.squeeze((2, 4)), (difference * difference).mean(dim=(2, 4))
+        else:
+            variance, mean = torch.var_mean(wide, dim=(2, 4), correction=0)
         return torch.cat([mean, (variance + VARIANCE_EPS).log() / 2], dim=-1)
 
     @torch.no_grad()
@@ -158,7 +163,12 @@ class Novelty(DerivingModule):
 
     def summary(self, statistics: Tensor) -> Tensor:
         """[B, H, W, S] -> [B, 2S], mean and deviation over the tiles."""
-        variance, mean = torch.var_mean(statistics, dim=(1, 2), correction=0)
+        if torch.compiler.is_exporting():
+            mean = statistics.mean(dim=(1, 2))
+            difference = statistics - mean[:, None, None]
+            variance = (difference * difference).mean(dim=(1, 2))
+        else:
+            variance, mean = torch.var_mean(statistics, dim=(1, 2), correction=0)
         return torch.cat([mean, (variance + 1e-6).sqrt()], dim=-1)
 
     @torch.no_grad()
@@ -190,7 +200,8 @@ class Novelty(DerivingModule):
     def distance(self, summary: Tensor) -> Tensor:
         """[B, 2S], as ``summary`` gives them -> [B]."""
         mean, whitening = self.wide("usual", summary.dtype, self.mean, self.whitening)
-        return torch.linalg.vector_norm((summary - mean) @ whitening, dim=-1)
+        far = (summary - mean) @ whitening
+        return (far * far).sum(dim=-1).sqrt()
 
 
 class OrdinalHead(DerivingModule):

@@ -12,7 +12,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import clinreadnet.kernels
-from clinreadnet.kernels import sobel_stem
+from clinreadnet.kernels import dispatch, sobel_stem
 from clinreadnet.kernels.launch import CONFIGS, config_file, launch_config
 from clinreadnet.kernels.registry import OPS
 
@@ -127,3 +127,52 @@ def test_float32_products_follow_torch() -> None:
         assert launch_config("", 0, *keys)["precision"] == "tf32"
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+@pytest.mark.parametrize("op", list(OPS))
+def test_a_kernel_is_launched_on_the_device_of_its_tensors(
+    monkeypatch: pytest.MonkeyPatch, op: str
+) -> None:
+    """Triton launches on the current device, which need not be theirs."""
+    current = torch.device("cuda:0")
+    launched: list[torch.device] = []
+
+    class OnDevice:
+        def __init__(self, device: torch.device) -> None:
+            self.device = device
+
+        def __enter__(self) -> None:
+            nonlocal current
+            self.before, current = current, self.device
+
+        def __exit__(self, *error: object) -> None:
+            nonlocal current
+            current = self.before
+
+    class Kernel:
+        def __getitem__(self, grid: tuple[int, ...]) -> object:
+            return lambda *args, **constants: launched.append(current)
+
+    module = importlib.import_module(f"clinreadnet.kernels.ops.{op}.kernel")
+    monkeypatch.setattr(torch.cuda, "device", OnDevice)
+    monkeypatch.setattr(module, "wrap_triton", lambda kernel: Kernel())
+    spec = OPS[op]
+    (shape, *_) = spec.compiled
+    made = spec.arguments(shape, 1, "float16", torch.device("cpu"))
+    options = spec.options(shape) | ({"eps": 1e-5} if op in ("attention_block", "mlp") else {})
+    with FakeTensorMode():
+        tensors = [torch.empty(t.shape, dtype=t.dtype, device="cuda:1") for t in made]
+        getattr(module, f"{op}_op")._init_fn(*tensors, **options)
+    assert launched == [torch.device("cuda:1")]
+    assert current == torch.device("cuda:0")
+
+
+@pytest.mark.parametrize("interpreted", [True, False], ids=["interpreted", "compiled"])
+def test_the_interpreter_gets_the_kernel_itself(
+    monkeypatch: pytest.MonkeyPatch, interpreted: bool
+) -> None:
+    kernel, wrapped = object(), object()
+    monkeypatch.setattr(dispatch, "INTERPRETED", interpreted)
+    monkeypatch.setattr(torch.library, "wrap_triton", lambda given: wrapped)
+    assert dispatch.wrap_triton(kernel) is (kernel if interpreted else wrapped)

@@ -1,0 +1,40 @@
+"""Window attention proven free of races by `sentryward`, a static verifier, if it is installed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="triton is not installed")
+sentryward = pytest.importorskip(
+    "sentryward", reason="sentryward is not installed: pip install sentryward"
+)
+
+from support.ptx.cases import exported  # noqa: E402
+
+pytestmark = pytest.mark.compile
+SIZES = {"heads": 2, "H": 8, "W": 16}
+
+
+@pytest.mark.parametrize("barriers", [True, False], ids=["whole", "without-barriers"])
+def test_window_attention_is_free_of_races(tmp_path: Path, barriers: bool) -> None:
+    """On four blocks; without its barriers the same file is not proven."""
+    kernels = exported(tmp_path / "kernels", "small", ["sm80"], ["fp16"])
+    (kernel,) = (one for one in kernels if one.file.startswith("window_attention_shift4."))
+    lines = [one for one in kernel.text.splitlines() if barriers or "bar.sync" not in one]
+    (tmp_path / "kernel.ptx").write_text("\n".join(lines) + "\n")
+    arguments = [
+        {"parameter": f"{kernel.entry['entry']}_param_{i}", "type": "u32", "value": SIZES[name]}
+        for i, name in enumerate(one["name"] for one in kernel.entry["arguments"])
+        if name in SIZES
+    ]
+    config = {
+        "schema": "spverify.kernel-input/v1",
+        "launch": {"grid_dim": [4, 1, 1], "block_dim": kernel.entry["block"]},
+        "arguments": arguments,
+    }
+    (tmp_path / "input.json").write_text(json.dumps(config))
+    found = sentryward.verify(tmp_path / "kernel.ptx", input=tmp_path / "input.json")
+    assert (found["result"] == "race_free") == barriers, found["diagnostics"]
