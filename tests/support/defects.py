@@ -308,13 +308,11 @@ def _no_qkv(net: Network) -> None:
         attention.values.input[1] = product
 
 
-def _type(net: Network, product: NodeProto) -> type[np.generic]:
+def _type(net: Network, product: NodeProto) -> type[np.float16] | type[np.float32]:
     """Return the float type of a product of two activations."""
-    kinds = {TensorProto.FLOAT16: np.float16, TensorProto.FLOAT: np.float32}
     node = net._producers[product.input[0]]
-    if node.op_type == "Cast":
-        return kinds[_only([a for a in node.attribute if a.name == "to"]).i]
-    return np.float32
+    cast = [a.i for a in node.attribute if node.op_type == "Cast" and a.name == "to"]
+    return np.float16 if cast == [TensorProto.FLOAT16] else np.float32
 
 
 @_defect("one block does not shift its windows")
