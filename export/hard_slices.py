@@ -119,7 +119,7 @@ HARD_KINDS = tuple(_MADE)
 """What the slices are called, in order."""
 
 
-def hard_slices(images: NDArray[np.floating], seed: int) -> NDArray[np.int16]:
+def hard_slices(images: NDArray[np.integer | np.floating], seed: int) -> NDArray[np.int16]:
     """Return one slice of each kind.
 
     Args:

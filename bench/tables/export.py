@@ -97,12 +97,19 @@ def _noticed(found: dict[str, Any] | None, precision: str) -> str:
     if found["status"] == "failed":
         names = [_KIND.fullmatch(name) for name in found["caught_by"]]
         kinds = dict.fromkeys(name[1] for name in names if name)
-        return ", ".join(kinds) or "all together"
-    row = PRECISIONS[precision]
+        return ", ".join(kinds) or "a batch"
     exact = found["without_quantisers"]
-    error = max((exact or found["slice_error"]).values())
-    budget = PRECISIONS[str(row.source)].budget if exact else row.budget
-    return f"passes: one slice's error {error:.0e}, budget {budget:.0e}"
+    row = PRECISIONS[str(PRECISIONS[precision].source)] if exact else PRECISIONS[precision]
+    shares = {
+        name: error / row.limits().one
+        for name, error in (exact or found["slice_error"]).items()
+        if name != "novelty"
+    }
+    shares["novelty"] = found["worst_novelty_difference"] / row.novelty_budget
+    if not exact:
+        shares["a tile"] = found["worst_tile_difference"] / row.tile_budget
+    worst = max(shares, key=lambda name: shares[name])
+    return f"passes: {100 * shares[worst]:.0f} % of the budget of {worst} at most"
 
 
 def defects_run() -> str:
@@ -119,8 +126,8 @@ def defects_run() -> str:
         failed = sum(one["status"] == "failed" for one in ran)
         said.append(f"{failed} of {len(ran)} in {precision}")
     return (
-        f"Verification fails {', '.join(said)} (`{record['command']}`, commit {record['commit']}, "
-        f"ONNX Runtime {record['onnxruntime']}, {record['cpu']}"
+        f"Verification fails {', '.join(said)} (`{record['command']}`, commit "
+        f"{record['commit'][:10]}, ONNX Runtime {record['onnxruntime']}, {record['cpu']}"
         + ("" if record["complete"] else "; the run was stopped before its end")
         + ").\n"
     )

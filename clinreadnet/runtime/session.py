@@ -220,7 +220,9 @@ class Session:
     def describe(self) -> dict[str, Any]:
         """Return the backend, artifact and weights that run, ready for JSON.
 
-        ``unjudged`` says why no slice is judged to be in domain; null where slices are judged.
+        ``backend_notes`` says what the backend does otherwise than planned, such as running without
+        a CUDA graph. ``unjudged`` says why no slice is judged to be in domain; null where slices
+        are judged.
         """
         return {
             "bundle": str(self.bundle),
@@ -235,6 +237,7 @@ class Session:
             "verdict": self.verdict.validity.name,
             "verdict_reason": self.verdict.reason,
             "batch": self.batch,
+            "backend_notes": list(getattr(self._backend, "notes", ())),
             "novelty_threshold": self.manifest.model.novelty_threshold,
             "unjudged": self.manifest.unjudged,
         }
@@ -323,10 +326,10 @@ class Session:
                     raise
                 continue  # a call that needs this batch halves it
             for failure in found.failures():
+                where = f"{name} at batch {batch}" if batch > 1 else name
                 raise CheckFailed(
-                    f"{self.bundle / artifact.file}: self-test failed on {name} at batch "
-                    f"{max(batch, smallest)}, {failure}; run `clinreadnet verify {self.bundle}` "
-                    "here, or choose another backend"
+                    f"{self.bundle / artifact.file}: self-test failed on {where}, {failure}; run "
+                    f"`clinreadnet verify {self.bundle}` here, or choose another backend"
                 )
 
     def _run(self, hu: NDArray[Any], least: int) -> Outputs:

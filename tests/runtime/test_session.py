@@ -242,6 +242,35 @@ def test_an_explicit_backend_never_falls_back(
         Session(bundle, "onnxruntime-cuda")
 
 
+def test_cuda_gets_its_libraries_and_settings_before_it_starts(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import onnxruntime
+
+    seen: list[Any] = []
+    real = onnxruntime.InferenceSession
+
+    def load(model: bytes, options: Any, providers: list[Any]) -> Any:
+        seen.extend(providers)
+        return real(model, options, providers=[CPU])
+
+    def preload() -> None:
+        print("cuDNN is not in a pip package")
+        seen.append("libraries")
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload, raising=False)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", load)
+    monkeypatch.setattr(backends_module, "find_gpus", lambda: ["a GPU"])
+    with pytest.raises(BackendUnavailable, match="does not start here"):
+        Session(bundle, "onnxruntime-cuda")
+    assert seen == [
+        "libraries",
+        (CUDA, {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}),
+    ]
+    assert capsys.readouterr().out == ""
+
+
 def test_the_ladder_goes_down_and_keeps_each_reason(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -308,13 +308,11 @@ def _no_qkv(net: Network) -> None:
         attention.values.input[1] = product
 
 
-def _type(net: Network, product: NodeProto) -> type[np.generic]:
+def _type(net: Network, product: NodeProto) -> type[np.float16] | type[np.float32]:
     """Return the float type of a product of two activations."""
-    kinds = {TensorProto.FLOAT16: np.float16, TensorProto.FLOAT: np.float32}
     node = net._producers[product.input[0]]
-    if node.op_type == "Cast":
-        return kinds[_only([a for a in node.attribute if a.name == "to"]).i]
-    return np.float32
+    cast = [a.i for a in node.attribute if node.op_type == "Cast" and a.name == "to"]
+    return np.float16 if cast == [TensorProto.FLOAT16] else np.float32
 
 
 @_defect("one block does not shift its windows")
@@ -419,12 +417,17 @@ def _no_maximum(net: Network) -> None:
 
 @_defect("one block drops the residual around its attention")
 def _no_residual(net: Network) -> None:
-    _without_residual(net, 10)
+    _without_residual(net, _middle(net))
 
 
 @_defect("one block drops the residual around its MLP")
 def _no_mlp_residual(net: Network) -> None:
-    _without_residual(net, 11)
+    _without_residual(net, _middle(net) + 1)
+
+
+def _middle(net: Network) -> int:
+    """Return the place of the residual around the attention of a block in the middle."""
+    return 2 * (len(net.residuals) // 4) - 2
 
 
 def _without_residual(net: Network, at: int) -> None:
@@ -438,9 +441,10 @@ def _without_residual(net: Network, at: int) -> None:
     net.bypass(node, branch)
 
 
-def _layer(net: Network, at: int) -> tuple[NodeProto, int]:
-    """Return what reads the constant matrix of one linear layer of the stages."""
-    return list(net.weights(lambda shape: shape[1] == 4 * shape[0]))[at]
+def _layer(net: Network) -> tuple[NodeProto, int]:
+    """Return what reads the constant matrix of one linear layer in the middle of the stages."""
+    wide = list(net.weights(lambda shape: shape[1] == 4 * shape[0]))
+    return wide[len(wide) // 2]
 
 
 @_defect("the weights of one layer are 5 % off, as after another epoch")
@@ -449,12 +453,12 @@ def _other_epoch(net: Network) -> None:
         noise = np.random.default_rng(0).normal(0, float(weight.std()), weight.shape)
         return weight.astype(np.float64) + 0.05 * noise
 
-    net.change(*_layer(net, 6), moved)
+    net.change(*_layer(net), moved)
 
 
 @_defect("the scale of one layer's weights is doubled")
 def _scale_doubled(net: Network) -> None:
-    reader, at = _layer(net, 6)
+    reader, at = _layer(net)
     if reader.op_type == "QuantizeLinear":  # its dequantiser alone, as a wrong scale would
         (after,) = net.users(reader.output[0])
         net.change(after, 1, lambda scale: 2 * scale)
@@ -464,7 +468,7 @@ def _scale_doubled(net: Network) -> None:
 
 @_defect("a layer's bias is dropped")
 def _bias_dropped(net: Network) -> None:
-    node = net.residuals[10]
+    node = net.residuals[_middle(net)]
     added = next(
         net._producers[n] for n in node.input if any(map(net.is_constant, net._producers[n].input))
     )

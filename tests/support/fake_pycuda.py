@@ -18,6 +18,9 @@ from numpy.typing import DTypeLike, NDArray
 
 Work = Callable[[], None]
 
+NON_BLOCKING = 1
+CAPTURE_UNSUPPORTED, CAPTURE_INVALIDATED = 900, 901
+
 
 class Error(Exception):
     pass
@@ -46,6 +49,7 @@ class FakeGpu:
         lost: every call fails from now on, as after a fault on the device.
         leaked: streams that were dropped while no context was current: pycuda would not free them.
         fail_next: raised by the next enqueued inference, once.
+        refuse_capture: result of the next beginnings of a capture; 0 lets them begin.
     """
 
     def __init__(self, target: str = "sm89", capacity: int = 2**30) -> None:
@@ -60,6 +64,7 @@ class FakeGpu:
         self.leaked = 0
         self.lost = False
         self.fail_next: Exception | None = None
+        self.refuse_capture = 0
         self.lock = threading.RLock()
         self._contexts = threading.local()
         self._next = 0x1000
@@ -106,14 +111,25 @@ class FakeGpu:
         driver.init = lambda: None  # type: ignore[attr-defined]
         driver.Device = lambda ordinal: Device(self)  # type: ignore[attr-defined]
         driver.Context = types.SimpleNamespace(  # type: ignore[attr-defined]
-            pop=lambda: self.stack.pop(), synchronize=lambda: self.check()
+            pop=lambda: self.stack.pop(), synchronize=self._synchronise_context
         )
-        driver.Stream = lambda: Stream(self)  # type: ignore[attr-defined]
+        driver.Stream = lambda flags=0: Stream(self, flags)  # type: ignore[attr-defined]
         driver.mem_alloc = lambda size: DeviceAllocation(self, size)  # type: ignore[attr-defined]
         driver.pagelocked_empty = self._pagelocked_empty  # type: ignore[attr-defined]
         driver.memcpy_htod_async = self._htod  # type: ignore[attr-defined]
         driver.memcpy_dtoh_async = self._dtoh  # type: ignore[attr-defined]
         return driver
+
+    def _synchronise_context(self) -> None:
+        self.check()
+        if any(stream.captured is not None for stream in self.streams.values()):
+            raise LogicError("operation not permitted when stream is capturing")
+
+    def use_default_stream(self) -> None:
+        """Work on the legacy default stream, as another thread's torch may do."""
+        for stream in list(self.streams.values()):
+            if stream.captured is not None and not stream.flags & NON_BLOCKING:
+                stream.broken = True
 
     def _pagelocked_empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         self.check()
@@ -160,6 +176,8 @@ class Context:
         self._gpu = gpu
 
     def push(self) -> None:
+        if self._gpu.lost:
+            raise LogicError("context is destroyed")
         self._gpu.stack.append(self)
 
 
@@ -194,8 +212,10 @@ class DeviceAllocation:
 
 
 class Stream:
-    def __init__(self, gpu: FakeGpu) -> None:
+    def __init__(self, gpu: FakeGpu, flags: int = 0) -> None:
         gpu.check()
+        self.flags = flags
+        self.broken = False
         self._gpu = gpu
         self.handle = gpu.handle()
         self.work: list[Work] = []
@@ -250,12 +270,19 @@ class DriverLibrary:
     def cuStreamBeginCapture_v2(self, stream: ctypes.c_void_p, mode: ctypes.c_int) -> int:
         if self._gpu.lost:
             return 719
+        if self._gpu.refuse_capture:
+            return self._gpu.refuse_capture
+        if any(one.captured is not None for one in self._gpu.streams.values()):
+            return CAPTURE_UNSUPPORTED  # stricter than CUDA: captures are to be serialised
         self._stream(stream).captured = []
         return 0
 
     def cuStreamEndCapture(self, stream: ctypes.c_void_p, graph: Any) -> int:
         one = self._stream(stream)
         assert one.captured is not None
+        if one.broken:
+            one.captured, one.broken = None, False
+            return CAPTURE_INVALIDATED
         graph._obj.value = self._gpu.handle()
         self._gpu.graphs[graph._obj.value] = one.captured
         one.captured = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -14,12 +15,24 @@ OUT_OF_MEMORY = 2
 _THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads' calls do not break it
 
 
+_CAPTURING = threading.Lock()
+"""One capture at a time in this process."""
+
+_NOT_SUPPORTED = 801
+_CAPTURE_ERRORS = range(900, 910)  # CUDA_ERROR_STREAM_CAPTURE_*
+
+
 class CudaGraphError(Exception):
     """A driver call failed; ``code`` is its CUresult."""
 
     def __init__(self, call: str, code: int) -> None:
         super().__init__(f"{call} failed with CUDA error {code}")
         self.code = code
+
+    @property
+    def of_capture(self) -> bool:
+        """Whether the work cannot be captured, though it may run."""
+        return self.code == _NOT_SUPPORTED or self.code in _CAPTURE_ERRORS
 
 
 class CudaGraph:
@@ -38,6 +51,15 @@ class CudaGraph:
         self._driver = load_driver()
         self._stream = ctypes.c_void_p(stream)
         self._executable = ctypes.c_void_p()
+        with _CAPTURING:
+            graph = self._capture(enqueue)
+        try:
+            flags = ctypes.c_ulonglong(0)
+            self._call("cuGraphInstantiateWithFlags", ctypes.byref(self._executable), graph, flags)
+        finally:
+            self._driver.cuGraphDestroy(graph)
+
+    def _capture(self, enqueue: Callable[[], None]) -> ctypes.c_void_p:
         graph = ctypes.c_void_p()
         self._call("cuStreamBeginCapture_v2", self._stream, ctypes.c_int(_THREAD_LOCAL))
         try:
@@ -48,11 +70,7 @@ class CudaGraph:
                 self._driver.cuGraphDestroy(graph)
             raise
         self._call("cuStreamEndCapture", self._stream, ctypes.byref(graph))
-        try:
-            flags = ctypes.c_ulonglong(0)
-            self._call("cuGraphInstantiateWithFlags", ctypes.byref(self._executable), graph, flags)
-        finally:
-            self._driver.cuGraphDestroy(graph)
+        return graph
 
     def launch(self) -> None:
         """Put the captured work on the stream.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +23,13 @@ from clinreadnet.spec import OUTPUTS
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
+
+_CUDA_SETTINGS = {
+    # TF32 is CUDA's default for float32 and misses the fp32 budget.
+    "use_tf32": "0",
+    # The default measures every algorithm again for each new batch size.
+    "cudnn_conv_algo_search": "HEURISTIC",
+}
 
 _INPUT_DTYPES: dict[str, DTypeLike] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
@@ -91,8 +100,14 @@ class OnnxRuntimeBackend:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None:
             options.intra_op_num_threads = threads
-        # TF32 is CUDA's default for float32 and misses the fp32 budget.
-        settings = {"use_tf32": "0"} if provider == CUDA else {}
+        settings: dict[str, str] = {}
+        if provider == CUDA:
+            settings = _CUDA_SETTINGS
+            # Finds CUDA and cuDNN in their pip packages; the system's are used without them.
+            if hasattr(onnxruntime, "preload_dlls"):
+                # It prints what it does not find; a table or JSON may be on standard output.
+                with contextlib.redirect_stdout(io.StringIO()):
+                    onnxruntime.preload_dlls()
         try:
             self._session: Any = onnxruntime.InferenceSession(
                 model, options, providers=[(provider, settings)]

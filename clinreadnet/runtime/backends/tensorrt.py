@@ -36,6 +36,9 @@ _CAPTURES_ITSELF = frozenset({"tensorrt-rtx"})
 """Flavours whose runtime captures CUDA graphs itself. A capture by the caller could fail there,
 because kernels are compiled in between."""
 
+_NON_BLOCKING = 1
+"""CU_STREAM_NON_BLOCKING"""
+
 _DTYPES: dict[str, DTypeLike] = {"FLOAT": np.float32, "HALF": np.float16}
 
 
@@ -125,7 +128,7 @@ class TensorRTBackend:
         """
         lane = self._free.get()
         try:
-            with self._working():
+            with self._working(lane.stream):
                 return lane.run(np.asarray(hu))
         finally:
             self._free.put(lane)
@@ -143,18 +146,32 @@ class TensorRTBackend:
         self._engine = None
         self._primary = None
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What runs otherwise than planned, such as a batch size without its CUDA graph."""
+        return tuple(dict.fromkeys(note for lane in self._lanes for note in lane.notes))
+
     @contextmanager
-    def _working(self) -> Iterator[None]:
-        """Make the primary context current and convert CUDA's errors."""
+    def _working(self, stream: Any = None) -> Iterator[None]:
+        """Make the primary context current and convert CUDA's errors.
+
+        After an error, ``stream`` alone is synchronised: the whole context must not be while
+        another lane captures.
+        """
         if self._lost:
             raise DeviceLost(_LOST)
         cuda = self._cuda
-        self._primary.push()
+        pushed = False
         try:
+            self._primary.push()
+            pushed = True
             yield
         except (cuda.Error, CudaGraphError, BackendError) as error:
             try:
-                cuda.Context.synchronize()  # fails again if the context cannot recover
+                # Fails again if the context cannot recover.
+                if not pushed:
+                    raise
+                (cuda.Context if stream is None else stream).synchronize()
             except cuda.Error:
                 self._lost = True
                 raise DeviceLost(_LOST) from error
@@ -164,7 +181,8 @@ class TensorRTBackend:
                 raise OutOfMemory(f"GPU memory is full ({first_line(error)})") from error
             raise BackendError(f"{self._flavour.name} failed ({first_line(error)})") from error
         finally:
-            cuda.Context.pop()
+            if pushed:
+                cuda.Context.pop()
 
     def _deserialise(self, engine: bytes, artifact: Artifact, weights: bytes | None) -> Any:
         runtime = self._trt.Runtime(self._logger)
@@ -239,7 +257,10 @@ class _Lane:
         self.device: dict[str, Any] = {}
         self._runs: dict[int, _PreparedBatch] = {}
         self._scratch: list[Any] = []
-        self.stream: Any = cuda.Stream()
+        self.notes: list[str] = []
+        # A blocking one would wait for the legacy default stream, and its captures would fail when
+        # another thread uses that.
+        self.stream: Any = cuda.Stream(_NON_BLOCKING)
         try:
             for name, dtype in backend._dtypes.items():
                 self.host[name] = cuda.pagelocked_empty((batch, *backend._shapes[name]), dtype)
@@ -305,7 +326,21 @@ class _PreparedBatch:
         self._enqueue()
         lane.stream.synchronize()
         if not backend._captures_itself:
-            self._graph = CudaGraph(lane.stream.handle, self._enqueue)
+            self._graph = self._captured(n)
+
+    def _captured(self, n: int) -> CudaGraph | None:
+        """Return the work as a CUDA graph; None, and a note, where it cannot be captured."""
+        stream = self._lane.stream
+        try:
+            return CudaGraph(stream.handle, self._enqueue)
+        except OutOfMemory:
+            raise
+        except (CudaGraphError, BackendError) as error:
+            if isinstance(error, CudaGraphError) and not error.of_capture:
+                raise
+            stream.synchronize()
+            self._lane.notes.append(f"batch {n} runs without a CUDA graph ({first_line(error)})")
+            return None
 
     def launch(self) -> None:
         if self._graph is None:

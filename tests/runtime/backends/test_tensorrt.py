@@ -6,14 +6,16 @@ import dataclasses
 import gc
 import inspect
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from support import fake_tensorrt
+from support import fake_pycuda, fake_tensorrt
 from support.fake_machine import Machine, start
+from support.fake_pycuda import DriverLibrary
 from support.fake_tensorrt import Engine, EngineValidity
 from support.tiny_bundle import reference
 
@@ -27,6 +29,7 @@ from clinreadnet.errors import (
     Untrusted,
 )
 from clinreadnet.runtime import Session, verdict
+from clinreadnet.runtime.backends.tensorrt import TensorRTBackend
 from clinreadnet.runtime.bundle.manifest import (
     BatchRange,
     BuiltOn,
@@ -463,3 +466,91 @@ def test_the_real_library_judges_a_header(rtx: Machine) -> None:
     runtime = real.Runtime(collecting_logger(real, deque(maxlen=1)))
     judged = verdict.header_verdict(real, runtime, b"\0" * 1000)
     assert judged.validity == Validity.INVALID and "malformed engine" in judged.reason
+
+
+def test_a_failed_capture_falls_back_to_plain_work_and_says_so(full: Machine) -> None:
+    full.gpu.refuse_capture = fake_pycuda.CAPTURE_UNSUPPORTED
+    with full.session(batch=3) as session:
+        launches = full.gpu.launches
+        scores = session.score(some_hu(3))
+        assert full.gpu.launches == launches == 0
+        notes = session.describe()["backend_notes"]
+    np.testing.assert_allclose(scores.score, reference(some_hu(3))["score"], rtol=1e-5)
+    assert "batch 3 runs without a CUDA graph (cuStreamBeginCapture_v2 failed" in notes[0]
+    assert set(full.gpu.live().values()) == {0}
+
+
+def test_a_device_lost_in_a_capture_is_lost(full: Machine) -> None:
+    full.gpu.refuse_capture = 719
+    with pytest.raises(BackendError, match="CUDA error 719"):
+        full.session()
+
+
+def during_captures(monkeypatch: pytest.MonkeyPatch, do: Any) -> None:
+    """Call ``do`` while a stream captures, as another thread would."""
+    real = DriverLibrary.cuStreamBeginCapture_v2
+
+    def begin(library: DriverLibrary, stream: Any, mode: Any) -> int:
+        code = real(library, stream, mode)
+        do()
+        return code
+
+    monkeypatch.setattr(DriverLibrary, "cuStreamBeginCapture_v2", begin)
+
+
+def test_captures_survive_work_on_the_default_stream(
+    full: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    during_captures(monkeypatch, full.gpu.use_default_stream)
+    with full.session(batch=2) as session:
+        assert session.describe()["backend_notes"] == []
+        assert full.gpu.live()["graphs"] == 2
+
+
+def test_the_fake_breaks_captures_of_blocking_streams(
+    full: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rule that the backend keeps, broken by a naive one."""
+    monkeypatch.setattr("clinreadnet.runtime.backends.tensorrt._NON_BLOCKING", 0)
+    during_captures(monkeypatch, full.gpu.use_default_stream)
+    with full.session(batch=2) as session:
+        assert "CUDA error 901" in session.describe()["backend_notes"][0]
+
+
+def test_an_error_beside_another_lanes_capture_is_no_lost_device(full: Machine) -> None:
+    with full.session(workers=2, batch=3) as session:
+        backend = session._backend
+        assert isinstance(backend, TensorRTBackend)
+        ours, other = backend._free.get(), backend._free.get()
+        other.stream.captured = []  # it is capturing
+        backend._free.put(ours)
+        full.gpu.fail_next = RuntimeError("one run fails")
+        with pytest.raises(BackendError, match="one run fails") as failure:
+            backend.run(some_hu(2)[:, None])  # a size that is new
+        assert not isinstance(failure.value, DeviceLost)
+        other.stream.captured = None
+        backend._free.put(other)
+        assert len(session.score(some_hu(2))) == 2
+
+
+def test_many_sessions_capture_one_after_another(
+    full: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fake refuses a second capture beside the first."""
+    during_captures(monkeypatch, lambda: time.sleep(0.05))
+    bundle = full.bundle()
+    with ThreadPoolExecutor(4) as pool:
+        sessions = list(pool.map(lambda n: Session(bundle, full.flavour, batch=n), (1, 2, 3, 4)))
+    for session in sessions:
+        assert session.describe()["backend_notes"] == []
+        session.close()
+
+
+def test_a_context_that_cannot_be_made_current_is_a_lost_device(machine: Machine) -> None:
+    session = machine.session()
+    machine.gpu.lost = True
+    with pytest.raises(DeviceLost):
+        session.score(some_hu(1))
+    assert machine.gpu.stack == []
+    machine.gpu.lost = False
+    session.close()
