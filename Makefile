@@ -33,7 +33,7 @@ faults: $(INSTALLED)  ## end every command that writes at MOMENTS moments (defau
 	CLINREADNET_FAULTS=$(or $(MOMENTS),20) $(BIN)/python -m pytest -q tests/cli/test_faults.py
 
 soak: $(INSTALLED)  ## call a session 50,000 times from 16 threads and record its memory and open files
-	PYTHONPATH=tests $(BIN)/python -m bench.studies.soak > $(SOAKED).new
+	PYTHONPATH=tests $(BIN)/python -m support.soak > $(SOAKED).new
 	mv $(SOAKED).new $(SOAKED)
 	$(BIN)/python -m bench.tables
 

@@ -41,7 +41,8 @@ def tune(
     """
     if dry_run and out is not None:
         raise InputError("--dry-run and --out exclude each other")
-    from clinreadnet.tuning.tune import CONFIGS, print_tuning, write_tuning
+    from clinreadnet.kernels.launch import CONFIGS
+    from clinreadnet.tuning.tune import print_tuning, write_tuning
     from clinreadnet.tuning.tune import tune as run
 
     if not dry_run:

@@ -257,12 +257,13 @@ def _values(content: bytes, draw: random.Random) -> bytes:
         return _bytes(content, draw)
     place: Any = document
     while isinstance(place, dict | list) and place:
-        key = draw.choice(list(place)) if isinstance(place, dict) else draw.randrange(len(place))
-        if not isinstance(place[key], dict | list) or not place[key] or draw.random() < 0.2:
+        inside = list(place) if isinstance(place, dict) else range(len(place))
+        chosen: Any = draw.choice(inside)
+        if not isinstance(place[chosen], dict | list) or not place[chosen] or draw.random() < 0.2:
             odd = (None, -1, 0, True, 1e308, 10**400, "", "../x", [], {}, "fp8", 10**9, [[]] * 40)
-            place[key] = draw.choice(odd)
+            place[chosen] = draw.choice(odd)
             break
-        place = place[key]
+        place = place[chosen]
     try:
         return json.dumps(document).encode()
     except ValueError:

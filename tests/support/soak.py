@@ -1,6 +1,6 @@
 """Call one `Session` many times from many threads; memory and open files stay flat.
 
-    PYTHONPATH=tests python -m bench.studies.soak > bench/results/security/soak.json
+    PYTHONPATH=tests python -m support.soak > bench/results/security/soak.json
 
 The bundle is one of a few operators (tests/support/tiny_bundle.py): many calls take minutes. Each
 call scores 1, 2 or 4 slices out of a pool, and its scores are compared with those of the first
@@ -32,6 +32,8 @@ from numpy.typing import NDArray
 
 from clinreadnet.machine import cpu_name, git_commit
 from clinreadnet.runtime import Session
+from support.bodies import body
+from support.tiny_bundle import write_bundle
 
 SIZES = (1, 1, 1, 1, 1, 1, 2, 4)
 """Slices of a call; one of these is drawn."""
@@ -131,9 +133,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=4, help="concurrent runs")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
-    from support.bodies import body
-    from support.tiny_bundle import write_bundle
-
     rng = np.random.default_rng(options.seed)
     slices = np.stack([body(40) + rng.normal(0, 30, (512, 512)) for _ in range(8)])
     with tempfile.TemporaryDirectory() as folder:
@@ -151,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seconds = time.monotonic() - start[0], time.process_time() - start[1]
     kept, wrong = _warm(taken), failures(taken)
     result = {
-        "command": f"python -m bench.studies.soak {' '.join(arguments or sys.argv[1:])}".strip(),
+        "command": f"python -m support.soak {' '.join(arguments or sys.argv[1:])}".strip(),
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "commit": git_commit(),
         "cpu": cpu_name(),
