@@ -18,6 +18,7 @@ import typer
 from clinreadnet._version import __version__
 from clinreadnet.cli import (
     ablate,
+    calibrate,
     check_graph,
     doctor,
     evaluate,
@@ -71,7 +72,7 @@ _GROUPS = {
         report.report,
         tune.tune,
     ),
-    "Train": (simulate.simulate, train.train, ablate.ablate),
+    "Train": (simulate.simulate, train.train, calibrate.calibrate, ablate.ablate),
 }
 
 

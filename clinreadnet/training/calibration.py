@@ -1,15 +1,12 @@
-"""What a trained network is given last: honest intervals, and a sense of what it has not seen."""
+"""What a trained network is given last: which statistics of edges are usual."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from clinreadnet.console import progress_bar
-from clinreadnet.metrics import covered
 from clinreadnet.model.network import ClinReadNet, encode
-from clinreadnet.spec import INTERVAL_MASS
 from clinreadnet.training.dataset import LabelledSlices
 
 NOVELTY_SLICES = 2048
@@ -23,44 +20,6 @@ NOVELTY_MARGIN = 1.8
 other scanners may lie farther. It is the geometric mean of two distances of the shipped network
 over that quantile: of the farthest slice of a training patient as it was scanned, 1.54, and of
 drawn slices that are no abdominal CT, 2.13, which 95 % of them exceed."""
-
-_TEMPERATURES = (0.05, 20.0)
-
-
-def fit_temperature(
-    probs: NDArray[np.float64], labels: NDArray[np.floating], groups: NDArray[np.int64]
-) -> float:
-    """Return the temperature at which the 90 % interval covers 90 % of the labels.
-
-    Every anatomy counts the same, however many of its slices were held out.
-
-    Args:
-        probs: [n, 21] probabilities at temperature 1.
-        labels: [n] the radiologists' scores.
-        groups: [n] the anatomy, or patient, of each.
-
-    Returns:
-        What to divide the logits by.
-    """
-    logits = np.log(np.maximum(probs, 1e-30))
-    _, inverse, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    weights = 1 / sizes[inverse]
-    low, high = (np.log(t) for t in _TEMPERATURES)
-    for _ in range(40):
-        middle = (low + high) / 2
-        inside = covered(tempered(logits, float(np.exp(middle))), labels)
-        if np.average(inside, weights=weights) < INTERVAL_MASS:
-            low = middle
-        else:
-            high = middle
-    return float(np.exp(high))
-
-
-def tempered(logits: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
-    """Return the probabilities [n, 21] of logits [n, 21] at a temperature."""
-    scaled = logits / temperature
-    scaled = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return np.asarray(scaled / scaled.sum(axis=1, keepdims=True))
 
 
 def fit_novelty(

@@ -25,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from clinreadnet._version import __version__
 from clinreadnet.console import console, progress_bar
 from clinreadnet.errors import CheckFailed, InputError
+from clinreadnet.evaluation.intervals import fit_temperature
 from clinreadnet.evaluation.maps import map_agreement
 from clinreadnet.files import whole_file
 from clinreadnet.machine import cpu_name
@@ -32,7 +33,7 @@ from clinreadnet.metrics import krocc, plcc, srocc
 from clinreadnet.model.checkpoint import save_checkpoint
 from clinreadnet.spec import FINE_GRADES, MAP_SIDE
 from clinreadnet.training.batches import Batch
-from clinreadnet.training.calibration import fit_novelty, fit_temperature
+from clinreadnet.training.calibration import fit_novelty
 from clinreadnet.training.config import TrainConfig
 from clinreadnet.training.dataset import LabelledSlices, split_by_anatomy
 from clinreadnet.training.distributed import Ranks

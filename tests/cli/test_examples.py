@@ -104,6 +104,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: 
     for module in (
         "clinreadnet.model.checkpoint",
         "clinreadnet.export.bundle",
+        "clinreadnet.evaluation.intervals",
         "clinreadnet.evaluation.labels",
         "clinreadnet.evaluation.order",
     ):

@@ -1,8 +1,15 @@
-import numpy as np
-from numpy.typing import NDArray
+import json
+from pathlib import Path
 
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from support.labelled_folder import make_labelled_folder
+
+from clinreadnet.errors import InputError
+from clinreadnet.evaluation.intervals import calibrate_intervals, fit_temperature, tempered
+from clinreadnet.evaluation.labels import evaluate
 from clinreadnet.metrics import covered
-from clinreadnet.training.calibration import fit_temperature, tempered
 
 GRADES = np.arange(21) / 5
 
@@ -40,3 +47,31 @@ def test_a_patient_of_many_slices_counts_as_one_anatomy() -> None:
     temperature = fit_temperature(probs, labels, groups)
     assert 0.89 < share_covered(probs, labels, temperature)[:1000].mean() < 0.93
     assert share_covered(probs, labels, temperature).mean() < 0.8
+
+
+def test_a_calibrated_checkpoint_covers_and_judges_as_before(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = make_labelled_folder(tmp_path / "d", anatomies=2)
+    labels = json.loads((folder / "train.json").read_text())
+    changed = {name: 1 + k % 5 / 2 for k, name in enumerate(labels)}
+    (folder / "train.json").write_text(json.dumps(changed))
+    out = tmp_path / "out.safetensors"
+    found = calibrate_intervals(folder, out, tiny_checkpoint)
+    assert found["slices"] == 8 and 0.9 <= found["after"] <= 1
+    before, after = evaluate(folder, tiny_checkpoint), evaluate(folder, out)
+    assert before["coverage"] == found["before"]
+    assert after["coverage"] == pytest.approx(found["after"], abs=0.13)  # float16, one slice
+    assert after["map"] == before["map"]
+    again = calibrate_intervals(folder, tmp_path / "again.safetensors", out)
+    assert again["temperature"] == pytest.approx(found["temperature"], rel=2e-3)
+
+
+def test_a_checkpoint_is_not_replaced_by_its_own_calibration(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = make_labelled_folder(tmp_path / "d", anatomies=1)
+    before = tiny_checkpoint.read_bytes()
+    with pytest.raises(InputError, match="input"):
+        calibrate_intervals(folder, tiny_checkpoint, tiny_checkpoint)
+    assert tiny_checkpoint.read_bytes() == before
