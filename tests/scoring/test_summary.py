@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support.score_files import row, write_csv, write_parquet
 from typer.testing import CliRunner
@@ -190,11 +191,11 @@ def test_the_plot_shows_each_series_and_each_chart(tmp_path: Path) -> None:
         summary = summarize([write_csv(tmp_path / "s.csv", rows)], ["scanner"])
         summary_plot.write_summary_plot(summary, tmp_path / "s.png")
     doses, a, b = figures[0].axes
-    assert len(doses.collections[0].get_offsets()) == 15
+    assert np.shape(doses.collections[0].get_offsets()) == (15, 2)
     assert doses.get_xlabel() == "CTDIvol (mGy) (15 series state none)"
     assert a.get_title().startswith("A: ") and b.get_title().startswith("B: ")
-    assert [point.tolist() for point in a.collections[0].get_offsets()] == [[7.0, 1.0]]
-    assert len(b.collections[0].get_offsets()) == 0
+    assert np.asarray(a.collections[0].get_offsets()).tolist() == [[7.0, 1.0]]
+    assert np.size(b.collections[0].get_offsets()) == 0
 
 
 def test_a_plot_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
