@@ -132,6 +132,12 @@ def test_a_day_is_the_mean_of_its_series(tmp_path: Path) -> None:
     assert "limits from fewer than 20 days are uncertain" in run(tmp_path / "s.csv").output
 
 
+def test_a_series_over_midnight_has_its_earliest_date(tmp_path: Path) -> None:
+    rows = [row(acquired="2026-02-01"), row(acquired=None), row(acquired="2026-01-31")]
+    (group,) = summarize([write_csv(tmp_path / "s.csv", rows)]).groups
+    assert [one.acquired for one in group.series] == ["2026-01-31"]
+
+
 def test_without_dates_there_is_no_chart_and_a_line_says_so(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "s.csv", [row(acquired=None), row(series="b", acquired=None)])
     shown = run(path).output
