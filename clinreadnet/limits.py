@@ -119,6 +119,21 @@ RESULTS = _limit(
 RECIPE = _limit(
     "RECIPE", 64 * 2**10, "bytes", "a recipe of `train`", "The shipped one has less than 1 kB."
 )
+SCORES_FILE = _limit(
+    "SCORES_FILE",
+    2**30,
+    "bytes",
+    "a file of scores that `summarize` reads",
+    "A row of CSV has about 200 bytes.",
+)
+SCORES_ROWS = _limit(
+    "SCORES_ROWS",
+    2**23,
+    "rows",
+    "rows of such a file",
+    "50 series of 400 slices on each day of a year are 7.3 million; a small Parquet file can "
+    "repeat a row without end.",
+)
 TILES = _limit("TILES", 2**17, "images", "images in `tiles.npz`", "They are read at once: 256 MiB.")
 
 # Hounsfield units of a slice (`clinreadnet.data.plausibility`). In 40 scanned slices from four

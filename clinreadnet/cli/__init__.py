@@ -31,6 +31,7 @@ from clinreadnet.cli import (
     score_archive,
     sign,
     simulate,
+    summarize,
     train,
     tune,
     verify,
@@ -65,7 +66,7 @@ _GROUPS = {
         export_triton_server.export_triton_server,
         doctor.doctor,
     ),
-    "Score": (score.score, score_archive.score_archive),
+    "Score": (score.score, score_archive.score_archive, summarize.summarize),
     "Measure": (
         evaluate.evaluate,
         evaluate_order.evaluate_order,

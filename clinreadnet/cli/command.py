@@ -27,6 +27,7 @@ _EXTRAS = {
     "score": ("dicom",),
     "score-archive": ("ray",),
     "simulate": ("simulate",),
+    "summarize": ("ray",),
     "train": ("train",),
     "tune": ("export", "kernels"),
     "verify": ("cpu", "export"),

@@ -19,6 +19,7 @@ from support import recorded_run
 from support.dicom_files import noise, write_series
 from support.labelled_folder import make_labelled_folder
 from support.metaimage_files import write_mha
+from support.score_files import row, write_csv, write_parquet
 from support.tiny_bundle import write_bundle
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -162,6 +163,8 @@ MAKERS: dict[str, Callable[[Path], object]] = {
     "vendor.pub.pem": make_keys,
     "0000.tif": lambda path: write_tif(path, noise()),
     "0001.tif": lambda path: write_tif(path, noise(1)),
+    "scores.csv": lambda path: write_csv(path, [row()]),
+    "scores.parquet": lambda path: write_parquet(path, [row()]),
     "stack.mha": lambda path: write_mha(path, np.stack([noise(), noise(1)])),
 }
 

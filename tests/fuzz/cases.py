@@ -1,6 +1,7 @@
 """Seeds, mutations and the reader of each kind of file that is fuzzed.
 
-A case is a kind and some bytes. The same seed and number give the same case.
+A case is a kind and some bytes. The same seed and number give the same case, wherever pyarrow is
+installed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,11 @@ import numpy as np
 import pydicom
 import tifffile
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+from rich.console import Console
 from support.bodies import body
 from support.dicom_files import make_ct, noise, write_enhanced_ct
 from support.metaimage_files import write_mha
+from support.score_files import row, write_csv, write_parquet
 from support.tiny_bundle import make_graph, write_bundle
 
 from clinreadnet.data.ldctiqa import IMAGES_FOLDER, LABELS_FILE, SIMULATION_FILE, read_ldctiqa
@@ -34,6 +38,7 @@ from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.graph import check_graph
 from clinreadnet.runtime.bundle.manifest import OUTPUT_INFOS, Golden, digest, parse_manifest
 from clinreadnet.runtime.bundle.trust import read_manifest
+from clinreadnet.scoring.summary import print_summary, summarize
 
 INTERESTING = (0, 1, -1, 2, 7, 127, 128, 255, 256, 512, 32767, 32768, 65535, 2**31 - 1, 2**31)
 WORDS = (
@@ -152,6 +157,12 @@ def _tiles() -> bytes:
         return (Path(folder) / TILES_FILE).read_bytes()
 
 
+def _scores(write: Callable[..., Path]) -> list[bytes]:
+    rows = [row(series=f"1.2.{i}", acquired=f"2026-01-{i:02}", score=i / 4) for i in range(1, 9)]
+    with tempfile.TemporaryDirectory() as folder:
+        return [write(Path(folder) / "scores", rows).read_bytes()]
+
+
 SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "dicom": _seeds_dicom,
     "tif": _seeds_tif,
@@ -165,8 +176,11 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "labels": lambda: [json.dumps(LABELS).encode()],
     "simulation": lambda: [_simulation()],
     "tiles": lambda: [_tiles()],
+    "csv": lambda: _scores(write_csv),
 }
 """Valid files of each kind."""
+if find_spec("pyarrow") is not None:
+    SEEDS["parquet"] = lambda: _scores(write_parquet)
 
 _seeds = cache(lambda kind: SEEDS[kind]())
 
@@ -352,6 +366,8 @@ def read(kind: str, content: bytes, folder: Path) -> None:
     elif kind == "tiles":
         (folder / TILES_FILE).write_bytes(content)
         read_tiles(folder, list(LABELS))
+    elif kind in ("csv", "parquet"):
+        _read_scores(content, folder)
     else:
         check_graph(content, "case.onnx", "fp32")
 
@@ -369,6 +385,17 @@ def _read_labels(kind: str, content: bytes, folder: Path) -> None:
     _ = found.groups, found.quality, found.denoised
     if not all(0 <= score <= 4 for score in found.scores):
         raise AssertionError("a score out of range was accepted")
+
+
+def _read_scores(content: bytes, folder: Path) -> None:
+    """Summarise a file of scores, and write everything that is computed from it."""
+    (folder / "scores").write_bytes(content)
+    summary = summarize([folder / "scores"])
+    json.dumps(summary.to_dict(), allow_nan=False)
+    print_summary(summary, Console(file=io.StringIO()))
+    for group in summary.groups:
+        if group.quality is not None and not 0 <= group.quality.mean <= 4:
+            raise AssertionError("a score out of range was accepted")
 
 
 def judge(kind: str, content: bytes, folder: Path) -> str:

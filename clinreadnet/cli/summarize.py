@@ -1,0 +1,66 @@
+"""`clinreadnet summarize`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clinreadnet.cli.common import print_json
+from clinreadnet.cli.options import Json
+from clinreadnet.console import Output, progress_bar
+from clinreadnet.files import check_output
+
+
+def summarize(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILES...", help="Files of score-archive, or of score --csv."),
+    ],
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="scanner|protocol|kernel",
+            help="What makes the groups; repeatable. Default: scanner and protocol.",
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also plot quality against CTDIvol, and the control charts (.png, .pdf, .svg)."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Summarise scores by scanner and protocol: quality, dose and drift over time.
+
+    A series counts once, with the mean of its slices. Slices that are marked as novel are left out
+    and counted. Intervals are 95 % confidence intervals of the mean. Drift is a control chart of
+    the means of days; days outside its limits, and runs of nine days on one side of its centre, are
+    named. Research use only.
+
+    Examples:
+    - `clinreadnet summarize scores.parquet --by protocol`
+    - `clinreadnet summarize scores.csv --by scanner --by kernel --json`
+    - `clinreadnet summarize scores.parquet --plot summary.png`
+    """
+    from clinreadnet.scoring.plot import check_plot
+    from clinreadnet.scoring.summary import GROUPINGS, print_summary
+    from clinreadnet.scoring.summary import summarize as summarize_files
+    from clinreadnet.scoring.summary_plot import write_summary_plot
+
+    if plot is not None:
+        check_output(plot, inputs=paths)
+        check_plot(plot)
+    with progress_bar() as bar:
+        task = bar.add_task("Reading", total=None)
+        summary = summarize_files(
+            paths, by or GROUPINGS[:2], advance=lambda rows: bar.advance(task, rows)
+        )
+    if plot is not None:
+        write_summary_plot(summary, plot)
+    if as_json:
+        print_json(summary.to_dict())
+    else:
+        print_summary(summary, Output())

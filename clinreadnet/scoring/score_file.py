@@ -1,0 +1,225 @@
+"""Read the scores that `score --csv` and `score-archive` wrote."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from clinreadnet import limits
+from clinreadnet.data.acquisition import Acquisition
+from clinreadnet.errors import InputError, first_line
+from clinreadnet.files import AnyPath, open_regular
+from clinreadnet.spec import LIKERT
+
+_NUMBERS = {"score": float(len(LIKERT) - 1), "ctdi_vol_mgy": math.inf}  # the largest of each
+_TEXTS = ("series", "kernel", "scanner", "protocol", "acquired")
+COLUMNS: tuple[str, ...] = (*_NUMBERS, "in_domain", *_TEXTS)
+"""Columns that are read."""
+
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+_TRUTH = {"true": True, "false": False}
+_PARQUET = b"PAR1"  # how each Parquet file begins
+_ROWS_AT_ONCE = 2**16
+
+
+@dataclass(frozen=True)
+class StoredScore:
+    """One row of a file of scores.
+
+    Attributes:
+        series: SeriesInstanceUID, folder or file.
+        score: 0 bad ... 4 excellent; None where the slice was not scored.
+        in_domain: False where the slice is marked as novel; None where nothing is judged.
+        acquisition: CTDIvol, kernel, scanner, protocol and date; nothing else is read.
+    """
+
+    series: str
+    score: float | None
+    in_domain: bool | None
+    acquisition: Acquisition
+
+
+def read_scores(path: AnyPath) -> tuple[Iterator[StoredScore], str | None]:
+    """Read a file of scores, Parquet or CSV; its first bytes tell which.
+
+    Args:
+        path: what `score-archive` or `score --csv` wrote.
+
+    Returns:
+        The rows, which are read one after another, and the SHA-256 of the weights, None where the
+        file does not say.
+
+    Raises:
+        InputError: the file cannot be read, is too large, or lacks a column. The rows raise it too,
+            where a value is not what its column holds.
+        ModuleNotFoundError: pyarrow is not installed, which Parquet needs.
+    """
+    file = open_regular(path)
+    try:
+        size = os.fstat(file.fileno()).st_size
+        if size > limits.SCORES_FILE:
+            raise InputError(
+                f"{path}: {size} bytes; at most {limits.SCORES_FILE} are read; split the file"
+            )
+        if size == 0:
+            raise InputError(f"{path}: is empty; give a file of `clinreadnet score-archive`")
+        start = file.read(len(_PARQUET))
+        file.seek(0)
+        rows, weights = (
+            _open_parquet(file, path) if start == _PARQUET else (_open_csv(file, path), None)
+        )
+    except BaseException:
+        file.close()
+        raise
+    return _checked(file, rows, path), weights
+
+
+def _checked(
+    file: BinaryIO, rows: Iterator[tuple[int, Mapping[str, Any]]], path: AnyPath
+) -> Iterator[StoredScore]:
+    """Yield the rows; close the file at the end."""
+    with file:
+        for count, (number, row) in enumerate(rows, start=1):
+            if count > limits.SCORES_ROWS:
+                raise InputError(f"{path}: more than {limits.SCORES_ROWS} rows; split the file")
+            yield _stored_score(row, f"{path}: row {number}")
+
+
+def _stored_score(row: Mapping[str, Any], where: str) -> StoredScore:
+    for name, largest in _NUMBERS.items():
+        value = row[name]
+        if value is not None and not (math.isfinite(value) and 0 <= value <= largest):
+            span = "0 or more" if largest == math.inf else f"0 ... {largest:.0f}"
+            raise InputError(f"{where}: {name} is {value}; expected {span}")
+    acquired = row["acquired"]
+    if acquired is not None and _DATE.fullmatch(acquired) is None:
+        raise InputError(f"{where}: acquired is {acquired}; expected a date such as 2026-01-31")
+    if row["series"] is None and row["score"] is not None:
+        raise InputError(f"{where}: has a score and no series; score the slices again")
+    return StoredScore(
+        series=row["series"] or "",
+        score=row["score"],
+        in_domain=row["in_domain"],
+        acquisition=Acquisition(
+            ctdi_vol_mgy=row["ctdi_vol_mgy"],
+            kernel=row["kernel"],
+            scanner=row["scanner"],
+            protocol=row["protocol"],
+            acquired=acquired,
+        ),
+    )
+
+
+def _check_columns(names: list[str], path: AnyPath) -> None:
+    if missing := [name for name in COLUMNS if names.count(name) != 1]:
+        raise InputError(
+            f"{path}: has not one column each of {', '.join(missing)}; give a file of "
+            "`clinreadnet score-archive` or `clinreadnet score --csv`, made by this version"
+        )
+
+
+def _open_csv(file: BinaryIO, path: AnyPath) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    # A spreadsheet may have written a byte order mark.
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    reader = csv.reader(text, strict=True)
+    heading = next(_lines(reader, path), [])
+    _check_columns(heading, path)
+    return _csv_rows(reader, heading, path)
+
+
+def _lines(reader: Any, path: AnyPath) -> Iterator[list[str]]:
+    try:
+        yield from reader
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: is neither Parquet nor CSV in UTF-8") from None
+    except csv.Error as error:
+        raise InputError(
+            f"{path}: line {reader.line_num}: is not CSV ({first_line(error)})"
+        ) from None
+
+
+def _csv_rows(
+    reader: Any, heading: list[str], path: AnyPath
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    places = {name: heading.index(name) for name in COLUMNS}
+    for number, line in enumerate(_lines(reader, path), start=1):
+        if len(line) != len(heading):
+            raise InputError(
+                f"{path}: row {number}: has {len(line)} values for {len(heading)} columns"
+            )
+        row: dict[str, Any] = {name: line[place] or None for name, place in places.items()}
+        try:
+            for name in _NUMBERS:
+                row[name] = None if row[name] is None else float(row[name])
+        except ValueError:
+            raise InputError(f"{path}: row {number}: {name} is not a number: {row[name]}") from None
+        if row["in_domain"] is not None:
+            if row["in_domain"].lower() not in _TRUTH:  # spreadsheets write TRUE
+                raise InputError(f"{path}: row {number}: in_domain is not true, false or empty")
+            row["in_domain"] = _TRUTH[row["in_domain"].lower()]
+        yield number, row
+
+
+def _open_parquet(
+    file: BinaryIO, path: AnyPath
+) -> tuple[Iterator[tuple[int, Mapping[str, Any]]], str | None]:
+    import pyarrow
+    from pyarrow import parquet, types
+
+    try:
+        source = parquet.ParquetFile(file)
+        schema = source.schema_arrow
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise _damaged(path, error) from None
+    _check_columns(schema.names, path)
+    if source.metadata.num_rows > limits.SCORES_ROWS:
+        raise InputError(
+            f"{path}: {source.metadata.num_rows} rows; at most {limits.SCORES_ROWS} are read; "
+            "split the file"
+        )
+    kinds: dict[str, tuple[Callable[[Any], bool], ...]] = dict.fromkeys(
+        _TEXTS, (types.is_string, types.is_large_string)
+    )
+    kinds |= {**dict.fromkeys(_NUMBERS, (types.is_floating,)), "in_domain": (types.is_boolean,)}
+    for name in COLUMNS:
+        kind = schema.field(name).type
+        if not any(fits(kind) for fits in (*kinds[name], types.is_null)):
+            raise InputError(
+                f"{path}: column {name} holds {kind}; give a file of `clinreadnet score-archive`"
+            )
+    return _parquet_rows(source, path), _weights(schema.metadata)
+
+
+def _parquet_rows(source: Any, path: AnyPath) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    import pyarrow
+
+    first = 1
+    try:
+        for batch in source.iter_batches(_ROWS_AT_ONCE, columns=list(COLUMNS)):
+            columns = [batch.column(name).to_pylist() for name in COLUMNS]
+            for number, values in enumerate(zip(*columns, strict=True), start=first):
+                yield number, dict(zip(COLUMNS, values, strict=True))
+            first += batch.num_rows
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: AnyPath, error: BaseException) -> InputError:
+    return InputError(
+        f"{path}: is not a Parquet file that can be read ({first_line(error)}); write it again"
+    )
+
+
+def _weights(metadata: Mapping[bytes, bytes] | None) -> str | None:
+    """Return the SHA-256 of the weights that scored; None where the file does not say."""
+    try:
+        return str(json.loads((metadata or {})[b"session"])["weights_sha256"])
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None

@@ -1,0 +1,123 @@
+"""The plot of a summary: quality against CTDIvol, and a control chart of each group."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clinreadnet.files import whole_file
+from clinreadnet.scoring.control_chart import ControlChart
+from clinreadnet.scoring.plot import check_plot
+from clinreadnet.scoring.summary import CONFIDENCE, Day, Group, Summary
+from clinreadnet.spec import LIKERT, RESEARCH_USE
+
+MOST_GROUPS = 12
+"""Groups that are drawn, those with the most series; --json has all."""
+
+_MARKERS = "os^Dv*"
+_NAME = 60  # characters of a group's name
+
+
+def write_summary_plot(summary: Summary, target: Path) -> None:
+    """Draw the quality of each series against its CTDIvol, and the control chart of each group.
+
+    A group's mean has its 95 % confidence interval as a bar. In a control chart, points outside the
+    limits are crosses, and runs on one side of the centre line are red.
+
+    Args:
+        summary: what `summarize` returned.
+        target: ``.png``, ``.pdf`` or ``.svg``, written atomically.
+
+    Raises:
+        InputError: as in `check_plot`, or ``target`` cannot be written.
+    """
+    check_plot(target)
+    from matplotlib.figure import Figure
+
+    largest = sorted(summary.groups, key=lambda group: -len(group.series))[:MOST_GROUPS]
+    keys = {group.key for group in largest}
+    groups = [group for group in summary.groups if group.key in keys]
+    charts = [(group, group.chart) for group in groups]
+    drawn = [(group, chart) for group, chart in charts if chart is not None]
+    rows = (len(drawn) + 1) // 2
+    figure = Figure(figsize=(11, 4.5 + 2.3 * rows), layout="constrained")
+    grid = figure.add_gridspec(1 + rows, 2, height_ratios=(4.5, *[2.3] * rows))
+    axes = figure.add_subplot(grid[0, :])
+    _draw_doses(axes, groups)
+    if len(groups) < len(summary.groups):
+        axes.set_title(f"the {len(groups)} largest of {len(summary.groups)} groups", fontsize=10)
+    for number, (group, chart) in enumerate(drawn):
+        _draw_chart(figure.add_subplot(grid[1 + number // 2, number % 2]), group, chart)
+    figure.suptitle(f"Predicted image quality. {RESEARCH_USE}", fontsize=11)
+    with whole_file(target) as temporary:
+        figure.savefig(temporary, dpi=150)
+
+
+def _draw_doses(axes: Any, groups: list[Group]) -> None:
+    missing = 0
+    for number, group in enumerate(groups):
+        known = [one for one in group.series if one.ctdi_vol_mgy is not None]
+        missing += len(group.series) - len(known)
+        style = {"color": f"C{number % 10}", "marker": _MARKERS[number // 10]}
+        axes.scatter(
+            [one.ctdi_vol_mgy for one in known],
+            [one.score for one in known],
+            s=14,
+            alpha=0.4,
+            linewidths=0,
+            **style,
+        )
+        dose, quality = group.ctdi_vol_mgy, group.quality
+        if dose is None or quality is None:
+            continue
+        reach = None if quality.low is None else quality.mean - quality.low
+        axes.errorbar(
+            dose.mean,
+            quality.mean,
+            reach,
+            capsize=3,
+            markersize=8,
+            markeredgecolor="black",
+            linestyle="none",
+            label=f"{group.name[:_NAME]} ({quality.n})",
+            **style,
+        )
+    axes.set_xlim(left=0)
+    lacking = f" ({missing} series state none)" if missing else ""
+    axes.set_xlabel(f"CTDIvol (mGy){lacking}")
+    _quality_axis(axes)
+    if axes.get_legend_handles_labels()[0]:
+        title = f"mean and {CONFIDENCE:.0%} interval (series)"
+        legend = axes.legend(fontsize=8, title=title, title_fontsize=8)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+    axes.grid(alpha=0.3)
+
+
+def _draw_chart(axes: Any, group: Group, chart: ControlChart) -> None:
+    days: list[Day] = group.days
+    x, scores = np.arange(len(days)), np.array([day.score for day in days])
+    axes.plot(x, scores, color="C0", marker="o", markersize=3, linewidth=1)
+    axes.axhline(chart.centre, color="0.4", linewidth=1)
+    for limit in (chart.lower, chart.upper):
+        axes.axhline(limit, color="C3", linestyle="--", linewidth=1)
+    for first, last in chart.runs:
+        part = slice(first, last + 1)
+        axes.plot(x[part], scores[part], color="C3", marker="o", markersize=3, linewidth=1)
+    outside = list(chart.outside)
+    axes.scatter(x[outside], scores[outside], color="C3", marker="x", s=50, zorder=3)
+    places = np.unique(np.linspace(0, len(days) - 1, 4).round().astype(int))
+    axes.set_xticks(places, labels=[days[place].date for place in places], fontsize=8)
+    axes.set_ylabel("score", fontsize=8)
+    axes.tick_params(axis="y", labelsize=8)
+    title = f"{group.name[:_NAME]}: means of days, limits {chart.lower:.2f} ... {chart.upper:.2f}"
+    axes.set_title(title, fontsize=8, parse_math=False)
+    axes.grid(alpha=0.3)
+
+
+def _quality_axis(axes: Any) -> None:
+    axes.set_ylim(-0.1, 4.1)
+    axes.set_yticks(range(len(LIKERT)), labels=[f"{i} {word}" for i, word in enumerate(LIKERT)])
+    axes.set_ylabel("score")

@@ -1,0 +1,157 @@
+"""Files of scores: what the two commands write is read, and anything else is refused."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.dicom_files import write_series
+from support.score_files import COLUMNS, row, write_csv, write_parquet
+from support.tiny_bundle import write_bundle
+
+from clinreadnet import limits
+from clinreadnet.data.slices import find_slices
+from clinreadnet.errors import InputError
+from clinreadnet.runtime import Session
+from clinreadnet.scoring import score_file, series
+from clinreadnet.scoring.score_file import StoredScore, read_scores
+
+
+@pytest.fixture(params=["csv", "parquet"])
+def write(request: pytest.FixtureRequest) -> Any:
+    if request.param == "parquet":
+        pytest.importorskip("pyarrow", reason="pyarrow is not installed: the extra ray")
+    return write_csv if request.param == "csv" else write_parquet
+
+
+def read(path: Path) -> list[StoredScore]:
+    return list(read_scores(path)[0])
+
+
+def test_a_row_keeps_its_values(write: Any, tmp_path: Path) -> None:
+    rows = [row(), row(in_domain=False), row(in_domain=None, protocol=None), row(score=None)]
+    found = read(write(tmp_path / "scores", rows))
+    assert [one.in_domain for one in found] == [True, False, None, True]
+    assert [one.score for one in found] == [2.5, 2.5, 2.5, None]
+    first = found[0].acquisition
+    assert (first.ctdi_vol_mgy, first.kernel, first.scanner) == (8.0, "Br40", "Maker One")
+    assert (first.protocol, first.acquired, found[0].series) == ("Abdomen", "2026-01-31", "1.2.3")
+    assert found[2].acquisition.protocol is None
+
+
+def test_it_reads_what_score_writes(tmp_path: Path) -> None:
+    write_series(tmp_path / "series", 2, ProtocolName='Abdomen, "low"', CTDIvol=4.5)
+    bundle = write_bundle(tmp_path / "bundle")
+    with Session(bundle, "onnxruntime-cpu") as session:
+        report = series.score_slices(session, find_slices([tmp_path / "series"]))
+    series.write_csv(report, tmp_path / "scores.csv")
+    with (tmp_path / "scores.csv").open(newline="") as file:
+        assert next(csv.reader(file)) == list(COLUMNS)
+    found = read(tmp_path / "scores.csv")
+    assert [one.score for one in found] == [round(one.score, 4) for one in report.slices]
+    assert [one.in_domain for one in found] == [one.in_domain for one in report.slices]
+    assert {one.acquisition.protocol for one in found} == {'Abdomen, "low"'}
+    assert {one.acquisition.ctdi_vol_mgy for one in found} == {4.5}
+    assert [one.series for one in found] == [one.series for one in report.slices]
+
+
+def test_it_reads_the_columns_that_score_archive_writes() -> None:
+    pytest.importorskip("ray", reason="ray is not installed: the extra ray")
+    from clinreadnet.scoring.archive import SCHEMA
+
+    assert {*COLUMNS, "error"} == set(SCHEMA.names)
+    assert set(score_file.COLUMNS) <= set(SCHEMA.names)
+
+
+def test_the_weights_are_those_of_the_session(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed: the extra ray")
+    assert read_scores(write_parquet(tmp_path / "a", [row()], weights="ab12"))[1] == "ab12"
+    assert read_scores(write_parquet(tmp_path / "b", [row()]))[1] is None
+    assert read_scores(write_csv(tmp_path / "c", [row()]))[1] is None
+
+
+def test_a_file_that_a_spreadsheet_saved_is_read(tmp_path: Path) -> None:
+    text = write_csv(tmp_path / "a.csv", [row()]).read_text()
+    (tmp_path / "b.csv").write_text(text.replace(",true,", ",TRUE,"), encoding="utf-8-sig")
+    assert read(tmp_path / "b.csv") == read(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"score": 4.5}, r"row 2: score is 4\.5; expected 0 \.\.\. 4"),
+        ({"score": float("nan")}, r"row 2: score is nan; expected 0 \.\.\. 4"),
+        ({"ctdi_vol_mgy": -1.0}, r"row 2: ctdi_vol_mgy is -1\.0; expected 0 or more"),
+        ({"ctdi_vol_mgy": float("inf")}, r"row 2: ctdi_vol_mgy is inf; expected 0 or more"),
+        ({"acquired": "31.01.2026"}, r"row 2: acquired is 31\.01\.2026; expected a date such as"),
+        ({"series": None}, "row 2: has a score and no series"),
+    ],
+    ids=["score", "nan", "dose", "inf", "date", "series"],
+)
+def test_a_wrong_value_is_refused(
+    write: Any, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        read(write(tmp_path / "scores", [row(), row(**change)]))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"a,b\n1,2\n", "has not one column each of score, ctdi_vol_mgy, in_domain, series"),
+        (b"\xff\xfe\x00", "is neither Parquet nor CSV in UTF-8"),
+        (b'"a', "line 1: is not CSV"),
+        (b"a" * 200_000, r"line 1: is not CSV \(field larger"),
+        ((",".join([*COLUMNS, "score"]) + "\n").encode(), "has not one column each of score;"),
+        ((",".join(COLUMNS) + "\n1,2\n").encode(), "row 1: has 2 values for 18 columns"),
+    ],
+    ids=["empty", "columns", "binary", "quote", "long", "twice", "short"],
+)
+def test_another_file_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "scores.csv").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read(tmp_path / "scores.csv")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [("score", "2,5", "score is not a number: 2,5"), ("in_domain", "yes", "in_domain is not true")],
+)
+def test_a_text_that_is_not_its_columns_is_refused(
+    tmp_path: Path, column: str, value: str, message: str
+) -> None:
+    with pytest.raises(InputError, match=f"row 1: {message}"):
+        read(write_csv(tmp_path / "scores.csv", [row(**{column: value})]))
+
+
+def test_another_parquet_file_is_refused(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed: the extra ray")
+    from pyarrow import parquet
+
+    path = write_parquet(tmp_path / "scores", [row()])
+    content = path.read_bytes()
+    path.write_bytes(content[:-40])
+    with pytest.raises(InputError, match="is not a Parquet file that can be read"):
+        read(path)
+    table = pyarrow.Table.from_pylist([row(score="2.5")])
+    parquet.write_table(table, path)
+    with pytest.raises(InputError, match="column score holds string; give a file of"):
+        read(path)
+    parquet.write_table(table.drop_columns(["protocol"]), path)
+    with pytest.raises(InputError, match="has not one column each of protocol"):
+        read(path)
+
+
+def test_the_limits_hold(write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "scores", [row()] * 3)
+    monkeypatch.setattr(limits, "SCORES_ROWS", 3)
+    assert len(read(path)) == 3
+    monkeypatch.setattr(limits, "SCORES_ROWS", 2)
+    with pytest.raises(InputError, match="rows"):
+        read(path)
+    monkeypatch.setattr(limits, "SCORES_FILE", path.stat().st_size - 1)
+    with pytest.raises(InputError, match=r"bytes; at most \d+ are read; split the file"):
+        read_scores(path)

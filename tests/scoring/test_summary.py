@@ -1,0 +1,231 @@
+"""`clinreadnet summarize`: groups, intervals, dose, drift, and what is left out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.score_files import row, write_csv, write_parquet
+from typer.testing import CliRunner
+
+from clinreadnet.cli import app
+from clinreadnet.errors import InputError
+from clinreadnet.scoring.summary import GROUPINGS, estimate, student_quantile, summarize
+from clinreadnet.spec import RESEARCH_USE
+
+
+def days(count: int, score: Any, **values: Any) -> list[dict[str, Any]]:
+    """One series of one slice on each day; ``score`` is a function of the day's number."""
+    return [
+        row(
+            series=f"{values.get('scanner', '')}/{day}",
+            score=score(day),
+            acquired=f"2026-{1 + day // 28:02}-{1 + day % 28:02}",
+            **values,
+        )
+        for day in range(count)
+    ]
+
+
+def run(*arguments: object) -> Any:
+    result = CliRunner().invoke(app, ["summarize", *map(str, arguments)])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def refused(*arguments: object) -> str:
+    with pytest.raises(InputError) as caught:
+        run(*arguments)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "quantile"),  # tables of Student's t, two-sided, 95 %
+    [(1, 12.7062), (2, 4.3027), (3, 3.1824), (4, 2.7764), (9, 2.2622), (30, 2.0423), (120, 1.9799)],
+)
+def test_students_quantile_is_that_of_the_tables(degrees: int, quantile: float) -> None:
+    assert student_quantile(degrees) == pytest.approx(quantile, abs=5e-5)
+    assert student_quantile(10**6) == pytest.approx(1.95996, rel=1.3e-3)
+
+
+def test_an_estimate_is_that_worked_by_hand() -> None:
+    found = estimate([1.0, 2.0, 3.0])  # deviation 1, error 1 / sqrt(3), t = 4.3027
+    assert found is not None and found.low is not None and found.high is not None
+    assert (found.n, found.mean, found.min, found.max) == (3, 2.0, 1.0, 3.0)
+    assert found.high - 2 == pytest.approx(4.3027 / 3**0.5, abs=1e-4)
+    assert 2 - found.low == pytest.approx(4.3027 / 3**0.5, abs=1e-4)
+    assert estimate([]) is None
+    alone = estimate([1.5])
+    assert alone is not None and alone.low is None and alone.high is None
+
+
+def test_a_series_counts_once(tmp_path: Path) -> None:
+    rows = [row(series="a", score=1.0, ctdi_vol_mgy=4.0)] * 9
+    rows += [row(series="b", score=3.0, ctdi_vol_mgy=8.0)]
+    (group,) = summarize([write_csv(tmp_path / "s.csv", rows)]).groups
+    assert group.quality is not None and group.ctdi_vol_mgy is not None
+    assert (group.slices, len(group.series)) == (10, 2)
+    assert (group.quality.mean, group.ctdi_vol_mgy.mean) == (2.0, 6.0)
+
+
+def test_novel_slices_and_slices_without_score_are_left_out_and_counted(tmp_path: Path) -> None:
+    rows = [row(score=2.0), row(score=0.0, in_domain=False, ctdi_vol_mgy=99.0), row(score=None)]
+    rows += [row(series="all novel", protocol="Head", in_domain=False)]
+    summary = summarize([write_csv(tmp_path / "s.csv", rows)], ["protocol"])
+    abdomen, head = summary.groups
+    assert abdomen.quality is not None and abdomen.ctdi_vol_mgy is not None
+    assert (abdomen.quality.mean, abdomen.ctdi_vol_mgy.mean, abdomen.novel) == (2.0, 8.0, 1)
+    assert (head.key, head.quality, head.novel, head.series) == (("Head",), None, 1, ())
+    assert (summary.slices, summary.not_scored, summary.to_dict()["novel"]) == (4, 1, 2)
+    shown = run(tmp_path / "s.csv").output
+    assert "2 of 4 slices are marked as novel and left out" in shown
+    assert "1 of 4 slices have no score" in shown
+
+
+def test_groups_are_those_of_the_columns(tmp_path: Path) -> None:
+    rows = [
+        row(series="1", scanner="B", protocol="x"),
+        row(series="2", scanner="A", protocol="y"),
+        row(series="3", scanner=None, protocol="x"),
+    ]
+    path = write_csv(tmp_path / "s.csv", rows)
+    keys = [group.key for group in summarize([path]).groups]
+    assert keys == [("A", "y"), ("B", "x"), (None, "x")]
+    assert [g.key for g in summarize([path], ["protocol"]).groups] == [("x",), ("y",)]
+    with pytest.raises(InputError, match="by=kvp: group by scanner, protocol, kernel"):
+        summarize([path], ["kvp"])
+    assert refused(path, "--by", "kvp") == "--by kvp: group by scanner, protocol, kernel"
+    assert set(GROUPINGS) < set(row())
+
+
+def test_drift_of_one_scanner_is_named(tmp_path: Path) -> None:
+    good = days(40, lambda day: 2.5 + 0.02 * (-1) ** day, scanner="Steady")
+    worse = days(40, lambda day: 2.5 + 0.02 * (-1) ** day - (day >= 30), scanner="Drifting")
+    path = write_csv(tmp_path / "s.csv", [*reversed(good), *reversed(worse)])
+    drifting, steady = json.loads(run(path, "--by", "scanner", "--json").output)["groups"]
+    assert (drifting["scanner"], steady["scanner"]) == ("Drifting", "Steady")
+    assert steady["chart"]["outside"] == [] and steady["chart"]["runs"] == []
+    dates = [day["date"] for day in drifting["days"]]
+    assert dates == sorted(dates) and len(dates) == 40
+    assert set(dates[30:]) <= set(drifting["chart"]["outside"])
+    assert [dates[30], dates[39]] in drifting["chart"]["runs"]
+    shown = run(path, "--by", "scanner").output
+    assert "Drifting: 2026-02-03: 1.52 is below" in shown
+    assert "Drifting: 2026-02-03 to 2026-02-12: 10 days in a row below" in shown
+    assert "Steady: " not in shown and shown.endswith(f"{RESEARCH_USE}\n")
+
+
+def test_a_day_is_the_mean_of_its_series(tmp_path: Path) -> None:
+    rows = [row(series="1", score=1.0), row(series="2", score=2.0)]
+    rows += [row(series="3", score=3.0, acquired="2026-02-01")]
+    (group,) = summarize([write_csv(tmp_path / "s.csv", rows)]).groups
+    assert [(d.date, d.series, d.score) for d in group.days] == [
+        ("2026-01-31", 2, 1.5),
+        ("2026-02-01", 1, 3.0),
+    ]
+    assert "limits from fewer than 20 days are uncertain" in run(tmp_path / "s.csv").output
+
+
+def test_a_series_over_midnight_has_its_earliest_date(tmp_path: Path) -> None:
+    rows = [row(acquired="2026-02-01"), row(acquired=None), row(acquired="2026-01-31")]
+    (group,) = summarize([write_csv(tmp_path / "s.csv", rows)]).groups
+    assert [one.acquired for one in group.series] == ["2026-01-31"]
+
+
+def test_without_dates_there_is_no_chart_and_a_line_says_so(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "s.csv", [row(acquired=None), row(series="b", acquired=None)])
+    shown = run(path).output
+    assert "2 of 2 series have no date and are in no control chart" in shown
+    assert "Drift" not in shown
+    (group,) = json.loads(run(path, "--json").output)["groups"]
+    assert (group["chart"], group["undated_series"], group["days"]) == (None, 2, [])
+
+
+def test_parquet_and_csv_give_one_summary(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed: the extra ray")
+    rows = days(30, lambda day: 2 + 0.25 * (day % 3))
+    first = run(write_csv(tmp_path / "s.csv", rows), "--json").output
+    assert run(write_parquet(tmp_path / "s.parquet", rows), "--json").output == first
+
+
+def test_files_that_cannot_be_put_together_are_refused(tmp_path: Path) -> None:
+    a = write_csv(tmp_path / "a.csv", [row()])
+    assert refused(a, a) == f"{a}: series 1.2.3 is also in {a}; give each series once"
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed: the extra ray")
+    b = write_parquet(tmp_path / "b.parquet", [row()], weights="1")
+    c = write_parquet(tmp_path / "c.parquet", [row(series="4")], weights="2")
+    assert f"{c}: other weights scored it than {b}" in refused(b, c)
+    d = write_parquet(tmp_path / "d.parquet", [row(series="4")], weights="1")
+    assert summarize([b, d]).weights_sha256 == "1"
+
+
+def test_files_without_scores_are_refused(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "s.csv", [])
+    assert refused(path) == f"{path}: has no rows; give a file with scores"
+    write_csv(path, [row(score=None)])
+    assert refused(path).startswith(f"{path}: none of 1 slices has a score")
+    assert refused(tmp_path / "x.csv") == f"{tmp_path / 'x.csv'}: no such file"
+
+
+def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "s.csv", [row(protocol="[red]x$y$\x1b[2J")])
+    shown = run(path, "--by", "protocol").output
+    assert "[red]x$y$" in shown and "\x1b" not in shown
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: the extra plot")
+    run(path, "--plot", tmp_path / "s.svg")
+    assert (tmp_path / "s.svg").stat().st_size > 1000
+
+
+def test_the_plot_shows_each_series_and_each_chart(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: the extra plot")
+    from matplotlib.figure import Figure
+
+    from clinreadnet.scoring import summary_plot
+
+    rows = days(15, lambda day: 2.0 - (day == 7), scanner="A")
+    rows += days(15, lambda day: 3.0, scanner="B", ctdi_vol_mgy=None)
+    figures: list[Figure] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", lambda self, path, dpi: figures.append(self))
+        patch.setattr(summary_plot, "whole_file", lambda target: open(tmp_path / "x", "w"))
+        summary = summarize([write_csv(tmp_path / "s.csv", rows)], ["scanner"])
+        summary_plot.write_summary_plot(summary, tmp_path / "s.png")
+    doses, a, b = figures[0].axes
+    assert np.shape(doses.collections[0].get_offsets()) == (15, 2)
+    assert doses.get_xlabel() == "CTDIvol (mGy) (15 series state none)"
+    assert a.get_title().startswith("A: ") and b.get_title().startswith("B: ")
+    assert np.asarray(a.collections[0].get_offsets()).tolist() == [[7.0, 1.0]]
+    assert np.size(b.collections[0].get_offsets()) == 0
+
+
+def test_a_plot_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: the extra plot")
+    path = write_csv(tmp_path / "s.csv", [row()])
+    before = path.read_bytes()
+    assert "is also an input" in refused(path, "--plot", path)
+    assert "cannot draw that format" in refused(path, "--plot", tmp_path / "s.txt")
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_csv_needs_neither_pyarrow_nor_torch(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "s.csv", [row()])
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(['torch', 'ray', 'pyarrow', 'triton'])); "
+        f"sys.argv = ['clinreadnet', 'summarize', {str(path)!r}]; "
+        "from clinreadnet.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    (tmp_path / "s.csv").write_bytes(b"PAR1")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "clinreadnet: summarize needs pyarrow, which is not installed; run "
+        '`pip install "clinreadnet[ray]"`\n'
+    )

@@ -1,0 +1,58 @@
+"""Files of scores, as `score --csv` and `score-archive` write them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+# The columns of both, in the order of the CSV; tests/scoring/test_score_file.py compares them with
+# those that are written.
+COLUMNS = (
+    *"path frame position score grade low high novelty in_domain series".split(),
+    *"ctdi_vol_mgy exposure_mas kvp kernel thickness_mm scanner protocol acquired".split(),
+)
+
+
+def row(**values: Any) -> dict[str, Any]:
+    """A slice of a routine scan; ``values`` replace some of it."""
+    return {
+        **dict.fromkeys(COLUMNS),
+        "path": "/archive/IM0001.dcm",
+        "score": 2.5,
+        "in_domain": True,
+        "series": "1.2.3",
+        "ctdi_vol_mgy": 8.0,
+        "kernel": "Br40",
+        "scanner": "Maker One",
+        "protocol": "Abdomen",
+        "acquired": "2026-01-31",
+        **values,
+    }
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        for one in rows:
+            flag = one["in_domain"]
+            writer.writerow(one | {"in_domain": None if flag is None else str(flag).lower()})
+    return path
+
+
+def write_parquet(path: Path, rows: list[dict[str, Any]], weights: str | None = None) -> Path:
+    import pyarrow
+    from pyarrow import parquet
+
+    texts = ("path", "grade", "series", "kernel", "scanner", "protocol", "acquired", "error")
+    kinds = {"frame": pyarrow.int32(), "score": pyarrow.float32(), "in_domain": pyarrow.bool_()}
+    kinds |= dict.fromkeys(texts, pyarrow.string())
+    schema = pyarrow.schema(
+        [(name, kinds.get(name, pyarrow.float64())) for name in (*COLUMNS, "error")]
+    )
+    if weights is not None:
+        schema = schema.with_metadata({"session": json.dumps({"weights_sha256": weights})})
+    parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), path)
+    return path
