@@ -57,10 +57,8 @@ def test_what_is_no_abdominal_ct_is_marked_as_novel() -> None:
         for seed in range(ANATOMIES)
         if not novelty(strange_slice(kind, seed, abdomen(seed))) > threshold
     ]
-    # The aim is one in twenty, 4 of 90; the card states what is reached. No slice of another kind
-    # than chest and shoulders, which are next to the abdomen, may pass.
-    assert {name.split(",")[0] for name in missed} <= {"chest", "shoulders"}
-    assert len(missed) <= 5, missed
+    # At most one in twenty.
+    assert len(missed) <= 4, missed
 
 
 def outside_versions(hu: np.ndarray, body: np.ndarray) -> dict[str, np.ndarray]:
