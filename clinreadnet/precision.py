@@ -147,7 +147,7 @@ _TF32 = replace(
     _FP32,
     name="tf32",
     budget=1e-3,
-    novelty_budget=6.5e-4,
+    novelty_budget=1e-3,
     source="fp32",
     has_graph=False,
     wider="fp32",

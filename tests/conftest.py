@@ -14,6 +14,11 @@ import pytest
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
+def pytest_configure() -> None:
+    # A pytest that a test starts is no worker of this one: pytest-benchmark would not measure.
+    os.environ.pop("PYTEST_XDIST_WORKER", None)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     # Triton chooses the interpreter when a kernel's module is imported, so a process runs only one
     # kind of test; tests/kernels/test_interpreter.py starts the other one.

@@ -31,6 +31,7 @@ from support.metaimage_files import write_mha
 from support.tiny_bundle import reference, write_bundle
 
 from clinreadnet import cli, files
+from clinreadnet.data.acquisition import Acquisition
 from clinreadnet.data.slices import find_slices
 from clinreadnet.errors import InputError
 from clinreadnet.runtime import Session
@@ -296,6 +297,7 @@ def test_only_one_batch_ahead_is_read(bundle: Path, monkeypatch: pytest.MonkeyPa
 
     class Ref:
         path, frame, position, series = Path("x"), None, None, "s"
+        acquisition = Acquisition()
 
         def load(self) -> np.ndarray:
             nonlocal read
