@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.gpu_check import install
-from bench.gpu_check.plan import ROOT, STEPS
-from bench.gpu_check.run import REHEARSAL, run_steps
+from bench.gpu_check.plan import REHEARSAL, ROOT, STEPS
+from bench.gpu_check.run import run_steps
 
 _RESTARTED = "CLINREADNET_GPU_CHECK_RESTARTED"
 

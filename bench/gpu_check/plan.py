@@ -15,7 +15,9 @@ OPS = ("sobel_stem", "window_attention", "attention_block", "mlp")
 plan must be readable before the package is installed."""
 NETWORK_BATCHES = (1, 64)
 COMPILE_MODE = "CLINREADNET_COMPILE_MODE"
-"""Environment variable of `bench.measure.device`."""
+"""Environment variable with the mode of torch.compile for the baselines on a GPU."""
+REHEARSAL = "CLINREADNET_REHEARSAL"
+"""Environment variable that makes the benches run on the CPU under a false clock."""
 PYTEST = ("-m", "pytest", "-p", "no:cacheprovider", "-q")
 MEMCHECK = (
     "compute-sanitizer",

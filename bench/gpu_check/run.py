@@ -15,10 +15,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.gpu_check.plan import ROOT, STEPS, Step, Unit
+from bench.gpu_check.plan import REHEARSAL, ROOT, STEPS, Step, Unit
 
-REHEARSAL = "CLINREADNET_REHEARSAL"
-"""Environment variable that makes the benches run on the CPU under a false clock."""
 DONE = ("passed", "failed", "skipped")
 SPARE_SECONDS = 5.0
 """Kept back of the time, to end the last process and to write its result."""

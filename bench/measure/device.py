@@ -10,12 +10,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from bench.gpu_check import plan
+
 if TYPE_CHECKING:
     import torch
 
-REHEARSED = os.environ.get("CLINREADNET_REHEARSAL") == "1"
+REHEARSED = os.environ.get(plan.REHEARSAL) == "1"
 
-COMPILE_MODE = os.environ.get("CLINREADNET_COMPILE_MODE", "max-autotune-no-cudagraphs")
+COMPILE_MODE = os.environ.get(plan.COMPILE_MODE, "max-autotune-no-cudagraphs")
 """The mode of torch.compile on a GPU. None has CUDA graphs: the clock captures one for all runs."""
 
 FALSE_SECONDS = 1e-3

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.measure import device
 from clinreadnet.errors import ClinReadNetError, InputError
 from clinreadnet.precision import PRECISIONS, torch_precisions
 from clinreadnet.runtime.backends.ladder import BACKENDS, SessionOptions, open_backend
@@ -134,8 +135,7 @@ def _torch(
 
     names = ("torch-eager", "torch-compile", "torch-triton")
     try:
-        import torch  # noqa: F401
-
+        cuda = device.is_there()
         path = pretrained_path(manifest.model.preset)
     except (ImportError, InputError) as error:
         missing |= dict.fromkeys(names, f"needs PyTorch and the shipped checkpoint ({error})")
@@ -143,9 +143,6 @@ def _torch(
     if digest(path.read_bytes()) != manifest.model.weights_sha256:
         missing |= dict.fromkeys(names, f"{bundle} holds other weights than the shipped checkpoint")
         return
-    from bench.measure import device
-
-    cuda = device.is_there()
     precisions = torch_precisions(cuda=cuda)
     for name, role in zip(names, ("reference", "peer", "reference"), strict=True):
         if name == "torch-triton" and not cuda:
@@ -185,7 +182,6 @@ class _TorchNetwork:
         import torch
         import torch._dynamo
 
-        from bench.measure import device
         from clinreadnet.model.checkpoint import load_checkpoint
         from clinreadnet.model.network import ClinReadNet
 

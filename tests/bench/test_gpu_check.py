@@ -16,7 +16,7 @@ from bench.gpu_check import __main__ as command
 from bench.gpu_check import install, plan
 from bench.gpu_check.plan import STEPS, Step, Unit
 from bench.gpu_check.run import merged, run_steps, run_unit
-from bench.measure import device
+from bench.measure import cuda_clock, device
 from bench.studies import stock_attention
 from bench.tables import benchmarking
 from clinreadnet.kernels import window_attention
@@ -170,7 +170,7 @@ def test_results_can_have_files_beside_them(tmp_path: Path) -> None:
 
 def test_a_rehearsal_skips_what_only_a_gpu_can_do(tmp_path: Path) -> None:
     one = Unit("one", ("-c", "raise SystemExit(1)"), 60, tests=False, rehearsed=False)
-    result = run_unit(one, tmp_path, None, {"CLINREADNET_REHEARSAL": "1"})
+    result = run_unit(one, tmp_path, None, {plan.REHEARSAL: "1"})
     assert result == {"status": "skipped", "note": "needs an NVIDIA GPU"}
     assert run_unit(one, tmp_path)["status"] == "failed"
 
@@ -407,6 +407,14 @@ def test_the_unfused_baselines_compute_the_same(monkeypatch: pytest.MonkeyPatch,
     (unfused,) = test_kernels.BASELINES[op](shape, "float32", tensors).values()
     expected = OPS[op].call(tensors, shape, "reference")
     torch.testing.assert_close(unfused(tensors), expected)
+
+
+def test_a_graph_holds_many_calls_that_exceed_the_cache_and_fit_into_memory() -> None:
+    cache = 50 * 2**20
+    assert cuda_clock.calls_in_a_graph(2**30, cache) == cuda_clock.MOST_MEMORY // 2**30 == 16
+    assert cuda_clock.calls_in_a_graph(100 * 2**20, cache) == cuda_clock.LEAST_CALLS == 20
+    assert cuda_clock.calls_in_a_graph(2**20, cache) == 200  # four times the cache
+    assert cuda_clock.calls_in_a_graph(2**40, cache) == 2
 
 
 def test_every_op_is_benched_at_the_shapes_of_its_spec() -> None:
