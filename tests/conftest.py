@@ -66,15 +66,41 @@ def small_checkpoint() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Make a file or folder once for all processes of this run of pytest."""
+
+    def once(name: str, make: Callable[[Path], object]) -> Path:
+        if not hasattr(request.config, "workerinput"):
+            path = tmp_path_factory.mktemp("shared") / name
+            make(path)
+            return path
+        from filelock import FileLock
+
+        path = tmp_path_factory.getbasetemp().parent / "shared" / name
+        path.parent.mkdir(exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                new = path.with_name(f"new-{name}")
+                make(new)
+                new.rename(path)
+        return path
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(shared: Callable[[str, Callable[[Path], object]], Path]) -> Path:
     import torch
     from support.export_models import scattered
 
     from clinreadnet.model.checkpoint import save_checkpoint
 
-    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
-    save_checkpoint(scattered("tiny"), path, dtype=torch.float16)
-    return path
+    return shared(
+        "tiny.safetensors",
+        lambda path: save_checkpoint(scattered("tiny"), path, dtype=torch.float16),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -89,7 +115,9 @@ def simulated_once() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_bundle(
-    tiny_checkpoint: Path, simulated_once: None, tmp_path_factory: pytest.TempPathFactory
+    tiny_checkpoint: Path,
+    simulated_once: None,
+    shared: Callable[[str, Callable[[Path], object]], Path],
 ) -> Path:
     """Both graphs, and one engine if it can be built. Made once; do not change it."""
     from support.export_models import RTX_MISSING
@@ -97,12 +125,14 @@ def tiny_bundle(
 
     from clinreadnet.cli import app
 
-    out = tmp_path_factory.mktemp("export") / "bundle"
     engines = ["--target", "sm89"] if RTX_MISSING is None else ["--no-engines"]
-    arguments = ["--out", str(out), "--checkpoint", str(tiny_checkpoint), "--preset", "tiny"]
-    result = CliRunner().invoke(app, ["export", *arguments, *engines])
-    assert result.exit_code == 0, f"{result.output} {result.exception!r}"
-    return out
+    given = ["--checkpoint", str(tiny_checkpoint), "--preset", "tiny", *engines]
+
+    def export(out: Path) -> None:
+        result = CliRunner().invoke(app, ["export", "--out", str(out), *given])
+        assert result.exit_code == 0, f"{result.output} {result.exception!r}"
+
+    return shared("bundle", export)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """The private codes of the objects, scheme 99CLINREADNET; docs/dicom-codes.md lists them.
 
-A standard code is used wherever one means the same. DCM 111029 (Image Quality Rating) does not: it
-is a number from 0 to 100.
+A standard code is used wherever one means the same. DCM 111029 (Image Quality Rating) is not taken:
+nothing in it says that the scale is 0 to 4.
 """
 
 from __future__ import annotations

@@ -29,6 +29,8 @@ pytest.importorskip("cryptography")
 from support.fault_commands import COMMANDS, Command
 from support.faults import Ended, Fault, run
 
+from clinreadnet.model.network import PRESETS
+
 MOMENTS = int(os.environ.get("CLINREADNET_FAULTS", 1))
 STRAY = re.compile(r"\..+\.writing")
 INTERRUPTED = {"train": 130}
@@ -42,7 +44,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[
     @functools.cache
     def make(name: str) -> tuple[Path, Ended]:
         folder = tmp_path_factory.mktemp(name)
+        presets = dict(PRESETS)
         COMMANDS[name].make(folder / "before")
+        assert presets == PRESETS  # only a command's own process may change them
         trial = shutil.copytree(folder / "before", folder / "after")
         ended = run(name, COMMANDS[name].arguments.split(), trial)
         assert ended.status == COMMANDS[name].status, ended.stderr

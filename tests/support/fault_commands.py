@@ -32,7 +32,7 @@ from clinreadnet.export.triton_server import write_repository
 from clinreadnet.files import whole_file
 from clinreadnet.kernels.compile import Resources
 from clinreadnet.model.checkpoint import save_checkpoint
-from clinreadnet.model.network import PRESETS, ClinReadNet, ClinReadNetConfig
+from clinreadnet.model.network import PRESETS, ClinReadNet
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.bundle.manifest import listed_files, load_manifest, read_listed
 from clinreadnet.runtime.bundle.trust import read_manifest
@@ -203,9 +203,8 @@ def _keys(source: Path, out: Path) -> None:
 
 def _checkpoint(source: Path, out: Path) -> None:
     write_bundle(source / "bundle")
-    PRESETS["tiny"] = SMALL
     torch.manual_seed(0)
-    save_checkpoint(ClinReadNet(ClinReadNetConfig.from_preset("tiny")), source / "a.safetensors")
+    save_checkpoint(ClinReadNet(SMALL), source / "a.safetensors")
     _old_folder(out / "bundle")
 
 
