@@ -21,9 +21,10 @@ build: $(INSTALLED) bundle/manifest.json sample  ## install, export a verified b
 	$(BIN)/clinreadnet verify bundle
 	$(BIN)/clinreadnet score sample --bundle bundle
 
-# A file's tests share what they make, so a file stays in one process; a process takes one core.
+# A file's tests share what they make, so a file stays in one process; a process takes one core. In their own order,
+# because files of one long test would otherwise come last.
 test: $(INSTALLED)  ## run the whole CPU test suite, in up to 4 processes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 fuzz: $(INSTALLED)  ## read random files for MINUTES (default 30), from SEED; RECORD=1 keeps the counts
 	cd tests && ../$(BIN)/python -m fuzz.run --minutes $(or $(MINUTES),30) --seed $(or $(SEED),1) \

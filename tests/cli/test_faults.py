@@ -94,6 +94,14 @@ def moments(name: str, fault: str, events: int) -> list[int]:
     return sorted(draw.sample(range(1, events + 1), min(MOMENTS, events)))
 
 
+def broken(name: str, before: Path, trial: Path, fault: Fault) -> Ended:
+    """Run a command on a copy of its inputs under a fault, and check what is left."""
+    shutil.copytree(before, trial)
+    ended = run(name, COMMANDS[name].arguments.split(), trial, fault)
+    check(COMMANDS[name], before, trial, ended)
+    return ended
+
+
 def again(name: str, before: Path, trial: Path) -> None:
     """Run a command to its end where it was ended before."""
     arguments = COMMANDS[name].arguments.split()
@@ -111,10 +119,8 @@ def test_a_killed_command_leaves_old_or_new_and_the_next_cleans_up(
 ) -> None:
     before, undisturbed = template(name)
     for at in moments(name, "kill", undisturbed.events):
-        trial = shutil.copytree(before, tmp_path / str(at))
-        ended = run(name, COMMANDS[name].arguments.split(), trial, Fault(signal.SIGKILL, at))
-        assert ended.status == -signal.SIGKILL
-        check(COMMANDS[name], before, trial, ended)
+        trial = tmp_path / str(at)
+        assert broken(name, before, trial, Fault(signal.SIGKILL, at)).status == -signal.SIGKILL
         again(name, before, trial)
 
 
@@ -124,11 +130,10 @@ def test_a_terminated_command_leaves_old_or_new(
 ) -> None:
     before, undisturbed = template(name)
     for at in moments(name, "terminate", undisturbed.events):
-        trial = shutil.copytree(before, tmp_path / str(at))
-        ended = run(name, COMMANDS[name].arguments.split(), trial, Fault(signal.SIGTERM, at))
+        trial = tmp_path / str(at)
+        ended = broken(name, before, trial, Fault(signal.SIGTERM, at))
         stopped = INTERRUPTED.get(name, 128 + signal.SIGTERM)
         assert ended.status in (COMMANDS[name].status, stopped), ended.stderr
-        check(COMMANDS[name], before, trial, ended)
         if strays(trial / "out"):  # it was ended while it cleaned up
             again(name, before, trial)
 
@@ -145,10 +150,8 @@ def test_a_signal_at_a_random_time(
     before, undisturbed = template(name)
     draw = random.Random(f"{name}/{number}")
     for count in range(MOMENTS):
-        trial = shutil.copytree(before, tmp_path / str(count))
-        fault = Fault(number, after=draw.uniform(0.01, undisturbed.seconds))
-        ended = run(name, COMMANDS[name].arguments.split(), trial, fault)
-        check(COMMANDS[name], before, trial, ended)
+        trial = tmp_path / str(count)
+        broken(name, before, trial, Fault(number, after=draw.uniform(0.01, undisturbed.seconds)))
         again(name, before, trial)
 
 
@@ -158,9 +161,7 @@ def test_a_disk_that_fills_up_is_one_line_and_nothing_is_half_written(
 ) -> None:
     before, undisturbed = template(name)
     for at in moments(name, "full", undisturbed.events):
-        trial = shutil.copytree(before, tmp_path / str(at))
-        ended = run(name, COMMANDS[name].arguments.split(), trial, Fault(full=at))
+        ended = broken(name, before, tmp_path / str(at), Fault(full=at))
         assert ended.status in (COMMANDS[name].status, 2), ended.stderr
-        check(COMMANDS[name], before, trial, ended)
         if ended.status == 2:
             assert "No space left on device" in ended.stderr
