@@ -41,6 +41,8 @@ _SIMULATION_ADVICE = "simulate the folder again, or delete this file to go witho
 
 _LARGEST_NUMBER = 2**31 - 1  # of an anatomy, a patient, a noise level
 
+_MOST_COUNTED = 64  # images of a TIFF that should have one
+
 TOLERANCE = 1e-6
 """Distance that an encoded pixel may be outside [0, 1]; other programs round 0 and 1 this way."""
 
@@ -102,6 +104,16 @@ def _open_tif(path: Path) -> Iterator[tifffile.TiffFile]:
         ) from None
 
 
+def _count_images(tif: tifffile.TiffFile) -> int:
+    """Return the number of images of a TIFF; `_MOST_COUNTED` for more."""
+    for count in range(1, _MOST_COUNTED):
+        try:
+            tif.pages[count]
+        except IndexError:
+            return count
+    return _MOST_COUNTED
+
+
 def read_tif(path: str | os.PathLike[str]) -> NDArray[np.float32]:
     """Read one encoded slice.
 
@@ -115,8 +127,11 @@ def read_tif(path: str | os.PathLike[str]) -> NDArray[np.float32]:
     path = Path(path)
     with _open_tif(path) as tif:
         # Sizes are checked before pixels are unpacked: a small file can promise any number.
-        series = tif.series[0]
-        shape, dtype = tuple(series.shape), np.dtype(series.dtype)
+        # `TiffFile.series` would read every page, and a file of 300 bytes can have millions.
+        page, images = tif.pages.first, _count_images(tif)
+        shape, dtype = tuple(page.shape), np.dtype(page.dtype)
+        if images > 1:
+            shape = (images, *shape)
         if shape != (SIZE, SIZE):
             raise InputError(
                 f"{path}: is {'x'.join(map(str, shape[:8])) or 'empty'}; "
@@ -127,11 +142,10 @@ def read_tif(path: str | os.PathLike[str]) -> NDArray[np.float32]:
                 f"{path}: holds {dtype}; an LDCTIQA image is float32 in [0, 1], "
                 "(HU + 1000) / 1400: encode it so"
             )
-        page = tif.pages.first
         if page.is_tiled or page.rowsperstrip > SIZE or len(page.dataoffsets) > SIZE:
             raise InputError(f"{path}: in tiles, or in strips larger than the image; save it again")
         with np.errstate(over="ignore"):
-            x = tif.asarray().astype(np.float32)
+            x = page.asarray().astype(np.float32)
     if x.shape != (SIZE, SIZE):
         raise InputError(f"{path}: other pixels than its header says; copy it again")
     if not np.isfinite(x).all():
