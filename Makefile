@@ -65,7 +65,7 @@ bench: $(INSTALLED) bundle/manifest.json  ## measure everything this machine can
 bench-record: $(INSTALLED) bundle/manifest.json  ## the same, kept in bench/results and in the docs
 	$(BIN)/python -m bench.recording
 
-bench-check: $(INSTALLED) bundle/manifest.json  ## fail if a row is slower than in the last recorded run
+bench-check: $(INSTALLED) bundle/manifest.json  ## decide for each row whether it is slower than in the last recorded run
 	$(BIN)/python -m bench.check
 
 tables: $(INSTALLED)  ## write the tables of the docs from recorded runs

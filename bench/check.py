@@ -1,45 +1,123 @@
 """Compare with the last committed results of this machine: `make bench-check`.
 
-It fails, and names the row, if a row is more than 10 % slower and the two 95 % intervals do not
-overlap.
-`python -m bench.check FILE` compares a run that is already recorded.
+Each row is PASS, FAIL (slower than recorded) or INCONCLUSIVE (the times vary too much to say).
+Undecided rows are measured again, alone, until they are decided or ``--minutes`` are over. Exit
+status 0: all pass; 1: a row fails; 3: none fails and some are inconclusive; 2: nothing to compare.
+`python -m bench.check FILE` compares a run that is already recorded and measures nothing.
 """
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from bench.decision import LOOKS, Decision, Times, Verdict, decide
 from bench.measure.machine import this_machine
 from bench.recording import RESULTS, ROOT, measure
 from clinreadnet.errors import ClinReadNetError, InputError
 from clinreadnet.report.results import RecordedRun, newest_runs, read_run
 from clinreadnet.report.rows import BenchRow
 
-SLOWER = 1.10
-BENCHES = ("bench/test_network.py", "-k", "test_network and not torch")
+BENCH = "bench/test_network.py"
+DEPLOYED = "test_network and not torch"
 """Measured again: everything that is deployed and its peers, without compilers."""
+MINUTES = 10.0
+MOST_ROUNDS = 1000
+"""Of one repeat of an undecided row."""
+EXIT = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 3}
+
+Measure = Callable[[Sequence[str], int], Sequence[BenchRow]]
+"""Measures the rows of some names, or all of them, with at least so many rounds."""
 
 
-def regressions(before: Sequence[BenchRow], now: Sequence[BenchRow]) -> list[str]:
-    """Return a line for each row that became significantly slower."""
-    old = {row.name: row for row in before}
-    return [
-        f"{row.name}: {_milliseconds(row)}, was {_milliseconds(was).replace(' ms', '')}: "
-        f"{100 * (row.p50 / was.p50 - 1):.0f} % slower"
-        for row in now
-        if (was := old.get(row.name))
-        and row.p50 > SLOWER * was.p50
-        and row.interval[0] > was.interval[1]
-    ]
+def compare(
+    before: Sequence[BenchRow],
+    now: Sequence[BenchRow],
+    again: Measure | None = None,
+    *,
+    seconds: float = 60 * MINUTES,
+    clock: Callable[[], float] = time.monotonic,
+) -> dict[str, Decision]:
+    """Decide each row that both runs have.
+
+    Args:
+        before: recorded rows.
+        now: measured ones.
+        again: measures undecided rows once more; None compares what is there.
+        seconds: no repeat begins later than this.
+        clock: returns the time in seconds.
+
+    Returns:
+        A decision for each name.
+    """
+    recorded = {row.name: Times.of(row) for row in before}
+    times = {row.name: [Times.of(row)] for row in now if row.name in recorded}
+    start = clock()
+    for _ in range(LOOKS):
+        found = {name: decide(recorded[name], Times.pooled(runs)) for name, runs in times.items()}
+        open_rows = [name for name, one in found.items() if one.more]
+        if again is None or not open_rows or clock() - start >= seconds:
+            break
+        rounds = min(MOST_ROUNDS, max(found[name].more or 0 for name in open_rows))
+        for row in again(open_rows, rounds):
+            if row.name in open_rows:
+                times[row.name].append(Times.of(row))
+    return found
 
 
-def _milliseconds(row: BenchRow) -> str:
-    p50, low, high = (1e3 * seconds for seconds in (row.p50, *row.interval))
-    return f"{p50:.4g} ms ({low:.4g} … {high:.4g})"
+def lines(found: Mapping[str, Decision], rows: Sequence[BenchRow]) -> list[str]:
+    """Return a line for each row that does not pass."""
+    recorded = {row.name: row for row in rows}
+    out = []
+    for name, one in found.items():
+        if one.verdict is Verdict.PASS:
+            continue
+        said = (
+            f"{one.verdict.value} {name}: {100 * (one.slowdown - 1):+.0f} % "
+            f"({100 * (one.low - 1):+.0f} … {100 * (one.high - 1):+.0f} %) against "
+            f"{1e3 * recorded[name].p50:.4g} ms"
+        )
+        if one.verdict is Verdict.INCONCLUSIVE:
+            said += (
+                f"; about {one.more} more rounds would decide"
+                if one.more
+                else f"; the recorded run is too uncertain ({recorded[name].n} rounds): "
+                "run `make bench-record`"
+            )
+        out.append(said)
+    return out
+
+
+def verdict_of(found: Mapping[str, Decision]) -> Verdict:
+    """Return the verdict on all rows."""
+    verdicts = {one.verdict for one in found.values()}
+    for verdict in (Verdict.FAIL, Verdict.INCONCLUSIVE):
+        if verdict in verdicts:
+            return verdict
+    return Verdict.PASS
+
+
+def measure_rows(names: Sequence[str] = (), rounds: int = 0) -> Sequence[BenchRow]:
+    """Measure rows with pytest.
+
+    Args:
+        names: names of rows; default all that are deployed.
+        rounds: of each row, at least.
+
+    Raises:
+        InputError: pytest failed.
+    """
+    chosen = [f"{BENCH}::{name}" for name in names] if names else [BENCH, "-k", DEPLOYED]
+    with tempfile.TemporaryDirectory() as folder:
+        recorded = Path(folder) / "bench.json"
+        if status := measure([*chosen, *(["--rounds", str(rounds)] if rounds else [])], recorded):
+            raise InputError(f"bench-check: pytest ended with {status}, nothing compared")
+        return read_run(recorded).rows
 
 
 def committed(run: RecordedRun) -> bool:
@@ -50,34 +128,40 @@ def committed(run: RecordedRun) -> bool:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Compare; exit status 1 names the rows, 2 says what is missing."""
+    """Compare, print what does not pass, and return the exit status."""
+    parser = argparse.ArgumentParser(prog="bench-check", description=__doc__)
+    parser.add_argument("file", nargs="?", type=Path, help="compare this run, measure nothing")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="limit of the repeats")
+    options = parser.parse_args(arguments)
     try:
         (before,) = newest_runs(RESULTS, this_machine())
         if not committed(before):
             raise InputError(
                 f"{before.path}: not committed; commit it, or compare with one that is"
             )
-        if arguments:
-            now = read_run(Path(arguments[0]))
-        else:
-            with tempfile.TemporaryDirectory() as folder:
-                recorded = Path(folder) / "bench.json"
-                if status := measure(BENCHES, recorded):
-                    raise InputError(f"bench-check: pytest ended with {status}, nothing compared")
-                now = read_run(recorded)
+        now = read_run(options.file).rows if options.file else measure_rows()
+        if before.rows and now and before.rows[0].weights_sha256 != now[0].weights_sha256:
+            raise InputError(
+                f"{before.path}: of another checkpoint; run `make bench-record` with this one"
+            )
+        again = None if options.file else measure_rows
+        found = compare(before.rows, now, again, seconds=60 * options.minutes)
     except ClinReadNetError as error:
         print(f"bench-check: {error}", file=sys.stderr)
         return error.exit_code
-    shared = {row.name for row in now.rows} & {row.name for row in before.rows}
-    if not shared:
+    if not found:
         print(f"bench-check: no row in common with {before.path}", file=sys.stderr)
         return 2
-    slower = regressions(before.rows, now.rows)
-    for line in slower:
+    for line in lines(found, before.rows):
         print(line)
-    where = before.path.name
-    print(f"bench-check: {len(slower)} of {len(shared)} rows slower than {where}", file=sys.stderr)
-    return int(bool(slower))
+    verdict = verdict_of(found)
+    passed = sum(one.verdict is Verdict.PASS for one in found.values())
+    print(
+        f"bench-check: {verdict.value}: {passed} of {len(found)} rows pass against "
+        f"{before.path.name}",
+        file=sys.stderr,
+    )
+    return EXIT[verdict]
 
 
 if __name__ == "__main__":

@@ -28,11 +28,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="few rounds and hardly any warm-up, only to try the benchmarks",
     )
+    parser.addoption("--rounds", type=int, help="time each row at least this often")
 
 
 @pytest.fixture(scope="session")
 def timing(request: pytest.FixtureRequest) -> Timing:
-    return QUICK if request.config.getoption("--quick") else FULL
+    timing = QUICK if request.config.getoption("--quick") else FULL
+    rounds = request.config.getoption("--rounds")
+    return timing if rounds is None else timing.at_least(rounds)
 
 
 @pytest.fixture(scope="session")

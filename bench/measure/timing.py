@@ -36,6 +36,10 @@ class Timing:
         """Return a timing that spends no more than ``seconds`` on each of the two."""
         return Timing({"seconds": seconds, **self.warm_up}, {"seconds": seconds, **self.interleave})
 
+    def at_least(self, rounds: int) -> Timing:
+        """Return a timing with at least ``rounds`` rounds, however long they take."""
+        return Timing(self.warm_up, {**self.interleave, "rounds": rounds, "most": rounds})
+
 
 FULL = Timing()
 QUICK = Timing({"seconds": 0.0}, {"rounds": 6, "seconds": 0.0})
