@@ -26,9 +26,8 @@ class Attention:
         scores: product of q and k.
         bias: adds the position bias to the scores.
         mask: forbids pairs in other regions; None in a block that does not shift.
-        centre: subtracts the row's maximum.
-        exponential: of the centred scores.
-        gates: divide the octaves' gates by the sums, the lowest octave first.
+        softmax: of the lowest octave; the others are its powers.
+        gates: read the octaves' gates, the lowest octave first.
         values: product of the weights and v.
     """
 
@@ -37,8 +36,7 @@ class Attention:
     scores: NodeProto
     bias: NodeProto
     mask: NodeProto | None
-    centre: NodeProto
-    exponential: NodeProto
+    softmax: NodeProto
     gates: list[NodeProto]
     values: NodeProto
 
@@ -52,7 +50,9 @@ class Network:
         self._constants = {tensor.name: tensor for tensor in self._model.graph.initializer}
         self._made = 0
         self._index()
-        self.attentions = [self._attention(n) for n in self.of_type("ReduceMax")]
+        self.attentions = [
+            self._attention(n) for n in self.of_type("Softmax") if self._square_of(n) is not None
+        ]
         self.residuals = [n for n in self.of_type("Add") if self._joins_branch(n)]
 
     def content(self) -> bytes:
@@ -168,27 +168,25 @@ class Network:
     def _index(self) -> None:
         self._producers = {name: node for node in self.nodes for name in node.output}
 
-    def _attention(self, largest: NodeProto) -> Attention:
-        scored = self.producer(largest.input[0])
+    def _square_of(self, power: NodeProto) -> NodeProto | None:
+        """Return the node that multiplies a node's output with itself, or None."""
+        users = [n for n in self.users(power.output[0]) if n.op_type == "Mul"]
+        return next((n for n in users if n.input[0] == n.input[1]), None)
+
+    def _attention(self, softmax: NodeProto) -> Attention:
+        scored = self.producer(softmax.input[0])
         mask = scored if scored.op_type == "Where" else None
         bias = self.producer(mask.input[2]) if mask is not None else scored
         scores = self.producer(bias.input[1 - self.place(bias)])
         temperature = self.producer(scores.input[0])
         split = self.producer(temperature.input[1 - self.place(temperature)])
-        centre = next(self.users(largest.output[0]))
-        exponential = next(self.users(centre.output[0]))
-        gates: list[NodeProto] = []
-        power = exponential
-        while True:
-            total = next((n for n in self.users(power.output[0]) if n.op_type == "ReduceSum"), None)
-            assert total is not None
+        gates = [n for n in self.users(softmax.output[0]) if any(map(self.is_constant, n.input))]
+        power: NodeProto | None = softmax
+        while power := self._square_of(power):
+            total = next(n for n in self.users(power.output[0]) if n.op_type == "ReduceSum")
             gates += [n for n in self.users(total.output[0]) if n.op_type == "Div"]
-            squares = [n for n in self.users(power.output[0]) if n.input[0] == n.input[1:][0]]
-            if not squares:
-                break
-            power = squares[0]
         values = next(n for n in self.users(split.output[2]) if n.op_type == "MatMul")
-        return Attention(split, temperature, scores, bias, mask, centre, exponential, gates, values)
+        return Attention(split, temperature, scores, bias, mask, softmax, gates, values)
 
     def _joins_branch(self, node: NodeProto) -> bool:
         made = [self._producers.get(name) for name in node.input]
@@ -355,14 +353,16 @@ def _without_mask(net: Network, blocks: int) -> None:
 
 @_defect("the highest octave's gate is zero in one block")
 def _octave_gate(net: Network) -> None:
-    net.change(net.attentions[0].gates[-1], 0, np.zeros_like)
+    gate = net.attentions[0].gates[-1]
+    net.change(gate, net.place(gate), np.zeros_like)
 
 
 @_defect("the octaves are in the opposite order in every block")
 def _octaves_reversed(net: Network) -> None:
     for attention in net.attentions:
         low, high = attention.gates[0], attention.gates[-1]
-        low.input[0], high.input[0] = high.input[0], low.input[0]
+        i, j = net.place(low), net.place(high)
+        low.input[i], high.input[j] = high.input[j], low.input[i]
 
 
 @_defect("one head's inverse temperature is 10 % too high")
@@ -406,13 +406,22 @@ def _head_zero(net: Network) -> None:
         return value
 
     for gate in net.attentions[0].gates:
-        net.change(gate, 0, without)
+        net.change(gate, net.place(gate), without)
 
 
 @_defect("softmax does not subtract the row's maximum")
 def _no_maximum(net: Network) -> None:
+    last = net.add_constant(np.array([-1]))
     for attention in net.attentions:
-        net.bypass(attention.centre, attention.centre.input[0])
+        scores, probabilities = attention.softmax.input[0], attention.softmax.output[0]
+        power, total = net.new("power"), net.new("total")
+        net.insert(
+            attention.softmax,
+            helper.make_node("Exp", [scores], [power]),
+            helper.make_node("ReduceSum", [power, last], [total], keepdims=1),
+            helper.make_node("Div", [power, total], [probabilities]),
+        )
+        net.nodes.remove(attention.softmax)
 
 
 @_defect("one block drops the residual around its attention")

@@ -92,9 +92,9 @@ def window_attention_reference(
     if shift:
         mask = shifted_region_mask(h, w, window, shift, qkv.device)  # [nW, N, N]
         scores = scores.masked_fill(mask[None, :, None], float("-inf"))
-    # One exponential serves all octaves: e^(2z) = (e^z)^2 once the row's maximum is subtracted.
-    power = (scores - scores.amax(dim=-1, keepdim=True).detach()).exp()
-    weights = power * (gates[..., :1] / power.sum(dim=-1, keepdim=True))
+    # One softmax serves all octaves: softmax(2z) is softmax(z) squared, divided by its sum.
+    power = scores.softmax(dim=-1)
+    weights = power * gates[..., :1]
     for t in range(1, octaves):
         power = power * power
         weights = weights + power * (gates[..., t : t + 1] / power.sum(dim=-1, keepdim=True))
