@@ -45,6 +45,30 @@ def shifted_region_mask(h: int, w: int, window: int, shift: int, device: torch.d
     return regions != regions.transpose(1, 2)
 
 
+def mix_octaves(scores: Tensor, gates: Tensor) -> Tensor:
+    """Return the gated sum of the softmax at every octave.
+
+    Args:
+        scores: [B, nW, heads, N, N], times the base inverse temperature.
+        gates: [1, 1, heads, 1, T].
+
+    Returns:
+        [B, nW, heads, N, N], dtype of ``scores``; rows sum to 1.
+    """
+    # One softmax serves all octaves: softmax(2z) is softmax(z) squared, divided by its sum.
+    power = scores.softmax(dim=-1)
+    weights = power * gates[..., :1]
+    for t in range(1, gates.shape[-1]):
+        power = power * power
+        weights = weights + power * (gates[..., t : t + 1] / power.sum(dim=-1, keepdim=True))
+    return weights
+
+
+def attend(scores: Tensor, v: Tensor, gates: Tensor) -> Tensor:
+    """Return the mixed octaves' product with v [B, nW, heads, N, d], in the dtype of v."""
+    return mix_octaves(scores, gates).to(v.dtype) @ v
+
+
 def window_attention_reference(
     qkv: Tensor,
     bias: Tensor,
@@ -92,13 +116,7 @@ def window_attention_reference(
     if shift:
         mask = shifted_region_mask(h, w, window, shift, qkv.device)  # [nW, N, N]
         scores = scores.masked_fill(mask[None, :, None], float("-inf"))
-    # One softmax serves all octaves: softmax(2z) is softmax(z) squared, divided by its sum.
-    power = scores.softmax(dim=-1)
-    weights = power * gates[..., :1]
-    for t in range(1, octaves):
-        power = power * power
-        weights = weights + power * (gates[..., t : t + 1] / power.sum(dim=-1, keepdim=True))
-    out = weights.to(v.dtype) @ v  # [B, nW, heads, N, d]
+    out = attend(scores, v, gates)  # [B, nW, heads, N, d]
 
     out = out.reshape(-1, rows, columns, heads, window, window, d)
     out = out.permute(0, 1, 4, 2, 5, 3, 6).reshape(-1, h, w, heads * d)
