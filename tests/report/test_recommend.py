@@ -52,7 +52,7 @@ MANIFEST = Manifest(
         artifact("fp32", 1e-6),
         artifact("fp16", 0.01),
         artifact("int8", 0.05),
-        artifact("bf16", None, "not run"),
+        artifact("bf16", None, "not run here"),
     ),
     golden=Golden("golden.npz", "0" * 64, 1, 3),
     verified=True,
@@ -79,16 +79,20 @@ ALL = (("fp32", 0.4), ("fp16", 0.3), ("int8", 0.2), ("bf16", 0.1))
 @pytest.mark.parametrize(
     ("budget", "best", "reasons"),
     [
-        pytest.param("score<=0.1", "int8", ["parity not run"], id="wide"),
-        pytest.param("score<=0.02", "fp16", ["parity not run", "score 0.05 > 0.02"], id="usual"),
+        pytest.param("score<=0.1", "int8", ["parity not run here"], id="wide"),
+        pytest.param(
+            "score<=0.02", "fp16", ["parity not run here", "score 0.05 > 0.02"], id="usual"
+        ),
         pytest.param(
             "score<=0.001",
             "fp32",
-            ["parity not run", "score 0.05 > 0.001", "score 0.01 > 0.001"],
+            ["parity not run here", "score 0.05 > 0.001", "score 0.01 > 0.001"],
             id="narrow",
         ),
         pytest.param("score<=1e-9", None, 4, id="none"),
-        pytest.param("error<=0.001,SROCC<=0.0002", "int8", ["parity not run"], id="at-the-bound"),
+        pytest.param(
+            "error<=0.001,SROCC<=0.0002", "int8", ["parity not run here"], id="at-the-bound"
+        ),
         pytest.param("error<=0.0009", None, 4, id="largest-error-of-an-output"),
     ],
 )

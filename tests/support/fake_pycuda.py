@@ -18,6 +18,7 @@ from numpy.typing import DTypeLike, NDArray
 
 Work = Callable[[], None]
 
+NAME = b"Fake GPU"
 NON_BLOCKING = 1
 CAPTURE_UNSUPPORTED, CAPTURE_INVALIDATED = 900, 901
 
@@ -255,7 +256,7 @@ class DriverLibrary:
         return 0
 
     def cuDeviceGetName(self, name: Any, size: int, device: Any) -> int:
-        name.value = b"Fake GPU"
+        name.value = NAME
         return 0
 
     def cuDeviceGetAttribute(self, value: Any, attribute: int, device: Any) -> int:

@@ -10,7 +10,9 @@ import pytest
 from support.fake_machine import Machine, start
 from support.fake_tensorrt import Engine
 
+from clinreadnet import __version__
 from clinreadnet.errors import CheckFailed
+from clinreadnet.machine import cpu_name
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import Parity, load_manifest
@@ -38,13 +40,16 @@ def test_an_engine_that_loads_here_runs_at_every_batch_size(machine: Machine) ->
     parity = parity_of(machine.bundle())
     assert parity.status == "passed", parity.reason
     assert parity.details["batches"] == [1, 4, 5, 8]
-    assert parity.details["ran_on"] == {
-        "backend": machine.flavour,
-        "version": machine.fake.version,
-        "gpu": "Fake GPU",
-        "target": "sm89",
-        "driver": "580.65.06",
-    }
+    ran = parity.ran_on
+    assert ran is not None
+    assert (ran.backend, ran.gpu, ran.target, ran.driver) == (
+        machine.flavour,
+        "Fake GPU",
+        "sm89",
+        "580.65.06",
+    )
+    assert ran.libraries == {"clinreadnet": __version__, machine.flavour: machine.fake.version}
+    assert ran.processor == cpu_name() and ran.date.endswith("Z")
     assert machine.gpu.live() == {"memory": 0, "pinned": 0, "graphs": 0, "streams": 0}
 
 
@@ -58,7 +63,7 @@ def test_an_engine_that_is_wrong_in_large_batches_fails(machine: Machine) -> Non
 
 def test_an_engine_of_another_gpu_is_not_run(machine: Machine) -> None:
     parity = parity_of(machine.bundle(Engine(target="sm120")))
-    assert parity.status == "not run"
+    assert parity.status == "not run here"
     assert "built for sm120, this GPU is sm89" in str(parity.reason)
 
 
@@ -80,9 +85,7 @@ def test_a_report_and_its_progress_count_engines(machine: Machine) -> None:
     manifest = load_manifest(bundle)
     seen: list[int] = []
     report = verify_golden(bundle, manifest, seen.append)
-    assert {
-        a.file: a.parity.details.get("ran_on") is not None for a in report.artifacts if a.parity
-    }[ENGINE]
+    assert {a.file: a.parity.ran_on is not None for a in report.artifacts if a.parity}[ENGINE]
     assert steps(manifest, manifest.golden.slices, golden=True) > 18
 
 

@@ -50,6 +50,15 @@ def offers_cuda() -> bool:
     return CUDA in onnxruntime.get_available_providers()
 
 
+def installed_version() -> str | None:
+    """Return the version of ONNX Runtime; None where it is not installed."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return None
+    return str(onnxruntime.__version__)
+
+
 class OnnxRuntimeBackend:
     """One loaded graph.
 
