@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench import devices
 from bench.measure.machine import this_machine
 from bench.recording import RESULTS, ROOT, measure
 from clinreadnet.errors import ClinReadNetError, InputError
@@ -52,6 +53,7 @@ def committed(run: RecordedRun) -> bool:
 def main(arguments: Sequence[str]) -> int:
     """Compare; exit status 1 names the rows, 2 says what is missing."""
     try:
+        arguments = devices.taken(arguments)
         (before,) = newest_runs(RESULTS, this_machine())
         if not committed(before):
             raise InputError(

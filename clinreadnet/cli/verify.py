@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from clinreadnet.cli.common import print_json
-from clinreadnet.cli.options import Json
+from clinreadnet.cli.options import Device, Json
 from clinreadnet.console import Output, note
 from clinreadnet.errors import CheckFailed, InputError
 from clinreadnet.files import check_output
@@ -36,6 +36,7 @@ def verify(
         Path | None,
         typer.Option(help="With --record: Ed25519 private key that signs the manifest again."),
     ] = None,
+    device: Device = 0,
     as_json: Json = False,
 ) -> None:
     """Check every artifact's hash, its error against the float64 reference, and its metrics.
@@ -58,6 +59,7 @@ def verify(
     from clinreadnet.console import progress_bar
     from clinreadnet.data.ldctiqa import read_ldctiqa
     from clinreadnet.runtime.bundle.manifest import load_manifest
+    from clinreadnet.runtime.inputs import check_device
     from clinreadnet.scoring.plot import check_plot
     from clinreadnet.verify.plot import write_parity
     from clinreadnet.verify.record import check_record
@@ -65,6 +67,7 @@ def verify(
     from clinreadnet.verify.report import print_report
     from clinreadnet.verify.run import steps, verify_folder, verify_golden
 
+    check_device(device)
     if plot is not None:
         check_output(plot)
         check_plot(plot)
@@ -79,9 +82,9 @@ def verify(
             bar.advance(task, n)
 
         if data is None:
-            report = verify_golden(bundle, manifest, advance)
+            report = verify_golden(bundle, manifest, advance, device)
         else:
-            report = verify_folder(bundle, manifest, data, checkpoint, advance)
+            report = verify_folder(bundle, manifest, data, checkpoint, advance, device)
     if plot is not None and report.scores:
         write_parity(report.scores, "reference", plot)
     if as_json:

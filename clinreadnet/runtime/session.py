@@ -46,7 +46,7 @@ from clinreadnet.runtime.backends.ladder import (
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import Artifact, Manifest, load_manifest
 from clinreadnet.runtime.bundle.trust import KeyFile
-from clinreadnet.runtime.inputs import check_count, check_slices, check_whole
+from clinreadnet.runtime.inputs import check_count, check_device, check_slices, check_whole
 from clinreadnet.runtime.records import CPU_BACKEND
 from clinreadnet.runtime.reproduce import reproduce, run_batch
 from clinreadnet.runtime.scores import Outputs, Scores
@@ -81,6 +81,7 @@ class Session:
         batch: int | None = None,
         workers: int = 1,
         threads: int | None = None,
+        device: int = 0,
         trusted_keys: Sequence[KeyFile] | None = None,
         not_before: str | None = None,
         allow_unverified: bool = False,
@@ -98,6 +99,7 @@ class Session:
                 profile's optimum on a GPU.
             workers: concurrent runs; on a GPU each has its own stream, buffers and context.
             threads: CPU threads of a run; default all.
+            device: index of the GPU among the visible ones.
             trusted_keys: Ed25519 public keys, PEM files; one of them must have signed the bundle.
             not_before: refuse a bundle created before this time, ISO 8601 such as "2026-01-31" (UTC
                 without a zone): an older bundle with a valid signature stays valid for ever.
@@ -116,6 +118,9 @@ class Session:
             check_count("threads", threads, limits.THREADS)
         if batch is not None:
             check_whole("batch", batch)
+        check_device(device)
+        if device and ladder == (CPU_BACKEND,):
+            raise InputError(f"device={device}: {CPU_BACKEND} runs on no GPU; leave it out")
         if precision is not None and precision not in PRECISIONS:
             raise InputError(f"precision={precision!r}: none of {', '.join(PRECISIONS)}")
         oldest = None if not_before is None else _time("not_before", not_before)
@@ -131,7 +136,7 @@ class Session:
                 f"{self.bundle}: the bundle is not verified; run `clinreadnet verify {self.bundle}`"
             )
         self.refused: dict[str, str] = {}
-        loaded = self._climb(ladder, SessionOptions(precision, batch, workers, threads))
+        loaded = self._climb(ladder, SessionOptions(precision, batch, workers, threads, device))
         self._record = loaded.record
         self._backend = loaded.backend
         # If the caller does not close the session: before the interpreter unloads CUDA's modules.

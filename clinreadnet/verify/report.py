@@ -32,6 +32,7 @@ class VerifyReport:
         problems: problems of the bundle that are not those of an artifact.
         scores: [slices] scores by file for each artifact that ran, and "reference".
         unjudged: why no slice is judged to be in domain; None where slices are judged.
+        notes: what the slices do not show.
     """
 
     bundle: Path
@@ -41,6 +42,7 @@ class VerifyReport:
     problems: tuple[str, ...] = ()
     scores: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     unjudged: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -56,6 +58,7 @@ class VerifyReport:
             "slices": self.slices,
             "problems": list(self.problems),
             "unjudged": self.unjudged,
+            "notes": list(self.notes),
             "artifacts": [
                 {
                     "file": a.file,
@@ -119,8 +122,8 @@ def print_report(report: VerifyReport, console: Console) -> None:
         console.print(escape(line), highlight=False, soft_wrap=True)
     if report.scores:
         console.print("[] 95 % bootstrap over slices", markup=False)
-    if report.unjudged is not None:
-        console.print(report.unjudged, highlight=False, markup=False, soft_wrap=True)
+    for line in (*report.notes, *([] if report.unjudged is None else [report.unjudged])):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(RESEARCH_USE)
 
 

@@ -62,6 +62,7 @@ def verify_artifact(
     manifest: Manifest | None = None,
     advance: Advance = lambda n: None,
     scores: dict[str, NDArray[Any]] | None = None,
+    device: int = 0,
 ) -> Parity:
     """Check an artifact's file, run it if this machine can, and compare.
 
@@ -75,6 +76,7 @@ def verify_artifact(
         manifest: of the bundle; without it only graphs run.
         advance: called with the number of computed slices.
         scores: gets the artifact's scores, by its file name.
+        device: index of the GPU.
     """
     try:
         content = read_listed(bundle, artifact)
@@ -96,7 +98,9 @@ def verify_artifact(
             return not_run(artifact)
         else:
             backend = str(artifact.flavour)
-            parity, found = _verify_on_gpu(backend, bundle, manifest, artifact, evidence, advance)
+            parity, found = _verify_on_gpu(
+                backend, bundle, manifest, artifact, evidence, advance, device
+            )
     except (NotRunnable, BackendUnavailable) as reason:
         if artifact.kind == "onnx" and isinstance(reason, BackendUnavailable):
             return _failed(artifact, reason)
@@ -118,10 +122,11 @@ def verify_on_cuda(
     graph: Artifact,
     evidence: Evidence,
     advance: Advance = lambda n: None,
+    device: int = 0,
 ) -> Parity:
     """Run a graph on this machine's GPU with ONNX Runtime, and compare; as `verify_artifact`."""
     try:
-        return _verify_on_gpu(CUDA_BACKEND, bundle, manifest, graph, evidence, advance)[0]
+        return _verify_on_gpu(CUDA_BACKEND, bundle, manifest, graph, evidence, advance, device)[0]
     except BackendUnavailable as reason:
         return not_run(graph, f"{CUDA_BACKEND}: {reason}")
     except (BackendError, InputError) as error:
@@ -135,6 +140,7 @@ def _verify_on_gpu(
     artifact: Artifact,
     evidence: Evidence,
     advance: Advance,
+    device: int,
 ) -> tuple[Parity, NDArray[Any]]:
     """Run an artifact on this machine's GPU.
 
@@ -145,7 +151,8 @@ def _verify_on_gpu(
     """
     # Not what is recorded: that would refuse what failed before.
     new = replace(artifact, parity=None, records=())
-    loaded = open_artifact(backend, bundle, manifest, new, SessionOptions(batch=new.batch.max))
+    options = SessionOptions(batch=new.batch.max, device=device)
+    loaded = open_artifact(backend, bundle, manifest, new, options)
     scores: NDArray[Any] = np.full(len(evidence.labels), np.nan)
     try:
         here = verified_range(new.batch, loaded.batch)
@@ -162,7 +169,10 @@ def _verify_on_gpu(
 
 
 def verify_golden(
-    bundle: str | os.PathLike[str], manifest: Manifest, advance: Advance = lambda n: None
+    bundle: str | os.PathLike[str],
+    manifest: Manifest,
+    advance: Advance = lambda n: None,
+    device: int = 0,
 ) -> VerifyReport:
     """Verify on the bundle's golden slices, without torch.
 
@@ -170,6 +180,7 @@ def verify_golden(
         bundle: its folder.
         manifest: its manifest.
         advance: called with the number of computed slices, for each graph.
+        device: index of the GPU.
     """
     folder = Path(bundle)
     try:
@@ -179,7 +190,7 @@ def verify_golden(
         artifacts = tuple(replace(a, parity=_only_hashed(folder, a)) for a in manifest.artifacts)
         return VerifyReport(folder, "golden", 0, artifacts, (str(error),))
     evidence = golden_evidence(golden, manifest.model.novelty_threshold)
-    return _verify(folder, manifest, "golden", evidence, advance)
+    return _verify(folder, manifest, "golden", evidence, advance, device)
 
 
 def golden_evidence(golden: Mapping[str, NDArray[Any]], threshold: float | None = None) -> Evidence:
@@ -199,6 +210,7 @@ def verify_folder(
     data: str | os.PathLike[str],
     checkpoint: str | os.PathLike[str] | None = None,
     advance: Advance = lambda n: None,
+    device: int = 0,
 ) -> VerifyReport:
     """Verify on a labelled folder; the reference is computed from the checkpoint.
 
@@ -208,6 +220,7 @@ def verify_folder(
         data: an LDCTIQA folder.
         checkpoint: the checkpoint of the bundle; default the shipped one.
         advance: called with the number of computed slices, for the reference and each graph.
+        device: index of the GPU.
 
     Raises:
         InputError: the folder cannot be read or has fewer than two slices, torch is missing, or the
@@ -245,7 +258,7 @@ def verify_folder(
         truth=truth,
         threshold=manifest.model.novelty_threshold,
     )
-    return _verify(Path(bundle), manifest, str(data), evidence, advance)
+    return _verify(Path(bundle), manifest, str(data), evidence, advance, device)
 
 
 def steps(manifest: Manifest, slices: int, *, golden: bool) -> int:
@@ -268,17 +281,23 @@ def steps(manifest: Manifest, slices: int, *, golden: bool) -> int:
 
 
 def _verify(
-    bundle: Path, manifest: Manifest, source: str, evidence: Evidence, advance: Advance
+    bundle: Path,
+    manifest: Manifest,
+    source: str,
+    evidence: Evidence,
+    advance: Advance,
+    device: int,
 ) -> VerifyReport:
     scores = {"reference": evidence.reference["score"]}
     artifacts = []
     cuda = offers_cuda() and bool(find_gpus())
     for artifact in manifest.artifacts:
-        parity = verify_artifact(bundle, artifact, evidence, manifest, advance, scores)
+        parity = verify_artifact(bundle, artifact, evidence, manifest, advance, scores, device)
         records: tuple[Parity, ...] = ()
         if cuda and artifact.kind == "onnx" and parity.status == "passed":
-            records = (verify_on_cuda(bundle, manifest, artifact, evidence, advance),)
-        artifacts.append(replace(artifact, parity=_with_others(artifact, parity), records=records))
+            records = (verify_on_cuda(bundle, manifest, artifact, evidence, advance, device),)
+        parity = _with_others(artifact, parity, device)
+        artifacts.append(replace(artifact, parity=parity, records=records))
     return VerifyReport(
         bundle,
         source,
@@ -286,14 +305,22 @@ def _verify(
         tuple(artifacts),
         scores=scores,
         unjudged=manifest.unjudged,
+        notes=_few_slices(len(evidence.labels), manifest),
     )
 
 
-def _with_others(artifact: Artifact, parity: Parity) -> Parity:
+def _few_slices(slices: int, manifest: Manifest) -> tuple[str, ...]:
+    largest = max(artifact.batch.max for artifact in manifest.artifacts)
+    if slices >= largest:
+        return ()
+    return (f"{slices} slices are fewer than the profile's MAX, {largest}: batches repeat them",)
+
+
+def _with_others(artifact: Artifact, parity: Parity, device: int) -> Parity:
     """Add to what was not run here what other machines recorded of it."""
     if parity.status != NOT_RUN or artifact.flavour is None:
         return parity
-    others = other_records(artifact, artifact.flavour, this_machine())
+    others = other_records(artifact, artifact.flavour, this_machine(device=device))
     return replace(parity, reason=f"{parity.reason}; {others}") if others else parity
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from numpy.typing import ArrayLike
 
@@ -14,12 +14,11 @@ from clinreadnet.errors import BackendUnavailable, InputError, OutOfMemory
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.backends.flavours import FlavourMissing, load_flavour
 from clinreadnet.runtime.backends.onnxruntime import (
-    CPU,
-    CUDA,
     OnnxRuntimeBackend,
     installed_version,
     offers_cuda,
 )
+from clinreadnet.runtime.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend
 from clinreadnet.runtime.backends.tensorrt import TensorRTBackend
 from clinreadnet.runtime.bundle.manifest import Artifact, Manifest, Parity, read_listed
 from clinreadnet.runtime.gpu import find_gpus
@@ -67,6 +66,7 @@ class SessionOptions:
     batch: int | None = None
     workers: int = 1
     threads: int | None = None
+    device: int = 0
 
 
 def check_backends(backends: str | Sequence[str]) -> tuple[str, ...]:
@@ -142,7 +142,7 @@ def _open_graph(
     if graphs is None:
         graphs = [a for a in manifest.artifacts if a.kind == "onnx"]
     artifact = _of_precision(graphs, options.precision, "ONNX graph", bundle)[0]
-    machine = this_machine(installed_version())
+    machine = this_machine(installed_version(), device=options.device)
     judged = verdict(artifact, machine, options.batch)
     if judged.validity == Validity.INVALID:
         raise InputError(judged.reason)
@@ -150,21 +150,29 @@ def _open_graph(
     if recorded.validity == Validity.INVALID:
         raise BackendUnavailable(f"{bundle / artifact.file}: {recorded.reason}")
     content = read_listed(bundle, artifact)
-    backend = OnnxRuntimeBackend(
-        content,
-        provider=CUDA if cuda else CPU,
-        threads=options.threads,
-        file=str(bundle / artifact.file),
-        outputs=manifest.output_names,
-    )
-    usual = artifact.batch.opt if cuda else CPU_BATCH
+    file = str(bundle / artifact.file)
+
+    def load(batch: int) -> OnnxRuntimeCudaBackend:
+        return OnnxRuntimeCudaBackend(
+            content,
+            batch=batch,
+            workers=options.workers,
+            device=options.device,
+            file=file,
+            outputs=manifest.outputs,
+        )
+
+    backend: Backend
+    if cuda:
+        wanted = _batch(artifact, options, artifact.batch.opt)
+        backend, batch = _fit(load, wanted, artifact.batch.min)
+    else:
+        batch = _batch(artifact, options, CPU_BATCH)
+        backend = OnnxRuntimeBackend(
+            content, threads=options.threads, file=file, outputs=manifest.output_names
+        )
     return LoadedBackend(
-        backend,
-        artifact,
-        judged,
-        _batch(artifact, options, usual),
-        machine,
-        record_here(artifact, name, machine),
+        backend, artifact, judged, batch, machine, record_here(artifact, name, machine)
     )
 
 
@@ -189,7 +197,7 @@ def _open_engine(
         except FlavourMissing:
             raise BackendUnavailable(str(missing)) from None
         lean = True
-    machine = this_machine(str(trt.__version__), lean=lean)
+    machine = this_machine(str(trt.__version__), lean=lean, device=options.device)
     judged = [
         (
             worst(
@@ -219,6 +227,7 @@ def _open_engine(
             trt=trt,
             batch=batch,
             workers=options.workers,
+            device=options.device,
             weights=weights,
             outputs=manifest.outputs,
         )
@@ -234,9 +243,10 @@ def _open_engine(
     )
 
 
-def _fit(
-    load: Callable[[int], TensorRTBackend], batch: int, smallest: int
-) -> tuple[TensorRTBackend, int]:
+_Loaded = TypeVar("_Loaded")
+
+
+def _fit(load: Callable[[int], _Loaded], batch: int, smallest: int) -> tuple[_Loaded, int]:
     """Load with the largest batch that fits in memory, halving from ``batch``."""
     while True:
         try:
