@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from bench import devices
 from bench.decision import LOOKS, Decision, Times, Verdict, decide
 from bench.measure.machine import this_machine
 from bench.recording import RESULTS, ROOT, measure
@@ -132,8 +133,8 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="bench-check", description=__doc__)
     parser.add_argument("file", nargs="?", type=Path, help="compare this run, measure nothing")
     parser.add_argument("--minutes", type=float, default=MINUTES, help="limit of the repeats")
-    options = parser.parse_args(arguments)
     try:
+        options = parser.parse_args(devices.taken(arguments))
         (before,) = newest_runs(RESULTS, this_machine())
         if not committed(before):
             raise InputError(

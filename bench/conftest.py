@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from bench import devices
 from bench.measure import machine
 from bench.measure.rates import known_rates, measure_rates
 from bench.measure.timing import FULL, QUICK, REPLAY, Timing
 from bench.recording import current_commit
+from clinreadnet.errors import InputError
 from clinreadnet.report.results import SCHEMA
 from clinreadnet.report.rows import RecordedRow
 from clinreadnet.runtime.bundle.default import default_bundle
@@ -29,6 +31,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="few rounds and hardly any warm-up, only to try the benchmarks",
     )
     parser.addoption("--rounds", type=int, help="time each row at least this often")
+    parser.addoption("--device", type=int, help="GPU to use, by its number among the visible ones")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if (device := config.getoption("--device")) is not None:
+        try:
+            devices.use(device)
+        except InputError as error:
+            raise pytest.UsageError(str(error)) from None
 
 
 @pytest.fixture(scope="session")

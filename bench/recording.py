@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bench import devices
+from clinreadnet.errors import InputError
 from clinreadnet.machine import git_commit
 
 ROOT = Path(__file__).parents[1]
@@ -43,6 +45,11 @@ def main(arguments: Sequence[str]) -> int:
     """Measure, and keep the file if pytest ran to its end."""
     from bench.measure.machine import this_machine
 
+    try:
+        arguments = devices.taken(arguments)
+    except InputError as error:
+        print(f"recording: {error}", file=sys.stderr)
+        return 2
     commit = current_commit()
     if commit is None:
         print(f"recording: not a git checkout; set {COMMIT_VARIABLE}", file=sys.stderr)

@@ -7,7 +7,6 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.progress import Progress
@@ -48,8 +47,10 @@ from clinreadnet.runtime.bundle.manifest import (
     Manifest,
     ModelInfo,
     digest,
+    now,
     write_manifest,
 )
+from clinreadnet.verify.record import fresh
 from clinreadnet.verify.report import VerifyReport
 from clinreadnet.verify.run import steps, verify_golden
 
@@ -163,7 +164,7 @@ def export_bundle(
         threshold = float(model.novelty.threshold)
         manifest = Manifest(
             clinreadnet_version=__version__,
-            created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            created=now(),
             model=ModelInfo(
                 preset=model.config.preset,
                 parameters=sum(p.numel() for p in model.parameters()),
@@ -177,7 +178,8 @@ def export_bundle(
         )
         task = bar.add_task("Verifying", total=steps(manifest, golden.slices, golden=True))
         report = verify_golden(folder, manifest, lambda n: bar.advance(task, n))
-        manifest = replace(manifest, artifacts=report.artifacts, verified=report.passed)
+        artifacts = [replace(a, records=fresh(replace(a, parity=None))) for a in report.artifacts]
+        manifest = replace(manifest, artifacts=tuple(artifacts), verified=report.passed)
         write_manifest(manifest, folder)
     return replace(report, bundle=out)
 

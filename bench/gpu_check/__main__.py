@@ -35,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="folder of results; gets <gpu>/<date>-<commit>.json (default: bench/results)",
     )
     parser.add_argument("--wheels", type=Path, metavar="DIR", help="wheels to install first")
+    parser.add_argument(
+        "--device", type=int, metavar="N", help="GPU to use, by its number among the visible ones"
+    )
     parser.add_argument("--minutes", type=float, help="time for all (default: no limit)")
     parser.add_argument("--again", action="store_true", help="run units that have been run, too")
     parser.add_argument("--commit", help="measured commit, outside a git checkout")
@@ -75,6 +78,15 @@ def check(options: argparse.Namespace) -> int:
     from bench.measure.machine import machine_name
     from bench.recording import COMMIT_VARIABLE, current_commit, results_name
 
+    if options.device is not None:
+        from bench import devices
+        from clinreadnet.errors import InputError
+
+        try:
+            devices.use(options.device)
+        except InputError as error:
+            print(f"gpu-check: {error}", file=sys.stderr)
+            return 2
     gpu = "rehearsal" if options.rehearse else gpu_name()
     if gpu is None:
         print("gpu-check: needs an NVIDIA GPU that PyTorch can use", file=sys.stderr)

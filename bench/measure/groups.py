@@ -111,7 +111,7 @@ def measure_group(
     for title, candidate in by_title.items():
         try:
             run = candidate.open(batch)
-            differences[title] = check(run, candidate, bundle)
+            differences[title] = check(run, candidate, bundle, batch)
             samples[title] = sample_of(candidate, run, batch, clock)
             warm[title] = warm_up(samples[title], **timing.warm_up)
         except Exception as error:

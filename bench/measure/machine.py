@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from clinreadnet.machine import cpu_name
-from clinreadnet.runtime.gpu import driver_version, find_gpus
+from clinreadnet.runtime.gpu import driver_version, find_gpus, pci_bus_id
 
 PACKAGES = (
     "clinreadnet",
@@ -79,7 +79,13 @@ def import_nvml() -> Any | None:
 
 def gpu_state(nvml: Any) -> dict[str, Any]:
     """Return clocks in MHz, temperature in °C and the reasons for throttling."""
-    gpu = nvml.nvmlDeviceGetHandleByIndex(0)
+    # NVML numbers all GPUs of the machine, CUDA the visible ones.
+    bus = pci_bus_id()
+    gpu = (
+        nvml.nvmlDeviceGetHandleByIndex(0)
+        if bus is None
+        else nvml.nvmlDeviceGetHandleByPciBusId(bus)
+    )
     mask = nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)
     prefix = "nvmlClocksThrottleReason"
     reasons = {

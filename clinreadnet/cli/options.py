@@ -38,6 +38,9 @@ Backends = Annotated[
         "this order. Default: all of them.",
     ),
 ]
+Device = Annotated[
+    int, typer.Option(help="GPU to use, by its number among the visible ones.", show_default=True)
+]
 TrustedKeys = Annotated[
     list[Path] | None,
     typer.Option("--trusted-key", help="Public key that must have signed the bundle; repeatable."),

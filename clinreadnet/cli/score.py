@@ -13,6 +13,7 @@ from clinreadnet.cli.common import print_json
 from clinreadnet.cli.options import (
     Backends,
     Bundle,
+    Device,
     GraphPrecision,
     Json,
     NotBefore,
@@ -67,6 +68,7 @@ def score(
         ),
     ] = None,
     backends: Backends = None,
+    device: Device = 0,
     trusted_keys: TrustedKeys = None,
     not_before: NotBefore = None,
     precision: GraphPrecision = None,
@@ -141,6 +143,7 @@ def score(
             bundle,
             backends or BACKENDS,
             precision,
+            device=device,
             trusted_keys=trusted_keys or None,
             not_before=not_before,
         )

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from clinreadnet.cli.common import print_json
-from clinreadnet.cli.options import Json
-from clinreadnet.console import Output
+from clinreadnet.cli.options import Device, Json
+from clinreadnet.console import Output, note
 from clinreadnet.errors import CheckFailed, InputError
 from clinreadnet.files import check_output
 
@@ -28,31 +28,52 @@ def verify(
         Path | None,
         typer.Option(help="Plot the artifacts' scores against the reference's (.png, .pdf, .svg)."),
     ] = None,
+    record: Annotated[
+        bool,
+        typer.Option("--record", help="Add what this machine finds to the bundle's manifest."),
+    ] = False,
+    key: Annotated[
+        Path | None,
+        typer.Option(help="With --record: Ed25519 private key that signs the manifest again."),
+    ] = None,
+    device: Device = 0,
     as_json: Json = False,
 ) -> None:
     """Check every artifact's hash, its error against the float64 reference, and its metrics.
 
-    ONNX graphs run on the CPU. TensorRT engines run if this machine can load them; the others are
-    hashed and listed as not run. Exit status 1: a check failed; the table names it.
+    ONNX graphs run on the CPU, and on the GPU with onnxruntime-gpu. TensorRT engines run if this
+    machine can load them; the others are hashed and listed as not run here. Exit status 1: a check
+    failed; the table names it.
 
     Examples:
     - `clinreadnet verify bundle`
+    - `clinreadnet verify bundle --record --key key.pem`
     - `clinreadnet verify bundle --data LDCTIQAG2023_test --plot parity.png --json`
     """
     if checkpoint is not None and data is None:
         raise InputError("--checkpoint goes with --data")
+    if record and data is not None:
+        raise InputError("--record is of the golden slices; leave --data out")
+    if key is not None and not record:
+        raise InputError("--key goes with --record")
     from clinreadnet.console import progress_bar
     from clinreadnet.data.ldctiqa import read_ldctiqa
     from clinreadnet.runtime.bundle.manifest import load_manifest
+    from clinreadnet.runtime.inputs import check_device
     from clinreadnet.scoring.plot import check_plot
     from clinreadnet.verify.plot import write_parity
+    from clinreadnet.verify.record import check_record
+    from clinreadnet.verify.record import record as write_record
     from clinreadnet.verify.report import print_report
     from clinreadnet.verify.run import steps, verify_folder, verify_golden
 
+    check_device(device)
     if plot is not None:
         check_output(plot)
         check_plot(plot)
     manifest = load_manifest(bundle)
+    if record:
+        check_record(manifest, str(bundle), key)
     slices = manifest.golden.slices if data is None else len(read_ldctiqa(data))
     with progress_bar() as bar:
         task = bar.add_task("Verifying", total=steps(manifest, slices, golden=data is None))
@@ -61,14 +82,16 @@ def verify(
             bar.advance(task, n)
 
         if data is None:
-            report = verify_golden(bundle, manifest, advance)
+            report = verify_golden(bundle, manifest, advance, device)
         else:
-            report = verify_folder(bundle, manifest, data, checkpoint, advance)
+            report = verify_folder(bundle, manifest, data, checkpoint, advance, device)
     if plot is not None and report.scores:
         write_parity(report.scores, "reference", plot)
     if as_json:
         print_json(report.to_dict())
     else:
         print_report(report, Output(markup=True))
+    if record:
+        note(write_record(report, manifest, key))
     if not report.passed:
         raise CheckFailed(f"{bundle}: verification failed")

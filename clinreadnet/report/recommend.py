@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from clinreadnet.errors import InputError
 from clinreadnet.report.results import RecordedRun
 from clinreadnet.report.rows import BenchRow
-from clinreadnet.runtime.bundle.manifest import Artifact, Manifest
+from clinreadnet.runtime.bundle.manifest import NOT_RUN, Artifact, Manifest, Parity
+from clinreadnet.runtime.records import CPU_BACKEND
 
 QUANTITIES = ("score", "tile", "novelty", "error", "PLCC", "SROCC", "KROCC")
 """What a budget can bound: the worst difference of a slice's score and of a tile of its map in
@@ -91,6 +92,8 @@ def parse_budget(text: str) -> dict[str, float]:
 def recommend(run: RecordedRun, manifest: Manifest, budget: str) -> Recommendation:
     """Choose by the time of one slice in host memory, which is measured for every backend.
 
+    What runs on a GPU must have passed on the run's GPU, what runs on a processor on a processor.
+
     Args:
         run: a recorded run.
         manifest: manifest of a verified bundle.
@@ -103,15 +106,24 @@ def recommend(run: RecordedRun, manifest: Manifest, budget: str) -> Recommendati
     rows = [r for r in run.rows if (r.role, r.batch, r.clock) == ("artifact", 1, "host")]
     refused: list[Judgement] = []
     for row in sorted(rows, key=lambda one: one.p50):
-        judged = judge(row, manifest.artifacts, bounds)
+        judged = judge(row, manifest.artifacts, bounds, run.gpu)
         if judged.reason is None:
             return Recommendation(run.machine, budget, judged, tuple(refused))
         refused.append(judged)
     return Recommendation(run.machine, budget, None, tuple(refused))
 
 
-def judge(row: BenchRow, artifacts: Sequence[Artifact], bounds: dict[str, float]) -> Judgement:
-    """Compare one measured artifact with a budget."""
+def judge(
+    row: BenchRow, artifacts: Sequence[Artifact], bounds: dict[str, float], gpu: str | None
+) -> Judgement:
+    """Compare one measured artifact with a budget.
+
+    Args:
+        row: what was measured of it.
+        artifacts: of the bundle.
+        bounds: by quantity.
+        gpu: name of the GPU of the measured machine, or None.
+    """
     artifact = next((a for a in artifacts if a.file == row.artifact), None)
     if artifact is None:
         return Judgement(row, None, "not in this bundle")
@@ -119,9 +131,15 @@ def judge(row: BenchRow, artifacts: Sequence[Artifact], bounds: dict[str, float]
         return Judgement(
             row, None, "measured on another build of this file; run `make bench-record`"
         )
-    parity = artifact.parity
-    if parity is None or parity.status != "passed":
-        return Judgement(row, None, f"parity {parity.status if parity else 'not measured'}")
+    on_gpu = None if row.candidate == CPU_BACKEND else gpu
+    where = on_gpu or "a processor"
+    parity = _record(artifact, row.candidate, on_gpu)
+    if parity is None:
+        return Judgement(
+            row, None, f"not verified on {where}; run `clinreadnet verify --record` there"
+        )
+    if parity.status != "passed":
+        return Judgement(row, None, f"verification failed on {where}")
     errors = [abs(e) for e in parity.relative_error.values() if e is not None]
     costs: dict[str, float | None] = {
         "score": parity.worst_score_difference,
@@ -138,3 +156,19 @@ def judge(row: BenchRow, artifacts: Sequence[Artifact], bounds: dict[str, float]
         elif cost > bound:
             over.append(f"{quantity} {cost:.2g} > {bound:g}")
     return Judgement(row, parity.worst_score_difference, ", ".join(over) or None)
+
+
+def _record(artifact: Artifact, backend: str, gpu: str | None) -> Parity | None:
+    """Return the newest record of a backend on a GPU, or on any processor; None without one."""
+    if gpu is None:
+        first = artifact.parity  # older bundles do not say where; it was a processor
+        found = [one for one in artifact.runs if one.ran_on and one.ran_on.gpu is None]
+        if not found and first and first.status != NOT_RUN and first.ran_on is None:
+            found = [first]
+    else:
+        found = [
+            one
+            for one in artifact.runs
+            if one.ran_on and (one.ran_on.backend, one.ran_on.gpu) == (backend, gpu)
+        ]
+    return max(found, key=lambda one: one.ran_on.date if one.ran_on else "", default=None)

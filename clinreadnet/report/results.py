@@ -61,6 +61,12 @@ class RecordedRun:
         return hardware(self.document["machine_info"])
 
     @property
+    def gpu(self) -> str | None:
+        """Name of the GPU, or None."""
+        gpu: str | None = self.document["machine_info"].get("gpu")
+        return gpu
+
+    @property
     def rates(self) -> Mapping[str, float]:
         """Rates measured at the start: ``copy`` in bytes/s, matmul by precision in FLOP/s."""
         rates: Mapping[str, float] = self.document["machine_info"].get("rates", {})

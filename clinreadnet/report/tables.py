@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from clinreadnet.report.results import RecordedRun
 from clinreadnet.report.rows import BenchRow
-from clinreadnet.runtime.bundle.manifest import Manifest, Parity
+from clinreadnet.runtime.bundle.manifest import NOT_RUN, Manifest, Parity
 
 NOT_MEASURED = "Not measured."
 NOT_MEASURED_HERE = "not measured"
@@ -158,7 +158,7 @@ def artifacts_table(manifest: Manifest) -> Table:
     """What the bundle holds and how exact it is."""
     rows = []
     for artifact in manifest.artifacts:
-        parity = artifact.parity or Parity("not run")
+        parity = artifact.parity or Parity(NOT_RUN)
         flips = parity.in_domain_flips
         worst = (parity.worst_score_difference, parity.worst_tile_difference)
         maps = [f"{v:.1e}" for v in parity.map_difference.values() if v is not None]

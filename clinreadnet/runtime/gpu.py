@@ -42,6 +42,16 @@ def find_gpus() -> list[Gpu]:
     return [_describe(cuda, ordinal) for ordinal in range(count.value)]
 
 
+def pci_bus_id(device: int = 0) -> str | None:
+    """Return where a visible GPU is plugged in, such as ``0000:3B:00.0``; None without one."""
+    if device >= len(find_gpus()):
+        return None
+    text, handle = ctypes.create_string_buffer(32), ctypes.c_int()
+    cuda = load_driver()
+    cuda.cuDeviceGet(ctypes.byref(handle), device)
+    return text.value.decode() if cuda.cuDeviceGetPCIBusId(text, len(text), handle) == 0 else None
+
+
 def driver_version() -> str | None:
     """Return the NVIDIA driver's version, such as ``580.65.06``, or None without one."""
     try:

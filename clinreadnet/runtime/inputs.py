@@ -1,4 +1,4 @@
-"""Checks of the arrays to score, and of counts."""
+"""Checks of the arrays to score, of counts, and of the GPU's index."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from clinreadnet.data.plausibility import implausible
 from clinreadnet.errors import InputError
+from clinreadnet.runtime.gpu import find_gpus
 from clinreadnet.spec import SIZE
 
 
@@ -54,3 +55,19 @@ def check_count(name: str, value: Any, most: int) -> None:
         raise InputError(f"{name}={value}: must be 1 or more")
     if value > most:
         raise InputError(f"{name}={value}: at most {most}")
+
+
+def check_device(device: int) -> None:
+    """Check that a GPU has this index; 0 is allowed without a GPU.
+
+    Raises:
+        InputError: there is no such GPU.
+    """
+    check_whole("device", device)
+    if device == 0:
+        return
+    count = len(find_gpus())
+    if not 0 <= device < count:
+        there = ["no NVIDIA GPU is visible; leave it out", "one NVIDIA GPU is visible; it is 0"]
+        many = f"{count} NVIDIA GPUs are visible; they are 0 to {count - 1}"
+        raise InputError(f"device={device}: {there[count] if count < 2 else many}")

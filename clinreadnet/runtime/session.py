@@ -10,6 +10,7 @@ with Session("bundle") as session:
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import weakref
@@ -45,7 +46,8 @@ from clinreadnet.runtime.backends.ladder import (
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import Artifact, Manifest, load_manifest
 from clinreadnet.runtime.bundle.trust import KeyFile
-from clinreadnet.runtime.inputs import check_count, check_slices, check_whole
+from clinreadnet.runtime.inputs import check_count, check_device, check_slices, check_whole
+from clinreadnet.runtime.records import CPU_BACKEND
 from clinreadnet.runtime.reproduce import reproduce, run_batch
 from clinreadnet.runtime.scores import Outputs, Scores
 from clinreadnet.runtime.stream import Stream
@@ -79,11 +81,15 @@ class Session:
         batch: int | None = None,
         workers: int = 1,
         threads: int | None = None,
+        device: int = 0,
         trusted_keys: Sequence[KeyFile] | None = None,
         not_before: str | None = None,
         allow_unverified: bool = False,
     ) -> None:
         """Load a bundle with the first backend that works here and passes the self-test.
+
+        The self-test runs one golden slice. On a GPU for which the manifest holds no record of the
+        artifact's verification it runs all of them.
 
         Args:
             bundle: folder made by `clinreadnet export`.
@@ -93,6 +99,7 @@ class Session:
                 profile's optimum on a GPU.
             workers: concurrent runs; on a GPU each has its own stream, buffers and context.
             threads: CPU threads of a run; default all.
+            device: index of the GPU among the visible ones.
             trusted_keys: Ed25519 public keys, PEM files; one of them must have signed the bundle.
             not_before: refuse a bundle created before this time, ISO 8601 such as "2026-01-31" (UTC
                 without a zone): an older bundle with a valid signature stays valid for ever.
@@ -111,6 +118,9 @@ class Session:
             check_count("threads", threads, limits.THREADS)
         if batch is not None:
             check_whole("batch", batch)
+        check_device(device)
+        if device and ladder == (CPU_BACKEND,):
+            raise InputError(f"device={device}: {CPU_BACKEND} runs on no GPU; leave it out")
         if precision is not None and precision not in PRECISIONS:
             raise InputError(f"precision={precision!r}: none of {', '.join(PRECISIONS)}")
         oldest = None if not_before is None else _time("not_before", not_before)
@@ -126,10 +136,8 @@ class Session:
                 f"{self.bundle}: the bundle is not verified; run `clinreadnet verify {self.bundle}`"
             )
         self.refused: dict[str, str] = {}
-        golden = read_golden(
-            self.bundle, self.manifest.golden, self.manifest.outputs, first=SELF_TEST_SLICES
-        )
-        loaded = self._climb(ladder, SessionOptions(precision, batch, workers, threads), golden)
+        loaded = self._climb(ladder, SessionOptions(precision, batch, workers, threads, device))
+        self._record = loaded.record
         self._backend = loaded.backend
         # If the caller does not close the session: before the interpreter unloads CUDA's modules.
         self._free = weakref.finalize(self, loaded.backend.close)
@@ -220,9 +228,11 @@ class Session:
     def describe(self) -> dict[str, Any]:
         """Return the backend, artifact and weights that run, ready for JSON.
 
-        ``backend_notes`` says what the backend does otherwise than planned, such as running without
-        a CUDA graph. ``unjudged`` says why no slice is judged to be in domain; null where slices
-        are judged.
+        ``verified_here`` is the date on which `clinreadnet verify --record` found that the artifact
+        passes on this kind of GPU or processor, or null; ``self_test_slices`` are the golden slices
+        that this session ran. ``backend_notes`` says what the backend does otherwise than planned,
+        such as running without a CUDA graph. ``unjudged`` says why no slice is judged to be in
+        domain; null where slices are judged.
         """
         return {
             "bundle": str(self.bundle),
@@ -236,6 +246,8 @@ class Session:
             "precision": self.artifact.precision,
             "verdict": self.verdict.validity.name,
             "verdict_reason": self.verdict.reason,
+            "verified_here": self._verified_here,
+            "self_test_slices": self._self_tested,
             "batch": self.batch,
             "backend_notes": list(getattr(self._backend, "notes", ())),
             "novelty_threshold": self.manifest.model.novelty_threshold,
@@ -269,17 +281,20 @@ class Session:
     ) -> None:
         self.close()
 
-    def _climb(
-        self, ladder: tuple[str, ...], options: SessionOptions, golden: dict[str, NDArray[Any]]
-    ) -> LoadedBackend:
+    def _climb(self, ladder: tuple[str, ...], options: SessionOptions) -> LoadedBackend:
         """Return the first backend that loads and passes; keep the reasons against the others."""
+        golden = functools.cache(self._golden)
+        golden(SELF_TEST_SLICES)  # a damaged file is the bundle's fault, not a backend's
         failure: CheckFailed | BackendError | None = None
         failed = ""
         for name in ladder:
             try:
                 loaded = open_backend(name, self.bundle, self.manifest, options)
                 try:
-                    self._self_test(name, loaded, golden)
+                    # Nobody has verified it on this kind of GPU: then the session does.
+                    known = loaded.record is not None or name == CPU_BACKEND
+                    first = SELF_TEST_SLICES if known else None
+                    self._self_test(name, loaded, golden(first))
                 except BaseException:
                     loaded.backend.close()
                     raise
@@ -304,13 +319,26 @@ class Session:
         """Return a reason without the bundle's path, which the whole message names once."""
         return reason.removeprefix(f"{self.bundle}: ").replace(f"{self.bundle}{os.sep}", "")
 
+    def _golden(self, first: int | None) -> dict[str, NDArray[Any]]:
+        """Return the first golden slices, or all."""
+        return read_golden(self.bundle, self.manifest.golden, self.manifest.outputs, first=first)
+
     def _self_test(self, name: str, loaded: LoadedBackend, golden: dict[str, NDArray[Any]]) -> None:
-        """Compare a golden slice alone, and at every position of the batch that will run."""
+        """Compare golden slices alone, and in the batch that will run.
+
+        Each slice is compared in both, and the first one at every position of the batch.
+        """
         artifact = loaded.artifact
         budgets = PRECISIONS[artifact.precision].limits(SELF_TEST_SLACK)
         smallest = artifact.batch.min
-        for batch in sorted({1, loaded.batch}):
-            slices = np.arange(batch) % len(golden["hu"]) if batch > 1 else np.arange(1)
+        n = len(golden["hu"])
+        plan = [(1, np.arange(n))]
+        if loaded.batch > 1:
+            plan.append((loaded.batch, np.zeros(loaded.batch, int)))
+        if loaded.batch > 1 and n > 1:
+            filled = -(-n // loaded.batch) * loaded.batch  # another size would need its own buffers
+            plan.append((loaded.batch, np.arange(filled) % n))
+        for batch, slices in plan:
             expected = {key: golden[key][slices] for key in self.manifest.output_names}
             try:
                 found = reproduce(
@@ -331,6 +359,12 @@ class Session:
                     f"{self.bundle / artifact.file}: self-test failed on {where}, {failure}; run "
                     f"`clinreadnet verify {self.bundle}` here, or choose another backend"
                 )
+        self._self_tested = n
+
+    @property
+    def _verified_here(self) -> str | None:
+        ran = None if self._record is None else self._record.ran_on
+        return None if ran is None else ran.date
 
     def _run(self, hu: NDArray[Any], least: int) -> Outputs:
         with self._slots:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from clinreadnet.machine import cpu_name
 from clinreadnet.runtime.bundle.manifest import Artifact
 from clinreadnet.runtime.gpu import driver_version, find_gpus
 
@@ -43,6 +44,7 @@ class Machine:
         driver: version of the NVIDIA driver.
         version: of the flavour's installed package; None if not needed or not installed.
         lean: whether that package is the lean runtime, which runs only version-compatible engines.
+        processor: name of the processor.
     """
 
     platform: str
@@ -51,6 +53,7 @@ class Machine:
     driver: str | None = None
     version: str | None = None
     lean: bool = False
+    processor: str = ""
 
 
 VALID = Verdict(Validity.VALID)
@@ -64,16 +67,23 @@ def current_platform() -> str:
     return f"{platform.system().lower()}-{'x86_64' if machine == 'amd64' else machine}"
 
 
-def this_machine(version: str | None = None, *, lean: bool = False) -> Machine:
-    """Return this machine with its first visible GPU."""
-    gpus = find_gpus()
+def this_machine(version: str | None = None, *, lean: bool = False, device: int = 0) -> Machine:
+    """Return this machine with one of its GPUs.
+
+    Args:
+        version: of the backend's library.
+        lean: whether that is the lean runtime.
+        device: index of the GPU among the visible ones.
+    """
+    gpu = next(iter(find_gpus()[device : device + 1]), None)
     return Machine(
         platform=current_platform(),
-        gpu=gpus[0].name if gpus else None,
-        target=gpus[0].target if gpus else None,
-        driver=driver_version() if gpus else None,
+        gpu=None if gpu is None else gpu.name,
+        target=None if gpu is None else gpu.target,
+        driver=None if gpu is None else driver_version(),
         version=version,
         lean=lean,
+        processor=cpu_name(),
     )
 
 

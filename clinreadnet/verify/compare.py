@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from clinreadnet.evaluation.maps import MapAgreement, map_agreement
 from clinreadnet.metrics import Correlations, Interval, correlations
 from clinreadnet.precision import PRECISIONS
-from clinreadnet.runtime.bundle.manifest import Artifact, Parity
+from clinreadnet.runtime.bundle.manifest import NOT_RUN, Artifact, Parity
 from clinreadnet.runtime.reproduce import compare_outputs
 from clinreadnet.runtime.scores import Outputs
 
@@ -138,8 +138,8 @@ def _of_map(agreement: MapAgreement, name: str) -> float:
 def not_run(artifact: Artifact, reason: str | None = None) -> Parity:
     """Return the parity of an artifact that this machine cannot run, with the reason."""
     return Parity(
-        "not run",
-        reason=reason or f"built, not run: needs a GPU of architecture {artifact.target}",
+        NOT_RUN,
+        reason=reason or f"needs a GPU of architecture {artifact.target}",
         budget=PRECISIONS[artifact.precision].budget,
     )
 

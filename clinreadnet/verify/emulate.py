@@ -9,6 +9,9 @@ from onnx import TensorProto, helper, numpy_helper
 from clinreadnet.errors import InputError, first_line
 from clinreadnet.precision import PRECISIONS, lowered_precisions
 
+_MOVES = frozenset(("Concat", "Identity", "Reshape", "Split", "Squeeze", "Transpose", "Unsqueeze"))
+"""Operators whose outputs are values of their inputs: rounded inputs give rounded outputs."""
+
 
 def onnx_type(precision: str) -> TensorProto.DataType:
     """Return ONNX's type of a precision's weights and activations."""
@@ -41,6 +44,8 @@ def emulate(content: bytes) -> bytes:
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         rounded = [name for name in node.output if types[name] in low]
+        if node.op_type in _MOVES:
+            rounded = []
         to_low = node.op_type == "Cast" and rounded
         if not to_low:
             nodes.append(node)

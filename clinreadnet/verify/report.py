@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from clinreadnet.metrics import Interval
-from clinreadnet.runtime.bundle.manifest import Artifact
+from clinreadnet.runtime.bundle.manifest import NOT_RUN, Artifact, Parity
 from clinreadnet.spec import RESEARCH_USE
 from clinreadnet.verify.compare import MAP_METRICS, METRICS, not_run
 
@@ -27,10 +27,12 @@ class VerifyReport:
         bundle: the folder.
         source: "golden" or the labelled folder.
         slices: number of compared slices; 0 if the golden file is broken.
-        artifacts: the manifest's entries, each with its new parity.
+        artifacts: the manifest's entries, each with its new parity; ``records`` are what further
+            backends of this machine found.
         problems: problems of the bundle that are not those of an artifact.
         scores: [slices] scores by file for each artifact that ran, and "reference".
         unjudged: why no slice is judged to be in domain; None where slices are judged.
+        notes: what the slices do not show.
     """
 
     bundle: Path
@@ -40,6 +42,7 @@ class VerifyReport:
     problems: tuple[str, ...] = ()
     scores: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     unjudged: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -55,6 +58,7 @@ class VerifyReport:
             "slices": self.slices,
             "problems": list(self.problems),
             "unjudged": self.unjudged,
+            "notes": list(self.notes),
             "artifacts": [
                 {
                     "file": a.file,
@@ -62,6 +66,7 @@ class VerifyReport:
                     "precision": a.precision,
                     "target": a.target,
                     **({} if a.parity is None else asdict(a.parity)),
+                    "records": [asdict(one) for one in a.records],
                 }
                 for a in self.artifacts
             ],
@@ -71,7 +76,7 @@ class VerifyReport:
 
 def all_passed(artifacts: tuple[Artifact, ...]) -> bool:
     """Return whether no artifact failed and at least one passed."""
-    statuses = {a.parity.status if a.parity else "not run" for a in artifacts}
+    statuses = {one.status for a in artifacts for one in (a.parity, *a.records) if one}
     return "failed" not in statuses and "passed" in statuses
 
 
@@ -87,14 +92,13 @@ def print_report(report: VerifyReport, console: Console) -> None:
     table.add_column("error / budget", justify="right", no_wrap=True)
     for name in (*METRICS, "score"):
         table.add_column(f"Δ{name}", justify="right", no_wrap=True)
-    colours = {"passed": "green", "failed": "red", "not run": "yellow"}
+    colours = {"passed": "green", "failed": "red", NOT_RUN: "yellow"}
     notes = [(report.bundle.name, "failed", problem) for problem in report.problems]
-    for artifact in report.artifacts:
-        parity = artifact.parity or not_run(artifact)
+    for artifact, parity in _results(report.artifacts):
         errors = [e for e in parity.relative_error.values() if e is not None]
         error = f"{max(errors):.1e} / " if errors else ""
         table.add_row(
-            artifact.file.removeprefix("clinreadnet."),
+            _label(artifact, parity),
             f"[{colours[parity.status]}]{parity.status}[/]",
             error + _number(parity.budget),
             *(_number(parity.metric_difference.get(name)) for name in METRICS),
@@ -106,6 +110,8 @@ def print_report(report: VerifyReport, console: Console) -> None:
     console.print(table)
     if report.scores:
         console.print(local_table(report.artifacts))
+    for line in dict.fromkeys(_where(one) for _, one in _results(report.artifacts) if one.ran_on):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     for file, status, reason in notes:
         console.print(
             f"[{colours[status]}]{status}[/] {escape(file)}: {escape(reason)}", soft_wrap=True
@@ -116,8 +122,8 @@ def print_report(report: VerifyReport, console: Console) -> None:
         console.print(escape(line), highlight=False, soft_wrap=True)
     if report.scores:
         console.print("[] 95 % bootstrap over slices", markup=False)
-    if report.unjudged is not None:
-        console.print(report.unjudged, highlight=False, markup=False, soft_wrap=True)
+    for line in (*report.notes, *([] if report.unjudged is None else [report.unjudged])):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(RESEARCH_USE)
 
 
@@ -127,13 +133,12 @@ def local_table(artifacts: Sequence[Artifact]) -> Table:
     table.add_column("artifact", no_wrap=True)
     for heading in ("Δtile / budget", "Δnovelty / budget", "flips", "Δmap corr.", "Δmap RMSE"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for artifact in artifacts:
-        parity = artifact.parity
-        if parity is None or parity.worst_tile_difference is None:
+    for artifact, parity in _results(artifacts):
+        if parity.worst_tile_difference is None:
             continue
         flips = parity.in_domain_flips
         table.add_row(
-            artifact.file.removeprefix("clinreadnet."),
+            _label(artifact, parity),
             _of_budget(parity.worst_tile_difference, parity.details.get("tile_budget")),
             _of_budget(parity.worst_novelty_difference, parity.details.get("novelty_budget")),
             "not judged" if flips is None else str(flips),
@@ -153,6 +158,26 @@ def measured(report: VerifyReport) -> Iterator[tuple[str, Mapping[str, Interval]
             yield "reference", details["reference_metrics"] | theirs, None
         ours = _of_map(details.get("map"))
         yield artifact.file, details["metrics"] | ours, details.get("worst_slice")
+
+
+def _results(artifacts: Iterable[Artifact]) -> Iterator[tuple[Artifact, Parity]]:
+    for artifact in artifacts:
+        yield artifact, artifact.parity or not_run(artifact)
+        for one in artifact.records:
+            yield artifact, one
+
+
+def _label(artifact: Artifact, parity: Parity) -> str:
+    gpu = artifact.kind == "onnx" and parity in artifact.records
+    return artifact.file.removeprefix("clinreadnet.") + (" on the GPU" if gpu else "")
+
+
+def _where(parity: Parity) -> str:
+    ran = parity.ran_on
+    assert ran is not None
+    driver = "" if ran.driver is None else f", driver {ran.driver}"
+    libraries = ", ".join(f"{name} {version}" for name, version in ran.libraries.items())
+    return f"{ran.backend} ran on {ran.hardware}{driver} with {libraries}"
 
 
 def _of_map(agreement: Mapping[str, Any] | None) -> dict[str, Interval]:

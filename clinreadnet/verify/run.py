@@ -4,9 +4,9 @@ The files of all artifacts are checked. ONNX graphs run on the CPU, in the batch
 `clinreadnet.verify.batches`: ‖out − ref‖ / ‖ref‖ of each output, the worst tile of the quality
 maps, the worst slice's novelty and the differences of the task's metrics (those of the maps where
 the truth of tiles is known) must be within the budgets of the precision. Slices that change between
-in and out of domain are counted. TensorRT engines run where this machine can load them, through the
-runtime's own backend. The slices are the bundle's golden slices (without torch) or a labelled
-folder (the checkpoint is then needed).
+in and out of domain are counted. With ONNX Runtime's CUDA they run on the GPU too, and TensorRT
+engines where this machine can load them, through the runtime's own backends. The slices are the
+bundle's golden slices (without torch) or a labelled folder (the checkpoint is then needed).
 
 If two nearly equal scores change places, rank metrics change by a whole pair: one pair of n slices
 moves KROCC by 4 / (n (n - 1)), more than its tolerance if n < 64. Golden slices therefore have
@@ -25,11 +25,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clinreadnet.errors import BackendError, BackendUnavailable, InputError
+from clinreadnet.errors import (
+    BackendError,
+    BackendUnavailable,
+    DeviceLost,
+    InputError,
+    OutOfMemory,
+)
 from clinreadnet.precision import PRECISIONS
-from clinreadnet.runtime.backends.ladder import SessionOptions, open_engine
+from clinreadnet.runtime.backends.ladder import SessionOptions, open_artifact
+from clinreadnet.runtime.backends.onnxruntime import installed_version, offers_cuda
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import (
+    NOT_RUN,
     Artifact,
     Manifest,
     Parity,
@@ -37,6 +45,8 @@ from clinreadnet.runtime.bundle.manifest import (
     read_listed,
 )
 from clinreadnet.runtime.gpu import find_gpus
+from clinreadnet.runtime.records import CPU_BACKEND, CUDA_BACKEND, other_records, ran_on
+from clinreadnet.runtime.verdict import this_machine
 from clinreadnet.spec import OUTPUTS
 from clinreadnet.verify.batches import CPU_BATCH, planned, verified_range
 from clinreadnet.verify.compare import LocalTruth, not_run
@@ -52,10 +62,12 @@ def verify_artifact(
     manifest: Manifest | None = None,
     advance: Advance = lambda n: None,
     scores: dict[str, NDArray[Any]] | None = None,
+    device: int = 0,
 ) -> Parity:
     """Check an artifact's file, run it if this machine can, and compare.
 
-    A graph runs on the CPU, an engine with the backend that a session runs it with.
+    A graph runs on the CPU, an engine with the backend that a session runs it with. The parity says
+    where it ran; without that, nothing ran.
 
     Args:
         bundle: its folder.
@@ -64,12 +76,14 @@ def verify_artifact(
         manifest: of the bundle; without it only graphs run.
         advance: called with the number of computed slices.
         scores: gets the artifact's scores, by its file name.
+        device: index of the GPU.
     """
     try:
         content = read_listed(bundle, artifact)
         if artifact.layers is not None:
             read_listed(bundle, artifact.layers)
         if artifact.kind == "onnx":
+            machine = this_machine(installed_version())
             parity, found = verify_graph(
                 content,
                 artifact.precision,
@@ -79,10 +93,14 @@ def verify_artifact(
                 file=str(bundle / artifact.file),
                 advance=advance,
             )
+            parity = replace(parity, ran_on=ran_on(CPU_BACKEND, machine))
         elif manifest is None or not find_gpus():
             return not_run(artifact)
         else:
-            parity, found = _verify_engine(bundle, manifest, artifact, evidence, advance)
+            backend = str(artifact.flavour)
+            parity, found = _verify_on_gpu(
+                backend, bundle, manifest, artifact, evidence, advance, device
+            )
     except (NotRunnable, BackendUnavailable) as reason:
         if artifact.kind == "onnx" and isinstance(reason, BackendUnavailable):
             return _failed(artifact, reason)
@@ -98,37 +116,63 @@ def _failed(artifact: Artifact, error: Exception) -> Parity:
     return Parity("failed", reason=str(error), budget=PRECISIONS[artifact.precision].budget)
 
 
-def _verify_engine(
-    bundle: Path, manifest: Manifest, engine: Artifact, evidence: Evidence, advance: Advance
+def verify_on_cuda(
+    bundle: Path,
+    manifest: Manifest,
+    graph: Artifact,
+    evidence: Evidence,
+    advance: Advance = lambda n: None,
+    device: int = 0,
+) -> Parity:
+    """Run a graph on this machine's GPU with ONNX Runtime, and compare; as `verify_artifact`."""
+    try:
+        return _verify_on_gpu(CUDA_BACKEND, bundle, manifest, graph, evidence, advance, device)[0]
+    except BackendUnavailable as reason:
+        return not_run(graph, f"{CUDA_BACKEND}: {reason}")
+    except (BackendError, InputError) as error:
+        return _failed(graph, error)
+
+
+def _verify_on_gpu(
+    backend: str,
+    bundle: Path,
+    manifest: Manifest,
+    artifact: Artifact,
+    evidence: Evidence,
+    advance: Advance,
+    device: int,
 ) -> tuple[Parity, NDArray[Any]]:
-    """Run an engine on this machine's GPU; the details say on which, and with what.
+    """Run an artifact on this machine's GPU.
 
     Raises:
         BackendUnavailable: this machine cannot load it.
-        BackendError, InputError: it does not run, or a file is not the one in the manifest.
+        BackendError, InputError: it cannot be loaded, a file is not the one in the manifest, memory
+            is full, or the GPU is lost.
     """
-    options = SessionOptions(batch=engine.batch.max)
-    loaded = open_engine(bundle, manifest, engine, options)
+    # Not what is recorded: that would refuse what failed before.
+    new = replace(artifact, parity=None, records=())
+    options = SessionOptions(batch=new.batch.max, device=device)
+    loaded = open_artifact(backend, bundle, manifest, new, options)
+    scores: NDArray[Any] = np.full(len(evidence.labels), np.nan)
     try:
-        here = verified_range(engine.batch, loaded.batch)
+        here = verified_range(new.batch, loaded.batch)
         parity, scores = judge_runs(
-            loaded.backend.run, engine.precision, engine.batch, here, evidence, advance
+            loaded.backend.run, new.precision, new.batch, here, evidence, advance
         )
+    except (OutOfMemory, DeviceLost):
+        raise
+    except BackendError as error:
+        parity = _failed(artifact, error)
     finally:
         loaded.backend.close()
-    machine = loaded.machine
-    ran_on = {
-        "backend": engine.flavour,
-        "version": machine.version,
-        "gpu": machine.gpu,
-        "target": machine.target,
-        "driver": machine.driver,
-    }
-    return replace(parity, details=parity.details | {"ran_on": ran_on}), scores
+    return replace(parity, ran_on=ran_on(backend, loaded.machine)), scores
 
 
 def verify_golden(
-    bundle: str | os.PathLike[str], manifest: Manifest, advance: Advance = lambda n: None
+    bundle: str | os.PathLike[str],
+    manifest: Manifest,
+    advance: Advance = lambda n: None,
+    device: int = 0,
 ) -> VerifyReport:
     """Verify on the bundle's golden slices, without torch.
 
@@ -136,6 +180,7 @@ def verify_golden(
         bundle: its folder.
         manifest: its manifest.
         advance: called with the number of computed slices, for each graph.
+        device: index of the GPU.
     """
     folder = Path(bundle)
     try:
@@ -145,7 +190,7 @@ def verify_golden(
         artifacts = tuple(replace(a, parity=_only_hashed(folder, a)) for a in manifest.artifacts)
         return VerifyReport(folder, "golden", 0, artifacts, (str(error),))
     evidence = golden_evidence(golden, manifest.model.novelty_threshold)
-    return _verify(folder, manifest, "golden", evidence, advance)
+    return _verify(folder, manifest, "golden", evidence, advance, device)
 
 
 def golden_evidence(golden: Mapping[str, NDArray[Any]], threshold: float | None = None) -> Evidence:
@@ -165,6 +210,7 @@ def verify_folder(
     data: str | os.PathLike[str],
     checkpoint: str | os.PathLike[str] | None = None,
     advance: Advance = lambda n: None,
+    device: int = 0,
 ) -> VerifyReport:
     """Verify on a labelled folder; the reference is computed from the checkpoint.
 
@@ -174,6 +220,7 @@ def verify_folder(
         data: an LDCTIQA folder.
         checkpoint: the checkpoint of the bundle; default the shipped one.
         advance: called with the number of computed slices, for the reference and each graph.
+        device: index of the GPU.
 
     Raises:
         InputError: the folder cannot be read or has fewer than two slices, torch is missing, or the
@@ -211,7 +258,7 @@ def verify_folder(
         truth=truth,
         threshold=manifest.model.novelty_threshold,
     )
-    return _verify(Path(bundle), manifest, str(data), evidence, advance)
+    return _verify(Path(bundle), manifest, str(data), evidence, advance, device)
 
 
 def steps(manifest: Manifest, slices: int, *, golden: bool) -> int:
@@ -228,19 +275,29 @@ def steps(manifest: Manifest, slices: int, *, golden: bool) -> int:
             total += planned(slices, verified_range(artifact.batch, CPU_BATCH))
             if PRECISIONS[artifact.precision].quantized_type is not None:
                 total += slices  # without its quantisers too
-        elif find_gpus():
+        if find_gpus() and (artifact.kind != "onnx" or offers_cuda()):
             total += planned(slices, artifact.batch)
     return total
 
 
 def _verify(
-    bundle: Path, manifest: Manifest, source: str, evidence: Evidence, advance: Advance
+    bundle: Path,
+    manifest: Manifest,
+    source: str,
+    evidence: Evidence,
+    advance: Advance,
+    device: int,
 ) -> VerifyReport:
     scores = {"reference": evidence.reference["score"]}
     artifacts = []
+    cuda = offers_cuda() and bool(find_gpus())
     for artifact in manifest.artifacts:
-        parity = verify_artifact(bundle, artifact, evidence, manifest, advance, scores)
-        artifacts.append(replace(artifact, parity=parity))
+        parity = verify_artifact(bundle, artifact, evidence, manifest, advance, scores, device)
+        records: tuple[Parity, ...] = ()
+        if cuda and artifact.kind == "onnx" and parity.status == "passed":
+            records = (verify_on_cuda(bundle, manifest, artifact, evidence, advance, device),)
+        parity = _with_others(artifact, parity, device)
+        artifacts.append(replace(artifact, parity=parity, records=records))
     return VerifyReport(
         bundle,
         source,
@@ -248,7 +305,23 @@ def _verify(
         tuple(artifacts),
         scores=scores,
         unjudged=manifest.unjudged,
+        notes=_few_slices(len(evidence.labels), manifest),
     )
+
+
+def _few_slices(slices: int, manifest: Manifest) -> tuple[str, ...]:
+    largest = max(artifact.batch.max for artifact in manifest.artifacts)
+    if slices >= largest:
+        return ()
+    return (f"{slices} slices are fewer than the profile's MAX, {largest}: batches repeat them",)
+
+
+def _with_others(artifact: Artifact, parity: Parity, device: int) -> Parity:
+    """Add to what was not run here what other machines recorded of it."""
+    if parity.status != NOT_RUN or artifact.flavour is None:
+        return parity
+    others = other_records(artifact, artifact.flavour, this_machine(device=device))
+    return replace(parity, reason=f"{parity.reason}; {others}") if others else parity
 
 
 def _only_hashed(bundle: Path, artifact: Artifact) -> Parity:
@@ -257,7 +330,7 @@ def _only_hashed(bundle: Path, artifact: Artifact) -> Parity:
     except InputError as error:
         return Parity("failed", reason=str(error), budget=PRECISIONS[artifact.precision].budget)
     return Parity(
-        "not run",
+        NOT_RUN,
         reason="the golden slices cannot be read",
         budget=PRECISIONS[artifact.precision].budget,
     )

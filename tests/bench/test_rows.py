@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 from support import recorded_run
-from support.tiny_bundle import make_graph, write_bundle
+from support.tiny_bundle import make_graph, reference, write_bundle
 
 from bench import check
+from clinreadnet.errors import InputError
 from clinreadnet.report.results import read_run
 from clinreadnet.report.rows import BenchRow
 from clinreadnet.runtime.bundle.manifest import digest, load_manifest, write_manifest
@@ -115,9 +116,68 @@ def test_an_artifact_that_is_wrong_is_not_timed(bundle: Path, tmp_path: Path) ->
         f"--benchmark-json={path}",
     )
     assert found.returncode == 1
-    assert "onnxruntime-cpu-fp16 is not timed: score is off by" in found.stdout
+    assert "onnxruntime-cpu-fp16 is not timed at batch 1: score is off by" in found.stdout
     (one,) = json.loads(path.read_text())["benchmarks"]
     assert one["extra_info"]["precision"] == "fp32"
+
+
+def test_a_candidate_that_is_wrong_at_one_batch_is_not_timed_there(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench.measure import groups, networks
+    from bench.measure.timing import QUICK
+
+    def wrong_from_the_fifth(batch: int) -> Any:
+        def run(hu: Any) -> Any:
+            outputs = reference(hu[:, 0])
+            outputs["score"][4:] += 0.5
+            return outputs
+
+        return run
+
+    monkeypatch.setattr(groups, "measure_rates", lambda: {"copy": 1e10, "fp32": 1e11})
+    bad = networks.Candidate("bad", "fp32", "artifact", None, wrong_from_the_fifth)
+    good = networks.Candidate(
+        "good", "fp32", "peer", None, lambda batch: lambda hu: reference(hu[:, 0])
+    )
+    for batch, timed in ((1, {"good-fp32", "bad-fp32"}), (8, {"good-fp32"})):
+        found = groups.measure_group(
+            [good, bad], batch=batch, clock="host", bundle=bundle, timing=QUICK, nvml=None
+        )
+        assert set(found.rows) == timed
+        said = found.failed.get("bad-fp32", "")
+        assert ("bad-fp32 is not timed at batch 8: score is off by" in said) == (batch == 8)
+
+
+def test_a_gpu_that_is_not_there_is_one_line(bundle: Path) -> None:
+    found = pytest_bench(bundle, "bench/test_network.py", "--device", "7", CUDA_VISIBLE_DEVICES="")
+    assert found.returncode == 4
+    assert found.stderr.strip().endswith("--device 7: no such GPU; `nvidia-smi -L` lists them")
+    for module in ("recording", "check"):
+        command = [sys.executable, "-m", f"bench.{module}", "--device", "7"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+        assert "--device 7: no such GPU" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("visible", "device", "left"),
+    [(None, 1, "1"), ("4,5", 1, "5"), ("4,5", 0, "4"), ("4", 1, None), (None, -1, None)],
+    ids=["all", "some", "first", "too-many", "negative"],
+)
+def test_a_bench_sees_the_named_gpu_alone(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, device: int, left: str | None
+) -> None:
+    from bench import devices
+
+    monkeypatch.setattr(devices, "find_gpus", lambda: ["a GPU"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible or "")
+    if left is None:
+        with pytest.raises(InputError, match=f"--device {device}: no such GPU"):
+            devices.use(device)
+    else:
+        devices.use(device)
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == left
 
 
 def test_what_a_failed_bench_measured_is_not_recorded(bundle: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,9 +20,11 @@ from clinreadnet.runtime.bundle.manifest import (
     Manifest,
     ModelInfo,
     Parity,
+    RanOn,
 )
 
 BATCH = BatchRange(1, 4, 8)
+UNVERIFIED = "not verified on a processor; run `clinreadnet verify --record` there"
 
 
 def artifact(precision: str, score: float | None, status: str = "passed") -> Artifact:
@@ -52,7 +55,7 @@ MANIFEST = Manifest(
         artifact("fp32", 1e-6),
         artifact("fp16", 0.01),
         artifact("int8", 0.05),
-        artifact("bf16", None, "not run"),
+        artifact("bf16", None, "not run here"),
     ),
     golden=Golden("golden.npz", "0" * 64, 1, 3),
     verified=True,
@@ -79,16 +82,16 @@ ALL = (("fp32", 0.4), ("fp16", 0.3), ("int8", 0.2), ("bf16", 0.1))
 @pytest.mark.parametrize(
     ("budget", "best", "reasons"),
     [
-        pytest.param("score<=0.1", "int8", ["parity not run"], id="wide"),
-        pytest.param("score<=0.02", "fp16", ["parity not run", "score 0.05 > 0.02"], id="usual"),
+        pytest.param("score<=0.1", "int8", [UNVERIFIED], id="wide"),
+        pytest.param("score<=0.02", "fp16", [UNVERIFIED, "score 0.05 > 0.02"], id="usual"),
         pytest.param(
             "score<=0.001",
             "fp32",
-            ["parity not run", "score 0.05 > 0.001", "score 0.01 > 0.001"],
+            [UNVERIFIED, "score 0.05 > 0.001", "score 0.01 > 0.001"],
             id="narrow",
         ),
         pytest.param("score<=1e-9", None, 4, id="none"),
-        pytest.param("error<=0.001,SROCC<=0.0002", "int8", ["parity not run"], id="at-the-bound"),
+        pytest.param("error<=0.001,SROCC<=0.0002", "int8", [UNVERIFIED], id="at-the-bound"),
         pytest.param("error<=0.0009", None, 4, id="largest-error-of-an-output"),
     ],
 )
@@ -105,6 +108,68 @@ def test_the_fastest_within_the_budget_is_named(
         assert found == reasons
         assert f"deploy clinreadnet.{best}.onnx with onnxruntime-cpu" in chosen.lines()[0]
         assert all("refused" in line for line in chosen.lines()[1:])
+
+
+def record(gpu: str | None, backend: str, status: Any = "passed", score: float = 1e-3) -> Parity:
+    date = "2026-11-28T12:00:00Z"
+    ran = RanOn(backend, date, "test", "Test CPU", gpu, "sm89" if gpu else None, None, {})
+    return Parity(status, worst_score_difference=score, ran_on=ran)
+
+
+def with_records(precision: str, *records: Parity) -> Manifest:
+    """Return the bundle with records of one artifact."""
+    artifacts = tuple(
+        replace(a, records=records if a.precision == precision else ()) for a in MANIFEST.artifacts
+    )
+    return replace(MANIFEST, artifacts=artifacts)
+
+
+@pytest.mark.parametrize(
+    ("records", "best", "reason"),
+    [
+        pytest.param([record("NVIDIA L4", "onnxruntime-cuda")], "fp16", None, id="this-gpu"),
+        pytest.param([], None, "not verified on NVIDIA L4; run", id="no-record"),
+        pytest.param(
+            [record("NVIDIA A10", "onnxruntime-cuda")], None, "not verified on", id="another-gpu"
+        ),
+        pytest.param(
+            [record("NVIDIA L4", "tensorrt")], None, "not verified on", id="another-backend"
+        ),
+        pytest.param([record(None, "onnxruntime-cpu")], None, "not verified on", id="processor"),
+        pytest.param(
+            [record("NVIDIA L4", "onnxruntime-cuda", "failed")],
+            None,
+            "verification failed on NVIDIA L4",
+            id="failed",
+        ),
+        pytest.param(
+            [record("NVIDIA L4", "onnxruntime-cuda", score=0.5)],
+            None,
+            "score 0.5 > 0.02",
+            id="worse-there-than-on-a-processor",
+        ),
+    ],
+)
+def test_what_runs_on_a_gpu_must_have_passed_on_it(
+    tmp_path: Any, records: list[Parity], best: str | None, reason: str | None
+) -> None:
+    rows = [recorded_run.row("onnxruntime-cuda", "fp16", 0.01, sha256="fp16" * 16)]
+    document = recorded_run.document(rows)
+    document["machine_info"]["gpu"] = "NVIDIA L4"
+    run = read_run(recorded_run.write(tmp_path, document))
+    chosen = recommend(run, with_records("fp16", *records), "score<=0.02")
+    if best is not None:
+        assert chosen.best is not None and chosen.best.row.precision == best
+        assert chosen.best.cost == 1e-3
+    else:
+        assert chosen.best is None and str(chosen.refused[0].reason).startswith(str(reason))
+
+
+@pytest.mark.parametrize(("status", "best"), [("passed", "int8"), ("failed", "fp16")])
+def test_the_newest_record_of_a_processor_counts(run: Any, status: str, best: str) -> None:
+    manifest = with_records("int8", record(None, "onnxruntime-cpu", status))
+    chosen = recommend(run(measured(*ALL)), manifest, "score<=0.02")
+    assert chosen.best is not None and chosen.best.row.precision == best
 
 
 def test_only_what_can_be_deployed_is_considered(run: Any) -> None:

@@ -176,8 +176,6 @@ def test_the_default_batch_suits_the_processor_inside_the_profile(
     large = write_bundle(tmp_path / "large", batch=BatchRange(3, 16, 32))
     wide = write_bundle(tmp_path / "wide", batch=BatchRange(1, 16, 32))
     assert [Session(b).batch for b in (small, wide, large)] == [1, backends_module.CPU_BATCH, 3]
-    monkeypatch.setattr(backends_module, "CUDA", CPU)
-    assert Session(wide, "onnxruntime-cuda").batch == 16
 
 
 def test_the_default_is_the_most_accurate_graph_on_the_cpu(bundle: Path) -> None:
@@ -242,48 +240,22 @@ def test_an_explicit_backend_never_falls_back(
         Session(bundle, "onnxruntime-cuda")
 
 
-def test_cuda_gets_its_libraries_and_settings_before_it_starts(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    import onnxruntime
-
-    seen: list[Any] = []
-    real = onnxruntime.InferenceSession
-
-    def load(model: bytes, options: Any, providers: list[Any]) -> Any:
-        seen.extend(providers)
-        return real(model, options, providers=[CPU])
-
-    def preload() -> None:
-        print("cuDNN is not in a pip package")
-        seen.append("libraries")
-
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA])
-    monkeypatch.setattr(onnxruntime, "preload_dlls", preload, raising=False)
-    monkeypatch.setattr(onnxruntime, "InferenceSession", load)
-    monkeypatch.setattr(backends_module, "find_gpus", lambda: ["a GPU"])
-    with pytest.raises(BackendUnavailable, match="does not start here"):
-        Session(bundle, "onnxruntime-cuda")
-    assert seen == [
-        "libraries",
-        (CUDA, {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}),
-    ]
-    assert capsys.readouterr().out == ""
-
-
 def test_the_ladder_goes_down_and_keeps_each_reason(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[str] = []
     real = OnnxRuntimeBackend
 
-    def fake(content: bytes, *, provider: str, **rest: Any) -> OnnxRuntimeBackend:
-        tried.append(provider)
-        if provider == CUDA:
-            raise BackendUnavailable("no cuDNN")
-        return real(content, provider=provider, **rest)
+    def on_cpu(content: bytes, **rest: Any) -> OnnxRuntimeBackend:
+        tried.append(CPU)
+        return real(content, **rest)
 
-    monkeypatch.setattr(backends_module, "OnnxRuntimeBackend", fake)
+    def on_cuda(content: bytes, **rest: Any) -> OnnxRuntimeBackend:
+        tried.append(CUDA)
+        raise BackendUnavailable("no cuDNN")
+
+    monkeypatch.setattr(backends_module, "OnnxRuntimeBackend", on_cpu)
+    monkeypatch.setattr(backends_module, "OnnxRuntimeCudaBackend", on_cuda)
     monkeypatch.setattr(backends_module, "offers_cuda", lambda: True)
     monkeypatch.setattr(backends_module, "find_gpus", lambda: ["a GPU"])
     session = Session(bundle)
@@ -308,19 +280,18 @@ def test_a_backend_that_fails_its_self_test_is_closed_and_the_ladder_goes_on(
     closed: list[str] = []
 
     class Wrong(OnnxRuntimeBackend):
-        def __init__(self, content: bytes, *, provider: str, **rest: Any) -> None:
-            super().__init__(content, provider=CPU, **rest)
-            self.wanted = provider
+        def __init__(self, content: bytes, **rest: Any) -> None:
+            super().__init__(content)
 
         def run(self, hu: Any) -> Any:
             outputs = dict(super().run(hu))
-            return outputs | {"score": outputs["score"] + 0.1 * (self.wanted == CUDA)}
+            return outputs | {"score": outputs["score"] + 0.1}
 
         def close(self) -> None:
-            closed.append(self.wanted)
+            closed.append(CUDA)
             super().close()
 
-    monkeypatch.setattr(backends_module, "OnnxRuntimeBackend", Wrong)
+    monkeypatch.setattr(backends_module, "OnnxRuntimeCudaBackend", Wrong)
     monkeypatch.setattr(backends_module, "find_gpus", lambda: ["a GPU"])
     session = Session(bundle, ("onnxruntime-cuda", "onnxruntime-cpu"))
     assert session.backend == "onnxruntime-cpu" and closed == [CUDA]

@@ -15,6 +15,7 @@ import pytest
 from clinreadnet.runtime import Session, gpu, verdict
 from clinreadnet.runtime.backends import cuda_graph
 from clinreadnet.runtime.bundle.manifest import (
+    NOT_RUN,
     Artifact,
     BatchRange,
     BuiltOn,
@@ -45,11 +46,17 @@ class Machine:
     folder: Path
 
     def bundle(
-        self, engine: Engine | None = None, *, before_novelty: bool = False, **changes: Any
+        self,
+        engine: Engine | None = None,
+        *,
+        before_novelty: bool = False,
+        verifiable: bool = False,
+        **changes: Any,
     ) -> Path:
         """Write a bundle of a float32 graph and one engine."""
         engine = engine or Engine()
-        path = write_bundle(self.folder / f"bundle{len(list(self.folder.iterdir()))}")
+        folder = self.folder / f"bundle{len(list(self.folder.iterdir()))}"
+        path = write_bundle(folder, verifiable=verifiable)
         content = engine.file()
         file = "clinreadnet.fp16.engine"
         (path / file).write_bytes(content)
@@ -64,7 +71,7 @@ class Machine:
             built_on=BuiltOn(current_platform(), driver="580.65.06"),
             flavour=self.flavour,  # type: ignore[arg-type]
             target=engine.target,
-            parity=Parity("not run"),
+            parity=Parity(NOT_RUN),
         )
         manifest = load_manifest(path)
         entry = dataclasses.replace(entry, **changes)

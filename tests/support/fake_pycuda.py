@@ -1,7 +1,9 @@
 """A GPU of NumPy arrays behind the names of `pycuda.driver` and of the CUDA driver's library.
 
 Work on a stream waits until the stream is synchronised; a capture records it instead. Every call
-needs a current context, as on a real GPU, and what is allocated is counted.
+needs a current context, as on a real GPU, and what is allocated is counted. Memory and streams
+belong to the context that was current when they were made, and memory serves one stream at a time:
+breaking that is an error here, where CUDA may go on with wrong results.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from numpy.typing import DTypeLike, NDArray
 
 Work = Callable[[], None]
 
+NAME = b"Fake GPU"
 NON_BLOCKING = 1
+INVALID_CONTEXT = 201
 CAPTURE_UNSUPPORTED, CAPTURE_INVALIDATED = 900, 901
 
 
@@ -50,15 +54,19 @@ class FakeGpu:
         leaked: streams that were dropped while no context was current: pycuda would not free them.
         fail_next: raised by the next enqueued inference, once.
         refuse_capture: result of the next beginnings of a capture; 0 lets them begin.
+        devices: number of GPUs; all are alike, and ``memory`` is that of all.
+        owners: device of each live allocation, by address.
     """
 
     def __init__(self, target: str = "sm89", capacity: int = 2**30) -> None:
         self.target = target
+        self.devices = 1
+        self.owners: dict[int, int | None] = {}
         self.capacity = capacity
         self.memory: dict[int, NDArray[np.uint8]] = {}
         self.pinned: set[int] = set()
         self.streams: weakref.WeakValueDictionary[int, Stream] = weakref.WeakValueDictionary()
-        self.graphs: dict[int, list[Work]] = {}
+        self.graphs: dict[int, list[tuple[Work, frozenset[int]]]] = {}
         self.allocations = 0
         self.launches = 0
         self.leaked = 0
@@ -81,6 +89,16 @@ class FakeGpu:
             raise LogicError("invalid device context")
         if self.lost:
             raise LaunchError("launch failed: unspecified launch failure")
+
+    def device(self) -> int | None:
+        """Return the device of this thread's current context; None of a context of somebody."""
+        return getattr(self.stack[-1], "ordinal", None) if self.stack else None
+
+    def own(self, device: int | None, what: str) -> None:
+        """Check that the current context is that of a device."""
+        self.check()
+        if self.device() != device:
+            raise LogicError(f"invalid device context: {what} belongs to another")
 
     def handle(self) -> int:
         self._next += 0x1000
@@ -109,7 +127,7 @@ class FakeGpu:
         driver.Error, driver.LogicError = Error, LogicError  # type: ignore[attr-defined]
         driver.LaunchError, driver.MemoryError = LaunchError, MemoryError  # type: ignore[attr-defined]
         driver.init = lambda: None  # type: ignore[attr-defined]
-        driver.Device = lambda ordinal: Device(self)  # type: ignore[attr-defined]
+        driver.Device = lambda ordinal: Device(self, ordinal)  # type: ignore[attr-defined]
         driver.Context = types.SimpleNamespace(  # type: ignore[attr-defined]
             pop=lambda: self.stack.pop(), synchronize=self._synchronise_context
         )
@@ -144,14 +162,14 @@ class FakeGpu:
         self._must_be_pinned(src)
         block = self.memory[int(dest)]
         data = src.reshape(-1).view(np.uint8)
-        stream.put(lambda: np.copyto(block[: data.size], data))
+        stream.put(lambda: np.copyto(block[: data.size], data), frozenset({int(dest)}))
 
     def _dtoh(self, dest: NDArray[Any], src: DeviceAllocation, stream: Stream) -> None:
         self.check()
         self._must_be_pinned(dest)
         block = self.memory[int(src)]
         data = dest.reshape(-1).view(np.uint8)
-        stream.put(lambda: np.copyto(data, block[: data.size]))
+        stream.put(lambda: np.copyto(data, block[: data.size]), frozenset({int(src)}))
 
     def _must_be_pinned(self, array: NDArray[Any]) -> None:
         base: Any = array
@@ -164,16 +182,20 @@ class FakeGpu:
 
 
 class Device:
-    def __init__(self, gpu: FakeGpu) -> None:
+    def __init__(self, gpu: FakeGpu, ordinal: int) -> None:
+        if not 0 <= ordinal < gpu.devices:
+            raise LogicError("cuDeviceGet failed: invalid device ordinal")
         self._gpu = gpu
+        self._ordinal = ordinal
 
     def retain_primary_context(self) -> Context:
-        return Context(self._gpu)
+        return Context(self._gpu, self._ordinal)
 
 
 class Context:
-    def __init__(self, gpu: FakeGpu) -> None:
+    def __init__(self, gpu: FakeGpu, ordinal: int) -> None:
         self._gpu = gpu
+        self.ordinal = ordinal
 
     def push(self) -> None:
         if self._gpu.lost:
@@ -202,13 +224,14 @@ class DeviceAllocation:
             self._gpu = gpu
             self._address = gpu.handle()
             gpu.memory[self._address] = np.full(size, 0xFF, np.uint8)  # NaN in every float type
+            gpu.owners[self._address] = gpu.device()
 
     def __int__(self) -> int:
         return self._address
 
     def free(self) -> None:
-        self._gpu.check()
-        del self._gpu.memory[self._address]
+        self._gpu.own(self._gpu.owners[self._address], "the memory")
+        del self._gpu.memory[self._address], self._gpu.owners[self._address]
 
 
 class Stream:
@@ -217,24 +240,36 @@ class Stream:
         self.flags = flags
         self.broken = False
         self._gpu = gpu
+        self._device = gpu.device()
         self.handle = gpu.handle()
-        self.work: list[Work] = []
-        self.captured: list[Work] | None = None
+        self.work: list[tuple[Work, frozenset[int]]] = []
+        self.captured: list[tuple[Work, frozenset[int]]] | None = None
         gpu.streams[self.handle] = self
 
     def __del__(self) -> None:
         self._gpu.leaked += not self._gpu.stack
 
-    def put(self, work: Work) -> None:
-        (self.work if self.captured is None else self.captured).append(work)
+    def put(self, work: Work, uses: frozenset[int] = frozenset()) -> None:
+        """Add work that uses memory at these addresses until it is done."""
+        self._gpu.own(self._device, "the stream")
+        if self.captured is not None:
+            self.captured.append((work, uses))
+            return
+        with self._gpu.lock:
+            for other in list(self._gpu.streams.values()):
+                if other is not self and any(uses & theirs for _, theirs in other.work):
+                    raise LogicError("memory is in use on another stream")
+            self.work.append((work, uses))
 
     def synchronize(self) -> None:
         self._gpu.check()
         if self.captured is not None:
             raise LogicError("operation not permitted when stream is capturing")
-        work, self.work = self.work, []
-        for one in work:
-            one()
+        try:
+            for work, _ in self.work:
+                work()
+        finally:
+            self.work = []
         self._gpu.check()
 
 
@@ -248,14 +283,18 @@ class DriverLibrary:
         return 0
 
     def cuDeviceGetCount(self, count: Any) -> int:
-        count._obj.value = 1
+        count._obj.value = self._gpu.devices
         return 0
 
     def cuDeviceGet(self, device: Any, ordinal: int) -> int:
         return 0
 
     def cuDeviceGetName(self, name: Any, size: int, device: Any) -> int:
-        name.value = b"Fake GPU"
+        name.value = NAME
+        return 0
+
+    def cuDeviceGetPCIBusId(self, name: Any, size: int, device: Any) -> int:
+        name.value = b"0000:3B:00.0"
         return 0
 
     def cuDeviceGetAttribute(self, value: Any, attribute: int, device: Any) -> int:
@@ -296,12 +335,13 @@ class DriverLibrary:
         return 0
 
     def cuGraphLaunch(self, executable: ctypes.c_void_p, stream: ctypes.c_void_p) -> int:
-        assert self._gpu.stack, "no current context"
+        if not self._gpu.stack:
+            return INVALID_CONTEXT
         if self._gpu.lost:
             return 719
         self._gpu.launches += 1
         for one in self._gpu.graphs[executable.value or 0]:
-            self._stream(stream).put(one)
+            self._stream(stream).put(*one)
         return 0
 
     def cuGraphExecDestroy(self, executable: ctypes.c_void_p) -> int:

@@ -1,7 +1,9 @@
 """TensorRT's Python binding, as far as the runtime uses it, on the GPU of `fake_pycuda`.
 
 An engine file is the JSON of an `Engine`; it computes what `tiny_bundle.reference` does, when the
-stream comes to it and not before.
+stream comes to it and not before. An execution context needs the addresses of all its tensors
+before it is enqueued. From TensorRT 10 on, several contexts may share a profile; the module of an
+older one (``shares_profiles``) refuses the second.
 """
 
 from __future__ import annotations
@@ -97,6 +99,7 @@ class Fake:
         self.gpu = gpu
         self.version = version
         self.rtx = rtx
+        self.shares_profiles = True
         self.deserialised: list[bytes] = []
         self.contexts: list[Any] = []
         self.judgement: tuple[EngineValidity, int] = (EngineValidity.VALID, 0)
@@ -147,6 +150,7 @@ class CudaEngine:
     def __init__(self, fake: Fake, logger: Any, said: Engine) -> None:
         self.fake, self.logger, self.said = fake, logger, said
         self.num_io_tensors = len(said.shapes())
+        self.profile_taken = False
         if fake.rtx:
             self.create_runtime_config = RuntimeConfig
 
@@ -196,9 +200,15 @@ class ExecutionContext:
         self._gpu = engine.fake.gpu
         self._addresses: dict[str, int] = {}
         self._memory = 0
+        self._scratch = 0
         self.n = 0
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        engine = self._engine
+        if not self.n and engine.profile_taken and not engine.fake.shares_profiles:
+            engine.logger.log(ILogger.ERROR, "profile 0 has been chosen for another context")
+            return False
+        engine.profile_taken = True
         low, _, high = self._engine.said.batch
         self.n = shape[0]
         return name == "hu" and low <= self.n <= high and shape[1:] == (1, 512, 512)
@@ -209,6 +219,7 @@ class ExecutionContext:
     def set_device_memory(self, memory: int, size: int) -> None:
         assert self._gpu.memory[memory].nbytes >= size
         self._memory = size
+        self._scratch = memory
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
         self._addresses[name] = memory
@@ -219,6 +230,10 @@ class ExecutionContext:
         if self._gpu.fail_next is not None:
             error, self._gpu.fail_next = self._gpu.fail_next, None
             self._engine.logger.log(ILogger.ERROR, str(error))
+            return False
+        missing = [name for name in self._engine.said.shapes() if name not in self._addresses]
+        if missing or not self.n:
+            self._engine.logger.log(ILogger.ERROR, f"Address is not set for tensor {missing[:1]}")
             return False
         assert self._memory >= self.update_device_memory_size_for_shapes()
         n, addresses, said = self.n, dict(self._addresses), self._engine.said
@@ -234,7 +249,7 @@ class ExecutionContext:
                 if name == "score":
                     out[said.first_wrong :] += said.offset
 
-        self._gpu.streams[handle].put(work)
+        self._gpu.streams[handle].put(work, frozenset({self._scratch, *addresses.values()}))
         return True
 
 

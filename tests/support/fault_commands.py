@@ -35,6 +35,7 @@ from clinreadnet.model.checkpoint import save_checkpoint
 from clinreadnet.model.network import PRESETS, ClinReadNet
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.bundle.manifest import listed_files, load_manifest, read_listed
+from clinreadnet.runtime.bundle.sign import sign_bundle
 from clinreadnet.runtime.bundle.trust import read_manifest
 from clinreadnet.scoring import archive
 from clinreadnet.simulator import simulate
@@ -127,6 +128,13 @@ def _is_signed(path: Path) -> bool:
     return True
 
 
+def _is_recorded(path: Path) -> bool:
+    """Return whether a bundle is signed as it is, or not at all."""
+    if (path / "manifest.sig").exists():
+        read_manifest(path, [path.parents[1] / "in" / "key.pub.pem"])
+    return bool(load_manifest(path).artifacts)
+
+
 def _is_kernels(path: Path) -> bool:
     listed = json.loads((path / "kernels.json").read_text())["kernels"]
     return {path / one["file"] for one in listed} == set(path.glob("*.ptx"))
@@ -189,6 +197,17 @@ def _repository(source: Path, out: Path) -> None:
 
 
 def _keys(source: Path, out: Path) -> None:
+    _make_keys(source)
+    write_bundle(out / "bundle")
+    (out / "bundle" / "manifest.sig").write_text("old")
+
+
+def _signed(source: Path, out: Path) -> None:
+    _make_keys(source)
+    sign_bundle(write_bundle(out / "bundle", verifiable=True), source / "key.pem")
+
+
+def _make_keys(source: Path) -> None:
     from cryptography.hazmat.primitives import serialization as s
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -197,8 +216,6 @@ def _keys(source: Path, out: Path) -> None:
     public = key.public_key().public_bytes(s.Encoding.PEM, s.PublicFormat.SubjectPublicKeyInfo)
     (source / "key.pem").write_bytes(secret)
     (source / "key.pub.pem").write_bytes(public)
-    write_bundle(out / "bundle")
-    (out / "bundle" / "manifest.sig").write_text("old")
 
 
 def _checkpoint(source: Path, out: Path) -> None:
@@ -341,6 +358,9 @@ COMMANDS: dict[str, Command] = {
     "sign": Command("sign out/bundle --key in/key.pem", {"bundle": _is_signed}, _keys),
     "verify": Command(
         "verify in/bundle --plot out/a.png", {"a.png": _is_picture}, _bundle, status=1
+    ),
+    "verify-record": Command(
+        "verify out/bundle --record --key in/key.pem", {"bundle": _is_recorded}, _signed
     ),
     "export": Command(
         "export --out out/bundle --checkpoint in/a.safetensors --preset tiny --no-engines --force",

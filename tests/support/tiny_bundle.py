@@ -27,9 +27,13 @@ from clinreadnet.runtime.bundle.manifest import (
     Manifest,
     ModelInfo,
     Parity,
+    RanOn,
     digest,
     write_manifest,
 )
+
+RAN_ON = RanOn("onnxruntime-cpu", "2026-01-31T12:00:00Z", "test", "Test CPU", None, None, None, {})
+"""Where the bundle's maker verified it."""
 
 THRESHOLD = 1.9
 """Novelty above which the bundle marks a slice: a mean of 330 HU."""
@@ -129,9 +133,16 @@ def write_bundle(
     verified: bool = True,
     threshold: float | None = THRESHOLD,
     before_novelty: bool = False,
+    verifiable: bool = False,
     **graph: Any,
 ) -> Path:
-    """Write a bundle into ``folder``, created here; ``before_novelty`` makes one of schema 1."""
+    """Write a bundle into ``folder``, created here; ``before_novelty`` makes one of schema 1.
+
+    Verification fails it, because all labels are equal and the float16 graph cannot be emulated;
+    with ``verifiable`` it has neither.
+    """
+    if verifiable:
+        precisions = ("fp32",)
     folder.mkdir()
     batch = batch or BatchRange(1, 4, 8)
     artifacts = []
@@ -155,7 +166,7 @@ def write_bundle(
                 batch=batch,
                 toolchain={"onnx": onnx.__version__},
                 built_on=BuiltOn("test"),
-                parity=Parity("passed"),
+                parity=Parity("passed", ran_on=RAN_ON),
             )
         )
     rng = np.random.default_rng(0)
@@ -164,7 +175,8 @@ def write_bundle(
     outputs = reference(hu)
     if before_novelty:
         del outputs["novelty"]
-    np.savez(buffer, hu=hu, label=np.zeros(3, np.float32), **outputs)  # type: ignore[arg-type]
+    label = np.full(3, np.nan if verifiable else 0, np.float32)
+    np.savez(buffer, hu=hu, label=label, **outputs)  # type: ignore[arg-type]
     golden = buffer.getvalue()
     (folder / "golden.npz").write_bytes(golden)
     write_manifest(
@@ -186,13 +198,16 @@ def write_bundle(
 
 
 def as_version_1(raw: dict[str, Any]) -> dict[str, Any]:
-    """Return the manifest without what its version 2 added; ``raw`` is changed."""
+    """Return the manifest as its version 1 wrote it; ``raw`` is changed."""
     raw["schema_version"] = 1
     raw["outputs"] = [output for output in raw["outputs"] if output["name"] != "novelty"]
     del raw["model"]["novelty_threshold"]
     for artifact in raw["artifacts"]:
+        del artifact["records"]
         worst = ("worst_tile_difference", "worst_novelty_difference")
-        for name in ("map_difference", *worst, "in_domain_flips"):
+        for name in ("map_difference", *worst, "in_domain_flips", "ran_on"):
             if artifact["parity"] is not None:
                 del artifact["parity"][name]
+        if artifact["parity"] is not None and artifact["parity"]["status"] == "not run here":
+            artifact["parity"]["status"] = "not run"
     return raw

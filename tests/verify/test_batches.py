@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from rich.console import Console
 from support.tiny_bundle import reference, write_bundle
 
 from clinreadnet.precision import Limits
@@ -24,6 +26,7 @@ from clinreadnet.verify.batches import (
     verified_range,
 )
 from clinreadnet.verify.reference import GoldenSlices
+from clinreadnet.verify.report import print_report
 from clinreadnet.verify.run import verify_golden
 
 PROFILE = BatchRange(1, 4, 16)
@@ -146,10 +149,18 @@ def test_a_slice_may_not_depend_on_its_neighbours() -> None:
 
 def test_a_golden_set_smaller_than_the_profile_fills_its_batches(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "b", batch=BatchRange(1, 4, 8), precisions=("fp32",))
-    (artifact,) = verify_golden(bundle, load_manifest(bundle)).artifacts
+    report = verify_golden(bundle, load_manifest(bundle))
+    (artifact,) = report.artifacts
     assert artifact.parity is not None
     assert artifact.parity.details["batches"] == [1, 4, 5, 8]
     assert artifact.parity.details["slices"] == 3
+    line = "3 slices are fewer than the profile's MAX, 8: batches repeat them"
+    assert report.notes == (line,) and report.to_dict()["notes"] == [line]
+    output = io.StringIO()
+    print_report(report, Console(file=output))
+    assert line in output.getvalue().splitlines()
+    small = write_bundle(tmp_path / "small", batch=BatchRange(1, 2, 3), precisions=("fp32",))
+    assert verify_golden(small, load_manifest(small)).notes == ()
 
 
 def test_what_a_cpu_did_not_reach_is_noted(tmp_path: Path) -> None:

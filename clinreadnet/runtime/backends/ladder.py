@@ -6,17 +6,23 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from numpy.typing import ArrayLike
 
 from clinreadnet.errors import BackendUnavailable, InputError, OutOfMemory
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.backends.flavours import FlavourMissing, load_flavour
-from clinreadnet.runtime.backends.onnxruntime import CPU, CUDA, OnnxRuntimeBackend, offers_cuda
+from clinreadnet.runtime.backends.onnxruntime import (
+    OnnxRuntimeBackend,
+    installed_version,
+    offers_cuda,
+)
+from clinreadnet.runtime.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend
 from clinreadnet.runtime.backends.tensorrt import TensorRTBackend
-from clinreadnet.runtime.bundle.manifest import Artifact, Manifest, read_listed
+from clinreadnet.runtime.bundle.manifest import Artifact, Manifest, Parity, read_listed
 from clinreadnet.runtime.gpu import find_gpus
+from clinreadnet.runtime.records import record_here, record_verdict
 from clinreadnet.runtime.scores import Outputs
 from clinreadnet.runtime.verdict import Machine, Validity, Verdict, this_machine, verdict, worst
 
@@ -39,13 +45,17 @@ class Backend(Protocol):
 
 @dataclass(frozen=True)
 class LoadedBackend:
-    """A backend that is ready to run, its artifact, and the machine that it runs on."""
+    """A backend that is ready to run, its artifact, and the machine that it runs on.
+
+    ``record`` is the artifact's verification that counts on this machine, or None.
+    """
 
     backend: Backend
     artifact: Artifact
     verdict: Verdict
     batch: int
     machine: Machine
+    record: Parity | None
 
 
 @dataclass(frozen=True)
@@ -56,6 +66,7 @@ class SessionOptions:
     batch: int | None = None
     workers: int = 1
     threads: int | None = None
+    device: int = 0
 
 
 def check_backends(backends: str | Sequence[str]) -> tuple[str, ...]:
@@ -97,43 +108,72 @@ def open_backend(
     return _open_engine(name, Path(bundle), manifest, options)
 
 
-def open_engine(
-    bundle: str | os.PathLike[str], manifest: Manifest, engine: Artifact, options: SessionOptions
+def open_artifact(
+    name: str,
+    bundle: str | os.PathLike[str],
+    manifest: Manifest,
+    artifact: Artifact,
+    options: SessionOptions,
 ) -> LoadedBackend:
-    """Load one engine as a session does; raises as `open_backend`.
+    """Load one artifact as a session does; raises as `open_backend`.
 
     Args:
+        name: the backend.
         bundle: the bundle's folder.
         manifest: its manifest.
-        engine: the engine's entry.
+        artifact: the artifact's entry.
         options: as of a session; where memory is short its batch becomes smaller.
     """
-    return _open_engine(str(engine.flavour), Path(bundle), manifest, options, [engine])
+    open_one = _open_graph if name.startswith("onnxruntime") else _open_engine
+    return open_one(name, Path(bundle), manifest, options, [artifact])
 
 
 def _open_graph(
-    name: str, bundle: Path, manifest: Manifest, options: SessionOptions
+    name: str,
+    bundle: Path,
+    manifest: Manifest,
+    options: SessionOptions,
+    graphs: list[Artifact] | None = None,
 ) -> LoadedBackend:
     cuda = name == "onnxruntime-cuda"
     # Without a GPU the CUDA provider writes its own errors to standard error: do not try it.
     if cuda and offers_cuda() and not find_gpus():
         raise BackendUnavailable("no NVIDIA GPU is visible; run `clinreadnet doctor`")
-    graphs = [a for a in manifest.artifacts if a.kind == "onnx"]
+    if graphs is None:
+        graphs = [a for a in manifest.artifacts if a.kind == "onnx"]
     artifact = _of_precision(graphs, options.precision, "ONNX graph", bundle)[0]
-    machine = this_machine()
+    machine = this_machine(installed_version(), device=options.device)
     judged = verdict(artifact, machine, options.batch)
     if judged.validity == Validity.INVALID:
         raise InputError(judged.reason)
+    recorded = record_verdict(artifact, name, machine)
+    if recorded.validity == Validity.INVALID:
+        raise BackendUnavailable(f"{bundle / artifact.file}: {recorded.reason}")
     content = read_listed(bundle, artifact)
-    backend = OnnxRuntimeBackend(
-        content,
-        provider=CUDA if cuda else CPU,
-        threads=options.threads,
-        file=str(bundle / artifact.file),
-        outputs=manifest.output_names,
+    file = str(bundle / artifact.file)
+
+    def load(batch: int) -> OnnxRuntimeCudaBackend:
+        return OnnxRuntimeCudaBackend(
+            content,
+            batch=batch,
+            workers=options.workers,
+            device=options.device,
+            file=file,
+            outputs=manifest.outputs,
+        )
+
+    backend: Backend
+    if cuda:
+        wanted = _batch(artifact, options, artifact.batch.opt)
+        backend, batch = _fit(load, wanted, artifact.batch.min)
+    else:
+        batch = _batch(artifact, options, CPU_BATCH)
+        backend = OnnxRuntimeBackend(
+            content, threads=options.threads, file=file, outputs=manifest.output_names
+        )
+    return LoadedBackend(
+        backend, artifact, judged, batch, machine, record_here(artifact, name, machine)
     )
-    usual = artifact.batch.opt if cuda else CPU_BATCH
-    return LoadedBackend(backend, artifact, judged, _batch(artifact, options, usual), machine)
 
 
 def _open_engine(
@@ -157,8 +197,19 @@ def _open_engine(
         except FlavourMissing:
             raise BackendUnavailable(str(missing)) from None
         lean = True
-    machine = this_machine(str(trt.__version__), lean=lean)
-    judged = [(verdict(engine, machine, options.batch), engine) for engine in engines]
+    machine = this_machine(str(trt.__version__), lean=lean, device=options.device)
+    judged = [
+        (
+            worst(
+                (
+                    verdict(engine, machine, options.batch),
+                    record_verdict(engine, name, machine),
+                )
+            ),
+            engine,
+        )
+        for engine in engines
+    ]
     found, artifact = min(judged, key=lambda pair: pair[0].validity)  # the first of equal ones
     if found.validity == Validity.INVALID:
         reasons = "; ".join(f"{engine.file}: {one.reason}" for one, engine in judged)
@@ -176,17 +227,26 @@ def _open_engine(
             trt=trt,
             batch=batch,
             workers=options.workers,
+            device=options.device,
             weights=weights,
             outputs=manifest.outputs,
         )
 
     backend, batch = _fit(load, _batch(artifact, options, artifact.batch.opt), artifact.batch.min)
-    return LoadedBackend(backend, artifact, worst((found, backend.header)), batch, machine)
+    return LoadedBackend(
+        backend,
+        artifact,
+        worst((found, backend.header)),
+        batch,
+        machine,
+        record_here(artifact, name, machine),
+    )
 
 
-def _fit(
-    load: Callable[[int], TensorRTBackend], batch: int, smallest: int
-) -> tuple[TensorRTBackend, int]:
+_Loaded = TypeVar("_Loaded")
+
+
+def _fit(load: Callable[[int], _Loaded], batch: int, smallest: int) -> tuple[_Loaded, int]:
     """Load with the largest batch that fits in memory, halving from ``batch``."""
     while True:
         try:

@@ -1,11 +1,14 @@
-"""Run one ONNX graph of a bundle with ONNX Runtime, which is imported on first use."""
+"""Run one ONNX graph of a bundle with ONNX Runtime on the CPU, and what the GPU's backend shares.
+
+ONNX Runtime is imported on first use.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,15 +27,7 @@ from clinreadnet.spec import OUTPUTS
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 
-_CUDA_SETTINGS = {
-    # TF32 is CUDA's default for float32 and misses the fp32 budget.
-    "use_tf32": "0",
-    # The default measures every algorithm again for each new batch size.
-    "cudnn_conv_algo_search": "HEURISTIC",
-}
-
 _INPUT_DTYPES: dict[str, DTypeLike] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-
 
 # ONNX Runtime's exceptions do not tell the causes apart; its messages contain these words.
 _MEMORY = re.compile(
@@ -50,11 +45,120 @@ def offers_cuda() -> bool:
     return CUDA in onnxruntime.get_available_providers()
 
 
+def installed_version() -> str | None:
+    """Return the version of ONNX Runtime; None where it is not installed."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return None
+    return str(onnxruntime.__version__)
+
+
+def import_onnxruntime(provider: str) -> Any:
+    """Return ONNX Runtime's module, with the libraries of a provider loaded.
+
+    Args:
+        provider: ``CPU`` or ``CUDA``.
+
+    Raises:
+        BackendUnavailable: it is not installed or does not offer the provider.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise BackendUnavailable(
+            'onnxruntime is not installed; run `pip install "clinreadnet[cpu]"`'
+            ' (or `"clinreadnet[gpu]"`)'
+        ) from None
+    if provider not in onnxruntime.get_available_providers():
+        raise BackendUnavailable(
+            f"this onnxruntime has no {provider}; run `pip uninstall onnxruntime` and "
+            '`pip install "clinreadnet[gpu]"`'
+        )
+    # Finds CUDA and cuDNN in their pip packages; the system's are used without them.
+    if provider == CUDA and hasattr(onnxruntime, "preload_dlls"):
+        # It prints what it does not find; a table or JSON may be on standard output.
+        with contextlib.redirect_stdout(io.StringIO()):
+            onnxruntime.preload_dlls()
+    return onnxruntime
+
+
+def start_session(
+    onnxruntime: Any,
+    model: bytes,
+    provider: str,
+    settings: Mapping[str, str],
+    *,
+    threads: int | None = None,
+    file: str = "ONNX graph",
+    outputs: Sequence[str] = OUTPUTS,
+) -> Any:
+    """Return a session of ONNX Runtime on a graph of ours.
+
+    Args:
+        onnxruntime: its module.
+        model: bytes of the ``.onnx`` file, already checked.
+        provider: ``CPU`` or ``CUDA``; there is no fallback.
+        settings: of the provider.
+        threads: CPU threads of one operator; None for ONNX Runtime's choice.
+        file: named in errors.
+        outputs: names of the outputs that the graph must have.
+
+    Raises:
+        BackendUnavailable: ONNX Runtime refuses the graph, the provider does not start, or the
+            graph is not ours.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only; the warnings are about its own optimizer
+    # One block for all activations takes more memory and is not faster.
+    options.enable_mem_pattern = False
+    # Spinning idle threads would take CPU time from other work, such as reading files.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        session = onnxruntime.InferenceSession(
+            model, options, providers=[(provider, dict(settings))]
+        )
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise BackendUnavailable(f"{file}: ONNX Runtime refuses it ({first_line(error)})") from None
+    if session.get_providers()[0] != provider:
+        raise BackendUnavailable(
+            f"{provider} is installed but does not start here; run `clinreadnet doctor`"
+        )
+    inputs = session.get_inputs()
+    names = tuple(output.name for output in session.get_outputs())
+    if [i.name for i in inputs] != ["hu"] or inputs[0].type not in _INPUT_DTYPES:
+        raise BackendUnavailable(f"{file}: not a ClinReadNet graph (its input is not float `hu`)")
+    if set(names) != set(outputs):
+        raise BackendUnavailable(f"{file}: not a ClinReadNet graph (its outputs are {list(names)})")
+    return session
+
+
+def input_dtype(session: Any) -> np.dtype[Any]:
+    """Return the float type of the input of `start_session`'s graph."""
+    return np.dtype(_INPUT_DTYPES[session.get_inputs()[0].type])
+
+
+def runtime_error(error: Exception) -> BackendError:
+    """Return an exception of a run as one of ours, by the words of its message."""
+    if isinstance(error, BackendError):
+        return error
+    message = str(error)
+    kind = (
+        OutOfMemory
+        if isinstance(error, MemoryError) or _MEMORY.search(message)
+        else DeviceLost
+        if _LOST.search(message)
+        else BackendError
+    )
+    return kind(f"ONNX Runtime failed ({first_line(error)})")
+
+
 class OnnxRuntimeBackend:
-    """One loaded graph.
+    """One loaded graph on the CPU.
 
     Attributes:
-        provider: the execution provider that runs it.
         dtype: float type of the graph's input.
     """
 
@@ -62,77 +166,16 @@ class OnnxRuntimeBackend:
         self,
         model: bytes,
         *,
-        provider: str = CPU,
         threads: int | None = None,
         file: str = "ONNX graph",
         outputs: Sequence[str] = OUTPUTS,
     ) -> None:
-        """Load a graph.
-
-        Args:
-            model: bytes of the ``.onnx`` file, already checked.
-            provider: ``CPU`` or ``CUDA``; there is no fallback.
-            threads: CPU threads of one operator; None for ONNX Runtime's choice.
-            file: named in errors.
-            outputs: names of the outputs that the graph must have.
-
-        Raises:
-            BackendUnavailable: ONNX Runtime is not installed, does not offer the provider, or
-                refuses the graph.
-        """
-        try:
-            import onnxruntime
-        except ImportError:
-            raise BackendUnavailable(
-                'onnxruntime is not installed; run `pip install "clinreadnet[cpu]"`'
-                ' (or `"clinreadnet[gpu]"`)'
-            ) from None
-        if provider not in onnxruntime.get_available_providers():
-            raise BackendUnavailable(
-                f"this onnxruntime has no {provider}; run `pip uninstall onnxruntime` and "
-                '`pip install "clinreadnet[gpu]"`'
-            )
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors only; the warnings are about its own optimizer
-        # One block for all activations takes more memory and is not faster.
-        options.enable_mem_pattern = False
-        # Spinning idle threads would take CPU time from other work, such as reading files.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        settings: dict[str, str] = {}
-        if provider == CUDA:
-            settings = _CUDA_SETTINGS
-            # Finds CUDA and cuDNN in their pip packages; the system's are used without them.
-            if hasattr(onnxruntime, "preload_dlls"):
-                # It prints what it does not find; a table or JSON may be on standard output.
-                with contextlib.redirect_stdout(io.StringIO()):
-                    onnxruntime.preload_dlls()
-        try:
-            self._session: Any = onnxruntime.InferenceSession(
-                model, options, providers=[(provider, settings)]
-            )
-        except Exception as error:  # onnxruntime's exceptions share no base class
-            raise BackendUnavailable(
-                f"{file}: ONNX Runtime refuses it ({first_line(error)})"
-            ) from None
-        self.provider: str = self._session.get_providers()[0]
-        if self.provider != provider:
-            raise BackendUnavailable(
-                f"{provider} is installed but does not start here; run `clinreadnet doctor`"
-            )
-        inputs = self._session.get_inputs()
-        names = tuple(output.name for output in self._session.get_outputs())
-        if [i.name for i in inputs] != ["hu"] or inputs[0].type not in _INPUT_DTYPES:
-            raise BackendUnavailable(
-                f"{file}: not a ClinReadNet graph (its input is not float `hu`)"
-            )
-        if set(names) != set(outputs):
-            raise BackendUnavailable(
-                f"{file}: not a ClinReadNet graph (its outputs are {list(names)})"
-            )
+        """Load a graph; arguments and errors as in `start_session`."""
+        self._session: Any = start_session(
+            import_onnxruntime(CPU), model, CPU, {}, threads=threads, file=file, outputs=outputs
+        )
         self._outputs = list(outputs)
-        self.dtype: np.dtype[Any] = np.dtype(_INPUT_DTYPES[inputs[0].type])
+        self.dtype = input_dtype(self._session)
 
     def run(self, hu: ArrayLike) -> Outputs:
         """Run the graph once. Any number of threads may call this.
@@ -145,7 +188,6 @@ class OnnxRuntimeBackend:
 
         Raises:
             OutOfMemory: this batch does not fit in memory.
-            DeviceLost: the GPU failed.
             BackendError: ONNX Runtime failed for another reason.
         """
         with np.errstate(over="ignore"):  # the graph clips infinity too
@@ -153,15 +195,7 @@ class OnnxRuntimeBackend:
         try:
             outputs = self._session.run(self._outputs, feed)
         except Exception as error:
-            message = str(error)
-            kind = (
-                OutOfMemory
-                if isinstance(error, MemoryError) or _MEMORY.search(message)
-                else DeviceLost
-                if _LOST.search(message)
-                else BackendError
-            )
-            raise kind(f"ONNX Runtime failed ({first_line(error)})") from error
+            raise runtime_error(error) from error
         return {
             name: np.asarray(output, dtype=np.float32)
             for name, output in zip(self._outputs, outputs, strict=True)

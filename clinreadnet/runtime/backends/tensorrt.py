@@ -58,6 +58,7 @@ class TensorRTBackend:
         trt: Any,
         batch: int,
         workers: int = 1,
+        device: int = 0,
         weights: bytes | None = None,
         outputs: Sequence[OutputInfo] = OUTPUT_INFOS,
     ) -> None:
@@ -70,6 +71,7 @@ class TensorRTBackend:
             trt: the imported module of that TensorRT.
             batch: the largest batch that will be run.
             workers: number of concurrent batches.
+            device: index of the GPU.
             weights: for an engine without weights, the checked bytes of its ONNX graph.
             outputs: outputs that the engine must have.
 
@@ -97,7 +99,7 @@ class TensorRTBackend:
         self._logger = collecting_logger(trt, self._messages)
         try:
             self._cuda.init()
-            self._primary = self._cuda.Device(0).retain_primary_context()
+            self._primary = self._cuda.Device(device).retain_primary_context()
         except self._cuda.Error as error:
             raise BackendUnavailable(f"CUDA does not start here ({first_line(error)})") from None
         try:

@@ -19,8 +19,9 @@ import types
 import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from clinreadnet import limits
 from clinreadnet.errors import InputError, Untrusted, first_line
@@ -119,8 +120,42 @@ class BuiltOn:
 
 
 @dataclass(frozen=True)
+class RanOn:
+    """Where and when an artifact ran; ``gpu``, ``target`` and ``driver`` are null on a CPU.
+
+    Attributes:
+        backend: of the runtime, such as "onnxruntime-cpu".
+        date: UTC, ISO 8601.
+        platform: operating system and processor's kind.
+        processor: its name.
+        gpu: name of the GPU.
+        target: its architecture, such as "sm89".
+        driver: version of the NVIDIA driver.
+        libraries: versions by package.
+    """
+
+    backend: str
+    date: str
+    platform: str
+    processor: str
+    gpu: str | None
+    target: str | None
+    driver: str | None
+    libraries: dict[str, str]
+
+    @property
+    def hardware(self) -> str:
+        """Name of what computed: the GPU, or the processor."""
+        return self.gpu or self.processor
+
+
+NOT_RUN: Final = "not run here"
+"""Status of an artifact that the machine could not run."""
+
+
+@dataclass(frozen=True)
 class Parity:
-    """Comparison of an artifact with the float64 reference.
+    """Comparison of an artifact with the float64 reference: the record of one verification.
 
     A value that is not finite is written as null.
 
@@ -138,9 +173,10 @@ class Parity:
         in_domain_flips: slices that only one of the artifact and the reference finds in domain;
             None where nothing is judged.
         details: the rest, such as budgets, intervals and sample sizes.
+        ran_on: where and when it ran; None where it did not run, and in bundles without records.
     """
 
-    status: Literal["passed", "failed", "not run"]
+    status: Literal["passed", "failed", "not run here"]
     reason: str | None = None
     budget: float | None = None
     relative_error: dict[str, float | None] = field(default_factory=dict)
@@ -151,6 +187,7 @@ class Parity:
     worst_novelty_difference: float | None = None
     in_domain_flips: int | None = None
     details: dict[str, Any] = field(default_factory=dict)
+    ran_on: RanOn | None = None
 
 
 @dataclass(frozen=True)
@@ -172,6 +209,9 @@ class Artifact:
     network's own float32 islands stand alone. A ``version_compatible`` engine runs on newer
     releases of its major version and on the lean runtime, a ``hardware_compatible`` one on any GPU
     since Ampere.
+
+    ``parity`` is what `export` found on the machine that exported; ``records`` are what the same
+    machine found with further backends, and other machines with `clinreadnet verify --record`.
     """
 
     file: str
@@ -191,6 +231,13 @@ class Artifact:
     hardware_compatible: bool = False
     weights_stripped: bool = False
     parity: Parity | None = None
+    records: tuple[Parity, ...] = ()
+
+    @property
+    def runs(self) -> tuple[Parity, ...]:
+        """Every record of a run, ``parity`` among them."""
+        found = (*self.records, *([] if self.parity is None else [self.parity]))
+        return tuple(one for one in found if one.ran_on is not None)
 
 
 @dataclass(frozen=True)
@@ -227,7 +274,10 @@ class Manifest:
     def unjudged(self) -> str | None:
         """Why no slice is judged to be in domain or not; None where slices are judged."""
         if "novelty" not in self.output_names:
-            return "made before `novelty`: this bundle cannot judge whether a slice is in domain"
+            return (
+                f"manifest schema {self.schema_version}, made before `novelty`: this bundle cannot "
+                "judge whether a slice is in domain; export it again"
+            )
         if self.model.novelty_threshold is None:
             return "its network has no novelty threshold: no slice is judged to be in domain"
         return None
@@ -331,11 +381,17 @@ def parse_manifest(text: str, path: str | os.PathLike[str] = MANIFEST_NAME) -> M
             f"({SCHEMA_VERSION}); install a newer clinreadnet"
         )
     try:
-        manifest = _decode_object(Manifest, _upgraded(raw) if version == 1 else raw, "")
+        raw = _with_records(_upgraded(raw) if version == 1 else raw)
+        manifest = _decode_object(Manifest, raw, "")
         _check(manifest)
     except _FormatError as error:
         raise InputError(f"{path}: {error}; export the bundle again") from None
     return manifest
+
+
+def now() -> str:
+    """Return the time in UTC as manifests write it, such as 2026-01-31T12:00:00Z."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def digest(content: bytes) -> str:
@@ -481,6 +537,22 @@ def _upgraded(raw: dict[str, Any]) -> dict[str, Any]:
     return raw | {"model": add(raw["model"], _ADDED_TO_MODEL, "model")} if "model" in raw else raw
 
 
+def _with_records(raw: dict[str, Any]) -> dict[str, Any]:
+    """Return a manifest with the fields of records that it was made before; ``raw`` stays."""
+    if not isinstance(raw.get("artifacts"), list):
+        return raw
+    artifacts = []
+    for artifact in raw["artifacts"]:
+        if isinstance(artifact, dict):
+            artifact = {"records": [], **artifact}
+            if isinstance(parity := artifact.get("parity"), dict):
+                status = parity.get("status")
+                written = {"status": NOT_RUN if status == "not run" else status}
+                artifact["parity"] = {"ran_on": None, **parity, **written}
+        artifacts.append(artifact)
+    return raw | {"artifacts": artifacts}
+
+
 def _decode_object(wanted: type[_T], value: Any, where: str) -> _T:
     if not isinstance(value, dict):
         raise _FormatError(f"{where or 'manifest'}: expected an object")
@@ -541,6 +613,9 @@ def _check(manifest: Manifest) -> None:
                 raise _FormatError(f"{where}: an engine names flavour and target, a graph does not")
             if not engine and (listed.graph is not None or listed.layers is not None):
                 raise _FormatError(f"{where}: only an engine names a graph and a layers report")
+            for j, record in enumerate(listed.records):
+                if record.ran_on is None or record.status == NOT_RUN:
+                    raise _FormatError(f"{where}.records[{j}]: says not where it ran, or did not")
     graphs = [a.file for a in manifest.artifacts if a.kind == "onnx"]
     for i, artifact in enumerate(manifest.artifacts):
         if artifact.graph is not None and artifact.graph not in graphs:

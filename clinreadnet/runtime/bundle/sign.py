@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clinreadnet.errors import InputError, first_line
 from clinreadnet.files import whole_file
@@ -16,10 +17,14 @@ from clinreadnet.runtime.bundle.manifest import (
 from clinreadnet.runtime.bundle.trust import (
     SIGNATURE_NAME,
     KeyFile,
+    check_signature,
     import_serialization,
     read_key,
     read_manifest,
 )
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 
 def sign_bundle(bundle: str | os.PathLike[str], key: KeyFile) -> Path:
@@ -48,7 +53,30 @@ def sign_bundle(bundle: str | os.PathLike[str], key: KeyFile) -> Path:
     return path
 
 
+def check_renewal(bundle: str | os.PathLike[str], key: KeyFile) -> None:
+    """Check that a key can be used and, where a bundle is signed, that the signature is its own.
+
+    A manifest that somebody else changed would otherwise get a valid signature.
+
+    Args:
+        bundle: the folder.
+        key: as in `sign_bundle`.
+
+    Raises:
+        InputError: the key cannot be used.
+        Untrusted: the bundle has a signature that is not this key's.
+    """
+    folder = Path(bundle)
+    private = _private_key(key)
+    if (folder / SIGNATURE_NAME).exists():
+        check_signature(folder, read_manifest(folder), [private.public_key()])
+
+
 def _sign(content: bytes, key: KeyFile) -> bytes:
+    return _private_key(key).sign(content)
+
+
+def _private_key(key: KeyFile) -> Ed25519PrivateKey:
     load = import_serialization()
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -62,4 +90,4 @@ def _sign(content: bytes, key: KeyFile) -> bytes:
         ) from None
     if not isinstance(private, Ed25519PrivateKey):
         raise InputError(f"{key}: not an Ed25519 key; make one with `openssl genpkey`")
-    return private.sign(content)
+    return private

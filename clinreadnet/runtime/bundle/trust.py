@@ -89,11 +89,21 @@ def read_manifest(folder: Path, trusted_keys: Sequence[KeyFile] | None = None) -
     keys = None if trusted_keys is None else _public_keys(trusted_keys)
     content = read_inside(folder, MANIFEST_NAME, limit=limits.MANIFEST)
     if keys is not None:
-        _check_signature(folder, content, keys)
+        check_signature(folder, content, keys)
     return content
 
 
-def _check_signature(folder: Path, content: bytes, keys: list[Ed25519PublicKey]) -> None:
+def check_signature(folder: Path, content: bytes, keys: list[Ed25519PublicKey]) -> None:
+    """Check that one of the keys signed a bundle's manifest.
+
+    Args:
+        folder: the bundle.
+        content: bytes of its manifest.
+        keys: public keys.
+
+    Raises:
+        Untrusted: unsigned, signed by another key, or altered.
+    """
     from cryptography.exceptions import InvalidSignature
 
     path = folder / SIGNATURE_NAME

@@ -13,6 +13,7 @@ from support.tiny_bundle import make_graph, reference, write_bundle
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.backends.flavours import FlavourMissing, load_flavour
 from clinreadnet.runtime.bundle.manifest import (
+    NOT_RUN,
     Artifact,
     BatchRange,
     BuiltOn,
@@ -71,7 +72,7 @@ def bundle(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
         built_on=BuiltOn(current_platform()),
         flavour=flavour.name,
         target=target,
-        parity=Parity("not run"),
+        parity=Parity(NOT_RUN),
     )
     manifest = load_manifest(path)
     write_manifest(dataclasses.replace(manifest, artifacts=(*manifest.artifacts, entry)), path)

@@ -18,6 +18,7 @@ from support.tiny_bundle import as_version_1
 from clinreadnet.errors import InputError
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import (
+    NOT_RUN,
     OUTPUT_INFOS,
     Artifact,
     BatchRange,
@@ -28,6 +29,7 @@ from clinreadnet.runtime.bundle.manifest import (
     Manifest,
     ModelInfo,
     Parity,
+    RanOn,
     digest,
     load_manifest,
     parse_manifest,
@@ -76,7 +78,7 @@ def make_manifest(**changes: Any) -> Manifest:
         target="sm89",
         graph=graph.file,
         layers=LayerReport("clinreadnet.fp16.sm89.rtx.layers.json", SHA, 2),
-        parity=Parity("not run", reason="no GPU here"),
+        parity=Parity(NOT_RUN, reason="no GPU here"),
     )
     fields: dict[str, Any] = {
         "clinreadnet_version": "0.1.0",
@@ -124,6 +126,7 @@ def test_the_schema_and_the_dataclasses_name_the_same_fields() -> None:
 
     assert set(SCHEMA["properties"]) == set(SCHEMA["required"]) == names(Manifest)
     for cls, node in [
+        (RanOn, SCHEMA["$defs"]["ran_on"]),
         (Artifact, SCHEMA["$defs"]["artifact"]),
         (Parity, SCHEMA["$defs"]["parity"]),
         (BatchRange, SCHEMA["$defs"]["batch"]),

@@ -62,7 +62,7 @@ def bundle(tmp_path: Path, keys: tuple[Path, Path]) -> Path:
 
 @pytest.fixture
 def nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OnnxRuntimeBackend", "TensorRTBackend"):
+    for name in ("OnnxRuntimeBackend", "OnnxRuntimeCudaBackend", "TensorRTBackend"):
         monkeypatch.setattr(backends_module, name, lambda *a, **k: pytest.fail("it was loaded"))
 
 

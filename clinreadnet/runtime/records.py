@@ -1,0 +1,85 @@
+"""Which records of an artifact's verification count on a machine.
+
+A record counts where the backend, its library's version, and the GPU or processor are the same: an
+engine can be right on one GPU and wrong on another, or with another release of its library.
+"""
+
+from __future__ import annotations
+
+from clinreadnet._version import __version__
+from clinreadnet.runtime.bundle.manifest import Artifact, Parity, RanOn, now
+from clinreadnet.runtime.verdict import VALID, Machine, Validity, Verdict
+
+CPU_BACKEND, CUDA_BACKEND = "onnxruntime-cpu", "onnxruntime-cuda"
+
+
+def library(backend: str) -> str:
+    """Return the package that a backend runs with, as records name it."""
+    return "onnxruntime" if backend.startswith("onnxruntime") else backend
+
+
+def ran_on(backend: str, machine: Machine) -> RanOn:
+    """Return what a record of a run that ends now says of its machine.
+
+    Args:
+        backend: name of the backend that ran.
+        machine: the machine, with the version of the backend's library.
+    """
+    gpu = backend != CPU_BACKEND
+    versions = {"clinreadnet": __version__}
+    if machine.version is not None:
+        versions[library(backend)] = machine.version
+    return RanOn(
+        backend,
+        now(),
+        machine.platform,
+        machine.processor,
+        machine.gpu if gpu else None,
+        machine.target if gpu else None,
+        machine.driver if gpu else None,
+        versions,
+    )
+
+
+def same_kind(one: RanOn, other: RanOn) -> bool:
+    """Return whether a record of ``one`` counts where ``other`` runs."""
+    package = library(one.backend)
+    return (one.backend, one.hardware, one.libraries.get(package)) == (
+        other.backend,
+        other.hardware,
+        other.libraries.get(package),
+    )
+
+
+def record_here(artifact: Artifact, backend: str, machine: Machine) -> Parity | None:
+    """Return an artifact's newest record that counts on a machine; None where there is none."""
+    here = ran_on(backend, machine)
+    found = [one for one in artifact.runs if one.ran_on and same_kind(one.ran_on, here)]
+    return max(found, key=lambda one: one.ran_on.date if one.ran_on else "", default=None)
+
+
+def other_records(artifact: Artifact, backend: str, machine: Machine) -> str | None:
+    """Say what records of a backend hold that do not count on a machine; None without any."""
+    here = ran_on(backend, machine)
+    said = []
+    for one in artifact.runs:
+        where = one.ran_on
+        if where is None or where.backend != backend or same_kind(where, here):
+            continue
+        what = "another GPU" if where.gpu is not None else "another processor"
+        if where.hardware == here.hardware:
+            what = f"with {library(backend)} {where.libraries.get(library(backend), '?')}"
+        said.append(f"{one.status} on {where.hardware}, {what}, {where.date[:10]}")
+    return "; ".join(said) or None
+
+
+def record_verdict(artifact: Artifact, backend: str, machine: Machine) -> Verdict:
+    """Judge an artifact by its record for a machine: one that failed there is not loaded."""
+    found = record_here(artifact, backend, machine)
+    if found is None or found.ran_on is None or found.status == "passed":
+        return VALID
+    where = found.ran_on
+    return Verdict(
+        Validity.INVALID,
+        f"failed `clinreadnet verify` on {where.hardware}, {where.date[:10]} ({found.reason})",
+    )

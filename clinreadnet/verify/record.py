@@ -1,0 +1,120 @@
+"""Add what this machine found to a bundle's manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from clinreadnet.errors import CheckFailed, InputError
+from clinreadnet.runtime.bundle.manifest import (
+    NOT_RUN,
+    SCHEMA_VERSION,
+    Artifact,
+    Manifest,
+    Parity,
+    load_manifest,
+    write_manifest,
+)
+from clinreadnet.runtime.bundle.sign import check_renewal, sign_bundle
+from clinreadnet.runtime.bundle.trust import SIGNATURE_NAME, KeyFile
+from clinreadnet.runtime.records import same_kind
+from clinreadnet.verify.report import VerifyReport
+
+
+def check_record(manifest: Manifest, report_of: str, key: KeyFile | None = None) -> None:
+    """Refuse, before the work, a bundle that cannot take records.
+
+    Args:
+        manifest: of the bundle.
+        report_of: the bundle's folder.
+        key: private key that will sign the manifest again.
+
+    Raises:
+        InputError: the manifest is of schema 1, or the key cannot be used.
+        Untrusted: the bundle has a signature that is not this key's.
+    """
+    if manifest.schema_version != SCHEMA_VERSION:
+        raise InputError(
+            f"{report_of}: manifest schema {manifest.schema_version} holds no records; export the "
+            "bundle again"
+        )
+    if key is not None:
+        check_renewal(report_of, key)
+
+
+def record(report: VerifyReport, manifest: Manifest, key: KeyFile | None = None) -> str:
+    """Write what was found on the golden slices into the manifest, and sign it again.
+
+    A record replaces the one of the same backend, release and hardware. The old signature is
+    removed before the manifest is replaced, so that none is there that does not match.
+
+    Args:
+        report: what `verify_golden` found.
+        manifest: that was verified.
+        key: Ed25519 private key; without it the bundle is unsigned afterwards.
+
+    Returns:
+        A line for the user.
+
+    Raises:
+        CheckFailed: a file is damaged; nothing is written.
+        InputError: the manifest was changed in the meantime, or the key cannot be used.
+        Untrusted: as in `check_record`.
+    """
+    check_record(manifest, str(report.bundle), key)
+    found = {a.file: fresh(a) for a in report.artifacts}
+    # What failed and ran nowhere was not loaded: that says nothing about this machine.
+    damaged = [a.file for a in report.artifacts for one in _all(a) if _did_not_load(one)]
+    if report.problems or damaged:
+        raise CheckFailed(f"{report.bundle}: nothing is recorded, because a file did not load")
+    if load_manifest(report.bundle) != manifest:
+        raise InputError(
+            f"{report.bundle}: the manifest was changed while the bundle was verified; run it again"
+        )
+    artifacts = tuple(merged(a, found[a.file]) for a in manifest.artifacts)
+    failed = any(a.parity is not None and a.parity.status == "failed" for a in artifacts)
+    signed = (report.bundle / SIGNATURE_NAME).exists()
+    write_manifest(
+        replace(manifest, artifacts=artifacts, verified=manifest.verified and not failed),
+        report.bundle,
+    )
+    count = sum(map(len, found.values()))
+    said = f"{report.bundle}: {count} result{'s' * (count != 1)} recorded"
+    if key is not None:
+        sign_bundle(report.bundle, key)
+        return f"{said}, and signed again"
+    if signed:
+        return (
+            f"{said}; the bundle is unsigned now: run `clinreadnet sign {report.bundle} --key KEY`"
+        )
+    return said
+
+
+def fresh(artifact: Artifact) -> tuple[Parity, ...]:
+    """Return what a report says of an artifact that ran."""
+    return tuple(one for one in _all(artifact) if one.ran_on is not None and one.status != NOT_RUN)
+
+
+def merged(artifact: Artifact, found: Iterable[Parity]) -> Artifact:
+    """Return a manifest's entry with new records in the place of those of the same kind."""
+    for one in found:
+        if artifact.parity is not None and _same(artifact.parity, one):
+            artifact = replace(artifact, parity=one)
+        else:
+            others = tuple(old for old in artifact.records if not _same(old, one))
+            artifact = replace(artifact, records=(*others, one))
+    return artifact
+
+
+def _same(one: Parity, other: Parity) -> bool:
+    return (
+        one.ran_on is not None and other.ran_on is not None and same_kind(one.ran_on, other.ran_on)
+    )
+
+
+def _all(artifact: Artifact) -> tuple[Parity, ...]:
+    return (*([] if artifact.parity is None else [artifact.parity]), *artifact.records)
+
+
+def _did_not_load(parity: Parity) -> bool:
+    return parity.status == "failed" and parity.ran_on is None

@@ -1,0 +1,170 @@
+"""The rules of CUDA and TensorRT that the fakes enforce, each broken by a naive backend."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support import fake_tensorrt
+from support.fake_machine import Machine, start
+from support.fake_pycuda import LogicError
+from support.fake_tensorrt import Engine
+
+from clinreadnet.errors import BackendError, BackendUnavailable, InputError
+from clinreadnet.runtime import Session
+from clinreadnet.runtime.backends import cuda_graph
+from clinreadnet.runtime.backends.cuda_graph import CudaGraphError
+from clinreadnet.runtime.backends.tensorrt import TensorRTBackend, _Lane
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
+    return start(monkeypatch, "tensorrt-11", tmp_path)
+
+
+def some_hu(n: int) -> np.ndarray:
+    return np.random.default_rng(n).normal(40, 300, (n, 512, 512)).astype(np.float32)
+
+
+def backend_of(session: Session) -> TensorRTBackend:
+    backend = session._backend
+    assert isinstance(backend, TensorRTBackend)
+    return backend
+
+
+def test_a_context_must_be_current_on_the_thread(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def naive(*_: Any) -> Any:
+        return contextlib.nullcontext()
+
+    with machine.session() as session:
+        with monkeypatch.context() as patch:
+            patch.setattr(TensorRTBackend, "_working", naive)
+            with pytest.raises(CudaGraphError, match="cuGraphLaunch failed with CUDA error 201"):
+                session.score(some_hu(1))
+            with pytest.raises(LogicError, match="invalid device context"):
+                session.score(some_hu(2))  # a size that is new
+
+
+@pytest.mark.parametrize("name", ["hu", "novelty"])
+def test_addresses_must_be_set_before_work_is_enqueued(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    real = fake_tensorrt.ExecutionContext.set_tensor_address
+
+    def naive(context: Any, tensor: str, memory: int) -> bool:
+        return tensor == name or real(context, tensor, memory)
+
+    monkeypatch.setattr(fake_tensorrt.ExecutionContext, "set_tensor_address", naive)
+    with pytest.raises(BackendError, match=f"fails .Address is not set for tensor .*{name}"):
+        machine.session()
+
+
+def test_memory_must_be_freed_in_its_context(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.gpu.devices = 2
+    with machine.session() as session:
+        (lane,) = backend_of(session)._lanes
+        with pytest.raises(LogicError, match="invalid device context"):
+            lane.close()  # naive: no context is current
+        other = backend_of(session)._cuda.Device(1).retain_primary_context()
+        other.push()
+        with pytest.raises(LogicError, match="the memory belongs to another"):
+            lane.close()  # naive: another GPU's is
+        with pytest.raises(LogicError, match="the stream belongs to another"):
+            lane.stream.put(lambda: None)
+        backend_of(session)._cuda.Context.pop()
+
+
+def test_memory_must_not_serve_two_streams_at_a_time(machine: Machine) -> None:
+    with machine.session(workers=2) as session:
+        backend = backend_of(session)
+        ours, theirs = backend._lanes
+        with backend._working():
+            ours._runs[4].launch()
+            # Naive: the other lane's stream runs our execution context, buffers and scratch.
+            naive = ours._runs[4]
+            with pytest.raises(LogicError, match="in use on another stream"):
+                naive._context.execute_async_v3(theirs.stream.handle)
+            ours.stream.synchronize()
+            naive._context.execute_async_v3(theirs.stream.handle)
+            theirs.stream.synchronize()
+
+
+def test_lanes_must_not_share_activation_memory(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared: list[Any] = []
+
+    def naive(lane: _Lane, size: int) -> Any:
+        shared.append(shared[0] if shared else lane._backend._cuda.mem_alloc(2**20))
+        return shared[0]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Lane, "scratch", naive)
+        with machine.session(workers=2) as session:
+            backend = backend_of(session)
+            ours, theirs = backend._lanes
+            with backend._working():
+                ours._runs[4].launch()
+                with pytest.raises(LogicError, match="in use on another stream"):
+                    theirs._runs[4].launch()
+                for lane in (ours, theirs):
+                    lane.stream.synchronize()
+                shared[0].free()
+
+
+def test_one_context_for_each_profile_before_tensorrt_10(machine: Machine) -> None:
+    """The backend has one context for each batch size: releases before 10 are not supported."""
+    machine.fake.shares_profiles = False
+    with machine.session(Engine(batch=(1, 1, 1))) as session:
+        assert len(session.score(some_hu(1))) == 1
+    with pytest.raises(BackendError, match="profile 0 has been chosen for another context"):
+        machine.session()
+    machine.fake.version = "9.3.0"
+    machine.fake.module("tensorrt")
+    with pytest.raises(BackendUnavailable, match="tensorrt 9.3.0 is installed, 10.x or 11.x is"):
+        load(machine)
+
+
+def load(machine: Machine) -> None:
+    import sys
+
+    sys.modules["tensorrt"].__version__ = machine.fake.version  # type: ignore[attr-defined]
+    Session(machine.bundle(), "tensorrt")
+
+
+def test_captures_must_be_serialised(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_graph, "_CAPTURING", contextlib.nullcontext())
+    with machine.session(workers=2) as session:
+        backend = backend_of(session)
+        other = backend._lanes[1]
+        other.stream.captured = []  # naive: it captures beside ours
+        with backend._working():
+            ours = backend._lanes[0]
+            ours.run(some_hu(2)[:, None])
+        other.stream.captured = None
+        (note,) = session.describe()["backend_notes"]
+        assert "batch 2 runs without a CUDA graph" in note and "900" in note
+
+
+@pytest.mark.parametrize("kind", ["tensorrt-11", "tensorrt-rtx"])
+def test_the_second_gpu_is_used_where_it_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+) -> None:
+    machine = start(monkeypatch, kind, tmp_path)
+    with pytest.raises(InputError, match="device=7: one NVIDIA GPU is visible; it is 0"):
+        machine.session(device=7)
+    machine.gpu.devices = 2
+    with machine.session(device=1, workers=2) as session:
+        assert len(session.score(some_hu(9))) == 9
+        assert set(machine.gpu.owners.values()) == {1}
+    assert set(machine.gpu.live().values()) == {0}
+    with machine.session() as session:
+        assert set(machine.gpu.owners.values()) == {0}
+    assert machine.gpu.stack == []
