@@ -50,4 +50,24 @@ def ablation() -> str:
     return ablation_table.markdown(result) + f"Commit {result['commit'][:7]}.\n"
 
 
-TABLES = {"ablation": ablation, "grouping": grouping_table, "rotation": rotation_table}
+def speed_table() -> str:
+    """Crops a second of the recorded training runs."""
+    path = RESULTS / "training" / "speed.json"
+    if not path.exists():
+        return "Not measured.\n"
+    run = read_json(path)
+    head = f"crops of {run['crop']} pixels, batches of {run['batch_size']}, bfloat16"
+    rows = [[name, f"{rate:.1f}"] for name, rate in run["crops_per_second"].items()]
+    where = (
+        f"`{run['command']}`, commit {run['commit'][:7]}, {run['hardware']}, threads: "
+        f"{run['threads']}.\n"
+    )
+    return markdown([head, "crops/s"], rows) + "\n" + where
+
+
+TABLES = {
+    "ablation": ablation,
+    "grouping": grouping_table,
+    "rotation": rotation_table,
+    "training-speed": speed_table,
+}
