@@ -2,9 +2,8 @@
 
     python -m bench.studies.training_speed DIR > bench/results/training/speed.json
 
-DIR is a simulated folder. Each variant trains for a few short epochs with the recipe's precision; the
-first epoch, which compiles and warms up, does not count. PyTorch takes all threads it is given
-(OMP_NUM_THREADS).
+DIR is a simulated folder. Each variant trains for a few short epochs with the recipe's precision.
+The first epoch, which compiles and warms up, does not count. OMP_NUM_THREADS sets the threads.
 """
 
 from __future__ import annotations
