@@ -144,6 +144,11 @@ def not_run(artifact: Artifact, reason: str | None = None) -> Parity:
     )
 
 
+def failed(artifact: Artifact, error: Exception) -> Parity:
+    """Return the parity of an artifact that did not run to its end, with the reason."""
+    return Parity("failed", reason=str(error), budget=PRECISIONS[artifact.precision].budget)
+
+
 def _value(metrics: Correlations, name: str) -> float:
     return _upper(metrics)[name]["value"]
 
