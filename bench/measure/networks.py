@@ -19,6 +19,7 @@ from bench.measure import device
 from clinreadnet.errors import ClinReadNetError, InputError
 from clinreadnet.precision import PRECISIONS, torch_precisions
 from clinreadnet.runtime.backends.ladder import BACKENDS, SessionOptions, open_backend
+from clinreadnet.runtime.backends.onnxruntime_cuda import CUDA_SETTINGS
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import Manifest, digest, load_manifest, read_listed
 from clinreadnet.runtime.gpu import find_gpus
@@ -274,10 +275,8 @@ def _bind_onnxruntime(model: bytes, outputs: Sequence[str], x: Any) -> Enqueue:
     import onnxruntime
     import torch
 
-    settings = {
-        "use_tf32": "0",
-        "user_compute_stream": str(torch.cuda.current_stream().cuda_stream),
-    }
+    stream = str(torch.cuda.current_stream().cuda_stream)
+    settings = CUDA_SETTINGS | {"user_compute_stream": stream}
     session = onnxruntime.InferenceSession(model, providers=[("CUDAExecutionProvider", settings)])
     binding = session.io_binding()
     half = session.get_inputs()[0].type == "tensor(float16)"

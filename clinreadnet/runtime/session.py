@@ -138,6 +138,7 @@ class Session:
         self.refused: dict[str, str] = {}
         loaded = self._climb(ladder, SessionOptions(precision, batch, workers, threads, device))
         self._record = loaded.record
+        self._device = None if self.backend == CPU_BACKEND else device
         self._backend = loaded.backend
         # If the caller does not close the session: before the interpreter unloads CUDA's modules.
         self._free = weakref.finalize(self, loaded.backend.close)
@@ -230,9 +231,9 @@ class Session:
 
         ``verified_here`` is the date on which `clinreadnet verify --record` found that the artifact
         passes on this kind of GPU or processor, or null; ``self_test_slices`` are the golden slices
-        that this session ran. ``backend_notes`` says what the backend does otherwise than planned,
-        such as running without a CUDA graph. ``unjudged`` says why no slice is judged to be in
-        domain; null where slices are judged.
+        that this session ran. ``device`` is the index of the GPU; null on a CPU. ``backend_notes``
+        says what the backend does otherwise than planned, such as running without a CUDA graph.
+        ``unjudged`` says why no slice is judged to be in domain; null where slices are judged.
         """
         return {
             "bundle": str(self.bundle),
@@ -248,6 +249,7 @@ class Session:
             "verdict_reason": self.verdict.reason,
             "verified_here": self._verified_here,
             "self_test_slices": self._self_tested,
+            "device": self._device,
             "batch": self.batch,
             "backend_notes": list(getattr(self._backend, "notes", ())),
             "novelty_threshold": self.manifest.model.novelty_threshold,

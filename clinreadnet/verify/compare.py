@@ -40,6 +40,29 @@ class LocalTruth:
         return map_agreement(maps, self.tile_quality, self.tile_weight, self.quality)
 
 
+@dataclass(frozen=True)
+class TaskMetrics:
+    """What outputs have in common with labels and with local truth; None where nothing can tell."""
+
+    scores: Correlations | None
+    maps: MapAgreement | None
+
+
+def task_metrics(
+    outputs: Outputs, labels: NDArray[Any], truth: LocalTruth | None = None
+) -> TaskMetrics:
+    """Return the metrics of outputs, with bootstrap intervals; arguments as in `compare`."""
+    labelled = np.isfinite(labels)
+    score = np.asarray(outputs["score"])
+    known = labelled.sum() > 1 and np.isfinite(score).all()
+    return TaskMetrics(
+        correlations(score[labelled], labels[labelled]) if known else None,
+        truth.agreement(outputs["quality_map"])
+        if truth is not None and np.isfinite(outputs["quality_map"]).all()
+        else None,
+    )
+
+
 def compare(
     precision: str,
     outputs: Outputs,
@@ -47,6 +70,7 @@ def compare(
     labels: NDArray[Any],
     truth: LocalTruth | None = None,
     threshold: float | None = None,
+    known: TaskMetrics | None = None,
 ) -> Parity:
     """Compare an artifact's outputs with the reference's on the same slices.
 
@@ -58,6 +82,7 @@ def compare(
             leave out.
         truth: quality of the tiles, where it is known.
         threshold: novelty above which a slice is out of domain, where slices are judged.
+        known: metrics of the reference; default they are computed.
 
     Returns:
         The parity; ``reason`` names each failed check. A slice whose novelty lies within the budget
@@ -78,13 +103,12 @@ def compare(
     for name, budget in (("tile", row.tile_budget), ("novelty", row.novelty_budget)):
         if getattr(found, f"worst_{name}_difference") is not None:
             details[f"{name}_budget"] = budget
+    found_here = task_metrics(outputs, labels, truth)
+    known = known or task_metrics(reference, labels, truth)
+    ours, theirs = found_here.scores, known.scores
     if not np.isfinite(outputs["score"]).all():
         failures.append("scores are not finite")
-    elif labelled.sum() > 1:
-        ours, theirs = (
-            correlations(np.asarray(o["score"])[labelled], labels[labelled])
-            for o in (outputs, reference)
-        )
+    elif ours is not None and theirs is not None:
         details |= {"metrics": _upper(ours), "reference_metrics": _upper(theirs)}
         for name in METRICS:
             difference = abs(_value(ours, name) - _value(theirs, name))
@@ -96,18 +120,17 @@ def compare(
                     f"{name} differs by {difference:.1e} (budget {row.metric_budget:.0e})"
                 )
     map_differences: dict[str, float | None] = {}
-    if truth is not None and np.isfinite(outputs["quality_map"]).all():
-        our_map, their_map = (truth.agreement(o["quality_map"]) for o in (outputs, reference))
-        if our_map is not None and their_map is not None:
-            details |= {"map": our_map, "reference_map": their_map, "map_budgets": row.map_budgets}
-            for name in MAP_METRICS:
-                difference = abs(_of_map(our_map, name) - _of_map(their_map, name))
-                map_differences[name] = difference
-                if not difference <= row.map_budgets[name]:
-                    failures.append(
-                        f"{name} of the maps differs by {difference:.1e} "
-                        f"(budget {row.map_budgets[name]:.0e})"
-                    )
+    our_map, their_map = found_here.maps, known.maps
+    if our_map is not None and their_map is not None:
+        details |= {"map": our_map, "reference_map": their_map, "map_budgets": row.map_budgets}
+        for name in MAP_METRICS:
+            difference = abs(_of_map(our_map, name) - _of_map(their_map, name))
+            map_differences[name] = difference
+            if not difference <= row.map_budgets[name]:
+                failures.append(
+                    f"{name} of the maps differs by {difference:.1e} "
+                    f"(budget {row.map_budgets[name]:.0e})"
+                )
     return Parity(
         status="failed" if failures else "passed",
         reason="; ".join(failures) or None,
@@ -142,6 +165,11 @@ def not_run(artifact: Artifact, reason: str | None = None) -> Parity:
         reason=reason or f"needs a GPU of architecture {artifact.target}",
         budget=PRECISIONS[artifact.precision].budget,
     )
+
+
+def failed(artifact: Artifact, error: Exception) -> Parity:
+    """Return the parity of an artifact that did not run to its end, with the reason."""
+    return Parity("failed", reason=str(error), budget=PRECISIONS[artifact.precision].budget)
 
 
 def _value(metrics: Correlations, name: str) -> float:

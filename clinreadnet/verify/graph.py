@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,7 +30,7 @@ from clinreadnet.verify.batches import (
     run_batches,
     verified_range,
 )
-from clinreadnet.verify.compare import LocalTruth, compare
+from clinreadnet.verify.compare import LocalTruth, TaskMetrics, compare, task_metrics
 from clinreadnet.verify.reference import Advance, SliceSource
 
 EMULATED_NOTE = (
@@ -59,6 +60,11 @@ class Evidence:
     labels: NDArray[Any]
     truth: LocalTruth | None = None
     threshold: float | None = None
+
+    @functools.cached_property
+    def reference_metrics(self) -> TaskMetrics:
+        """Metrics of the reference, the same for every artifact."""
+        return task_metrics(self.reference, self.labels, self.truth)
 
 
 def verify_graph(
@@ -127,7 +133,13 @@ def judge_runs(
     limits = PRECISIONS[precision].limits()
     ran = run_batches(run, slices, here, advance)
     parity = compare(
-        precision, ran.outputs, reference, evidence.labels, evidence.truth, evidence.threshold
+        precision,
+        ran.outputs,
+        reference,
+        evidence.labels,
+        evidence.truth,
+        evidence.threshold,
+        evidence.reference_metrics,
     )
     parity = _with_batches(parity, ran, reference, slices, limits)
     details = parity.details | _worst(ran.outputs, reference, slices)

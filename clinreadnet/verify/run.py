@@ -28,16 +28,12 @@ from numpy.typing import NDArray
 from clinreadnet.errors import (
     BackendError,
     BackendUnavailable,
-    DeviceLost,
     InputError,
-    OutOfMemory,
 )
 from clinreadnet.precision import PRECISIONS
-from clinreadnet.runtime.backends.ladder import SessionOptions, open_artifact
 from clinreadnet.runtime.backends.onnxruntime import installed_version, offers_cuda
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import (
-    NOT_RUN,
     Artifact,
     Manifest,
     Parity,
@@ -45,12 +41,13 @@ from clinreadnet.runtime.bundle.manifest import (
     read_listed,
 )
 from clinreadnet.runtime.gpu import find_gpus
-from clinreadnet.runtime.records import CPU_BACKEND, CUDA_BACKEND, other_records, ran_on
+from clinreadnet.runtime.records import CPU_BACKEND, ran_on
 from clinreadnet.runtime.verdict import this_machine
 from clinreadnet.spec import OUTPUTS
 from clinreadnet.verify.batches import CPU_BATCH, planned, verified_range
-from clinreadnet.verify.compare import LocalTruth, not_run
-from clinreadnet.verify.graph import Evidence, NotRunnable, judge_runs, verify_graph
+from clinreadnet.verify.compare import LocalTruth, failed, not_run
+from clinreadnet.verify.gpu import verify_on_cuda, verify_on_gpu, with_others
+from clinreadnet.verify.graph import Evidence, NotRunnable, verify_graph
 from clinreadnet.verify.reference import Advance, GoldenSlices, reference_outputs
 from clinreadnet.verify.report import VerifyReport
 
@@ -98,74 +95,18 @@ def verify_artifact(
             return not_run(artifact)
         else:
             backend = str(artifact.flavour)
-            parity, found = _verify_on_gpu(
+            parity, found = verify_on_gpu(
                 backend, bundle, manifest, artifact, evidence, advance, device
             )
     except (NotRunnable, BackendUnavailable) as reason:
         if artifact.kind == "onnx" and isinstance(reason, BackendUnavailable):
-            return _failed(artifact, reason)
+            return failed(artifact, reason)
         return not_run(artifact, str(reason))
     except (BackendError, InputError) as error:
-        return _failed(artifact, error)
-    if scores is not None:
+        return failed(artifact, error)
+    if scores is not None and parity.relative_error:
         scores[artifact.file] = found
     return parity
-
-
-def _failed(artifact: Artifact, error: Exception) -> Parity:
-    return Parity("failed", reason=str(error), budget=PRECISIONS[artifact.precision].budget)
-
-
-def verify_on_cuda(
-    bundle: Path,
-    manifest: Manifest,
-    graph: Artifact,
-    evidence: Evidence,
-    advance: Advance = lambda n: None,
-    device: int = 0,
-) -> Parity:
-    """Run a graph on this machine's GPU with ONNX Runtime, and compare; as `verify_artifact`."""
-    try:
-        return _verify_on_gpu(CUDA_BACKEND, bundle, manifest, graph, evidence, advance, device)[0]
-    except BackendUnavailable as reason:
-        return not_run(graph, f"{CUDA_BACKEND}: {reason}")
-    except (BackendError, InputError) as error:
-        return _failed(graph, error)
-
-
-def _verify_on_gpu(
-    backend: str,
-    bundle: Path,
-    manifest: Manifest,
-    artifact: Artifact,
-    evidence: Evidence,
-    advance: Advance,
-    device: int,
-) -> tuple[Parity, NDArray[Any]]:
-    """Run an artifact on this machine's GPU.
-
-    Raises:
-        BackendUnavailable: this machine cannot load it.
-        BackendError, InputError: it cannot be loaded, a file is not the one in the manifest, memory
-            is full, or the GPU is lost.
-    """
-    # Not what is recorded: that would refuse what failed before.
-    new = replace(artifact, parity=None, records=())
-    options = SessionOptions(batch=new.batch.max, device=device)
-    loaded = open_artifact(backend, bundle, manifest, new, options)
-    scores: NDArray[Any] = np.full(len(evidence.labels), np.nan)
-    try:
-        here = verified_range(new.batch, loaded.batch)
-        parity, scores = judge_runs(
-            loaded.backend.run, new.precision, new.batch, here, evidence, advance
-        )
-    except (OutOfMemory, DeviceLost):
-        raise
-    except BackendError as error:
-        parity = _failed(artifact, error)
-    finally:
-        loaded.backend.close()
-    return replace(parity, ran_on=ran_on(backend, loaded.machine)), scores
 
 
 def verify_golden(
@@ -296,7 +237,7 @@ def _verify(
         records: tuple[Parity, ...] = ()
         if cuda and artifact.kind == "onnx" and parity.status == "passed":
             records = (verify_on_cuda(bundle, manifest, artifact, evidence, advance, device),)
-        parity = _with_others(artifact, parity, device)
+        parity = with_others(artifact, parity, device)
         artifacts.append(replace(artifact, parity=parity, records=records))
     return VerifyReport(
         bundle,
@@ -316,21 +257,9 @@ def _few_slices(slices: int, manifest: Manifest) -> tuple[str, ...]:
     return (f"{slices} slices are fewer than the profile's MAX, {largest}: batches repeat them",)
 
 
-def _with_others(artifact: Artifact, parity: Parity, device: int) -> Parity:
-    """Add to what was not run here what other machines recorded of it."""
-    if parity.status != NOT_RUN or artifact.flavour is None:
-        return parity
-    others = other_records(artifact, artifact.flavour, this_machine(device=device))
-    return replace(parity, reason=f"{parity.reason}; {others}") if others else parity
-
-
 def _only_hashed(bundle: Path, artifact: Artifact) -> Parity:
     try:
         read_listed(bundle, artifact)
     except InputError as error:
-        return Parity("failed", reason=str(error), budget=PRECISIONS[artifact.precision].budget)
-    return Parity(
-        NOT_RUN,
-        reason="the golden slices cannot be read",
-        budget=PRECISIONS[artifact.precision].budget,
-    )
+        return failed(artifact, error)
+    return not_run(artifact, "the golden slices cannot be read")

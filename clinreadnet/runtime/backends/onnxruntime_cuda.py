@@ -35,12 +35,13 @@ from clinreadnet.runtime.bundle.manifest import OUTPUT_INFOS, OutputInfo
 from clinreadnet.runtime.scores import Outputs
 from clinreadnet.spec import SIZE
 
-_SETTINGS = {
+CUDA_SETTINGS = {
     # TF32 is CUDA's default for float32 and misses the fp32 budget.
     "use_tf32": "0",
     # The default, EXHAUSTIVE, measures every algorithm again for each new batch size.
     "cudnn_conv_algo_search": "HEURISTIC",
 }
+"""Of ONNX Runtime's CUDA provider."""
 _NO_GRAPH = "-1"
 """The ``gpu_graph_id`` of a run that captures nothing."""
 _RUNS_TO_CAPTURE = 2
@@ -135,7 +136,7 @@ class OnnxRuntimeCudaBackend:
     def _start(self, model: bytes) -> None:
         """Start the session, without CUDA graphs where it refuses to."""
         names = [info.name for info in self._outputs]
-        settings = _SETTINGS | {"device_id": str(self._device)}
+        settings = CUDA_SETTINGS | {"device_id": str(self._device)}
         wanted = [settings | {"enable_cuda_graph": "1"}] if self._graphs else []
         for tried in [*wanted, settings]:
             try:
