@@ -135,7 +135,23 @@ class _Handler(RequestHandler):
         link = assoc.dul.socket
         assert link is not None
         setattr(link, "recv", lambda size: _receive(link, size))  # noqa: B010
+        machine = assoc.dul.state_machine
+        setattr(machine, "do_action", _guarded(machine.do_action, assoc))  # noqa: B010
         return assoc
+
+
+def _guarded(act: Callable[[str], None], assoc: Association) -> Callable[[str], None]:
+    """Return a step of the state machine after whose failure the connection is closed."""
+
+    def step(event: str) -> None:
+        try:
+            act(event)
+        except Exception:  # an event that is not foreseen in this state: the peer broke the rules
+            if assoc.dul.socket is not None:
+                assoc.dul.socket.close()
+            assoc.dul.kill_dul()
+
+    return step
 
 
 def _receive(link: AssociationSocket, size: int) -> bytearray:

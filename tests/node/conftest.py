@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,14 @@ from clinreadnet.runtime import Session
 
 PATIENCE = 120.0
 """Seconds that something may take on a busy machine."""
+
+
+@pytest.fixture(autouse=True)
+def no_logs_of_the_libraries() -> Iterator[None]:
+    """`clinreadnet listen` switches them off: they repeat what peers send."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

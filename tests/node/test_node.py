@@ -24,9 +24,7 @@ Until = Callable[..., None]
 
 def slices(count: int, *, first: int = 0, **tags: Any) -> list[Dataset]:
     return [
-        make_ct(
-            noise(i), ImagePositionPatient=[-180, -180, 2.5 * i], InstanceNumber=i + 1, **tags
-        )
+        make_ct(noise(i), ImagePositionPatient=[-180, -180, 2.5 * i], InstanceNumber=i + 1, **tags)
         for i in range(first, first + count)
     ]
 
