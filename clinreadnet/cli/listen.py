@@ -140,7 +140,6 @@ def listen(
     )
     bundle = bundle or default_bundle()
     check_bundle(bundle)
-    quiet_libraries()
     with (
         Node(config) as node,
         Session(
@@ -151,6 +150,7 @@ def listen(
             not_before=not_before,
         ) as session,
     ):
+        quiet_libraries()
         try:
             node.start(session)
             where = f"{config.title} listens on {host}:{node.port}, sends to {config.destination}"
