@@ -73,6 +73,7 @@ class Node:
 
     def start(self, session: Session) -> None:
         """Begin to answer, to score with a session and to send."""
+        self._spool.resume()
         worker = Worker(
             session,
             self._spool,

@@ -76,6 +76,7 @@ class Spool:
         """
         self.folder = folder
         self.mutex = threading.RLock()
+        self._resumed = 0.0
         make_folders(folder)
         self._lock = lock_folder(folder)
         try:
@@ -175,6 +176,10 @@ class Spool:
 
     # Series that are scored
 
+    def resume(self) -> None:
+        """Note that objects can come from now on: the time before is no quiet time."""
+        self._resumed = time.time()
+
     def claim(self, quiet: float) -> Series | None:
         """Return a series that is complete, and note that its scoring began; None without one.
 
@@ -182,18 +187,25 @@ class Spool:
         with each time.
 
         Args:
-            quiet: seconds without a new object after which a series is complete. One that has as
-                many objects as its header says is complete after a second.
+            quiet: seconds without a new object after which a series is complete, while the node
+                listened. One that has as many objects as its header says is complete after a
+                second.
         """
         now = time.time()
         with self.transaction() as database:
             row = database.execute(
                 "SELECT id, key, part, attempts FROM series WHERE due <= :now AND ("
-                " state = 'scoring' OR state = 'receiving' AND (last <= :quiet OR last > :now + 1"
+                " state = 'scoring' OR state = 'receiving' AND"
+                " (max(last, :resumed) <= :quiet OR last > :now + 1"
                 "  OR last <= :moment AND expected <= (SELECT count(*) FROM object JOIN series AS"
                 "  other ON object.series = other.id WHERE other.key = series.key)))"
                 " ORDER BY attempts, last LIMIT 1",
-                {"now": now, "quiet": now - quiet, "moment": now - 1},
+                {
+                    "now": now,
+                    "quiet": now - quiet,
+                    "moment": now - 1,
+                    "resumed": self._resumed,
+                },
             ).fetchone()
             if row is None:
                 return None

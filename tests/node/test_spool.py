@@ -107,6 +107,15 @@ def test_the_count_is_that_of_every_part_of_the_series(spool: Spool, clock: Cloc
     assert second is not None and second.part == 2 and len(second.files) == 1
 
 
+def test_the_time_in_which_nothing_could_come_is_no_quiet_time(spool: Spool, clock: Clock) -> None:
+    add(spool, "a")
+    clock.now += 3600  # the node was down
+    spool.resume()
+    assert spool.claim(30) is None
+    clock.now += 30
+    assert spool.claim(30) is not None
+
+
 def test_a_clock_that_was_put_back_does_not_keep_a_series(spool: Spool, clock: Clock) -> None:
     add(spool, "a")
     clock.now -= 86400
