@@ -247,6 +247,44 @@ CAPACITY = _limit(
     "A waiting slice takes up to 2 MiB.",
 )
 
+# The DICOM node.
+PDU = _limit(
+    "PDU",
+    MIB,
+    "bytes",
+    "a PDU that `listen` receives",
+    "It announces 128 KiB; a request for an association has a few kB.",
+)
+COMMAND = _limit(
+    "COMMAND",
+    2**16,
+    "bytes",
+    "the command set of a DIMSE message",
+    "That of C-STORE has about 200 bytes.",
+)
+MESSAGES = _limit(
+    "MESSAGES",
+    8,
+    "messages",
+    "unanswered messages of an association",
+    "A peer waits for each answer, because no other window is negotiated.",
+)
+OBJECT = _limit(
+    "OBJECT",
+    2**31,
+    "bytes",
+    "an object that `listen` receives, whatever its options say",
+    "It is received in memory; 4,000 slices of Enhanced CT.",
+)
+SPOOL_FREE = _limit(
+    "SPOOL_FREE",
+    8 * MIB,
+    "bytes",
+    "free space beside the spool before an object is accepted",
+    "Reports of what waits still have to be written.",
+    least=True,
+)
+
 # Outputs.
 PAGE_SLICES = _limit(
     "PAGE_SLICES",

@@ -26,6 +26,7 @@ from clinreadnet.cli import (
     export,
     export_kernels,
     export_triton_server,
+    listen,
     report,
     score,
     score_archive,
@@ -66,7 +67,12 @@ _GROUPS = {
         export_triton_server.export_triton_server,
         doctor.doctor,
     ),
-    "Score": (score.score, score_archive.score_archive, summarize.summarize),
+    "Score": (
+        score.score,
+        score_archive.score_archive,
+        summarize.summarize,
+        listen.listen,
+    ),
     "Measure": (
         evaluate.evaluate,
         evaluate_order.evaluate_order,

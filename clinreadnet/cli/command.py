@@ -24,6 +24,7 @@ _EXTRAS = {
     "export": ("cpu", "export"),
     "export-kernels": ("export", "kernels"),
     "export-triton-server": ("export",),
+    "listen": ("node",),
     "score": ("dicom",),
     "score-archive": ("ray",),
     "simulate": ("simulate",),
@@ -38,8 +39,8 @@ _OPTIONAL = {"highdicom": ("dicom",), "matplotlib": ("plot",)}
 """Modules that one option needs, with the smaller extra that brings them."""
 
 _THIRD_PARTY = frozenset(
-    "highdicom matplotlib numba onnx onnxruntime onnxscript pyarrow ray safetensors scipy skimage "
-    "torch triton".split()
+    "cryptography highdicom matplotlib numba onnx onnxruntime onnxscript prometheus_client pyarrow "
+    "pynetdicom ray safetensors scipy skimage torch triton".split()
 )
 
 

@@ -1,0 +1,161 @@
+"""`clinreadnet listen`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clinreadnet.cli.options import (
+    Backends,
+    Bundle,
+    GraphPrecision,
+    NotBefore,
+    Resample,
+    TrustedKeys,
+)
+from clinreadnet.errors import InputError
+
+
+def listen(
+    spool: Annotated[
+        Path,
+        typer.Option(help="Folder for what waits; made if it is not there.", show_default=False),
+    ],
+    send_to: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT:AET", help="Where reports are sent to.", show_default=False
+        ),
+    ],
+    bundle: Bundle = None,
+    aet: Annotated[str, typer.Option(help="AE title of the node.")] = "CLINREADNET",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 11112,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 is every one of this machine.")
+    ] = "127.0.0.1",
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="AET[@NETWORK]",
+            help="Who may send, as CT1@10.0.0.7; repeatable, `*` is any title. Without a network, "
+            "this machine alone. Default: any title of this machine.",
+        ),
+    ] = None,
+    map: Annotated[
+        bool, typer.Option("--map", help="Also send a parametric map of each series.")
+    ] = False,
+    resample: Resample = False,
+    quiet: Annotated[
+        float,
+        typer.Option(min=0.1, help="Seconds without a new slice that complete a series."),
+    ] = 30.0,
+    associations: Annotated[
+        int, typer.Option(min=1, max=256, help="Most associations at one time.")
+    ] = 16,
+    object_mib: Annotated[
+        int, typer.Option(min=1, max=2048, help="Largest accepted object in MiB.")
+    ] = 512,
+    spool_mib: Annotated[
+        int, typer.Option(min=1, help="Most MiB that wait; then 0xA700 is answered.")
+    ] = 20480,
+    spool_objects: Annotated[
+        int, typer.Option(min=1, help="Most objects that wait; then 0xA700 is answered.")
+    ] = 100_000,
+    keep_days: Annotated[
+        float,
+        typer.Option(min=0.01, help="Days that an undelivered report and known hashes are kept."),
+    ] = 30.0,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="Certificate of the node (PEM); turns TLS on.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its key (PEM, no password).")] = None,
+    tls_ca: Annotated[
+        Path | None, typer.Option(help="Authority that signs every peer's certificate (PEM).")
+    ] = None,
+    send_tls: Annotated[
+        bool, typer.Option("--send-tls", help="Send with TLS too, with the same files.")
+    ] = False,
+    metrics_port: Annotated[
+        int,
+        typer.Option(min=0, max=65535, help="Port of /healthz and /metrics on 127.0.0.1; 0: none."),
+    ] = 0,
+    backends: Backends = None,
+    trusted_keys: TrustedKeys = None,
+    not_before: NotBefore = None,
+    precision: GraphPrecision = None,
+) -> None:
+    """Be a DICOM node: CT series come in, reports of their quality go out.
+
+    Answers C-ECHO, and C-STORE of CT and Enhanced CT. A complete series is scored with one session,
+    and its structured report is sent to the destination until it is accepted. What was accepted is
+    on disk before it is answered: after a crash the same command goes on. Without `--allow` only
+    this machine may send. SIGTERM ends it. Research use only.
+
+    Examples:
+    - `clinreadnet listen --spool spool --send-to 127.0.0.1:4242:ORTHANC`
+    - `clinreadnet listen --spool spool --send-to pacs:104:PACS --host 0.0.0.0 --allow CT1@10.0.0.7`
+    - `clinreadnet listen --spool spool --send-to 127.0.0.1:4242:ORTHANC --map --metrics-port 9112`
+    """
+    from clinreadnet.console import note
+    from clinreadnet.node.config import (
+        NodeConfig,
+        TlsFiles,
+        check_title,
+        parse_destination,
+        parse_senders,
+    )
+    from clinreadnet.node.log import quiet_libraries
+    from clinreadnet.node.node import Node
+    from clinreadnet.runtime import BACKENDS, Session
+    from clinreadnet.runtime.bundle.default import default_bundle
+    from clinreadnet.scoring.series import check_bundle
+    from clinreadnet.spec import RESEARCH_USE
+
+    given = (tls_cert, tls_key, tls_ca)
+    tls = None
+    if tls_cert is not None and tls_key is not None and tls_ca is not None:
+        tls = TlsFiles(tls_cert, tls_key, tls_ca)
+    elif given != (None, None, None) or send_tls:
+        raise InputError("TLS needs `tls_cert`, `tls_key` and `tls_ca`; give all three")
+    config = NodeConfig(
+        title=check_title("aet", aet),
+        host=host,
+        port=port,
+        spool=spool,
+        destination=parse_destination(send_to),
+        senders=parse_senders(allow or ()),
+        maps=map,
+        resample=resample,
+        quiet=quiet,
+        associations=associations,
+        object_bytes=object_mib * 2**20,
+        spool_bytes=spool_mib * 2**20,
+        spool_objects=spool_objects,
+        keep_days=keep_days,
+        tls=tls,
+        send_tls=send_tls,
+        metrics_port=metrics_port or None,
+    )
+    bundle = bundle or default_bundle()
+    check_bundle(bundle)
+    with (
+        Node(config) as node,
+        Session(
+            bundle,
+            backends or BACKENDS,
+            precision,
+            trusted_keys=trusted_keys or None,
+            not_before=not_before,
+        ) as session,
+    ):
+        quiet_libraries()
+        try:
+            node.start(session)
+            where = f"{config.title} listens on {host}:{node.port}, sends to {config.destination}"
+            monitor = f", /metrics on 127.0.0.1:{node.metrics_port}" if node.metrics_port else ""
+            note(f"{where}{monitor}, {session.backend}. {RESEARCH_USE}")
+            node.wait()
+        finally:
+            node.stop()  # before the session is closed

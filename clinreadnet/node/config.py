@@ -1,0 +1,169 @@
+"""What a node is told: its own name and port, who may send, and where reports go."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from clinreadnet.errors import InputError
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+LOOPBACK: tuple[Network, ...] = (
+    ipaddress.ip_network("127.0.0.0/8"),
+    ipaddress.ip_network("::1/128"),
+)
+
+_TITLE = re.compile(r"[ -\[\]-~]{1,16}")  # the default character repertoire without a backslash
+_PORTS = range(1, 2**16)
+
+
+@dataclass(frozen=True)
+class Destination:
+    """An AE that reports are sent to."""
+
+    host: str
+    port: int
+    title: str
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}:{self.title}"
+
+
+@dataclass(frozen=True)
+class Sender:
+    """Who may send: an AE title, or None for any, at the addresses of some networks."""
+
+    title: str | None
+    networks: tuple[Network, ...] = LOOPBACK
+
+    def admits(self, title: str, address: str) -> bool:
+        """Return whether an association of this AE title and address is accepted."""
+        return self.title in (None, title) and self.reaches(address)
+
+    def reaches(self, address: str) -> bool:
+        """Return whether a connection from this address is accepted."""
+        try:
+            place = ipaddress.ip_address(address.partition("%")[0])
+        except ValueError:
+            return False
+        if isinstance(place, ipaddress.IPv6Address) and place.ipv4_mapped is not None:
+            place = place.ipv4_mapped
+        return any(place in network for network in self.networks)
+
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """PEM files of the node's certificate and key, and of the authority that signs its peers."""
+
+    certificate: Path
+    key: Path
+    authority: Path
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    """How a node behaves.
+
+    Attributes:
+        title: AE title of the node.
+        host: address that it listens on.
+        port: port that it listens on; 0 takes a free one.
+        spool: folder for what is not yet scored or sent.
+        destination: where reports go.
+        senders: who may send; nobody else.
+        maps: also send a parametric map of each series.
+        resample: accept slices that are not 512x512.
+        quiet: seconds without a new slice after which a series is complete.
+        associations: most at one time.
+        object_bytes: largest accepted object.
+        spool_bytes: most bytes that wait in the spool.
+        spool_objects: most objects that wait in the spool.
+        keep_days: for how long a report that cannot be sent waits, and for how long the hashes of
+            known slices are kept.
+        tls: files of TLS, or None for plain connections.
+        send_tls: whether the destination is reached with TLS.
+        metrics_port: port of ``/healthz`` and ``/metrics`` on 127.0.0.1; None serves neither.
+    """
+
+    title: str
+    host: str
+    port: int
+    spool: Path
+    destination: Destination
+    senders: tuple[Sender, ...] = (Sender(None),)
+    maps: bool = False
+    resample: bool = False
+    quiet: float = 30.0
+    associations: int = 16
+    object_bytes: int = 2**29
+    spool_bytes: int = 20 * 2**30
+    spool_objects: int = 100_000
+    keep_days: float = 30.0
+    tls: TlsFiles | None = None
+    send_tls: bool = False
+    metrics_port: int | None = None
+
+
+def check_title(name: str, title: str) -> str:
+    """Return an AE title without the spaces around it.
+
+    Args:
+        name: of the parameter, for the error.
+        title: 1 to 16 ASCII characters.
+
+    Raises:
+        InputError: it is not an AE title.
+    """
+    stripped = title.strip(" ")
+    if not _TITLE.fullmatch(stripped):
+        raise InputError(
+            f"{name}={title!r}: not an AE title; give 1 to 16 ASCII characters without a backslash"
+        )
+    return stripped
+
+
+def parse_destination(text: str) -> Destination:
+    """Read ``HOST:PORT:AET``; an IPv6 address stands in brackets.
+
+    Raises:
+        InputError: it has another form.
+    """
+    host, _, rest = text.partition("]:") if text.startswith("[") else text.partition(":")
+    port, _, title = rest.partition(":")
+    host = host.removeprefix("[")
+    if not host or not title or not port.isascii() or not port.isdigit():
+        raise InputError(f"send_to={text!r}: give HOST:PORT:AET, as 127.0.0.1:4242:ORTHANC")
+    if int(port) not in _PORTS:
+        raise InputError(f"send_to={text!r}: a port is {_PORTS[0]} to {_PORTS[-1]}")
+    return Destination(host, int(port), check_title("send_to", title))
+
+
+def parse_senders(texts: Sequence[str]) -> tuple[Sender, ...]:
+    """Read ``AET``, ``AET@ADDRESS`` or ``AET@NETWORK``; without an address, loopback alone.
+
+    Args:
+        texts: none admits every AE title of this machine and nobody else.
+
+    Raises:
+        InputError: an item has another form.
+    """
+    return tuple(map(_parse_sender, texts)) or (Sender(None),)
+
+
+def _parse_sender(text: str) -> Sender:
+    title, at, place = text.rpartition("@") if "@" in text else (text, "", "")
+    wanted = None if title == "*" else check_title("allow", title)
+    if not at:
+        return Sender(wanted)
+    try:
+        return Sender(wanted, (ipaddress.ip_network(place),))
+    except ValueError:
+        raise InputError(
+            f"allow={text!r}: give AET, AET@ADDRESS or AET@NETWORK, as CT1@10.0.0.0/24; a network "
+            "ends in zeros"
+        ) from None

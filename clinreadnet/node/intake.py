@@ -1,0 +1,124 @@
+"""Check an object that came in: is it a CT slice that can be scored and reported?"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydicom
+
+from clinreadnet import limits
+from clinreadnet.data.dicom import NotASlice
+from clinreadnet.data.dicom_container import (
+    DEFLATED,
+    Container,
+    Damaged,
+    read_container,
+    read_spans,
+)
+from clinreadnet.data.slices import find_slices
+from clinreadnet.dicom.sources import read_sources
+from clinreadnet.errors import InputError
+from clinreadnet.node.log import hashed
+
+SUCCESS = 0x0000
+NO_ROOM = 0xA700
+OTHER_CLASS = 0xA900
+NOT_READABLE = 0xC000
+NO_UIDS = 0xC001
+OTHER_CONTENT = 0xC002
+
+_COUNT = "NumberOfSeriesRelatedInstances"
+_AT_ONCE = 16 * limits.MIB
+
+
+class Refused(Exception):
+    """An object that is not accepted; ``status`` is that of the C-STORE response."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What the spool must know of an object.
+
+    Attributes:
+        series: hash of patient, study and series: objects that differ in one are kept apart.
+        instance: hash of the SOPInstanceUID.
+        digest: SHA-256 of the bytes of the pixels.
+        expected: number of objects in the series, if the header gives it.
+    """
+
+    series: str
+    instance: str
+    digest: str
+    expected: int | None
+
+
+def inspect(path: Path, sop_class: str, sop_instance: str, *, resample: bool) -> Accepted:
+    """Read the header of an object and hash its pixels.
+
+    Args:
+        path: the object.
+        sop_class: SOP class that the request named.
+        sop_instance: SOP instance that the request named.
+        resample: accept other sizes than 512x512.
+
+    Raises:
+        Refused: it is damaged, not a CT slice, lacks a UID, or is not what the request named.
+    """
+    try:
+        refs = find_slices([path], resample=resample)
+    except NotASlice as error:
+        raise Refused(OTHER_CLASS, f"not a CT slice: {error.what}") from None
+    except InputError as error:
+        raise Refused(NOT_READABLE, _reason(path, error)) from None
+    try:
+        header = read_sources(refs)[path]
+    except InputError as error:
+        raise Refused(NO_UIDS, _reason(path, error)) from None
+    if (str(header.SOPClassUID), str(header.SOPInstanceUID)) != (sop_class, sop_instance):
+        raise Refused(OTHER_CLASS, "its SOP class or instance is not that of the request")
+    try:
+        container = read_container(path, (_COUNT,))
+        digest, expected = _hash_pixels(path, container), _count(container.header)
+    except (Damaged, InputError):
+        raise Refused(NOT_READABLE, "its pixels cannot be read") from None
+    return Accepted(
+        series=hashed(
+            str(header.get("PatientID") or ""),
+            str(header.StudyInstanceUID),
+            str(header.SeriesInstanceUID),
+        ),
+        instance=hashed(str(header.SOPInstanceUID)),
+        digest=digest,
+        expected=expected,
+    )
+
+
+def _reason(path: Path, error: InputError) -> str:
+    """Return what is wrong without the path, whose name is random, and without advice."""
+    return error.full.removeprefix(f"{path}: ").partition(";")[0]
+
+
+def _hash_pixels(path: Path, container: Container) -> str:
+    """Return the SHA-256 of the pixels as they are stored, without their headers."""
+    total = hashlib.sha256()
+    deflated = container.syntax == DEFLATED
+    for offset, length in container.pieces or ((container.pixels or (0, 0)),):
+        step = length if deflated else _AT_ONCE  # a deflated file is inflated for each part
+        for start in range(offset, offset + length, step):
+            part = (start, min(step, offset + length - start))
+            total.update(read_spans(path, [part], deflated=deflated))
+    return total.hexdigest()
+
+
+def _count(header: pydicom.Dataset) -> int | None:
+    try:
+        count = int(header.get(_COUNT))
+    except Exception:  # absent, or one of pydicom's many errors for a damaged value
+        return None
+    return count if count > 0 else None

@@ -1,0 +1,207 @@
+"""A node: the port, the worker that scores and the sender, each in its thread."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from clinreadnet.errors import BackendError, DeviceLost, SessionClosed, first_line
+from clinreadnet.node.backoff import pause
+from clinreadnet.node.config import NodeConfig
+from clinreadnet.node.log import HASH_DIGITS, log
+from clinreadnet.node.metrics import Metrics, Monitor
+from clinreadnet.node.outbox import Outbox
+from clinreadnet.node.receive import Receiver
+from clinreadnet.node.send import Sender
+from clinreadnet.node.spool import Spool
+from clinreadnet.node.tls import client_context, server_context
+from clinreadnet.node.work import Worker
+from clinreadnet.runtime import Session
+
+_TICK = 0.25  # seconds between two looks into the spool
+_CARE = 600.0  # seconds between two looks for what is too old
+
+
+class Node:
+    """Takes its ports and its spool when it is made, and works between `start` and `stop`.
+
+    Attributes:
+        port: that it listens on.
+        metrics_port: of ``/healthz`` and ``/metrics``, or None.
+    """
+
+    def __init__(self, config: NodeConfig) -> None:
+        """Open the spool and the ports; connections wait until `start`.
+
+        Raises:
+            InputError: the spool, a port or a file of TLS cannot be used.
+        """
+        self._config = config
+        self._metrics = Metrics()
+        receiving = None if config.tls is None else server_context(config.tls)
+        sending = client_context(config.tls) if config.tls and config.send_tls else None
+        self._spool = Spool(
+            config.spool, most_bytes=config.spool_bytes, most_objects=config.spool_objects
+        )
+        self._outbox = Outbox(self._spool)
+        self._monitor: Monitor | None = None
+        self._threads: list[threading.Thread] = []
+        self._stopping = threading.Event()
+        self._failure: BaseException | None = None
+        self._stopped = False
+        try:
+            self._receiver = Receiver(config, self._spool, self._metrics, receiving)
+        except BaseException:
+            self._spool.close()
+            raise
+        self._metrics.watch(self._state)
+        if config.metrics_port is not None:
+            try:
+                self._monitor = Monitor(config.metrics_port, self._metrics, self.problem)
+            except BaseException:
+                self.stop()
+                raise
+        self._sender = Sender(
+            config.title, config.destination, self._outbox, self._metrics, sending
+        )
+        self.port = self._receiver.port
+        self.metrics_port = None if self._monitor is None else self._monitor.port
+
+    def start(self, session: Session) -> None:
+        """Begin to answer, to score with a session and to send."""
+        self._spool.resume()
+        worker = Worker(
+            session,
+            self._spool,
+            self._metrics,
+            maps=self._config.maps,
+            resample=self._config.resample,
+        )
+        for name, work in (
+            ("receiver", self._receiver.serve),
+            ("worker", lambda: self._repeat(lambda: self._score(worker))),
+            ("sender", lambda: self._repeat(self._send)),
+        ):
+            thread = threading.Thread(target=self._guard, args=(work,), name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Wait until the node cannot go on, or for some seconds.
+
+        Raises:
+            BackendError: the GPU was lost; nothing in the spool is.
+        """
+        end = None if seconds is None else time.monotonic() + seconds
+        while not self._stopping.wait(_TICK):
+            if end is not None and time.monotonic() > end:
+                return
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self) -> None:
+        """End the associations and the threads; a series that is being scored is not waited for."""
+        self._stopping.set()
+        if self._stopped:
+            return
+        self._stopped = True
+        if self._threads:
+            self._receiver.stop()
+        else:
+            self._receiver.close()
+        if self._monitor is not None:
+            self._monitor.stop()
+        for thread in self._threads:
+            thread.join(5)
+        if not any(thread.is_alive() for thread in self._threads):
+            self._spool.close()
+
+    def problem(self) -> str | None:
+        """Return what is wrong, or None."""
+        if not self._threads:
+            return "starting"
+        dead = [thread.name for thread in self._threads if not thread.is_alive()]
+        return f"not running: {', '.join(dead)}" if dead else None
+
+    def __enter__(self) -> Self:
+        """Return the node; leaving the block stops it."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _state(self) -> dict[str, float]:
+        count, oldest = self._outbox.waiting()
+        return self._spool.counts() | {
+            "outgoing": count,
+            "outgoing_oldest_seconds": oldest,
+            "associations": self._receiver.associations,
+        }
+
+    def _guard(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            if not self._stopping.is_set():
+                self._failure = error
+                self._stopping.set()
+
+    def _repeat(self, work: Callable[[], bool]) -> None:
+        while not self._stopping.is_set():
+            if not work():
+                self._stopping.wait(_TICK)
+
+    def _score(self, worker: Worker) -> bool:
+        try:
+            series = self._spool.claim(self._config.quiet)
+        except sqlite3.Error as error:
+            log(f"the spool cannot be written ({first_line(error)})", kind="spool")
+            self._stopping.wait(2)
+            return False
+        if series is None:
+            return False
+        try:
+            worker.score(series)
+        except DeviceLost:  # every later call fails too: the node ends, and is started again
+            raise
+        except SessionClosed:
+            return False
+        except (BackendError, OSError, sqlite3.Error, MemoryError) as error:
+            self._metrics.series.labels("postponed").inc()
+            reason = first_line(error) if isinstance(error, BackendError) else type(error).__name__
+            log(
+                f"series {series.key[:HASH_DIGITS]}: not scored yet ({reason}); it waits, next try "
+                f"in {pause(series.attempts - 1):.0f} s"
+            )
+        return True
+
+    def _send(self) -> bool:
+        self._care()
+        try:
+            return self._sender.send()
+        except (OSError, sqlite3.Error) as error:
+            log(f"nothing can be sent now ({type(error).__name__})", kind="send")
+            self._stopping.wait(2)
+            return False
+
+    _next_care = 0.0
+
+    def _care(self) -> None:
+        if time.monotonic() < self._next_care:
+            return
+        self._next_care = time.monotonic() + _CARE
+        for one in self._outbox.expire(self._config.keep_days):
+            self._metrics.sent.labels("expired").inc()
+            log(
+                f"series {one.series[:HASH_DIGITS]}: the {one.kind} could not be sent for "
+                f"{self._config.keep_days:g} days and is removed"
+            )

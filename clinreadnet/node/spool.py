@@ -1,0 +1,329 @@
+"""What waits, on disk: objects that came in, and reports that go out.
+
+A folder with files of random names and an SQLite database that says what each one is. An object
+counts from the moment its row is committed; a file without a row is of a write that did not end,
+and is removed at the start. Every change of state is one transaction.
+
+    series: receiving -> scoring -> done, or failed        object: with a file until it is scored
+    outgoing: with a file until the destination has it
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from clinreadnet.errors import InputError, first_line
+from clinreadnet.node.backoff import pause
+from clinreadnet.node.room import Room
+from clinreadnet.node.spool_folder import SCHEMA, VERSION, lock_folder, make_folders, sync_folder
+
+
+class OtherContent(Exception):
+    """The SOPInstanceUID is known, with other pixels."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """A series that is scored.
+
+    Attributes:
+        row: of the database.
+        key: hash of its patient, study and series.
+        part: 1, or more if objects came after an earlier part was claimed.
+        attempts: how often its scoring began, with this one.
+        files: of its objects, with their sizes in bytes.
+    """
+
+    row: int
+    key: str
+    part: int
+    attempts: int
+    files: dict[Path, int]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A file that was made of a series, and what it is."""
+
+    path: Path
+    kind: str
+    sop_class: str
+    sop_instance: str
+
+
+class Spool:
+    """The folder. Any number of threads may use it; one process at a time."""
+
+    def __init__(self, folder: Path, *, most_bytes: int, most_objects: int) -> None:
+        """Open a spool, or make one.
+
+        Args:
+            folder: created if it does not exist.
+            most_bytes: that wait.
+            most_objects: that wait.
+
+        Raises:
+            InputError: it cannot be used, belongs to another process or has another version.
+        """
+        self.folder = folder
+        self.mutex = threading.RLock()
+        self._resumed = 0.0
+        make_folders(folder)
+        self._lock = lock_folder(folder)
+        try:
+            self.database = self._open()
+            self.room = Room(folder, most_bytes, most_objects, *self._clean())
+        except sqlite3.Error as error:
+            os.close(self._lock)
+            raise InputError(
+                f"{folder}: the spool's database cannot be used ({first_line(error)}); move the "
+                "folder away and start with an empty one: what waited in it must be sent again"
+            ) from None
+        except InputError:
+            os.close(self._lock)
+            raise
+
+    def close(self) -> None:
+        """Close the database and give the folder free."""
+        with self.mutex:
+            self.database.close()
+            os.close(self._lock)
+
+    # Objects that come in
+
+    @contextmanager
+    def incoming(self, size: int) -> Iterator[Path]:
+        """Yield a path to write an object to; if the block raises, the file is removed.
+
+        Args:
+            size: of the object, bytes.
+
+        Raises:
+            Full: it does not fit into the limits, or the disk is nearly full.
+        """
+        self.room.take(size)
+        path = self.folder / "objects" / f"{secrets.token_hex(16)}.dcm"
+        try:
+            yield path
+        except BaseException:
+            self.discard(path, size)
+            raise
+
+    def discard(self, path: Path, size: int) -> None:
+        """Remove an object that is not kept."""
+        with suppress(OSError):
+            path.unlink()
+        self.room.give(size)
+
+    def add(
+        self, key: str, instance: str, digest: str, path: Path, size: int, expected: int | None
+    ) -> bool:
+        """Make an object part of its series; it is on disk when this returns.
+
+        Args:
+            key: hash of the series.
+            instance: hash of the SOPInstanceUID.
+            digest: of the pixels.
+            path: from `incoming`, written and flushed to disk.
+            size: of the file, bytes.
+            expected: number of objects in the series, or None.
+
+        Returns:
+            False if the object was known, with the same pixels; then nothing is kept of it.
+
+        Raises:
+            OtherContent: the SOPInstanceUID is known with other pixels.
+        """
+        now = time.time()
+        sync_folder(path.parent)
+        with self.transaction() as database:
+            found = database.execute(
+                "SELECT series.key, object.digest FROM object JOIN series ON series = series.id "
+                "WHERE instance = ?",
+                (instance,),
+            ).fetchone()
+            if found is not None:
+                if found != (key, digest):
+                    raise OtherContent
+                return False
+            row = database.execute(
+                "SELECT id FROM series WHERE key = ? AND state = 'receiving'", (key,)
+            ).fetchone()
+            if row is None:
+                row = database.execute(
+                    "INSERT INTO series (key, part, state, last) SELECT ?, count(*) + 1, "
+                    "'receiving', ? FROM series WHERE key = ? RETURNING id",
+                    (key, now, key),
+                ).fetchone()
+            database.execute(
+                "UPDATE series SET last = ?, expected = coalesce(?, expected) WHERE id = ?",
+                (now, expected, row[0]),
+            )
+            database.execute(
+                "INSERT INTO object (series, instance, digest, file, bytes) VALUES (?, ?, ?, ?, ?)",
+                (row[0], instance, digest, path.name, size),
+            )
+        return True
+
+    # Series that are scored
+
+    def resume(self) -> None:
+        """Note that objects can come from now on: the time before is no quiet time."""
+        self._resumed = time.time()
+
+    def claim(self, quiet: float) -> Series | None:
+        """Return a series that is complete, and note that its scoring began; None without one.
+
+        If the process ends while it scores, the series is claimed again after a pause that grows
+        with each time.
+
+        Args:
+            quiet: seconds without a new object after which a series is complete, while the node
+                listened. One that has as many objects as its header says is complete after a
+                second.
+        """
+        now = time.time()
+        with self.transaction() as database:
+            row = database.execute(
+                "SELECT id, key, part, attempts FROM series WHERE due <= :now AND ("
+                " state = 'scoring' OR state = 'receiving' AND"
+                " (max(last, :resumed) <= :quiet OR last > :now + 1"
+                "  OR last <= :moment AND expected <= (SELECT count(*) FROM object JOIN series AS"
+                "  other ON object.series = other.id WHERE other.key = series.key)))"
+                " ORDER BY attempts, last LIMIT 1",
+                {
+                    "now": now,
+                    "quiet": now - quiet,
+                    "moment": now - 1,
+                    "resumed": self._resumed,
+                },
+            ).fetchone()
+            if row is None:
+                return None
+            number, key, part, attempts = row
+            database.execute(
+                "UPDATE series SET state = 'scoring', attempts = ?, due = ? WHERE id = ?",
+                (attempts + 1, now + pause(attempts), number),
+            )
+            rows = database.execute(
+                "SELECT file, bytes FROM object WHERE series = ? ORDER BY id", (number,)
+            ).fetchall()
+        files = {self.folder / "objects" / name: size for name, size in rows}
+        return Series(number, key, part, attempts + 1, files)
+
+    def finish(self, series: Series, made: Sequence[Made]) -> None:
+        """Replace the objects of a series by what was made of them, in one step.
+
+        Args:
+            series: from `claim`.
+            made: files in the folder `work`, on disk.
+        """
+        moved = [(self.folder / "outgoing" / f"{secrets.token_hex(16)}.dcm", one) for one in made]
+        sizes = [one.path.stat().st_size for one in made]
+        try:
+            for place, one in moved:
+                os.replace(one.path, place)
+            sync_folder(self.folder / "outgoing")
+            with self.transaction() as database:
+                for (place, one), size in zip(moved, sizes, strict=True):
+                    database.execute(
+                        "INSERT INTO outgoing (series, kind, file, bytes, sop_class, sop_instance, "
+                        "made) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                        (
+                            *(series.row, one.kind, place.name, size),
+                            *(one.sop_class, one.sop_instance, time.time()),
+                        ),
+                    )
+                database.execute("UPDATE series SET state = 'done' WHERE id = ?", (series.row,))
+                database.execute("UPDATE object SET file = NULL WHERE series = ?", (series.row,))
+        except BaseException:
+            for place, _ in moved:
+                place.unlink(missing_ok=True)
+            raise
+        self.room.add(sizes)
+        self._remove(series)
+
+    def fail(self, series: Series, reason: str) -> None:
+        """Give a series up: the reason is kept, and its objects count as never sent."""
+        with self.transaction() as database:
+            database.execute(
+                "UPDATE series SET state = 'failed', reason = ? WHERE id = ?", (reason, series.row)
+            )
+            database.execute("DELETE FROM object WHERE series = ?", (series.row,))
+        self._remove(series)
+
+    def counts(self) -> dict[str, float]:
+        """Return the number of series by state, and what waits."""
+        with self.mutex:
+            states = dict(
+                self.database.execute("SELECT state, count(*) FROM series GROUP BY state")
+            )
+        found: dict[str, float] = {"bytes": self.room.bytes, "objects": self.room.objects}
+        return found | {name: states.get(name, 0) for name in ("receiving", "scoring", "failed")}
+
+    @property
+    def work(self) -> Path:
+        """The folder for files of a series that is being scored."""
+        return self.folder / "work"
+
+    # Inside
+
+    def _open(self) -> sqlite3.Connection:
+        database = sqlite3.connect(
+            self.folder / "spool.sqlite3", check_same_thread=False, isolation_level=None
+        )
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = FULL")
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if version not in (0, VERSION):
+            database.close()
+            raise InputError(
+                f"{self.folder}: a spool of version {version}, and this release reads {VERSION}; "
+                "let the release that wrote it send what waits, or name another folder"
+            )
+        if version == 0:
+            database.executescript(SCHEMA)
+        return database
+
+    def _clean(self) -> tuple[int, int]:
+        """Remove files of writes that did not end; return the bytes and objects that wait."""
+        total, objects = 0, 0
+        for table, name in (("object", "objects"), ("outgoing", "outgoing")):
+            rows = self.database.execute(
+                f"SELECT file, bytes FROM {table} WHERE file IS NOT NULL"
+            ).fetchall()
+            known = {file for file, _ in rows}
+            for path in (self.folder / name).iterdir():
+                if path.name not in known:
+                    path.unlink()
+            total += sum(size for _, size in rows)
+            objects += len(rows)
+        shutil.rmtree(self.folder / "work")
+        (self.folder / "work").mkdir(mode=0o700)
+        return total, objects
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Yield the database for one change of state, on disk when the block ends."""
+        with self.mutex:
+            self.database.execute("BEGIN IMMEDIATE")
+            try:
+                yield self.database
+                self.database.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    self.database.execute("ROLLBACK")
+                raise
+
+    def _remove(self, series: Series) -> None:
+        for path, size in series.files.items():
+            self.discard(path, size)

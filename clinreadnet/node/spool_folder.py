@@ -1,0 +1,116 @@
+"""The spool's folder, its lock and the tables of its database."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from clinreadnet.errors import InputError
+
+fcntl: Any = None  # not on Windows
+with suppress(ImportError):
+    import fcntl
+
+VERSION = 1
+"""Of the tables; a spool of another version is not touched."""
+
+SCHEMA = f"""
+BEGIN;
+CREATE TABLE series (
+    id INTEGER PRIMARY KEY,
+    key TEXT NOT NULL,
+    part INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    last REAL NOT NULL,
+    expected INTEGER,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    due REAL NOT NULL DEFAULT 0,
+    reason TEXT NOT NULL DEFAULT '',
+    UNIQUE (key, part)
+);
+CREATE TABLE object (
+    id INTEGER PRIMARY KEY,
+    series INTEGER NOT NULL REFERENCES series (id),
+    instance TEXT NOT NULL UNIQUE,
+    digest TEXT NOT NULL,
+    file TEXT,
+    bytes INTEGER NOT NULL
+);
+CREATE INDEX object_series ON object (series);
+CREATE TABLE outgoing (
+    id INTEGER PRIMARY KEY,
+    series INTEGER NOT NULL REFERENCES series (id),
+    kind TEXT NOT NULL,
+    file TEXT,
+    bytes INTEGER NOT NULL,
+    sop_class TEXT NOT NULL,
+    sop_instance TEXT NOT NULL UNIQUE,
+    made REAL NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    due REAL NOT NULL DEFAULT 0,
+    sent REAL
+);
+CREATE INDEX outgoing_file ON outgoing (file) WHERE file IS NOT NULL;
+CREATE INDEX series_state ON series (state);
+PRAGMA user_version = {VERSION};
+COMMIT;
+"""
+
+_FOLDERS = ("objects", "outgoing", "work")
+
+
+def make_folders(folder: Path) -> None:
+    """Create the folder, for its owner alone, if it does not exist.
+
+    Raises:
+        InputError: it cannot be created or written, or holds something else.
+    """
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        foreign = sorted(
+            path.name
+            for path in folder.iterdir()
+            if path.name not in (*_FOLDERS, "lock") and not path.name.startswith("spool.sqlite3")
+        )
+        if foreign:
+            raise InputError(
+                f"{folder}: holds {foreign[0]}, so it is not a spool; name an empty folder"
+            )
+        for name in _FOLDERS:
+            (folder / name).mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: no spool can be made there ({error.strerror}); name a folder that this "
+            "user may write"
+        ) from None
+
+
+def lock_folder(folder: Path) -> int:
+    """Lock the folder until this process ends, however it ends.
+
+    Raises:
+        InputError: another process has it.
+    """
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    if fcntl is None:
+        return lock
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise InputError(
+            f"{folder}: another node uses this spool; stop it, or name another folder"
+        ) from None
+    return lock
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the names in a folder to disk, where a folder can be opened."""
+    with suppress(PermissionError):  # Windows
+        place = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(place)
+        finally:
+            os.close(place)

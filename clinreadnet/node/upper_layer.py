@@ -1,0 +1,272 @@
+"""pynetdicom's server with limits: on peers, connections, PDUs, messages and memory.
+
+pynetdicom reads whatever length a PDU has, holds each data set in memory without a bound, waits for
+ever for the rest of a PDU, and makes the TLS handshake in the thread that accepts connections. Here
+each of these has a limit. What breaks one is answered with A-ABORT, and an object that is too large
+with a C-STORE status.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+
+from pynetdicom import AE
+from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_messages import DIMSEMessage
+from pynetdicom.pdu import A_ABORT_RQ
+from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
+
+from clinreadnet import limits
+
+NETWORK_SECONDS = 60.0
+"""Longest time for one PDU, and longest silence of an association."""
+
+_HANDSHAKE_SECONDS = 10.0
+
+
+class ReceiveMemory:
+    """The memory of the objects that are being received, over all associations."""
+
+    def __init__(self, most_bytes: int) -> None:
+        """Allow some bytes at one time."""
+        self._most = most_bytes
+        self._taken = 0
+        self._mutex = threading.Lock()
+
+    def take(self, size: int) -> bool:
+        """Take some bytes; False if there are not as many."""
+        with self._mutex:
+            if self._taken + size > self._most:
+                return False
+            self._taken += size
+            return True
+
+    def give(self, size: int) -> None:
+        """Give some bytes back."""
+        with self._mutex:
+            self._taken -= size
+
+
+class ObjectBuffer(BytesIO):
+    """The data set of a message. Beyond a limit nothing more is kept.
+
+    Attributes:
+        overflowed: whether the data set did not fit.
+    """
+
+    def __init__(self, most_bytes: int, memory: ReceiveMemory) -> None:
+        """Accept some bytes, as far as there is memory."""
+        super().__init__()
+        self.overflowed = False
+        self._most = most_bytes
+        self._memory = memory
+        self._held = 0
+
+    def write(self, data: Any) -> int:
+        """Keep some bytes, or note that they do not fit and forget the others."""
+        size = len(data)
+        if self.overflowed:
+            return size
+        if self._held + size > self._most or not self._memory.take(size):
+            self.overflowed = True
+            self.seek(0)
+            self.truncate()
+            self._give()
+            return size
+        self._held += size
+        return super().write(data)
+
+    def _give(self) -> None:
+        self._memory.give(self._held)
+        self._held = 0
+
+    def __del__(self) -> None:
+        self._give()
+
+
+class _CommandBuffer(BytesIO):
+    def write(self, data: Any) -> int:
+        if self.tell() + len(data) > limits.COMMAND:
+            raise OverflowError("a command set without an end")
+        return super().write(data)
+
+
+class _BoundedDimse(DIMSEServiceProvider):
+    """Messages with a limit on their command set, their data set and their number."""
+
+    def __init__(self, assoc: Association, buffer: Callable[[], ObjectBuffer]) -> None:
+        super().__init__(assoc)
+        self._buffer = buffer
+
+    def receive_primitive(self, primitive: Any) -> None:
+        if self.message is None:
+            self.message = DIMSEMessage()
+            self.message.encoded_command_set = _CommandBuffer()
+            self.message.data_set = self._buffer()
+        try:
+            if self.msg_queue.qsize() >= limits.MESSAGES:
+                raise OverflowError("a peer that does not wait for answers")
+            super().receive_primitive(primitive)
+        except Exception:  # whatever a damaged message makes of pydicom: the peer gets A-ABORT
+            self.message = None
+            self.dul.event_queue.put("Evt19")
+
+    def get_msg(self, block: bool = False) -> Any:
+        context, message = super().get_msg(block)
+        if message is not None and not message.is_valid_request:
+            self.dul.event_queue.put("Evt19")
+            return None, None
+        return context, message
+
+
+class _Handler(RequestHandler):
+    server: BoundedServer
+
+    def _create_association(self) -> Association:
+        assoc = super()._create_association()
+        assoc.dimse = _BoundedDimse(assoc, self.server.make_buffer)
+        link = assoc.dul.socket
+        assert link is not None
+        setattr(link, "recv", lambda size: _receive(link, size))  # noqa: B010
+        machine = assoc.dul.state_machine
+        setattr(machine, "do_action", _guarded(machine.do_action, assoc))  # noqa: B010
+        return assoc
+
+
+def _guarded(act: Callable[[str], None], assoc: Association) -> Callable[[str], None]:
+    """Return a step of the state machine after whose failure the connection is closed."""
+
+    def step(event: str) -> None:
+        try:
+            act(event)
+        except Exception:  # an event that is not foreseen in this state: the peer broke the rules
+            if assoc.dul.socket is not None:
+                assoc.dul.socket.close()
+            assoc.dul.kill_dul()
+
+    return step
+
+
+def _receive(link: AssociationSocket, size: int) -> bytearray:
+    """Return the bytes of a PDU or of its head; less if the connection ends."""
+    if size > limits.PDU:
+        link.send(_abort())
+        raise OSError("a PDU that is too long")
+    buffer = bytearray(size)
+    view, read = memoryview(buffer), 0
+    end = time.monotonic() + NETWORK_SECONDS
+    assert link.socket is not None
+    while read < size:
+        got = link.socket.recv_into(view[read:])
+        if not got:
+            break
+        read += got
+        if time.monotonic() > end:
+            raise TimeoutError("a PDU that does not end")
+    view.release()
+    del buffer[read:]
+    return buffer
+
+
+def _abort() -> bytes:
+    pdu = A_ABORT_RQ()
+    pdu.source, pdu.reason_diagnostic = 2, 6  # service provider, invalid PDU parameter value
+    return bytes(pdu.encode())
+
+
+class BoundedServer(ThreadedAssociationServer):
+    """Accepts connections of admitted peers alone; each handshake has its own thread."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(
+        self,
+        entity: AE,
+        address: tuple[str, int],
+        context: ssl.SSLContext | None,
+        handlers: list[Any],
+        *,
+        make_buffer: Callable[[], ObjectBuffer],
+        admits: Callable[[str], bool],
+        most_connections: int,
+        refused: Callable[[str], None],
+    ) -> None:
+        """Bind the port.
+
+        Args:
+            entity: with its title and what it accepts.
+            address: host and port; port 0 takes a free one.
+            context: of TLS, or None for plain connections.
+            handlers: of pynetdicom's events.
+            make_buffer: of the data set of a message.
+            admits: says whether a peer's address may connect.
+            most_connections: at one time, with those that are no association yet.
+            refused: called with the reason against a connection.
+
+        Raises:
+            OSError: the port cannot be bound.
+        """
+        self.make_buffer = make_buffer
+        self._admits = admits
+        self._most = most_connections
+        self._refused = refused
+        self._handshakes = 0
+        self._mutex = threading.Lock()
+        super().__init__(
+            entity,
+            address,
+            entity.ae_title,
+            entity.supported_contexts,
+            context,
+            evt_handlers=handlers,
+            request_handler=_Handler,
+        )
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept a connection; TLS comes later."""
+        assert self.socket is not None
+        client, address = self.socket.accept()
+        client.settimeout(NETWORK_SECONDS)
+        return client, address
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Return whether a connection is taken."""
+        if not self._admits(client_address[0]):
+            self._refused("address")
+            return False
+        with self._mutex:
+            if self._handshakes + len(self.active_associations) >= self._most:
+                self._refused("connections")
+                return False
+            self._handshakes += 1
+        return True
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Make the TLS handshake, then start the association."""
+        try:
+            if self.ssl_context is not None:
+                request.settimeout(_HANDSHAKE_SECONDS)
+                request = self.ssl_context.wrap_socket(request, server_side=True)
+                request.settimeout(NETWORK_SECONDS)
+            self.finish_request(request, client_address)
+        except ssl.SSLError as error:
+            self._refused(f"TLS: {getattr(error, 'verify_message', '') or error.reason}")
+            self.shutdown_request(request)
+        except Exception as error:  # this thread serves one peer; the server goes on
+            self._refused(type(error).__name__)
+            self.shutdown_request(request)
+        finally:
+            with self._mutex:
+                self._handshakes -= 1
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Note an error without its traceback, which could repeat what a peer sent."""
+        self._refused("error")

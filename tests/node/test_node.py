@@ -1,0 +1,333 @@
+"""The node as its peers see it: what comes in, what is refused and with which status."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+from support.dicom_files import CT, MR, make_ct, noise, write_enhanced_ct
+from support.pacs import MAP, REPORT, Pacs, connect, referenced
+
+from clinreadnet.node.config import Destination, Sender, parse_senders
+from clinreadnet.node.node import Node
+
+Start = Callable[..., Node]
+Until = Callable[..., None]
+
+
+def slices(count: int, *, first: int = 0, **tags: Any) -> list[Dataset]:
+    return [
+        make_ct(noise(i), ImagePositionPatient=[-180, -180, 2.5 * i], InstanceNumber=i + 1, **tags)
+        for i in range(first, first + count)
+    ]
+
+
+def store(port: int, datasets: list[Dataset], **options: Any) -> list[Dataset]:
+    """Send data sets and return the answers."""
+    assoc = connect(port, **options)
+    assert assoc.is_established
+    answers = [assoc.send_c_store(one) for one in datasets]
+    assoc.release()
+    return answers
+
+
+def statuses(answers: list[Dataset]) -> list[int]:
+    return [answer.Status for answer in answers]
+
+
+def test_it_answers_an_echo(start: Start) -> None:
+    assoc = connect(start().port)
+    assert assoc.send_c_echo().Status == 0
+    assoc.release()
+
+
+def test_a_series_comes_back_as_one_report_of_every_slice(
+    start: Start, pacs: Pacs, until: Until, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    node = start(quiet=2.0)
+    sent = slices(4, PatientName="Secret^Name", PatientID="4711", CTDIvol=4.5)
+    assert statuses(store(node.port, sent)) == [0] * 4
+    until(lambda: pacs.received)
+    until(lambda: not list((tmp_path / "spool" / "outgoing").iterdir()))
+    (report,) = pacs.received
+    assert report.SOPClassUID == REPORT
+    assert sorted(referenced(report)) == sorted(one.SOPInstanceUID for one in sent)
+    assert (report.PatientID, report.StudyInstanceUID) == ("4711", sent[0].StudyInstanceUID)
+    assert "research" in str(report).lower()
+    assert list((tmp_path / "spool" / "objects").iterdir()) == []
+    assert list((tmp_path / "spool" / "work").iterdir()) == []
+    logged = capfd.readouterr().err
+    assert "4 slices scored" in logged and "report sent to" in logged
+    assert not [s for s in ("Secret", "4711", sent[0].SeriesInstanceUID) if s in logged]
+
+
+def test_a_spool_holds_no_header_beside_the_waiting_objects(
+    start: Start, pacs: Pacs, until: Until, tmp_path: Path
+) -> None:
+    sent = slices(2, PatientName="Secret^Name", PatientID="4711")
+    node = start()
+    store(node.port, sent)
+    until(lambda: pacs.received)
+    until(lambda: not list((tmp_path / "spool" / "outgoing").iterdir()))
+    node.stop()
+    content = b"".join(p.read_bytes() for p in (tmp_path / "spool").rglob("*") if p.is_file())
+    for one in ("Secret", "4711", sent[0].SOPInstanceUID, sent[0].SeriesInstanceUID):
+        assert one.encode() not in content
+
+
+def test_a_series_with_its_count_is_not_waited_for(start: Start, pacs: Pacs, until: Until) -> None:
+    node = start(quiet=3600)
+    store(node.port, slices(3, NumberOfSeriesRelatedInstances=3))
+    until(lambda: pacs.received)
+    assert len(referenced(pacs.received[0])) == 3
+
+
+def test_enhanced_ct_is_scored_frame_by_frame_and_mapped(
+    start: Start, pacs: Pacs, until: Until, tmp_path: Path
+) -> None:
+    dataset = pydicom.dcmread(write_enhanced_ct(tmp_path / "enhanced.dcm", 3))
+    store(start(maps=True).port, [dataset])
+    until(lambda: len(pacs.received) == 2)
+    assert referenced(pacs.of(REPORT)[0]) == [dataset.SOPInstanceUID] * 3
+    assert pacs.of(MAP)[0].NumberOfFrames == 3
+
+
+def test_a_series_that_is_sent_again_is_accepted_and_not_scored_again(
+    start: Start, pacs: Pacs, until: Until
+) -> None:
+    node = start(quiet=0.5)
+    sent = slices(2)
+    store(node.port, sent)
+    until(lambda: pacs.received)
+    assert statuses(store(node.port, sent)) == [0, 0]
+    later = slices(2, first=2, SeriesInstanceUID="1.2.3.4")
+    store(node.port, later)
+    until(lambda: len(pacs.received) == 2)
+    assert sorted(referenced(pacs.received[1])) == sorted(one.SOPInstanceUID for one in later)
+
+
+def test_slices_that_come_late_make_a_report_of_their_own(
+    start: Start, pacs: Pacs, until: Until
+) -> None:
+    node = start(quiet=0.5)
+    store(node.port, slices(2))
+    until(lambda: pacs.received)
+    late = slices(1, first=2)
+    store(node.port, late)
+    until(lambda: len(pacs.received) == 2)
+    assert referenced(pacs.received[1]) == [late[0].SOPInstanceUID]
+
+
+def test_one_series_uid_in_two_patients_makes_two_reports(
+    start: Start, pacs: Pacs, until: Until
+) -> None:
+    store(start().port, [*slices(1, PatientID="a"), *slices(1, first=1, PatientID="b")])
+    until(lambda: len(pacs.received) == 2)
+    assert {one.PatientID for one in pacs.received} == {"a", "b"}
+
+
+def test_other_pixels_under_a_known_uid_are_refused_and_the_first_stay(
+    start: Start, pacs: Pacs, until: Until, capfd: pytest.CaptureFixture[str]
+) -> None:
+    first, second = slices(2), slices(2, first=5)
+    for one, other in zip(first, second, strict=True):
+        other.SOPInstanceUID = other.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID
+    node = start()
+    answers = store(node.port, first + second)
+    assert statuses(answers) == [0, 0, 0xC002, 0xC002]
+    assert "known with other pixels" in answers[2].ErrorComment
+    until(lambda: pacs.received)
+    assert len(referenced(pacs.received[0])) == 2
+    refused = [line for line in capfd.readouterr().err.splitlines() if "refused with C002" in line]
+    assert len(refused) == 2 and "the first stays" in refused[0]
+
+
+def test_a_slice_without_uids_is_refused(start: Start, until: Until) -> None:
+    (without,) = slices(1)
+    del without.StudyInstanceUID
+    (answer,) = store(start().port, [without])
+    assert answer.Status == 0xC001
+    assert answer.ErrorComment.startswith("no StudyInstanceUID")
+
+
+def test_an_mr_series_is_refused_at_the_association_and_by_its_header(start: Start) -> None:
+    node = start()
+    assoc = connect(node.port, classes=[MR, CT])
+    assert [cx.abstract_syntax for cx in assoc.rejected_contexts] == [MR]
+    (disguised,) = slices(1, Modality="MR")
+    answer = assoc.send_c_store(disguised)
+    assert (answer.Status, answer.ErrorComment) == (0xA900, answer.ErrorComment)
+    assert answer.ErrorComment.startswith("not a CT slice")
+    assoc.release()
+
+
+def test_a_localiser_is_refused(start: Start) -> None:
+    (localiser,) = slices(1, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    (answer,) = store(start().port, [localiser])
+    assert answer.Status == 0xA900 and "localiser" in answer.ErrorComment
+
+
+def mixed() -> list[Dataset]:
+    small = make_ct(noise(9, (256, 256)), ImagePositionPatient=[-180, -180, 50])
+    return [*slices(2), small]
+
+
+def test_a_slice_of_another_size_is_refused_and_the_others_are_scored(
+    start: Start, pacs: Pacs, until: Until
+) -> None:
+    answers = store(start().port, mixed())
+    assert statuses(answers) == [0, 0, 0xC000]
+    assert "256x256 pixels" in answers[2].ErrorComment
+    until(lambda: pacs.received)
+    assert len(referenced(pacs.received[0])) == 2
+
+
+def test_with_resample_mixed_sizes_get_a_report_without_a_map(
+    start: Start, pacs: Pacs, until: Until, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert statuses(store(start(resample=True, maps=True).port, mixed())) == [0, 0, 0]
+    until(lambda: pacs.received)
+    assert len(referenced(pacs.received[0])) == 3 and pacs.of(MAP) == []
+    assert "no map, the report alone" in capfd.readouterr().err
+
+
+def test_damaged_pixels_are_left_out_of_the_report(start: Start, pacs: Pacs, until: Until) -> None:
+    good = slices(2)
+    mask = make_ct(np.zeros((512, 512), np.int16), ImagePositionPatient=[-180, -180, 90])
+    assert statuses(store(start().port, [*good, mask])) == [0, 0, 0]
+    until(lambda: pacs.received)
+    assert sorted(referenced(pacs.received[0])) == sorted(one.SOPInstanceUID for one in good)
+
+
+def test_a_series_without_a_scorable_slice_is_given_up_with_a_reason(
+    start: Start, pacs: Pacs, until: Until, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    mask = make_ct(np.zeros((512, 512), np.int16))
+    node = start()
+    store(node.port, [mask])
+    until(lambda: not list((tmp_path / "spool" / "objects").iterdir()))
+    until(lambda: "not scored, and its 1 objects are removed" in capfd.readouterr().err)
+    assert pacs.received == []
+    assert statuses(store(node.port, [mask])) == [0]  # a failed series may be sent again
+
+
+def test_a_full_spool_answers_out_of_resources(
+    start: Start, pacs: Pacs, until: Until, tmp_path: Path
+) -> None:
+    node = start(spool_objects=2, quiet=3.0)
+    sent = slices(3)
+    answers = store(node.port, sent)
+    assert statuses(answers) == [0, 0, 0xA700]
+    assert answers[2].ErrorComment == "the spool is full"
+    until(lambda: pacs.received)
+    until(lambda: not list((tmp_path / "spool" / "outgoing").iterdir()))
+    assert statuses(store(node.port, sent[2:])) == [0]
+    until(lambda: len(pacs.received) == 2)
+    found = [uid for report in pacs.received for uid in referenced(report)]
+    assert sorted(found) == sorted(one.SOPInstanceUID for one in sent)
+
+
+@pytest.mark.parametrize(
+    "options", [{"spool_bytes": 500_000}, {"object_bytes": 500_000}], ids=["spool", "object"]
+)
+def test_too_many_bytes_answer_out_of_resources(start: Start, options: dict[str, int]) -> None:
+    assert statuses(store(start(**options).port, slices(1))) == [0xA700]
+
+
+def test_the_pacs_is_down_and_comes_back(
+    start: Start, pacs: Pacs, until: Until, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pacs.stop()
+    store(start().port, slices(2))
+    until(lambda: len(list((tmp_path / "spool" / "outgoing").iterdir())) == 1)
+    logged = ""
+
+    def told() -> bool:
+        nonlocal logged
+        logged += capfd.readouterr().err
+        return "cannot be reached (Connection refused): 1 objects wait in the spool" in logged
+
+    until(told)
+    pacs.start()
+    until(lambda: pacs.received)
+    until(lambda: not list((tmp_path / "spool" / "outgoing").iterdir()))
+    assert len(pacs.received) == 1
+
+
+def test_a_report_that_the_pacs_refuses_waits_and_is_sent_again(
+    start: Start, pacs: Pacs, until: Until, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pacs.status = lambda dataset: 0xA700 if len(pacs.received) == 1 else 0
+    store(start().port, slices(2))
+    until(lambda: len(pacs.received) == 2)
+    assert len({one.SOPInstanceUID for one in pacs.received}) == 1
+    assert "PACS refused the report (status A700); it waits" in capfd.readouterr().err
+
+
+def test_an_ae_that_is_not_allowed_is_rejected(
+    start: Start, capfd: pytest.CaptureFixture[str]
+) -> None:
+    node = start(senders=parse_senders(["CT1"]))
+    assert connect(node.port, title="OTHER").is_rejected
+    assert connect(node.port, called="WRONG").is_rejected
+    assoc = connect(node.port, title="CT1")
+    assert assoc.is_established
+    assoc.release()
+    assert "connection refused: AE title" in capfd.readouterr().err
+
+
+def test_a_peer_of_another_address_is_hung_up_on(
+    start: Start, capfd: pytest.CaptureFixture[str]
+) -> None:
+    senders = (Sender(None, parse_senders(["A@10.0.0.0/8"])[0].networks),)
+    assert not connect(start(senders=senders).port).is_established
+    assert "connection refused: address" in capfd.readouterr().err
+
+
+def test_more_associations_than_allowed_are_rejected(start: Start) -> None:
+    node = start(associations=2)
+    open_ones = [connect(node.port) for _ in range(3)]
+    assert [one.is_established for one in open_ones] == [True, True, False]
+    assert open_ones[2].is_rejected
+    for one in open_ones[:2]:
+        one.release()
+
+
+def test_a_monitor_sees_what_happened(start: Start, pacs: Pacs, until: Until) -> None:
+    node = start(metrics_port=0)
+    store(node.port, mixed())
+    until(lambda: pacs.received)
+
+    def read(path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{node.metrics_port}{path}") as answer:
+            return str(answer.read().decode())
+
+    assert read("/healthz") == "ok"
+    until(lambda: 'clinreadnet_objects_sent_total{outcome="sent"} 1.0' in read("/metrics"))
+    text = read("/metrics")
+    for line in (
+        'clinreadnet_objects_received_total{status="0000"} 2.0',
+        'clinreadnet_objects_received_total{status="C000"} 1.0',
+        'clinreadnet_series_total{outcome="scored"} 1.0',
+        "clinreadnet_slices_scored_total 2.0",
+        "clinreadnet_spool_outgoing 0.0",
+        "clinreadnet_store_seconds_count 3.0",
+    ):
+        assert line in text.splitlines(), line
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        read("/other")
+
+
+def test_a_destination_without_a_host_keeps_the_report(
+    start: Start, until: Until, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store(start(destination=Destination("no-such-host.invalid", 104, "PACS")).port, slices(1))
+    until(lambda: "cannot be reached" in capfd.readouterr().err)
+    assert len(list((tmp_path / "spool" / "outgoing").iterdir())) == 1

@@ -1,0 +1,151 @@
+"""A real PACS: Orthanc forwards a series to the node, and has the report a moment later."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.dicom_files import STUDY, write_series
+from support.listen_process import ListenProcess, free_port
+from support.pacs import REPORT
+
+ORTHANC = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin")
+PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+PATIENCE = 180.0
+FORWARD = """
+function OnStableSeries(seriesId, tags, metadata)
+   if tags['Modality'] == 'CT' then
+      SendToModality(seriesId, 'clinreadnet')
+   end
+end
+"""
+
+pytestmark = pytest.mark.skipif(
+    ORTHANC is None, reason="Orthanc is not installed (Debian's package `orthanc`)"
+)
+
+
+class Orthanc:
+    """A server in a folder, which forwards each CT series to the node."""
+
+    def __init__(self, folder: Path, node_port: int) -> None:
+        folder.mkdir()
+        self.http, self.dicom = free_port(), free_port()
+        (folder / "forward.lua").write_text(FORWARD)
+        configuration: dict[str, Any] = {
+            "Name": "test",
+            "StorageDirectory": str(folder / "storage"),
+            "IndexDirectory": str(folder / "index"),
+            "HttpPort": self.http,
+            "DicomPort": self.dicom,
+            "DicomAet": "ORTHANC",
+            "RemoteAccessAllowed": False,
+            "AuthenticationEnabled": False,
+            "StableAge": 1,
+            "DicomModalities": {"clinreadnet": ["CLINREADNET", "127.0.0.1", node_port]},
+            "DicomAlwaysAllowStore": True,
+            "DicomAlwaysAllowFind": True,
+            "LuaScripts": [str(folder / "forward.lua")],
+            "Plugins": [str(PLUGIN)] if PLUGIN.exists() else [],
+        }
+        (folder / "orthanc.json").write_text(json.dumps(configuration))
+        assert ORTHANC is not None
+        self.log = folder / "orthanc.log"
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [ORTHANC, str(folder / "orthanc.json")], stdout=log, stderr=log, cwd=folder
+            )
+        wait_for(self._answers)
+
+    def _answers(self) -> bool:
+        assert self._process.poll() is None, self.log.read_text()
+        try:
+            return bool(self.get("/system"))
+        except (urllib.error.URLError, ConnectionError):
+            return False
+
+    def get(self, path: str) -> Any:
+        url = f"http://127.0.0.1:{self.http}{path}"
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            return json.load(answer)
+
+    def put(self, path: Path) -> None:
+        url = f"http://127.0.0.1:{self.http}/instances"
+        urllib.request.urlopen(urllib.request.Request(url, path.read_bytes()), timeout=30).close()
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(60)
+
+
+def wait_for(holds: Any) -> None:
+    end = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.2)
+
+
+@pytest.fixture
+def node(bundle: Path, tmp_path: Path) -> Iterator[tuple[ListenProcess, Orthanc]]:
+    with socket.socket():
+        process = ListenProcess(bundle, tmp_path / "spool", "127.0.0.1:1:ORTHANC", "--quiet", "2")
+    orthanc = Orthanc(tmp_path / "orthanc", process.port)
+    place = process.command.index("--send-to") + 1
+    process.command[place] = f"127.0.0.1:{orthanc.dicom}:ORTHANC"
+    try:
+        with process:
+            yield process, orthanc
+    finally:
+        orthanc.stop()
+
+
+def test_orthanc_forwards_a_series_and_gets_its_report(
+    node: tuple[ListenProcess, Orthanc], tmp_path: Path
+) -> None:
+    process, orthanc = node
+    for path in sorted(write_series(tmp_path / "series", 3).iterdir()):
+        orthanc.put(path)
+    wait_for(lambda: len(orthanc.get("/series")) == 2)
+    (study,) = orthanc.get("/studies")
+    series = [orthanc.get(f"/series/{one}") for one in orthanc.get(f"/studies/{study}")["Series"]]
+    (report,) = [one for one in series if one["MainDicomTags"]["Modality"] == "SR"]
+    assert "research use only" in report["MainDicomTags"]["SeriesDescription"]
+    if PLUGIN.exists():
+        found = orthanc.get(f"/dicom-web/studies/{STUDY}/series?Modality=SR")
+        assert [one["00080060"]["Value"] for one in found] == [["SR"]]
+        (instance,) = orthanc.get(f"/dicom-web/studies/{STUDY}/instances?Modality=SR")
+        assert instance["00080016"]["Value"] == [REPORT]
+    if (findscu := shutil.which("findscu")) is not None:
+        done = subprocess.run(
+            [
+                *(findscu, "-S", "-aec", "ORTHANC", "127.0.0.1", str(orthanc.dicom)),
+                *("-k", "QueryRetrieveLevel=SERIES", "-k", f"StudyInstanceUID={STUDY}"),
+                *("-k", "Modality=SR", "-k", "SeriesInstanceUID"),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "SR" in done.stdout + done.stderr and "2.25." in done.stdout + done.stderr
+    assert "3 slices scored" in process.text()
+
+
+@pytest.mark.skipif(shutil.which("echoscu") is None, reason="dcmtk is not installed")
+def test_dcmtk_echoes_and_stores(node: tuple[ListenProcess, Orthanc], tmp_path: Path) -> None:
+    process, orthanc = node
+    series = write_series(tmp_path / "series", 2)
+    called = ["-aec", "CLINREADNET", "127.0.0.1", str(process.port)]
+    for command in (["echoscu", *called], ["storescu", "+sd", *called, str(series)]):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+    wait_for(lambda: len(orthanc.get("/series")) == 1)
