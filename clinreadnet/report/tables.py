@@ -155,10 +155,15 @@ def ops_table(run: RecordedRun) -> Table:
 
 
 def artifacts_table(manifest: Manifest) -> Table:
-    """What the bundle holds and how exact it is."""
+    """What the bundle holds and how exact it is: a row for each record."""
     rows = []
-    for artifact in manifest.artifacts:
-        parity = artifact.parity or Parity(NOT_RUN)
+    results = [
+        (artifact, parity)
+        for artifact in manifest.artifacts
+        for parity in (artifact.parity or Parity(NOT_RUN), *artifact.records)
+    ]
+    for artifact, parity in results:
+        where = "" if parity.ran_on is None else f" on {parity.ran_on.hardware}"
         flips = parity.in_domain_flips
         worst = (parity.worst_score_difference, parity.worst_tile_difference)
         maps = [f"{v:.1e}" for v in parity.map_difference.values() if v is not None]
@@ -168,7 +173,7 @@ def artifacts_table(manifest: Manifest) -> Table:
                 artifact.precision,
                 artifact.target or "",
                 f"{artifact.size / 2**20:.1f}",
-                parity.status,
+                parity.status + where,
                 *map(_difference, (*worst, parity.worst_novelty_difference)),
                 ", ".join(maps) or NOT_MEASURED_HERE,
                 NOT_MEASURED_HERE if flips is None else str(flips),

@@ -229,9 +229,9 @@ class Session:
     def describe(self) -> dict[str, Any]:
         """Return the backend, artifact and weights that run, ready for JSON.
 
-        ``verified_here`` is the date on which `clinreadnet verify --record` found that the artifact
-        passes on this kind of GPU or processor, or null; ``self_test_slices`` are the golden slices
-        that this session ran. ``device`` is the index of the GPU; null on a CPU. ``backend_notes``
+        ``verified_here`` is the date of the manifest's record that the artifact passes on this kind
+        of GPU or processor, or null; ``self_test_slices`` is the number of golden slices that this
+        session ran. ``device`` is the index of the GPU; null on a CPU. ``backend_notes``
         says what the backend does otherwise than planned, such as running without a CUDA graph.
         ``unjudged`` says why no slice is judged to be in domain; null where slices are judged.
         """

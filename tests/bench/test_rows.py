@@ -149,12 +149,13 @@ def test_a_candidate_that_is_wrong_at_one_batch_is_not_timed_there(
         assert ("bad-fp32 is not timed at batch 8: score is off by" in said) == (batch == 8)
 
 
-def test_a_gpu_that_is_not_there_is_one_line(bundle: Path) -> None:
+def test_a_gpu_that_is_not_there_is_one_line(bundle: Path, tmp_path: Path) -> None:
     found = pytest_bench(bundle, "bench/test_network.py", "--device", "7", CUDA_VISIBLE_DEVICES="")
     assert found.returncode == 4
     assert found.stderr.strip().endswith("--device 7: no such GPU; `nvidia-smi -L` lists them")
-    for module in ("recording", "check"):
-        command = [sys.executable, "-m", f"bench.{module}", "--device", "7"]
+    rehearse = ["--rehearse", "--out", str(tmp_path)]
+    for module, more in (("recording", []), ("check", []), ("gpu_check", rehearse)):
+        command = [sys.executable, "-m", f"bench.{module}", "--device", "7", *more]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
         assert "--device 7: no such GPU" in done.stderr

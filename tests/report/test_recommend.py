@@ -11,6 +11,7 @@ from support import recorded_run
 from clinreadnet.errors import InputError
 from clinreadnet.report.recommend import parse_budget, recommend
 from clinreadnet.report.results import RecordedRun, read_run
+from clinreadnet.report.tables import artifacts_table
 from clinreadnet.runtime.bundle.manifest import (
     Artifact,
     BatchRange,
@@ -163,6 +164,18 @@ def test_what_runs_on_a_gpu_must_have_passed_on_it(
         assert chosen.best.cost == 1e-3
     else:
         assert chosen.best is None and str(chosen.refused[0].reason).startswith(str(reason))
+
+
+def test_the_table_of_artifacts_has_every_record() -> None:
+    manifest = with_records("fp16", record("NVIDIA L4", "onnxruntime-cuda", "failed"))
+    rows = [(row[1], row[4]) for row in artifacts_table(manifest).rows]
+    assert rows == [
+        ("fp32", "passed"),
+        ("fp16", "passed"),
+        ("fp16", "failed on NVIDIA L4"),
+        ("int8", "passed"),
+        ("bf16", "not run here"),
+    ]
 
 
 @pytest.mark.parametrize(("status", "best"), [("passed", "int8"), ("failed", "fp16")])

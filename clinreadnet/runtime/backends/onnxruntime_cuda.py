@@ -89,6 +89,8 @@ class OnnxRuntimeCudaBackend:
         self._graphs = workers == 1
         if not self._graphs:
             self._note(f"runs without CUDA graphs (workers={workers} share one session)")
+        self._session: Any = None
+        self.dtype: np.dtype[Any] = np.dtype(np.float32)
         self._threads = ThreadPoolExecutor(workers)
         self._free: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         try:
@@ -140,7 +142,7 @@ class OnnxRuntimeCudaBackend:
         wanted = [settings | {"enable_cuda_graph": "1"}] if self._graphs else []
         for tried in [*wanted, settings]:
             try:
-                self._session: Any = start_session(
+                self._session = start_session(
                     self._onnxruntime, model, CUDA, tried, file=self._file, outputs=names
                 )
                 break
@@ -148,7 +150,7 @@ class OnnxRuntimeCudaBackend:
                 if tried is settings:
                     raise
                 self._without_graphs(error)
-        self.dtype: np.dtype[Any] = input_dtype(self._session)
+        self.dtype = input_dtype(self._session)
 
     def _without_graphs(self, reason: Exception) -> None:
         self._graphs = False

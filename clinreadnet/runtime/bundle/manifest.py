@@ -316,11 +316,14 @@ def write_manifest(manifest: Manifest, bundle: str | os.PathLike[str]) -> Path:
     The signature of a replaced manifest is removed, because it is no longer valid.
 
     Raises:
-        InputError: a field is invalid, or the folder does not exist.
+        InputError: a field is invalid, the folder does not exist, or the manifest is too large to
+            be read again.
     """
     path = Path(bundle) / MANIFEST_NAME
     text = manifest.to_json()
     parse_manifest(text, path)
+    if len(text.encode()) > limits.MANIFEST:
+        raise InputError(f"{path}: would be larger than {limits.MANIFEST} bytes; export it again")
     path.with_name(SIGNATURE_NAME).unlink(missing_ok=True)
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from support.tiny_bundle import as_version_1
 
+from clinreadnet import limits
 from clinreadnet.errors import InputError
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import (
@@ -376,3 +377,14 @@ def test_golden_slices_may_carry_their_local_truth(tmp_path: Path) -> None:
     (tmp_path / "golden.npz").write_bytes(content)
     arrays = read_golden(tmp_path, Golden("golden.npz", digest(content), len(content), 2))
     assert arrays["quality"].tolist() == [1, 1] and (arrays["tile_quality"] == 3).all()
+
+
+def test_a_manifest_that_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    details = {"note": "x" * limits.MANIFEST}
+    graph = dataclasses.replace(
+        make_manifest().artifacts[0], parity=Parity("passed", details=details)
+    )
+    (tmp_path / "manifest.json").write_text("old")
+    with pytest.raises(InputError, match="would be larger than"):
+        write_manifest(make_manifest(artifacts=(graph,)), tmp_path)
+    assert (tmp_path / "manifest.json").read_text() == "old"
