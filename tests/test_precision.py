@@ -145,9 +145,9 @@ def test_benches_find_and_check_it(made_up: None, tmp_path: Path) -> None:
         return outputs | {"score": outputs["score"] + 0.1}
 
     candidate = Candidate("peer", "fp12", "peer", None, lambda batch: run)
-    assert check(run, candidate, bundle) == pytest.approx(0.1)
-    with pytest.raises(AssertionError, match="peer-fp32 is not timed: score is off by"):
-        check(run, replace(candidate, precision="fp32"), bundle)
+    assert check(run, candidate, bundle, 1) == pytest.approx(0.1)
+    with pytest.raises(AssertionError, match="peer-fp32 is not timed at batch 1: score is off by"):
+        check(run, replace(candidate, precision="fp32"), bundle, 1)
 
 
 @pytest.mark.parametrize("row", [HALF, QUANTIZED, ENGINE], ids=lambda row: row.name)
