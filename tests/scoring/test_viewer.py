@@ -86,7 +86,7 @@ PROBE = """<script>addEventListener("load", async () => {
   const found = { errors: [] };
   addEventListener("error", event => found.errors.push(event.message));
   const drawn = async words => {
-    for (let i = 0; i < 400 && document.body.dataset.drawn !== words; i++) {
+    for (let i = 0; i < 2000 && document.body.dataset.drawn !== words; i++) {
       await new Promise(done => setTimeout(done, 10));
     }
     const data = context.getImageData(100, 200, 64, 64).data;
@@ -131,7 +131,7 @@ def browse(page: str, script: str, folder: Path, *options: str) -> subprocess.Co
             *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"),
             *("--disable-background-networking", "--disable-component-update"),
             *("--enable-logging=stderr", f"--user-data-dir={folder / 'profile'}"),
-            *("--virtual-time-budget=60000", *options, "--dump-dom", path.as_uri()),
+            *("--virtual-time-budget=300000", *options, "--dump-dom", path.as_uri()),
         ],
         capture_output=True,
         text=True,
