@@ -9,11 +9,12 @@ COUNTS := bench/results/kernels/machine-code.json
 SOAKED := bench/results/security/soak.json
 FAULTED := bench/results/security/faults.json
 FUZZED := bench/results/security/fuzz.json
+LOADED := bench/results/node/load.json
 WEIGHTS := clinreadnet/weights/small.safetensors
 
 .DEFAULT_GOAL := help
 .PHONY: help build test fuzz soak faults lint format typecheck docs picture bench bench-record bench-check gpu-check \
-	rehearse tables ptx-check defects flavours kernel-table clean
+	node-load rehearse tables ptx-check defects flavours kernel-table clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -38,6 +39,11 @@ faults: $(INSTALLED)  ## end every command that writes at MOMENTS moments (defau
 soak: $(INSTALLED)  ## call a session 50,000 times from 16 threads and record its memory and open files
 	PYTHONPATH=tests $(BIN)/python -m support.soak > $(SOAKED).new
 	mv $(SOAKED).new $(SOAKED)
+	$(BIN)/python -m bench.tables
+
+node-load: $(INSTALLED) bundle/manifest.json  ## load the DICOM node, kill it, fill its disk, and record it
+	PYTHONPATH=tests $(BIN)/python -m support.node_load.record > $(LOADED).new
+	mv $(LOADED).new $(LOADED)
 	$(BIN)/python -m bench.tables
 
 lint: .typecheck/.installed  ## check style, formatting, spelling and the direction of imports

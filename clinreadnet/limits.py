@@ -300,13 +300,6 @@ MESSAGES = _limit(
     "unanswered messages of an association",
     "A peer waits for each answer, because no other window is negotiated.",
 )
-OBJECT = _limit(
-    "OBJECT",
-    2**31,
-    "bytes",
-    "an object that `listen` receives, whatever its options say",
-    "It is received in memory; 4,000 slices of Enhanced CT.",
-)
 SPOOL_FREE = _limit(
     "SPOOL_FREE",
     8 * MIB,

@@ -34,6 +34,8 @@ _DISTRIBUTIONS = {
     "safetensors": ("safetensors",),
     "matplotlib": ("matplotlib",),
     "highdicom": ("highdicom",),
+    "pynetdicom": ("pynetdicom",),
+    "prometheus-client": ("prometheus-client",),
     "pyarrow": ("pyarrow",),
     "ray": ("ray",),
     "pylibjpeg": ("pylibjpeg",),
@@ -117,6 +119,7 @@ def features(packages: dict[str, str | None], *, has_gpu: bool) -> list[Feature]
     export = (*network, "onnx", "onnxscript", *simulator, runtime)
     extra = 'pip install "clinreadnet[{}]"'.format
     rtx = ("tensorrt_rtx bindings", "tensorrt_rtx libraries")
+    node = ("highdicom", "pynetdicom", "prometheus-client", "cryptography")
     jpeg = ("pylibjpeg", "pylibjpeg-openjpeg", "pylibjpeg-libjpeg")
     # Both distributions own the module `onnxruntime`: never install one beside the other.
     swap = "pip uninstall -y onnxruntime && " if "onnxruntime" in installed else ""
@@ -129,6 +132,7 @@ def features(packages: dict[str, str | None], *, has_gpu: bool) -> list[Feature]
         feature("sign bundles, trusted keys", ("cryptography",), extra("sign")),
         feature("score --plot", ("matplotlib",), extra("plot")),
         feature("score --sr, --map", ("highdicom",), extra("dicom")),
+        feature("listen", (runtime, *node), extra(f"{ort},node")),
         feature("score compressed DICOM", jpeg, f"pip install {' '.join(jpeg)}"),
         feature("score archives on Ray", (runtime, "ray", "pyarrow"), extra(f"{ort},ray")),
         feature("simulate", simulator, extra("simulate")),

@@ -61,6 +61,7 @@ STUBBED = {
         "clinreadnet.export.bundle.export_bundle",
         "quantisation takes long; tests/export/onnx/test_quantization.py runs it",
     ),
+    "listen": ("clinreadnet.node.node.Node", "it runs until it is ended; test_listen.py runs it"),
     "score-archive": (
         "clinreadnet.scoring.archive.score_archive",
         "starting Ray takes long; tests/scoring/test_archive.py runs it",
@@ -181,7 +182,7 @@ def prepare(command: str, example: str, workspace: Path, request: pytest.Fixture
         shutil.copytree(request.getfixturevalue("tiny_bundle"), workspace / "bundle")
     if "run" in words and "run" not in made:
         make_run(workspace / "run", request.getfixturevalue("tiny_checkpoint"))
-    needs_bundle = command in ("export-triton-server", "report", "score", "score-archive")
+    needs_bundle = command in ("export-triton-server", "listen", "report", "score", "score-archive")
     if needs_bundle and "bundle" not in words:
         write_bundle(workspace / "bundle")
     if command == "report":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import time
 import urllib.error
@@ -24,7 +23,7 @@ PATIENCE = 180.0
 FORWARD = """
 function OnStableSeries(seriesId, tags, metadata)
    if tags['Modality'] == 'CT' then
-      SendToModality(seriesId, 'clinreadnet')
+      RestApiPost('/modalities/clinreadnet/store', seriesId)
    end
 end
 """
@@ -96,8 +95,7 @@ def wait_for(holds: Any) -> None:
 
 @pytest.fixture
 def node(bundle: Path, tmp_path: Path) -> Iterator[tuple[ListenProcess, Orthanc]]:
-    with socket.socket():
-        process = ListenProcess(bundle, tmp_path / "spool", "127.0.0.1:1:ORTHANC", "--quiet", "2")
+    process = ListenProcess(bundle, tmp_path / "spool", "127.0.0.1:1:ORTHANC", "--quiet", "2")
     orthanc = Orthanc(tmp_path / "orthanc", process.port)
     place = process.command.index("--send-to") + 1
     process.command[place] = f"127.0.0.1:{orthanc.dicom}:ORTHANC"

@@ -86,7 +86,7 @@ PROBE = """<script>addEventListener("load", async () => {
   const found = { errors: [] };
   addEventListener("error", event => found.errors.push(event.message));
   const drawn = async words => {
-    for (let i = 0; i < 400 && document.body.dataset.drawn !== words; i++) {
+    for (let i = 0; i < 2000 && document.body.dataset.drawn !== words; i++) {
       await new Promise(done => setTimeout(done, 10));
     }
     const data = context.getImageData(100, 200, 64, 64).data;
@@ -120,26 +120,30 @@ PROBE = """<script>addEventListener("load", async () => {
 });</script>"""
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian's package `chromium`)")
-def test_keys_clicks_and_the_window_work_in_a_browser(
-    page: str, report: SeriesReport, tmp_path: Path
-) -> None:
-    path = tmp_path / "series.html"
-    path.write_text(page.replace("</body>", PROBE + "</body>"))
+def browse(page: str, script: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Open the page with a script at its end, and print what it becomes."""
+    path = folder / "series.html"
+    path.write_text(page.replace("</body>", script + "</body>"))
     assert CHROMIUM is not None
-    done = subprocess.run(
+    return subprocess.run(
         [
             CHROMIUM,
             *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"),
             *("--disable-background-networking", "--disable-component-update"),
-            *("--enable-logging=stderr", "--v=0", f"--user-data-dir={tmp_path / 'profile'}"),
-            *("--virtual-time-budget=60000", "--window-size=390,900"),
-            *("--dump-dom", path.as_uri()),
+            *("--enable-logging=stderr", f"--user-data-dir={folder / 'profile'}"),
+            *("--virtual-time-budget=300000", *options, "--dump-dom", path.as_uri()),
         ],
         capture_output=True,
         text=True,
         timeout=300,
     )
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian's package `chromium`)")
+def test_keys_clicks_and_the_window_work_in_a_browser(
+    page: str, report: SeriesReport, tmp_path: Path
+) -> None:
+    done = browse(page, PROBE, tmp_path, "--window-size=390,900", "--v=0")
     assert done.returncode == 0, done.stderr
     assert "CONSOLE" not in done.stderr
     match = re.search(r'data-found="(.*?)"', done.stdout)
@@ -171,3 +175,42 @@ def test_keys_clicks_and_the_window_work_in_a_browser(
     assert found["map"]["colour"] > 10
     assert found["overflow"] <= 0
     assert [one for one in found["fetched"] if not one.startswith("data:")] == []
+
+
+CONTRAST = 4.5
+"""Least ratio of text to its ground: WCAG 2.2, level AA."""
+THEME = """<script>addEventListener("load", () => {
+  const of = id => getComputedStyle(id === "body" ? document.body : el(id));
+  const curve = document.querySelector("#curve text");
+  document.body.dataset.theme = JSON.stringify({
+    dark: matchMedia("(prefers-color-scheme: dark)").matches,
+    paper: of("body").backgroundColor, ink: of("body").color, note: of("facts").color,
+    axis: curve ? getComputedStyle(curve).fill : of("facts").color,
+    line: getComputedStyle(document.querySelector(".dot")).fill,
+  });
+  document.getElementById("document").remove();
+});</script>"""
+
+
+def luminance(colour: str) -> float:
+    """The relative luminance of ``rgb(r, g, b)``."""
+    parts = [int(part) / 255 for part in re.findall(r"[0-9]+", colour)[:3]]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian's package `chromium`)")
+@pytest.mark.parametrize(("scheme", "dark"), [("0", True), ("1", False)], ids=["dark", "light"])
+def test_it_can_be_read_in_the_light_and_in_the_dark_theme(
+    page: str, tmp_path: Path, scheme: str, dark: bool
+) -> None:
+    done = browse(page, THEME, tmp_path, f"--blink-settings=preferredColorScheme={scheme}")
+    match = re.search(r'data-theme="(.*?)"', done.stdout)
+    assert match is not None, done.stderr[-500:]
+    found = json.loads(match[1].replace("&quot;", '"'))
+    assert found["dark"] is dark
+    paper = luminance(found["paper"])
+    assert (paper < 0.1) is dark
+    for name in ("ink", "note", "axis", "line"):
+        low, high = sorted((paper, luminance(found[name])))
+        assert (high + 0.05) / (low + 0.05) >= CONTRAST, name
