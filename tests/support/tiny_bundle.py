@@ -186,7 +186,8 @@ def write_bundle(
 
 
 def as_version_1(raw: dict[str, Any]) -> dict[str, Any]:
-    """Return the manifest without what its version 2 added; ``raw`` is changed."""
+    """Return the manifest without what its later versions added; ``raw`` is changed."""
+    raw = as_version_2(raw)
     raw["schema_version"] = 1
     raw["outputs"] = [output for output in raw["outputs"] if output["name"] != "novelty"]
     del raw["model"]["novelty_threshold"]
@@ -195,4 +196,12 @@ def as_version_1(raw: dict[str, Any]) -> dict[str, Any]:
         for name in ("map_difference", *worst, "in_domain_flips"):
             if artifact["parity"] is not None:
                 del artifact["parity"][name]
+    return raw
+
+
+def as_version_2(raw: dict[str, Any]) -> dict[str, Any]:
+    """Return the manifest without what its version 3 added; ``raw`` is changed."""
+    raw["schema_version"] = 2
+    for artifact in raw["artifacts"]:
+        del artifact["plugins"]
     return raw

@@ -27,6 +27,7 @@ from clinreadnet.errors import InputError, Untrusted, first_line
 from clinreadnet.files import whole_file
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.bundle.graph import check_graph
+from clinreadnet.runtime.bundle.plugins import Plugins, PtxFile
 from clinreadnet.runtime.bundle.trust import (
     MANIFEST_NAME,
     SIGNATURE_NAME,
@@ -36,9 +37,9 @@ from clinreadnet.runtime.bundle.trust import (
 )
 from clinreadnet.spec import FINE_GRADES, HU_MIN, HU_RANGE, MAP_SIDE, RESEARCH_USE, SIZE
 
-SCHEMA_VERSION = 2
-"""Version of the manifest that this package writes, and the newest that it reads. Version 1 is read
-too: its graphs have no ``novelty``."""
+SCHEMA_VERSION = 3
+"""Version of the manifest that this package writes, and the newest that it reads. Older ones are
+read too: version 2 knows no plugins, and the graphs of version 1 have no ``novelty``."""
 
 GOLDEN_NAME = "golden.npz"
 
@@ -105,7 +106,7 @@ OUTPUT_INFOS = (
 )
 """The outputs of every ClinReadNet graph."""
 
-_OUTPUTS = {1: OUTPUT_INFOS[:3], SCHEMA_VERSION: OUTPUT_INFOS}
+_OUTPUTS = {1: OUTPUT_INFOS[:3], 2: OUTPUT_INFOS, SCHEMA_VERSION: OUTPUT_INFOS}
 """The same, by version of the manifest."""
 
 
@@ -171,7 +172,8 @@ class Artifact:
     ``fp32_islands`` are the nodes that `--fp32-islands auto` kept in float32; empty where the
     network's own float32 islands stand alone. A ``version_compatible`` engine runs on newer
     releases of its major version and on the lean runtime, a ``hardware_compatible`` one on any GPU
-    since Ampere.
+    since Ampere. ``plugins`` are the nodes that TensorRT runs with this package's kernels; null
+    where all layers are TensorRT's own.
     """
 
     file: str
@@ -190,6 +192,7 @@ class Artifact:
     version_compatible: bool = False
     hardware_compatible: bool = False
     weights_stripped: bool = False
+    plugins: Plugins | None = None
     parity: Parity | None = None
 
 
@@ -249,13 +252,19 @@ class Manifest:
         raise InputError(f"{file}: not in the bundle, which lists {listed}")
 
 
-def listed_files(manifest: Manifest) -> Iterator[Artifact | Golden | LayerReport]:
+Listed = Artifact | Golden | LayerReport | PtxFile
+"""An entry of a manifest that names a file."""
+
+
+def listed_files(manifest: Manifest) -> Iterator[Listed]:
     """Yield every file that a manifest lists."""
     yield manifest.golden
     for artifact in manifest.artifacts:
         yield artifact
         if artifact.layers is not None:
             yield artifact.layers
+        if artifact.kind == "onnx" and artifact.plugins is not None:
+            yield from artifact.plugins.ptx
 
 
 def write_manifest(manifest: Manifest, bundle: str | os.PathLike[str]) -> Path:
@@ -331,7 +340,7 @@ def parse_manifest(text: str, path: str | os.PathLike[str] = MANIFEST_NAME) -> M
             f"({SCHEMA_VERSION}); install a newer clinreadnet"
         )
     try:
-        manifest = _decode_object(Manifest, _upgraded(raw) if version == 1 else raw, "")
+        manifest = _decode_object(Manifest, _upgraded(raw, version), "")
         _check(manifest)
     except _FormatError as error:
         raise InputError(f"{path}: {error}; export the bundle again") from None
@@ -343,7 +352,7 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def read_listed(bundle: str | os.PathLike[str], listed: Artifact | Golden | LayerReport) -> bytes:
+def read_listed(bundle: str | os.PathLike[str], listed: Listed) -> bytes:
     """Return the bytes of a listed file after a check of its size and SHA-256.
 
     Of an ONNX graph it is also checked that it is in the precision that the manifest says, and that
@@ -448,6 +457,7 @@ def _decode(wanted: Any, value: Any, where: str) -> Any:
     return value
 
 
+_ADDED_TO_ARTIFACT: dict[str, Any] = {"plugins": None}
 _ADDED_TO_MODEL: dict[str, Any] = {"novelty_threshold": None}
 _ADDED_TO_PARITY: dict[str, Any] = {
     "map_difference": {},
@@ -457,8 +467,8 @@ _ADDED_TO_PARITY: dict[str, Any] = {
 }
 
 
-def _upgraded(raw: dict[str, Any]) -> dict[str, Any]:
-    """Return a manifest of version 1 with the fields that version 2 added; ``raw`` stays."""
+def _upgraded(raw: dict[str, Any], version: Any) -> dict[str, Any]:
+    """Return a manifest with the fields that later versions added; ``raw`` stays."""
 
     def add(value: Any, added: dict[str, Any], where: str) -> Any:
         if not isinstance(value, dict):
@@ -468,17 +478,20 @@ def _upgraded(raw: dict[str, Any]) -> dict[str, Any]:
             raise _FormatError(f"{where}.{early[0]} is not a field of this schema version")
         return value | added
 
-    artifacts = raw.get("artifacts")
-    if isinstance(artifacts, list):
-        artifacts = [
-            artifact
-            | {"parity": add(artifact["parity"], _ADDED_TO_PARITY, f"artifacts[{i}].parity")}
-            if isinstance(artifact, dict) and "parity" in artifact
-            else artifact
-            for i, artifact in enumerate(artifacts)
-        ]
-        raw = raw | {"artifacts": artifacts}
-    return raw | {"model": add(raw["model"], _ADDED_TO_MODEL, "model")} if "model" in raw else raw
+    if version not in (1, 2) or not isinstance(raw.get("artifacts"), list):
+        return raw
+    artifacts = []
+    for i, artifact in enumerate(raw["artifacts"]):
+        where = f"artifacts[{i}]"
+        artifact = add(artifact, _ADDED_TO_ARTIFACT, where)
+        if version == 1 and isinstance(artifact, dict) and "parity" in artifact:
+            parity = add(artifact["parity"], _ADDED_TO_PARITY, f"{where}.parity")
+            artifact = artifact | {"parity": parity}
+        artifacts.append(artifact)
+    raw = raw | {"artifacts": artifacts}
+    if version == 1 and "model" in raw:
+        raw = raw | {"model": add(raw["model"], _ADDED_TO_MODEL, "model")}
+    return raw
 
 
 def _decode_object(wanted: type[_T], value: Any, where: str) -> _T:
@@ -514,11 +527,14 @@ def _check(manifest: Manifest) -> None:
     _check_sha256(manifest.model.weights_sha256, "model.weights_sha256")
     _check_batch(manifest.input.batch, "input.batch")
     names: list[str] = []
-    files: list[tuple[Artifact | Golden | LayerReport, str]] = [(manifest.golden, "golden")]
+    files: list[tuple[Listed, str]] = [(manifest.golden, "golden")]
     for i, artifact in enumerate(manifest.artifacts):
         files.append((artifact, f"artifacts[{i}]"))
         if artifact.layers is not None:
             files.append((artifact.layers, f"artifacts[{i}].layers"))
+        if artifact.kind == "onnx" and artifact.plugins is not None:
+            for j, ptx in enumerate(artifact.plugins.ptx):
+                files.append((ptx, f"artifacts[{i}].plugins.ptx[{j}]"))
     for listed, where in files:
         reserved = listed.file in (MANIFEST_NAME, SIGNATURE_NAME)
         if reserved or not _PLAIN_NAME.fullmatch(listed.file):
@@ -541,10 +557,14 @@ def _check(manifest: Manifest) -> None:
                 raise _FormatError(f"{where}: an engine names flavour and target, a graph does not")
             if not engine and (listed.graph is not None or listed.layers is not None):
                 raise _FormatError(f"{where}: only an engine names a graph and a layers report")
-    graphs = [a.file for a in manifest.artifacts if a.kind == "onnx"]
+    graphs = {a.file: a for a in manifest.artifacts if a.kind == "onnx"}
     for i, artifact in enumerate(manifest.artifacts):
         if artifact.graph is not None and artifact.graph not in graphs:
             raise _FormatError(f"artifacts[{i}].graph {artifact.graph!r} is no listed ONNX graph")
+        if artifact.kind != "onnx" and artifact.plugins is not None:
+            source = graphs[artifact.graph].plugins if artifact.graph is not None else None
+            if source is None or not set(artifact.plugins.ptx) <= set(source.ptx):
+                raise _FormatError(f"artifacts[{i}].plugins.ptx: not among those of its graph")
     if not 1 <= manifest.golden.slices <= limits.GOLDEN_SLICES:
         raise _FormatError(f"golden.slices is not 1 to {limits.GOLDEN_SLICES}")
     failed = [a.file for a in manifest.artifacts if a.parity and a.parity.status == "failed"]

@@ -173,7 +173,7 @@ BROKEN = {
     "zero-batch": ("artifacts.0.batch.min", 0, "1 <= min <= opt <= max"),
     "other-encoding": ("input.encoding.hu_min", -1024, "input differs"),
     "other-outputs": ("outputs.1.shape", ["batch", 5], "outputs differ"),
-    "old-schema": ("schema_version", 0, "schema_version 0 is not 1 or 2"),
+    "old-schema": ("schema_version", 0, "schema_version 0 is not 1 or 2 or 3"),
     "no-novelty": ("outputs.3", KeyError, "outputs differ from score, probs, quality_map, novelty"),
     "threshold-missing": ("model.novelty_threshold", KeyError, "novelty_threshold is missing"),
     "threshold-zero": ("model.novelty_threshold", 0, "0.0 is not a positive number"),
@@ -276,7 +276,7 @@ def test_relations_that_a_schema_cannot_say_are_checked() -> None:
         ("{", "not JSON"),
         ("[" * 100_000, "not JSON"),
         ("[]", "holds no JSON object"),
-        ('{"schema_version": 3}', "schema version 3 is newer .* install a newer"),
+        ('{"schema_version": 4}', "schema version 4 is newer .* install a newer"),
     ],
     ids=["cut-off", "nested-too-deep", "list", "newer-schema"],
 )

@@ -1,0 +1,1 @@
+"""The Triton kernels inside TensorRT engines, as quick-deployable plugins compiled ahead of time."""

@@ -1,0 +1,36 @@
+"""The ops that can be plugins, as the command line names them; imports no Triton."""
+
+from __future__ import annotations
+
+from clinreadnet.errors import InputError
+
+PLUGIN_OPS = ("sobel_stem", "window_attention", "attention_block", "mlp")
+"""Ops whose kernels can stand inside an engine."""
+
+AUTO = "auto"
+"""Instead of ops: those that a GPU has shown to be faster within the budget."""
+
+
+def parse_plugins(text: str) -> tuple[str, ...]:
+    """Read ``sobel_stem,mlp``, ``all``, ``none`` or ``auto``.
+
+    Returns:
+        Names of ops, none, or ``AUTO`` alone.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    if text == "none":
+        return ()
+    if text == AUTO:
+        return (AUTO,)
+    if text == "all":
+        return PLUGIN_OPS
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        if name not in PLUGIN_OPS:
+            raise InputError(
+                f"plugins={name}: unknown; give {', '.join(PLUGIN_OPS)} with commas between, or "
+                "all, none or auto"
+            )
+    return names
