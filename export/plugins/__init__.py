@@ -1,1 +1,1 @@
-"""The Triton kernels inside TensorRT engines, as quick-deployable plugins compiled ahead of time."""
+"""The Triton kernels inside TensorRT engines: plugins that are compiled ahead of time."""

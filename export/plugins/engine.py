@@ -6,7 +6,7 @@ from typing import Any
 
 from clinreadnet.errors import CheckFailed
 from clinreadnet.export.engines.layers import OWN_PRODUCTS, LayerTypes, check_types
-from clinreadnet.export.plugins.kernel import PORTABLE
+from clinreadnet.export.plugins.names import PORTABLE
 from clinreadnet.export.plugins.plan import Plan
 from clinreadnet.export.plugins.register import plugin_module, register_plugins
 from clinreadnet.runtime.backends.flavours import Flavour

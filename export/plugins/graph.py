@@ -1,4 +1,4 @@
-"""The plugin graph: each op that is a plugin is one node, and an ONNX function says what it computes.
+"""The plugin graph: an op that is a plugin is one node, and an ONNX function is what it computes.
 
 A node of domain ``clinreadnet`` is a plugin where TensorRT's registry has one of its name, which
 takes precedence in TensorRT's ONNX parser. Everywhere else, in ONNX Runtime and in `verify`, it is

@@ -15,9 +15,6 @@ SHARED_BYTES = 48 * 1024
 """Shared memory that a launch may take without an attribute of the function, which TensorRT does
 not document to set."""
 
-PORTABLE = "sm80"
-"""Target of kernels that run on every GPU since Ampere. sm90's PTX is of sm_90a alone."""
-
 
 class Native(Exception):
     """A kernel cannot be a plugin; the message says why. The op stays TensorRT's own layers."""
@@ -53,9 +50,7 @@ class PluginKernel:
         return self.launch.arguments[-1]
 
 
-def plugin_kernel(
-    spec: OpSpec, source: KernelSource, precision: str, target: str
-) -> PluginKernel:
+def plugin_kernel(spec: OpSpec, source: KernelSource, precision: str, target: str) -> PluginKernel:
     """Compile a kernel for engines; Triton keeps what it compiled before, by the hash of it.
 
     Args:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from clinreadnet.errors import InputError
 from clinreadnet.export.kernels import network_shape
-from clinreadnet.export.plugins.kernel import PORTABLE, Native, PluginKernel, plugin_kernel
-from clinreadnet.export.plugins.names import PLUGIN_OPS
+from clinreadnet.export.plugins.kernel import Native, PluginKernel, plugin_kernel
+from clinreadnet.export.plugins.names import PLUGIN_OPS, PORTABLE
 from clinreadnet.kernels.registry import OPS
 from clinreadnet.kernels.spec import KernelSource
 from clinreadnet.model.network import ClinReadNetConfig

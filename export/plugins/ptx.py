@@ -27,7 +27,7 @@ def isa_of(ptx: str) -> str:
 
 
 def without_hidden(ptx: str, entry: str, hidden: int) -> str:
-    """Return PTX whose kernel lacks its last parameters: TensorRT passes what it knows, and no more.
+    """Return PTX whose kernel lacks its last parameters, which TensorRT would not pass.
 
     Args:
         ptx: text of the file.

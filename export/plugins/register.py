@@ -136,7 +136,5 @@ def _launch(
 
 def _sizes(kernel: PluginKernel, tensors: Sequence[Any]) -> dict[str, Any]:
     declared = {argument.name: str(argument.shape) for argument in kernel.inputs}
-    actual = {
-        name: list(given.shape_expr) for name, given in zip(declared, tensors, strict=True)
-    }
+    actual = {name: list(given.shape_expr) for name, given in zip(declared, tensors, strict=True)}
     return bound_sizes(declared, actual)

@@ -51,9 +51,7 @@ def evaluate(expression: str, sizes: Mapping[str, Any]) -> Any:
     return value(ast.parse(expression, mode="eval").body)
 
 
-def bound_sizes(
-    declared: Mapping[str, str], actual: Mapping[str, Sequence[Any]]
-) -> dict[str, Any]:
+def bound_sizes(declared: Mapping[str, str], actual: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     """Return the named sizes of a launch from the shapes of its inputs.
 
     A first dimension that is a name stands for all leading ones: ``[tokens, 48]`` of

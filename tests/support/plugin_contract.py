@@ -130,7 +130,9 @@ def broken(made: Any, request: Request) -> Any:
     launch, kind = made.launch, request.broken
     if kind in ("grid-rounded-down", "grid-plus-one"):
         (grid, *_) = launch.grid
-        changed = re.sub(r" \+ \d+\) /", ") /", grid) if kind == "grid-rounded-down" else f"{grid} + 1"
+        changed = (
+            re.sub(r" \+ \d+\) /", ") /", grid) if kind == "grid-rounded-down" else f"{grid} + 1"
+        )
         assert changed != grid
         return replace(made, launch=replace(launch, grid=(changed, "1", "1")))
     arguments = list(launch.arguments)

@@ -563,7 +563,7 @@ def _check(manifest: Manifest) -> None:
             raise _FormatError(f"artifacts[{i}].graph {artifact.graph!r} is no listed ONNX graph")
         if artifact.kind != "onnx" and artifact.plugins is not None:
             source = graphs[artifact.graph].plugins if artifact.graph is not None else None
-            if source is None or not set(artifact.plugins.ptx) <= set(source.ptx):
+            if not set(artifact.plugins.ptx) <= set(source.ptx if source is not None else ()):
                 raise _FormatError(f"artifacts[{i}].plugins.ptx: not among those of its graph")
     if not 1 <= manifest.golden.slices <= limits.GOLDEN_SLICES:
         raise _FormatError(f"golden.slices is not 1 to {limits.GOLDEN_SLICES}")
