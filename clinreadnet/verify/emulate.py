@@ -63,7 +63,12 @@ def without_functions(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a graph whose functions stand where they were called."""
     if not model.functions:
         return model
-    return onnx.inliner.inline_local_functions(model)
+    model = onnx.inliner.inline_local_functions(model)
+    used = {"", "ai.onnx", *(node.domain for node in model.graph.node)}
+    kept = [one for one in model.opset_import if one.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+    return model
 
 
 def without_quantisers(content: bytes) -> bytes:

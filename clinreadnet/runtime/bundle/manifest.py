@@ -478,17 +478,18 @@ def _upgraded(raw: dict[str, Any], version: Any) -> dict[str, Any]:
             raise _FormatError(f"{where}.{early[0]} is not a field of this schema version")
         return value | added
 
-    if version not in (1, 2) or not isinstance(raw.get("artifacts"), list):
+    if version not in (1, 2):
         return raw
-    artifacts = []
-    for i, artifact in enumerate(raw["artifacts"]):
-        where = f"artifacts[{i}]"
-        artifact = add(artifact, _ADDED_TO_ARTIFACT, where)
-        if version == 1 and isinstance(artifact, dict) and "parity" in artifact:
-            parity = add(artifact["parity"], _ADDED_TO_PARITY, f"{where}.parity")
-            artifact = artifact | {"parity": parity}
-        artifacts.append(artifact)
-    raw = raw | {"artifacts": artifacts}
+    if isinstance(raw.get("artifacts"), list):
+        artifacts = []
+        for i, artifact in enumerate(raw["artifacts"]):
+            where = f"artifacts[{i}]"
+            artifact = add(artifact, _ADDED_TO_ARTIFACT, where)
+            if version == 1 and isinstance(artifact, dict) and "parity" in artifact:
+                parity = add(artifact["parity"], _ADDED_TO_PARITY, f"{where}.parity")
+                artifact = artifact | {"parity": parity}
+            artifacts.append(artifact)
+        raw = raw | {"artifacts": artifacts}
     if version == 1 and "model" in raw:
         raw = raw | {"model": add(raw["model"], _ADDED_TO_MODEL, "model")}
     return raw
