@@ -8,13 +8,14 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.progress import Progress
 
 from clinreadnet._version import __version__
 from clinreadnet.console import progress_bar
 from clinreadnet.errors import InputError
-from clinreadnet.export.engines.build import EngineBuilder
+from clinreadnet.export.engines.build import EngineBuilder, EnginePlugins
 from clinreadnet.export.engines.options import (
     DEFAULT_BATCH,
     DEFAULT_TARGETS,
@@ -28,8 +29,11 @@ from clinreadnet.export.golden import write_golden
 from clinreadnet.export.onnx.export import check_network
 from clinreadnet.export.onnx.graphs import Graphs
 from clinreadnet.export.onnx.quantization import load_optimizer
+from clinreadnet.export.plugins.names import PORTABLE
+from clinreadnet.export.plugins.request import check_request
 from clinreadnet.files import check_output_folder, whole_folder
 from clinreadnet.model.checkpoint import load_checkpoint, pretrained_path
+from clinreadnet.model.network import ClinReadNet
 from clinreadnet.precision import (
     DEFAULT_ENGINE_PRECISION,
     DEFAULT_PRECISIONS,
@@ -42,6 +46,7 @@ from clinreadnet.runtime.bundle.manifest import (
     GOLDEN_NAME,
     Artifact,
     BatchRange,
+    Golden,
     InputInfo,
     LayerReport,
     Manifest,
@@ -50,9 +55,13 @@ from clinreadnet.runtime.bundle.manifest import (
     now,
     write_manifest,
 )
+from clinreadnet.runtime.bundle.plugins import Plugins
 from clinreadnet.verify.record import fresh
 from clinreadnet.verify.report import VerifyReport
 from clinreadnet.verify.run import steps, verify_golden
+
+if TYPE_CHECKING:  # it needs Triton, which an export without plugins does not
+    from clinreadnet.export.plugins.artifacts import PluginGraph
 
 
 def parse_batch(text: str) -> BatchRange:
@@ -82,6 +91,7 @@ def export_bundle(
     options: BuildOptions | None = None,
     batch: BatchRange = DEFAULT_BATCH,
     auto_islands: bool = False,
+    plugins: Sequence[str] = (),
     force: bool = False,
     note: Callable[[str], None] = lambda line: None,
 ) -> VerifyReport:
@@ -104,6 +114,9 @@ def export_bundle(
         batch: profile of the engines, and the batch sizes of the bundle.
         auto_islands: search the nodes of float16 and bfloat16 graphs to keep in float32, instead
             of the network's own islands.
+        plugins: ops whose kernels become plugins of the engines, or "all", or "auto": those that
+            make this machine's engines faster. Each engine's graph then has a second one with
+            plugin nodes beside it.
         force: replace ``out`` if it exists.
         note: called with one line for each artifact that is left out.
 
@@ -114,13 +127,15 @@ def export_bundle(
         InputError: unknown precision or target, an option the flavour lacks, bad profile, an
             unusable checkpoint, ``out`` exists without ``force``, or ``targets`` were named and
             the flavour is missing.
-        CheckFailed: an engine's network has another precision.
+        CheckFailed: an engine's network has another precision, or this machine's driver does not
+            know the plugins' PTX.
     """
     out, options = Path(out), options or BuildOptions()
     precisions = tuple(dict.fromkeys(precisions))
     engines_alone = [p for p in precisions if not find_precision(p).has_graph]
     check_batch(batch)
     check_options(options, newest(flavour))
+    check_request(plugins, newest(flavour), options, auto_islands=auto_islands)
     engine_precisions = _engine_precisions(engine_precisions, precisions)
     if targets is not None and not targets and engines_alone:
         raise InputError(
@@ -134,6 +149,18 @@ def export_bundle(
     check_output_folder(out, force=force, inputs=[checkpoint], size=size)
     model = load_checkpoint(checkpoint, preset=preset)
     check_network(model, checkpoint)
+    step = None
+    if plugins:
+        from clinreadnet.export.plugins.step import PluginStep
+
+        step = PluginStep(
+            model,
+            plugins,
+            engine_precisions,
+            targets,
+            portable=options.hardware_compatible,
+            note=note,
+        )
 
     with (
         whole_folder(out, force=force) as folder,
@@ -143,8 +170,31 @@ def export_bundle(
         golden = write_golden(folder / GOLDEN_NAME, model, bar, note)
         graphs = Graphs(model, folder, Path(scratch), golden, batch, auto_islands, bar, note)
         artifacts = graphs.write(precisions)
+        graph_of: dict[str, Artifact] = {a.precision: a for a in artifacts}
+
+        def describe(listed: Sequence[Artifact]) -> Manifest:
+            return _manifest(model, checkpoint, batch, listed, golden)
+
+        def build_one(
+            plain: Artifact, made: PluginGraph | None, precision: str, place: Path
+        ) -> Artifact:
+            graph = plain if made is None else made.artifact
+            builder = EngineBuilder(
+                place / graph.file,
+                precision=precision,
+                flavour=flavour,
+                plugins=None if made is None else made.plugins,
+            )
+            return _build(builder, graph, precision, targets[0], batch, options, place, bar)
+
+        kernels: dict[str, EnginePlugins] = {}
+        if step is not None:
+            plain_of = dict(graph_of)
+            for made in step.write(folder, plain_of, Path(scratch), build_one, describe):
+                artifacts.append(made.artifact)
+                graph_of[made.artifact.precision] = made.artifact
+                kernels[made.artifact.precision] = made.plugins
         if targets:
-            graph_of: dict[str, Artifact] = {a.precision: a for a in artifacts}
             wanted = [p for p in engine_precisions if PRECISIONS[p].graph in graph_of]
             task = bar.add_task("Building engines", total=len(targets) * len(wanted))
             for precision in wanted:
@@ -154,34 +204,47 @@ def export_bundle(
                     precision=precision,
                     flavour=flavour,
                     islands=graphs.float32_products(graph),
+                    plugins=kernels.get(graph.precision),
                 )
                 for target in targets:
-                    artifacts.append(
-                        _build(builder, graph, precision, target, batch, options, folder, bar)
-                    )
+                    engine = _build(builder, graph, precision, target, batch, options, folder, bar)
+                    if step is not None and (declined := step.declined(graph.precision)):
+                        engine = replace(engine, plugins=declined)
+                    artifacts.append(engine)
                     bar.advance(task)
 
-        threshold = float(model.novelty.threshold)
-        manifest = Manifest(
-            clinreadnet_version=__version__,
-            created=now(),
-            model=ModelInfo(
-                preset=model.config.preset,
-                parameters=sum(p.numel() for p in model.parameters()),
-                weights_sha256=digest(checkpoint.read_bytes()),
-                novelty_threshold=threshold if math.isfinite(threshold) else None,
-            ),
-            input=InputInfo(batch),
-            artifacts=tuple(artifacts),
-            golden=golden,
-            verified=False,
-        )
+        manifest = describe(artifacts)
         task = bar.add_task("Verifying", total=steps(manifest, golden.slices, golden=True))
         report = verify_golden(folder, manifest, lambda n: bar.advance(task, n))
         artifacts = [replace(a, records=fresh(replace(a, parity=None))) for a in report.artifacts]
         manifest = replace(manifest, artifacts=tuple(artifacts), verified=report.passed)
         write_manifest(manifest, folder)
     return replace(report, bundle=out)
+
+
+def _manifest(
+    model: ClinReadNet,
+    checkpoint: Path,
+    batch: BatchRange,
+    artifacts: Sequence[Artifact],
+    golden: Golden,
+) -> Manifest:
+    """Return the manifest of a bundle that is not verified yet."""
+    threshold = float(model.novelty.threshold)
+    return Manifest(
+        clinreadnet_version=__version__,
+        created=now(),
+        model=ModelInfo(
+            preset=model.config.preset,
+            parameters=sum(p.numel() for p in model.parameters()),
+            weights_sha256=digest(checkpoint.read_bytes()),
+            novelty_threshold=threshold if math.isfinite(threshold) else None,
+        ),
+        input=InputInfo(batch),
+        artifacts=tuple(artifacts),
+        golden=golden,
+        verified=False,
+    )
 
 
 def _build(
@@ -195,7 +258,8 @@ def _build(
     bar: Progress,
 ) -> Artifact:
     """Build the engine of one graph and target, write it with its report, return its entry."""
-    file = f"clinreadnet.{precision}.{target}{builder.flavour.suffix}"
+    plugins = "" if graph.plugins is None else ".plugins"
+    file = f"clinreadnet.{precision}{plugins}.{target}{builder.flavour.suffix}"
     engine = builder.build(target, batch, bar, options)
     layers = builder.write(engine, folder / file, target, batch, options)
     report = layers.read_bytes()
@@ -218,6 +282,17 @@ def _build(
         version_compatible=options.version_compatible,
         hardware_compatible=options.hardware_compatible,
         weights_stripped=options.strip_weights,
+        plugins=_plugins(graph, target, portable=options.hardware_compatible),
+    )
+
+
+def _plugins(graph: Artifact, target: str, *, portable: bool) -> Plugins | None:
+    """Return what an engine's entry says of its graph's plugins."""
+    if graph.plugins is None:
+        return None
+    wanted = PORTABLE if portable else target
+    return replace(
+        graph.plugins, ptx=tuple(one for one in graph.plugins.ptx if one.target == wanted)
     )
 
 

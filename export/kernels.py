@@ -167,6 +167,81 @@ def sources(preset: str) -> list[tuple[OpSpec, KernelSource]]:
     return [(spec, source) for spec in OPS.values() for source in spec.sources(network)]
 
 
+@dataclass(frozen=True)
+class CompiledSource:
+    """A kernel of a network, compiled for one precision and target.
+
+    Attributes:
+        source: what the network launches.
+        case: what was compiled.
+        precision: a name of the table in `clinreadnet.precision`.
+        target: one of ``TARGETS``.
+        made: Triton's kernel.
+        resources: that a launch takes.
+    """
+
+    source: KernelSource
+    case: Case
+    precision: str
+    target: str
+    made: Any
+    resources: Resources
+
+    def written_as(self, kind: str) -> tuple[Kernel, bytes]:
+        """Return the description and the bytes of the kernel's file, of one of ``FORMATS``."""
+        code = self.made.asm[kind]
+        code = code.encode() if isinstance(code, str) else code
+        metadata = self.made.metadata
+        kernel = Kernel(
+            file=f"{self.source.name}.{self.precision}.{self.target}.{kind}",
+            kind=kind,
+            sha256=digest(code),
+            name=self.source.name,
+            precision=self.precision,
+            target=self.target,
+            compute_capability=f"{self.case.capability / 10:.1f}",
+            entry=metadata.name,
+            arguments=tuple(_arguments(self.source, self.case)),
+            grid=(self.source.grid(self.case).text, "1", "1"),
+            block=(32 * metadata.num_warps, 1, 1),
+            num_warps=metadata.num_warps,
+            dynamic_shared_bytes=metadata.shared,
+            registers=self.resources.registers,
+            pointer_alignment=POINTER_ALIGNMENT,
+            constants=self.case.constants,
+            uses=self.source.uses,
+        )
+        return kernel, code
+
+
+def compile_source(
+    spec: OpSpec,
+    source: KernelSource,
+    precision: str,
+    target: str,
+    ptx_version: int | None = None,
+) -> CompiledSource | None:
+    """Compile a kernel of a network; None where the op refuses precision, target or shape.
+
+    Args:
+        spec: of its op.
+        source: the kernel.
+        precision: one that PyTorch exports.
+        target: one of ``TARGETS``.
+        ptx_version: of the PTX, 87 for ISA 8.7; by default the newest that Triton writes.
+
+    Raises:
+        CheckFailed: it spills registers or does not fit the target.
+    """
+    case = spec.case(TARGETS[target], PRECISIONS[precision].torch_dtype, source.shape)
+    if case is None:
+        return None
+    made = compiled(case, ptx_version)
+    taken = resources_of(made)
+    _check_fits(f"{source.name} {precision} {target}", taken, case.capability)
+    return CompiledSource(source, case, precision, target, made, taken)
+
+
 def export_kernels(
     out: str | os.PathLike[str],
     *,
@@ -206,40 +281,11 @@ def export_kernels(
         for target in targets:
             for precision in precisions:
                 for spec, source in chosen:
-                    dtype = PRECISIONS[precision].torch_dtype
-                    case = spec.case(TARGETS[target], dtype, source.shape)
-                    if case is None:
-                        bar.advance(task)
-                        continue
-                    made = compiled(case)
-                    taken = resources_of(made)
-                    _check_fits(f"{source.name} {precision} {target}", taken, case.capability)
-                    for kind in formats:
-                        file = f"{source.name}.{precision}.{target}.{kind}"
-                        code = made.asm[kind]
-                        code = code.encode() if isinstance(code, str) else code
-                        (folder / file).write_bytes(code)
-                        kernels.append(
-                            Kernel(
-                                file=file,
-                                kind=kind,
-                                sha256=digest(code),
-                                name=source.name,
-                                precision=precision,
-                                target=target,
-                                compute_capability=f"{case.capability / 10:.1f}",
-                                entry=made.metadata.name,
-                                arguments=tuple(_arguments(source, case)),
-                                grid=(source.grid(case).text, "1", "1"),
-                                block=(32 * made.metadata.num_warps, 1, 1),
-                                num_warps=made.metadata.num_warps,
-                                dynamic_shared_bytes=made.metadata.shared,
-                                registers=taken.registers,
-                                pointer_alignment=POINTER_ALIGNMENT,
-                                constants=case.constants,
-                                uses=source.uses,
-                            )
-                        )
+                    made = compile_source(spec, source, precision, target)
+                    for kind in formats if made else ():
+                        kernel, code = made.written_as(kind)
+                        (folder / kernel.file).write_bytes(code)
+                        kernels.append(kernel)
                     bar.advance(task)
         result = KernelSet(SCHEMA_VERSION, __version__, triton.__version__, preset, tuple(kernels))
         (folder / INDEX_NAME).write_text(

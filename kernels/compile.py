@@ -39,8 +39,13 @@ class Resources:
     """Shared memory of a block in bytes."""
 
 
-def compiled(case: Case) -> Any:
-    """Compile ``case`` with Triton; the machine code is in ``asm``, the launch in ``metadata``."""
+def compiled(case: Case, ptx_version: int | None = None) -> Any:
+    """Compile ``case`` with Triton; the machine code is in ``asm``, the launch in ``metadata``.
+
+    Args:
+        case: what to compile.
+        ptx_version: of the PTX, 87 for ISA 8.7; by default the newest that Triton writes.
+    """
     names = case.kernel.arg_names
     # A launch assumes the same of pointers from torch.
     aligned = {
@@ -54,7 +59,8 @@ def compiled(case: Case) -> Any:
         return triton.compile(
             source,
             target=GPUTarget("cuda", case.capability, 32),
-            options={"num_warps": case.num_warps},
+            options={"num_warps": case.num_warps}
+            | ({} if ptx_version is None else {"ptx_version": ptx_version}),
         )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -21,6 +22,20 @@ TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 # Triton reads the variable when a kernel's module is imported, so it is read once here too.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Whether kernels run in Triton's interpreter, on CPU tensors."""
+
+
+_traced = False
+
+
+@contextmanager
+def traced_as_ops() -> Iterator[None]:
+    """Let exporters trace ``impl="triton"`` on CPU tensors: each call becomes one op, none runs."""
+    global _traced
+    before, _traced = _traced, True
+    try:
+        yield
+    finally:
+        _traced = before
 
 
 def wrap_triton(kernel: Any) -> Any:
@@ -127,7 +142,7 @@ def device_obstacle(*tensors: Tensor) -> str | None:
     device = tensors[0].device
     if not all(tensor.device == device for tensor in tensors):
         return f"needs all tensors on one device, not on {[str(t.device) for t in tensors]}"
-    if not (device.type == "cuda" or INTERPRETED):
+    if not (device.type == "cuda" or INTERPRETED or _traced):
         return f"needs CUDA tensors, not {device.type}"
     if not TRITON_INSTALLED:
         return "needs the package triton: pip install triton"

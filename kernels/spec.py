@@ -192,15 +192,9 @@ class OpSpec:
     sources: Callable[[NetworkShape], Iterator[KernelSource]]
     tuning: Callable[..., TuningEntry]
 
-    def case(self, capability: int, dtype: str, shape: LayerShape) -> Case | None:
-        """Return what to compile, or None where the op refuses it.
-
-        Args:
-            capability: compute capability as one number, 89 for 8.9.
-            dtype: name of a type of ``DTYPES``.
-            shape: of the layer.
-        """
-        refusal = self.limits.obstacle(
+    def refusal(self, capability: int, dtype: str, shape: LayerShape) -> str | None:
+        """Why the kernel does not take a layer, or None; arguments as of `case`."""
+        return self.limits.obstacle(
             self.decides,
             DTYPES[dtype],
             capability,
@@ -209,7 +203,18 @@ class OpSpec:
             window=shape.window,
             octaves=shape.octaves,
         )
-        return None if refusal else self.build(capability, dtype, shape)
+
+    def case(self, capability: int, dtype: str, shape: LayerShape) -> Case | None:
+        """Return what to compile, or None where the op refuses it.
+
+        Args:
+            capability: compute capability as one number, 89 for 8.9.
+            dtype: name of a type of ``DTYPES``.
+            shape: of the layer.
+        """
+        if self.refusal(capability, dtype, shape) is not None:
+            return None
+        return self.build(capability, dtype, shape)
 
     def call(self, tensors: Sequence[Tensor], shape: LayerShape, impl: Impl) -> Tensor:
         """Call the public function on tensors such as ``arguments`` makes."""

@@ -31,6 +31,13 @@ def check_graph(
             "Default: fp32 and fp16.",
         ),
     ] = None,
+    plugins: Annotated[
+        str,
+        typer.Option(
+            metavar="OP,...|all|none",
+            help="Ops to check as plugins instead: whether their kernels can stand in engines.",
+        ),
+    ] = "none",
     as_json: Json = False,
 ) -> None:
     """Say what in a graph would stop each TensorRT from building it. Nothing is built.
@@ -42,15 +49,27 @@ def check_graph(
     - `clinreadnet check-graph`
     - `clinreadnet check-graph bundle/clinreadnet.fp16.onnx --json`
     - `clinreadnet check-graph --checkpoint run/model.safetensors --precision bf16`
+    - `clinreadnet check-graph --plugins sobel_stem,mlp --precision fp16`
     """
     if graphs and (checkpoint is not None or precisions):
         raise InputError("--checkpoint and --precision do not go with ONNX files")
     from clinreadnet.export.engines.check import check_graphs, print_findings
+    from clinreadnet.export.plugins.names import parse_plugins
     from clinreadnet.precision import DEFAULT_PRECISIONS
 
-    findings = check_graphs(
-        graphs or (), checkpoint, preset=preset, precisions=precisions or DEFAULT_PRECISIONS
-    )
+    wanted = parse_plugins(plugins)
+    if wanted and graphs:
+        raise InputError("--plugins does not go with ONNX files, whose plugins are chosen already")
+    if wanted:
+        from clinreadnet.export.plugins.check import check_plugins
+
+        findings = check_plugins(
+            wanted, checkpoint, preset=preset, precisions=precisions or DEFAULT_PRECISIONS
+        )
+    else:
+        findings = check_graphs(
+            graphs or (), checkpoint, preset=preset, precisions=precisions or DEFAULT_PRECISIONS
+        )
     if as_json:
         print_json({"findings": [finding.to_dict() for finding in findings]})
     else:

@@ -93,6 +93,14 @@ def export(
         str | None,
         typer.Option(help="windows: engines for Windows. Default: this operating system."),
     ] = None,
+    plugins: Annotated[
+        str,
+        typer.Option(
+            metavar="OP,...|all|auto|none",
+            help="Ops whose kernels run inside the engines of tensorrt: sobel_stem, "
+            "window_attention, attention_block, mlp. auto: those that are faster on this GPU.",
+        ),
+    ] = "none",
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -106,6 +114,7 @@ def export(
     - `clinreadnet export --out bundle --checkpoint run/model.safetensors --target sm89`
     - `clinreadnet export --out bundle --flavour tensorrt --target current --version-compatible`
     - `clinreadnet export --out bundle --precision fp32 --precision int8 --no-engines --force`
+    - `clinreadnet export --out bundle --flavour tensorrt --no-engines --plugins all --force`
     """
     if targets and not engines:
         raise InputError("--target and --no-engines exclude each other")
@@ -113,6 +122,7 @@ def export(
         raise InputError(f"--fp32-islands {fp32_islands}: give default or auto")
     from clinreadnet.export.bundle import export_bundle, parse_batch
     from clinreadnet.export.engines.options import BuildOptions
+    from clinreadnet.export.plugins.names import parse_plugins
     from clinreadnet.verify.report import print_report
 
     report = export_bundle(
@@ -134,6 +144,7 @@ def export(
         ),
         batch=parse_batch(batch),
         auto_islands=fp32_islands == "auto",
+        plugins=parse_plugins(plugins),
         force=force,
         note=lambda line: note(f"clinreadnet: {line}"),
     )

@@ -109,7 +109,7 @@ class Block(nn.Module):
     ):
         super().__init__()
         self.kernels = kernels
-        self.fused = fused and kernels != "reference"
+        self.fuses_attention = self.fuses_mlp = fused and kernels != "reference"
         self.attends = config.use_attention
         if self.attends:
             self.norm1 = LayerNorm(dim)
@@ -125,7 +125,7 @@ class Block(nn.Module):
         if self.attends:
             x = self._attend(x)
         layers = [*self.norm2.parameters(), *self.mlp.parameters()]
-        if self.fused and mlp_obstacle(x, layers) is None:
+        if self.fuses_mlp and mlp_obstacle(x, layers) is None:
             return mlp(x, *layers, eps=self.norm2.eps, impl=self.kernels)
         return x + self.mlp(self.norm2(x))
 
@@ -137,7 +137,7 @@ class Block(nn.Module):
         self.mlp.get_submodule("2").get_parameter("weight").mul_(0.5)
 
     def _attend(self, x: Tensor) -> Tensor:
-        if self.fused and self.attention.fused_obstacle(x, self.norm1) is None:
+        if self.fuses_attention and self.attention.fused_obstacle(x, self.norm1) is None:
             return self.attention.fused(x, self.norm1)
         return x + self.attention(self.norm1(x))
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from clinreadnet.machine import cpu_name
 from clinreadnet.runtime.bundle.manifest import Artifact
+from clinreadnet.runtime.bundle.plugins import driver_obstacle
 from clinreadnet.runtime.gpu import driver_version, find_gpus
 
 
@@ -108,6 +109,7 @@ def verdict(artifact: Artifact, machine: Machine, batch: int | None = None) -> V
                 _version(artifact, machine),
                 _architecture(artifact, machine),
                 _driver(artifact, machine),
+                _plugins(artifact, machine),
             ]
     return worst(found)
 
@@ -208,6 +210,14 @@ def _driver(artifact: Artifact, machine: Machine) -> Verdict:
     if built is None or _numbers(machine.driver)[0] >= _numbers(built)[0]:
         return VALID
     return _suboptimal(f"built with driver {built}, here is the older {machine.driver}")
+
+
+def _plugins(artifact: Artifact, machine: Machine) -> Verdict:
+    for ptx in artifact.plugins.ptx if artifact.plugins is not None else ():
+        reason = driver_obstacle(ptx.isa, machine.driver)
+        if reason is not None:
+            return _invalid(f"its plugins do not load: {reason}; install a newer driver")
+    return VALID
 
 
 def _numbers(version: str) -> tuple[int, ...]:

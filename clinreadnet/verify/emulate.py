@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx.inliner
 from onnx import TensorProto, helper, numpy_helper
 
 from clinreadnet.errors import InputError, first_line
@@ -32,7 +33,7 @@ def emulate(content: bytes) -> bytes:
         InputError: the bytes are not an ONNX graph.
     """
     try:
-        model = onnx.load_model_from_string(content)
+        model = without_functions(onnx.load_model_from_string(content))
         types = element_types(model)
     except Exception as error:  # protobuf's and onnx's errors share no base class
         raise InputError(f"not an ONNX graph ({first_line(error)})") from None
@@ -58,8 +59,21 @@ def emulate(content: bytes) -> bytes:
     del graph.node[:]
     graph.node.extend(nodes)
     del graph.value_info[:]
-    model.opset_import[0].version = 20  # the newest that ONNX Runtime's CPU provider supports
+    (standard,) = (one for one in model.opset_import if one.domain in ("", "ai.onnx"))
+    standard.version = 20  # the newest that ONNX Runtime's CPU provider supports
     return bytes(model.SerializeToString())
+
+
+def without_functions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a graph whose functions stand where they were called."""
+    if not model.functions:
+        return model
+    model = onnx.inliner.inline_local_functions(model)
+    used = {"", "ai.onnx", *(node.domain for node in model.graph.node)}
+    kept = [one for one in model.opset_import if one.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+    return model
 
 
 def without_quantisers(content: bytes) -> bytes:

@@ -79,6 +79,9 @@ def verify_artifact(
         content = read_listed(bundle, artifact)
         if artifact.layers is not None:
             read_listed(bundle, artifact.layers)
+        if artifact.kind == "onnx" and artifact.plugins is not None:
+            for ptx in artifact.plugins.ptx:
+                read_listed(bundle, ptx)
         if artifact.kind == "onnx":
             machine = this_machine(installed_version())
             parity, found = verify_graph(

@@ -10,13 +10,19 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.progress import Progress, TaskID
 
 from clinreadnet import limits
 from clinreadnet.errors import ClinReadNetError, InputError, first_line
-from clinreadnet.export.engines.layers import check_built, check_types, layer_types, layers_path
+from clinreadnet.export.engines.layers import (
+    LayerTypes,
+    check_built,
+    check_types,
+    layer_types,
+    layers_path,
+)
 from clinreadnet.export.engines.options import (
     BuildOptions,
     check_batch,
@@ -26,10 +32,23 @@ from clinreadnet.export.engines.options import (
 )
 from clinreadnet.files import read_regular, whole_file
 from clinreadnet.precision import PRECISIONS
-from clinreadnet.runtime.backends.flavours import collecting_logger, load_flavour
+from clinreadnet.runtime.backends.flavours import Flavour, collecting_logger, load_flavour
 from clinreadnet.runtime.bundle.manifest import BatchRange
 from clinreadnet.runtime.gpu import find_gpus
 from clinreadnet.spec import SIZE
+
+
+class EnginePlugins(Protocol):
+    """The plugins of a graph, such as `clinreadnet.export.plugins.engine.GraphPlugins`."""
+
+    def prepare(self, trt: Any, flavour: Flavour) -> int:
+        """Register the plugins before the graph is parsed; return flags of the network."""
+
+    def check(self, layers: LayerTypes, precision: str, file: str) -> None:
+        """Check the layers that the parser made."""
+
+    def register(self, trt: Any, target: str) -> None:
+        """Let the plugins have the kernels of a target."""
 
 
 class EngineBuilder:
@@ -48,6 +67,7 @@ class EngineBuilder:
         precision: str,
         flavour: str,
         islands: dict[str, int] | None = None,
+        plugins: EnginePlugins | None = None,
     ) -> None:
         """Parse ``graph`` into a strongly typed network and check its types.
 
@@ -56,11 +76,13 @@ class EngineBuilder:
             precision: the graph's precision, or one that is built from it, such as "tf32".
             flavour: name of the flavour.
             islands: number of products by kind that `--fp32-islands auto` kept in float32.
+            plugins: the kernels of the graph's plugins; None for a graph without.
 
         Raises:
             FlavourMissing: the flavour is not installed.
             InputError: the parser refuses the graph; the message names the node.
-            CheckFailed: the network has another precision.
+            CheckFailed: the network has another precision, or a node did not become a plugin.
+            ClinReadNetError: this TensorRT takes no plugins.
         """
         self.flavour, self._trt = load_flavour(flavour)
         trt = self._trt
@@ -72,13 +94,19 @@ class EngineBuilder:
         self._logger = collecting_logger(trt, self._messages)
         self._builder = trt.Builder(self._logger)
         flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        self._plugins = plugins
+        if plugins is not None:
+            flags |= plugins.prepare(trt, self.flavour)
         self._network = self._builder.create_network(flags)
         self._parser = trt.OnnxParser(self._network, self._logger)
         if not self._parser.parse_from_file(str(self._graph)):
             reason = parser_error(self._parser) if self._parser.num_errors else "cannot parse it"
             raise InputError(f"{self._graph}: {self.flavour.name} {reason}")
         self.layers = layer_types(self._network)
-        check_types(self.layers, precision, str(self._graph), islands)
+        if plugins is None:
+            check_types(self.layers, precision, str(self._graph), islands)
+        else:
+            plugins.check(self.layers, precision, str(self._graph))
 
     def build(
         self,
@@ -104,6 +132,8 @@ class EngineBuilder:
             ClinReadNetError: the builder failed; the message is the builder's first error.
         """
         options = options or BuildOptions()
+        if self._plugins is not None:
+            self._plugins.register(self._trt, target)
         config = self.configure(target, batch, options)
         monitor = _monitor(self._trt, bar, target) if bar is not None else None
         config.progress_monitor = monitor

@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from clinreadnet.runtime.backends.flavours import (
     load_flavour,
 )
 from clinreadnet.runtime.bundle.graph import check_graph as check_content
-from clinreadnet.verify.emulate import element_types
+from clinreadnet.verify.emulate import element_types, without_functions
 
 _TABLE_TYPES: dict[int, str] = {
     TensorProto.FLOAT: "FP32",
@@ -133,6 +133,11 @@ def check_graph(path: Path) -> list[Finding]:
     try:
         model = onnx.load_model_from_string(content)
         onnx.checker.check_model(model)
+        functions = {(one.domain, one.name) for one in model.functions}
+        plugins = sum((node.domain, node.op_type) in functions for node in model.graph.node)
+        if plugins:  # what a TensorRT without the plugins builds instead
+            model = without_functions(model)
+            content = model.SerializeToString()
     except Exception as error:  # protobuf's and onnx's errors share no base class
         raise InputError(f"{path}: not an ONNX graph ({first_line(error)})") from None
     findings = []
@@ -148,7 +153,13 @@ def check_graph(path: Path) -> list[Finding]:
             findings.append(Finding(path.name, flavour.title, judge, tuple(blockers)))
         else:
             findings.append(_without_parser(path, model, flavour, f"{installed.title} is here"))
-    return findings
+    return [_noted(finding, plugins) for finding in findings] if plugins else findings
+
+
+def _noted(finding: Finding, plugins: int) -> Finding:
+    """Say that the functions of a graph's plugins were judged, not the plugins."""
+    said = f"{plugins} nodes are plugins where a build registers them; judged are their functions"
+    return replace(finding, note=f"{said}; {finding.note}" if finding.note else said)
 
 
 def ask_parser(trt: Any, content: bytes, model: onnx.ModelProto) -> list[Blocker]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ LayerTypes = dict[str, dict[str, int]]
 _PRODUCTS = ("MATRIX_MULTIPLY", "CONVOLUTION")
 _FLOAT32_KINDS = ("NORMALIZATION", "SOFTMAX", "REDUCE", "UNARY")
 """The float32 islands: LayerNorm, the softmaxes and their exponentials and sums, the mixture."""
-_OWN = {"CONVOLUTION": 1, "MATRIX_MULTIPLY": 5}
+OWN_PRODUCTS = {"CONVOLUTION": 1, "MATRIX_MULTIPLY": 5}
 """Products that are float32 in the network itself: the Sobel edges; the mixture of votes, the
 pooled tokens and the two layers that read them, and the whitening of the novelty."""
 
@@ -41,7 +42,11 @@ def layer_types(network: Any) -> LayerTypes:
 
 
 def check_types(
-    layers: LayerTypes, precision: str, file: str, chosen: dict[str, int] | None = None
+    layers: LayerTypes,
+    precision: str,
+    file: str,
+    chosen: dict[str, int] | None = None,
+    own: Mapping[str, int] = OWN_PRODUCTS,
 ) -> None:
     """Check that products run in ``precision`` and the float32 islands in float32.
 
@@ -53,13 +58,14 @@ def check_types(
         file: file name for errors.
         chosen: number of float32 products by kind that `--fp32-islands auto` chose; None for the
             network's own islands.
+        own: number of float32 products by kind that the network itself has.
 
     Raises:
         CheckFailed: some layers have another type.
     """
     row = PRECISIONS[precision]
     wanted = row.tensorrt_type
-    allowed = _OWN if chosen is None else chosen
+    allowed = own if chosen is None else chosen
     for kind in _PRODUCTS:
         types = dict(layers.get(kind, {}))
         if wanted != "FLOAT" and kind in allowed:

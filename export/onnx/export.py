@@ -15,8 +15,9 @@ import copy
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import onnx
 import onnx_ir
@@ -34,9 +35,15 @@ from onnx_ir.passes.common import (
 
 from clinreadnet.errors import InputError
 from clinreadnet.files import whole_file
+from clinreadnet.limits import LARGEST_BATCH
 from clinreadnet.model.network import ClinReadNet
 from clinreadnet.precision import exported_precisions, find_precision
 from clinreadnet.spec import OUTPUTS, RESEARCH_USE, SIZE
+
+GRAPH_NAME = "clinreadnet"
+
+BATCH = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+"""The one dynamic dimension."""
 
 _FOLD_LIMIT = 2**21
 """Elements of the largest constant to fold: the region masks of the first stage have 2**20."""
@@ -71,30 +78,76 @@ def export_onnx(model: ClinReadNet, path: str | os.PathLike[str], *, precision: 
         InputError: unknown precision.
     """
     row = find_precision(precision, exported_precisions())
-    model = _lowered(model, getattr(torch, row.torch_dtype))
-    # Two slices: torch.export treats a batch of one as a constant.
-    example = torch.zeros(2, 1, SIZE, SIZE)
-    with _quiet_exporter(), torch.no_grad():
-        program = torch.onnx.export(
-            model,
-            (example,),
-            dynamo=True,
-            opset_version=row.opset,
-            input_names=["hu"],
-            output_names=list(OUTPUTS),
-            dynamic_shapes={"hu": {0: torch.export.Dim("batch", min=1, max=1024)}},
-            optimize=False,
-            verbose=False,
-        )
-    assert program is not None
-    graph = simplify(program.model)
-    graph.graph.name = "clinreadnet"
+    program = traced(lowered(model, getattr(torch, row.torch_dtype)), row.opset)
+    graph = simplify(program)
+    graph.graph.name = GRAPH_NAME
     graph.doc_string = f"ClinReadNet {model.config.preset}, {precision}. {RESEARCH_USE}"
     with whole_file(path) as temporary:
         onnx.save_model(onnx_ir.to_proto(graph), temporary)
 
 
-def _lowered(model: ClinReadNet, dtype: torch.dtype) -> ClinReadNet:
+def traced(
+    model: ClinReadNet, opset: int, translations: dict[Any, Callable[..., Any]] | None = None
+) -> onnx_ir.Model:
+    """Return a network as ONNX, before any optimisation.
+
+    Args:
+        model: from `lowered`.
+        opset: ONNX operator set.
+        translations: functions that write an op of torch as ONNX, by op.
+    """
+    # Two slices: torch.export treats a batch of one as a constant.
+    example = torch.zeros(2, 1, SIZE, SIZE)
+    return to_onnx(
+        model,
+        (example,),
+        opset=opset,
+        input_names=["hu"],
+        output_names=list(OUTPUTS),
+        dynamic_shapes={"hu": {0: BATCH}},
+        translations=translations,
+    )
+
+
+def to_onnx(
+    module: torch.nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    *,
+    opset: int,
+    input_names: list[str],
+    output_names: list[str],
+    dynamic_shapes: dict[str, Any],
+    translations: dict[Any, Callable[..., Any]] | None = None,
+) -> onnx_ir.Model:
+    """Trace a module with torch.export and return it as ONNX, before any optimisation.
+
+    Args:
+        module: in evaluation mode.
+        inputs: an example.
+        opset: ONNX operator set.
+        input_names: of the graph.
+        output_names: of the graph.
+        dynamic_shapes: as of ``torch.export``.
+        translations: functions that write an op of torch as ONNX, by op.
+    """
+    with _quiet_exporter(), torch.no_grad():
+        program = torch.onnx.export(
+            module,
+            inputs,
+            dynamo=True,
+            opset_version=opset,
+            input_names=input_names,
+            output_names=output_names,
+            dynamic_shapes=dynamic_shapes,
+            custom_translation_table=translations,
+            optimize=False,
+            verbose=False,
+        )
+    assert program is not None
+    return program.model
+
+
+def lowered(model: ClinReadNet, dtype: torch.dtype) -> ClinReadNet:
     """Return a copy with its parameters in ``dtype``.
 
     Buffers stay as they are: only float32 islands read them, and bfloat16 would leave two digits of
@@ -109,6 +162,11 @@ def _lowered(model: ClinReadNet, dtype: torch.dtype) -> ClinReadNet:
 
 def simplify(graph: onnx_ir.Model) -> onnx_ir.Model:
     """Fold constants, merge duplicates, remove paths of this machine, and check the result."""
+    return Sequential(CheckerPass(full_check=True))(fold(graph)).model
+
+
+def fold(graph: onnx_ir.Model) -> onnx_ir.Model:
+    """Fold constants, merge duplicates, and remove paths of this machine."""
     onnxscript.optimizer.optimize(
         graph, input_size_limit=_FOLD_LIMIT, output_size_limit=_FOLD_LIMIT
     )
@@ -118,7 +176,6 @@ def simplify(graph: onnx_ir.Model) -> onnx_ir.Model:
         CommonSubexpressionEliminationPass(),
         RemoveUnusedNodesPass(),
         ClearMetadataAndDocStringPass(),  # the exporter leaves stack traces with file paths
-        CheckerPass(full_check=True),
     )(graph).model
 
 

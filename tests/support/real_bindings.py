@@ -111,9 +111,9 @@ def use(binding: RealBinding, part: str) -> dict[str, Any]:
                 f'{binding.module} is not installed; run pip install ".[tensorrt-rtx-build]"'
             )
     else:
-        folder = _unpacked(binding)
+        folder = unpacked(binding)
         paths.append(str(folder))
-        environment["LD_LIBRARY_PATH"] = str(_stubs(binding, folder))
+        environment["LD_LIBRARY_PATH"] = str(stubs(binding, folder))
     environment["PYTHONPATH"] = os.pathsep.join(paths)
     result = subprocess.run(
         [sys.executable, "-m", "support.contract", binding.module, binding.flavour, part],
@@ -132,7 +132,7 @@ def has_runner() -> bool:
     return importlib.util.find_spec("clinreadnet.runtime.backends.tensorrt") is not None
 
 
-def _unpacked(binding: RealBinding) -> Path:
+def unpacked(binding: RealBinding) -> Path:
     """Return the folder of the unpacked wheel, fetched from the package index once."""
     folder = CACHE / f"{binding.package}-{binding.version}-{sys.version_info[1]}"
     if not folder.is_dir():
@@ -155,7 +155,7 @@ def _unpacked(binding: RealBinding) -> Path:
     return folder
 
 
-def _stubs(binding: RealBinding, folder: Path) -> Path:
+def stubs(binding: RealBinding, folder: Path) -> Path:
     """Compile libraries that define what the binding is linked to and do nothing."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:

@@ -199,15 +199,24 @@ def write_bundle(
 
 def as_version_1(raw: dict[str, Any]) -> dict[str, Any]:
     """Return the manifest as its version 1 wrote it; ``raw`` is changed."""
+    raw = as_first_version_2(raw)
     raw["schema_version"] = 1
     raw["outputs"] = [output for output in raw["outputs"] if output["name"] != "novelty"]
     del raw["model"]["novelty_threshold"]
     for artifact in raw["artifacts"]:
-        del artifact["records"]
         worst = ("worst_tile_difference", "worst_novelty_difference")
-        for name in ("map_difference", *worst, "in_domain_flips", "ran_on"):
+        for name in ("map_difference", *worst, "in_domain_flips"):
             if artifact["parity"] is not None:
                 del artifact["parity"][name]
-        if artifact["parity"] is not None and artifact["parity"]["status"] == "not run here":
-            artifact["parity"]["status"] = "not run"
+    return raw
+
+
+def as_first_version_2(raw: dict[str, Any]) -> dict[str, Any]:
+    """Return the manifest as version 2 first was; ``raw`` is changed."""
+    for artifact in raw["artifacts"]:
+        del artifact["records"], artifact["plugins"]
+        if artifact["parity"] is not None:
+            del artifact["parity"]["ran_on"]
+            if artifact["parity"]["status"] == "not run here":
+                artifact["parity"]["status"] = "not run"
     return raw

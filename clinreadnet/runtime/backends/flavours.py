@@ -49,6 +49,8 @@ class Flavour:
     """Build options that it supports."""
     gpu_options: frozenset[Option] = frozenset()
     """Options that need a GPU although ``targets`` do not."""
+    plugins: bool = False
+    """Whether it takes kernels as plugins that are compiled ahead of time."""
     reports_validity: bool = False
     """Whether ``Runtime.get_engine_validity`` checks an engine's header."""
 
@@ -67,6 +69,7 @@ def _tensorrt(major: int) -> Flavour:
         install='pip install "clinreadnet[tensorrt]"',
         suffix=".engine",
         targets=(),
+        plugins=True,
         options=frozenset(
             (
                 "version_compatible",

@@ -30,6 +30,7 @@ from clinreadnet.errors import InputError, Untrusted, first_line
 from clinreadnet.files import whole_file
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.bundle.graph import check_graph
+from clinreadnet.runtime.bundle.plugins import Plugins, PtxFile
 from clinreadnet.runtime.bundle.trust import (
     MANIFEST_NAME,
     SIGNATURE_NAME,
@@ -40,8 +41,8 @@ from clinreadnet.runtime.bundle.trust import (
 from clinreadnet.spec import FINE_GRADES, HU_MIN, HU_RANGE, MAP_SIDE, RESEARCH_USE, SIZE
 
 SCHEMA_VERSION = 2
-"""Version of the manifest that this package writes, and the newest that it reads. Version 1 is read
-too: its graphs have no ``novelty``."""
+"""Version of the manifest that this package writes, and the newest that it reads. Older ones are
+read too: version 2 knows no plugins, and the graphs of version 1 have no ``novelty``."""
 
 GOLDEN_NAME = "golden.npz"
 
@@ -210,7 +211,8 @@ class Artifact:
     ``fp32_islands`` are the nodes that `--fp32-islands auto` kept in float32; empty where the
     network's own float32 islands stand alone. A ``version_compatible`` engine runs on newer
     releases of its major version and on the lean runtime, a ``hardware_compatible`` one on any GPU
-    since Ampere.
+    since Ampere. ``plugins`` are the nodes that TensorRT runs with this package's kernels; null
+    where all layers are TensorRT's own.
 
     ``parity`` is what `export` found on the machine that exported; ``records`` are what the same
     machine found with further backends, and other machines with `clinreadnet verify --record`.
@@ -232,6 +234,7 @@ class Artifact:
     version_compatible: bool = False
     hardware_compatible: bool = False
     weights_stripped: bool = False
+    plugins: Plugins | None = None
     parity: Parity | None = None
     records: tuple[Parity, ...] = ()
 
@@ -301,13 +304,19 @@ class Manifest:
         raise InputError(f"{file}: not in the bundle, which lists {listed}")
 
 
-def listed_files(manifest: Manifest) -> Iterator[Artifact | Golden | LayerReport]:
+Listed = Artifact | Golden | LayerReport | PtxFile
+"""An entry of a manifest that names a file."""
+
+
+def listed_files(manifest: Manifest) -> Iterator[Listed]:
     """Yield every file that a manifest lists."""
     yield manifest.golden
     for artifact in manifest.artifacts:
         yield artifact
         if artifact.layers is not None:
             yield artifact.layers
+        if artifact.kind == "onnx" and artifact.plugins is not None:
+            yield from artifact.plugins.ptx
 
 
 def write_manifest(manifest: Manifest, bundle: str | os.PathLike[str]) -> Path:
@@ -386,7 +395,7 @@ def parse_manifest(text: str, path: str | os.PathLike[str] = MANIFEST_NAME) -> M
             f"({SCHEMA_VERSION}); install a newer clinreadnet"
         )
     try:
-        raw = _with_records(_upgraded(raw) if version == 1 else raw)
+        raw = _completed(_upgraded(raw) if version == 1 else raw)
         manifest = _decode_object(Manifest, raw, "")
         _check(manifest)
     except _FormatError as error:
@@ -404,7 +413,7 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def read_listed(bundle: str | os.PathLike[str], listed: Artifact | Golden | LayerReport) -> bytes:
+def read_listed(bundle: str | os.PathLike[str], listed: Listed) -> bytes:
     """Return the bytes of a listed file after a check of its size and SHA-256.
 
     Of an ONNX graph it is also checked that it is in the precision that the manifest says, and that
@@ -542,14 +551,17 @@ def _upgraded(raw: dict[str, Any]) -> dict[str, Any]:
     return raw | {"model": add(raw["model"], _ADDED_TO_MODEL, "model")} if "model" in raw else raw
 
 
-def _with_records(raw: dict[str, Any]) -> dict[str, Any]:
-    """Return a manifest with the fields of records that it was made before; ``raw`` stays."""
+def _completed(raw: dict[str, Any]) -> dict[str, Any]:
+    """Return a manifest with the fields of records and plugins, which version 2 was first without.
+
+    ``raw`` stays.
+    """
     if not isinstance(raw.get("artifacts"), list):
         return raw
     artifacts = []
     for artifact in raw["artifacts"]:
         if isinstance(artifact, dict):
-            artifact = {"records": [], **artifact}
+            artifact = {"plugins": None, "records": [], **artifact}
             if isinstance(parity := artifact.get("parity"), dict):
                 status = parity.get("status")
                 written = {"status": NOT_RUN if status == "not run" else status}
@@ -596,11 +608,14 @@ def _check(manifest: Manifest) -> None:
     _check_sha256(manifest.model.weights_sha256, "model.weights_sha256")
     _check_batch(manifest.input.batch, "input.batch")
     names: set[str] = set()
-    files: list[tuple[Artifact | Golden | LayerReport, str]] = [(manifest.golden, "golden")]
+    files: list[tuple[Listed, str]] = [(manifest.golden, "golden")]
     for i, artifact in enumerate(manifest.artifacts):
         files.append((artifact, f"artifacts[{i}]"))
         if artifact.layers is not None:
             files.append((artifact.layers, f"artifacts[{i}].layers"))
+        if artifact.kind == "onnx" and artifact.plugins is not None:
+            for j, ptx in enumerate(artifact.plugins.ptx):
+                files.append((ptx, f"artifacts[{i}].plugins.ptx[{j}]"))
     for listed, where in files:
         reserved = listed.file in (MANIFEST_NAME, SIGNATURE_NAME)
         if reserved or not _PLAIN_NAME.fullmatch(listed.file):
@@ -626,10 +641,14 @@ def _check(manifest: Manifest) -> None:
             for j, record in enumerate(listed.records):
                 if record.ran_on is None or record.status == NOT_RUN:
                     raise _FormatError(f"{where}.records[{j}]: says not where it ran, or did not")
-    graphs = [a.file for a in manifest.artifacts if a.kind == "onnx"]
+    graphs = {a.file: a for a in manifest.artifacts if a.kind == "onnx"}
     for i, artifact in enumerate(manifest.artifacts):
         if artifact.graph is not None and artifact.graph not in graphs:
             raise _FormatError(f"artifacts[{i}].graph {artifact.graph!r} is no listed ONNX graph")
+        if artifact.kind != "onnx" and artifact.plugins is not None:
+            source = graphs[artifact.graph].plugins if artifact.graph is not None else None
+            if not set(artifact.plugins.ptx) <= set(source.ptx if source is not None else ()):
+                raise _FormatError(f"artifacts[{i}].plugins.ptx: not among those of its graph")
     if not 1 <= manifest.golden.slices <= limits.GOLDEN_SLICES:
         raise _FormatError(f"golden.slices is not 1 to {limits.GOLDEN_SLICES}")
     failed = [a.file for a in manifest.artifacts if a.parity and a.parity.status == "failed"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -119,29 +119,58 @@ def launch(
             dtype = getattr(torch, argument["element"])
             if name == "out":
                 out = torch.empty(shape, dtype=dtype)
-                arguments.append(memory.put(name, _bits(out), output=True))
+                arguments.append(memory.put(name, bits_of(out), output=True))
                 continue
             tensor = tensors[name]
             if (tensor.dtype, tensor.numel()) != (dtype, int(np.prod(shape))):
                 raise ValueError(f"{kernel.file}: {name} is {tensor.dtype} {list(tensor.shape)}")
-            arguments.append(memory.put(name, _bits(tensor.contiguous())))
+            arguments.append(memory.put(name, bits_of(tensor.contiguous())))
     assert out is not None
     grid = evaluated(kernel.entry["grid"][0], sizes)
+    shared = kernel.entry["dynamic_shared_bytes"]
+    return execute(program, arguments, grid, shared, memory, out)
+
+
+def execute(
+    program: Program,
+    arguments: Sequence[int],
+    grid: int,
+    shared: int,
+    memory: GlobalMemory,
+    out: Tensor,
+) -> Run:
+    """Run every block of a launch.
+
+    Args:
+        program: the kernel.
+        arguments: values of all its parameters.
+        grid: number of blocks.
+        shared: bytes of shared memory of a block.
+        memory: with the tensors in it, and the output as "out".
+        out: has the output's shape and type.
+
+    Raises:
+        PtxError: the program does what no program may.
+    """
+    if len(arguments) != len(program.parameters):
+        raise PtxError(
+            f"{program.entry} has {len(program.parameters)} parameters, is passed {len(arguments)}"
+        )
     together = max(1, LANES // program.threads)
     executed: set[int] = set()
     steps = 0
     for first in range(0, grid, together):
         blocks = range(first, min(grid, first + together))
-        shared = kernel.entry["dynamic_shared_bytes"]
         machine = Machine(program, arguments, grid, blocks, shared, memory)
         steps += machine.run()
         executed |= machine.executed
     if left := memory.unwritten("out"):
         raise PtxError(f"{left} bytes of the output are never written")
-    bits = memory.fetch("out", _bits(out))
+    bits = memory.fetch("out", bits_of(out))
     out = torch.from_numpy(bits).view(out.dtype).reshape(out.shape)
     return Run(out, frozenset(executed), steps)
 
 
-def _bits(tensor: Tensor) -> np.ndarray:
+def bits_of(tensor: Tensor) -> np.ndarray:
+    """The tensor as what NumPy holds, with the same bits."""
     return tensor.view(_SAME_BITS.get(tensor.dtype, tensor.dtype)).numpy()

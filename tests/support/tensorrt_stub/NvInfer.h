@@ -1,7 +1,8 @@
-// A stub for tests: the part of TensorRT's C++ API that examples/score_raw.cpp uses, with TensorRT's
+// A stub for tests: the part of TensorRT's C++ API that the examples use, with TensorRT's
 // names and signatures, around a network that is 4 * the mean of the encoded slice, and half of that
 // for the novelty. No GPU, no NVIDIA code. A stub engine is the text "stub-engine MIN OPT MAX", or
-// "stub-engine MIN OPT MAX before-novelty"; other bytes do not deserialise.
+// "stub-engine MIN OPT MAX before-novelty"; other bytes do not deserialise. Words that follow
+// "plugins" are layers of kind PluginV3, before one of another kind.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -12,13 +13,16 @@
 #include <cstdio>
 #include <cstring>
 #include <map>
+#include <sstream>
 #include <string>
+#include <vector>
 
 namespace nvinfer1 {
 
 using AsciiChar = char;
 enum class DataType : int32_t { kFLOAT = 0, kHALF = 1 };
 enum class OptProfileSelector : int32_t { kMIN = 0, kOPT = 1, kMAX = 2 };
+enum class LayerInformationFormat : int32_t { kONELINE = 0, kJSON = 1 };
 enum class ExecutionContextAllocationStrategy : int32_t { kSTATIC = 0 };
 
 class Dims64 {
@@ -71,6 +75,19 @@ private:
     std::map<std::string, float*> mAddress;
 };
 
+class IEngineInspector {
+public:
+    explicit IEngineInspector(std::vector<std::string> const& layers) : mLayers(layers) {}
+    virtual ~IEngineInspector() noexcept = default;
+    AsciiChar const* getLayerInformation(
+        int32_t layerIndex, LayerInformationFormat format) const noexcept {
+        return format == LayerInformationFormat::kJSON ? mLayers[layerIndex].c_str() : "";
+    }
+
+private:
+    std::vector<std::string> const& mLayers;
+};
+
 class ICudaEngine {
 public:
     virtual ~ICudaEngine() noexcept = default;
@@ -78,6 +95,10 @@ public:
         ExecutionContextAllocationStrategy = ExecutionContextAllocationStrategy::kSTATIC) noexcept {
         return new IExecutionContext(mProfile, mTensors);
     }
+    IEngineInspector* createEngineInspector() const noexcept {
+        return new IEngineInspector(mLayers);
+    }
+    int32_t getNbLayers() const noexcept { return static_cast<int32_t>(mLayers.size()); }
     int32_t getNbIOTensors() const noexcept { return mTensors; }
     char const* getIOTensorName(int32_t index) const noexcept {
         static char const* const names[] = {"hu", "score", "probs", "quality_map", "novelty"};
@@ -96,6 +117,7 @@ public:
     }
     int64_t mProfile[3];
     int32_t mTensors{5};
+    std::vector<std::string> mLayers;
 };
 
 class IRuntime {
@@ -112,6 +134,13 @@ public:
         engine->mProfile[0] = low;
         engine->mProfile[1] = best;
         engine->mProfile[2] = high;
+        if (size_t const at = text.find("plugins"); at != std::string::npos) {
+            std::istringstream names(text.substr(at + std::strlen("plugins")));
+            for (std::string name; names >> name;)
+                engine->mLayers.push_back(
+                    R"({"Name": ")" + name + R"(", "LayerType": "PluginV3", "Outputs": []})");
+        }
+        engine->mLayers.push_back(R"({"Name": "fc", "LayerType": "gemm", "Outputs": []})");
         if (text.find("before-novelty") != std::string::npos) engine->mTensors = 4;
         return engine;
     }

@@ -1,0 +1,279 @@
+"""The plugin graph: an op that is a plugin is one node, and an ONNX function is what it computes.
+
+A node of domain ``clinreadnet`` is a plugin where TensorRT's registry has one of its name, which
+takes precedence in TensorRT's ONNX parser. Everywhere else, in ONNX Runtime and in `verify`, it is
+a call of the function of the same name, whose body is the op's reference. One file serves both.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+import onnx
+import onnx_ir
+import torch
+from onnx import helper
+from onnxscript import values
+from torch import Tensor, nn
+
+from clinreadnet.errors import CheckFailed
+from clinreadnet.export.onnx.export import GRAPH_NAME, fold, lowered, to_onnx, traced
+from clinreadnet.export.plugins.names import PLUGIN_OPS
+from clinreadnet.export.plugins.plan import Plan, PluginNode
+from clinreadnet.export.plugins.register import NAMESPACE
+from clinreadnet.files import whole_file
+from clinreadnet.kernels.dispatch import traced_as_ops
+from clinreadnet.limits import LARGEST_BATCH
+from clinreadnet.model.network import Block, ClinReadNet
+from clinreadnet.precision import PRECISIONS
+from clinreadnet.spec import RESEARCH_USE
+
+_OPSET = 1
+_ATTRIBUTES = {"plugin_namespace": NAMESPACE, "plugin_version": "1", "aot": 1}
+"""What TensorRT's ONNX parser reads of a node to find its plugin; ``aot`` asks for the kernel that
+was compiled ahead of time, and for nothing else."""
+
+_CHANNELS_LAST, _CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
+
+
+@dataclass
+class _Calls:
+    """The ops of a traced network, in order."""
+
+    ops: list[str] = field(default_factory=list)
+    constants: list[dict[str, Any]] = field(default_factory=list)
+
+
+def export_plugin_graph(model: ClinReadNet, path: str | os.PathLike[str], *, plan: Plan) -> None:
+    """Write the graph of ``model`` with the plugins of ``plan``; the same weights, the same bytes.
+
+    Args:
+        model: float32 network in evaluation mode; it is not changed.
+        path: target file; replaced if it exists.
+        plan: the plugins.
+
+    Raises:
+        CheckFailed: the network does not run the layers of the plan as these ops.
+    """
+    row = PRECISIONS[plan.precision]
+    calls = _Calls()
+    with _with_ops(lowered(model, getattr(torch, row.torch_dtype)), plan) as network:
+        graph = traced(network, row.opset, _translations(calls))
+    nodes = [node for node in graph.graph if node.domain == NAMESPACE]
+    planned = _planned(model, plan)
+    _name_nodes(nodes, calls, planned)
+    bodies = _bodies(nodes, calls, planned, row.opset)
+    fold(graph)
+    graph.graph.name = GRAPH_NAME
+    graph.doc_string = (
+        f"ClinReadNet {model.config.preset}, {plan.precision}, with plugins. {RESEARCH_USE}"
+    )
+    proto = onnx_ir.to_proto(graph)
+    proto.functions.extend(bodies)
+    if all(one.domain != NAMESPACE for one in proto.opset_import):
+        proto.opset_import.append(helper.make_opsetid(NAMESPACE, _OPSET))
+    onnx.checker.check_model(proto, full_check=True)
+    with whole_file(path) as temporary:
+        onnx.save_model(proto, temporary)
+
+
+@contextmanager
+def _with_ops(network: ClinReadNet, plan: Plan) -> Iterator[ClinReadNet]:
+    """Let the layers of the plan call their ops, and all others the references."""
+    for op in PLUGIN_OPS:
+        import_module(f"clinreadnet.kernels.ops.{op}.kernel")  # registers the op with torch
+    attention, windows, mlp = map(
+        set, map(plan.layers, ("attention_block", "window_attention", "mlp"))
+    )
+    network.stem.kernels = "triton" if plan.layers("sobel_stem") else "reference"
+    for name, block in network.named_modules():
+        if isinstance(block, Block):
+            block.fuses_attention, block.fuses_mlp = name in attention, name in mlp
+            called = name in attention or f"{name}.attention" in windows
+            block.attention.kernels = "triton" if called else "reference"
+            block.kernels = "triton" if name in mlp else "reference"
+    with traced_as_ops():
+        yield network
+
+
+def _planned(model: ClinReadNet, plan: Plan) -> list[tuple[str, PluginNode]]:
+    """Return the layers of the plan with their plugins, in the order in which they run."""
+    found = {(node.op, layer): node for node in plan.nodes for layer in node.layers}
+    places = [("sobel_stem", "stem")]
+    for name, block in model.named_modules():
+        if isinstance(block, Block):
+            places += [
+                ("attention_block", name),
+                ("window_attention", f"{name}.attention"),
+                ("mlp", name),
+            ]
+    return [(f"{layer}.{op}", found[op, layer]) for op, layer in places if (op, layer) in found]
+
+
+def _translations(calls: _Calls) -> dict[Any, Callable[..., Any]]:
+    """Return what writes each op as a node of our domain, and notes the call."""
+    domain = values.Opset(NAMESPACE, _OPSET)
+    return {
+        getattr(torch.ops.clinreadnet, op).default: _translation(op, domain, calls)
+        for op in PLUGIN_OPS
+    }
+
+
+def _translation(op: str, domain: Any, calls: _Calls) -> Callable[..., Any]:
+    schema = onnx.defs.OpSchema
+    any_float = ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"]
+    node = values.Op(
+        domain,
+        op,
+        schema(
+            op,
+            NAMESPACE,
+            _OPSET,
+            inputs=[
+                schema.FormalParameter(
+                    "inputs",
+                    "T",
+                    param_option=schema.FormalParameterOption.Variadic,
+                    is_homogeneous=False,
+                )
+            ],
+            outputs=[schema.FormalParameter("out", "R")],
+            type_constraints=[("T", any_float, ""), ("R", any_float, "")],
+        ),
+    )
+
+    def write(*tensors: Any, **constants: Any) -> Any:
+        calls.ops.append(op)
+        calls.constants.append(constants)
+        out = node(*tensors)
+        if op != "sobel_stem":
+            return out
+        # The kernel writes channels last, the network's tensor is [B, C, H, W].
+        batch, _, height, width = tensors[0].shape
+        half = [(int(side) + 1) // 2 for side in (height, width)]
+        out.dtype = tensors[1].dtype
+        out.shape = onnx_ir.Shape([batch, *half, tensors[1].shape[0]])
+        return _transpose(out, _CHANNELS_FIRST)
+
+    return write
+
+
+def _transpose(tensor: Any, order: Sequence[int]) -> Any:
+    from onnxscript import opset20
+
+    return opset20.Transpose(tensor, perm=list(order))
+
+
+def _name_nodes(
+    nodes: Sequence[onnx_ir.Node], calls: _Calls, planned: Sequence[tuple[str, PluginNode]]
+) -> None:
+    """Name each node after its plugin and layer, after a check that it is the planned one."""
+    if calls.ops != [node.op for _, node in planned]:
+        raise CheckFailed(
+            f"the network calls {calls.ops}, the plan has {[node.op for _, node in planned]}; "
+            "name other ops as `plugins`"
+        )
+    for node, constants, (name, plugin) in zip(nodes, calls.constants, planned, strict=True):
+        shape = plugin.source.shape
+        baked = {"window": shape.window, "shift": shape.shift} | _EPS
+        wrong = {key: value for key, value in constants.items() if value != baked[key]}
+        if wrong:
+            raise CheckFailed(f"{name}: the network has {wrong}, the kernel is of {baked}")
+        node.op_type, node.name = plugin.name, name
+        for key, value in _ATTRIBUTES.items():
+            node.attributes.add(onnx_ir.Attr(key, _attribute_type(value), value))
+
+
+_EPS = {"eps": 1e-5}
+"""Of every LayerNorm, compiled into the kernels."""
+
+
+def _attribute_type(value: str | int) -> onnx_ir.AttributeType:
+    kinds = onnx_ir.AttributeType
+    return kinds.INT if isinstance(value, int) else kinds.STRING
+
+
+class _Bodies(nn.Module):
+    """The reference of each plugin, on inputs of its own."""
+
+    def __init__(self, calls: Sequence[tuple[str, Mapping[str, Any], int]]) -> None:
+        super().__init__()
+        self.calls = calls
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """The inputs of all plugins one after the other -> their outputs."""
+        found, first = [], 0
+        for op, constants, count in self.calls:
+            reference = getattr(
+                import_module(f"clinreadnet.kernels.ops.{op}.reference"), f"{op}_reference"
+            )
+            out = reference(*tensors[first : first + count], **constants)
+            found.append(out.permute(_CHANNELS_LAST) if op == "sobel_stem" else out)
+            first += count
+        return tuple(found)
+
+
+def _bodies(
+    nodes: Sequence[onnx_ir.Node],
+    calls: _Calls,
+    planned: Sequence[tuple[str, PluginNode]],
+    opset: int,
+) -> list[onnx.FunctionProto]:
+    """Return an ONNX function for each plugin: its reference, traced at its shape."""
+    found: dict[str, tuple[onnx_ir.Node, str, dict[str, Any]]] = {}
+    for node, constants, (_, plugin) in zip(nodes, calls.constants, planned, strict=True):
+        found.setdefault(plugin.name, (node, plugin.op, constants))
+    tensors: list[Tensor] = []
+    shapes: list[dict[int, Any]] = []
+    names: dict[str, list[str]] = {}
+    for plugin_name, (node, _, _) in found.items():
+        names[plugin_name] = [f"{plugin_name}.{i}" for i in range(len(node.inputs))]
+        for i, value in enumerate(node.inputs):
+            assert value is not None and value.shape is not None and value.dtype is not None
+            sizes = [one if isinstance(one, int) else 2 for one in value.shape]
+            dtype = onnx_ir.tensor_adapters.to_torch_dtype(value.dtype)
+            tensors.append(torch.zeros(sizes, dtype=dtype))
+            batch = torch.export.Dim(f"batch{len(shapes)}", min=1, max=LARGEST_BATCH)
+            shapes.append({0: batch} if i == 0 else {})
+    module = _Bodies([(op, constants, len(node.inputs)) for node, op, constants in found.values()])
+    graph = to_onnx(
+        module.eval(),
+        tuple(tensors),
+        opset=opset,
+        input_names=[name for one in names.values() for name in one],
+        output_names=[f"{name}.out" for name in found],
+        dynamic_shapes={"tensors": tuple(shapes)},
+    )
+    whole = onnx_ir.to_proto(fold(graph)).graph
+    return [_function(whole, name, inputs, opset) for name, inputs in names.items()]
+
+
+def _function(
+    graph: onnx.GraphProto, name: str, inputs: Sequence[str], opset: int
+) -> onnx.FunctionProto:
+    """Return what one output of a graph is computed with, as a function."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    output = f"{name}.out"
+    wanted, kept = {output}, []
+    for node in reversed(graph.node):
+        if wanted & set(node.output):
+            kept.append(node)
+            wanted.update(node.input)
+    held = [
+        helper.make_node("Constant", [], [constant], value=constants[constant])
+        for constant in sorted(wanted & constants.keys())
+    ]
+    return helper.make_function(
+        NAMESPACE,
+        name,
+        list(inputs),
+        [output],
+        [*held, *reversed(kept)],
+        [helper.make_opsetid("", opset)],
+        list(_ATTRIBUTES),
+    )

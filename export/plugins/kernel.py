@@ -1,0 +1,116 @@
+"""One kernel of a network, compiled for TensorRT engines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from clinreadnet.errors import CheckFailed
+from clinreadnet.export.kernels import TARGETS, Argument, Kernel, compile_source
+from clinreadnet.export.plugins.ptx import ISA, isa_of, parameter_count, without_hidden
+from clinreadnet.kernels.spec import KernelSource, OpSpec
+from clinreadnet.precision import PRECISIONS
+from clinreadnet.runtime.bundle.manifest import digest
+
+SHARED_BYTES = 48 * 1024
+"""Shared memory that a launch may take without an attribute of the function, which TensorRT does
+not document to set."""
+
+
+class Native(Exception):
+    """A kernel cannot be a plugin; the message says why. The op stays TensorRT's own layers."""
+
+
+@dataclass(frozen=True)
+class PluginKernel:
+    """A compiled kernel and how to launch it.
+
+    Attributes:
+        launch: as in ``kernels.json``, without the hidden arguments.
+        ptx: its text, without the hidden parameters.
+        isa: version of the PTX, such as "8.7".
+    """
+
+    launch: Kernel
+    ptx: str
+    isa: str
+
+    @property
+    def inputs(self) -> tuple[Argument, ...]:
+        """The tensors that it reads, in order."""
+        return tuple(a for a in self.launch.arguments if a.shape and a.name != "out")
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """Names of its integers, which stand between inputs and output."""
+        return tuple(a.name for a in self.launch.arguments if a.shape is None)
+
+    @property
+    def output(self) -> Argument:
+        """The tensor that it writes."""
+        return self.launch.arguments[-1]
+
+
+def plugin_kernel(spec: OpSpec, source: KernelSource, precision: str, target: str) -> PluginKernel:
+    """Compile a kernel for engines; Triton keeps what it compiled before, by the hash of it.
+
+    Args:
+        spec: of its op.
+        source: what the network launches.
+        precision: one that PyTorch exports.
+        target: architecture, such as "sm89".
+
+    Raises:
+        Native: the op refuses precision, target or shape, or TensorRT cannot launch the kernel.
+    """
+    if target not in TARGETS:
+        raise Native(f"no kernel is compiled for {target}; known: {', '.join(TARGETS)}")
+    capability = TARGETS[target]
+    refusal = spec.refusal(capability, PRECISIONS[precision].torch_dtype, source.shape)
+    if refusal is not None:
+        raise Native(f"its kernel {refusal}")
+    try:
+        made = compile_source(spec, source, precision, target, ISA[capability])
+    except CheckFailed as error:
+        raise Native(str(error)) from None
+    assert made is not None
+    metadata = made.made.metadata
+    if metadata.shared > SHARED_BYTES:
+        raise Native(
+            f"takes {metadata.shared} bytes of shared memory on {target}, a plugin at most "
+            f"{SHARED_BYTES}"
+        )
+    scratch = metadata.global_scratch_size + metadata.profile_scratch_size
+    if scratch:
+        raise Native(f"needs {scratch} bytes of scratch memory, which TensorRT does not pass")
+    return prepared(*made.written_as("ptx"))
+
+
+def prepared(kernel: Kernel, code: bytes) -> PluginKernel:
+    """Return a file of ``export-kernels`` as a plugin's kernel.
+
+    Args:
+        kernel: its description.
+        code: bytes of the PTX.
+
+    Raises:
+        CheckFailed: its arguments are not inputs, integers and one output, or it reads a hidden
+            parameter.
+    """
+    hidden = [a for a in kernel.arguments if a.value is not None]
+    arguments = tuple(a for a in kernel.arguments if a.value is None)
+    kinds = ["i" if a.shape is None else "o" if a.name == "out" else "t" for a in arguments]
+    order = "".join(kinds)
+    if order != "t" * order.count("t") + "i" * order.count("i") + "o":
+        raise CheckFailed(
+            f"{kernel.file}: TensorRT passes inputs, integers and the output in this order; the "
+            f"kernel takes {', '.join(a.name for a in arguments)}"
+        )
+    text = code.decode()
+    if parameter_count(text, kernel.entry) != len(kernel.arguments):
+        raise CheckFailed(
+            f"{kernel.file}: has {parameter_count(text, kernel.entry)} parameters, not "
+            f"{len(kernel.arguments)}; this Triton hides others"
+        )
+    ptx = without_hidden(text, kernel.entry, len(hidden))
+    launch = replace(kernel, arguments=arguments, sha256=digest(ptx.encode()))
+    return PluginKernel(launch, ptx, isa_of(ptx))

@@ -1,0 +1,140 @@
+"""Register kernels with TensorRT as quick-deployable plugins (``tensorrt.plugin``).
+
+TensorRT asks a plugin for its output's shape, its PTX and its launch once, when it builds an
+engine. It keeps the PTX and the launch as expressions of the shapes, so the engine needs neither
+Python nor Triton nor a plugin library.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+from clinreadnet.errors import ClinReadNetError
+from clinreadnet.export.plugins.kernel import PluginKernel
+from clinreadnet.export.plugins.sizes import bound_sizes, dimensions, evaluate
+from clinreadnet.runtime.backends.flavours import Flavour
+
+NAMESPACE = "clinreadnet"
+"""Namespace of the plugins, and domain of their nodes in a graph."""
+
+_TYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16"}
+
+_current: dict[tuple[str, str], PluginKernel] = {}
+"""The kernel of each registered plugin, by module and name: TensorRT has no way to take a plugin
+back, so a later build of the same process replaces the kernel alone."""
+
+
+def plugin_module(trt: ModuleType, flavour: Flavour) -> Any:
+    """Return TensorRT's plugin module.
+
+    Raises:
+        ClinReadNetError: this TensorRT has none, or none that compiles ahead of time.
+    """
+    try:
+        module = importlib.import_module(f"{trt.__name__}.plugin")
+    except ImportError:
+        module = None
+    if module is None or not hasattr(module, "aot_impl"):
+        raise ClinReadNetError(
+            f"{flavour.name} {trt.__version__} takes no plugins that are compiled ahead of time; "
+            f"TensorRT 10.13 and later do: run {flavour.install}"
+        )
+    return module
+
+
+def register_plugins(
+    trt: ModuleType, module: Any, kernels: Mapping[str, PluginKernel], *, lazy: bool = False
+) -> None:
+    """Register plugins, or give registered ones other kernels.
+
+    Args:
+        trt: TensorRT's module.
+        module: its plugin module.
+        kernels: of each plugin, by the plugin's name.
+        lazy: leave TensorRT's registry alone until a plugin is added to a network by hand; its
+            ONNX parser then does not find it.
+    """
+    for name, kernel in kernels.items():
+        key = module.__name__, name
+        known = key in _current
+        _current[key] = kernel
+        if not known:
+            _register(trt, module, key, kernel, lazy)
+
+
+def _register(
+    trt: ModuleType, module: Any, key: tuple[str, str], kernel: PluginKernel, lazy: bool
+) -> None:
+    plugin = f"{NAMESPACE}::{key[1]}"
+    names = [argument.name for argument in kernel.inputs]
+
+    def describe(*tensors: Any) -> Any:
+        return _output(trt, module, plugin, _current[key], tensors)
+
+    def implement(*arguments: Any) -> Any:
+        return _launch(module, _current[key], arguments[:-2], arguments[-2])
+
+    # TensorRT reads names and types from the signatures.
+    tensor = module.TensorDesc
+    describe.__signature__ = _signature(  # type: ignore[attr-defined]
+        dict.fromkeys(names, tensor), tensor
+    )
+    text, returned = str | bytes, (module.KernelLaunchParams, module.SymExprs)
+    implement.__signature__ = _signature(  # type: ignore[attr-defined]
+        {**dict.fromkeys(names, tensor), "outputs": tuple[tensor], "tactic": int},
+        tuple[text, text, *returned],
+    )
+    module.register(plugin, lazy_register=lazy)(describe)
+    module.aot_impl(plugin)(implement)
+
+
+def _signature(parameters: Mapping[str, Any], returned: Any) -> inspect.Signature:
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return inspect.Signature(
+        [inspect.Parameter(name, kind, annotation=one) for name, one in parameters.items()],
+        return_annotation=returned,
+    )
+
+
+def _output(
+    trt: ModuleType, module: Any, plugin: str, kernel: PluginKernel, tensors: Sequence[Any]
+) -> Any:
+    """Return the description of the output, after a check of the inputs' types."""
+    for argument, given in zip(kernel.inputs, tensors, strict=True):
+        wanted = getattr(trt.DataType, _TYPES[str(argument.element)])
+        if given.dtype != wanted:
+            raise ValueError(f"{plugin}: {argument.name} is {given.dtype}, not {wanted}")
+    dtype = getattr(trt.DataType, _TYPES[str(kernel.output.element)])
+    for argument, given in zip(kernel.inputs, tensors, strict=True):
+        if argument.shape == kernel.output.shape:  # also where leading dimensions are one size
+            described = given.like()
+            described.dtype = dtype
+            return described
+    sizes = _sizes(kernel, tensors)
+    shape = tuple(evaluate(one, sizes) for one in dimensions(str(kernel.output.shape)))
+    return module.from_shape_expr(shape, dtype=dtype)
+
+
+def _launch(
+    module: Any, kernel: PluginKernel, tensors: Sequence[Any], outputs: Any
+) -> tuple[bytes, bytes, Any, Any]:
+    """Return entry, PTX, launch and integers; shapes are known as expressions only."""
+    launch, sizes = kernel.launch, _sizes(kernel, tensors)
+    parameters = module.KernelLaunchParams()
+    for axis, grid, block in zip("xyz", launch.grid, launch.block, strict=True):
+        setattr(parameters, f"grid_{axis}", evaluate(grid, sizes))
+        setattr(parameters, f"block_{axis}", block)
+    parameters.shared_mem = launch.dynamic_shared_bytes
+    extras = tuple(module.SymInt32(sizes[name]) for name in kernel.extras)
+    arguments = module.SymIntExprs.from_tuple(extras)
+    return launch.entry.encode(), kernel.ptx.encode(), parameters, arguments
+
+
+def _sizes(kernel: PluginKernel, tensors: Sequence[Any]) -> dict[str, Any]:
+    declared = {argument.name: str(argument.shape) for argument in kernel.inputs}
+    actual = {name: list(given.shape_expr) for name, given in zip(declared, tensors, strict=True)}
+    return bound_sizes(declared, actual)

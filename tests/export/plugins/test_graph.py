@@ -1,0 +1,157 @@
+"""The plugin graph computes what the plain one does, and whatever reads graphs reads it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+from clinreadnet.errors import CheckFailed, Untrusted  # noqa: E402
+from clinreadnet.export.engines.check import check_graph  # noqa: E402
+from clinreadnet.export.onnx.export import export_onnx  # noqa: E402
+from clinreadnet.export.plugins import graph as graphs  # noqa: E402
+from clinreadnet.export.plugins.graph import export_plugin_graph  # noqa: E402
+from clinreadnet.export.plugins.plan import Plan, make_plan  # noqa: E402
+from clinreadnet.model.network import ClinReadNet, ClinReadNetConfig  # noqa: E402
+from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend  # noqa: E402
+from clinreadnet.runtime.bundle.graph import check_graph as check_content  # noqa: E402
+from clinreadnet.runtime.bundle.graph import read_graph  # noqa: E402
+from clinreadnet.verify.emulate import emulate  # noqa: E402
+
+CONFIG = ClinReadNetConfig("two-stages", embed_dim=48, depths=(2, 1), heads=(3, 6))
+OPS = ("sobel_stem", "window_attention", "attention_block", "mlp")
+
+
+@pytest.fixture(scope="module")
+def model() -> ClinReadNet:
+    """Two stages of `small`: every op, both shifts, and a block whose attention is not fused."""
+    torch.manual_seed(0)
+    network = ClinReadNet(CONFIG).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    return network
+
+
+@pytest.fixture(scope="module")
+def made(model: ClinReadNet, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("graphs")
+    files = {}
+    for precision in ("fp32", "fp16"):
+        plan = make_plan(CONFIG, OPS, precision, (), named=False)
+        files[f"{precision} plugins"] = folder / f"{precision}.plugins.onnx"
+        export_plugin_graph(model, files[f"{precision} plugins"], plan=plan)
+        files[precision] = folder / f"{precision}.onnx"
+        export_onnx(model, files[precision], precision=precision)
+    return files
+
+
+def nodes(path: Path) -> dict[str, str]:
+    """Operator of each plugin node, by the node's name."""
+    model = onnx.load(path)
+    return {node.name: node.op_type for node in model.graph.node if node.domain == "clinreadnet"}
+
+
+def test_nodes_are_the_planned_ops_with_what_tensorrt_reads(made: dict[str, Path]) -> None:
+    assert nodes(made["fp16 plugins"]) == {
+        "stem.sobel_stem": "sobel_stem_512x512",
+        "stages.0.0.attention_block": "attention_block_48_shift0_128x128",
+        "stages.0.0.mlp": "mlp_48_16384",
+        "stages.0.1.attention_block": "attention_block_48_shift4_128x128",
+        "stages.0.1.mlp": "mlp_48_16384",
+        "stages.1.1.attention.window_attention": "window_attention_shift0_64x64x6",
+        "stages.1.1.mlp": "mlp_96_4096",
+    }
+    model = onnx.load(made["fp16 plugins"])
+    for node in (one for one in model.graph.node if one.domain == "clinreadnet"):
+        read = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
+        assert read == {"plugin_namespace": b"clinreadnet", "plugin_version": b"1", "aot": 1}
+    called = set(nodes(made["fp16 plugins"]).values())
+    assert {one.name for one in model.functions} == called
+    assert not any(one.domain == "clinreadnet" for f in model.functions for one in f.node)
+
+
+def test_a_kernel_that_refuses_a_type_leaves_its_op_native(made: dict[str, Path]) -> None:
+    """In float32 `window_attention` takes the layers that `attention_block` refuses."""
+    found = nodes(made["fp32 plugins"])
+    assert "stages.0.0.attention_block" not in found
+    assert found["stages.0.1.attention.window_attention"] == "window_attention_shift4_128x128x3"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_onnx_runtime_computes_what_the_plain_graph_does(
+    made: dict[str, Path], precision: str
+) -> None:
+    """Float16 is emulated, each tensor rounded: there the graphs must agree to the last bit."""
+    hu = np.random.default_rng(0).normal(40, 200, (3, 1, 512, 512)).astype(np.float32)
+    found = []
+    for name in (f"{precision} plugins", precision):
+        content = made[name].read_bytes()
+        backend = OnnxRuntimeBackend(content if precision == "fp32" else emulate(content))
+        found.append(backend.run(hu))
+    for name, plain in found[1].items():
+        error = np.linalg.norm(found[0][name] - plain) / np.linalg.norm(plain)
+        assert error <= (2e-6 if precision == "fp32" else 0.0), name
+
+
+def test_the_runtime_reads_a_graph_with_functions(made: dict[str, Path]) -> None:
+    for precision in ("fp32", "fp16"):
+        content = made[f"{precision} plugins"].read_bytes()
+        check_content(content, "graph", precision)
+        plain, plugins = read_graph(made[precision].read_bytes()), read_graph(content)
+        assert plugins.operators["mlp_48_16384"] == 2
+        assert plugins.operators["Gelu"] <= plain.operators["Gelu"]
+
+
+def test_a_tensor_in_another_file_is_found_inside_a_function(made: dict[str, Path]) -> None:
+    model = onnx.load(made["fp16 plugins"])
+    function = next(one for one in model.functions if "shift4" in one.name)
+    constant = next(node for node in function.node if node.op_type == "Constant")
+    tensor = constant.attribute[0].t
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../other")
+    with pytest.raises(Untrusted, match="keeps weights in another file"):
+        check_content(model.SerializeToString(), "graph", "fp16")
+    constant.op_type = "EPContext"
+    tensor.ClearField("external_data")
+    tensor.ClearField("data_location")
+    with pytest.raises(Untrusted, match="EPContext may load another file"):
+        check_content(model.SerializeToString(), "graph", "fp16")
+
+
+def test_check_graph_judges_the_functions_and_says_so(
+    made: dict[str, Path], tmp_path: Path
+) -> None:
+    plain = check_graph(made["fp16"])
+    plugins = check_graph(Path(shutil.copy(made["fp16 plugins"], tmp_path / "g.onnx")))
+    assert [one.blockers for one in plugins] == [one.blockers for one in plain]
+    assert all("7 nodes are plugins where a build registers" in str(one.note) for one in plugins)
+
+
+def test_the_same_weights_give_the_same_bytes(
+    model: ClinReadNet, made: dict[str, Path], tmp_path: Path
+) -> None:
+    plan = make_plan(CONFIG, OPS, "fp16", (), named=False)
+    export_plugin_graph(model, tmp_path / "again.onnx", plan=plan)
+    assert (tmp_path / "again.onnx").read_bytes() == made["fp16 plugins"].read_bytes()
+    assert b"/" + b"home" not in made["fp16 plugins"].read_bytes()
+    assert str(Path.cwd()).encode() not in made["fp16 plugins"].read_bytes()
+
+
+def test_a_network_that_does_not_call_what_is_planned_is_refused(
+    model: ClinReadNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(CONFIG, ("mlp",), "fp16", ())
+    shape: Any = plan.nodes[0]
+    fewer = Plan(plan.precision, (shape,), {}, plan.kernels)
+    monkeypatch.setattr(graphs, "_planned", lambda *_: [])
+    with pytest.raises(CheckFailed, match="name other ops as `plugins`"):
+        export_plugin_graph(model, tmp_path / "x.onnx", plan=fewer)
+    assert list(tmp_path.iterdir()) == []

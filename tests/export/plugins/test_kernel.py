@@ -1,0 +1,231 @@
+"""Kernels as plugins: sizes, PTX, and which layers get one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+from support.ptx.cases import NETWORKS  # noqa: E402
+
+from clinreadnet.errors import CheckFailed, InputError  # noqa: E402
+from clinreadnet.export.kernels import SHARED_MEMORY, Kernel  # noqa: E402
+from clinreadnet.export.plugins import artifacts, kernel, plan  # noqa: E402
+from clinreadnet.export.plugins.kernel import Native, PluginKernel, prepared  # noqa: E402
+from clinreadnet.export.plugins.names import PLUGIN_OPS, parse_plugins  # noqa: E402
+from clinreadnet.export.plugins.plan import check_precisions, make_plan  # noqa: E402
+from clinreadnet.export.plugins.ptx import ISA, isa_of, without_hidden  # noqa: E402
+from clinreadnet.export.plugins.sizes import bound_sizes, evaluate  # noqa: E402
+from clinreadnet.kernels.registry import OPS  # noqa: E402
+from clinreadnet.model.network import PRESETS, ClinReadNetConfig  # noqa: E402
+from clinreadnet.runtime.bundle.plugins import DRIVER_OF_ISA  # noqa: E402
+
+PTX = """.version 8.0
+.target sm_80
+.visible .entry add(
+\t.param .u64 .ptr .global .align 1 add_param_0,
+\t.param .u32 add_param_1,
+\t.param .u64 .ptr .global .align 1 add_param_2,
+\t.param .u64 .ptr .global .align 1 add_param_3,
+\t.param .u64 .ptr .global .align 1 add_param_4
+)
+.reqntid 128
+{
+\tld.param.b64 %rd1, [add_param_2];
+\tret;
+}
+"""
+
+
+class Symbol:
+    """As TensorRT's expressions: a number stands on the right only."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __add__(self, other: Any) -> Symbol:
+        return Symbol(self.value + (other.value if isinstance(other, Symbol) else other))
+
+    def __mul__(self, other: Any) -> Symbol:
+        return Symbol(self.value * (other.value if isinstance(other, Symbol) else other))
+
+    def __floordiv__(self, other: int) -> Symbol:
+        return Symbol(self.value // other)
+
+
+def test_expressions_are_those_of_c() -> None:
+    sizes = {"B": 3, "H": 5, "tokens": 135}
+    assert evaluate("B * (((H + 1) / 2) + 3) / 4", sizes) == 3 * 6 // 4
+    symbolic = {name: Symbol(value) for name, value in sizes.items()}
+    for expression in ("3 * B", "2 + H", "((tokens + 63) / 64)", "B * (H / 2) * 1"):
+        assert evaluate(expression, symbolic).value == evaluate(expression, sizes)
+    for wrong in ("B - 1", "B ** 2", "W", "64 / tokens", "B % 2", "f(B)"):
+        with pytest.raises(ValueError):
+            evaluate(wrong, symbolic)
+
+
+def test_sizes_come_from_the_inputs() -> None:
+    declared = {"x": "[tokens, 48]", "bias": "[heads, 64, 64]"}
+    actual = {"x": (3, 5, 9, 48), "bias": (6, 64, 64)}
+    assert bound_sizes(declared, actual) == {"tokens": 135, "heads": 6}
+    with pytest.raises(ValueError, match=r"x: has 1 dimensions, not \[tokens, 48\]"):
+        bound_sizes(declared, actual | {"x": (48,)})
+    with pytest.raises(ValueError, match="bias: has 4 dimensions"):
+        bound_sizes({"bias": "[64, 64]"}, {"bias": (1, 6, 64, 64)})
+
+
+def test_hidden_parameters_are_cut() -> None:
+    cut = without_hidden(PTX, "add", 2)
+    assert "add_param_2" in cut and "add_param_3" not in cut and "add_param_4" not in cut
+    assert cut.count(".param") == 3 and cut.endswith(PTX[PTX.index(".reqntid") :])
+    with pytest.raises(CheckFailed, match="reads its hidden parameter add_param_2"):
+        without_hidden(PTX, "add", 3)
+    with pytest.raises(CheckFailed, match="sub: not a kernel of this PTX"):
+        without_hidden(PTX, "sub", 2)
+    assert isa_of(PTX) == "8.0"
+
+
+def test_a_kernel_that_takes_its_arguments_in_another_order_is_refused() -> None:
+    made = small().of_target("sm80")["mlp_48_16384"]
+    launch = made.launch
+    hidden = [replace(launch.arguments[0], name=f"h{i}", value=0) for i in range(2)]
+    whole = made.ptx.replace("\n)", ",\n.param .u64 h0,\n.param .u64 h1\n)", 1)
+    kept = replace(launch, arguments=(*launch.arguments, *hidden))
+    assert prepared(kept, whole.encode()).launch.arguments == launch.arguments
+    mixed = (launch.arguments[-1], *launch.arguments[:-1], *hidden)
+    with pytest.raises(CheckFailed, match="inputs, integers and the output in this order"):
+        prepared(replace(launch, arguments=mixed), whole.encode())
+    with pytest.raises(CheckFailed, match="has 10 parameters, not 11; this Triton hides others"):
+        prepared(replace(kept, arguments=(*kept.arguments, hidden[0])), whole.encode())
+
+
+def test_every_gpu_generation_has_an_isa_that_a_driver_is_known_for() -> None:
+    assert set(ISA) == set(SHARED_MEMORY)
+    assert {f"{isa / 10}" for isa in ISA.values()} <= set(DRIVER_OF_ISA)
+
+
+def small(ops: tuple[str, ...] = PLUGIN_OPS, precision: str = "fp16", **changes: Any) -> Any:
+    return make_plan(PRESETS["small"], ops, precision, (), named=False, **changes)
+
+
+@pytest.mark.compile
+def test_the_plan_of_the_shipped_network() -> None:
+    """Where both could run a layer, the fused op does; the 96 channels' kernel does not fit."""
+    made = small()
+    assert made.layers("sobel_stem") == ("stem",)
+    assert set(made.layers("attention_block")) == {"stages.0.0", "stages.0.1"}
+    windows = made.layers("window_attention")
+    assert len(windows) == 10 and not any(one.startswith("stages.0") for one in windows)
+    assert len(made.layers("mlp")) == 4
+    assert set(made.native) == {"attention_block_96_shift0", "attention_block_96_shift4"}
+    assert all("bytes of shared memory on sm80" in reason for reason in made.native.values())
+    names = [node.name for node in made.nodes]
+    assert len(set(names)) == len(names) and all(name.isidentifier() for name in names)
+    assert set(made.of_target("sm80")) == set(names)
+    alone = small(("window_attention",))
+    assert len(alone.layers("window_attention")) == 12
+
+
+@pytest.mark.compile
+def test_a_kernel_that_one_target_refuses_is_no_plugin_of_any() -> None:
+    made = make_plan(PRESETS["small"], ("mlp",), "fp16", ("sm80", "sm90"))
+    assert {node.source.name for node in made.nodes} == {"mlp_48"}
+    assert "on sm90" in made.native["mlp_96"] and set(made.kernels) == {"sm80", "sm90"}
+
+
+def network(**changes: Any) -> ClinReadNetConfig:
+    return replace(PRESETS["small"], **changes)
+
+
+@pytest.mark.parametrize(
+    ("config", "op", "precision", "message"),
+    [
+        (PRESETS["small"], "attention_block", "fp32", "float16 or bfloat16, not torch.float32"),
+        (PRESETS["tiny"], "mlp", "fp16", "48 or 96 channels, which no block of this network has"),
+        (network(window=16, heads=(3, 6, 12, 24)), "attention_block", "fp16", "a window in 4...8"),
+        (NETWORKS["window-11"], "attention_block", "fp16", "48 or 96 channels"),
+    ],
+    ids=["float32", "channels", "window", "other"],
+)
+def test_an_op_that_was_named_and_can_run_no_layer_is_an_error(
+    config: ClinReadNetConfig, op: str, precision: str, message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        make_plan(config, (op,), precision, ())
+    assert str(error.value).startswith(f"plugins={op}: no layer in {precision}: ")
+
+
+def test_precisions_are_judged_before_anything_is_compiled() -> None:
+    check_precisions(PLUGIN_OPS, ["fp16", "bf16"])
+    check_precisions(("mlp",), ["fp32", "tf32"])
+    with pytest.raises(InputError, match="plugins=attention_block: .*not fp32; leave it out"):
+        check_precisions(("mlp", "attention_block"), ["fp16", "fp32"])
+    with pytest.raises(InputError, match="int8 graphs are made from quantised layers"):
+        check_precisions((), ["int8"])
+
+
+def test_scratch_memory_and_spills_leave_an_op_native(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = OPS["sobel_stem"]
+    (source,) = spec.sources(plan.network_shape(PRESETS["small"]))
+    whole = kernel.compile_source
+
+    def scratch(*arguments: Any) -> Any:
+        made = whole(*arguments)
+        assert made is not None
+        metadata = made.made.metadata._replace(global_scratch_size=64)
+
+        class Made:
+            pass
+
+        Made.metadata = metadata  # type: ignore[attr-defined]
+        return replace(made, made=Made)
+
+    monkeypatch.setattr(kernel, "compile_source", scratch)
+    with pytest.raises(Native, match="needs 64 bytes of scratch memory"):
+        kernel.plugin_kernel(spec, source, "fp16", "sm80")
+
+    def spills(*arguments: Any) -> Any:
+        raise CheckFailed("sobel_stem fp16 sm80: spills 8 bytes")
+
+    monkeypatch.setattr(kernel, "compile_source", spills)
+    with pytest.raises(Native, match="spills 8 bytes"):
+        kernel.plugin_kernel(spec, source, "fp16", "sm80")
+    with pytest.raises(Native, match="no kernel is compiled for sm121"):
+        kernel.plugin_kernel(spec, source, "fp16", "sm121")
+
+
+def test_a_driver_that_is_too_old_is_said_before_anything_is_built(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(artifacts, "driver_version", lambda: "520.61.05")
+    with pytest.raises(CheckFailed, match="PTX ISA 8.0 needs NVIDIA driver 525 or later"):
+        artifacts._check_driver(small(("sobel_stem",)))
+
+
+@pytest.mark.parametrize(
+    ("text", "ops"),
+    [
+        ("none", ()),
+        ("all", ("all",)),
+        ("auto", ("auto",)),
+        ("mlp, sobel_stem,mlp", ("mlp", "sobel_stem")),
+    ],
+)
+def test_names(text: str, ops: tuple[str, ...]) -> None:
+    assert parse_plugins(text) == ops
+
+
+def test_unknown_names() -> None:
+    for text in ("stem", "", "mlp,all"):
+        with pytest.raises(InputError, match="unknown; give sobel_stem, window_attention"):
+            parse_plugins(text)
+
+
+def test_types() -> None:
+    made = small(("sobel_stem",)).of_target("sm80")["sobel_stem_512x512"]
+    assert isinstance(made, PluginKernel) and isinstance(made.launch, Kernel)
+    assert [a.name for a in made.inputs] == ["x", "weight", "bias"]
+    assert made.extras == ("H", "W") and made.output.name == "out"
