@@ -87,6 +87,7 @@ PROBE = """<script>addEventListener("load", async () => {
   addEventListener("error", event => found.errors.push(event.message));
   const drawn = async words => {
     for (let i = 0; i < 2000 && document.body.dataset.drawn !== words; i++) {
+      await codes(state.index);  // virtual time does not wait for a picture
       await new Promise(done => setTimeout(done, 10));
     }
     const data = context.getImageData(100, 200, 64, 64).data;
