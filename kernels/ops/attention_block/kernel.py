@@ -7,7 +7,7 @@ between they stay on the chip. It loops over the heads: q, k and v of one head, 
 its share of the projection, which sums up in registers on top of the residual. Weights come from
 the cache that all programs share. Products are in the dtype of x, accumulated in float32;
 LayerNorm, scores, softmax and the two last sums are float32. What it rounds to the dtype of x: the
-normalised tokens, q, k and v, the probabilities, the attended values, the output.
+normalised tokens, q, k and v, the powers of each octave, the attended values, the output.
 Limits: 48 or 96 channels, head_dim 16 or 32, windows 4...8, up to 3 octaves, float16/bfloat16.
 """
 

@@ -8,7 +8,7 @@ import triton.language as tl
 
 @triton.jit
 def gelu(x, FULL: tl.constexpr):
-    """x Phi(x) = max(x, 0) - |x| 2^p(|x|), with p a polynomial close to log2 Phi(-|x|).
+    """Return x Phi(x) = max(x, 0) - |x| 2^p(|x|), with p a polynomial close to log2 Phi(-|x|).
 
     p is the minimax fit, of the error of GELU, of degree 8 (FULL) or 5. In exact arithmetic GELU
     errs by at most 7e-9 (FULL) or 4.4e-7 for every finite x; in float32 by at most 1e-7 max(1, |x|)

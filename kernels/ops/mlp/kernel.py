@@ -7,6 +7,7 @@ in chunks of BLOCK_HIDDEN channels, and each chunk adds its share of the output 
 the hidden layer never reaches memory. Weights come from the cache that all programs share. Products
 are in the dtype of x, accumulated in float32; LayerNorm, GELU and the two last sums are float32.
 Rounded to the dtype of x: the normalised tokens, the hidden layer after GELU, the output.
+GELU is approximate, with the errors that `clinreadnet.kernels.ops.gelu.kernel` states.
 Limits: 48 or 96 channels, float32/16/bfloat16.
 """
 

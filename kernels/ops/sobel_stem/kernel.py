@@ -3,9 +3,11 @@
 gx, gy = Sobel(x) / 8 with a replicated border,  m = sqrt(gx^2 + gy^2 + 1e-6)
 out    = GELU(conv3x3_stride2([x, gx, gy, m])), the four channels zero outside the image
 
-A program owns a tile of output pixels and all their channels: it reads the 5x5 neighbourhoods of x
-that the tile needs and writes each output once. Edges and GELU are float32; the convolution is one
-matrix product for each row of the 3x3 kernel, in the dtype of weight, accumulated in float32.
+A program owns a tile of output pixels and all their channels: it reads the neighbourhoods of x
+that the tile needs and writes each output once. Two neighbouring outputs share the edges between
+them. Edges and GELU are float32; the convolution is one matrix product for each row of the 3x3
+kernel, in the dtype of weight, accumulated in float32. Approximate: the magnitude's root (one unit
+in the last place) and GELU (`clinreadnet.kernels.ops.gelu.kernel`).
 Limits: float32/16/bfloat16, C0 <= 64.
 """
 
@@ -36,7 +38,7 @@ class SobelStemConfig:
     block_h: int
     """Rows of a tile of output pixels; a power of two."""
     block_w: int
-    """Columns of the tile; a power of two."""
+    """Columns of the tile; a power of two, 2 at least."""
     num_warps: int
     precision: str = "tf32x3"
     """Of float32 products where full precision is asked for: "tf32x3" or "ieee"."""
@@ -179,9 +181,7 @@ def sobel_stem_constants(c0: int, dtype: torch.dtype, config: SobelStemConfig) -
     }
 
 
-def sobel_stem_config(
-    c0: int, dtype: torch.dtype, gpu: str, capability: int
-) -> SobelStemConfig:
+def sobel_stem_config(c0: int, dtype: torch.dtype, gpu: str, capability: int) -> SobelStemConfig:
     """Launch configuration for ``c0`` output channels and the dtype of weight on a GPU."""
     keys = str(dtype).removeprefix("torch."), str(_padded(c0))
     return SobelStemConfig(**launch_config(gpu, capability, "sobel_stem", *keys))
