@@ -8,6 +8,7 @@ from typing import Any
 
 from bench import recording
 from bench.gpu_check.plan import STEPS
+from bench.tables.kernels import issue_ceiling
 from bench.tables.recorded import by_machine, link, markdown, newest, read_json
 from clinreadnet.kernels.registry import OPS
 from clinreadnet.report.results import RecordedRun
@@ -86,12 +87,13 @@ def compared_networks() -> list[Compared]:
 
 
 def kernels_table() -> str:
-    """Times of each op on each GPU, its baselines beside it."""
+    """Times of each op on each GPU, its baselines beside it, and its issue ceiling as counted."""
     rows = []
     names = ("kernel", "unfused", "compile", "sdpa-compile", "sdpa", "eager", "copy")
     for op in OPS:
         for run, row in kernel_rows(op):
             stage = "" if row.stage is None else f", stage {row.stage}"
+            ceiling = issue_ceiling(op, row.stage, row.dtype, row.gpu)
             rows.append(
                 [
                     f"`{op}`{stage}",
@@ -99,12 +101,14 @@ def kernels_table() -> str:
                     *(f"{row.ms[name]:.4f}" if name in row.ms else "" for name in names),
                     f"{row.bytes / 2**20:.1f}",
                     f"{row.percent_of_copy_bandwidth:.0f}",
+                    "" if ceiling is None else f"{ceiling:.0f}",
                     row.gpu,
                     link(run),
                 ]
             )
     head = ["op", "dtype, batch", "kernel, ms", "unfused", "compile", "SDPA compiled", "SDPA"]
-    return markdown([*head, "eager", "copy", "MiB moved", "% of copy", "GPU", "recorded"], rows)
+    share = ["MiB moved", "% of copy", "predicted at most, %"]
+    return markdown([*head, "eager", "copy", *share, "GPU", "recorded"], rows)
 
 
 TARGET_GPU, TARGET_DTYPE = "H100", "float16"

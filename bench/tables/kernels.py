@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -115,6 +116,33 @@ def counts() -> dict[str, Any]:
     """Return the recorded counts of machine code."""
     record: dict[str, Any] = read_json(COUNTS)
     return record
+
+
+def issue_ceiling(op: str, stage: int | None, dtype: str, gpu: str) -> float | None:
+    """Predict the percent of a copy's bandwidth that a benched kernel reaches at most.
+
+    Args:
+        op: its name.
+        stage: whose shifted block it runs, from 1; None for the stem.
+        dtype: of its products.
+        gpu: the name that CUDA reports, such as "NVIDIA H100 80GB HBM3".
+
+    Returns:
+        None if the GPU or the kernel was not counted.
+    """
+    names = {
+        "sobel_stem": "sobel_stem",
+        "window_attention": "window_attention_shift4",
+        "attention_block": f"attention_block_{24 << (stage or 1)}_shift4",
+        "mlp": f"mlp_{24 << (stage or 1)}",
+    }
+    words = re.split(r"[^A-Za-z0-9]+", gpu)
+    for row in counts()["kernels"]:
+        models = counts()["gpus"][str(row["capability"])]["name"].split()
+        model = models[1] if models[0] == "RTX" else models[0]
+        if model in words and (row["kernel"], row["dtype"]) == (names[op], dtype):
+            return 100 * float(row["ceiling"])
+    return None
 
 
 def of_architectures(cell: Callable[[dict[str, Any]], str], dtypes: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ from bench.gpu_check.run import merged, run_steps, run_unit
 from bench.measure import cuda_clock, device
 from bench.studies import stock_attention
 from bench.tables import benchmarking
+from bench.tables.kernels import COUNTS, issue_ceiling
 from clinreadnet.kernels import window_attention
 from clinreadnet.kernels.registry import OPS
 from clinreadnet.kernels.spec import LayerShape
@@ -328,6 +329,33 @@ def attention(stage: int, batch: int, percent: float, **ms: float) -> dict[str, 
     return facts | {"percent_of_copy_bandwidth": percent}
 
 
+def counted_ceiling(capability: int, dtype: str) -> float:
+    """Of the shifted window attention, from the record of counts."""
+    (row,) = (
+        row
+        for row in json.loads(COUNTS.read_text())["kernels"]
+        if (row["kernel"], row["capability"], row["dtype"])
+        == ("window_attention_shift4", capability, dtype)
+    )
+    return float(row["ceiling"])
+
+
+@pytest.mark.parametrize(
+    ("op", "stage", "gpu", "known"),
+    [
+        pytest.param("mlp", 2, "NVIDIA H100 80GB HBM3", True, id="h100"),
+        pytest.param("sobel_stem", None, "NVIDIA GeForce RTX 5090", True, id="5090"),
+        pytest.param("attention_block", 1, "NVIDIA A100-SXM4-40GB", True, id="a100"),
+        pytest.param("mlp", 1, "NVIDIA L40S", False, id="a GPU whose name only starts the same"),
+        pytest.param("mlp", 3, "NVIDIA L4", False, id="channels that are not fused"),
+    ],
+)
+def test_predictions_are_of_counted_kernels_on_counted_gpus(
+    op: str, stage: int | None, gpu: str, known: bool
+) -> None:
+    assert (issue_ceiling(op, stage, "float16", gpu) is not None) == known
+
+
 def test_targets_speak_of_ops_that_there_are() -> None:
     assert {target.op for target in benchmarking.TARGETS} == {*OPS, "network"}
 
@@ -371,7 +399,25 @@ def test_targets_take_the_worst_of_what_they_speak_of(
         ["1.50 ×", "2.00 ×", "reached", link],
         ["1.49 ×", "not measured", "", ""],
     ]
-    assert len(benchmarking.kernels_table().splitlines()) == 2 + 6
+    measured = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in benchmarking.kernels_table().splitlines()
+    ]
+    assert len(measured) == 2 + 6
+    place = measured[0].index("predicted at most, %")
+    assert measured[0][place - 1] == "% of copy"
+    of_h100, of_float32, of_l4 = (
+        f"{100 * counted_ceiling(capability, dtype):.0f}"
+        for capability, dtype in ((90, "float16"), (90, "float32"), (89, "float16"))
+    )
+    assert [(row[place - 1], row[place]) for row in measured[2:]] == [
+        ("75", of_h100),
+        ("71", of_h100),
+        ("10", of_h100),
+        ("10", of_h100),
+        ("10", of_float32),
+        ("10", of_l4),
+    ]
     assert "torch-triton fp16 | 64 | device graph" in benchmarking.TABLES["network"]()
     verdict = r"2 passed, 1 skipped \(three: needs tensorrt\)"
     assert re.search(

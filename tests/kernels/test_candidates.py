@@ -16,7 +16,11 @@ pytestmark = [
 @pytest.mark.parametrize(
     ("keys", "candidate"),
     [
-        pytest.param(("sobel_stem", "16"), {"block_h": 2, "block_w": 8, "num_warps": 4}, id="stem"),
+        pytest.param(
+            ("sobel_stem", "float16", "16"),
+            {"block_h": 2, "block_w": 8, "num_warps": 4},
+            id="stem",
+        ),
         pytest.param(
             ("window_attention", "float16", "32"), {"block_m": 16, "num_warps": 1}, id="attention"
         ),

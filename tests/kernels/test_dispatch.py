@@ -103,7 +103,9 @@ def test_configuration_file(tmp_path: Path, gpu: str, capability: int, name: str
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.json")), ids=lambda path: path.stem)
 def test_shipped_configurations_are_whole(path: Path) -> None:
     config = json.loads(path.read_text())
-    assert set(config["sobel_stem"]) == {"16", "32", "64"}
+    assert {dtype: set(sizes) for dtype, sizes in config["sobel_stem"].items()} == {
+        dtype: {"16", "32", "64"} for dtype in ("float32", "float16", "bfloat16")
+    }
     padded = {"16", "32", "64"} | (set() if path.stem == "sm-75" else {"128", "256"})
     assert {dtype: set(sizes) for dtype, sizes in config["window_attention"].items()} == {
         dtype: padded for dtype in ("float32", "float16", "bfloat16")

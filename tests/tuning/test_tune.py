@@ -103,11 +103,11 @@ def test_no_candidate_left_is_an_error() -> None:
 
 
 def test_trials_end_with_the_block() -> None:
-    keys = ("sobel_stem", "32")
+    keys = ("sobel_stem", "float16", "32")
     shipped = launch_config("", 0, *keys)
     with trial({"block_h": 1}, *keys):
         assert launch_config("", 0, *keys) == {"block_h": 1}
-        assert launch_config("", 0, "sobel_stem", "16") != {"block_h": 1}
+        assert launch_config("", 0, "sobel_stem", "float16", "16") != {"block_h": 1}
     assert launch_config("", 0, *keys) == shipped
 
 

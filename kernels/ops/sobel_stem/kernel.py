@@ -3,9 +3,11 @@
 gx, gy = Sobel(x) / 8 with a replicated border,  m = sqrt(gx^2 + gy^2 + 1e-6)
 out    = GELU(conv3x3_stride2([x, gx, gy, m])), the four channels zero outside the image
 
-A program owns a tile of output pixels and all their channels: it reads the 5x5 neighbourhoods of x
-that the tile needs and writes each output once. Edges and GELU are float32; the convolution is one
-matrix product for each row of the 3x3 kernel, in the dtype of weight, accumulated in float32.
+A program owns a tile of output pixels and all their channels: it reads the neighbourhoods of x
+that the tile needs and writes each output once. Two neighbouring outputs share the edges between
+them. Edges and GELU are float32; the convolution is one matrix product for each row of the 3x3
+kernel, in the dtype of weight, accumulated in float32. Approximate: the magnitude's root (one unit
+in the last place) and GELU (`clinreadnet.kernels.ops.gelu.kernel`).
 Limits: float32/16/bfloat16, C0 <= 64.
 """
 
@@ -23,10 +25,10 @@ from torch.library import triton_op
 from clinreadnet.kernels.dispatch import INTERPRETED, differentiate_as, wrap_triton
 from clinreadnet.kernels.grid import Size, ceil_div
 from clinreadnet.kernels.launch import device_of, gpu_of, launch_config
+from clinreadnet.kernels.ops.gelu.kernel import gelu
 from clinreadnet.kernels.ops.sobel_stem.reference import MAGNITUDE_EPS, sobel_stem_reference
 
 _EPS = tl.constexpr(MAGNITUDE_EPS)
-_SQRT_HALF = tl.constexpr(0.5**0.5)
 
 
 @dataclass(frozen=True)
@@ -36,18 +38,25 @@ class SobelStemConfig:
     block_h: int
     """Rows of a tile of output pixels; a power of two."""
     block_w: int
-    """Columns of the tile; a power of two."""
+    """Columns of the tile; a power of two, 2 at least."""
     num_warps: int
     precision: str = "tf32x3"
     """Of float32 products where full precision is asked for: "tf32x3" or "ieee"."""
 
 
 @triton.jit
-def _pixel(x_ptr, row, column, H, W):
-    """Value at (row, column), the border replicated."""
-    row = tl.minimum(tl.maximum(row, 0), H - 1)
-    column = tl.minimum(tl.maximum(column, 0), W - 1)
-    return tl.load(x_ptr + row * W + column).to(tl.float32)
+def _row(x_ptr, row, column, H, W):
+    """Seven neighbouring values of a row, the first at ``column`` - 1; the border replicated."""
+    x_ptr += tl.minimum(tl.maximum(row, 0), H - 1) * W
+    c0 = tl.minimum(tl.maximum(column - 1, 0), W - 1)
+    c1 = tl.minimum(tl.maximum(column, 0), W - 1)
+    x0, x1 = tl.load(x_ptr + c0).to(tl.float32), tl.load(x_ptr + c1).to(tl.float32)
+    x2 = tl.load(x_ptr + tl.minimum(column + 1, W - 1)).to(tl.float32)
+    x3 = tl.load(x_ptr + tl.minimum(column + 2, W - 1)).to(tl.float32)
+    x4 = tl.load(x_ptr + tl.minimum(column + 3, W - 1)).to(tl.float32)
+    x5 = tl.load(x_ptr + tl.minimum(column + 4, W - 1)).to(tl.float32)
+    x6 = tl.load(x_ptr + tl.minimum(column + 5, W - 1)).to(tl.float32)
+    return x0, x1, x2, x3, x4, x5, x6
 
 
 @triton.jit
@@ -57,29 +66,35 @@ def _quad(a, b, c, d):
 
 
 @triton.jit
-def _channels(x_ptr, row, column, H, W):
-    """(x, gx, gy, magnitude) at each of P pixels [P, 2, 2], zero outside the image."""
-    # Neighbouring pixels read the same values; the compiler keeps one load of each.
-    x00 = _pixel(x_ptr, row - 1, column - 1, H, W)
-    x01 = _pixel(x_ptr, row - 1, column, H, W)
-    x02 = _pixel(x_ptr, row - 1, column + 1, H, W)
-    x10 = _pixel(x_ptr, row, column - 1, H, W)
-    x11 = _pixel(x_ptr, row, column, H, W)
-    x12 = _pixel(x_ptr, row, column + 1, H, W)
-    x20 = _pixel(x_ptr, row + 1, column - 1, H, W)
-    x21 = _pixel(x_ptr, row + 1, column, H, W)
-    x22 = _pixel(x_ptr, row + 1, column + 1, H, W)
-    gx = ((x02 - x00) + 2.0 * (x12 - x10) + (x22 - x20)) * 0.125
-    gy = ((x20 - x00) + 2.0 * (x21 - x01) + (x22 - x02)) * 0.125
-    magnitude = tl.sqrt_rn(gx * gx + gy * gy + _EPS)
+def _channels(above, here, below, at: tl.constexpr, inside):
+    """(x, gx, gy, magnitude) [..., 2, 2] at a place of three rows, zero outside the image."""
+    right = above[at + 1] + 2.0 * here[at + 1] + below[at + 1]
+    left = above[at - 1] + 2.0 * here[at - 1] + below[at - 1]
+    lower = below[at - 1] + 2.0 * below[at] + below[at + 1]
+    upper = above[at - 1] + 2.0 * above[at] + above[at + 1]
+    gx, gy = (right - left) * 0.125, (lower - upper) * 0.125
+    magnitude = tl.sqrt(gx * gx + gy * gy + _EPS)
     # The convolution pads with zeros, the Sobel filter replicates the border.
-    inside = (row >= 0) & (row < H) & (column >= 0) & (column < W)
     return _quad(
-        tl.where(inside, x11, 0.0),
+        tl.where(inside, here[at], 0.0),
         tl.where(inside, gx, 0.0),
         tl.where(inside, gy, 0.0),
         tl.where(inside, magnitude, 0.0),
     )
+
+
+@triton.jit
+def _patches(above, here, below, row, column, H, W):
+    """Inputs [2 P, 16] of one row of the 3x3 kernel at P pairs of neighbouring output pixels."""
+    inside = (row >= 0) & (row < H)
+    p0 = _channels(above, here, below, 1, inside & (column >= 0))
+    p1 = _channels(above, here, below, 2, inside)
+    p2 = _channels(above, here, below, 3, inside & (column + 2 < W))
+    p3 = _channels(above, here, below, 4, inside)
+    p4 = _channels(above, here, below, 5, inside & (column + 4 < W))
+    none = tl.zeros_like(p0)
+    pair = tl.join(_quad(p0, p1, p2, none), _quad(p2, p3, p4, none))  # [P, 2, 2, 2, 2, 2]
+    return tl.reshape(tl.permute(pair, (0, 5, 1, 2, 3, 4)), (2 * row.shape[0], 16))
 
 
 @triton.jit
@@ -101,55 +116,75 @@ def _sobel_stem_fwd_kernel(
     tiles = tl.cdiv(out_h, BLOCK_H) * tiles_w
     pid = tl.program_id(0)
     image, tile = pid // tiles, pid % tiles
-    P: tl.constexpr = BLOCK_H * BLOCK_W
-    place = tl.arange(0, P)
-    i = tile // tiles_w * BLOCK_H + place // BLOCK_W  # [P]
-    j = tile % tiles_w * BLOCK_W + place % BLOCK_W
-    c = tl.arange(0, BLOCK_C)
+    first_i, first_j = tile // tiles_w * BLOCK_H, tile % tiles_w * BLOCK_W
     x_ptr += image.to(tl.int64) * H * W
 
-    k = tl.arange(0, 16)  # (channel, column of the 3x3 kernel, one of padding)
-    w_ptrs = weight_ptr + c[None, :] * 36 + (k // 4 * 9 + k % 4)[:, None]
-    w_mask = (k % 4 < 3)[:, None] & (c < C0)[None, :]
+    PAIRS: tl.constexpr = BLOCK_H * BLOCK_W // 2
+    pair = tl.arange(0, PAIRS)
+    row = 2 * (first_i + pair // (BLOCK_W // 2)) - 1  # of the first input pixel
+    column = 2 * (first_j + pair % (BLOCK_W // 2) * 2) - 1
+    r0 = _row(x_ptr, row - 1, column, H, W)
+    r1 = _row(x_ptr, row, column, H, W)
+    r2 = _row(x_ptr, row + 1, column, H, W)
+    r3 = _row(x_ptr, row + 2, column, H, W)
+    r4 = _row(x_ptr, row + 3, column, H, W)
+    dtype = weight_ptr.dtype.element_ty
+    patch0 = _patches(r0, r1, r2, row, column, H, W).to(dtype)
+    patch1 = _patches(r1, r2, r3, row + 1, column, H, W).to(dtype)
+    patch2 = _patches(r2, r3, r4, row + 2, column, H, W).to(dtype)
 
-    acc = tl.zeros((P, BLOCK_C), tl.float32)
-    for di in tl.static_range(3):
-        row, column = 2 * i + (di - 1), 2 * j
-        left = _channels(x_ptr, row, column - 1, H, W)
-        middle = _channels(x_ptr, row, column, H, W)
-        right = _channels(x_ptr, row, column + 1, H, W)
-        patch = _quad(left, middle, right, tl.zeros_like(left))  # [P, 2, 2, 2, 2]
-        weight = tl.load(w_ptrs + di * 3, mask=w_mask, other=0.0)  # [16, BLOCK_C]
-        patch = tl.reshape(patch, (P, 16)).to(weight.dtype)
-        acc = tl.dot(patch, weight, acc, input_precision=PRECISION)
-    acc += tl.load(bias_ptr + c, mask=c < C0, other=0.0).to(tl.float32)[None, :]
-
-    out = 0.5 * acc * (1.0 + tl.erf(acc * _SQRT_HALF))
-    pixel = (image.to(tl.int64) * out_h + i) * out_w + j
-    mask = ((i < out_h) & (j < out_w))[:, None] & (c < C0)[None, :]
-    out_ptrs = out_ptr + pixel[:, None] * C0 + c[None, :]
-    tl.store(out_ptrs, out.to(out_ptr.dtype.element_ty), mask=mask)
+    place = tl.arange(0, 2 * PAIRS)
+    i, j = first_i + place // BLOCK_W, first_j + place % BLOCK_W
+    out_ptrs = out_ptr + ((image.to(tl.int64) * out_h + i) * out_w + j)[:, None] * C0
+    stored = ((i < out_h) & (j < out_w))[:, None]
+    # Place k of a patch is a channel and a column of the 3x3 kernel. The fourth column is zero in
+    # the patch, so its weights and those of channels past the last may be any.
+    k = tl.arange(0, 16)
+    k = k // 4 * 9 + tl.minimum(k % 4, 2)
+    for first in tl.static_range(0, C0, BLOCK_C):
+        c = first + tl.arange(0, BLOCK_C)
+        held = tl.minimum(c, C0 - 1)
+        w_ptrs = weight_ptr + held[None, :] * 36 + k[:, None]
+        acc = tl.zeros((2 * PAIRS, BLOCK_C), tl.float32)
+        acc = tl.dot(patch0, tl.load(w_ptrs), acc, input_precision=PRECISION)
+        acc = tl.dot(patch1, tl.load(w_ptrs + 3), acc, input_precision=PRECISION)
+        acc = tl.dot(patch2, tl.load(w_ptrs + 6), acc, input_precision=PRECISION)
+        acc += tl.load(bias_ptr + held).to(tl.float32)[None, :]
+        out = gelu(acc, out_ptr.dtype.element_ty == tl.float32).to(out_ptr.dtype.element_ty)
+        tl.store(out_ptrs + c[None, :], out, mask=stored & (c < C0)[None, :])
 
 
 def _padded(c0: int) -> int:
-    """Output channels of a tile: a matrix product takes 16 at least."""
+    """Key of the configuration for ``c0`` output channels."""
     return max(16, int(triton.next_power_of_2(c0)))
 
 
-def sobel_stem_constants(c0: int, config: SobelStemConfig) -> dict[str, Any]:
-    """Compile-time arguments of the kernel for ``c0`` output channels."""
+def _chunk(c0: int, dtype: torch.dtype) -> int:
+    """Output channels of one product; a power of two, 8 at least.
+
+    In float32 all at once: the three parts of the patches would not stay in registers.
+    """
+    if dtype == torch.float32:
+        return _padded(c0)
+    eights = -(-c0 // 8)
+    return 8 * (eights & -eights)  # no padding
+
+
+def sobel_stem_constants(c0: int, dtype: torch.dtype, config: SobelStemConfig) -> dict[str, Any]:
+    """Compile-time arguments of the kernel for ``c0`` output channels and the type of weights."""
     return {
         "C0": c0,
-        "BLOCK_C": _padded(c0),
+        "BLOCK_C": _chunk(c0, dtype),
         "BLOCK_H": config.block_h,
         "BLOCK_W": config.block_w,
         "PRECISION": config.precision,
     }
 
 
-def sobel_stem_config(c0: int, gpu: str, capability: int) -> SobelStemConfig:
-    """Launch configuration for ``c0`` output channels on a GPU."""
-    return SobelStemConfig(**launch_config(gpu, capability, "sobel_stem", str(_padded(c0))))
+def sobel_stem_config(c0: int, dtype: torch.dtype, gpu: str, capability: int) -> SobelStemConfig:
+    """Launch configuration for ``c0`` output channels and the dtype of weight on a GPU."""
+    keys = str(dtype).removeprefix("torch."), str(_padded(c0))
+    return SobelStemConfig(**launch_config(gpu, capability, "sobel_stem", *keys))
 
 
 def sobel_stem_grid(batch: Size, h: Size, w: Size, block_h: int, block_w: int) -> Size:
@@ -172,7 +207,7 @@ def sobel_stem_op(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return out
     batch, _, h, w = x.shape
     c0 = weight.shape[0]
-    config = sobel_stem_config(c0, *gpu_of(x.device))
+    config = sobel_stem_config(c0, weight.dtype, *gpu_of(x.device))
     grid = sobel_stem_grid(batch, h, w, config.block_h, config.block_w)
     with device_of(x):
         wrap_triton(_sobel_stem_fwd_kernel)[(grid,)](
@@ -182,7 +217,7 @@ def sobel_stem_op(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
             h,
             w,
             out,
-            **sobel_stem_constants(c0, config),
+            **sobel_stem_constants(c0, weight.dtype, config),
             num_warps=config.num_warps,
         )
     return out

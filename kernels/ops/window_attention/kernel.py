@@ -5,7 +5,10 @@ P = sum_t g_t softmax(2^t beta S)   one exponential, squared once per octave
 out = P v
 
 A program owns up to BLOCK_M rows of one head in one window: shift, partition, region mask and
-un-shift are the arithmetic of its addresses. Scores and softmax are float32.
+un-shift are the arithmetic of its addresses. Scores and powers are float32. In 16 bits each octave
+has a product of its own, whose rows are divided by the sum of the same rounded powers; the inverse
+is the square of an approximate inverse root, with a relative error of 3e-7 at most. In float32 the
+octaves are mixed before the one product.
 Limits: head_dim 16 or 32, windows 4...16, up to 4 octaves, float32/16/bfloat16.
 """
 
@@ -41,14 +44,30 @@ class WindowAttentionConfig:
 
 @triton.jit
 def window_token(place, window_y, window_x, H, W, WINDOW: tl.constexpr, SHIFT: tl.constexpr):
-    """Index in the image of each place of the shifted window, and its region."""
+    """Index in the image of each place of the shifted window."""
     y = window_y * WINDOW + place // WINDOW
     x = window_x * WINDOW + place % WINDOW
-    # Only the last windows of a shifted image contain several regions.
-    region = 2 * (y >= H - SHIFT).to(tl.int32) + (x >= W - SHIFT).to(tl.int32)
-    y = tl.where(y >= H - SHIFT, y - (H - SHIFT), y + SHIFT)
-    x = tl.where(x >= W - SHIFT, x - (W - SHIFT), x + SHIFT)
-    return (y * W + x).to(tl.int64), region
+    if SHIFT > 0:
+        y = tl.where(y >= H - SHIFT, y - (H - SHIFT), y + SHIFT)
+        x = tl.where(x >= W - SHIFT, x - (W - SHIFT), x + SHIFT)
+    return (y * W + x).to(tl.int64)
+
+
+@triton.jit
+def window_half(place, WINDOW: tl.constexpr, SHIFT: tl.constexpr):
+    """1 and 2 where a place's y and x would come round from the other side, in a last window.
+
+    It depends on the place alone, so the compiler computes most of it.
+    """
+    kept: tl.constexpr = WINDOW - SHIFT
+    return (place // WINDOW >= kept).to(tl.int32) + 2 * (place % WINDOW >= kept).to(tl.int32)
+
+
+@triton.jit
+def window_edge(window_y, window_x, H, W, WINDOW: tl.constexpr):
+    """1 and 2 if the window is the last in y and in x: only these contain several regions."""
+    last_y, last_x = window_y == H // WINDOW - 1, window_x == W // WINDOW - 1
+    return last_y.to(tl.int32) + 2 * last_x.to(tl.int32)
 
 
 @triton.jit
@@ -59,8 +78,9 @@ def attend(
     bias,
     inv_temperature,
     gates_ptr,
-    row_region,
-    column_region,
+    row_half,
+    column_half,
+    edge,
     N: tl.constexpr,
     REGIONS: tl.constexpr,
     OCTAVES: tl.constexpr,
@@ -69,20 +89,34 @@ def attend(
     """Rows q [M, D] of one head over the first N of the columns k, v [BLOCK_N, D]: float32."""
     HEAD_DIM: tl.constexpr = q.shape[1]
     BLOCK_N: tl.constexpr = k.shape[0]
-    scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * HEAD_DIM**-0.5 + bias
-    scores *= inv_temperature * _LOG2_E  # [M, BLOCK_N], in octaves
+    scores = tl.fma(tl.dot(q, tl.trans(k), input_precision=PRECISION), HEAD_DIM**-0.5, bias)
     if BLOCK_N > N:
         inside = tl.arange(0, BLOCK_N) < N
         scores = tl.where(inside[None, :], scores, float("-inf"))
     if REGIONS:  # of a shifted window
-        same = row_region[:, None] == column_region[None, :]
-        scores = tl.where(same, scores, float("-inf"))
-    power = tl.exp2(scores - tl.max(scores, axis=1)[:, None])
-    weights = power * (tl.load(gates_ptr) / tl.sum(power, axis=1))[:, None]
-    for t in tl.static_range(1, OCTAVES):
-        power *= power
-        weights += power * (tl.load(gates_ptr + t) / tl.sum(power, axis=1))[:, None]
-    return tl.dot(weights.to(v.dtype), v, input_precision=PRECISION)
+        apart = (row_half[:, None] ^ column_half[None, :]) & edge
+        scores = tl.where(apart == 0, scores, float("-inf"))
+    # The rounding of a row's product scales its powers, and their sum likewise.
+    sharpness = inv_temperature * _LOG2_E
+    top = tl.max(scores, axis=1) * sharpness
+    power = tl.exp2(tl.fma(scores, sharpness, -top[:, None]))  # [M, BLOCK_N]
+    if v.dtype == tl.float32:  # one product of mixed weights: a product costs more than the sums
+        weights = power * (tl.load(gates_ptr) / tl.sum(power, axis=1))[:, None]
+        for t in tl.static_range(1, OCTAVES):
+            power *= power
+            weights += power * (tl.load(gates_ptr + t) / tl.sum(power, axis=1))[:, None]
+        return tl.dot(weights, v, input_precision=PRECISION)
+    else:
+        ones = tl.full((BLOCK_N, 8), 1.0, v.dtype)
+        p = power.to(v.dtype)
+        root = tl.rsqrt(tl.max(tl.dot(p, ones), axis=1))
+        out = tl.dot(p, v) * (tl.load(gates_ptr) * root * root)[:, None]
+        for t in tl.static_range(1, OCTAVES):
+            power *= power
+            p = power.to(v.dtype)
+            root = tl.rsqrt(tl.max(tl.dot(p, ones), axis=1))
+            out += tl.dot(p, v) * (tl.load(gates_ptr + t) * root * root)[:, None]
+        return out
 
 
 @triton.jit
@@ -105,15 +139,19 @@ def _window_attention_fwd_kernel(
 ):
     N: tl.constexpr = WINDOW * WINDOW
     TILES: tl.constexpr = (N + BLOCK_M - 1) // BLOCK_M
-    pid = tl.program_id(0)
-    tile = pid % TILES
+    pid = tl.program_id(0).to(tl.uint32)  # unsigned divisions are shorter
+    tile = (pid % TILES).to(tl.int32)
     # Heads before windows: programs that run together read the same lines of qkv.
-    head = pid // TILES % heads
-    window = pid // TILES // heads
-    windows_x = W // WINDOW
-    windows = (H // WINDOW) * windows_x
-    image, window = window // windows, window % windows
-    window_y, window_x = window // windows_x, window % windows_x
+    head = (pid // TILES % tl.cast(heads, tl.uint32)).to(tl.int32)
+    window = pid // TILES // tl.cast(heads, tl.uint32)
+    windows_x = tl.cast(W, tl.uint32) // WINDOW
+    window_x, windows = (window % windows_x).to(tl.int32), window // windows_x
+    if SHIFT > 0:
+        windows_y = tl.cast(H, tl.uint32) // WINDOW
+        window_y, first_y = (windows % windows_y).to(tl.int32), windows // windows_y * H
+    else:  # the images are one
+        window_y, first_y = 0, windows * WINDOW
+    first = first_y.to(tl.int64) * W
 
     # Places past the window repeat its last one, so that every address and row is a valid one;
     # their columns have zero weight and their rows are not stored.
@@ -122,11 +160,11 @@ def _window_attention_fwd_kernel(
     row, column = tl.minimum(m, N - 1), n
     if BLOCK_N > N:
         column = tl.minimum(n, N - 1)
-    row_token, row_region = window_token(row, window_y, window_x, H, W, WINDOW, SHIFT)
-    column_token, column_region = window_token(column, window_y, window_x, H, W, WINDOW, SHIFT)
+    row_token = window_token(row, window_y, window_x, H, W, WINDOW, SHIFT)
+    column_token = window_token(column, window_y, window_x, H, W, WINDOW, SHIFT)
     channels = heads * HEAD_DIM
     d = tl.arange(0, HEAD_DIM)
-    qkv_ptr += image.to(tl.int64) * H * W * (3 * channels) + head * HEAD_DIM
+    qkv_ptr += first * (3 * channels) + head * HEAD_DIM
     q_ptrs = qkv_ptr + row_token[:, None] * (3 * channels) + d[None, :]
     k_ptrs = qkv_ptr + channels + column_token[:, None] * (3 * channels) + d[None, :]
     q, k, v = tl.load(q_ptrs), tl.load(k_ptrs), tl.load(k_ptrs + channels)
@@ -140,14 +178,15 @@ def _window_attention_fwd_kernel(
         bias,
         tl.load(inv_temperature_ptr + head),
         gates_ptr + head * OCTAVES,
-        row_region,
-        column_region,
+        window_half(row, WINDOW, SHIFT),
+        window_half(column, WINDOW, SHIFT),
+        window_edge(window_y, window_x, H, W, WINDOW),
         N,
         SHIFT > 0,
         OCTAVES,
         PRECISION,
     )
-    out_ptr += image.to(tl.int64) * H * W * channels + head * HEAD_DIM
+    out_ptr += first * channels + head * HEAD_DIM
     out_ptrs = out_ptr + row_token[:, None] * channels + d[None, :]
     tl.store(out_ptrs, attended.to(out_ptr.dtype.element_ty), mask=(m < N)[:, None])
 

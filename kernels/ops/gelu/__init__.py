@@ -1,0 +1,1 @@
+"""GELU, as the kernels compute it."""
