@@ -6,13 +6,14 @@ INSTALLED := $(VENV)/.installed
 EXTRAS := dev,cpu,tensorrt-rtx-build
 SOURCES := $(shell find clinreadnet kernels export -name '*.py' -o -name '*.json')
 COUNTS := bench/results/kernels/machine-code.json
+PLUGINS := bench/results/plugins/contract.json
 SOAKED := bench/results/security/soak.json
 FUZZED := bench/results/security/fuzz.json
 WEIGHTS := clinreadnet/weights/small.safetensors
 
 .DEFAULT_GOAL := help
 .PHONY: help build test fuzz soak faults lint format typecheck docs picture bench bench-record bench-check gpu-check \
-	rehearse tables ptx-check defects flavours kernel-table clean
+	rehearse tables ptx-check defects flavours plugins kernel-table clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -90,6 +91,12 @@ defects: $(INSTALLED)  ## verify wrong copies of the shipped network's graphs, a
 
 flavours: $(INSTALLED)  ## run builder and runner against each TensorRT binding and record what they use
 	PYTHONPATH=tests $(BIN)/python -m support.real_bindings
+	$(BIN)/python -m bench.tables
+
+plugins: $(INSTALLED)  ## run the plugins as each TensorRT binding would launch them, and record it
+	mkdir -p $(dir $(PLUGINS))
+	PYTHONPATH=tests $(BIN)/python -m support.plugin_runs > $(PLUGINS).new
+	mv $(PLUGINS).new $(PLUGINS)
 	$(BIN)/python -m bench.tables
 
 kernel-table: $(INSTALLED)  ## compile the kernels for each GPU, count their instructions and record it

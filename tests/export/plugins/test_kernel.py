@@ -80,7 +80,7 @@ def test_sizes_come_from_the_inputs() -> None:
 def test_hidden_parameters_are_cut() -> None:
     cut = without_hidden(PTX, "add", 2)
     assert "add_param_2" in cut and "add_param_3" not in cut and "add_param_4" not in cut
-    assert cut.count(".param") == 3 and cut.endswith(PTX[PTX.index(".reqntid") :])
+    assert cut.count("\t.param") == 3 and cut.endswith(PTX[PTX.index(".reqntid") :])
     with pytest.raises(CheckFailed, match="reads its hidden parameter add_param_2"):
         without_hidden(PTX, "add", 3)
     with pytest.raises(CheckFailed, match="sub: not a kernel of this PTX"):
@@ -98,7 +98,7 @@ def test_a_kernel_that_takes_its_arguments_in_another_order_is_refused() -> None
     mixed = (launch.arguments[-1], *launch.arguments[:-1], *hidden)
     with pytest.raises(CheckFailed, match="inputs, integers and the output in this order"):
         prepared(replace(launch, arguments=mixed), whole.encode())
-    with pytest.raises(CheckFailed, match="has 10 parameters, not 11; this Triton hides others"):
+    with pytest.raises(CheckFailed, match="has 11 parameters, not 12; this Triton hides others"):
         prepared(replace(kept, arguments=(*kept.arguments, hidden[0])), whole.encode())
 
 
