@@ -147,8 +147,9 @@ def network(**changes: Any) -> ClinReadNetConfig:
         (PRESETS["tiny"], "mlp", "fp16", "48 or 96 channels, which no block of this network has"),
         (network(window=16, heads=(3, 6, 12, 24)), "attention_block", "fp16", "a window in 4...8"),
         (NETWORKS["window-11"], "attention_block", "fp16", "48 or 96 channels"),
+        (network(use_sobel=False), "sobel_stem", "fp16", "trained without Sobel edges"),
     ],
-    ids=["float32", "channels", "window", "other"],
+    ids=["float32", "channels", "window", "other", "edges"],
 )
 def test_an_op_that_was_named_and_can_run_no_layer_is_an_error(
     config: ClinReadNetConfig, op: str, precision: str, message: str
@@ -156,6 +157,11 @@ def test_an_op_that_was_named_and_can_run_no_layer_is_an_error(
     with pytest.raises(InputError, match=message) as error:
         make_plan(config, (op,), precision, ())
     assert str(error.value).startswith(f"plugins={op}: no layer in {precision}: ")
+
+
+def test_a_network_without_attention_is_refused() -> None:
+    with pytest.raises(InputError, match="trained without attention"):
+        make_plan(network(use_attention=False), ("mlp",), "fp16", ())
 
 
 def test_precisions_are_judged_before_anything_is_compiled() -> None:
