@@ -6,6 +6,7 @@ INSTALLED := $(VENV)/.installed
 EXTRAS := dev,cpu,tensorrt-rtx-build
 SOURCES := $(shell find clinreadnet kernels export -name '*.py' -o -name '*.json')
 COUNTS := bench/results/kernels/machine-code.json
+PLUGINS := bench/results/plugins/contract.json
 SOAKED := bench/results/security/soak.json
 FAULTED := bench/results/security/faults.json
 FUZZED := bench/results/security/fuzz.json
@@ -14,7 +15,7 @@ WEIGHTS := clinreadnet/weights/small.safetensors
 
 .DEFAULT_GOAL := help
 .PHONY: help build test fuzz soak faults lint format typecheck docs picture bench bench-record bench-check gpu-check \
-	node-load rehearse tables ptx-check defects flavours kernel-table clean
+	node-load rehearse tables ptx-check defects flavours plugins kernel-table clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -98,6 +99,12 @@ defects: $(INSTALLED)  ## verify wrong copies of the shipped network's graphs, a
 
 flavours: $(INSTALLED)  ## run builder and runner against each TensorRT binding and record what they use
 	PYTHONPATH=tests $(BIN)/python -m support.real_bindings
+	$(BIN)/python -m bench.tables
+
+plugins: $(INSTALLED)  ## run the plugins as each TensorRT binding would launch them, and record it
+	mkdir -p $(dir $(PLUGINS))
+	PYTHONPATH=tests $(BIN)/python -m support.plugin_runs > $(PLUGINS).new
+	mv $(PLUGINS).new $(PLUGINS)
 	$(BIN)/python -m bench.tables
 
 kernel-table: $(INSTALLED)  ## compile the kernels for each GPU, count their instructions and record it

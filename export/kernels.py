@@ -133,7 +133,16 @@ class KernelSet:
 
 
 def network_shape(config: ClinReadNetConfig) -> NetworkShape:
-    """Return the layers of a network that ops can run, as they stand in it."""
+    """Return the layers of a network that ops can run, as they stand in it.
+
+    Raises:
+        InputError: its blocks do not attend, as in an ablation.
+    """
+    if not config.use_attention:
+        raise InputError(
+            "the network was trained without attention, and kernels are compiled for networks "
+            "with it; take another checkpoint, or leave the kernels out"
+        )
     with torch.device("meta"):
         model = ClinReadNet(config)
     blocks = []

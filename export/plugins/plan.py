@@ -89,7 +89,10 @@ def make_plan(
     taken: dict[str, list[KernelSource]] = {}
     for op in (one for one in PLUGIN_OPS if one in ops):
         refused = []
-        for source in OPS[op].sources(network):
+        if op == "sobel_stem" and not config.use_sobel:
+            native[op] = "the network was trained without Sobel edges"
+            refused.append(native[op])
+        for source in OPS[op].sources(network) if not refused else ():
             try:
                 made = {t: plugin_kernel(OPS[op], source, precision, t) for t in targets}
             except Native as reason:

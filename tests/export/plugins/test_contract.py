@@ -6,10 +6,7 @@ the CPU against a float64 oracle. TensorRT's own code is not part of it.
 
 from __future__ import annotations
 
-import functools
 import sys
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import pytest
 import torch
@@ -17,13 +14,21 @@ import torch
 pytest.importorskip("triton", reason="triton is not installed")
 
 from support import plugin_contract  # noqa: E402
-from support.plugin_contract import TYPES, Request  # noqa: E402
-from support.ptx.cases import Case, cases  # noqa: E402
+from support.plugin_contract import TYPES  # noqa: E402
+from support.plugin_runs import (  # noqa: E402
+    BROKEN,
+    NETWORK,
+    REFUSED,
+    SOURCES,
+    TARGET,
+    TOKENS,
+    WITH_PLUGINS,
+    Call,
+    answered,
+    run,
+)
 from support.ptx.errors import PtxError  # noqa: E402
-from support.ptx.launch import Kernel, bits_of, execute  # noqa: E402
-from support.ptx.memory import GlobalMemory  # noqa: E402
-from support.ptx.program import parse  # noqa: E402
-from support.real_bindings import BINDINGS, RealBinding, Unavailable  # noqa: E402
+from support.real_bindings import RealBinding, Unavailable  # noqa: E402
 
 from clinreadnet.export.kernels import sources  # noqa: E402
 from clinreadnet.export.plugins.kernel import Native  # noqa: E402
@@ -32,83 +37,6 @@ pytestmark = [
     pytest.mark.compile,
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the stubs are ELF libraries"),
 ]
-WITH_PLUGINS = [one for one in BINDINGS if one.flavour == "tensorrt" and "builder" in one.parts]
-NETWORK, TARGET = "small", "sm80"
-SOURCES = (
-    "sobel_stem",
-    "window_attention_shift0",
-    "window_attention_shift4",
-    "attention_block_48_shift0",
-    "attention_block_48_shift4",
-    "mlp_48",
-    "mlp_96",
-)
-REFUSED = {
-    ("attention_block_48_shift0", "fp32"): "float16 or bfloat16",
-    ("attention_block_48_shift4", "fp32"): "float16 or bfloat16",
-    ("attention_block_96_shift0", "fp16"): "57492 bytes of shared memory on sm80",
-    ("attention_block_96_shift4", "bf16"): "57492 bytes of shared memory on sm80",
-}
-BROKEN = {
-    ("mlp_48", "grid-rounded-down"): "bytes of the output are never written",
-    ("sobel_stem", "grid-plus-one"): "OutOfBounds|store of",
-    ("window_attention_shift4", "grid-plus-one"): "OutOfBounds|load of",
-    ("sobel_stem", "integer-missing"): "has 6 parameters, is passed 5",
-    ("window_attention_shift0", "integers-swapped"): "division by zero",
-    ("attention_block_48_shift4", "hidden-kept"): "has 15 parameters, is passed 13",
-}
-"""Mistakes of a plugin, and what the machine says of each."""
-
-TOKENS = {1: (1, 1, 1), 135: (3, 5, 9)}
-"""Shapes [B, H, W] of the tokens of the MLP's cases."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """One plugin on one case, and what a binding answered."""
-
-    request: Request
-    case: Case
-    answer: dict[str, Any]
-
-
-@functools.cache
-def planned() -> list[tuple[Request, Case]]:
-    """Every op, type and shift, on shapes with several batch sizes."""
-    found = []
-    for source in SOURCES:
-        for precision in ("fp16", "fp32", "bf16"):
-            if (source, precision) in REFUSED:
-                continue
-            for case in cases_of(source, precision):
-                found.append((request(source, precision, case), case))
-    for source, broken in (*BROKEN, ("mlp_96", "typed-otherwise")):
-        case = cases_of(source, "fp16")[-1]
-        found.append((request(source, "fp16", case, broken), case))
-    return found
-
-
-def cases_of(source: str, precision: str) -> list[Case]:
-    made = plugin_contract.kernel(NETWORK, source, precision, TARGET)
-    return cases(Kernel(asdict(made.launch), made.ptx))
-
-
-def request(source: str, precision: str, case: Case, broken: str = "") -> Request:
-    made = plugin_contract.kernel(NETWORK, source, precision, TARGET)
-    shapes = []
-    for argument in made.inputs:
-        shape = tuple(case.tensors[argument.name].shape)
-        if argument.name == "x" and "tokens" in case.sizes:
-            shape = (*TOKENS[shape[0]], shape[1])
-        shapes.append(shape)
-    return Request(NETWORK, source, precision, TARGET, tuple(shapes), broken)
-
-
-@functools.cache
-def answered(binding: RealBinding) -> list[Call]:
-    pairs = planned()
-    answers = plugin_contract.ask(binding, [request for request, _ in pairs])
-    return [Call(*pair, answer) for pair, answer in zip(pairs, answers, strict=True)]
 
 
 def calls(binding: RealBinding, *, broken: bool = False) -> list[Call]:
@@ -117,23 +45,6 @@ def calls(binding: RealBinding, *, broken: bool = False) -> list[Call]:
         return [one for one in answered(binding) if bool(one.request.broken) == broken]
     except Unavailable as reason:
         pytest.skip(str(reason))
-
-
-def run(call: Call) -> float:
-    """Execute what the binding returned; the error over the budget."""
-    made = plugin_contract.kernel(NETWORK, call.request.source, call.request.precision, TARGET)
-    answer = call.answer
-    program = parse(answer["ptx"], answer["entry"])
-    assert answer["block"] == [program.threads, 1, 1] and answer["grid"][1:] == [1, 1]
-    memory = GlobalMemory(made.launch.pointer_alignment)
-    arguments = [
-        memory.put(argument.name, bits_of(call.case.tensors[argument.name].contiguous()))
-        for argument in made.inputs
-    ]
-    out = torch.empty(answer["out_shape"], dtype=getattr(torch, made.output.element))
-    arguments += [*answer["integers"], memory.put("out", bits_of(out), output=True)]
-    ran = execute(program, arguments, answer["grid"][0], answer["shared"], memory, out)
-    return call.case.over_budget(ran.out.reshape(call.case.expected.shape))
 
 
 @pytest.mark.parametrize("binding", WITH_PLUGINS, ids=lambda one: one.title.replace(" ", "-"))

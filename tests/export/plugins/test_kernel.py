@@ -80,7 +80,7 @@ def test_sizes_come_from_the_inputs() -> None:
 def test_hidden_parameters_are_cut() -> None:
     cut = without_hidden(PTX, "add", 2)
     assert "add_param_2" in cut and "add_param_3" not in cut and "add_param_4" not in cut
-    assert cut.count(".param") == 3 and cut.endswith(PTX[PTX.index(".reqntid") :])
+    assert cut.count("\t.param") == 3 and cut.endswith(PTX[PTX.index(".reqntid") :])
     with pytest.raises(CheckFailed, match="reads its hidden parameter add_param_2"):
         without_hidden(PTX, "add", 3)
     with pytest.raises(CheckFailed, match="sub: not a kernel of this PTX"):
@@ -98,7 +98,7 @@ def test_a_kernel_that_takes_its_arguments_in_another_order_is_refused() -> None
     mixed = (launch.arguments[-1], *launch.arguments[:-1], *hidden)
     with pytest.raises(CheckFailed, match="inputs, integers and the output in this order"):
         prepared(replace(launch, arguments=mixed), whole.encode())
-    with pytest.raises(CheckFailed, match="has 10 parameters, not 11; this Triton hides others"):
+    with pytest.raises(CheckFailed, match="has 11 parameters, not 12; this Triton hides others"):
         prepared(replace(kept, arguments=(*kept.arguments, hidden[0])), whole.encode())
 
 
@@ -147,8 +147,9 @@ def network(**changes: Any) -> ClinReadNetConfig:
         (PRESETS["tiny"], "mlp", "fp16", "48 or 96 channels, which no block of this network has"),
         (network(window=16, heads=(3, 6, 12, 24)), "attention_block", "fp16", "a window in 4...8"),
         (NETWORKS["window-11"], "attention_block", "fp16", "48 or 96 channels"),
+        (network(use_sobel=False), "sobel_stem", "fp16", "trained without Sobel edges"),
     ],
-    ids=["float32", "channels", "window", "other"],
+    ids=["float32", "channels", "window", "other", "edges"],
 )
 def test_an_op_that_was_named_and_can_run_no_layer_is_an_error(
     config: ClinReadNetConfig, op: str, precision: str, message: str
@@ -156,6 +157,11 @@ def test_an_op_that_was_named_and_can_run_no_layer_is_an_error(
     with pytest.raises(InputError, match=message) as error:
         make_plan(config, (op,), precision, ())
     assert str(error.value).startswith(f"plugins={op}: no layer in {precision}: ")
+
+
+def test_a_network_without_attention_is_refused() -> None:
+    with pytest.raises(InputError, match="trained without attention"):
+        make_plan(network(use_attention=False), ("mlp",), "fp16", ())
 
 
 def test_precisions_are_judged_before_anything_is_compiled() -> None:
