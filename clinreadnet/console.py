@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 from rich.console import Console
@@ -17,7 +19,32 @@ from rich.progress import (
 
 from clinreadnet.errors import visible
 
-console = Console(stderr=True)
+
+class _StandardError(io.TextIOBase):
+    """Standard error as it is now; what cannot be written there is lost and ends nothing."""
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return getattr(sys.stderr, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        return sys.stderr is not None and sys.stderr.isatty()
+
+    def fileno(self) -> int:
+        return sys.stderr.fileno()
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, AttributeError):  # AttributeError: closed before Python started
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, AttributeError):
+            sys.stderr.flush()
+
+
+_error = _StandardError()
+console = Console(file=_error)
 """Console for everything except results."""
 
 
@@ -38,7 +65,7 @@ class Output(Console):
 
 def note(line: str) -> None:
     """Print one line to standard error; what a terminal would act on is escaped."""
-    print(visible(line), file=sys.stderr)
+    print(visible(line), file=_error, flush=True)
 
 
 def progress_bar(*, quiet: bool = False) -> Progress:

@@ -11,7 +11,7 @@ import io
 import os
 import signal
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated, NoReturn, TextIO
 
 import typer
 
@@ -37,6 +37,7 @@ from clinreadnet.cli import (
     verify,
 )
 from clinreadnet.cli.command import Command
+from clinreadnet.console import note
 from clinreadnet.errors import ClinReadNetError, first_line, one_line
 from clinreadnet.spec import RESEARCH_USE
 
@@ -102,6 +103,7 @@ for _group, _commands in _GROUPS.items():
 
 def main() -> None:
     """Run the command line; errors meant for a user become one line and an exit status."""
+    _open_standard_streams()
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", None)):
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _end)
@@ -122,10 +124,12 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 130)
     except BrokenPipeError:
-        _drop_output()  # or the interpreter would flush it at its end, and fail
+        _drop(sys.stdout)
         sys.exit(0)
     except OSError as error:
         where = "" if error.filename is None else f"{error.filename}: "
+        if error.filename is None and error.errno in _UNWRITABLE:  # files have names
+            where = "standard output: "
         advice = "; free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         _fail(f"{where}{error.strerror or first_line(error)}{advice}", 2)
     except MemoryError:
@@ -136,8 +140,21 @@ _LAST_WAIT = 10
 """Seconds to clean up in after SIGTERM."""
 
 
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+
+
 def _fail(message: str, status: int) -> NoReturn:
-    print(f"clinreadnet: {one_line(message)}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _drop(sys.stdout)
+        if status == 1:  # a report that says why is lost
+            message, status = f"standard output: {error.strerror}; {message}", 2
+    note(f"clinreadnet: {one_line(message)}")
+    try:
+        sys.stderr.flush()
+    except OSError:
+        _drop(sys.stderr)
     sys.exit(status)
 
 
@@ -151,7 +168,20 @@ def _end(number: int, frame: object) -> NoReturn:
     sys.exit(128 + number)
 
 
-def _drop_output() -> None:
+def _open_standard_streams() -> None:
+    """Replace standard streams that are closed: a file that is opened would get their number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))
+
+
+def _drop(stream: TextIO) -> None:
+    """Let nothing that waits in a stream fail when the interpreter ends."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
+    os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from clinreadnet.cli.common import print_json
 from clinreadnet.cli.options import Checkpoint, Json, LabelledFolder
+from clinreadnet.console import note
 
 
 def calibrate(
@@ -30,7 +30,7 @@ def calibrate(
     from clinreadnet.evaluation.intervals import calibrate_intervals
 
     found = calibrate_intervals(data, out, checkpoint)
-    print(f"clinreadnet: wrote {out}", file=sys.stderr)
+    note(f"clinreadnet: wrote {out}")
     if as_json:
         print_json(found)
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,7 @@ import typer
 
 from clinreadnet.cli.common import print_json
 from clinreadnet.cli.options import Checkpoint, Force, Json, NewFolder, WantedPreset
-from clinreadnet.console import Output
+from clinreadnet.console import Output, note
 from clinreadnet.errors import CheckFailed, InputError
 from clinreadnet.precision import (
     DEFAULT_ENGINE_PRECISION,
@@ -136,7 +135,7 @@ def export(
         batch=parse_batch(batch),
         auto_islands=fp32_islands == "auto",
         force=force,
-        note=lambda line: print(f"clinreadnet: {line}", file=sys.stderr),
+        note=lambda line: note(f"clinreadnet: {line}"),
     )
     if as_json:
         print_json(report.to_dict())

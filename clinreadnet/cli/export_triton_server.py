@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,7 @@ import typer
 
 from clinreadnet.cli.common import print_json
 from clinreadnet.cli.options import Bundle, Json
-from clinreadnet.console import Output
+from clinreadnet.console import Output, note
 
 
 def export_triton_server(
@@ -37,7 +36,7 @@ def export_triton_server(
 
     repository = write_repository(bundle or default_bundle(), out, force=force)
     for file, reason in repository.left_out.items():
-        print(f"clinreadnet: {file} left out: {reason}", file=sys.stderr)
+        note(f"clinreadnet: {file} left out: {reason}")
     if as_json:
         print_json(repository.to_dict())
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from clinreadnet.cli.common import print_json
 from clinreadnet.cli.options import Bundle, Json
+from clinreadnet.console import note
 
 
 def report(
@@ -46,7 +46,7 @@ def report(
     made = DeploymentReport(bundle or default_bundle(), results, budget=budget, machine=machine)
     if out is not None:
         made.write(out)
-        print(f"clinreadnet: wrote {out}", file=sys.stderr)
+        note(f"clinreadnet: wrote {out}")
     if as_json:
         print_json(made.to_dict())
     else:

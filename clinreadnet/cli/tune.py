@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,7 @@ import typer
 
 from clinreadnet.cli.common import print_json
 from clinreadnet.cli.options import Json
-from clinreadnet.console import Output
+from clinreadnet.console import Output, note
 from clinreadnet.errors import InputError
 from clinreadnet.files import check_output
 
@@ -49,7 +48,7 @@ def tune(
         check_output(CONFIGS / "gpu.json" if out is None else out)
     tuning = run(only=only or ())
     if not dry_run:
-        print(f"clinreadnet: wrote {write_tuning(tuning, out)}", file=sys.stderr)
+        note(f"clinreadnet: wrote {write_tuning(tuning, out)}")
     if as_json:
         print_json(tuning.to_dict())
     else:

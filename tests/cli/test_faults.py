@@ -1,22 +1,27 @@
-"""Commands that are ended, or whose disk fills up, at any moment.
+"""Commands that are ended, or whose disk is full, fills up or is read-only, at any moment.
 
 Afterwards each output is the old one or the new one, whole, and nothing else is there. A command
 that was killed, or ended while it cleaned up, may leave a hidden temporary folder, which the next
 one removes.
 ``CLINREADNET_FAULTS`` is the number of moments for each command and fault; ``make faults`` tries
-more of them.
+more of them. ``CLINREADNET_FAULTS_RECORD`` is a JSON file for what became of all of them, from which
+`bench.tables.security` makes a table.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import os
+import platform
 import random
 import re
 import shutil
 import signal
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -27,14 +32,35 @@ pytest.importorskip("triton")
 pytest.importorskip("cryptography")
 
 from support.fault_commands import COMMANDS, Command
-from support.faults import Ended, Fault, run
+from support.faults import Ended, Fault, can_mount, run
 
+from clinreadnet.machine import cpu_name, git_commit
 from clinreadnet.model.network import PRESETS
 
 MOMENTS = int(os.environ.get("CLINREADNET_FAULTS", 1))
 STRAY = re.compile(r"\..+\.writing")
 INTERRUPTED = {"train": 130}
 """Status after SIGTERM where it is not 143: training notes it and ends after the step."""
+TALLY: dict[str, Counter[str]] = {}
+"""What became of the outputs, by kind of fault."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def record() -> Iterator[None]:
+    yield
+    if path := os.environ.get("CLINREADNET_FAULTS_RECORD"):
+        facts = {
+            "command": f"make faults MOMENTS={MOMENTS} RECORD=1",
+            "date": f"{datetime.now(UTC):%Y-%m-%d}",
+            "commit": git_commit(),
+            "cpu": cpu_name(),
+            "threads": os.cpu_count(),
+            "python": platform.python_version(),
+            "commands": len(COMMANDS),
+            "moments": MOMENTS,
+            "faults": TALLY,
+        }
+        Path(path).write_text(json.dumps(facts, indent=1) + "\n")
 
 
 @pytest.fixture(scope="module")
@@ -94,11 +120,21 @@ def moments(name: str, fault: str, events: int) -> list[int]:
     return sorted(draw.sample(range(1, events + 1), min(MOMENTS, events)))
 
 
-def broken(name: str, before: Path, trial: Path, fault: Fault) -> Ended:
+def broken(kind: str, name: str, before: Path, trial: Path, fault: Fault) -> Ended:
     """Run a command on a copy of its inputs under a fault, and check what is left."""
     shutil.copytree(before, trial)
     ended = run(name, COMMANDS[name].arguments.split(), trial, fault)
-    check(COMMANDS[name], before, trial, ended)
+    tally = TALLY.setdefault(kind, Counter(old=0, new=0, both=0, wrong=0))
+    try:
+        check(COMMANDS[name], before, trial, ended)
+    except BaseException:
+        tally["wrong"] += 1
+        raise
+    changed = {
+        tree(trial / "out" / output) != tree(before / "out" / output)
+        for output in COMMANDS[name].outputs
+    }
+    tally["both" if len(changed) == 2 else "new" if changed.pop() else "old"] += 1
     return ended
 
 
@@ -120,7 +156,8 @@ def test_a_killed_command_leaves_old_or_new_and_the_next_cleans_up(
     before, undisturbed = template(name)
     for at in moments(name, "kill", undisturbed.events):
         trial = tmp_path / str(at)
-        assert broken(name, before, trial, Fault(signal.SIGKILL, at)).status == -signal.SIGKILL
+        ended = broken("SIGKILL", name, before, trial, Fault(signal.SIGKILL, at))
+        assert ended.status == -signal.SIGKILL
         again(name, before, trial)
 
 
@@ -131,7 +168,7 @@ def test_a_terminated_command_leaves_old_or_new(
     before, undisturbed = template(name)
     for at in moments(name, "terminate", undisturbed.events):
         trial = tmp_path / str(at)
-        ended = broken(name, before, trial, Fault(signal.SIGTERM, at))
+        ended = broken("SIGTERM", name, before, trial, Fault(signal.SIGTERM, at))
         stopped = INTERRUPTED.get(name, 128 + signal.SIGTERM)
         assert ended.status in (COMMANDS[name].status, stopped), ended.stderr
         if strays(trial / "out"):  # it was ended while it cleaned up
@@ -143,7 +180,7 @@ def test_a_terminated_command_leaves_old_or_new(
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_signal_at_a_random_time(
     name: str,
-    number: int,
+    number: signal.Signals,
     template: Callable[[str], tuple[Path, Ended]],
     tmp_path: Path,
 ) -> None:
@@ -151,7 +188,8 @@ def test_a_signal_at_a_random_time(
     draw = random.Random(f"{name}/{number}")
     for count in range(MOMENTS):
         trial = tmp_path / str(count)
-        broken(name, before, trial, Fault(number, after=draw.uniform(0.01, undisturbed.seconds)))
+        fault = Fault(number, after=draw.uniform(0.01, undisturbed.seconds))
+        broken(f"{number.name}, at any time", name, before, trial, fault)
         again(name, before, trial)
 
 
@@ -161,7 +199,64 @@ def test_a_disk_that_fills_up_is_one_line_and_nothing_is_half_written(
 ) -> None:
     before, undisturbed = template(name)
     for at in moments(name, "full", undisturbed.events):
-        ended = broken(name, before, tmp_path / str(at), Fault(full=at))
-        assert ended.status in (COMMANDS[name].status, 2), ended.stderr
-        if ended.status == 2:
-            assert "No space left on device" in ended.stderr
+        ended = broken("files cannot be made", name, before, tmp_path / str(at), Fault(full=at))
+        check_refusal(name, ended, "No space left on device")
+
+
+def check_refusal(name: str, ended: Ended, reason: str) -> None:
+    """Check that a command succeeded, or says in its last line why it did not."""
+    assert ended.status in (COMMANDS[name].status, 2), ended.stderr
+    if ended.status == 2:
+        assert re.search(reason, ended.stderr.splitlines()[-1]), ended.stderr
+
+
+@pytest.fixture(scope="module")
+def own_disk() -> None:
+    if not can_mount():
+        pytest.skip("needs the right to mount a disk, as root has")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_disk_that_is_full_or_read_only_is_found_before_the_work(
+    name: str, template: Callable[[str], tuple[Path, Ended]], tmp_path: Path, own_disk: None
+) -> None:
+    before, _ = template(name)
+    for kind, fault in (
+        ("a full disk", Fault(free=0)),
+        ("a read-only disk", Fault(read_only=True)),
+    ):
+        ended = broken(kind, name, before, tmp_path / kind, fault)
+        assert ended.status == 2
+        check_refusal(name, ended, "space|free|Read-only file system")
+        assert tree(tmp_path / kind / "out") == tree(before / "out")
+
+
+def size_of(path: Path) -> int:
+    return sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_disk_that_fills_up_in_the_middle(
+    name: str, template: Callable[[str], tuple[Path, Ended]], tmp_path: Path, own_disk: None
+) -> None:
+    before, _ = template(name)
+    needed = size_of(before.parent / "after" / "out") + 8 * 4096
+    draw = random.Random(f"{name}/disk")
+    for count in range(MOMENTS):
+        fault = Fault(free=draw.randrange(4096, needed), hide_space=True)
+        ended = broken("a disk that fills up", name, before, tmp_path / str(count), fault)
+        check_refusal(name, ended, "No space left on device")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_file_that_may_not_grow_as_large_as_it_must(
+    name: str, template: Callable[[str], tuple[Path, Ended]], tmp_path: Path
+) -> None:
+    before, _ = template(name)
+    made = (before.parent / "after" / "out").rglob("*")
+    most = max(path.stat().st_size for path in made if path.is_file())
+    draw = random.Random(f"{name}/largest")
+    for count in range(MOMENTS):
+        fault = Fault(largest=max(draw.randrange(most), 1024))
+        ended = broken("a limit on sizes", name, before, tmp_path / str(count), fault)
+        check_refusal(name, ended, "File too large|No space left")

@@ -1,5 +1,7 @@
 """Run a command in a child process that is ended, or whose disk fails, at a chosen moment.
 
+A disk of its own is a tmpfs in a mount namespace of the child, so nothing else sees it.
+
 The moments are the events of Python's audit hook that change the current folder: a file that is
 opened to be written, a rename, a removal. The fault comes before the event. Children are forked
 from a server that has imported what the commands need, so that each takes its own time only.
@@ -7,14 +9,19 @@ from a server that has imported what the commands need, so that each takes its o
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import multiprocessing
 import os
+import resource
+import shutil
 import signal
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from pathlib import Path
@@ -38,6 +45,9 @@ class Fault:
         after: seconds after which it gets it instead.
         full: number of the event from which on nothing can be created; 0 for none.
         hide_space: pretend that there is plenty of space: a full disk is found late.
+        free: put the folder ``out`` on a disk of its own with so many bytes free.
+        read_only: put it on a disk that is read-only.
+        largest: bytes of the largest file that the process may write; 0 for no limit.
     """
 
     signal: int = 0
@@ -45,6 +55,9 @@ class Fault:
     after: float = 0.0
     full: int = 0
     hide_space: bool = False
+    free: int | None = None
+    read_only: bool = False
+    largest: int = 0
 
 
 @dataclass(frozen=True)
@@ -125,8 +138,55 @@ def _child(command: str, arguments: list[str], folder: str, scratch: str, fault:
         timer = threading.Timer(fault.after, os.kill, (os.getpid(), fault.signal))
         timer.daemon = True
         timer.start()
+    if fault.largest:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (fault.largest, fault.largest))
     sys.argv = ["clinreadnet", *arguments]
-    cli.main()
+    own = fault.read_only or fault.free is not None
+    with _disk(Path("out").absolute(), Path(scratch), fault) if own else nullcontext():
+        cli.main()
+
+
+_NEW_NAMESPACE = 0x20000  # CLONE_NEWNS
+_RDONLY, _REMOUNT, _BIND, _REC, _PRIVATE = 0x1, 0x20, 0x1000, 0x4000, 0x40000
+
+
+def can_mount() -> bool:
+    """Return whether this process may mount a disk in a namespace of its own."""
+    child = os.fork()
+    if child == 0:
+        os._exit(ctypes.CDLL(None).unshare(_NEW_NAMESPACE) != 0)
+    return os.waitpid(child, 0)[1] == 0
+
+
+@contextmanager
+def _disk(out: Path, scratch: Path, fault: Fault) -> Iterator[None]:
+    """Put a folder on a disk of its own inside the block; what is on it in the end stays."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    own = scratch / "disk"
+    own.mkdir()
+    _call(libc.unshare, _NEW_NAMESPACE)
+    _call(libc.mount, b"none", b"/", None, _REC | _PRIVATE, None)
+    _call(libc.mount, b"tmpfs", bytes(own), b"tmpfs", 0, b"size=64m")
+    inside = shutil.copytree(out, own / "out")
+    if fault.free is not None:
+        with (own / "filler").open("wb") as filler:
+            size = shutil.disk_usage(own).free - fault.free
+            os.posix_fallocate(filler.fileno(), 0, size)
+    _call(libc.mount, bytes(inside), bytes(out), None, _BIND, None)
+    if fault.read_only:
+        _call(libc.mount, None, bytes(out), None, _REMOUNT | _BIND | _RDONLY, None)
+    try:
+        yield
+    finally:
+        _call(libc.umount2, bytes(out), 0)
+        shutil.rmtree(out)
+        shutil.copytree(inside, out)
+
+
+def _call(function: Any, *arguments: Any) -> None:
+    if function(*arguments):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def _watch(folder: str, events: int, fault: Fault) -> None:
