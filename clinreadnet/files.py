@@ -344,6 +344,7 @@ def _locked_folder(place: Path) -> tuple[Path, int | None]:
                 prefix=f".{place.name[:_NAME_CHARACTERS]}.", suffix=_SUFFIX, dir=place.parent
             )
         )
+        lock = None
         try:
             os.chmod(folder, 0o755)
             if fcntl is None:
@@ -360,6 +361,8 @@ def _locked_folder(place: Path) -> tuple[Path, int | None]:
             pass
         except BaseException:
             _remove(folder)
+            if lock is not None:
+                os.close(lock)
             raise
 
 

@@ -71,12 +71,26 @@ DICOM_HEADER = _limit(
     "DICOM data before the pixels",
     "An Enhanced CT file describes a frame in about 1 kB.",
 )
+DICOM_ELEMENTS = _limit(
+    "DICOM_ELEMENTS",
+    2**13,
+    "elements",
+    "DICOM elements and items before the pixels, and one more for each 512 bytes of the file",
+    "A CT image has a few hundred, an Enhanced CT file less than 100 to a frame.",
+)
 INFLATED = _limit(
     "INFLATED",
     128 * MIB,
     "bytes",
     "a deflated DICOM file, inflated",
     "256 slices; the whole file is one compressed block.",
+)
+TIF_TAGS = _limit(
+    "TIF_TAGS",
+    256,
+    "tags",
+    "tags of an image in a `.tif` file",
+    "Real images have 10 to 50; each may claim the whole file as its value.",
 )
 TIF_FILE = _limit(
     "TIF_FILE",
@@ -102,6 +116,13 @@ DEFLATE_RATIO = _limit(
     "the growth of a deflated block",
     "DEFLATE cannot do more, so a header that promises more is wrong.",
 )
+ARCHIVE_INDEX = _limit(
+    "ARCHIVE_INDEX",
+    2**16,
+    "bytes",
+    "the list of arrays in an `.npz` archive",
+    "An array takes about 60.",
+)
 LABELS = _limit(
     "LABELS",
     64 * MIB,
@@ -125,6 +146,9 @@ SCORES_FILE = _limit(
     "bytes",
     "a file of scores that `summarize` reads",
     "A row of CSV has about 200 bytes.",
+)
+SCORES_LINE = _limit(
+    "SCORES_LINE", 2**16, "characters", "a line of a CSV file of scores", "A row has about 200."
 )
 SCORES_ROWS = _limit(
     "SCORES_ROWS",
@@ -188,10 +212,17 @@ DENSE = _limit(
 
 # Bundles.
 MANIFEST = _limit(
-    "MANIFEST", 4 * MIB, "bytes", "`manifest.json`", "Real manifests have about ten thousand."
+    "MANIFEST", MIB, "bytes", "`manifest.json`", "Real manifests have about ten thousand."
 )
 NESTING = _limit(
     "NESTING", 32, "levels", "the nesting of `manifest.json`", "Real manifests have six levels."
+)
+GRAPH_FIELDS = _limit(
+    "GRAPH_FIELDS",
+    2**20,
+    "fields",
+    "fields of an ONNX file",
+    "The shipped graphs have about eight thousand.",
 )
 GRAPH_NESTING = _limit(
     "GRAPH_NESTING",

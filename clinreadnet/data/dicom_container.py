@@ -44,6 +44,7 @@ _UNDEFINED = 0xFFFFFFFF
 _LONG_LENGTH = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"UC", b"UN", b"UR", b"UT"}
 _MOST_META = 64
 _FRAGMENTS_PER_FRAME = 16
+_READS_PER_ELEMENT = 2  # its head and its value, most of which are skipped
 
 
 class NotDicom(Exception):
@@ -222,12 +223,16 @@ class _Counted:
         self._file = file
         self._size = size
         self._left = limits.DICOM_HEADER
+        self._reads_left = _READS_PER_ELEMENT * (limits.DICOM_ELEMENTS + size // 512)
         self.tell = file.tell
 
     def read(self, size: int = -1) -> bytes:
         there = max(self._size - self._file.tell(), 0)
         size = there if size < 0 else min(size, there)
         self._left -= size
+        self._reads_left -= 1
+        if self._reads_left < 0:
+            raise Damaged("more elements before the pixels than it may have")
         if self._left < 0:
             raise Damaged(f"more than {limits.DICOM_HEADER // limits.MIB} MiB before the pixels")
         return self._file.read(size)

@@ -15,6 +15,8 @@ import io
 import json
 import logging
 import os
+import struct
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,6 +44,8 @@ _SIMULATION_ADVICE = "simulate the folder again, or delete this file to go witho
 _LARGEST_NUMBER = 2**31 - 1  # of an anatomy, a patient, a noise level
 
 _MOST_COUNTED = 64  # images of a TIFF that should have one
+_TAG_BYTES = {3: 2, 8: 2} | dict.fromkeys((4, 9, 11, 13), 4) | dict.fromkeys((5, 10, 12), 8)
+_TAG_BYTES |= dict.fromkeys((16, 17, 18), 8)
 
 TOLERANCE = 1e-6
 """Distance that an encoded pixel may be outside [0, 1]; other programs round 0 and 1 this way."""
@@ -93,6 +97,7 @@ def _open_tif(path: Path) -> Iterator[tifffile.TiffFile]:
     """Open a TIFF; what tifffile raises inside the block becomes an InputError."""
     content = read_regular(path, limits.TIF_FILE)
     try:
+        _check_tags(content)
         with silent_tifffile(), tifffile.TiffFile(io.BytesIO(content)) as tif:
             yield tif
     except InputError:
@@ -102,6 +107,34 @@ def _open_tif(path: Path) -> Iterator[tifffile.TiffFile]:
         raise InputError(
             f"{path}: not a readable TIFF ({type(error).__name__}); copy it again"
         ) from None
+
+
+def _check_tags(content: bytes) -> None:
+    """Refuse images of many tags, and tags that claim more than the file: tifffile reads them all.
+
+    Raises:
+        ValueError: there are some.
+        struct.error: the file is cut off.
+    """
+    order = {b"II": "<", b"MM": ">"}.get(content[:2], "<")
+    big = content[2:4] in (b"+\0", b"\0+")
+    count_form, tag_form, next_form = ("Q", "HHQ8x", "Q") if big else ("H", "HHL4x", "L")
+    (at,) = struct.unpack_from(order + next_form, content, 8 if big else 4)
+    for _ in range(_MOST_COUNTED):
+        if at == 0:
+            return
+        (tags,) = struct.unpack_from(order + count_form, content, at)
+        if tags > limits.TIF_TAGS:
+            raise ValueError
+        at += struct.calcsize(order + count_form)
+        claimed = 0
+        for _ in range(tags):
+            _, kind, values = struct.unpack_from(order + tag_form, content, at)
+            claimed += values * _TAG_BYTES.get(kind, 1)
+            at += struct.calcsize(order + tag_form)
+        if claimed > len(content):
+            raise ValueError
+        (at,) = struct.unpack_from(order + next_form, content, at)
 
 
 def _count_images(tif: tifffile.TiffFile) -> int:
@@ -236,8 +269,8 @@ def _read_json_object(path: Path, purpose: str) -> dict[str, object]:
     def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            keys = [key for key, _ in pairs]
-            repeated.extend(sorted({key for key in keys if keys.count(key) > 1}))
+            counts = Counter(key for key, _ in pairs)
+            repeated.extend(sorted(key for key, count in counts.items() if count > 1))
         return found
 
     try:

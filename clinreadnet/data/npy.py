@@ -33,6 +33,10 @@ _NUMBERS = re.compile(r"[<>|=]?(?:[iu](?:1|2|4|8)|f(?:2|4|8))")
 _TEXT = re.compile(r"[<>]?U\d{1,4}")
 _MOST_DIGITS = 15
 _ENCRYPTED = 1
+# The record at the end of a zip archive, and the one before it in a long one.
+_ARCHIVE_END, _ARCHIVE_MARK = 22, b"PK\x05\x06"
+_LONG_ARCHIVE_END, _LONG_ARCHIVE_MARK = 20, b"PK\x06\x07"
+_LONGEST_COMMENT = 2**16
 
 
 class NotAnArray(Exception):
@@ -211,6 +215,7 @@ def read_members(
 def _archive(file: IO[bytes]) -> Iterator[zipfile.ZipFile]:
     """Open an archive; what zipfile raises inside the block becomes `NotAnArray`."""
     try:
+        _check_index(file)
         with zipfile.ZipFile(file) as archive:
             yield archive
     except NotAnArray:
@@ -220,6 +225,24 @@ def _archive(file: IO[bytes]) -> Iterator[zipfile.ZipFile]:
         raise NotAnArray(f"a damaged archive, {type(error).__name__}") from None
     except (NotImplementedError, struct.error, zipfile.BadZipFile, zlib.error):
         raise NotAnArray("a damaged archive") from None
+
+
+def _check_index(file: IO[bytes]) -> None:
+    """Refuse a long list of members: zipfile reads all of it, whatever is asked for."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - _ARCHIVE_END - _LONGEST_COMMENT - _LONG_ARCHIVE_END, 0))
+    end = file.read()
+    file.seek(0)
+    # The same places as zipfile: at the very end, else the last one that there is.
+    at = len(end) - _ARCHIVE_END
+    if end[at : at + 4] != _ARCHIVE_MARK:
+        at = end.rfind(_ARCHIVE_MARK)
+    if at < 0 or len(end) - at < _ARCHIVE_END:
+        return  # not an archive, as zipfile says too
+    (index,) = struct.unpack("<L", end[at + 12 : at + 16])
+    long_form = end[max(at - _LONG_ARCHIVE_END, 0) : at].startswith(_LONG_ARCHIVE_MARK)
+    if index > limits.ARCHIVE_INDEX or long_form:
+        raise NotAnArray("an archive with more members than it may have")
 
 
 def _read_member(archive: zipfile.ZipFile, wanted: Wanted, first: int | None) -> NDArray[Any]:

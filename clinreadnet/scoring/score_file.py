@@ -128,10 +128,20 @@ def _check_columns(names: list[str], path: AnyPath) -> None:
 def _open_csv(file: BinaryIO, path: AnyPath) -> Iterator[tuple[int, Mapping[str, Any]]]:
     # A spreadsheet may have written a byte order mark.
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-    reader = csv.reader(text, strict=True)
+    reader = csv.reader(_short_lines(text, path), strict=True)
     heading = next(_lines(reader, path), [])
     _check_columns(heading, path)
     return _csv_rows(reader, heading, path)
+
+
+def _short_lines(text: io.TextIOWrapper, path: AnyPath) -> Iterator[str]:
+    while line := text.readline(limits.SCORES_LINE + 1):
+        if len(line) > limits.SCORES_LINE:
+            raise InputError(
+                f"{path}: a line has more than {limits.SCORES_LINE} characters; give a file of "
+                "`clinreadnet score-archive` or `clinreadnet score --csv`"
+            )
+        yield line
 
 
 def _lines(reader: Any, path: AnyPath) -> Iterator[list[str]]:

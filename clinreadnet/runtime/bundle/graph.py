@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from clinreadnet.errors import InputError, Untrusted
-from clinreadnet.limits import GRAPH_NESTING
+from clinreadnet.limits import GRAPH_FIELDS, GRAPH_NESTING
 from clinreadnet.precision import PRECISIONS
 
 _TYPES = {
@@ -59,11 +59,13 @@ class GraphContent:
         operators: names of its operators, with their number.
         tensor_bytes: bytes of its constant tensors, by type.
         external: whether a tensor's numbers are in another file.
+        fields: number of fields in all messages.
     """
 
     operators: Counter[str] = field(default_factory=Counter)
     tensor_bytes: Counter[str] = field(default_factory=Counter)
     external: bool = False
+    fields: int = 0
 
     @property
     def precision(self) -> str:
@@ -138,6 +140,9 @@ def _walk(content: memoryview, message: str, found: GraphContent, depth: int) ->
     inner = _MESSAGES[message]
     count = data_type = 0
     for number, kind, value in _fields(content):
+        found.fields += 1
+        if found.fields > GRAPH_FIELDS:
+            raise _Malformed
         if isinstance(value, memoryview):
             if number in inner:
                 _walk(value, inner[number], found, depth + 1)

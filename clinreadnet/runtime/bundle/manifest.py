@@ -10,6 +10,7 @@ file is read once, and the bytes that are hashed are the bytes that are used.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -17,6 +18,7 @@ import os
 import re
 import types
 import typing
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -378,8 +380,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a JSON object; a repeated key is an error, because readers differ on which counts."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in found if keys.count(key) > 1)
+        counts = Counter(key for key, _ in pairs)
+        twice = next(key for key in found if counts[key] > 1)
         raise _FormatError(f"{twice!r} is there twice in an object")
     return found
 
@@ -481,10 +483,13 @@ def _upgraded(raw: dict[str, Any]) -> dict[str, Any]:
     return raw | {"model": add(raw["model"], _ADDED_TO_MODEL, "model")} if "model" in raw else raw
 
 
+_hints = functools.cache(typing.get_type_hints)
+
+
 def _decode_object(wanted: type[_T], value: Any, where: str) -> _T:
     if not isinstance(value, dict):
         raise _FormatError(f"{where or 'manifest'}: expected an object")
-    hints = typing.get_type_hints(wanted)
+    hints = _hints(wanted)
     prefix = f"{where}." if where else ""
     missing = [name for name in hints if name not in value]
     if missing:
@@ -513,7 +518,7 @@ def _check(manifest: Manifest) -> None:
         raise _FormatError(f"model.novelty_threshold {threshold} is not a positive number")
     _check_sha256(manifest.model.weights_sha256, "model.weights_sha256")
     _check_batch(manifest.input.batch, "input.batch")
-    names: list[str] = []
+    names: set[str] = set()
     files: list[tuple[Artifact | Golden | LayerReport, str]] = [(manifest.golden, "golden")]
     for i, artifact in enumerate(manifest.artifacts):
         files.append((artifact, f"artifacts[{i}]"))
@@ -527,7 +532,7 @@ def _check(manifest: Manifest) -> None:
             )
         if listed.file in names:
             raise _FormatError(f"{where}.file {listed.file!r} is listed twice")
-        names.append(listed.file)
+        names.add(listed.file)
         _check_sha256(listed.sha256, f"{where}.sha256")
         if listed.size < 1:
             raise _FormatError(f"{where}.size {listed.size} is not positive")
