@@ -1,0 +1,65 @@
+"""Standard streams that are full or closed: one line, status 2, and no noise when Python ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.dicom_files import noise
+from support.tiny_bundle import write_bundle
+
+FULL = Path("/dev/full")
+LINE = "clinreadnet: standard output: No space left on device; free some space\n"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("streams")
+    write_bundle(folder / "bundle")
+    np.save(folder / "a.npy", noise(0))
+    return folder
+
+
+def shell(arguments: str, streams: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command whose output is kept until it ends, as into a file."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command: Sequence[str] = (
+        "sh",
+        "-c",
+        f'"$0" -m clinreadnet.cli {arguments} {streams}',
+        sys.executable,
+    )
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    "arguments",
+    ["--version", "--help", "doctor", "score a.npy --bundle bundle --json", "verify bundle"],
+)
+def test_a_full_standard_output(arguments: str, folder: Path) -> None:
+    done = shell(arguments, ">/dev/full", folder)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith(LINE.partition(";")[0])
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
+def test_a_full_standard_error_costs_no_scores(folder: Path) -> None:
+    done = shell("score a.npy --bundle bundle", "2>/dev/full", folder)
+    assert done.returncode == 0 and "1 slice: mean" in done.stdout
+    assert shell("score nowhere --bundle bundle", "2>/dev/full", folder).returncode == 2
+
+
+@pytest.mark.parametrize("streams", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(streams: str, folder: Path) -> None:
+    target = folder / "a.csv"
+    done = shell("score a.npy --bundle bundle --csv a.csv", streams, folder)
+    assert done.returncode == 0 and done.stderr == ""
+    assert target.read_text().count("\n") == 2
+    assert shell("score nowhere --bundle bundle", streams, folder).returncode == 2
