@@ -7,6 +7,7 @@ EXTRAS := dev,cpu,tensorrt-rtx-build
 SOURCES := $(shell find clinreadnet kernels export -name '*.py' -o -name '*.json')
 COUNTS := bench/results/kernels/machine-code.json
 SOAKED := bench/results/security/soak.json
+FAULTED := bench/results/security/faults.json
 FUZZED := bench/results/security/fuzz.json
 WEIGHTS := clinreadnet/weights/small.safetensors
 
@@ -31,7 +32,8 @@ fuzz: $(INSTALLED)  ## read random files for MINUTES (default 30), from SEED; RE
 		$(if $(RECORD),--record ../$(FUZZED))
 
 faults: $(INSTALLED)  ## end every command that writes at MOMENTS moments (default 20) for each kind of fault
-	CLINREADNET_FAULTS=$(or $(MOMENTS),20) $(BIN)/python -m pytest -q tests/cli/test_faults.py
+	CLINREADNET_FAULTS=$(or $(MOMENTS),20) \
+		CLINREADNET_FAULTS_RECORD=$(if $(RECORD),$(CURDIR)/$(FAULTED)) $(BIN)/python -m pytest -q tests/cli/test_faults.py
 
 soak: $(INSTALLED)  ## call a session 50,000 times from 16 threads and record its memory and open files
 	PYTHONPATH=tests $(BIN)/python -m support.soak > $(SOAKED).new

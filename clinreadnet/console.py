@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from contextlib import suppress
-from typing import NoReturn
+from typing import IO, NoReturn
 
 from rich.console import Console
 from rich.progress import (
@@ -43,7 +43,7 @@ class _StandardError(io.TextIOBase):
             sys.stderr.flush()
 
 
-_error = _StandardError()
+_error: IO[str] = _StandardError()  # type: ignore[assignment]
 console = Console(file=_error)
 """Console for everything except results."""
 

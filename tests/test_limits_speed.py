@@ -1,4 +1,4 @@
-"""What is beyond a limit, or only costly to read, is refused within one second of processor time."""
+"""What is beyond a limit, or costly to read, is refused within a second of processor time."""
 
 from __future__ import annotations
 

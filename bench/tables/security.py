@@ -9,9 +9,12 @@ from bench.recording import RESULTS
 from bench.tables.recorded import markdown, read_json
 
 FOLDER = RESULTS / "security"
-FUZZ, SOAK, CHECKS = (FOLDER / f"{name}.json" for name in ("fuzz", "soak", "checks-cost"))
+FUZZ, SOAK, CHECKS, FAULTS = (
+    FOLDER / f"{name}.json" for name in ("fuzz", "soak", "checks-cost", "faults")
+)
 _NOT_MEASURED = "Not measured.\n"
 _OUTCOMES = ("read", "refused", "wrong")
+_LEFT = ("old", "new", "both", "wrong")
 
 
 def fuzz_table() -> str:
@@ -33,6 +36,22 @@ def fuzz_table() -> str:
     hardware = ", ".join(sorted({run["cpu"] for run in runs}))
     where = f"Seeds {seeds}, commit {commits}, {hardware}.\n"
     return markdown(["kind", "cases", "read", "refused", "findings"], rows) + "\n" + where
+
+
+def faults_table() -> str:
+    """What became of the outputs of commands that were ended or could not write."""
+    if not FAULTS.exists():
+        return _NOT_MEASURED
+    run = read_json(FAULTS)
+    rows = [
+        [kind, str(sum(counts.values())), *(str(counts[name]) for name in _LEFT)]
+        for kind, counts in run["faults"].items()
+    ]
+    where = (
+        f"{run['commands']} commands, `{run['command']}`, commit {run['commit'][:7]}, {run['cpu']}."
+    )
+    head = ["fault", "runs", "old outputs", "new outputs", "some new", "findings"]
+    return markdown(head, rows) + "\n" + where + "\n"
 
 
 def soak_table() -> str:
@@ -79,4 +98,9 @@ def checks_table() -> str:
     return markdown([head, "processor time"], rows)
 
 
-TABLES = {"checks-cost": checks_table, "fuzz": fuzz_table, "soak": soak_table}
+TABLES = {
+    "checks-cost": checks_table,
+    "faults": faults_table,
+    "fuzz": fuzz_table,
+    "soak": soak_table,
+}

@@ -4,8 +4,8 @@ Afterwards each output is the old one or the new one, whole, and nothing else is
 that was killed, or ended while it cleaned up, may leave a hidden temporary folder, which the next
 one removes.
 ``CLINREADNET_FAULTS`` is the number of moments for each command and fault; ``make faults`` tries
-more of them. ``CLINREADNET_FAULTS_RECORD`` is a JSON file for what became of all of them, from which
-`bench.tables.security` makes a table.
+more of them. ``CLINREADNET_FAULTS_RECORD`` is a JSON file for what became of all of them, from
+which `bench.tables.security` makes a table.
 """
 
 from __future__ import annotations
@@ -227,7 +227,7 @@ def test_a_disk_that_is_full_or_read_only_is_found_before_the_work(
     ):
         ended = broken(kind, name, before, tmp_path / kind, fault)
         assert ended.status == 2
-        check_refusal(name, ended, "space|free|Read-only file system")
+        check_refusal(name, ended, "space|free|Read-only|write-protected")
         assert tree(tmp_path / kind / "out") == tree(before / "out")
 
 

@@ -483,7 +483,9 @@ def _upgraded(raw: dict[str, Any]) -> dict[str, Any]:
     return raw | {"model": add(raw["model"], _ADDED_TO_MODEL, "model")} if "model" in raw else raw
 
 
-_hints = functools.cache(typing.get_type_hints)
+@functools.cache
+def _hints(wanted: type[Any]) -> dict[str, Any]:
+    return typing.get_type_hints(wanted)
 
 
 def _decode_object(wanted: type[_T], value: Any, where: str) -> _T:
