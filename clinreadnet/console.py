@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import sys
-from contextlib import suppress
-from typing import IO, NoReturn
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import IO, Any, NoReturn
 
 from rich.console import Console
 from rich.progress import (
@@ -48,6 +49,20 @@ console = Console(file=_error)
 """Console for everything except results."""
 
 
+STANDARD_OUTPUT = "standard output"
+
+
+@contextmanager
+def output_named() -> Iterator[None]:
+    """Let a failure to write results name standard output."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = STANDARD_OUTPUT
+        raise
+
+
 class Output(Console):
     """Console for results on standard output.
 
@@ -57,6 +72,11 @@ class Output(Console):
     def __init__(self, *, markup: bool = False) -> None:
         """Make it; without ``markup``, a name such as ``CT[axial].dcm`` is printed as it is."""
         super().__init__(markup=markup)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print as rich does; a failure names standard output."""
+        with output_named():
+            super().print(*objects, **options)
 
     def on_broken_pipe(self) -> NoReturn:
         """Raise the error again."""

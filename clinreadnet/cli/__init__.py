@@ -11,6 +11,7 @@ import io
 import os
 import signal
 import sys
+import threading
 from typing import Annotated, NoReturn, TextIO
 
 import typer
@@ -37,7 +38,7 @@ from clinreadnet.cli import (
     verify,
 )
 from clinreadnet.cli.command import Command
-from clinreadnet.console import note
+from clinreadnet.console import STANDARD_OUTPUT, note, output_named
 from clinreadnet.errors import ClinReadNetError, first_line, one_line
 from clinreadnet.spec import RESEARCH_USE
 
@@ -104,6 +105,7 @@ for _group, _commands in _GROUPS.items():
 def main() -> None:
     """Run the command line; errors meant for a user become one line and an exit status."""
     _open_standard_streams()
+    threading.excepthook = _thread_failed
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", None)):
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _end)
@@ -112,7 +114,8 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         status = app(standalone_mode=False)
-        sys.stdout.flush()
+        with output_named():
+            sys.stdout.flush()
         sys.exit(status)
     except ClinReadNetError as error:
         _fail(str(error), error.exit_code)
@@ -128,8 +131,8 @@ def main() -> None:
         sys.exit(0)
     except OSError as error:
         where = "" if error.filename is None else f"{error.filename}: "
-        if error.filename is None and error.errno in _UNWRITABLE:  # files have names
-            where = "standard output: "
+        if error.filename is None and _output_fails():
+            where = f"{STANDARD_OUTPUT}: "
         advice = "; free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         _fail(f"{where}{error.strerror or first_line(error)}{advice}", 2)
     except MemoryError:
@@ -140,16 +143,9 @@ _LAST_WAIT = 10
 """Seconds to clean up in after SIGTERM."""
 
 
-_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
-
-
 def _fail(message: str, status: int) -> NoReturn:
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        _drop(sys.stdout)
-        if status == 1:  # a report that says why is lost
-            message, status = f"standard output: {error.strerror}; {message}", 2
+    if _output_fails() and status == 1:  # the report that says why is lost
+        message, status = f"{STANDARD_OUTPUT} cannot be written; {message}", 2
     note(f"clinreadnet: {one_line(message)}")
     try:
         sys.stderr.flush()
@@ -178,6 +174,22 @@ def _open_standard_streams() -> None:
     for number, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))
+
+
+def _output_fails() -> bool:
+    """Return whether something waits for standard output and cannot be written there."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _drop(sys.stdout)
+        return True
+    return False
+
+
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """Print nothing of a full disk: whoever waits for the thread reports it."""
+    if not issubclass(failure.exc_type, OSError):
+        threading.__excepthook__(failure)
 
 
 def _drop(stream: TextIO) -> None:

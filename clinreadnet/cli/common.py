@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from clinreadnet.console import output_named
+
 
 def print_json(result: Mapping[str, Any]) -> None:
     """Print one JSON document to standard output; values that are not finite become null."""
@@ -20,4 +22,5 @@ def print_json(result: Mapping[str, Any]) -> None:
             return None
         return value
 
-    print(json.dumps(finite(result), indent=2, allow_nan=False))
+    with output_named():
+        print(json.dumps(finite(result), indent=2, allow_nan=False))

@@ -40,9 +40,12 @@ class TrainingLog:
             writer.writeheader()
             writer.writerows(self.rows)
         if self._events is not None:
-            for name, value in row.items():
-                self._events.add_scalar(name, value, int(row["step"]))
-            self._events.flush()
+            try:
+                for name, value in row.items():
+                    self._events.add_scalar(name, value, int(row["step"]))
+                self._events.flush()
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(self.folder)) from error
 
     def close(self) -> None:
         """Close the TensorBoard file."""

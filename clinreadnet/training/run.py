@@ -12,7 +12,7 @@ from pathlib import Path
 
 from clinreadnet.console import console
 from clinreadnet.errors import InputError
-from clinreadnet.files import is_temporary, whole_file
+from clinreadnet.files import check_output, is_temporary, whole_file
 from clinreadnet.training.config import TrainConfig
 from clinreadnet.training.dataset import load_slices
 from clinreadnet.training.distributed import join_ranks
@@ -74,9 +74,18 @@ def train(
     out = Path(out)
     if not resume and out.exists() and not (out.is_dir() and _holds_no_state(out)):
         raise InputError(f"{out}: already exists; give resume=True to continue it, or name another")
+    _check_space(out)
     with join_ranks() as ranks:
         _run(Trainer(config, load_slices(data, quiet=not ranks.first), out, ranks), resume)
     return out / "model.safetensors"
+
+
+def _check_space(out: Path) -> None:
+    """Check before the work that the first files of a run can be written."""
+    place = out.absolute()
+    while not place.exists() and not place.parent.exists():
+        place = place.parent
+    check_output(place / "log.csv" if place.is_dir() else place)
 
 
 def _holds_no_state(out: Path) -> bool:

@@ -491,7 +491,7 @@ def _hints(wanted: type[Any]) -> dict[str, Any]:
 def _decode_object(wanted: type[_T], value: Any, where: str) -> _T:
     if not isinstance(value, dict):
         raise _FormatError(f"{where or 'manifest'}: expected an object")
-    hints = _hints(wanted)
+    hints = _hints(typing.cast(Any, wanted))
     prefix = f"{where}." if where else ""
     missing = [name for name in hints if name not in value]
     if missing:
