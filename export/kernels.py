@@ -291,7 +291,8 @@ def export_kernels(
             for precision in precisions:
                 for spec, source in chosen:
                     made = compile_source(spec, source, precision, target)
-                    for kind in formats if made else ():
+                    for kind in formats if made is not None else ():
+                        assert made is not None
                         kernel, code = made.written_as(kind)
                         (folder / kernel.file).write_bytes(code)
                         kernels.append(kernel)

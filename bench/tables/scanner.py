@@ -64,7 +64,7 @@ def _steady(phase: dict[str, Any] | None) -> list[list[str]]:
             f"{answer['p50']:.0f}, {answer['p99']:.0f}, {answer['most']:.0f} ms",
         ],
         [
-            "steady load: resident memory after a fifth of it",
+            "steady load: resident memory after a fifth of the slices was scored",
             f"{low:.0f} to {high:.0f} MiB, at most {phase['resident_percent']:.1f} % from its "
             "median",
         ],

@@ -215,6 +215,9 @@ def ask_table(model: onnx.ModelProto, table: dict[str, Any]) -> list[Blocker]:
     ]
     types = element_types(model)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:  # inside functions there are no initializers
+        for attribute in node.attribute if node.op_type == "Constant" else ():
+            constants[node.output[0]] = attribute.t
 
     for index, node in enumerate(model.graph.node):
         name = node.name or f"{node.op_type}[{index}]"

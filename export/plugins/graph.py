@@ -34,7 +34,7 @@ from clinreadnet.precision import PRECISIONS
 from clinreadnet.spec import RESEARCH_USE
 
 _OPSET = 1
-_ATTRIBUTES = {"plugin_namespace": NAMESPACE, "plugin_version": "1", "aot": 1}
+_ATTRIBUTES: dict[str, str | int] = {"plugin_namespace": NAMESPACE, "plugin_version": "1", "aot": 1}
 """What TensorRT's ONNX parser reads of a node to find its plugin; ``aot`` asks for the kernel that
 was compiled ahead of time, and for nothing else."""
 

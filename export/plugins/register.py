@@ -79,17 +79,22 @@ def _register(
         return _launch(module, _current[key], arguments[:-2], arguments[-2])
 
     # TensorRT reads names and types from the signatures.
-    tensor = module.TensorDesc
+    tensor: Any = module.TensorDesc
+    text: Any = str | bytes
     describe.__signature__ = _signature(  # type: ignore[attr-defined]
         dict.fromkeys(names, tensor), tensor
     )
-    text, returned = str | bytes, (module.KernelLaunchParams, module.SymExprs)
     implement.__signature__ = _signature(  # type: ignore[attr-defined]
-        {**dict.fromkeys(names, tensor), "outputs": tuple[tensor], "tactic": int},
-        tuple[text, text, *returned],
+        {**dict.fromkeys(names, tensor), "outputs": _tuple(tensor), "tactic": int},
+        _tuple(text, text, module.KernelLaunchParams, module.SymExprs),
     )
     module.register(plugin, lazy_register=lazy)(describe)
     module.aot_impl(plugin)(implement)
+
+
+def _tuple(*types: Any) -> Any:
+    """Return ``tuple[...]`` of types that are known at run time alone."""
+    return tuple.__class_getitem__(types)
 
 
 def _signature(parameters: Mapping[str, Any], returned: Any) -> inspect.Signature:

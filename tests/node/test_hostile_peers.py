@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.hostile_peer import BASE, KINDS, play_all
+from support.hostile_peer import BASE, INSTANCE, KINDS, play_all
 from support.raw_peer import ABORT, DATA, VERIFICATION, RawPeer, command, pdu, pdv
 
 from clinreadnet.node import upper_layer
@@ -78,6 +78,13 @@ def test_a_buffer_keeps_nothing_beyond_its_limit_and_gives_the_memory_back() -> 
     other.write(b"0" * 80)
     del other  # the association ended
     assert memory.take(100)
+
+
+def test_an_object_that_is_not_the_one_of_its_request_is_refused(start: Start) -> None:
+    with RawPeer(start().port) as peer:
+        assert peer.associate()
+        assert peer.store("1.2.3", BASE) == 0xA900
+        assert peer.store(INSTANCE, BASE) == 0
 
 
 def test_objects_at_one_time_share_the_memory(start: Start, tmp_path: Path) -> None:

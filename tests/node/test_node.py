@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -239,6 +240,22 @@ def test_a_full_spool_answers_out_of_resources(
 )
 def test_too_many_bytes_answer_out_of_resources(start: Start, options: dict[str, int]) -> None:
     assert statuses(store(start(**options).port, slices(1))) == [0xA700]
+
+
+def test_a_disk_that_fills_up_while_it_writes_answers_out_of_resources(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = start()
+
+    def full(number: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("clinreadnet.node.receive.os.fsync", full)
+        (answer,) = store(node.port, slices(1))
+    assert answer.Status == 0xA700 and "No space left" in answer.ErrorComment
+    assert list((tmp_path / "spool" / "objects").iterdir()) == []
+    assert statuses(store(node.port, slices(1))) == [0]
 
 
 def test_the_pacs_is_down_and_comes_back(

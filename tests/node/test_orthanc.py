@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import time
@@ -20,13 +21,7 @@ from support.pacs import REPORT
 ORTHANC = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin")
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 PATIENCE = 180.0
-FORWARD = """
-function OnStableSeries(seriesId, tags, metadata)
-   if tags['Modality'] == 'CT' then
-      RestApiPost('/modalities/clinreadnet/store', seriesId)
-   end
-end
-"""
+PAGE = Path(__file__).parents[2] / "docs" / "scanner.md"
 
 pytestmark = pytest.mark.skipif(
     ORTHANC is None, reason="Orthanc is not installed (Debian's package `orthanc`)"
@@ -39,29 +34,23 @@ class Orthanc:
     def __init__(self, folder: Path, node_port: int) -> None:
         folder.mkdir()
         self.http, self.dicom = free_port(), free_port()
-        (folder / "forward.lua").write_text(FORWARD)
-        configuration: dict[str, Any] = {
-            "Name": "test",
-            "StorageDirectory": str(folder / "storage"),
-            "IndexDirectory": str(folder / "index"),
+        (folder / "forward.lua").write_text(from_page("lua"))
+        configuration: dict[str, Any] = json.loads(from_page("json"))
+        assert configuration["DicomModalities"]["clinreadnet"][2] == 11112
+        configuration |= {
             "HttpPort": self.http,
             "DicomPort": self.dicom,
-            "DicomAet": "ORTHANC",
-            "RemoteAccessAllowed": False,
-            "AuthenticationEnabled": False,
             "StableAge": 1,
             "DicomModalities": {"clinreadnet": ["CLINREADNET", "127.0.0.1", node_port]},
-            "DicomAlwaysAllowStore": True,
-            "DicomAlwaysAllowFind": True,
-            "LuaScripts": [str(folder / "forward.lua")],
-            "Plugins": [str(PLUGIN)] if PLUGIN.exists() else [],
         }
+        if not PLUGIN.exists():
+            configuration["Plugins"] = []
         (folder / "orthanc.json").write_text(json.dumps(configuration))
         assert ORTHANC is not None
         self.log = folder / "orthanc.log"
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                [ORTHANC, str(folder / "orthanc.json")], stdout=log, stderr=log, cwd=folder
+                [ORTHANC, "orthanc.json"], stdout=log, stderr=log, cwd=folder
             )
         wait_for(self._answers)
 
@@ -84,6 +73,12 @@ class Orthanc:
     def stop(self) -> None:
         self._process.terminate()
         self._process.wait(60)
+
+
+def from_page(language: str) -> str:
+    """Return the only code block of a language in docs/scanner.md."""
+    (block,) = re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    return str(block)
 
 
 def wait_for(holds: Any) -> None:

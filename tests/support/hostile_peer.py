@@ -28,7 +28,7 @@ from support.raw_peer import (
 )
 
 DEPTH = 10_000
-_INSTANCE = "1.2.826.0.1.3680043.8.498.77"
+INSTANCE = "1.2.826.0.1.3680043.8.498.77"
 _LONG = (b"OB", b"OW", b"SQ", b"UN", b"UT", b"UC", b"OD")
 _NEEDED = ("SOPClassUID", "StudyInstanceUID", "Rows", "Columns", "BitsAllocated", "RescaleSlope")
 
@@ -44,7 +44,7 @@ def encoded(dataset: Dataset) -> bytes:
 
 def _base() -> tuple[bytes, int]:
     """Return a good data set, and the length of what is before its pixels."""
-    dataset = make_ct(noise(1), SOPInstanceUID=_INSTANCE)
+    dataset = make_ct(noise(1), SOPInstanceUID=INSTANCE)
     content = encoded(dataset)
     return content, content.index(struct.pack("<HH", 0x7FE0, 0x0010) + b"OW")
 
@@ -141,7 +141,7 @@ def before_association(draw: random.Random) -> bytes:
 
 def in_association(draw: random.Random) -> bytes:
     """What comes instead of a good request, after the association was accepted."""
-    asked = command(0x0001, CT, instance=_INSTANCE)
+    asked = command(0x0001, CT, instance=INSTANCE)
     return draw.choice(
         [
             pdu(DATA, pdv(3, 3, asked), length=0xFFFFFFFF),
@@ -191,7 +191,7 @@ def play(port: int, kind: str, number: int) -> str:
     with RawPeer(port) as peer:
         if kind in DATA_SETS:
             assert peer.associate()
-            status = peer.store(_INSTANCE, DATA_SETS[kind](draw))
+            status = peer.store(INSTANCE, DATA_SETS[kind](draw))
             if status == 0:
                 return "accepted"
             return "aborted" if status is None else f"{status:04X}"

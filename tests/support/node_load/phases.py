@@ -90,23 +90,23 @@ def steady(bundle: Path, objects: int, associations: int) -> dict[str, Any]:
     series = make_series(objects // 50, 50)
     pacs = Pacs()
     samples: list[tuple[int, int]] = []
-    done, count = threading.Event(), [0]
+    done = threading.Event()
     with tempfile.TemporaryDirectory() as place, node(bundle, Path(place), pacs) as one:
 
         def watch() -> None:
             while not done.wait(_SAMPLE):
-                samples.append((count[0], resident(one.pid)))
+                samples.append((50 * len(pacs.received), resident(one.pid)))
 
         watcher = threading.Thread(target=watch)
         watcher.start()
         start = time.monotonic()
-        outcome = send(one.port, series, associations, progress=lambda n: count.__setitem__(0, n))
+        outcome = send(one.port, series, associations)
         seconds = time.monotonic() - start
         wait_for(all_scored(pacs, series), "every slice is in a report")
         done.set()
         watcher.join()
     pacs.stop()
-    warm = [size for at, size in samples if at > _WARM_UP * objects]
+    warm = [size for scored, size in samples if scored > _WARM_UP * objects]
     middle = float(np.median(warm))
     return tally(pacs, series) | {
         "associations": associations,
