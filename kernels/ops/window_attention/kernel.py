@@ -40,6 +40,9 @@ class WindowAttentionConfig:
     num_warps: int
     precision: str = "tf32x3"
     """Of float32 products where full precision is asked for: "tf32x3" or "ieee"."""
+    wide: bool = False
+    """Whether 16-bit values are multiplied in float32, once for all octaves: without tensor cores a
+    product for each octave costs more."""
 
 
 @triton.jit
@@ -135,6 +138,7 @@ def _window_attention_fwd_kernel(
     OCTAVES: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    WIDE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     N: tl.constexpr = WINDOW * WINDOW
@@ -168,6 +172,8 @@ def _window_attention_fwd_kernel(
     q_ptrs = qkv_ptr + row_token[:, None] * (3 * channels) + d[None, :]
     k_ptrs = qkv_ptr + channels + column_token[:, None] * (3 * channels) + d[None, :]
     q, k, v = tl.load(q_ptrs), tl.load(k_ptrs), tl.load(k_ptrs + channels)
+    if WIDE:
+        v = v.to(tl.float32)
 
     bias_ptr += head.to(tl.int64) * N * N
     bias = tl.load(bias_ptr + row[:, None] * N + column[None, :])
@@ -202,6 +208,7 @@ def window_attention_constants(
         "OCTAVES": octaves,
         "BLOCK_M": config.block_m,
         "BLOCK_N": triton.next_power_of_2(window * window),
+        "WIDE": config.wide,
         "PRECISION": config.precision,
     }
 

@@ -111,8 +111,6 @@ class Machine:
             "%nctaid.x": np.full(self.lanes, grid, np.uint32),
             "%laneid": thread % WARP,
         }
-        self.sign = np.where(np.arange(self.lanes) % 2 == 0, np.float32(1), np.float32(-1))
-        """Which way an approximation errs, by thread."""
         self._numbers: dict[tuple[int, Any], Array] = {}
         self._spans = {"thread": 1, "warp": WARP, "block": self.threads, "launch": self.lanes}
 
