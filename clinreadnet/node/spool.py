@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import sqlite3
 import threading
 import time
@@ -24,7 +23,13 @@ from pathlib import Path
 from clinreadnet.errors import InputError, first_line
 from clinreadnet.node.backoff import pause
 from clinreadnet.node.room import Room
-from clinreadnet.node.spool_folder import SCHEMA, VERSION, lock_folder, make_folders, sync_folder
+from clinreadnet.node.spool_folder import (
+    clean_folder,
+    lock_folder,
+    make_folders,
+    open_database,
+    sync_folder,
+)
 
 
 class OtherContent(Exception):
@@ -80,8 +85,8 @@ class Spool:
         make_folders(folder)
         self._lock = lock_folder(folder)
         try:
-            self.database = self._open()
-            self.room = Room(folder, most_bytes, most_objects, *self._clean())
+            self.database = open_database(folder)
+            self.room = Room(folder, most_bytes, most_objects, *clean_folder(folder, self.database))
         except sqlite3.Error as error:
             os.close(self._lock)
             raise InputError(
@@ -276,40 +281,6 @@ class Spool:
         return self.folder / "work"
 
     # Inside
-
-    def _open(self) -> sqlite3.Connection:
-        database = sqlite3.connect(
-            self.folder / "spool.sqlite3", check_same_thread=False, isolation_level=None
-        )
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = FULL")
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version not in (0, VERSION):
-            database.close()
-            raise InputError(
-                f"{self.folder}: a spool of version {version}, and this release reads {VERSION}; "
-                "let the release that wrote it send what waits, or name another folder"
-            )
-        if version == 0:
-            database.executescript(SCHEMA)
-        return database
-
-    def _clean(self) -> tuple[int, int]:
-        """Remove files of writes that did not end; return the bytes and objects that wait."""
-        total, objects = 0, 0
-        for table, name in (("object", "objects"), ("outgoing", "outgoing")):
-            rows = self.database.execute(
-                f"SELECT file, bytes FROM {table} WHERE file IS NOT NULL"
-            ).fetchall()
-            known = {file for file, _ in rows}
-            for path in (self.folder / name).iterdir():
-                if path.name not in known:
-                    path.unlink()
-            total += sum(size for _, size in rows)
-            objects += len(rows)
-        shutil.rmtree(self.folder / "work")
-        (self.folder / "work").mkdir(mode=0o700)
-        return total, objects
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sqlite3
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -104,6 +106,48 @@ def lock_folder(folder: Path) -> int:
             f"{folder}: another node uses this spool; stop it, or name another folder"
         ) from None
     return lock
+
+
+def open_database(folder: Path) -> sqlite3.Connection:
+    """Open the database of a spool, or make one.
+
+    Raises:
+        InputError: it has another version.
+        sqlite3.Error: it cannot be used.
+    """
+    database = sqlite3.connect(
+        folder / "spool.sqlite3", check_same_thread=False, isolation_level=None
+    )
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA synchronous = FULL")
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    if version not in (0, VERSION):
+        database.close()
+        raise InputError(
+            f"{folder}: a spool of version {version}, and this release reads {VERSION}; "
+            "let the release that wrote it send what waits, or name another folder"
+        )
+    if version == 0:
+        database.executescript(SCHEMA)
+    return database
+
+
+def clean_folder(folder: Path, database: sqlite3.Connection) -> tuple[int, int]:
+    """Remove files of writes that did not end; return the bytes and the objects that wait."""
+    total, objects = 0, 0
+    for table, name in (("object", "objects"), ("outgoing", "outgoing")):
+        rows = database.execute(
+            f"SELECT file, bytes FROM {table} WHERE file IS NOT NULL"
+        ).fetchall()
+        known = {file for file, _ in rows}
+        for path in (folder / name).iterdir():
+            if path.name not in known:
+                path.unlink()
+        total += sum(size for _, size in rows)
+        objects += len(rows)
+    shutil.rmtree(folder / "work")
+    (folder / "work").mkdir(mode=0o700)
+    return total, objects
 
 
 def sync_folder(folder: Path) -> None:

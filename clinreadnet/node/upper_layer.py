@@ -141,7 +141,11 @@ class _Handler(RequestHandler):
 
 
 def _guarded(act: Callable[[str], None], assoc: Association) -> Callable[[str], None]:
-    """Return a step of the state machine after whose failure the connection is closed."""
+    """Return a step of the state machine that always lets the association end with it.
+
+    After a failure the connection is closed. pynetdicom's association would otherwise wait half a
+    minute for a request that cannot come any more, and count as one of those that are allowed.
+    """
 
     def step(event: str) -> None:
         try:
@@ -150,6 +154,8 @@ def _guarded(act: Callable[[str], None], assoc: Association) -> Callable[[str], 
             if assoc.dul.socket is not None:
                 assoc.dul.socket.close()
             assoc.dul.kill_dul()
+        if assoc.dul._kill_thread:
+            assoc.dul.to_user_queue.put(None)  # type: ignore[arg-type]
 
     return step
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,6 +64,22 @@ def test_connections_that_say_nothing_do_not_keep_others_out(start: Start) -> No
         peer.associate()  # accepted or rejected, but answered
     for one in silent:
         one.close()
+
+
+def test_connections_that_ended_take_no_place(start: Start) -> None:
+    node = start(associations=2)
+    for _ in range(6):
+        with RawPeer(node.port) as peer:
+            peer.send(b"GET / HTTP/1.1\r\n\r\n")
+            peer.end()
+            peer.read()
+    end = time.monotonic() + 20  # less than the half minute that a request may take
+    while True:
+        with RawPeer(node.port) as peer:
+            if peer.associate():
+                break
+        assert time.monotonic() < end, "the places are still taken"
+        time.sleep(0.2)
 
 
 def test_a_buffer_keeps_nothing_beyond_its_limit_and_gives_the_memory_back() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import struct
+import time
 from collections import Counter
 from collections.abc import Callable
 
@@ -223,7 +224,17 @@ def play_all(port: int, cases: int) -> dict[str, Counter[str]]:
     for number in range(cases):
         kind = KINDS[number % len(KINDS)]
         found[kind][play(port, kind, number)] += 1
-        with RawPeer(port) as peer:
-            assert peer.associate() and peer.echo() == 0, f"no echo after {kind}/{number}"
-            peer.release()
+        assert _echoes(port), f"no echo after {kind}/{number}"
     return found
+
+
+def _echoes(port: int) -> bool:
+    """Ask for an echo; a place of an association that just ended may be free a moment later."""
+    for _ in range(50):
+        with RawPeer(port) as peer:
+            if peer.associate():
+                answered = peer.echo() == 0
+                peer.release()
+                return answered
+        time.sleep(0.2)
+    return False
