@@ -121,7 +121,7 @@ class Built:
 
 def import_binding(name: str) -> Any:
     """Import a real binding and stand in for TensorRT's own objects."""
-    trt = importlib.import_module(name)
+    trt: Any = importlib.import_module(name)
     sys.modules["tensorrt"] = trt
     registry = Registry()
 
@@ -137,8 +137,8 @@ def import_binding(name: str) -> Any:
     trt.IDimensionExpr = Dimension
     trt.DimsExprs = Dimensions
     trt.DynamicPluginTensorDesc = TensorDescription
-    tensors = importlib.import_module(f"{name}.plugin._tensor")
-    tensors.SymExprImpl = Integer  # type: ignore[attr-defined]
+    tensors: Any = importlib.import_module(f"{name}.plugin._tensor")
+    tensors.SymExprImpl = Integer
     module = importlib.import_module(f"{name}.plugin")
     sys.modules["tensorrt.plugin"] = module
     return trt
