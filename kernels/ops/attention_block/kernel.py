@@ -67,6 +67,7 @@ def _attention_block_fwd_kernel(
     HEAD_DIM: tl.constexpr,
     OCTAVES: tl.constexpr,
     EPS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
     BLOCK_N: tl.constexpr,
     STAGES: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -85,35 +86,28 @@ def _attention_block_fwd_kernel(
     window_y, window_x = window // windows_x, window % windows_x
     token = window_token(place, window_y, window_x, H, W, WINDOW, SHIFT)
     half = window_half(place, WINDOW, SHIFT)
-    # The channels in two parts, as in layer_norm.
-    PART: tl.constexpr = CHANNELS // 3
-    a, b = tl.arange(0, 2 * PART), 2 * PART + tl.arange(0, PART)
-    first = image.to(tl.int64) * H * W
-    offset = (first + token)[:, None] * CHANNELS
-    x_a, x_b = tl.load(x_ptr + offset + a[None, :]), tl.load(x_ptr + offset + b[None, :])
-    y_a, y_b = layer_norm(x_a, x_b, norm_weight_ptr, norm_bias_ptr, EPS)
+    c = tl.arange(0, BLOCK_C)
+    inside = c < CHANNELS
+    offset = image.to(tl.int64) * H * W * CHANNELS + token[:, None] * CHANNELS + c[None, :]
+    x = tl.load(x_ptr + offset, mask=inside[None, :], other=0.0)
+    y = layer_norm(x, c, norm_weight_ptr, norm_bias_ptr, CHANNELS, EPS)  # [BLOCK_N, BLOCK_C]
 
-    acc_a = tl.load(projection_bias_ptr + a).to(tl.float32)[None, :] + x_a
-    acc_b = tl.load(projection_bias_ptr + b).to(tl.float32)[None, :] + x_b
+    acc = tl.load(projection_bias_ptr + c, mask=inside, other=0.0).to(tl.float32)[None, :] + x
     for head in tl.range(0, CHANNELS // HEAD_DIM, num_stages=STAGES):
         d = head * HEAD_DIM + tl.arange(0, HEAD_DIM)
-        a_ptrs = qkv_weight_ptr + d[None, :] * CHANNELS + a[:, None]  # [2 PART, HEAD_DIM]
-        b_ptrs = qkv_weight_ptr + d[None, :] * CHANNELS + b[:, None]  # [PART, HEAD_DIM]
-        K: tl.constexpr = CHANNELS * CHANNELS
-        q = tl.dot(y_a, tl.load(a_ptrs), input_precision=PRECISION)
-        q = tl.dot(y_b, tl.load(b_ptrs), q, input_precision=PRECISION)
-        k = tl.dot(y_a, tl.load(a_ptrs + K), input_precision=PRECISION)
-        k = tl.dot(y_b, tl.load(b_ptrs + K), k, input_precision=PRECISION)
-        v = tl.dot(y_a, tl.load(a_ptrs + 2 * K), input_precision=PRECISION)
-        v = tl.dot(y_b, tl.load(b_ptrs + 2 * K), v, input_precision=PRECISION)
+        w_ptrs = qkv_weight_ptr + d[None, :] * CHANNELS + c[:, None]  # [BLOCK_C, HEAD_DIM]
+        w_q = tl.load(w_ptrs, mask=inside[:, None], other=0.0)
+        w_k = tl.load(w_ptrs + CHANNELS * CHANNELS, mask=inside[:, None], other=0.0)
+        w_v = tl.load(w_ptrs + 2 * CHANNELS * CHANNELS, mask=inside[:, None], other=0.0)
         # Biases are loaded after the products: before them they would hold registers.
-        q += tl.load(qkv_bias_ptr + d)[None, :]
-        k += tl.load(qkv_bias_ptr + d + CHANNELS)[None, :]
-        v += tl.load(qkv_bias_ptr + d + 2 * CHANNELS)[None, :]
+        b_ptrs = qkv_bias_ptr + d
+        q = tl.dot(y, w_q, input_precision=PRECISION) + tl.load(b_ptrs)[None, :]
+        k = tl.dot(y, w_k, input_precision=PRECISION) + tl.load(b_ptrs + CHANNELS)[None, :]
+        v = tl.dot(y, w_v, input_precision=PRECISION) + tl.load(b_ptrs + 2 * CHANNELS)[None, :]
         attended = attend(
-            q.to(x_a.dtype),
-            k.to(x_a.dtype),
-            v.to(x_a.dtype),
+            q.to(x.dtype),
+            k.to(x.dtype),
+            v.to(x.dtype),
             tl.load(position_bias_ptr + head * N * N + place[:, None] * N + place[None, :]),
             tl.load(inv_temperature_ptr + head),
             gates_ptr + head * OCTAVES,
@@ -124,14 +118,13 @@ def _attention_block_fwd_kernel(
             SHIFT > 0,
             OCTAVES,
             PRECISION,
-        ).to(x_a.dtype)
-        w_ptrs = projection_weight_ptr + d[:, None]  # [HEAD_DIM, 1]
-        acc_a = tl.dot(attended, tl.load(w_ptrs + a[None, :] * CHANNELS), acc_a)
-        acc_b = tl.dot(attended, tl.load(w_ptrs + b[None, :] * CHANNELS), acc_b)
+        )
+        w_ptrs = projection_weight_ptr + c[None, :] * CHANNELS + d[:, None]  # [HEAD_DIM, BLOCK_C]
+        w = tl.load(w_ptrs, mask=inside[None, :], other=0.0)
+        acc = tl.dot(attended.to(x.dtype), w, acc, input_precision=PRECISION)
 
-    mask = (n < N)[:, None]
-    tl.store(out_ptr + offset + a[None, :], acc_a.to(out_ptr.dtype.element_ty), mask=mask)
-    tl.store(out_ptr + offset + b[None, :], acc_b.to(out_ptr.dtype.element_ty), mask=mask)
+    mask = (n < N)[:, None] & inside[None, :]
+    tl.store(out_ptr + offset, acc.to(out_ptr.dtype.element_ty), mask=mask)
 
 
 def attention_block_constants(
@@ -151,6 +144,7 @@ def attention_block_constants(
         "HEAD_DIM": channels // heads,
         "OCTAVES": octaves,
         "EPS": eps,
+        "BLOCK_C": triton.next_power_of_2(channels),
         "BLOCK_N": triton.next_power_of_2(window * window),
         "STAGES": config.stages,
         "PRECISION": config.precision,

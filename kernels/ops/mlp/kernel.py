@@ -7,7 +7,7 @@ in chunks of BLOCK_HIDDEN channels, and each chunk adds its share of the output 
 the hidden layer never reaches memory. Weights come from the cache that all programs share. Products
 are in the dtype of x, accumulated in float32; LayerNorm, GELU and the two last sums are float32.
 Rounded to the dtype of x: the normalised tokens, the hidden layer after GELU, the output.
-GELU is approximate, with the errors that `clinreadnet.kernels.ops.gelu.kernel` states.
+In 16 bits GELU is approximate, with the error that `clinreadnet.kernels.ops.gelu.kernel` states.
 Limits: 48 or 96 channels, float32/16/bfloat16.
 """
 
@@ -29,6 +29,8 @@ from clinreadnet.kernels.ops.gelu.kernel import gelu
 from clinreadnet.kernels.ops.layer_norm.kernel import layer_norm
 from clinreadnet.kernels.ops.mlp.reference import mlp_reference
 
+_SQRT_HALF = tl.constexpr(0.5**0.5)
+
 
 @dataclass(frozen=True)
 class MlpConfig:
@@ -46,15 +48,6 @@ class MlpConfig:
 
 
 @triton.jit
-def _held(ptrs, held, EVEN: tl.constexpr):
-    """Load hidden channels, zero past the last; EVEN: there are none past it."""
-    if EVEN:
-        return tl.load(ptrs)
-    else:
-        return tl.load(ptrs, mask=held, other=0.0)
-
-
-@triton.jit
 def _mlp_fwd_kernel(
     x_ptr,
     norm_weight_ptr,
@@ -68,41 +61,37 @@ def _mlp_fwd_kernel(
     CHANNELS: tl.constexpr,
     HIDDEN: tl.constexpr,
     EPS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_HIDDEN: tl.constexpr,
     STAGES: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    EVEN: tl.constexpr = HIDDEN % BLOCK_HIDDEN == 0
     m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
-    token = tl.minimum(m, tokens - 1)[:, None] * CHANNELS  # rows past the last are not stored
-    # The channels in two parts, as in layer_norm.
-    PART: tl.constexpr = CHANNELS // 3
-    a, b = tl.arange(0, 2 * PART), 2 * PART + tl.arange(0, PART)
-    x_a, x_b = tl.load(x_ptr + token + a[None, :]), tl.load(x_ptr + token + b[None, :])
-    y_a, y_b = layer_norm(x_a, x_b, norm_weight_ptr, norm_bias_ptr, EPS)
+    c = tl.arange(0, BLOCK_C)
+    inside = c < CHANNELS
+    offset = m[:, None] * CHANNELS + c[None, :]
+    mask = (m < tokens)[:, None] & inside[None, :]
+    x = tl.load(x_ptr + offset, mask=mask, other=0.0)
+    y = layer_norm(x, c, norm_weight_ptr, norm_bias_ptr, CHANNELS, EPS)  # [BLOCK_M, BLOCK_C]
 
-    acc_a = tl.load(fc2_bias_ptr + a).to(tl.float32)[None, :] + x_a
-    acc_b = tl.load(fc2_bias_ptr + b).to(tl.float32)[None, :] + x_b
+    acc = tl.load(fc2_bias_ptr + c, mask=inside, other=0.0).to(tl.float32)[None, :] + x
     for start in tl.range(0, HIDDEN, BLOCK_HIDDEN, num_stages=STAGES):
         h = start + tl.arange(0, BLOCK_HIDDEN)
         held = h < HIDDEN
-        w_ptrs = fc1_weight_ptr + h[None, :] * CHANNELS  # [1, BLOCK_HIDDEN]
-        w_a = _held(w_ptrs + a[:, None], held[None, :], EVEN)
-        w_b = _held(w_ptrs + b[:, None], held[None, :], EVEN)
-        hidden = tl.dot(y_a, w_a, input_precision=PRECISION)
-        hidden = tl.dot(y_b, w_b, hidden, input_precision=PRECISION)
-        hidden += _held(fc1_bias_ptr + h, held, EVEN)[None, :]
-        hidden = gelu(hidden, x_a.dtype == tl.float32).to(x_a.dtype)
-        w_ptrs = fc2_weight_ptr + h[:, None]  # [BLOCK_HIDDEN, 1]
-        w_a = _held(w_ptrs + a[None, :] * HIDDEN, held[:, None], EVEN)
-        w_b = _held(w_ptrs + b[None, :] * HIDDEN, held[:, None], EVEN)
-        acc_a = tl.dot(hidden, w_a, acc_a, input_precision=PRECISION)
-        acc_b = tl.dot(hidden, w_b, acc_b, input_precision=PRECISION)
+        w_ptrs = fc1_weight_ptr + h[None, :] * CHANNELS + c[:, None]  # [BLOCK_C, BLOCK_HIDDEN]
+        w = tl.load(w_ptrs, mask=inside[:, None] & held[None, :], other=0.0)
+        hidden = tl.dot(y, w, input_precision=PRECISION)
+        hidden += tl.load(fc1_bias_ptr + h, mask=held, other=0.0)[None, :]
+        if x.dtype == tl.float32:  # there the polynomial needs more registers than there are
+            hidden = 0.5 * hidden * (1.0 + tl.erf(hidden * _SQRT_HALF))
+        else:
+            hidden = gelu(hidden, False)
+        w_ptrs = fc2_weight_ptr + c[None, :] * HIDDEN + h[:, None]  # [BLOCK_HIDDEN, BLOCK_C]
+        w = tl.load(w_ptrs, mask=held[:, None] & inside[None, :], other=0.0)
+        acc = tl.dot(hidden.to(x.dtype), w, acc, input_precision=PRECISION)
 
-    mask = (m < tokens)[:, None]
-    tl.store(out_ptr + token + a[None, :], acc_a.to(out_ptr.dtype.element_ty), mask=mask)
-    tl.store(out_ptr + token + b[None, :], acc_b.to(out_ptr.dtype.element_ty), mask=mask)
+    tl.store(out_ptr + offset, acc.to(out_ptr.dtype.element_ty), mask=mask)
 
 
 def mlp_constants(channels: int, hidden: int, eps: float, config: MlpConfig) -> dict[str, Any]:
@@ -111,6 +100,7 @@ def mlp_constants(channels: int, hidden: int, eps: float, config: MlpConfig) -> 
         "CHANNELS": channels,
         "HIDDEN": hidden,
         "EPS": eps,
+        "BLOCK_C": triton.next_power_of_2(channels),
         "BLOCK_M": config.block_m,
         "BLOCK_HIDDEN": config.block_hidden,
         "STAGES": config.stages,

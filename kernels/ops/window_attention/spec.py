@@ -14,6 +14,7 @@ from clinreadnet.kernels.spec import (
     POINTERS,
     STAGES,
     Case,
+    Config,
     KernelSource,
     LayerShape,
     NetworkShape,
@@ -121,11 +122,13 @@ def tuning(dtype: str, padded: str) -> TuningEntry:
     """Windows whose tokens are padded to ``padded``, on the heads of each stage."""
     window = _WINDOWS[padded]
     rows = [m for m in (16, 32, 64, 128) if m <= int(padded)]
-    precision = {"precision": "tf32x3"} if dtype == "float32" else {}
+    products: list[Config] = [{"wide": False}, {"wide": True}]
+    if dtype == "float32":
+        products = [{"precision": "tf32x3"}]
     return TuningEntry(
         candidates=tuple(
-            {"block_m": m, "num_warps": warps, **precision}
-            for m, warps in itertools.product(rows, (1, 2, 4, 8))
+            {"block_m": m, "num_warps": warps, **product}
+            for m, warps, product in itertools.product(rows, (1, 2, 4, 8), products)
         ),
         compiled=((dtype, largest(window, window // 2)),),
         timed=tuple(
