@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.dicom_files import CT
 from support.hostile_peer import BASE, INSTANCE, KINDS, play_all
 from support.raw_peer import ABORT, DATA, VERIFICATION, RawPeer, command, pdu, pdv
 
@@ -32,6 +33,14 @@ def test_a_pdu_of_four_gigabytes_is_aborted_before_it_comes(start: Start) -> Non
     with RawPeer(start().port) as peer:
         assert peer.associate()
         peer.send(pdu(DATA, b"", length=0xFFFFFFFF))
+        found = peer.read()
+        assert found is not None and found[0] == ABORT
+
+
+def test_a_request_without_what_it_needs_is_aborted(start: Start) -> None:
+    with RawPeer(start().port, timeout=30) as peer:
+        assert peer.associate()
+        peer.send(pdu(DATA, pdv(3, 3, command(0x0001, CT))))  # no SOP instance, no data set
         found = peer.read()
         assert found is not None and found[0] == ABORT
 
