@@ -333,9 +333,10 @@ def write_manifest(manifest: Manifest, bundle: str | os.PathLike[str]) -> Path:
     parse_manifest(text, path)
     if len(text.encode()) > limits.MANIFEST:
         raise InputError(f"{path}: would be larger than {limits.MANIFEST} bytes; export it again")
-    path.with_name(SIGNATURE_NAME).unlink(missing_ok=True)
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+        # Not before there is room for the new manifest, and not after it is in place.
+        path.with_name(SIGNATURE_NAME).unlink(missing_ok=True)
     return path
 
 
