@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,11 @@ def table(a: int, b: int, c: int, lut: int) -> int:
     return sum((lut >> row & 1) << i for i, row in enumerate(rows))
 
 
+def by_halves(a: int, b: int, change: Callable[[int, int], int]) -> int:
+    low, high = (change(a >> i & 0xFFFF, b >> i & 0xFFFF) & 0xFFFF for i in (0, 16))
+    return high << 16 | low
+
+
 def towards_zero(a: int, b: int) -> int:
     return abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
 
@@ -83,6 +89,11 @@ INTEGERS = {
     "rem.u32 %r0, %r1, 7;": lambda a, b, c: a % 7,
     "min.s32 %r0, %r1, %r2;": lambda a, b, c: min(signed(a), signed(b)),
     "max.u32 %r0, %r1, %r2;": lambda a, b, c: max(a, b),
+    "add.s16x2 %r0, %r1, %r2;": lambda a, b, c: by_halves(a, b, lambda x, y: x + y),
+    "max.u16x2 %r0, %r1, %r2;": lambda a, b, c: by_halves(a, b, max),
+    "min.s16x2 %r0, %r1, %r2;": (
+        lambda a, b, c: by_halves(a, b, lambda x, y: min(signed(x, 16), signed(y, 16)))
+    ),
     "neg.s32 %r0, %r1;": lambda a, b, c: -a,
     "abs.s32 %r0, %r1;": lambda a, b, c: abs(signed(a)),
     "and.b32 %r0, %r1, %r2;": lambda a, b, c: a & b,

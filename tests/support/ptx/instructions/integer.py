@@ -26,6 +26,17 @@ def add(m: M, i: One) -> None:
     m.write(d, m.read(a, i.kind) + m.read(b, i.kind))
 
 
+@instruction("Integer Arithmetic: add, min, max", "{add,min,max}.{u16x2,s16x2}")
+def packed_halves(m: M, i: One) -> None:
+    """Two numbers of 16 bits in a word, each on its own."""
+    d, *terms = i.operands
+    name, _, kind = i.opcode.partition(".")
+    half = np.dtype(np.int16 if kind == "s16x2" else np.uint16)
+    a, b = (np.ascontiguousarray(m.read(one, "b32")).view(half) for one in terms)
+    chosen = {"add": np.add, "min": np.minimum, "max": np.maximum}[name](a, b)
+    m.write(d, chosen.view(np.uint32))
+
+
 @instruction("Integer Arithmetic: sub", "sub.{s16,u16,s32,u32,s64,u64}")
 def sub(m: M, i: One) -> None:
     d, a, b = i.operands
