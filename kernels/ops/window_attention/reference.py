@@ -58,6 +58,7 @@ def mix_octaves(scores: Tensor, gates: Tensor) -> Tensor:
     # One softmax serves all octaves: softmax(2z) is softmax(z) squared, divided by its sum.
     power = scores.softmax(dim=-1)
     weights = power * gates[..., :1]
+    power = 8 * power  # in float16, powers of even weights then do not vanish
     for t in range(1, gates.shape[-1]):
         power = power * power
         weights = weights + power * (gates[..., t : t + 1] / power.sum(dim=-1, keepdim=True))

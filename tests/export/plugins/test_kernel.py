@@ -130,7 +130,15 @@ def test_the_plan_of_the_shipped_network() -> None:
 
 
 @pytest.mark.compile
-def test_a_kernel_that_one_target_refuses_is_no_plugin_of_any() -> None:
+def test_a_kernel_that_one_target_refuses_is_no_plugin_of_any(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here, there = (
+        make_plan(PRESETS["small"], ("mlp",), "fp16", (target,)).kernels[target]["mlp_96"]
+        for target in ("sm80", "sm90")
+    )
+    assert here.launch.dynamic_shared_bytes < there.launch.dynamic_shared_bytes
+    monkeypatch.setattr(kernel, "SHARED_BYTES", there.launch.dynamic_shared_bytes - 1)
     made = make_plan(PRESETS["small"], ("mlp",), "fp16", ("sm80", "sm90"))
     assert {node.source.name for node in made.nodes} == {"mlp_48"}
     assert "on sm90" in made.native["mlp_96"] and set(made.kernels) == {"sm80", "sm90"}
