@@ -182,4 +182,5 @@ def test_a_day_of_calls_takes_no_more_memory_handles_or_threads(bundle: Path) ->
     before = spend(5_000)
     after = spend(50_000)
     assert after[0] - before[0] < 4 * 2**20
-    assert after[1:] == before[1:]
+    # Fewer are those of other tests in this process, which end meanwhile.
+    assert after[1] <= before[1] and after[2] <= before[2]

@@ -268,7 +268,7 @@ def test_a_bundle_made_before_novelty_says_that_it_cannot_judge(run: Any, tmp_pa
     done = run("score", folder, "--bundle", old, "--csv", "a.csv", "--plot", "a.png")
     assert (done.returncode, done.stderr) == (0, "")
     said = [line for line in done.stdout.splitlines() if "cannot judge" in line]
-    assert said == ["made before `novelty`: this bundle cannot judge whether a slice is in domain"]
+    assert len(said) == 1 and "made before `novelty`: this bundle cannot judge" in said[0]
     assert "3 slices: mean" in done.stdout
     rows = list(csv.DictReader(Path("a.csv").open()))
     assert {(row["novelty"], row["in_domain"]) for row in rows} == {("", "")}
