@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clinreadnet.runtime.backends.ladder import SessionOptions, open_engine
+from clinreadnet.runtime.backends.ladder import SessionOptions, open_artifact
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import Artifact, Manifest
 from clinreadnet.spec import SIZE
@@ -110,7 +110,8 @@ def try_engine(ops: tuple[str, ...], bundle: Path, manifest: Manifest, engine: A
     golden = read_golden(bundle, manifest.golden, manifest.outputs)
     evidence = golden_evidence(golden, manifest.model.novelty_threshold)
     parity = verify_artifact(bundle, engine, evidence, manifest)
-    loaded = open_engine(bundle, manifest, engine, SessionOptions(batch=engine.batch.opt))
+    options = SessionOptions(batch=engine.batch.opt)
+    loaded = open_artifact(str(engine.flavour), bundle, manifest, engine, options)
     try:
         hu = np.resize(golden["hu"], (loaded.batch, 1, SIZE, SIZE)).astype(np.float32)
         milliseconds = _median_time(loaded.backend.run, hu)
