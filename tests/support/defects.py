@@ -51,7 +51,9 @@ class Network:
         self._made = 0
         self._index()
         self.attentions = [
-            self._attention(n) for n in self.of_type("Softmax") if self._square_of(n) is not None
+            self._attention(n, scaled)
+            for n in self.of_type("Softmax")
+            if (scaled := self._scaled(n)) is not None
         ]
         self.residuals = [n for n in self.of_type("Add") if self._joins_branch(n)]
 
@@ -173,15 +175,24 @@ class Network:
         users = [n for n in self.users(power.output[0]) if n.op_type == "Mul"]
         return next((n for n in users if n.input[0] == n.input[1]), None)
 
-    def _attention(self, softmax: NodeProto) -> Attention:
+    def _scaled(self, softmax: NodeProto) -> NodeProto | None:
+        """Return the multiple of a node's output that is squared, or None."""
+        users = self.users(softmax.output[0])
+        return next((n for n in users if self._square_of(n) is not None), None)
+
+    def _attention(self, softmax: NodeProto, scaled: NodeProto) -> Attention:
         scored = self.producer(softmax.input[0])
         mask = scored if scored.op_type == "Where" else None
         bias = self.producer(mask.input[2]) if mask is not None else scored
         scores = self.producer(bias.input[1 - self.place(bias)])
         temperature = self.producer(scores.input[0])
         split = self.producer(temperature.input[1 - self.place(temperature)])
-        gates = [n for n in self.users(softmax.output[0]) if any(map(self.is_constant, n.input))]
-        power: NodeProto | None = softmax
+        gates = [
+            n
+            for n in self.users(softmax.output[0])
+            if n is not scaled and any(map(self.is_constant, n.input))
+        ]
+        power: NodeProto | None = scaled
         while power := self._square_of(power):
             total = next(n for n in self.users(power.output[0]) if n.op_type == "ReduceSum")
             gates += [n for n in self.users(total.output[0]) if n.op_type == "Div"]
