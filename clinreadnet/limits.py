@@ -75,7 +75,7 @@ DICOM_ELEMENTS = _limit(
     "DICOM_ELEMENTS",
     2**13,
     "elements",
-    "DICOM elements and items before the pixels, and one more for each 512 bytes of the file",
+    "DICOM elements and items before the pixels, and one more for each 2048 bytes of the file",
     "A CT image has a few hundred, an Enhanced CT file less than 100 to a frame.",
 )
 INFLATED = _limit(
@@ -212,14 +212,14 @@ DENSE = _limit(
 
 # Bundles.
 MANIFEST = _limit(
-    "MANIFEST", MIB, "bytes", "`manifest.json`", "Real manifests have about ten thousand."
+    "MANIFEST", MIB // 2, "bytes", "`manifest.json`", "Real manifests have about ten thousand."
 )
 NESTING = _limit(
     "NESTING", 32, "levels", "the nesting of `manifest.json`", "Real manifests have six levels."
 )
 GRAPH_FIELDS = _limit(
     "GRAPH_FIELDS",
-    2**20,
+    2**18,
     "fields",
     "fields of an ONNX file",
     "The shipped graphs have about eight thousand.",

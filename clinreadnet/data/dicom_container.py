@@ -223,7 +223,7 @@ class _Counted:
         self._file = file
         self._size = size
         self._left = limits.DICOM_HEADER
-        self._reads_left = _READS_PER_ELEMENT * (limits.DICOM_ELEMENTS + size // 512)
+        self._reads_left = _READS_PER_ELEMENT * (limits.DICOM_ELEMENTS + size // 2048)
         self.tell = file.tell
 
     def read(self, size: int = -1) -> bytes:
