@@ -59,10 +59,12 @@ def compare(
     recorded = {row.name: Times.of(row) for row in before}
     times = {row.name: [Times.of(row)] for row in now if row.name in recorded}
     start = clock()
-    for _ in range(LOOKS):
+    found: dict[str, Decision] = {}
+    for look in range(LOOKS):
         found = {name: decide(recorded[name], Times.pooled(runs)) for name, runs in times.items()}
         open_rows = [name for name, one in found.items() if one.more]
-        if again is None or not open_rows or clock() - start >= seconds:
+        late = look == LOOKS - 1 or clock() - start >= seconds
+        if again is None or not open_rows or late:
             break
         rounds = min(MOST_ROUNDS, max(found[name].more or 0 for name in open_rows))
         for row in again(open_rows, rounds):

@@ -95,15 +95,11 @@ def decide(before: Times, now: Times) -> Decision:
     error = math.hypot(now.error, before.error)
     distance = slowdown - math.log(LIMIT)
     reach = _QUANTILE * error
-    verdict, more = Verdict.INCONCLUSIVE, 0
-    if distance > reach:
-        verdict = Verdict.FAIL
-    elif distance < -reach:
-        verdict = Verdict.PASS
-    ends = (math.exp(slowdown - reach), math.exp(slowdown + reach))
-    if verdict is Verdict.INCONCLUSIVE:
-        return Decision(verdict, math.exp(slowdown), *ends, _more(before, now, distance))
-    return Decision(verdict, math.exp(slowdown), *ends, more)
+    verdict, more = Verdict.INCONCLUSIVE, _more(before, now, distance)
+    if abs(distance) > reach:
+        verdict, more = (Verdict.FAIL if distance > 0 else Verdict.PASS), 0
+    ratios = (math.exp(value) for value in (slowdown, slowdown - reach, slowdown + reach))
+    return Decision(verdict, *ratios, more)
 
 
 def _more(before: Times, now: Times, distance: float) -> int | None:

@@ -25,7 +25,7 @@ class _StandardError(io.TextIOBase):
     """Standard error as it is now; what cannot be written there is lost and ends nothing."""
 
     @property
-    def encoding(self) -> str:  # type: ignore[override]
+    def encoding(self) -> str:  # type: ignore[override]  # typeshed has an attribute, io a property
         return getattr(sys.stderr, "encoding", None) or "utf-8"
 
     def isatty(self) -> bool:
@@ -44,6 +44,7 @@ class _StandardError(io.TextIOBase):
             sys.stderr.flush()
 
 
+# Typeshed's TextIOBase is no IO[str], though it has all that rich and print use.
 _error: IO[str] = _StandardError()  # type: ignore[assignment]
 console = Console(file=_error)
 """Console for everything except results."""

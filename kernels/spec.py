@@ -21,6 +21,9 @@ from clinreadnet.kernels.grid import Formula
 POINTERS = {"float32": "*fp32", "float16": "*fp16", "bfloat16": "*bf16"}
 """Triton's pointers to the types of ``DTYPES``."""
 
+LAYER_NORM_EPS = 1e-5
+"""Of every LayerNorm of the network, which is PyTorch's default; compiled into the kernels."""
+
 Config = Mapping[str, Any]
 """One entry of a configuration file: how a kernel is launched."""
 

@@ -81,7 +81,7 @@ class Monitor:
         class Handler(BaseHTTPRequestHandler):
             timeout = 10
 
-            def do_GET(self) -> None:  # noqa: N802
+            def do_GET(self) -> None:
                 if self.path == "/healthz":
                     wrong = problem()
                     self._answer(200 if wrong is None else 503, "text/plain", wrong or "ok")

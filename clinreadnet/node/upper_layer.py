@@ -134,6 +134,7 @@ class _Handler(RequestHandler):
         assoc.dimse = _BoundedDimse(assoc, self.server.make_buffer)
         link = assoc.dul.socket
         assert link is not None
+        # Assignments to methods: mypy refuses them, and pynetdicom has no other place for these.
         setattr(link, "recv", lambda size: _receive(link, size))  # noqa: B010
         machine = assoc.dul.state_machine
         setattr(machine, "do_action", _guarded(machine.do_action, assoc))  # noqa: B010
@@ -155,6 +156,7 @@ def _guarded(act: Callable[[str], None], assoc: Association) -> Callable[[str], 
                 assoc.dul.socket.close()
             assoc.dul.kill_dul()
         if assoc.dul._kill_thread:
+            # Wakes the association; pynetdicom reads None as "nothing came", and types forget it.
             assoc.dul.to_user_queue.put(None)  # type: ignore[arg-type]
 
     return step

@@ -28,6 +28,7 @@ from clinreadnet.export.plugins.plan import Plan, PluginNode
 from clinreadnet.export.plugins.register import NAMESPACE
 from clinreadnet.files import whole_file
 from clinreadnet.kernels.dispatch import traced_as_ops
+from clinreadnet.kernels.spec import LAYER_NORM_EPS
 from clinreadnet.limits import LARGEST_BATCH
 from clinreadnet.model.network import Block, ClinReadNet
 from clinreadnet.precision import PRECISIONS
@@ -180,17 +181,13 @@ def _name_nodes(
         )
     for node, constants, (name, plugin) in zip(nodes, calls.constants, planned, strict=True):
         shape = plugin.source.shape
-        baked = {"window": shape.window, "shift": shape.shift} | _EPS
+        baked = {"window": shape.window, "shift": shape.shift, "eps": LAYER_NORM_EPS}
         wrong = {key: value for key, value in constants.items() if value != baked[key]}
         if wrong:
             raise CheckFailed(f"{name}: the network has {wrong}, the kernel is of {baked}")
         node.op_type, node.name = plugin.name, name
         for key, value in _ATTRIBUTES.items():
             node.attributes.add(onnx_ir.Attr(key, _attribute_type(value), value))
-
-
-_EPS = {"eps": 1e-5}
-"""Of every LayerNorm, compiled into the kernels."""
 
 
 def _attribute_type(value: str | int) -> onnx_ir.AttributeType:

@@ -16,12 +16,11 @@ from typing import Any
 from clinreadnet.errors import ClinReadNetError
 from clinreadnet.export.plugins.kernel import PluginKernel
 from clinreadnet.export.plugins.sizes import bound_sizes, dimensions, evaluate
+from clinreadnet.precision import precision_of
 from clinreadnet.runtime.backends.flavours import Flavour
 
 NAMESPACE = "clinreadnet"
 """Namespace of the plugins, and domain of their nodes in a graph."""
-
-_TYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16"}
 
 _current: dict[tuple[str, str], PluginKernel] = {}
 """The kernel of each registered plugin, by module and name: TensorRT has no way to take a plugin
@@ -78,7 +77,7 @@ def _register(
     def implement(*arguments: Any) -> Any:
         return _launch(module, _current[key], arguments[:-2], arguments[-2])
 
-    # TensorRT reads names and types from the signatures.
+    # TensorRT reads names and types from the signatures. Types forget that a function may have one.
     tensor: Any = module.TensorDesc
     text: Any = str | bytes
     describe.__signature__ = _signature(  # type: ignore[attr-defined]
@@ -110,10 +109,10 @@ def _output(
 ) -> Any:
     """Return the description of the output, after a check of the inputs' types."""
     for argument, given in zip(kernel.inputs, tensors, strict=True):
-        wanted = getattr(trt.DataType, _TYPES[str(argument.element)])
+        wanted = getattr(trt.DataType, precision_of(str(argument.element)).tensorrt_type)
         if given.dtype != wanted:
             raise ValueError(f"{plugin}: {argument.name} is {given.dtype}, not {wanted}")
-    dtype = getattr(trt.DataType, _TYPES[str(kernel.output.element)])
+    dtype = getattr(trt.DataType, precision_of(str(kernel.output.element)).tensorrt_type)
     for argument, given in zip(kernel.inputs, tensors, strict=True):
         if argument.shape == kernel.output.shape:  # also where leading dimensions are one size
             described = given.like()

@@ -62,6 +62,15 @@ def add(
     return new
 
 
+def claimed(spool: Spool, clock: Clock) -> Series:
+    """Add an object, wait until its series is complete, and claim it."""
+    add(spool, "a")
+    clock.now += 31
+    series = spool.claim(30)
+    assert series is not None
+    return series
+
+
 def make(spool: Spool, series: Series, uid: str = "1.2") -> None:
     path = spool.work / "sr-1.dcm"
     path.write_bytes(b"report")
@@ -96,10 +105,7 @@ def test_a_series_is_complete_a_second_after_its_last_object_if_the_count_says_s
 
 
 def test_the_count_is_that_of_every_part_of_the_series(spool: Spool, clock: Clock) -> None:
-    add(spool, "a")
-    clock.now += 31
-    first = spool.claim(30)
-    assert first is not None
+    first = claimed(spool, clock)
     make(spool, first)
     add(spool, "b", expected=2)
     clock.now += 1
@@ -201,10 +207,7 @@ def test_a_series_whose_scoring_ends_the_process_is_tried_ever_more_rarely(
 def test_a_failed_series_is_forgotten_so_that_it_can_be_sent_again(
     spool: Spool, clock: Clock
 ) -> None:
-    add(spool, "a")
-    clock.now += 31
-    series = spool.claim(30)
-    assert series is not None
+    series = claimed(spool, clock)
     spool.fail(series, "no slice")
     assert files(spool, "objects") == 0 and spool.room.objects == 0
     assert spool.counts()["failed"] == 1
@@ -232,10 +235,7 @@ def test_it_is_full_by_objects_by_bytes_and_by_the_disk(
 def test_what_is_old_is_forgotten_and_what_could_not_be_sent_is_named(
     spool: Spool, clock: Clock
 ) -> None:
-    add(spool, "a")
-    clock.now += 31
-    series = spool.claim(30)
-    assert series is not None
+    series = claimed(spool, clock)
     make(spool, series)
     box = Outbox(spool)
     clock.now += 29 * 86400
@@ -247,10 +247,7 @@ def test_what_is_old_is_forgotten_and_what_could_not_be_sent_is_named(
 
 
 def test_a_refused_object_waits(spool: Spool, clock: Clock) -> None:
-    add(spool, "a")
-    clock.now += 31
-    series = spool.claim(30)
-    assert series is not None
+    series = claimed(spool, clock)
     make(spool, series)
     box = Outbox(spool)
     (one,) = box.due(5)

@@ -103,19 +103,7 @@ class OnnxRuntimeCudaBackend:
             self._free.put(_Worker(self))
 
     def run(self, hu: ArrayLike) -> Outputs:
-        """Run the graph once; any number of threads may call this.
-
-        Args:
-            hu: [n, 1, 512, 512], Hounsfield units, any real dtype.
-
-        Returns:
-            ``score`` [n], ``probs`` [n, 21], ``quality_map`` [n, 16, 16], ``novelty`` [n], float32.
-
-        Raises:
-            OutOfMemory: this batch does not fit in memory.
-            DeviceLost: the GPU failed.
-            BackendError: ONNX Runtime failed for another reason.
-        """
+        """Run the graph once, as `OnnxRuntimeBackend.run` does; `DeviceLost` if the GPU failed."""
         return self._threads.submit(self._run, np.asarray(hu)).result()
 
     def _run(self, hu: NDArray[Any]) -> Outputs:

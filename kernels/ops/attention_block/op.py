@@ -19,6 +19,7 @@ from clinreadnet.kernels.dispatch import (
 )
 from clinreadnet.kernels.ops.attention_block.reference import attention_block_reference
 from clinreadnet.kernels.ops.attention_block.spec import LIMITS
+from clinreadnet.kernels.spec import LAYER_NORM_EPS
 
 
 def attention_block_obstacle(
@@ -58,7 +59,7 @@ def attention_block(
     *,
     window: int,
     shift: int = 0,
-    eps: float = 1e-5,
+    eps: float = LAYER_NORM_EPS,
     impl: Impl = "auto",
 ) -> Tensor:
     """LayerNorm, qkv, (shifted) window attention at several temperatures, projection, residual.

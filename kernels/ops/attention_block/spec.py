@@ -13,6 +13,7 @@ from clinreadnet.kernels.grid import Formula
 from clinreadnet.kernels.ops.window_attention.spec import work as attention_work
 from clinreadnet.kernels.spec import (
     FUSED_CHANNELS,
+    LAYER_NORM_EPS,
     POINTERS,
     STAGES,
     Case,
@@ -54,7 +55,13 @@ def build(capability: int, dtype: str, shape: LayerShape) -> Case:
         function,
         pointers | dict.fromkeys(wide, POINTERS["float32"]),
         kernel.attention_block_constants(
-            shape.channels, shape.heads, shape.octaves, shape.window, shape.shift, 1e-5, config
+            shape.channels,
+            shape.heads,
+            shape.octaves,
+            shape.window,
+            shape.shift,
+            LAYER_NORM_EPS,
+            config,
         ),
         config.num_warps,
     )

@@ -12,6 +12,7 @@ from torch import Tensor
 from clinreadnet.kernels.dispatch import Impl, parameters_obstacle, require, use_triton
 from clinreadnet.kernels.ops.mlp.reference import mlp_reference
 from clinreadnet.kernels.ops.mlp.spec import LIMITS
+from clinreadnet.kernels.spec import LAYER_NORM_EPS
 
 
 def mlp_obstacle(x: Tensor, parameters: Sequence[Tensor]) -> str | None:
@@ -28,7 +29,7 @@ def mlp(
     fc2_weight: Tensor,
     fc2_bias: Tensor,
     *,
-    eps: float = 1e-5,
+    eps: float = LAYER_NORM_EPS,
     impl: Impl = "auto",
 ) -> Tensor:
     """LayerNorm, fully connected, exact GELU, fully connected, residual.

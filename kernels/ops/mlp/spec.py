@@ -12,6 +12,7 @@ from clinreadnet.kernels.dispatch import DTYPES, Limits
 from clinreadnet.kernels.grid import Formula
 from clinreadnet.kernels.spec import (
     FUSED_CHANNELS,
+    LAYER_NORM_EPS,
     POINTERS,
     STAGES,
     Case,
@@ -42,7 +43,7 @@ def build(capability: int, dtype: str, shape: LayerShape) -> Case:
         capability,
         function,
         {name: POINTERS[dtype] for name in function.arg_names if name.endswith("_ptr")},
-        kernel.mlp_constants(shape.channels, shape.hidden, 1e-5, config),
+        kernel.mlp_constants(shape.channels, shape.hidden, LAYER_NORM_EPS, config),
         config.num_warps,
     )
 
