@@ -98,8 +98,13 @@ def decide(before: Times, now: Times) -> Decision:
     verdict, more = Verdict.INCONCLUSIVE, _more(before, now, distance)
     if abs(distance) > reach:
         verdict, more = (Verdict.FAIL if distance > 0 else Verdict.PASS), 0
-    ratios = (math.exp(value) for value in (slowdown, slowdown - reach, slowdown + reach))
-    return Decision(verdict, *ratios, more)
+    return Decision(
+        verdict,
+        math.exp(slowdown),
+        math.exp(slowdown - reach),
+        math.exp(slowdown + reach),
+        more,
+    )
 
 
 def _more(before: Times, now: Times, distance: float) -> int | None:
