@@ -10,12 +10,15 @@ import typer
 from clinreadnet.cli.options import (
     Backends,
     Bundle,
+    Device,
     GraphPrecision,
     NotBefore,
     Resample,
     TrustedKeys,
 )
 from clinreadnet.errors import InputError
+from clinreadnet.limits import MIB
+from clinreadnet.node.config import NodeConfig
 
 
 def listen(
@@ -50,23 +53,23 @@ def listen(
     quiet: Annotated[
         float,
         typer.Option(min=0.1, help="Seconds without a new slice that complete a series."),
-    ] = 30.0,
+    ] = NodeConfig.quiet,
     associations: Annotated[
         int, typer.Option(min=1, max=256, help="Most associations at one time.")
-    ] = 16,
+    ] = NodeConfig.associations,
     object_mib: Annotated[
         int, typer.Option(min=1, max=2048, help="Largest accepted object in MiB.")
-    ] = 512,
+    ] = NodeConfig.object_bytes // MIB,
     spool_mib: Annotated[
         int, typer.Option(min=1, help="Most MiB that wait; then 0xA700 is answered.")
-    ] = 20480,
+    ] = NodeConfig.spool_bytes // MIB,
     spool_objects: Annotated[
         int, typer.Option(min=1, help="Most objects that wait; then 0xA700 is answered.")
-    ] = 100_000,
+    ] = NodeConfig.spool_objects,
     keep_days: Annotated[
         float,
         typer.Option(min=0.01, help="Days that an undelivered report and known hashes are kept."),
-    ] = 30.0,
+    ] = NodeConfig.keep_days,
     tls_cert: Annotated[
         Path | None, typer.Option(help="Certificate of the node (PEM); turns TLS on.")
     ] = None,
@@ -85,6 +88,7 @@ def listen(
     trusted_keys: TrustedKeys = None,
     not_before: NotBefore = None,
     precision: GraphPrecision = None,
+    device: Device = 0,
 ) -> None:
     """Be a DICOM node: CT series come in, reports of their quality go out.
 
@@ -100,7 +104,6 @@ def listen(
     """
     from clinreadnet.console import note
     from clinreadnet.node.config import (
-        NodeConfig,
         TlsFiles,
         check_title,
         parse_destination,
@@ -130,8 +133,8 @@ def listen(
         resample=resample,
         quiet=quiet,
         associations=associations,
-        object_bytes=object_mib * 2**20,
-        spool_bytes=spool_mib * 2**20,
+        object_bytes=object_mib * MIB,
+        spool_bytes=spool_mib * MIB,
         spool_objects=spool_objects,
         keep_days=keep_days,
         tls=tls,
@@ -146,6 +149,7 @@ def listen(
             bundle,
             backends or BACKENDS,
             precision,
+            device=device,
             trusted_keys=trusted_keys or None,
             not_before=not_before,
         ) as session,

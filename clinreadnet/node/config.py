@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clinreadnet.errors import InputError
+from clinreadnet.limits import MIB
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -100,8 +101,8 @@ class NodeConfig:
     resample: bool = False
     quiet: float = 30.0
     associations: int = 16
-    object_bytes: int = 2**29
-    spool_bytes: int = 20 * 2**30
+    object_bytes: int = 512 * MIB
+    spool_bytes: int = 20 * 1024 * MIB
     spool_objects: int = 100_000
     keep_days: float = 30.0
     tls: TlsFiles | None = None

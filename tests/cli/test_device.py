@@ -40,7 +40,7 @@ def see(monkeypatch: pytest.MonkeyPatch, gpus: int) -> None:
     monkeypatch.setattr(gpu, "load_driver", lambda: DriverLibrary(device))
 
 
-@pytest.mark.parametrize("command", ["score", "verify"])
+@pytest.mark.parametrize("command", ["score", "verify", "listen"])
 @pytest.mark.parametrize(
     ("gpus", "device", "line"),
     [
@@ -62,7 +62,12 @@ def test_a_gpu_that_is_not_there_is_one_line(
 ) -> None:
     see(monkeypatch, gpus)
     bundle = str(write_bundle(tmp_path / "b", verifiable=True))
-    given = [bundle] if command == "verify" else [str(slices), "--bundle", bundle]
+    given = {
+        "score": [str(slices), "--bundle", bundle],
+        "verify": [bundle],
+        "listen": ["--spool", str(tmp_path / "spool"), "--send-to", "127.0.0.1:1:PACS", "--bundle"]
+        + [bundle],
+    }[command]
     assert run(command, *given, "--device", device) == line
 
 
@@ -80,7 +85,7 @@ def test_a_processor_has_no_number(
 @pytest.mark.parametrize("device", [1.0, True, "1"])
 def test_only_whole_numbers_are_devices(device: object) -> None:
     with pytest.raises(InputError, match=f"device={device!r}: not a whole number"):
-        check_device(device)  # type: ignore[arg-type]
+        check_device(device)  # type: ignore[arg-type]  # that is what is tested
 
 
 def test_score_and_verify_use_the_named_gpu(
