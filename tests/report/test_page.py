@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 
 import pytest
 from support import recorded_run
+from support.browser import needs_chromium, tab
 from support.tiny_bundle import write_bundle
 
 from clinreadnet import cli
@@ -20,7 +19,6 @@ from clinreadnet.errors import InputError
 from clinreadnet.report.page import DeploymentReport
 from clinreadnet.runtime.bundle.manifest import load_manifest
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 HOSTILE = 'a "machine" <script>alert(1)</script> & co'
 
 
@@ -243,37 +241,23 @@ def test_bad_input_is_one_line_and_no_page(
     assert printed == "" and not out.exists()
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian's package `chromium`)")
+@needs_chromium
 @pytest.mark.parametrize("width", [1200, 390], ids=["desk", "phone"])
 def test_a_browser_shows_it_without_a_word(page: str, tmp_path: Path, width: int) -> None:
     """The browser itself measures the page: figures with a size, nothing wider than the screen."""
-    probe = """<script>addEventListener("load", () => {
-      const boxes = [...document.querySelectorAll("svg")].map(s => s.getBoundingClientRect());
-      document.body.dataset.found = JSON.stringify({
-        figures: boxes.filter(b => b.width > 200 && b.height > 100).length,
-        overflow: document.documentElement.scrollWidth - innerWidth,
-        fetched: performance.getEntriesByType("resource").map(e => e.name),
-      }); });</script>"""
     path = tmp_path / "report.html"
-    path.write_text(page.replace("</head>", probe + "</head>"))
-    assert CHROMIUM is not None
-    found = subprocess.run(
-        [
-            CHROMIUM,
-            *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"),
-            *("--disable-background-networking", "--disable-component-update"),
-            *("--enable-logging=stderr", "--v=0", f"--user-data-dir={tmp_path / 'profile'}"),
-            *(f"--window-size={width},900", "--dump-dom", path.as_uri()),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert found.returncode == 0, found.stderr
-    match = re.search(r'data-found="(.*?)"', found.stdout)
-    assert match is not None, found.stdout[-500:]
-    seen = json.loads(match[1].replace("&quot;", '"'))
+    path.write_text(page)
+    with tab(tmp_path / "profile") as opened:
+        opened.open(path, width)
+        seen = opened.run("""(() => {
+          const boxes = [...document.querySelectorAll("svg")].map(s => s.getBoundingClientRect());
+          return {
+            figures: boxes.filter(b => b.width > 200 && b.height > 100).length,
+            overflow: document.documentElement.scrollWidth - innerWidth,
+            fetched: performance.getEntriesByType("resource").map(e => e.name),
+          };
+        })()""")
     assert seen["figures"] == 3
     assert seen["overflow"] <= 0
     assert [one for one in seen["fetched"] if one != "data:,"] == []
-    assert "CONSOLE" not in found.stderr
+    assert opened.said == []

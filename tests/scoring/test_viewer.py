@@ -5,13 +5,12 @@ from __future__ import annotations
 import io
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from support.browser import needs_chromium, tab
 from support.dicom_files import write_series
 from support.tiny_bundle import write_bundle
 
@@ -24,7 +23,6 @@ from clinreadnet.scoring.viewer import CODES, check_html, encode, write_html
 from clinreadnet.spec import RESEARCH_USE
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed: the extra plot")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 HOSTILE = "</script><script>alert(1)</script>"
 
 
@@ -37,27 +35,28 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> SeriesReport:
 
 
 @pytest.fixture(scope="module")
-def page(report: SeriesReport, tmp_path_factory: pytest.TempPathFactory) -> str:
+def page(report: SeriesReport, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "series.html"
     write_html(report, path)
-    return path.read_text()
+    return path
 
 
-def document(page: str) -> dict[str, Any]:
-    match = re.search(r'type="application/json">(.*?)</script>', page, re.DOTALL)
+def document(text: str) -> dict[str, Any]:
+    match = re.search(r'type="application/json">(.*?)</script>', text, re.DOTALL)
     assert match is not None
     return json.loads(match[1])
 
 
-def test_it_holds_the_scores_and_refers_to_nothing_outside(page: str, report: SeriesReport) -> None:
-    found = document(page)
+def test_it_holds_the_scores_and_refers_to_nothing_else(page: Path, report: SeriesReport) -> None:
+    text = page.read_text()
+    found = document(text)
     assert [s["score"] for s in found["slices"]] == [round(s.score, 6) for s in report.slices]
     assert found["researchUse"] == RESEARCH_USE
     assert found["slices"][0]["acquisition"]["protocol"] == HOSTILE
-    assert page.count("</script>") == 2 and HOSTILE not in page
-    outside = re.findall(r"(?:src|href)\s*=|https?://(?!www\.w3\.org/2000/svg)", page)
+    assert text.count("</script>") == 2 and HOSTILE not in text
+    outside = re.findall(r"(?:src|href)\s*=|https?://(?!www\.w3\.org/2000/svg)", text)
     assert outside == ["href=", "src ="]  # an empty icon, and the data of a slice
-    assert "default-src 'none'" in page
+    assert "default-src 'none'" in text
 
 
 def test_codes_keep_soft_tissue_within_their_step_and_the_file_within_its_share() -> None:
@@ -82,12 +81,10 @@ def test_too_many_slices_are_refused() -> None:
         check_html(limits.PAGE_SLICES + 1)
 
 
-PROBE = """<script>addEventListener("load", async () => {
-  const found = { errors: [] };
-  addEventListener("error", event => found.errors.push(event.message));
+PROBE = """(async () => {
+  const found = {};
   const drawn = async words => {
     for (let i = 0; i < 2000 && document.body.dataset.drawn !== words; i++) {
-      await codes(state.index);  // virtual time does not wait for a picture
       await new Promise(done => setTimeout(done, 10));
     }
     const data = context.getImageData(100, 200, 64, 64).data;
@@ -116,42 +113,19 @@ PROBE = """<script>addEventListener("load", async () => {
   found.worst = [...document.querySelectorAll("#worst button")].map(b => Number(b.value));
   found.overflow = document.documentElement.scrollWidth - innerWidth;
   found.fetched = performance.getEntriesByType("resource").map(e => e.name.slice(0, 40));
-  document.body.dataset.found = JSON.stringify(found);
-  document.getElementById("document").remove();
-});</script>"""
+  return found;
+})()"""
 
 
-def browse(page: str, script: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Open the page with a script at its end, and print what it becomes."""
-    path = folder / "series.html"
-    path.write_text(page.replace("</body>", script + "</body>"))
-    assert CHROMIUM is not None
-    return subprocess.run(
-        [
-            CHROMIUM,
-            *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"),
-            *("--disable-background-networking", "--disable-component-update"),
-            *("--enable-logging=stderr", f"--user-data-dir={folder / 'profile'}"),
-            *("--virtual-time-budget=300000", *options, "--dump-dom", path.as_uri()),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian's package `chromium`)")
+@needs_chromium
 def test_keys_clicks_and_the_window_work_in_a_browser(
-    page: str, report: SeriesReport, tmp_path: Path
+    page: Path, report: SeriesReport, tmp_path: Path
 ) -> None:
-    done = browse(page, PROBE, tmp_path, "--window-size=390,900", "--v=0")
-    assert done.returncode == 0, done.stderr
-    assert "CONSOLE" not in done.stderr
-    match = re.search(r'data-found="(.*?)"', done.stdout)
-    assert match is not None, done.stdout[-500:]
-    found = json.loads(match[1].replace("&quot;", '"'))
+    with tab(tmp_path / "profile") as opened:
+        opened.open(page, width=390)
+        found = opened.run(PROBE)
+    assert opened.said == []
     scores = [one.score for one in report.slices]
-    assert found["errors"] == []
     assert found["worst"] == sorted(range(4), key=lambda i: scores[i])
     assert found["start"] == [found["worst"][0], found["start"][1]]
     for key, drawn in (
@@ -180,17 +154,16 @@ def test_keys_clicks_and_the_window_work_in_a_browser(
 
 CONTRAST = 4.5
 """Least ratio of text to its ground: WCAG 2.2, level AA."""
-THEME = """<script>addEventListener("load", () => {
+THEME = """(() => {
   const of = id => getComputedStyle(id === "body" ? document.body : el(id));
   const curve = document.querySelector("#curve text");
-  document.body.dataset.theme = JSON.stringify({
+  return {
     dark: matchMedia("(prefers-color-scheme: dark)").matches,
     paper: of("body").backgroundColor, ink: of("body").color, note: of("facts").color,
     axis: curve ? getComputedStyle(curve).fill : of("facts").color,
     line: getComputedStyle(document.querySelector(".dot")).fill,
-  });
-  document.getElementById("document").remove();
-});</script>"""
+  };
+})()"""
 
 
 def luminance(colour: str) -> float:
@@ -200,15 +173,14 @@ def luminance(colour: str) -> float:
     return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian's package `chromium`)")
-@pytest.mark.parametrize(("scheme", "dark"), [("0", True), ("1", False)], ids=["dark", "light"])
+@needs_chromium
+@pytest.mark.parametrize(("scheme", "dark"), [("dark", True), ("light", False)])
 def test_it_can_be_read_in_the_light_and_in_the_dark_theme(
-    page: str, tmp_path: Path, scheme: str, dark: bool
+    page: Path, tmp_path: Path, scheme: str, dark: bool
 ) -> None:
-    done = browse(page, THEME, tmp_path, f"--blink-settings=preferredColorScheme={scheme}")
-    match = re.search(r'data-theme="(.*?)"', done.stdout)
-    assert match is not None, done.stderr[-500:]
-    found = json.loads(match[1].replace("&quot;", '"'))
+    with tab(tmp_path / "profile") as opened:
+        opened.open(page, scheme=scheme)
+        found = opened.run(THEME)
     assert found["dark"] is dark
     paper = luminance(found["paper"])
     assert (paper < 0.1) is dark

@@ -85,7 +85,7 @@ def divide(m: M, i: One) -> None:
     d, a, b = i.operands
     x, y = (_typed(m, one, i.kind).astype(np.int64) for one in (a, b))
     if (m.of_active(y) == 0).any():
-        raise PtxError("OutOfBounds")
+        raise PtxError("division by zero")
     y = np.where(y == 0, 1, y)
     quotient = np.abs(x) // np.abs(y) * np.sign(x) * np.sign(y)  # towards zero
     result = quotient if i.opcode.startswith("div") else x - quotient * y
