@@ -8,12 +8,15 @@ import signal
 import struct
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 from support.dicom_files import make_ct, noise
+from support.score_files import row, write_parquet
 from support.tiny_bundle import write_bundle
 
 from clinreadnet import limits
@@ -21,10 +24,12 @@ from clinreadnet.data.ldctiqa import IMAGES_FOLDER, LABELS_FILE, read_ldctiqa, r
 from clinreadnet.data.slices import find_slices
 from clinreadnet.data.tiles import TILES_FILE, read_tiles
 from clinreadnet.errors import InputError
+from clinreadnet.report.results import read_run
 from clinreadnet.runtime.bundle.graph import check_graph
 from clinreadnet.runtime.bundle.manifest import parse_manifest
 from clinreadnet.runtime.bundle.trust import read_manifest
 from clinreadnet.scoring.score_file import read_scores
+from clinreadnet.training.recipe import load_recipe
 
 SECONDS = 1.0
 UNDEFINED = 0xFFFFFFFF
@@ -93,6 +98,19 @@ ELEMENTS = {
 @pytest.mark.parametrize("kind", ELEMENTS)
 def test_a_dicom_header(kind: str, tmp_path: Path) -> None:
     refused(dicom(tmp_path / "a.dcm", ELEMENTS[kind]))
+
+
+def test_a_deflated_file_of_two_gigabytes(tmp_path: Path) -> None:
+    path = tmp_path / "a.dcm"
+    ds = make_ct(noise(0, (64, 64)), syntax=DeflatedExplicitVRLittleEndian)
+    ds.save_as(path, enforce_file_format=True)
+    find_slices([path], resample=True)
+    content = path.read_bytes()
+    length = int.from_bytes(content[140:144], "little")  # of the meta information after this
+    deflate = zlib.compressobj(1, wbits=-zlib.MAX_WBITS)
+    mebibyte = deflate.compress(bytes(limits.MIB)) + deflate.flush(zlib.Z_FULL_FLUSH)
+    path.write_bytes(content[: 144 + length] + mebibyte * 2048 + deflate.flush())
+    refused(lambda: find_slices([path], resample=True))
 
 
 @pytest.mark.parametrize("frames", [limits.FRAMES, 4_000_000])
@@ -164,6 +182,27 @@ def test_an_archive_of_many_members(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / TILES_FILE, "w") as archive:
         for number in range(60_000):
             archive.writestr(str(number), b"")
+    refused(lambda: read_tiles(tmp_path, []))
+
+
+def npy(dtype: str, shape: tuple[int, ...], content: bytes = b"") -> bytes:
+    header = repr({"descr": dtype, "fortran_order": False, "shape": shape}).encode()
+    return b"\x93NUMPY\x02\0" + struct.pack("<L", len(header)) + header + content
+
+
+TILE_ARRAYS = {
+    "more images than there may be": npy("<U8", (limits.TILES + 1,), bytes(32 * limits.TILES)),
+    "long names": npy(f"<U{2**20}", (limits.TILES,), bytes(limits.MIB)),
+    "no end": npy("<U8", (2**40,), bytes(limits.MIB)),
+}
+
+
+@pytest.mark.parametrize("kind", TILE_ARRAYS)
+def test_tiles(kind: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / TILES_FILE, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("names.npy", TILE_ARRAYS[kind])
+        for name in ("quality", "weight"):
+            archive.writestr(f"{name}.npy", npy("<f4", (1, 16, 16), bytes(1024)))
     refused(lambda: read_tiles(tmp_path, []))
 
 
@@ -241,3 +280,38 @@ def test_a_table_of_scores(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes((b"," if kind == "commas" else b"a") * 2**27)
     refused(lambda: list(read_scores(path)[0]))
+
+
+def test_scores_of_more_rows_than_there_may_be(tmp_path: Path) -> None:
+    """A column of one value takes next to no space, however many rows repeat it."""
+    pyarrow = pytest.importorskip("pyarrow", reason="needs the extra parquet")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra parquet")
+    path, small = tmp_path / "a.parquet", write_parquet(tmp_path / "small.parquet", [row()])
+    schema = parquet.read_schema(small)
+    batch = pyarrow.table([pyarrow.nulls(2**20, one.type) for one in schema], schema=schema)
+    with parquet.ParquetWriter(path, schema) as writer:
+        for _ in range(limits.SCORES_ROWS // 2**20 + 1):
+            writer.write_table(batch)
+    assert path.stat().st_size < limits.MIB
+    list(read_scores(small)[0])
+    refused(lambda: list(read_scores(path)[0]))
+
+
+LARGE: dict[str, tuple[int, Callable[[Path], object]]] = {
+    "LABELS": (limits.LABELS, lambda path: read_ldctiqa(path.parent)),
+    "RECIPE": (limits.RECIPE, load_recipe),
+    "RESULTS": (limits.RESULTS, read_run),
+    "SCORES_FILE": (limits.SCORES_FILE, read_scores),
+}
+
+
+@pytest.mark.parametrize("kind", LARGE)
+def test_a_file_above_its_limit(kind: str, tmp_path: Path) -> None:
+    (tmp_path / IMAGES_FOLDER).mkdir()
+    limit, read = LARGE[kind]
+    path = tmp_path / LABELS_FILE
+    with path.open("wb") as file:
+        file.truncate(limit + 1)  # takes no space on the disk
+    with pytest.raises(InputError, match=str(limit)):
+        read(path)
+    refused(lambda: read(path))
