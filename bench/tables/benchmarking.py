@@ -15,8 +15,10 @@ from clinreadnet.report.results import RecordedRun
 from clinreadnet.report.rows import BenchRow, KernelRow
 from clinreadnet.report.tables import (
     Table,
+    arrivals_table,
     cold_start_table,
     end_to_end_table,
+    largest_rate,
     network_table,
     ops_table,
     peers_table,
@@ -270,8 +272,15 @@ def attention_forms_table() -> str:
     return markdown(head, rows) + "\n" + where
 
 
+def arrivals() -> str:
+    """Return what arrived at each machine, and the largest rate that it answers in time."""
+    said = [largest_rate(run) for run in newest("test_arrivals")]
+    return "\n".join([by_machine("test_arrivals", arrivals_table), *(f"{one}\n" for one in said)])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "attention-forms": attention_forms_table,
+    "arrivals": arrivals,
     "cold-start": lambda: by_machine("test_network", cold_start_table),
     "gpu-checks": gpu_checks_table,
     "gpu-kernels": kernels_table,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clinreadnet.report.results import RecordedRun
-from clinreadnet.report.rows import BenchRow
+from clinreadnet.report.rows import ArrivalRow, BenchRow
 
 WIDTH, HEIGHT = 640, 380
 _LEFT, _RIGHT, _TOP, _BOTTOM = 74, 16, 16, 52
@@ -49,6 +49,25 @@ def throughput(run: RecordedRun) -> str:
         series.append(Series(title, tuple(points), line=True))
     batches = sorted({x for one in series for x, _ in one.points})
     return chart("Throughput", series, "batch", "slices/s (p50)", batches)
+
+
+def arrivals(run: RecordedRun) -> str:
+    """Plot the time from a slice's arrival to its score against the rate of arrivals."""
+    series = []
+    served = [(row, row.rate) for row in run.arrivals if row.rate is not None]
+    for title in dict.fromkeys(row.title for row, _ in served):
+        for name, of in (("p50", _p50), ("p99", _p99)):
+            points = sorted((rate, 1e3 * of(row)) for row, rate in served if row.title == title)
+            series.append(Series(f"{title}, {name}", tuple(points), line=True))
+    return chart("Latency and arrivals", series, "slices/s that arrive", "arrival to score, ms")
+
+
+def _p50(row: ArrivalRow) -> float:
+    return row.p50
+
+
+def _p99(row: ArrivalRow) -> float:
+    return row.p99
 
 
 def roofline(run: RecordedRun) -> str:

@@ -11,14 +11,16 @@ from typing import Any
 
 from clinreadnet.errors import CheckFailed, InputError
 from clinreadnet.files import check_output, whole_file
-from clinreadnet.report.figures import latency_accuracy, roofline, throughput
+from clinreadnet.report.figures import arrivals, latency_accuracy, roofline, throughput
 from clinreadnet.report.recommend import Recommendation, parse_budget, recommend
 from clinreadnet.report.results import RecordedRun, newest_runs
 from clinreadnet.report.tables import (
     NOT_MEASURED,
+    arrivals_table,
     artifacts_table,
     cold_start_table,
     end_to_end_table,
+    largest_rate,
     network_table,
     ops_table,
     peers_table,
@@ -188,11 +190,15 @@ def _machine(run: RecordedRun, chosen: Recommendation) -> list[str]:
         f"<code>{run.commit[:7]}</code>{dirty}; {_text(packages)}. "
         f"Measured at the start: {_text(rates or 'nothing')}.</p>",
         f'<div class="choice{"" if chosen.best else " none"}">{lines}</div>',
-        f'<div class="figures">{latency_accuracy(run)}{throughput(run)}{roofline(run)}</div>',
+        f'<div class="figures">{latency_accuracy(run)}{throughput(run)}{roofline(run)}'
+        f"{arrivals(run)}</div>",
         "<h3>Every row</h3>",
         network_table(run.rows).html(),
         "<h3>Against alternatives</h3>",
         peers_table(run.rows).html(),
+        "<h3>Arrivals</h3>",
+        arrivals_table(run).html(),
+        f"<p>{_text(largest_rate(run))}</p>",
         "<h3>Cold start</h3>",
         cold_start_table(run).html(),
         "<h3>Files to scores</h3>",

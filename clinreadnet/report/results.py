@@ -17,7 +17,14 @@ from typing import Any, TypeVar
 from clinreadnet import limits
 from clinreadnet.errors import InputError, first_line
 from clinreadnet.files import read_regular
-from clinreadnet.report.rows import BenchRow, ColdStartRow, KernelRow, OpRow, RecordedRow
+from clinreadnet.report.rows import (
+    ArrivalRow,
+    BenchRow,
+    ColdStartRow,
+    KernelRow,
+    OpRow,
+    RecordedRow,
+)
 
 SCHEMA = 1
 """Version of the format of ``extra_info``, in every file as ``results_schema``."""
@@ -42,6 +49,7 @@ class RecordedRun:
         commit: measured commit; 7 to 40 hexadecimal digits.
         rows: those of the network.
         cold_starts: loading and first run in a new process.
+        arrivals: slices that arrive at a stream as a scenario says.
         ops: those of the network's ops on the processor.
         kernels: those of the kernels on a GPU.
     """
@@ -52,6 +60,7 @@ class RecordedRun:
     commit: str
     rows: tuple[BenchRow, ...]
     cold_starts: tuple[ColdStartRow, ...]
+    arrivals: tuple[ArrivalRow, ...]
     ops: tuple[OpRow, ...]
     kernels: tuple[KernelRow, ...]
 
@@ -124,6 +133,7 @@ def read_run(path: Path) -> RecordedRun:
             commit,
             _rows(BenchRow, facts),
             _rows(ColdStartRow, facts),
+            _rows(ArrivalRow, facts),
             _rows(OpRow, facts),
             _rows(KernelRow, facts),
         )

@@ -199,6 +199,62 @@ class ColdStartRow(RecordedRow):
 
 
 @dataclass(frozen=True)
+class ArrivalRow(RecordedRow):
+    """Slices that arrived as a scenario of MLPerf Inference says, at a session's stream.
+
+    Attributes:
+        candidate: backend of the session.
+        precision: as in a manifest.
+        batch: slices that the session runs at once, at most.
+        scenario: "SingleStream" (the next one when the last one is scored), "Offline" (all at once)
+            or "Server" (at random times).
+        rate: slices per second that arrived; None but for "Server".
+        n: slices.
+        slices_per_second: that were scored.
+        p50: median, in seconds, of the time from a slice's arrival to its score; with p90 and p99.
+        p90: as p50.
+        p99: as p50.
+        weights_sha256: digest of the checkpoint that the bundle was made from.
+    """
+
+    candidate: str
+    precision: str
+    batch: int
+    scenario: str
+    rate: float | None
+    n: int
+    slices_per_second: float
+    p50: float
+    p90: float
+    p99: float
+    weights_sha256: str | None = None
+
+    OP: ClassVar[str] = "arrivals"
+
+    @property
+    def title(self) -> str:
+        """Candidate and precision."""
+        return f"{self.candidate} {self.precision}"
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> Self:
+        """Read a row back; raises as `RecordedRow.from_json`."""
+        return cls(
+            candidate=str(facts["candidate"]),
+            precision=str(facts["precision"]),
+            batch=int(facts["batch"]),
+            scenario=str(facts["scenario"]),
+            rate=None if facts["rate"] is None else float(facts["rate"]),
+            n=int(facts["n"]),
+            slices_per_second=float(facts["slices_per_second"]),
+            p50=float(facts["p50"]),
+            p90=float(facts["p90"]),
+            p99=float(facts["p99"]),
+            weights_sha256=facts.get("weights_sha256"),
+        )
+
+
+@dataclass(frozen=True)
 class OpRow(RecordedRow):
     """One op of the network on the processor, and the least time that it could take there.
 

@@ -117,6 +117,43 @@ def cold_start_table(run: RecordedRun) -> Table:
     return Table(("backend", "load, s", "first run, s", "processes"), tuple(rows))
 
 
+def arrivals_table(run: RecordedRun) -> Table:
+    """Time from a slice's arrival at a stream to its score, by MLPerf's scenarios."""
+    rows = [
+        (
+            row.title,
+            str(row.batch),
+            row.scenario,
+            "" if row.rate is None else f"{row.rate:.3g}",
+            f"{row.slices_per_second:.3g}",
+            f"{1e3 * row.p50:.4g}",
+            f"{1e3 * row.p90:.4g}",
+            f"{1e3 * row.p99:.4g}",
+            str(row.n),
+        )
+        for row in run.arrivals
+    ]
+    head = ("backend", "batch", "scenario", "arrive/s", "scored/s", "p50 ms", "p90", "p99", "n")
+    return Table(head, tuple(rows))
+
+
+def largest_rate(run: RecordedRun, limit: float = 1.0) -> str:
+    """Say the largest measured rate of arrivals whose 99th percentile is within a limit.
+
+    Args:
+        run: the recorded run.
+        limit: seconds from arrival to score.
+    """
+    served = [row for row in run.arrivals if row.rate is not None]
+    within = [(row.rate, row.title) for row in served if row.rate and row.p99 <= limit]
+    if not served:
+        return ""
+    most = (
+        f"{max(within)[0]:.3g} slices/s ({max(within)[1]})" if within else "none that was measured"
+    )
+    return f"Largest rate of arrivals with p99 within {1e3 * limit:.0f} ms: {most}."
+
+
 def end_to_end_table(run: RecordedRun) -> Table:
     """DICOM files in, scores out, and the parts of it."""
     rows = []

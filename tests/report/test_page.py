@@ -17,6 +17,7 @@ from support.tiny_bundle import write_bundle
 from clinreadnet import cli
 from clinreadnet.errors import InputError
 from clinreadnet.report.page import DeploymentReport
+from clinreadnet.report.rows import ArrivalRow
 from clinreadnet.runtime.bundle.manifest import load_manifest
 
 HOSTILE = 'a "machine" <script>alert(1)</script> & co'
@@ -62,6 +63,18 @@ def results(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
                 **{"p50": 0.02, "percent_of_limit": 50.0, "marks": []},
             },
         },
+    ]
+    arrivals = [
+        ArrivalRow("onnxruntime-cpu", "fp32", 1, "Server", rate, 100, rate, 0.2, 0.3, 0.4)
+        for rate in (1.0, 2.0)
+    ]
+    other += [
+        {
+            "name": f"test_arrivals[{number}]",
+            "fullname": f"bench/test_arrivals.py::test_arrivals[{number}]",
+            "extra_info": one.to_json(),
+        }
+        for number, one in enumerate(arrivals)
     ]
     content = recorded_run.document([*rows, *other])
     content["machine_info"]["cpu"]["brand_raw"] = HOSTILE
@@ -128,8 +141,9 @@ def test_figures_hold_every_point(page: str) -> None:
         "Latency and accuracy",
         "Throughput",
         "Roofline",
+        "Latency and arrivals",
     ]
-    assert [one.count("<circle") for one in figures] == [3, 9, 9]
+    assert [one.count("<circle") for one in figures] == [3, 9, 9, 4]
     for one in figures:
         for x, y in re.findall(r'cx="([\d.-]+)" cy="([\d.-]+)"', one):
             assert 0 < float(x) < 640 and 0 < float(y) < 380
@@ -257,7 +271,7 @@ def test_a_browser_shows_it_without_a_word(page: str, tmp_path: Path, width: int
             fetched: performance.getEntriesByType("resource").map(e => e.name),
           };
         })()""")
-    assert seen["figures"] == 3
+    assert seen["figures"] == 4
     assert seen["overflow"] <= 0
     assert [one for one in seen["fetched"] if one != "data:,"] == []
     assert opened.said == []
