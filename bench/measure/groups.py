@@ -94,7 +94,8 @@ def measure_group(
     """Check, warm up and time candidates, in turn.
 
     Args:
-        candidates: the first that is not an artifact is the baseline, else the first.
+        candidates: the fastest peer is the baseline of the others; without one, the first that is
+            not an artifact, or the first.
         batch: slices of one run.
         clock: "host", "device" or "device graph".
         bundle: folder of the bundle.
@@ -103,7 +104,6 @@ def measure_group(
     """
     manifest, rates = load_bundle(bundle), measure_rates()
     by_title = {candidate.title: candidate for candidate in candidates}
-    baseline = next((t for t, c in by_title.items() if c.role != "artifact"), next(iter(by_title)))
     samples: dict[str, Sample] = {}
     differences: dict[str, float] = {}
     warm: dict[str, WarmUp] = {}
@@ -120,12 +120,13 @@ def measure_group(
     watch = machine.Watch(nvml)
     times = interleave(samples, **timing.interleave)
     watch.stop()
+    baseline = baseline_of(by_title, times)
     rows = {}
     for title, seconds in times.items():
         candidate = by_title[title]
         work = network_work(manifest, batch, candidate.precision)
         p50 = percentile(seconds, 50)
-        compared = title != baseline and baseline in times
+        compared = title != baseline
         artifact = None if candidate.artifact is None else manifest.artifact(candidate.artifact)
         row = BenchRow(
             candidate=candidate.name,
@@ -145,7 +146,7 @@ def measure_group(
             percent_of_limit=100 * roofline.limit(work, rates, candidate.precision) / p50,
             score_difference=differences[title],
             baseline=baseline if compared else None,
-            ratio=paired_ratio(times[baseline], seconds) if compared else None,
+            ratio=paired_ratio(times[baseline], seconds) if compared and baseline else None,
             artifact=candidate.artifact,
             sha256=None if artifact is None else artifact.sha256,
             weights_sha256=manifest.model.weights_sha256,
@@ -156,6 +157,16 @@ def measure_group(
         )
         rows[title] = TimedRow(row, seconds)
     return GroupResult(rows, failed)
+
+
+def baseline_of(
+    candidates: Mapping[str, Candidate], times: Mapping[str, Sequence[float]]
+) -> str | None:
+    """Return the title of what the others are compared with; None where nothing was timed."""
+    others = [title for title in times if candidates[title].role != "artifact"]
+    peers = [title for title in others if candidates[title].role == "peer"]
+    fastest = min(peers, key=lambda title: percentile(times[title], 50), default=None)
+    return fastest or next(iter(others or times), None)
 
 
 def network_work(manifest: Manifest, batch: int, precision: str) -> Work:

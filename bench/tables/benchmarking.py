@@ -272,6 +272,40 @@ def attention_forms_table() -> str:
     return markdown(head, rows) + "\n" + where
 
 
+def scaling() -> str:
+    """Return rates by workers and threads, and the hours that a million slices take."""
+    path = recording.RESULTS / "scaling" / "scaling.json"
+    if not path.exists():
+        return "Not measured.\n"
+    run = read_json(path)
+    first = {one["what"]: one["slices_per_second"] for one in reversed(run["rows"])}
+    rows = [
+        [
+            f"`{one['what']}`",
+            str(one["workers"]),
+            str(one["threads"]),
+            f"{one['slices_per_second']:.2f}",
+            f"{one['slices_per_second'] / first[one['what']]:.2f}",
+            f"{1e6 / one['slices_per_second'] / 3600:.0f}",
+        ]
+        for one in run["rows"]
+    ]
+    head = [
+        "",
+        "workers",
+        "threads of each",
+        "slices/s",
+        "× the first",
+        "hours for a million slices",
+    ]
+    where = (
+        f"`{run['command']}`, commit {run['commit'][:7]}, {run['hardware']}, "
+        f"{run['processors']} processors, {run['slices']} slices, median of "
+        f"{len(run['rows'][0]['seconds'])}.\n"
+    )
+    return markdown(head, rows) + "\n" + where
+
+
 def arrivals() -> str:
     """Return what arrived at each machine, and the largest rate that it answers in time."""
     said = [largest_rate(run) for run in newest("test_arrivals")]
@@ -289,5 +323,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "network": lambda: of_rows(network_table),
     "ops": lambda: by_machine("test_ops", ops_table),
     "peers": lambda: of_rows(peers_table),
+    "scaling": scaling,
     "score-speed": lambda: by_machine("test_score_speed", end_to_end_table),
 }

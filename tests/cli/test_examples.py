@@ -43,7 +43,7 @@ EXAMPLES = [(command, example) for command in COMMANDS for example in examples(c
 # Arguments that make an example small; the last value of an option counts.
 SMALLER = {
     "check-graph": ["--preset", "tiny"],
-    "export": ["--preset", "tiny"],
+    "export": ["--preset", "tiny", "--no-engines"],  # the fixture tiny_bundle builds one
     "simulate": ["--count", "1", "--jobs", "1"],
     "train": ["--preset", "tiny", "--crop", "256", "--epochs", "1", "--batch-size", "4"],
 }
