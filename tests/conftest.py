@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -157,6 +158,18 @@ def quick(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def own_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
     """A copy of the bundle that a test may change."""
     return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def few_golden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verify on four golden slices, where a test is not about what slices show."""
+    from clinreadnet.runtime.bundle.golden import read_golden
+    from clinreadnet.verify import run
+
+    def first(*args: Any) -> dict[str, Any]:
+        return {name: values[:4] for name, values in read_golden(*args).items()}
+
+    monkeypatch.setattr(run, "read_golden", first)
 
 
 @pytest.fixture(scope="session")

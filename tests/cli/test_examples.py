@@ -27,7 +27,6 @@ from typer.testing import CliRunner
 from clinreadnet.cli import app
 from clinreadnet.data.ldctiqa import write_tif
 from clinreadnet.runtime.backends.flavours import FlavourMissing
-from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import load_manifest
 from clinreadnet.runtime.bundle.sign import sign_bundle
 
@@ -43,7 +42,7 @@ EXAMPLES = [(command, example) for command in COMMANDS for example in examples(c
 # Arguments that make an example small; the last value of an option counts.
 SMALLER = {
     "check-graph": ["--preset", "tiny"],
-    "export": ["--preset", "tiny", "--no-engines"],  # the fixture tiny_bundle builds one
+    "export": ["--preset", "tiny"],
     "simulate": ["--count", "1", "--jobs", "1"],
     "train": ["--preset", "tiny", "--crop", "256", "--epochs", "1", "--batch-size", "4"],
 }
@@ -83,6 +82,18 @@ STUBBED = {
         "training takes long; tests/training/test_trainer.py starts two processes",
     ),
     "tune": ("clinreadnet.tuning.tune.tune", "needs a GPU"),
+    "check-graph --checkpoint": (
+        "clinreadnet.export.engines.check.check_graphs",
+        "exporting takes long; the first example exports",
+    ),
+    "verify --data": (
+        "clinreadnet.verify.run.verify_folder",
+        "tests/verify/test_verify.py runs it",
+    ),
+    "verify --record": (
+        "clinreadnet.verify.run.verify_golden",
+        "tests/verify/test_record.py runs it",
+    ),
 }
 
 
@@ -99,8 +110,10 @@ def stub_of(command: str, example: str) -> str | None:
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path) -> Path:
-    """The current folder. The shipped checkpoint is a tiny one; four golden slices are verified."""
+def workspace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path, few_golden: None
+) -> Path:
+    """The current folder. The shipped checkpoint is a tiny one."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CLINREADNET_BUNDLE", raising=False)
     for module in (
@@ -111,12 +124,6 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: 
         "clinreadnet.evaluation.order",
     ):
         monkeypatch.setattr(import_module(module), "pretrained_path", lambda *_: tiny_checkpoint)
-    run = import_module("clinreadnet.verify.run")
-
-    def first_golden(*args: Any) -> dict[str, np.ndarray]:
-        return {name: values[:4] for name, values in read_golden(*args).items()}
-
-    monkeypatch.setattr(run, "read_golden", first_golden)
     return tmp_path
 
 

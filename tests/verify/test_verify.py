@@ -7,9 +7,7 @@ import io
 import json
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -20,23 +18,11 @@ from typer.testing import CliRunner
 
 from clinreadnet.cli import app
 from clinreadnet.errors import CheckFailed, InputError
-from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import digest, load_manifest, write_manifest
 from clinreadnet.verify.compare import METRICS, compare
 from clinreadnet.verify.run import verify_folder, verify_golden
 
 FP32, FP16 = "clinreadnet.fp32.onnx", "clinreadnet.fp16.onnx"
-
-
-@pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Verify on four golden slices: the tests that use it are not about what slices show."""
-    module = import_module("clinreadnet.verify.run")
-
-    def first_golden(*args: Any) -> dict[str, np.ndarray]:
-        return {name: values[:4] for name, values in read_golden(*args).items()}
-
-    monkeypatch.setattr(module, "read_golden", first_golden)
 
 
 def run(bundle: Path, *options: str) -> tuple[int, str, BaseException | None]:
@@ -96,7 +82,7 @@ def test_an_untouched_bundle_passes(tiny_bundle: Path) -> None:
     assert (tiny_bundle / "manifest.json").read_bytes() == before, "verify changes nothing"
 
 
-@pytest.mark.usefixtures("few")
+@pytest.mark.usefixtures("few_golden")
 def test_table_names_every_artifact(tiny_bundle: Path) -> None:
     code, out, _ = run(tiny_bundle)
     assert code == 0
@@ -111,7 +97,7 @@ def engine_of(bundle: Path) -> str:
     return files[0] if files else pytest.skip("tensorrt-rtx is not installed")
 
 
-@pytest.mark.usefixtures("few")
+@pytest.mark.usefixtures("few_golden")
 @pytest.mark.parametrize("file", [FP32, FP16, "engine", "golden.npz"])
 @pytest.mark.parametrize("damage", ["one-bit", "missing", "truncated"])
 def test_a_damaged_file_is_named(own_bundle: Path, file: str, damage: str) -> None:
@@ -154,7 +140,7 @@ def test_noise_for_weights_fails_the_budget(own_bundle: Path) -> None:
     assert "(budget 5e-03)" in by_file[FP16]["reason"]
 
 
-@pytest.mark.usefixtures("few")
+@pytest.mark.usefixtures("few_golden")
 def test_a_graph_that_is_none_is_named(own_bundle: Path) -> None:
     (own_bundle / FP16).write_bytes(b"not a graph")
     relist(own_bundle, FP16)
@@ -164,7 +150,7 @@ def test_a_graph_that_is_none_is_named(own_bundle: Path) -> None:
     assert failed.parity is not None and "not an ONNX graph" in str(failed.parity.reason)
 
 
-@pytest.mark.usefixtures("few")
+@pytest.mark.usefixtures("few_golden")
 def test_shifted_golden_outputs_fail_both_graphs(own_bundle: Path) -> None:
     with np.load(own_bundle / "golden.npz") as file:
         arrays = dict(file)
@@ -246,7 +232,7 @@ def make_folder(path: Path, count: int) -> Path:
     return path
 
 
-@pytest.mark.usefixtures("few")
+@pytest.mark.usefixtures("few_golden")
 def test_labelled_folder(tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     data = make_folder(tmp_path / "data", 5)
     code, out, _ = run(
@@ -262,7 +248,7 @@ def test_labelled_folder(tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Pat
             assert artifact["details"]["worst_slice"] in {f"{i:04d}.tif" for i in range(5)}
 
 
-@pytest.mark.usefixtures("few")
+@pytest.mark.usefixtures("few_golden")
 def test_labelled_folder_measures_every_graph(
     own_bundle: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:

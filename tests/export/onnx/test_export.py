@@ -176,14 +176,13 @@ def test_same_weights_same_bytes_and_no_trace_of_this_machine(
     assert {p.dtype for p in model.parameters()} == {torch.float32}, "the model is left alone"
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_buffers_keep_their_digits(tiny_checkpoint: Path, tmp_path: Path, precision: str) -> None:
+def test_buffers_keep_their_digits(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """Whitening in bfloat16 would move the novelty by more than all roundings before it."""
     model = load_checkpoint(tiny_checkpoint)
     with torch.no_grad():
         model.novelty.whitening.add_(1e-7)
     path = tmp_path / "a.onnx"
-    export_onnx(model, path, precision=precision)
+    export_onnx(model, path, precision="bf16")
     constants = [onnx.numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer]
     whitening = model.novelty.whitening.numpy()
     (stored,) = [c for c in constants if c.shape == whitening.shape and c.dtype == np.float32]

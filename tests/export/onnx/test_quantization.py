@@ -117,6 +117,7 @@ def test_rtx_takes_it_as_what_it_is(quantized: Callable[[str], Path], precision:
         EngineBuilder(path, precision=other, flavour="tensorrt-rtx")
 
 
+@pytest.mark.usefixtures("few_golden")
 @pytest.mark.parametrize("factor", [1.0, 1.2], ids=["within", "outside"])
 def test_only_a_graph_within_its_budget_is_shipped(
     tiny_bundle: Path,
