@@ -120,6 +120,7 @@ def measure_group(
     watch = machine.Watch(nvml)
     times = interleave(samples, **timing.interleave)
     watch.stop()
+    used = {title: machine.usage(nvml, samples[title]) for title in times}
     baseline = baseline_of(by_title, times)
     rows = {}
     for title, seconds in times.items():
@@ -128,6 +129,7 @@ def measure_group(
         p50 = percentile(seconds, 50)
         compared = title != baseline
         artifact = None if candidate.artifact is None else manifest.artifact(candidate.artifact)
+        energy = used[title]
         row = BenchRow(
             candidate=candidate.name,
             role=candidate.role,
@@ -154,6 +156,8 @@ def measure_group(
             before=watch.before,
             after=watch.after,
             others_busy=watch.busy,
+            joules_per_slice=None if energy is None else energy.joules / batch,
+            gpu_memory_mib=None if energy is None else energy.memory_mib,
         )
         rows[title] = TimedRow(row, seconds)
     return GroupResult(rows, failed)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -77,15 +78,63 @@ def import_nvml() -> Any | None:
     return pynvml
 
 
-def gpu_state(nvml: Any) -> dict[str, Any]:
-    """Return clocks in MHz, temperature in °C and the reasons for throttling."""
+def _gpu(nvml: Any) -> Any:
     # NVML numbers all GPUs of the machine, CUDA the visible ones.
     bus = pci_bus_id()
-    gpu = (
-        nvml.nvmlDeviceGetHandleByIndex(0)
-        if bus is None
-        else nvml.nvmlDeviceGetHandleByPciBusId(bus)
-    )
+    if bus is None:
+        return nvml.nvmlDeviceGetHandleByIndex(0)
+    return nvml.nvmlDeviceGetHandleByPciBusId(bus)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one run takes of a GPU.
+
+    Attributes:
+        joules: energy of the whole board.
+        memory_mib: most memory in use on the GPU, by all programs together.
+    """
+
+    joules: float
+    memory_mib: float
+
+
+def usage(
+    nvml: Any | None,
+    run: Callable[[], object],
+    seconds: float = 2.0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Usage | None:
+    """Run again and again for some seconds; return what one run takes.
+
+    Args:
+        nvml: module of nvidia-ml-py, or None without a GPU.
+        run: runs once and waits for the end.
+        seconds: of all runs together; NVML's counter of energy moves about every 0.1 s.
+        clock: the time in seconds.
+
+    Returns:
+        The usage; None without a GPU, or where the GPU does not count its energy.
+    """
+    if nvml is None:
+        return None
+    gpu = _gpu(nvml)
+    try:
+        before = nvml.nvmlDeviceGetTotalEnergyConsumption(gpu)  # mJ
+    except nvml.NVMLError:
+        return None
+    start, runs, most = clock(), 0, 0
+    while clock() - start < seconds or not runs:
+        run()
+        runs += 1
+        most = max(most, nvml.nvmlDeviceGetMemoryInfo(gpu).used)
+    after = nvml.nvmlDeviceGetTotalEnergyConsumption(gpu)
+    return Usage((after - before) / 1e3 / runs, most / 2**20)
+
+
+def gpu_state(nvml: Any) -> dict[str, Any]:
+    """Return clocks in MHz, temperature in °C and the reasons for throttling."""
+    gpu = _gpu(nvml)
     mask = nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)
     prefix = "nvmlClocksThrottleReason"
     reasons = {

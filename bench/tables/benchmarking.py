@@ -18,6 +18,7 @@ from clinreadnet.report.tables import (
     arrivals_table,
     cold_start_table,
     end_to_end_table,
+    energy_table,
     largest_rate,
     network_table,
     ops_table,
@@ -28,6 +29,13 @@ from clinreadnet.report.tables import (
 def of_rows(make: Callable[[Sequence[BenchRow]], Table]) -> str:
     """Return a table of the network's rows for each machine."""
     return by_machine("test_network", lambda run: make(run.rows))
+
+
+def of_gpus(make: Callable[[Sequence[BenchRow]], Table]) -> str:
+    """Return a table of the network's rows for each machine with a GPU."""
+    found = [run for run in newest("test_network") if run.gpu is not None]
+    parts = [f"{run.hardware}, {link(run)}:\n\n{make(run.rows).markdown()}" for run in found]
+    return "\n".join(parts) or "Not measured.\n"
 
 
 def kernel_rows(op: str) -> list[tuple[RecordedRun, KernelRow]]:
@@ -316,6 +324,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "attention-forms": attention_forms_table,
     "arrivals": arrivals,
     "cold-start": lambda: by_machine("test_network", cold_start_table),
+    "energy": lambda: of_gpus(energy_table),
     "gpu-checks": gpu_checks_table,
     "gpu-kernels": kernels_table,
     "gpu-plan": gpu_plan_table,

@@ -82,6 +82,8 @@ class BenchRow(RecordedRow):
         before: the GPU's clocks, temperature and throttling before the timing; empty without one.
         after: the same after it.
         others_busy: share of the processors that other processes took, or None.
+        joules_per_slice: energy of the GPU's board in runs after the timing; None without a GPU.
+        gpu_memory_mib: most memory in use on the GPU in these runs, by all programs together.
     """
 
     candidate: str
@@ -109,6 +111,8 @@ class BenchRow(RecordedRow):
     before: Mapping[str, Any] = field(default_factory=dict)
     after: Mapping[str, Any] = field(default_factory=dict)
     others_busy: float | None = None
+    joules_per_slice: float | None = None
+    gpu_memory_mib: float | None = None
 
     OP: ClassVar[str] = "network"
 
@@ -132,6 +136,7 @@ class BenchRow(RecordedRow):
         """Read a row back; raises as `RecordedRow.from_json`."""
         low, high = facts["interval"]
         ratio, warm_up, busy = (facts.get(key) for key in ("ratio", "warm_up", "others_busy"))
+        joules, memory = (facts.get(key) for key in ("joules_per_slice", "gpu_memory_mib"))
         return cls(
             candidate=str(facts["candidate"]),
             role=str(facts["role"]),
@@ -158,6 +163,8 @@ class BenchRow(RecordedRow):
             before=facts.get("before", {}),
             after=facts.get("after", {}),
             others_busy=None if busy is None else float(busy),
+            joules_per_slice=None if joules is None else float(joules),
+            gpu_memory_mib=None if memory is None else float(memory),
         )
 
 

@@ -74,6 +74,24 @@ def _network_row(row: BenchRow) -> tuple[str, ...]:
     )
 
 
+def energy_table(rows: Sequence[BenchRow]) -> Table:
+    """Energy of a slice and memory on a GPU; empty where no row knows it."""
+    found = [
+        (
+            row.title,
+            str(row.batch),
+            row.clock,
+            f"{row.joules_per_slice:.3g}",
+            f"{row.gpu_memory_mib:.0f}",
+        )
+        for row in ordered(rows)
+        if row.joules_per_slice is not None and row.gpu_memory_mib is not None
+    ]
+    return Table(
+        ("backend", "batch", "clock", "J per slice", "MiB in use on the GPU"), tuple(found)
+    )
+
+
 def peers_table(measured: Sequence[BenchRow]) -> Table:
     """Ours against the fastest peer of the same precision or a more exact one, batch by batch."""
     rows = []

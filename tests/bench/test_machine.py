@@ -53,6 +53,37 @@ def test_throttling_after_the_run_counts_too(tmp_path: Path) -> None:
     assert watch.busy is None
 
 
+def test_energy_is_that_of_the_runs_alone() -> None:
+    """A GPU of 300 W, on which a run takes half a second and one of the runs more memory."""
+    now = {"seconds": 100.0, "runs": 0}
+
+    def run() -> None:
+        now["seconds"] += 0.5
+        now["runs"] += 1
+
+    nvml = fake_nvml(0)
+    nvml.nvmlDeviceGetTotalEnergyConsumption = lambda gpu: 300e3 * now["seconds"]  # mJ
+    nvml.nvmlDeviceGetMemoryInfo = lambda gpu: SimpleNamespace(
+        used=(4 if now["runs"] == 2 else 3) * 2**30
+    )
+    found = machine.usage(nvml, run, seconds=2.0, clock=lambda: now["seconds"])
+    assert found == machine.Usage(joules=150.0, memory_mib=4096.0)
+    assert now["runs"] == 4
+
+
+def test_a_gpu_that_does_not_count_its_energy_is_not_run() -> None:
+    class NVMLError(Exception):
+        pass
+
+    def unsupported(gpu: int) -> int:
+        raise NVMLError
+
+    nvml = fake_nvml(0)
+    nvml.NVMLError, nvml.nvmlDeviceGetTotalEnergyConsumption = NVMLError, unsupported
+    assert machine.usage(nvml, lambda: pytest.fail("it ran")) is None
+    assert machine.usage(None, lambda: pytest.fail("it ran")) is None
+
+
 def test_others_share_leaves_out_this_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

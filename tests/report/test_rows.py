@@ -11,7 +11,16 @@ import pytest
 from support import recorded_run
 
 from clinreadnet.report.results import newest_runs, read_run, result_files
-from clinreadnet.report.rows import BenchRow, ColdStartRow, KernelRow, OpRow, WarmUp, row_id
+from clinreadnet.report.rows import (
+    ArrivalRow,
+    BenchRow,
+    ColdStartRow,
+    KernelRow,
+    OpRow,
+    WarmUp,
+    row_id,
+)
+from clinreadnet.report.tables import energy_table
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "bench" / "results"
@@ -42,7 +51,10 @@ ROWS: list[Any] = [
         before={"sm_mhz": 1000, "throttled": []},
         after={"sm_mhz": 900, "throttled": ["sw_power_cap"]},
         others_busy=0.5,
+        joules_per_slice=1.25,
+        gpu_memory_mib=812.5,
     ),
+    ArrivalRow("onnxruntime-cpu", "fp32", 1, "Server", 2.5, 100, 2.25, 0.25, 0.5, 1.5, "1" * 64),
     ColdStartRow("openvino", "bf16", 3, 1.5, 0.25),
     OpRow("mlp 1", 1e9, 1e6, 0.5, 0.75, 66.0, "fp32", 1, 20, (0.5, 1.0), 0.1, ("CV 10 %",)),
     KernelRow(
@@ -104,3 +116,15 @@ def test_every_kind_of_row_is_read_with_its_run(tmp_path: Path) -> None:
     ]
     run = read_run(recorded_run.write(tmp_path, recorded_run.document(benchmarks)))
     assert [*run.rows, *run.cold_starts, *run.ops, *run.kernels] == ROWS
+
+
+def test_energy_stands_in_a_table_where_it_is_known() -> None:
+    rows = [
+        BenchRow.from_json(recorded_run.row(name, "fp16", 0.01, batch=4, **more)["extra_info"])
+        for name, more in (
+            ("tensorrt", {"joules_per_slice": 1.234, "gpu_memory_mib": 812.4}),
+            ("onnxruntime-cuda", {}),
+        )
+    ]
+    assert energy_table(rows).rows == (("tensorrt fp16", "4", "host", "1.23", "812"),)
+    assert energy_table(rows[1:]).markdown() == "Not measured.\n"
