@@ -24,6 +24,7 @@ from bench.measure.timing import (
 )
 from clinreadnet.kernels.spec import Work
 from clinreadnet.model.network import ClinReadNetConfig
+from clinreadnet.precision import PRECISIONS
 from clinreadnet.report.rows import BenchRow, WarmUp
 from clinreadnet.report.statistics import median_interval, paired_ratio, percentile, variation
 from clinreadnet.runtime.bundle.manifest import Manifest
@@ -94,8 +95,7 @@ def measure_group(
     """Check, warm up and time candidates, in turn.
 
     Args:
-        candidates: the fastest peer is the baseline of the others; without one, the first that is
-            not an artifact, or the first.
+        candidates: those of one batch and clock.
         batch: slices of one run.
         clock: "host", "device" or "device graph".
         bundle: folder of the bundle.
@@ -121,13 +121,12 @@ def measure_group(
     times = interleave(samples, **timing.interleave)
     watch.stop()
     used = {title: machine.usage(nvml, samples[title]) for title in times}
-    baseline = baseline_of(by_title, times)
     rows = {}
     for title, seconds in times.items():
         candidate = by_title[title]
         work = network_work(manifest, batch, candidate.precision)
         p50 = percentile(seconds, 50)
-        compared = title != baseline
+        baseline = baseline_of(title, by_title, times)
         artifact = None if candidate.artifact is None else manifest.artifact(candidate.artifact)
         energy = used[title]
         row = BenchRow(
@@ -147,8 +146,8 @@ def measure_group(
             bytes=work.bytes,
             percent_of_limit=100 * roofline.limit(work, rates, candidate.precision) / p50,
             score_difference=differences[title],
-            baseline=baseline if compared else None,
-            ratio=paired_ratio(times[baseline], seconds) if compared and baseline else None,
+            baseline=baseline,
+            ratio=None if baseline is None else paired_ratio(times[baseline], seconds),
             artifact=candidate.artifact,
             sha256=None if artifact is None else artifact.sha256,
             weights_sha256=manifest.model.weights_sha256,
@@ -164,13 +163,24 @@ def measure_group(
 
 
 def baseline_of(
-    candidates: Mapping[str, Candidate], times: Mapping[str, Sequence[float]]
+    title: str, candidates: Mapping[str, Candidate], times: Mapping[str, Sequence[float]]
 ) -> str | None:
-    """Return the title of what the others are compared with; None where nothing was timed."""
-    others = [title for title in times if candidates[title].role != "artifact"]
-    peers = [title for title in others if candidates[title].role == "peer"]
-    fastest = min(peers, key=lambda title: percentile(times[title], 50), default=None)
-    return fastest or next(iter(others or times), None)
+    """Return the title of what a candidate is compared with; None if it is the baseline itself.
+
+    That is the fastest peer whose precision is at least as exact; without one, the first that is
+    not an artifact, or the first.
+    """
+    budget = PRECISIONS[candidates[title].precision].budget
+    others = [name for name in times if candidates[name].role != "artifact"]
+    peers = [
+        name
+        for name in others
+        if candidates[name].role == "peer"
+        and PRECISIONS[candidates[name].precision].budget <= budget
+    ]
+    fastest = min(peers, key=lambda name: percentile(times[name], 50), default=None)
+    found = fastest or next(iter(others or times))
+    return None if found == title else found
 
 
 def network_work(manifest: Manifest, batch: int, precision: str) -> Work:

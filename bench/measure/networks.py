@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from bench.measure import device
 from clinreadnet.errors import ClinReadNetError, InputError
 from clinreadnet.precision import PRECISIONS, torch_precisions
+from clinreadnet.runtime.backends import openvino
 from clinreadnet.runtime.backends.ladder import BACKENDS, SessionOptions, open_backend
 from clinreadnet.runtime.backends.onnxruntime_cuda import CUDA_SETTINGS
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import Manifest, digest, load_manifest, read_listed
 from clinreadnet.runtime.gpu import find_gpus
+from clinreadnet.runtime.records import CPU_BACKENDS
 from clinreadnet.runtime.reproduce import BatchRunner, reproduce
 from clinreadnet.spec import OUTPUTS
 
@@ -105,7 +107,7 @@ def find(bundle: Path, *, probe: bool = True) -> Candidates:
     candidates: list[Candidate] = []
     missing: dict[str, str] = {}
     _backends(bundle, manifest, candidates, missing, probe)
-    for look in (_torch, _default_onnxruntime, _openvino):
+    for look in (_torch, _default_onnxruntime, _openvino_bf16):
         look(bundle, manifest, candidates, missing)
     return Candidates(tuple(candidates), missing)
 
@@ -246,7 +248,12 @@ def _backends(
         if not held:
             missing[backend] = f"{bundle} holds no {backend} engine"
             continue
-        if backend != "onnxruntime-cpu" and not gpu:
+        if backend == "openvino" and openvino.installed_version() is None:
+            missing[backend] = (
+                'OpenVINO is not installed; run `pip install "clinreadnet[openvino]"`'
+            )
+            continue
+        if backend not in CPU_BACKENDS and not gpu:
             missing[backend] = "no NVIDIA GPU on this machine"
             continue
         for precision in dict.fromkeys(a.precision for a in held):
@@ -332,38 +339,20 @@ def _default_onnxruntime(
     candidates.append(Candidate(name, precision, "peer", artifact.file, make))
 
 
-def _openvino(
+def _openvino_bf16(
     bundle: Path, manifest: Manifest, candidates: list[Candidate], missing: dict[str, str]
 ) -> None:
-    """Add OpenVINO on the processor, compiled for one batch with its latency hint."""
+    """Add OpenVINO with the products that it chooses itself on processors with bfloat16 units."""
     artifact = _graph(manifest, "fp32")
-    try:
-        import openvino
-    except ImportError:
-        missing["openvino"] = 'OpenVINO is not installed; run `pip install "clinreadnet[peers]"`'
-        return
-    if artifact is None:
-        missing["openvino"] = f"{bundle} holds no fp32 graph"
-        return
+    if openvino.installed_version() is None or artifact is None:
+        return  # said of the backend `openvino` already
 
-    def make(batch: int, hint: str) -> BatchRunner:
-        core = openvino.Core()
-        model = core.read_model(read_listed(bundle, artifact), b"")
-        model.reshape({"hu": [batch, 1, 512, 512]})
-        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
-        compiled = core.compile_model(model, "CPU", settings)
-        request = compiled.create_infer_request()
+    def make(batch: int) -> BatchRunner:
+        return openvino.OpenVinoBackend(
+            read_listed(bundle, artifact),
+            batch=batch,
+            products="bf16",
+            outputs=manifest.output_names,
+        ).run
 
-        def run(hu: HostSlices) -> Mapping[str, NDArray[Any]]:
-            request.infer({"hu": hu})
-            names = manifest.output_names
-            return {name: request.get_tensor(name).data.copy() for name in names}
-
-        return run
-
-    for precision, hint in (("fp32", "f32"), ("bf16", "bf16")):
-        candidates.append(
-            Candidate(
-                "openvino", precision, "peer", artifact.file, functools.partial(make, hint=hint)
-            )
-        )
+    candidates.append(Candidate("openvino", "bf16", "peer", artifact.file, make))

@@ -109,14 +109,12 @@ def main(arguments: Sequence[str]) -> int:
             out.unlink()
 
         runs: dict[tuple[str, int, int], Callable[[], object]] = {
-            ("Session", workers, threads): lambda s=session, w=workers: (  # type: ignore[misc]
-                score_from_threads(s, hu, w)
-            )
+            ("Session", workers, threads): lambda s=session, w=workers: score_from_threads(s, hu, w)
             for (workers, threads), session in sessions.items()
         }
         runs["score", 1, 1] = score_alone
         for workers in ARCHIVE_WORKERS:
-            runs["score-archive", workers, 1] = lambda w=workers: archive(w)  # type: ignore[misc]
+            runs["score-archive", workers, 1] = lambda w=workers: archive(w)
         seconds = in_turn(runs, options.rounds)
         rows = [
             {

@@ -34,12 +34,16 @@ Backends = Annotated[
     list[str] | None,
     typer.Option(
         "--backend",
-        help="tensorrt, tensorrt-rtx, onnxruntime-cuda or onnxruntime-cpu; repeatable, tried in "
-        "this order. Default: all of them.",
+        help="tensorrt, tensorrt-rtx, onnxruntime-cuda, onnxruntime-cpu or openvino; repeatable, "
+        "tried in this order. Default: all of them.",
     ),
 ]
 Device = Annotated[
     int, typer.Option(help="GPU to use, by its number among the visible ones.", show_default=True)
+]
+Fastest = Annotated[
+    bool,
+    typer.Option("--fastest", help="Time every backend that works here and use the fastest."),
 ]
 TrustedKeys = Annotated[
     list[Path] | None,

@@ -14,6 +14,7 @@ from clinreadnet.cli.options import (
     Backends,
     Bundle,
     Device,
+    Fastest,
     GraphPrecision,
     Json,
     NotBefore,
@@ -69,6 +70,7 @@ def score(
     ] = None,
     backends: Backends = None,
     device: Device = 0,
+    fastest: Fastest = False,
     trusted_keys: TrustedKeys = None,
     not_before: NotBefore = None,
     precision: GraphPrecision = None,
@@ -89,7 +91,7 @@ def score(
     - `clinreadnet score series/ --bundle bundle --csv scores.csv --plot scores.png`
     - `clinreadnet score 0000.tif 0001.tif --json`
     - `clinreadnet score stack.mha --challenge-output output`
-    - `clinreadnet score series/ --html series.html`
+    - `clinreadnet score series/ --html series.html --fastest`
     - `clinreadnet score series/ --sr reports --map maps --secondary-capture captures`
     - `clinreadnet score series/ --trusted-key vendor.pub.pem --backend onnxruntime-cpu`
     """
@@ -144,6 +146,7 @@ def score(
             backends or BACKENDS,
             precision,
             device=device,
+            fastest=fastest,
             trusted_keys=trusted_keys or None,
             not_before=not_before,
         )

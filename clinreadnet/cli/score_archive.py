@@ -59,6 +59,7 @@ def score_archive(
     from clinreadnet.console import progress_bar
     from clinreadnet.runtime import BACKENDS
     from clinreadnet.runtime.bundle.default import default_bundle
+    from clinreadnet.runtime.records import CPU_BACKENDS
     from clinreadnet.scoring.archive import score_archive as score_all
     from clinreadnet.scoring.series import check_bundle, series_lines
 
@@ -72,7 +73,7 @@ def score_archive(
             out,
             address=address,
             workers=workers,
-            gpu=backends != ["onnxruntime-cpu"],
+            gpu=not backends or not set(backends) <= set(CPU_BACKENDS),
             resample=resample,
             session_options={
                 "backends": backends or BACKENDS,

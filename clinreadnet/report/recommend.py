@@ -10,7 +10,7 @@ from clinreadnet.errors import InputError
 from clinreadnet.report.results import RecordedRun
 from clinreadnet.report.rows import BenchRow
 from clinreadnet.runtime.bundle.manifest import NOT_RUN, Artifact, Manifest, Parity
-from clinreadnet.runtime.records import CPU_BACKEND
+from clinreadnet.runtime.records import CPU_BACKENDS
 
 QUANTITIES = ("score", "tile", "novelty", "error", "PLCC", "SROCC", "KROCC")
 """What a budget can bound: the worst difference of a slice's score and of a tile of its map in
@@ -131,7 +131,7 @@ def judge(
         return Judgement(
             row, None, "measured on another build of this file; run `make bench-record`"
         )
-    on_gpu = None if row.candidate == CPU_BACKEND else gpu
+    on_gpu = None if row.candidate in CPU_BACKENDS else gpu
     where = on_gpu or "a processor"
     parity = _record(artifact, row.candidate, on_gpu)
     if parity is None:

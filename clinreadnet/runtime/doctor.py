@@ -22,6 +22,7 @@ _DISTRIBUTIONS = {
     "onnxscript": ("onnxscript",),
     "onnxruntime": ("onnxruntime",),
     "onnxruntime-gpu": ("onnxruntime-gpu",),
+    "openvino": ("openvino",),
     "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
     "tensorrt_rtx bindings": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings"),
     "tensorrt_rtx libraries": ("tensorrt-rtx-cu13-libs", "tensorrt-rtx-cu12-libs"),
@@ -126,6 +127,7 @@ def features(packages: dict[str, str | None], *, has_gpu: bool) -> list[Feature]
     ort = "gpu" if "onnxruntime-gpu" in installed else "cpu"
     return [
         feature("score on the CPU", (runtime,), extra("cpu")),
+        feature("score with OpenVINO", ("openvino",), extra("openvino")),
         feature("score with CUDA", ("onnxruntime-gpu",), swap + extra("gpu"), True),
         feature("score with TensorRT", ("tensorrt", "pycuda"), extra("tensorrt"), True),
         feature("score with TensorRT-RTX", (*rtx, "pycuda"), extra("tensorrt-rtx"), True),

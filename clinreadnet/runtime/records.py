@@ -11,6 +11,8 @@ from clinreadnet.runtime.bundle.manifest import Artifact, Parity, RanOn, now
 from clinreadnet.runtime.verdict import VALID, Machine, Validity, Verdict
 
 CPU_BACKEND, CUDA_BACKEND = "onnxruntime-cpu", "onnxruntime-cuda"
+CPU_BACKENDS = (CPU_BACKEND, "openvino")
+"""Those that run on the processor."""
 
 
 def library(backend: str) -> str:
@@ -25,7 +27,7 @@ def ran_on(backend: str, machine: Machine) -> RanOn:
         backend: name of the backend that ran.
         machine: the machine, with the version of the backend's library.
     """
-    gpu = backend != CPU_BACKEND
+    gpu = backend not in CPU_BACKENDS
     versions = {"clinreadnet": __version__}
     if machine.version is not None:
         versions[library(backend)] = machine.version

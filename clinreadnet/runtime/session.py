@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
+import time
 import weakref
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -47,13 +48,15 @@ from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import Artifact, Manifest, load_manifest
 from clinreadnet.runtime.bundle.trust import KeyFile
 from clinreadnet.runtime.inputs import check_count, check_device, check_slices, check_whole
-from clinreadnet.runtime.records import CPU_BACKEND
+from clinreadnet.runtime.records import CPU_BACKEND, CPU_BACKENDS
 from clinreadnet.runtime.reproduce import reproduce, run_batch
 from clinreadnet.runtime.scores import Outputs, Scores
 from clinreadnet.runtime.stream import Stream
 from clinreadnet.runtime.verdict import Verdict
 
 SELF_TEST_SLICES = 1
+TIMED_RUNS = 5
+"""Runs of each backend with ``fastest``, after one that is not timed."""
 SELF_TEST_SLACK = 2.0
 """Factor on the budget at start-up: one slice averages less than the golden set, and another
 processor sums in another order. The error of a wrong graph or provider is much larger."""
@@ -82,6 +85,7 @@ class Session:
         workers: int = 1,
         threads: int | None = None,
         device: int = 0,
+        fastest: bool = False,
         trusted_keys: Sequence[KeyFile] | None = None,
         not_before: str | None = None,
         allow_unverified: bool = False,
@@ -89,7 +93,7 @@ class Session:
         """Load a bundle with the first backend that works here and passes the self-test.
 
         The self-test runs one golden slice. On a GPU for which the manifest holds no record of the
-        artifact's verification it runs all of them.
+        artifact's verification it runs all of them; OpenVINO needs such a record too.
 
         Args:
             bundle: folder made by `clinreadnet export`.
@@ -100,6 +104,8 @@ class Session:
             workers: concurrent runs; on a GPU each has its own stream, buffers and context.
             threads: CPU threads of a run; default all.
             device: index of the GPU among the visible ones.
+            fastest: load all of ``backends`` that work here, time each on golden slices, and keep
+                the fastest. It takes a few seconds more to start.
             trusted_keys: Ed25519 public keys, PEM files; one of them must have signed the bundle.
             not_before: refuse a bundle created before this time, ISO 8601 such as "2026-01-31" (UTC
                 without a zone): an older bundle with a valid signature stays valid for ever.
@@ -119,8 +125,8 @@ class Session:
         if batch is not None:
             check_whole("batch", batch)
         check_device(device)
-        if device and ladder == (CPU_BACKEND,):
-            raise InputError(f"device={device}: {CPU_BACKEND} runs on no GPU; leave it out")
+        if device and set(ladder) <= set(CPU_BACKENDS):
+            raise InputError(f"device={device}: {ladder[0]} runs on no GPU; leave it out")
         if precision is not None and precision not in PRECISIONS:
             raise InputError(f"precision={precision!r}: none of {', '.join(PRECISIONS)}")
         oldest = None if not_before is None else _time("not_before", not_before)
@@ -136,9 +142,10 @@ class Session:
                 f"{self.bundle}: the bundle is not verified; run `clinreadnet verify {self.bundle}`"
             )
         self.refused: dict[str, str] = {}
-        loaded = self._climb(ladder, SessionOptions(precision, batch, workers, threads, device))
+        options = SessionOptions(precision, batch, workers, threads, device)
+        loaded = self._climb(ladder, options, fastest=fastest)
         self._record = loaded.record
-        self._device = None if self.backend == CPU_BACKEND else device
+        self._device = None if self.backend in CPU_BACKENDS else device
         self._backend = loaded.backend
         # If the caller does not close the session: before the interpreter unloads CUDA's modules.
         self._free = weakref.finalize(self, loaded.backend.close)
@@ -283,12 +290,18 @@ class Session:
     ) -> None:
         self.close()
 
-    def _climb(self, ladder: tuple[str, ...], options: SessionOptions) -> LoadedBackend:
-        """Return the first backend that loads and passes; keep the reasons against the others."""
+    def _climb(
+        self, ladder: tuple[str, ...], options: SessionOptions, *, fastest: bool
+    ) -> LoadedBackend:
+        """Return the first backend that loads and passes, or the fastest of all that do.
+
+        The reasons against the others are kept.
+        """
         golden = functools.cache(self._golden)
         golden(SELF_TEST_SLICES)  # a damaged file is the bundle's fault, not a backend's
         failure: CheckFailed | BackendError | None = None
         failed = ""
+        timed: list[tuple[float, str, LoadedBackend]] = []
         for name in ladder:
             try:
                 loaded = open_backend(name, self.bundle, self.manifest, options)
@@ -309,10 +322,26 @@ class Session:
                 if failure is None and not isinstance(error, InputError):
                     failure, failed = error, name
                 continue
-            self.backend = name
+            if not fastest:
+                self.backend = name
+                return loaded
+            timed.append(
+                (_seconds_of_a_slice(loaded, golden(SELF_TEST_SLICES)["hu"]), name, loaded)
+            )
+        if timed:
+            seconds, self.backend, loaded = min(timed, key=lambda one: one[0])
+            for other_seconds, name, other in timed:
+                if name != self.backend:
+                    other.backend.close()
+                    self.refused[name] = (
+                        f"slower: {1e3 * other_seconds:.3g} ms a slice, {self.backend} takes "
+                        f"{1e3 * seconds:.3g}"
+                    )
             return loaded
-        # The backend that ran and failed first: a message that is too long loses its middle.
-        reasons = sorted(self.refused.items(), key=lambda item: item[0] != failed)
+        # A message that is too long loses its middle. First comes the backend that ran and failed,
+        # or the one that every machine can have.
+        first = failed or CPU_BACKEND
+        reasons = sorted(self.refused.items(), key=lambda item: item[0] != first)
         listed = "; ".join(f"{name}: {self._without_folder(reason)}" for name, reason in reasons)
         kind = BackendUnavailable if failure is None else type(failure)
         raise kind(f"{self.bundle}: no backend works here ({listed})") from failure
@@ -375,12 +404,23 @@ class Session:
             return run_batch(self._backend.run, hu, max(least, self.artifact.batch.min))
 
 
+def _seconds_of_a_slice(loaded: LoadedBackend, hu: NDArray[Any]) -> float:
+    """Return the best time of a slice in a few runs of the batch that will run."""
+    batch = np.resize(hu, (loaded.batch, 1, *hu.shape[-2:])).astype(np.float32)
+    seconds = []
+    for _ in range(1 + TIMED_RUNS):
+        start = time.perf_counter()
+        loaded.backend.run(batch)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:]) / loaded.batch
+
+
 def _time(name: str, value: str) -> datetime:
     try:
-        time = datetime.fromisoformat(value)
+        found = datetime.fromisoformat(value)
     except (TypeError, ValueError):
         raise InputError(f"{name}={value!r}: not a time such as 2026-01-31T12:00:00Z") from None
-    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
 _CLOSED = "the session is closed; make another"

@@ -4,9 +4,10 @@ The files of all artifacts are checked. ONNX graphs run on the CPU, in the batch
 `clinreadnet.verify.batches`: ‖out − ref‖ / ‖ref‖ of each output, the worst tile of the quality
 maps, the worst slice's novelty and the differences of the task's metrics (those of the maps where
 the truth of tiles is known) must be within the budgets of the precision. Slices that change between
-in and out of domain are counted. With ONNX Runtime's CUDA they run on the GPU too, and TensorRT
-engines where this machine can load them, through the runtime's own backends. The slices are the
-bundle's golden slices (without torch) or a labelled folder (the checkpoint is then needed).
+in and out of domain are counted. With ONNX Runtime's CUDA they run on the GPU too, with OpenVINO on
+the CPU, and TensorRT engines where this machine can load them, through the runtime's own backends.
+The slices are the bundle's golden slices (without torch) or a labelled folder (the checkpoint is
+then needed).
 
 If two nearly equal scores change places, rank metrics change by a whole pair: one pair of n slices
 moves KROCC by 4 / (n (n - 1)), more than its tolerance if n < 64. Golden slices therefore have
@@ -31,7 +32,7 @@ from clinreadnet.errors import (
     InputError,
 )
 from clinreadnet.precision import PRECISIONS
-from clinreadnet.runtime.backends.onnxruntime import installed_version, offers_cuda
+from clinreadnet.runtime.backends.onnxruntime import installed_version
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import (
     Artifact,
@@ -44,9 +45,15 @@ from clinreadnet.runtime.gpu import find_gpus
 from clinreadnet.runtime.records import CPU_BACKEND, ran_on
 from clinreadnet.runtime.verdict import this_machine
 from clinreadnet.spec import OUTPUTS
+from clinreadnet.verify.backends import (
+    largest_batch,
+    more_backends,
+    verify_graph_with,
+    verify_with,
+    with_others,
+)
 from clinreadnet.verify.batches import CPU_BATCH, planned, verified_range
 from clinreadnet.verify.compare import LocalTruth, failed, not_run
-from clinreadnet.verify.gpu import verify_on_cuda, verify_on_gpu, with_others
 from clinreadnet.verify.graph import Evidence, NotRunnable, verify_graph
 from clinreadnet.verify.reference import Advance, GoldenSlices, reference_outputs
 from clinreadnet.verify.report import VerifyReport
@@ -98,7 +105,7 @@ def verify_artifact(
             return not_run(artifact)
         else:
             backend = str(artifact.flavour)
-            parity, found = verify_on_gpu(
+            parity, found = verify_with(
                 backend, bundle, manifest, artifact, evidence, advance, device
             )
     except (NotRunnable, BackendUnavailable) as reason:
@@ -219,7 +226,10 @@ def steps(manifest: Manifest, slices: int, *, golden: bool) -> int:
             total += planned(slices, verified_range(artifact.batch, CPU_BATCH))
             if PRECISIONS[artifact.precision].quantized_type is not None:
                 total += slices  # without its quantisers too
-        if find_gpus() and (artifact.kind != "onnx" or offers_cuda()):
+            for backend in more_backends():
+                largest = largest_batch(backend, artifact.batch)
+                total += planned(slices, verified_range(artifact.batch, largest))
+        elif find_gpus():
             total += planned(slices, artifact.batch)
     return total
 
@@ -234,12 +244,13 @@ def _verify(
 ) -> VerifyReport:
     scores = {"reference": evidence.reference["score"]}
     artifacts = []
-    cuda = offers_cuda() and bool(find_gpus())
     for artifact in manifest.artifacts:
         parity = verify_artifact(bundle, artifact, evidence, manifest, advance, scores, device)
-        records: tuple[Parity, ...] = ()
-        if cuda and artifact.kind == "onnx" and parity.status == "passed":
-            records = (verify_on_cuda(bundle, manifest, artifact, evidence, advance, device),)
+        graph = artifact.kind == "onnx" and parity.status == "passed"
+        records = tuple(
+            verify_graph_with(backend, bundle, manifest, artifact, evidence, advance, device)
+            for backend in (more_backends() if graph else ())
+        )
         parity = with_others(artifact, parity, device)
         artifacts.append(replace(artifact, parity=parity, records=records))
     return VerifyReport(

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from clinreadnet.errors import BackendUnavailable, InputError, OutOfMemory
 from clinreadnet.precision import PRECISIONS
+from clinreadnet.runtime.backends import openvino
 from clinreadnet.runtime.backends.flavours import FlavourMissing, load_flavour
 from clinreadnet.runtime.backends.onnxruntime import (
     OnnxRuntimeBackend,
@@ -26,7 +27,7 @@ from clinreadnet.runtime.records import record_here, record_verdict
 from clinreadnet.runtime.scores import Outputs
 from clinreadnet.runtime.verdict import Machine, Validity, Verdict, this_machine, verdict, worst
 
-BACKENDS = ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime-cpu")
+BACKENDS = ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime-cpu", "openvino")
 """Every backend, in the order in which a `Session` tries them."""
 
 CPU_BATCH = 1
@@ -103,9 +104,8 @@ def open_backend(
             changed or damaged.
         InputError: ``options`` is outside of what the bundle holds.
     """
-    if name.startswith("onnxruntime"):
-        return _open_graph(name, Path(bundle), manifest, options)
-    return _open_engine(name, Path(bundle), manifest, options)
+    open_one = _open_engine if name.startswith("tensorrt") else _open_graph
+    return open_one(name, Path(bundle), manifest, options)
 
 
 def open_artifact(
@@ -124,7 +124,7 @@ def open_artifact(
         artifact: the artifact's entry.
         options: as of a session; where memory is short its batch becomes smaller.
     """
-    open_one = _open_graph if name.startswith("onnxruntime") else _open_engine
+    open_one = _open_engine if name.startswith("tensorrt") else _open_graph
     return open_one(name, Path(bundle), manifest, options, [artifact])
 
 
@@ -142,7 +142,8 @@ def _open_graph(
     if graphs is None:
         graphs = [a for a in manifest.artifacts if a.kind == "onnx"]
     artifact = _of_precision(graphs, options.precision, "ONNX graph", bundle)[0]
-    machine = this_machine(installed_version(), device=options.device)
+    version = openvino.installed_version() if name == "openvino" else installed_version()
+    machine = this_machine(version, device=options.device)
     judged = verdict(artifact, machine, options.batch)
     if judged.validity == Validity.INVALID:
         raise InputError(judged.reason)
@@ -166,6 +167,16 @@ def _open_graph(
     if cuda:
         wanted = _batch(artifact, options, artifact.batch.opt)
         backend, batch = _fit(load, wanted, artifact.batch.min)
+    elif name == "openvino":
+        batch = _batch(artifact, options, CPU_BATCH)
+        backend = openvino.OpenVinoBackend(
+            content,
+            batch=batch,
+            workers=options.workers,
+            threads=options.threads,
+            file=file,
+            outputs=manifest.output_names,
+        )
     else:
         batch = _batch(artifact, options, CPU_BATCH)
         backend = OnnxRuntimeBackend(

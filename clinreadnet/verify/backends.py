@@ -1,4 +1,4 @@
-"""Run the artifacts of a bundle on this machine's GPU, through the backends that a session uses."""
+"""Run the artifacts of a bundle through the backends that a session uses."""
 
 from __future__ import annotations
 
@@ -16,17 +16,27 @@ from clinreadnet.errors import (
     InputError,
     OutOfMemory,
 )
+from clinreadnet.runtime.backends import openvino
 from clinreadnet.runtime.backends.ladder import SessionOptions, open_artifact
-from clinreadnet.runtime.bundle.manifest import NOT_RUN, Artifact, Manifest, Parity
-from clinreadnet.runtime.records import CUDA_BACKEND, other_records, ran_on
+from clinreadnet.runtime.backends.onnxruntime import offers_cuda
+from clinreadnet.runtime.bundle.manifest import NOT_RUN, Artifact, BatchRange, Manifest, Parity
+from clinreadnet.runtime.gpu import find_gpus
+from clinreadnet.runtime.records import CPU_BACKENDS, CUDA_BACKEND, other_records, ran_on
 from clinreadnet.runtime.verdict import this_machine
-from clinreadnet.verify.batches import verified_range
+from clinreadnet.verify.batches import CPU_BATCH, verified_range
 from clinreadnet.verify.compare import failed, not_run
 from clinreadnet.verify.graph import Evidence, judge_runs
 from clinreadnet.verify.reference import Advance
 
 
-def verify_on_cuda(
+def more_backends() -> tuple[str, ...]:
+    """Return the backends that run graphs here, beside ONNX Runtime on the CPU."""
+    cuda = (CUDA_BACKEND,) if offers_cuda() and find_gpus() else ()
+    return (*cuda, *(("openvino",) if openvino.installed_version() else ()))
+
+
+def verify_graph_with(
+    backend: str,
     bundle: Path,
     manifest: Manifest,
     graph: Artifact,
@@ -34,16 +44,16 @@ def verify_on_cuda(
     advance: Advance = lambda n: None,
     device: int = 0,
 ) -> Parity:
-    """Run a graph on this machine's GPU with ONNX Runtime, and compare; as `verify_artifact`."""
+    """Run a graph with one of `more_backends`, and compare; as `verify_artifact`."""
     try:
-        return verify_on_gpu(CUDA_BACKEND, bundle, manifest, graph, evidence, advance, device)[0]
+        return verify_with(backend, bundle, manifest, graph, evidence, advance, device)[0]
     except BackendUnavailable as reason:
-        return not_run(graph, f"{CUDA_BACKEND}: {reason}")
+        return not_run(graph, f"{backend}: {reason}")
     except (BackendError, InputError) as error:
         return failed(graph, error)
 
 
-def verify_on_gpu(
+def verify_with(
     backend: str,
     bundle: Path,
     manifest: Manifest,
@@ -52,7 +62,7 @@ def verify_on_gpu(
     advance: Advance,
     device: int,
 ) -> tuple[Parity, NDArray[Any]]:
-    """Run an artifact on this machine's GPU.
+    """Run an artifact with a backend.
 
     Raises:
         BackendUnavailable: this machine cannot load it.
@@ -61,7 +71,7 @@ def verify_on_gpu(
     """
     # Not what is recorded: that would refuse what failed before.
     new = replace(artifact, parity=None, records=())
-    options = SessionOptions(batch=new.batch.max, device=device)
+    options = SessionOptions(batch=largest_batch(backend, new.batch), device=device)
     loaded = open_artifact(backend, bundle, manifest, new, options)
     scores: NDArray[Any] = np.full(len(evidence.labels), np.nan)
     try:
@@ -76,6 +86,13 @@ def verify_on_gpu(
     finally:
         loaded.backend.close()
     return replace(parity, ran_on=ran_on(backend, loaded.machine)), scores
+
+
+def largest_batch(backend: str, profile: BatchRange) -> int:
+    """Return the largest batch that is verified with a backend."""
+    if backend in CPU_BACKENDS:
+        return max(min(CPU_BATCH, profile.max), profile.min)
+    return profile.max
 
 
 def with_others(artifact: Artifact, parity: Parity, device: int) -> Parity:

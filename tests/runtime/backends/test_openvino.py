@@ -1,0 +1,140 @@
+"""The backend of OpenVINO, where it is installed, on a bundle of a few operators."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from support.tiny_bundle import make_graph, reference, write_bundle
+
+from clinreadnet.errors import BackendError, BackendUnavailable, CheckFailed, InputError
+from clinreadnet.precision import PRECISIONS
+from clinreadnet.runtime import Session
+from clinreadnet.runtime.backends.openvino import OpenVinoBackend, installed_version
+from clinreadnet.runtime.bundle.manifest import load_manifest
+from clinreadnet.spec import OUTPUTS
+from clinreadnet.verify.record import record
+from clinreadnet.verify.run import verify_golden
+
+needs_openvino = pytest.mark.skipif(
+    installed_version() is None, reason="openvino is not installed: the extra openvino"
+)
+HU = np.random.default_rng(0).normal(40, 200, (4, 512, 512))
+
+
+def check(found: dict[str, NDArray[np.float32]], hu: NDArray[np.float64]) -> None:
+    expected = reference(hu)
+    for name in OUTPUTS:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-6)
+        assert found[name].dtype == np.float32
+
+
+def test_without_it_the_session_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert installed_version() is None
+    with pytest.raises(BackendUnavailable, match=r'openvino is not installed; run `pip install "c'):
+        Session(write_bundle(tmp_path / "bundle"), "openvino")
+
+
+def test_it_runs_on_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clinreadnet.runtime.session.check_device", lambda device: None)
+    with pytest.raises(InputError, match="device=1: openvino runs on no GPU"):
+        Session(write_bundle(tmp_path / "bundle"), "openvino", device=1)
+
+
+@needs_openvino
+@pytest.mark.parametrize("half", [False, True], ids=["fp32", "fp16"])
+def test_every_size_of_a_batch_is_the_reference(half: bool) -> None:
+    backend = OpenVinoBackend(make_graph(half=half), batch=1)
+    for n in (1, 3, 4, 1):
+        found = backend.run(HU[:n, None])
+        if half:
+            limits = PRECISIONS["fp16"].budget
+            np.testing.assert_allclose(found["score"], reference(HU[:n])["score"], rtol=limits)
+        else:
+            check(found, HU[:n])
+
+
+@needs_openvino
+@pytest.mark.parametrize("workers", [1, 3])
+def test_threads_may_share_it(workers: int) -> None:
+    backend = OpenVinoBackend(make_graph(), batch=1, workers=workers, threads=1)
+    failures: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            for _ in range(20):
+                check(backend.run(HU[number : number + 1, None]), HU[number : number + 1])
+        except BaseException as failure:
+            failures.append(failure)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+@needs_openvino
+def test_results_stay_when_the_next_run_comes() -> None:
+    backend = OpenVinoBackend(make_graph(), batch=1)
+    first = backend.run(HU[:1, None])
+    kept = {name: value.copy() for name, value in first.items()}
+    backend.run(HU[1:2, None] + 500)
+    for name, value in kept.items():
+        np.testing.assert_array_equal(first[name], value)
+
+
+@needs_openvino
+@pytest.mark.parametrize(
+    ("model", "outputs", "message"),
+    [
+        pytest.param(b"no graph", OUTPUTS, "OpenVINO refuses it", id="no-graph"),
+        pytest.param(make_graph(novel=False), OUTPUTS, "its outputs are", id="other-outputs"),
+    ],
+)
+def test_a_graph_that_is_not_ours_is_refused(
+    model: bytes, outputs: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(BackendUnavailable, match=f"a.onnx: .*{message}"):
+        OpenVinoBackend(model, batch=1, file="a.onnx", outputs=outputs)
+
+
+@needs_openvino
+def test_a_closed_one_fails_in_one_line() -> None:
+    backend = OpenVinoBackend(make_graph(), batch=1)
+    backend.close()
+    with pytest.raises(BackendError, match="OpenVINO failed"):
+        backend.run(HU[:1, None])
+
+
+@needs_openvino
+def test_a_session_tests_all_golden_slices_until_it_is_verified_here(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle", verifiable=True)
+    with Session(bundle, "openvino") as session:
+        told = session.describe()
+        assert told["self_test_slices"] == load_manifest(bundle).golden.slices
+        assert told["verified_here"] is None and told["device"] is None
+        np.testing.assert_allclose(session.score(HU).score, reference(HU)["score"], rtol=1e-5)
+    report = verify_golden(bundle, load_manifest(bundle))
+    assert report.passed
+    ran = {one.ran_on.backend for a in report.artifacts for one in a.records if one.ran_on}
+    assert ran == {"openvino"}
+    record(report, load_manifest(bundle))
+    with Session(bundle, "openvino") as session:
+        told = session.describe()
+        assert told["self_test_slices"] == 1 and told["verified_here"]
+
+
+@needs_openvino
+def test_a_wrong_graph_fails_the_self_test(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle", score_offset=0.1)
+    with pytest.raises(CheckFailed, match="self-test failed on openvino"):
+        Session(bundle, "openvino")
