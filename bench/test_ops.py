@@ -53,6 +53,10 @@ def runner(name: str) -> Callable[[], object]:
         return lambda: window_attention(
             *tensors, gates, window=CONFIG.window, shift=CONFIG.window // 2, impl="reference"
         )
+    if op == "novelty":
+        size = 4 * CONFIG.embed_dim
+        statistics, whitening = rand(1, size), rand(size, size)
+        return lambda: F.linear(statistics, whitening)
     shapes = {
         "qkv": ((dim, 3 * dim),),
         "projection": ((dim, dim),),

@@ -55,3 +55,10 @@ def test_the_limit_is_the_slower_of_both() -> None:
     # Where half precision is emulated a machine may compute in float32 instead.
     assert limit(work, {"copy": 1e9, "fp32": 1e10, "bf16": 1e9}, "bf16") == pytest.approx(0.1)
     assert limit(work, {"copy": 1e9, "fp32": 1e9, "bf16": 1e10}, "fp32") == pytest.approx(1.0)
+
+
+def test_every_op_of_the_roofline_can_be_timed() -> None:
+    test_ops = pytest.importorskip("bench.test_ops", reason="needs PyTorch")
+    with test_ops.torch.inference_mode():
+        for name in test_ops.NAMES:
+            test_ops.runner(name)()
