@@ -340,8 +340,8 @@ class Session:
             return loaded
         # A message that is too long loses its middle. First comes the backend that ran and failed,
         # or the one that every machine can have.
-        first = failed or CPU_BACKEND
-        reasons = sorted(self.refused.items(), key=lambda item: item[0] != first)
+        foremost = failed or CPU_BACKEND
+        reasons = sorted(self.refused.items(), key=lambda item: item[0] != foremost)
         listed = "; ".join(f"{name}: {self._without_folder(reason)}" for name, reason in reasons)
         kind = BackendUnavailable if failure is None else type(failure)
         raise kind(f"{self.bundle}: no backend works here ({listed})") from failure
