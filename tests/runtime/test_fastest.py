@@ -31,7 +31,7 @@ class Slower:
     def run(self, hu: ArrayLike) -> Outputs:
         time.sleep(self._seconds)
         outputs = self._backend.run(hu)
-        return outputs | {"score": outputs["score"] * np.float32(self._factor)}
+        return {**outputs, "score": outputs["score"] * np.float32(self._factor)}
 
     def close(self) -> None:
         self.closed = True
