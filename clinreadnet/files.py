@@ -316,7 +316,7 @@ def _beside(place: Path, target: Path) -> Iterator[Path]:
     if not place.parent.is_dir():
         named = place.parent if target.is_symlink() else target.parent
         raise InputError(f"{named}: no such folder; create it first")
-    _remove_stale(place.parent)
+    remove_stale(place.parent)
     folder: Path | None = None
     try:
         folder, lock = _locked_folder(place)
@@ -366,7 +366,7 @@ def _locked_folder(place: Path) -> tuple[Path, int | None]:
             raise
 
 
-def _remove_stale(parent: Path) -> None:
+def remove_stale(parent: Path) -> None:
     """Remove the temporary folders of dead processes, and put back what they had moved away."""
     if fcntl is None:
         return

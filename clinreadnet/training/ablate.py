@@ -19,7 +19,7 @@ import numpy as np
 from clinreadnet.console import console
 from clinreadnet.errors import InputError
 from clinreadnet.evaluation.labels import evaluate
-from clinreadnet.files import is_temporary, whole_file
+from clinreadnet.files import is_temporary, remove_stale, whole_file
 from clinreadnet.machine import git_commit
 from clinreadnet.training.ablation_table import COMPARED, METRICS, Mean, markdown
 from clinreadnet.training.config import TrainConfig
@@ -123,6 +123,7 @@ def _finished(folder: Path) -> dict[str, Any] | None:
     path = folder / "result.json"
     if not path.exists():
         return None
+    remove_stale(folder)  # a writer killed just after it; nothing is written there again
     result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return result
 

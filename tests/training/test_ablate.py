@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,6 +107,17 @@ def test_an_ablation_of_real_runs_is_measured_on_a_test_folder(
     }
     for name, config in expected.items():
         assert load_checkpoint(out / f"{name}-0" / "model.safetensors").config == config
+
+
+def test_what_a_killed_writer_left_beside_a_result_is_removed(tmp_path: Path) -> None:
+    """It died between the result and its temporary folder; nothing is written there again."""
+    code = "import os, sys; from clinreadnet.files import whole_file\n"
+    code += "with whole_file(sys.argv[1]): os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", code, tmp_path / "result.json"])
+    (tmp_path / "result.json").write_text("{}")
+    assert len(list(tmp_path.iterdir())) == 2
+    assert module._finished(tmp_path) == {}
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
 
 
 def test_another_folder_is_not_written_into(folder: Path, tmp_path: Path) -> None:
