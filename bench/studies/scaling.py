@@ -127,7 +127,8 @@ def main(arguments: Sequence[str]) -> int:
             for (what, workers, threads), found in seconds.items()
         ]
         facts = {
-            "command": f"python -m bench.studies.scaling --bundle {options.bundle.name}",
+            "command": f"python -m bench.studies.scaling --bundle {options.bundle.name} "
+            f"--slices {options.slices} --rounds {options.rounds}",
             "commit": current_commit(),
             "hardware": cpu_name(),
             "processors": os.cpu_count(),
