@@ -15,7 +15,8 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -60,6 +61,16 @@ TIMED_RUNS = 5
 SELF_TEST_SLACK = 2.0
 """Factor on the budget at start-up: one slice averages less than the golden set, and another
 processor sums in another order. The error of a wrong graph or provider is much larger."""
+
+
+@dataclass(frozen=True)
+class _Working:
+    """A backend that passed its self-test on some slices, and its seconds for one if timed."""
+
+    name: str
+    loaded: LoadedBackend
+    self_tested: int
+    seconds: float
 
 
 class Session:
@@ -301,50 +312,65 @@ class Session:
         golden(SELF_TEST_SLICES)  # a damaged file is the bundle's fault, not a backend's
         failure: CheckFailed | BackendError | None = None
         failed = ""
-        timed: list[tuple[float, str, LoadedBackend]] = []
-        for name in ladder:
-            try:
-                loaded = open_backend(name, self.bundle, self.manifest, options)
+        working: list[_Working] = []
+        try:
+            for name in ladder:
                 try:
-                    # Nobody has verified it on this kind of GPU: then the session does.
-                    known = loaded.record is not None or name == CPU_BACKEND
-                    first = SELF_TEST_SLICES if known else None
-                    self._self_test(name, loaded, golden(first))
-                except BaseException:
-                    loaded.backend.close()
+                    working.append(self._open(name, options, golden, timed=fastest))
+                except Untrusted:
                     raise
-            except Untrusted:
-                raise
-            except (InputError, CheckFailed, BackendError) as error:
-                if len(ladder) == 1:
-                    raise
-                self.refused[name] = error.full
-                if failure is None and not isinstance(error, InputError):
-                    failure, failed = error, name
-                continue
-            if not fastest:
-                self.backend = name
-                return loaded
-            timed.append(
-                (_seconds_of_a_slice(loaded, golden(SELF_TEST_SLICES)["hu"]), name, loaded)
-            )
-        if timed:
-            seconds, self.backend, loaded = min(timed, key=lambda one: one[0])
-            for other_seconds, name, other in timed:
-                if name != self.backend:
-                    other.backend.close()
-                    self.refused[name] = (
-                        f"slower: {1e3 * other_seconds:.3g} ms a slice, {self.backend} takes "
-                        f"{1e3 * seconds:.3g}"
-                    )
-            return loaded
-        # A message that is too long loses its middle. First comes the backend that ran and failed,
-        # or the one that every machine can have.
-        foremost = failed or CPU_BACKEND
-        reasons = sorted(self.refused.items(), key=lambda item: item[0] != foremost)
-        listed = "; ".join(f"{name}: {self._without_folder(reason)}" for name, reason in reasons)
-        kind = BackendUnavailable if failure is None else type(failure)
-        raise kind(f"{self.bundle}: no backend works here ({listed})") from failure
+                except (InputError, CheckFailed, BackendError) as error:
+                    if len(ladder) == 1:
+                        raise
+                    self.refused[name] = error.full
+                    if failure is None and not isinstance(error, InputError):
+                        failure, failed = error, name
+                    continue
+                if not fastest:
+                    break
+        except BaseException:
+            for one in working:
+                one.loaded.backend.close()
+            raise
+        if not working:
+            # A message that is too long loses its middle. First comes the backend that ran and
+            # failed, or the one that every machine can have.
+            foremost = failed or CPU_BACKEND
+            reasons = sorted(self.refused.items(), key=lambda item: item[0] != foremost)
+            listed = "; ".join(f"{name}: {self._without_folder(why)}" for name, why in reasons)
+            kind = BackendUnavailable if failure is None else type(failure)
+            raise kind(f"{self.bundle}: no backend works here ({listed})") from failure
+        best = min(working, key=lambda one: one.seconds)
+        for one in working:
+            if one is not best:
+                one.loaded.backend.close()
+                self.refused[one.name] = (
+                    f"slower: {1e3 * one.seconds:.3g} ms a slice, {best.name} takes "
+                    f"{1e3 * best.seconds:.3g}"
+                )
+        self.backend, self._self_tested = best.name, best.self_tested
+        return best.loaded
+
+    def _open(
+        self,
+        name: str,
+        options: SessionOptions,
+        golden: Callable[[int | None], dict[str, NDArray[Any]]],
+        *,
+        timed: bool,
+    ) -> _Working:
+        """Load a backend and test it; a backend that fails is closed."""
+        loaded = open_backend(name, self.bundle, self.manifest, options)
+        try:
+            # Nobody has verified it on this kind of GPU: then the session does.
+            known = loaded.record is not None or name == CPU_BACKEND
+            slices = golden(SELF_TEST_SLICES if known else None)
+            self._self_test(name, loaded, slices)
+            seconds = _seconds_of_a_slice(loaded, slices["hu"][:1]) if timed else 0.0
+        except BaseException:
+            loaded.backend.close()
+            raise
+        return _Working(name, loaded, len(slices["hu"]), seconds)
 
     def _without_folder(self, reason: str) -> str:
         """Return a reason without the bundle's path, which the whole message names once."""
@@ -390,7 +416,6 @@ class Session:
                     f"{self.bundle / artifact.file}: self-test failed on {where}, {failure}; run "
                     f"`clinreadnet verify {self.bundle}` here, or choose another backend"
                 )
-        self._self_tested = n
 
     @property
     def _verified_here(self) -> str | None:

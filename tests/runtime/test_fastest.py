@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import ArrayLike
 from support.tiny_bundle import write_bundle
 
-from clinreadnet.errors import BackendUnavailable
+from clinreadnet.errors import BackendUnavailable, Untrusted
 from clinreadnet.runtime import Session, session
 from clinreadnet.runtime.backends.ladder import Backend, LoadedBackend, open_backend
 from clinreadnet.runtime.scores import Outputs
@@ -61,7 +61,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Slower]]:
                 loaded.verdict,
                 loaded.batch,
                 loaded.machine,
-                loaded.record,
+                loaded.record if name == "onnxruntime-cpu" else None,
             )
 
         monkeypatch.setattr(session, "open_backend", open_one)
@@ -101,6 +101,33 @@ def test_what_is_wrong_or_missing_is_not_in_the_race(
         assert chosen.refused["tensorrt"] == "no tensorrt here"
         assert "self-test failed" in chosen.refused["onnxruntime-cuda"]
         assert found["onnxruntime-cuda"].closed
+
+
+def test_a_bundle_that_was_changed_meanwhile_leaves_nothing_open(
+    bundle: Path, opened: Callable[..., dict[str, Slower]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = opened(tensorrt=(0, 1))
+    open_one = session.open_backend
+
+    def changed(name: str, *arguments: Any) -> LoadedBackend:
+        if name == "onnxruntime-cuda":
+            raise Untrusted("changed")
+        return open_one(name, *arguments)
+
+    monkeypatch.setattr(session, "open_backend", changed)
+    with pytest.raises(Untrusted, match="changed"):
+        Session(bundle, NAMES, fastest=True)
+    assert found["tensorrt"].closed
+
+
+def test_the_slices_that_are_told_are_those_of_the_chosen_one(
+    bundle: Path, opened: Callable[..., dict[str, Slower]]
+) -> None:
+    """On the CPU one golden slice is run; on a GPU without a record all of them."""
+    opened(onnxruntime_cpu=(0, 1), onnxruntime_cuda=(0.05, 1))
+    names = ("onnxruntime-cpu", "onnxruntime-cuda")
+    with Session(bundle, names, fastest=True) as chosen:
+        assert chosen.describe()["self_test_slices"] == 1
 
 
 def test_where_nothing_works_the_reasons_are_given(
