@@ -35,9 +35,10 @@ def missing() -> str | None:
     return None
 
 
+MISSING = missing()
 pytestmark = [
     pytest.mark.benchmark(timer=REPLAY),
-    pytest.mark.skipif(missing() is not None, reason=str(missing())),
+    pytest.mark.skipif(MISSING is not None, reason=str(MISSING)),
 ]
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from clinreadnet.errors import BackendUnavailable, ClinReadNetError, InputError
@@ -123,7 +122,7 @@ class _Sent:
 
     def __init__(self, lg: ModuleType, session: Session, hu: NDArray[Any]) -> None:
         self._lg = lg
-        self._hu = np.ascontiguousarray(hu)
+        self._hu = hu
         self._stream = session.stream(CAPACITY)
         self._ids: deque[int] = deque()  # LoadGen's, in the order in which the slices wait
         self._failure: ClinReadNetError | None = None

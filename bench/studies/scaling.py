@@ -13,19 +13,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import statistics
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.measure.timing import host_sample, interleave
 from bench.recording import current_commit
 from bench.test_score_speed import write_series
 from clinreadnet.data.slices import find_slices
@@ -48,38 +48,8 @@ def shapes(processors: int) -> list[tuple[int, int]]:
 
 def score_from_threads(session: Session, hu: NDArray[Any], workers: int) -> None:
     """Score every slice once, from ``workers`` threads."""
-    numbers: Iterator[int] = iter(range(len(hu)))
-    lock = threading.Lock()
-
-    def work() -> None:
-        while True:
-            with lock:
-                number = next(numbers, None)
-            if number is None:
-                return
-            session.score(hu[number : number + 1])
-
-    threads = [threading.Thread(target=work) for _ in range(workers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-
-def in_turn(
-    runs: dict[tuple[str, int, int], Callable[[], object]], rounds: int
-) -> dict[tuple[str, int, int], list[float]]:
-    """Return the seconds of each run, one of each per round, in a random order."""
-    order = random.Random(0)
-    seconds: dict[tuple[str, int, int], list[float]] = {key: [] for key in runs}
-    for _ in range(rounds):
-        keys = list(runs)
-        order.shuffle(keys)
-        for key in keys:
-            start = time.perf_counter()
-            runs[key]()
-            seconds[key].append(time.perf_counter() - start)
-    return seconds
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(session.score, hu[:, None]))
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -108,14 +78,14 @@ def main(arguments: Sequence[str]) -> int:
             score_archive([folder], options.bundle, out, workers=workers)
             out.unlink()
 
-        runs: dict[tuple[str, int, int], Callable[[], object]] = {
-            ("Session", workers, threads): lambda s=session, w=workers: score_from_threads(s, hu, w)
+        ways: dict[tuple[str, int, int], Callable[[], object]] = {
+            ("Session", workers, threads): partial(score_from_threads, session, hu, workers)
             for (workers, threads), session in sessions.items()
         }
-        runs["score", 1, 1] = score_alone
-        for workers in ARCHIVE_WORKERS:
-            runs["score-archive", workers, 1] = lambda w=workers: archive(w)
-        seconds = in_turn(runs, options.rounds)
+        ways["score", 1, 1] = score_alone
+        ways |= {("score-archive", n, 1): partial(archive, n) for n in ARCHIVE_WORKERS}
+        samples = {str(way): host_sample(lambda run: run(), [run]) for way, run in ways.items()}
+        seconds = interleave(samples, rounds=options.rounds, most=options.rounds)
         rows = [
             {
                 "what": what,
@@ -124,7 +94,7 @@ def main(arguments: Sequence[str]) -> int:
                 "seconds": [round(one, 3) for one in found],
                 "slices_per_second": round(options.slices / statistics.median(found), 3),
             }
-            for (what, workers, threads), found in seconds.items()
+            for (what, workers, threads), found in zip(ways, seconds.values(), strict=True)
         ]
         facts = {
             "command": f"python -m bench.studies.scaling --bundle {options.bundle.name} "

@@ -31,13 +31,6 @@ def of_rows(make: Callable[[Sequence[BenchRow]], Table]) -> str:
     return by_machine("test_network", lambda run: make(run.rows))
 
 
-def of_gpus(make: Callable[[Sequence[BenchRow]], Table]) -> str:
-    """Return a table of the network's rows for each machine with a GPU."""
-    found = [run for run in newest("test_network") if run.gpu is not None]
-    parts = [f"{run.hardware}, {link(run)}:\n\n{make(run.rows).markdown()}" for run in found]
-    return "\n".join(parts) or "Not measured.\n"
-
-
 def kernel_rows(op: str) -> list[tuple[RecordedRun, KernelRow]]:
     """Return every recorded row of an op's kernel, with its run."""
     return [(run, row) for run in newest("test_kernels") for row in run.kernels if row.op == op]
@@ -324,7 +317,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "attention-forms": attention_forms_table,
     "arrivals": arrivals,
     "cold-start": lambda: by_machine("test_network", cold_start_table),
-    "energy": lambda: of_gpus(energy_table),
+    "energy": lambda: of_rows(energy_table),
     "gpu-checks": gpu_checks_table,
     "gpu-kernels": kernels_table,
     "gpu-plan": gpu_plan_table,

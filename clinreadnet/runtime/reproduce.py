@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,27 @@ from clinreadnet.runtime.scores import Outputs
 
 BatchRunner = Callable[[NDArray[Any]], Outputs]
 """Runs [n, 1, 512, 512] Hounsfield units, as `Backend.run` does."""
+
+
+def time_runs(
+    run: BatchRunner, hu: NDArray[Any], batch: int, *, runs: int, warm: int
+) -> list[float]:
+    """Return the seconds of runs of one batch.
+
+    Args:
+        run: runs a batch.
+        hu: [n, 512, 512], Hounsfield units; repeated to fill the batch.
+        batch: slices of a run.
+        runs: number of runs that are timed.
+        warm: number of runs before them.
+    """
+    slices = np.resize(hu, (batch, 1, *hu.shape[1:])).astype(np.float32)
+    seconds = []
+    for _ in range(warm + runs):
+        start = time.perf_counter()
+        run(slices)
+        seconds.append(time.perf_counter() - start)
+    return seconds[warm:]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import os
 import threading
-import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -50,7 +49,7 @@ from clinreadnet.runtime.bundle.manifest import Artifact, Manifest, load_manifes
 from clinreadnet.runtime.bundle.trust import KeyFile
 from clinreadnet.runtime.inputs import check_count, check_device, check_slices, check_whole
 from clinreadnet.runtime.records import CPU_BACKEND, CPU_BACKENDS
-from clinreadnet.runtime.reproduce import reproduce, run_batch
+from clinreadnet.runtime.reproduce import reproduce, run_batch, time_runs
 from clinreadnet.runtime.scores import Outputs, Scores
 from clinreadnet.runtime.stream import Stream
 from clinreadnet.runtime.verdict import Verdict
@@ -366,11 +365,12 @@ class Session:
             known = loaded.record is not None or name == CPU_BACKEND
             slices = golden(SELF_TEST_SLICES if known else None)
             self._self_test(name, loaded, slices)
-            seconds = _seconds_of_a_slice(loaded, slices["hu"][:1]) if timed else 0.0
+            run, batch = loaded.backend.run, loaded.batch
+            runs = time_runs(run, slices["hu"], batch, runs=TIMED_RUNS, warm=1) if timed else [0.0]
         except BaseException:
             loaded.backend.close()
             raise
-        return _Working(name, loaded, len(slices["hu"]), seconds)
+        return _Working(name, loaded, len(slices["hu"]), min(runs) / batch)
 
     def _without_folder(self, reason: str) -> str:
         """Return a reason without the bundle's path, which the whole message names once."""
@@ -427,17 +427,6 @@ class Session:
             if self._closed:
                 raise SessionClosed(_CLOSED)
             return run_batch(self._backend.run, hu, max(least, self.artifact.batch.min))
-
-
-def _seconds_of_a_slice(loaded: LoadedBackend, hu: NDArray[Any]) -> float:
-    """Return the best time of a slice in a few runs of the batch that will run."""
-    batch = np.resize(hu, (loaded.batch, 1, *hu.shape[-2:])).astype(np.float32)
-    seconds = []
-    for _ in range(1 + TIMED_RUNS):
-        start = time.perf_counter()
-        loaded.backend.run(batch)
-        seconds.append(time.perf_counter() - start)
-    return min(seconds[1:]) / loaded.batch
 
 
 def _time(name: str, value: str) -> datetime:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from clinreadnet.runtime.backends.ladder import SessionOptions, open_artifact
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import Artifact, Manifest
-from clinreadnet.spec import SIZE
+from clinreadnet.runtime.reproduce import time_runs
 from clinreadnet.verify.run import golden_evidence, verify_artifact
 
 GAIN = 0.02
@@ -113,18 +109,12 @@ def try_engine(ops: tuple[str, ...], bundle: Path, manifest: Manifest, engine: A
     options = SessionOptions(batch=engine.batch.opt)
     loaded = open_artifact(str(engine.flavour), bundle, manifest, engine, options)
     try:
-        hu = np.resize(golden["hu"], (loaded.batch, 1, SIZE, SIZE)).astype(np.float32)
-        milliseconds = _median_time(loaded.backend.run, hu)
+        seconds = time_runs(
+            loaded.backend.run, golden["hu"], loaded.batch, runs=RUNS, warm=RUNS // 10
+        )
     finally:
         loaded.backend.close()
     passed = parity.status == "passed"
-    return Trial(ops, milliseconds, passed, dict(parity.relative_error), parity.reason)
-
-
-def _median_time(run: Callable[[NDArray[np.float32]], Any], hu: NDArray[np.float32]) -> float:
-    taken = []
-    for _ in range(RUNS + RUNS // 10):
-        start = time.perf_counter()
-        run(hu)
-        taken.append(1000 * (time.perf_counter() - start))
-    return statistics.median(taken[RUNS // 10 :])
+    return Trial(
+        ops, 1000 * statistics.median(seconds), passed, dict(parity.relative_error), parity.reason
+    )

@@ -149,6 +149,46 @@ def test_a_candidate_that_is_wrong_at_one_batch_is_not_timed_there(
         assert ("bad-fp32 is not timed at batch 8: score is off by" in said) == (batch == 8)
 
 
+def test_the_baseline_is_the_fastest_peer_that_is_at_least_as_exact() -> None:
+    from bench.measure.groups import baseline_of
+    from bench.measure.networks import Candidate
+
+    def never(batch: int) -> Any:
+        raise AssertionError("nothing runs")
+
+    def baselines(**found: tuple[str, str, float]) -> dict[str, str | None]:
+        candidates = {
+            name: Candidate(name, precision, role, None, never)
+            for name, (role, precision, _) in found.items()
+        }
+        times = {name: [seconds, seconds] for name, (*_, seconds) in found.items()}
+        return {name: baseline_of(name, candidates, times) for name in found}
+
+    assert baselines(
+        eager=("reference", "fp32", 4),
+        ours=("artifact", "fp32", 2),
+        half=("artifact", "fp16", 2),
+        slow=("peer", "fp32", 3),
+        fast=("peer", "fp32", 1),
+        rough=("peer", "bf16", 0.5),
+    ) == {
+        "eager": "fast",
+        "ours": "fast",
+        "half": "fast",
+        "slow": "fast",
+        "fast": None,
+        "rough": None,
+    }
+    assert baselines(ours=("artifact", "fp32", 2), eager=("reference", "fp32", 4)) == {
+        "ours": "eager",
+        "eager": None,
+    }
+    assert baselines(ours=("artifact", "fp32", 2), other=("artifact", "fp16", 1)) == {
+        "ours": None,
+        "other": "ours",
+    }
+
+
 def test_a_gpu_that_is_not_there_is_one_line(bundle: Path, tmp_path: Path) -> None:
     found = pytest_bench(bundle, "bench/test_network.py", "--device", "7", CUDA_VISIBLE_DEVICES="")
     assert found.returncode == 4

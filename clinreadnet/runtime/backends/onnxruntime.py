@@ -7,20 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import io
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from clinreadnet.errors import (
-    BackendError,
-    BackendUnavailable,
-    DeviceLost,
-    OutOfMemory,
-    first_line,
-)
+from clinreadnet.errors import BackendUnavailable, first_line
+from clinreadnet.runtime.backends.graphs import check_interface, runtime_error, to_feed
 from clinreadnet.runtime.scores import Outputs
 from clinreadnet.spec import OUTPUTS
 
@@ -28,12 +22,6 @@ CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 
 _INPUT_DTYPES: dict[str, DTypeLike] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-
-# ONNX Runtime's exceptions do not tell the causes apart; its messages contain these words.
-_MEMORY = re.compile(
-    r"bad_alloc|out of memory|failed to allocate memory|CUDA (error|failure) 2\b", re.I
-)
-_LOST = re.compile(r"CUDA (error|failure) (46|100|214|7\d\d|999)\b", re.I)
 
 
 def offers_cuda() -> bool:
@@ -126,33 +114,20 @@ def start_session(
         raise BackendUnavailable(
             f"{provider} is installed but does not start here; run `clinreadnet doctor`"
         )
-    inputs = session.get_inputs()
-    names = tuple(output.name for output in session.get_outputs())
-    if [i.name for i in inputs] != ["hu"] or inputs[0].type not in _INPUT_DTYPES:
-        raise BackendUnavailable(f"{file}: not a ClinReadNet graph (its input is not float `hu`)")
-    if set(names) != set(outputs):
-        raise BackendUnavailable(f"{file}: not a ClinReadNet graph (its outputs are {list(names)})")
+    ports = session.get_inputs()
+    check_interface(
+        file,
+        [port.name for port in ports],
+        _INPUT_DTYPES.get(ports[0].type) if ports else None,
+        [port.name for port in session.get_outputs()],
+        outputs,
+    )
     return session
 
 
 def input_dtype(session: Any) -> np.dtype[Any]:
     """Return the float type of the input of `start_session`'s graph."""
     return np.dtype(_INPUT_DTYPES[session.get_inputs()[0].type])
-
-
-def runtime_error(error: Exception) -> BackendError:
-    """Return an exception of a run as one of ours, by the words of its message."""
-    if isinstance(error, BackendError):
-        return error
-    message = str(error)
-    kind = (
-        OutOfMemory
-        if isinstance(error, MemoryError) or _MEMORY.search(message)
-        else DeviceLost
-        if _LOST.search(message)
-        else BackendError
-    )
-    return kind(f"ONNX Runtime failed ({first_line(error)})")
 
 
 class OnnxRuntimeBackend:
@@ -190,10 +165,8 @@ class OnnxRuntimeBackend:
             OutOfMemory: this batch does not fit in memory.
             BackendError: ONNX Runtime failed for another reason.
         """
-        with np.errstate(over="ignore"):  # the graph clips infinity too
-            feed = {"hu": np.ascontiguousarray(hu, dtype=self.dtype)}
         try:
-            outputs = self._session.run(self._outputs, feed)
+            outputs = self._session.run(self._outputs, {"hu": to_feed(hu, self.dtype)})
         except Exception as error:
             raise runtime_error(error) from error
         return {

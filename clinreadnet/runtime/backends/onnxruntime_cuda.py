@@ -24,11 +24,11 @@ from clinreadnet.errors import (
     OutOfMemory,
     first_line,
 )
+from clinreadnet.runtime.backends.graphs import runtime_error, to_feed
 from clinreadnet.runtime.backends.onnxruntime import (
     CUDA,
     import_onnxruntime,
     input_dtype,
-    runtime_error,
     start_session,
 )
 from clinreadnet.runtime.bundle.manifest import OUTPUT_INFOS, OutputInfo
@@ -228,8 +228,7 @@ class _BoundBatch:
             self._options.add_run_config_entry("gpu_graph_id", graph)
 
     def run(self, hu: NDArray[Any]) -> Outputs:
-        with np.errstate(over="ignore"):  # the graph clips infinity too
-            self._hu.update_inplace(np.ascontiguousarray(hu, dtype=self._dtype))
+        self._hu.update_inplace(to_feed(hu, self._dtype))
         self._session.run_with_iobinding(self._binding, self._options)
         return {
             name: np.array(value.numpy(), dtype=np.float32) for name, value in self._outputs.items()

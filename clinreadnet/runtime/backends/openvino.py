@@ -10,12 +10,14 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from clinreadnet.errors import BackendError, BackendUnavailable, OutOfMemory, first_line
+from clinreadnet.errors import BackendUnavailable, first_line
+from clinreadnet.runtime.backends.graphs import check_interface, runtime_error, to_feed
 from clinreadnet.runtime.scores import Outputs
 from clinreadnet.spec import OUTPUTS, SIZE
 
@@ -29,6 +31,14 @@ def installed_version() -> str | None:
     except ImportError:
         return None
     return str(openvino.__version__)
+
+
+@dataclass(frozen=True)
+class _Compiled:
+    """A graph compiled for one size of a batch, and its requests that no thread runs now."""
+
+    model: Any
+    idle: queue.SimpleQueue[Any]
 
 
 class OpenVinoBackend:
@@ -73,7 +83,7 @@ class OpenVinoBackend:
                 'openvino is not installed; run `pip install "clinreadnet[openvino]"`'
             ) from None
         self._core: Any = openvino.Core()
-        self._model, self._file, self._outputs = model, file, list(outputs)
+        self._file, self._outputs = file, list(outputs)
         self._settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": products,
@@ -82,25 +92,20 @@ class OpenVinoBackend:
             self._settings["NUM_STREAMS"] = workers
         if threads is not None:
             self._settings["INFERENCE_NUM_THREADS"] = threads * workers
-        self._idle: dict[int, queue.SimpleQueue[Any]] = {}
-        self._compiled: dict[int, Any] = {}
+        self._compiled: dict[int, _Compiled] = {}
         self._compiling = threading.Lock()
         try:
-            graph = self._core.read_model(model, b"")
-            names = {name for port in graph.outputs for name in port.get_names()}
-            inputs = [(port.get_any_name(), port.get_element_type()) for port in graph.inputs]
+            self._graph: Any = self._core.read_model(model, b"")
         except Exception as error:  # openvino's exceptions share no base class
             raise self._refusal(error) from None
-        dtype = _INPUT_DTYPES.get(inputs[0][1].get_type_name()) if len(inputs) == 1 else None
-        if dtype is None or inputs[0][0] != "hu":
-            raise BackendUnavailable(
-                f"{file}: not a ClinReadNet graph (its input is not float `hu`)"
-            )
-        if not names >= set(outputs):
-            raise BackendUnavailable(
-                f"{file}: not a ClinReadNet graph (its outputs are {sorted(names)})"
-            )
-        self.dtype = np.dtype(dtype)
+        inputs, found = self._graph.inputs, self._graph.outputs
+        self.dtype = check_interface(
+            file,
+            [port.get_any_name() for port in inputs],
+            _INPUT_DTYPES.get(inputs[0].get_element_type().get_type_name()) if inputs else None,
+            [min(port.get_names() & set(outputs), default=port.get_any_name()) for port in found],
+            outputs,
+        )
         try:
             self._compile(batch)
         except Exception as error:
@@ -119,40 +124,35 @@ class OpenVinoBackend:
             OutOfMemory: this batch does not fit in memory.
             BackendError: OpenVINO failed for another reason.
         """
-        with np.errstate(over="ignore"):  # the graph clips infinity too
-            feed = np.ascontiguousarray(hu, dtype=self.dtype)
+        feed = to_feed(hu, self.dtype)
         try:
             compiled = self._compile(len(feed))
-            idle = self._idle[len(feed)]
             try:
-                request = idle.get_nowait()
+                request = compiled.idle.get_nowait()
             except queue.Empty:
-                request = compiled.create_infer_request()
+                request = compiled.model.create_infer_request()
             request.infer({"hu": feed}, share_inputs=True)
             outputs = {
                 name: np.array(request.get_tensor(name).data, dtype=np.float32)
                 for name in self._outputs
             }
-            idle.put(request)
+            compiled.idle.put(request)
         except Exception as error:
-            memory = isinstance(error, MemoryError) or "alloc" in str(error)
-            kind = OutOfMemory if memory else BackendError
-            raise kind(f"OpenVINO failed ({first_line(error)})") from error
+            raise runtime_error(error, "OpenVINO") from error
         return outputs
 
     def close(self) -> None:
         """Free the graph. No run may be active."""
-        self._idle.clear()
         self._compiled.clear()
-        self._core = None
+        self._graph = self._core = None
 
-    def _compile(self, batch: int) -> Any:
+    def _compile(self, batch: int) -> _Compiled:
         with self._compiling:
             if batch not in self._compiled:
-                graph = self._core.read_model(self._model, b"")
+                graph = self._graph.clone()
                 graph.reshape({"hu": [batch, 1, SIZE, SIZE]})
-                self._idle[batch] = queue.SimpleQueue()
-                self._compiled[batch] = self._core.compile_model(graph, "CPU", self._settings)
+                model = self._core.compile_model(graph, "CPU", self._settings)
+                self._compiled[batch] = _Compiled(model, queue.SimpleQueue())
             return self._compiled[batch]
 
     def _refusal(self, error: Exception) -> BackendUnavailable:
