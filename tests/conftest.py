@@ -6,6 +6,7 @@ import functools
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,12 @@ def quick(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def own_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
     """A copy of the bundle that a test may change."""
     return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Count results as on a machine without OpenVINO, which would add its own."""
+    monkeypatch.setitem(sys.modules, "openvino", None)
 
 
 @pytest.fixture

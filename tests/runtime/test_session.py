@@ -302,6 +302,7 @@ def test_a_backend_that_fails_its_self_test_is_closed_and_the_ladder_goes_on(
         Session(bundle, ("tensorrt", "onnxruntime-cuda"))
 
 
+@pytest.mark.usefixtures("without_openvino")
 def test_a_missing_onnxruntime_names_its_package(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

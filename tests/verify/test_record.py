@@ -24,6 +24,8 @@ from clinreadnet.runtime.bundle.sign import sign_bundle
 from clinreadnet.runtime.records import record_here, record_verdict
 from clinreadnet.runtime.verdict import Validity, this_machine
 
+pytestmark = pytest.mark.usefixtures("without_openvino")
+
 ENGINE, FP32 = "clinreadnet.fp16.engine", "clinreadnet.fp32.onnx"
 Keys = Callable[[str], tuple[Path, Path]]
 

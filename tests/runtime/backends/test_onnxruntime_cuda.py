@@ -250,6 +250,7 @@ def test_the_second_gpu_is_used_where_it_is_named(
         Session(bundle, BACKEND, device=7)
 
 
+@pytest.mark.usefixtures("without_openvino")
 def test_verify_runs_graphs_on_the_gpu_too_and_records_both(cuda: FakeCuda, bundle: Path) -> None:
     manifest = load_manifest(bundle)
     seen: list[int] = []
