@@ -12,8 +12,8 @@ from clinreadnet.report.rows import ArrivalRow, BenchRow
 
 WIDTH, HEIGHT = 640, 380
 _LEFT, _RIGHT, _TOP, _BOTTOM = 74, 16, 16, 52
-COLOURS = 8
-"""Classes ``c0`` ... ``c7`` of the style sheet."""
+COLOURS = 10
+"""Classes ``c0`` ... ``c9`` of the style sheet."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from clinreadnet.errors import CheckFailed, InputError
 from clinreadnet.files import check_output, whole_file
-from clinreadnet.report.figures import arrivals, latency_accuracy, roofline, throughput
+from clinreadnet.report.figures import COLOURS, arrivals, latency_accuracy, roofline, throughput
 from clinreadnet.report.recommend import Recommendation, parse_budget, recommend
 from clinreadnet.report.results import RecordedRun, newest_runs
 from clinreadnet.report.tables import (
@@ -32,10 +32,10 @@ from clinreadnet.spec import RESEARCH_USE
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --paper: #fff; --faint: #d5dae0; --note: #57606a;
   --c0: #0550ae; --c1: #bc4c00; --c2: #1a7f37; --c3: #8250df; --c4: #bf3989; --c5: #0c7d88;
-  --c6: #7d4e00; --c7: #57606a; }
+  --c6: #7d4e00; --c7: #57606a; --c8: #a40e26; --c9: #24292f; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --paper: #0d1117; --faint: #30363d;
   --note: #9198a1; --c0: #79c0ff; --c1: #ffa657; --c2: #7ee787; --c3: #d2a8ff; --c4: #ff9bce;
-  --c5: #76e3ea; --c6: #e3b341; --c7: #b1bac4; } }
+  --c5: #76e3ea; --c6: #e3b341; --c7: #b1bac4; --c8: #ff7b72; --c9: #f0f6fc; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1rem; max-width: 72rem; background: var(--paper);
   color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
@@ -59,7 +59,7 @@ figure li::before { content: ""; display: inline-block; width: .7rem; height: .7
 .limit { stroke: var(--note); stroke-dasharray: 5 4; } li.limit { color: var(--note); }
 """ + "\n".join(
     f".c{i} {{ stroke: var(--c{i}); color: var(--c{i}); }} .dot.c{i} {{ fill: var(--c{i}); }}"
-    for i in range(8)
+    for i in range(COLOURS)
 )
 
 

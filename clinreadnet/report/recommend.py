@@ -10,7 +10,7 @@ from clinreadnet.errors import InputError
 from clinreadnet.report.results import RecordedRun
 from clinreadnet.report.rows import BenchRow
 from clinreadnet.runtime.bundle.manifest import NOT_RUN, Artifact, Manifest, Parity
-from clinreadnet.runtime.records import CPU_BACKENDS
+from clinreadnet.runtime.records import CPU_BACKEND, CPU_BACKENDS
 
 QUANTITIES = ("score", "tile", "novelty", "error", "PLCC", "SROCC", "KROCC")
 """What a budget can bound: the worst difference of a slice's score and of a tile of its map in
@@ -132,7 +132,8 @@ def judge(
             row, None, "measured on another build of this file; run `make bench-record`"
         )
     on_gpu = None if row.candidate in CPU_BACKENDS else gpu
-    where = on_gpu or "a processor"
+    alone = row.candidate == CPU_BACKEND
+    where = on_gpu or ("a processor" if alone else f"a processor with {row.candidate}")
     parity = _record(artifact, row.candidate, on_gpu)
     if parity is None:
         return Judgement(
@@ -160,15 +161,13 @@ def judge(
 
 def _record(artifact: Artifact, backend: str, gpu: str | None) -> Parity | None:
     """Return the newest record of a backend on a GPU, or on any processor; None without one."""
-    if gpu is None:
-        first = artifact.parity  # older bundles do not say where; it was a processor
-        found = [one for one in artifact.runs if one.ran_on and one.ran_on.gpu is None]
-        if not found and first and first.status != NOT_RUN and first.ran_on is None:
-            found = [first]
-    else:
-        found = [
-            one
-            for one in artifact.runs
-            if one.ran_on and (one.ran_on.backend, one.ran_on.gpu) == (backend, gpu)
-        ]
+    found = [
+        one
+        for one in artifact.runs
+        if one.ran_on and (one.ran_on.backend, one.ran_on.gpu) == (backend, gpu)
+    ]
+    first = artifact.parity
+    if not found and backend == CPU_BACKEND and first and first.status != NOT_RUN:
+        # Older bundles do not say where; it was a processor.
+        found = [first] if first.ran_on is None else []
     return max(found, key=lambda one: one.ran_on.date if one.ran_on else "", default=None)

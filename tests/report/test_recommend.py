@@ -166,6 +166,16 @@ def test_what_runs_on_a_gpu_must_have_passed_on_it(
         assert chosen.best is None and str(chosen.refused[0].reason).startswith(str(reason))
 
 
+def test_another_backend_of_the_processor_needs_its_own_record(run: Any) -> None:
+    rows = [*measured(("fp32", 0.2)), recorded_run.row("openvino", "fp32", 0.1, sha256="fp32" * 16)]
+    chosen = recommend(run(rows), MANIFEST, "score<=0.02")
+    assert chosen.best is not None and chosen.best.row.candidate == "onnxruntime-cpu"
+    assert str(chosen.refused[0].reason).startswith("not verified on a processor with openvino;")
+    verified = with_records("fp32", record(None, "openvino"))
+    chosen = recommend(run(rows), verified, "score<=0.02")
+    assert chosen.best is not None and chosen.best.row.candidate == "openvino"
+
+
 def test_the_table_of_artifacts_has_every_record() -> None:
     manifest = with_records("fp16", record("NVIDIA L4", "onnxruntime-cuda", "failed"))
     rows = [(row[1], row[4]) for row in artifacts_table(manifest).rows]
