@@ -191,18 +191,22 @@ def npy(dtype: str, shape: tuple[int, ...], content: bytes = b"") -> bytes:
 
 
 TILE_ARRAYS = {
-    "more images than there may be": npy("<U8", (limits.TILES + 1,), bytes(32 * limits.TILES)),
-    "long names": npy(f"<U{2**20}", (limits.TILES,), bytes(limits.MIB)),
-    "no end": npy("<U8", (2**40,), bytes(limits.MIB)),
+    f"names has shape .{limits.TILES + 1}": npy(
+        "<U8", (limits.TILES + 1,), bytes(32 * limits.TILES + 32)
+    ),
+    "names holds no plain": npy(f"<U{2**20}", (limits.TILES,), bytes(limits.MIB)),
+    str(2**40): npy("<U8", (2**40,), bytes(limits.MIB)),
 }
 
 
-@pytest.mark.parametrize("kind", TILE_ARRAYS)
-def test_tiles(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("reason", TILE_ARRAYS, ids=["images", "long-names", "no-end"])
+def test_tiles(reason: str, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / TILES_FILE, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("names.npy", TILE_ARRAYS[kind])
+        archive.writestr("names.npy", TILE_ARRAYS[reason])
         for name in ("quality", "weight"):
             archive.writestr(f"{name}.npy", npy("<f4", (1, 16, 16), bytes(1024)))
+    with pytest.raises(InputError, match=reason):
+        read_tiles(tmp_path, [])
     refused(lambda: read_tiles(tmp_path, []))
 
 
