@@ -85,3 +85,23 @@ def until() -> Callable[..., None]:
             time.sleep(0.05)
 
     return until
+
+
+@pytest.fixture
+def logged(capfd: pytest.CaptureFixture[str], until: Callable[..., None]) -> Callable[[str], str]:
+    """Wait until the node's log holds a text; all of the log so far.
+
+    The node logs in threads of its own, a moment after its peer has seen the effect.
+    """
+    log = ""
+
+    def logged(text: str) -> str:
+        def holds() -> bool:
+            nonlocal log
+            log += capfd.readouterr().err
+            return text in log
+
+        until(holds)
+        return log
+
+    return logged

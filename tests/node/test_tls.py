@@ -21,6 +21,7 @@ from support.certificates import Authority
 
 Start = Callable[..., Node]
 Until = Callable[..., None]
+Logged = Callable[[str], str]
 
 
 @pytest.fixture
@@ -60,32 +61,31 @@ def test_a_series_goes_through_encrypted_both_ways(
 
 
 def test_a_peer_without_tls_or_without_a_certificate_is_hung_up_on(
-    start: Start, files: TlsFiles, capfd: pytest.CaptureFixture[str]
+    start: Start, files: TlsFiles, logged: Logged
 ) -> None:
     node = start(tls=files)
     assert not connect(node.port).is_established
     anonymous = ssl.create_default_context(cafile=str(files.authority))
     assert not connect(node.port, context=anonymous).is_established
-    logged = capfd.readouterr().err
-    assert "connection refused: TLS: " in logged
+    logged("connection refused: TLS: ")
 
 
 def test_a_peer_of_another_authority_is_hung_up_on(
-    start: Start, files: TlsFiles, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    start: Start, files: TlsFiles, tmp_path: Path, logged: Logged
 ) -> None:
     stranger = Authority(tmp_path, "other").files("stranger")
     context = unchecked_client(TlsFiles(stranger.certificate, stranger.key, files.authority))
     assert not connect(start(tls=files).port, context=context).is_established
-    assert "connection refused: TLS: " in capfd.readouterr().err
+    logged("connection refused: TLS: ")
 
 
 def test_a_peer_whose_certificate_expired_is_hung_up_on(
-    start: Start, authority: Authority, files: TlsFiles, capfd: pytest.CaptureFixture[str]
+    start: Start, authority: Authority, files: TlsFiles, logged: Logged
 ) -> None:
     node = start(tls=files)
     expired = unchecked_client(authority.files("ct", days=-1))
     assert not connect(node.port, context=expired).is_established
-    assert "connection refused: TLS: certificate has expired" in capfd.readouterr().err
+    logged("connection refused: TLS: certificate has expired")
     assoc = connect(node.port, context=client_context(authority.files("ct")))
     assert assoc.is_established
     assoc.release()
@@ -104,12 +104,7 @@ def test_a_silent_peer_does_not_keep_others_from_connecting(
 
 
 def test_a_pacs_whose_certificate_expired_keeps_the_report_waiting(
-    start: Start,
-    until: Until,
-    authority: Authority,
-    files: TlsFiles,
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
+    start: Start, authority: Authority, files: TlsFiles, tmp_path: Path, logged: Logged
 ) -> None:
     expired = authority.files("pacs", days=-1)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -119,14 +114,7 @@ def test_a_pacs_whose_certificate_expired_keeps_the_report_waiting(
     assoc = connect(node.port, context=client_context(authority.files("ct")))
     assoc.send_c_store(make_ct(noise()))
     assoc.release()
-    logged = ""
-
-    def told() -> bool:
-        nonlocal logged
-        logged += capfd.readouterr().err
-        return "cannot be reached (TLS: certificate has expired): 1 objects wait" in logged
-
-    until(told)
+    logged("cannot be reached (TLS: certificate has expired): 1 objects wait")
     assert len(list((tmp_path / "spool" / "outgoing").iterdir())) == 1 and pacs.received == []
     pacs.stop()
 
