@@ -1,4 +1,4 @@
-"""What a recorded result says of where it came from: the processor and the commit."""
+"""This machine's processor, and the commit that a recorded result came from."""
 
 from __future__ import annotations
 
@@ -6,15 +6,30 @@ import platform
 import subprocess
 from pathlib import Path
 
+_CPU_INFO = Path("/proc/cpuinfo")
+_BYTE_PRODUCTS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"}
+"""Flags of the instructions that multiply bytes and sum them up, on x86 and on ARM."""
+
 
 def cpu_name() -> str:
     """Return the processor's name, as the system tells it."""
+    return (_cpu_info("model name") or [platform.processor()])[0] or "unknown processor"
+
+
+def multiplies_bytes() -> bool | None:
+    """Return whether the processor has instructions for 8-bit products; None if unknown."""
+    flags = _cpu_info("flags") or _cpu_info("Features")
+    return bool(_BYTE_PRODUCTS & set(flags[0].split())) if flags else None
+
+
+def _cpu_info(key: str) -> list[str]:
+    """Return the values of a key of Linux's list of processors; none elsewhere."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return (names or [platform.processor()])[0] or "unknown processor"
+        lines = _CPU_INFO.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    pairs = [line.partition(":") for line in lines]
+    return [value.strip() for name, _, value in pairs if name.strip() == key]
 
 
 def git_commit(folder: Path = Path(__file__).parent) -> str | None:

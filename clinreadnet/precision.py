@@ -63,6 +63,8 @@ class Precision:
         quantized_type: the same between the quantise and dequantise layers around products; None
             without such layers.
         built_pattern: regular expression that finds the type in the report of TensorRT's inspector.
+        dynamic: whether each run finds the scales of its 8-bit products anew. ONNX Runtime's CPU
+            provider has such products; CUDA and TensorRT do not.
     """
 
     name: str
@@ -83,6 +85,12 @@ class Precision:
     tensorrt_type: str
     quantized_type: str | None
     built_pattern: str
+    dynamic: bool = False
+
+    @property
+    def quantized(self) -> bool:
+        """Whether linear layers multiply in 8 bits."""
+        return self.quantized_type is not None or self.dynamic
 
     @property
     def tile_budget(self) -> float:
@@ -194,9 +202,20 @@ _INT8 = replace(
     built_pattern=r"\bInt8\b|INT8",
 )
 _FP8 = replace(_INT8, name="fp8", native_on_cpu=False, quantized_type="FP8", built_pattern=r"FP8")
+# Its scales fit each run, so it has less than half of int8's budget.
+_INT8_DYNAMIC = replace(
+    _FP32,
+    name="int8-dynamic",
+    budget=2e-2,
+    metric_budget=5e-3,
+    source="fp32",
+    item_size=1,
+    wider="fp32",
+    dynamic=True,
+)
 
 PRECISIONS: dict[str, Precision] = {
-    row.name: row for row in (_FP32, _TF32, _FP16, _BF16, _INT8, _FP8)
+    row.name: row for row in (_FP32, _TF32, _FP16, _BF16, _INT8, _FP8, _INT8_DYNAMIC)
 }
 """Every precision, by name."""
 
@@ -229,16 +248,14 @@ def exported_precisions() -> list[str]:
 
 
 def quantized_precisions() -> list[str]:
-    """Return the names of the precisions with quantised products."""
+    """Return the names of the precisions whose products have calibrated scales."""
     return [row.name for row in PRECISIONS.values() if row.quantized_type is not None]
 
 
 def torch_precisions(*, cuda: bool) -> list[str]:
     """Return the names of the precisions in which PyTorch multiplies without emulation."""
     return [
-        row.name
-        for row in PRECISIONS.values()
-        if row.quantized_type is None and (cuda or row.native_on_cpu)
+        row.name for row in PRECISIONS.values() if not row.quantized and (cuda or row.native_on_cpu)
     ]
 
 

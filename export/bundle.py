@@ -127,8 +127,8 @@ def export_bundle(
         InputError: unknown precision or target, an option the flavour lacks, bad profile, an
             unusable checkpoint, ``out`` exists without ``force``, or ``targets`` were named and
             the flavour is missing.
-        CheckFailed: an engine's network has another precision, or this machine's driver does not
-            know the plugins' PTX.
+        CheckFailed: no graph keeps its budget, an engine's network has another precision, or this
+            machine's driver does not know the plugins' PTX.
     """
     out, options = Path(out), options or BuildOptions()
     precisions = tuple(dict.fromkeys(precisions))
@@ -319,8 +319,13 @@ def _engine_precisions(wanted: Sequence[str] | None, exported: Sequence[str]) ->
         chosen = [
             p for p in exported if p == DEFAULT_ENGINE_PRECISION or not PRECISIONS[p].has_graph
         ]
-        return tuple(chosen or exported)
+        return tuple(chosen or (p for p in exported if not PRECISIONS[p].dynamic))
     for precision in wanted:
+        if find_precision(precision).dynamic:
+            raise InputError(
+                f"engine_precisions={precision}: TensorRT has no layers that find their scales in "
+                "each run; build int8, whose scales are calibrated"
+            )
         if precision not in exported and find_precision(precision).graph not in exported:
             raise InputError(
                 f"engine_precisions={precision}: its graph is not exported; "

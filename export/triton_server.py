@@ -26,6 +26,7 @@ from rich.console import Console
 
 from clinreadnet.errors import InputError
 from clinreadnet.files import check_output_folder, whole_folder
+from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import (
     Artifact,
@@ -168,6 +169,9 @@ def _plan(manifest: Manifest) -> tuple[list[_Plan], dict[str, str]]:
         if artifact.kind == "onnx":
             if artifact.plugins is not None:
                 left_out[artifact.file] = "the graph without plugins computes the same"
+                continue
+            if PRECISIONS[artifact.precision].dynamic:
+                left_out[artifact.file] = "its 8-bit products run on a CPU, also beside a GPU"
                 continue
             name = f"{_PREFIX}{artifact.precision}_onnx"
             plans[name] = _Plan(name, "onnxruntime", artifact, {"": artifact})

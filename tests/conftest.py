@@ -169,14 +169,15 @@ def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def few_golden(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Verify on four golden slices, where a test is not about what slices show."""
+    """Verify four golden slices in small batches, where a test is not about what they show."""
     from clinreadnet.runtime.bundle.golden import read_golden
-    from clinreadnet.verify import run
+    from clinreadnet.verify import graph, run
 
     def first(*args: Any) -> dict[str, Any]:
         return {name: values[:4] for name, values in read_golden(*args).items()}
 
     monkeypatch.setattr(run, "read_golden", first)
+    monkeypatch.setattr(graph, "CPU_BATCH", 2)
 
 
 @pytest.fixture(scope="session")

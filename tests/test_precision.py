@@ -58,6 +58,11 @@ def test_the_rows_agree_with_each_other() -> None:
     assert precision.exported_precisions() == ["fp32", "fp16", "bf16"]
     assert precision.lowered_precisions() == ["fp16", "bf16"]
     assert precision.quantized_precisions() == ["int8", "fp8"]
+    assert [row.name for row in PRECISIONS.values() if row.quantized] == [
+        "int8",
+        "fp8",
+        "int8-dynamic",
+    ]
     assert precision.torch_precisions(cuda=True) == ["fp32", "tf32", "fp16", "bf16"]
     assert precision.torch_precisions(cuda=False) == ["fp32", "bf16"]
     assert {*precision.DEFAULT_PRECISIONS, precision.DEFAULT_ENGINE_PRECISION} <= set(PRECISIONS)
@@ -67,7 +72,7 @@ def test_the_types_are_those_of_the_libraries() -> None:
     torch = pytest.importorskip("torch")
     for row in PRECISIONS.values():
         dtype = getattr(torch, row.torch_dtype)
-        assert row.quantized_type or dtype.itemsize == row.item_size
+        assert row.quantized or dtype.itemsize == row.item_size
         assert row.reduced == (dtype.itemsize == 2)
         assert hasattr(onnx.TensorProto, row.onnx_type)
 
@@ -270,5 +275,6 @@ def test_the_command_line_names_it() -> None:
         [sys.executable, "-c", code, "export", "--help"], capture_output=True, text=True
     )
     words = " ".join(shown.stdout.replace("│", " ").split())
-    assert "fp32, tf32 (engines only), fp16, bf16, int8, fp8 or fp12; repeatable" in words
+    known = "fp32, tf32 (engines only), fp16, bf16, int8, fp8, int8-dynamic or fp12; repeatable"
+    assert known in words
     assert "stays float32 in fp16, bf16 and fp12 graphs" in words

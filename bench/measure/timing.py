@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from clinreadnet.report.rows import WarmUp
 from clinreadnet.report.statistics import MAX_VARIATION, variation
+from clinreadnet.runtime.ranges import stage
 
 Sample = Callable[[], float]
 T = TypeVar("T")
@@ -98,7 +99,8 @@ def interleave(
         draw.shuffle(order)
         for name in order:
             time.sleep(pause)
-            times[name].append(samples[name]())
+            with stage(name):
+                times[name].append(samples[name]())
     return times
 
 

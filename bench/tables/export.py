@@ -93,7 +93,7 @@ def defects_table() -> str:
 def _noticed(found: dict[str, Any] | None, precision: str) -> str:
     """Return the slices that noticed a defect, or how large it is where none did."""
     if found is None:
-        return "not measured"
+        return "runs no batches" if PRECISIONS[precision].dynamic else "not measured"
     if found["status"] == "failed":
         names = [_KIND.fullmatch(name) for name in found["caught_by"]]
         kinds = dict.fromkeys(name[1] for name in names if name)

@@ -45,6 +45,13 @@ Fastest = Annotated[
     bool,
     typer.Option("--fastest", help="Time every backend that works here and use the fastest."),
 ]
+Budget = Annotated[
+    float | None,
+    typer.Option(
+        help="With --fastest: also try the bundle's other precisions, where no output is off by "
+        "more than this, such as 1e-2."
+    ),
+]
 TrustedKeys = Annotated[
     list[Path] | None,
     typer.Option("--trusted-key", help="Public key that must have signed the bundle; repeatable."),

@@ -12,6 +12,7 @@ import typer
 from clinreadnet.cli.common import print_json
 from clinreadnet.cli.options import (
     Backends,
+    Budget,
     Bundle,
     Device,
     Fastest,
@@ -71,6 +72,7 @@ def score(
     backends: Backends = None,
     device: Device = 0,
     fastest: Fastest = False,
+    budget: Budget = None,
     trusted_keys: TrustedKeys = None,
     not_before: NotBefore = None,
     precision: GraphPrecision = None,
@@ -91,7 +93,7 @@ def score(
     - `clinreadnet score series/ --bundle bundle --csv scores.csv --plot scores.png`
     - `clinreadnet score 0000.tif 0001.tif --json`
     - `clinreadnet score stack.mha --challenge-output output`
-    - `clinreadnet score series/ --html series.html --fastest`
+    - `clinreadnet score series/ --html series.html --fastest --budget 2e-2`
     - `clinreadnet score series/ --sr reports --map maps --secondary-capture captures`
     - `clinreadnet score series/ --trusted-key vendor.pub.pem --backend onnxruntime-cpu`
     """
@@ -147,6 +149,7 @@ def score(
             precision,
             device=device,
             fastest=fastest,
+            budget=budget,
             trusted_keys=trusted_keys or None,
             not_before=not_before,
         )

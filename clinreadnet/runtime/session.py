@@ -11,11 +11,12 @@ with Session("bundle") as session:
 from __future__ import annotations
 
 import functools
+import math
 import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -41,6 +42,7 @@ from clinreadnet.runtime.backends.ladder import (
     BACKENDS,
     LoadedBackend,
     SessionOptions,
+    artifacts_of,
     check_backends,
     open_backend,
 )
@@ -48,6 +50,7 @@ from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import Artifact, Manifest, load_manifest
 from clinreadnet.runtime.bundle.trust import KeyFile
 from clinreadnet.runtime.inputs import check_count, check_device, check_slices, check_whole
+from clinreadnet.runtime.ranges import stage
 from clinreadnet.runtime.records import CPU_BACKEND, CPU_BACKENDS
 from clinreadnet.runtime.reproduce import reproduce, run_batch, time_runs
 from clinreadnet.runtime.scores import Outputs, Scores
@@ -70,6 +73,14 @@ class _Working:
     loaded: LoadedBackend
     self_tested: int
     seconds: float
+
+
+class _OverBudget(Exception):
+    """An artifact is off by more than the caller allows."""
+
+    def __init__(self, error: float) -> None:
+        super().__init__(error)
+        self.error = error
 
 
 class Session:
@@ -96,6 +107,7 @@ class Session:
         threads: int | None = None,
         device: int = 0,
         fastest: bool = False,
+        budget: float | None = None,
         trusted_keys: Sequence[KeyFile] | None = None,
         not_before: str | None = None,
         allow_unverified: bool = False,
@@ -116,6 +128,9 @@ class Session:
             device: index of the GPU among the visible ones.
             fastest: load all of ``backends`` that work here, time each on golden slices, and keep
                 the fastest. It takes a few seconds more to start.
+            budget: with ``fastest``, try every precision of the bundle instead of the most accurate
+                one, and leave out what is off by more than this: the largest relative error of an
+                output on the golden slices, as recorded for this kind of machine or measured now.
             trusted_keys: Ed25519 public keys, PEM files; one of them must have signed the bundle.
             not_before: refuse a bundle created before this time, ISO 8601 such as "2026-01-31" (UTC
                 without a zone): an older bundle with a valid signature stays valid for ever.
@@ -135,6 +150,7 @@ class Session:
         if batch is not None:
             check_whole("batch", batch)
         check_device(device)
+        _check_budget(budget, fastest)
         if device and set(ladder) <= set(CPU_BACKENDS):
             raise InputError(f"device={device}: {ladder[0]} runs on no GPU; leave it out")
         if precision is not None and precision not in PRECISIONS:
@@ -153,7 +169,7 @@ class Session:
             )
         self.refused: dict[str, str] = {}
         options = SessionOptions(precision, batch, workers, threads, device)
-        loaded = self._climb(ladder, options, fastest=fastest)
+        loaded = self._climb(ladder, options, fastest=fastest, budget=budget)
         self._record = loaded.record
         self._device = None if self.backend in CPU_BACKENDS else device
         self._backend = loaded.backend
@@ -301,7 +317,12 @@ class Session:
         self.close()
 
     def _climb(
-        self, ladder: tuple[str, ...], options: SessionOptions, *, fastest: bool
+        self,
+        ladder: tuple[str, ...],
+        options: SessionOptions,
+        *,
+        fastest: bool,
+        budget: float | None,
     ) -> LoadedBackend:
         """Return the first backend that loads and passes, or the fastest of all that do.
 
@@ -311,26 +332,37 @@ class Session:
         golden(SELF_TEST_SLICES)  # a damaged file is the bundle's fault, not a backend's
         failure: CheckFailed | BackendError | None = None
         failed = ""
-        working: list[_Working] = []
+        working: dict[str, _Working] = {}
+        closest: tuple[float, str] | None = None
+        tried = self._tried(ladder, options, every_precision=budget is not None)
         try:
-            for name in ladder:
+            for title, (name, wanted) in tried.items():
                 try:
-                    working.append(self._open(name, options, golden, timed=fastest))
+                    working[title] = self._open(name, wanted, golden, timed=fastest, budget=budget)
                 except Untrusted:
                     raise
+                except _OverBudget as over:
+                    self.refused[title] = f"off by {over.error:.1e}, budget={budget:g}"
+                    closest = min((over.error, title), closest or (over.error, title))
+                    continue
                 except (InputError, CheckFailed, BackendError) as error:
-                    if len(ladder) == 1:
+                    if len(tried) == 1:
                         raise
-                    self.refused[name] = error.full
+                    self.refused[title] = error.full
                     if failure is None and not isinstance(error, InputError):
-                        failure, failed = error, name
+                        failure, failed = error, title
                     continue
                 if not fastest:
                     break
         except BaseException:
-            for one in working:
+            for one in working.values():
                 one.loaded.backend.close()
             raise
+        if not working and closest is not None:
+            raise InputError(
+                f"{self.bundle}: budget={budget:g}: nothing that works here is as exact; the "
+                f"closest is {closest[1]}, off by {closest[0]:.1e}"
+            )
         if not working:
             # A message that is too long loses its middle. First comes the backend that ran and
             # failed, or the one that every machine can have.
@@ -339,16 +371,32 @@ class Session:
             listed = "; ".join(f"{name}: {self._without_folder(why)}" for name, why in reasons)
             kind = BackendUnavailable if failure is None else type(failure)
             raise kind(f"{self.bundle}: no backend works here ({listed})") from failure
-        best = min(working, key=lambda one: one.seconds)
-        for one in working:
+        chosen = min(working, key=lambda title: working[title].seconds)
+        best = working[chosen]
+        for title, one in working.items():
             if one is not best:
                 one.loaded.backend.close()
-                self.refused[one.name] = (
-                    f"slower: {1e3 * one.seconds:.3g} ms a slice, {best.name} takes "
+                self.refused[title] = (
+                    f"slower: {1e3 * one.seconds:.3g} ms a slice, {chosen} takes "
                     f"{1e3 * best.seconds:.3g}"
                 )
         self.backend, self._self_tested = best.name, best.self_tested
         return best.loaded
+
+    def _tried(
+        self, ladder: tuple[str, ...], options: SessionOptions, *, every_precision: bool
+    ) -> dict[str, tuple[str, SessionOptions]]:
+        """Return what to try, by its title: a backend, or one with each precision it can have."""
+        if not every_precision or options.precision is not None:
+            return {name: (name, options) for name in ladder}
+        tried = {}
+        for name in ladder:
+            held = dict.fromkeys(a.precision for a in artifacts_of(name, self.manifest))
+            for precision in held:
+                tried[f"{name} {precision}"] = name, replace(options, precision=precision)
+            if not held:
+                tried[name] = name, options  # which says what the bundle lacks
+        return tried
 
     def _open(
         self,
@@ -357,14 +405,21 @@ class Session:
         golden: Callable[[int | None], dict[str, NDArray[Any]]],
         *,
         timed: bool,
+        budget: float | None,
     ) -> _Working:
         """Load a backend and test it; a backend that fails is closed."""
         loaded = open_backend(name, self.bundle, self.manifest, options)
         try:
             # Nobody has verified it on this kind of GPU: then the session does.
-            known = loaded.record is not None or name == CPU_BACKEND
+            known = loaded.record is not None or (name == CPU_BACKEND and budget is None)
             slices = golden(SELF_TEST_SLICES if known else None)
-            self._self_test(name, loaded, slices)
+            with stage(f"self-test {name}"):
+                error = self._self_test(name, loaded, slices)
+            if loaded.record is not None:
+                recorded = loaded.record.relative_error.values()
+                error = max((math.inf if one is None else one for one in recorded), default=error)
+            if budget is not None and error > budget:
+                raise _OverBudget(error)
             run, batch = loaded.backend.run, loaded.batch
             runs = time_runs(run, slices["hu"], batch, runs=TIMED_RUNS, warm=1) if timed else [0.0]
         except BaseException:
@@ -380,11 +435,15 @@ class Session:
         """Return the first golden slices, or all."""
         return read_golden(self.bundle, self.manifest.golden, self.manifest.outputs, first=first)
 
-    def _self_test(self, name: str, loaded: LoadedBackend, golden: dict[str, NDArray[Any]]) -> None:
+    def _self_test(
+        self, name: str, loaded: LoadedBackend, golden: dict[str, NDArray[Any]]
+    ) -> float:
         """Compare golden slices alone, and in the batch that will run.
 
-        Each slice is compared in both, and the first one at every position of the batch.
+        Each slice is compared in both, and the first one at every position of the batch. Returns
+        the largest relative error of an output.
         """
+        worst = 0.0
         artifact = loaded.artifact
         budgets = PRECISIONS[artifact.precision].limits(SELF_TEST_SLACK)
         smallest = artifact.batch.min
@@ -410,12 +469,14 @@ class Session:
                 if batch == 1:
                     raise
                 continue  # a call that needs this batch halves it
+            worst = max(worst, *found.errors.values())
             for failure in found.failures():
                 where = f"{name} at batch {batch}" if batch > 1 else name
                 raise CheckFailed(
                     f"{self.bundle / artifact.file}: self-test failed on {where}, {failure}; run "
                     f"`clinreadnet verify {self.bundle}` here, or choose another backend"
                 )
+        return worst
 
     @property
     def _verified_here(self) -> str | None:
@@ -426,7 +487,17 @@ class Session:
         with self._slots:
             if self._closed:
                 raise SessionClosed(_CLOSED)
-            return run_batch(self._backend.run, hu, max(least, self.artifact.batch.min))
+            with stage(f"run {len(hu)} slices"):
+                return run_batch(self._backend.run, hu, max(least, self.artifact.batch.min))
+
+
+def _check_budget(budget: float | None, fastest: bool) -> None:
+    if budget is None:
+        return
+    if not fastest:
+        raise InputError(f"budget={budget:g}: only with `fastest`, which chooses a precision")
+    if not (math.isfinite(budget) and budget > 0):
+        raise InputError(f"budget={budget:g}: not a relative error above 0, such as 1e-2")
 
 
 def _time(name: str, value: str) -> datetime:

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from clinreadnet.machine import cpu_name
+from clinreadnet.machine import cpu_name, multiplies_bytes
+from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.bundle.manifest import Artifact
 from clinreadnet.runtime.bundle.plugins import driver_obstacle
 from clinreadnet.runtime.gpu import driver_version, find_gpus
@@ -46,6 +47,7 @@ class Machine:
         version: of the flavour's installed package; None if not needed or not installed.
         lean: whether that package is the lean runtime, which runs only version-compatible engines.
         processor: name of the processor.
+        multiplies_bytes: whether it has instructions for 8-bit products; None if unknown.
     """
 
     platform: str
@@ -55,6 +57,7 @@ class Machine:
     version: str | None = None
     lean: bool = False
     processor: str = ""
+    multiplies_bytes: bool | None = None
 
 
 VALID = Verdict(Validity.VALID)
@@ -85,6 +88,7 @@ def this_machine(version: str | None = None, *, lean: bool = False, device: int 
         version=version,
         lean=lean,
         processor=cpu_name(),
+        multiplies_bytes=multiplies_bytes(),
     )
 
 
@@ -112,6 +116,16 @@ def verdict(artifact: Artifact, machine: Machine, batch: int | None = None) -> V
                 _plugins(artifact, machine),
             ]
     return worst(found)
+
+
+def processor_verdict(artifact: Artifact, machine: Machine) -> Verdict:
+    """Judge a graph for the processor that will run it."""
+    if PRECISIONS[artifact.precision].quantized and machine.multiplies_bytes is False:
+        return _suboptimal(
+            f"{machine.processor} has no instructions for 8-bit products: {artifact.precision} may "
+            "be slower than fp32"
+        )
+    return VALID
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:

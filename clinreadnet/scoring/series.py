@@ -27,6 +27,7 @@ from clinreadnet.errors import InputError, visible
 from clinreadnet.files import check_output, whole_file
 from clinreadnet.runtime import Scores, Session
 from clinreadnet.runtime.bundle.default import BUNDLE_VARIABLE
+from clinreadnet.runtime.ranges import stage
 from clinreadnet.spec import INTERVAL_MASS, LIKERT, RESEARCH_USE, grade_word
 
 
@@ -395,7 +396,8 @@ def _load(
     failures: dict[int, InputError] = {}
     for index, ref in enumerate(batch):
         try:
-            images[index] = ref.load()
+            with stage("read a slice"):
+                images[index] = ref.load()
         except InputError as error:
             if not go_on:
                 raise

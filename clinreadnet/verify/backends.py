@@ -17,7 +17,7 @@ from clinreadnet.errors import (
     OutOfMemory,
 )
 from clinreadnet.runtime.backends import openvino
-from clinreadnet.runtime.backends.ladder import SessionOptions, open_artifact
+from clinreadnet.runtime.backends.ladder import SessionOptions, artifacts_of, open_artifact
 from clinreadnet.runtime.backends.onnxruntime import offers_cuda
 from clinreadnet.runtime.bundle.manifest import NOT_RUN, Artifact, BatchRange, Manifest, Parity
 from clinreadnet.runtime.gpu import find_gpus
@@ -29,10 +29,13 @@ from clinreadnet.verify.graph import Evidence, judge_runs
 from clinreadnet.verify.reference import Advance
 
 
-def more_backends() -> tuple[str, ...]:
-    """Return the backends that run graphs here, beside ONNX Runtime on the CPU."""
-    cuda = (CUDA_BACKEND,) if offers_cuda() and find_gpus() else ()
-    return (*cuda, *(("openvino",) if openvino.installed_version() else ()))
+def more_backends(manifest: Manifest, graph: Artifact) -> tuple[str, ...]:
+    """Return the backends that run a graph here, beside ONNX Runtime on the CPU."""
+    here = {
+        CUDA_BACKEND: offers_cuda() and bool(find_gpus()),
+        "openvino": openvino.installed_version() is not None,
+    }
+    return tuple(name for name in here if here[name] and graph in artifacts_of(name, manifest))
 
 
 def verify_graph_with(

@@ -226,7 +226,7 @@ def steps(manifest: Manifest, slices: int, *, golden: bool) -> int:
             total += planned(slices, verified_range(artifact.batch, CPU_BATCH))
             if PRECISIONS[artifact.precision].quantized_type is not None:
                 total += slices  # without its quantisers too
-            for backend in more_backends():
+            for backend in more_backends(manifest, artifact):
                 largest = largest_batch(backend, artifact.batch)
                 total += planned(slices, verified_range(artifact.batch, largest))
         elif find_gpus():
@@ -249,7 +249,7 @@ def _verify(
         graph = artifact.kind == "onnx" and parity.status == "passed"
         records = tuple(
             verify_graph_with(backend, bundle, manifest, artifact, evidence, advance, device)
-            for backend in (more_backends() if graph else ())
+            for backend in (more_backends(manifest, artifact) if graph else ())
         )
         parity = with_others(artifact, parity, device)
         artifacts.append(replace(artifact, parity=parity, records=records))

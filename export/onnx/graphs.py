@@ -7,14 +7,16 @@ from importlib.metadata import version
 from pathlib import Path
 
 import onnx
+import onnxruntime
 import onnxscript
 import torch
 from rich.progress import Progress
 
+from clinreadnet.errors import CheckFailed
 from clinreadnet.export.golden import calibration_slices
 from clinreadnet.export.onnx.export import export_onnx
 from clinreadnet.export.onnx.precision import convert, find_islands, float32_products
-from clinreadnet.export.onnx.quantization import quantize
+from clinreadnet.export.onnx.quantization import quantize, quantize_dynamically
 from clinreadnet.model.network import ClinReadNet
 from clinreadnet.precision import PRECISIONS, lowered_precisions
 from clinreadnet.runtime.bundle.golden import read_golden
@@ -23,6 +25,8 @@ from clinreadnet.runtime.gpu import driver_version, find_gpus
 from clinreadnet.runtime.verdict import current_platform
 from clinreadnet.verify.run import golden_evidence, verify_artifact
 
+ALONE = BatchRange(1, 1, 1)
+"""Profile of graphs whose scales come from the batch: no score may depend on its neighbours."""
 SEARCH_SLICES = 3
 """Number of golden slices that `--fp32-islands auto` compares."""
 
@@ -48,18 +52,24 @@ class Graphs:
         self._islands: dict[str, tuple[str, ...]] = {}
 
     def write(self, precisions: Sequence[str]) -> list[Artifact]:
-        """Write the graphs of ``precisions`` and return their entries."""
+        """Write the graphs of ``precisions`` and return their entries.
+
+        Raises:
+            CheckFailed: each of them missed its budget.
+        """
         wanted = dict.fromkeys(PRECISIONS[p].graph for p in precisions)
         task = self._bar.add_task("Exporting ONNX graphs", total=len(wanted))
         artifacts = []
         for precision in wanted:
             artifact = self._entry(precision, self._write(precision, self._folder))
-            if PRECISIONS[precision].quantized_type and (reason := self._missed(artifact)):
+            if PRECISIONS[precision].quantized and (reason := self._missed(artifact)):
                 (self._folder / artifact.file).unlink()
                 self._note(f"no {precision} graph: {reason}")
             else:
                 artifacts.append(artifact)
             self._bar.advance(task)
+        if not artifacts:
+            raise CheckFailed("no graph kept its budget: nothing is written; export fp32 too")
         return artifacts
 
     def float32_products(self, artifact: Artifact) -> dict[str, int] | None:
@@ -71,7 +81,9 @@ class Graphs:
 
     def _write(self, precision: str, folder: Path) -> Path:
         path = folder / f"clinreadnet.{precision}.onnx"
-        if PRECISIONS[precision].quantized_type:
+        if PRECISIONS[precision].dynamic:
+            quantize_dynamically(self._source(_lowered(precision)), path, precision=precision)
+        elif PRECISIONS[precision].quantized_type:
             source = self._source(_lowered(precision))
             task = self._bar.add_task(f"Calibrating {precision}", total=None)
             quantize(source, path, precision=precision, hu=calibration_slices())
@@ -109,13 +121,15 @@ class Graphs:
         }
         if PRECISIONS[precision].quantized_type:
             toolchain["nvidia-modelopt"] = version("nvidia-modelopt")
+        if PRECISIONS[precision].dynamic:
+            toolchain["onnxruntime"] = onnxruntime.__version__
         return Artifact(
             file=path.name,
             kind="onnx",
             precision=precision,
             sha256=digest(content),
             size=len(content),
-            batch=self._batch,
+            batch=ALONE if PRECISIONS[precision].dynamic else self._batch,
             toolchain=toolchain,
             built_on=built_on(),
             fp32_islands=self._islands.get(_lowered(precision), ()),

@@ -1,8 +1,13 @@
-"""8-bit variants of the float16 graph, made with NVIDIA's Model Optimizer (`nvidia-modelopt`).
+"""8-bit variants of graphs: only the linear layers, the products with constant weights, change.
 
-Only the linear layers, the products with constant weights, are quantised. Weights have one scale
-per channel, inputs one scale per tensor, calibrated on the largest value. The products of two
-activations inside the attention, the convolutions and the float32 islands do not change.
+`quantize` makes one of the float16 graph with NVIDIA's Model Optimizer (`nvidia-modelopt`). Weights
+have one scale per channel, inputs one scale per tensor, calibrated on the largest value. The
+products of two activations inside the attention, the convolutions and the float32 islands do not
+change.
+
+`quantize_dynamically` makes one of the float32 graph with ONNX Runtime, for its CPU provider.
+Weights have one scale per channel; each run finds the scale of each input, so nothing is
+calibrated. The head and the statistics of edges stay float32.
 """
 
 from __future__ import annotations
@@ -26,6 +31,8 @@ from clinreadnet.precision import PRECISIONS, quantized_precisions
 
 _FEWEST_COLUMNS = 16
 """Fewest columns of a matrix that Model Optimizer quantises."""
+_TOKEN_AXES = 4
+"""Axes of the blocks' tokens; the head joins H and W, and the statistics are one vector a slice."""
 
 
 def load_optimizer() -> Any:
@@ -85,6 +92,57 @@ def quantize(
     onnx.checker.check_model(quantized, full_check=True)
     with whole_file(target) as temporary:
         onnx.save_model(quantized, temporary)
+
+
+def quantize_dynamically(
+    source: str | os.PathLike[str], target: str | os.PathLike[str], *, precision: str
+) -> None:
+    """Write the variant of a float32 graph whose token layers multiply in 8 bits.
+
+    Args:
+        source: the float32 graph.
+        target: file to write.
+        precision: its name, for the graph's description.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    model = onnx.load(source)
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        made = Path(folder) / "quantized.onnx"
+        quantize_dynamic(
+            source,
+            made,
+            op_types_to_quantize=["MatMul"],
+            nodes_to_quantize=token_layers(model),
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+        )
+        quantized = onnx.load(made)
+    description = model.doc_string.replace(str(PRECISIONS[precision].source), precision)
+    quantized.doc_string = description
+    quantized.graph.name, quantized.graph.doc_string = model.graph.name, model.graph.doc_string
+    quantized.producer_name = model.producer_name
+    quantized.producer_version = model.producer_version
+    onnx.checker.check_model(quantized, full_check=True)
+    with whole_file(target) as temporary:
+        onnx.save_model(quantized, temporary)
+
+
+def token_layers(model: onnx.ModelProto) -> list[str]:
+    """Return the names of the linear layers of a float32 graph that run on [batch, H, W, C]."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    ranks = {
+        value.name: len(value.type.tensor_type.shape.dim) for value in inferred.graph.value_info
+    }
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type == "MatMul"
+        and node.input[1] in constants
+        and ranks.get(node.input[0]) == _TOKEN_AXES
+    ]
 
 
 def linear_layers(model: onnx.ModelProto) -> list[str]:

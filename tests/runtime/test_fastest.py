@@ -1,9 +1,11 @@
-"""`Session(fastest=True)` keeps the fastest of the backends that work."""
+"""`Session(fastest=True)` keeps the fastest of the backends that work, of those within a budget."""
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,15 @@ import pytest
 from numpy.typing import ArrayLike
 from support.tiny_bundle import write_bundle
 
-from clinreadnet.errors import BackendUnavailable, Untrusted
+from clinreadnet.errors import BackendUnavailable, InputError, Untrusted
 from clinreadnet.runtime import Session, session
-from clinreadnet.runtime.backends.ladder import Backend, LoadedBackend, open_backend
+from clinreadnet.runtime.backends.ladder import (
+    Backend,
+    LoadedBackend,
+    SessionOptions,
+    open_backend,
+)
+from clinreadnet.runtime.bundle.manifest import Manifest, Parity
 from clinreadnet.runtime.scores import Outputs
 
 HU = np.random.default_rng(0).normal(40, 100, (2, 512, 512))
@@ -136,3 +144,89 @@ def test_where_nothing_works_the_reasons_are_given(
     opened()
     with pytest.raises(BackendUnavailable, match="no tensorrt here"):
         Session(bundle, NAMES, fastest=True)
+
+
+Raced = Callable[..., dict[str, Slower]]
+
+
+@pytest.fixture
+def raced(monkeypatch: pytest.MonkeyPatch) -> Raced:
+    """Give each precision its seconds a run, its error and the error that is recorded of it."""
+
+    def prepare(**wanted: tuple[float, float, float | None]) -> dict[str, Slower]:
+        found: dict[str, Slower] = {}
+
+        def open_one(
+            name: str, bundle: Path, manifest: Manifest, options: SessionOptions
+        ) -> LoadedBackend:
+            loaded = open_backend(name, bundle, manifest, options)
+            seconds, error, recorded = wanted[loaded.artifact.precision]
+            one = Slower(loaded.backend, seconds, 1 + error)
+            found[loaded.artifact.precision] = one
+            record = None
+            if recorded is not None:
+                record = Parity("passed", relative_error={"probs": 0.0, "score": recorded})
+            return replace(loaded, backend=one, record=record)
+
+        monkeypatch.setattr(session, "open_backend", open_one)
+        return found
+
+    return prepare
+
+
+def test_within_a_budget_a_less_exact_precision_may_win(bundle: Path, raced: Raced) -> None:
+    found = raced(fp32=(0.05, 0, None), fp16=(0, 3e-3, None))
+    with Session(bundle, "onnxruntime-cpu", fastest=True, budget=1e-2) as chosen:
+        assert chosen.artifact.precision == "fp16"
+        assert "slower: 5" in chosen.refused["onnxruntime-cpu fp32"]
+        assert "onnxruntime-cpu fp16 takes" in chosen.refused["onnxruntime-cpu fp32"]
+        assert chosen.describe()["self_test_slices"] == 3, "an error that nobody recorded"
+        assert found["fp32"].closed and not found["fp16"].closed
+
+
+def test_what_is_over_the_budget_is_not_in_the_race(bundle: Path, raced: Raced) -> None:
+    found = raced(fp32=(0.05, 0, None), fp16=(0, 3e-3, None))
+    with Session(bundle, "onnxruntime-cpu", fastest=True, budget=1e-3) as chosen:
+        assert chosen.artifact.precision == "fp32"
+        (reason,) = chosen.refused.values()
+        assert re.fullmatch(r"off by (2\.9|3\.0|3\.1)e-03, budget=0\.001", reason)
+        assert found["fp16"].closed
+
+
+@pytest.mark.parametrize(("recorded", "precision"), [(5e-4, "fp16"), (4e-3, "fp32")])
+def test_the_recorded_error_counts_where_there_is_one(
+    bundle: Path, raced: Raced, recorded: float, precision: str
+) -> None:
+    raced(fp32=(0.05, 0, 1e-7), fp16=(0, 0, recorded))
+    with Session(bundle, "onnxruntime-cpu", fastest=True, budget=1e-3) as chosen:
+        assert chosen.artifact.precision == precision
+        assert chosen.describe()["self_test_slices"] == 1
+
+
+def test_a_named_precision_is_the_only_one(bundle: Path, raced: Raced) -> None:
+    found = raced(fp32=(0.05, 0, None), fp16=(0, 0, None))
+    with Session(bundle, "onnxruntime-cpu", "fp32", fastest=True, budget=1e-2) as chosen:
+        assert chosen.artifact.precision == "fp32" and set(found) == {"fp32"}
+
+
+def test_a_budget_that_nothing_meets_names_the_closest(bundle: Path, raced: Raced) -> None:
+    found = raced(fp32=(0, 0, 2e-7), fp16=(0, 0, 3e-3))
+    closest = "nothing that works here is as exact; the closest is onnxruntime-cpu fp32, off by 2.0"
+    with pytest.raises(InputError, match=rf"bundle: budget=1e-09: {closest}e-07$"):
+        Session(bundle, "onnxruntime-cpu", fastest=True, budget=1e-9)
+    assert all(one.closed for one in found.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"budget": 1e-2}, "budget=0.01: only with `fastest`"),
+        ({"budget": 0.0, "fastest": True}, "budget=0: not a relative error above 0"),
+        ({"budget": -1, "fastest": True}, "budget=-1: not a relative error above 0"),
+        ({"budget": float("nan"), "fastest": True}, "budget=nan: not a relative error above 0"),
+    ],
+    ids=["alone", "zero", "negative", "nan"],
+)
+def test_other_budgets_are_refused(bundle: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Session(bundle, **options)

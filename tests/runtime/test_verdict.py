@@ -14,6 +14,7 @@ from clinreadnet.runtime.verdict import (
     Validity,
     Verdict,
     current_platform,
+    processor_verdict,
     verdict,
     worst,
 )
@@ -146,3 +147,22 @@ def test_the_worst_verdict_counts() -> None:
 def test_the_platform_is_written_as_the_exporter_writes_it() -> None:
     system, _, processor = current_platform().partition("-")
     assert system in ("linux", "windows", "darwin") and processor
+
+
+@pytest.mark.parametrize(
+    ("precision", "known", "suboptimal"),
+    [
+        ("int8", False, True),
+        ("int8-dynamic", False, True),
+        ("int8-dynamic", True, False),
+        ("int8-dynamic", None, False),
+        ("fp32", False, False),
+    ],
+)
+def test_8_bits_on_a_processor_without_their_products(
+    precision: str, known: bool | None, suboptimal: bool
+) -> None:
+    graph = engine(kind="onnx", precision=precision, flavour=None, target=None)
+    found = processor_verdict(graph, on(processor="Old CPU", multiplies_bytes=known))
+    assert found.validity == (Validity.SUBOPTIMAL if suboptimal else Validity.VALID)
+    assert ("Old CPU has no instructions for 8-bit products" in found.reason) == suboptimal

@@ -24,8 +24,10 @@ from numpy.typing import NDArray
 import clinreadnet.runtime.reproduce
 import clinreadnet.verify
 from bench.recording import RESULTS, current_commit
+from clinreadnet.export.onnx.quantization import quantize_dynamically
 from clinreadnet.files import whole_file
 from clinreadnet.machine import cpu_name
+from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import BatchRange, Manifest, load_manifest, read_listed
 from clinreadnet.verify.graph import Evidence, verify_graph
@@ -33,7 +35,7 @@ from clinreadnet.verify.reference import GoldenSlices
 from support.defects import DEFECTS, Defect
 
 RECORD = RESULTS / "verification" / "defects.json"
-PRECISIONS_BROKEN = ("fp32", "fp16", "int8")
+PRECISIONS_BROKEN = ("fp32", "fp16", "int8", "int8-dynamic")
 FIRST = ("saturated", "blocks", "denoised")
 """Kinds of the golden slices that run first."""
 BATCH = BatchRange(1, 2, 9)
@@ -96,6 +98,18 @@ def graphs(bundle: Path, manifest: Manifest) -> Iterator[tuple[str, bytes]]:
             yield artifact.precision, read_listed(bundle, artifact)
 
 
+def broken(defect: Defect, precision: str, sources: Mapping[str, bytes]) -> bytes:
+    """Return a wrong copy of a graph; a dynamic one is made of the wrong copy of its source."""
+    row = PRECISIONS[precision]
+    if not row.dynamic:
+        return defect.of(sources[precision])
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "source.onnx", Path(folder) / "target.onnx"
+        source.write_bytes(defect.of(sources[str(row.source)]))
+        quantize_dynamically(source, target, precision=precision)
+        return target.read_bytes()
+
+
 def run(bundle: Path, end: float) -> int:
     """Record every defect of a bundle's graphs; returns 1 if the right graph fails."""
     manifest = load_manifest(bundle)
@@ -124,14 +138,16 @@ def run(bundle: Path, end: float) -> int:
     for defect in (*DEFECTS, right):
         entry = kept.get(defect.name, {"precisions": {}})
         found[defect.name] = entry | {"what": defect.what, "batch": defect.batch}
-        for precision, content in sources.items():
-            if precision in entry["precisions"]:
+        for precision in sources:
+            alone = PRECISIONS[precision].dynamic  # never runs in a batch
+            if precision in entry["precisions"] or (alone and defect.batch):
                 continue
             if time.monotonic() > end:
                 complete = False
                 continue
             start = time.process_time()
-            one = judge(defect.of(content), precision, golden, batch=defect.batch)
+            content = broken(defect, precision, sources)
+            one = judge(content, precision, golden, batch=defect.batch)
             one["cpu_seconds"] = round(time.process_time() - start, 1)
             entry["precisions"][precision] = one
             print(defect.name, precision, one["status"], one["reason"], file=sys.stderr)

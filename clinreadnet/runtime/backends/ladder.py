@@ -23,9 +23,17 @@ from clinreadnet.runtime.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend
 from clinreadnet.runtime.backends.tensorrt import TensorRTBackend
 from clinreadnet.runtime.bundle.manifest import Artifact, Manifest, Parity, read_listed
 from clinreadnet.runtime.gpu import find_gpus
-from clinreadnet.runtime.records import record_here, record_verdict
+from clinreadnet.runtime.records import CPU_BACKENDS, record_here, record_verdict
 from clinreadnet.runtime.scores import Outputs
-from clinreadnet.runtime.verdict import Machine, Validity, Verdict, this_machine, verdict, worst
+from clinreadnet.runtime.verdict import (
+    Machine,
+    Validity,
+    Verdict,
+    processor_verdict,
+    this_machine,
+    verdict,
+    worst,
+)
 
 BACKENDS = ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime-cpu", "openvino")
 """Every backend, in the order in which a `Session` tries them."""
@@ -87,6 +95,22 @@ def check_backends(backends: str | Sequence[str]) -> tuple[str, ...]:
     return ladder
 
 
+def artifacts_of(name: str, manifest: Manifest) -> list[Artifact]:
+    """Return the artifacts of a bundle that a backend runs.
+
+    Args:
+        name: one of ``BACKENDS``.
+        manifest: the bundle's manifest.
+    """
+    if name.startswith("tensorrt"):
+        return [a for a in manifest.artifacts if a.flavour == name]
+    return [
+        a
+        for a in manifest.artifacts
+        if a.kind == "onnx" and (name in CPU_BACKENDS or not PRECISIONS[a.precision].dynamic)
+    ]
+
+
 def open_backend(
     name: str, bundle: str | os.PathLike[str], manifest: Manifest, options: SessionOptions
 ) -> LoadedBackend:
@@ -140,11 +164,13 @@ def _open_graph(
     if cuda and offers_cuda() and not find_gpus():
         raise BackendUnavailable("no NVIDIA GPU is visible; run `clinreadnet doctor`")
     if graphs is None:
-        graphs = [a for a in manifest.artifacts if a.kind == "onnx"]
+        graphs = artifacts_of(name, manifest)
     artifact = _of_precision(graphs, options.precision, "ONNX graph", bundle)[0]
     version = openvino.installed_version() if name == "openvino" else installed_version()
     machine = this_machine(version, device=options.device)
     judged = verdict(artifact, machine, options.batch)
+    if name in CPU_BACKENDS:
+        judged = worst((judged, processor_verdict(artifact, machine)))
     if judged.validity == Validity.INVALID:
         raise InputError(judged.reason)
     recorded = record_verdict(artifact, name, machine)
@@ -195,7 +221,7 @@ def _open_engine(
     engines: list[Artifact] | None = None,
 ) -> LoadedBackend:
     if engines is None:
-        engines = [a for a in manifest.artifacts if a.flavour == name]
+        engines = artifacts_of(name, manifest)
     engines = _of_precision(engines, options.precision, f"{name} engine", bundle)
     if not find_gpus():
         raise BackendUnavailable("no NVIDIA GPU is visible; run `clinreadnet doctor`")

@@ -28,6 +28,7 @@ from clinreadnet.errors import (
 from clinreadnet.runtime.backends.cuda_graph import OUT_OF_MEMORY, CudaGraph, CudaGraphError
 from clinreadnet.runtime.backends.flavours import Flavour, collecting_logger
 from clinreadnet.runtime.bundle.manifest import OUTPUT_INFOS, Artifact, OutputInfo
+from clinreadnet.runtime.ranges import stage
 from clinreadnet.runtime.scores import Outputs
 from clinreadnet.runtime.verdict import VALID, Validity, header_verdict
 from clinreadnet.spec import SIZE
@@ -277,10 +278,13 @@ class _Lane:
         run = self._runs.get(n)
         if run is None:
             run = self._runs[n] = _PreparedBatch(self._backend, self, n)
-        with np.errstate(over="ignore"):  # far above the encoded range either way
+        # Far above the encoded range is infinity in float16, which is clipped too.
+        with stage("fill the page-locked buffer"), np.errstate(over="ignore"):
             np.copyto(run.host["hu"], hu, casting="unsafe")
-        run.launch()
-        self.stream.synchronize()
+        with stage("launch"):
+            run.launch()
+        with stage("wait for the GPU"):
+            self.stream.synchronize()
         return {name: run.host[name].astype(np.float32) for name in self._backend._outputs}
 
     def scratch(self, size: int) -> Any:

@@ -44,6 +44,7 @@ _MESSAGES: dict[str, dict[int, str]] = {
 }
 _OP_TYPE, _DATA_TYPE, _EXTERNAL_DATA, _DATA_LOCATION = 4, 2, 13, 14
 _QUANTIZERS = {"QuantizeLinear", "DequantizeLinear"}
+_DYNAMIC_QUANTIZER = "DynamicQuantizeLinear"
 _PATH_OPERATORS = {"EPContext"}  # a provider's compiled graph, which may lie in a file of its own
 
 
@@ -69,7 +70,9 @@ class GraphContent:
 
     @property
     def precision(self) -> str:
-        """The precision of the table that the graph is in: int8, fp8, or that of most weights."""
+        """The precision of the table that the graph is in; without 8 bits that of most weights."""
+        if _DYNAMIC_QUANTIZER in self.operators:
+            return "int8-dynamic"
         if self.operators.keys() & _QUANTIZERS:
             return "fp8" if self.tensor_bytes["FLOAT8"] else "int8"
         floats = {row.onnx_type: row.name for row in reversed(PRECISIONS.values()) if row.exported}
@@ -98,9 +101,9 @@ def read_graph(model: bytes) -> GraphContent:
     return found
 
 
-def _types(precision: str) -> tuple[str, str | None]:
+def _types(precision: str) -> tuple[str, str | None, bool]:
     row = PRECISIONS[precision]
-    return row.onnx_type, row.quantized_type
+    return row.onnx_type, row.quantized_type, row.dynamic
 
 
 def check_graph(model: bytes, file: str, precision: str | None = None) -> None:

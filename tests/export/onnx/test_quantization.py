@@ -19,15 +19,24 @@ from support.export_models import RTX_MISSING, disc
 from typer.testing import CliRunner
 
 from clinreadnet.cli import app
-from clinreadnet.errors import CheckFailed, InputError
+from clinreadnet.errors import BackendUnavailable, CheckFailed, InputError
 from clinreadnet.export import bundle as bundles
 from clinreadnet.export.engines.build import EngineBuilder
 from clinreadnet.export.engines.check import check_graph
 from clinreadnet.export.onnx import graphs
-from clinreadnet.export.onnx.quantization import linear_layers, load_optimizer, quantize
+from clinreadnet.export.onnx.quantization import (
+    linear_layers,
+    load_optimizer,
+    quantize,
+    quantize_dynamically,
+    token_layers,
+)
 from clinreadnet.metrics import relative_error
 from clinreadnet.model.checkpoint import load_checkpoint
-from clinreadnet.precision import quantized_precisions
+from clinreadnet.model.network import PRESETS
+from clinreadnet.precision import PRECISIONS, quantized_precisions
+from clinreadnet.runtime import Session
+from clinreadnet.runtime.backends.ladder import SessionOptions, open_backend
 from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from clinreadnet.runtime.bundle.manifest import Golden, load_manifest
 from clinreadnet.spec import OUTPUTS
@@ -115,6 +124,98 @@ def test_rtx_takes_it_as_what_it_is(quantized: Callable[[str], Path], precision:
     (other,) = set(quantized_precisions()) - {precision}
     with pytest.raises(CheckFailed, match=f"the network is not {other}"):
         EngineBuilder(path, precision=other, flavour="tensorrt-rtx")
+
+
+@pytest.fixture(scope="module")
+def dynamic(graph: Graph, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("dynamic") / "clinreadnet.int8-dynamic.onnx"
+    quantize_dynamically(graph("tiny", "fp32"), path, precision="int8-dynamic")
+    return path
+
+
+def test_the_layers_of_tokens_find_their_scales_in_each_run(graph: Graph, dynamic: Path) -> None:
+    """Everything else stays as it is: the head, the statistics, the products of activations."""
+    source, model = onnx.load(graph("tiny", "fp32")), onnx.load(dynamic)
+    layers = token_layers(source)
+    blocks, merges = sum(PRESETS["tiny"].depths), len(PRESETS["tiny"].depths) - 1
+    assert len(layers) == 4 * blocks + merges
+    before, after = (Counter(n.op_type for n in one.graph.node) for one in (source, model))
+    n = len(layers)
+    made = {"DynamicQuantizeLinear": n, "MatMulInteger": n, "Cast": n, "Mul": 2 * n}
+    # The quantiser writes the head's two layers as a product and a sum.
+    gemms = [node for node in source.graph.node if node.op_type == "Gemm"]
+    sums = sum(len(node.input) == 3 for node in gemms)
+    made |= {"MatMul": len(gemms) - n, "Add": sums, "Gemm": -len(gemms)}
+    assert after == Counter(
+        {kind: before[kind] + made.get(kind, 0) for kind in before.keys() | made.keys()}
+    )
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "MatMulInteger":
+            weight = weights[node.input[1]]
+            assert weight.data_type == TensorProto.INT8
+            scale = weights[weight.name.replace("_quantized", "_scale")]
+            assert list(scale.dims) == [weight.dims[1]], "a scale per channel"
+    assert model.doc_string.startswith("ClinReadNet tiny, int8-dynamic.")
+
+
+def test_its_error_is_that_of_8_bits_and_none_before_the_novelty(
+    dynamic: Path, tiny_checkpoint: Path
+) -> None:
+    slices = GoldenSlices(np.stack([disc(noise, seed=1) for noise in (10, 35)]))
+    reference = reference_outputs(load_checkpoint(tiny_checkpoint), slices)
+    outputs = OnnxRuntimeBackend(dynamic.read_bytes()).run(slices.images[:, None])
+    errors = {name: relative_error(outputs[name], reference[name]) for name in OUTPUTS}
+    assert errors.pop("novelty") < PRECISIONS["fp32"].novelty_budget
+    assert 1e-5 < max(errors.values()) < PRECISIONS["int8-dynamic"].budget
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_bundle_with_it_is_verified_and_scores(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    report = bundles.export_bundle(
+        out,
+        checkpoint=tiny_checkpoint,
+        preset="tiny",
+        precisions=["int8-dynamic"],
+        targets=(),
+    )
+    assert report.passed, [a.parity and a.parity.reason for a in report.artifacts]
+    entry = load_manifest(out).artifact("clinreadnet.int8-dynamic.onnx")
+    assert entry.precision == "int8-dynamic" and "onnxruntime" in entry.toolchain
+    with Session(out, "onnxruntime-cpu") as session:
+        assert len(session.score(disc(20, seed=1)[None]).score) == 1
+    with pytest.raises(BackendUnavailable, match="holds no ONNX graph"):
+        open_backend("onnxruntime-cuda", out, load_manifest(out), SessionOptions())
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_bundle_of_no_graph_is_not_written(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graphs.Graphs, "_missed", lambda self, artifact: "it is wrong")
+    said: list[str] = []
+    with pytest.raises(CheckFailed, match="no graph kept its budget: nothing is written"):
+        bundles.export_bundle(
+            tmp_path / "bundle",
+            checkpoint=tiny_checkpoint,
+            preset="tiny",
+            precisions=["int8-dynamic"],
+            targets=(),
+            note=said.append,
+        )
+    assert said == ["no int8-dynamic graph: it is wrong"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("precisions", [["int8-dynamic"], ["fp32", "int8-dynamic"]])
+def test_no_engine_is_built_of_it(precisions: list[str], tmp_path: Path) -> None:
+    assert "int8-dynamic" not in bundles._engine_precisions(None, precisions)
+    with pytest.raises(InputError, match="engine_precisions=int8-dynamic: TensorRT has no layers"):
+        bundles.export_bundle(
+            tmp_path / "bundle", precisions=precisions, engine_precisions=["int8-dynamic"]
+        )
+    assert not (tmp_path / "bundle").exists()
 
 
 @pytest.mark.usefixtures("few_golden")

@@ -1,0 +1,30 @@
+"""What a profiler would be shown."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+
+from clinreadnet.runtime import ranges
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What a profiler would show: "+ name" where a range begins, "- name" where it ends."""
+    events: list[str] = []
+
+    @contextmanager
+    def annotate(name: str, *, domain: str) -> Iterator[None]:
+        assert domain == "clinreadnet"
+        events.append(f"+ {name}")
+        yield
+        events.append(f"- {name}")
+
+    monkeypatch.setitem(sys.modules, "nvtx", SimpleNamespace(annotate=annotate))
+    ranges._annotate.cache_clear()
+    yield events
+    ranges._annotate.cache_clear()
