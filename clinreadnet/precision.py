@@ -202,12 +202,11 @@ _INT8 = replace(
     built_pattern=r"\bInt8\b|INT8",
 )
 _FP8 = replace(_INT8, name="fp8", native_on_cpu=False, quantized_type="FP8", built_pattern=r"FP8")
-# Its scales fit each run, so it has less than half of int8's budget.
 _INT8_DYNAMIC = replace(
     _FP32,
     name="int8-dynamic",
-    budget=2e-2,
-    metric_budget=5e-3,
+    budget=_INT8.budget,
+    metric_budget=_INT8.metric_budget,
     source="fp32",
     item_size=1,
     wider="fp32",

@@ -211,6 +211,16 @@ def test_what_triton_cannot_load_is_left_out_by_name(
     assert not list(written.path.rglob("odd.engine"))
 
 
+def test_a_graph_for_cpus_alone_is_left_out(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle")
+    manifest = load_manifest(bundle)
+    exact, half = manifest.artifacts
+    dynamic = replace(half, precision="int8-dynamic")
+    write_manifest(replace(manifest, artifacts=(exact, dynamic)), bundle)
+    written = write_repository(bundle, tmp_path / "models")
+    assert written.left_out == {half.file: "its 8-bit products run on a CPU, also beside a GPU"}
+
+
 def test_a_second_engine_of_one_gpu_is_left_out(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "bundle")
     add_engine(bundle, "a.engine")

@@ -23,6 +23,7 @@ from clinreadnet.runtime.bundle.manifest import Parity, load_manifest, write_man
 from clinreadnet.runtime.bundle.sign import sign_bundle
 from clinreadnet.runtime.records import record_here, record_verdict
 from clinreadnet.runtime.verdict import Validity, this_machine
+from clinreadnet.verify import backends
 
 pytestmark = pytest.mark.usefixtures("without_openvino")
 
@@ -304,3 +305,17 @@ def test_a_key_that_cannot_sign_is_refused_before_the_work(tmp_path: Path, keys:
     bundle = write_bundle(tmp_path / "b", verifiable=True)
     status, said, line = verify(bundle, "--record", "--key", str(public))
     assert status == 2 and "not an unencrypted private key" in line and said == ""
+
+
+def test_a_graph_for_cpus_alone_is_not_run_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(backends, "offers_cuda", lambda: True)
+    monkeypatch.setattr(backends, "find_gpus", lambda: ["a GPU"])
+    monkeypatch.setattr(backends.openvino, "installed_version", lambda: "2026.4.1")
+    manifest = load_manifest(write_bundle(tmp_path / "bundle"))
+    exact, half = manifest.artifacts
+    dynamic = dataclasses.replace(half, precision="int8-dynamic")
+    manifest = dataclasses.replace(manifest, artifacts=(exact, dynamic))
+    assert backends.more_backends(manifest, exact) == ("onnxruntime-cuda", "openvino")
+    assert backends.more_backends(manifest, dynamic) == ("openvino",)
