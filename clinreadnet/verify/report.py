@@ -131,7 +131,8 @@ def local_table(artifacts: Sequence[Artifact]) -> Table:
     """Lay out, for the artifacts that ran, what quality maps and novelty differ by."""
     table = Table(box=box.SIMPLE_HEAD, padding=0)
     table.add_column("artifact", no_wrap=True)
-    for heading in ("Δtile / budget", "Δnovelty / budget", "flips", "Δmap corr.", "Δmap RMSE"):
+    headings = ("Δtile\n/ budget", "Δnovelty\n/ budget", "flips", "Δmap\ncorr.", "Δmap\nRMSE")
+    for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for artifact, parity in _results(artifacts):
         if parity.worst_tile_difference is None:
@@ -168,8 +169,10 @@ def _results(artifacts: Iterable[Artifact]) -> Iterator[tuple[Artifact, Parity]]
 
 
 def _label(artifact: Artifact, parity: Parity) -> str:
-    gpu = artifact.kind == "onnx" and parity in artifact.records
-    return artifact.file.removeprefix("clinreadnet.") + (" on the GPU" if gpu else "")
+    name = artifact.file.removeprefix("clinreadnet.")
+    if artifact.kind != "onnx" or parity not in artifact.records or parity.ran_on is None:
+        return name
+    return f"{name} on the GPU" if parity.ran_on.gpu else f"{name} {parity.ran_on.backend}"
 
 
 def _where(parity: Parity) -> str:

@@ -21,9 +21,10 @@ from clinreadnet.errors import ClinReadNetError, InputError, Untrusted
 from clinreadnet.machine import cpu_name
 from clinreadnet.runtime.bundle.manifest import Parity, load_manifest, write_manifest
 from clinreadnet.runtime.bundle.sign import sign_bundle
-from clinreadnet.runtime.records import record_here, record_verdict
+from clinreadnet.runtime.records import ran_on, record_here, record_verdict
 from clinreadnet.runtime.verdict import Validity, this_machine
 from clinreadnet.verify import backends
+from clinreadnet.verify.report import _label
 
 pytestmark = pytest.mark.usefixtures("without_openvino")
 
@@ -319,3 +320,22 @@ def test_a_graph_for_cpus_alone_is_not_run_on_a_gpu(
     manifest = dataclasses.replace(manifest, artifacts=(exact, dynamic))
     assert backends.more_backends(manifest, exact) == ("onnxruntime-cuda", "openvino")
     assert backends.more_backends(manifest, dynamic) == ("openvino",)
+
+
+def test_the_table_says_where_each_result_comes_from(tmp_path: Path) -> None:
+    graph = load_manifest(write_bundle(tmp_path / "bundle")).artifacts[0]
+    machine = this_machine("1.0")
+    found = [
+        dataclasses.replace(graph.parity or Parity("passed"), ran_on=one)
+        for one in (
+            ran_on("onnxruntime-cpu", machine),
+            ran_on("openvino", machine),
+            dataclasses.replace(ran_on("onnxruntime-cuda", machine), gpu="L4"),
+        )
+    ]
+    graph = dataclasses.replace(graph, parity=found[0], records=tuple(found[1:]))
+    assert [_label(graph, one) for one in found] == [
+        "fp32.onnx",
+        "fp32.onnx openvino",
+        "fp32.onnx on the GPU",
+    ]

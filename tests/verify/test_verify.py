@@ -121,6 +121,7 @@ def test_a_damaged_file_is_named(own_bundle: Path, file: str, damage: str) -> No
     assert file in reasons[0] and words[damage] in reasons[0]
 
 
+@pytest.mark.usefixtures("few_golden")
 def test_noise_for_weights_fails_the_budget(own_bundle: Path) -> None:
     model = onnx.load(own_bundle / FP16)
     rng = np.random.default_rng(0)
