@@ -1,8 +1,8 @@
-"""Run one ONNX graph of a bundle with OpenVINO on the CPU, in float32.
+"""Run one ONNX graph of a bundle with OpenVINO on the CPU, in float32, or in 8 bits what is int8.
 
 OpenVINO fuses more of the graph than ONNX Runtime. It is asked for float32 products: on processors
-with bfloat16 units it would otherwise take bfloat16, which is outside of float32's budget. It is
-imported on first use.
+with bfloat16 units it would otherwise take bfloat16, which is outside of float32's budget. The
+quantised products of an int8 graph stay in 8 bits. It is imported on first use.
 """
 
 from __future__ import annotations
