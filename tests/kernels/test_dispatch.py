@@ -170,8 +170,8 @@ def test_a_kernel_is_launched_on_the_device_of_its_tensors(
         tensors = [torch.empty(t.shape, dtype=t.dtype, device="cuda:1") for t in made]
         positional, named = spec.named(tensors, shape)
         absent = [name for name in parameters if name not in (*named, *options)]
-        absent = dict.fromkeys(absent[len(positional) :])
-        getattr(module, f"{op}_op")._init_fn(*positional, **named, **absent, **options)
+        rest = dict.fromkeys(absent[len(positional) :])
+        getattr(module, f"{op}_op")._init_fn(*positional, **named, **rest, **options)
     assert launched == [torch.device("cuda:1")]
     assert current == torch.device("cuda:0")
 
