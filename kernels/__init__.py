@@ -15,6 +15,7 @@ if __name__ != "clinreadnet.kernels":
 
 from clinreadnet.kernels.dispatch import Impl
 from clinreadnet.kernels.ops.attention_block.op import attention_block, attention_block_obstacle
+from clinreadnet.kernels.ops.fused_linear.op import fused_linear, fused_linear_obstacle
 from clinreadnet.kernels.ops.mlp.op import mlp, mlp_obstacle
 from clinreadnet.kernels.ops.sobel_stem.op import sobel_stem
 from clinreadnet.kernels.ops.window_attention.op import window_attention
@@ -23,6 +24,8 @@ __all__ = [
     "Impl",
     "attention_block",
     "attention_block_obstacle",
+    "fused_linear",
+    "fused_linear_obstacle",
     "mlp",
     "mlp_obstacle",
     "sobel_stem",

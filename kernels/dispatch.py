@@ -71,6 +71,7 @@ class Limits:
         dtypes: names of types of the tensor that decides the type of the products.
         capability: least compute capability, 80 for 8.0.
         channels: numbers of channels; any where empty.
+        multiple_of: what numbers of channels are multiples of.
         most_channels: largest number of channels; None where there is no such limit.
         head_dims: channels of a head; any where empty.
         windows: sides of a window in tokens; any where empty.
@@ -81,6 +82,7 @@ class Limits:
     dtypes: tuple[str, ...]
     capability: int = 75
     channels: tuple[int, ...] = ()
+    multiple_of: int = 1
     most_channels: int | None = None
     head_dims: tuple[int, ...] = ()
     windows: range = range(0)
@@ -113,6 +115,8 @@ class Limits:
             return f"needs {tensor} in {listed(self.dtypes)}, not {dtype}"
         if self.channels and channels not in self.channels:
             return f"needs {listed(self.channels)} channels, not {channels}"
+        if channels % self.multiple_of:
+            return f"needs a multiple of {self.multiple_of} as channels, not {channels}"
         if self.most_channels is not None and channels > self.most_channels:
             return f"needs at most {self.most_channels} output channels, not {channels}"
         if self.head_dims and head_dim not in self.head_dims:
@@ -185,7 +189,7 @@ def differentiate_as(op: Any, reference: Callable[..., Tensor]) -> None:
 
     def save_inputs(
         ctx: Any,
-        inputs: tuple[Tensor, ...],
+        inputs: tuple[Tensor | None, ...],
         output: Tensor,
         keyword_only_inputs: dict[str, Any] | None = None,
     ) -> None:
@@ -194,13 +198,15 @@ def differentiate_as(op: Any, reference: Callable[..., Tensor]) -> None:
 
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         inputs = [
-            tensor.detach().requires_grad_(needed)
+            tensor if tensor is None else tensor.detach().requires_grad_(needed)
             for tensor, needed in zip(ctx.saved_tensors, ctx.needs_input_grad, strict=True)
         ]
         with torch.enable_grad():
             out = reference(*inputs, **ctx.constants)
-        wanted = [tensor for tensor in inputs if tensor.requires_grad]
+        wanted = [tensor for tensor in inputs if tensor is not None and tensor.requires_grad]
         grads = iter(torch.autograd.grad(out, wanted, grad))
-        return tuple(next(grads) if tensor.requires_grad else None for tensor in inputs)
+        return tuple(
+            None if tensor is None or not tensor.requires_grad else next(grads) for tensor in inputs
+        )
 
     op.register_autograd(backward, setup_context=save_inputs)

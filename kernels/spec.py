@@ -41,6 +41,7 @@ class LayerShape:
         shift: cyclic shift in tokens.
         octaves: sharpness levels of the attention.
         hidden: channels inside the MLP.
+        linear: which linear layer of a block: "qkv", "projection", "fc1" or "fc2".
     """
 
     name: str
@@ -51,6 +52,7 @@ class LayerShape:
     shift: int = 0
     octaves: int = 1
     hidden: int = 0
+    linear: str = ""
 
     @property
     def head_dim(self) -> int:
@@ -180,6 +182,7 @@ class OpSpec:
         work: operations and bytes of a shape, a batch, and the bytes of an element.
         sources: the kernels that a network launches.
         tuning: the entry of a configuration file below the op's name, from its keys there.
+        keywords: names of the last tensors of a shape, if other optional ones come before them.
     """
 
     name: str
@@ -194,6 +197,7 @@ class OpSpec:
     work: Callable[[LayerShape, int, int], Work]
     sources: Callable[[NetworkShape], Iterator[KernelSource]]
     tuning: Callable[..., TuningEntry]
+    keywords: Callable[[LayerShape], tuple[str, ...]] = lambda shape: ()
 
     def refusal(self, capability: int, dtype: str, shape: LayerShape) -> str | None:
         """Why the kernel does not take a layer, or None; arguments as of `case`."""
@@ -222,8 +226,17 @@ class OpSpec:
     def call(self, tensors: Sequence[Tensor], shape: LayerShape, impl: Impl) -> Tensor:
         """Call the public function on tensors such as ``arguments`` makes."""
         function = getattr(import_module(f"clinreadnet.kernels.ops.{self.name}.op"), self.name)
-        out: Tensor = function(*tensors, **self.options(shape), impl=impl)
+        positional, named = self.named(tensors, shape)
+        out: Tensor = function(*positional, **named, **self.options(shape), impl=impl)
         return out
+
+    def named(
+        self, tensors: Sequence[Tensor], shape: LayerShape
+    ) -> tuple[Sequence[Tensor], dict[str, Tensor]]:
+        """Return the tensors of ``arguments`` that go by position, and those that go by name."""
+        names = self.keywords(shape)
+        first = len(tensors) - len(names)
+        return tensors[:first], dict(zip(names, tensors[first:], strict=True))
 
 
 def attention_parameters(shape: LayerShape, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-OPS = ("sobel_stem", "window_attention", "attention_block", "mlp")
+OPS = ("sobel_stem", "window_attention", "attention_block", "mlp", "fused_linear")
 """The ops to measure. `clinreadnet.kernels.registry` has the same, and a test compares them: the
 plan must be readable before the package is installed."""
 NETWORK_BATCHES = (1, 64)

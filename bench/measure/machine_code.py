@@ -270,8 +270,10 @@ def kernels() -> list[tuple[OpSpec, KernelSource]]:
 
 
 def trips_of(case: Case, source: KernelSource) -> int:
-    """Return how often a kernel's loop runs: over chunks of the hidden layer, or over heads."""
+    """Return how often a kernel's loop runs: over chunks of channels, or over heads."""
     constants = case.constants
+    if case.op == "fused_linear":
+        return int(constants["CHANNELS"] // constants["BLOCK_K"])
     if case.op == "mlp":
         return -(-constants["HIDDEN"] // constants["BLOCK_HIDDEN"])
     return source.shape.heads if case.op == "attention_block" else 1

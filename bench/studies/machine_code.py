@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,14 +18,19 @@ import triton
 from bench.measure.machine_code import CARDS, count, kernels
 from bench.recording import RESULTS, current_commit
 from clinreadnet.kernels.dispatch import DTYPES
+from clinreadnet.kernels.spec import KernelSource, OpSpec
 
 RECORD = RESULTS / "kernels" / "machine-code.json"
 
 
-def counted(capability: int, dtypes: Iterable[str] = tuple(DTYPES)) -> list[dict[str, Any]]:
-    """Return the counts of every kernel on an architecture, ready for JSON."""
+def counted(
+    capability: int,
+    dtypes: Iterable[str] = tuple(DTYPES),
+    chosen: Sequence[tuple[OpSpec, KernelSource]] | None = None,
+) -> list[dict[str, Any]]:
+    """Return the counts of kernels on an architecture, of all by default, ready for JSON."""
     rows = []
-    for spec, source in kernels():
+    for spec, source in kernels() if chosen is None else chosen:
         for dtype in dtypes:
             if case := spec.case(capability, dtype, source.shape):
                 found = count(spec, source, case)

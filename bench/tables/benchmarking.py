@@ -96,10 +96,11 @@ def kernels_table() -> str:
     for op in OPS:
         for run, row in kernel_rows(op):
             stage = "" if row.stage is None else f", stage {row.stage}"
-            ceiling = issue_ceiling(op, row.stage, row.dtype, row.gpu)
+            layer = f", {row.layer}" if row.layer else ""
+            ceiling = issue_ceiling(op, row.stage, row.dtype, row.gpu, row.layer)
             rows.append(
                 [
-                    f"`{op}`{stage}",
+                    f"`{op}`{stage}{layer}",
                     f"{row.dtype}, {row.batch}",
                     *(f"{row.ms[name]:.4f}" if name in row.ms else "" for name in names),
                     f"{row.bytes / 2**20:.1f}",
@@ -178,6 +179,13 @@ TARGETS = (
         lambda row: row.over("unfused"),
     ),
     Target("fused MLP: over unfused", "mlp", 1, lambda row: row.over("unfused")),
+    Target(
+        "fused linear layers, batch ≥ 8: over their parts one by one",
+        "fused_linear",
+        1,
+        lambda row: row.over("eager"),
+        batches=(8, 64),
+    ),
     Target(
         "network, batch 64: throughput over compiled reference",
         "network",

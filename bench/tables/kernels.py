@@ -9,6 +9,7 @@ from typing import Any
 
 from bench.recording import RESULTS
 from bench.tables.recorded import markdown, read_json
+from clinreadnet.kernels.registry import OPS
 
 PTX = RESULTS / "ptx" / "kernels.json"
 COUNTS = RESULTS / "kernels" / "machine-code.json"
@@ -33,9 +34,7 @@ def runs() -> Iterator[tuple[str, str, str, str, dict[str, Any]]]:
 
 
 def _op(name: str) -> str:
-    return next(
-        op for op in ("sobel_stem", "window_attention", "attention_block", "mlp") if op in name
-    )
+    return next(op for op in OPS if name.startswith(op))
 
 
 def executed_table() -> str:
@@ -118,7 +117,9 @@ def counts() -> dict[str, Any]:
     return record
 
 
-def issue_ceiling(op: str, stage: int | None, dtype: str, gpu: str) -> float | None:
+def issue_ceiling(
+    op: str, stage: int | None, dtype: str, gpu: str, layer: str = ""
+) -> float | None:
     """Predict the percent of a copy's bandwidth that a benched kernel reaches at most.
 
     Args:
@@ -126,6 +127,7 @@ def issue_ceiling(op: str, stage: int | None, dtype: str, gpu: str) -> float | N
         stage: whose shifted block it runs, from 1; None for the stem.
         dtype: of its products.
         gpu: the name that CUDA reports, such as "NVIDIA H100 80GB HBM3".
+        layer: of the block, where the op runs one linear layer of it.
 
     Returns:
         None if the GPU or the kernel was not counted.
@@ -135,6 +137,7 @@ def issue_ceiling(op: str, stage: int | None, dtype: str, gpu: str) -> float | N
         "window_attention": "window_attention_shift4",
         "attention_block": f"attention_block_{24 << (stage or 1)}_shift4",
         "mlp": f"mlp_{24 << (stage or 1)}",
+        "fused_linear": f"fused_linear_{layer}_{24 << (stage or 1)}",
     }
     words = re.split(r"[^A-Za-z0-9]+", gpu)
     for row in counts()["kernels"]:

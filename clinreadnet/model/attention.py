@@ -12,7 +12,14 @@ import math
 import torch
 from torch import Tensor, nn
 
-from clinreadnet.kernels import Impl, attention_block, attention_block_obstacle, window_attention
+from clinreadnet.kernels import (
+    Impl,
+    attention_block,
+    attention_block_obstacle,
+    fused_linear,
+    fused_linear_obstacle,
+    window_attention,
+)
 from clinreadnet.kernels.ops.layer_norm.reference import layer_norm_reference
 from clinreadnet.model.derived import DerivingModule
 
@@ -46,7 +53,7 @@ class MultiTemperatureAttention(DerivingModule):
         window: side of a window in tokens.
         shift: cyclic shift in tokens (0 or half a window).
         octaves: sharpness levels T; level t multiplies the scores by ``2 ** t * beta``.
-        kernels: implementation of ``window_attention``, and of ``fused``.
+        kernels: implementation of ``window_attention``, ``fused`` and ``fused_linears``.
     """
 
     relative_index: Tensor
@@ -93,14 +100,7 @@ class MultiTemperatureAttention(DerivingModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, H, W, C]."""
-        attended = window_attention(
-            self.qkv(x),
-            *self.score_parameters(x.dtype),
-            window=self.window,
-            shift=self.shift,
-            impl=self.kernels,
-        )
-        return self.projection(attended)
+        return self.projection(self._attended(self.qkv(x)))
 
     def fused_obstacle(self, x: Tensor, norm: LayerNorm) -> str | None:
         """Why the kernel of ``fused`` cannot take x [B, H, W, C], or None."""
@@ -116,6 +116,26 @@ class MultiTemperatureAttention(DerivingModule):
             window=self.window,
             shift=self.shift,
             eps=norm.eps,
+            impl=self.kernels,
+        )
+
+    def fused_linears_obstacle(self, x: Tensor, norm: LayerNorm) -> str | None:
+        """Why the kernels of ``fused_linears`` cannot take x [B, H, W, C], or None."""
+        return fused_linear_obstacle(x, self._layers(norm))
+
+    def fused_linears(self, x: Tensor, norm: LayerNorm) -> Tensor:
+        """Three launches for x + self(norm(x)): [B, H, W, C] -> [B, H, W, C]."""
+        first = *self.qkv.parameters(), *norm.parameters()
+        attended = self._attended(fused_linear(x, *first, eps=norm.eps, impl=self.kernels))
+        last = self.projection.parameters()
+        return fused_linear(attended, *last, residual=x, impl=self.kernels)
+
+    def _attended(self, qkv: Tensor) -> Tensor:
+        return window_attention(
+            qkv,
+            *self.score_parameters(qkv.dtype),
+            window=self.window,
+            shift=self.shift,
             impl=self.kernels,
         )
 

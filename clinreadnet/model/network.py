@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from clinreadnet.errors import InputError
-from clinreadnet.kernels import Impl, mlp, mlp_obstacle
+from clinreadnet.kernels import Impl, fused_linear, fused_linear_obstacle, mlp, mlp_obstacle
 from clinreadnet.model.attention import LayerNorm, MultiTemperatureAttention
 from clinreadnet.model.soqn import (
     Novelty,
@@ -95,7 +95,8 @@ class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)).
 
     With ``fused``, and other than reference ``kernels``, each of the two runs as one launch where
-    its kernel takes it (docs/kernels.md), and as written above everywhere else.
+    its kernel takes it, else with fused linear layers where theirs do (docs/kernels.md), and as
+    written above everywhere else.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class Block(nn.Module):
     ):
         super().__init__()
         self.kernels = kernels
-        self.fuses_attention = self.fuses_mlp = fused and kernels != "reference"
+        self.fuses_attention = self.fuses_mlp = self.fuses_linear = fused and kernels != "reference"
         self.attends = config.use_attention
         if self.attends:
             self.norm1 = LayerNorm(dim)
@@ -127,6 +128,11 @@ class Block(nn.Module):
         layers = [*self.norm2.parameters(), *self.mlp.parameters()]
         if self.fuses_mlp and mlp_obstacle(x, layers) is None:
             return mlp(x, *layers, eps=self.norm2.eps, impl=self.kernels)
+        if self.fuses_linear and fused_linear_obstacle(x, layers) is None:
+            norm, fc1, fc2 = layers[:2], layers[2:4], layers[4:]
+            eps, kernels = self.norm2.eps, self.kernels
+            hidden = fused_linear(x, *fc1, *norm, gelu=True, eps=eps, impl=kernels)
+            return fused_linear(hidden, *fc2, residual=x, impl=kernels)
         return x + self.mlp(self.norm2(x))
 
     @torch.no_grad()
@@ -139,6 +145,8 @@ class Block(nn.Module):
     def _attend(self, x: Tensor) -> Tensor:
         if self.fuses_attention and self.attention.fused_obstacle(x, self.norm1) is None:
             return self.attention.fused(x, self.norm1)
+        if self.fuses_linear and self.attention.fused_linears_obstacle(x, self.norm1) is None:
+            return self.attention.fused_linears(x, self.norm1)
         return x + self.attention(self.norm1(x))
 
 
@@ -167,7 +175,8 @@ class ClinReadNet(nn.Module):
             kernels have been checked on a GPU (docs/kernels.md).
         fused: whether the kernels of whole halves of a block (``attention_block``, ``mlp``) run
             where they apply: 48 or 96 channels, compute capability 8.0 or later, and for
-            ``attention_block`` float16 or bfloat16. Elsewhere, and with false, ``kernels`` is the
+            ``attention_block`` float16 or bfloat16; and ``fused_linear`` in the other halves, in
+            float16 or bfloat16 on the same GPUs. Elsewhere, and with false, ``kernels`` is the
             implementation of ``window_attention`` alone.
     """
 

@@ -329,6 +329,7 @@ class KernelRow(RecordedRow):
         bytes: bytes that the op must read and write once.
         percent_of_copy_bandwidth: time of a copy of as many bytes over the kernel's.
         stage: of the network, from 1; None for the stem.
+        layer: of the stage's blocks, where the op runs one linear layer of them.
         copy_bytes_per_second: rate of that copy.
         shapes: of the tensors, in order.
     """
@@ -341,6 +342,7 @@ class KernelRow(RecordedRow):
     bytes: float
     percent_of_copy_bandwidth: float
     stage: int | None = None
+    layer: str = ""
     copy_bytes_per_second: float | None = None
     shapes: tuple[tuple[int, ...], ...] = ()
 
@@ -366,6 +368,7 @@ class KernelRow(RecordedRow):
             bytes=float(facts["bytes"]),
             percent_of_copy_bandwidth=float(facts["percent_of_copy_bandwidth"]),
             stage=None if stage is None else int(stage),
+            layer=str(facts.get("layer", "")),
             copy_bytes_per_second=None if rate is None else float(rate),
             shapes=tuple(tuple(map(int, shape)) for shape in facts.get("shapes", ())),
         )

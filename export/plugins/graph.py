@@ -95,6 +95,7 @@ def _with_ops(network: ClinReadNet, plan: Plan) -> Iterator[ClinReadNet]:
     for name, block in network.named_modules():
         if isinstance(block, Block):
             block.fuses_attention, block.fuses_mlp = name in attention, name in mlp
+            block.fuses_linear = False
             called = name in attention or f"{name}.attention" in windows
             block.attention.kernels = "triton" if called else "reference"
             block.kernels = "triton" if name in mlp else "reference"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from clinreadnet.errors import InputError
 
 PLUGIN_OPS = ("sobel_stem", "window_attention", "attention_block", "mlp")
-"""Ops whose kernels can stand inside an engine."""
+"""Ops whose kernels can stand inside an engine; not fused_linear: TensorRT fuses linear layers."""
 
 ALL = "all"
 """Instead of ops: every op that can be one."""

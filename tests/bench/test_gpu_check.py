@@ -360,12 +360,15 @@ def counted_ceiling(capability: int, dtype: str) -> float:
         pytest.param("attention_block", 1, "NVIDIA A100-SXM4-40GB", True, id="a100"),
         pytest.param("mlp", 1, "NVIDIA L40S", False, id="a GPU whose name only starts the same"),
         pytest.param("mlp", 3, "NVIDIA L4", False, id="channels that are not fused"),
+        pytest.param("fused_linear fc1", 3, "NVIDIA L4", True, id="a layer"),
+        pytest.param("fused_linear fc1", 2, "NVIDIA L4", False, id="a layer of a fused half"),
     ],
 )
 def test_predictions_are_of_counted_kernels_on_counted_gpus(
     op: str, stage: int | None, gpu: str, known: bool
 ) -> None:
-    assert (issue_ceiling(op, stage, "float16", gpu) is not None) == known
+    name, _, layer = op.partition(" ")
+    assert (issue_ceiling(name, stage, "float16", gpu, layer) is not None) == known
 
 
 def test_targets_speak_of_ops_that_there_are() -> None:
@@ -406,6 +409,7 @@ def test_targets_take_the_worst_of_what_they_speak_of(
         ["3.00 ×", "not measured", "", ""],
         ["70 %", "71 %", "reached", link],
         ["2.00 ×", "1.50 ×", "missed", link],
+        ["1.00 ×", "not measured", "", ""],
         ["1.00 ×", "not measured", "", ""],
         ["1.00 ×", "not measured", "", ""],
         ["1.50 ×", "2.00 ×", "reached", link],

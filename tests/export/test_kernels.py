@@ -52,6 +52,8 @@ def kernels(folder: Path) -> list[dict[str, Any]]:
 def test_every_kernel_of_the_network_is_there(folder: Path, kernels: list[dict[str, Any]]) -> None:
     both = ("sobel_stem", "window_attention_shift0", "window_attention_shift4", "mlp_48", "mlp_96")
     half = tuple(f"attention_block_{c}_shift{shift}" for c in (48, 96) for shift in (0, 4))
+    parts = ("qkv", "projection", "fc1", "fc2")
+    half += tuple(f"fused_linear_{part}_{c}" for c in (192, 384) for part in parts)
     expected = {
         f"{name}.{precision}.sm90.{kind}"
         for precision, names in (("fp32", both), ("fp16", both + half))
@@ -71,6 +73,9 @@ def test_every_kernel_of_the_network_is_there(folder: Path, kernels: list[dict[s
     fused = {k["name"]: k for k in kernels if k["name"].startswith("attention_block")}
     layers = [use["layer"] for kernel in fused.values() for use in kernel["uses"]]
     assert sorted(layers) == ["stages.0.0", "stages.0.1", "stages.1.1", "stages.1.2"]
+    (linear,) = (k for k in kernels if k["file"] == "fused_linear_fc1_192.fp16.sm90.ptx")
+    layers = [use["layer"] for use in linear["uses"]]
+    assert layers == [f"stages.2.{number}" for number in range(1, 7)]
 
 
 def test_entries_are_symbols_of_the_machine_code(
@@ -131,11 +136,18 @@ def mlp_arguments(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
     return tuple(torch.zeros(shape, dtype=dtype) for shape in shapes)
 
 
+def fused_linear_arguments(dtype: torch.dtype) -> tuple[torch.Tensor | None, ...]:
+    x, residual = torch.zeros(3, 5, 7, 768, dtype=dtype), torch.zeros(3, 5, 7, 192, dtype=dtype)
+    layer = torch.zeros(192, 768, dtype=dtype), torch.zeros(192, dtype=dtype)
+    return x, *layer, None, None, residual
+
+
 ARGUMENTS = {
     "sobel_stem": stem_arguments,
     "window_attention": attention_arguments,
     "attention_block": attention_block_arguments,
     "mlp": mlp_arguments,
+    "fused_linear": fused_linear_arguments,
 }
 WINDOWED = {"window": 8, "shift": 4}
 
@@ -150,6 +162,7 @@ WINDOWED = {"window": 8, "shift": 4}
             ("window_attention_shift4", "window_attention", WINDOWED, ("fp32", "fp16")),
             ("attention_block_96_shift4", "attention_block", WINDOWED | {"eps": 1e-5}, ("fp16",)),
             ("mlp_48", "mlp", {"eps": 1e-5}, ("fp32", "fp16")),
+            ("fused_linear_fc2_192", "fused_linear", {"gelu": False, "eps": 1e-5}, ("fp16",)),
         )
         for precision in precisions
     ],
@@ -176,6 +189,7 @@ def test_a_launch_is_what_the_launcher_does(
     args = ARGUMENTS[op](dtype)
     getattr(module, f"{op}_op")._init_fn(*args, **where)
     ((grid, passed, constants),) = launches
+    passed = tuple(one for one in passed if one is not None)
 
     (kernel,) = (
         k
@@ -184,14 +198,14 @@ def test_a_launch_is_what_the_launcher_does(
     )
     visible = [a for a in kernel["arguments"] if a["value"] is None]
     assert len(visible) == len(passed)
-    sizes = {"B": args[0].shape[0]}
+    sizes = {"B": 3}
     for argument, value in zip(visible, passed, strict=True):
         if isinstance(value, int):
             assert argument["c_type"] == "int32_t"
             sizes[argument["name"]] = value
         else:
             assert str(value.dtype) == f"torch.{argument['element']}"
-    if op == "mlp":
+    if op in ("mlp", "fused_linear"):
         assert sizes["tokens"] == 3 * 5 * 7
     else:
         assert (sizes["H"], sizes["W"]) == ((37, 70) if op == "sobel_stem" else (16, 40))
@@ -205,7 +219,9 @@ def test_a_launch_is_what_the_launcher_does(
             shape = evaluate(f"({argument['shape'].strip('[]')},)")
             assert torch.Size(shape).numel() == value.numel()
     assert kernel["num_warps"] == constants.pop("num_warps")
-    assert kernel["constants"] == constants
+    absent = {name: None for name, one in kernel["constants"].items() if one is None}
+    assert kernel["constants"] == constants | absent
+    assert set(absent) == ({"norm_weight_ptr", "norm_bias_ptr"} if op == "fused_linear" else set())
 
 
 def test_a_kernel_that_spills_is_not_written(

@@ -34,6 +34,11 @@ pytestmark = [
             {"block_m": 32, "block_hidden": 64, "num_warps": 4, "stages": 1},
             id="mlp",
         ),
+        pytest.param(
+            ("fused_linear", "float16", "plain"),
+            {"block_m": 64, "block_n": 32, "block_k": 64, "num_warps": 4, "stages": 1},
+            id="fused-linear",
+        ),
     ],
 )
 def test_candidates_launch_and_wrong_ones_are_dropped(

@@ -111,11 +111,12 @@ def test_shipped_configurations_are_whole(path: Path) -> None:
         dtype: padded for dtype in ("float32", "float16", "bfloat16")
     }
     # The fused kernels are refused before compute capability 8.0.
-    fused = set() if path.stem == "sm-75" else {"attention_block", "mlp"}
+    fused = set() if path.stem == "sm-75" else {"attention_block", "mlp", "fused_linear"}
     assert {op: set(config.get(op, {})) for op in fused} == {
         op: {"float16", "bfloat16"} | ({"float32"} if op == "mlp" else set()) for op in fused
     }
-    assert all(set(sizes) == {"48", "96"} for op in fused for sizes in config[op].values())
+    kinds = dict.fromkeys(fused, {"48", "96"}) | {"fused_linear": {"norm", "plain"}}
+    assert all(set(sizes) == kinds[op] for op in fused for sizes in config[op].values())
     assert set(config) == {
         "gpu", "compute_capability", "sobel_stem", "window_attention", *fused
     }  # fmt: skip
@@ -162,10 +163,15 @@ def test_a_kernel_is_launched_on_the_device_of_its_tensors(
     spec = OPS[op]
     (shape, *_) = spec.compiled
     made = spec.arguments(shape, 1, "float16", torch.device("cpu"))
-    options = spec.options(shape) | ({"eps": 1e-5} if op in ("attention_block", "mlp") else {})
+    schema = getattr(torch.ops.clinreadnet, op).default._schema
+    parameters = [argument.name for argument in schema.arguments]
+    options = spec.options(shape) | ({"eps": 1e-5} if "eps" in parameters else {})
     with FakeTensorMode():
         tensors = [torch.empty(t.shape, dtype=t.dtype, device="cuda:1") for t in made]
-        getattr(module, f"{op}_op")._init_fn(*tensors, **options)
+        positional, named = spec.named(tensors, shape)
+        absent = [name for name in parameters if name not in (*named, *options)]
+        rest = dict.fromkeys(absent[len(positional) :])
+        getattr(module, f"{op}_op")._init_fn(*positional, **named, **rest, **options)
     assert launched == [torch.device("cuda:1")]
     assert current == torch.device("cuda:0")
 

@@ -58,7 +58,7 @@ ROWS: list[Any] = [
     ArrivalRow("onnxruntime-cpu", "fp32", 1, "Server", 2.5, 100, 2.25, 0.25, 0.5, 1.5, "1" * 64),
     OpRow("mlp 1", 1e9, 1e6, 0.5, 0.75, 66.0, "fp32", 1, 20, (0.5, 1.0), 0.1, ("CV 10 %",)),
     KernelRow(
-        "mlp", "float16", 8, "NVIDIA H100", {"kernel": 0.5}, 1e6, 70.0, 2, 1e12, ((1, 48), (48,))
+        "mlp", "float16", 8, "NVIDIA H100", {"kernel": 0.5}, 1e6, 70.0, 2, "fc1", 1e12, ((1, 48),)
     ),
 ]
 

@@ -126,6 +126,28 @@ def mlp_oracle(x: Tensor, *layers: Tensor) -> Tensor:
     return torch.from_numpy(tokens + hidden @ fc2_w.T + fc2_b).reshape(x.shape)
 
 
+def fused_linear_oracle(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    *,
+    gelu: bool,
+) -> Tensor:
+    """x [..., C] and the parameters of ``fused_linear``, float64."""
+    tokens = x.double().numpy().reshape(-1, x.shape[-1])
+    if norm_weight is not None and norm_bias is not None:
+        tokens = layer_norm_oracle(tokens, norm_weight.double().numpy(), norm_bias.double().numpy())
+    out = tokens @ weight.double().numpy().T + bias.double().numpy()
+    if gelu:
+        out = 0.5 * out * (1 + erf(out / math.sqrt(2)))
+    if residual is not None:
+        out = residual.double().numpy().reshape(out.shape) + out
+    return torch.from_numpy(out).reshape(*x.shape[:-1], len(weight))
+
+
 def _layers(generator: torch.Generator, c: int, *shapes: tuple[int, int]) -> list[Tensor]:
     """LayerNorm's weight and bias, then those of linear layers [out, in] with outputs near 1."""
 
@@ -151,3 +173,18 @@ def mlp_inputs(*shape: int, hidden: int) -> list[Tensor]:
     x = torch.randn(*shape, generator=generator, dtype=torch.float64)
     c = shape[-1]
     return [x, *_layers(generator, c, (hidden, c), (c, hidden))]
+
+
+def fused_linear_inputs(
+    *shape: int, outputs: int, norm: bool = False, residual: bool = False
+) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(*shape, generator=generator, dtype=torch.float64)
+    norm_weight, norm_bias, *layer = _layers(generator, shape[-1], (outputs, shape[-1]))
+    found = {"x": x, "weight": layer[0], "bias": layer[1]}
+    if norm:
+        found |= {"norm_weight": norm_weight, "norm_bias": norm_bias}
+    if residual:
+        size = (*shape[:-1], outputs)
+        found["residual"] = torch.randn(*size, generator=generator, dtype=torch.float64)
+    return found

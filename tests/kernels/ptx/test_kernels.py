@@ -31,6 +31,7 @@ from support.ptx.program import Address  # noqa: E402
 from clinreadnet.export.kernels import sources  # noqa: E402
 from clinreadnet.kernels import launch as launching  # noqa: E402
 from clinreadnet.kernels.compile import SHARED_MEMORY  # noqa: E402
+from clinreadnet.kernels.registry import OPS  # noqa: E402
 from clinreadnet.precision import PRECISIONS  # noqa: E402
 
 pytestmark = pytest.mark.compile
@@ -98,7 +99,7 @@ def test_the_networks_reach_every_shipped_configuration(monkeypatch: pytest.Monk
         reached.add((launching.config_file(gpu, capability).name, *keys))
         return whole(gpu, capability, *keys)
 
-    for op in ("sobel_stem", "window_attention", "attention_block", "mlp"):
+    for op in OPS:
         monkeypatch.setattr(f"clinreadnet.kernels.ops.{op}.kernel.launch_config", noted)
     with known_networks():
         for network in NETWORKS:
@@ -161,6 +162,7 @@ MUTATED = [
     ("small", "sm90", "fp16", "window_attention_shift4"),
     ("small", "sm90", "fp16", "attention_block_48_shift4"),
     ("small", "sm90", "fp16", "mlp_48"),
+    ("small", "sm90", "fp16", "fused_linear_qkv_192"),
     ("small", "sm75", "fp16", "window_attention_shift0"),
 ]
 

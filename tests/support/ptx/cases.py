@@ -23,12 +23,19 @@ import torch
 from torch import Tensor
 
 from clinreadnet.export.kernels import export_kernels
-from clinreadnet.kernels import attention_block, mlp, sobel_stem, window_attention
+from clinreadnet.kernels import (
+    attention_block,
+    fused_linear,
+    mlp,
+    sobel_stem,
+    window_attention,
+)
 from clinreadnet.model.network import PRESETS, ClinReadNetConfig
 from clinreadnet.precision import PRECISIONS
 from support.device_arithmetic import arithmetic_of
 from support.oracles import (
     attention_block_inputs,
+    fused_linear_inputs,
     mlp_inputs,
     stem_inputs,
     window_attention_inputs,
@@ -239,9 +246,32 @@ def _mlp(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[Case]:
         )
 
 
+def _fused_linear(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[Case]:
+    norm, residual = ("norm_weight_ptr" not in constants), ("residual_ptr" not in constants)
+    where = {"gelu": constants["GELU"], "impl": "reference"}
+    tiles = {"one-token": 1, "last-tile-in-part": constants["BLOCK_M"] + 7}
+    for name, tokens in tiles.items():
+        made = fused_linear_inputs(
+            tokens,
+            constants["CHANNELS"],
+            outputs=constants["OUTPUTS"],
+            norm=norm,
+            residual=residual,
+        )
+        tensors = {key: one.to(dtype) for key, one in (made | {"x": uneven(made["x"])}).items()}
+        yield Case(
+            name,
+            tensors,
+            {"tokens": tokens},
+            fused_linear(**tensors, **where),
+            fused_linear(**{key: one.double() for key, one in tensors.items()}, **where),
+        )
+
+
 _MAKERS = {
     "sobel_stem": _stem,
     "window_attention": _attention,
     "attention_block": _attention_block,
     "mlp": _mlp,
+    "fused_linear": _fused_linear,
 }

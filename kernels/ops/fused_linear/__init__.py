@@ -1,0 +1,1 @@
+"""A linear layer in one launch with the LayerNorm, GELU and residual around it."""

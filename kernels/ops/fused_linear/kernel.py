@@ -1,0 +1,190 @@
+"""A linear layer with what surrounds it in one launch. x [..., C] -> out [..., N].
+
+out = [residual +] [GELU]([LayerNorm](x) @ W^T + b), each part in brackets optional
+
+A program owns BLOCK_M tokens and BLOCK_N outputs, and loops over the channels in chunks. With
+LayerNorm it reads its tokens twice: first for the mean and the inverse deviation, then, from the
+cache, to normalise each chunk and multiply it. Products are in the dtype of x, accumulated in
+float32; LayerNorm, bias, GELU and residual are float32. Rounded to the dtype of x: the normalised
+tokens and the output. GELU is approximate, with the error that
+`clinreadnet.kernels.ops.gelu.kernel` states.
+Limits: C and N multiples of 32, so that only tokens need a mask; float16/bfloat16.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.library import triton_op
+
+from clinreadnet.kernels.dispatch import INTERPRETED, differentiate_as, wrap_triton
+from clinreadnet.kernels.grid import Size, ceil_div
+from clinreadnet.kernels.launch import device_of, gpu_of, launch_config
+from clinreadnet.kernels.ops.fused_linear.reference import fused_linear_reference
+from clinreadnet.kernels.ops.gelu.kernel import gelu as approximate_gelu
+
+
+@dataclass(frozen=True)
+class FusedLinearConfig:
+    """Launch configuration of the kernel."""
+
+    block_m: int
+    """Tokens of a program; a power of two, 16 at least."""
+    block_n: int
+    """Outputs of a program at most; a power of two, 16 at least."""
+    block_k: int
+    """Channels of a chunk at most; a power of two, 16 at least."""
+    num_warps: int
+    stages: int
+    """Chunks that are on the chip at once: above 1, the next ones load meanwhile."""
+    precision: str = "tf32x3"
+    """Not used by half-precision products."""
+
+
+@triton.jit
+def _fused_linear_fwd_kernel(
+    x_ptr,
+    weight_ptr,
+    bias_ptr,
+    norm_weight_ptr,
+    norm_bias_ptr,
+    residual_ptr,
+    tokens,
+    out_ptr,
+    CHANNELS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    GELU: tl.constexpr,
+    EPS: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    # Neighbouring programs share their tokens, which then come from the L2 cache. It holds all
+    # weights, so their order does not matter.
+    program = tl.program_id(0)
+    m = (program // (OUTPUTS // BLOCK_N)).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = program % (OUTPUTS // BLOCK_N) * BLOCK_N + tl.arange(0, BLOCK_N)
+    k = tl.arange(0, BLOCK_K)
+    # Rows past the last token repeat it and are not stored.
+    row = tl.minimum(m, tokens - 1)
+    x_ptrs = x_ptr + row[:, None] * CHANNELS + k[None, :]  # [BLOCK_M, BLOCK_K]
+    w_ptrs = weight_ptr + n[None, :] * CHANNELS + k[:, None]  # [BLOCK_K, BLOCK_N]
+
+    if norm_weight_ptr is not None:
+        # A token differs from its mean by at most sqrt(C - 1) deviations, so sums of differences
+        # from its first channel lose at most a factor of C to cancellation.
+        first = tl.load(x_ptr + row * CHANNELS).to(tl.float32)
+        total = tl.zeros((BLOCK_M, BLOCK_K), tl.float32)
+        squares = tl.zeros((BLOCK_M, BLOCK_K), tl.float32)
+        for start in tl.static_range(0, CHANNELS, BLOCK_K):  # unrolled: all loads at once
+            difference = tl.load(x_ptrs + start).to(tl.float32) - first[:, None]
+            total += difference
+            squares += difference * difference
+        shift = tl.sum(total, axis=1) / CHANNELS
+        variance = tl.maximum(tl.sum(squares, axis=1) / CHANNELS - shift * shift, 0.0)
+        mean = first + shift
+        scale = 1.0 / tl.sqrt_rn(variance + EPS)
+
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for start in tl.range(0, CHANNELS, BLOCK_K, num_stages=STAGES):
+        x = tl.load(x_ptrs + start)
+        if norm_weight_ptr is not None:
+            weight = tl.load(norm_weight_ptr + start + k).to(tl.float32)
+            bias = tl.load(norm_bias_ptr + start + k).to(tl.float32)
+            y = (x.to(tl.float32) - mean[:, None]) * scale[:, None]
+            x = (y * weight[None, :] + bias[None, :]).to(x.dtype)
+        acc = tl.dot(x, tl.load(w_ptrs + start), acc)
+
+    acc += tl.load(bias_ptr + n).to(tl.float32)[None, :]
+    if GELU:
+        acc = approximate_gelu(acc, False)
+    offset = row[:, None] * OUTPUTS + n[None, :]
+    if residual_ptr is not None:
+        acc += tl.load(residual_ptr + offset)
+    tl.store(out_ptr + offset, acc.to(out_ptr.dtype.element_ty), mask=(m < tokens)[:, None])
+
+
+def fused_linear_constants(
+    channels: int, outputs: int, gelu: bool, eps: float, config: FusedLinearConfig
+) -> dict[str, Any]:
+    """Compile-time arguments of the kernel; its tiles divide the layer."""
+    return {
+        "CHANNELS": channels,
+        "OUTPUTS": outputs,
+        "GELU": gelu,
+        "EPS": eps,
+        "BLOCK_M": config.block_m,
+        "BLOCK_N": math.gcd(config.block_n, outputs),
+        "BLOCK_K": math.gcd(config.block_k, channels),
+        "STAGES": config.stages,
+    }
+
+
+def fused_linear_config(
+    normalised: bool, dtype: torch.dtype, gpu: str, capability: int
+) -> FusedLinearConfig:
+    """Return the launch configuration with or without LayerNorm, for the dtype of x on a GPU."""
+    keys = str(dtype).removeprefix("torch."), "norm" if normalised else "plain"
+    return FusedLinearConfig(**launch_config(gpu, capability, "fused_linear", *keys))
+
+
+def fused_linear_grid(tokens: Size, outputs: int, block_m: int, block_n: int) -> Size:
+    """Return the number of programs of a launch."""
+    return ceil_div(tokens, block_m) * (outputs // block_n)
+
+
+@triton_op("clinreadnet::fused_linear", mutates_args=())
+def fused_linear_op(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    residual: Tensor | None,
+    *,
+    gelu: bool,
+    eps: float,
+) -> Tensor:
+    """The kernel as a torch op, for arguments that ``fused_linear`` has checked."""
+    outputs, channels = weight.shape
+    out = x.new_empty((*x.shape[:-1], outputs))
+    if out.numel() == 0:
+        return out
+    tokens = x.numel() // channels
+    config = fused_linear_config(norm_weight is not None, x.dtype, *gpu_of(x.device))
+    constants = fused_linear_constants(channels, outputs, gelu, eps, config)
+    grid = fused_linear_grid(tokens, outputs, constants["BLOCK_M"], constants["BLOCK_N"])
+    with device_of(x):
+        wrap_triton(_fused_linear_fwd_kernel)[(grid,)](
+            x,
+            weight.contiguous(),
+            bias.contiguous(),
+            None if norm_weight is None else norm_weight.contiguous(),
+            None if norm_bias is None else norm_bias.contiguous(),
+            residual,
+            tokens,
+            out,
+            **constants,
+            num_warps=config.num_warps,
+        )
+    return out
+
+
+# Otherwise the body of the op would be its fake, and tracing would run the interpreted kernel.
+@fused_linear_op.register_fake
+def _(x: Tensor, weight: Tensor, *others: Tensor | None, gelu: bool, eps: float) -> Tensor:
+    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+
+
+if not INTERPRETED:
+    fused_linear_op.register_kernel("cpu", fused_linear_reference)
+
+
+differentiate_as(fused_linear_op, fused_linear_reference)

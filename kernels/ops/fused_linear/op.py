@@ -1,0 +1,111 @@
+"""A linear layer with what surrounds it, fused: the public function.
+
+The mathematics is in ``reference.py``, the limits in ``spec.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from clinreadnet.kernels.dispatch import (
+    Impl,
+    device_obstacle,
+    parameters_obstacle,
+    require,
+    use_triton,
+)
+from clinreadnet.kernels.ops.fused_linear.reference import fused_linear_reference
+from clinreadnet.kernels.ops.fused_linear.spec import LIMITS
+from clinreadnet.kernels.spec import LAYER_NORM_EPS
+
+
+def fused_linear_obstacle(x: Tensor, parameters: Sequence[Tensor]) -> str | None:
+    """Why the kernel cannot take x [..., C] and the ``parameters`` of its layers, or None.
+
+    Args:
+        x: [..., C].
+        parameters: weights and biases of one linear layer or of several, and of their LayerNorm.
+    """
+    widths = {x.shape[-1]}.union(*(parameter.shape for parameter in parameters))
+    reasons = (LIMITS.obstacle_of("x", x, channels=width) for width in sorted(widths))
+    return next(filter(None, reasons), None) or parameters_obstacle(x, parameters)
+
+
+def fused_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    *,
+    residual: Tensor | None = None,
+    gelu: bool = False,
+    eps: float = LAYER_NORM_EPS,
+    impl: Impl = "auto",
+) -> Tensor:
+    """Optional LayerNorm, fully connected, optional exact GELU, optional residual.
+
+    Args:
+        x: [..., C].
+        weight: [N, C].
+        bias: [N].
+        norm_weight: [C], of a LayerNorm before the layer; None for none.
+        norm_bias: [C]; None as ``norm_weight``.
+        residual: [..., N], added at the end; None for none.
+        gelu: whether GELU follows the layer.
+        eps: of the LayerNorm.
+        impl: "auto" (Triton on CUDA tensors within its limits, else the reference), "triton" or
+            "reference"; an explicit choice never falls back. Triton takes a contiguous ``x`` in
+            float16 or bfloat16, the other tensors in that dtype, a contiguous ``residual``,
+            multiples of 32 as C and N, and compute capability 8.0 or later.
+
+    Returns:
+        [..., N], dtype of ``x``.
+
+    Raises:
+        ValueError: other shapes, or "triton" outside its limits.
+    """
+    require(
+        x.ndim >= 1 and weight.ndim == 2,
+        f"fused_linear: x {list(x.shape)}, weight {list(weight.shape)} are not [..., C], [N, C]",
+    )
+    require(
+        (norm_weight is None) == (norm_bias is None),
+        "fused_linear: norm_weight and norm_bias are given together or not at all",
+    )
+    c, outputs = x.shape[-1], weight.shape[0]
+    layers = [weight, bias]
+    wanted = [[outputs, c], [outputs]]
+    if norm_weight is not None and norm_bias is not None:
+        layers += [norm_weight, norm_bias]
+        wanted += [[c], [c]]
+    given = [list(tensor.shape) for tensor in layers]
+    require(
+        given == wanted,
+        f"fused_linear: parameters {given} after x {list(x.shape)} are not {wanted}",
+    )
+    shape = [*x.shape[:-1], outputs]
+    require(
+        residual is None or list(residual.shape) == shape,
+        f"fused_linear: residual {None if residual is None else list(residual.shape)} is not "
+        f"{shape}",
+    )
+
+    def obstacle() -> str | None:
+        if residual is not None and residual.dtype != x.dtype:
+            return f"needs a residual in the dtype of x, {x.dtype}, not {residual.dtype}"
+        if residual is not None and not residual.is_contiguous():
+            return f"needs a contiguous residual, not strides {list(residual.stride())}"
+        return fused_linear_obstacle(x, layers) or device_obstacle(
+            x, *([] if residual is None else [residual])
+        )
+
+    tensors = x, weight, bias, norm_weight, norm_bias, residual
+    if use_triton("fused_linear", impl, x, obstacle):
+        from clinreadnet.kernels.ops.fused_linear.kernel import fused_linear_op
+
+        out: Tensor = fused_linear_op(*tensors, gelu=gelu, eps=eps)
+        return out
+    return fused_linear_reference(*tensors, gelu=gelu, eps=eps)

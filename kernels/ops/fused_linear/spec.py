@@ -1,0 +1,172 @@
+"""The fused linear layer: limits, shapes, work and candidates."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from clinreadnet.kernels.dispatch import DTYPES, Limits
+from clinreadnet.kernels.grid import Formula
+from clinreadnet.kernels.ops.attention_block.spec import ATTENTION_BLOCK
+from clinreadnet.kernels.ops.mlp.spec import MLP
+from clinreadnet.kernels.spec import (
+    LAYER_NORM_EPS,
+    POINTERS,
+    STAGES,
+    Case,
+    KernelSource,
+    LayerShape,
+    NetworkShape,
+    OpSpec,
+    TuningEntry,
+    Work,
+    grouped,
+    layer_parameters,
+    make_case,
+)
+
+LIMITS = Limits(dtypes=("float16", "bfloat16"), capability=80, multiple_of=32)
+
+HALVES = ((ATTENTION_BLOCK, ("qkv", "projection")), (MLP, ("fc1", "fc2")))
+"""The op of each whole half of a block, and the half's linear layers."""
+
+
+def _refused(half: OpSpec, block: LayerShape) -> bool:
+    return half.refusal(LIMITS.capability, LIMITS.dtypes[0], block) is not None
+
+
+def _layers(*blocks: LayerShape) -> Iterator[LayerShape]:
+    """The linear layers of blocks, those of the halves that no other kernel takes as a whole."""
+    for block in blocks:
+        for half, names in HALVES:
+            if _refused(half, block):
+                yield from (replace(block, linear=name) for name in names)
+
+
+def normalises(shape: LayerShape) -> bool:
+    """Whether a LayerNorm precedes the layer; a residual follows all others."""
+    return shape.linear in ("qkv", "fc1")
+
+
+def sides(shape: LayerShape) -> tuple[int, int]:
+    """Return the channels of the layer and its outputs."""
+    c, hidden = shape.channels, shape.hidden
+    return {"qkv": (c, 3 * c), "projection": (c, c), "fc1": (c, hidden), "fc2": (hidden, c)}[
+        shape.linear
+    ]
+
+
+def build(capability: int, dtype: str, shape: LayerShape) -> Case:
+    """The layer with all tensors of one type, without the ones that it has not."""
+    from clinreadnet.kernels.ops.fused_linear import kernel
+
+    normalised = normalises(shape)
+    config = kernel.fused_linear_config(normalised, DTYPES[dtype], "", capability)
+    function = kernel._fused_linear_fwd_kernel
+    missing = ("residual_ptr",) if normalised else ("norm_weight_ptr", "norm_bias_ptr")
+    constants = kernel.fused_linear_constants(
+        *sides(shape), shape.linear == "fc1", LAYER_NORM_EPS, config
+    )
+    return make_case(
+        "fused_linear",
+        capability,
+        function,
+        {name: POINTERS[dtype] for name in function.arg_names if name.endswith("_ptr")},
+        dict.fromkeys(missing) | constants,
+        config.num_warps,
+    )
+
+
+def arguments(
+    shape: LayerShape, batch: int, dtype: str, device: torch.device
+) -> tuple[Tensor, ...]:
+    """Tokens, the parameters of the layer, and those of the LayerNorm or the residual."""
+    c, outputs = sides(shape)
+
+    def tokens(width: int) -> Tensor:
+        return torch.randn(batch, shape.side, shape.side, width, device=device).to(DTYPES[dtype])
+
+    layer = layer_parameters(dtype, device, (outputs, c), (outputs,))
+    if normalises(shape):
+        return tokens(c), *layer, *layer_parameters(dtype, device, (c,), (c,))
+    return tokens(c), *layer, tokens(outputs)
+
+
+def work(shape: LayerShape, batch: int, item: int) -> Work:
+    """[B, S, S, C] to [B, S, S, N], and the residual."""
+    tokens, (c, outputs) = batch * shape.side**2, sides(shape)
+    around = 2 * c if normalises(shape) else tokens * outputs
+    moved = tokens * c + (c + 1) * outputs + tokens * outputs + around
+    return Work(2 * tokens * c * outputs, item * moved)
+
+
+def sources(network: NetworkShape) -> Iterator[KernelSource]:
+    """One kernel for the same layer of all blocks of the same channels."""
+    from clinreadnet.kernels.ops.fused_linear.kernel import fused_linear_grid
+
+    def key(layer: LayerShape) -> tuple[str, int, int]:
+        return layer.linear, layer.channels, layer.hidden
+
+    for layers in grouped(list(_layers(*network.blocks)), key):
+        c, outputs = sides(layers[0])
+
+        def grid(case: Case, outputs: int = outputs) -> Formula:
+            blocks = case.constants["BLOCK_M"], case.constants["BLOCK_N"]
+            return fused_linear_grid(Formula("tokens"), outputs, *blocks)
+
+        yield KernelSource(
+            name=f"fused_linear_{layers[0].linear}_{layers[0].channels}",
+            shape=layers[0],
+            grid=grid,
+            shapes={
+                "x": f"[tokens, {c}]",
+                "weight": f"[{outputs}, {c}]",
+                "bias": f"[{outputs}]",
+                "norm_weight": f"[{c}]",
+                "norm_bias": f"[{c}]",
+                "residual": f"[tokens, {outputs}]",
+                "out": f"[tokens, {outputs}]",
+            },
+            uses=tuple({"layer": layer.name, "tokens": layer.side**2} for layer in layers),
+        )
+
+
+_STAGES = tuple(replace(layer, name=f"{layer.name} {layer.linear}") for layer in _layers(*STAGES))
+
+
+def tuning(dtype: str, kind: str) -> TuningEntry:
+    """The layers of the preset `small` with or without LayerNorm."""
+    shapes = [layer for layer in _STAGES if normalises(layer) == (kind == "norm")]
+    tiles = itertools.product((32, 64, 128), (32, 64, 128), (32, 64), (4, 8), (1, 2, 3))
+    return TuningEntry(
+        candidates=tuple(
+            {"block_m": m, "block_n": n, "block_k": k, "num_warps": warps, "stages": stages}
+            for m, n, k, warps, stages in tiles
+            # On sm_90 products of 64 tokens are asynchronous. Triton reads normalised tokens from
+            # registers then, and with a second stage writes the next ones into them meanwhile.
+            if kind == "plain" or m < 64 or stages == 1
+        ),
+        compiled=tuple((dtype, shape) for shape in shapes),
+        timed=tuple((shape.name, dtype, shape) for shape in shapes),
+    )
+
+
+FUSED_LINEAR = OpSpec(
+    name="fused_linear",
+    decides="x",
+    limits=LIMITS,
+    compiled=_STAGES[2:3],
+    extremes=(),
+    benched=_STAGES,
+    build=build,
+    arguments=arguments,
+    options=lambda shape: {"gelu": shape.linear == "fc1"},
+    work=work,
+    sources=sources,
+    tuning=tuning,
+    keywords=lambda shape: () if normalises(shape) else ("residual",),
+)

@@ -1,0 +1,226 @@
+"""The Triton kernel against the float64 oracle, in the interpreter or on a GPU."""
+
+import importlib.util
+from typing import Any
+
+import pytest
+import torch
+from support.oracles import fused_linear_inputs, fused_linear_oracle
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from clinreadnet.kernels import fused_linear
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="triton is not installed"
+)
+DEVICES = [
+    pytest.param("cpu", marks=pytest.mark.interpret, id="interpreter"),
+    pytest.param("cuda", marks=pytest.mark.gpu, id="gpu"),
+]
+DTYPES = [
+    pytest.param(dtype, id=str(dtype).removeprefix("torch."))
+    for dtype in (torch.float16, torch.bfloat16)
+]
+NAMES = "x weight bias norm_weight norm_bias residual".split()
+PARTS = [
+    pytest.param({}, False, id="linear"),
+    pytest.param({"norm": True}, False, id="qkv"),
+    pytest.param({"residual": True}, False, id="projection"),
+    pytest.param({"norm": True}, True, id="fc1"),
+    pytest.param({"norm": True, "residual": True}, True, id="all"),
+]
+
+
+def inputs(
+    *shape: int, outputs: int, dtype: torch.dtype = torch.float16, device: str = "cpu", **parts: Any
+) -> dict[str, Tensor]:
+    made = fused_linear_inputs(*shape, outputs=outputs, **parts)
+    return {name: tensor.to(device, dtype) for name, tensor in made.items()}
+
+
+def on(device: str, args: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.to(device) for name, tensor in args.items()}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("parts", "gelu"), PARTS)
+@pytest.mark.parametrize(
+    ("shape", "outputs"),
+    [
+        pytest.param((1, 32), 96, id="one-token"),
+        pytest.param((3, 5, 9, 96), 160, id="last-tile-in-part-and-narrow-tiles"),
+        pytest.param((2, 64, 192), 256, id="whole-tiles"),
+    ],
+)
+def test_within_budget(
+    poisoned,
+    within_budget,
+    count_launches,
+    device: str,
+    dtype: torch.dtype,
+    parts: dict[str, bool],
+    gelu: bool,
+    shape: tuple[int, ...],
+    outputs: int,
+) -> None:
+    if device == "cpu" and dtype == torch.bfloat16:
+        pytest.skip("the interpreter computes wrong bfloat16 products")
+    from clinreadnet.kernels.ops.fused_linear import kernel as fused_linear_triton
+
+    launches = count_launches(fused_linear_triton)
+    args = inputs(*shape, outputs=outputs, dtype=dtype, **parts)
+    expected = fused_linear_oracle(**args, gelu=gelu)
+    actual = fused_linear(**on(device, args), gelu=gelu, impl="triton")
+    assert len(launches) == 1
+    reference = fused_linear(**args, gelu=gelu, impl="reference")
+    within_budget(actual, reference, expected)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    ("name", "channels", "value"),
+    [
+        pytest.param("x", slice(None), 0.7, id="constant-input"),
+        pytest.param("x", slice(None), 6e4, id="constant-near-the-largest-half"),
+        pytest.param("x", slice(1), 6e4, id="first-channel-far-from-the-mean"),
+        pytest.param("x", slice(1, None), 6e4, id="all-but-the-first-far-away"),
+        pytest.param("bias", slice(None), 1e4, id="huge-output"),
+        pytest.param("bias", slice(None), -1e4, id="dead-output"),
+    ],
+)
+def test_extremes(
+    poisoned, within_budget, device: str, name: str, channels: slice, value: float
+) -> None:
+    """The variance comes from differences to the first channel, whose squares are huge here."""
+    args = inputs(5, 192, outputs=64, norm=True, residual=True)
+    args[name][..., channels] = value
+    expected = fused_linear_oracle(**args, gelu=True)
+    actual = fused_linear(**on(device, args), gelu=True, impl="triton")
+    assert actual.isfinite().all()
+    within_budget(actual, fused_linear(**args, gelu=True, impl="reference"), expected)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_eps_reaches_the_kernel(device: str) -> None:
+    args = inputs(5, 32, outputs=32, norm=True, device=device)
+    out = fused_linear(**args, eps=1.0, impl="triton")
+    expected = fused_linear(**args, eps=1.0, impl="reference")
+    torch.testing.assert_close(out, expected, rtol=4e-3, atol=4e-3)
+    assert not torch.allclose(out, fused_linear(**args, impl="triton"), rtol=4e-2, atol=4e-2)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_parameters_may_have_any_strides(device: str) -> None:
+    args = inputs(5, 32, outputs=96, norm=True, device=device)
+    expected = fused_linear(**args, impl="triton")
+    args["weight"] = args["weight"].t().contiguous().t()
+    for name in ("bias", "norm_weight", "norm_bias"):
+        args[name] = args[name].repeat_interleave(2)[::2]
+    assert torch.equal(fused_linear(**args, impl="triton"), expected)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    ("parts", "needed"),
+    [
+        pytest.param({"norm": True, "residual": True}, None, id="all"),
+        pytest.param({"residual": True}, ["x", "residual"], id="without-norm"),
+        pytest.param({"norm": True}, ["weight", "norm_bias"], id="some"),
+    ],
+)
+def test_gradients_are_the_references(
+    device: str, parts: dict[str, bool], needed: list[str] | None
+) -> None:
+    def gradients(impl: str) -> dict[str, Tensor | None]:
+        args = inputs(3, 5, 32, outputs=64, device=device, **parts)
+        for name, tensor in args.items():
+            tensor.requires_grad_(needed is None or name in needed)
+        out = fused_linear(**args, gelu=True, impl=impl)
+        out.backward(torch.linspace(-1, 1, out.numel(), device=device).reshape(out.shape).half())
+        return {name: tensor.grad for name, tensor in args.items()}
+
+    ours, theirs = gradients("triton"), gradients("reference")
+    for name, expected in theirs.items():
+        assert (ours[name] is None) == (expected is None) == (name not in (needed or theirs))
+        if expected is not None:
+            torch.testing.assert_close(ours[name], expected)
+
+
+@pytest.mark.interpret
+def test_empty_batch() -> None:
+    args = inputs(0, 4, 32, outputs=64, norm=True, residual=True)
+    assert fused_linear(**args, impl="triton").shape == (0, 4, 64)
+
+
+@pytest.mark.interpret
+@pytest.mark.parametrize(("parts", "gelu"), PARTS[1:4])
+def test_registrations_agree(parts: dict[str, bool], gelu: bool) -> None:
+    from clinreadnet.kernels.ops.fused_linear.kernel import fused_linear_op
+
+    args = inputs(3, 5, 32, outputs=64, **parts)
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    for x in (args["x"], args["x"].clone().requires_grad_()):
+        tensors = [(args | {"x": x}).get(name) for name in NAMES]
+        constants = {"gelu": gelu, "eps": 1e-5}
+        torch.library.opcheck(fused_linear_op, tensors, constants, test_utils=checks)
+
+
+def test_the_op_on_the_cpu_is_the_reference() -> None:
+    from clinreadnet.kernels.ops.fused_linear.kernel import fused_linear_op
+
+    args = inputs(3, 5, 32, outputs=64, norm=True, residual=True)
+    expected = fused_linear(**args, gelu=True, impl="reference")
+    assert torch.equal(fused_linear_op(**args, gelu=True, eps=1e-5), expected)
+
+
+@pytest.mark.parametrize(
+    ("channels", "outputs", "change", "message"),
+    [
+        pytest.param(32, 32, {}, "needs CUDA tensors, not cpu", id="cpu"),
+        pytest.param(
+            32,
+            32,
+            {"x": torch.float32, "residual": torch.float32},
+            "float16 or bfloat16, not torch.float32",
+            id="float32",
+        ),
+        pytest.param(
+            32,
+            32,
+            {"bias": torch.float32},
+            "in the dtype of x, torch.float16, not torch.float16, torch.float32",
+            id="mixed",
+        ),
+        pytest.param(32, 32, {"x": None}, "contiguous x", id="transposed"),
+        pytest.param(
+            32,
+            32,
+            {"residual": torch.bfloat16},
+            "a residual in the dtype of x, torch.float16, not torch.bfloat16",
+            id="mixed-residual",
+        ),
+        pytest.param(32, 32, {"residual": None}, "contiguous residual", id="transposed-residual"),
+        pytest.param(48, 32, {}, "multiple of 32 as channels, not 48", id="channels"),
+        pytest.param(32, 80, {}, "multiple of 32 as channels, not 80", id="outputs"),
+    ],
+)
+def test_triton_outside_its_limits_is_refused(
+    channels: int, outputs: int, change: dict[str, torch.dtype | None], message: str
+) -> None:
+    args = inputs(2, 2, channels, outputs=outputs, norm=True, residual=True)
+    for name, dtype in change.items():
+        args[name] = args[name].transpose(0, 1) if dtype is None else args[name].to(dtype)
+    with pytest.raises(ValueError, match=message):
+        fused_linear(**args, impl="triton")
+
+
+def test_refused_before_compute_capability_8(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clinreadnet.kernels.dispatch.gpu_of", lambda device: ("T4", 75))
+    made = inputs(5, 32, outputs=32)
+    with FakeTensorMode():
+        args = {k: torch.empty(t.shape, dtype=t.dtype, device="cuda") for k, t in made.items()}
+        with pytest.raises(ValueError, match="needs compute capability 8.0 or later, not 7.5"):
+            fused_linear(**args, impl="triton")
+        assert fused_linear(**args).shape == (5, 32)

@@ -1,0 +1,39 @@
+"""The reference against the float64 oracle, and what the public function refuses."""
+
+import pytest
+import torch
+from support.oracles import fused_linear_inputs, fused_linear_oracle
+
+from clinreadnet.kernels import fused_linear
+
+
+@pytest.mark.parametrize("gelu", [False, True], ids=["linear", "gelu"])
+@pytest.mark.parametrize("norm", [False, True], ids=["plain", "norm"])
+@pytest.mark.parametrize("residual", [False, True], ids=["alone", "residual"])
+@pytest.mark.parametrize("shape", [(1, 48), (3, 2, 5, 6)], ids=["one-token", "odd-batch"])
+def test_equals_the_oracle(shape: tuple[int, ...], residual: bool, norm: bool, gelu: bool) -> None:
+    args = fused_linear_inputs(*shape, outputs=20, norm=norm, residual=residual)
+    expected = fused_linear_oracle(**args, gelu=gelu)
+    torch.testing.assert_close(fused_linear(**args, gelu=gelu), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param({"x": ()}, r"are not \[..., C\]", id="scalar"),
+        pytest.param({"x": (2, 9)}, r"x \[2, 9\] are not", id="channels"),
+        pytest.param({"weight": (20,)}, r"\[N, C\]", id="vector"),
+        pytest.param({"weight": (8, 20)}, r"\[8, 20\].* are not .*\[8, 8\]", id="transposed"),
+        pytest.param({"bias": (8,)}, r"\[8\].* are not .*\[20\]", id="bias"),
+        pytest.param({"norm_bias": (20,)}, r"\[20\]\] after .* are not", id="norm"),
+        pytest.param({"norm_weight": None}, "given together or not at all", id="half-a-norm"),
+        pytest.param({"residual": (2, 8)}, r"residual \[2, 8\] is not \[2, 20\]", id="residual"),
+        pytest.param({"impl": "cuda"}, "impl='cuda'", id="implementation"),
+    ],
+)
+def test_bad_arguments(change: dict, message: str) -> None:
+    kwargs: dict = fused_linear_inputs(2, 8, outputs=20, norm=True, residual=True)
+    for name, value in change.items():
+        kwargs[name] = torch.zeros(value) if isinstance(value, tuple) else value
+    with pytest.raises(ValueError, match="fused_linear: .*" + message):
+        fused_linear(**kwargs)
