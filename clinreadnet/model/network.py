@@ -125,15 +125,7 @@ class Block(nn.Module):
         """[B, H, W, C] -> [B, H, W, C]."""
         if self.attends:
             x = self._attend(x)
-        layers = [*self.norm2.parameters(), *self.mlp.parameters()]
-        if self.fuses_mlp and mlp_obstacle(x, layers) is None:
-            return mlp(x, *layers, eps=self.norm2.eps, impl=self.kernels)
-        if self.fuses_linear and fused_linear_obstacle(x, layers) is None:
-            norm, fc1, fc2 = layers[:2], layers[2:4], layers[4:]
-            eps, kernels = self.norm2.eps, self.kernels
-            hidden = fused_linear(x, *fc1, *norm, gelu=True, eps=eps, impl=kernels)
-            return fused_linear(hidden, *fc2, residual=x, impl=kernels)
-        return x + self.mlp(self.norm2(x))
+        return self._mix(x)
 
     @torch.no_grad()
     def damp(self) -> None:
@@ -148,6 +140,17 @@ class Block(nn.Module):
         if self.fuses_linear and self.attention.fused_linears_obstacle(x, self.norm1) is None:
             return self.attention.fused_linears(x, self.norm1)
         return x + self.attention(self.norm1(x))
+
+    def _mix(self, x: Tensor) -> Tensor:
+        layers = [*self.norm2.parameters(), *self.mlp.parameters()]
+        if self.fuses_mlp and mlp_obstacle(x, layers) is None:
+            return mlp(x, *layers, eps=self.norm2.eps, impl=self.kernels)
+        if self.fuses_linear and fused_linear_obstacle(x, layers) is None:
+            norm, fc1, fc2 = layers[:2], layers[2:4], layers[4:]
+            eps, kernels = self.norm2.eps, self.kernels
+            hidden = fused_linear(x, *fc1, *norm, gelu=True, eps=eps, impl=kernels)
+            return fused_linear(hidden, *fc2, residual=x, impl=kernels)
+        return x + self.mlp(self.norm2(x))
 
 
 class PatchMerging(nn.Module):
