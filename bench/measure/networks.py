@@ -53,6 +53,7 @@ class Candidate:
         open: loads it for a batch; returns a function from slices to outputs, both in host memory.
         bind: loads it on the GPU; returns a function that runs on slices at a fixed address there.
             None if the backend does not support this.
+        largest: most slices of one run; None without a limit.
     """
 
     name: str
@@ -61,9 +62,12 @@ class Candidate:
     artifact: str | None
     open: Callable[[int], BatchRunner] = field(repr=False)
     bind: Callable[[Any], Enqueue] | None = field(default=None, repr=False)
+    largest: int | None = None
 
     def runs(self, batch: int) -> bool:
         """Whether this batch is measured."""
+        if self.largest is not None and batch > self.largest:
+            return False
         return self.name not in ("torch-compile", "torch-triton") or batch in COMPILED_BATCHES
 
     @property
@@ -276,7 +280,10 @@ def _backends(
                 bind = functools.partial(
                     _bind_onnxruntime, read_listed(bundle, artifact), manifest.output_names
                 )
-            candidates.append(Candidate(backend, precision, "artifact", artifact.file, make, bind))
+            largest = artifact.batch.max
+            candidates.append(
+                Candidate(backend, precision, "artifact", artifact.file, make, bind, largest)
+            )
 
 
 def _bind_onnxruntime(model: bytes, outputs: Sequence[str], x: Any) -> Enqueue:
