@@ -53,7 +53,6 @@ class Candidate:
         open: loads it for a batch; returns a function from slices to outputs, both in host memory.
         bind: loads it on the GPU; returns a function that runs on slices at a fixed address there.
             None if the backend does not support this.
-        largest: most slices of one run; None without a limit.
     """
 
     name: str
@@ -62,12 +61,9 @@ class Candidate:
     artifact: str | None
     open: Callable[[int], BatchRunner] = field(repr=False)
     bind: Callable[[Any], Enqueue] | None = field(default=None, repr=False)
-    largest: int | None = None
 
     def runs(self, batch: int) -> bool:
         """Whether this batch is measured."""
-        if self.largest is not None and batch > self.largest:
-            return False
         return self.name not in ("torch-compile", "torch-triton") or batch in COMPILED_BATCHES
 
     @property
@@ -280,10 +276,7 @@ def _backends(
                 bind = functools.partial(
                     _bind_onnxruntime, read_listed(bundle, artifact), manifest.output_names
                 )
-            largest = artifact.batch.max
-            candidates.append(
-                Candidate(backend, precision, "artifact", artifact.file, make, bind, largest)
-            )
+            candidates.append(Candidate(backend, precision, "artifact", artifact.file, make, bind))
 
 
 def _bind_onnxruntime(model: bytes, outputs: Sequence[str], x: Any) -> Enqueue:
