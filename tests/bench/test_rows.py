@@ -16,6 +16,7 @@ from support.tiny_bundle import make_graph, reference, write_bundle
 
 from bench import check
 from clinreadnet.errors import InputError
+from clinreadnet.precision import PRECISIONS
 from clinreadnet.report.results import read_run
 from clinreadnet.report.rows import BenchRow
 from clinreadnet.runtime.bundle.manifest import digest, load_manifest, write_manifest
@@ -147,6 +148,28 @@ def test_a_candidate_that_is_wrong_at_one_batch_is_not_timed_there(
         assert set(found.rows) == timed
         said = found.failed.get("bad-fp32", "")
         assert ("bad-fp32 is not timed at batch 8: score is off by" in said) == (batch == 8)
+
+
+@pytest.mark.parametrize(("role", "timed"), [("artifact", True), ("peer", False)])
+def test_a_peer_is_held_to_the_budget_itself(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, role: str, timed: bool
+) -> None:
+    """Verification holds artifacts to it; here they have the slack of few slices."""
+    from bench.measure import groups, networks
+    from bench.measure.timing import QUICK
+
+    def run(hu: Any) -> Any:
+        outputs = reference(hu[:, 0])
+        outputs["score"] *= 1 + 1.5 * PRECISIONS["fp32"].budget
+        return outputs
+
+    monkeypatch.setattr(groups, "measure_rates", lambda: {"copy": 1e10, "fp32": 1e11})
+    candidate = networks.Candidate("one", "fp32", role, None, lambda batch: run)
+    found = groups.measure_group(
+        [candidate], batch=1, clock="host", bundle=bundle, timing=QUICK, nvml=None
+    )
+    assert ("one-fp32" in found.rows) == timed
+    assert ("one-fp32 is not timed at batch 1" in found.failed.get("one-fp32", "")) != timed
 
 
 def test_the_baseline_is_the_fastest_peer_that_is_at_least_as_exact() -> None:
