@@ -317,7 +317,7 @@ def _known(
 
 def _check_fits(what: str, taken: Resources, capability: int) -> None:
     limit = SHARED_MEMORY[capability] * 1024
-    if taken.stack or taken.shared > limit:
+    if taken.spills or taken.shared > limit:
         raise CheckFailed(
             f"{what}: spills {taken.stack} bytes and takes {taken.shared} of {limit} bytes of "
             "shared memory; its launch configuration does not suit this target"

@@ -23,6 +23,10 @@ SHARED_MEMORY = {75: 64, 80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
 """KiB of shared memory that one block can use, by compute capability (CUDA programming guide,
 "technical specifications per compute capability")."""
 
+MOST_SPILLED = 0 if tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 7) else 16
+"""Bytes that a thread may spill: none with the assembler of Triton 3.7; that of Triton 3.6 puts two
+to four registers of some shipped kernels into memory."""
+
 POINTER_ALIGNMENT = 16
 """Assumed alignment of the address of each tensor, in bytes."""
 
@@ -37,6 +41,11 @@ class Resources:
     """Local memory of a thread in bytes: spilled registers, since no kernel has arrays."""
     shared: int
     """Shared memory of a block in bytes."""
+
+    @property
+    def spills(self) -> bool:
+        """Whether more registers are in memory than may be."""
+        return self.stack > MOST_SPILLED
 
 
 def compiled(case: Case, ptx_version: int | None = None) -> Any:

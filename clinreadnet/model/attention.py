@@ -30,8 +30,11 @@ class LayerNorm(nn.LayerNorm):
     def forward(self, x: Tensor) -> Tensor:
         """[..., C] -> [..., C]."""
         # PyTorch's kernels compute the statistics of 16-bit tensors in float32. Exporters do not
-        # promise that, so the graphs that they trace say it.
-        if torch.compiler.is_exporting() or x.dtype != self.weight.dtype:
+        # promise that, so the graphs that they trace say it. (In torch 2.11 `torch.compile` says
+        # that it exports.)
+        compiler = torch.compiler
+        exporting = compiler.is_exporting() and not compiler.is_dynamo_compiling()
+        if exporting or x.dtype != self.weight.dtype:
             return layer_norm_reference(x, self.weight, self.bias, self.eps)
         y = nn.functional.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
         return y.to(x.dtype)  # autocast widens it

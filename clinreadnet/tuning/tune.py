@@ -111,7 +111,7 @@ def compile_obstacle(cases: Sequence[Case]) -> str | None:
             taken = resources(case)
         except Exception as error:  # any error of the compiler excludes the candidate
             return f"does not compile: {first_line(error)}"
-        if taken.stack:
+        if taken.spills:
             return f"spills {taken.stack} bytes"
         limit = SHARED_MEMORY[_nearest(case.capability)] * 1024
         if taken.shared > limit:
