@@ -332,13 +332,15 @@ class Session:
         golden(SELF_TEST_SLICES)  # a damaged file is the bundle's fault, not a backend's
         failure: CheckFailed | BackendError | None = None
         failed = ""
-        working: dict[str, _Working] = {}
+        best: _Working | None = None
+        chosen = ""
+        seconds: dict[str, float] = {}
         closest: tuple[float, str] | None = None
         tried = self._tried(ladder, options, every_precision=budget is not None)
         try:
             for title, (name, wanted) in tried.items():
                 try:
-                    working[title] = self._open(name, wanted, golden, timed=fastest, budget=budget)
+                    one = self._open(name, wanted, golden, timed=fastest, budget=budget)
                 except Untrusted:
                     raise
                 except _OverBudget as over:
@@ -352,32 +354,37 @@ class Session:
                     if failure is None and not isinstance(error, InputError):
                         failure, failed = error, title
                     continue
+                seconds[title] = one.seconds
+                slower = one if best is not None and best.seconds <= one.seconds else best
+                if slower is not None:
+                    slower.loaded.backend.close()
+                if slower is not one:
+                    best, chosen = one, title
                 if not fastest:
                     break
         except BaseException:
-            for one in working.values():
-                one.loaded.backend.close()
+            if best is not None:
+                best.loaded.backend.close()
             raise
-        if not working and closest is not None:
+        if best is None and closest is not None:
             raise InputError(
                 f"{self.bundle}: budget={budget:g}: nothing that works here is as exact; the "
                 f"closest is {closest[1]}, off by {closest[0]:.1e}"
             )
-        if not working:
+        if best is None:
             # A message that is too long loses its middle. First comes the backend that ran and
             # failed, or the one that every machine can have.
             foremost = failed or CPU_BACKEND
-            reasons = sorted(self.refused.items(), key=lambda item: item[0] != foremost)
+            reasons = sorted(
+                self.refused.items(), key=lambda item: not item[0].startswith(foremost)
+            )
             listed = "; ".join(f"{name}: {self._without_folder(why)}" for name, why in reasons)
             kind = BackendUnavailable if failure is None else type(failure)
             raise kind(f"{self.bundle}: no backend works here ({listed})") from failure
-        chosen = min(working, key=lambda title: working[title].seconds)
-        best = working[chosen]
-        for title, one in working.items():
-            if one is not best:
-                one.loaded.backend.close()
+        for title, taken in seconds.items():
+            if title != chosen:
                 self.refused[title] = (
-                    f"slower: {1e3 * one.seconds:.3g} ms a slice, {chosen} takes "
+                    f"slower: {1e3 * taken:.3g} ms a slice, {chosen} takes "
                     f"{1e3 * best.seconds:.3g}"
                 )
         self.backend, self._self_tested = best.name, best.self_tested
