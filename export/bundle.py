@@ -28,7 +28,7 @@ from clinreadnet.export.engines.options import (
 from clinreadnet.export.golden import write_golden
 from clinreadnet.export.onnx.export import check_network
 from clinreadnet.export.onnx.graphs import Graphs
-from clinreadnet.export.onnx.quantization import load_optimizer
+from clinreadnet.export.onnx.quantization import load_dynamic_quantizer, load_optimizer
 from clinreadnet.export.plugins.names import PORTABLE
 from clinreadnet.export.plugins.request import check_request
 from clinreadnet.files import check_output_folder, whole_folder
@@ -144,6 +144,8 @@ def export_bundle(
     targets = _targets(targets, flavour, note)
     if set(quantized_precisions()) & set(precisions):
         load_optimizer()
+    if any(PRECISIONS[precision].dynamic for precision in precisions):
+        load_dynamic_quantizer()
     checkpoint = Path(checkpoint) if checkpoint is not None else pretrained_path(preset)
     size = 4 * checkpoint.stat().st_size * (1 + len(precisions)) if checkpoint.is_file() else 0
     check_output_folder(out, force=force, inputs=[checkpoint], size=size)

@@ -7,7 +7,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import onnx
-import onnxruntime
 import onnxscript
 import torch
 from rich.progress import Progress
@@ -19,6 +18,7 @@ from clinreadnet.export.onnx.precision import convert, find_islands, float32_pro
 from clinreadnet.export.onnx.quantization import quantize, quantize_dynamically
 from clinreadnet.model.network import ClinReadNet
 from clinreadnet.precision import PRECISIONS, lowered_precisions
+from clinreadnet.runtime.backends.onnxruntime import installed_version
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import Artifact, BatchRange, BuiltOn, Golden, digest
 from clinreadnet.runtime.gpu import driver_version, find_gpus
@@ -122,7 +122,7 @@ class Graphs:
         if PRECISIONS[precision].quantized_type:
             toolchain["nvidia-modelopt"] = version("nvidia-modelopt")
         if PRECISIONS[precision].dynamic:
-            toolchain["onnxruntime"] = onnxruntime.__version__
+            toolchain["onnxruntime"] = str(installed_version())
         return Artifact(
             file=path.name,
             kind="onnx",

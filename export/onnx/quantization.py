@@ -52,6 +52,22 @@ def load_optimizer() -> Any:
     return optimizer
 
 
+def load_dynamic_quantizer() -> Any:
+    """Import ONNX Runtime's quantisation.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        import onnxruntime.quantization as quantizer
+    except ImportError as error:
+        raise InputError(
+            f"int8-dynamic needs {error.name or 'onnxruntime'}; run "
+            '`pip install "clinreadnet[cpu]"`'
+        ) from None
+    return quantizer
+
+
 def quantize(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
@@ -103,19 +119,21 @@ def quantize_dynamically(
         source: the float32 graph.
         target: file to write.
         precision: its name, for the graph's description.
-    """
-    from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    Raises:
+        InputError: ONNX Runtime is not installed.
+    """
+    quantizer = load_dynamic_quantizer()
     model = onnx.load(source)
     with tempfile.TemporaryDirectory() as folder, _quiet():
         made = Path(folder) / "quantized.onnx"
-        quantize_dynamic(
+        quantizer.quantize_dynamic(
             source,
             made,
             op_types_to_quantize=["MatMul"],
             nodes_to_quantize=token_layers(model),
             per_channel=True,
-            weight_type=QuantType.QInt8,
+            weight_type=quantizer.QuantType.QInt8,
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
         )
         quantized = onnx.load(made)

@@ -273,6 +273,14 @@ def test_only_a_graph_within_its_budget_is_shipped(
     assert ("no int8 graph: quality_map is off by 2.0e-01" in result.stderr) != shipped
 
 
+def test_dynamic_scales_need_onnxruntime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "onnxruntime.quantization", None)
+    with pytest.raises(InputError, match=r"int8-dynamic needs onnxruntime.*clinreadnet\[cpu\]"):
+        bundles.export_bundle(tmp_path / "bundle", precisions=["int8-dynamic"], targets=())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_missing_optimizer_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
