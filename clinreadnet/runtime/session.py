@@ -384,8 +384,7 @@ class Session:
         for title, taken in seconds.items():
             if title != chosen:
                 self.refused[title] = (
-                    f"slower: {1e3 * taken:.3g} ms a slice, {chosen} takes "
-                    f"{1e3 * best.seconds:.3g}"
+                    f"slower: {1e3 * taken:.3g} ms a slice, {chosen} takes {1e3 * best.seconds:.3g}"
                 )
         self.backend, self._self_tested = best.name, best.self_tested
         return best.loaded
