@@ -19,7 +19,7 @@ from support.export_models import RTX_MISSING, disc
 from typer.testing import CliRunner
 
 from clinreadnet.cli import app
-from clinreadnet.errors import BackendUnavailable, CheckFailed, InputError
+from clinreadnet.errors import BackendUnavailable, CheckFailed, InputError, Untrusted
 from clinreadnet.export import bundle as bundles
 from clinreadnet.export.engines.build import EngineBuilder
 from clinreadnet.export.engines.check import check_graph
@@ -38,6 +38,7 @@ from clinreadnet.precision import PRECISIONS, quantized_precisions
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.backends.ladder import SessionOptions, open_backend
 from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from clinreadnet.runtime.bundle.graph import check_graph as check_content
 from clinreadnet.runtime.bundle.manifest import Golden, load_manifest
 from clinreadnet.spec import OUTPUTS
 from clinreadnet.verify.emulate import element_types, emulate
@@ -157,6 +158,14 @@ def test_the_layers_of_tokens_find_their_scales_in_each_run(graph: Graph, dynami
             scale = weights[weight.name.replace("_quantized", "_scale")]
             assert list(scale.dims) == [weight.dims[1]], "a scale per channel"
     assert model.doc_string.startswith("ClinReadNet tiny, int8-dynamic.")
+
+
+def test_it_is_not_taken_for_another_precision(graph: Graph, dynamic: Path) -> None:
+    check_content(dynamic.read_bytes(), "x", "int8-dynamic")
+    with pytest.raises(Untrusted, match="the manifest says fp32, the graph is int8-dynamic"):
+        check_content(dynamic.read_bytes(), "x", "fp32")
+    with pytest.raises(Untrusted, match="the manifest says int8-dynamic, the graph is fp32"):
+        check_content(graph("tiny", "fp32").read_bytes(), "x", "int8-dynamic")
 
 
 def test_its_error_is_that_of_8_bits_and_none_before_the_novelty(
