@@ -129,15 +129,15 @@ def check(run: BatchRunner, candidate: Candidate, bundle: Path, batch: int) -> f
         AssertionError: an output exceeds the precision's budget, so it must not be timed.
     """
     manifest = load_manifest(bundle)
-    peer = candidate.role == "peer" and not device.REHEARSED
-    first = None if peer else GOLDEN
+    unverified = candidate.role == "peer" and not device.REHEARSED
+    first, slack = (None, 1.0) if unverified else (GOLDEN, SLACK)
     golden = read_golden(bundle, manifest.golden, manifest.outputs, first=first)
-    limits = PRECISIONS[candidate.precision].limits(1.0 if peer else SLACK)
+    limits = PRECISIONS[candidate.precision].limits(slack)
     if device.REHEARSED:
         batch = min(batch, GOLDEN)
     # Whole batches, so that nothing else is compiled or allocated.
     n = len(golden["hu"])
-    slices = np.arange(-(-(n if peer else GOLDEN) // batch) * batch) % n
+    slices = np.arange(-(-n // batch) * batch) % n
     reference = {name: golden[name][slices] for name in manifest.output_names}
     hu = golden["hu"][slices].astype(np.float32)
     found = reproduce(run, hu, reference, limits, batch=batch)

@@ -153,6 +153,8 @@ def score(
             trusted_keys=trusted_keys or None,
             not_before=not_before,
         )
+    if session.verdict.reason:
+        note(f"{session.backend}: {session.verdict.reason}")
     with session, progress_bar() as bar:
         task = bar.add_task("Scoring", total=len(refs))
         report = scoring.score_slices(

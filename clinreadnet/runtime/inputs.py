@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,20 @@ def check_count(name: str, value: Any, most: int) -> None:
         raise InputError(f"{name}={value}: must be 1 or more")
     if value > most:
         raise InputError(f"{name}={value}: at most {most}")
+
+
+def check_budget(budget: float, fastest: bool) -> None:
+    """Check that a relative error can bound what ``fastest`` chooses.
+
+    Raises:
+        InputError: it is none, or nothing is chosen.
+    """
+    if not isinstance(budget, int | float) or isinstance(budget, bool):
+        raise InputError(f"budget={budget!r}: not a number")
+    if not (math.isfinite(budget) and budget > 0):
+        raise InputError(f"budget={budget:g}: not a relative error above 0, such as 1e-2")
+    if not fastest:
+        raise InputError(f"budget={budget:g}: only with `fastest`, which chooses a precision")
 
 
 def check_device(device: int) -> None:

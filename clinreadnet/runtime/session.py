@@ -10,26 +10,20 @@ with Session("bundle") as session:
 
 from __future__ import annotations
 
-import functools
-import math
 import os
 import threading
 import weakref
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
-import numpy as np
 from numpy.typing import NDArray
 
 from clinreadnet import limits
 from clinreadnet.errors import (
     BackendError,
-    BackendUnavailable,
-    CheckFailed,
     DeviceLost,
     InputError,
     OutOfMemory,
@@ -38,49 +32,23 @@ from clinreadnet.errors import (
     Untrusted,
 )
 from clinreadnet.precision import PRECISIONS
-from clinreadnet.runtime.backends.ladder import (
-    BACKENDS,
-    LoadedBackend,
-    SessionOptions,
-    artifacts_of,
-    check_backends,
-    open_backend,
-)
-from clinreadnet.runtime.bundle.golden import read_golden
+from clinreadnet.runtime.backends.ladder import BACKENDS, SessionOptions, check_backends
 from clinreadnet.runtime.bundle.manifest import Artifact, Manifest, load_manifest
 from clinreadnet.runtime.bundle.trust import KeyFile
-from clinreadnet.runtime.inputs import check_count, check_device, check_slices, check_whole
+from clinreadnet.runtime.choice import Choice
+from clinreadnet.runtime.inputs import (
+    check_budget,
+    check_count,
+    check_device,
+    check_slices,
+    check_whole,
+)
 from clinreadnet.runtime.ranges import stage
-from clinreadnet.runtime.records import CPU_BACKEND, CPU_BACKENDS
-from clinreadnet.runtime.reproduce import reproduce, run_batch, time_runs
+from clinreadnet.runtime.records import CPU_BACKENDS
+from clinreadnet.runtime.reproduce import run_batch
 from clinreadnet.runtime.scores import Outputs, Scores
 from clinreadnet.runtime.stream import Stream
 from clinreadnet.runtime.verdict import Verdict
-
-SELF_TEST_SLICES = 1
-TIMED_RUNS = 5
-"""Runs of each backend with ``fastest``, after one that is not timed."""
-SELF_TEST_SLACK = 2.0
-"""Factor on the budget at start-up: one slice averages less than the golden set, and another
-processor sums in another order. The error of a wrong graph or provider is much larger."""
-
-
-@dataclass(frozen=True)
-class _Working:
-    """A backend that passed its self-test on some slices, and its seconds for one if timed."""
-
-    name: str
-    loaded: LoadedBackend
-    self_tested: int
-    seconds: float
-
-
-class _OverBudget(Exception):
-    """An artifact is off by more than the caller allows."""
-
-    def __init__(self, error: float) -> None:
-        super().__init__(error)
-        self.error = error
 
 
 class Session:
@@ -92,7 +60,8 @@ class Session:
         backend: name of the backend that runs.
         artifact: the manifest's entry of the file that runs.
         verdict: fit of that file to this machine: VALID, or SUBOPTIMAL with the reason.
-        refused: the reason against each backend that was tried before, by name.
+        refused: the reason against each backend that was tried, by name; with ``budget`` by name
+            and precision.
         batch: slices per run; halved if memory ran out.
     """
 
@@ -150,7 +119,8 @@ class Session:
         if batch is not None:
             check_whole("batch", batch)
         check_device(device)
-        _check_budget(budget, fastest)
+        if budget is not None:
+            check_budget(budget, fastest)
         if device and set(ladder) <= set(CPU_BACKENDS):
             raise InputError(f"device={device}: {ladder[0]} runs on no GPU; leave it out")
         if precision is not None and precision not in PRECISIONS:
@@ -167,9 +137,11 @@ class Session:
             raise InputError(
                 f"{self.bundle}: the bundle is not verified; run `clinreadnet verify {self.bundle}`"
             )
-        self.refused: dict[str, str] = {}
         options = SessionOptions(precision, batch, workers, threads, device)
-        loaded = self._climb(ladder, options, fastest=fastest, budget=budget)
+        choice = Choice(self.bundle, self.manifest, options, fastest=fastest, budget=budget)
+        chosen = choice.choose(ladder)
+        self.refused: dict[str, str] = choice.refused
+        self.backend, self._self_tested, loaded = chosen.name, chosen.self_tested, chosen.loaded
         self._record = loaded.record
         self._device = None if self.backend in CPU_BACKENDS else device
         self._backend = loaded.backend
@@ -316,174 +288,6 @@ class Session:
     ) -> None:
         self.close()
 
-    def _climb(
-        self,
-        ladder: tuple[str, ...],
-        options: SessionOptions,
-        *,
-        fastest: bool,
-        budget: float | None,
-    ) -> LoadedBackend:
-        """Return the first backend that loads and passes, or the fastest of all that do.
-
-        The reasons against the others are kept.
-        """
-        golden = functools.cache(self._golden)
-        golden(SELF_TEST_SLICES)  # a damaged file is the bundle's fault, not a backend's
-        failure: CheckFailed | BackendError | None = None
-        failed = ""
-        best: _Working | None = None
-        chosen = ""
-        seconds: dict[str, float] = {}
-        closest: tuple[float, str] | None = None
-        tried = self._tried(ladder, options, every_precision=budget is not None)
-        try:
-            for title, (name, wanted) in tried.items():
-                try:
-                    one = self._open(name, wanted, golden, timed=fastest, budget=budget)
-                except Untrusted:
-                    raise
-                except _OverBudget as over:
-                    self.refused[title] = f"off by {over.error:.1e}, budget={budget:g}"
-                    closest = min((over.error, title), closest or (over.error, title))
-                    continue
-                except (InputError, CheckFailed, BackendError) as error:
-                    if len(tried) == 1:
-                        raise
-                    self.refused[title] = error.full
-                    if failure is None and not isinstance(error, InputError):
-                        failure, failed = error, title
-                    continue
-                seconds[title] = one.seconds
-                slower = one if best is not None and best.seconds <= one.seconds else best
-                if slower is not None:
-                    slower.loaded.backend.close()
-                if slower is not one:
-                    best, chosen = one, title
-                if not fastest:
-                    break
-        except BaseException:
-            if best is not None:
-                best.loaded.backend.close()
-            raise
-        if best is None and closest is not None:
-            raise InputError(
-                f"{self.bundle}: budget={budget:g}: nothing that works here is as exact; the "
-                f"closest is {closest[1]}, off by {closest[0]:.1e}"
-            )
-        if best is None:
-            # A message that is too long loses its middle. First comes the backend that ran and
-            # failed, or the one that every machine can have.
-            foremost = failed or CPU_BACKEND
-            reasons = sorted(
-                self.refused.items(), key=lambda item: not item[0].startswith(foremost)
-            )
-            listed = "; ".join(f"{name}: {self._without_folder(why)}" for name, why in reasons)
-            kind = BackendUnavailable if failure is None else type(failure)
-            raise kind(f"{self.bundle}: no backend works here ({listed})") from failure
-        for title, taken in seconds.items():
-            if title != chosen:
-                self.refused[title] = (
-                    f"slower: {1e3 * taken:.3g} ms a slice, {chosen} takes {1e3 * best.seconds:.3g}"
-                )
-        self.backend, self._self_tested = best.name, best.self_tested
-        return best.loaded
-
-    def _tried(
-        self, ladder: tuple[str, ...], options: SessionOptions, *, every_precision: bool
-    ) -> dict[str, tuple[str, SessionOptions]]:
-        """Return what to try, by its title: a backend, or one with each precision it can have."""
-        if not every_precision or options.precision is not None:
-            return {name: (name, options) for name in ladder}
-        tried = {}
-        for name in ladder:
-            held = dict.fromkeys(a.precision for a in artifacts_of(name, self.manifest))
-            for precision in held:
-                tried[f"{name} {precision}"] = name, replace(options, precision=precision)
-            if not held:
-                tried[name] = name, options  # which says what the bundle lacks
-        return tried
-
-    def _open(
-        self,
-        name: str,
-        options: SessionOptions,
-        golden: Callable[[int | None], dict[str, NDArray[Any]]],
-        *,
-        timed: bool,
-        budget: float | None,
-    ) -> _Working:
-        """Load a backend and test it; a backend that fails is closed."""
-        loaded = open_backend(name, self.bundle, self.manifest, options)
-        try:
-            # Nobody has verified it on this kind of GPU: then the session does.
-            known = loaded.record is not None or (name == CPU_BACKEND and budget is None)
-            slices = golden(SELF_TEST_SLICES if known else None)
-            with stage(f"self-test {name}"):
-                error = self._self_test(name, loaded, slices)
-            if loaded.record is not None:
-                recorded = loaded.record.relative_error.values()
-                error = max((math.inf if one is None else one for one in recorded), default=error)
-            if budget is not None and error > budget:
-                raise _OverBudget(error)
-            run, batch = loaded.backend.run, loaded.batch
-            runs = time_runs(run, slices["hu"], batch, runs=TIMED_RUNS, warm=1) if timed else [0.0]
-        except BaseException:
-            loaded.backend.close()
-            raise
-        return _Working(name, loaded, len(slices["hu"]), min(runs) / batch)
-
-    def _without_folder(self, reason: str) -> str:
-        """Return a reason without the bundle's path, which the whole message names once."""
-        return reason.removeprefix(f"{self.bundle}: ").replace(f"{self.bundle}{os.sep}", "")
-
-    def _golden(self, first: int | None) -> dict[str, NDArray[Any]]:
-        """Return the first golden slices, or all."""
-        return read_golden(self.bundle, self.manifest.golden, self.manifest.outputs, first=first)
-
-    def _self_test(
-        self, name: str, loaded: LoadedBackend, golden: dict[str, NDArray[Any]]
-    ) -> float:
-        """Compare golden slices alone, and in the batch that will run.
-
-        Each slice is compared in both, and the first one at every position of the batch. Returns
-        the largest relative error of an output.
-        """
-        worst = 0.0
-        artifact = loaded.artifact
-        budgets = PRECISIONS[artifact.precision].limits(SELF_TEST_SLACK)
-        smallest = artifact.batch.min
-        n = len(golden["hu"])
-        plan = [(1, np.arange(n))]
-        if loaded.batch > 1:
-            plan.append((loaded.batch, np.zeros(loaded.batch, int)))
-        if loaded.batch > 1 and n > 1:
-            filled = -(-n // loaded.batch) * loaded.batch  # another size would need its own buffers
-            plan.append((loaded.batch, np.arange(filled) % n))
-        for batch, slices in plan:
-            expected = {key: golden[key][slices] for key in self.manifest.output_names}
-            try:
-                found = reproduce(
-                    loaded.backend.run,
-                    golden["hu"][slices],
-                    expected,
-                    budgets,
-                    batch=batch,
-                    smallest=smallest,
-                )
-            except OutOfMemory:
-                if batch == 1:
-                    raise
-                continue  # a call that needs this batch halves it
-            worst = max(worst, *found.errors.values())
-            for failure in found.failures():
-                where = f"{name} at batch {batch}" if batch > 1 else name
-                raise CheckFailed(
-                    f"{self.bundle / artifact.file}: self-test failed on {where}, {failure}; run "
-                    f"`clinreadnet verify {self.bundle}` here, or choose another backend"
-                )
-        return worst
-
     @property
     def _verified_here(self) -> str | None:
         ran = None if self._record is None else self._record.ran_on
@@ -495,15 +299,6 @@ class Session:
                 raise SessionClosed(_CLOSED)
             with stage(f"run {len(hu)} slices"):
                 return run_batch(self._backend.run, hu, max(least, self.artifact.batch.min))
-
-
-def _check_budget(budget: float | None, fastest: bool) -> None:
-    if budget is None:
-        return
-    if not fastest:
-        raise InputError(f"budget={budget:g}: only with `fastest`, which chooses a precision")
-    if not (math.isfinite(budget) and budget > 0):
-        raise InputError(f"budget={budget:g}: not a relative error above 0, such as 1e-2")
 
 
 def _time(name: str, value: str) -> datetime:

@@ -88,8 +88,7 @@ def quantize(
     """
     optimizer = load_optimizer()
     model = onnx.load(source)
-    with tempfile.TemporaryDirectory() as folder, _quiet():
-        made = Path(folder) / "quantized.onnx"
+    with _quantised_file(model, target, precision) as made:
         optimizer.quantize(
             os.fspath(source),
             quantize_mode=precision,
@@ -102,12 +101,6 @@ def quantize(
             output_path=str(made),
             log_level="ERROR",
         )
-        quantized = onnx.load(made)
-    quantized.doc_string = model.doc_string.replace(str(PRECISIONS[precision].source), precision)
-    quantized.graph.name = model.graph.name
-    onnx.checker.check_model(quantized, full_check=True)
-    with whole_file(target) as temporary:
-        onnx.save_model(quantized, temporary)
 
 
 def quantize_dynamically(
@@ -125,8 +118,7 @@ def quantize_dynamically(
     """
     quantizer = load_dynamic_quantizer()
     model = onnx.load(source)
-    with tempfile.TemporaryDirectory() as folder, _quiet():
-        made = Path(folder) / "quantized.onnx"
+    with _quantised_file(model, target, precision) as made:
         quantizer.quantize_dynamic(
             source,
             made,
@@ -136,15 +128,6 @@ def quantize_dynamically(
             weight_type=quantizer.QuantType.QInt8,
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
         )
-        quantized = onnx.load(made)
-    description = model.doc_string.replace(str(PRECISIONS[precision].source), precision)
-    quantized.doc_string = description
-    quantized.graph.name, quantized.graph.doc_string = model.graph.name, model.graph.doc_string
-    quantized.producer_name = model.producer_name
-    quantized.producer_version = model.producer_version
-    onnx.checker.check_model(quantized, full_check=True)
-    with whole_file(target) as temporary:
-        onnx.save_model(quantized, temporary)
 
 
 def token_layers(model: onnx.ModelProto) -> list[str]:
@@ -179,6 +162,22 @@ def linear_layers(model: onnx.ModelProto) -> list[str]:
         for node in model.graph.node
         if node.op_type == "MatMul" and columns.get(node.input[1], 0) >= _FEWEST_COLUMNS
     ]
+
+
+@contextlib.contextmanager
+def _quantised_file(
+    source: onnx.ModelProto, target: str | os.PathLike[str], precision: str
+) -> Iterator[Path]:
+    """Yield a path for a quantiser's graph; check that, describe it as the source, and write it."""
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        made = Path(folder) / "quantized.onnx"
+        yield made
+        quantized = onnx.load(made)
+    quantized.doc_string = source.doc_string.replace(str(PRECISIONS[precision].source), precision)
+    quantized.graph.name = source.graph.name
+    onnx.checker.check_model(quantized, full_check=True)
+    with whole_file(target) as temporary:
+        onnx.save_model(quantized, temporary)
 
 
 @contextlib.contextmanager

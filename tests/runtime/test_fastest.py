@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from support.tiny_bundle import write_bundle
 
 from clinreadnet.errors import BackendUnavailable, InputError, Untrusted
-from clinreadnet.runtime import Session, session
+from clinreadnet.runtime import Session, choice
 from clinreadnet.runtime.backends.ladder import (
     Backend,
     LoadedBackend,
@@ -72,7 +72,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Slower]]:
                 loaded.record if name == "onnxruntime-cpu" else None,
             )
 
-        monkeypatch.setattr(session, "open_backend", open_one)
+        monkeypatch.setattr(choice, "open_backend", open_one)
         return found
 
     return prepare
@@ -115,14 +115,14 @@ def test_a_bundle_that_was_changed_meanwhile_leaves_nothing_open(
     bundle: Path, opened: Callable[..., dict[str, Slower]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = opened(tensorrt=(0, 1))
-    open_one = session.open_backend
+    open_one = choice.open_backend
 
     def changed(name: str, *arguments: Any) -> LoadedBackend:
         if name == "onnxruntime-cuda":
             raise Untrusted("changed")
         return open_one(name, *arguments)
 
-    monkeypatch.setattr(session, "open_backend", changed)
+    monkeypatch.setattr(choice, "open_backend", changed)
     with pytest.raises(Untrusted, match="changed"):
         Session(bundle, NAMES, fastest=True)
     assert found["tensorrt"].closed
@@ -168,7 +168,7 @@ def raced(monkeypatch: pytest.MonkeyPatch) -> Raced:
                 record = Parity("passed", relative_error={"probs": 0.0, "score": recorded})
             return replace(loaded, backend=one, record=record)
 
-        monkeypatch.setattr(session, "open_backend", open_one)
+        monkeypatch.setattr(choice, "open_backend", open_one)
         return found
 
     return prepare
@@ -223,9 +223,10 @@ def test_a_budget_that_nothing_meets_names_the_closest(bundle: Path, raced: Race
         ({"budget": 1e-2}, "budget=0.01: only with `fastest`"),
         ({"budget": 0.0, "fastest": True}, "budget=0: not a relative error above 0"),
         ({"budget": -1, "fastest": True}, "budget=-1: not a relative error above 0"),
+        ({"budget": "1e-2", "fastest": True}, "budget='1e-2': not a number"),
         ({"budget": float("nan"), "fastest": True}, "budget=nan: not a relative error above 0"),
     ],
-    ids=["alone", "zero", "negative", "nan"],
+    ids=["alone", "zero", "negative", "text", "nan"],
 )
 def test_other_budgets_are_refused(bundle: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):

@@ -34,7 +34,7 @@ from clinreadnet import cli, files
 from clinreadnet.data.acquisition import Acquisition
 from clinreadnet.data.slices import find_slices
 from clinreadnet.errors import InputError
-from clinreadnet.runtime import Session
+from clinreadnet.runtime import Session, verdict
 from clinreadnet.runtime.bundle.default import BUNDLE_VARIABLE
 from clinreadnet.scoring import plot
 from clinreadnet.scoring import series as score
@@ -424,6 +424,18 @@ def test_a_failed_self_test_is_status_1(run: Any, tmp_path: Path) -> None:
     done = run("score", write_ct(tmp_path / "a.dcm"), "--bundle", bad)
     assert done.returncode == 1 and "self-test failed" in done.stderr
     assert done.stdout == "" and done.stderr.count("\n") == 1
+
+
+def test_8_bits_on_a_processor_without_their_products_are_said_to_be_slow(
+    run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bundle = write_bundle(tmp_path / "b", precisions=("fp32", "int8"))
+    path = write_ct(tmp_path / "a.dcm")
+    monkeypatch.setattr(verdict, "multiplies_bytes", lambda: False)
+    done = run("score", path, "--bundle", bundle, "--precision", "int8")
+    assert done.returncode == 0 and "a.dcm" in done.stdout
+    assert "has no instructions for 8-bit products: int8 may be slower than fp32" in done.stderr
+    assert run("score", path, "--bundle", bundle).stderr == ""
 
 
 def test_resample_scores_other_sizes(run: Any, bundle: Path, tmp_path: Path) -> None:
