@@ -13,7 +13,7 @@ from clinreadnet.report.rows import ArrivalRow, BenchRow
 WIDTH, HEIGHT = 640, 380
 _LEFT, _RIGHT, _TOP, _BOTTOM = 74, 16, 16, 52
 COLOURS = 10
-"""Classes ``c0`` ... ``c9`` of the style sheet."""
+"""Classes ``c0`` ... ``c9`` of the style sheet. Series past them have the colours again, hollow."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,10 @@ def chart(
     legend = []
     coloured = [one.name for one in series if not one.limit]
     for one in series:
-        colour = "limit" if one.limit else f"c{coloured.index(one.name) % COLOURS}"
+        colour = "limit"
+        if not one.limit:
+            again, number = divmod(coloured.index(one.name), COLOURS)
+            colour = f"c{number}" + (" hollow" if again else "")
         places = [(x_axis(x), y_axis(y)) for x, y in one.points]
         if one.line and len(places) > 1:
             path = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)

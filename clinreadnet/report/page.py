@@ -29,7 +29,8 @@ from clinreadnet.report.tables import (
 from clinreadnet.runtime.bundle.manifest import Manifest, listed_files, load_manifest, read_listed
 from clinreadnet.spec import RESEARCH_USE
 
-_STYLE = """
+_STYLE = (
+    """
 :root { color-scheme: light dark; --ink: #1b1f24; --paper: #fff; --faint: #d5dae0; --note: #57606a;
   --c0: #0550ae; --c1: #bc4c00; --c2: #1a7f37; --c3: #8250df; --c4: #bf3989; --c5: #0c7d88;
   --c6: #7d4e00; --c7: #57606a; --c8: #a40e26; --c9: #24292f; }
@@ -57,9 +58,15 @@ figure ul { list-style: none; margin: 0; padding: 0; display: flex; flex-wrap: w
 figure li::before { content: ""; display: inline-block; width: .7rem; height: .7rem;
   margin-right: .35rem; border-radius: 50%; background: currentColor; }
 .limit { stroke: var(--note); stroke-dasharray: 5 4; } li.limit { color: var(--note); }
-""" + "\n".join(
-    f".c{i} {{ stroke: var(--c{i}); color: var(--c{i}); }} .dot.c{i} {{ fill: var(--c{i}); }}"
-    for i in range(COLOURS)
+"""
+    + "\n".join(
+        f".c{i} {{ stroke: var(--c{i}); color: var(--c{i}); }} .dot.c{i} {{ fill: var(--c{i}); }}"
+        for i in range(COLOURS)
+    )
+    + """
+.dot.hollow { fill: var(--paper); stroke-width: 2; } .line.hollow { stroke-dasharray: 2 3; }
+figure li.hollow::before { box-sizing: border-box; background: none; border: 2px solid; }
+"""
 )
 
 

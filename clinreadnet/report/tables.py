@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from clinreadnet.report.results import RecordedRun
 from clinreadnet.report.rows import BenchRow
 from clinreadnet.runtime.bundle.manifest import NOT_RUN, Manifest, Parity
+from clinreadnet.runtime.records import place
 
 NOT_MEASURED = "Not measured."
 NOT_MEASURED_HERE = "not measured"
@@ -218,7 +219,7 @@ def artifacts_table(manifest: Manifest) -> Table:
         for parity in (artifact.parity or Parity(NOT_RUN), *artifact.records)
     ]
     for artifact, parity in results:
-        where = "" if parity.ran_on is None else f" on {parity.ran_on.hardware}"
+        where = "" if parity.ran_on is None else f" on {place(parity.ran_on)}"
         flips = parity.in_domain_flips
         worst = (parity.worst_score_difference, parity.worst_tile_difference)
         maps = [f"{v:.1e}" for v in parity.map_difference.values() if v is not None]

@@ -43,6 +43,12 @@ def ran_on(backend: str, machine: Machine) -> RanOn:
     )
 
 
+def place(ran: RanOn) -> str:
+    """Return where a record was made: the GPU or processor, and the library if another is usual."""
+    usual = ran.gpu is not None or ran.backend == CPU_BACKEND
+    return ran.hardware if usual else f"{ran.hardware} with {ran.backend}"
+
+
 def same_kind(one: RanOn, other: RanOn) -> bool:
     """Return whether a record of ``one`` counts where ``other`` runs."""
     package = library(one.backend)

@@ -16,7 +16,8 @@ from support.tiny_bundle import write_bundle
 
 from clinreadnet import cli
 from clinreadnet.errors import InputError
-from clinreadnet.report.page import DeploymentReport
+from clinreadnet.report.figures import COLOURS, Series, chart
+from clinreadnet.report.page import _STYLE, DeploymentReport
 from clinreadnet.report.rows import ArrivalRow
 from clinreadnet.runtime.bundle.manifest import load_manifest
 
@@ -147,6 +148,16 @@ def test_figures_hold_every_point(page: str) -> None:
     for one in figures:
         for x, y in re.findall(r'cx="([\d.-]+)" cy="([\d.-]+)"', one):
             assert 0 < float(x) < 640 and 0 < float(y) < 380
+
+
+def test_series_past_the_palette_look_otherwise() -> None:
+    """A machine with many backends: no two series share a colour and a form."""
+    many = [Series(str(i), ((1.0, 1.0 + i), (2.0, 2.0 + i)), line=True) for i in range(2 * COLOURS)]
+    drawn = chart("t", many, "x", "y")
+    for tag in ("li", "path", "circle"):
+        looks = re.findall(rf'<{tag} class="([^"]*\bc\d[^"]*)"', drawn)
+        assert len(set(looks)) == 2 * COLOURS, tag
+    assert ".dot.hollow" in _STYLE and ".line.hollow" in _STYLE and "li.hollow" in _STYLE
 
 
 def test_every_row_is_in(page: str) -> None:

@@ -177,12 +177,15 @@ def test_another_backend_of_the_processor_needs_its_own_record(run: Any) -> None
 
 
 def test_the_table_of_artifacts_has_every_record() -> None:
-    manifest = with_records("fp16", record("NVIDIA L4", "onnxruntime-cuda", "failed"))
+    other = record(None, "openvino")
+    assert other.ran_on is not None
+    manifest = with_records("fp16", record("NVIDIA L4", "onnxruntime-cuda", "failed"), other)
     rows = [(row[1], row[4]) for row in artifacts_table(manifest).rows]
     assert rows == [
         ("fp32", "passed"),
         ("fp16", "passed"),
         ("fp16", "failed on NVIDIA L4"),
+        ("fp16", f"passed on {other.ran_on.hardware} with openvino"),
         ("int8", "passed"),
         ("bf16", "not run here"),
     ]
