@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import IO, Any, NoReturn
 
 from rich.console import Console
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,31 +18,41 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.spinner import Spinner
+from rich.text import Text
 
 from clinreadnet.errors import visible
 
 
 class _StandardError(io.TextIOBase):
-    """Standard error as it is now; what cannot be written there is lost and ends nothing."""
+    """Standard error as it is now; what cannot be written there is lost and ends nothing.
+
+    While rich draws a bar or a status, ``sys.stderr`` is a proxy that prints to ``console``, which
+    writes here. So this class writes to the file behind the proxy.
+    """
+
+    @property
+    def _stream(self) -> Any:
+        return getattr(sys.stderr, "rich_proxied_file", sys.stderr)
 
     @property
     def encoding(self) -> str:  # type: ignore[override]  # typeshed has an attribute, io a property
-        return getattr(sys.stderr, "encoding", None) or "utf-8"
+        return getattr(self._stream, "encoding", None) or "utf-8"
 
     def isatty(self) -> bool:
-        return sys.stderr is not None and sys.stderr.isatty()
+        return self._stream is not None and self._stream.isatty()
 
     def fileno(self) -> int:
-        return sys.stderr.fileno()
+        return self._stream.fileno()
 
     def write(self, text: str) -> int:
         with suppress(OSError, AttributeError):  # AttributeError: closed before Python started
-            sys.stderr.write(text)
+            self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
         with suppress(OSError, AttributeError):
-            sys.stderr.flush()
+            self._stream.flush()
 
 
 # Typeshed's TextIOBase is no IO[str], though it has all that rich and print use.
@@ -85,8 +96,22 @@ class Output(Console):
 
 
 def note(line: str) -> None:
-    """Print one line to standard error; what a terminal would act on is escaped."""
-    print(visible(line), file=_error, flush=True)
+    """Print one line to standard error, above a bar; what a terminal would act on is escaped."""
+    console.print(visible(line), markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+@contextmanager
+def status(line: str) -> Iterator[None]:
+    """Show on a terminal what is being done, until the block ends.
+
+    Standard output stays as it is: rich's own status would print it to standard error.
+    """
+    if not _draws():
+        yield
+        return
+    shown = Spinner("dots", Text(visible(line)), style="status.spinner")
+    with Live(shown, console=console, transient=True, redirect_stdout=False):
+        yield
 
 
 def progress_bar(*, quiet: bool = False) -> Progress:
@@ -103,5 +128,11 @@ def progress_bar(*, quiet: bool = False) -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=quiet or not console.is_terminal,
+        redirect_stdout=False,
+        disable=quiet or not _draws(),
     )
+
+
+def _draws() -> bool:
+    """Return whether standard error is a terminal; FORCE_COLOR makes rich say so of a file."""
+    return console.is_terminal and _error.isatty()

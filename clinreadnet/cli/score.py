@@ -23,7 +23,7 @@ from clinreadnet.cli.options import (
     SlicePaths,
     TrustedKeys,
 )
-from clinreadnet.console import Output, console, note, progress_bar
+from clinreadnet.console import Output, note, progress_bar, status
 from clinreadnet.errors import CheckFailed, InputError
 from clinreadnet.files import STDOUT, check_output, check_output_folder
 
@@ -131,7 +131,7 @@ def score(
         note(f"left out: {error}")
 
     go_on = leave_out if keep_going else None
-    with console.status("Reading headers"):
+    with status("Reading headers"):
         refs = find_slices(paths, resample=resample, note=note, refused=go_on)
     inputs = [*{ref.path for ref in refs}, *bundle.iterdir(), *(trusted_keys or ())]
     for target in outputs:
@@ -142,7 +142,7 @@ def score(
         headers = sources.read_sources(refs)
     if map is not None:
         quality_map.check_geometry(refs, headers)
-    with console.status("Loading the bundle"):
+    with status("Loading the bundle"):
         session = Session(
             bundle,
             backends or BACKENDS,
