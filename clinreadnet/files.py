@@ -18,8 +18,9 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import combinations
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -152,14 +153,35 @@ def check_output(target: AnyPath, *, inputs: Iterable[AnyPath] = (), size: int =
         _check_folder(place, target, size)
 
 
+def check_distinct(outputs: Mapping[str, AnyPath | None]) -> None:
+    """Check that no two outputs have the same place, and that none lies in a folder of another.
+
+    Args:
+        outputs: file or folder by parameter; None for an output that is not wanted.
+
+    Raises:
+        InputError: two are the same, or one contains the other.
+    """
+    places = {
+        name: Path(STDOUT) if str(target) == STDOUT else Path(os.path.realpath(target))
+        for name, target in outputs.items()
+        if target is not None
+    }
+    for (a, first), (b, second) in combinations(places.items(), 2):
+        if first == second:
+            raise InputError(f"{outputs[b]}: `{a}` and `{b}` name one place; name another")
+        if first in second.parents or second in first.parents:
+            raise InputError(f"`{a}` and `{b}`: one lies inside the other; name another place")
+
+
 def check_output_folder(
-    target: AnyPath, *, force: bool = False, inputs: Iterable[AnyPath] = (), size: int = 0
+    target: AnyPath, *, force: bool | None = False, inputs: Iterable[AnyPath] = (), size: int = 0
 ) -> None:
     """Check that a folder can be written later, before the work that fills it.
 
     Args:
         target: as for `whole_folder`.
-        force: as for `whole_folder`.
+        force: as for `whole_folder`; None where a caller cannot ask for it.
         inputs: files and folders that are read; none may be ``target`` or lie in it.
         size: bytes that will be written, about.
 
@@ -204,12 +226,13 @@ def whole_file(target: AnyPath) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(target: AnyPath, *, force: bool = False) -> Iterator[Path]:
+def whole_folder(target: AnyPath, *, force: bool | None = False) -> Iterator[Path]:
     """Yield a temporary folder that becomes ``target`` when the block succeeds.
 
     Args:
         target: folder to create.
         force: replace ``target`` if it exists; the old folder stays until the new one is complete.
+            None: do not, and advise nobody to ask for it.
 
     Raises:
         InputError: ``target`` exists and ``force`` is false, is a file or has no parent folder, or
@@ -274,7 +297,7 @@ def _standard(found: os.stat_result) -> int | None:
     return None
 
 
-def _folder_place(target: Path, force: bool) -> Path:
+def _folder_place(target: Path, force: bool | None) -> Path:
     """Return the folder that will be created or replaced."""
     try:
         exists, folder = os.path.lexists(target), target.is_dir()
@@ -285,7 +308,8 @@ def _folder_place(target: Path, force: bool) -> Path:
     if exists and target.exists() and not folder:
         raise InputError(f"{target}: is a file; name a folder")
     if folder and not force:
-        raise InputError(f"{target}: already exists; give force=True, or name another")
+        advice = "remove it" if force is None else "give force=True"
+        raise InputError(f"{target}: already exists; {advice}, or name another")
     return place
 
 

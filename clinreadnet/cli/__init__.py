@@ -1,111 +1,36 @@
 """The `clinreadnet` command, one module per subcommand.
 
 Results go to standard output; progress, notes and errors go to standard error. Exit status: 0 fine,
-1 a check failed, 2 bad usage or bad input.
+1 a check failed, 2 bad usage or bad input, 130 interrupted by Ctrl-C.
+
+This module imports little, so that Ctrl-C is answered with one line from the start.
 """
 
 from __future__ import annotations
 
 import errno
 import io
+import logging
 import os
 import signal
 import sys
 import threading
-from typing import Annotated, NoReturn, TextIO
+import warnings
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
-import typer
-
-from clinreadnet._version import __version__
-from clinreadnet.cli import (
-    ablate,
-    calibrate,
-    check_graph,
-    doctor,
-    evaluate,
-    evaluate_order,
-    export,
-    export_kernels,
-    export_triton_server,
-    listen,
-    report,
-    score,
-    score_archive,
-    sign,
-    simulate,
-    summarize,
-    train,
-    tune,
-    verify,
-)
-from clinreadnet.cli.command import Command
-from clinreadnet.console import STANDARD_OUTPUT, note, output_named
 from clinreadnet.errors import ClinReadNetError, first_line, one_line
-from clinreadnet.spec import RESEARCH_USE
 
-app = typer.Typer(
-    name="clinreadnet",
-    help=f"""Predict quality scores (0 bad ... 4 excellent) for low-dose CT slices, without a
-reference image.
-
-Score slices with a bundle, or make a verified bundle from a checkpoint.
-
-{RESEARCH_USE}
-""",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-)
-
-# In the order of `clinreadnet --help`.
-_GROUPS = {
-    "Deploy": (
-        export.export,
-        verify.verify,
-        sign.sign,
-        check_graph.check_graph,
-        export_kernels.export_kernels,
-        export_triton_server.export_triton_server,
-        doctor.doctor,
-    ),
-    "Score": (
-        score.score,
-        score_archive.score_archive,
-        summarize.summarize,
-        listen.listen,
-    ),
-    "Measure": (
-        evaluate.evaluate,
-        evaluate_order.evaluate_order,
-        report.report,
-        tune.tune,
-    ),
-    "Train": (simulate.simulate, train.train, calibrate.calibrate, ablate.ablate),
-}
+if TYPE_CHECKING:
+    from clinreadnet.cli.commands import app as app
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        print(__version__)
-        raise typer.Exit()
+def __getattr__(name: str) -> Any:
+    """Import the commands when ``app`` is asked for."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from clinreadnet.cli.commands import app
 
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
-        ),
-    ] = False,
-) -> None:
-    pass
-
-
-for _group, _commands in _GROUPS.items():
-    for _command in _commands:
-        app.command(cls=Command, rich_help_panel=_group)(_command)
+    return app
 
 
 def main() -> None:
@@ -118,26 +43,21 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that the terminal's encoding lacks
             stream.reconfigure(errors="backslashreplace")
+    _quiet_libraries()
     try:
-        status = app(standalone_mode=False)
-        with output_named():
-            sys.stdout.flush()
-        sys.exit(status)
+        _run()
     except ClinReadNetError as error:
         _fail(str(error), error.exit_code)
-    except typer.TyperException as error:
-        # The message is empty where the help was shown instead.
-        if message := error.format_message():
-            _fail(f"{message.rstrip('.')}. See --help.", error.exit_code)
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends the program at once
         _fail("interrupted", 130)
     except BrokenPipeError:
-        _drop(sys.stdout)
-        sys.exit(0)
+        _end_of_pipe()
     except OSError as error:
         where = "" if error.filename is None else f"{error.filename}: "
         if error.filename is None and _output_fails():
+            from clinreadnet.console import STANDARD_OUTPUT
+
             where = f"{STANDARD_OUTPUT}: "
         advice = "; free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         _fail(f"{where}{error.strerror or first_line(error)}{advice}", 2)
@@ -145,11 +65,53 @@ def main() -> None:
         _fail("memory is full; give fewer files or a smaller batch", 1)
 
 
+def _run() -> NoReturn:
+    """Run a command and exit with its status."""
+    import typer
+
+    from clinreadnet.cli.commands import app
+    from clinreadnet.console import output_named
+
+    try:
+        status = app(standalone_mode=False)
+    except typer.TyperException as error:
+        # The message is empty where the help was shown instead.
+        if message := error.format_message():
+            _fail(f"{message.rstrip('.')}. See --help.", error.exit_code)
+        sys.exit(error.exit_code)
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # typer turns it into status 1
+            _end_of_pipe()
+        raise
+    with output_named():
+        sys.stdout.flush()
+    sys.exit(status)
+
+
+def _quiet_libraries() -> None:
+    """Print no library's warning: it is for programmers, and may hold the text of a header."""
+    if not sys.warnoptions:  # -W, PYTHONWARNINGS
+        warnings.simplefilter("ignore")
+    logging.lastResort = None  # prints the warnings of loggers that nobody reads
+
+
+def _end_of_pipe() -> NoReturn:
+    """End as `| head` lets a program end: with status 0 and in silence."""
+    assert sys.__stdout__ is not None
+    sys.stdout = sys.__stdout__  # typer replaces it
+    _drop(sys.stdout)
+    sys.exit(0)
+
+
 _LAST_WAIT = 10
 """Seconds to clean up in after SIGTERM."""
 
 
 def _fail(message: str, status: int) -> NoReturn:
+    from clinreadnet.console import STANDARD_OUTPUT, note
+
     if _output_fails() and status == 1:  # the report that says why is lost
         message, status = f"{STANDARD_OUTPUT} cannot be written; {message}", 2
     note(f"clinreadnet: {one_line(message)}")

@@ -34,7 +34,7 @@ def check_graph(
     plugins: Annotated[
         str,
         typer.Option(
-            metavar="OP,...|all|none",
+            metavar="OPS",
             help="Ops to check as plugins instead: whether their kernels can stand in engines.",
         ),
     ] = "none",

@@ -7,11 +7,16 @@ The library names a parameter in one of two forms, which a Python caller can act
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.padding import Padding
+from rich.text import Text
 from typer.core import TyperCommand
 
 from clinreadnet.errors import ClinReadNetError, InputError, one_line
@@ -44,8 +49,38 @@ _THIRD_PARTY = frozenset(
 )
 
 
+_METAVARS = {"bool": "", "int": "N", "float": "X", "path": "PATH", "str": "TEXT"}
+"""What stands beside an option in the help, by the name of its type."""
+
+_TABLE_WIDTH = 100
+"""Columns from which typer's table of options cuts no name."""
+
+
 class Command(TyperCommand):
     """A command whose errors name its options and the extra that it needs."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Make it as typer does; parameters without a metavar get a short one."""
+        super().__init__(*args, **kwargs)
+        for param in self.params:
+            if param.metavar is None:
+                kind = param.bare_type().removeprefix("list[").removesuffix("]").lower()
+                is_option = param.param_type_name == "option"
+                param.metavar = _METAVARS.get(kind) if is_option else str(param.name).upper()
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help; on a narrow terminal each option stands above its text."""
+        console = Console()
+        if console.width >= _TABLE_WIDTH:
+            super().format_help(ctx, formatter)
+            return
+        console.print(self.get_usage(ctx), markup=False, highlight=False, end="\n\n")
+        console.print(Markdown(inspect.cleandoc(self.help or "")))
+        for param in self.get_params(ctx):
+            if (record := param.get_help_record(ctx)) is not None:
+                name = str(param.metavar) if param.param_type_name == "argument" else record[0]
+                console.print(Text(name, style="bold", overflow="fold"))
+                console.print(Padding(Text(record[1]), (0, 0, 0, 4)))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments.

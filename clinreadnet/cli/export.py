@@ -96,7 +96,7 @@ def export(
     plugins: Annotated[
         str,
         typer.Option(
-            metavar="OP,...|all|auto|none",
+            metavar="OPS",
             help="Ops whose kernels run inside the engines of tensorrt: sobel_stem, "
             "window_attention, attention_block, mlp. auto: those that are faster on this GPU.",
         ),

@@ -25,7 +25,7 @@ from clinreadnet.cli.options import (
 )
 from clinreadnet.console import Output, note, progress_bar, status
 from clinreadnet.errors import CheckFailed, InputError
-from clinreadnet.files import STDOUT, check_output, check_output_folder
+from clinreadnet.files import STDOUT, check_distinct, check_output, check_output_folder
 
 
 def score(
@@ -102,27 +102,38 @@ def score(
     from clinreadnet.runtime.bundle.default import default_bundle
     from clinreadnet.scoring import series as scoring
     from clinreadnet.scoring.plot import check_plot, write_plot
+    from clinreadnet.scoring.table import print_report
     from clinreadnet.scoring.viewer import check_html, write_html
 
     bundle = bundle or default_bundle()
     scoring.check_bundle(bundle)
     if csv is not None and str(csv) == STDOUT and as_json:
         raise InputError("`csv` and `as_json` both write to standard output; give one of them")
+    scores_file = None if challenge_output is None else challenge_output / scoring.CHALLENGE_FILE
+    check_distinct(
+        {
+            "csv": csv,
+            "plot": plot,
+            "html": html,
+            "challenge_output": scores_file,
+            "sr": sr,
+            "map": map,
+            "secondary_capture": secondary_capture,
+        }
+    )
     outputs = [target for target in (csv, plot, html) if target is not None]
     for target in outputs:
         check_output(target)
     if plot is not None:
         check_plot(plot)
-    if challenge_output is not None:
+    if challenge_output is not None and scores_file is not None:
         scoring.check_challenge_output(challenge_output)
-        outputs.append(challenge_output / scoring.CHALLENGE_FILE)
+        outputs.append(scores_file)
     objects = [folder for folder in (sr, map, secondary_capture) if folder is not None]
     if objects:
         from clinreadnet.dicom import quality_map, sources, structured_report
     for folder in objects:
-        check_output_folder(folder)
-    if len({folder.absolute() for folder in objects}) < len(objects):
-        raise InputError("`sr`, `map` and `secondary_capture` need a folder each")
+        check_output_folder(folder, force=None)
     left_out = 0
 
     def leave_out(where: object, error: InputError) -> None:
@@ -184,7 +195,7 @@ def score(
     if as_json:
         print_json(report.to_dict(session))
     elif csv is None or str(csv) != STDOUT:
-        scoring.print_report(report, Output())
+        print_report(report, Output(), session.describe())
     if failures:
         raise failures[0]
     if left_out:

@@ -18,7 +18,7 @@ from clinreadnet.cli.options import (
     SlicePaths,
     TrustedKeys,
 )
-from clinreadnet.console import note
+from clinreadnet.console import Output, note
 from clinreadnet.errors import CheckFailed
 from clinreadnet.spec import RESEARCH_USE
 
@@ -61,7 +61,8 @@ def score_archive(
     from clinreadnet.runtime.bundle.default import default_bundle
     from clinreadnet.runtime.records import CPU_BACKENDS
     from clinreadnet.scoring.archive import score_archive as score_all
-    from clinreadnet.scoring.series import check_bundle, series_lines
+    from clinreadnet.scoring.series import check_bundle
+    from clinreadnet.scoring.table import print_series
 
     bundle = bundle or default_bundle()
     check_bundle(bundle)
@@ -86,11 +87,11 @@ def score_archive(
         )
     if as_json:
         print_json(report.to_dict())
-    elif lines := series_lines(report.by_series):
-        print(f"{out}:", *lines[:_LINES], sep="\n")
-        if len(lines) > _LINES:
-            print(f"and {len(lines) - _LINES} more series; --json gives all")
-        print(RESEARCH_USE)
+    elif report.by_series:
+        output = Output()
+        output.print(f"{out}:", highlight=False, soft_wrap=True)
+        print_series(report.by_series, output, most=_LINES)
+        output.print(RESEARCH_USE, highlight=False, soft_wrap=True)
     if report.not_scored:
         raise CheckFailed(
             f"{out}: {report.not_scored} of {report.slices} slices were not scored; "

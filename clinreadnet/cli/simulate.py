@@ -11,7 +11,7 @@ import typer
 from clinreadnet.cli.options import Force
 from clinreadnet.console import note
 from clinreadnet.errors import InputError
-from clinreadnet.files import check_output
+from clinreadnet.files import check_distinct, check_output
 
 
 def simulate(
@@ -66,6 +66,7 @@ def simulate(
     from clinreadnet.simulator.simulate import simulate_folder, simulate_series
 
     jobs = jobs or os.cpu_count() or 1
+    check_distinct({"out": out, "preview": preview})
     if preview is not None:
         check_preview(preview)
         check_output(preview)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
@@ -17,18 +16,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from clinreadnet.data.acquisition import Acquisition
 from clinreadnet.data.slices import SliceRef
-from clinreadnet.errors import InputError, visible
+from clinreadnet.errors import InputError
 from clinreadnet.files import check_output, whole_file
 from clinreadnet.runtime import Scores, Session
 from clinreadnet.runtime.bundle.default import BUNDLE_VARIABLE
 from clinreadnet.runtime.ranges import stage
-from clinreadnet.spec import INTERVAL_MASS, LIKERT, RESEARCH_USE, grade_word
+from clinreadnet.spec import LIKERT, RESEARCH_USE, grade_word
 
 
 @dataclass(frozen=True)
@@ -275,65 +271,21 @@ def summaries_to_dict(by_series: Mapping[str, SeriesSummary]) -> dict[str, Any]:
     return {"series": only[0], "by_series": rows}
 
 
-def series_lines(by_series: Mapping[str, SeriesSummary]) -> list[str]:
-    """Return a line of text for each series; one alone is not named."""
-    if len(by_series) == 1:
-        return list(map(summary_line, by_series.values()))
-    return [
-        f"series {number}, {visible(series)}: {summary_line(summary)}"
-        for number, (series, summary) in enumerate(by_series.items(), start=1)
-    ]
-
-
 def summary_line(series: SeriesSummary) -> str:
     """Return the summary as one line of text."""
     if series.mean is None:
-        return f"{_slices(series.n)}, all marked as novel, unlike the training data: no mean"
+        return f"{count_slices(series.n)}, all marked as novel, unlike the training data: no mean"
     left_out = f", {series.novel} of them marked as novel and left out" if series.novel else ""
     shares = ", ".join(f"{word} {share:.0%}" for word, share in series.shares.items() if share)
     return (
-        f"{_slices(series.n)}{left_out}: mean {series.mean:.2f}, lowest {series.min:.2f}, "
+        f"{count_slices(series.n)}{left_out}: mean {series.mean:.2f}, lowest {series.min:.2f}, "
         f"highest {series.max:.2f} (0 bad ... 4 excellent); {shares}"
     )
 
 
-def _slices(n: int) -> str:
+def count_slices(n: int) -> str:
+    """Return a number of slices in words."""
     return "1 slice" if n == 1 else f"{n} slices"
-
-
-def print_report(report: SeriesReport, console: Console) -> None:
-    """Print the table of slices and the summary, with the line on research use."""
-    paths = [os.path.abspath(one.path) for one in report.slices]
-    folder = os.path.commonpath([os.path.dirname(path) for path in paths])
-    by_series = report.by_series
-    numbers = {series: str(number) for number, series in enumerate(by_series, start=1)}
-    several = len(numbers) > 1
-    title = visible(f"{_slices(report.series.n)} in {folder}")
-    table = Table(title=Text(title), title_justify="left")
-    table.add_column("slice", overflow="fold")
-    if several:
-        table.add_column("series", justify="right", no_wrap=True)
-    for heading in ("position (mm)", "score"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for heading in (f"{INTERVAL_MASS:.0%}", "grade", *(["domain"] if report.series.novel else [])):
-        table.add_column(heading, no_wrap=True)
-    for path, one in zip(paths, report.slices, strict=True):
-        name = os.path.relpath(path, folder)
-        mark = Text("novel" if one.in_domain is False else "", style="yellow")
-        table.add_row(
-            Text(visible(name if one.frame is None else f"{name}[{one.frame}]")),
-            *([numbers[one.series]] if several else []),
-            "" if one.position is None else f"{one.position:.1f}",
-            f"{one.score:.2f}",
-            f"{one.low:.1f} ... {one.high:.1f}",
-            one.grade,
-            *([mark] if report.series.novel else []),
-        )
-    console.print(table)
-    for line in (*series_lines(by_series), report.unjudged):
-        if line is not None:
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
-    console.print(RESEARCH_USE, highlight=False, soft_wrap=True)
 
 
 def write_csv(report: SeriesReport, target: Path) -> None:

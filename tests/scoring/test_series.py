@@ -36,6 +36,7 @@ from clinreadnet.data.slices import find_slices
 from clinreadnet.errors import InputError
 from clinreadnet.runtime import Session, verdict
 from clinreadnet.runtime.bundle.default import BUNDLE_VARIABLE
+from clinreadnet.runtime.bundle.manifest import load_manifest
 from clinreadnet.scoring import plot
 from clinreadnet.scoring import series as score
 from clinreadnet.spec import LIKERT, RESEARCH_USE, grade_word
@@ -559,10 +560,9 @@ def test_several_series_get_a_mean_each(run: Any, bundle: Path, tmp_path: Path) 
     for number in range(2):
         write_series(tmp_path / str(number), 2, SeriesInstanceUID=f"{SERIES}.{number}")
     done = run("score", tmp_path, "--bundle", bundle)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("series ")]
-    assert [line.split(": mean")[0] for line in lines] == [
-        f"series {number + 1}, {SERIES}.{number}: 2 slices" for number in range(2)
-    ]
+    assert "series" in done.stdout and "highest" in done.stdout
+    for number in range(2):
+        assert re.search(rf"{number + 1}: {re.escape(SERIES)[:20]}", done.stdout)
     document = json.loads(run("score", tmp_path, "--bundle", bundle, "--json").stdout)
     assert document["series"] is None
     assert [(s["series"], s["n"]) for s in document["by_series"]] == [
@@ -570,6 +570,83 @@ def test_several_series_get_a_mean_each(run: Any, bundle: Path, tmp_path: Path) 
         (f"{SERIES}.1", 2),
     ]
     assert len({s["series"] for s in document["slices"]}) == 2
+
+
+def test_several_series_of_one_slice_get_one_table(run: Any, bundle: Path, tmp_path: Path) -> None:
+    for number in range(3):
+        write_series(tmp_path / str(number), 1, SeriesInstanceUID=f"{SERIES}.{number}")
+    done = run("score", tmp_path, "--bundle", bundle)
+    assert "3 series of one slice each" in done.stdout
+    assert "lowest" not in done.stdout and done.stdout.count("┏") == 1
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown", "left_out"),
+    [
+        (100, ["series", "position", "score", "90%", "grade"], []),
+        (70, ["series", "position", "score", "grade"], ["90%"]),
+        (60, ["series", "score", "grade"], ["90%", "position"]),
+        (40, ["score"], ["90%", "position", "series"]),
+    ],
+)
+def test_a_narrow_terminal_leaves_columns_out_and_never_the_score(
+    run: Any,
+    bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    columns: int,
+    shown: list[str],
+    left_out: list[str],
+) -> None:
+    names = [f"a-long-name-of-a-slice-{number}" for number in range(3)]
+    for number, name in enumerate(names):
+        series = f"{SERIES}.{min(number, 1)}"
+        write_ct(tmp_path / name, noise(number), SeriesInstanceUID=series)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    printed = run("score", tmp_path, "--bundle", bundle).stdout
+    table = printed[printed.index("┏") : printed.index("└")]
+    head = table.splitlines()[1]
+    assert all(heading in head for heading in shown)
+    assert not any(heading in head for heading in left_out)
+    assert all(len(line) <= columns for line in table.splitlines())
+    cells = [line.split("│") for line in table.splitlines() if line.startswith("│")]
+    assert "".join(row[1].strip() for row in cells) == "".join(names)
+    assert len(re.findall(r"│ +\d\.\d\d ", table)) == 3
+
+
+def test_the_last_lines_say_what_ran(run: Any, bundle: Path, tmp_path: Path) -> None:
+    done = run("score", write_ct(tmp_path / "a.dcm"), "--bundle", bundle)
+    weights = load_manifest(bundle).model.weights_sha256[:12]
+    assert re.search(rf"Scored by \S+ in fp32 with weights \w+ {weights}", done.stdout)
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        ["--csv", "x.csv", "--plot", "./x.csv"],
+        ["--csv", "x.html", "--html", "x.html"],
+        ["--sr", "x", "--map", "x"],
+        ["--sr", "x", "--map", "x/maps"],
+        ["--sr", "x", "--csv", "x/a.csv"],
+    ],
+    ids=" ".join,
+)
+def test_two_outputs_with_one_place_are_refused(
+    run: Any, bundle: Path, tmp_path: Path, outputs: list[str]
+) -> None:
+    done = run("score", write_ct(tmp_path / "a.dcm"), "--bundle", bundle, *outputs)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert outputs[0] in done.stderr and outputs[2] in done.stderr
+    assert not (set(os.listdir()) & {"x", "x.csv", "x.html"})
+
+
+def test_an_existing_folder_of_reports_is_refused_without_an_option_that_is_not_there(
+    run: Any, bundle: Path, tmp_path: Path
+) -> None:
+    Path("reports").mkdir()
+    done = run("score", write_ct(tmp_path / "a.dcm"), "--bundle", bundle, "--sr", "reports")
+    assert done.returncode == 2
+    assert done.stderr == "clinreadnet: reports: already exists; remove it, or name another\n"
 
 
 @pytest.mark.parametrize("name", ["CT[axial].dcm", "a[/b].dcm".replace("/", "\\"), "[red]x.dcm"])
@@ -594,9 +671,23 @@ def test_an_empty_argument_is_refused(run: Any, bundle: Path) -> None:
     assert done.returncode == 2 and "an argument is empty" in done.stderr
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "reader"),
+    [
+        ("score {folder} --bundle {bundle}", "true"),
+        ("score {folder} --bundle {bundle} --json", "head -n 1"),
+        ("--help", "true"),
+        ("doctor", "head -n 1"),
+    ],
+    ids=["score", "json", "help", "doctor"],
+)
+def test_a_reader_that_has_seen_enough_is_no_error(
+    bundle: Path, tmp_path: Path, arguments: str, reader: str
+) -> None:
     folder = write_series(tmp_path / "s", 2)
-    command = f"{sys.executable} -m clinreadnet.cli score {folder} --bundle {bundle} | true"
+    words = arguments.format(folder=folder, bundle=bundle)
+    # Every print reaches the pipe at once: the first that fails is inside the command.
+    command = f"{sys.executable} -u -m clinreadnet.cli {words} | {reader} > /dev/null"
     done = subprocess.run(
         ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True
     )
