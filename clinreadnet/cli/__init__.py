@@ -50,7 +50,8 @@ def main() -> None:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends the program at once
-        _fail("interrupted", 130)
+        _show_cursor()
+        _fail("interrupted", _INTERRUPTED)
     except BrokenPipeError:
         _end_of_pipe()
     except OSError as error:
@@ -79,22 +80,29 @@ def _run() -> NoReturn:
         if message := error.format_message():
             _fail(f"{message.rstrip('.')}. See --help.", error.exit_code)
         sys.exit(error.exit_code)
-    except typer.Abort:
-        raise KeyboardInterrupt from None
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):  # typer turns it into status 1
             _end_of_pipe()
         raise
+    if status == _INTERRUPTED:  # typer returns it in place of KeyboardInterrupt
+        raise KeyboardInterrupt
     with output_named():
         sys.stdout.flush()
     sys.exit(status)
+
+
+def _show_cursor() -> None:
+    """Show the cursor again, where a bar was ended just while it hid it."""
+    from clinreadnet.console import console
+
+    console.show_cursor()
 
 
 def _quiet_libraries() -> None:
     """Print no library's warning: it is for programmers, and may hold the text of a header."""
     if not sys.warnoptions:  # -W, PYTHONWARNINGS
         warnings.simplefilter("ignore")
-    logging.lastResort = None  # prints the warnings of loggers that nobody reads
+    logging.lastResort = logging.NullHandler()  # for loggers that have no handler of their own
 
 
 def _end_of_pipe() -> NoReturn:
@@ -105,6 +113,7 @@ def _end_of_pipe() -> NoReturn:
     sys.exit(0)
 
 
+_INTERRUPTED = 130
 _LAST_WAIT = 10
 """Seconds to clean up in after SIGTERM."""
 

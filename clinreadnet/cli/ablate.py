@@ -20,6 +20,7 @@ from clinreadnet.cli.options import (
     Preset,
     ValidationShare,
 )
+from clinreadnet.console import status
 from clinreadnet.training.config import TrainConfig
 
 _DEFAULT = TrainConfig()
@@ -62,9 +63,10 @@ def ablate(
     - `clinreadnet ablate --data slices --out ablation --limit-time 1h`
     - `clinreadnet ablate --data slices --test other --out ablation --preset tiny --crop 256`
     """
-    from clinreadnet.training.ablate import ablate as run
-    from clinreadnet.training.ablation_table import markdown
-    from clinreadnet.training.recipe import parse_duration
+    with status("Importing PyTorch"):
+        from clinreadnet.training.ablate import ablate as run
+        from clinreadnet.training.ablation_table import markdown
+        from clinreadnet.training.recipe import parse_duration
 
     config = TrainConfig(
         preset=preset,

@@ -9,7 +9,7 @@ import typer
 
 from clinreadnet.cli.common import print_json
 from clinreadnet.cli.options import Checkpoint, Json, LabelledFolder
-from clinreadnet.console import note
+from clinreadnet.console import note, status
 
 
 def calibrate(
@@ -27,7 +27,8 @@ def calibrate(
     - `clinreadnet calibrate --data slices --out calibrated.safetensors`
     - `clinreadnet calibrate --data slices --checkpoint run/model.safetensors --out own.safetensors`
     """
-    from clinreadnet.evaluation.intervals import calibrate_intervals
+    with status("Importing PyTorch"):
+        from clinreadnet.evaluation.intervals import calibrate_intervals
 
     found = calibrate_intervals(data, out, checkpoint)
     note(f"clinreadnet: wrote {out}")

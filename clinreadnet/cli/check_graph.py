@@ -9,7 +9,7 @@ import typer
 
 from clinreadnet.cli.common import print_json
 from clinreadnet.cli.options import Checkpoint, Json, WantedPreset
-from clinreadnet.console import Output
+from clinreadnet.console import Output, status
 from clinreadnet.errors import CheckFailed, InputError
 
 
@@ -53,9 +53,10 @@ def check_graph(
     """
     if graphs and (checkpoint is not None or precisions):
         raise InputError("--checkpoint and --precision do not go with ONNX files")
-    from clinreadnet.export.engines.check import check_graphs, print_findings
-    from clinreadnet.export.plugins.names import parse_plugins
-    from clinreadnet.precision import DEFAULT_PRECISIONS
+    with status("Importing PyTorch"):
+        from clinreadnet.export.engines.check import check_graphs, print_findings
+        from clinreadnet.export.plugins.names import parse_plugins
+        from clinreadnet.precision import DEFAULT_PRECISIONS
 
     wanted = parse_plugins(plugins)
     if wanted and graphs:

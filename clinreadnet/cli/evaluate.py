@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from clinreadnet.cli.common import print_json
 from clinreadnet.cli.options import Checkpoint, Json, LabelledFolder
-from clinreadnet.console import Output
+from clinreadnet.console import Output, status
 
 
 def evaluate(data: LabelledFolder, checkpoint: Checkpoint = None, as_json: Json = False) -> None:
@@ -18,8 +18,9 @@ def evaluate(data: LabelledFolder, checkpoint: Checkpoint = None, as_json: Json 
     - `clinreadnet evaluate --data LDCTIQAG2023_test --json`
     - `clinreadnet evaluate --data slices --checkpoint run/model.safetensors`
     """
-    from clinreadnet.evaluation.labels import evaluate as measure
-    from clinreadnet.evaluation.labels import table
+    with status("Importing PyTorch"):
+        from clinreadnet.evaluation.labels import evaluate as measure
+        from clinreadnet.evaluation.labels import table
 
     metrics = measure(data, checkpoint)
     if as_json:

@@ -9,7 +9,7 @@ import typer
 
 from clinreadnet.cli.common import print_json
 from clinreadnet.cli.options import Checkpoint, Json
-from clinreadnet.console import Output
+from clinreadnet.console import Output, status
 
 
 def evaluate_order(
@@ -32,8 +32,9 @@ def evaluate_order(
     - `clinreadnet evaluate-order --data degraded`
     - `clinreadnet evaluate-order --data degraded --clean routine-dose-series --json`
     """
-    from clinreadnet.evaluation.order import evaluate_order as measure
-    from clinreadnet.evaluation.order import order_table
+    with status("Importing PyTorch"):
+        from clinreadnet.evaluation.order import evaluate_order as measure
+        from clinreadnet.evaluation.order import order_table
 
     found = measure(data, checkpoint, clean or ())
     if as_json:

@@ -9,7 +9,7 @@ import typer
 
 from clinreadnet.cli.common import print_json
 from clinreadnet.cli.options import Checkpoint, Force, Json, NewFolder, WantedPreset
-from clinreadnet.console import Output, note
+from clinreadnet.console import Output, note, status
 from clinreadnet.errors import CheckFailed, InputError
 from clinreadnet.precision import (
     DEFAULT_ENGINE_PRECISION,
@@ -120,10 +120,11 @@ def export(
         raise InputError("--target and --no-engines exclude each other")
     if fp32_islands not in ("default", "auto"):
         raise InputError(f"--fp32-islands {fp32_islands}: give default or auto")
-    from clinreadnet.export.bundle import export_bundle, parse_batch
-    from clinreadnet.export.engines.options import BuildOptions
-    from clinreadnet.export.plugins.names import parse_plugins
-    from clinreadnet.verify.report import print_report
+    with status("Importing PyTorch"):
+        from clinreadnet.export.bundle import export_bundle, parse_batch
+        from clinreadnet.export.engines.options import BuildOptions
+        from clinreadnet.export.plugins.names import parse_plugins
+        from clinreadnet.verify.report import print_report
 
     report = export_bundle(
         out,

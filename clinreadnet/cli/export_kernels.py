@@ -8,7 +8,7 @@ import typer
 
 from clinreadnet.cli.common import print_json
 from clinreadnet.cli.options import Force, Json, NewFolder, Preset
-from clinreadnet.console import Output
+from clinreadnet.console import Output, status
 
 
 def export_kernels(
@@ -41,8 +41,9 @@ def export_kernels(
     - `clinreadnet export-kernels --out kernels --format cubin --target sm80 --target sm90`
     - `clinreadnet export-kernels --out kernels --format ptx --precision fp16 --target sm90`
     """
-    from clinreadnet.export.kernels import export_kernels as compile_all
-    from clinreadnet.export.kernels import print_kernels
+    with status("Importing PyTorch"):
+        from clinreadnet.export.kernels import export_kernels as compile_all
+        from clinreadnet.export.kernels import print_kernels
 
     result = compile_all(
         out,

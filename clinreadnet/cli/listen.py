@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -102,7 +103,7 @@ def listen(
     - `clinreadnet listen --spool spool --send-to pacs:104:PACS --host 0.0.0.0 --allow CT1@10.0.0.7`
     - `clinreadnet listen --spool spool --send-to 127.0.0.1:4242:ORTHANC --map --metrics-port 9112`
     """
-    from clinreadnet.console import note
+    from clinreadnet.console import note, status
     from clinreadnet.node.config import (
         TlsFiles,
         check_title,
@@ -143,17 +144,17 @@ def listen(
     )
     bundle = bundle or default_bundle()
     check_bundle(bundle)
-    with (
-        Node(config) as node,
-        Session(
-            bundle,
-            backends or BACKENDS,
-            precision,
-            device=device,
-            trusted_keys=trusted_keys or None,
-            not_before=not_before,
-        ) as session,
-    ):
+    with Node(config) as node, ExitStack() as stack:
+        with status("Loading the bundle"):
+            session = Session(
+                bundle,
+                backends or BACKENDS,
+                precision,
+                device=device,
+                trusted_keys=trusted_keys or None,
+                not_before=not_before,
+            )
+        stack.enter_context(session)
         quiet_libraries()
         try:
             node.start(session)

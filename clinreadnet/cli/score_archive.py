@@ -18,7 +18,7 @@ from clinreadnet.cli.options import (
     SlicePaths,
     TrustedKeys,
 )
-from clinreadnet.console import Output, note
+from clinreadnet.console import Output, note, progress_bar, status
 from clinreadnet.errors import CheckFailed
 from clinreadnet.spec import RESEARCH_USE
 
@@ -56,11 +56,11 @@ def score_archive(
     - `clinreadnet score-archive archive/ --out scores.parquet`
     - `clinreadnet score-archive archive/ --out scores.parquet --address head:6379 --workers 8`
     """
-    from clinreadnet.console import progress_bar
+    with status("Importing Ray"):
+        from clinreadnet.scoring.archive import score_archive as score_all
     from clinreadnet.runtime import BACKENDS
     from clinreadnet.runtime.bundle.default import default_bundle
     from clinreadnet.runtime.records import CPU_BACKENDS
-    from clinreadnet.scoring.archive import score_archive as score_all
     from clinreadnet.scoring.series import check_bundle
     from clinreadnet.scoring.table import print_series
 

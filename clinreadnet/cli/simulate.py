@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from clinreadnet.cli.options import Force
-from clinreadnet.console import note
+from clinreadnet.console import note, status
 from clinreadnet.errors import InputError
 from clinreadnet.files import check_distinct, check_output
 
@@ -61,9 +61,10 @@ def simulate(
     - `clinreadnet simulate --out mine --anatomy routine-dose-series --variants 4`
     - `clinreadnet simulate --out series --count 24 --seed 1 --dicom`
     """
-    from clinreadnet.data.slices import find_slices
-    from clinreadnet.simulator.preview import check_preview, write_preview
-    from clinreadnet.simulator.simulate import simulate_folder, simulate_series
+    with status("Importing the simulator"):
+        from clinreadnet.data.slices import find_slices
+        from clinreadnet.simulator.preview import check_preview, write_preview
+        from clinreadnet.simulator.simulate import simulate_folder, simulate_series
 
     jobs = jobs or os.cpu_count() or 1
     check_distinct({"out": out, "preview": preview})

@@ -21,6 +21,7 @@ from clinreadnet.cli.options import (
     TileWeight,
     ValidationShare,
 )
+from clinreadnet.console import status
 from clinreadnet.errors import InputError
 from clinreadnet.training.config import TrainConfig
 
@@ -82,9 +83,10 @@ def train(
     - `clinreadnet train --data slices --out run --epochs 30 --resume`
     - `torchrun --nproc-per-node 8 --no-python clinreadnet train --data slices --out run`
     """
-    from clinreadnet.training.recipe import load_recipe, parse_duration
-    from clinreadnet.training.run import train as run
-    from clinreadnet.training.run import train_recipe
+    with status("Importing PyTorch"):
+        from clinreadnet.training.recipe import load_recipe, parse_duration
+        from clinreadnet.training.run import train as run
+        from clinreadnet.training.run import train_recipe
 
     if recipe is not None:
         _refuse_other_options(context)

@@ -9,7 +9,7 @@ import typer
 
 from clinreadnet.cli.common import print_json
 from clinreadnet.cli.options import Json
-from clinreadnet.console import Output, note
+from clinreadnet.console import Output, note, status
 from clinreadnet.errors import InputError
 from clinreadnet.files import check_output
 
@@ -40,9 +40,10 @@ def tune(
     """
     if dry_run and out is not None:
         raise InputError("--dry-run and --out exclude each other")
-    from clinreadnet.kernels.launch import CONFIGS
-    from clinreadnet.tuning.tune import print_tuning, write_tuning
-    from clinreadnet.tuning.tune import tune as run
+    with status("Importing PyTorch"):
+        from clinreadnet.kernels.launch import CONFIGS
+        from clinreadnet.tuning.tune import print_tuning, write_tuning
+        from clinreadnet.tuning.tune import tune as run
 
     if not dry_run:
         check_output(CONFIGS / "gpu.json" if out is None else out)

@@ -9,7 +9,7 @@ import typer
 
 from clinreadnet.cli.common import print_json
 from clinreadnet.cli.options import Device, Json
-from clinreadnet.console import Output, note
+from clinreadnet.console import Output, note, progress_bar, status
 from clinreadnet.errors import CheckFailed, InputError
 from clinreadnet.files import check_output
 
@@ -56,16 +56,16 @@ def verify(
         raise InputError("--record is of the golden slices; leave --data out")
     if key is not None and not record:
         raise InputError("--key goes with --record")
-    from clinreadnet.console import progress_bar
-    from clinreadnet.data.ldctiqa import read_ldctiqa
-    from clinreadnet.runtime.bundle.manifest import load_manifest
-    from clinreadnet.runtime.inputs import check_device
-    from clinreadnet.scoring.plot import check_plot
-    from clinreadnet.verify.plot import write_parity
-    from clinreadnet.verify.record import check_record
-    from clinreadnet.verify.record import record as write_record
-    from clinreadnet.verify.report import print_report
-    from clinreadnet.verify.run import steps, verify_folder, verify_golden
+    with status("Importing PyTorch"):
+        from clinreadnet.data.ldctiqa import read_ldctiqa
+        from clinreadnet.runtime.bundle.manifest import load_manifest
+        from clinreadnet.runtime.inputs import check_device
+        from clinreadnet.scoring.plot import check_plot
+        from clinreadnet.verify.plot import write_parity
+        from clinreadnet.verify.record import check_record
+        from clinreadnet.verify.record import record as write_record
+        from clinreadnet.verify.report import print_report
+        from clinreadnet.verify.run import steps, verify_folder, verify_golden
 
     check_device(device)
     if plot is not None:

@@ -25,6 +25,7 @@ import ray.data
 from numpy.typing import NDArray
 from pyarrow import parquet
 
+from clinreadnet.console import status
 from clinreadnet.data.acquisition import Acquisition
 from clinreadnet.data.slices import SliceRef, find_slices
 from clinreadnet.errors import ClinReadNetError, InputError, first_line, visible
@@ -215,7 +216,12 @@ def _cluster(address: str, workers: int | None) -> Iterator[None]:
         quiet |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE}
         quiet |= {"num_cpus": max(workers or 0, os.cpu_count() or 1)}
     try:
-        with _silent_standard_error():
+        where = "on this machine" if address == LOCAL else f"at {address}"
+        # The status is drawn once and stands still while standard error is silent.
+        with (
+            status(f"{'Starting' if address == LOCAL else 'Looking for'} Ray {where}"),
+            _silent_standard_error(),
+        ):
             ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from clinreadnet.console import status
 from clinreadnet.errors import InputError, first_line
 from clinreadnet.export.engines.build import parser_error
 from clinreadnet.files import read_regular
@@ -117,7 +118,8 @@ def check_graphs(
     with tempfile.TemporaryDirectory() as folder:
         for precision in precisions:
             file = Path(folder) / f"clinreadnet.{precision}.onnx"
-            export_onnx(model, file, precision=precision)
+            with status(f"Exporting the {precision} graph"):
+                export_onnx(model, file, precision=precision)
             findings += check_graph(file)
     return findings
 

@@ -61,6 +61,7 @@ class Graphs:
         task = self._bar.add_task("Exporting ONNX graphs", total=len(wanted))
         artifacts = []
         for precision in wanted:
+            self._bar.update(task, description=f"Exporting the {precision} graph")
             artifact = self._entry(precision, self._write(precision, self._folder))
             if PRECISIONS[precision].quantized and (reason := self._missed(artifact)):
                 (self._folder / artifact.file).unlink()

@@ -45,6 +45,7 @@ from clinreadnet.tuning import tune
 from support import recorded_run
 from support.dicom_files import noise, write_ct
 from support.labelled_folder import make_labelled_folder
+from support.score_files import row, write_csv
 from support.tiny_bundle import write_bundle
 
 __all__ = ["COMMANDS", "Command", "app", "matplotlib"]
@@ -414,3 +415,46 @@ COMMANDS: dict[str, Command] = {
         _results,
     ),
 }
+
+
+def _evaluated(source: Path, out: Path) -> None:
+    _labelled(source, out)
+    _order(source / "slices")
+    torch.manual_seed(0)
+    save_checkpoint(ClinReadNet(SMALL), source / "a.safetensors")
+
+
+def _order(folder: Path) -> None:
+    """Record degradations, as `simulate --anatomy` does."""
+    simulation = json.loads((folder / "simulation.json").read_text())
+    for number, record in enumerate(simulation["images"].values()):
+        slice_ = f"IM{number % 2}.dcm"
+        quality = max(4.0 - number, 0)
+        record |= {"noise_level": number, "views": 720, "quality": quality, "slice": slice_}
+    (folder / "simulation.json").write_text(json.dumps(simulation))
+
+
+def _scores(source: Path, out: Path) -> None:
+    write_csv(source / "scores.csv", [row()])
+
+
+_PRESET = "--checkpoint in/a.safetensors"
+
+READERS: dict[str, Command] = {
+    "doctor": Command("doctor", {}),
+    "check-graph": Command("check-graph in/bundle/clinreadnet.fp32.onnx", {}, _bundle),
+    "evaluate": Command(f"evaluate --data in/slices {_PRESET}", {}, _evaluated, _narrow),
+    "evaluate-order": Command(
+        f"evaluate-order --data in/slices {_PRESET}", {}, _evaluated, _narrow
+    ),
+    "calibrate": Command(
+        f"calibrate --data in/slices {_PRESET} --out out/b.safetensors", {}, _evaluated, _narrow
+    ),
+    "summarize": Command("summarize in/scores.csv", {}, _scores),
+    "listen": Command(
+        "listen --bundle in/bundle --spool out/spool --send-to 127.0.0.1:9:PACS --port 11119",
+        {},
+        _bundle,
+    ),
+}
+"""Commands that write nothing, or that have tests of their own for what they write."""

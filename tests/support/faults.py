@@ -31,8 +31,8 @@ _CREATING = {"open", "os.mkdir"}
 _CHANGES = {*_CREATING, "os.rename", "os.remove", "os.rmdir", "os.chmod"}
 _FOR_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _SECONDS = 120
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["support.fault_commands"])
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["support.fault_commands"])
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def run(command: str, arguments: list[str], folder: Path, fault: Fault = Fault()
     """
     with tempfile.TemporaryDirectory() as scratch:
         given = (command, arguments, str(folder), scratch, fault)
-        child = _context.Process(target=_child, args=given)
-        _start_server()
+        child = context.Process(target=_child, args=given)
+        start_server()
         start = time.monotonic()
         child.start()
         child.join(_SECONDS)
@@ -103,7 +103,7 @@ def run(command: str, arguments: list[str], folder: Path, fault: Fault = Fault()
         )
 
 
-def _start_server() -> None:
+def start_server() -> None:
     """Start the server that children are forked from, unless it runs.
 
     It finds modules by the environment: Python does not give it ``sys.path`` in every release.

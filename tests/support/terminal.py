@@ -8,11 +8,15 @@ import pty
 import select
 import signal
 import struct
+import sys
 import termios
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+
+from support import faults
 
 INTERRUPT = b"\x03"
 """What Ctrl-C sends."""
@@ -45,6 +49,66 @@ class Screen:
         return not self.drawn or last in ("", "\x1b[?25h") or last.endswith("\x1b[2K")
 
 
+def fork(
+    name: str,
+    folder: Path,
+    *,
+    columns: int = 100,
+    environment: Mapping[str, str] | None = None,
+    limit: float = 60,
+    interrupt_after: float | None = None,
+) -> Screen:
+    """Run a command of `support.fault_commands` in a process that has imported what it needs.
+
+    Args:
+        name: a name in ``COMMANDS`` or ``READERS``.
+        folder: current folder, with the command's inputs.
+        columns: width of the terminal.
+        environment: variables beside the present ones.
+        limit: seconds after which the command is killed and AssertionError raised.
+        interrupt_after: seconds after which Ctrl-C is typed.
+    """
+    control, terminal = _open(columns)
+    variables = {"TERM": "xterm-256color", **(environment or {})}
+    child = faults.context.Process(
+        target=_child, args=(name, str(folder), os.ttyname(terminal), variables)
+    )
+    faults.start_server()
+    child.start()
+    try:
+        return _watch(child.pid, control, limit, interrupt_after, None, child)
+    finally:
+        os.close(control)
+        os.close(terminal)
+
+
+def _child(name: str, folder: str, terminal: str, environment: Mapping[str, str]) -> None:
+    from clinreadnet import cli, console
+    from support.fault_commands import COMMANDS, READERS
+
+    os.setsid()
+    opened = os.open(terminal, os.O_RDWR)  # becomes the terminal of the new session
+    for number in range(3):
+        os.dup2(opened, number)
+    os.chdir(folder)
+    os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)
+    # It read the environment when it was made, in the server.
+    console.console.__init__(file=console.console.file)  # type: ignore[misc]
+    command = {**COMMANDS, **READERS}[name]
+    command.stub()
+    sys.argv = ["clinreadnet", *command.arguments.split()]
+    cli.main()
+
+
+def _open(columns: int) -> tuple[int, int]:
+    control, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    return control, terminal
+
+
 def run(
     command: Sequence[str],
     folder: Path,
@@ -64,10 +128,9 @@ def run(
         environment: variables beside the present ones.
         limit: seconds after which the command is killed and AssertionError raised.
         interrupt_after: seconds after which Ctrl-C is typed.
-        interrupt_at: Ctrl-C is typed once this text is drawn.
+        interrupt_at: text that must be drawn before these seconds begin.
     """
-    control, terminal = pty.openpty()
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    control, terminal = _open(columns)
     child = os.fork()
     if child == 0:
         os.close(control)
@@ -82,24 +145,49 @@ def run(
         os.close(control)
 
 
-def _watch(child: int, control: int, limit: float, after: float | None, at: str | None) -> Screen:
+def _watch(
+    child: int,
+    control: int,
+    limit: float,
+    after: float | None,
+    at: str | None,
+    process: BaseProcess | None = None,
+) -> Screen:
+    """Read what a process draws until it ends; ``process`` if it is not a child of this one."""
     start, typed, drawn = time.monotonic(), None, b""
+    begun = start
     while (now := time.monotonic()) - start < limit:
-        due = after is not None and now - start > after or at is not None and at.encode() in drawn
-        if due and typed is None:
+        if typed is None and (not _foreground(control) or (at and at.encode() not in drawn)):
+            begun = now
+        elif after is not None and typed is None and now - begun > after:
             os.write(control, INTERRUPT)
             typed = now
-        if select.select([control], [], [], 0.02)[0]:
+        ended = process is not None and not process.is_alive()
+        if select.select([control], [], [], 0 if ended else 0.02)[0]:
             try:
                 drawn += os.read(control, 65536)
             except OSError:  # the last of the terminal's users has ended
                 break
+        elif ended:
+            break
     else:
         os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        process.join() if process is not None else os.waitpid(child, 0)
         text = drawn.decode(errors="replace")[-2000:]
         raise AssertionError(f"goes on after {limit} s, {len(drawn)} bytes drawn: {text!r}")
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if process is None:
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    else:
+        process.join()
+        status = process.exitcode
     end = time.monotonic()
     waited = None if typed is None else end - typed
     return Screen(drawn.decode(errors="replace"), status, end - start, waited)
+
+
+def _foreground(control: int) -> int:
+    """Return the process group that Ctrl-C is sent to; 0 for none."""
+    try:
+        return os.tcgetpgrp(control)
+    except OSError:
+        return 0

@@ -1,0 +1,133 @@
+"""Every command at a terminal: it ends, draws its bar, and leaves cursor and line as they were."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+
+pytest.importorskip("torch")
+pytest.importorskip("ray")
+pytest.importorskip("triton")
+pytest.importorskip("cryptography")
+
+from support import terminal  # noqa: E402
+from support.fault_commands import COMMANDS, READERS  # noqa: E402
+from support.tiny_bundle import write_bundle  # noqa: E402
+
+from clinreadnet.cli import app  # noqa: E402
+
+ALL = {**COMMANDS, **READERS}
+ENDLESS = {"listen"}
+ANSWER_SECONDS = 1.0
+"""Seconds after Ctrl-C in which a command ends."""
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Path], Path]:
+    """Return a function that puts the inputs of a command into a folder."""
+    made: dict[str, Path] = {}
+
+    def put(name: str, place: Path) -> Path:
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp(name) / "before"
+            ALL[name].make(made[name])
+        return Path(shutil.copytree(made[name], place / "work"))
+
+    return put
+
+
+def test_every_command_is_here() -> None:
+    names = {command.split("-dicom")[0].split("-record")[0] for command in ALL}
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert set(commands) == names
+
+
+@pytest.mark.parametrize(
+    ("columns", "environment"),
+    [(100, {}), (40, {"NO_COLOR": "1"})],
+    ids=["100-columns", "40-columns-without-colour"],
+)
+@pytest.mark.parametrize("name", sorted(set(ALL) - ENDLESS))
+def test_a_command_ends_and_leaves_the_terminal_as_it_was(
+    name: str,
+    columns: int,
+    environment: dict[str, str],
+    inputs: Callable[[str, Path], Path],
+    tmp_path: Path,
+) -> None:
+    screen = terminal.fork(
+        name, inputs(name, tmp_path), columns=columns, environment=environment, limit=120
+    )
+    assert screen.status == ALL[name].status, screen.drawn
+    assert screen.cursor_shown and screen.line_clean, screen.drawn[-300:]
+    assert "Traceback" not in screen.drawn and "Warning" not in screen.drawn, screen.drawn
+    if environment:
+        assert "\x1b[3" not in screen.drawn.replace("\x1b[3m", "")  # no colour; 3m is italic
+
+
+BARS = {
+    "score": "Scoring",
+    "score-archive": "Scoring",
+    "verify": "Verifying",
+    "export": "Exporting",
+    "export-kernels": "Compiling",
+    "simulate": "simulating",
+    "train": "epoch",
+    "evaluate": "score",
+    "calibrate": "score",
+}
+
+
+@pytest.mark.parametrize("name", BARS)
+@pytest.mark.parametrize(
+    "environment", [{"FORCE_COLOR": "1"}, {"TERM": "dumb"}], ids=["forced", "dumb"]
+)
+def test_a_bar_is_drawn_where_the_terminal_can(
+    name: str,
+    environment: dict[str, str],
+    inputs: Callable[[str, Path], Path],
+    tmp_path: Path,
+) -> None:
+    screen = terminal.fork(name, inputs(name, tmp_path), environment=environment, limit=120)
+    assert screen.status == ALL[name].status, screen.drawn
+    assert screen.cursor_shown
+    drawn = re.search(rf"{BARS[name]}[^\n]*━", screen.drawn) is not None
+    assert drawn == ("dumb" not in environment.values()), screen.drawn
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.05, 0.3, 1.0])
+@pytest.mark.parametrize("name", ["score", "simulate", "train", "verify", "export", "listen"])
+def test_control_c_ends_a_command_with_one_line(
+    name: str, moment: float, inputs: Callable[[str, Path], Path], tmp_path: Path
+) -> None:
+    screen = terminal.fork(name, inputs(name, tmp_path), interrupt_after=moment, limit=120)
+    if screen.waited is None or screen.status == ALL[name].status != 130:
+        return  # it was faster
+    check_interrupted(screen)
+
+
+def check_interrupted(screen: terminal.Screen) -> None:
+    assert screen.status == 130, screen.drawn
+    assert screen.drawn.rstrip().endswith("clinreadnet: interrupted"), screen.drawn
+    assert screen.cursor_shown and "Traceback" not in screen.drawn
+    assert screen.waited is not None and screen.waited < ANSWER_SECONDS
+
+
+@pytest.mark.parametrize("moment", [0.1, 0.2, 0.4, 0.8])
+def test_control_c_while_a_command_starts(moment: float, tmp_path: Path) -> None:
+    write_bundle(tmp_path / "bundle")
+    words = "listen --bundle bundle --spool spool --send-to 127.0.0.1:9:PACS --port 11118"
+    program = (
+        f"import sys; sys.argv = ['clinreadnet', *{words.split()}]\n"
+        "from clinreadnet.cli import main\n"
+        "print('here', flush=True); main()"
+    )
+    command = [sys.executable, "-c", program]
+    screen = terminal.run(command, tmp_path, interrupt_after=moment, interrupt_at="here")
+    check_interrupted(screen)
