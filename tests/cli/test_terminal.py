@@ -101,7 +101,7 @@ def test_a_bar_is_drawn_where_the_terminal_can(
     assert drawn == ("dumb" not in environment.values()), screen.drawn
 
 
-@pytest.mark.parametrize("moment", [0.0, 0.05, 0.3, 1.0])
+@pytest.mark.parametrize("moment", [0.02, 0.1, 0.3, 1.0])
 @pytest.mark.parametrize("name", ["score", "simulate", "train", "verify", "export", "listen"])
 def test_control_c_ends_a_command_with_one_line(
     name: str, moment: float, inputs: Callable[[str, Path], Path], tmp_path: Path

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from support import faults
 
+_PROMPT = "$ clinreadnet"
 INTERRUPT = b"\x03"
 """What Ctrl-C sends."""
 
@@ -76,7 +77,7 @@ def fork(
     faults.start_server()
     child.start()
     try:
-        return _watch(child.pid, control, limit, interrupt_after, None, child)
+        return _watch(child.pid, control, limit, interrupt_after, _PROMPT, child)
     finally:
         os.close(control)
         os.close(terminal)
@@ -100,6 +101,7 @@ def _child(name: str, folder: str, terminal: str, environment: Mapping[str, str]
     command = {**COMMANDS, **READERS}[name]
     command.stub()
     sys.argv = ["clinreadnet", *command.arguments.split()]
+    print(_PROMPT, flush=True)
     cli.main()
 
 
@@ -157,7 +159,7 @@ def _watch(
     start, typed, drawn = time.monotonic(), None, b""
     begun = start
     while (now := time.monotonic()) - start < limit:
-        if typed is None and (not _foreground(control) or (at and at.encode() not in drawn)):
+        if typed is None and at is not None and at.encode() not in drawn:
             begun = now
         elif after is not None and typed is None and now - begun > after:
             os.write(control, INTERRUPT)
@@ -183,11 +185,3 @@ def _watch(
     end = time.monotonic()
     waited = None if typed is None else end - typed
     return Screen(drawn.decode(errors="replace"), status, end - start, waited)
-
-
-def _foreground(control: int) -> int:
-    """Return the process group that Ctrl-C is sent to; 0 for none."""
-    try:
-        return os.tcgetpgrp(control)
-    except OSError:
-        return 0
