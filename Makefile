@@ -14,7 +14,7 @@ LOADED := bench/results/node/load.json
 WEIGHTS := clinreadnet/weights/small.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help build test fuzz soak faults lint format typecheck docs picture bench bench-record bench-check gpu-check \
+.PHONY: help build build-at-terminal test fuzz soak faults lint format typecheck docs picture bench bench-record bench-check gpu-check \
 	node-load rehearse tables ptx-check defects flavours plugins kernel-table clean
 
 help:  ## list the targets
@@ -23,6 +23,9 @@ help:  ## list the targets
 build: $(INSTALLED) bundle/manifest.json sample  ## install, export a verified bundle, score a sample
 	$(BIN)/clinreadnet verify bundle
 	$(BIN)/clinreadnet score sample --bundle bundle
+
+build-at-terminal:  ## make build as a person at a terminal sees it: it ends, and leaves the terminal as it was
+	PYTHONPATH=tests $(PYTHON) -m support.terminal $(MAKE) build
 
 # A file's tests share what they make, so a file stays in one process; a process takes one core. In their own order,
 # because files of one long test would otherwise come last.

@@ -28,13 +28,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--quick",
         action="store_true",
-        help="few rounds and hardly any warm-up, only to try the benchmarks",
+        help="run each row once, only to try the benchmarks; nothing is measured and no limit of "
+        "time is checked",
     )
     parser.addoption("--rounds", type=int, help="time each row at least this often")
     parser.addoption("--device", type=int, help="GPU to use, by its number among the visible ones")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-benchmark reads its options
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--quick") and not config.getoption("benchmark_json"):
+        config.option.benchmark_disable = True
     if (device := config.getoption("--device")) is not None:
         try:
             devices.use(device)

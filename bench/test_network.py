@@ -83,10 +83,15 @@ def test_missing(backend: str) -> None:
 
 @pytest.mark.parametrize("candidate", FOUND.candidates, ids=lambda c: c.title)
 def test_cold_start(
-    record: Callable[[ColdStartRow, Sequence[float]], None], candidate: Candidate
+    request: pytest.FixtureRequest,
+    record: Callable[[ColdStartRow, Sequence[float]], None],
+    candidate: Candidate,
 ) -> None:
     """A new process: import, load, first run of one slice, with empty compiler caches."""
-    rounds = 1 if candidate.name in ("torch-compile", "torch-triton") else 3
+    once = candidate.name in ("torch-compile", "torch-triton") or request.config.getoption(
+        "--quick"
+    )
+    rounds = 1 if once else 3
     found: list[dict[str, float]] = []
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as cache:

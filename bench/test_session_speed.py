@@ -69,7 +69,8 @@ def test_overhead_at_batch_1(
     timed = Timed(backend._session)
     monkeypatch.setattr(backend, "_session", timed)
     benchmark.pedantic(session.score, (some_hu(dtype),), rounds=ROUNDS, warmup_rounds=2)
-    assert benchmark.stats is not None
+    if benchmark.stats is None:  # --quick
+        return
     inside = timed.seconds[-ROUNDS:]
     shares = [
         whole / run - 1 for whole, run in zip(benchmark.stats.stats.data, inside, strict=True)
@@ -100,6 +101,7 @@ def test_cold_start_to_first_score(benchmark: BenchmarkFixture) -> None:
         processor.append(sum(after[2:4]) - sum(before[2:4]))  # of the child, user and system
 
     benchmark.pedantic(run, rounds=15, warmup_rounds=1)
+    if benchmark.stats is None:  # --quick
+        return
     benchmark.extra_info |= surroundings() | {"processor_seconds": statistics.median(processor)}
-    assert benchmark.stats is not None
     assert benchmark.stats.stats.median <= COLD_START_LIMIT

@@ -51,7 +51,10 @@ def main() -> None:
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends the program at once
         _show_cursor()
-        _fail("interrupted", _INTERRUPTED)
+        try:
+            _fail("interrupted", _INTERRUPTED)
+        finally:
+            _leave_threads()
     except BrokenPipeError:
         _end_of_pipe()
     except OSError as error:
@@ -96,6 +99,15 @@ def _show_cursor() -> None:
     from clinreadnet.console import console
 
     console.show_cursor()
+
+
+def _leave_threads() -> None:
+    """End the process now if a thread is at work: Python would wait for it.
+
+    What a command writes is cleaned up by its blocks, which have ended.
+    """
+    if any(not t.daemon for t in threading.enumerate() if t is not threading.main_thread()):
+        os._exit(_INTERRUPTED)
 
 
 def _quiet_libraries() -> None:

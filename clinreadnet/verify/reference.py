@@ -94,7 +94,7 @@ def reference_outputs(
             parts.append(part)
             advance(1)
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C does not wait for a slice
         torch.set_num_threads(threads)
     by_output = zip(*parts, strict=True)
     return {name: np.concatenate(part) for name, part in zip(OUTPUTS, by_output, strict=True)}

@@ -29,7 +29,16 @@ def pytest_bench(
 ) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"CLINREADNET_BUNDLE": str(bundle), "OMP_NUM_THREADS": "1"}
     environment |= variables
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--quick", "-rs"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "--quick",
+        "--rounds=6",
+        "-rs",
+    ]
     return subprocess.run(
         [*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
     )

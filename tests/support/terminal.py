@@ -185,3 +185,15 @@ def _watch(
     end = time.monotonic()
     waited = None if typed is None else end - typed
     return Screen(drawn.decode(errors="replace"), status, end - start, waited)
+
+
+def main(command: Sequence[str]) -> int:
+    """Run a command at a terminal and say how it ended; return 1 if a person would be let down."""
+    screen = run(command, Path(), limit=1800)
+    print(screen.drawn[-2000:])
+    print(f"status {screen.status}, {screen.seconds:.0f} s, cursor {screen.cursor_shown}")
+    return int(screen.status != 0 or not screen.cursor_shown or "Traceback" in screen.drawn)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
