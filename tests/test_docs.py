@@ -105,3 +105,17 @@ def test_commands_and_options_in_the_docs_exist(page: Path) -> None:
             if word.startswith("--") and word.rstrip(";,") not in {*options, "--help"}
         ]
     assert unknown == []
+
+
+OF_OTHER_PROGRAMS = {
+    *("--minutes", "--quick", "--commit", "--wheels", "--again", "--rounds"),  # of bench
+    *("--clock-control", "--network", "--backend-config"),  # ncu, docker, tritonserver
+}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_options_in_text_and_tables_exist(page: Path) -> None:
+    known = get_command(app).commands.values()  # type: ignore[attr-defined]
+    options = {o for c in known for p in c.params for o in (*p.opts, *p.secondary_opts)}
+    named = set(re.findall(r"`(--[a-z][\w-]*)", page.read_text()))
+    assert named <= options | OF_OTHER_PROGRAMS

@@ -21,7 +21,7 @@ def flavour_table() -> str:
     record = read_json(FLAVOURS_USED)
     rows = [
         ["builds without a GPU"],
-        *([f"`--{option}`"] for option in get_args(Option)),
+        *([f"`--{option.removesuffix('_mib').replace('_', '-')}`"] for option in get_args(Option)),
         ["judges an engine before loading it"],
         ["binding checked"],
         ["of it, used by the builder"],
