@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.padding import Padding
 from rich.text import Text
-from typer.core import TyperCommand
+from typer.core import TyperArgument, TyperCommand, TyperOption
 
 from clinreadnet.errors import ClinReadNetError, InputError, one_line
 
@@ -63,7 +63,7 @@ class Command(TyperCommand):
         """Make it as typer does; parameters without a metavar get a short one."""
         super().__init__(*args, **kwargs)
         for param in self.params:
-            if param.metavar is None:
+            if param.metavar is None and isinstance(param, (TyperArgument, TyperOption)):
                 kind = param.bare_type().removeprefix("list[").removesuffix("]").lower()
                 is_option = param.param_type_name == "option"
                 param.metavar = _METAVARS.get(kind) if is_option else str(param.name).upper()

@@ -181,6 +181,7 @@ def _watch(
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     else:
         process.join()
+        assert process.exitcode is not None
         status = process.exitcode
     end = time.monotonic()
     waited = None if typed is None else end - typed
