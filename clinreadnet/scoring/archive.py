@@ -11,8 +11,10 @@ import json
 import logging
 import os
 import pickle
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -32,6 +34,7 @@ from clinreadnet.errors import ClinReadNetError, InputError, first_line, visible
 from clinreadnet.files import check_output, whole_file
 from clinreadnet.runtime import Session
 from clinreadnet.scoring.series import (
+    SeriesEnds,
     SeriesSummary,
     SliceScore,
     slice_scores,
@@ -48,6 +51,9 @@ CHUNK = 32
 
 TRIES = 2
 """Workers that a chunk may kill before its slices are scored alone, and a slice after that."""
+
+_ANSWER_WITHIN = 12.0
+"""Seconds in which a cluster must answer; Ray itself waits for minutes, or for ever."""
 
 _OBJECT_STORE = 256 * 2**20  # bytes, for a local Ray; it holds only headers and scores
 
@@ -89,7 +95,8 @@ class ArchiveReport:
     Attributes:
         out: the Parquet file.
         slices: number of rows.
-        not_scored: number of rows with an error.
+        not_scored: number of rows with an error, without those of slices that show no body at the
+            ends of a series.
         by_series: summary of the scores of each series, in the order of the rows.
         session: `Session.describe` of a worker; None if no slice was found.
     """
@@ -118,7 +125,7 @@ class _Chunk:
 
     first: int
     scores: list[SliceScore | None]
-    errors: list[str | None]
+    errors: list[ClinReadNetError | None]
     session: dict[str, Any]
 
 
@@ -157,12 +164,17 @@ def score_archive(
         The report.
 
     Raises:
-        InputError: no slices, no such cluster, too many workers for it, or a bundle that cannot be
-            loaded.
+        InputError: no slices, no such cluster or one that does not answer, too many workers for
+            it, or a bundle that cannot be loaded.
         CheckFailed: the bundle does not reproduce its golden outputs on a worker.
     """
     out, bundle = Path(out), Path(bundle).absolute()
     check_output(out)
+    processors = os.cpu_count() or 1
+    if address == LOCAL and (workers or 1) > processors and not ray.is_initialized():
+        raise InputError(
+            f"workers={workers}: this machine has {processors} processors; ask for fewer"
+        )
     refused: list[tuple[Path, str]] = []
     refs = find_slices(
         [Path(path).absolute() for path in paths],
@@ -177,7 +189,7 @@ def score_archive(
         note(reason)
     total = len(refs) + len(refused)
     scores: list[SliceScore | None] = [None] * len(refs)
-    errors: list[str | None] = [None] * len(refs)
+    errors: list[ClinReadNetError | None] = [None] * len(refs)
     session: dict[str, Any] | None = None
     done = len(refused)
     with _cluster(address, workers):
@@ -192,10 +204,14 @@ def score_archive(
     if session is not None and session["unjudged"]:
         note(session["unjudged"])
     good = [one for one in scores if one is not None]
+    ends = SeriesEnds()
+    ends.sort(refs, {i: error for i, error in enumerate(errors) if error is not None})
+    if line := ends.note():
+        note(line)
     return ArchiveReport(
         out=out,
         slices=total,
-        not_scored=total - len(good),
+        not_scored=total - len(good) - len(ends.skipped()),
         by_series=summarise_by_series(good),
         session=session,
     )
@@ -222,7 +238,7 @@ def _cluster(address: str, workers: int | None) -> Iterator[None]:
             status(f"{'Starting' if address == LOCAL else 'Looking for'} Ray {where}"),
             _silent_standard_error(),
         ):
-            ray.init(address=address, **quiet)
+            _connect(address, quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(
             f"address={address}: no Ray cluster there ({first_line(error)}); give "
@@ -232,6 +248,31 @@ def _cluster(address: str, workers: int | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _connect(address: str, options: Mapping[str, Any]) -> None:
+    """Start Ray, or connect to a cluster that answers in time.
+
+    Raises:
+        ConnectionError: it does not.
+    """
+    if address == LOCAL:
+        ray.init(address=address, **options)
+        return
+    connected: Future[None] = Future()
+
+    def connect() -> None:
+        try:
+            ray.init(address=address, **options)
+            connected.set_result(None)
+        except BaseException as error:
+            connected.set_exception(error)
+
+    threading.Thread(target=connect, daemon=True).start()
+    try:
+        connected.result(_ANSWER_WITHIN)
+    except TimeoutError:
+        raise ConnectionError(f"no answer within {_ANSWER_WITHIN:.0f} s") from None
 
 
 @contextmanager
@@ -326,18 +367,20 @@ class _Worker:
             for index, ref in enumerate(refs):
                 alone = self._survive((first, index), self._session, [ref])
                 if alone is None:
-                    scored[1][index] = f"{ref.name}: workers die of it; score the file alone"
+                    scored[1][index] = InputError(
+                        f"{ref.name}: workers die of it; score the file alone"
+                    )
                 else:
                     scored[0][index], scored[1][index] = alone[0][0], alone[1][0]
         return _Chunk(first, *scored, self._session.describe())
 
     def _survive(
         self, work: tuple[int, ...], session: Session, refs: Sequence[SliceRef]
-    ) -> tuple[list[SliceScore | None], list[str | None]] | None:
-        """Return `score_chunk`'s result, or None if the work has killed enough workers."""
+    ) -> tuple[list[SliceScore | None], list[ClinReadNetError | None]] | None:
+        """Return `_score_chunk`'s result, or None if the work has killed enough workers."""
         if ray.get(self._ledger.begin.remote(work)) >= TRIES:
             return None
-        scored = score_chunk(session, refs)
+        scored = _score_chunk(session, refs)
         ray.get(self._ledger.end.remote(work))
         return scored
 
@@ -354,14 +397,21 @@ def score_chunk(
     Returns:
         n scores, None without a score; and n error messages, None with a score.
     """
+    scores, errors = _score_chunk(session, refs)
+    return scores, [None if error is None else str(error) for error in errors]
+
+
+def _score_chunk(
+    session: Session, refs: Sequence[SliceRef]
+) -> tuple[list[SliceScore | None], list[ClinReadNetError | None]]:
     scores: list[SliceScore | None] = [None] * len(refs)
-    errors: list[str | None] = [None] * len(refs)
+    errors: list[ClinReadNetError | None] = [None] * len(refs)
     images: dict[int, NDArray[np.float32]] = {}
     for index, ref in enumerate(refs):
         try:
             images[index] = ref.load()
         except InputError as error:
-            errors[index] = str(error)
+            errors[index] = error
     try:
         if images:
             together = session.score(np.stack(list(images.values())))
@@ -374,7 +424,7 @@ def score_chunk(
             try:
                 (scores[index],) = slice_scores([refs[index]], session.score(image[None]))
             except ClinReadNetError as error:
-                errors[index] = f"{refs[index].name}: {error}"
+                errors[index] = InputError(f"{refs[index].name}: {error}")
     return scores, errors
 
 
@@ -382,7 +432,7 @@ def _write(
     out: Path,
     refs: Sequence[SliceRef],
     scores: Sequence[SliceScore | None],
-    errors: Sequence[str | None],
+    errors: Sequence[ClinReadNetError | None],
     refused: Sequence[tuple[Path, str]],
     session: Mapping[str, Any] | None,
 ) -> None:
@@ -402,7 +452,10 @@ def _write(
             field.name: [getattr(ref.acquisition, field.name) for ref in refs] + after
             for field in fields(Acquisition)
         },
-        "error": [*errors, *(reason for _, reason in refused)],
+        "error": [
+            *(None if error is None else str(error) for error in errors),
+            *(reason for _, reason in refused),
+        ],
     }
     facts = {"research_use": RESEARCH_USE, "session": json.dumps(session)}
     table = pyarrow.table(columns, schema=SCHEMA.with_metadata(facts))

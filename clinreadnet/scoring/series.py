@@ -174,7 +174,7 @@ def score_slices(
     outputs: list[Scores] = []
     worst: Extreme | None = None
     best: Extreme | None = None
-    ends = _SeriesEnds()
+    ends = SeriesEnds()
     batches = [refs[i : i + session.batch] for i in range(0, len(refs), session.batch)]
     with ThreadPoolExecutor(1) as reader:
         reading = reader.submit(_load, batches[0], left_out is not None)
@@ -204,9 +204,8 @@ def score_slices(
             outputs.append(result)
             if advance is not None:
                 advance(len(good))
-    if skipped := ends.skipped():
-        more = f" and {len(skipped) - 1} more" if len(skipped) > 1 else ""
-        note(f"skipped slices without a body at the ends of a series: {skipped[0].name}{more}")
+    if line := ends.note():
+        note(line)
     if worst is None or best is None:
         raise InputError(f"none of {len(refs)} slices can be read; the lines above say why")
     return SeriesReport(
@@ -220,7 +219,7 @@ def score_slices(
     )
 
 
-class _SeriesEnds:
+class SeriesEnds:
     """Tells slices without a body at the ends of a series from those between other slices."""
 
     def __init__(self) -> None:
@@ -251,6 +250,14 @@ class _SeriesEnds:
     def skipped(self) -> list[SliceRef]:
         """Return the slices at the ends; no batch follows."""
         return [*self._skipped, *(ref for own in self._waiting.values() for ref, _ in own)]
+
+    def note(self) -> str | None:
+        """Return a line about the slices at the ends; None without any."""
+        names = [ref.name for ref in self.skipped()]
+        if not names:
+            return None
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        return f"skipped slices without a body at the ends of a series ({names[0]}{more})"
 
 
 def _may_be_skipped(ref: SliceRef, error: InputError) -> bool:
