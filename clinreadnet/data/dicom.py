@@ -43,6 +43,7 @@ from clinreadnet.data.dicom_pixels import (
     Undecodable,
     can_decode,
     decode,
+    native_syntax,
 )
 from clinreadnet.errors import InputError
 from clinreadnet.spec import HU_MIN
@@ -343,7 +344,15 @@ def _frames(path: Path, container: Container) -> list[DicomFrame]:
             f"{path}: NumberOfFrames is {frames} but {len(groups)} frames are described; "
             "export the file again from its source"
         )
-    _check_decoder(path, container.syntax)
+    if container.pieces and coding.native:
+        raise InputError(
+            f"{path}: its pixels are compressed, and its transfer syntax does not say how; "
+            "export the file again from its source"
+        )
+    if not container.pieces and (container.pixels or (0, 0))[1] >= frames * coding.frame_bytes:
+        # What is written counts: the pixels are not compressed, whatever the syntax says.
+        coding = replace(coding, syntax=native_syntax(coding.syntax))
+    _check_decoder(path, coding.syntax)
     spans = container.spans(frames, coding.frame_bytes if coding.native else None)
     if groups:
         return [_frame(path, ds, shared, own, i, coding, spans) for i, own in enumerate(groups)]
@@ -385,20 +394,24 @@ def _coding(path: Path, ds: pydicom.Dataset, syntax: UID) -> Coding:
         if not ds.get(name):
             raise Damaged(f"no {name}")
     if int(ds.get("SamplesPerPixel", 1) or 1) != 1:
-        raise InputError(f"{path}: a colour image, not Hounsfield units; leave it out")
+        raise NotASlice(f"{path}: a colour image, not Hounsfield units; leave it out", "colour")
     shown = str(ds.get("PhotometricInterpretation", "") or "MONOCHROME2").strip()
     if shown not in ("MONOCHROME1", "MONOCHROME2"):
-        raise InputError(
+        raise NotASlice(
             f"{path}: its PhotometricInterpretation is not MONOCHROME, so its values are colours, "
-            "not Hounsfield units; leave it out"
+            "not Hounsfield units; leave it out",
+            "colour",
         )
     allocated = int(ds.BitsAllocated)
     stored = int(ds.get("BitsStored") or allocated)
     if allocated not in BITS or not LEAST_BITS_STORED <= stored <= allocated:
-        raise InputError(
+        message = (
             f"{path}: {stored} bits stored in {allocated}; CT images have {LEAST_BITS_STORED} to "
             "16 in 16, and fewer cannot hold Hounsfield units"
         )
+        if allocated in (8, *BITS) and stored == 8:  # a picture of a screen
+            raise NotASlice(message, "8 bits")
+        raise InputError(message)
     sign = int(ds.get("PixelRepresentation", 0) or 0)
     if sign not in (0, 1):
         raise Damaged("PixelRepresentation is neither 0 nor 1")

@@ -12,7 +12,13 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.encaps import encapsulate
 from pydicom.pixels import get_decoder, pixel_array
-from pydicom.uid import UID, JPEGBaseline8Bit, JPEGExtended12Bit, RLELossless
+from pydicom.uid import (
+    UID,
+    ExplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    RLELossless,
+)
 
 BITS = (16, 32)
 """Values of BitsAllocated that are read."""
@@ -39,6 +45,11 @@ def can_decode(syntax: UID) -> bool:
         not syntax.is_encapsulated
         or bool(set(decoder.available_plugins) - _EIGHT_BITS.get(syntax, set()))
     )
+
+
+def native_syntax(syntax: UID) -> UID:
+    """Return the transfer syntax of pixels that are written without compression after all."""
+    return ExplicitVRLittleEndian if syntax.is_encapsulated else syntax
 
 
 class Undecodable(Exception):

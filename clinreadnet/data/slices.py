@@ -362,7 +362,8 @@ def _series(
                 "each gets a mean of its own"
             )
     refs: list[tuple[int, SliceRef]] = []
-    for key in sorted(series, key=lambda k: (first[k], series[k][0].series_number, k)):
+    place = {key: number for number, key in enumerate(series)}  # owners as their files come
+    for key in sorted(series, key=lambda k: (first[k], series[k][0].series_number, k[0], place[k])):
         members = _without_copies(series[key], tell)
         _tell_what_is_odd(members, tell)
         members, position = _in_order(members, tell)
