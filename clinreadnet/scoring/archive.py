@@ -52,7 +52,7 @@ CHUNK = 32
 TRIES = 2
 """Workers that a chunk may kill before its slices are scored alone, and a slice after that."""
 
-_ANSWER_WITHIN = 12.0
+_ANSWER_WITHIN = 10.0
 """Seconds in which a cluster must answer; Ray itself waits for minutes, or for ever."""
 
 _OBJECT_STORE = 256 * 2**20  # bytes, for a local Ray; it holds only headers and scores
