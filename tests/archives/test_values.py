@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import pytest
+from support.dicom_files import write_series
+from support.tiny_bundle import write_bundle
 
 from archives.case import Case
 from archives.values import CASES, Right
 from clinreadnet.data.slices import find_slices
 from clinreadnet.errors import InputError
+from clinreadnet.runtime import Session
+from clinreadnet.scoring.series import score_slices, write_csv
+from clinreadnet.scoring.summary import summarize
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    bundle = write_bundle(tmp_path_factory.mktemp("bundles") / "bundle")
+    with Session(bundle, "onnxruntime-cpu", threads=1) as session:
+        yield session
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -42,3 +55,28 @@ def test_a_case_is_read_as_is_right(
         assert any(re.search(expected, note) for note in notes), notes
     assert len(notes) == len(right.notes), notes
     assert capfd.readouterr() == ("", "") and not recwarn.list
+
+
+OWNED = [case for case in CASES if case.name.startswith("two-")]
+
+
+@pytest.mark.parametrize("case", OWNED, ids=lambda case: case.name)
+def test_no_mean_is_taken_over_two_owners_from_the_slice_to_the_summary(
+    tmp_path: Path, session: Session, case: Case
+) -> None:
+    case.build(tmp_path)
+    report = score_slices(session, find_slices([tmp_path]))
+    facts = report.to_dict(session)
+    assert facts["series"] is None
+    assert [one["n"] for one in facts["by_series"]] == [2, 2]
+    write_csv(report, tmp_path / "scores.csv")
+    (group,) = summarize([tmp_path / "scores.csv"]).groups
+    assert (group.slices, len(group.series)) == (4, 2)
+
+
+def test_a_series_without_a_uid_can_be_summarised(tmp_path: Path, session: Session) -> None:
+    write_series(tmp_path, 3, SeriesInstanceUID="")
+    report = score_slices(session, find_slices([tmp_path]))
+    write_csv(report, tmp_path / "scores.csv")
+    (group,) = summarize([tmp_path / "scores.csv"]).groups
+    assert (group.slices, len(group.series)) == (3, 1)
