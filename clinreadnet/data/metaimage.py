@@ -103,7 +103,10 @@ def open_metaimage(path: Path) -> Stack:
     offset = int(skipped) if _SIZE.fullmatch(skipped) and int(skipped) else offset
     there = max(there - offset, 0)
     if size > limits.DEFLATE_RATIO * there if compressed else size != there:
-        raise _wrong_size(path, there, size)
+        raise InputError(
+            f"{path}: {there} bytes of pixels or more, but its header promises {size} and holds "
+            f"{header['ElementType']}; copy it again"
+        )
     return Stack(path, shape, dtype, source, offset, compressed)
 
 
@@ -151,8 +154,6 @@ def metaimage_shape(header: dict[str, str], path: Path) -> tuple[int, int, int]:
     """
     words = header.get("DimSize", "").split()
     sizes = [int(word) for word in words if _SIZE.fullmatch(word)]
-    if len(sizes) == len(words) == 4 and sizes[3] == 1:  # one moment
-        words, sizes = words[:3], sizes[:3]
     if len(sizes) != len(words) or len(sizes) not in (2, 3) or min(sizes) < 1:
         raise InputError(
             f"{path}: its DimSize is not two or three sizes; write a stack of slices, 512 512 N"

@@ -38,6 +38,10 @@ _HASH_DIGITS = 8
 _SAME_AXIS = 0.999  # cosine of the angle between the normals of slices of one axis, at least
 
 
+_Key = tuple[str, str, str]
+"""Of a series: SeriesInstanceUID or folder, hash of the owner, SeriesNumber without the UID."""
+
+
 class NoBody(InputError):
     """The slice is intact and shows no body. At the ends of a series in a folder it is skipped."""
 
@@ -343,9 +347,9 @@ def _series(
     A series is one of one patient and study. Frames without a SeriesInstanceUID are one series if
     they also share the folder and the SeriesNumber.
     """
-    series: dict[tuple[str, ...], list[DicomFrame]] = {}
-    first: dict[tuple[str, ...], int] = {}
-    sharing: dict[str, set[tuple[str, ...]]] = {}
+    series: dict[_Key, list[DicomFrame]] = {}
+    first: dict[_Key, int] = {}
+    sharing: dict[str, set[_Key]] = {}
     for order, frame in frames:
         name = frame.series_uid or str(frame.path.parent)
         number = "" if frame.series_uid else f"{frame.series_number:g}"
@@ -387,7 +391,7 @@ def _series(
     return refs
 
 
-def _series_name(key: tuple[str, ...], sharing: set[tuple[str, ...]]) -> str:
+def _series_name(key: _Key, sharing: set[_Key]) -> str:
     """Return the name of a series, with what tells it from others of the same UID or folder."""
     name, owner, number = key
     if len({other for _, other, _ in sharing}) > 1:

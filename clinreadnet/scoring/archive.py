@@ -125,7 +125,7 @@ class _Chunk:
 
     first: int
     scores: list[SliceScore | None]
-    errors: list[ClinReadNetError | None]
+    errors: list[InputError | None]
     session: dict[str, Any]
 
 
@@ -189,7 +189,7 @@ def score_archive(
         note(reason)
     total = len(refs) + len(refused)
     scores: list[SliceScore | None] = [None] * len(refs)
-    errors: list[ClinReadNetError | None] = [None] * len(refs)
+    errors: list[InputError | None] = [None] * len(refs)
     session: dict[str, Any] | None = None
     done = len(refused)
     with _cluster(address, workers):
@@ -376,7 +376,7 @@ class _Worker:
 
     def _survive(
         self, work: tuple[int, ...], session: Session, refs: Sequence[SliceRef]
-    ) -> tuple[list[SliceScore | None], list[ClinReadNetError | None]] | None:
+    ) -> tuple[list[SliceScore | None], list[InputError | None]] | None:
         """Return `_score_chunk`'s result, or None if the work has killed enough workers."""
         if ray.get(self._ledger.begin.remote(work)) >= TRIES:
             return None
@@ -403,9 +403,9 @@ def score_chunk(
 
 def _score_chunk(
     session: Session, refs: Sequence[SliceRef]
-) -> tuple[list[SliceScore | None], list[ClinReadNetError | None]]:
+) -> tuple[list[SliceScore | None], list[InputError | None]]:
     scores: list[SliceScore | None] = [None] * len(refs)
-    errors: list[ClinReadNetError | None] = [None] * len(refs)
+    errors: list[InputError | None] = [None] * len(refs)
     images: dict[int, NDArray[np.float32]] = {}
     for index, ref in enumerate(refs):
         try:
@@ -432,7 +432,7 @@ def _write(
     out: Path,
     refs: Sequence[SliceRef],
     scores: Sequence[SliceScore | None],
-    errors: Sequence[ClinReadNetError | None],
+    errors: Sequence[InputError | None],
     refused: Sequence[tuple[Path, str]],
     session: Mapping[str, Any] | None,
 ) -> None:

@@ -579,7 +579,6 @@ CASES: tuple[Case, ...] = (
     Case("stack-of-int64", partial(stack, kind="<i8", ElementType="MET_LONG_LONG")),
     Case("stack-of-long", partial(stack, kind="<i4", ElementType="MET_LONG")),
     Case("stack-with-t", partial(stack, kind=">i2", BinaryDataByteOrderMSB="T")),
-    Case("stack-of-one-moment", partial(stack, NDims="4", DimSize="512 512 2 1")),
     Case("stack-as-text", stack_as_text),
     Case("tif-lzw", partial(packed_tif, method="tiff_lzw")),
     Case("tif-zstd", partial(packed_tif, method="zstd")),
