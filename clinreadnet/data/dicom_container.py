@@ -180,7 +180,8 @@ def read_container(
                 specific_tags=[Tag(tag) for tag in tags],
             )
 
-        check(read(lambda tag: tag > _KIND_ENDS), media_class)
+        # The records of a DICOMDIR, in group 4, may be many.
+        check(read(lambda tag: tag > _KIND_ENDS or tag >> 16 == 4), media_class)
         header = read(lambda tag: tag in _AFTER_HEADER)
         # What is written counts, whatever the transfer syntax declares.
         implicit = bool(header.original_encoding[0])
@@ -216,17 +217,17 @@ def read_spans(path: Path, spans: Sequence[Span], *, deflated: bool) -> bytes:
 
 
 def _skip_preamble(file: BinaryIO) -> None:
-    """Go to the first data element: after the preamble, or to the start of a file without one."""
+    """Go to the first data element: after the preamble, or where elements begin without one."""
     file.seek(0)
     start = file.read(_START)
     if start[_PREAMBLE - 4 : _PREAMBLE] == b"DICM":
         file.seek(_PREAMBLE)
-    elif any(_names_class(start, explicit, order) for explicit, order in _ENCODINGS):
-        file.seek(0)
-    elif _names_class(start[_PREAMBLE:], True, "<"):
-        raise Damaged("no DICM before it")
-    else:
-        raise NotDicom
+        return
+    for at in (0, _PREAMBLE, _PREAMBLE - 4):  # without a preamble, or without its last bytes
+        if any(_names_class(start[at:], explicit, order) for explicit, order in _ENCODINGS):
+            file.seek(at)
+            return
+    raise NotDicom
 
 
 _ENCODINGS = {

@@ -24,8 +24,13 @@ def without_body(hu: NDArray[Any]) -> bool:
     Args:
         hu: finite numbers [rows, columns], Hounsfield units.
     """
-    dense = np.count_nonzero(hu >= _LIGHTEST_TISSUE)
-    return bool(hu.min() >= limits.LEAST_HU and 100 * dense < limits.SOFT_TISSUE * hu.size)
+    tissue = np.count_nonzero((hu >= _LIGHTEST_TISSUE) & (hu <= 400))
+    light = np.count_nonzero(hu < _LIGHTEST_TISSUE)
+    return bool(
+        hu.min() >= limits.LEAST_HU
+        and 100 * tissue < limits.SOFT_TISSUE * hu.size
+        and light > 0.9 * hu.size
+    )
 
 
 def implausible(hu: NDArray[Any]) -> str | None:

@@ -11,10 +11,11 @@ import json
 import logging
 import os
 import pickle
-import threading
+import socket
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -52,8 +53,20 @@ CHUNK = 32
 TRIES = 2
 """Workers that a chunk may kill before its slices are scored alone, and a slice after that."""
 
-_ANSWER_WITHIN = 10.0
-"""Seconds in which a cluster must answer; Ray itself waits for minutes, or for ever."""
+_SPEAKS_WITHIN, _ANSWER_WITHIN = 3.0, 10.0
+"""Seconds in which a cluster's port must answer, and then the cluster."""
+
+_HTTP2_BEGINS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+"""The preface and empty settings (RFC 9113)."""
+
+_CONNECT = """
+import ray, sys
+try:
+    ray.init(address=sys.argv[1], logging_level=50, log_to_driver=False)
+except Exception as error:
+    sys.exit(print(error) or 1)
+"""
+"""Program that ends with 0 where a cluster answers, else writes the reason."""
 
 _OBJECT_STORE = 256 * 2**20  # bytes, for a local Ray; it holds only headers and scores
 
@@ -238,7 +251,9 @@ def _cluster(address: str, workers: int | None) -> Iterator[None]:
             status(f"{'Starting' if address == LOCAL else 'Looking for'} Ray {where}"),
             _silent_standard_error(),
         ):
-            _connect(address, quiet)
+            if address != LOCAL:
+                _check_answer(address)
+            ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(
             f"address={address}: no Ray cluster there ({first_line(error)}); give "
@@ -250,29 +265,44 @@ def _cluster(address: str, workers: int | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _connect(address: str, options: Mapping[str, Any]) -> None:
-    """Start Ray, or connect to a cluster that answers in time.
+def _check_answer(address: str) -> None:
+    """Speak to a cluster's port, then connect another process: Ray itself may wait for ever.
 
     Raises:
-        ConnectionError: it does not.
+        ConnectionError: the cluster refuses, or does not answer in time.
     """
-    if address == LOCAL:
-        ray.init(address=address, **options)
-        return
-    connected: Future[None] = Future()
-
-    def connect() -> None:
-        try:
-            ray.init(address=address, **options)
-            connected.set_result(None)
-        except BaseException as error:
-            connected.set_exception(error)
-
-    threading.Thread(target=connect, daemon=True).start()
+    host, _, port = address.rpartition(":")
+    if host and "/" not in host and port.isdigit() and not _speaks_http2(host, int(port)):
+        raise _no_answer(_SPEAKS_WITHIN)
+    command = [sys.executable, "-c", _CONNECT, address]
     try:
-        connected.result(_ANSWER_WITHIN)
-    except TimeoutError:
-        raise ConnectionError(f"no answer within {_ANSWER_WITHIN:.0f} s") from None
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=_ANSWER_WITHIN,
+        )
+    except subprocess.TimeoutExpired:
+        raise _no_answer(_ANSWER_WITHIN) from None
+    if done.returncode:
+        raise ConnectionError(done.stdout.decode(errors="replace"))
+
+
+def _no_answer(seconds: float) -> ConnectionError:
+    return ConnectionError(f"Could not find within {seconds:g} s a running Ray instance.")
+
+
+def _speaks_http2(host: str, port: int) -> bool:
+    """Return whether a port answers the first bytes of gRPC, or is open where Ray uses TLS."""
+    try:
+        with socket.create_connection((host.strip("[]"), port), _SPEAKS_WITHIN) as peer:
+            if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
+                return True
+            peer.sendall(_HTTP2_BEGINS)
+            return bool(peer.recv(1))
+    except (OSError, OverflowError):
+        return False
 
 
 @contextmanager
