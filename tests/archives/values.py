@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     UID,
@@ -29,6 +29,7 @@ from pydicom.uid import (
     JPEG2000Lossless,
     JPEGExtended12Bit,
     JPEGLosslessSV1,
+    MediaStorageDirectoryStorage,
     RLELossless,
 )
 from support.dicom_files import CT, make_ct, noise, write, write_enhanced_ct, write_series
@@ -226,6 +227,14 @@ def bare(folder: Path, *, syntax: str, meta: bool, name: str = "a.dcm") -> Right
     return Right((1,), hu)
 
 
+def without_word(folder: Path, *, word: bytes) -> Right:
+    """A preamble of zeros that does not end with DICM."""
+    hu = noise()
+    path = write(folder / "a.dcm", make_ct(hu))
+    path.write_bytes(bytes(128) + word + path.read_bytes()[132:])
+    return Right((1,), hu)
+
+
 def bare_compressed(folder: Path) -> Right:
     """Without meta information nothing says how the pixels are compressed."""
     ds = make_ct(noise())
@@ -417,6 +426,26 @@ def long_structures(path: Path) -> None:
     write(path, ds)
 
 
+def directory(path: Path) -> None:
+    """The DICOMDIR of a disc with many images."""
+    ds = Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.MediaStorageSOPClassUID = UID(MediaStorageDirectoryStorage)
+    ds.file_meta.MediaStorageSOPInstanceUID = UID("1.2.3.4")
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.FileSetID = "DISC"
+    records = []
+    for i in range(6000):
+        record = Dataset()
+        record.DirectoryRecordType, record.InstanceNumber = "IMAGE", i
+        records.append(record)
+    ds.DirectoryRecordSequence = records
+    ds["DirectoryRecordSequence"].is_undefined_length = True
+    for record in records:
+        record.is_undefined_length_sequence_item = True
+    write(path, ds)
+
+
 def whole_slide(path: Path) -> None:
     """More frames than a CT file may have."""
     ds = other_class(MICROSCOPY, JPEG2000Lossless)
@@ -539,9 +568,12 @@ CASES: tuple[Case, ...] = (
         "bare-without-suffix", partial(bare, syntax=ImplicitVRLittleEndian, meta=False, name="IM1")
     ),
     Case("bare-compressed", bare_compressed),
+    Case("preamble-without-word", partial(without_word, word=b"")),
+    Case("preamble-with-zeros", partial(without_word, word=bytes(4))),
     Case(
         "declared-implicit",
         partial(declared, syntax=ImplicitVRLittleEndian, written=ExplicitVRLittleEndian),
+        "wearemothership/dicom.ts#20",
     ),
     Case(
         "declared-explicit",
@@ -551,6 +583,11 @@ CASES: tuple[Case, ...] = (
     Case("frames-in-fragments", frames_in_pieces, "fo-dicom/fo-dicom#992"),
     Case("jpeg-of-12-bits", jpeg_of_12_bits),
     Case("long-structures", partial(beside, make=long_structures, what="RT Structure Set")),
+    Case(
+        "directory",
+        partial(beside, make=directory, what="Media Storage Directory"),
+        "ayselafsar/dicomviewer#117",
+    ),
     Case("whole-slide", partial(beside, make=whole_slide, what="Microscopy")),
     Case("private-syntax", partial(beside, make=private_syntax, what="Positron")),
     Case("many-pieces", partial(beside, make=many_pieces, what="Positron")),
