@@ -141,8 +141,9 @@ def read_container(
     Args:
         path: the file.
         tags: data elements to keep.
-        check: called with those of ``tags`` up to Modality (0008,0060) and the SOP class of the
-            meta information, before anything else is read. What it raises passes through.
+        check: called with those of ``tags`` and the SOP class of the meta information, before the
+            pixels are looked at; if that class is not CT, also before what follows Modality
+            (0008,0060) is read. What it raises passes through.
 
     Raises:
         NotDicom: it does not have the structure of a DICOM file.
@@ -169,6 +170,7 @@ def read_container(
             source = io.BytesIO(_inflate(file.read()))
             size = len(source.getbuffer())
         begin = source.tell()
+        wanted = [Tag(tag) for tag in tags]
 
         def read(ends: Callable[[int], bool]) -> pydicom.Dataset:
             source.seek(begin)
@@ -177,12 +179,14 @@ def read_container(
                 implicit,
                 little,
                 stop_when=lambda tag, vr, length: ends(tag),
-                specific_tags=[Tag(tag) for tag in tags],
+                specific_tags=wanted,
             )
 
-        # The records of a DICOMDIR, in group 4, may be many.
-        check(read(lambda tag: tag > _KIND_ENDS or tag >> 16 == 4), media_class)
+        if media_class not in CT_CLASSES:
+            # Others may have long headers: contours, or the records of a DICOMDIR in group 4.
+            check(read(lambda tag: tag > _KIND_ENDS or tag >> 16 == 4), media_class)
         header = read(lambda tag: tag in _AFTER_HEADER)
+        check(header, media_class)
         # What is written counts, whatever the transfer syntax declares.
         implicit = bool(header.original_encoding[0])
         pixels, undefined = _find_pixels(source, size, implicit, little)
