@@ -152,7 +152,7 @@ def read_container(
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        _skip_preamble(file)
+        _skip_preamble(file, path)
         syntax, media_class = _read_meta(file)
         syntax = syntax or _guess_syntax(file)
         try:
@@ -208,7 +208,7 @@ def read_spans(path: Path, spans: Sequence[Span], *, deflated: bool) -> bytes:
     with open_regular(path) as file:
         source: BinaryIO = file
         if deflated:
-            _skip_preamble(file)
+            _skip_preamble(file, path)
             _read_meta(file)
             source = io.BytesIO(_inflate(file.read()))
         parts = []
@@ -220,18 +220,21 @@ def read_spans(path: Path, spans: Sequence[Span], *, deflated: bool) -> bytes:
     return b"".join(parts)
 
 
-def _skip_preamble(file: BinaryIO) -> None:
-    """Go to the first data element: after the preamble, or where elements begin without one."""
+def _skip_preamble(file: BinaryIO, path: Path) -> None:
+    """Go to the first data element: after the preamble, or to the start of a file without one."""
     file.seek(0)
     start = file.read(_START)
     if start[_PREAMBLE - 4 : _PREAMBLE] == b"DICM":
         file.seek(_PREAMBLE)
-        return
-    for at in (0, _PREAMBLE, _PREAMBLE - 4):  # without a preamble, or without its last bytes
-        if any(_names_class(start[at:], explicit, order) for explicit, order in _ENCODINGS):
-            file.seek(at)
-            return
-    raise NotDicom
+    elif any(_names_class(start, explicit, order) for explicit, order in _ENCODINGS):
+        file.seek(0)
+    elif _names_class(start[_PREAMBLE:], True, "<"):
+        raise InputError(
+            f"{path}: damaged DICOM file, its preamble does not end with DICM; export the file "
+            "again from its source"
+        )
+    else:
+        raise NotDicom
 
 
 _ENCODINGS = {
