@@ -108,7 +108,7 @@ def test_a_folder_without_any_body_is_an_error(tmp_path: Path, session: Session)
         score(session, folder)
 
 
-@pytest.mark.parametrize("value", [0, 40], ids=["zeros", "tissue"])
+@pytest.mark.parametrize("value", [0, 40, 2000], ids=["zeros", "tissue", "lost-sign"])
 def test_a_blank_slice_of_another_value_is_damaged(
     tmp_path: Path, session: Session, value: int
 ) -> None:
