@@ -169,7 +169,7 @@ def score(
     with session, progress_bar() as bar:
         task = bar.add_task("Scoring", total=len(refs))
         report = scoring.score_slices(
-            session, refs, advance=lambda n: bar.advance(task, n), left_out=go_on
+            session, refs, advance=lambda n: bar.advance(task, n), left_out=go_on, note=note
         )
     writers: list[tuple[Path | None, Callable[[scoring.SeriesReport, Path], None]]] = [
         (plot, write_plot),

@@ -2,22 +2,25 @@
 
 CT Image Storage, Enhanced CT and Legacy Converted Enhanced CT are read. Localisers and all other
 objects are refused by name. Stored values are rescaled to Hounsfield units with the frame's own
-slope and intercept. Padding becomes air (-1000 HU).
+slope and intercept. Padding becomes air (-1000 HU). A padding value that stands for tissue, as in a
+header whose intercept was rewritten, is taken only at the edges of the image.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.pixels import get_decoder
 from pydicom.uid import UID
 
 from clinreadnet.data.acquisition import ACQUISITION_TAGS, Acquisition, read_acquisition
@@ -33,7 +36,15 @@ from clinreadnet.data.dicom_container import (
     read_spans,
     unreadable,
 )
-from clinreadnet.data.dicom_pixels import BITS, LEAST_BITS_STORED, Coding, Undecodable, decode
+from clinreadnet.data.dicom_pixels import (
+    BITS,
+    LEAST_BITS_STORED,
+    Coding,
+    Undecodable,
+    can_decode,
+    decode,
+    native_syntax,
+)
 from clinreadnet.errors import InputError
 from clinreadnet.spec import HU_MIN
 
@@ -49,7 +60,29 @@ _MODALITIES = frozenset(
     "CR CT DX ECG KO MG MR NM OT PR PT PX REG RF RG RTDOSE RTIMAGE RTPLAN RTSTRUCT SC SEG SR US XA "
     "XC DOC".split()
 )
-_RESCALE_TYPES = frozenset("OD HU US MGML Z_EFF ED EDW HU_MOD PCT".split())
+_HOUNSFIELD = frozenset(("", "HU", "H", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS"))
+_UNSPECIFIED = frozenset(("US", "UNSPECIFIED"))
+_OTHER_UNITS = {
+    "OD": "optical density",
+    "MGML": "mg/ml",
+    "Z_EFF": "effective atomic number",
+    "ED": "electron density",
+    "EDW": "electron density",
+    "HU_MOD": "modified Hounsfield units",
+    "PCT": "percent",
+}
+DENSEST_TISSUE_HU = 1500.0
+"""Highest value of tissue, that of dense bone; a padding value between air and this is doubtful."""
+
+_LEAST_RUN = 8  # pixels of padding from the edge on; in tissue, runs of one value are shorter
+_OWNER = (
+    "PatientID",
+    "IssuerOfPatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "StudyInstanceUID",
+)
+_NOT_A_UNIT = 0.1  # how far the length of a normal may be from 1
 _TAGS: list[int | str | tuple[int, int]] = [
     "SOPClassUID",
     "SOPInstanceUID",
@@ -57,6 +90,7 @@ _TAGS: list[int | str | tuple[int, int]] = [
     "ImageType",
     "SeriesInstanceUID",
     "SeriesNumber",
+    *_OWNER,
     "InstanceNumber",
     "ImagePositionPatient",
     "ImageOrientationPatient",
@@ -105,11 +139,13 @@ class DicomFrame:
         pixel_mm: width of a pixel in mm, or None.
         slope: HU per stored unit.
         intercept: HU of the stored value 0.
-        units: the rescale type in the header (``HU``, ``US``); empty without one.
+        unspecified: whether the header says that the rescaled values have no unit.
         padding: lowest and highest stored value that mean "outside the scan", or None.
-        series_uid: SeriesInstanceUID.
+        series_uid: SeriesInstanceUID; empty without one.
+        owner: hash of the patient and the study.
         series_number: SeriesNumber, or infinity.
         projected: image position along the slice normal in mm, or None.
+        normal: unit vector across the slice, or None without an orientation.
         location: SliceLocation in mm, or None.
         instance: InstanceNumber, or None.
         instance_uid: SOPInstanceUID; empty without one.
@@ -126,17 +162,25 @@ class DicomFrame:
     pixel_mm: float | None
     slope: float
     intercept: float
-    units: str
+    unspecified: bool
     padding: tuple[int, int] | None
     series_uid: str
+    owner: str
     series_number: float
     projected: float | None
+    normal: tuple[float, float, float] | None
     location: float | None
     instance: float | None
     instance_uid: str
     acquisition: Acquisition
     coding: Coding
     spans: tuple[Span, ...]
+
+    @property
+    def doubtful_padding(self) -> float | None:
+        """The HU for which the padding value stands, if tissue has them; else None."""
+        ends = [value * self.slope + self.intercept for value in self.padding or ()]
+        return next((hu for hu in ends if HU_MIN < hu <= DENSEST_TISSUE_HU), None)
 
 
 def read_headers(path: Path) -> list[DicomFrame]:
@@ -156,7 +200,7 @@ def read_headers(path: Path) -> list[DicomFrame]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd values in unused fields do not matter
         try:
-            return _frames(path, read_container(path, _TAGS))
+            return _frames(path, read_container(path, _TAGS, partial(_check_kind, path)))
         except NotDicom:
             raise NotASlice(
                 f"{path}: not a DICOM file; give DICOM, .tif or .npy slices", "not DICOM"
@@ -184,49 +228,115 @@ def read_hu(frame: DicomFrame) -> NDArray[np.float32]:
     Raises:
         InputError: the pixel data cannot be decoded.
     """
-    try:
-        content = read_spans(frame.path, frame.spans, deflated=frame.coding.syntax == DEFLATED)
-        stored = decode(content, frame.coding)
-    except (Damaged, Undecodable, OSError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise InputError(
-            f"{frame.path}: pixel data cannot be decoded ({reason}); "
-            "copy the file again or decompress it first"
-        ) from None
+    stored = _read_stored(frame)
     hu: NDArray[np.float32] = stored.astype(np.float32)
     hu = hu * np.float32(frame.slope) + np.float32(frame.intercept)
     outside = hu < PADDING_BELOW_HU
     if frame.padding is not None:
         low, high = frame.padding
-        outside |= (stored >= low) & (stored <= high)
+        padded = (stored >= low) & (stored <= high)
+        if frame.doubtful_padding is not None:
+            tissue = (hu > HU_MIN) & (hu <= DENSEST_TISSUE_HU)
+            fill = (_from_the_edges(stored == value) for value in {low, high})
+            padded = np.logical_or.reduce([padded & ~tissue, *fill])
+        outside |= padded
     hu[outside] = HU_MIN
     return hu
 
 
+def pixel_digest(path: Path) -> str:
+    """Return the SHA-256 of the stored values of all frames: the same in each lossless coding.
+
+    Args:
+        path: a file that `read_headers` accepts.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    total = hashlib.sha256()
+    frames = read_headers(path)
+    inflated = None
+    if frames[0].coding.syntax == DEFLATED:  # it would be inflated for each frame
+        inflated = io.BytesIO(_read_bytes(replace(frames[0], spans=_joined(frames))))
+    for frame in frames:
+        content = _read_bytes(frame) if inflated is None else inflated.read(frame.spans[0][1])
+        try:
+            stored = decode(content, frame.coding)
+            total.update(stored.astype(stored.dtype.newbyteorder("<")).tobytes())
+        except Undecodable:  # told apart by its bytes
+            total.update(content)
+    return total.hexdigest()
+
+
+def _joined(frames: Sequence[DicomFrame]) -> tuple[Span, ...]:
+    return tuple(span for frame in frames for span in frame.spans)
+
+
 def same_pixels(one: DicomFrame, other: DicomFrame) -> bool:
-    """Return whether two frames hold the same stored bytes; False if one cannot be read."""
+    """Return whether two frames hold the same stored values; False if one cannot be read."""
     try:
-        first, second = (
-            read_spans(frame.path, frame.spans, deflated=frame.coding.syntax == DEFLATED)
-            for frame in (one, other)
-        )
-    except (Damaged, InputError, OSError):
+        first, second = _read_bytes(one), _read_bytes(other)
+        if one.coding == other.coding and first == second:
+            return True
+        return np.array_equal(decode(first, one.coding), decode(second, other.coding))
+    except (InputError, Undecodable):
         return False
-    return first == second
+
+
+def _read_bytes(frame: DicomFrame) -> bytes:
+    try:
+        return read_spans(frame.path, frame.spans, deflated=frame.coding.syntax == DEFLATED)
+    except (Damaged, OSError) as error:
+        raise _undecodable(frame, error) from None
+
+
+def _read_stored(frame: DicomFrame) -> NDArray[np.signedinteger | np.unsignedinteger]:
+    """Return the stored values [rows, columns] of a frame.
+
+    Raises:
+        InputError: the pixel data cannot be decoded.
+    """
+    try:
+        return decode(_read_bytes(frame), frame.coding)
+    except Undecodable as error:
+        raise _undecodable(frame, error) from None
+
+
+def _undecodable(frame: DicomFrame, error: Exception) -> InputError:
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return InputError(
+        f"{frame.path}: pixel data cannot be decoded ({reason}); "
+        "copy the file again or decompress it first"
+    )
+
+
+def _from_the_edges(fill: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the pixels of ``fill`` [rows, columns] that are connected to a run from an edge."""
+    outside = np.zeros_like(fill)
+    for turns in range(4):
+        turned = np.rot90(fill, turns)
+        runs = np.logical_and.accumulate(turned, axis=1)
+        runs &= runs.sum(axis=1, keepdims=True) >= _LEAST_RUN
+        outside |= np.rot90(runs, -turns)
+    while True:
+        grown = outside.copy()
+        grown[1:] |= outside[:-1]
+        grown[:-1] |= outside[1:]
+        grown[:, 1:] |= outside[:, :-1]
+        grown[:, :-1] |= outside[:, 1:]
+        grown &= fill
+        if np.array_equal(grown, outside):
+            return outside
+        outside = grown
 
 
 def _frames(path: Path, container: Container) -> list[DicomFrame]:
     ds = container.header
-    _check_kind(path, ds, container.media_class)
     groups = list(ds.get("PerFrameFunctionalGroupsSequence") or [])
     shared = (list(ds.get("SharedFunctionalGroupsSequence") or []) or [pydicom.Dataset()])[0]
     first = groups[0] if groups else pydicom.Dataset()
     frame_type = _in_groups("CTImageFrameTypeSequence", "FrameType", first, shared, None)
-    image_type = [*_words(ds.get("ImageType")), *_words(frame_type)]
-    if {"LOCALIZER", "SCOUT"} & set(image_type):
-        raise NotASlice(
-            f"{path}: a localiser (ImageType LOCALIZER), not a slice; leave it out", "localiser"
-        )
+    _check_localiser(path, frame_type)
     coding = _coding(path, ds, container.syntax)
     frames = number_of_frames(ds)
     if groups and len(groups) != frames:
@@ -234,7 +344,15 @@ def _frames(path: Path, container: Container) -> list[DicomFrame]:
             f"{path}: NumberOfFrames is {frames} but {len(groups)} frames are described; "
             "export the file again from its source"
         )
-    _check_decoder(path, container.syntax)
+    if container.pieces and coding.native:
+        raise InputError(
+            f"{path}: its pixels are compressed, and its transfer syntax does not say how; "
+            "export the file again from its source"
+        )
+    if not container.pieces and (container.pixels or (0, 0))[1] >= frames * coding.frame_bytes:
+        # What is written counts: the pixels are not compressed, whatever the syntax says.
+        coding = replace(coding, syntax=native_syntax(coding.syntax))
+    _check_decoder(path, coding.syntax)
     spans = container.spans(frames, coding.frame_bytes if coding.native else None)
     if groups:
         return [_frame(path, ds, shared, own, i, coding, spans) for i, own in enumerate(groups)]
@@ -252,6 +370,7 @@ def _check_kind(path: Path, ds: pydicom.Dataset, media_class: str) -> None:
     if sop_class in CT_CLASSES and modality and not named:
         raise Damaged("a CT image of another modality")
     if sop_class in CT_CLASSES and modality in ("", "CT"):
+        _check_localiser(path, ds.get("ImageType"))
         return
     known = sop_class.name != sop_class
     if not known and (sop_class.startswith(_STANDARD) or media_class in CT_CLASSES):
@@ -263,25 +382,36 @@ def _check_kind(path: Path, ds: pydicom.Dataset, media_class: str) -> None:
     raise NotASlice(f"{path}: {kind}, not CT; give CT or Enhanced CT images", kind)
 
 
+def _check_localiser(path: Path, image_type: Any) -> None:
+    if {"LOCALIZER", "SCOUT"} & set(_words(image_type)):
+        raise NotASlice(
+            f"{path}: a localiser (ImageType LOCALIZER), not a slice; leave it out", "localiser"
+        )
+
+
 def _coding(path: Path, ds: pydicom.Dataset, syntax: UID) -> Coding:
     for name in ("Rows", "Columns", "BitsAllocated"):
         if not ds.get(name):
             raise Damaged(f"no {name}")
     if int(ds.get("SamplesPerPixel", 1) or 1) != 1:
-        raise InputError(f"{path}: a colour image, not Hounsfield units; leave it out")
+        raise NotASlice(f"{path}: a colour image, not Hounsfield units; leave it out", "colour")
     shown = str(ds.get("PhotometricInterpretation", "") or "MONOCHROME2").strip()
     if shown not in ("MONOCHROME1", "MONOCHROME2"):
-        raise InputError(
+        raise NotASlice(
             f"{path}: its PhotometricInterpretation is not MONOCHROME, so its values are colours, "
-            "not Hounsfield units; leave it out"
+            "not Hounsfield units; leave it out",
+            "colour",
         )
     allocated = int(ds.BitsAllocated)
     stored = int(ds.get("BitsStored") or allocated)
     if allocated not in BITS or not LEAST_BITS_STORED <= stored <= allocated:
-        raise InputError(
+        message = (
             f"{path}: {stored} bits stored in {allocated}; CT images have {LEAST_BITS_STORED} to "
             "16 in 16, and fewer cannot hold Hounsfield units"
         )
+        if allocated in (8, *BITS) and stored == 8:  # a picture of a screen
+            raise NotASlice(message, "8 bits")
+        raise InputError(message)
     sign = int(ds.get("PixelRepresentation", 0) or 0)
     if sign not in (0, 1):
         raise Damaged("PixelRepresentation is neither 0 nor 1")
@@ -313,7 +443,15 @@ def _frame(
             f"{path}: RescaleSlope {slope:g} and RescaleIntercept {intercept:g} do not give "
             "Hounsfield units; export the file again from its source"
         )
-    units = str(value("PixelValueTransformationSequence", "RescaleType") or "").strip()
+    units = str(value("PixelValueTransformationSequence", "RescaleType") or "").strip().upper()
+    if units not in _HOUNSFIELD | _UNSPECIFIED:
+        meaning = _OTHER_UNITS.get(units)
+        what = f"rescale type {units}, {meaning}" if meaning else "unknown rescale type"
+        raise NotASlice(
+            f"{path}: {what}, so its values are not Hounsfield units; leave it out", what
+        )
+    position = value("PlanePositionSequence", "ImagePositionPatient")
+    normal = _normal(value("PlaneOrientationSequence", "ImageOrientationPatient"))
     return DicomFrame(
         path=path,
         index=index,
@@ -323,14 +461,13 @@ def _frame(
         pixel_mm=_width(value("PixelMeasuresSequence", "PixelSpacing")),
         slope=slope,
         intercept=intercept,
-        units=units if units in _RESCALE_TYPES or not units else "unknown",
+        unspecified=units in _UNSPECIFIED,
         padding=_padding(ds),
-        series_uid=str(ds.get("SeriesInstanceUID", "") or ""),
+        series_uid=str(ds.get("SeriesInstanceUID", "") or "").strip(),
+        owner=_owner(ds),
         series_number=_or_infinity(_number(ds.get("SeriesNumber"))),
-        projected=_projected(
-            value("PlanePositionSequence", "ImagePositionPatient"),
-            value("PlaneOrientationSequence", "ImageOrientationPatient"),
-        ),
+        projected=_projected(position, normal),
+        normal=normal,
         location=_number(ds.get("SliceLocation")),
         instance=_number(ds.get("InstanceNumber")),
         instance_uid=str(ds.get("SOPInstanceUID", "") or ""),
@@ -343,7 +480,7 @@ def _frame(
 def _check_decoder(path: Path, syntax: UID) -> None:
     """Check that the pixels can be decoded, before they are read."""
     try:
-        available = get_decoder(syntax).is_available
+        available = can_decode(syntax)
     except NotImplementedError:
         named = syntax.name if syntax.name != syntax else "unknown"
         raise InputError(
@@ -375,19 +512,38 @@ def _padding(ds: pydicom.Dataset) -> tuple[int, int] | None:
     return min(ends), max(ends)
 
 
-def _projected(position: Any, orientation: Any) -> float | None:
-    """Return ImagePositionPatient along the slice normal, mm; along z without an orientation."""
+def _normal(orientation: Any) -> tuple[float, float, float] | None:
+    """Return the unit vector across a slice; along z without an orientation, None of a bad one."""
     try:
-        point = np.asarray([float(v) for v in position])
-        axes = (
-            np.asarray([1.0, 0, 0, 0, 1, 0])
-            if orientation is None
-            else np.asarray([float(v) for v in orientation])
-        )
-        along = float(point @ np.cross(axes[:3], axes[3:]))
+        axes = np.asarray([float(v) for v in orientation or (1, 0, 0, 0, 1, 0)])
+        across = np.cross(axes[:3], axes[3:])
+    except (TypeError, ValueError):
+        return None
+    if not abs(float(np.linalg.norm(across)) - 1) < _NOT_A_UNIT:
+        return None
+    x, y, z = map(float, across)
+    return x, y, z
+
+
+def _projected(position: Any, normal: tuple[float, float, float] | None) -> float | None:
+    """Return ImagePositionPatient along the slice normal, mm."""
+    try:
+        along = float(np.dot([float(v) for v in position], normal))  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return None
     return along if math.isfinite(along) else None
+
+
+def _owner(ds: pydicom.Dataset) -> str:
+    """Return a hash of the patient and the study."""
+    total = hashlib.sha256()
+    for name in _OWNER:
+        try:
+            text = str(ds.get(name) or "")
+        except Exception:  # pydicom raises many types on damaged values
+            text = ""
+        total.update(" ".join(text.replace("^", " ").split()).casefold().encode() + b"\0")
+    return total.hexdigest()
 
 
 def _in_groups(

@@ -1,5 +1,8 @@
 """The parts of a DICOM file: its header, and where the bytes of each frame lie.
 
+A file is DICOM by its structure: a preamble, or data elements that name a SOP class. Text that only
+mentions a class is not. Files without a preamble or without meta information are read.
+
 Nothing is taken at its word: a length is compared with the bytes that are there before anything is
 allocated, and what is inflated is bounded (see `clinreadnet.limits`).
 """
@@ -8,9 +11,10 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,7 +22,12 @@ from typing import Any, BinaryIO
 import pydicom
 from pydicom.filereader import read_dataset
 from pydicom.tag import Tag
-from pydicom.uid import UID
+from pydicom.uid import (
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from clinreadnet import limits
 from clinreadnet.errors import InputError
@@ -35,20 +44,23 @@ Span = tuple[int, int]
 """Offset and length of some bytes of a file."""
 
 _PREAMBLE = 132
-_CLAIM = b"1.2.840.10008.5.1.4.1.1.2"  # begins the class of every CT image
-_CLAIM_WITHIN = 4096
+_START = 4096  # bytes within which elements name the SOP class of a file without a preamble
+_MEDIA_CLASS, _CLASS, _KIND_ENDS = 0x00020002, 0x00080016, 0x00080060
+_UID = re.compile(rb"[0-9]+(\.[0-9]+)+[\0 ]?")
 _PIXELS = 0x7FE00010
 _AFTER_HEADER = (0x7FE00008, 0x7FE00009, _PIXELS)  # float, double and integer pixels
+_IMAGE_STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51")  # JPEG and JPEG-LS, JPEG 2000
 _ITEM, _ITEMS_END = 0xFFFEE000, 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF
 _LONG_LENGTH = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"UC", b"UN", b"UR", b"UT"}
 _MOST_META = 64
-_FRAGMENTS_PER_FRAME = 16
+_FRAGMENTS_PER_FRAME = 512
+_MOST_FRAGMENTS = 2**18
 _READS_PER_ELEMENT = 2  # its head and its value, most of which are skipped
 
 
 class NotDicom(Exception):
-    """The file does not even claim to be DICOM."""
+    """The file does not have the structure of a DICOM file."""
 
 
 class Damaged(Exception):
@@ -67,6 +79,8 @@ class Container:
             without one. Its length is at most what is there.
         pieces: the fragments of compressed pixels, in order; else empty.
         table: the offsets of the frames from the first fragment's item; empty without a table.
+        starts: the fragments with which a JPEG, JPEG-LS or JPEG 2000 image begins, if there are
+            several frames and more fragments.
     """
 
     syntax: UID
@@ -75,6 +89,7 @@ class Container:
     pixels: Span | None
     pieces: tuple[Span, ...] = ()
     table: tuple[int, ...] = ()
+    starts: tuple[int, ...] = ()
 
     def spans(self, frames: int, native_bytes: int | None) -> list[tuple[Span, ...]]:
         """Return where the bytes of each frame lie.
@@ -101,53 +116,86 @@ class Container:
         return self._by_table(frames)
 
     def _by_table(self, frames: int) -> list[tuple[Span, ...]]:
-        starts = {piece[0] - self.pieces[0][0]: i for i, piece in enumerate(self.pieces)}
-        if len(self.table) != frames or not set(self.table) <= set(starts):
-            raise Damaged("compressed frames in several pieces, and no table of their offsets")
-        first = [starts[offset] for offset in self.table]
-        if first[0] != 0 or sorted(set(first)) != first:
-            raise Damaged("a table of frames out of order")
+        places = {piece[0] - self.pieces[0][0]: i for i, piece in enumerate(self.pieces)}
+        first = tuple(places.get(offset, -1) for offset in self.table)
+        if not _in_order(first, frames):
+            first = self.starts
+        if not _in_order(first, frames):
+            raise Damaged("compressed frames in pieces, and nothing tells where each begins")
         ends = [*first[1:], len(self.pieces)]
         return [self.pieces[a:b] for a, b in zip(first, ends, strict=True)]
 
 
-def read_container(path: Path, tags: Sequence[int | str | tuple[int, int]]) -> Container:
+def _in_order(first: Sequence[int], frames: int) -> bool:
+    """Return whether these can be the first pieces of the frames."""
+    return len(first) == frames and first[0] == 0 and sorted(set(first)) == list(first)
+
+
+def read_container(
+    path: Path,
+    tags: Sequence[int | str | tuple[int, int]],
+    check: Callable[[pydicom.Dataset, str], None] = lambda header, media_class: None,
+) -> Container:
     """Read the header of a file.
 
     Args:
         path: the file.
         tags: data elements to keep.
+        check: called with those of ``tags`` and the SOP class of the meta information, before the
+            pixels are looked at; if that class is not CT, also before what follows Modality
+            (0008,0060) is read. What it raises passes through.
 
     Raises:
-        NotDicom: there is no sign of DICOM in it.
+        NotDicom: it does not have the structure of a DICOM file.
         Damaged: it is damaged, or beyond a limit.
         InputError: it cannot be read.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        _check_preamble(file)
+        _skip_preamble(file, path)
         syntax, media_class = _read_meta(file)
-        if not syntax:
-            raise Damaged("no TransferSyntaxUID")
+        syntax = syntax or _guess_syntax(file)
+        try:
+            implicit, little = syntax.is_implicit_VR, syntax.is_little_endian
+        except ValueError:
+            if not syntax:
+                raise Damaged("no TransferSyntaxUID") from None
+            check(pydicom.Dataset(), media_class)
+            raise InputError(
+                f"{path}: written in a private transfer syntax, which is not readable here; "
+                "convert the file to Explicit VR Little Endian"
+            ) from None
         source: BinaryIO = file
         if syntax == DEFLATED:
             source = io.BytesIO(_inflate(file.read()))
             size = len(source.getbuffer())
-        try:
-            implicit, little = syntax.is_implicit_VR, syntax.is_little_endian
-        except ValueError:
-            raise Damaged("an unknown TransferSyntaxUID") from None
-        header = read_dataset(
-            _Counted(source, size),
-            implicit,
-            little,
-            stop_when=lambda tag, vr, length: tag in _AFTER_HEADER,
-            specific_tags=[Tag(tag) for tag in tags],
-        )
+        begin = source.tell()
+        wanted = [Tag(tag) for tag in tags]
+
+        def read(ends: Callable[[int], bool]) -> pydicom.Dataset:
+            source.seek(begin)
+            return read_dataset(
+                _Counted(source, size),
+                implicit,
+                little,
+                stop_when=lambda tag, vr, length: ends(tag),
+                specific_tags=wanted,
+            )
+
+        if media_class not in CT_CLASSES:
+            # Others may have long headers: contours, or the records of a DICOMDIR in group 4.
+            check(read(lambda tag: tag > _KIND_ENDS or tag >> 16 == 4), media_class)
+        header = read(lambda tag: tag in _AFTER_HEADER)
+        check(header, media_class)
+        # What is written counts, whatever the transfer syntax declares.
+        implicit = bool(header.original_encoding[0])
         pixels, undefined = _find_pixels(source, size, implicit, little)
         items = _walk_items(source, pixels, header) if pixels and undefined else ()
         table = _read_table(source, items[0]) if items else ()
-    return Container(syntax, media_class, header, pixels, items[1:], table)
+        starts: tuple[int, ...] = ()
+        if len(items) - 1 > number_of_frames(header) > 1:
+            starts = tuple(i for i, one in enumerate(items[1:]) if _begins_image(source, one))
+    return Container(syntax, media_class, header, pixels, items[1:], table, starts)
 
 
 def read_spans(path: Path, spans: Sequence[Span], *, deflated: bool) -> bytes:
@@ -160,7 +208,7 @@ def read_spans(path: Path, spans: Sequence[Span], *, deflated: bool) -> bytes:
     with open_regular(path) as file:
         source: BinaryIO = file
         if deflated:
-            file.seek(_PREAMBLE)
+            _skip_preamble(file, path)
             _read_meta(file)
             source = io.BytesIO(_inflate(file.read()))
         parts = []
@@ -172,13 +220,64 @@ def read_spans(path: Path, spans: Sequence[Span], *, deflated: bool) -> bytes:
     return b"".join(parts)
 
 
-def _check_preamble(file: BinaryIO) -> None:
-    start = file.read(_PREAMBLE)
-    if start[128:] == b"DICM":
-        return
-    if _CLAIM in start + file.read(_CLAIM_WITHIN):
-        raise Damaged("no DICM before it")
-    raise NotDicom
+def _skip_preamble(file: BinaryIO, path: Path) -> None:
+    """Go to the first data element: after the preamble, or to the start of a file without one."""
+    file.seek(0)
+    start = file.read(_START)
+    if start[_PREAMBLE - 4 : _PREAMBLE] == b"DICM":
+        file.seek(_PREAMBLE)
+    elif any(_names_class(start, explicit, order) for explicit, order in _ENCODINGS):
+        file.seek(0)
+    elif _names_class(start[_PREAMBLE:], True, "<"):
+        raise InputError(
+            f"{path}: damaged DICOM file, its preamble does not end with DICM; export the file "
+            "again from its source"
+        )
+    else:
+        raise NotDicom
+
+
+_ENCODINGS = {
+    (True, "<"): ExplicitVRLittleEndian,
+    (False, "<"): ImplicitVRLittleEndian,
+    (True, ">"): ExplicitVRBigEndian,
+}
+"""How elements can be written: with their type or not, and in which byte order."""
+
+
+def _guess_syntax(file: BinaryIO) -> UID:
+    """Return the transfer syntax that the elements at this place are written in; empty if none."""
+    at = file.tell()
+    start = file.read(_START)
+    file.seek(at)
+    for (explicit, order), syntax in _ENCODINGS.items():
+        if _names_class(start, explicit, order):
+            return syntax
+    return UID("")
+
+
+def _names_class(start: bytes, explicit: bool, order: str) -> bool:
+    """Return whether bytes are data elements in ascending order, one of which is a SOP class."""
+    at, last = 0, 0
+    while at + 8 <= len(start):
+        group, element = struct.unpack_from(f"{order}HH", start, at)
+        tag, kind = group << 16 | element, start[at + 4 : at + 6]
+        if group not in (2, 8) or (at and tag <= last):
+            return False
+        if not explicit:
+            (length,), value = struct.unpack_from(f"{order}L", start, at + 4), at + 8
+        elif not (kind.isalpha() and kind.isupper()):
+            return False
+        elif kind not in _LONG_LENGTH:
+            (length,), value = struct.unpack_from(f"{order}H", start, at + 6), at + 8
+        elif at + 12 <= len(start):
+            (length,), value = struct.unpack_from(f"{order}L", start, at + 8), at + 12
+        else:
+            return False
+        if tag in (_MEDIA_CLASS, _CLASS):
+            return _UID.fullmatch(start[value : value + length]) is not None
+        at, last = value + length, tag
+    return False
 
 
 def _read_meta(file: BinaryIO) -> tuple[UID, str]:
@@ -269,7 +368,7 @@ def _find_pixels(
 
 def _walk_items(file: BinaryIO, pixels: Span, header: pydicom.Dataset) -> tuple[Span, ...]:
     """Return the items of encapsulated pixels; a cut one is left out with all after it."""
-    most = 1 + _FRAGMENTS_PER_FRAME * number_of_frames(header)
+    most = 1 + min(_FRAGMENTS_PER_FRAME * number_of_frames(header), _MOST_FRAGMENTS)
     start, there = pixels
     end = start + there
     items: list[Span] = []
@@ -285,6 +384,11 @@ def _walk_items(file: BinaryIO, pixels: Span, header: pydicom.Dataset) -> tuple[
             raise Damaged("more pieces of pixel data than frames")
         at += 8 + length
     return tuple(items)
+
+
+def _begins_image(file: BinaryIO, item: Span) -> bool:
+    file.seek(item[0])
+    return file.read(min(item[1], 4)).startswith(_IMAGE_STARTS)
 
 
 def _read_table(file: BinaryIO, item: Span) -> tuple[int, ...]:

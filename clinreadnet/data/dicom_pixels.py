@@ -11,8 +11,14 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.encaps import encapsulate
-from pydicom.pixels import pixel_array
-from pydicom.uid import UID, RLELossless
+from pydicom.pixels import get_decoder, pixel_array
+from pydicom.uid import (
+    UID,
+    ExplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    RLELossless,
+)
 
 BITS = (16, 32)
 """Values of BitsAllocated that are read."""
@@ -22,6 +28,28 @@ LEAST_BITS_STORED = 10
 
 _SLACK = 4096
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}  # JPEG and JPEG-LS
+
+
+_EIGHT_BITS = {JPEGBaseline8Bit: {"pillow"}, JPEGExtended12Bit: {"pillow"}}
+"""Plugins of pydicom that decode no more than 8 bits, which cannot hold Hounsfield units."""
+
+
+def can_decode(syntax: UID) -> bool:
+    """Return whether pixels of CT in a transfer syntax can be decoded here.
+
+    Raises:
+        NotImplementedError: they can be nowhere.
+    """
+    decoder = get_decoder(syntax)
+    return decoder.is_available and (
+        not syntax.is_encapsulated
+        or bool(set(decoder.available_plugins) - _EIGHT_BITS.get(syntax, set()))
+    )
+
+
+def native_syntax(syntax: UID) -> UID:
+    """Return the transfer syntax of pixels that are written without compression after all."""
+    return ExplicitVRLittleEndian if syntax.is_encapsulated else syntax
 
 
 class Undecodable(Exception):

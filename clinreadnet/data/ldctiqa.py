@@ -154,8 +154,8 @@ def read_tif(path: str | os.PathLike[str]) -> NDArray[np.float32]:
         ``[512, 512]`` float32 Hounsfield units, -1000...400.
 
     Raises:
-        InputError: the file is missing or unreadable, is not 512x512, or holds values that are not
-            numbers in [0, 1].
+        InputError: the file is missing or unreadable, needs a package that is not installed, is
+            not 512x512, or holds values that are not numbers in [0, 1].
     """
     path = Path(path)
     with _open_tif(path) as tif:
@@ -178,7 +178,7 @@ def read_tif(path: str | os.PathLike[str]) -> NDArray[np.float32]:
         if page.is_tiled or page.rowsperstrip > SIZE or len(page.dataoffsets) > SIZE:
             raise InputError(f"{path}: in tiles, or in strips larger than the image; save it again")
         with np.errstate(over="ignore"):
-            x = page.asarray().astype(np.float32)
+            x = _pixels(page, path).astype(np.float32)
     if x.shape != (SIZE, SIZE):
         raise InputError(f"{path}: other pixels than its header says; copy it again")
     if not np.isfinite(x).all():
@@ -190,6 +190,19 @@ def read_tif(path: str | os.PathLike[str]) -> NDArray[np.float32]:
             "encode HU as (HU + 1000) / 1400, clipped"
         )
     return decode(np.clip(x, 0, 1))
+
+
+def _pixels(page: tifffile.TiffPage | tifffile.TiffFrame, path: Path) -> NDArray[Any]:
+    try:
+        return page.asarray()
+    except (ImportError, ValueError) as error:
+        if isinstance(error, ValueError) and "imagecodecs" not in str(error):
+            raise
+        method = getattr(page.compression, "name", "an unknown method")
+        raise InputError(
+            f"{path}: compressed with {method}, which needs another package: run "
+            "`pip install imagecodecs`, or save it without compression"
+        ) from None
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
 """MetaImage files (``.mha``, ``.mhd``): the stacks of slices that the challenge's container reads.
 
 A text header of ``Key = value`` lines ends with ``ElementDataFile``; the voxels follow, plain or
-zlib-compressed, x fastest. Only stacks of slices are supported: one channel, 2 or 3 axes. Slices
-are read one at a time; a compressed stack is one block, which is inflated as far as it is needed.
+zlib-compressed, x fastest. ``HeaderSize`` bytes at the start of the file with the voxels are
+skipped; -1 skips all before the last ones. Only stacks of slices are supported: one channel, 2 or 3
+axes. Slices are read one at a time; a compressed stack is one block, which is inflated as far as it
+is needed.
 """
 
 from __future__ import annotations
@@ -30,12 +32,16 @@ _TYPES = {
     "MET_USHORT": "u2",
     "MET_INT": "i4",
     "MET_UINT": "u4",
+    "MET_LONG": "i4",
+    "MET_ULONG": "u4",
+    "MET_LONG_LONG": "i8",
+    "MET_ULONG_LONG": "u8",
     "MET_FLOAT": "f4",
     "MET_DOUBLE": "f8",
 }
 # What a message may repeat of a header, where a damaged file could hold a name instead.
 _OTHER_TYPES = frozenset(
-    "MET_NONE MET_ASCII_CHAR MET_LONG MET_ULONG MET_LONG_LONG MET_ULONG_LONG MET_STRING "
+    "MET_NONE MET_ASCII_CHAR MET_STRING "
     "MET_CHAR_ARRAY MET_UCHAR_ARRAY MET_SHORT_ARRAY MET_USHORT_ARRAY MET_INT_ARRAY "
     "MET_UINT_ARRAY MET_FLOAT_ARRAY MET_DOUBLE_ARRAY MET_FLOAT_MATRIX MET_OTHER".split()
 )
@@ -79,17 +85,28 @@ def open_metaimage(path: Path) -> Stack:
     header, at = read_metaimage_header(path)
     shape = metaimage_shape(header, path)
     source, offset = path, at
-    if header["ElementDataFile"] != "LOCAL":
+    if header["ElementDataFile"].upper() != "LOCAL":
         source, offset = _data_file(path, header["ElementDataFile"]), 0
     big = header.get("BinaryDataByteOrderMSB", header.get("ElementByteOrderMSB", "False"))
-    order = ">" if big.lower() == "true" else "<"
-    dtype = np.dtype(order + _TYPES[header["ElementType"]])
-    compressed = header.get("CompressedData", "False").lower() == "true"
-    with open_regular(source) as file:
-        there = os.fstat(file.fileno()).st_size - offset
+    dtype = np.dtype((">" if _is_true(big) else "<") + _TYPES[header["ElementType"]])
+    compressed = _is_true(header.get("CompressedData", "False"))
     size = math.prod(shape) * dtype.itemsize
+    skipped = header.get("HeaderSize", "0")
+    with open_regular(source) as file:
+        there = os.fstat(file.fileno()).st_size
+    if skipped == "-1" and not compressed:
+        offset = max(offset, there - size)
+    elif not _SIZE.fullmatch(skipped):
+        raise InputError(
+            f"{path}: its HeaderSize does not tell where its data begin; write it again without"
+        )
+    offset = int(skipped) if _SIZE.fullmatch(skipped) and int(skipped) else offset
+    there = max(there - offset, 0)
     if size > limits.DEFLATE_RATIO * there if compressed else size != there:
-        raise _wrong_size(path, there, size)
+        raise InputError(
+            f"{path}: {there} bytes of pixels or more, but its header promises {size} and holds "
+            f"{header['ElementType']}; copy it again"
+        )
     return Stack(path, shape, dtype, source, offset, compressed)
 
 
@@ -105,10 +122,12 @@ def read_metaimage_header(path: Path) -> tuple[dict[str, str], int]:
     at = 0
     while "ElementDataFile" not in header:
         end = start.find(b"\n", at)
-        key, equals, value = start[at : max(end, at)].decode("latin-1").partition("=")
-        if end < 0 or not equals:
+        line = start[at : max(end, at)].decode("latin-1")
+        key, *value = re.split("[=:]", line, maxsplit=1)
+        if end < 0 or (line.strip() and not value):
             raise InputError(f"{path}: not a MetaImage file; write the stack again")
-        header[key.strip()] = value.strip()
+        if value:
+            header[key.strip()] = value[0].strip()
         at = end + 1
     kind, channels = header.get("ElementType"), header.get("ElementNumberOfChannels", "1")
     if kind not in _TYPES or channels != "1":
@@ -118,7 +137,13 @@ def read_metaimage_header(path: Path) -> tuple[dict[str, str], int]:
             f"{channels if _SIZE.fullmatch(channels) else 'several'} to a pixel; "
             "write one number to a pixel"
         )
+    if not _is_true(header.get("BinaryData", "True")):
+        raise InputError(f"{path}: its numbers are written as text; write them in binary")
     return header, at
+
+
+def _is_true(word: str) -> bool:
+    return word[:1] in ("T", "t", "1")
 
 
 def metaimage_shape(header: dict[str, str], path: Path) -> tuple[int, int, int]:

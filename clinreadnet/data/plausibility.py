@@ -14,7 +14,23 @@ from numpy.typing import NDArray
 
 from clinreadnet import limits
 
+_LIGHTEST_TISSUE = -300
 _LOW, _HIGH = -1025, 3072  # bins at both ends hold everything beyond
+
+
+def without_body(hu: NDArray[Any]) -> bool:
+    """Return whether an image is air alone, or air and what is as light, such as a head holder.
+
+    Args:
+        hu: finite numbers [rows, columns], Hounsfield units.
+    """
+    tissue = np.count_nonzero((hu >= _LIGHTEST_TISSUE) & (hu <= 400))
+    light = np.count_nonzero(hu < _LIGHTEST_TISSUE)
+    return bool(
+        hu.min() >= limits.LEAST_HU
+        and 100 * tissue < limits.SOFT_TISSUE * hu.size
+        and light > 0.9 * hu.size
+    )
 
 
 def implausible(hu: NDArray[Any]) -> str | None:
@@ -47,7 +63,7 @@ def implausible(hu: NDArray[Any]) -> str | None:
         """Return the share of pixels in ``first`` ... ``last`` HU, in percent."""
         return float(counts[first - _LOW : last - _LOW + 1].sum() * percent)
 
-    soft = share(-300, 400)
+    soft = share(_LIGHTEST_TISSUE, 400)
     if soft < limits.SOFT_TISSUE:
         return f"{soft:.2g} % of it in the range of soft tissue, -300 ... 400 HU"
     light = share(_LOW, -30)

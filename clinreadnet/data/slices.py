@@ -14,9 +14,10 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,27 +27,42 @@ from clinreadnet.data.acquisition import Acquisition
 from clinreadnet.data.dicom import DicomFrame, NotASlice, by, read_headers, read_hu, same_pixels
 from clinreadnet.data.metaimage import StackReader, open_metaimage
 from clinreadnet.data.npy import ArrayHeader, NotAnArray, open_array, read_slice
-from clinreadnet.data.plausibility import implausible
+from clinreadnet.data.plausibility import implausible, without_body
 from clinreadnet.errors import InputError
 from clinreadnet.spec import HU_MIN, SIZE
 
 _TIF = {".tif", ".tiff"}
 _METAIMAGE = {".mha", ".mhd"}
 _DICOM_SUFFIXES = {".dcm", ".dicom", ".ima"}
+_HASH_DIGITS = 8
+_SAME_AXIS = 0.999  # cosine of the angle between the normals of slices of one axis, at least
+
+
+_Key = tuple[str, str, str]
+"""Of a series: SeriesInstanceUID or folder, hash of the owner, SeriesNumber without the UID."""
+
+
+class NoBody(InputError):
+    """The slice is intact and shows no body. At the ends of a series in a folder it is skipped."""
 
 
 @dataclass(frozen=True)
 class SliceRef:
     """A slice of which only the header has been read.
 
+    No two patients and no two studies share a ``series``.
+
     Attributes:
         path: the file.
         frame: frame number from 0 in a file of several slices, else None.
-        position: position along the slice normal in mm, or None if the file does not give it.
-        series: SeriesInstanceUID, or the folder (``.tif``) or file (``.npy``, ``.mha``).
+        position: position along the slice normal in mm, or None if the file does not give it, or
+            if most slices of the series have another normal.
+        series: SeriesInstanceUID, with a hash of patient and study where several share it; or the
+            folder (``.tif``, and DICOM without one) or file (``.npy``, ``.mha``).
         pixel_mm: width of a pixel in mm, or None if the file does not give it.
         acquisition: dose and protocol of a DICOM slice.
         instance_uid: SOPInstanceUID of a DICOM slice; empty without one.
+        named: whether it is the one slice of a file that was named, not found in a folder.
     """
 
     path: Path
@@ -58,6 +74,7 @@ class SliceRef:
     pixel_mm: float | None = None
     acquisition: Acquisition = Acquisition()
     instance_uid: str = ""
+    named: bool = False
 
     @property
     def name(self) -> str:
@@ -71,6 +88,7 @@ class SliceRef:
             float32 [512, 512], HU.
 
         Raises:
+            NoBody: air, or what is as light.
             InputError: unreadable pixels, NaN or infinity, a wrong size, or values that cannot be
                 those of a CT slice.
         """
@@ -78,7 +96,8 @@ class SliceRef:
         if not np.isfinite(hu).all():
             raise InputError(f"{self.name}: holds NaN or infinity; repair or leave out the file")
         if reason := implausible(hu):
-            raise InputError(f"{self.name}: not a CT slice in HU, {reason}; leave it out")
+            kind = NoBody if without_body(hu) else InputError
+            raise kind(f"{self.name}: not a CT slice in HU, {reason}; leave it out")
         if hu.shape != (SIZE, SIZE):
             _check_size(self.path, hu.shape, self._resample)
             hu = resize(hu)
@@ -117,6 +136,7 @@ def find_slices(
     frames: list[tuple[int, DicomFrame]] = []
     refs: list[tuple[int, SliceRef]] = []
     seen: set[str] = set()
+    named: set[Path] = set()
     found: Sequence[DicomFrame | SliceRef]
     for order, path in enumerate(map(Path, paths)):
         if path.is_dir():
@@ -129,6 +149,7 @@ def find_slices(
             seen.add(real)
             try:
                 found = _open(path, resample)
+                named.add(path)
             except InputError as reason:
                 if refused is None or isinstance(reason, NotASlice):
                     raise
@@ -137,6 +158,7 @@ def find_slices(
         frames += [(order, f) for f in found if isinstance(f, DicomFrame)]
         refs += [(order, f) for f in found if isinstance(f, SliceRef)]
     refs += _series(frames, resample, tell)
+    refs = [(n, replace(r, named=r.path in named and r.frame is None)) for n, r in refs]
     if not refs:
         raise InputError("no slices: name DICOM, .tif, .npy or .mha files, or a folder of them")
     return [ref for _, ref in sorted(refs, key=lambda pair: pair[0])]
@@ -320,28 +342,43 @@ def _open_metaimage(path: Path, resample: bool) -> list[SliceRef]:
 def _series(
     frames: list[tuple[int, DicomFrame]], resample: bool, tell: Callable[[str], None]
 ) -> list[tuple[int, SliceRef]]:
-    """Return the frames of all series in order, each with the index of its series in ``paths``."""
-    series: dict[str, list[DicomFrame]] = {}
-    first: dict[str, int] = {}
+    """Return the frames of all series in order, each with the index of its series in ``paths``.
+
+    A series is one of one patient and study. Frames without a SeriesInstanceUID are one series if
+    they also share the folder and the SeriesNumber.
+    """
+    series: dict[_Key, list[DicomFrame]] = {}
+    first: dict[_Key, int] = {}
+    sharing: dict[str, set[_Key]] = {}
     for order, frame in frames:
-        series.setdefault(frame.series_uid, []).append(frame)
-        first.setdefault(frame.series_uid, order)
+        name = frame.series_uid or str(frame.path.parent)
+        number = "" if frame.series_uid else f"{frame.series_number:g}"
+        key = (name, frame.owner, number)
+        series.setdefault(key, []).append(frame)
+        first.setdefault(key, order)
+        sharing.setdefault(name, set()).add(key)
+    for keys in sharing.values():
+        if len({owner for _, owner, _ in keys}) > 1:
+            one = min(keys, key=lambda k: (first[k], k))
+            what = "without a SeriesInstanceUID, its folder" if one[2] else "its series"
+            tell(
+                f"{series[one][0].path}: {what} holds several patients or studies; "
+                "each gets a mean of its own"
+            )
     refs: list[tuple[int, SliceRef]] = []
-    for uid in sorted(series, key=lambda u: (first[u], series[u][0].series_number, u)):
-        members = _without_copies(series[uid], tell)
-        position = _position_source(members)
-        members.sort(key=lambda f: (*_sort_key(f, position), _natural(f.path), f.index))
-        units = sorted({f.units for f in members} - {"", "HU"})
-        if units:
-            tell(f"{members[0].path}: rescale type is {units[0]}, not HU; read as HU")
+    place = {key: number for number, key in enumerate(series)}  # owners as their files come
+    for key in sorted(series, key=lambda k: (first[k], series[k][0].series_number, k[0], place[k])):
+        members = _without_copies(series[key], tell)
+        _tell_what_is_odd(members, tell)
+        members, position = _in_order(members, tell)
         refs += [
             (
-                first[uid],
+                first[key],
                 SliceRef(
                     path=f.path,
                     frame=f.index if f.frames > 1 else None,
-                    position=None if position is None else getattr(f, position),
-                    series=uid,
+                    position=position(f),
+                    series=_series_name(key, sharing[key[0]]),
                     _read=partial(read_hu, f),
                     _resample=resample,
                     pixel_mm=f.pixel_mm,
@@ -352,6 +389,31 @@ def _series(
             for f in members
         ]
     return refs
+
+
+def _series_name(key: _Key, sharing: set[_Key]) -> str:
+    """Return the name of a series, with what tells it from others of the same UID or folder."""
+    name, owner, number = key
+    if len({other for _, other, _ in sharing}) > 1:
+        name += f", patient and study {owner[:_HASH_DIGITS]}"
+    if len({other for _, _, other in sharing}) > 1:
+        name += f", number {number}"
+    return name
+
+
+def _tell_what_is_odd(members: Sequence[DicomFrame], tell: Callable[[str], None]) -> None:
+    """Tell once what the headers of a series say that is doubtful."""
+    for frame in members:
+        if frame.unspecified:
+            tell(f"{frame.path}: rescale type is US, not HU; read as HU")
+            break
+    for frame in members:
+        if (padding := frame.doubtful_padding) is not None:
+            tell(
+                f"{frame.path}: its PixelPaddingValue stands for {padding:g} HU, which tissue has; "
+                "taken for padding only at the edges of the image"
+            )
+            break
 
 
 def _without_copies(members: list[DicomFrame], tell: Callable[[str], None]) -> list[DicomFrame]:
@@ -371,17 +433,59 @@ def _without_copies(members: list[DicomFrame], tell: Callable[[str], None]) -> l
     return kept
 
 
-def _position_source(members: list[DicomFrame]) -> str | None:
-    """Return the header field that gives every member a position in mm, or None."""
-    for source in ("projected", "location"):
-        if all(getattr(f, source) is not None for f in members):
-            return source
-    return None
+def _in_order(
+    members: list[DicomFrame], tell: Callable[[str], None]
+) -> tuple[list[DicomFrame], Callable[[DicomFrame], float | None]]:
+    """Return the frames of a series in order, and what gives the position of each in mm.
 
+    Slices that share an axis, turned or not, come first if most do, then those of other axes.
+    """
+    axes: list[NDArray[np.float64]] = []
+    numbers: list[int | None] = []
+    for frame in members:
+        if frame.normal is None:
+            numbers.append(None)
+            continue
+        along = (i for i, one in enumerate(axes) if abs(one @ frame.normal) >= _SAME_AXIS)
+        numbers.append(next(along, len(axes)))
+        if numbers[-1] == len(axes):
+            axes.append(np.asarray(frame.normal))
+    most = max(range(len(axes)), key=numbers.count, default=0)
+    axis = {id(f): most if n is None else n for f, n in zip(members, numbers, strict=True)}
+    others = [frame for frame in members if axis[id(frame)] != most]
+    if others:
+        tell(
+            f"{others[0].path}: {len(others)} of {len(members)} slices of its series have another "
+            "orientation than most, and get no position"
+        )
 
-def _sort_key(frame: DicomFrame, position: str | None) -> tuple[float, float]:
-    instance = math.inf if frame.instance is None else frame.instance
-    return (0.0 if position is None else getattr(frame, position), instance)
+    def projected(frame: DicomFrame) -> float | None:
+        if frame.projected is None or frame.normal is None:
+            return None
+        turned = float(axes[axis[id(frame)]] @ frame.normal) < 0
+        return -frame.projected if turned else frame.projected
+
+    def location(frame: DicomFrame) -> float | None:
+        return frame.location
+
+    def nowhere(frame: DicomFrame) -> float | None:
+        return None
+
+    sharing = [f for f in members if axis[id(f)] == most]
+    place = next(
+        (one for one in (projected, location) if all(one(f) is not None for f in sharing)), nowhere
+    )
+
+    def key(frame: DicomFrame) -> tuple[Any, ...]:
+        number = axis[id(frame)]
+        along = (place if number == most else projected)(frame)
+        instance = math.inf if frame.instance is None else frame.instance
+        return (
+            *(number != most, number, 0.0 if along is None else along, instance),
+            *(_natural(frame.path), frame.index),
+        )
+
+    return sorted(members, key=key), lambda f: place(f) if axis[id(f)] == most else None
 
 
 def _check_size(path: Path, shape: tuple[int, ...], resample: bool) -> None:

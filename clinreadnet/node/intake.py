@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import pydicom
 
-from clinreadnet import limits
-from clinreadnet.data.dicom import NotASlice
-from clinreadnet.data.dicom_container import (
-    DEFLATED,
-    Container,
-    Damaged,
-    read_container,
-    read_spans,
-)
+from clinreadnet.data.dicom import NotASlice, pixel_digest
+from clinreadnet.data.dicom_container import Damaged, read_container
 from clinreadnet.data.slices import find_slices
 from clinreadnet.dicom.sources import read_sources
 from clinreadnet.errors import InputError
@@ -30,7 +22,6 @@ NO_UIDS = 0xC001
 OTHER_CONTENT = 0xC002
 
 _COUNT = "NumberOfSeriesRelatedInstances"
-_AT_ONCE = 16 * limits.MIB
 
 
 class Refused(Exception):
@@ -48,7 +39,7 @@ class Accepted:
     Attributes:
         series: hash of patient, study and series: objects that differ in one are kept apart.
         instance: hash of the SOPInstanceUID.
-        digest: SHA-256 of the bytes of the pixels.
+        digest: SHA-256 of the values of the pixels, however they are coded.
         expected: number of objects in the series, if the header gives it.
     """
 
@@ -83,8 +74,7 @@ def inspect(path: Path, sop_class: str, sop_instance: str, *, resample: bool) ->
     if (str(header.SOPClassUID), str(header.SOPInstanceUID)) != (sop_class, sop_instance):
         raise Refused(OTHER_CLASS, "its SOP class or instance is not that of the request")
     try:
-        container = read_container(path, (_COUNT,))
-        digest, expected = _hash_pixels(path, container), _count(container.header)
+        digest, expected = pixel_digest(path), _count(read_container(path, (_COUNT,)).header)
     except (Damaged, InputError):
         raise Refused(NOT_READABLE, "its pixels cannot be read") from None
     return Accepted(
@@ -102,18 +92,6 @@ def inspect(path: Path, sop_class: str, sop_instance: str, *, resample: bool) ->
 def _reason(path: Path, error: InputError) -> str:
     """Return what is wrong without the path, whose name is random, and without advice."""
     return error.full.removeprefix(f"{path}: ").partition(";")[0]
-
-
-def _hash_pixels(path: Path, container: Container) -> str:
-    """Return the SHA-256 of the pixels as they are stored, without their headers."""
-    total = hashlib.sha256()
-    deflated = container.syntax == DEFLATED
-    for offset, length in container.pieces or ((container.pixels or (0, 0)),):
-        step = length if deflated else _AT_ONCE  # a deflated file is inflated for each part
-        for start in range(offset, offset + length, step):
-            part = (start, min(step, offset + length - start))
-            total.update(read_spans(path, [part], deflated=deflated))
-    return total.hexdigest()
 
 
 def _count(header: pydicom.Dataset) -> int | None:

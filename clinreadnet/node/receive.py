@@ -12,7 +12,6 @@ from typing import Any
 
 import pydicom
 from pydicom.filewriter import write_file_meta_info
-from pydicom.pixels import get_decoder
 from pydicom.uid import (
     AllTransferSyntaxes,
     DeflatedExplicitVRLittleEndian,
@@ -24,6 +23,7 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at run time
 
 from clinreadnet.data.dicom_container import CT_CLASSES
+from clinreadnet.data.dicom_pixels import can_decode
 from clinreadnet.errors import InputError
 from clinreadnet.node.config import NodeConfig
 from clinreadnet.node.intake import (
@@ -210,7 +210,7 @@ def transfer_syntaxes() -> list[str]:
         if one in found:
             continue
         try:
-            if get_decoder(one).is_available:
+            if can_decode(one):
                 found.append(one)
         except NotImplementedError:
             continue

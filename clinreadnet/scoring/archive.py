@@ -11,6 +11,9 @@ import json
 import logging
 import os
 import pickle
+import socket
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,6 +35,7 @@ from clinreadnet.errors import ClinReadNetError, InputError, first_line, visible
 from clinreadnet.files import check_output, whole_file
 from clinreadnet.runtime import Session
 from clinreadnet.scoring.series import (
+    SeriesEnds,
     SeriesSummary,
     SliceScore,
     slice_scores,
@@ -48,6 +52,21 @@ CHUNK = 32
 
 TRIES = 2
 """Workers that a chunk may kill before its slices are scored alone, and a slice after that."""
+
+_SPEAKS_WITHIN, _ANSWER_WITHIN = 3.0, 10.0
+"""Seconds in which a cluster's port must answer, and then the cluster."""
+
+_HTTP2_BEGINS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+"""The preface and empty settings (RFC 9113)."""
+
+_CONNECT = """
+import ray, sys
+try:
+    ray.init(address=sys.argv[1], logging_level=50, log_to_driver=False)
+except Exception as error:
+    sys.exit(print(error) or 1)
+"""
+"""Program that ends with 0 where a cluster answers, else writes the reason."""
 
 _OBJECT_STORE = 256 * 2**20  # bytes, for a local Ray; it holds only headers and scores
 
@@ -89,7 +108,8 @@ class ArchiveReport:
     Attributes:
         out: the Parquet file.
         slices: number of rows.
-        not_scored: number of rows with an error.
+        not_scored: number of rows with an error, without those of slices that show no body at the
+            ends of a series.
         by_series: summary of the scores of each series, in the order of the rows.
         session: `Session.describe` of a worker; None if no slice was found.
     """
@@ -118,7 +138,7 @@ class _Chunk:
 
     first: int
     scores: list[SliceScore | None]
-    errors: list[str | None]
+    errors: list[InputError | None]
     session: dict[str, Any]
 
 
@@ -157,12 +177,17 @@ def score_archive(
         The report.
 
     Raises:
-        InputError: no slices, no such cluster, too many workers for it, or a bundle that cannot be
-            loaded.
+        InputError: no slices, no such cluster or one that does not answer, too many workers for
+            it, or a bundle that cannot be loaded.
         CheckFailed: the bundle does not reproduce its golden outputs on a worker.
     """
     out, bundle = Path(out), Path(bundle).absolute()
     check_output(out)
+    processors = os.cpu_count() or 1
+    if address == LOCAL and (workers or 1) > processors and not ray.is_initialized():
+        raise InputError(
+            f"workers={workers}: this machine has {processors} processors; ask for fewer"
+        )
     refused: list[tuple[Path, str]] = []
     refs = find_slices(
         [Path(path).absolute() for path in paths],
@@ -177,7 +202,7 @@ def score_archive(
         note(reason)
     total = len(refs) + len(refused)
     scores: list[SliceScore | None] = [None] * len(refs)
-    errors: list[str | None] = [None] * len(refs)
+    errors: list[InputError | None] = [None] * len(refs)
     session: dict[str, Any] | None = None
     done = len(refused)
     with _cluster(address, workers):
@@ -192,10 +217,14 @@ def score_archive(
     if session is not None and session["unjudged"]:
         note(session["unjudged"])
     good = [one for one in scores if one is not None]
+    ends = SeriesEnds()
+    ends.sort(refs, {i: error for i, error in enumerate(errors) if error is not None})
+    if line := ends.note():
+        note(line)
     return ArchiveReport(
         out=out,
         slices=total,
-        not_scored=total - len(good),
+        not_scored=total - len(good) - len(ends.skipped()),
         by_series=summarise_by_series(good),
         session=session,
     )
@@ -222,6 +251,8 @@ def _cluster(address: str, workers: int | None) -> Iterator[None]:
             status(f"{'Starting' if address == LOCAL else 'Looking for'} Ray {where}"),
             _silent_standard_error(),
         ):
+            if address != LOCAL:
+                _check_answer(address)
             ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(
@@ -232,6 +263,46 @@ def _cluster(address: str, workers: int | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_answer(address: str) -> None:
+    """Speak to a cluster's port, then connect another process: Ray itself may wait for ever.
+
+    Raises:
+        ConnectionError: the cluster refuses, or does not answer in time.
+    """
+    host, _, port = address.rpartition(":")
+    if host and "/" not in host and port.isdigit() and not _speaks_http2(host, int(port)):
+        raise _no_answer(_SPEAKS_WITHIN)
+    command = [sys.executable, "-c", _CONNECT, address]
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=_ANSWER_WITHIN,
+        )
+    except subprocess.TimeoutExpired:
+        raise _no_answer(_ANSWER_WITHIN) from None
+    if done.returncode:
+        raise ConnectionError(done.stdout.decode(errors="replace"))
+
+
+def _no_answer(seconds: float) -> ConnectionError:
+    return ConnectionError(f"Could not find within {seconds:g} s a running Ray instance.")
+
+
+def _speaks_http2(host: str, port: int) -> bool:
+    """Return whether a port answers the first bytes of gRPC, or is open where Ray uses TLS."""
+    try:
+        with socket.create_connection((host.strip("[]"), port), _SPEAKS_WITHIN) as peer:
+            if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
+                return True
+            peer.sendall(_HTTP2_BEGINS)
+            return bool(peer.recv(1))
+    except (OSError, OverflowError):
+        return False
 
 
 @contextmanager
@@ -326,18 +397,20 @@ class _Worker:
             for index, ref in enumerate(refs):
                 alone = self._survive((first, index), self._session, [ref])
                 if alone is None:
-                    scored[1][index] = f"{ref.name}: workers die of it; score the file alone"
+                    scored[1][index] = InputError(
+                        f"{ref.name}: workers die of it; score the file alone"
+                    )
                 else:
                     scored[0][index], scored[1][index] = alone[0][0], alone[1][0]
         return _Chunk(first, *scored, self._session.describe())
 
     def _survive(
         self, work: tuple[int, ...], session: Session, refs: Sequence[SliceRef]
-    ) -> tuple[list[SliceScore | None], list[str | None]] | None:
-        """Return `score_chunk`'s result, or None if the work has killed enough workers."""
+    ) -> tuple[list[SliceScore | None], list[InputError | None]] | None:
+        """Return `_score_chunk`'s result, or None if the work has killed enough workers."""
         if ray.get(self._ledger.begin.remote(work)) >= TRIES:
             return None
-        scored = score_chunk(session, refs)
+        scored = _score_chunk(session, refs)
         ray.get(self._ledger.end.remote(work))
         return scored
 
@@ -354,14 +427,21 @@ def score_chunk(
     Returns:
         n scores, None without a score; and n error messages, None with a score.
     """
+    scores, errors = _score_chunk(session, refs)
+    return scores, [None if error is None else str(error) for error in errors]
+
+
+def _score_chunk(
+    session: Session, refs: Sequence[SliceRef]
+) -> tuple[list[SliceScore | None], list[InputError | None]]:
     scores: list[SliceScore | None] = [None] * len(refs)
-    errors: list[str | None] = [None] * len(refs)
+    errors: list[InputError | None] = [None] * len(refs)
     images: dict[int, NDArray[np.float32]] = {}
     for index, ref in enumerate(refs):
         try:
             images[index] = ref.load()
         except InputError as error:
-            errors[index] = str(error)
+            errors[index] = error
     try:
         if images:
             together = session.score(np.stack(list(images.values())))
@@ -374,7 +454,7 @@ def score_chunk(
             try:
                 (scores[index],) = slice_scores([refs[index]], session.score(image[None]))
             except ClinReadNetError as error:
-                errors[index] = f"{refs[index].name}: {error}"
+                errors[index] = InputError(f"{refs[index].name}: {error}")
     return scores, errors
 
 
@@ -382,7 +462,7 @@ def _write(
     out: Path,
     refs: Sequence[SliceRef],
     scores: Sequence[SliceScore | None],
-    errors: Sequence[str | None],
+    errors: Sequence[InputError | None],
     refused: Sequence[tuple[Path, str]],
     session: Mapping[str, Any] | None,
 ) -> None:
@@ -402,7 +482,10 @@ def _write(
             field.name: [getattr(ref.acquisition, field.name) for ref in refs] + after
             for field in fields(Acquisition)
         },
-        "error": [*errors, *(reason for _, reason in refused)],
+        "error": [
+            *(None if error is None else str(error) for error in errors),
+            *(reason for _, reason in refused),
+        ],
     }
     facts = {"research_use": RESEARCH_USE, "session": json.dumps(session)}
     table = pyarrow.table(columns, schema=SCHEMA.with_metadata(facts))

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinreadnet.data.acquisition import Acquisition
-from clinreadnet.data.slices import SliceRef
+from clinreadnet.data.slices import NoBody, SliceRef
 from clinreadnet.errors import InputError
 from clinreadnet.files import check_output, whole_file
 from clinreadnet.runtime import Scores, Session
@@ -150,14 +150,18 @@ def score_slices(
     *,
     advance: Callable[[int], None] | None = None,
     left_out: Callable[[SliceRef, InputError], None] | None = None,
+    note: Callable[[str], None] = lambda line: None,
 ) -> SeriesReport:
     """Score slices in order.
+
+    Slices of a folder that show no body are skipped at the ends of a series.
 
     Args:
         session: a loaded bundle.
         refs: at least one slice, from `find_slices`.
         advance: called after each batch with the number of slices it scored.
         left_out: called with a slice that cannot be loaded and its error, instead of raising.
+        note: called with a line about the slices that are skipped.
 
     Returns:
         The report.
@@ -170,6 +174,7 @@ def score_slices(
     outputs: list[Scores] = []
     worst: Extreme | None = None
     best: Extreme | None = None
+    ends = SeriesEnds()
     batches = [refs[i : i + session.batch] for i in range(0, len(refs), session.batch)]
     with ThreadPoolExecutor(1) as reader:
         reading = reader.submit(_load, batches[0], left_out is not None)
@@ -177,9 +182,10 @@ def score_slices(
             images, failures = reading.result()
             if number + 1 < len(batches):
                 reading = reader.submit(_load, batches[number + 1], left_out is not None)
-            if left_out is not None:
-                for index, error in failures.items():
-                    left_out(batch[index], error)
+            for ref, error in ends.sort(batch, failures):
+                if left_out is None:
+                    raise error
+                left_out(ref, error)
             if advance is not None:
                 advance(len(failures))
             if not images:
@@ -198,6 +204,8 @@ def score_slices(
             outputs.append(result)
             if advance is not None:
                 advance(len(good))
+    if line := ends.note():
+        note(line)
     if worst is None or best is None:
         raise InputError(f"none of {len(refs)} slices can be read; the lines above say why")
     return SeriesReport(
@@ -209,6 +217,51 @@ def score_slices(
         kept,
         Scores.concatenate(outputs),
     )
+
+
+class SeriesEnds:
+    """Tells slices without a body at the ends of a series from those between other slices."""
+
+    def __init__(self) -> None:
+        self._begun: set[str] = set()
+        self._waiting: dict[str, list[tuple[SliceRef, InputError]]] = {}
+        self._skipped: list[SliceRef] = []
+
+    def sort(
+        self, batch: Sequence[SliceRef], failures: Mapping[int, InputError]
+    ) -> list[tuple[SliceRef, InputError]]:
+        """Return the failures of a batch that are not at the ends, as far as is known by now."""
+        real: list[tuple[SliceRef, InputError]] = []
+        for index, ref in enumerate(batch):
+            error = failures.get(index)
+            if error is not None and _may_be_skipped(ref, error):
+                self._waiting.setdefault(ref.series, []).append((ref, error))
+            elif error is not None:
+                real.append((ref, error))
+            elif waiting := self._waiting.pop(ref.series, None):
+                if ref.series in self._begun:
+                    real += waiting
+                else:
+                    self._skipped += [one for one, _ in waiting]
+            if error is None:
+                self._begun.add(ref.series)
+        return real
+
+    def skipped(self) -> list[SliceRef]:
+        """Return the slices at the ends; no batch follows."""
+        return [*self._skipped, *(ref for own in self._waiting.values() for ref, _ in own)]
+
+    def note(self) -> str | None:
+        """Return a line about the slices at the ends; None without any."""
+        names = [ref.name for ref in self.skipped()]
+        if not names:
+            return None
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        return f"skipped slices without a body at the ends of a series ({names[0]}{more})"
+
+
+def _may_be_skipped(ref: SliceRef, error: InputError) -> bool:
+    return isinstance(error, NoBody) and not ref.named
 
 
 def slice_scores(refs: Sequence[SliceRef], scores: Scores) -> list[SliceScore]:
@@ -343,7 +396,10 @@ def write_challenge_output(report: SeriesReport, folder: Path) -> None:
 def _load(
     batch: Sequence[SliceRef], go_on: bool
 ) -> tuple[dict[int, NDArray[np.float32]], dict[int, InputError]]:
-    """Return the images of a batch by place, and with ``go_on`` the errors of the others."""
+    """Return the images of a batch by place, and the errors of slices that need not stop the rest.
+
+    Those are slices without a body, and with ``go_on`` all that cannot be loaded.
+    """
     images: dict[int, NDArray[np.float32]] = {}
     failures: dict[int, InputError] = {}
     for index, ref in enumerate(batch):
@@ -351,7 +407,7 @@ def _load(
             with stage("read a slice"):
                 images[index] = ref.load()
         except InputError as error:
-            if not go_on:
+            if not (go_on or _may_be_skipped(ref, error)):
                 raise
             failures[index] = error
     return images, failures

@@ -46,7 +46,8 @@ def test_one_slice_is_a_stack_of_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        pytest.param({"ElementType": "MET_LONG_LONG"}, "holds MET_LONG_LONG", id="type"),
+        pytest.param({"ElementType": "MET_LONG_LONG"}, "240 and holds MET_LONG_LONG", id="wide"),
+        pytest.param({"ElementType": "MET_STRING"}, "holds MET_STRING", id="type"),
         pytest.param({"ElementNumberOfChannels": "3"}, "MET_SHORT, 3 to a pixel", id="colour"),
         pytest.param({"DimSize": "5 3 two"}, "its DimSize is not two or three sizes", id="size"),
         pytest.param({"DimSize": "5 3 2 1"}, "write a stack of slices", id="4d"),

@@ -87,7 +87,14 @@ def _seeds_dicom() -> list[bytes]:
             _dicom(packed),
             _dicom(frames),
             _dicom(ds),
+            _bare(_dicom(make_ct(_small()))),
+            _bare(_dicom(make_ct(_small(), syntax=ImplicitVRLittleEndian))),
         ]
+
+
+def _bare(content: bytes) -> bytes:
+    """Return a data set without preamble and meta information."""
+    return content[144 + struct.unpack("<L", content[140:144])[0] :]
 
 
 def _seeds_tif() -> list[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import urllib.error
 import urllib.request
@@ -13,11 +14,20 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.uid import (
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    RLELossless,
+)
 from support.dicom_files import CT, MR, make_ct, noise, write_enhanced_ct
 from support.pacs import MAP, REPORT, Pacs, connect, referenced
 
 from clinreadnet.node.config import Destination, Sender, parse_senders
 from clinreadnet.node.node import Node
+from clinreadnet.node.receive import transfer_syntaxes
 
 Start = Callable[..., Node]
 Until = Callable[..., None]
@@ -150,6 +160,40 @@ def test_other_pixels_under_a_known_uid_are_refused_and_the_first_stay(
     log = logged("report sent to")
     refused = [line for line in log.splitlines() if "refused with C002" in line]
     assert len(refused) == 2 and "the first stays" in refused[0]
+
+
+@pytest.mark.parametrize("again", [RLELossless, ExplicitVRBigEndian])
+def test_the_same_pixels_in_another_lossless_coding_are_the_same_instance(
+    start: Start, pacs: Pacs, until: Until, again: str
+) -> None:
+    """A PACS sends in the syntax that it keeps, a scanner in its own."""
+    node = start()
+    (sent,) = slices(1, BitsStored=13, HighBit=12)
+    other = copy.deepcopy(sent)
+    if again == RLELossless:
+        other.compress(RLELossless, generate_instance_uid=False)
+    else:
+        other.PixelData = np.frombuffer(sent.PixelData, "<i2").astype(">i2").tobytes()
+        other.file_meta.TransferSyntaxUID = UID(again)
+    assert statuses(store(node.port, [sent])) == [0]
+    assert statuses(store(node.port, [other], syntaxes=[again])) == [0]
+    until(lambda: pacs.received)
+    assert referenced(pacs.received[0]) == [sent.SOPInstanceUID]
+
+
+def test_a_map_of_other_units_is_refused(start: Start) -> None:
+    (answer,) = store(start().port, slices(1, RescaleType="MGML"))
+    assert answer.Status == 0xA900
+    assert answer.ErrorComment.startswith("not a CT slice: rescale type MGML")
+
+
+def test_only_what_can_be_decoded_is_offered() -> None:
+    """Pillow decodes 8 bits of JPEG Extended, which are no CT."""
+    offered = transfer_syntaxes()
+    for syntax in (JPEGBaseline8Bit, JPEGExtended12Bit):
+        plugins = set(pydicom.pixels.get_decoder(syntax).available_plugins)
+        assert (syntax in offered) == bool(plugins - {"pillow"})
+    assert {ExplicitVRLittleEndian, RLELossless} <= set(offered)
 
 
 def test_a_slice_without_uids_is_refused(start: Start, until: Until) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -108,6 +109,20 @@ def test_novel_slices_are_marked_and_left_out_of_the_summary(
     assert found[1]["novelty"] > THRESHOLD and found[1]["score"] is not None
     (summary,) = report.by_series.values()
     assert (summary.n, summary.novel, report.not_scored) == (3, 1, 0)
+
+
+def test_a_slice_without_a_body_at_the_end_has_a_reason_and_is_no_failure(
+    cluster: None, bundle: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "s").mkdir()
+    for i, image in enumerate((noise(), noise(1), noise(2) - 1040)):
+        write_ct(tmp_path / "s" / f"{i}.dcm", image, ImagePositionPatient=[0, 0, i])
+    notes: list[str] = []
+    out = tmp_path / "a.parquet"
+    report = score_archive([tmp_path / "s"], bundle, out, workers=1, note=notes.append)
+    assert (report.slices, report.not_scored) == (3, 0)
+    assert [row["error"] is None for row in rows(out)] == [True, True, False]
+    assert len(notes) == 1 and "without a body at the ends of a series" in notes[0]
 
 
 def test_a_bundle_made_before_novelty_says_that_it_cannot_judge(
@@ -255,10 +270,56 @@ def test_an_address_without_ray_is_one_line(
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(score_ray, "_check_answer", lambda address: None)
     np.save(tmp_path / "a.npy", noise())
     with pytest.raises(InputError, match=r"no Ray cluster there \(Could not find.*instance\.\)"):
         score_archive([tmp_path], bundle, tmp_path / "a.parquet", address="10.0.0.1:6379")
     assert os.listdir(tmp_path) == ["a.npy"]
+
+
+@pytest.mark.parametrize("kind", ["silent", "closed"])
+def test_an_address_that_does_not_answer_is_one_line_within_20_seconds(
+    bundle: Path, tmp_path: Path, kind: str
+) -> None:
+    write_ct(tmp_path / "a.dcm")
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        if kind == "silent":
+            listener.listen()
+        command = [sys.executable, "-m", "clinreadnet.cli", "score-archive", "a.dcm"]
+        command += ["--address", f"127.0.0.1:{listener.getsockname()[1]}"]
+        command += ["--bundle", str(bundle), "--out", "scores.parquet"]
+        start = time.monotonic()
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert time.monotonic() - start < 20
+    assert done.returncode == 2 and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert "no Ray cluster there" in line and "give HOST:PORT of its head, auto, or local" in line
+    assert os.listdir(tmp_path) == ["a.dcm"]
+
+
+def test_a_cluster_that_never_answers_is_given_up(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **options: pytest.fail("Ray was asked"))
+    monkeypatch.setattr(score_ray, "_CONNECT", "import time; time.sleep(60)")
+    monkeypatch.setattr(score_ray, "_ANSWER_WITHIN", 0.2)
+    np.save(tmp_path / "a.npy", noise())
+    with pytest.raises(
+        InputError, match=r"auto: no Ray cluster there \(Could not find within 0\.2"
+    ):
+        score_archive([tmp_path], bundle, tmp_path / "a.parquet", address="auto")
+
+
+def test_more_workers_than_processors_are_refused_before_anything_is_read(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **options: pytest.fail("Ray was started"))
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    with pytest.raises(InputError, match="workers=5: this machine has 4 processors; ask for fewer"):
+        score_archive([tmp_path / "none"], bundle, tmp_path / "a.parquet", workers=5)
 
 
 @pytest.mark.parametrize(

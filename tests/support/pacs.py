@@ -74,13 +74,14 @@ def connect(
     title: str = "CT1",
     called: str = "CLINREADNET",
     classes: Iterable[str] = (CT, ENHANCED_CT),
+    syntaxes: Iterable[str] = LITTLE_ENDIAN,
     context: ssl.SSLContext | None = None,
 ) -> Association:
     """Ask the node for an association; the caller looks whether it is established."""
     entity = AE(title)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 120
     for one in classes:
-        entity.add_requested_context(one, LITTLE_ENDIAN)
+        entity.add_requested_context(one, list(syntaxes))
     entity.add_requested_context(Verification)
     return entity.associate(
         "127.0.0.1",
