@@ -239,6 +239,8 @@ def _frames(path: Path, container: Container) -> list[DicomFrame]:
     if groups:
         return [_frame(path, ds, shared, own, i, coding, spans) for i, own in enumerate(groups)]
     one = _frame(path, ds, shared, pydicom.Dataset(), 0, coding, spans)
+    if frames > 1:  # they share one position, so none has its own
+        one = replace(one, projected=None, location=None)
     return [one, *(replace(one, index=i, spans=spans[i]) for i in range(1, frames))]
 
 

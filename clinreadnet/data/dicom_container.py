@@ -21,11 +21,13 @@ from pydicom.tag import Tag
 from pydicom.uid import UID
 
 from clinreadnet import limits
+from clinreadnet.data.character_sets import to_utf8
 from clinreadnet.errors import InputError
 from clinreadnet.files import open_regular
 
+CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"  # CT Image Storage, of one frame
 CT_CLASSES = {
-    "1.2.840.10008.5.1.4.1.1.2",  # CT Image Storage
+    CT_IMAGE,
     "1.2.840.10008.5.1.4.1.1.2.1",  # Enhanced CT Image Storage
     "1.2.840.10008.5.1.4.1.1.2.2",  # Legacy Converted Enhanced CT Image Storage
 }
@@ -144,6 +146,7 @@ def read_container(path: Path, tags: Sequence[int | str | tuple[int, int]]) -> C
             stop_when=lambda tag, vr, length: tag in _AFTER_HEADER,
             specific_tags=[Tag(tag) for tag in tags],
         )
+        to_utf8(header)
         pixels, undefined = _find_pixels(source, size, implicit, little)
         items = _walk_items(source, pixels, header) if pixels and undefined else ()
         table = _read_table(source, items[0]) if items else ()

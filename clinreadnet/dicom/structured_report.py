@@ -46,6 +46,7 @@ from clinreadnet.dicom.codes import (
     SLICES,
     identify_scheme,
 )
+from clinreadnet.dicom.silence import silent_libraries
 from clinreadnet.dicom.sources import Sources
 from clinreadnet.files import whole_folder
 from clinreadnet.metrics import likert_probabilities
@@ -104,8 +105,9 @@ def write_reports(
     Raises:
         InputError: ``folder`` exists or cannot be created.
     """
-    made = make_reports(report, sources, session)
-    with whole_folder(folder) as temporary:
+    with silent_libraries():
+        made = make_reports(report, sources, session)
+    with whole_folder(folder) as temporary, silent_libraries():
         for number, one in enumerate(made, start=1):
             one.save_as(temporary / f"sr-{number}.dcm", enforce_file_format=True)
 
@@ -161,9 +163,7 @@ def _make_report(
         manufacturer=device.MANUFACTURER,
         is_complete=True,
     )
-    made.SeriesDescription = device.DESCRIPTION
-    made.ManufacturerModelName = device.MODEL
-    made.SoftwareVersions = __version__
+    device.describe(made)
     identify_scheme(made)
     return made
 
