@@ -47,6 +47,16 @@ ABSENT_OR_LEGAL = (
 COPIED = (*EMPTY_OR_LEGAL, *ABSENT_OR_LEGAL)
 """What an object takes from the header of its slices, beside UIDs and geometry."""
 
+UNPAIRED = frozenset(
+    "ABDOMEN ABDOMENPELVIS AORTA BACK BLADDER BRAIN CEREBELLUM CERVIX CHEST CHESTABDOMEN "
+    "CHESTABDPELVIS CSPINE CTSPINE COCCYX COLON DUODENUM WHOLEBODY FACE GALLBLADDER HEAD HEADNECK "
+    "HEART ILEUM ILIUM JAW JEJUNUM LARYNX LIVER LSPINE LSSPINE MAXILLA MEDIASTINUM MOUTH NECK "
+    "NECKCHEST NECKCHESTABDOMEN NECKCHESTABDPELV NOSE PANCREAS PELVIS PENIS PHARYNX PROSTATE RECTUM "
+    "SKULL SPINE SPLEEN SSPINE STERNUM STOMACH THYMUS THYROID TLSPINE TONGUE TRACHEA TSPINE URETER "
+    "URETHRA UTERUS VAGINA SCALP".split()
+)
+"""Defined terms of BodyPartExamined that have no side, so an image has no Laterality."""
+
 _PADDING = " \0"
 _SEXES = {"M": "M", "MALE": "M", "F": "F", "FEMALE": "F", "O": "O", "OTHER": "O"}
 _NAME_GROUPS, _NAME_PARTS, _NAME_CHARACTERS = 3, 5, 64
@@ -91,7 +101,7 @@ def _legal(name: str, text: str) -> str:
 
 
 def _date(text: str) -> str:
-    parts = re.fullmatch(r"(\d{4})([-./]?)(\d{2})\2(\d{2})", text)
+    parts = re.fullmatch(r"([12]\d{3})([-./]?)(\d{2})\2(\d{2})", text)
     if parts is None:
         return ""
     year, _, month, day = parts.groups()
@@ -109,7 +119,7 @@ def _time(text: str) -> str:
     hour, _, minute, second, fraction = (part or "" for part in parts.groups())
     if int(hour) > 23 or int(minute or 0) > 59 or int(second or 0) > 60:
         return ""
-    return hour + minute + second + fraction
+    return hour + minute + second.replace("60", "59") + fraction  # few read a leap second
 
 
 def _age(text: str) -> str:

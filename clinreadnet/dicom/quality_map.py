@@ -27,7 +27,7 @@ from clinreadnet.data.character_sets import UTF_8
 from clinreadnet.data.dicom_container import CT_IMAGE
 from clinreadnet.data.slices import SliceRef
 from clinreadnet.dicom import device
-from clinreadnet.dicom.attributes import COPIED
+from clinreadnet.dicom.attributes import COPIED, UNPAIRED
 from clinreadnet.dicom.codes import QUALITY_MAP, identify_scheme
 from clinreadnet.dicom.silence import silent_libraries
 from clinreadnet.dicom.sources import Source, Sources
@@ -377,6 +377,8 @@ def _make_capture(
 def _describe(made: pydicom.Dataset, source: pydicom.Dataset, session: Mapping[str, Any]) -> None:
     if source.get("BodyPartExamined"):
         made.BodyPartExamined = source.BodyPartExamined
+    if source.get("BodyPartExamined") not in UNPAIRED:
+        made.Laterality = None  # required, and may be empty
     device.describe(made)
     made.DerivationDescription = f"Research use only; {'; '.join(device.parameters(session))}"[
         :1024
