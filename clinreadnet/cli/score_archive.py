@@ -60,37 +60,44 @@ def score_archive(
     from clinreadnet.runtime import BACKENDS
     from clinreadnet.runtime.bundle.default import default_bundle
     from clinreadnet.runtime.records import CPU_BACKENDS
+    from clinreadnet.scoring.archive import NotWritten
     from clinreadnet.scoring.archive import score_archive as score_all
     from clinreadnet.scoring.series import check_bundle, series_lines
 
     bundle = bundle or default_bundle()
     check_bundle(bundle)
+    failure: NotWritten | None = None
     with progress_bar() as bar:
         task = bar.add_task("Scoring", total=None)
-        report = score_all(
-            paths,
-            bundle,
-            out,
-            address=address,
-            workers=workers,
-            gpu=not backends or not set(backends) <= set(CPU_BACKENDS),
-            resample=resample,
-            session_options={
-                "backends": backends or BACKENDS,
-                "precision": precision,
-                "trusted_keys": trusted_keys or None,
-                "not_before": not_before,
-            },
-            note=note,
-            advance=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+        try:
+            report = score_all(
+                paths,
+                bundle,
+                out,
+                address=address,
+                workers=workers,
+                gpu=not backends or not set(backends) <= set(CPU_BACKENDS),
+                resample=resample,
+                session_options={
+                    "backends": backends or BACKENDS,
+                    "precision": precision,
+                    "trusted_keys": trusted_keys or None,
+                    "not_before": not_before,
+                },
+                note=note,
+                advance=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+        except NotWritten as error:
+            report, failure = error.report, error
     if as_json:
         print_json(report.to_dict())
     elif lines := series_lines(report.by_series):
-        print(f"{out}:", *lines[:_LINES], sep="\n")
+        print("means:" if failure else f"{out}:", *lines[:_LINES], sep="\n")
         if len(lines) > _LINES:
             print(f"and {len(lines) - _LINES} more series; --json gives all")
         print(RESEARCH_USE)
+    if failure is not None:
+        raise failure
     if report.not_scored:
         raise CheckFailed(
             f"{out}: {report.not_scored} of {report.slices} slices were not scored; "
