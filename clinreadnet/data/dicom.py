@@ -20,7 +20,12 @@ from numpy.typing import NDArray
 from pydicom.pixels import get_decoder
 from pydicom.uid import UID
 
-from clinreadnet.data.acquisition import ACQUISITION_TAGS, Acquisition, read_acquisition
+from clinreadnet.data.acquisition import (
+    ACQUISITION_TAGS,
+    Acquisition,
+    read_acquisition,
+    without_damage,
+)
 from clinreadnet.data.dicom_container import (
     CT_CLASSES,
     DEFLATED,
@@ -303,6 +308,7 @@ def _frame(
     def value(sequence: str, name: str) -> Any:
         return _in_groups(sequence, name, own, shared, ds)
 
+    readable = without_damage(value)  # for what no score depends on
     slope = _number(value("PixelValueTransformationSequence", "RescaleSlope"))
     intercept = _number(value("PixelValueTransformationSequence", "RescaleIntercept"))
     if slope is None or intercept is None:
@@ -322,19 +328,19 @@ def _frame(
         frames=len(spans),
         rows=coding.rows,
         columns=coding.columns,
-        pixel_mm=_width(value("PixelMeasuresSequence", "PixelSpacing")),
+        pixel_mm=_width(readable("PixelMeasuresSequence", "PixelSpacing")),
         slope=slope,
         intercept=intercept,
         units=units if units in _RESCALE_TYPES or not units else "unknown",
         padding=_padding(ds),
         series_uid=str(ds.get("SeriesInstanceUID", "") or ""),
-        series_number=_or_infinity(_number(ds.get("SeriesNumber"))),
+        series_number=_or_infinity(_number(readable("", "SeriesNumber"))),
         projected=_projected(
-            value("PlanePositionSequence", "ImagePositionPatient"),
-            value("PlaneOrientationSequence", "ImageOrientationPatient"),
+            readable("PlanePositionSequence", "ImagePositionPatient"),
+            readable("PlaneOrientationSequence", "ImageOrientationPatient"),
         ),
-        location=_number(ds.get("SliceLocation")),
-        instance=_number(ds.get("InstanceNumber")),
+        location=_number(readable("", "SliceLocation")),
+        instance=_number(readable("", "InstanceNumber")),
         instance_uid=str(ds.get("SOPInstanceUID", "") or ""),
         acquisition=read_acquisition(value),
         coding=coding,
