@@ -30,7 +30,7 @@ from clinreadnet.dicom import device
 from clinreadnet.dicom.attributes import COPIED, UNPAIRED
 from clinreadnet.dicom.codes import QUALITY_MAP, identify_scheme
 from clinreadnet.dicom.silence import silent_libraries
-from clinreadnet.dicom.sources import Source, Sources
+from clinreadnet.dicom.sources import Source, Sources, frame_number
 from clinreadnet.errors import InputError
 from clinreadnet.files import whole_folder
 from clinreadnet.scoring.series import SeriesReport
@@ -367,8 +367,8 @@ def _make_capture(
     reference = pydicom.Dataset()
     reference.ReferencedSOPClassUID = sources[ref.path].SOPClassUID
     reference.ReferencedSOPInstanceUID = sources[ref.path].SOPInstanceUID
-    if ref.frame is not None:
-        reference.ReferencedFrameNumber = ref.frame + 1
+    if (frame := frame_number(ref, sources[ref.path])) is not None:
+        reference.ReferencedFrameNumber = frame
     made.SourceImageSequence = [reference]
     made.BurnedInAnnotation = "NO"  # it means text that identifies the patient
     return made

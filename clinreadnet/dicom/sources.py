@@ -11,7 +11,13 @@ from pathlib import Path
 
 import pydicom
 
-from clinreadnet.data.dicom_container import Damaged, NotDicom, read_container, unreadable
+from clinreadnet.data.dicom_container import (
+    CT_IMAGE,
+    Damaged,
+    NotDicom,
+    read_container,
+    unreadable,
+)
 from clinreadnet.data.slices import SliceRef
 from clinreadnet.dicom.attributes import COPIED, copy_legal, stored_text
 from clinreadnet.dicom.silence import silent_libraries
@@ -89,6 +95,17 @@ def read_sources(refs: Sequence[SliceRef]) -> Sources:
             )
         sources[ref.path] = header
     return sources
+
+
+def frame_number(ref: SliceRef, source: Source) -> int | None:
+    """Return the number by which a reference names a frame, from 1.
+
+    None for the only frame of a file, and for those of CT Image Storage, whose files must have one
+    frame: the standard forbids the number there.
+    """
+    if ref.frame is None or str(source.SOPClassUID) == CT_IMAGE:
+        return None
+    return ref.frame + 1
 
 
 def _read(path: Path) -> Source:

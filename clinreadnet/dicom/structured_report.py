@@ -47,7 +47,7 @@ from clinreadnet.dicom.codes import (
     identify_scheme,
 )
 from clinreadnet.dicom.silence import silent_libraries
-from clinreadnet.dicom.sources import Sources
+from clinreadnet.dicom.sources import Sources, frame_number
 from clinreadnet.files import whole_folder
 from clinreadnet.metrics import likert_probabilities
 from clinreadnet.scoring.series import SeriesReport, SeriesSummary
@@ -177,13 +177,15 @@ def _slice_group(
     values = [(SCORE, one.score), *zip(GRADES, grades, strict=True)]
     if one.novelty is not None:
         values.append((NOVELTY, one.novelty))
+    frame = frame_number(ref, source)
+    name = f"slice {index + 1}"
+    if frame is None and ref.frame is not None:
+        name += f", frame {ref.frame + 1}"
     judged = []
     if one.in_domain is not None:
         judged.append(QualitativeEvaluation(DOMAIN, IN_DOMAIN if one.in_domain else NOVEL))
     group = MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(
-            uid=device.new_uid(), identifier=f"slice {index + 1}"
-        ),
+        tracking_identifier=TrackingIdentifier(uid=device.new_uid(), identifier=name),
         algorithm_id=algorithm,
         measurements=[Measurement(name, _short(value), _NO_UNIT) for name, value in values],
         qualitative_evaluations=judged or None,
@@ -191,7 +193,7 @@ def _slice_group(
             SourceImageForMeasurementGroup(
                 referenced_sop_class_uid=source.SOPClassUID,
                 referenced_sop_instance_uid=source.SOPInstanceUID,
-                referenced_frame_numbers=None if ref.frame is None else [ref.frame + 1],
+                referenced_frame_numbers=None if frame is None else [frame],
             )
         ],
     )
