@@ -9,12 +9,9 @@ from typing import Any
 
 import numpy as np
 import pydicom
-from pydicom.datadict import dictionary_VR
-from pydicom.dataelem import RawDataElement
-from pydicom.dataset import Dataset
-from pydicom.tag import Tag
 from pydicom.uid import generate_uid
 from support.dicom_files import make_ct, noise, write, write_enhanced_ct
+from support.raw_elements import store
 
 from archives.case import Case
 
@@ -35,14 +32,6 @@ class Header(Case):
     report: Mapping[str, str | None] = field(default_factory=dict)
     maps: tuple[str, ...] = ("map-1.dcm",)
     no_map: str = ""
-
-
-def store(ds: Dataset, name: str, value: bytes) -> None:
-    """Put bytes into a data set as they are, padded to an even length."""
-    tag = Tag(name)
-    kind = dictionary_VR(tag)
-    value += (b"\0" if kind == "UI" else b" ") * (len(value) % 2)
-    ds._dict[tag] = RawDataElement(tag, kind, len(value), value, 0, False, True)
 
 
 def series(tags: Tags, *, slices: int = 2, **given: Any) -> Callable[[Path], None]:
