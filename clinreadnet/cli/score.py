@@ -192,8 +192,8 @@ def score(
     for place, write in writers:
         if place is not None:
             _attempt(write, report, place, failures)
-    for failure in failures[1:]:
-        note(f"clinreadnet: {failure}")
+    for other in failures[1:]:
+        note(f"clinreadnet: {other}")
     if failures:
         raise failures[0]
     if left_out:

@@ -42,13 +42,10 @@ def spool(
     - `clinreadnet spool spool --retry all`
     - `clinreadnet spool spool --remove all --json`
     """
-    from clinreadnet.node.aside import change, list_aside
+    from clinreadnet.node.aside import What, change, list_aside
 
-    changed = {
-        what: change(folder, names, what)
-        for what, names in (("retry", retry), ("remove", remove))
-        if names
-    }
+    given: dict[What, list[str] | None] = {"retry": retry, "remove": remove}
+    changed = {what: change(folder, names, what) for what, names in given.items() if names}
     left = list_aside(folder)
     if as_json:
         print_json(

@@ -44,7 +44,7 @@ _FRAME_OF_REFERENCE = "FrameOfReferenceUID"
 _TAGS = (*_REFERENCES, *COPIED, *_GEOMETRY, *_PHASE, _FRAME_OF_REFERENCE)
 
 
-class Source(pydicom.Dataset):
+class Source(pydicom.Dataset):  # type: ignore[misc]  # pydicom has no types
     """What the objects take from the header of a file; every value is legal.
 
     Attributes:

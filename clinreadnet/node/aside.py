@@ -19,11 +19,14 @@ from clinreadnet.errors import InputError, first_line
 from clinreadnet.node.log import HASH_DIGITS
 from clinreadnet.node.spool_folder import VERSION, aside_folder
 
+What = Literal["retry", "remove"]
+"""What may be done with a series that is aside."""
+
 ALL = "all"
 """Names every series that is aside."""
 
 _BUSY_SECONDS = 10.0
-_STATES = {"retry": "scoring", "remove": "drop"}
+_STATES: dict[What, str] = {"retry": "scoring", "remove": "drop"}
 _UID = "SeriesInstanceUID"
 
 
@@ -64,7 +67,7 @@ def list_aside(spool: Path) -> list[Aside]:
         return [aside for _, aside in _rows(spool, database)]
 
 
-def change(spool: Path, names: Sequence[str], what: Literal["retry", "remove"]) -> list[Aside]:
+def change(spool: Path, names: Sequence[str], what: What) -> list[Aside]:
     """Have series tried again, or removed; a node acts on it at once, or when it starts.
 
     Args:
@@ -81,7 +84,7 @@ def change(spool: Path, names: Sequence[str], what: Literal["retry", "remove"]) 
     with _database(spool) as database:
         database.execute("BEGIN IMMEDIATE")
         rows = _rows(spool, database)
-        chosen = {}
+        chosen: dict[int, Aside] = {}
         for name in names:
             found = [(row, one) for row, one in rows if _is(one, name)]
             if not found and name != ALL:

@@ -397,14 +397,15 @@ class Spool:
             rows = self.database.execute(
                 "SELECT id, key, part, attempts FROM series WHERE state = 'drop'"
             ).fetchall()
-        for row in rows:
-            place = aside_folder(self.folder, *row[1:3])
+        for row, key, part, attempts in rows:
+            place = aside_folder(self.folder, key, part)
             with self.mutex:
                 files = self.database.execute(
                     "SELECT file, bytes FROM object WHERE series = ? AND file IS NOT NULL",
-                    (row[0],),
+                    (row,),
                 ).fetchall()
-            self.fail(Series(*row, {place / name: size for name, size in files}), "removed")
+            paths = {place / name: size for name, size in files}
+            self.fail(Series(row, key, part, attempts, paths), "removed")
 
     def _remove(self, series: Series) -> None:
         for path, size in series.files.items():

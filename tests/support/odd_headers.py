@@ -80,6 +80,7 @@ def odd_series(seed: int, number: int, folder: Path) -> list[Dataset]:
     """Return the slices of a case; the same seed and number give the same ones, but for UIDs."""
     draw = random.Random(f"{seed}/{number}")
     uid, study = generate_uid(), generate_uid()
+    slices: list[Dataset]
     if draw.random() < 0.15:
         slices = [pydicom.dcmread(write_enhanced_ct(folder / "e.dcm", draw.randint(1, 3)))]
     else:
