@@ -244,8 +244,6 @@ def _frames(path: Path, container: Container) -> list[DicomFrame]:
     if groups:
         return [_frame(path, ds, shared, own, i, coding, spans) for i, own in enumerate(groups)]
     one = _frame(path, ds, shared, pydicom.Dataset(), 0, coding, spans)
-    if frames > 1:  # they share one position, so none has its own
-        one = replace(one, projected=None, location=None)
     return [one, *(replace(one, index=i, spans=spans[i]) for i in range(1, frames))]
 
 
@@ -308,7 +306,14 @@ def _frame(
     def value(sequence: str, name: str) -> Any:
         return _in_groups(sequence, name, own, shared, ds)
 
+    def of_its_own(sequence: str, name: str) -> Any:
+        """Return a value that no other frame has: those that share a position have none."""
+        if len(spans) > 1:
+            return _in_groups(sequence, name, own, pydicom.Dataset(), None)
+        return value(sequence, name)
+
     readable = without_damage(value)  # for what no score depends on
+    placed = without_damage(of_its_own)
     slope = _number(value("PixelValueTransformationSequence", "RescaleSlope"))
     intercept = _number(value("PixelValueTransformationSequence", "RescaleIntercept"))
     if slope is None or intercept is None:
@@ -336,10 +341,10 @@ def _frame(
         series_uid=str(ds.get("SeriesInstanceUID", "") or ""),
         series_number=_or_infinity(_number(readable("", "SeriesNumber"))),
         projected=_projected(
-            readable("PlanePositionSequence", "ImagePositionPatient"),
+            placed("PlanePositionSequence", "ImagePositionPatient"),
             readable("PlaneOrientationSequence", "ImageOrientationPatient"),
         ),
-        location=_number(readable("", "SliceLocation")),
+        location=_number(placed("", "SliceLocation")),
         instance=_number(readable("", "InstanceNumber")),
         instance_uid=str(ds.get("SOPInstanceUID", "") or ""),
         acquisition=read_acquisition(value),

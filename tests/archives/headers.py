@@ -82,6 +82,16 @@ def _frames_at_one_position(folder: Path) -> None:
     )
 
 
+def _enhanced_at_one_position(folder: Path) -> None:
+    ds = pydicom.dcmread(write_enhanced_ct(folder / "e.dcm", 3))
+    shared = ds.SharedFunctionalGroupsSequence[0]
+    shared.PlanePositionSequence = ds.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence
+    for group in ds.PerFrameFunctionalGroupsSequence:
+        del group.PlanePositionSequence
+    ds.SeriesInstanceUID = generate_uid()
+    write(folder / "e.dcm", ds)
+
+
 def _two_enhanced_files(folder: Path) -> None:
     uid = generate_uid()
     for number in range(2):
@@ -298,6 +308,12 @@ CASES = (
         "frames-of-one-position",
         _frames_at_one_position,
         "icometrix/dicom2nifti#127",
+        maps=(),
+        no_map="its frames share one position",
+    ),
+    Header(
+        "perfusion-at-one-position",
+        _enhanced_at_one_position,
         maps=(),
         no_map="its frames share one position",
     ),

@@ -123,8 +123,11 @@ def test_frames_of_two_files_are_referenced_by_number(tmp_path: Path, bundle: Pa
     assert len(ds.SourceImageSequence) == 2
 
 
-def test_frames_that_share_a_position_have_none_of_their_own(tmp_path: Path, bundle: Path) -> None:
-    (case,) = [case for case in CASES if case.name == "frames-of-one-position"]
+@pytest.mark.parametrize("name", ["frames-of-one-position", "perfusion-at-one-position"])
+def test_frames_that_share_a_position_have_none_of_their_own(
+    tmp_path: Path, bundle: Path, name: str
+) -> None:
+    (case,) = [case for case in CASES if case.name == name]
     case.build(tmp_path)
     given = ["--bundle", str(bundle), "--json"]
     done = CliRunner().invoke(app, ["score", str(tmp_path), *given])
