@@ -144,13 +144,13 @@ def run(count: int, seed: int, folder: Path, session: Session) -> dict[str, Any]
                 answers[f"{status:04X}"] += 1
                 if status == STORED:
                     accepted.add(str(ds.SeriesInstanceUID))
-        while (waiting := node._spool.counts())["receiving"] or waiting["scoring"]:
-            time.sleep(0.1)
-        while node._outbox.waiting()[0]:
+        assoc.release()
+        while node.problem() is None and _waits(node):
             time.sleep(0.1)
         states = dict(
             node._spool.database.execute("SELECT state, count(*) FROM series GROUP BY state")
         )
+        assoc = connect(node.port)
         alive = node.problem() is None and assoc.send_c_echo().Status == 0
         assoc.release()
     reports = pacs.of(REPORT)
@@ -166,6 +166,11 @@ def run(count: int, seed: int, folder: Path, session: Session) -> dict[str, Any]
         "invalid": _invalid(pacs.received, folder),
         "alive": alive,
     }
+
+
+def _waits(node: Node) -> bool:
+    counts = node._spool.counts()
+    return bool(counts["receiving"] or counts["scoring"] or node._outbox.waiting()[0])
 
 
 def _reported(reports: list[Dataset]) -> set[str]:
