@@ -393,19 +393,17 @@ class Spool:
 
     def _drop(self) -> None:
         """Remove the series that are given up by `expire`, `make_room` or a user."""
-        with self.mutex:
+        with self.mutex:  # throughout: two threads would both give the room back
             rows = self.database.execute(
                 "SELECT id, key, part, attempts FROM series WHERE state = 'drop'"
             ).fetchall()
-        for row, key, part, attempts in rows:
-            place = aside_folder(self.folder, key, part)
-            with self.mutex:
+            for row, key, part, attempts in rows:
+                place = aside_folder(self.folder, key, part)
                 files = self.database.execute(
-                    "SELECT file, bytes FROM object WHERE series = ? AND file IS NOT NULL",
-                    (row,),
+                    "SELECT file, bytes FROM object WHERE series = ? AND file IS NOT NULL", (row,)
                 ).fetchall()
-            paths = {place / name: size for name, size in files}
-            self.fail(Series(row, key, part, attempts, paths), "removed")
+                paths = {place / name: size for name, size in files}
+                self.fail(Series(row, key, part, attempts, paths), "removed")
 
     def _remove(self, series: Series) -> None:
         for path, size in series.files.items():
