@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from clinreadnet.cli.common import print_json
 from clinreadnet.cli.options import Json
-from clinreadnet.console import Output, note
+from clinreadnet.console import note
+from clinreadnet.limits import MIB
+
+if TYPE_CHECKING:
+    from clinreadnet.node.aside import Aside, What
 
 
 def spool(
@@ -42,7 +44,7 @@ def spool(
     - `clinreadnet spool spool --retry all`
     - `clinreadnet spool spool --remove all --json`
     """
-    from clinreadnet.node.aside import What, change, list_aside
+    from clinreadnet.node.aside import change, list_aside
 
     given: dict[What, list[str] | None] = {"retry": retry, "remove": remove}
     changed = {what: change(folder, names, what) for what, names in given.items() if names}
@@ -55,18 +57,18 @@ def spool(
         return
     for what, done in changed.items():
         for one in done:
-            note(f"{one.series}, part {one.part}: {_DONE[what]}")
+            note(f"{_name(one)}: {_DONE[what]}")
     if not left:
         print("no series is aside")
         return
-    table = Table("series", "objects", "MiB", "since", "reason")
     for one in left:
-        name = one.series if one.part == 1 else f"{one.series}, part {one.part}"
-        table.add_row(
-            name, str(one.objects), f"{one.bytes / 2**20:.1f}", one.last, Text(one.reason)
-        )
-    Output().print(table)
-    print("images and reasons in full:", left[0].folder.parent)
+        count = "1 object" if one.objects == 1 else f"{one.objects} objects"
+        print(f"{_name(one)}: {count}, {one.bytes / MIB:.1f} MiB, since {one.last}: {one.reason}")
+    print("images, and reasons in full:", left[0].folder.parent)
+
+
+def _name(one: Aside) -> str:
+    return one.series if one.part == 1 else f"{one.series}, part {one.part}"
 
 
 _DONE = {"retry": "will be tried again", "remove": "will be removed"}
