@@ -293,6 +293,12 @@ CASES = (
         "ImagingDataCommons/highdicom#405",
     ),
     Header(
+        "frame-of-reference-of-each-slice",
+        series({"FrameOfReferenceUID": lambda index: b"1.2.3.%d" % index}),
+        maps=(),
+        no_map="frame of reference is not that of",
+    ),
+    Header(
         "three-phases",
         _phases(3, named=False),
         "Project-MONAI/monai-deploy-app-sdk#532",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -154,3 +155,22 @@ def test_sources_are_public_reports() -> None:
     named = [case.source for case in CASES if case.source]
     assert all(one.count("/") == 1 and one.partition("#")[2].isdigit() for one in named)
     assert len({case.name for case in CASES}) == len(CASES)
+
+
+@pytest.mark.skipif(
+    "CLINREADNET_REAL_DATA" not in os.environ,
+    reason="CLINREADNET_REAL_DATA does not name a folder of real slices",
+)
+@pytest.mark.parametrize("folder", ["liver-dome", "abdomen-ge", "head-ge"])
+def test_real_series_get_legal_objects(tmp_path: Path, bundle: Path, folder: str) -> None:
+    given = ["--bundle", str(bundle), "--sr", str(tmp_path / "sr"), "--map", str(tmp_path / "map")]
+    series = Path(os.environ["CLINREADNET_REAL_DATA"]) / folder
+    done = CliRunner().invoke(app, ["score", str(series), *given])
+    assert done.exit_code == 0, done.exception
+    source = pydicom.dcmread(next(path for path in sorted(series.rglob("*.dcm"))))
+    for path in tmp_path.glob("*/*.dcm"):
+        assert pydicom.dcmread(path).PatientID == source.PatientID
+        if DCIODVFY is not None:
+            checked = subprocess.run([DCIODVFY, path], capture_output=True, timeout=120)
+            lines = checked.stderr.splitlines()
+            assert [one for one in lines if one.startswith(b"Error")] == []
