@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from clinreadnet.limits import MESSAGE
@@ -67,6 +68,20 @@ def first_line(error: BaseException | str) -> str:
     if lines := str(error).strip().splitlines():
         return lines[0]
     return type(error).__name__ if isinstance(error, BaseException) else "no reason given"
+
+
+def origin(error: BaseException) -> str:
+    """Return the type of an error and the line that raised it, as ``ValueError in a/b.py:7``.
+
+    For errors of libraries, whose messages may repeat what a header says.
+    """
+    place = error.__traceback__
+    if place is None:
+        return type(error).__name__
+    while place.tb_next is not None:
+        place = place.tb_next
+    file = PurePath(place.tb_frame.f_code.co_filename)
+    return f"{type(error).__name__} in {'/'.join(file.parts[-2:])}:{place.tb_lineno}"
 
 
 class ClinReadNetError(Exception):

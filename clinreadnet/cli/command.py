@@ -33,6 +33,7 @@ _EXTRAS = {
     "score": ("dicom",),
     "score-archive": ("ray",),
     "simulate": ("simulate",),
+    "spool": ("node",),
     "summarize": ("ray",),
     "train": ("train",),
     "tune": ("export", "kernels"),

@@ -23,6 +23,7 @@ from clinreadnet.cli import (
     score_archive,
     sign,
     simulate,
+    spool,
     summarize,
     train,
     tune,
@@ -62,6 +63,7 @@ _GROUPS = {
         score_archive.score_archive,
         summarize.summarize,
         listen.listen,
+        spool.spool,
     ),
     "Measure": (
         evaluate.evaluate,

@@ -24,7 +24,7 @@ from clinreadnet.cli.options import (
     TrustedKeys,
 )
 from clinreadnet.console import Output, note, progress_bar, status
-from clinreadnet.errors import CheckFailed, InputError
+from clinreadnet.errors import CheckFailed, ClinReadNetError, InputError, origin
 from clinreadnet.files import STDOUT, check_distinct, check_output, check_output_folder
 
 
@@ -86,7 +86,8 @@ def score(
 
     Folders are searched recursively. Localisers and files that are not CT slices are skipped with a
     note. A file that you name must be a CT slice. Several series get a mean each. A damaged slice
-    ends the command with exit status 2 and no scores. Research use only.
+    ends the command with exit status 2 and no scores. An output that cannot be written costs no
+    scores: they come first, and a line says why. Research use only.
 
     Examples:
     - `clinreadnet score series/`
@@ -151,8 +152,13 @@ def score(
         check_html(len(refs))
     if objects:
         headers = sources.read_sources(refs)
+    failures: list[OSError | ClinReadNetError] = []
     if map is not None:
-        quality_map.check_geometry(refs, headers)
+        try:
+            quality_map.check_geometry(refs, headers)
+        except InputError as error:  # the scores have a place all the same
+            failures.append(CheckFailed(f"no map is written; {error.full}"))
+            map = None
     with status("Loading the bundle"):
         session = Session(
             bundle,
@@ -171,10 +177,19 @@ def score(
         report = scoring.score_slices(
             session, refs, advance=lambda n: bar.advance(task, n), left_out=go_on, note=note
         )
+    # The scores come first: nothing that a writer does may cost them.
+    if csv is not None:
+        _attempt(scoring.write_csv, report, csv, failures)
+    try:
+        if as_json:
+            print_json(report.to_dict(session))
+        elif csv is None or str(csv) != STDOUT:
+            print_report(report, Output(), session.describe())
+    except OSError as failure:
+        failures.append(failure)
     writers: list[tuple[Path | None, Callable[[scoring.SeriesReport, Path], None]]] = [
         (plot, write_plot),
         (html, write_html),
-        (csv, scoring.write_csv),
         (challenge_output, scoring.write_challenge_output),
     ]
     if objects:
@@ -185,22 +200,33 @@ def score(
             (secondary_capture, quality_map.write_captures),
         ):
             writers.append((target_folder, partial(_write_objects, write_objects, headers, facts)))
-    failures: list[OSError | InputError] = []
     for place, write in writers:
-        try:
-            if place is not None:
-                write(report, place)
-        except (InputError, OSError) as failure:  # a full disk: the scores are still printed
-            failures.append(failure)
-    if as_json:
-        print_json(report.to_dict(session))
-    elif csv is None or str(csv) != STDOUT:
-        print_report(report, Output(), session.describe())
+        if place is not None:
+            _attempt(write, report, place, failures)
+    for other in failures[1:]:
+        note(f"clinreadnet: {other}")
     if failures:
         raise failures[0]
     if left_out:
         raise CheckFailed(
             f"{left_out} damaged and left out, {len(report.slices)} scored; the lines above say why"
+        )
+
+
+def _attempt(
+    write: Callable[[Any, Path], None],
+    report: Any,
+    place: Path,
+    failures: list[OSError | ClinReadNetError],
+) -> None:
+    """Write an output; whatever goes wrong becomes a failure with one line."""
+    try:
+        write(report, place)
+    except (OSError, ClinReadNetError) as failure:
+        failures.append(failure)
+    except Exception as error:  # of a library: its message may repeat a header
+        failures.append(
+            CheckFailed(f"{place}: not written ({origin(error)}); the scores are complete")
         )
 
 

@@ -57,6 +57,7 @@ def score_archive(
     - `clinreadnet score-archive archive/ --out scores.parquet --address head:6379 --workers 8`
     """
     with status("Importing Ray"):
+        from clinreadnet.scoring.archive import NotWritten
         from clinreadnet.scoring.archive import score_archive as score_all
     from clinreadnet.runtime import BACKENDS
     from clinreadnet.runtime.bundle.default import default_bundle
@@ -66,32 +67,38 @@ def score_archive(
 
     bundle = bundle or default_bundle()
     check_bundle(bundle)
+    failure: NotWritten | None = None
     with progress_bar() as bar:
         task = bar.add_task("Scoring", total=None)
-        report = score_all(
-            paths,
-            bundle,
-            out,
-            address=address,
-            workers=workers,
-            gpu=not backends or not set(backends) <= set(CPU_BACKENDS),
-            resample=resample,
-            session_options={
-                "backends": backends or BACKENDS,
-                "precision": precision,
-                "trusted_keys": trusted_keys or None,
-                "not_before": not_before,
-            },
-            note=note,
-            advance=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+        try:
+            report = score_all(
+                paths,
+                bundle,
+                out,
+                address=address,
+                workers=workers,
+                gpu=not backends or not set(backends) <= set(CPU_BACKENDS),
+                resample=resample,
+                session_options={
+                    "backends": backends or BACKENDS,
+                    "precision": precision,
+                    "trusted_keys": trusted_keys or None,
+                    "not_before": not_before,
+                },
+                note=note,
+                advance=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+        except NotWritten as error:
+            report, failure = error.report, error
     if as_json:
         print_json(report.to_dict())
     elif report.by_series:
         output = Output()
-        output.print(f"{out}:", highlight=False, soft_wrap=True)
+        output.print("means:" if failure else f"{out}:", highlight=False, soft_wrap=True)
         print_series(report.by_series, output, most=_LINES)
         output.print(RESEARCH_USE, highlight=False, soft_wrap=True)
+    if failure is not None:
+        raise failure
     if report.not_scored:
         raise CheckFailed(
             f"{out}: {report.not_scored} of {report.slices} slices were not scored; "

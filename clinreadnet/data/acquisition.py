@@ -68,7 +68,7 @@ def read_acquisition(value: Value) -> Acquisition:
     Args:
         value: returns a header value by sequence and name; it may raise on a damaged value.
     """
-    value = _without_damage(value)
+    value = without_damage(value)
     exposure = _number(value("CTExposureSequence", "ExposureInmAs"))
     if exposure is None:
         exposure = _number(value("", "Exposure"))
@@ -90,7 +90,9 @@ def read_acquisition(value: Value) -> Acquisition:
     )
 
 
-def _without_damage(value: Value) -> Value:
+def without_damage(value: Value) -> Value:
+    """Return what reads header values, and None where one is damaged."""
+
     def readable(sequence: str, name: str) -> Any:
         try:
             return value(sequence, name)

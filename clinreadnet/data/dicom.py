@@ -23,7 +23,12 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.uid import UID
 
-from clinreadnet.data.acquisition import ACQUISITION_TAGS, Acquisition, read_acquisition
+from clinreadnet.data.acquisition import (
+    ACQUISITION_TAGS,
+    Acquisition,
+    read_acquisition,
+    without_damage,
+)
 from clinreadnet.data.dicom_container import (
     CT_CLASSES,
     DEFLATED,
@@ -431,6 +436,14 @@ def _frame(
     def value(sequence: str, name: str) -> Any:
         return _in_groups(sequence, name, own, shared, ds)
 
+    def of_its_own(sequence: str, name: str) -> Any:
+        """Return a value that no other frame has: those that share a position have none."""
+        if len(spans) > 1:
+            return _in_groups(sequence, name, own, pydicom.Dataset(), None)
+        return value(sequence, name)
+
+    readable = without_damage(value)  # for what no score depends on
+    placed = without_damage(of_its_own)
     slope = _number(value("PixelValueTransformationSequence", "RescaleSlope"))
     intercept = _number(value("PixelValueTransformationSequence", "RescaleIntercept"))
     if slope is None or intercept is None:
@@ -450,26 +463,26 @@ def _frame(
         raise NotASlice(
             f"{path}: {what}, so its values are not Hounsfield units; leave it out", what
         )
-    position = value("PlanePositionSequence", "ImagePositionPatient")
-    normal = _normal(value("PlaneOrientationSequence", "ImageOrientationPatient"))
+    position = placed("PlanePositionSequence", "ImagePositionPatient")
+    normal = _normal(readable("PlaneOrientationSequence", "ImageOrientationPatient"))
     return DicomFrame(
         path=path,
         index=index,
         frames=len(spans),
         rows=coding.rows,
         columns=coding.columns,
-        pixel_mm=_width(value("PixelMeasuresSequence", "PixelSpacing")),
+        pixel_mm=_width(readable("PixelMeasuresSequence", "PixelSpacing")),
         slope=slope,
         intercept=intercept,
         unspecified=units in _UNSPECIFIED,
         padding=_padding(ds),
         series_uid=str(ds.get("SeriesInstanceUID", "") or "").strip(),
         owner=_owner(ds),
-        series_number=_or_infinity(_number(ds.get("SeriesNumber"))),
+        series_number=_or_infinity(_number(readable("", "SeriesNumber"))),
         projected=_projected(position, normal),
         normal=normal,
-        location=_number(ds.get("SliceLocation")),
-        instance=_number(ds.get("InstanceNumber")),
+        location=_number(placed("", "SliceLocation")),
+        instance=_number(readable("", "InstanceNumber")),
         instance_uid=str(ds.get("SOPInstanceUID", "") or ""),
         acquisition=read_acquisition(value),
         coding=coding,

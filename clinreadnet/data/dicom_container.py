@@ -30,11 +30,13 @@ from pydicom.uid import (
 )
 
 from clinreadnet import limits
+from clinreadnet.data.character_sets import to_utf8
 from clinreadnet.errors import InputError
 from clinreadnet.files import open_regular
 
+CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"  # CT Image Storage, of one frame
 CT_CLASSES = {
-    "1.2.840.10008.5.1.4.1.1.2",  # CT Image Storage
+    CT_IMAGE,
     "1.2.840.10008.5.1.4.1.1.2.1",  # Enhanced CT Image Storage
     "1.2.840.10008.5.1.4.1.1.2.2",  # Legacy Converted Enhanced CT Image Storage
 }
@@ -187,6 +189,7 @@ def read_container(
             check(read(lambda tag: tag > _KIND_ENDS or tag >> 16 == 4), media_class)
         header = read(lambda tag: tag in _AFTER_HEADER)
         check(header, media_class)
+        to_utf8(header)
         # What is written counts, whatever the transfer syntax declares.
         implicit = bool(header.original_encoding[0])
         pixels, undefined = _find_pixels(source, size, implicit, little)

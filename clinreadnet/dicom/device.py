@@ -7,7 +7,11 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+import pydicom
 from pydicom.uid import UID, generate_uid
+
+from clinreadnet._version import __version__
+from clinreadnet.data.character_sets import UTF_8
 
 MANUFACTURER = "ClinReadNet"
 MODEL = "clinreadnet"
@@ -40,3 +44,11 @@ def parameters(session: Mapping[str, Any]) -> list[str]:
         f"verdict: {session['verdict']}{reason}",
         f"bundle verified: {'yes' if session['verified'] else 'no'}",
     ]
+
+
+def describe(made: pydicom.Dataset) -> None:
+    """Say in an object what made it, for what use, and how its texts are stored."""
+    made.SpecificCharacterSet = UTF_8
+    made.SeriesDescription = DESCRIPTION
+    made.ManufacturerModelName = MODEL
+    made.SoftwareVersions = __version__

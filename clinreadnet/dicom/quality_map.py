@@ -6,6 +6,7 @@ times the slice's, and lies at the centre of the patch, so viewers that fuse by 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,26 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.valuerep import DSfloat
 
 from clinreadnet._version import __version__
+from clinreadnet.data.character_sets import UTF_8
+from clinreadnet.data.dicom_container import CT_IMAGE
 from clinreadnet.data.slices import SliceRef
 from clinreadnet.dicom import device
+from clinreadnet.dicom.attributes import COPIED, UNPAIRED
 from clinreadnet.dicom.codes import QUALITY_MAP, identify_scheme
-from clinreadnet.dicom.sources import Sources
+from clinreadnet.dicom.silence import silent_libraries
+from clinreadnet.dicom.sources import Source, Sources, frame_number
 from clinreadnet.errors import InputError
 from clinreadnet.files import whole_folder
 from clinreadnet.scoring.series import SeriesReport
 from clinreadnet.spec import GRADE_RANGE, SIZE, TILE
 
+_Vector = NDArray[np.float64]
+
+_LEAST_ORTHONORMAL = 1e-3
+_FARTHEST = 1e5  # mm
 _WINDOW = (400.0, 40.0)  # width and level of a capture, HU
 _OPACITY = 0.4
 _BURNT_IN = "RESEARCH USE ONLY"
@@ -51,28 +61,25 @@ def check_geometry(refs: Sequence[SliceRef], sources: Sources) -> None:
         sources: from `read_sources`, of the same slices.
 
     Raises:
-        InputError: a slice is not 512x512, has no position, orientation, spacing or
-            FrameOfReferenceUID, or differs from its series in one of the last three.
+        InputError: a slice is not 512x512, has no valid position, orientation, spacing or
+            FrameOfReferenceUID, differs from its series in one of the last three, or is one of
+            several frames with one position.
     """
     first: dict[str, tuple[tuple[Any, ...], SliceRef]] = {}
     for ref in refs:
         header = sources[ref.path]
-        if (header.Rows, header.Columns) != (SIZE, SIZE):
+        shape = header.get("Rows"), header.get("Columns")
+        if shape != (SIZE, SIZE):
             raise InputError(
-                f"{ref.name}: {header.Rows}x{header.Columns} pixels; a map is written only of "
+                f"{ref.name}: {shape[0]}x{shape[1]} pixels; a map is written only of "
                 f"slices of {SIZE}x{SIZE}, leave out `map`"
             )
         _, orientation, spacing = _geometry(ref, header)
-        shared = header.get("SharedFunctionalGroupsSequence")
-        if shared and "PixelMeasuresSequence" not in shared[0]:
-            raise InputError(
-                f"{ref.name}: its frames share no PixelMeasuresSequence, so a map has no place; "
-                "leave out `map`"
-            )
         frame_of_reference = str(header.get("FrameOfReferenceUID") or "")
         if not frame_of_reference:
             raise InputError(
-                f"{ref.name}: no FrameOfReferenceUID, so a map has no place; leave out `map`"
+                f"{ref.name}: no FrameOfReferenceUID that is valid, so a map has no place; leave "
+                "out `map`"
             )
         here = (tuple(np.round(orientation, 4)), tuple(np.round(spacing, 4)), frame_of_reference)
         other, path = first.setdefault(ref.series, (here, ref))
@@ -86,7 +93,10 @@ def check_geometry(refs: Sequence[SliceRef], sources: Sources) -> None:
 def write_maps(
     report: SeriesReport, sources: Sources, session: Mapping[str, Any], folder: Path
 ) -> None:
-    """Write a Parametric Map of each series, ``map-1.dcm`` ..., into a new folder.
+    """Write Parametric Maps into a new folder: ``map-1.dcm`` ..., one for each series.
+
+    A series with several slices at one position, such as the phases of a heart, gets one for each
+    phase: ``map-1-1.dcm``, ``map-1-2.dcm`` ....
 
     Args:
         report: scores from `score_slices`.
@@ -98,10 +108,15 @@ def write_maps(
         InputError: ``folder`` exists or cannot be created.
     """
     members = _members(report)
-    with whole_folder(folder) as temporary:
+    with whole_folder(folder, force=None) as temporary, silent_libraries():
         for number, indices in enumerate(members, start=1):
-            made = _make_map(report, indices, sources, session, number)
-            made.save_as(temporary / f"map-{number}.dcm", enforce_file_format=True)
+            phases = _phases([report.refs[i] for i in indices], sources)
+            series = device.new_uid()
+            for phase in range(1, max(phases) + 1):
+                own = [i for i, other in zip(indices, phases, strict=True) if other == phase]
+                made = _make_map(report, own, sources, session, (number, phase), series)
+                name = f"map-{number}" if max(phases) == 1 else f"map-{number}-{phase}"
+                made.save_as(temporary / f"{name}.dcm", enforce_file_format=True)
 
 
 def write_captures(
@@ -121,7 +136,7 @@ def write_captures(
     Raises:
         InputError: ``folder`` exists or cannot be created, or a slice cannot be read any more.
     """
-    with whole_folder(folder) as temporary:
+    with whole_folder(folder, force=None) as temporary, silent_libraries():
         for number, indices in enumerate(_members(report), start=1):
             series = device.new_uid()
             for place, index in enumerate(indices, start=1):
@@ -169,12 +184,34 @@ def _members(report: SeriesReport) -> list[list[int]]:
     return list(members.values())
 
 
+def _phases(refs: Sequence[SliceRef], sources: Sources) -> list[int]:
+    """Return the phase of each slice of a series, from 1; no phase has two slices at one position.
+
+    The header tells the phases apart, if one of its values does. Otherwise the first slice at each
+    position is of the first phase, the second of the second, and so on.
+    """
+    places = [tuple(np.round(_geometry(ref, sources[ref.path])[0], 2)) for ref in refs]
+    seen: Counter[tuple[float, ...]] = Counter()
+    in_order = []
+    for place in places:
+        seen[place] += 1
+        in_order.append(seen[place])
+    count = max(in_order)
+    for values in zip(*(sources[ref.path].phase for ref in refs), strict=True):
+        named = sorted(set(values), key=lambda value: (len(value), value))
+        alone = len(set(zip(places, values, strict=True))) == len(refs)
+        if len(named) == count and alone:
+            return [named.index(value) + 1 for value in values]
+    return in_order
+
+
 def _make_map(
     report: SeriesReport,
     indices: Sequence[int],
     sources: Sources,
     session: Mapping[str, Any],
-    number: int,
+    number: tuple[int, int],
+    series: str,
 ) -> ParametricMap:
     refs = [report.refs[i] for i in indices]
     places = [_geometry(ref, sources[ref.path]) for ref in refs]
@@ -187,18 +224,19 @@ def _make_map(
     normal = np.cross(orientation[:3], orientation[3:])
     along = np.sort(np.unique(np.round([p @ normal for p in positions], 4)))
     step = float(np.diff(along).min()) if len(along) > 1 else 0.0
+    thickness = refs[0].acquisition.thickness_mm or step or 1.0
     header = sources[refs[0].path]
-    thickness = float(header.get("SliceThickness") or 0) or step or 1.0
+    frames: dict[str, tuple[Source, int]] = {}
     made = ParametricMap(
         source_images=[
-            _with_thickness(header, thickness)
-            for header in {ref.path: sources[ref.path] for ref in refs}.values()
+            _as_one_slice(ref, sources[ref.path], place[0], places[0], thickness, frames)
+            for ref, place in zip(refs, places, strict=True)
         ],
         pixel_array=np.ascontiguousarray(report.outputs.quality_map[list(indices)], np.float32),
-        series_instance_uid=device.new_uid(),
-        series_number=device.SERIES_NUMBERS["map"] + 10 * (number - 1),
+        series_instance_uid=series,
+        series_number=device.SERIES_NUMBERS["map"] + 10 * (number[0] - 1),
         sop_instance_uid=device.new_uid(),
-        instance_number=1,
+        instance_number=number[1],
         manufacturer=device.MANUFACTURER,
         manufacturer_model_name=device.MODEL,
         software_versions=__version__,
@@ -230,17 +268,80 @@ def _make_map(
             for position in positions
         ],
     )
+    _refer_to_frames(made, frames)
     _describe(made, header, session)
     identify_scheme(made)
     return made
 
 
-def _with_thickness(header: pydicom.Dataset, thickness: float) -> pydicom.Dataset:
-    """Return a header that has a SliceThickness, which highdicom reads but does not use here."""
-    copy = pydicom.Dataset(header)
-    if copy.get("SliceThickness") is None:
-        copy.SliceThickness = thickness
-    return copy
+def _as_one_slice(
+    ref: SliceRef,
+    source: Source,
+    position: _Vector,
+    series: tuple[_Vector, _Vector, _Vector],
+    thickness: float,
+    frames: dict[str, tuple[Source, int]],
+) -> pydicom.Dataset:
+    """Return a slice as a file of its own, in the orientation and spacing of its series.
+
+    highdicom takes several files of one frame or one file of several, and asks that orientations
+    are the same to the last digit.
+
+    Args:
+        ref: the slice.
+        source: its header.
+        position: [3], mm.
+        series: position, orientation and spacing of the first slice.
+        thickness: mm.
+        frames: gets a placeholder for the SOPInstanceUID of a frame, and what it stands for.
+    """
+    _, orientation, spacing = series
+    made = pydicom.Dataset()
+    made.SOPClassUID, made.SOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
+    if ref.frame is not None:
+        made.SOPInstanceUID = device.new_uid()
+        frames[made.SOPInstanceUID] = source, ref.frame + 1
+    if str(made.SOPClassUID) != CT_IMAGE:  # a file of one frame all the same
+        made.SOPClassUID = CT_IMAGE
+        frames.setdefault(made.SOPInstanceUID, (source, 1))
+    for name in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", *COPIED):
+        if name in source:
+            made.add(source[name])
+    made.SpecificCharacterSet = UTF_8
+    made.Rows = made.Columns = SIZE
+    made.SliceThickness = DSfloat(thickness, auto_format=True)
+    for name, vector in (
+        ("ImagePositionPatient", position),
+        ("ImageOrientationPatient", orientation),
+        ("PixelSpacing", spacing),
+    ):
+        setattr(made, name, [DSfloat(float(v), auto_format=True) for v in vector])
+    return made
+
+
+def _refer_to_frames(made: pydicom.Dataset, frames: Mapping[str, tuple[Source, int]]) -> None:
+    """Replace the placeholders of `_as_one_slice` by references to frames."""
+    if not frames:
+        return
+
+    def mend(references: Sequence[pydicom.Dataset], numbered: bool) -> list[pydicom.Dataset]:
+        kept: dict[str, pydicom.Dataset] = {}
+        for one in references:
+            if (uid := one.ReferencedSOPInstanceUID) in frames:
+                source, number = frames[uid]
+                one.ReferencedSOPClassUID = source.SOPClassUID
+                one.ReferencedSOPInstanceUID = source.SOPInstanceUID
+                if numbered:
+                    one.ReferencedFrameNumber = number
+            kept.setdefault(f"{one.ReferencedSOPInstanceUID} {numbered and uid}", one)
+        return list(kept.values())
+
+    made.SourceImageSequence = mend(made.SourceImageSequence, False)
+    for series in made.ReferencedSeriesSequence:
+        series.ReferencedInstanceSequence = mend(series.ReferencedInstanceSequence, False)
+    for group in made.PerFrameFunctionalGroupsSequence:
+        for derivation in group.get("DerivationImageSequence", ()):
+            derivation.SourceImageSequence = mend(derivation.SourceImageSequence, True)
 
 
 def _make_capture(
@@ -266,8 +367,8 @@ def _make_capture(
     reference = pydicom.Dataset()
     reference.ReferencedSOPClassUID = sources[ref.path].SOPClassUID
     reference.ReferencedSOPInstanceUID = sources[ref.path].SOPInstanceUID
-    if ref.frame is not None:
-        reference.ReferencedFrameNumber = ref.frame + 1
+    if (frame := frame_number(ref, sources[ref.path])) is not None:
+        reference.ReferencedFrameNumber = frame
     made.SourceImageSequence = [reference]
     made.BurnedInAnnotation = "NO"  # it means text that identifies the patient
     return made
@@ -276,15 +377,12 @@ def _make_capture(
 def _describe(made: pydicom.Dataset, source: pydicom.Dataset, session: Mapping[str, Any]) -> None:
     if source.get("BodyPartExamined"):
         made.BodyPartExamined = source.BodyPartExamined
-    made.SeriesDescription = device.DESCRIPTION
-    made.ManufacturerModelName = device.MODEL
-    made.SoftwareVersions = __version__
+    if source.get("BodyPartExamined") not in UNPAIRED:
+        made.Laterality = None  # required, and may be empty
+    device.describe(made)
     made.DerivationDescription = f"Research use only; {'; '.join(device.parameters(session))}"[
         :1024
     ]
-
-
-_Vector = NDArray[np.float64]
 
 
 def _geometry(ref: SliceRef, header: pydicom.Dataset) -> tuple[_Vector, _Vector, _Vector]:
@@ -295,25 +393,41 @@ def _geometry(ref: SliceRef, header: pydicom.Dataset) -> tuple[_Vector, _Vector,
     )
     groups = [own[min(ref.frame or 0, len(own) - 1)], shared[0]]
 
-    def value(sequence: str, name: str, count: int) -> _Vector:
-        for group in groups:
-            for item in group.get(sequence) or []:
-                if name in item:
-                    return _vector(item[name].value, count, ref, name)
-        return _vector(header.get(name), count, ref, name)
+    def value(sequence: str, name: str, count: int) -> tuple[_Vector, bool]:
+        try:
+            for group in groups:
+                for item in group.get(sequence) or []:
+                    if name in item:
+                        return _vector(item[name].value, count), group is groups[0]
+            return _vector(header.get(name), count), ref.frame is None
+        except Exception:  # pydicom raises many types on damaged values
+            raise InputError(
+                f"{ref.name}: no {name} that is valid, so a map has no place; leave out `map`"
+            ) from None
 
-    return (
-        value("PlanePositionSequence", "ImagePositionPatient", 3),
-        value("PlaneOrientationSequence", "ImageOrientationPatient", 6),
-        value("PixelMeasuresSequence", "PixelSpacing", 2),
-    )
+    position, own_position = value("PlanePositionSequence", "ImagePositionPatient", 3)
+    orientation, _ = value("PlaneOrientationSequence", "ImageOrientationPatient", 6)
+    spacing, _ = value("PixelMeasuresSequence", "PixelSpacing", 2)
+    if not own_position:
+        raise InputError(
+            f"{ref.name}: its frames share one position, so a map has no place; leave out `map`"
+        )
+    axes = orientation.reshape(2, 3)
+    if not np.allclose(axes @ axes.T, np.eye(2), atol=_LEAST_ORTHONORMAL):
+        raise InputError(
+            f"{ref.name}: its ImageOrientationPatient is not two directions at a right angle, so a "
+            "map has no place; leave out `map`"
+        )
+    if not (spacing > 0).all() or np.abs(position).max() > _FARTHEST:
+        raise InputError(
+            f"{ref.name}: its PixelSpacing or ImagePositionPatient cannot be that of a patient, so "
+            "a map has no place; leave out `map`"
+        )
+    return position, orientation, spacing
 
 
-def _vector(found: Any, count: int, ref: SliceRef, name: str) -> _Vector:
-    try:
-        vector = np.array([float(v) for v in found])
-    except (TypeError, ValueError):
-        vector = np.empty(0)
+def _vector(found: Any, count: int) -> _Vector:
+    vector = np.array([float(v) for v in found])
     if vector.shape != (count,) or not np.isfinite(vector).all():
-        raise InputError(f"{ref.name}: no {name}, so a map has no place; leave out `map`")
+        raise ValueError
     return vector

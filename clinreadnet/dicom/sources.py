@@ -6,71 +6,57 @@ Nothing is invented: a slice whose header lacks what an object must refer to is 
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import pydicom
 
-from clinreadnet.data.dicom_container import Damaged, NotDicom, read_container, unreadable
+from clinreadnet.data.dicom_container import (
+    CT_IMAGE,
+    Damaged,
+    NotDicom,
+    read_container,
+    unreadable,
+)
 from clinreadnet.data.slices import SliceRef
+from clinreadnet.dicom.attributes import COPIED, copy_legal, stored_text
+from clinreadnet.dicom.silence import silent_libraries
 from clinreadnet.errors import InputError
 
 _UID = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))+")
 _REFERENCES = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
-_TAGS = (
-    *_REFERENCES,
-    "SpecificCharacterSet",
-    "Modality",
-    "BodyPartExamined",
-    "ImageType",
-    "SeriesNumber",
-    "InstanceNumber",
-    # The patient and the study, which are copied into the object.
-    "PatientName",
-    "PatientID",
-    "IssuerOfPatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "PatientAge",
-    "PatientSize",
-    "PatientWeight",
-    "StudyDate",
-    "StudyTime",
-    "StudyID",
-    "StudyDescription",
-    "AccessionNumber",
-    "ReferringPhysicianName",
-    # The geometry, for maps.
-    "FrameOfReferenceUID",
-    "PositionReferenceIndicator",
+_GEOMETRY = (
     "Rows",
     "Columns",
-    "NumberOfFrames",
     "PixelSpacing",
-    "SliceThickness",
     "ImagePositionPatient",
     "ImageOrientationPatient",
-    "PatientOrientation",
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 )
-
-# Type 2 of the standard: an object has them, empty where nothing is known.
-_MAY_BE_EMPTY = (
-    "PatientName",
-    "PatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "StudyDate",
-    "StudyTime",
-    "StudyID",
-    "AccessionNumber",
-    "ReferringPhysicianName",
-    "PositionReferenceIndicator",
+_PHASE = (
+    "TemporalPositionIdentifier",
+    "AcquisitionNumber",
+    "NominalPercentageOfCardiacPhase",
+    "TriggerTime",
 )
+_FRAME_OF_REFERENCE = "FrameOfReferenceUID"
+_TAGS = (*_REFERENCES, *COPIED, *_GEOMETRY, *_PHASE, _FRAME_OF_REFERENCE)
 
-Sources = dict[Path, pydicom.Dataset]
+
+class Source(pydicom.Dataset):  # type: ignore[misc]  # pydicom has no types
+    """What the objects take from the header of a file; every value is legal.
+
+    Attributes:
+        patient: PatientID as it is stored, legal or not, so that patients are told apart.
+        phase: what may tell slices at one position apart; each may be empty.
+    """
+
+    patient: str = ""
+    phase: tuple[str, ...] = ()
+
+
+Sources = dict[Path, Source]
 """The header of each file, without pixels."""
 
 
@@ -94,21 +80,13 @@ def read_sources(refs: Sequence[SliceRef]) -> Sources:
         if ref.path in sources:
             continue
         header = _read(ref.path)
-        for name in _REFERENCES:
-            uid = str(header.get(name) or "")
-            if len(uid) > 64 or not _UID.fullmatch(uid):
-                what = "no" if not uid else "an invalid"
-                raise InputError(
-                    f"{ref.path}: {what} {name}, so no DICOM object can refer to it; export the "
-                    "file again from its source, or score it without DICOM output"
-                )
         first = instances.setdefault(header.SOPInstanceUID, ref.path)
         if first != ref.path:
             raise InputError(
                 f"{ref.path}: has the SOPInstanceUID of {first} and other pixels, so a reference "
                 "to it is ambiguous; leave one of them out"
             )
-        belongs = (str(header.StudyInstanceUID), str(header.get("PatientID") or ""))
+        belongs = (str(header.StudyInstanceUID), header.patient)
         other, path = series.setdefault(header.SeriesInstanceUID, (belongs, ref.path))
         if other != belongs:
             raise InputError(
@@ -119,25 +97,55 @@ def read_sources(refs: Sequence[SliceRef]) -> Sources:
     return sources
 
 
-def _read(path: Path) -> pydicom.Dataset:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # odd values in unused fields do not matter
-        try:
+def frame_number(ref: SliceRef, source: Source) -> int | None:
+    """Return the number by which a reference names a frame, from 1.
+
+    None for the only frame of a file, and for those of CT Image Storage, whose files must have one
+    frame: the standard forbids the number there.
+    """
+    if ref.frame is None or str(source.SOPClassUID) == CT_IMAGE:
+        return None
+    return ref.frame + 1
+
+
+def _read(path: Path) -> Source:
+    try:
+        with silent_libraries():
             header = read_container(path, _TAGS).header
-            for element in header:  # converts the value, or raises
-                _ = element.value
-            for name in _MAY_BE_EMPTY:
-                if name not in header:
-                    setattr(header, name, None)
-            return header
-        except NotDicom:
+    except NotDicom:
+        raise InputError(
+            f"{path}: not a DICOM file, so no DICOM object can refer to it; score it without "
+            "DICOM output"
+        ) from None
+    except Damaged as damage:
+        raise unreadable(path, damage) from None
+    except InputError:
+        raise
+    except Exception as error:  # pydicom raises many types on damaged headers
+        raise unreadable(path, Damaged(type(error).__name__)) from None
+    source = Source()
+    source.patient = stored_text(header, "PatientID")
+    source.phase = tuple(stored_text(header, name) for name in _PHASE)
+    for name in _REFERENCES:
+        uid = stored_text(header, name)
+        if not _is_uid(uid):
+            what = "no" if not uid else "an invalid"
             raise InputError(
-                f"{path}: not a DICOM file, so no DICOM object can refer to it; score it without "
-                "DICOM output"
-            ) from None
-        except Damaged as damage:
-            raise unreadable(path, damage) from None
-        except InputError:
-            raise
-        except Exception as error:  # pydicom raises many types on damaged values
-            raise unreadable(path, Damaged(type(error).__name__)) from None
+                f"{path}: {what} {name}, so no DICOM object can refer to it; export the "
+                "file again from its source, or score it without DICOM output"
+            )
+        setattr(source, name, uid)
+    with silent_libraries():
+        copy_legal(header, source)
+        if _is_uid(uid := stored_text(header, _FRAME_OF_REFERENCE)):
+            source.FrameOfReferenceUID = uid
+        for name in _GEOMETRY:
+            try:
+                source.add(header[name])
+            except Exception:  # absent, or a value that pydicom cannot read: then no map is made
+                continue
+    return source
+
+
+def _is_uid(text: str) -> bool:
+    return len(text) <= 64 and _UID.fullmatch(text) is not None

@@ -46,7 +46,8 @@ from clinreadnet.dicom.codes import (
     SLICES,
     identify_scheme,
 )
-from clinreadnet.dicom.sources import Sources
+from clinreadnet.dicom.silence import silent_libraries
+from clinreadnet.dicom.sources import Sources, frame_number
 from clinreadnet.files import whole_folder
 from clinreadnet.metrics import likert_probabilities
 from clinreadnet.scoring.series import SeriesReport, SeriesSummary
@@ -104,8 +105,9 @@ def write_reports(
     Raises:
         InputError: ``folder`` exists or cannot be created.
     """
-    made = make_reports(report, sources, session)
-    with whole_folder(folder) as temporary:
+    with silent_libraries():
+        made = make_reports(report, sources, session)
+    with whole_folder(folder, force=None) as temporary, silent_libraries():
         for number, one in enumerate(made, start=1):
             one.save_as(temporary / f"sr-{number}.dcm", enforce_file_format=True)
 
@@ -161,9 +163,7 @@ def _make_report(
         manufacturer=device.MANUFACTURER,
         is_complete=True,
     )
-    made.SeriesDescription = device.DESCRIPTION
-    made.ManufacturerModelName = device.MODEL
-    made.SoftwareVersions = __version__
+    device.describe(made)
     identify_scheme(made)
     return made
 
@@ -177,13 +177,15 @@ def _slice_group(
     values = [(SCORE, one.score), *zip(GRADES, grades, strict=True)]
     if one.novelty is not None:
         values.append((NOVELTY, one.novelty))
+    frame = frame_number(ref, source)
+    name = f"slice {index + 1}"
+    if frame is None and ref.frame is not None:
+        name += f", frame {ref.frame + 1}"
     judged = []
     if one.in_domain is not None:
         judged.append(QualitativeEvaluation(DOMAIN, IN_DOMAIN if one.in_domain else NOVEL))
     group = MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(
-            uid=device.new_uid(), identifier=f"slice {index + 1}"
-        ),
+        tracking_identifier=TrackingIdentifier(uid=device.new_uid(), identifier=name),
         algorithm_id=algorithm,
         measurements=[Measurement(name, _short(value), _NO_UNIT) for name, value in values],
         qualitative_evaluations=judged or None,
@@ -191,7 +193,7 @@ def _slice_group(
             SourceImageForMeasurementGroup(
                 referenced_sop_class_uid=source.SOPClassUID,
                 referenced_sop_instance_uid=source.SOPInstanceUID,
-                referenced_frame_numbers=None if ref.frame is None else [ref.frame + 1],
+                referenced_frame_numbers=None if frame is None else [frame],
             )
         ],
     )

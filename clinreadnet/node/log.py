@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from clinreadnet.console import note
+from clinreadnet.dicom.silence import LIBRARIES
 from clinreadnet.errors import one_line
 
 HASH_DIGITS = 12
@@ -30,7 +31,7 @@ def hashed(*values: str) -> str:
 
 def quiet_libraries() -> None:
     """Switch off every log, warning and traceback that could repeat a header."""
-    for name in ("pynetdicom", "pydicom", "highdicom"):
+    for name in LIBRARIES:
         logger = logging.getLogger(name)
         logger.setLevel(logging.CRITICAL + 1)
         logger.propagate = False

@@ -6,10 +6,11 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-from clinreadnet.errors import BackendError, DeviceLost, SessionClosed, first_line
+from clinreadnet.errors import BackendError, DeviceLost, SessionClosed, first_line, origin
 from clinreadnet.node.backoff import pause
 from clinreadnet.node.config import NodeConfig
 from clinreadnet.node.log import HASH_DIGITS, log
@@ -23,6 +24,7 @@ from clinreadnet.node.work import Worker
 from clinreadnet.runtime import Session
 
 _TICK = 0.25  # seconds between two looks into the spool
+_PAUSE = 2.0  # seconds after an error of the disk
 _CARE = 600.0  # seconds between two looks for what is too old
 
 
@@ -157,27 +159,40 @@ class Node:
 
     def _repeat(self, work: Callable[[], bool]) -> None:
         while not self._stopping.is_set():
-            if not work():
+            if not self._survive(work):
                 self._stopping.wait(_TICK)
+
+    def _survive(self, work: Callable[[], bool]) -> bool:
+        """Do some work, and return whether there was any; no error but a lost GPU ends the node."""
+        try:
+            return work()
+        except DeviceLost:  # every later call fails too: the node ends, and is started again
+            raise
+        except Exception as error:
+            with suppress(Exception):
+                log(f"an error that nothing else caught ({origin(error)})", kind="error")
+            self._stopping.wait(_PAUSE)
+            return False
 
     def _score(self, worker: Worker) -> bool:
         try:
             series = self._spool.claim(self._config.quiet)
-        except sqlite3.Error as error:
-            log(f"the spool cannot be written ({first_line(error)})", kind="spool")
-            self._stopping.wait(2)
+        except Exception as error:
+            reason = first_line(error) if isinstance(error, sqlite3.Error) else origin(error)
+            log(f"the spool cannot be used ({reason})", kind="spool")
+            self._stopping.wait(_PAUSE)
             return False
         if series is None:
             return False
         try:
             worker.score(series)
-        except DeviceLost:  # every later call fails too: the node ends, and is started again
+        except DeviceLost:
             raise
         except SessionClosed:
             return False
-        except (BackendError, OSError, sqlite3.Error, MemoryError) as error:
+        except Exception as error:  # one of LATER, or the series could not even be set aside
             self._metrics.series.labels("postponed").inc()
-            reason = first_line(error) if isinstance(error, BackendError) else type(error).__name__
+            reason = first_line(error) if isinstance(error, BackendError) else origin(error)
             log(
                 f"series {series.key[:HASH_DIGITS]}: not scored yet ({reason}); it waits, next try "
                 f"in {pause(series.attempts - 1):.0f} s"
@@ -185,12 +200,12 @@ class Node:
         return True
 
     def _send(self) -> bool:
-        self._care()
         try:
+            self._care()
             return self._sender.send()
-        except (OSError, sqlite3.Error) as error:
-            log(f"nothing can be sent now ({type(error).__name__})", kind="send")
-            self._stopping.wait(2)
+        except Exception as error:
+            log(f"nothing can be sent now ({origin(error)})", kind="send")
+            self._stopping.wait(_PAUSE)
             return False
 
     _next_care = 0.0
@@ -204,4 +219,9 @@ class Node:
             log(
                 f"series {one.series[:HASH_DIGITS]}: the {one.kind} could not be sent for "
                 f"{self._config.keep_days:g} days and is removed"
+            )
+        for key in self._spool.expire(self._config.keep_days):
+            log(
+                f"series {key[:HASH_DIGITS]}: was aside for {self._config.keep_days:g} days and is "
+                "removed"
             )

@@ -4,14 +4,18 @@ A folder with files of random names and an SQLite database that says what each o
 counts from the moment its row is committed; a file without a row is of a write that did not end,
 and is removed at the start. Every change of state is one transaction.
 
-    series: receiving -> scoring -> done, or failed        object: with a file until it is scored
+    series: receiving -> scoring -> done, failed or aside   object: with a file until it is scored
     outgoing: with a file until the destination has it
+
+A series that is aside keeps its objects, in a folder of its own. ``clinreadnet spool`` makes it
+``scoring`` again, or ``drop``, which removes it.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import sqlite3
 import threading
 import time
@@ -24,12 +28,17 @@ from clinreadnet.errors import InputError, first_line
 from clinreadnet.node.backoff import pause
 from clinreadnet.node.room import Room
 from clinreadnet.node.spool_folder import (
+    REASON_FILE,
+    aside_folder,
     clean_folder,
     lock_folder,
     make_folders,
+    move_files,
     open_database,
     sync_folder,
 )
+
+_COUNTED = ("receiving", "scoring", "failed", "aside")
 
 
 class OtherContent(Exception):
@@ -53,6 +62,19 @@ class Series:
     part: int
     attempts: int
     files: dict[Path, int]
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """Why a series is set aside.
+
+    Attributes:
+        reason: one line, without anything of a header.
+        detail: for the folder of the series, which holds its headers too.
+    """
+
+    reason: str
+    detail: str
 
 
 @dataclass(frozen=True)
@@ -81,6 +103,7 @@ class Spool:
         """
         self.folder = folder
         self.mutex = threading.RLock()
+        self._most_aside = most_bytes // 2, most_objects // 2
         self._resumed = 0.0
         make_folders(folder)
         self._lock = lock_folder(folder)
@@ -197,6 +220,7 @@ class Spool:
                 second.
         """
         now = time.time()
+        self._drop()
         with self.transaction() as database:
             row = database.execute(
                 "SELECT id, key, part, attempts FROM series WHERE due <= :now AND ("
@@ -223,14 +247,26 @@ class Spool:
                 "SELECT file, bytes FROM object WHERE series = ? ORDER BY id", (number,)
             ).fetchall()
         files = {self.folder / "objects" / name: size for name, size in rows}
+        aside = aside_folder(self.folder, key, part)
+        if aside.exists():  # it is tried again
+            move_files([aside / path.name for path in files], self.folder / "objects")
         return Series(number, key, part, attempts + 1, files)
 
-    def finish(self, series: Series, made: Sequence[Made]) -> None:
+    def made(self, series: Series) -> set[str]:
+        """Return the kinds of objects that an earlier attempt made of a series."""
+        with self.mutex:
+            rows = self.database.execute(
+                "SELECT kind FROM outgoing WHERE series = ?", (series.row,)
+            ).fetchall()
+        return {kind for (kind,) in rows}
+
+    def finish(self, series: Series, made: Sequence[Made], aside: SetAside | None = None) -> None:
         """Replace the objects of a series by what was made of them, in one step.
 
         Args:
             series: from `claim`.
             made: files in the folder `work`, on disk.
+            aside: why something else could not be made: then the series is set aside too.
         """
         moved = [(self.folder / "outgoing" / f"{secrets.token_hex(16)}.dcm", one) for one in made]
         sizes = [one.path.stat().st_size for one in made]
@@ -248,14 +284,61 @@ class Spool:
                             *(one.sop_class, one.sop_instance, time.time()),
                         ),
                     )
-                database.execute("UPDATE series SET state = 'done' WHERE id = ?", (series.row,))
-                database.execute("UPDATE object SET file = NULL WHERE series = ?", (series.row,))
+                if aside is None:
+                    database.execute("UPDATE series SET state = 'done' WHERE id = ?", (series.row,))
+                    database.execute(
+                        "UPDATE object SET file = NULL WHERE series = ?", (series.row,)
+                    )
+                else:
+                    self._note_aside(series, aside)
         except BaseException:
             for place, _ in moved:
                 place.unlink(missing_ok=True)
             raise
         self.room.add(sizes)
-        self._remove(series)
+        if aside is None:
+            self._remove(series)
+        else:
+            self._move_aside(series, aside)
+
+    def set_aside(self, series: Series, aside: SetAside) -> None:
+        """Keep a series that cannot be scored or reported out of the way of the others."""
+        with self.transaction():
+            self._note_aside(series, aside)
+        self._move_aside(series, aside)
+
+    def make_room(self) -> list[str]:
+        """Drop the oldest series that are aside while they take more than half of the limits.
+
+        Returns:
+            The keys of the dropped series.
+        """
+        most_bytes, most_objects = self._most_aside
+        dropped = []
+        while True:
+            with self.transaction() as database:
+                total, count = database.execute(
+                    "SELECT coalesce(sum(bytes), 0), count(*) FROM object JOIN series ON "
+                    "series = series.id WHERE state = 'aside' AND file IS NOT NULL"
+                ).fetchone()
+                if total <= most_bytes and count <= most_objects:
+                    break
+                dropped += database.execute(
+                    "UPDATE series SET state = 'drop' WHERE id = (SELECT id FROM series "
+                    "WHERE state = 'aside' ORDER BY last LIMIT 1) RETURNING key"
+                ).fetchone()
+        self._drop()
+        return dropped
+
+    def expire(self, days: float) -> list[str]:
+        """Drop series that were set aside and whose last object came some days ago."""
+        with self.transaction() as database:
+            rows = database.execute(
+                "UPDATE series SET state = 'drop' WHERE state = 'aside' AND last < ? RETURNING key",
+                (time.time() - days * 86400,),
+            ).fetchall()
+        self._drop()
+        return [key for (key,) in rows]
 
     def fail(self, series: Series, reason: str) -> None:
         """Give a series up: the reason is kept, and its objects count as never sent."""
@@ -273,7 +356,7 @@ class Spool:
                 self.database.execute("SELECT state, count(*) FROM series GROUP BY state")
             )
         found: dict[str, float] = {"bytes": self.room.bytes, "objects": self.room.objects}
-        return found | {name: states.get(name, 0) for name in ("receiving", "scoring", "failed")}
+        return found | {name: states.get(name, 0) for name in _COUNTED}
 
     @property
     def work(self) -> Path:
@@ -295,6 +378,34 @@ class Spool:
                     self.database.execute("ROLLBACK")
                 raise
 
+    def _note_aside(self, series: Series, aside: SetAside) -> None:
+        self.database.execute(
+            "UPDATE series SET state = 'aside', reason = ? WHERE id = ?",
+            (aside.reason, series.row),
+        )
+
+    def _move_aside(self, series: Series, aside: SetAside) -> None:
+        """Move the objects; if the process ends here, the next start moves them."""
+        place = aside_folder(self.folder, series.key, series.part)
+        with suppress(OSError):
+            move_files(series.files, place)
+            (place / REASON_FILE).write_text(aside.detail, "utf-8", "backslashreplace")
+
+    def _drop(self) -> None:
+        """Remove the series that are given up by `expire`, `make_room` or a user."""
+        with self.mutex:  # throughout: two threads would both give the room back
+            rows = self.database.execute(
+                "SELECT id, key, part, attempts FROM series WHERE state = 'drop'"
+            ).fetchall()
+            for row, key, part, attempts in rows:
+                place = aside_folder(self.folder, key, part)
+                files = self.database.execute(
+                    "SELECT file, bytes FROM object WHERE series = ? AND file IS NOT NULL", (row,)
+                ).fetchall()
+                paths = {place / name: size for name, size in files}
+                self.fail(Series(row, key, part, attempts, paths), "removed")
+
     def _remove(self, series: Series) -> None:
         for path, size in series.files.items():
             self.discard(path, size)
+        shutil.rmtree(aside_folder(self.folder, series.key, series.part), ignore_errors=True)

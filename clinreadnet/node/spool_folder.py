@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from clinreadnet.errors import InputError
+from clinreadnet.node.log import HASH_DIGITS
 
 fcntl: Any = None  # not on Windows
 with suppress(ImportError):
@@ -60,7 +62,13 @@ PRAGMA user_version = {VERSION};
 COMMIT;
 """
 
-_FOLDERS = ("objects", "outgoing", "work")
+ASIDE = "aside"
+"""The folder of series that could not be scored or reported, a folder for each."""
+
+REASON_FILE = "reason.txt"
+"""In the folder of a series that is aside; it may repeat values of its headers."""
+
+_FOLDERS = ("objects", "outgoing", "work", ASIDE)
 
 
 def make_folders(folder: Path) -> None:
@@ -135,6 +143,7 @@ def open_database(folder: Path) -> sqlite3.Connection:
 def clean_folder(folder: Path, database: sqlite3.Connection) -> tuple[int, int]:
     """Remove files of writes that did not end; return the bytes and the objects that wait."""
     total, objects = 0, 0
+    finish_moves(folder, database)
     for table, name in (("object", "objects"), ("outgoing", "outgoing")):
         rows = database.execute(
             f"SELECT file, bytes FROM {table} WHERE file IS NOT NULL"
@@ -148,6 +157,39 @@ def clean_folder(folder: Path, database: sqlite3.Connection) -> tuple[int, int]:
     shutil.rmtree(folder / "work")
     (folder / "work").mkdir(mode=0o700)
     return total, objects
+
+
+def aside_folder(folder: Path, key: str, part: int) -> Path:
+    """Return where a series is set aside."""
+    return folder / ASIDE / f"{key[:HASH_DIGITS]}-{part}"
+
+
+def finish_moves(folder: Path, database: sqlite3.Connection) -> None:
+    """Bring each object to where its series' state says: aside, or among the others."""
+    kept = set()
+    for row, key, part, state in database.execute(
+        "SELECT id, key, part, state FROM series WHERE state IN ('aside', 'scoring', 'drop')"
+    ).fetchall():
+        place = aside_folder(folder, key, part)
+        files = database.execute(
+            "SELECT file FROM object WHERE series = ? AND file IS NOT NULL", (row,)
+        ).fetchall()
+        if state == "scoring":
+            move_files([place / file for (file,) in files], folder / "objects")
+        else:
+            kept.add(place)
+            move_files([folder / "objects" / file for (file,) in files], place)
+    for place in (folder / ASIDE).iterdir():
+        if place not in kept:
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def move_files(files: Iterable[Path], place: Path) -> None:
+    """Move those of some files that are there into a folder, which is made."""
+    place.mkdir(mode=0o700, exist_ok=True)
+    for path in files:
+        with suppress(FileNotFoundError):
+            os.replace(path, place / path.name)
 
 
 def sync_folder(folder: Path) -> None:

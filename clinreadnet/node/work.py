@@ -4,20 +4,38 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import tempfile
 import time
+import traceback
 from pathlib import Path
+from typing import Any
 
 import pydicom
 
 from clinreadnet.data.slices import SliceRef, find_slices
 from clinreadnet.dicom import quality_map, sources, structured_report
-from clinreadnet.errors import InputError
+from clinreadnet.errors import (
+    BackendError,
+    ClinReadNetError,
+    InputError,
+    SessionClosed,
+    origin,
+)
 from clinreadnet.node.log import HASH_DIGITS, log
 from clinreadnet.node.metrics import Metrics
-from clinreadnet.node.spool import Made, Series, Spool
+from clinreadnet.node.spool import Made, Series, SetAside, Spool
 from clinreadnet.runtime import Session
-from clinreadnet.scoring.series import score_slices
+from clinreadnet.scoring.series import SeriesReport, score_slices
+
+LATER = (BackendError, SessionClosed, OSError, sqlite3.Error, MemoryError)
+"""What is not the fault of a series: it stays and is tried again."""
+
+_MOST_MEMORY_ERRORS = 5
+
+
+class _NoSlice(InputError):
+    """No slice of a series can be scored."""
 
 
 class Worker:
@@ -40,66 +58,132 @@ class Worker:
         self._metrics = metrics
         self._maps = maps
         self._resample = resample
+        self._doing = ""
 
     def score(self, series: Series) -> None:
         """Score a series; its objects are then replaced by a report, and a map if wanted.
 
-        A series of which no slice can be scored is given up.
+        A series of which no slice can be scored is given up. Whatever else its headers or pixels
+        make a library raise, the series is set aside.
 
         Raises:
             BackendError: the backend failed; the series stays.
             OSError: the disk is full; the series stays.
+            sqlite3.Error: the database cannot be written; the series stays.
+            MemoryError: the series stays, but is set aside the fifth time.
+            SessionClosed: the node ends.
         """
         name = f"series {series.key[:HASH_DIGITS]}"
         if series.part > 1:
             name += f", part {series.part}"
         start = time.perf_counter()
         folder = Path(tempfile.mkdtemp(dir=self._spool.work))
+        self._doing = "reading"
         try:
-            made, scored = self._make(series, name, folder)
-            self._spool.finish(series, made)
-        except InputError as error:
+            made, scored, aside = self._make(series, name, folder)
+            self._doing = "finishing"
+            self._spool.finish(series, made, aside)
+        except _NoSlice as error:
             reason = self._without_paths(error.full)
             self._spool.fail(series, reason)
             self._metrics.series.labels("failed").inc()
             log(f"{name}: not scored, and its {len(series.files)} objects are removed: {reason}")
             return
+        except LATER as error:
+            if not isinstance(error, MemoryError) or series.attempts < _MOST_MEMORY_ERRORS:
+                raise
+            self._set_aside(series, name, self._why(error))
+            return
+        except Exception as error:
+            self._set_aside(series, name, self._why(error))
+            return
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         seconds = time.perf_counter() - start
-        self._metrics.series.labels("scored").inc()
+        self._metrics.series.labels("scored" if aside is None else "aside").inc()
         self._metrics.slices.inc(scored)
         self._metrics.score_seconds.observe(seconds)
         log(f"{name}: {scored} slices scored in {seconds:.1f} s, {len(made)} objects to send")
+        if aside is not None:
+            self._tell(name, aside)
 
-    def _make(self, series: Series, name: str, folder: Path) -> tuple[list[Made], int]:
+    def _make(
+        self, series: Series, name: str, folder: Path
+    ) -> tuple[list[Made], int, SetAside | None]:
+        """Return what is to be sent, how many slices were scored, and why no map was made."""
         damaged = 0
+        aside = None
 
         def leave_out(ref: SliceRef, error: InputError) -> None:
             nonlocal damaged
             damaged += 1
             log(f"{name}: a slice is left out: {self._without_paths(error.full)}", kind="left out")
 
-        refs = find_slices(list(series.files), resample=self._resample)
-        headers = sources.read_sources(refs)
-        maps = self._maps
-        if maps:
-            try:
-                quality_map.check_geometry(refs, headers)
-            except InputError as error:
-                maps = False
-                log(f"{name}: no map, the report alone: {self._without_paths(error.full)}")
-        report = score_slices(self._session, refs, left_out=leave_out)
+        wanted = {"report", "map"} if self._maps else {"report"}
+        wanted -= self._spool.made(series)
+        try:
+            refs = find_slices(list(series.files), resample=self._resample)
+            self._doing = "scoring"
+            report = score_slices(self._session, refs, left_out=leave_out)
+        except InputError as error:
+            raise _NoSlice(error.full) from None
         self._metrics.left_out.inc(damaged)
+        self._doing = "report"
+        headers = sources.read_sources(report.refs)
         facts = self._session.describe()
-        structured_report.write_reports(report, headers, facts, folder / "report")
-        if maps:
-            quality_map.write_maps(report, headers, facts, folder / "map")
+        if "report" in wanted:
+            structured_report.write_reports(report, headers, facts, folder / "report")
+        if "map" in wanted:
+            self._doing = "map"
+            aside = self._write_maps(report, headers, facts, name, folder / "map")
+        self._doing = "finishing"
         made = [
             _describe(path, path.parent.name)
             for path in sorted(folder.glob("*/*.dcm"), reverse=True)
         ]
-        return made, len(report.slices)
+        return made, len(report.slices), aside
+
+    def _write_maps(
+        self,
+        report: SeriesReport,
+        headers: sources.Sources,
+        facts: dict[str, Any],
+        name: str,
+        folder: Path,
+    ) -> SetAside | None:
+        """Write maps if the slices have a place; return why they could not be written."""
+        try:
+            quality_map.check_geometry(report.refs, headers)
+        except InputError as error:
+            log(f"{name}: no map, the report alone: {self._without_paths(error.full)}")
+            return None
+        except Exception as error:
+            return self._why(error)
+        try:
+            quality_map.write_maps(report, headers, facts, folder)
+        except LATER:
+            raise
+        except Exception as error:  # the report is sent all the same
+            return self._why(error)
+        return None
+
+    def _set_aside(self, series: Series, name: str, aside: SetAside) -> None:
+        self._spool.set_aside(series, aside)
+        self._metrics.series.labels("aside").inc()
+        self._tell(name, aside)
+
+    def _tell(self, name: str, aside: SetAside) -> None:
+        log(f"{name}: set aside ({aside.reason}); `clinreadnet spool` lists it")
+        for key in self._spool.make_room():
+            log(f"series {key[:HASH_DIGITS]}: was aside, and is removed to make room")
+
+    def _why(self, error: Exception) -> SetAside:
+        if isinstance(error, ClinReadNetError):
+            reason = self._without_paths(error.full)
+        else:  # of a library: its message may repeat a header
+            reason = origin(error)
+        reason = f"{self._doing}: {reason}"
+        return SetAside(reason, "".join([reason, "\n\n", *traceback.format_exception(error)]))
 
     def _without_paths(self, text: str) -> str:
         return text.replace(f"{self._spool.folder}{os.sep}objects{os.sep}", "")

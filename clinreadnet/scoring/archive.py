@@ -31,7 +31,14 @@ from pyarrow import parquet
 from clinreadnet.console import status
 from clinreadnet.data.acquisition import Acquisition
 from clinreadnet.data.slices import SliceRef, find_slices
-from clinreadnet.errors import ClinReadNetError, InputError, first_line, visible
+from clinreadnet.errors import (
+    CheckFailed,
+    ClinReadNetError,
+    InputError,
+    first_line,
+    origin,
+    visible,
+)
 from clinreadnet.files import check_output, whole_file
 from clinreadnet.runtime import Session
 from clinreadnet.scoring.series import (
@@ -132,6 +139,14 @@ class ArchiveReport:
         }
 
 
+class NotWritten(CheckFailed):
+    """The scores of an archive were made and could not be written; ``report`` sums them up."""
+
+    def __init__(self, message: str, report: ArchiveReport) -> None:
+        super().__init__(message)
+        self.report = report
+
+
 @dataclass(frozen=True)
 class _Chunk:
     """A worker's result for the slices ``first`` ... ``first + len(errors) - 1``."""
@@ -180,6 +195,7 @@ def score_archive(
         InputError: no slices, no such cluster or one that does not answer, too many workers for
             it, or a bundle that cannot be loaded.
         CheckFailed: the bundle does not reproduce its golden outputs on a worker.
+        NotWritten: the slices were scored, but the file cannot be written.
     """
     out, bundle = Path(out), Path(bundle).absolute()
     check_output(out)
@@ -213,7 +229,6 @@ def score_archive(
             scores[here], errors[here], session = chunk.scores, chunk.errors, chunk.session
             done += len(chunk.errors)
             advance(done, total)
-    _write(out, refs, scores, errors, refused, session)
     if session is not None and session["unjudged"]:
         note(session["unjudged"])
     good = [one for one in scores if one is not None]
@@ -221,13 +236,26 @@ def score_archive(
     ends.sort(refs, {i: error for i, error in enumerate(errors) if error is not None})
     if line := ends.note():
         note(line)
-    return ArchiveReport(
+    report = ArchiveReport(
         out=out,
         slices=total,
         not_scored=total - len(good) - len(ends.skipped()),
         by_series=summarise_by_series(good),
         session=session,
     )
+    try:
+        _write(out, refs, scores, errors, refused, session)
+    except Exception as error:  # of Arrow or the disk: what took hours is not lost in silence
+        if isinstance(error, InputError):
+            reason = error.full
+        elif isinstance(error, OSError) and error.strerror:
+            reason = f"{out}: {error.strerror}"
+        else:
+            reason = f"{out}: not written ({origin(error)})"
+        failure = NotWritten(f"{reason}; {len(good)} of {total} slices were scored", report)
+        failure.exit_code = 2 if isinstance(error, OSError | InputError) else 1
+        raise failure from error
+    return report
 
 
 @contextmanager

@@ -157,6 +157,12 @@ def make_results(path: Path) -> None:
     recorded_run.write(path, recorded_run.document(rows))
 
 
+def make_spool(path: Path) -> None:
+    from clinreadnet.node.spool import Spool
+
+    Spool(path, most_bytes=1, most_objects=1).close()
+
+
 MAKERS: dict[str, Callable[[Path], object]] = {
     "bundle": write_bundle,
     "series": lambda path: write_series(path, 3),
@@ -173,6 +179,7 @@ MAKERS: dict[str, Callable[[Path], object]] = {
     "0001.tif": lambda path: write_tif(path, noise(1)),
     "scores.csv": lambda path: write_csv(path, [row()]),
     "scores.parquet": lambda path: write_parquet(path, [row()]),
+    "spool": make_spool,
     "stack.mha": lambda path: write_mha(path, np.stack([noise(), noise(1)])),
 }
 
@@ -181,7 +188,7 @@ def prepare(command: str, example: str, workspace: Path, request: pytest.Fixture
     """Make the files that an example reads."""
     words = [word.split("/")[0] for word in shlex.split(example)]
     made = {words[i + 1] for i, word in enumerate(words) if word in ("--out", "-out", "--csv")}
-    for word in dict.fromkeys(words):
+    for word in dict.fromkeys(words[2:]):
         if word in MAKERS and word not in made:
             MAKERS[word](workspace / word)
     if command == "verify":

@@ -28,7 +28,7 @@ from clinreadnet.data.slices import SliceRef, find_slices
 from clinreadnet.errors import CheckFailed, ClinReadNetError, InputError
 from clinreadnet.runtime import Scores, Session
 from clinreadnet.scoring import archive as score_ray
-from clinreadnet.scoring.archive import ArchiveReport, score_archive, score_chunk
+from clinreadnet.scoring.archive import ArchiveReport, NotWritten, score_archive, score_chunk
 from clinreadnet.scoring.series import SliceScore, score_slices, summarise_by_series
 
 
@@ -154,6 +154,37 @@ def test_more_workers_than_the_cluster_has_room_for_are_refused(
     np.save(tmp_path / "a.npy", noise())
     with pytest.raises(InputError, match="workers=3: the cluster has 2 CPUs; ask for fewer"):
         score_archive([tmp_path / "a.npy"], bundle, tmp_path / "a.parquet", workers=3)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (OSError(28, "No space left on device"), 2, "scores.parquet: No space left on device"),
+        (ValueError("Secret^Name"), 1, "scores.parquet: not written (ValueError in scoring/"),
+    ],
+    ids=["disk", "library"],
+)
+def test_scores_that_cannot_be_written_are_printed(
+    cluster: None,
+    bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    status: int,
+    words: str,
+) -> None:
+    def broken(*arguments: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(score_ray.parquet, "write_table", broken)
+    write_series(tmp_path / "archive", 2)
+    monkeypatch.chdir(tmp_path)
+    given = ["archive", "--bundle", str(bundle), "--out", "scores.parquet", "--workers", "1"]
+    done = CliRunner().invoke(app, ["score-archive", *given])
+    assert isinstance(done.exception, NotWritten) and done.exception.exit_code == status
+    assert str(done.exception).startswith(words) and "Secret" not in str(done.exception)
+    assert done.stdout.startswith("means:\n2 slices: mean ")
+    assert os.listdir() == ["archive"]
 
 
 def test_an_archive_gets_the_scores_of_one_process(bundle: Path, tmp_path: Path) -> None:

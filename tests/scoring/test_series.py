@@ -692,3 +692,72 @@ def test_a_reader_that_has_seen_enough_is_no_error(
         ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+WRITERS = {
+    "--plot": "clinreadnet.scoring.plot.write_plot",
+    "--html": "clinreadnet.scoring.viewer.write_html",
+    "--sr": "clinreadnet.dicom.structured_report.write_reports",
+    "--map": "clinreadnet.dicom.quality_map.write_maps",
+    "--secondary-capture": "clinreadnet.dicom.quality_map.write_captures",
+    "--csv": "clinreadnet.scoring.series.write_csv",
+}
+
+
+@pytest.mark.parametrize("as_json", [False, True], ids=["table", "json"])
+@pytest.mark.parametrize("option", WRITERS)
+def test_a_writer_that_fails_costs_neither_the_scores_nor_another_output(
+    run: Any,
+    bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    option: str,
+    as_json: bool,
+) -> None:
+    def broken(*arguments: Any) -> None:
+        raise TypeError("value of patient_name: 'Secret^Name'\nand more")
+
+    monkeypatch.setattr(WRITERS[option], broken)
+    outputs = {one: one.strip("-") for one in WRITERS} | {"--plot": "a.png", "--html": "a.html"}
+    given = [part for pair in outputs.items() for part in pair]
+    path = write_ct(tmp_path / "a.dcm")
+    done = run("score", path, "--bundle", bundle, *given, *(["--json"] if as_json else []))
+    assert done.returncode == 1
+    if as_json:
+        assert len(json.loads(done.stdout)["slices"]) == 1
+    else:
+        assert "1 slice: mean" in done.stdout
+    why = r"not written \(TypeError in scoring/test_series\.py:\d+\); the scores are complete"
+    assert re.fullmatch(rf"clinreadnet: {outputs[option]}: {why}\n", done.stderr)
+    assert sorted(os.listdir()) == sorted(set(outputs.values()) - {outputs[option]})
+
+
+def test_two_writers_that_fail_have_a_line_each(
+    run: Any, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: Any) -> None:
+        raise KeyError("Secret^Name")
+
+    for option in ("--sr", "--map"):
+        monkeypatch.setattr(WRITERS[option], broken)
+    path = write_ct(tmp_path / "a.dcm")
+    done = run("score", path, "--bundle", bundle, "--sr", "sr", "--map", "map")
+    assert done.returncode == 1 and "1 slice: mean" in done.stdout
+    assert [line.split(":")[1] for line in done.stderr.splitlines()] == [" map", " sr"]
+    assert "Secret" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_standard_output_costs_no_other_output(bundle: Path, tmp_path: Path) -> None:
+    write_ct(tmp_path / "a.dcm")
+    command = [sys.executable, "-m", "clinreadnet.cli", "score", "a.dcm", "--bundle", bundle]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*command, "--sr", "sr", "--csv", "a.csv"],
+            cwd=tmp_path,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert (tmp_path / "sr" / "sr-1.dcm").exists() and (tmp_path / "a.csv").exists()

@@ -1,0 +1,47 @@
+"""Odd headers on their way through a node: a report of each series, whatever its headers hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from archives.headers import CASES
+from support import odd_headers
+from support.pacs import MAP, REPORT, Pacs, connect
+
+from clinreadnet.node.node import Node
+from clinreadnet.runtime import Session
+
+COUNT = 50
+
+
+def test_every_case_of_the_log_gets_its_report_and_its_maps(
+    start: Callable[..., Node], pacs: Pacs, until: Callable[..., None], tmp_path: Path
+) -> None:
+    assoc = connect(start(maps=True).port)
+    for case in CASES:
+        folder = tmp_path / case.name
+        folder.mkdir()
+        case.build(folder)
+        for path in sorted(folder.iterdir()):
+            assert assoc.send_c_store(path).Status == 0, case.name
+    assoc.release()
+    until(lambda: len(pacs.of(REPORT)) == len(CASES))
+    until(lambda: len(pacs.of(MAP)) == sum(len(case.maps) for case in CASES))
+    found = {str(one.PatientName) for one in pacs.of(REPORT)}
+    assert {str(case.report.get("PatientName", "Doe^Jane")) for case in CASES} == found
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_random_headers_cost_no_report_and_never_the_node(
+    session: Session, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    found = odd_headers.run(COUNT, 1, tmp_path, session)
+    assert found["alive"]
+    assert set(found["answers"]) == {"0000"}
+    assert found["accepted_series"] == found["reported_series"] == found["reports"] == COUNT
+    assert found["states"] == {"done": COUNT}
+    assert found["maps"] > COUNT // 4
+    assert not found["invalid"]
+    assert odd_headers.SECRET not in capfd.readouterr().err

@@ -1,0 +1,358 @@
+"""A series that makes a library fail is set aside; the others, and the node, go on."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from pydicom.dataset import Dataset
+from support.dicom_files import make_ct, noise
+from typer.testing import CliRunner
+
+from clinreadnet.cli import app
+from clinreadnet.dicom import quality_map, structured_report
+from clinreadnet.errors import InputError
+from clinreadnet.node import work
+from clinreadnet.node.aside import change, list_aside
+from clinreadnet.node.config import Destination, NodeConfig
+from clinreadnet.node.intake import inspect
+from clinreadnet.node.node import Node
+from clinreadnet.node.outbox import Outbox
+from clinreadnet.node.spool import SetAside, Spool
+from clinreadnet.node.work import Worker
+from clinreadnet.runtime import Session
+
+SECRET = "Secret^Name"
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
+    """A node with a spool and ports, whose threads a test takes the place of."""
+    monkeypatch.setattr("clinreadnet.node.node._PAUSE", 0.0)
+    with Node(
+        NodeConfig(
+            title="CLINREADNET",
+            host="127.0.0.1",
+            port=0,
+            spool=tmp_path / "spool",
+            destination=Destination("127.0.0.1", 1, "PACS"),
+            quiet=0.0,
+            maps=True,
+        )
+    ) as node:
+        yield node
+
+
+@pytest.fixture
+def worker(node: Node, session: Session) -> Worker:
+    return Worker(session, node._spool, node._metrics, maps=True, resample=False)
+
+
+@pytest.fixture
+def series() -> Callable[..., Dataset]:
+    return lambda number=0, **tags: make_ct(
+        noise(number), SeriesInstanceUID=f"1.2.3.{number}", PatientName=SECRET, **tags
+    )
+
+
+def put(spool: Spool, *slices: Dataset) -> str:
+    """Add objects as the port does; return the name of their series."""
+    for ds in slices:
+        buffer = io.BytesIO()
+        ds.save_as(buffer, enforce_file_format=True)
+        content = buffer.getvalue()
+        with spool.incoming(len(content)) as path:
+            path.write_bytes(content)
+            found = inspect(path, ds.SOPClassUID, ds.SOPInstanceUID, resample=False)
+            spool.add(found.series, found.instance, found.digest, path, len(content), None)
+    return found.series[:12]
+
+
+def states(spool: Spool) -> list[str]:
+    rows = spool.database.execute("SELECT state FROM series ORDER BY id").fetchall()
+    return [state for (state,) in rows]
+
+
+def made(spool: Spool) -> dict[int, list[str]]:
+    """The kinds of objects of each series."""
+    found: dict[int, list[str]] = {}
+    for row, kind in spool.database.execute("SELECT series, kind FROM outgoing ORDER BY kind"):
+        found.setdefault(row, []).append(kind)
+    return found
+
+
+def step(node: Node, worker: Worker) -> bool:
+    """Do what the node's worker thread does in one turn."""
+    return node._survive(lambda: node._score(worker))
+
+
+def broken(*arguments: Any, **options: Any) -> Any:
+    raise ValueError(f"'{SECRET}' is not valid")
+
+
+@contextmanager
+def fault_at(number: int, error: type[Exception]) -> Iterator[list[str]]:
+    """Let a call in the worker's code raise; yield the names of the functions that it calls.
+
+    A call is counted once, however often its line runs.
+    """
+    calls: list[str] = []
+    seen = set()
+
+    def trace(frame: FrameType, event: str, argument: object) -> None:
+        caller, code = frame.f_back, frame.f_code
+        if event != "call" or caller is None or caller.f_code.co_filename != work.__file__:
+            return
+        place = caller.f_lineno, code
+        if place in seen or "weakref" in code.co_filename:  # of the garbage collector
+            return
+        seen.add(place)
+        calls.append(code.co_name)
+        if len(calls) - 1 == number:
+            raise error(SECRET)
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield calls
+    finally:
+        sys.settrace(before)
+
+
+def test_a_fault_at_any_call_of_the_worker_costs_no_other_series(
+    node: Node, worker: Worker, series: Callable[..., Dataset], capfd: pytest.CaptureFixture[str]
+) -> None:
+    spool = node._spool
+    put(spool, series(0))
+    with fault_at(-1, RuntimeError) as calls:
+        assert step(node, worker)
+    assert {"score_slices", "write_reports", "write_maps", "finish", "describe"} <= set(calls)
+    faults = [(number, RuntimeError) for number in range(len(calls))]
+    faults += [(n, error) for n in range(0, len(calls), 9) for error in (OSError, MemoryError)]
+    for count, (number, error) in enumerate(faults):
+        put(spool, series(2 * count + 1))
+        with fault_at(number, error):
+            step(node, worker)
+        put(spool, series(2 * count + 2))
+        while states(spool)[-1] == "receiving":
+            step(node, worker)
+        assert states(spool)[-1] == "done", (calls[number], error)
+        assert set(states(spool)[:-1]) <= {"done", "aside", "scoring"}, (calls[number], error)
+    assert states(spool).count("aside") > 10
+    assert SECRET not in capfd.readouterr().err
+    # After a restart each of them is tried again, and has one report and one map in the end.
+    folder = spool.folder
+    node.stop()
+    with closing(Spool(folder, most_bytes=10**9, most_objects=10**4)) as again:
+        change(folder, ["all"], "retry")
+        again.database.execute("UPDATE series SET due = 0")
+        second = Worker(worker._session, again, worker._metrics, maps=True, resample=False)
+        while (claimed := again.claim(0)) is not None:
+            second.score(claimed)
+        assert set(states(again)) == {"done"}
+        assert list(made(again).values()) == [["map", "report"]] * len(states(again))
+        assert os.listdir(folder / "objects") == os.listdir(folder / "aside") == []
+        assert again.room.objects == len(Outbox(again).due(10**4))
+
+
+def test_a_series_that_is_aside_has_a_folder_a_reason_and_a_count(
+    node: Node,
+    worker: Worker,
+    series: Callable[..., Dataset],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(structured_report, "write_reports", broken)
+    name = put(node._spool, series(0), series(0, ImagePositionPatient=[0, 0, 5]))
+    step(node, worker)
+    (one,) = list_aside(node._spool.folder)
+    assert (one.series, one.part, one.objects) == (name, 1, 2) and one.bytes > 10**6
+    assert one.reason.startswith("report: ValueError in node/test_set_aside.py:")
+    assert one.folder == node._spool.folder / "aside" / f"{name}-1"
+    assert len(list(one.folder.glob("*.dcm"))) == 2
+    assert SECRET in (one.folder / "reason.txt").read_text()  # beside the images that have it too
+    assert one.folder.stat().st_mode & 0o077 == 0
+    log = capfd.readouterr().err
+    assert f"series {name}: set aside ({one.reason})" in log and SECRET not in log
+    assert node._spool.counts()["aside"] == 1 and node._spool.room.objects == 2
+    outcomes = {
+        sample.labels["outcome"]: sample.value
+        for metric in node._metrics.series.collect()
+        for sample in metric.samples
+        if sample.name.endswith("_total")
+    }
+    assert outcomes == {"aside": 1}
+    assert not step(node, worker)
+
+
+def test_a_map_that_fails_keeps_no_report_back_and_is_made_later(
+    node: Node, worker: Worker, series: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = node._spool
+    put(spool, series(0))
+    with monkeypatch.context() as patch:
+        patch.setattr(quality_map, "write_maps", broken)
+        step(node, worker)
+    assert states(spool) == ["aside"] and made(spool) == {1: ["report"]}
+    (report,) = Outbox(spool).due(5)
+    (one,) = change(spool.folder, ["all"], "retry")
+    assert one.reason.startswith("map: ValueError in ")
+    step(node, worker)
+    assert states(spool) == ["done"] and made(spool) == {1: ["map", "report"]}
+    assert Outbox(spool).due(5)[0] == report
+
+
+def test_memory_that_is_full_five_times_sets_a_series_aside(
+    node: Node, worker: Worker, series: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any, **options: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(work, "score_slices", full)
+    put(node._spool, series(0))
+    for _ in range(4):
+        step(node, worker)
+        assert states(node._spool) == ["scoring"]
+        node._spool.database.execute("UPDATE series SET due = 0")
+    step(node, worker)
+    assert states(node._spool) == ["aside"]
+
+
+@pytest.fixture
+def aside(
+    node: Node, worker: Worker, series: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
+) -> tuple[str, str]:
+    """Two series that are aside, and their names."""
+    names = []
+    with monkeypatch.context() as patch:
+        patch.setattr(structured_report, "write_reports", broken)
+        for number in range(2):
+            names.append(put(node._spool, series(number)))
+            step(node, worker)
+            time.sleep(0.01)
+    return names[0], names[1]
+
+
+def command(node: Node, *options: str) -> Any:
+    return CliRunner().invoke(app, ["spool", str(node._spool.folder), *options])
+
+
+def test_the_command_lists_what_is_aside(node: Node, aside: tuple[str, str]) -> None:
+    done = command(node, "--json")
+    listed = json.loads(done.stdout)["aside"]
+    assert [one["series"] for one in listed] == list(aside)
+    lines = command(node).stdout.splitlines()
+    for line, one in zip(lines, listed, strict=False):
+        assert line.startswith(f"{one['series']}: 1 object, 0.5 MiB, since {one['last']}: report: ")
+    assert SECRET not in "".join(lines) + done.stdout
+
+
+@pytest.mark.parametrize("by", ["name", "uid"])
+def test_one_series_is_tried_again(
+    node: Node, worker: Worker, aside: tuple[str, str], by: str
+) -> None:
+    done = command(node, "--retry", aside[1] if by == "name" else "1.2.3.1")
+    assert done.exit_code == 0, done.output
+    assert step(node, worker) and not step(node, worker)
+    assert states(node._spool) == ["aside", "done"]
+    assert os.listdir(node._spool.folder / "aside") == [f"{aside[0]}-1"]
+
+
+def test_one_series_is_removed_by_the_node(
+    node: Node, worker: Worker, aside: tuple[str, str]
+) -> None:
+    command(node, "--remove", aside[0])
+    step(node, worker)
+    assert states(node._spool) == ["failed", "aside"] and node._spool.room.objects == 1
+    assert os.listdir(node._spool.folder / "aside") == [f"{aside[1]}-1"]
+
+
+def test_a_name_that_is_not_aside_and_a_folder_that_is_no_spool_are_refused(
+    node: Node, aside: tuple[str, str], tmp_path: Path
+) -> None:
+    done = command(node, "--retry", "1.2.3.77")
+    assert isinstance(done.exception, InputError) and "--retry" in str(done.exception)
+    assert states(node._spool) == ["aside", "aside"]
+    done = CliRunner().invoke(app, ["spool", str(tmp_path)])
+    assert isinstance(done.exception, InputError) and "not a spool" in str(done.exception)
+
+
+def test_nothing_aside_is_said(node: Node) -> None:
+    assert command(node).stdout == "no series is aside\n"
+
+
+def test_what_is_aside_takes_half_of_the_room_at_most(
+    node: Node, worker: Worker, aside: tuple[str, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    spool = node._spool
+    spool._most_aside = 10**9, 1
+    assert [key[:12] for key in spool.make_room()] == [aside[0]]
+    assert states(spool) == ["failed", "aside"] and spool.room.objects == 1
+
+
+def test_what_is_aside_for_long_is_removed(
+    node: Node, aside: tuple[str, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    node._spool.database.execute("UPDATE series SET last = last - 86400 * 31 WHERE id = 1")
+    node._care()
+    assert states(node._spool) == ["failed", "aside"]
+    assert os.listdir(node._spool.folder / "aside") == [f"{aside[1]}-1"]
+    assert f"series {aside[0]}: was aside for 30 days" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("when", ["before-the-move", "half-moved", "retry-half-moved"])
+def test_a_process_that_ends_while_files_move_loses_nothing(
+    node: Node, worker: Worker, series: Callable[..., Dataset], when: str
+) -> None:
+    spool = node._spool
+    folder = spool.folder
+    name = put(spool, series(0), series(0, ImagePositionPatient=[0, 0, 5]))
+    claimed = spool.claim(0)
+    assert claimed is not None
+    spool.set_aside(claimed, SetAside("reason", "reason"))
+    place = folder / "aside" / f"{name}-1"
+    files = sorted(place.glob("*.dcm"))
+    if when == "before-the-move":
+        for path in files:
+            path.rename(folder / "objects" / path.name)
+        place.joinpath("reason.txt").unlink()
+        place.rmdir()
+    else:
+        files[0].rename(folder / "objects" / files[0].name)
+    if when == "retry-half-moved":
+        change(folder, ["all"], "retry")
+    node.stop()
+    with closing(Spool(folder, most_bytes=10**9, most_objects=10)) as again:
+        where = "objects" if when == "retry-half-moved" else f"aside/{name}-1"
+        assert sorted(path.name for path in (folder / where).glob("*.dcm")) == [
+            path.name for path in files
+        ]
+        change(folder, ["all"], "retry")
+        second = Worker(worker._session, again, worker._metrics, maps=True, resample=False)
+        series_again = again.claim(0)
+        assert series_again is not None
+        second.score(series_again)
+        assert states(again) == ["done"] and os.listdir(folder / "aside") == []
+
+
+def test_the_node_goes_on_where_the_spool_itself_raises(
+    node: Node, worker: Worker, series: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(node._spool, series(0))
+    for error in (sqlite3.OperationalError("locked"), RuntimeError("what?")):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                node._spool, "claim", lambda quiet, error=error: (_ for _ in ()).throw(error)
+            )
+            assert not step(node, worker)
+    assert step(node, worker) and states(node._spool) == ["done"]
