@@ -18,6 +18,7 @@ ClinReadNetError
 
 from __future__ import annotations
 
+import errno
 import unicodedata
 from collections.abc import Sequence
 from pathlib import PurePath
@@ -68,6 +69,13 @@ def first_line(error: BaseException | str) -> str:
     if lines := str(error).strip().splitlines():
         return lines[0]
     return type(error).__name__ if isinstance(error, BaseException) else "no reason given"
+
+
+def os_error_line(error: OSError) -> str:
+    """Return what failed, why, and for a full disk what to do."""
+    where = "" if error.filename is None else f"{error.filename}: "
+    advice = "; free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+    return f"{where}{error.strerror or first_line(error)}{advice}"
 
 
 def origin(error: BaseException) -> str:

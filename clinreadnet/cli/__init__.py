@@ -8,7 +8,6 @@ This module imports little, so that Ctrl-C is answered with one line from the st
 
 from __future__ import annotations
 
-import errno
 import io
 import logging
 import os
@@ -18,7 +17,7 @@ import threading
 import warnings
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
-from clinreadnet.errors import ClinReadNetError, first_line, one_line
+from clinreadnet.errors import ClinReadNetError, one_line, os_error_line
 
 if TYPE_CHECKING:
     from clinreadnet.cli.commands import app as app
@@ -58,13 +57,11 @@ def main() -> None:
     except BrokenPipeError:
         _end_of_pipe()
     except OSError as error:
-        where = "" if error.filename is None else f"{error.filename}: "
         if error.filename is None and _output_fails():
             from clinreadnet.console import STANDARD_OUTPUT
 
-            where = f"{STANDARD_OUTPUT}: "
-        advice = "; free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        _fail(f"{where}{error.strerror or first_line(error)}{advice}", 2)
+            error.filename = STANDARD_OUTPUT
+        _fail(os_error_line(error), 2)
     except MemoryError:
         _fail("memory is full; give fewer files or a smaller batch", 1)
 

@@ -24,7 +24,7 @@ from clinreadnet.cli.options import (
     TrustedKeys,
 )
 from clinreadnet.console import Output, note, progress_bar, status
-from clinreadnet.errors import CheckFailed, ClinReadNetError, InputError, origin
+from clinreadnet.errors import CheckFailed, ClinReadNetError, InputError, origin, os_error_line
 from clinreadnet.files import STDOUT, check_distinct, check_output, check_output_folder
 
 
@@ -150,13 +150,19 @@ def score(
         check_output(target, inputs=inputs)
     if html is not None:
         check_html(len(refs))
-    if objects:
-        headers = sources.read_sources(refs)
+    # What the headers do not allow costs no scores.
     failures: list[OSError | ClinReadNetError] = []
+    headers: sources.Sources = {}
+    if objects:
+        try:
+            headers = sources.read_sources(refs)
+        except InputError as error:
+            failures.append(CheckFailed(f"no DICOM object is written; {error.full}"))
+            sr = map = secondary_capture = None
     if map is not None:
         try:
             quality_map.check_geometry(refs, headers)
-        except InputError as error:  # the scores have a place all the same
+        except InputError as error:
             failures.append(CheckFailed(f"no map is written; {error.full}"))
             map = None
     with status("Loading the bundle"):
@@ -219,11 +225,15 @@ def _attempt(
     place: Path,
     failures: list[OSError | ClinReadNetError],
 ) -> None:
-    """Write an output; whatever goes wrong becomes a failure with one line."""
+    """Write an output; whatever goes wrong becomes a failure with one line and exit status 1."""
     try:
         write(report, place)
-    except (OSError, ClinReadNetError) as failure:
+    except BrokenPipeError as failure:
         failures.append(failure)
+    except OSError as failure:
+        failures.append(CheckFailed(os_error_line(failure)))
+    except ClinReadNetError as failure:
+        failures.append(CheckFailed(failure.full))
     except Exception as error:  # of a library: its message may repeat a header
         failures.append(
             CheckFailed(f"{place}: not written ({origin(error)}); the scores are complete")

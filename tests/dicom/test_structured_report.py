@@ -293,29 +293,31 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     return int(end.value.code or 0)
 
 
-@pytest.mark.parametrize(
-    ("tags", "exists", "words"),
-    [
-        ({"StudyInstanceUID": None}, False, "no StudyInstanceUID"),
-        ({}, True, "reports: already exists"),
-    ],
-    ids=["no-uid", "folder-exists"],
-)
-def test_the_command_refuses_in_one_line_and_writes_nothing(
+def test_the_command_refuses_a_folder_that_is_there(
     bundle: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    tags: dict[str, Any],
-    exists: bool,
-    words: str,
 ) -> None:
     out = tmp_path / "reports"
-    if exists:
-        out.mkdir()
-    series = write_series(tmp_path / "series", 1, **tags)
+    out.mkdir()
+    series = write_series(tmp_path / "series", 1)
     status = run(monkeypatch, "score", series, "--bundle", bundle, "--sr", out)
     printed, errors = capsys.readouterr()
     assert (status, printed) == (2, "")
-    assert words in errors and errors.count("\n") == 1
+    assert "reports: already exists" in errors and errors.count("\n") == 1
+
+
+def test_a_series_without_a_study_gets_scores_and_a_line_instead_of_a_report(
+    bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "reports"
+    series = write_series(tmp_path / "series", 1, StudyInstanceUID=None)
+    status = run(monkeypatch, "score", series, "--bundle", bundle, "--sr", out)
+    printed, errors = capsys.readouterr()
+    assert status == 1 and "1 slice: mean" in printed and not out.exists()
+    assert "no StudyInstanceUID" in errors and errors.count("\n") == 1
     assert list(tmp_path.rglob("*.dcm")) == list(series.iterdir())
