@@ -34,6 +34,7 @@ from clinreadnet.data.dicom_container import (
     unreadable,
 )
 from clinreadnet.data.dicom_pixels import BITS, LEAST_BITS_STORED, Coding, Undecodable, decode
+from clinreadnet.data.header_region import REGION_TAGS, Hint, read_hint
 from clinreadnet.errors import InputError
 from clinreadnet.spec import HU_MIN
 
@@ -78,6 +79,7 @@ _TAGS: list[int | str | tuple[int, int]] = [
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
     *ACQUISITION_TAGS,
+    *REGION_TAGS,
 ]
 
 
@@ -114,6 +116,7 @@ class DicomFrame:
         instance: InstanceNumber, or None.
         instance_uid: SOPInstanceUID; empty without one.
         acquisition: dose, reconstruction, scanner and protocol.
+        hint: what the header says that it shows.
         coding: how its values are stored.
         spans: where its bytes lie in the file.
     """
@@ -135,6 +138,7 @@ class DicomFrame:
     instance: float | None
     instance_uid: str
     acquisition: Acquisition
+    hint: Hint
     coding: Coding
     spans: tuple[Span, ...]
 
@@ -335,6 +339,7 @@ def _frame(
         instance=_number(ds.get("InstanceNumber")),
         instance_uid=str(ds.get("SOPInstanceUID", "") or ""),
         acquisition=read_acquisition(value),
+        hint=read_hint(value),
         coding=coding,
         spans=spans[index],
     )

@@ -13,16 +13,20 @@ neck, can pass for an abdomen.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clinreadnet.data.header_region import Hint
 from clinreadnet.spec import HU_MIN, HU_RANGE, SIZE
 
 ABDOMEN, EDGE, OUTSIDE = REGIONS = ("abdomen", "edge", "outside")
 """The answers: an abdomen, the edge of it (dome of the liver, pelvis), and another part."""
+
+UNSIZED = "the size of a pixel is not known: less sure"
+"""The reason of an abdomen without the size of a pixel."""
 
 _BLOCK = 4  # pixels
 _CUT = 2  # cells; a table, a sheet and a fold are thinner than twice this and one
@@ -54,7 +58,8 @@ class Region:
 
     Attributes:
         answer: one of ``REGIONS``.
-        reason: why it is no abdomen, or the edge of it; empty for an abdomen.
+        reason: what was found and, after a colon, what it means; empty for an abdomen whose size is
+            known.
         area_cm2: area of the body; None without the size of a pixel, or without a body.
     """
 
@@ -72,7 +77,7 @@ class Anatomy:
         area_cm2: its area; None without the size of a pixel.
         cut: share of the frame's border that it covers.
         second: tissue of the second largest body, as a share of this one's.
-        width: squared, as a multiple of the square of a disc of the same area; 1 is as wide as tall.
+        width: squared, over the square of the width of a disc of the same area.
         lung: share of what is not fat that is lung.
         both_lungs: share of lung beside the middle, on the side that has less of it.
         fat: share of fat.
@@ -107,7 +112,7 @@ def find_region(hu: NDArray[Any], pixel_mm: float | None = None) -> Region:
     """
     found = measure_anatomy(hu, pixel_mm)
     if found is None:
-        return Region(OUTSIDE, "no body in it")
+        return Region(OUTSIDE, "nothing as large as a body: air")
     area = found.area_cm2
     reason = _foreign(found)
     if reason is not None:
@@ -118,16 +123,39 @@ def find_region(hu: NDArray[Any], pixel_mm: float | None = None) -> Region:
         return Region(EDGE, "hips and no spine: pelvis", area)
     if found.bone > _PELVIS:
         return Region(EDGE, f"bone is {found.bone:.0%} of it: pelvis", area)
-    return Region(ABDOMEN, "", area)
+    return Region(ABDOMEN, "" if area is not None else UNSIZED, area)
+
+
+def with_header(region: Region, hint: Hint) -> Region:
+    """Return the region of a slice in the light of its header.
+
+    A header alone marks a slice only if it says that its values are no Hounsfield units. A head, a
+    neck or a limb that it names settles a doubt: the edge of the abdomen, or a body no larger than
+    a head.
+
+    Args:
+        region: from the pixels.
+        hint: from the header.
+    """
+    if region.answer == OUTSIDE:
+        return region
+    if hint.quantity:
+        return replace(region, answer=OUTSIDE, reason=str(hint))
+    if hint.part in ("head", "neck", "limb"):
+        small = region.area_cm2 is not None and region.area_cm2 < _HEAD_CM2
+        if small or region.answer == EDGE:
+            what = f"a body of {region.area_cm2:.0f} cm2" if small else region.reason
+            return replace(region, answer=OUTSIDE, reason=f"{hint}, and {what}")
+    return region
 
 
 def _foreign(found: Anatomy) -> str | None:
     """Return why a body is no abdomen, or None."""
     area = found.area_cm2
     if found.cut > _MOST_CUT:
-        return f"the field of view cuts the body on {found.cut:.0%} of its border"
+        return f"it cuts the body on {found.cut:.0%} of its border: a small field of view"
     if area is not None and area < _LEAST_CM2:
-        return f"a body of {area:.0f} cm2, smaller than an abdomen"
+        return f"a body of {area:.0f} cm2: smaller than an abdomen"
     if found.second > _MOST_SECOND:
         return "several bodies: legs, arms or a neck between them"
     if found.enclosed > _MOST_ENCLOSED:
@@ -141,7 +169,7 @@ def _foreign(found: Anatomy) -> str | None:
     if found.lung + found.both_lungs + 0.4 * (found.width - 1.2) > _CHEST:
         return f"lungs are {found.lung:.0%} of it: chest"
     if found.width + 10 * found.side_bone + found.lung + 3 * found.dense > _SHOULDERS:
-        return "wide, with bone at both sides: shoulders"
+        return "a wide body with bone at its sides: shoulders"
     if found.spine < _LEAST_SPINE and found.bone < _HIPS:
         return "no spine: legs, or no patient"
     return None

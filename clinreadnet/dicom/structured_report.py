@@ -42,6 +42,8 @@ from clinreadnet.dicom.codes import (
     NOVEL,
     NOVEL_SLICES,
     NOVELTY,
+    REGION,
+    REGIONS,
     SCORE,
     SLICES,
     identify_scheme,
@@ -49,6 +51,7 @@ from clinreadnet.dicom.codes import (
 from clinreadnet.dicom.sources import Sources
 from clinreadnet.files import whole_folder
 from clinreadnet.metrics import likert_probabilities
+from clinreadnet.scoring.domain import domain_lines
 from clinreadnet.scoring.series import SeriesReport, SeriesSummary
 from clinreadnet.spec import RESEARCH_USE
 
@@ -146,7 +149,13 @@ def _make_report(
     content[0].ContentSequence.append(
         TextContentItem(
             name=Code("121106", "DCM", "Comment"),
-            value=f"{RESEARCH_USE}{'' if report.unjudged is None else f' {report.unjudged}'}",
+            value=" ".join(
+                [
+                    RESEARCH_USE,
+                    *domain_lines([report.slices[i] for i in indices]),
+                    *([] if report.unjudged is None else [report.unjudged]),
+                ]
+            ),
             relationship_type=RelationshipTypeValues.CONTAINS,
         )
     )
@@ -180,6 +189,8 @@ def _slice_group(
     judged = []
     if one.in_domain is not None:
         judged.append(QualitativeEvaluation(DOMAIN, IN_DOMAIN if one.in_domain else NOVEL))
+    if one.region:
+        judged.append(QualitativeEvaluation(REGION, REGIONS[one.region]))
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(
             uid=device.new_uid(), identifier=f"slice {index + 1}"

@@ -62,6 +62,9 @@ SCHEMA = pyarrow.schema(
         ("high", pyarrow.float32()),
         ("novelty", pyarrow.float32()),
         ("in_domain", pyarrow.bool_()),
+        ("region", pyarrow.string()),
+        ("region_reason", pyarrow.string()),
+        ("header", pyarrow.string()),
         ("ctdi_vol_mgy", pyarrow.float64()),
         ("exposure_mas", pyarrow.float64()),
         ("kvp", pyarrow.float64()),
@@ -74,10 +77,11 @@ SCHEMA = pyarrow.schema(
     ]
 )
 """Columns of the result. ``error`` is null where there is a score, and the columns from ``score``
-to ``in_domain`` are null where there is an error. ``novelty`` and ``in_domain`` are null where the
+to ``header`` are null where there is an error. ``novelty`` and ``in_domain`` are null where the
 bundle cannot judge. The columns from ``ctdi_vol_mgy`` on are those of `Acquisition`."""
 
-_SCORED = ("score", "grade", "low", "high", "novelty", "in_domain")
+_JUDGED = ("novelty", "in_domain", "region", "region_reason", "header")
+_SCORED = ("score", "grade", "low", "high", *_JUDGED)
 """Columns of a slice that has a score."""
 
 
@@ -358,7 +362,8 @@ def score_chunk(
             errors[index] = str(error)
     try:
         if images:
-            together = session.score(np.stack(list(images.values())))
+            sizes = [refs[index].loaded_mm for index in images]
+            together = session.score(np.stack(list(images.values())), sizes)
             for index, one in zip(
                 images, slice_scores([refs[i] for i in images], together), strict=True
             ):
@@ -366,7 +371,8 @@ def score_chunk(
     except ClinReadNetError:
         for index, image in images.items():  # find the slice that failed
             try:
-                (scores[index],) = slice_scores([refs[index]], session.score(image[None]))
+                alone = session.score(image[None], refs[index].loaded_mm)
+                (scores[index],) = slice_scores([refs[index]], alone)
             except ClinReadNetError as error:
                 errors[index] = f"{refs[index].name}: {error}"
     return scores, errors

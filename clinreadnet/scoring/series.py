@@ -22,12 +22,14 @@ from rich.table import Table
 from rich.text import Text
 
 from clinreadnet.data.acquisition import Acquisition
+from clinreadnet.data.region import OUTSIDE, with_header
 from clinreadnet.data.slices import SliceRef
 from clinreadnet.errors import InputError, visible
 from clinreadnet.files import check_output, whole_file
 from clinreadnet.runtime import Scores, Session
 from clinreadnet.runtime.bundle.default import BUNDLE_VARIABLE
 from clinreadnet.runtime.ranges import stage
+from clinreadnet.scoring.domain import domain_lines, domain_mark
 from clinreadnet.spec import INTERVAL_MASS, LIKERT, RESEARCH_USE, grade_word
 
 
@@ -44,10 +46,13 @@ class SliceScore:
         low: lower end of the 90 % interval of the grade.
         high: upper end of it.
         novelty: how far the slice lies from the training data; None for bundles made before it.
-        in_domain: whether it is like the training data; False marks it as novel, and None says that
-            the bundle cannot judge.
+        in_domain: whether it is an abdomen or its edge, and like the training data; False marks it
+            as novel, and None says that the bundle cannot judge.
         series: SeriesInstanceUID, or the folder (``.tif``) or file (``.npy``, ``.mha``).
         acquisition: dose and protocol of a DICOM slice.
+        region: abdomen, edge or outside; empty where nobody looked.
+        region_reason: why it is the edge or outside.
+        header: what the header of a DICOM slice says that it shows; empty where it says nothing.
     """
 
     path: str
@@ -61,6 +66,9 @@ class SliceScore:
     in_domain: bool | None
     series: str = ""
     acquisition: Acquisition = Acquisition()
+    region: str = ""
+    region_reason: str = ""
+    header: str = ""
 
 
 @dataclass(frozen=True)
@@ -189,7 +197,7 @@ def score_slices(
             if not images:
                 continue
             good = [batch[index] for index in images]
-            result = session.score(np.stack(list(images.values())))
+            result = session.score(np.stack(list(images.values())), [ref.loaded_mm for ref in good])
             scored = slice_scores(good, result)
             for ref, one, quality_map in zip(good, scored, result.quality_map, strict=True):
                 here = Extreme(ref, one.score, quality_map, one.in_domain is False)
@@ -218,8 +226,17 @@ def score_slices(
 def slice_scores(refs: Sequence[SliceRef], scores: Scores) -> list[SliceScore]:
     """Return what the network says of each of n slices."""
     n = len(refs)
+    regions = (
+        [None] * n
+        if scores.regions is None
+        else [with_header(one, ref.hint) for ref, one in zip(refs, scores.regions, strict=True)]
+    )
     novelty = [None] * n if scores.novelty is None else scores.novelty.tolist()
-    in_domain = [None] * n if scores.in_domain is None else scores.in_domain.tolist()
+    judged = [None] * n if scores.in_domain is None else scores.in_domain.tolist()
+    in_domain = [
+        False if region is not None and region.answer == OUTSIDE else like
+        for region, like in zip(regions, judged, strict=True)
+    ]
     return [
         SliceScore(
             path=str(ref.path),
@@ -233,14 +250,18 @@ def slice_scores(refs: Sequence[SliceRef], scores: Scores) -> list[SliceScore]:
             in_domain=like,
             series=ref.series,
             acquisition=ref.acquisition,
+            region="" if region is None else region.answer,
+            region_reason="" if region is None else region.reason,
+            header=str(ref.hint),
         )
-        for ref, score, low, high, distance, like in zip(
+        for ref, score, low, high, distance, like, region in zip(
             refs,
             scores.score.tolist(),
             scores.low.tolist(),
             scores.high.tolist(),
             novelty,
             in_domain,
+            regions,
             strict=True,
         )
     ]
@@ -252,7 +273,7 @@ def summarise(slices: Sequence[SliceScore]) -> SeriesSummary:
     scores, words = [one.score for one in kept], [one.grade for one in kept]
     return SeriesSummary(
         n=len(slices),
-        novel=None if slices[0].in_domain is None else len(slices) - len(kept),
+        novel=None if all(one.in_domain is None for one in slices) else len(slices) - len(kept),
         mean=float(np.mean(scores)) if scores else None,
         min=min(scores, default=None),
         max=max(scores, default=None),
@@ -315,11 +336,11 @@ def print_report(report: SeriesReport, console: Console) -> None:
         table.add_column("series", justify="right", no_wrap=True)
     for heading in ("position (mm)", "score"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for heading in (f"{INTERVAL_MASS:.0%}", "grade", *(["domain"] if report.series.novel else [])):
+    marks = [domain_mark(one) for one in report.slices]
+    for heading in (f"{INTERVAL_MASS:.0%}", "grade", *(["domain"] if any(marks) else [])):
         table.add_column(heading, no_wrap=True)
-    for path, one in zip(paths, report.slices, strict=True):
+    for path, one, mark in zip(paths, report.slices, marks, strict=True):
         name = os.path.relpath(path, folder)
-        mark = Text("novel" if one.in_domain is False else "", style="yellow")
         table.add_row(
             Text(visible(name if one.frame is None else f"{name}[{one.frame}]")),
             *([numbers[one.series]] if several else []),
@@ -327,10 +348,10 @@ def print_report(report: SeriesReport, console: Console) -> None:
             f"{one.score:.2f}",
             f"{one.low:.1f} ... {one.high:.1f}",
             one.grade,
-            *([mark] if report.series.novel else []),
+            *([Text(mark, style="yellow")] if any(marks) else []),
         )
     console.print(table)
-    for line in (*series_lines(by_series), report.unjudged):
+    for line in (*series_lines(by_series), *domain_lines(report.slices), report.unjudged):
         if line is not None:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(RESEARCH_USE, highlight=False, soft_wrap=True)
