@@ -36,14 +36,7 @@ REGIONS = {
 }
 """By the answers of `clinreadnet.data.region`."""
 SLICES = _code("SLICES", "Number of scored slices")
-NOVEL_REGION = _code("REGION", "Part of the body, by the pixels")
-REGIONS = {
-    "abdomen": _code("ABDOMEN", "Abdomen"),
-    "edge": _code("EDGE", "Edge of the abdomen: dome of the liver or pelvis"),
-    "outside": _code("OUTSIDE", "Outside the abdomen: do not use the score"),
-}
-"""By the answers of `clinreadnet.data.region`."""
-SLICES = _code("NOVELS", "Number of slices unlike the training data")
+NOVEL_SLICES = _code("NOVELS", "Number of slices unlike the training data")
 KERNEL = _code("KERNEL", "Convolution kernel")
 QUALITY_MAP = _code("MAP", "Predicted image quality of each 32x32 patch")
 
