@@ -12,8 +12,8 @@ def body(hu: float) -> NDArray[np.float32]:
     Fat and a spine make it pass for an abdomen. Its last pixel is ``hu``.
     """
     image = np.full((512, 512), -1000, np.float32)
-    image[16:-4, 4:-4] = -90
-    image[24:-12, 12:-12] = np.linspace(hu - 40, hu + 40, 488, dtype=np.float32)
+    image[16:-8, 8:-8] = -90
+    image[24:-16, 16:-16] = np.linspace(hu - 40, hu + 40, 480, dtype=np.float32)
     image[400:420, 236:276] = 300
     image[-1, -1] = hu
     return image

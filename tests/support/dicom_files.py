@@ -24,6 +24,13 @@ def noise(seed: int = 0, shape: tuple[int, ...] = (512, 512)) -> NDArray[np.int1
     return with_abdomen(hu)
 
 
+def bright(seed: int = 0) -> NDArray[np.int16]:
+    """Return `noise` with tissue so bright that the tiny bundle finds it novel."""
+    hu = noise(seed)
+    hu[hu > -40] += 195
+    return hu
+
+
 def with_abdomen(hu: NDArray[Any]) -> NDArray[Any]:
     """Put air around tissue of 40 HU [..., rows, columns], fat below its skin and a spine into it.
 
