@@ -6,11 +6,12 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from bench.recording import ROOT
+from bench.recording import RESULTS, ROOT
 from bench.tables.recorded import markdown, read_json
 from clinreadnet.training.recipe import load_recipe
 
 WEIGHTS = ROOT / "clinreadnet" / "weights"
+REAL_SLICES = RESULTS / "regions" / "real-slices.json"
 TRAINING_RUNS = ROOT / "docs" / "training"
 ORDERS = {
     "patients of TCGA": WEIGHTS / "small.order.tcga.json",
@@ -173,6 +174,29 @@ def scanned_slices_table() -> str:
     return markdown([*head, "novelty", ""], rows)
 
 
+def real_slices_table() -> str:
+    """How many slices of each real set the gates mark."""
+    record = read_json(REAL_SLICES)
+    rows = [
+        [
+            one["name"],
+            one["kind"],
+            one["source"],
+            "in sight" if one["used"] else "not used",
+            f"{one['marked']} of {one['slices']}",
+            f"{one['edge']}",
+            f"{one['outside_without_size']}",
+        ]
+        for one in record["sets"]
+    ]
+    worse = record["degraded"]
+    many = [f"{worse[name]} of {worse['slices']}" for name in ("outside", "outside_without_size")]
+    what = "the abdomens and domes, degraded"
+    rows.append([what, "abdomen", "`simulator.scan`", "in sight", many[0], "", many[1]])
+    head = ["real slices", "kind", "source", "limits drawn with them", "marked", "edge"]
+    return markdown([*head, "outside without the size of a pixel"], rows)
+
+
 def parts_table() -> str:
     """Agreement of the shipped checkpoint with the labels, scans and denoised copies apart."""
     rows = [
@@ -252,6 +276,7 @@ TABLES = {
     "hours": hours_table,
     "local": local_table,
     "order": order_table,
+    "real-slices": real_slices_table,
     "order-slices": order_slices_table,
     "scanned": scanned_table,
     "scanned-slices": scanned_slices_table,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bench.tables.recorded import markdown, newest, where
+from bench.tables.model_card import REAL_SLICES
+from bench.tables.recorded import markdown, newest, read_json, where
 from clinreadnet.report.rows import BenchRow
 
 
@@ -24,4 +25,20 @@ def one_slice_table() -> str:
     return markdown([*head, "its time / ours (95 %)", "machine", "recorded"], rows)
 
 
-TABLES = {"one-slice": one_slice_table}
+def foreign_line() -> str:
+    """How many real slices of each kind the gates mark, as one sentence."""
+    sets = read_json(REAL_SLICES)["sets"]
+
+    def counts(*kinds: str, used: bool) -> str:
+        some = [one for one in sets if one["kind"] in kinds and one["used"] is used]
+        return f"{sum(one['marked'] for one in some)} of {sum(one['slices'] for one in some)}"
+
+    return (
+        f"Of real slices of heads, chests, shoulders and maps, {counts('foreign', used=True)} are "
+        f"marked, and {counts('foreign', used=False)} more that their limits were not drawn with;\n"
+        f"of real abdomens and domes of the liver, {counts('abdomen', 'edge', used=True)}, and "
+        f"{counts('abdomen', 'edge', used=False)} ([model card](clinreadnet/weights/small.md)).\n"
+    )
+
+
+TABLES = {"foreign": foreign_line, "one-slice": one_slice_table}

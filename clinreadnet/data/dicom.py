@@ -50,6 +50,7 @@ from clinreadnet.data.dicom_pixels import (
     decode,
     native_syntax,
 )
+from clinreadnet.data.header_region import REGION_TAGS, Hint, read_hint
 from clinreadnet.errors import InputError
 from clinreadnet.spec import HU_MIN
 
@@ -117,6 +118,7 @@ _TAGS: list[int | str | tuple[int, int]] = [
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
     *ACQUISITION_TAGS,
+    *REGION_TAGS,
 ]
 
 
@@ -155,6 +157,7 @@ class DicomFrame:
         instance: InstanceNumber, or None.
         instance_uid: SOPInstanceUID; empty without one.
         acquisition: dose, reconstruction, scanner and protocol.
+        hint: what the header says that it shows.
         coding: how its values are stored.
         spans: where its bytes lie in the file.
     """
@@ -178,6 +181,7 @@ class DicomFrame:
     instance: float | None
     instance_uid: str
     acquisition: Acquisition
+    hint: Hint
     coding: Coding
     spans: tuple[Span, ...]
 
@@ -485,6 +489,7 @@ def _frame(
         instance=_number(readable("", "InstanceNumber")),
         instance_uid=str(ds.get("SOPInstanceUID", "") or ""),
         acquisition=read_acquisition(value),
+        hint=read_hint(value),
         coding=coding,
         spans=spans[index],
     )

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from clinreadnet import limits
 from clinreadnet.data.acquisition import Acquisition
 from clinreadnet.data.dicom import DicomFrame, NotASlice, by, read_headers, read_hu, same_pixels
+from clinreadnet.data.header_region import Hint
 from clinreadnet.data.metaimage import StackReader, open_metaimage
 from clinreadnet.data.npy import ArrayHeader, NotAnArray, open_array, read_slice
 from clinreadnet.data.plausibility import implausible, without_body
@@ -63,6 +64,7 @@ class SliceRef:
         acquisition: dose and protocol of a DICOM slice.
         instance_uid: SOPInstanceUID of a DICOM slice; empty without one.
         named: whether it is the one slice of a file that was named, not found in a folder.
+        hint: what the header of a DICOM slice says that it shows.
     """
 
     path: Path
@@ -75,6 +77,13 @@ class SliceRef:
     acquisition: Acquisition = Acquisition()
     instance_uid: str = ""
     named: bool = False
+    hint: Hint = Hint()
+    _side: int = SIZE
+
+    @property
+    def loaded_mm(self) -> float | None:
+        """Width in mm of a pixel of what `load` returns; None if the file does not give it."""
+        return None if self.pixel_mm is None else self.pixel_mm * self._side / SIZE
 
     @property
     def name(self) -> str:
@@ -384,6 +393,8 @@ def _series(
                     pixel_mm=f.pixel_mm,
                     acquisition=f.acquisition,
                     instance_uid=f.instance_uid,
+                    hint=f.hint,
+                    _side=max(f.rows, f.columns),
                 ),
             )
             for f in members

@@ -28,6 +28,13 @@ NOVELTY = _code("NOVELTY", "Distance from the training data")
 DOMAIN = _code("DOMAIN", "Likeness to the training data")
 IN_DOMAIN = _code("IN", "Like the training data")
 NOVEL = _code("NOVEL", "Unlike the training data: do not use the score")
+REGION = _code("REGION", "Part of the body, by the pixels")
+REGIONS = {
+    "abdomen": _code("ABDOMEN", "Abdomen"),
+    "edge": _code("EDGE", "Edge of the abdomen: dome of the liver or pelvis"),
+    "outside": _code("OUTSIDE", "Outside the abdomen: do not use the score"),
+}
+"""By the answers of `clinreadnet.data.region`."""
 SLICES = _code("SLICES", "Number of scored slices")
 NOVEL_SLICES = _code("NOVELS", "Number of slices unlike the training data")
 KERNEL = _code("KERNEL", "Convolution kernel")
@@ -40,6 +47,8 @@ PRIVATE = (
     DOMAIN,
     IN_DOMAIN,
     NOVEL,
+    REGION,
+    *REGIONS.values(),
     SLICES,
     NOVEL_SLICES,
     KERNEL,

@@ -42,6 +42,8 @@ from clinreadnet.dicom.codes import (
     NOVEL,
     NOVEL_SLICES,
     NOVELTY,
+    REGION,
+    REGIONS,
     SCORE,
     SLICES,
     identify_scheme,
@@ -50,6 +52,7 @@ from clinreadnet.dicom.silence import silent_libraries
 from clinreadnet.dicom.sources import Sources, frame_number
 from clinreadnet.files import whole_folder
 from clinreadnet.metrics import likert_probabilities
+from clinreadnet.scoring.domain import domain_lines
 from clinreadnet.scoring.series import SeriesReport, SeriesSummary
 from clinreadnet.spec import RESEARCH_USE
 
@@ -148,7 +151,13 @@ def _make_report(
     content[0].ContentSequence.append(
         TextContentItem(
             name=Code("121106", "DCM", "Comment"),
-            value=f"{RESEARCH_USE}{'' if report.unjudged is None else f' {report.unjudged}'}",
+            value=" ".join(
+                [
+                    RESEARCH_USE,
+                    *domain_lines([report.slices[i] for i in indices]),
+                    *([] if report.unjudged is None else [report.unjudged]),
+                ]
+            ),
             relationship_type=RelationshipTypeValues.CONTAINS,
         )
     )
@@ -184,6 +193,8 @@ def _slice_group(
     judged = []
     if one.in_domain is not None:
         judged.append(QualitativeEvaluation(DOMAIN, IN_DOMAIN if one.in_domain else NOVEL))
+    if one.region:
+        judged.append(QualitativeEvaluation(REGION, REGIONS[one.region]))
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(uid=device.new_uid(), identifier=name),
         algorithm_id=algorithm,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,25 @@ def check_slices(hu: NDArray[Any]) -> NDArray[Any]:
         if reason := implausible(one):
             raise InputError(f"hu[{index}] cannot be a CT slice in Hounsfield units: {reason}")
     return hu
+
+
+def check_pixel_mm(
+    pixel_mm: float | Sequence[float | None] | None, n: int
+) -> Sequence[float | None]:
+    """Return the width of a pixel of each of n slices, None where it is not known.
+
+    Raises:
+        InputError: not one number, or one for each slice, above 0.
+    """
+    sizes = list(pixel_mm) if isinstance(pixel_mm, Sequence | np.ndarray) else [pixel_mm] * n
+    if len(sizes) != n:
+        raise InputError(f"pixel_mm has {len(sizes)} values for {n} slices; give one for each")
+    for size in sizes:
+        if size is None:
+            continue
+        if not isinstance(size, int | float | np.floating) or not (0 < size < math.inf):
+            raise InputError(f"pixel_mm={size!r}: not a width in mm above 0")
+    return sizes
 
 
 def check_whole(name: str, value: Any) -> None:

@@ -9,11 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clinreadnet.data.region import ABDOMEN, OUTSIDE, Region
 from clinreadnet.metrics import grade_interval
 
 Outputs = Mapping[str, NDArray[Any]]
 """One run's ``score`` [n], ``probs`` [n, 21], ``quality_map`` [n, 16, 16] and, but for bundles made
 before it, ``novelty`` [n]."""
+
+
+SURE_OF_ABDOMEN = 1.1
+"""Times the threshold, the most novelty of a slice whose pixels and size say that it is an abdomen:
+no kidney is left out for its edges alone."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,7 @@ class Scores:
         novelty: float32 [n], how far a slice lies from the training data; None for bundles made
             before it.
         threshold: novelty above which a slice is out of domain; None where the bundle states none.
+        regions: which part of the body each slice shows, by its pixels; None if nobody looked.
     """
 
     score: NDArray[np.float32]
@@ -34,13 +41,21 @@ class Scores:
     quality_map: NDArray[np.float32]
     novelty: NDArray[np.float32] | None = None
     threshold: float | None = None
+    regions: tuple[Region, ...] | None = None
 
     @property
     def in_domain(self) -> NDArray[np.bool_] | None:
-        """Whether each slice is like the training data, bool [n]; None where nothing is judged."""
+        """Whether each slice is like the training data and shows an abdomen or its edge, bool [n].
+
+        None where the bundle does not judge novelty.
+        """
         if self.novelty is None or self.threshold is None:
             return None
-        return np.asarray(self.novelty <= self.threshold)
+        if self.regions is None:
+            return np.asarray(self.novelty <= self.threshold)
+        most = np.array([self.threshold * _leeway(region) for region in self.regions], np.float32)
+        inside = np.array([region.answer != OUTSIDE for region in self.regions])
+        return np.asarray((self.novelty <= most) & inside)
 
     @property
     def low(self) -> NDArray[np.float32]:
@@ -60,17 +75,29 @@ class Scores:
         """Return the scores of one slice, n = 1."""
         one = slice(index, index + 1)
         novelty = None if self.novelty is None else self.novelty[one]
+        regions = None if self.regions is None else self.regions[one]
         return Scores(
-            self.score[one], self.probs[one], self.quality_map[one], novelty, self.threshold
+            self.score[one],
+            self.probs[one],
+            self.quality_map[one],
+            novelty,
+            self.threshold,
+            regions,
         )
 
     @classmethod
-    def join(cls, parts: Sequence[Outputs], threshold: float | None = None) -> Scores:
+    def join(
+        cls,
+        parts: Sequence[Outputs],
+        threshold: float | None = None,
+        regions: Sequence[Region] | None = None,
+    ) -> Scores:
         """Return the concatenated scores of one or more runs, with the bundle's threshold."""
+        shown = None if regions is None else tuple(regions)
         if len(parts) == 1:
-            return cls(**parts[0], threshold=threshold)
+            return cls(**parts[0], threshold=threshold, regions=shown)
         joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        return cls(**joined, threshold=threshold)
+        return cls(**joined, threshold=threshold, regions=shown)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Scores]) -> Scores:
@@ -80,4 +107,11 @@ class Scores:
             {name: getattr(p, name) for name in names if getattr(p, name) is not None}
             for p in parts
         ]
-        return cls.join(runs, parts[0].threshold)
+        seen = [part.regions for part in parts if part.regions is not None]
+        regions = [one for some in seen for one in some] if len(seen) == len(parts) else None
+        return cls.join(runs, parts[0].threshold, regions)
+
+
+def _leeway(region: Region) -> float:
+    sure = region.answer == ABDOMEN and region.area_cm2 is not None
+    return SURE_OF_ABDOMEN if sure else 1.0

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from clinreadnet.data.region import Region, find_region
 from clinreadnet.errors import (
     BackendError,
     ClinReadNetError,
@@ -62,7 +63,7 @@ class Stream:
         self._session = session
         self._capacity = capacity
         self._fixed_batch = fixed_batch
-        self._waiting: deque[tuple[int, NDArray[Any]]] = deque()
+        self._waiting: deque[tuple[int, NDArray[Any], Region]] = deque()
         self._results: deque[StreamResult] = deque()
         self._count = 0
         self._closed = False
@@ -71,12 +72,15 @@ class Stream:
         self._thread = threading.Thread(target=self._work, name="clinreadnet-stream", daemon=True)
         self._thread.start()
 
-    def put(self, hu: NDArray[Any], timeout: float | None = None) -> int:
+    def put(
+        self, hu: NDArray[Any], timeout: float | None = None, *, pixel_mm: float | None = None
+    ) -> int:
         """Put one slice into the queue; blocks while the queue is full.
 
         Args:
             hu: [512, 512], Hounsfield units; it is copied.
             timeout: longest wait in seconds; default no limit.
+            pixel_mm: width of a pixel in mm; None if it is not known.
 
         Returns:
             The slice's index.
@@ -86,9 +90,10 @@ class Stream:
             StreamFull: the queue was full for ``timeout``; the slice was not taken.
             SessionClosed: the stream is closed.
         """
-        from clinreadnet.runtime.inputs import check_slices
+        from clinreadnet.runtime.inputs import check_pixel_mm, check_slices
 
         one = check_slices(np.asarray(hu)[None])[0].copy()
+        region = find_region(one, *check_pixel_mm(pixel_mm, 1))
         with self._changed:
             ready = self._changed.wait_for(
                 lambda: self._closed or len(self._waiting) < self._capacity, timeout
@@ -101,7 +106,7 @@ class Stream:
                 raise SessionClosed("the stream is closed; open another with session.stream()")
             index = self._count
             self._count += 1
-            self._waiting.append((index, one))
+            self._waiting.append((index, one, region))
             self._changed.notify_all()
         return index
 
@@ -158,12 +163,16 @@ class Stream:
                 self._results += results
                 self._changed.notify_all()
 
-    def _score(self, taken: list[tuple[int, NDArray[Any]]]) -> list[StreamResult]:
-        indices = [index for index, _ in taken]
+    def _score(self, taken: list[tuple[int, NDArray[Any], Region]]) -> list[StreamResult]:
+        indices = [index for index, _, _ in taken]
         places: dict[int, int]
         error: ClinReadNetError | None = None
         try:
-            scores = self._session._score(np.stack([hu for _, hu in taken]), fill=self._fixed_batch)
+            scores = self._session._score(
+                np.stack([hu for _, hu, _ in taken]),
+                fill=self._fixed_batch,
+                shown=[region for _, _, region in taken],
+            )
             places = {i: i for i in range(len(taken))}
         except PartialResult as partial:
             error, scores = partial, partial.scores

@@ -89,6 +89,9 @@ SCHEMA = pyarrow.schema(
         ("high", pyarrow.float32()),
         ("novelty", pyarrow.float32()),
         ("in_domain", pyarrow.bool_()),
+        ("region", pyarrow.string()),
+        ("region_reason", pyarrow.string()),
+        ("header", pyarrow.string()),
         ("ctdi_vol_mgy", pyarrow.float64()),
         ("exposure_mas", pyarrow.float64()),
         ("kvp", pyarrow.float64()),
@@ -101,10 +104,11 @@ SCHEMA = pyarrow.schema(
     ]
 )
 """Columns of the result. ``error`` is null where there is a score, and the columns from ``score``
-to ``in_domain`` are null where there is an error. ``novelty`` and ``in_domain`` are null where the
+to ``header`` are null where there is an error. ``novelty`` and ``in_domain`` are null where the
 bundle cannot judge. The columns from ``ctdi_vol_mgy`` on are those of `Acquisition`."""
 
-_SCORED = ("score", "grade", "low", "high", "novelty", "in_domain")
+_JUDGED = ("novelty", "in_domain", "region", "region_reason", "header")
+_SCORED = ("score", "grade", "low", "high", *_JUDGED)
 """Columns of a slice that has a score."""
 
 
@@ -472,7 +476,8 @@ def _score_chunk(
             errors[index] = error
     try:
         if images:
-            together = session.score(np.stack(list(images.values())))
+            sizes = [refs[index].loaded_mm for index in images]
+            together = session.score(np.stack(list(images.values())), sizes)
             for index, one in zip(
                 images, slice_scores([refs[i] for i in images], together), strict=True
             ):
@@ -480,7 +485,8 @@ def _score_chunk(
     except ClinReadNetError:
         for index, image in images.items():  # find the slice that failed
             try:
-                (scores[index],) = slice_scores([refs[index]], session.score(image[None]))
+                alone = session.score(image[None], refs[index].loaded_mm)
+                (scores[index],) = slice_scores([refs[index]], alone)
             except ClinReadNetError as error:
                 errors[index] = InputError(f"{refs[index].name}: {error}")
     return scores, errors

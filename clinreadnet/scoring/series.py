@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinreadnet.data.acquisition import Acquisition
+from clinreadnet.data.region import OUTSIDE, with_header
 from clinreadnet.data.slices import NoBody, SliceRef
 from clinreadnet.errors import InputError
 from clinreadnet.files import check_output, whole_file
@@ -40,10 +41,13 @@ class SliceScore:
         low: lower end of the 90 % interval of the grade.
         high: upper end of it.
         novelty: how far the slice lies from the training data; None for bundles made before it.
-        in_domain: whether it is like the training data; False marks it as novel, and None says that
-            the bundle cannot judge.
+        in_domain: whether it is an abdomen or its edge, and like the training data; False marks it
+            as novel, and None says that the bundle cannot judge.
         series: SeriesInstanceUID, or the folder (``.tif``) or file (``.npy``, ``.mha``).
         acquisition: dose and protocol of a DICOM slice.
+        region: abdomen, edge or outside; empty where nobody looked.
+        region_reason: why it is the edge or outside.
+        header: what the header of a DICOM slice says that it shows; empty where it says nothing.
     """
 
     path: str
@@ -57,6 +61,9 @@ class SliceScore:
     in_domain: bool | None
     series: str = ""
     acquisition: Acquisition = Acquisition()
+    region: str = ""
+    region_reason: str = ""
+    header: str = ""
 
 
 @dataclass(frozen=True)
@@ -191,7 +198,7 @@ def score_slices(
             if not images:
                 continue
             good = [batch[index] for index in images]
-            result = session.score(np.stack(list(images.values())))
+            result = session.score(np.stack(list(images.values())), [ref.loaded_mm for ref in good])
             scored = slice_scores(good, result)
             for ref, one, quality_map in zip(good, scored, result.quality_map, strict=True):
                 here = Extreme(ref, one.score, quality_map, one.in_domain is False)
@@ -267,8 +274,17 @@ def _may_be_skipped(ref: SliceRef, error: InputError) -> bool:
 def slice_scores(refs: Sequence[SliceRef], scores: Scores) -> list[SliceScore]:
     """Return what the network says of each of n slices."""
     n = len(refs)
+    regions = (
+        [None] * n
+        if scores.regions is None
+        else [with_header(one, ref.hint) for ref, one in zip(refs, scores.regions, strict=True)]
+    )
     novelty = [None] * n if scores.novelty is None else scores.novelty.tolist()
-    in_domain = [None] * n if scores.in_domain is None else scores.in_domain.tolist()
+    judged = [None] * n if scores.in_domain is None else scores.in_domain.tolist()
+    in_domain = [
+        False if region is not None and region.answer == OUTSIDE else like
+        for region, like in zip(regions, judged, strict=True)
+    ]
     return [
         SliceScore(
             path=str(ref.path),
@@ -282,14 +298,18 @@ def slice_scores(refs: Sequence[SliceRef], scores: Scores) -> list[SliceScore]:
             in_domain=like,
             series=ref.series,
             acquisition=ref.acquisition,
+            region="" if region is None else region.answer,
+            region_reason="" if region is None else region.reason,
+            header=str(ref.hint),
         )
-        for ref, score, low, high, distance, like in zip(
+        for ref, score, low, high, distance, like, region in zip(
             refs,
             scores.score.tolist(),
             scores.low.tolist(),
             scores.high.tolist(),
             novelty,
             in_domain,
+            regions,
             strict=True,
         )
     ]
@@ -301,7 +321,7 @@ def summarise(slices: Sequence[SliceScore]) -> SeriesSummary:
     scores, words = [one.score for one in kept], [one.grade for one in kept]
     return SeriesSummary(
         n=len(slices),
-        novel=None if slices[0].in_domain is None else len(slices) - len(kept),
+        novel=None if all(one.in_domain is None for one in slices) else len(slices) - len(kept),
         mean=float(np.mean(scores)) if scores else None,
         min=min(scores, default=None),
         max=max(scores, default=None),

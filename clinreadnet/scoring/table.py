@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clinreadnet.errors import visible
+from clinreadnet.scoring.domain import domain_lines, domain_mark
 from clinreadnet.scoring.series import SeriesReport, SeriesSummary, count_slices, summary_line
 from clinreadnet.spec import INTERVAL_MASS, RESEARCH_USE
 
@@ -87,8 +88,8 @@ def print_report(report: SeriesReport, console: Console, session: Mapping[str, A
         ),
         _Column("grade", [entry.grade for entry in slices], 1, "left"),
     ]
-    if report.series.novel:
-        marks = ["novel" if entry.in_domain is False else "" for entry in slices]
+    marks = [domain_mark(entry) for entry in slices]
+    if any(marks):
         columns.append(_Column("domain", marks, justify="left"))
     console.print(
         f"{count_slices(len(slices))} in {visible(folder)}",
@@ -102,7 +103,7 @@ def print_report(report: SeriesReport, console: Console, session: Mapping[str, A
     ]
     console.print(_fitted(console, "slice", shown, columns))
     print_series(by_series, console)
-    for line in (report.unjudged, scored_by(session), RESEARCH_USE):
+    for line in (*domain_lines(slices), report.unjudged, scored_by(session), RESEARCH_USE):
         if line is not None:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from clinreadnet import limits
 from clinreadnet.errors import InputError, visible
 from clinreadnet.files import whole_file
+from clinreadnet.scoring.domain import domain_lines, domain_mark, domain_reason
 from clinreadnet.scoring.series import SeriesReport, summary_line
 from clinreadnet.spec import INTERVAL_MASS, LIKERT, RESEARCH_USE, SIZE
 
@@ -80,7 +81,8 @@ def _document(report: SeriesReport) -> dict[str, Any]:
         "summary": [
             f"{f'series {numbers[series]}: ' if len(numbers) > 1 else ''}{summary_line(summary)}"
             for series, summary in report.by_series.items()
-        ],
+        ]
+        + domain_lines(report.slices),
         "size": SIZE,
         "window": _WINDOW,
         "grades": LIKERT,
@@ -96,6 +98,8 @@ def _document(report: SeriesReport) -> dict[str, Any]:
                 "high": one.high,
                 "grade": one.grade,
                 "novel": one.in_domain is False,
+                "mark": domain_mark(one),
+                "why": "; ".join(filter(None, (domain_reason(one), visible(one.header)))),
                 "acquisition": {k: v for k, v in asdict(one.acquisition).items() if v is not None},
                 "map": quality_map.ravel().tolist(),
                 "image": base64.b64encode(encode(ref.load())).decode("ascii"),

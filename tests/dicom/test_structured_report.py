@@ -14,7 +14,15 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.sr.coding import Code
-from support.dicom_files import make_ct, noise, write, write_ct, write_enhanced_ct, write_series
+from support.dicom_files import (
+    bright,
+    make_ct,
+    noise,
+    write,
+    write_ct,
+    write_enhanced_ct,
+    write_series,
+)
 
 from clinreadnet import cli
 from clinreadnet.dicom.codes import (
@@ -77,10 +85,8 @@ def made(
     """Three slices and a bright one, which is novel."""
     folder = tmp_path_factory.mktemp("sr")
     series = write_series(folder / "series", 3, **PATIENT, **DOSE)
-    bright = noise(9) + np.int16(355)
-    bright[10:32] += 1040  # a thinner strip of air
     write_ct(
-        series / "bright.dcm", bright, ImagePositionPatient=[-180, -180, 50], **PATIENT, **DOSE
+        series / "bright.dcm", bright(9), ImagePositionPatient=[-180, -180, 50], **PATIENT, **DOSE
     )
     report = scored(series)
     assert [one.in_domain for one in report.slices] == [True, True, True, False]

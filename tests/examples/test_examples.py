@@ -15,7 +15,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 def test_score_series(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "bundle")
-    hu = np.stack([body(value) for value in (0, 40, 80, 395, 120)]).astype(np.int16)
+    hu = np.stack([body(value) for value in (0, 10, 20, 395, 30)]).astype(np.int16)
     np.save(tmp_path / "hu.npy", hu)
     command = [sys.executable, EXAMPLES / "score_series.py", bundle, tmp_path / "hu.npy"]
     done = subprocess.run(command, capture_output=True, text=True)

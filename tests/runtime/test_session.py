@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,8 +18,10 @@ from typing import Any
 import numpy as np
 import pytest
 from support.bodies import body
+from support.drawn_regions import abdomen, chest, neck
 from support.tiny_bundle import THRESHOLD, make_graph, reference, write_bundle
 
+from clinreadnet.data.region import UNSIZED, Region
 from clinreadnet.errors import BackendUnavailable, CheckFailed, InputError, SessionClosed
 from clinreadnet.metrics import relative_error
 from clinreadnet.precision import PRECISIONS
@@ -84,6 +87,45 @@ def test_a_score_comes_with_the_interval_of_its_distribution() -> None:
     np.testing.assert_allclose(scores.low, [2.0, 4.0])
     np.testing.assert_allclose(scores.high, [2.4, 4.0])
     assert scores.in_domain is None
+
+
+def test_each_slice_is_looked_at_with_its_own_pixel_size(bundle: Path) -> None:
+    hu = np.stack([neck(), abdomen(), chest()])
+    with Session(bundle) as session:
+        sized = session.score(hu, [0.5, 0.75, None])
+        bare = session.score(hu)
+        blind = session.score(hu, 0.5, regions=False)
+    assert sized.regions is not None and bare.regions is not None
+    assert [one.answer for one in sized.regions] == ["outside", "abdomen", "outside"]
+    assert sized.in_domain is not None and sized.in_domain.tolist() == [False, True, False]
+    assert bare.regions[1] == Region("abdomen", UNSIZED)
+    assert [one.answer for one in bare.regions] != [one.answer for one in sized.regions]
+    assert blind.regions is None and blind.in_domain is not None and blind.in_domain.all()
+    assert sized.take(2).regions == sized.regions[2:]
+    assert Scores.concatenate([sized, bare]).regions == sized.regions + bare.regions
+
+
+@pytest.mark.parametrize(
+    ("pixel_mm", "message"),
+    [
+        ([0.7], "pixel_mm has 1 values for 2 slices"),
+        (0.0, "pixel_mm=0.0: not a width in mm above 0"),
+        (float("nan"), "pixel_mm=nan"),
+        ("0.7", "pixel_mm"),
+        ([0.7, -1], "pixel_mm=-1"),
+    ],
+)
+def test_a_pixel_without_a_size_is_refused(bundle: Path, pixel_mm: Any, message: str) -> None:
+    with Session(bundle) as session, pytest.raises(InputError, match=re.escape(message)):
+        session.score(np.stack([body(0), body(10)]), pixel_mm)
+
+
+def test_a_sure_abdomen_has_a_tenth_of_leeway_in_novelty() -> None:
+    empty = np.zeros((3, 21), np.float32), np.zeros((3, 16, 16), np.float32)
+    novelty = np.array([1.09, 1.09, 1.11], np.float32)
+    regions = (Region("abdomen", "", 500.0), Region("abdomen", UNSIZED), Region("abdomen", "", 9.0))
+    scores = Scores(novelty, *empty, novelty=novelty, threshold=1.0, regions=regions)
+    assert scores.in_domain is not None and scores.in_domain.tolist() == [True, False, False]
 
 
 def test_what_is_no_number_is_not_in_domain() -> None:

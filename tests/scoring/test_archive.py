@@ -19,7 +19,7 @@ import pytest
 import ray
 from numpy.typing import NDArray
 from pyarrow import parquet
-from support.dicom_files import noise, write_ct, write_series
+from support.dicom_files import bright, noise, write_ct, write_series
 from support.tiny_bundle import THRESHOLD, reference, write_bundle
 from typer.testing import CliRunner
 
@@ -102,7 +102,7 @@ def test_killed_workers_lose_nothing(
 def test_novel_slices_are_marked_and_left_out_of_the_summary(
     cluster: None, bundle: Path, tmp_path: Path
 ) -> None:
-    np.save(tmp_path / "a.npy", np.stack([noise(0), noise(1) + 400, noise(2)]))
+    np.save(tmp_path / "a.npy", np.stack([noise(0), bright(1), noise(2)]))
     report = score_archive([tmp_path / "a.npy"], bundle, tmp_path / "a.parquet", workers=1)
     found = rows(tmp_path / "a.parquet")
     assert [row["in_domain"] for row in found] == [True, False, True]
@@ -276,7 +276,7 @@ def test_a_slice_that_fails_stops_no_other_of_its_chunk() -> None:
     class Picky:
         """Fails on any batch that holds a dark slice."""
 
-        def score(self, hu: NDArray[np.float32]) -> Any:
+        def score(self, hu: NDArray[np.float32], pixel_mm: Any) -> Any:
             if hu.mean(axis=(1, 2)).min() < -200:
                 raise ClinReadNetError("too dark")
             outputs = {n: value.astype(np.float32) for n, value in reference(hu).items()}

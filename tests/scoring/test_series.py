@@ -20,6 +20,7 @@ from pydicom.uid import RLELossless
 from support.dicom_files import (
     MR,
     SERIES,
+    bright,
     make_ct,
     noise,
     write,
@@ -32,6 +33,7 @@ from support.tiny_bundle import reference, write_bundle
 
 from clinreadnet import cli, files
 from clinreadnet.data.acquisition import Acquisition
+from clinreadnet.data.header_region import Hint
 from clinreadnet.data.slices import find_slices
 from clinreadnet.errors import InputError
 from clinreadnet.runtime import Session, verdict
@@ -141,6 +143,7 @@ def test_csv_and_plot_are_written_whole(run: Any, bundle: Path, tmp_path: Path) 
     assert list(rows[0]) == [
         *("path", "frame", "position", "score", "grade"),
         *("low", "high", "novelty", "in_domain", "series"),
+        *("region", "region_reason", "header"),
         *("ctdi_vol_mgy", "exposure_mas", "kvp", "kernel", "thickness_mm"),
         *("scanner", "protocol", "acquired"),
     ]
@@ -154,12 +157,12 @@ def test_csv_and_plot_are_written_whole(run: Any, bundle: Path, tmp_path: Path) 
 
 def test_the_plot_shows_the_extremes_under_their_maps(bundle: Path, tmp_path: Path) -> None:
     folder = write_series(tmp_path / "s", 3)
-    write_ct(folder / "worst.dcm", noise() - 300, ImagePositionPatient=[0, 0, 90])
-    write_ct(folder / "best.dcm", noise() + 200, ImagePositionPatient=[0, 0, 91])
+    write_ct(folder / "worst.dcm", noise() - 30, ImagePositionPatient=[0, 0, 90])
+    write_ct(folder / "best.dcm", noise() + 30, ImagePositionPatient=[0, 0, 91])
     report = score.score_slices(Session(bundle), find_slices([folder]))
     assert report.worst.ref.path.name == "worst.dcm" and report.best.ref.path.name == "best.dcm"
     np.testing.assert_allclose(
-        report.worst.quality_map, reference(noise()[None] - 300)["quality_map"][0], rtol=1e-4
+        report.worst.quality_map, reference(noise()[None] - 30)["quality_map"][0], rtol=1e-4
     )
     plot.write_plot(report, tmp_path / "a.svg")
     text = (tmp_path / "a.svg").read_text()
@@ -204,7 +207,7 @@ def test_where_nothing_is_judged_all_slices_count() -> None:
     assert "novel" not in score.summary_line(summary)
 
 
-NOVEL = noise(9) + 400
+NOVEL = bright(9)
 """Brighter than the bundle's threshold."""
 
 
@@ -299,6 +302,7 @@ def test_only_one_batch_ahead_is_read(bundle: Path, monkeypatch: pytest.MonkeyPa
     class Ref:
         path, frame, position, series = Path("x"), None, None, "s"
         acquisition = Acquisition()
+        loaded_mm, hint = 0.7, Hint()
 
         def load(self) -> np.ndarray:
             nonlocal read

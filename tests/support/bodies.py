@@ -7,11 +7,13 @@ from numpy.typing import NDArray
 
 
 def body(hu: float) -> NDArray[np.float32]:
-    """Return a slice [512, 512]: tissue of ``hu``, 40 HU darker left than right, under air.
+    """Return a slice [512, 512]: tissue of ``hu``, 40 HU darker left than right, in air.
 
-    Its last pixel is ``hu``.
+    Fat and a spine make it pass for an abdomen. Its last pixel is ``hu``.
     """
-    image = np.tile(np.linspace(hu - 40, hu + 40, 512, dtype=np.float32), (512, 1))
-    image[:16] = -1000
+    image = np.full((512, 512), -1000, np.float32)
+    image[16:-8, 8:-8] = -90
+    image[24:-16, 16:-16] = np.linspace(hu - 40, hu + 40, 480, dtype=np.float32)
+    image[400:420, 236:276] = 300
     image[-1, -1] = hu
     return image

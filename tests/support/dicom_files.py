@@ -19,9 +19,33 @@ SERIES = "1.2.826.0.1.3680043.8.498.1"
 
 
 def noise(seed: int = 0, shape: tuple[int, ...] = (512, 512)) -> NDArray[np.int16]:
-    """Return soft tissue with noise under a strip of air, HU."""
+    """Return an abdomen as coarse as can be, with noise, under a strip of air, HU."""
     hu = np.random.default_rng(seed).normal(40, 30, shape).astype(np.int16)
-    hu[..., : shape[-2] // 16, :] -= 1040
+    return with_abdomen(hu)
+
+
+def bright(seed: int = 0) -> NDArray[np.int16]:
+    """Return `noise` with tissue so bright that the tiny bundle finds it novel."""
+    hu = noise(seed)
+    hu[hu > -40] += 195
+    return hu
+
+
+def with_abdomen(hu: NDArray[Any]) -> NDArray[Any]:
+    """Put air around tissue of 40 HU [..., rows, columns], fat below its skin and a spine into it.
+
+    In place. It passes for an abdomen, as far as `clinreadnet.data.region` can tell.
+    """
+    rows, columns = hu.shape[-2:]
+    top, side = rows // 16, max(min(rows, columns) // 64, 1)
+    outside = np.ones((rows, columns), bool)
+    outside[top:-side, side:-side] = False
+    inside = np.zeros_like(outside)
+    inside[top + 2 * side : -3 * side, 3 * side : -3 * side] = True
+    hu[..., ~inside & ~outside] -= 130
+    hu[..., outside] -= 1040
+    middle = columns // 2
+    hu[..., rows * 3 // 4 : rows * 13 // 16, middle - columns // 32 : middle + columns // 32] += 250
     return hu
 
 

@@ -11,6 +11,7 @@ from typing import Any
 # those that are written.
 COLUMNS = (
     *"path frame position score grade low high novelty in_domain series".split(),
+    *"region region_reason header".split(),
     *"ctdi_vol_mgy exposure_mas kvp kernel thickness_mm scanner protocol acquired".split(),
 )
 
@@ -47,6 +48,7 @@ def write_parquet(path: Path, rows: list[dict[str, Any]], weights: str | None = 
     from pyarrow import parquet
 
     texts = ("path", "grade", "series", "kernel", "scanner", "protocol", "acquired", "error")
+    texts += ("region", "region_reason", "header")
     kinds = {"frame": pyarrow.int32(), "score": pyarrow.float32(), "in_domain": pyarrow.bool_()}
     kinds |= dict.fromkeys(texts, pyarrow.string())
     schema = pyarrow.schema(

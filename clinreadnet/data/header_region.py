@@ -1,0 +1,116 @@
+"""Which part of the body a DICOM header names: a hint, never proof.
+
+Headers repeat the protocol, not the slice: BodyPartExamined is CHEST in abdomens of a trial of
+lungs, and a protocol for heads has scanned one. So a part is taken only if all fields that name any
+agree, and alone it marks no slice. What a value measures is another matter: a perfusion map says so
+in its image type, and is no image in Hounsfield units.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from clinreadnet.data.acquisition import Value
+
+REGION_TAGS = (
+    "BodyPartExamined",
+    "ProtocolName",
+    "SeriesDescription",
+    "StudyDescription",
+    "RescaleType",
+    "ImageType",
+)
+
+_LONGEST = 256  # characters of a field that are searched
+# What names several parts, such as a whole-body scan, names none.
+_PARTS = {
+    "abdomen": (
+        "ABD ABDOMEN ABDOMINAL PELVIS PELVIC PEL LIVER HEPAR KIDNEY RENAL PANCREAS UROGRAPHY KUB "
+        "COLON COLONOGRAPHY COLONOSCOPY ENTEROGRAPHY ADRENAL BOWEL SPLEEN TAP CAP LUMBAR LSPINE"
+    ),
+    "whole body": "WB WHOLEBODY WHOLE PET PETCT BODY TRAUMA POLYTRAUMA SPINE AORTA",
+    "head": (
+        "HEAD BRAIN SKULL ORBIT ORBITS SINUS SINUSES IAC FACE FACIAL MAXILLOFACIAL NEURO CRANIUM "
+        "CRANIAL CEREBRAL TEMPORAL MANDIBLE JAW EAR EYE"
+    ),
+    "neck": "NECK CSPINE CERVICAL CAROTID LARYNX THYROID",
+    "chest": "CHEST LUNG LUNGS THORAX THORACIC HEART CARDIAC CORONARY CARDIO",
+    "limb": (
+        "KNEE ANKLE FOOT HAND WRIST ELBOW SHOULDER ARM LEG LEGS THIGH EXTREMITY FEMUR TIBIA "
+        "HUMERUS CALF FINGER TOE"
+    ),
+    "phantom": "PHANTOM",
+}
+_POSITION = re.compile(r"\b(HEAD|FEET)[ _-]*FIRST\b")
+_PART_OF = {word: part for part, words in _PARTS.items() for word in words.split()}
+_MAPS = ("PERFUSION", "CBF", "RCBF", "CBV", "RCBV", "MTT", "TTP", "TMAX", "IODINE", "Z_EFF")
+_UNITS = ("HU", "US", "")  # US: not specified, as many scanners write
+
+
+@dataclass(frozen=True)
+class Hint:
+    """What a header says that a slice shows.
+
+    Attributes:
+        part: head, neck, chest, limb or phantom; empty if it names an abdomen, several parts or
+            none.
+        field: the first field that names it.
+        quantity: what a value measures if that is not Hounsfield units, else empty.
+    """
+
+    part: str = ""
+    field: str = ""
+    quantity: str = ""
+
+    def __str__(self) -> str:
+        """Return it as text, empty if the header says nothing."""
+        if self.quantity:
+            return f"{self.quantity} by its header"
+        return f"{self.part} by its header ({self.field})" if self.part else ""
+
+
+def read_hint(value: Value) -> Hint:
+    """Return what a header says that a slice or frame shows.
+
+    Args:
+        value: returns a header value by sequence and name; it may raise on a damaged value.
+    """
+    image_type = _words(value, "", "ImageType") | _words(
+        value, "CTImageFrameTypeSequence", "FrameType"
+    )
+    maps = sorted(image_type.intersection(_MAPS))
+    units = _text(value, "PixelValueTransformationSequence", "RescaleType").strip()
+    if maps:
+        return Hint(field="ImageType", quantity=f"a {maps[0].lower()} map")
+    if units not in _UNITS:
+        return Hint(field="RescaleType", quantity="a map of other units than HU")
+    named: dict[str, str] = {}
+    for field in REGION_TAGS[:4]:
+        for word in _words(value, "", field):
+            if word in _PART_OF:
+                named.setdefault(_PART_OF[word], field)
+    if len(named) != 1 or named.keys() & {"abdomen", "whole body"}:
+        return Hint()
+    ((part, field),) = named.items()
+    return Hint(part, field)
+
+
+def _words(value: Value, sequence: str, name: str) -> set[str]:
+    """Return the words of a field in capitals; CamelCase and digits part words."""
+    text = _text(value, sequence, name)
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)
+    shown = _POSITION.sub(" ", apart.upper())
+    return set(re.findall(r"[A-Z_]+", shown)) | set(re.findall(r"[A-Z]+", shown))
+
+
+def _text(value: Value, sequence: str, name: str) -> str:
+    try:
+        found = value(sequence, name)
+    except Exception:  # pydicom raises many types on damaged values
+        return ""
+    if found is None:
+        return ""
+    parts = [found] if isinstance(found, str) or not isinstance(found, Sequence) else found
+    return " ".join(str(part) for part in parts)[:_LONGEST]

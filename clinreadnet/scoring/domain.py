@@ -1,0 +1,54 @@
+"""What is said of slices that show no abdomen, its edge, or nothing like the training data."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from clinreadnet.data.region import EDGE, OUTSIDE
+
+if TYPE_CHECKING:
+    from clinreadnet.scoring.series import SliceScore
+
+_MOST_REASONS = 4
+
+
+def domain_mark(one: SliceScore) -> str:
+    """Return a word for a slice that is not an ordinary abdomen, else nothing."""
+    if one.region in (OUTSIDE, EDGE) and (one.region == OUTSIDE or one.in_domain is not False):
+        return one.region
+    return "novel" if one.in_domain is False else ""
+
+
+def domain_reason(one: SliceScore) -> str:
+    """Return why a slice is marked, or is the edge of the abdomen; empty for other slices."""
+    mark = domain_mark(one)
+    if mark == "novel":
+        return f"its edges are unlike the training data, novelty {one.novelty:.2f}"
+    return one.region_reason if mark else ""
+
+
+def domain_lines(slices: Sequence[SliceScore]) -> list[str]:
+    """Return lines of text on the slices that are outside, at the edge, or named by their header.
+
+    Reasons are counted by what they find, such as "head": the figures stand in JSON and CSV.
+    """
+    lines = []
+    for answer, what in (
+        (OUTSIDE, "outside the abdomen, marked as novel and left out"),
+        (EDGE, "at the edge of the abdomen; their scores say less"),
+    ):
+        found = [one for one in slices if domain_mark(one) == answer]
+        if found:
+            kinds = _counted(one.region_reason.rpartition(": ")[2] for one in found)
+            lines.append(f"{len(found)} of {len(slices)} {what} ({kinds}).")
+    named = Counter(one.header for one in slices if one.header).most_common(_MOST_REASONS)
+    lines += [f"{count} of {len(slices)} {header}: a hint, no proof." for header, count in named]
+    return lines
+
+
+def _counted(words: Iterable[str]) -> str:
+    counts = Counter(words).most_common()
+    shown = [f"{word} {count}" for word, count in counts[:_MOST_REASONS]]
+    return "; ".join([*shown, *(["others"] if len(counts) > _MOST_REASONS else [])])
