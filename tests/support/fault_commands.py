@@ -33,6 +33,7 @@ from clinreadnet.files import whole_file
 from clinreadnet.kernels.compile import Resources
 from clinreadnet.model.checkpoint import save_checkpoint
 from clinreadnet.model.network import PRESETS, ClinReadNet
+from clinreadnet.node.spool import Spool
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.bundle.manifest import listed_files, load_manifest, read_listed
 from clinreadnet.runtime.bundle.sign import sign_bundle
@@ -438,6 +439,10 @@ def _scores(source: Path, out: Path) -> None:
     write_csv(source / "scores.csv", [row()])
 
 
+def _spool(source: Path, out: Path) -> None:
+    Spool(source / "spool", most_bytes=2**30, most_objects=10).close()
+
+
 _PRESET = "--checkpoint in/a.safetensors"
 
 READERS: dict[str, Command] = {
@@ -451,6 +456,7 @@ READERS: dict[str, Command] = {
         f"calibrate --data in/slices {_PRESET} --out out/b.safetensors", {}, _evaluated, _narrow
     ),
     "summarize": Command("summarize in/scores.csv", {}, _scores),
+    "spool": Command("spool in/spool", {}, _spool),
     "listen": Command(
         "listen --bundle in/bundle --spool out/spool --send-to 127.0.0.1:9:PACS --port 11119",
         {},
