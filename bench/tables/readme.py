@@ -34,10 +34,10 @@ def foreign_line() -> str:
         return f"{sum(one['marked'] for one in some)} of {sum(one['slices'] for one in some)}"
 
     return (
-        f"Of real slices of heads, chests, shoulders and maps, {counts('foreign', used=True)} are "
-        f"marked, and {counts('foreign', used=False)} more that their limits were not drawn with;\n"
-        f"of real abdomens and domes of the liver, {counts('abdomen', 'edge', used=True)}, and "
-        f"{counts('abdomen', 'edge', used=False)} ([model card](clinreadnet/weights/small.md)).\n"
+        f"Of real heads, chests, shoulders and maps, {counts('foreign', used=True)} slices are marked, "
+        f"and {counts('foreign', used=False)} that no\nlimit was drawn with. Of real abdomens and domes "
+        f"of the liver, {counts('abdomen', 'edge', used=True)} and "
+        f"{counts('abdomen', 'edge', used=False)}\n([which](clinreadnet/weights/small.md)).\n"
     )
 
 

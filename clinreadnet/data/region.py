@@ -35,13 +35,12 @@ _FAT = (-150.0, -30.0)
 _BONE, _SPINE, _DENSE = 250.0, 180.0, 330.0
 
 _LEAST_BODY = 0.005  # of the frame
-# Below a child of two years; above any head; below an adult.
-_LEAST_CM2, _HEAD_CM2, _CHILD_CM2 = 150.0, 330.0, 360.0
+_LEAST_CM2, _HEAD_CM2 = 150.0, 330.0  # below a child of two years; above any head
 _MOST_CUT = 0.45
 _LEAST_FAT = 0.04
 _MOST_SECOND = 0.3
 _MOST_ENCLOSED = 0.15
-_LEAST_SPINE, _HIPS = 0.002, 0.05
+_LEAST_SPINE, _HIPS = 0.0015, 0.035
 _LUNG_EDGE, _CHEST, _SHOULDERS = 0.1, 0.95, 2.03
 _PELVIS = 0.05
 # Most dense bone for a body of so many square centimetres: a small body is a neck or a limb, and
@@ -162,8 +161,6 @@ def _foreign(found: Anatomy) -> str | None:
         return f"bone encloses {found.enclosed:.0%} of it: head"
     if found.dense > (_DENSE_UNSIZED if area is None else _interpolate(area)):
         return f"dense bone is {found.dense:.0%} of it: head, neck or limb"
-    if area is not None and area < _CHILD_CM2 and found.bone > _PELVIS:
-        return f"bone is {found.bone:.0%} of a body of {area:.0f} cm2: head, neck or limb"
     if found.fat < _LEAST_FAT:
         return f"fat is {found.fat:.1%} of it: a phantom, a map or a head"
     if found.lung + found.both_lungs + 0.4 * (found.width - 1.2) > _CHEST:
@@ -225,7 +222,7 @@ def measure_anatomy(hu: NDArray[Any], pixel_mm: float | None = None) -> Anatomy 
         fat=fat,
         bone=share(bone),
         side_bone=share(bone & (middle > 0.3)),
-        spine=share((cells > _SPINE) & (middle < 0.2)),
+        spine=share((cells > _SPINE) & (middle < 0.1)),
         dense=share(cells > _DENSE),
         enclosed=share(~_open_air(bone) & ~bone),
     )

@@ -47,8 +47,10 @@ def write_parquet(path: Path, rows: list[dict[str, Any]], weights: str | None = 
     import pyarrow
     from pyarrow import parquet
 
-    texts = ("path", "grade", "series", "kernel", "scanner", "protocol", "acquired", "error")
-    texts += ("region", "region_reason", "header")
+    texts = (
+        *("path", "grade", "series", "region", "region_reason", "header"),
+        *("kernel", "scanner", "protocol", "acquired", "error"),
+    )
     kinds = {"frame": pyarrow.int32(), "score": pyarrow.float32(), "in_domain": pyarrow.bool_()}
     kinds |= dict.fromkeys(texts, pyarrow.string())
     schema = pyarrow.schema(
