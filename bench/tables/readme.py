@@ -33,11 +33,12 @@ def foreign_line() -> str:
         some = [one for one in sets if one["kind"] in kinds and one["used"] is used]
         return f"{sum(one['marked'] for one in some)} of {sum(one['slices'] for one in some)}"
 
+    foreign, more = counts("foreign", used=True), counts("foreign", used=False)
+    own, others = (counts("abdomen", "edge", used=used) for used in (True, False))
     return (
-        f"Of real heads, chests, shoulders and maps, {counts('foreign', used=True)} slices are marked, "
-        f"and {counts('foreign', used=False)} that no\nlimit was drawn with. Of real abdomens and domes "
-        f"of the liver, {counts('abdomen', 'edge', used=True)} and "
-        f"{counts('abdomen', 'edge', used=False)}\n([which](clinreadnet/weights/small.md)).\n"
+        f"Of real heads, chests, shoulders and maps, {foreign} slices are marked, and {more} that no\n"
+        f"limit was drawn with. Of real abdomens and domes of the liver, {own} and {others}\n"
+        "([which](clinreadnet/weights/small.md#which-slices-it-refuses)).\n"
     )
 
 
