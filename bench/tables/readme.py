@@ -36,8 +36,8 @@ def foreign_line() -> str:
     foreign, more = counts("foreign", used=True), counts("foreign", used=False)
     own, others = (counts("abdomen", "edge", used=used) for used in (True, False))
     return (
-        f"Of real heads, chests, shoulders and maps, {foreign} slices are marked, and {more} that no\n"
-        f"limit was drawn with. Of real abdomens and domes of the liver, {own} and {others}\n"
+        f"Of real heads, chests, shoulders and maps, {foreign} slices are marked, and {more} that\n"
+        f"no limit was drawn with. Of real abdomens and domes of the liver, {own} and {others}\n"
         "([which](clinreadnet/weights/small.md#which-slices-it-refuses)).\n"
     )
 
