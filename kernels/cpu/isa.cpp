@@ -32,10 +32,14 @@ static double peak_bytes(int64_t rounds) {
   CRN_UNROLL for (int i = 0; i < ROWS * VECTORS; i++) a[i] = vi{} + i;
   for (int64_t r = 0; r < rounds; r++) {
     __asm__ volatile("" : : : "memory");
+    CRN_UNROLL for (int i = 0; i < ROWS * VECTORS; i++) {
 #if defined(__x86_64__)
-    __asm__ volatile("" : "+x"(x), "+x"(y));
+      __asm__ volatile("" : "+v"(x));  // else the products would leave the loop
+#elif defined(__aarch64__)
+      __asm__ volatile("" : "+w"(x));
 #endif
-    CRN_UNROLL for (int i = 0; i < ROWS * VECTORS; i++) a[i] = dot4(a[i], x, y);
+      a[i] = dot4(a[i], x, y);
+    }
   }
   int total = 0;
   CRN_UNROLL for (int i = 0; i < ROWS * VECTORS; i++) total += a[i][0];
@@ -43,7 +47,7 @@ static double peak_bytes(int64_t rounds) {
 }
 
 extern const Ops ops;
-const Ops ops = {CRN_STRING(CRN_ISA), W, COLUMNS, LEVELS, OFFSET,
+const Ops ops = {CRN_STRING(CRN_ISA), W, COLUMNS, WEIGHTS,
 #if defined(__AVX2__) || defined(__ARM_FEATURE_DOTPROD)
                  true,
 #else

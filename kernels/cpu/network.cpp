@@ -71,13 +71,14 @@ Linear Store::linear(const Ops& ops, bool bytes, int n, int k, std::vector<float
     return found;
   }
   std::vector<float> scale(found.padded, 0.f), totals(found.padded, 0.f);
+  const float levels = (float)ops.weights;
   int8_t* to = (int8_t*)allocate(padded((size_t)found.padded * k));
   std::memset(to, 0, padded((size_t)found.padded * k));
   for (int i = 0; i < n; i++) {
     const float* from = weights.data() + (size_t)i * k;
     float most = 1e-20f;
     for (int j = 0; j < k; j++) most = std::max(most, std::fabs(from[j]));
-    const float inverse = 127.f / most;
+    const float inverse = levels / most;
     int8_t* at = to + (size_t)(i / columns) * columns * k + (size_t)(i % columns) * 4;
     int total = 0;
     for (int j = 0; j < k; j += 4, at += 4 * (size_t)columns)
@@ -87,7 +88,7 @@ Linear Store::linear(const Ops& ops, bool bytes, int n, int k, std::vector<float
         at[b] = (int8_t)q;
         total += q;
       }
-    scale[i] = most / 127.f;
+    scale[i] = most / levels;
     totals[i] = scale[i] * (float)total;
   }
   found.weights = to;

@@ -71,8 +71,7 @@ struct Ops {
   const char* name;
   int width;    // floats of a vector
   int columns;  // of a panel of packed weights
-  int levels;   // largest value of an activation in 8 bits
-  int offset;   // what is taken from it where bytes have a sign
+  int weights;  // largest weight in 8 bits
   bool fast_int8;
   void (*block[2])(const BlockArgs&, int64_t first, int64_t last, Scratch&);
   void (*merge[2])(const MergeArgs&, int64_t first, int64_t last, Scratch&);

@@ -33,7 +33,7 @@ constexpr int VECTORS = 3, COLUMNS = VECTORS * W;
 
 CRN_INLINE vf load(const float* p) { return *(const vf_any*)p; }
 CRN_INLINE void store(float* p, vf x) { *(vf_any*)p = x; }
-CRN_INLINE vf splat(float x) { return vf{} + x; }
+CRN_INLINE vf splat(float x) { return x - vf{}; }  // adding 0 would be an addition: -0 + 0 is 0
 CRN_INLINE vf max(vf a, vf b) { return a > b ? a : b; }
 CRN_INLINE vf min(vf a, vf b) { return a < b ? a : b; }
 
@@ -94,28 +94,29 @@ CRN_INLINE void transpose(vf* rows) {
   if constexpr (W >= 16) exchange_all<8>(rows);
 }
 
-// Sums of products of four neighbouring bytes, added to c: x without a sign where OFFSET is 0, and
-// w with a sign. LEVELS is such that no product of an instruction set overflows.
+// Sums of products of four neighbouring bytes, added to c. Activations are 0 ... LEVELS, less OFFSET
+// where the instruction takes them with a sign; weights are -WEIGHTS ... WEIGHTS.
 #if defined(__AVX512VNNI__) && CRN_WIDTH == 16
-constexpr int LEVELS = 255, OFFSET = 0;
+constexpr int LEVELS = 255, OFFSET = 0, WEIGHTS = 127;
 CRN_INLINE vi dot4(vi c, vi x, vi w) {
   // GCC 12 spills the accumulators of the intrinsic.
   __asm__("vpdpbusd %2, %1, %0" : "+v"(c) : "v"(x), "v"(w));
   return c;
 }
 #elif defined(__AVX2__) && CRN_WIDTH == 8
-constexpr int LEVELS = 127, OFFSET = 0;  // 2 * 127 * 127 is the most that 16 bits hold
+// Two products of 255 and 64 are all that the 16 bits between hold.
+constexpr int LEVELS = 255, OFFSET = 0, WEIGHTS = 64;
 CRN_INLINE vi dot4(vi c, vi x, vi w) {
   const __m256i pairs = _mm256_maddubs_epi16((__m256i)x, (__m256i)w);
   return c + (vi)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 }
 #elif defined(__ARM_FEATURE_DOTPROD)
-constexpr int LEVELS = 255, OFFSET = 128;
+constexpr int LEVELS = 255, OFFSET = 128, WEIGHTS = 127;
 CRN_INLINE vi dot4(vi c, vi x, vi w) {
   return (vi)vdotq_s32((int32x4_t)c, (int8x16_t)x, (int8x16_t)w);
 }
 #else
-constexpr int LEVELS = 255, OFFSET = 0;
+constexpr int LEVELS = 255, OFFSET = 0, WEIGHTS = 127;
 CRN_INLINE vi dot4(vi c, vi x, vi w) {
   CRN_UNROLL for (int b = 0; b < 32; b += 8)
     c += (vi)(((vu)x >> b) & 255u) * ((vi)((vu)w << (24 - b)) >> 24);
