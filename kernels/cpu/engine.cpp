@@ -62,10 +62,10 @@ void Engine::score(const float* hu, size_t n, float* score, float* probs, float*
                    float* novelty) {
   const size_t pixels = (size_t)CRN_SIZE * CRN_SIZE;
   for (size_t i = 0; i < n; i++) {
-    float bad = 0;  // stays 0 for finite values; NaN otherwise
-    for (size_t p = 0; p < pixels; p++) bad += hu[i * pixels + p] * 0.f;
-    if (bad != 0)
-      throw Error(CRN_BAD_ARGUMENT, "slice %zu holds a value that is not finite", i);
+    const float* slice = hu + i * pixels;
+    int bad = 0;
+    for (size_t p = 0; p < pixels; p++) bad |= slice[p] != slice[p];
+    if (bad) throw Error(CRN_BAD_ARGUMENT, "slice %zu holds NaN", i);
   }
   std::unique_ptr<Workspace> work = borrow();
   for (size_t at = 0; at < n; at += work->slices) {

@@ -31,7 +31,7 @@ extern "C" {
 
 typedef enum {
   CRN_OK = 0,
-  CRN_BAD_ARGUMENT = 1,   /* an argument, such as threads = 0 or a value that is not finite */
+  CRN_BAD_ARGUMENT = 1,   /* an argument, such as threads = 0, or a slice with NaN */
   CRN_BAD_CHECKPOINT = 2, /* the checkpoint is damaged, of another preset or of another version */
   CRN_UNSUPPORTED = 3,    /* this processor lacks the instructions that were asked for */
   CRN_NO_MEMORY = 4,      /* memory is full; nothing is lost, call again with less */
@@ -93,7 +93,7 @@ CRN_API crn_status crn_describe(crn_engine engine, crn_info* info, char* error, 
 /* Score slices. Several threads may call this with one engine at the same time; a slice's result has
  * the same bits for any number of threads, callers and slices.
  *
- * hu: [n][512][512] Hounsfield units, finite.
+ * hu: [n][512][512] Hounsfield units, no NaN.
  * score: [n], 0 bad ... 4 excellent.
  * probs: [n][21], probability of each fine grade; may be NULL, as the next two.
  * quality_map: [n][16][16], score of each tile of 32 x 32 pixels.
