@@ -3,7 +3,6 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <new>
 #include <string>
 #include <thread>
 
@@ -19,7 +18,7 @@
 #endif
 
 #include "engine.h"
-#include "error.h"
+#include "guard.h"
 
 #ifndef CRN_VERSION
 #define CRN_VERSION "unknown"
@@ -87,13 +86,6 @@ const Available& available() {
 
 }  // namespace
 
-const Ops* const* all_ops(int* count) {
-  *count = available().count;
-  return available().all;
-}
-
-namespace {
-
 const Ops& find_ops(const char* name) {
   const Available& here = available();
   if (name == nullptr) return *here.all[0];
@@ -102,6 +94,8 @@ const Ops& find_ops(const char* name) {
   throw Error(CRN_UNSUPPORTED, "instructions=%.40s: this processor or library has not these, only %s",
               name, here.names.c_str());
 }
+
+namespace {
 
 int processors() {
 #if defined(__linux__)
@@ -143,34 +137,6 @@ std::shared_ptr<Engine> find(crn_engine engine) {
                 "the engine was opened before this process was forked; open another here");
 #endif
   return at->second.engine;
-}
-
-void tell(const char* text, char* error, size_t size) {
-  if (error == nullptr || size == 0) return;
-  const size_t n = std::min(std::strlen(text), size - 1);
-  std::memcpy(error, text, n);
-  error[n] = '\0';
-}
-
-template <class Body>
-crn_status guarded(char* error, size_t error_size, Body body) {
-  tell("", error, error_size);
-  try {
-    body();
-    return CRN_OK;
-  } catch (const Error& found) {
-    tell(found.what(), error, error_size);
-    return found.status;
-  } catch (const std::bad_alloc&) {
-    tell("memory is full", error, error_size);
-    return CRN_NO_MEMORY;
-  } catch (const std::exception& found) {
-    tell(found.what(), error, error_size);
-    return CRN_INTERNAL;
-  } catch (...) {
-    tell("unknown failure", error, error_size);
-    return CRN_INTERNAL;
-  }
 }
 
 }  // namespace

@@ -13,7 +13,9 @@ struct Masks {
   float of[3][kTokens * kTokens];
 };
 
-CRN_INLINE void fill(Masks& masks) {
+// At compile time: code that runs when the library is loaded would need these instructions.
+constexpr Masks make_masks() {
+  Masks masks{};
   for (int kind = 0; kind < 3; kind++)
     for (int key = 0; key < kTokens; key++)
       for (int query = 0; query < kTokens; query++) {
@@ -22,7 +24,9 @@ CRN_INLINE void fill(Masks& masks) {
         const bool apart = (kind != 1 && rows) || (kind != 0 && columns);
         masks.of[kind][key * kTokens + query] = apart ? -1e30f : 0.f;
       }
+  return masks;
 }
+static constexpr Masks kMasks = make_masks();
 
 // qkv: rows of 3c floats; q at qkv, k c floats and v 2c floats behind it. out: rows of c floats.
 template <bool Exact, int D>

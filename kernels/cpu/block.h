@@ -7,15 +7,6 @@
 namespace crn {
 namespace CRN_ISA {
 
-CRN_INLINE const Masks& masks() {
-  static const Masks made = [] {
-    Masks m;
-    fill(m);
-    return m;
-  }();
-  return made;
-}
-
 template <bool Bytes>
 void block(const BlockArgs& args, int64_t first, int64_t last, Scratch& scratch) {
   FlushToZero flush;
@@ -29,7 +20,6 @@ void block(const BlockArgs& args, int64_t first, int64_t last, Scratch& scratch)
   float* step = arena.take<float>(kTokens);
   float* least = arena.take<float>(kTokens);
   float* at[kTokens];
-  const Masks& kinds = masks();
   for (int64_t task = first; task < last; task++) {
     const int64_t slice = task / ((int64_t)rows * columns);
     const int row = (int)(task / columns % rows), column = (int)(task % columns);
@@ -47,7 +37,7 @@ void block(const BlockArgs& args, int64_t first, int64_t last, Scratch& scratch)
       gemm<Bytes>(prepare<Bytes>(y, c, kTokens, c, bytes, step, least), kTokens, args.qkv,
                   [&](int r, int n, vf v) { store(h + (int64_t)r * 3 * c + n, v); });
       const bool bottom = args.shift && row == rows - 1, right = args.shift && column == columns - 1;
-      const float* mask = bottom ? kinds.of[right ? 2 : 0] : right ? kinds.of[1] : nullptr;
+      const float* mask = bottom ? kMasks.of[right ? 2 : 0] : right ? kMasks.of[1] : nullptr;
       for (int head = 0; head < args.heads; head++) {
         const auto one = d == 16 ? attend<!Bytes, 16> : attend<!Bytes, 32>;
         one(h + head * d, c, args.sharpness[head], args.position + (int64_t)head * kTokens * kTokens,

@@ -166,8 +166,9 @@ void Checkpoint::read_config(const std::string& text) {
                   heads, dim);
     dim *= 2;
   }
-  if (config_.embed % 16 != 0)
-    throw Error(CRN_BAD_CHECKPOINT, "checkpoint: %d channels are not a multiple of 16",
+  // Half of them are the stem's: whole vectors of 16, or a single panel.
+  if (config_.embed % 32 != 0 && config_.embed != 48)
+    throw Error(CRN_BAD_CHECKPOINT, "checkpoint: %d channels are neither 48 nor a multiple of 32",
                 config_.embed);
 }
 

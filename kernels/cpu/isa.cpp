@@ -31,13 +31,8 @@ static double peak_bytes(int64_t rounds) {
   vi a[ROWS * VECTORS], x = vi{} + 0x01010101, y = vi{} + 0x02020202;
   CRN_UNROLL for (int i = 0; i < ROWS * VECTORS; i++) a[i] = vi{} + i;
   for (int64_t r = 0; r < rounds; r++) {
-    __asm__ volatile("" : : : "memory");
     CRN_UNROLL for (int i = 0; i < ROWS * VECTORS; i++) {
-#if defined(__x86_64__)
-      __asm__ volatile("" : "+v"(x));  // else the products would leave the loop
-#elif defined(__aarch64__)
-      __asm__ volatile("" : "+w"(x));
-#endif
+      __asm__ volatile("" : "+m"(x));  // else the products would leave the loop
       a[i] = dot4(a[i], x, y);
     }
   }

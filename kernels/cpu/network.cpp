@@ -116,6 +116,16 @@ Sharpness sharpen(int heads, int head_dim, const std::vector<float>& table,
   return found;
 }
 
+Linear convolution(Store& store, const Ops& ops, int n, int from, const std::vector<float>& weights,
+                   std::vector<float> bias) {
+  std::vector<float> turned(weights.size());  // [n, row, column, from]
+  for (int i = 0; i < n; i++)
+    for (int j = 0; j < from; j++)
+      for (int t = 0; t < 9; t++)
+        turned[((size_t)i * 9 + t) * from + j] = weights[((size_t)i * from + j) * 9 + t];
+  return store.linear(ops, false, n, 9 * from, std::move(turned), std::move(bias));
+}
+
 size_t block_scratch(int c, int hidden) {
   const size_t wide = std::max(hidden, 3 * c);
   return 2 * padded(4 * (size_t)kTokens * c) + padded(4 * kTokens * wide) +
@@ -128,8 +138,10 @@ size_t merge_scratch(int c) {
 size_t stem_scratch(int width, int c) {
   const size_t pad = (c / 2 + 15) / 16 * 16;
   return 3 * padded(4 * ((size_t)width + 32)) + 5 * padded(4 * (16 + 4 * (size_t)width)) +
-         5 * padded(4 * (pad + (size_t)(c / 2) * (width / 2)));
+         5 * padded(4 * (pad + (size_t)(c / 2) * (width / 2) + 16));
 }
+
+size_t head_scratch(int c) { return padded(4 * (size_t)kTokens * c); }
 
 Network::Network(Checkpoint& checkpoint, const Ops& ops, bool bytes)
     : config(checkpoint.config()), ops(ops), bytes(bytes) {
@@ -140,19 +152,14 @@ Network::Network(Checkpoint& checkpoint, const Ops& ops, bool bytes)
     return found;
   };
   const int embed = config.embed;
-  const auto convolution = [&](const std::string& name, int n, int from) {
-    const std::vector<float> w = take(name + ".weight", {n, from, 3, 3});
-    std::vector<float> turned(w.size());  // [n, row, column, from]
-    for (int i = 0; i < n; i++)
-      for (int j = 0; j < from; j++)
-        for (int t = 0; t < 9; t++)
-          turned[((size_t)i * 9 + t) * from + j] = w[((size_t)i * from + j) * 9 + t];
-    return store_.linear(ops, false, n, 9 * from, std::move(turned), take(name + ".bias", {n}));
+  const auto convolve = [&](const std::string& name, int n, int from) {
+    const std::vector<float> weights = take(name + ".weight", {n, from, 3, 3});
+    return convolution(store_, ops, n, from, weights, take(name + ".bias", {n}));
   };
   stem.h = stem.w = CRN_SIZE;
   stem.c = embed;
-  stem.conv1 = convolution("stem.conv1", embed / 2, 4);
-  stem.conv2 = convolution("stem.embed", embed, embed / 2);
+  stem.conv1 = convolve("stem.conv1", embed / 2, 4);
+  stem.conv2 = convolve("stem.embed", embed, embed / 2);
   stem.norm_weight = store_.keep(take("stem.norm.weight", {embed}));
   stem.norm_bias = store_.keep(take("stem.norm.bias", {embed}));
   scratch = stem_scratch(CRN_SIZE, embed);
@@ -237,7 +244,7 @@ Network::Network(Checkpoint& checkpoint, const Ops& ops, bool bytes)
   head.threshold = take("novelty.threshold", {}, false, true)[0];
   if (!(head.threshold > 0))
     throw Error(CRN_BAD_CHECKPOINT, "checkpoint: tensor novelty.threshold is not positive");
-  scratch = std::max(scratch, padded(4 * (size_t)kTokens * c));
+  scratch = std::max(scratch, head_scratch(c));
   checkpoint.check_all_taken();
 }
 

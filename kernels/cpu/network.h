@@ -71,8 +71,14 @@ struct Sharpness {
 Sharpness sharpen(int heads, int head_dim, const std::vector<float>& table,
                   const std::vector<float>& log_inverse, const std::vector<float>& logits);
 
+// A convolution of 3 x 3, weights [n, from, 3, 3], as a layer of 9 * from channels.
+Linear convolution(Store& store, const Ops& ops, int n, int from, const std::vector<float>& weights,
+                   std::vector<float> bias);
+
+// Bytes that a task of each op needs.
 size_t block_scratch(int c, int hidden);
 size_t merge_scratch(int c);
 size_t stem_scratch(int width, int c);
+size_t head_scratch(int c);
 
 }  // namespace crn

@@ -80,9 +80,4 @@ struct Ops {
   double (*peak[2])(int64_t rounds);  // runs products in registers alone; returns their number
 };
 
-// Scratch bytes that any task needs.
-size_t scratch_bytes(int widest, int hidden, int image_width, int embed);
-
-const Ops* const* all_ops(int* count);  // those of this library that this processor has, best first
-
 }  // namespace crn

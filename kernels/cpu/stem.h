@@ -52,10 +52,10 @@ CRN_INLINE void convolve(const float* const* rows, int from, int w, const Linear
       const float* runs[3];
       for (int i = 0; i < 3; i++) runs[i] = rows[i] + (int64_t)(2 * p - 1) * from;
       tile<3>(runs, 2 * from, 3 * from, (const float*)layer.weights + (int64_t)n * layer.k, sums);
-      for (int j = 0; j < COLUMNS && n + j < layer.n; j += W) {
-        const vf bias = load(layer.bias + n + j);
-        for (int i = 0; i < ROWS; i++) then(p + i, n + j, load(sums + i * COLUMNS + j) + bias);
-      }
+      // Pixel by pixel: the last vector may reach into the next pixel, which is written after it.
+      for (int i = 0; i < ROWS; i++)
+        for (int j = 0; j < COLUMNS && n + j < layer.n; j += W)
+          then(p + i, n + j, load(sums + i * COLUMNS + j) + load(layer.bias + n + j));
     }
 }
 
@@ -93,7 +93,7 @@ void stem(const StemArgs& args, int64_t first, int64_t last, Scratch& scratch) {
   for (float*& row : raw) row = arena.take<float>(kPad + w + kPad) + kPad;
   const int pad1 = (4 + 15) / 16 * 16, pad2 = (c1 + 15) / 16 * 16;
   for (float*& row : in) row = arena.take<float>(pad1 + 4 * w) + pad1;
-  for (float*& row : mid) row = arena.take<float>(pad2 + c1 * (w / 2)) + pad2;
+  for (float*& row : mid) row = arena.take<float>(pad2 + c1 * (w / 2) + W) + pad2;
   none[0] = arena.take<float>(pad1 + 4 * w);
   none[1] = arena.take<float>(pad2 + c1 * (w / 2));
   for (float*& row : in)
