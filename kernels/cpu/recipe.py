@@ -148,8 +148,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="library to write")
     parser.add_argument("--compiler", help="default: $CXX, g++, clang++ or c++")
     parser.add_argument("--processor", choices=list(INSTRUCTIONS), help="default: this one")
-    parser.add_argument("--option", action="append", default=[], help="for the compiler; repeatable")
-    parser.add_argument("--wide", action="store_true", help="add 512-bit vectors on AVX2, for tests")
+    parser.add_argument(
+        "--option", action="append", default=[], help="for the compiler; repeatable"
+    )
+    parser.add_argument(
+        "--wide", action="store_true", help="add 512-bit vectors on AVX2, for tests"
+    )
     given = parser.parse_args()
     try:
         build(

@@ -1,4 +1,4 @@
-"""The CPU engine compiled for tests: from these sources, with other options, or from broken copies."""
+"""The CPU engine compiled for tests: from these sources, with other options, or broken copies."""
 
 from __future__ import annotations
 

@@ -50,13 +50,20 @@ class _Options(ctypes.Structure):
     )
 
 
-@functools.cache
-def load_library(path: Path = LIBRARY) -> ctypes.CDLL:
+def load_library(path: Path | None = None) -> ctypes.CDLL:
     """Return the engine's library, with the types of its functions.
+
+    Args:
+        path: of the library; default the one that was compiled with the package.
 
     Raises:
         BackendUnavailable: it was not compiled, does not load, or has another interface.
     """
+    return _load(path or LIBRARY)
+
+
+@functools.cache
+def _load(path: Path) -> ctypes.CDLL:
     if not path.is_file():
         raise BackendUnavailable(f"the CPU engine was not compiled here; {INSTALL}")
     try:
@@ -120,7 +127,7 @@ class NativeBackend:
         preset: str | None = None,
         threads: int | None = None,
         file: str = "checkpoint",
-        library: Path = LIBRARY,
+        library: Path | None = None,
     ) -> None:
         """Load a checkpoint.
 
@@ -130,7 +137,7 @@ class NativeBackend:
             preset: refuse a checkpoint of any other preset.
             threads: CPU threads of a run; None for all processors.
             file: named in errors.
-            library: the compiled engine.
+            library: path of the engine; default the one that was compiled with the package.
 
         Raises:
             BackendUnavailable: there is no library, this processor lacks its instructions, there

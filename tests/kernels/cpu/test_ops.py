@@ -24,9 +24,9 @@ from clinreadnet.model.network import encode
 FP32 = 2e-6
 """Relative error: sums of up to 1536 float32 products, and functions within 1e-6."""
 INT8 = 3e-2
-"""Relative error in 8 bits. Normal weights, whose largest is about 3 deviations, in 64 levels are off by
-3 / 64 / 12 ** 0.5 = 1.4 %, activations in 255 by 6 / 255 / 12 ** 0.5 = 0.7 %: 1.5 % a product, and
-twice that after the four products of a block."""
+"""Relative error in 8 bits. Normal weights, whose largest is about 3 deviations, in 64 levels are
+off by 3 / 64 / 12 ** 0.5 = 1.4 %, activations in 255 by 6 / 255 / 12 ** 0.5 = 0.7 %: 1.5 % a
+product, and twice that after the four products of a block."""
 
 pytestmark = pytest.mark.skipif(
     not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="needs a C++ compiler"
