@@ -6,6 +6,7 @@ import ctypes
 import functools
 import hashlib
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,15 @@ ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "kernels" / "cpu"
 BUILT = ROOT / "build" / "native-tests"
 CROSS, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
-ARM_SYSTEM = "/usr/aarch64-linux-gnu"
+CROSS_C = ("aarch64-linux-gnu-gcc",)
+EMULATE = (EMULATOR, "-L", "/usr/aarch64-linux-gnu")
+SANITIZERS = {
+    "none": (),
+    "address-undefined": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1"),
+    "thread": ("-fsanitize=thread", "-O1"),
+}
+SANITIZER = os.environ.get("CLINREADNET_SANITIZER", "none")
+"""Of the programs of the engine's tests, set by `make native-sanitize`."""
 NO_ARM = f"needs {CROSS} and {EMULATOR}: apt-get install g++-aarch64-linux-gnu qemu-user"
 
 
@@ -82,6 +91,10 @@ def loaded(path: Path) -> ctypes.CDLL:
     return library
 
 
+def arm_library() -> Path:
+    return built(compiler=CROSS, processor="aarch64")
+
+
 def instruction_sets(path: Path) -> list[str]:
     names: bytes = loaded(path).crn_instructions()
     return names.decode().split()
@@ -89,11 +102,19 @@ def instruction_sets(path: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class Runner:
-    """An instruction set of a library, on this processor or an emulated one."""
+    """An instruction set of a library: in this process, or in a program, emulated or instrumented.
+
+    Attributes:
+        library: path of the library.
+        instructions: name of the set.
+        compiler: of the program, with options; empty for this process.
+        launcher: what starts the program.
+    """
 
     library: Path
     instructions: str
-    arm: bool = False
+    compiler: tuple[str, ...] = ()
+    launcher: tuple[str, ...] = ()
 
     def run(
         self,
@@ -104,8 +125,8 @@ class Runner:
         last: int = -1,
     ) -> int:
         """Run tasks of an op as include/clinreadnet_ops.h describes it; returns how many it has."""
-        if self.arm:
-            return self._emulate(op, sizes, tensors, first, last)
+        if self.compiler:
+            return self._start(op, sizes, tensors, first, last)
         pointers = (ctypes.c_void_p * len(tensors))(*(one.ctypes.data for one in tensors))
         tasks, error = ctypes.c_int64(), ctypes.create_string_buffer(512)
         status = loaded(self.library).crn_run_op(
@@ -122,7 +143,7 @@ class Runner:
         assert status == 0, error.value
         return tasks.value
 
-    def _emulate(
+    def _start(
         self,
         op: str,
         sizes: Sequence[int],
@@ -130,10 +151,10 @@ class Runner:
         first: int,
         last: int,
     ) -> int:
-        program = arm_program(self.library, ROOT / "tests/native/run_op.c")
+        program = compiled(ROOT / "tests/native/run_op.c", self.library, self.compiler)
         header = np.array([len(sizes), *sizes, len(tensors), *(t.size for t in tensors)], np.int64)
         sent = header.tobytes() + b"".join(t.tobytes() for t in tensors)
-        command = [EMULATOR, "-L", ARM_SYSTEM, str(program), op, self.instructions]
+        command = [*self.launcher, str(program), op, self.instructions]
         done = subprocess.run([*command, str(first), str(last)], input=sent, capture_output=True)
         assert done.returncode == 0, done.stderr
         tasks = int(np.frombuffer(done.stdout[:8], np.int64)[0])
@@ -145,12 +166,12 @@ class Runner:
         return tasks
 
 
-def arm_program(library: Path, source: Path) -> Path:
-    """Return a C program for arm64, linked to a library, compiled when it is first asked for."""
+def compiled(source: Path, library: Path, compiler: Sequence[str]) -> Path:
+    """Return a C program that is linked to a library, compiled when it is first asked for."""
     program = library.parent / source.stem
     with FileLock(library.parent / "lock"):
         if not program.is_file():
-            command = [CROSS.replace("g++", "gcc"), "-O2", "-I", SOURCES / "include", source]
-            flags = ["-o", program, library, f"-Wl,-rpath,{library.parent}", "-lm"]
-            subprocess.run([*map(str, [*command, *flags])], check=True)
+            command = [*compiler, "-O1", "-I", SOURCES / "include", source, "-o", program, library]
+            command += [f"-Wl,-rpath,{library.parent}", "-lm", "-pthread"]
+            subprocess.run([*map(str, command)], check=True)
     return program

@@ -15,14 +15,17 @@ import numpy as np
 import pytest
 from support.least_checkpoint import least_checkpoint, tensors, write_least
 from support.native import (
-    ARM_SYSTEM,
-    EMULATOR,
+    CROSS_C,
+    EMULATE,
     NO_ARM,
     ROOT,
+    SANITIZER,
+    SANITIZERS,
     SOURCES,
-    arm_program,
+    arm_library,
     built,
     can_run_arm,
+    compiled,
     instruction_sets,
 )
 
@@ -36,12 +39,6 @@ HU = np.random.default_rng(0).normal(40, 200, (4, 1, 512, 512)).astype(np.float3
 CALLS = int(os.environ.get("CLINREADNET_NATIVE_CALLS", "60"))
 """Calls from 16 threads; `make native-sanitize` asks for more, with other compiler options."""
 MUTATIONS = int(os.environ.get("CLINREADNET_NATIVE_MUTATIONS", "2000"))
-SANITIZERS = {
-    "none": [],
-    "address-undefined": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1"],
-    "thread": ["-fsanitize=thread", "-O1"],
-}
-CHOSEN = os.environ.get("CLINREADNET_SANITIZER", "none")
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +61,7 @@ def opened(library: Path, checkpoint: bytes | None = None, **how: Any) -> Native
 def exercise(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     """Return a function that runs tests/native/exercise.cpp, with the chosen sanitizer."""
     assert COMPILER is not None
-    options = SANITIZERS[CHOSEN]
+    options = SANITIZERS[SANITIZER]
     library = built(options=options)
     program = tmp_path_factory.mktemp("exercise") / "exercise"
     command = [COMPILER, "-std=c++17", "-O1", *options, "-Wall", "-Wextra", "-Werror"]
@@ -89,7 +86,7 @@ def test_sixteen_callers_get_the_same_bits_and_flat_memory(
         said = exercise("calls", checkpoint, name, precision, 16, CALLS, os.cpu_count())
         assert f"{CALLS} calls, 0 wrong" in said
         first, last = (int(word) for word in said.split() if word.isdigit() and len(word) > 3)[-2:]
-        assert CHOSEN != "none" or last <= first + 2048
+        assert SANITIZER != "none" or last <= first + 2048
 
 
 def test_mutated_checkpoints_are_refused_with_one_line(
@@ -138,11 +135,10 @@ def test_the_instruction_sets_agree(library: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.skipif(not can_run_arm(), reason=NO_ARM)
 @pytest.mark.parametrize("precision, limit", [("fp32", 1e-5), ("int8", 0.05)])
 def test_the_network_on_arm64(library: Path, tmp_path: Path, precision: str, limit: float) -> None:
-    cross = built(compiler="aarch64-linux-gnu-g++", processor="aarch64")
-    program = arm_program(cross, ROOT / "examples/score_cpu.c")
+    program = compiled(ROOT / "examples/score_cpu.c", arm_library(), CROSS_C)
     raw = tmp_path / "raw"
     raw.write_bytes(HU[:1].tobytes())
-    command = [EMULATOR, "-L", ARM_SYSTEM, program, write_least(tmp_path), raw, "float32"]
+    command = [*EMULATE, program, write_least(tmp_path), raw, "float32"]
     done = subprocess.run([*map(str, command), precision, "1"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     backend = opened(library, precision="fp32")

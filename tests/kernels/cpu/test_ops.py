@@ -13,7 +13,18 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from support.native import NO_ARM, Runner, built, can_run_arm, instruction_sets
+from support.native import (
+    CROSS_C,
+    EMULATE,
+    NO_ARM,
+    SANITIZER,
+    SANITIZERS,
+    Runner,
+    arm_library,
+    built,
+    can_run_arm,
+    instruction_sets,
+)
 
 from clinreadnet.kernels.ops.attention_block.reference import attention_block_reference
 from clinreadnet.kernels.ops.mlp.reference import mlp_reference
@@ -45,11 +56,15 @@ def runner(request: pytest.FixtureRequest) -> Runner:
     if name.startswith("arm64") and platform.machine() != "aarch64":
         if not can_run_arm():
             pytest.skip(NO_ARM)
-        library = built(compiler="aarch64-linux-gnu-g++", processor="aarch64")
-        return Runner(library, name.split()[1], arm=True)
+        if SANITIZER != "none":
+            pytest.skip("the emulator does not run under a sanitizer")
+        return Runner(arm_library(), name.split()[1], CROSS_C, EMULATE)
     library, name = built(wide=True), name.split()[-1]
     if name not in instruction_sets(library):
         pytest.skip(f"this processor has no {name}")
+    if SANITIZER != "none":
+        options = SANITIZERS[SANITIZER]
+        return Runner(built(wide=True, options=options), name, ("gcc", *options))
     return Runner(library, name)
 
 
