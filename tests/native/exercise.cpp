@@ -94,7 +94,7 @@ int calls(char** argv) {
         if (!score(engine, hu.data(), from, n, found) ||
             std::memcmp(found.data(), &expected[from * kFloats], 4 * found.size()) != 0)
           wrong++;
-        if (i == count / 4) first = resident_kib();
+        if (i == count / 2) first = resident_kib();
         if (i == count - 1) last = resident_kib();
       }
     });
