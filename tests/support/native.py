@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "kernels" / "cpu"
-BUILT = ROOT / "build" / "native-tests"
+BUILT = ROOT / ".pytest_cache" / "native"
 CROSS, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 CROSS_C = ("aarch64-linux-gnu-gcc",)
 EMULATE = (EMULATOR, "-L", "/usr/aarch64-linux-gnu")

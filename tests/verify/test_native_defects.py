@@ -1,4 +1,4 @@
-"""Seeded defects of the CPU engine: wrong copies of its sources and its checkpoint fail to verify."""
+"""Seeded defects of the CPU engine: wrong copies of its sources and checkpoint fail to verify."""
 
 from __future__ import annotations
 
