@@ -12,9 +12,11 @@ FAULTED := bench/results/security/faults.json
 FUZZED := bench/results/security/fuzz.json
 LOADED := bench/results/node/load.json
 WEIGHTS := clinreadnet/weights/small.safetensors
+NATIVE := setup.py $(wildcard kernels/cpu/*.cpp kernels/cpu/*.h kernels/cpu/include/*.h kernels/cpu/recipe.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help build build-at-terminal test fuzz soak faults lint format typecheck docs picture bench bench-record bench-check gpu-check \
+.PHONY: help build build-at-terminal test fuzz soak faults lint format typecheck docs picture bench bench-record bench-check \
+	gpu-check native-sanitize \
 	node-load rehearse tables ptx-check defects flavours plugins kernel-table clean
 
 help:  ## list the targets
@@ -39,6 +41,13 @@ fuzz: $(INSTALLED)  ## read random files for MINUTES (default 30), from SEED; RE
 faults: $(INSTALLED)  ## end every command that writes at MOMENTS moments (default 20) for each kind of fault
 	CLINREADNET_FAULTS=$(or $(MOMENTS),20) \
 		CLINREADNET_FAULTS_RECORD=$(if $(RECORD),$(CURDIR)/$(FAULTED)) $(BIN)/python -m pytest -q tests/cli/test_faults.py
+
+native-sanitize: $(INSTALLED)  ## run the CPU engine under the address, undefined-behaviour and thread sanitizers
+	for sanitizer in address-undefined thread; do \
+		CLINREADNET_SANITIZER=$$sanitizer CLINREADNET_NATIVE_CALLS=$(or $(CALLS),3000) \
+		CLINREADNET_NATIVE_MUTATIONS=$(or $(MUTATIONS),100000) \
+		$(BIN)/python -m pytest -q tests/kernels/cpu -k "sixteen or mutated or test_ops" || exit 1; \
+	done
 
 soak: $(INSTALLED)  ## call a session 50,000 times from 16 threads and record its memory and open files
 	PYTHONPATH=tests $(BIN)/python -m support.soak > $(SOAKED).new
@@ -119,7 +128,7 @@ clean:  ## remove everything that the targets make
 	rm -rf $(VENV) .typecheck bundle sample build site *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
 # setuptools first, so that the editable install needs no separate build environment.
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml constraints.txt $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation \
@@ -138,7 +147,7 @@ sample: | $(INSTALLED)
 	$(BIN)/clinreadnet simulate --out sample --count 12 --seed 7 --dicom
 
 # mypy and import-linter do not follow the folder mapping of an editable install: they read a plain one.
-.typecheck/.installed: $(SOURCES) pyproject.toml | $(INSTALLED)
+.typecheck/.installed: $(SOURCES) pyproject.toml $(NATIVE) | $(INSTALLED)
 	rm -rf .typecheck build
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target .typecheck .
 	rm -rf build

@@ -218,6 +218,9 @@ PRECISIONS: dict[str, Precision] = {
 }
 """Every precision, by name."""
 
+CHECKPOINT_PRECISIONS = ("fp32", "int8")
+"""What the CPU engine runs a checkpoint in; the order is that of its C interface."""
+
 DEFAULT_PRECISIONS = ("fp32", "fp16")
 """What `clinreadnet export` makes where nothing is asked for."""
 

@@ -35,6 +35,7 @@ from clinreadnet.files import check_output_folder, whole_folder
 from clinreadnet.model.checkpoint import load_checkpoint, pretrained_path
 from clinreadnet.model.network import ClinReadNet
 from clinreadnet.precision import (
+    CHECKPOINT_PRECISIONS,
     DEFAULT_ENGINE_PRECISION,
     DEFAULT_PRECISIONS,
     PRECISIONS,
@@ -43,9 +44,11 @@ from clinreadnet.precision import (
 )
 from clinreadnet.runtime.backends.flavours import FlavourMissing, load_flavour, newest
 from clinreadnet.runtime.bundle.manifest import (
+    CHECKPOINT_NAME,
     GOLDEN_NAME,
     Artifact,
     BatchRange,
+    BuiltOn,
     Golden,
     InputInfo,
     LayerReport,
@@ -56,6 +59,7 @@ from clinreadnet.runtime.bundle.manifest import (
     write_manifest,
 )
 from clinreadnet.runtime.bundle.plugins import Plugins
+from clinreadnet.runtime.verdict import current_platform
 from clinreadnet.verify.record import fresh
 from clinreadnet.verify.report import VerifyReport
 from clinreadnet.verify.run import steps, verify_golden
@@ -215,13 +219,53 @@ def export_bundle(
                     artifacts.append(engine)
                     bar.advance(task)
 
+        artifacts += _checkpoints(model, checkpoint, folder, batch, note)
         manifest = describe(artifacts)
         task = bar.add_task("Verifying", total=steps(manifest, golden.slices, golden=True))
         report = verify_golden(folder, manifest, lambda n: bar.advance(task, n))
+        report = _without_missed(report, note)
         artifacts = [replace(a, records=fresh(replace(a, parity=None))) for a in report.artifacts]
         manifest = replace(manifest, artifacts=tuple(artifacts), verified=report.passed)
         write_manifest(manifest, folder)
     return replace(report, bundle=out)
+
+
+def _checkpoints(
+    model: ClinReadNet,
+    checkpoint: Path,
+    folder: Path,
+    batch: BatchRange,
+    note: Callable[[str], None],
+) -> list[Artifact]:
+    """Copy the checkpoint into the bundle, and return its entry for each precision."""
+    if not (model.config.use_sobel and model.config.use_attention):
+        note("no checkpoint for the CPU engine: it runs no network without Sobel or attention")
+        return []
+    content = checkpoint.read_bytes()
+    (folder / CHECKPOINT_NAME).write_bytes(content)
+    entry = Artifact(
+        file=CHECKPOINT_NAME,
+        kind="checkpoint",
+        precision=CHECKPOINT_PRECISIONS[0],
+        sha256=digest(content),
+        size=len(content),
+        batch=batch,
+        toolchain={},
+        built_on=BuiltOn(current_platform()),
+    )
+    return [replace(entry, precision=precision) for precision in CHECKPOINT_PRECISIONS]
+
+
+def _without_missed(report: VerifyReport, note: Callable[[str], None]) -> VerifyReport:
+    """Leave out the checkpoint in 8 bits if it missed its budget."""
+    kept = []
+    for artifact in report.artifacts:
+        quantized = artifact.kind == "checkpoint" and PRECISIONS[artifact.precision].quantized
+        if quantized and artifact.parity is not None and artifact.parity.status == "failed":
+            note(f"no {artifact.title}: {artifact.parity.reason}")
+        else:
+            kept.append(artifact)
+    return replace(report, artifacts=tuple(kept))
 
 
 def _manifest(

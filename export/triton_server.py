@@ -176,6 +176,9 @@ def _plan(manifest: Manifest) -> tuple[list[_Plan], dict[str, str]]:
             name = f"{_PREFIX}{artifact.precision}_onnx"
             plans[name] = _Plan(name, "onnxruntime", artifact, {"": artifact})
             continue
+        if artifact.kind == "checkpoint":
+            left_out[artifact.title] = "Triton has no backend for checkpoints; serve the ONNX graph"
+            continue
         reason = _refusal(artifact)
         if reason is None:
             name = f"{_PREFIX}{artifact.precision}_tensorrt"

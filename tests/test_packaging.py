@@ -104,7 +104,7 @@ def test_the_wheel_holds_every_module_and_data_file(tmp_path: Path) -> None:
     for folder in FOLDERS:
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / folder, source / folder, ignore=ignore)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
@@ -113,6 +113,11 @@ def test_the_wheel_holds_every_module_and_data_file(tmp_path: Path) -> None:
     )
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
+    # One wheel for all Pythons of a platform, with the CPU engine where a compiler is.
+    assert "-py3-none-" in wheel.name and not wheel.name.endswith("-any.whl")
+    compilers = any(map(shutil.which, ("g++", "clang++", "c++")))
+    assert any("/libclinreadnet." in name for name in names) == compilers
+    assert "clinreadnet/kernels/cpu/include/clinreadnet.h" in names
     for folder, package in FOLDERS.items():
         for path in (ROOT / folder).rglob("*"):
             if path.suffix in {".py", ".safetensors", ".md", ".json", ".html"}:

@@ -18,13 +18,18 @@ from numpy.typing import NDArray
 from bench.measure import device
 from clinreadnet.errors import ClinReadNetError, InputError
 from clinreadnet.precision import PRECISIONS, torch_precisions
-from clinreadnet.runtime.backends import openvino
-from clinreadnet.runtime.backends.ladder import BACKENDS, SessionOptions, open_backend
+from clinreadnet.runtime.backends import native, openvino
+from clinreadnet.runtime.backends.ladder import (
+    BACKENDS,
+    SessionOptions,
+    artifacts_of,
+    open_backend,
+)
 from clinreadnet.runtime.backends.onnxruntime_cuda import CUDA_SETTINGS
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import Manifest, digest, load_manifest, read_listed
 from clinreadnet.runtime.gpu import find_gpus
-from clinreadnet.runtime.records import CPU_BACKENDS
+from clinreadnet.runtime.records import CPU_BACKENDS, NATIVE_BACKEND
 from clinreadnet.runtime.reproduce import BatchRunner, reproduce
 from clinreadnet.spec import OUTPUTS
 
@@ -247,10 +252,12 @@ def _backends(
     """Add the bundle's artifacts, run through the runtime."""
     gpu = bool(find_gpus())
     for backend in BACKENDS:
-        kind = backend if backend.startswith("tensorrt") else None
-        held = [a for a in manifest.artifacts if a.flavour == kind]
+        held = artifacts_of(backend, manifest)
         if not held:
-            missing[backend] = f"{bundle} holds no {backend} engine"
+            missing[backend] = f"{bundle} holds nothing that {backend} runs"
+            continue
+        if backend == NATIVE_BACKEND and native.installed_version() is None:
+            missing[backend] = f"the CPU engine was not compiled here; {native.INSTALL}"
             continue
         if backend == "openvino" and openvino.installed_version() is None:
             missing[backend] = (

@@ -34,8 +34,8 @@ Backends = Annotated[
     list[str] | None,
     typer.Option(
         "--backend",
-        help="tensorrt, tensorrt-rtx, onnxruntime-cuda, onnxruntime-cpu or openvino; repeatable, "
-        "tried in this order. Default: all of them.",
+        help="tensorrt, tensorrt-rtx, onnxruntime-cuda, native, onnxruntime-cpu or openvino; "
+        "repeatable, tried in this order. Default: all of them.",
     ),
 ]
 Device = Annotated[

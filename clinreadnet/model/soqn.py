@@ -116,14 +116,16 @@ class TileStatistics(DerivingModule):
         side = TILE // STRIDE
         _, h, w, c = tokens.shape
         wide = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
-        wide = wide.reshape(-1, h // side, side, w // side, side, c)
+        # Five dimensions: OpenVINO takes 9 ms for the mean over two of six, 1 ms over two of five.
+        wide = wide.reshape(-1, side, w // side, side, c)
         if torch.compiler.is_exporting():  # exporters make more operators of var_mean
-            mean = wide.mean(dim=(2, 4), keepdim=True)
+            mean = wide.mean(dim=(1, 3), keepdim=True)
             difference = wide - mean
-            mean, variance = mean.squeeze((2, 4)), (difference * difference).mean(dim=(2, 4))
+            mean, variance = mean.squeeze((1, 3)), (difference * difference).mean(dim=(1, 3))
         else:
-            variance, mean = torch.var_mean(wide, dim=(2, 4), correction=0)
-        return torch.cat([mean, (variance + VARIANCE_EPS).log() / 2], dim=-1)
+            variance, mean = torch.var_mean(wide, dim=(1, 3), correction=0)
+        found = torch.cat([mean, (variance + VARIANCE_EPS).log() / 2], dim=-1)
+        return found.reshape(-1, h // side, w // side, 2 * c)
 
     @torch.no_grad()
     def calibrate(self, raw: Tensor) -> None:

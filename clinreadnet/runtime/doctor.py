@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from clinreadnet._version import __version__
+from clinreadnet.runtime.backends import native
 from clinreadnet.runtime.gpu import Gpu, driver_version, find_gpus
 
 _DISTRIBUTIONS = {
@@ -44,6 +45,10 @@ _DISTRIBUTIONS = {
     "pylibjpeg-libjpeg": ("pylibjpeg-libjpeg",),
 }
 """Packages in the order of the table, each with the distributions that provide it."""
+
+
+ENGINE = "CPU engine"
+"""The package's own library, in the table of packages with its version and instruction set."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,7 @@ def diagnose() -> Diagnosis:
         name: next((v for v in map(_version, distributions) if v), None)
         for name, distributions in _DISTRIBUTIONS.items()
     }
+    packages[ENGINE] = native.installed_version()
     gpus = find_gpus()
     return Diagnosis(
         clinreadnet=__version__,
@@ -126,7 +132,8 @@ def features(packages: dict[str, str | None], *, has_gpu: bool) -> list[Feature]
     swap = "pip uninstall -y onnxruntime && " if "onnxruntime" in installed else ""
     ort = "gpu" if "onnxruntime-gpu" in installed else "cpu"
     return [
-        feature("score on the CPU", (runtime,), extra("cpu")),
+        feature("score with the CPU engine", (ENGINE,), native.INSTALL),
+        feature("score with ONNX Runtime", (runtime,), extra("cpu")),
         feature("score with OpenVINO", ("openvino",), extra("openvino")),
         feature("score with CUDA", ("onnxruntime-gpu",), swap + extra("gpu"), True),
         feature("score with TensorRT", ("tensorrt", "pycuda"), extra("tensorrt"), True),
@@ -191,9 +198,10 @@ def _problems(packages: dict[str, str | None]) -> list[str]:
             "`pip uninstall -y onnxruntime onnxruntime-gpu` and install one of "
             '"clinreadnet[cpu]", "clinreadnet[gpu]"'
         )
-    if not cpu and not gpu:
+    if not cpu and not gpu and not packages[ENGINE]:
         problems.append(
-            'no onnxruntime: `clinreadnet score` cannot run; `pip install "clinreadnet[cpu]"`'
+            "no CPU engine and no onnxruntime: `clinreadnet score` cannot run; "
+            '`pip install "clinreadnet[cpu]"`'
         )
     if bool(packages["tensorrt_rtx bindings"]) != bool(packages["tensorrt_rtx libraries"]):
         problems.append(

@@ -1,7 +1,9 @@
 """Which records of an artifact's verification count on a machine.
 
 A record counts where the backend, its library's version, and the GPU or processor are the same: an
-engine can be right on one GPU and wrong on another, or with another release of its library.
+engine can be right on one GPU and wrong on another, or with another release of its library. Of the
+package's own CPU engine the version and the instruction set count, not the processor's name: its
+code computes the same bits on each.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from clinreadnet.runtime.bundle.manifest import Artifact, Parity, RanOn, now
 from clinreadnet.runtime.verdict import VALID, Machine, Validity, Verdict
 
 CPU_BACKEND, CUDA_BACKEND = "onnxruntime-cpu", "onnxruntime-cuda"
-CPU_BACKENDS = (CPU_BACKEND, "openvino")
+NATIVE_BACKEND = "native"
+CPU_BACKENDS = (NATIVE_BACKEND, CPU_BACKEND, "openvino")
 """Those that run on the processor."""
 
 
@@ -52,11 +55,9 @@ def place(ran: RanOn) -> str:
 def same_kind(one: RanOn, other: RanOn) -> bool:
     """Return whether a record of ``one`` counts where ``other`` runs."""
     package = library(one.backend)
-    return (one.backend, one.hardware, one.libraries.get(package)) == (
-        other.backend,
-        other.hardware,
-        other.libraries.get(package),
-    )
+    if (one.backend, one.libraries.get(package)) != (other.backend, other.libraries.get(package)):
+        return False
+    return one.hardware == other.hardware or (one.backend == NATIVE_BACKEND and one.gpu is None)
 
 
 def record_here(artifact: Artifact, backend: str, machine: Machine) -> Parity | None:

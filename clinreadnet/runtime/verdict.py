@@ -128,6 +128,22 @@ def processor_verdict(artifact: Artifact, machine: Machine) -> Verdict:
     return VALID
 
 
+def native_verdict(artifact: Artifact, machine: Machine, *, fast: bool) -> Verdict:
+    """Judge a checkpoint for the package's own CPU engine.
+
+    Args:
+        artifact: the manifest's entry.
+        machine: with the engine's version and instruction set.
+        fast: whether its precision is faster than float32 with that instruction set.
+    """
+    if PRECISIONS[artifact.precision].quantized and not fast:
+        return _suboptimal(
+            f"{machine.processor} has no fast 8-bit products for the CPU engine {machine.version}: "
+            f"{artifact.precision} may be slower than fp32"
+        )
+    return VALID
+
+
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
     """Return the worst validity, with every reason for it."""
     found = list(verdicts)

@@ -16,17 +16,35 @@ from clinreadnet.errors import (
     InputError,
     OutOfMemory,
 )
-from clinreadnet.runtime.backends import openvino
+from clinreadnet.runtime.backends import native, openvino
 from clinreadnet.runtime.backends.ladder import SessionOptions, artifacts_of, open_artifact
 from clinreadnet.runtime.backends.onnxruntime import offers_cuda
 from clinreadnet.runtime.bundle.manifest import NOT_RUN, Artifact, BatchRange, Manifest, Parity
 from clinreadnet.runtime.gpu import find_gpus
-from clinreadnet.runtime.records import CPU_BACKENDS, CUDA_BACKEND, other_records, ran_on
+from clinreadnet.runtime.records import (
+    CPU_BACKENDS,
+    CUDA_BACKEND,
+    NATIVE_BACKEND,
+    other_records,
+    ran_on,
+)
 from clinreadnet.runtime.verdict import this_machine
 from clinreadnet.verify.batches import CPU_BATCH, verified_range
 from clinreadnet.verify.compare import failed, not_run
 from clinreadnet.verify.graph import Evidence, judge_runs
 from clinreadnet.verify.reference import Advance
+
+
+def backend_of(artifact: Artifact) -> str:
+    """Return the one backend that runs an engine or a checkpoint."""
+    return NATIVE_BACKEND if artifact.kind == "checkpoint" else str(artifact.flavour)
+
+
+def runs_here(artifact: Artifact) -> bool:
+    """Return whether this machine may be able to run an engine or a checkpoint."""
+    if artifact.kind == "checkpoint":
+        return native.installed_version() is not None
+    return bool(find_gpus())
 
 
 def more_backends(manifest: Manifest, graph: Artifact) -> tuple[str, ...]:
@@ -100,7 +118,7 @@ def largest_batch(backend: str, profile: BatchRange) -> int:
 
 def with_others(artifact: Artifact, parity: Parity, device: int) -> Parity:
     """Add to what was not run here what other machines recorded of it."""
-    if parity.status != NOT_RUN or artifact.flavour is None:
+    if parity.status != NOT_RUN or artifact.kind == "onnx":
         return parity
-    others = other_records(artifact, artifact.flavour, this_machine(device=device))
+    others = other_records(artifact, backend_of(artifact), this_machine(device=device))
     return replace(parity, reason=f"{parity.reason}; {others}") if others else parity

@@ -160,9 +160,14 @@ def _of_map(agreement: MapAgreement, name: str) -> float:
 
 def not_run(artifact: Artifact, reason: str | None = None) -> Parity:
     """Return the parity of an artifact that this machine cannot run, with the reason."""
+    needs = (
+        "the compiled CPU engine (`clinreadnet doctor` says what it takes)"
+        if artifact.kind == "checkpoint"
+        else f"a GPU of architecture {artifact.target}"
+    )
     return Parity(
         NOT_RUN,
-        reason=reason or f"needs a GPU of architecture {artifact.target}",
+        reason=reason or f"needs {needs}",
         budget=PRECISIONS[artifact.precision].budget,
     )
 

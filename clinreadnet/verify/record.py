@@ -62,7 +62,7 @@ def record(report: VerifyReport, manifest: Manifest, key: KeyFile | None = None)
         Untrusted: as in `check_record`.
     """
     check_record(manifest, str(report.bundle), key)
-    found = {a.file: fresh(a) for a in report.artifacts}
+    found = {a.title: fresh(a) for a in report.artifacts}
     # What failed and ran nowhere was not loaded: that says nothing about this machine.
     damaged = [a.file for a in report.artifacts for one in _all(a) if _did_not_load(one)]
     if report.problems or damaged:
@@ -71,7 +71,7 @@ def record(report: VerifyReport, manifest: Manifest, key: KeyFile | None = None)
         raise InputError(
             f"{report.bundle}: the manifest was changed while the bundle was verified; run it again"
         )
-    artifacts = tuple(merged(a, found[a.file]) for a in manifest.artifacts)
+    artifacts = tuple(merged(a, found[a.title]) for a in manifest.artifacts)
     failed = any(a.parity is not None and a.parity.status == "failed" for a in artifacts)
     signed = (report.bundle / SIGNATURE_NAME).exists()
     write_manifest(

@@ -106,7 +106,7 @@ def print_report(report: VerifyReport, console: Console) -> None:
         )
         for line in (parity.reason, parity.details.get("note")):
             if line:
-                notes.append((artifact.file, parity.status, line))
+                notes.append((artifact.title, parity.status, line))
     console.print(table)
     if report.scores:
         console.print(local_table(report.artifacts))
@@ -158,7 +158,7 @@ def measured(report: VerifyReport) -> Iterator[tuple[str, Mapping[str, Interval]
             theirs = _of_map(details.get("reference_map"))
             yield "reference", details["reference_metrics"] | theirs, None
         ours = _of_map(details.get("map"))
-        yield artifact.file, details["metrics"] | ours, details.get("worst_slice")
+        yield artifact.title, details["metrics"] | ours, details.get("worst_slice")
 
 
 def _results(artifacts: Iterable[Artifact]) -> Iterator[tuple[Artifact, Parity]]:
@@ -169,7 +169,7 @@ def _results(artifacts: Iterable[Artifact]) -> Iterator[tuple[Artifact, Parity]]
 
 
 def _label(artifact: Artifact, parity: Parity) -> str:
-    name = artifact.file.removeprefix("clinreadnet.")
+    name = artifact.title.removeprefix("clinreadnet.")
     if artifact.kind != "onnx" or parity not in artifact.records or parity.ran_on is None:
         return name
     return f"{name} on the GPU" if parity.ran_on.gpu else f"{name} {parity.ran_on.backend}"

@@ -41,13 +41,14 @@ from clinreadnet.runtime.bundle.manifest import (
     digest,
     read_listed,
 )
-from clinreadnet.runtime.gpu import find_gpus
 from clinreadnet.runtime.records import CPU_BACKEND, ran_on
 from clinreadnet.runtime.verdict import this_machine
 from clinreadnet.spec import OUTPUTS
 from clinreadnet.verify.backends import (
+    backend_of,
     largest_batch,
     more_backends,
+    runs_here,
     verify_graph_with,
     verify_with,
     with_others,
@@ -70,8 +71,8 @@ def verify_artifact(
 ) -> Parity:
     """Check an artifact's file, run it if this machine can, and compare.
 
-    A graph runs on the CPU, an engine with the backend that a session runs it with. The parity says
-    where it ran; without that, nothing ran.
+    A graph runs on the CPU, an engine or a checkpoint with the backend that a session runs it with.
+    The parity says where it ran; without that, nothing ran.
 
     Args:
         bundle: its folder.
@@ -101,10 +102,10 @@ def verify_artifact(
                 advance=advance,
             )
             parity = replace(parity, ran_on=ran_on(CPU_BACKEND, machine))
-        elif manifest is None or not find_gpus():
+        elif manifest is None or not runs_here(artifact):
             return not_run(artifact)
         else:
-            backend = str(artifact.flavour)
+            backend = backend_of(artifact)
             parity, found = verify_with(
                 backend, bundle, manifest, artifact, evidence, advance, device
             )
@@ -115,7 +116,7 @@ def verify_artifact(
     except (BackendError, InputError) as error:
         return failed(artifact, error)
     if scores is not None and parity.relative_error:
-        scores[artifact.file] = found
+        scores[artifact.title] = found
     return parity
 
 
@@ -229,8 +230,9 @@ def steps(manifest: Manifest, slices: int, *, golden: bool) -> int:
             for backend in more_backends(manifest, artifact):
                 largest = largest_batch(backend, artifact.batch)
                 total += planned(slices, verified_range(artifact.batch, largest))
-        elif find_gpus():
-            total += planned(slices, artifact.batch)
+        elif runs_here(artifact):
+            largest = largest_batch(backend_of(artifact), artifact.batch)
+            total += planned(slices, verified_range(artifact.batch, largest))
     return total
 
 

@@ -12,8 +12,9 @@ import pytest
 from clinreadnet.runtime import doctor, gpu
 from clinreadnet.runtime.gpu import Gpu
 
-NOTHING: dict[str, str | None] = dict.fromkeys(doctor._DISTRIBUTIONS)
-EVERYTHING: dict[str, str | None] = dict.fromkeys(doctor._DISTRIBUTIONS, "1.0")
+PACKAGES = (*doctor._DISTRIBUTIONS, doctor.ENGINE)
+NOTHING: dict[str, str | None] = dict.fromkeys(PACKAGES)
+EVERYTHING: dict[str, str | None] = dict.fromkeys(PACKAGES, "1.0")
 
 
 def feature(name: str, packages: dict[str, str | None], *, has_gpu: bool = False) -> doctor.Feature:

@@ -1,1 +1,1 @@
-"""Backends that run one artifact: ONNX Runtime, OpenVINO and TensorRT."""
+"""Backends that run one artifact: the CPU engine, ONNX Runtime, OpenVINO and TensorRT."""

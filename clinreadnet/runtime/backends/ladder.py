@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from clinreadnet.errors import BackendUnavailable, InputError, OutOfMemory
 from clinreadnet.precision import PRECISIONS
-from clinreadnet.runtime.backends import openvino
+from clinreadnet.runtime.backends import native, openvino
 from clinreadnet.runtime.backends.flavours import FlavourMissing, load_flavour
 from clinreadnet.runtime.backends.onnxruntime import (
     OnnxRuntimeBackend,
@@ -23,19 +23,32 @@ from clinreadnet.runtime.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend
 from clinreadnet.runtime.backends.tensorrt import TensorRTBackend
 from clinreadnet.runtime.bundle.manifest import Artifact, Manifest, Parity, read_listed
 from clinreadnet.runtime.gpu import find_gpus
-from clinreadnet.runtime.records import CPU_BACKENDS, record_here, record_verdict
+from clinreadnet.runtime.records import (
+    CPU_BACKENDS,
+    NATIVE_BACKEND,
+    record_here,
+    record_verdict,
+)
 from clinreadnet.runtime.scores import Outputs
 from clinreadnet.runtime.verdict import (
     Machine,
     Validity,
     Verdict,
+    native_verdict,
     processor_verdict,
     this_machine,
     verdict,
     worst,
 )
 
-BACKENDS = ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime-cpu", "openvino")
+BACKENDS = (
+    "tensorrt",
+    "tensorrt-rtx",
+    "onnxruntime-cuda",
+    NATIVE_BACKEND,
+    "onnxruntime-cpu",
+    "openvino",
+)
 """Every backend, in the order in which a `Session` tries them."""
 
 CPU_BATCH = 1
@@ -104,6 +117,8 @@ def artifacts_of(name: str, manifest: Manifest) -> list[Artifact]:
     """
     if name.startswith("tensorrt"):
         return [a for a in manifest.artifacts if a.flavour == name]
+    if name == NATIVE_BACKEND:
+        return [a for a in manifest.artifacts if a.kind == "checkpoint"]
     return [
         a
         for a in manifest.artifacts
@@ -128,8 +143,7 @@ def open_backend(
             changed or damaged.
         InputError: ``options`` is outside of what the bundle holds.
     """
-    open_one = _open_engine if name.startswith("tensorrt") else _open_graph
-    return open_one(name, Path(bundle), manifest, options)
+    return _opener(name)(name, Path(bundle), manifest, options, artifacts_of(name, manifest))
 
 
 def open_artifact(
@@ -148,8 +162,53 @@ def open_artifact(
         artifact: the artifact's entry.
         options: as of a session; where memory is short its batch becomes smaller.
     """
-    open_one = _open_engine if name.startswith("tensorrt") else _open_graph
-    return open_one(name, Path(bundle), manifest, options, [artifact])
+    return _opener(name)(name, Path(bundle), manifest, options, [artifact])
+
+
+_Opener = Callable[[str, Path, Manifest, SessionOptions, list[Artifact]], LoadedBackend]
+
+
+def _opener(name: str) -> _Opener:
+    if name == NATIVE_BACKEND:
+        return _open_checkpoint
+    return _open_engine if name.startswith("tensorrt") else _open_graph
+
+
+def _open_checkpoint(
+    name: str,
+    bundle: Path,
+    manifest: Manifest,
+    options: SessionOptions,
+    checkpoints: list[Artifact],
+) -> LoadedBackend:
+    native.load_library()
+    artifact = _of_precision(checkpoints, options.precision, "checkpoint", bundle)[0]
+    machine = this_machine(native.installed_version())
+    judged = worst(
+        (
+            verdict(artifact, machine, options.batch),
+            native_verdict(artifact, machine, fast=native.is_fast(artifact.precision)),
+        )
+    )
+    if judged.validity == Validity.INVALID:
+        raise InputError(judged.reason)
+    recorded = record_verdict(artifact, name, machine)
+    if recorded.validity == Validity.INVALID:
+        raise BackendUnavailable(f"{bundle / artifact.file}: {recorded.reason}")
+    try:
+        backend = native.NativeBackend(
+            read_listed(bundle, artifact),
+            precision=artifact.precision,
+            preset=manifest.model.preset,
+            threads=options.threads,
+            file=str(bundle / artifact.file),
+        )
+    except OutOfMemory as error:
+        raise BackendUnavailable(str(error)) from None
+    batch = _batch(artifact, options, CPU_BATCH)
+    return LoadedBackend(
+        backend, artifact, judged, batch, machine, record_here(artifact, name, machine)
+    )
 
 
 def _open_graph(
@@ -157,14 +216,12 @@ def _open_graph(
     bundle: Path,
     manifest: Manifest,
     options: SessionOptions,
-    graphs: list[Artifact] | None = None,
+    graphs: list[Artifact],
 ) -> LoadedBackend:
     cuda = name == "onnxruntime-cuda"
     # Without a GPU the CUDA provider writes its own errors to standard error: do not try it.
     if cuda and offers_cuda() and not find_gpus():
         raise BackendUnavailable("no NVIDIA GPU is visible; run `clinreadnet doctor`")
-    if graphs is None:
-        graphs = artifacts_of(name, manifest)
     artifact = _of_precision(graphs, options.precision, "ONNX graph", bundle)[0]
     version = openvino.installed_version() if name == "openvino" else installed_version()
     machine = this_machine(version, device=options.device)
@@ -218,10 +275,8 @@ def _open_engine(
     bundle: Path,
     manifest: Manifest,
     options: SessionOptions,
-    engines: list[Artifact] | None = None,
+    engines: list[Artifact],
 ) -> LoadedBackend:
-    if engines is None:
-        engines = artifacts_of(name, manifest)
     engines = _of_precision(engines, options.precision, f"{name} engine", bundle)
     if not find_gpus():
         raise BackendUnavailable("no NVIDIA GPU is visible; run `clinreadnet doctor`")

@@ -28,7 +28,7 @@ from typing import Any, Final, Literal, TypeVar
 from clinreadnet import limits
 from clinreadnet.errors import InputError, Untrusted, first_line
 from clinreadnet.files import whole_file
-from clinreadnet.precision import PRECISIONS
+from clinreadnet.precision import CHECKPOINT_PRECISIONS, PRECISIONS
 from clinreadnet.runtime.bundle.graph import check_graph
 from clinreadnet.runtime.bundle.plugins import Plugins, PtxFile
 from clinreadnet.runtime.bundle.trust import (
@@ -45,6 +45,7 @@ SCHEMA_VERSION = 2
 read too: version 2 knows no plugins, and the graphs of version 1 have no ``novelty``."""
 
 GOLDEN_NAME = "golden.npz"
+CHECKPOINT_NAME = "clinreadnet.safetensors"
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -204,22 +205,23 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class Artifact:
-    """One graph or engine file of the bundle.
+    """One graph, engine or checkpoint file of the bundle.
 
-    ``precision`` is a name of the table in `clinreadnet.precision`. An engine also names the
-    ``graph`` it was built from (its weights, where ``weights_stripped``) and its ``layers`` report.
-    ``fp32_islands`` are the nodes that `--fp32-islands auto` kept in float32; empty where the
-    network's own float32 islands stand alone. A ``version_compatible`` engine runs on newer
-    releases of its major version and on the lean runtime, a ``hardware_compatible`` one on any GPU
-    since Ampere. ``plugins`` are the nodes that TensorRT runs with this package's kernels; null
-    where all layers are TensorRT's own.
+    A checkpoint is listed once for each precision that the CPU engine runs it in. ``precision`` is
+    a name of the table in `clinreadnet.precision`. An engine also names the ``graph`` it was built
+    from (its weights, where ``weights_stripped``) and its ``layers`` report. ``fp32_islands`` are
+    the nodes that `--fp32-islands auto` kept in float32; empty where the network's own float32
+    islands stand alone. A ``version_compatible`` engine runs on newer releases of its major version
+    and on the lean runtime, a ``hardware_compatible`` one on any GPU since Ampere. ``plugins`` are
+    the nodes that TensorRT runs with this package's kernels; null where all layers are TensorRT's
+    own.
 
     ``parity`` is what `export` found on the machine that exported; ``records`` are what the same
     machine found with further backends, and other machines with `clinreadnet verify --record`.
     """
 
     file: str
-    kind: Literal["onnx", "tensorrt-engine"]
+    kind: Literal["onnx", "tensorrt-engine", "checkpoint"]
     precision: str
     sha256: str
     size: int
@@ -237,6 +239,11 @@ class Artifact:
     plugins: Plugins | None = None
     parity: Parity | None = None
     records: tuple[Parity, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """Its file, and of a checkpoint its precision too: no other entry has both."""
+        return f"{self.file} {self.precision}" if self.kind == "checkpoint" else self.file
 
     @property
     def runs(self) -> tuple[Parity, ...]:
@@ -608,7 +615,7 @@ def _check(manifest: Manifest) -> None:
         raise _FormatError(f"model.novelty_threshold {threshold} is not a positive number")
     _check_sha256(manifest.model.weights_sha256, "model.weights_sha256")
     _check_batch(manifest.input.batch, "input.batch")
-    names: set[str] = set()
+    names: dict[str, Listed] = {}
     files: list[tuple[Listed, str]] = [(manifest.golden, "golden")]
     for i, artifact in enumerate(manifest.artifacts):
         files.append((artifact, f"artifacts[{i}]"))
@@ -623,9 +630,9 @@ def _check(manifest: Manifest) -> None:
             raise _FormatError(
                 f"{where}.file {listed.file!r} is not a plain file name inside the bundle"
             )
-        if listed.file in names:
+        if listed.file in names and not _same_checkpoint(names[listed.file], listed):
             raise _FormatError(f"{where}.file {listed.file!r} is listed twice")
-        names.add(listed.file)
+        names[listed.file] = listed
         _check_sha256(listed.sha256, f"{where}.sha256")
         if listed.size < 1:
             raise _FormatError(f"{where}.size {listed.size} is not positive")
@@ -637,6 +644,12 @@ def _check(manifest: Manifest) -> None:
             engine = listed.kind == "tensorrt-engine"
             if engine != (listed.flavour is not None) or engine != (listed.target is not None):
                 raise _FormatError(f"{where}: an engine names flavour and target, a graph does not")
+            if listed.kind == "checkpoint":
+                if listed.sha256 != manifest.model.weights_sha256:
+                    raise _FormatError(f"{where}.sha256 differs from model.weights_sha256")
+                if listed.precision not in CHECKPOINT_PRECISIONS:
+                    known = ", ".join(CHECKPOINT_PRECISIONS)
+                    raise _FormatError(f"{where}: a checkpoint runs in {known} alone")
             if not engine and (listed.graph is not None or listed.layers is not None):
                 raise _FormatError(f"{where}: only an engine names a graph and a layers report")
             for j, record in enumerate(listed.records):
@@ -655,6 +668,17 @@ def _check(manifest: Manifest) -> None:
     failed = [a.file for a in manifest.artifacts if a.parity and a.parity.status == "failed"]
     if manifest.verified and failed:
         raise _FormatError(f"verified is true, but the parity of {failed[0]} failed")
+
+
+def _same_checkpoint(one: Listed, other: Listed) -> bool:
+    """Return whether two entries are one checkpoint in two precisions."""
+    return (
+        isinstance(one, Artifact)
+        and isinstance(other, Artifact)
+        and one.kind == other.kind == "checkpoint"
+        and (one.sha256, one.size) == (other.sha256, other.size)
+        and one.precision != other.precision
+    )
 
 
 def _check_batch(batch: BatchRange, where: str) -> None:

@@ -1,0 +1,319 @@
+"""The whole network in the CPU engine: equal bits however it is called, and what it refuses."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.least_checkpoint import least_checkpoint, tensors, write_least
+from support.native import (
+    CROSS_C,
+    EMULATE,
+    NO_ARM,
+    ROOT,
+    SANITIZER,
+    SANITIZERS,
+    SOURCES,
+    arm_library,
+    built,
+    can_run_arm,
+    compiled,
+    instruction_sets,
+)
+
+from clinreadnet.errors import BackendError, BackendUnavailable
+from clinreadnet.runtime.backends import native
+from clinreadnet.runtime.backends.native import NativeBackend
+
+COMPILER = next(filter(shutil.which, ("g++", "clang++", "c++")), None)
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
+HU = np.random.default_rng(0).normal(40, 200, (4, 1, 512, 512)).astype(np.float32)
+CALLS = int(os.environ.get("CLINREADNET_NATIVE_CALLS", "240"))
+"""Calls from 16 threads; `make native-sanitize` asks for more, with other compiler options."""
+MUTATIONS = int(os.environ.get("CLINREADNET_NATIVE_MUTATIONS", "2000"))
+
+
+@pytest.fixture(scope="module")
+def library() -> Path:
+    return built(wide=True)
+
+
+@pytest.fixture(autouse=True)
+def found(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package's backend calls the library of these sources."""
+    monkeypatch.setattr(native, "LIBRARY", library)
+
+
+def opened(library: Path, checkpoint: bytes | None = None, **how: Any) -> NativeBackend:
+    content = least_checkpoint() if checkpoint is None else checkpoint
+    return NativeBackend(content, **({"precision": "fp32", "library": library} | how))
+
+
+@pytest.fixture(scope="module")
+def exercise(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Return a function that runs tests/native/exercise.cpp, with the chosen sanitizer."""
+    assert COMPILER is not None
+    options = SANITIZERS[SANITIZER]
+    library = built(options=options)
+    program = tmp_path_factory.mktemp("exercise") / "exercise"
+    command = [COMPILER, "-std=c++17", "-O1", *options, "-Wall", "-Wextra", "-Werror"]
+    command += ["-I", str(SOURCES / "include"), str(ROOT / "tests/native/exercise.cpp")]
+    command += [str(library), f"-Wl,-rpath,{library.parent}", "-o", str(program), "-pthread"]
+    subprocess.run(command, check=True)
+
+    def run(*arguments: object) -> str:
+        done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr[-4000:]
+        return done.stdout
+
+    return run
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_sixteen_callers_get_the_same_bits_and_flat_memory(
+    exercise: Callable[..., str], tmp_path: Path, precision: str
+) -> None:
+    checkpoint = write_least(tmp_path)
+    for name in instruction_sets(built())[:1]:
+        said = exercise("calls", checkpoint, name, precision, 16, CALLS, os.cpu_count())
+        assert f"{CALLS} calls, 0 wrong" in said
+        first, last = map(int, re.findall(r"memory (\d+) to (\d+)", said)[0])
+        assert SANITIZER != "none" or last <= first + 2048
+
+
+def test_mutated_checkpoints_are_refused_with_one_line(
+    exercise: Callable[..., str], tmp_path: Path
+) -> None:
+    said = exercise("mutate", write_least(tmp_path), MUTATIONS, 1)
+    _, refused, loaded = map(int, re.findall(r"\d+", said))
+    assert refused + loaded == MUTATIONS and refused > MUTATIONS // 2 and loaded > 0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("name", ["avx2", "plain", "wide"])
+def test_position_batch_and_threads_do_not_change_a_bit(
+    library: Path, name: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name not in instruction_sets(library):
+        pytest.skip(f"this processor has no {name}")
+    monkeypatch.setenv(native.INSTRUCTIONS_VARIABLE, name)
+    expected: dict[str, Any] | None = None
+    for threads in {1, os.cpu_count() or 1}:
+        backend = opened(library, precision=precision, threads=threads)
+        assert backend.notes == [f"instructions {name}"]
+        alone = backend.run(HU[:1])
+        expected = expected or alone
+        for size in (2, 5):
+            batch = np.concatenate([HU[1:2]] * (size - 1) + [HU[:1]])
+            together = backend.run(batch)
+            for key, value in expected.items():
+                assert together[key][-1].tobytes() == value[0].tobytes()
+                assert alone[key].tobytes() == value.tobytes()
+        backend.close()
+
+
+def test_the_instruction_sets_agree(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs = {}
+    for name in instruction_sets(library):
+        monkeypatch.setenv(native.INSTRUCTIONS_VARIABLE, name)
+        backend = opened(library)
+        outputs[name] = backend.run(HU[:1])
+        backend.close()
+    for found in outputs.values():
+        for key, value in outputs["plain"].items():
+            np.testing.assert_allclose(found[key], value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(not can_run_arm(), reason=NO_ARM)
+@pytest.mark.parametrize("precision, limit", [("fp32", 1e-5), ("int8", 0.05)])
+def test_the_network_on_arm64(library: Path, tmp_path: Path, precision: str, limit: float) -> None:
+    program = compiled(ROOT / "examples/score_cpu.c", arm_library(), CROSS_C)
+    raw = tmp_path / "raw"
+    raw.write_bytes(HU[:1].tobytes())
+    command = [*EMULATE, program, write_least(tmp_path), raw, "float32"]
+    done = subprocess.run([*map(str, command), precision, "1"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    backend = opened(library, precision="fp32")
+    expected = backend.run(HU[:1])
+    backend.close()
+    _, score, novelty = map(float, done.stdout.split()[:3])
+    assert abs(score - expected["score"][0]) < limit + 5e-5
+    assert abs(novelty - expected["novelty"][0]) < 1e-3
+
+
+def broken(**changes: Any) -> bytes:
+    weights = tensors()
+    for name, value in changes.items():
+        weights[name.replace("__", ".")] = value
+    return least_checkpoint(weights)
+
+
+def without(name: str) -> bytes:
+    weights = tensors()
+    del weights[name]
+    return least_checkpoint(weights)
+
+
+WRONG = [
+    pytest.param(b"", "truncated, 0 bytes", id="empty"),
+    pytest.param(least_checkpoint()[:-1], "lies outside of the file: it is trunc", id="truncated"),
+    pytest.param(least_checkpoint() + b"x", "bytes follow its last tensor", id="longer"),
+    pytest.param(b"\xff" * 64, "no safetensors file", id="another kind of file"),
+    pytest.param(least_checkpoint(preset="tiny"), "of preset tiny, not small", id="preset"),
+    pytest.param(least_checkpoint(version=2), "of another version, its configur", id="version"),
+    pytest.param(least_checkpoint(window=7), "has no window of 8 to 8", id="window"),
+    pytest.param(least_checkpoint(embed_dim=40), "heads of 40 channels", id="channels"),
+    pytest.param(least_checkpoint(embed_dim=64), "has another shape", id="shape"),
+    pytest.param(least_checkpoint(use_sobel=False), "without use_sobel", id="ablation"),
+    pytest.param(without("head.gain"), "tensor head.gain is missing", id="missing tensor"),
+    pytest.param(broken(more=np.zeros(3)), "tensor more is not of type F16", id="type"),
+    pytest.param(
+        broken(more=np.zeros(3, np.float16)), "tensor more is not of this network", id="extra"
+    ),
+    pytest.param(
+        broken(stem__norm__bias=np.full(32, np.nan, np.float16)),
+        "tensor stem.norm.bias holds a value that is not finite",
+        id="NaN",
+    ),
+    pytest.param(
+        broken(head__temperature=np.array(0, np.float16)), "temperature is not posi", id="zero"
+    ),
+]
+
+
+@pytest.mark.parametrize("content, message", WRONG)
+def test_a_wrong_checkpoint_is_refused(library: Path, content: bytes, message: str) -> None:
+    with pytest.raises(BackendUnavailable, match=message) as caught:
+        opened(library, content, preset="small")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "how, message",
+    [
+        ({"threads": 0}, "threads=0: give 1 to"),
+        ({"threads": 1 << 20}, "threads=1048576: give 1 to"),
+    ],
+    ids=["no thread", "more threads than processors"],
+)
+def test_a_wrong_option_is_refused(library: Path, how: Any, message: str) -> None:
+    with pytest.raises(BackendUnavailable, match=message):
+        opened(library, **how)
+
+
+def test_instructions_that_are_not_there(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(native.INSTRUCTIONS_VARIABLE, "sse9")
+    with pytest.raises(BackendUnavailable, match="instructions=sse9: this processor or library"):
+        opened(library)
+
+
+def test_a_closed_engine_says_so_and_the_host_goes_on(library: Path) -> None:
+    backend = opened(library)
+    backend.close()
+    backend.close()
+    with pytest.raises(BackendError, match="is closed, or was never opened"):
+        backend.run(HU[:1])
+    again = opened(library)
+    assert np.isfinite(again.run(HU[:1])["score"]).all()
+    with pytest.raises(BackendError, match="slice 1 holds NaN"):
+        again.run(np.where(np.arange(2)[:, None, None, None] == 1, np.nan, HU[:2]))
+    with pytest.raises(BackendError, match="n=0: give one slice or more"):
+        again.run(HU[:0])
+    infinite = np.where(HU[:1] > 300, np.inf, HU[:1])
+    clipped = np.where(HU[:1] > 300, 400, HU[:1])
+    assert again.run(infinite)["score"] == again.run(clipped)["score"]
+    again.close()
+
+
+def test_a_forked_process_gets_an_error(library: Path) -> None:
+    code = """
+import os, sys
+from pathlib import Path
+import numpy as np
+from clinreadnet.errors import BackendError
+from clinreadnet.runtime.backends.native import NativeBackend
+backend = NativeBackend(Path(sys.argv[1]).read_bytes(), precision="int8", library=Path(sys.argv[2]))
+hu = np.zeros((1, 1, 512, 512))
+backend.run(hu)
+if (child := os.fork()) == 0:
+    try:
+        backend.run(hu)
+    except BackendError as error:
+        print(error, flush=True)
+    backend.close()
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+backend.run(hu)
+"""
+    folder = built().parent
+    command = [sys.executable, "-W", "ignore", "-c", code, write_least(folder), library]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "opened before this process was forked" in done.stdout
+
+
+def test_memory_that_is_full_is_an_error(library: Path) -> None:
+    code = """
+import resource, sys
+from pathlib import Path
+from clinreadnet.errors import OutOfMemory
+from clinreadnet.runtime.backends.native import NativeBackend, load_library
+load_library(Path(sys.argv[2]))
+content = Path(sys.argv[1]).read_bytes()
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (6 << 20),) * 2)
+try:
+    NativeBackend(content, precision="fp32", threads=1, library=Path(sys.argv[2]))
+except OutOfMemory as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_AS, (resource.getrlimit(resource.RLIMIT_AS)[1],) * 2)
+"""
+    command = [sys.executable, "-c", code, write_least(built().parent), library]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "memory is full" in done.stdout
+
+
+def test_another_abi_version_is_refused(tmp_path: Path) -> None:
+    assert COMPILER is not None
+    other = tmp_path / "libclinreadnet.so"
+    source = tmp_path / "other.c"
+    source.write_text("unsigned crn_abi_version(void) { return 99; }\n")
+    subprocess.run([COMPILER, "-x", "c", "-shared", "-fPIC", source, "-o", other], check=True)
+    with pytest.raises(BackendUnavailable, match="has ABI version 99, this package calls 1"):
+        native.load_library(other)
+    (tmp_path / "no.so").write_text("nothing")
+    with pytest.raises(BackendUnavailable, match="does not load"):
+        native.load_library(tmp_path / "no.so")
+    with pytest.raises(BackendUnavailable, match="was not compiled here; install g"):
+        native.load_library(tmp_path / "missing.so")
+
+
+def test_the_library_needs_no_other_and_exports_its_interface_alone(library: Path) -> None:
+    loaded = ctypes.CDLL(str(library))
+    assert loaded.crn_abi_version() == native.ABI_VERSION
+    if shutil.which("nm") and shutil.which("readelf"):
+        names = subprocess.check_output(["nm", "-D", "--defined-only", library], text=True)
+        assert {line.split()[-1][:4] for line in names.splitlines()} == {"crn_"}
+        needed = subprocess.check_output(["readelf", "-d", library], text=True)
+        assert "stdc++" not in needed and "gomp" not in needed
+
+
+def test_nothing_of_an_instruction_set_runs_when_the_library_is_loaded(tmp_path: Path) -> None:
+    """A constructor would need the instructions on processors without them."""
+    assert COMPILER is not None
+    out = tmp_path / "isa.o"
+    command = [COMPILER, "-std=c++17", "-O2", "-fno-exceptions", "-DCRN_ISA=plain"]
+    command += ["-DCRN_WIDTH=4", "-Wno-psabi", "-c", str(SOURCES / "isa.cpp"), "-o", str(out)]
+    subprocess.run(command, check=True)
+    symbols = subprocess.check_output(["nm", "-C", out], text=True)
+    assert "_GLOBAL__sub_I" not in symbols and "guard variable" not in symbols
