@@ -33,6 +33,8 @@ from clinreadnet.dicom.codes import (
     NOVEL_SLICES,
     NOVELTY,
     PRIVATE,
+    REGION,
+    REGIONS,
     SCHEME,
     SCORE,
     SLICES,
@@ -108,6 +110,8 @@ def test_each_slice_is_a_group_with_its_score_and_its_image(
         )
         (judged,) = group.get_qualitative_evaluations(name=DOMAIN)
         assert judged.value == (IN_DOMAIN if one.in_domain else NOVEL)
+        (region,) = group.get_qualitative_evaluations(name=REGION)
+        assert region.value == REGIONS[one.region]
         (image,) = group.source_images
         assert image.referenced_sop_instance_uid == ref.instance_uid
 
