@@ -172,7 +172,7 @@ WRONG = [
     pytest.param(least_checkpoint(version=2), "of another version, its configur", id="version"),
     pytest.param(least_checkpoint(window=7), "has no window of 8 to 8", id="window"),
     pytest.param(least_checkpoint(embed_dim=40), "heads of 40 channels", id="channels"),
-    pytest.param(least_checkpoint(embed_dim=64), "has another shape", id="shape"),
+    pytest.param(least_checkpoint(image_dim=5), "has another shape than its", id="shape"),
     pytest.param(least_checkpoint(use_sobel=False), "without use_sobel", id="ablation"),
     pytest.param(without("head.gain"), "tensor head.gain is missing", id="missing tensor"),
     pytest.param(broken(more=np.zeros(3)), "tensor more is not of type F16", id="type"),
