@@ -61,8 +61,8 @@ def test_every_feature_fails_with_nothing_and_works_with_everything(name: str) -
 @pytest.mark.parametrize(
     ("packages", "has_gpu", "name", "works"),
     [
-        ({"onnxruntime"}, False, "score on the CPU", True),
-        ({"onnxruntime-gpu"}, False, "score on the CPU", True),
+        ({"onnxruntime"}, False, "score with ONNX Runtime", True),
+        ({"onnxruntime-gpu"}, False, "score with ONNX Runtime", True),
         ({"onnxruntime-gpu"}, False, "score with CUDA", False),
         ({"onnxruntime-gpu"}, True, "score with CUDA", True),
         ({"onnxruntime"}, True, "score with CUDA", False),
@@ -103,10 +103,14 @@ def test_no_command_puts_one_onnxruntime_beside_the_other() -> None:
         ({"onnxruntime-gpu": None}, None),
         ({"onnxruntime": None}, None),
         ({}, "both installed and overwrite each other"),
-        ({"onnxruntime": None, "onnxruntime-gpu": None}, "no onnxruntime"),
+        ({"onnxruntime": None, "onnxruntime-gpu": None}, None),
+        (
+            {"onnxruntime": None, "onnxruntime-gpu": None, doctor.ENGINE: None},
+            "no CPU engine and no onnxruntime",
+        ),
         ({"onnxruntime": None, "tensorrt_rtx bindings": None}, "only half of TensorRT-RTX"),
     ],
-    ids=["cpu-only", "gpu-only", "both", "neither", "half-rtx"],
+    ids=["cpu-only", "gpu-only", "both", "engine-only", "neither", "half-rtx"],
 )
 def test_problems(change: dict[str, str | None], problem: str | None) -> None:
     problems = doctor._problems(EVERYTHING | change)

@@ -306,6 +306,7 @@ def test_the_ladder_goes_down_and_keeps_each_reason(
         "tensorrt": f"{bundle}: holds no tensorrt engine; export it with one",
         "tensorrt-rtx": f"{bundle}: holds no tensorrt-rtx engine; export it with one",
         "onnxruntime-cuda": "no cuDNN",
+        "native": f"{bundle}: holds no checkpoint; export it with one",
     }
     assert Session(bundle, ("onnxruntime-cpu", "onnxruntime-cuda")).refused == {}
     with pytest.raises(BackendUnavailable, match="tensorrt: .*no tensorrt.*cuda: no cuDNN"):

@@ -181,8 +181,8 @@ def _open_checkpoint(
     options: SessionOptions,
     checkpoints: list[Artifact],
 ) -> LoadedBackend:
-    native.load_library()
     artifact = _of_precision(checkpoints, options.precision, "checkpoint", bundle)[0]
+    native.load_library()
     machine = this_machine(native.installed_version())
     judged = worst(
         (
