@@ -168,14 +168,14 @@ def print_diagnosis(diagnosis: Diagnosis, console: Console) -> None:
     if not diagnosis.gpus:
         console.print("GPU: none", highlight=False)
     packages = Table(title="Packages", title_justify="left")
-    packages.add_column("package")
-    packages.add_column("version")
+    packages.add_column("package", overflow="fold")
+    packages.add_column("version", overflow="fold")
     for name, version in diagnosis.packages.items():
         packages.add_row(name, version or "-")
     console.print(packages)
     table = Table(title="What works here", title_justify="left")
     for heading in ("feature", "works", "missing"):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for feature in diagnosis.features:
         table.add_row(feature.name, "yes" if feature.works else "no", ", ".join(feature.missing))
     console.print(table)
