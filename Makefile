@@ -23,7 +23,6 @@ help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
 
 build: $(INSTALLED) bundle/manifest.json sample  ## install, export a verified bundle, score a sample
-	$(BIN)/clinreadnet verify bundle
 	$(BIN)/clinreadnet score sample --bundle bundle
 
 build-at-terminal:  ## make build as a person at a terminal sees it: it ends, and leaves the terminal as it was
