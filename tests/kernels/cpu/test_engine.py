@@ -169,7 +169,7 @@ WRONG = [
     pytest.param(least_checkpoint() + b"x", "bytes follow its last tensor", id="longer"),
     pytest.param(b"\xff" * 64, "no safetensors file", id="another kind of file"),
     pytest.param(least_checkpoint(preset="tiny"), "of preset tiny, not small", id="preset"),
-    pytest.param(least_checkpoint(version=2), "of another version, its configur", id="version"),
+    pytest.param(least_checkpoint(version=2), "of another version, its config", id="version"),
     pytest.param(least_checkpoint(window=7), "has no window of 8 to 8", id="window"),
     pytest.param(least_checkpoint(embed_dim=40), "heads of 40 channels", id="channels"),
     pytest.param(least_checkpoint(image_dim=5), "has another shape than its", id="shape"),
