@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import os
+import pickle
 import shutil
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from typing import Any
 import pytest
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+ALL = os.environ.get("CLINREADNET_TEST_ALL") == "1"
+"""Whether tests run whole that `make test` runs in part; `make test-all` sets it."""
 
 
 def pytest_configure() -> None:
@@ -29,12 +33,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in other]
         config.hook.pytest_deselected(items=other)
 
+    if left_out := set() if ALL else set(beside_the_sample(items)):
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=list(left_out))
+
     if not any(item.get_closest_marker("gpu") for item in items):
         return
     if not has_gpu():
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU on this machine"))
+
+
+def beside_the_sample(items: list[pytest.Item]) -> Iterator[pytest.Item]:
+    """Yield the cases that `sample(every=n)` leaves out: all but the first of each n of a test."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        if marker := item.get_closest_marker("sample"):
+            test = item.nodeid.partition("[")[0]
+            if seen[test] % marker.kwargs["every"]:
+                yield item
+            seen[test] += 1
 
 
 def has_gpu() -> bool:
@@ -106,12 +125,22 @@ def tiny_checkpoint(shared: Callable[[str, Callable[[Path], object]], Path]) -> 
 
 
 @pytest.fixture(scope="session")
-def simulated_once() -> Iterator[None]:
+def simulated_once(shared: Callable[[str, Callable[[Path], object]], Path]) -> Iterator[None]:
     """Simulating takes longer than a tiny network; the same slices serve every export."""
     from clinreadnet.export import golden
 
+    simulate = golden.simulate_anatomy
+
+    @functools.cache
+    def once(seed: int, anatomy: int) -> Any:
+        path = shared(
+            f"anatomy-{seed}-{anatomy}",
+            lambda new: new.write_bytes(pickle.dumps(simulate(seed, anatomy))),
+        )
+        return pickle.loads(path.read_bytes())
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(golden, "simulate_anatomy", functools.cache(golden.simulate_anatomy))
+        patch.setattr(golden, "simulate_anatomy", once)
         yield
 
 
@@ -182,20 +211,21 @@ def few_golden(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def graph(
-    tiny_bundle: Path, small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+    tiny_bundle: Path,
+    small_checkpoint: Path,
+    shared: Callable[[str, Callable[[Path], object]], Path],
 ) -> Callable[[str, str], Path]:
-    """Make the graph of a preset and precision; each is exported at most once."""
+    """Make the graph of a preset and precision; each is exported once for all processes."""
     from clinreadnet.export.onnx.export import export_onnx
     from clinreadnet.model.checkpoint import load_checkpoint
 
-    folder = tmp_path_factory.mktemp("small")
-
+    @functools.cache
     def make(preset: str, precision: str) -> Path:
         if preset == "tiny":
             return tiny_bundle / f"clinreadnet.{precision}.onnx"
-        path = folder / f"clinreadnet.{precision}.onnx"
-        if not path.exists():
-            export_onnx(load_checkpoint(small_checkpoint), path, precision=precision)
-        return path
+        return shared(
+            f"clinreadnet.{precision}.onnx",
+            lambda path: export_onnx(load_checkpoint(small_checkpoint), path, precision=precision),
+        )
 
     return make
