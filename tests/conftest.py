@@ -170,7 +170,7 @@ def tiny_bundle(
 def quick(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the graphs and the golden slices of the finished bundle instead of making them."""
     from clinreadnet.export import bundle as bundles
-    from clinreadnet.export.onnx import graphs
+    from clinreadnet.export.onnx import export, graphs
     from clinreadnet.runtime.bundle.manifest import Golden, load_manifest
 
     def copy_graph(model: object, path: Path, *, precision: str) -> None:
@@ -180,7 +180,8 @@ def quick(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         shutil.copy(tiny_bundle / path.name, path)
         return load_manifest(tiny_bundle).golden
 
-    monkeypatch.setattr(graphs, "export_onnx", copy_graph)
+    for module in (export, graphs):
+        monkeypatch.setattr(module, "export_onnx", copy_graph)
     monkeypatch.setattr(bundles, "write_golden", copy_golden)
 
 
