@@ -150,7 +150,10 @@ def tiny_bundle(
     simulated_once: None,
     shared: Callable[[str, Callable[[Path], object]], Path],
 ) -> Path:
-    """Both graphs, and one engine if it can be built. Made once; do not change it."""
+    """Both graphs, and one engine if it can be built. Made once; do not change it.
+
+    The export verifies a few golden slices; tests/verify/test_verify.py verifies all of them.
+    """
     from support.export_models import RTX_MISSING
     from typer.testing import CliRunner
 
@@ -160,7 +163,9 @@ def tiny_bundle(
     given = ["--checkpoint", str(tiny_checkpoint), "--preset", "tiny", *engines]
 
     def export(out: Path) -> None:
-        result = CliRunner().invoke(app, ["export", "--out", str(out), *given])
+        with pytest.MonkeyPatch.context() as patch:
+            verify_few(patch)
+            result = CliRunner().invoke(app, ["export", "--out", str(out), *given])
         assert result.exit_code == 0, f"{result.output} {result.exception!r}"
 
     return shared("bundle", export)
@@ -200,14 +205,18 @@ def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def few_golden(monkeypatch: pytest.MonkeyPatch) -> None:
     """Verify four golden slices in small batches, where a test is not about what they show."""
+    verify_few(monkeypatch)
+
+
+def verify_few(patch: pytest.MonkeyPatch) -> None:
     from clinreadnet.runtime.bundle.golden import read_golden
     from clinreadnet.verify import graph, run
 
     def first(*args: Any) -> dict[str, Any]:
         return {name: values[:4] for name, values in read_golden(*args).items()}
 
-    monkeypatch.setattr(run, "read_golden", first)
-    monkeypatch.setattr(graph, "CPU_BATCH", 2)
+    patch.setattr(run, "read_golden", first)
+    patch.setattr(graph, "CPU_BATCH", 2)
 
 
 @pytest.fixture(scope="session")
