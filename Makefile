@@ -15,8 +15,8 @@ WEIGHTS := clinreadnet/weights/small.safetensors
 NATIVE := setup.py $(wildcard kernels/cpu/*.cpp kernels/cpu/*.h kernels/cpu/include/*.h kernels/cpu/recipe.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help build build-at-terminal test fuzz soak faults lint format typecheck docs picture bench bench-record bench-check \
-	gpu-check native-sanitize \
+.PHONY: help build build-at-terminal test test-all fuzz soak faults lint format typecheck docs picture bench \
+	bench-record bench-check gpu-check native-sanitize \
 	node-load rehearse tables ptx-check defects flavours plugins kernel-table clean
 
 help:  ## list the targets
@@ -30,8 +30,11 @@ build-at-terminal:  ## make build as a person at a terminal sees it: it ends, an
 
 # A file's tests share what they make, so a file stays in one process; a process takes one core. In their own order,
 # because files of one long test would otherwise come last.
-test: $(INSTALLED)  ## run the whole CPU test suite, in up to 4 processes
+test: $(INSTALLED)  ## run the CPU test suite, in up to 4 processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+test-all: export CLINREADNET_TEST_ALL := 1
+test-all: test  ## the same, with every case of what `make test` runs a sample of
 
 fuzz: $(INSTALLED)  ## read random files for MINUTES (default 30), from SEED; RECORD=1 keeps the counts
 	cd tests && ../$(BIN)/python -m fuzz.run --minutes $(or $(MINUTES),30) --seed $(or $(SEED),1) \

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import os
+import pickle
 import shutil
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from typing import Any
 import pytest
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+ALL = os.environ.get("CLINREADNET_TEST_ALL") == "1"
+"""Whether tests run whole that `make test` runs in part; `make test-all` sets it."""
 
 
 def pytest_configure() -> None:
@@ -29,12 +33,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in other]
         config.hook.pytest_deselected(items=other)
 
+    if left_out := set() if ALL else set(beside_the_sample(items)):
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=list(left_out))
+
     if not any(item.get_closest_marker("gpu") for item in items):
         return
     if not has_gpu():
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU on this machine"))
+
+
+def beside_the_sample(items: list[pytest.Item]) -> Iterator[pytest.Item]:
+    """Yield the cases that `sample(every=n)` leaves out: all but the first of each n of a test."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        if marker := item.get_closest_marker("sample"):
+            test = item.nodeid.partition("[")[0]
+            if seen[test] % marker.kwargs["every"]:
+                yield item
+            seen[test] += 1
 
 
 def has_gpu() -> bool:
@@ -106,12 +125,22 @@ def tiny_checkpoint(shared: Callable[[str, Callable[[Path], object]], Path]) -> 
 
 
 @pytest.fixture(scope="session")
-def simulated_once() -> Iterator[None]:
+def simulated_once(shared: Callable[[str, Callable[[Path], object]], Path]) -> Iterator[None]:
     """Simulating takes longer than a tiny network; the same slices serve every export."""
     from clinreadnet.export import golden
 
+    simulate = golden.simulate_anatomy
+
+    @functools.cache
+    def once(seed: int, anatomy: int) -> Any:
+        path = shared(
+            f"anatomy-{seed}-{anatomy}",
+            lambda new: new.write_bytes(pickle.dumps(simulate(seed, anatomy))),
+        )
+        return pickle.loads(path.read_bytes())
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(golden, "simulate_anatomy", functools.cache(golden.simulate_anatomy))
+        patch.setattr(golden, "simulate_anatomy", once)
         yield
 
 
@@ -121,7 +150,10 @@ def tiny_bundle(
     simulated_once: None,
     shared: Callable[[str, Callable[[Path], object]], Path],
 ) -> Path:
-    """Both graphs, and one engine if it can be built. Made once; do not change it."""
+    """Both graphs, and one engine if it can be built. Made once; do not change it.
+
+    The export verifies a few golden slices; tests/verify/test_verify.py verifies all of them.
+    """
     from support.export_models import RTX_MISSING
     from typer.testing import CliRunner
 
@@ -131,7 +163,9 @@ def tiny_bundle(
     given = ["--checkpoint", str(tiny_checkpoint), "--preset", "tiny", *engines]
 
     def export(out: Path) -> None:
-        result = CliRunner().invoke(app, ["export", "--out", str(out), *given])
+        with pytest.MonkeyPatch.context() as patch:
+            verify_few(patch)
+            result = CliRunner().invoke(app, ["export", "--out", str(out), *given])
         assert result.exit_code == 0, f"{result.output} {result.exception!r}"
 
     return shared("bundle", export)
@@ -141,7 +175,7 @@ def tiny_bundle(
 def quick(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the graphs and the golden slices of the finished bundle instead of making them."""
     from clinreadnet.export import bundle as bundles
-    from clinreadnet.export.onnx import graphs
+    from clinreadnet.export.onnx import export, graphs
     from clinreadnet.runtime.bundle.manifest import Golden, load_manifest
 
     def copy_graph(model: object, path: Path, *, precision: str) -> None:
@@ -151,7 +185,8 @@ def quick(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         shutil.copy(tiny_bundle / path.name, path)
         return load_manifest(tiny_bundle).golden
 
-    monkeypatch.setattr(graphs, "export_onnx", copy_graph)
+    for module in (export, graphs):
+        monkeypatch.setattr(module, "export_onnx", copy_graph)
     monkeypatch.setattr(bundles, "write_golden", copy_golden)
 
 
@@ -170,32 +205,37 @@ def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def few_golden(monkeypatch: pytest.MonkeyPatch) -> None:
     """Verify four golden slices in small batches, where a test is not about what they show."""
+    verify_few(monkeypatch)
+
+
+def verify_few(patch: pytest.MonkeyPatch) -> None:
     from clinreadnet.runtime.bundle.golden import read_golden
     from clinreadnet.verify import graph, run
 
     def first(*args: Any) -> dict[str, Any]:
         return {name: values[:4] for name, values in read_golden(*args).items()}
 
-    monkeypatch.setattr(run, "read_golden", first)
-    monkeypatch.setattr(graph, "CPU_BATCH", 2)
+    patch.setattr(run, "read_golden", first)
+    patch.setattr(graph, "CPU_BATCH", 2)
 
 
 @pytest.fixture(scope="session")
 def graph(
-    tiny_bundle: Path, small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+    tiny_bundle: Path,
+    small_checkpoint: Path,
+    shared: Callable[[str, Callable[[Path], object]], Path],
 ) -> Callable[[str, str], Path]:
-    """Make the graph of a preset and precision; each is exported at most once."""
+    """Make the graph of a preset and precision; each is exported once for all processes."""
     from clinreadnet.export.onnx.export import export_onnx
     from clinreadnet.model.checkpoint import load_checkpoint
 
-    folder = tmp_path_factory.mktemp("small")
-
+    @functools.cache
     def make(preset: str, precision: str) -> Path:
         if preset == "tiny":
             return tiny_bundle / f"clinreadnet.{precision}.onnx"
-        path = folder / f"clinreadnet.{precision}.onnx"
-        if not path.exists():
-            export_onnx(load_checkpoint(small_checkpoint), path, precision=precision)
-        return path
+        return shared(
+            f"clinreadnet.{precision}.onnx",
+            lambda path: export_onnx(load_checkpoint(small_checkpoint), path, precision=precision),
+        )
 
     return make

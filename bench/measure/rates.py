@@ -5,8 +5,17 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from clinreadnet.precision import PRECISIONS, torch_precisions
+
+T = TypeVar("T")
+
+SIZES = (256, 512, 1024, 2048)
+"""Rows of the square matrices that a processor multiplies, smallest first."""
+SECONDS = 0.1
+"""A product that takes longer than this is not repeated in the next size: large enough to be timed,
+and without the processor's own instructions for a type the largest takes half a minute."""
 
 
 @functools.cache
@@ -28,8 +37,10 @@ def measure_rates() -> dict[str, float]:
     target = torch.empty_like(source)
     rates["copy"] = 2 * source.numel() / _best(lambda: target.copy_(source))
     for precision in torch_precisions(cuda=False):
-        a = torch.ones(2048, 2048, dtype=getattr(torch, PRECISIONS[precision].torch_dtype))
-        rates[precision] = 2 * 2048**3 / _best(functools.partial(torch.matmul, a, a))
+        dtype = getattr(torch, PRECISIONS[precision].torch_dtype)
+        rates[precision] = product_rate(
+            functools.partial(torch.ones, dtype=dtype), lambda a: torch.matmul(a, a)
+        )
     return rates
 
 
@@ -41,12 +52,34 @@ def known_rates() -> dict[str, float]:
 def _numpy_rates() -> dict[str, float]:
     import numpy as np
 
-    source, square = np.ones(2**28, np.uint8), np.ones((2048, 2048), np.float32)
+    source = np.ones(2**28, np.uint8)
     target = np.empty_like(source)
     return {
         "copy": 2 * source.nbytes / _best(lambda: np.copyto(target, source)),
-        "fp32": 2 * 2048**3 / _best(lambda: square @ square),
+        "fp32": product_rate(functools.partial(np.ones, dtype=np.float32), lambda a: a @ a),
     }
+
+
+def product_rate(
+    make: Callable[[tuple[int, int]], T],
+    multiply: Callable[[T], object],
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Return the FLOP/s of square matrix products: the best of all sizes that were tried.
+
+    Args:
+        make: returns a matrix of a shape.
+        multiply: multiplies a matrix by itself.
+        clock: returns the time in seconds.
+    """
+    rate = 0.0
+    for n in SIZES:
+        square = make((n, n))
+        seconds = _best(functools.partial(multiply, square), clock=clock)
+        rate = max(rate, 2 * n**3 / seconds)
+        if seconds > SECONDS:
+            break
+    return rate
 
 
 def _cuda_rates() -> dict[str, float]:
@@ -65,11 +98,13 @@ def _cuda_rates() -> dict[str, float]:
     return rates
 
 
-def _best(run: Callable[[], object], repeats: int = 7) -> float:
+def _best(
+    run: Callable[[], object], repeats: int = 7, clock: Callable[[], float] = time.perf_counter
+) -> float:
     """Seconds of the fastest of some runs."""
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = clock()
         run()
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return min(times)

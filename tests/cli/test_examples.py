@@ -249,8 +249,9 @@ def test_examples_run(
         words = words[words.index("clinreadnet") :]
     assert words[:2] == ["clinreadnet", command]
     arguments = [command, *words[2:], *([] if stub else SMALLER.get(command, []))]
-    if command == "export" and stub is None:
+    if command in ("check-graph", "export") and stub is None:
         request.getfixturevalue("quick")
+    if command == "export" and stub is None:
         monkeypatch.setattr("clinreadnet.export.bundle.load_flavour", no_tensorrt)
     if command == "export-kernels":
         kernels = import_module("clinreadnet.export.kernels")

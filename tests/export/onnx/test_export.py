@@ -20,6 +20,7 @@ from clinreadnet.export.engines.build import EngineBuilder
 from clinreadnet.export.onnx.export import export_onnx
 from clinreadnet.metrics import relative_error
 from clinreadnet.model.checkpoint import load_checkpoint
+from clinreadnet.model.network import ClinReadNet
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from clinreadnet.runtime.reproduce import compare_outputs
@@ -176,13 +177,22 @@ def test_same_weights_same_bytes_and_no_trace_of_this_machine(
     assert {p.dtype for p in model.parameters()} == {torch.float32}, "the model is left alone"
 
 
-def test_buffers_keep_their_digits(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """Whitening in bfloat16 would move the novelty by more than all roundings before it."""
+@pytest.fixture(scope="module")
+def bfloat16(
+    tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[ClinReadNet, Path]:
+    """A network whose whitening has more digits than its checkpoint keeps, and its graph."""
     model = load_checkpoint(tiny_checkpoint)
     with torch.no_grad():
         model.novelty.whitening.add_(1e-7)
-    path = tmp_path / "a.onnx"
+    path = tmp_path_factory.mktemp("bf16") / "clinreadnet.bf16.onnx"
     export_onnx(model, path, precision="bf16")
+    return model, path
+
+
+def test_buffers_keep_their_digits(bfloat16: tuple[ClinReadNet, Path]) -> None:
+    """Whitening in bfloat16 would move the novelty by more than all roundings before it."""
+    model, path = bfloat16
     constants = [onnx.numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer]
     whitening = model.novelty.whitening.numpy()
     (stored,) = [c for c in constants if c.shape == whitening.shape and c.dtype == np.float32]
@@ -197,11 +207,9 @@ def test_unknown_precision(tiny_checkpoint: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_bfloat16_graph(
-    tiny_checkpoint: Path, tmp_path: Path, slices: GoldenSlices, references: dict[str, Outputs]
-) -> None:
-    path = tmp_path / "clinreadnet.bf16.onnx"
-    export_onnx(load_checkpoint(tiny_checkpoint), path, precision="bf16")
+def test_bfloat16_graph(bfloat16: tuple[ClinReadNet, Path], slices: GoldenSlices) -> None:
+    network, path = bfloat16
+    reference = reference_outputs(network, slices)
     model, types = inferred(path)
     assert [(o.domain, o.version) for o in model.opset_import] == [("", PRECISIONS["bf16"].opset)]
     floats: Counter[str] = Counter()
@@ -214,9 +222,9 @@ def test_bfloat16_graph(
             assert types[node.input[0]] == TensorProto.FLOAT, node.name
     assert floats == {"Gelu": 1, "Gemm": 2, "MatMul": 3}
     outputs = OnnxRuntimeBackend(emulate(path.read_bytes())).run(slices.images[:, None])
-    errors = [relative_error(outputs[name], references["tiny"][name]) for name in OUTPUTS]
+    errors = [relative_error(outputs[name], reference[name]) for name in OUTPUTS]
     assert PRECISIONS["fp16"].budget / 10 < max(errors) <= PRECISIONS["bf16"].budget
-    found = compare_outputs(outputs, references["tiny"], PRECISIONS["bf16"].limits())
+    found = compare_outputs(outputs, reference, PRECISIONS["bf16"].limits())
     assert found.failures() == []
     if RTX_MISSING is None:
         builder = EngineBuilder(path, precision="bf16", flavour="tensorrt-rtx")

@@ -41,6 +41,7 @@ from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from clinreadnet.runtime.bundle.graph import check_graph as check_content
 from clinreadnet.runtime.bundle.manifest import Golden, load_manifest
 from clinreadnet.spec import OUTPUTS
+from clinreadnet.verify import run as verification
 from clinreadnet.verify.emulate import element_types, emulate
 from clinreadnet.verify.reference import GoldenSlices, reference_outputs
 
@@ -262,6 +263,7 @@ def test_only_a_graph_within_its_budget_is_shipped(
         onnx.save(model, target)
 
     monkeypatch.setattr(graphs, "export_onnx", copy_graph)
+    monkeypatch.setattr(graphs, "read_golden", verification.read_golden)  # `few_golden`
     monkeypatch.setattr(bundles, "write_golden", copy_golden)
     monkeypatch.setattr(bundles, "load_optimizer", lambda: None)
     monkeypatch.setattr(graphs, "quantize", scale)

@@ -1,0 +1,31 @@
+"""What a machine can do: how its rates are measured."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.measure.rates import SIZES, product_rate
+
+
+@pytest.mark.parametrize(("flops", "tried"), [(1e12, set(SIZES)), (1e9, {256, 512})])
+def test_a_slow_type_is_not_multiplied_in_large_sizes(flops: float, tried: set[int]) -> None:
+    """Without instructions for a type, the largest product takes half a minute."""
+    now, seen = [0.0], set[int]()
+
+    def multiply(n: int) -> None:
+        seen.add(n)
+        now[0] += 2 * n**3 / flops
+
+    rate = product_rate(lambda shape: shape[0], multiply, lambda: now[0])
+    assert seen == tried
+    assert rate == pytest.approx(flops)
+
+
+def test_the_best_size_counts() -> None:
+    now = [0.0]
+
+    def multiply(n: int) -> None:
+        now[0] += 1e-6 + 2 * n**3 / 1e12
+
+    rate = product_rate(lambda shape: shape[0], multiply, lambda: now[0])
+    assert 0.99e12 < rate < 1e12
