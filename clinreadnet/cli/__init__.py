@@ -78,7 +78,8 @@ def _run() -> NoReturn:
     except typer.TyperException as error:
         # The message is empty where the help was shown instead.
         if message := error.format_message():
-            _fail(f"{message.rstrip('.')}. See --help.", error.exit_code)
+            end = "" if message.endswith("?") else "."
+            _fail(f"{message.rstrip('.')}{end} See --help.", error.exit_code)
         sys.exit(error.exit_code)
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):  # typer turns it into status 1
