@@ -21,12 +21,14 @@ int main(int argc, char** argv) {
     data[i] = malloc(4 * (size_t)lengths[i] + 4);
     get(data[i], 4, (size_t)lengths[i]);
   }
-  if (crn_run_op(argv[1], argv[2], sizes, data, atoll(argv[3]), atoll(argv[4]), &tasks, error,
-                 sizeof error)) {
+  int failed = crn_run_op(argv[1], argv[2], sizes, data, atoll(argv[3]), atoll(argv[4]), &tasks, error,
+                          sizeof error);
+  if (failed) {
     fprintf(stderr, "%s\n", error);
-    return 1;
+  } else {
+    fwrite(&tasks, 8, 1, stdout);
+    for (int64_t i = 0; i < tensors; i++) fwrite(data[i], 4, (size_t)lengths[i], stdout);
   }
-  fwrite(&tasks, 8, 1, stdout);
-  for (int64_t i = 0; i < tensors; i++) fwrite(data[i], 4, (size_t)lengths[i], stdout);
-  return 0;
+  for (int64_t i = 0; i < tensors; i++) free(data[i]);
+  return failed != 0;
 }
