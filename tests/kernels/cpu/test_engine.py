@@ -106,12 +106,12 @@ def test_position_batch_and_threads_do_not_change_a_bit(
     if name not in instruction_sets(library):
         pytest.skip(f"this processor has no {name}")
     monkeypatch.setenv(native.INSTRUCTIONS_VARIABLE, name)
-    expected: dict[str, Any] | None = None
+    expected: dict[str, Any] = {}
     for threads in {1, os.cpu_count() or 1}:
         backend = opened(library, precision=precision, threads=threads)
         assert backend.notes == [f"instructions {name}"]
         alone = backend.run(HU[:1])
-        expected = expected or alone
+        expected = expected or dict(alone)
         for size in (2, 5):
             batch = np.concatenate([HU[1:2]] * (size - 1) + [HU[:1]])
             together = backend.run(batch)
