@@ -106,7 +106,7 @@ def test_an_8_bit_graph_is_measured_too(tmp_path: Path) -> None:
 
 def test_each_missing_backend_is_one_skip_with_its_reason(recorded: tuple[Path, str]) -> None:
     _, printed = recorded
-    assert "holds no tensorrt engine" in printed
+    assert "holds nothing that tensorrt runs" in printed
     assert "needs PyTorch and the shipped checkpoint" in printed
 
 

@@ -120,7 +120,8 @@ def _is_bundle(path: Path) -> bool:
     manifest = load_manifest(path)
     for listed in listed_files(manifest):
         read_listed(path, listed)
-    return len(manifest.artifacts) == 2 and (path / "golden.npz").exists()
+    graphs = [artifact for artifact in manifest.artifacts if artifact.kind == "onnx"]
+    return len(graphs) == 2 and (path / "golden.npz").exists()
 
 
 def _is_signed(path: Path) -> bool:
