@@ -42,7 +42,7 @@ LAYER_NORMS, GELUS = 29, 14
 MOST = {
     "Add": 116, "Cast": 86, "Clip": 1, "Concat": 27, "Conv": 3, "Div": 27, "Gelu": 14, "Gemm": 2,
     "LayerNormalization": 29, "Log": 2, "MatMul": 80, "Mul": 93, "Pad": 1, "ReduceMean": 4,
-    "ReduceSum": 27, "Reshape": 60, "Softmax": 15, "Split": 37, "Sqrt": 3, "Squeeze": 2, "Sub": 5,
+    "ReduceSum": 27, "Reshape": 61, "Softmax": 15, "Split": 37, "Sqrt": 3, "Squeeze": 2, "Sub": 5,
     "Transpose": 40, "Unsqueeze": 2, "Where": 6,
 }  # fmt: skip
 

@@ -277,7 +277,7 @@ def test_only_a_graph_within_its_budget_is_shipped(
     manifest = load_manifest(out)
     assert manifest.verified
     shipped = factor == 1.0
-    files = {"manifest.json", "golden.npz", "clinreadnet.fp32.onnx"}
+    files = {"manifest.json", "golden.npz", "clinreadnet.fp32.onnx", "clinreadnet.safetensors"}
     assert {p.name for p in out.iterdir()} == files | (
         {"clinreadnet.int8.onnx"} if shipped else set()
     )
