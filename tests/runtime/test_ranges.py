@@ -18,7 +18,7 @@ def test_a_session_shows_its_self_test_and_its_runs(tmp_path: Path, shown: list[
         test = "self-test onnxruntime-cpu"
         assert shown[0] == f"+ {test}" and shown[-1] == f"- {test}"
         shown.clear()
-        session.score(hu)
+        session.score(hu, regions=False)
     assert shown == ["+ run 2 slices", "- run 2 slices", "+ run 1 slices", "- run 1 slices"]
 
 

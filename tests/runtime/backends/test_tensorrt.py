@@ -78,7 +78,7 @@ def test_novelty_has_its_buffers_and_is_judged(machine: Machine) -> None:
     hu[2] = np.random.default_rng(0).normal(420, 60, (512, 512))  # bright for the stub's novelty
     hu[2, :6] = -1000
     with machine.session() as session:
-        scores = session.score(hu)
+        scores = session.score(hu, regions=False)
         lane = session._backend._lanes[0]  # type: ignore[attr-defined]
         assert set(lane.host) == set(lane.device) == {"hu", *OUTPUTS}
     assert scores.in_domain is not None
@@ -154,7 +154,7 @@ def test_full_tensorrt_launches_one_graph_a_batch_size(full: Machine) -> None:
 def test_a_profiler_is_shown_the_stages_of_a_run(machine: Machine, shown: list[str]) -> None:
     with machine.session() as session:
         shown.clear()
-        session.score(some_hu(1))
+        session.score(some_hu(1), regions=False)
     steps = ["fill the page-locked buffer", "launch", "wait for the GPU"]
     inner = [line for step in steps for line in (f"+ {step}", f"- {step}")]
     assert shown == ["+ run 1 slices", *inner, "- run 1 slices"]
