@@ -183,8 +183,8 @@ def test_its_error_is_that_of_8_bits_and_none_before_the_novelty(
 
 @pytest.mark.skipif(
     not multiplies_bytes(),
-    reason="on a processor without 8-bit products this graph of an untrained network is off by 0.018 "
-    "in PLCC, beyond its budget",
+    reason="on a processor without 8-bit products this graph of an untrained network is off by "
+    "0.018 in PLCC, beyond its budget",
 )
 @pytest.mark.usefixtures("quick")
 def test_a_bundle_with_it_is_verified_and_scores(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support import fake_pycuda, fake_tensorrt
+from support.dicom_files import bright, noise
 from support.fake_machine import Machine, start
 from support.fake_pycuda import DriverLibrary
 from support.fake_tensorrt import Engine, EngineValidity
@@ -74,9 +75,7 @@ def test_scores_are_the_references(machine: Machine, n: int, half: bool) -> None
 
 
 def test_novelty_has_its_buffers_and_is_judged(machine: Machine) -> None:
-    hu = some_hu(5)
-    hu[2] = np.random.default_rng(0).normal(420, 60, (512, 512))  # bright for the stub's novelty
-    hu[2, :6] = -1000
+    hu = np.stack([bright(i) if i == 2 else noise(i) for i in range(5)])
     with machine.session() as session:
         scores = session.score(hu, regions=False)
         lane = session._backend._lanes[0]  # type: ignore[attr-defined]
