@@ -18,6 +18,7 @@ import sys, time
 from functools import partial
 from pathlib import Path
 from clinreadnet import cli
+from clinreadnet.cli import commands
 from clinreadnet.files import whole_folder
 from clinreadnet.simulator import simulate
 
@@ -31,7 +32,7 @@ def work(folder, item):
     time.sleep(100)
 
 if __name__ == "__main__":
-    cli.app = app
+    commands.app = app
     cli.main()
 """
 
