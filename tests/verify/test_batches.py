@@ -173,6 +173,7 @@ def test_what_a_cpu_did_not_reach_is_noted(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.usefixtures("without_openvino")  # it does not load this graph of a few operators
 def test_progress_counts_every_slice_that_runs(tmp_path: Path) -> None:
     from clinreadnet.verify.run import steps
 
