@@ -87,6 +87,22 @@ def correlations(
     )
 
 
+def resampled_sums(predicted: ArrayLike, true: ArrayLike, counts: ArrayLike) -> Floats:
+    """Return |PLCC| + |SROCC| + |KROCC| of several samples of the same slices.
+
+    Args:
+        predicted: [n] scores.
+        true: [n] scores.
+        counts: [r, n], how often each sample holds each slice.
+
+    Returns:
+        [r]; NaN for a sample in which a vector is constant.
+    """
+    x, y, _ = _pair(predicted, true)
+    weights = np.asarray(counts, np.float64)
+    return sum((np.abs(m(x, y, weights)) for m in (_pearson, _spearman, _kendall)), np.zeros(1))
+
+
 def grade_interval(probs: ArrayLike, mass: float = INTERVAL_MASS) -> tuple[Floats, Floats]:
     """Return the central interval of distributions over the fine grades.
 

@@ -51,11 +51,17 @@ def alarm() -> Iterator[None]:
 
 
 def refused(read: Callable[[], object]) -> None:
-    """Check that something is refused, and how long that takes in a process that is warm."""
-    start = time.process_time()
-    with pytest.raises(InputError):
-        read()
-    assert time.process_time() - start < SECONDS
+    """Check that something is refused, and the processor time that it takes in a warm process.
+
+    The least of three: the garbage of other tests may be collected meanwhile.
+    """
+    seconds = []
+    while not seconds or (min(seconds) >= SECONDS and len(seconds) < 3):
+        start = time.thread_time()
+        with pytest.raises(InputError):
+            read()
+        seconds.append(time.thread_time() - start)
+    assert min(seconds) < SECONDS
 
 
 def dicom(path: Path, elements: bytes) -> Callable[[], object]:

@@ -35,6 +35,10 @@ def ablate(
         Path | None,
         typer.Option(help="LDCTIQA folder to measure on; default the held-out anatomies."),
     ] = None,
+    patients: Annotated[
+        Path | None,
+        typer.Option(help="Degraded copies of patients' slices, to measure their order."),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each network.")] = 3,
     preset: Preset = _DEFAULT.preset,
     epochs: Epochs = _DEFAULT.epochs,
@@ -54,7 +58,7 @@ def ablate(
 ) -> None:
     """Train otherwise identical networks, each without one part, and compare.
 
-    The parts: Sobel edges, several temperatures, HRPS, attention, tile labels.
+    The parts: Sobel edges, several temperatures, HRPS and its two levels, attention, tile labels.
 
     Writes `ablation.json` and `ablation.md`. Finished runs are kept: give the same command again
     after an interrupt.
@@ -81,7 +85,7 @@ def ablate(
         bf16=bf16,
         limit_seconds=None if limit_time is None else parse_duration(limit_time),
     )
-    result = run(data, out, config, seeds, test)
+    result = run(data, out, config, seeds, test, patients)
     if as_json:
         print_json(result)
     else:

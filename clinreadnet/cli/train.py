@@ -46,7 +46,7 @@ def train(
     learning_rate: LearningRate = _DEFAULT.learning_rate,
     crop: Crop = _DEFAULT.crop,
     loss: Annotated[
-        str, typer.Option(help="hrps, or cross-entropy to compare with.")
+        str, typer.Option(help="hrps; to compare with: rps-fine, rps-coarse or cross-entropy.")
     ] = _DEFAULT.loss,
     target: Annotated[
         str, typer.Option(help="Learn the score, or the noiseless quality of simulated slices.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypedDict
 
 METRICS = ("plcc", "srocc", "krocc", "sum", "map_correlation")
@@ -10,7 +11,7 @@ COMPARED = ("sum", "map_correlation")
 
 
 class Mean(TypedDict):
-    """A mean over seeds and its 95 % t interval; null with one seed."""
+    """A mean over seeds and its 95 % interval; null with one seed."""
 
     mean: float
     low: float | None
@@ -37,16 +38,25 @@ def rows(result: dict[str, Any]) -> list[list[str]]:
     """Return the lines of the table, its heading first."""
     names = ("PLCC", "SROCC", "KROCC", "sum", "map correlation")
     out = [["network", *names, "sum, difference from full", "map, difference from full"]]
-    for name, found in result["variants"].items():
-        cells = [_shown(found[metric]) for metric in METRICS]
-        lost = [
-            "" if name == "full" else _shown(found["differences"][metric]) for metric in COMPARED
+    patients = bool(result.get("patients"))
+    if patients:
+        out[0] += ["order of patients' copies, SROCC", "denoised copies above their source"]
+    for name, variant in result["variants"].items():
+        cells = [_shown(variant[metric]) for metric in METRICS]
+        cells += [
+            "" if name == "full" else _shown(variant["differences"][metric]) for metric in COMPARED
         ]
-        out.append([name, *cells, *lost])
+        if patients:
+            own = variant["patients"]
+            above = ", ".join(str(count) for count in own["denoised_above_clean"])
+            cells += [_shown(own["mean_srocc"]), f"{above} of {own['denoised']}"]
+        out.append([name, *cells])
     return out
 
 
 def _shown(value: Mean) -> str:
+    if math.isnan(value["mean"]):
+        return "none"
     if value["low"] is None or value["high"] is None:
         return f"{value['mean']:.4f}"
     return f"{value['mean']:.4f} [{value['low']:.4f}, {value['high']:.4f}]"
@@ -57,4 +67,7 @@ def markdown(result: dict[str, Any]) -> str:
     head, *body = rows(result)
     lines = [head, ["---"] * len(head), *body]
     table = "".join("| " + " | ".join(line) + " |\n" for line in lines)
-    return f"{table}\n{scale_line(result)} [] is the 95 % interval over seeds (Student's t).\n"
+    intervals = "[] is the 95 % interval over seeds (Student's t)"
+    if result.get("paired"):
+        intervals += "; that of a difference is over seeds and slices (paired bootstrap)"
+    return f"{table}\n{scale_line(result)} {intervals}.\n"

@@ -15,7 +15,7 @@ TASKS = ("network", "head")
 TARGETS = ("score", "quality")
 KEPT = ("best", "last")
 CROPS = (256, SIZE)
-LOSS_NAMES = ("hrps", "cross-entropy")
+LOSS_NAMES = ("hrps", "rps-fine", "rps-coarse", "cross-entropy")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class TrainConfig:
     init: str | None = None
     """Checkpoint to start from instead of random weights."""
     loss: str = "hrps"
-    """"hrps", or "cross-entropy" for the ablation."""
+    """One of `LOSS_NAMES`; all but "hrps" are for the ablation."""
     target: str = "score"
     """What the image's distribution learns: "score", the label; or "quality", which simulated
     folders record beside it and which is free of the radiologists' noise. Validation is against the

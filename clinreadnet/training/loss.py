@@ -2,13 +2,14 @@
 
 The ranked probability score (Epstein 1969; as a loss, Galdran 2023) keeps the distance between
 grades: a vote two grades off costs more than one. HRPS adds the score over the five Likert grades
-to the one over the 21 fine grades. Cross-entropy, which does not know that distance, is here for
-the ablation.
+to the one over the 21 fine grades. Each of the two levels alone, and cross-entropy, which does not
+know that distance, are here for the ablation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -85,6 +86,8 @@ def cross_entropy_loss(probs: Tensor, score: Tensor) -> Tensor:
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "hrps": hrps_loss,
+    "rps-fine": partial(hrps_loss, fine_weight=1.0),
+    "rps-coarse": partial(hrps_loss, fine_weight=0.0),
     "cross-entropy": cross_entropy_loss,
 }
 """Losses of one prediction each, by the name that `--loss` takes."""

@@ -11,10 +11,12 @@ from scipy import stats
 from support.labelled_folder import make_labelled_folder
 
 from clinreadnet.errors import InputError
+from clinreadnet.metrics import correlations
 from clinreadnet.model.checkpoint import load_checkpoint
 from clinreadnet.model.network import PRESETS
 from clinreadnet.training import ablate as module
-from clinreadnet.training.ablate import VARIANTS, ablate, mean_over_seeds
+from clinreadnet.training.ablate import VARIANTS, ablate
+from clinreadnet.training.ablation_intervals import difference, mean_over_seeds
 from clinreadnet.training.ablation_table import METRICS, markdown
 from clinreadnet.training.config import TrainConfig
 from clinreadnet.training.loss import LOSSES, fine_distribution
@@ -48,9 +50,10 @@ SUMMARY = {
 
 
 def test_an_ablation_goes_on_where_it_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, trained = tmp_path / "out", []
+    other_folder = make_labelled_folder(tmp_path / "others", seed=2, anatomies=1)
     rng = np.random.default_rng(0)
 
     def train(data: object, run: Path, config: TrainConfig, *, resume: bool) -> Path:
@@ -65,14 +68,14 @@ def test_an_ablation_goes_on_where_it_stopped(
 
     monkeypatch.setattr(module, "train", train)
     with pytest.raises(KeyboardInterrupt):
-        ablate(["slices"], out, CONFIG, seeds=2)
+        ablate([folder], out, CONFIG, seeds=2)
     assert not (out / "ablation.json").exists()
-    result = ablate(["slices"], out, CONFIG, seeds=2)
+    result = ablate([folder], out, CONFIG, seeds=2)
     assert json.loads((out / "ablation.json").read_text()) == result
 
     names = [f"{name.replace(' ', '-')}-{seed}" for seed in (0, 1) for name in VARIANTS]
     assert [name for name, _, _ in trained] == [*names[:3], *names[2:]], "none is repeated"
-    assert [resume for _, _, resume in trained] == [False] * 3 + [True] + [False] * 9
+    assert [resume for _, _, resume in trained] == [False] * 3 + [True] + [False] * 13
     for name, config, _ in trained:
         changes = VARIANTS[name[:-2].replace("-", " ").replace("cross ", "cross-")]
         assert config == replace(CONFIG, seed=int(name[-1]), **changes)
@@ -82,11 +85,20 @@ def test_an_ablation_goes_on_where_it_stopped(
     lost = np.subtract(other["seeds"]["sum"], full["seeds"]["sum"])
     assert other["differences"]["sum"]["mean"] == pytest.approx(np.mean(lost))
     text = (out / "ablation.md").read_text()
-    assert text == markdown(result) and text.count("\n| ") == 7
+    assert text == markdown(result) and text.count("\n| ") == 9
     assert "preset `tiny`, crops of 256, batches of 4, 8 slices of 2 anatomies, 100 steps" in text
     assert "abacus" in text
-    with pytest.raises(InputError, match="ablation with other settings"):
-        ablate(["slices"], out, replace(CONFIG, epochs=2), seeds=2)
+    for changed, named in (
+        (dict(config=replace(CONFIG, epochs=2)), r"\(config epochs: 1 there, 2 here\)"),
+        (dict(seeds=3), r"\(seeds: 2 there, 3 here\)"),
+        (dict(data=[other_folder]), r'\(data 1 name: "slices" there, "others" here; data 1 sha256'),
+        (dict(test=other_folder), r"\(test: null there, "),
+    ):
+        with pytest.raises(InputError, match=f"ablation with other settings {named}"):
+            ablate(**{"data": [folder], "out": out, "config": CONFIG, "seeds": 2} | changed)
+    monkeypatch.setattr(module, "__version__", "9.9")
+    with pytest.raises(InputError, match=r'\(version: "0.1.0" there, "9.9" here\)'):
+        ablate([folder], out, CONFIG, seeds=2)
 
 
 def test_an_ablation_of_real_runs_is_measured_on_a_test_folder(
@@ -102,11 +114,62 @@ def test_an_ablation_of_real_runs_is_measured_on_a_test_folder(
         "no-Sobel": replace(SMALL, use_sobel=False),
         "one-temperature": replace(SMALL, octaves=1),
         "cross-entropy": SMALL,
+        "fine-grades-alone": SMALL,
+        "coarse-grades-alone": SMALL,
         "no-attention": replace(SMALL, use_attention=False),
         "no-tile-labels": SMALL,
     }
     for name, config in expected.items():
         assert load_checkpoint(out / f"{name}-0" / "model.safetensors").config == config
+
+
+def test_patients_copies_are_ordered_by_every_network(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order itself is tested with `evaluate_order`."""
+    order = {
+        "anatomies": {"1.dcm": 0.9, "2.dcm": 0.7},
+        "denoised": 8,
+        "denoised_above_clean": ["7.tif"],
+    }
+    monkeypatch.setattr(module, "VARIANTS", {"full": {}, "no tile labels": {"tile_weight": 0.0}})
+    monkeypatch.setattr(module, "evaluate_order", lambda patients, checkpoint: order)
+    result = ablate([folder], tmp_path / "out", CONFIG, seeds=1, patients=folder)
+    for variant in result["variants"].values():
+        assert variant["patients"]["mean_srocc"]["mean"] == pytest.approx(0.8)
+        assert variant["patients"]["lowest_srocc"] == 0.7
+    assert markdown(result).count("| 0.8000 | 1 of 8 |") == 2
+
+
+def test_a_difference_is_bootstrapped_in_pairs() -> None:
+    """The interval of a constant gap is narrow, whatever seeds and slices do to both networks."""
+    rng = np.random.default_rng(0)
+    label = rng.uniform(0, 4, 60)
+
+    def run(noise: float, seed: int) -> dict[str, object]:
+        shift = np.random.default_rng(seed).normal(0, 1, 60)  # the same in both networks
+        score, maps = label + noise * shift, 0.9 - noise / 10 + 0.05 * shift
+        slices = {"label": label.tolist(), "score": score.tolist(), "map_correlation": [*maps]}
+        slices["map_correlation"][3] = None
+        found = correlations(score, label)["sum"]["value"]
+        middle = float(np.nanmedian(np.delete(maps, 3)))
+        return {"slices": slices, "measured": {"sum": found, "map_correlation": middle}}
+
+    full, worse = ([run(noise, seed) for seed in range(4)] for noise in (0.5, 0.8))
+    for metric, expected in (("map_correlation", -0.03), ("sum", None)):
+        gap = difference(metric, worse, full)
+        assert gap["low"] is not None and gap["high"] is not None
+        assert gap["low"] < gap["mean"] < gap["high"] < 0 or metric == "map_correlation"
+        if expected is not None:
+            assert [gap["low"], gap["mean"], gap["high"]] == pytest.approx([expected] * 3, abs=1e-9)
+    assert difference("sum", full, full) == {"mean": 0, "low": 0, "high": 0}
+    apart = difference("sum", worse, full[::-1])  # not in pairs
+    paired = difference("sum", worse, full)
+    assert apart["high"] - apart["low"] > 1.2 * (paired["high"] - paired["low"])
+    for one in full:
+        del one["slices"]
+    values = [a["measured"]["sum"] - b["measured"]["sum"] for a, b in zip(worse, full, strict=True)]
+    assert difference("sum", worse, full) == mean_over_seeds(values)
 
 
 def test_what_a_killed_writer_left_beside_a_result_is_removed(tmp_path: Path) -> None:
@@ -144,3 +207,11 @@ def test_cross_entropy_is_that_of_the_two_neighbouring_grades() -> None:
     zero = fine_distribution(torch.tensor([4.0])).flip(1).requires_grad_()
     LOSSES["cross-entropy"](zero, torch.tensor([4.0])).sum().backward()
     assert zero.grad is not None and zero.grad.isfinite().all()
+
+
+def test_hrps_is_the_mean_of_its_two_levels() -> None:
+    probs = torch.rand(5, 21).softmax(dim=1)
+    score = torch.tensor([0.0, 1.1, 2.4, 3.3, 4.0])
+    fine, coarse = (LOSSES[name](probs, score) for name in ("rps-fine", "rps-coarse"))
+    torch.testing.assert_close(LOSSES["hrps"](probs, score), (fine + coarse) / 2)
+    assert not torch.allclose(fine, coarse)

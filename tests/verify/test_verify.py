@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from clinreadnet.cli import app
 from clinreadnet.errors import CheckFailed, InputError
 from clinreadnet.runtime.bundle.manifest import (
+    CHECKPOINT_NAME,
     BatchRange,
     digest,
     load_manifest,
@@ -274,7 +275,13 @@ def test_labelled_folder_measures_every_graph(
     code, out, error = run(own_bundle, *options, "--plot", str(plot))
     assert code == 0, error
     shown = [line for line in out.splitlines() if "PLCC 0." in line or "PLCC 1." in line]
-    assert [line.split(":")[0] for line in shown] == ["reference", FP32, FP16]
+    assert [line.split(":")[0] for line in shown] == [
+        "reference",
+        FP32,
+        FP16,
+        f"{CHECKPOINT_NAME} fp32",
+        f"{CHECKPOINT_NAME} int8",
+    ]
     assert all("worst slice 000" in line for line in shown[1:])
     assert plot.read_bytes().startswith(b"\x89PNG")
     with np.load(own_bundle / "golden.npz"):  # still whole: verify changes nothing
