@@ -184,7 +184,7 @@ def test_golden_slices_need_no_torch(own_bundle: Path) -> None:
     ]
     write_manifest(dataclasses.replace(manifest, artifacts=tuple(artifacts)), own_bundle)
     code = (
-        "import sys; sys.modules.update(torch=None, onnx=None, scipy=None, numba=None)\n"
+        "import sys; sys.modules.update(dict.fromkeys(['torch', 'onnx', 'scipy', 'numba', 'openvino']))\n"
         f"sys.argv = ['clinreadnet', 'verify', {str(own_bundle)!r}]\n"
         "from clinreadnet.cli import main; main()"
     )
