@@ -144,7 +144,8 @@ def score(
 
     go_on = leave_out if keep_going else None
     with status("Reading headers"):
-        refs = find_slices(paths, resample=resample, note=note, refused=go_on)
+        keep = sources.SOURCE_TAGS if objects else ()
+        refs = find_slices(paths, resample=resample, keep=keep, note=note, refused=go_on)
     inputs = [*{ref.path for ref in refs}, *bundle.iterdir(), *(trusted_keys or ())]
     for target in outputs:
         check_output(target, inputs=inputs)
@@ -155,7 +156,7 @@ def score(
     headers: sources.Sources = {}
     if objects:
         try:
-            headers = sources.read_sources(refs)
+            headers = sources.make_sources(refs)
         except InputError as error:
             failures.append(CheckFailed(f"no DICOM object is written; {error.full}"))
             sr = map = secondary_capture = None

@@ -14,12 +14,13 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 from numpy.typing import NDArray
 
 from clinreadnet import limits
@@ -65,6 +66,7 @@ class SliceRef:
         instance_uid: SOPInstanceUID of a DICOM slice; empty without one.
         named: whether it is the one slice of a file that was named, not found in a folder.
         hint: what the header of a DICOM slice says that it shows.
+        header: the data elements that `find_slices` was told to keep; None without any.
     """
 
     path: Path
@@ -79,6 +81,7 @@ class SliceRef:
     named: bool = False
     hint: Hint = Hint()
     _side: int = SIZE
+    header: pydicom.Dataset | None = field(default=None, compare=False, repr=False)
 
     @property
     def loaded_mm(self) -> float | None:
@@ -108,7 +111,7 @@ class SliceRef:
             kind = NoBody if without_body(hu) else InputError
             raise kind(f"{self.name}: not a CT slice in HU, {reason}; leave it out")
         if hu.shape != (SIZE, SIZE):
-            _check_size(self.path, hu.shape, self._resample)
+            check_size(self.path, hu.shape, self._resample)
             hu = resize(hu)
         return hu
 
@@ -117,6 +120,7 @@ def find_slices(
     paths: Iterable[str | os.PathLike[str]],
     *,
     resample: bool = False,
+    keep: Sequence[str] = (),
     note: Callable[[str], None] | None = None,
     refused: Callable[[Path, InputError], None] | None = None,
 ) -> list[SliceRef]:
@@ -131,6 +135,7 @@ def find_slices(
     Args:
         paths: files and folders.
         resample: accept other sizes than 512×512; `SliceRef.load` then uses `resize`.
+        keep: names of data elements of DICOM files for `SliceRef.header`.
         note: called with one line for each file that is skipped or unusual.
         refused: called with a damaged file and its error, instead of raising; it is skipped.
 
@@ -149,7 +154,7 @@ def find_slices(
     found: Sequence[DicomFrame | SliceRef]
     for order, path in enumerate(map(Path, paths)):
         if path.is_dir():
-            found = _search(path, resample, seen, tell, refused)
+            found = _search(path, resample, keep, seen, tell, refused)
         elif not os.path.lexists(path):
             raise InputError(f"{path}: no such file or folder")
         elif (real := os.path.realpath(path)) in seen:
@@ -157,7 +162,7 @@ def find_slices(
         else:
             seen.add(real)
             try:
-                found = _open(path, resample)
+                found = _open(path, resample, keep)
                 named.add(path)
             except InputError as reason:
                 if refused is None or isinstance(reason, NotASlice):
@@ -208,6 +213,7 @@ def _triangle_weights(side: int) -> NDArray[np.float32]:
 def _search(
     folder: Path,
     resample: bool,
+    keep: Sequence[str],
     seen: set[str],
     tell: Callable[[str], None],
     refused: Callable[[Path, InputError], None] | None,
@@ -223,7 +229,7 @@ def _search(
             continue
         seen.add(real)
         try:
-            found += _open(path, resample)
+            found += _open(path, resample, keep)
         except InputError as reason:
             if isinstance(reason, NotASlice) and not (
                 reason.what == "not DICOM" and path.suffix.lower() in _DICOM_SUFFIXES
@@ -274,7 +280,7 @@ def _walk(folder: Path) -> tuple[list[Path], list[tuple[str, Path]]]:
     return files, odd
 
 
-def _open(path: Path, resample: bool) -> Sequence[DicomFrame | SliceRef]:
+def _open(path: Path, resample: bool, keep: Sequence[str]) -> Sequence[DicomFrame | SliceRef]:
     suffix = path.suffix.lower()
     if suffix in _TIF:
         return [_open_tif(path)]
@@ -282,8 +288,8 @@ def _open(path: Path, resample: bool) -> Sequence[DicomFrame | SliceRef]:
         return _open_npy(path, resample)
     if suffix in _METAIMAGE:
         return _open_metaimage(path, resample)
-    frames = read_headers(path)
-    _check_size(path, (frames[0].rows, frames[0].columns), resample)
+    frames = read_headers(path, keep)
+    check_size(path, (frames[0].rows, frames[0].columns), resample)
     return frames
 
 
@@ -317,7 +323,7 @@ def _open_npy(path: Path, resample: bool) -> list[SliceRef]:
             f"{path}: shape {list(header.shape)[:8]}, expected [512, 512] or [n, 512, 512] in HU"
         )
     count = None if len(header.shape) == 2 else header.shape[0]
-    _check_size(path, header.shape[-2:], resample)
+    check_size(path, header.shape[-2:], resample)
     _check_count(path, count or 1)
     return [
         SliceRef(path, number, None, str(path), partial(_read_npy, path, header, number), resample)
@@ -339,7 +345,7 @@ def _read_npy(path: Path, header: ArrayHeader, number: int | None) -> NDArray[np
 def _open_metaimage(path: Path, resample: bool) -> list[SliceRef]:
     stack = open_metaimage(path)
     count, *shape = stack.shape
-    _check_size(path, tuple(shape), resample)
+    check_size(path, tuple(shape), resample)
     _check_count(path, count)
     reader = StackReader(stack)
     return [
@@ -395,6 +401,7 @@ def _series(
                     instance_uid=f.instance_uid,
                     hint=f.hint,
                     _side=max(f.rows, f.columns),
+                    header=f.header,
                 ),
             )
             for f in members
@@ -499,7 +506,12 @@ def _in_order(
     return sorted(members, key=key), lambda f: place(f) if axis[id(f)] == most else None
 
 
-def _check_size(path: Path, shape: tuple[int, ...], resample: bool) -> None:
+def check_size(path: Path, shape: tuple[int, ...], resample: bool) -> None:
+    """Check the rows and columns of a slice.
+
+    Raises:
+        InputError: they are not 512x512, or with ``resample`` beyond what is resized.
+    """
     if shape != (SIZE, SIZE) and not resample:
         raise InputError(
             f"{path}: {by(shape)} pixels, the network takes {SIZE}x{SIZE}; "

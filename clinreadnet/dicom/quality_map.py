@@ -7,7 +7,7 @@ times the slice's, and lies at the centre of the patch, so viewers that fuse by 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,9 @@ from clinreadnet.data.slices import SliceRef
 from clinreadnet.dicom import device
 from clinreadnet.dicom.attributes import COPIED, UNPAIRED
 from clinreadnet.dicom.codes import QUALITY_MAP, identify_scheme
-from clinreadnet.dicom.silence import silent_libraries
 from clinreadnet.dicom.sources import Source, Sources, frame_number
+from clinreadnet.dicom.written import Written, write_objects
 from clinreadnet.errors import InputError
-from clinreadnet.files import whole_folder
 from clinreadnet.scoring.series import SeriesReport
 from clinreadnet.spec import GRADE_RANGE, SIZE, TILE
 
@@ -58,7 +57,7 @@ def check_geometry(refs: Sequence[SliceRef], sources: Sources) -> None:
 
     Args:
         refs: slices from `find_slices`.
-        sources: from `read_sources`, of the same slices.
+        sources: from `make_sources`, of the same slices.
 
     Raises:
         InputError: a slice is not 512x512, has no valid position, orientation, spacing or
@@ -92,7 +91,7 @@ def check_geometry(refs: Sequence[SliceRef], sources: Sources) -> None:
 
 def write_maps(
     report: SeriesReport, sources: Sources, session: Mapping[str, Any], folder: Path
-) -> None:
+) -> list[Written]:
     """Write Parametric Maps into a new folder: ``map-1.dcm`` ..., one for each series.
 
     A series with several slices at one position, such as the phases of a heart, gets one for each
@@ -100,28 +99,22 @@ def write_maps(
 
     Args:
         report: scores from `score_slices`.
-        sources: from `read_sources`, of the same slices, which passed `check_geometry`.
+        sources: from `make_sources`, of the same slices, which passed `check_geometry`.
         session: from `Session.describe`.
         folder: folder to create.
+
+    Returns:
+        The files, in the order of the series and phases.
 
     Raises:
         InputError: ``folder`` exists or cannot be created.
     """
-    members = _members(report)
-    with whole_folder(folder, force=None) as temporary, silent_libraries():
-        for number, indices in enumerate(members, start=1):
-            phases = _phases([report.refs[i] for i in indices], sources)
-            series = device.new_uid()
-            for phase in range(1, max(phases) + 1):
-                own = [i for i, other in zip(indices, phases, strict=True) if other == phase]
-                made = _make_map(report, own, sources, session, (number, phase), series)
-                name = f"map-{number}" if max(phases) == 1 else f"map-{number}-{phase}"
-                made.save_as(temporary / f"{name}.dcm", enforce_file_format=True)
+    return write_objects(_maps(report, sources, session), folder)
 
 
 def write_captures(
     report: SeriesReport, sources: Sources, session: Mapping[str, Any], folder: Path
-) -> None:
+) -> list[Written]:
     """Write each slice under its map as a Secondary Capture, ``capture-1-0001.dcm`` ....
 
     The window is 400/40. "RESEARCH USE ONLY" and the score are burnt into the pixels, which are
@@ -129,22 +122,17 @@ def write_captures(
 
     Args:
         report: scores from `score_slices`.
-        sources: from `read_sources`, of the same slices.
+        sources: from `make_sources`, of the same slices.
         session: from `Session.describe`.
         folder: folder to create.
+
+    Returns:
+        The files, in the order of the slices of each series.
 
     Raises:
         InputError: ``folder`` exists or cannot be created, or a slice cannot be read any more.
     """
-    with whole_folder(folder, force=None) as temporary, silent_libraries():
-        for number, indices in enumerate(_members(report), start=1):
-            series = device.new_uid()
-            for place, index in enumerate(indices, start=1):
-                made = _make_capture(report, index, sources, number, place, series)
-                _describe(made, sources[report.refs[index].path], session)
-                made.save_as(
-                    temporary / f"capture-{number}-{place:04d}.dcm", enforce_file_format=True
-                )
+    return write_objects(_captures(report, sources, session), folder)
 
 
 def draw_overlay(
@@ -174,6 +162,30 @@ def draw_overlay(
             (8, top), line, "white", ImageFont.load_default(18), stroke_width=2, stroke_fill="black"
         )
     return np.asarray(image)
+
+
+def _maps(
+    report: SeriesReport, sources: Sources, session: Mapping[str, Any]
+) -> Iterator[tuple[str, ParametricMap]]:
+    for number, indices in enumerate(_members(report), start=1):
+        phases = _phases([report.refs[i] for i in indices], sources)
+        series = device.new_uid()
+        for phase in range(1, max(phases) + 1):
+            own = [i for i, other in zip(indices, phases, strict=True) if other == phase]
+            name = f"map-{number}" if max(phases) == 1 else f"map-{number}-{phase}"
+            made = _make_map(report, own, sources, session, (number, phase), series)
+            yield f"{name}.dcm", made
+
+
+def _captures(
+    report: SeriesReport, sources: Sources, session: Mapping[str, Any]
+) -> Iterator[tuple[str, SCImage]]:
+    for number, indices in enumerate(_members(report), start=1):
+        series = device.new_uid()
+        for place, index in enumerate(indices, start=1):
+            made = _make_capture(report, index, sources, number, place, series)
+            _describe(made, sources[report.refs[index].path], session)
+            yield f"capture-{number}-{place:04d}.dcm", made
 
 
 def _members(report: SeriesReport) -> list[list[int]]:

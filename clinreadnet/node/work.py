@@ -11,10 +11,9 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import pydicom
-
 from clinreadnet.data.slices import SliceRef, find_slices
 from clinreadnet.dicom import quality_map, sources, structured_report
+from clinreadnet.dicom.written import Written
 from clinreadnet.errors import (
     BackendError,
     ClinReadNetError,
@@ -122,24 +121,30 @@ class Worker:
         wanted = {"report", "map"} if self._maps else {"report"}
         wanted -= self._spool.made(series)
         try:
-            refs = find_slices(list(series.files), resample=self._resample)
+            refs = find_slices(
+                list(series.files), resample=self._resample, keep=sources.SOURCE_TAGS
+            )
             self._doing = "scoring"
             report = score_slices(self._session, refs, left_out=leave_out)
         except InputError as error:
             raise _NoSlice(error.full) from None
         self._metrics.left_out.inc(damaged)
         self._doing = "report"
-        headers = sources.read_sources(report.refs)
+        headers = sources.make_sources(report.refs)
         facts = self._session.describe()
+        written: dict[str, list[Written]] = {}
         if "report" in wanted:
-            structured_report.write_reports(report, headers, facts, folder / "report")
+            written["report"] = structured_report.write_reports(
+                report, headers, facts, folder / "report"
+            )
         if "map" in wanted:
             self._doing = "map"
-            aside = self._write_maps(report, headers, facts, name, folder / "map")
+            written["map"], aside = self._write_maps(report, headers, facts, name, folder / "map")
         self._doing = "finishing"
         made = [
-            _describe(path, path.parent.name)
-            for path in sorted(folder.glob("*/*.dcm"), reverse=True)
+            Made(_flushed(one.path), kind, one.sop_class, one.sop_instance)
+            for kind, files in written.items()
+            for one in files
         ]
         return made, len(report.slices), aside
 
@@ -150,22 +155,21 @@ class Worker:
         facts: dict[str, Any],
         name: str,
         folder: Path,
-    ) -> SetAside | None:
-        """Write maps if the slices have a place; return why they could not be written."""
+    ) -> tuple[list[Written], SetAside | None]:
+        """Write maps if the slices have a place; return them, and why they cannot be written."""
         try:
             quality_map.check_geometry(report.refs, headers)
         except InputError as error:
             log(f"{name}: no map, the report alone: {self._without_paths(error.full)}")
-            return None
+            return [], None
         except Exception as error:
-            return self._why(error)
+            return [], self._why(error)
         try:
-            quality_map.write_maps(report, headers, facts, folder)
+            return quality_map.write_maps(report, headers, facts, folder), None
         except LATER:
             raise
         except Exception as error:  # the report is sent all the same
-            return self._why(error)
-        return None
+            return [], self._why(error)
 
     def _set_aside(self, series: Series, name: str, aside: SetAside) -> None:
         self._spool.set_aside(series, aside)
@@ -189,9 +193,8 @@ class Worker:
         return text.replace(f"{self._spool.folder}{os.sep}objects{os.sep}", "")
 
 
-def _describe(path: Path, kind: str) -> Made:
-    """Flush a file to disk, and return what it is."""
+def _flushed(path: Path) -> Path:
+    """Flush a file to disk."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
-    meta = pydicom.filereader.read_file_meta_info(path)
-    return Made(path, kind, str(meta.MediaStorageSOPClassUID), str(meta.MediaStorageSOPInstanceUID))
+    return path

@@ -23,6 +23,7 @@ from support.dicom_files import (
     write_enhanced_ct,
     write_series,
 )
+from support.header_reads import count_header_reads
 
 from clinreadnet import cli
 from clinreadnet.dicom.codes import (
@@ -39,7 +40,7 @@ from clinreadnet.dicom.codes import (
     SCORE,
     SLICES,
 )
-from clinreadnet.dicom.sources import read_sources
+from clinreadnet.dicom.sources import make_sources
 from clinreadnet.dicom.structured_report import write_reports
 from clinreadnet.errors import InputError
 from clinreadnet.runtime import Session
@@ -76,7 +77,7 @@ def read(folder: Path, number: int = 1) -> Any:
 
 
 def write_sr(report: SeriesReport, session: Session, out: Path) -> Path:
-    write_reports(report, read_sources(report.refs), session.describe(), out)
+    write_reports(report, make_sources(report.refs), session.describe(), out)
     return out
 
 
@@ -241,7 +242,7 @@ def test_a_slice_without_uids_is_refused(
 ) -> None:
     report = scored(write_ct(tmp_path / "a.dcm", **tags))
     with pytest.raises(InputError, match=words) as caught:
-        read_sources(report.refs)
+        make_sources(report.refs)
     assert str(tmp_path / "a.dcm") in str(caught.value)
 
 
@@ -251,20 +252,20 @@ def test_two_slices_with_one_uid_and_other_pixels_are_refused(
     for name, seed in (("a.dcm", 0), ("b.dcm", 1)):
         write(tmp_path / name, make_ct(noise(seed), SOPInstanceUID="1.2.3.4"))
     with pytest.raises(InputError, match="a reference to it is ambiguous"):
-        read_sources(scored(tmp_path).refs)
+        make_sources(scored(tmp_path).refs)
 
 
 def test_a_series_of_two_patients_is_refused(tmp_path: Path, scored: Scored) -> None:
     write_ct(tmp_path / "a.dcm", PatientID="1")
     write_ct(tmp_path / "b.dcm", PatientID="2")
     with pytest.raises(InputError, match="of another study or patient"):
-        read_sources(scored(tmp_path).refs)
+        make_sources(scored(tmp_path).refs)
 
 
 def test_a_slice_that_is_not_dicom_is_refused(tmp_path: Path, scored: Scored) -> None:
     np.save(tmp_path / "a.npy", noise())
     with pytest.raises(InputError, match="not a DICOM file"):
-        read_sources(scored(tmp_path / "a.npy").refs)
+        make_sources(scored(tmp_path / "a.npy").refs)
 
 
 def test_private_codes_are_distinct_short_and_documented() -> None:
@@ -291,7 +292,7 @@ def test_a_report_of_novel_slices_alone_has_no_mean(
         report.refs[3:],
         report.outputs.take(3),
     )
-    write_reports(last, read_sources(last.refs), session.describe(), tmp_path / "out")
+    write_reports(last, make_sources(last.refs), session.describe(), tmp_path / "out")
     group = read(tmp_path / "out").content.get_image_measurement_groups()[-1]
     assert [m.name for m in group.get_measurements()] == [SLICES, NOVEL_SLICES]
 
@@ -316,6 +317,21 @@ def test_the_command_refuses_a_folder_that_is_there(
     printed, errors = capsys.readouterr()
     assert (status, printed) == (2, "")
     assert "reports: already exists" in errors and errors.count("\n") == 1
+
+
+def test_each_header_is_read_once_on_its_way_from_a_folder_to_the_objects(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series = write_series(tmp_path / "series", 3)
+    outputs = [
+        *("--sr", tmp_path / "reports"),
+        *("--map", tmp_path / "maps"),
+        *("--secondary-capture", tmp_path / "captures"),
+    ]
+    reads = count_header_reads(monkeypatch)
+    assert run(monkeypatch, "score", series, "--bundle", bundle, *outputs) == 0
+    assert reads == {"header": 3}
+    assert len(list(tmp_path.glob("*/*-1*.dcm"))) == 5
 
 
 def test_a_series_without_a_study_gets_scores_and_a_line_instead_of_a_report(

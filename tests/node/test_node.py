@@ -23,6 +23,7 @@ from pydicom.uid import (
     RLELossless,
 )
 from support.dicom_files import CT, MR, make_ct, noise, write_enhanced_ct
+from support.header_reads import count_header_reads
 from support.pacs import MAP, REPORT, Pacs, connect, referenced
 
 from clinreadnet.node.config import Destination, Sender, parse_senders
@@ -99,6 +100,18 @@ def test_a_series_with_its_count_is_not_waited_for(start: Start, pacs: Pacs, unt
     store(node.port, slices(3, NumberOfSeriesRelatedInstances=3))
     until(lambda: pacs.received)
     assert len(referenced(pacs.received[0])) == 3
+
+
+def test_a_header_is_read_once_when_it_comes_in_and_once_when_it_is_scored(
+    start: Start, pacs: Pacs, until: Until, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = start(maps=True)
+    reads = count_header_reads(monkeypatch)
+    store(node.port, slices(3, NumberOfSeriesRelatedInstances=3))
+    until(lambda: len(pacs.received) == 2)
+    until(lambda: not list((tmp_path / "spool" / "outgoing").iterdir()))
+    assert [one.SOPClassUID for one in pacs.received] == [REPORT, MAP]
+    assert reads == {"header": 6}
 
 
 def test_enhanced_ct_is_scored_frame_by_frame_and_mapped(

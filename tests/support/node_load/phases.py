@@ -275,8 +275,8 @@ def cost(bundle: Path, slices: int, repeats: int) -> dict[str, Any]:
                 dataset = pydicom.dcmread(path)
                 sent.append(Sent(str(dataset.SOPInstanceUID), encoded(dataset)))
             start = time.process_time()
-            refs = find_slices([folder])
-            headers = sources.read_sources(refs)
+            refs = find_slices([folder], keep=sources.SOURCE_TAGS)
+            headers = sources.make_sources(refs)
             report = score_slices(session, refs)
             structured_report.write_reports(
                 report, headers, session.describe(), folder.with_suffix(".sr")
