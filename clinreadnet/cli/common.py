@@ -4,10 +4,34 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from clinreadnet.console import output_named
+from clinreadnet.console import output_named, status
+
+if TYPE_CHECKING:
+    from clinreadnet.runtime import Session
+
+
+def open_session(
+    bundle: Path,
+    backends: Sequence[str] | None,
+    precision: str | None,
+    *,
+    trusted_keys: Sequence[Path] | None,
+    **options: Any,
+) -> Session:
+    """Load a bundle, saying so; arguments and errors as of `Session`.
+
+    An option that a command was not given is None or empty: all backends, and no key.
+    """
+    from clinreadnet.runtime import BACKENDS, Session
+
+    with status("Loading the bundle"):
+        return Session(
+            bundle, backends or BACKENDS, precision, trusted_keys=trusted_keys or None, **options
+        )
 
 
 def print_json(result: Mapping[str, Any]) -> None:

@@ -32,7 +32,7 @@ from clinreadnet.dicom.codes import QUALITY_MAP, identify_scheme
 from clinreadnet.dicom.sources import Source, Sources, frame_number
 from clinreadnet.dicom.written import Written, write_objects
 from clinreadnet.errors import InputError
-from clinreadnet.scoring.series import SeriesReport
+from clinreadnet.scoring.result import SeriesReport
 from clinreadnet.spec import GRADE_RANGE, SIZE, TILE
 
 _Vector = NDArray[np.float64]

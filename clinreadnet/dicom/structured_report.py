@@ -52,7 +52,7 @@ from clinreadnet.dicom.sources import Sources, frame_number
 from clinreadnet.dicom.written import Written, write_objects
 from clinreadnet.metrics import likert_probabilities
 from clinreadnet.scoring.domain import domain_lines
-from clinreadnet.scoring.series import SeriesReport, SeriesSummary
+from clinreadnet.scoring.result import SeriesReport, SeriesSummary
 from clinreadnet.spec import RESEARCH_USE
 
 _NO_UNIT = codes.UCUM.NoUnits

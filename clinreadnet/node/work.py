@@ -25,7 +25,8 @@ from clinreadnet.node.log import HASH_DIGITS, log
 from clinreadnet.node.metrics import Metrics
 from clinreadnet.node.spool import Made, Series, SetAside, Spool
 from clinreadnet.runtime import Session
-from clinreadnet.scoring.series import SeriesReport, score_slices
+from clinreadnet.scoring.result import SeriesReport
+from clinreadnet.scoring.run import score_slices
 
 LATER = (BackendError, SessionClosed, OSError, sqlite3.Error, MemoryError)
 """What is not the fault of a series: it stays and is tried again."""

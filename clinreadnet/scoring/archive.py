@@ -21,7 +21,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow
 import ray
 import ray.data
@@ -41,14 +40,13 @@ from clinreadnet.errors import (
 )
 from clinreadnet.files import check_output, whole_file
 from clinreadnet.runtime import Session
-from clinreadnet.scoring.series import (
-    SeriesEnds,
+from clinreadnet.scoring.result import (
     SeriesSummary,
     SliceScore,
-    slice_scores,
     summaries_to_dict,
     summarise_by_series,
 )
+from clinreadnet.scoring.run import SeriesEnds, score_chunk
 from clinreadnet.spec import RESEARCH_USE
 
 LOCAL = "local"
@@ -439,57 +437,12 @@ class _Worker:
     def _survive(
         self, work: tuple[int, ...], session: Session, refs: Sequence[SliceRef]
     ) -> tuple[list[SliceScore | None], list[InputError | None]] | None:
-        """Return `_score_chunk`'s result, or None if the work has killed enough workers."""
+        """Return `score_chunk`'s result, or None if the work has killed enough workers."""
         if ray.get(self._ledger.begin.remote(work)) >= TRIES:
             return None
-        scored = _score_chunk(session, refs)
+        scored = score_chunk(session, refs)
         ray.get(self._ledger.end.remote(work))
         return scored
-
-
-def score_chunk(
-    session: Session, refs: Sequence[SliceRef]
-) -> tuple[list[SliceScore | None], list[str | None]]:
-    """Load and score slices; a failure does not stop the others.
-
-    Args:
-        session: a loaded bundle.
-        refs: n slices.
-
-    Returns:
-        n scores, None without a score; and n error messages, None with a score.
-    """
-    scores, errors = _score_chunk(session, refs)
-    return scores, [None if error is None else str(error) for error in errors]
-
-
-def _score_chunk(
-    session: Session, refs: Sequence[SliceRef]
-) -> tuple[list[SliceScore | None], list[InputError | None]]:
-    scores: list[SliceScore | None] = [None] * len(refs)
-    errors: list[InputError | None] = [None] * len(refs)
-    images: dict[int, NDArray[np.float32]] = {}
-    for index, ref in enumerate(refs):
-        try:
-            images[index] = ref.load()
-        except InputError as error:
-            errors[index] = error
-    try:
-        if images:
-            sizes = [refs[index].loaded_mm for index in images]
-            together = session.score(np.stack(list(images.values())), sizes)
-            for index, one in zip(
-                images, slice_scores([refs[i] for i in images], together), strict=True
-            ):
-                scores[index] = one
-    except ClinReadNetError:
-        for index, image in images.items():  # find the slice that failed
-            try:
-                alone = session.score(image[None], refs[index].loaded_mm)
-                (scores[index],) = slice_scores([refs[index]], alone)
-            except ClinReadNetError as error:
-                errors[index] = InputError(f"{refs[index].name}: {error}")
-    return scores, errors
 
 
 def _write(

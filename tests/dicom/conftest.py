@@ -12,7 +12,8 @@ from support.tiny_bundle import write_bundle
 from clinreadnet.data.slices import find_slices
 from clinreadnet.dicom.sources import SOURCE_TAGS
 from clinreadnet.runtime import Session
-from clinreadnet.scoring.series import SeriesReport, score_slices
+from clinreadnet.scoring.result import SeriesReport
+from clinreadnet.scoring.run import score_slices
 
 pytest.importorskip("highdicom", reason="highdicom is not installed: the extra dicom")
 

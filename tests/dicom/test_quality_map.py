@@ -18,7 +18,7 @@ from clinreadnet.dicom.quality_map import check_geometry, draw_overlay, write_ca
 from clinreadnet.dicom.sources import make_sources
 from clinreadnet.errors import InputError
 from clinreadnet.runtime import Session
-from clinreadnet.scoring.series import SeriesReport
+from clinreadnet.scoring.result import SeriesReport
 
 DCIODVFY = shutil.which("dciodvfy")
 OBLIQUE = [1, 0, 0, 0, 0.8, 0.6]

@@ -44,7 +44,7 @@ from clinreadnet.dicom.sources import make_sources
 from clinreadnet.dicom.structured_report import write_reports
 from clinreadnet.errors import InputError
 from clinreadnet.runtime import Session
-from clinreadnet.scoring.series import SeriesReport
+from clinreadnet.scoring.result import SeriesReport
 from clinreadnet.spec import RESEARCH_USE
 
 ROOT = Path(__file__).parents[2]

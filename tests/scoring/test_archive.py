@@ -28,8 +28,9 @@ from clinreadnet.data.slices import SliceRef, find_slices
 from clinreadnet.errors import CheckFailed, ClinReadNetError, InputError
 from clinreadnet.runtime import Scores, Session
 from clinreadnet.scoring import archive as score_ray
-from clinreadnet.scoring.archive import ArchiveReport, NotWritten, score_archive, score_chunk
-from clinreadnet.scoring.series import SliceScore, score_slices, summarise_by_series
+from clinreadnet.scoring.archive import ArchiveReport, NotWritten, score_archive
+from clinreadnet.scoring.result import SliceScore, summarise_by_series
+from clinreadnet.scoring.run import score_chunk, score_slices
 
 
 @pytest.fixture(scope="module")
@@ -286,7 +287,7 @@ def test_a_slice_that_fails_stops_no_other_of_its_chunk() -> None:
     images[1] -= 300
     refs = [SliceRef(Path(f"{i}"), None, None, "s", image.copy) for i, image in enumerate(images)]
     scores, errors = score_chunk(Picky(), refs)  # type: ignore[arg-type]
-    assert errors == [None, "1: too dark", None]
+    assert [error and str(error) for error in errors] == [None, "1: too dark", None]
     assert scores[1] is None
     kept = [one.score for one in scores if one is not None]
     np.testing.assert_allclose(kept, reference(np.stack(images))["score"][[0, 2]], rtol=1e-6)

@@ -248,7 +248,7 @@ def cost(bundle: Path, slices: int, repeats: int) -> dict[str, Any]:
     from clinreadnet.data.slices import find_slices
     from clinreadnet.dicom import sources, structured_report
     from clinreadnet.runtime import Session
-    from clinreadnet.scoring.series import score_slices
+    from clinreadnet.scoring.run import score_slices
 
     pacs = Pacs()
     alone, through = [], []

@@ -1,0 +1,216 @@
+"""The scores of slices, and their summaries series by series."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinreadnet.data.acquisition import Acquisition
+from clinreadnet.data.region import OUTSIDE, with_header
+from clinreadnet.data.slices import SliceRef
+from clinreadnet.runtime import Scores, Session
+from clinreadnet.spec import LIKERT, RESEARCH_USE, grade_word
+
+
+@dataclass(frozen=True)
+class SliceScore:
+    """The score of one slice.
+
+    Attributes:
+        path: the file.
+        frame: frame number from 0 in a file of several slices, else None.
+        position: place along the slice normal in mm, or None.
+        score: 0 bad ... 4 excellent.
+        grade: word of the nearest grade.
+        low: lower end of the 90 % interval of the grade.
+        high: upper end of it.
+        novelty: how far the slice lies from the training data; None for bundles made before it.
+        in_domain: whether it is an abdomen or its edge, and like the training data; False marks it
+            as novel, and None says that the bundle cannot judge.
+        series: SeriesInstanceUID, or the folder (``.tif``) or file (``.npy``, ``.mha``).
+        acquisition: dose and protocol of a DICOM slice.
+        region: abdomen, edge or outside; empty where nobody looked.
+        region_reason: why it is the edge or outside.
+        header: what the header of a DICOM slice says that it shows; empty where it says nothing.
+    """
+
+    path: str
+    frame: int | None
+    position: float | None
+    score: float
+    grade: str
+    low: float
+    high: float
+    novelty: float | None
+    in_domain: bool | None
+    series: str = ""
+    acquisition: Acquisition = Acquisition()
+    region: str = ""
+    region_reason: str = ""
+    header: str = ""
+
+
+@dataclass(frozen=True)
+class SeriesSummary:
+    """Summary of the scores of some slices, except those marked as novel.
+
+    Attributes:
+        n: number of slices, with the marked ones.
+        novel: number of marked slices, which are left out; None where nothing is judged.
+        mean: mean score; None where all slices are marked, as are ``min`` and ``max``.
+        min: lowest score.
+        max: highest score.
+        shares: by grade word; they sum to 1, or all are 0 where all slices are marked.
+    """
+
+    n: int
+    novel: int | None
+    mean: float | None
+    min: float | None
+    max: float | None
+    shares: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Extreme:
+    """The worst or the best slice, kept for the plot; ``quality_map`` is float32 [16, 16].
+
+    A slice that is marked as novel is one only where all are.
+    """
+
+    ref: SliceRef
+    score: float
+    quality_map: NDArray[np.float32]
+    novel: bool
+
+
+@dataclass(frozen=True)
+class SeriesReport:
+    """Scores in the order of the slices, their summaries, and the two extremes.
+
+    Attributes:
+        slices: in the order of the slices.
+        series: summary of all slices; its mean says little where there are several series.
+        by_series: summary of each series, in order.
+        worst: the slice with the lowest score.
+        best: the slice with the highest.
+        unjudged: why no slice is judged to be in domain; None where slices are judged.
+        refs: where each slice comes from, in the same order.
+        outputs: the network's outputs for the slices, in the same order.
+    """
+
+    slices: list[SliceScore]
+    series: SeriesSummary
+    worst: Extreme
+    best: Extreme
+    unjudged: str | None
+    refs: list[SliceRef]
+    outputs: Scores
+
+    @property
+    def by_series(self) -> dict[str, SeriesSummary]:
+        """Summary of each series, in order."""
+        return summarise_by_series(self.slices)
+
+    def to_dict(self, session: Session) -> dict[str, Any]:
+        """Return what ``--json`` prints; ``series`` is null where there are several."""
+        return {
+            "slices": [asdict(s) for s in self.slices],
+            **summaries_to_dict(self.by_series),
+            "session": session.describe(),
+            "research_use": RESEARCH_USE,
+        }
+
+
+def slice_scores(refs: Sequence[SliceRef], scores: Scores) -> list[SliceScore]:
+    """Return what the network says of each of n slices."""
+    n = len(refs)
+    regions = (
+        [None] * n
+        if scores.regions is None
+        else [with_header(one, ref.hint) for ref, one in zip(refs, scores.regions, strict=True)]
+    )
+    novelty = [None] * n if scores.novelty is None else scores.novelty.tolist()
+    judged = [None] * n if scores.in_domain is None else scores.in_domain.tolist()
+    in_domain = [
+        False if region is not None and region.answer == OUTSIDE else like
+        for region, like in zip(regions, judged, strict=True)
+    ]
+    return [
+        SliceScore(
+            path=str(ref.path),
+            frame=ref.frame,
+            position=ref.position,
+            score=score,
+            grade=grade_word(score),
+            low=round(low, 2),
+            high=round(high, 2),
+            novelty=distance,
+            in_domain=like,
+            series=ref.series,
+            acquisition=ref.acquisition,
+            region="" if region is None else region.answer,
+            region_reason="" if region is None else region.reason,
+            header=str(ref.hint),
+        )
+        for ref, score, low, high, distance, like, region in zip(
+            refs,
+            scores.score.tolist(),
+            scores.low.tolist(),
+            scores.high.tolist(),
+            novelty,
+            in_domain,
+            regions,
+            strict=True,
+        )
+    ]
+
+
+def summarise(slices: Sequence[SliceScore]) -> SeriesSummary:
+    """Return the summary of at least one slice."""
+    kept = [one for one in slices if one.in_domain is not False]
+    scores, words = [one.score for one in kept], [one.grade for one in kept]
+    return SeriesSummary(
+        n=len(slices),
+        novel=None if all(one.in_domain is None for one in slices) else len(slices) - len(kept),
+        mean=float(np.mean(scores)) if scores else None,
+        min=min(scores, default=None),
+        max=max(scores, default=None),
+        shares={word: words.count(word) / max(len(words), 1) for word in LIKERT},
+    )
+
+
+def summarise_by_series(slices: Iterable[SliceScore]) -> dict[str, SeriesSummary]:
+    """Return the summary of each series, in the order of their first slices."""
+    members: dict[str, list[SliceScore]] = {}
+    for one in slices:
+        members.setdefault(one.series, []).append(one)
+    return {series: summarise(own) for series, own in members.items()}
+
+
+def summaries_to_dict(by_series: Mapping[str, SeriesSummary]) -> dict[str, Any]:
+    """Return summaries ready for JSON: ``by_series``, and ``series``, null unless there is one."""
+    rows = [{"series": series} | asdict(summary) for series, summary in by_series.items()]
+    only = [asdict(summary) for summary in by_series.values()] if len(by_series) == 1 else [None]
+    return {"series": only[0], "by_series": rows}
+
+
+def summary_line(series: SeriesSummary) -> str:
+    """Return the summary as one line of text."""
+    if series.mean is None:
+        return f"{count_slices(series.n)}, all marked as novel, unlike the training data: no mean"
+    left_out = f", {series.novel} of them marked as novel and left out" if series.novel else ""
+    shares = ", ".join(f"{word} {share:.0%}" for word, share in series.shares.items() if share)
+    return (
+        f"{count_slices(series.n)}{left_out}: mean {series.mean:.2f}, lowest {series.min:.2f}, "
+        f"highest {series.max:.2f} (0 bad ... 4 excellent); {shares}"
+    )
+
+
+def count_slices(n: int) -> str:
+    """Return a number of slices in words."""
+    return "1 slice" if n == 1 else f"{n} slices"
