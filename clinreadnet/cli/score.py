@@ -2,52 +2,32 @@
 
 from __future__ import annotations
 
+from clinreadnet.cli import options
 from clinreadnet.cli.common import open_session
-from clinreadnet.cli.options import (
-    Backends,
-    Budget,
-    Bundle,
-    Captures,
-    ChallengeFolder,
-    CsvFile,
-    Device,
-    Fastest,
-    GraphPrecision,
-    HtmlFile,
-    Json,
-    KeepGoing,
-    Maps,
-    NotBefore,
-    PlotFile,
-    Reports,
-    Resample,
-    SlicePaths,
-    TrustedKeys,
-)
 from clinreadnet.console import note, progress_bar, status
 from clinreadnet.errors import CheckFailed, InputError
 
 
 def score(
-    paths: SlicePaths,
-    bundle: Bundle = None,
-    resample: Resample = False,
-    csv: CsvFile = None,
-    plot: PlotFile = None,
-    html: HtmlFile = None,
-    challenge_output: ChallengeFolder = None,
-    sr: Reports = None,
-    map: Maps = None,
-    secondary_capture: Captures = None,
-    backends: Backends = None,
-    device: Device = 0,
-    fastest: Fastest = False,
-    budget: Budget = None,
-    trusted_keys: TrustedKeys = None,
-    not_before: NotBefore = None,
-    precision: GraphPrecision = None,
-    keep_going: KeepGoing = False,
-    as_json: Json = False,
+    paths: options.SlicePaths,
+    bundle: options.Bundle = None,
+    resample: options.Resample = False,
+    csv: options.CsvFile = None,
+    plot: options.PlotFile = None,
+    html: options.HtmlFile = None,
+    challenge_output: options.ChallengeFolder = None,
+    sr: options.Reports = None,
+    map: options.Maps = None,
+    secondary_capture: options.Captures = None,
+    backends: options.Backends = None,
+    device: options.Device = 0,
+    fastest: options.Fastest = False,
+    budget: options.Budget = None,
+    trusted_keys: options.TrustedKeys = None,
+    not_before: options.NotBefore = None,
+    precision: options.GraphPrecision = None,
+    keep_going: options.KeepGoing = False,
+    as_json: options.Json = False,
 ) -> None:
     """Score slices from 0 (bad) to 4 (excellent). No reference image is needed.
 

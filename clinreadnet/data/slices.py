@@ -294,7 +294,7 @@ def _open(path: Path, resample: bool, keep: Sequence[str]) -> Sequence[DicomFram
 
 
 def _open_tif(path: Path) -> SliceRef:
-    from clinreadnet.data.ldctiqa import tif_shape
+    from clinreadnet.data.tif import tif_shape
 
     shape = tif_shape(path)
     if shape != (SIZE, SIZE):
@@ -306,7 +306,7 @@ def _open_tif(path: Path) -> SliceRef:
 
 
 def _read_tif(path: Path) -> NDArray[np.float32]:
-    from clinreadnet.data.ldctiqa import read_tif
+    from clinreadnet.data.tif import read_tif
 
     return read_tif(path)
 

@@ -11,11 +11,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from clinreadnet.console import progress_bar
-from clinreadnet.data.ldctiqa import (
-    LdctiqaFolder,
-    check_images,
-    read_ldctiqa,
-)
+from clinreadnet.data.ldctiqa import LdctiqaFolder, check_images, read_ldctiqa
 from clinreadnet.data.tiles import read_tiles
 from clinreadnet.errors import InputError
 from clinreadnet.evaluation.maps import MapAgreement, map_agreement

@@ -24,7 +24,8 @@ from pyarrow import parquet
 from safetensors import safe_open
 
 from clinreadnet.cli import app
-from clinreadnet.data.ldctiqa import read_ldctiqa, write_tif
+from clinreadnet.data.ldctiqa import read_ldctiqa
+from clinreadnet.data.tif import write_tif
 from clinreadnet.export import bundle as bundles
 from clinreadnet.export import kernels
 from clinreadnet.export.onnx import graphs
