@@ -107,13 +107,17 @@ class SliceRef:
         hu = self._read()
         if not np.isfinite(hu).all():
             raise InputError(f"{self.name}: holds NaN or infinity; repair or leave out the file")
-        if reason := implausible(hu):
-            kind = NoBody if without_body(hu) else InputError
-            raise kind(f"{self.name}: not a CT slice in HU, {reason}; leave it out")
+        self._check_values(hu)
         if hu.shape != (SIZE, SIZE):
             check_size(self.path, hu.shape, self._resample)
             hu = resize(hu)
+            self._check_values(hu)
         return hu
+
+    def _check_values(self, hu: NDArray[np.float32]) -> None:
+        if reason := implausible(hu):
+            kind = NoBody if without_body(hu) else InputError
+            raise kind(f"{self.name}: not a CT slice in HU, {reason}; leave it out")
 
 
 def find_slices(

@@ -65,7 +65,9 @@ def score_slices(
             if not images:
                 continue
             good = [batch[index] for index in images]
-            result = session.score(np.stack(list(images.values())), [ref.loaded_mm for ref in good])
+            result = session.score(
+                np.stack(list(images.values())), [ref.loaded_mm for ref in good], checked=True
+            )
             scored = slice_scores(good, result)
             for ref, one, quality_map in zip(good, scored, result.quality_map, strict=True):
                 here = Extreme(ref, one.score, quality_map, one.in_domain is False)
@@ -112,14 +114,14 @@ def score_chunk(
     try:
         if images:
             together = session.score(
-                np.stack(list(images.values())), [ref.loaded_mm for ref in good]
+                np.stack(list(images.values())), [ref.loaded_mm for ref in good], checked=True
             )
             for index, one in zip(images, slice_scores(good, together), strict=True):
                 scores[index] = one
     except ClinReadNetError:
         for index, image in images.items():  # find the slice that failed
             try:
-                alone = session.score(image[None], refs[index].loaded_mm)
+                alone = session.score(image[None], refs[index].loaded_mm, checked=True)
                 (scores[index],) = slice_scores([refs[index]], alone)
             except ClinReadNetError as error:
                 errors[index] = InputError(f"{refs[index].name}: {error}")

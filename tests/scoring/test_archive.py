@@ -277,7 +277,7 @@ def test_a_slice_that_fails_stops_no_other_of_its_chunk() -> None:
     class Picky:
         """Fails on any batch that holds a dark slice."""
 
-        def score(self, hu: NDArray[np.float32], pixel_mm: Any) -> Any:
+        def score(self, hu: NDArray[np.float32], pixel_mm: Any, *, checked: bool) -> Any:
             if hu.mean(axis=(1, 2)).min() < -200:
                 raise ClinReadNetError("too dark")
             outputs = {n: value.astype(np.float32) for n, value in reference(hu).items()}
