@@ -38,6 +38,10 @@ from clinreadnet.node.spool_folder import (
     sync_folder,
 )
 
+_COLUMNS = (
+    "SELECT outgoing.id, key, kind, file, sop_class, sop_instance, outgoing.attempts "
+    "FROM outgoing JOIN series ON series = series.id WHERE file IS NOT NULL"
+)
 _COUNTED = ("receiving", "scoring", "failed", "aside")
 
 
@@ -85,6 +89,22 @@ class Made:
     kind: str
     sop_class: str
     sop_instance: str
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """An object that waits: its row, the hash of its series, what it is, and how often it failed.
+
+    The SOP instance never changes: a destination that gets it twice has one object.
+    """
+
+    row: int
+    series: str
+    kind: str
+    path: Path
+    sop_class: str
+    sop_instance: str
+    attempts: int
 
 
 class Spool:
@@ -330,7 +350,7 @@ class Spool:
         self._drop()
         return dropped
 
-    def expire(self, days: float) -> list[str]:
+    def expire_aside(self, days: float) -> list[str]:
         """Drop series that were set aside and whose last object came some days ago."""
         with self.transaction() as database:
             rows = database.execute(
@@ -363,6 +383,61 @@ class Spool:
         """The folder for files of a series that is being scored."""
         return self.folder / "work"
 
+    # Objects that go out
+
+    def due(self, count: int) -> list[Outgoing]:
+        """Return some of the objects whose next try is due, the oldest first."""
+        return self._select(
+            "AND outgoing.due <= ? ORDER BY outgoing.id LIMIT ?", (time.time(), count)
+        )
+
+    def sent(self, one: Outgoing) -> None:
+        """Note that the destination has an object, and remove the file."""
+        with self.transaction() as database:
+            row = database.execute(
+                "UPDATE outgoing SET file = NULL, sent = ? WHERE id = ? RETURNING bytes",
+                (time.time(), one.row),
+            ).fetchone()
+        with suppress(OSError):
+            one.path.unlink()
+        self.room.give(row[0])
+
+    def postpone(self, one: Outgoing, seconds: float) -> None:
+        """Note that the destination refused an object, and when it is tried again."""
+        with self.transaction() as database:
+            database.execute(
+                "UPDATE outgoing SET attempts = attempts + 1, due = ? WHERE id = ?",
+                (time.time() + seconds, one.row),
+            )
+
+    def waiting(self) -> tuple[int, float]:
+        """Return the number of objects that wait, and the age of the oldest in seconds."""
+        with self.mutex:
+            count, oldest = self.database.execute(
+                "SELECT count(*), min(made) FROM outgoing WHERE file IS NOT NULL"
+            ).fetchone()
+        return count, 0.0 if oldest is None else max(time.time() - oldest, 0.0)
+
+    def expire_outgoing(self, days: float) -> list[Outgoing]:
+        """Forget series that ended some days ago.
+
+        Returns:
+            The objects that could not be sent for so long; they are removed too.
+        """
+        before = time.time() - days * 86400
+        lost = self._select("AND made < ?", (before,))
+        for one in lost:
+            self.sent(one)
+        old = (
+            "SELECT id FROM series WHERE state IN ('done', 'failed') AND last < ? AND NOT EXISTS "
+            "(SELECT 1 FROM outgoing WHERE series = series.id AND file IS NOT NULL)"
+        )
+        with self.transaction() as database:
+            for table in ("object", "outgoing"):
+                database.execute(f"DELETE FROM {table} WHERE series IN ({old})", (before,))
+            database.execute(f"DELETE FROM series WHERE id IN ({old})", (before,))
+        return lost
+
     # Inside
 
     @contextmanager
@@ -378,6 +453,14 @@ class Spool:
                     self.database.execute("ROLLBACK")
                 raise
 
+    def _select(self, which: str, values: tuple[float, ...]) -> list[Outgoing]:
+        with self.mutex:
+            rows = self.database.execute(f"{_COLUMNS} {which}", values).fetchall()
+        folder = self.folder / "outgoing"
+        return [
+            Outgoing(row, key, kind, folder / file, *rest) for row, key, kind, file, *rest in rows
+        ]
+
     def _note_aside(self, series: Series, aside: SetAside) -> None:
         self.database.execute(
             "UPDATE series SET state = 'aside', reason = ? WHERE id = ?",
@@ -392,7 +475,7 @@ class Spool:
             (place / REASON_FILE).write_text(aside.detail, "utf-8", "backslashreplace")
 
     def _drop(self) -> None:
-        """Remove the series that are given up by `expire`, `make_room` or a user."""
+        """Remove the series that are given up by `expire_aside`, `make_room` or a user."""
         with self.mutex:  # throughout: two threads would both give the room back
             rows = self.database.execute(
                 "SELECT id, key, part, attempts FROM series WHERE state = 'drop'"

@@ -26,7 +26,7 @@ from support.dicom_files import CT, MR, make_ct, noise, write_enhanced_ct
 from support.header_reads import count_header_reads
 from support.pacs import MAP, REPORT, Pacs, connect, referenced
 
-from clinreadnet.node.config import Destination, Sender, parse_senders
+from clinreadnet.node.config import Destination, Peer, parse_senders
 from clinreadnet.node.node import Node
 from clinreadnet.node.receive import transfer_syntaxes
 
@@ -351,7 +351,7 @@ def test_an_ae_that_is_not_allowed_is_rejected(start: Start, logged: Logged) -> 
 
 
 def test_a_peer_of_another_address_is_hung_up_on(start: Start, logged: Logged) -> None:
-    senders = (Sender(None, parse_senders(["A@10.0.0.0/8"])[0].networks),)
+    senders = (Peer(None, parse_senders(["A@10.0.0.0/8"])[0].networks),)
     assert not connect(start(senders=senders).port).is_established
     logged("connection refused: address")
 
