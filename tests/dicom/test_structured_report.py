@@ -70,6 +70,7 @@ DOSE: dict[str, Any] = {
     "ProtocolName": "Abdomen",
 }
 Scored = Callable[..., SeriesReport]
+Run = Callable[..., tuple[int, str, str]]
 
 
 def read(folder: Path, number: int = 1) -> Any:
@@ -297,30 +298,30 @@ def test_a_report_of_novel_slices_alone_has_no_mean(
     assert [m.name for m in group.get_measurements()] == [SLICES, NOVEL_SLICES]
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr("sys.argv", ["clinreadnet", *map(str, arguments)])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    return int(end.value.code or 0)
+@pytest.fixture
+def run(bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run `clinreadnet score` in this process; return its status and what it printed."""
+
+    def command(*arguments: object) -> tuple[int, str, str]:
+        words = ["clinreadnet", "score", *arguments, "--bundle", bundle]
+        monkeypatch.setattr("sys.argv", list(map(str, words)))
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return int(end.value.code or 0), *capsys.readouterr()
+
+    return command
 
 
-def test_the_command_refuses_a_folder_that_is_there(
-    bundle: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_the_command_refuses_a_folder_that_is_there(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "reports"
     out.mkdir()
-    series = write_series(tmp_path / "series", 1)
-    status = run(monkeypatch, "score", series, "--bundle", bundle, "--sr", out)
-    printed, errors = capsys.readouterr()
+    status, printed, errors = run(write_series(tmp_path / "series", 1), "--sr", out)
     assert (status, printed) == (2, "")
     assert "reports: already exists" in errors and errors.count("\n") == 1
 
 
 def test_each_header_is_read_once_on_its_way_from_a_folder_to_the_objects(
-    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     series = write_series(tmp_path / "series", 3)
     outputs = [
@@ -329,21 +330,17 @@ def test_each_header_is_read_once_on_its_way_from_a_folder_to_the_objects(
         *("--secondary-capture", tmp_path / "captures"),
     ]
     reads = count_header_reads(monkeypatch)
-    assert run(monkeypatch, "score", series, "--bundle", bundle, *outputs) == 0
+    assert run(series, *outputs)[0] == 0
     assert reads == {"header": 3}
     assert len(list(tmp_path.glob("*/*-1*.dcm"))) == 5
 
 
 def test_a_series_without_a_study_gets_scores_and_a_line_instead_of_a_report(
-    bundle: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    run: Run, tmp_path: Path
 ) -> None:
     out = tmp_path / "reports"
     series = write_series(tmp_path / "series", 1, StudyInstanceUID=None)
-    status = run(monkeypatch, "score", series, "--bundle", bundle, "--sr", out)
-    printed, errors = capsys.readouterr()
+    status, printed, errors = run(series, "--sr", out)
     assert status == 1 and "1 slice: mean" in printed and not out.exists()
     assert "no StudyInstanceUID" in errors and errors.count("\n") == 1
     assert list(tmp_path.rglob("*.dcm")) == list(series.iterdir())
