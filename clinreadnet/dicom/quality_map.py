@@ -167,7 +167,7 @@ def draw_overlay(
 def _maps(
     report: SeriesReport, sources: Sources, session: Mapping[str, Any]
 ) -> Iterator[tuple[str, ParametricMap]]:
-    for number, indices in enumerate(_members(report), start=1):
+    for number, indices in enumerate(report.members.values(), start=1):
         phases = _phases([report.refs[i] for i in indices], sources)
         series = device.new_uid()
         for phase in range(1, max(phases) + 1):
@@ -180,20 +180,12 @@ def _maps(
 def _captures(
     report: SeriesReport, sources: Sources, session: Mapping[str, Any]
 ) -> Iterator[tuple[str, SCImage]]:
-    for number, indices in enumerate(_members(report), start=1):
+    for number, indices in enumerate(report.members.values(), start=1):
         series = device.new_uid()
         for place, index in enumerate(indices, start=1):
             made = _make_capture(report, index, sources, number, place, series)
             _describe(made, sources[report.refs[index].path], session)
             yield f"capture-{number}-{place:04d}.dcm", made
-
-
-def _members(report: SeriesReport) -> list[list[int]]:
-    """Return the indices of the slices of each series."""
-    members: dict[str, list[int]] = {}
-    for index, one in enumerate(report.slices):
-        members.setdefault(one.series, []).append(index)
-    return list(members.values())
 
 
 def _phases(refs: Sequence[SliceRef], sources: Sources) -> list[int]:

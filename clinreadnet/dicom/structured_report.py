@@ -90,13 +90,10 @@ def write_reports(
     Raises:
         InputError: ``folder`` exists or cannot be created.
     """
-    members: dict[str, list[int]] = {}
-    for index, one in enumerate(report.slices):
-        members.setdefault(one.series, []).append(index)
     summaries = report.by_series
     made = (
         (f"sr-{n}.dcm", _make_report(report, own, summaries[series], sources, session, n))
-        for n, (series, own) in enumerate(members.items(), start=1)
+        for n, (series, own) in enumerate(report.members.items(), start=1)
     )
     return write_objects(made, folder)
 

@@ -90,31 +90,55 @@ class Extreme:
 
 @dataclass(frozen=True)
 class SeriesReport:
-    """Scores in the order of the slices, their summaries, and the two extremes.
+    """Scores of at least one slice, and what follows from them.
 
     Attributes:
-        slices: in the order of the slices.
-        series: summary of all slices; its mean says little where there are several series.
-        by_series: summary of each series, in order.
-        worst: the slice with the lowest score.
-        best: the slice with the highest.
+        slices: their scores, in order.
+        refs: where each slice comes from.
+        outputs: the network's outputs for the slices.
         unjudged: why no slice is judged to be in domain; None where slices are judged.
-        refs: where each slice comes from, in the same order.
-        outputs: the network's outputs for the slices, in the same order.
     """
 
     slices: list[SliceScore]
-    series: SeriesSummary
-    worst: Extreme
-    best: Extreme
-    unjudged: str | None
     refs: list[SliceRef]
     outputs: Scores
+    unjudged: str | None = None
+
+    @property
+    def series(self) -> SeriesSummary:
+        """Summary of all slices; its mean says little where there are several series."""
+        return summarise(self.slices)
 
     @property
     def by_series(self) -> dict[str, SeriesSummary]:
         """Summary of each series, in order."""
         return summarise_by_series(self.slices)
+
+    @property
+    def members(self) -> dict[str, list[int]]:
+        """Indices of the slices of each series, in order."""
+        members: dict[str, list[int]] = {}
+        for index, one in enumerate(self.slices):
+            members.setdefault(one.series, []).append(index)
+        return members
+
+    @property
+    def worst(self) -> Extreme:
+        """The slice with the lowest score."""
+        return self._extreme(1)
+
+    @property
+    def best(self) -> Extreme:
+        """The slice with the highest score."""
+        return self._extreme(-1)
+
+    def _extreme(self, sign: int) -> Extreme:
+        def key(index: int) -> tuple[bool, float]:
+            return self.slices[index].in_domain is False, sign * self.slices[index].score
+
+        index = min(range(len(self.slices)), key=key)
+        one, quality_map = self.slices[index], self.outputs.quality_map[index]
+        return Extreme(self.refs[index], one.score, quality_map, one.in_domain is False)
 
     def to_dict(self, session: Session) -> dict[str, Any]:
         """Return what ``--json`` prints; ``series`` is null where there are several."""

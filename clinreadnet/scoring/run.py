@@ -15,14 +15,14 @@ from clinreadnet.data.slices import NoBody, SliceRef
 from clinreadnet.errors import ClinReadNetError, InputError
 from clinreadnet.runtime import Scores, Session
 from clinreadnet.runtime.ranges import stage
-from clinreadnet.scoring.result import Extreme, SeriesReport, SliceScore, slice_scores, summarise
+from clinreadnet.scoring.result import SeriesReport, SliceScore, slice_scores
 
 
 def score_slices(
     session: Session,
     refs: Sequence[SliceRef],
     *,
-    advance: Callable[[int], None] | None = None,
+    advance: Callable[[int], None] = lambda slices: None,
     left_out: Callable[[SliceRef, InputError], None] | None = None,
     note: Callable[[str], None] = lambda line: None,
 ) -> SeriesReport:
@@ -46,8 +46,6 @@ def score_slices(
     slices: list[SliceScore] = []
     kept: list[SliceRef] = []
     outputs: list[Scores] = []
-    worst: Extreme | None = None
-    best: Extreme | None = None
     ends = SeriesEnds()
     batches = [refs[i : i + session.batch] for i in range(0, len(refs), session.batch)]
     with ThreadPoolExecutor(1) as reader:
@@ -60,39 +58,22 @@ def score_slices(
                 if left_out is None:
                     raise error
                 left_out(ref, error)
-            if advance is not None:
-                advance(len(failures))
+            advance(len(failures))
             if not images:
                 continue
             good = [batch[index] for index in images]
             result = session.score(
                 np.stack(list(images.values())), [ref.loaded_mm for ref in good], checked=True
             )
-            scored = slice_scores(good, result)
-            for ref, one, quality_map in zip(good, scored, result.quality_map, strict=True):
-                here = Extreme(ref, one.score, quality_map, one.in_domain is False)
-                if worst is None or (here.novel, here.score) < (worst.novel, worst.score):
-                    worst = here
-                if best is None or (here.novel, -here.score) < (best.novel, -best.score):
-                    best = here
-            slices += scored
+            slices += slice_scores(good, result)
             kept += good
             outputs.append(result)
-            if advance is not None:
-                advance(len(good))
+            advance(len(good))
     if line := ends.note():
         note(line)
-    if worst is None or best is None:
+    if not slices:
         raise InputError(f"none of {len(refs)} slices can be read; the lines above say why")
-    return SeriesReport(
-        slices,
-        summarise(slices),
-        worst,
-        best,
-        session.manifest.unjudged,
-        kept,
-        Scores.concatenate(outputs),
-    )
+    return SeriesReport(slices, kept, Scores.concatenate(outputs), session.manifest.unjudged)
 
 
 def score_chunk(

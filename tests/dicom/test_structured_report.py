@@ -284,15 +284,7 @@ def test_a_report_of_novel_slices_alone_has_no_mean(
     made: tuple[SeriesReport, Path], session: Session, tmp_path: Path
 ) -> None:
     report = made[0]
-    last = SeriesReport(
-        report.slices[3:],
-        report.series,
-        report.worst,
-        report.best,
-        None,
-        report.refs[3:],
-        report.outputs.take(3),
-    )
+    last = SeriesReport(report.slices[3:], report.refs[3:], report.outputs.take(3))
     write_reports(last, make_sources(last.refs), session.describe(), tmp_path / "out")
     group = read(tmp_path / "out").content.get_image_measurement_groups()[-1]
     assert [m.name for m in group.get_measurements()] == [SLICES, NOVEL_SLICES]

@@ -144,7 +144,11 @@ def artifacts_of(name: str, manifest: Manifest) -> list[Artifact]:
 
 
 def open_backend(
-    name: str, bundle: str | os.PathLike[str], manifest: Manifest, options: SessionOptions
+    name: str,
+    bundle: str | os.PathLike[str],
+    manifest: Manifest,
+    options: SessionOptions,
+    artifacts: list[Artifact] | None = None,
 ) -> LoadedBackend:
     """Load the artifact that suits a backend best on this machine.
 
@@ -152,7 +156,8 @@ def open_backend(
         name: one of ``BACKENDS``.
         bundle: the bundle's folder.
         manifest: its manifest.
-        options: what the session asks for.
+        options: what the session asks for; where memory is short its batch becomes smaller.
+        artifacts: to choose from; default all that the backend runs.
 
     Raises:
         BackendUnavailable: it can run no artifact of this bundle on this machine.
@@ -160,35 +165,17 @@ def open_backend(
             changed or damaged.
         InputError: ``options`` is outside of what the bundle holds.
     """
-    return _opener(name)(name, Path(bundle), manifest, options, artifacts_of(name, manifest))
-
-
-def open_artifact(
-    name: str,
-    bundle: str | os.PathLike[str],
-    manifest: Manifest,
-    artifact: Artifact,
-    options: SessionOptions,
-) -> LoadedBackend:
-    """Load one artifact as a session does; raises as `open_backend`.
-
-    Args:
-        name: the backend.
-        bundle: the bundle's folder.
-        manifest: its manifest.
-        artifact: the artifact's entry.
-        options: as of a session; where memory is short its batch becomes smaller.
-    """
-    return _opener(name)(name, Path(bundle), manifest, options, [artifact])
+    if artifacts is None:
+        artifacts = artifacts_of(name, manifest)
+    opener: _Opener = _open_graph
+    if name == NATIVE_BACKEND:
+        opener = _open_checkpoint
+    elif name.startswith("tensorrt"):
+        opener = _open_engine
+    return opener(name, Path(bundle), manifest, options, artifacts)
 
 
 _Opener = Callable[[str, Path, Manifest, SessionOptions, list[Artifact]], LoadedBackend]
-
-
-def _opener(name: str) -> _Opener:
-    if name == NATIVE_BACKEND:
-        return _open_checkpoint
-    return _open_engine if name.startswith("tensorrt") else _open_graph
 
 
 def _open_checkpoint(
