@@ -36,27 +36,23 @@ class ScoreOutputs:
     """
 
     def __init__(self, targets: Mapping[str, Path | None], *, as_json: bool) -> None:
-        """Check what is known before slices are searched.
+        """Check what is known before slices are searched; InputError: it cannot be written.
 
         Args:
             targets: file or folder by the name of its parameter, or None.
             as_json: whether JSON is printed instead of the table.
-
-        Raises:
-            InputError: an output cannot be written.
         """
-        self._targets = {name: place for name, place in targets.items() if place is not None}
-        self._as_json = as_json
+        places = {name: place for name, place in targets.items() if place is not None}
+        self._targets, self._as_json = dict(places), as_json
         self._sources: Sources = {}
         self.keep: Sequence[str] = ()
         self.failures: list[OSError | ClinReadNetError] = []
         if self._csv_is_stdout and as_json:
             raise InputError("`csv` and `as_json` both write to standard output; give one of them")
-        places = dict(self._targets)
-        self._files = [places[name] for name in _FILES if name in places]
         if "challenge_output" in places:
             places["challenge_output"] /= write.CHALLENGE_FILE
         check_distinct(places)
+        self._files = [places[name] for name in _FILES if name in places]
         for target in self._files:
             check_output(target)
         if "plot" in places:
@@ -105,9 +101,7 @@ class ScoreOutputs:
     def write(self, report: SeriesReport, session: Session) -> None:
         """Write all outputs, the scores first; what fails is added to ``failures``.
 
-        Args:
-            report: what `score_slices` returned.
-            session: what scored; it may be closed.
+        The session may be closed.
         """
         facts = session.describe()
         self._attempt("csv", write.write_csv, report)

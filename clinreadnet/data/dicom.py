@@ -249,7 +249,10 @@ def read_hu(frame: DicomFrame) -> NDArray[np.float32]:
     Raises:
         InputError: the pixel data cannot be decoded.
     """
-    stored = _read_stored(frame)
+    try:
+        stored = decode(_read_bytes(frame), frame.coding)
+    except Undecodable as error:
+        raise _undecodable(frame, error) from None
     hu: NDArray[np.float32] = stored.astype(np.float32)
     hu = hu * np.float32(frame.slope) + np.float32(frame.intercept)
     outside = hu < PADDING_BELOW_HU
@@ -277,7 +280,8 @@ def pixel_digest(frames: Sequence[DicomFrame]) -> str:
     total = hashlib.sha256()
     inflated = None
     if frames[0].coding.syntax == DEFLATED:  # it would be inflated for each frame
-        inflated = io.BytesIO(_read_bytes(replace(frames[0], spans=_joined(frames))))
+        spans = tuple(span for frame in frames for span in frame.spans)
+        inflated = io.BytesIO(_read_bytes(replace(frames[0], spans=spans)))
     for frame in frames:
         content = _read_bytes(frame) if inflated is None else inflated.read(frame.spans[0][1])
         try:
@@ -286,10 +290,6 @@ def pixel_digest(frames: Sequence[DicomFrame]) -> str:
         except Undecodable:  # told apart by its bytes
             total.update(content)
     return total.hexdigest()
-
-
-def _joined(frames: Sequence[DicomFrame]) -> tuple[Span, ...]:
-    return tuple(span for frame in frames for span in frame.spans)
 
 
 def same_pixels(one: DicomFrame, other: DicomFrame) -> bool:
@@ -307,18 +307,6 @@ def _read_bytes(frame: DicomFrame) -> bytes:
     try:
         return read_spans(frame.path, frame.spans, deflated=frame.coding.syntax == DEFLATED)
     except (Damaged, OSError) as error:
-        raise _undecodable(frame, error) from None
-
-
-def _read_stored(frame: DicomFrame) -> NDArray[np.signedinteger | np.unsignedinteger]:
-    """Return the stored values [rows, columns] of a frame.
-
-    Raises:
-        InputError: the pixel data cannot be decoded.
-    """
-    try:
-        return decode(_read_bytes(frame), frame.coding)
-    except Undecodable as error:
         raise _undecodable(frame, error) from None
 
 
@@ -478,6 +466,7 @@ def _frame(
         raise NotASlice(
             f"{path}: {what}, so its values are not Hounsfield units; leave it out", what
         )
+    series = _number(readable("", "SeriesNumber"))
     position = placed("PlanePositionSequence", "ImagePositionPatient")
     normal = _normal(readable("PlaneOrientationSequence", "ImageOrientationPatient"))
     return DicomFrame(
@@ -493,7 +482,7 @@ def _frame(
         padding=_padding(ds),
         series_uid=str(ds.get("SeriesInstanceUID", "") or "").strip(),
         owner=_owner(ds),
-        series_number=_or_infinity(_number(readable("", "SeriesNumber"))),
+        series_number=math.inf if series is None else series,
         projected=_projected(position, normal),
         normal=normal,
         location=_number(placed("", "SliceLocation")),
@@ -602,10 +591,6 @@ def _number(value: Any) -> float | None:
     except (TypeError, ValueError):
         return None
     return number if math.isfinite(number) else None
-
-
-def _or_infinity(value: float | None) -> float:
-    return math.inf if value is None else value
 
 
 def _words(value: Any) -> list[str]:

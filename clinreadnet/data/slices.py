@@ -298,7 +298,7 @@ def _open(path: Path, resample: bool, keep: Sequence[str]) -> Sequence[DicomFram
 
 
 def _open_tif(path: Path) -> SliceRef:
-    from clinreadnet.data.tif import tif_shape
+    from clinreadnet.data.tif import read_tif, tif_shape
 
     shape = tif_shape(path)
     if shape != (SIZE, SIZE):
@@ -306,13 +306,7 @@ def _open_tif(path: Path) -> SliceRef:
             f"{path}: {by(shape)} pixels, but an LDCTIQA slice is {SIZE}x{SIZE}; "
             "resample=True is for DICOM and .npy"
         )
-    return SliceRef(path, None, None, str(path.parent), partial(_read_tif, path))
-
-
-def _read_tif(path: Path) -> NDArray[np.float32]:
-    from clinreadnet.data.tif import read_tif
-
-    return read_tif(path)
+    return SliceRef(path, None, None, str(path.parent), partial(read_tif, path))
 
 
 def _open_npy(path: Path, resample: bool) -> list[SliceRef]:
@@ -425,17 +419,13 @@ def _series_name(key: _Key, sharing: set[_Key]) -> str:
 
 def _tell_what_is_odd(members: Sequence[DicomFrame], tell: Callable[[str], None]) -> None:
     """Tell once what the headers of a series say that is doubtful."""
-    for frame in members:
-        if frame.unspecified:
-            tell(f"{frame.path}: rescale type is US, not HU; read as HU")
-            break
-    for frame in members:
-        if (padding := frame.doubtful_padding) is not None:
-            tell(
-                f"{frame.path}: its PixelPaddingValue stands for {padding:g} HU, which tissue has; "
-                "taken for padding only at the edges of the image"
-            )
-            break
+    if frame := next((one for one in members if one.unspecified), None):
+        tell(f"{frame.path}: rescale type is US, not HU; read as HU")
+    if frame := next((one for one in members if one.doubtful_padding is not None), None):
+        tell(
+            f"{frame.path}: its PixelPaddingValue stands for {frame.doubtful_padding:g} HU, which "
+            "tissue has; taken for padding only at the edges of the image"
+        )
 
 
 def _without_copies(members: list[DicomFrame], tell: Callable[[str], None]) -> list[DicomFrame]:
@@ -487,16 +477,10 @@ def _in_order(
         turned = float(axes[axis[id(frame)]] @ frame.normal) < 0
         return -frame.projected if turned else frame.projected
 
-    def location(frame: DicomFrame) -> float | None:
-        return frame.location
-
-    def nowhere(frame: DicomFrame) -> float | None:
-        return None
-
     sharing = [f for f in members if axis[id(f)] == most]
-    place = next(
-        (one for one in (projected, location) if all(one(f) is not None for f in sharing)), nowhere
-    )
+    places: list[Callable[[DicomFrame], float | None]] = [projected, lambda f: f.location]
+    known = (one for one in places if all(one(f) is not None for f in sharing))
+    place = next(known, lambda f: None)
 
     def key(frame: DicomFrame) -> tuple[Any, ...]:
         number = axis[id(frame)]

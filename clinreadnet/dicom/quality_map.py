@@ -97,17 +97,8 @@ def write_maps(
     A series with several slices at one position, such as the phases of a heart, gets one for each
     phase: ``map-1-1.dcm``, ``map-1-2.dcm`` ....
 
-    Args:
-        report: scores from `score_slices`.
-        sources: from `make_sources`, of the same slices, which passed `check_geometry`.
-        session: from `Session.describe`.
-        folder: folder to create.
-
-    Returns:
-        The files, in the order of the series and phases.
-
-    Raises:
-        InputError: ``folder`` exists or cannot be created.
+    Arguments, result and errors as of `clinreadnet.dicom.structured_report.write_reports`; the
+    slices must have passed `check_geometry`.
     """
     return write_objects(_maps(report, sources, session), folder)
 
@@ -120,17 +111,8 @@ def write_captures(
     The window is 400/40. "RESEARCH USE ONLY" and the score are burnt into the pixels, which are
     read again.
 
-    Args:
-        report: scores from `score_slices`.
-        sources: from `make_sources`, of the same slices.
-        session: from `Session.describe`.
-        folder: folder to create.
-
-    Returns:
-        The files, in the order of the slices of each series.
-
-    Raises:
-        InputError: ``folder`` exists or cannot be created, or a slice cannot be read any more.
+    Arguments, result and errors as of `clinreadnet.dicom.structured_report.write_reports`;
+    InputError also where a slice cannot be read any more.
     """
     return write_objects(_captures(report, sources, session), folder)
 

@@ -50,7 +50,7 @@ from clinreadnet.dicom.codes import (
 )
 from clinreadnet.dicom.sources import Sources, frame_number
 from clinreadnet.dicom.written import Written, write_objects
-from clinreadnet.metrics import likert_probabilities
+from clinreadnet.grades import likert_probabilities
 from clinreadnet.scoring.domain import domain_lines
 from clinreadnet.scoring.result import SeriesReport, SeriesSummary
 from clinreadnet.spec import RESEARCH_USE

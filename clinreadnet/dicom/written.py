@@ -26,13 +26,7 @@ def write_objects(objects: Iterable[tuple[str, pydicom.Dataset]], folder: Path) 
 
     Args:
         objects: the name of each file, and the object; made one after another.
-        folder: folder to create.
-
-    Returns:
-        The files, in order.
-
-    Raises:
-        InputError: ``folder`` exists or cannot be created.
+        folder: folder to create; InputError if it exists or cannot be created.
     """
     written = []
     with whole_folder(folder, force=None) as temporary, silent_libraries():

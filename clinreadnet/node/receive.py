@@ -144,13 +144,9 @@ class Receiver:
             status, reason = self._keep(event)
         except Refused as refused:
             status, reason = refused.status, str(refused)
-        except OSError as error:
-            status, reason = (
-                NO_ROOM,
-                f"the spool cannot be written ({os.strerror(error.errno or 0)})",
-            )
-        except sqlite3.Error as error:
-            status, reason = NO_ROOM, f"the spool cannot be written ({error})"
+        except (OSError, sqlite3.Error) as error:
+            why = os.strerror(error.errno or 0) if isinstance(error, OSError) else str(error)
+            status, reason = NO_ROOM, f"the spool cannot be written ({why})"
         except Exception as error:  # one object must never end the node
             status, reason = NOT_READABLE, f"damaged ({type(error).__name__})"
         self._metrics.stored.labels(f"{status:04X}").inc()

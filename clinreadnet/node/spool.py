@@ -24,6 +24,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from clinreadnet.dicom.written import Written
 from clinreadnet.errors import InputError, first_line
 from clinreadnet.node.backoff import pause
 from clinreadnet.node.room import Room
@@ -79,16 +80,6 @@ class SetAside:
 
     reason: str
     detail: str
-
-
-@dataclass(frozen=True)
-class Made:
-    """A file that was made of a series, and what it is."""
-
-    path: Path
-    kind: str
-    sop_class: str
-    sop_instance: str
 
 
 @dataclass(frozen=True)
@@ -280,27 +271,32 @@ class Spool:
             ).fetchall()
         return {kind for (kind,) in rows}
 
-    def finish(self, series: Series, made: Sequence[Made], aside: SetAside | None = None) -> None:
+    def finish(
+        self,
+        series: Series,
+        made: Sequence[tuple[str, Written]],
+        aside: SetAside | None = None,
+    ) -> None:
         """Replace the objects of a series by what was made of them, in one step.
 
         Args:
             series: from `claim`.
-            made: files in the folder `work`, on disk.
+            made: kinds and files, in the folder `work`, on disk.
             aside: why something else could not be made: then the series is set aside too.
         """
-        moved = [(self.folder / "outgoing" / f"{secrets.token_hex(16)}.dcm", one) for one in made]
-        sizes = [one.path.stat().st_size for one in made]
+        moved = [(self.folder / "outgoing" / f"{secrets.token_hex(16)}.dcm", *one) for one in made]
+        sizes = [one.path.stat().st_size for _, one in made]
         try:
-            for place, one in moved:
+            for place, _, one in moved:
                 os.replace(one.path, place)
             sync_folder(self.folder / "outgoing")
             with self.transaction() as database:
-                for (place, one), size in zip(moved, sizes, strict=True):
+                for (place, kind, one), size in zip(moved, sizes, strict=True):
                     database.execute(
                         "INSERT INTO outgoing (series, kind, file, bytes, sop_class, sop_instance, "
                         "made) VALUES (?, ?, ?, ?, ?, ?, ?)",
                         (
-                            *(series.row, one.kind, place.name, size),
+                            *(series.row, kind, place.name, size),
                             *(one.sop_class, one.sop_instance, time.time()),
                         ),
                     )
@@ -312,7 +308,7 @@ class Spool:
                 else:
                     self._note_aside(series, aside)
         except BaseException:
-            for place, _ in moved:
+            for place, *_ in moved:
                 place.unlink(missing_ok=True)
             raise
         self.room.add(sizes)

@@ -173,7 +173,9 @@ class _GuardedMachine(StateMachine):
 def _receive(link: AssociationSocket, size: int) -> bytearray:
     """Return the bytes of a PDU or of its head; less if the connection ends."""
     if size > limits.PDU:
-        link.send(_abort())
+        pdu = A_ABORT_RQ()
+        pdu.source, pdu.reason_diagnostic = 2, 6  # service provider, invalid PDU parameter value
+        link.send(bytes(pdu.encode()))
         raise OSError("a PDU that is too long")
     buffer = bytearray(size)
     view, read = memoryview(buffer), 0
@@ -189,12 +191,6 @@ def _receive(link: AssociationSocket, size: int) -> bytearray:
     view.release()
     del buffer[read:]
     return buffer
-
-
-def _abort() -> bytes:
-    pdu = A_ABORT_RQ()
-    pdu.source, pdu.reason_diagnostic = 2, 6  # service provider, invalid PDU parameter value
-    return bytes(pdu.encode())
 
 
 class BoundedServer(ThreadedAssociationServer):

@@ -23,7 +23,7 @@ from clinreadnet.errors import (
 )
 from clinreadnet.node.log import HASH_DIGITS, log
 from clinreadnet.node.metrics import Metrics
-from clinreadnet.node.spool import Made, Series, SetAside, Spool
+from clinreadnet.node.spool import Series, SetAside, Spool
 from clinreadnet.runtime import Session
 from clinreadnet.scoring.result import SeriesReport
 from clinreadnet.scoring.run import score_slices
@@ -89,12 +89,10 @@ class Worker:
             self._metrics.series.labels("failed").inc()
             log(f"{name}: not scored, and its {len(series.files)} objects are removed: {reason}")
             return
-        except LATER as error:
-            if not isinstance(error, MemoryError) or series.attempts < _MOST_MEMORY_ERRORS:
-                raise
-            self._set_aside(series, name, self._why(error))
-            return
         except Exception as error:
+            often = isinstance(error, MemoryError) and series.attempts >= _MOST_MEMORY_ERRORS
+            if isinstance(error, LATER) and not often:
+                raise
             self._set_aside(series, name, self._why(error))
             return
         finally:
@@ -109,7 +107,7 @@ class Worker:
 
     def _make(
         self, series: Series, name: str, folder: Path
-    ) -> tuple[list[Made], int, SetAside | None]:
+    ) -> tuple[list[tuple[str, Written]], int, SetAside | None]:
         """Return what is to be sent, how many slices were scored, and why no map was made."""
         damaged = 0
         aside = None
@@ -133,20 +131,17 @@ class Worker:
         self._doing = "report"
         headers = sources.make_sources(report.refs)
         facts = self._session.describe()
-        written: dict[str, list[Written]] = {}
+        made: list[tuple[str, Written]] = []
         if "report" in wanted:
-            written["report"] = structured_report.write_reports(
-                report, headers, facts, folder / "report"
-            )
+            reports = structured_report.write_reports(report, headers, facts, folder / "report")
+            made += [("report", one) for one in reports]
         if "map" in wanted:
             self._doing = "map"
-            written["map"], aside = self._write_maps(report, headers, facts, name, folder / "map")
+            maps, aside = self._write_maps(report, headers, facts, name, folder / "map")
+            made += [("map", one) for one in maps]
         self._doing = "finishing"
-        made = [
-            Made(_flushed(one.path), kind, one.sop_class, one.sop_instance)
-            for kind, files in written.items()
-            for one in files
-        ]
+        for _, one in made:
+            _flush(one.path)
         return made, len(report.slices), aside
 
     def _write_maps(
@@ -194,8 +189,7 @@ class Worker:
         return text.replace(f"{self._spool.folder}{os.sep}objects{os.sep}", "")
 
 
-def _flushed(path: Path) -> Path:
+def _flush(path: Path) -> None:
     """Flush a file to disk."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
-    return path

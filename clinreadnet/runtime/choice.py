@@ -44,9 +44,6 @@ SELF_TEST_SLACK = 2.0
 """Factor on the budget at start-up: one slice averages less than the golden set, and another
 processor sums in another order. The error of a wrong graph or provider is much larger."""
 
-_Golden = Callable[[int | None], dict[str, NDArray[Any]]]
-"""Returns the first golden slices, or all."""
-
 
 class _OverBudget(Exception):
     """An artifact is off by more than the caller allows."""
@@ -147,7 +144,7 @@ def _open(
     bundle: Path,
     manifest: Manifest,
     options: SessionOptions,
-    golden: _Golden,
+    golden: Callable[[int | None], dict[str, NDArray[Any]]],
 ) -> tuple[LoadedBackend, float]:
     """Load a backend and test it; return the seconds of a slice too, 0 if it was not timed.
 

@@ -188,7 +188,11 @@ class Session:
         """
         hu = check_slices(hu, values=not checked)
         sizes = check_pixel_mm(pixel_mm, len(hu))
-        return self.score_checked(hu, _find_regions(hu, sizes) if regions else None)
+        shown = None
+        if regions:
+            with stage(f"look at {len(hu)} slices"):
+                shown = [find_region(one, size) for one, size in zip(hu, sizes, strict=True)]
+        return self.score_checked(hu, shown)
 
     def score_checked(
         self, hu: NDArray[Any], shown: Sequence[Region] | None, *, fill: bool = False
@@ -318,11 +322,6 @@ class Session:
                 raise SessionClosed(_CLOSED)
             with stage(f"run {len(hu)} slices"):
                 return run_batch(self._backend.run, hu, max(least, self.artifact.batch.min))
-
-
-def _find_regions(hu: NDArray[Any], sizes: Sequence[float | None]) -> list[Region]:
-    with stage(f"look at {len(hu)} slices"):
-        return [find_region(one, size) for one, size in zip(hu, sizes, strict=True)]
 
 
 def _time(name: str, value: str) -> datetime:

@@ -172,7 +172,7 @@ class Stream:
 
     def _score(self, taken: list[tuple[int, NDArray[Any], Region]]) -> list[StreamResult]:
         indices = [index for index, _, _ in taken]
-        places: dict[int, int]
+        done: Sequence[int] = range(len(taken))
         error: ClinReadNetError | None = None
         try:
             scores = self._session.score_checked(
@@ -180,19 +180,16 @@ class Stream:
                 [region for _, _, region in taken],
                 fill=self._fixed_batch,
             )
-            places = {i: i for i in range(len(taken))}
         except PartialResult as partial:
-            error, scores = partial, partial.scores
-            places = {i: place for place, i in enumerate(partial.done)}
+            error, scores, done = partial, partial.scores, partial.done
         except ClinReadNetError as failure:
             return [StreamResult(index, None, failure) for index in indices]
         except Exception as failure:  # the thread must go on, or its readers would block
             unknown = BackendError(f"{type(failure).__name__}: {failure}")
             unknown.__cause__ = failure
             return [StreamResult(index, None, unknown) for index in indices]
+        scored = {i: scores.take(place) for place, i in enumerate(done)}
         return [
-            StreamResult(index, scores.take(places[i]), None)
-            if i in places
-            else StreamResult(index, None, error)
+            StreamResult(index, scored.get(i), None if i in scored else error)
             for i, index in enumerate(indices)
         ]

@@ -152,46 +152,30 @@ class SeriesReport:
 
 def slice_scores(refs: Sequence[SliceRef], scores: Scores) -> list[SliceScore]:
     """Return what the network says of each of n slices."""
-    n = len(refs)
-    regions = (
-        [None] * n
-        if scores.regions is None
-        else [with_header(one, ref.hint) for ref, one in zip(refs, scores.regions, strict=True)]
-    )
-    novelty = [None] * n if scores.novelty is None else scores.novelty.tolist()
-    judged = [None] * n if scores.in_domain is None else scores.in_domain.tolist()
-    in_domain = [
-        False if region is not None and region.answer == OUTSIDE else like
-        for region, like in zip(regions, judged, strict=True)
-    ]
-    return [
-        SliceScore(
-            path=str(ref.path),
-            frame=ref.frame,
-            position=ref.position,
-            score=score,
-            grade=grade_word(score),
-            low=round(low, 2),
-            high=round(high, 2),
-            novelty=distance,
-            in_domain=like,
-            series=ref.series,
-            acquisition=ref.acquisition,
-            region="" if region is None else region.answer,
-            region_reason="" if region is None else region.reason,
-            header=str(ref.hint),
+    low, high, judged = scores.low.tolist(), scores.high.tolist(), scores.in_domain
+    found = []
+    for i, (ref, score) in enumerate(zip(refs, scores.score.tolist(), strict=True)):
+        region = None if scores.regions is None else with_header(scores.regions[i], ref.hint)
+        in_domain = None if judged is None else bool(judged[i])
+        found.append(
+            SliceScore(
+                path=str(ref.path),
+                frame=ref.frame,
+                position=ref.position,
+                score=score,
+                grade=grade_word(score),
+                low=round(low[i], 2),
+                high=round(high[i], 2),
+                novelty=None if scores.novelty is None else float(scores.novelty[i]),
+                in_domain=False if region and region.answer == OUTSIDE else in_domain,
+                series=ref.series,
+                acquisition=ref.acquisition,
+                region=region.answer if region else "",
+                region_reason=region.reason if region else "",
+                header=str(ref.hint),
+            )
         )
-        for ref, score, low, high, distance, like, region in zip(
-            refs,
-            scores.score.tolist(),
-            scores.low.tolist(),
-            scores.high.tolist(),
-            novelty,
-            in_domain,
-            regions,
-            strict=True,
-        )
-    ]
+    return found
 
 
 def summarise(slices: Sequence[SliceScore]) -> SeriesSummary:

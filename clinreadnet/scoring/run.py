@@ -76,9 +76,7 @@ def score_slices(
     return SeriesReport(slices, kept, Scores.concatenate(outputs), session.manifest.unjudged)
 
 
-def score_chunk(
-    session: Session, refs: Sequence[SliceRef]
-) -> tuple[list[SliceScore | None], list[InputError | None]]:
+def score_chunk(session: Session, refs: Sequence[SliceRef]) -> list[SliceScore | InputError]:
     """Load and score slices; a failure does not stop the others.
 
     Args:
@@ -86,27 +84,25 @@ def score_chunk(
         refs: n slices.
 
     Returns:
-        n scores, None without a score; and n errors, None with a score.
+        n scores, or why there is none.
     """
-    scores: list[SliceScore | None] = [None] * len(refs)
     images, failures = _load(refs, go_on=True)
-    errors = [failures.get(index) for index in range(len(refs))]
+    outcomes: dict[int, SliceScore | InputError] = dict(failures)
     good = [refs[index] for index in images]
     try:
         if images:
             together = session.score(
                 np.stack(list(images.values())), [ref.loaded_mm for ref in good], checked=True
             )
-            for index, one in zip(images, slice_scores(good, together), strict=True):
-                scores[index] = one
+            outcomes |= zip(images, slice_scores(good, together), strict=True)
     except ClinReadNetError:
         for index, image in images.items():  # find the slice that failed
             try:
                 alone = session.score(image[None], refs[index].loaded_mm, checked=True)
-                (scores[index],) = slice_scores([refs[index]], alone)
+                (outcomes[index],) = slice_scores([refs[index]], alone)
             except ClinReadNetError as error:
-                errors[index] = InputError(f"{refs[index].name}: {error}")
-    return scores, errors
+                outcomes[index] = InputError(f"{refs[index].name}: {error}")
+    return [outcomes[index] for index in range(len(refs))]
 
 
 class SeriesEnds:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from clinreadnet.dicom.written import Written
 from clinreadnet.errors import InputError
 from clinreadnet.node import room as rooms
 from clinreadnet.node.room import Full
-from clinreadnet.node.spool import Made, OtherContent, Series, Spool
+from clinreadnet.node.spool import OtherContent, Series, Spool
 
 
 class Clock:
@@ -73,7 +74,7 @@ def claimed(spool: Spool, clock: Clock) -> Series:
 def make(spool: Spool, series: Series, uid: str = "1.2") -> None:
     path = spool.work / "sr-1.dcm"
     path.write_bytes(b"report")
-    spool.finish(series, [Made(path, "report", "1.2.3", uid)])
+    spool.finish(series, [("report", Written(path, "1.2.3", uid))])
 
 
 def files(spool: Spool, name: str) -> int:

@@ -262,7 +262,7 @@ def _without_ray() -> None:
     def work(refs: Any, constructor: Any, options: Any) -> Iterator[Any]:
         bundle, given, _ = constructor
         with Session(bundle, **given) as session:
-            yield archive._Chunk(0, *archive.score_chunk(session, refs), session.describe())
+            yield archive._Chunk(0, archive.score_chunk(session, refs), session.describe())
 
     actor = SimpleNamespace(options=lambda **k: SimpleNamespace(remote=lambda: None))
     archive._cluster = lambda *a, **k: nullcontext()  # type: ignore[assignment]

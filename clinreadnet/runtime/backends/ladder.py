@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -230,22 +231,19 @@ def _open_graph(
     content = read_listed(bundle, artifact)
     file = str(bundle / artifact.file)
 
-    def load(batch: int) -> OnnxRuntimeCudaBackend:
-        return OnnxRuntimeCudaBackend(
+    batch = _batch(artifact, options, artifact.batch.opt if cuda else CPU_BATCH)
+    backend: Backend
+    if cuda:
+        load = partial(
+            OnnxRuntimeCudaBackend,
             content,
-            batch=batch,
             workers=options.workers,
             device=options.device,
             file=file,
             outputs=manifest.outputs,
         )
-
-    backend: Backend
-    if cuda:
-        wanted = _batch(artifact, options, artifact.batch.opt)
-        backend, batch = _fit(load, wanted, artifact.batch.min)
+        backend, batch = _fit(load, batch, artifact.batch.min)
     elif name == "openvino":
-        batch = _batch(artifact, options, CPU_BATCH)
         backend = openvino.OpenVinoBackend(
             content,
             batch=batch,
@@ -255,7 +253,6 @@ def _open_graph(
             outputs=manifest.output_names,
         )
     else:
-        batch = _batch(artifact, options, CPU_BATCH)
         backend = OnnxRuntimeBackend(
             content, threads=options.threads, file=file, outputs=manifest.output_names
         )
@@ -303,19 +300,17 @@ def _open_engine(
     if artifact.weights_stripped and artifact.graph is not None:
         weights = read_listed(bundle, manifest.artifact(artifact.graph))
 
-    def load(batch: int) -> TensorRTBackend:
-        return TensorRTBackend(
-            content,
-            artifact=artifact,
-            flavour=flavour,
-            trt=trt,
-            batch=batch,
-            workers=options.workers,
-            device=options.device,
-            weights=weights,
-            outputs=manifest.outputs,
-        )
-
+    load = partial(
+        TensorRTBackend,
+        content,
+        artifact=artifact,
+        flavour=flavour,
+        trt=trt,
+        workers=options.workers,
+        device=options.device,
+        weights=weights,
+        outputs=manifest.outputs,
+    )
     backend, batch = _fit(load, _batch(artifact, options, artifact.batch.opt), artifact.batch.min)
     return _loaded(name, backend, artifact, worst((found, backend.header)), batch, machine)
 
@@ -341,11 +336,11 @@ def _loaded(
 _Loaded = TypeVar("_Loaded")
 
 
-def _fit(load: Callable[[int], _Loaded], batch: int, smallest: int) -> tuple[_Loaded, int]:
+def _fit(load: Callable[..., _Loaded], batch: int, smallest: int) -> tuple[_Loaded, int]:
     """Load with the largest batch that fits in memory, halving from ``batch``."""
     while True:
         try:
-            return load(batch), batch
+            return load(batch=batch), batch
         except OutOfMemory as error:
             if batch == smallest:
                 raise BackendUnavailable(f"not even a batch of {batch} fits ({error})") from None

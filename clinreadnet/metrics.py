@@ -7,14 +7,21 @@ whole bootstrap a few matrix products.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clinreadnet.metrics.bootstrap import Interval, percentile_interval
-
 Floats = NDArray[np.float64]
+
+
+class Interval(TypedDict):
+    """A value and its bootstrap percentile interval (95 %)."""
+
+    value: float
+    low: float
+    high: float
 
 
 class Correlations(TypedDict):
@@ -71,11 +78,37 @@ def correlations(
     }
     total = sum(np.abs(v) for v in values.values())
     return Correlations(
-        plcc=percentile_interval(values["plcc"]),
-        srocc=percentile_interval(values["srocc"]),
-        krocc=percentile_interval(values["krocc"]),
-        sum=percentile_interval(np.asarray(total)),
+        plcc=_interval(values["plcc"]),
+        srocc=_interval(values["srocc"]),
+        krocc=_interval(values["krocc"]),
+        sum=_interval(np.asarray(total)),
     )
+
+
+def bootstrap(
+    statistic: Callable[[NDArray[np.int64]], float],
+    n: int,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """Return a statistic of n slices with its bootstrap percentile interval (95 %).
+
+    Args:
+        statistic: takes indices [n] of slices, some more than once.
+        n: number of slices.
+        resamples: bootstrap resamples.
+        seed: of the resampling.
+    """
+    rng = np.random.default_rng(seed)
+    draws = [np.arange(n), *rng.integers(0, n, size=(resamples, n))]
+    return _interval(np.array([statistic(draw) for draw in draws], np.float64))
+
+
+def _interval(values: Floats) -> Interval:
+    boot = values[1:][np.isfinite(values[1:])]
+    low, high = np.percentile(boot, [2.5, 97.5]) if len(boot) else (np.nan, np.nan)
+    return Interval(value=float(values[0]), low=float(low), high=float(high))
 
 
 def _pair(x: ArrayLike, y: ArrayLike) -> tuple[Floats, Floats, Floats]:
