@@ -17,7 +17,7 @@ from clinreadnet.errors import (
     OutOfMemory,
 )
 from clinreadnet.runtime.backends import native, openvino
-from clinreadnet.runtime.backends.ladder import SessionOptions, artifacts_of, open_backend
+from clinreadnet.runtime.backends.ladder import SessionOptions, artifacts_of, open_artifact
 from clinreadnet.runtime.backends.onnxruntime import offers_cuda
 from clinreadnet.runtime.bundle.manifest import NOT_RUN, Artifact, BatchRange, Manifest, Parity
 from clinreadnet.runtime.gpu import find_gpus
@@ -93,7 +93,7 @@ def verify_with(
     # Not what is recorded: that would refuse what failed before.
     new = replace(artifact, parity=None, records=())
     options = SessionOptions(batch=largest_batch(backend, new.batch), device=device)
-    loaded = open_backend(backend, bundle, manifest, options, [new])
+    loaded = open_artifact(backend, bundle, manifest, new, options)
     scores: NDArray[Any] = np.full(len(evidence.labels), np.nan)
     try:
         here = verified_range(new.batch, loaded.batch)

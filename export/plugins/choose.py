@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from clinreadnet.runtime.backends.ladder import SessionOptions, open_backend
+from clinreadnet.runtime.backends.ladder import SessionOptions, open_artifact
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import Artifact, Manifest
 from clinreadnet.runtime.reproduce import time_runs
@@ -107,7 +107,7 @@ def try_engine(ops: tuple[str, ...], bundle: Path, manifest: Manifest, engine: A
     evidence = golden_evidence(golden, manifest.model.novelty_threshold)
     parity = verify_artifact(bundle, engine, evidence, manifest)
     options = SessionOptions(batch=engine.batch.opt)
-    loaded = open_backend(str(engine.flavour), bundle, manifest, options, [engine])
+    loaded = open_artifact(str(engine.flavour), bundle, manifest, engine, options)
     try:
         seconds = time_runs(
             loaded.backend.run, golden["hu"], loaded.batch, runs=RUNS, warm=RUNS // 10

@@ -145,11 +145,7 @@ def artifacts_of(name: str, manifest: Manifest) -> list[Artifact]:
 
 
 def open_backend(
-    name: str,
-    bundle: str | os.PathLike[str],
-    manifest: Manifest,
-    options: SessionOptions,
-    artifacts: list[Artifact] | None = None,
+    name: str, bundle: str | os.PathLike[str], manifest: Manifest, options: SessionOptions
 ) -> LoadedBackend:
     """Load the artifact that suits a backend best on this machine.
 
@@ -157,8 +153,7 @@ def open_backend(
         name: one of ``BACKENDS``.
         bundle: the bundle's folder.
         manifest: its manifest.
-        options: what the session asks for; where memory is short its batch becomes smaller.
-        artifacts: to choose from; default all that the backend runs.
+        options: what the session asks for.
 
     Raises:
         BackendUnavailable: it can run no artifact of this bundle on this machine.
@@ -166,17 +161,35 @@ def open_backend(
             changed or damaged.
         InputError: ``options`` is outside of what the bundle holds.
     """
-    if artifacts is None:
-        artifacts = artifacts_of(name, manifest)
-    opener: _Opener = _open_graph
-    if name == NATIVE_BACKEND:
-        opener = _open_checkpoint
-    elif name.startswith("tensorrt"):
-        opener = _open_engine
-    return opener(name, Path(bundle), manifest, options, artifacts)
+    return _opener(name)(name, Path(bundle), manifest, options, artifacts_of(name, manifest))
+
+
+def open_artifact(
+    name: str,
+    bundle: str | os.PathLike[str],
+    manifest: Manifest,
+    artifact: Artifact,
+    options: SessionOptions,
+) -> LoadedBackend:
+    """Load one artifact as a session does; raises as `open_backend`.
+
+    Args:
+        name: the backend.
+        bundle: the bundle's folder.
+        manifest: its manifest.
+        artifact: the artifact's entry.
+        options: as of a session; where memory is short its batch becomes smaller.
+    """
+    return _opener(name)(name, Path(bundle), manifest, options, [artifact])
 
 
 _Opener = Callable[[str, Path, Manifest, SessionOptions, list[Artifact]], LoadedBackend]
+
+
+def _opener(name: str) -> _Opener:
+    if name == NATIVE_BACKEND:
+        return _open_checkpoint
+    return _open_engine if name.startswith("tensorrt") else _open_graph
 
 
 def _open_checkpoint(
