@@ -22,10 +22,7 @@ def open_session(
     trusted_keys: Sequence[Path] | None,
     **options: Any,
 ) -> Session:
-    """Load a bundle, saying so; arguments and errors as of `Session`.
-
-    An option that a command was not given is None or empty: all backends, and no key.
-    """
+    """Load a bundle as `Session` does, with a status line; empty options mean its defaults."""
     from clinreadnet.runtime import BACKENDS, Session
 
     with status("Loading the bundle"):

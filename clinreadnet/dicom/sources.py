@@ -34,8 +34,7 @@ _PHASE = (
     "NominalPercentageOfCardiacPhase",
     "TriggerTime",
 )
-_FRAME_OF_REFERENCE = "FrameOfReferenceUID"
-SOURCE_TAGS = (*_REFERENCES, *COPIED, *_GEOMETRY, *_PHASE, _FRAME_OF_REFERENCE)
+SOURCE_TAGS = (*_REFERENCES, *COPIED, *_GEOMETRY, *_PHASE, "FrameOfReferenceUID")
 """What `find_slices` must keep of the header of a slice."""
 
 
@@ -132,7 +131,7 @@ def make_source(path: Path, header: pydicom.Dataset | None) -> Source:
         setattr(source, name, uid)
     with silent_libraries():
         copy_legal(header, source)
-        if _is_uid(uid := stored_text(header, _FRAME_OF_REFERENCE)):
+        if _is_uid(uid := stored_text(header, "FrameOfReferenceUID")):
             source.FrameOfReferenceUID = uid
         for name in _GEOMETRY:
             try:

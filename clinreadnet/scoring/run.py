@@ -139,8 +139,7 @@ class SeriesEnds:
 
     def note(self) -> str | None:
         """Return a line about the slices at the ends; None without any."""
-        names = [ref.name for ref in self.skipped()]
-        if not names:
+        if not (names := [ref.name for ref in self.skipped()]):
             return None
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         return f"skipped slices without a body at the ends of a series ({names[0]}{more})"
