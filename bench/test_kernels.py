@@ -26,9 +26,9 @@ from clinreadnet.kernels.dispatch import DTYPES
 from clinreadnet.kernels.ops.layer_norm.reference import layer_norm_reference
 from clinreadnet.kernels.registry import OPS
 from clinreadnet.kernels.spec import LayerShape, OpSpec
-from clinreadnet.metrics import relative_error
 from clinreadnet.precision import PRECISIONS, precision_of
 from clinreadnet.report.rows import KernelRow
+from clinreadnet.runtime.reproduce import relative_error
 
 pytestmark = pytest.mark.skipif(not device.is_there(), reason="no NVIDIA GPU on this machine")
 ENGINE_DTYPE = "float16"

@@ -21,7 +21,7 @@ from bench.measure.sessions import session_facts
 from clinreadnet.data.slices import find_slices
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.bundle.default import default_bundle
-from clinreadnet.scoring.series import score_slices
+from clinreadnet.scoring.run import score_slices
 
 SLICES = 24
 # The peak memory of a process includes the memory of its parent at the fork, so a small process

@@ -13,8 +13,6 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clinreadnet.spec import FINE_GRADES, FINE_STEP, INTERVAL_MASS, LIKERT
-
 Floats = NDArray[np.float64]
 
 
@@ -103,51 +101,6 @@ def resampled_sums(predicted: ArrayLike, true: ArrayLike, counts: ArrayLike) -> 
     return sum((np.abs(m(x, y, weights)) for m in (_pearson, _spearman, _kendall)), np.zeros(1))
 
 
-def grade_interval(probs: ArrayLike, mass: float = INTERVAL_MASS) -> tuple[Floats, Floats]:
-    """Return the central interval of distributions over the fine grades.
-
-    Args:
-        probs: [n, 21], probability of each grade 0, 0.2, ..., 4.
-        mass: probability inside.
-
-    Returns:
-        The lowest and the highest grade [n] of the interval.
-    """
-    below = np.cumsum(np.asarray(probs, np.float64), axis=-1)
-    tail = (1 - mass) / 2
-    # The first grade at which the tail is reached; the last sum may miss 1 by rounding.
-    low = (below < tail).sum(axis=-1)
-    high = np.minimum((below < 1 - tail).sum(axis=-1), below.shape[-1] - 1)
-    return low * FINE_STEP, high * FINE_STEP
-
-
-def likert_probabilities(probs: ArrayLike) -> Floats:
-    """Return the probability of each Likert grade: the sum over the fine grades nearest to it.
-
-    Args:
-        probs: [..., 21], probability of each grade 0, 0.2, ..., 4.
-
-    Returns:
-        float64 [..., 5].
-    """
-    fine = np.asarray(probs, np.float64)
-    nearest = (np.arange(FINE_GRADES) + 2) // 5  # of grade k / 5; never a tie
-    return np.asarray(fine @ (nearest[:, None] == np.arange(len(LIKERT))))
-
-
-def coverage(probs: ArrayLike, labels: ArrayLike, mass: float = INTERVAL_MASS) -> float:
-    """Return the share of labels [n] inside the intervals of their distributions [n, 21]."""
-    return float(np.mean(covered(probs, labels, mass)))
-
-
-def covered(probs: ArrayLike, labels: ArrayLike, mass: float = INTERVAL_MASS) -> NDArray[np.bool_]:
-    """Return which labels [n] lie inside the intervals of their distributions [n, 21]."""
-    low, high = grade_interval(probs, mass)
-    true = np.asarray(labels, np.float64)
-    # A label is a multiple of a fifth, as the grades are, up to rounding.
-    return np.asarray((true > low - 0.01) & (true < high + 0.01))
-
-
 def bootstrap(
     statistic: Callable[[NDArray[np.int64]], float],
     n: int,
@@ -212,21 +165,3 @@ def _kendall(x: Floats, y: Floats, weights: Floats) -> Floats:
     untied = pairs(np.abs(sign_x)) * pairs(np.abs(sign_y))
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(untied > 0, pairs(sign_x * sign_y) / np.sqrt(untied), np.nan)
-
-
-def relative_error(output: ArrayLike, reference: ArrayLike) -> float:
-    """Return ‖output − reference‖ / ‖reference‖ over all elements, in float64.
-
-    Args:
-        output: any shape, any real dtype.
-        reference: the same shape, float64.
-
-    Returns:
-        The error; ``inf`` if ``output`` is not finite or has another shape.
-    """
-    out = np.asarray(output, dtype=np.float64)
-    ref = np.asarray(reference, dtype=np.float64)
-    if out.shape != ref.shape or not np.isfinite(out).all():
-        return float("inf")
-    scale = float(np.linalg.norm(ref))
-    return float(np.linalg.norm(out - ref)) / max(scale, np.finfo(np.float64).tiny)

@@ -20,8 +20,9 @@ from support.score_files import row, write_parquet
 from support.tiny_bundle import write_bundle
 
 from clinreadnet import limits
-from clinreadnet.data.ldctiqa import IMAGES_FOLDER, LABELS_FILE, read_ldctiqa, read_tif
+from clinreadnet.data.ldctiqa import IMAGES_FOLDER, LABELS_FILE, read_ldctiqa
 from clinreadnet.data.slices import find_slices
+from clinreadnet.data.tif import read_tif
 from clinreadnet.data.tiles import TILES_FILE, read_tiles
 from clinreadnet.errors import InputError
 from clinreadnet.report.results import read_run

@@ -32,7 +32,7 @@ from clinreadnet.machine import cpu_name, git_commit
 from clinreadnet.runtime import Session, inputs
 from clinreadnet.runtime.bundle.default import default_bundle
 from clinreadnet.runtime.bundle.graph import check_graph
-from clinreadnet.scoring.series import score_slices
+from clinreadnet.scoring.run import score_slices
 
 SLICES = 100
 PART = 10

@@ -26,7 +26,7 @@ from clinreadnet.data.slices import SliceRef, find_slices
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.bundle.default import default_bundle
 from clinreadnet.scoring.domain import domain_mark
-from clinreadnet.scoring.series import score_slices
+from clinreadnet.scoring.run import score_slices
 
 ABDOMEN, EDGE, FOREIGN = KINDS = ("abdomen", "edge", "foreign")
 

@@ -33,7 +33,7 @@ from clinreadnet.machine import cpu_name
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.bundle.default import default_bundle
 from clinreadnet.scoring.archive import score_archive
-from clinreadnet.scoring.series import score_slices
+from clinreadnet.scoring.run import score_slices
 
 SLICES = 64
 ROUNDS = 3

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 
 from clinreadnet.data.slices import SliceRef, find_slices
-from clinreadnet.metrics import grade_interval, srocc
+from clinreadnet.grades import grade_interval
+from clinreadnet.metrics import srocc
 from clinreadnet.model.checkpoint import load_checkpoint, pretrained_path
 from clinreadnet.model.network import ClinReadNet
 from clinreadnet.model.predict import predict

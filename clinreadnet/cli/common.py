@@ -4,10 +4,31 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from clinreadnet.console import output_named
+from clinreadnet.console import output_named, status
+
+if TYPE_CHECKING:
+    from clinreadnet.runtime import Session
+
+
+def open_session(
+    bundle: Path,
+    backends: Sequence[str] | None,
+    precision: str | None,
+    *,
+    trusted_keys: Sequence[Path] | None,
+    **options: Any,
+) -> Session:
+    """Load a bundle as `Session` does, with a status line; empty options mean its defaults."""
+    from clinreadnet.runtime import BACKENDS, Session
+
+    with status("Loading the bundle"):
+        return Session(
+            bundle, backends or BACKENDS, precision, trusted_keys=trusted_keys or None, **options
+        )
 
 
 def print_json(result: Mapping[str, Any]) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from clinreadnet.cli.common import open_session
 from clinreadnet.cli.options import (
     Backends,
     Bundle,
@@ -103,7 +103,7 @@ def listen(
     - `clinreadnet listen --spool spool --send-to pacs:104:PACS --host 0.0.0.0 --allow CT1@10.0.0.7`
     - `clinreadnet listen --spool spool --send-to 127.0.0.1:4242:ORTHANC --map --metrics-port 9112`
     """
-    from clinreadnet.console import note, status
+    from clinreadnet.console import note
     from clinreadnet.node.config import (
         TlsFiles,
         check_title,
@@ -112,9 +112,7 @@ def listen(
     )
     from clinreadnet.node.log import quiet_libraries
     from clinreadnet.node.node import Node
-    from clinreadnet.runtime import BACKENDS, Session
-    from clinreadnet.runtime.bundle.default import default_bundle
-    from clinreadnet.scoring.series import check_bundle
+    from clinreadnet.runtime.bundle.default import find_bundle
     from clinreadnet.spec import RESEARCH_USE
 
     given = (tls_cert, tls_key, tls_ca)
@@ -142,19 +140,18 @@ def listen(
         send_tls=send_tls,
         metrics_port=metrics_port or None,
     )
-    bundle = bundle or default_bundle()
-    check_bundle(bundle)
-    with Node(config) as node, ExitStack() as stack:
-        with status("Loading the bundle"):
-            session = Session(
-                bundle,
-                backends or BACKENDS,
-                precision,
-                device=device,
-                trusted_keys=trusted_keys or None,
-                not_before=not_before,
-            )
-        stack.enter_context(session)
+    bundle = find_bundle(bundle)
+    with (
+        Node(config) as node,
+        open_session(
+            bundle,
+            backends,
+            precision,
+            device=device,
+            trusted_keys=trusted_keys,
+            not_before=not_before,
+        ) as session,
+    ):
         quiet_libraries()
         try:
             node.start(session)

@@ -65,6 +65,47 @@ GraphPrecision = Annotated[
     typer.Option("--precision", help="Precision of the graph. Default: the most accurate."),
 ]
 
+# Options of score.
+CsvFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="Also write the scores to this file. `-` is standard output, without the table."
+    ),
+]
+PlotFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="Also plot the scores along z and the worst and best slice (.png, .pdf, .svg)."
+    ),
+]
+HtmlFile = Annotated[
+    Path | None,
+    typer.Option(help="Also write a page to look at the slices, in one file (.html)."),
+]
+ChallengeFolder = Annotated[
+    Path | None,
+    typer.Option(help="Also write image-quality-scores.json into this folder."),
+]
+Reports = Annotated[
+    Path | None,
+    typer.Option(help="Also write a DICOM structured report of each series into this new folder."),
+]
+Maps = Annotated[
+    Path | None,
+    typer.Option(help="Also write a DICOM parametric map of each series into this new folder."),
+]
+Captures = Annotated[
+    Path | None,
+    typer.Option(
+        help="Also write each slice under its map, as DICOM secondary captures, into this new "
+        "folder."
+    ),
+]
+KeepGoing = Annotated[
+    bool,
+    typer.Option("--keep-going", help="Leave damaged slices out, name them and exit with 1."),
+]
+
 # Options of train and ablate.
 Data = Annotated[
     list[Path],

@@ -60,13 +60,11 @@ def score_archive(
         from clinreadnet.scoring.archive import NotWritten
         from clinreadnet.scoring.archive import score_archive as score_all
     from clinreadnet.runtime import BACKENDS
-    from clinreadnet.runtime.bundle.default import default_bundle
+    from clinreadnet.runtime.bundle.default import find_bundle
     from clinreadnet.runtime.records import CPU_BACKENDS
-    from clinreadnet.scoring.series import check_bundle
     from clinreadnet.scoring.table import print_series
 
-    bundle = bundle or default_bundle()
-    check_bundle(bundle)
+    bundle = find_bundle(bundle)
     failure: NotWritten | None = None
     with progress_bar() as bar:
         task = bar.add_task("Scoring", total=None)

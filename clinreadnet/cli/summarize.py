@@ -46,9 +46,10 @@ def summarize(
     - `clinreadnet summarize scores.parquet --plot summary.png`
     """
     from clinreadnet.scoring.plot import check_plot
-    from clinreadnet.scoring.summary import GROUPINGS, print_summary
+    from clinreadnet.scoring.summary import GROUPINGS
     from clinreadnet.scoring.summary import summarize as summarize_files
     from clinreadnet.scoring.summary_plot import write_summary_plot
+    from clinreadnet.scoring.summary_table import print_summary
 
     if plot is not None:
         check_output(plot, inputs=paths)

@@ -13,7 +13,7 @@ import io
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,7 @@ _OWNER = (
     "PatientBirthDate",
     "StudyInstanceUID",
 )
+_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 _NOT_A_UNIT = 0.1  # how far the length of a normal may be from 1
 _TAGS: list[int | str | tuple[int, int]] = [
     "SOPClassUID",
@@ -115,8 +116,7 @@ _TAGS: list[int | str | tuple[int, int]] = [
     "RescaleSlope",
     "RescaleIntercept",
     "RescaleType",
-    "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence",
+    *_GROUPS,
     *ACQUISITION_TAGS,
     *REGION_TAGS,
 ]
@@ -160,6 +160,8 @@ class DicomFrame:
         hint: what the header says that it shows.
         coding: how its values are stored.
         spans: where its bytes lie in the file.
+        header: the elements to keep, with values as they are stored and sequences parsed; None if
+            none were asked for.
     """
 
     path: Path
@@ -184,6 +186,7 @@ class DicomFrame:
     hint: Hint
     coding: Coding
     spans: tuple[Span, ...]
+    header: pydicom.Dataset | None = field(default=None, compare=False, repr=False)
 
     @property
     def doubtful_padding(self) -> float | None:
@@ -192,11 +195,12 @@ class DicomFrame:
         return next((hu for hu in ends if HU_MIN < hu <= DENSEST_TISSUE_HU), None)
 
 
-def read_headers(path: Path) -> list[DicomFrame]:
+def read_headers(path: Path, keep: Sequence[str] = ()) -> list[DicomFrame]:
     """Return the frames of a DICOM file without reading its pixels.
 
     Args:
         path: an existing file.
+        keep: names of data elements for `DicomFrame.header`.
 
     Returns:
         One entry per frame, in file order.
@@ -209,7 +213,15 @@ def read_headers(path: Path) -> list[DicomFrame]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd values in unused fields do not matter
         try:
-            return _frames(path, read_container(path, _TAGS, partial(_check_kind, path)))
+            container = read_container(path, [*_TAGS, *keep], partial(_check_kind, path))
+            if not keep:
+                return _frames(path, container)
+            header = container.header[:]  # a copy, before a value is converted
+            frames = _frames(path, container)
+            for name in _GROUPS:
+                if name in header:
+                    header[name] = container.header[name]
+            return [replace(frame, header=header) for frame in frames]
         except NotDicom:
             raise NotASlice(
                 f"{path}: not a DICOM file; give DICOM, .tif or .npy slices", "not DICOM"
@@ -237,7 +249,10 @@ def read_hu(frame: DicomFrame) -> NDArray[np.float32]:
     Raises:
         InputError: the pixel data cannot be decoded.
     """
-    stored = _read_stored(frame)
+    try:
+        stored = decode(_read_bytes(frame), frame.coding)
+    except Undecodable as error:
+        raise _undecodable(frame, error) from None
     hu: NDArray[np.float32] = stored.astype(np.float32)
     hu = hu * np.float32(frame.slope) + np.float32(frame.intercept)
     outside = hu < PADDING_BELOW_HU
@@ -253,20 +268,20 @@ def read_hu(frame: DicomFrame) -> NDArray[np.float32]:
     return hu
 
 
-def pixel_digest(path: Path) -> str:
+def pixel_digest(frames: Sequence[DicomFrame]) -> str:
     """Return the SHA-256 of the stored values of all frames: the same in each lossless coding.
 
     Args:
-        path: a file that `read_headers` accepts.
+        frames: those of a file, from `read_headers`.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: they cannot be read.
     """
     total = hashlib.sha256()
-    frames = read_headers(path)
     inflated = None
     if frames[0].coding.syntax == DEFLATED:  # it would be inflated for each frame
-        inflated = io.BytesIO(_read_bytes(replace(frames[0], spans=_joined(frames))))
+        spans = tuple(span for frame in frames for span in frame.spans)
+        inflated = io.BytesIO(_read_bytes(replace(frames[0], spans=spans)))
     for frame in frames:
         content = _read_bytes(frame) if inflated is None else inflated.read(frame.spans[0][1])
         try:
@@ -275,10 +290,6 @@ def pixel_digest(path: Path) -> str:
         except Undecodable:  # told apart by its bytes
             total.update(content)
     return total.hexdigest()
-
-
-def _joined(frames: Sequence[DicomFrame]) -> tuple[Span, ...]:
-    return tuple(span for frame in frames for span in frame.spans)
 
 
 def same_pixels(one: DicomFrame, other: DicomFrame) -> bool:
@@ -296,18 +307,6 @@ def _read_bytes(frame: DicomFrame) -> bytes:
     try:
         return read_spans(frame.path, frame.spans, deflated=frame.coding.syntax == DEFLATED)
     except (Damaged, OSError) as error:
-        raise _undecodable(frame, error) from None
-
-
-def _read_stored(frame: DicomFrame) -> NDArray[np.signedinteger | np.unsignedinteger]:
-    """Return the stored values [rows, columns] of a frame.
-
-    Raises:
-        InputError: the pixel data cannot be decoded.
-    """
-    try:
-        return decode(_read_bytes(frame), frame.coding)
-    except Undecodable as error:
         raise _undecodable(frame, error) from None
 
 
@@ -467,6 +466,7 @@ def _frame(
         raise NotASlice(
             f"{path}: {what}, so its values are not Hounsfield units; leave it out", what
         )
+    series = _number(readable("", "SeriesNumber"))
     position = placed("PlanePositionSequence", "ImagePositionPatient")
     normal = _normal(readable("PlaneOrientationSequence", "ImageOrientationPatient"))
     return DicomFrame(
@@ -482,7 +482,7 @@ def _frame(
         padding=_padding(ds),
         series_uid=str(ds.get("SeriesInstanceUID", "") or "").strip(),
         owner=_owner(ds),
-        series_number=_or_infinity(_number(readable("", "SeriesNumber"))),
+        series_number=math.inf if series is None else series,
         projected=_projected(position, normal),
         normal=normal,
         location=_number(placed("", "SliceLocation")),
@@ -591,10 +591,6 @@ def _number(value: Any) -> float | None:
     except (TypeError, ValueError):
         return None
     return number if math.isfinite(number) else None
-
-
-def _or_infinity(value: float | None) -> float:
-    return math.inf if value is None else value
 
 
 def _words(value: Any) -> list[str]:

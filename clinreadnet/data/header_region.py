@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from clinreadnet.data.acquisition import Value
+from clinreadnet.data.acquisition import Value, without_damage
 
 REGION_TAGS = (
     "BodyPartExamined",
@@ -77,6 +77,7 @@ def read_hint(value: Value) -> Hint:
     Args:
         value: returns a header value by sequence and name; it may raise on a damaged value.
     """
+    value = without_damage(value)
     image_type = _words(value, "", "ImageType") | _words(
         value, "CTImageFrameTypeSequence", "FrameType"
     )
@@ -106,10 +107,7 @@ def _words(value: Value, sequence: str, name: str) -> set[str]:
 
 
 def _text(value: Value, sequence: str, name: str) -> str:
-    try:
-        found = value(sequence, name)
-    except Exception:  # pydicom raises many types on damaged values
-        return ""
+    found = value(sequence, name)
     if found is None:
         return ""
     parts = [found] if isinstance(found, str) or not isinstance(found, Sequence) else found

@@ -205,7 +205,7 @@ class StackReader:
         Raises:
             InputError: the data are damaged or cut off.
         """
-        from clinreadnet.data.ldctiqa import TOLERANCE, decode  # imports tifffile, which is slow
+        from clinreadnet.data.tif import TOLERANCE, decode  # imports tifffile, which is slow
 
         stack = self.stack
         with self._lock:

@@ -14,12 +14,13 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 from numpy.typing import NDArray
 
 from clinreadnet import limits
@@ -65,6 +66,7 @@ class SliceRef:
         instance_uid: SOPInstanceUID of a DICOM slice; empty without one.
         named: whether it is the one slice of a file that was named, not found in a folder.
         hint: what the header of a DICOM slice says that it shows.
+        header: the data elements that `find_slices` was told to keep; None without any.
     """
 
     path: Path
@@ -79,6 +81,7 @@ class SliceRef:
     named: bool = False
     hint: Hint = Hint()
     _side: int = SIZE
+    header: pydicom.Dataset | None = field(default=None, compare=False, repr=False)
 
     @property
     def loaded_mm(self) -> float | None:
@@ -104,19 +107,24 @@ class SliceRef:
         hu = self._read()
         if not np.isfinite(hu).all():
             raise InputError(f"{self.name}: holds NaN or infinity; repair or leave out the file")
+        self._check_values(hu)
+        if hu.shape != (SIZE, SIZE):
+            check_size(self.path, hu.shape, self._resample)
+            hu = resize(hu)
+            self._check_values(hu)
+        return hu
+
+    def _check_values(self, hu: NDArray[np.float32]) -> None:
         if reason := implausible(hu):
             kind = NoBody if without_body(hu) else InputError
             raise kind(f"{self.name}: not a CT slice in HU, {reason}; leave it out")
-        if hu.shape != (SIZE, SIZE):
-            _check_size(self.path, hu.shape, self._resample)
-            hu = resize(hu)
-        return hu
 
 
 def find_slices(
     paths: Iterable[str | os.PathLike[str]],
     *,
     resample: bool = False,
+    keep: Sequence[str] = (),
     note: Callable[[str], None] | None = None,
     refused: Callable[[Path, InputError], None] | None = None,
 ) -> list[SliceRef]:
@@ -131,6 +139,7 @@ def find_slices(
     Args:
         paths: files and folders.
         resample: accept other sizes than 512×512; `SliceRef.load` then uses `resize`.
+        keep: names of data elements of DICOM files for `SliceRef.header`.
         note: called with one line for each file that is skipped or unusual.
         refused: called with a damaged file and its error, instead of raising; it is skipped.
 
@@ -149,7 +158,7 @@ def find_slices(
     found: Sequence[DicomFrame | SliceRef]
     for order, path in enumerate(map(Path, paths)):
         if path.is_dir():
-            found = _search(path, resample, seen, tell, refused)
+            found = _search(path, resample, keep, seen, tell, refused)
         elif not os.path.lexists(path):
             raise InputError(f"{path}: no such file or folder")
         elif (real := os.path.realpath(path)) in seen:
@@ -157,7 +166,7 @@ def find_slices(
         else:
             seen.add(real)
             try:
-                found = _open(path, resample)
+                found = _open(path, resample, keep)
                 named.add(path)
             except InputError as reason:
                 if refused is None or isinstance(reason, NotASlice):
@@ -208,6 +217,7 @@ def _triangle_weights(side: int) -> NDArray[np.float32]:
 def _search(
     folder: Path,
     resample: bool,
+    keep: Sequence[str],
     seen: set[str],
     tell: Callable[[str], None],
     refused: Callable[[Path, InputError], None] | None,
@@ -223,7 +233,7 @@ def _search(
             continue
         seen.add(real)
         try:
-            found += _open(path, resample)
+            found += _open(path, resample, keep)
         except InputError as reason:
             if isinstance(reason, NotASlice) and not (
                 reason.what == "not DICOM" and path.suffix.lower() in _DICOM_SUFFIXES
@@ -274,7 +284,7 @@ def _walk(folder: Path) -> tuple[list[Path], list[tuple[str, Path]]]:
     return files, odd
 
 
-def _open(path: Path, resample: bool) -> Sequence[DicomFrame | SliceRef]:
+def _open(path: Path, resample: bool, keep: Sequence[str]) -> Sequence[DicomFrame | SliceRef]:
     suffix = path.suffix.lower()
     if suffix in _TIF:
         return [_open_tif(path)]
@@ -282,13 +292,13 @@ def _open(path: Path, resample: bool) -> Sequence[DicomFrame | SliceRef]:
         return _open_npy(path, resample)
     if suffix in _METAIMAGE:
         return _open_metaimage(path, resample)
-    frames = read_headers(path)
-    _check_size(path, (frames[0].rows, frames[0].columns), resample)
+    frames = read_headers(path, keep)
+    check_size(path, (frames[0].rows, frames[0].columns), resample)
     return frames
 
 
 def _open_tif(path: Path) -> SliceRef:
-    from clinreadnet.data.ldctiqa import tif_shape
+    from clinreadnet.data.tif import read_tif, tif_shape
 
     shape = tif_shape(path)
     if shape != (SIZE, SIZE):
@@ -296,13 +306,7 @@ def _open_tif(path: Path) -> SliceRef:
             f"{path}: {by(shape)} pixels, but an LDCTIQA slice is {SIZE}x{SIZE}; "
             "resample=True is for DICOM and .npy"
         )
-    return SliceRef(path, None, None, str(path.parent), partial(_read_tif, path))
-
-
-def _read_tif(path: Path) -> NDArray[np.float32]:
-    from clinreadnet.data.ldctiqa import read_tif
-
-    return read_tif(path)
+    return SliceRef(path, None, None, str(path.parent), partial(read_tif, path))
 
 
 def _open_npy(path: Path, resample: bool) -> list[SliceRef]:
@@ -317,7 +321,7 @@ def _open_npy(path: Path, resample: bool) -> list[SliceRef]:
             f"{path}: shape {list(header.shape)[:8]}, expected [512, 512] or [n, 512, 512] in HU"
         )
     count = None if len(header.shape) == 2 else header.shape[0]
-    _check_size(path, header.shape[-2:], resample)
+    check_size(path, header.shape[-2:], resample)
     _check_count(path, count or 1)
     return [
         SliceRef(path, number, None, str(path), partial(_read_npy, path, header, number), resample)
@@ -339,7 +343,7 @@ def _read_npy(path: Path, header: ArrayHeader, number: int | None) -> NDArray[np
 def _open_metaimage(path: Path, resample: bool) -> list[SliceRef]:
     stack = open_metaimage(path)
     count, *shape = stack.shape
-    _check_size(path, tuple(shape), resample)
+    check_size(path, tuple(shape), resample)
     _check_count(path, count)
     reader = StackReader(stack)
     return [
@@ -395,6 +399,7 @@ def _series(
                     instance_uid=f.instance_uid,
                     hint=f.hint,
                     _side=max(f.rows, f.columns),
+                    header=f.header,
                 ),
             )
             for f in members
@@ -414,17 +419,13 @@ def _series_name(key: _Key, sharing: set[_Key]) -> str:
 
 def _tell_what_is_odd(members: Sequence[DicomFrame], tell: Callable[[str], None]) -> None:
     """Tell once what the headers of a series say that is doubtful."""
-    for frame in members:
-        if frame.unspecified:
-            tell(f"{frame.path}: rescale type is US, not HU; read as HU")
-            break
-    for frame in members:
-        if (padding := frame.doubtful_padding) is not None:
-            tell(
-                f"{frame.path}: its PixelPaddingValue stands for {padding:g} HU, which tissue has; "
-                "taken for padding only at the edges of the image"
-            )
-            break
+    if frame := next((one for one in members if one.unspecified), None):
+        tell(f"{frame.path}: rescale type is US, not HU; read as HU")
+    if frame := next((one for one in members if one.doubtful_padding is not None), None):
+        tell(
+            f"{frame.path}: its PixelPaddingValue stands for {frame.doubtful_padding:g} HU, which "
+            "tissue has; taken for padding only at the edges of the image"
+        )
 
 
 def _without_copies(members: list[DicomFrame], tell: Callable[[str], None]) -> list[DicomFrame]:
@@ -476,16 +477,10 @@ def _in_order(
         turned = float(axes[axis[id(frame)]] @ frame.normal) < 0
         return -frame.projected if turned else frame.projected
 
-    def location(frame: DicomFrame) -> float | None:
-        return frame.location
-
-    def nowhere(frame: DicomFrame) -> float | None:
-        return None
-
     sharing = [f for f in members if axis[id(f)] == most]
-    place = next(
-        (one for one in (projected, location) if all(one(f) is not None for f in sharing)), nowhere
-    )
+    places: list[Callable[[DicomFrame], float | None]] = [projected, lambda f: f.location]
+    known = (one for one in places if all(one(f) is not None for f in sharing))
+    place = next(known, lambda f: None)
 
     def key(frame: DicomFrame) -> tuple[Any, ...]:
         number = axis[id(frame)]
@@ -499,7 +494,12 @@ def _in_order(
     return sorted(members, key=key), lambda f: place(f) if axis[id(f)] == most else None
 
 
-def _check_size(path: Path, shape: tuple[int, ...], resample: bool) -> None:
+def check_size(path: Path, shape: tuple[int, ...], resample: bool) -> None:
+    """Check the rows and columns of a slice.
+
+    Raises:
+        InputError: they are not 512x512, or with ``resample`` beyond what is resized.
+    """
     if shape != (SIZE, SIZE) and not resample:
         raise InputError(
             f"{path}: {by(shape)} pixels, the network takes {SIZE}x{SIZE}; "

@@ -7,7 +7,7 @@ times the slice's, and lies at the centre of the patch, so viewers that fuse by 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,10 @@ from clinreadnet.data.slices import SliceRef
 from clinreadnet.dicom import device
 from clinreadnet.dicom.attributes import COPIED, UNPAIRED
 from clinreadnet.dicom.codes import QUALITY_MAP, identify_scheme
-from clinreadnet.dicom.silence import silent_libraries
 from clinreadnet.dicom.sources import Source, Sources, frame_number
+from clinreadnet.dicom.written import Written, write_objects
 from clinreadnet.errors import InputError
-from clinreadnet.files import whole_folder
-from clinreadnet.scoring.series import SeriesReport
+from clinreadnet.scoring.result import SeriesReport
 from clinreadnet.spec import GRADE_RANGE, SIZE, TILE
 
 _Vector = NDArray[np.float64]
@@ -58,7 +57,7 @@ def check_geometry(refs: Sequence[SliceRef], sources: Sources) -> None:
 
     Args:
         refs: slices from `find_slices`.
-        sources: from `read_sources`, of the same slices.
+        sources: from `make_sources`, of the same slices.
 
     Raises:
         InputError: a slice is not 512x512, has no valid position, orientation, spacing or
@@ -92,59 +91,30 @@ def check_geometry(refs: Sequence[SliceRef], sources: Sources) -> None:
 
 def write_maps(
     report: SeriesReport, sources: Sources, session: Mapping[str, Any], folder: Path
-) -> None:
+) -> list[Written]:
     """Write Parametric Maps into a new folder: ``map-1.dcm`` ..., one for each series.
 
     A series with several slices at one position, such as the phases of a heart, gets one for each
     phase: ``map-1-1.dcm``, ``map-1-2.dcm`` ....
 
-    Args:
-        report: scores from `score_slices`.
-        sources: from `read_sources`, of the same slices, which passed `check_geometry`.
-        session: from `Session.describe`.
-        folder: folder to create.
-
-    Raises:
-        InputError: ``folder`` exists or cannot be created.
+    Arguments, result and errors as of `clinreadnet.dicom.structured_report.write_reports`; the
+    slices must have passed `check_geometry`.
     """
-    members = _members(report)
-    with whole_folder(folder, force=None) as temporary, silent_libraries():
-        for number, indices in enumerate(members, start=1):
-            phases = _phases([report.refs[i] for i in indices], sources)
-            series = device.new_uid()
-            for phase in range(1, max(phases) + 1):
-                own = [i for i, other in zip(indices, phases, strict=True) if other == phase]
-                made = _make_map(report, own, sources, session, (number, phase), series)
-                name = f"map-{number}" if max(phases) == 1 else f"map-{number}-{phase}"
-                made.save_as(temporary / f"{name}.dcm", enforce_file_format=True)
+    return write_objects(_maps(report, sources, session), folder)
 
 
 def write_captures(
     report: SeriesReport, sources: Sources, session: Mapping[str, Any], folder: Path
-) -> None:
+) -> list[Written]:
     """Write each slice under its map as a Secondary Capture, ``capture-1-0001.dcm`` ....
 
     The window is 400/40. "RESEARCH USE ONLY" and the score are burnt into the pixels, which are
     read again.
 
-    Args:
-        report: scores from `score_slices`.
-        sources: from `read_sources`, of the same slices.
-        session: from `Session.describe`.
-        folder: folder to create.
-
-    Raises:
-        InputError: ``folder`` exists or cannot be created, or a slice cannot be read any more.
+    Arguments, result and errors as of `clinreadnet.dicom.structured_report.write_reports`;
+    InputError also where a slice cannot be read any more.
     """
-    with whole_folder(folder, force=None) as temporary, silent_libraries():
-        for number, indices in enumerate(_members(report), start=1):
-            series = device.new_uid()
-            for place, index in enumerate(indices, start=1):
-                made = _make_capture(report, index, sources, number, place, series)
-                _describe(made, sources[report.refs[index].path], session)
-                made.save_as(
-                    temporary / f"capture-{number}-{place:04d}.dcm", enforce_file_format=True
-                )
+    return write_objects(_captures(report, sources, session), folder)
 
 
 def draw_overlay(
@@ -176,12 +146,28 @@ def draw_overlay(
     return np.asarray(image)
 
 
-def _members(report: SeriesReport) -> list[list[int]]:
-    """Return the indices of the slices of each series."""
-    members: dict[str, list[int]] = {}
-    for index, one in enumerate(report.slices):
-        members.setdefault(one.series, []).append(index)
-    return list(members.values())
+def _maps(
+    report: SeriesReport, sources: Sources, session: Mapping[str, Any]
+) -> Iterator[tuple[str, ParametricMap]]:
+    for number, indices in enumerate(report.members.values(), start=1):
+        phases = _phases([report.refs[i] for i in indices], sources)
+        series = device.new_uid()
+        for phase in range(1, max(phases) + 1):
+            own = [i for i, other in zip(indices, phases, strict=True) if other == phase]
+            name = f"map-{number}" if max(phases) == 1 else f"map-{number}-{phase}"
+            made = _make_map(report, own, sources, session, (number, phase), series)
+            yield f"{name}.dcm", made
+
+
+def _captures(
+    report: SeriesReport, sources: Sources, session: Mapping[str, Any]
+) -> Iterator[tuple[str, SCImage]]:
+    for number, indices in enumerate(report.members.values(), start=1):
+        series = device.new_uid()
+        for place, index in enumerate(indices, start=1):
+            made = _make_capture(report, index, sources, number, place, series)
+            _describe(made, sources[report.refs[index].path], session)
+            yield f"capture-{number}-{place:04d}.dcm", made
 
 
 def _phases(refs: Sequence[SliceRef], sources: Sources) -> list[int]:

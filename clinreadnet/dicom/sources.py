@@ -11,13 +11,7 @@ from pathlib import Path
 
 import pydicom
 
-from clinreadnet.data.dicom_container import (
-    CT_IMAGE,
-    Damaged,
-    NotDicom,
-    read_container,
-    unreadable,
-)
+from clinreadnet.data.dicom_container import CT_IMAGE
 from clinreadnet.data.slices import SliceRef
 from clinreadnet.dicom.attributes import COPIED, copy_legal, stored_text
 from clinreadnet.dicom.silence import silent_libraries
@@ -40,8 +34,8 @@ _PHASE = (
     "NominalPercentageOfCardiacPhase",
     "TriggerTime",
 )
-_FRAME_OF_REFERENCE = "FrameOfReferenceUID"
-_TAGS = (*_REFERENCES, *COPIED, *_GEOMETRY, *_PHASE, _FRAME_OF_REFERENCE)
+SOURCE_TAGS = (*_REFERENCES, *COPIED, *_GEOMETRY, *_PHASE, "FrameOfReferenceUID")
+"""What `find_slices` must keep of the header of a slice."""
 
 
 class Source(pydicom.Dataset):  # type: ignore[misc]  # pydicom has no types
@@ -60,11 +54,11 @@ Sources = dict[Path, Source]
 """The header of each file, without pixels."""
 
 
-def read_sources(refs: Sequence[SliceRef]) -> Sources:
-    """Read and check the header of every slice, before anything is scored.
+def make_sources(refs: Sequence[SliceRef]) -> Sources:
+    """Check the header of every slice, before anything is scored.
 
     Args:
-        refs: slices from `find_slices`.
+        refs: slices from `find_slices`, with ``keep=SOURCE_TAGS``.
 
     Returns:
         One header for each file.
@@ -79,7 +73,7 @@ def read_sources(refs: Sequence[SliceRef]) -> Sources:
     for ref in refs:
         if ref.path in sources:
             continue
-        header = _read(ref.path)
+        header = make_source(ref.path, ref.header)
         first = instances.setdefault(header.SOPInstanceUID, ref.path)
         if first != ref.path:
             raise InputError(
@@ -108,21 +102,21 @@ def frame_number(ref: SliceRef, source: Source) -> int | None:
     return ref.frame + 1
 
 
-def _read(path: Path) -> Source:
-    try:
-        with silent_libraries():
-            header = read_container(path, _TAGS).header
-    except NotDicom:
+def make_source(path: Path, header: pydicom.Dataset | None) -> Source:
+    """Return what objects take from the header of a file.
+
+    Args:
+        path: the file.
+        header: its elements of ``SOURCE_TAGS``; None if it is not DICOM.
+
+    Raises:
+        InputError: it is not DICOM, lacks a UID or has an invalid one.
+    """
+    if header is None:
         raise InputError(
             f"{path}: not a DICOM file, so no DICOM object can refer to it; score it without "
             "DICOM output"
-        ) from None
-    except Damaged as damage:
-        raise unreadable(path, damage) from None
-    except InputError:
-        raise
-    except Exception as error:  # pydicom raises many types on damaged headers
-        raise unreadable(path, Damaged(type(error).__name__)) from None
+        )
     source = Source()
     source.patient = stored_text(header, "PatientID")
     source.phase = tuple(stored_text(header, name) for name in _PHASE)
@@ -137,7 +131,7 @@ def _read(path: Path) -> Source:
         setattr(source, name, uid)
     with silent_libraries():
         copy_legal(header, source)
-        if _is_uid(uid := stored_text(header, _FRAME_OF_REFERENCE)):
+        if _is_uid(uid := stored_text(header, "FrameOfReferenceUID")):
             source.FrameOfReferenceUID = uid
         for name in _GEOMETRY:
             try:

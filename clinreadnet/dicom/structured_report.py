@@ -48,12 +48,11 @@ from clinreadnet.dicom.codes import (
     SLICES,
     identify_scheme,
 )
-from clinreadnet.dicom.silence import silent_libraries
 from clinreadnet.dicom.sources import Sources, frame_number
-from clinreadnet.files import whole_folder
-from clinreadnet.metrics import likert_probabilities
+from clinreadnet.dicom.written import Written, write_objects
+from clinreadnet.grades import likert_probabilities
 from clinreadnet.scoring.domain import domain_lines
-from clinreadnet.scoring.series import SeriesReport, SeriesSummary
+from clinreadnet.scoring.result import SeriesReport, SeriesSummary
 from clinreadnet.spec import RESEARCH_USE
 
 _NO_UNIT = codes.UCUM.NoUnits
@@ -74,45 +73,29 @@ _TEXTS = (
 )
 
 
-def make_reports(
-    report: SeriesReport, sources: Sources, session: Mapping[str, Any]
-) -> list[Comprehensive3DSR]:
-    """Return one structured report for each series.
-
-    Args:
-        report: scores from `score_slices`.
-        sources: from `read_sources`, of the same slices.
-        session: from `Session.describe`.
-    """
-    members: dict[str, list[int]] = {}
-    for index, one in enumerate(report.slices):
-        members.setdefault(one.series, []).append(index)
-    summaries = report.by_series
-    return [
-        _make_report(report, indices, summaries[series], sources, session, number)
-        for number, (series, indices) in enumerate(members.items())
-    ]
-
-
 def write_reports(
     report: SeriesReport, sources: Sources, session: Mapping[str, Any], folder: Path
-) -> None:
+) -> list[Written]:
     """Write ``sr-1.dcm``, ``sr-2.dcm`` ... into a new folder, one for each series.
 
     Args:
         report: scores from `score_slices`.
-        sources: from `read_sources`, of the same slices.
+        sources: from `make_sources`, of the same slices.
         session: from `Session.describe`.
         folder: folder to create.
+
+    Returns:
+        The files, in the order of the series.
 
     Raises:
         InputError: ``folder`` exists or cannot be created.
     """
-    with silent_libraries():
-        made = make_reports(report, sources, session)
-    with whole_folder(folder, force=None) as temporary, silent_libraries():
-        for number, one in enumerate(made, start=1):
-            one.save_as(temporary / f"sr-{number}.dcm", enforce_file_format=True)
+    summaries = report.by_series
+    made = (
+        (f"sr-{n}.dcm", _make_report(report, own, summaries[series], sources, session, n))
+        for n, (series, own) in enumerate(report.members.items(), start=1)
+    )
+    return write_objects(made, folder)
 
 
 def _make_report(
@@ -166,7 +149,7 @@ def _make_report(
         evidence=evidence,
         content=content[0],
         series_instance_uid=device.new_uid(),
-        series_number=device.SERIES_NUMBERS["report"] + 10 * number,
+        series_number=device.SERIES_NUMBERS["report"] + 10 * (number - 1),
         sop_instance_uid=device.new_uid(),
         instance_number=1,
         manufacturer=device.MANUFACTURER,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from clinreadnet.errors import InputError
 from clinreadnet.evaluation.labels import open_labelled, score_folder
 from clinreadnet.files import check_output
-from clinreadnet.metrics import coverage, covered
+from clinreadnet.grades import coverage, covered
 from clinreadnet.model.checkpoint import load_checkpoint, pretrained_path, save_checkpoint
 from clinreadnet.spec import INTERVAL_MASS
 

@@ -11,15 +11,12 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from clinreadnet.console import progress_bar
-from clinreadnet.data.ldctiqa import (
-    LdctiqaFolder,
-    check_images,
-    read_ldctiqa,
-)
+from clinreadnet.data.ldctiqa import LdctiqaFolder, check_images, read_ldctiqa
 from clinreadnet.data.tiles import read_tiles
 from clinreadnet.errors import InputError
 from clinreadnet.evaluation.maps import MapAgreement, map_agreement
-from clinreadnet.metrics import Correlations, correlations, coverage, krocc, plcc, srocc
+from clinreadnet.grades import coverage
+from clinreadnet.metrics import Correlations, correlations, krocc, plcc, srocc
 from clinreadnet.model.checkpoint import load_checkpoint, pretrained_path
 from clinreadnet.model.network import ClinReadNet
 from clinreadnet.model.predict import predict

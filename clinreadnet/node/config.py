@@ -36,7 +36,7 @@ class Destination:
 
 
 @dataclass(frozen=True)
-class Sender:
+class Peer:
     """Who may send: an AE title, or None for any, at the addresses of some networks."""
 
     title: str | None
@@ -96,7 +96,7 @@ class NodeConfig:
     port: int
     spool: Path
     destination: Destination
-    senders: tuple[Sender, ...] = (Sender(None),)
+    senders: tuple[Peer, ...] = (Peer(None),)
     maps: bool = False
     resample: bool = False
     quiet: float = 30.0
@@ -144,7 +144,7 @@ def parse_destination(text: str) -> Destination:
     return Destination(host, int(port), check_title("send_to", title))
 
 
-def parse_senders(texts: Sequence[str]) -> tuple[Sender, ...]:
+def parse_senders(texts: Sequence[str]) -> tuple[Peer, ...]:
     """Read ``AET``, ``AET@ADDRESS`` or ``AET@NETWORK``; without an address, loopback alone.
 
     Args:
@@ -153,16 +153,16 @@ def parse_senders(texts: Sequence[str]) -> tuple[Sender, ...]:
     Raises:
         InputError: an item has another form.
     """
-    return tuple(map(_parse_sender, texts)) or (Sender(None),)
+    return tuple(map(_parse_sender, texts)) or (Peer(None),)
 
 
-def _parse_sender(text: str) -> Sender:
+def _parse_sender(text: str) -> Peer:
     title, at, place = text.rpartition("@") if "@" in text else (text, "", "")
     wanted = None if title == "*" else check_title("allow", title)
     if not at:
-        return Sender(wanted)
+        return Peer(wanted)
     try:
-        return Sender(wanted, (ipaddress.ip_network(place),))
+        return Peer(wanted, (ipaddress.ip_network(place),))
     except ValueError:
         raise InputError(
             f"allow={text!r}: give AET, AET@ADDRESS or AET@NETWORK, as CT1@10.0.0.0/24; a network "

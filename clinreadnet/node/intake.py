@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import pydicom
-
-from clinreadnet.data.dicom import NotASlice, pixel_digest
-from clinreadnet.data.dicom_container import Damaged, read_container
-from clinreadnet.data.slices import find_slices
-from clinreadnet.dicom.sources import read_sources
+from clinreadnet.data.dicom import NotASlice, pixel_digest, read_headers
+from clinreadnet.data.slices import check_size
+from clinreadnet.dicom.sources import SOURCE_TAGS, make_source
 from clinreadnet.errors import InputError
 from clinreadnet.node.log import hashed
 
@@ -62,20 +60,21 @@ def inspect(path: Path, sop_class: str, sop_instance: str, *, resample: bool) ->
         Refused: it is damaged, not a CT slice, lacks a UID, or is not what the request named.
     """
     try:
-        refs = find_slices([path], resample=resample)
+        frames = read_headers(path, (*SOURCE_TAGS, _COUNT))
+        check_size(path, (frames[0].rows, frames[0].columns), resample)
     except NotASlice as error:
         raise Refused(OTHER_CLASS, f"not a CT slice: {error.what}") from None
     except InputError as error:
         raise Refused(NOT_READABLE, _reason(path, error)) from None
     try:
-        header = read_sources(refs)[path]
+        header = make_source(path, frames[0].header)
     except InputError as error:
         raise Refused(NO_UIDS, _reason(path, error)) from None
     if (str(header.SOPClassUID), str(header.SOPInstanceUID)) != (sop_class, sop_instance):
         raise Refused(OTHER_CLASS, "its SOP class or instance is not that of the request")
     try:
-        digest, expected = pixel_digest(path), _count(read_container(path, (_COUNT,)).header)
-    except (Damaged, InputError):
+        digest = pixel_digest(frames)
+    except InputError:
         raise Refused(NOT_READABLE, "its pixels cannot be read") from None
     return Accepted(
         series=hashed(
@@ -85,7 +84,7 @@ def inspect(path: Path, sop_class: str, sop_instance: str, *, resample: bool) ->
         ),
         instance=hashed(str(header.SOPInstanceUID)),
         digest=digest,
-        expected=expected,
+        expected=_count(frames[0].header),
     )
 
 
@@ -94,9 +93,9 @@ def _reason(path: Path, error: InputError) -> str:
     return error.full.removeprefix(f"{path}: ").partition(";")[0]
 
 
-def _count(header: pydicom.Dataset) -> int | None:
+def _count(header: Any) -> int | None:
     try:
-        count = int(header.get(_COUNT))
+        count = int(header[_COUNT].value)
     except Exception:  # absent, or one of pydicom's many errors for a damaged value
         return None
     return count if count > 0 else None

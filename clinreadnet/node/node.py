@@ -15,7 +15,6 @@ from clinreadnet.node.backoff import pause
 from clinreadnet.node.config import NodeConfig
 from clinreadnet.node.log import HASH_DIGITS, log
 from clinreadnet.node.metrics import Metrics, Monitor
-from clinreadnet.node.outbox import Outbox
 from clinreadnet.node.receive import Receiver
 from clinreadnet.node.send import Sender
 from clinreadnet.node.spool import Spool
@@ -49,7 +48,6 @@ class Node:
         self._spool = Spool(
             config.spool, most_bytes=config.spool_bytes, most_objects=config.spool_objects
         )
-        self._outbox = Outbox(self._spool)
         self._monitor: Monitor | None = None
         self._threads: list[threading.Thread] = []
         self._stopping = threading.Event()
@@ -67,9 +65,7 @@ class Node:
             except BaseException:
                 self.stop()
                 raise
-        self._sender = Sender(
-            config.title, config.destination, self._outbox, self._metrics, sending
-        )
+        self._sender = Sender(config.title, config.destination, self._spool, self._metrics, sending)
         self.port = self._receiver.port
         self.metrics_port = None if self._monitor is None else self._monitor.port
 
@@ -142,7 +138,7 @@ class Node:
         self.stop()
 
     def _state(self) -> dict[str, float]:
-        count, oldest = self._outbox.waiting()
+        count, oldest = self._spool.waiting()
         return self._spool.counts() | {
             "outgoing": count,
             "outgoing_oldest_seconds": oldest,
@@ -214,13 +210,13 @@ class Node:
         if time.monotonic() < self._next_care:
             return
         self._next_care = time.monotonic() + _CARE
-        for one in self._outbox.expire(self._config.keep_days):
+        for one in self._spool.expire_outgoing(self._config.keep_days):
             self._metrics.sent.labels("expired").inc()
             log(
                 f"series {one.series[:HASH_DIGITS]}: the {one.kind} could not be sent for "
                 f"{self._config.keep_days:g} days and is removed"
             )
-        for key in self._spool.expire(self._config.keep_days):
+        for key in self._spool.expire_aside(self._config.keep_days):
             log(
                 f"series {key[:HASH_DIGITS]}: was aside for {self._config.keep_days:g} days and is "
                 "removed"

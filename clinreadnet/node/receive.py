@@ -72,18 +72,18 @@ class Receiver:
         self._metrics = metrics
         self._most = config.object_bytes
         self._memory = ReceiveMemory(_BUFFERS * self._most)
-        self._entity = AE(ae_title=config.title)
-        self._entity.require_called_aet = True
-        self._entity.maximum_associations = config.associations
-        self._entity.maximum_pdu_size = _PDU_BYTES
-        self._entity.network_timeout = NETWORK_SECONDS
-        self._entity.acse_timeout = NETWORK_SECONDS / 2
-        self._entity.add_supported_context(Verification)
+        entity = AE(ae_title=config.title)
+        entity.require_called_aet = True
+        entity.maximum_associations = config.associations
+        entity.maximum_pdu_size = _PDU_BYTES
+        entity.network_timeout = NETWORK_SECONDS
+        entity.acse_timeout = NETWORK_SECONDS / 2
+        entity.add_supported_context(Verification)
         for one in sorted(CT_CLASSES):
-            self._entity.add_supported_context(one, transfer_syntaxes())
+            entity.add_supported_context(one, transfer_syntaxes())
         try:
             self._server = BoundedServer(
-                self._entity,
+                entity,
                 (config.host, config.port),
                 context,
                 [(evt.EVT_REQUESTED, self._requested), (evt.EVT_C_STORE, self._store)],
@@ -103,7 +103,6 @@ class Receiver:
                 f"({error.strerror}); name an address of this machine and a port that this user "
                 "may open"
             ) from None
-        self._entity._servers.append(self._server)  # where its `shutdown` looks
         self.port: int = self._server.server_address[1]
 
     def serve(self) -> None:
@@ -112,7 +111,7 @@ class Receiver:
 
     def stop(self) -> None:
         """End the associations and close the port; `serve` must be running."""
-        self._entity.shutdown()
+        self._server.shutdown()
 
     def close(self) -> None:
         """Close the port, if `serve` was never called."""
@@ -145,13 +144,9 @@ class Receiver:
             status, reason = self._keep(event)
         except Refused as refused:
             status, reason = refused.status, str(refused)
-        except OSError as error:
-            status, reason = (
-                NO_ROOM,
-                f"the spool cannot be written ({os.strerror(error.errno or 0)})",
-            )
-        except sqlite3.Error as error:
-            status, reason = NO_ROOM, f"the spool cannot be written ({error})"
+        except (OSError, sqlite3.Error) as error:
+            why = os.strerror(error.errno or 0) if isinstance(error, OSError) else str(error)
+            status, reason = NO_ROOM, f"the spool cannot be written ({why})"
         except Exception as error:  # one object must never end the node
             status, reason = NOT_READABLE, f"damaged ({type(error).__name__})"
         self._metrics.stored.labels(f"{status:04X}").inc()

@@ -14,7 +14,7 @@ from clinreadnet.node.backoff import jittered
 from clinreadnet.node.config import Destination
 from clinreadnet.node.log import HASH_DIGITS, log
 from clinreadnet.node.metrics import Metrics
-from clinreadnet.node.outbox import Outbox, Outgoing
+from clinreadnet.node.spool import Outgoing, Spool
 
 _AT_ONCE = 32
 _CONNECT_SECONDS = 10.0
@@ -29,7 +29,7 @@ class Sender:
         self,
         title: str,
         destination: Destination,
-        outbox: Outbox,
+        spool: Spool,
         metrics: Metrics,
         context: ssl.SSLContext | None,
     ) -> None:
@@ -38,12 +38,12 @@ class Sender:
         Args:
             title: AE title of the node.
             destination: where objects go.
-            outbox: where they come from.
+            spool: where they come from.
             metrics: to count in.
             context: of TLS, or None for a plain connection.
         """
         self._destination = destination
-        self._outbox = outbox
+        self._spool = spool
         self._metrics = metrics
         self._context = context
         self._failures = 0
@@ -58,7 +58,7 @@ class Sender:
         """Send some of what is due; return whether there was anything to do."""
         if time.monotonic() < self._not_before:
             return False
-        waiting = self._outbox.due(_AT_ONCE)
+        waiting = self._spool.due(_AT_ONCE)
         if not waiting:
             return False
         problem = self._send(waiting)
@@ -70,7 +70,7 @@ class Sender:
         self._not_before = time.monotonic() + seconds
         self._metrics.sent.labels("unreachable").inc()
         log(
-            f"{self._destination} cannot be reached ({problem}): {self._outbox.waiting()[0]} "
+            f"{self._destination} cannot be reached ({problem}): {self._spool.waiting()[0]} "
             f"objects wait in the spool, next try in {seconds:.0f} s"
         )
         return False
@@ -111,7 +111,7 @@ class Sender:
                 if status is None:
                     return "no answer to C-STORE"
                 if status == 0 or status in _WARNINGS:
-                    self._outbox.sent(one)
+                    self._spool.sent(one)
                     self._metrics.sent.labels("sent").inc()
                     log(f"series {one.series[:HASH_DIGITS]}: {one.kind} sent to {to}")
                 else:
@@ -139,7 +139,7 @@ class Sender:
 
     def _postpone(self, one: Outgoing, reason: str) -> None:
         seconds = jittered(one.attempts + 1)
-        self._outbox.postpone(one, seconds)
+        self._spool.postpone(one, seconds)
         self._metrics.sent.labels("refused").inc()
         log(
             f"series {one.series[:HASH_DIGITS]}: {self._destination} refused the {one.kind} "

@@ -24,6 +24,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from clinreadnet.dicom.written import Written
 from clinreadnet.errors import InputError, first_line
 from clinreadnet.node.backoff import pause
 from clinreadnet.node.room import Room
@@ -38,6 +39,10 @@ from clinreadnet.node.spool_folder import (
     sync_folder,
 )
 
+_COLUMNS = (
+    "SELECT outgoing.id, key, kind, file, sop_class, sop_instance, outgoing.attempts "
+    "FROM outgoing JOIN series ON series = series.id WHERE file IS NOT NULL"
+)
 _COUNTED = ("receiving", "scoring", "failed", "aside")
 
 
@@ -78,13 +83,19 @@ class SetAside:
 
 
 @dataclass(frozen=True)
-class Made:
-    """A file that was made of a series, and what it is."""
+class Outgoing:
+    """An object that waits: its row, the hash of its series, what it is, and how often it failed.
 
-    path: Path
+    The SOP instance never changes: a destination that gets it twice has one object.
+    """
+
+    row: int
+    series: str
     kind: str
+    path: Path
     sop_class: str
     sop_instance: str
+    attempts: int
 
 
 class Spool:
@@ -260,27 +271,32 @@ class Spool:
             ).fetchall()
         return {kind for (kind,) in rows}
 
-    def finish(self, series: Series, made: Sequence[Made], aside: SetAside | None = None) -> None:
+    def finish(
+        self,
+        series: Series,
+        made: Sequence[tuple[str, Written]],
+        aside: SetAside | None = None,
+    ) -> None:
         """Replace the objects of a series by what was made of them, in one step.
 
         Args:
             series: from `claim`.
-            made: files in the folder `work`, on disk.
+            made: kinds and files, in the folder `work`, on disk.
             aside: why something else could not be made: then the series is set aside too.
         """
-        moved = [(self.folder / "outgoing" / f"{secrets.token_hex(16)}.dcm", one) for one in made]
-        sizes = [one.path.stat().st_size for one in made]
+        moved = [(self.folder / "outgoing" / f"{secrets.token_hex(16)}.dcm", *one) for one in made]
+        sizes = [one.path.stat().st_size for _, one in made]
         try:
-            for place, one in moved:
+            for place, _, one in moved:
                 os.replace(one.path, place)
             sync_folder(self.folder / "outgoing")
             with self.transaction() as database:
-                for (place, one), size in zip(moved, sizes, strict=True):
+                for (place, kind, one), size in zip(moved, sizes, strict=True):
                     database.execute(
                         "INSERT INTO outgoing (series, kind, file, bytes, sop_class, sop_instance, "
                         "made) VALUES (?, ?, ?, ?, ?, ?, ?)",
                         (
-                            *(series.row, one.kind, place.name, size),
+                            *(series.row, kind, place.name, size),
                             *(one.sop_class, one.sop_instance, time.time()),
                         ),
                     )
@@ -292,7 +308,7 @@ class Spool:
                 else:
                     self._note_aside(series, aside)
         except BaseException:
-            for place, _ in moved:
+            for place, *_ in moved:
                 place.unlink(missing_ok=True)
             raise
         self.room.add(sizes)
@@ -330,7 +346,7 @@ class Spool:
         self._drop()
         return dropped
 
-    def expire(self, days: float) -> list[str]:
+    def expire_aside(self, days: float) -> list[str]:
         """Drop series that were set aside and whose last object came some days ago."""
         with self.transaction() as database:
             rows = database.execute(
@@ -363,6 +379,61 @@ class Spool:
         """The folder for files of a series that is being scored."""
         return self.folder / "work"
 
+    # Objects that go out
+
+    def due(self, count: int) -> list[Outgoing]:
+        """Return some of the objects whose next try is due, the oldest first."""
+        return self._select(
+            "AND outgoing.due <= ? ORDER BY outgoing.id LIMIT ?", (time.time(), count)
+        )
+
+    def sent(self, one: Outgoing) -> None:
+        """Note that the destination has an object, and remove the file."""
+        with self.transaction() as database:
+            row = database.execute(
+                "UPDATE outgoing SET file = NULL, sent = ? WHERE id = ? RETURNING bytes",
+                (time.time(), one.row),
+            ).fetchone()
+        with suppress(OSError):
+            one.path.unlink()
+        self.room.give(row[0])
+
+    def postpone(self, one: Outgoing, seconds: float) -> None:
+        """Note that the destination refused an object, and when it is tried again."""
+        with self.transaction() as database:
+            database.execute(
+                "UPDATE outgoing SET attempts = attempts + 1, due = ? WHERE id = ?",
+                (time.time() + seconds, one.row),
+            )
+
+    def waiting(self) -> tuple[int, float]:
+        """Return the number of objects that wait, and the age of the oldest in seconds."""
+        with self.mutex:
+            count, oldest = self.database.execute(
+                "SELECT count(*), min(made) FROM outgoing WHERE file IS NOT NULL"
+            ).fetchone()
+        return count, 0.0 if oldest is None else max(time.time() - oldest, 0.0)
+
+    def expire_outgoing(self, days: float) -> list[Outgoing]:
+        """Forget series that ended some days ago.
+
+        Returns:
+            The objects that could not be sent for so long; they are removed too.
+        """
+        before = time.time() - days * 86400
+        lost = self._select("AND made < ?", (before,))
+        for one in lost:
+            self.sent(one)
+        old = (
+            "SELECT id FROM series WHERE state IN ('done', 'failed') AND last < ? AND NOT EXISTS "
+            "(SELECT 1 FROM outgoing WHERE series = series.id AND file IS NOT NULL)"
+        )
+        with self.transaction() as database:
+            for table in ("object", "outgoing"):
+                database.execute(f"DELETE FROM {table} WHERE series IN ({old})", (before,))
+            database.execute(f"DELETE FROM series WHERE id IN ({old})", (before,))
+        return lost
+
     # Inside
 
     @contextmanager
@@ -378,6 +449,14 @@ class Spool:
                     self.database.execute("ROLLBACK")
                 raise
 
+    def _select(self, which: str, values: tuple[float, ...]) -> list[Outgoing]:
+        with self.mutex:
+            rows = self.database.execute(f"{_COLUMNS} {which}", values).fetchall()
+        folder = self.folder / "outgoing"
+        return [
+            Outgoing(row, key, kind, folder / file, *rest) for row, key, kind, file, *rest in rows
+        ]
+
     def _note_aside(self, series: Series, aside: SetAside) -> None:
         self.database.execute(
             "UPDATE series SET state = 'aside', reason = ? WHERE id = ?",
@@ -392,7 +471,7 @@ class Spool:
             (place / REASON_FILE).write_text(aside.detail, "utf-8", "backslashreplace")
 
     def _drop(self) -> None:
-        """Remove the series that are given up by `expire`, `make_room` or a user."""
+        """Remove the series that are given up by `expire_aside`, `make_room` or a user."""
         with self.mutex:  # throughout: two threads would both give the room back
             rows = self.database.execute(
                 "SELECT id, key, part, attempts FROM series WHERE state = 'drop'"

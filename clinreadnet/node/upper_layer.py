@@ -4,6 +4,10 @@ pynetdicom reads whatever length a PDU has, holds each data set in memory withou
 ever for the rest of a PDU, and makes the TLS handshake in the thread that accepts connections. Here
 each of these has a limit. What breaks one is answered with A-ABORT, and an object that is too large
 with a C-STORE status.
+
+pynetdicom's handlers of events are called with what has been read and decoded, and `AE` limits only
+the associations and the announced length of a PDU. So parts of an association are replaced by
+subclasses here, of the release that `pyproject.toml` pins.
 """
 
 from __future__ import annotations
@@ -14,12 +18,14 @@ import threading
 import time
 from collections.abc import Callable
 from io import BytesIO
+from socketserver import TCPServer
 from typing import Any
 
 from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import DIMSEMessage
+from pynetdicom.fsm import StateMachine
 from pynetdicom.pdu import A_ABORT_RQ
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
@@ -99,7 +105,10 @@ class _CommandBuffer(BytesIO):
 
 
 class _BoundedDimse(DIMSEServiceProvider):
-    """Messages with a limit on their command set, their data set and their number."""
+    """Messages with a limit on their command set, their data set and their number.
+
+    No event comes before a message is complete and in memory.
+    """
 
     def __init__(self, assoc: Association, buffer: Callable[[], ObjectBuffer]) -> None:
         super().__init__(assoc)
@@ -132,40 +141,41 @@ class _Handler(RequestHandler):
     def _create_association(self) -> Association:
         assoc = super()._create_association()
         assoc.dimse = _BoundedDimse(assoc, self.server.make_buffer)
+        assoc.dul.state_machine = _GuardedMachine(assoc.dul)
         link = assoc.dul.socket
         assert link is not None
-        # Assignments to methods: mypy refuses them, and pynetdicom has no other place for these.
+        # A second socket object would announce a second connection, and mypy refuses to assign a
+        # method. Events come after a PDU, of whatever length, has been read.
         setattr(link, "recv", lambda size: _receive(link, size))  # noqa: B010
-        machine = assoc.dul.state_machine
-        setattr(machine, "do_action", _guarded(machine.do_action, assoc))  # noqa: B010
         return assoc
 
 
-def _guarded(act: Callable[[str], None], assoc: Association) -> Callable[[str], None]:
-    """Return a step of the state machine that always lets the association end with it.
+class _GuardedMachine(StateMachine):
+    """A state machine that always lets the association end with it.
 
     After a failure the connection is closed. pynetdicom's association would otherwise wait half a
-    minute for a request that cannot come any more, and count as one of those that are allowed.
+    minute for a request that cannot come any more, and count as one of those that are allowed. No
+    event tells of such a failure.
     """
 
-    def step(event: str) -> None:
+    def do_action(self, event: str) -> None:
         try:
-            act(event)
+            super().do_action(event)
         except Exception:  # an event that is not foreseen in this state: the peer broke the rules
-            if assoc.dul.socket is not None:
-                assoc.dul.socket.close()
-            assoc.dul.kill_dul()
-        if assoc.dul._kill_thread:
+            if self.dul.socket is not None:
+                self.dul.socket.close()
+            self.dul.kill_dul()
+        if self.dul._kill_thread:
             # Wakes the association; pynetdicom reads None as "nothing came", and types forget it.
-            assoc.dul.to_user_queue.put(None)  # type: ignore[arg-type]
-
-    return step
+            self.dul.to_user_queue.put(None)  # type: ignore[arg-type]
 
 
 def _receive(link: AssociationSocket, size: int) -> bytearray:
     """Return the bytes of a PDU or of its head; less if the connection ends."""
     if size > limits.PDU:
-        link.send(_abort())
+        pdu = A_ABORT_RQ()
+        pdu.source, pdu.reason_diagnostic = 2, 6  # service provider, invalid PDU parameter value
+        link.send(bytes(pdu.encode()))
         raise OSError("a PDU that is too long")
     buffer = bytearray(size)
     view, read = memoryview(buffer), 0
@@ -183,14 +193,11 @@ def _receive(link: AssociationSocket, size: int) -> bytearray:
     return buffer
 
 
-def _abort() -> bytes:
-    pdu = A_ABORT_RQ()
-    pdu.source, pdu.reason_diagnostic = 2, 6  # service provider, invalid PDU parameter value
-    return bytes(pdu.encode())
-
-
 class BoundedServer(ThreadedAssociationServer):
-    """Accepts connections of admitted peers alone; each handshake has its own thread."""
+    """Accepts connections of admitted peers alone; each handshake has its own thread.
+
+    `AE` limits associations, which begin after the handshake; connections have no event.
+    """
 
     daemon_threads = True
     request_queue_size = 64
@@ -274,6 +281,13 @@ class BoundedServer(ThreadedAssociationServer):
         finally:
             with self._mutex:
                 self._handshakes -= 1
+
+    def shutdown(self) -> None:
+        """End the associations and close the port; `serve_forever` must be running."""
+        for assoc in self.active_associations:
+            assoc.abort()
+        TCPServer.shutdown(self)  # pynetdicom's would look for a server that `AE` has started
+        self.server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Note an error without its traceback, which could repeat what a peer sent."""

@@ -11,10 +11,9 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import pydicom
-
 from clinreadnet.data.slices import SliceRef, find_slices
 from clinreadnet.dicom import quality_map, sources, structured_report
+from clinreadnet.dicom.written import Written
 from clinreadnet.errors import (
     BackendError,
     ClinReadNetError,
@@ -24,9 +23,10 @@ from clinreadnet.errors import (
 )
 from clinreadnet.node.log import HASH_DIGITS, log
 from clinreadnet.node.metrics import Metrics
-from clinreadnet.node.spool import Made, Series, SetAside, Spool
+from clinreadnet.node.spool import Series, SetAside, Spool
 from clinreadnet.runtime import Session
-from clinreadnet.scoring.series import SeriesReport, score_slices
+from clinreadnet.scoring.result import SeriesReport
+from clinreadnet.scoring.run import score_slices
 
 LATER = (BackendError, SessionClosed, OSError, sqlite3.Error, MemoryError)
 """What is not the fault of a series: it stays and is tried again."""
@@ -89,12 +89,10 @@ class Worker:
             self._metrics.series.labels("failed").inc()
             log(f"{name}: not scored, and its {len(series.files)} objects are removed: {reason}")
             return
-        except LATER as error:
-            if not isinstance(error, MemoryError) or series.attempts < _MOST_MEMORY_ERRORS:
-                raise
-            self._set_aside(series, name, self._why(error))
-            return
         except Exception as error:
+            often = isinstance(error, MemoryError) and series.attempts >= _MOST_MEMORY_ERRORS
+            if isinstance(error, LATER) and not often:
+                raise
             self._set_aside(series, name, self._why(error))
             return
         finally:
@@ -109,7 +107,7 @@ class Worker:
 
     def _make(
         self, series: Series, name: str, folder: Path
-    ) -> tuple[list[Made], int, SetAside | None]:
+    ) -> tuple[list[tuple[str, Written]], int, SetAside | None]:
         """Return what is to be sent, how many slices were scored, and why no map was made."""
         damaged = 0
         aside = None
@@ -122,25 +120,28 @@ class Worker:
         wanted = {"report", "map"} if self._maps else {"report"}
         wanted -= self._spool.made(series)
         try:
-            refs = find_slices(list(series.files), resample=self._resample)
+            refs = find_slices(
+                list(series.files), resample=self._resample, keep=sources.SOURCE_TAGS
+            )
             self._doing = "scoring"
             report = score_slices(self._session, refs, left_out=leave_out)
         except InputError as error:
             raise _NoSlice(error.full) from None
         self._metrics.left_out.inc(damaged)
         self._doing = "report"
-        headers = sources.read_sources(report.refs)
+        headers = sources.make_sources(report.refs)
         facts = self._session.describe()
+        made: list[tuple[str, Written]] = []
         if "report" in wanted:
-            structured_report.write_reports(report, headers, facts, folder / "report")
+            reports = structured_report.write_reports(report, headers, facts, folder / "report")
+            made += [("report", one) for one in reports]
         if "map" in wanted:
             self._doing = "map"
-            aside = self._write_maps(report, headers, facts, name, folder / "map")
+            maps, aside = self._write_maps(report, headers, facts, name, folder / "map")
+            made += [("map", one) for one in maps]
         self._doing = "finishing"
-        made = [
-            _describe(path, path.parent.name)
-            for path in sorted(folder.glob("*/*.dcm"), reverse=True)
-        ]
+        for _, one in made:
+            _flush(one.path)
         return made, len(report.slices), aside
 
     def _write_maps(
@@ -150,22 +151,21 @@ class Worker:
         facts: dict[str, Any],
         name: str,
         folder: Path,
-    ) -> SetAside | None:
-        """Write maps if the slices have a place; return why they could not be written."""
+    ) -> tuple[list[Written], SetAside | None]:
+        """Write maps if the slices have a place; return them, and why they cannot be written."""
         try:
             quality_map.check_geometry(report.refs, headers)
         except InputError as error:
             log(f"{name}: no map, the report alone: {self._without_paths(error.full)}")
-            return None
+            return [], None
         except Exception as error:
-            return self._why(error)
+            return [], self._why(error)
         try:
-            quality_map.write_maps(report, headers, facts, folder)
+            return quality_map.write_maps(report, headers, facts, folder), None
         except LATER:
             raise
         except Exception as error:  # the report is sent all the same
-            return self._why(error)
-        return None
+            return [], self._why(error)
 
     def _set_aside(self, series: Series, name: str, aside: SetAside) -> None:
         self._spool.set_aside(series, aside)
@@ -189,9 +189,7 @@ class Worker:
         return text.replace(f"{self._spool.folder}{os.sep}objects{os.sep}", "")
 
 
-def _describe(path: Path, kind: str) -> Made:
-    """Flush a file to disk, and return what it is."""
+def _flush(path: Path) -> None:
+    """Flush a file to disk."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
-    meta = pydicom.filereader.read_file_meta_info(path)
-    return Made(path, kind, str(meta.MediaStorageSOPClassUID), str(meta.MediaStorageSOPInstanceUID))

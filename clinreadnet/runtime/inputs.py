@@ -15,8 +15,11 @@ from clinreadnet.runtime.gpu import find_gpus
 from clinreadnet.spec import SIZE
 
 
-def check_slices(hu: NDArray[Any]) -> NDArray[Any]:
-    """Return ``hu`` as a checked array; arguments and errors as in `Session.score`."""
+def check_slices(hu: NDArray[Any], *, values: bool = True) -> NDArray[Any]:
+    """Return ``hu`` as a checked array; arguments and errors as in `Session.score`.
+
+    Without ``values``, shape and dtype alone are checked.
+    """
     if np.ma.is_masked(hu):
         raise InputError("hu has masked pixels; fill them, with -1000 for air outside the scan")
     hu = np.asarray(hu)
@@ -28,7 +31,7 @@ def check_slices(hu: NDArray[Any]) -> NDArray[Any]:
         raise InputError(f"hu has shape {list(hu.shape)}: no slice; give one or more")
     if hu.dtype.kind not in "iuf":
         raise InputError(f"hu has dtype {hu.dtype}, expected integers or floats")
-    for index, one in enumerate(hu):
+    for index, one in enumerate(hu if values else ()):
         if hu.dtype.kind == "f" and not np.isfinite(one).all():
             raise InputError(f"hu[{index}] holds NaN or infinity")
         if reason := implausible(one):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinreadnet.data.region import ABDOMEN, OUTSIDE, Region
-from clinreadnet.metrics import grade_interval
+from clinreadnet.grades import grade_interval
 
 Outputs = Mapping[str, NDArray[Any]]
 """One run's ``score`` [n], ``probs`` [n, 21], ``quality_map`` [n, 16, 16] and, but for bundles made

@@ -36,7 +36,7 @@ from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.backends.ladder import BACKENDS, SessionOptions, check_backends
 from clinreadnet.runtime.bundle.manifest import Artifact, Manifest, load_manifest
 from clinreadnet.runtime.bundle.trust import KeyFile
-from clinreadnet.runtime.choice import Choice
+from clinreadnet.runtime.choice import choose
 from clinreadnet.runtime.inputs import (
     check_budget,
     check_count,
@@ -139,16 +139,13 @@ class Session:
             raise InputError(
                 f"{self.bundle}: the bundle is not verified; run `clinreadnet verify {self.bundle}`"
             )
-        options = SessionOptions(precision, batch, workers, threads, device)
-        choice = Choice(self.bundle, self.manifest, options, fastest=fastest, budget=budget)
-        chosen = choice.choose(ladder)
-        self.refused: dict[str, str] = choice.refused
-        self.backend, self._self_tested, loaded = chosen.name, chosen.self_tested, chosen.loaded
-        self._record = loaded.record
-        self._device = None if self.backend in CPU_BACKENDS else device
-        self._backend = loaded.backend
+        options = SessionOptions(precision, batch, workers, threads, device, fastest, budget)
+        loaded, self.refused = choose(self.bundle, self.manifest, ladder, options)
+        self._loaded, self._backend = loaded, loaded.backend
+        self._device = None if loaded.name in CPU_BACKENDS else device
         # If the caller does not close the session: before the interpreter unloads CUDA's modules.
         self._free = weakref.finalize(self, loaded.backend.close)
+        self.backend: str = loaded.name
         self.artifact: Artifact = loaded.artifact
         self.verdict: Verdict = loaded.verdict
         self.batch: int = loaded.batch
@@ -163,6 +160,7 @@ class Session:
         pixel_mm: float | Sequence[float | None] | None = None,
         *,
         regions: bool = True,
+        checked: bool = False,
     ) -> Scores:
         """Score slices, `batch` at a time.
 
@@ -177,6 +175,7 @@ class Session:
             regions: whether to look which part of the body each slice shows, which takes 2 to 3 ms
                 of this thread. Without it only ``novelty`` marks a slice, and it is blind to most
                 real heads and chests.
+            checked: whether all slices are from `SliceRef.load`, which has checked their values.
 
         Returns:
             The scores of the n slices, in order.
@@ -187,16 +186,23 @@ class Session:
             BackendError: all slices failed: `OutOfMemory`, `DeviceLost`, or the backend's reason.
             SessionClosed: the session is closed.
         """
-        hu = check_slices(hu)
+        hu = check_slices(hu, values=not checked)
         sizes = check_pixel_mm(pixel_mm, len(hu))
-        return self._score(hu, fill=False, shown=_find_regions(hu, sizes) if regions else None)
+        shown = None
+        if regions:
+            with stage(f"look at {len(hu)} slices"):
+                shown = [find_region(one, size) for one, size in zip(hu, sizes, strict=True)]
+        return self.score_checked(hu, shown)
 
-    def _score(
-        self, hu: NDArray[Any], *, fill: bool, shown: Sequence[Region] | None = None
+    def score_checked(
+        self, hu: NDArray[Any], shown: Sequence[Region] | None, *, fill: bool = False
     ) -> Scores:
-        """Score checked slices, which show ``shown``.
+        """Score slices as `score` does, without its checks.
 
-        With ``fill``, copies of the last one fill its batch.
+        Args:
+            hu: [n, 512, 512], which passed `clinreadnet.runtime.inputs.check_slices`.
+            shown: which part of the body each slice shows; None if nobody looked.
+            fill: whether copies of the last slice fill its batch.
         """
         parts: list[Outputs] = []
         done: list[int] = []
@@ -260,6 +266,8 @@ class Session:
         says what the backend does otherwise than planned, such as running without a CUDA graph.
         ``unjudged`` says why no slice is judged to be in domain; null where slices are judged.
         """
+        record = self._loaded.record
+        ran = None if record is None else record.ran_on
         return {
             "bundle": str(self.bundle),
             "clinreadnet_version": self.manifest.clinreadnet_version,
@@ -272,8 +280,8 @@ class Session:
             "precision": self.artifact.precision,
             "verdict": self.verdict.validity.name,
             "verdict_reason": self.verdict.reason,
-            "verified_here": self._verified_here,
-            "self_test_slices": self._self_tested,
+            "verified_here": None if ran is None else ran.date,
+            "self_test_slices": self._loaded.self_tested,
             "device": self._device,
             "batch": self.batch,
             "backend_notes": list(getattr(self._backend, "notes", ())),
@@ -308,22 +316,12 @@ class Session:
     ) -> None:
         self.close()
 
-    @property
-    def _verified_here(self) -> str | None:
-        ran = None if self._record is None else self._record.ran_on
-        return None if ran is None else ran.date
-
     def _run(self, hu: NDArray[Any], least: int) -> Outputs:
         with self._slots:
             if self._closed:
                 raise SessionClosed(_CLOSED)
             with stage(f"run {len(hu)} slices"):
                 return run_batch(self._backend.run, hu, max(least, self.artifact.batch.min))
-
-
-def _find_regions(hu: NDArray[Any], sizes: Sequence[float | None]) -> list[Region]:
-    with stage(f"look at {len(hu)} slices"):
-        return [find_region(one, size) for one, size in zip(hu, sizes, strict=True)]
 
 
 def _time(name: str, value: str) -> datetime:

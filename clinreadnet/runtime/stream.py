@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,19 @@ from clinreadnet.errors import (
     SessionClosed,
     StreamFull,
 )
+from clinreadnet.runtime.inputs import check_pixel_mm, check_slices
 from clinreadnet.runtime.scores import Scores
 
-if TYPE_CHECKING:
-    from clinreadnet.runtime.session import Session
+
+class Scorer(Protocol):
+    """What a stream needs of a `Session`."""
+
+    batch: int
+
+    def score_checked(
+        self, hu: NDArray[Any], shown: Sequence[Region] | None, *, fill: bool = False
+    ) -> Scores:
+        """Score slices; see `Session.score_checked`."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,7 @@ class Stream:
     are dropped.
     """
 
-    def __init__(self, session: Session, capacity: int, *, fixed_batch: bool = False) -> None:
+    def __init__(self, session: Scorer, capacity: int, *, fixed_batch: bool = False) -> None:
         """Start the stream's thread. Use `Session.stream`."""
         self._session = session
         self._capacity = capacity
@@ -90,8 +99,6 @@ class Stream:
             StreamFull: the queue was full for ``timeout``; the slice was not taken.
             SessionClosed: the stream is closed.
         """
-        from clinreadnet.runtime.inputs import check_pixel_mm, check_slices
-
         one = check_slices(np.asarray(hu)[None])[0].copy()
         region = find_region(one, *check_pixel_mm(pixel_mm, 1))
         with self._changed:
@@ -165,27 +172,24 @@ class Stream:
 
     def _score(self, taken: list[tuple[int, NDArray[Any], Region]]) -> list[StreamResult]:
         indices = [index for index, _, _ in taken]
-        places: dict[int, int]
+        done: Sequence[int] = range(len(taken))
         error: ClinReadNetError | None = None
         try:
-            scores = self._session._score(
+            scores = self._session.score_checked(
                 np.stack([hu for _, hu, _ in taken]),
+                [region for _, _, region in taken],
                 fill=self._fixed_batch,
-                shown=[region for _, _, region in taken],
             )
-            places = {i: i for i in range(len(taken))}
         except PartialResult as partial:
-            error, scores = partial, partial.scores
-            places = {i: place for place, i in enumerate(partial.done)}
+            error, scores, done = partial, partial.scores, partial.done
         except ClinReadNetError as failure:
             return [StreamResult(index, None, failure) for index in indices]
         except Exception as failure:  # the thread must go on, or its readers would block
             unknown = BackendError(f"{type(failure).__name__}: {failure}")
             unknown.__cause__ = failure
             return [StreamResult(index, None, unknown) for index in indices]
+        scored = {i: scores.take(place) for place, i in enumerate(done)}
         return [
-            StreamResult(index, scores.take(places[i]), None)
-            if i in places
-            else StreamResult(index, None, error)
+            StreamResult(index, scored.get(i), None if i in scored else error)
             for i, index in enumerate(indices)
         ]

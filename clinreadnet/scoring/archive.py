@@ -21,7 +21,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow
 import ray
 import ray.data
@@ -41,14 +40,13 @@ from clinreadnet.errors import (
 )
 from clinreadnet.files import check_output, whole_file
 from clinreadnet.runtime import Session
-from clinreadnet.scoring.series import (
-    SeriesEnds,
+from clinreadnet.scoring.result import (
     SeriesSummary,
     SliceScore,
-    slice_scores,
     summaries_to_dict,
     summarise_by_series,
 )
+from clinreadnet.scoring.run import SeriesEnds, score_chunk
 from clinreadnet.spec import RESEARCH_USE
 
 LOCAL = "local"
@@ -62,6 +60,8 @@ TRIES = 2
 
 _SPEAKS_WITHIN, _ANSWER_WITHIN = 3.0, 10.0
 """Seconds in which a cluster's port must answer, and then the cluster."""
+
+_NO_ANSWER = "Could not find within {:g} s a running Ray instance."
 
 _HTTP2_BEGINS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """The preface and empty settings (RFC 9113)."""
@@ -92,14 +92,10 @@ SCHEMA = pyarrow.schema(
         ("region", pyarrow.string()),
         ("region_reason", pyarrow.string()),
         ("header", pyarrow.string()),
-        ("ctdi_vol_mgy", pyarrow.float64()),
-        ("exposure_mas", pyarrow.float64()),
-        ("kvp", pyarrow.float64()),
-        ("kernel", pyarrow.string()),
-        ("thickness_mm", pyarrow.float64()),
-        ("scanner", pyarrow.string()),
-        ("protocol", pyarrow.string()),
-        ("acquired", pyarrow.string()),
+        *(
+            (field.name, pyarrow.string() if "str" in str(field.type) else pyarrow.float64())
+            for field in fields(Acquisition)
+        ),
         ("error", pyarrow.string()),
     ]
 )
@@ -107,8 +103,7 @@ SCHEMA = pyarrow.schema(
 to ``header`` are null where there is an error. ``novelty`` and ``in_domain`` are null where the
 bundle cannot judge. The columns from ``ctdi_vol_mgy`` on are those of `Acquisition`."""
 
-_JUDGED = ("novelty", "in_domain", "region", "region_reason", "header")
-_SCORED = ("score", "grade", "low", "high", *_JUDGED)
+_SCORED = tuple(SCHEMA.names[SCHEMA.names.index("score") : SCHEMA.names.index("header") + 1])
 """Columns of a slice that has a score."""
 
 
@@ -151,13 +146,16 @@ class NotWritten(CheckFailed):
         self.report = report
 
 
+_Outcome = SliceScore | InputError
+"""The score of a slice, or why there is none."""
+
+
 @dataclass(frozen=True)
 class _Chunk:
-    """A worker's result for the slices ``first`` ... ``first + len(errors) - 1``."""
+    """A worker's result for the slices from number ``first`` on."""
 
     first: int
-    scores: list[SliceScore | None]
-    errors: list[InputError | None]
+    outcomes: list[_Outcome]
     session: dict[str, Any]
 
 
@@ -221,23 +219,23 @@ def score_archive(
     for _, reason in refused:
         note(reason)
     total = len(refs) + len(refused)
-    scores: list[SliceScore | None] = [None] * len(refs)
-    errors: list[InputError | None] = [None] * len(refs)
+    outcomes: dict[int, _Outcome] = {}
     session: dict[str, Any] | None = None
     done = len(refused)
     with _cluster(address, workers):
         ledger = ray.remote(_Ledger).options(num_cpus=0).remote()
         constructor = (bundle, {**(session_options or {}), "threads": 1}, ledger)
         for chunk in _run(refs, constructor, _worker_options(workers, gpu)):
-            here = slice(chunk.first, chunk.first + len(chunk.errors))
-            scores[here], errors[here], session = chunk.scores, chunk.errors, chunk.session
-            done += len(chunk.errors)
+            outcomes |= enumerate(chunk.outcomes, start=chunk.first)
+            session = chunk.session
+            done += len(chunk.outcomes)
             advance(done, total)
     if session is not None and session["unjudged"]:
         note(session["unjudged"])
-    good = [one for one in scores if one is not None]
+    rows = [outcomes[index] for index in range(len(refs))]
+    good = [one for one in rows if isinstance(one, SliceScore)]
     ends = SeriesEnds()
-    ends.sort(refs, {i: error for i, error in enumerate(errors) if error is not None})
+    ends.sort(refs, {i: one for i, one in enumerate(rows) if isinstance(one, InputError)})
     if line := ends.note():
         note(line)
     report = ArchiveReport(
@@ -248,7 +246,7 @@ def score_archive(
         session=session,
     )
     try:
-        _write(out, refs, scores, errors, refused, session)
+        _write(out, refs, rows, refused, session)
     except Exception as error:  # of Arrow or the disk: what took hours is not lost in silence
         if isinstance(error, InputError):
             reason = error.full
@@ -305,7 +303,7 @@ def _check_answer(address: str) -> None:
     """
     host, _, port = address.rpartition(":")
     if host and "/" not in host and port.isdigit() and not _speaks_http2(host, int(port)):
-        raise _no_answer(_SPEAKS_WITHIN)
+        raise ConnectionError(_NO_ANSWER.format(_SPEAKS_WITHIN))
     command = [sys.executable, "-c", _CONNECT, address]
     try:
         done = subprocess.run(
@@ -316,13 +314,9 @@ def _check_answer(address: str) -> None:
             timeout=_ANSWER_WITHIN,
         )
     except subprocess.TimeoutExpired:
-        raise _no_answer(_ANSWER_WITHIN) from None
+        raise ConnectionError(_NO_ANSWER.format(_ANSWER_WITHIN)) from None
     if done.returncode:
         raise ConnectionError(done.stdout.decode(errors="replace"))
-
-
-def _no_answer(seconds: float) -> ConnectionError:
-    return ConnectionError(f"Could not find within {seconds:g} s a running Ray instance.")
 
 
 def _speaks_http2(host: str, port: int) -> bool:
@@ -423,80 +417,30 @@ class _Worker:
     def _answer(self, first: int, refs: Sequence[SliceRef]) -> _Chunk | ClinReadNetError:
         if isinstance(self._session, ClinReadNetError):
             return self._session
-        scored = self._survive((first,), self._session, refs)
-        if scored is None:
-            scored = [None] * len(refs), [None] * len(refs)
+        outcomes = self._survive((first,), self._session, refs)
+        if outcomes is None:
+            outcomes = []
             for index, ref in enumerate(refs):
-                alone = self._survive((first, index), self._session, [ref])
-                if alone is None:
-                    scored[1][index] = InputError(
-                        f"{ref.name}: workers die of it; score the file alone"
-                    )
-                else:
-                    scored[0][index], scored[1][index] = alone[0][0], alone[1][0]
-        return _Chunk(first, *scored, self._session.describe())
+                outcomes += self._survive((first, index), self._session, [ref]) or [
+                    InputError(f"{ref.name}: workers die of it; score the file alone")
+                ]
+        return _Chunk(first, outcomes, self._session.describe())
 
     def _survive(
         self, work: tuple[int, ...], session: Session, refs: Sequence[SliceRef]
-    ) -> tuple[list[SliceScore | None], list[InputError | None]] | None:
-        """Return `_score_chunk`'s result, or None if the work has killed enough workers."""
+    ) -> list[_Outcome] | None:
+        """Return `score_chunk`'s result, or None if the work has killed enough workers."""
         if ray.get(self._ledger.begin.remote(work)) >= TRIES:
             return None
-        scored = _score_chunk(session, refs)
+        scored = score_chunk(session, refs)
         ray.get(self._ledger.end.remote(work))
         return scored
-
-
-def score_chunk(
-    session: Session, refs: Sequence[SliceRef]
-) -> tuple[list[SliceScore | None], list[str | None]]:
-    """Load and score slices; a failure does not stop the others.
-
-    Args:
-        session: a loaded bundle.
-        refs: n slices.
-
-    Returns:
-        n scores, None without a score; and n error messages, None with a score.
-    """
-    scores, errors = _score_chunk(session, refs)
-    return scores, [None if error is None else str(error) for error in errors]
-
-
-def _score_chunk(
-    session: Session, refs: Sequence[SliceRef]
-) -> tuple[list[SliceScore | None], list[InputError | None]]:
-    scores: list[SliceScore | None] = [None] * len(refs)
-    errors: list[InputError | None] = [None] * len(refs)
-    images: dict[int, NDArray[np.float32]] = {}
-    for index, ref in enumerate(refs):
-        try:
-            images[index] = ref.load()
-        except InputError as error:
-            errors[index] = error
-    try:
-        if images:
-            sizes = [refs[index].loaded_mm for index in images]
-            together = session.score(np.stack(list(images.values())), sizes)
-            for index, one in zip(
-                images, slice_scores([refs[i] for i in images], together), strict=True
-            ):
-                scores[index] = one
-    except ClinReadNetError:
-        for index, image in images.items():  # find the slice that failed
-            try:
-                alone = session.score(image[None], refs[index].loaded_mm)
-                (scores[index],) = slice_scores([refs[index]], alone)
-            except ClinReadNetError as error:
-                errors[index] = InputError(f"{refs[index].name}: {error}")
-    return scores, errors
 
 
 def _write(
     out: Path,
     refs: Sequence[SliceRef],
-    scores: Sequence[SliceScore | None],
-    errors: Sequence[InputError | None],
+    rows: Sequence[_Outcome],
     refused: Sequence[tuple[Path, str]],
     session: Mapping[str, Any] | None,
 ) -> None:
@@ -509,7 +453,8 @@ def _write(
         "series": [visible(ref.series) for ref in refs] + after,
         "position": [ref.position for ref in refs] + after,
         **{
-            name: [None if one is None else getattr(one, name) for one in scores] + after
+            name: [getattr(one, name) if isinstance(one, SliceScore) else None for one in rows]
+            + after
             for name in _SCORED
         },
         **{
@@ -517,7 +462,7 @@ def _write(
             for field in fields(Acquisition)
         },
         "error": [
-            *(None if error is None else str(error) for error in errors),
+            *(str(one) if isinstance(one, InputError) else None for one in rows),
             *(reason for _, reason in refused),
         ],
     }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from clinreadnet.data.region import EDGE, OUTSIDE
 
 if TYPE_CHECKING:
-    from clinreadnet.scoring.series import SliceScore
+    from clinreadnet.scoring.result import SliceScore
 
 _MOST_REASONS = 4
 

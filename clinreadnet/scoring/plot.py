@@ -10,7 +10,7 @@ import numpy as np
 
 from clinreadnet.errors import InputError, visible
 from clinreadnet.files import whole_file
-from clinreadnet.scoring.series import Extreme, SeriesReport
+from clinreadnet.scoring.result import Extreme, SeriesReport
 from clinreadnet.spec import INTERVAL_MASS, LIKERT, RESEARCH_USE
 
 _FORMATS = (".png", ".pdf", ".svg")

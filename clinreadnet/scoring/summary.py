@@ -11,25 +11,18 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from clinreadnet.errors import InputError, visible
 from clinreadnet.files import AnyPath
-from clinreadnet.scoring.control_chart import FEW, ControlChart, individuals_chart
+from clinreadnet.scoring.control_chart import ControlChart, individuals_chart
+from clinreadnet.scoring.estimate import CONFIDENCE, Estimate, estimate
 from clinreadnet.scoring.score_file import StoredScore, read_scores
 from clinreadnet.spec import RESEARCH_USE
 
 GROUPINGS: tuple[str, ...] = ("scanner", "protocol", "kernel")
 """Columns to group by."""
 
-CONFIDENCE = 0.95
 
-_MOST_DEGREES = 1000
 _ROWS_AT_ONCE = 10_000
-_LINES = 50  # points outside the limits that are printed; --json gives all
 
 
 @dataclass(frozen=True)
@@ -45,27 +38,6 @@ class SeriesValues:
     score: float
     ctdi_vol_mgy: float | None
     acquired: str | None
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Mean over n series.
-
-    Attributes:
-        n: number of series.
-        mean: of their values.
-        low: lower end of the 95 % confidence interval of the mean; None where n is 1.
-        high: upper end of it.
-        min: lowest value.
-        max: highest value.
-    """
-
-    n: int
-    mean: float
-    low: float | None
-    high: float | None
-    min: float
-    max: float
 
 
 @dataclass(frozen=True)
@@ -286,51 +258,6 @@ class _Sums:
         return tuple(groups)
 
 
-def estimate(values: Sequence[float]) -> Estimate | None:
-    """Return the mean of values [n] with its 95 % confidence interval, by Student's t.
-
-    None where n is 0.
-    """
-    n = len(values)
-    if n == 0:
-        return None
-    x = np.asarray(values, np.float64)
-    mean, low, high = float(x.mean()), None, None
-    if n > 1:
-        reach = student_quantile(n - 1) * float(x.std(ddof=1)) / math.sqrt(n)
-        low, high = mean - reach, mean + reach
-    return Estimate(n, mean, low, high, float(x.min()), float(x.max()))
-
-
-def student_quantile(degrees: int) -> float:
-    """Return t such that Student's t lies in ``-t ... t`` with probability 0.95.
-
-    The probability is the finite sum for whole degrees of freedom (Abramowitz and Stegun 26.7.3 and
-    26.7.4). More than 1000 degrees count as 1000, which makes t at most 0.13 % too large.
-
-    Args:
-        degrees: of freedom, at least 1.
-    """
-    degrees = min(degrees, _MOST_DEGREES)
-    odd = degrees % 2
-    k = np.arange(1 + odd, degrees - 1, 2)
-    ratios = np.cumprod(np.concatenate([[1.0], k / (k + 1)]))  # 1, 1/2, 3/8 ...; 1, 2/3, 8/15 ...
-
-    def inside(t: float) -> float:
-        angle = math.atan(t / math.sqrt(degrees))
-        powers = math.cos(angle) ** np.arange(odd, degrees - 1 + odd, 2)
-        terms = float((ratios[: len(powers)] * powers).sum())  # none of 1 degree
-        if odd:
-            return 2 / math.pi * (angle + math.sin(angle) * terms)
-        return math.sin(angle) * terms
-
-    low, high = 0.0, 16.0  # of one degree it is 12.7
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if inside(middle) < CONFIDENCE else (low, middle)
-    return (low + high) / 2
-
-
 def stated(value: str | None) -> str:
     """Return a value of a group's key as visible text."""
     return "not stated" if value is None else visible(value)
@@ -360,96 +287,3 @@ def _chart_to_dict(chart: ControlChart, days: Sequence[Day]) -> dict[str, Any]:
         "outside": [days[index].date for index in chart.outside],
         "runs": [[days[first].date, days[last].date] for first, last in chart.runs],
     }
-
-
-_Charted = tuple[Group, ControlChart | None]
-
-
-def print_summary(summary: Summary, console: Console) -> None:
-    """Print the table of groups, the table of drift, and what is out of control."""
-    console.print(_quality_table(summary))
-    charts = [(group, group.chart) for group in summary.groups]
-    if any(chart is not None for _, chart in charts):
-        console.print(_drift_table(summary, charts))
-    for line in _notes(summary, charts):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    console.print(RESEARCH_USE, highlight=False, soft_wrap=True)
-
-
-def _table(title: str, by: Sequence[str], headings: Sequence[str]) -> Table:
-    table = Table(title=Text(title), title_justify="left")
-    table.add_column(", ".join(by), overflow="fold", min_width=16)
-    for heading in headings:
-        table.add_column(heading, justify="right", min_width=max(map(len, heading.split())))
-    return table
-
-
-def _quality_table(summary: Summary) -> Table:
-    headings = ("series", "slices", "quality", f"{CONFIDENCE:.0%}", "CTDIvol (mGy)")
-    table = _table("Quality (0 bad ... 4 excellent) and dose", summary.by, headings)
-    for group in summary.groups:
-        quality, dose = group.quality, group.ctdi_vol_mgy
-        table.add_row(
-            Text(group.name),
-            str(len(group.series)),
-            str(group.slices - group.novel),
-            "" if quality is None else f"{quality.mean:.2f}",
-            "" if quality is None else _span(quality.low, quality.high),
-            "" if dose is None else f"{dose.mean:.1f}",
-        )
-    return table
-
-
-def _drift_table(summary: Summary, charts: Sequence[_Charted]) -> Table:
-    headings = ("days", "limits", "outside", "runs")
-    table = _table("Drift: control chart of the means of days", summary.by, headings)
-    for group, chart in charts:
-        if chart is not None:
-            table.add_row(
-                Text(group.name),
-                str(len(group.days)),
-                _span(chart.lower, chart.upper),
-                str(len(chart.outside)),
-                str(len(chart.runs)),
-            )
-    return table
-
-
-def _span(low: float | None, high: float | None) -> Text:
-    shown = low is not None and high is not None
-    return Text(f"{low:.2f} ... {high:.2f}" if shown else "", no_wrap=True)
-
-
-def _notes(summary: Summary, charts: Sequence[_Charted]) -> list[str]:
-    """Return what is out of control, and what is left out."""
-    lines = [line for group, chart in charts for line in _alarms(group, chart)]
-    if len(lines) > _LINES:
-        lines[_LINES:] = [f"and {len(lines) - _LINES} more; --json gives all"]
-    if novel := sum(group.novel for group in summary.groups):
-        lines.append(f"{novel} of {summary.slices} slices are marked as novel and left out")
-    if summary.not_scored:
-        lines.append(f"{summary.not_scored} of {summary.slices} slices have no score")
-    dates = [one.acquired for group in summary.groups for one in group.series]
-    if undated := dates.count(None):
-        lines.append(f"{undated} of {len(dates)} series have no date and are in no control chart")
-    if any(chart is not None and len(group.days) < FEW for group, chart in charts):
-        lines.append(f"limits from fewer than {FEW} days are uncertain")
-    return lines
-
-
-def _alarms(group: Group, chart: ControlChart | None) -> list[str]:
-    if chart is None:
-        return []
-    days = group.days
-    lines = []
-    for index in chart.outside:
-        day = days[index]
-        side, limit = ("below", chart.lower) if day.score < chart.lower else ("above", chart.upper)
-        lines.append(f"{group.name}: {day.date}: {day.score:.2f} is {side} {limit:.2f}")
-    for first, last in chart.runs:
-        side = "below" if days[first].score < chart.centre else "above"
-        lines.append(
-            f"{group.name}: {days[first].date} to {days[last].date}: {last - first + 1} days in "
-            f"a row {side} {chart.centre:.2f}"
-        )
-    return lines

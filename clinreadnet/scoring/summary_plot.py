@@ -9,8 +9,9 @@ import numpy as np
 
 from clinreadnet.files import whole_file
 from clinreadnet.scoring.control_chart import ControlChart
+from clinreadnet.scoring.estimate import CONFIDENCE
 from clinreadnet.scoring.plot import check_plot
-from clinreadnet.scoring.summary import CONFIDENCE, Day, Group, Summary
+from clinreadnet.scoring.summary import Day, Group, Summary
 from clinreadnet.spec import LIKERT, RESEARCH_USE
 
 MOST_GROUPS = 12

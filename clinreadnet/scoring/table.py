@@ -14,7 +14,7 @@ from rich.text import Text
 
 from clinreadnet.errors import visible
 from clinreadnet.scoring.domain import domain_lines, domain_mark
-from clinreadnet.scoring.series import SeriesReport, SeriesSummary, count_slices, summary_line
+from clinreadnet.scoring.result import SeriesReport, SeriesSummary, count_slices, summary_line
 from clinreadnet.spec import INTERVAL_MASS, RESEARCH_USE
 
 _NAME = 20

@@ -23,7 +23,7 @@ from clinreadnet import limits
 from clinreadnet.errors import InputError, visible
 from clinreadnet.files import whole_file
 from clinreadnet.scoring.domain import domain_lines, domain_mark, domain_reason
-from clinreadnet.scoring.series import SeriesReport, summary_line
+from clinreadnet.scoring.result import SeriesReport, summary_line
 from clinreadnet.spec import INTERVAL_MASS, LIKERT, RESEARCH_USE, SIZE
 
 _WINDOW = (400, 40)  # width and level at the start, HU

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from clinreadnet._version import __version__
 from clinreadnet.console import progress_bar
-from clinreadnet.data import ldctiqa
+from clinreadnet.data import ldctiqa, tif
 from clinreadnet.data.slices import SliceRef
 from clinreadnet.data.tiles import write_tiles
 from clinreadnet.errors import InputError
@@ -264,7 +264,7 @@ def _write_anatomy(
     about["pixel_mm"] = round(simulated.clean.pixel_mm, 4)
     made: dict[str, _Made] = {}
     for k, one in enumerate(simulated.slices):
-        ldctiqa.write_tif(folder / ldctiqa.IMAGES_FOLDER / name(k), one.hu)
+        tif.write_tif(folder / ldctiqa.IMAGES_FOLDER / name(k), one.hu)
         source = one.made.source
         from_name = None if source is None else name(source)
         tiles = one.made.tiles

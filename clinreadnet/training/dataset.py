@@ -12,12 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinreadnet.console import console, progress_bar
-from clinreadnet.data.ldctiqa import (
-    LdctiqaFolder,
-    check_images,
-    read_ldctiqa,
-    silent_tifffile,
-)
+from clinreadnet.data.ldctiqa import LdctiqaFolder, check_images, read_ldctiqa
+from clinreadnet.data.tif import silent_tifffile
 from clinreadnet.data.tiles import TileLabels, read_tiles
 from clinreadnet.errors import InputError
 from clinreadnet.spec import MAP_SIDE, SIZE

@@ -55,6 +55,11 @@ def names(declared: bytes, name: bytes, **more: bytes) -> Callable[[Path], None]
     return series({"SpecificCharacterSet": declared, "PatientName": name, **more})
 
 
+def named(case: str, declared: bytes, stored: bytes, name: str, source: str = "") -> Header:
+    """Return a case whose report has the patient's name, however it is stored."""
+    return Header(case, names(declared, stored), source, report={"PatientName": name})
+
+
 def _phases(count: int, named: bool) -> Callable[[Path], None]:
     """Slices at two positions, ``count`` times; the last phase is the brightest."""
 
@@ -226,52 +231,36 @@ CASES = (
         ),
         report={"PatientName": "Hong^Gildong=洪^吉洞=홍^길동"},
     ),
-    Header(
+    named(
         "charset-written-wrong",
-        names(b"ISO IR 192", "王^小明".encode()),
+        b"ISO IR 192",
+        "王^小明".encode(),
+        "王^小明",
         "pydicom/pynetdicom#201",
-        report={"PatientName": "王^小明"},
     ),
-    Header(
-        "charset-by-its-common-name",
-        names(b"UTF-8", "Müller^Jörg".encode()),
-        report={"PatientName": "Müller^Jörg"},
-    ),
-    Header(
-        "charset-ascii-by-name",
-        names(b"ISO_IR 6", b"Doe^Jane"),
-        "suyashkumar/dicom#60",
-        report={"PatientName": "Doe^Jane"},
-    ),
-    Header(
-        "charset-empty",
-        names(b"", "Müller^Jörg".encode()),
-        "pydicom/pynetdicom#451",
-        report={"PatientName": "Müller^Jörg"},
-    ),
-    Header(
-        "charset-not-supplied",
-        names(b"Not Supplied", b"Doe^Jane"),
-        "pydicom/pydicom#815",
-        report={"PatientName": "Doe^Jane"},
-    ),
+    named("charset-by-its-common-name", b"UTF-8", "Müller^Jörg".encode(), "Müller^Jörg"),
+    named("charset-ascii-by-name", b"ISO_IR 6", b"Doe^Jane", "Doe^Jane", "suyashkumar/dicom#60"),
+    named("charset-empty", b"", "Müller^Jörg".encode(), "Müller^Jörg", "pydicom/pynetdicom#451"),
+    named("charset-not-supplied", b"Not Supplied", b"Doe^Jane", "Doe^Jane", "pydicom/pydicom#815"),
     Header(
         "charset-not-declared",
         names(b"", b"M\xfcller^J\xf6rg"),
         "ClearCanvas/ClearCanvas#132",
         report={"PatientName": "", "PatientID": "P1"},
     ),
-    Header(
+    named(
         "charset-of-a-codec-alone",
-        names(b"CP1251", "Иванов^Иван".encode("cp1251")),
+        b"CP1251",
+        "Иванов^Иван".encode("cp1251"),
+        "Иванов^Иван",
         "pydicom/pydicom#2115",
-        report={"PatientName": "Иванов^Иван"},
     ),
-    Header(
+    named(
         "backslash-in-a-character",
-        names(b"GB18030", "俓^東".encode("gb18030")),
+        b"GB18030",
+        "俓^東".encode("gb18030"),
+        "俓^東",
         "pydicom/pydicom#1724",
-        report={"PatientName": "俓^東"},
     ),
     Header(
         "place-and-number-damaged",

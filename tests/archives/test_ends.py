@@ -15,7 +15,8 @@ from support.tiny_bundle import write_bundle
 from clinreadnet.data.slices import NoBody, find_slices
 from clinreadnet.errors import InputError
 from clinreadnet.runtime import Session
-from clinreadnet.scoring.series import SeriesReport, score_slices
+from clinreadnet.scoring.result import SeriesReport
+from clinreadnet.scoring.run import score_slices
 
 
 @pytest.fixture(scope="module")

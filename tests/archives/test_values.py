@@ -17,8 +17,9 @@ from archives.values import CASES, Right
 from clinreadnet.data.slices import find_slices
 from clinreadnet.errors import InputError
 from clinreadnet.runtime import Session
-from clinreadnet.scoring.series import score_slices, write_csv
+from clinreadnet.scoring.run import score_slices
 from clinreadnet.scoring.summary import summarize
+from clinreadnet.scoring.write import write_csv
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from clinreadnet.cli import app
-from clinreadnet.data.ldctiqa import write_tif
+from clinreadnet.data.tif import write_tif
 from clinreadnet.runtime.backends.flavours import FlavourMissing
 from clinreadnet.runtime.bundle.manifest import load_manifest
 from clinreadnet.runtime.bundle.sign import sign_bundle

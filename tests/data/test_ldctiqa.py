@@ -7,15 +7,8 @@ import pytest
 import tifffile
 
 from clinreadnet import limits
-from clinreadnet.data.ldctiqa import (
-    check_images,
-    decode,
-    encode,
-    read_ldctiqa,
-    read_tif,
-    write_labels,
-    write_tif,
-)
+from clinreadnet.data.ldctiqa import check_images, read_ldctiqa, write_labels
+from clinreadnet.data.tif import decode, encode, read_tif, write_tif
 from clinreadnet.errors import InputError
 
 

@@ -141,6 +141,18 @@ def test_a_rescale_type_that_is_not_hu_is_noted(tmp_path: Path) -> None:
     assert len(notes) == 1 and "rescale type is US" in notes[0]
 
 
+def test_a_header_is_kept_as_it_is_stored_and_only_where_it_is_asked_for(tmp_path: Path) -> None:
+    path = write_ct(tmp_path / "a.dcm", PatientID="A\\B", StudyID="7")
+    (ref,) = find_slices([path])  # what Ray pickles
+    assert ref.header is None
+    (ref,) = find_slices([path], keep=["PatientID", "StudyID"])
+    assert ref.header is not None
+    assert ref.header.get_item("PatientID").value == b"A\\B "  # though the owner was read from it
+    assert ref.header.StudyID == "7" and "AccessionNumber" not in ref.header
+    frames = find_slices([write_enhanced_ct(tmp_path / "e.dcm", 2)], keep=["PatientID"])
+    assert frames[0].header is frames[1].header
+
+
 def test_headers_are_read_without_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slices, "read_hu", lambda frame: pytest.fail("pixels were read"))
     assert len(find_slices([write_series(tmp_path / "s", 3)])) == 3

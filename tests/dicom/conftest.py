@@ -10,8 +10,10 @@ import pytest
 from support.tiny_bundle import write_bundle
 
 from clinreadnet.data.slices import find_slices
+from clinreadnet.dicom.sources import SOURCE_TAGS
 from clinreadnet.runtime import Session
-from clinreadnet.scoring.series import SeriesReport, score_slices
+from clinreadnet.scoring.result import SeriesReport
+from clinreadnet.scoring.run import score_slices
 
 pytest.importorskip("highdicom", reason="highdicom is not installed: the extra dicom")
 
@@ -29,6 +31,6 @@ def session(bundle: Path) -> Session:
 @pytest.fixture(scope="session")
 def scored(session: Session) -> Callable[..., SeriesReport]:
     def score(*paths: Any) -> SeriesReport:
-        return score_slices(session, find_slices(paths))
+        return score_slices(session, find_slices(paths, keep=SOURCE_TAGS))
 
     return score

@@ -15,10 +15,10 @@ from support.dicom_files import SERIES, noise, write_ct, write_enhanced_ct, writ
 
 from clinreadnet.dicom.codes import QUALITY_MAP
 from clinreadnet.dicom.quality_map import check_geometry, draw_overlay, write_captures, write_maps
-from clinreadnet.dicom.sources import read_sources
+from clinreadnet.dicom.sources import make_sources
 from clinreadnet.errors import InputError
 from clinreadnet.runtime import Session
-from clinreadnet.scoring.series import SeriesReport
+from clinreadnet.scoring.result import SeriesReport
 
 DCIODVFY = shutil.which("dciodvfy")
 OBLIQUE = [1, 0, 0, 0, 0.8, 0.6]
@@ -34,7 +34,7 @@ def made(
     tags: dict[str, Any] = {"ImageOrientationPatient": OBLIQUE, "PixelSpacing": [0.5, 0.8]}
     tags |= {"BodyPartExamined": "ABDOMEN", "PatientName": "Doe^Jane"}
     report = scored(write_series(folder / "series", 2, **tags))
-    sources = read_sources(report.refs)
+    sources = make_sources(report.refs)
     check_geometry(report.refs, sources)
     write_maps(report, sources, session.describe(), folder / "maps")
     write_captures(report, sources, session.describe(), folder / "captures")
@@ -107,7 +107,7 @@ def test_dciodvfy_finds_no_error(made: tuple[SeriesReport, Path], name: str) -> 
 
 def test_frames_of_an_enhanced_ct(scored: Scored, session: Session, tmp_path: Path) -> None:
     report = scored(write_enhanced_ct(tmp_path / "e.dcm", 2))
-    sources = read_sources(report.refs)
+    sources = make_sources(report.refs)
     check_geometry(report.refs, sources)
     write_maps(report, sources, session.describe(), tmp_path / "maps")
     ds = pydicom.dcmread(tmp_path / "maps" / "map-1.dcm")
@@ -135,4 +135,4 @@ def test_a_slice_without_a_place_is_refused(
     write_ct(tmp_path / "b.dcm", noise(1), ImagePositionPatient=[-180, -180, 5], **tags)
     refs = scored(tmp_path).refs
     with pytest.raises(InputError, match=words):
-        check_geometry(refs, read_sources(refs))
+        check_geometry(refs, make_sources(refs))

@@ -23,6 +23,7 @@ from support.dicom_files import (
     write_enhanced_ct,
     write_series,
 )
+from support.header_reads import count_header_reads
 
 from clinreadnet import cli
 from clinreadnet.dicom.codes import (
@@ -39,11 +40,11 @@ from clinreadnet.dicom.codes import (
     SCORE,
     SLICES,
 )
-from clinreadnet.dicom.sources import read_sources
+from clinreadnet.dicom.sources import make_sources
 from clinreadnet.dicom.structured_report import write_reports
 from clinreadnet.errors import InputError
 from clinreadnet.runtime import Session
-from clinreadnet.scoring.series import SeriesReport
+from clinreadnet.scoring.result import SeriesReport
 from clinreadnet.spec import RESEARCH_USE
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +70,7 @@ DOSE: dict[str, Any] = {
     "ProtocolName": "Abdomen",
 }
 Scored = Callable[..., SeriesReport]
+Run = Callable[..., tuple[int, str, str]]
 
 
 def read(folder: Path, number: int = 1) -> Any:
@@ -76,7 +78,7 @@ def read(folder: Path, number: int = 1) -> Any:
 
 
 def write_sr(report: SeriesReport, session: Session, out: Path) -> Path:
-    write_reports(report, read_sources(report.refs), session.describe(), out)
+    write_reports(report, make_sources(report.refs), session.describe(), out)
     return out
 
 
@@ -241,7 +243,7 @@ def test_a_slice_without_uids_is_refused(
 ) -> None:
     report = scored(write_ct(tmp_path / "a.dcm", **tags))
     with pytest.raises(InputError, match=words) as caught:
-        read_sources(report.refs)
+        make_sources(report.refs)
     assert str(tmp_path / "a.dcm") in str(caught.value)
 
 
@@ -251,20 +253,20 @@ def test_two_slices_with_one_uid_and_other_pixels_are_refused(
     for name, seed in (("a.dcm", 0), ("b.dcm", 1)):
         write(tmp_path / name, make_ct(noise(seed), SOPInstanceUID="1.2.3.4"))
     with pytest.raises(InputError, match="a reference to it is ambiguous"):
-        read_sources(scored(tmp_path).refs)
+        make_sources(scored(tmp_path).refs)
 
 
 def test_a_series_of_two_patients_is_refused(tmp_path: Path, scored: Scored) -> None:
     write_ct(tmp_path / "a.dcm", PatientID="1")
     write_ct(tmp_path / "b.dcm", PatientID="2")
     with pytest.raises(InputError, match="of another study or patient"):
-        read_sources(scored(tmp_path).refs)
+        make_sources(scored(tmp_path).refs)
 
 
 def test_a_slice_that_is_not_dicom_is_refused(tmp_path: Path, scored: Scored) -> None:
     np.save(tmp_path / "a.npy", noise())
     with pytest.raises(InputError, match="not a DICOM file"):
-        read_sources(scored(tmp_path / "a.npy").refs)
+        make_sources(scored(tmp_path / "a.npy").refs)
 
 
 def test_private_codes_are_distinct_short_and_documented() -> None:
@@ -282,52 +284,55 @@ def test_a_report_of_novel_slices_alone_has_no_mean(
     made: tuple[SeriesReport, Path], session: Session, tmp_path: Path
 ) -> None:
     report = made[0]
-    last = SeriesReport(
-        report.slices[3:],
-        report.series,
-        report.worst,
-        report.best,
-        None,
-        report.refs[3:],
-        report.outputs.take(3),
-    )
-    write_reports(last, read_sources(last.refs), session.describe(), tmp_path / "out")
+    last = SeriesReport(report.slices[3:], report.refs[3:], report.outputs.take(3))
+    write_reports(last, make_sources(last.refs), session.describe(), tmp_path / "out")
     group = read(tmp_path / "out").content.get_image_measurement_groups()[-1]
     assert [m.name for m in group.get_measurements()] == [SLICES, NOVEL_SLICES]
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr("sys.argv", ["clinreadnet", *map(str, arguments)])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    return int(end.value.code or 0)
+@pytest.fixture
+def run(bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run `clinreadnet score` in this process; return its status and what it printed."""
+
+    def command(*arguments: object) -> tuple[int, str, str]:
+        words = ["clinreadnet", "score", *arguments, "--bundle", bundle]
+        monkeypatch.setattr("sys.argv", list(map(str, words)))
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return int(end.value.code or 0), *capsys.readouterr()
+
+    return command
 
 
-def test_the_command_refuses_a_folder_that_is_there(
-    bundle: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_the_command_refuses_a_folder_that_is_there(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "reports"
     out.mkdir()
-    series = write_series(tmp_path / "series", 1)
-    status = run(monkeypatch, "score", series, "--bundle", bundle, "--sr", out)
-    printed, errors = capsys.readouterr()
+    status, printed, errors = run(write_series(tmp_path / "series", 1), "--sr", out)
     assert (status, printed) == (2, "")
     assert "reports: already exists" in errors and errors.count("\n") == 1
 
 
+def test_each_header_is_read_once_on_its_way_from_a_folder_to_the_objects(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series = write_series(tmp_path / "series", 3)
+    outputs = [
+        *("--sr", tmp_path / "reports"),
+        *("--map", tmp_path / "maps"),
+        *("--secondary-capture", tmp_path / "captures"),
+    ]
+    reads = count_header_reads(monkeypatch)
+    assert run(series, *outputs)[0] == 0
+    assert reads == {"header": 3}
+    assert len(list(tmp_path.glob("*/*-1*.dcm"))) == 5
+
+
 def test_a_series_without_a_study_gets_scores_and_a_line_instead_of_a_report(
-    bundle: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    run: Run, tmp_path: Path
 ) -> None:
     out = tmp_path / "reports"
     series = write_series(tmp_path / "series", 1, StudyInstanceUID=None)
-    status = run(monkeypatch, "score", series, "--bundle", bundle, "--sr", out)
-    printed, errors = capsys.readouterr()
+    status, printed, errors = run(series, "--sr", out)
     assert status == 1 and "1 slice: mean" in printed and not out.exists()
     assert "no StudyInstanceUID" in errors and errors.count("\n") == 1
     assert list(tmp_path.rglob("*.dcm")) == list(series.iterdir())

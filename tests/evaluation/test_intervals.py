@@ -9,7 +9,7 @@ from support.labelled_folder import make_labelled_folder
 from clinreadnet.errors import InputError
 from clinreadnet.evaluation.intervals import calibrate_intervals, fit_temperature, tempered
 from clinreadnet.evaluation.labels import evaluate
-from clinreadnet.metrics import covered
+from clinreadnet.grades import covered
 
 GRADES = np.arange(21) / 5
 

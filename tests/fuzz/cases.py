@@ -38,7 +38,8 @@ from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.graph import check_graph
 from clinreadnet.runtime.bundle.manifest import OUTPUT_INFOS, Golden, digest, parse_manifest
 from clinreadnet.runtime.bundle.trust import read_manifest
-from clinreadnet.scoring.summary import print_summary, summarize
+from clinreadnet.scoring.summary import summarize
+from clinreadnet.scoring.summary_table import print_summary
 
 INTERESTING = (0, 1, -1, 2, 7, 127, 128, 255, 256, 512, 32767, 32768, 65535, 2**31 - 1, 2**31)
 WORDS = (

@@ -23,9 +23,10 @@ from pydicom.uid import (
     RLELossless,
 )
 from support.dicom_files import CT, MR, make_ct, noise, write_enhanced_ct
+from support.header_reads import count_header_reads
 from support.pacs import MAP, REPORT, Pacs, connect, referenced
 
-from clinreadnet.node.config import Destination, Sender, parse_senders
+from clinreadnet.node.config import Destination, Peer, parse_senders
 from clinreadnet.node.node import Node
 from clinreadnet.node.receive import transfer_syntaxes
 
@@ -99,6 +100,18 @@ def test_a_series_with_its_count_is_not_waited_for(start: Start, pacs: Pacs, unt
     store(node.port, slices(3, NumberOfSeriesRelatedInstances=3))
     until(lambda: pacs.received)
     assert len(referenced(pacs.received[0])) == 3
+
+
+def test_a_header_is_read_once_when_it_comes_in_and_once_when_it_is_scored(
+    start: Start, pacs: Pacs, until: Until, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = start(maps=True)
+    reads = count_header_reads(monkeypatch)
+    store(node.port, slices(3, NumberOfSeriesRelatedInstances=3))
+    until(lambda: len(pacs.received) == 2)
+    until(lambda: not list((tmp_path / "spool" / "outgoing").iterdir()))
+    assert [one.SOPClassUID for one in pacs.received] == [REPORT, MAP]
+    assert reads == {"header": 6}
 
 
 def test_enhanced_ct_is_scored_frame_by_frame_and_mapped(
@@ -338,7 +351,7 @@ def test_an_ae_that_is_not_allowed_is_rejected(start: Start, logged: Logged) -> 
 
 
 def test_a_peer_of_another_address_is_hung_up_on(start: Start, logged: Logged) -> None:
-    senders = (Sender(None, parse_senders(["A@10.0.0.0/8"])[0].networks),)
+    senders = (Peer(None, parse_senders(["A@10.0.0.0/8"])[0].networks),)
     assert not connect(start(senders=senders).port).is_established
     logged("connection refused: address")
 

@@ -27,7 +27,6 @@ from clinreadnet.node.aside import change, list_aside
 from clinreadnet.node.config import Destination, NodeConfig
 from clinreadnet.node.intake import inspect
 from clinreadnet.node.node import Node
-from clinreadnet.node.outbox import Outbox
 from clinreadnet.node.spool import SetAside, Spool
 from clinreadnet.node.work import Worker
 from clinreadnet.runtime import Session
@@ -162,7 +161,7 @@ def test_a_fault_at_any_call_of_the_worker_costs_no_other_series(
         assert set(states(again)) == {"done"}
         assert list(made(again).values()) == [["map", "report"]] * len(states(again))
         assert os.listdir(folder / "objects") == os.listdir(folder / "aside") == []
-        assert again.room.objects == len(Outbox(again).due(10**4))
+        assert again.room.objects == len(again.due(10**4))
 
 
 def test_a_series_that_is_aside_has_a_folder_a_reason_and_a_count(
@@ -204,12 +203,12 @@ def test_a_map_that_fails_keeps_no_report_back_and_is_made_later(
         patch.setattr(quality_map, "write_maps", broken)
         step(node, worker)
     assert states(spool) == ["aside"] and made(spool) == {1: ["report"]}
-    (report,) = Outbox(spool).due(5)
+    (report,) = spool.due(5)
     (one,) = change(spool.folder, ["all"], "retry")
     assert one.reason.startswith("map: ValueError in ")
     step(node, worker)
     assert states(spool) == ["done"] and made(spool) == {1: ["map", "report"]}
-    assert Outbox(spool).due(5)[0] == report
+    assert spool.due(5)[0] == report
 
 
 def test_memory_that_is_full_five_times_sets_a_series_aside(

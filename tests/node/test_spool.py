@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from clinreadnet.dicom.written import Written
 from clinreadnet.errors import InputError
 from clinreadnet.node import room as rooms
-from clinreadnet.node.outbox import Outbox
 from clinreadnet.node.room import Full
-from clinreadnet.node.spool import Made, OtherContent, Series, Spool
+from clinreadnet.node.spool import OtherContent, Series, Spool
 
 
 class Clock:
@@ -74,7 +74,7 @@ def claimed(spool: Spool, clock: Clock) -> Series:
 def make(spool: Spool, series: Series, uid: str = "1.2") -> None:
     path = spool.work / "sr-1.dcm"
     path.write_bytes(b"report")
-    spool.finish(series, [Made(path, "report", "1.2.3", uid)])
+    spool.finish(series, [("report", Written(path, "1.2.3", uid))])
 
 
 def files(spool: Spool, name: str) -> int:
@@ -179,11 +179,11 @@ def test_what_was_added_is_there_after_the_process_ends_at_any_step(
     make(spool, again)
     spool = reopen(spool)
     assert files(spool, "objects") == 0 and spool.claim(30) is None
-    (waiting,) = Outbox(spool).due(5)
+    (waiting,) = spool.due(5)
     assert waiting.path.read_bytes() == b"report" and spool.room.bytes == 6
-    Outbox(spool).sent(waiting)
+    spool.sent(waiting)
     spool = reopen(spool)
-    assert Outbox(spool).due(5) == [] and files(spool, "outgoing") == 0
+    assert spool.due(5) == [] and files(spool, "outgoing") == 0
     assert (spool.room.bytes, spool.room.objects) == (0, 0)
     assert not add(spool, "a")  # and what it was is still known
     spool.close()
@@ -237,24 +237,22 @@ def test_what_is_old_is_forgotten_and_what_could_not_be_sent_is_named(
 ) -> None:
     series = claimed(spool, clock)
     make(spool, series)
-    box = Outbox(spool)
     clock.now += 29 * 86400
-    assert box.expire(30) == [] and not add(spool, "a")
+    assert spool.expire_outgoing(30) == [] and not add(spool, "a")
     clock.now += 2 * 86400
-    (lost,) = box.expire(30)
+    (lost,) = spool.expire_outgoing(30)
     assert lost.kind == "report" and files(spool, "outgoing") == 0
-    assert box.expire(30) == [] and add(spool, "a")
+    assert spool.expire_outgoing(30) == [] and add(spool, "a")
 
 
 def test_a_refused_object_waits(spool: Spool, clock: Clock) -> None:
     series = claimed(spool, clock)
     make(spool, series)
-    box = Outbox(spool)
-    (one,) = box.due(5)
-    box.postpone(one, 60)
-    assert box.due(5) == [] and box.waiting()[0] == 1
+    (one,) = spool.due(5)
+    spool.postpone(one, 60)
+    assert spool.due(5) == [] and spool.waiting()[0] == 1
     clock.now += 61
-    assert box.due(5)[0].attempts == 1
+    assert spool.due(5)[0].attempts == 1
 
 
 def test_one_process_at_a_time(spool: Spool) -> None:

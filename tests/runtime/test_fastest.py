@@ -64,6 +64,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Slower]]:
             loaded = open_backend("onnxruntime-cpu", *arguments)
             found[name] = Slower(loaded.backend, *wanted[name.replace("-", "_")])
             return LoadedBackend(
+                name,
                 found[name],
                 loaded.artifact,
                 loaded.verdict,

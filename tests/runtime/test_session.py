@@ -23,12 +23,12 @@ from support.tiny_bundle import THRESHOLD, make_graph, reference, write_bundle
 
 from clinreadnet.data.region import UNSIZED, Region
 from clinreadnet.errors import BackendUnavailable, CheckFailed, InputError, SessionClosed
-from clinreadnet.metrics import relative_error
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime import Scores, Session
 from clinreadnet.runtime.backends import ladder as backends_module
 from clinreadnet.runtime.backends.onnxruntime import CPU, CUDA, OnnxRuntimeBackend
 from clinreadnet.runtime.bundle.manifest import BatchRange, digest, load_manifest, write_manifest
+from clinreadnet.runtime.reproduce import relative_error
 from clinreadnet.spec import OUTPUTS
 
 

@@ -28,8 +28,9 @@ from clinreadnet.data.slices import SliceRef, find_slices
 from clinreadnet.errors import CheckFailed, ClinReadNetError, InputError
 from clinreadnet.runtime import Scores, Session
 from clinreadnet.scoring import archive as score_ray
-from clinreadnet.scoring.archive import ArchiveReport, NotWritten, score_archive, score_chunk
-from clinreadnet.scoring.series import SliceScore, score_slices, summarise_by_series
+from clinreadnet.scoring.archive import ArchiveReport, NotWritten, score_archive
+from clinreadnet.scoring.result import SliceScore, summarise_by_series
+from clinreadnet.scoring.run import score_chunk, score_slices
 
 
 @pytest.fixture(scope="module")
@@ -276,7 +277,7 @@ def test_a_slice_that_fails_stops_no_other_of_its_chunk() -> None:
     class Picky:
         """Fails on any batch that holds a dark slice."""
 
-        def score(self, hu: NDArray[np.float32], pixel_mm: Any) -> Any:
+        def score(self, hu: NDArray[np.float32], pixel_mm: Any, *, checked: bool) -> Any:
             if hu.mean(axis=(1, 2)).min() < -200:
                 raise ClinReadNetError("too dark")
             outputs = {n: value.astype(np.float32) for n, value in reference(hu).items()}
@@ -285,10 +286,10 @@ def test_a_slice_that_fails_stops_no_other_of_its_chunk() -> None:
     images = [noise(i).astype(np.float32) for i in range(3)]
     images[1] -= 300
     refs = [SliceRef(Path(f"{i}"), None, None, "s", image.copy) for i, image in enumerate(images)]
-    scores, errors = score_chunk(Picky(), refs)  # type: ignore[arg-type]
-    assert errors == [None, "1: too dark", None]
-    assert scores[1] is None
-    kept = [one.score for one in scores if one is not None]
+    outcomes = score_chunk(Picky(), refs)  # type: ignore[arg-type]
+    errors = {i: str(one) for i, one in enumerate(outcomes) if isinstance(one, InputError)}
+    assert errors == {1: "1: too dark"}
+    kept = [one.score for one in outcomes if isinstance(one, SliceScore)]
     np.testing.assert_allclose(kept, reference(np.stack(images))["score"][[0, 2]], rtol=1e-6)
 
 

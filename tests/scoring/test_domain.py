@@ -18,9 +18,11 @@ from clinreadnet import cli
 from clinreadnet.data.slices import find_slices
 from clinreadnet.runtime import Session
 from clinreadnet.scoring.domain import domain_lines, domain_mark, domain_reason
+from clinreadnet.scoring.result import SeriesReport
+from clinreadnet.scoring.run import score_slices
 from clinreadnet.scoring.score_file import read_scores
-from clinreadnet.scoring.series import SeriesReport, score_slices, write_csv
 from clinreadnet.scoring.viewer import _document
+from clinreadnet.scoring.write import write_csv
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,10 @@ from clinreadnet import limits
 from clinreadnet.data.slices import find_slices
 from clinreadnet.errors import InputError
 from clinreadnet.runtime import Session
-from clinreadnet.scoring import score_file, series
+from clinreadnet.scoring import score_file
+from clinreadnet.scoring.run import score_slices
 from clinreadnet.scoring.score_file import StoredScore, read_scores
+from clinreadnet.scoring.write import write_csv as write_scores
 
 
 @pytest.fixture(params=["csv", "parquet"])
@@ -45,8 +47,8 @@ def test_it_reads_what_score_writes(tmp_path: Path) -> None:
     write_series(tmp_path / "series", 2, ProtocolName='Abdomen, "low"', CTDIvol=4.5)
     bundle = write_bundle(tmp_path / "bundle")
     with Session(bundle, "onnxruntime-cpu") as session:
-        report = series.score_slices(session, find_slices([tmp_path / "series"]))
-    series.write_csv(report, tmp_path / "scores.csv")
+        report = score_slices(session, find_slices([tmp_path / "series"]))
+    write_scores(report, tmp_path / "scores.csv")
     with (tmp_path / "scores.csv").open(newline="") as file:
         assert next(csv.reader(file)) == list(COLUMNS)
     found = read(tmp_path / "scores.csv")

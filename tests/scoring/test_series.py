@@ -40,7 +40,8 @@ from clinreadnet.runtime import Session, verdict
 from clinreadnet.runtime.bundle.default import BUNDLE_VARIABLE
 from clinreadnet.runtime.bundle.manifest import load_manifest
 from clinreadnet.scoring import plot
-from clinreadnet.scoring import series as score
+from clinreadnet.scoring.result import SliceScore, summarise, summary_line
+from clinreadnet.scoring.run import score_slices
 from clinreadnet.spec import LIKERT, RESEARCH_USE, grade_word
 
 Run = subprocess.CompletedProcess[str]
@@ -159,7 +160,7 @@ def test_the_plot_shows_the_extremes_under_their_maps(bundle: Path, tmp_path: Pa
     folder = write_series(tmp_path / "s", 3)
     write_ct(folder / "worst.dcm", noise() - 30, ImagePositionPatient=[0, 0, 90])
     write_ct(folder / "best.dcm", noise() + 30, ImagePositionPatient=[0, 0, 91])
-    report = score.score_slices(Session(bundle), find_slices([folder]))
+    report = score_slices(Session(bundle), find_slices([folder]))
     assert report.worst.ref.path.name == "worst.dcm" and report.best.ref.path.name == "best.dcm"
     np.testing.assert_allclose(
         report.worst.quality_map, reference(noise()[None] - 30)["quality_map"][0], rtol=1e-4
@@ -169,42 +170,42 @@ def test_the_plot_shows_the_extremes_under_their_maps(bundle: Path, tmp_path: Pa
     assert "<svg" in text and text.count("<image") >= 4  # each slice alone and under its map
 
 
-def scored(*scores: float, in_domain: bool | None = True) -> list[score.SliceScore]:
+def scored(*scores: float, in_domain: bool | None = True) -> list[SliceScore]:
     return [
-        score.SliceScore("a", None, None, one, grade_word(one), 0.0, 4.0, 1.0, in_domain)
+        SliceScore("a", None, None, one, grade_word(one), 0.0, 4.0, 1.0, in_domain)
         for one in scores
     ]
 
 
 def test_the_summary_counts_grade_words() -> None:
-    summary = score.summarise(scored(0.2, 0.6, 3.4, 3.6))
+    summary = summarise(scored(0.2, 0.6, 3.4, 3.6))
     assert summary.shares == {"bad": 0.25, "poor": 0.25, "fair": 0, "good": 0.25, "excellent": 0.25}
     assert (summary.n, summary.min, summary.max) == (4, 0.2, 3.6)
     assert summary.mean == pytest.approx(1.95)
-    assert summary.novel == 0 and "novel" not in score.summary_line(summary)
+    assert summary.novel == 0 and "novel" not in summary_line(summary)
 
 
 def test_the_summary_leaves_marked_slices_out_and_says_so() -> None:
-    summary = score.summarise([*scored(3.0, 3.4), *scored(0.0, in_domain=False)])
+    summary = summarise([*scored(3.0, 3.4), *scored(0.0, in_domain=False)])
     assert (summary.n, summary.novel, summary.min, summary.max) == (3, 1, 3.0, 3.4)
     assert summary.mean == pytest.approx(3.2)
     assert summary.shares["good"] == 1 and summary.shares["bad"] == 0
-    line = score.summary_line(summary)
+    line = summary_line(summary)
     assert line.startswith("3 slices, 1 of them marked as novel and left out: mean 3.20")
 
 
 def test_a_series_of_marked_slices_has_no_mean() -> None:
-    summary = score.summarise(scored(3.0, 3.4, in_domain=False))
+    summary = summarise(scored(3.0, 3.4, in_domain=False))
     assert (summary.n, summary.novel) == (2, 2)
     assert (summary.mean, summary.min, summary.max) == (None, None, None)
     assert set(summary.shares.values()) == {0}
-    assert score.summary_line(summary).startswith("2 slices, all marked as novel")
+    assert summary_line(summary).startswith("2 slices, all marked as novel")
 
 
 def test_where_nothing_is_judged_all_slices_count() -> None:
-    summary = score.summarise(scored(3.0, 3.4, in_domain=None))
+    summary = summarise(scored(3.0, 3.4, in_domain=None))
     assert (summary.n, summary.novel, summary.mean) == (2, None, pytest.approx(3.2))
-    assert "novel" not in score.summary_line(summary)
+    assert "novel" not in summary_line(summary)
 
 
 NOVEL = bright(9)
@@ -246,10 +247,10 @@ def test_a_novel_slice_is_marked_everywhere(run: Any, bundle: Path, tmp_path: Pa
 def test_a_novel_slice_is_no_extreme_unless_all_are(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     session = Session(bundle)
-    report = score.score_slices(session, find_slices([write_marked(tmp_path / "s")]))
+    report = score_slices(session, find_slices([write_marked(tmp_path / "s")]))
     assert {report.worst.ref.path.name, report.best.ref.path.name} == {"0.dcm", "2.dcm"}
     assert not report.best.novel
-    report = score.score_slices(session, find_slices([tmp_path / "s" / "1.dcm"]))
+    report = score_slices(session, find_slices([tmp_path / "s" / "1.dcm"]))
     assert report.best.novel and report.best.ref.path.name == "1.dcm"
     plot.write_plot(report, tmp_path / "a.svg")
     drawn = (tmp_path / "a.svg").read_text()
@@ -314,7 +315,7 @@ def test_only_one_batch_ahead_is_read(bundle: Path, monkeypatch: pytest.MonkeyPa
         nonlocal scored
         scored += n
 
-    report = score.score_slices(session, [Ref() for _ in range(11)], advance=advance)  # type: ignore[misc]
+    report = score_slices(session, [Ref() for _ in range(11)], advance=advance)  # type: ignore[misc]
     assert report.series.n == scored == read == 11
 
 
@@ -411,7 +412,9 @@ def test_bad_options_are_refused_before_scoring(
     options: list[str],
     message: str,
 ) -> None:
-    monkeypatch.setattr(score, "score_slices", lambda *a, **k: pytest.fail("scored"))
+    monkeypatch.setattr(
+        "clinreadnet.scoring.run.score_slices", lambda *a, **k: pytest.fail("scored")
+    )
     monkeypatch.setenv(BUNDLE_VARIABLE, str(bundle))
     done = run("score", write_ct(tmp_path / "a.dcm"), *options)
     assert done.returncode == 2 and done.stdout == "" and os.listdir() == []
@@ -704,7 +707,7 @@ WRITERS = {
     "--sr": "clinreadnet.dicom.structured_report.write_reports",
     "--map": "clinreadnet.dicom.quality_map.write_maps",
     "--secondary-capture": "clinreadnet.dicom.quality_map.write_captures",
-    "--csv": "clinreadnet.scoring.series.write_csv",
+    "--csv": "clinreadnet.scoring.write.write_csv",
 }
 
 

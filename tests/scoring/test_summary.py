@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from clinreadnet.cli import app
 from clinreadnet.errors import InputError
-from clinreadnet.scoring.summary import GROUPINGS, estimate, student_quantile, summarize
+from clinreadnet.scoring.estimate import estimate, student_quantile
+from clinreadnet.scoring.summary import GROUPINGS, summarize
 from clinreadnet.spec import RESEARCH_USE
 
 

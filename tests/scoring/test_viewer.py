@@ -18,7 +18,8 @@ from clinreadnet import limits
 from clinreadnet.data.slices import find_slices
 from clinreadnet.errors import InputError
 from clinreadnet.runtime import Session
-from clinreadnet.scoring.series import SeriesReport, score_slices
+from clinreadnet.scoring.result import SeriesReport
+from clinreadnet.scoring.run import score_slices
 from clinreadnet.scoring.viewer import CODES, check_html, encode, write_html
 from clinreadnet.spec import RESEARCH_USE
 

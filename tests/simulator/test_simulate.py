@@ -230,7 +230,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     def fail(*arguments):
         raise OSError("disk full")
 
-    monkeypatch.setattr(simulator.ldctiqa, "write_tif", fail)
+    monkeypatch.setattr(simulator.tif, "write_tif", fail)
     with pytest.raises(OSError, match="disk full"):
         simulate_folder(tmp_path / "x", 1, 1)
     assert not list(tmp_path.iterdir())

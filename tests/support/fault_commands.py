@@ -24,7 +24,8 @@ from pyarrow import parquet
 from safetensors import safe_open
 
 from clinreadnet.cli import app
-from clinreadnet.data.ldctiqa import read_ldctiqa, write_tif
+from clinreadnet.data.ldctiqa import read_ldctiqa
+from clinreadnet.data.tif import write_tif
 from clinreadnet.export import bundle as bundles
 from clinreadnet.export import kernels
 from clinreadnet.export.onnx import graphs
@@ -261,7 +262,7 @@ def _without_ray() -> None:
     def work(refs: Any, constructor: Any, options: Any) -> Iterator[Any]:
         bundle, given, _ = constructor
         with Session(bundle, **given) as session:
-            yield archive._Chunk(0, *archive.score_chunk(session, refs), session.describe())
+            yield archive._Chunk(0, archive.score_chunk(session, refs), session.describe())
 
     actor = SimpleNamespace(options=lambda **k: SimpleNamespace(remote=lambda: None))
     archive._cluster = lambda *a, **k: nullcontext()  # type: ignore[assignment]

@@ -170,7 +170,7 @@ def run(count: int, seed: int, folder: Path, session: Session) -> dict[str, Any]
 
 def _waits(node: Node) -> bool:
     counts = node._spool.counts()
-    return bool(counts["receiving"] or counts["scoring"] or node._outbox.waiting()[0])
+    return bool(counts["receiving"] or counts["scoring"] or node._spool.waiting()[0])
 
 
 def _reported(reports: list[Dataset]) -> set[str]:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from support.labelled_folder import make_labelled_folder
 
-from clinreadnet.data.ldctiqa import write_labels, write_tif
+from clinreadnet.data.ldctiqa import write_labels
+from clinreadnet.data.tif import write_tif
 from clinreadnet.data.tiles import read_tiles, write_tiles
 from clinreadnet.errors import InputError
 from clinreadnet.simulator.simulate import simulate_anatomy

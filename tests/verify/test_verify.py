@@ -237,7 +237,8 @@ def test_worst_slice_is_the_worst() -> None:
 
 
 def make_folder(path: Path, count: int) -> Path:
-    from clinreadnet.data.ldctiqa import IMAGES_FOLDER, write_tif
+    from clinreadnet.data.ldctiqa import IMAGES_FOLDER
+    from clinreadnet.data.tif import write_tif
 
     (path / IMAGES_FOLDER).mkdir(parents=True)
     labels = {}

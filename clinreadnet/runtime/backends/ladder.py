@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -59,7 +60,19 @@ class Backend(Protocol):
     """Interface of the object that runs one artifact."""
 
     def run(self, hu: ArrayLike) -> Outputs:
-        """Run [n, 1, 512, 512] Hounsfield units; raises `BackendError`."""
+        """Run the network once. Any number of threads may call this.
+
+        Args:
+            hu: [n, 1, 512, 512], Hounsfield units, any real dtype.
+
+        Returns:
+            ``score`` [n], ``probs`` [n, 21], ``quality_map`` [n, 16, 16], ``novelty`` [n], float32.
+
+        Raises:
+            OutOfMemory: this batch does not fit in memory.
+            DeviceLost: the GPU failed, in this call or before.
+            BackendError: the backend failed for another reason; the next run may succeed.
+        """
 
     def close(self) -> None:
         """Free all memory. No run may be active."""
@@ -69,15 +82,18 @@ class Backend(Protocol):
 class LoadedBackend:
     """A backend that is ready to run, its artifact, and the machine that it runs on.
 
-    ``record`` is the artifact's verification that counts on this machine, or None.
+    ``record`` is the artifact's verification that counts on this machine, or None; ``self_tested``
+    the number of golden slices that it reproduced now.
     """
 
+    name: str
     backend: Backend
     artifact: Artifact
     verdict: Verdict
     batch: int
     machine: Machine
     record: Parity | None
+    self_tested: int = 0
 
 
 @dataclass(frozen=True)
@@ -89,6 +105,8 @@ class SessionOptions:
     workers: int = 1
     threads: int | None = None
     device: int = 0
+    fastest: bool = False
+    budget: float | None = None
 
 
 def check_backends(backends: str | Sequence[str]) -> tuple[str, ...]:
@@ -190,11 +208,7 @@ def _open_checkpoint(
             native_verdict(artifact, machine, fast=native.is_fast(artifact.precision)),
         )
     )
-    if judged.validity == Validity.INVALID:
-        raise InputError(judged.reason)
-    recorded = record_verdict(artifact, name, machine)
-    if recorded.validity == Validity.INVALID:
-        raise BackendUnavailable(f"{bundle / artifact.file}: {recorded.reason}")
+    _check_verdicts(name, bundle, artifact, machine, judged)
     try:
         backend = native.NativeBackend(
             read_listed(bundle, artifact),
@@ -206,9 +220,7 @@ def _open_checkpoint(
     except OutOfMemory as error:
         raise BackendUnavailable(str(error)) from None
     batch = _batch(artifact, options, CPU_BATCH)
-    return LoadedBackend(
-        backend, artifact, judged, batch, machine, record_here(artifact, name, machine)
-    )
+    return _loaded(name, backend, artifact, judged, batch, machine)
 
 
 def _open_graph(
@@ -228,30 +240,23 @@ def _open_graph(
     judged = verdict(artifact, machine, options.batch)
     if name in CPU_BACKENDS:
         judged = worst((judged, processor_verdict(artifact, machine)))
-    if judged.validity == Validity.INVALID:
-        raise InputError(judged.reason)
-    recorded = record_verdict(artifact, name, machine)
-    if recorded.validity == Validity.INVALID:
-        raise BackendUnavailable(f"{bundle / artifact.file}: {recorded.reason}")
+    _check_verdicts(name, bundle, artifact, machine, judged)
     content = read_listed(bundle, artifact)
     file = str(bundle / artifact.file)
 
-    def load(batch: int) -> OnnxRuntimeCudaBackend:
-        return OnnxRuntimeCudaBackend(
+    batch = _batch(artifact, options, artifact.batch.opt if cuda else CPU_BATCH)
+    backend: Backend
+    if cuda:
+        load = partial(
+            OnnxRuntimeCudaBackend,
             content,
-            batch=batch,
             workers=options.workers,
             device=options.device,
             file=file,
             outputs=manifest.outputs,
         )
-
-    backend: Backend
-    if cuda:
-        wanted = _batch(artifact, options, artifact.batch.opt)
-        backend, batch = _fit(load, wanted, artifact.batch.min)
+        backend, batch = _fit(load, batch, artifact.batch.min)
     elif name == "openvino":
-        batch = _batch(artifact, options, CPU_BATCH)
         backend = openvino.OpenVinoBackend(
             content,
             batch=batch,
@@ -261,13 +266,10 @@ def _open_graph(
             outputs=manifest.output_names,
         )
     else:
-        batch = _batch(artifact, options, CPU_BATCH)
         backend = OnnxRuntimeBackend(
             content, threads=options.threads, file=file, outputs=manifest.output_names
         )
-    return LoadedBackend(
-        backend, artifact, judged, batch, machine, record_here(artifact, name, machine)
-    )
+    return _loaded(name, backend, artifact, judged, batch, machine)
 
 
 def _open_engine(
@@ -311,38 +313,47 @@ def _open_engine(
     if artifact.weights_stripped and artifact.graph is not None:
         weights = read_listed(bundle, manifest.artifact(artifact.graph))
 
-    def load(batch: int) -> TensorRTBackend:
-        return TensorRTBackend(
-            content,
-            artifact=artifact,
-            flavour=flavour,
-            trt=trt,
-            batch=batch,
-            workers=options.workers,
-            device=options.device,
-            weights=weights,
-            outputs=manifest.outputs,
-        )
-
-    backend, batch = _fit(load, _batch(artifact, options, artifact.batch.opt), artifact.batch.min)
-    return LoadedBackend(
-        backend,
-        artifact,
-        worst((found, backend.header)),
-        batch,
-        machine,
-        record_here(artifact, name, machine),
+    load = partial(
+        TensorRTBackend,
+        content,
+        artifact=artifact,
+        flavour=flavour,
+        trt=trt,
+        workers=options.workers,
+        device=options.device,
+        weights=weights,
+        outputs=manifest.outputs,
     )
+    backend, batch = _fit(load, _batch(artifact, options, artifact.batch.opt), artifact.batch.min)
+    return _loaded(name, backend, artifact, worst((found, backend.header)), batch, machine)
+
+
+def _check_verdicts(
+    name: str, bundle: Path, artifact: Artifact, machine: Machine, judged: Verdict
+) -> None:
+    """Raise if an artifact does not fit this machine, or has failed its verification there."""
+    if judged.validity == Validity.INVALID:
+        raise InputError(judged.reason)
+    recorded = record_verdict(artifact, name, machine)
+    if recorded.validity == Validity.INVALID:
+        raise BackendUnavailable(f"{bundle / artifact.file}: {recorded.reason}")
+
+
+def _loaded(
+    name: str, backend: Backend, artifact: Artifact, found: Verdict, batch: int, machine: Machine
+) -> LoadedBackend:
+    record = record_here(artifact, name, machine)
+    return LoadedBackend(name, backend, artifact, found, batch, machine, record)
 
 
 _Loaded = TypeVar("_Loaded")
 
 
-def _fit(load: Callable[[int], _Loaded], batch: int, smallest: int) -> tuple[_Loaded, int]:
+def _fit(load: Callable[..., _Loaded], batch: int, smallest: int) -> tuple[_Loaded, int]:
     """Load with the largest batch that fits in memory, halving from ``batch``."""
     while True:
         try:
-            return load(batch), batch
+            return load(batch=batch), batch
         except OutOfMemory as error:
             if batch == smallest:
                 raise BackendUnavailable(f"not even a batch of {batch} fits ({error})") from None

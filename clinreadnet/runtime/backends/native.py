@@ -168,18 +168,7 @@ class NativeBackend:
         self.notes = [f"instructions {options.instructions.decode()}"]
 
     def run(self, hu: ArrayLike) -> Outputs:
-        """Run the network. Any number of threads may call this.
-
-        Args:
-            hu: [n, 1, 512, 512], Hounsfield units, any real dtype.
-
-        Returns:
-            ``score`` [n], ``probs`` [n, 21], ``quality_map`` [n, 16, 16], ``novelty`` [n], float32.
-
-        Raises:
-            OutOfMemory: this batch does not fit in memory.
-            BackendError: the engine failed for another reason.
-        """
+        """Run the network once; see `clinreadnet.runtime.backends.ladder.Backend.run`."""
         feed = to_feed(hu, np.dtype(np.float32))
         n = len(feed)
         outputs: dict[str, NDArray[Any]] = {

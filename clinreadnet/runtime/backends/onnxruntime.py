@@ -153,18 +153,7 @@ class OnnxRuntimeBackend:
         self.dtype = input_dtype(self._session)
 
     def run(self, hu: ArrayLike) -> Outputs:
-        """Run the graph once. Any number of threads may call this.
-
-        Args:
-            hu: [n, 1, 512, 512], Hounsfield units, any real dtype.
-
-        Returns:
-            ``score`` [n], ``probs`` [n, 21], ``quality_map`` [n, 16, 16], ``novelty`` [n], float32.
-
-        Raises:
-            OutOfMemory: this batch does not fit in memory.
-            BackendError: ONNX Runtime failed for another reason.
-        """
+        """Run the network once; see `clinreadnet.runtime.backends.ladder.Backend.run`."""
         try:
             outputs = self._session.run(self._outputs, {"hu": to_feed(hu, self.dtype)})
         except Exception as error:

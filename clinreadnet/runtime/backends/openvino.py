@@ -115,18 +115,7 @@ class OpenVinoBackend:
             raise self._refusal(error) from None
 
     def run(self, hu: ArrayLike) -> Outputs:
-        """Run the graph once. Any number of threads may call this.
-
-        Args:
-            hu: [n, 1, 512, 512], Hounsfield units, any real dtype.
-
-        Returns:
-            ``score`` [n], ``probs`` [n, 21], ``quality_map`` [n, 16, 16], ``novelty`` [n], float32.
-
-        Raises:
-            OutOfMemory: this batch does not fit in memory.
-            BackendError: OpenVINO failed for another reason.
-        """
+        """Run the network once; see `clinreadnet.runtime.backends.ladder.Backend.run`."""
         feed = to_feed(hu, self.dtype)
         try:
             compiled = self._compile(len(feed))

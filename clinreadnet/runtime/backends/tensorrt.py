@@ -116,19 +116,7 @@ class TensorRTBackend:
             self._free.put(lane)
 
     def run(self, hu: ArrayLike) -> Outputs:
-        """Run the engine once.
-
-        Args:
-            hu: [n, 1, 512, 512], Hounsfield units, any real dtype; n at most ``batch``.
-
-        Returns:
-            ``score`` [n], ``probs`` [n, 21], ``quality_map`` [n, 16, 16], ``novelty`` [n], float32.
-
-        Raises:
-            OutOfMemory: the buffers of this batch size do not fit.
-            DeviceLost: the GPU failed, in this call or before.
-            BackendError: TensorRT failed; the next run may succeed.
-        """
+        """Run the engine once, on at most ``batch`` slices; as `ladder.Backend.run`."""
         lane = self._free.get()
         try:
             with self._working(lane.stream):

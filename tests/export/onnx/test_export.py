@@ -18,12 +18,11 @@ from support.export_models import RTX_MISSING, disc
 from clinreadnet.errors import InputError
 from clinreadnet.export.engines.build import EngineBuilder
 from clinreadnet.export.onnx.export import export_onnx
-from clinreadnet.metrics import relative_error
 from clinreadnet.model.checkpoint import load_checkpoint
 from clinreadnet.model.network import ClinReadNet
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from clinreadnet.runtime.reproduce import compare_outputs
+from clinreadnet.runtime.reproduce import compare_outputs, relative_error
 from clinreadnet.runtime.scores import Outputs
 from clinreadnet.spec import OUTPUTS
 from clinreadnet.verify.emulate import emulate

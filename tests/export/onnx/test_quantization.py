@@ -32,7 +32,6 @@ from clinreadnet.export.onnx.quantization import (
     token_layers,
 )
 from clinreadnet.machine import multiplies_bytes
-from clinreadnet.metrics import relative_error
 from clinreadnet.model.checkpoint import load_checkpoint
 from clinreadnet.model.network import PRESETS
 from clinreadnet.precision import PRECISIONS, quantized_precisions
@@ -41,6 +40,7 @@ from clinreadnet.runtime.backends.ladder import SessionOptions, open_backend
 from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from clinreadnet.runtime.bundle.graph import check_graph as check_content
 from clinreadnet.runtime.bundle.manifest import Golden, load_manifest
+from clinreadnet.runtime.reproduce import relative_error
 from clinreadnet.spec import OUTPUTS
 from clinreadnet.verify import run as verification
 from clinreadnet.verify.emulate import element_types, emulate

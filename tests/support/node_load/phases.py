@@ -248,7 +248,7 @@ def cost(bundle: Path, slices: int, repeats: int) -> dict[str, Any]:
     from clinreadnet.data.slices import find_slices
     from clinreadnet.dicom import sources, structured_report
     from clinreadnet.runtime import Session
-    from clinreadnet.scoring.series import score_slices
+    from clinreadnet.scoring.run import score_slices
 
     pacs = Pacs()
     alone, through = [], []
@@ -275,8 +275,8 @@ def cost(bundle: Path, slices: int, repeats: int) -> dict[str, Any]:
                 dataset = pydicom.dcmread(path)
                 sent.append(Sent(str(dataset.SOPInstanceUID), encoded(dataset)))
             start = time.process_time()
-            refs = find_slices([folder])
-            headers = sources.read_sources(refs)
+            refs = find_slices([folder], keep=sources.SOURCE_TAGS)
+            headers = sources.make_sources(refs)
             report = score_slices(session, refs)
             structured_report.write_reports(
                 report, headers, session.describe(), folder.with_suffix(".sr")

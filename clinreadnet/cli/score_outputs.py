@@ -1,0 +1,150 @@
+"""What `clinreadnet score` writes: all outputs are checked before anything is scored.
+
+The scores come first: CSV, then JSON or the table. Whatever goes wrong with a writer costs neither
+the scores nor another output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clinreadnet.cli.common import print_json
+from clinreadnet.console import Output
+from clinreadnet.data.slices import SliceRef
+from clinreadnet.errors import CheckFailed, ClinReadNetError, InputError, origin, os_error_line
+from clinreadnet.files import STDOUT, check_distinct, check_output, check_output_folder
+from clinreadnet.runtime import Session
+from clinreadnet.scoring import plot, viewer, write
+from clinreadnet.scoring.result import SeriesReport
+from clinreadnet.scoring.table import print_report
+
+if TYPE_CHECKING:
+    from clinreadnet.dicom.sources import Sources
+
+_FILES = ("csv", "plot", "html")
+_OBJECTS = ("sr", "map", "secondary_capture")
+
+
+class ScoreOutputs:
+    """The outputs of one run.
+
+    Attributes:
+        keep: what `find_slices` must keep of a header for them.
+        failures: why outputs were not written, in order.
+    """
+
+    def __init__(self, targets: Mapping[str, Path | None], *, as_json: bool) -> None:
+        """Check what is known before slices are searched; InputError: it cannot be written.
+
+        Args:
+            targets: file or folder by the name of its parameter, or None.
+            as_json: whether JSON is printed instead of the table.
+        """
+        places = {name: place for name, place in targets.items() if place is not None}
+        self._targets, self._as_json = dict(places), as_json
+        self._sources: Sources = {}
+        self.keep: Sequence[str] = ()
+        self.failures: list[OSError | ClinReadNetError] = []
+        if self._csv_is_stdout and as_json:
+            raise InputError("`csv` and `as_json` both write to standard output; give one of them")
+        if "challenge_output" in places:
+            places["challenge_output"] /= write.CHALLENGE_FILE
+        check_distinct(places)
+        self._files = [places[name] for name in _FILES if name in places]
+        for target in self._files:
+            check_output(target)
+        if "plot" in places:
+            plot.check_plot(places["plot"])
+        if "challenge_output" in places:
+            write.check_challenge_output(self._targets["challenge_output"])
+            self._files.append(places["challenge_output"])
+        folders = [places[name] for name in _OBJECTS if name in places]
+        if folders:
+            # All of them: a package that is missing is named before anything is scored.
+            from clinreadnet.dicom import quality_map, sources, structured_report  # noqa: F401
+
+            self.keep = sources.SOURCE_TAGS
+        for folder in folders:
+            check_output_folder(folder, force=None)
+
+    def check_slices(self, refs: Sequence[SliceRef], inputs: Iterable[Path]) -> None:
+        """Check what depends on the slices. What their headers do not allow costs no scores.
+
+        Args:
+            refs: of all slices, from `find_slices` with ``keep``.
+            inputs: other files that are read.
+
+        Raises:
+            InputError: an output is an input, or the page would be too large.
+        """
+        read = [*{ref.path for ref in refs}, *inputs]
+        for target in self._files:
+            check_output(target, inputs=read)
+        if "html" in self._targets:
+            viewer.check_html(len(refs))
+        if not self.keep:
+            return
+        from clinreadnet.dicom import quality_map, sources
+
+        try:
+            self._sources = sources.make_sources(refs)
+        except InputError as error:
+            self._leave_out(_OBJECTS, f"no DICOM object is written; {error.full}")
+        if "map" in self._targets:
+            try:
+                quality_map.check_geometry(refs, self._sources)
+            except InputError as error:
+                self._leave_out(("map",), f"no map is written; {error.full}")
+
+    def write(self, report: SeriesReport, session: Session) -> None:
+        """Write all outputs, the scores first; what fails is added to ``failures``.
+
+        The session may be closed.
+        """
+        facts = session.describe()
+        self._attempt("csv", write.write_csv, report)
+        try:
+            if self._as_json:
+                print_json(report.to_dict(session))
+            elif not self._csv_is_stdout:
+                print_report(report, Output(), facts)
+        except OSError as failure:
+            self.failures.append(failure)
+        self._attempt("plot", plot.write_plot, report)
+        self._attempt("html", viewer.write_html, report)
+        self._attempt("challenge_output", write.write_challenge_output, report)
+        if self.keep:
+            from clinreadnet.dicom import quality_map, structured_report
+
+            given = report, self._sources, facts
+            self._attempt("sr", structured_report.write_reports, *given)
+            self._attempt("map", quality_map.write_maps, *given)
+            self._attempt("secondary_capture", quality_map.write_captures, *given)
+
+    @property
+    def _csv_is_stdout(self) -> bool:
+        return str(self._targets.get("csv")) == STDOUT
+
+    def _leave_out(self, names: Iterable[str], reason: str) -> None:
+        self.failures.append(CheckFailed(reason))
+        for name in names:
+            self._targets.pop(name, None)
+
+    def _attempt(self, name: str, write: Callable[..., object], *given: Any) -> None:
+        """Write an output that is wanted; what goes wrong becomes one line and exit status 1."""
+        place = self._targets.get(name)
+        if place is None:
+            return
+        try:
+            write(*given, place)
+        except BrokenPipeError as failure:
+            self.failures.append(failure)
+        except OSError as failure:
+            self.failures.append(CheckFailed(os_error_line(failure)))
+        except ClinReadNetError as failure:
+            self.failures.append(CheckFailed(failure.full))
+        except Exception as error:  # of a library: its message may repeat a header
+            reason = f"{place}: not written ({origin(error)}); the scores are complete"
+            self.failures.append(CheckFailed(reason))

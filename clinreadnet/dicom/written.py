@@ -1,0 +1,36 @@
+"""Write DICOM objects into a folder, all or none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydicom
+
+from clinreadnet.dicom.silence import silent_libraries
+from clinreadnet.files import whole_folder
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file that was written, and the UIDs of the object in it."""
+
+    path: Path
+    sop_class: str
+    sop_instance: str
+
+
+def write_objects(objects: Iterable[tuple[str, pydicom.Dataset]], folder: Path) -> list[Written]:
+    """Write objects into a new folder; if one cannot be made or written, there is no folder.
+
+    Args:
+        objects: the name of each file, and the object; made one after another.
+        folder: folder to create; InputError if it exists or cannot be created.
+    """
+    written = []
+    with whole_folder(folder, force=None) as temporary, silent_libraries():
+        for name, one in objects:
+            one.save_as(temporary / name, enforce_file_format=True)
+            written.append(Written(folder / name, str(one.SOPClassUID), str(one.SOPInstanceUID)))
+    return written

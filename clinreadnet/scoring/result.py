@@ -1,0 +1,224 @@
+"""The scores of slices, and their summaries series by series."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinreadnet.data.acquisition import Acquisition
+from clinreadnet.data.region import OUTSIDE, with_header
+from clinreadnet.data.slices import SliceRef
+from clinreadnet.runtime import Scores, Session
+from clinreadnet.spec import LIKERT, RESEARCH_USE, grade_word
+
+
+@dataclass(frozen=True)
+class SliceScore:
+    """The score of one slice.
+
+    Attributes:
+        path: the file.
+        frame: frame number from 0 in a file of several slices, else None.
+        position: place along the slice normal in mm, or None.
+        score: 0 bad ... 4 excellent.
+        grade: word of the nearest grade.
+        low: lower end of the 90 % interval of the grade.
+        high: upper end of it.
+        novelty: how far the slice lies from the training data; None for bundles made before it.
+        in_domain: whether it is an abdomen or its edge, and like the training data; False marks it
+            as novel, and None says that the bundle cannot judge.
+        series: SeriesInstanceUID, or the folder (``.tif``) or file (``.npy``, ``.mha``).
+        acquisition: dose and protocol of a DICOM slice.
+        region: abdomen, edge or outside; empty where nobody looked.
+        region_reason: why it is the edge or outside.
+        header: what the header of a DICOM slice says that it shows; empty where it says nothing.
+    """
+
+    path: str
+    frame: int | None
+    position: float | None
+    score: float
+    grade: str
+    low: float
+    high: float
+    novelty: float | None
+    in_domain: bool | None
+    series: str = ""
+    acquisition: Acquisition = Acquisition()
+    region: str = ""
+    region_reason: str = ""
+    header: str = ""
+
+
+@dataclass(frozen=True)
+class SeriesSummary:
+    """Summary of the scores of some slices, except those marked as novel.
+
+    Attributes:
+        n: number of slices, with the marked ones.
+        novel: number of marked slices, which are left out; None where nothing is judged.
+        mean: mean score; None where all slices are marked, as are ``min`` and ``max``.
+        min: lowest score.
+        max: highest score.
+        shares: by grade word; they sum to 1, or all are 0 where all slices are marked.
+    """
+
+    n: int
+    novel: int | None
+    mean: float | None
+    min: float | None
+    max: float | None
+    shares: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Extreme:
+    """The worst or the best slice, kept for the plot; ``quality_map`` is float32 [16, 16].
+
+    A slice that is marked as novel is one only where all are.
+    """
+
+    ref: SliceRef
+    score: float
+    quality_map: NDArray[np.float32]
+    novel: bool
+
+
+@dataclass(frozen=True)
+class SeriesReport:
+    """Scores of at least one slice, and what follows from them.
+
+    Attributes:
+        slices: their scores, in order.
+        refs: where each slice comes from.
+        outputs: the network's outputs for the slices.
+        unjudged: why no slice is judged to be in domain; None where slices are judged.
+    """
+
+    slices: list[SliceScore]
+    refs: list[SliceRef]
+    outputs: Scores
+    unjudged: str | None = None
+
+    @property
+    def series(self) -> SeriesSummary:
+        """Summary of all slices; its mean says little where there are several series."""
+        return summarise(self.slices)
+
+    @property
+    def by_series(self) -> dict[str, SeriesSummary]:
+        """Summary of each series, in order."""
+        return summarise_by_series(self.slices)
+
+    @property
+    def members(self) -> dict[str, list[int]]:
+        """Indices of the slices of each series, in order."""
+        members: dict[str, list[int]] = {}
+        for index, one in enumerate(self.slices):
+            members.setdefault(one.series, []).append(index)
+        return members
+
+    @property
+    def worst(self) -> Extreme:
+        """The slice with the lowest score."""
+        return self._extreme(1)
+
+    @property
+    def best(self) -> Extreme:
+        """The slice with the highest score."""
+        return self._extreme(-1)
+
+    def _extreme(self, sign: int) -> Extreme:
+        def key(index: int) -> tuple[bool, float]:
+            return self.slices[index].in_domain is False, sign * self.slices[index].score
+
+        index = min(range(len(self.slices)), key=key)
+        one, quality_map = self.slices[index], self.outputs.quality_map[index]
+        return Extreme(self.refs[index], one.score, quality_map, one.in_domain is False)
+
+    def to_dict(self, session: Session) -> dict[str, Any]:
+        """Return what ``--json`` prints; ``series`` is null where there are several."""
+        return {
+            "slices": [asdict(s) for s in self.slices],
+            **summaries_to_dict(self.by_series),
+            "session": session.describe(),
+            "research_use": RESEARCH_USE,
+        }
+
+
+def slice_scores(refs: Sequence[SliceRef], scores: Scores) -> list[SliceScore]:
+    """Return what the network says of each of n slices."""
+    low, high, judged = scores.low.tolist(), scores.high.tolist(), scores.in_domain
+    found = []
+    for i, (ref, score) in enumerate(zip(refs, scores.score.tolist(), strict=True)):
+        region = None if scores.regions is None else with_header(scores.regions[i], ref.hint)
+        in_domain = None if judged is None else bool(judged[i])
+        found.append(
+            SliceScore(
+                path=str(ref.path),
+                frame=ref.frame,
+                position=ref.position,
+                score=score,
+                grade=grade_word(score),
+                low=round(low[i], 2),
+                high=round(high[i], 2),
+                novelty=None if scores.novelty is None else float(scores.novelty[i]),
+                in_domain=False if region and region.answer == OUTSIDE else in_domain,
+                series=ref.series,
+                acquisition=ref.acquisition,
+                region=region.answer if region else "",
+                region_reason=region.reason if region else "",
+                header=str(ref.hint),
+            )
+        )
+    return found
+
+
+def summarise(slices: Sequence[SliceScore]) -> SeriesSummary:
+    """Return the summary of at least one slice."""
+    kept = [one for one in slices if one.in_domain is not False]
+    scores, words = [one.score for one in kept], [one.grade for one in kept]
+    return SeriesSummary(
+        n=len(slices),
+        novel=None if all(one.in_domain is None for one in slices) else len(slices) - len(kept),
+        mean=float(np.mean(scores)) if scores else None,
+        min=min(scores, default=None),
+        max=max(scores, default=None),
+        shares={word: words.count(word) / max(len(words), 1) for word in LIKERT},
+    )
+
+
+def summarise_by_series(slices: Iterable[SliceScore]) -> dict[str, SeriesSummary]:
+    """Return the summary of each series, in the order of their first slices."""
+    members: dict[str, list[SliceScore]] = {}
+    for one in slices:
+        members.setdefault(one.series, []).append(one)
+    return {series: summarise(own) for series, own in members.items()}
+
+
+def summaries_to_dict(by_series: Mapping[str, SeriesSummary]) -> dict[str, Any]:
+    """Return summaries ready for JSON: ``by_series``, and ``series``, null unless there is one."""
+    rows = [{"series": series} | asdict(summary) for series, summary in by_series.items()]
+    only = [asdict(summary) for summary in by_series.values()] if len(by_series) == 1 else [None]
+    return {"series": only[0], "by_series": rows}
+
+
+def summary_line(series: SeriesSummary) -> str:
+    """Return the summary as one line of text."""
+    if series.mean is None:
+        return f"{count_slices(series.n)}, all marked as novel, unlike the training data: no mean"
+    left_out = f", {series.novel} of them marked as novel and left out" if series.novel else ""
+    shares = ", ".join(f"{word} {share:.0%}" for word, share in series.shares.items() if share)
+    return (
+        f"{count_slices(series.n)}{left_out}: mean {series.mean:.2f}, lowest {series.min:.2f}, "
+        f"highest {series.max:.2f} (0 bad ... 4 excellent); {shares}"
+    )
+
+
+def count_slices(n: int) -> str:
+    """Return a number of slices in words."""
+    return "1 slice" if n == 1 else f"{n} slices"

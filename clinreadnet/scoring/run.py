@@ -1,0 +1,169 @@
+"""Score slices with a bundle: one batch is scored while the next is read.
+
+Only the outputs of a slice are kept, about 1 kB, and not its pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinreadnet.data.slices import NoBody, SliceRef
+from clinreadnet.errors import ClinReadNetError, InputError
+from clinreadnet.runtime import Scores, Session
+from clinreadnet.runtime.ranges import stage
+from clinreadnet.scoring.result import SeriesReport, SliceScore, slice_scores
+
+
+def score_slices(
+    session: Session,
+    refs: Sequence[SliceRef],
+    *,
+    advance: Callable[[int], None] = lambda slices: None,
+    left_out: Callable[[SliceRef, InputError], None] | None = None,
+    note: Callable[[str], None] = lambda line: None,
+) -> SeriesReport:
+    """Score slices in order.
+
+    Slices of a folder that show no body are skipped at the ends of a series.
+
+    Args:
+        session: a loaded bundle.
+        refs: at least one slice, from `find_slices`.
+        advance: called after each batch with the number of slices it scored.
+        left_out: called with a slice that cannot be loaded and its error, instead of raising.
+        note: called with a line about the slices that are skipped.
+
+    Returns:
+        The report.
+
+    Raises:
+        InputError: a slice cannot be loaded, without ``left_out``; or none can.
+    """
+    slices: list[SliceScore] = []
+    kept: list[SliceRef] = []
+    outputs: list[Scores] = []
+    ends = SeriesEnds()
+    batches = [refs[i : i + session.batch] for i in range(0, len(refs), session.batch)]
+    with ThreadPoolExecutor(1) as reader:
+        reading = reader.submit(_load, batches[0], left_out is not None)
+        for number, batch in enumerate(batches):
+            images, failures = reading.result()
+            if number + 1 < len(batches):
+                reading = reader.submit(_load, batches[number + 1], left_out is not None)
+            for ref, error in ends.sort(batch, failures):
+                if left_out is None:
+                    raise error
+                left_out(ref, error)
+            advance(len(failures))
+            if not images:
+                continue
+            good = [batch[index] for index in images]
+            result = session.score(
+                np.stack(list(images.values())), [ref.loaded_mm for ref in good], checked=True
+            )
+            slices += slice_scores(good, result)
+            kept += good
+            outputs.append(result)
+            advance(len(good))
+    if line := ends.note():
+        note(line)
+    if not slices:
+        raise InputError(f"none of {len(refs)} slices can be read; the lines above say why")
+    return SeriesReport(slices, kept, Scores.concatenate(outputs), session.manifest.unjudged)
+
+
+def score_chunk(session: Session, refs: Sequence[SliceRef]) -> list[SliceScore | InputError]:
+    """Load and score slices; a failure does not stop the others.
+
+    Args:
+        session: a loaded bundle.
+        refs: n slices.
+
+    Returns:
+        n scores, or why there is none.
+    """
+    images, failures = _load(refs, go_on=True)
+    outcomes: dict[int, SliceScore | InputError] = dict(failures)
+    good = [refs[index] for index in images]
+    try:
+        if images:
+            together = session.score(
+                np.stack(list(images.values())), [ref.loaded_mm for ref in good], checked=True
+            )
+            outcomes |= zip(images, slice_scores(good, together), strict=True)
+    except ClinReadNetError:
+        for index, image in images.items():  # find the slice that failed
+            try:
+                alone = session.score(image[None], refs[index].loaded_mm, checked=True)
+                (outcomes[index],) = slice_scores([refs[index]], alone)
+            except ClinReadNetError as error:
+                outcomes[index] = InputError(f"{refs[index].name}: {error}")
+    return [outcomes[index] for index in range(len(refs))]
+
+
+class SeriesEnds:
+    """Tells slices without a body at the ends of a series from those between other slices."""
+
+    def __init__(self) -> None:
+        self._begun: set[str] = set()
+        self._waiting: dict[str, list[tuple[SliceRef, InputError]]] = {}
+        self._skipped: list[SliceRef] = []
+
+    def sort(
+        self, batch: Sequence[SliceRef], failures: Mapping[int, InputError]
+    ) -> list[tuple[SliceRef, InputError]]:
+        """Return the failures of a batch that are not at the ends, as far as is known by now."""
+        real: list[tuple[SliceRef, InputError]] = []
+        for index, ref in enumerate(batch):
+            error = failures.get(index)
+            if error is not None and _may_be_skipped(ref, error):
+                self._waiting.setdefault(ref.series, []).append((ref, error))
+            elif error is not None:
+                real.append((ref, error))
+            elif waiting := self._waiting.pop(ref.series, None):
+                if ref.series in self._begun:
+                    real += waiting
+                else:
+                    self._skipped += [one for one, _ in waiting]
+            if error is None:
+                self._begun.add(ref.series)
+        return real
+
+    def skipped(self) -> list[SliceRef]:
+        """Return the slices at the ends; no batch follows."""
+        return [*self._skipped, *(ref for own in self._waiting.values() for ref, _ in own)]
+
+    def note(self) -> str | None:
+        """Return a line about the slices at the ends; None without any."""
+        if not (names := [ref.name for ref in self.skipped()]):
+            return None
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        return f"skipped slices without a body at the ends of a series ({names[0]}{more})"
+
+
+def _may_be_skipped(ref: SliceRef, error: InputError) -> bool:
+    return isinstance(error, NoBody) and not ref.named
+
+
+def _load(
+    batch: Sequence[SliceRef], go_on: bool
+) -> tuple[dict[int, NDArray[np.float32]], dict[int, InputError]]:
+    """Return the images of a batch by place, and the errors of slices that need not stop the rest.
+
+    Those are slices without a body, and with ``go_on`` all that cannot be loaded.
+    """
+    images: dict[int, NDArray[np.float32]] = {}
+    failures: dict[int, InputError] = {}
+    for index, ref in enumerate(batch):
+        try:
+            with stage("read a slice"):
+                images[index] = ref.load()
+        except InputError as error:
+            if not (go_on or _may_be_skipped(ref, error)):
+                raise
+            failures[index] = error
+    return images, failures

@@ -1,0 +1,64 @@
+"""Write scores as CSV and as the output of the challenge's container."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from clinreadnet.data.acquisition import Acquisition
+from clinreadnet.errors import InputError
+from clinreadnet.files import check_output, whole_file
+from clinreadnet.scoring.result import SeriesReport, SliceScore
+
+CHALLENGE_FILE = "image-quality-scores.json"
+
+
+def write_csv(report: SeriesReport, target: Path) -> None:
+    """Write one row per slice, atomically. The columns of the acquisition come last.
+
+    Raises:
+        InputError: ``target`` cannot be written.
+    """
+    with (
+        whole_file(target) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
+        writer = csv.writer(file)
+        names = [field.name for field in fields(SliceScore) if field.name != "acquisition"]
+        writer.writerow([*names, *(field.name for field in fields(Acquisition))])
+        for one in report.slices:
+            row = asdict(one) | {"score": f"{one.score:.4f}"}
+            row |= row.pop("acquisition")
+            if one.novelty is not None:
+                row["novelty"] = f"{one.novelty:.4f}"
+            if one.in_domain is not None:
+                row["in_domain"] = str(one.in_domain).lower()
+            writer.writerow(row.values())
+
+
+def check_challenge_output(folder: Path) -> None:
+    """Check that the challenge output can be written, before slices are scored.
+
+    Raises:
+        InputError: ``folder`` is not a folder, or the file in it cannot be written.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; create it first")
+    check_output(folder / CHALLENGE_FILE)
+
+
+def write_challenge_output(report: SeriesReport, folder: Path) -> None:
+    """Write the output of the LDCTIQAC 2023 container, the list of scores, atomically.
+
+    Args:
+        report: what `score_slices` returned.
+        folder: folder for ``image-quality-scores.json``, one number per slice, in order.
+
+    Raises:
+        InputError: as in `check_challenge_output`.
+    """
+    check_challenge_output(folder)
+    with whole_file(folder / CHALLENGE_FILE) as temporary:
+        temporary.write_text(json.dumps([one.score for one in report.slices]) + "\n")
