@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from clinreadnet.kernels.dispatch import DTYPES, Impl, Limits
-from clinreadnet.kernels.grid import Formula
+from clinreadnet.kernels.grid import Formula, Shape
 
 POINTERS = {"float32": "*fp32", "float16": "*fp16", "bfloat16": "*bf16"}
 """Triton's pointers to the types of ``DTYPES``."""
@@ -145,7 +145,7 @@ class KernelSource:
     name: str
     shape: LayerShape
     grid: Callable[[Case], Formula]
-    shapes: Mapping[str, str]
+    shapes: Mapping[str, Shape]
     uses: tuple[dict[str, Any], ...]
 
 

@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from triton import knobs
 
 from clinreadnet.kernels.compile import compiled, resources_of, run_on_cubin
-from clinreadnet.kernels.grid import Formula
 from clinreadnet.kernels.registry import OPS
 from clinreadnet.kernels.spec import STAGES, STEM, Case, KernelSource, NetworkShape, OpSpec
 
@@ -293,7 +292,7 @@ def count(spec: OpSpec, source: KernelSource, case: Case) -> Count:
     instructions = {kind: found[kind] * by_scheduler for kind in (*CLASSES, REST) if found[kind]}
     sizes = {name: n for name, n in source.uses[0].items() if name != "layer"}
     slices = {"tokens": BATCH * sizes.pop("tokens")} if "tokens" in sizes else {"B": BATCH}
-    programs = value(source.grid(case), sizes | slices)
+    programs = source.grid(case).at(sizes | slices)
     item = 4 if case.signature["out_ptr"] == "*fp32" else 2
     moved = spec.work(source.shape, BATCH, item).bytes / programs
     return Count(
@@ -307,8 +306,3 @@ def count(spec: OpSpec, source: KernelSource, case: Case) -> Count:
         occupancy(case.capability, taken.registers, taken.shared, case.num_warps),
         moved / sum(instructions.values()) / CARDS[case.capability].copy,
     )
-
-
-def value(formula: Formula, sizes: Mapping[str, int]) -> int:
-    """Return the number of programs that a grid's formula gives."""
-    return int(eval(formula.text.replace("/", "//"), {}, dict(sizes)))

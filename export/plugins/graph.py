@@ -10,28 +10,32 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import onnx
 import onnx_ir
 import torch
+import triton
 from onnx import helper
 from onnxscript import values
 from torch import Tensor, nn
 
 from clinreadnet.errors import CheckFailed
 from clinreadnet.export.onnx.export import GRAPH_NAME, fold, lowered, to_onnx, traced
-from clinreadnet.export.plugins.names import PLUGIN_OPS
 from clinreadnet.export.plugins.plan import Plan, PluginNode
 from clinreadnet.export.plugins.register import NAMESPACE
+from clinreadnet.export.plugins.request import PLUGIN_OPS
 from clinreadnet.files import whole_file
 from clinreadnet.kernels.dispatch import traced_as_ops
 from clinreadnet.kernels.spec import LAYER_NORM_EPS
 from clinreadnet.limits import LARGEST_BATCH
 from clinreadnet.model.network import Block, ClinReadNet
 from clinreadnet.precision import PRECISIONS
+from clinreadnet.runtime.bundle.manifest import Artifact, digest
+from clinreadnet.runtime.bundle.plugins import PluginNodes, Plugins, PtxFile
 from clinreadnet.spec import RESEARCH_USE
 
 _OPSET = 1
@@ -81,6 +85,41 @@ def export_plugin_graph(model: ClinReadNet, path: str | os.PathLike[str], *, pla
     onnx.checker.check_model(proto, full_check=True)
     with whole_file(path) as temporary:
         onnx.save_model(proto, temporary)
+
+
+def write_plugin_graph(model: ClinReadNet, plan: Plan, plain: Artifact, folder: Path) -> Artifact:
+    """Write a plugin graph and its PTX beside the plain graph, and return its entry.
+
+    Args:
+        model: the network.
+        plan: the plugins.
+        plain: entry of the graph without plugins.
+        folder: of the bundle.
+    """
+    path = folder / f"{Path(plain.file).stem}.plugins.onnx"
+    export_plugin_graph(model, path, plan=plan)
+    content = path.read_bytes()
+    files = []
+    for target, kernels in plan.kernels.items():
+        for name, kernel in kernels.items():
+            code = kernel.ptx.encode()
+            file = f"{path.stem}.{target}.{name}.ptx"
+            (folder / file).write_bytes(code)
+            files.append(PtxFile(file, digest(code), len(code), name, target, kernel.isa))
+    plugins = Plugins(
+        triton=triton.__version__,
+        nodes=tuple(PluginNodes(n.name, n.op, n.source.name, n.layers) for n in plan.nodes),
+        native=dict(plan.native),
+        ptx=tuple(files),
+    )
+    return replace(
+        plain,
+        file=path.name,
+        sha256=digest(content),
+        size=len(content),
+        toolchain=plain.toolchain | {"triton": triton.__version__},
+        plugins=plugins,
+    )
 
 
 @contextmanager

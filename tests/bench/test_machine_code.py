@@ -23,12 +23,11 @@ from bench.measure.machine_code import (  # noqa: E402
     kernels,
     occupancy,
     trips_of,
-    value,
     widths,
 )
 from bench.studies.machine_code import RECORD, counted  # noqa: E402
 from clinreadnet.kernels.compile import SHARED_MEMORY, compiled  # noqa: E402
-from clinreadnet.kernels.grid import Formula  # noqa: E402
+from clinreadnet.kernels.grid import Formula, ceil_div  # noqa: E402
 
 
 def nvdisasm_is_missing() -> bool:
@@ -127,7 +126,7 @@ def test_every_architecture_has_its_limits_and_a_gpu() -> None:
 
 
 def test_programs_of_a_grid() -> None:
-    assert value(Formula("((tokens + 63) / 64)"), {"tokens": 65}) == 2
+    assert ceil_div(Formula("tokens"), 64).at({"tokens": 65}) == 2
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 DRIVER_OF_ISA = {"8.0": 525, "8.6": 565, "8.7": 570}
 """First branch of the NVIDIA driver that knows a version of the PTX ISA (those of CUDA 12.0, 12.7
@@ -50,7 +50,6 @@ class Plugins:
         ptx: the kernels, for each target; those of an engine are among its graph's.
         needed_at_run_time: false: an engine holds the code of its kernels. It needs no plugin
             library, no Python and no Triton.
-        choice: what `--plugins auto` measured; empty if the ops were named.
     """
 
     triton: str
@@ -58,7 +57,6 @@ class Plugins:
     native: dict[str, str]
     ptx: tuple[PtxFile, ...]
     needed_at_run_time: Literal[False] = False
-    choice: dict[str, Any] = field(default_factory=dict)
 
 
 def driver_obstacle(isa: str, driver: str | None) -> str | None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from clinreadnet.kernels.dispatch import DTYPES, Limits
-from clinreadnet.kernels.grid import Formula
+from clinreadnet.kernels.grid import B, H, W
 from clinreadnet.kernels.ops.window_attention.spec import work as attention_work
 from clinreadnet.kernels.spec import (
     FUSED_CHANNELS,
@@ -99,25 +99,22 @@ def sources(network: NetworkShape) -> Iterator[KernelSource]:
     for blocks in grouped(fused, key):
         c, heads, window, shift, octaves = key(blocks[0])
 
-        def grid(case: Case, window: int = window) -> Formula:
-            return attention_block_grid(Formula("B"), Formula("H"), Formula("W"), window)
-
         yield KernelSource(
             name=f"attention_block_{c}_shift{shift}",
             shape=blocks[0],
-            grid=grid,
+            grid=lambda case: attention_block_grid(B, H, W, case.constants["WINDOW"]),
             shapes={
-                "x": f"[B, H, W, {c}]",
-                "norm_weight": f"[{c}]",
-                "norm_bias": f"[{c}]",
-                "qkv_weight": f"[{3 * c}, {c}]",
-                "qkv_bias": f"[{3 * c}]",
-                "projection_weight": f"[{c}, {c}]",
-                "projection_bias": f"[{c}]",
-                "position_bias": f"[{heads}, {window**2}, {window**2}]",
-                "inv_temperature": f"[{heads}]",
-                "gates": f"[{heads}, {octaves}]",
-                "out": f"[B, H, W, {c}]",
+                "x": (B, H, W, c),
+                "norm_weight": (c,),
+                "norm_bias": (c,),
+                "qkv_weight": (3 * c, c),
+                "qkv_bias": (3 * c,),
+                "projection_weight": (c, c),
+                "projection_bias": (c,),
+                "position_bias": (heads, window**2, window**2),
+                "inv_temperature": (heads,),
+                "gates": (heads, octaves),
+                "out": (B, H, W, c),
             },
             uses=tuple({"layer": b.name, "H": b.side, "W": b.side} for b in blocks),
         )

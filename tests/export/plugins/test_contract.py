@@ -32,7 +32,7 @@ from support.real_bindings import RealBinding, Unavailable  # noqa: E402
 
 from clinreadnet.export.kernels import sources  # noqa: E402
 from clinreadnet.export.plugins.kernel import Native  # noqa: E402
-from clinreadnet.export.plugins.names import PLUGIN_OPS  # noqa: E402
+from clinreadnet.export.plugins.request import PLUGIN_OPS  # noqa: E402
 
 pytestmark = [
     pytest.mark.compile,
