@@ -42,6 +42,7 @@ from clinreadnet.precision import (
     quantized_precisions,
 )
 from clinreadnet.runtime.backends.flavours import FlavourMissing, load_flavour, newest
+from clinreadnet.runtime.bundle.files import digest, now, write_manifest
 from clinreadnet.runtime.bundle.manifest import (
     CHECKPOINT_NAME,
     GOLDEN_NAME,
@@ -53,9 +54,6 @@ from clinreadnet.runtime.bundle.manifest import (
     LayerReport,
     Manifest,
     ModelInfo,
-    digest,
-    now,
-    write_manifest,
 )
 from clinreadnet.runtime.bundle.plugins import Plugins
 from clinreadnet.runtime.verdict import current_platform

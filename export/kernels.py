@@ -40,7 +40,7 @@ from clinreadnet.kernels.spec import (
 )
 from clinreadnet.model.network import Block, ClinReadNet, ClinReadNetConfig
 from clinreadnet.precision import PRECISIONS, exported_precisions
-from clinreadnet.runtime.bundle.manifest import digest
+from clinreadnet.runtime.bundle.files import digest
 from clinreadnet.spec import SIZE
 
 SCHEMA_VERSION = 1

@@ -225,7 +225,7 @@ class Choice:
 
     def _read_golden(self, first: int | None) -> dict[str, NDArray[Any]]:
         """Return the first golden slices, or all."""
-        return read_golden(self._bundle, self._manifest.golden, self._manifest.outputs, first=first)
+        return read_golden(self._bundle, self._manifest.golden, first=first)
 
     def _self_test(
         self, name: str, loaded: LoadedBackend, golden: dict[str, NDArray[Any]]

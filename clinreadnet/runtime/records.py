@@ -9,7 +9,8 @@ code computes the same bits on each.
 from __future__ import annotations
 
 from clinreadnet._version import __version__
-from clinreadnet.runtime.bundle.manifest import Artifact, Parity, RanOn, now
+from clinreadnet.runtime.bundle.files import now
+from clinreadnet.runtime.bundle.manifest import Artifact, Parity, RanOn
 from clinreadnet.runtime.verdict import VALID, Machine, Validity, Verdict
 
 CPU_BACKEND, CUDA_BACKEND = "onnxruntime-cpu", "onnxruntime-cuda"

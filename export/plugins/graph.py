@@ -34,7 +34,8 @@ from clinreadnet.kernels.spec import LAYER_NORM_EPS
 from clinreadnet.limits import LARGEST_BATCH
 from clinreadnet.model.network import Block, ClinReadNet
 from clinreadnet.precision import PRECISIONS
-from clinreadnet.runtime.bundle.manifest import Artifact, digest
+from clinreadnet.runtime.bundle.files import digest
+from clinreadnet.runtime.bundle.manifest import Artifact
 from clinreadnet.runtime.bundle.plugins import PluginNodes, Plugins, PtxFile
 from clinreadnet.spec import RESEARCH_USE
 

@@ -13,7 +13,7 @@ from clinreadnet.export.kernels import TARGETS, Argument, Kernel, compile_source
 from clinreadnet.kernels.grid import Formula
 from clinreadnet.kernels.spec import KernelSource, OpSpec
 from clinreadnet.precision import PRECISIONS
-from clinreadnet.runtime.bundle.manifest import digest
+from clinreadnet.runtime.bundle.files import digest
 
 SHARED_BYTES = 48 * 1024
 """Shared memory that a launch may take without an attribute of the function, which TensorRT does

@@ -28,8 +28,9 @@ from clinreadnet.export.onnx.quantization import quantize_dynamically
 from clinreadnet.files import whole_file
 from clinreadnet.machine import cpu_name
 from clinreadnet.precision import PRECISIONS
+from clinreadnet.runtime.bundle.files import load_manifest, read_listed
 from clinreadnet.runtime.bundle.golden import read_golden
-from clinreadnet.runtime.bundle.manifest import BatchRange, Manifest, load_manifest, read_listed
+from clinreadnet.runtime.bundle.manifest import BatchRange, Manifest
 from clinreadnet.verify.graph import Evidence, verify_graph
 from clinreadnet.verify.reference import GoldenSlices
 from support.defects import DEFECTS, Defect

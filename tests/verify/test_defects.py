@@ -14,8 +14,9 @@ import pytest
 from support.defects import DEFECTS, Defect, Network
 from support.defects_record import subset
 
+from clinreadnet.runtime.bundle.files import load_manifest
 from clinreadnet.runtime.bundle.golden import read_golden
-from clinreadnet.runtime.bundle.manifest import BatchRange, load_manifest
+from clinreadnet.runtime.bundle.manifest import BatchRange
 from clinreadnet.runtime.scores import Outputs
 from clinreadnet.verify.graph import verify_graph
 

@@ -18,12 +18,8 @@ from typer.testing import CliRunner
 
 from clinreadnet.cli import app
 from clinreadnet.errors import CheckFailed, InputError
-from clinreadnet.runtime.bundle.manifest import (
-    BatchRange,
-    digest,
-    load_manifest,
-    write_manifest,
-)
+from clinreadnet.runtime.bundle.files import digest, load_manifest, write_manifest
+from clinreadnet.runtime.bundle.manifest import BatchRange
 from clinreadnet.verify.compare import METRICS, compare
 from clinreadnet.verify.run import verify_folder, verify_golden
 

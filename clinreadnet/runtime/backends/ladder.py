@@ -21,7 +21,8 @@ from clinreadnet.runtime.backends.onnxruntime import (
 )
 from clinreadnet.runtime.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend
 from clinreadnet.runtime.backends.tensorrt import TensorRTBackend
-from clinreadnet.runtime.bundle.manifest import Artifact, Manifest, Parity, read_listed
+from clinreadnet.runtime.bundle.files import read_listed
+from clinreadnet.runtime.bundle.manifest import Artifact, Manifest, Parity
 from clinreadnet.runtime.gpu import find_gpus
 from clinreadnet.runtime.records import (
     CPU_BACKENDS,

@@ -9,10 +9,8 @@ import pytest
 pytest.importorskip("triton", reason="triton is not installed")
 
 from clinreadnet.export.bundle import export_bundle  # noqa: E402
-from clinreadnet.runtime.bundle.manifest import (
-    BatchRange,  # noqa: E402
-    load_manifest,  # noqa: E402
-)
+from clinreadnet.runtime.bundle.files import load_manifest  # noqa: E402
+from clinreadnet.runtime.bundle.manifest import BatchRange  # noqa: E402
 from clinreadnet.verify.run import verify_golden  # noqa: E402
 
 pytestmark = pytest.mark.compile
