@@ -268,16 +268,6 @@ def kernels() -> list[tuple[OpSpec, KernelSource]]:
     return [(spec, source) for spec in OPS.values() for source in spec.sources(network)]
 
 
-def trips_of(case: Case, source: KernelSource) -> int:
-    """Return how often a kernel's loop runs: over chunks of channels, or over heads."""
-    constants = case.constants
-    if case.op == "fused_linear":
-        return int(constants["CHANNELS"] // constants["BLOCK_K"])
-    if case.op == "mlp":
-        return -(-constants["HIDDEN"] // constants["BLOCK_HIDDEN"])
-    return source.shape.heads if case.op == "attention_block" else 1
-
-
 def count(spec: OpSpec, source: KernelSource, case: Case) -> Count:
     """Compile a kernel and count it on the first layer that launches it.
 
@@ -286,7 +276,7 @@ def count(spec: OpSpec, source: KernelSource, case: Case) -> Count:
     """
     kernel = compiled(case)
     taken = resources_of(kernel)
-    run = executed(disassemble(kernel.asm["cubin"]), trips_of(case, source))
+    run = executed(disassemble(kernel.asm["cubin"]), spec.trips(case, source.shape))
     found = Counter(one.kind for one in run)
     by_scheduler = case.num_warps / SCHEDULERS
     instructions = {kind: found[kind] * by_scheduler for kind in (*CLASSES, REST) if found[kind]}

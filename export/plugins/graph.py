@@ -27,9 +27,10 @@ from clinreadnet.errors import CheckFailed
 from clinreadnet.export.onnx.export import GRAPH_NAME, fold, lowered, to_onnx, traced
 from clinreadnet.export.plugins.plan import Plan, PluginNode
 from clinreadnet.export.plugins.register import NAMESPACE
-from clinreadnet.export.plugins.request import PLUGIN_OPS
+from clinreadnet.export.plugins.request import plugin_ops
 from clinreadnet.files import whole_file
 from clinreadnet.kernels.dispatch import traced_as_ops
+from clinreadnet.kernels.registry import OPS
 from clinreadnet.kernels.spec import LAYER_NORM_EPS
 from clinreadnet.limits import LARGEST_BATCH
 from clinreadnet.model.network import Block, ClinReadNet
@@ -126,7 +127,7 @@ def write_plugin_graph(model: ClinReadNet, plan: Plan, plain: Artifact, folder: 
 @contextmanager
 def _with_ops(network: ClinReadNet, plan: Plan) -> Iterator[ClinReadNet]:
     """Let the layers of the plan call their ops, and all others the references."""
-    for op in PLUGIN_OPS:
+    for op in plugin_ops():
         import_module(f"clinreadnet.kernels.ops.{op}.kernel")  # registers the op with torch
     attention, windows, mlp = map(
         set, map(plan.layers, ("attention_block", "window_attention", "mlp"))
@@ -145,16 +146,14 @@ def _with_ops(network: ClinReadNet, plan: Plan) -> Iterator[ClinReadNet]:
 
 def _planned(model: ClinReadNet, plan: Plan) -> list[tuple[str, PluginNode]]:
     """Return the layers of the plan with their plugins, in the order in which they run."""
-    found = {(node.op, layer): node for node in plan.nodes for layer in node.layers}
-    places = [("sobel_stem", "stem")]
-    for name, block in model.named_modules():
-        if isinstance(block, Block):
-            places += [
-                ("attention_block", name),
-                ("window_attention", f"{name}.attention"),
-                ("mlp", name),
-            ]
-    return [(f"{layer}.{op}", found[op, layer]) for op, layer in places if (op, layer) in found]
+    order = {name: i for i, (name, _) in enumerate(model.named_modules())}
+    rank = {op: i for i, op in enumerate(plugin_ops())}
+    calls = [
+        (order[layer.removesuffix(".attention")], rank[node.op], f"{layer}.{node.op}", node)
+        for node in plan.nodes
+        for layer in node.layers
+    ]
+    return [(name, node) for _, _, name, node in sorted(calls, key=lambda call: call[:2])]
 
 
 def _translations(calls: _Calls) -> dict[Any, Callable[..., Any]]:
@@ -162,7 +161,7 @@ def _translations(calls: _Calls) -> dict[Any, Callable[..., Any]]:
     domain = values.Opset(NAMESPACE, _OPSET)
     return {
         getattr(torch.ops.clinreadnet, op).default: _translation(op, domain, calls)
-        for op in PLUGIN_OPS
+        for op in plugin_ops()
     }
 
 
@@ -193,9 +192,9 @@ def _translation(op: str, domain: Any, calls: _Calls) -> Callable[..., Any]:
         calls.ops.append(op)
         calls.constants.append(constants)
         out = node(*tensors)
-        if op != "sobel_stem":
+        if not OPS[op].channels_last:
             return out
-        # The kernel writes channels last, the network's tensor is [B, C, H, W].
+        # The network's tensor is [B, C, H, W].
         batch, _, height, width = tensors[0].shape
         half = [(int(side) + 1) // 2 for side in (height, width)]
         out.dtype = tensors[1].dtype
@@ -251,7 +250,7 @@ class _Bodies(nn.Module):
                 import_module(f"clinreadnet.kernels.ops.{op}.reference"), f"{op}_reference"
             )
             out = reference(*tensors[first : first + count], **constants)
-            found.append(out.permute(_CHANNELS_LAST) if op == "sobel_stem" else out)
+            found.append(out.permute(_CHANNELS_LAST) if OPS[op].channels_last else out)
             first += count
         return tuple(found)
 

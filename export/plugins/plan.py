@@ -11,7 +11,7 @@ from clinreadnet.errors import CheckFailed, InputError
 from clinreadnet.export.engines.check import Blocker, Finding
 from clinreadnet.export.kernels import network_shape
 from clinreadnet.export.plugins.kernel import Native, PluginKernel, plugin_kernel
-from clinreadnet.export.plugins.request import ALL, PLUGIN_OPS, PORTABLE
+from clinreadnet.export.plugins.request import ALL, PORTABLE, plugin_ops
 from clinreadnet.kernels.registry import OPS
 from clinreadnet.kernels.spec import KernelSource, NetworkShape
 from clinreadnet.model.checkpoint import load_checkpoint, pretrained_path
@@ -28,7 +28,7 @@ class PluginNode:
 
     Attributes:
         name: of the plugin, and operator of its nodes in the graph.
-        op: one of ``PLUGIN_OPS``.
+        op: one of `plugin_ops`.
         source: the kernel.
         layers: of the network, in order.
         sizes: of the launch for one slice, by name.
@@ -76,12 +76,12 @@ def make_plan(
 ) -> Plan:
     """Compile the kernels and decide which layers are plugins.
 
-    A kernel is a plugin if it can be one on every target. Where `attention_block` and
-    `window_attention` both could run a layer, the first does.
+    A kernel is a plugin if it can be one on every target. Where `attention_block` could run a layer
+    instead of `window_attention`, it does.
 
     Args:
         config: of the network.
-        ops: some of ``PLUGIN_OPS``.
+        ops: some of `plugin_ops`.
         precision: of the graph, one that PyTorch exports.
         targets: architectures of the engines; if empty, ``PORTABLE``.
         named: whether each op was asked for by name, and must then have a layer.
@@ -94,7 +94,7 @@ def make_plan(
     native: dict[str, str] = {}
     kernels: dict[str, dict[str, PluginKernel]] = {target: {} for target in targets}
     taken: dict[str, list[KernelSource]] = {}
-    for op in (one for one in PLUGIN_OPS if one in ops):
+    for op in (one for one in plugin_ops() if one in ops):
         refused = []
         if op == "sobel_stem" and not config.use_sobel:
             native[op] = "the network was trained without Sobel edges"
@@ -116,13 +116,17 @@ def make_plan(
             f"`plugins`: no op can be one in {precision}: "
             + "; ".join(f"{name} {reason}" for name, reason in native.items())
         )
-    fused = {
-        f"{use['layer']}.attention"
-        for source in taken.get("attention_block", ())
+    replaced = {
+        (OPS[op].instead_of, f"{use['layer']}.attention")
+        for op, sources in taken.items()
+        for source in sources
         for use in source.uses
     }
     nodes = [
-        node for op, sources in taken.items() for s in sources for node in _nodes(op, s, fused)
+        node
+        for op, sources in taken.items()
+        for source in sources
+        for node in _nodes(op, source, replaced)
     ]
     return Plan(precision, tuple(nodes), native, kernels)
 
@@ -137,11 +141,11 @@ def _why(op: str, refused: Sequence[str], network: object) -> str:
     return "the network has none"
 
 
-def _nodes(op: str, source: KernelSource, fused: set[str]) -> list[PluginNode]:
+def _nodes(op: str, source: KernelSource, replaced: set[tuple[str, str]]) -> list[PluginNode]:
     """Return the plugins of one kernel: one for each size."""
     found: dict[tuple[int, ...], list[str]] = {}
     for use in source.uses:
-        if op == "window_attention" and use["layer"] in fused:
+        if (op, use["layer"]) in replaced:
             continue
         sizes = tuple(int(value) for key, value in use.items() if key != "layer")
         found.setdefault(sizes, []).append(str(use["layer"]))
@@ -208,7 +212,7 @@ def plan_graphs(
         CheckFailed: the driver of this machine does not know the kernels' PTX.
     """
     named = ALL not in wanted
-    ops = tuple(wanted) if named else PLUGIN_OPS
+    ops = tuple(wanted) if named else tuple(plugin_ops())
     check_precisions(ops if named else (), precisions)
     plans = []
     for precision in dict.fromkeys(PRECISIONS[p].graph for p in precisions):
@@ -255,7 +259,7 @@ def check_plugins(
     model = load_checkpoint(
         Path(checkpoint) if checkpoint is not None else pretrained_path(preset), preset=preset
     )
-    ops = PLUGIN_OPS if ALL in wanted else tuple(wanted)
+    ops = tuple(plugin_ops()) if ALL in wanted else tuple(wanted)
     gpus = find_gpus()
     target = gpus[0].target if gpus else PORTABLE
     network = network_shape(model.config)

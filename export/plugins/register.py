@@ -72,8 +72,8 @@ class GraphPlugins:
                 "the functions instead"
             )
         own = dict(OWN_PRODUCTS)
-        if self.plan.layers("sobel_stem"):
-            own["CONVOLUTION"] = 0  # the edges are inside the kernel
+        if self.plan.layers("sobel_stem"):  # the edges are inside the kernel
+            own["CONVOLUTION"] = 0
         check_types(layers, precision, file, own=own)
 
 

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 
 from clinreadnet.errors import InputError
 from clinreadnet.export.engines.options import BuildOptions
+from clinreadnet.kernels.registry import OPS
 from clinreadnet.runtime.backends.flavours import FLAVOURS, Flavour
-
-PLUGIN_OPS = ("sobel_stem", "window_attention", "attention_block", "mlp")
-"""Ops whose kernels can stand inside an engine; not fused_linear: TensorRT fuses linear layers."""
 
 ALL = "all"
 """Instead of ops: every op that can be one."""
@@ -20,6 +18,11 @@ PORTABLE = "sm80"
 
 _NOT_TOGETHER = ("version_compatible", "strip_weights", "platform")
 """Options whose engines nobody has built with plugins that are compiled ahead of time."""
+
+
+def plugin_ops() -> list[str]:
+    """Return the ops whose kernels can stand inside an engine."""
+    return [name for name, spec in OPS.items() if spec.plugin]
 
 
 def parse_plugins(text: str) -> tuple[str, ...]:
@@ -37,9 +40,9 @@ def parse_plugins(text: str) -> tuple[str, ...]:
         return (text,)
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
     for name in names:
-        if name not in PLUGIN_OPS:
+        if name not in plugin_ops():
             raise InputError(
-                f"plugins={name}: unknown; give {', '.join(PLUGIN_OPS)} with commas between, or "
+                f"plugins={name}: unknown; give {', '.join(plugin_ops())} with commas between, or "
                 "all or none"
             )
     return names

@@ -22,7 +22,6 @@ from bench.measure.machine_code import (  # noqa: E402
     executed,
     kernels,
     occupancy,
-    trips_of,
     widths,
 )
 from bench.studies.machine_code import RECORD, counted  # noqa: E402
@@ -146,7 +145,7 @@ def test_the_tensor_instructions_are_those_of_the_products(name: str) -> None:
     case = spec.case(80, "float16", source.shape)
     assert case is not None
     c, shape = case.constants, source.shape
-    run = executed(disassemble(compiled(case).asm["cubin"]), trips_of(case, source))
+    run = executed(disassemble(compiled(case).asm["cubin"]), spec.trips(case, source.shape))
     products = sum(one.kind == "tensor" for one in run) * case.num_warps * 16 * 8 * 16
     n, d = shape.window**2, shape.head_dim
     # The scores, and for each octave the attended values and the rows' sums, 8 columns alike.

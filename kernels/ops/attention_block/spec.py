@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from clinreadnet.kernels.dispatch import DTYPES, Limits
-from clinreadnet.kernels.grid import B, H, W
+from clinreadnet.kernels.grid import B, Formula, H, W
 from clinreadnet.kernels.ops.window_attention.spec import work as attention_work
 from clinreadnet.kernels.spec import (
     FUSED_CHANNELS,
@@ -90,10 +90,14 @@ def work(shape: LayerShape, batch: int, item: int) -> Work:
 
 def sources(network: NetworkShape) -> Iterator[KernelSource]:
     """One kernel for all blocks that differ in size alone."""
-    from clinreadnet.kernels.ops.attention_block.kernel import attention_block_grid
 
     def key(block: LayerShape) -> tuple[int, ...]:
         return block.channels, block.heads, block.window, block.shift, block.octaves
+
+    def grid(case: Case) -> Formula:
+        from clinreadnet.kernels.ops.attention_block.kernel import attention_block_grid
+
+        return attention_block_grid(B, H, W, case.constants["WINDOW"])
 
     fused = [block for block in network.blocks if block.channels in LIMITS.channels]
     for blocks in grouped(fused, key):
@@ -102,7 +106,7 @@ def sources(network: NetworkShape) -> Iterator[KernelSource]:
         yield KernelSource(
             name=f"attention_block_{c}_shift{shift}",
             shape=blocks[0],
-            grid=lambda case: attention_block_grid(B, H, W, case.constants["WINDOW"]),
+            grid=grid,
             shapes={
                 "x": (B, H, W, c),
                 "norm_weight": (c,),
@@ -146,4 +150,7 @@ ATTENTION_BLOCK = OpSpec(
     work=work,
     sources=sources,
     tuning=tuning,
+    trips=lambda case, shape: shape.heads,
+    plugin=True,
+    instead_of="window_attention",
 )

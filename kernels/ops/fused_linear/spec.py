@@ -106,12 +106,13 @@ def work(shape: LayerShape, batch: int, item: int) -> Work:
 
 def sources(network: NetworkShape) -> Iterator[KernelSource]:
     """One kernel for the same layer of all blocks of the same channels."""
-    from clinreadnet.kernels.ops.fused_linear.kernel import fused_linear_grid
 
     def key(layer: LayerShape) -> tuple[str, int, int]:
         return layer.linear, layer.channels, layer.hidden
 
     def grid(case: Case) -> Formula:
+        from clinreadnet.kernels.ops.fused_linear.kernel import fused_linear_grid
+
         return fused_linear_grid(
             TOKENS, *(case.constants[name] for name in ("OUTPUTS", "BLOCK_M", "BLOCK_N"))
         )
@@ -169,4 +170,5 @@ FUSED_LINEAR = OpSpec(
     sources=sources,
     tuning=tuning,
     keywords=lambda shape: () if normalises(shape) else ("residual",),
+    trips=lambda case, shape: case.constants["CHANNELS"] // case.constants["BLOCK_K"],
 )

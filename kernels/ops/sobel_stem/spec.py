@@ -65,11 +65,11 @@ def work(shape: LayerShape, batch: int, item: int) -> Work:
 
 def sources(network: NetworkShape) -> Iterator[KernelSource]:
     """The one stem."""
-    from clinreadnet.kernels.ops.sobel_stem.kernel import sobel_stem_grid
-
     stem, c0 = network.stem, network.stem.channels
 
     def grid(case: Case) -> Formula:
+        from clinreadnet.kernels.ops.sobel_stem.kernel import sobel_stem_grid
+
         return sobel_stem_grid(B, H, W, case.constants["BLOCK_H"], case.constants["BLOCK_W"])
 
     yield KernelSource(
@@ -113,4 +113,6 @@ SOBEL_STEM = OpSpec(
     work=work,
     sources=sources,
     tuning=tuning,
+    plugin=True,
+    channels_last=True,
 )

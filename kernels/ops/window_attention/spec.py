@@ -83,12 +83,13 @@ def work(shape: LayerShape, batch: int, item: int) -> Work:
 
 def sources(network: NetworkShape) -> Iterator[KernelSource]:
     """One kernel for all layers that differ in size or number of heads alone."""
-    from clinreadnet.kernels.ops.window_attention.kernel import window_attention_grid
 
     def key(block: LayerShape) -> tuple[int, ...]:
         return block.window, block.shift, block.head_dim, block.octaves
 
     def grid(case: Case) -> Formula:
+        from clinreadnet.kernels.ops.window_attention.kernel import window_attention_grid
+
         constants = case.constants["WINDOW"], case.constants["BLOCK_M"]
         return window_attention_grid(B, H, W, HEADS, *constants)
 
@@ -163,4 +164,5 @@ WINDOW_ATTENTION = OpSpec(
     work=work,
     sources=sources,
     tuning=tuning,
+    plugin=True,
 )

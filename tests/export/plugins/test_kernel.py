@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +24,7 @@ from clinreadnet.export.plugins.kernel import (  # noqa: E402
     without_hidden,
 )
 from clinreadnet.export.plugins.plan import check_precisions, make_plan  # noqa: E402
-from clinreadnet.export.plugins.request import PLUGIN_OPS, parse_plugins  # noqa: E402
+from clinreadnet.export.plugins.request import parse_plugins, plugin_ops  # noqa: E402
 from clinreadnet.kernels.grid import (  # noqa: E402
     HEADS,
     TOKENS,
@@ -136,7 +137,7 @@ def test_every_gpu_generation_has_an_isa_that_a_driver_is_known_for() -> None:
     assert {f"{isa / 10}" for isa in ISA.values()} <= set(DRIVER_OF_ISA)
 
 
-def small(ops: tuple[str, ...] = PLUGIN_OPS, precision: str = "fp16", **changes: Any) -> Any:
+def small(ops: Sequence[str] = tuple(plugin_ops()), precision: str = "fp16", **changes: Any) -> Any:
     return make_plan(PRESETS["small"], ops, precision, (), named=False, **changes)
 
 
@@ -204,7 +205,7 @@ def test_a_network_without_attention_is_refused() -> None:
 
 
 def test_precisions_are_judged_before_anything_is_compiled() -> None:
-    check_precisions(PLUGIN_OPS, ["fp16", "bf16"])
+    check_precisions(plugin_ops(), ["fp16", "bf16"])
     check_precisions(("mlp",), ["fp32", "tf32"])
     with pytest.raises(InputError, match="plugins=attention_block: .*not fp32; leave it out"):
         check_precisions(("mlp", "attention_block"), ["fp16", "fp32"])
