@@ -38,7 +38,16 @@ class _FormatError(Exception):
 
 def manifest_json(manifest: Manifest) -> str:
     """Return a manifest as JSON text; numbers that are not finite become null."""
-    return msgspec.json.format(msgspec.json.encode(manifest), indent=2).decode() + "\n"
+    content = msgspec.json.encode(manifest, enc_hook=_plain)
+    return msgspec.json.format(content, indent=2).decode() + "\n"
+
+
+def _plain(value: Any) -> str | int | float:
+    """Return a number of NumPy, or a version of torch, as the plain type that it derives from."""
+    for kind in (str, int, float):
+        if isinstance(value, kind):
+            return kind(value)
+    raise TypeError(f"a manifest cannot hold {type(value).__name__}")
 
 
 def parse_manifest(text: str, path: str | os.PathLike[str] = MANIFEST_NAME) -> Manifest:

@@ -132,6 +132,25 @@ def test_numbers_that_are_not_finite_become_null() -> None:
 
 
 NOT_RUN_RECORD = dataclasses.asdict(Parity(NOT_RUN))
+
+
+class Version(str):
+    """As torch's."""
+
+
+def test_what_derives_from_a_plain_type_is_written_as_it(tmp_path: Path) -> None:
+    parity = Parity("failed", worst_score_difference=np.float64(0.5), details={"a": np.float64(2)})
+    artifact = dataclasses.replace(
+        make_manifest().artifacts[0], parity=parity, toolchain={"torch": Version("2.13.0")}
+    )
+    text = manifest_json(make_manifest(artifacts=(artifact,), verified=False))
+    read = parse_manifest(text).artifacts[0]
+    assert read.parity == parity and read.toolchain == {"torch": "2.13.0"}
+    with pytest.raises(TypeError, match="a manifest cannot hold ndarray"):
+        wrong = dataclasses.replace(parity, details={"a": np.zeros(2)})
+        manifest_json(make_manifest(artifacts=(dataclasses.replace(artifact, parity=wrong),)))
+
+
 LAYERS = {"file": "a.layers.json", "sha256": SHA, "size": 2}
 
 BROKEN = {
