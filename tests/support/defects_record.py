@@ -114,7 +114,7 @@ def broken(defect: Defect, precision: str, sources: Mapping[str, bytes]) -> byte
 def run(bundle: Path, end: float) -> int:
     """Record every defect of a bundle's graphs; returns 1 if the right graph fails."""
     manifest = load_manifest(bundle)
-    golden = read_golden(bundle, manifest.golden, manifest.outputs)
+    golden = read_golden(bundle, manifest.golden)
     sources = dict(graphs(bundle, manifest))
     missing = [name for name in PRECISIONS_BROKEN if name not in sources]
     if missing:

@@ -39,7 +39,7 @@ SAMPLE = {
 @pytest.fixture(scope="module")
 def golden(tiny_bundle: Path) -> Outputs:
     manifest = load_manifest(tiny_bundle)
-    return read_golden(tiny_bundle, manifest.golden, manifest.outputs)
+    return read_golden(tiny_bundle, manifest.golden)
 
 
 def named(name: str) -> Defect:

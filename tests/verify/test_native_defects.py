@@ -103,7 +103,7 @@ def checkpoint(tiny_bundle: Path) -> bytes:
 @pytest.fixture(scope="module")
 def evidence(tiny_bundle: Path) -> Evidence:
     manifest = load_manifest(tiny_bundle)
-    golden = read_golden(tiny_bundle, manifest.golden, manifest.outputs)
+    golden = read_golden(tiny_bundle, manifest.golden)
     return subset(golden, np.flatnonzero(np.isin(golden["kind"], ("saturated", "blocks"))))
 
 

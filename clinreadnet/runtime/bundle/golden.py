@@ -34,6 +34,7 @@ _KIND = "kind"
 def read_golden(
     bundle: str | os.PathLike[str],
     golden: Golden,
+    *,
     first: int | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Return the arrays of `golden.npz` after checking the file.
