@@ -20,73 +20,38 @@ class BackendRow:
         name: on the command line and in records.
         title: what scores, in a sentence.
         runs: kind of the artifacts that it runs, as manifests call it.
-        library: whose version a record of its verification has in common with a machine.
         packages: that must be installed, as `clinreadnet doctor` calls them.
         extra: of ``pyproject.toml`` that brings them; empty if none does.
+        package: whose version a record of its verification has in common with a machine; by
+            default called as the backend.
         on_cpu: whether it runs on the processor, and takes graphs that only processors run.
     """
 
     name: str
     title: str
     runs: Literal["onnx", "tensorrt-engine", "checkpoint"]
-    library: str
     packages: tuple[str, ...]
     extra: str
+    package: str = ""
     on_cpu: bool = False
 
+    @property
+    def library(self) -> str:
+        """The package, as records name it."""
+        return self.package or self.name
+
+
+_RTX_PACKAGES = ("tensorrt_rtx bindings", "tensorrt_rtx libraries", "pycuda")
+_ORT = ("onnxruntime or onnxruntime-gpu",)
 
 _ROWS = (
-    BackendRow(
-        name="tensorrt",
-        title="TensorRT",
-        runs="tensorrt-engine",
-        library="tensorrt",
-        packages=("tensorrt", "pycuda"),
-        extra="tensorrt",
-    ),
-    BackendRow(
-        name="tensorrt-rtx",
-        title="TensorRT-RTX",
-        runs="tensorrt-engine",
-        library="tensorrt-rtx",
-        packages=("tensorrt_rtx bindings", "tensorrt_rtx libraries", "pycuda"),
-        extra="tensorrt-rtx",
-    ),
-    BackendRow(
-        name="onnxruntime-cuda",
-        title="CUDA",
-        runs="onnx",
-        library="onnxruntime",
-        packages=("onnxruntime-gpu",),
-        extra="gpu",
-    ),
-    BackendRow(
-        name="native",
-        title="the CPU engine",
-        runs="checkpoint",
-        library="native",
-        packages=(CPU_ENGINE,),
-        extra="",  # it is compiled with the package
-        on_cpu=True,
-    ),
-    BackendRow(
-        name="onnxruntime-cpu",
-        title="ONNX Runtime",
-        runs="onnx",
-        library="onnxruntime",
-        packages=("onnxruntime or onnxruntime-gpu",),
-        extra="cpu",
-        on_cpu=True,
-    ),
-    BackendRow(
-        name="openvino",
-        title="OpenVINO",
-        runs="onnx",
-        library="openvino",
-        packages=("openvino",),
-        extra="openvino",
-        on_cpu=True,
-    ),
+    BackendRow("tensorrt", "TensorRT", "tensorrt-engine", ("tensorrt", "pycuda"), "tensorrt"),
+    BackendRow("tensorrt-rtx", "TensorRT-RTX", "tensorrt-engine", _RTX_PACKAGES, "tensorrt-rtx"),
+    BackendRow("onnxruntime-cuda", "CUDA", "onnx", ("onnxruntime-gpu",), "gpu", "onnxruntime"),
+    # The library is compiled with the package.
+    BackendRow("native", "the CPU engine", "checkpoint", (CPU_ENGINE,), "", on_cpu=True),
+    BackendRow("onnxruntime-cpu", "ONNX Runtime", "onnx", _ORT, "cpu", "onnxruntime", on_cpu=True),
+    BackendRow("openvino", "OpenVINO", "onnx", ("openvino",), "openvino", on_cpu=True),
 )
 
 BACKENDS: dict[str, BackendRow] = {row.name: row for row in _ROWS}

@@ -15,7 +15,7 @@ from rich.progress import Progress
 from clinreadnet._version import __version__
 from clinreadnet.console import progress_bar
 from clinreadnet.errors import InputError
-from clinreadnet.export.engines.build import EngineBuilder, EnginePlugins
+from clinreadnet.export.engines.build import EngineBuilder
 from clinreadnet.export.engines.options import (
     DEFAULT_BATCH,
     DEFAULT_TARGETS,
@@ -63,6 +63,7 @@ from clinreadnet.verify.run import steps, verify_golden
 
 if TYPE_CHECKING:  # it needs Triton, which an export without plugins does not
     from clinreadnet.export.plugins.plan import Plan
+    from clinreadnet.export.plugins.register import GraphPlugins
 
 
 def parse_batch(text: str) -> BatchRange:
@@ -171,7 +172,7 @@ def export_bundle(
         graphs = Graphs(model, folder, Path(scratch), golden, batch, auto_islands, bar, note)
         artifacts = graphs.write(precisions)
         graph_of = {graph.precision: graph for graph in artifacts}
-        plugins_of: dict[str, EnginePlugins] = {}
+        plugins_of: dict[str, GraphPlugins] = {}
         for plan in plans:
             graph = write_plugin_graph(model, plan, graph_of[plan.precision], folder)
             graph_of[plan.precision] = graph

@@ -38,7 +38,6 @@ from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import Artifact, Manifest, Parity
 from clinreadnet.runtime.records import CPU_BACKEND, ran_on
 from clinreadnet.runtime.verdict import this_machine
-from clinreadnet.spec import OUTPUTS
 from clinreadnet.verify.backends import (
     backend_of,
     largest_batch,
@@ -92,7 +91,6 @@ def verify_artifact(
                 artifact.precision,
                 artifact.batch,
                 evidence,
-                outputs=OUTPUTS if manifest is None else manifest.output_names,
                 file=str(bundle / artifact.file),
                 advance=advance,
             )

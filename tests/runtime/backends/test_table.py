@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from clinreadnet.backends import BACKENDS, BackendRow
 BACKENDS["made-up"] = BackendRow(
-    "made-up", "a made-up chip", "onnx", "made-up-library", ("made-up-package",), "made-up", True
+    "made-up", "a made-up chip", "onnx", ("made-up-package",), "made-up", "made-up-library", True
 )
 
 from clinreadnet.runtime.backends import ladder
