@@ -20,7 +20,7 @@ from clinreadnet.errors import InputError
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.bundle.plugins import Plugins, PtxFile
 from clinreadnet.runtime.bundle.types import FileName, FileSize, Sha256
-from clinreadnet.spec import FINE_GRADES, HU_MIN, HU_RANGE, MAP_SIDE, RESEARCH_USE, SIZE
+from clinreadnet.spec import FINE_GRADES, HU_MIN, HU_RANGE, MAP_SIDE, RESEARCH_USE
 
 SCHEMA_VERSION: Final = 1
 """Version of the manifests that this package writes and reads."""
@@ -70,12 +70,7 @@ class InputInfo:
     batch: BatchRange
     name: Literal["hu"] = "hu"
     units: Literal["HU"] = "HU"
-    shape: tuple[Literal["batch"], Literal[1], Literal[512], Literal[512]] = (
-        "batch",
-        1,
-        SIZE,
-        SIZE,
-    )
+    shape: tuple[Literal["batch"], Literal[1], Literal[512], Literal[512]] = ("batch", 1, 512, 512)
     encoding: Encoding = field(default_factory=Encoding)
 
 
