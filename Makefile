@@ -17,7 +17,7 @@ NATIVE := setup.py $(wildcard kernels/cpu/*.cpp kernels/cpu/*.h kernels/cpu/incl
 .DEFAULT_GOAL := help
 .PHONY: help build build-at-terminal test test-all fuzz soak faults lint format typecheck docs picture bench \
 	bench-record bench-check gpu-check native-sanitize \
-	node-load rehearse tables ptx-check defects flavours plugins kernel-table clean
+	node-load rehearse tables ptx-check defects flavours plugins schema kernel-table clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -120,6 +120,11 @@ plugins: $(INSTALLED)  ## run the plugins as each TensorRT binding would launch 
 	PYTHONPATH=tests $(BIN)/python -m support.plugin_runs > $(PLUGINS).new
 	mv $(PLUGINS).new $(PLUGINS)
 	$(BIN)/python -m bench.tables
+
+schema: $(INSTALLED)  ## write the JSON Schema of manifests from their types
+	$(BIN)/python -c "import json; from clinreadnet.runtime.bundle.format import manifest_schema; \
+		print(json.dumps(manifest_schema(), indent=2))" > clinreadnet/runtime/bundle/manifest.schema.json.new
+	mv clinreadnet/runtime/bundle/manifest.schema.json.new clinreadnet/runtime/bundle/manifest.schema.json
 
 kernel-table: $(INSTALLED)  ## compile the kernels for each GPU, count their instructions and record it
 	$(BIN)/python -m bench.studies.machine_code > $(COUNTS).new

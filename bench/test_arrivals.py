@@ -46,7 +46,7 @@ pytestmark = [
 def arrive(request: pytest.FixtureRequest) -> Callable[[str, float | None], ArrivalRow]:
     """Return what runs a scenario, Server at a share of Offline's rate; each runs once."""
     session = Session(BUNDLE)
-    golden = read_golden(BUNDLE, session.manifest.golden, session.manifest.outputs)["hu"]
+    golden = read_golden(BUNDLE, session.manifest.golden)["hu"]
     hu = golden[[implausible(one) is None for one in golden]]  # air and noise are refused
     seconds, least = QUICK if request.config.getoption("--quick") else FULL
 

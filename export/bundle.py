@@ -15,7 +15,7 @@ from rich.progress import Progress
 from clinreadnet._version import __version__
 from clinreadnet.console import progress_bar
 from clinreadnet.errors import InputError
-from clinreadnet.export.engines.build import EngineBuilder, EnginePlugins
+from clinreadnet.export.engines.build import EngineBuilder
 from clinreadnet.export.engines.options import (
     DEFAULT_BATCH,
     DEFAULT_TARGETS,
@@ -29,8 +29,7 @@ from clinreadnet.export.golden import write_golden
 from clinreadnet.export.onnx.export import check_network
 from clinreadnet.export.onnx.graphs import Graphs
 from clinreadnet.export.onnx.quantization import load_dynamic_quantizer, load_optimizer
-from clinreadnet.export.plugins.names import PORTABLE
-from clinreadnet.export.plugins.request import check_request
+from clinreadnet.export.plugins.request import PORTABLE, check_request
 from clinreadnet.files import check_output_folder, whole_folder
 from clinreadnet.model.checkpoint import load_checkpoint, pretrained_path
 from clinreadnet.model.network import ClinReadNet
@@ -43,6 +42,7 @@ from clinreadnet.precision import (
     quantized_precisions,
 )
 from clinreadnet.runtime.backends.flavours import FlavourMissing, load_flavour, newest
+from clinreadnet.runtime.bundle.files import digest, now, write_manifest
 from clinreadnet.runtime.bundle.manifest import (
     CHECKPOINT_NAME,
     GOLDEN_NAME,
@@ -54,9 +54,6 @@ from clinreadnet.runtime.bundle.manifest import (
     LayerReport,
     Manifest,
     ModelInfo,
-    digest,
-    now,
-    write_manifest,
 )
 from clinreadnet.runtime.bundle.plugins import Plugins
 from clinreadnet.runtime.verdict import current_platform
@@ -65,7 +62,8 @@ from clinreadnet.verify.report import VerifyReport
 from clinreadnet.verify.run import steps, verify_golden
 
 if TYPE_CHECKING:  # it needs Triton, which an export without plugins does not
-    from clinreadnet.export.plugins.artifacts import PluginGraph
+    from clinreadnet.export.plugins.plan import Plan
+    from clinreadnet.export.plugins.register import GraphPlugins
 
 
 def parse_batch(text: str) -> BatchRange:
@@ -118,9 +116,8 @@ def export_bundle(
         batch: profile of the engines, and the batch sizes of the bundle.
         auto_islands: search the nodes of float16 and bfloat16 graphs to keep in float32, instead
             of the network's own islands.
-        plugins: ops whose kernels become plugins of the engines, or "all", or "auto": those that
-            make this machine's engines faster. Each engine's graph then has a second one with
-            plugin nodes beside it.
+        plugins: ops whose kernels become plugins of the engines, or "all". Each engine's graph then
+            has a second one with plugin nodes beside it.
         force: replace ``out`` if it exists.
         note: called with one line for each artifact that is left out.
 
@@ -155,17 +152,15 @@ def export_bundle(
     check_output_folder(out, force=force, inputs=[checkpoint], size=size)
     model = load_checkpoint(checkpoint, preset=preset)
     check_network(model, checkpoint)
-    step = None
-    if plugins:
-        from clinreadnet.export.plugins.step import PluginStep
+    portable = options.hardware_compatible
+    plans: list[Plan] = []
+    if plugins:  # compiled before anything is written
+        from clinreadnet.export.plugins.graph import write_plugin_graph
+        from clinreadnet.export.plugins.plan import plan_graphs
+        from clinreadnet.export.plugins.register import GraphPlugins
 
-        step = PluginStep(
-            model,
-            plugins,
-            engine_precisions,
-            targets,
-            portable=options.hardware_compatible,
-            note=note,
+        plans = plan_graphs(
+            model, plugins, engine_precisions, targets, portable=portable, note=note
         )
 
     with (
@@ -176,30 +171,14 @@ def export_bundle(
         golden = write_golden(folder / GOLDEN_NAME, model, bar, note)
         graphs = Graphs(model, folder, Path(scratch), golden, batch, auto_islands, bar, note)
         artifacts = graphs.write(precisions)
-        graph_of: dict[str, Artifact] = {a.precision: a for a in artifacts}
+        graph_of = {graph.precision: graph for graph in artifacts}
+        plugins_of: dict[str, GraphPlugins] = {}
+        for plan in plans:
+            graph = write_plugin_graph(model, plan, graph_of[plan.precision], folder)
+            graph_of[plan.precision] = graph
+            plugins_of[plan.precision] = GraphPlugins(plan, portable=portable)
+            artifacts.append(graph)
 
-        def describe(listed: Sequence[Artifact]) -> Manifest:
-            return _manifest(model, checkpoint, batch, listed, golden)
-
-        def build_one(
-            plain: Artifact, made: PluginGraph | None, precision: str, place: Path
-        ) -> Artifact:
-            graph = plain if made is None else made.artifact
-            builder = EngineBuilder(
-                place / graph.file,
-                precision=precision,
-                flavour=flavour,
-                plugins=None if made is None else made.plugins,
-            )
-            return _build(builder, graph, precision, targets[0], batch, options, place, bar)
-
-        kernels: dict[str, EnginePlugins] = {}
-        if step is not None:
-            plain_of = dict(graph_of)
-            for made in step.write(folder, plain_of, Path(scratch), build_one, describe):
-                artifacts.append(made.artifact)
-                graph_of[made.artifact.precision] = made.artifact
-                kernels[made.artifact.precision] = made.plugins
         if targets:
             wanted = [p for p in engine_precisions if PRECISIONS[p].graph in graph_of]
             task = bar.add_task("Building engines", total=len(targets) * len(wanted))
@@ -210,17 +189,15 @@ def export_bundle(
                     precision=precision,
                     flavour=flavour,
                     islands=graphs.float32_products(graph),
-                    plugins=kernels.get(graph.precision),
+                    plugins=plugins_of.get(graph.precision),
                 )
                 for target in targets:
                     engine = _build(builder, graph, precision, target, batch, options, folder, bar)
-                    if step is not None and (declined := step.declined(graph.precision)):
-                        engine = replace(engine, plugins=declined)
                     artifacts.append(engine)
                     bar.advance(task)
 
         artifacts += _checkpoints(model, checkpoint, folder, batch, note)
-        manifest = describe(artifacts)
+        manifest = _manifest(model, checkpoint, batch, artifacts, golden)
         task = bar.add_task("Verifying", total=steps(manifest, golden.slices, golden=True))
         report = verify_golden(folder, manifest, lambda n: bar.advance(task, n))
         report = _without_missed(report, note)

@@ -13,7 +13,8 @@ from rich.progress import Progress
 from clinreadnet.export.hard_slices import HARD_KINDS, hard_slices
 from clinreadnet.files import whole_file
 from clinreadnet.model.network import ClinReadNet
-from clinreadnet.runtime.bundle.manifest import Golden, digest
+from clinreadnet.runtime.bundle.files import digest
+from clinreadnet.runtime.bundle.manifest import Golden
 from clinreadnet.simulator.simulate import DEGRADATIONS, SimulatedSlice, simulate_anatomy
 from clinreadnet.verify.reference import GoldenSlices, reference_outputs
 

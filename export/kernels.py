@@ -28,6 +28,7 @@ from clinreadnet.kernels.compile import (
     compiled,
     resources_of,
 )
+from clinreadnet.kernels.grid import shape_text
 from clinreadnet.kernels.registry import OPS
 from clinreadnet.kernels.spec import (
     POINTERS,
@@ -39,7 +40,7 @@ from clinreadnet.kernels.spec import (
 )
 from clinreadnet.model.network import Block, ClinReadNet, ClinReadNetConfig
 from clinreadnet.precision import PRECISIONS, exported_precisions
-from clinreadnet.runtime.bundle.manifest import digest
+from clinreadnet.runtime.bundle.files import digest
 from clinreadnet.spec import SIZE
 
 SCHEMA_VERSION = 1
@@ -330,7 +331,8 @@ def _arguments(source: KernelSource, case: Case) -> Iterator[Argument]:
             yield Argument(name, "int32_t")
         elif kind != "constexpr":
             tensor = name.removesuffix("_ptr")
-            yield Argument(tensor, "CUdeviceptr", _ELEMENTS[kind], source.shapes[tensor])
+            shape = shape_text(source.shapes[tensor])
+            yield Argument(tensor, "CUdeviceptr", _ELEMENTS[kind], shape)
     for name in _HIDDEN:
         yield Argument(name, "CUdeviceptr", value=0)
 

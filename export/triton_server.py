@@ -27,14 +27,9 @@ from rich.console import Console
 from clinreadnet.errors import InputError
 from clinreadnet.files import check_output_folder, whole_folder
 from clinreadnet.precision import PRECISIONS
+from clinreadnet.runtime.bundle.files import load_manifest, read_listed
 from clinreadnet.runtime.bundle.golden import read_golden
-from clinreadnet.runtime.bundle.manifest import (
-    Artifact,
-    Manifest,
-    listed_files,
-    load_manifest,
-    read_listed,
-)
+from clinreadnet.runtime.bundle.manifest import Artifact, Manifest, listed_files
 from clinreadnet.spec import RESEARCH_USE, SIZE
 
 _PREFIX = "clinreadnet_"
@@ -115,7 +110,7 @@ def write_repository(
     if not plans:
         reasons = "; ".join(f"{file}: {reason}" for file, reason in left_out.items())
         raise InputError(f"{bundle}: holds nothing that Triton can load ({reasons})")
-    golden = read_golden(bundle, manifest.golden, manifest.outputs)["hu"]
+    golden = read_golden(bundle, manifest.golden)["hu"]
     size = sum(listed.size for listed in listed_files(manifest))
     check_output_folder(out, force=force, inputs=[bundle], size=size)
     with whole_folder(out, force=force) as folder:

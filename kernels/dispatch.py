@@ -184,8 +184,28 @@ def use_triton(op: str, impl: str, x: Tensor, obstacle: Callable[[], str | None]
     return reason is None
 
 
-def differentiate_as(op: Any, reference: Callable[..., Tensor]) -> None:
-    """Give ``op`` the gradients of ``reference``, recomputed from its inputs."""
+def register(
+    op: Any,
+    fake: Callable[..., Tensor],
+    reference: Callable[..., Tensor],
+    on_cpu: Callable[..., Tensor] | None = None,
+) -> None:
+    """Register what an op is besides its kernel.
+
+    Args:
+        op: a ``triton_op``. Its body would else be its fake, and tracing would run the interpreted
+            kernel.
+        fake: returns an empty output.
+        reference: whose gradients it has, recomputed from its inputs.
+        on_cpu: what runs on a CPU; the reference by default.
+    """
+    op.register_fake(fake)
+    if not INTERPRETED:
+        op.register_kernel("cpu", on_cpu or reference)
+    _differentiate_as(op, reference)
+
+
+def _differentiate_as(op: Any, reference: Callable[..., Tensor]) -> None:
 
     def save_inputs(
         ctx: Any,

@@ -1,37 +1,70 @@
-"""Number of programs of a launch: numbers for a launch from Python, C expressions for other hosts.
+"""Sizes of a launch: numbers for a launch from Python, formulas for hosts that know them later.
 
-Each kernel's module has one function for its grid. For integers it returns the grid. For formulas
-such as ``Formula("H")`` it returns the expression that a C++ host evaluates.
+Each kernel's module has one function for its grid. For integers it returns the number of programs.
+For formulas it returns the formula: its ``text`` is a C expression for a C++ host, and ``at`` gives
+its value for sizes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 
 @dataclass(frozen=True)
 class Formula:
     """A C expression of non-negative integers; ``/`` rounds down.
 
-    Sums and quotients are in parentheses, so products need none.
+    TensorRT's symbolic integers take a number on the right only, so ``at`` puts it there.
+
+    Attributes:
+        text: the expression. Sums and quotients are in parentheses, so products need none.
+        value: returns its value for the sizes by name; by default ``text`` is a size's name.
     """
 
     text: str
+    value: Callable[[Mapping[str, Any]], Any] | None = field(
+        default=None, compare=False, repr=False
+    )
+
+    @property
+    def is_size(self) -> bool:
+        """Whether the formula is a size alone, whose name is the text."""
+        return self.value is None
+
+    def at(self, sizes: Mapping[str, Any]) -> Any:
+        """Return the value for sizes by name: integers, or TensorRT's symbolic ones."""
+        return sizes[self.text] if self.value is None else self.value(sizes)
 
     def __add__(self, other: int | Formula) -> Formula:
-        return Formula(f"({self.text} + {_text(other)})")
+        return Formula(f"({self.text} + {_text(other)})", lambda s: self.at(s) + _at(other, s))
 
     def __mul__(self, other: int | Formula) -> Formula:
-        return Formula(f"{self.text} * {_text(other)}")
+        return Formula(f"{self.text} * {_text(other)}", lambda s: self.at(s) * _at(other, s))
+
+    def __rmul__(self, other: int) -> Formula:
+        return Formula(f"{other} * {self.text}", lambda s: self.at(s) * other)
 
     def __floordiv__(self, other: int) -> Formula:
-        return Formula(f"({self.text} / {other})")
+        if not isinstance(other, int):
+            return NotImplemented  # TensorRT divides by numbers alone
+        return Formula(f"({self.text} / {other})", lambda s: self.at(s) // other)
 
 
 def _text(value: int | Formula) -> str:
     return value.text if isinstance(value, Formula) else str(value)
 
+
+def _at(value: int | Formula, sizes: Mapping[str, Any]) -> Any:
+    return value.at(sizes) if isinstance(value, Formula) else value
+
+
+B, H, W, HEADS, TOKENS = map(Formula, ("B", "H", "W", "heads", "tokens"))
+"""The sizes of launches: batch, height, width, attention heads, and B * H * W."""
+
+Shape = tuple[int | Formula, ...]
+"""Of a tensor, in terms of sizes."""
 
 Size = TypeVar("Size", int, Formula)
 """A number, or a formula."""
@@ -40,3 +73,39 @@ Size = TypeVar("Size", int, Formula)
 def ceil_div(size: Size, block: int) -> Size:
     """Return the number of blocks that cover ``size``."""
     return (size + (block - 1)) // block
+
+
+def shape_text(shape: Shape) -> str:
+    """Return a shape as C expressions, such as ``[B, (H + 1) / 2, 24]``."""
+    parts = [_text(size) for size in shape]
+    return f"[{', '.join(p[1:-1] if p.startswith('((') else p for p in parts)}]"
+
+
+def bound_sizes(
+    declared: Mapping[str, Shape], actual: Mapping[str, Sequence[Any]]
+) -> dict[str, Any]:
+    """Return the named sizes of a launch from the shapes of its inputs.
+
+    A first dimension that is a size stands for all leading ones: ``[tokens, 48]`` of [B, H, W, 48]
+    has B * H * W tokens.
+
+    Args:
+        declared: shape of each input, by its name.
+        actual: its dimensions, integers or symbolic.
+
+    Raises:
+        ValueError: an input has fewer dimensions than it is declared to have.
+    """
+    sizes: dict[str, Any] = {}
+    for name, shape in declared.items():
+        dimensions = list(actual[name])
+        leading = len(dimensions) - len(shape)
+        if leading < 0 or (leading and not (isinstance(shape[0], Formula) and shape[0].is_size)):
+            raise ValueError(f"{name}: has {len(dimensions)} dimensions, not {shape_text(shape)}")
+        first = dimensions[0]
+        for size in dimensions[1 : leading + 1]:
+            first = first * size
+        for formula, size in zip(shape, [first, *dimensions[leading + 1 :]], strict=True):
+            if isinstance(formula, Formula) and formula.is_size:
+                sizes.setdefault(formula.text, size)
+    return sizes

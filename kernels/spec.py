@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from clinreadnet.kernels.dispatch import DTYPES, Impl, Limits
-from clinreadnet.kernels.grid import Formula
+from clinreadnet.kernels.grid import Formula, Shape
 
 POINTERS = {"float32": "*fp32", "float16": "*fp16", "bfloat16": "*bf16"}
 """Triton's pointers to the types of ``DTYPES``."""
@@ -145,7 +145,7 @@ class KernelSource:
     name: str
     shape: LayerShape
     grid: Callable[[Case], Formula]
-    shapes: Mapping[str, str]
+    shapes: Mapping[str, Shape]
     uses: tuple[dict[str, Any], ...]
 
 
@@ -183,6 +183,12 @@ class OpSpec:
         sources: the kernels that a network launches.
         tuning: the entry of a configuration file below the op's name, from its keys there.
         keywords: names of the last tensors of a shape, if other optional ones come before them.
+        trips: how often the kernel's loop runs in a case of a layer.
+        plugin: whether the kernel can stand inside a TensorRT engine (`clinreadnet.export.plugins`
+            says where the network calls it).
+        instead_of: op whose layers it runs too, with what surrounds them.
+        channels_last: whether the kernel writes [B, H, W, C] where the function returns
+            [B, C, H, W].
     """
 
     name: str
@@ -198,6 +204,10 @@ class OpSpec:
     sources: Callable[[NetworkShape], Iterator[KernelSource]]
     tuning: Callable[..., TuningEntry]
     keywords: Callable[[LayerShape], tuple[str, ...]] = lambda shape: ()
+    trips: Callable[[Case, LayerShape], int] = lambda case, shape: 1
+    plugin: bool = False
+    instead_of: str = ""
+    channels_last: bool = False
 
     def refusal(self, capability: int, dtype: str, shape: LayerShape) -> str | None:
         """Why the kernel does not take a layer, or None; arguments as of `case`."""

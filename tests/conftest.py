@@ -174,7 +174,8 @@ def quick(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the graphs and the golden slices of the finished bundle instead of making them."""
     from clinreadnet.export import bundle as bundles
     from clinreadnet.export.onnx import export, graphs
-    from clinreadnet.runtime.bundle.manifest import Golden, load_manifest
+    from clinreadnet.runtime.bundle.files import load_manifest
+    from clinreadnet.runtime.bundle.manifest import Golden
 
     def copy_graph(model: object, path: Path, *, precision: str) -> None:
         shutil.copy(tiny_bundle / path.name, path)

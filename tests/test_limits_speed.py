@@ -26,8 +26,8 @@ from clinreadnet.data.tif import read_tif
 from clinreadnet.data.tiles import TILES_FILE, read_tiles
 from clinreadnet.errors import InputError
 from clinreadnet.report.results import read_run
+from clinreadnet.runtime.bundle.format import parse_manifest
 from clinreadnet.runtime.bundle.graph import check_graph
-from clinreadnet.runtime.bundle.manifest import parse_manifest
 from clinreadnet.runtime.bundle.trust import read_manifest
 from clinreadnet.scoring.score_file import read_scores
 from clinreadnet.training.recipe import load_recipe

@@ -25,7 +25,7 @@ from clinreadnet.report.recommend import recommend
 from clinreadnet.report.results import read_run
 from clinreadnet.report.tables import artifacts_table, network_table
 from clinreadnet.runtime import Session
-from clinreadnet.runtime.bundle.manifest import load_manifest
+from clinreadnet.runtime.bundle.files import load_manifest
 from clinreadnet.verify.compare import compare
 from clinreadnet.verify.run import verify_golden
 
@@ -79,7 +79,7 @@ def test_the_types_are_those_of_the_libraries() -> None:
 
 def test_the_schema_of_the_manifest_names_the_same() -> None:
     text = files("clinreadnet.runtime.bundle").joinpath("manifest.schema.json").read_text()
-    named = json.loads(text)["$defs"]["artifact"]["properties"]["precision"]["enum"]
+    named = json.loads(text)["$defs"]["Artifact"]["properties"]["precision"]["enum"]
     assert named == list(PRECISIONS)
 
 

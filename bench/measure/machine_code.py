@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from triton import knobs
 
 from clinreadnet.kernels.compile import compiled, resources_of, run_on_cubin
-from clinreadnet.kernels.grid import Formula
 from clinreadnet.kernels.registry import OPS
 from clinreadnet.kernels.spec import STAGES, STEM, Case, KernelSource, NetworkShape, OpSpec
 
@@ -269,16 +268,6 @@ def kernels() -> list[tuple[OpSpec, KernelSource]]:
     return [(spec, source) for spec in OPS.values() for source in spec.sources(network)]
 
 
-def trips_of(case: Case, source: KernelSource) -> int:
-    """Return how often a kernel's loop runs: over chunks of channels, or over heads."""
-    constants = case.constants
-    if case.op == "fused_linear":
-        return int(constants["CHANNELS"] // constants["BLOCK_K"])
-    if case.op == "mlp":
-        return -(-constants["HIDDEN"] // constants["BLOCK_HIDDEN"])
-    return source.shape.heads if case.op == "attention_block" else 1
-
-
 def count(spec: OpSpec, source: KernelSource, case: Case) -> Count:
     """Compile a kernel and count it on the first layer that launches it.
 
@@ -287,13 +276,13 @@ def count(spec: OpSpec, source: KernelSource, case: Case) -> Count:
     """
     kernel = compiled(case)
     taken = resources_of(kernel)
-    run = executed(disassemble(kernel.asm["cubin"]), trips_of(case, source))
+    run = executed(disassemble(kernel.asm["cubin"]), spec.trips(case, source.shape))
     found = Counter(one.kind for one in run)
     by_scheduler = case.num_warps / SCHEDULERS
     instructions = {kind: found[kind] * by_scheduler for kind in (*CLASSES, REST) if found[kind]}
     sizes = {name: n for name, n in source.uses[0].items() if name != "layer"}
     slices = {"tokens": BATCH * sizes.pop("tokens")} if "tokens" in sizes else {"B": BATCH}
-    programs = value(source.grid(case), sizes | slices)
+    programs = source.grid(case).at(sizes | slices)
     item = 4 if case.signature["out_ptr"] == "*fp32" else 2
     moved = spec.work(source.shape, BATCH, item).bytes / programs
     return Count(
@@ -307,8 +296,3 @@ def count(spec: OpSpec, source: KernelSource, case: Case) -> Count:
         occupancy(case.capability, taken.registers, taken.shared, case.num_warps),
         moved / sum(instructions.values()) / CARDS[case.capability].copy,
     )
-
-
-def value(formula: Formula, sizes: Mapping[str, int]) -> int:
-    """Return the number of programs that a grid's formula gives."""
-    return int(eval(formula.text.replace("/", "//"), {}, dict(sizes)))

@@ -26,8 +26,9 @@ from clinreadnet.runtime.backends.ladder import (
     open_backend,
 )
 from clinreadnet.runtime.backends.onnxruntime_cuda import CUDA_SETTINGS
+from clinreadnet.runtime.bundle.files import digest, load_manifest, read_listed
 from clinreadnet.runtime.bundle.golden import read_golden
-from clinreadnet.runtime.bundle.manifest import Manifest, digest, load_manifest, read_listed
+from clinreadnet.runtime.bundle.manifest import Manifest
 from clinreadnet.runtime.gpu import find_gpus
 from clinreadnet.runtime.records import CPU_BACKENDS, NATIVE_BACKEND
 from clinreadnet.runtime.reproduce import BatchRunner, reproduce
@@ -136,7 +137,7 @@ def check(run: BatchRunner, candidate: Candidate, bundle: Path, batch: int) -> f
     manifest = load_manifest(bundle)
     unverified = candidate.role == "peer" and not device.REHEARSED
     first, slack = (None, 1.0) if unverified else (GOLDEN, SLACK)
-    golden = read_golden(bundle, manifest.golden, manifest.outputs, first=first)
+    golden = read_golden(bundle, manifest.golden, first=first)
     limits = PRECISIONS[candidate.precision].limits(slack)
     if device.REHEARSED:
         batch = min(batch, GOLDEN)

@@ -26,7 +26,7 @@ from clinreadnet.metrics import srocc
 from clinreadnet.model.checkpoint import load_checkpoint, pretrained_path
 from clinreadnet.model.network import ClinReadNet
 from clinreadnet.model.predict import predict
-from clinreadnet.runtime.bundle.manifest import digest
+from clinreadnet.runtime.bundle.files import digest
 from clinreadnet.simulator.clean import scanned_slice
 from clinreadnet.simulator.radiologists import quality
 

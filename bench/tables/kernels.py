@@ -10,6 +10,7 @@ from typing import Any
 from bench.recording import RESULTS
 from bench.tables.recorded import markdown, read_json
 from clinreadnet.kernels.registry import OPS
+from clinreadnet.kernels.spec import STAGES, STEM, NetworkShape
 
 PTX = RESULTS / "ptx" / "kernels.json"
 COUNTS = RESULTS / "kernels" / "machine-code.json"
@@ -132,18 +133,17 @@ def issue_ceiling(
     Returns:
         None if the GPU or the kernel was not counted.
     """
-    names = {
-        "sobel_stem": "sobel_stem",
-        "window_attention": "window_attention_shift4",
-        "attention_block": f"attention_block_{24 << (stage or 1)}_shift4",
-        "mlp": f"mlp_{24 << (stage or 1)}",
-        "fused_linear": f"fused_linear_{layer}_{24 << (stage or 1)}",
-    }
+    network = NetworkShape(STEM, () if stage is None else (STAGES[stage - 1],))
+    names = [
+        source.name
+        for source in OPS[op].sources(network)
+        if not layer or source.shape.linear == layer
+    ]
     words = re.split(r"[^A-Za-z0-9]+", gpu)
     for row in counts()["kernels"]:
         models = counts()["gpus"][str(row["capability"])]["name"].split()
         model = models[1] if models[0] == "RTX" else models[0]
-        if model in words and (row["kernel"], row["dtype"]) == (names[op], dtype):
+        if model in words and row["kernel"] in names and row["dtype"] == dtype:
             return 100 * float(row["ceiling"])
     return None
 

@@ -55,14 +55,15 @@ def check_graph(
         raise InputError("--checkpoint and --precision do not go with ONNX files")
     with status("Importing PyTorch"):
         from clinreadnet.export.engines.check import check_graphs, print_findings
-        from clinreadnet.export.plugins.names import parse_plugins
+        from clinreadnet.export.plugins.request import check_triton, parse_plugins
         from clinreadnet.precision import DEFAULT_PRECISIONS
 
     wanted = parse_plugins(plugins)
     if wanted and graphs:
         raise InputError("--plugins does not go with ONNX files, whose plugins are chosen already")
     if wanted:
-        from clinreadnet.export.plugins.check import check_plugins
+        check_triton()
+        from clinreadnet.export.plugins.plan import check_plugins
 
         findings = check_plugins(
             wanted, checkpoint, preset=preset, precisions=precisions or DEFAULT_PRECISIONS

@@ -98,7 +98,7 @@ def export(
         typer.Option(
             metavar="OPS",
             help="Ops whose kernels run inside the engines of tensorrt: sobel_stem, "
-            "window_attention, attention_block, mlp. auto: those that are faster on this GPU.",
+            "window_attention, attention_block, mlp; or all.",
         ),
     ] = "none",
     force: Force = False,
@@ -123,7 +123,7 @@ def export(
     with status("Importing PyTorch"):
         from clinreadnet.export.bundle import export_bundle, parse_batch
         from clinreadnet.export.engines.options import BuildOptions
-        from clinreadnet.export.plugins.names import parse_plugins
+        from clinreadnet.export.plugins.request import parse_plugins
         from clinreadnet.verify.report import print_report
 
     report = export_bundle(

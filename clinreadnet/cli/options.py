@@ -11,6 +11,9 @@ from typing import Annotated
 
 import typer
 
+from clinreadnet.backends import BACKENDS
+from clinreadnet.precision import spelled
+
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 NewFolder = Annotated[Path, typer.Option("--out", help="Folder to create.", show_default=False)]
@@ -34,8 +37,7 @@ Backends = Annotated[
     list[str] | None,
     typer.Option(
         "--backend",
-        help="tensorrt, tensorrt-rtx, onnxruntime-cuda, native, onnxruntime-cpu or openvino; "
-        "repeatable, tried in this order. Default: all of them.",
+        help=f"{spelled(list(BACKENDS))}; repeatable, tried in this order. Default: all of them.",
     ),
 ]
 Device = Annotated[

@@ -58,11 +58,11 @@ def verify(
         raise InputError("--key goes with --record")
     with status("Importing PyTorch"):
         from clinreadnet.data.ldctiqa import read_ldctiqa
-        from clinreadnet.runtime.bundle.manifest import load_manifest
+        from clinreadnet.runtime.bundle.files import load_manifest
+        from clinreadnet.runtime.bundle.sign import check_renewal
         from clinreadnet.runtime.inputs import check_device
         from clinreadnet.scoring.plot import check_plot
         from clinreadnet.verify.plot import write_parity
-        from clinreadnet.verify.record import check_record
         from clinreadnet.verify.record import record as write_record
         from clinreadnet.verify.report import print_report
         from clinreadnet.verify.run import steps, verify_folder, verify_golden
@@ -73,7 +73,8 @@ def verify(
         check_plot(plot)
     manifest = load_manifest(bundle)
     if record:
-        check_record(manifest, str(bundle), key)
+        if key is not None:
+            check_renewal(bundle, key)
     slices = manifest.golden.slices if data is None else len(read_ldctiqa(data))
     with progress_bar() as bar:
         task = bar.add_task("Verifying", total=steps(manifest, slices, golden=data is None))

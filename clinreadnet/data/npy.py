@@ -1,16 +1,17 @@
 """NumPy's `.npy` and `.npz` files, read as untrusted input.
 
-A header is data here, never an expression that is evaluated. Its shape is compared with the bytes
-that are there before anything is allocated, and members of an archive are unpacked to the size that
-their header states and no further.
+`numpy.lib.format` reads headers, as literals that nothing evaluates. The shape is compared with the
+bytes that are there before anything is allocated, and members of an archive are unpacked to the
+size that their header states and no further.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import re
 import struct
+import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -20,18 +21,22 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 import numpy as np
+from numpy.lib import format
 from numpy.typing import NDArray
 
 from clinreadnet import limits
 from clinreadnet.errors import InputError
 from clinreadnet.files import open_regular
 
-_MAGIC = b"\x93NUMPY"
-_HEADER = re.compile(r"\{\s*((?:'\w+'\s*:\s*(?:'[^']*'|True|False|\([\dL, ]*\))\s*,?\s*)*)\}\s*")
-_ENTRY = re.compile(r"'(\w+)'\s*:\s*('[^']*'|True|False|\([\dL, ]*\))")
-_NUMBERS = re.compile(r"[<>|=]?(?:[iu](?:1|2|4|8)|f(?:2|4|8))")
-_TEXT = re.compile(r"[<>]?U\d{1,4}")
-_MOST_DIGITS = 15
+_READERS = {(1, 0): format.read_array_header_1_0, (2, 0): format.read_array_header_2_0}
+_DAMAGED = (
+    *(ArithmeticError, LookupError, MemoryError, RecursionError, SyntaxError, TypeError),
+    *(ValueError, tokenize.TokenError),
+)
+"""What NumPy raises at a damaged header."""
+_LARGEST_NUMBER, _LONGEST_TEXT = 8, 4 * 9999
+"""Bytes of an element."""
+_LONGEST_AXIS = 10**15
 _ENCRYPTED = 1
 # The record at the end of a zip archive, and the one before it in a long one.
 _ARCHIVE_END, _ARCHIVE_MARK = 22, b"PK\x05\x06"
@@ -75,38 +80,18 @@ def read_array_header(file: IO[bytes], *, text: bool = False) -> ArrayHeader:
     Raises:
         NotAnArray: it is no header, or not one of plain numbers.
     """
-    start = file.read(8)
-    if start[:6] != _MAGIC or len(start) < 8:
-        raise NotAnArray("it does not begin like one")
-    form = {1: "<H", 2: "<L", 3: "<L"}.get(start[6])
-    if form is None:
-        raise NotAnArray("another version of the format")
-    raw = file.read(struct.calcsize(form))
-    length = struct.unpack(form, raw)[0] if len(raw) == struct.calcsize(form) else math.inf
-    if length > limits.NPY_HEADER:
-        raise NotAnArray("its header does not end")
-    words = file.read(int(length))
-    if len(words) != length:
-        raise NotAnArray("its header is cut off")
-    return _parse(words.decode("latin-1"), len(start) + len(raw) + len(words), text)
-
-
-def _parse(words: str, offset: int, text: bool) -> ArrayHeader:
-    found = _HEADER.fullmatch(words)
-    entries = dict(_ENTRY.findall(found[1])) if found else {}
-    if set(entries) != {"descr", "fortran_order", "shape"}:
-        raise NotAnArray("its header is damaged, or it holds no plain numbers")
-    kind = entries["descr"].strip("'")
-    if not (_TEXT if text else _NUMBERS).fullmatch(kind):
-        raise NotAnArray("holds no numbers" if not text else "holds no text")
-    sizes = [size.strip() for size in entries["shape"].strip("()").replace("L", "").split(",")]
-    sizes = sizes[:-1] if sizes[-1] == "" else sizes
-    if entries["fortran_order"] not in ("True", "False") or not all(
-        size.isdecimal() and len(size) <= _MOST_DIGITS for size in sizes
-    ):
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            read = _READERS[format.read_magic(file)]
+            shape, columns_first, dtype = read(file, max_header_size=limits.NPY_HEADER)
+    except _DAMAGED as error:
+        raise NotAnArray(f"its header is damaged, {type(error).__name__}") from None
+    kinds, largest = ("U", _LONGEST_TEXT) if text else ("iuf", _LARGEST_NUMBER)
+    if dtype.kind not in kinds or dtype.itemsize > largest:
+        raise NotAnArray("holds no text" if text else "holds no numbers")
+    if not all(type(size) is int and 0 <= size < _LONGEST_AXIS for size in shape):
         raise NotAnArray("its header is damaged")
-    columns_first = entries["fortran_order"] == "True"
-    return ArrayHeader(np.dtype(kind), columns_first, tuple(map(int, sizes)), offset)
+    return ArrayHeader(dtype, columns_first, shape, file.tell())
 
 
 def open_array(path: Path) -> ArrayHeader:

@@ -20,7 +20,7 @@ from clinreadnet.metrics import Correlations, correlations, krocc, plcc, srocc
 from clinreadnet.model.checkpoint import load_checkpoint, pretrained_path
 from clinreadnet.model.network import ClinReadNet
 from clinreadnet.model.predict import predict
-from clinreadnet.runtime.bundle.manifest import digest
+from clinreadnet.runtime.bundle.files import digest
 from clinreadnet.spec import INTERVAL_MASS
 
 METRICS = ("plcc", "srocc", "krocc", "sum")

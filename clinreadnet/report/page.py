@@ -26,7 +26,8 @@ from clinreadnet.report.tables import (
     ops_table,
     peers_table,
 )
-from clinreadnet.runtime.bundle.manifest import Manifest, listed_files, load_manifest, read_listed
+from clinreadnet.runtime.bundle.files import load_manifest, read_listed
+from clinreadnet.runtime.bundle.manifest import Manifest, listed_files
 from clinreadnet.spec import RESEARCH_USE
 
 _STYLE = (

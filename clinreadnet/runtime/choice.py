@@ -74,7 +74,7 @@ def choose(
 
     @functools.cache
     def golden(first: int | None) -> dict[str, NDArray[Any]]:
-        return read_golden(bundle, manifest.golden, manifest.outputs, first=first)
+        return read_golden(bundle, manifest.golden, first=first)
 
     golden(SELF_TEST_SLICES)  # a damaged file is the bundle's fault, not a backend's
     tried = _tried(manifest, ladder, options)

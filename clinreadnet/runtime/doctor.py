@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from clinreadnet._version import __version__
+from clinreadnet.backends import BACKENDS, CPU_ENGINE
 from clinreadnet.runtime.backends import native
 from clinreadnet.runtime.gpu import Gpu, driver_version, find_gpus
 
@@ -46,9 +47,8 @@ _DISTRIBUTIONS = {
 }
 """Packages in the order of the table, each with the distributions that provide it."""
 
-
-ENGINE = "CPU engine"
-"""The package's own library, in the table of packages with its version and instruction set."""
+ENGINE = CPU_ENGINE
+"""In the table of packages with its version and instruction set."""
 
 
 @dataclass(frozen=True)
@@ -132,12 +132,17 @@ def features(packages: dict[str, str | None], *, has_gpu: bool) -> list[Feature]
     swap = "pip uninstall -y onnxruntime && " if "onnxruntime" in installed else ""
     ort = "gpu" if "onnxruntime-gpu" in installed else "cpu"
     return [
-        feature("score with the CPU engine", (ENGINE,), native.INSTALL),
-        feature("score with ONNX Runtime", (runtime,), extra("cpu")),
-        feature("score with OpenVINO", ("openvino",), extra("openvino")),
-        feature("score with CUDA", ("onnxruntime-gpu",), swap + extra("gpu"), True),
-        feature("score with TensorRT", ("tensorrt", "pycuda"), extra("tensorrt"), True),
-        feature("score with TensorRT-RTX", (*rtx, "pycuda"), extra("tensorrt-rtx"), True),
+        *(
+            feature(
+                f"score with {row.title}",
+                row.packages,
+                (swap if row.extra == "gpu" else "") + extra(row.extra)
+                if row.extra
+                else native.INSTALL,
+                not row.on_cpu,
+            )
+            for row in sorted(BACKENDS.values(), key=lambda row: not row.on_cpu)
+        ),
         feature("sign bundles, trusted keys", ("cryptography",), extra("sign")),
         feature("score --plot", ("matplotlib",), extra("plot")),
         feature("score --sr, --map", ("highdicom",), extra("dicom")),

@@ -9,18 +9,21 @@ code computes the same bits on each.
 from __future__ import annotations
 
 from clinreadnet._version import __version__
-from clinreadnet.runtime.bundle.manifest import Artifact, Parity, RanOn, now
+from clinreadnet.backends import BACKENDS
+from clinreadnet.runtime.bundle.files import now
+from clinreadnet.runtime.bundle.manifest import Artifact, Parity, RanOn
 from clinreadnet.runtime.verdict import VALID, Machine, Validity, Verdict
 
-CPU_BACKEND, CUDA_BACKEND = "onnxruntime-cpu", "onnxruntime-cuda"
+CPU_BACKEND = "onnxruntime-cpu"
 NATIVE_BACKEND = "native"
-CPU_BACKENDS = (NATIVE_BACKEND, CPU_BACKEND, "openvino")
+CPU_BACKENDS = tuple(row.name for row in BACKENDS.values() if row.on_cpu)
 """Those that run on the processor."""
 
 
 def library(backend: str) -> str:
     """Return the package that a backend runs with, as records name it."""
-    return "onnxruntime" if backend.startswith("onnxruntime") else backend
+    row = BACKENDS.get(backend)
+    return backend if row is None else row.library  # other releases may know other backends
 
 
 def ran_on(backend: str, machine: Machine) -> RanOn:

@@ -34,7 +34,8 @@ from clinreadnet.errors import (
 )
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.backends.ladder import BACKENDS, SessionOptions, check_backends
-from clinreadnet.runtime.bundle.manifest import Artifact, Manifest, load_manifest
+from clinreadnet.runtime.bundle.files import load_manifest
+from clinreadnet.runtime.bundle.manifest import Artifact, Manifest
 from clinreadnet.runtime.bundle.trust import KeyFile
 from clinreadnet.runtime.choice import choose
 from clinreadnet.runtime.inputs import (

@@ -16,14 +16,16 @@ from clinreadnet.errors import (
     InputError,
     OutOfMemory,
 )
-from clinreadnet.runtime.backends import native, openvino
-from clinreadnet.runtime.backends.ladder import SessionOptions, artifacts_of, open_artifact
-from clinreadnet.runtime.backends.onnxruntime import offers_cuda
+from clinreadnet.runtime.backends.ladder import (
+    LOADERS,
+    SessionOptions,
+    artifacts_of,
+    open_artifact,
+)
 from clinreadnet.runtime.bundle.manifest import NOT_RUN, Artifact, BatchRange, Manifest, Parity
-from clinreadnet.runtime.gpu import find_gpus
 from clinreadnet.runtime.records import (
+    CPU_BACKEND,
     CPU_BACKENDS,
-    CUDA_BACKEND,
     NATIVE_BACKEND,
     other_records,
     ran_on,
@@ -37,23 +39,21 @@ from clinreadnet.verify.reference import Advance
 
 def backend_of(artifact: Artifact) -> str:
     """Return the one backend that runs an engine or a checkpoint."""
-    return NATIVE_BACKEND if artifact.kind == "checkpoint" else str(artifact.flavour)
+    return artifact.flavour or NATIVE_BACKEND
 
 
 def runs_here(artifact: Artifact) -> bool:
     """Return whether this machine may be able to run an engine or a checkpoint."""
-    if artifact.kind == "checkpoint":
-        return native.installed_version() is not None
-    return bool(find_gpus())
+    return LOADERS[backend_of(artifact)].here()
 
 
 def more_backends(manifest: Manifest, graph: Artifact) -> tuple[str, ...]:
     """Return the backends that run a graph here, beside ONNX Runtime on the CPU."""
-    here = {
-        CUDA_BACKEND: offers_cuda() and bool(find_gpus()),
-        "openvino": openvino.installed_version() is not None,
-    }
-    return tuple(name for name in here if here[name] and graph in artifacts_of(name, manifest))
+    return tuple(
+        name
+        for name, loader in LOADERS.items()
+        if name != CPU_BACKEND and graph in artifacts_of(name, manifest) and loader.here()
+    )
 
 
 def verify_graph_with(

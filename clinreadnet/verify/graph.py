@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +20,6 @@ from clinreadnet.runtime.reproduce import (
     usual_norms,
 )
 from clinreadnet.runtime.scores import Outputs
-from clinreadnet.spec import OUTPUTS
 from clinreadnet.verify.batches import (
     CPU_BATCH,
     BatchedOutputs,
@@ -73,7 +71,6 @@ def verify_graph(
     batch: BatchRange,
     evidence: Evidence,
     *,
-    outputs: Sequence[str] = OUTPUTS,
     file: str = "ONNX graph",
     advance: Advance = lambda n: None,
 ) -> tuple[Parity, NDArray[Any]]:
@@ -87,7 +84,6 @@ def verify_graph(
         precision: as the manifest names it.
         batch: the profile; what a CPU does not reach of it is noted.
         evidence: slices, reference outputs and labels.
-        outputs: names of the bundle's outputs.
         file: named in errors.
         advance: called with the number of computed slices.
 
@@ -99,12 +95,12 @@ def verify_graph(
         BackendError, InputError: it is not a graph, not ours, or does not run.
     """
     runnable, note = _emulated(content, precision)
-    backend = OnnxRuntimeBackend(runnable, file=file, outputs=outputs)
+    backend = OnnxRuntimeBackend(runnable, file=file)
     here = verified_range(batch, CPU_BATCH)
     parity, scores = judge_runs(backend.run, precision, batch, here, evidence, advance)
     backend.close()
     if PRECISIONS[precision].quantized_type is not None and note != PLAIN_NOTE:
-        parity = _without_quantisers(parity, content, precision, evidence, outputs, file, advance)
+        parity = _without_quantisers(parity, content, precision, evidence, file, advance)
     return _noted(parity, note), scores
 
 
@@ -164,7 +160,6 @@ def _without_quantisers(
     content: bytes,
     precision: str,
     evidence: Evidence,
-    outputs: Sequence[str],
     file: str,
     advance: Advance,
 ) -> Parity:
@@ -172,7 +167,7 @@ def _without_quantisers(
     from clinreadnet.verify.emulate import emulate, without_quantisers
 
     source = str(PRECISIONS[precision].source)
-    backend = OnnxRuntimeBackend(emulate(without_quantisers(content)), file=file, outputs=outputs)
+    backend = OnnxRuntimeBackend(emulate(without_quantisers(content)), file=file)
     images = (evidence.slices.hu(index) for index in range(len(evidence.slices)))
     found = run_slices(backend.run, images, advance=advance)
     backend.close()

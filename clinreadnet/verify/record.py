@@ -6,40 +6,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from clinreadnet.errors import CheckFailed, InputError
-from clinreadnet.runtime.bundle.manifest import (
-    NOT_RUN,
-    SCHEMA_VERSION,
-    Artifact,
-    Manifest,
-    Parity,
-    load_manifest,
-    write_manifest,
-)
+from clinreadnet.runtime.bundle.files import load_manifest, write_manifest
+from clinreadnet.runtime.bundle.manifest import NOT_RUN, Artifact, Manifest, Parity
 from clinreadnet.runtime.bundle.sign import check_renewal, sign_bundle
 from clinreadnet.runtime.bundle.trust import SIGNATURE_NAME, KeyFile
 from clinreadnet.runtime.records import same_kind
 from clinreadnet.verify.report import VerifyReport
-
-
-def check_record(manifest: Manifest, report_of: str, key: KeyFile | None = None) -> None:
-    """Refuse, before the work, a bundle that cannot take records.
-
-    Args:
-        manifest: of the bundle.
-        report_of: the bundle's folder.
-        key: private key that will sign the manifest again.
-
-    Raises:
-        InputError: the manifest is of schema 1, or the key cannot be used.
-        Untrusted: the bundle has a signature that is not this key's.
-    """
-    if manifest.schema_version != SCHEMA_VERSION:
-        raise InputError(
-            f"{report_of}: manifest schema {manifest.schema_version} holds no records; export the "
-            "bundle again"
-        )
-    if key is not None:
-        check_renewal(report_of, key)
 
 
 def record(report: VerifyReport, manifest: Manifest, key: KeyFile | None = None) -> str:
@@ -59,9 +31,10 @@ def record(report: VerifyReport, manifest: Manifest, key: KeyFile | None = None)
     Raises:
         CheckFailed: a file is damaged; nothing is written.
         InputError: the manifest was changed in the meantime, or the key cannot be used.
-        Untrusted: as in `check_record`.
+        Untrusted: the bundle has a signature that is not this key's.
     """
-    check_record(manifest, str(report.bundle), key)
+    if key is not None:
+        check_renewal(report.bundle, key)
     found = {a.title: fresh(a) for a in report.artifacts}
     # What failed and ran nowhere was not loaded: that says nothing about this machine.
     damaged = [a.file for a in report.artifacts for one in _all(a) if _did_not_load(one)]

@@ -33,17 +33,11 @@ from clinreadnet.errors import (
 )
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.backends.onnxruntime import installed_version
+from clinreadnet.runtime.bundle.files import digest, read_listed
 from clinreadnet.runtime.bundle.golden import read_golden
-from clinreadnet.runtime.bundle.manifest import (
-    Artifact,
-    Manifest,
-    Parity,
-    digest,
-    read_listed,
-)
+from clinreadnet.runtime.bundle.manifest import Artifact, Manifest, Parity
 from clinreadnet.runtime.records import CPU_BACKEND, ran_on
 from clinreadnet.runtime.verdict import this_machine
-from clinreadnet.spec import OUTPUTS
 from clinreadnet.verify.backends import (
     backend_of,
     largest_batch,
@@ -97,7 +91,6 @@ def verify_artifact(
                 artifact.precision,
                 artifact.batch,
                 evidence,
-                outputs=OUTPUTS if manifest is None else manifest.output_names,
                 file=str(bundle / artifact.file),
                 advance=advance,
             )
@@ -136,7 +129,7 @@ def verify_golden(
     """
     folder = Path(bundle)
     try:
-        golden = read_golden(folder, manifest.golden, manifest.outputs)
+        golden = read_golden(folder, manifest.golden)
     except InputError as error:
         # The hashes of the artifacts can still be checked.
         artifacts = tuple(replace(a, parity=_only_hashed(folder, a)) for a in manifest.artifacts)

@@ -10,14 +10,13 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from rich.progress import Progress, TaskID
 
 from clinreadnet import limits
 from clinreadnet.errors import ClinReadNetError, InputError, first_line
 from clinreadnet.export.engines.layers import (
-    LayerTypes,
     check_built,
     check_types,
     layer_types,
@@ -32,23 +31,13 @@ from clinreadnet.export.engines.options import (
 )
 from clinreadnet.files import read_regular, whole_file
 from clinreadnet.precision import PRECISIONS
-from clinreadnet.runtime.backends.flavours import Flavour, collecting_logger, load_flavour
+from clinreadnet.runtime.backends.flavours import collecting_logger, load_flavour
 from clinreadnet.runtime.bundle.manifest import BatchRange
 from clinreadnet.runtime.gpu import find_gpus
 from clinreadnet.spec import SIZE
 
-
-class EnginePlugins(Protocol):
-    """The plugins of a graph, such as `clinreadnet.export.plugins.engine.GraphPlugins`."""
-
-    def prepare(self, trt: Any, flavour: Flavour) -> int:
-        """Register the plugins before the graph is parsed; return flags of the network."""
-
-    def check(self, layers: LayerTypes, precision: str, file: str) -> None:
-        """Check the layers that the parser made."""
-
-    def register(self, trt: Any, target: str) -> None:
-        """Let the plugins have the kernels of a target."""
+if TYPE_CHECKING:  # it needs Triton, which a build without plugins does not
+    from clinreadnet.export.plugins.register import GraphPlugins
 
 
 class EngineBuilder:
@@ -67,7 +56,7 @@ class EngineBuilder:
         precision: str,
         flavour: str,
         islands: dict[str, int] | None = None,
-        plugins: EnginePlugins | None = None,
+        plugins: GraphPlugins | None = None,
     ) -> None:
         """Parse ``graph`` into a strongly typed network and check its types.
 

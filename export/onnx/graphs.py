@@ -19,8 +19,9 @@ from clinreadnet.export.onnx.quantization import quantize, quantize_dynamically
 from clinreadnet.model.network import ClinReadNet
 from clinreadnet.precision import PRECISIONS, lowered_precisions
 from clinreadnet.runtime.backends.onnxruntime import installed_version
+from clinreadnet.runtime.bundle.files import digest
 from clinreadnet.runtime.bundle.golden import read_golden
-from clinreadnet.runtime.bundle.manifest import Artifact, BatchRange, BuiltOn, Golden, digest
+from clinreadnet.runtime.bundle.manifest import Artifact, BatchRange, BuiltOn, Golden
 from clinreadnet.runtime.gpu import driver_version, find_gpus
 from clinreadnet.runtime.verdict import current_platform
 from clinreadnet.verify.run import golden_evidence, verify_artifact

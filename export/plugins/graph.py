@@ -10,28 +10,34 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import onnx
 import onnx_ir
 import torch
+import triton
 from onnx import helper
 from onnxscript import values
 from torch import Tensor, nn
 
 from clinreadnet.errors import CheckFailed
 from clinreadnet.export.onnx.export import GRAPH_NAME, fold, lowered, to_onnx, traced
-from clinreadnet.export.plugins.names import PLUGIN_OPS
 from clinreadnet.export.plugins.plan import Plan, PluginNode
 from clinreadnet.export.plugins.register import NAMESPACE
+from clinreadnet.export.plugins.request import plugin_ops
 from clinreadnet.files import whole_file
 from clinreadnet.kernels.dispatch import traced_as_ops
+from clinreadnet.kernels.registry import OPS
 from clinreadnet.kernels.spec import LAYER_NORM_EPS
 from clinreadnet.limits import LARGEST_BATCH
 from clinreadnet.model.network import Block, ClinReadNet
 from clinreadnet.precision import PRECISIONS
+from clinreadnet.runtime.bundle.files import digest
+from clinreadnet.runtime.bundle.manifest import Artifact
+from clinreadnet.runtime.bundle.plugins import PluginNodes, Plugins, PtxFile
 from clinreadnet.spec import RESEARCH_USE
 
 _OPSET = 1
@@ -83,10 +89,45 @@ def export_plugin_graph(model: ClinReadNet, path: str | os.PathLike[str], *, pla
         onnx.save_model(proto, temporary)
 
 
+def write_plugin_graph(model: ClinReadNet, plan: Plan, plain: Artifact, folder: Path) -> Artifact:
+    """Write a plugin graph and its PTX beside the plain graph, and return its entry.
+
+    Args:
+        model: the network.
+        plan: the plugins.
+        plain: entry of the graph without plugins.
+        folder: of the bundle.
+    """
+    path = folder / f"{Path(plain.file).stem}.plugins.onnx"
+    export_plugin_graph(model, path, plan=plan)
+    content = path.read_bytes()
+    files = []
+    for target, kernels in plan.kernels.items():
+        for name, kernel in kernels.items():
+            code = kernel.ptx.encode()
+            file = f"{path.stem}.{target}.{name}.ptx"
+            (folder / file).write_bytes(code)
+            files.append(PtxFile(file, digest(code), len(code), name, target, kernel.isa))
+    plugins = Plugins(
+        triton=triton.__version__,
+        nodes=tuple(PluginNodes(n.name, n.op, n.source.name, n.layers) for n in plan.nodes),
+        native=dict(plan.native),
+        ptx=tuple(files),
+    )
+    return replace(
+        plain,
+        file=path.name,
+        sha256=digest(content),
+        size=len(content),
+        toolchain=plain.toolchain | {"triton": triton.__version__},
+        plugins=plugins,
+    )
+
+
 @contextmanager
 def _with_ops(network: ClinReadNet, plan: Plan) -> Iterator[ClinReadNet]:
     """Let the layers of the plan call their ops, and all others the references."""
-    for op in PLUGIN_OPS:
+    for op in plugin_ops():
         import_module(f"clinreadnet.kernels.ops.{op}.kernel")  # registers the op with torch
     attention, windows, mlp = map(
         set, map(plan.layers, ("attention_block", "window_attention", "mlp"))
@@ -105,16 +146,14 @@ def _with_ops(network: ClinReadNet, plan: Plan) -> Iterator[ClinReadNet]:
 
 def _planned(model: ClinReadNet, plan: Plan) -> list[tuple[str, PluginNode]]:
     """Return the layers of the plan with their plugins, in the order in which they run."""
-    found = {(node.op, layer): node for node in plan.nodes for layer in node.layers}
-    places = [("sobel_stem", "stem")]
-    for name, block in model.named_modules():
-        if isinstance(block, Block):
-            places += [
-                ("attention_block", name),
-                ("window_attention", f"{name}.attention"),
-                ("mlp", name),
-            ]
-    return [(f"{layer}.{op}", found[op, layer]) for op, layer in places if (op, layer) in found]
+    order = {name: i for i, (name, _) in enumerate(model.named_modules())}
+    rank = {op: i for i, op in enumerate(plugin_ops())}
+    calls = [
+        (order[layer.removesuffix(".attention")], rank[node.op], f"{layer}.{node.op}", node)
+        for node in plan.nodes
+        for layer in node.layers
+    ]
+    return [(name, node) for _, _, name, node in sorted(calls, key=lambda call: call[:2])]
 
 
 def _translations(calls: _Calls) -> dict[Any, Callable[..., Any]]:
@@ -122,7 +161,7 @@ def _translations(calls: _Calls) -> dict[Any, Callable[..., Any]]:
     domain = values.Opset(NAMESPACE, _OPSET)
     return {
         getattr(torch.ops.clinreadnet, op).default: _translation(op, domain, calls)
-        for op in PLUGIN_OPS
+        for op in plugin_ops()
     }
 
 
@@ -153,9 +192,9 @@ def _translation(op: str, domain: Any, calls: _Calls) -> Callable[..., Any]:
         calls.ops.append(op)
         calls.constants.append(constants)
         out = node(*tensors)
-        if op != "sobel_stem":
+        if not OPS[op].channels_last:
             return out
-        # The kernel writes channels last, the network's tensor is [B, C, H, W].
+        # The network's tensor is [B, C, H, W].
         batch, _, height, width = tensors[0].shape
         half = [(int(side) + 1) // 2 for side in (height, width)]
         out.dtype = tensors[1].dtype
@@ -211,7 +250,7 @@ class _Bodies(nn.Module):
                 import_module(f"clinreadnet.kernels.ops.{op}.reference"), f"{op}_reference"
             )
             out = reference(*tensors[first : first + count], **constants)
-            found.append(out.permute(_CHANNELS_LAST) if op == "sobel_stem" else out)
+            found.append(out.permute(_CHANNELS_LAST) if OPS[op].channels_last else out)
             first += count
         return tuple(found)
 

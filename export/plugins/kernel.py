@@ -1,19 +1,31 @@
-"""One kernel of a network, compiled for TensorRT engines."""
+"""One kernel of a network, compiled for TensorRT engines.
+
+TensorRT takes its PTX without Triton's hidden parameters, and of an old ISA.
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 from clinreadnet.errors import CheckFailed
 from clinreadnet.export.kernels import TARGETS, Argument, Kernel, compile_source
-from clinreadnet.export.plugins.ptx import ISA, isa_of, parameter_count, without_hidden
+from clinreadnet.kernels.grid import Formula
 from clinreadnet.kernels.spec import KernelSource, OpSpec
 from clinreadnet.precision import PRECISIONS
-from clinreadnet.runtime.bundle.manifest import digest
+from clinreadnet.runtime.bundle.files import digest
 
 SHARED_BYTES = 48 * 1024
 """Shared memory that a launch may take without an attribute of the function, which TensorRT does
 not document to set."""
+
+
+ISA = {75: 80, 80: 80, 86: 80, 89: 80, 90: 80, 100: 86, 120: 87}
+"""Version of the PTX ISA to write, by compute capability: 80 for 8.0, which CUDA 12.0 introduced,
+or the first that knows the GPU. An older driver refuses newer PTX."""
+
+_ENTRY = r"(\.visible\s+\.entry\s+{entry}\s*\()(?P<parameters>[^)]*)(\))"
+_VERSION = re.compile(r"^\.version (\d+\.\d+)$", re.M)
 
 
 class Native(Exception):
@@ -25,11 +37,15 @@ class PluginKernel:
     """A compiled kernel and how to launch it.
 
     Attributes:
+        source: what the network launches.
+        grid: number of programs, in terms of sizes.
         launch: as in ``kernels.json``, without the hidden arguments.
         ptx: its text, without the hidden parameters.
         isa: version of the PTX, such as "8.7".
     """
 
+    source: KernelSource
+    grid: Formula
     launch: Kernel
     ptx: str
     isa: str
@@ -82,13 +98,15 @@ def plugin_kernel(spec: OpSpec, source: KernelSource, precision: str, target: st
     scratch = metadata.global_scratch_size + metadata.profile_scratch_size
     if scratch:
         raise Native(f"needs {scratch} bytes of scratch memory, which TensorRT does not pass")
-    return prepared(*made.written_as("ptx"))
+    return prepared(source, source.grid(made.case), *made.written_as("ptx"))
 
 
-def prepared(kernel: Kernel, code: bytes) -> PluginKernel:
+def prepared(source: KernelSource, grid: Formula, kernel: Kernel, code: bytes) -> PluginKernel:
     """Return a file of ``export-kernels`` as a plugin's kernel.
 
     Args:
+        source: what the network launches.
+        grid: number of programs, in terms of sizes.
         kernel: its description.
         code: bytes of the PTX.
 
@@ -113,4 +131,52 @@ def prepared(kernel: Kernel, code: bytes) -> PluginKernel:
         )
     ptx = without_hidden(text, kernel.entry, len(hidden))
     launch = replace(kernel, arguments=arguments, sha256=digest(ptx.encode()))
-    return PluginKernel(launch, ptx, isa_of(ptx))
+    return PluginKernel(source, grid, launch, ptx, isa_of(ptx))
+
+
+def isa_of(ptx: str) -> str:
+    """Return the version of the ISA that PTX names, such as "8.7".
+
+    Raises:
+        CheckFailed: it names none.
+    """
+    found = _VERSION.search(ptx)
+    if found is None:
+        raise CheckFailed("the PTX names no ISA; it is not from Triton")
+    return found[1]
+
+
+def without_hidden(ptx: str, entry: str, hidden: int) -> str:
+    """Return PTX whose kernel lacks its last parameters, which TensorRT would not pass.
+
+    Args:
+        ptx: text of the file.
+        entry: name of the kernel.
+        hidden: number of parameters to remove.
+
+    Raises:
+        CheckFailed: there is no such kernel, or it reads one of them.
+    """
+    head = re.search(_ENTRY.format(entry=re.escape(entry)), ptx)
+    if head is None:
+        raise CheckFailed(f"{entry}: not a kernel of this PTX")
+    parameters = [one.strip() for one in head["parameters"].split(",")]
+    kept, cut = parameters[: len(parameters) - hidden], parameters[len(parameters) - hidden :]
+    body = ptx[head.end() :]
+    for one in cut:
+        name = one.split()[-1]
+        if re.search(rf"{re.escape(name)}\b", body):
+            raise CheckFailed(f"{entry}: reads its hidden parameter {name}, which TensorRT lacks")
+    return ptx[: head.start()] + head[1] + "\n\t" + ",\n\t".join(kept) + "\n" + head[3] + body
+
+
+def parameter_count(ptx: str, entry: str) -> int:
+    """Return the number of parameters of a kernel.
+
+    Raises:
+        CheckFailed: there is no such kernel.
+    """
+    head = re.search(_ENTRY.format(entry=re.escape(entry)), ptx)
+    if head is None:
+        raise CheckFailed(f"{entry}: not a kernel of this PTX")
+    return len(head["parameters"].split(","))

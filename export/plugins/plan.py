@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from clinreadnet.errors import InputError
+from clinreadnet.errors import CheckFailed, InputError
+from clinreadnet.export.engines.check import Blocker, Finding
 from clinreadnet.export.kernels import network_shape
 from clinreadnet.export.plugins.kernel import Native, PluginKernel, plugin_kernel
-from clinreadnet.export.plugins.names import PLUGIN_OPS, PORTABLE
+from clinreadnet.export.plugins.request import ALL, PORTABLE, plugin_ops
 from clinreadnet.kernels.registry import OPS
-from clinreadnet.kernels.spec import KernelSource
-from clinreadnet.model.network import ClinReadNetConfig
-from clinreadnet.precision import PRECISIONS
+from clinreadnet.kernels.spec import KernelSource, NetworkShape
+from clinreadnet.model.checkpoint import load_checkpoint, pretrained_path
+from clinreadnet.model.network import ClinReadNet, ClinReadNetConfig
+from clinreadnet.precision import PRECISIONS, find_precision
+from clinreadnet.runtime.backends.flavours import FLAVOURS
+from clinreadnet.runtime.bundle.plugins import driver_obstacle
+from clinreadnet.runtime.gpu import driver_version, find_gpus
 
 
 @dataclass(frozen=True)
@@ -21,7 +28,7 @@ class PluginNode:
 
     Attributes:
         name: of the plugin, and operator of its nodes in the graph.
-        op: one of ``PLUGIN_OPS``.
+        op: one of `plugin_ops`.
         source: the kernel.
         layers: of the network, in order.
         sizes: of the launch for one slice, by name.
@@ -69,12 +76,12 @@ def make_plan(
 ) -> Plan:
     """Compile the kernels and decide which layers are plugins.
 
-    A kernel is a plugin if it can be one on every target. Where `attention_block` and
-    `window_attention` both could run a layer, the first does.
+    A kernel is a plugin if it can be one on every target. Where `attention_block` could run a layer
+    instead of `window_attention`, it does.
 
     Args:
         config: of the network.
-        ops: some of ``PLUGIN_OPS``.
+        ops: some of `plugin_ops`.
         precision: of the graph, one that PyTorch exports.
         targets: architectures of the engines; if empty, ``PORTABLE``.
         named: whether each op was asked for by name, and must then have a layer.
@@ -87,7 +94,7 @@ def make_plan(
     native: dict[str, str] = {}
     kernels: dict[str, dict[str, PluginKernel]] = {target: {} for target in targets}
     taken: dict[str, list[KernelSource]] = {}
-    for op in (one for one in PLUGIN_OPS if one in ops):
+    for op in (one for one in plugin_ops() if one in ops):
         refused = []
         if op == "sobel_stem" and not config.use_sobel:
             native[op] = "the network was trained without Sobel edges"
@@ -109,13 +116,17 @@ def make_plan(
             f"`plugins`: no op can be one in {precision}: "
             + "; ".join(f"{name} {reason}" for name, reason in native.items())
         )
-    fused = {
-        f"{use['layer']}.attention"
-        for source in taken.get("attention_block", ())
+    replaced = {
+        (OPS[op].instead_of, f"{use['layer']}.attention")
+        for op, sources in taken.items()
+        for source in sources
         for use in source.uses
     }
     nodes = [
-        node for op, sources in taken.items() for s in sources for node in _nodes(op, s, fused)
+        node
+        for op, sources in taken.items()
+        for source in sources
+        for node in _nodes(op, source, replaced)
     ]
     return Plan(precision, tuple(nodes), native, kernels)
 
@@ -130,11 +141,11 @@ def _why(op: str, refused: Sequence[str], network: object) -> str:
     return "the network has none"
 
 
-def _nodes(op: str, source: KernelSource, fused: set[str]) -> list[PluginNode]:
+def _nodes(op: str, source: KernelSource, replaced: set[tuple[str, str]]) -> list[PluginNode]:
     """Return the plugins of one kernel: one for each size."""
     found: dict[tuple[int, ...], list[str]] = {}
     for use in source.uses:
-        if op == "window_attention" and use["layer"] in fused:
+        if (op, use["layer"]) in replaced:
             continue
         sizes = tuple(int(value) for key, value in use.items() if key != "layer")
         found.setdefault(sizes, []).append(str(use["layer"]))
@@ -175,3 +186,108 @@ def check_precisions(ops: Sequence[str], precisions: Sequence[str]) -> None:
                     f"plugins={op}: its kernel takes {' or '.join(known)}, not {precision}; leave "
                     "it out, or export another precision"
                 )
+
+
+def plan_graphs(
+    model: ClinReadNet,
+    wanted: Sequence[str],
+    precisions: Sequence[str],
+    targets: Sequence[str],
+    *,
+    portable: bool,
+    note: Callable[[str], None],
+) -> list[Plan]:
+    """Compile the kernels of each graph, and check them, before anything is written.
+
+    Args:
+        model: the network.
+        wanted: names of ops, or ``ALL``.
+        precisions: of the engines; a graph serves all engines that are built from it.
+        targets: of the engines.
+        portable: whether the engines are for every GPU since Ampere.
+        note: called with one line for each kernel that stays TensorRT's own layers.
+
+    Raises:
+        InputError: an op that was named can run no layer.
+        CheckFailed: the driver of this machine does not know the kernels' PTX.
+    """
+    named = ALL not in wanted
+    ops = tuple(wanted) if named else tuple(plugin_ops())
+    check_precisions(ops if named else (), precisions)
+    plans = []
+    for precision in dict.fromkeys(PRECISIONS[p].graph for p in precisions):
+        plan = make_plan(
+            model.config, ops, precision, (PORTABLE,) if portable else targets, named=named
+        )
+        _check_driver(plan)
+        for name, reason in plan.native.items():
+            note(f"{name} ({precision}) is no plugin: {reason}")
+        plans.append(plan)
+    return plans
+
+
+def _check_driver(plan: Plan) -> None:
+    driver = driver_version()
+    for kernels in plan.kernels.values():
+        for name, kernel in kernels.items():
+            reason = driver_obstacle(kernel.isa, driver)
+            if reason is not None:
+                raise CheckFailed(f"`plugins`: {name}: {reason}; install a newer driver")
+
+
+def check_plugins(
+    wanted: Sequence[str],
+    checkpoint: str | os.PathLike[str] | None = None,
+    *,
+    preset: str = "small",
+    precisions: Sequence[str],
+) -> list[Finding]:
+    """Compile each kernel of the ops for this machine's GPU, else for sm80, and list obstacles.
+
+    Args:
+        wanted: names of ops, or ``ALL``.
+        checkpoint: checkpoint file; default the shipped one of ``preset``.
+        preset: preset that the checkpoint must have.
+        precisions: of the graphs, those that PyTorch exports.
+
+    Raises:
+        InputError: no Triton, or a precision that PyTorch does not export.
+    """
+    for precision in precisions:
+        if not find_precision(precision).exported:
+            raise InputError(f"precisions={precision}: no graph of it has plugins")
+    model = load_checkpoint(
+        Path(checkpoint) if checkpoint is not None else pretrained_path(preset), preset=preset
+    )
+    ops = tuple(plugin_ops()) if ALL in wanted else tuple(wanted)
+    gpus = find_gpus()
+    target = gpus[0].target if gpus else PORTABLE
+    network = network_shape(model.config)
+    findings = []
+    for precision in precisions:
+        graph = f"plugins of {precision}"
+        blockers = _blockers(ops, network, precision, target)
+        for flavour in FLAVOURS:
+            judge = f"kernels compiled for {target}"
+            if flavour.plugins:
+                findings.append(Finding(graph, flavour.title, judge, blockers))
+            else:
+                note = "takes no plugins; build the graph without them"
+                findings.append(Finding(graph, flavour.title, None, note=note))
+    return findings
+
+
+def _blockers(
+    ops: Sequence[str], network: NetworkShape, precision: str, target: str
+) -> tuple[Blocker, ...]:
+    found = []
+    for op in ops:
+        for source in OPS[op].sources(network):
+            try:
+                kernel = plugin_kernel(OPS[op], source, precision, target)
+            except Native as reason:
+                found.append(Blocker(source.name, op, str(reason)))
+                continue
+            if obstacle := driver_obstacle(kernel.isa, driver_version()):
+                found.append(Blocker(source.name, op, obstacle))
+    return tuple(found)

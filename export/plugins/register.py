@@ -13,18 +13,68 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from clinreadnet.errors import ClinReadNetError
+from clinreadnet.errors import CheckFailed, ClinReadNetError
+from clinreadnet.export.engines.layers import OWN_PRODUCTS, LayerTypes, check_types
 from clinreadnet.export.plugins.kernel import PluginKernel
-from clinreadnet.export.plugins.sizes import bound_sizes, dimensions, evaluate
+from clinreadnet.export.plugins.plan import Plan
+from clinreadnet.export.plugins.request import PORTABLE
+from clinreadnet.kernels.grid import Formula, bound_sizes
 from clinreadnet.precision import precision_of
 from clinreadnet.runtime.backends.flavours import Flavour
 
 NAMESPACE = "clinreadnet"
 """Namespace of the plugins, and domain of their nodes in a graph."""
 
+_PLUGIN_LAYER = "PLUGIN_V3"
+
 _current: dict[tuple[str, str], PluginKernel] = {}
 """The kernel of each registered plugin, by module and name: TensorRT has no way to take a plugin
 back, so a later build of the same process replaces the kernel alone."""
+
+
+class GraphPlugins:
+    """The plugins of one graph.
+
+    Args:
+        plan: its plugins and their kernels.
+        portable: whether engines are for every GPU since Ampere.
+    """
+
+    def __init__(self, plan: Plan, *, portable: bool = False) -> None:
+        self.plan, self._portable = plan, portable
+
+    def prepare(self, trt: Any, flavour: Flavour) -> int:
+        """Register the plugins, so that the parser finds them; return flags of the network.
+
+        Raises:
+            ClinReadNetError: this TensorRT takes no plugins that are compiled ahead of time.
+        """
+        self._module = plugin_module(trt, flavour)
+        self.register(trt, next(iter(self.plan.kernels)))
+        return 1 << int(trt.NetworkDefinitionCreationFlag.PREFER_AOT_PYTHON_PLUGINS)
+
+    def register(self, trt: Any, target: str) -> None:
+        """Let the plugins have the kernels of a target."""
+        kernels = self.plan.of_target(PORTABLE if self._portable else target)
+        register_plugins(trt, self._module, kernels)
+
+    def check(self, layers: LayerTypes, precision: str, file: str) -> None:
+        """Check that every node of the plan is a plugin layer, and the types of the others.
+
+        Raises:
+            CheckFailed: TensorRT took a function instead of a plugin, or a type is another.
+        """
+        wanted = sum(len(node.layers) for node in self.plan.nodes)
+        found = sum(layers.get(_PLUGIN_LAYER, {}).values())
+        if found != wanted:
+            raise CheckFailed(
+                f"{file}: {found} of {wanted} nodes became plugins; this TensorRT's parser built "
+                "the functions instead"
+            )
+        own = dict(OWN_PRODUCTS)
+        if self.plan.layers("sobel_stem"):  # the edges are inside the kernel
+            own["CONVOLUTION"] = 0
+        check_types(layers, precision, file, own=own)
 
 
 def plugin_module(trt: ModuleType, flavour: Flavour) -> Any:
@@ -45,29 +95,23 @@ def plugin_module(trt: ModuleType, flavour: Flavour) -> Any:
     return module
 
 
-def register_plugins(
-    trt: ModuleType, module: Any, kernels: Mapping[str, PluginKernel], *, lazy: bool = False
-) -> None:
+def register_plugins(trt: ModuleType, module: Any, kernels: Mapping[str, PluginKernel]) -> None:
     """Register plugins, or give registered ones other kernels.
 
     Args:
         trt: TensorRT's module.
         module: its plugin module.
         kernels: of each plugin, by the plugin's name.
-        lazy: leave TensorRT's registry alone until a plugin is added to a network by hand; its
-            ONNX parser then does not find it.
     """
     for name, kernel in kernels.items():
         key = module.__name__, name
         known = key in _current
         _current[key] = kernel
         if not known:
-            _register(trt, module, key, kernel, lazy)
+            _register(trt, module, key, kernel)
 
 
-def _register(
-    trt: ModuleType, module: Any, key: tuple[str, str], kernel: PluginKernel, lazy: bool
-) -> None:
+def _register(trt: ModuleType, module: Any, key: tuple[str, str], kernel: PluginKernel) -> None:
     plugin = f"{NAMESPACE}::{key[1]}"
     names = [argument.name for argument in kernel.inputs]
 
@@ -87,7 +131,7 @@ def _register(
         {**dict.fromkeys(names, tensor), "outputs": _tuple(tensor), "tactic": int},
         _tuple(text, text, module.KernelLaunchParams, module.SymExprs),
     )
-    module.register(plugin, lazy_register=lazy)(describe)
+    module.register(plugin, lazy_register=False)(describe)
     module.aot_impl(plugin)(implement)
 
 
@@ -113,13 +157,14 @@ def _output(
         if given.dtype != wanted:
             raise ValueError(f"{plugin}: {argument.name} is {given.dtype}, not {wanted}")
     dtype = getattr(trt.DataType, precision_of(str(kernel.output.element)).tensorrt_type)
+    shapes = kernel.source.shapes
     for argument, given in zip(kernel.inputs, tensors, strict=True):
-        if argument.shape == kernel.output.shape:  # also where leading dimensions are one size
+        if shapes[argument.name] == shapes["out"]:  # also where leading dimensions are one size
             described = given.like()
             described.dtype = dtype
             return described
     sizes = _sizes(kernel, tensors)
-    shape = tuple(evaluate(one, sizes) for one in dimensions(str(kernel.output.shape)))
+    shape = tuple(one.at(sizes) if isinstance(one, Formula) else one for one in shapes["out"])
     return module.from_shape_expr(shape, dtype=dtype)
 
 
@@ -129,8 +174,8 @@ def _launch(
     """Return entry, PTX, launch and integers; shapes are known as expressions only."""
     launch, sizes = kernel.launch, _sizes(kernel, tensors)
     parameters = module.KernelLaunchParams()
-    for axis, grid, block in zip("xyz", launch.grid, launch.block, strict=True):
-        setattr(parameters, f"grid_{axis}", evaluate(grid, sizes))
+    for axis, grid, block in zip("xyz", (kernel.grid.at(sizes), 1, 1), launch.block, strict=True):
+        setattr(parameters, f"grid_{axis}", grid)
         setattr(parameters, f"block_{axis}", block)
     parameters.shared_mem = launch.dynamic_shared_bytes
     extras = tuple(module.SymInt32(sizes[name]) for name in kernel.extras)
@@ -139,6 +184,7 @@ def _launch(
 
 
 def _sizes(kernel: PluginKernel, tensors: Sequence[Any]) -> dict[str, Any]:
-    declared = {argument.name: str(argument.shape) for argument in kernel.inputs}
-    actual = {name: list(given.shape_expr) for name, given in zip(declared, tensors, strict=True)}
+    names = [argument.name for argument in kernel.inputs]
+    declared = {name: kernel.source.shapes[name] for name in names}
+    actual = {name: list(given.shape_expr) for name, given in zip(names, tensors, strict=True)}
     return bound_sizes(declared, actual)

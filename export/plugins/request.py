@@ -1,4 +1,4 @@
-"""Whether an export can have plugins, said before anything is made; imports no Triton."""
+"""The ops that can be plugins, and whether an export can have them; imports no Triton."""
 
 from __future__ import annotations
 
@@ -7,12 +7,45 @@ from collections.abc import Sequence
 
 from clinreadnet.errors import InputError
 from clinreadnet.export.engines.options import BuildOptions
-from clinreadnet.export.plugins.names import AUTO
+from clinreadnet.kernels.registry import OPS
 from clinreadnet.runtime.backends.flavours import FLAVOURS, Flavour
-from clinreadnet.runtime.gpu import find_gpus
+
+ALL = "all"
+"""Instead of ops: every op that can be one."""
+
+PORTABLE = "sm80"
+"""Target of kernels that run on every GPU since Ampere. sm90's PTX is of sm_90a alone."""
 
 _NOT_TOGETHER = ("version_compatible", "strip_weights", "platform")
 """Options whose engines nobody has built with plugins that are compiled ahead of time."""
+
+
+def plugin_ops() -> list[str]:
+    """Return the ops whose kernels can stand inside an engine."""
+    return [name for name, spec in OPS.items() if spec.plugin]
+
+
+def parse_plugins(text: str) -> tuple[str, ...]:
+    """Read ``sobel_stem,mlp``, ``all`` or ``none``.
+
+    Returns:
+        Names of ops, none, or ``ALL`` alone.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    if text == "none":
+        return ()
+    if text == ALL:
+        return (text,)
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        if name not in plugin_ops():
+            raise InputError(
+                f"plugins={name}: unknown; give {', '.join(plugin_ops())} with commas between, or "
+                "all or none"
+            )
+    return names
 
 
 def check_request(
@@ -27,7 +60,7 @@ def check_request(
         auto_islands: whether `--fp32-islands auto` decides what stays float32.
 
     Raises:
-        InputError: they do not, a package is missing, or only a GPU could choose.
+        InputError: they do not, or a package is missing.
     """
     if not wanted:
         return
@@ -42,13 +75,17 @@ def check_request(
             "`plugins`: the kernels have the network's own float32 islands; leave out "
             "`fp32_islands`, or the plugins"
         )
+    check_triton()
+
+
+def check_triton() -> None:
+    """Check that Triton, which compiles the kernels, is installed.
+
+    Raises:
+        InputError: it is not.
+    """
     if importlib.util.find_spec("triton") is None:
         raise InputError(
             "`plugins`: needs triton, which is not installed; run "
             '`pip install "clinreadnet[cpu,export,kernels]"`'
-        )
-    if AUTO in wanted and not find_gpus():
-        raise InputError(
-            "plugins=auto: measures on the GPU that the engine is for, and this machine shows "
-            "none; name ops instead, or export on that GPU"
         )

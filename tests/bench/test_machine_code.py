@@ -22,13 +22,11 @@ from bench.measure.machine_code import (  # noqa: E402
     executed,
     kernels,
     occupancy,
-    trips_of,
-    value,
     widths,
 )
 from bench.studies.machine_code import RECORD, counted  # noqa: E402
 from clinreadnet.kernels.compile import SHARED_MEMORY, compiled  # noqa: E402
-from clinreadnet.kernels.grid import Formula  # noqa: E402
+from clinreadnet.kernels.grid import Formula, ceil_div  # noqa: E402
 
 
 def nvdisasm_is_missing() -> bool:
@@ -127,7 +125,7 @@ def test_every_architecture_has_its_limits_and_a_gpu() -> None:
 
 
 def test_programs_of_a_grid() -> None:
-    assert value(Formula("((tokens + 63) / 64)"), {"tokens": 65}) == 2
+    assert ceil_div(Formula("tokens"), 64).at({"tokens": 65}) == 2
 
 
 @pytest.mark.parametrize(
@@ -147,7 +145,7 @@ def test_the_tensor_instructions_are_those_of_the_products(name: str) -> None:
     case = spec.case(80, "float16", source.shape)
     assert case is not None
     c, shape = case.constants, source.shape
-    run = executed(disassemble(compiled(case).asm["cubin"]), trips_of(case, source))
+    run = executed(disassemble(compiled(case).asm["cubin"]), spec.trips(case, source.shape))
     products = sum(one.kind == "tensor" for one in run) * case.num_warps * 16 * 8 * 16
     n, d = shape.window**2, shape.head_dim
     # The scores, and for each octave the attended values and the rows' sums, 8 columns alike.

@@ -19,7 +19,7 @@ from clinreadnet.errors import InputError
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.report.results import read_run
 from clinreadnet.report.rows import BenchRow
-from clinreadnet.runtime.bundle.manifest import digest, load_manifest, write_manifest
+from clinreadnet.runtime.bundle.files import digest, load_manifest, write_manifest
 
 ROOT = Path(__file__).parents[2]
 

@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 from clinreadnet.cli import app
 from clinreadnet.data.tif import write_tif
 from clinreadnet.runtime.backends.flavours import FlavourMissing
-from clinreadnet.runtime.bundle.manifest import load_manifest
+from clinreadnet.runtime.bundle.files import load_manifest
 from clinreadnet.runtime.bundle.sign import sign_bundle
 
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]

@@ -32,8 +32,9 @@ from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.backends.flavours import FlavourMissing
 from clinreadnet.runtime.backends.native import installed_version
+from clinreadnet.runtime.bundle.files import digest, load_manifest
 from clinreadnet.runtime.bundle.golden import read_golden
-from clinreadnet.runtime.bundle.manifest import BatchRange, digest, load_manifest
+from clinreadnet.runtime.bundle.manifest import BatchRange
 from clinreadnet.runtime.scores import Outputs
 from clinreadnet.verify.emulate import element_types
 from clinreadnet.verify.reference import GoldenSlices

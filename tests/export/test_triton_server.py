@@ -18,14 +18,9 @@ from typer.testing import CliRunner
 from clinreadnet.cli import app
 from clinreadnet.errors import InputError
 from clinreadnet.export.triton_server import Repository, write_repository
+from clinreadnet.runtime.bundle.files import digest, load_manifest, write_manifest
 from clinreadnet.runtime.bundle.golden import read_golden
-from clinreadnet.runtime.bundle.manifest import (
-    Artifact,
-    BatchRange,
-    digest,
-    load_manifest,
-    write_manifest,
-)
+from clinreadnet.runtime.bundle.manifest import Artifact, BatchRange
 
 DTYPES = {"tensor(float)": ("TYPE_FP32", np.float32), "tensor(float16)": ("TYPE_FP16", np.float16)}
 SETTINGS = model_config_pb2.ModelConfig  # type: ignore[attr-defined]  # generated code

@@ -34,9 +34,11 @@ from clinreadnet.data.slices import find_slices
 from clinreadnet.data.tiles import TILES_FILE, read_tiles, write_tiles
 from clinreadnet.errors import ClinReadNetError
 from clinreadnet.limits import MESSAGE
+from clinreadnet.runtime.bundle.files import digest
+from clinreadnet.runtime.bundle.format import parse_manifest
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.graph import check_graph
-from clinreadnet.runtime.bundle.manifest import OUTPUT_INFOS, Golden, digest, parse_manifest
+from clinreadnet.runtime.bundle.manifest import OUTPUT_INFOS, Golden
 from clinreadnet.runtime.bundle.trust import read_manifest
 from clinreadnet.scoring.summary import summarize
 from clinreadnet.scoring.summary_table import print_summary

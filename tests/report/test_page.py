@@ -19,7 +19,7 @@ from clinreadnet.errors import InputError
 from clinreadnet.report.figures import COLOURS, Series, chart
 from clinreadnet.report.page import _STYLE, DeploymentReport
 from clinreadnet.report.rows import ArrivalRow
-from clinreadnet.runtime.bundle.manifest import load_manifest
+from clinreadnet.runtime.bundle.files import load_manifest
 
 HOSTILE = 'a "machine" <script>alert(1)</script> & co'
 

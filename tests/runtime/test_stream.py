@@ -70,9 +70,9 @@ def test_each_slice_is_judged(session: Session) -> None:
     assert [one.tolist() for one in judged if one is not None] == [[True], [True], [False]]
 
 
-def test_a_bundle_made_before_novelty_streams(tmp_path: Path) -> None:
-    old = write_bundle(tmp_path / "old", before_novelty=True)
-    with Session(old, batch=4) as session, session.stream() as stream:
+def test_a_bundle_without_threshold_streams(tmp_path: Path) -> None:
+    unjudged = write_bundle(tmp_path / "unjudged", threshold=None)
+    with Session(unjudged, batch=4) as session, session.stream() as stream:
         for hu in slices(6):
             stream.put(hu)
     results = list(stream)

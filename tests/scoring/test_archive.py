@@ -126,17 +126,17 @@ def test_a_slice_without_a_body_at_the_end_has_a_reason_and_is_no_failure(
     assert len(notes) == 1 and "without a body at the ends of a series" in notes[0]
 
 
-def test_a_bundle_made_before_novelty_says_that_it_cannot_judge(
+def test_a_bundle_without_threshold_says_that_no_slice_is_judged(
     cluster: None, tmp_path: Path
 ) -> None:
-    old = write_bundle(tmp_path / "old", before_novelty=True)
+    unjudged = write_bundle(tmp_path / "unjudged", threshold=None)
     np.save(tmp_path / "a.npy", noise())
     notes: list[str] = []
     out = tmp_path / "a.parquet"
-    score_archive([tmp_path / "a.npy"], old, out, workers=1, note=notes.append)
-    assert len(notes) == 1 and "cannot judge" in notes[0]
+    score_archive([tmp_path / "a.npy"], unjudged, out, workers=1, note=notes.append)
+    assert len(notes) == 1 and "no slice is judged" in notes[0]
     (row,) = rows(out)
-    assert row["in_domain"] is None and row["novelty"] is None and row["low"] is not None
+    assert row["in_domain"] is None and row["novelty"] is not None and row["low"] is not None
 
 
 def test_a_bundle_that_does_not_load_is_the_sessions_own_error(

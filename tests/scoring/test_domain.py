@@ -70,13 +70,11 @@ def test_each_mark_has_its_reason(report: SeriesReport) -> None:
     ]
 
 
-def test_an_old_bundle_judges_no_novelty_and_still_marks_a_head(
-    tmp_path: Path, folder: Path
-) -> None:
-    with Session(write_bundle(tmp_path / "old", before_novelty=True)) as session:
-        old = score_slices(session, find_slices([folder]))
-    assert [one.in_domain for one in old.slices] == [False, False, None, None]
-    assert old.series.novel == 2 and old.unjudged is not None
+def test_a_bundle_without_threshold_still_marks_a_head(tmp_path: Path, folder: Path) -> None:
+    with Session(write_bundle(tmp_path / "unjudged", threshold=None)) as session:
+        unjudged = score_slices(session, find_slices([folder]))
+    assert [one.in_domain for one in unjudged.slices] == [False, False, None, None]
+    assert unjudged.series.novel == 2 and unjudged.unjudged is not None
 
 
 def test_csv_and_summarize_leave_them_out(report: SeriesReport, tmp_path: Path) -> None:

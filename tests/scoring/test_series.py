@@ -38,7 +38,7 @@ from clinreadnet.data.slices import find_slices
 from clinreadnet.errors import InputError
 from clinreadnet.runtime import Session, verdict
 from clinreadnet.runtime.bundle.default import BUNDLE_VARIABLE
-from clinreadnet.runtime.bundle.manifest import load_manifest
+from clinreadnet.runtime.bundle.files import load_manifest
 from clinreadnet.scoring import plot
 from clinreadnet.scoring.result import SliceScore, summarise, summary_line
 from clinreadnet.scoring.run import score_slices
@@ -266,20 +266,21 @@ def test_only_novel_slices_give_no_mean(run: Any, bundle: Path, tmp_path: Path) 
     assert (series["mean"], series["novel"]) == (None, 1)
 
 
-def test_a_bundle_made_before_novelty_says_that_it_cannot_judge(run: Any, tmp_path: Path) -> None:
-    old = write_bundle(tmp_path / "old", before_novelty=True)
+def test_a_bundle_without_threshold_says_that_no_slice_is_judged(run: Any, tmp_path: Path) -> None:
+    unjudged = write_bundle(tmp_path / "unjudged", threshold=None)
     (tmp_path / "s").mkdir()
     folder = write_marked(tmp_path / "s")
-    done = run("score", folder, "--bundle", old, "--csv", "a.csv", "--plot", "a.png")
+    done = run("score", folder, "--bundle", unjudged, "--csv", "a.csv", "--plot", "a.png")
     assert (done.returncode, done.stderr) == (0, "")
-    said = [line for line in done.stdout.splitlines() if "cannot judge" in line]
-    assert len(said) == 1 and "made before `novelty`: this bundle cannot judge" in said[0]
+    said = [line for line in done.stdout.splitlines() if "is judged" in line]
+    assert len(said) == 1 and "no novelty threshold: no slice is judged" in said[0]
     assert "3 slices: mean" in done.stdout
     rows = list(csv.DictReader(Path("a.csv").open()))
-    assert {(row["novelty"], row["in_domain"]) for row in rows} == {("", "")}
-    result = json.loads(run("score", folder, "--bundle", old, "--json").stdout)
+    assert {row["in_domain"] for row in rows} == {""} and all(row["novelty"] for row in rows)
+    result = json.loads(run("score", folder, "--bundle", unjudged, "--json").stdout)
     assert {one["in_domain"] for one in result["slices"]} == {None}
-    assert "cannot judge" in result["session"]["unjudged"] and result["series"]["novel"] is None
+    assert "no slice is judged" in result["session"]["unjudged"]
+    assert result["series"]["novel"] is None
 
 
 def test_the_bundle_is_found_by_environment_then_folder(

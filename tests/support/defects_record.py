@@ -28,8 +28,9 @@ from clinreadnet.export.onnx.quantization import quantize_dynamically
 from clinreadnet.files import whole_file
 from clinreadnet.machine import cpu_name
 from clinreadnet.precision import PRECISIONS
+from clinreadnet.runtime.bundle.files import load_manifest, read_listed
 from clinreadnet.runtime.bundle.golden import read_golden
-from clinreadnet.runtime.bundle.manifest import BatchRange, Manifest, load_manifest, read_listed
+from clinreadnet.runtime.bundle.manifest import BatchRange, Manifest
 from clinreadnet.verify.graph import Evidence, verify_graph
 from clinreadnet.verify.reference import GoldenSlices
 from support.defects import DEFECTS, Defect
@@ -113,7 +114,7 @@ def broken(defect: Defect, precision: str, sources: Mapping[str, bytes]) -> byte
 def run(bundle: Path, end: float) -> int:
     """Record every defect of a bundle's graphs; returns 1 if the right graph fails."""
     manifest = load_manifest(bundle)
-    golden = read_golden(bundle, manifest.golden, manifest.outputs)
+    golden = read_golden(bundle, manifest.golden)
     sources = dict(graphs(bundle, manifest))
     missing = [name for name in PRECISIONS_BROKEN if name not in sources]
     if missing:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import shutil
 import sys
 import types
 from pathlib import Path
@@ -14,20 +12,12 @@ import pytest
 
 from clinreadnet.runtime import Session, gpu, verdict
 from clinreadnet.runtime.backends import cuda_graph
-from clinreadnet.runtime.bundle.manifest import (
-    NOT_RUN,
-    Artifact,
-    BatchRange,
-    BuiltOn,
-    Parity,
-    digest,
-    load_manifest,
-    write_manifest,
-)
+from clinreadnet.runtime.bundle.files import digest, load_manifest, write_manifest
+from clinreadnet.runtime.bundle.manifest import NOT_RUN, Artifact, BatchRange, BuiltOn, Parity
 from clinreadnet.runtime.verdict import current_platform
 from support.fake_pycuda import DriverLibrary, FakeGpu
 from support.fake_tensorrt import Engine, Fake
-from support.tiny_bundle import as_version_1, write_bundle
+from support.tiny_bundle import write_bundle
 
 VERSIONS = {
     "tensorrt-10": ("tensorrt", "10.16.1.11"),
@@ -49,7 +39,6 @@ class Machine:
         self,
         engine: Engine | None = None,
         *,
-        before_novelty: bool = False,
         verifiable: bool = False,
         **changes: Any,
     ) -> Path:
@@ -76,14 +65,6 @@ class Machine:
         manifest = load_manifest(path)
         entry = dataclasses.replace(entry, **changes)
         write_manifest(dataclasses.replace(manifest, artifacts=(*manifest.artifacts, entry)), path)
-        if before_novelty:
-            old = write_bundle(path.with_suffix(".old"), before_novelty=True)
-            shutil.copy(path / file, old)
-            raw = json.loads((old / "manifest.json").read_text())
-            listed = as_version_1(json.loads((path / "manifest.json").read_text()))["artifacts"]
-            raw["artifacts"].append(listed[-1])
-            (old / "manifest.json").write_text(json.dumps(raw))
-            return old
         return path
 
     def session(self, engine: Engine | None = None, **arguments: Any) -> Session:

@@ -36,7 +36,8 @@ from clinreadnet.model.checkpoint import save_checkpoint
 from clinreadnet.model.network import PRESETS, ClinReadNet
 from clinreadnet.node.spool import Spool
 from clinreadnet.runtime import Session
-from clinreadnet.runtime.bundle.manifest import listed_files, load_manifest, read_listed
+from clinreadnet.runtime.bundle.files import load_manifest, read_listed
+from clinreadnet.runtime.bundle.manifest import listed_files
 from clinreadnet.runtime.bundle.sign import sign_bundle
 from clinreadnet.runtime.bundle.trust import read_manifest
 from clinreadnet.scoring import archive

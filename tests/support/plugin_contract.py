@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -127,14 +126,15 @@ def main(name: str) -> None:
 
 def broken(made: Any, request: Request) -> Any:
     """Return a plugin's kernel with the mistake that the request asks for."""
+    from clinreadnet.kernels.grid import TOKENS
+
     launch, kind = made.launch, request.broken
-    if kind in ("grid-rounded-down", "grid-plus-one"):
-        (grid, *_) = launch.grid
-        changed = (
-            re.sub(r" \+ \d+\) /", ") /", grid) if kind == "grid-rounded-down" else f"{grid} + 1"
-        )
-        assert changed != grid
-        return replace(made, launch=replace(launch, grid=(changed, "1", "1")))
+    if kind == "grid-rounded-down":
+        block = launch.constants["BLOCK_M"]
+        assert made.grid.text == f"((tokens + {block - 1}) / {block})"
+        return replace(made, grid=TOKENS // block)
+    if kind == "grid-plus-one":
+        return replace(made, grid=made.grid + 1)
     arguments = list(launch.arguments)
     first = next(i for i, one in enumerate(arguments) if one.shape is None)
     if kind == "integer-missing":

@@ -8,7 +8,6 @@ are computed in float64 with NumPy.
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from clinreadnet.precision import PRECISIONS
+from clinreadnet.runtime.bundle.files import digest, write_manifest
 from clinreadnet.runtime.bundle.manifest import (
     Artifact,
     BatchRange,
@@ -28,8 +28,6 @@ from clinreadnet.runtime.bundle.manifest import (
     ModelInfo,
     Parity,
     RanOn,
-    digest,
-    write_manifest,
 )
 
 RAN_ON = RanOn("onnxruntime-cpu", "2026-01-31T12:00:00Z", "test", "Test CPU", None, None, None, {})
@@ -132,11 +130,10 @@ def write_bundle(
     precisions: tuple[str, ...] = ("fp32", "fp16"),
     verified: bool = True,
     threshold: float | None = THRESHOLD,
-    before_novelty: bool = False,
     verifiable: bool = False,
     **graph: Any,
 ) -> Path:
-    """Write a bundle into ``folder``, created here; ``before_novelty`` makes one of schema 1.
+    """Write a bundle into ``folder``, created here.
 
     Verification fails it, because all labels are equal and the float16 graph cannot be emulated;
     with ``verifiable`` it has neither.
@@ -151,7 +148,6 @@ def write_bundle(
             half=precision == "fp16",
             quantized=precision == "int8",
             weights=PRECISIONS[precision].onnx_type,
-            novel=not before_novelty,
             **graph,
         )
         file = f"clinreadnet.{precision}.onnx"
@@ -173,8 +169,6 @@ def write_bundle(
     hu = rng.normal(40, 300, (3, 512, 512)).astype(np.int16)
     buffer = io.BytesIO()
     outputs = reference(hu)
-    if before_novelty:
-        del outputs["novelty"]
     label = np.full(3, np.nan if verifiable else 0, np.float32)
     np.savez(buffer, hu=hu, label=label, **outputs)  # type: ignore[arg-type]
     golden = buffer.getvalue()
@@ -191,32 +185,4 @@ def write_bundle(
         ),
         folder,
     )
-    if before_novelty:
-        path = folder / "manifest.json"
-        path.write_text(json.dumps(as_version_1(json.loads(path.read_text()))))
     return folder
-
-
-def as_version_1(raw: dict[str, Any]) -> dict[str, Any]:
-    """Return the manifest as its version 1 wrote it; ``raw`` is changed."""
-    raw = as_first_version_2(raw)
-    raw["schema_version"] = 1
-    raw["outputs"] = [output for output in raw["outputs"] if output["name"] != "novelty"]
-    del raw["model"]["novelty_threshold"]
-    for artifact in raw["artifacts"]:
-        worst = ("worst_tile_difference", "worst_novelty_difference")
-        for name in ("map_difference", *worst, "in_domain_flips"):
-            if artifact["parity"] is not None:
-                del artifact["parity"][name]
-    return raw
-
-
-def as_first_version_2(raw: dict[str, Any]) -> dict[str, Any]:
-    """Return the manifest as version 2 first was; ``raw`` is changed."""
-    for artifact in raw["artifacts"]:
-        del artifact["records"], artifact["plugins"]
-        if artifact["parity"] is not None:
-            del artifact["parity"]["ran_on"]
-            if artifact["parity"]["status"] == "not run here":
-                artifact["parity"]["status"] = "not run"
-    return raw

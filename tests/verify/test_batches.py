@@ -14,7 +14,8 @@ from rich.console import Console
 from support.tiny_bundle import reference, write_bundle
 
 from clinreadnet.precision import Limits
-from clinreadnet.runtime.bundle.manifest import BatchRange, load_manifest
+from clinreadnet.runtime.bundle.files import load_manifest
+from clinreadnet.runtime.bundle.manifest import BatchRange
 from clinreadnet.runtime.scores import Outputs
 from clinreadnet.verify.batches import (
     batch_failures,

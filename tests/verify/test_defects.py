@@ -14,8 +14,9 @@ import pytest
 from support.defects import DEFECTS, Defect, Network
 from support.defects_record import subset
 
+from clinreadnet.runtime.bundle.files import load_manifest
 from clinreadnet.runtime.bundle.golden import read_golden
-from clinreadnet.runtime.bundle.manifest import BatchRange, load_manifest
+from clinreadnet.runtime.bundle.manifest import BatchRange
 from clinreadnet.runtime.scores import Outputs
 from clinreadnet.verify.graph import verify_graph
 
@@ -38,7 +39,7 @@ SAMPLE = {
 @pytest.fixture(scope="module")
 def golden(tiny_bundle: Path) -> Outputs:
     manifest = load_manifest(tiny_bundle)
-    return read_golden(tiny_bundle, manifest.golden, manifest.outputs)
+    return read_golden(tiny_bundle, manifest.golden)
 
 
 def named(name: str) -> Defect:

@@ -18,8 +18,9 @@ from clinreadnet.errors import BackendUnavailable, CheckFailed
 from clinreadnet.machine import cpu_name
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.backends.tensorrt import TensorRTBackend
+from clinreadnet.runtime.bundle.files import load_manifest
 from clinreadnet.runtime.bundle.golden import read_golden
-from clinreadnet.runtime.bundle.manifest import Parity, load_manifest
+from clinreadnet.runtime.bundle.manifest import Parity
 from clinreadnet.verify.record import record
 from clinreadnet.verify.run import golden_evidence, steps, verify_artifact, verify_golden
 

@@ -16,13 +16,9 @@ from support.defects_record import subset
 from support.native import built
 
 from clinreadnet.runtime.backends.native import NativeBackend
+from clinreadnet.runtime.bundle.files import load_manifest
 from clinreadnet.runtime.bundle.golden import read_golden
-from clinreadnet.runtime.bundle.manifest import (
-    CHECKPOINT_NAME,
-    BatchRange,
-    Parity,
-    load_manifest,
-)
+from clinreadnet.runtime.bundle.manifest import CHECKPOINT_NAME, BatchRange, Parity
 from clinreadnet.verify.graph import Evidence, judge_runs
 
 pytestmark = pytest.mark.skipif(
@@ -107,7 +103,7 @@ def checkpoint(tiny_bundle: Path) -> bytes:
 @pytest.fixture(scope="module")
 def evidence(tiny_bundle: Path) -> Evidence:
     manifest = load_manifest(tiny_bundle)
-    golden = read_golden(tiny_bundle, manifest.golden, manifest.outputs)
+    golden = read_golden(tiny_bundle, manifest.golden)
     return subset(golden, np.flatnonzero(np.isin(golden["kind"], ("saturated", "blocks"))))
 
 

@@ -18,13 +18,8 @@ from typer.testing import CliRunner
 
 from clinreadnet.cli import app
 from clinreadnet.errors import CheckFailed, InputError
-from clinreadnet.runtime.bundle.manifest import (
-    CHECKPOINT_NAME,
-    BatchRange,
-    digest,
-    load_manifest,
-    write_manifest,
-)
+from clinreadnet.runtime.bundle.files import digest, load_manifest, write_manifest
+from clinreadnet.runtime.bundle.manifest import CHECKPOINT_NAME, BatchRange
 from clinreadnet.verify.compare import METRICS, compare
 from clinreadnet.verify.run import verify_folder, verify_golden
 
@@ -184,7 +179,8 @@ def test_golden_slices_need_no_torch(own_bundle: Path) -> None:
     ]
     write_manifest(dataclasses.replace(manifest, artifacts=tuple(artifacts)), own_bundle)
     code = (
-        "import sys; sys.modules.update(dict.fromkeys(['torch', 'onnx', 'scipy', 'numba', 'openvino']))\n"
+        "import sys\n"
+        "sys.modules.update(dict.fromkeys(['torch', 'onnx', 'scipy', 'numba', 'openvino']))\n"
         f"sys.argv = ['clinreadnet', 'verify', {str(own_bundle)!r}]\n"
         "from clinreadnet.cli import main; main()"
     )

@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 
 from numpy.typing import ArrayLike
 
+from clinreadnet import backends as table
 from clinreadnet.errors import BackendUnavailable, InputError, OutOfMemory
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.backends import native, openvino
@@ -22,11 +23,11 @@ from clinreadnet.runtime.backends.onnxruntime import (
 )
 from clinreadnet.runtime.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend
 from clinreadnet.runtime.backends.tensorrt import TensorRTBackend
-from clinreadnet.runtime.bundle.manifest import Artifact, Manifest, Parity, read_listed
+from clinreadnet.runtime.bundle.files import read_listed
+from clinreadnet.runtime.bundle.manifest import Artifact, Manifest, Parity
 from clinreadnet.runtime.gpu import find_gpus
 from clinreadnet.runtime.records import (
     CPU_BACKENDS,
-    NATIVE_BACKEND,
     record_here,
     record_verdict,
 )
@@ -42,14 +43,7 @@ from clinreadnet.runtime.verdict import (
     worst,
 )
 
-BACKENDS = (
-    "tensorrt",
-    "tensorrt-rtx",
-    "onnxruntime-cuda",
-    NATIVE_BACKEND,
-    "onnxruntime-cpu",
-    "openvino",
-)
+BACKENDS = tuple(table.BACKENDS)
 """Every backend, in the order in which a `Session` tries them."""
 
 CPU_BATCH = 1
@@ -133,14 +127,13 @@ def artifacts_of(name: str, manifest: Manifest) -> list[Artifact]:
         name: one of ``BACKENDS``.
         manifest: the bundle's manifest.
     """
-    if name.startswith("tensorrt"):
-        return [a for a in manifest.artifacts if a.flavour == name]
-    if name == NATIVE_BACKEND:
-        return [a for a in manifest.artifacts if a.kind == "checkpoint"]
+    row = table.BACKENDS[name]
     return [
         a
         for a in manifest.artifacts
-        if a.kind == "onnx" and (name in CPU_BACKENDS or not PRECISIONS[a.precision].dynamic)
+        if a.kind == row.runs
+        and a.flavour in (None, name)
+        and (row.on_cpu or not PRECISIONS[a.precision].dynamic)
     ]
 
 
@@ -161,7 +154,8 @@ def open_backend(
             changed or damaged.
         InputError: ``options`` is outside of what the bundle holds.
     """
-    return _opener(name)(name, Path(bundle), manifest, options, artifacts_of(name, manifest))
+    artifacts = artifacts_of(name, manifest)
+    return LOADERS[name].open(name, Path(bundle), manifest, options, artifacts)
 
 
 def open_artifact(
@@ -180,16 +174,7 @@ def open_artifact(
         artifact: the artifact's entry.
         options: as of a session; where memory is short its batch becomes smaller.
     """
-    return _opener(name)(name, Path(bundle), manifest, options, [artifact])
-
-
-_Opener = Callable[[str, Path, Manifest, SessionOptions, list[Artifact]], LoadedBackend]
-
-
-def _opener(name: str) -> _Opener:
-    if name == NATIVE_BACKEND:
-        return _open_checkpoint
-    return _open_engine if name.startswith("tensorrt") else _open_graph
+    return LOADERS[name].open(name, Path(bundle), manifest, options, [artifact])
 
 
 def _open_checkpoint(
@@ -375,3 +360,27 @@ def _of_precision(
 
 def _batch(artifact: Artifact, options: SessionOptions, usual: int) -> int:
     return options.batch or min(max(usual, artifact.batch.min), artifact.batch.max)
+
+
+@dataclass(frozen=True)
+class Loader:
+    """How a backend is loaded.
+
+    Attributes:
+        open: loads the most accurate of some artifacts, as `open_backend` does.
+        here: whether this machine may be able to run it.
+    """
+
+    open: Callable[[str, Path, Manifest, SessionOptions, list[Artifact]], LoadedBackend]
+    here: Callable[[], bool]
+
+
+LOADERS = {
+    "tensorrt": Loader(_open_engine, lambda: bool(find_gpus())),
+    "tensorrt-rtx": Loader(_open_engine, lambda: bool(find_gpus())),
+    "onnxruntime-cuda": Loader(_open_graph, lambda: offers_cuda() and bool(find_gpus())),
+    "native": Loader(_open_checkpoint, lambda: native.installed_version() is not None),
+    "onnxruntime-cpu": Loader(_open_graph, lambda: installed_version() is not None),
+    "openvino": Loader(_open_graph, lambda: openvino.installed_version() is not None),
+}
+"""How each backend of the table is loaded."""

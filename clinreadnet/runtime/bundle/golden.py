@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,8 @@ from numpy.typing import NDArray
 
 from clinreadnet.data.npy import NotAnArray, Wanted, has_member, read_members
 from clinreadnet.errors import InputError
-from clinreadnet.runtime.bundle.manifest import OUTPUT_INFOS, Golden, OutputInfo, read_listed
+from clinreadnet.runtime.bundle.files import read_listed
+from clinreadnet.runtime.bundle.manifest import OUTPUT_INFOS, Golden
 from clinreadnet.spec import MAP_SIDE, SIZE
 
 _TRUTH = {
@@ -34,7 +34,7 @@ _KIND = "kind"
 def read_golden(
     bundle: str | os.PathLike[str],
     golden: Golden,
-    outputs: Sequence[OutputInfo] = OUTPUT_INFOS,
+    *,
     first: int | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Return the arrays of `golden.npz` after checking the file.
@@ -42,7 +42,6 @@ def read_golden(
     Args:
         bundle: the bundle's folder.
         golden: the manifest's entry.
-        outputs: outputs of the bundle's graphs.
         first: number of slices to unpack; default all.
 
     Returns:
@@ -58,7 +57,7 @@ def read_golden(
     wanted = [
         Wanted("hu", (n, SIZE, SIZE), "i"),
         Wanted("label", (n,)),
-        *(Wanted(info.name, (n, *map(int, info.shape[1:]))) for info in outputs),
+        *(Wanted(info.name, (n, *map(int, info.shape[1:]))) for info in OUTPUT_INFOS),
     ]
     try:
         if has_member(io.BytesIO(content), *_TRUTH):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta
+
+from clinreadnet.runtime.bundle.types import FileName, FileSize, Sha256
 
 DRIVER_OF_ISA = {"8.0": 525, "8.6": 565, "8.7": 570}
 """First branch of the NVIDIA driver that knows a version of the PTX ISA (those of CUDA 12.0, 12.7
@@ -14,9 +18,9 @@ and 12.8)."""
 class PtxFile:
     """The PTX of one kernel, as TensorRT got it. No engine needs the file to run."""
 
-    file: str
-    sha256: str
-    size: int
+    file: FileName
+    sha256: Sha256
+    size: FileSize
     kernel: str
     target: str
     isa: str
@@ -50,15 +54,13 @@ class Plugins:
         ptx: the kernels, for each target; those of an engine are among its graph's.
         needed_at_run_time: false: an engine holds the code of its kernels. It needs no plugin
             library, no Python and no Triton.
-        choice: what `--plugins auto` measured; empty if the ops were named.
     """
 
     triton: str
     nodes: tuple[PluginNodes, ...]
     native: dict[str, str]
     ptx: tuple[PtxFile, ...]
-    needed_at_run_time: Literal[False] = False
-    choice: dict[str, Any] = field(default_factory=dict)
+    needed_at_run_time: Annotated[bool, Meta(extra_json_schema={"const": False})] = False
 
 
 def driver_obstacle(isa: str, driver: str | None) -> str | None:

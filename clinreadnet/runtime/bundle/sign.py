@@ -8,12 +8,9 @@ from typing import TYPE_CHECKING
 
 from clinreadnet.errors import InputError, first_line
 from clinreadnet.files import whole_file
-from clinreadnet.runtime.bundle.manifest import (
-    listed_files,
-    load_manifest,
-    parse_manifest,
-    read_listed,
-)
+from clinreadnet.runtime.bundle.files import load_manifest, read_listed
+from clinreadnet.runtime.bundle.format import parse_manifest
+from clinreadnet.runtime.bundle.manifest import listed_files
 from clinreadnet.runtime.bundle.trust import (
     SIGNATURE_NAME,
     KeyFile,

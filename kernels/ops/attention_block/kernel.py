@@ -22,7 +22,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import triton_op
 
-from clinreadnet.kernels.dispatch import INTERPRETED, differentiate_as, wrap_triton
+from clinreadnet.kernels.dispatch import register, wrap_triton
 from clinreadnet.kernels.grid import Size
 from clinreadnet.kernels.launch import device_of, gpu_of, launch_config
 from clinreadnet.kernels.ops.attention_block.reference import attention_block_reference
@@ -209,14 +209,8 @@ def attention_block_op(
     return out
 
 
-# Otherwise the body of the op would be its fake, and tracing would run the interpreted kernel.
-@attention_block_op.register_fake
-def _(x: Tensor, *parameters: Tensor, window: int, shift: int, eps: float) -> Tensor:
-    return x.new_empty(x.shape)
-
-
-if not INTERPRETED:
-    attention_block_op.register_kernel("cpu", attention_block_reference)
-
-
-differentiate_as(attention_block_op, attention_block_reference)
+register(
+    attention_block_op,
+    lambda x, *parameters, **sizes: x.new_empty(x.shape),
+    attention_block_reference,
+)

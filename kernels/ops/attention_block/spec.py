@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from clinreadnet.kernels.dispatch import DTYPES, Limits
-from clinreadnet.kernels.grid import Formula
+from clinreadnet.kernels.grid import B, Formula, H, W
 from clinreadnet.kernels.ops.window_attention.spec import work as attention_work
 from clinreadnet.kernels.spec import (
     FUSED_CHANNELS,
@@ -90,34 +90,35 @@ def work(shape: LayerShape, batch: int, item: int) -> Work:
 
 def sources(network: NetworkShape) -> Iterator[KernelSource]:
     """One kernel for all blocks that differ in size alone."""
-    from clinreadnet.kernels.ops.attention_block.kernel import attention_block_grid
 
     def key(block: LayerShape) -> tuple[int, ...]:
         return block.channels, block.heads, block.window, block.shift, block.octaves
 
+    def grid(case: Case) -> Formula:
+        from clinreadnet.kernels.ops.attention_block.kernel import attention_block_grid
+
+        return attention_block_grid(B, H, W, case.constants["WINDOW"])
+
     fused = [block for block in network.blocks if block.channels in LIMITS.channels]
     for blocks in grouped(fused, key):
         c, heads, window, shift, octaves = key(blocks[0])
-
-        def grid(case: Case, window: int = window) -> Formula:
-            return attention_block_grid(Formula("B"), Formula("H"), Formula("W"), window)
 
         yield KernelSource(
             name=f"attention_block_{c}_shift{shift}",
             shape=blocks[0],
             grid=grid,
             shapes={
-                "x": f"[B, H, W, {c}]",
-                "norm_weight": f"[{c}]",
-                "norm_bias": f"[{c}]",
-                "qkv_weight": f"[{3 * c}, {c}]",
-                "qkv_bias": f"[{3 * c}]",
-                "projection_weight": f"[{c}, {c}]",
-                "projection_bias": f"[{c}]",
-                "position_bias": f"[{heads}, {window**2}, {window**2}]",
-                "inv_temperature": f"[{heads}]",
-                "gates": f"[{heads}, {octaves}]",
-                "out": f"[B, H, W, {c}]",
+                "x": (B, H, W, c),
+                "norm_weight": (c,),
+                "norm_bias": (c,),
+                "qkv_weight": (3 * c, c),
+                "qkv_bias": (3 * c,),
+                "projection_weight": (c, c),
+                "projection_bias": (c,),
+                "position_bias": (heads, window**2, window**2),
+                "inv_temperature": (heads,),
+                "gates": (heads, octaves),
+                "out": (B, H, W, c),
             },
             uses=tuple({"layer": b.name, "H": b.side, "W": b.side} for b in blocks),
         )
@@ -149,4 +150,7 @@ ATTENTION_BLOCK = OpSpec(
     work=work,
     sources=sources,
     tuning=tuning,
+    trips=lambda case, shape: shape.heads,
+    plugin=True,
+    instead_of="window_attention",
 )

@@ -23,7 +23,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import triton_op
 
-from clinreadnet.kernels.dispatch import INTERPRETED, differentiate_as, wrap_triton
+from clinreadnet.kernels.dispatch import register, wrap_triton
 from clinreadnet.kernels.grid import Size, ceil_div
 from clinreadnet.kernels.launch import device_of, gpu_of, launch_config
 from clinreadnet.kernels.ops.fused_linear.reference import fused_linear_reference
@@ -177,14 +177,8 @@ def fused_linear_op(
     return out
 
 
-# Otherwise the body of the op would be its fake, and tracing would run the interpreted kernel.
-@fused_linear_op.register_fake
-def _(x: Tensor, weight: Tensor, *others: Tensor | None, gelu: bool, eps: float) -> Tensor:
+def _fake(x: Tensor, weight: Tensor, *others: Tensor | None, gelu: bool, eps: float) -> Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
-if not INTERPRETED:
-    fused_linear_op.register_kernel("cpu", fused_linear_reference)
-
-
-differentiate_as(fused_linear_op, fused_linear_reference)
+register(fused_linear_op, _fake, fused_linear_reference)

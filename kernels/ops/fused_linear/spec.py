@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from clinreadnet.kernels.dispatch import DTYPES, Limits
-from clinreadnet.kernels.grid import Formula
+from clinreadnet.kernels.grid import TOKENS, Formula
 from clinreadnet.kernels.ops.attention_block.spec import ATTENTION_BLOCK
 from clinreadnet.kernels.ops.mlp.spec import MLP
 from clinreadnet.kernels.spec import (
@@ -106,30 +106,31 @@ def work(shape: LayerShape, batch: int, item: int) -> Work:
 
 def sources(network: NetworkShape) -> Iterator[KernelSource]:
     """One kernel for the same layer of all blocks of the same channels."""
-    from clinreadnet.kernels.ops.fused_linear.kernel import fused_linear_grid
 
     def key(layer: LayerShape) -> tuple[str, int, int]:
         return layer.linear, layer.channels, layer.hidden
 
+    def grid(case: Case) -> Formula:
+        from clinreadnet.kernels.ops.fused_linear.kernel import fused_linear_grid
+
+        return fused_linear_grid(
+            TOKENS, *(case.constants[name] for name in ("OUTPUTS", "BLOCK_M", "BLOCK_N"))
+        )
+
     for layers in grouped(list(_layers(*network.blocks)), key):
         c, outputs = sides(layers[0])
-
-        def grid(case: Case, outputs: int = outputs) -> Formula:
-            blocks = case.constants["BLOCK_M"], case.constants["BLOCK_N"]
-            return fused_linear_grid(Formula("tokens"), outputs, *blocks)
-
         yield KernelSource(
             name=f"fused_linear_{layers[0].linear}_{layers[0].channels}",
             shape=layers[0],
             grid=grid,
             shapes={
-                "x": f"[tokens, {c}]",
-                "weight": f"[{outputs}, {c}]",
-                "bias": f"[{outputs}]",
-                "norm_weight": f"[{c}]",
-                "norm_bias": f"[{c}]",
-                "residual": f"[tokens, {outputs}]",
-                "out": f"[tokens, {outputs}]",
+                "x": (TOKENS, c),
+                "weight": (outputs, c),
+                "bias": (outputs,),
+                "norm_weight": (c,),
+                "norm_bias": (c,),
+                "residual": (TOKENS, outputs),
+                "out": (TOKENS, outputs),
             },
             uses=tuple({"layer": layer.name, "tokens": layer.side**2} for layer in layers),
         )
@@ -169,4 +170,5 @@ FUSED_LINEAR = OpSpec(
     sources=sources,
     tuning=tuning,
     keywords=lambda shape: () if normalises(shape) else ("residual",),
+    trips=lambda case, shape: case.constants["CHANNELS"] // case.constants["BLOCK_K"],
 )

@@ -22,7 +22,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import triton_op
 
-from clinreadnet.kernels.dispatch import INTERPRETED, differentiate_as, wrap_triton
+from clinreadnet.kernels.dispatch import register, wrap_triton
 from clinreadnet.kernels.grid import Size, ceil_div
 from clinreadnet.kernels.launch import device_of, gpu_of, launch_config
 from clinreadnet.kernels.ops.gelu.kernel import gelu
@@ -155,14 +155,4 @@ def mlp_op(
     return out
 
 
-# Otherwise the body of the op would be its fake, and tracing would run the interpreted kernel.
-@mlp_op.register_fake
-def _(x: Tensor, *parameters: Tensor, eps: float) -> Tensor:
-    return x.new_empty(x.shape)
-
-
-if not INTERPRETED:
-    mlp_op.register_kernel("cpu", mlp_reference)
-
-
-differentiate_as(mlp_op, mlp_reference)
+register(mlp_op, lambda x, *parameters, eps: x.new_empty(x.shape), mlp_reference)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from clinreadnet.kernels.dispatch import DTYPES, Limits
-from clinreadnet.kernels.grid import Formula
+from clinreadnet.kernels.grid import TOKENS, Formula
 from clinreadnet.kernels.spec import (
     FUSED_CHANNELS,
     LAYER_NORM_EPS,
@@ -67,10 +67,14 @@ def work(shape: LayerShape, batch: int, item: int) -> Work:
 
 def sources(network: NetworkShape) -> Iterator[KernelSource]:
     """One kernel for all blocks of the same channels."""
-    from clinreadnet.kernels.ops.mlp.kernel import mlp_grid
 
     def key(block: LayerShape) -> tuple[int, ...]:
         return block.channels, block.hidden
+
+    def grid(case: Case) -> Formula:
+        from clinreadnet.kernels.ops.mlp.kernel import mlp_grid
+
+        return mlp_grid(TOKENS, case.constants["BLOCK_M"])
 
     fused = [block for block in network.blocks if block.channels in LIMITS.channels]
     for blocks in grouped(fused, key):
@@ -78,16 +82,16 @@ def sources(network: NetworkShape) -> Iterator[KernelSource]:
         yield KernelSource(
             name=f"mlp_{c}",
             shape=blocks[0],
-            grid=lambda case: mlp_grid(Formula("tokens"), case.constants["BLOCK_M"]),
+            grid=grid,
             shapes={
-                "x": f"[tokens, {c}]",
-                "norm_weight": f"[{c}]",
-                "norm_bias": f"[{c}]",
-                "fc1_weight": f"[{hidden}, {c}]",
-                "fc1_bias": f"[{hidden}]",
-                "fc2_weight": f"[{c}, {hidden}]",
-                "fc2_bias": f"[{c}]",
-                "out": f"[tokens, {c}]",
+                "x": (TOKENS, c),
+                "norm_weight": (c,),
+                "norm_bias": (c,),
+                "fc1_weight": (hidden, c),
+                "fc1_bias": (hidden,),
+                "fc2_weight": (c, hidden),
+                "fc2_bias": (c,),
+                "out": (TOKENS, c),
             },
             uses=tuple({"layer": b.name, "tokens": b.side * b.side} for b in blocks),
         )
@@ -121,4 +125,6 @@ MLP = OpSpec(
     work=work,
     sources=sources,
     tuning=tuning,
+    trips=lambda case, shape: -(-case.constants["HIDDEN"] // case.constants["BLOCK_HIDDEN"]),
+    plugin=True,
 )

@@ -22,7 +22,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import triton_op
 
-from clinreadnet.kernels.dispatch import INTERPRETED, differentiate_as, wrap_triton
+from clinreadnet.kernels.dispatch import register, wrap_triton
 from clinreadnet.kernels.grid import Size, ceil_div
 from clinreadnet.kernels.launch import device_of, gpu_of, launch_config
 from clinreadnet.kernels.ops.gelu.kernel import gelu
@@ -223,18 +223,10 @@ def sobel_stem_op(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return out
 
 
-# Otherwise the body of the op would be its fake, and tracing would run the interpreted kernel.
-@sobel_stem_op.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return _empty_output(x, weight)
-
-
 def _on_cpu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return sobel_stem_reference(x, weight, bias).contiguous(memory_format=torch.channels_last)
 
 
-if not INTERPRETED:
-    sobel_stem_op.register_kernel("cpu", _on_cpu)
-
-
-differentiate_as(sobel_stem_op, sobel_stem_reference)
+register(
+    sobel_stem_op, lambda x, weight, bias: _empty_output(x, weight), sobel_stem_reference, _on_cpu
+)

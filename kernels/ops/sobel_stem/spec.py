@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from clinreadnet.kernels.dispatch import DTYPES, Limits
-from clinreadnet.kernels.grid import Formula
+from clinreadnet.kernels.grid import B, Formula, H, W
 from clinreadnet.kernels.spec import (
     POINTERS,
     STEM,
@@ -65,23 +65,22 @@ def work(shape: LayerShape, batch: int, item: int) -> Work:
 
 def sources(network: NetworkShape) -> Iterator[KernelSource]:
     """The one stem."""
-    from clinreadnet.kernels.ops.sobel_stem.kernel import sobel_stem_grid
-
     stem, c0 = network.stem, network.stem.channels
 
     def grid(case: Case) -> Formula:
-        sizes = Formula("B"), Formula("H"), Formula("W")
-        return sobel_stem_grid(*sizes, case.constants["BLOCK_H"], case.constants["BLOCK_W"])
+        from clinreadnet.kernels.ops.sobel_stem.kernel import sobel_stem_grid
+
+        return sobel_stem_grid(B, H, W, case.constants["BLOCK_H"], case.constants["BLOCK_W"])
 
     yield KernelSource(
         name="sobel_stem",
         shape=stem,
         grid=grid,
         shapes={
-            "x": "[B, 1, H, W]",
-            "weight": f"[{c0}, 4, 3, 3]",
-            "bias": f"[{c0}]",
-            "out": f"[B, (H + 1) / 2, (W + 1) / 2, {c0}]",
+            "x": (B, 1, H, W),
+            "weight": (c0, 4, 3, 3),
+            "bias": (c0,),
+            "out": (B, (H + 1) // 2, (W + 1) // 2, c0),
         },
         uses=({"layer": stem.name, "H": stem.side, "W": stem.side},),
     )
@@ -114,4 +113,6 @@ SOBEL_STEM = OpSpec(
     work=work,
     sources=sources,
     tuning=tuning,
+    plugin=True,
+    channels_last=True,
 )

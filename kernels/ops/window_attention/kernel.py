@@ -23,7 +23,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import triton_op
 
-from clinreadnet.kernels.dispatch import INTERPRETED, differentiate_as, wrap_triton
+from clinreadnet.kernels.dispatch import register, wrap_triton
 from clinreadnet.kernels.grid import Size, ceil_div
 from clinreadnet.kernels.launch import device_of, gpu_of, launch_config
 from clinreadnet.kernels.ops.window_attention.reference import window_attention_reference
@@ -261,16 +261,8 @@ def window_attention_op(
     return out
 
 
-# Otherwise the body of the op would be its fake, and tracing would run the interpreted kernel.
-@window_attention_op.register_fake
-def _(
-    qkv: Tensor, bias: Tensor, inv_temperature: Tensor, gates: Tensor, *, window: int, shift: int
-) -> Tensor:
-    return _empty_output(qkv)
-
-
-if not INTERPRETED:
-    window_attention_op.register_kernel("cpu", window_attention_reference)
-
-
-differentiate_as(window_attention_op, window_attention_reference)
+register(
+    window_attention_op,
+    lambda qkv, *parameters, **sizes: _empty_output(qkv),
+    window_attention_reference,
+)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from clinreadnet.kernels.dispatch import DTYPES, Limits
-from clinreadnet.kernels.grid import Formula
+from clinreadnet.kernels.grid import HEADS, B, Formula, H, W
 from clinreadnet.kernels.spec import (
     POINTERS,
     STAGES,
@@ -83,28 +83,29 @@ def work(shape: LayerShape, batch: int, item: int) -> Work:
 
 def sources(network: NetworkShape) -> Iterator[KernelSource]:
     """One kernel for all layers that differ in size or number of heads alone."""
-    from clinreadnet.kernels.ops.window_attention.kernel import window_attention_grid
 
     def key(block: LayerShape) -> tuple[int, ...]:
         return block.window, block.shift, block.head_dim, block.octaves
 
+    def grid(case: Case) -> Formula:
+        from clinreadnet.kernels.ops.window_attention.kernel import window_attention_grid
+
+        constants = case.constants["WINDOW"], case.constants["BLOCK_M"]
+        return window_attention_grid(B, H, W, HEADS, *constants)
+
     for blocks in grouped(network.blocks, key):
         window, shift, head_dim, octaves = key(blocks[0])
-
-        def grid(case: Case, window: int = window) -> Formula:
-            sizes = Formula("B"), Formula("H"), Formula("W"), Formula("heads")
-            return window_attention_grid(*sizes, window, case.constants["BLOCK_M"])
 
         yield KernelSource(
             name=f"window_attention_shift{shift}",
             shape=blocks[0],
             grid=grid,
             shapes={
-                "qkv": f"[B, H, W, 3 * heads * {head_dim}]",
-                "bias": f"[heads, {window**2}, {window**2}]",
-                "inv_temperature": "[heads]",
-                "gates": f"[heads, {octaves}]",
-                "out": f"[B, H, W, heads * {head_dim}]",
+                "qkv": (B, H, W, 3 * HEADS * head_dim),
+                "bias": (HEADS, window**2, window**2),
+                "inv_temperature": (HEADS,),
+                "gates": (HEADS, octaves),
+                "out": (B, H, W, HEADS * head_dim),
             },
             uses=tuple(
                 {
@@ -163,4 +164,5 @@ WINDOW_ATTENTION = OpSpec(
     work=work,
     sources=sources,
     tuning=tuning,
+    plugin=True,
 )

@@ -32,7 +32,7 @@ from support.real_bindings import RealBinding, Unavailable  # noqa: E402
 
 from clinreadnet.export.kernels import sources  # noqa: E402
 from clinreadnet.export.plugins.kernel import Native  # noqa: E402
-from clinreadnet.export.plugins.names import PLUGIN_OPS  # noqa: E402
+from clinreadnet.export.plugins.request import plugin_ops  # noqa: E402
 
 pytestmark = [
     pytest.mark.compile,
@@ -114,6 +114,6 @@ def test_inputs_of_another_type_are_refused() -> None:
 
 
 def test_every_kernel_of_the_network_is_tried() -> None:
-    names = {source.name for spec, source in sources(NETWORK) if spec.name in PLUGIN_OPS}
+    names = {source.name for spec, source in sources(NETWORK) if spec.name in plugin_ops()}
     assert names == {*SOURCES, *(source for source, _ in REFUSED)}
     assert set(TYPES) == {"float32", "float16", "bfloat16"}

@@ -11,9 +11,9 @@ import pytest
 pytest.importorskip("triton", reason="triton is not installed")
 
 from clinreadnet.errors import CheckFailed, ClinReadNetError  # noqa: E402
-from clinreadnet.export.plugins import engine  # noqa: E402
-from clinreadnet.export.plugins.engine import GraphPlugins  # noqa: E402
+from clinreadnet.export.plugins import register  # noqa: E402
 from clinreadnet.export.plugins.plan import Plan, PluginNode  # noqa: E402
+from clinreadnet.export.plugins.register import GraphPlugins  # noqa: E402
 from clinreadnet.runtime.backends.flavours import newest  # noqa: E402
 
 SOURCE: Any = types.SimpleNamespace(name="mlp_48")
@@ -54,8 +54,8 @@ def test_each_target_gets_its_kernels(
     portable: bool, target: str, kernel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = []
-    monkeypatch.setattr(engine, "register_plugins", lambda trt, module, ks: given.append(ks))
-    monkeypatch.setattr(engine, "plugin_module", lambda trt, flavour: "module")
+    monkeypatch.setattr(register, "register_plugins", lambda trt, module, ks: given.append(ks))
+    monkeypatch.setattr(register, "plugin_module", lambda trt, flavour: "module")
     flag = types.SimpleNamespace(PREFER_AOT_PYTHON_PLUGINS=4)
     trt = types.SimpleNamespace(NetworkDefinitionCreationFlag=flag)
     plugins = GraphPlugins(Plan("fp16", (MLP,), {}, KERNELS), portable=portable)

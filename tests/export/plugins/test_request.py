@@ -13,10 +13,8 @@ from clinreadnet.cli import app
 from clinreadnet.cli.command import spell
 from clinreadnet.errors import InputError
 from clinreadnet.export.engines.options import BuildOptions
-from clinreadnet.export.plugins import request
 from clinreadnet.export.plugins.request import check_request
 from clinreadnet.runtime.backends.flavours import FLAVOURS, newest
-from clinreadnet.runtime.gpu import Gpu
 
 FULL, RTX = newest("tensorrt"), newest("tensorrt-rtx")
 ALL = ("all",)
@@ -30,15 +28,8 @@ ALL = ("all",)
         (ALL, FULL, {"strip_weights": True}, False, "with `strip_weights`"),
         (ALL, FULL, {"platform": "windows"}, False, "with `platform`"),
         (ALL, FULL, {}, True, "the network's own float32 islands; leave out `fp32_islands`"),
-        (
-            ("auto",),
-            FULL,
-            {},
-            False,
-            "plugins=auto: measures on the GPU .* shows none",
-        ),
     ],
-    ids=["rtx", "version", "weights", "platform", "islands", "auto"],
+    ids=["rtx", "version", "weights", "platform", "islands"],
 )
 def test_what_does_not_go_together(
     wanted: tuple[str, ...],
@@ -48,7 +39,6 @@ def test_what_does_not_go_together(
     message: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(request, "find_gpus", list)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     check_request((), flavour, BuildOptions(**options), auto_islands=islands)
     with pytest.raises(InputError, match=message) as error:
@@ -57,10 +47,9 @@ def test_what_does_not_go_together(
 
 
 def test_what_goes_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request, "find_gpus", lambda: [Gpu("x", "sm90", 1)])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     options = BuildOptions(hardware_compatible=True, optimization_level=3, workspace_mib=64)
-    for wanted in (ALL, ("auto",), ("mlp",)):
+    for wanted in (ALL, ("mlp",)):
         check_request(wanted, FULL, options, auto_islands=False)
 
 
@@ -81,9 +70,10 @@ def test_both_full_versions_take_plugins() -> None:
     ("arguments", "message"),
     [
         (["--plugins", "stem"], "--plugins stem: unknown; give sobel_stem, window_attention"),
+        (["--plugins", "auto"], "--plugins auto: unknown; give sobel_stem, window_attention"),
         (["--plugins", "all"], "--plugins: tensorrt-rtx takes none; give --flavour tensorrt"),
     ],
-    ids=["unknown", "rtx"],
+    ids=["unknown", "auto", "rtx"],
 )
 def test_the_command_line_says_it_in_its_own_words(
     arguments: list[str], message: str, tmp_path: Path

@@ -17,6 +17,7 @@ from clinreadnet.precision import CHECKPOINT_PRECISIONS
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.backends import native
 from clinreadnet.runtime.backends.native import NativeBackend
+from clinreadnet.runtime.bundle.files import digest, load_manifest, write_manifest
 from clinreadnet.runtime.bundle.manifest import (
     CHECKPOINT_NAME,
     Artifact,
@@ -24,9 +25,6 @@ from clinreadnet.runtime.bundle.manifest import (
     BuiltOn,
     Golden,
     Parity,
-    digest,
-    load_manifest,
-    write_manifest,
 )
 from clinreadnet.runtime.records import record_here, same_kind
 from clinreadnet.runtime.verdict import Validity, native_verdict, this_machine

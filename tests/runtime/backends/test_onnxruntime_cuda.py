@@ -27,7 +27,8 @@ from clinreadnet.errors import (
     PartialResult,
 )
 from clinreadnet.runtime import Session, gpu, verdict
-from clinreadnet.runtime.bundle.manifest import BatchRange, load_manifest
+from clinreadnet.runtime.bundle.files import load_manifest
+from clinreadnet.runtime.bundle.manifest import BatchRange
 from clinreadnet.verify.record import record
 from clinreadnet.verify.run import steps, verify_golden
 

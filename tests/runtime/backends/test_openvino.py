@@ -15,7 +15,7 @@ from clinreadnet.errors import BackendError, BackendUnavailable, CheckFailed, In
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.backends.openvino import OpenVinoBackend, installed_version
-from clinreadnet.runtime.bundle.manifest import load_manifest
+from clinreadnet.runtime.bundle.files import load_manifest
 from clinreadnet.spec import OUTPUTS
 from clinreadnet.verify.record import record
 from clinreadnet.verify.run import verify_golden

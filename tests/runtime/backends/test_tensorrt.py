@@ -31,13 +31,8 @@ from clinreadnet.errors import (
 )
 from clinreadnet.runtime import Session, verdict
 from clinreadnet.runtime.backends.tensorrt import TensorRTBackend
-from clinreadnet.runtime.bundle.manifest import (
-    BatchRange,
-    BuiltOn,
-    digest,
-    load_manifest,
-    write_manifest,
-)
+from clinreadnet.runtime.bundle.files import digest, load_manifest, write_manifest
+from clinreadnet.runtime.bundle.manifest import BatchRange, BuiltOn
 from clinreadnet.runtime.verdict import Validity
 from clinreadnet.spec import OUTPUTS
 
@@ -82,14 +77,6 @@ def test_novelty_has_its_buffers_and_is_judged(machine: Machine) -> None:
         assert set(lane.host) == set(lane.device) == {"hu", *OUTPUTS}
     assert scores.in_domain is not None
     assert scores.in_domain.tolist() == [True, True, False, True, True]
-
-
-def test_an_engine_made_before_novelty_runs(machine: Machine) -> None:
-    path = machine.bundle(Engine(novel=False), before_novelty=True)
-    with Session(path, machine.flavour) as session:
-        scores = session.score(some_hu(5))
-    np.testing.assert_allclose(scores.score, reference(some_hu(5))["score"], rtol=1e-5)
-    assert scores.novelty is None and scores.in_domain is None
 
 
 def test_an_engine_without_novelty_is_refused_where_the_manifest_has_it(machine: Machine) -> None:

@@ -12,16 +12,8 @@ from support.tiny_bundle import make_graph, reference, write_bundle
 
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.backends.flavours import FlavourMissing, load_flavour
-from clinreadnet.runtime.bundle.manifest import (
-    NOT_RUN,
-    Artifact,
-    BatchRange,
-    BuiltOn,
-    Parity,
-    digest,
-    load_manifest,
-    write_manifest,
-)
+from clinreadnet.runtime.bundle.files import digest, load_manifest, write_manifest
+from clinreadnet.runtime.bundle.manifest import NOT_RUN, Artifact, BatchRange, BuiltOn, Parity
 from clinreadnet.runtime.gpu import find_gpus
 from clinreadnet.runtime.verdict import current_platform
 

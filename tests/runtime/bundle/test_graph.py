@@ -15,8 +15,8 @@ from support.tiny_bundle import make_graph, write_bundle
 
 from clinreadnet.errors import InputError, Untrusted
 from clinreadnet.runtime import Session
+from clinreadnet.runtime.bundle.files import digest, load_manifest, write_manifest
 from clinreadnet.runtime.bundle.graph import check_graph, read_graph
-from clinreadnet.runtime.bundle.manifest import digest, load_manifest, write_manifest
 from clinreadnet.runtime.bundle.sign import sign_bundle
 from clinreadnet.verify.run import verify_golden
 

@@ -20,7 +20,8 @@ from support.tiny_bundle import write_bundle
 from clinreadnet import limits
 from clinreadnet.errors import InputError, Untrusted
 from clinreadnet.runtime import Session
-from clinreadnet.runtime.bundle.manifest import digest, parse_manifest
+from clinreadnet.runtime.bundle.files import digest
+from clinreadnet.runtime.bundle.format import parse_manifest
 
 cryptography = pytest.importorskip("cryptography")
 
@@ -56,12 +57,12 @@ def golden(manifest: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        pytest.param(with_batch(64, 64), "min is at most 16", id="batch-64"),
-        pytest.param(with_batch(10**6, 10**6), "min is at most 16", id="batch-10^6"),
-        pytest.param(with_batch(1, 10**6), "max at most 1024", id="batch-max"),
+        pytest.param(with_batch(64, 64), "batch.min: Expected `int` <= 16", id="batch-64"),
+        pytest.param(with_batch(10**6, 10**6), "min: Expected `int` <= 16", id="batch-10^6"),
+        pytest.param(with_batch(1, 10**6), "batch.max: Expected `int` <= 1024", id="batch-max"),
         pytest.param(failed_parity, "verified is true, but the parity of", id="verified"),
-        pytest.param(budget, "beyond any measure", id="budget"),
-        pytest.param(golden, "golden.slices is not 1 to 512", id="golden"),
+        pytest.param(budget, "parity.budget: Number out of range", id="budget"),
+        pytest.param(golden, "golden.slices: Expected `int` <= 512", id="golden"),
     ],
 )
 def test_a_manifest_beyond_a_limit_is_refused(

@@ -9,9 +9,10 @@ from typing import Any
 
 import jsonschema
 import pytest
-from support.tiny_bundle import as_first_version_2
 
 from clinreadnet.errors import InputError, Untrusted
+from clinreadnet.runtime.bundle.files import digest, read_listed
+from clinreadnet.runtime.bundle.format import manifest_json, parse_manifest
 from clinreadnet.runtime.bundle.manifest import (
     Artifact,
     BatchRange,
@@ -20,10 +21,7 @@ from clinreadnet.runtime.bundle.manifest import (
     InputInfo,
     Manifest,
     ModelInfo,
-    digest,
     listed_files,
-    parse_manifest,
-    read_listed,
 )
 from clinreadnet.runtime.bundle.plugins import PluginNodes, Plugins, PtxFile
 from clinreadnet.runtime.verdict import Machine, Validity, verdict
@@ -78,7 +76,7 @@ def make_manifest(of_engine: Plugins | None = PLUGINS, **changes: Any) -> Manife
 
 def test_plugins_read_back_equal_and_keep_the_schema() -> None:
     manifest = make_manifest()
-    text = manifest.to_json()
+    text = manifest_json(manifest)
     assert parse_manifest(text) == manifest
     jsonschema.Draft202012Validator(SCHEMA).validate(json.loads(text))
     assert '"needed_at_run_time": false' in text
@@ -91,17 +89,17 @@ def test_ptx_files_are_listed_once() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("needed_at_run_time",), True, "True is none of False"),
+        (("needed_at_run_time",), True, "plugins.needed_at_run_time: true is none of false"),
         (("ptx", 0, "file"), "../mlp.ptx", "is not a plain file name"),
         (("ptx", 0, "file"), "clinreadnet.fp16.onnx", "is listed twice"),
         (("ptx", 0, "sha256"), "1", "sha256"),
-        (("nodes", 0, "op"), 1, "expected a string"),
+        (("nodes", 0, "op"), 1, r"plugins.nodes\[0\].op: Expected `str`, got `int`"),
         (("isa",), "8.0", "isa is not a field"),
     ],
     ids=["needed", "path", "twice", "hash", "type", "field"],
 )
 def test_wrong_fields_are_refused(path: tuple[Any, ...], value: Any, message: str) -> None:
-    raw = json.loads(make_manifest(None).to_json())
+    raw = json.loads(manifest_json(make_manifest(None)))
     node: Any = raw["artifacts"][1]["plugins"]
     for one in path[:-1]:
         node = node[one]
@@ -113,15 +111,8 @@ def test_wrong_fields_are_refused(path: tuple[Any, ...], value: Any, message: st
 def test_an_engine_has_kernels_of_its_graph_alone() -> None:
     other = dataclasses.replace(PLUGINS, ptx=(dataclasses.replace(FILE, target="sm90"),))
     with pytest.raises(InputError, match=r"artifacts\[2\].plugins.ptx: not among those"):
-        parse_manifest(make_manifest(other).to_json())
-    parse_manifest(make_manifest(dataclasses.replace(PLUGINS, ptx=())).to_json())
-
-
-def test_a_manifest_made_before_plugins_is_read() -> None:
-    raw = as_first_version_2(json.loads(make_manifest(None).to_json()))
-    manifest = parse_manifest(json.dumps(raw))
-    assert manifest.schema_version == 2
-    assert all(artifact.plugins is None for artifact in manifest.artifacts)
+        parse_manifest(manifest_json(make_manifest(other)))
+    parse_manifest(manifest_json(make_manifest(dataclasses.replace(PLUGINS, ptx=()))))
 
 
 def test_changed_ptx_is_refused(tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ from clinreadnet import limits
 from clinreadnet.errors import InputError, Untrusted
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.backends import ladder as backends_module
-from clinreadnet.runtime.bundle import manifest as manifest_module
-from clinreadnet.runtime.bundle.manifest import load_manifest, write_manifest
+from clinreadnet.runtime.bundle import files as files_module
+from clinreadnet.runtime.bundle.files import load_manifest, write_manifest
 from clinreadnet.runtime.bundle.sign import sign_bundle
 
 
@@ -69,7 +69,7 @@ def nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def nothing_is_parsed(monkeypatch: pytest.MonkeyPatch, nothing_is_loaded: None) -> None:
     monkeypatch.setattr(
-        manifest_module, "parse_manifest", lambda *a, **k: pytest.fail("it was parsed")
+        files_module, "parse_manifest", lambda *a, **k: pytest.fail("it was parsed")
     )
 
 

@@ -1,0 +1,115 @@
+"""A bundle's files: its manifest and what that lists, each read once.
+
+The bytes that are hashed are the bytes that are used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from clinreadnet import limits
+from clinreadnet.errors import InputError, Untrusted, first_line
+from clinreadnet.files import whole_file
+from clinreadnet.runtime.bundle.format import manifest_json, parse_manifest
+from clinreadnet.runtime.bundle.graph import check_graph
+from clinreadnet.runtime.bundle.manifest import Artifact, Listed, Manifest
+from clinreadnet.runtime.bundle.trust import (
+    MANIFEST_NAME,
+    SIGNATURE_NAME,
+    KeyFile,
+    read_inside,
+    read_manifest,
+)
+
+
+def write_manifest(manifest: Manifest, bundle: str | os.PathLike[str]) -> Path:
+    """Check ``manifest`` and write it atomically into the folder ``bundle``.
+
+    The signature of a replaced manifest is removed, because it is no longer valid.
+
+    Raises:
+        InputError: a field is invalid, the folder does not exist, or the manifest is too large to
+            be read again.
+    """
+    path = Path(bundle) / MANIFEST_NAME
+    text = manifest_json(manifest)
+    parse_manifest(text, path)
+    if len(text.encode()) > limits.MANIFEST:
+        raise InputError(f"{path}: would be larger than {limits.MANIFEST} bytes; export it again")
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+        # Not before there is room for the new manifest, and not after it is in place.
+        path.with_name(SIGNATURE_NAME).unlink(missing_ok=True)
+    return path
+
+
+def load_manifest(
+    bundle: str | os.PathLike[str], trusted_keys: Sequence[KeyFile] | None = None
+) -> Manifest:
+    """Read and check the manifest of the folder ``bundle``; the files it lists are not read.
+
+    Args:
+        bundle: the folder.
+        trusted_keys: public keys, PEM files. If given, one of them must have signed the
+            manifest; the signature is checked before the manifest is parsed.
+
+    Raises:
+        InputError: no such bundle, not JSON, a newer schema, or an invalid field.
+        Untrusted: not signed by a trusted key, a link out of the bundle, or too large.
+    """
+    folder = Path(bundle)
+    path = folder / MANIFEST_NAME
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder}: no such bundle; make one with `clinreadnet export --out {folder}`"
+        )
+    try:
+        text = read_manifest(folder, trusted_keys).decode("utf-8")
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: missing, so this is not a bundle; make one with `clinreadnet export`"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: cannot be read ({first_line(error)})") from None
+    return parse_manifest(text, path)
+
+
+def now() -> str:
+    """Return the time in UTC as manifests write it, such as 2026-01-31T12:00:00Z."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def digest(content: bytes) -> str:
+    """Return the SHA-256 of ``content``, 64 hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def read_listed(bundle: str | os.PathLike[str], listed: Listed) -> bytes:
+    """Return the bytes of a listed file after a check of its size and SHA-256.
+
+    Of an ONNX graph it is also checked that it is in the precision that the manifest says, and that
+    it names no other file (see `clinreadnet.runtime.bundle.graph`).
+
+    Raises:
+        InputError: the file is missing.
+        Untrusted: it is not the file in the manifest, a link out of the bundle, or a graph that
+            needs another file or is in another precision.
+    """
+    path = Path(bundle) / listed.file
+    try:
+        content = read_inside(Path(bundle), listed.file, size=listed.size)
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: listed in the manifest but missing; copy the whole bundle or export it again"
+        ) from None
+    if digest(content) != listed.sha256:
+        raise Untrusted(
+            f"{path}: SHA-256 differs from the manifest; copy the bundle again or export it again"
+        )
+    if isinstance(listed, Artifact) and listed.kind == "onnx":
+        check_graph(content, str(path), listed.precision)
+    return content

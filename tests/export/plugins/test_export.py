@@ -1,0 +1,53 @@
+"""An export with plugins, on a machine without TensorRT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+from clinreadnet.export.bundle import export_bundle  # noqa: E402
+from clinreadnet.runtime.bundle.files import load_manifest  # noqa: E402
+from clinreadnet.runtime.bundle.manifest import BatchRange  # noqa: E402
+from clinreadnet.verify.run import verify_golden  # noqa: E402
+
+pytestmark = pytest.mark.compile
+
+
+def test_a_bundle_has_both_graphs_and_the_ptx(
+    quick: None, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "bundle"
+    notes: list[str] = []
+    report = export_bundle(
+        out,
+        checkpoint=tiny_checkpoint,
+        preset="tiny",
+        precisions=["fp32"],
+        flavour="tensorrt",
+        targets=(),
+        batch=BatchRange(1, 1, 1),
+        plugins=("sobel_stem",),
+        note=notes.append,
+    )
+    assert report.passed and notes == []
+    plain, graph, *checkpoints = load_manifest(out).artifacts
+    assert {entry.kind for entry in checkpoints} == {"checkpoint"}
+    assert (plain.file, plain.plugins) == ("clinreadnet.fp32.onnx", None)
+    assert graph.file == "clinreadnet.fp32.plugins.onnx" and graph.plugins is not None
+    assert [one.name for one in graph.plugins.nodes] == ["sobel_stem_512x512"]
+    assert graph.plugins.needed_at_run_time is False
+    assert graph.toolchain["triton"] == graph.plugins.triton
+    (ptx,) = graph.plugins.ptx
+    assert ptx.file == "clinreadnet.fp32.plugins.sm80.sobel_stem.ptx" and ptx.isa == "8.0"
+    text = (out / ptx.file).read_text()
+    (out / ptx.file).write_text(text.replace("ret;", "exit;"))
+    changed = verify_golden(out, load_manifest(out))
+    assert not changed.passed
+    assert [str(one.parity and one.parity.status) for one in changed.artifacts[:2]] == [
+        "passed",
+        "failed",
+    ]
+    assert "sobel_stem.ptx: " in str(changed.artifacts[1].parity)
