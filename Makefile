@@ -16,7 +16,7 @@ NATIVE := setup.py $(wildcard kernels/cpu/*.cpp kernels/cpu/*.h kernels/cpu/incl
 
 .DEFAULT_GOAL := help
 .PHONY: help build build-at-terminal test test-all fuzz soak faults lint format typecheck docs picture bench \
-	bench-record bench-check gpu-check native-sanitize \
+	bench-record bench-check report gpu-check native-sanitize \
 	node-load rehearse tables ptx-check defects flavours plugins kernel-table clean
 
 help:  ## list the targets
@@ -91,6 +91,9 @@ bench-record: $(INSTALLED) bundle/manifest.json  ## the same, kept in bench/resu
 bench-check: $(INSTALLED) bundle/manifest.json  ## decide for each row whether it is slower than in the last recorded run
 	$(BIN)/python -m bench.check
 
+report: $(INSTALLED) bundle/manifest.json  ## recommend an artifact within BUDGET (default score<=0.02), and write report.html
+	$(BIN)/python -m bench.report --out report.html $(if $(BUDGET),--budget "$(BUDGET)")
+
 tables: $(INSTALLED)  ## write the tables of the docs from recorded runs
 	$(BIN)/python -m bench.tables
 
@@ -127,7 +130,7 @@ kernel-table: $(INSTALLED)  ## compile the kernels for each GPU, count their ins
 	$(BIN)/python -m bench.tables
 
 clean:  ## remove everything that the targets make
-	rm -rf $(VENV) .typecheck bundle sample build site *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .typecheck bundle sample report.html build site *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
 # setuptools first, so that the editable install needs no separate build environment.
 $(INSTALLED): pyproject.toml constraints.txt $(NATIVE)

@@ -14,9 +14,9 @@ from bench.measure import machine
 from bench.measure.rates import known_rates, measure_rates
 from bench.measure.timing import FULL, QUICK, REPLAY, Timing
 from bench.recording import current_commit
+from bench.results import SCHEMA
+from bench.rows import RecordedRow
 from clinreadnet.errors import InputError
-from clinreadnet.report.results import SCHEMA
-from clinreadnet.report.rows import RecordedRow
 from clinreadnet.runtime.bundle.default import default_bundle
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ import pytest
 
 from bench.measure.arrivals import SCENARIOS, load_generator, run_scenario
 from bench.measure.timing import REPLAY
+from bench.rows import ArrivalRow
 from clinreadnet.data.plausibility import implausible
 from clinreadnet.errors import BackendUnavailable
-from clinreadnet.report.rows import ArrivalRow
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.bundle.default import default_bundle
 from clinreadnet.runtime.bundle.golden import read_golden

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from bench.measure import device
 from bench.measure.cuda_clock import copy_milliseconds, milliseconds
+from bench.rows import KernelRow
 from bench.studies.stock_attention import StockAttention
 from clinreadnet.kernels import window_attention
 from clinreadnet.kernels.dispatch import DTYPES
@@ -28,7 +29,6 @@ from clinreadnet.kernels.registry import OPS
 from clinreadnet.kernels.spec import LayerShape, OpSpec
 from clinreadnet.metrics import relative_error
 from clinreadnet.precision import PRECISIONS, precision_of
-from clinreadnet.report.rows import KernelRow
 
 pytestmark = pytest.mark.skipif(not device.is_there(), reason="no NVIDIA GPU on this machine")
 ENGINE_DTYPE = "float16"

@@ -21,8 +21,8 @@ from bench.measure import device
 from bench.measure.groups import Groups
 from bench.measure.networks import Candidate, Candidates, find
 from bench.measure.timing import REPLAY
+from bench.rows import BenchRow, ColdStartRow, row_id
 from clinreadnet.errors import InputError
-from clinreadnet.report.rows import BenchRow, ColdStartRow, row_id
 from clinreadnet.runtime.bundle.default import default_bundle
 from clinreadnet.runtime.gpu import find_gpus
 

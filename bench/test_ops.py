@@ -12,8 +12,8 @@ import pytest
 
 from bench.measure import roofline
 from bench.measure.timing import REPLAY, Timing, host_sample, interleave, marks, warm_up
-from clinreadnet.report.rows import OpRow
-from clinreadnet.report.statistics import median_interval, percentile, variation
+from bench.rows import OpRow
+from bench.statistics import median_interval, percentile, variation
 
 torch = pytest.importorskip("torch", reason="needs PyTorch")
 F = torch.nn.functional

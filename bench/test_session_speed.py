@@ -17,7 +17,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.measure.sessions import session_facts
-from clinreadnet.report.statistics import median_interval
+from bench.statistics import median_interval
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.bundle.default import default_bundle
 

@@ -18,12 +18,12 @@ from support.tiny_bundle import make_graph, reference, write_bundle
 
 from bench.measure import roofline
 from bench.measure.networks import Candidate, check, find
+from bench.report.recommend import recommend
+from bench.report.tables import artifacts_table, network_table
+from bench.results import read_run
 from clinreadnet import precision
 from clinreadnet.errors import CheckFailed, InputError
 from clinreadnet.precision import PRECISIONS, Precision, find_precision, precision_of
-from clinreadnet.report.recommend import recommend
-from clinreadnet.report.results import read_run
-from clinreadnet.report.tables import artifacts_table, network_table
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.bundle.manifest import load_manifest
 from clinreadnet.verify.compare import compare

@@ -19,8 +19,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from bench.rows import ArrivalRow
 from clinreadnet.errors import BackendUnavailable, ClinReadNetError, InputError
-from clinreadnet.report.rows import ArrivalRow
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.inputs import check_slices
 

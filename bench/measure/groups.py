@@ -22,11 +22,11 @@ from bench.measure.timing import (
     marks,
     warm_up,
 )
+from bench.rows import BenchRow, WarmUp
+from bench.statistics import median_interval, paired_ratio, percentile, variation
 from clinreadnet.kernels.spec import Work
 from clinreadnet.model.network import ClinReadNetConfig
 from clinreadnet.precision import PRECISIONS
-from clinreadnet.report.rows import BenchRow, WarmUp
-from clinreadnet.report.statistics import median_interval, paired_ratio, percentile, variation
 from clinreadnet.runtime.bundle.manifest import Manifest
 from clinreadnet.runtime.reproduce import BatchRunner
 from clinreadnet.spec import SIZE

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from clinreadnet.report.rows import WarmUp
-from clinreadnet.report.statistics import MAX_VARIATION, variation
+from bench.rows import WarmUp
+from bench.statistics import MAX_VARIATION, variation
 from clinreadnet.runtime.ranges import stage
 
 Sample = Callable[[], float]

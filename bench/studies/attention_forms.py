@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.recording import current_commit
+from bench.statistics import paired_ratio, percentile
 from clinreadnet.export.golden import calibration_slices
 from clinreadnet.export.onnx.export import export_onnx
 from clinreadnet.kernels.ops.window_attention import reference
 from clinreadnet.machine import cpu_name
 from clinreadnet.model.checkpoint import load_checkpoint, pretrained_path
-from clinreadnet.report.statistics import paired_ratio, percentile
 
 ROUNDS = 40
 Mix = Callable[[Tensor, Tensor, Tensor], Tensor]

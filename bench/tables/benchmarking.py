@@ -8,12 +8,7 @@ from typing import Any
 
 from bench import recording
 from bench.gpu_check.plan import STEPS
-from bench.tables.kernels import issue_ceiling
-from bench.tables.recorded import by_machine, link, markdown, newest, read_json
-from clinreadnet.kernels.registry import OPS
-from clinreadnet.report.results import RecordedRun
-from clinreadnet.report.rows import BenchRow, KernelRow
-from clinreadnet.report.tables import (
+from bench.report.tables import (
     Table,
     arrivals_table,
     cold_start_table,
@@ -24,6 +19,11 @@ from clinreadnet.report.tables import (
     ops_table,
     peers_table,
 )
+from bench.results import RecordedRun
+from bench.rows import BenchRow, KernelRow
+from bench.tables.kernels import issue_ceiling
+from bench.tables.recorded import by_machine, link, markdown, newest, read_json
+from clinreadnet.kernels.registry import OPS
 
 
 def of_rows(make: Callable[[Sequence[BenchRow]], Table]) -> str:

@@ -18,7 +18,6 @@ from clinreadnet.cli import (
     export_kernels,
     export_triton_server,
     listen,
-    report,
     score,
     score_archive,
     sign,
@@ -68,7 +67,6 @@ _GROUPS = {
     "Measure": (
         evaluate.evaluate,
         evaluate_order.evaluate_order,
-        report.report,
         tune.tune,
     ),
     "Train": (simulate.simulate, train.train, calibrate.calibrate, ablate.ablate),

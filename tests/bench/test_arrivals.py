@@ -18,10 +18,10 @@ from support import recorded_run
 from support.tiny_bundle import write_bundle
 
 from bench.measure.arrivals import run_scenario
+from bench.report.tables import arrivals_table, largest_rate
+from bench.results import read_run
+from bench.rows import ArrivalRow
 from clinreadnet.errors import BackendError, InputError
-from clinreadnet.report.results import read_run
-from clinreadnet.report.rows import ArrivalRow
-from clinreadnet.report.tables import arrivals_table, largest_rate
 from clinreadnet.runtime import Session
 
 ROOT = Path(__file__).parents[2]

@@ -15,10 +15,10 @@ from support import recorded_run
 from support.tiny_bundle import make_graph, reference, write_bundle
 
 from bench import check
+from bench.results import read_run
+from bench.rows import BenchRow
 from clinreadnet.errors import InputError
 from clinreadnet.precision import PRECISIONS
-from clinreadnet.report.results import read_run
-from clinreadnet.report.rows import BenchRow
 from clinreadnet.runtime.bundle.manifest import digest, load_manifest, write_manifest
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bench.measure import timing
-from clinreadnet.report.rows import WarmUp
+from bench.rows import WarmUp
 
 
 class Clock:
@@ -92,7 +92,7 @@ def test_rounds_end_with_the_time_or_the_number() -> None:
 
 
 def test_what_slows_a_round_cancels_in_the_ratio() -> None:
-    from clinreadnet.report.statistics import paired_ratio
+    from bench.statistics import paired_ratio
 
     clock = Clock()
     noise = [1.0, 5.0, 1.0, 2.0, 9.0, 1.0, 1.0, 3.0]

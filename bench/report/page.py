@@ -9,12 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from clinreadnet.errors import CheckFailed, InputError
-from clinreadnet.files import check_output, whole_file
-from clinreadnet.report.figures import COLOURS, arrivals, latency_accuracy, roofline, throughput
-from clinreadnet.report.recommend import Recommendation, parse_budget, recommend
-from clinreadnet.report.results import RecordedRun, newest_runs
-from clinreadnet.report.tables import (
+from bench.report.figures import COLOURS, arrivals, latency_accuracy, roofline, throughput
+from bench.report.recommend import Recommendation, parse_budget, recommend
+from bench.report.tables import (
     NOT_MEASURED,
     arrivals_table,
     artifacts_table,
@@ -26,6 +23,9 @@ from clinreadnet.report.tables import (
     ops_table,
     peers_table,
 )
+from bench.results import RecordedRun, newest_runs
+from clinreadnet.errors import CheckFailed, InputError
+from clinreadnet.files import check_output, whole_file
 from clinreadnet.runtime.bundle.manifest import Manifest, listed_files, load_manifest, read_listed
 from clinreadnet.spec import RESEARCH_USE
 

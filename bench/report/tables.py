@@ -6,8 +6,8 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from clinreadnet.report.results import RecordedRun
-from clinreadnet.report.rows import BenchRow
+from bench.results import RecordedRun
+from bench.rows import BenchRow
 from clinreadnet.runtime.bundle.manifest import NOT_RUN, Manifest, Parity
 from clinreadnet.runtime.records import place
 

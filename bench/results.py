@@ -1,6 +1,6 @@
 """Recorded benchmark runs: `<machine>/<date>-<commit>.json`, pytest-benchmark's format.
 
-What a row says stands in its ``extra_info`` (`clinreadnet.report.rows`). Anything else in a file
+What a row says stands in its ``extra_info`` (`bench.rows`). Anything else in a file
 belongs to the tables of `bench/tables`.
 """
 
@@ -14,10 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from clinreadnet import limits
-from clinreadnet.errors import InputError, first_line
-from clinreadnet.files import read_regular
-from clinreadnet.report.rows import (
+from bench.rows import (
     ArrivalRow,
     BenchRow,
     ColdStartRow,
@@ -25,11 +22,13 @@ from clinreadnet.report.rows import (
     OpRow,
     RecordedRow,
 )
+from clinreadnet.errors import InputError, first_line
+from clinreadnet.files import read_regular
 
+LARGEST = 64 * 2**20
+"""Bytes of a file. A run of all benches has 250 kB."""
 SCHEMA = 1
 """Version of the format of ``extra_info``, in every file as ``results_schema``."""
-
-RESULTS = Path("bench") / "results"
 
 Kind = TypeVar("Kind", bound=RecordedRow)
 
@@ -94,7 +93,7 @@ def result_files(results: str | os.PathLike[str]) -> list[Path]:
 
 
 def _document(path: Path) -> Any:
-    return json.loads(read_regular(path, limits.RESULTS).decode("utf-8"))
+    return json.loads(read_regular(path, LARGEST).decode("utf-8"))
 
 
 def read_run(path: Path) -> RecordedRun:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from clinreadnet.report.statistics import median_interval, paired_ratio, variation
+from bench.statistics import median_interval, paired_ratio, variation
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from clinreadnet.report.results import RecordedRun
-from clinreadnet.report.rows import ArrivalRow, BenchRow
+from bench.results import RecordedRun
+from bench.rows import ArrivalRow, BenchRow
 
 WIDTH, HEIGHT = 640, 380
 _LEFT, _RIGHT, _TOP, _BOTTOM = 74, 16, 16, 52

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from support import recorded_run
 
+from bench.results import newest_runs, read_run
 from clinreadnet.errors import InputError
-from clinreadnet.report.results import newest_runs, read_run
 
 
 def test_the_newest_run_of_each_machine_is_taken(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from support import recorded_run
 
+from bench.report.recommend import parse_budget, recommend
+from bench.report.tables import artifacts_table
+from bench.results import RecordedRun, read_run
 from clinreadnet.errors import InputError
-from clinreadnet.report.recommend import parse_budget, recommend
-from clinreadnet.report.results import RecordedRun, read_run
-from clinreadnet.report.tables import artifacts_table
 from clinreadnet.runtime.bundle.manifest import (
     Artifact,
     BatchRange,

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from support import recorded_run
 
-from clinreadnet.report.results import newest_runs, read_run, result_files
-from clinreadnet.report.rows import (
+from bench.report.tables import energy_table
+from bench.results import newest_runs, read_run, result_files
+from bench.rows import (
     ArrivalRow,
     BenchRow,
     ColdStartRow,
@@ -20,7 +21,6 @@ from clinreadnet.report.rows import (
     WarmUp,
     row_id,
 )
-from clinreadnet.report.tables import energy_table
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "bench" / "results"

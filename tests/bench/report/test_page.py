@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,11 @@ from support import recorded_run
 from support.browser import needs_chromium, tab
 from support.tiny_bundle import write_bundle
 
-from clinreadnet import cli
+from bench.report.__main__ import main
+from bench.report.figures import COLOURS, Series, chart
+from bench.report.page import _STYLE, DeploymentReport
+from bench.rows import ArrivalRow
 from clinreadnet.errors import InputError
-from clinreadnet.report.figures import COLOURS, Series, chart
-from clinreadnet.report.page import _STYLE, DeploymentReport
-from clinreadnet.report.rows import ArrivalRow
 from clinreadnet.runtime.bundle.manifest import load_manifest
 
 HOSTILE = 'a "machine" <script>alert(1)</script> & co'
@@ -191,27 +190,21 @@ def test_text_of_others_is_text(page: str) -> None:
     assert "Research use only" in page
 
 
-def run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
-) -> tuple[int, str, str]:
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     """Exit status, standard output and standard error of the command."""
-    monkeypatch.setattr(sys, "argv", ["clinreadnet", "report", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return (int(ended.value.code or 0), *capsys.readouterr())
+    return (main(arguments), *capsys.readouterr())
 
 
 def test_the_command_writes_prints_and_lists(
     bundle: Path,
     results: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "report.html"
     where = ("--bundle", str(bundle), "--results", str(results))
     arguments = (*where, "--out", str(out), "--budget", "PLCC<=0.5", "--json")
-    status, printed, errors = run(monkeypatch, capsys, *arguments)
+    status, printed, errors = run(capsys, *arguments)
     assert status == 0, errors
     said = json.loads(printed)
     (machine,) = said["machines"]
@@ -236,7 +229,6 @@ def test_bad_input_is_one_line_and_no_page(
     bundle: Path,
     results: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     change: str,
     status: int,
@@ -260,7 +252,7 @@ def test_bad_input_is_one_line_and_no_page(
     if change == "folder":
         out = tmp_path / "nowhere" / "report.html"
     where = ("--bundle", str(bundle), "--results", str(results))
-    found, printed, errors = run(monkeypatch, capsys, *where, "--out", str(out), "--budget", budget)
+    found, printed, errors = run(capsys, *where, "--out", str(out), "--budget", budget)
     assert found == status
     assert said in errors and errors.count("\n") == 1
     assert printed == "" and not out.exists()

@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bench.results import RecordedRun
+from bench.rows import BenchRow
 from clinreadnet.errors import InputError
-from clinreadnet.report.results import RecordedRun
-from clinreadnet.report.rows import BenchRow
 from clinreadnet.runtime.bundle.manifest import NOT_RUN, Artifact, Manifest, Parity
 from clinreadnet.runtime.records import CPU_BACKEND, CPU_BACKENDS
 
