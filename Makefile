@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# What is recorded of faults, loads and defects is made with the helpers of the tests.
+RECORD_PYTHON := PYTHONPATH=tests $(BIN)/python
 EXTRAS := dev,cpu,tensorrt-rtx-build
 SOURCES := $(shell find clinreadnet kernels export -name '*.py' -o -name '*.json')
 COUNTS := bench/results/kernels/machine-code.json
@@ -52,12 +54,12 @@ native-sanitize: $(INSTALLED)  ## run the CPU engine under the address, undefine
 	done
 
 soak: $(INSTALLED)  ## call a session 50,000 times from 16 threads and record its memory and open files
-	PYTHONPATH=tests $(BIN)/python -m support.soak > $(SOAKED).new
+	$(RECORD_PYTHON) -m bench.records.soak > $(SOAKED).new
 	mv $(SOAKED).new $(SOAKED)
 	$(BIN)/python -m bench.tables
 
 node-load: $(INSTALLED) bundle/manifest.json  ## load the DICOM node, kill it, fill its disk, and record it
-	PYTHONPATH=tests $(BIN)/python -m support.node_load.record > $(LOADED).new
+	$(RECORD_PYTHON) -m bench.records.node_load.record > $(LOADED).new
 	mv $(LOADED).new $(LOADED)
 	$(BIN)/python -m bench.tables
 
@@ -72,7 +74,7 @@ format: $(INSTALLED)  ## apply the formatting
 	$(BIN)/ruff format .
 
 typecheck: .typecheck/.installed  ## check types
-	MYPYPATH=.typecheck $(BIN)/mypy -p clinreadnet -p bench
+	MYPYPATH=.typecheck:tests $(BIN)/mypy -p clinreadnet -p bench
 	MYPYPATH=.typecheck:tests:. $(BIN)/mypy --config-file tests/mypy.ini tests
 
 docs: .typecheck/.installed $(VENV)/.docs-installed  ## build the documentation as a site in site/
@@ -107,25 +109,25 @@ rehearse: $(INSTALLED)  ## try the control flow of gpu-check without a GPU
 	$(or $(PYTHON_THERE),$(BIN)/python) -m bench.gpu_check --rehearse --out .gpu-check/rehearsal $(STEPS)
 
 ptx-check: $(INSTALLED)  ## run the kernels and broken copies of them on the CPU, and record it
-	PYTHONPATH=tests $(BIN)/python -m support.ptx.record
+	$(RECORD_PYTHON) -m bench.records.ptx
 	$(BIN)/python -m bench.tables
 
 defects: $(INSTALLED)  ## verify wrong copies of the shipped network's graphs, and record what noticed
-	PYTHONPATH=tests $(BIN)/python -m support.defects_record
+	$(RECORD_PYTHON) -m bench.records.defects
 	$(BIN)/python -m bench.tables
 
 flavours: $(INSTALLED)  ## run builder and runner against each TensorRT binding and record what they use
-	PYTHONPATH=tests $(BIN)/python -m support.real_bindings
+	$(RECORD_PYTHON) -m bench.records.flavours
 	$(BIN)/python -m bench.tables
 
 plugins: $(INSTALLED)  ## run the plugins as each TensorRT binding would launch them, and record it
 	mkdir -p $(dir $(PLUGINS))
-	PYTHONPATH=tests $(BIN)/python -m support.plugin_runs > $(PLUGINS).new
+	$(RECORD_PYTHON) -m bench.records.plugins > $(PLUGINS).new
 	mv $(PLUGINS).new $(PLUGINS)
 	$(BIN)/python -m bench.tables
 
 kernel-table: $(INSTALLED)  ## compile the kernels for each GPU, count their instructions and record it
-	$(BIN)/python -m bench.studies.machine_code > $(COUNTS).new
+	$(BIN)/python -m bench.records.machine_code > $(COUNTS).new
 	mv $(COUNTS).new $(COUNTS)
 	$(BIN)/python -m bench.tables
 

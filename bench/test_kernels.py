@@ -20,8 +20,8 @@ from torch import Tensor
 
 from bench.measure import device
 from bench.measure.cuda_clock import copy_milliseconds, milliseconds
+from bench.measure.stock_attention import StockAttention
 from bench.rows import KernelRow
-from bench.studies.stock_attention import StockAttention
 from clinreadnet.kernels import window_attention
 from clinreadnet.kernels.dispatch import DTYPES
 from clinreadnet.kernels.ops.layer_norm.reference import layer_norm_reference

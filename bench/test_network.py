@@ -99,7 +99,7 @@ def test_cold_start(
                 [
                     sys.executable,
                     "-m",
-                    "bench.studies.cold_start",
+                    "bench.measure.cold_start",
                     BUNDLE,
                     candidate.title,
                 ],

@@ -17,8 +17,7 @@ from bench.gpu_check import __main__ as command
 from bench.gpu_check import install, plan
 from bench.gpu_check.plan import STEPS, Step, Unit
 from bench.gpu_check.run import merged, run_steps, run_unit
-from bench.measure import cuda_clock, device
-from bench.studies import stock_attention
+from bench.measure import cuda_clock, device, stock_attention
 from bench.tables import benchmarking
 from bench.tables.kernels import COUNTS, issue_ceiling
 from clinreadnet.kernels import window_attention

@@ -26,7 +26,7 @@ from bench.measure.machine_code import (  # noqa: E402
     value,
     widths,
 )
-from bench.studies.machine_code import RECORD, counted  # noqa: E402
+from bench.records.machine_code import RECORD, counted  # noqa: E402
 from clinreadnet.kernels.compile import SHARED_MEMORY, compiled  # noqa: E402
 from clinreadnet.kernels.grid import Formula  # noqa: E402
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.dicom_files import noise, write_series
+from support.kernel_folder import write_kernels
 from support.labelled_folder import make_labelled_folder
 from support.metaimage_files import write_mha
 from support.score_files import row, write_csv, write_parquet
@@ -154,6 +155,7 @@ def make_spool(path: Path) -> None:
 
 MAKERS: dict[str, Callable[[Path], object]] = {
     "bundle": write_bundle,
+    "kernels": write_kernels,
     "series": lambda path: write_series(path, 3),
     "routine-dose-series": lambda path: write_series(path, 1, PixelSpacing=[0.7, 0.7]),
     "slices": lambda path: make_labelled_folder(path, anatomies=2),

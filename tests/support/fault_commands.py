@@ -44,6 +44,7 @@ from clinreadnet.training import ablate
 from clinreadnet.training.ablation_table import METRICS
 from clinreadnet.tuning import tune
 from support.dicom_files import noise, write_ct
+from support.kernel_folder import write_kernels
 from support.labelled_folder import make_labelled_folder
 from support.score_files import row, write_csv
 from support.tiny_bundle import write_bundle
@@ -186,6 +187,10 @@ def _slices(source: Path, out: Path) -> None:
 
 def _bundle(source: Path, out: Path) -> None:
     write_bundle(source / "bundle")
+
+
+def _kernels(source: Path, out: Path) -> None:
+    write_kernels(source / "kernels")
 
 
 def _repository(source: Path, out: Path) -> None:
@@ -428,6 +433,7 @@ _PRESET = "--checkpoint in/a.safetensors"
 READERS: dict[str, Command] = {
     "doctor": Command("doctor", {}),
     "check-graph": Command("check-graph in/bundle/clinreadnet.fp32.onnx", {}, _bundle),
+    "check-kernels": Command("check-kernels in/kernels", {}, _kernels),
     "evaluate": Command(f"evaluate --data in/slices {_PRESET}", {}, _evaluated, _narrow),
     "evaluate-order": Command(
         f"evaluate-order --data in/slices {_PRESET}", {}, _evaluated, _narrow
