@@ -21,7 +21,7 @@ from clinreadnet.kernels.ptx.cases import Case, cases
 from clinreadnet.kernels.ptx.errors import PtxError
 from clinreadnet.kernels.ptx.launch import Kernel, bits_of, execute
 from clinreadnet.kernels.ptx.memory import GlobalMemory
-from clinreadnet.kernels.ptx.program import parse
+from clinreadnet.kernels.ptx.parse import parse
 
 WITH_PLUGINS = [one for one in BINDINGS if one.flavour == "tensorrt" and "builder" in one.parts]
 NETWORK, TARGET = "small", "sm80"

@@ -16,7 +16,8 @@ from torch import Tensor
 from clinreadnet.kernels.ptx.errors import PtxError
 from clinreadnet.kernels.ptx.machine import Machine
 from clinreadnet.kernels.ptx.memory import GlobalMemory
-from clinreadnet.kernels.ptx.program import Program, parse
+from clinreadnet.kernels.ptx.parse import parse
+from clinreadnet.kernels.ptx.program import Program
 
 LANES = 4096
 """Threads that run at once: more of them need more memory, fewer more time."""

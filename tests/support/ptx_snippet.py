@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from clinreadnet.kernels.ptx.machine import Machine
 from clinreadnet.kernels.ptx.memory import GlobalMemory
-from clinreadnet.kernels.ptx.program import Program, Register, parse
+from clinreadnet.kernels.ptx.parse import parse
+from clinreadnet.kernels.ptx.program import Program, Register
 
 FILES = {"%p": ("pred", 8), "%h": ("b16", 8), "%r": ("b32", 64), "%d": ("b64", 32)}
 """Registers of every snippet by their prefix: type and number."""

@@ -17,7 +17,7 @@ from clinreadnet.kernels.ptx.errors import (
     UnknownInstruction,
     Unwritten,
 )
-from clinreadnet.kernels.ptx.program import parse
+from clinreadnet.kernels.ptx.parse import parse
 
 SHARED = 264
 """Bytes of shared memory: a word for each of 64 threads, and two more."""
