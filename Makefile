@@ -84,10 +84,10 @@ picture: $(INSTALLED) bundle/manifest.json sample  ## draw the README's picture 
 	mkdir -p docs/images
 	$(BIN)/python docs/score_picture.py sample bundle docs/images/score.png
 
-bench: $(INSTALLED) bundle/manifest.json  ## measure everything this machine can run
+bench: $(INSTALLED) bundle/manifest.json  ## say which backend to deploy on this machine, in minutes
 	$(BIN)/python -m pytest bench
 
-bench-record: $(INSTALLED) bundle/manifest.json  ## the same, kept in bench/results and in the docs
+bench-record: $(INSTALLED) bundle/manifest.json  ## measure every row, and keep it in bench/results and in the docs
 	$(BIN)/python -m bench.recording
 
 bench-check: $(INSTALLED) bundle/manifest.json  ## decide for each row whether it is slower than in the last recorded run

@@ -11,6 +11,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Self
 
+TAIL = 600
+"""Slices from which a 99th percentile of arrivals is given: six of them are then slower. With fewer
+it is nearly the slowest slice."""
+
 Ratio = tuple[float, float, float]
 """A ratio and the ends of its 95 % interval."""
 
@@ -237,6 +241,11 @@ class ArrivalRow(RecordedRow):
     weights_sha256: str | None = None
 
     OP: ClassVar[str] = "arrivals"
+
+    @property
+    def tail(self) -> float | None:
+        """The 99th percentile; None where too few slices arrived to tell."""
+        return self.p99 if self.n >= TAIL else None
 
     @property
     def title(self) -> str:

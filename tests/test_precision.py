@@ -17,10 +17,10 @@ from support import recorded_run
 from support.tiny_bundle import make_graph, reference, write_bundle
 
 from bench.measure import roofline
-from bench.measure.networks import Candidate, check, find
 from bench.report.recommend import recommend
 from bench.report.tables import artifacts_table, network_table
 from bench.results import read_run
+from bench.sweeps.candidates import Candidate, check, find
 from clinreadnet import precision
 from clinreadnet.errors import CheckFailed, InputError
 from clinreadnet.precision import PRECISIONS, Precision, find_precision, precision_of

@@ -25,7 +25,7 @@ from unittest import mock
 
 import numpy as np
 
-from bench.test_score_speed import write_series
+from bench.sweeps.score import write_series
 from clinreadnet.data import plausibility, slices
 from clinreadnet.data.slices import SliceRef, find_slices
 from clinreadnet.machine import cpu_name, git_commit

@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.measure.timing import host_sample, interleave
 from bench.recording import current_commit
-from bench.test_score_speed import write_series
+from bench.run import host_sample, interleave
+from bench.sweeps.score import write_series
 from clinreadnet.data.slices import find_slices
 from clinreadnet.machine import cpu_name
 from clinreadnet.runtime import Session

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.results import RecordedRun
-from bench.rows import ArrivalRow, BenchRow
+from bench.rows import BenchRow
 
 WIDTH, HEIGHT = 640, 380
 _LEFT, _RIGHT, _TOP, _BOTTOM = 74, 16, 16, 52
@@ -56,18 +56,14 @@ def arrivals(run: RecordedRun) -> str:
     series = []
     served = [(row, row.rate) for row in run.arrivals if row.rate is not None]
     for title in dict.fromkeys(row.title for row, _ in served):
-        for name, of in (("p50", _p50), ("p99", _p99)):
-            points = sorted((rate, 1e3 * of(row)) for row, rate in served if row.title == title)
-            series.append(Series(f"{title}, {name}", tuple(points), line=True))
+        here = [(rate, row) for row, rate in served if row.title == title]
+        here.sort(key=lambda pair: pair[0])
+        points = tuple((rate, 1e3 * row.p50) for rate, row in here)
+        series.append(Series(f"{title}, p50", points, line=True))
+        tail = tuple((rate, 1e3 * row.tail) for rate, row in here if row.tail is not None)
+        if tail:
+            series.append(Series(f"{title}, p99", tail, line=True))
     return chart("Latency and arrivals", series, "slices/s that arrive", "arrival to score, ms")
-
-
-def _p50(row: ArrivalRow) -> float:
-    return row.p50
-
-
-def _p99(row: ArrivalRow) -> float:
-    return row.p99
 
 
 def roofline(run: RecordedRun) -> str:

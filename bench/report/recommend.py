@@ -90,27 +90,36 @@ def parse_budget(text: str) -> dict[str, float]:
 
 
 def recommend(run: RecordedRun, manifest: Manifest, budget: str) -> Recommendation:
+    """Choose among the rows of a recorded run; as `choose`."""
+    return choose(run.rows, manifest, budget, machine=run.machine, gpu=run.gpu)
+
+
+def choose(
+    measured: Sequence[BenchRow], manifest: Manifest, budget: str, *, machine: str, gpu: str | None
+) -> Recommendation:
     """Choose by the time of one slice in host memory, which is measured for every backend.
 
-    What runs on a GPU must have passed on the run's GPU, what runs on a processor on a processor.
+    What runs on a GPU must have passed on this GPU, what runs on a processor on a processor.
 
     Args:
-        run: a recorded run.
+        measured: rows of one machine.
         manifest: manifest of a verified bundle.
         budget: budget in the form of `parse_budget`.
+        machine: its name.
+        gpu: name of its GPU, or None.
 
     Raises:
         InputError: as in `parse_budget`.
     """
     bounds = parse_budget(budget)
-    rows = [r for r in run.rows if (r.role, r.batch, r.clock) == ("artifact", 1, "host")]
+    rows = [r for r in measured if (r.role, r.batch, r.clock) == ("artifact", 1, "host")]
     refused: list[Judgement] = []
     for row in sorted(rows, key=lambda one: one.p50):
-        judged = judge(row, manifest.artifacts, bounds, run.gpu)
+        judged = judge(row, manifest.artifacts, bounds, gpu)
         if judged.reason is None:
-            return Recommendation(run.machine, budget, judged, tuple(refused))
+            return Recommendation(machine, budget, judged, tuple(refused))
         refused.append(judged)
-    return Recommendation(run.machine, budget, None, tuple(refused))
+    return Recommendation(machine, budget, None, tuple(refused))
 
 
 def judge(

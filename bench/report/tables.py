@@ -147,7 +147,7 @@ def arrivals_table(run: RecordedRun) -> Table:
             f"{row.slices_per_second:.3g}",
             f"{1e3 * row.p50:.4g}",
             f"{1e3 * row.p90:.4g}",
-            f"{1e3 * row.p99:.4g}",
+            "" if row.tail is None else f"{1e3 * row.tail:.4g}",
             str(row.n),
         )
         for row in run.arrivals
@@ -163,8 +163,12 @@ def largest_rate(run: RecordedRun, limit: float = 1.0) -> str:
         run: the recorded run.
         limit: seconds from arrival to score.
     """
-    served = [row for row in run.arrivals if row.rate is not None]
-    within = [(row.rate, row.title) for row in served if row.rate and row.p99 <= limit]
+    served = [
+        (row.rate, row.title, row.tail)
+        for row in run.arrivals
+        if row.rate is not None and row.tail is not None
+    ]
+    within = [(rate, title) for rate, title, tail in served if tail <= limit]
     if not served:
         return ""
     most = (

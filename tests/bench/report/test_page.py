@@ -65,7 +65,7 @@ def results(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         },
     ]
     arrivals = [
-        ArrivalRow("onnxruntime-cpu", "fp32", 1, "Server", rate, 100, rate, 0.2, 0.3, 0.4)
+        ArrivalRow("onnxruntime-cpu", "fp32", 1, "Server", rate, 600, rate, 0.2, 0.3, 0.4)
         for rate in (1.0, 2.0)
     ]
     other += [

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.measure import device
+from bench.run import Inexact
 from clinreadnet.errors import ClinReadNetError, InputError
 from clinreadnet.precision import PRECISIONS, torch_precisions
 from clinreadnet.runtime.backends import native, openvino
@@ -38,6 +40,8 @@ HostSlices = NDArray[np.float32]
 Enqueue = Callable[[], object]
 """Puts one run on PyTorch's current stream."""
 
+COMPILED = ("torch-compile", "torch-triton")
+"""Candidates of PyTorch's compiler."""
 COMPILED_BATCHES = (1, 8, 64)
 """Batches for PyTorch's compiler, which takes a minute for each."""
 GOLDEN = 4
@@ -70,7 +74,7 @@ class Candidate:
 
     def runs(self, batch: int) -> bool:
         """Whether this batch is measured."""
-        return self.name not in ("torch-compile", "torch-triton") or batch in COMPILED_BATCHES
+        return self.name not in COMPILED or batch in COMPILED_BATCHES
 
     @property
     def title(self) -> str:
@@ -103,8 +107,8 @@ def find(bundle: Path, *, probe: bool = True) -> Candidates:
 
     Args:
         bundle: folder of the bundle.
-        probe: open every artifact once, so that one that does not run here is missing with its
-            reason; otherwise it is a candidate that fails.
+        probe: open every engine of a GPU once, so that one that does not run here is missing with
+            its reason; otherwise it is a candidate that fails.
 
     Raises:
         InputError: as in `load_bundle`.
@@ -131,7 +135,7 @@ def check(run: BatchRunner, candidate: Candidate, bundle: Path, batch: int) -> f
         The worst difference of one slice's score.
 
     Raises:
-        AssertionError: an output exceeds the precision's budget, so it must not be timed.
+        Inexact: an output exceeds the precision's budget, so it must not be timed.
     """
     manifest = load_manifest(bundle)
     unverified = candidate.role == "peer" and not device.REHEARSED
@@ -146,8 +150,8 @@ def check(run: BatchRunner, candidate: Candidate, bundle: Path, batch: int) -> f
     reference = {name: golden[name][slices] for name in manifest.output_names}
     hu = golden["hu"][slices].astype(np.float32)
     found = reproduce(run, hu, reference, limits, batch=batch)
-    failures = "; ".join(found.failures())
-    assert not failures, f"{candidate.title} is not timed at batch {batch}: {failures}"
+    if failures := "; ".join(found.failures()):
+        raise Inexact(f"{candidate.title} is not timed at batch {batch}: {failures}")
     assert found.worst_score_difference is not None
     return found.worst_score_difference
 
@@ -264,12 +268,15 @@ def _backends(
                 'OpenVINO is not installed; run `pip install "clinreadnet[openvino]"`'
             )
             continue
+        if backend.startswith("onnxruntime") and find_spec("onnxruntime") is None:
+            missing[backend] = 'onnxruntime is not installed; run `pip install "clinreadnet[cpu]"`'
+            continue
         if backend not in CPU_BACKENDS and not gpu:
             missing[backend] = "no NVIDIA GPU on this machine"
             continue
         for precision in dict.fromkeys(a.precision for a in held):
             artifact = next(a for a in held if a.precision == precision)
-            if probe:
+            if probe and backend not in CPU_BACKENDS:
                 try:
                     opened = open_backend(backend, bundle, manifest, SessionOptions(precision))
                 except ClinReadNetError as error:

@@ -1,6 +1,6 @@
 """Load one candidate and run one slice in a new process.
 
-    python -m bench.measure.cold_start BUNDLE TITLE
+    python -m bench.sweeps.cold_start BUNDLE TITLE
 
 Prints JSON: seconds to ``load`` (imports and hashes included) and of the ``first`` run.
 """
@@ -17,7 +17,7 @@ def main() -> None:
 
     import numpy as np
 
-    from bench.measure.networks import find
+    from bench.sweeps.candidates import find
 
     bundle, title = Path(sys.argv[1]), sys.argv[2]
     (candidate,) = [c for c in find(bundle, probe=False).candidates if c.title == title]

@@ -19,20 +19,76 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from bench.rows import ArrivalRow
+from bench.rows import TAIL, ArrivalRow
+from clinreadnet.data.plausibility import implausible
 from clinreadnet.errors import BackendUnavailable, ClinReadNetError, InputError
 from clinreadnet.runtime import Session
+from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.inputs import check_slices
 
 SCENARIOS = ("SingleStream", "Offline", "Server")
 CAPACITY = 1024
 """Slices that may wait in the stream. LoadGen must not be held up when it sends one."""
+SHARES = (0.25, 0.5, 0.7, 0.8, 0.9)
+"""Rates of Server's arrivals, over the rate that Offline reaches."""
 _RATES = {
     "SingleStream": "result_qps_with_loadgen_overhead",
     "Offline": "result_samples_per_second",
     "Server": "result_completed_samples_per_sec",
 }
 _DETAIL = ":::MLLOG "
+
+
+class Arrivals:
+    """The scenarios of one bundle; each runs once.
+
+    Args:
+        bundle: folder of the bundle.
+        quick: send few slices, only to try it.
+    """
+
+    def __init__(self, bundle: Path, *, quick: bool) -> None:
+        self._session = Session(bundle)
+        manifest = self._session.manifest
+        golden = read_golden(bundle, manifest.golden, manifest.outputs)["hu"]
+        # Air and noise are refused.
+        self._hu = golden[[implausible(one) is None for one in golden]]
+        self._seconds, self._least = (0.5, 4) if quick else (40.0, TAIL)
+        self._rows: dict[str, ArrivalRow] = {}
+
+    def row(self, scenario: str, share: float | None = None) -> ArrivalRow:
+        """Return the row of a scenario.
+
+        Args:
+            scenario: one of ``SCENARIOS``.
+            share: of Server, the rate of arrivals over that which Offline reaches.
+        """
+        if share is None and scenario in self._rows:
+            return self._rows[scenario]
+        alone = None if scenario == "SingleStream" else self.row("SingleStream")
+        row = run_scenario(
+            self._session,
+            self._hu,
+            scenario,
+            seconds=self._seconds,
+            least=self._least,
+            rate=None if share is None else share * self.row("Offline").slices_per_second,
+            expected=10.0 if alone is None else alone.slices_per_second,
+        )
+        if share is None:
+            self._rows[scenario] = row
+        return row
+
+
+def missing(bundle: Path) -> str | None:
+    """Return why no arrivals can be measured here, or None."""
+    if not bundle.is_dir():
+        return f"no bundle at {bundle}: run `clinreadnet export --out bundle`"
+    try:
+        load_generator()
+    except BackendUnavailable as error:
+        return str(error)
+    return None
 
 
 def load_generator() -> ModuleType:

@@ -1,4 +1,4 @@
-"""The timing of a row: warm-up until stable, alternating candidates, changing inputs.
+"""How a row is measured: warm-up until stable, runs in turn, changing inputs; and how it fails.
 
 This module does not depend on what is timed or on the clock: a sample is a function that runs once
 and returns the seconds it took.
@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from bench.rows import WarmUp
-from bench.statistics import MAX_VARIATION, variation
+from bench.rows import RecordedRow, WarmUp
+from bench.statistics import MAX_VARIATION, median_interval, percentile, variation
 from clinreadnet.runtime.ranges import stage
 
 Sample = Callable[[], float]
@@ -24,6 +24,38 @@ T = TypeVar("T")
 MAX_COPIES = 256
 MAX_BUSY = 0.05
 """Share of the machine that other processes may use before a row is marked."""
+
+
+class NotTimed(Exception):
+    """A candidate that is not timed; the message says why."""
+
+
+class Inexact(NotTimed):
+    """Its outputs are off by more than its precision may be."""
+
+
+class OutsideProfile(NotTimed):
+    """Its artifact does not run this batch."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, after whole rounds.
+
+    Attributes:
+        times: seconds of each candidate, one for each whole round.
+    """
+
+    def __init__(self, times: dict[str, list[float]]) -> None:
+        super().__init__("interrupted")
+        self.times = times
+
+
+@dataclass(frozen=True)
+class TimedRow:
+    """A row, and the seconds of each run that it sums up."""
+
+    row: RecordedRow
+    seconds: Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -43,6 +75,8 @@ class Timing:
 
 
 FULL = Timing()
+BRIEF = Timing({"seconds": 5.0}, {"most": 60, "seconds": 60.0})
+"""Enough to choose a backend; `FULL` warms up longer and is what is recorded."""
 QUICK = Timing({"window": 1, "seconds": 0.0}, {"rounds": 1, "seconds": 0.0, "pause": 0.0})
 """One round after one run: to try the benches. The times mean nothing."""
 
@@ -89,6 +123,9 @@ def interleave(
 
     Returns:
         The seconds of each candidate, one per round: entry i of each list is of the same round.
+
+    Raises:
+        Interrupted: Ctrl-C, after the first round.
     """
     order, draw = list(samples), random.Random(0)
     times: dict[str, list[float]] = {name: [] for name in samples}
@@ -97,10 +134,15 @@ def interleave(
         if done >= rounds and clock() - start >= seconds:
             break
         draw.shuffle(order)
-        for name in order:
-            time.sleep(pause)
-            with stage(name):
-                times[name].append(samples[name]())
+        try:
+            for name in order:
+                time.sleep(pause)
+                with stage(name):
+                    times[name].append(samples[name]())
+        except KeyboardInterrupt:
+            if not done:
+                raise
+            raise Interrupted({name: found[:done] for name, found in times.items()}) from None
     return times
 
 
@@ -126,6 +168,16 @@ def host_sample(
     return sample
 
 
+def summary(seconds: Sequence[float]) -> dict[str, Any]:
+    """Return the fields of a row that sum up its ``seconds`` [n]."""
+    return {
+        "n": len(seconds),
+        "p50": percentile(seconds, 50),
+        "interval": median_interval(seconds),
+        "variation": variation(seconds),
+    }
+
+
 def marks(
     times: Sequence[float],
     warm: WarmUp,
@@ -149,26 +201,3 @@ def marks(
     if busy is not None and busy > MAX_BUSY:
         found.append(f"machine {100 * busy:.0f} % busy")
     return found
-
-
-class Replay:
-    """pytest-benchmark's clock for times that are already known: one function call takes one."""
-
-    def __init__(self) -> None:
-        self._now = 0.0
-
-    def __call__(self) -> float:
-        """Return the seconds that have passed."""
-        return self._now
-
-    def through(self, times: Sequence[float]) -> Callable[[], None]:
-        """Return a function whose i-th call takes ``times[i]`` on this clock."""
-        coming = iter(times)
-
-        def call() -> None:
-            self._now += next(coming)
-
-        return call
-
-
-REPLAY = Replay()
