@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
@@ -18,9 +18,6 @@ from bench.rows import BenchRow
 from bench.run import BRIEF, FULL, QUICK, TimedRow, Timing
 from clinreadnet.errors import InputError
 from clinreadnet.runtime.bundle.default import default_bundle
-
-if TYPE_CHECKING:
-    from bench.sweeps.candidates import Candidate
 
 KEPT = ROOT / ".benchmarks" / "last.json"
 """Where `pytest bench` writes what it measures, unless ``--benchmark-json`` says otherwise."""
@@ -160,11 +157,8 @@ def group(
         pytest.skip("interrupted")
     batch, clock = request.param
     # Only the selected ones: `pytest bench -k openvino` loads nothing else.
-    chosen: list[Candidate] = [
-        item.callspec.params["candidate"]
-        for item in request.session.items
-        if getattr(item, "callspec", None) and item.callspec.params.get("group") == request.param
-    ]
+    selected = [row for item in request.session.items if (row := plan.row_of(item)) is not None]
+    chosen = [candidate for group, candidate in selected if group == request.param]
     outcomes, interrupted = measure_group(
         chosen,
         batch=batch,

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from bench.measure.machine import this_machine
 from bench.report.recommend import DEFAULT_BUDGET, choose
+from bench.results import called
 from bench.rows import BenchRow
 from bench.run import BRIEF
 from clinreadnet.errors import ClinReadNetError
+from clinreadnet.machine import cpu_name
 from clinreadnet.runtime.bundle.manifest import load_manifest
 from clinreadnet.runtime.gpu import find_gpus
+
+if TYPE_CHECKING:
+    from bench.sweeps.candidates import Candidate
+    from bench.sweeps.network import Group
 
 SETUP_SECONDS = 12.0
 """Of one candidate: to load it, to compare it with the golden slices and to warm it up. Candidates
@@ -37,25 +43,25 @@ def is_brief(config: pytest.Config) -> bool:
     )
 
 
-def candidate_of(item: pytest.Item) -> Any | None:
-    """Return the candidate of a row of the network, or None."""
+def row_of(item: pytest.Item) -> tuple[Group, Candidate] | None:
+    """Return group and candidate of a row of the network, or None."""
     parameters = getattr(getattr(item, "callspec", None), "params", {})
-    return parameters["candidate"] if "group" in parameters else None
+    return (parameters["group"], parameters["candidate"]) if "group" in parameters else None
 
 
 def decides(item: pytest.Item) -> bool:
     """Whether a row is one slice in host memory, or a backend that this machine lacks."""
     from bench.sweeps.candidates import COMPILED
 
-    candidate = candidate_of(item)
-    if candidate is None:
+    if (row := row_of(item)) is None:
         return getattr(item, "originalname", "") == "test_missing"
-    return item.callspec.params["group"] == (1, "host") and candidate.name not in COMPILED
+    group, candidate = row
+    return group == (1, "host") and candidate.name not in COMPILED
 
 
 def announcement(items: Iterable[pytest.Item]) -> list[str]:
     """Return what will be measured, what is left out, and about how long it takes."""
-    titles = [one.title for item in items if (one := candidate_of(item)) is not None]
+    titles = [row[1].title for item in items if (row := row_of(item)) is not None]
     seconds = SETUP_SECONDS * len(titles) + BRIEF.interleave["seconds"]
     return [
         f"bench: one slice, host memory to scores, on {len(titles)} candidates: "
@@ -69,13 +75,14 @@ def announcement(items: Iterable[pytest.Item]) -> list[str]:
 def answer(rows: Sequence[BenchRow], bundle: Path) -> list[str]:
     """Return which artifact to deploy on this machine, and why not the faster ones."""
     gpus = find_gpus()
+    gpu = gpus[0].name if gpus else None
     try:
         chosen = choose(
             rows,
             load_manifest(bundle),
             DEFAULT_BUDGET,
-            machine=this_machine(),
-            gpu=gpus[0].name if gpus else None,
+            machine=called(gpu or f"{cpu_name()}, {os.cpu_count()} threads"),
+            gpu=gpu,
         )
     except ClinReadNetError as error:
         return [str(error)]

@@ -69,6 +69,11 @@ class RecordedRun:
         return hardware(self.document["machine_info"])
 
     @property
+    def called(self) -> str:
+        """``hardware`` as people call it."""
+        return called(self.hardware)
+
+    @property
     def gpu(self) -> str | None:
         """Name of the GPU, or None."""
         gpu: str | None = self.document["machine_info"].get("gpu")
@@ -85,6 +90,14 @@ def hardware(machine_info: Mapping[str, Any]) -> str:
     """Return the name of the GPU, or of the processor and its threads."""
     cpu = machine_info["cpu"]
     return str(machine_info.get("gpu") or f"{cpu['brand_raw']}, {cpu['count']} threads")
+
+
+def called(hardware: str) -> str:
+    """Return the name of a processor or a GPU without trademarks and words that say nothing."""
+    words = re.sub(
+        r"\((?:R|TM)\)|\b(?:CPU|Processor|with Radeon Graphics)\b|@ ?[\d.]+ ?GHz", " ", hardware
+    )
+    return re.sub(r"\s+(?=,|$)", "", " ".join(words.split()))
 
 
 def result_files(results: str | os.PathLike[str]) -> list[Path]:

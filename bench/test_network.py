@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("torch", reason="needs PyTorch")
+
 from bench.rows import row_id
 from bench.run import TimedRow
 from bench.sweeps.candidates import Candidate, Candidates, find

@@ -9,10 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench.report.figures import COLOURS, arrivals, latency_accuracy, roofline, throughput
+from bench.report.figures import KINDS, arrivals, latency_accuracy, roofline, throughput
 from bench.report.recommend import Recommendation, parse_budget, recommend
 from bench.report.tables import (
     NOT_MEASURED,
+    Table,
     arrivals_table,
     artifacts_table,
     cold_start_table,
@@ -29,44 +30,45 @@ from clinreadnet.files import check_output, whole_file
 from clinreadnet.runtime.bundle.manifest import Manifest, listed_files, load_manifest, read_listed
 from clinreadnet.spec import RESEARCH_USE
 
-_STYLE = (
-    """
+_STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --paper: #fff; --faint: #d5dae0; --note: #57606a;
-  --c0: #0550ae; --c1: #bc4c00; --c2: #1a7f37; --c3: #8250df; --c4: #bf3989; --c5: #0c7d88;
-  --c6: #7d4e00; --c7: #57606a; --c8: #a40e26; --c9: #24292f; }
+  --best: #1a7f37; --ours: #0550ae; --peer: #bc4c00; --reference: #57606a; --limit: #a40e26; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --paper: #0d1117; --faint: #30363d;
-  --note: #9198a1; --c0: #79c0ff; --c1: #ffa657; --c2: #7ee787; --c3: #d2a8ff; --c4: #ff9bce;
-  --c5: #76e3ea; --c6: #e3b341; --c7: #b1bac4; --c8: #ff7b72; --c9: #f0f6fc; } }
+  --note: #9198a1; --best: #7ee787; --ours: #79c0ff; --peer: #ffa657; --reference: #b1bac4;
+  --limit: #ff7b72; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem; max-width: 72rem; background: var(--paper);
-  color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
+body { margin: 0 auto; padding: 1rem; max-width: 84rem; background: var(--paper);
+  color: var(--ink); font: 16px/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
 h1, h2, h3 { line-height: 1.2; }
-p.note { color: var(--note); }
-.choice { border-left: 4px solid var(--c2); padding: .2rem .8rem; }
-.choice.none { border-color: var(--c1); }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--faint); text-align: left;
-  white-space: nowrap; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr));
+p.note, figcaption span { color: var(--note); }
+.choice { border-left: 4px solid var(--best); padding: .2rem .8rem; margin: 1rem 0; }
+.choice.none { border-color: var(--peer); }
+.choice h2 { margin: .3rem 0; }
+table { border-collapse: collapse; font-size: .8rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .5rem; border-bottom: 1px solid var(--faint); text-align: left;
+  vertical-align: top; overflow-wrap: anywhere; }
+th { overflow-wrap: normal; }
+@media (max-width: 44rem) {
+  thead { display: none; }
+  table, tbody, tr, td { display: block; width: 100%; }
+  tr { border-top: 2px solid var(--faint); padding: .3rem 0; }
+  td { border: 0; padding: .05rem 0 .05rem 9.5rem; min-height: 1.4em; position: relative; }
+  td::before { content: attr(data-head); position: absolute; left: 0; width: 9rem;
+    color: var(--note); }
+}
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 34rem), 1fr));
   gap: 1rem; }
 figure { margin: 0; } figcaption { font-weight: 600; }
-svg { width: 100%; height: auto; font-size: 12px; } svg text { fill: var(--note); }
+svg { width: 100%; max-width: 38rem; height: auto; font-size: 12.5px; }
+svg text { fill: var(--note); }
+svg text.name { stroke: var(--paper); stroke-width: 3px; paint-order: stroke; }
+svg text.name.best { font-weight: 700; }
 .grid { stroke: var(--faint); fill: none; } .line { stroke-width: 2; fill: none; }
-figure ul { list-style: none; margin: 0; padding: 0; display: flex; flex-wrap: wrap;
-  gap: .1rem 1rem; font-size: .8rem; }
-figure li::before { content: ""; display: inline-block; width: .7rem; height: .7rem;
-  margin-right: .35rem; border-radius: 50%; background: currentColor; }
-.limit { stroke: var(--note); stroke-dasharray: 5 4; } li.limit { color: var(--note); }
-"""
-    + "\n".join(
-        f".c{i} {{ stroke: var(--c{i}); color: var(--c{i}); }} .dot.c{i} {{ fill: var(--c{i}); }}"
-        for i in range(COLOURS)
-    )
-    + """
-.dot.hollow { fill: var(--paper); stroke-width: 2; } .line.hollow { stroke-dasharray: 2 3; }
-figure li.hollow::before { box-sizing: border-box; background: none; border: 2px solid; }
-"""
+.leader { stroke: var(--note); stroke-width: .5; fill: none; }
+""" + "\n".join(
+    f".{kind} {{ stroke: var(--{kind}); }} .dot.{kind} {{ fill: var(--{kind}); }} "
+    f"svg text.name.{kind} {{ fill: var(--{kind}); }}"
+    for kind in KINDS
 )
 
 
@@ -144,25 +146,29 @@ class DeploymentReport:
     def html(self) -> str:
         """Return the whole page."""
         model = self.manifest.model
-        body = [
-            "<h1>ClinReadNet: deployment report</h1>",
+        body = ["<h1>ClinReadNet: what to deploy</h1>"]
+        for chosen in self.recommendations:
+            body.append(_answer(chosen, self.manifest))
+        body += [
             f"<p>{_text(RESEARCH_USE)}</p>",
             f"<p>Network <b>{_text(model.preset)}</b>, {model.parameters:,} parameters, weights "
             f"<code>{model.weights_sha256[:12]}</code>; bundle of {_text(self.manifest.created)}, "
             f"clinreadnet {_text(self.manifest.clinreadnet_version)}.</p>",
-            "<h2>Artifacts</h2>",
-            f"<p>{_text(_domain(self.manifest))}</p>",
-            artifacts_table(self.manifest).html(),
         ]
         for run, chosen in zip(self.runs, self.recommendations, strict=True):
             body += _machine(run, chosen)
+        body += [
+            "<h2>Artifacts of the bundle</h2>",
+            f"<p>{_text(_domain(self.manifest))}</p>",
+            artifacts_table(self.manifest).html(),
+        ]
         if not any("gpu" in run.document["machine_info"] for run in self.runs):
             body += ["<h2>GPU</h2>", f"<p>{NOT_MEASURED}</p>"]
         return (
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             '<link rel="icon" href="data:,">\n'
-            f"<title>ClinReadNet: deployment report</title>\n<style>{_STYLE}</style>\n</head>\n"
+            f"<title>ClinReadNet: what to deploy</title>\n<style>{_STYLE}</style>\n</head>\n"
             "<body>\n" + "\n".join(body) + "\n</body>\n</html>\n"
         )
 
@@ -181,6 +187,36 @@ class DeploymentReport:
             raise InputError(f"{Path(out)}: cannot be written ({error.strerror})") from None
 
 
+def _answer(chosen: Recommendation, manifest: Manifest) -> str:
+    """Return what to deploy on one machine, and why not what is faster there."""
+    where = _text(chosen.machine)
+    if chosen.best is None:
+        parts = [f"<h2>{where}: nothing measured is within {_text(chosen.budget)}</h2>"]
+    else:
+        row = chosen.best.row
+        marks = f" Marks: {', '.join(row.marks)}." if row.marks else ""
+        parts = [
+            f"<h2>Deploy {_text(row.title)} on {where}</h2>",
+            f"<p><code>{_text(str(row.artifact))}</code>: {_text(chosen.best.measures())}, within "
+            f"the budget {_text(chosen.budget)}.{_text(marks)}</p>",
+        ]
+    if chosen.refused:
+        rows = tuple(
+            (one.row.title, f"{1e3 * one.row.p50:.3g}", one.reason or "") for one in chosen.refused
+        )
+        what = "Faster, and why not" if chosen.best else "What was measured, and why not"
+        parts += [f"<p>{what}:</p>", Table(("backend", "ms a slice", "why not"), rows).html()]
+    if chosen.missing:
+        held = dict.fromkeys(one.precision for one in manifest.artifacts)
+        flags = " ".join(f"--precision {one}" for one in held | dict.fromkeys(chosen.missing))
+        parts.append(
+            "<p>Export the missing precisions to have them verified and considered: "
+            f"<code>clinreadnet export --out bundle {_text(flags)} --force</code>, then "
+            "<code>make bench-record report</code>.</p>"
+        )
+    return f'<div class="choice{"" if chosen.best else " none"}">{"".join(parts)}</div>'
+
+
 def _machine(run: RecordedRun, chosen: Recommendation) -> list[str]:
     info = run.document["machine_info"]
     dirty = (
@@ -191,15 +227,15 @@ def _machine(run: RecordedRun, chosen: Recommendation) -> list[str]:
         f"{name} {rate / 1e9:.1f} {'GB/s' if name == 'copy' else 'GFLOP/s'}"
         for name, rate in run.rates.items()
     )
-    lines = "".join(f"<p>{_text(line)}</p>" for line in chosen.lines())
     return [
-        f"<h2>{_text(run.hardware)}</h2>",
+        f"<h2>{_text(run.called)}</h2>",
         f'<p class="note">Recorded {_text(str(run.document.get("datetime", ""))[:10])} at commit '
         f"<code>{run.commit[:7]}</code>{dirty}; {_text(packages)}. "
         f"Measured at the start: {_text(rates or 'nothing')}.</p>",
-        f'<div class="choice{"" if chosen.best else " none"}">{lines}</div>',
-        f'<div class="figures">{latency_accuracy(run)}{throughput(run)}{roofline(run)}'
-        f"{arrivals(run)}</div>",
+        f'<div class="figures">{latency_accuracy(run, chosen)}{throughput(run, chosen)}'
+        f"{roofline(run, chosen)}{arrivals(run)}</div>",
+        '<p class="note">Green: the artifact to deploy; blue: other artifacts; orange: what a user '
+        "would take instead; grey: the network in PyTorch. Bars are 95 % intervals.</p>",
         "<h3>Every row</h3>",
         network_table(run.rows).html(),
         "<h3>Against alternatives</h3>",

@@ -24,11 +24,25 @@ _TERM = re.compile(r"\s*(\w+)\s*<=\s*([0-9.eE+-]+)\s*")
 
 @dataclass(frozen=True)
 class Judgement:
-    """A measured artifact; ``reason`` says why it is refused, None if it is not."""
+    """A measured artifact.
+
+    Attributes:
+        row: what was measured.
+        cost: worst difference of a score in its verification, or None.
+        reason: why it is refused, or None.
+        absent: the bundle does not hold it.
+    """
 
     row: BenchRow
     cost: float | None
     reason: str | None
+    absent: bool = False
+
+    def measures(self) -> str:
+        """Return its time with the 95 % interval, and its error."""
+        low, high = (1e3 * end for end in self.row.interval)
+        error = "" if self.cost is None else f", score off by at most {self.cost:.1e}"
+        return f"{1e3 * self.row.p50:.3g} ms a slice ({low:.3g} … {high:.3g}){error}"
 
 
 @dataclass(frozen=True)
@@ -36,7 +50,7 @@ class Recommendation:
     """The fastest artifact within a budget on one machine.
 
     Attributes:
-        machine: name of the machine's folder.
+        machine: the hardware, as people call it.
         budget: the given budget.
         best: fastest artifact within the budget, or None.
         refused: the faster artifacts, each with its reason; all artifacts if there is no best.
@@ -47,6 +61,16 @@ class Recommendation:
     best: Judgement | None
     refused: tuple[Judgement, ...]
 
+    @property
+    def bounds(self) -> dict[str, float]:
+        """The bounds of the budget, by quantity."""
+        return parse_budget(self.budget)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Precisions of faster rows that the bundle does not hold."""
+        return tuple(dict.fromkeys(one.row.precision for one in self.refused if one.absent))
+
     def lines(self) -> list[str]:
         """Return the recommendation as lines of text."""
         said = []
@@ -56,7 +80,7 @@ class Recommendation:
             row = self.best.row
             said.append(
                 f"{self.machine}: deploy {row.artifact} with {row.candidate}: "
-                f"{1e3 * row.p50:.3g} ms a slice; {self.budget} holds"
+                f"{self.best.measures()}; {self.budget} holds"
                 + (f" ({', '.join(row.marks)})" if row.marks else "")
             )
         for one in self.refused:
@@ -91,7 +115,7 @@ def parse_budget(text: str) -> dict[str, float]:
 
 def recommend(run: RecordedRun, manifest: Manifest, budget: str) -> Recommendation:
     """Choose among the rows of a recorded run; as `choose`."""
-    return choose(run.rows, manifest, budget, machine=run.machine, gpu=run.gpu)
+    return choose(run.rows, manifest, budget, machine=run.called, gpu=run.gpu)
 
 
 def choose(
@@ -105,7 +129,7 @@ def choose(
         measured: rows of one machine.
         manifest: manifest of a verified bundle.
         budget: budget in the form of `parse_budget`.
-        machine: its name.
+        machine: its name, as people call it.
         gpu: name of its GPU, or None.
 
     Raises:
@@ -135,7 +159,9 @@ def judge(
     """
     artifact = next((a for a in artifacts if a.file == row.artifact), None)
     if artifact is None:
-        return Judgement(row, None, "not in this bundle")
+        flavour = " --flavour tensorrt" if row.candidate == "tensorrt" else ""
+        export = f"clinreadnet export --precision {row.precision}{flavour}"
+        return Judgement(row, None, f"not in this bundle; `{export}` makes it", absent=True)
     if artifact.sha256 != row.sha256:
         return Judgement(
             row, None, "measured on another build of this file; run `make bench-record`"

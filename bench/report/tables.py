@@ -35,15 +35,19 @@ class Table:
         if not self.rows:
             return f"<p>{NOT_MEASURED}</p>"
 
-        def line(cells: Sequence[str], tag: str) -> str:
-            return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
-
-        body = "\n".join(line(row, "td") for row in self.rows)
-        return (
-            '<div class="wide"><table>\n<thead>'
-            + line(self.head, "th")
-            + f"</thead>\n<tbody>\n{body}\n</tbody></table></div>"
+        names = [html.escape(name, quote=True) for name in self.head]
+        head = "".join(f"<th>{name}</th>" for name in names)
+        body = "\n".join(
+            "<tr>"
+            + "".join(
+                # A narrow screen shows each cell on a line of its own, beside its head.
+                f'<td data-head="{name}">{html.escape(cell)}</td>'
+                for name, cell in zip(names, row, strict=True)
+            )
+            + "</tr>"
+            for row in self.rows
         )
+        return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>"
 
 
 def network_table(rows: Sequence[BenchRow]) -> Table:

@@ -203,7 +203,7 @@ def _mlp(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[Case]:
 
 def _fused_linear(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[Case]:
     norm, residual = ("norm_weight_ptr" not in constants), ("residual_ptr" not in constants)
-    where = {"gelu": constants["GELU"], "impl": "reference"}
+    where: dict[str, Any] = {"gelu": constants["GELU"], "impl": "reference"}
     tiles = {"one-token": 1, "last-tile-in-part": constants["BLOCK_M"] + 7}
     for name, tokens in tiles.items():
         made = fused_linear_inputs(
@@ -213,7 +213,8 @@ def _fused_linear(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[
             norm=norm,
             residual=residual,
         )
-        tensors = {key: one.to(dtype) for key, one in (made | {"x": uneven(made["x"])}).items()}
+        made |= {"x": uneven(made["x"])}
+        tensors: dict[str, Any] = {key: one.to(dtype) for key, one in made.items()}
         yield Case(
             name,
             tensors,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ BASE = 0x7F20_0000_0000
 GAP = 4096
 """Bytes between two allocations, in no allocation."""
 
-WORDS = {2: np.uint16, 4: np.uint32, 8: np.uint64, 16: np.complex128}
+WORDS: dict[int, type[np.generic]] = {2: np.uint16, 4: np.uint32, 8: np.uint64, 16: np.complex128}
 """What NumPy gathers accesses of so many bytes with."""
 
 
@@ -81,7 +82,7 @@ class GlobalMemory:
         for one in self._touched(offsets):
             if not one.output:
                 raise OutOfBounds(f"writes {one.name}, which is an input")
-        view = self._data.view(WORDS[size])
+        view: NDArray[Any] = self._data.view(WORDS[size])
         places = offsets // size
         before = view[places].view(np.uint8)
         view[places] = words

@@ -8,6 +8,8 @@ if the threads are of two warps, a warp's if they are of one. Otherwise they are
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -77,7 +79,7 @@ class SharedMemory:
         flat = self._flat(threads, addresses, size, "store")
         granules, owners = self._granules(flat, threads, size)
         self._check_write(granules, owners)
-        view = self._data.view(WORDS[size])
+        view: NDArray[Any] = self._data.view(WORDS[size])
         view[flat // size] = words
         # Triton lets several threads write a value that all of them hold.
         if (view[flat // size].view(np.uint8) != words.view(np.uint8)).any():

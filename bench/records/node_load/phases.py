@@ -284,7 +284,7 @@ def cost(bundle: Path, slices: int, repeats: int) -> dict[str, Any]:
             seconds = time.process_time() - start
             before, count = _cpu(one.pid), len(pacs.received)
             send(one.port, [sent], 1)
-            wait_for(lambda count=count: len(pacs.received) > count, "the report is sent")  # type: ignore[misc]
+            wait_for(lambda count=count: len(pacs.received) > count, "the report is sent")
             time.sleep(0.5)
             if repeat:  # the first run warms both up
                 alone.append(seconds)

@@ -9,13 +9,14 @@ from clinreadnet.kernels.ptx.instructions import instruction
 from clinreadnet.kernels.ptx.machine import TYPES, Array
 from clinreadnet.kernels.ptx.machine import Machine as M
 from clinreadnet.kernels.ptx.program import Instruction as One
+from clinreadnet.kernels.ptx.program import Operand
 
 
 def _bits(kind: str) -> int:
     return 8 * np.dtype(TYPES[kind]).itemsize
 
 
-def _typed(m: M, operand: object, kind: str) -> Array:
+def _typed(m: M, operand: Operand, kind: str) -> Array:
     """Signed for a type s32 and the like, unsigned for the others."""
     return m.signed(operand, kind) if kind[0] == "s" else m.read(operand, kind)
 
@@ -55,7 +56,7 @@ def mul_wide(m: M, i: One) -> None:
     m.write(d, _widened(m, a, i.kind) * _widened(m, b, i.kind))
 
 
-def _widened(m: M, operand: object, kind: str) -> Array:
+def _widened(m: M, operand: Operand, kind: str) -> Array:
     letter = "i" if kind[0] == "s" else "u"
     return _typed(m, operand, kind).astype(f"{letter}{_bits(kind) // 4}")
 

@@ -8,7 +8,8 @@ from clinreadnet.kernels.ptx.errors import Misaligned, PtxError
 from clinreadnet.kernels.ptx.instructions import instruction
 from clinreadnet.kernels.ptx.machine import TYPES, Array
 from clinreadnet.kernels.ptx.machine import Machine as M
-from clinreadnet.kernels.ptx.program import Address, Vector
+from clinreadnet.kernels.ptx.memory import WORDS
+from clinreadnet.kernels.ptx.program import Address, Operand, Vector
 from clinreadnet.kernels.ptx.program import Instruction as One
 
 
@@ -84,10 +85,8 @@ def _spread(m: M, values: Array) -> Array:
     return every
 
 
-def _words(m: M, parts: tuple[object, ...], kind: str) -> Array:
+def _words(m: M, parts: tuple[Operand, ...], kind: str) -> Array:
     """What the active threads store: one word each of all ``parts``."""
-    from clinreadnet.kernels.ptx.memory import WORDS
-
     columns = np.stack([m.of_active(m.read(part, kind)) for part in parts], axis=1)
     columns = np.ascontiguousarray(columns.astype(TYPES[kind], copy=False))
     size = columns.dtype.itemsize * len(parts)
@@ -120,8 +119,7 @@ def copy(m: M, i: One) -> None:
     threads, where = m.active(), m.of_active(m.addresses(source))
     if (where % size).any():
         raise Misaligned(f"copy of {size} bytes")
-    dtype = {4: np.uint32, 8: np.uint64, 16: np.complex128}[size]
-    words = np.zeros(len(threads), dtype)
+    words: Array = np.zeros(len(threads), WORDS[size])
     read = np.ones(len(threads), bool) if whole is None else whole > 0
     if whole is not None and ((whole != 0) & (whole != size)).any():
         raise PtxError("a copy of part of its bytes")

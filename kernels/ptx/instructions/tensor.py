@@ -13,6 +13,7 @@ from clinreadnet.kernels.ptx.instructions.floating import widened
 from clinreadnet.kernels.ptx.machine import Array
 from clinreadnet.kernels.ptx.machine import Machine as M
 from clinreadnet.kernels.ptx.program import Instruction as One
+from clinreadnet.kernels.ptx.program import Operand
 from clinreadnet.kernels.ptx.shared import WARP
 
 
@@ -42,7 +43,7 @@ def numbers(bits: Array, kind: str) -> Array:
 TERMS = {"tf32": 4, "f16": 8, "bf16": 8}
 
 
-def fragment(m: M, parts: tuple[object, ...]) -> Array:
+def fragment(m: M, parts: tuple[Operand, ...]) -> Array:
     """Registers as [warps, parts, 8, 4]: row (lane / 4) and word (lane % 4) of 8x4 words."""
     words = [m.read(one).reshape(-1, 8, 4) for one in parts]
     return np.stack(words, axis=1)
@@ -71,7 +72,7 @@ def mma(m: M, i: One) -> None:
         m.write(register, values)
 
 
-def accumulator(m: M, parts: tuple[object, ...]) -> Array:
+def accumulator(m: M, parts: tuple[Operand, ...]) -> Array:
     """Four registers as [warps, 16, 8] float64."""
     words = [m.read(one, "f32").view(np.float32).reshape(-1, 8, 4) for one in parts]
     total = np.empty((len(words[0]), 16, 8), np.float64)

@@ -8,10 +8,11 @@ from clinreadnet.kernels.ptx.errors import PtxError
 from clinreadnet.kernels.ptx.instructions import instruction
 from clinreadnet.kernels.ptx.machine import Machine as M
 from clinreadnet.kernels.ptx.program import Instruction as One
+from clinreadnet.kernels.ptx.program import Operand
 from clinreadnet.kernels.ptx.shared import WARP
 
 
-def whole_warps(m: M, mask: object) -> None:
+def whole_warps(m: M, mask: Operand) -> None:
     """Refuse a member mask that is not the whole warp: its partners would not be defined."""
     if (m.of_active(m.read(mask)) != np.uint32(0xFFFF_FFFF)).any():
         raise PtxError("a member mask that leaves threads out")

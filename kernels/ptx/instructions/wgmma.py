@@ -17,7 +17,7 @@ from clinreadnet.kernels.ptx.instructions.tensor import TERMS, fragment, multipl
 from clinreadnet.kernels.ptx.machine import Array, InFlight
 from clinreadnet.kernels.ptx.machine import Machine as M
 from clinreadnet.kernels.ptx.program import Instruction as One
-from clinreadnet.kernels.ptx.program import Register
+from clinreadnet.kernels.ptx.program import Operand, Register
 from clinreadnet.kernels.ptx.shared import WARP
 
 GROUP = 4 * WARP
@@ -56,7 +56,7 @@ class Use:
     granules: Array = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
-def described(m: M, operand: object) -> Descriptor:
+def described(m: M, operand: Operand) -> Descriptor:
     """Decode the descriptor of each warp group."""
     bits = m.read(operand, "b64").reshape(-1, GROUP)
     if (bits != bits[:, :1]).any():
@@ -93,7 +93,7 @@ def pieces(tile: Descriptor, rows: int, across: int, *, transposed: bool) -> Arr
     return swizzled(address, tile.row)
 
 
-def stored(m: M, operand: object, rows: int, k: int, kind: str, *, transposed: bool) -> Array:
+def stored(m: M, operand: Operand, rows: int, k: int, kind: str, *, transposed: bool) -> Array:
     """A matrix [groups, rows, k] in shared memory, and note that it is being read."""
     tile = described(m, operand)
     size = 4 if kind == "tf32" else 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from support.browser import needs_chromium, tab
 from support.tiny_bundle import write_bundle
 
 from bench.report.__main__ import main
-from bench.report.figures import COLOURS, Series, chart
+from bench.report.figures import HEIGHT, KINDS, WIDTH, Series, chart
 from bench.report.page import _STYLE, DeploymentReport
 from bench.rows import ArrivalRow
 from clinreadnet.errors import InputError
@@ -146,17 +147,43 @@ def test_figures_hold_every_point(page: str) -> None:
     assert [one.count("<circle") for one in figures] == [3, 9, 9, 4]
     for one in figures:
         for x, y in re.findall(r'cx="([\d.-]+)" cy="([\d.-]+)"', one):
-            assert 0 < float(x) < 640 and 0 < float(y) < 380
+            assert 0 < float(x) < WIDTH and 0 < float(y) < HEIGHT
 
 
-def test_series_past_the_palette_look_otherwise() -> None:
-    """A machine with many backends: no two series share a colour and a form."""
-    many = [Series(str(i), ((1.0, 1.0 + i), (2.0, 2.0 + i)), line=True) for i in range(2 * COLOURS)]
-    drawn = chart("t", many, "x", "y")
-    for tag in ("li", "path", "circle"):
-        looks = re.findall(rf'<{tag} class="([^"]*\bc\d[^"]*)"', drawn)
-        assert len(set(looks)) == 2 * COLOURS, tag
-    assert ".dot.hollow" in _STYLE and ".line.hollow" in _STYLE and "li.hollow" in _STYLE
+def test_every_series_has_a_label_of_its_own() -> None:
+    """A machine with many backends, whose points are close to each other."""
+    many = [
+        Series(f"backend {i}", ((1.0, 1 + i / 50), (2.0, 2 + i / 50)), kind, line=True)
+        for i, kind in enumerate(KINDS * 3)
+    ]
+    for series in (many, [replace(one, points=one.points[:1], line=False) for one in many]):
+        drawn = chart("t", series, "x", "y")
+        labels = re.findall(r'<text class="name (\w+)" x="([\d.]+)" y="([\d.]+)">(.*?)<', drawn)
+        assert {(kind, name) for kind, _, _, name in labels} == {(o.kind, o.name) for o in series}
+        places = [(float(x), float(y), 6.6 * len(name)) for _, x, y, name in labels]
+        assert all(0 < x and x + width <= WIDTH and 0 < y < HEIGHT for x, y, width in places)
+        for n, (x, y, width) in enumerate(places):
+            for a, b, other in places[:n]:
+                assert abs(y - b) >= 13.9 or x + width <= a or a + other <= x
+    assert all(f"svg text.name.{kind} {{" in _STYLE for kind in KINDS)
+
+
+def test_the_page_begins_with_its_answer(page: str, bundle: Path, results: Path) -> None:
+    text = re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
+    text = text[text.index("<body>") :]
+    assert text.index("nothing measured is within score&lt;=0.02") < text.index("Network <b>")
+    assert text.index("score not measured") < text.index("Network <b>")
+    wide = DeploymentReport(bundle, results, budget="error<=1").recommendations[0]
+    assert wide.machine == HOSTILE + ", 2 threads"
+
+
+def test_the_budget_and_the_limits_are_drawn_and_named(page: str) -> None:
+    first, _, third, _ = re.findall(r"<figure>.*?</figure>", page, re.DOTALL)
+    assert "budget, 0.02<" in first and first.count('class="line limit"') == 1
+    # An interval for each point.
+    assert len(re.findall(r'class="line (?!limit)\w+" d="M[\d.]+ [\d.]+H', first)) == 3
+    limits = re.findall(r'class="line limit" stroke-dasharray="([\d ]+)"', third)
+    assert len(limits) == len(set(limits)) == third.count("limit, ") - third.count("<title>limit")
 
 
 def test_every_row_is_in(page: str) -> None:
@@ -259,7 +286,7 @@ def test_bad_input_is_one_line_and_no_page(
 
 
 @needs_chromium
-@pytest.mark.parametrize("width", [1200, 390], ids=["desk", "phone"])
+@pytest.mark.parametrize("width", [1400, 400], ids=["desk", "phone"])
 def test_a_browser_shows_it_without_a_word(page: str, tmp_path: Path, width: int) -> None:
     """The browser itself measures the page: figures with a size, nothing wider than the screen."""
     path = tmp_path / "report.html"
@@ -271,10 +298,13 @@ def test_a_browser_shows_it_without_a_word(page: str, tmp_path: Path, width: int
           return {
             figures: boxes.filter(b => b.width > 200 && b.height > 100).length,
             overflow: document.documentElement.scrollWidth - innerWidth,
+            cut: [...document.querySelectorAll("td, th")].filter(
+              c => c.getBoundingClientRect().right > innerWidth || c.scrollWidth > c.clientWidth + 1
+            ).length,
             fetched: performance.getEntriesByType("resource").map(e => e.name),
           };
         })()""")
     assert seen["figures"] == 4
-    assert seen["overflow"] <= 0
+    assert seen["overflow"] <= 0 and seen["cut"] == 0
     assert [one for one in seen["fetched"] if one != "data:,"] == []
     assert opened.said == []

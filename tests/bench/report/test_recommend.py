@@ -10,7 +10,7 @@ from support import recorded_run
 
 from bench.report.recommend import parse_budget, recommend
 from bench.report.tables import artifacts_table
-from bench.results import RecordedRun, read_run
+from bench.results import RecordedRun, called, read_run
 from clinreadnet.errors import InputError
 from clinreadnet.runtime.bundle.manifest import (
     Artifact,
@@ -211,8 +211,9 @@ def test_only_what_can_be_deployed_is_considered(run: Any) -> None:
     assert chosen.best is not None and chosen.best.row.precision == "fp32"
     assert [one.reason for one in chosen.refused] == [
         "measured on another build of this file; run `make bench-record`",
-        "not in this bundle",
+        "not in this bundle; `clinreadnet export --precision fp16` makes it",
     ]
+    assert chosen.missing == ("fp16",)
 
 
 def test_marks_stay_with_the_recommendation(run: Any) -> None:
@@ -228,3 +229,16 @@ def test_a_bad_budget_is_refused(text: str) -> None:
 
 def test_a_budget_bounds_several_quantities() -> None:
     assert parse_budget("score<=0.02, KROCC <= 1e-3") == {"score": 0.02, "KROCC": 1e-3}
+
+
+@pytest.mark.parametrize(
+    ("hardware", "name"),
+    [
+        ("Intel(R) Xeon(R) Processor, 2 threads", "Intel Xeon, 2 threads"),
+        ("Intel(R) Core(TM) i7-8700 CPU @ 3.20GHz, 12 threads", "Intel Core i7-8700, 12 threads"),
+        ("AMD EPYC 7763 64-Core Processor, 4 threads", "AMD EPYC 7763 64-Core, 4 threads"),
+        ("NVIDIA H100 80GB HBM3", "NVIDIA H100 80GB HBM3"),
+    ],
+)
+def test_machines_are_called_as_people_do(hardware: str, name: str) -> None:
+    assert called(hardware) == name
