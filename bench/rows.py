@@ -6,10 +6,11 @@ and with its kind as ``op``. What measures makes a row, what reports reads the s
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Self
+
+import msgspec
 
 TAIL = 600
 """Slices from which a 99th percentile of arrivals is given: six of them are then slower. With fewer
@@ -20,7 +21,7 @@ Ratio = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
-class RecordedRow(ABC):
+class RecordedRow:
     """A row of any kind."""
 
     OP: ClassVar[str]
@@ -32,13 +33,13 @@ class RecordedRow(ABC):
         return facts.get("op") == cls.OP
 
     @classmethod
-    @abstractmethod
     def from_json(cls, facts: Mapping[str, Any]) -> Self:
         """Read a row back.
 
         Raises:
-            KeyError, TypeError, ValueError: the facts are not those of a row.
+            ValueError: the facts are not those of a row.
         """
+        return msgspec.convert(facts, cls)
 
     def to_json(self) -> dict[str, Any]:
         """Return the row as plain JSON values."""
@@ -135,42 +136,6 @@ class BenchRow(RecordedRow):
         """Slices a second."""
         return self.batch / self.p50
 
-    @classmethod
-    def from_json(cls, facts: Mapping[str, Any]) -> Self:
-        """Read a row back; raises as `RecordedRow.from_json`."""
-        low, high = facts["interval"]
-        ratio, warm_up, busy = (facts.get(key) for key in ("ratio", "warm_up", "others_busy"))
-        joules, memory = (facts.get(key) for key in ("joules_per_slice", "gpu_memory_mib"))
-        return cls(
-            candidate=str(facts["candidate"]),
-            role=str(facts["role"]),
-            precision=str(facts["precision"]),
-            batch=int(facts["batch"]),
-            clock=str(facts["clock"]),
-            n=int(facts["n"]),
-            p50=float(facts["p50"]),
-            p90=float(facts["p90"]),
-            p99=float(facts["p99"]),
-            interval=(float(low), float(high)),
-            variation=float(facts["variation"]),
-            marks=tuple(facts["marks"]),
-            flops=float(facts["flops"]),
-            bytes=float(facts["bytes"]),
-            percent_of_limit=float(facts["percent_of_limit"]),
-            score_difference=float(facts["score_difference"]),
-            baseline=facts.get("baseline"),
-            ratio=None if ratio is None else (float(ratio[0]), float(ratio[1]), float(ratio[2])),
-            artifact=facts.get("artifact"),
-            sha256=facts.get("sha256"),
-            weights_sha256=facts.get("weights_sha256"),
-            warm_up=None if warm_up is None else WarmUp(**warm_up),
-            before=facts.get("before", {}),
-            after=facts.get("after", {}),
-            others_busy=None if busy is None else float(busy),
-            joules_per_slice=None if joules is None else float(joules),
-            gpu_memory_mib=None if memory is None else float(memory),
-        )
-
 
 def row_id(candidate: str, precision: str, batch: int, clock: str) -> str:
     """Return what names a row among the benchmarks."""
@@ -196,17 +161,6 @@ class ColdStartRow(RecordedRow):
     first: float
 
     OP: ClassVar[str] = "cold-start"
-
-    @classmethod
-    def from_json(cls, facts: Mapping[str, Any]) -> Self:
-        """Read a row back; raises as `RecordedRow.from_json`."""
-        return cls(
-            candidate=str(facts["candidate"]),
-            precision=str(facts["precision"]),
-            n=int(facts["n"]),
-            load=float(facts["load"]),
-            first=float(facts["first"]),
-        )
 
 
 @dataclass(frozen=True)
@@ -252,23 +206,6 @@ class ArrivalRow(RecordedRow):
         """Candidate and precision."""
         return f"{self.candidate} {self.precision}"
 
-    @classmethod
-    def from_json(cls, facts: Mapping[str, Any]) -> Self:
-        """Read a row back; raises as `RecordedRow.from_json`."""
-        return cls(
-            candidate=str(facts["candidate"]),
-            precision=str(facts["precision"]),
-            batch=int(facts["batch"]),
-            scenario=str(facts["scenario"]),
-            rate=None if facts["rate"] is None else float(facts["rate"]),
-            n=int(facts["n"]),
-            slices_per_second=float(facts["slices_per_second"]),
-            p50=float(facts["p50"]),
-            p90=float(facts["p90"]),
-            p99=float(facts["p99"]),
-            weights_sha256=facts.get("weights_sha256"),
-        )
-
 
 @dataclass(frozen=True)
 class OpRow(RecordedRow):
@@ -303,25 +240,6 @@ class OpRow(RecordedRow):
     marks: tuple[str, ...] = ()
 
     OP: ClassVar[str] = "op"
-
-    @classmethod
-    def from_json(cls, facts: Mapping[str, Any]) -> Self:
-        """Read a row back; raises as `RecordedRow.from_json`."""
-        p50, percent, interval = (facts.get(key) for key in ("p50", "percent_of_limit", "interval"))
-        return cls(
-            what=str(facts["what"]),
-            flops=float(facts["flops"]),
-            bytes=float(facts["bytes"]),
-            limit=float(facts["limit"]),
-            p50=None if p50 is None else float(p50),
-            percent_of_limit=None if percent is None else float(percent),
-            precision=str(facts.get("precision", "fp32")),
-            batch=int(facts.get("batch", 1)),
-            n=int(facts.get("n", 0)),
-            interval=None if interval is None else (float(interval[0]), float(interval[1])),
-            variation=float(facts.get("variation", 0.0)),
-            marks=tuple(facts.get("marks", ())),
-        )
 
 
 @dataclass(frozen=True)
@@ -363,21 +281,3 @@ class KernelRow(RecordedRow):
     def to_json(self) -> dict[str, Any]:
         """Return the row as plain JSON values."""
         return asdict(self)
-
-    @classmethod
-    def from_json(cls, facts: Mapping[str, Any]) -> Self:
-        """Read a row back; raises as `RecordedRow.from_json`."""
-        stage, rate = facts.get("stage"), facts.get("copy_bytes_per_second")
-        return cls(
-            op=str(facts["op"]),
-            dtype=str(facts["dtype"]),
-            batch=int(facts["batch"]),
-            gpu=str(facts["gpu"]),
-            ms={name: float(ms) for name, ms in facts["ms"].items()},
-            bytes=float(facts["bytes"]),
-            percent_of_copy_bandwidth=float(facts["percent_of_copy_bandwidth"]),
-            stage=None if stage is None else int(stage),
-            layer=str(facts.get("layer", "")),
-            copy_bytes_per_second=None if rate is None else float(rate),
-            shapes=tuple(tuple(map(int, shape)) for shape in facts.get("shapes", ())),
-        )

@@ -53,7 +53,7 @@ def broken_row() -> dict[str, Any]:
         pytest.param({"commit_info": None}, "commit is unknown", id="no-commit"),
         pytest.param({"commit_info": [1]}, "commit is unknown", id="commit-list"),
         pytest.param({"machine_info": []}, "TypeError", id="machine-list"),
-        pytest.param({"benchmarks": [broken_row()]}, "KeyError 'p90'", id="field"),
+        pytest.param({"benchmarks": [broken_row()]}, "field `p90`", id="field"),
         pytest.param({"machine_info": {}}, "KeyError 'cpu'", id="machine"),
     ],
 )
