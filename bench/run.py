@@ -75,7 +75,7 @@ class Timing:
 
 
 FULL = Timing()
-BRIEF = Timing({"seconds": 5.0}, {"most": 60, "seconds": 60.0})
+BRIEF = Timing({"seconds": 5.0}, {"rounds": 6, "most": 60, "seconds": 60.0})
 """Enough to choose a backend; `FULL` warms up longer and is what is recorded."""
 QUICK = Timing({"window": 1, "seconds": 0.0}, {"rounds": 1, "seconds": 0.0, "pause": 0.0})
 """One round after one run: to try the benches. The times mean nothing."""
