@@ -132,12 +132,14 @@ def rates() -> dict[str, float]:
 
 
 @pytest.fixture(scope="session")
-def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Return what prints a line at once, whatever pytest captures."""
+def say(request: pytest.FixtureRequest, quick: bool) -> Callable[[str], None]:
+    """Return what prints a line at once, whatever pytest captures; nothing where none is true."""
     manager = request.config.pluginmanager
     reporter, capture = manager.get_plugin("terminalreporter"), manager.get_plugin("capturemanager")
 
     def line(text: str) -> None:
+        if quick:
+            return
         with capture.global_and_fixture_disabled():
             reporter.ensure_newline()
             reporter.write_line(text)
