@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# What is recorded of faults, loads and defects is made with the helpers of the tests.
+RECORD_PYTHON := PYTHONPATH=tests $(BIN)/python
 EXTRAS := dev,cpu,tensorrt-rtx-build
 SOURCES := $(shell find clinreadnet kernels export -name '*.py' -o -name '*.json')
 COUNTS := bench/results/kernels/machine-code.json
@@ -16,7 +18,7 @@ NATIVE := setup.py $(wildcard kernels/cpu/*.cpp kernels/cpu/*.h kernels/cpu/incl
 
 .DEFAULT_GOAL := help
 .PHONY: help build build-at-terminal test test-all fuzz soak faults lint format typecheck docs picture bench \
-	bench-record bench-check gpu-check native-sanitize \
+	bench-record bench-check report gpu-check native-sanitize \
 	node-load rehearse tables ptx-check defects flavours plugins schema kernel-table clean
 
 help:  ## list the targets
@@ -52,12 +54,12 @@ native-sanitize: $(INSTALLED)  ## run the CPU engine under the address, undefine
 	done
 
 soak: $(INSTALLED)  ## call a session 50,000 times from 16 threads and record its memory and open files
-	PYTHONPATH=tests $(BIN)/python -m support.soak > $(SOAKED).new
+	$(RECORD_PYTHON) -m bench.records.soak > $(SOAKED).new
 	mv $(SOAKED).new $(SOAKED)
 	$(BIN)/python -m bench.tables
 
 node-load: $(INSTALLED) bundle/manifest.json  ## load the DICOM node, kill it, fill its disk, and record it
-	PYTHONPATH=tests $(BIN)/python -m support.node_load.record > $(LOADED).new
+	$(RECORD_PYTHON) -m bench.records.node_load.record > $(LOADED).new
 	mv $(LOADED).new $(LOADED)
 	$(BIN)/python -m bench.tables
 
@@ -72,7 +74,7 @@ format: $(INSTALLED)  ## apply the formatting
 	$(BIN)/ruff format .
 
 typecheck: .typecheck/.installed  ## check types
-	MYPYPATH=.typecheck $(BIN)/mypy -p clinreadnet -p bench
+	MYPYPATH=.typecheck:tests $(BIN)/mypy -p clinreadnet -p bench
 	MYPYPATH=.typecheck:tests:. $(BIN)/mypy --config-file tests/mypy.ini tests
 
 docs: .typecheck/.installed $(VENV)/.docs-installed  ## build the documentation as a site in site/
@@ -82,14 +84,17 @@ picture: $(INSTALLED) bundle/manifest.json sample  ## draw the README's picture 
 	mkdir -p docs/images
 	$(BIN)/python docs/score_picture.py sample bundle docs/images/score.png
 
-bench: $(INSTALLED) bundle/manifest.json  ## measure everything this machine can run
+bench: $(INSTALLED) bundle/manifest.json  ## say which backend to deploy on this machine, in minutes
 	$(BIN)/python -m pytest bench
 
-bench-record: $(INSTALLED) bundle/manifest.json  ## the same, kept in bench/results and in the docs
+bench-record: $(INSTALLED) bundle/manifest.json  ## measure every row, and keep it in bench/results and in the docs
 	$(BIN)/python -m bench.recording
 
 bench-check: $(INSTALLED) bundle/manifest.json  ## decide for each row whether it is slower than in the last recorded run
 	$(BIN)/python -m bench.check
+
+report: $(INSTALLED) bundle/manifest.json  ## recommend an artifact within BUDGET (default score<=0.02), and write report.html
+	$(BIN)/python -m bench.report --out report.html $(if $(BUDGET),--budget "$(BUDGET)")
 
 tables: $(INSTALLED)  ## write the tables of the docs from recorded runs
 	$(BIN)/python -m bench.tables
@@ -104,20 +109,20 @@ rehearse: $(INSTALLED)  ## try the control flow of gpu-check without a GPU
 	$(or $(PYTHON_THERE),$(BIN)/python) -m bench.gpu_check --rehearse --out .gpu-check/rehearsal $(STEPS)
 
 ptx-check: $(INSTALLED)  ## run the kernels and broken copies of them on the CPU, and record it
-	PYTHONPATH=tests $(BIN)/python -m support.ptx.record
+	$(RECORD_PYTHON) -m bench.records.ptx
 	$(BIN)/python -m bench.tables
 
 defects: $(INSTALLED)  ## verify wrong copies of the shipped network's graphs, and record what noticed
-	PYTHONPATH=tests $(BIN)/python -m support.defects_record
+	$(RECORD_PYTHON) -m bench.records.defects
 	$(BIN)/python -m bench.tables
 
 flavours: $(INSTALLED)  ## run builder and runner against each TensorRT binding and record what they use
-	PYTHONPATH=tests $(BIN)/python -m support.real_bindings
+	$(RECORD_PYTHON) -m bench.records.flavours
 	$(BIN)/python -m bench.tables
 
 plugins: $(INSTALLED)  ## run the plugins as each TensorRT binding would launch them, and record it
 	mkdir -p $(dir $(PLUGINS))
-	PYTHONPATH=tests $(BIN)/python -m support.plugin_runs > $(PLUGINS).new
+	$(RECORD_PYTHON) -m bench.records.plugins > $(PLUGINS).new
 	mv $(PLUGINS).new $(PLUGINS)
 	$(BIN)/python -m bench.tables
 
@@ -127,12 +132,12 @@ schema: $(INSTALLED)  ## write the JSON Schema of manifests from their types
 	mv clinreadnet/runtime/bundle/manifest.schema.json.new clinreadnet/runtime/bundle/manifest.schema.json
 
 kernel-table: $(INSTALLED)  ## compile the kernels for each GPU, count their instructions and record it
-	$(BIN)/python -m bench.studies.machine_code > $(COUNTS).new
+	$(BIN)/python -m bench.records.machine_code > $(COUNTS).new
 	mv $(COUNTS).new $(COUNTS)
 	$(BIN)/python -m bench.tables
 
 clean:  ## remove everything that the targets make
-	rm -rf $(VENV) .typecheck bundle sample build site *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .typecheck bundle sample report.html build site *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
 # setuptools first, so that the editable install needs no separate build environment.
 $(INSTALLED): pyproject.toml constraints.txt $(NATIVE)

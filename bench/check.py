@@ -20,9 +20,9 @@ from bench import devices
 from bench.decision import LOOKS, Decision, Times, Verdict, decide
 from bench.measure.machine import this_machine
 from bench.recording import RESULTS, ROOT, measure
+from bench.results import RecordedRun, newest_runs, read_run
+from bench.rows import BenchRow
 from clinreadnet.errors import ClinReadNetError, InputError
-from clinreadnet.report.results import RecordedRun, newest_runs, read_run
-from clinreadnet.report.rows import BenchRow
 
 BENCH = "bench/test_network.py"
 DEPLOYED = "test_network and not torch"

@@ -1,27 +1,28 @@
-"""Fixtures of the benchmarks, and the metadata of a recorded run (docs/benchmarking.md)."""
+"""What `pytest bench` measures, says and records (docs/benchmarking.md)."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench import devices
+from bench import devices, plan
 from bench.measure import machine
 from bench.measure.rates import known_rates, measure_rates
-from bench.measure.timing import FULL, QUICK, REPLAY, Timing
-from bench.recording import current_commit
+from bench.recording import ROOT, current_commit
+from bench.results import SCHEMA
+from bench.rows import BenchRow
+from bench.run import BRIEF, FULL, QUICK, TimedRow, Timing
 from clinreadnet.errors import InputError
-from clinreadnet.report.results import SCHEMA
-from clinreadnet.report.rows import RecordedRow
 from clinreadnet.runtime.bundle.default import default_bundle
 
-if TYPE_CHECKING:
-    from bench.measure.groups import Groups
-    from bench.measure.networks import Candidate
+KEPT = ROOT / ".benchmarks" / "last.json"
+"""Where `pytest bench` writes what it measures, unless ``--benchmark-json`` says otherwise."""
+MEASURED = pytest.StashKey[list[BenchRow]]()
+INTERRUPTED = pytest.StashKey[bool]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,14 +32,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="run each row once, only to try the benchmarks; nothing is measured and no limit of "
         "time is checked",
     )
+    parser.addoption(
+        "--thorough",
+        action="store_true",
+        help="measure every row, as `make bench-record` does; without it `pytest bench` measures "
+        "what decides which backend to deploy",
+    )
     parser.addoption("--rounds", type=int, help="time each row at least this often")
     parser.addoption("--device", type=int, help="GPU to use, by its number among the visible ones")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-benchmark reads its options
 def pytest_configure(config: pytest.Config) -> None:
+    config.stash[MEASURED] = []
     if config.getoption("--quick") and not config.getoption("benchmark_json"):
         config.option.benchmark_disable = True
+    elif plan.is_brief(config) and not config.getoption("benchmark_json"):
+        KEPT.parent.mkdir(exist_ok=True)
+        config.option.benchmark_json = str(KEPT)
     if (device := config.getoption("--device")) is not None:
         try:
             devices.use(device)
@@ -46,9 +57,71 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError(str(error)) from None
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what does not decide which backend to deploy, unless the user chose rows."""
+    if plan.is_brief(config):
+        left_out = [item for item in items if not plan.decides(item)]
+        items[:] = [item for item in items if plan.decides(item)]
+        config.hook.pytest_deselected(items=left_out)
+
+
+def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
+    return plan.announcement(items) if plan.is_brief(config) else []
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Do not record what a failed bench measured."""
+    outcome: Any = yield
+    benchmark = getattr(item, "funcargs", {}).get("benchmark")
+    if outcome.get_result().failed and benchmark is not None:
+        benchmark.has_error = True
+
+
+@pytest.hookimpl(trylast=True)  # below pytest-benchmark's table
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which backend to deploy."""
+    config = terminalreporter.config
+    if config.stash[MEASURED] and not config.getoption("--quick"):
+        terminalreporter.section("which backend to deploy")
+        for line in plan.answer(config.stash[MEASURED], default_bundle()):
+            terminalreporter.write_line(line)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.config.stash.get(INTERRUPTED, False):
+        session.exitstatus = pytest.ExitCode.INTERRUPTED
+
+
+def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
+    """Add the machine, the commit and the command, without a path of this machine."""
+    output_json["machine_info"].pop("node", None)
+    output_json["machine_info"] |= machine.describe()
+    if rates := known_rates():
+        output_json["machine_info"]["rates"] = rates
+    if (commit := current_commit()) is not None:
+        output_json["commit_info"]["id"] = commit
+    arguments = [one for one in sys.argv[1:] if not one.startswith("--benchmark-json")]
+    output_json["command"] = " ".join(["pytest", *arguments])
+    output_json["results_schema"] = SCHEMA
+
+
+@pytest.fixture(autouse=True)
+def not_interrupted(request: pytest.FixtureRequest) -> None:
+    """Skip what comes after Ctrl-C, so that what was measured until then is kept."""
+    asked = "group" in request.fixturenames
+    if request.config.stash.get(INTERRUPTED, False) and not asked:
+        pytest.skip("interrupted")
+
+
 @pytest.fixture(scope="session")
-def timing(request: pytest.FixtureRequest) -> Timing:
-    timing = QUICK if request.config.getoption("--quick") else FULL
+def quick(request: pytest.FixtureRequest) -> bool:
+    return bool(request.config.getoption("--quick"))
+
+
+@pytest.fixture(scope="session")
+def timing(request: pytest.FixtureRequest, quick: bool) -> Timing:
+    timing = QUICK if quick else BRIEF if plan.is_brief(request.config) else FULL
     rounds = request.config.getoption("--rounds")
     return timing if rounds is None else timing.at_least(rounds)
 
@@ -59,62 +132,60 @@ def rates() -> dict[str, float]:
 
 
 @pytest.fixture(scope="session")
-def groups(request: pytest.FixtureRequest, timing: Timing) -> Groups:
-    from bench.measure.groups import Groups
+def say(request: pytest.FixtureRequest, quick: bool) -> Callable[[str], None]:
+    """Return what prints a line at once, whatever pytest captures; nothing where none is true."""
+    manager = request.config.pluginmanager
+    reporter, capture = manager.get_plugin("terminalreporter"), manager.get_plugin("capturemanager")
 
+    def line(text: str) -> None:
+        if quick:
+            return
+        with capture.global_and_fixture_disabled():
+            reporter.ensure_newline()
+            reporter.write_line(text)
+            reporter.flush()
+
+    return line
+
+
+@pytest.fixture(scope="session")
+def group(
+    request: pytest.FixtureRequest, timing: Timing, say: Callable[[str], None]
+) -> Mapping[str, TimedRow | Exception]:
+    """Measure the selected candidates of one batch and clock, in turn."""
+    from bench.sweeps.network import measure_group
+
+    if request.config.stash.get(INTERRUPTED, False):
+        pytest.skip("interrupted")
+    batch, clock = request.param
     # Only the selected ones: `pytest bench -k openvino` loads nothing else.
-    chosen: dict[tuple[int, str], list[Candidate]] = {}
-    for item in request.session.items:
-        parameters = getattr(getattr(item, "callspec", None), "params", {})
-        if {"batch", "clock", "candidate"} <= set(parameters):
-            key = parameters["batch"], parameters["clock"]
-            chosen.setdefault(key, []).append(parameters["candidate"])
-    return Groups(chosen, default_bundle().resolve(), timing)
+    selected = [row for item in request.session.items if (row := plan.row_of(item)) is not None]
+    chosen = [candidate for group, candidate in selected if group == request.param]
+    outcomes, interrupted = measure_group(
+        chosen,
+        batch=batch,
+        clock=clock,
+        bundle=default_bundle().resolve(),
+        timing=timing,
+        nvml=machine.import_nvml(),
+        say=say,
+    )
+    request.config.stash[INTERRUPTED] = interrupted
+    return outcomes
 
 
 @pytest.fixture
-def record(benchmark: BenchmarkFixture) -> Callable[[RecordedRow, Sequence[float]], None]:
-    """Hand a measured row to pytest-benchmark, with its times.
+def record(
+    request: pytest.FixtureRequest, benchmark: BenchmarkFixture
+) -> Callable[[TimedRow], None]:
+    """Hand a measured row and its times to pytest-benchmark, for its table and its JSON."""
 
-    pytest-benchmark times runs itself and takes no times that are known already: the bench's timer
-    is `REPLAY`, on which each run takes what it took when the row was measured.
-    """
-
-    def keep(row: RecordedRow, seconds: Sequence[float]) -> None:
-        benchmark.pedantic(REPLAY.through(seconds), rounds=len(seconds))
-        benchmark.extra_info |= row.to_json()
+    def keep(timed: TimedRow) -> None:
+        benchmark.pedantic(int)  # makes the statistics, whose times are then the row's
+        if benchmark.stats is not None:
+            benchmark.stats.stats.data[:] = timed.seconds
+        benchmark.extra_info |= timed.row.to_json()
+        if isinstance(timed.row, BenchRow):
+            request.config.stash[MEASURED].append(timed.row)
 
     return keep
-
-
-def pytest_benchmark_update_machine_info(
-    config: pytest.Config, machine_info: dict[str, Any]
-) -> None:
-    machine_info.pop("node", None)
-    machine_info |= machine.describe()
-    if rates := known_rates():
-        machine_info["rates"] = rates
-
-
-def pytest_benchmark_update_commit_info(config: pytest.Config, commit_info: dict[str, Any]) -> None:
-    if (commit := current_commit()) is not None:
-        commit_info["id"] = commit
-
-
-FAILED: set[str] = set()
-"""Benches that failed: what they measured is not recorded."""
-
-
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if report.failed:
-        FAILED.add(report.nodeid)
-
-
-def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
-    output_json["benchmarks"] = [
-        one for one in output_json["benchmarks"] if one["fullname"] not in FAILED
-    ]
-    # Do not record the path that pytest-benchmark writes to.
-    arguments = [one for one in sys.argv[1:] if not one.startswith("--benchmark-json")]
-    output_json["command"] = " ".join(["pytest", *arguments])
-    output_json["results_schema"] = SCHEMA

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from statistics import NormalDist
 
-from clinreadnet.report.rows import BenchRow
+from bench.rows import BenchRow
 
 SLOWER = 1.10
 """A slowdown that must be found."""

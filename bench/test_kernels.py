@@ -1,177 +1,28 @@
-"""Each op on this machine's GPU: its kernel against what PyTorch alone can do.
-
-Shapes, arguments and bytes are those of the op's spec. Baselines: the reference eager, the
-reference under torch.compile; for attention one scaled_dot_product_attention for each
-octave on partitioned windows, eager and compiled; for the fused halves of a block the same half
-unfused, on the other kernels. All run in CUDA graphs with cold caches (`cuda_clock`). Bytes are
-those that an op must read and write once; percent is of the rate of a copy of as many bytes.
-"""
+"""Each op on this machine's GPU: its kernel against what PyTorch alone can do."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
 import pytest
-import torch
-import torch.nn.functional as F
 from pytest_benchmark.fixture import BenchmarkFixture
-from torch import Tensor
 
 from bench.measure import device
-from bench.measure.cuda_clock import copy_milliseconds, milliseconds
-from bench.studies.stock_attention import StockAttention
-from clinreadnet.kernels import window_attention
-from clinreadnet.kernels.dispatch import DTYPES
-from clinreadnet.kernels.ops.layer_norm.reference import layer_norm_reference
-from clinreadnet.kernels.registry import OPS
+from bench.sweeps.kernels import measure, rows
 from clinreadnet.kernels.spec import LayerShape, OpSpec
-from clinreadnet.precision import PRECISIONS, precision_of
-from clinreadnet.report.rows import KernelRow
-from clinreadnet.runtime.reproduce import relative_error
 
 pytestmark = pytest.mark.skipif(not device.is_there(), reason="no NVIDIA GPU on this machine")
-ENGINE_DTYPE = "float16"
-"""What engines run in: measured at all batches, the other types at one."""
-BATCHES, ONE_BATCH = (1, 8, 64), (8,)
-EPS = 1e-5
-Call = Callable[[Sequence[Tensor]], Tensor]
 
 
-def rows() -> list[Any]:
-    return [
-        pytest.param(
-            spec,
-            shape,
-            dtype,
-            batch,
-            id="-".join([spec.name, shape.name.replace(" ", "-"), dtype, "batch", str(batch)]),
-        )
-        for spec in OPS.values()
-        for shape in spec.benched
-        for dtype in spec.limits.dtypes
-        for batch in (BATCHES if dtype == ENGINE_DTYPE else ONE_BATCH)
-    ]
-
-
-def same(dtype: str) -> float:
-    """How far two implementations may be apart: both round, and PyTorch may take TF32."""
-    if dtype == "float32":
-        return PRECISIONS["tf32"].budget
-    return 2 * precision_of(dtype).budget
-
-
-@pytest.fixture(autouse=True)
-def no_compiled_graphs() -> None:
-    """Shapes are constants, and torch.compile gives up after a few sets of them."""
-    torch.compiler.reset()
-
-
-def compiled(run: Call, mode: str = device.COMPILE_MODE) -> Call:
-    """Without CUDA graphs of its own: the clock captures one, for all runs alike."""
-    return run if device.REHEARSED else torch.compile(run, mode=mode, dynamic=False)
-
-
-def stock_attention(shape: LayerShape, dtype: str, tensors: Sequence[Tensor]) -> dict[str, Call]:
-    """One scaled_dot_product_attention for each octave."""
-    stock = StockAttention(
-        *tensors[1:],
-        h=shape.side,
-        w=shape.side,
-        window=shape.window,
-        shift=shape.shift,
-        dtype=DTYPES[dtype],
-    )
-
-    def sdpa(args: Sequence[Tensor]) -> Tensor:
-        return stock(args[0])
-
-    # Its products are in a library: the default mode compiles as much of it.
-    return {"sdpa": sdpa, "sdpa-compile": compiled(sdpa, "default")}
-
-
-def unfused_attention(shape: LayerShape, dtype: str, tensors: Sequence[Tensor]) -> dict[str, Call]:
-    """The attention half of a block, on the kernel of window_attention."""
-
-    def unfused(args: Sequence[Tensor]) -> Tensor:
-        x, norm_weight, norm_bias, qkv_weight, qkv_bias, weight, bias, *scores = args
-        qkv = F.linear(layer_norm_reference(x, norm_weight, norm_bias, EPS), qkv_weight, qkv_bias)
-        attended = window_attention(
-            qkv, *scores, window=shape.window, shift=shape.shift, impl=device.kernels()
-        )
-        return x + F.linear(attended, weight, bias)
-
-    return {"unfused": unfused}
-
-
-def unfused_mlp(shape: LayerShape, dtype: str, tensors: Sequence[Tensor]) -> dict[str, Call]:
-    """The MLP half of a block, layer by layer."""
-
-    def unfused(args: Sequence[Tensor]) -> Tensor:
-        x, norm_weight, norm_bias, fc1_weight, fc1_bias, fc2_weight, fc2_bias = args
-        y = layer_norm_reference(x, norm_weight, norm_bias, EPS)
-        return x + F.linear(F.gelu(F.linear(y, fc1_weight, fc1_bias)), fc2_weight, fc2_bias)
-
-    return {"unfused": unfused}
-
-
-BASELINES: Mapping[str, Callable[[LayerShape, str, Sequence[Tensor]], dict[str, Call]]] = {
-    "window_attention": stock_attention,
-    "attention_block": unfused_attention,
-    "mlp": unfused_mlp,
-}
-"""What an op is compared with beside its reference, by the op's name."""
-
-
-@pytest.mark.parametrize(("spec", "shape", "dtype", "batch"), rows())
-@torch.inference_mode()
+@pytest.mark.parametrize(
+    ("spec", "shape", "dtype", "batch"), list(rows().values()), ids=list(rows())
+)
 def test_kernels(
-    benchmark: BenchmarkFixture,
-    spec: OpSpec,
-    shape: LayerShape,
-    dtype: str,
-    batch: int,
+    benchmark: BenchmarkFixture, spec: OpSpec, shape: LayerShape, dtype: str, batch: int
 ) -> None:
-    tensors = spec.arguments(shape, 1 if device.REHEARSED else batch, dtype, device.device())
-
-    def eager(args: Sequence[Tensor]) -> Tensor:
-        return spec.call(args, shape, "reference")
-
-    def kernel(args: Sequence[Tensor]) -> Tensor:
-        return spec.call(args, shape, device.kernels())
-
-    more = BASELINES[spec.name](shape, dtype, tensors) if spec.name in BASELINES else {}
-    runs = {"eager": eager, "compile": compiled(eager), **more, "kernel": kernel}
-    expected = eager(tensors).double().cpu().numpy()
-    for name in set(more) & {"sdpa", "unfused"}:
-        assert relative_error(runs[name](tensors).double().cpu().numpy(), expected) <= same(dtype)
-
-    times = {name: milliseconds(run, tensors) for name, run in runs.items()}
-
-    def once() -> None:
-        if not device.REHEARSED:
-            kernel(tensors)
-            torch.cuda.synchronize()
-
+    row, once = measure(spec, shape, dtype, batch)
     benchmark.pedantic(once, rounds=20, warmup_rounds=2)
-    moved = spec.work(shape, batch, precision_of(dtype).item_size).bytes
-    times["copy"] = copy_milliseconds(round(moved))
-    row = KernelRow(
-        op=spec.name,
-        dtype=dtype,
-        batch=batch,
-        gpu=device.name(),
-        ms=times,
-        bytes=moved,
-        percent_of_copy_bandwidth=100 * times["copy"] / times["kernel"],
-        stage=int(shape.name.split()[1]) if "stage" in shape.name else None,
-        layer=shape.linear,
-        copy_bytes_per_second=moved / (times["copy"] / 1e3),
-        shapes=tuple(tuple(tensor.shape) for tensor in tensors),
-    )
     benchmark.extra_info |= row.to_json()
     print(
-        "\n" + ", ".join(f"{name} {ms:.4f} ms" for name, ms in times.items()),
+        "\n" + ", ".join(f"{name} {ms:.4f} ms" for name, ms in row.ms.items()),
         f"{row.percent_of_copy_bandwidth:.0f} % of a copy's bandwidth",
         sep="; ",
     )

@@ -6,29 +6,19 @@ in device memory, with and without a CUDA graph. All candidates of a batch alter
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
-from bench.measure import device
-from bench.measure.groups import Groups
-from bench.measure.networks import Candidate, Candidates, find
-from bench.measure.timing import REPLAY
-from clinreadnet.errors import InputError
-from clinreadnet.report.rows import BenchRow, ColdStartRow, row_id
-from clinreadnet.runtime.bundle.default import default_bundle
-from clinreadnet.runtime.gpu import find_gpus
+pytest.importorskip("torch", reason="needs PyTorch")
 
-GPU_BATCHES = (1, 2, 4, 8, 16, 32, 64)
-CPU_BATCHES = (1, 2, 4, 8)
-"""Larger batches are not faster on a processor, and each doubling doubles the time of the run."""
+from bench.rows import row_id
+from bench.run import TimedRow
+from bench.sweeps.candidates import Candidate, Candidates, find
+from bench.sweeps.network import cold_start, is_skipped, rows
+from clinreadnet.errors import InputError
+from clinreadnet.runtime.bundle.default import default_bundle
 
 BUNDLE = default_bundle().resolve()
 try:
@@ -36,43 +26,25 @@ try:
 except InputError as error:
     FOUND = Candidates((), {"bundle": str(error)})
 
-pytestmark = pytest.mark.benchmark(timer=REPLAY)
+ROWS: list[Any] = [
+    pytest.param(group, candidate, id=row_id(candidate.name, candidate.precision, *group))
+    for group, candidate in rows(FOUND.candidates)
+]
 
 
-def clocks(candidate: Candidate) -> tuple[str, ...]:
-    return ("host",) if candidate.bind is None else ("host", "device", "device graph")
-
-
-def rows() -> list[Any]:
-    return [
-        pytest.param(
-            batch,
-            clock,
-            candidate,
-            id=row_id(candidate.name, candidate.precision, batch, clock),
-        )
-        for batch in (GPU_BATCHES if find_gpus() or device.REHEARSED else CPU_BATCHES)
-        for candidate in FOUND.candidates
-        if candidate.runs(batch)
-        for clock in clocks(candidate)
-    ]
-
-
-@pytest.mark.parametrize(("batch", "clock", "candidate"), rows())
+@pytest.mark.parametrize(("group", "candidate"), ROWS, indirect=["group"], scope="session")
 def test_network(
-    groups: Groups,
-    record: Callable[[BenchRow, Sequence[float]], None],
-    batch: int,
-    clock: str,
+    group: Mapping[str, TimedRow | Exception],
     candidate: Candidate,
+    record: Callable[[TimedRow], None],
 ) -> None:
-    found = groups.row(batch, clock, candidate.title)
-    if isinstance(found, str):
-        inexact = candidate.role == "peer" and "is not timed" in found
-        if inexact or "outside the profile" in found:
-            pytest.skip(found)
-        pytest.fail(found, pytrace=False)
-    record(found.row, found.seconds)
+    outcome = group[candidate.title]
+    if isinstance(outcome, TimedRow):
+        record(outcome)
+    elif is_skipped(outcome, candidate):
+        pytest.skip(str(outcome))
+    else:
+        pytest.fail(f"{type(outcome).__name__}: {outcome}", pytrace=False)
 
 
 @pytest.mark.parametrize("backend", sorted(FOUND.missing))
@@ -82,33 +54,5 @@ def test_missing(backend: str) -> None:
 
 
 @pytest.mark.parametrize("candidate", FOUND.candidates, ids=lambda c: c.title)
-def test_cold_start(
-    request: pytest.FixtureRequest,
-    record: Callable[[ColdStartRow, Sequence[float]], None],
-    candidate: Candidate,
-) -> None:
-    """A new process: import, load, first run of one slice, with empty compiler caches."""
-    once = candidate.name in ("torch-compile", "torch-triton") or request.config.getoption(
-        "--quick"
-    )
-    rounds = 1 if once else 3
-    found: list[dict[str, float]] = []
-    for _ in range(rounds):
-        with tempfile.TemporaryDirectory() as cache:
-            child = subprocess.run(
-                [
-                    sys.executable,
-                    "-m",
-                    "bench.studies.cold_start",
-                    BUNDLE,
-                    candidate.title,
-                ],
-                stdout=subprocess.PIPE,
-                check=True,
-                cwd=Path(__file__).parents[1],
-                env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache, "TRITON_CACHE_DIR": cache},
-            )
-        found.append(json.loads(child.stdout.splitlines()[-1]))
-    fastest = min(found, key=lambda one: one["load"] + one["first"])
-    row = ColdStartRow(candidate.name, candidate.precision, rounds, **fastest)
-    record(row, [one["load"] + one["first"] for one in found])
+def test_cold_start(candidate: Candidate, quick: bool, record: Callable[[TimedRow], None]) -> None:
+    record(cold_start(BUNDLE, candidate, quick=quick))

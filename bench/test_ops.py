@@ -1,108 +1,24 @@
-"""Each op of the network `small` on the processor, one slice, plain PyTorch in float32.
-
-The time of one call relative to the machine's roofline shows where the network spends its time and
-how much an implementation could save. On a GPU, `test_kernels.py` measures the ops.
-"""
+"""Each op of the network `small` on the processor, one slice, plain PyTorch in float32."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pytest
 
-from bench.measure import roofline
-from bench.measure.timing import REPLAY, Timing, host_sample, interleave, marks, warm_up
-from clinreadnet.report.rows import OpRow
-from clinreadnet.report.statistics import median_interval, percentile, variation
+from bench.run import TimedRow, Timing
 
 torch = pytest.importorskip("torch", reason="needs PyTorch")
-F = torch.nn.functional
 
-from clinreadnet.kernels import sobel_stem, window_attention  # noqa: E402
-from clinreadnet.kernels.spec import Work  # noqa: E402
-from clinreadnet.model.network import ClinReadNetConfig  # noqa: E402
+from bench.sweeps.ops import NAMES, measure  # noqa: E402
 
-pytestmark = [
-    pytest.mark.benchmark(timer=REPLAY),
-    pytest.mark.skipif(
-        torch.cuda.is_available(), reason="on a GPU, test_kernels.py measures the ops"
-    ),
-]
-CONFIG = ClinReadNetConfig()
-NAMES = list(roofline.ops(CONFIG, 1, "fp32"))
-
-
-def runner(name: str) -> Callable[[], object]:
-    """Return a function that calls an op on its own inputs."""
-    op, _, number = name.partition(" ")
-    stage = int(number or len(CONFIG.depths))
-    dim, side = CONFIG.embed_dim << (stage - 1), 256 >> stage
-    rand = torch.randn
-    if op == "sobel_stem":
-        c = CONFIG.embed_dim // 2
-        x, weight, bias = rand(1, 1, 512, 512), rand(c, 4, 3, 3), rand(c)
-        return lambda: sobel_stem(x, weight, bias, impl="reference")
-    if op == "embed":
-        c = CONFIG.embed_dim
-        x, weight, bias = rand(1, c // 2, 256, 256), rand(c, c // 2, 3, 3), rand(c)
-        return lambda: F.conv2d(x, weight, bias, stride=2, padding=1)
-    if op == "window_attention":
-        heads, n = CONFIG.heads[stage - 1], CONFIG.window**2
-        tensors = (rand(1, side, side, 3 * dim), rand(heads, n, n), rand(heads).exp())
-        gates = torch.full((heads, CONFIG.octaves), 1 / CONFIG.octaves)
-        return lambda: window_attention(
-            *tensors, gates, window=CONFIG.window, shift=CONFIG.window // 2, impl="reference"
-        )
-    if op == "novelty":
-        size = 4 * CONFIG.embed_dim
-        statistics, whitening = rand(1, size), rand(size, size)
-        return lambda: F.linear(statistics, whitening)
-    shapes = {
-        "qkv": ((dim, 3 * dim),),
-        "projection": ((dim, dim),),
-        "mlp": ((dim, 4 * dim), (4 * dim, dim)),
-        "merge": ((2 * dim, dim),),
-        "head": ((dim, 22),),
-    }[op]
-    x = rand(side * side, shapes[0][0])
-    layers = [(rand(n, k), rand(n)) for k, n in shapes]
-
-    def linear() -> object:
-        y = F.linear(x, *layers[0])
-        return F.linear(F.gelu(y), *layers[1]) if len(layers) > 1 else y
-
-    return linear
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="on a GPU, test_kernels.py measures the ops"
+)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_ops(
-    name: str,
-    rates: dict[str, float],
-    timing: Timing,
-    record: Callable[[OpRow, Sequence[float]], None],
+    name: str, rates: dict[str, float], timing: Timing, record: Callable[[TimedRow], None]
 ) -> None:
-    work = roofline.ops(CONFIG, 1, "fp32")[name]
-    op, _, stage = name.partition(" ")
-    depth = CONFIG.depths[int(stage) - 1] if stage and op != "merge" else 1
-    work = Work(work.flops / depth, work.bytes / depth)
-    run, short = runner(name), timing.at_most(1.0)
-    sample = host_sample(lambda _: run(), [None])
-    with torch.inference_mode():
-        warm = warm_up(sample, **short.warm_up)
-        times = interleave({name: sample}, **short.interleave)[name]
-    p50, limit = percentile(times, 50), roofline.limit(work, rates, "fp32")
-    row = OpRow(
-        what=name,
-        flops=work.flops,
-        bytes=work.bytes,
-        limit=limit,
-        p50=p50,
-        percent_of_limit=100 * limit / p50,
-        precision="fp32",
-        batch=1,
-        n=len(times),
-        interval=median_interval(times),
-        variation=variation(times),
-        marks=tuple(marks(times, warm)),
-    )
-    record(row, times)
+    record(measure(name, rates, timing))

@@ -9,15 +9,13 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from typing import Any
 
-import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.measure.sessions import session_facts
-from clinreadnet.report.statistics import median_interval
+from bench.statistics import median_interval
+from bench.sweeps.session import Timed, session_facts, some_hu, surroundings
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.bundle.default import default_bundle
 
@@ -29,33 +27,6 @@ COLD_START_LIMIT = 1.5
 needs_bundle = pytest.mark.skipif(
     not BUNDLE.is_dir(), reason=f"no bundle at {BUNDLE}: run `clinreadnet export --out bundle`"
 )
-
-
-def some_hu(dtype: str) -> np.ndarray:
-    return np.random.default_rng(1).normal(40, 300, (1, 512, 512)).astype(dtype)
-
-
-def surroundings() -> dict[str, Any]:
-    """Return how busy the machine was: other load makes every number here larger."""
-    return {
-        "bundle": BUNDLE.name,
-        "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
-        "niceness": os.nice(0) if hasattr(os, "nice") else None,
-    }
-
-
-class Timed:
-    """A session of ONNX Runtime, and the seconds in its runs."""
-
-    def __init__(self, bare: Any) -> None:
-        self._bare = bare
-        self.seconds: list[float] = []
-
-    def run(self, *arguments: Any) -> Any:
-        start = time.perf_counter()
-        outputs = self._bare.run(*arguments)
-        self.seconds.append(time.perf_counter() - start)
-        return outputs
 
 
 @needs_bundle
@@ -75,7 +46,7 @@ def test_overhead_at_batch_1(
     shares = [
         whole / run - 1 for whole, run in zip(benchmark.stats.stats.data, inside, strict=True)
     ]
-    benchmark.extra_info |= session_facts(session) | surroundings()
+    benchmark.extra_info |= session_facts(session) | surroundings(BUNDLE.name)
     benchmark.extra_info |= {
         "onnxruntime_ms": [round(1e3 * f(inside), 3) for f in (min, statistics.median)],
         "overhead": statistics.median(shares),
@@ -103,5 +74,7 @@ def test_cold_start_to_first_score(benchmark: BenchmarkFixture) -> None:
     benchmark.pedantic(run, rounds=15, warmup_rounds=1)
     if benchmark.stats is None:  # --quick
         return
-    benchmark.extra_info |= surroundings() | {"processor_seconds": statistics.median(processor)}
+    benchmark.extra_info |= surroundings(BUNDLE.name) | {
+        "processor_seconds": statistics.median(processor)
+    }
     assert benchmark.stats.stats.median <= COLD_START_LIMIT

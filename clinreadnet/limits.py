@@ -130,13 +130,6 @@ LABELS = _limit(
     "a JSON file of labels or of a simulation",
     "A record of an image has about 500 bytes.",
 )
-RESULTS = _limit(
-    "RESULTS",
-    64 * MIB,
-    "bytes",
-    "a recorded run that `report` reads",
-    "A run of all benches has 250 kB.",
-)
 RECIPE = _limit(
     "RECIPE", 64 * 2**10, "bytes", "a recipe of `train`", "The shipped one has less than 1 kB."
 )

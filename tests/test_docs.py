@@ -109,6 +109,7 @@ def test_commands_and_options_in_the_docs_exist(page: Path) -> None:
 
 OF_OTHER_PROGRAMS = {
     *("--minutes", "--quick", "--commit", "--wheels", "--again", "--rounds"),  # of bench
+    "--thorough",
     *("--clock-control", "--network", "--backend-config"),  # ncu, docker, tritonserver
     "--compiler",  # kernels/cpu/recipe.py
 }

@@ -19,13 +19,13 @@ from support.dicom_files import make_ct, noise
 from support.score_files import row, write_parquet
 from support.tiny_bundle import write_bundle
 
+from bench import results
 from clinreadnet import limits
 from clinreadnet.data.ldctiqa import IMAGES_FOLDER, LABELS_FILE, read_ldctiqa
 from clinreadnet.data.slices import find_slices
 from clinreadnet.data.tif import read_tif
 from clinreadnet.data.tiles import TILES_FILE, read_tiles
 from clinreadnet.errors import InputError
-from clinreadnet.report.results import read_run
 from clinreadnet.runtime.bundle.format import parse_manifest
 from clinreadnet.runtime.bundle.graph import check_graph
 from clinreadnet.runtime.bundle.trust import read_manifest
@@ -311,7 +311,7 @@ def test_scores_of_more_rows_than_there_may_be(tmp_path: Path) -> None:
 LARGE: dict[str, tuple[int, Callable[[Path], object]]] = {
     "LABELS": (limits.LABELS, lambda path: read_ldctiqa(path.parent)),
     "RECIPE": (limits.RECIPE, load_recipe),
-    "RESULTS": (limits.RESULTS, read_run),
+    "RESULTS": (results.LARGEST, results.read_run),
     "SCORES_FILE": (limits.SCORES_FILE, read_scores),
 }
 

@@ -1,1 +1,1 @@
-"""The timing of a row, and the candidates that are timed."""
+"""The machine: its clocks, its rates, its limits, and what bounds a kernel."""

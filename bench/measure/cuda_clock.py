@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.measure.device import FALSE_SECONDS, REHEARSED, device
-from bench.measure.timing import Sample, copies_past_the_cache
+from bench.run import Sample, copies_past_the_cache
 
 LEAST_CALLS = 20
 """Calls in one graph, at least: a single short one would measure the graph's own launch."""

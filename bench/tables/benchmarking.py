@@ -8,12 +8,7 @@ from typing import Any
 
 from bench import recording
 from bench.gpu_check.plan import STEPS
-from bench.tables.kernels import issue_ceiling
-from bench.tables.recorded import by_machine, link, markdown, newest, read_json
-from clinreadnet.kernels.registry import OPS
-from clinreadnet.report.results import RecordedRun
-from clinreadnet.report.rows import BenchRow, KernelRow
-from clinreadnet.report.tables import (
+from bench.report.tables import (
     Table,
     arrivals_table,
     cold_start_table,
@@ -24,6 +19,11 @@ from clinreadnet.report.tables import (
     ops_table,
     peers_table,
 )
+from bench.results import RecordedRun
+from bench.rows import BenchRow, KernelRow
+from bench.tables.kernels import issue_ceiling
+from bench.tables.recorded import by_machine, link, markdown, newest, read_json
+from clinreadnet.kernels.registry import OPS
 
 
 def of_rows(make: Callable[[Sequence[BenchRow]], Table]) -> str:
@@ -260,27 +260,6 @@ def went(units: Mapping[str, Mapping[str, Any]]) -> str:
     return ", ".join(parts)
 
 
-def attention_forms_table() -> str:
-    """Ways to write the octaves of the attention, on this processor."""
-    path = recording.RESULTS / "attention" / "forms.json"
-    if not path.exists():
-        return "Not measured.\n"
-    run = read_json(path)
-    rows = [
-        [
-            one["form"],
-            one["runtime"],
-            str(one["nodes"]),
-            f"{one['milliseconds']:.0f}",
-            "{:.2f} ({:.2f} … {:.2f})".format(*one["ratio"]),
-        ]
-        for one in run["rows"]
-    ]
-    head = ["form", "runtime", "operators of the graph", "ms of a slice", "times as fast (95 %)"]
-    where = f"`{run['command']}`, commit {run['commit'][:7]}, {run['hardware']}, one thread.\n"
-    return markdown(head, rows) + "\n" + where
-
-
 def scaling() -> str:
     """Return rates by workers and threads, and the hours that a million slices take."""
     path = recording.RESULTS / "scaling" / "scaling.json"
@@ -322,7 +301,6 @@ def arrivals() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "attention-forms": attention_forms_table,
     "arrivals": arrivals,
     "cold-start": lambda: by_machine("test_network", cold_start_table),
     "energy": lambda: of_rows(energy_table),

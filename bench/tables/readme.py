@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from bench.rows import BenchRow
 from bench.tables.model_card import REAL_SLICES
 from bench.tables.recorded import markdown, newest, read_json, where
-from clinreadnet.report.rows import BenchRow
 
 
 def one_slice_table() -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import recording
-from clinreadnet.report.results import RecordedRun, read_run, result_files
-from clinreadnet.report.tables import Table
+from bench.report.tables import Table
+from bench.results import RecordedRun, read_run, result_files
 
 
 def read_json(path: Path) -> Any:

@@ -24,6 +24,7 @@ from clinreadnet.errors import ClinReadNetError, InputError, one_line
 _EXTRAS = {
     "ablate": ("train",),
     "check-graph": ("export",),
+    "check-kernels": ("export",),
     "evaluate": ("train",),
     "evaluate-order": ("train",),
     "export": ("cpu", "export"),

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from support import recorded_run
 from support.tiny_bundle import write_bundle
 
-from bench.measure.arrivals import run_scenario
+from bench.report.tables import arrivals_table, largest_rate
+from bench.results import read_run
+from bench.rows import ArrivalRow
+from bench.sweeps.arrivals import run_scenario
 from clinreadnet.errors import BackendError, InputError
-from clinreadnet.report.results import read_run
-from clinreadnet.report.rows import ArrivalRow
-from clinreadnet.report.tables import arrivals_table, largest_rate
 from clinreadnet.runtime import Session
 
 ROOT = Path(__file__).parents[2]
@@ -130,7 +130,7 @@ def test_the_bench_records_every_scenario(tmp_path: Path) -> None:
 
 def test_the_largest_rate_within_a_limit(tmp_path: Path) -> None:
     def row(rate: float, p99: float) -> dict[str, Any]:
-        one = ArrivalRow("onnxruntime-cpu", "fp32", 1, "Server", rate, 100, rate, 0.2, 0.3, p99)
+        one = ArrivalRow("onnxruntime-cpu", "fp32", 1, "Server", rate, 600, rate, 0.2, 0.3, p99)
         return {"name": "a", "fullname": "bench/test_arrivals.py::a", "extra_info": one.to_json()}
 
     rows = [row(1.0, 0.4), row(2.0, 0.9), row(3.0, 1.5)]
@@ -139,3 +139,18 @@ def test_the_largest_rate_within_a_limit(tmp_path: Path) -> None:
     assert "within 1000 ms: 2 slices/s (onnxruntime-cpu fp32)" in largest_rate(run)
     assert "within 100 ms: none" in largest_rate(run, 0.1)
     assert largest_rate(read_run(recorded_run.write(tmp_path, recorded_run.document([])))) == ""
+
+
+def test_too_few_slices_give_no_99th_percentile(tmp_path: Path) -> None:
+    rows = [
+        ArrivalRow("onnxruntime-cpu", "fp32", 1, "Server", 1.0, n, 1.0, 0.2, 0.3, 0.4)
+        for n in (599, 600)
+    ]
+    benchmarks = [
+        {"name": "a", "fullname": "bench/test_arrivals.py::a", "extra_info": row.to_json()}
+        for row in rows
+    ]
+    run = read_run(recorded_run.write(tmp_path, recorded_run.document(benchmarks)))
+    assert [row[7] for row in arrivals_table(run).rows] == ["", "400"]
+    few = read_run(recorded_run.write(tmp_path, recorded_run.document(benchmarks[:1])))
+    assert largest_rate(few) == ""

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from support.tiny_bundle import write_bundle
 
-from bench.studies import checks_cost
-from bench.test_score_speed import write_series
+from bench.records import checks_cost
+from bench.sweeps.score import write_series
 from clinreadnet.data.slices import find_slices
 from clinreadnet.errors import InputError
 from clinreadnet.runtime import Session

@@ -11,8 +11,8 @@ from support import recorded_run
 
 from bench.check import EXIT, compare, lines, verdict_of
 from bench.decision import CONFIDENCE, LIMIT, Times, Verdict, decide
-from clinreadnet.report.rows import BenchRow
-from clinreadnet.report.statistics import median_interval, percentile
+from bench.rows import BenchRow
+from bench.statistics import median_interval, percentile
 
 RUNS = 100
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 from support import recorded_run
 
-from bench import recording, test_kernels
+from bench import recording
 from bench.gpu_check import __main__ as command
 from bench.gpu_check import install, plan
 from bench.gpu_check.plan import STEPS, Step, Unit
 from bench.gpu_check.run import merged, run_steps, run_unit
-from bench.measure import cuda_clock, device
-from bench.studies import stock_attention
+from bench.measure import cuda_clock, device, stock_attention
+from bench.sweeps import kernels
 from bench.tables import benchmarking
 from bench.tables.kernels import COUNTS, issue_ceiling
 from clinreadnet.kernels import window_attention
@@ -216,7 +216,7 @@ def test_the_plan_selects_rows_that_there_are() -> None:
     """Each unit's expression, on the ids of the benches."""
     from _pytest.mark.expression import Expression
 
-    ids = [f"test_kernels[{row.id}]" for row in test_kernels.rows()]
+    ids = [f"test_kernels[{row}]" for row in kernels.rows()]
     for unit in STEPS["kernels"].units:
         chosen = Expression.compile(unit.arguments[unit.arguments.index("-k") + 1])
         found = [one for one in ids if chosen.evaluate(lambda name, one=one, **_: name in one)]
@@ -463,10 +463,10 @@ def test_the_unfused_baselines_compute_the_same(monkeypatch: pytest.MonkeyPatch,
         assert impl == device.kernels() == "triton"
         return window_attention(*args, **where, impl="reference")
 
-    monkeypatch.setattr(test_kernels, "window_attention", reference)
+    monkeypatch.setattr(kernels, "window_attention", reference)
     shape = LayerShape("small", 8, 48, 3, 4, 1, 3, 192)
     tensors = OPS[op].arguments(shape, 2, "float32", torch.device("cpu"))
-    (unfused,) = test_kernels.BASELINES[op](shape, "float32", tensors).values()
+    (unfused,) = kernels.BASELINES[op](shape, "float32", tensors).values()
     expected = OPS[op].call(tensors, shape, "reference")
     torch.testing.assert_close(unfused(tensors), expected)
 
@@ -480,7 +480,7 @@ def test_a_graph_holds_many_calls_that_exceed_the_cache_and_fit_into_memory() ->
 
 
 def test_every_op_is_benched_at_the_shapes_of_its_spec() -> None:
-    benched = {(p.values[0].name, p.values[1].name, p.values[2]) for p in test_kernels.rows()}
+    benched = {(spec.name, shape.name, dtype) for spec, shape, dtype, _ in kernels.rows().values()}
     assert benched == {
         (spec.name, shape.name, dtype)
         for spec in OPS.values()

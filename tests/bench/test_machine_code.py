@@ -24,7 +24,7 @@ from bench.measure.machine_code import (  # noqa: E402
     occupancy,
     widths,
 )
-from bench.studies.machine_code import RECORD, counted  # noqa: E402
+from bench.records.machine_code import RECORD, counted  # noqa: E402
 from clinreadnet.kernels.compile import SHARED_MEMORY, compiled  # noqa: E402
 from clinreadnet.kernels.grid import Formula, ceil_div  # noqa: E402
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +18,10 @@ from support import recorded_run
 from support.tiny_bundle import make_graph, reference, write_bundle
 
 from bench import check
+from bench.results import read_run
+from bench.rows import BenchRow
 from clinreadnet.errors import InputError
 from clinreadnet.precision import PRECISIONS
-from clinreadnet.report.results import read_run
-from clinreadnet.report.rows import BenchRow
 from clinreadnet.runtime.bundle.files import digest, load_manifest, write_manifest
 
 ROOT = Path(__file__).parents[2]
@@ -134,8 +137,8 @@ def test_an_artifact_that_is_wrong_is_not_timed(bundle: Path, tmp_path: Path) ->
 def test_a_candidate_that_is_wrong_at_one_batch_is_not_timed_there(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bench.measure import groups, networks
-    from bench.measure.timing import QUICK
+    from bench.run import QUICK, Inexact, TimedRow
+    from bench.sweeps import candidates, network
 
     def wrong_from_the_fifth(batch: int) -> Any:
         def run(hu: Any) -> Any:
@@ -145,17 +148,18 @@ def test_a_candidate_that_is_wrong_at_one_batch_is_not_timed_there(
 
         return run
 
-    monkeypatch.setattr(groups, "measure_rates", lambda: {"copy": 1e10, "fp32": 1e11})
-    bad = networks.Candidate("bad", "fp32", "artifact", None, wrong_from_the_fifth)
-    good = networks.Candidate(
+    monkeypatch.setattr(network, "measure_rates", lambda: {"copy": 1e10, "fp32": 1e11})
+    bad = candidates.Candidate("bad", "fp32", "artifact", None, wrong_from_the_fifth)
+    good = candidates.Candidate(
         "good", "fp32", "peer", None, lambda batch: lambda hu: reference(hu[:, 0])
     )
     for batch, timed in ((1, {"good-fp32", "bad-fp32"}), (8, {"good-fp32"})):
-        found = groups.measure_group(
+        found, _ = network.measure_group(
             [good, bad], batch=batch, clock="host", bundle=bundle, timing=QUICK, nvml=None
         )
-        assert set(found.rows) == timed
-        said = found.failed.get("bad-fp32", "")
+        assert {name for name, one in found.items() if isinstance(one, TimedRow)} == timed
+        assert isinstance(found["bad-fp32"], Inexact) == (batch == 8)
+        said = str(found["bad-fp32"])
         assert ("bad-fp32 is not timed at batch 8: score is off by" in said) == (batch == 8)
 
 
@@ -164,26 +168,29 @@ def test_a_peer_is_held_to_the_budget_itself(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, role: str, timed: bool
 ) -> None:
     """Verification holds artifacts to it; here they have the slack of few slices."""
-    from bench.measure import groups, networks
-    from bench.measure.timing import QUICK
+    from bench.run import QUICK, Inexact, TimedRow
+    from bench.sweeps import candidates, network
 
     def run(hu: Any) -> Any:
         outputs = reference(hu[:, 0])
         outputs["score"] *= 1 + 1.5 * PRECISIONS["fp32"].budget
         return outputs
 
-    monkeypatch.setattr(groups, "measure_rates", lambda: {"copy": 1e10, "fp32": 1e11})
-    candidate = networks.Candidate("one", "fp32", role, None, lambda batch: run)
-    found = groups.measure_group(
+    monkeypatch.setattr(network, "measure_rates", lambda: {"copy": 1e10, "fp32": 1e11})
+    candidate = candidates.Candidate("one", "fp32", role, None, lambda batch: run)
+    found, _ = network.measure_group(
         [candidate], batch=1, clock="host", bundle=bundle, timing=QUICK, nvml=None
     )
-    assert ("one-fp32" in found.rows) == timed
-    assert ("one-fp32 is not timed at batch 1" in found.failed.get("one-fp32", "")) != timed
+    outcome = found["one-fp32"]
+    assert isinstance(outcome, TimedRow) == timed and isinstance(outcome, Inexact) != timed
+    assert ("one-fp32 is not timed at batch 1" in str(outcome)) != timed
+    if isinstance(outcome, Inexact):
+        assert network.is_skipped(outcome, candidate) == (role == "peer")
 
 
 def test_the_baseline_is_the_fastest_peer_that_is_at_least_as_exact() -> None:
-    from bench.measure.groups import baseline_of
-    from bench.measure.networks import Candidate
+    from bench.sweeps.candidates import Candidate
+    from bench.sweeps.network import baseline_of
 
     def never(batch: int) -> Any:
         raise AssertionError("nothing runs")
@@ -219,6 +226,38 @@ def test_the_baseline_is_the_fastest_peer_that_is_at_least_as_exact() -> None:
         "ours": None,
         "other": "ours",
     }
+
+
+def test_pytest_bench_says_what_it_does_and_keeps_what_it_has(bundle: Path, tmp_path: Path) -> None:
+    """Interrupted after some rounds: the rows are shown, recorded and answer the question."""
+    path = tmp_path / "bench.json"
+    environment = os.environ | {"CLINREADNET_BUNDLE": str(bundle), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "bench"]
+    process = subprocess.Popen(
+        [*command, "--rounds=1000000", f"--benchmark-json={path}"],
+        cwd=ROOT,
+        env=environment | {"PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    printed = []
+    for line in process.stdout:
+        printed.append(line)
+        if re.match(r"(\d+) of \1: ", line):  # all are warm: rounds begin
+            time.sleep(2)
+            process.send_signal(signal.SIGINT)
+    assert process.wait() == 2
+    text = "".join(printed)
+    assert re.search(r"on \d candidates: onnxruntime-cpu-fp32, onnxruntime-cpu-fp16", text)
+    assert re.search(r"about \d minutes", text) and "bench --thorough` measures them" in text
+    assert re.search(r"^onnxruntime-cpu-fp16, batch 1, host: [\d.]+ ms", text, re.MULTILINE)
+    assert "which backend to deploy" in text and "refused clinreadnet.fp32.onnx" in text
+    rows = [
+        BenchRow.from_json(one["extra_info"]) for one in json.loads(path.read_text())["benchmarks"]
+    ]
+    assert {row.batch for row in rows} == {1} and len(rows) >= 3
+    assert all(row.n >= 1 and "interrupted" in row.marks for row in rows)
 
 
 def test_a_gpu_that_is_not_there_is_one_line(bundle: Path, tmp_path: Path) -> None:

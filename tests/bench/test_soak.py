@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import soak
 from support.bodies import body
-from support.soak import Sample
 from support.tiny_bundle import write_bundle
 
+from bench.records import soak
+from bench.records.soak import Sample
 from clinreadnet.runtime import Session
 
 CALLS = range(500, 50_001, 500)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from bench.measure import timing
-from clinreadnet.report.rows import WarmUp
+from bench import run as timing
+from bench.rows import WarmUp
 
 
 class Clock:
@@ -92,7 +92,7 @@ def test_rounds_end_with_the_time_or_the_number() -> None:
 
 
 def test_what_slows_a_round_cancels_in_the_ratio() -> None:
-    from clinreadnet.report.statistics import paired_ratio
+    from bench.statistics import paired_ratio
 
     clock = Clock()
     noise = [1.0, 5.0, 1.0, 2.0, 9.0, 1.0, 1.0, 3.0]
@@ -146,12 +146,21 @@ def test_doubts_are_marked(
     assert timing.marks(times, WarmUp(3, 1.0, stable), **facts) == marks
 
 
-def test_replayed_times_are_the_recorded_ones() -> None:
-    replay = timing.Replay()
-    call = replay.through([0.5, 0.25])
-    found = []
-    for _ in range(2):
-        start = replay()
-        call()
-        found.append(replay() - start)
-    assert found == [0.5, 0.25]
+def test_ctrl_c_keeps_the_whole_rounds() -> None:
+    clock, runs = Clock(), 0
+
+    def interrupted_in_the_third_round() -> float:
+        nonlocal runs
+        runs += 1
+        if runs == 3:
+            raise KeyboardInterrupt
+        return 2.0
+
+    samples = {"a": clock.sample(endless(1.0)), "b": interrupted_in_the_third_round}
+    with pytest.raises(timing.Interrupted) as stop:
+        timing.interleave(samples, pause=0, clock=clock)
+    assert stop.value.times == {"a": [1.0, 1.0], "b": [2.0, 2.0]}
+    with pytest.raises(KeyboardInterrupt) as at_once:
+        runs = 2
+        timing.interleave(samples, pause=0, clock=clock)
+    assert not isinstance(at_once.value, timing.Interrupted)

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import recorded_run
 from support.dicom_files import noise, write_series
+from support.kernel_folder import write_kernels
 from support.labelled_folder import make_labelled_folder
 from support.metaimage_files import write_mha
 from support.score_files import row, write_csv, write_parquet
@@ -27,7 +27,6 @@ from typer.testing import CliRunner
 from clinreadnet.cli import app
 from clinreadnet.data.tif import write_tif
 from clinreadnet.runtime.backends.flavours import FlavourMissing
-from clinreadnet.runtime.bundle.files import load_manifest
 from clinreadnet.runtime.bundle.sign import sign_bundle
 
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
@@ -50,7 +49,7 @@ SMALLER = {
 # What an example calls, where the call itself is too much for this test, and why. The example is
 # parsed and runs up to the call, whose arguments must fit the function.
 STUBBED = {
-    "ablate": ("clinreadnet.training.ablate.ablate", "many trainings"),
+    "ablate": ("clinreadnet.training.ablate.ablate", "eighteen trainings"),
     "export --checkpoint run/model.safetensors": (
         "clinreadnet.export.bundle.export_bundle",
         "building engines takes long; the fixture tiny_bundle runs it",
@@ -148,15 +147,6 @@ def make_keys(path: Path) -> None:
         subprocess.run(["openssl", "pkey", "-in", private, "-pubout", "-out", path], check=True)
 
 
-def make_results(path: Path) -> None:
-    digests = {a.precision: a.sha256 for a in load_manifest("bundle").artifacts}
-    rows = [
-        recorded_run.row("onnxruntime-cpu", precision, 0.1, sha256=digest)
-        for precision, digest in digests.items()
-    ]
-    recorded_run.write(path, recorded_run.document(rows))
-
-
 def make_spool(path: Path) -> None:
     from clinreadnet.node.spool import Spool
 
@@ -165,6 +155,7 @@ def make_spool(path: Path) -> None:
 
 MAKERS: dict[str, Callable[[Path], object]] = {
     "bundle": write_bundle,
+    "kernels": write_kernels,
     "series": lambda path: write_series(path, 3),
     "routine-dose-series": lambda path: write_series(path, 1, PixelSpacing=[0.7, 0.7]),
     "slices": lambda path: make_labelled_folder(path, anatomies=2),
@@ -196,11 +187,9 @@ def prepare(command: str, example: str, workspace: Path, request: pytest.Fixture
         shutil.copytree(request.getfixturevalue("tiny_bundle"), workspace / "bundle")
     if "run" in words and "run" not in made:
         make_run(workspace / "run", request.getfixturevalue("tiny_checkpoint"))
-    needs_bundle = command in ("export-triton-server", "listen", "report", "score", "score-archive")
+    needs_bundle = command in ("export-triton-server", "listen", "score", "score-archive")
     if needs_bundle and "bundle" not in words:
         write_bundle(workspace / "bundle")
-    if command == "report":
-        make_results(workspace / "bench" / "results")
     if "--trusted-key" in words:
         sign_bundle(workspace / "bundle", workspace / "key.pem")
     if "--force" in words:

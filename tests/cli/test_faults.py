@@ -12,16 +12,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import os
-import platform
 import random
 import re
 import shutil
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -34,7 +31,7 @@ pytest.importorskip("cryptography")
 from support.fault_commands import COMMANDS, Command
 from support.faults import Ended, Fault, can_mount, run
 
-from clinreadnet.machine import cpu_name, git_commit
+from bench.records.faults import write_faults
 from clinreadnet.model.network import PRESETS
 
 MOMENTS = int(os.environ.get("CLINREADNET_FAULTS", 1))
@@ -58,18 +55,7 @@ TALLY: dict[str, Counter[str]] = {}
 def record() -> Iterator[None]:
     yield
     if path := os.environ.get("CLINREADNET_FAULTS_RECORD"):
-        facts = {
-            "command": f"make faults MOMENTS={MOMENTS} RECORD=1",
-            "date": f"{datetime.now(UTC):%Y-%m-%d}",
-            "commit": git_commit(),
-            "cpu": cpu_name(),
-            "threads": os.cpu_count(),
-            "python": platform.python_version(),
-            "commands": len(COMMANDS),
-            "moments": MOMENTS,
-            "faults": TALLY,
-        }
-        Path(path).write_text(json.dumps(facts, indent=1) + "\n")
+        write_faults(Path(path), TALLY, commands=len(COMMANDS), moments=MOMENTS)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from support.device_arithmetic import (
+from support.oracles import window_attention_oracle
+
+from clinreadnet.kernels import window_attention
+from clinreadnet.kernels.ptx.device_arithmetic import (
     DeviceArithmetic,
     accumulate,
     convolution,
@@ -11,9 +14,7 @@ from support.device_arithmetic import (
     tf32x3,
     truncated,
 )
-from support.oracles import window_attention_inputs, window_attention_oracle
-
-from clinreadnet.kernels import window_attention
+from clinreadnet.kernels.ptx.inputs import window_attention_inputs
 
 
 def error(actual: torch.Tensor, expected: torch.Tensor) -> float:
@@ -79,7 +80,7 @@ def test_a_kernel_in_single_tf32_does_not_keep_the_budget(
     def single(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return accumulate(torch.zeros((*a.shape[:-1], b.shape[-1])), tf32(a), tf32(b))
 
-    monkeypatch.setattr("support.device_arithmetic.tf32x3", single)
+    monkeypatch.setattr("clinreadnet.kernels.ptx.device_arithmetic.tf32x3", single)
     with DeviceArithmetic():
         faulty = window_attention(*args, **where, impl="reference")
     with pytest.raises(AssertionError):

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset
-from support.node_load.phases import tally
-from support.node_load.record import failures
-from support.node_load.traffic import Sent
 from support.pacs import Pacs
 
+from bench.records.node_load.phases import tally
+from bench.records.node_load.record import failures
+from bench.records.node_load.traffic import Sent
 from bench.tables import scanner
 
 TALLY = {"objects": 100, "series": 2, "reports": 2, "sent_again": 1}
@@ -19,7 +19,7 @@ TALLY |= {"lost": 0, "scored_twice": 0, "unknown": 0}
 
 def good() -> dict[str, Any]:
     return {
-        "command": "python -m support.node_load.record",
+        "command": "python -m bench.records.node_load.record",
         "commit": "0" * 40,
         "cpu": "CPU",
         "threads": 2,

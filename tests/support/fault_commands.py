@@ -45,8 +45,8 @@ from clinreadnet.simulator import simulate
 from clinreadnet.training import ablate
 from clinreadnet.training.ablation_table import METRICS
 from clinreadnet.tuning import tune
-from support import recorded_run
 from support.dicom_files import noise, write_ct
+from support.kernel_folder import write_kernels
 from support.labelled_folder import make_labelled_folder
 from support.score_files import row, write_csv
 from support.tiny_bundle import write_bundle
@@ -112,10 +112,6 @@ def _is_table(path: Path) -> bool:
 
 def _is_archive(path: Path) -> bool:
     return len(parquet.read_table(path)) == 3  # type: ignore[no-any-return]
-
-
-def _is_page(path: Path) -> bool:
-    return path.read_text().rstrip().endswith("</html>")
 
 
 def _is_bundle(path: Path) -> bool:
@@ -193,6 +189,10 @@ def _slices(source: Path, out: Path) -> None:
 
 def _bundle(source: Path, out: Path) -> None:
     write_bundle(source / "bundle")
+
+
+def _kernels(source: Path, out: Path) -> None:
+    write_kernels(source / "kernels")
 
 
 def _repository(source: Path, out: Path) -> None:
@@ -331,17 +331,6 @@ def _simulated() -> None:
     simulate._write_series_slice = one
 
 
-def _results(source: Path, out: Path) -> None:
-    bundle = write_bundle(source / "bundle")
-    digests = {one.precision: one.sha256 for one in load_manifest(bundle).artifacts}
-    rows = [
-        recorded_run.row("onnxruntime-cpu", name, 0.2, batch=batch, sha256=digests[name])
-        for batch in (1, 2)
-        for name in ("fp32", "fp16")
-    ]
-    recorded_run.write(source / "results", recorded_run.document(rows))
-
-
 def _tuned() -> None:
     document = {"gpu": "NVIDIA Pretend 9000", "compute_capability": 90}
     tune.tune = lambda **options: tune.Tuning(document, ())  # type: ignore[assignment]
@@ -413,11 +402,6 @@ COMMANDS: dict[str, Command] = {
         resumes=True,
     ),
     "tune": Command("tune --out out/gpu.json", {"gpu.json": _is_json}, _nothing, _tuned),
-    "report": Command(
-        "report --bundle in/bundle --results in/results --out out/report.html",
-        {"report.html": _is_page},
-        _results,
-    ),
 }
 
 
@@ -451,6 +435,7 @@ _PRESET = "--checkpoint in/a.safetensors"
 READERS: dict[str, Command] = {
     "doctor": Command("doctor", {}),
     "check-graph": Command("check-graph in/bundle/clinreadnet.fp32.onnx", {}, _bundle),
+    "check-kernels": Command("check-kernels in/kernels", {}, _kernels),
     "evaluate": Command(f"evaluate --data in/slices {_PRESET}", {}, _evaluated, _narrow),
     "evaluate-order": Command(
         f"evaluate-order --data in/slices {_PRESET}", {}, _evaluated, _narrow

@@ -34,15 +34,6 @@ def sobel_stem_oracle(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np
     return out
 
 
-def stem_inputs(
-    batch: int, height: int, width: int, c0: int, x_dtype: torch.dtype, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(height * width)
-    x = torch.rand(batch, 1, height, width, generator=generator)
-    weight = torch.randn(c0, 4, 3, 3, generator=generator) / 4
-    return x.to(x_dtype), weight.to(dtype), torch.randn(c0, generator=generator).to(dtype)
-
-
 def window_attention_oracle(
     qkv: Tensor, bias: Tensor, beta: Tensor, gates: Tensor, *, window: int, shift: int
 ) -> Tensor:
@@ -81,22 +72,6 @@ def window_attention_oracle(
                     "bn,bnd->bd", p, v[:, ys, xs, h]
                 )
     return out.reshape(batch, height, width, heads * d)
-
-
-def window_attention_inputs(
-    batch: int, h: int, w: int, heads: int, d: int, window: int, octaves: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    return (
-        normal(batch, h, w, 3 * heads * d),
-        normal(heads, window**2, window**2),
-        normal(heads).exp(),
-        normal(heads, octaves).softmax(-1),
-    )
 
 
 def layer_norm_oracle(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
@@ -146,45 +121,3 @@ def fused_linear_oracle(
     if residual is not None:
         out = residual.double().numpy().reshape(out.shape) + out
     return torch.from_numpy(out).reshape(*x.shape[:-1], len(weight))
-
-
-def _layers(generator: torch.Generator, c: int, *shapes: tuple[int, int]) -> list[Tensor]:
-    """LayerNorm's weight and bias, then those of linear layers [out, in] with outputs near 1."""
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    layers = [1 + normal(c) / 4, normal(c) / 4]
-    for out, width in shapes:
-        layers += [normal(out, width) / math.sqrt(width), normal(out) / 4]
-    return layers
-
-
-def attention_block_inputs(
-    batch: int, h: int, w: int, c: int, heads: int, window: int, octaves: int
-) -> list[Tensor]:
-    x, *scores = window_attention_inputs(batch, h, w, heads, c // heads, window, octaves)
-    generator = torch.Generator().manual_seed(1)
-    return [x[..., :c].contiguous(), *_layers(generator, c, (3 * c, c), (c, c)), *scores]
-
-
-def mlp_inputs(*shape: int, hidden: int) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(2)
-    x = torch.randn(*shape, generator=generator, dtype=torch.float64)
-    c = shape[-1]
-    return [x, *_layers(generator, c, (hidden, c), (c, hidden))]
-
-
-def fused_linear_inputs(
-    *shape: int, outputs: int, norm: bool = False, residual: bool = False
-) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(3)
-    x = torch.randn(*shape, generator=generator, dtype=torch.float64)
-    norm_weight, norm_bias, *layer = _layers(generator, shape[-1], (outputs, shape[-1]))
-    found = {"x": x, "weight": layer[0], "bias": layer[1]}
-    if norm:
-        found |= {"norm_weight": norm_weight, "norm_bias": norm_bias}
-    if residual:
-        size = (*shape[:-1], outputs)
-        found["residual"] = torch.randn(*size, generator=generator, dtype=torch.float64)
-    return found

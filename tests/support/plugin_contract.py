@@ -36,7 +36,7 @@ class Request:
     """One plugin and the shapes of one call.
 
     Attributes:
-        network: name of one of `support.ptx.cases.NETWORKS`.
+        network: name of one of `bench.records.ptx.NETWORKS`.
         source: name of the kernel.
         precision: of the plugin.
         target: to compile for.
@@ -61,9 +61,9 @@ class Request:
 @functools.cache
 def kernel(network: str, source: str, precision: str, target: str) -> Any:
     """The package's `PluginKernel`."""
+    from bench.records.ptx import known_networks
     from clinreadnet.export.kernels import sources
     from clinreadnet.export.plugins.kernel import plugin_kernel
-    from support.ptx.cases import known_networks
 
     with known_networks():
         ((spec, found),) = ((op, one) for op, one in sources(network) if one.name == source)

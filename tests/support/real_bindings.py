@@ -1,7 +1,5 @@
 """The real bindings of each TensorRT, made importable without TensorRT, and what we use of them.
 
-    PYTHONPATH=tests python -m support.real_bindings     # write docs/flavours.json anew
-
 A binding is a wheel of about 1 MB; the libraries it is linked to (over 1 GB) are stood in for by
 stubs that the machine's C compiler makes. TensorRT-RTX comes with its extra, libraries included.
 """
@@ -20,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-RECORD = ROOT / "docs" / "flavours.json"
 CACHE = ROOT / ".pytest_cache" / "d" / "tensorrt-bindings"
 PARTS = ("builder", "runner")
 
@@ -171,20 +168,3 @@ def stubs(binding: RealBinding, folder: Path) -> Path:
             command += ["-o", str(stubs / name)]
             subprocess.run(command, input=source, text=True, check=True)
     return stubs
-
-
-def record() -> dict[str, Any]:
-    """Return what each part uses of each binding."""
-    parts = [part for part in PARTS if part == "builder" or has_runner()]
-    recorded: dict[str, Any] = {}
-    for binding in BINDINGS:
-        entry = recorded[binding.title] = {"flavour": binding.flavour, "module": binding.module}
-        for part in set(binding.parts) & set(parts):
-            used = use(binding, part)
-            entry["version"] = used["version"]
-            entry[part] = used["touched"]
-    return recorded
-
-
-if __name__ == "__main__":
-    RECORD.write_text(json.dumps(record(), indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 import pytest
 from support.defects import DEFECTS, Defect, Network
-from support.defects_record import subset
 
+from bench.records.defects import subset
 from clinreadnet.runtime.bundle.files import load_manifest
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import BatchRange

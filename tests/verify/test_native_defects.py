@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save
-from support.defects_record import subset
 from support.native import built
 
+from bench.records.defects import subset
 from clinreadnet.runtime.backends.native import NativeBackend
 from clinreadnet.runtime.bundle.files import load_manifest
 from clinreadnet.runtime.bundle.golden import read_golden

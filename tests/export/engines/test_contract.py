@@ -12,7 +12,9 @@ import types
 
 import pytest
 from support.binding import Binding, Instance
-from support.real_bindings import BINDINGS, RECORD, RealBinding, Unavailable, has_runner, use
+from support.real_bindings import BINDINGS, RealBinding, Unavailable, has_runner, use
+
+from bench.records.flavours import RECORD
 
 CASES = [
     pytest.param(binding, part, id=f"{binding.title.replace(' ', '-')}-{part}")

@@ -15,7 +15,9 @@ pytest.importorskip("triton", reason="triton is not installed")
 
 from support import plugin_contract  # noqa: E402
 from support.plugin_contract import TYPES  # noqa: E402
-from support.plugin_runs import (  # noqa: E402
+from support.real_bindings import RealBinding, Unavailable  # noqa: E402
+
+from bench.records.plugins import (  # noqa: E402
     BROKEN,
     NETWORK,
     REFUSED,
@@ -27,12 +29,10 @@ from support.plugin_runs import (  # noqa: E402
     answered,
     run,
 )
-from support.ptx.errors import PtxError  # noqa: E402
-from support.real_bindings import RealBinding, Unavailable  # noqa: E402
-
 from clinreadnet.export.kernels import sources  # noqa: E402
 from clinreadnet.export.plugins.kernel import Native  # noqa: E402
 from clinreadnet.export.plugins.request import plugin_ops  # noqa: E402
+from clinreadnet.kernels.ptx.errors import PtxError  # noqa: E402
 
 pytestmark = [
     pytest.mark.compile,

@@ -10,8 +10,7 @@ import pytest
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from support.ptx.cases import NETWORKS  # noqa: E402
-
+from bench.records.ptx import NETWORKS  # noqa: E402
 from clinreadnet.errors import CheckFailed, InputError  # noqa: E402
 from clinreadnet.export.kernels import SHARED_MEMORY, Kernel  # noqa: E402
 from clinreadnet.export.plugins import kernel, plan  # noqa: E402

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from support.ptx import instructions
-from support.ptx.errors import PtxError
-from support.ptx.instructions import SECTIONS, find, spelled_out
-from support.ptx.snippet import registers_after
+from support.ptx_snippet import registers_after
+
+from clinreadnet.kernels.ptx import instructions
+from clinreadnet.kernels.ptx.errors import PtxError
+from clinreadnet.kernels.ptx.instructions import SECTIONS, find, spelled_out
 
 LANES = np.arange(32)
 U32 = NDArray[np.uint32]

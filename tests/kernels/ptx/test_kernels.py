@@ -14,23 +14,21 @@ import torch
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from support.ptx.cases import (  # noqa: E402
+from bench.records.mutants import mutants, verdict  # noqa: E402
+from bench.records.ptx import (  # noqa: E402
     NETWORKS,
     PRECISIONS_RUN,
     TARGETS,
-    cases,
-    check,
     exported,
     known_networks,
 )
-from support.ptx.errors import PtxError  # noqa: E402
-from support.ptx.launch import Kernel, launch  # noqa: E402
-from support.ptx.mutants import mutants, verdict  # noqa: E402
-from support.ptx.program import Address  # noqa: E402
-
 from clinreadnet.export.kernels import sources  # noqa: E402
 from clinreadnet.kernels import launch as launching  # noqa: E402
 from clinreadnet.kernels.compile import SHARED_MEMORY  # noqa: E402
+from clinreadnet.kernels.ptx.cases import cases, check  # noqa: E402
+from clinreadnet.kernels.ptx.errors import PtxError  # noqa: E402
+from clinreadnet.kernels.ptx.launch import Kernel, launch  # noqa: E402
+from clinreadnet.kernels.ptx.program import Address  # noqa: E402
 from clinreadnet.kernels.registry import OPS  # noqa: E402
 from clinreadnet.precision import PRECISIONS  # noqa: E402
 

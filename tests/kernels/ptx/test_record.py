@@ -10,9 +10,16 @@ import pytest
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from support.ptx.cases import NETWORKS, PRECISIONS_RUN, TARGETS  # noqa: E402
-from support.ptx.mutants import KINDS  # noqa: E402
-from support.ptx.record import MUTANTS, MUTATED, RECORD, machine_digest  # noqa: E402
+from bench.records.mutants import KINDS  # noqa: E402
+from bench.records.ptx import (  # noqa: E402
+    MUTANTS,
+    MUTATED,
+    NETWORKS,
+    PRECISIONS_RUN,
+    RECORD,
+    TARGETS,
+    machine_digest,
+)
 
 CAUGHT = 0.95
 """Least share of a kernel's mutants over all precisions and targets, less the equivalent ones."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support.ptx.errors import (
+from support.ptx_snippet import memory_after, snippet
+
+from clinreadnet.kernels.ptx.errors import (
     Divergence,
     Endless,
     Misaligned,
@@ -15,8 +17,7 @@ from support.ptx.errors import (
     UnknownInstruction,
     Unwritten,
 )
-from support.ptx.program import parse
-from support.ptx.snippet import memory_after, snippet
+from clinreadnet.kernels.ptx.parse import parse
 
 SHARED = 264
 """Bytes of shared memory: a word for each of 64 threads, and two more."""
@@ -119,7 +120,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_an_error_at_its_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("support.ptx.machine.STEPS", 1000)
+    monkeypatch.setattr("clinreadnet.kernels.ptx.machine.STEPS", 1000)
     good, before, after, error = FAULTS[name]
     if "%p0 st.shared" in after:
         good = "setp.ne.u32 %p0, %r0, 5;\n" + good

@@ -12,7 +12,7 @@ sentryward = pytest.importorskip(
     "sentryward", reason="sentryward is not installed: pip install sentryward"
 )
 
-from support.ptx.cases import exported  # noqa: E402
+from bench.records.ptx import exported  # noqa: E402
 
 pytestmark = pytest.mark.compile
 SIZES = {"heads": 2, "H": 8, "W": 16}

@@ -4,11 +4,12 @@ import importlib.util
 
 import pytest
 import torch
-from support.oracles import attention_block_inputs, attention_block_oracle
+from support.oracles import attention_block_oracle
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from clinreadnet.kernels import attention_block
+from clinreadnet.kernels.ptx.inputs import attention_block_inputs
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed"

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from support.oracles import attention_block_inputs, attention_block_oracle
+from support.oracles import attention_block_oracle
 
 from clinreadnet.kernels import attention_block
+from clinreadnet.kernels.ptx.inputs import attention_block_inputs
 
 NAMES = (
     "x norm_weight norm_bias qkv_weight qkv_bias projection_weight projection_bias position_bias "

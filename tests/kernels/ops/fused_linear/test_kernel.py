@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from support.oracles import fused_linear_inputs, fused_linear_oracle
+from support.oracles import fused_linear_oracle
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from clinreadnet.kernels import fused_linear
+from clinreadnet.kernels.ptx.inputs import fused_linear_inputs
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed"

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from support.oracles import fused_linear_inputs, fused_linear_oracle
+from support.oracles import fused_linear_oracle
 
 from clinreadnet.kernels import fused_linear
+from clinreadnet.kernels.ptx.inputs import fused_linear_inputs
 
 
 @pytest.mark.parametrize("gelu", [False, True], ids=["linear", "gelu"])

@@ -4,12 +4,13 @@ import importlib.util
 
 import pytest
 import torch
-from support.device_arithmetic import arithmetic_of
-from support.oracles import mlp_inputs, mlp_oracle
+from support.oracles import mlp_oracle
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from clinreadnet.kernels import mlp
+from clinreadnet.kernels.ptx.device_arithmetic import arithmetic_of
+from clinreadnet.kernels.ptx.inputs import mlp_inputs
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed"

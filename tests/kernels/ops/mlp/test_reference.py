@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from support.oracles import mlp_inputs, mlp_oracle
+from support.oracles import mlp_oracle
 
 from clinreadnet.kernels import mlp
+from clinreadnet.kernels.ptx.inputs import mlp_inputs
 
 NAMES = "x norm_weight norm_bias fc1_weight fc1_bias fc2_weight fc2_bias".split()
 

@@ -5,11 +5,12 @@ import importlib.util
 import numpy as np
 import pytest
 import torch
-from support.device_arithmetic import arithmetic_of
-from support.oracles import sobel_stem_oracle, stem_inputs
+from support.oracles import sobel_stem_oracle
 from torch import Tensor
 
 from clinreadnet.kernels import sobel_stem
+from clinreadnet.kernels.ptx.device_arithmetic import arithmetic_of
+from clinreadnet.kernels.ptx.inputs import stem_inputs
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed"

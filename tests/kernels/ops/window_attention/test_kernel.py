@@ -4,11 +4,12 @@ import importlib.util
 
 import pytest
 import torch
-from support.device_arithmetic import arithmetic_of
-from support.oracles import window_attention_inputs, window_attention_oracle
+from support.oracles import window_attention_oracle
 from torch import Tensor
 
 from clinreadnet.kernels import window_attention
+from clinreadnet.kernels.ptx.device_arithmetic import arithmetic_of
+from clinreadnet.kernels.ptx.inputs import window_attention_inputs
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed"

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from support.oracles import window_attention_inputs, window_attention_oracle
+from support.oracles import window_attention_oracle
 
 from clinreadnet.kernels import window_attention
 from clinreadnet.kernels.ops.window_attention.reference import cyclic_shift
+from clinreadnet.kernels.ptx.inputs import window_attention_inputs
 
 
 @pytest.mark.parametrize(

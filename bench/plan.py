@@ -1,0 +1,93 @@
+"""What `pytest bench` measures without more words: which backend to deploy, in minutes."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bench.report.recommend import DEFAULT_BUDGET, choose
+from bench.results import called
+from bench.rows import BenchRow
+from bench.run import BRIEF
+from clinreadnet.errors import ClinReadNetError
+from clinreadnet.machine import cpu_name
+from clinreadnet.runtime.bundle.files import load_manifest
+from clinreadnet.runtime.gpu import find_gpus
+
+if TYPE_CHECKING:
+    from bench.sweeps.candidates import Candidate
+    from bench.sweeps.network import Group
+
+SETUP_SECONDS = 12.0
+"""Of one candidate: to load it, to compare it with the golden slices and to warm it up. Candidates
+take 6 to 12 s on two processors."""
+LEFT_OUT = (
+    "larger batches, cold starts, arrivals, ops, files to scores, and PyTorch itself, which takes "
+    "minutes to compile"
+)
+
+
+def is_brief(config: pytest.Config) -> bool:
+    """Whether the user asked for `pytest bench` alone: no file, no ``-k``, no thorough run."""
+    chosen = ("--quick", "--thorough", "keyword", "markexpr")
+    if any(config.getoption(name, None) for name in chosen):
+        return False
+    folder = Path(__file__).parent
+    return bool(config.args) and all(
+        (config.invocation_params.dir / word).resolve() == folder for word in config.args
+    )
+
+
+def row_of(item: pytest.Item) -> tuple[Group, Candidate] | None:
+    """Return group and candidate of a row of the network, or None."""
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    return (parameters["group"], parameters["candidate"]) if "group" in parameters else None
+
+
+def decides(item: pytest.Item) -> bool:
+    """Whether a row is one slice in host memory on what could be deployed at once.
+
+    That a backend is missing on this machine decides too.
+    """
+    from bench.sweeps.candidates import COMPILED
+
+    if (row := row_of(item)) is None:
+        return getattr(item, "originalname", "") == "test_missing"
+    group, candidate = row
+    deployable = candidate.role != "reference" and candidate.name not in COMPILED
+    return group == (1, "host") and deployable
+
+
+def announcement(items: Iterable[pytest.Item]) -> list[str]:
+    """Return what will be measured, what is left out, and about how long it takes."""
+    titles = [row[1].title for item in items if (row := row_of(item)) is not None]
+    seconds = SETUP_SECONDS * len(titles) + BRIEF.interleave["seconds"]
+    return [
+        f"bench: one slice, host memory to scores, on {len(titles)} candidates: "
+        f"{', '.join(titles) or 'none'}",
+        f"bench: takes about {math.ceil(seconds / 60)} minutes on two processors; stop other "
+        "programs; Ctrl-C keeps whole rounds",
+        f"bench: leaves out {LEFT_OUT}: `pytest bench --thorough` measures them, in an hour",
+    ]
+
+
+def answer(rows: Sequence[BenchRow], bundle: Path) -> list[str]:
+    """Return which artifact to deploy on this machine, and why not the faster ones."""
+    gpus = find_gpus()
+    gpu = gpus[0].name if gpus else None
+    try:
+        chosen = choose(
+            rows,
+            load_manifest(bundle),
+            DEFAULT_BUDGET,
+            machine=called(gpu or f"{cpu_name()}, {os.cpu_count()} threads"),
+            gpu=gpu,
+        )
+    except ClinReadNetError as error:
+        return [str(error)]
+    return chosen.lines()

@@ -1,0 +1,1 @@
+"""Writers of bench/results and of single measurements that the docs state."""

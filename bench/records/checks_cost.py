@@ -1,0 +1,138 @@
+"""Processor time of the checks in `clinreadnet score`, on a series of 100 slices.
+
+    python -m bench.records.checks_cost --bundle bundle > bench/results/security/checks-cost.json
+
+The series is scored in parts. Each part is scored with the checks of its pixels and without them,
+in alternate order. With the checks, the time inside them is measured too: a difference of two long
+times is less exact. Checks of headers and of the bundle are made once, and timed alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from bench.sweeps.score import write_series
+from clinreadnet.data import plausibility, slices
+from clinreadnet.data.slices import SliceRef, find_slices
+from clinreadnet.machine import cpu_name, git_commit
+from clinreadnet.runtime import Session, inputs
+from clinreadnet.runtime.bundle.default import default_bundle
+from clinreadnet.runtime.bundle.graph import check_graph
+from clinreadnet.scoring.run import score_slices
+
+SLICES = 100
+PART = 10
+LIMIT_PERCENT = 2.0
+
+
+class Stopwatch:
+    """Calls of some functions and the processor time in them, in whatever thread."""
+
+    def __init__(self) -> None:
+        self.calls, self.seconds = 0, 0.0
+
+    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function, timed."""
+
+        def timed(*arguments: Any) -> Any:
+            self.calls += 1
+            start = time.thread_time()
+            try:
+                return function(*arguments)
+            finally:
+                self.seconds += time.thread_time() - start
+
+        return timed
+
+
+@contextmanager
+def replaced(check: Callable[..., Any], is_finite: Callable[..., Any]) -> Iterator[None]:
+    """Replace the checks of pixels, where files are read and where arrays are taken."""
+    with ExitStack() as stack:
+        for module, name, new in (
+            (slices, "implausible", check),
+            (inputs, "implausible", check),
+            (np, "isfinite", is_finite),
+        ):
+            stack.enter_context(mock.patch.object(module, name, new))
+        yield
+
+
+def processor_time(session: Session, refs: Sequence[SliceRef]) -> float:
+    """Return the seconds of processor time that slices take, from files to scores."""
+    start = time.process_time()
+    score_slices(session, refs)
+    return time.process_time() - start
+
+
+def measure(session: Session, refs: Sequence[SliceRef], part: int = PART) -> dict[str, Any]:
+    """Return processor time with and without the checks, and inside them."""
+    watch = Stopwatch()
+    timed = watch.around(plausibility.implausible), watch.around(np.isfinite)
+    none = (lambda hu: None), (lambda hu: np.True_)
+    pairs = []
+    processor_time(session, refs[:part])  # warm up
+    for number, first in enumerate(range(0, len(refs), part)):
+        seconds = {}
+        for checks in (timed, none) if number % 2 else (none, timed):
+            with replaced(*checks):
+                seconds[checks] = processor_time(session, refs[first : first + part])
+        pairs.append([seconds[timed], seconds[none]])
+    on, off = np.array(pairs).T
+    return {
+        "slices": len(refs),
+        "calls_of_checks": watch.calls,
+        "seconds_with": round(float(on.sum()), 3),
+        "seconds_without": round(float(off.sum()), 3),
+        "seconds_inside_the_checks": round(watch.seconds, 4),
+        "percent_inside": round(100 * watch.seconds / float(on.sum()), 2),
+        "percent_difference": round(100 * float(on.sum() / off.sum() - 1), 2),
+        "pairs": [[round(a, 3), round(b, 3)] for a, b in pairs],
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the study as JSON; status 1: the checks cost more than the limit."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--bundle", type=Path, default=default_bundle())
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        refs = find_slices([write_series(Path(folder) / "series", SLICES)])
+        with Session(options.bundle, "onnxruntime-cpu") as session:
+            found = measure(session, refs)
+            graph = (options.bundle / session.artifact.file).read_bytes()
+            start = time.process_time()
+            check_graph(graph, session.artifact.file, session.artifact.precision)
+            found["seconds_graph_once"] = round(time.process_time() - start, 4)
+            found["artifact"] = session.artifact.file
+            found["preset"] = session.manifest.model.preset
+    result = {
+        "command": "python -m bench.records.checks_cost",
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "commit": git_commit(),
+        "cpu": cpu_name(),
+        "threads": os.cpu_count(),
+        "python": platform.python_version(),
+        "limit_percent": LIMIT_PERCENT,
+        **found,
+    }
+    print(json.dumps(result, indent=1))
+    return int(result["percent_inside"] > LIMIT_PERCENT)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

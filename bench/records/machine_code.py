@@ -1,0 +1,64 @@
+"""Compile every kernel for every architecture, read its resources and count its instructions.
+
+    python -m bench.records.machine_code > bench/results/kernels/machine-code.json
+
+The ceilings are bounds by counting machine code, not measurements. No GPU is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import triton
+
+from bench.measure.machine_code import CARDS, count, kernels
+from bench.recording import RESULTS, current_commit
+from clinreadnet.kernels.dispatch import DTYPES
+from clinreadnet.kernels.spec import KernelSource, OpSpec
+
+RECORD = RESULTS / "kernels" / "machine-code.json"
+
+
+def counted(
+    capability: int,
+    dtypes: Iterable[str] = tuple(DTYPES),
+    chosen: Sequence[tuple[OpSpec, KernelSource]] | None = None,
+) -> list[dict[str, Any]]:
+    """Return the counts of kernels on an architecture, of all by default, ready for JSON."""
+    rows = []
+    for spec, source in kernels() if chosen is None else chosen:
+        for dtype in dtypes:
+            if case := spec.case(capability, dtype, source.shape):
+                found = count(spec, source, case)
+                row = {"kernel": source.name, "dtype": dtype, "capability": capability}
+                numbers = asdict(found) | {
+                    "bytes": round(found.bytes),
+                    "occupancy": round(found.occupancy, 4),
+                    "ceiling": round(found.ceiling, 4),
+                }
+                rows.append(row | {"issued": found.issued} | numbers)
+    return rows
+
+
+def main() -> int:
+    """Print all counts as JSON."""
+    record = {
+        "command": "make kernel-table",
+        "commit": current_commit(),
+        "triton": triton.__version__,
+        "gpus": {
+            capability: {"name": card.name, "copy_bytes_per_cycle": round(card.copy, 2)}
+            for capability, card in CARDS.items()
+        },
+        "kernels": [row for capability in CARDS for row in counted(capability)],
+    }
+    print(json.dumps(record, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

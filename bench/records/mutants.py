@@ -1,0 +1,175 @@
+"""Programs broken on purpose: what the machine must not let pass."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence, Set
+from dataclasses import dataclass, replace
+
+import torch
+
+from clinreadnet.kernels.ptx.cases import Case, Checked, check
+from clinreadnet.kernels.ptx.errors import PtxError
+from clinreadnet.kernels.ptx.launch import Kernel
+from clinreadnet.kernels.ptx.program import Address, Immediate, Instruction, Program, Vector
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change to a program.
+
+    Attributes:
+        kind: of the change, one of `KINDS`.
+        line: of the file.
+        text: of the line.
+        program: with the change.
+    """
+
+    kind: str
+    line: int
+    text: str
+    program: Program
+
+
+def _barrier(one: Instruction, chance: random.Random) -> Iterator[Instruction | None]:
+    if one.opcode.startswith(("bar.sync", "bar.warp.sync", "fence.proxy", "wgmma.fence")):
+        yield None
+
+
+def _wait(one: Instruction, chance: random.Random) -> Iterator[Instruction | None]:
+    if ".wait_group" in one.opcode:
+        yield None
+
+
+def _address(one: Instruction, chance: random.Random) -> Iterator[Instruction | None]:
+    """One access further, so that it stays aligned."""
+    if one.opcode.startswith(
+        ("ld.global", "ld.shared", "st.", "ldmatrix", "stmatrix", "cp.async.c")
+    ):
+        place = next((i for i, o in enumerate(one.operands) if isinstance(o, Address)), None)
+        if place is None:
+            return
+        if "matrix" in one.opcode or one.opcode.startswith("cp.async"):
+            size = 16 if "matrix" in one.opcode else one.operands[2].value
+        else:
+            count = re.search(r"\.v(\d)", one.opcode)
+            size = int(one.kind[1:]) // 8 * (int(count[1]) if count else 1)
+        operand = one.operands[place]
+        moved = replace(operand, offset=operand.offset + size)
+        yield _with(one, place, moved)
+
+
+def _predicate(one: Instruction, chance: random.Random) -> Iterator[Instruction | None]:
+    if one.guard is not None:
+        yield replace(one, negated=not one.negated)
+    elif one.opcode.startswith("selp") and one.operands[1] != one.operands[2]:
+        d, a, b, chosen = one.operands
+        yield replace(one, operands=(d, b, a, chosen))
+
+
+def _product(one: Instruction, chance: random.Random) -> Iterator[Instruction | None]:
+    if not one.opcode.startswith(("mma.", "wgmma.mma_async")):
+        return
+    choices = []
+    for place in (1, 2):  # A and B
+        operand = one.operands[place]
+        if isinstance(operand, Vector):
+            for i in range(len(operand.parts)):
+                for j in range(i):
+                    if operand.parts[i] != operand.parts[j]:
+                        choices.append((place, i, j))
+    if choices:
+        place, i, j = chance.choice(choices)
+        parts = list(one.operands[place].parts)
+        parts[i], parts[j] = parts[j], parts[i]
+        yield _with(one, place, Vector(tuple(parts)))
+
+
+def _shuffle(one: Instruction, chance: random.Random) -> Iterator[Instruction | None]:
+    if one.opcode.startswith("shfl.sync.bfly") and isinstance(one.operands[2], Immediate):
+        others = [bit for bit in (1, 2, 4, 8, 16) if bit != one.operands[2].value]
+        yield _with(one, 2, Immediate(chance.choice(others)))
+
+
+def _with(one: Instruction, place: int, operand: object) -> Instruction:
+    return replace(one, operands=(*one.operands[:place], operand, *one.operands[place + 1 :]))
+
+
+KINDS: dict[str, Callable[[Instruction, random.Random], Iterator[Instruction | None]]] = {
+    "a barrier or a fence dropped": _barrier,
+    "a wait dropped": _wait,
+    "an address off by one access": _address,
+    "a predicate negated": _predicate,
+    "two operands of a product swapped": _product,
+    "a shuffle's mask changed": _shuffle,
+}
+ORDERING = ("a barrier or a fence dropped", "a wait dropped")
+"""Kinds that change the order of accesses and no value."""
+
+
+def mutants(kernel: Kernel, executed: Set[int], count: int, seed: int = 0) -> list[Mutant]:
+    """Return ``count`` mutants of a kernel, the kinds in turn; fewer where it has too few places.
+
+    Args:
+        kernel: to change.
+        executed: places that its cases run: what no thread runs changes nothing.
+        count: how many.
+        seed: of the choice.
+    """
+    chance = random.Random(f"{seed} {kernel.file}")
+    program = kernel.program
+    queues: list[list[Mutant]] = []
+    for kind, change in KINDS.items():
+        found = []
+        for place in sorted(executed):
+            one = program.code[place]
+            for changed in change(one, chance):
+                broken = program.with_instruction(place, changed)
+                found.append(Mutant(kind, one.line, one.text, broken))
+        chance.shuffle(found)
+        queues.append(found)
+    chosen: list[Mutant] = []
+    while len(chosen) < count and any(queues):
+        for queue in queues:
+            if queue and len(chosen) < count:
+                chosen.append(queue.pop())
+    return chosen
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a mutant.
+
+    Attributes:
+        caught: the error's name or "wrong result"; None where the mutant passes every case.
+        reason: why a mutant that passes is no fault, or that it is one.
+    """
+
+    caught: str | None
+    reason: str = ""
+
+    @property
+    def missed(self) -> bool:
+        """Whether the mutant is wrong and passes."""
+        return self.reason == WITHIN
+
+
+SAME = "equivalent: the output is the same, bit for bit"
+UNNEEDED = "equivalent: every access is ordered without it"
+WITHIN = "missed: the output differs within the budget"
+
+
+def verdict(kernel: Kernel, mutant: Mutant, among: Sequence[tuple[Case, Checked]]) -> Verdict:
+    """Run a mutant on the cases of its kernel, each with the kernel's own run."""
+    same = True
+    for case, own in among:
+        try:
+            found = check(kernel, case, mutant.program)
+        except PtxError as error:
+            return Verdict(type(error).__name__)
+        if not found.over_budget <= 1:
+            return Verdict("wrong result")
+        same &= torch.equal(found.out, own.out)
+    orders = mutant.kind in ORDERING
+    return Verdict(None, WITHIN if not same else UNNEEDED if orders else SAME)

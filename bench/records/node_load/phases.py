@@ -1,0 +1,305 @@
+"""What is measured: a steady load, faults, a full disk, nonsense, and the node's own cost."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import subprocess
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from support.dicom_files import noise, write_ct
+from support.hostile_peer import encoded, play_all
+from support.listen_process import ListenProcess
+from support.pacs import Pacs, referenced
+
+from bench.records.node_load.traffic import Outcome, Sent, make_series, send
+
+_PATIENCE = 1800.0
+_WARM_UP = 0.2
+_SAMPLE = 1.0  # seconds
+
+
+def wait_for(holds: Callable[[], object], what: str) -> None:
+    end = time.monotonic() + _PATIENCE
+    while not holds():
+        assert time.monotonic() < end, what
+        time.sleep(0.1)
+
+
+@contextmanager
+def node(bundle: Path, folder: Path, pacs: Pacs, *options: str) -> Iterator[ListenProcess]:
+    """Start a node that sends to the PACS; its spool is the folder's ``spool``."""
+    one = ListenProcess(
+        bundle, folder / "spool", f"127.0.0.1:{pacs.port}:PACS", "--resample", *options
+    )
+    with one:
+        yield one
+
+
+def tally(pacs: Pacs, series: Sequence[Sequence[Sent]]) -> dict[str, int]:
+    """Compare what was sent with the reports that arrived; a report that came again counts once."""
+    reports = {str(one.SOPInstanceUID): one for one in pacs.received}
+    scored = Counter(uid for one in reports.values() for uid in referenced(one))
+    wanted = {one.instance for own in series for one in own}
+    return {
+        "objects": len(wanted),
+        "series": len(series),
+        "reports": len(reports),
+        "sent_again": len(pacs.received) - len(reports),
+        "lost": len(wanted - set(scored)),
+        "scored_twice": sum(count > 1 for count in scored.values()),
+        "unknown": len(set(scored) - wanted),
+    }
+
+
+def all_scored(pacs: Pacs, series: Sequence[Sequence[Sent]]) -> Callable[[], bool]:
+    """Return a check that every slice is in a report."""
+    total = sum(map(len, series))
+    seen: dict[str, int] = {}
+
+    def check() -> bool:
+        for one in list(pacs.received):
+            if (uid := str(one.SOPInstanceUID)) not in seen:
+                seen[uid] = len(referenced(one))
+        return sum(seen.values()) >= total
+
+    return check
+
+
+def resident(pid: int) -> int:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGESIZE")
+
+
+def milliseconds(outcome: Outcome) -> dict[str, float]:
+    found = np.percentile(np.array(outcome.seconds) * 1e3, [50, 99, 100])
+    return dict(zip(("p50", "p99", "most"), found.round(1).tolist(), strict=True))
+
+
+def steady(bundle: Path, objects: int, associations: int) -> dict[str, Any]:
+    """Send and score without a fault; watch the memory and the answers."""
+    series = make_series(objects // 50, 50)
+    pacs = Pacs()
+    samples: list[tuple[int, int]] = []
+    done = threading.Event()
+    with tempfile.TemporaryDirectory() as place, node(bundle, Path(place), pacs) as one:
+
+        def watch() -> None:
+            while not done.wait(_SAMPLE):
+                samples.append((50 * len(pacs.received), resident(one.pid)))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        start = time.monotonic()
+        outcome = send(one.port, series, associations)
+        seconds = time.monotonic() - start
+        wait_for(all_scored(pacs, series), "every slice is in a report")
+        done.set()
+        watcher.join()
+    pacs.stop()
+    warm = [size for scored, size in samples if scored > _WARM_UP * objects]
+    middle = float(np.median(warm))
+    return tally(pacs, series) | {
+        "associations": associations,
+        "seconds": round(seconds, 1),
+        "answer_ms": milliseconds(outcome),
+        "refused": dict(outcome.refused),
+        "resident_bytes": [min(warm), max(warm)],
+        "resident_percent": round(100 * max(max(warm) / middle - 1, 1 - min(warm) / middle), 1),
+        "samples": samples,
+    }
+
+
+def faults(bundle: Path, objects: int, associations: int, kills: int) -> dict[str, Any]:
+    """Kill the node again and again, and take the PACS away for a third of the time."""
+    series = make_series(objects // 50, 50)
+    pacs = Pacs()
+    draw = random.Random(20)
+    moments = sorted(draw.uniform(0.02, 0.98) * objects for _ in range(kills))
+    accepted, killed = [0], 0
+    with tempfile.TemporaryDirectory() as place, node(bundle, Path(place), pacs) as one:
+        finished = threading.Event()
+        box: list[Outcome] = []
+
+        def sending() -> None:
+            try:
+                box.append(
+                    send(
+                        *(one.port, series, associations),
+                        progress=lambda n: accepted.__setitem__(0, n),
+                    )
+                )
+            finally:
+                finished.set()
+
+        sender = threading.Thread(target=sending)
+        sender.start()
+        down = False
+        while not finished.wait(0.02):
+            if killed < kills and accepted[0] >= moments[killed]:
+                one.kill()
+                one.start()
+                killed += 1
+            if not down and objects / 3 <= accepted[0] < 2 * objects / 3:
+                pacs.stop()
+                down = True
+            if down and accepted[0] >= 2 * objects / 3:
+                pacs.start()
+                down = False
+        sender.join()
+        if down:
+            pacs.start()
+        wait_for(all_scored(pacs, series), "every slice is in a report")
+        time.sleep(5)  # for what would come twice
+        integrity = check_database(Path(place) / "spool")
+    pacs.stop()
+    (outcome,) = box
+    return tally(pacs, series) | {
+        "associations": associations,
+        "kills": killed,
+        "connections_broken": outcome.broken,
+        "refused": dict(outcome.refused),
+        "database": integrity,
+    }
+
+
+def check_database(spool: Path) -> str:
+    with closing(sqlite3.connect(f"file:{spool}/spool.sqlite3?mode=ro", uri=True)) as database:
+        return str(database.execute("PRAGMA integrity_check").fetchone()[0])
+
+
+def full_disk(bundle: Path) -> dict[str, Any] | str:
+    """Send more than a small disk holds, kill the node there, and take the rest of the disk away.
+
+    Returns:
+        What happened; or why it could not be tried: only root may mount a disk.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", place], capture_output=True
+        )
+        if mounted.returncode:
+            return "a tmpfs cannot be mounted here"
+        try:
+            return _full_disk(bundle, Path(place))
+        finally:
+            subprocess.run(["umount", "-l", place], check=True)
+
+
+def _full_disk(bundle: Path, place: Path) -> dict[str, Any]:
+    series = make_series(6, 25, side=512, counted=0)
+    pacs = Pacs()
+    with node(bundle, place, pacs, "--quiet", "5") as one:
+        box: list[Outcome] = []
+        sender = threading.Thread(target=lambda: box.append(send(one.port, series, 6)))
+        sender.start()
+        wait_for(lambda: "refused with A700" in one.text(), "the disk is full")
+        one.kill()
+        one.start()
+        ballast = place / "ballast"
+        free = os.statvfs(place)
+        with ballast.open("wb") as file:  # as another program would
+            file.write(b"\0" * max(free.f_bavail * free.f_bsize - 2**16, 0))
+        time.sleep(10)
+        ballast.unlink()
+        sender.join()
+        wait_for(all_scored(pacs, series), "every slice is in a report")
+        integrity = check_database(place / "spool")
+        postponed = one.text().count("not scored yet")
+    pacs.stop()
+    (outcome,) = box
+    return tally(pacs, series) | {
+        "refused": dict(outcome.refused),
+        "postponed": postponed,
+        "database": integrity,
+    }
+
+
+def nonsense(bundle: Path, cases: int) -> dict[str, Any]:
+    """Play random data sets and PDUs; after each the node must answer an echo."""
+    pacs = Pacs()
+    with tempfile.TemporaryDirectory() as place, node(bundle, Path(place), pacs) as one:
+        pid = one.pid
+        found = play_all(one.port, cases)
+        assert one.process is not None and one.process.poll() is None and one.pid == pid
+        size = resident(pid)
+    pacs.stop()
+    return {
+        "cases": cases,
+        "accepted": sum(counts["accepted"] for counts in found.values()),
+        "resident_bytes": size,
+        "kinds": {kind: dict(counts) for kind, counts in found.items()},
+    }
+
+
+def cost(bundle: Path, slices: int, repeats: int) -> dict[str, Any]:
+    """Compare the process time of the node with that of scoring the same files."""
+    import pydicom
+
+    from clinreadnet.data.slices import find_slices
+    from clinreadnet.dicom import sources, structured_report
+    from clinreadnet.runtime import Session
+    from clinreadnet.scoring.run import score_slices
+
+    pacs = Pacs()
+    alone, through = [], []
+    with (
+        tempfile.TemporaryDirectory() as place,
+        Session(bundle, "onnxruntime-cpu") as session,
+        node(bundle, Path(place), pacs) as one,
+    ):
+        for repeat in range(repeats + 1):
+            folder = Path(place) / f"series-{repeat}"
+            folder.mkdir()
+            paths = [
+                write_ct(
+                    folder / f"{i:03d}.dcm",
+                    noise(1000 * repeat + i),
+                    SeriesInstanceUID=f"1.2.3.{repeat}",
+                    ImagePositionPatient=[0, 0, i],
+                    NumberOfSeriesRelatedInstances=slices,
+                )
+                for i in range(slices)
+            ]
+            sent = []
+            for path in paths:
+                dataset = pydicom.dcmread(path)
+                sent.append(Sent(str(dataset.SOPInstanceUID), encoded(dataset)))
+            start = time.process_time()
+            refs = find_slices([folder], keep=sources.SOURCE_TAGS)
+            headers = sources.make_sources(refs)
+            report = score_slices(session, refs)
+            structured_report.write_reports(
+                report, headers, session.describe(), folder.with_suffix(".sr")
+            )
+            seconds = time.process_time() - start
+            before, count = _cpu(one.pid), len(pacs.received)
+            send(one.port, [sent], 1)
+            wait_for(lambda count=count: len(pacs.received) > count, "the report is sent")
+            time.sleep(0.5)
+            if repeat:  # the first run warms both up
+                alone.append(seconds)
+                through.append(_cpu(one.pid) - before)
+    pacs.stop()
+    return {
+        "slices": slices,
+        "repeats": repeats,
+        "score_seconds": [round(value, 2) for value in alone],
+        "node_seconds": [round(value, 2) for value in through],
+        "overhead_percent": round(100 * (np.median(through) / np.median(alone) - 1), 1),
+    }
+
+
+def _cpu(pid: int) -> float:
+    """Return the process time of a process and its threads, seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,183 @@
+"""Run every exported kernel and mutants of it, and record how it went: `make ptx-check`.
+
+Networks beside the presets reach the configurations that no preset's kernels have: every window
+size that a configuration file names, heads of 32 channels, four octaves.
+
+What is recorded of a kernel stays while neither its PTX nor the machine changes, so a run that was
+stopped goes on where it ended. The record is written after each kernel.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import triton
+
+import clinreadnet.kernels.ptx
+from bench.recording import RESULTS, current_commit
+from bench.records.mutants import KINDS, mutants, verdict
+from clinreadnet.export.check_kernels import read_kernels
+from clinreadnet.export.kernels import export_kernels
+from clinreadnet.files import whole_file
+from clinreadnet.kernels.ptx.cases import cases, check
+from clinreadnet.kernels.ptx.launch import Kernel
+from clinreadnet.machine import cpu_name
+from clinreadnet.model.network import PRESETS, ClinReadNetConfig
+
+RECORD = RESULTS / "ptx" / "kernels.json"
+MUTANTS = 20
+"""Mutants of each kernel of ``MUTATED``."""
+MUTATED = "small"
+"""The network whose kernels are mutated."""
+
+
+def _network(name: str, embed_dim: int, heads: int, window: int, octaves: int = 3) -> Any:
+    return ClinReadNetConfig(
+        name, embed_dim, depths=(2,), heads=(heads,), window=window, octaves=octaves
+    )
+
+
+NETWORKS = {
+    "small": PRESETS["small"],
+    "window-4": _network("window-4", 48, 3, 4),
+    "window-5": _network("window-5", 32, 1, 5, octaves=4),
+    "window-7": _network("window-7", 96, 3, 7, octaves=2),
+    "window-11": _network("window-11", 32, 1, 11, octaves=4),
+    "window-16": _network("window-16", 32, 1, 16, octaves=4),
+}
+"""Networks whose kernels are run, by name; with sm_75 those up to window 8."""
+
+TARGETS = ("sm80", "sm90", "sm75", "sm120", "sm89")
+PRECISIONS_RUN = ("fp16", "fp32", "bf16")
+
+
+@contextmanager
+def known_networks() -> Iterator[None]:
+    """Let the export of kernels know `NETWORKS` by name."""
+    with patch.dict(PRESETS, NETWORKS):
+        yield
+
+
+def exported(folder: Path, network: str, targets: list[str], precisions: list[str]) -> list[Kernel]:
+    """Export the kernels of one of `NETWORKS` and read them."""
+    with known_networks():
+        export_kernels(
+            folder, formats=["ptx"], targets=targets, precisions=precisions, preset=network
+        )
+    return read_kernels(folder)
+
+
+def machine_digest() -> str:
+    """Return what changes with any file that decides how a kernel is run and broken."""
+    files = [*Path(clinreadnet.kernels.ptx.__file__).parent.rglob("*.py")]
+    files.append(Path(__file__).with_name("mutants.py"))
+    files.sort()
+    return sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+
+
+def run(kernel: Kernel, count: int) -> dict[str, Any]:
+    """Run a kernel and ``count`` mutants of it.
+
+    Raises:
+        PtxError: the kernel does what no program may.
+    """
+    start = time.process_time()
+    own = [(case, check(kernel, case)) for case in cases(kernel)]
+    executed = frozenset[int]().union(*(found.executed for _, found in own))
+    made: Counter[str] = Counter()
+    how: Counter[str] = Counter()
+    survivors = []
+    for mutant in mutants(kernel, executed, count):
+        found = verdict(kernel, mutant, own)
+        made[mutant.kind] += 1
+        if found.caught:
+            how[found.caught] += 1
+        else:
+            survivors.append(
+                {
+                    "kind": mutant.kind,
+                    "line": mutant.line,
+                    "text": mutant.text,
+                    "reason": found.reason,
+                }
+            )
+    return {
+        "instructions": len(kernel.program.code),
+        "executed": len(executed),
+        "error_over_budget": {case.name: round(one.over_budget, 3) for case, one in own},
+        "mutants": {kind: made[kind] for kind in KINDS if made[kind]},
+        "caught": dict(sorted(how.items())),
+        "survivors": survivors,
+        "cpu_seconds": round(time.process_time() - start, 1),
+    }
+
+
+def kernels(networks: Sequence[str]) -> Iterator[tuple[str, Kernel]]:
+    """Export and yield the kernels of networks, those that prove most for their time first."""
+    with tempfile.TemporaryDirectory() as folder:
+        for network in networks:
+            for precision in PRECISIONS_RUN:
+                for target in TARGETS:
+                    out = Path(folder) / f"{network}-{target}-{precision}"
+                    for kernel in exported(out, network, [target], [precision]):
+                        yield network, kernel
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Record every kernel; returns 1 if one is over its budget."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long")
+    options = parser.parse_args(arguments)
+    end = time.monotonic() + 60 * options.minutes
+    head = {
+        "command": "make ptx-check",
+        "commit": current_commit(),
+        "cpu": cpu_name(),
+        "triton": triton.__version__,
+        "machine": machine_digest(),
+        "mutants_of_each": MUTANTS,
+    }
+    before = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    kept = before.get("kernels", {}) if before.get("machine") == head["machine"] else {}
+    found: dict[str, Any] = {}
+    complete = True
+    for network, kernel in kernels(list(NETWORKS)):
+        key = sha256(kernel.body.encode()).hexdigest()[:16]
+        name = f"{network}/{kernel.file}"
+        if key in found:
+            found[key]["files"].append(name)
+            continue
+        count = MUTANTS if network == MUTATED else 0
+        if key not in kept:
+            if time.monotonic() > end:
+                complete = False
+                break
+            kept[key] = run(kernel, count)
+            print(name, kept[key]["error_over_budget"], kept[key]["caught"], file=sys.stderr)
+        found[key] = kept[key] | {"files": [name]}
+        _write(head | {"complete": False, "kernels": kept | found})
+    _write(head | {"complete": complete, "kernels": found if complete else kept | found})
+    over = [one["files"][0] for one in found.values() if max(one["error_over_budget"].values()) > 1]
+    print("over their budgets:", ", ".join(over) or "none", file=sys.stderr)
+    return 1 if over else 0
+
+
+def _write(record: dict[str, Any]) -> None:
+    RECORD.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(RECORD) as path:
+        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

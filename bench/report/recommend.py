@@ -1,0 +1,208 @@
+"""The artifact to deploy on a measured machine, and the reasons against faster ones."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench.results import RecordedRun
+from bench.rows import BenchRow
+from clinreadnet.errors import InputError
+from clinreadnet.runtime.bundle.manifest import NOT_RUN, Artifact, Manifest, Parity
+from clinreadnet.runtime.records import CPU_BACKEND, CPU_BACKENDS
+
+QUANTITIES = ("score", "tile", "novelty", "error", "PLCC", "SROCC", "KROCC")
+"""What a budget can bound: the worst difference of a slice's score and of a tile of its map in
+grades, the worst relative difference of a slice's novelty, the largest relative error of an output,
+and the differences of the metrics."""
+
+DEFAULT_BUDGET = "score<=0.02"
+
+_TERM = re.compile(r"\s*(\w+)\s*<=\s*([0-9.eE+-]+)\s*")
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A measured artifact.
+
+    Attributes:
+        row: what was measured.
+        cost: worst difference of a score in its verification, or None.
+        reason: why it is refused, or None.
+        absent: the bundle does not hold it.
+    """
+
+    row: BenchRow
+    cost: float | None
+    reason: str | None
+    absent: bool = False
+
+    def measures(self) -> str:
+        """Return its time with the 95 % interval, and its error."""
+        low, high = (1e3 * end for end in self.row.interval)
+        error = "" if self.cost is None else f", score off by at most {self.cost:.1e}"
+        return f"{1e3 * self.row.p50:.3g} ms a slice ({low:.3g} … {high:.3g}){error}"
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The fastest artifact within a budget on one machine.
+
+    Attributes:
+        machine: the hardware, as people call it.
+        budget: the given budget.
+        best: fastest artifact within the budget, or None.
+        refused: the faster artifacts, each with its reason; all artifacts if there is no best.
+    """
+
+    machine: str
+    budget: str
+    best: Judgement | None
+    refused: tuple[Judgement, ...]
+
+    @property
+    def bounds(self) -> dict[str, float]:
+        """The bounds of the budget, by quantity."""
+        return parse_budget(self.budget)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Precisions of faster rows that the bundle does not hold."""
+        return tuple(dict.fromkeys(one.row.precision for one in self.refused if one.absent))
+
+    def lines(self) -> list[str]:
+        """Return the recommendation as lines of text."""
+        said = []
+        if self.best is None:
+            said.append(f"{self.machine}: no measured artifact is within {self.budget}")
+        else:
+            row = self.best.row
+            said.append(
+                f"{self.machine}: deploy {row.artifact} with {row.candidate}: "
+                f"{self.best.measures()}; {self.budget} holds"
+                + (f" ({', '.join(row.marks)})" if row.marks else "")
+            )
+        for one in self.refused:
+            said.append(
+                f"{self.machine}: refused {one.row.artifact} with {one.row.candidate}, "
+                f"{1e3 * one.row.p50:.3g} ms: {one.reason}"
+            )
+        return said
+
+
+def parse_budget(text: str) -> dict[str, float]:
+    """Return the bounds of a budget such as ``score<=0.02,SROCC<=0.001``.
+
+    Raises:
+        InputError: an invalid form, an unknown quantity, or a bound that is not positive.
+    """
+    bounds: dict[str, float] = {}
+    for term in text.split(","):
+        match = _TERM.fullmatch(term)
+        try:
+            bound = float(match[2]) if match else -1.0
+        except ValueError:
+            bound = -1.0
+        if match is None or match[1] not in QUANTITIES or not 0 < bound < float("inf"):
+            raise InputError(
+                f"budget {term.strip()!r} is not QUANTITY<=NUMBER with a quantity of "
+                f"{', '.join(QUANTITIES)}; such as {DEFAULT_BUDGET!r}"
+            )
+        bounds[match[1]] = bound
+    return bounds
+
+
+def recommend(run: RecordedRun, manifest: Manifest, budget: str) -> Recommendation:
+    """Choose among the rows of a recorded run; as `choose`."""
+    return choose(run.rows, manifest, budget, machine=run.called, gpu=run.gpu)
+
+
+def choose(
+    measured: Sequence[BenchRow], manifest: Manifest, budget: str, *, machine: str, gpu: str | None
+) -> Recommendation:
+    """Choose by the time of one slice in host memory, which is measured for every backend.
+
+    What runs on a GPU must have passed on this GPU, what runs on a processor on a processor.
+
+    Args:
+        measured: rows of one machine.
+        manifest: manifest of a verified bundle.
+        budget: budget in the form of `parse_budget`.
+        machine: its name, as people call it.
+        gpu: name of its GPU, or None.
+
+    Raises:
+        InputError: as in `parse_budget`.
+    """
+    bounds = parse_budget(budget)
+    rows = [r for r in measured if (r.role, r.batch, r.clock) == ("artifact", 1, "host")]
+    refused: list[Judgement] = []
+    for row in sorted(rows, key=lambda one: one.p50):
+        judged = judge(row, manifest.artifacts, bounds, gpu)
+        if judged.reason is None:
+            return Recommendation(machine, budget, judged, tuple(refused))
+        refused.append(judged)
+    return Recommendation(machine, budget, None, tuple(refused))
+
+
+def judge(
+    row: BenchRow, artifacts: Sequence[Artifact], bounds: dict[str, float], gpu: str | None
+) -> Judgement:
+    """Compare one measured artifact with a budget.
+
+    Args:
+        row: what was measured of it.
+        artifacts: of the bundle.
+        bounds: by quantity.
+        gpu: name of the GPU of the measured machine, or None.
+    """
+    artifact = next((a for a in artifacts if a.file == row.artifact), None)
+    if artifact is None:
+        flavour = " --flavour tensorrt" if row.candidate == "tensorrt" else ""
+        export = f"clinreadnet export --precision {row.precision}{flavour}"
+        return Judgement(row, None, f"not in this bundle; `{export}` makes it", absent=True)
+    if artifact.sha256 != row.sha256:
+        return Judgement(
+            row, None, "measured on another build of this file; run `make bench-record`"
+        )
+    on_gpu = None if row.candidate in CPU_BACKENDS else gpu
+    alone = row.candidate == CPU_BACKEND
+    where = on_gpu or ("a processor" if alone else f"a processor with {row.candidate}")
+    parity = _record(artifact, row.candidate, on_gpu)
+    if parity is None:
+        return Judgement(
+            row, None, f"not verified on {where}; run `clinreadnet verify --record` there"
+        )
+    if parity.status != "passed":
+        return Judgement(row, None, f"verification failed on {where}")
+    errors = [abs(e) for e in parity.relative_error.values() if e is not None]
+    costs: dict[str, float | None] = {
+        "score": parity.worst_score_difference,
+        "tile": parity.worst_tile_difference,
+        "novelty": parity.worst_novelty_difference,
+        "error": max(errors, default=None),
+        **parity.metric_difference,
+    }
+    over = []
+    for quantity, bound in bounds.items():
+        cost = costs.get(quantity)
+        if cost is None:
+            over.append(f"{quantity} not measured")
+        elif cost > bound:
+            over.append(f"{quantity} {cost:.2g} > {bound:g}")
+    return Judgement(row, parity.worst_score_difference, ", ".join(over) or None)
+
+
+def _record(artifact: Artifact, backend: str, gpu: str | None) -> Parity | None:
+    """Return the newest record of a backend on a GPU, or on any processor; None without one."""
+    found = [
+        one
+        for one in artifact.runs
+        if one.ran_on and (one.ran_on.backend, one.ran_on.gpu) == (backend, gpu)
+    ]
+    first = artifact.parity
+    if not found and backend == CPU_BACKEND and first and first.status != NOT_RUN:
+        # Older bundles do not say where; it was a processor.
+        found = [first] if first.ran_on is None else []
+    return max(found, key=lambda one: one.ran_on.date if one.ran_on else "", default=None)

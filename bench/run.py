@@ -1,0 +1,203 @@
+"""How a row is measured: warm-up until stable, runs in turn, changing inputs; and how it fails.
+
+This module does not depend on what is timed or on the clock: a sample is a function that runs once
+and returns the seconds it took.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from bench.rows import RecordedRow, WarmUp
+from bench.statistics import MAX_VARIATION, median_interval, percentile, variation
+from clinreadnet.runtime.ranges import stage
+
+Sample = Callable[[], float]
+T = TypeVar("T")
+
+MAX_COPIES = 256
+MAX_BUSY = 0.05
+"""Share of the machine that other processes may use before a row is marked."""
+
+
+class NotTimed(Exception):
+    """A candidate that is not timed; the message says why."""
+
+
+class Inexact(NotTimed):
+    """Its outputs are off by more than its precision may be."""
+
+
+class OutsideProfile(NotTimed):
+    """Its artifact does not run this batch."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, after whole rounds.
+
+    Attributes:
+        times: seconds of each candidate, one for each whole round.
+    """
+
+    def __init__(self, times: dict[str, list[float]]) -> None:
+        super().__init__("interrupted")
+        self.times = times
+
+
+@dataclass(frozen=True)
+class TimedRow:
+    """A row, and the seconds of each run that it sums up."""
+
+    row: RecordedRow
+    seconds: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long rows are measured: arguments of `warm_up` and of `interleave`."""
+
+    warm_up: Mapping[str, Any] = field(default_factory=dict)
+    interleave: Mapping[str, Any] = field(default_factory=dict)
+
+    def at_most(self, seconds: float) -> Timing:
+        """Return a timing that spends no more than ``seconds`` on each of the two."""
+        return Timing({"seconds": seconds, **self.warm_up}, {"seconds": seconds, **self.interleave})
+
+    def at_least(self, rounds: int) -> Timing:
+        """Return a timing with at least ``rounds`` rounds, however long they take."""
+        return Timing(self.warm_up, {**self.interleave, "rounds": rounds, "most": rounds})
+
+
+FULL = Timing()
+BRIEF = Timing({"seconds": 5.0}, {"rounds": 6, "most": 60, "seconds": 60.0})
+"""Enough to choose a backend; `FULL` warms up longer and is what is recorded."""
+QUICK = Timing({"window": 1, "seconds": 0.0}, {"rounds": 1, "seconds": 0.0, "pause": 0.0})
+"""One round after one run: to try the benches. The times mean nothing."""
+
+
+def warm_up(
+    sample: Sample,
+    *,
+    window: int = 3,
+    tolerance: float = MAX_VARIATION,
+    seconds: float = 15.0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> WarmUp:
+    """Run until the last ``window`` times differ by at most ``tolerance``, or the time is up."""
+    start = clock()
+    times: list[float] = []
+    while True:
+        times.append(sample())
+        last = times[-window:]
+        if len(last) == window and max(last) <= (1 + tolerance) * min(last):
+            return WarmUp(len(times), clock() - start, True)
+        if clock() - start >= seconds and len(times) >= window:
+            return WarmUp(len(times), clock() - start, False)
+
+
+def interleave(
+    samples: Mapping[str, Sample],
+    *,
+    rounds: int = 10,
+    most: int = 200,
+    seconds: float = 20.0,
+    pause: float = 0.01,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+    """Run all candidates once per round, in a new random order each round.
+
+    Args:
+        samples: samples by name.
+        rounds: least number of rounds.
+        most: largest number of rounds.
+        seconds: after ``rounds`` rounds, no round begins later than this.
+        pause: seconds of sleep before each run: the threads of some libraries spin for a while and
+            would slow down the next candidate.
+        clock: returns the time in seconds.
+
+    Returns:
+        The seconds of each candidate, one per round: entry i of each list is of the same round.
+
+    Raises:
+        Interrupted: Ctrl-C, after the first round.
+    """
+    order, draw = list(samples), random.Random(0)
+    times: dict[str, list[float]] = {name: [] for name in samples}
+    start = clock()
+    for done in range(most):
+        if done >= rounds and clock() - start >= seconds:
+            break
+        draw.shuffle(order)
+        try:
+            for name in order:
+                time.sleep(pause)
+                with stage(name):
+                    times[name].append(samples[name]())
+        except KeyboardInterrupt:
+            if not done:
+                raise
+            raise Interrupted({name: found[:done] for name, found in times.items()}) from None
+    return times
+
+
+def copies_past_the_cache(size: int, cache: int) -> int:
+    """Return the number of inputs of ``size`` bytes to rotate so that a cache stays cold."""
+    return min(MAX_COPIES, max(2, math.ceil(4 * cache / size)))
+
+
+def host_sample(
+    run: Callable[[T], object],
+    inputs: Sequence[T],
+    clock: Callable[[], float] = time.perf_counter,
+) -> Sample:
+    """Return a sample that times ``run`` by the wall clock, each time on the next input."""
+    turn = itertools.cycle(inputs)
+
+    def sample() -> float:
+        one = next(turn)
+        start = clock()
+        run(one)
+        return clock() - start
+
+    return sample
+
+
+def summary(seconds: Sequence[float]) -> dict[str, Any]:
+    """Return the fields of a row that sum up its ``seconds`` [n]."""
+    return {
+        "n": len(seconds),
+        "p50": percentile(seconds, 50),
+        "interval": median_interval(seconds),
+        "variation": variation(seconds),
+    }
+
+
+def marks(
+    times: Sequence[float],
+    warm: WarmUp,
+    *,
+    throttled: Sequence[str] = (),
+    busy: float | None = None,
+) -> list[str]:
+    """Return the marks of a row, the reasons not to trust it.
+
+    Args:
+        times: seconds [n].
+        warm: the warm-up before them.
+        throttled: the GPU's reasons for throttling before or after.
+        busy: share of the processors that other processes used meanwhile; None if unknown.
+    """
+    found = [f"throttled ({', '.join(throttled)})"] if throttled else []
+    if not warm.stable:
+        found.append("not settled")
+    if (spread := variation(times)) > MAX_VARIATION:
+        found.append(f"CV {100 * spread:.0f} %")
+    if busy is not None and busy > MAX_BUSY:
+        found.append(f"machine {100 * busy:.0f} % busy")
+    return found

@@ -1,1 +1,0 @@
-"""Single measurements for statements in the docs."""

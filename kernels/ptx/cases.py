@@ -1,0 +1,233 @@
+"""What each exported kernel is run on: shapes that hurt, an oracle and a budget.
+
+The oracle is the op's reference in float64, which the ops' own tests hold against their
+definitions, pixel by pixel and token by token.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clinreadnet.kernels import (
+    attention_block,
+    fused_linear,
+    mlp,
+    sobel_stem,
+    window_attention,
+)
+from clinreadnet.kernels.ptx.device_arithmetic import arithmetic_of
+from clinreadnet.kernels.ptx.inputs import (
+    attention_block_inputs,
+    fused_linear_inputs,
+    mlp_inputs,
+    stem_inputs,
+    window_attention_inputs,
+)
+from clinreadnet.kernels.ptx.launch import Kernel, launch
+from clinreadnet.kernels.ptx.program import Program
+
+
+@dataclass(frozen=True)
+class Case:
+    """Arguments of a launch, and what it must give.
+
+    Attributes:
+        name: of the shape.
+        tensors: inputs by the argument's name.
+        sizes: of the launch.
+        reference: what the op's reference gives in the kernel's type.
+        expected: the oracle's output, in the layout of the kernel's output.
+    """
+
+    name: str
+    tensors: Mapping[str, Tensor]
+    sizes: Mapping[str, int]
+    reference: Tensor
+    expected: Tensor
+
+    def over_budget(self, out: Tensor) -> float:
+        """The error of an output over the largest that is allowed; infinite where it has NaN.
+
+        Errors are relative, in the 2-norm and in the largest element. The budget of each is twice
+        the error of the reference and one rounding of the type.
+        """
+        rounding = torch.finfo(self.reference.dtype).eps / 2
+        found = errors(out, self.expected), errors(self.reference, self.expected)
+        over = max(mine / (2 * (its + rounding)) for mine, its in zip(*found, strict=True))
+        return over if np.isfinite(over) else float("inf")
+
+
+def errors(actual: Tensor, expected: Tensor) -> tuple[float, float]:
+    """Relative errors in the 2-norm and in the largest element, NaN where ``actual`` has one."""
+    wrong = actual.double() - expected
+    largest = wrong.abs().max() / expected.abs().max()
+    return (wrong.norm() / expected.norm()).item(), largest.item()
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A kernel's run on a case.
+
+    Attributes:
+        out: its output.
+        over_budget: its error over the budget.
+        executed: places of the program that were run.
+    """
+
+    out: Tensor
+    over_budget: float
+    executed: frozenset[int]
+
+
+def check(kernel: Kernel, case: Case, program: Program | None = None) -> Checked:
+    """Run a kernel, or a mutant of it, on a case.
+
+    Raises:
+        PtxError: the program does what no program may.
+    """
+    run = launch(kernel, case.tensors, case.sizes, program)
+    out = run.out.reshape(case.expected.shape)
+    return Checked(out, case.over_budget(out), run.executed)
+
+
+def cases(kernel: Kernel) -> list[Case]:
+    """The cases of an exported kernel."""
+    constants = json.dumps(kernel.entry["constants"], sort_keys=True)
+    op = next(one for one in _MAKERS if kernel.entry["name"].startswith(one))
+    (out,) = (one for one in kernel.entry["arguments"] if one["name"] == "out")
+    return _made(op, constants, out["element"])
+
+
+@functools.cache
+def _made(op: str, constants: str, dtype: str) -> list[Case]:
+    return list(_MAKERS[op](json.loads(constants), getattr(torch, dtype)))
+
+
+def _stem(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[Case]:
+    for name, (batch, h, w) in {
+        "one-pixel": (1, 1, 1),
+        "odd-batch-last-tiles-in-part": (3, 5, 19),
+        "even-sides-over-the-tile": (1, 18, 68),
+    }.items():
+        args = stem_inputs(batch, h, w, constants["C0"], torch.float32, dtype)
+        expected = sobel_stem(*(one.double() for one in args), impl="reference")
+        with arithmetic_of("cuda"):
+            reference = sobel_stem(*args, impl="reference")
+        yield Case(
+            name,
+            dict(zip(("x", "weight", "bias"), args, strict=True)),
+            {"B": batch, "H": h, "W": w},
+            reference.permute(0, 2, 3, 1),
+            expected.permute(0, 2, 3, 1),
+        )
+
+
+def _windows(constants: Mapping[str, Any]) -> dict[str, tuple[int, int, int]]:
+    side = constants["WINDOW"]
+    return {"one-window": (1, side, side), "odd-batch-h-not-w": (3, side, 2 * side)}
+
+
+def _attention(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[Case]:
+    window, shift = constants["WINDOW"], constants["SHIFT"]
+    heads, where = 3 if window <= 8 else 1, {"window": window, "shift": shift}
+    for name, (batch, h, w) in _windows(constants).items():
+        made = window_attention_inputs(
+            batch, h, w, heads, constants["HEAD_DIM"], window, constants["OCTAVES"]
+        )
+        args = [made[0].to(dtype), *(one.float() for one in made[1:])]
+        with arithmetic_of("cuda"):
+            reference = window_attention(*args, **where, impl="reference")
+        names = ("qkv", "bias", "inv_temperature", "gates")
+        yield Case(
+            name,
+            dict(zip(names, args, strict=True)),
+            {"B": batch, "H": h, "W": w, "heads": heads},
+            reference,
+            window_attention(*(one.double() for one in args), **where, impl="reference"),
+        )
+
+
+def uneven(x: Tensor) -> Tensor:
+    """Tokens [..., C] of different means and scales: statistics of another token then show."""
+    shape = (*x.shape[:-1], 1)
+    generator = torch.Generator().manual_seed(x.numel())
+    scale = 0.5 + 1.5 * torch.rand(shape, generator=generator)
+    return x * scale.to(x.dtype) + torch.randn(shape, generator=generator).to(x.dtype)
+
+
+def _attention_block(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[Case]:
+    window, shift, c = constants["WINDOW"], constants["SHIFT"], constants["CHANNELS"]
+    heads, where = c // constants["HEAD_DIM"], {"window": window, "shift": shift}
+    names = (
+        "x", "norm_weight", "norm_bias", "qkv_weight", "qkv_bias", "projection_weight",
+        "projection_bias", "position_bias", "inv_temperature", "gates",
+    )  # fmt: skip
+    for name, (batch, h, w) in _windows(constants).items():
+        made = attention_block_inputs(batch, h, w, c, heads, window, constants["OCTAVES"])
+        layers = [one.to(dtype) for one in (uneven(made[0]), *made[1:7])]
+        args = [*layers, *(one.float() for one in made[7:])]
+        yield Case(
+            name,
+            dict(zip(names, args, strict=True)),
+            {"B": batch, "H": h, "W": w},
+            attention_block(*args, **where, impl="reference"),
+            attention_block(*(one.double() for one in args), **where, impl="reference"),
+        )
+
+
+def _mlp(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[Case]:
+    names = (
+        "x", "norm_weight", "norm_bias", "fc1_weight", "fc1_bias", "fc2_weight", "fc2_bias"
+    )  # fmt: skip
+    for name, tokens in {"one-token": 1, "last-tile-in-part": 135}.items():
+        made = mlp_inputs(tokens, constants["CHANNELS"], hidden=constants["HIDDEN"])
+        args = [one.to(dtype) for one in (uneven(made[0]), *made[1:])]
+        with arithmetic_of("cuda"):
+            reference = mlp(*args, impl="reference")
+        yield Case(
+            name,
+            dict(zip(names, args, strict=True)),
+            {"tokens": tokens},
+            reference,
+            mlp(*(one.double() for one in args), impl="reference"),
+        )
+
+
+def _fused_linear(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[Case]:
+    norm, residual = ("norm_weight_ptr" not in constants), ("residual_ptr" not in constants)
+    where: dict[str, Any] = {"gelu": constants["GELU"], "impl": "reference"}
+    tiles = {"one-token": 1, "last-tile-in-part": constants["BLOCK_M"] + 7}
+    for name, tokens in tiles.items():
+        made = fused_linear_inputs(
+            tokens,
+            constants["CHANNELS"],
+            outputs=constants["OUTPUTS"],
+            norm=norm,
+            residual=residual,
+        )
+        made |= {"x": uneven(made["x"])}
+        tensors: dict[str, Any] = {key: one.to(dtype) for key, one in made.items()}
+        yield Case(
+            name,
+            tensors,
+            {"tokens": tokens},
+            fused_linear(**tensors, **where),
+            fused_linear(**{key: one.double() for key, one in tensors.items()}, **where),
+        )
+
+
+_MAKERS = {
+    "sobel_stem": _stem,
+    "window_attention": _attention,
+    "attention_block": _attention_block,
+    "mlp": _mlp,
+    "fused_linear": _fused_linear,
+}

@@ -1,0 +1,57 @@
+"""One function for each instruction, found by the opcode with all its modifiers.
+
+Each names its section of the PTX ISA manual, "Instruction Set" chapter. An opcode that is not
+spelled out here is refused when the program is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from clinreadnet.kernels.ptx.errors import UnknownInstruction
+
+Run = Callable[[Any, Any], None]
+FAMILIES = ("integer", "floating", "conversion", "movement", "warp", "tensor", "wgmma")
+
+_found: dict[str, Run] = {}
+SECTIONS: dict[str, str] = {}
+"""The manual's section on each opcode."""
+
+
+def instruction(section: str, *opcodes: str) -> Callable[[Run], Run]:
+    """Register a function for opcodes; ``add.{s32,u32}`` names two of them."""
+
+    def register(run: Run) -> Run:
+        for pattern in opcodes:
+            for opcode in spelled_out(pattern):
+                assert opcode not in _found, opcode
+                _found[opcode] = run
+                SECTIONS[opcode] = section
+        return run
+
+    return register
+
+
+def spelled_out(pattern: str) -> list[str]:
+    """Every opcode that a pattern with braces stands for."""
+    before, brace, rest = pattern.partition("{")
+    if not brace:
+        return [pattern]
+    choices, _, after = rest.partition("}")
+    return [before + one + end for one in choices.split(",") for end in spelled_out(after)]
+
+
+def find(opcode: str, line: int = 0, text: str = "") -> Run:
+    """Return the function of an opcode.
+
+    Raises:
+        UnknownInstruction: there is none.
+    """
+    if not _found:
+        for family in FAMILIES:
+            import_module(f"clinreadnet.kernels.ptx.instructions.{family}")
+    if opcode not in _found:
+        raise UnknownInstruction(f"the machine has no function for {opcode}", line, text)
+    return _found[opcode]

@@ -1,0 +1,192 @@
+"""Kernels launched from a folder of exported ones, as its ``kernels.json`` says."""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clinreadnet.kernels.ptx.errors import PtxError
+from clinreadnet.kernels.ptx.machine import Machine
+from clinreadnet.kernels.ptx.memory import GlobalMemory
+from clinreadnet.kernels.ptx.parse import parse
+from clinreadnet.kernels.ptx.program import Program
+
+LANES = 4096
+"""Threads that run at once: more of them need more memory, fewer more time."""
+
+_SAME_BITS = {torch.bfloat16: torch.int16}
+"""Types that NumPy lacks, and what holds their bits."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """An entry of ``kernels.json`` with its file.
+
+    Attributes:
+        entry: of the list there.
+        text: of the PTX file.
+    """
+
+    entry: Mapping[str, Any]
+    text: str = field(repr=False)
+
+    @property
+    def file(self) -> str:
+        """Name of the file, which tells kernel, precision and target."""
+        return str(self.entry["file"])
+
+    @cached_property
+    def program(self) -> Program:
+        """The file's instructions."""
+        program = parse(self.text, self.entry["entry"])
+        if program.threads != self.entry["block"][0]:
+            raise PtxError("kernels.json and the file differ in the threads of a block")
+        return program
+
+    @cached_property
+    def body(self) -> str:
+        """The text without what names an architecture: equal bodies do the same."""
+        lines = self.text.splitlines()
+        return "\n".join(one for one in lines if not one.startswith((".version", ".target")))
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a launch left behind.
+
+    Attributes:
+        out: the output.
+        executed: places of the program that some thread has run.
+        steps: instructions, those of all blocks that ran together counted once.
+    """
+
+    out: Tensor
+    executed: frozenset[int]
+    steps: int
+
+
+_OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.floordiv,  # C's division of integers
+}
+
+
+def evaluated(formula: str, sizes: Mapping[str, int]) -> int:
+    """Return the value of one of ``kernels.json``'s C expressions.
+
+    Raises:
+        ValueError: it has more than integers, names of sizes, ``+``, ``-``, ``*`` and ``/``.
+    """
+
+    def value(node: ast.expr) -> int:
+        if isinstance(node, ast.Constant) and type(node.value) is int:
+            return node.value
+        if isinstance(node, ast.Name) and node.id in sizes:
+            return sizes[node.id]
+        if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+            return _OPERATORS[type(node.op)](value(node.left), value(node.right))
+        raise ValueError(f"{formula!r} is not an expression of {', '.join(sizes)}")
+
+    try:
+        return value(ast.parse(formula.strip(), mode="eval").body)
+    except (SyntaxError, ZeroDivisionError, RecursionError):
+        raise ValueError(f"{formula!r} is not an expression of {', '.join(sizes)}") from None
+
+
+def launch(
+    kernel: Kernel,
+    tensors: Mapping[str, Tensor],
+    sizes: Mapping[str, int],
+    program: Program | None = None,
+) -> Run:
+    """Run a kernel.
+
+    Args:
+        kernel: an exported one.
+        tensors: its inputs, by the argument's name.
+        sizes: of the launch, by name.
+        program: to run instead of the kernel's own, such as a mutant.
+
+    Raises:
+        PtxError: the program does what no program may.
+        ValueError: the tensors are not those that ``kernels.json`` describes.
+    """
+    program = program or kernel.program
+    memory = GlobalMemory(kernel.entry["pointer_alignment"])
+    arguments, out = [], None
+    for argument in kernel.entry["arguments"]:
+        name = argument["name"]
+        if argument["value"] is not None:
+            arguments.append(argument["value"])
+        elif argument["c_type"] == "int32_t":
+            arguments.append(sizes[name])
+        else:
+            shape = [evaluated(one, sizes) for one in argument["shape"].strip("[]").split(",")]
+            dtype = getattr(torch, argument["element"])
+            if name == "out":
+                out = torch.empty(shape, dtype=dtype)
+                arguments.append(memory.put(name, bits_of(out), output=True))
+                continue
+            tensor = tensors[name]
+            if (tensor.dtype, tensor.numel()) != (dtype, int(np.prod(shape))):
+                raise ValueError(f"{kernel.file}: {name} is {tensor.dtype} {list(tensor.shape)}")
+            arguments.append(memory.put(name, bits_of(tensor.contiguous())))
+    assert out is not None
+    grid = evaluated(kernel.entry["grid"][0], sizes)
+    shared = kernel.entry["dynamic_shared_bytes"]
+    return execute(program, arguments, grid, shared, memory, out)
+
+
+def execute(
+    program: Program,
+    arguments: Sequence[int],
+    grid: int,
+    shared: int,
+    memory: GlobalMemory,
+    out: Tensor,
+) -> Run:
+    """Run every block of a launch.
+
+    Args:
+        program: the kernel.
+        arguments: values of all its parameters.
+        grid: number of blocks.
+        shared: bytes of shared memory of a block.
+        memory: with the tensors in it, and the output as "out".
+        out: has the output's shape and type.
+
+    Raises:
+        PtxError: the program does what no program may.
+    """
+    if len(arguments) != len(program.parameters):
+        raise PtxError(
+            f"{program.entry} has {len(program.parameters)} parameters, is passed {len(arguments)}"
+        )
+    together = max(1, LANES // program.threads)
+    executed: set[int] = set()
+    steps = 0
+    for first in range(0, grid, together):
+        blocks = range(first, min(grid, first + together))
+        machine = Machine(program, arguments, grid, blocks, shared, memory)
+        steps += machine.run()
+        executed |= machine.executed
+    if left := memory.unwritten("out"):
+        raise PtxError(f"{left} bytes of the output are never written")
+    bits = memory.fetch("out", bits_of(out))
+    out = torch.from_numpy(bits).view(out.dtype).reshape(out.shape)
+    return Run(out, frozenset(executed), steps)
+
+
+def bits_of(tensor: Tensor) -> np.ndarray:
+    """The tensor as what NumPy holds, with the same bits."""
+    return tensor.view(_SAME_BITS.get(tensor.dtype, tensor.dtype)).numpy()

@@ -1,0 +1,115 @@
+"""Global memory: exact bounds, inputs that nothing writes, an output that starts unset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinreadnet.kernels.ptx.errors import Misaligned, OutOfBounds, Race, Unwritten
+
+BASE = 0x7F20_0000_0000
+"""Address of the first allocation: 64-bit arithmetic is needed to reach it."""
+GAP = 4096
+"""Bytes between two allocations, in no allocation."""
+
+WORDS: dict[int, type[np.generic]] = {2: np.uint16, 4: np.uint32, 8: np.uint64, 16: np.complex128}
+"""What NumPy gathers accesses of so many bytes with."""
+
+
+@dataclass
+class Allocation:
+    """A tensor in global memory."""
+
+    name: str
+    start: int
+    """Offset from ``BASE``: a multiple of the alignment that a launch promises, not of more."""
+    size: int
+    output: bool
+
+
+class GlobalMemory:
+    """Tensors of one launch.
+
+    Args:
+        alignment: bytes that each address is a multiple of.
+    """
+
+    def __init__(self, alignment: int = 16):
+        self._alignment = alignment
+        self._data = np.zeros(0, np.uint8)
+        self._written = np.zeros(0, bool)
+        self.allocations: list[Allocation] = []
+        self._starts = self._ends = np.zeros(0, np.int64)
+
+    def put(self, name: str, array: NDArray[np.generic], *, output: bool = False) -> int:
+        """Allocate a copy of ``array`` and return its address; an ``output`` starts unset."""
+        data = np.ascontiguousarray(array).view(np.uint8).reshape(-1)
+        end = len(self._data)
+        start = -(-(end + GAP) // (2 * self._alignment)) * 2 * self._alignment + self._alignment
+        room = np.full(-(-(start + data.size - end) // 16) * 16, 0xFF, np.uint8)
+        self._data = np.concatenate([self._data, room])
+        self._data[start : start + data.size] = 0xFF if output else data
+        self._written = np.concatenate([self._written, np.zeros(room.size, bool)])
+        self.allocations.append(Allocation(name, start, data.size, output))
+        self._starts = np.array([one.start for one in self.allocations])
+        self._ends = np.array([one.start + one.size for one in self.allocations])
+        return BASE + start
+
+    def fetch(self, name: str, like: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Return a copy of the tensor ``name``, with the type and shape of ``like``."""
+        (one,) = (one for one in self.allocations if one.name == name)
+        return self._data[one.start :][: one.size].copy().view(like.dtype).reshape(like.shape)
+
+    def unwritten(self, name: str) -> int:
+        """Bytes of the output ``name`` that nothing has written."""
+        (one,) = (one for one in self.allocations if one.name == name)
+        return int((~self._written[one.start :][: one.size]).sum())
+
+    def load(self, addresses: NDArray[np.int64], size: int) -> NDArray[np.generic]:
+        """Words of ``size`` bytes at ``addresses``, one for each active thread."""
+        offsets = self._offsets(addresses, size, "load")
+        for one in self._touched(offsets):
+            if one.output:
+                raise Unwritten(f"reads {one.name}, which the kernel is to write")
+        return self._data.view(WORDS[size])[offsets // size]
+
+    def store(self, addresses: NDArray[np.int64], words: NDArray[np.generic], size: int) -> None:
+        """Write one word of ``size`` bytes for each active thread."""
+        offsets = self._offsets(addresses, size, "store")
+        for one in self._touched(offsets):
+            if not one.output:
+                raise OutOfBounds(f"writes {one.name}, which is an input")
+        view: NDArray[Any] = self._data.view(WORDS[size])
+        places = offsets // size
+        before = view[places].view(np.uint8)
+        view[places] = words
+        new = words.view(np.uint8)
+        bytes_of = (offsets[:, None] + np.arange(size)).reshape(-1)
+        again = self._written[bytes_of]
+        if (again & (before != new)).any() or (view[places].view(np.uint8) != new).any():
+            raise Race("two threads write different values to the same bytes of an output")
+        self._written[bytes_of] = True
+
+    def _offsets(self, addresses: NDArray[np.int64], size: int, verb: str) -> NDArray[np.int64]:
+        offsets = addresses - BASE
+        if (offsets % size).any():
+            raise Misaligned(f"{verb} of {size} bytes at {hex(addresses[offsets % size != 0][0])}")
+        owners = np.searchsorted(self._starts, offsets, side="right") - 1
+        wrong = (owners < 0) | (offsets + size > self._ends[owners])
+        if wrong.any():
+            raise OutOfBounds(f"{verb} of {size} bytes {self._place(int(offsets[wrong][0]))}")
+        return offsets
+
+    def _touched(self, offsets: NDArray[np.int64]) -> list[Allocation]:
+        owners = np.searchsorted(self._starts, offsets, side="right") - 1
+        return [self.allocations[i] for i in np.unique(owners)]
+
+    def _place(self, offset: int) -> str:
+        nearest = min(
+            self.allocations,
+            key=lambda one: abs(offset - min(max(offset, one.start), one.start + one.size)),
+        )
+        return f"at byte {offset - nearest.start} of {nearest.name}, which has {nearest.size}"

@@ -1,0 +1,146 @@
+"""The text of a PTX file, read into a program."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+from clinreadnet.kernels.ptx.errors import PtxError, UnknownInstruction
+from clinreadnet.kernels.ptx.instructions import find
+from clinreadnet.kernels.ptx.program import (
+    Address,
+    Immediate,
+    Instruction,
+    Name,
+    Operand,
+    Program,
+    Register,
+    Special,
+    Vector,
+)
+
+_LABEL = re.compile(r"(\$?\w[\w$]*):\s*(.*)")
+_GUARD = re.compile(r"@(!?)(%\w+)\s+(.*)")
+_REGISTERS = re.compile(r"\.reg\s+\.\w+\s+(%\w+)<(\d+)>")
+_ADDRESS = re.compile(r"\[\s*([%\w$]+)\s*(?:\+\s*(-?\w+)\s*)?\]")
+
+
+def parse(text: str, entry: str) -> Program:
+    """Read the kernel ``entry`` of a PTX file.
+
+    Raises:
+        UnknownInstruction: what the machine has no function for, with its line.
+        PtxError: no such entry.
+    """
+    head = re.search(rf"\.entry\s+{entry}\s*\((.*?)\)(.*?)\{{", text, re.S)
+    if head is None:
+        raise PtxError(f"no entry {entry}")
+    parameters = re.findall(r"(\w+)\s*(?:,|$)", head[1].strip())
+    threads = re.search(r"\.reqntid\s+(\d+)", head[2])
+    if threads is None:
+        raise PtxError(f"{entry} does not say how many threads it has")
+    target = re.search(r"\.target\s+(\w+)", text)
+    start = text.count("\n", 0, head.end())
+
+    registers: dict[str, int] = {}
+    labels: dict[str, int] = {}
+    code: list[Instruction] = []
+    for number, line in _statements(text.splitlines()[start:], start + 1):
+        while found := _LABEL.fullmatch(line):
+            labels[found[1]] = len(code)
+            line = found[2]
+        if found := _REGISTERS.fullmatch(line):
+            for i in range(int(found[2])):
+                registers[f"{found[1]}{i}"] = len(registers)
+            continue
+        if not line or line.startswith((".pragma", ".loc", ".reg")):
+            if line.startswith(".reg"):
+                raise UnknownInstruction("a declaration of this form", number, line)
+            continue
+        guard = _GUARD.fullmatch(line)
+        opcode, _, rest = (guard[3] if guard else line).partition(" ")
+        if opcode.startswith("."):
+            raise UnknownInstruction("an unknown directive", number, line)
+        operands = tuple(_operand(one, registers) for one in _split(rest))
+        code.append(
+            Instruction(
+                line=number,
+                text=line,
+                opcode=opcode,
+                operands=operands,
+                guard=Register(registers[guard[2]], guard[2]) if guard else None,
+                negated=bool(guard and guard[1]),
+                run=find(opcode, number, line),
+                together=_together(opcode),
+            )
+        )
+    for place, one in enumerate(code):
+        if one.opcode in ("bra", "bra.uni"):
+            code[place] = replace(one, target=labels[one.operands[0].text])
+    return Program(
+        entry,
+        target[1] if target else "",
+        tuple(parameters),
+        int(threads[1]),
+        tuple(code),
+        len(registers),
+    )
+
+
+def _together(opcode: str) -> str:
+    if opcode.startswith(("cp.async.commit", "cp.async.wait", "wgmma")):
+        return "launch"
+    if opcode == "bar.sync":
+        return "block"
+    return "warp" if ".sync" in opcode else "thread"
+
+
+def _statements(lines: list[str], first: int) -> Iterator[tuple[int, str]]:
+    """Each statement of a body with the number of its line; the entry's brace is open."""
+    open_braces = 1
+    for number, raw in enumerate(lines, first):
+        line = raw.partition("//")[0].strip()
+        if line == "{":
+            if number != first:  # of the entry
+                open_braces += 1
+            continue
+        if line == "}":
+            open_braces -= 1
+            if open_braces == 0:
+                return
+            continue
+        for statement in line.split(";"):
+            if statement := " ".join(statement.split()):
+                yield number, statement
+
+
+def _split(text: str) -> Iterator[str]:
+    """Operands of an instruction: commas within braces and brackets part nothing."""
+    depth, start = 0, 0
+    for place, letter in enumerate(text):
+        depth += (letter in "{[") - (letter in "}]")
+        if letter == "," and depth == 0:
+            yield text[start:place].strip()
+            start = place + 1
+    if text[start:].strip():
+        yield text[start:].strip()
+
+
+def _operand(text: str, registers: dict[str, int]) -> Operand:
+    if text in registers:
+        return Register(registers[text], text)
+    if text.startswith("{"):
+        return Vector(tuple(_operand(one, registers) for one in _split(text[1:-1])))
+    if found := _ADDRESS.fullmatch(text):
+        base = found[1]
+        known = Register(registers[base], base) if base in registers else base
+        return Address(known, int(found[2], 0) if found[2] else 0)
+    if text.startswith("%"):
+        return Special(text)
+    if text.startswith("0f"):
+        return Immediate(int(text[2:], 16))
+    try:
+        return Immediate(int(text.removesuffix("U"), 0))
+    except ValueError:
+        return Name(text)
