@@ -191,7 +191,7 @@ def _run(
         agreement = correlations(slices["score"], slices["label"])
         maps = np.array(slices["map_correlation"], np.float64)
         result["measured"] = {
-            **{name: agreement[name]["value"] for name in ("plcc", "srocc", "krocc", "sum")},  # type: ignore[literal-required]
+            **{name: agreement[name]["value"] for name in ("plcc", "srocc", "krocc", "sum")},
             "map_correlation": float(np.nanmedian(maps)) if np.isfinite(maps).any() else None,
         }
         summary["test_slices"] = len(test)

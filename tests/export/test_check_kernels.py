@@ -17,7 +17,7 @@ from typer.testing import CliRunner  # noqa: E402
 from clinreadnet.cli import app  # noqa: E402
 from clinreadnet.errors import CheckFailed, InputError  # noqa: E402
 from clinreadnet.export.check_kernels import INDEX_NAME, check_folder  # noqa: E402
-from clinreadnet.runtime.bundle.manifest import digest  # noqa: E402
+from clinreadnet.runtime.bundle.files import digest  # noqa: E402
 
 pytestmark = pytest.mark.compile
 
