@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     path = results_file(this_machine(), commit)
     with tempfile.TemporaryDirectory() as folder:
         recorded = Path(folder) / "bench.json"
-        status = measure(arguments or ["bench", "--thorough"], recorded)
+        status = measure([*(arguments or ["bench"]), "--thorough"], recorded)
         if status not in (0, 1) or not recorded.exists() or not recorded.stat().st_size:
             print(f"recording: nothing recorded, pytest ended with {status}", file=sys.stderr)
             return status or 1

@@ -17,7 +17,7 @@ import pytest
 from support import recorded_run
 from support.tiny_bundle import make_graph, reference, write_bundle
 
-from bench import check
+from bench import check, recording
 from bench.results import read_run
 from bench.rows import BenchRow
 from clinreadnet.errors import InputError
@@ -258,6 +258,22 @@ def test_pytest_bench_says_what_it_does_and_keeps_what_it_has(bundle: Path, tmp_
     ]
     assert {row.batch for row in rows} == {1} and len(rows) >= 3
     assert all(row.n >= 1 and "interrupted" in row.marks for row in rows)
+
+
+@pytest.mark.parametrize("arguments", [[], ["bench", "--rounds", "1000"]], ids=["all", "rounds"])
+def test_what_is_recorded_is_thorough(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    measured: list[list[str]] = []
+
+    def measure(arguments: list[str], recorded: Path) -> int:
+        measured.append(arguments)
+        return 3
+
+    monkeypatch.setattr(recording, "measure", measure)
+    monkeypatch.setattr(recording, "current_commit", lambda: recorded_run.COMMIT)
+    assert recording.main(arguments) == 3
+    assert measured == [[*(arguments or ["bench"]), "--thorough"]]
 
 
 def test_a_gpu_that_is_not_there_is_one_line(bundle: Path, tmp_path: Path) -> None:
