@@ -197,7 +197,7 @@ def export_bundle(
                     bar.advance(task)
 
         artifacts += _checkpoints(model, checkpoint, folder, batch, note)
-        manifest = _manifest(model, checkpoint, batch, artifacts, golden)
+        manifest = unverified_manifest(model, checkpoint, batch, artifacts, golden)
         task = bar.add_task("Verifying", total=steps(manifest, golden.slices, golden=True))
         report = verify_golden(folder, manifest, lambda n: bar.advance(task, n))
         report = _without_missed(report, note)
@@ -218,10 +218,21 @@ def _checkpoints(
     if not (model.config.use_sobel and model.config.use_attention):
         note("no checkpoint for the CPU engine: it runs no network without Sobel or attention")
         return []
+    copy = folder / CHECKPOINT_NAME
+    copy.write_bytes(checkpoint.read_bytes())
+    return checkpoint_artifacts(copy, batch)
+
+
+def checkpoint_artifacts(checkpoint: Path, batch: BatchRange) -> list[Artifact]:
+    """Return a bundle's entries for the CPU engine: a checkpoint of its folder in each precision.
+
+    Args:
+        checkpoint: the file, in the bundle's folder.
+        batch: batch sizes of the bundle.
+    """
     content = checkpoint.read_bytes()
-    (folder / CHECKPOINT_NAME).write_bytes(content)
     entry = Artifact(
-        file=CHECKPOINT_NAME,
+        file=checkpoint.name,
         kind="checkpoint",
         precision=CHECKPOINT_PRECISIONS[0],
         sha256=digest(content),
@@ -245,7 +256,7 @@ def _without_missed(report: VerifyReport, note: Callable[[str], None]) -> Verify
     return replace(report, artifacts=tuple(kept))
 
 
-def _manifest(
+def unverified_manifest(
     model: ClinReadNet,
     checkpoint: Path,
     batch: BatchRange,

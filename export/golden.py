@@ -87,7 +87,7 @@ def write_golden(
         "tile_weight": np.zeros(none, np.float32),
         **found,
     }
-    return _save_golden(
+    return save_golden(
         path,
         {name: np.concatenate([simulated[name][kept], unscored[name]]) for name in simulated},
     )
@@ -107,7 +107,8 @@ def distinct(scores: NDArray[np.float64], gap: float) -> NDArray[np.intp]:
     return np.sort(np.asarray(kept, dtype=np.intp))
 
 
-def _save_golden(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Golden:
+def save_golden(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Golden:
+    """Write arrays [n, ...] by name, and return the manifest's entry."""
     with whole_file(path) as temporary:
         np.savez_compressed(temporary, allow_pickle=False, **arrays)
     content = path.read_bytes()

@@ -19,7 +19,9 @@ Force = Annotated[bool, typer.Option("--force", help="Replace the output if it e
 NewFolder = Annotated[Path, typer.Option("--out", help="Folder to create.", show_default=False)]
 Bundle = Annotated[
     Path | None,
-    typer.Option(help="Bundle folder. Default: $CLINREADNET_BUNDLE, else ./bundle."),
+    typer.Option(
+        help="Bundle folder. Default: $CLINREADNET_BUNDLE, else ./bundle, else the package's own."
+    ),
 ]
 Checkpoint = Annotated[Path | None, typer.Option(help="Checkpoint. Default: the shipped one.")]
 WantedPreset = Annotated[str, typer.Option(help="Preset that the checkpoint must have.")]

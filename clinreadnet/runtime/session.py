@@ -34,6 +34,7 @@ from clinreadnet.errors import (
 )
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.backends.ladder import BACKENDS, SessionOptions, check_backends
+from clinreadnet.runtime.bundle.default import find_bundle
 from clinreadnet.runtime.bundle.files import load_manifest
 from clinreadnet.runtime.bundle.manifest import Artifact, Manifest
 from clinreadnet.runtime.bundle.trust import KeyFile
@@ -70,7 +71,7 @@ class Session:
 
     def __init__(
         self,
-        bundle: str | os.PathLike[str],
+        bundle: str | os.PathLike[str] | None = None,
         backends: str | Sequence[str] = BACKENDS,
         precision: str | None = None,
         *,
@@ -90,7 +91,8 @@ class Session:
         artifact's verification it runs all of them; OpenVINO needs such a record too.
 
         Args:
-            bundle: folder made by `clinreadnet export`.
+            bundle: folder made by `clinreadnet export`; default the one that ``CLINREADNET_BUNDLE``
+                names, else ``bundle`` in the current folder, else the one inside the package.
             backends: names out of ``BACKENDS``, tried in this order. A single one never falls back.
             precision: precision of the artifact; default the most accurate one of a backend.
             batch: slices per run, inside the artifact's profile; default one on a CPU and the
@@ -129,8 +131,8 @@ class Session:
         if precision is not None and precision not in PRECISIONS:
             raise InputError(f"precision={precision!r}: none of {', '.join(PRECISIONS)}")
         oldest = None if not_before is None else _time("not_before", not_before)
-        self.bundle = Path(bundle)
-        self.manifest: Manifest = load_manifest(bundle, trusted_keys)
+        self.bundle = find_bundle(bundle)
+        self.manifest: Manifest = load_manifest(self.bundle, trusted_keys)
         if oldest is not None and _time("created", self.manifest.created) < oldest:
             raise Untrusted(
                 f"{self.bundle}: created {self.manifest.created}, not_before={not_before}; "

@@ -1,0 +1,63 @@
+"""Make the bundle inside the package: the shipped checkpoint for the CPU engine, without graphs.
+
+    python -m clinreadnet.export.shipped
+
+writes clinreadnet/weights/manifest.json and golden.npz beside the checkpoint. It keeps fewer golden
+slices than an export, so that the package stays small.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from clinreadnet.console import progress_bar
+from clinreadnet.errors import CheckFailed
+from clinreadnet.export.bundle import checkpoint_artifacts, unverified_manifest
+from clinreadnet.export.engines.options import DEFAULT_BATCH
+from clinreadnet.export.golden import MIN_SLICES, SIMULATED_KIND, save_golden, write_golden
+from clinreadnet.model.checkpoint import load_checkpoint, pretrained_path
+from clinreadnet.runtime.bundle.default import SHIPPED
+from clinreadnet.runtime.bundle.files import write_manifest
+from clinreadnet.runtime.bundle.golden import read_golden
+from clinreadnet.runtime.bundle.manifest import GOLDEN_NAME
+from clinreadnet.verify.record import fresh
+from clinreadnet.verify.run import verify_golden
+
+HARD = ("ramp", "patches", "blocks", "tiles", "large field", "denoised")
+"""Kinds of hard slices that are kept: those that compress best."""
+
+
+def write_shipped(folder: Path = SHIPPED) -> None:
+    """Write the manifest and the golden slices for the checkpoint of preset `small` in a folder.
+
+    Raises:
+        CheckFailed: the CPU engine does not reproduce the golden slices; no manifest is written.
+    """
+    checkpoint = folder / pretrained_path("small").name
+    model = load_checkpoint(checkpoint)
+    with tempfile.TemporaryDirectory() as scratch, progress_bar() as bar:
+        entry = write_golden(Path(scratch) / GOLDEN_NAME, model, bar)
+        arrays = read_golden(scratch, entry)
+    simulated = np.flatnonzero(arrays["kind"] == SIMULATED_KIND)
+    by_score = simulated[np.argsort(arrays["score"][simulated], kind="stable")]
+    spread = by_score[np.linspace(0, len(by_score) - 1, MIN_SLICES).round().astype(int)]
+    kept = np.sort(np.concatenate([spread, np.flatnonzero(np.isin(arrays["kind"], HARD))]))
+    golden = save_golden(
+        folder / GOLDEN_NAME, {name: values[kept] for name, values in arrays.items()}
+    )
+    artifacts = checkpoint_artifacts(checkpoint, DEFAULT_BATCH)
+    manifest = unverified_manifest(model, checkpoint, DEFAULT_BATCH, artifacts, golden)
+    report = verify_golden(folder, manifest)
+    if not report.passed:
+        reasons = [f"{a.title}: {a.parity and a.parity.reason}" for a in report.artifacts]
+        raise CheckFailed(f"{folder}: the golden slices are not reproduced ({'; '.join(reasons)})")
+    artifacts = [replace(a, records=fresh(replace(a, parity=None))) for a in report.artifacts]
+    write_manifest(replace(manifest, artifacts=tuple(artifacts), verified=True), folder)
+
+
+if __name__ == "__main__":
+    write_shipped()
