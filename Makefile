@@ -19,7 +19,7 @@ NATIVE := setup.py $(wildcard kernels/cpu/*.cpp kernels/cpu/*.h kernels/cpu/incl
 .DEFAULT_GOAL := help
 .PHONY: help build build-at-terminal test test-all fuzz soak faults lint format typecheck docs picture bench \
 	bench-record bench-check report gpu-check native-sanitize \
-	node-load rehearse tables ptx-check defects flavours plugins schema kernel-table clean
+	node-load rehearse tables ptx-check defects flavours plugins schema shipped kernel-table clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -154,6 +154,9 @@ $(VENV)/.docs-installed: $(INSTALLED)
 
 bundle/manifest.json: $(WEIGHTS) $(SOURCES) | $(INSTALLED)
 	$(BIN)/clinreadnet export --out bundle --force
+
+shipped: $(INSTALLED)  ## make the bundle inside the package from the shipped checkpoint
+	$(BIN)/python -m clinreadnet.export.shipped
 
 sample: | $(INSTALLED)
 	$(BIN)/clinreadnet simulate --out sample --count 12 --seed 7 --dicom

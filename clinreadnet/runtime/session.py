@@ -15,7 +15,6 @@ import threading
 import weakref
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 

@@ -228,6 +228,7 @@ def test_the_baseline_is_the_fastest_peer_that_is_at_least_as_exact() -> None:
     }
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_pytest_bench_says_what_it_does_and_keeps_what_it_has(bundle: Path, tmp_path: Path) -> None:
     """Interrupted after some rounds: the rows are shown, recorded and answer the question."""
     path = tmp_path / "bench.json"
