@@ -27,7 +27,8 @@ def public_modules() -> list[str]:
         parts = path.relative_to(INSTALLED).with_suffix("").parts
         if parts[-1] == "__init__":
             parts = parts[:-1]
-        if "cli" not in parts and not any(part.startswith("_") for part in parts):
+        in_a_package = (path.parent / "__init__.py").exists()  # kernels/cpu is none
+        if in_a_package and "cli" not in parts and not any(p.startswith("_") for p in parts):
             names.append(".".join(parts))
     return names
 
