@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import os
@@ -82,6 +83,7 @@ def manifest_schema() -> dict[str, Any]:
     schema = msgspec.json.schema(Manifest)
     for node in schema["$defs"].values():
         node |= {"required": list(node["properties"]), "additionalProperties": False}
+        node["description"] = inspect.cleandoc(node["description"])  # older msgspec keeps indents
         for field in node["properties"].values():
             field.pop("default", None)
     outputs = {"const": msgspec.to_builtins(OUTPUT_INFOS)}
