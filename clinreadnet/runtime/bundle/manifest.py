@@ -154,7 +154,7 @@ class Parity:
         in_domain_flips: slices that only one of the artifact and the reference finds in domain;
             None where nothing is judged.
         details: the rest, such as budgets, intervals and sample sizes.
-        ran_on: where and when it ran; None where it did not run, and in bundles without records.
+        ran_on: where and when it ran; None where it did not run.
     """
 
     status: Literal["passed", "failed", "not run here"]
