@@ -7,7 +7,7 @@ same weights. `missing` holds the backends that this machine lacks, with the rea
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -148,7 +148,7 @@ def check(run: BatchRunner, candidate: Candidate, bundle: Path, batch: int) -> f
     # Whole batches, so that nothing else is compiled or allocated.
     n = len(golden["hu"])
     slices = np.arange(-(-n // batch) * batch) % n
-    reference = {name: golden[name][slices] for name in manifest.output_names}
+    reference = {name: golden[name][slices] for name in OUTPUTS}
     hu = golden["hu"][slices].astype(np.float32)
     found = reproduce(run, hu, reference, limits, batch=batch)
     if failures := "; ".join(found.failures()):
@@ -292,13 +292,11 @@ def _backends(
 
             bind = None
             if backend == "onnxruntime-cuda":
-                bind = functools.partial(
-                    _bind_onnxruntime, read_listed(bundle, artifact), manifest.output_names
-                )
+                bind = functools.partial(_bind_onnxruntime, read_listed(bundle, artifact))
             candidates.append(Candidate(backend, precision, "artifact", artifact.file, make, bind))
 
 
-def _bind_onnxruntime(model: bytes, outputs: Sequence[str], x: Any) -> Enqueue:
+def _bind_onnxruntime(model: bytes, x: Any) -> Enqueue:
     """The graph through IOBinding on PyTorch's stream, without copies and synchronisation."""
     import onnxruntime
     import torch
@@ -312,7 +310,7 @@ def _bind_onnxruntime(model: bytes, outputs: Sequence[str], x: Any) -> Enqueue:
     binding.bind_input(
         "hu", "cuda", 0, np.float16 if half else np.float32, list(x.shape), x.data_ptr()
     )
-    for name in outputs:
+    for name in OUTPUTS:
         binding.bind_output(name, "cuda")
     options = onnxruntime.RunOptions()
     options.add_run_config_entry("disable_synchronize_execution_providers", "1")
@@ -350,8 +348,7 @@ def _default_onnxruntime(
         session = onnxruntime.InferenceSession(
             content, providers=[*providers, "CPUExecutionProvider"]
         )
-        names = manifest.output_names
-        return lambda hu: dict(zip(names, session.run(list(names), {"hu": hu}), strict=True))
+        return lambda hu: dict(zip(OUTPUTS, session.run(list(OUTPUTS), {"hu": hu}), strict=True))
 
     # On a GPU its default is TF32.
     precision = "tf32" if find_gpus() else "fp32"
@@ -371,7 +368,6 @@ def _openvino_bf16(
             read_listed(bundle, artifact),
             batch=batch,
             products="bf16",
-            outputs=manifest.output_names,
         ).run
 
     candidates.append(Candidate("openvino", "bf16", "peer", artifact.file, make))

@@ -36,6 +36,7 @@ from clinreadnet.runtime.bundle.manifest import Manifest
 from clinreadnet.runtime.ranges import stage
 from clinreadnet.runtime.records import CPU_BACKEND
 from clinreadnet.runtime.reproduce import reproduce, time_runs
+from clinreadnet.spec import OUTPUTS
 
 SELF_TEST_SLICES = 1
 TIMED_RUNS = 5
@@ -156,7 +157,7 @@ def _open(
         known = loaded.record is not None or (name == CPU_BACKEND and options.budget is None)
         slices = golden(SELF_TEST_SLICES if known else None)
         with stage(f"self-test {title}"):
-            error = _self_test(name, bundle, manifest, loaded, slices)
+            error = _self_test(name, bundle, loaded, slices)
         if loaded.record is not None:
             recorded = loaded.record.relative_error.values()
             error = max((math.inf if one is None else one for one in recorded), default=error)
@@ -203,7 +204,6 @@ def _nothing_works(
 def _self_test(
     name: str,
     bundle: Path,
-    manifest: Manifest,
     loaded: LoadedBackend,
     golden: dict[str, NDArray[Any]],
 ) -> float:
@@ -225,7 +225,7 @@ def _self_test(
         plan.append((loaded.batch, np.arange(filled) % n))
     worst = 0.0
     for batch, slices in plan:
-        expected = {key: golden[key][slices] for key in manifest.output_names}
+        expected = {key: golden[key][slices] for key in OUTPUTS}
         try:
             found = reproduce(
                 loaded.backend.run,

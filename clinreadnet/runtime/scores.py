@@ -30,8 +30,7 @@ class Scores:
         score: float32 [n], 0 bad ... 4 excellent.
         probs: float32 [n, 21], probability of the grades 0, 0.2 ... 4.
         quality_map: float32 [n, 16, 16], the score of each 32×32 patch.
-        novelty: float32 [n], how far a slice lies from the training data; None for bundles made
-            before it.
+        novelty: float32 [n], how far a slice lies from the training data; None if it is not known.
         threshold: novelty above which a slice is out of domain; None where the bundle states none.
         regions: which part of the body each slice shows, by its pixels; None if nobody looked.
     """

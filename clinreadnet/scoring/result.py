@@ -28,7 +28,7 @@ class SliceScore:
         grade: word of the nearest grade.
         low: lower end of the 90 % interval of the grade.
         high: upper end of it.
-        novelty: how far the slice lies from the training data; None for bundles made before it.
+        novelty: how far the slice lies from the training data; None if it is not known.
         in_domain: whether it is an abdomen or its edge, and like the training data; False marks it
             as novel, and None says that the bundle cannot judge.
         series: SeriesInstanceUID, or the folder (``.tif``) or file (``.npy``, ``.mha``).

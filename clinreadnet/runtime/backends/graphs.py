@@ -16,6 +16,7 @@ from clinreadnet.errors import (
     OutOfMemory,
     first_line,
 )
+from clinreadnet.spec import OUTPUTS
 
 # These libraries raise one kind of exception; their messages contain these words.
 _MEMORY = re.compile(
@@ -29,7 +30,6 @@ def check_interface(
     inputs: Sequence[str],
     dtype: DTypeLike | None,
     outputs: Sequence[str],
-    wanted: Sequence[str],
 ) -> np.dtype[Any]:
     """Return the float type of a graph's input after a check that the graph is ours.
 
@@ -38,14 +38,13 @@ def check_interface(
         inputs: names of the graph's inputs.
         dtype: of the first input; None if it is not a float type.
         outputs: names of the graph's outputs.
-        wanted: names of the outputs that it must have.
 
     Raises:
         BackendUnavailable: it has other inputs or outputs.
     """
     if list(inputs) != ["hu"] or dtype is None:
         raise BackendUnavailable(f"{file}: not a ClinReadNet graph (its input is not float `hu`)")
-    if set(outputs) != set(wanted):
+    if set(outputs) != set(OUTPUTS):
         raise BackendUnavailable(
             f"{file}: not a ClinReadNet graph (its outputs are {list(outputs)})"
         )

@@ -238,7 +238,6 @@ def _open_graph(
             workers=options.workers,
             device=options.device,
             file=file,
-            outputs=manifest.outputs,
         )
         backend, batch = _fit(load, batch, artifact.batch.min)
     elif name == "openvino":
@@ -248,12 +247,9 @@ def _open_graph(
             workers=options.workers,
             threads=options.threads,
             file=file,
-            outputs=manifest.output_names,
         )
     else:
-        backend = OnnxRuntimeBackend(
-            content, threads=options.threads, file=file, outputs=manifest.output_names
-        )
+        backend = OnnxRuntimeBackend(content, threads=options.threads, file=file)
     return _loaded(name, backend, artifact, judged, batch, machine)
 
 
@@ -307,7 +303,6 @@ def _open_engine(
         workers=options.workers,
         device=options.device,
         weights=weights,
-        outputs=manifest.outputs,
     )
     backend, batch = _fit(load, _batch(artifact, options, artifact.batch.opt), artifact.batch.min)
     return _loaded(name, backend, artifact, worst((found, backend.header)), batch, machine)

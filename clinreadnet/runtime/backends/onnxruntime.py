@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -79,7 +79,6 @@ def start_session(
     *,
     threads: int | None = None,
     file: str = "ONNX graph",
-    outputs: Sequence[str] = OUTPUTS,
 ) -> Any:
     """Return a session of ONNX Runtime on a graph of ours.
 
@@ -90,7 +89,6 @@ def start_session(
         settings: of the provider.
         threads: CPU threads of one operator; None for ONNX Runtime's choice.
         file: named in errors.
-        outputs: names of the outputs that the graph must have.
 
     Raises:
         BackendUnavailable: ONNX Runtime refuses the graph, the provider does not start, or the
@@ -120,7 +118,6 @@ def start_session(
         [port.name for port in ports],
         _INPUT_DTYPES.get(ports[0].type) if ports else None,
         [port.name for port in session.get_outputs()],
-        outputs,
     )
     return session
 
@@ -143,24 +140,22 @@ class OnnxRuntimeBackend:
         *,
         threads: int | None = None,
         file: str = "ONNX graph",
-        outputs: Sequence[str] = OUTPUTS,
     ) -> None:
         """Load a graph; arguments and errors as in `start_session`."""
         self._session: Any = start_session(
-            import_onnxruntime(CPU), model, CPU, {}, threads=threads, file=file, outputs=outputs
+            import_onnxruntime(CPU), model, CPU, {}, threads=threads, file=file
         )
-        self._outputs = list(outputs)
         self.dtype = input_dtype(self._session)
 
     def run(self, hu: ArrayLike) -> Outputs:
         """Run the network once; see `clinreadnet.runtime.backends.ladder.Backend.run`."""
         try:
-            outputs = self._session.run(self._outputs, {"hu": to_feed(hu, self.dtype)})
+            outputs = self._session.run(list(OUTPUTS), {"hu": to_feed(hu, self.dtype)})
         except Exception as error:
             raise runtime_error(error) from error
         return {
             name: np.asarray(output, dtype=np.float32)
-            for name, output in zip(self._outputs, outputs, strict=True)
+            for name, output in zip(OUTPUTS, outputs, strict=True)
         }
 
     def close(self) -> None:

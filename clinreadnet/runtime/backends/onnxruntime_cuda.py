@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import queue
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -31,7 +30,7 @@ from clinreadnet.runtime.backends.onnxruntime import (
     input_dtype,
     start_session,
 )
-from clinreadnet.runtime.bundle.manifest import OUTPUT_INFOS, OutputInfo
+from clinreadnet.runtime.bundle.manifest import OUTPUT_INFOS
 from clinreadnet.runtime.scores import Outputs
 from clinreadnet.spec import SIZE
 
@@ -64,7 +63,6 @@ class OnnxRuntimeCudaBackend:
         workers: int = 1,
         device: int = 0,
         file: str = "ONNX graph",
-        outputs: Sequence[OutputInfo] = OUTPUT_INFOS,
     ) -> None:
         """Load a graph and run it once with ``batch`` slices.
 
@@ -74,7 +72,6 @@ class OnnxRuntimeCudaBackend:
             workers: number of concurrent batches.
             device: index of the GPU.
             file: named in errors.
-            outputs: outputs that the graph must have.
 
         Raises:
             BackendUnavailable: ONNX Runtime is not installed, has no CUDA, or refuses the graph.
@@ -82,7 +79,6 @@ class OnnxRuntimeCudaBackend:
             DeviceLost, BackendError: the first run failed.
         """
         self._file, self._device = file, device
-        self._outputs = tuple(outputs)
         self._ids = itertools.count(1)
         self.notes: tuple[str, ...] = ()
         self._onnxruntime: Any = import_onnxruntime(CUDA)
@@ -125,13 +121,12 @@ class OnnxRuntimeCudaBackend:
 
     def _start(self, model: bytes) -> None:
         """Start the session, without CUDA graphs where it refuses to."""
-        names = [info.name for info in self._outputs]
         settings = CUDA_SETTINGS | {"device_id": str(self._device)}
         wanted = [settings | {"enable_cuda_graph": "1"}] if self._graphs else []
         for tried in [*wanted, settings]:
             try:
                 self._session = start_session(
-                    self._onnxruntime, model, CUDA, tried, file=self._file, outputs=names
+                    self._onnxruntime, model, CUDA, tried, file=self._file
                 )
                 break
             except BackendUnavailable as error:
@@ -218,7 +213,7 @@ class _BoundBatch:
         self._binding = backend._session.io_binding()
         self._binding.bind_ortvalue_input("hu", self._hu)
         self._outputs: dict[str, Any] = {}
-        for info in backend._outputs:
+        for info in OUTPUT_INFOS:
             shape = (n, *map(int, info.shape[1:]))
             kind = _output_dtype(backend._session, info.name)
             self._outputs[info.name] = allocate(shape, kind)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +58,6 @@ class OpenVinoBackend:
         threads: int | None = None,
         products: str = "f32",
         file: str = "ONNX graph",
-        outputs: Sequence[str] = OUTPUTS,
     ) -> None:
         """Load a graph and compile it for one size of a batch.
 
@@ -70,7 +68,6 @@ class OpenVinoBackend:
             threads: CPU threads of all runs together; None for OpenVINO's choice.
             products: type of the products, as OpenVINO names it; the bench measures "bf16" too.
             file: named in errors.
-            outputs: names of the outputs that the graph must have.
 
         Raises:
             BackendUnavailable: OpenVINO is not installed or refuses the graph, or the graph is not
@@ -83,7 +80,7 @@ class OpenVinoBackend:
                 'openvino is not installed; run `pip install "clinreadnet[openvino]"`'
             ) from None
         self._core: Any = openvino.Core()
-        self._file, self._outputs = file, list(outputs)
+        self._file = file
         self._settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": products,
@@ -106,8 +103,7 @@ class OpenVinoBackend:
             file,
             [port.get_any_name() for port in inputs],
             _INPUT_DTYPES.get(inputs[0].get_element_type().get_type_name()) if inputs else None,
-            [min(port.get_names() & set(outputs), default=port.get_any_name()) for port in found],
-            outputs,
+            [min(port.get_names() & set(OUTPUTS), default=port.get_any_name()) for port in found],
         )
         try:
             self._compile(batch)
@@ -125,8 +121,7 @@ class OpenVinoBackend:
                 request = compiled.model.create_infer_request()
             request.infer({"hu": feed}, share_inputs=True)
             outputs = {
-                name: np.array(request.get_tensor(name).data, dtype=np.float32)
-                for name in self._outputs
+                name: np.array(request.get_tensor(name).data, dtype=np.float32) for name in OUTPUTS
             }
             compiled.idle.put(request)
         except Exception as error:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import queue
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,11 +27,11 @@ from clinreadnet.errors import (
 )
 from clinreadnet.runtime.backends.cuda_graph import OUT_OF_MEMORY, CudaGraph, CudaGraphError
 from clinreadnet.runtime.backends.flavours import Flavour, collecting_logger
-from clinreadnet.runtime.bundle.manifest import OUTPUT_INFOS, Artifact, OutputInfo
+from clinreadnet.runtime.bundle.manifest import OUTPUT_INFOS, Artifact
 from clinreadnet.runtime.ranges import stage
 from clinreadnet.runtime.scores import Outputs
 from clinreadnet.runtime.verdict import VALID, Validity, header_verdict
-from clinreadnet.spec import SIZE
+from clinreadnet.spec import OUTPUTS, SIZE
 
 _CAPTURES_ITSELF = frozenset({"tensorrt-rtx"})
 """Flavours whose runtime captures CUDA graphs itself. A capture by the caller could fail there,
@@ -61,7 +61,6 @@ class TensorRTBackend:
         workers: int = 1,
         device: int = 0,
         weights: bytes | None = None,
-        outputs: Sequence[OutputInfo] = OUTPUT_INFOS,
     ) -> None:
         """Deserialise an engine and allocate what its runs need.
 
@@ -74,7 +73,6 @@ class TensorRTBackend:
             workers: number of concurrent batches.
             device: index of the GPU.
             weights: for an engine without weights, the checked bytes of its ONNX graph.
-            outputs: outputs that the engine must have.
 
         Raises:
             BackendUnavailable: no pycuda, no GPU, or TensorRT refuses the engine.
@@ -89,9 +87,8 @@ class TensorRTBackend:
         # Of one slice, by tensor.
         self._shapes: dict[str, tuple[int, ...]] = {
             "hu": (1, SIZE, SIZE),
-            **{info.name: tuple(int(size) for size in info.shape[1:]) for info in outputs},
+            **{info.name: tuple(int(size) for size in info.shape[1:]) for info in OUTPUT_INFOS},
         }
-        self._outputs = tuple(info.name for info in outputs)
         self.header = VALID
         self._lost = False
         self._lanes: list[_Lane] = []
@@ -273,7 +270,7 @@ class _Lane:
             run.launch()
         with stage("wait for the GPU"):
             self.stream.synchronize()
-        return {name: run.host[name].astype(np.float32) for name in self._backend._outputs}
+        return {name: run.host[name].astype(np.float32) for name in OUTPUTS}
 
     def scratch(self, size: int) -> Any:
         """Return activation memory of at least ``size`` bytes; all runs of a lane share it."""
@@ -352,7 +349,7 @@ class _PreparedBatch:
         cuda.memcpy_htod_async(lane.device["hu"], self.host["hu"], lane.stream)
         if not self._context.execute_async_v3(lane.stream.handle):
             raise self._backend._failure("fails")
-        for name in self._backend._outputs:
+        for name in OUTPUTS:
             cuda.memcpy_dtoh_async(self.host[name], lane.device[name], lane.stream)
 
 

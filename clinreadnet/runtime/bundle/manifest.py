@@ -277,11 +277,6 @@ class Manifest:
     schema_version: Literal[1] = SCHEMA_VERSION
 
     @property
-    def output_names(self) -> tuple[str, ...]:
-        """Names of the graphs' outputs, in order."""
-        return tuple(output.name for output in self.outputs)
-
-    @property
     def unjudged(self) -> str | None:
         """Why no slice is judged to be in domain or not; None where slices are judged."""
         if self.model.novelty_threshold is None:
