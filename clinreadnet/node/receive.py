@@ -130,6 +130,7 @@ class Receiver:
         title = str(assoc.requestor.primitive.calling_ae_title).strip()
         address = assoc.requestor.address_info.address
         if not any(one.admits(title, address) for one in self._config.senders):
+            # Not `AE.require_calling_aet`: a title is admitted from some addresses alone.
             self._refused("AE title")
             assoc.acse.send_reject(0x01, 0x01, 0x03)  # calling AE title not recognised
             assoc.kill()
