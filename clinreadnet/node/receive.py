@@ -183,9 +183,7 @@ class Receiver:
                         str(request.AffectedSOPInstanceUID),
                         resample=self._config.resample,
                     )
-                    new = self._spool.add(
-                        found.series, found.instance, found.digest, path, size, found.expected
-                    )
+                    new = self._spool.add(found, path, size)
             except Full:
                 raise Refused(NO_ROOM, "the spool is full") from None
             except OtherContent:

@@ -27,6 +27,7 @@ from pathlib import Path
 from clinreadnet.dicom.written import Written
 from clinreadnet.errors import InputError, first_line
 from clinreadnet.node.backoff import pause
+from clinreadnet.node.intake import Accepted
 from clinreadnet.node.room import Room
 from clinreadnet.node.spool_folder import (
     REASON_FILE,
@@ -163,18 +164,13 @@ class Spool:
             path.unlink()
         self.room.give(size)
 
-    def add(
-        self, key: str, instance: str, digest: str, path: Path, size: int, expected: int | None
-    ) -> bool:
+    def add(self, new: Accepted, path: Path, size: int) -> bool:
         """Make an object part of its series; it is on disk when this returns.
 
         Args:
-            key: hash of the series.
-            instance: hash of the SOPInstanceUID.
-            digest: of the pixels.
+            new: what `inspect` returned.
             path: from `incoming`, written and flushed to disk.
             size: of the file, bytes.
-            expected: number of objects in the series, or None.
 
         Returns:
             False if the object was known, with the same pixels; then nothing is kept of it.
@@ -188,28 +184,28 @@ class Spool:
             found = database.execute(
                 "SELECT series.key, object.digest FROM object JOIN series ON series = series.id "
                 "WHERE instance = ?",
-                (instance,),
+                (new.instance,),
             ).fetchone()
             if found is not None:
-                if found != (key, digest):
+                if found != (new.series, new.digest):
                     raise OtherContent
                 return False
             row = database.execute(
-                "SELECT id FROM series WHERE key = ? AND state = 'receiving'", (key,)
+                "SELECT id FROM series WHERE key = ? AND state = 'receiving'", (new.series,)
             ).fetchone()
             if row is None:
                 row = database.execute(
                     "INSERT INTO series (key, part, state, last) SELECT ?, count(*) + 1, "
                     "'receiving', ? FROM series WHERE key = ? RETURNING id",
-                    (key, now, key),
+                    (new.series, now, new.series),
                 ).fetchone()
             database.execute(
                 "UPDATE series SET last = ?, expected = coalesce(?, expected) WHERE id = ?",
-                (now, expected, row[0]),
+                (now, new.expected, row[0]),
             )
             database.execute(
                 "INSERT INTO object (series, instance, digest, file, bytes) VALUES (?, ?, ?, ?, ?)",
-                (row[0], instance, digest, path.name, size),
+                (row[0], new.instance, new.digest, path.name, size),
             )
         return True
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -73,7 +74,7 @@ def put(spool: Spool, *slices: Dataset) -> str:
         with spool.incoming(len(content)) as path:
             path.write_bytes(content)
             found = inspect(path, ds.SOPClassUID, ds.SOPInstanceUID, resample=False)
-            spool.add(found.series, found.instance, found.digest, path, len(content), None)
+            spool.add(replace(found, expected=None), path, len(content))
     return found.series[:12]
 
 

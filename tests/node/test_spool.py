@@ -13,6 +13,7 @@ import pytest
 from clinreadnet.dicom.written import Written
 from clinreadnet.errors import InputError
 from clinreadnet.node import room as rooms
+from clinreadnet.node.intake import Accepted
 from clinreadnet.node.room import Full
 from clinreadnet.node.spool import OtherContent, Series, Spool
 
@@ -56,7 +57,7 @@ def add(
 ) -> bool:
     with spool.incoming(10) as path:
         path.write_bytes(b"0" * 10)
-        new = spool.add(key, instance, digest, path, 10, expected)
+        new = spool.add(Accepted(key, instance, digest, expected), path, 10)
     if not new:
         spool.discard(path, 10)
     return new
