@@ -23,9 +23,12 @@ def check_slices(hu: NDArray[Any], *, values: bool = True) -> NDArray[Any]:
     if np.ma.is_masked(hu):
         raise InputError("hu has masked pixels; fill them, with -1000 for air outside the scan")
     hu = np.asarray(hu)
+    if hu.shape == (SIZE, SIZE):
+        hu = hu[None]
     if hu.ndim != 3 or hu.shape[1:] != (SIZE, SIZE):
         raise InputError(
-            f"hu has shape {list(hu.shape)}, expected [n, {SIZE}, {SIZE}] Hounsfield units"
+            f"hu has shape {list(hu.shape)}, expected [n, {SIZE}, {SIZE}] Hounsfield units, or "
+            f"[{SIZE}, {SIZE}]"
         )
     if not len(hu):
         raise InputError(f"hu has shape {list(hu.shape)}: no slice; give one or more")
@@ -35,7 +38,11 @@ def check_slices(hu: NDArray[Any], *, values: bool = True) -> NDArray[Any]:
         if hu.dtype.kind == "f" and not np.isfinite(one).all():
             raise InputError(f"hu[{index}] holds NaN or infinity")
         if reason := implausible(one):
-            raise InputError(f"hu[{index}] cannot be a CT slice in Hounsfield units: {reason}")
+            raw = "; raw pixels become HU by the header's rescale slope and intercept"
+            raise InputError(
+                f"hu[{index}] cannot be a CT slice in Hounsfield units: {reason}"
+                f"{raw if one.min() >= 0 else ''}"
+            )
     return hu
 
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
+import numpy as np
 from numpy.typing import NDArray
 
 from clinreadnet import limits
@@ -52,6 +53,9 @@ from clinreadnet.runtime.reproduce import run_batch
 from clinreadnet.runtime.scores import Outputs, Scores
 from clinreadnet.runtime.stream import Stream
 from clinreadnet.runtime.verdict import Verdict
+
+if TYPE_CHECKING:
+    from clinreadnet.data.slices import SliceRef
 
 
 class Session:
@@ -170,8 +174,8 @@ class Session:
         does not fit.
 
         Args:
-            hu: [n, 512, 512], n at least 1, Hounsfield units (not encoded, not windowed), any
-                integer or float dtype, finite.
+            hu: [n, 512, 512], n at least 1, or one slice [512, 512]; Hounsfield units (not encoded,
+                not windowed), any integer or float dtype, finite.
             pixel_mm: width of a pixel in mm, of all slices or of each; without it, the part of the
                 body that a slice shows is less sure.
             regions: whether to look which part of the body each slice shows, which takes 2 to 3 ms
@@ -195,6 +199,38 @@ class Session:
             with stage(f"look at {len(hu)} slices"):
                 shown = [find_region(one, size) for one, size in zip(hu, sizes, strict=True)]
         return self.score_checked(hu, shown)
+
+    def score_files(
+        self,
+        paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+        *,
+        resample: bool = False,
+    ) -> tuple[list[SliceRef], Scores]:
+        """Score the CT slices of files and folders, as `clinreadnet score` finds and checks them.
+
+        Args:
+            paths: a file or folder, or several: DICOM, LDCTIQA ``.tif``, ``.npy`` (HU), ``.mha``.
+            resample: accept other sizes than 512x512.
+
+        Returns:
+            The n slices in the order of `find_slices`, and their n scores.
+
+        Raises:
+            InputError: a path that is missing or holds no CT slice, or a damaged slice.
+            BackendError, SessionClosed: as `score`.
+        """
+        from clinreadnet.data.slices import find_slices  # imports pydicom, which arrays do not need
+
+        several = [paths] if isinstance(paths, str | os.PathLike) else paths
+        slices = find_slices(several, resample=resample)
+        parts: list[Scores] = []
+        start = 0
+        while start < len(slices):
+            batch = slices[start : start + self.batch]
+            hu = np.stack([one.load() for one in batch])
+            parts.append(self.score(hu, [one.loaded_mm for one in batch], checked=True))
+            start += len(batch)
+        return slices, Scores.concatenate(parts)
 
     def score_checked(
         self, hu: NDArray[Any], shown: Sequence[Region] | None, *, fill: bool = False

@@ -16,12 +16,14 @@ from clinreadnet.data.region import Region, find_region
 from clinreadnet.errors import (
     BackendError,
     ClinReadNetError,
+    InputError,
     PartialResult,
     SessionClosed,
     StreamFull,
 )
 from clinreadnet.runtime.inputs import check_pixel_mm, check_slices
 from clinreadnet.runtime.scores import Scores
+from clinreadnet.spec import SIZE
 
 
 class Scorer(Protocol):
@@ -99,7 +101,12 @@ class Stream:
             StreamFull: the queue was full for ``timeout``; the slice was not taken.
             SessionClosed: the stream is closed.
         """
-        one = check_slices(np.asarray(hu)[None])[0].copy()
+        hu = np.asarray(hu)
+        if hu.shape != (SIZE, SIZE):
+            raise InputError(
+                f"hu has shape {list(hu.shape)}, expected a slice at a time, [{SIZE}, {SIZE}]"
+            )
+        one = check_slices(hu)[0].copy()
         region = find_region(one, *check_pixel_mm(pixel_mm, 1))
         with self._changed:
             ready = self._changed.wait_for(

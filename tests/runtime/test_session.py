@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.bodies import body
+from support.dicom_files import write_series
 from support.drawn_regions import abdomen, chest, neck
 from support.tiny_bundle import THRESHOLD, make_graph, reference, write_bundle
 
@@ -407,7 +408,7 @@ def nan_slice() -> np.ndarray:
 @pytest.mark.parametrize(
     ("hu", "message"),
     [
-        (np.zeros((512, 512)), r"shape \[512, 512\], expected \[n, 512, 512\]"),
+        (np.zeros((512, 511)), r"shape \[512, 511\], expected \[n, 512, 512\]"),
         (np.zeros((1, 1, 512, 512)), r"shape \[1, 1, 512, 512\]"),
         (np.zeros((2, 256, 512)), r"shape \[2, 256, 512\]"),
         (np.zeros((0, 512, 512)), "no slice"),
@@ -424,6 +425,30 @@ def test_bad_arrays_are_refused_and_the_session_goes_on(
     with pytest.raises(InputError, match=message):
         session.score(hu)
     assert session.score(some_hu(1)).score.shape == (1,)
+
+
+def test_one_slice_and_files_are_taken_as_people_have_them(bundle: Path, tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "series", 3)
+    written = [folder / f"IM000{n}.dcm" for n in (3, 2, 1)]
+    with Session(bundle) as session:
+        hu = some_hu(1)
+        np.testing.assert_array_equal(session.score(hu[0]).score, session.score(hu).score)
+        slices, scores = session.score_files(folder)
+        assert [ref.path for ref in slices] == written and len(scores) == 3
+        alone, score = session.score_files([written[1], written[2]])
+        assert [ref.path for ref in alone] == written[1:]
+        np.testing.assert_allclose(score.score, scores.score[1:], atol=1e-5)
+        stack = np.stack([ref.load() for ref in slices])
+        expected = session.score(stack, [ref.pixel_mm for ref in slices])
+        np.testing.assert_array_equal(scores.in_domain, expected.in_domain)
+        with pytest.raises(InputError, match="none: no such file or folder"):
+            session.score_files(tmp_path / "none")
+        raw = np.clip(hu + 1024, 0, 4095).astype(np.uint16)
+        raw[raw == 0] = 1
+        with pytest.raises(InputError, match="rescale slope and intercept"):
+            session.score(raw)
+        with session.stream() as stream, pytest.raises(InputError, match=r"\[512, 512\]"):
+            stream.put(hu)
 
 
 def test_a_closed_session_says_so_and_may_be_closed_again(bundle: Path) -> None:
