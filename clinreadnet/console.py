@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any, NoReturn
@@ -110,8 +112,14 @@ def status(line: str) -> Iterator[None]:
         yield
         return
     shown = Spinner("dots", Text(visible(line)), style="status.spinner")
-    with Live(shown, console=console, transient=True, redirect_stdout=False):
+    live = Live(shown, console=console, transient=True, redirect_stdout=False)
+    try:
+        with _uninterrupted():
+            live.start(refresh=True)
         yield
+    finally:
+        with _uninterrupted():
+            live.stop()
 
 
 def progress_bar(*, quiet: bool = False) -> Progress:
@@ -120,7 +128,7 @@ def progress_bar(*, quiet: bool = False) -> Progress:
     Args:
         quiet: show nothing. If stderr is not a terminal, nothing is shown either.
     """
-    return Progress(
+    return _Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -131,6 +139,42 @@ def progress_bar(*, quiet: bool = False) -> Progress:
         redirect_stdout=False,
         disable=quiet or not _draws(),
     )
+
+
+class _Progress(Progress):
+    """A progress display that Ctrl-C finds whole: not begun, or begun and to be ended."""
+
+    def start(self) -> None:
+        try:
+            with _uninterrupted():
+                super().start()
+        except KeyboardInterrupt:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        with _uninterrupted():
+            super().stop()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C wait for the end of the block.
+
+    A display that is interrupted half begun would be drawn again below the last line.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: waiting.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if waiting:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _draws() -> bool:

@@ -55,3 +55,36 @@ def test_nothing_is_drawn_into_a_file(tmp_path: Path) -> None:
     command = f"{sys.executable} -c '{PROGRAM}' 2> {target}"
     terminal.run(["sh", "-c", command], tmp_path, environment={"FORCE_COLOR": "1"})
     assert "Reading" not in target.read_text() and "Scoring" not in target.read_text()
+
+
+INTERRUPTED = """
+import signal, time
+from rich.live import Live
+from clinreadnet.console import console, progress_bar, status
+moment, display = {moment!r}, {display}
+real = getattr(Live, moment)
+def interrupted(self, *arguments, **options):
+    setattr(Live, moment, real)
+    signal.raise_signal(signal.SIGINT)
+    return real(self, *arguments, **options)
+setattr(Live, moment, interrupted)
+try:
+    with display as bar:
+        if bar is not None:
+            bar.add_task("Scoring", total=3)
+except KeyboardInterrupt:
+    console.print("interrupted")
+    time.sleep(0.4)
+"""
+
+
+@pytest.mark.parametrize("moment", ["start", "refresh", "stop", "_enable_redirect_io"])
+@pytest.mark.parametrize("display", ['status("Scoring")', "progress_bar()"])
+def test_a_display_that_is_interrupted_half_begun_is_not_drawn_again(
+    display: str, moment: str, tmp_path: Path
+) -> None:
+    program = INTERRUPTED.format(moment=moment, display=display)
+    screen = terminal.run([sys.executable, "-c", program], tmp_path)
+    assert screen.status == 0, screen.drawn
+    assert screen.drawn.rstrip().endswith("interrupted"), screen.drawn
+    assert screen.cursor_shown

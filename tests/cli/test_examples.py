@@ -118,6 +118,7 @@ def workspace(
     for module in (
         "clinreadnet.model.checkpoint",
         "clinreadnet.export.bundle",
+        "clinreadnet.export.plugins.plan",
         "clinreadnet.evaluation.intervals",
         "clinreadnet.evaluation.labels",
         "clinreadnet.evaluation.order",

@@ -38,7 +38,7 @@ from clinreadnet.runtime.bundle.files import digest
 from clinreadnet.runtime.bundle.format import parse_manifest
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.graph import check_graph
-from clinreadnet.runtime.bundle.manifest import OUTPUT_INFOS, Golden
+from clinreadnet.runtime.bundle.manifest import Golden
 from clinreadnet.runtime.bundle.trust import read_manifest
 from clinreadnet.scoring.summary import summarize
 from clinreadnet.scoring.summary_table import print_summary
@@ -362,7 +362,7 @@ def read(kind: str, content: bytes, folder: Path) -> None:
     elif kind == "golden":
         (folder / "golden.npz").write_bytes(content)
         listed = Golden("golden.npz", digest(content), len(content), 2)
-        read_golden(folder, listed, OUTPUT_INFOS, first=1)
+        read_golden(folder, listed, first=1)
     elif kind in ("signature", "key"):
         manifest, _, signature, public = _bundle()
         (folder / "manifest.json").write_bytes(manifest)

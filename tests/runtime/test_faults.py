@@ -138,9 +138,9 @@ def resident_bytes() -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory and handles are read from /proc")
 def test_a_day_of_calls_takes_no_more_memory_handles_or_threads(bundle: Path) -> None:
-    """20 000 calls through `Session`, with failures and streams, on a backend without work.
+    """Calls through `Session`, with failures and streams, on a backend without work.
 
-    800 more calls run the graph; `make soak` runs more of both.
+    One in 25 more runs the graph; `make soak` runs more of both.
     """
     session = Session(bundle, "onnxruntime-cpu")
     hu = series(1)
@@ -179,8 +179,9 @@ def test_a_day_of_calls_takes_no_more_memory_handles_or_threads(bundle: Path) ->
         gc.collect()
         return resident_bytes(), len(os.listdir("/proc/self/fd")), threading.active_count()
 
+    calls = 20_000 if os.environ.get("CLINREADNET_TEST_ALL") == "1" else 5_000
     before = spend(5_000)
-    after = spend(20_000)
+    after = spend(calls)
     assert after[0] - before[0] < 4 * 2**20
     # Fewer are those of other tests in this process, which end meanwhile.
     assert after[1] <= before[1] and after[2] <= before[2]

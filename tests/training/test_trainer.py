@@ -262,7 +262,9 @@ def test_durations_that_are_none(text: str) -> None:
         pytest.param({"tile_weight": -1.0}, "must be 0 or more", id="tile-weight"),
         pytest.param({"preset": "huge"}, "known: tiny, small, base", id="preset"),
         pytest.param({"init": "missing.safetensors"}, "no such checkpoint", id="init"),
-        pytest.param({"loss": "mse"}, "known: hrps, cross-entropy", id="loss"),
+        pytest.param(
+            {"loss": "mse"}, "known: hrps, rps-fine, rps-coarse, cross-entropy", id="loss"
+        ),
         pytest.param({"keep": "first"}, "known: best, last", id="keep"),
         pytest.param({"target": "votes"}, "known: score, quality", id="target"),
         pytest.param({"most_slices": 0}, "must be 1 or more", id="most-slices"),

@@ -7,7 +7,9 @@ quantised products of an int8 graph stay in 8 bits. It is imported on first use.
 
 from __future__ import annotations
 
+import importlib
 import queue
+import sys
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -20,16 +22,35 @@ from clinreadnet.runtime.backends.graphs import check_interface, runtime_error, 
 from clinreadnet.runtime.scores import Outputs
 from clinreadnet.spec import OUTPUTS, SIZE
 
+_TELEMETRY = "openvino_telemetry"
 _INPUT_DTYPES: dict[str, DTypeLike] = {"f32": np.float32, "f16": np.float16}
 
 
 def installed_version() -> str | None:
     """Return the version of OpenVINO; None where it is not installed."""
     try:
-        import openvino
+        return str(import_openvino().__version__)
     except ImportError:
         return None
-    return str(openvino.__version__)
+
+
+def import_openvino() -> Any:
+    """Import OpenVINO without its telemetry.
+
+    The first import would report itself to a server of its maker from a process of its own, and
+    leave an identity in the user's home. Without the telemetry's module OpenVINO does neither.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    silenced = _TELEMETRY not in sys.modules
+    if silenced:
+        sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
+    try:
+        return importlib.import_module("openvino")
+    finally:
+        if silenced:
+            sys.modules.pop(_TELEMETRY, None)
 
 
 @dataclass(frozen=True)
@@ -74,7 +95,7 @@ class OpenVinoBackend:
                 ours.
         """
         try:
-            import openvino
+            openvino = import_openvino()
         except ImportError:
             raise BackendUnavailable(
                 'openvino is not installed; run `pip install "clinreadnet[openvino]"`'

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -136,3 +139,50 @@ def test_a_wrong_graph_fails_the_self_test(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "bundle", score_offset=0.1)
     with pytest.raises(CheckFailed, match="self-test failed on openvino"):
         Session(bundle, "openvino")
+
+
+@needs_openvino
+def test_it_reports_nothing_to_its_maker(tmp_path: Path) -> None:
+    """Neither a connection, nor a process that could make it, nor a file in the user's home."""
+    graph = tmp_path / "a.onnx"
+    graph.write_bytes(make_graph())
+    program = f"""
+import sys, time
+seen = []
+names = ("socket.connect", "socket.getaddrinfo", "os.fork", "os.posix_spawn", "subprocess.Popen")
+sys.addaudithook(lambda name, args: seen.append(name) if name in names else None)
+import numpy as np
+from clinreadnet.runtime.backends.openvino import OpenVinoBackend, installed_version
+assert installed_version()
+backend = OpenVinoBackend(open({str(graph)!r}, "rb").read(), batch=1)
+backend.run(np.zeros((1, 1, 512, 512), np.float32))
+time.sleep(1)
+assert not seen, seen
+assert "openvino_telemetry" not in sys.modules
+"""
+    home = tmp_path / "home"
+    home.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"HOME": str(home)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(home.iterdir()) == []
+
+
+@needs_openvino
+@pytest.mark.parametrize("batch", [4, 6, 8])
+def test_a_graph_that_its_generated_kernels_crash_on_runs(
+    batch: int, graph: Callable[[str, str], Path]
+) -> None:
+    """In a process of its own: a crash would end this one."""
+    program = f"""
+import numpy as np
+from clinreadnet.runtime.backends.openvino import OpenVinoBackend
+content = open({str(graph("tiny", "fp32"))!r}, "rb").read()
+print(OpenVinoBackend(content, batch={batch}).run(np.zeros(({batch}, 1, 512, 512)))["score"])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, (done.returncode, done.stderr)
