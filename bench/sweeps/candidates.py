@@ -364,10 +364,6 @@ def _openvino_bf16(
         return  # said of the backend `openvino` already
 
     def make(batch: int) -> BatchRunner:
-        return openvino.OpenVinoBackend(
-            read_listed(bundle, artifact),
-            batch=batch,
-            products="bf16",
-        ).run
+        return openvino.OpenVinoBackend(read_listed(bundle, artifact), products="bf16").run
 
     candidates.append(Candidate("openvino", "bf16", "peer", artifact.file, make))

@@ -243,7 +243,6 @@ def _open_graph(
     elif name == "openvino":
         backend = openvino.OpenVinoBackend(
             content,
-            batch=batch,
             workers=options.workers,
             threads=options.threads,
             file=file,

@@ -10,12 +10,10 @@ from __future__ import annotations
 import importlib
 import queue
 import sys
-import threading
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from clinreadnet.errors import BackendUnavailable, first_line
 from clinreadnet.runtime.backends.graphs import check_interface, runtime_error, to_feed
@@ -53,18 +51,11 @@ def import_openvino() -> Any:
             sys.modules.pop(_TELEMETRY, None)
 
 
-@dataclass(frozen=True)
-class _Compiled:
-    """A graph compiled for one size of a batch, and its requests that no thread runs now."""
-
-    model: Any
-    idle: queue.SimpleQueue[Any]
-
-
 class OpenVinoBackend:
-    """One loaded graph, compiled for each size of a batch when it first runs.
+    """One loaded graph, compiled for a single slice; the slices of a batch run one after the other.
 
-    OpenVINO is slower on graphs whose batch may change.
+    A batch takes longer for each slice, and OpenVINO 2026.3 and 2026.4 end the process with a
+    segmentation fault when they compile some of our graphs for 4, 6 or 8 slices.
 
     Attributes:
         dtype: float type of the graph's input.
@@ -74,17 +65,15 @@ class OpenVinoBackend:
         self,
         model: bytes,
         *,
-        batch: int,
         workers: int = 1,
         threads: int | None = None,
         products: str = "f32",
         file: str = "ONNX graph",
     ) -> None:
-        """Load a graph and compile it for one size of a batch.
+        """Load a graph and compile it.
 
         Args:
             model: bytes of the ``.onnx`` file, already checked.
-            batch: slices of a run to compile for now.
             workers: runs at the same time, each on its share of the threads.
             threads: CPU threads of all runs together; None for OpenVINO's choice.
             products: type of the products, as OpenVINO names it; the bench measures "bf16" too.
@@ -100,26 +89,21 @@ class OpenVinoBackend:
             raise BackendUnavailable(
                 'openvino is not installed; run `pip install "clinreadnet[openvino]"`'
             ) from None
-        self._core: Any = openvino.Core()
         self._file = file
-        self._settings: dict[str, Any] = {
+        settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": products,
-            # OpenVINO 2026.3 and 2026.4 end the process with a segmentation fault when they compile
-            # some of our graphs for 4, 6 or 8 slices with generated kernels ("snippets").
-            "SNIPPETS_MODE": "DISABLE",
         }
         if workers > 1:
-            self._settings["NUM_STREAMS"] = workers
+            settings["NUM_STREAMS"] = workers
         if threads is not None:
-            self._settings["INFERENCE_NUM_THREADS"] = threads * workers
-        self._compiled: dict[int, _Compiled] = {}
-        self._compiling = threading.Lock()
+            settings["INFERENCE_NUM_THREADS"] = threads * workers
+        core: Any = openvino.Core()
         try:
-            self._graph: Any = self._core.read_model(model, b"")
+            graph: Any = core.read_model(model, b"")
         except Exception as error:  # openvino's exceptions share no base class
             raise self._refusal(error) from None
-        inputs, found = self._graph.inputs, self._graph.outputs
+        inputs, found = graph.inputs, graph.outputs
         self.dtype = check_interface(
             file,
             [port.get_any_name() for port in inputs],
@@ -127,41 +111,36 @@ class OpenVinoBackend:
             [min(port.get_names() & set(OUTPUTS), default=port.get_any_name()) for port in found],
         )
         try:
-            self._compile(batch)
+            graph.reshape({"hu": [1, 1, SIZE, SIZE]})
+            self._model: Any = core.compile_model(graph, "CPU", settings)
         except Exception as error:
             raise self._refusal(error) from None
+        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()  # requests that no thread runs now
 
     def run(self, hu: ArrayLike) -> Outputs:
         """Run the network once; see `clinreadnet.runtime.backends.ladder.Backend.run`."""
         feed = to_feed(hu, self.dtype)
+        slices: list[list[NDArray[np.float32]]] = []
         try:
-            compiled = self._compile(len(feed))
             try:
-                request = compiled.idle.get_nowait()
+                request = self._idle.get_nowait()
             except queue.Empty:
-                request = compiled.model.create_infer_request()
-            request.infer({"hu": feed}, share_inputs=True)
-            outputs = {
-                name: np.array(request.get_tensor(name).data, dtype=np.float32) for name in OUTPUTS
-            }
-            compiled.idle.put(request)
+                request = self._model.create_infer_request()
+            for index in range(len(feed)):
+                request.infer({"hu": feed[index : index + 1]}, share_inputs=True)
+                tensors = [request.get_tensor(name).data for name in OUTPUTS]
+                slices.append([np.array(data, dtype=np.float32) for data in tensors])
+            self._idle.put(request)
         except Exception as error:
             raise runtime_error(error, "OpenVINO") from error
-        return outputs
+        return {
+            name: np.concatenate(parts)
+            for name, parts in zip(OUTPUTS, zip(*slices, strict=True), strict=True)
+        }
 
     def close(self) -> None:
         """Free the graph. No run may be active."""
-        self._compiled.clear()
-        self._graph = self._core = None
-
-    def _compile(self, batch: int) -> _Compiled:
-        with self._compiling:
-            if batch not in self._compiled:
-                graph = self._graph.clone()
-                graph.reshape({"hu": [batch, 1, SIZE, SIZE]})
-                model = self._core.compile_model(graph, "CPU", self._settings)
-                self._compiled[batch] = _Compiled(model, queue.SimpleQueue())
-            return self._compiled[batch]
+        self._model = self._idle = None
 
     def _refusal(self, error: Exception) -> BackendUnavailable:
         return BackendUnavailable(f"{self._file}: OpenVINO refuses it ({first_line(error)})")

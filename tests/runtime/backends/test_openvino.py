@@ -54,7 +54,7 @@ def test_it_runs_on_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 @needs_openvino
 @pytest.mark.parametrize("half", [False, True], ids=["fp32", "fp16"])
 def test_every_size_of_a_batch_is_the_reference(half: bool) -> None:
-    backend = OpenVinoBackend(make_graph(half=half), batch=1)
+    backend = OpenVinoBackend(make_graph(half=half))
     for n in (1, 3, 4, 1):
         found = backend.run(HU[:n, None])
         if half:
@@ -67,7 +67,7 @@ def test_every_size_of_a_batch_is_the_reference(half: bool) -> None:
 @needs_openvino
 @pytest.mark.parametrize("workers", [1, 3])
 def test_threads_may_share_it(workers: int) -> None:
-    backend = OpenVinoBackend(make_graph(), batch=1, workers=workers, threads=1)
+    backend = OpenVinoBackend(make_graph(), workers=workers, threads=1)
     failures: list[BaseException] = []
 
     def work(number: int) -> None:
@@ -87,7 +87,7 @@ def test_threads_may_share_it(workers: int) -> None:
 
 @needs_openvino
 def test_results_stay_when_the_next_run_comes() -> None:
-    backend = OpenVinoBackend(make_graph(), batch=1)
+    backend = OpenVinoBackend(make_graph())
     first = backend.run(HU[:1, None])
     kept = {name: value.copy() for name, value in first.items()}
     backend.run(HU[1:2, None] + 500)
@@ -105,12 +105,12 @@ def test_results_stay_when_the_next_run_comes() -> None:
 )
 def test_a_graph_that_is_not_ours_is_refused(model: bytes, message: str) -> None:
     with pytest.raises(BackendUnavailable, match=f"a.onnx: .*{message}"):
-        OpenVinoBackend(model, batch=1, file="a.onnx")
+        OpenVinoBackend(model, file="a.onnx")
 
 
 @needs_openvino
 def test_a_closed_one_fails_in_one_line() -> None:
-    backend = OpenVinoBackend(make_graph(), batch=1)
+    backend = OpenVinoBackend(make_graph())
     backend.close()
     with pytest.raises(BackendError, match="OpenVINO failed"):
         backend.run(HU[:1, None])
@@ -154,7 +154,7 @@ sys.addaudithook(lambda name, args: seen.append(name) if name in names else None
 import numpy as np
 from clinreadnet.runtime.backends.openvino import OpenVinoBackend, installed_version
 assert installed_version()
-backend = OpenVinoBackend(open({str(graph)!r}, "rb").read(), batch=1)
+backend = OpenVinoBackend(open({str(graph)!r}, "rb").read())
 backend.run(np.zeros((1, 1, 512, 512), np.float32))
 time.sleep(1)
 assert not seen, seen
@@ -174,7 +174,7 @@ assert "openvino_telemetry" not in sys.modules
 
 @needs_openvino
 @pytest.mark.parametrize("batch", [4, 6, 8])
-def test_a_graph_that_its_generated_kernels_crash_on_runs(
+def test_a_batch_for_which_openvino_crashes_runs(
     batch: int, graph: Callable[[str, str], Path]
 ) -> None:
     """In a process of its own: a crash would end this one."""
@@ -182,7 +182,7 @@ def test_a_graph_that_its_generated_kernels_crash_on_runs(
 import numpy as np
 from clinreadnet.runtime.backends.openvino import OpenVinoBackend
 content = open({str(graph("tiny", "fp32"))!r}, "rb").read()
-print(OpenVinoBackend(content, batch={batch}).run(np.zeros(({batch}, 1, 512, 512)))["score"])
+print(OpenVinoBackend(content).run(np.zeros(({batch}, 1, 512, 512)))["score"])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, (done.returncode, done.stderr)
