@@ -50,6 +50,14 @@ class Table:
         return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>"
 
 
+def _share_of_limit(percent: float) -> str:
+    """Return a share of the roofline; nothing above 100 %, where no rate bounds the products.
+
+    8-bit products have no measured rate of their own; a wider precision's is no bound of theirs.
+    """
+    return f"{percent:.0f}" if percent <= 100 else ""
+
+
 def network_table(rows: Sequence[BenchRow]) -> Table:
     """Every row of the network: percentiles, ratio, percent of the limit, marks."""
     head = ("backend", "batch", "clock", "marks", "p50 ms", "95 %", "p90", "p99", "n")
@@ -75,7 +83,7 @@ def _network_row(row: BenchRow) -> tuple[str, ...]:
         str(row.n),
         f"{row.throughput:.4g}",
         "" if row.ratio is None else "{:.2f} ({:.2f} … {:.2f})".format(*row.ratio),
-        f"{row.percent_of_limit:.0f}",
+        _share_of_limit(row.percent_of_limit),
     )
 
 
