@@ -140,7 +140,7 @@ class OpenVinoBackend:
 
     def close(self) -> None:
         """Free the graph. No run may be active."""
-        self._model = self._idle = None
+        self._model, self._idle = None, queue.SimpleQueue()
 
     def _refusal(self, error: Exception) -> BackendUnavailable:
         return BackendUnavailable(f"{self._file}: OpenVINO refuses it ({first_line(error)})")
