@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from support.pacs import MAP, REPORT, Pacs, connect
 from clinreadnet.node.node import Node
 from clinreadnet.runtime import Session
 
-COUNT = 50
+COUNT = 50 if os.environ.get("CLINREADNET_TEST_ALL") == "1" else 20
 
 
 def test_every_case_of_the_log_gets_its_report_and_its_maps(
