@@ -72,7 +72,7 @@ def announcement(items: Iterable[pytest.Item]) -> list[str]:
         f"{', '.join(titles) or 'none'}",
         f"bench: takes about {math.ceil(seconds / 60)} minutes on two processors; stop other "
         "programs; Ctrl-C keeps whole rounds",
-        f"bench: leaves out {LEFT_OUT}: `pytest bench --thorough` measures them, in an hour",
+        f"bench: leaves out {LEFT_OUT}: `pytest bench --thorough` measures them",
     ]
 
 

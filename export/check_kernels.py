@@ -52,6 +52,10 @@ def read_kernels(folder: str | os.PathLike[str]) -> list[Kernel]:
         InputError: no such folder, an index that cannot be read, or a missing file.
     """
     index = Path(folder) / INDEX_NAME
+    if not index.exists():
+        raise InputError(
+            f"{index}: missing; name a folder that `clinreadnet export-kernels --out` made"
+        )
     content = read_regular(index, LARGEST)
     try:
         entries = [one for one in json.loads(content)["kernels"] if one["kind"] == "ptx"]

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.whole import WHOLE
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-ALL = os.environ.get("CLINREADNET_TEST_ALL") == "1"
-"""Whether tests run whole that `make test` runs in part; `make test-all` sets it."""
 
 
 def pytest_configure() -> None:
@@ -33,7 +32,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in other]
         config.hook.pytest_deselected(items=other)
 
-    if left_out := set() if ALL else set(beside_the_sample(items)):
+    if left_out := set() if WHOLE else set(beside_the_sample(items)):
         items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=list(left_out))
 

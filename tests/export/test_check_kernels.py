@@ -97,3 +97,11 @@ def test_a_bad_index_is_refused(folder: Path, entry: dict[str, Any], message: st
 def test_no_index_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="kernels.json"):
         check_folder(tmp_path)
+
+
+def test_another_folder_says_what_makes_one(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["check-kernels", str(tmp_path)])
+    assert isinstance(result.exception, InputError)
+    assert "kernels.json: missing; name a folder that `clinreadnet export-kernels --out` made" in (
+        str(result.exception)
+    )

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from fuzz.cases import READ, REFUSED, SEEDS, judge
 from fuzz.run import CORPUS, fuzz
+from support.whole import WHOLE
 
 pytest.importorskip("cryptography")
-WHOLE = os.environ.get("CLINREADNET_TEST_ALL") == "1"
 SECONDS = float(os.environ.get("CLINREADNET_FUZZ_SECONDS", 30 if WHOLE else 5))
 
 

@@ -11,6 +11,7 @@ import torch
 from support.novelty_oracle import Round, exact, to_bits
 from support.novelty_oracle import novelty as oracle_novelty
 from support.strange_slices import STRANGE, strange_slice
+from support.whole import WHOLE
 
 from clinreadnet.data.region import OUTSIDE, find_region
 from clinreadnet.data.slices import find_slices
@@ -23,7 +24,7 @@ from clinreadnet.simulator.phantom.draw import draw_phantom
 from clinreadnet.simulator.simulate import simulate_anatomy
 
 SEED = 301
-PHANTOMS = 60 if os.environ.get("CLINREADNET_TEST_ALL") == "1" else 20
+PHANTOMS = 60 if WHOLE else 20
 ANATOMIES = 10
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +9,12 @@ import pytest
 from archives.headers import CASES
 from support import odd_headers
 from support.pacs import MAP, REPORT, Pacs, connect
+from support.whole import WHOLE
 
 from clinreadnet.node.node import Node
 from clinreadnet.runtime import Session
 
-COUNT = 50 if os.environ.get("CLINREADNET_TEST_ALL") == "1" else 20
+COUNT = 50 if WHOLE else 20
 
 
 def test_every_case_of_the_log_gets_its_report_and_its_maps(

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from support.bodies import body
 from support.tiny_bundle import reference, write_bundle
+from support.whole import WHOLE
 
 from clinreadnet.errors import BackendError, DeviceLost, OutOfMemory, PartialResult
 from clinreadnet.runtime import Session
@@ -179,7 +180,7 @@ def test_a_day_of_calls_takes_no_more_memory_handles_or_threads(bundle: Path) ->
         gc.collect()
         return resident_bytes(), len(os.listdir("/proc/self/fd")), threading.active_count()
 
-    calls = 20_000 if os.environ.get("CLINREADNET_TEST_ALL") == "1" else 5_000
+    calls = 20_000 if WHOLE else 5_000
     before = spend(5_000)
     after = spend(calls)
     assert after[0] - before[0] < 4 * 2**20
