@@ -43,7 +43,7 @@ fuzz: $(INSTALLED)  ## read random files for MINUTES (default 30), from SEED; RE
 		$(if $(RECORD),--record ../$(FUZZED))
 
 faults: $(INSTALLED)  ## end every command that writes at MOMENTS moments (default 20) for each kind of fault
-	CLINREADNET_FAULTS=$(or $(MOMENTS),20) \
+	CLINREADNET_TEST_ALL=1 CLINREADNET_FAULTS=$(or $(MOMENTS),20) \
 		CLINREADNET_FAULTS_RECORD=$(if $(RECORD),$(CURDIR)/$(FAULTED)) $(BIN)/python -m pytest -q tests/cli/test_faults.py
 
 native-sanitize: $(INSTALLED)  ## run the CPU engine under the address, undefined-behaviour and thread sanitizers

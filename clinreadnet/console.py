@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import IO, Any, NoReturn
 
 from rich.console import Console
@@ -106,20 +107,44 @@ def note(line: str) -> None:
 def status(line: str) -> Iterator[None]:
     """Show on a terminal what is being done, until the block ends.
 
-    Standard output stays as it is: rich's own status would print it to standard error.
+    Standard output stays as it is: rich's own status would print it to standard error. Ctrl-C ends
+    the block even where a library that is imported or called there catches the KeyboardInterrupt.
     """
-    if not _draws():
+    with _interrupts_kept():
+        if not _draws():
+            yield
+            return
+        shown = Spinner("dots", Text(visible(line)), style="status.spinner")
+        live = Live(shown, console=console, transient=True, redirect_stdout=False)
+        try:
+            with _uninterrupted():
+                live.start(refresh=True)
+            yield
+        finally:
+            with _uninterrupted():
+                live.stop()
+
+
+@contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    """Raise KeyboardInterrupt at the end of the block where something inside caught Ctrl-C's."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
-    shown = Spinner("dots", Text(visible(line)), style="status.spinner")
-    live = Live(shown, console=console, transient=True, redirect_stdout=False)
+    interrupts: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        interrupts.append(number)
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, interrupt)
     try:
-        with _uninterrupted():
-            live.start(refresh=True)
         yield
     finally:
-        with _uninterrupted():
-            live.stop()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if interrupts:
+        raise KeyboardInterrupt
 
 
 def progress_bar(*, quiet: bool = False) -> Progress:

@@ -32,7 +32,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in other]
         config.hook.pytest_deselected(items=other)
 
-    if left_out := set() if WHOLE else set(beside_the_sample(items)):
+    slow = (item for item in items if item.get_closest_marker("whole"))
+    if left_out := set() if WHOLE else {*slow, *beside_the_sample(items)}:
         items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=list(left_out))
 
@@ -123,7 +124,7 @@ def tiny_checkpoint() -> Path:
 
 @pytest.fixture(scope="session")
 def simulated_once(shared: Callable[[str, Callable[[Path], object]], Path]) -> Iterator[None]:
-    """Simulating takes longer than a tiny network; the same slices serve every export."""
+    """Simulating takes longer than a tiny network: the slices of one anatomy serve every export."""
     from clinreadnet.export import golden
 
     simulate = golden.simulate_anatomy
@@ -137,6 +138,7 @@ def simulated_once(shared: Callable[[str, Callable[[Path], object]], Path]) -> I
         return pickle.loads(path.read_bytes())
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(golden, "GOLDEN_ANATOMIES", 1)
         patch.setattr(golden, "simulate_anatomy", once)
         yield
 

@@ -88,3 +88,28 @@ def test_a_display_that_is_interrupted_half_begun_is_not_drawn_again(
     assert screen.status == 0, screen.drawn
     assert screen.drawn.rstrip().endswith("interrupted"), screen.drawn
     assert screen.cursor_shown
+
+
+SWALLOWED = """
+import signal
+from clinreadnet.console import status
+try:
+    with status("Loading"):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except:
+            pass
+    print("goes on")
+except KeyboardInterrupt:
+    print("interrupted")
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+"""
+
+
+@pytest.mark.parametrize("environment", [{}, {"TERM": "dumb"}], ids=str)
+def test_an_interrupt_that_a_library_catches_is_not_lost(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", SWALLOWED]
+    screen = terminal.run(command, tmp_path, environment=environment)
+    assert screen.status == 0 and "interrupted" in screen.drawn, screen.drawn

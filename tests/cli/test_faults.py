@@ -188,6 +188,7 @@ def test_a_signal_at_a_random_time(
         again(name, before, trial)
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_disk_that_fills_up_is_one_line_and_nothing_is_half_written(
     name: str, template: Callable[[str], tuple[Path, Ended]], tmp_path: Path

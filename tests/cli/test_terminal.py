@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -24,6 +25,8 @@ from clinreadnet.cli import app  # noqa: E402
 
 ALL = {**COMMANDS, **READERS}
 ENDLESS = {"listen"}
+WIDE, NARROW = (100, {}), (40, {"NO_COLOR": "1"})
+"""Columns and environment of a terminal."""
 ANSWER_SECONDS = 1.0
 """Seconds after Ctrl-C in which a command ends."""
 
@@ -48,19 +51,28 @@ def test_every_command_is_here() -> None:
     assert set(commands) == names
 
 
+def in_turn(names: Iterable[str], first: Any, second: Any) -> list[Any]:
+    """Pair each name with both values; the sample takes the values in turn."""
+    return [
+        (name, value)
+        for count, name in enumerate(names)
+        for value in ((second, first) if count % 2 else (first, second))
+    ]
+
+
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize(
-    ("columns", "environment"),
-    [(100, {}), (40, {"NO_COLOR": "1"})],
-    ids=["100-columns", "40-columns-without-colour"],
+    ("name", "kind"),
+    in_turn(sorted(set(ALL) - ENDLESS), WIDE, NARROW),
+    ids=lambda value: value if isinstance(value, str) else f"{value[0]}-columns",
 )
-@pytest.mark.parametrize("name", sorted(set(ALL) - ENDLESS))
 def test_a_command_ends_and_leaves_the_terminal_as_it_was(
     name: str,
-    columns: int,
-    environment: dict[str, str],
+    kind: tuple[int, dict[str, str]],
     inputs: Callable[[str, Path], Path],
     tmp_path: Path,
 ) -> None:
+    columns, environment = kind
     screen = terminal.fork(
         name, inputs(name, tmp_path), columns=columns, environment=environment, limit=120
     )
@@ -84,9 +96,9 @@ BARS = {
 }
 
 
-@pytest.mark.parametrize("name", BARS)
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize(
-    "environment", [{"FORCE_COLOR": "1"}, {"TERM": "dumb"}], ids=["forced", "dumb"]
+    ("name", "environment"), in_turn(BARS, {"FORCE_COLOR": "1"}, {"TERM": "dumb"}), ids=str
 )
 def test_a_bar_is_drawn_where_the_terminal_can(
     name: str,
@@ -101,6 +113,7 @@ def test_a_bar_is_drawn_where_the_terminal_can(
     assert drawn == ("dumb" not in environment.values()), screen.drawn
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("moment", [0.02, 0.1, 0.3, 1.0])
 @pytest.mark.parametrize("name", ["score", "simulate", "train", "verify", "export", "listen"])
 def test_control_c_ends_a_command_with_one_line(

@@ -125,6 +125,7 @@ def test_golden_file_is_the_same_each_time(
         return {"score": score, "probs": ones[:, 0] / np.ones(21), "quality_map": ones}
 
     monkeypatch.setattr(goldens, "reference_outputs", outputs)
+    monkeypatch.setattr(goldens, "GOLDEN_ANATOMIES", 2)
     model = load_checkpoint(tiny_checkpoint)
     notes: list[str] = []
     with progress_bar() as bar:
@@ -152,9 +153,8 @@ def test_distinct(scores: list[float], kept: list[int]) -> None:
     assert distinct(np.asarray(scores), 0.02).tolist() == kept
 
 
-def test_graphs_without_engines_and_with_force(
-    quick: None, tiny_checkpoint: Path, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("quick", "few_golden")
+def test_graphs_without_engines_and_with_force(tiny_checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "bundle"
     out.mkdir()
     (out / "keep").touch()
@@ -235,8 +235,9 @@ def test_nothing_is_left_of_a_broken_export(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("quick", "few_golden")
 def test_a_failed_budget_marks_the_bundle(
-    quick: None, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(PRECISIONS, "fp32", replace(PRECISIONS["fp32"], budget=1e-12))
     result = export(tmp_path / "bundle", tiny_checkpoint, "--precision", "fp32", "--no-engines")
@@ -250,8 +251,8 @@ def test_a_failed_budget_marks_the_bundle(
         Session(tmp_path / "bundle")
 
 
+@pytest.mark.usefixtures("quick", "few_golden")
 def test_chosen_islands_are_in_the_graph_and_in_the_manifest(
-    quick: None,
     tiny_bundle: Path,
     tiny_checkpoint: Path,
     tmp_path: Path,

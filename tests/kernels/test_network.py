@@ -42,6 +42,7 @@ def test_compiles_without_graph_breaks(pair: tuple[ClinReadNet, ClinReadNet]) ->
         torch.testing.assert_close(compiled(pair[0], x), forward(pair[1], x))
 
 
+@pytest.mark.whole
 @pytest.mark.interpret
 def test_exports_ops_and_from_there_to_onnx(
     pair: tuple[ClinReadNet, ClinReadNet], tmp_path: Path

@@ -25,7 +25,7 @@ from clinreadnet.simulator.simulate import simulate_anatomy
 
 SEED = 301
 PHANTOMS = 60 if WHOLE else 20
-ANATOMIES = 10
+ANATOMIES = 10 if WHOLE else 4
 
 
 @cache
@@ -46,6 +46,13 @@ def novelty(hu: np.ndarray) -> float:
         return float(model.novelty(model.statistics(model.stem(image))))
 
 
+@cache
+def strange(kind: str, anatomy: int) -> tuple[np.ndarray, float]:
+    """Return a drawn slice that shows no abdominal CT, and its novelty."""
+    hu = strange_slice(kind, anatomy, abdomen(anatomy))
+    return hu, novelty(hu)
+
+
 def test_abdominal_slices_are_in_domain() -> None:
     threshold = float(shipped().novelty.threshold)
     assert np.isfinite(threshold)
@@ -59,10 +66,9 @@ def test_what_is_no_abdominal_ct_is_marked_as_novel() -> None:
         f"{kind}, {seed}"
         for kind in STRANGE
         for seed in range(ANATOMIES)
-        if not novelty(strange_slice(kind, seed, abdomen(seed))) > threshold
+        if not strange(kind, seed)[1] > threshold
     ]
-    # At most one in twenty.
-    assert len(missed) <= 4, missed
+    assert len(missed) < 0.05 * len(STRANGE) * ANATOMIES, missed
 
 
 def test_both_gates_mark_every_drawn_foreign_slice_and_keep_the_phantoms() -> None:
@@ -71,8 +77,8 @@ def test_both_gates_mark_every_drawn_foreign_slice_and_keep_the_phantoms() -> No
         f"{kind}, {seed}"
         for kind in STRANGE
         for seed in range(ANATOMIES)
-        if find_region(hu := strange_slice(kind, seed, abdomen(seed))).answer != OUTSIDE
-        and not novelty(hu) > threshold
+        if find_region(strange(kind, seed)[0]).answer != OUTSIDE
+        and not strange(kind, seed)[1] > threshold
     ]
     assert missed == []
     phantoms = [draw_phantom(SEED, n) for n in range(PHANTOMS)]

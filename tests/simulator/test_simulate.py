@@ -6,6 +6,7 @@ import numpy as np
 import pydicom
 import pytest
 from scipy.stats import spearmanr
+from support.whole import WHOLE
 
 from clinreadnet.data.ldctiqa import read_ldctiqa
 from clinreadnet.data.slices import find_slices
@@ -17,7 +18,7 @@ from clinreadnet.simulator.preview import write_preview
 from clinreadnet.simulator.simulate import simulate_anatomy, simulate_folder, simulate_series
 
 SEED = 20
-COUNT = 64
+COUNT = 64 if WHOLE else 32
 
 
 @pytest.fixture(scope="module")
@@ -243,6 +244,7 @@ def test_says_what_to_install(tmp_path, monkeypatch, missing):
         simulate_folder(tmp_path / "x", 1, 1)
 
 
+@pytest.mark.whole
 def test_command_line(tmp_path):
     command = [sys.executable, "-m", "clinreadnet.cli", "simulate", "--out", str(tmp_path / "d")]
     command += ["--count", "1", "--seed", "3"]

@@ -73,6 +73,7 @@ def test_a_run_lowers_the_loss_and_leaves_a_checkpoint(folder: Path, tmp_path: P
 
 
 @pytest.mark.usefixtures("shallow")
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("cut", [1, 2, 3], ids=["mid-epoch", "end-of-epoch", "last-epoch"])
 def test_a_resumed_run_equals_an_uninterrupted_one(
     folder: Path, tmp_path: Path, whole_run: Path, cut: int

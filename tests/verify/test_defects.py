@@ -78,6 +78,7 @@ def test_verification_names_the_output_that_is_off(
     assert parity.details["slices_off"]
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("name", [defect.name for defect in DEFECTS if defect.batch])
 def test_verification_notices_mistakes_of_batches(
     tiny_bundle: Path, golden: Outputs, name: str

@@ -102,6 +102,7 @@ def engine_of(bundle: Path) -> str:
 
 
 @pytest.mark.usefixtures("few_golden")
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("file", [FP32, FP16, "engine", "golden.npz"])
 @pytest.mark.parametrize("damage", ["one-bit", "missing", "truncated"])
 def test_a_damaged_file_is_named(own_bundle: Path, file: str, damage: str) -> None:
@@ -170,6 +171,7 @@ def test_shifted_golden_outputs_fail_both_graphs(own_bundle: Path) -> None:
     assert not report.passed
 
 
+@pytest.mark.whole
 def test_golden_slices_need_no_torch(own_bundle: Path) -> None:
     alone = BatchRange(1, 1, 1)
     manifest = load_manifest(own_bundle)
@@ -262,6 +264,7 @@ def test_labelled_folder(tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Pat
             assert artifact["details"]["worst_slice"] in {f"{i:04d}.tif" for i in range(5)}
 
 
+@pytest.mark.whole
 @pytest.mark.usefixtures("few_golden")
 def test_labelled_folder_measures_every_graph(
     own_bundle: Path, tiny_checkpoint: Path, tmp_path: Path

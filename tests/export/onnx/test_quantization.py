@@ -236,6 +236,7 @@ def test_no_engine_is_built_of_it(precisions: list[str], tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("few_golden")
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize("factor", [1.0, 1.2], ids=["within", "outside"])
 def test_only_a_graph_within_its_budget_is_shipped(
     tiny_bundle: Path,

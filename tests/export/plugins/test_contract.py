@@ -48,6 +48,7 @@ def calls(binding: RealBinding, *, broken: bool = False) -> list[Call]:
         pytest.skip(str(reason))
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize("binding", WITH_PLUGINS, ids=lambda one: one.title.replace(" ", "-"))
 def test_launches_are_those_of_the_package(binding: RealBinding) -> None:
     """The sizes of a launch, evaluated by hand."""

@@ -16,9 +16,8 @@ from clinreadnet.verify.run import verify_golden  # noqa: E402
 pytestmark = pytest.mark.compile
 
 
-def test_a_bundle_has_both_graphs_and_the_ptx(
-    quick: None, tiny_checkpoint: Path, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("quick", "few_golden")
+def test_a_bundle_has_both_graphs_and_the_ptx(tiny_checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "bundle"
     notes: list[str] = []
     report = export_bundle(
