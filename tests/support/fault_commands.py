@@ -266,7 +266,7 @@ def _without_ray() -> None:
             yield archive._Chunk(0, archive.score_chunk(session, refs), session.describe())
 
     actor = SimpleNamespace(options=lambda **k: SimpleNamespace(remote=lambda: None))
-    archive._cluster = lambda *a, **k: nullcontext()  # type: ignore[assignment]
+    archive.connected = lambda *a, **k: nullcontext()  # type: ignore[assignment]
     archive._worker_options = lambda *a: {}  # type: ignore[assignment]
     archive._run = work
     archive.ray = SimpleNamespace(remote=lambda one: actor)  # type: ignore[assignment]
