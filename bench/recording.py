@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from bench import devices
+from clinreadnet.checkout import git_commit
 from clinreadnet.errors import InputError
-from clinreadnet.machine import git_commit
+from clinreadnet.processor import cpu_name
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
@@ -23,6 +26,18 @@ COMMIT_VARIABLE = "CLINREADNET_COMMIT"
 def current_commit() -> str | None:
     """Return the commit in hexadecimal digits, or None outside a checkout."""
     return os.environ.get(COMMIT_VARIABLE) or git_commit(ROOT)
+
+
+def run_facts(command: str) -> dict[str, Any]:
+    """Return what a record says of its run: command, date, commit, processor and Python."""
+    return {
+        "command": command,
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "commit": current_commit(),
+        "cpu": cpu_name(),
+        "threads": os.cpu_count(),
+        "python": platform.python_version(),
+    }
 
 
 def results_file(machine: str, commit: str) -> Path:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from clinreadnet.machine import cpu_name
+from clinreadnet.processor import cpu_name
 from clinreadnet.simulator.phantom.draw import draw_phantom
 from clinreadnet.simulator.scan import DEGRADATIONS, NOISE_LEVELS, VIEWS, Protocol, degrade
 from clinreadnet.simulator.simulate import simulate_anatomy

@@ -31,10 +31,10 @@ from clinreadnet.export.onnx.quantization import (
     quantize_dynamically,
     token_layers,
 )
-from clinreadnet.machine import multiplies_bytes
 from clinreadnet.model.checkpoint import load_checkpoint
 from clinreadnet.model.network import PRESETS
 from clinreadnet.precision import PRECISIONS, quantized_precisions
+from clinreadnet.processor import multiplies_bytes
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.backends.ladder import SessionOptions, open_backend
 from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
