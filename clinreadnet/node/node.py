@@ -17,7 +17,7 @@ from clinreadnet.node.log import HASH_DIGITS, log
 from clinreadnet.node.metrics import Metrics, Monitor
 from clinreadnet.node.receive import Receiver
 from clinreadnet.node.send import Sender
-from clinreadnet.node.spool import Spool
+from clinreadnet.node.spool import Series, Spool
 from clinreadnet.node.tls import client_context, server_context
 from clinreadnet.node.work import Worker
 from clinreadnet.runtime import Session
@@ -51,6 +51,7 @@ class Node:
         self._monitor: Monitor | None = None
         self._threads: list[threading.Thread] = []
         self._stopping = threading.Event()
+        self._scoring: Series | None = None
         self._failure: BaseException | None = None
         self._stopped = False
         try:
@@ -115,6 +116,9 @@ class Node:
             self._monitor.stop()
         for thread in self._threads:
             thread.join(5)
+        if self._scoring is not None and self._failure is None:
+            with suppress(sqlite3.Error):
+                self._spool.release(self._scoring)
         if not any(thread.is_alive() for thread in self._threads):
             self._spool.close()
 
@@ -178,6 +182,7 @@ class Node:
             log(f"the spool cannot be used ({reason})", kind="spool")
             self._stopping.wait(_PAUSE)
             return False
+        self._scoring = series
         if series is None:
             return False
         try:
@@ -185,6 +190,7 @@ class Node:
         except DeviceLost:
             raise
         except SessionClosed:
+            self._spool.release(series)
             return False
         except Exception as error:  # one of LATER, or the series could not even be set aside
             self._metrics.series.labels("postponed").inc()
@@ -193,6 +199,8 @@ class Node:
                 f"series {series.key[:HASH_DIGITS]}: not scored yet ({reason}); it waits, next try "
                 f"in {pause(series.attempts - 1):.0f} s"
             )
+            self._spool.release(series)
+        self._scoring = None
         return True
 
     def _send(self) -> bool:

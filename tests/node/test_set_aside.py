@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from clinreadnet.cli import app
 from clinreadnet.dicom import quality_map, structured_report
-from clinreadnet.errors import InputError
+from clinreadnet.errors import BackendError, InputError, SessionClosed
 from clinreadnet.node import work
 from clinreadnet.node.aside import change, list_aside
 from clinreadnet.node.config import Destination, NodeConfig
@@ -226,6 +226,63 @@ def test_memory_that_is_full_five_times_sets_a_series_aside(
         node._spool.database.execute("UPDATE series SET due = 0")
     step(node, worker)
     assert states(node._spool) == ["aside"]
+
+
+def restart(node: Node) -> Spool:
+    """Open the spool again, as the next process does; nothing has waited for its pause."""
+    again = Spool(node._spool.folder, most_bytes=10**9, most_objects=10**4)
+    again.database.execute("UPDATE series SET due = 0")
+    return again
+
+
+def test_a_series_that_ends_the_process_twice_is_set_aside(
+    node: Node, worker: Worker, series: Callable[..., Dataset], capfd: pytest.CaptureFixture[str]
+) -> None:
+    name = put(node._spool, series(0))
+    assert node._spool.claim(0) is not None
+    node.stop()
+    with closing(restart(node)) as second:
+        claimed = second.claim(0)
+        assert claimed is not None and claimed.deaths == 1
+    with closing(restart(node)) as third:
+        put(third, series(1))
+        last = Worker(worker._session, third, worker._metrics, maps=False, resample=False)
+        for _ in range(2):
+            claimed = third.claim(0)
+            assert claimed is not None
+            last.score(claimed)
+        assert states(third) == ["aside", "done"]
+        (one,) = list_aside(third.folder)
+        assert one.series == name and "process ended 2 times in a row" in one.reason
+        assert f"series {name}: set aside (the process ended" in capfd.readouterr().err
+        change(third.folder, ["all"], "retry")
+        claimed = third.claim(0)
+        assert claimed is not None and claimed.deaths == 0
+        last.score(claimed)
+        assert states(third) == ["done", "done"]
+
+
+@pytest.mark.parametrize("error", [BackendError("busy"), SessionClosed("closed"), OSError("full")])
+def test_a_series_that_has_to_wait_has_ended_no_process(
+    node: Node,
+    worker: Worker,
+    series: Callable[..., Dataset],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise error
+
+    put(node._spool, series(0))
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "score_slices", fail)
+        for _ in range(3):
+            step(node, worker)
+            node._spool.database.execute("UPDATE series SET due = 0")
+    node.stop()
+    with closing(restart(node)) as again:
+        claimed = again.claim(0)
+        assert claimed is not None and (claimed.attempts, claimed.deaths) == (4, 0)
 
 
 @pytest.fixture
