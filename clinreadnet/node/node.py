@@ -31,6 +31,8 @@ class Node:
     """Takes its ports and its spool when it is made, and works between `start` and `stop`.
 
     Attributes:
+        spool: what waits.
+        metrics: what is counted.
         port: that it listens on.
         metrics_port: of ``/healthz`` and ``/metrics``, or None.
     """
@@ -42,48 +44,49 @@ class Node:
             InputError: the spool, a port or a file of TLS cannot be used.
         """
         self._config = config
-        self._metrics = Metrics()
+        self.metrics = Metrics()
         receiving = None if config.tls is None else server_context(config.tls)
         sending = client_context(config.tls) if config.tls and config.send_tls else None
-        self._spool = Spool(
+        self.spool = Spool(
             config.spool, most_bytes=config.spool_bytes, most_objects=config.spool_objects
         )
         self._monitor: Monitor | None = None
         self._threads: list[threading.Thread] = []
         self._stopping = threading.Event()
+        self._next_care = 0.0
         self._scoring: Series | None = None
         self._failure: BaseException | None = None
         self._stopped = False
         try:
-            self._receiver = Receiver(config, self._spool, self._metrics, receiving)
+            self._receiver = Receiver(config, self.spool, self.metrics, receiving)
         except BaseException:
-            self._spool.close()
+            self.spool.close()
             raise
-        self._metrics.watch(self._state)
+        self.metrics.watch(self._state)
         if config.metrics_port is not None:
             try:
-                self._monitor = Monitor(config.metrics_port, self._metrics, self.problem)
+                self._monitor = Monitor(config.metrics_port, self.metrics, self.problem)
             except BaseException:
                 self.stop()
                 raise
-        self._sender = Sender(config.title, config.destination, self._spool, self._metrics, sending)
+        self._sender = Sender(config.title, config.destination, self.spool, self.metrics, sending)
         self.port = self._receiver.port
         self.metrics_port = None if self._monitor is None else self._monitor.port
 
     def start(self, session: Session) -> None:
         """Begin to answer, to score with a session and to send."""
-        self._spool.resume()
+        self.spool.resume()
         worker = Worker(
             session,
-            self._spool,
-            self._metrics,
+            self.spool,
+            self.metrics,
             maps=self._config.maps,
             resample=self._config.resample,
         )
         for name, work in (
             ("receiver", self._receiver.serve),
-            ("worker", lambda: self._repeat(lambda: self._score(worker))),
-            ("sender", lambda: self._repeat(self._send)),
+            ("worker", lambda: self._repeat(lambda: self.score_next(worker))),
+            ("sender", lambda: self._repeat(lambda: self._survive(self._send))),
         ):
             thread = threading.Thread(target=self._guard, args=(work,), name=name, daemon=True)
             thread.start()
@@ -118,9 +121,31 @@ class Node:
             thread.join(5)
         if self._scoring is not None and self._failure is None:
             with suppress(sqlite3.Error):
-                self._spool.release(self._scoring)
+                self.spool.release(self._scoring)
         if not any(thread.is_alive() for thread in self._threads):
-            self._spool.close()
+            self.spool.close()
+
+    def score_next(self, worker: Worker) -> bool:
+        """Score the series that is complete and waits longest; return whether there was any.
+
+        Raises:
+            DeviceLost: the node cannot go on.
+        """
+        return self._survive(lambda: self._score(worker))
+
+    def remove_old(self) -> None:
+        """Remove what waits or is aside longer than the node keeps it."""
+        for one in self.spool.expire_outgoing(self._config.keep_days):
+            self.metrics.sent.labels("expired").inc()
+            log(
+                f"series {one.series[:HASH_DIGITS]}: the {one.kind} could not be sent for "
+                f"{self._config.keep_days:g} days and is removed"
+            )
+        for key in self.spool.expire_aside(self._config.keep_days):
+            log(
+                f"series {key[:HASH_DIGITS]}: was aside for {self._config.keep_days:g} days and is "
+                "removed"
+            )
 
     def problem(self) -> str | None:
         """Return what is wrong, or None."""
@@ -142,8 +167,8 @@ class Node:
         self.stop()
 
     def _state(self) -> dict[str, float]:
-        count, oldest = self._spool.waiting()
-        return self._spool.counts() | {
+        count, oldest = self.spool.waiting()
+        return self.spool.counts() | {
             "outgoing": count,
             "outgoing_oldest_seconds": oldest,
             "associations": self._receiver.associations,
@@ -159,7 +184,7 @@ class Node:
 
     def _repeat(self, work: Callable[[], bool]) -> None:
         while not self._stopping.is_set():
-            if not self._survive(work):
+            if not work():
                 self._stopping.wait(_TICK)
 
     def _survive(self, work: Callable[[], bool]) -> bool:
@@ -176,7 +201,7 @@ class Node:
 
     def _score(self, worker: Worker) -> bool:
         try:
-            series = self._spool.claim(self._config.quiet)
+            series = self.spool.claim(self._config.quiet)
         except Exception as error:
             reason = first_line(error) if isinstance(error, sqlite3.Error) else origin(error)
             log(f"the spool cannot be used ({reason})", kind="spool")
@@ -190,42 +215,26 @@ class Node:
         except DeviceLost:
             raise
         except SessionClosed:
-            self._spool.release(series)
+            self.spool.release(series)
             return False
         except Exception as error:  # one of LATER, or the series could not even be set aside
-            self._metrics.series.labels("postponed").inc()
+            self.metrics.series.labels("postponed").inc()
             reason = first_line(error) if isinstance(error, BackendError) else origin(error)
             log(
                 f"series {series.key[:HASH_DIGITS]}: not scored yet ({reason}); it waits, next try "
                 f"in {pause(series.attempts - 1):.0f} s"
             )
-            self._spool.release(series)
+            self.spool.release(series)
         self._scoring = None
         return True
 
     def _send(self) -> bool:
         try:
-            self._care()
+            if time.monotonic() > self._next_care:
+                self._next_care = time.monotonic() + _CARE
+                self.remove_old()
             return self._sender.send()
         except Exception as error:
             log(f"nothing can be sent now ({origin(error)})", kind="send")
             self._stopping.wait(_PAUSE)
             return False
-
-    _next_care = 0.0
-
-    def _care(self) -> None:
-        if time.monotonic() < self._next_care:
-            return
-        self._next_care = time.monotonic() + _CARE
-        for one in self._spool.expire_outgoing(self._config.keep_days):
-            self._metrics.sent.labels("expired").inc()
-            log(
-                f"series {one.series[:HASH_DIGITS]}: the {one.kind} could not be sent for "
-                f"{self._config.keep_days:g} days and is removed"
-            )
-        for key in self._spool.expire_aside(self._config.keep_days):
-            log(
-                f"series {key[:HASH_DIGITS]}: was aside for {self._config.keep_days:g} days and is "
-                "removed"
-            )

@@ -247,7 +247,7 @@ def test_a_driver_that_is_too_old_is_said_before_anything_is_built(
 ) -> None:
     monkeypatch.setattr(plan, "driver_version", lambda: "520.61.05")
     with pytest.raises(CheckFailed, match="PTX ISA 8.0 needs NVIDIA driver 525 or later"):
-        plan._check_driver(small(("sobel_stem",)))
+        plan.check_driver(small(("sobel_stem",)))
 
 
 @pytest.mark.parametrize(
