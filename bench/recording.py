@@ -40,11 +40,6 @@ def run_facts(command: str) -> dict[str, Any]:
     }
 
 
-def results_file(machine: str, commit: str) -> Path:
-    """Return the path of today's results."""
-    return RESULTS / machine / results_name(commit)
-
-
 def results_name(commit: str) -> str:
     """Return the name of today's results of a commit."""
     return f"{datetime.now(UTC):%Y-%m-%d}-{commit[:7]}.json"
@@ -69,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
     if commit is None:
         print(f"recording: not a git checkout; set {COMMIT_VARIABLE}", file=sys.stderr)
         return 2
-    path = results_file(this_machine(), commit)
+    path = RESULTS / this_machine() / results_name(commit)
     with tempfile.TemporaryDirectory() as folder:
         recorded = Path(folder) / "bench.json"
         status = measure([*(arguments or ["bench"]), "--thorough"], recorded)

@@ -2,44 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from bench.recording import RESULTS, ROOT
 from bench.tables.recorded import markdown, read_json
 from clinreadnet.training import ablation_table
 
 ABLATION = ROOT / "docs" / "training" / "ablation.json"
-
-
-def training_data() -> dict[str, Any]:
-    """Return what was measured on a simulated folder about rotation and grouping."""
-    summary: dict[str, Any] = read_json(RESULTS / "training" / "data.json")
-    return summary
-
-
-def rotation_table() -> str:
-    """Share of the noise that each way to rotate keeps."""
-    data = training_data()
-    rows = [
-        [name, *(f"{100 * kept[key]:.1f} %" for key in ("lowest", "median", "highest"))]
-        for name, kept in data["noise_kept"].items()
-    ]
-    head = f"rotation by {data['degrees']:g} degrees, {data['images']} images"
-    return markdown([head, "noise kept, lowest", "median", "highest"], rows)
-
-
-def grouping_table() -> str:
-    """Low-pass differences of a simulated folder, and the anatomies found without its record."""
-    data = training_data()
-    a = data["anatomies"]
-    rows = [
-        ["an image to the nearest of its anatomy", f"{a['largest_hu_to_nearest_of_same']:.1f} HU"],
-        ["any two of one anatomy, at most", f"{a['largest_hu_within']:.1f} HU"],
-        ["two of different anatomies, at least", f"{a['smallest_hu_between']:.1f} HU"],
-        ["anatomies", f"{a['anatomies']}"],
-        ["groups found", f"{a['groups_found']}, of which pure: {a['pure_groups']}"],
-    ]
-    return markdown([f"`{data['command']}`", "measured"], rows)
 
 
 def ablation() -> str:
@@ -67,7 +34,5 @@ def speed_table() -> str:
 
 TABLES = {
     "ablation": ablation,
-    "grouping": grouping_table,
-    "rotation": rotation_table,
     "training-speed": speed_table,
 }

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from types import TracebackType
 from typing import Self
 
 from clinreadnet.errors import BackendError, DeviceLost, SessionClosed, first_line, origin
@@ -158,12 +157,7 @@ class Node:
         """Return the node; leaving the block stops it."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stop()
 
     def _state(self) -> dict[str, float]:
