@@ -50,7 +50,7 @@ def two_workers() -> Iterator[None]:
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    return parquet.read_table(path).to_pylist()  # type: ignore[no-any-return]
+    return parquet.read_table(path).to_pylist()
 
 
 def test_killed_workers_lose_nothing(
@@ -288,7 +288,7 @@ def test_a_slice_that_fails_stops_no_other_of_its_chunk() -> None:
     images = [noise(i).astype(np.float32) for i in range(3)]
     images[1] -= 300
     refs = [SliceRef(Path(f"{i}"), None, None, "s", image.copy) for i, image in enumerate(images)]
-    outcomes = score_chunk(Picky(), refs)  # type: ignore[arg-type]
+    outcomes = score_chunk(Picky(), refs)
     errors = {i: str(one) for i, one in enumerate(outcomes) if isinstance(one, InputError)}
     assert errors == {1: "1: too dark"}
     kept = [one.score for one in outcomes if isinstance(one, SliceScore)]

@@ -10,11 +10,11 @@ import pytest
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from bench.records.ptx import NETWORKS  # noqa: E402
-from clinreadnet.errors import CheckFailed, InputError  # noqa: E402
-from clinreadnet.export.kernels import SHARED_MEMORY, Kernel  # noqa: E402
-from clinreadnet.export.plugins import kernel, plan  # noqa: E402
-from clinreadnet.export.plugins.kernel import (  # noqa: E402
+from bench.records.ptx import NETWORKS
+from clinreadnet.errors import CheckFailed, InputError
+from clinreadnet.export.kernels import SHARED_MEMORY, Kernel
+from clinreadnet.export.plugins import kernel, plan
+from clinreadnet.export.plugins.kernel import (
     ISA,
     Native,
     PluginKernel,
@@ -22,9 +22,9 @@ from clinreadnet.export.plugins.kernel import (  # noqa: E402
     prepared,
     without_hidden,
 )
-from clinreadnet.export.plugins.plan import check_precisions, make_plan  # noqa: E402
-from clinreadnet.export.plugins.request import parse_plugins, plugin_ops  # noqa: E402
-from clinreadnet.kernels.grid import (  # noqa: E402
+from clinreadnet.export.plugins.plan import check_precisions, make_plan
+from clinreadnet.export.plugins.request import parse_plugins, plugin_ops
+from clinreadnet.kernels.grid import (
     HEADS,
     TOKENS,
     B,
@@ -34,9 +34,9 @@ from clinreadnet.kernels.grid import (  # noqa: E402
     ceil_div,
     shape_text,
 )
-from clinreadnet.kernels.registry import OPS  # noqa: E402
-from clinreadnet.model.network import PRESETS, ClinReadNetConfig  # noqa: E402
-from clinreadnet.runtime.bundle.plugins import DRIVER_OF_ISA  # noqa: E402
+from clinreadnet.kernels.registry import OPS
+from clinreadnet.model.network import PRESETS, ClinReadNetConfig
+from clinreadnet.runtime.bundle.plugins import DRIVER_OF_ISA
 
 PTX = """.version 8.0
 .target sm_80

@@ -162,7 +162,7 @@ def test_capacity_is_limited(bundle: Path) -> None:
     with Session(bundle, "onnxruntime-cpu") as session:
         for capacity in (0, 1.5, 10**6):
             with pytest.raises(InputError, match="capacity="):
-                session.stream(capacity)  # type: ignore[arg-type]
+                session.stream(capacity)
 
 
 def test_an_older_bundle_is_refused(bundle: Path) -> None:
