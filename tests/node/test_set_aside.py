@@ -7,6 +7,7 @@ import json
 import os
 import sqlite3
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -282,6 +283,31 @@ def test_a_series_that_has_to_wait_has_ended_no_process(
     with closing(restart(node)) as again:
         claimed = again.claim(0)
         assert claimed is not None and (claimed.attempts, claimed.deaths) == (4, 0)
+
+
+def test_a_node_that_is_stopped_while_it_scores_counts_as_no_death(
+    node: Node,
+    session: Session,
+    series: Callable[..., Dataset],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def wait(*arguments: Any, **options: Any) -> None:
+        begun.set()
+        go_on.wait(60)
+        raise SessionClosed("closed")
+
+    monkeypatch.setattr(work, "score_slices", wait)
+    monkeypatch.setattr("clinreadnet.node.node._STOP", 0.1)
+    put(node.spool, series(0))
+    node.start(session)
+    assert begun.wait(60)
+    rows = "SELECT state, deaths FROM series"
+    assert node.spool.database.execute(rows).fetchall() == [("scoring", 1)]
+    node.stop()
+    assert node.spool.database.execute(rows).fetchall() == [("scoring", 0)]
+    go_on.set()
 
 
 @pytest.fixture
