@@ -15,13 +15,7 @@ from typing import Any
 from clinreadnet.data.slices import SliceRef, find_slices
 from clinreadnet.dicom import quality_map, sources, structured_report
 from clinreadnet.dicom.written import Written
-from clinreadnet.errors import (
-    BackendError,
-    ClinReadNetError,
-    InputError,
-    SessionClosed,
-    origin,
-)
+from clinreadnet.errors import BackendError, ClinReadNetError, InputError, SessionClosed, origin
 from clinreadnet.node.log import HASH_DIGITS, log
 from clinreadnet.node.metrics import Metrics
 from clinreadnet.node.spool import Series, SetAside, Spool

@@ -24,13 +24,7 @@ from pyarrow import parquet
 
 from clinreadnet.data.acquisition import Acquisition
 from clinreadnet.data.slices import SliceRef, find_slices
-from clinreadnet.errors import (
-    CheckFailed,
-    ClinReadNetError,
-    InputError,
-    origin,
-    visible,
-)
+from clinreadnet.errors import CheckFailed, ClinReadNetError, InputError, origin, visible
 from clinreadnet.files import check_output, whole_file
 from clinreadnet.runtime import Session
 from clinreadnet.scoring.cluster import LOCAL, connected

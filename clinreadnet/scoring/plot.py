@@ -18,7 +18,7 @@ _WINDOW = (350.0, 40.0)  # width and level of the window of LDCTIQA's radiologis
 
 
 def check_plot(target: Path) -> None:
-    """Refuse a plot that cannot be drawn, before anything is scored.
+    """Refuse a plot that cannot be drawn, before the work for it.
 
     Raises:
         InputError: matplotlib is not installed, or the format of ``target`` is not supported.

@@ -24,16 +24,7 @@ from clinreadnet.export.plugins.kernel import (
 )
 from clinreadnet.export.plugins.plan import check_precisions, make_plan
 from clinreadnet.export.plugins.request import parse_plugins, plugin_ops
-from clinreadnet.kernels.grid import (
-    HEADS,
-    TOKENS,
-    B,
-    Formula,
-    H,
-    bound_sizes,
-    ceil_div,
-    shape_text,
-)
+from clinreadnet.kernels.grid import HEADS, TOKENS, B, Formula, H, bound_sizes, ceil_div, shape_text
 from clinreadnet.kernels.registry import OPS
 from clinreadnet.model.network import PRESETS, ClinReadNetConfig
 from clinreadnet.runtime.bundle.plugins import DRIVER_OF_ISA

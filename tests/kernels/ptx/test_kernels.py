@@ -15,13 +15,7 @@ import torch
 pytest.importorskip("triton", reason="triton is not installed")
 
 from bench.records.mutants import mutants, verdict
-from bench.records.ptx import (
-    NETWORKS,
-    PRECISIONS_RUN,
-    TARGETS,
-    exported,
-    known_networks,
-)
+from bench.records.ptx import NETWORKS, PRECISIONS_RUN, TARGETS, exported, known_networks
 from clinreadnet.export.kernels import sources
 from clinreadnet.kernels import launch as launching
 from clinreadnet.kernels.compile import SHARED_MEMORY
