@@ -23,7 +23,7 @@ from clinreadnet.runtime import Session
 
 _TICK = 0.25  # seconds between two looks into the spool
 _PAUSE = 2.0  # seconds after an error of the disk
-_STOP = 5.0  # seconds that each thread has to end
+_STOP = 5.0  # seconds that the threads have to end
 _CARE = 600.0  # seconds between two looks for what is too old
 
 
@@ -117,8 +117,9 @@ class Node:
             self._receiver.close()
         if self._monitor is not None:
             self._monitor.stop()
+        end = time.monotonic() + _STOP
         for thread in self._threads:
-            thread.join(_STOP)
+            thread.join(max(end - time.monotonic(), 0.0))
         if self._scoring is not None and self._failure is None:
             with suppress(sqlite3.Error):
                 self.spool.release(self._scoring)
