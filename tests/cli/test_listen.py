@@ -160,6 +160,7 @@ main()
 """
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize("by", ["SIGSEGV", "SIGKILL"])
 def test_a_series_that_ends_the_process_is_set_aside_and_the_next_is_scored(
     bundle: Path, tmp_path: Path, pacs: Pacs, by: str

@@ -328,6 +328,7 @@ def dead_address(request: pytest.FixtureRequest) -> Iterator[str]:
         yield f"{'no-such-host.invalid' if request.param == 'no-such-name' else host}:{port}"
 
 
+@pytest.mark.sample(every=2)
 def test_an_address_that_does_not_answer_is_one_line_within_20_seconds(
     bundle: Path, tmp_path: Path, dead_address: str
 ) -> None:
