@@ -11,7 +11,6 @@ COUNTS := bench/results/kernels/machine-code.json
 PLUGINS := bench/results/plugins/contract.json
 SOAKED := bench/results/security/soak.json
 FAULTED := bench/results/security/faults.json
-FUZZED := bench/results/security/fuzz.json
 LOADED := bench/results/node/load.json
 WEIGHTS := clinreadnet/weights/small.safetensors
 NATIVE := setup.py $(wildcard kernels/cpu/*.cpp kernels/cpu/*.h kernels/cpu/include/*.h kernels/cpu/recipe.py)
@@ -39,8 +38,7 @@ test-all: export CLINREADNET_TEST_ALL := 1
 test-all: test  ## the same, with every case of what `make test` runs a sample of
 
 fuzz: $(INSTALLED)  ## read random files for MINUTES (default 30), from SEED; RECORD=1 keeps the counts
-	cd tests && ../$(BIN)/python -m fuzz.run --minutes $(or $(MINUTES),30) --seed $(or $(SEED),1) \
-		$(if $(RECORD),--record ../$(FUZZED))
+	$(RECORD_PYTHON) -m $(if $(RECORD),bench.records.fuzz,fuzz.run) --minutes $(or $(MINUTES),30) --seed $(or $(SEED),1)
 
 faults: $(INSTALLED)  ## end every command that writes at MOMENTS moments (default 20) for each kind of fault
 	CLINREADNET_TEST_ALL=1 CLINREADNET_FAULTS=$(or $(MOMENTS),20) \

@@ -15,7 +15,7 @@ from bench.results import called
 from bench.rows import BenchRow
 from bench.run import BRIEF
 from clinreadnet.errors import ClinReadNetError
-from clinreadnet.machine import cpu_name
+from clinreadnet.processor import cpu_name
 from clinreadnet.runtime.bundle.files import load_manifest
 from clinreadnet.runtime.gpu import find_gpus
 

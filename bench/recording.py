@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from bench import devices
+from clinreadnet.checkout import git_commit
 from clinreadnet.errors import InputError
-from clinreadnet.machine import git_commit
+from clinreadnet.processor import cpu_name
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
@@ -25,9 +28,16 @@ def current_commit() -> str | None:
     return os.environ.get(COMMIT_VARIABLE) or git_commit(ROOT)
 
 
-def results_file(machine: str, commit: str) -> Path:
-    """Return the path of today's results."""
-    return RESULTS / machine / results_name(commit)
+def run_facts(command: str) -> dict[str, Any]:
+    """Return what a record says of its run: command, date, commit, processor and Python."""
+    return {
+        "command": command,
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "commit": current_commit(),
+        "cpu": cpu_name(),
+        "threads": os.cpu_count(),
+        "python": platform.python_version(),
+    }
 
 
 def results_name(commit: str) -> str:
@@ -54,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
     if commit is None:
         print(f"recording: not a git checkout; set {COMMIT_VARIABLE}", file=sys.stderr)
         return 2
-    path = results_file(this_machine(), commit)
+    path = RESULTS / this_machine() / results_name(commit)
     with tempfile.TemporaryDirectory() as folder:
         recorded = Path(folder) / "bench.json"
         status = measure([*(arguments or ["bench"]), "--thorough"], recorded)

@@ -14,14 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bench.rows import (
-    ArrivalRow,
-    BenchRow,
-    ColdStartRow,
-    KernelRow,
-    OpRow,
-    RecordedRow,
-)
+from bench.rows import ArrivalRow, BenchRow, ColdStartRow, KernelRow, OpRow, RecordedRow
 from clinreadnet.errors import InputError, first_line
 from clinreadnet.files import read_regular
 

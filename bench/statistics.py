@@ -21,22 +21,21 @@ def variation(times: Sequence[float]) -> float:
     return float(np.std(times, ddof=1) / np.mean(times)) if len(times) > 1 else 0.0
 
 
-def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Return an interval that holds the true median with at least ``confidence``.
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return an interval that holds the true median with at least 95 %.
 
     Its ends are order statistics: how many of n values lie below the median is binomial, whatever
     they are distributed like. Below 6 values no such interval reaches 95 %: it is then all of them.
 
     Args:
         values: [n], n at least 1.
-        confidence: between 0 and 1.
     """
     ordered = sorted(values)
     n = len(ordered)
     outside, skip = 0.0, 0
     for k in range(n // 2):
         outside += 2 * math.comb(n, k) / 2**n
-        if outside > 1 - confidence:
+        if outside > 0.05:
             break
         skip = k
     return ordered[skip], ordered[n - 1 - skip]

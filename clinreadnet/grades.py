@@ -42,14 +42,14 @@ def likert_probabilities(probs: ArrayLike) -> Floats:
     return np.asarray(fine @ (nearest[:, None] == np.arange(len(LIKERT))))
 
 
-def coverage(probs: ArrayLike, labels: ArrayLike, mass: float = INTERVAL_MASS) -> float:
+def coverage(probs: ArrayLike, labels: ArrayLike) -> float:
     """Return the share of labels [n] inside the intervals of their distributions [n, 21]."""
-    return float(np.mean(covered(probs, labels, mass)))
+    return float(np.mean(covered(probs, labels)))
 
 
-def covered(probs: ArrayLike, labels: ArrayLike, mass: float = INTERVAL_MASS) -> NDArray[np.bool_]:
+def covered(probs: ArrayLike, labels: ArrayLike) -> NDArray[np.bool_]:
     """Return which labels [n] lie inside the intervals of their distributions [n, 21]."""
-    low, high = grade_interval(probs, mass)
+    low, high = grade_interval(probs)
     true = np.asarray(labels, np.float64)
     # A label is a multiple of a fifth, as the grades are, up to rounding.
     return np.asarray((true > low - 0.01) & (true < high + 0.01))

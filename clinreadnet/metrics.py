@@ -101,23 +101,15 @@ def resampled_sums(predicted: ArrayLike, true: ArrayLike, counts: ArrayLike) -> 
     return sum((np.abs(m(x, y, weights)) for m in (_pearson, _spearman, _kendall)), np.zeros(1))
 
 
-def bootstrap(
-    statistic: Callable[[NDArray[np.int64]], float],
-    n: int,
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> Interval:
+def bootstrap(statistic: Callable[[NDArray[np.int64]], float], n: int) -> Interval:
     """Return a statistic of n slices with its bootstrap percentile interval (95 %).
 
     Args:
         statistic: takes indices [n] of slices, some more than once.
         n: number of slices.
-        resamples: bootstrap resamples.
-        seed: of the resampling.
     """
-    rng = np.random.default_rng(seed)
-    draws = [np.arange(n), *rng.integers(0, n, size=(resamples, n))]
+    rng = np.random.default_rng(0)
+    draws = [np.arange(n), *rng.integers(0, n, size=(1000, n))]
     return _interval(np.array([statistic(draw) for draw in draws], np.float64))
 
 

@@ -137,12 +137,12 @@ def export_bundle(
     check_batch(batch)
     check_options(options, newest(flavour))
     check_request(plugins, newest(flavour), options, auto_islands=auto_islands)
-    engine_precisions = _engine_precisions(engine_precisions, precisions)
+    engine_precisions = choose_engine_precisions(engine_precisions, precisions)
     if targets is not None and not targets and engines_alone:
         raise InputError(
             f"precisions={engines_alone[0]}: it is a precision of engines, and none are to be built"
         )
-    targets = _targets(targets, flavour, note)
+    targets = choose_targets(targets, flavour, note)
     if set(quantized_precisions()) & set(precisions):
         load_optimizer()
     if any(PRECISIONS[precision].dynamic for precision in precisions):
@@ -330,7 +330,7 @@ def _plugins(graph: Artifact, target: str, *, portable: bool) -> Plugins | None:
     )
 
 
-def _targets(
+def choose_targets(
     wanted: Sequence[str] | None, flavour: str, note: Callable[[str], None]
 ) -> tuple[str, ...]:
     """Return the targets to build for; the default becomes none if TensorRT-RTX is missing."""
@@ -348,7 +348,14 @@ def _targets(
     return targets
 
 
-def _engine_precisions(wanted: Sequence[str] | None, exported: Sequence[str]) -> tuple[str, ...]:
+def choose_engine_precisions(
+    wanted: Sequence[str] | None, exported: Sequence[str]
+) -> tuple[str, ...]:
+    """Return the precisions of the engines; by default one whose graph is exported.
+
+    Raises:
+        InputError: TensorRT cannot build one, or its graph is not exported.
+    """
     if wanted is None:
         chosen = [
             p for p in exported if p == DEFAULT_ENGINE_PRECISION or not PRECISIONS[p].has_graph

@@ -115,15 +115,11 @@ def save_golden(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Golden:
     return Golden(path.name, digest(content), len(content), len(arrays["hu"]))
 
 
-def calibration_slices(advance: Callable[[int], None] = lambda n: None) -> NDArray[Any]:
+def calibration_slices() -> NDArray[Any]:
     """Return the slices of one anatomy that is not golden: twelve scans, four denoised copies.
-
-    Args:
-        advance: called with the number of simulated slices.
 
     Returns:
         Hounsfield units, float32 [16, 512, 512].
     """
     slices = simulate_anatomy(GOLDEN_SEED, GOLDEN_ANATOMIES).slices
-    advance(len(slices))
     return np.stack([made.hu for made in slices]).astype(np.float32)

@@ -30,14 +30,7 @@ from clinreadnet.kernels.compile import (
 )
 from clinreadnet.kernels.grid import shape_text
 from clinreadnet.kernels.registry import OPS
-from clinreadnet.kernels.spec import (
-    POINTERS,
-    Case,
-    KernelSource,
-    LayerShape,
-    NetworkShape,
-    OpSpec,
-)
+from clinreadnet.kernels.spec import POINTERS, Case, KernelSource, LayerShape, NetworkShape, OpSpec
 from clinreadnet.model.network import Block, ClinReadNet, ClinReadNetConfig
 from clinreadnet.precision import PRECISIONS, exported_precisions
 from clinreadnet.runtime.bundle.files import digest

@@ -53,6 +53,15 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def require_windows(op: str, h: int, w: int, window: int, shift: int, gates: Tensor) -> None:
+    """Raise ValueError if a map [h, w] has no such windows, or gates are not [heads, T]."""
+    whole = h % window == 0 and w % window == 0
+    require(whole, f"{op}: H={h}, W={w} are not multiples of window={window}")
+    require(0 <= shift < window, f"{op}: shift={shift} is not in 0...{window - 1}")
+    shaped = gates.ndim == 2 and gates.shape[1] >= 1
+    require(shaped, f"{op}: gates {list(gates.shape)} is not [heads, T]")
+
+
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """The types that kernels are written for, by name."""
 

@@ -1,19 +1,13 @@
 """The folder mapping, the wheel's contents, and imports that run one way."""
 
 import ast
-import re
 import shutil
 import subprocess
 import sys
-import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
-
-from clinreadnet.backends import BACKENDS
-from clinreadnet.cli.command import _EXTRAS
-from clinreadnet.runtime.doctor import _DISTRIBUTIONS, ENGINE, features
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {
@@ -130,19 +124,3 @@ def test_the_wheel_holds_every_module_and_data_file(tmp_path: Path) -> None:
                 relative = path.relative_to(ROOT / folder).as_posix()
                 assert f"{package.replace('.', '/')}/{relative}" in names
     assert not any(name.split("/")[0] in {"kernels", "export", "tests"} for name in names)
-
-
-def test_every_extra_that_is_named_exists() -> None:
-    """In messages, in the table of backends, and in what `clinreadnet doctor` tells to install."""
-    extras = set(
-        tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    )
-    named = {row.extra for row in BACKENDS.values() if row.extra}
-    for path in modules().values():
-        for group in re.findall(r"clinreadnet\[([a-z,-]+)\]", path.read_text()):
-            named.update(group.split(","))
-    for feature in features(dict.fromkeys((*_DISTRIBUTIONS, ENGINE)), has_gpu=False):
-        for group in re.findall(r"clinreadnet\[([a-z,-]+)\]", feature.command):
-            named.update(group.split(","))
-    named.update(extra for group in _EXTRAS.values() for extra in group)
-    assert {"cpu", "export", "tensorrt-rtx"} <= named <= extras

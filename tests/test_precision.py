@@ -217,11 +217,11 @@ def test_engines_are_built_in_it(
     exported: tuple[str, ...],
     chosen: tuple[str, ...],
 ) -> None:
-    from clinreadnet.export.bundle import _engine_precisions
+    from clinreadnet.export.bundle import choose_engine_precisions
 
-    assert _engine_precisions(wanted, exported) == chosen
+    assert choose_engine_precisions(wanted, exported) == chosen
     with pytest.raises(InputError, match="engine_precisions=tf16: its graph is not exported"):
-        _engine_precisions(("tf16",), ("fp32",))
+        choose_engine_precisions(("tf16",), ("fp32",))
 
 
 def test_the_layers_of_an_engine_are_held_to_it(made_up: None) -> None:

@@ -82,7 +82,7 @@ def _is_installed(package: str) -> bool:
 
 def gpu_test_files() -> list[str]:
     """Return the test files that hold tests marked `gpu`, relative to the repository."""
-    marked = re.compile(r"\bmark\.gpu\b")
+    marked = re.compile(r"\bmark\.gpu\b|\bDEVICES\b")  # those of support.kernel_tests
     return sorted(
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "tests").rglob("test_*.py")

@@ -21,13 +21,14 @@ MOST_MEMORY = 16 * 2**30
 COPIED = 2**28 if not REHEARSED else 2**10
 """Bytes of the copy that gives the bandwidth of the device."""
 
+_ROUNDS = 20  # replays of the graph
+
 
 def milliseconds(
     run: Callable[[Sequence[Tensor]], object],
     tensors: Sequence[Tensor],
     *,
     calls: int | None = None,
-    rounds: int = 20,
 ) -> float:
     """Return the median time of one call.
 
@@ -37,7 +38,6 @@ def milliseconds(
             that the L2 cache is as cold as for a first call.
         calls: calls in one graph; default enough to exceed the cache, and `LEAST_CALLS` at least
             while inputs and outputs take less than `MOST_MEMORY`.
-        rounds: number of replays.
     """
     if REHEARSED:
         run(tensors)
@@ -57,7 +57,7 @@ def milliseconds(
     with torch.cuda.graph(graph):
         outputs = [run(copy) for copy in copies]  # kept, so that their memory is not reused
     graph.replay()
-    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(rounds)]
+    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(_ROUNDS)]
     for start, end in events:
         start.record()
         graph.replay()

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from clinreadnet.machine import cpu_name
+from clinreadnet.processor import cpu_name
 from clinreadnet.runtime.gpu import driver_version, find_gpus, pci_bus_id
 
 PACKAGES = (

@@ -98,12 +98,10 @@ def _cuda_rates() -> dict[str, float]:
     return rates
 
 
-def _best(
-    run: Callable[[], object], repeats: int = 7, clock: Callable[[], float] = time.perf_counter
-) -> float:
-    """Seconds of the fastest of some runs."""
+def _best(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds of the fastest of seven runs."""
     times = []
-    for _ in range(repeats):
+    for _ in range(7):
         start = clock()
         run()
         times.append(clock() - start)

@@ -11,24 +11,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 
+from bench.recording import run_facts
 from bench.sweeps.score import write_series
 from clinreadnet.data import plausibility, slices
 from clinreadnet.data.slices import SliceRef, find_slices
-from clinreadnet.machine import cpu_name, git_commit
 from clinreadnet.runtime import Session, inputs
 from clinreadnet.runtime.bundle.default import default_bundle
 from clinreadnet.runtime.bundle.graph import check_graph
@@ -121,12 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found["artifact"] = session.artifact.file
             found["preset"] = session.manifest.model.preset
     result = {
-        "command": "python -m bench.records.checks_cost",
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "commit": git_commit(),
-        "cpu": cpu_name(),
-        "threads": os.cpu_count(),
-        "python": platform.python_version(),
+        **run_facts("python -m bench.records.checks_cost"),
         "limit_percent": LIMIT_PERCENT,
         **found,
     }

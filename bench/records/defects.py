@@ -25,10 +25,9 @@ from support.defects import DEFECTS, Defect
 
 import clinreadnet.runtime.reproduce
 import clinreadnet.verify
-from bench.recording import RESULTS, current_commit
+from bench.recording import RESULTS, run_facts
 from clinreadnet.export.onnx.quantization import quantize_dynamically
 from clinreadnet.files import whole_file
-from clinreadnet.machine import cpu_name
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.bundle.files import load_manifest, read_listed
 from clinreadnet.runtime.bundle.golden import read_golden
@@ -122,9 +121,7 @@ def run(bundle: Path, end: float) -> int:
         print(f"{bundle}: no graph in {', '.join(missing)}", file=sys.stderr)
         return 2
     head: dict[str, Any] = {
-        "command": "make defects",
-        "commit": current_commit(),
-        "cpu": cpu_name(),
+        **run_facts("make defects"),
         "onnxruntime": onnxruntime.__version__,
         "preset": manifest.model.preset,
         "weights_sha256": manifest.model.weights_sha256,

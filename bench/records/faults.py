@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 
-from clinreadnet.machine import cpu_name, git_commit
+from bench.recording import run_facts
 
 
 def write_faults(
@@ -24,12 +21,7 @@ def write_faults(
         moments: at which each fault came, for each command.
     """
     facts = {
-        "command": f"make faults MOMENTS={moments} RECORD=1",
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "commit": git_commit(),
-        "cpu": cpu_name(),
-        "threads": os.cpu_count(),
-        "python": platform.python_version(),
+        **run_facts(f"make faults MOMENTS={moments} RECORD=1"),
         "commands": commands,
         "moments": moments,
         "faults": tally,

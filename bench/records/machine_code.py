@@ -16,7 +16,7 @@ from typing import Any
 import triton
 
 from bench.measure.machine_code import CARDS, count, kernels
-from bench.recording import RESULTS, current_commit
+from bench.recording import RESULTS, run_facts
 from clinreadnet.kernels.dispatch import DTYPES
 from clinreadnet.kernels.spec import KernelSource, OpSpec
 
@@ -47,8 +47,7 @@ def counted(
 def main() -> int:
     """Print all counts as JSON."""
     record = {
-        "command": "make kernel-table",
-        "commit": current_commit(),
+        **run_facts("make kernel-table"),
         "triton": triton.__version__,
         "gpus": {
             capability: {"name": card.name, "copy_bytes_per_cycle": round(card.copy, 2)}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import json
-import subprocess
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,8 +14,9 @@ import torch
 import triton
 from support import plugin_contract
 from support.plugin_contract import Request
-from support.real_bindings import BINDINGS, ROOT, RealBinding
+from support.real_bindings import BINDINGS, RealBinding
 
+from bench.recording import run_facts
 from clinreadnet.kernels.ptx.cases import Case, cases
 from clinreadnet.kernels.ptx.errors import PtxError
 from clinreadnet.kernels.ptx.launch import Kernel, bits_of, execute
@@ -121,9 +121,6 @@ def run(call: Call) -> float:
 
 def record() -> dict[str, Any]:
     """Return what each plugin did with each binding, and what was seen of each mistake."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
     versions = [one.version for one in WITH_PLUGINS]
     answers = [answered(one) for one in WITH_PLUGINS]
     same = [[call.answer for call in one] for one in answers]
@@ -142,8 +139,7 @@ def record() -> dict[str, Any]:
     for (source, precision), reason in REFUSED.items():
         plugins.setdefault(source, {})[precision] = {"native": reason}
     return {
-        "command": "make plugins",
-        "commit": commit.stdout.strip(),
+        **run_facts("make plugins"),
         "triton": triton.__version__,
         "target": TARGET,
         "bindings": versions,

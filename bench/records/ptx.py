@@ -25,14 +25,13 @@ from unittest.mock import patch
 import triton
 
 import clinreadnet.kernels.ptx
-from bench.recording import RESULTS, current_commit
+from bench.recording import RESULTS, run_facts
 from bench.records.mutants import KINDS, mutants, verdict
 from clinreadnet.export.check_kernels import read_kernels
 from clinreadnet.export.kernels import export_kernels
 from clinreadnet.files import whole_file
 from clinreadnet.kernels.ptx.cases import cases, check
 from clinreadnet.kernels.ptx.launch import Kernel
-from clinreadnet.machine import cpu_name
 from clinreadnet.model.network import PRESETS, ClinReadNetConfig
 
 RECORD = RESULTS / "ptx" / "kernels.json"
@@ -141,9 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     end = time.monotonic() + 60 * options.minutes
     head = {
-        "command": "make ptx-check",
-        "commit": current_commit(),
-        "cpu": cpu_name(),
+        **run_facts("make ptx-check"),
         "triton": triton.__version__,
         "machine": machine_digest(),
         "mutants_of_each": MUTANTS,

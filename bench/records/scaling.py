@@ -29,7 +29,7 @@ from bench.recording import current_commit
 from bench.run import host_sample, interleave
 from bench.sweeps.score import write_series
 from clinreadnet.data.slices import find_slices
-from clinreadnet.machine import cpu_name
+from clinreadnet.processor import cpu_name
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.bundle.default import default_bundle
 from clinreadnet.scoring.archive import score_archive

@@ -13,7 +13,6 @@ import argparse
 import itertools
 import json
 import os
-import platform
 import random
 import sys
 import tempfile
@@ -22,7 +21,6 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,7 +30,7 @@ from numpy.typing import NDArray
 from support.bodies import body
 from support.tiny_bundle import write_bundle
 
-from clinreadnet.machine import cpu_name, git_commit
+from bench.recording import run_facts
 from clinreadnet.runtime import Session
 
 SIZES = (1, 1, 1, 1, 1, 1, 2, 4)
@@ -150,11 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seconds = time.monotonic() - start[0], time.process_time() - start[1]
     kept, wrong = _warm(taken), failures(taken)
     result = {
-        "command": f"python -m bench.records.soak {' '.join(arguments or sys.argv[1:])}".strip(),
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "commit": git_commit(),
-        "cpu": cpu_name(),
-        "python": platform.python_version(),
+        **run_facts(f"python -m bench.records.soak {' '.join(arguments or sys.argv[1:])}".strip()),
         "onnxruntime": version("onnxruntime"),
         "bundle": "tiny" if options.bundle is None else options.bundle.name,
         "calls": options.calls,

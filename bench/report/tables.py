@@ -50,7 +50,7 @@ class Table:
         return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>"
 
 
-def _share_of_limit(percent: float) -> str:
+def share_of_limit(percent: float) -> str:
     """Return a share of the roofline; nothing above 100 %, where no rate bounds the products.
 
     8-bit products have no measured rate of their own; a wider precision's is no bound of theirs.
@@ -83,7 +83,7 @@ def _network_row(row: BenchRow) -> tuple[str, ...]:
         str(row.n),
         f"{row.throughput:.4g}",
         "" if row.ratio is None else "{:.2f} ({:.2f} … {:.2f})".format(*row.ratio),
-        _share_of_limit(row.percent_of_limit),
+        share_of_limit(row.percent_of_limit),
     )
 
 

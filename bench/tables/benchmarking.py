@@ -262,10 +262,7 @@ def went(units: Mapping[str, Mapping[str, Any]]) -> str:
 
 def scaling() -> str:
     """Return rates by workers and threads, and the hours that a million slices take."""
-    path = recording.RESULTS / "scaling" / "scaling.json"
-    if not path.exists():
-        return "Not measured.\n"
-    run = read_json(path)
+    run = read_json(recording.RESULTS / "scaling" / "scaling.json")
     first = {one["what"]: one["slices_per_second"] for one in reversed(run["rows"])}
     rows = [
         [

@@ -79,8 +79,6 @@ def budgets_table() -> str:
 
 def defects_table() -> str:
     """Return which golden slices noticed each seeded defect, in each precision."""
-    if not DEFECTS.exists():
-        return "Not measured.\n"
     record = read_json(DEFECTS)
     precisions = list(next(iter(record["defects"].values()))["precisions"])
     rows = [
@@ -114,8 +112,6 @@ def _noticed(found: dict[str, Any] | None, precision: str) -> str:
 
 def defects_run() -> str:
     """Return what the table of defects was recorded with."""
-    if not DEFECTS.exists():
-        return "Not measured.\n"
     record = read_json(DEFECTS)
     wrong = {name: one for name, one in record["defects"].items() if name != "none"}
     said = []

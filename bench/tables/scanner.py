@@ -8,13 +8,10 @@ from bench.recording import RESULTS
 from bench.tables.recorded import markdown, read_json
 
 LOAD = RESULTS / "node" / "load.json"
-_NOT_MEASURED = "Not measured.\n"
 
 
 def load_table() -> str:
     """Load, faults, a full disk and the node's own cost."""
-    if not LOAD.exists():
-        return _NOT_MEASURED
     run = read_json(LOAD)
     rows = [
         *_steady(run.get("steady")),
@@ -31,10 +28,7 @@ def load_table() -> str:
 
 def nonsense_table() -> str:
     """What became of each kind of nonsense."""
-    run = read_json(LOAD) if LOAD.exists() else {}
-    if "nonsense" not in run:
-        return _NOT_MEASURED
-    kinds: dict[str, dict[str, int]] = run["nonsense"]["kinds"]
+    kinds: dict[str, dict[str, int]] = read_json(LOAD)["nonsense"]["kinds"]
     rows = []
     for kind, counts in kinds.items():
         status = sum(n for outcome, n in counts.items() if len(outcome) == 4)

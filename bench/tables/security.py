@@ -12,15 +12,12 @@ FOLDER = RESULTS / "security"
 FUZZ, SOAK, CHECKS, FAULTS = (
     FOLDER / f"{name}.json" for name in ("fuzz", "soak", "checks-cost", "faults")
 )
-_NOT_MEASURED = "Not measured.\n"
 _OUTCOMES = ("read", "refused", "wrong")
 _LEFT = ("old", "new", "both", "wrong")
 
 
 def fuzz_table() -> str:
     """Cases of the recorded runs, by kind of file."""
-    if not FUZZ.exists():
-        return _NOT_MEASURED
     runs: list[dict[str, Any]] = read_json(FUZZ)["runs"]
     total: dict[str, Counter[str]] = {}
     for run in runs:
@@ -40,8 +37,6 @@ def fuzz_table() -> str:
 
 def faults_table() -> str:
     """What became of the outputs of commands that were ended or could not write."""
-    if not FAULTS.exists():
-        return _NOT_MEASURED
     run = read_json(FAULTS)
     rows = [
         [kind, str(sum(counts.values())), *(str(counts[name]) for name in _LEFT)]
@@ -56,8 +51,6 @@ def faults_table() -> str:
 
 def soak_table() -> str:
     """What a process looks like before and after many calls."""
-    if not SOAK.exists():
-        return _NOT_MEASURED
     run = read_json(SOAK)
     low, high = (size / 2**20 for size in run["resident_bytes"])
     files = sorted(set(run["open_files"]))
@@ -78,8 +71,6 @@ def soak_table() -> str:
 
 def checks_table() -> str:
     """Processor time of the checks in a series."""
-    if not CHECKS.exists():
-        return _NOT_MEASURED
     run = read_json(CHECKS)
     rows = [
         ["`score`, with the checks", f"{run['seconds_with']:.1f} s"],

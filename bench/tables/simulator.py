@@ -67,19 +67,7 @@ def simulator_labels_table() -> str:
     return markdown([head, "measured"], rows)
 
 
-def simulator_speed_table() -> str:
-    """Slices a second and core."""
-    speed = read_json(FOLDER / "speed.json")
-    rows = [
-        ["slices of 720 views", f"{speed['slices_of_720_views_per_cpu_second']:.1f}"],
-        ["all sixteen of an anatomy", f"{speed['slices_per_cpu_second']:.1f}"],
-        ["on a GPU", "not measured"],
-    ]
-    return markdown([f"drawn, degraded, measured, on {speed['cpu']}", "slices/s/core"], rows)
-
-
 TABLES = {
     "simulator-labels": simulator_labels_table,
     "simulator-noise": simulator_noise_table,
-    "simulator-speed": simulator_speed_table,
 }

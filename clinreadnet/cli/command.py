@@ -21,7 +21,7 @@ from typer.core import TyperArgument, TyperCommand, TyperOption
 
 from clinreadnet.errors import ClinReadNetError, InputError, one_line
 
-_EXTRAS = {
+EXTRAS = {
     "ablate": ("train",),
     "check-graph": ("export",),
     "check-kernels": ("export",),
@@ -42,7 +42,7 @@ _EXTRAS = {
 }
 """Extras of the package that a command needs beyond the bare install."""
 
-_OPTIONAL = {"highdicom": ("dicom",), "matplotlib": ("plot",)}
+OPTIONAL = {"highdicom": ("dicom",), "matplotlib": ("plot",)}
 """Modules that one option needs, with the smaller extra that brings them."""
 
 _THIRD_PARTY = frozenset(
@@ -108,9 +108,9 @@ class Command(TyperCommand):
             error.args = (one_line(spell(error.full, self.params)),)
             raise
         except ModuleNotFoundError as error:
-            if self.name not in _EXTRAS or error.name not in _THIRD_PARTY:
+            if self.name not in EXTRAS or error.name not in _THIRD_PARTY:
                 raise
-            extras = set(_OPTIONAL.get(error.name, _EXTRAS[self.name]))
+            extras = set(OPTIONAL.get(error.name, EXTRAS[self.name]))
             if find_spec("onnxruntime") is not None:  # never install cpu's beside gpu's
                 extras.discard("cpu")
             raise InputError(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clinreadnet.console import output_named, status
+from clinreadnet.console import Output, output_named, status
 
 if TYPE_CHECKING:
     from clinreadnet.runtime import Session
@@ -29,6 +29,16 @@ def open_session(
         return Session(
             bundle, backends or BACKENDS, precision, trusted_keys=trusted_keys or None, **options
         )
+
+
+def print_result(
+    result: Any, as_json: bool, show: Callable[[Any, Output], None], *, markup: bool = False
+) -> None:
+    """Print a result on standard output: its ``to_dict`` as JSON, or what ``show`` prints."""
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        show(result, Output(markup=markup))
 
 
 def print_json(result: Mapping[str, Any]) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from clinreadnet.cli.common import print_json
+from clinreadnet.cli.common import print_result
 from clinreadnet.cli.options import Json
-from clinreadnet.console import Output
 
 
 def doctor(as_json: Json = False) -> None:
@@ -17,7 +16,4 @@ def doctor(as_json: Json = False) -> None:
     from clinreadnet.runtime.doctor import diagnose, print_diagnosis
 
     diagnosis = diagnose()
-    if as_json:
-        print_json(diagnosis.to_dict())
-    else:
-        print_diagnosis(diagnosis, Output())
+    print_result(diagnosis, as_json, print_diagnosis)

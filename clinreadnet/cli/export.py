@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from clinreadnet.cli.common import print_json
+from clinreadnet.cli.common import print_result
 from clinreadnet.cli.options import Checkpoint, Force, Json, NewFolder, WantedPreset
-from clinreadnet.console import Output, note, status
+from clinreadnet.console import note, status
 from clinreadnet.errors import CheckFailed, InputError
 from clinreadnet.precision import (
     DEFAULT_ENGINE_PRECISION,
@@ -149,9 +149,6 @@ def export(
         force=force,
         note=lambda line: note(f"clinreadnet: {line}"),
     )
-    if as_json:
-        print_json(report.to_dict())
-    else:
-        print_report(report, Output(markup=True))
+    print_result(report, as_json, print_report, markup=True)
     if not report.passed:
         raise CheckFailed(f"{out}: not verified, do not deploy it; the checks above say why")

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from clinreadnet.cli.common import print_json
+from clinreadnet.cli.common import print_result
 from clinreadnet.cli.options import Force, Json, NewFolder, Preset
-from clinreadnet.console import Output, status
+from clinreadnet.console import status
 
 
 def export_kernels(
@@ -53,7 +53,4 @@ def export_kernels(
         preset=preset,
         force=force,
     )
-    if as_json:
-        print_json(result.to_dict())
-    else:
-        print_kernels(result, Output())
+    print_result(result, as_json, print_kernels)

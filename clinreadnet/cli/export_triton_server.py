@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from clinreadnet.cli.common import print_json
+from clinreadnet.cli.common import print_result
 from clinreadnet.cli.options import Bundle, Json
-from clinreadnet.console import Output, note
+from clinreadnet.console import note
 
 
 def export_triton_server(
@@ -37,7 +37,4 @@ def export_triton_server(
     repository = write_repository(bundle or default_bundle(), out, force=force)
     for file, reason in repository.left_out.items():
         note(f"clinreadnet: {file} left out: {reason}")
-    if as_json:
-        print_json(repository.to_dict())
-    else:
-        print_repository(repository, Output())
+    print_result(repository, as_json, print_repository)

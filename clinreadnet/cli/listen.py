@@ -104,12 +104,7 @@ def listen(
     - `clinreadnet listen --spool spool --send-to 127.0.0.1:4242:ORTHANC --map --metrics-port 9112`
     """
     from clinreadnet.console import note
-    from clinreadnet.node.config import (
-        TlsFiles,
-        check_title,
-        parse_destination,
-        parse_senders,
-    )
+    from clinreadnet.node.config import TlsFiles, check_title, parse_destination, parse_senders
     from clinreadnet.node.log import quiet_libraries
     from clinreadnet.node.node import Node
     from clinreadnet.runtime.bundle.default import find_bundle

@@ -63,13 +63,14 @@ def simulate(
     """
     with status("Importing the simulator"):
         from clinreadnet.data.slices import find_slices
-        from clinreadnet.simulator.preview import check_preview, write_preview
+        from clinreadnet.scoring.plot import check_plot
+        from clinreadnet.simulator.preview import write_preview
         from clinreadnet.simulator.simulate import simulate_folder, simulate_series
 
     jobs = jobs or os.cpu_count() or 1
     check_distinct({"out": out, "preview": preview})
     if preview is not None:
-        check_preview(preview)
+        check_plot(preview)
         check_output(preview)
     if dicom:
         if anatomy or preview or count is None:

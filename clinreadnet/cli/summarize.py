@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from clinreadnet.cli.common import print_json
+from clinreadnet.cli.common import print_result
 from clinreadnet.cli.options import Json
-from clinreadnet.console import Output, progress_bar
+from clinreadnet.console import progress_bar
 from clinreadnet.files import check_output
 
 
@@ -61,7 +61,4 @@ def summarize(
         )
     if plot is not None:
         write_summary_plot(summary, plot)
-    if as_json:
-        print_json(summary.to_dict())
-    else:
-        print_summary(summary, Output())
+    print_result(summary, as_json, print_summary)

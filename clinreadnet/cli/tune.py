@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from clinreadnet.cli.common import print_json
+from clinreadnet.cli.common import print_result
 from clinreadnet.cli.options import Json
-from clinreadnet.console import Output, note, status
+from clinreadnet.console import note, status
 from clinreadnet.errors import InputError
 from clinreadnet.files import check_output
 
@@ -50,7 +50,4 @@ def tune(
     tuning = run(only=only or ())
     if not dry_run:
         note(f"clinreadnet: wrote {write_tuning(tuning, out)}")
-    if as_json:
-        print_json(tuning.to_dict())
-    else:
-        print_tuning(tuning, Output())
+    print_result(tuning, as_json, print_tuning)

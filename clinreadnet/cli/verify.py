@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from clinreadnet.cli.common import print_json
+from clinreadnet.cli.common import print_result
 from clinreadnet.cli.options import Device, Json
-from clinreadnet.console import Output, note, progress_bar, status
+from clinreadnet.console import note, progress_bar, status
 from clinreadnet.errors import CheckFailed, InputError
 from clinreadnet.files import check_output
 
@@ -88,10 +88,7 @@ def verify(
             report = verify_folder(bundle, manifest, data, checkpoint, advance, device)
     if plot is not None and report.scores:
         write_parity(report.scores, "reference", plot)
-    if as_json:
-        print_json(report.to_dict())
-    else:
-        print_report(report, Output(markup=True))
+    print_result(report, as_json, print_report, markup=True)
     if record:
         note(write_record(report, manifest, key))
     if not report.passed:

@@ -22,12 +22,7 @@ from typing import Any, BinaryIO
 import pydicom
 from pydicom.filereader import read_dataset
 from pydicom.tag import Tag
-from pydicom.uid import (
-    UID,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-)
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from clinreadnet import limits
 from clinreadnet.data.character_sets import to_utf8

@@ -142,8 +142,7 @@ def _count(items: Sequence[object], noun: str) -> str:
 
 
 def _is_score(value: object) -> bool:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number and 0 <= value <= 4  # type: ignore[operator]
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 4
 
 
 def read_ldctiqa(folder: str | os.PathLike[str]) -> LdctiqaFolder:

@@ -162,19 +162,6 @@ def metaimage_shape(header: dict[str, str], path: Path) -> tuple[int, int, int]:
     return count, rows, columns
 
 
-def read_metaimage(path: Path) -> NDArray[np.float32]:
-    """Read a stack of slices.
-
-    Returns:
-        [n, rows, columns] float32 Hounsfield units, as in `StackReader.read`.
-
-    Raises:
-        InputError: as in `open_metaimage`, or the data are missing, damaged or cut off.
-    """
-    reader = StackReader(open_metaimage(path))
-    return np.stack([reader.read(number) for number in range(reader.stack.shape[0])])
-
-
 class StackReader:
     """Reads the slices of a stack; in order it inflates each byte once.
 

@@ -128,28 +128,25 @@ def read_slice(path: Path, header: ArrayHeader, number: int | None) -> NDArray[A
         if read_array_header(file) != header:
             raise InputError(f"{path}: changed while it was read; start again")
         if not header.columns_first:
-            content = _exactly(file, header.offset + index * rows * columns * item, path)(
-                rows * columns * item
-            )
+            size = rows * columns * item
+            content = _exactly(file, header.offset + index * size, size, path)
             return np.frombuffer(content, header.dtype).reshape(rows, columns)
         # Every column holds the same place of all slices, one after another.
         column_bytes = slices * rows * item
         whole = np.empty((rows, columns), header.dtype)
         for column in range(columns):
-            content = _exactly(file, header.offset + column * column_bytes, path)(column_bytes)
+            at = header.offset + column * column_bytes
+            content = _exactly(file, at, column_bytes, path)
             whole[:, column] = np.frombuffer(content, header.dtype)[index::slices]
         return whole
 
 
-def _exactly(file: BinaryIO, offset: int, path: Path) -> Any:
-    def read(size: int) -> bytes:
-        file.seek(offset)
-        content = file.read(size)
-        if len(content) != size:
-            raise InputError(f"{path}: changed while it was read; start again")
-        return content
-
-    return read
+def _exactly(file: BinaryIO, offset: int, size: int, path: Path) -> bytes:
+    file.seek(offset)
+    content = file.read(size)
+    if len(content) != size:
+        raise InputError(f"{path}: changed while it was read; start again")
+    return content
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ from clinreadnet.dicom.sources import Sources, frame_number
 from clinreadnet.dicom.written import Written, write_objects
 from clinreadnet.grades import likert_probabilities
 from clinreadnet.scoring.domain import domain_lines
-from clinreadnet.scoring.result import SeriesReport, SeriesSummary
+from clinreadnet.scoring.result import SeriesReport, SeriesSummary, count_slices
 from clinreadnet.spec import RESEARCH_USE
 
 _NO_UNIT = codes.UCUM.NoUnits
@@ -139,6 +139,7 @@ def _make_report(
                     RESEARCH_USE,
                     *domain_lines([report.slices[i] for i in indices]),
                     *([] if report.unjudged is None else [report.unjudged]),
+                    *_skipped(report, report.refs[indices[0]].series),
                 ]
             ),
             relationship_type=RelationshipTypeValues.CONTAINS,
@@ -158,6 +159,14 @@ def _make_report(
     device.describe(made)
     identify_scheme(made)
     return made
+
+
+def _skipped(report: SeriesReport, series: str) -> list[str]:
+    """Return a sentence on the slices of a series that have no score; none without any."""
+    count = sum(ref.series == series for ref in report.skipped)
+    if not count:
+        return []
+    return [f"Left out at the ends of the series: {count_slices(count)} without a body."]
 
 
 def _slice_group(

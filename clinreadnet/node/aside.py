@@ -95,7 +95,7 @@ def change(spool: Path, names: Sequence[str], what: What) -> list[Aside]:
             chosen |= dict(found)
         for row in chosen:
             database.execute(
-                "UPDATE series SET state = ?, due = 0, attempts = 0 WHERE id = ?",
+                "UPDATE series SET state = ?, due = 0, attempts = 0, deaths = 0 WHERE id = ?",
                 (_STATES[what], row),
             )
         database.execute("COMMIT")

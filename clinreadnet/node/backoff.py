@@ -13,6 +13,6 @@ def pause(attempts: int, most: float = 3600.0) -> float:
     return min(2.0 ** min(attempts, 30), most) if attempts else 0.0
 
 
-def jittered(attempts: int, most: float = LONGEST) -> float:
-    """Return the same, 20 % more or less, so that several nodes do not return together."""
-    return pause(attempts, most) * random.uniform(0.8, 1.2)
+def jittered(attempts: int) -> float:
+    """Return the same to send again, 20 % more or less, so that nodes do not return together."""
+    return pause(attempts, LONGEST) * random.uniform(0.8, 1.2)

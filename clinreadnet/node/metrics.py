@@ -42,7 +42,7 @@ class Metrics:
         self.associations_refused = counter("connections_refused", "By reason", "reason")
         self.series = counter("series", "Series by outcome", "outcome")
         self.slices = counter("slices_scored", "Slices that were scored")
-        self.left_out = counter("slices_left_out", "Slices that could not be scored")
+        self.left_out = counter("slices_left_out", "By reason", "reason")
         self.sent = counter("objects_sent", "Objects by outcome", "outcome")
         self.store_seconds = histogram(
             "store_seconds", "Time to answer a C-STORE request", _STORE_BUCKETS

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from types import TracebackType
 from typing import Self
 
 from clinreadnet.errors import BackendError, DeviceLost, SessionClosed, first_line, origin
@@ -17,13 +16,14 @@ from clinreadnet.node.log import HASH_DIGITS, log
 from clinreadnet.node.metrics import Metrics, Monitor
 from clinreadnet.node.receive import Receiver
 from clinreadnet.node.send import Sender
-from clinreadnet.node.spool import Spool
+from clinreadnet.node.spool import Series, Spool
 from clinreadnet.node.tls import client_context, server_context
 from clinreadnet.node.work import Worker
 from clinreadnet.runtime import Session
 
 _TICK = 0.25  # seconds between two looks into the spool
 _PAUSE = 2.0  # seconds after an error of the disk
+_STOP = 5.0  # seconds that the threads have to end
 _CARE = 600.0  # seconds between two looks for what is too old
 
 
@@ -31,6 +31,8 @@ class Node:
     """Takes its ports and its spool when it is made, and works between `start` and `stop`.
 
     Attributes:
+        spool: what waits.
+        metrics: what is counted.
         port: that it listens on.
         metrics_port: of ``/healthz`` and ``/metrics``, or None.
     """
@@ -42,47 +44,49 @@ class Node:
             InputError: the spool, a port or a file of TLS cannot be used.
         """
         self._config = config
-        self._metrics = Metrics()
+        self.metrics = Metrics()
         receiving = None if config.tls is None else server_context(config.tls)
         sending = client_context(config.tls) if config.tls and config.send_tls else None
-        self._spool = Spool(
+        self.spool = Spool(
             config.spool, most_bytes=config.spool_bytes, most_objects=config.spool_objects
         )
         self._monitor: Monitor | None = None
         self._threads: list[threading.Thread] = []
         self._stopping = threading.Event()
+        self._next_care = 0.0
+        self._scoring: Series | None = None
         self._failure: BaseException | None = None
         self._stopped = False
         try:
-            self._receiver = Receiver(config, self._spool, self._metrics, receiving)
+            self._receiver = Receiver(config, self.spool, self.metrics, receiving)
         except BaseException:
-            self._spool.close()
+            self.spool.close()
             raise
-        self._metrics.watch(self._state)
+        self.metrics.watch(self._state)
         if config.metrics_port is not None:
             try:
-                self._monitor = Monitor(config.metrics_port, self._metrics, self.problem)
+                self._monitor = Monitor(config.metrics_port, self.metrics, self.problem)
             except BaseException:
                 self.stop()
                 raise
-        self._sender = Sender(config.title, config.destination, self._spool, self._metrics, sending)
+        self._sender = Sender(config.title, config.destination, self.spool, self.metrics, sending)
         self.port = self._receiver.port
         self.metrics_port = None if self._monitor is None else self._monitor.port
 
     def start(self, session: Session) -> None:
         """Begin to answer, to score with a session and to send."""
-        self._spool.resume()
+        self.spool.resume()
         worker = Worker(
             session,
-            self._spool,
-            self._metrics,
+            self.spool,
+            self.metrics,
             maps=self._config.maps,
             resample=self._config.resample,
         )
         for name, work in (
             ("receiver", self._receiver.serve),
-            ("worker", lambda: self._repeat(lambda: self._score(worker))),
-            ("sender", lambda: self._repeat(self._send)),
+            ("worker", lambda: self._repeat(lambda: self.score_next(worker))),
+            ("sender", lambda: self._repeat(lambda: self._survive(self._send))),
         ):
             thread = threading.Thread(target=self._guard, args=(work,), name=name, daemon=True)
             thread.start()
@@ -113,10 +117,36 @@ class Node:
             self._receiver.close()
         if self._monitor is not None:
             self._monitor.stop()
+        end = time.monotonic() + _STOP
         for thread in self._threads:
-            thread.join(5)
+            thread.join(max(end - time.monotonic(), 0.0))
+        if self._scoring is not None and self._failure is None:
+            with suppress(sqlite3.Error):
+                self.spool.release(self._scoring)
         if not any(thread.is_alive() for thread in self._threads):
-            self._spool.close()
+            self.spool.close()
+
+    def score_next(self, worker: Worker) -> bool:
+        """Score the series that is complete and waits longest; return whether there was any.
+
+        Raises:
+            DeviceLost: the node cannot go on.
+        """
+        return self._survive(lambda: self._score(worker))
+
+    def remove_old(self) -> None:
+        """Remove what waits or is aside longer than the node keeps it."""
+        for one in self.spool.expire_outgoing(self._config.keep_days):
+            self.metrics.sent.labels("expired").inc()
+            log(
+                f"series {one.series[:HASH_DIGITS]}: the {one.kind} could not be sent for "
+                f"{self._config.keep_days:g} days and is removed"
+            )
+        for key in self.spool.expire_aside(self._config.keep_days):
+            log(
+                f"series {key[:HASH_DIGITS]}: was aside for {self._config.keep_days:g} days and is "
+                "removed"
+            )
 
     def problem(self) -> str | None:
         """Return what is wrong, or None."""
@@ -129,17 +159,12 @@ class Node:
         """Return the node; leaving the block stops it."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stop()
 
     def _state(self) -> dict[str, float]:
-        count, oldest = self._spool.waiting()
-        return self._spool.counts() | {
+        count, oldest = self.spool.waiting()
+        return self.spool.counts() | {
             "outgoing": count,
             "outgoing_oldest_seconds": oldest,
             "associations": self._receiver.associations,
@@ -155,7 +180,7 @@ class Node:
 
     def _repeat(self, work: Callable[[], bool]) -> None:
         while not self._stopping.is_set():
-            if not self._survive(work):
+            if not work():
                 self._stopping.wait(_TICK)
 
     def _survive(self, work: Callable[[], bool]) -> bool:
@@ -172,12 +197,13 @@ class Node:
 
     def _score(self, worker: Worker) -> bool:
         try:
-            series = self._spool.claim(self._config.quiet)
+            series = self.spool.claim(self._config.quiet)
         except Exception as error:
             reason = first_line(error) if isinstance(error, sqlite3.Error) else origin(error)
             log(f"the spool cannot be used ({reason})", kind="spool")
             self._stopping.wait(_PAUSE)
             return False
+        self._scoring = series
         if series is None:
             return False
         try:
@@ -185,39 +211,26 @@ class Node:
         except DeviceLost:
             raise
         except SessionClosed:
+            self.spool.release(series)
             return False
         except Exception as error:  # one of LATER, or the series could not even be set aside
-            self._metrics.series.labels("postponed").inc()
+            self.metrics.series.labels("postponed").inc()
             reason = first_line(error) if isinstance(error, BackendError) else origin(error)
             log(
                 f"series {series.key[:HASH_DIGITS]}: not scored yet ({reason}); it waits, next try "
                 f"in {pause(series.attempts - 1):.0f} s"
             )
+            self.spool.release(series)
+        self._scoring = None
         return True
 
     def _send(self) -> bool:
         try:
-            self._care()
+            if time.monotonic() > self._next_care:
+                self._next_care = time.monotonic() + _CARE
+                self.remove_old()
             return self._sender.send()
         except Exception as error:
             log(f"nothing can be sent now ({origin(error)})", kind="send")
             self._stopping.wait(_PAUSE)
             return False
-
-    _next_care = 0.0
-
-    def _care(self) -> None:
-        if time.monotonic() < self._next_care:
-            return
-        self._next_care = time.monotonic() + _CARE
-        for one in self._spool.expire_outgoing(self._config.keep_days):
-            self._metrics.sent.labels("expired").inc()
-            log(
-                f"series {one.series[:HASH_DIGITS]}: the {one.kind} could not be sent for "
-                f"{self._config.keep_days:g} days and is removed"
-            )
-        for key in self._spool.expire_aside(self._config.keep_days):
-            log(
-                f"series {key[:HASH_DIGITS]}: was aside for {self._config.keep_days:g} days and is "
-                "removed"
-            )

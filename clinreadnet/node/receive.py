@@ -26,24 +26,12 @@ from clinreadnet.data.dicom_container import CT_CLASSES
 from clinreadnet.data.dicom_pixels import can_decode
 from clinreadnet.errors import InputError
 from clinreadnet.node.config import NodeConfig
-from clinreadnet.node.intake import (
-    NO_ROOM,
-    NOT_READABLE,
-    OTHER_CONTENT,
-    SUCCESS,
-    Refused,
-    inspect,
-)
+from clinreadnet.node.intake import NO_ROOM, NOT_READABLE, OTHER_CONTENT, SUCCESS, Refused, inspect
 from clinreadnet.node.log import HASH_DIGITS, log
 from clinreadnet.node.metrics import Metrics
 from clinreadnet.node.room import Full
 from clinreadnet.node.spool import OtherContent, Spool
-from clinreadnet.node.upper_layer import (
-    NETWORK_SECONDS,
-    BoundedServer,
-    ObjectBuffer,
-    ReceiveMemory,
-)
+from clinreadnet.node.upper_layer import NETWORK_SECONDS, BoundedServer, ObjectBuffer, ReceiveMemory
 
 _PDU_BYTES = 2**17  # announced
 _BUFFERS = 2  # of the largest object, over all associations

@@ -60,6 +60,7 @@ class Series:
         key: hash of its patient, study and series.
         part: 1, or more if objects came after an earlier part was claimed.
         attempts: how often its scoring began, with this one.
+        deaths: how many processes in a row ended while they scored it.
         files: of its objects, with their sizes in bytes.
     """
 
@@ -67,6 +68,7 @@ class Series:
     key: str
     part: int
     attempts: int
+    deaths: int
     files: dict[Path, int]
 
 
@@ -219,7 +221,7 @@ class Spool:
         """Return a series that is complete, and note that its scoring began; None without one.
 
         If the process ends while it scores, the series is claimed again after a pause that grows
-        with each time.
+        with each time. It counts as a death unless `release` or an outcome follows.
 
         Args:
             quiet: seconds without a new object after which a series is complete, while the node
@@ -230,7 +232,7 @@ class Spool:
         self._drop()
         with self.transaction() as database:
             row = database.execute(
-                "SELECT id, key, part, attempts FROM series WHERE due <= :now AND ("
+                "SELECT id, key, part, attempts, deaths FROM series WHERE due <= :now AND ("
                 " state = 'scoring' OR state = 'receiving' AND"
                 " (max(last, :resumed) <= :quiet OR last > :now + 1"
                 "  OR last <= :moment AND expected <= (SELECT count(*) FROM object JOIN series AS"
@@ -245,9 +247,10 @@ class Spool:
             ).fetchone()
             if row is None:
                 return None
-            number, key, part, attempts = row
+            number, key, part, attempts, deaths = row
             database.execute(
-                "UPDATE series SET state = 'scoring', attempts = ?, due = ? WHERE id = ?",
+                "UPDATE series SET state = 'scoring', attempts = ?, deaths = deaths + 1, due = ? "
+                "WHERE id = ?",
                 (attempts + 1, now + pause(attempts), number),
             )
             rows = database.execute(
@@ -257,7 +260,12 @@ class Spool:
         aside = aside_folder(self.folder, key, part)
         if aside.exists():  # it is tried again
             move_files([aside / path.name for path in files], self.folder / "objects")
-        return Series(number, key, part, attempts + 1, files)
+        return Series(number, key, part, attempts + 1, deaths, files)
+
+    def release(self, series: Series) -> None:
+        """Note that a series was scored without an outcome, and the process did not end of it."""
+        with self.transaction() as database:
+            database.execute("UPDATE series SET deaths = 0 WHERE id = ?", (series.row,))
 
     def made(self, series: Series) -> set[str]:
         """Return the kinds of objects that an earlier attempt made of a series."""
@@ -470,15 +478,15 @@ class Spool:
         """Remove the series that are given up by `expire_aside`, `make_room` or a user."""
         with self.mutex:  # throughout: two threads would both give the room back
             rows = self.database.execute(
-                "SELECT id, key, part, attempts FROM series WHERE state = 'drop'"
+                "SELECT id, key, part FROM series WHERE state = 'drop'"
             ).fetchall()
-            for row, key, part, attempts in rows:
+            for row, key, part in rows:
                 place = aside_folder(self.folder, key, part)
                 files = self.database.execute(
                     "SELECT file, bytes FROM object WHERE series = ? AND file IS NOT NULL", (row,)
                 ).fetchall()
                 paths = {place / name: size for name, size in files}
-                self.fail(Series(row, key, part, attempts, paths), "removed")
+                self.fail(Series(row, key, part, 0, 0, paths), "removed")
 
     def _remove(self, series: Series) -> None:
         for path, size in series.files.items():

@@ -30,6 +30,7 @@ CREATE TABLE series (
     last REAL NOT NULL,
     expected INTEGER,
     attempts INTEGER NOT NULL DEFAULT 0,
+    deaths INTEGER NOT NULL DEFAULT 0,
     due REAL NOT NULL DEFAULT 0,
     reason TEXT NOT NULL DEFAULT '',
     UNIQUE (key, part)

@@ -8,30 +8,26 @@ import sqlite3
 import tempfile
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from clinreadnet.data.slices import SliceRef, find_slices
 from clinreadnet.dicom import quality_map, sources, structured_report
 from clinreadnet.dicom.written import Written
-from clinreadnet.errors import (
-    BackendError,
-    ClinReadNetError,
-    InputError,
-    SessionClosed,
-    origin,
-)
+from clinreadnet.errors import BackendError, ClinReadNetError, InputError, SessionClosed, origin
 from clinreadnet.node.log import HASH_DIGITS, log
 from clinreadnet.node.metrics import Metrics
 from clinreadnet.node.spool import Series, SetAside, Spool
 from clinreadnet.runtime import Session
-from clinreadnet.scoring.result import SeriesReport
+from clinreadnet.scoring.result import SeriesReport, count_slices
 from clinreadnet.scoring.run import score_slices
 
 LATER = (BackendError, SessionClosed, OSError, sqlite3.Error, MemoryError)
 """What is not the fault of a series: it stays and is tried again."""
 
 _MOST_MEMORY_ERRORS = 5
+_MOST_DEATHS = 2
 
 
 class _NoSlice(InputError):
@@ -64,7 +60,8 @@ class Worker:
         """Score a series; its objects are then replaced by a report, and a map if wanted.
 
         A series of which no slice can be scored is given up. Whatever else its headers or pixels
-        make a library raise, the series is set aside.
+        make a library raise, the series is set aside, and so it is if the process ended twice while
+        it was scored.
 
         Raises:
             BackendError: the backend failed; the series stays.
@@ -76,6 +73,10 @@ class Worker:
         name = f"series {series.key[:HASH_DIGITS]}"
         if series.part > 1:
             name += f", part {series.part}"
+        if series.deaths >= _MOST_DEATHS:
+            reason = f"the process ended {series.deaths} times in a row while it scored this series"
+            self._set_aside(series, name, SetAside(reason, reason))
+            return
         start = time.perf_counter()
         folder = Path(tempfile.mkdtemp(dir=self._spool.work))
         self._doing = "reading"
@@ -101,7 +102,9 @@ class Worker:
         self._metrics.series.labels("scored" if aside is None else "aside").inc()
         self._metrics.slices.inc(scored)
         self._metrics.score_seconds.observe(seconds)
-        log(f"{name}: {scored} slices scored in {seconds:.1f} s, {len(made)} objects to send")
+        log(
+            f"{name}: {count_slices(scored)} scored in {seconds:.1f} s, {len(made)} objects to send"
+        )
         if aside is not None:
             self._tell(name, aside)
 
@@ -123,11 +126,15 @@ class Worker:
             refs = find_slices(
                 list(series.files), resample=self._resample, keep=sources.SOURCE_TAGS
             )
+            refs = [replace(ref, named=False) for ref in refs]  # a peer sends a series as a whole
             self._doing = "scoring"
             report = score_slices(self._session, refs, left_out=leave_out)
         except InputError as error:
             raise _NoSlice(error.full) from None
-        self._metrics.left_out.inc(damaged)
+        self._metrics.left_out.labels("damaged").inc(damaged)
+        if empty := len(report.skipped):
+            self._metrics.left_out.labels("no body").inc(empty)
+            log(f"{name}: left out at its ends: {count_slices(empty)} without a body")
         self._doing = "report"
         headers = sources.make_sources(report.refs)
         facts = self._session.describe()

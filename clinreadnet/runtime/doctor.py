@@ -18,7 +18,7 @@ from clinreadnet.backends import BACKENDS, CPU_ENGINE
 from clinreadnet.runtime.backends import native
 from clinreadnet.runtime.gpu import Gpu, driver_version, find_gpus
 
-_DISTRIBUTIONS = {
+DISTRIBUTIONS = {
     "torch": ("torch",),
     "onnx": ("onnx",),
     "onnxscript": ("onnxscript",),
@@ -90,7 +90,7 @@ def diagnose() -> Diagnosis:
     """Inspect this machine. Nothing is raised; what is missing is part of the result."""
     packages = {
         name: next((v for v in map(_version, distributions) if v), None)
-        for name, distributions in _DISTRIBUTIONS.items()
+        for name, distributions in DISTRIBUTIONS.items()
     }
     packages[ENGINE] = native.installed_version()
     gpus = find_gpus()
@@ -102,7 +102,7 @@ def diagnose() -> Diagnosis:
         gpus=gpus,
         packages=packages,
         features=features(packages, has_gpu=bool(gpus)),
-        problems=_problems(packages),
+        problems=find_problems(packages),
     )
 
 
@@ -194,7 +194,8 @@ def print_diagnosis(diagnosis: Diagnosis, console: Console) -> None:
         console.print(f"problem: {problem}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _problems(packages: dict[str, str | None]) -> list[str]:
+def find_problems(packages: dict[str, str | None]) -> list[str]:
+    """Return what is wrong with packages that are installed beside each other, a line each."""
     cpu, gpu = packages["onnxruntime"], packages["onnxruntime-gpu"]
     problems = []
     if cpu and gpu:

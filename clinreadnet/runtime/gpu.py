@@ -42,13 +42,13 @@ def find_gpus() -> list[Gpu]:
     return [_describe(cuda, ordinal) for ordinal in range(count.value)]
 
 
-def pci_bus_id(device: int = 0) -> str | None:
-    """Return where a visible GPU is plugged in, such as ``0000:3B:00.0``; None without one."""
-    if device >= len(find_gpus()):
+def pci_bus_id() -> str | None:
+    """Return where the first visible GPU is plugged in, such as ``0000:3B:00.0``; else None."""
+    if not find_gpus():
         return None
     text, handle = ctypes.create_string_buffer(32), ctypes.c_int()
     cuda = load_driver()
-    cuda.cuDeviceGet(ctypes.byref(handle), device)
+    cuda.cuDeviceGet(ctypes.byref(handle), 0)
     return text.value.decode() if cuda.cuDeviceGetPCIBusId(text, len(text), handle) == 0 else None
 
 

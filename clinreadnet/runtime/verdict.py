@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from clinreadnet.machine import cpu_name, multiplies_bytes
 from clinreadnet.precision import PRECISIONS
+from clinreadnet.processor import cpu_name, multiplies_bytes
 from clinreadnet.runtime.bundle.manifest import Artifact
 from clinreadnet.runtime.bundle.plugins import driver_obstacle
 from clinreadnet.runtime.gpu import driver_version, find_gpus

@@ -8,15 +8,10 @@ slice that kills several workers becomes a row with an error, like one that cann
 from __future__ import annotations
 
 import json
-import logging
 import os
 import pickle
-import socket
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -27,19 +22,12 @@ import ray.data
 from numpy.typing import NDArray
 from pyarrow import parquet
 
-from clinreadnet.console import status
 from clinreadnet.data.acquisition import Acquisition
 from clinreadnet.data.slices import SliceRef, find_slices
-from clinreadnet.errors import (
-    CheckFailed,
-    ClinReadNetError,
-    InputError,
-    first_line,
-    origin,
-    visible,
-)
+from clinreadnet.errors import CheckFailed, ClinReadNetError, InputError, origin, visible
 from clinreadnet.files import check_output, whole_file
 from clinreadnet.runtime import Session
+from clinreadnet.scoring.cluster import LOCAL, connected
 from clinreadnet.scoring.result import (
     SeriesSummary,
     SliceScore,
@@ -49,33 +37,11 @@ from clinreadnet.scoring.result import (
 from clinreadnet.scoring.run import SeriesEnds, score_chunk
 from clinreadnet.spec import RESEARCH_USE
 
-LOCAL = "local"
-"""The address that starts Ray on this machine for one run."""
-
 CHUNK = 32
 """Slices that a worker scores at a time; they are scored again if it dies."""
 
 TRIES = 2
 """Workers that a chunk may kill before its slices are scored alone, and a slice after that."""
-
-_SPEAKS_WITHIN, _ANSWER_WITHIN = 3.0, 10.0
-"""Seconds in which a cluster's port must answer, and then the cluster."""
-
-_NO_ANSWER = "Could not find within {:g} s a running Ray instance."
-
-_HTTP2_BEGINS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
-"""The preface and empty settings (RFC 9113)."""
-
-_CONNECT = """
-import ray, sys
-try:
-    ray.init(address=sys.argv[1], logging_level=50, log_to_driver=False)
-except Exception as error:
-    sys.exit(print(error) or 1)
-"""
-"""Program that ends with 0 where a cluster answers, else writes the reason."""
-
-_OBJECT_STORE = 256 * 2**20  # bytes, for a local Ray; it holds only headers and scores
 
 SCHEMA = pyarrow.schema(
     [
@@ -222,7 +188,7 @@ def score_archive(
     outcomes: dict[int, _Outcome] = {}
     session: dict[str, Any] | None = None
     done = len(refused)
-    with _cluster(address, workers):
+    with connected(address, workers):
         ledger = ray.remote(_Ledger).options(num_cpus=0).remote()
         constructor = (bundle, {**(session_options or {}), "threads": 1}, ledger)
         for chunk in _run(refs, constructor, _worker_options(workers, gpu)):
@@ -258,90 +224,6 @@ def score_archive(
         failure.exit_code = 2 if isinstance(error, OSError | InputError) else 1
         raise failure from error
     return report
-
-
-@contextmanager
-def _cluster(address: str, workers: int | None) -> Iterator[None]:
-    """Connect to Ray or start it on this machine; a Ray that was started is shut down."""
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    if ray.is_initialized():
-        yield
-        return
-    quiet: dict[str, Any] = {"logging_level": logging.CRITICAL, "log_to_driver": False}
-    # Ray's C++ processes write messages, about restarts for example, directly to standard error.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    if address == LOCAL:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        quiet |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE}
-        quiet |= {"num_cpus": max(workers or 0, os.cpu_count() or 1)}
-    try:
-        where = "on this machine" if address == LOCAL else f"at {address}"
-        # The status is drawn once and stands still while standard error is silent.
-        with (
-            status(f"{'Starting' if address == LOCAL else 'Looking for'} Ray {where}"),
-            _silent_standard_error(),
-        ):
-            if address != LOCAL:
-                _check_answer(address)
-            ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise InputError(
-            f"address={address}: no Ray cluster there ({first_line(error)}); give "
-            f"HOST:PORT of its head, auto, or {LOCAL}"
-        ) from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _check_answer(address: str) -> None:
-    """Speak to a cluster's port, then connect another process: Ray itself may wait for ever.
-
-    Raises:
-        ConnectionError: the cluster refuses, or does not answer in time.
-    """
-    host, _, port = address.rpartition(":")
-    if host and "/" not in host and port.isdigit() and not _speaks_http2(host, int(port)):
-        raise ConnectionError(_NO_ANSWER.format(_SPEAKS_WITHIN))
-    command = [sys.executable, "-c", _CONNECT, address]
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=_ANSWER_WITHIN,
-        )
-    except subprocess.TimeoutExpired:
-        raise ConnectionError(_NO_ANSWER.format(_ANSWER_WITHIN)) from None
-    if done.returncode:
-        raise ConnectionError(done.stdout.decode(errors="replace"))
-
-
-def _speaks_http2(host: str, port: int) -> bool:
-    """Return whether a port answers the first bytes of gRPC, or is open where Ray uses TLS."""
-    try:
-        with socket.create_connection((host.strip("[]"), port), _SPEAKS_WITHIN) as peer:
-            if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
-                return True
-            peer.sendall(_HTTP2_BEGINS)
-            return bool(peer.recv(1))
-    except (OSError, OverflowError):
-        return False
-
-
-@contextmanager
-def _silent_standard_error() -> Iterator[None]:
-    """Redirect standard error: Ray's C++ code prints its log level at every level."""
-    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)
 
 
 def _worker_options(workers: int | None, gpu: bool) -> dict[str, Any]:

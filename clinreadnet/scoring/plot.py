@@ -18,7 +18,7 @@ _WINDOW = (350.0, 40.0)  # width and level of the window of LDCTIQA's radiologis
 
 
 def check_plot(target: Path) -> None:
-    """Refuse a plot that cannot be drawn, before anything is scored.
+    """Refuse a plot that cannot be drawn, before the work for it.
 
     Raises:
         InputError: matplotlib is not installed, or the format of ``target`` is not supported.
@@ -85,13 +85,18 @@ def _draw_scores(axes: Any, report: SeriesReport) -> None:
     if novel.any():
         axes.scatter(x[novel], scores[novel], color="C1", marker="x", zorder=3)
         mean += f", {novel.sum()} marked as novel (crosses) and left out"
-    axes.set_ylim(-0.1, 4.1)
-    axes.set_yticks(range(len(LIKERT)), labels=[f"{i} {word}" for i, word in enumerate(LIKERT)])
-    axes.set_ylabel("score")
+    label_scores(axes)
     count = "1 slice" if len(scores) == 1 else f"{len(scores)} slices"
     interval = f"{INTERVAL_MASS:.0%} intervals (bars)"
     axes.set_title(f"{count}, {interval}, {mean}", fontsize=10)
     axes.grid(alpha=0.3)
+
+
+def label_scores(axes: Any) -> None:
+    """Give an axis of scores its range and the words of the grades."""
+    axes.set_ylim(-0.1, 4.1)
+    axes.set_yticks(range(len(LIKERT)), labels=[f"{i} {word}" for i, word in enumerate(LIKERT)])
+    axes.set_ylabel("score")
 
 
 def _draw_slice(axes: list[Any], word: str, extreme: Extreme) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -97,12 +97,14 @@ class SeriesReport:
         refs: where each slice comes from.
         outputs: the network's outputs for the slices.
         unjudged: why no slice is judged to be in domain; None where slices are judged.
+        skipped: slices without a body at the ends of a series, which have no score.
     """
 
     slices: list[SliceScore]
     refs: list[SliceRef]
     outputs: Scores
     unjudged: str | None = None
+    skipped: list[SliceRef] = field(default_factory=list)
 
     @property
     def series(self) -> SeriesSummary:

@@ -73,7 +73,9 @@ def score_slices(
         note(line)
     if not slices:
         raise InputError(f"none of {len(refs)} slices can be read; the lines above say why")
-    return SeriesReport(slices, kept, Scores.concatenate(outputs), session.manifest.unjudged)
+    return SeriesReport(
+        slices, kept, Scores.concatenate(outputs), session.manifest.unjudged, ends.skipped()
+    )
 
 
 def score_chunk(session: Session, refs: Sequence[SliceRef]) -> list[SliceScore | InputError]:

@@ -10,9 +10,9 @@ import numpy as np
 from clinreadnet.files import whole_file
 from clinreadnet.scoring.control_chart import ControlChart
 from clinreadnet.scoring.estimate import CONFIDENCE
-from clinreadnet.scoring.plot import check_plot
+from clinreadnet.scoring.plot import check_plot, label_scores
 from clinreadnet.scoring.summary import Day, Group, Summary
-from clinreadnet.spec import LIKERT, RESEARCH_USE
+from clinreadnet.spec import RESEARCH_USE
 
 MOST_GROUPS = 12
 """Groups that are drawn, those with the most series; --json has all."""
@@ -88,7 +88,7 @@ def _draw_doses(axes: Any, groups: list[Group]) -> None:
     axes.set_xlim(left=0)
     lacking = f" ({missing} series state none)" if missing else ""
     axes.set_xlabel(f"CTDIvol (mGy){lacking}")
-    _quality_axis(axes)
+    label_scores(axes)
     if axes.get_legend_handles_labels()[0]:
         title = f"mean and {CONFIDENCE:.0%} interval (series)"
         legend = axes.legend(fontsize=8, title=title, title_fontsize=8)
@@ -116,9 +116,3 @@ def _draw_chart(axes: Any, group: Group, chart: ControlChart) -> None:
     title = f"{group.name[:_NAME]}: means of days, limits {chart.lower:.2f} ... {chart.upper:.2f}"
     axes.set_title(title, fontsize=8, parse_math=False)
     axes.grid(alpha=0.3)
-
-
-def _quality_axis(axes: Any) -> None:
-    axes.set_ylim(-0.1, 4.1)
-    axes.set_yticks(range(len(LIKERT)), labels=[f"{i} {word}" for i, word in enumerate(LIKERT)])
-    axes.set_ylabel("score")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +12,14 @@ from numpy.typing import NDArray
 
 from clinreadnet.data.ldctiqa import read_ldctiqa
 from clinreadnet.data.tiles import read_tiles
-from clinreadnet.errors import InputError
 from clinreadnet.files import whole_file
+from clinreadnet.scoring.plot import check_plot
 from clinreadnet.spec import LIKERT, RESEARCH_USE
 
 MOST_ROWS = 8
 """Anatomies on a sheet; further ones are left out."""
 
-_FORMATS = (".png", ".pdf", ".svg")
 _WINDOW = (-160, 240)  # width 400, level 40
-
-
-def check_preview(target: Path) -> None:
-    """Refuse a sheet that cannot be drawn, before anything is simulated.
-
-    Raises:
-        InputError: matplotlib is not installed, or ``target`` is no picture this writes.
-    """
-    if find_spec("matplotlib") is None:
-        raise InputError('a preview needs matplotlib; run `pip install "clinreadnet[plot]"`')
-    if target.suffix.lower() not in _FORMATS:
-        raise InputError(f"{target}: cannot draw that format; use one of {', '.join(_FORMATS)}")
 
 
 def write_preview(folder: str | os.PathLike[str], target: Path) -> None:
@@ -44,9 +30,9 @@ def write_preview(folder: str | os.PathLike[str], target: Path) -> None:
         target: ``.png``, ``.pdf`` or ``.svg``, written whole or not at all.
 
     Raises:
-        InputError: as `check_preview`, or ``target`` cannot be written.
+        InputError: as `check_plot`, or ``target`` cannot be written.
     """
-    check_preview(target)
+    check_plot(target)
     from matplotlib.figure import Figure
 
     data = read_ldctiqa(folder)

@@ -17,6 +17,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from clinreadnet import __version__
+from clinreadnet.checkout import git_commit
 from clinreadnet.console import console
 from clinreadnet.data.ldctiqa import LdctiqaFolder
 from clinreadnet.data.tiles import read_tiles
@@ -25,7 +26,6 @@ from clinreadnet.evaluation.labels import open_labelled, score_folder
 from clinreadnet.evaluation.maps import map_errors
 from clinreadnet.evaluation.order import evaluate_order
 from clinreadnet.files import is_temporary, remove_stale, whole_file
-from clinreadnet.machine import git_commit
 from clinreadnet.metrics import correlations
 from clinreadnet.model.checkpoint import load_checkpoint
 from clinreadnet.training.ablation_intervals import difference, mean_over_seeds

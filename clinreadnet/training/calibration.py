@@ -27,8 +27,6 @@ def fit_novelty(
     training: LabelledSlices,
     validation: LabelledSlices,
     seed: int,
-    *,
-    quiet: bool = False,
 ) -> None:
     """Tell the network which statistics of edges are usual, and set its threshold.
 
@@ -37,7 +35,6 @@ def fit_novelty(
         training: slices that are usual; at most `NOVELTY_SLICES` of them are looked at.
         validation: held-out slices, for the threshold; likewise.
         seed: of the choice.
-        quiet: no progress bar.
     """
     rng = np.random.default_rng(seed)
 
@@ -46,7 +43,7 @@ def fit_novelty(
         index = np.sort(rng.choice(len(slices), count, replace=False))
         device = next(model.parameters()).device
         found = []
-        with progress_bar(quiet=quiet) as bar, torch.inference_mode():
+        with progress_bar() as bar, torch.inference_mode():
             for i in bar.track(index.tolist(), description="edge statistics"):
                 hu = torch.from_numpy(slices.images(np.array([i]))).to(device)[:, None].float()
                 statistics = model.statistics(model.stem(encode(hu)))

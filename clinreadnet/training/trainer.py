@@ -28,9 +28,9 @@ from clinreadnet.errors import CheckFailed, InputError
 from clinreadnet.evaluation.intervals import fit_temperature
 from clinreadnet.evaluation.maps import map_agreement
 from clinreadnet.files import whole_file
-from clinreadnet.machine import cpu_name
 from clinreadnet.metrics import krocc, plcc, srocc
 from clinreadnet.model.checkpoint import save_checkpoint
+from clinreadnet.processor import cpu_name
 from clinreadnet.spec import FINE_GRADES, MAP_SIDE
 from clinreadnet.training.batches import Batch
 from clinreadnet.training.calibration import fit_novelty

@@ -26,11 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clinreadnet.errors import (
-    BackendError,
-    BackendUnavailable,
-    InputError,
-)
+from clinreadnet.errors import BackendError, BackendUnavailable, InputError
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.backends.onnxruntime import installed_version
 from clinreadnet.runtime.bundle.files import digest, read_listed

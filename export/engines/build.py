@@ -16,12 +16,7 @@ from rich.progress import Progress, TaskID
 
 from clinreadnet import limits
 from clinreadnet.errors import ClinReadNetError, InputError, first_line
-from clinreadnet.export.engines.layers import (
-    check_built,
-    check_types,
-    layer_types,
-    layers_path,
-)
+from clinreadnet.export.engines.layers import check_built, check_types, layer_types, layers_path
 from clinreadnet.export.engines.options import (
     BuildOptions,
     check_batch,

@@ -219,14 +219,15 @@ def plan_graphs(
         plan = make_plan(
             model.config, ops, precision, (PORTABLE,) if portable else targets, named=named
         )
-        _check_driver(plan)
+        check_driver(plan)
         for name, reason in plan.native.items():
             note(f"{name} ({precision}) is no plugin: {reason}")
         plans.append(plan)
     return plans
 
 
-def _check_driver(plan: Plan) -> None:
+def check_driver(plan: Plan) -> None:
+    """Raise CheckFailed if this machine's driver is too old for a kernel of a plan."""
     driver = driver_version()
     for kernels in plan.kernels.values():
         for name, kernel in kernels.items():

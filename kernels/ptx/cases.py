@@ -16,13 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clinreadnet.kernels import (
-    attention_block,
-    fused_linear,
-    mlp,
-    sobel_stem,
-    window_attention,
-)
+from clinreadnet.kernels import attention_block, fused_linear, mlp, sobel_stem, window_attention
 from clinreadnet.kernels.ptx.device_arithmetic import arithmetic_of
 from clinreadnet.kernels.ptx.inputs import (
     attention_block_inputs,

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from numpy.typing import NDArray
-from support.dicom_files import noise, write_ct
+from support.dicom_files import comment, noise, write_ct
 from support.tiny_bundle import write_bundle
 
 from clinreadnet.data.slices import NoBody, find_slices
+from clinreadnet.dicom.sources import SOURCE_TAGS, make_sources
+from clinreadnet.dicom.structured_report import write_reports
 from clinreadnet.errors import InputError
 from clinreadnet.runtime import Session
 from clinreadnet.scoring.result import SeriesReport
@@ -83,6 +86,18 @@ def test_several_are_one_note_and_each_series_has_its_own_ends(
     assert [one.n for one in report.by_series.values()] == [1, 2]
     (note,) = notes
     assert note.endswith("and 3 more)")
+
+
+def test_the_report_says_how_many_slices_have_no_body(tmp_path: Path, session: Session) -> None:
+    folder = write_folder(tmp_path / "s", [air(1), noise(), holder()], SeriesInstanceUID="1.2.1")
+    write_folder(folder, [noise(), noise(1)], SeriesInstanceUID="1.2.2")
+    report = score_slices(session, find_slices([folder], keep=SOURCE_TAGS))
+    assert [ref.path.name for ref in report.skipped] == ["1.2.1-0.dcm", "1.2.1-2.dcm"]
+    sources = make_sources(report.refs)
+    written = write_reports(report, sources, session.describe(), tmp_path / "sr")
+    comments = [comment(pydicom.dcmread(one.path)) for one in written]
+    assert comments[0].endswith("Left out at the ends of the series: 2 slices without a body.")
+    assert "without a body" not in comments[1]
 
 
 def test_between_other_slices_it_is_an_error(tmp_path: Path, session: Session) -> None:

@@ -23,6 +23,7 @@ from bench.rows import ArrivalRow
 from bench.sweeps.arrivals import run_scenario
 from clinreadnet.errors import BackendError, InputError
 from clinreadnet.runtime import Session
+from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 0.02
@@ -34,15 +35,15 @@ HU = np.random.default_rng(0).normal(40, 100, (3, 512, 512)).astype(np.float32)
 def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
     """A session whose every slice takes a known time."""
     with Session(write_bundle(tmp_path / "bundle"), "onnxruntime-cpu") as session:
-        run = session._backend.run
+        run = OnnxRuntimeBackend.run
 
-        def slow(hu: NDArray[Any]) -> Any:
+        def slow(self: OnnxRuntimeBackend, hu: NDArray[Any]) -> Any:
             until = time.perf_counter() + SECONDS * len(hu)
-            outputs = run(hu)
+            outputs = run(self, hu)
             time.sleep(max(until - time.perf_counter(), 0))
             return outputs
 
-        monkeypatch.setattr(session._backend, "run", slow)
+        monkeypatch.setattr(OnnxRuntimeBackend, "run", slow)
         yield session
 
 
@@ -77,10 +78,10 @@ def test_at_random_times_waiting_counts(session: Session) -> None:
 def test_a_slice_that_fails_ends_in_its_error(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(hu: NDArray[Any]) -> Any:
+    def fail(self: OnnxRuntimeBackend, hu: NDArray[Any]) -> Any:
         raise BackendError("it broke")
 
-    monkeypatch.setattr(session._backend, "run", fail)
+    monkeypatch.setattr(OnnxRuntimeBackend, "run", fail)
     with pytest.raises(BackendError, match="it broke"):
         run_scenario(session, HU, "Offline", seconds=0.1, least=5)
 

@@ -9,10 +9,10 @@ import pytest
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-import triton  # noqa: E402
-from triton import knobs  # noqa: E402
+import triton
+from triton import knobs
 
-from bench.measure.machine_code import (  # noqa: E402
+from bench.measure.machine_code import (
     CARDS,
     MULTIPROCESSORS,
     Instruction,
@@ -24,9 +24,9 @@ from bench.measure.machine_code import (  # noqa: E402
     occupancy,
     widths,
 )
-from bench.records.machine_code import RECORD, counted  # noqa: E402
-from clinreadnet.kernels.compile import SHARED_MEMORY, compiled  # noqa: E402
-from clinreadnet.kernels.grid import Formula, ceil_div  # noqa: E402
+from bench.records.machine_code import RECORD, counted
+from clinreadnet.kernels.compile import SHARED_MEMORY, compiled
+from clinreadnet.kernels.grid import Formula, ceil_div
 
 
 def nvdisasm_is_missing() -> bool:

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.measure import roofline
 from bench.measure.roofline import limit
-from bench.report.tables import _share_of_limit
+from bench.report.tables import share_of_limit
 from clinreadnet.kernels.registry import OPS
 from clinreadnet.kernels.spec import LayerShape, Work
 from clinreadnet.model.network import PRESETS, ClinReadNet, ClinReadNetConfig
@@ -69,4 +69,4 @@ def test_every_op_of_the_roofline_can_be_timed() -> None:
 
 def test_a_share_above_the_limit_is_not_printed() -> None:
     """The rate of a wider precision bounds no 8-bit products."""
-    assert [_share_of_limit(percent) for percent in (37.6, 100.0, 138.2)] == ["38", "100", ""]
+    assert [share_of_limit(percent) for percent in (37.6, 100.0, 138.2)] == ["38", "100", ""]

@@ -12,15 +12,7 @@ from support import recorded_run
 
 from bench.report.tables import energy_table
 from bench.results import newest_runs, read_run, result_files
-from bench.rows import (
-    ArrivalRow,
-    BenchRow,
-    ColdStartRow,
-    KernelRow,
-    OpRow,
-    WarmUp,
-    row_id,
-)
+from bench.rows import ArrivalRow, BenchRow, ColdStartRow, KernelRow, OpRow, WarmUp, row_id
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "bench" / "results"

@@ -48,7 +48,7 @@ def test_an_error_keeps_its_type_and_attributes() -> None:
 
     @other.command(cls=Command)
     def run(batch_size: Annotated[int, typer.Option()] = 1) -> None:
-        raise PartialResult("batch_size=1: failed", scores=None, done=[2], failed=[0])  # type: ignore[arg-type]
+        raise PartialResult("batch_size=1: failed", scores=None, done=[2], failed=[0])
 
     error = CliRunner().invoke(other, []).exception
     assert isinstance(error, PartialResult)

@@ -85,7 +85,7 @@ def test_a_processor_has_no_number(
 @pytest.mark.parametrize("device", [1.0, True, "1"])
 def test_only_whole_numbers_are_devices(device: object) -> None:
     with pytest.raises(InputError, match=f"device={device!r}: not a whole number"):
-        check_device(device)  # type: ignore[arg-type]  # that is what is tested
+        check_device(device)  # that is what is tested
 
 
 def test_score_and_verify_use_the_named_gpu(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import signal
 import socket
 import sqlite3
 import time
@@ -140,6 +141,58 @@ def wait_for(holds: object) -> None:
     while not holds():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.05)
+
+
+_DIES_SCORING = """
+import os, signal, sys
+from clinreadnet.node import work
+
+score = work.score_slices
+
+def crash(session, refs, **options):
+    if refs[0].header["PatientID"].value == "4711":
+        os.kill(os.getpid(), signal.{signal})
+    return score(session, refs, **options)
+
+work.score_slices = crash
+from clinreadnet.cli import main
+main()
+"""
+
+
+@pytest.mark.sample(every=2)
+@pytest.mark.parametrize("by", ["SIGSEGV", "SIGKILL"])
+def test_a_series_that_ends_the_process_is_set_aside_and_the_next_is_scored(
+    bundle: Path, tmp_path: Path, pacs: Pacs, by: str
+) -> None:
+    """A decoder crashes, and a service manager starts the node again each time."""
+    spool = tmp_path / "spool"
+    bad, good = (
+        make_ct(noise(i), PatientID=patient, SeriesInstanceUID=f"1.2.3.{i}")
+        for i, patient in enumerate(("4711", "1"))
+    )
+    node = ListenProcess(bundle, spool, f"127.0.0.1:{pacs.port}:PACS", "--quiet", "2")
+    node.command[1:3] = ["-c", _DIES_SCORING.replace("{signal}", by)]
+    statuses = []
+
+    def done() -> bool:
+        assert node.process is not None
+        if (status := node.process.poll()) is not None:
+            statuses.append(status)
+            node.start(wait=False)
+        return "set aside" in node.text() and bool(pacs.received)
+
+    with node:
+        assoc = connect(node.port)
+        assert [assoc.send_c_store(one).Status for one in (bad, good)] == [0, 0]
+        assoc.release()
+        wait_for(done)
+        assert statuses == [-signal.Signals[by]] * 2
+        (report,) = pacs.received
+        assert report.PatientID == "1"
+        listed = CliRunner().invoke(app, ["spool", str(spool)]).stdout
+        assert "1 object" in listed and "the process ended 2 times in a row" in listed
+        assert node.stop() in (143, -15)
 
 
 def test_killed_at_random_moments_it_scores_and_sends_each_series_once(

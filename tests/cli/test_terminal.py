@@ -17,11 +17,11 @@ pytest.importorskip("ray")
 pytest.importorskip("triton")
 pytest.importorskip("cryptography")
 
-from support import terminal  # noqa: E402
-from support.fault_commands import COMMANDS, READERS  # noqa: E402
-from support.tiny_bundle import write_bundle  # noqa: E402
+from support import terminal
+from support.fault_commands import COMMANDS, READERS
+from support.tiny_bundle import write_bundle
 
-from clinreadnet.cli import app  # noqa: E402
+from clinreadnet.cli import app
 
 ALL = {**COMMANDS, **READERS}
 ENDLESS = {"listen"}

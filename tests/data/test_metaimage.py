@@ -4,9 +4,15 @@ import numpy as np
 import pytest
 from support.metaimage_files import TYPES, write_mha
 
-from clinreadnet.data.metaimage import read_metaimage
+from clinreadnet.data.metaimage import StackReader, open_metaimage
 from clinreadnet.data.slices import find_slices
 from clinreadnet.errors import InputError
+
+
+def read_metaimage(path: Path) -> np.ndarray:
+    """Read a whole stack, [n, rows, columns]."""
+    reader = StackReader(open_metaimage(path))
+    return np.stack([reader.read(number) for number in range(reader.stack.shape[0])])
 
 
 def stack_of(dtype: str, shape: tuple[int, ...] = (2, 3, 5)) -> np.ndarray:

@@ -8,14 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.drawn_regions import (
-    FOREIGN,
-    abdomen,
-    abdomen_with_arms,
-    dome,
-    hips,
-    neck,
-)
+from support.drawn_regions import FOREIGN, abdomen, abdomen_with_arms, dome, hips, neck
 from support.strange_slices import STRANGE, strange_slice
 
 from clinreadnet.data.header_region import Hint

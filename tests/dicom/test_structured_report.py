@@ -16,6 +16,7 @@ import pytest
 from pydicom.sr.coding import Code
 from support.dicom_files import (
     bright,
+    comment,
     make_ct,
     noise,
     write,
@@ -178,12 +179,7 @@ def test_the_header_is_the_studys_and_says_research_use(made: tuple[SeriesReport
         assert str(ds.get(name)) == value, name
     assert (ds.Modality, ds.CompletionFlag, ds.VerificationFlag) == ("SR", "COMPLETE", "UNVERIFIED")
     assert "research use only" in ds.SeriesDescription
-    comments = [
-        item.TextValue
-        for item in ds.ContentSequence
-        if item.ConceptNameCodeSequence[0].CodeValue == "121106"
-    ]
-    assert comments == [RESEARCH_USE]
+    assert comment(ds) == RESEARCH_USE
     assert ds.CodingSchemeIdentificationSequence[0].CodingSchemeDesignator == SCHEME
     (study,) = ds.CurrentRequestedProcedureEvidenceSequence
     (series,) = study.ReferencedSeriesSequence

@@ -133,13 +133,13 @@ def test_an_evaluation_parses_the_record_once(
 ) -> None:
     folder = make_labelled_folder(tmp_path / "d", quality=True)
     parsed: list[str] = []
-    original = ldctiqa._read_json_object
+    original = ldctiqa.read_regular
 
-    def counted(path: Path, purpose: str) -> dict[str, object]:
+    def counted(path: Path, limit: int) -> bytes:
         parsed.append(path.name)
-        return original(path, purpose)
+        return original(path, limit)
 
-    monkeypatch.setattr(ldctiqa, "_read_json_object", counted)
+    monkeypatch.setattr(ldctiqa, "read_regular", counted)
     scores = np.linspace(0, 4, 12)
     found = {name: scores for name in ("score", "mixture", "image", "novelty")}
     found |= {"probs": np.full((12, 21), 1 / 21), "quality_map": np.zeros((12, 16, 16))}

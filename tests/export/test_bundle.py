@@ -289,13 +289,13 @@ def test_without_tensorrt(monkeypatch: pytest.MonkeyPatch, asked: tuple[str, ...
     monkeypatch.setattr(bundles, "load_flavour", missing)
     notes: list[str] = []
     if asked is None:
-        assert bundles._targets(asked, "tensorrt-rtx", notes.append) == ()
+        assert bundles.choose_targets(asked, "tensorrt-rtx", notes.append) == ()
         assert notes == [
             "no engines: tensorrt-rtx is not installed; run pip install it, then export again"
         ]
     else:
         with pytest.raises(FlavourMissing):
-            bundles._targets(asked, "tensorrt-rtx", notes.append)
+            bundles.choose_targets(asked, "tensorrt-rtx", notes.append)
 
 
 def test_parse_batch() -> None:

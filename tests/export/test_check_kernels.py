@@ -11,13 +11,13 @@ import pytest
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from support.kernel_folder import write_kernels  # noqa: E402
-from typer.testing import CliRunner  # noqa: E402
+from support.kernel_folder import write_kernels
+from typer.testing import CliRunner
 
-from clinreadnet.cli import app  # noqa: E402
-from clinreadnet.errors import CheckFailed, InputError  # noqa: E402
-from clinreadnet.export.check_kernels import INDEX_NAME, check_folder  # noqa: E402
-from clinreadnet.runtime.bundle.files import digest  # noqa: E402
+from clinreadnet.cli import app
+from clinreadnet.errors import CheckFailed, InputError
+from clinreadnet.export.check_kernels import INDEX_NAME, check_folder
+from clinreadnet.runtime.bundle.files import digest
 
 pytestmark = pytest.mark.compile
 

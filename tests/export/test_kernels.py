@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from triton import knobs  # noqa: E402
+from triton import knobs
 
-from clinreadnet.cli import app  # noqa: E402
-from clinreadnet.errors import InputError  # noqa: E402
-from clinreadnet.export import kernels as cubin  # noqa: E402
-from clinreadnet.kernels.compile import SHARED_MEMORY, Resources  # noqa: E402
-from clinreadnet.precision import PRECISIONS  # noqa: E402
+from clinreadnet.cli import app
+from clinreadnet.errors import InputError
+from clinreadnet.export import kernels as cubin
+from clinreadnet.kernels.compile import SHARED_MEMORY, Resources
+from clinreadnet.precision import PRECISIONS
 
 pytestmark = pytest.mark.compile
 PTX_TYPES = {"CUdeviceptr": "u64", "int32_t": "u32"}

@@ -23,7 +23,7 @@ from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import Artifact, BatchRange
 
 DTYPES = {"tensor(float)": ("TYPE_FP32", np.float32), "tensor(float16)": ("TYPE_FP16", np.float16)}
-SETTINGS = model_config_pb2.ModelConfig  # type: ignore[attr-defined]  # generated code
+SETTINGS = model_config_pb2.ModelConfig
 
 
 @pytest.fixture(scope="module")
@@ -314,5 +314,5 @@ def test_the_real_bundle_is_served(tiny_bundle: Path, tmp_path: Path) -> None:
     for path in models(written):
         config = read_config(path)
         assert {t.data_type for t in (*config.input, *config.output)} == {
-            model_config_pb2.TYPE_FP32  # type: ignore[attr-defined]
+            model_config_pb2.TYPE_FP32
         }

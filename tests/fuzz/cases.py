@@ -106,7 +106,7 @@ def _seeds_tif() -> list[bytes]:
     for options in ({}, {"compression": "zlib"}, {"compression": "lzma"}, {"tile": (64, 64)}):
         buffer = io.BytesIO()
         try:
-            tifffile.imwrite(buffer, image, **options)  # type: ignore[arg-type]
+            tifffile.imwrite(buffer, image, **options)
         except Exception:  # a codec that is not installed
             continue
         seeds.append(buffer.getvalue())
@@ -148,7 +148,7 @@ def _bundle() -> tuple[bytes, bytes, bytes, bytes]:
         shapes |= {"probs": (2, 21), "quality_map": (2, 16, 16)}
         kinds = {"hu": np.int16, "label": np.float32}
         arrays = {name: np.zeros(shape, kinds.get(name, float)) for name, shape in shapes.items()}
-        np.savez_compressed(golden, **arrays)  # type: ignore[arg-type]
+        np.savez_compressed(golden, **arrays)
         key = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
         public = key.public_key().public_bytes(s.Encoding.PEM, s.PublicFormat.SubjectPublicKeyInfo)
         return manifest, golden.getvalue(), key.sign(manifest), public

@@ -2,34 +2,25 @@
 
 Cases run in a child process with a limit on its memory, and on the time of each case. A child that
 dies or hangs is a finding, and another goes on after it. A finding is minimised and written to the
-corpus, which `test_fuzz` reads again. With ``--record`` the run is added to a JSON file, from which
-`bench.tables.security` makes a table.
+corpus, which `test_fuzz` reads again. `bench.records.fuzz` keeps the counts of a run.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
-import platform
 import resource
-import shlex
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from fuzz.cases import READ, REFUSED, SEEDS, case, judge, kind_of
-
-from clinreadnet.files import whole_file
-from clinreadnet.machine import cpu_name, git_commit
 
 CORPUS = Path(__file__).parent / "corpus"
 MEMORY = 3 * 2**30
@@ -56,20 +47,14 @@ class Run:
     outcomes: bytes
     findings: dict[int, str]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return what ``--record`` keeps of the cases."""
+    def counts(self) -> dict[str, Counter[str]]:
+        """Return the numbers of cases that were read, refused or wrong, by kind of file."""
         counts = {kind: Counter({"read": 0, "refused": 0, "wrong": 0}) for kind in SEEDS}
         words = {_MARKS[READ]: "read", _MARKS[REFUSED]: "refused", _WRONG: "wrong"}
         for number in range(len(self.outcomes)):
             word = words[self.outcomes[number : number + 1]]
             counts[kind_of(self.seed, number)][word] += 1
-        return {
-            "seed": self.seed,
-            "minutes": round(self.seconds / 60, 1),
-            "cases": len(self.outcomes),
-            "kinds": {kind: dict(count) for kind, count in counts.items()},
-            "findings": {str(number): wrong for number, wrong in self.findings.items()},
-        }
+        return counts
 
 
 def child(seed: int, first: int, last: float, seconds: float, folder: Path) -> None:
@@ -119,22 +104,6 @@ def fuzz(seed: int, seconds: float, cases: float = math.inf) -> Run:
         return Run(seed, time.monotonic() - start, outcomes.read_bytes(), findings)
 
 
-def record(run: Run, path: Path) -> None:
-    """Add a run to a file; an earlier run of the same seed is replaced."""
-    runs = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else []
-    facts = {
-        "command": f"python -m fuzz.run {shlex.join(sys.argv[1:])}",
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "commit": git_commit(),
-        "cpu": cpu_name(),
-        "threads": os.cpu_count(),
-        "python": platform.python_version(),
-    }
-    runs = [one for one in runs if one["seed"] != run.seed] + [facts | run.to_dict()]
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps({"runs": runs}, indent=1) + "\n", encoding="utf-8")
-
-
 def minimise(kind: str, content: bytes, folder: Path) -> bytes:
     """Return a shorter case with the same kind of error."""
     wrong = judge(kind, content, folder).partition(":")[0]
@@ -155,23 +124,15 @@ def _fast() -> str | None:
     return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
-def main() -> int:
-    """Run from the command line; status 1: something is wrong."""
+def main(arguments: Sequence[str]) -> Run:
+    """Run from the command line; print what is wrong and keep it in the corpus."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--minutes", type=float, default=1, help="time to run for")
     parser.add_argument("--cases", type=int, default=math.inf, help="stop after so many")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--record", type=Path, help="JSON file to add the run to")
-    parser.add_argument("--child", nargs=5, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.child:
-        seed, first, last, seconds, folder = options.child
-        child(int(seed), int(first), float(last), float(seconds), Path(folder))
-        return 0
+    options = parser.parse_args(arguments)
     run = fuzz(options.seed, 60 * options.minutes, options.cases)
     print(f"{len(run.outcomes)} cases of {', '.join(SEEDS)}; {len(run.findings)} findings")
-    if options.record is not None:
-        record(run, options.record)
     for number, wrong in sorted(run.findings.items()):
         kind, content = case(options.seed, number)
         with tempfile.TemporaryDirectory() as folder:
@@ -180,8 +141,12 @@ def main() -> int:
         target = CORPUS / f"{kind}-{options.seed}-{number}"
         target.write_bytes(content)
         print(f"{target}: {wrong}")
-    return 1 if run.findings else 0
+    return run
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    if sys.argv[1:2] == ["--child"]:
+        seed, first, last, seconds, folder = sys.argv[2:]
+        child(int(seed), int(first), float(last), float(seconds), Path(folder))
+    else:
+        sys.exit(1 if main(sys.argv[1:]).findings else 0)

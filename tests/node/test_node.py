@@ -22,7 +22,7 @@ from pydicom.uid import (
     JPEGExtended12Bit,
     RLELossless,
 )
-from support.dicom_files import CT, MR, make_ct, noise, write_enhanced_ct
+from support.dicom_files import CT, MR, comment, make_ct, noise, write_enhanced_ct
 from support.header_reads import count_header_reads
 from support.pacs import MAP, REPORT, Pacs, connect, referenced
 
@@ -264,6 +264,36 @@ def test_damaged_pixels_are_left_out_of_the_report(start: Start, pacs: Pacs, unt
     assert statuses(store(start().port, [*good, mask])) == [0, 0, 0]
     until(lambda: pacs.received)
     assert sorted(referenced(pacs.received[0])) == sorted(one.SOPInstanceUID for one in good)
+
+
+@pytest.mark.parametrize("padding", [None, -2000], ids=["whole-field", "padded-circle"])
+def test_slices_without_a_body_at_the_ends_are_left_out_of_the_report(
+    start: Start, pacs: Pacs, until: Until, logged: Logged, padding: int | None
+) -> None:
+    air = np.random.default_rng(1).normal(-1000, 15, (512, 512)).astype(np.int16)
+    holder = air.copy()
+    holder[100:400, 200:203] = holder[100:400, 300:303] = -200
+    images = [holder, air, noise(), noise(1), air]
+    tags = {} if padding is None else {"intercept": 0, "PixelPaddingValue": padding}
+    if padding is not None:
+        y, x = np.ogrid[-255.5:256, -255.5:256]
+        for image in images:
+            image[x * x + y * y > 256**2] = padding
+    sent = [
+        make_ct(image, ImagePositionPatient=[-180, -180, 5 * i], InstanceNumber=i + 1, **tags)
+        for i, image in enumerate(images)
+    ]
+    node = start(metrics_port=0)
+    assert statuses(store(node.port, sent)) == [0] * 5
+    log = logged("report sent to")
+    (report,) = pacs.received
+    assert sorted(referenced(report)) == sorted(one.SOPInstanceUID for one in sent[2:4])
+    assert comment(report).endswith("Left out at the ends of the series: 3 slices without a body.")
+    assert "left out at its ends: 3 slices without a body" in log and "2 slices scored" in log
+    url = f"http://127.0.0.1:{node.metrics_port}/metrics"
+    metrics = urllib.request.urlopen(url, timeout=10).read().decode()
+    assert 'clinreadnet_slices_left_out_total{reason="no body"} 3.0' in metrics
+    assert 'reason="damaged"} 0.0' in metrics and "clinreadnet_slices_scored_total 2.0" in metrics
 
 
 def test_a_series_without_a_scorable_slice_is_given_up_with_a_reason(

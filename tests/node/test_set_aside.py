@@ -7,6 +7,7 @@ import json
 import os
 import sqlite3
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -22,7 +23,7 @@ from typer.testing import CliRunner
 
 from clinreadnet.cli import app
 from clinreadnet.dicom import quality_map, structured_report
-from clinreadnet.errors import InputError
+from clinreadnet.errors import BackendError, InputError, SessionClosed
 from clinreadnet.node import work
 from clinreadnet.node.aside import change, list_aside
 from clinreadnet.node.config import Destination, NodeConfig
@@ -55,7 +56,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
 
 @pytest.fixture
 def worker(node: Node, session: Session) -> Worker:
-    return Worker(session, node._spool, node._metrics, maps=True, resample=False)
+    return Worker(session, node.spool, node.metrics, maps=True, resample=False)
 
 
 @pytest.fixture
@@ -89,11 +90,6 @@ def made(spool: Spool) -> dict[int, list[str]]:
     for row, kind in spool.database.execute("SELECT series, kind FROM outgoing ORDER BY kind"):
         found.setdefault(row, []).append(kind)
     return found
-
-
-def step(node: Node, worker: Worker) -> bool:
-    """Do what the node's worker thread does in one turn."""
-    return node._survive(lambda: node._score(worker))
 
 
 def broken(*arguments: Any, **options: Any) -> Any:
@@ -130,22 +126,26 @@ def fault_at(number: int, error: type[Exception]) -> Iterator[list[str]]:
 
 
 def test_a_fault_at_any_call_of_the_worker_costs_no_other_series(
-    node: Node, worker: Worker, series: Callable[..., Dataset], capfd: pytest.CaptureFixture[str]
+    node: Node,
+    worker: Worker,
+    session: Session,
+    series: Callable[..., Dataset],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    spool = node._spool
+    spool = node.spool
     put(spool, series(0))
     with fault_at(-1, RuntimeError) as calls:
-        assert step(node, worker)
+        assert node.score_next(worker)
     assert {"score_slices", "write_reports", "write_maps", "finish", "describe"} <= set(calls)
     faults = [(number, RuntimeError) for number in range(len(calls))]
     faults += [(n, error) for n in range(0, len(calls), 9) for error in (OSError, MemoryError)]
     for count, (number, error) in enumerate(faults):
         put(spool, series(2 * count + 1))
         with fault_at(number, error):
-            step(node, worker)
+            node.score_next(worker)
         put(spool, series(2 * count + 2))
         while states(spool)[-1] == "receiving":
-            step(node, worker)
+            node.score_next(worker)
         assert states(spool)[-1] == "done", (calls[number], error)
         assert set(states(spool)[:-1]) <= {"done", "aside", "scoring"}, (calls[number], error)
     assert states(spool).count("aside") > 10
@@ -156,7 +156,7 @@ def test_a_fault_at_any_call_of_the_worker_costs_no_other_series(
     with closing(Spool(folder, most_bytes=10**9, most_objects=10**4)) as again:
         change(folder, ["all"], "retry")
         again.database.execute("UPDATE series SET due = 0")
-        second = Worker(worker._session, again, worker._metrics, maps=True, resample=False)
+        second = Worker(session, again, node.metrics, maps=True, resample=False)
         while (claimed := again.claim(0)) is not None:
             second.score(claimed)
         assert set(states(again)) == {"done"}
@@ -173,41 +173,41 @@ def test_a_series_that_is_aside_has_a_folder_a_reason_and_a_count(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(structured_report, "write_reports", broken)
-    name = put(node._spool, series(0), series(0, ImagePositionPatient=[0, 0, 5]))
-    step(node, worker)
-    (one,) = list_aside(node._spool.folder)
+    name = put(node.spool, series(0), series(0, ImagePositionPatient=[0, 0, 5]))
+    node.score_next(worker)
+    (one,) = list_aside(node.spool.folder)
     assert (one.series, one.part, one.objects) == (name, 1, 2) and one.bytes > 10**6
     assert one.reason.startswith("report: ValueError in node/test_set_aside.py:")
-    assert one.folder == node._spool.folder / "aside" / f"{name}-1"
+    assert one.folder == node.spool.folder / "aside" / f"{name}-1"
     assert len(list(one.folder.glob("*.dcm"))) == 2
     assert SECRET in (one.folder / "reason.txt").read_text()  # beside the images that have it too
     assert one.folder.stat().st_mode & 0o077 == 0
     log = capfd.readouterr().err
     assert f"series {name}: set aside ({one.reason})" in log and SECRET not in log
-    assert node._spool.counts()["aside"] == 1 and node._spool.room.objects == 2
+    assert node.spool.counts()["aside"] == 1 and node.spool.room.objects == 2
     outcomes = {
         sample.labels["outcome"]: sample.value
-        for metric in node._metrics.series.collect()
+        for metric in node.metrics.series.collect()
         for sample in metric.samples
         if sample.name.endswith("_total")
     }
     assert outcomes == {"aside": 1}
-    assert not step(node, worker)
+    assert not node.score_next(worker)
 
 
 def test_a_map_that_fails_keeps_no_report_back_and_is_made_later(
     node: Node, worker: Worker, series: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spool = node._spool
+    spool = node.spool
     put(spool, series(0))
     with monkeypatch.context() as patch:
         patch.setattr(quality_map, "write_maps", broken)
-        step(node, worker)
+        node.score_next(worker)
     assert states(spool) == ["aside"] and made(spool) == {1: ["report"]}
     (report,) = spool.due(5)
     (one,) = change(spool.folder, ["all"], "retry")
     assert one.reason.startswith("map: ValueError in ")
-    step(node, worker)
+    node.score_next(worker)
     assert states(spool) == ["done"] and made(spool) == {1: ["map", "report"]}
     assert spool.due(5)[0] == report
 
@@ -219,13 +219,95 @@ def test_memory_that_is_full_five_times_sets_a_series_aside(
         raise MemoryError
 
     monkeypatch.setattr(work, "score_slices", full)
-    put(node._spool, series(0))
+    put(node.spool, series(0))
     for _ in range(4):
-        step(node, worker)
-        assert states(node._spool) == ["scoring"]
-        node._spool.database.execute("UPDATE series SET due = 0")
-    step(node, worker)
-    assert states(node._spool) == ["aside"]
+        node.score_next(worker)
+        assert states(node.spool) == ["scoring"]
+        node.spool.database.execute("UPDATE series SET due = 0")
+    node.score_next(worker)
+    assert states(node.spool) == ["aside"]
+
+
+def restart(node: Node) -> Spool:
+    """Open the spool again, as the next process does; nothing has waited for its pause."""
+    again = Spool(node.spool.folder, most_bytes=10**9, most_objects=10**4)
+    again.database.execute("UPDATE series SET due = 0")
+    return again
+
+
+def test_a_series_that_ends_the_process_twice_is_set_aside(
+    node: Node, session: Session, series: Callable[..., Dataset], capfd: pytest.CaptureFixture[str]
+) -> None:
+    name = put(node.spool, series(0))
+    assert node.spool.claim(0) is not None
+    node.stop()
+    with closing(restart(node)) as second:
+        claimed = second.claim(0)
+        assert claimed is not None and claimed.deaths == 1
+    with closing(restart(node)) as third:
+        put(third, series(1))
+        last = Worker(session, third, node.metrics, maps=False, resample=False)
+        for _ in range(2):
+            claimed = third.claim(0)
+            assert claimed is not None
+            last.score(claimed)
+        assert states(third) == ["aside", "done"]
+        (one,) = list_aside(third.folder)
+        assert one.series == name and "process ended 2 times in a row" in one.reason
+        assert f"series {name}: set aside (the process ended" in capfd.readouterr().err
+        change(third.folder, ["all"], "retry")
+        claimed = third.claim(0)
+        assert claimed is not None and claimed.deaths == 0
+        last.score(claimed)
+        assert states(third) == ["done", "done"]
+
+
+@pytest.mark.parametrize("error", [BackendError("busy"), SessionClosed("closed"), OSError("full")])
+def test_a_series_that_has_to_wait_has_ended_no_process(
+    node: Node,
+    worker: Worker,
+    series: Callable[..., Dataset],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise error
+
+    put(node.spool, series(0))
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "score_slices", fail)
+        for _ in range(3):
+            node.score_next(worker)
+            node.spool.database.execute("UPDATE series SET due = 0")
+    node.stop()
+    with closing(restart(node)) as again:
+        claimed = again.claim(0)
+        assert claimed is not None and (claimed.attempts, claimed.deaths) == (4, 0)
+
+
+def test_a_node_that_is_stopped_while_it_scores_counts_as_no_death(
+    node: Node,
+    session: Session,
+    series: Callable[..., Dataset],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def wait(*arguments: Any, **options: Any) -> None:
+        begun.set()
+        go_on.wait(60)
+        raise SessionClosed("closed")
+
+    monkeypatch.setattr(work, "score_slices", wait)
+    monkeypatch.setattr("clinreadnet.node.node._STOP", 0.1)
+    put(node.spool, series(0))
+    node.start(session)
+    assert begun.wait(60)
+    rows = "SELECT state, deaths FROM series"
+    assert node.spool.database.execute(rows).fetchall() == [("scoring", 1)]
+    node.stop()
+    assert node.spool.database.execute(rows).fetchall() == [("scoring", 0)]
+    go_on.set()
 
 
 @pytest.fixture
@@ -237,14 +319,14 @@ def aside(
     with monkeypatch.context() as patch:
         patch.setattr(structured_report, "write_reports", broken)
         for number in range(2):
-            names.append(put(node._spool, series(number)))
-            step(node, worker)
+            names.append(put(node.spool, series(number)))
+            node.score_next(worker)
             time.sleep(0.01)
     return names[0], names[1]
 
 
 def command(node: Node, *options: str) -> Any:
-    return CliRunner().invoke(app, ["spool", str(node._spool.folder), *options])
+    return CliRunner().invoke(app, ["spool", str(node.spool.folder), *options])
 
 
 def test_the_command_lists_what_is_aside(node: Node, aside: tuple[str, str]) -> None:
@@ -263,18 +345,18 @@ def test_one_series_is_tried_again(
 ) -> None:
     done = command(node, "--retry", aside[1] if by == "name" else "1.2.3.1")
     assert done.exit_code == 0, done.output
-    assert step(node, worker) and not step(node, worker)
-    assert states(node._spool) == ["aside", "done"]
-    assert os.listdir(node._spool.folder / "aside") == [f"{aside[0]}-1"]
+    assert node.score_next(worker) and not node.score_next(worker)
+    assert states(node.spool) == ["aside", "done"]
+    assert os.listdir(node.spool.folder / "aside") == [f"{aside[0]}-1"]
 
 
 def test_one_series_is_removed_by_the_node(
     node: Node, worker: Worker, aside: tuple[str, str]
 ) -> None:
     command(node, "--remove", aside[0])
-    step(node, worker)
-    assert states(node._spool) == ["failed", "aside"] and node._spool.room.objects == 1
-    assert os.listdir(node._spool.folder / "aside") == [f"{aside[1]}-1"]
+    node.score_next(worker)
+    assert states(node.spool) == ["failed", "aside"] and node.spool.room.objects == 1
+    assert os.listdir(node.spool.folder / "aside") == [f"{aside[1]}-1"]
 
 
 def test_a_name_that_is_not_aside_and_a_folder_that_is_no_spool_are_refused(
@@ -282,7 +364,7 @@ def test_a_name_that_is_not_aside_and_a_folder_that_is_no_spool_are_refused(
 ) -> None:
     done = command(node, "--retry", "1.2.3.77")
     assert isinstance(done.exception, InputError) and "--retry" in str(done.exception)
-    assert states(node._spool) == ["aside", "aside"]
+    assert states(node.spool) == ["aside", "aside"]
     done = CliRunner().invoke(app, ["spool", str(tmp_path)])
     assert isinstance(done.exception, InputError) and "not a spool" in str(done.exception)
 
@@ -294,27 +376,27 @@ def test_nothing_aside_is_said(node: Node) -> None:
 def test_what_is_aside_takes_half_of_the_room_at_most(
     node: Node, worker: Worker, aside: tuple[str, str], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    spool = node._spool
-    spool._most_aside = 10**9, 1
-    assert [key[:12] for key in spool.make_room()] == [aside[0]]
-    assert states(spool) == ["failed", "aside"] and spool.room.objects == 1
+    node.stop()
+    with closing(Spool(node.spool.folder, most_bytes=10**9, most_objects=3)) as spool:
+        assert [key[:12] for key in spool.make_room()] == [aside[0]]
+        assert states(spool) == ["failed", "aside"] and spool.room.objects == 1
 
 
 def test_what_is_aside_for_long_is_removed(
     node: Node, aside: tuple[str, str], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    node._spool.database.execute("UPDATE series SET last = last - 86400 * 31 WHERE id = 1")
-    node._care()
-    assert states(node._spool) == ["failed", "aside"]
-    assert os.listdir(node._spool.folder / "aside") == [f"{aside[1]}-1"]
+    node.spool.database.execute("UPDATE series SET last = last - 86400 * 31 WHERE id = 1")
+    node.remove_old()
+    assert states(node.spool) == ["failed", "aside"]
+    assert os.listdir(node.spool.folder / "aside") == [f"{aside[1]}-1"]
     assert f"series {aside[0]}: was aside for 30 days" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("when", ["before-the-move", "half-moved", "retry-half-moved"])
 def test_a_process_that_ends_while_files_move_loses_nothing(
-    node: Node, worker: Worker, series: Callable[..., Dataset], when: str
+    node: Node, session: Session, series: Callable[..., Dataset], when: str
 ) -> None:
-    spool = node._spool
+    spool = node.spool
     folder = spool.folder
     name = put(spool, series(0), series(0, ImagePositionPatient=[0, 0, 5]))
     claimed = spool.claim(0)
@@ -338,7 +420,7 @@ def test_a_process_that_ends_while_files_move_loses_nothing(
             path.name for path in files
         ]
         change(folder, ["all"], "retry")
-        second = Worker(worker._session, again, worker._metrics, maps=True, resample=False)
+        second = Worker(session, again, node.metrics, maps=True, resample=False)
         series_again = again.claim(0)
         assert series_again is not None
         second.score(series_again)
@@ -348,11 +430,11 @@ def test_a_process_that_ends_while_files_move_loses_nothing(
 def test_the_node_goes_on_where_the_spool_itself_raises(
     node: Node, worker: Worker, series: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(node._spool, series(0))
+    put(node.spool, series(0))
     for error in (sqlite3.OperationalError("locked"), RuntimeError("what?")):
         with monkeypatch.context() as patch:
             patch.setattr(
-                node._spool, "claim", lambda quiet, error=error: (_ for _ in ()).throw(error)
+                node.spool, "claim", lambda quiet, error=error: (_ for _ in ()).throw(error)
             )
-            assert not step(node, worker)
-    assert step(node, worker) and states(node._spool) == ["done"]
+            assert not node.score_next(worker)
+    assert node.score_next(worker) and states(node.spool) == ["done"]

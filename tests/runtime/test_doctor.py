@@ -12,7 +12,7 @@ import pytest
 from clinreadnet.runtime import doctor, gpu
 from clinreadnet.runtime.gpu import Gpu
 
-PACKAGES = (*doctor._DISTRIBUTIONS, doctor.ENGINE)
+PACKAGES = (*doctor.DISTRIBUTIONS, doctor.ENGINE)
 NOTHING: dict[str, str | None] = dict.fromkeys(PACKAGES)
 EVERYTHING: dict[str, str | None] = dict.fromkeys(PACKAGES, "1.0")
 
@@ -113,7 +113,7 @@ def test_no_command_puts_one_onnxruntime_beside_the_other() -> None:
     ids=["cpu-only", "gpu-only", "both", "engine-only", "neither", "half-rtx"],
 )
 def test_problems(change: dict[str, str | None], problem: str | None) -> None:
-    problems = doctor._problems(EVERYTHING | change)
+    problems = doctor.find_problems(EVERYTHING | change)
     if problem is None:
         assert problems == []
     else:

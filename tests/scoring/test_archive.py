@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -28,6 +29,7 @@ from clinreadnet.data.slices import SliceRef, find_slices
 from clinreadnet.errors import CheckFailed, ClinReadNetError, InputError
 from clinreadnet.runtime import Scores, Session
 from clinreadnet.scoring import archive as score_ray
+from clinreadnet.scoring import cluster
 from clinreadnet.scoring.archive import ArchiveReport, NotWritten, score_archive
 from clinreadnet.scoring.result import SliceScore, summarise_by_series
 from clinreadnet.scoring.run import score_chunk, score_slices
@@ -38,17 +40,17 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_bundle(tmp_path_factory.mktemp("bundles") / "bundle")
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
+@pytest.fixture(scope="module", name="cluster")
+def two_workers() -> Iterator[None]:
     """Ray with room for two workers, which every run of this module uses."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "cpu_count", lambda: 2)
-        with score_ray._cluster(score_ray.LOCAL, workers=2):
+        with cluster.connected(cluster.LOCAL, workers=2):
             yield
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    return parquet.read_table(path).to_pylist()  # type: ignore[no-any-return]
+    return parquet.read_table(path).to_pylist()
 
 
 def test_killed_workers_lose_nothing(
@@ -286,7 +288,7 @@ def test_a_slice_that_fails_stops_no_other_of_its_chunk() -> None:
     images = [noise(i).astype(np.float32) for i in range(3)]
     images[1] -= 300
     refs = [SliceRef(Path(f"{i}"), None, None, "s", image.copy) for i, image in enumerate(images)]
-    outcomes = score_chunk(Picky(), refs)  # type: ignore[arg-type]
+    outcomes = score_chunk(Picky(), refs)
     errors = {i: str(one) for i, one in enumerate(outcomes) if isinstance(one, InputError)}
     assert errors == {1: "1: too dark"}
     kept = [one.score for one in outcomes if isinstance(one, SliceScore)]
@@ -302,27 +304,39 @@ def test_an_address_without_ray_is_one_line(
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", init)
-    monkeypatch.setattr(score_ray, "_check_answer", lambda address: None)
+    monkeypatch.setattr(cluster, "check_answer", lambda address: None)
     np.save(tmp_path / "a.npy", noise())
     with pytest.raises(InputError, match=r"no Ray cluster there \(Could not find.*instance\.\)"):
         score_archive([tmp_path], bundle, tmp_path / "a.parquet", address="10.0.0.1:6379")
     assert os.listdir(tmp_path) == ["a.npy"]
 
 
-@pytest.mark.parametrize("kind", ["silent", "closed"])
+@pytest.fixture(params=["refuses", "silent", "swallows-packets", "no-such-name"])
+def dead_address(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Where no cluster answers; a listener whose queue is full swallows every packet."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        host, port = listener.getsockname()
+        if request.param in ("silent", "swallows-packets"):
+            listener.listen(0)
+        if request.param == "swallows-packets":
+            for _ in range(4):
+                link = stack.enter_context(socket.socket())
+                link.setblocking(False)
+                link.connect_ex((host, port))
+        yield f"{'no-such-host.invalid' if request.param == 'no-such-name' else host}:{port}"
+
+
+@pytest.mark.sample(every=2)
 def test_an_address_that_does_not_answer_is_one_line_within_20_seconds(
-    bundle: Path, tmp_path: Path, kind: str
+    bundle: Path, tmp_path: Path, dead_address: str
 ) -> None:
     write_ct(tmp_path / "a.dcm")
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        if kind == "silent":
-            listener.listen()
-        command = [sys.executable, "-m", "clinreadnet.cli", "score-archive", "a.dcm"]
-        command += ["--address", f"127.0.0.1:{listener.getsockname()[1]}"]
-        command += ["--bundle", str(bundle), "--out", "scores.parquet"]
-        start = time.monotonic()
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-m", "clinreadnet.cli", "score-archive", "a.dcm"]
+    command += ["--address", dead_address, "--bundle", str(bundle), "--out", "scores.parquet"]
+    start = time.monotonic()
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert time.monotonic() - start < 20
     assert done.returncode == 2 and done.stdout == ""
     (line,) = done.stderr.splitlines()
@@ -330,18 +344,11 @@ def test_an_address_that_does_not_answer_is_one_line_within_20_seconds(
     assert os.listdir(tmp_path) == ["a.dcm"]
 
 
-def test_a_cluster_that_never_answers_is_given_up(
-    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", lambda **options: pytest.fail("Ray was asked"))
-    monkeypatch.setattr(score_ray, "_CONNECT", "import time; time.sleep(60)")
-    monkeypatch.setattr(score_ray, "_ANSWER_WITHIN", 0.2)
-    np.save(tmp_path / "a.npy", noise())
-    with pytest.raises(
-        InputError, match=r"auto: no Ray cluster there \(Could not find within 0\.2"
-    ):
-        score_archive([tmp_path], bundle, tmp_path / "a.parquet", address="auto")
+def test_a_cluster_that_never_answers_is_given_up() -> None:
+    start = time.monotonic()
+    with pytest.raises(ConnectionError, match=r"Could not find within 0\.2 s"):
+        cluster.check_answer("auto", within=0.2)
+    assert time.monotonic() - start < 10
 
 
 def test_more_workers_than_processors_are_refused_before_anything_is_read(

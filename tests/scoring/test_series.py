@@ -318,7 +318,7 @@ def test_only_one_batch_ahead_is_read(bundle: Path, monkeypatch: pytest.MonkeyPa
         nonlocal scored
         scored += n
 
-    report = score_slices(session, [Ref() for _ in range(11)], advance=advance)  # type: ignore[misc]
+    report = score_slices(session, [Ref() for _ in range(11)], advance=advance)
     assert report.series.n == scored == read == 11
 
 

@@ -79,9 +79,9 @@ class Network:
 
     def producer(self, name: str) -> NodeProto:
         """Return the node that makes a tensor, before casts."""
-        node = self._producers[name]
+        node = self.producers[name]
         while node.op_type == "Cast":
-            node = self._producers[node.input[0]]
+            node = self.producers[node.input[0]]
         return node
 
     def users(self, name: str) -> Iterator[NodeProto]:
@@ -156,8 +156,8 @@ class Network:
         """
         for node in self.of_type("MatMul"):
             reader, at = node, 1
-            while not self.is_constant(reader.input[at]) and reader.input[at] in self._producers:
-                before = self._producers[reader.input[at]]
+            while not self.is_constant(reader.input[at]) and reader.input[at] in self.producers:
+                before = self.producers[reader.input[at]]
                 if before.op_type not in ("DequantizeLinear", "QuantizeLinear", "Cast"):
                     break
                 reader, at = before, 0
@@ -168,7 +168,7 @@ class Network:
                     yield reader, at
 
     def _index(self) -> None:
-        self._producers = {name: node for node in self.nodes for name in node.output}
+        self.producers = {name: node for node in self.nodes for name in node.output}
 
     def _square_of(self, power: NodeProto) -> NodeProto | None:
         """Return the node that multiplies a node's output with itself, or None."""
@@ -200,7 +200,7 @@ class Network:
         return Attention(split, temperature, scores, bias, mask, softmax, gates, values)
 
     def _joins_branch(self, node: NodeProto) -> bool:
-        made = [self._producers.get(name) for name in node.input]
+        made = [self.producers.get(name) for name in node.input]
         return all(made) and any(
             n is not None and n.op_type == "Add" and any(map(self.is_constant, n.input))
             for n in made
@@ -319,7 +319,7 @@ def _no_qkv(net: Network) -> None:
 
 def _type(net: Network, product: NodeProto) -> type[np.float16] | type[np.float32]:
     """Return the float type of a product of two activations."""
-    node = net._producers[product.input[0]]
+    node = net.producers[product.input[0]]
     cast = [a.i for a in node.attribute if node.op_type == "Cast" and a.name == "to"]
     return np.float16 if cast == [TensorProto.FLOAT16] else np.float32
 
@@ -339,8 +339,8 @@ def _without_shift(net: Network, blocks: int) -> None:
         node
         for node in net.of_type("Concat")
         if len(node.input) == 2
-        and net._producers[node.input[0]] is net._producers[node.input[1]]
-        and net._producers[node.input[0]].op_type == "Split"
+        and net.producers[node.input[0]] is net.producers[node.input[1]]
+        and net.producers[node.input[0]].op_type == "Split"
     ]
     for node in rolls[: 4 * blocks]:
         first, second = node.input
@@ -455,8 +455,8 @@ def _without_residual(net: Network, at: int) -> None:
     branch = next(
         name
         for name in node.input
-        if net._producers[name].op_type == "Add"
-        and any(map(net.is_constant, net._producers[name].input))
+        if net.producers[name].op_type == "Add"
+        and any(map(net.is_constant, net.producers[name].input))
     )
     net.bypass(node, branch)
 
@@ -490,7 +490,7 @@ def _scale_doubled(net: Network) -> None:
 def _bias_dropped(net: Network) -> None:
     node = net.residuals[_middle(net)]
     added = next(
-        net._producers[n] for n in node.input if any(map(net.is_constant, net._producers[n].input))
+        net.producers[n] for n in node.input if any(map(net.is_constant, net.producers[n].input))
     )
     net.change(added, net.place(added), np.zeros_like)
 

@@ -91,6 +91,16 @@ def write(path: Path, ds: Dataset) -> Path:
     return path
 
 
+def comment(report: Dataset) -> str:
+    """Return the text of a structured report's comment."""
+    (text,) = (
+        item.TextValue
+        for item in report.ContentSequence
+        if item.ConceptNameCodeSequence[0].CodeValue == "121106"
+    )
+    return str(text)
+
+
 def write_ct(path: Path, hu: NDArray[Any] | None = None, **tags: Any) -> Path:
     return write(path, make_ct(noise() if hu is None else hu, **tags))
 

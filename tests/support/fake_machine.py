@@ -58,7 +58,7 @@ class Machine:
             batch=BatchRange(*engine.batch),
             toolchain={self.flavour: self.fake.version},
             built_on=BuiltOn(current_platform(), driver="580.65.06"),
-            flavour=self.flavour,  # type: ignore[arg-type]
+            flavour=self.flavour,
             target=engine.target,
             parity=Parity(NOT_RUN),
         )

@@ -65,7 +65,7 @@ class FakeCuda:
                 self, shape, dtype, kind, device
             )
         )
-        return module  # type: ignore[no-any-return]
+        return module
 
     def _preload(self) -> None:
         print("cuDNN is not in a pip package")  # as the real one does, on standard output

@@ -38,7 +38,7 @@ class LaunchError(Error):
     pass
 
 
-class MemoryError(Error):  # noqa: A001  # pycuda's own name
+class MemoryError(Error):  # pycuda's own name
     pass
 
 
@@ -82,7 +82,7 @@ class FakeGpu:
         """Contexts of this thread, the current one last."""
         if not hasattr(self._contexts, "stack"):
             self._contexts.stack = []
-        return self._contexts.stack  # type: ignore[no-any-return]
+        return self._contexts.stack
 
     def check(self) -> None:
         if not self.stack:

@@ -119,7 +119,7 @@ class Fake:
             module.DynamicShapesKernelSpecializationStrategy = (
                 DynamicShapesKernelSpecializationStrategy
             )
-        return module  # type: ignore[no-any-return]
+        return module
 
 
 class Runtime:

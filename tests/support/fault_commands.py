@@ -111,7 +111,7 @@ def _is_table(path: Path) -> bool:
 
 
 def _is_archive(path: Path) -> bool:
-    return len(parquet.read_table(path)) == 3  # type: ignore[no-any-return]
+    return len(parquet.read_table(path)) == 3
 
 
 def _is_bundle(path: Path) -> bool:
@@ -266,8 +266,8 @@ def _without_ray() -> None:
             yield archive._Chunk(0, archive.score_chunk(session, refs), session.describe())
 
     actor = SimpleNamespace(options=lambda **k: SimpleNamespace(remote=lambda: None))
-    archive._cluster = lambda *a, **k: nullcontext()  # type: ignore[assignment]
-    archive._worker_options = lambda *a: {}  # type: ignore[assignment]
+    archive.connected = lambda *a, **k: nullcontext()  # type: ignore[assignment]
+    archive._worker_options = lambda *a: {}
     archive._run = work
     archive.ray = SimpleNamespace(remote=lambda one: actor)  # type: ignore[assignment]
 
@@ -333,7 +333,7 @@ def _simulated() -> None:
 
 def _tuned() -> None:
     document = {"gpu": "NVIDIA Pretend 9000", "compute_capability": 90}
-    tune.tune = lambda **options: tune.Tuning(document, ())  # type: ignore[assignment]
+    tune.tune = lambda **options: tune.Tuning(document, ())
 
 
 COMMANDS: dict[str, Command] = {

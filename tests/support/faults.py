@@ -71,7 +71,7 @@ class Ended:
     seconds: float
 
 
-def run(command: str, arguments: list[str], folder: Path, fault: Fault = Fault()) -> Ended:  # noqa: B008
+def run(command: str, arguments: list[str], folder: Path, fault: Fault = Fault()) -> Ended:
     """Run a command of `support.fault_commands`.
 
     Args:

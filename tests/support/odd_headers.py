@@ -148,7 +148,7 @@ def run(count: int, seed: int, folder: Path, session: Session) -> dict[str, Any]
         while node.problem() is None and _waits(node):
             time.sleep(0.1)
         states = dict(
-            node._spool.database.execute("SELECT state, count(*) FROM series GROUP BY state")
+            node.spool.database.execute("SELECT state, count(*) FROM series GROUP BY state")
         )
         assoc = connect(node.port)
         alive = node.problem() is None and assoc.send_c_echo().Status == 0
@@ -169,8 +169,8 @@ def run(count: int, seed: int, folder: Path, session: Session) -> dict[str, Any]
 
 
 def _waits(node: Node) -> bool:
-    counts = node._spool.counts()
-    return bool(counts["receiving"] or counts["scoring"] or node._spool.waiting()[0])
+    counts = node.spool.counts()
+    return bool(counts["receiving"] or counts["scoring"] or node.spool.waiting()[0])
 
 
 def _reported(reports: list[Dataset]) -> set[str]:

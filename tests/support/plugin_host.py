@@ -97,7 +97,7 @@ class LaunchParameters:
 class Integers:
     """Stands for ``ISymExprs``."""
 
-    nbSymExprs: int = 0  # noqa: N815
+    nbSymExprs: int = 0
     values: dict[int, Any] = field(default_factory=dict)
 
     def __setitem__(self, index: int, value: Any) -> None:

@@ -69,7 +69,7 @@ def registers_after(
 
 def flat(operands: Sequence[object]) -> list[object]:
     """Operands, with the parts of vectors in place of the vectors."""
-    return [part for one in operands for part in Machine.parts(one)]  # type: ignore[arg-type]
+    return [part for one in operands for part in Machine.parts(one)]
 
 
 def memory_after(body: str, *, threads: int = 32, shared: int = 0, blocks: int = 1) -> NDArray:

@@ -97,7 +97,7 @@ def _child(name: str, folder: str, terminal: str, environment: Mapping[str, str]
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)
     # It read the environment when it was made, in the server.
-    console.console.__init__(file=console.console.file)  # type: ignore[misc]
+    console.console.__init__(file=console.console.file)
     command = {**COMMANDS, **READERS}[name]
     command.stub()
     sys.argv = ["clinreadnet", *command.arguments.split()]

@@ -170,7 +170,7 @@ def write_bundle(
     buffer = io.BytesIO()
     outputs = reference(hu)
     label = np.full(3, np.nan if verifiable else 0, np.float32)
-    np.savez(buffer, hu=hu, label=label, **outputs)  # type: ignore[arg-type]
+    np.savez(buffer, hu=hu, label=label, **outputs)
     golden = buffer.getvalue()
     (folder / "golden.npz").write_bytes(golden)
     write_manifest(

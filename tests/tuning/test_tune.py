@@ -12,11 +12,11 @@ from typer.testing import CliRunner, Result
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from clinreadnet.cli import app  # noqa: E402
-from clinreadnet.errors import CheckFailed  # noqa: E402
-from clinreadnet.kernels import launch  # noqa: E402
-from clinreadnet.kernels.launch import CONFIGS, config_file, launch_config, trial  # noqa: E402
-from clinreadnet.tuning import tune  # noqa: E402
+from clinreadnet.cli import app
+from clinreadnet.errors import CheckFailed
+from clinreadnet.kernels import launch
+from clinreadnet.kernels.launch import CONFIGS, config_file, launch_config, trial
+from clinreadnet.tuning import tune
 
 CPU = torch.device("cpu")
 IN_USE = {"block": 1}

@@ -15,7 +15,7 @@ from support.tiny_bundle import reference
 
 from clinreadnet import __version__
 from clinreadnet.errors import BackendUnavailable, CheckFailed
-from clinreadnet.machine import cpu_name
+from clinreadnet.processor import cpu_name
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.backends.tensorrt import TensorRTBackend
 from clinreadnet.runtime.bundle.files import load_manifest

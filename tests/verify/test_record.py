@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import clinreadnet.verify.record as recording
 from clinreadnet.cli import app
 from clinreadnet.errors import ClinReadNetError, InputError, Untrusted
-from clinreadnet.machine import cpu_name
+from clinreadnet.processor import cpu_name
 from clinreadnet.runtime.backends import ladder
 from clinreadnet.runtime.bundle.files import load_manifest, write_manifest
 from clinreadnet.runtime.bundle.manifest import Parity

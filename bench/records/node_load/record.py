@@ -10,19 +10,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
 import tempfile
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from support.tiny_bundle import write_bundle
 
+from bench.recording import run_facts
 from bench.records.node_load import phases
-from clinreadnet.machine import cpu_name, git_commit
 
 MEMORY_PERCENT = 10.0
 OVERHEAD_PERCENT = 10.0
@@ -69,14 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     wanted = options.only or PHASES
     result: dict[str, Any] = {
-        "command": " ".join(
-            ["python -m bench.records.node_load.record", *(arguments or sys.argv[1:])]
+        **run_facts(
+            " ".join(["python -m bench.records.node_load.record", *(arguments or sys.argv[1:])])
         ),
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "commit": git_commit(),
-        "cpu": cpu_name(),
-        "threads": os.cpu_count(),
-        "python": platform.python_version(),
         "pynetdicom": version("pynetdicom"),
         "load_average_before": round(os.getloadavg()[0], 2),
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import MutableSequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from clinreadnet.errors import InputError, first_line
 
@@ -70,17 +70,7 @@ def _tensorrt(major: int) -> Flavour:
         suffix=".engine",
         targets=(),
         plugins=True,
-        options=frozenset(
-            (
-                "version_compatible",
-                "hardware_compatible",
-                "strip_weights",
-                "timing_cache",
-                "optimization_level",
-                "workspace_mib",
-                "platform",
-            )
-        ),
+        options=frozenset(get_args(Option)),
     )
 
 

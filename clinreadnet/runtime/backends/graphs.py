@@ -9,13 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from clinreadnet.errors import (
-    BackendError,
-    BackendUnavailable,
-    DeviceLost,
-    OutOfMemory,
-    first_line,
-)
+from clinreadnet.errors import BackendError, BackendUnavailable, DeviceLost, OutOfMemory, first_line
 from clinreadnet.spec import OUTPUTS
 
 # These libraries raise one kind of exception; their messages contain these words.

@@ -26,11 +26,7 @@ from clinreadnet.runtime.backends.tensorrt import TensorRTBackend
 from clinreadnet.runtime.bundle.files import read_listed
 from clinreadnet.runtime.bundle.manifest import Artifact, Manifest, Parity
 from clinreadnet.runtime.gpu import find_gpus
-from clinreadnet.runtime.records import (
-    CPU_BACKENDS,
-    record_here,
-    record_verdict,
-)
+from clinreadnet.runtime.records import CPU_BACKENDS, record_here, record_verdict
 from clinreadnet.runtime.scores import Outputs
 from clinreadnet.runtime.verdict import (
     Machine,

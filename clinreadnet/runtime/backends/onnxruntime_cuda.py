@@ -16,13 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clinreadnet.errors import (
-    BackendError,
-    BackendUnavailable,
-    DeviceLost,
-    OutOfMemory,
-    first_line,
-)
+from clinreadnet.errors import BackendError, BackendUnavailable, DeviceLost, OutOfMemory, first_line
 from clinreadnet.runtime.backends.graphs import runtime_error, to_feed
 from clinreadnet.runtime.backends.onnxruntime import (
     CUDA,

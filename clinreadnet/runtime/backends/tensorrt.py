@@ -18,13 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from clinreadnet.errors import (
-    BackendError,
-    BackendUnavailable,
-    DeviceLost,
-    OutOfMemory,
-    first_line,
-)
+from clinreadnet.errors import BackendError, BackendUnavailable, DeviceLost, OutOfMemory, first_line
 from clinreadnet.runtime.backends.cuda_graph import OUT_OF_MEMORY, CudaGraph, CudaGraphError
 from clinreadnet.runtime.backends.flavours import Flavour, collecting_logger
 from clinreadnet.runtime.bundle.manifest import OUTPUT_INFOS, Artifact

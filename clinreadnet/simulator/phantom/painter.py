@@ -214,13 +214,11 @@ class Painter:
             np.maximum(box, disc * min(1.0, 2 * r), out=box)
 
 
-def random_lobes(
-    rng: np.random.Generator, amplitude: float, count: int = 4
-) -> list[tuple[float, float]]:
+def random_lobes(rng: np.random.Generator, amplitude: float) -> list[tuple[float, float]]:
     """Draw the (amplitude, phase) of the harmonics of an outline."""
     return [
         (float(rng.normal(0, amplitude / (k + 1))), float(rng.uniform(0, 2 * np.pi)))
-        for k in range(count)
+        for k in range(4)
     ]
 
 

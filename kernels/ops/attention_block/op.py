@@ -15,6 +15,7 @@ from clinreadnet.kernels.dispatch import (
     device_obstacle,
     parameters_obstacle,
     require,
+    require_windows,
     use_triton,
 )
 from clinreadnet.kernels.ops.attention_block.reference import attention_block_reference
@@ -94,15 +95,7 @@ def attention_block(
     """
     require(x.ndim == 4, f"attention_block: x {list(x.shape)} is not [B, H, W, C]")
     _, h, w, c = x.shape
-    require(
-        h % window == 0 and w % window == 0,
-        f"attention_block: H={h}, W={w} are not multiples of window={window}",
-    )
-    require(0 <= shift < window, f"attention_block: shift={shift} is not in 0...{window - 1}")
-    require(
-        gates.ndim == 2 and gates.shape[1] >= 1,
-        f"attention_block: gates {list(gates.shape)} is not [heads, T]",
-    )
+    require_windows("attention_block", h, w, window, shift, gates)
     (heads, octaves), n = gates.shape, window * window
     require(c % heads == 0, f"attention_block: C={c} is not a multiple of {heads} heads")
     layers = norm_weight, norm_bias, qkv_weight, qkv_bias, projection_weight, projection_bias

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clinreadnet.kernels.dispatch import Impl, device_obstacle, require, use_triton
+from clinreadnet.kernels.dispatch import Impl, device_obstacle, require, require_windows, use_triton
 from clinreadnet.kernels.ops.window_attention.reference import window_attention_reference
 from clinreadnet.kernels.ops.window_attention.spec import LIMITS
 
@@ -66,15 +66,7 @@ def window_attention(
     """
     require(qkv.ndim == 4, f"window_attention: qkv {list(qkv.shape)} is not [B, H, W, 3C]")
     _, h, w, c3 = qkv.shape
-    require(
-        h % window == 0 and w % window == 0,
-        f"window_attention: H={h}, W={w} are not multiples of window={window}",
-    )
-    require(0 <= shift < window, f"window_attention: shift={shift} is not in 0...{window - 1}")
-    require(
-        gates.ndim == 2 and gates.shape[1] >= 1,
-        f"window_attention: gates {list(gates.shape)} is not [heads, T]",
-    )
+    require_windows("window_attention", h, w, window, shift, gates)
     heads, n = gates.shape[0], window * window
     require(
         c3 % (3 * heads) == 0, f"window_attention: 3C={c3} is not a multiple of 3 * {heads} heads"

@@ -39,7 +39,7 @@ def artifact(precision: str, score: float | None, status: str = "passed") -> Art
         toolchain={},
         built_on=BuiltOn("test"),
         parity=Parity(
-            status,  # type: ignore[arg-type]
+            status,
             relative_error={"score": 1e-4, "probs": 1e-3},
             metric_difference={"PLCC": 1e-5, "SROCC": 2e-4, "KROCC": 0.0},
             worst_score_difference=score,

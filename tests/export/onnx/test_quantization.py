@@ -31,10 +31,10 @@ from clinreadnet.export.onnx.quantization import (
     quantize_dynamically,
     token_layers,
 )
-from clinreadnet.machine import multiplies_bytes
 from clinreadnet.model.checkpoint import load_checkpoint
 from clinreadnet.model.network import PRESETS
 from clinreadnet.precision import PRECISIONS, quantized_precisions
+from clinreadnet.processor import multiplies_bytes
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.backends.ladder import SessionOptions, open_backend
 from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
@@ -227,7 +227,7 @@ def test_a_bundle_of_no_graph_is_not_written(
 
 @pytest.mark.parametrize("precisions", [["int8-dynamic"], ["fp32", "int8-dynamic"]])
 def test_no_engine_is_built_of_it(precisions: list[str], tmp_path: Path) -> None:
-    assert "int8-dynamic" not in bundles._engine_precisions(None, precisions)
+    assert "int8-dynamic" not in bundles.choose_engine_precisions(None, precisions)
     with pytest.raises(InputError, match="engine_precisions=int8-dynamic: TensorRT has no layers"):
         bundles.export_bundle(
             tmp_path / "bundle", precisions=precisions, engine_precisions=["int8-dynamic"]

@@ -13,11 +13,11 @@ import torch
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from support import plugin_contract  # noqa: E402
-from support.plugin_contract import TYPES  # noqa: E402
-from support.real_bindings import RealBinding, Unavailable  # noqa: E402
+from support import plugin_contract
+from support.plugin_contract import TYPES
+from support.real_bindings import RealBinding, Unavailable
 
-from bench.records.plugins import (  # noqa: E402
+from bench.records.plugins import (
     BROKEN,
     NETWORK,
     REFUSED,
@@ -29,10 +29,10 @@ from bench.records.plugins import (  # noqa: E402
     answered,
     run,
 )
-from clinreadnet.export.kernels import sources  # noqa: E402
-from clinreadnet.export.plugins.kernel import Native  # noqa: E402
-from clinreadnet.export.plugins.request import plugin_ops  # noqa: E402
-from clinreadnet.kernels.ptx.errors import PtxError  # noqa: E402
+from clinreadnet.export.kernels import sources
+from clinreadnet.export.plugins.kernel import Native
+from clinreadnet.export.plugins.request import plugin_ops
+from clinreadnet.kernels.ptx.errors import PtxError
 
 pytestmark = [
     pytest.mark.compile,

@@ -10,11 +10,11 @@ import pytest
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from clinreadnet.errors import CheckFailed, ClinReadNetError  # noqa: E402
-from clinreadnet.export.plugins import register  # noqa: E402
-from clinreadnet.export.plugins.plan import Plan, PluginNode  # noqa: E402
-from clinreadnet.export.plugins.register import GraphPlugins  # noqa: E402
-from clinreadnet.runtime.backends.flavours import newest  # noqa: E402
+from clinreadnet.errors import CheckFailed, ClinReadNetError
+from clinreadnet.export.plugins import register
+from clinreadnet.export.plugins.plan import Plan, PluginNode
+from clinreadnet.export.plugins.register import GraphPlugins
+from clinreadnet.runtime.backends.flavours import newest
 
 SOURCE: Any = types.SimpleNamespace(name="mlp_48")
 STEM: Any = types.SimpleNamespace(name="sobel_stem")

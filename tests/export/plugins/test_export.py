@@ -8,10 +8,10 @@ import pytest
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from clinreadnet.export.bundle import export_bundle  # noqa: E402
-from clinreadnet.runtime.bundle.files import load_manifest  # noqa: E402
-from clinreadnet.runtime.bundle.manifest import BatchRange  # noqa: E402
-from clinreadnet.verify.run import verify_golden  # noqa: E402
+from clinreadnet.export.bundle import export_bundle
+from clinreadnet.runtime.bundle.files import load_manifest
+from clinreadnet.runtime.bundle.manifest import BatchRange
+from clinreadnet.verify.run import verify_golden
 
 pytestmark = pytest.mark.compile
 

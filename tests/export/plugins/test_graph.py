@@ -13,17 +13,17 @@ import torch
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from clinreadnet.errors import CheckFailed, Untrusted  # noqa: E402
-from clinreadnet.export.engines.check import check_graph  # noqa: E402
-from clinreadnet.export.onnx.export import export_onnx  # noqa: E402
-from clinreadnet.export.plugins import graph as graphs  # noqa: E402
-from clinreadnet.export.plugins.graph import export_plugin_graph  # noqa: E402
-from clinreadnet.export.plugins.plan import Plan, make_plan  # noqa: E402
-from clinreadnet.model.network import ClinReadNet, ClinReadNetConfig  # noqa: E402
-from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend  # noqa: E402
-from clinreadnet.runtime.bundle.graph import check_graph as check_content  # noqa: E402
-from clinreadnet.runtime.bundle.graph import read_graph  # noqa: E402
-from clinreadnet.verify.emulate import emulate  # noqa: E402
+from clinreadnet.errors import CheckFailed, Untrusted
+from clinreadnet.export.engines.check import check_graph
+from clinreadnet.export.onnx.export import export_onnx
+from clinreadnet.export.plugins import graph as graphs
+from clinreadnet.export.plugins.graph import export_plugin_graph
+from clinreadnet.export.plugins.plan import Plan, make_plan
+from clinreadnet.model.network import ClinReadNet, ClinReadNetConfig
+from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from clinreadnet.runtime.bundle.graph import check_graph as check_content
+from clinreadnet.runtime.bundle.graph import read_graph
+from clinreadnet.verify.emulate import emulate
 
 CONFIG = ClinReadNetConfig("two-stages", embed_dim=48, depths=(2, 1), heads=(3, 6))
 OPS = ("sobel_stem", "window_attention", "attention_block", "mlp")

@@ -10,11 +10,11 @@ import pytest
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from bench.records.ptx import NETWORKS  # noqa: E402
-from clinreadnet.errors import CheckFailed, InputError  # noqa: E402
-from clinreadnet.export.kernels import SHARED_MEMORY, Kernel  # noqa: E402
-from clinreadnet.export.plugins import kernel, plan  # noqa: E402
-from clinreadnet.export.plugins.kernel import (  # noqa: E402
+from bench.records.ptx import NETWORKS
+from clinreadnet.errors import CheckFailed, InputError
+from clinreadnet.export.kernels import SHARED_MEMORY, Kernel
+from clinreadnet.export.plugins import kernel, plan
+from clinreadnet.export.plugins.kernel import (
     ISA,
     Native,
     PluginKernel,
@@ -22,21 +22,12 @@ from clinreadnet.export.plugins.kernel import (  # noqa: E402
     prepared,
     without_hidden,
 )
-from clinreadnet.export.plugins.plan import check_precisions, make_plan  # noqa: E402
-from clinreadnet.export.plugins.request import parse_plugins, plugin_ops  # noqa: E402
-from clinreadnet.kernels.grid import (  # noqa: E402
-    HEADS,
-    TOKENS,
-    B,
-    Formula,
-    H,
-    bound_sizes,
-    ceil_div,
-    shape_text,
-)
-from clinreadnet.kernels.registry import OPS  # noqa: E402
-from clinreadnet.model.network import PRESETS, ClinReadNetConfig  # noqa: E402
-from clinreadnet.runtime.bundle.plugins import DRIVER_OF_ISA  # noqa: E402
+from clinreadnet.export.plugins.plan import check_precisions, make_plan
+from clinreadnet.export.plugins.request import parse_plugins, plugin_ops
+from clinreadnet.kernels.grid import HEADS, TOKENS, B, Formula, H, bound_sizes, ceil_div, shape_text
+from clinreadnet.kernels.registry import OPS
+from clinreadnet.model.network import PRESETS, ClinReadNetConfig
+from clinreadnet.runtime.bundle.plugins import DRIVER_OF_ISA
 
 PTX = """.version 8.0
 .target sm_80
@@ -247,7 +238,7 @@ def test_a_driver_that_is_too_old_is_said_before_anything_is_built(
 ) -> None:
     monkeypatch.setattr(plan, "driver_version", lambda: "520.61.05")
     with pytest.raises(CheckFailed, match="PTX ISA 8.0 needs NVIDIA driver 525 or later"):
-        plan._check_driver(small(("sobel_stem",)))
+        plan.check_driver(small(("sobel_stem",)))
 
 
 @pytest.mark.parametrize(

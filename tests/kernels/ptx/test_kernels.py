@@ -14,23 +14,17 @@ import torch
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from bench.records.mutants import mutants, verdict  # noqa: E402
-from bench.records.ptx import (  # noqa: E402
-    NETWORKS,
-    PRECISIONS_RUN,
-    TARGETS,
-    exported,
-    known_networks,
-)
-from clinreadnet.export.kernels import sources  # noqa: E402
-from clinreadnet.kernels import launch as launching  # noqa: E402
-from clinreadnet.kernels.compile import SHARED_MEMORY  # noqa: E402
-from clinreadnet.kernels.ptx.cases import cases, check  # noqa: E402
-from clinreadnet.kernels.ptx.errors import PtxError  # noqa: E402
-from clinreadnet.kernels.ptx.launch import Kernel, launch  # noqa: E402
-from clinreadnet.kernels.ptx.program import Address  # noqa: E402
-from clinreadnet.kernels.registry import OPS  # noqa: E402
-from clinreadnet.precision import PRECISIONS  # noqa: E402
+from bench.records.mutants import mutants, verdict
+from bench.records.ptx import NETWORKS, PRECISIONS_RUN, TARGETS, exported, known_networks
+from clinreadnet.export.kernels import sources
+from clinreadnet.kernels import launch as launching
+from clinreadnet.kernels.compile import SHARED_MEMORY
+from clinreadnet.kernels.ptx.cases import cases, check
+from clinreadnet.kernels.ptx.errors import PtxError
+from clinreadnet.kernels.ptx.launch import Kernel, launch
+from clinreadnet.kernels.ptx.program import Address
+from clinreadnet.kernels.registry import OPS
+from clinreadnet.precision import PRECISIONS
 
 pytestmark = pytest.mark.compile
 SAMPLE = [

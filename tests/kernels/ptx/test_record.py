@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from bench.records.mutants import KINDS  # noqa: E402
-from bench.records.ptx import (  # noqa: E402
+from bench.records.mutants import KINDS
+from bench.records.ptx import (
     MUTANTS,
     MUTATED,
     NETWORKS,

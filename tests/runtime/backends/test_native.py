@@ -67,7 +67,7 @@ def write(folder: Path, offset: float = 0.0) -> Path:
     backend.close()
     outputs["score"] = outputs["score"] + offset
     buffer = io.BytesIO()
-    np.savez(buffer, hu=HU, label=np.full(3, np.nan, np.float32), **outputs)  # type: ignore[arg-type]
+    np.savez(buffer, hu=HU, label=np.full(3, np.nan, np.float32), **outputs)
     (folder / "golden.npz").write_bytes(buffer.getvalue())
     entry = Artifact(
         CHECKPOINT_NAME,

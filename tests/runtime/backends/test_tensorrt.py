@@ -117,7 +117,7 @@ def test_a_session_that_nobody_closed_is_freed_with_its_object(machine: Machine)
 def test_a_context_that_was_current_is_current_again(machine: Machine) -> None:
     """As torch leaves its context on the thread."""
     torch_context = object()
-    machine.gpu.stack.append(torch_context)  # type: ignore[arg-type]
+    machine.gpu.stack.append(torch_context)
     with machine.session() as session:
         assert machine.gpu.stack == [torch_context]
         session.score(some_hu(1))

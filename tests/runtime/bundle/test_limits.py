@@ -20,6 +20,7 @@ from support.tiny_bundle import write_bundle
 from clinreadnet import limits
 from clinreadnet.errors import InputError, Untrusted
 from clinreadnet.runtime import Session
+from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from clinreadnet.runtime.bundle.files import digest
 from clinreadnet.runtime.bundle.format import parse_manifest
 
@@ -161,7 +162,7 @@ def test_capacity_is_limited(bundle: Path) -> None:
     with Session(bundle, "onnxruntime-cpu") as session:
         for capacity in (0, 1.5, 10**6):
             with pytest.raises(InputError, match="capacity="):
-                session.stream(capacity)  # type: ignore[arg-type]
+                session.stream(capacity)
 
 
 def test_an_older_bundle_is_refused(bundle: Path) -> None:
@@ -197,17 +198,19 @@ def test_every_key_of_a_file_counts(tmp_path: Path) -> None:
         Session(bundle, "onnxruntime-cpu", trusted_keys=[ring])
 
 
-def test_a_stream_of_fixed_batches_gives_the_same_bits_however_many_wait(bundle: Path) -> None:
+def test_a_stream_of_fixed_batches_gives_the_same_bits_however_many_wait(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images = [body(10.0 * i) for i in range(6)]
     with Session(bundle, "onnxruntime-cpu", batch=4) as session:
         seen: list[int] = []
-        run = session._backend.run
+        run = OnnxRuntimeBackend.run
 
-        def counted(hu: Any) -> Any:
+        def counted(self: OnnxRuntimeBackend, hu: Any) -> Any:
             seen.append(len(hu))
-            return run(hu)
+            return run(self, hu)
 
-        session._backend.run = counted  # type: ignore[method-assign]
+        monkeypatch.setattr(OnnxRuntimeBackend, "run", counted)
         with session.stream(fixed_batch=True) as stream:
             for image in images:
                 stream.put(image)

@@ -1,10 +1,10 @@
 """The Triton kernel against the float64 oracle, in the interpreter or on a GPU."""
 
-import importlib.util
 from typing import Any
 
 import pytest
 import torch
+from support.kernel_tests import DEVICES, NEEDS_TRITON, by_dtype, skip_wrong_products
 from support.oracles import fused_linear_oracle
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -12,17 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from clinreadnet.kernels import fused_linear
 from clinreadnet.kernels.ptx.inputs import fused_linear_inputs
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="triton is not installed"
-)
-DEVICES = [
-    pytest.param("cpu", marks=pytest.mark.interpret, id="interpreter"),
-    pytest.param("cuda", marks=pytest.mark.gpu, id="gpu"),
-]
-DTYPES = [
-    pytest.param(dtype, id=str(dtype).removeprefix("torch."))
-    for dtype in (torch.float16, torch.bfloat16)
-]
+pytestmark = NEEDS_TRITON
+DTYPES = by_dtype(torch.float16, torch.bfloat16)
 NAMES = "x weight bias norm_weight norm_bias residual".split()
 PARTS = [
     pytest.param({}, False, id="linear"),
@@ -66,8 +57,7 @@ def test_within_budget(
     shape: tuple[int, ...],
     outputs: int,
 ) -> None:
-    if device == "cpu" and dtype == torch.bfloat16:
-        pytest.skip("the interpreter computes wrong bfloat16 products")
+    skip_wrong_products(device, dtype)
     from clinreadnet.kernels.ops.fused_linear import kernel as fused_linear_triton
 
     launches = count_launches(fused_linear_triton)

@@ -1,9 +1,14 @@
 """The Triton kernel against the float64 oracle, in the interpreter or on a GPU."""
 
-import importlib.util
-
 import pytest
 import torch
+from support.kernel_tests import (
+    DEVICES,
+    NEEDS_TRITON,
+    assert_gradients_agree,
+    by_dtype,
+    skip_wrong_products,
+)
 from support.oracles import mlp_oracle
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -12,17 +17,8 @@ from clinreadnet.kernels import mlp
 from clinreadnet.kernels.ptx.device_arithmetic import arithmetic_of
 from clinreadnet.kernels.ptx.inputs import mlp_inputs
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="triton is not installed"
-)
-DEVICES = [
-    pytest.param("cpu", marks=pytest.mark.interpret, id="interpreter"),
-    pytest.param("cuda", marks=pytest.mark.gpu, id="gpu"),
-]
-DTYPES = [
-    pytest.param(dtype, id=str(dtype).removeprefix("torch."))
-    for dtype in (torch.float32, torch.float16, torch.bfloat16)
-]
+pytestmark = NEEDS_TRITON
+DTYPES = by_dtype(torch.float32, torch.float16, torch.bfloat16)
 
 
 def rounded(args: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
@@ -49,8 +45,7 @@ def test_within_budget(
     shape: tuple[int, ...],
     hidden: int,
 ) -> None:
-    if device == "cpu" and dtype == torch.bfloat16:
-        pytest.skip("the interpreter computes wrong bfloat16 products")
+    skip_wrong_products(device, dtype)
     from clinreadnet.kernels.ops.mlp import kernel as mlp_triton
 
     launches = count_launches(mlp_triton)
@@ -116,10 +111,7 @@ def test_gradients_are_the_references(device: str, needed: list[int]) -> None:
         out.backward(torch.linspace(-1, 1, out.numel(), device=device).reshape(out.shape))
         return [a.grad for a in args]
 
-    for ours, theirs in zip(gradients("triton"), gradients("reference"), strict=True):
-        assert (ours is None) == (theirs is None)
-        if ours is not None:
-            torch.testing.assert_close(ours, theirs)
+    assert_gradients_agree(gradients("triton"), gradients("reference"))
 
 
 @pytest.mark.interpret

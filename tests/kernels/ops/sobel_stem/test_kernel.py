@@ -1,10 +1,9 @@
 """The Triton kernel against the float64 definition, in the interpreter or on a GPU."""
 
-import importlib.util
-
 import numpy as np
 import pytest
 import torch
+from support.kernel_tests import DEVICES, NEEDS_TRITON, assert_gradients_agree, skip_wrong_products
 from support.oracles import sobel_stem_oracle
 from torch import Tensor
 
@@ -12,13 +11,7 @@ from clinreadnet.kernels import sobel_stem
 from clinreadnet.kernels.ptx.device_arithmetic import arithmetic_of
 from clinreadnet.kernels.ptx.inputs import stem_inputs
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="triton is not installed"
-)
-DEVICES = [
-    pytest.param("cpu", marks=pytest.mark.interpret, id="interpreter"),
-    pytest.param("cuda", marks=pytest.mark.gpu, id="gpu"),
-]
+pytestmark = NEEDS_TRITON
 DTYPES = [
     pytest.param(torch.float32, torch.float32, id="float32"),
     pytest.param(torch.float32, torch.float16, id="float16"),
@@ -51,8 +44,7 @@ def test_within_budget(
     width: int,
     c0: int,
 ) -> None:
-    if device == "cpu" and dtype == torch.bfloat16:
-        pytest.skip("the interpreter computes wrong bfloat16 products")
+    skip_wrong_products(device, dtype)
     from clinreadnet.kernels.ops.sobel_stem import kernel as sobel_stem_triton
 
     launches = count_launches(sobel_stem_triton)
@@ -92,10 +84,7 @@ def test_gradients_are_the_references(device: str, needed: tuple[int, int, int])
         out.backward(torch.linspace(-1, 1, out.numel(), device=device).reshape(out.shape))
         return [a.grad for a in args]
 
-    for ours, theirs in zip(gradients("triton"), gradients("reference"), strict=True):
-        assert (ours is None) == (theirs is None)
-        if ours is not None:
-            torch.testing.assert_close(ours, theirs)
+    assert_gradients_agree(gradients("triton"), gradients("reference"))
 
 
 @pytest.mark.interpret

@@ -1,9 +1,14 @@
 """The Triton kernel against the float64 brute force, in the interpreter or on a GPU."""
 
-import importlib.util
-
 import pytest
 import torch
+from support.kernel_tests import (
+    DEVICES,
+    NEEDS_TRITON,
+    assert_gradients_agree,
+    by_dtype,
+    skip_wrong_products,
+)
 from support.oracles import window_attention_oracle
 from torch import Tensor
 
@@ -11,17 +16,8 @@ from clinreadnet.kernels import window_attention
 from clinreadnet.kernels.ptx.device_arithmetic import arithmetic_of
 from clinreadnet.kernels.ptx.inputs import window_attention_inputs
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="triton is not installed"
-)
-DEVICES = [
-    pytest.param("cpu", marks=pytest.mark.interpret, id="interpreter"),
-    pytest.param("cuda", marks=pytest.mark.gpu, id="gpu"),
-]
-DTYPES = [
-    pytest.param(dtype, id=str(dtype).removeprefix("torch."))
-    for dtype in (torch.float32, torch.float16, torch.bfloat16)
-]
+pytestmark = NEEDS_TRITON
+DTYPES = by_dtype(torch.float32, torch.float16, torch.bfloat16)
 
 
 def rounded(args: tuple[Tensor, ...], dtype: torch.dtype) -> list[Tensor]:
@@ -58,8 +54,7 @@ def test_within_budget(
     shift: int,
     octaves: int,
 ) -> None:
-    if device == "cpu" and dtype == torch.bfloat16:
-        pytest.skip("the interpreter computes wrong bfloat16 products")
+    skip_wrong_products(device, dtype)
     from clinreadnet.kernels.ops.window_attention import kernel as window_attention_triton
 
     launches = count_launches(window_attention_triton)
@@ -124,10 +119,7 @@ def test_gradients_are_the_references(device: str, needed: tuple[int, ...]) -> N
         out.backward(torch.linspace(-1, 1, out.numel(), device=device).reshape(out.shape))
         return [a.grad for a in args]
 
-    for ours, theirs in zip(gradients("triton"), gradients("reference"), strict=True):
-        assert (ours is None) == (theirs is None)
-        if ours is not None:
-            torch.testing.assert_close(ours, theirs)
+    assert_gradients_agree(gradients("triton"), gradients("reference"))
 
 
 @pytest.mark.interpret

@@ -1,9 +1,8 @@
-"""This machine's processor, and the commit that a recorded result came from."""
+"""This machine's processor: its name, and whether it multiplies bytes."""
 
 from __future__ import annotations
 
 import platform
-import subprocess
 from pathlib import Path
 
 _CPU_INFO = Path("/proc/cpuinfo")
@@ -30,16 +29,3 @@ def _cpu_info(key: str) -> list[str]:
         return []
     pairs = [line.partition(":") for line in lines]
     return [value.strip() for name, _, value in pairs if name.strip() == key]
-
-
-def git_commit(folder: Path = Path(__file__).parent) -> str | None:
-    """Return the commit that ``folder`` is a checkout of; None outside a checkout.
-
-    Args:
-        folder: by default where this package is installed.
-    """
-    command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

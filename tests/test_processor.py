@@ -1,11 +1,8 @@
-"""The processor, and where a recorded result says that it came from."""
-
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from clinreadnet import machine
+from clinreadnet import processor
 
 
 @pytest.mark.parametrize(
@@ -24,11 +21,11 @@ def test_the_processor_is_named(
             raise FileNotFoundError
         return text
 
-    monkeypatch.setattr(machine.Path, "read_text", read)
-    monkeypatch.setattr(machine.platform, "processor", lambda: "fallback")
-    assert machine.cpu_name() == name
-    monkeypatch.setattr(machine.platform, "processor", lambda: "")
-    assert machine.cpu_name() == (name if name != "fallback" else "unknown processor")
+    monkeypatch.setattr(processor.Path, "read_text", read)
+    monkeypatch.setattr(processor.platform, "processor", lambda: "fallback")
+    assert processor.cpu_name() == name
+    monkeypatch.setattr(processor.platform, "processor", lambda: "")
+    assert processor.cpu_name() == (name if name != "fallback" else "unknown processor")
 
 
 @pytest.mark.parametrize(
@@ -44,16 +41,7 @@ def test_the_processor_is_named(
 def test_the_instructions_for_8_bit_products_are_found(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, known: bool | None
 ) -> None:
-    monkeypatch.setattr(machine, "_CPU_INFO", tmp_path / "cpuinfo")
-    assert machine.multiplies_bytes() is None
+    monkeypatch.setattr(processor, "_CPU_INFO", tmp_path / "cpuinfo")
+    assert processor.multiplies_bytes() is None
     (tmp_path / "cpuinfo").write_text(text)
-    assert machine.multiplies_bytes() is known
-
-
-def test_the_commit_is_that_of_the_checkout(tmp_path: Path) -> None:
-    assert machine.git_commit(tmp_path) is None
-    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
-    subprocess.run([*git, "init", "--quiet"], check=True)
-    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", "one"], check=True)
-    commit = machine.git_commit(tmp_path)
-    assert commit is not None and len(commit) == 40
+    assert processor.multiplies_bytes() is known

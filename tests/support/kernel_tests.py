@@ -1,0 +1,35 @@
+"""What the tests of each op's kernel share: devices, types and the comparison of gradients."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+NEEDS_TRITON = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="triton is not installed"
+)
+DEVICES = [
+    pytest.param("cpu", marks=pytest.mark.interpret, id="interpreter"),
+    pytest.param("cuda", marks=pytest.mark.gpu, id="gpu"),
+]
+
+
+def by_dtype(*dtypes: torch.dtype) -> list[Any]:
+    return [pytest.param(dtype, id=str(dtype).removeprefix("torch.")) for dtype in dtypes]
+
+
+def skip_wrong_products(device: str, dtype: torch.dtype) -> None:
+    if device == "cpu" and dtype == torch.bfloat16:
+        pytest.skip("the interpreter computes wrong bfloat16 products")
+
+
+def assert_gradients_agree(ours: Sequence[Tensor | None], theirs: Sequence[Tensor | None]) -> None:
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one, other)
