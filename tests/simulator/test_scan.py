@@ -96,6 +96,7 @@ def test_a_degradation_does_not_depend_on_the_others(phantom, everything):
         assert replace(alone, hu=everything[k].hu) == everything[k]
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize("kernel", [SOFT, REFERENCE, BONE], ids=["soft", "standard", "bone"])
 @pytest.mark.parametrize("pixel_mm", [0.6, 0.97], ids=["narrow", "wide"])
 def test_the_noise_is_what_the_protocol_asks_for(phantom, kernel, pixel_mm):

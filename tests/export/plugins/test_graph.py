@@ -137,6 +137,7 @@ def test_check_graph_judges_the_functions_and_says_so(
     assert all("7 nodes are plugins where a build registers" in str(one.note) for one in plugins)
 
 
+@pytest.mark.whole
 def test_the_same_weights_give_the_same_bytes(
     model: ClinReadNet, made: dict[str, Path], tmp_path: Path
 ) -> None:
