@@ -413,10 +413,11 @@ def nan_slice() -> np.ndarray:
         (np.zeros((2, 256, 512)), r"shape \[2, 256, 512\]"),
         (np.zeros((0, 512, 512)), "no slice"),
         (np.zeros((1, 512, 512), complex), "dtype complex128"),
+        (np.ma.masked_equal(np.arange(512 * 512.0).reshape(512, 512), 3.0), "masked pixels"),
         (np.zeros((1, 512, 512), bool), "dtype bool"),
         (nan_slice(), r"hu\[1\] holds NaN"),
     ],
-    ids=["2d", "4d", "wrong-size", "empty", "complex", "bool", "nan"],
+    ids=["2d", "4d", "wrong-size", "empty", "complex", "masked", "bool", "nan"],
 )
 def test_bad_arrays_are_refused_and_the_session_goes_on(
     bundle: Path, hu: np.ndarray, message: str
