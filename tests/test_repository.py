@@ -18,7 +18,9 @@ from clinreadnet import __version__
 ROOT = Path(__file__).parents[1]
 CHECKER = shutil.which("check-jsonschema", path=Path(sys.executable).parent)
 SCHEMAS = {
+    ".github/dependabot.yml": "vendor.dependabot",
     ".github/workflows/ci.yml": "vendor.github-workflows",
+    ".github/workflows/release.yml": "vendor.github-workflows",
     ".github/ISSUE_TEMPLATE/bug.yml": "vendor.github-issue-forms",
     ".github/ISSUE_TEMPLATE/config.yml": "vendor.github-issue-config",
     "CITATION.cff": "vendor.citation-file-format",
@@ -64,9 +66,40 @@ def test_the_workflow_covers_what_pyproject_promises() -> None:
 
 def test_one_version() -> None:
     assert load("CITATION.cff")["version"] == __version__
-    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"## [{__version__}] - " in (ROOT / "CHANGELOG.md").read_text()
     document = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert "version" in document["project"]["dynamic"] and "version" not in document["project"]
+
+
+def test_the_changelog_keeps_its_form() -> None:
+    """Keep a Changelog 1.1.0: versions with dates, newest first, known kinds of change, links."""
+    text = (ROOT / "CHANGELOG.md").read_text()
+    versions = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert versions[0] == "[Unreleased]"
+    assert all(
+        re.fullmatch(r"\[\d+\.\d+\.\d+\] - (\d{4}-\d\d-\d\d|unreleased)", v) for v in versions[1:]
+    )
+    kinds = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security", "Known limits"}
+    assert set(re.findall(r"^### (.*)$", text, re.MULTILINE)) <= kinds
+    for name in re.findall(r"^## \[(.*?)\]", text, re.MULTILINE):
+        assert f"\n[{name}]: https://" in text
+
+
+def test_a_release_publishes_only_what_a_tag_names() -> None:
+    jobs = load(".github/workflows/release.yml")["jobs"]
+    tagged = "startsWith(github.ref, 'refs/tags/')"
+    for name, job in jobs.items():
+        writes = {scope for scope, access in job["permissions"].items() if access == "write"}
+        guarded = job.get("if") == tagged or all(
+            step.get("if") == tagged
+            for step in job["steps"]
+            if "attest" in step.get("uses", "") or "push" in step.get("run", "")
+        )
+        assert not writes or guarded, name
+        for step in job["steps"]:
+            assert re.fullmatch(r".+@[0-9a-f]{40}", step.get("uses", "a@" + 40 * "0"))
+    assert set(jobs["pypi"]["needs"]) == {"check", "wheels", "sdist", "image"}
+    assert jobs["pypi"]["permissions"] == {"id-token": "write"}
 
 
 def test_a_bug_report_asks_for_the_machine() -> None:

@@ -105,7 +105,9 @@ def build(
     if only is not None:
         sets = {name: row for name, row in sets.items() if name in only}
     shared = [f'-DCRN_VERSION="{version}"', *(f"-DCRN_HAS_{name.upper()}" for name in sets)]
-    jobs = [(path, path.stem, shared) for path in sources.glob("*.cpp") if path.stem != "isa"]
+    jobs = [
+        (path, path.stem, shared) for path in sorted(sources.glob("*.cpp")) if path.stem != "isa"
+    ]
     for name, row in (PLAIN | sets).items():
         chosen = [f"-DCRN_ISA={name}", f"-DCRN_WIDTH={row.width}", *row.options]
         plain = ["-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics"]
