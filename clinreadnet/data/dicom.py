@@ -162,6 +162,7 @@ class DicomFrame:
         spans: where its bytes lie in the file.
         header: the elements to keep, with values as they are stored and sequences parsed; None if
             none were asked for.
+        content: the file's bytes, if it is not on disk.
     """
 
     path: Path
@@ -187,6 +188,7 @@ class DicomFrame:
     coding: Coding
     spans: tuple[Span, ...]
     header: pydicom.Dataset | None = field(default=None, compare=False, repr=False)
+    content: bytes | None = field(default=None, compare=False, repr=False)
 
     @property
     def doubtful_padding(self) -> float | None:
@@ -195,12 +197,15 @@ class DicomFrame:
         return next((hu for hu in ends if HU_MIN < hu <= DENSEST_TISSUE_HU), None)
 
 
-def read_headers(path: Path, keep: Sequence[str] = ()) -> list[DicomFrame]:
+def read_headers(
+    path: Path, keep: Sequence[str] = (), content: bytes | None = None
+) -> list[DicomFrame]:
     """Return the frames of a DICOM file without reading its pixels.
 
     Args:
-        path: an existing file.
+        path: an existing file, or what messages call ``content``.
         keep: names of data elements for `DicomFrame.header`.
+        content: the file's bytes, if it is not on disk.
 
     Returns:
         One entry per frame, in file order.
@@ -213,11 +218,11 @@ def read_headers(path: Path, keep: Sequence[str] = ()) -> list[DicomFrame]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd values in unused fields do not matter
         try:
-            container = read_container(path, [*_TAGS, *keep], partial(_check_kind, path))
-            if not keep:
-                return _frames(path, container)
+            container = read_container(path, [*_TAGS, *keep], partial(_check_kind, path), content)
             header = container.header[:]  # a copy, before a value is converted
-            frames = _frames(path, container)
+            frames = [replace(frame, content=content) for frame in _frames(path, container)]
+            if not keep:
+                return frames
             for name in _GROUPS:
                 if name in header:
                     header[name] = container.header[name]
@@ -235,6 +240,30 @@ def read_headers(path: Path, keep: Sequence[str] = ()) -> list[DicomFrame]:
         # pydicom raises many types on damaged headers. Their messages may hold header values.
         except Exception as error:
             raise unreadable(path, Damaged(type(error).__name__)) from None
+
+
+def file_of(ds: pydicom.Dataset, name: Path) -> bytes:
+    """Return a dataset as the bytes of a DICOM file.
+
+    Args:
+        ds: as pydicom reads it, or built by hand: without an encoding it is written in Explicit VR
+            Little Endian.
+        name: what a message calls it.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    buffer = io.BytesIO()
+    known = getattr(ds, "file_meta", None) is not None or None not in ds.original_encoding
+    how: dict[str, Any] = {} if known else {"implicit_vr": False, "little_endian": True}
+    try:
+        pydicom.dcmwrite(buffer, ds, **how)
+    except Exception as error:  # of many types, and their messages may hold header values
+        raise InputError(
+            f"{name}: the dataset cannot be written as DICOM ({type(error).__name__}); give the "
+            "file that it comes from"
+        ) from None
+    return buffer.getvalue()
 
 
 def read_hu(frame: DicomFrame) -> NDArray[np.float32]:
@@ -305,7 +334,8 @@ def same_pixels(one: DicomFrame, other: DicomFrame) -> bool:
 
 def _read_bytes(frame: DicomFrame) -> bytes:
     try:
-        return read_spans(frame.path, frame.spans, deflated=frame.coding.syntax == DEFLATED)
+        deflated = frame.coding.syntax == DEFLATED
+        return read_spans(frame.path, frame.spans, deflated=deflated, content=frame.content)
     except (Damaged, OSError) as error:
         raise _undecodable(frame, error) from None
 

@@ -132,6 +132,7 @@ def read_container(
     path: Path,
     tags: Sequence[int | str | tuple[int, int]],
     check: Callable[[pydicom.Dataset, str], None] = lambda header, media_class: None,
+    content: bytes | None = None,
 ) -> Container:
     """Read the header of a file.
 
@@ -141,14 +142,15 @@ def read_container(
         check: called with those of ``tags`` and the SOP class of the meta information, before the
             pixels are looked at; if that class is not CT, also before what follows Modality
             (0008,0060) is read. What it raises passes through.
+        content: the file's bytes, if it is not on disk.
 
     Raises:
         NotDicom: it does not have the structure of a DICOM file.
         Damaged: it is damaged, or beyond a limit.
         InputError: it cannot be read.
     """
-    with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
+    with _open(path, content) as file:
+        size = file.seek(0, os.SEEK_END)
         _skip_preamble(file, path)
         syntax, media_class = _read_meta(file)
         syntax = syntax or _guess_syntax(file)
@@ -196,14 +198,20 @@ def read_container(
     return Container(syntax, media_class, header, pixels, items[1:], table, starts)
 
 
-def read_spans(path: Path, spans: Sequence[Span], *, deflated: bool) -> bytes:
-    """Return the bytes of some spans, joined.
+def _open(path: Path, content: bytes | None) -> BinaryIO:
+    return open_regular(path) if content is None else io.BytesIO(content)
+
+
+def read_spans(
+    path: Path, spans: Sequence[Span], *, deflated: bool, content: bytes | None = None
+) -> bytes:
+    """Return the bytes of some spans, joined; arguments as of `read_container`.
 
     Raises:
         Damaged: the file has changed, and they are not there any more.
         InputError: it cannot be read.
     """
-    with open_regular(path) as file:
+    with _open(path, content) as file:
         source: BinaryIO = file
         if deflated:
             _skip_preamble(file, path)

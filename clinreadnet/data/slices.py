@@ -25,7 +25,15 @@ from numpy.typing import NDArray
 
 from clinreadnet import limits
 from clinreadnet.data.acquisition import Acquisition
-from clinreadnet.data.dicom import DicomFrame, NotASlice, by, read_headers, read_hu, same_pixels
+from clinreadnet.data.dicom import (
+    DicomFrame,
+    NotASlice,
+    by,
+    file_of,
+    read_headers,
+    read_hu,
+    same_pixels,
+)
 from clinreadnet.data.header_region import Hint
 from clinreadnet.data.metaimage import StackReader, open_metaimage
 from clinreadnet.data.npy import ArrayHeader, NotAnArray, open_array, read_slice
@@ -120,8 +128,12 @@ class SliceRef:
             raise kind(f"{self.name}: not a CT slice in HU, {reason}; leave it out")
 
 
+Source = str | os.PathLike[str] | pydicom.Dataset
+"""What slices come from: a file, a folder, or a DICOM dataset in memory."""
+
+
 def find_slices(
-    paths: Iterable[str | os.PathLike[str]],
+    paths: Iterable[Source],
     *,
     resample: bool = False,
     keep: Sequence[str] = (),
@@ -137,7 +149,7 @@ def find_slices(
     DICOM slice under another name.
 
     Args:
-        paths: files and folders.
+        paths: files and folders; a dataset of pydicom counts as a DICOM file that is named.
         resample: accept other sizes than 512×512; `SliceRef.load` then uses `resize`.
         keep: names of data elements of DICOM files for `SliceRef.header`.
         note: called with one line for each file that is skipped or unusual.
@@ -156,7 +168,15 @@ def find_slices(
     seen: set[str] = set()
     named: set[Path] = set()
     found: Sequence[DicomFrame | SliceRef]
-    for order, path in enumerate(map(Path, paths)):
+    for order, source in enumerate(paths):
+        if isinstance(source, pydicom.Dataset):
+            path = _name_of(source, order)
+            frames_of = read_headers(path, keep, file_of(source, path))
+            check_size(path, (frames_of[0].rows, frames_of[0].columns), resample)
+            frames += [(order, frame) for frame in frames_of]
+            named.add(path)
+            continue
+        path = Path(source)
         if path.is_dir():
             found = _search(path, resample, keep, seen, tell, refused)
         elif not os.path.lexists(path):
@@ -180,6 +200,12 @@ def find_slices(
     if not refs:
         raise InputError("no slices: name DICOM, .tif, .npy or .mha files, or a folder of them")
     return [ref for _, ref in sorted(refs, key=lambda pair: pair[0])]
+
+
+def _name_of(ds: pydicom.Dataset, order: int) -> Path:
+    """Return what messages call a dataset: its file, or its place among the others."""
+    name = getattr(ds, "filename", None)
+    return Path(name if isinstance(name, str | os.PathLike) and name else f"dataset {order}")
 
 
 def resize(hu: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -3,6 +3,14 @@
 from clinreadnet.runtime.backends.ladder import BACKENDS
 from clinreadnet.runtime.scores import Scores
 from clinreadnet.runtime.session import Session
-from clinreadnet.runtime.stream import Stream, StreamResult
+from clinreadnet.runtime.stream import NotScored, Scored, Stream, StreamResult
 
-__all__ = ["BACKENDS", "Scores", "Session", "Stream", "StreamResult"]
+__all__ = [
+    "BACKENDS",
+    "NotScored",
+    "Scored",
+    "Scores",
+    "Session",
+    "Stream",
+    "StreamResult",
+]

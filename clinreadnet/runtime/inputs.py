@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +22,8 @@ def check_slices(hu: NDArray[Any], *, values: bool = True) -> NDArray[Any]:
 
     Without ``values``, shape and dtype alone are checked.
     """
+    if isinstance(hu, str | os.PathLike):
+        raise InputError(f"hu={os.fspath(hu)!r}: a path; `score_files` reads files and folders")
     masked_arrays = sys.modules.get("numpy.ma")  # NumPy imports it when it is first used
     if masked_arrays is not None and masked_arrays.is_masked(hu):
         raise InputError("hu has masked pixels; fill them, with -1000 for air outside the scan")

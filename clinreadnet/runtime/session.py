@@ -11,6 +11,7 @@ with Session("bundle") as session:
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Iterable, Sequence
@@ -54,7 +55,9 @@ from clinreadnet.runtime.stream import Stream
 from clinreadnet.runtime.verdict import Verdict
 
 if TYPE_CHECKING:
-    from clinreadnet.data.slices import SliceRef
+    from pydicom import Dataset
+
+    from clinreadnet.data.slices import SliceRef, Source
 
 
 class Session:
@@ -161,7 +164,7 @@ class Session:
 
     def score(
         self,
-        hu: NDArray[Any],
+        hu: NDArray[Any] | Dataset | Sequence[Dataset],
         pixel_mm: float | Sequence[float | None] | None = None,
         *,
         regions: bool = True,
@@ -174,9 +177,10 @@ class Session:
 
         Args:
             hu: [n, 512, 512], n at least 1, or one slice [512, 512]; Hounsfield units (not encoded,
-                not windowed), any integer or float dtype, finite.
+                not windowed), any integer or float dtype, finite. Or a CT dataset of pydicom, or
+                several: their stored values are rescaled and checked as a file's are.
             pixel_mm: width of a pixel in mm, of all slices or of each; without it, the part of the
-                body that a slice shows is less sure.
+                body that a slice shows is less sure. A dataset says its own.
             regions: whether to look which part of the body each slice shows, which takes 2 to 3 ms
                 of this thread. Without it only ``novelty`` marks a slice, and it is blind to most
                 real heads and chests.
@@ -186,11 +190,18 @@ class Session:
             The scores of the n slices, in order.
 
         Raises:
-            InputError: wrong shape or dtype, no slice, NaN or infinity, or pixels of no size.
+            InputError: wrong shape or dtype, no slice, NaN or infinity, pixels of no size, or a
+                dataset that is no CT slice.
             PartialResult: some slices failed; it holds the scores of the others.
             BackendError: all slices failed: `OutOfMemory`, `DeviceLost`, or the backend's reason.
             SessionClosed: the session is closed.
         """
+        if datasets := _datasets(hu):
+            from clinreadnet.data.slices import find_slices
+
+            slices = [one for dataset in datasets for one in find_slices([dataset])]
+            hu, checked = np.stack([one.load() for one in slices]), True
+            pixel_mm = [one.loaded_mm for one in slices] if pixel_mm is None else pixel_mm
         hu = check_slices(hu, values=not checked)
         sizes = check_pixel_mm(pixel_mm, len(hu))
         shown = None
@@ -201,7 +212,7 @@ class Session:
 
     def score_files(
         self,
-        paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+        paths: Source | Iterable[Source],
         *,
         resample: bool = False,
     ) -> tuple[list[SliceRef], Scores]:
@@ -209,6 +220,7 @@ class Session:
 
         Args:
             paths: a file or folder, or several: DICOM, LDCTIQA ``.tif``, ``.npy`` (HU), ``.mha``.
+                A CT dataset of pydicom counts as a file.
             resample: accept other sizes than 512x512.
 
         Returns:
@@ -218,10 +230,12 @@ class Session:
             InputError: a path that is missing or holds no CT slice, or a damaged slice.
             BackendError, SessionClosed: as `score`.
         """
-        from clinreadnet.data.slices import find_slices  # imports pydicom, which arrays do not need
+        from pydicom import Dataset  # which arrays do not need
 
-        several = [paths] if isinstance(paths, str | os.PathLike) else paths
-        slices = find_slices(several, resample=resample)
+        from clinreadnet.data.slices import find_slices
+
+        single = isinstance(paths, str | os.PathLike | Dataset)
+        slices = find_slices([paths] if single else paths, resample=resample)
         parts: list[Scores] = []
         start = 0
         while start < len(slices):
@@ -354,6 +368,17 @@ class Session:
                 raise SessionClosed(_CLOSED)
             with stage(f"run {len(hu)} slices"):
                 return run_batch(self._backend.run, hu, max(least, self.artifact.batch.min))
+
+
+def _datasets(given: Any) -> list[Dataset]:
+    """Return the datasets of pydicom that are given, one or several; none of anything else."""
+    pydicom = sys.modules.get("pydicom")  # not imported here: arrays do not need it
+    if pydicom is None:
+        return []
+    if isinstance(given, pydicom.Dataset):
+        return [given]
+    some = isinstance(given, list | tuple) and given
+    return list(given) if some and all(isinstance(one, pydicom.Dataset) for one in given) else []
 
 
 def _time(name: str, value: str) -> datetime:

@@ -37,18 +37,37 @@ class Scorer(Protocol):
 
 
 @dataclass(frozen=True)
-class StreamResult:
-    """Result of one slice: its scores, or the error.
+class Scored:
+    """Result of a slice that was scored.
 
     Attributes:
         index: number of the slice, in the order of `Stream.put`, from 0.
-        scores: scores of this slice (n = 1), or None.
-        error: why there are no scores, or None.
+        scores: scores of this slice (n = 1).
+        error: None.
     """
 
     index: int
-    scores: Scores | None
-    error: ClinReadNetError | None
+    scores: Scores
+    error: None = None
+
+
+@dataclass(frozen=True)
+class NotScored:
+    """Result of a slice that failed.
+
+    Attributes:
+        index: number of the slice, in the order of `Stream.put`, from 0.
+        error: why there are no scores.
+        scores: None.
+    """
+
+    index: int
+    error: ClinReadNetError
+    scores: None = None
+
+
+StreamResult = Scored | NotScored
+"""Result of one slice. Where ``error`` is None, ``scores`` are there; type checkers know it."""
 
 
 class Stream:
@@ -184,13 +203,13 @@ class Stream:
         except PartialResult as partial:
             error, scores, done = partial, partial.scores, partial.done
         except ClinReadNetError as failure:
-            return [StreamResult(index, None, failure) for index in indices]
+            return [NotScored(index, failure) for index in indices]
         except Exception as failure:  # the thread must go on, or its readers would block
             unknown = BackendError(f"{type(failure).__name__}: {failure}")
             unknown.__cause__ = failure
-            return [StreamResult(index, None, unknown) for index in indices]
+            return [NotScored(index, unknown) for index in indices]
         scored = {i: scores.take(place) for place, i in enumerate(done)}
         return [
-            StreamResult(index, scored.get(i), None if i in scored else error)
+            Scored(index, scored[i]) if error is None or i in scored else NotScored(index, error)
             for i, index in enumerate(indices)
         ]

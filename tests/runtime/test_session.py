@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from support.bodies import body
-from support.dicom_files import write_series
+from support.dicom_files import MR, make_ct, noise, write_series
 from support.drawn_regions import abdomen, chest, neck
 from support.tiny_bundle import THRESHOLD, make_graph, reference, write_bundle
 
@@ -450,6 +451,41 @@ def test_one_slice_and_files_are_taken_as_people_have_them(bundle: Path, tmp_pat
             session.score(raw)
         with session.stream() as stream, pytest.raises(InputError, match=r"\[512, 512\]"):
             stream.put(hu)
+
+
+def test_datasets_are_scored_as_their_files_are(bundle: Path, tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "series", 3)
+    files = sorted(folder.iterdir())
+    datasets = [pydicom.dcmread(path) for path in files]
+    by_hand = make_ct(noise())
+    del by_hand.file_meta
+    with Session(bundle) as session:
+        of_files = {ref.path: i for i, ref in enumerate(session.score_files(folder)[0])}
+        expected = session.score_files(folder)[1]
+        scores = session.score(datasets)  # in the order given
+        for i, path in enumerate(files):
+            place = of_files[path]
+            assert scores.score[i] == pytest.approx(expected.score[place], abs=1e-5)
+            assert scores.regions is not None and expected.regions is not None
+            assert scores.regions[i] == expected.regions[place]
+        assert session.score(datasets[1]).score == pytest.approx(scores.score[1:2], abs=1e-5)
+        slices, again = session.score_files(datasets)  # in the order of the series
+        assert [ref.path for ref in slices] == list(of_files)
+        np.testing.assert_array_equal(again.score, expected.score)
+        assert len(session.score(by_hand)) == 1
+        for bad, message in (
+            (make_ct(noise(), RescaleSlope=None), "dataset 0: no RescaleSlope"),
+            (make_ct(noise(), Modality="MR", SOPClassUID=MR), "dataset 0: MR Image Storage"),
+            (make_ct(noise(shape=(256, 256))), "dataset 0: 256x256 pixels"),
+            (make_ct(noise(), PixelData=bytes(8)), "dataset 0: truncated"),
+            (pydicom.Dataset(), "dataset 0: "),
+        ):
+            with pytest.raises(InputError, match=message):
+                session.score(bad)
+            with pytest.raises(InputError, match=message):
+                session.score_files(bad)
+        with pytest.raises(InputError, match="`score_files` reads files"):
+            session.score(str(folder))  # type: ignore[arg-type]
 
 
 def test_a_closed_session_says_so_and_may_be_closed_again(bundle: Path) -> None:

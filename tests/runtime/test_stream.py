@@ -58,7 +58,7 @@ def test_results_come_in_order_with_the_references_scores(session: Session) -> N
     assert [result.index for result in results] == list(range(10))
     scores = [result.scores.score[0] for result in results if result.scores]
     np.testing.assert_allclose(scores, reference(np.stack(slices(10)))["score"], rtol=1e-5)
-    assert results[3].scores is not None and results[3].scores.quality_map.shape == (1, 16, 16)
+    assert results[3].error is None and results[3].scores.quality_map.shape == (1, 16, 16)
     assert list(stream) == []
 
 
