@@ -57,6 +57,7 @@ from clinreadnet.runtime.bundle.manifest import (
 )
 from clinreadnet.runtime.bundle.plugins import Plugins
 from clinreadnet.runtime.verdict import current_platform
+from clinreadnet.verify.pages import write_pages
 from clinreadnet.verify.record import fresh
 from clinreadnet.verify.report import VerifyReport
 from clinreadnet.verify.run import steps, verify_golden
@@ -204,6 +205,7 @@ def export_bundle(
         artifacts = [replace(a, records=fresh(replace(a, parity=None))) for a in report.artifacts]
         manifest = replace(manifest, artifacts=tuple(artifacts), verified=report.passed)
         write_manifest(manifest, folder)
+        write_pages(folder)
     return replace(report, bundle=out)
 
 

@@ -18,6 +18,7 @@ from clinreadnet.cli import (
     export,
     export_kernels,
     export_triton_server,
+    inspect,
     listen,
     score,
     score_archive,
@@ -52,6 +53,7 @@ _GROUPS = {
     "Deploy": (
         export.export,
         verify.verify,
+        inspect.inspect,
         sign.sign,
         check_graph.check_graph,
         export_kernels.export_kernels,

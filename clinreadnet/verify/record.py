@@ -11,6 +11,7 @@ from clinreadnet.runtime.bundle.manifest import NOT_RUN, Artifact, Manifest, Par
 from clinreadnet.runtime.bundle.sign import check_renewal, sign_bundle
 from clinreadnet.runtime.bundle.trust import SIGNATURE_NAME, KeyFile
 from clinreadnet.runtime.records import same_kind
+from clinreadnet.verify.pages import write_pages
 from clinreadnet.verify.report import VerifyReport
 
 
@@ -47,10 +48,9 @@ def record(report: VerifyReport, manifest: Manifest, key: KeyFile | None = None)
     artifacts = tuple(merged(a, found[a.title]) for a in manifest.artifacts)
     failed = any(a.parity is not None and a.parity.status == "failed" for a in artifacts)
     signed = (report.bundle / SIGNATURE_NAME).exists()
-    write_manifest(
-        replace(manifest, artifacts=artifacts, verified=manifest.verified and not failed),
-        report.bundle,
-    )
+    changed = replace(manifest, artifacts=artifacts, verified=manifest.verified and not failed)
+    write_manifest(changed, report.bundle)
+    write_pages(report.bundle)
     count = sum(map(len, found.values()))
     said = f"{report.bundle}: {count} result{'s' * (count != 1)} recorded"
     if key is not None:

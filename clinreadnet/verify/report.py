@@ -18,6 +18,12 @@ from clinreadnet.runtime.bundle.manifest import NOT_RUN, Artifact, Parity
 from clinreadnet.spec import RESEARCH_USE
 from clinreadnet.verify.compare import MAP_METRICS, METRICS, not_run
 
+GOLDEN_SOURCE = "golden"
+"""`VerifyReport.source` of a verification on the golden slices."""
+
+SIMULATED_LABELS = "the labels of simulated radiologists"
+"""What the golden slices of a bundle are labelled with."""
+
 
 @dataclass(frozen=True)
 class VerifyReport:
@@ -45,6 +51,11 @@ class VerifyReport:
     notes: tuple[str, ...] = ()
 
     @property
+    def labels(self) -> str:
+        """Whose labels the metrics are measured against."""
+        return SIMULATED_LABELS if self.source == GOLDEN_SOURCE else f"the labels of {self.source}"
+
+    @property
     def passed(self) -> bool:
         """Whether nothing failed and at least one artifact ran."""
         return not self.problems and all_passed(self.artifacts)
@@ -59,6 +70,10 @@ class VerifyReport:
             "problems": list(self.problems),
             "unjudged": self.unjudged,
             "notes": list(self.notes),
+            "accuracy": {
+                "labels": self.labels,
+                "of": {name: dict(metrics) for name, metrics, _ in measured(self)},
+            },
             "artifacts": [
                 {
                     "file": a.file,
@@ -83,7 +98,10 @@ def all_passed(artifacts: tuple[Artifact, ...]) -> bool:
 def print_report(report: VerifyReport, console: Console) -> None:
     """Print the report as tables, then the failures and the artifacts that did not run."""
     table = Table(
-        title=escape(f"{report.bundle}: {report.slices} slices ({report.source})"),
+        title=escape(
+            f"{report.bundle}: parity with the float64 reference, {report.slices} slices "
+            f"({report.source})"
+        ),
         box=box.SIMPLE_HEAD,
         padding=0,
     )
@@ -116,12 +134,17 @@ def print_report(report: VerifyReport, console: Console) -> None:
         console.print(
             f"[{colours[status]}]{status}[/] {escape(file)}: {escape(reason)}", soft_wrap=True
         )
+    if report.scores:
+        console.print(
+            f"Accuracy, not parity: agreement with {report.labels}, 95 % bootstrap over slices",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
     for name, metrics, worst in measured(report):
         shown = ", ".join(f"{key} {interval(value)}" for key, value in metrics.items())
         line = f"{name}: {shown}" + (f"; worst slice {worst}" if worst else "")
         console.print(escape(line), highlight=False, soft_wrap=True)
-    if report.scores:
-        console.print("[] 95 % bootstrap over slices", markup=False)
     for line in (*report.notes, *([] if report.unjudged is None else [report.unjudged])):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(RESEARCH_USE)

@@ -47,7 +47,7 @@ from clinreadnet.verify.batches import CPU_BATCH, planned, verified_range
 from clinreadnet.verify.compare import LocalTruth, failed, not_run
 from clinreadnet.verify.graph import Evidence, NotRunnable, verify_graph
 from clinreadnet.verify.reference import Advance, GoldenSlices, reference_outputs
-from clinreadnet.verify.report import VerifyReport
+from clinreadnet.verify.report import GOLDEN_SOURCE, VerifyReport
 
 
 def verify_artifact(
@@ -129,9 +129,9 @@ def verify_golden(
     except InputError as error:
         # The hashes of the artifacts can still be checked.
         artifacts = tuple(replace(a, parity=_only_hashed(folder, a)) for a in manifest.artifacts)
-        return VerifyReport(folder, "golden", 0, artifacts, (str(error),))
+        return VerifyReport(folder, GOLDEN_SOURCE, 0, artifacts, (str(error),))
     evidence = golden_evidence(golden, manifest.model.novelty_threshold)
-    return _verify(folder, manifest, "golden", evidence, advance, device)
+    return _verify(folder, manifest, GOLDEN_SOURCE, evidence, advance, device)
 
 
 def golden_evidence(golden: Mapping[str, NDArray[Any]], threshold: float | None = None) -> Evidence:

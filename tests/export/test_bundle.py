@@ -37,6 +37,7 @@ from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import BatchRange
 from clinreadnet.runtime.scores import Outputs
 from clinreadnet.verify.emulate import element_types
+from clinreadnet.verify.pages import PARITY_NAME, README_NAME
 from clinreadnet.verify.reference import GoldenSlices
 
 
@@ -70,7 +71,8 @@ def test_every_file_is_listed(tiny_bundle: Path) -> None:
     manifest = load_manifest(tiny_bundle)
     listed = {"manifest.json", manifest.golden.file, *(a.file for a in manifest.artifacts)}
     listed |= {a.layers.file for a in manifest.artifacts if a.layers is not None}
-    assert {path.name for path in tiny_bundle.iterdir()} == listed
+    pages = {README_NAME, PARITY_NAME}
+    assert {path.name for path in tiny_bundle.iterdir()} == listed | pages
 
 
 def test_the_runtime_accepts_it(tiny_bundle: Path) -> None:
@@ -173,10 +175,12 @@ def test_graphs_without_engines_and_with_force(tiny_checkpoint: Path, tmp_path: 
     assert list(made) == ["clinreadnet.fp32.onnx", "clinreadnet.safetensors"]
     assert manifest.artifacts[0].batch == BatchRange(2, 2, 3)
     assert sorted(p.name for p in out.iterdir()) == [
+        "README.md",
         "clinreadnet.fp32.onnx",
         "clinreadnet.safetensors",
         "golden.npz",
         "manifest.json",
+        "parity.html",
     ]
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
 

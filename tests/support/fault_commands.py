@@ -434,6 +434,7 @@ _PRESET = "--checkpoint in/a.safetensors"
 
 READERS: dict[str, Command] = {
     "doctor": Command("doctor", {}),
+    "inspect": Command("inspect in/bundle", {}, _bundle),
     "check-graph": Command("check-graph in/bundle/clinreadnet.fp32.onnx", {}, _bundle),
     "check-kernels": Command("check-kernels in/kernels", {}, _kernels),
     "evaluate": Command(f"evaluate --data in/slices {_PRESET}", {}, _evaluated, _narrow),

@@ -1,0 +1,44 @@
+"""`clinreadnet inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clinreadnet.cli.common import print_json
+from clinreadnet.cli.options import Json, TrustedKeys
+from clinreadnet.console import Output
+from clinreadnet.errors import CheckFailed
+
+
+def inspect(
+    bundle: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Bundle folder. Default: as `clinreadnet score` finds it.", show_default=False
+        ),
+    ] = None,
+    trusted_keys: TrustedKeys = None,
+    as_json: Json = False,
+) -> None:
+    """List what a bundle holds, for which machines, and how each file was verified.
+
+    Every file is compared with the manifest; none is loaded. Exit status 1: a file is missing or
+    is not the one in the manifest.
+
+    Examples:
+    - `clinreadnet inspect bundle`
+    - `clinreadnet inspect bundle --trusted-key key.pub.pem --json`
+    """
+    from clinreadnet.runtime.bundle.default import find_bundle
+    from clinreadnet.runtime.bundle.inspect import inspect_bundle, print_contents
+
+    found = inspect_bundle(find_bundle(bundle), trusted_keys or None)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        print_contents(found, Output())
+    if found.problems:
+        raise CheckFailed(f"{found.bundle}: {len(found.problems)} files are not those listed")
