@@ -2,10 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# What `make build` needs, and what everything else does.
+BUILT := $(VENV)/.built
 INSTALLED := $(VENV)/.installed
 # What is recorded of faults, loads and defects is made with the helpers of the tests.
 RECORD_PYTHON := PYTHONPATH=tests $(BIN)/python
-EXTRAS := dev,cpu,tensorrt-rtx-build
+BUILD_EXTRAS := cpu,export,tensorrt-rtx-build
+EXTRAS := dev,$(BUILD_EXTRAS)
 SOURCES := $(shell find clinreadnet kernels export -name '*.py' -o -name '*.json')
 COUNTS := bench/results/kernels/machine-code.json
 PLUGINS := bench/results/plugins/contract.json
@@ -23,7 +26,7 @@ NATIVE := setup.py $(wildcard kernels/cpu/*.cpp kernels/cpu/*.h kernels/cpu/incl
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
 
-build: $(INSTALLED) bundle/manifest.json sample  ## install, export a verified bundle, score a sample
+build: $(BUILT) bundle/manifest.json sample  ## install, export a verified bundle, score a sample
 	$(BIN)/clinreadnet score sample --bundle bundle
 
 build-at-terminal:  ## make build as a person at a terminal sees it: it ends, and leaves the terminal as it was
@@ -141,25 +144,33 @@ clean:  ## remove everything that the targets make
 	rm -rf $(VENV) .typecheck .release bundle sample report.html build site dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
 # setuptools first, so that the editable install needs no separate build environment.
-$(INSTALLED): pyproject.toml constraints.txt $(NATIVE)
+$(BUILT): pyproject.toml constraints.txt $(NATIVE)
+	@echo "Installing what exports a bundle (a minute or two: PyTorch, ONNX, TensorRT-RTX)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation \
-		--editable '.[$(EXTRAS)]'
+		--editable '.[$(BUILD_EXTRAS)]'
+	touch $@
+
+# The package is there: only what the extras add is installed.
+$(INSTALLED): $(BUILT)
+	@echo "Installing what the tests and the linters need (a minute or two)"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt 'clinreadnet[$(EXTRAS)]'
 	touch $@
 
 $(VENV)/.docs-installed: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation \
-		--editable '.[docs]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt 'clinreadnet[docs]'
 	touch $@
 
-bundle/manifest.json: $(WEIGHTS) $(SOURCES) | $(INSTALLED)
+bundle/manifest.json: $(WEIGHTS) $(SOURCES) | $(BUILT)
+	@echo "Exporting and verifying a bundle (a minute or two)"
 	$(BIN)/clinreadnet export --out bundle --force
 
 shipped: $(INSTALLED)  ## make the bundle inside the package from the shipped checkpoint
 	$(BIN)/python -m clinreadnet.export.shipped
 
-sample: | $(INSTALLED)
+sample: | $(BUILT)
+	@echo "Simulating a series of twelve slices (ten seconds)"
 	$(BIN)/clinreadnet simulate --out sample --count 12 --seed 7 --dicom
 
 # mypy and import-linter do not follow the folder mapping of an editable install: they read a plain one.

@@ -25,7 +25,7 @@ from clinreadnet.export.engines.options import (
     check_options,
     resolve_targets,
 )
-from clinreadnet.export.golden import write_golden
+from clinreadnet.export.golden import known_reference, write_golden
 from clinreadnet.export.onnx.export import check_network
 from clinreadnet.export.onnx.graphs import Graphs
 from clinreadnet.export.onnx.quantization import load_dynamic_quantizer, load_optimizer
@@ -169,7 +169,8 @@ def export_bundle(
         tempfile.TemporaryDirectory() as scratch,
         progress_bar() as bar,
     ):
-        golden = write_golden(folder / GOLDEN_NAME, model, bar, note)
+        known = known_reference(checkpoint)
+        golden = write_golden(folder / GOLDEN_NAME, model, bar, note, known)
         graphs = Graphs(model, folder, Path(scratch), golden, batch, auto_islands, bar, note)
         artifacts = graphs.write(precisions)
         graph_of = {graph.precision: graph for graph in artifacts}

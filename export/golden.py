@@ -12,10 +12,13 @@ from rich.progress import Progress
 
 from clinreadnet.export.hard_slices import HARD_KINDS, hard_slices
 from clinreadnet.files import whole_file
+from clinreadnet.model.checkpoint import pretrained_path
 from clinreadnet.model.network import ClinReadNet
 from clinreadnet.runtime.bundle.files import digest
 from clinreadnet.runtime.bundle.manifest import Golden
+from clinreadnet.runtime.scores import Outputs
 from clinreadnet.simulator.simulate import DEGRADATIONS, SimulatedSlice, simulate_anatomy
+from clinreadnet.spec import OUTPUTS
 from clinreadnet.verify.reference import GoldenSlices, reference_outputs
 
 GOLDEN_SEED = 977
@@ -32,8 +35,19 @@ MIN_SLICES = 8
 """With fewer distinct scores, rank metrics mean little and all slices are kept."""
 
 
+REFERENCE_NAME = "golden.reference.npz"
+"""File beside the shipped checkpoint: its float64 outputs of all slices of `write_golden`."""
+
+Known = dict[str, Outputs]
+"""Outputs of slices, n = 1, by the SHA-256 of their pixels."""
+
+
 def write_golden(
-    path: Path, model: ClinReadNet, bar: Progress, note: Callable[[str], None] = lambda line: None
+    path: Path,
+    model: ClinReadNet,
+    bar: Progress,
+    note: Callable[[str], None] = lambda line: None,
+    known: Known | None = None,
 ) -> Golden:
     """Simulate slices, run the float64 reference on them, and write those with distinct scores.
 
@@ -44,10 +58,13 @@ def write_golden(
         model: the float32 network.
         bar: progress display.
         note: called with one line if the network scores the slices almost alike.
+        known: outputs of the reference that need not be computed, as `known_reference` returns;
+            those that are computed are added.
 
     Returns:
         The manifest's entry.
     """
+    known = {} if known is None else known
     task = bar.add_task("Simulating golden slices", total=GOLDEN_ANATOMIES * DEGRADATIONS)
     slices: list[SimulatedSlice] = []
     for anatomy in range(GOLDEN_ANATOMIES):
@@ -55,7 +72,7 @@ def write_golden(
         bar.advance(task, DEGRADATIONS)
     task = bar.add_task("Computing the float64 reference", total=len(slices))
     hu = np.stack([np.round(made.hu).astype(np.int16) for made in slices])
-    reference = reference_outputs(model, GoldenSlices(hu), lambda n: bar.advance(task, n))
+    reference = _reference(model, hu, known, lambda n: bar.advance(task, n))
     kept = distinct(reference["score"], MIN_GAP)
     if len(kept) < MIN_SLICES:
         spread = np.ptp(reference["score"])
@@ -67,7 +84,7 @@ def write_golden(
     kept = kept[_evenly(len(kept), MOST_SIMULATED)]
     hard = hard_slices(hu[:: DEGRADATIONS // 2], GOLDEN_SEED)
     task = bar.add_task("Computing the float64 reference of hard slices", total=len(hard))
-    found = reference_outputs(model, GoldenSlices(hard), lambda n: bar.advance(task, n))
+    found = _reference(model, hard, known, lambda n: bar.advance(task, n))
     simulated: dict[str, NDArray[Any]] = {
         "hu": hu,
         "kind": np.full(len(hu), SIMULATED_KIND),
@@ -91,6 +108,63 @@ def write_golden(
         path,
         {name: np.concatenate([simulated[name][kept], unscored[name]]) for name in simulated},
     )
+
+
+def known_reference(checkpoint: Path) -> Known:
+    """Return the outputs that are kept beside the shipped checkpoint; none for any other.
+
+    They depend on the checkpoint and the network alone: `make shipped` writes them, and a network
+    that computes something else fails its comparison with them.
+
+    Args:
+        checkpoint: the file whose golden slices are to be written.
+    """
+    kept = pretrained_path("small").with_name(REFERENCE_NAME)
+    if not kept.is_file():
+        return {}
+    with np.load(kept, allow_pickle=False) as arrays:
+        if str(arrays["weights_sha256"]) != digest(checkpoint.read_bytes()):
+            return {}
+        slices = arrays["slice"].tolist()
+        outputs = {name: arrays[name] for name in OUTPUTS}
+    return {
+        key: {name: values[i : i + 1] for name, values in outputs.items()}
+        for i, key in enumerate(slices)
+    }
+
+
+def save_reference(path: Path, checkpoint: Path, known: Known) -> None:
+    """Write what `known_reference` reads.
+
+    Args:
+        path: file to write.
+        checkpoint: what the outputs are of.
+        known: the outputs.
+    """
+    arrays = {name: np.concatenate([one[name] for one in known.values()]) for name in OUTPUTS}
+    weights = digest(checkpoint.read_bytes())
+    with whole_file(path) as temporary:
+        np.savez_compressed(
+            temporary, allow_pickle=False, weights_sha256=weights, slice=list(known), **arrays
+        )
+
+
+def _reference(
+    model: ClinReadNet, hu: NDArray[Any], known: Known, advance: Callable[[int], None]
+) -> Outputs:
+    """Return the reference's outputs of slices; those that are not known are computed and added."""
+    keys = [_key(one) for one in hu]
+    missing = [i for i, key in enumerate(keys) if key not in known]
+    advance(len(hu) - len(missing))
+    if missing:
+        computed = reference_outputs(model, GoldenSlices(hu[missing]), advance)
+        for place, i in enumerate(missing):
+            known[keys[i]] = {name: one[place : place + 1] for name, one in computed.items()}
+    return {name: np.concatenate([known[key][name] for key in keys]) for name in known[keys[0]]}
+
+
+def _key(hu: NDArray[Any]) -> str:
+    return digest(np.ascontiguousarray(hu, "<i2").tobytes())
 
 
 def _evenly(count: int, most: int) -> NDArray[np.intp]:

@@ -3,7 +3,8 @@
     python -m clinreadnet.export.shipped
 
 writes clinreadnet/weights/manifest.json and golden.npz beside the checkpoint. It keeps fewer golden
-slices than an export, so that the package stays small.
+slices than an export, so that the package stays small. golden.reference.npz holds the reference's
+outputs of all of an export's slices, so that an export of this checkpoint need not compute them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,15 @@ from clinreadnet.console import progress_bar
 from clinreadnet.errors import CheckFailed
 from clinreadnet.export.bundle import checkpoint_artifacts, unverified_manifest
 from clinreadnet.export.engines.options import DEFAULT_BATCH
-from clinreadnet.export.golden import MIN_SLICES, SIMULATED_KIND, save_golden, write_golden
+from clinreadnet.export.golden import (
+    MIN_SLICES,
+    REFERENCE_NAME,
+    SIMULATED_KIND,
+    Known,
+    save_golden,
+    save_reference,
+    write_golden,
+)
 from clinreadnet.model.checkpoint import load_checkpoint, pretrained_path
 from clinreadnet.runtime.bundle.default import SHIPPED
 from clinreadnet.runtime.bundle.files import write_manifest
@@ -40,7 +49,8 @@ def write_shipped(folder: Path = SHIPPED) -> None:
     checkpoint = folder / pretrained_path("small").name
     model = load_checkpoint(checkpoint)
     with tempfile.TemporaryDirectory() as scratch, progress_bar() as bar:
-        entry = write_golden(Path(scratch) / GOLDEN_NAME, model, bar)
+        known: Known = {}  # nothing: all of it is computed
+        entry = write_golden(Path(scratch) / GOLDEN_NAME, model, bar, known=known)
         arrays = read_golden(scratch, entry)
     simulated = np.flatnonzero(arrays["kind"] == SIMULATED_KIND)
     by_score = simulated[np.argsort(arrays["score"][simulated], kind="stable")]
@@ -49,6 +59,7 @@ def write_shipped(folder: Path = SHIPPED) -> None:
     golden = save_golden(
         folder / GOLDEN_NAME, {name: values[kept] for name, values in arrays.items()}
     )
+    save_reference(folder / REFERENCE_NAME, checkpoint, known)
     artifacts = checkpoint_artifacts(checkpoint, DEFAULT_BATCH)
     manifest = unverified_manifest(model, checkpoint, DEFAULT_BATCH, artifacts, golden)
     report = verify_golden(folder, manifest)
