@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -25,6 +26,13 @@ MEASURED = pytest.StashKey[list[BenchRow]]()
 INTERRUPTED = pytest.StashKey[bool]()
 
 
+IN_PLACE = (
+    "pytest runs this checkout, which is not installed in place: run "
+    '`pip install -e ".[bench,export,cpu,kernels]"` here, with -e'
+)
+"""Said where `clinreadnet` is the folder, which has no `clinreadnet.kernels` beside it."""
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--quick",
@@ -44,6 +52,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-benchmark reads its options
 def pytest_configure(config: pytest.Config) -> None:
+    if importlib.util.find_spec("clinreadnet.kernels") is None:
+        raise pytest.UsageError(IN_PLACE)
     config.stash[MEASURED] = []
     if config.getoption("--quick") and not config.getoption("benchmark_json"):
         config.option.benchmark_disable = True

@@ -111,7 +111,6 @@ OF_OTHER_PROGRAMS = {
     *("--minutes", "--quick", "--commit", "--wheels", "--again", "--rounds"),  # of bench
     "--thorough",
     *("--clock-control", "--network", "--backend-config"),  # ncu, docker, tritonserver
-    "--no-index",  # pip
     "--compiler",  # kernels/cpu/recipe.py
 }
 

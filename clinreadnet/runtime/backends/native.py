@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,11 @@ def _load(path: Path) -> ctypes.CDLL:
         library = ctypes.CDLL(str(path))
         version = library.crn_abi_version()
     except (OSError, AttributeError) as error:
-        raise BackendUnavailable(f"{path}: does not load ({error}); {INSTALL}") from None
+        reason = str(error).removeprefix(f"{path}: ")
+        raise BackendUnavailable(
+            f"{path}: does not load; it may be for another processor than this "
+            f"{platform.machine()} ({reason}); {INSTALL}"
+        ) from None
     if version != ABI_VERSION:
         raise BackendUnavailable(
             f"{path}: has ABI version {version}, this package calls {ABI_VERSION}; {INSTALL}"

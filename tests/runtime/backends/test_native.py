@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -149,6 +150,21 @@ def test_without_the_library_the_session_says_how_to_get_it(
         assert artifact.parity is not None and artifact.parity.status == "not run here"
         assert artifact.parity.reason is not None
         assert artifact.parity.reason.startswith("needs the compiled CPU engine")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="edits the header of an ELF file")
+def test_a_library_for_another_processor_is_told_from_a_missing_one(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a wheel of one processor unpacked on another."""
+    content = bytearray(native.LIBRARY.read_bytes())
+    other = 183 if int.from_bytes(content[18:20], "little") != 183 else 62  # arm64, x86-64
+    content[18:20] = other.to_bytes(2, "little")
+    (tmp_path / "other.so").write_bytes(content)
+    monkeypatch.setattr(native, "LIBRARY", tmp_path / "other.so")
+    with pytest.raises(BackendUnavailable, match="does not load; it may be for another processor"):
+        Session(bundle, "native")
+    assert native.installed_version() is None
 
 
 def test_fastest_tries_both_precisions_within_a_budget(bundle: Path) -> None:

@@ -93,6 +93,20 @@ def test_a_named_bundle_and_one_in_the_current_folder_come_first(
     assert find_bundle("bundle") == Path("bundle")
 
 
+def test_of_two_bundles_that_could_be_meant_the_session_says_which_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_bundle(tmp_path / "bundle")
+    other = write_bundle(tmp_path / "other")
+    with Session(backends="onnxruntime-cpu") as session:
+        assert session.describe()["bundle"] == "bundle"
+    monkeypatch.setenv("CLINREADNET_BUNDLE", str(other))
+    with Session(backends="onnxruntime-cpu") as session:
+        assert session.describe()["bundle"] == str(other)
+    with Session("bundle", "onnxruntime-cpu") as session:
+        assert session.describe()["bundle"] == "bundle"
+
+
 def test_a_broken_installation_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(default, "SHIPPED", tmp_path)
     write_series(tmp_path / "series", 1)
