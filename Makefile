@@ -81,9 +81,8 @@ typecheck: .typecheck/.installed  ## check types
 docs: .typecheck/.installed $(VENV)/.docs-installed  ## build the documentation as a site in site/
 	$(BIN)/mkdocs build --strict --quiet
 
-picture: $(INSTALLED) bundle/manifest.json sample  ## draw the README's picture with the shipped checkpoint
-	mkdir -p docs/images
-	$(BIN)/python docs/score_picture.py sample bundle docs/images/score.png
+picture: $(INSTALLED)  ## draw the README's picture with the shipped checkpoint
+	$(BIN)/python docs/score_picture.py docs/images/score.png
 
 bench: $(INSTALLED) bundle/manifest.json  ## say which backend to deploy on this machine, in minutes
 	$(BIN)/python -m pytest bench

@@ -45,6 +45,15 @@ def test_the_container_does_not_run_as_root() -> None:
     assert "research use only" in DOCKERFILE.read_text().lower()
 
 
+def test_the_image_is_built_from_what_installs_the_package_and_nothing_else() -> None:
+    root = DEPLOY.parent
+    lines = (root / ".dockerignore").read_text().splitlines()
+    kept = {line.removeprefix("!") for line in lines if line.startswith("!")}
+    assert lines[1] == "*" and all((root / name).exists() for name in kept)
+    assert {"pyproject.toml", "setup.py", "constraints.txt", "clinreadnet", "kernels"} <= kept
+    assert not kept & {".git", ".venv", "bundle", "tests"}
+
+
 @pytest.fixture
 def unit(tmp_path: Path) -> Path:
     """The unit with a program and an environment that are here."""
