@@ -76,7 +76,7 @@ format: $(INSTALLED)  ## apply the formatting
 
 typecheck: .typecheck/.installed  ## check types
 	MYPYPATH=.typecheck:tests $(BIN)/mypy -p clinreadnet -p bench
-	MYPYPATH=.typecheck:tests:. $(BIN)/mypy --config-file tests/mypy.ini tests
+	MYPYPATH=.typecheck:tests:. $(BIN)/mypy --config-file tests/mypy.ini tests release
 
 docs: .typecheck/.installed $(VENV)/.docs-installed  ## build the documentation as a site in site/
 	$(BIN)/mkdocs build --strict --quiet

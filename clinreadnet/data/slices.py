@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pydicom
@@ -128,7 +128,7 @@ class SliceRef:
             raise kind(f"{self.name}: not a CT slice in HU, {reason}; leave it out")
 
 
-Source = str | os.PathLike[str] | pydicom.Dataset
+Source: TypeAlias = str | os.PathLike[str] | pydicom.Dataset
 """What slices come from: a file, a folder, or a DICOM dataset in memory."""
 
 

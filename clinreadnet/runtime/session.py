@@ -196,19 +196,20 @@ class Session:
             BackendError: all slices failed: `OutOfMemory`, `DeviceLost`, or the backend's reason.
             SessionClosed: the session is closed.
         """
+        images: Any = hu
         if datasets := _datasets(hu):
             from clinreadnet.data.slices import find_slices
 
             slices = [one for dataset in datasets for one in find_slices([dataset])]
-            hu, checked = np.stack([one.load() for one in slices]), True
+            images, checked = np.stack([one.load() for one in slices]), True
             pixel_mm = [one.loaded_mm for one in slices] if pixel_mm is None else pixel_mm
-        hu = check_slices(hu, values=not checked)
-        sizes = check_pixel_mm(pixel_mm, len(hu))
+        images = check_slices(images, values=not checked)
+        sizes = check_pixel_mm(pixel_mm, len(images))
         shown = None
         if regions:
-            with stage(f"look at {len(hu)} slices"):
-                shown = [find_region(one, size) for one, size in zip(hu, sizes, strict=True)]
-        return self.score_checked(hu, shown)
+            with stage(f"look at {len(images)} slices"):
+                shown = [find_region(one, size) for one, size in zip(images, sizes, strict=True)]
+        return self.score_checked(images, shown)
 
     def score_files(
         self,
@@ -234,8 +235,8 @@ class Session:
 
         from clinreadnet.data.slices import find_slices
 
-        single = isinstance(paths, str | os.PathLike | Dataset)
-        slices = find_slices([paths] if single else paths, resample=resample)
+        several: Any = [paths] if isinstance(paths, str | os.PathLike | Dataset) else paths
+        slices = find_slices(several, resample=resample)
         parts: list[Scores] = []
         start = 0
         while start < len(slices):
