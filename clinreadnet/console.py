@@ -103,6 +103,12 @@ def note(line: str) -> None:
     console.print(visible(line), markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
+def step(line: str) -> None:
+    """Say what is begun, where no bar shows it: a log then tells work from a standstill."""
+    if not _draws():
+        note(line)
+
+
 @contextmanager
 def status(line: str) -> Iterator[None]:
     """Show on a terminal what is being done, until the block ends.

@@ -40,6 +40,7 @@ from clinreadnet.precision import (
     PRECISIONS,
     find_precision,
     quantized_precisions,
+    spelled,
 )
 from clinreadnet.runtime.backends.flavours import FlavourMissing, load_flavour, newest
 from clinreadnet.runtime.bundle.files import digest, now, write_manifest
@@ -97,6 +98,7 @@ def export_bundle(
     plugins: Sequence[str] = (),
     force: bool = False,
     note: Callable[[str], None] = lambda line: None,
+    step: Callable[[str], None] = lambda line: None,
 ) -> VerifyReport:
     """Export the graphs, build the engines, verify, and write the folder atomically.
 
@@ -121,6 +123,7 @@ def export_bundle(
             has a second one with plugin nodes beside it.
         force: replace ``out`` if it exists.
         note: called with one line for each artifact that is left out.
+        step: called with one line when a step begins that takes more than a few seconds.
 
     Returns:
         The result of the verification; ``bundle`` is ``out``.
@@ -169,9 +172,11 @@ def export_bundle(
         tempfile.TemporaryDirectory() as scratch,
         progress_bar() as bar,
     ):
+        step("simulating golden slices")
         known = known_reference(checkpoint)
         golden = write_golden(folder / GOLDEN_NAME, model, bar, note, known)
         graphs = Graphs(model, folder, Path(scratch), golden, batch, auto_islands, bar, note)
+        step(f"exporting {spelled(precisions, 'and')}")
         artifacts = graphs.write(precisions)
         graph_of = {graph.precision: graph for graph in artifacts}
         plugins_of: dict[str, GraphPlugins] = {}
@@ -193,6 +198,7 @@ def export_bundle(
                     islands=graphs.float32_products(graph),
                     plugins=plugins_of.get(graph.precision),
                 )
+                step(f"building {precision} engines for {spelled(targets, 'and')}")
                 for target in targets:
                     engine = _build(builder, graph, precision, target, batch, options, folder, bar)
                     artifacts.append(engine)
@@ -200,6 +206,7 @@ def export_bundle(
 
         artifacts += _checkpoints(model, checkpoint, folder, batch, note)
         manifest = unverified_manifest(model, checkpoint, batch, artifacts, golden)
+        step("verifying every file that runs here")
         task = bar.add_task("Verifying", total=steps(manifest, golden.slices, golden=True))
         report = verify_golden(folder, manifest, lambda n: bar.advance(task, n))
         report = _without_missed(report, note)

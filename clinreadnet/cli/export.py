@@ -9,7 +9,7 @@ import typer
 
 from clinreadnet.cli.common import print_result
 from clinreadnet.cli.options import Checkpoint, Force, Json, NewFolder, WantedPreset
-from clinreadnet.console import note, status
+from clinreadnet.console import note, status, step
 from clinreadnet.errors import CheckFailed, InputError
 from clinreadnet.precision import (
     DEFAULT_ENGINE_PRECISION,
@@ -148,6 +148,7 @@ def export(
         plugins=parse_plugins(plugins),
         force=force,
         note=lambda line: note(f"clinreadnet: {line}"),
+        step=lambda line: step(f"clinreadnet: {line}"),
     )
     print_result(report, as_json, print_report, markup=True)
     if not report.passed:

@@ -30,7 +30,7 @@ def inspect(
 
     Examples:
     - `clinreadnet inspect bundle`
-    - `clinreadnet inspect bundle --trusted-key key.pub.pem --json`
+    - `clinreadnet inspect bundle --trusted-key vendor.pub.pem --json`
     """
     from clinreadnet.runtime.bundle.default import find_bundle
     from clinreadnet.runtime.bundle.inspect import inspect_bundle, print_contents
