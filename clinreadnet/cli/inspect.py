@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from clinreadnet.cli.common import print_json
+from clinreadnet.cli.common import print_result
 from clinreadnet.cli.options import Json, TrustedKeys
-from clinreadnet.console import Output
 from clinreadnet.errors import CheckFailed
 
 
@@ -36,9 +35,6 @@ def inspect(
     from clinreadnet.runtime.bundle.inspect import inspect_bundle, print_contents
 
     found = inspect_bundle(find_bundle(bundle), trusted_keys or None)
-    if as_json:
-        print_json(found.to_dict())
-    else:
-        print_contents(found, Output())
+    print_result(found, as_json, print_contents)
     if found.problems:
         raise CheckFailed(f"{found.bundle}: {len(found.problems)} files are not those listed")

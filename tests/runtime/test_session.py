@@ -485,7 +485,7 @@ def test_datasets_are_scored_as_their_files_are(bundle: Path, tmp_path: Path) ->
             with pytest.raises(InputError, match=message):
                 session.score_files(bad)
         with pytest.raises(InputError, match="`score_files` reads files"):
-            session.score(str(folder))  # type: ignore[arg-type]
+            session.score(str(folder))
 
 
 def test_a_closed_session_says_so_and_may_be_closed_again(bundle: Path) -> None:
