@@ -110,7 +110,8 @@ def test_commands_and_options_in_the_docs_exist(page: Path) -> None:
 OF_OTHER_PROGRAMS = {
     *("--minutes", "--quick", "--commit", "--wheels", "--again", "--rounds"),  # of bench
     "--thorough",
-    *("--clock-control", "--network", "--backend-config"),  # ncu, docker, tritonserver
+    *("--clock-control", "--network", "--build-arg"),  # ncu, docker
+    "--backend-config",  # tritonserver
     "--compiler",  # kernels/cpu/recipe.py
 }
 
