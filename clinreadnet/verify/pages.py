@@ -147,7 +147,7 @@ def _waiting(entry: Entry) -> tuple[str, ...]:
 
 
 def _bar(error: float | None, budget: float | None) -> str:
-    if error is None or budget is None:
+    if error is None or not budget:
         return ""
     share = 1 + math.log10(error / budget) / _DECADES if error > 0 else 0.0
     width = min(max(share, 0.0), 1.0)
@@ -157,14 +157,16 @@ def _bar(error: float | None, budget: float | None) -> str:
     )
 
 
-def _intervals(metrics: dict[str, Any]) -> list[str]:
-    found = [metrics[name] for name in _METRICS]
-    return [
-        "undefined"
-        if one["value"] is None
-        else f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
-        for one in found
-    ]
+def _intervals(metrics: Any) -> list[str]:
+    """Return the metrics of a record's details, whose form no schema checks, for a person."""
+    shown = []
+    for name in _METRICS:
+        try:
+            one = metrics[name]
+            shown.append(f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]")
+        except (KeyError, TypeError, ValueError):
+            shown.append("undefined")
+    return shown
 
 
 def _table(headings: Sequence[str], rows: Iterable[Iterable[str]]) -> str:

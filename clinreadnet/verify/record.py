@@ -50,11 +50,12 @@ def record(report: VerifyReport, manifest: Manifest, key: KeyFile | None = None)
     signed = (report.bundle / SIGNATURE_NAME).exists()
     changed = replace(manifest, artifacts=artifacts, verified=manifest.verified and not failed)
     write_manifest(changed, report.bundle)
+    if key is not None:
+        sign_bundle(report.bundle, key)
     write_pages(report.bundle)
     count = sum(map(len, found.values()))
     said = f"{report.bundle}: {count} result{'s' * (count != 1)} recorded"
     if key is not None:
-        sign_bundle(report.bundle, key)
         return f"{said}, and signed again"
     if signed:
         return (

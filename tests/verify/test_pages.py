@@ -63,6 +63,16 @@ def test_the_page_separates_parity_from_agreement_with_labels(tmp_path: Path) ->
     assert not re.search(r"https?://", page)
 
 
+@pytest.mark.parametrize("metrics", [None, [], {"PLCC": 1}, {"PLCC": {"value": None}}])
+def test_details_of_another_form_are_undefined(tmp_path: Path, metrics: object) -> None:
+    _, manifest = made(tmp_path)
+    first = manifest.artifacts[0]
+    assert first.parity is not None
+    odd = dataclasses.replace(first.parity, details={"reference_metrics": metrics}, budget=0.0)
+    changed = dataclasses.replace(manifest, artifacts=(dataclasses.replace(first, parity=odd),))
+    assert parity_page(changed).count("undefined") == 3
+
+
 @pytest.mark.usefixtures("without_openvino")  # it does not load this graph of a few operators
 def test_a_record_renews_both(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "bundle", precisions=("fp32",))
