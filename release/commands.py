@@ -48,8 +48,10 @@ def empty_environment(folder: Path) -> Path:
     return folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
 
 
-def timed(command: Sequence[str | Path], cwd: Path | None = None) -> float:
-    """Run a command and return how many seconds it took."""
-    start = time.monotonic()
+def timed(command: Sequence[str | Path], cwd: Path | None = None) -> tuple[float, float]:
+    """Run a command; return its seconds by the clock, and those that its processes computed."""
+    start, before = time.monotonic(), os.times()
     run(command, cwd)
-    return time.monotonic() - start
+    seconds, after = time.monotonic() - start, os.times()
+    computed = after.children_user + after.children_system
+    return seconds, computed - before.children_user - before.children_system
