@@ -59,36 +59,38 @@ def compare(
     recorded = {row.name: Times.of(row) for row in before}
     times = {row.name: [Times.of(row)] for row in now if row.name in recorded}
     start = clock()
-    found: dict[str, Decision] = {}
+    decisions: dict[str, Decision] = {}
     for look in range(LOOKS):
-        found = {name: decide(recorded[name], Times.pooled(runs)) for name, runs in times.items()}
-        open_rows = [name for name, one in found.items() if one.more]
+        decisions = {
+            name: decide(recorded[name], Times.pooled(runs)) for name, runs in times.items()
+        }
+        open_rows = [name for name, decision in decisions.items() if decision.more]
         late = look == LOOKS - 1 or clock() - start >= seconds
         if again is None or not open_rows or late:
             break
-        rounds = min(MOST_ROUNDS, max(found[name].more or 0 for name in open_rows))
+        rounds = min(MOST_ROUNDS, max(decisions[name].more or 0 for name in open_rows))
         for row in again(open_rows, rounds):
             if row.name in open_rows:
                 times[row.name].append(Times.of(row))
-    return found
+    return decisions
 
 
-def lines(found: Mapping[str, Decision], rows: Sequence[BenchRow]) -> list[str]:
+def lines(decisions: Mapping[str, Decision], rows: Sequence[BenchRow]) -> list[str]:
     """Return a line for each row that does not pass."""
     recorded = {row.name: row for row in rows}
     out = []
-    for name, one in found.items():
-        if one.verdict is Verdict.PASS:
+    for name, decision in decisions.items():
+        if decision.verdict is Verdict.PASS:
             continue
         said = (
-            f"{one.verdict.value} {name}: {100 * (one.slowdown - 1):+.0f} % "
-            f"({100 * (one.low - 1):+.0f} … {100 * (one.high - 1):+.0f} %) against "
+            f"{decision.verdict.value} {name}: {100 * (decision.slowdown - 1):+.0f} % "
+            f"({100 * (decision.low - 1):+.0f} … {100 * (decision.high - 1):+.0f} %) against "
             f"{1e3 * recorded[name].p50:.4g} ms"
         )
-        if one.verdict is Verdict.INCONCLUSIVE:
+        if decision.verdict is Verdict.INCONCLUSIVE:
             said += (
-                f"; about {one.more} more rounds would decide"
-                if one.more
+                f"; about {decision.more} more rounds would decide"
+                if decision.more
                 else f"; the recorded run is too uncertain ({recorded[name].n} rounds): "
                 "run `make bench-record`"
             )
@@ -96,9 +98,9 @@ def lines(found: Mapping[str, Decision], rows: Sequence[BenchRow]) -> list[str]:
     return out
 
 
-def verdict_of(found: Mapping[str, Decision]) -> Verdict:
+def verdict_of(decisions: Mapping[str, Decision]) -> Verdict:
     """Return the verdict on all rows."""
-    verdicts = {one.verdict for one in found.values()}
+    verdicts = {decision.verdict for decision in decisions.values()}
     for verdict in (Verdict.FAIL, Verdict.INCONCLUSIVE):
         if verdict in verdicts:
             return verdict
@@ -148,19 +150,19 @@ def main(arguments: Sequence[str]) -> int:
                 f"{before.path}: of another checkpoint; run `make bench-record` with this one"
             )
         again = None if options.file else measure_rows
-        found = compare(before.rows, now, again, seconds=60 * options.minutes)
+        decisions = compare(before.rows, now, again, seconds=60 * options.minutes)
     except ClinReadNetError as error:
         print(f"bench-check: {error}", file=sys.stderr)
         return error.exit_code
-    if not found:
+    if not decisions:
         print(f"bench-check: no row in common with {before.path}", file=sys.stderr)
         return 2
-    for line in lines(found, before.rows):
+    for line in lines(decisions, before.rows):
         print(line)
-    verdict = verdict_of(found)
-    passed = sum(one.verdict is Verdict.PASS for one in found.values())
+    verdict = verdict_of(decisions)
+    passed = sum(decision.verdict is Verdict.PASS for decision in decisions.values())
     print(
-        f"bench-check: {verdict.value}: {passed} of {len(found)} rows pass against "
+        f"bench-check: {verdict.value}: {passed} of {len(decisions)} rows pass against "
         f"{before.path.name}",
         file=sys.stderr,
     )

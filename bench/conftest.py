@@ -101,7 +101,9 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
         output_json["machine_info"]["rates"] = rates
     if (commit := current_commit()) is not None:
         output_json["commit_info"]["id"] = commit
-    arguments = [one for one in sys.argv[1:] if not one.startswith("--benchmark-json")]
+    arguments = [
+        argument for argument in sys.argv[1:] if not argument.startswith("--benchmark-json")
+    ]
     output_json["command"] = " ".join(["pytest", *arguments])
     output_json["results_schema"] = SCHEMA
 

@@ -130,7 +130,7 @@ def read_run(path: Path) -> RecordedRun:
             f"{path}: its commit is unknown ({commit}); run `make bench-record` in a git checkout"
         )
     try:
-        facts = [one["extra_info"] for one in document["benchmarks"]]
+        facts = [benchmark["extra_info"] for benchmark in document["benchmarks"]]
         run = RecordedRun(
             path.parent.name,
             path,
@@ -181,7 +181,9 @@ def _may_hold_rows(path: Path) -> bool:
     """Whether a file is more than a run of other benches; what is wrong in it is for `read_run`."""
     try:
         benchmarks = _document(path)["benchmarks"]
-        return not benchmarks or any(BenchRow.holds(one["extra_info"]) for one in benchmarks)
+        return not benchmarks or any(
+            BenchRow.holds(benchmark["extra_info"]) for benchmark in benchmarks
+        )
     except (InputError, *_UNREADABLE):
         return True
 

@@ -142,7 +142,9 @@ def interleave(
         except KeyboardInterrupt:
             if not done:
                 raise
-            raise Interrupted({name: found[:done] for name, found in times.items()}) from None
+            raise Interrupted(
+                {name: durations[:done] for name, durations in times.items()}
+            ) from None
     return times
 
 
@@ -160,9 +162,9 @@ def host_sample(
     turn = itertools.cycle(inputs)
 
     def sample() -> float:
-        one = next(turn)
+        batch = next(turn)
         start = clock()
-        run(one)
+        run(batch)
         return clock() - start
 
     return sample
@@ -193,11 +195,11 @@ def marks(
         throttled: the GPU's reasons for throttling before or after.
         busy: share of the processors that other processes used meanwhile; None if unknown.
     """
-    found = [f"throttled ({', '.join(throttled)})"] if throttled else []
+    reasons = [f"throttled ({', '.join(throttled)})"] if throttled else []
     if not warm.stable:
-        found.append("not settled")
+        reasons.append("not settled")
     if (spread := variation(times)) > MAX_VARIATION:
-        found.append(f"CV {100 * spread:.0f} %")
+        reasons.append(f"CV {100 * spread:.0f} %")
     if busy is not None and busy > MAX_BUSY:
-        found.append(f"machine {100 * busy:.0f} % busy")
-    return found
+        reasons.append(f"machine {100 * busy:.0f} % busy")
+    return reasons

@@ -105,10 +105,10 @@ def read_regular(path: AnyPath, limit: int) -> bytes:
 def same_file(path: AnyPath) -> tuple[int, int] | None:
     """Return what two names of one file have in common; None if there is no such file."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except (OSError, ValueError):
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def _why_unreadable(path: AnyPath, error: OSError | ValueError) -> str:
@@ -273,26 +273,30 @@ def _destination(target: Path) -> Path | None:
     if str(target) == STDOUT:
         return None
     try:
-        found = os.stat(target)
+        status = os.stat(target)
     except FileNotFoundError:
         return Path(os.path.realpath(target))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{target}: cannot be written ({reason}); name another file") from None
-    if stat.S_ISDIR(found.st_mode):
+    if stat.S_ISDIR(status.st_mode):
         raise InputError(f"{target}: is a folder; name a file")
-    if stat.S_ISFIFO(found.st_mode) or stat.S_ISCHR(found.st_mode) or _standard(found) is not None:
+    if (
+        stat.S_ISFIFO(status.st_mode)
+        or stat.S_ISCHR(status.st_mode)
+        or _standard(status) is not None
+    ):
         return None
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise InputError(f"{target}: is a socket or a disk; name a file")
     return Path(os.path.realpath(target))
 
 
-def _standard(found: os.stat_result) -> int | None:
+def _standard(status: os.stat_result) -> int | None:
     """Return the standard stream that a file is, as ``/dev/stdout`` is; None if it is neither."""
     for number in (1, 2):
         with suppress(OSError):
-            if os.path.samestat(found, os.fstat(number)) and found.st_ino:
+            if os.path.samestat(status, os.fstat(number)) and status.st_ino:
                 return number
     return None
 
@@ -481,8 +485,8 @@ def _open_through(target: Path) -> int:
     if str(target) == STDOUT:
         sys.stdout.flush()
         return os.dup(1)
-    found = os.stat(target)
-    if (number := _standard(found)) is not None:
+    status = os.stat(target)
+    if (number := _standard(status)) is not None:
         (sys.stdout if number == 1 else sys.stderr).flush()
         return os.dup(number)
     end = time.monotonic() + _READER_WAIT

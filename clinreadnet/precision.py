@@ -18,7 +18,7 @@ class Limits:
 
     Attributes:
         error: largest relative error of an output over all slices.
-        one: the same of one slice, relative to what is usual.
+        slice_error: largest error of an output of a single slice, relative to its usual norm.
         tile: largest difference of one tile of a quality map, in grades.
         novelty: largest relative difference of one slice's novelty.
     """
@@ -26,7 +26,7 @@ class Limits:
     error: float
     tile: float = float("inf")
     novelty: float = float("inf")
-    one: float = float("inf")
+    slice_error: float = float("inf")
 
 
 SLICE_SLACK = 2.0

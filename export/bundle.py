@@ -326,7 +326,7 @@ def _plugins(graph: Artifact, target: str, *, portable: bool) -> Plugins | None:
         return None
     wanted = PORTABLE if portable else target
     return replace(
-        graph.plugins, ptx=tuple(one for one in graph.plugins.ptx if one.target == wanted)
+        graph.plugins, ptx=tuple(file for file in graph.plugins.ptx if file.target == wanted)
     )
 
 

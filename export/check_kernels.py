@@ -58,8 +58,8 @@ def read_kernels(folder: str | os.PathLike[str]) -> list[Kernel]:
         )
     content = read_regular(index, LARGEST)
     try:
-        entries = [one for one in json.loads(content)["kernels"] if one["kind"] == "ptx"]
-        names = [str(one["file"]) for one in entries]
+        entries = [item for item in json.loads(content)["kernels"] if item["kind"] == "ptx"]
+        names = [str(item["file"]) for item in entries]
     except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise InputError(f"{index}: not an index of kernels ({first_line(error)})") from None
     if outside := [name for name in names if Path(name).name != name]:
@@ -122,7 +122,7 @@ def _check(kernel: Kernel) -> CheckedKernel:
 
 def print_checked(results: list[CheckedKernel], output: Output) -> None:
     """Print a line for each file."""
-    for one in results:
-        worst = max(one.error_over_budget.values(), default=float("nan"))
+    for result in results:
+        worst = max(result.error_over_budget.values(), default=float("nan"))
         passed = f"passed, error {100 * worst:.0f} % of its budget"
-        output.print(f"{one.file}: {f'FAILED: {one.failure}' if one.failure else passed}")
+        output.print(f"{result.file}: {f'FAILED: {result.failure}' if result.failure else passed}")

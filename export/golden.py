@@ -67,7 +67,7 @@ def write_golden(
     kept = kept[_evenly(len(kept), MOST_SIMULATED)]
     hard = hard_slices(hu[:: DEGRADATIONS // 2], GOLDEN_SEED)
     task = bar.add_task("Computing the float64 reference of hard slices", total=len(hard))
-    found = reference_outputs(model, GoldenSlices(hard), lambda n: bar.advance(task, n))
+    outputs = reference_outputs(model, GoldenSlices(hard), lambda n: bar.advance(task, n))
     simulated: dict[str, NDArray[Any]] = {
         "hu": hu,
         "kind": np.full(len(hu), SIMULATED_KIND),
@@ -85,7 +85,7 @@ def write_golden(
         "quality": np.full(len(hard), np.nan),
         "tile_quality": np.zeros(none, np.float32),
         "tile_weight": np.zeros(none, np.float32),
-        **found,
+        **outputs,
     }
     return save_golden(
         path,

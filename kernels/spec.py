@@ -274,7 +274,7 @@ def grouped(
     layers: Sequence[LayerShape], key: Callable[[LayerShape], Any]
 ) -> Iterator[list[LayerShape]]:
     """Yield the layers that share a key, and with it a kernel."""
-    found: dict[Any, list[LayerShape]] = {}
+    groups: dict[Any, list[LayerShape]] = {}
     for layer in layers:
-        found.setdefault(key(layer), []).append(layer)
-    yield from found.values()
+        groups.setdefault(key(layer), []).append(layer)
+    yield from groups.values()

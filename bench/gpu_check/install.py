@@ -29,11 +29,13 @@ def unusable(wheel: str, version: tuple[int, int] = sys.version_info[:2]) -> str
         return f"{wheel}: is not the name of a wheel"
     major, minor = version
     for tag in match["python"].split("."):
-        found = re.fullmatch(r"(py|cp)(\d)(\d*)", tag)
-        if found is None or int(found[2]) != major:
+        parsed = re.fullmatch(r"(py|cp)(\d)(\d*)", tag)
+        if parsed is None or int(parsed[2]) != major:
             continue
-        same = not found[3] or int(found[3]) == minor
-        older = found[3] and int(found[3]) < minor and (found[1] == "py" or match["abi"] == "abi3")
+        same = not parsed[3] or int(parsed[3]) == minor
+        older = (
+            parsed[3] and int(parsed[3]) < minor and (parsed[1] == "py" or match["abi"] == "abi3")
+        )
         if same or older:
             return None
     return f"{wheel}: is for {match['python']}, this is Python {major}.{minor}; bring its own wheel"

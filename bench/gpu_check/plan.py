@@ -58,7 +58,7 @@ class Unit:
     def command(self, out: Path) -> list[str]:
         """Return the command, without what reports to the caller."""
         python = (*self.tool, sys.executable, *(PYTEST if self.tests else ()))
-        return [*python, *(one.replace("{out}", str(out)) for one in self.arguments)]
+        return [*python, *(argument.replace("{out}", str(out)) for argument in self.arguments)]
 
     def missing(self) -> list[str]:
         """Return the packages that it needs and this machine lacks."""

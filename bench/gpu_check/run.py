@@ -104,15 +104,15 @@ def _run(
         process.wait()
 
 
-def verdict(unit: Unit, status: int, found: Mapping[str, Any]) -> dict[str, str]:
+def verdict(unit: Unit, status: int, counted: Mapping[str, Any]) -> dict[str, str]:
     """Return the status and the note of a unit that ended by itself."""
     if not unit.tests:
         return _said("failed", f"exit status {status}") if status else _said("passed")
-    if status not in (0, 5) or found.get("failed"):
+    if status not in (0, 5) or counted.get("failed"):
         return _said("failed", f"exit status {status}")
-    if found.get("passed"):
+    if counted.get("passed"):
         return _said("passed")
-    if reasons := found.get("reasons"):
+    if reasons := counted.get("reasons"):
         return _said("skipped", "; ".join(reasons))
     return _said("failed", "no test was selected")
 
@@ -127,13 +127,13 @@ def counts(report: Path) -> dict[str, Any]:
     assert suite is not None
     total, skipped = int(suite.get("tests", 0)), int(suite.get("skipped", 0))
     failed = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
-    found: dict[str, Any] = {
+    counted: dict[str, Any] = {
         "passed": total - failed - skipped,
         "failed": failed,
         "skipped": skipped,
     }
-    reasons = Counter(one.get("message", "no reason") for one in suite.iter("skipped"))
-    return found | ({"reasons": dict(reasons)} if reasons else {})
+    reasons = Counter(element.get("message", "no reason") for element in suite.iter("skipped"))
+    return counted | ({"reasons": dict(reasons)} if reasons else {})
 
 
 def merged(before: Mapping[str, Any], name: str, unit: str, result: Mapping[str, Any]) -> Any:
@@ -143,8 +143,8 @@ def merged(before: Mapping[str, Any], name: str, unit: str, result: Mapping[str,
     after = {**before, **{key: recorded[key] for key in recorded if key != "benchmarks"}}
     if rates := before.get("machine_info", {}).get("rates"):
         after["machine_info"] = {"rates": rates, **after["machine_info"]}
-    new = {one["fullname"]: one for one in recorded.get("benchmarks", [])}
-    kept = [one for one in before.get("benchmarks", []) if one["fullname"] not in new]
+    new = {row["fullname"]: row for row in recorded.get("benchmarks", [])}
+    kept = [row for row in before.get("benchmarks", []) if row["fullname"] not in new]
     after["benchmarks"] = [*kept, *new.values()]
     checks = {**before.get("checks", {})}
     units = {**checks.get(name, {}).get("units", {}), unit: result}

@@ -74,11 +74,11 @@ def disassemble(cubin: bytes) -> list[Instruction | str]:
     text = run_on_cubin(knobs.nvidia.nvdisasm.path, "-c", cubin)
     code: list[Instruction | str] = []
     for line in text.splitlines():
-        if found := _LINE.search(line):
-            target = _TARGET.search(found["rest"])
-            code.append(Instruction(found["name"], target["label"] if target else None))
-        elif found := _LABEL.match(line):
-            code.append(found[1])
+        if parsed := _LINE.search(line):
+            target = _TARGET.search(parsed["rest"])
+            code.append(Instruction(parsed["name"], target["label"] if target else None))
+        elif parsed := _LABEL.match(line):
+            code.append(parsed[1])
     return code
 
 
@@ -94,42 +94,42 @@ def executed(code: Sequence[Instruction | str], trips: int) -> list[Instruction]
         ValueError: the code has several loops, or one where ``trips`` is 1.
     """
     end = max(
-        i for i, one in enumerate(code) if isinstance(one, Instruction) and one.stem == "EXIT"
+        i for i, item in enumerate(code) if isinstance(item, Instruction) and item.stem == "EXIT"
     )
     body = list(code[: end + 1])
-    places = {one: i for i, one in enumerate(body) if isinstance(one, str)}
+    places = {item: i for i, item in enumerate(body) if isinstance(item, str)}
     back = [
-        range(places[one.target or ""], i + 1)
-        for i, one in enumerate(body)
-        if isinstance(one, Instruction)
-        and one.stem == "BRA"
-        and places.get(one.target or "", i) < i
+        range(places[item.target or ""], i + 1)
+        for i, item in enumerate(body)
+        if isinstance(item, Instruction)
+        and item.stem == "BRA"
+        and places.get(item.target or "", i) < i
     ]
     loops = [loop for loop in back if not any(_sleeps(body[i]) for i in loop)]
     if len(loops) > (trips > 1):
         raise ValueError(f"{len(loops)} loops where the kernel's source has {int(trips > 1)}")
     run: list[Instruction] = []
     for block in _blocks(body):
-        instructions = [(i, one) for i in block if isinstance(one := body[i], Instruction)]
-        if any(one.stem == "CALL" and (one.target or "")[:1] == "$" for _, one in instructions):
+        instructions = [(i, item) for i in block if isinstance(item := body[i], Instruction)]
+        if any(item.stem == "CALL" and (item.target or "")[:1] == "$" for _, item in instructions):
             continue  # a slow path
-        for i, one in instructions:
-            run += [one] * (trips if any(i in loop for loop in loops) else 1)
+        for i, item in instructions:
+            run += [item] * (trips if any(i in loop for loop in loops) else 1)
     return run
 
 
-def _sleeps(one: Instruction | str) -> bool:
-    return isinstance(one, Instruction) and one.stem == "NANOSLEEP"
+def _sleeps(item: Instruction | str) -> bool:
+    return isinstance(item, Instruction) and item.stem == "NANOSLEEP"
 
 
 def _blocks(body: Sequence[Instruction | str]) -> Iterator[range]:
     """Straight pieces of code: they end at branches and start at labels."""
     first = 0
-    for i, one in enumerate(body):
-        if isinstance(one, str):
+    for i, item in enumerate(body):
+        if isinstance(item, str):
             yield range(first, i)
             first = i
-        elif one.stem in ("BRA", "EXIT"):
+        elif item.stem in ("BRA", "EXIT"):
             yield range(first, i + 1)
             first = i + 1
     yield range(first, len(body))
@@ -137,12 +137,12 @@ def _blocks(body: Sequence[Instruction | str]) -> Iterator[range]:
 
 def widths(run: Sequence[Instruction], stems: Sequence[str]) -> Counter[int]:
     """Count accesses by the bits that each thread moves."""
-    found: Counter[int] = Counter()
-    for one in run:
-        if one.stem in stems:
-            bits = re.search(r"\.(?:U|S)?(8|16|32|64|128)\b", one.name)
-            found[int(bits[1]) if bits else 32] += 1
-    return found
+    accesses: Counter[int] = Counter()
+    for instruction in run:
+        if instruction.stem in stems:
+            bits = re.search(r"\.(?:U|S)?(8|16|32|64|128)\b", instruction.name)
+            accesses[int(bits[1]) if bits else 32] += 1
+    return accesses
 
 
 @dataclass(frozen=True)
@@ -277,9 +277,9 @@ def count(spec: OpSpec, source: KernelSource, case: Case) -> Count:
     kernel = compiled(case)
     taken = resources_of(kernel)
     run = executed(disassemble(kernel.asm["cubin"]), spec.trips(case, source.shape))
-    found = Counter(one.kind for one in run)
+    kinds = Counter(instruction.kind for instruction in run)
     by_scheduler = case.num_warps / SCHEDULERS
-    instructions = {kind: found[kind] * by_scheduler for kind in (*CLASSES, REST) if found[kind]}
+    instructions = {kind: kinds[kind] * by_scheduler for kind in (*CLASSES, REST) if kinds[kind]}
     sizes = {name: n for name, n in source.uses[0].items() if name != "layer"}
     slices = {"tokens": BATCH * sizes.pop("tokens")} if "tokens" in sizes else {"B": BATCH}
     programs = source.grid(case).at(sizes | slices)

@@ -46,22 +46,22 @@ def ops(config: ClinReadNetConfig, batch: int, precision: str, side: int = SIZE)
     """
     item, dim = PRECISIONS[precision].item_size, config.embed_dim
     stem = LayerShape("stem", side, dim // 2)
-    found = {"sobel_stem": OPS["sobel_stem"].work(stem, batch, item)}
+    works = {"sobel_stem": OPS["sobel_stem"].work(stem, batch, item)}
     side //= 4
     half, tokens = dim // 2, batch * side**2
-    found["embed"] = Work(
+    works["embed"] = Work(
         2 * tokens * 9 * half * dim,
         item * (4 * tokens * half + 9 * half * dim + dim + tokens * dim),
     )
     # The mean and the deviation of each statistic, of which there are two a channel, whitened.
     size = 4 * dim
-    found["novelty"] = product(batch, size, size, 4) + Work(0, -4 * size)  # it adds no bias
+    works["novelty"] = product(batch, size, size, 4) + Work(0, -4 * size)  # it adds no bias
     for stage, (depth, heads) in enumerate(zip(config.depths, config.heads, strict=True), 1):
         if stage > 1:
             side //= 2
             tokens = batch * side**2
             merged = product(tokens, 4 * dim, 2 * dim, item)
-            found[f"merge {stage}"] = merged + Work(0, -item * 2 * dim)  # it adds no bias
+            works[f"merge {stage}"] = merged + Work(0, -item * 2 * dim)  # it adds no bias
             dim *= 2
         block = LayerShape(
             f"stage {stage}", side, dim, heads, config.window, octaves=config.octaves
@@ -74,17 +74,17 @@ def ops(config: ClinReadNetConfig, batch: int, precision: str, side: int = SIZE)
             "mlp": product(tokens, dim, hidden, item) + product(tokens, hidden, dim, item),
         }
         for name, work in layers.items():
-            found[f"{name} {stage}"] = Work(depth * work.flops, depth * work.bytes)
+            works[f"{name} {stage}"] = Work(depth * work.flops, depth * work.bytes)
     # Votes and weights of the tiles; what they weigh together, in float32; and the image's MLP.
     joined = 2 * tokens * (FINE_GRADES + dim)
-    found["head"] = (
+    works["head"] = (
         product(tokens, dim, FINE_GRADES + 1, item)
         + Work(joined, 4 * batch * (FINE_GRADES + dim) + 4 * tokens * (FINE_GRADES + 1 + dim))
         + product(batch, dim, config.image_dim, item)
         + product(batch, config.image_dim, FINE_GRADES, item)
         + Work(0, item)  # the mixture's gain
     )
-    return found
+    return works
 
 
 def network(

@@ -110,17 +110,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         refs = find_slices([write_series(Path(folder) / "series", SLICES)])
         with Session(options.bundle, "onnxruntime-cpu") as session:
-            found = measure(session, refs)
+            costs = measure(session, refs)
             graph = (options.bundle / session.artifact.file).read_bytes()
             start = time.process_time()
             check_graph(graph, session.artifact.file, session.artifact.precision)
-            found["seconds_graph_once"] = round(time.process_time() - start, 4)
-            found["artifact"] = session.artifact.file
-            found["preset"] = session.manifest.model.preset
+            costs["seconds_graph_once"] = round(time.process_time() - start, 4)
+            costs["artifact"] = session.artifact.file
+            costs["preset"] = session.manifest.model.preset
     result = {
         **run_facts("python -m bench.records.checks_cost"),
         "limit_percent": LIMIT_PERCENT,
-        **found,
+        **costs,
     }
     print(json.dumps(result, indent=1))
     return int(result["percent_inside"] > LIMIT_PERCENT)

@@ -69,7 +69,7 @@ def judge(
     profile = BATCH if batch else BatchRange(1, 1, 1)
     for evidence in (subset(golden, first), subset(golden)):
         parity, _ = verify_graph(content, precision, profile, evidence)
-        found = {
+        judgement = {
             "status": parity.status,
             "reason": parity.reason,
             "slices": len(evidence.slices),
@@ -81,7 +81,7 @@ def judge(
         }
         if parity.status == "failed" or batch:
             break
-    return found
+    return judgement
 
 
 def _rounded(errors: Mapping[str, float]) -> dict[str, float | None]:
@@ -132,11 +132,11 @@ def run(bundle: Path, end: float) -> int:
     before = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     kept = before.get("defects", {}) if all(before.get(k) == head[k] for k in same) else {}
     right = Defect("none", "nothing: the graph as it is exported", lambda net: None)
-    found: dict[str, Any] = {}
+    judgements: dict[str, Any] = {}
     complete = True
     for defect in (*DEFECTS, right):
         entry = kept.get(defect.name, {"precisions": {}})
-        found[defect.name] = entry | {"what": defect.what, "batch": defect.batch}
+        judgements[defect.name] = entry | {"what": defect.what, "batch": defect.batch}
         for precision in sources:
             alone = PRECISIONS[precision].dynamic  # never runs in a batch
             if precision in entry["precisions"] or (alone and defect.batch):
@@ -146,14 +146,14 @@ def run(bundle: Path, end: float) -> int:
                 continue
             start = time.process_time()
             content = broken(defect, precision, sources)
-            one = judge(content, precision, golden, batch=defect.batch)
-            one["cpu_seconds"] = round(time.process_time() - start, 1)
-            entry["precisions"][precision] = one
-            print(defect.name, precision, one["status"], one["reason"], file=sys.stderr)
-            _write(head | {"complete": False, "defects": found})
-    _write(head | {"complete": complete, "defects": found})
-    right_ones = found["none"]["precisions"] if complete else {}
-    failing = [p for p, one in right_ones.items() if one["status"] != "passed"]
+            judgement = judge(content, precision, golden, batch=defect.batch)
+            judgement["cpu_seconds"] = round(time.process_time() - start, 1)
+            entry["precisions"][precision] = judgement
+            print(defect.name, precision, judgement["status"], judgement["reason"], file=sys.stderr)
+            _write(head | {"complete": False, "defects": judgements})
+    _write(head | {"complete": complete, "defects": judgements})
+    right_ones = judgements["none"]["precisions"] if complete else {}
+    failing = [p for p, judgement in right_ones.items() if judgement["status"] != "passed"]
     if failing:
         print(f"the right graph fails in {', '.join(failing)}", file=sys.stderr)
     return 1 if failing else 0

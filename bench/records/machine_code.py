@@ -33,14 +33,14 @@ def counted(
     for spec, source in kernels() if chosen is None else chosen:
         for dtype in dtypes:
             if case := spec.case(capability, dtype, source.shape):
-                found = count(spec, source, case)
+                counts = count(spec, source, case)
                 row = {"kernel": source.name, "dtype": dtype, "capability": capability}
-                numbers = asdict(found) | {
-                    "bytes": round(found.bytes),
-                    "occupancy": round(found.occupancy, 4),
-                    "ceiling": round(found.ceiling, 4),
+                numbers = asdict(counts) | {
+                    "bytes": round(counts.bytes),
+                    "occupancy": round(counts.occupancy, 4),
+                    "ceiling": round(counts.ceiling, 4),
                 }
-                rows.append(row | {"issued": found.issued} | numbers)
+                rows.append(row | {"issued": counts.issued} | numbers)
     return rows
 
 

@@ -32,48 +32,52 @@ class Mutant:
     program: Program
 
 
-def _barrier(one: Instruction, chance: random.Random) -> Iterator[Instruction | None]:
-    if one.opcode.startswith(("bar.sync", "bar.warp.sync", "fence.proxy", "wgmma.fence")):
+def _barrier(instruction: Instruction, chance: random.Random) -> Iterator[Instruction | None]:
+    if instruction.opcode.startswith(("bar.sync", "bar.warp.sync", "fence.proxy", "wgmma.fence")):
         yield None
 
 
-def _wait(one: Instruction, chance: random.Random) -> Iterator[Instruction | None]:
-    if ".wait_group" in one.opcode:
+def _wait(instruction: Instruction, chance: random.Random) -> Iterator[Instruction | None]:
+    if ".wait_group" in instruction.opcode:
         yield None
 
 
-def _address(one: Instruction, chance: random.Random) -> Iterator[Instruction | None]:
+def _address(instruction: Instruction, chance: random.Random) -> Iterator[Instruction | None]:
     """One access further, so that it stays aligned."""
-    if one.opcode.startswith(
+    if instruction.opcode.startswith(
         ("ld.global", "ld.shared", "st.", "ldmatrix", "stmatrix", "cp.async.c")
     ):
-        place = next((i for i, o in enumerate(one.operands) if isinstance(o, Address)), None)
+        place = next(
+            (i for i, o in enumerate(instruction.operands) if isinstance(o, Address)), None
+        )
         if place is None:
             return
-        if "matrix" in one.opcode or one.opcode.startswith("cp.async"):
-            size = 16 if "matrix" in one.opcode else one.operands[2].value
+        if "matrix" in instruction.opcode or instruction.opcode.startswith("cp.async"):
+            size = 16 if "matrix" in instruction.opcode else instruction.operands[2].value
         else:
-            count = re.search(r"\.v(\d)", one.opcode)
-            size = int(one.kind[1:]) // 8 * (int(count[1]) if count else 1)
-        operand = one.operands[place]
+            count = re.search(r"\.v(\d)", instruction.opcode)
+            size = int(instruction.kind[1:]) // 8 * (int(count[1]) if count else 1)
+        operand = instruction.operands[place]
         moved = replace(operand, offset=operand.offset + size)
-        yield _with(one, place, moved)
+        yield _with(instruction, place, moved)
 
 
-def _predicate(one: Instruction, chance: random.Random) -> Iterator[Instruction | None]:
-    if one.guard is not None:
-        yield replace(one, negated=not one.negated)
-    elif one.opcode.startswith("selp") and one.operands[1] != one.operands[2]:
-        d, a, b, chosen = one.operands
-        yield replace(one, operands=(d, b, a, chosen))
+def _predicate(instruction: Instruction, chance: random.Random) -> Iterator[Instruction | None]:
+    if instruction.guard is not None:
+        yield replace(instruction, negated=not instruction.negated)
+    elif (
+        instruction.opcode.startswith("selp") and instruction.operands[1] != instruction.operands[2]
+    ):
+        d, a, b, chosen = instruction.operands
+        yield replace(instruction, operands=(d, b, a, chosen))
 
 
-def _product(one: Instruction, chance: random.Random) -> Iterator[Instruction | None]:
-    if not one.opcode.startswith(("mma.", "wgmma.mma_async")):
+def _product(instruction: Instruction, chance: random.Random) -> Iterator[Instruction | None]:
+    if not instruction.opcode.startswith(("mma.", "wgmma.mma_async")):
         return
     choices = []
     for place in (1, 2):  # A and B
-        operand = one.operands[place]
+        operand = instruction.operands[place]
         if isinstance(operand, Vector):
             for i in range(len(operand.parts)):
                 for j in range(i):
@@ -81,19 +85,24 @@ def _product(one: Instruction, chance: random.Random) -> Iterator[Instruction | 
                         choices.append((place, i, j))
     if choices:
         place, i, j = chance.choice(choices)
-        parts = list(one.operands[place].parts)
+        parts = list(instruction.operands[place].parts)
         parts[i], parts[j] = parts[j], parts[i]
-        yield _with(one, place, Vector(tuple(parts)))
+        yield _with(instruction, place, Vector(tuple(parts)))
 
 
-def _shuffle(one: Instruction, chance: random.Random) -> Iterator[Instruction | None]:
-    if one.opcode.startswith("shfl.sync.bfly") and isinstance(one.operands[2], Immediate):
-        others = [bit for bit in (1, 2, 4, 8, 16) if bit != one.operands[2].value]
-        yield _with(one, 2, Immediate(chance.choice(others)))
+def _shuffle(instruction: Instruction, chance: random.Random) -> Iterator[Instruction | None]:
+    if instruction.opcode.startswith("shfl.sync.bfly") and isinstance(
+        instruction.operands[2], Immediate
+    ):
+        others = [bit for bit in (1, 2, 4, 8, 16) if bit != instruction.operands[2].value]
+        yield _with(instruction, 2, Immediate(chance.choice(others)))
 
 
-def _with(one: Instruction, place: int, operand: object) -> Instruction:
-    return replace(one, operands=(*one.operands[:place], operand, *one.operands[place + 1 :]))
+def _with(instruction: Instruction, place: int, operand: object) -> Instruction:
+    return replace(
+        instruction,
+        operands=(*instruction.operands[:place], operand, *instruction.operands[place + 1 :]),
+    )
 
 
 KINDS: dict[str, Callable[[Instruction, random.Random], Iterator[Instruction | None]]] = {
@@ -121,14 +130,14 @@ def mutants(kernel: Kernel, executed: Set[int], count: int, seed: int = 0) -> li
     program = kernel.program
     queues: list[list[Mutant]] = []
     for kind, change in KINDS.items():
-        found = []
+        made = []
         for place in sorted(executed):
-            one = program.code[place]
-            for changed in change(one, chance):
+            instruction = program.code[place]
+            for changed in change(instruction, chance):
                 broken = program.with_instruction(place, changed)
-                found.append(Mutant(kind, one.line, one.text, broken))
-        chance.shuffle(found)
-        queues.append(found)
+                made.append(Mutant(kind, instruction.line, instruction.text, broken))
+        chance.shuffle(made)
+        queues.append(made)
     chosen: list[Mutant] = []
     while len(chosen) < count and any(queues):
         for queue in queues:
@@ -165,11 +174,11 @@ def verdict(kernel: Kernel, mutant: Mutant, among: Sequence[tuple[Case, Checked]
     same = True
     for case, own in among:
         try:
-            found = check(kernel, case, mutant.program)
+            run = check(kernel, case, mutant.program)
         except PtxError as error:
             return Verdict(type(error).__name__)
-        if not found.over_budget <= 1:
+        if not run.over_budget <= 1:
             return Verdict("wrong result")
-        same &= torch.equal(found.out, own.out)
+        same &= torch.equal(run.out, own.out)
     orders = mutant.kind in ORDERING
     return Verdict(None, WITHIN if not same else UNNEEDED if orders else SAME)

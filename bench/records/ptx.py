@@ -93,28 +93,28 @@ def run(kernel: Kernel, count: int) -> dict[str, Any]:
     """
     start = time.process_time()
     own = [(case, check(kernel, case)) for case in cases(kernel)]
-    executed = frozenset[int]().union(*(found.executed for _, found in own))
+    executed = frozenset[int]().union(*(outcome.executed for _, outcome in own))
     made: Counter[str] = Counter()
     how: Counter[str] = Counter()
     survivors = []
     for mutant in mutants(kernel, executed, count):
-        found = verdict(kernel, mutant, own)
+        outcome = verdict(kernel, mutant, own)
         made[mutant.kind] += 1
-        if found.caught:
-            how[found.caught] += 1
+        if outcome.caught:
+            how[outcome.caught] += 1
         else:
             survivors.append(
                 {
                     "kind": mutant.kind,
                     "line": mutant.line,
                     "text": mutant.text,
-                    "reason": found.reason,
+                    "reason": outcome.reason,
                 }
             )
     return {
         "instructions": len(kernel.program.code),
         "executed": len(executed),
-        "error_over_budget": {case.name: round(one.over_budget, 3) for case, one in own},
+        "error_over_budget": {case.name: round(outcome.over_budget, 3) for case, outcome in own},
         "mutants": {kind: made[kind] for kind in KINDS if made[kind]},
         "caught": dict(sorted(how.items())),
         "survivors": survivors,
@@ -147,13 +147,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     before = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     kept = before.get("kernels", {}) if before.get("machine") == head["machine"] else {}
-    found: dict[str, Any] = {}
+    kernels_run: dict[str, Any] = {}
     complete = True
     for network, kernel in kernels(list(NETWORKS)):
         key = sha256(kernel.body.encode()).hexdigest()[:16]
         name = f"{network}/{kernel.file}"
-        if key in found:
-            found[key]["files"].append(name)
+        if key in kernels_run:
+            kernels_run[key]["files"].append(name)
             continue
         count = MUTANTS if network == MUTATED else 0
         if key not in kept:
@@ -162,10 +162,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 break
             kept[key] = run(kernel, count)
             print(name, kept[key]["error_over_budget"], kept[key]["caught"], file=sys.stderr)
-        found[key] = kept[key] | {"files": [name]}
-        _write(head | {"complete": False, "kernels": kept | found})
-    _write(head | {"complete": complete, "kernels": found if complete else kept | found})
-    over = [one["files"][0] for one in found.values() if max(one["error_over_budget"].values()) > 1]
+        kernels_run[key] = kept[key] | {"files": [name]}
+        _write(head | {"complete": False, "kernels": kept | kernels_run})
+    _write(
+        head | {"complete": complete, "kernels": kernels_run if complete else kept | kernels_run}
+    )
+    over = [
+        kernel_row["files"][0]
+        for kernel_row in kernels_run.values()
+        if max(kernel_row["error_over_budget"].values()) > 1
+    ]
     print("over their budgets:", ", ".join(over) or "none", file=sys.stderr)
     return 1 if over else 0
 

@@ -91,10 +91,10 @@ def main(arguments: Sequence[str]) -> int:
                 "what": what,
                 "workers": workers,
                 "threads": threads,
-                "seconds": [round(one, 3) for one in found],
-                "slices_per_second": round(options.slices / statistics.median(found), 3),
+                "seconds": [round(duration, 3) for duration in durations],
+                "slices_per_second": round(options.slices / statistics.median(durations), 3),
             }
-            for (what, workers, threads), found in zip(ways, seconds.values(), strict=True)
+            for (what, workers, threads), durations in zip(ways, seconds.values(), strict=True)
         ]
         facts = {
             "command": f"python -m bench.records.scaling --bundle {options.bundle.name} "

@@ -43,8 +43,8 @@ def measure(model: ClinReadNet, ref: SliceRef) -> dict[str, Any]:
     hu = ref.load()
     clean = scanned_slice(hu, ref.pixel_mm)
     whole = np.rint(hu).astype(np.int16)[None]
-    found = predict(model, whole)
-    low, high = grade_interval(found["probs"])
+    predicted = predict(model, whole)
+    low, high = grade_interval(predicted["probs"])
     with without_stages(model):
         blind = predict(model, whole)
     return {
@@ -53,10 +53,10 @@ def measure(model: ClinReadNet, ref: SliceRef) -> dict[str, Any]:
         "body_share": round(float(clean.body.mean()), 3),
         "own_noise_hu": round(clean.own_noise_hu, 2),
         "quality_of_own_noise": round(float(quality(clean.own_noise_hu, 0, 0, 0)), 3),
-        "score": round(float(found["score"][0]), 4),
+        "score": round(float(predicted["score"][0]), 4),
         "interval": [round(float(low[0]), 1), round(float(high[0]), 1)],
-        "novelty": round(float(found["novelty"][0]), 3),
-        "in_domain": bool(found["novelty"][0] <= float(model.novelty.threshold)),
+        "novelty": round(float(predicted["novelty"][0]), 3),
+        "in_domain": bool(predicted["novelty"][0] <= float(model.novelty.threshold)),
         "score_without_stages": round(float(blind["score"][0]), 4),
     }
 
@@ -112,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = [measure(model, ref) for ref in refs]
     result = {
         "command": "python -m bench.records.scanned_slices "
-        + " ".join(one.name for one in options.slices),
+        + " ".join(slices.name for slices in options.slices),
         "checkpoint_sha256": digest(path.read_bytes()),
         **summarise(rows),
         "rows": rows,

@@ -86,9 +86,9 @@ def soak(
         while (number := next(numbers)) <= calls:
             size = draw.choice(SIZES)
             first = draw.randrange(len(slices) - size + 1)
-            found = session.score(slices[first : first + size]).score
+            scores = session.score(slices[first : first + size]).score
             right = expected[first : first + size]
-            assert np.allclose(found, right, rtol=0, atol=TOLERANCE), f"call {number}"
+            assert np.allclose(scores, right, rtol=0, atol=TOLERANCE), f"call {number}"
             if number % every == 0:
                 with taking:
                     taken.append(sample(number))
@@ -96,30 +96,30 @@ def soak(
     with ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(work, range(threads)):
             pass
-    return sorted(taken, key=lambda one: one.calls)
+    return sorted(taken, key=lambda point: point.calls)
 
 
 def growth(samples: Sequence[Sample]) -> float:
     """Return the bytes that memory grew by after the warm-up, from a straight line through it."""
     kept = _warm(samples)
-    calls = np.array([one.calls for one in kept], float)
-    slope = np.polyfit(calls, [one.resident for one in kept], 1)[0]
+    calls = np.array([sample.calls for sample in kept], float)
+    slope = np.polyfit(calls, [sample.resident for sample in kept], 1)[0]
     return float(slope * (calls[-1] - calls[0]))
 
 
 def failures(samples: Sequence[Sample]) -> list[str]:
     """Return what is not flat."""
-    found = []
+    messages = []
     if (grown := growth(samples)) > GROWTH:
-        found.append(f"memory grew by {grown / 2**20:.1f} MiB, at most {GROWTH / 2**20:.0f}")
-    files = [one.files for one in _warm(samples)]
+        messages.append(f"memory grew by {grown / 2**20:.1f} MiB, at most {GROWTH / 2**20:.0f}")
+    files = [sample.files for sample in _warm(samples)]
     if len(set(files)) > 1:
-        found.append(f"{min(files)} to {max(files)} open files, which should stay the same")
-    return found
+        messages.append(f"{min(files)} to {max(files)} open files, which should stay the same")
+    return messages
 
 
 def _warm(samples: Sequence[Sample]) -> list[Sample]:
-    return [one for one in samples if one.calls > WARM_UP * samples[-1].calls]
+    return [sample for sample in samples if sample.calls > WARM_UP * samples[-1].calls]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -162,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "resident_bytes": [min(s.resident for s in kept), max(s.resident for s in kept)],
         "open_files": [min(s.files for s in kept), max(s.files for s in kept)],
         "failures": wrong,
-        "samples": [[one.calls, one.resident, one.files] for one in taken],
+        "samples": [[sample.calls, sample.resident, sample.files] for sample in taken],
     }
     text = json.dumps(result, indent=1)
     print(text)

@@ -30,10 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model = load_checkpoint(options.checkpoint or pretrained_path())
     folder = open_labelled(options.data)
     with without_stages(model):
-        found = score_folder(folder, model)
-    scores = found["score"]
+        scored = score_folder(folder, model)
+    scores = scored["score"]
     constant = float(np.ptp(scores)) < 1e-6
-    agreement = folder_map_agreement(folder, found["quality_map"])
+    agreement = folder_map_agreement(folder, scored["quality_map"])
     result = {
         "command": f"python -m bench.records.without_stages {options.data.name}",
         "slices": len(folder),

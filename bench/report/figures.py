@@ -54,7 +54,7 @@ def latency_accuracy(run: RecordedRun, chosen: Recommendation) -> str:
         for row in rows
     ]
     if rows and (bound := chosen.bounds.get("score")) is not None:
-        ends = [end for one in series for span in one.spans for end in span]
+        ends = [end for drawn in series for span in drawn.spans for end in span]
         line = ((min(ends), bound), (max(ends), bound))
         series.append(Series(f"budget, {bound:g}", line, "limit", line=True))
     return chart(
@@ -73,7 +73,7 @@ def throughput(run: RecordedRun, chosen: Recommendation) -> str:
         points = sorted((float(row.batch), row.throughput) for row in rows)
         kind = _kind(rows[0], chosen) if rows else "ours"
         series.append(Series(title, tuple(points), kind, line=True))
-    batches = sorted({x for one in series for x, _ in one.points})
+    batches = sorted({x for line in series for x, _ in line.points})
     return chart("Throughput", series, "batch", "slices/s (p50)", batches)
 
 
@@ -144,12 +144,12 @@ def chart(
         x_ticks: ticks of the horizontal axis; default powers of ten or steps between them.
     """
     caption = f"<figcaption>{html.escape(title)}</figcaption>"
-    points = [point for one in series for point in one.points]
+    points = [point for line in series for point in line.points]
     if not points:
         return f"<figure>{caption}<p>Not measured.</p></figure>"
-    ends = [end for one in series for span in one.spans for end in span]
+    ends = [end for line in series for span in line.spans for end in span]
     # Labels stand beside the data: lines have theirs in a margin on the right.
-    margin = max((_LETTER * len(one.name) + 14 for one in series if one.line), default=0)
+    margin = max((_LETTER * len(line.name) + 14 for line in series if line.line), default=0)
     right = WIDTH - _RIGHT - (margin if len(points) > len(series) else 0)
     x_axis = _Axis([*(x for x, _ in points), *ends], _LEFT, right)
     y_axis = _Axis([y for _, y in points], HEIGHT - _BOTTOM, _TOP)
@@ -178,21 +178,21 @@ def chart(
         f'text-anchor="middle">{html.escape(y_label)}</text>'
     )
     taken: list[tuple[float, float, float]] = []
-    for one in series:
-        places = [(x_axis(x), y_axis(y)) for x, y in one.points]
-        if one.line and len(places) > 1:
+    for line in series:
+        places = [(x_axis(x), y_axis(y)) for x, y in line.points]
+        if line.line and len(places) > 1:
             path = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-            dashes = f' stroke-dasharray="{one.dashes}"' if one.kind == "limit" else ""
-            parts.append(f'<path class="line {one.kind}"{dashes} d="M{path}"/>')
-        for (low, high), (_, y) in zip(one.spans, places, strict=False):
+            dashes = f' stroke-dasharray="{line.dashes}"' if line.kind == "limit" else ""
+            parts.append(f'<path class="line {line.kind}"{dashes} d="M{path}"/>')
+        for (low, high), (_, y) in zip(line.spans, places, strict=False):
             start, end = x_axis(low), x_axis(high)
-            parts.append(f'<path class="line {one.kind}" d="M{start:.1f} {y:.1f}H{end:.1f}"/>')
+            parts.append(f'<path class="line {line.kind}" d="M{start:.1f} {y:.1f}H{end:.1f}"/>')
             taken.append((start, end, y))
-        if one.kind != "limit":
-            for (x, y), (a, b) in zip(places, one.points, strict=True):
-                text = html.escape(f"{one.name}: {_number(a)}, {_number(b)}")
+        if line.kind != "limit":
+            for (x, y), (a, b) in zip(places, line.points, strict=True):
+                text = html.escape(f"{line.name}: {_number(a)}, {_number(b)}")
                 parts.append(
-                    f'<circle class="dot {one.kind}" cx="{x:.1f}" cy="{y:.1f}" r="4.5">'
+                    f'<circle class="dot {line.kind}" cx="{x:.1f}" cy="{y:.1f}" r="4.5">'
                     f"<title>{text}</title></circle>"
                 )
                 taken.append((x - 6, x + 6, y))
@@ -205,11 +205,11 @@ def _labels(
 ) -> list[str]:
     """Return the name of each series beside its last point, where nothing else stands."""
     parts = []
-    ends = [(x_axis(one.points[-1][0]), y_axis(one.points[-1][1]), one) for one in series]
-    for x, y, one in sorted(ends, key=lambda end: end[1]):
-        width = _LETTER * len(one.name)
+    ends = [(x_axis(line.points[-1][0]), y_axis(line.points[-1][1]), line) for line in series]
+    for x, y, line in sorted(ends, key=lambda end: end[1]):
+        width = _LETTER * len(line.name)
         steps = [sign * step for step in range(0, HEIGHT, 4) for sign in (1, -1)]
-        sides = (x + 9,) if one.line else (x + 9, x - 9 - width)
+        sides = (x + 9,) if line.line else (x + 9, x - 9 - width)
         places = [(at, y + dy) for dy in steps for at in sides]
         at, level = next(
             (
@@ -230,8 +230,8 @@ def _labels(
             near = at if at > x else at + width
             parts.append(f'<path class="leader" d="M{x:.1f} {y:.1f}L{near:.1f} {level:.1f}"/>')
         parts.append(
-            f'<text class="name {one.kind}" x="{at:.1f}" y="{level + 4:.1f}">'
-            f"{html.escape(one.name)}</text>"
+            f'<text class="name {line.kind}" x="{at:.1f}" y="{level + 4:.1f}">'
+            f"{html.escape(line.name)}</text>"
         )
     return parts
 
@@ -253,13 +253,13 @@ class _Axis:
     def _choose(self) -> list[float]:
         """Return powers of ten, or steps between them if the axis is short."""
         decades = range(math.floor(self._low), math.ceil(self._high) + 1)
-        found: list[float] = []
+        ticks: list[float] = []
         for steps in ((1.0,), (1.0, 2.0, 5.0), tuple(i / 4 for i in range(4, 40))):
-            found = [s * 10.0**d for d in decades for s in steps]
-            found = [v for v in found if self._low <= math.log10(v) <= self._high]
-            if len(found) >= 3:
+            ticks = [s * 10.0**d for d in decades for s in steps]
+            ticks = [v for v in ticks if self._low <= math.log10(v) <= self._high]
+            if len(ticks) >= 3:
                 break
-        return found[:: math.ceil(len(found) / 8)] if found else []
+        return ticks[:: math.ceil(len(ticks) / 8)] if ticks else []
 
 
 def _number(value: float) -> str:

@@ -203,13 +203,14 @@ def _answer(chosen: Recommendation, manifest: Manifest) -> str:
         ]
     if chosen.refused:
         rows = tuple(
-            (one.row.title, f"{1e3 * one.row.p50:.3g}", one.reason or "") for one in chosen.refused
+            (item.row.title, f"{1e3 * item.row.p50:.3g}", item.reason or "")
+            for item in chosen.refused
         )
         what = "Faster, and why not" if chosen.best else "What was measured, and why not"
         parts += [f"<p>{what}:</p>", Table(("backend", "ms a slice", "why not"), rows).html()]
     if chosen.missing:
-        held = dict.fromkeys(one.precision for one in manifest.artifacts)
-        flags = " ".join(f"--precision {one}" for one in held | dict.fromkeys(chosen.missing))
+        held = dict.fromkeys(item.precision for item in manifest.artifacts)
+        flags = " ".join(f"--precision {item}" for item in held | dict.fromkeys(chosen.missing))
         parts.append(
             "<p>Export the missing precisions to have them verified and considered: "
             f"<code>clinreadnet export --out bundle {_text(flags)} --force</code>, then "

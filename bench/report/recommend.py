@@ -69,7 +69,7 @@ class Recommendation:
     @property
     def missing(self) -> tuple[str, ...]:
         """Precisions of faster rows that the bundle does not hold."""
-        return tuple(dict.fromkeys(one.row.precision for one in self.refused if one.absent))
+        return tuple(dict.fromkeys(item.row.precision for item in self.refused if item.absent))
 
     def lines(self) -> list[str]:
         """Return the recommendation as lines of text."""
@@ -83,10 +83,10 @@ class Recommendation:
                 f"{self.best.measures()}; {self.budget} holds"
                 + (f" ({', '.join(row.marks)})" if row.marks else "")
             )
-        for one in self.refused:
+        for item in self.refused:
             said.append(
-                f"{self.machine}: refused {one.row.artifact} with {one.row.candidate}, "
-                f"{1e3 * one.row.p50:.3g} ms: {one.reason}"
+                f"{self.machine}: refused {item.row.artifact} with {item.row.candidate}, "
+                f"{1e3 * item.row.p50:.3g} ms: {item.reason}"
             )
         return said
 
@@ -138,7 +138,7 @@ def choose(
     bounds = parse_budget(budget)
     rows = [r for r in measured if (r.role, r.batch, r.clock) == ("artifact", 1, "host")]
     refused: list[Judgement] = []
-    for row in sorted(rows, key=lambda one: one.p50):
+    for row in sorted(rows, key=lambda row: row.p50):
         judged = judge(row, manifest.artifacts, bounds, gpu)
         if judged.reason is None:
             return Recommendation(machine, budget, judged, tuple(refused))
@@ -196,13 +196,15 @@ def judge(
 
 def _record(artifact: Artifact, backend: str, gpu: str | None) -> Parity | None:
     """Return the newest record of a backend on a GPU, or on any processor; None without one."""
-    found = [
-        one
-        for one in artifact.runs
-        if one.ran_on and (one.ran_on.backend, one.ran_on.gpu) == (backend, gpu)
+    records = [
+        parity
+        for parity in artifact.runs
+        if parity.ran_on and (parity.ran_on.backend, parity.ran_on.gpu) == (backend, gpu)
     ]
     first = artifact.parity
-    if not found and backend == CPU_BACKEND and first and first.status != NOT_RUN:
+    if not records and backend == CPU_BACKEND and first and first.status != NOT_RUN:
         # Older bundles do not say where; it was a processor.
-        found = [first] if first.ran_on is None else []
-    return max(found, key=lambda one: one.ran_on.date if one.ran_on else "", default=None)
+        records = [first] if first.ran_on is None else []
+    return max(
+        records, key=lambda parity: parity.ran_on.date if parity.ran_on else "", default=None
+    )

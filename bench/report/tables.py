@@ -89,7 +89,7 @@ def _network_row(row: BenchRow) -> tuple[str, ...]:
 
 def energy_table(rows: Sequence[BenchRow]) -> Table:
     """Energy of a slice and memory on a GPU; empty where no row knows it."""
-    found = [
+    measured = [
         (
             row.title,
             str(row.batch),
@@ -101,7 +101,7 @@ def energy_table(rows: Sequence[BenchRow]) -> Table:
         if row.joules_per_slice is not None and row.gpu_memory_mib is not None
     ]
     return Table(
-        ("backend", "batch", "clock", "J per slice", "MiB in use on the GPU"), tuple(found)
+        ("backend", "batch", "clock", "J per slice", "MiB in use on the GPU"), tuple(measured)
     )
 
 
@@ -192,14 +192,14 @@ def largest_rate(run: RecordedRun, limit: float = 1.0) -> str:
 def end_to_end_table(run: RecordedRun) -> Table:
     """DICOM files in, scores out, and the parts of it."""
     rows = []
-    for one in run.document["benchmarks"]:
-        if "test_score_speed" not in one["fullname"]:
+    for benchmark in run.document["benchmarks"]:
+        if "test_score_speed" not in benchmark["fullname"]:
             continue
-        extra, stats = one["extra_info"], one["stats"]
+        extra, stats = benchmark["extra_info"], benchmark["stats"]
         speed, peak = extra.get("slices_per_second"), extra.get("peak_mib")
         rows.append(
             (
-                one["name"],
+                benchmark["name"],
                 f"{1e3 * stats['min']:.0f} / {1e3 * stats['median']:.0f}",
                 str(stats["rounds"]),
                 "" if speed is None else f"{speed:.1f}",

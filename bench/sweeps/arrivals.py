@@ -52,7 +52,7 @@ class Arrivals:
         manifest = self._session.manifest
         golden = read_golden(bundle, manifest.golden)["hu"]
         # Air and noise are refused.
-        self._hu = golden[[implausible(one) is None for one in golden]]
+        self._hu = golden[[implausible(image) is None for image in golden]]
         self._seconds, self._least = (0.5, 4) if quick else (40.0, TAIL)
         self._rows: dict[str, ArrivalRow] = {}
 
@@ -157,7 +157,7 @@ def run_scenario(
         settings.server_target_qps = rate
         settings.server_target_latency_ns = 10**15  # no limit here: the row holds the percentiles
     sent = _Sent(lg, session, hu)
-    found = sent.run(settings)
+    results = sent.run(settings)
     return ArrivalRow(
         candidate=session.backend,
         precision=session.artifact.precision,
@@ -165,10 +165,10 @@ def run_scenario(
         scenario=scenario,
         rate=rate,
         n=sent.scored,
-        slices_per_second=float(found[_RATES[scenario]]),
-        p50=found["result_50.00_percentile_latency_ns"] / 1e9,
-        p90=found["result_90.00_percentile_latency_ns"] / 1e9,
-        p99=found["result_99.00_percentile_latency_ns"] / 1e9,
+        slices_per_second=float(results[_RATES[scenario]]),
+        p50=results["result_50.00_percentile_latency_ns"] / 1e9,
+        p90=results["result_90.00_percentile_latency_ns"] / 1e9,
+        p99=results["result_99.00_percentile_latency_ns"] / 1e9,
         weights_sha256=session.manifest.model.weights_sha256,
     )
 
@@ -198,7 +198,7 @@ class _Sent:
                 output.outdir, output.copy_summary_to_stdout = folder, False
                 logs.log_output, logs.enable_trace = output, False
                 lg.StartTestWithLogSettings(sut, library, settings, logs)
-                found = _results(Path(folder) / "mlperf_log_detail.txt")
+                results = _results(Path(folder) / "mlperf_log_detail.txt")
         finally:
             lg.DestroyQSL(library)
             lg.DestroySUT(sut)
@@ -206,7 +206,7 @@ class _Sent:
             reader.join()
         if self._failure is not None:
             raise self._failure
-        return found
+        return results
 
     def _send(self, samples: Sequence[Any]) -> None:
         for sample in samples:
@@ -224,4 +224,4 @@ class _Sent:
 def _results(log: Path) -> dict[str, Any]:
     lines = log.read_text(encoding="utf-8").splitlines()
     said = [json.loads(line.removeprefix(_DETAIL)) for line in lines if line.startswith(_DETAIL)]
-    return {one["key"]: one["value"] for one in said}
+    return {entry["key"]: entry["value"] for entry in said}

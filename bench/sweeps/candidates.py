@@ -150,11 +150,11 @@ def check(run: BatchRunner, candidate: Candidate, bundle: Path, batch: int) -> f
     slices = np.arange(-(-n // batch) * batch) % n
     reference = {name: golden[name][slices] for name in OUTPUTS}
     hu = golden["hu"][slices].astype(np.float32)
-    found = reproduce(run, hu, reference, limits, batch=batch)
-    if failures := "; ".join(found.failures()):
+    comparison = reproduce(run, hu, reference, limits, batch=batch)
+    if failures := "; ".join(comparison.failures()):
         raise Inexact(f"{candidate.title} is not timed at batch {batch}: {failures}")
-    assert found.worst_score_difference is not None
-    return found.worst_score_difference
+    assert comparison.worst_score_difference is not None
+    return comparison.worst_score_difference
 
 
 def _torch(

@@ -119,7 +119,7 @@ def measure_group(
         artifact = None if candidate.artifact is None else manifest.artifact(candidate.artifact)
         energy = None if interrupted else machine.usage(nvml, samples[title])
         least = roofline.limit(work, rates, candidate.precision)
-        found = marks(seconds, warm[title], throttled=watch.throttled, busy=watch.busy)
+        reasons = marks(seconds, warm[title], throttled=watch.throttled, busy=watch.busy)
         row = BenchRow(
             candidate=candidate.name,
             role=candidate.role,
@@ -129,7 +129,7 @@ def measure_group(
             **summary(seconds),
             p90=percentile(seconds, 90),
             p99=percentile(seconds, 99),
-            marks=(*(["interrupted"] if interrupted else []), *found),
+            marks=(*(["interrupted"] if interrupted else []), *reasons),
             flops=work.flops,
             bytes=work.bytes,
             percent_of_limit=100 * least / percentile(seconds, 50),
@@ -192,8 +192,8 @@ def baseline_of(
         and PRECISIONS[candidates[name].precision].budget <= budget
     ]
     fastest = min(peers, key=lambda name: percentile(times[name], 50), default=None)
-    found = fastest or next(iter(others or times))
-    return None if found == title else found
+    baseline = fastest or next(iter(others or times))
+    return None if baseline == title else baseline
 
 
 def network_work(manifest: Manifest, batch: int, precision: str) -> Work:
@@ -218,7 +218,7 @@ def sample_of(candidate: Candidate, run: BatchRunner, batch: int, clock: str) ->
 def cold_start(bundle: Path, candidate: Candidate, *, quick: bool) -> TimedRow:
     """Import, load and run one slice in new processes, with empty compiler caches."""
     rounds = 1 if quick or candidate.name in COMPILED else 3
-    found: list[dict[str, float]] = []
+    starts: list[dict[str, float]] = []
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as cache:
             child = subprocess.run(
@@ -228,7 +228,7 @@ def cold_start(bundle: Path, candidate: Candidate, *, quick: bool) -> TimedRow:
                 cwd=ROOT,
                 env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache, "TRITON_CACHE_DIR": cache},
             )
-        found.append(json.loads(child.stdout.splitlines()[-1]))
-    fastest = min(found, key=lambda one: one["load"] + one["first"])
+        starts.append(json.loads(child.stdout.splitlines()[-1]))
+    fastest = min(starts, key=lambda start: start["load"] + start["first"])
     row = ColdStartRow(candidate.name, candidate.precision, rounds, **fastest)
-    return TimedRow(row, [one["load"] + one["first"] for one in found])
+    return TimedRow(row, [start["load"] + start["first"] for start in starts])

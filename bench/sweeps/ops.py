@@ -81,16 +81,16 @@ def measure(name: str, rates: Mapping[str, float], timing: Timing) -> TimedRow:
     with torch.inference_mode():
         warm = warm_up(sample, **short.warm_up)
         times = interleave({name: sample}, **short.interleave)[name]
-    found, limit = summary(times), roofline.limit(work, rates, "fp32")
+    measured, limit = summary(times), roofline.limit(work, rates, "fp32")
     row = OpRow(
         what=name,
         flops=work.flops,
         bytes=work.bytes,
         limit=limit,
-        percent_of_limit=100 * limit / found["p50"],
+        percent_of_limit=100 * limit / measured["p50"],
         precision="fp32",
         batch=1,
         marks=tuple(marks(times, warm)),
-        **found,
+        **measured,
     )
     return TimedRow(row, times)

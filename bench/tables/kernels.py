@@ -27,11 +27,11 @@ def ptx() -> dict[str, Any]:
 
 def runs() -> Iterator[tuple[str, str, str, str, dict[str, Any]]]:
     """Yield network, kernel, precision and target of every file, with its run."""
-    for one in ptx()["kernels"].values():
-        for file in one["files"]:
+    for kernel in ptx()["kernels"].values():
+        for file in kernel["files"]:
             network, _, rest = file.partition("/")
             name, precision, target, _ = rest.split(".")
-            yield network, name, precision, target, one
+            yield network, name, precision, target, kernel
 
 
 def _op(name: str) -> str:
@@ -40,18 +40,20 @@ def _op(name: str) -> str:
 
 def executed_table() -> str:
     """The files that were run, and the largest error over its budget, by op and target."""
-    found: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for _, name, precision, target, one in runs():
-        row = found.setdefault((_op(name), precision), {})
-        row.setdefault(target, []).append(max(one["error_over_budget"].values()))
-    targets = sorted({target for row in found.values() for target in row}, key=lambda t: int(t[2:]))
+    ratios: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for _, name, precision, target, run in runs():
+        row = ratios.setdefault((_op(name), precision), {})
+        row.setdefault(target, []).append(max(run["error_over_budget"].values()))
+    targets = sorted(
+        {target for row in ratios.values() for target in row}, key=lambda t: int(t[2:])
+    )
     rows = [
         [
             f"`{op}`",
             precision,
             *(f"{len(row[t])}: {max(row[t]):.2f}" if t in row else "refused" for t in targets),
         ]
-        for (op, precision), row in sorted(found.items())
+        for (op, precision), row in sorted(ratios.items())
     ]
     return markdown(["op", "precision", *targets], rows)
 
@@ -59,15 +61,15 @@ def executed_table() -> str:
 def mutants_table() -> str:
     """Mutants of each kernel of the preset `small`, over all precisions and targets."""
     made: dict[str, Counter[str]] = {}
-    for one in ptx()["kernels"].values():
-        name = one["files"][0].partition("/")[2].partition(".")[0]
-        if not one["mutants"]:
+    for kernel in ptx()["kernels"].values():
+        name = kernel["files"][0].partition("/")[2].partition(".")[0]
+        if not kernel["mutants"]:
             continue
         row = made.setdefault(name, Counter())
         row["kernels"] += 1
-        row["made"] += sum(one["mutants"].values())
-        row["caught"] += sum(one["caught"].values())
-        row.update(survivor["reason"].partition(":")[0] for survivor in one["survivors"])
+        row["made"] += sum(kernel["mutants"].values())
+        row["caught"] += sum(kernel["caught"].values())
+        row.update(survivor["reason"].partition(":")[0] for survivor in kernel["survivors"])
     rows = [
         [
             f"`{name}`",
@@ -83,10 +85,10 @@ def mutants_table() -> str:
 def caught_table() -> str:
     """What each kind of mutant did."""
     kinds: dict[str, Counter[str]] = {}
-    for one in ptx()["kernels"].values():
-        for kind, count in one["mutants"].items():
+    for kernel in ptx()["kernels"].values():
+        for kind, count in kernel["mutants"].items():
             kinds.setdefault(kind, Counter())["made"] += count
-        for survivor in one["survivors"]:
+        for survivor in kernel["survivors"]:
             kinds[survivor["kind"]][survivor["reason"]] += 1
     reasons = sorted({reason for row in kinds.values() for reason in row if reason != "made"})
     rows = [
@@ -104,9 +106,9 @@ def caught_table() -> str:
 def missed_table() -> str:
     """Every mutant that is wrong and passes."""
     rows = [
-        [f"`{one['files'][0]}`", str(s["line"]), s["kind"], f"`{s['text']}`"]
-        for one in ptx()["kernels"].values()
-        for s in one["survivors"]
+        [f"`{kernel['files'][0]}`", str(s["line"]), s["kind"], f"`{s['text']}`"]
+        for kernel in ptx()["kernels"].values()
+        for s in kernel["survivors"]
         if s["reason"].startswith("missed")
     ]
     return markdown(["file", "line", "change", "instruction"], rows) if rows else "None.\n"
@@ -150,14 +152,14 @@ def issue_ceiling(
 
 def of_architectures(cell: Callable[[dict[str, Any]], str], dtypes: Sequence[str]) -> str:
     """A table with a row for each kernel and type, and a column for each architecture."""
-    found: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+    kernels: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
     for row in counts()["kernels"]:
         if row["dtype"] in dtypes:
-            found.setdefault((row["kernel"], row["dtype"]), {})[row["capability"]] = row
+            kernels.setdefault((row["kernel"], row["dtype"]), {})[row["capability"]] = row
     capabilities = [int(capability) for capability in counts()["gpus"]]
     rows = [
         [f"`{name}`", dtype, *(cell(row[c]) if c in row else "refused" for c in capabilities)]
-        for (name, dtype), row in found.items()
+        for (name, dtype), row in kernels.items()
     ]
     return markdown(["kernel", "type", *(f"sm_{c}" for c in capabilities)], rows)
 
@@ -202,8 +204,8 @@ def classes_table() -> str:
     return markdown(["kernel", "type", *kinds, "load bits: count", "store bits: count"], rows)
 
 
-def _widths(found: dict[str, int]) -> str:
-    return ", ".join(f"{bits}: {found[bits]}" for bits in sorted(found, key=int))
+def _widths(accesses: dict[str, int]) -> str:
+    return ", ".join(f"{bits}: {accesses[bits]}" for bits in sorted(accesses, key=int))
 
 
 def gpus_table() -> str:
@@ -226,7 +228,7 @@ def _source(record: dict[str, Any]) -> str:
 
 def ptx_source() -> str:
     """Where the run of compiled kernels comes from."""
-    total = sum(one["cpu_seconds"] for one in ptx()["kernels"].values())
+    total = sum(kernel["cpu_seconds"] for kernel in ptx()["kernels"].values())
     whole = "" if ptx()["complete"] else "The run was stopped before its end. "
     return f"{whole}{total:.0f} CPU seconds, {_source(ptx())}"
 

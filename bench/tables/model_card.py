@@ -101,12 +101,15 @@ def local_table() -> str:
     """Maps, intervals, marks and the head's two experts on the recorded evaluations."""
     rows = []
     for folder, result in evaluations().items():
-        found, joint = result["map"], result["sum"]["value"]
-        intervals = found["correlation"], found["rmse_ratio"]
+        errors, joint = result["map"], result["sum"]["value"]
+        intervals = errors["correlation"], errors["rmse_ratio"]
         rows.append(
             [
                 folder,
-                *("{value:.3f} ({low:.3f} … {high:.3f})".format(**one) for one in intervals),
+                *(
+                    "{value:.3f} ({low:.3f} … {high:.3f})".format(**interval)
+                    for interval in intervals
+                ),
                 f"{100 * result['coverage']:.1f} %",
                 f"{100 * (1 - result['in_domain']):.1f} %",
                 *(f"{joint - value:+.4f}" for value in result["experts"].values()),
@@ -120,33 +123,33 @@ def local_table() -> str:
 
 def without_stages_table() -> str:
     """What is left where the stages' output is replaced by zeros."""
-    found, whole = read_json(WEIGHTS / "small.without-stages.json"), evaluations()["test-1"]
+    measured, whole = read_json(WEIGHTS / "small.without-stages.json"), evaluations()["test-1"]
     rows = [
         ["as it is", f"{whole['sum']['value']:.3f}", f"{whole['map']['correlation']['value']:.3f}"],
-        ["stages give zeros", f"{found['sum']:.3f}", f"{found['map_correlation']:.3f}"],
+        ["stages give zeros", f"{measured['sum']:.3f}", f"{measured['map_correlation']:.3f}"],
     ]
     return markdown(["test-1", "sum", "map correlation"], rows)
 
 
 def scanned() -> dict[str, Any]:
     """Return the recorded scores of scanned slices as they are."""
-    found: dict[str, Any] = read_json(WEIGHTS / "small.scanned.json")
-    return found
+    document: dict[str, Any] = read_json(WEIGHTS / "small.scanned.json")
+    return document
 
 
 def scanned_table() -> str:
     """How the scores of routine-dose slices follow their own noise."""
-    found = scanned()
+    document = scanned()
     rows = [
-        ["slices", f"{found['slices']}"],
-        ["marked as novel", f"{found['slices'] - found['in_domain']}"],
-        ["SROCC of score and own noise", f"{found['srocc_score_own_noise']:.3f}"],
+        ["slices", f"{document['slices']}"],
+        ["marked as novel", f"{document['slices'] - document['in_domain']}"],
+        ["SROCC of score and own noise", f"{document['srocc_score_own_noise']:.3f}"],
         [
             "slices of 16 HU or less below 3.0",
-            f"{len(found['quiet_below_3'])} of {found['quiet']}",
+            f"{len(document['quiet_below_3'])} of {document['quiet']}",
         ],
-        ["error in wide fields, grades", _grades(found["wide_error"])],
-        ["the same where stages give zeros", _grades(found["wide_error_without_stages"])],
+        ["error in wide fields, grades", _grades(document["wide_error"])],
+        ["the same where stages give zeros", _grades(document["wide_error_without_stages"])],
     ]
     return markdown(["slices of patients that training did not see", ""], rows)
 
@@ -179,15 +182,15 @@ def real_slices_table() -> str:
     record = read_json(REAL_SLICES)
     rows = [
         [
-            one["name"],
-            one["kind"],
-            one["source"],
-            "in sight" if one["used"] else "not used",
-            f"{one['marked']} of {one['slices']}",
-            f"{one['edge']}",
-            f"{one['outside_without_size']}",
+            row["name"],
+            row["kind"],
+            row["source"],
+            "in sight" if row["used"] else "not used",
+            f"{row['marked']} of {row['slices']}",
+            f"{row['edge']}",
+            f"{row['outside_without_size']}",
         ]
-        for one in record["sets"]
+        for row in record["sets"]
     ]
     worse = record["degraded"]
     many = [f"{worse[name]} of {worse['slices']}" for name in ("outside", "outside_without_size")]
@@ -239,15 +242,15 @@ def order_table() -> str:
         return " ".join(f"{mean:.2f}" for mean in values.values())
 
     rows = []
-    for name, found in orders().items():
-        above = len(found["denoised_above_clean"])
+    for name, order in orders().items():
+        above = len(order["denoised_above_clean"])
         rows.append(
             [
-                f"{name}, {len(found['anatomies'])}",
-                f"{found['lowest_srocc']:.3f}",
-                means(found["mean_by_noise_level"]),
-                means(found["mean_by_views"]),
-                f"{above} of {found['denoised']}",
+                f"{name}, {len(order['anatomies'])}",
+                f"{order['lowest_srocc']:.3f}",
+                means(order["mean_by_noise_level"]),
+                means(order["mean_by_views"]),
+                f"{above} of {order['denoised']}",
             ]
         )
     head = [
@@ -263,8 +266,8 @@ def order_slices_table() -> str:
     """SROCC of score and degradation order of each scanned slice."""
     rows = [
         [name, slice_name, f"{value:.3f}"]
-        for name, found in orders().items()
-        for slice_name, value in found["anatomies"].items()
+        for name, order in orders().items()
+        for slice_name, value in order["anatomies"].items()
     ]
     return markdown(["", "slice", "SROCC over its twelve scans"], rows)
 

@@ -30,8 +30,8 @@ def foreign_line() -> str:
     sets = read_json(REAL_SLICES)["sets"]
 
     def counts(*kinds: str, used: bool) -> str:
-        some = [one for one in sets if one["kind"] in kinds and one["used"] is used]
-        return f"{sum(one['marked'] for one in some)} of {sum(one['slices'] for one in some)}"
+        some = [row for row in sets if row["kind"] in kinds and row["used"] is used]
+        return f"{sum(row['marked'] for row in some)} of {sum(row['slices'] for row in some)}"
 
     foreign, more = counts("foreign", used=True), counts("foreign", used=False)
     own, others = (counts("abdomen", "edge", used=used) for used in (True, False))

@@ -24,13 +24,13 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def newest(module: str) -> list[RecordedRun]:
     """Return the newest recorded run of a bench module on each machine."""
-    found: dict[str, tuple[str, Path]] = {}
+    runs: dict[str, tuple[str, Path]] = {}
     for path in result_files(recording.RESULTS):
         document = read_json(path)
-        if any(module in one["fullname"] for one in document.get("benchmarks", [])):
+        if any(module in benchmark["fullname"] for benchmark in document.get("benchmarks", [])):
             machine, run = path.parent.name, (document.get("datetime", ""), path)
-            found[machine] = max(found.get(machine, run), run)
-    return [read_run(path) for _, path in found.values()]
+            runs[machine] = max(runs.get(machine, run), run)
+    return [read_run(path) for _, path in runs.values()]
 
 
 def where(run: RecordedRun) -> str:

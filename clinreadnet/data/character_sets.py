@@ -120,8 +120,8 @@ def _first(value: bytes, names: Sequence[str]) -> str | None:
 def _known(value: bytes) -> list[str]:
     """Return Python's names of the declared sets; ASCII for the first if it is not known."""
     terms = [term.strip(" \0") for term in value.decode("ascii", "replace").split("\\")]
-    found = [_codec(term) for term in terms]
-    return [found[0] or _ASCII, *(one for one in found[1:] if one)]
+    codecs = [_codec(term) for term in terms]
+    return [codecs[0] or _ASCII, *(codec for codec in codecs[1:] if codec)]
 
 
 def _codec(term: str) -> str | None:

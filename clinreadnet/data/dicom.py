@@ -292,13 +292,13 @@ def pixel_digest(frames: Sequence[DicomFrame]) -> str:
     return total.hexdigest()
 
 
-def same_pixels(one: DicomFrame, other: DicomFrame) -> bool:
+def same_pixels(frame: DicomFrame, other: DicomFrame) -> bool:
     """Return whether two frames hold the same stored values; False if one cannot be read."""
     try:
-        first, second = _read_bytes(one), _read_bytes(other)
-        if one.coding == other.coding and first == second:
+        first, second = _read_bytes(frame), _read_bytes(other)
+        if frame.coding == other.coding and first == second:
             return True
-        return np.array_equal(decode(first, one.coding), decode(second, other.coding))
+        return np.array_equal(decode(first, frame.coding), decode(second, other.coding))
     except (InputError, Undecodable):
         return False
 
@@ -364,8 +364,8 @@ def _frames(path: Path, container: Container) -> list[DicomFrame]:
     spans = container.spans(frames, coding.frame_bytes if coding.native else None)
     if groups:
         return [_frame(path, ds, shared, own, i, coding, spans) for i, own in enumerate(groups)]
-    one = _frame(path, ds, shared, pydicom.Dataset(), 0, coding, spans)
-    return [one, *(replace(one, index=i, spans=spans[i]) for i in range(1, frames))]
+    frame = _frame(path, ds, shared, pydicom.Dataset(), 0, coding, spans)
+    return [frame, *(replace(frame, index=i, spans=spans[i]) for i in range(1, frames))]
 
 
 def _check_kind(path: Path, ds: pydicom.Dataset, media_class: str) -> None:

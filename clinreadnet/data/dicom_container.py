@@ -192,7 +192,7 @@ def read_container(
         table = _read_table(source, items[0]) if items else ()
         starts: tuple[int, ...] = ()
         if len(items) - 1 > number_of_frames(header) > 1:
-            starts = tuple(i for i, one in enumerate(items[1:]) if _begins_image(source, one))
+            starts = tuple(i for i, item in enumerate(items[1:]) if _begins_image(source, item))
     return Container(syntax, media_class, header, pixels, items[1:], table, starts)
 
 
@@ -280,7 +280,7 @@ def _names_class(start: bytes, explicit: bool, order: str) -> bool:
 
 def _read_meta(file: BinaryIO) -> tuple[UID, str]:
     """Read the meta information; return the transfer syntax and the SOP class."""
-    found: dict[int, str] = {}
+    values: dict[int, str] = {}
     for _ in range(_MOST_META):
         head = file.read(8)
         if len(head) < 8:
@@ -296,8 +296,8 @@ def _read_meta(file: BinaryIO) -> tuple[UID, str]:
         if length > limits.DICOM_HEADER:
             raise Damaged("meta information without an end")
         value = file.read(length)
-        found[element] = value[:64].decode("ascii", "replace").strip("\0 ")
-    return UID(found.get(0x10, "")), found.get(0x02, "")
+        values[element] = value[:64].decode("ascii", "replace").strip("\0 ")
+    return UID(values.get(0x10, "")), values.get(0x02, "")
 
 
 def _inflate(content: bytes) -> bytes:

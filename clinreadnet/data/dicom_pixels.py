@@ -102,8 +102,8 @@ def decode(content: bytes, coding: Coding) -> NDArray[np.signedinteger | np.unsi
         return _integers(_unpack_rle(content, coding), coding, ">")
     size = encoded_size(content)
     if size != (coding.rows, coding.columns):
-        found = "no size" if size is None else f"{size[0]}x{size[1]}"
-        raise Undecodable(f"the image in it has {found}, not {coding.rows}x{coding.columns}")
+        stated = "no size" if size is None else f"{size[0]}x{size[1]}"
+        raise Undecodable(f"the image in it has {stated}, not {coding.rows}x{coding.columns}")
     return _decode_with_pydicom(content, coding)
 
 

@@ -107,8 +107,8 @@ def _words(value: Value, sequence: str, name: str) -> set[str]:
 
 
 def _text(value: Value, sequence: str, name: str) -> str:
-    found = value(sequence, name)
-    if found is None:
+    text = value(sequence, name)
+    if text is None:
         return ""
-    parts = [found] if isinstance(found, str) or not isinstance(found, Sequence) else found
+    parts = [text] if isinstance(text, str) or not isinstance(text, Sequence) else text
     return " ".join(str(part) for part in parts)[:_LONGEST]

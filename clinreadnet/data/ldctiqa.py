@@ -115,11 +115,11 @@ def _read_json_object(path: Path, purpose: str) -> dict[str, object]:
     repeated: list[str] = []
 
     def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
+        members = dict(pairs)
+        if len(members) < len(pairs):
             counts = Counter(key for key, _ in pairs)
             repeated.extend(sorted(key for key, count in counts.items() if count > 1))
-        return found
+        return members
 
     try:
         content = json.loads(

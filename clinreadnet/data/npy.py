@@ -190,7 +190,7 @@ def read_members(
         NotAnArray: it is no archive, or a member is missing, damaged or of another shape.
     """
     with _archive(file) as archive:
-        return {one.name: _read_member(archive, one, first) for one in wanted}
+        return {member.name: _read_member(archive, member, first) for member in wanted}
 
 
 @contextmanager

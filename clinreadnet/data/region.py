@@ -109,19 +109,19 @@ def find_region(hu: NDArray[Any], pixel_mm: float | None = None) -> Region:
         hu: [512, 512], Hounsfield units, finite.
         pixel_mm: width of a pixel in mm; None if it is not known, which makes the answer less sure.
     """
-    found = measure_anatomy(hu, pixel_mm)
-    if found is None:
+    anatomy = measure_anatomy(hu, pixel_mm)
+    if anatomy is None:
         return Region(OUTSIDE, "nothing as large as a body: air")
-    area = found.area_cm2
-    reason = _foreign(found)
+    area = anatomy.area_cm2
+    reason = _foreign(anatomy)
     if reason is not None:
         return Region(OUTSIDE, reason, area)
-    if found.lung > _LUNG_EDGE:
-        return Region(EDGE, f"lungs are {found.lung:.0%} of it: dome of the liver", area)
-    if found.spine < _LEAST_SPINE:
+    if anatomy.lung > _LUNG_EDGE:
+        return Region(EDGE, f"lungs are {anatomy.lung:.0%} of it: dome of the liver", area)
+    if anatomy.spine < _LEAST_SPINE:
         return Region(EDGE, "hips and no spine: pelvis", area)
-    if found.bone > _PELVIS:
-        return Region(EDGE, f"bone is {found.bone:.0%} of it: pelvis", area)
+    if anatomy.bone > _PELVIS:
+        return Region(EDGE, f"bone is {anatomy.bone:.0%} of it: pelvis", area)
     return Region(ABDOMEN, "" if area is not None else UNSIZED, area)
 
 
@@ -148,26 +148,26 @@ def with_header(region: Region, hint: Hint) -> Region:
     return region
 
 
-def _foreign(found: Anatomy) -> str | None:
+def _foreign(anatomy: Anatomy) -> str | None:
     """Return why a body is no abdomen, or None."""
-    area = found.area_cm2
-    if found.cut > _MOST_CUT:
-        return f"it cuts the body on {found.cut:.0%} of its border: a small field of view"
+    area = anatomy.area_cm2
+    if anatomy.cut > _MOST_CUT:
+        return f"it cuts the body on {anatomy.cut:.0%} of its border: a small field of view"
     if area is not None and area < _LEAST_CM2:
         return f"a body of {area:.0f} cm2: smaller than an abdomen"
-    if found.second > _MOST_SECOND:
+    if anatomy.second > _MOST_SECOND:
         return "several bodies: legs, arms or a neck between them"
-    if found.enclosed > _MOST_ENCLOSED:
-        return f"bone encloses {found.enclosed:.0%} of it: head"
-    if found.dense > (_DENSE_UNSIZED if area is None else _interpolate(area)):
-        return f"dense bone is {found.dense:.0%} of it: head, neck or limb"
-    if found.fat < _LEAST_FAT:
-        return f"fat is {found.fat:.1%} of it: a phantom, a map or a head"
-    if found.lung + found.both_lungs + 0.4 * (found.width - 1.2) > _CHEST:
-        return f"lungs are {found.lung:.0%} of it: chest"
-    if found.width + 10 * found.side_bone + found.lung + 3 * found.dense > _SHOULDERS:
+    if anatomy.enclosed > _MOST_ENCLOSED:
+        return f"bone encloses {anatomy.enclosed:.0%} of it: head"
+    if anatomy.dense > (_DENSE_UNSIZED if area is None else _interpolate(area)):
+        return f"dense bone is {anatomy.dense:.0%} of it: head, neck or limb"
+    if anatomy.fat < _LEAST_FAT:
+        return f"fat is {anatomy.fat:.1%} of it: a phantom, a map or a head"
+    if anatomy.lung + anatomy.both_lungs + 0.4 * (anatomy.width - 1.2) > _CHEST:
+        return f"lungs are {anatomy.lung:.0%} of it: chest"
+    if anatomy.width + 10 * anatomy.side_bone + anatomy.lung + 3 * anatomy.dense > _SHOULDERS:
         return "a wide body with bone at its sides: shoulders"
-    if found.spine < _LEAST_SPINE and found.bone < _HIPS:
+    if anatomy.spine < _LEAST_SPINE and anatomy.bone < _HIPS:
         return "no spine: legs, or no patient"
     return None
 
@@ -280,12 +280,12 @@ def _parts(mask: Mask) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     above, below = runs[:-1][touch], runs[1:][touch]
     parent = np.arange(count)
     while True:
-        one, other = parent[above], parent[below]
-        apart = one != other
+        root, other = parent[above], parent[below]
+        apart = root != other
         if not apart.any():
             break
-        one, other = one[apart], other[apart]
-        np.minimum.at(parent, np.maximum(one, other), np.minimum(one, other))
+        root, other = root[apart], other[apart]
+        np.minimum.at(parent, np.maximum(root, other), np.minimum(root, other))
         while not np.array_equal(parent, further := parent[parent]):
             parent = further
         above, below = above[apart], below[apart]

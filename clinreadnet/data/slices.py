@@ -155,10 +155,10 @@ def find_slices(
     refs: list[tuple[int, SliceRef]] = []
     seen: set[str] = set()
     named: set[Path] = set()
-    found: Sequence[DicomFrame | SliceRef]
+    opened: Sequence[DicomFrame | SliceRef]
     for order, path in enumerate(map(Path, paths)):
         if path.is_dir():
-            found = _search(path, resample, keep, seen, tell, refused)
+            opened = _search(path, resample, keep, seen, tell, refused)
         elif not os.path.lexists(path):
             raise InputError(f"{path}: no such file or folder")
         elif (real := os.path.realpath(path)) in seen:
@@ -166,15 +166,15 @@ def find_slices(
         else:
             seen.add(real)
             try:
-                found = _open(path, resample, keep)
+                opened = _open(path, resample, keep)
                 named.add(path)
             except InputError as reason:
                 if refused is None or isinstance(reason, NotASlice):
                     raise
                 refused(path, reason)
                 continue
-        frames += [(order, f) for f in found if isinstance(f, DicomFrame)]
-        refs += [(order, f) for f in found if isinstance(f, SliceRef)]
+        frames += [(order, f) for f in opened if isinstance(f, DicomFrame)]
+        refs += [(order, f) for f in opened if isinstance(f, SliceRef)]
     refs += _series(frames, resample, tell)
     refs = [(n, replace(r, named=r.path in named and r.frame is None)) for n, r in refs]
     if not refs:
@@ -223,7 +223,7 @@ def _search(
     refused: Callable[[Path, InputError], None] | None,
 ) -> Sequence[DicomFrame | SliceRef]:
     """Return the slices under ``folder``; other files are skipped."""
-    found: list[DicomFrame | SliceRef] = []
+    opened: list[DicomFrame | SliceRef] = []
     left_out: dict[str, list[str]] = {}
     files, odd = _walk(folder)
     for what, path in odd:
@@ -233,7 +233,7 @@ def _search(
             continue
         seen.add(real)
         try:
-            found += _open(path, resample, keep)
+            opened += _open(path, resample, keep)
         except InputError as reason:
             if isinstance(reason, NotASlice) and not (
                 reason.what == "not DICOM" and path.suffix.lower() in _DICOM_SUFFIXES
@@ -249,11 +249,11 @@ def _search(
     )
     if not files and not odd:
         raise InputError(f"{folder}: an empty folder; give a folder of DICOM, .tif or .npy slices")
-    if not found and summary:
+    if not opened and summary:
         raise InputError(f"{folder}: no CT slices ({summary}); give a folder of CT slices")
     if summary:
         tell(f"{folder}: skipped files that are not CT slices ({summary})")
-    return found
+    return opened
 
 
 def _walk(folder: Path) -> tuple[list[Path], list[tuple[str, Path]]]:
@@ -372,10 +372,10 @@ def _series(
         sharing.setdefault(name, set()).add(key)
     for keys in sharing.values():
         if len({owner for _, owner, _ in keys}) > 1:
-            one = min(keys, key=lambda k: (first[k], k))
-            what = "without a SeriesInstanceUID, its folder" if one[2] else "its series"
+            chosen = min(keys, key=lambda k: (first[k], k))
+            what = "without a SeriesInstanceUID, its folder" if chosen[2] else "its series"
             tell(
-                f"{series[one][0].path}: {what} holds several patients or studies; "
+                f"{series[chosen][0].path}: {what} holds several patients or studies; "
                 "each gets a mean of its own"
             )
     refs: list[tuple[int, SliceRef]] = []
@@ -419,9 +419,9 @@ def _series_name(key: _Key, sharing: set[_Key]) -> str:
 
 def _tell_what_is_odd(members: Sequence[DicomFrame], tell: Callable[[str], None]) -> None:
     """Tell once what the headers of a series say that is doubtful."""
-    if frame := next((one for one in members if one.unspecified), None):
+    if frame := next((member for member in members if member.unspecified), None):
         tell(f"{frame.path}: rescale type is US, not HU; read as HU")
-    if frame := next((one for one in members if one.doubtful_padding is not None), None):
+    if frame := next((member for member in members if member.doubtful_padding is not None), None):
         tell(
             f"{frame.path}: its PixelPaddingValue stands for {frame.doubtful_padding:g} HU, which "
             "tissue has; taken for padding only at the edges of the image"
@@ -458,7 +458,7 @@ def _in_order(
         if frame.normal is None:
             numbers.append(None)
             continue
-        along = (i for i, one in enumerate(axes) if abs(one @ frame.normal) >= _SAME_AXIS)
+        along = (i for i, axis in enumerate(axes) if abs(axis @ frame.normal) >= _SAME_AXIS)
         numbers.append(next(along, len(axes)))
         if numbers[-1] == len(axes):
             axes.append(np.asarray(frame.normal))
@@ -479,7 +479,7 @@ def _in_order(
 
     sharing = [f for f in members if axis[id(f)] == most]
     places: list[Callable[[DicomFrame], float | None]] = [projected, lambda f: f.location]
-    known = (one for one in places if all(one(f) is not None for f in sharing))
+    known = (place for place in places if all(place(f) is not None for f in sharing))
     place = next(known, lambda f: None)
 
     def key(frame: DicomFrame) -> tuple[Any, ...]:

@@ -91,11 +91,11 @@ def read_tiles(folder: str | os.PathLike[str], names: Sequence[str]) -> TileLabe
             arrays = read_members(file, wanted)
     except NotAnArray as error:
         raise InputError(f"{path}: not a file of tile labels ({error}); {_ADVICE}") from None
-    listed, quality, weight = (arrays[one.name] for one in wanted)
+    listed, quality, weight = (arrays[member.name] for member in wanted)
     if not len(listed) == len(quality) == len(weight):
         raise InputError(f"{path}: not as many tiles as names; {_ADVICE}")
-    for what, found in (("quality", quality), ("weight", weight)):
-        if not np.isfinite(found).all() or (found < 0).any():
+    for what, array in (("quality", quality), ("weight", weight)):
+        if not np.isfinite(array).all() or (array < 0).any():
             raise InputError(f"{path}: {what} holds values that are no tile labels; {_ADVICE}")
     if (quality > 4).any() or (weight > 1.001).any():
         raise InputError(f"{path}: quality above 4, or weight above 1; {_ADVICE}")

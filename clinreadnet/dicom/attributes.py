@@ -94,7 +94,7 @@ def stored_text(header: pydicom.Dataset, name: str) -> str:
 
 def _legal(name: str, text: str) -> str:
     """Return a legal value, or an empty one."""
-    if any(unicodedata.category(one) == "Cc" for one in text) or "\\" in text:
+    if any(unicodedata.category(character) == "Cc" for character in text) or "\\" in text:
         return ""
     kind = "sex" if name == "PatientSex" else dictionary_VR(Tag(name))
     return _KINDS[kind](text)
@@ -130,7 +130,7 @@ def _age(text: str) -> str:
 def _name(text: str) -> str:
     groups = text.split("=")
     if len(groups) > _NAME_GROUPS or any(
-        len(one) > _NAME_CHARACTERS or one.count("^") >= _NAME_PARTS for one in groups
+        len(group) > _NAME_CHARACTERS or group.count("^") >= _NAME_PARTS for group in groups
     ):
         return ""
     return text

@@ -244,7 +244,7 @@ def _make_map(
         content_label="QUALITY_MAP",
         content_description=device.DESCRIPTION,
         pixel_measures=PixelMeasuresSequence(
-            pixel_spacing=[float(TILE * one) for one in spacing],
+            pixel_spacing=[float(TILE * value) for value in spacing],
             slice_thickness=thickness,
             spacing_between_slices=step or None,
         ),
@@ -312,14 +312,14 @@ def _refer_to_frames(made: pydicom.Dataset, frames: Mapping[str, tuple[Source, i
 
     def mend(references: Sequence[pydicom.Dataset], numbered: bool) -> list[pydicom.Dataset]:
         kept: dict[str, pydicom.Dataset] = {}
-        for one in references:
-            if (uid := one.ReferencedSOPInstanceUID) in frames:
+        for reference in references:
+            if (uid := reference.ReferencedSOPInstanceUID) in frames:
                 source, number = frames[uid]
-                one.ReferencedSOPClassUID = source.SOPClassUID
-                one.ReferencedSOPInstanceUID = source.SOPInstanceUID
+                reference.ReferencedSOPClassUID = source.SOPClassUID
+                reference.ReferencedSOPInstanceUID = source.SOPInstanceUID
                 if numbered:
-                    one.ReferencedFrameNumber = number
-            kept.setdefault(f"{one.ReferencedSOPInstanceUID} {numbered and uid}", one)
+                    reference.ReferencedFrameNumber = number
+            kept.setdefault(f"{reference.ReferencedSOPInstanceUID} {numbered and uid}", reference)
         return list(kept.values())
 
     made.SourceImageSequence = mend(made.SourceImageSequence, False)
@@ -333,9 +333,9 @@ def _refer_to_frames(made: pydicom.Dataset, frames: Mapping[str, tuple[Source, i
 def _make_capture(
     report: SeriesReport, index: int, sources: Sources, number: int, place: int, series: str
 ) -> SCImage:
-    one, ref = report.slices[index], report.refs[index]
-    novel = ", unlike the training data" if one.in_domain is False else ""
-    caption = f"score {one.score:.2f} of 4 ({one.grade}){novel}"
+    score, ref = report.slices[index], report.refs[index]
+    novel = ", unlike the training data" if score.in_domain is False else ""
+    caption = f"score {score.score:.2f} of 4 ({score.grade}){novel}"
     made = SCImage.from_ref_dataset(
         sources[ref.path],
         draw_overlay(ref.load(), report.outputs.quality_map[index], caption),
@@ -412,8 +412,8 @@ def _geometry(ref: SliceRef, header: pydicom.Dataset) -> tuple[_Vector, _Vector,
     return position, orientation, spacing
 
 
-def _vector(found: Any, count: int) -> _Vector:
-    vector = np.array([float(v) for v in found])
+def _vector(values: Any, count: int) -> _Vector:
+    vector = np.array([float(v) for v in values])
     if vector.shape != (count,) or not np.isfinite(vector).all():
         raise ValueError
     return vector

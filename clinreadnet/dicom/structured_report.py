@@ -172,21 +172,21 @@ def _skipped(report: SeriesReport, series: str) -> list[str]:
 def _slice_group(
     report: SeriesReport, index: int, sources: Sources, algorithm: AlgorithmIdentification
 ) -> MeasurementsAndQualitativeEvaluations:
-    one, ref = report.slices[index], report.refs[index]
+    score, ref = report.slices[index], report.refs[index]
     source = sources[ref.path]
     grades = likert_probabilities(report.outputs.probs[index])
-    values = [(SCORE, one.score), *zip(GRADES, grades, strict=True)]
-    if one.novelty is not None:
-        values.append((NOVELTY, one.novelty))
+    values = [(SCORE, score.score), *zip(GRADES, grades, strict=True)]
+    if score.novelty is not None:
+        values.append((NOVELTY, score.novelty))
     frame = frame_number(ref, source)
     name = f"slice {index + 1}"
     if frame is None and ref.frame is not None:
         name += f", frame {ref.frame + 1}"
     judged = []
-    if one.in_domain is not None:
-        judged.append(QualitativeEvaluation(DOMAIN, IN_DOMAIN if one.in_domain else NOVEL))
-    if one.region:
-        judged.append(QualitativeEvaluation(REGION, REGIONS[one.region]))
+    if score.in_domain is not None:
+        judged.append(QualitativeEvaluation(DOMAIN, IN_DOMAIN if score.in_domain else NOVEL))
+    if score.region:
+        judged.append(QualitativeEvaluation(REGION, REGIONS[score.region]))
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(uid=device.new_uid(), identifier=name),
         algorithm_id=algorithm,

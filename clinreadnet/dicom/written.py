@@ -30,7 +30,9 @@ def write_objects(objects: Iterable[tuple[str, pydicom.Dataset]], folder: Path) 
     """
     written = []
     with whole_folder(folder, force=None) as temporary, silent_libraries():
-        for name, one in objects:
-            one.save_as(temporary / name, enforce_file_format=True)
-            written.append(Written(folder / name, str(one.SOPClassUID), str(one.SOPInstanceUID)))
+        for name, dataset in objects:
+            dataset.save_as(temporary / name, enforce_file_format=True)
+            written.append(
+                Written(folder / name, str(dataset.SOPClassUID), str(dataset.SOPInstanceUID))
+            )
     return written

@@ -95,8 +95,8 @@ def evaluate(
     folder = open_labelled(data)
     path = checkpoint or pretrained_path()
     model = load_checkpoint(path)
-    found = score_folder(folder, model)
-    predicted, true = found["score"], folder.scores.astype(np.float64)
+    scored = score_folder(folder, model)
+    predicted, true = scored["score"], folder.scores.astype(np.float64)
     return Evaluation(
         **correlations(predicted, true),
         rmse=float(np.sqrt(np.mean((predicted - true) ** 2))),
@@ -107,11 +107,11 @@ def evaluate(
             for i in np.argsort(-np.abs(predicted - true), kind="stable")[:WORST].tolist()
         ],
         ceiling=ceiling(folder),
-        map=folder_map_agreement(folder, found["quality_map"]),
-        coverage=coverage(found["probs"], true),
-        in_domain=float(np.mean(found["novelty"] <= float(model.novelty.threshold))),
+        map=folder_map_agreement(folder, scored["quality_map"]),
+        coverage=coverage(scored["probs"], true),
+        in_domain=float(np.mean(scored["novelty"] <= float(model.novelty.threshold))),
         experts={
-            name: sum(abs(measure(found[name], true)) for measure in (plcc, srocc, krocc))
+            name: sum(abs(measure(scored[name], true)) for measure in (plcc, srocc, krocc))
             for name in EXPERTS
         },
         checkpoint_sha256=digest(Path(path).read_bytes()),
@@ -138,20 +138,20 @@ def parts(folder: LdctiqaFolder, predicted: NDArray[np.float64]) -> dict[str, Pa
     if records is None or quality is None:
         return {}
     kinds = np.array([record.get("denoiser") or "scans" for record in records])
-    found: dict[str, Part] = {}
+    groups: dict[str, Part] = {}
     for kind in ("scans", *sorted(set(kinds.tolist()) - {"scans"})):
         own = kinds == kind
         if not own.any():
             continue
         scores, labels = predicted[own], folder.scores[own].astype(np.float64)
-        found[kind] = Part(
+        groups[kind] = Part(
             slices=int(own.sum()),
             srocc=srocc(scores, labels),
             ceiling_srocc=srocc(quality[own], labels),
             rmse=float(np.sqrt(np.mean((scores - labels) ** 2))),
             bias=float(np.mean(scores - labels)),
         )
-    return found
+    return groups
 
 
 def open_labelled(data: str | os.PathLike[str]) -> LdctiqaFolder:
@@ -211,7 +211,8 @@ def table(result: Evaluation) -> Table:
     out.add_row(f"{INTERVAL_MASS:.0%} intervals cover", f"{result['coverage']:.1%}")
     out.add_row("in domain", f"{result['in_domain']:.1%}")
     worst = ", ".join(
-        f"{one['name']} {one['score']:.1f} for {one['label']:.1f}" for one in result["worst"][:2]
+        f"{scan['name']} {scan['score']:.1f} for {scan['label']:.1f}"
+        for scan in result["worst"][:2]
     )
     out.caption = f"worst: {worst}"
     return out

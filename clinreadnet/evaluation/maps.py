@@ -47,10 +47,10 @@ def map_errors(
         tiles, for the slices with enough body; the correlation is NaN where one is constant.
     """
     rows = []
-    for one, true, body, image in zip(maps, truth, weight > BODY, quality, strict=True):
+    for predicted, true, body, image in zip(maps, truth, weight > BODY, quality, strict=True):
         if body.sum() < _LEAST_TILES:
             continue
-        ours, theirs = one[body].astype(np.float64), true[body].astype(np.float64)
+        ours, theirs = predicted[body].astype(np.float64), true[body].astype(np.float64)
         correlation = np.nan
         if theirs.std() > _LEAST_SPREAD:
             # A flat map says nothing of where: its correlation is 0.

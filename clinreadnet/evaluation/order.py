@@ -141,17 +141,17 @@ def _originals(
     """Find the slice that each anatomy was made from; empty where none are named."""
     if not clean:
         return {}
-    found = {Path(ref.name).name: ref for ref in find_slices(clean)}
+    refs = {Path(ref.name).name: ref for ref in find_slices(clean)}
     originals: dict[int, SliceRef] = {}
     for record in records:
         if record.get("variant", 0):  # another view of the slice, which no file holds
             continue
         source = record.get("slice", "a phantom")
-        if source not in found:
+        if source not in refs:
             raise InputError(
                 f"anatomy {record['anatomy']} was made from {source}, which `clean` does not name"
             )
-        originals[record["anatomy"]] = found[source]
+        originals[record["anatomy"]] = refs[source]
     return originals
 
 

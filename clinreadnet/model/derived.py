@@ -65,7 +65,8 @@ class DerivingModule(nn.Module):
             kept is not None
             and kept.dtype == dtype
             and kept.versions == versions
-            and [one._cdata for one in kept.storages] == [one._cdata for one in storages]
+            and [storage._cdata for storage in kept.storages]
+            == [storage._cdata for storage in storages]
         ):
             return kept.values
         values = tuple(value.contiguous() for value in compute())

@@ -257,7 +257,7 @@ class ClinReadNet(nn.Module):
         Args:
             hu: [B, 1, H, W] Hounsfield units of slices to train on; the more, the better.
         """
-        raw = [self.statistics.raw(self.stem(encode(one))) for one in hu.split(1)]
+        raw = [self.statistics.raw(self.stem(encode(image))) for image in hu.split(1)]
         self.statistics.calibrate(torch.cat(raw))
 
 

@@ -124,8 +124,8 @@ class TileStatistics(DerivingModule):
             mean, variance = mean.squeeze((1, 3)), (difference * difference).mean(dim=(1, 3))
         else:
             variance, mean = torch.var_mean(wide, dim=(1, 3), correction=0)
-        found = torch.cat([mean, (variance + VARIANCE_EPS).log() / 2], dim=-1)
-        return found.reshape(-1, h // side, w // side, 2 * c)
+        statistics = torch.cat([mean, (variance + VARIANCE_EPS).log() / 2], dim=-1)
+        return statistics.reshape(-1, h // side, w // side, 2 * c)
 
     @torch.no_grad()
     def calibrate(self, raw: Tensor) -> None:

@@ -118,8 +118,10 @@ def choose(
         raise _nothing_works(bundle, options.budget, refused, over, failure)
     fastest, loaded = best
     least = seconds.pop(fastest)
-    for title, one in seconds.items():
-        refused[title] = f"slower: {1e3 * one:.3g} ms a slice, {fastest} takes {1e3 * least:.3g}"
+    for title, duration in seconds.items():
+        refused[title] = (
+            f"slower: {1e3 * duration:.3g} ms a slice, {fastest} takes {1e3 * least:.3g}"
+        )
     return loaded, refused
 
 
@@ -160,7 +162,7 @@ def _open(
             error = _self_test(name, bundle, loaded, slices)
         if loaded.record is not None:
             recorded = loaded.record.relative_error.values()
-            error = max((math.inf if one is None else one for one in recorded), default=error)
+            error = max((math.inf if value is None else value for value in recorded), default=error)
         if options.budget is not None and error > options.budget:
             raise _OverBudget(error)
         seconds = 0.0
@@ -196,9 +198,9 @@ def _nothing_works(
         f"{title}: {why.removeprefix(f'{bundle}: ').replace(inside, '')}" for title, why in reasons
     )
     kind = BackendUnavailable if cause is None else type(cause)
-    found = kind(f"{bundle}: no backend works here ({listed})")
-    found.__cause__ = cause
-    return found
+    result = kind(f"{bundle}: no backend works here ({listed})")
+    result.__cause__ = cause
+    return result
 
 
 def _self_test(
@@ -227,7 +229,7 @@ def _self_test(
     for batch, slices in plan:
         expected = {key: golden[key][slices] for key in OUTPUTS}
         try:
-            found = reproduce(
+            comparison = reproduce(
                 loaded.backend.run,
                 golden["hu"][slices],
                 expected,
@@ -239,8 +241,8 @@ def _self_test(
             if batch == 1:
                 raise
             continue  # a call that needs this batch halves it
-        worst = max(worst, *found.errors.values())
-        for failure in found.failures():
+        worst = max(worst, *comparison.errors.values())
+        for failure in comparison.failures():
             where = f"{name} at batch {batch}" if batch > 1 else name
             raise CheckFailed(
                 f"{bundle / artifact.file}: self-test failed on {where}, {failure}; run "

@@ -36,14 +36,14 @@ def check_slices(hu: NDArray[Any], *, values: bool = True) -> NDArray[Any]:
         raise InputError(f"hu has shape {list(hu.shape)}: no slice; give one or more")
     if hu.dtype.kind not in "iuf":
         raise InputError(f"hu has dtype {hu.dtype}, expected integers or floats")
-    for index, one in enumerate(hu if values else ()):
-        if hu.dtype.kind == "f" and not np.isfinite(one).all():
+    for index, image in enumerate(hu if values else ()):
+        if hu.dtype.kind == "f" and not np.isfinite(image).all():
             raise InputError(f"hu[{index}] holds NaN or infinity")
-        if reason := implausible(one):
+        if reason := implausible(image):
             raw = "; raw pixels become HU by the header's rescale slope and intercept"
             raise InputError(
                 f"hu[{index}] cannot be a CT slice in Hounsfield units: {reason}"
-                f"{raw if one.min() >= 0 else ''}"
+                f"{raw if image.min() >= 0 else ''}"
             )
     return hu
 

@@ -31,5 +31,5 @@ def _annotate() -> Callable[..., AbstractContextManager[Any]] | None:
         import nvtx
     except ImportError:
         return None
-    found: Callable[..., AbstractContextManager[Any]] = nvtx.annotate
-    return found
+    annotate: Callable[..., AbstractContextManager[Any]] = nvtx.annotate
+    return annotate

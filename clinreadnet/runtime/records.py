@@ -55,43 +55,47 @@ def place(ran: RanOn) -> str:
     return ran.hardware if usual else f"{ran.hardware} with {ran.backend}"
 
 
-def same_kind(one: RanOn, other: RanOn) -> bool:
+def same_kind(run: RanOn, other: RanOn) -> bool:
     """Return whether a record of ``one`` counts where ``other`` runs."""
-    package = library(one.backend)
-    if (one.backend, one.libraries.get(package)) != (other.backend, other.libraries.get(package)):
+    package = library(run.backend)
+    if (run.backend, run.libraries.get(package)) != (other.backend, other.libraries.get(package)):
         return False
-    return one.hardware == other.hardware or (one.backend == NATIVE_BACKEND and one.gpu is None)
+    return run.hardware == other.hardware or (run.backend == NATIVE_BACKEND and run.gpu is None)
 
 
 def record_here(artifact: Artifact, backend: str, machine: Machine) -> Parity | None:
     """Return an artifact's newest record that counts on a machine; None where there is none."""
     here = ran_on(backend, machine)
-    found = [one for one in artifact.runs if one.ran_on and same_kind(one.ran_on, here)]
-    return max(found, key=lambda one: one.ran_on.date if one.ran_on else "", default=None)
+    records = [
+        parity for parity in artifact.runs if parity.ran_on and same_kind(parity.ran_on, here)
+    ]
+    return max(
+        records, key=lambda parity: parity.ran_on.date if parity.ran_on else "", default=None
+    )
 
 
 def other_records(artifact: Artifact, backend: str, machine: Machine) -> str | None:
     """Say what records of a backend hold that do not count on a machine; None without any."""
     here = ran_on(backend, machine)
     said = []
-    for one in artifact.runs:
-        where = one.ran_on
+    for parity in artifact.runs:
+        where = parity.ran_on
         if where is None or where.backend != backend or same_kind(where, here):
             continue
         what = "another GPU" if where.gpu is not None else "another processor"
         if where.hardware == here.hardware:
             what = f"with {library(backend)} {where.libraries.get(library(backend), '?')}"
-        said.append(f"{one.status} on {where.hardware}, {what}, {where.date[:10]}")
+        said.append(f"{parity.status} on {where.hardware}, {what}, {where.date[:10]}")
     return "; ".join(said) or None
 
 
 def record_verdict(artifact: Artifact, backend: str, machine: Machine) -> Verdict:
     """Judge an artifact by its record for a machine: one that failed there is not loaded."""
-    found = record_here(artifact, backend, machine)
-    if found is None or found.ran_on is None or found.status == "passed":
+    record = record_here(artifact, backend, machine)
+    if record is None or record.ran_on is None or record.status == "passed":
         return VALID
-    where = found.ran_on
+    where = record.ran_on
     return Verdict(
         Validity.INVALID,
-        f"failed `clinreadnet verify` on {where.hardware}, {where.date[:10]} ({found.reason})",
+        f"failed `clinreadnet verify` on {where.hardware}, {where.date[:10]} ({record.reason})",
     )

@@ -89,8 +89,9 @@ class Comparison:
         The novelty of one slice has a limit of its own.
         """
         for name, error in self.slice_errors.items():
-            if name != "novelty" and not error <= self.limits.one:
-                text = f"a slice's {name} is off by {error:.1e} ({bound} {self.limits.one:.0e})"
+            if name != "novelty" and not error <= self.limits.slice_error:
+                limit = f"{bound} {self.limits.slice_error:.0e}"
+                text = f"a slice's {name} is off by {error:.1e} ({limit})"
                 yield name, text, self.worst_slices[name]
         tile, novelty = self.worst_tile_difference, self.worst_novelty_difference
         if tile is not None and not tile <= self.limits.tile:
@@ -169,15 +170,15 @@ def slices_outside(
     outputs: Outputs, reference: Outputs, limits: Limits, usual: Mapping[str, float]
 ) -> list[int]:
     """Return the slices that miss a limit by themselves; arguments as in `compare_outputs`."""
-    found = []
+    outside = []
     for index in range(len(next(iter(outputs.values())))):
         ours, theirs = (
             {name: np.asarray(o[name])[index : index + 1] for name in outputs}
             for o in (outputs, reference)
         )
         if compare_outputs(ours, theirs, limits, usual).first_missed() is not None:
-            found.append(index)
-    return found
+            outside.append(index)
+    return outside
 
 
 def usual_norms(reference: Outputs, names: Iterable[str]) -> dict[str, float]:

@@ -72,13 +72,13 @@ class Scores:
 
     def take(self, index: int) -> Scores:
         """Return the scores of one slice, n = 1."""
-        one = slice(index, index + 1)
-        novelty = None if self.novelty is None else self.novelty[one]
-        regions = None if self.regions is None else self.regions[one]
+        selection = slice(index, index + 1)
+        novelty = None if self.novelty is None else self.novelty[selection]
+        regions = None if self.regions is None else self.regions[selection]
         return Scores(
-            self.score[one],
-            self.probs[one],
-            self.quality_map[one],
+            self.score[selection],
+            self.probs[selection],
+            self.quality_map[selection],
             novelty,
             self.threshold,
             regions,
@@ -107,7 +107,7 @@ class Scores:
             for p in parts
         ]
         seen = [part.regions for part in parts if part.regions is not None]
-        regions = [one for some in seen for one in some] if len(seen) == len(parts) else None
+        regions = [region for some in seen for region in some] if len(seen) == len(parts) else None
         return cls.join(runs, parts[0].threshold, regions)
 
 

@@ -196,7 +196,7 @@ class Session:
         shown = None
         if regions:
             with stage(f"look at {len(hu)} slices"):
-                shown = [find_region(one, size) for one, size in zip(hu, sizes, strict=True)]
+                shown = [find_region(image, size) for image, size in zip(hu, sizes, strict=True)]
         return self.score_checked(hu, shown)
 
     def score_files(
@@ -226,8 +226,8 @@ class Session:
         start = 0
         while start < len(slices):
             batch = slices[start : start + self.batch]
-            hu = np.stack([one.load() for one in batch])
-            parts.append(self.score(hu, [one.loaded_mm for one in batch], checked=True))
+            hu = np.stack([ref.load() for ref in batch])
+            parts.append(self.score(hu, [ref.loaded_mm for ref in batch], checked=True))
             start += len(batch)
         return slices, Scores.concatenate(parts)
 
@@ -358,10 +358,10 @@ class Session:
 
 def _time(name: str, value: str) -> datetime:
     try:
-        found = datetime.fromisoformat(value)
+        time = datetime.fromisoformat(value)
     except (TypeError, ValueError):
         raise InputError(f"{name}={value!r}: not a time such as 2026-01-31T12:00:00Z") from None
-    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
 
 _CLOSED = "the session is closed; make another"

@@ -105,8 +105,8 @@ class Stream:
             raise InputError(
                 f"hu has shape {list(hu.shape)}, expected a slice at a time, [{SIZE}, {SIZE}]"
             )
-        one = check_slices(hu)[0].copy()
-        region = find_region(one, *check_pixel_mm(pixel_mm, 1))
+        image = check_slices(hu)[0].copy()
+        region = find_region(image, *check_pixel_mm(pixel_mm, 1))
         with self._changed:
             ready = self._changed.wait_for(
                 lambda: self._closed or len(self._waiting) < self._capacity, timeout
@@ -119,7 +119,7 @@ class Stream:
                 raise SessionClosed("the stream is closed; open another with session.stream()")
             index = self._count
             self._count += 1
-            self._waiting.append((index, one, region))
+            self._waiting.append((index, image, region))
             self._changed.notify_all()
         return index
 

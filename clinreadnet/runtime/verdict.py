@@ -103,19 +103,19 @@ def verdict(artifact: Artifact, machine: Machine, batch: int | None = None) -> V
     Returns:
         The worst validity found, with every reason for it.
     """
-    found = [_batch(artifact, batch)]
+    verdicts = [_batch(artifact, batch)]
     if artifact.kind == "tensorrt-engine":
         if machine.gpu is None or machine.target is None:
-            found.append(_invalid("needs an NVIDIA GPU, and none is visible here"))
+            verdicts.append(_invalid("needs an NVIDIA GPU, and none is visible here"))
         else:
-            found += [
+            verdicts += [
                 _platform(artifact, machine),
                 _version(artifact, machine),
                 _architecture(artifact, machine),
                 _driver(artifact, machine),
                 _plugins(artifact, machine),
             ]
-    return worst(found)
+    return worst(verdicts)
 
 
 def processor_verdict(artifact: Artifact, machine: Machine) -> Verdict:
@@ -146,11 +146,14 @@ def native_verdict(artifact: Artifact, machine: Machine, *, fast: bool) -> Verdi
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
     """Return the worst validity, with every reason for it."""
-    found = list(verdicts)
-    validity = max((one.validity for one in found), default=Validity.VALID)
+    judgements = list(verdicts)
+    validity = max((judgement.validity for judgement in judgements), default=Validity.VALID)
     if validity == Validity.VALID:
         return VALID
-    return Verdict(validity, "; ".join(one.reason for one in found if one.validity == validity))
+    return Verdict(
+        validity,
+        "; ".join(judgement.reason for judgement in judgements if judgement.validity == validity),
+    )
 
 
 def header_verdict(trt: Any, runtime: Any, engine: bytes) -> Verdict:

@@ -14,19 +14,21 @@ if TYPE_CHECKING:
 _MOST_REASONS = 4
 
 
-def domain_mark(one: SliceScore) -> str:
+def domain_mark(score: SliceScore) -> str:
     """Return a word for a slice that is not an ordinary abdomen, else nothing."""
-    if one.region in (OUTSIDE, EDGE) and (one.region == OUTSIDE or one.in_domain is not False):
-        return one.region
-    return "novel" if one.in_domain is False else ""
+    if score.region in (OUTSIDE, EDGE) and (
+        score.region == OUTSIDE or score.in_domain is not False
+    ):
+        return score.region
+    return "novel" if score.in_domain is False else ""
 
 
-def domain_reason(one: SliceScore) -> str:
+def domain_reason(score: SliceScore) -> str:
     """Return why a slice is marked, or is the edge of the abdomen; empty for other slices."""
-    mark = domain_mark(one)
+    mark = domain_mark(score)
     if mark == "novel":
-        return f"its edges are unlike the training data, novelty {one.novelty:.2f}"
-    return one.region_reason if mark else ""
+        return f"its edges are unlike the training data, novelty {score.novelty:.2f}"
+    return score.region_reason if mark else ""
 
 
 def domain_lines(slices: Sequence[SliceScore]) -> list[str]:
@@ -39,11 +41,11 @@ def domain_lines(slices: Sequence[SliceScore]) -> list[str]:
         (OUTSIDE, "outside the abdomen, marked as novel and left out"),
         (EDGE, "at the edge of the abdomen; their scores say less"),
     ):
-        found = [one for one in slices if domain_mark(one) == answer]
-        if found:
-            kinds = _counted(one.region_reason.rpartition(": ")[2] for one in found)
-            lines.append(f"{len(found)} of {len(slices)} {what} ({kinds}).")
-    named = Counter(one.header for one in slices if one.header).most_common(_MOST_REASONS)
+        marked = [score for score in slices if domain_mark(score) == answer]
+        if marked:
+            kinds = _counted(score.region_reason.rpartition(": ")[2] for score in marked)
+            lines.append(f"{len(marked)} of {len(slices)} {what} ({kinds}).")
+    named = Counter(score.header for score in slices if score.header).most_common(_MOST_REASONS)
     lines += [f"{count} of {len(slices)} {header}: a hint, no proof." for header, count in named]
     return lines
 

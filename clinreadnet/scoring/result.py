@@ -120,8 +120,8 @@ class SeriesReport:
     def members(self) -> dict[str, list[int]]:
         """Indices of the slices of each series, in order."""
         members: dict[str, list[int]] = {}
-        for index, one in enumerate(self.slices):
-            members.setdefault(one.series, []).append(index)
+        for index, score in enumerate(self.slices):
+            members.setdefault(score.series, []).append(index)
         return members
 
     @property
@@ -139,8 +139,8 @@ class SeriesReport:
             return self.slices[index].in_domain is False, sign * self.slices[index].score
 
         index = min(range(len(self.slices)), key=key)
-        one, quality_map = self.slices[index], self.outputs.quality_map[index]
-        return Extreme(self.refs[index], one.score, quality_map, one.in_domain is False)
+        score, quality_map = self.slices[index], self.outputs.quality_map[index]
+        return Extreme(self.refs[index], score.score, quality_map, score.in_domain is False)
 
     def to_dict(self, session: Session) -> dict[str, Any]:
         """Return what ``--json`` prints; ``series`` is null where there are several."""
@@ -155,11 +155,11 @@ class SeriesReport:
 def slice_scores(refs: Sequence[SliceRef], scores: Scores) -> list[SliceScore]:
     """Return what the network says of each of n slices."""
     low, high, judged = scores.low.tolist(), scores.high.tolist(), scores.in_domain
-    found = []
+    results = []
     for i, (ref, score) in enumerate(zip(refs, scores.score.tolist(), strict=True)):
         region = None if scores.regions is None else with_header(scores.regions[i], ref.hint)
         in_domain = None if judged is None else bool(judged[i])
-        found.append(
+        results.append(
             SliceScore(
                 path=str(ref.path),
                 frame=ref.frame,
@@ -177,16 +177,16 @@ def slice_scores(refs: Sequence[SliceRef], scores: Scores) -> list[SliceScore]:
                 header=str(ref.hint),
             )
         )
-    return found
+    return results
 
 
 def summarise(slices: Sequence[SliceScore]) -> SeriesSummary:
     """Return the summary of at least one slice."""
-    kept = [one for one in slices if one.in_domain is not False]
-    scores, words = [one.score for one in kept], [one.grade for one in kept]
+    kept = [score for score in slices if score.in_domain is not False]
+    scores, words = [score.score for score in kept], [score.grade for score in kept]
     return SeriesSummary(
         n=len(slices),
-        novel=None if all(one.in_domain is None for one in slices) else len(slices) - len(kept),
+        novel=None if all(score.in_domain is None for score in slices) else len(slices) - len(kept),
         mean=float(np.mean(scores)) if scores else None,
         min=min(scores, default=None),
         max=max(scores, default=None),
@@ -197,8 +197,8 @@ def summarise(slices: Sequence[SliceScore]) -> SeriesSummary:
 def summarise_by_series(slices: Iterable[SliceScore]) -> dict[str, SeriesSummary]:
     """Return the summary of each series, in the order of their first slices."""
     members: dict[str, list[SliceScore]] = {}
-    for one in slices:
-        members.setdefault(one.series, []).append(one)
+    for score in slices:
+        members.setdefault(score.series, []).append(score)
     return {series: summarise(own) for series, own in members.items()}
 
 

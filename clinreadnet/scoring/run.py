@@ -130,7 +130,7 @@ class SeriesEnds:
                 if ref.series in self._begun:
                     real += waiting
                 else:
-                    self._skipped += [one for one, _ in waiting]
+                    self._skipped += [pair for pair, _ in waiting]
             if error is None:
                 self._begun.add(ref.series)
         return real

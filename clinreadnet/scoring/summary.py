@@ -68,21 +68,21 @@ class Group:
     @property
     def quality(self) -> Estimate | None:
         """Mean score of the series; None where all slices are marked as novel."""
-        return estimate([one.score for one in self.series])
+        return estimate([series.score for series in self.series])
 
     @property
     def ctdi_vol_mgy(self) -> Estimate | None:
         """Mean CTDIvol in mGy of the series that state one; None where none does."""
-        stated = [one.ctdi_vol_mgy for one in self.series if one.ctdi_vol_mgy is not None]
+        stated = [series.ctdi_vol_mgy for series in self.series if series.ctdi_vol_mgy is not None]
         return estimate(stated)
 
     @property
     def days(self) -> list[Day]:
         """Points of the control chart, in order of time."""
         scores: dict[str, list[float]] = {}
-        for one in self.series:
-            if one.acquired is not None:
-                scores.setdefault(one.acquired, []).append(one.score)
+        for series in self.series:
+            if series.acquired is not None:
+                scores.setdefault(series.acquired, []).append(series.score)
         return [
             Day(date, len(scores[date]), math.fsum(scores[date]) / len(scores[date]))
             for date in sorted(scores)
@@ -155,7 +155,7 @@ def summarize(
     by = tuple(dict.fromkeys(by))
     if not by or not set(by) <= set(GROUPINGS):
         raise InputError(f"by={','.join(by)}: group by {', '.join(GROUPINGS)}")
-    found = _Sums(by)
+    sums = _Sums(by)
     weights: dict[str, AnyPath] = {}
     file_of: dict[str, AnyPath] = {}
     for path in paths:
@@ -168,17 +168,17 @@ def summarize(
                 f"{second}: other weights scored it than {first}, so the scores cannot be "
                 "compared; summarize them one by one"
             )
-        series = found.add(rows, advance)
+        series = sums.add(rows, advance)
         if twice := sorted(series & file_of.keys()):
             raise InputError(
                 f"{path}: series {twice[0]} is also in {file_of[twice[0]]}; give each series once"
             )
         file_of |= dict.fromkeys(series, path)
-    if found.slices == 0:
+    if sums.slices == 0:
         raise InputError(f"{paths[0]}: has no rows; give a file with scores")
-    if found.not_scored == found.slices:
-        raise InputError(f"{paths[0]}: none of {found.slices} slices has a score")
-    return Summary(by, found.slices, found.not_scored, next(iter(weights), None), found.groups())
+    if sums.not_scored == sums.slices:
+        raise InputError(f"{paths[0]}: none of {sums.slices} slices has a score")
+    return Summary(by, sums.slices, sums.not_scored, next(iter(weights), None), sums.groups())
 
 
 @dataclass
@@ -242,17 +242,17 @@ class _Sums:
         return own
 
     def groups(self) -> tuple[Group, ...]:
-        keys = sorted(self._series, key=lambda key: [(one is None, one or "") for one in key])
+        keys = sorted(self._series, key=lambda key: [(item is None, item or "") for item in key])
         groups = []
         for key in keys:
             members = self._series[key].values()
-            values = [one.values() for one in members]
+            values = [item.values() for item in members]
             groups.append(
                 Group(
                     key,
-                    sum(one.slices for one in members),
-                    sum(one.novel for one in members),
-                    tuple(one for one in values if one is not None),
+                    sum(item.slices for item in members),
+                    sum(item.novel for item in members),
+                    tuple(item for item in values if item is not None),
                 )
             )
         return tuple(groups)
@@ -273,7 +273,7 @@ def _group_to_dict(by: Sequence[str], group: Group) -> dict[str, Any]:
         "series": len(group.series),
         "quality": None if quality is None else asdict(quality),
         "ctdi_vol_mgy": None if dose is None else asdict(dose),
-        "undated_series": sum(one.acquired is None for one in group.series),
+        "undated_series": sum(series.acquired is None for series in group.series),
         "days": [asdict(day) for day in days],
         "chart": None if chart is None else _chart_to_dict(chart, days),
     }

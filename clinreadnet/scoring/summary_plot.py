@@ -59,12 +59,12 @@ def write_summary_plot(summary: Summary, target: Path) -> None:
 def _draw_doses(axes: Any, groups: list[Group]) -> None:
     missing = 0
     for number, group in enumerate(groups):
-        known = [one for one in group.series if one.ctdi_vol_mgy is not None]
+        known = [series for series in group.series if series.ctdi_vol_mgy is not None]
         missing += len(group.series) - len(known)
         style = {"color": f"C{number % 10}", "marker": _MARKERS[number // 10]}
         axes.scatter(
-            [one.ctdi_vol_mgy for one in known],
-            [one.score for one in known],
+            [series.ctdi_vol_mgy for series in known],
+            [series.score for series in known],
             s=14,
             alpha=0.4,
             linewidths=0,

@@ -81,7 +81,7 @@ def _notes(summary: Summary, charts: Sequence[_Charted]) -> list[str]:
         lines.append(f"{novel} of {summary.slices} slices are marked as novel and left out")
     if summary.not_scored:
         lines.append(f"{summary.not_scored} of {summary.slices} slices have no score")
-    dates = [one.acquired for group in summary.groups for one in group.series]
+    dates = [series.acquired for group in summary.groups for series in group.series]
     if undated := dates.count(None):
         lines.append(f"{undated} of {len(dates)} series have no date and are in no control chart")
     if any(chart is not None and len(group.days) < FEW for group, chart in charts):

@@ -91,20 +91,22 @@ def _document(report: SeriesReport) -> dict[str, Any]:
         "slices": [
             {
                 "name": visible(ref.path.name) + ("" if ref.frame is None else f"[{ref.frame}]"),
-                "series": numbers[one.series],
-                "position": one.position,
-                "score": round(one.score, 6),
-                "low": one.low,
-                "high": one.high,
-                "grade": one.grade,
-                "novel": one.in_domain is False,
-                "mark": domain_mark(one),
-                "why": "; ".join(filter(None, (domain_reason(one), visible(one.header)))),
-                "acquisition": {k: v for k, v in asdict(one.acquisition).items() if v is not None},
+                "series": numbers[score.series],
+                "position": score.position,
+                "score": round(score.score, 6),
+                "low": score.low,
+                "high": score.high,
+                "grade": score.grade,
+                "novel": score.in_domain is False,
+                "mark": domain_mark(score),
+                "why": "; ".join(filter(None, (domain_reason(score), visible(score.header)))),
+                "acquisition": {
+                    k: v for k, v in asdict(score.acquisition).items() if v is not None
+                },
                 "map": quality_map.ravel().tolist(),
                 "image": base64.b64encode(encode(ref.load())).decode("ascii"),
             }
-            for ref, one, quality_map in zip(report.refs, report.slices, maps, strict=True)
+            for ref, score, quality_map in zip(report.refs, report.slices, maps, strict=True)
         ],
     }
 

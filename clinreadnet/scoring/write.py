@@ -28,13 +28,13 @@ def write_csv(report: SeriesReport, target: Path) -> None:
         writer = csv.writer(file)
         names = [field.name for field in fields(SliceScore) if field.name != "acquisition"]
         writer.writerow([*names, *(field.name for field in fields(Acquisition))])
-        for one in report.slices:
-            row = asdict(one) | {"score": f"{one.score:.4f}"}
+        for score in report.slices:
+            row = asdict(score) | {"score": f"{score.score:.4f}"}
             row |= row.pop("acquisition")
-            if one.novelty is not None:
-                row["novelty"] = f"{one.novelty:.4f}"
-            if one.in_domain is not None:
-                row["in_domain"] = str(one.in_domain).lower()
+            if score.novelty is not None:
+                row["novelty"] = f"{score.novelty:.4f}"
+            if score.in_domain is not None:
+                row["in_domain"] = str(score.in_domain).lower()
             writer.writerow(row.values())
 
 
@@ -61,4 +61,4 @@ def write_challenge_output(report: SeriesReport, folder: Path) -> None:
     """
     check_challenge_output(folder)
     with whole_file(folder / CHALLENGE_FILE) as temporary:
-        temporary.write_text(json.dumps([one.score for one in report.slices]) + "\n")
+        temporary.write_text(json.dumps([score.score for score in report.slices]) + "\n")

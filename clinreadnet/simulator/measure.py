@@ -93,8 +93,8 @@ class Tiles:
         edge, faint = (np.full_like(noise, loss) for loss in losses)
         if denoised is not None:
             edge, faint = self._losses(denoised, losses)
-        found = quality(np.sqrt(noise), np.sqrt(streak), edge, faint)
-        return TileQuality(np.asarray(found, np.float32), self.weight)
+        tile_quality = quality(np.sqrt(noise), np.sqrt(streak), edge, faint)
+        return TileQuality(np.asarray(tile_quality, np.float32), self.weight)
 
     def spread(self, own: Float32) -> Float32:
         """Return the variance ``[16, 16]`` of own noise ``[512, 512]`` around each tile.
@@ -110,7 +110,7 @@ class Tiles:
         return neighbourhood(missing * missing * self._masks[False])
 
     def _losses(self, hu: Float32, image: list[float]) -> list[Float32]:
-        found = []
+        losses = []
         for kept, kind, most, loss in zip(
             self._detail.kept(hu), self._slopes, self._detail.most, image, strict=True
         ):
@@ -118,8 +118,8 @@ class Tiles:
             inside = self._body > _INSIDE
             prior = _PRIOR_SLOPE * float(size[inside].mean()) if inside.any() else 1.0
             share = (neighbourhood(kept) + prior * (1 - loss) * most) / (size + prior)
-            found.append(np.clip(1 - share / most, 0, 1).astype(np.float32))
-        return found
+            losses.append(np.clip(1 - share / most, 0, 1).astype(np.float32))
+        return losses
 
 
 def neighbourhood(image: Float32 | Mask) -> Float32:

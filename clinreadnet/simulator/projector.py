@@ -154,8 +154,8 @@ def channel_filters(size: int, channels: int, windows: Float32 | None) -> Float3
             None leaves the ramp alone.
     """
     ramp = ramp_filter(size)
-    found = ramp if windows is None else ramp * windows
-    return np.asarray(np.broadcast_to(found, (channels, len(ramp))), np.float32)
+    filters = ramp if windows is None else ramp * windows
+    return np.asarray(np.broadcast_to(filters, (channels, len(ramp))), np.float32)
 
 
 def filter_length(size: int) -> int:

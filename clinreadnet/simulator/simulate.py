@@ -263,13 +263,14 @@ def _write_anatomy(
         about["own_noise_hu"] = round(simulated.clean.own_noise_hu, 2)
     about["pixel_mm"] = round(simulated.clean.pixel_mm, 4)
     made: dict[str, _Made] = {}
-    for k, one in enumerate(simulated.slices):
-        tif.write_tif(folder / ldctiqa.IMAGES_FOLDER / name(k), one.hu)
-        source = one.made.source
+    for k, simulated_slice in enumerate(simulated.slices):
+        tif.write_tif(folder / ldctiqa.IMAGES_FOLDER / name(k), simulated_slice.hu)
+        source = simulated_slice.made.source
         from_name = None if source is None else name(source)
-        tiles = one.made.tiles
+        tiles = simulated_slice.made.tiles
         made[name(k)] = _Made(
-            {**about, **one.record(), "denoised_from": from_name}, (tiles.quality, tiles.weight)
+            {**about, **simulated_slice.record(), "denoised_from": from_name},
+            (tiles.quality, tiles.weight),
         )
     return made
 

@@ -91,13 +91,13 @@ def _first_tile(
     rng: np.random.Generator, weight: NDArray[np.float32], side: int
 ) -> NDArray[np.int64]:
     """Draw the first row and column [2] of ``side`` tiles that show some body, if any do."""
-    found = np.zeros(2, np.int64)
+    corner = np.zeros(2, np.int64)
     for _ in range(_TRIES):
-        found = rng.integers(len(weight) - side + 1, size=2)
-        row, column = found
+        corner = rng.integers(len(weight) - side + 1, size=2)
+        row, column = corner
         if weight[row : row + side, column : column + side].mean() >= _LEAST_BODY:
             break
-    return found
+    return corner
 
 
 def augment(hu: Tensor, draws: Draws) -> Tensor:

@@ -100,6 +100,6 @@ class TrainConfig:
 
     def named(self) -> dict[str, Any]:
         """Return the settings for a summary: of a checkpoint only its name."""
-        found = dict(vars(self))
-        found["init"] = self.init and Path(self.init).name
-        return found
+        values = dict(vars(self))
+        values["init"] = self.init and Path(self.init).name
+        return values

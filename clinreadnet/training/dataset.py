@@ -99,8 +99,8 @@ def load_slices(
         if path in paths[:i]:
             raise InputError(f"{folders[i]}: named twice; its slices would be on both sides")
     opened = [read_ldctiqa(folder) for folder in folders]
-    for one in opened:
-        check_images(one)
+    for labelled in opened:
+        check_images(labelled)
     count = sum(map(len, opened))
     try:
         hu = np.empty((count, SIZE, SIZE), np.int16)
@@ -108,35 +108,35 @@ def load_slices(
         raise InputError(
             f"{count} slices need {count / 2048:.1f} GiB of memory, which is not free; name fewer"
         ) from None
-    tiles = [_read_tiles(one, quiet) for one in opened]
+    tiles = [_read_tiles(labelled, quiet) for labelled in opened]
     groups, qualities, first, at = [], [], 0, 0
-    for one in opened:
-        part = hu[at : at + len(one)]
-        _read(one, part, quiet)
-        labels = one.groups
+    for labelled in opened:
+        part = hu[at : at + len(labelled)]
+        _read(labelled, part, quiet)
+        labels = labelled.groups
         if labels is None:
             labels = group_by_similarity(np.stack([low_pass(image) for image in part]))
             if not quiet:
                 console.print(
-                    f"{one.folder}: no simulation.json; by low-pass similarity {len(one)} slices "
-                    f"show {describe_groups(labels)}",
+                    f"{labelled.folder}: no simulation.json; by low-pass similarity "
+                    f"{len(labelled)} slices show {describe_groups(labels)}",
                     highlight=False,
                     soft_wrap=True,
                 )
-        quality = one.quality
-        qualities.append(np.full(len(one), np.nan) if quality is None else quality)
+        quality = labelled.quality
+        qualities.append(np.full(len(labelled), np.nan) if quality is None else quality)
         groups.append(labels.astype(np.int64) + first)
-        first, at = int(groups[-1].max()) + 1, at + len(one)
+        first, at = int(groups[-1].max()) + 1, at + len(labelled)
     return LabelledSlices(
         hu,
         np.arange(count),
-        np.concatenate([one.scores for one in opened]),
+        np.concatenate([labelled.scores for labelled in opened]),
         np.concatenate(qualities).astype(np.float32),
         np.concatenate(groups),
-        np.concatenate([one.denoised for one in opened]),
+        np.concatenate([labelled.denoised for labelled in opened]),
         TileLabels(
-            np.concatenate([one.quality for one in tiles]),
-            np.concatenate([one.weight for one in tiles]),
+            np.concatenate([labelled.quality for labelled in tiles]),
+            np.concatenate([labelled.weight for labelled in tiles]),
         ),
     )
 

@@ -59,19 +59,19 @@ class Optimisers:
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
-        for one in self._all:
-            one.zero_grad(set_to_none=True)
+        for optimiser in self._all:
+            optimiser.zero_grad(set_to_none=True)
 
     def step(self, learning_rate: float) -> None:
         """Take a step with this learning rate."""
-        for one in self._all:
-            for group in one.param_groups:
+        for optimiser in self._all:
+            for group in optimiser.param_groups:
                 group["lr"] = learning_rate * group["times"]
-            one.step()
+            optimiser.step()
 
     def state_dict(self) -> list[dict[str, Any]]:
         """Return the state of each, for `load_state_dict`."""
-        return [one.state_dict() for one in self._all]
+        return [optimiser.state_dict() for optimiser in self._all]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
         """Continue from a state.
@@ -80,13 +80,13 @@ class Optimisers:
             InputError: it is the state of another network's optimisers.
         """
         fits = len(states) == len(self._all) and all(
-            _shapes(one) == _shapes_of(one, state)
-            for one, state in zip(self._all, states, strict=True)
+            _shapes(optimiser) == _shapes_of(optimiser, state)
+            for optimiser, state in zip(self._all, states, strict=True)
         )
         if not fits:
             raise InputError("the saved state of the optimiser is of another network")
-        for one, state in zip(self._all, states, strict=True):
-            one.load_state_dict(state)
+        for optimiser, state in zip(self._all, states, strict=True):
+            optimiser.load_state_dict(state)
 
 
 def _is_matrix(name: str, parameter: nn.Parameter) -> bool:
@@ -94,19 +94,19 @@ def _is_matrix(name: str, parameter: nn.Parameter) -> bool:
     return name.startswith("stages.") and parameter.ndim == 2 and name.endswith(".weight")
 
 
-def _shapes(one: torch.optim.Optimizer) -> list[list[tuple[int, ...]]]:
-    return [[tuple(p.shape) for p in group["params"]] for group in one.param_groups]
+def _shapes(optimiser: torch.optim.Optimizer) -> list[list[tuple[int, ...]]]:
+    return [[tuple(p.shape) for p in group["params"]] for group in optimiser.param_groups]
 
 
 def _shapes_of(
-    one: torch.optim.Optimizer, state: dict[str, Any]
+    optimiser: torch.optim.Optimizer, state: dict[str, Any]
 ) -> list[list[tuple[int, ...]]] | None:
     """Shapes that a state was saved for, as far as the moments tell; None if the groups differ."""
     groups = state["param_groups"]
-    if [len(g["params"]) for g in groups] != [len(g["params"]) for g in one.param_groups]:
+    if [len(g["params"]) for g in groups] != [len(g["params"]) for g in optimiser.param_groups]:
         return None
     shapes = []
-    for group, saved in zip(one.param_groups, groups, strict=True):
+    for group, saved in zip(optimiser.param_groups, groups, strict=True):
         row = []
         for parameter, number in zip(group["params"], saved["params"], strict=True):
             moments = state["state"].get(number, {})

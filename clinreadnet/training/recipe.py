@@ -76,7 +76,7 @@ def load_recipe(recipe: str | os.PathLike[str]) -> list[Stage]:
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InputError(f"{name}: not a TOML file ({first_line(error)})") from None
     stages = content.pop("stage", None)
-    tables = isinstance(stages, list) and all(isinstance(one, dict) for one in stages)
+    tables = isinstance(stages, list) and all(isinstance(stage, dict) for stage in stages)
     if not tables or not stages or content:
         raise InputError(f"{name}: a recipe holds [[stage]] tables and nothing else")
     return _checked(name, [_stage(name, number, table) for number, table in enumerate(stages, 1)])

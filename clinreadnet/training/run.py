@@ -28,22 +28,26 @@ def _interrupts() -> Iterator[Callable[[], bool]]:
     """
     seen: list[int] = []
     both = (signal.SIGINT, signal.SIGTERM)
-    numbers = [one for one in both if signal.getsignal(one) is not signal.SIG_IGN]
+    numbers = [
+        signal_number
+        for signal_number in both
+        if signal.getsignal(signal_number) is not signal.SIG_IGN
+    ]
 
     def note(number: int, frame: object) -> None:
         seen.append(number)
-        for one, handler in before.items():
-            signal.signal(one, handler)
+        for signal_number, handler in before.items():
+            signal.signal(signal_number, handler)
 
     try:
-        before = {one: signal.signal(one, note) for one in numbers}
+        before = {signal_number: signal.signal(signal_number, note) for signal_number in numbers}
     except ValueError:  # not the main thread: whoever owns that handles signals
         before = {}
     try:
         yield lambda: bool(seen)
     finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
+        for signal_number, handler in before.items():
+            signal.signal(signal_number, handler)
 
 
 def train(

@@ -225,7 +225,7 @@ class HeadTask:
 
     def _tokens(self, slices: LabelledSlices, index: NDArray[np.int64], what: str) -> Tensor:
         """Compute the last tokens of slices: [n, 16, 16, C] float16, on the CPU."""
-        found = torch.empty(0)
+        cached = torch.empty(0)
         device = self._ranks.device
         autocast = device.type == "cuda" if self._bf16 is None else self._bf16
         with (
@@ -237,6 +237,6 @@ class HeadTask:
                 hu = torch.from_numpy(slices.images(index[n : n + 1])).to(device)
                 tokens = self.model.attend(self.model.stem(encode(hu[:, None].float())))
                 if n == 0:
-                    found = torch.empty(len(index), *tokens.shape[1:], dtype=torch.float16)
-                found[n] = tokens[0]
-        return found
+                    cached = torch.empty(len(index), *tokens.shape[1:], dtype=torch.float16)
+                cached[n] = tokens[0]
+        return cached

@@ -232,7 +232,7 @@ class Trainer:
         """Score the held-out slices with the averaged weights: score, probs, quality_map."""
         count = len(self.validation)
         index = self.ranks.mine(range(count))
-        found = {
+        measures = {
             "score": np.zeros(count),
             "probs": np.zeros((count, FINE_GRADES)),
             "quality_map": np.zeros((count, MAP_SIDE, MAP_SIDE)),
@@ -240,15 +240,15 @@ class Trainer:
         if len(index):
             with self._autocast():
                 mine = self.task.predict(self.ema, index)
-            for name, values in found.items():
+            for name, values in measures.items():
                 values[index] = mine[name]
-        return {name: self.ranks.reduce(values, "sum") for name, values in found.items()}
+        return {name: self.ranks.reduce(values, "sum") for name, values in measures.items()}
 
     def _finish_epoch(self) -> EpochRow:
         """Score the held-out anatomies with the averaged weights, and close the epoch's books."""
-        self.last_held_out = found = self._held_out()
+        self.last_held_out = measures = self._held_out()
         true = self.validation.scores
-        predicted = found["score"]
+        predicted = measures["score"]
         totals = self.epoch_totals
         loss = self.ranks.reduce(totals["loss"], "sum") / self.ranks.world / totals["steps"]
         row = {
@@ -265,7 +265,7 @@ class Trainer:
         row["sum"] = sum(abs(row[name]) for name in ("plcc", "srocc", "krocc"))
         tiles = self.validation.tiles_of(np.arange(len(self.validation)))
         agreement = map_agreement(
-            found["quality_map"], tiles.quality, tiles.weight, self.validation.quality
+            measures["quality_map"], tiles.quality, tiles.weight, self.validation.quality
         )
         row["map_correlation"] = agreement["correlation"]["value"] if agreement else math.nan
         row["map_rmse_ratio"] = agreement["rmse_ratio"]["value"] if agreement else math.nan

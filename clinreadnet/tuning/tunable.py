@@ -69,7 +69,7 @@ def examples_of(
         tensors = spec.arguments(shape, batch, dtype, device)
         return Example(name, tensors, op, precision_of(dtype).budget)
 
-    return [example(*one) for one in entry.timed]
+    return [example(*arguments) for arguments in entry.timed]
 
 
 def _tunable(spec: OpSpec, *keys: str) -> Tunable:

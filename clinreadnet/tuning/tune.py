@@ -66,7 +66,7 @@ class EntryTrials:
     @property
     def best(self) -> Trial:
         """The fastest trial; in a tie the one in use."""
-        return min(self.trials, key=lambda one: one.mean)
+        return min(self.trials, key=lambda trial: trial.mean)
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,12 @@ class Tuning:
         """Return the document and every trial as plain JSON values."""
         entries = [
             {
-                "keys": list(one.keys),
-                "examples": list(one.examples),
-                "best": dict(one.best.config),
-                "trials": [asdict(t) for t in one.trials],
+                "keys": list(entry.keys),
+                "examples": list(entry.examples),
+                "best": dict(entry.best.config),
+                "trials": [asdict(t) for t in entry.trials],
             }
-            for one in self.tuned
+            for entry in self.tuned
         ]
         return {"configuration": self.document, "entries": entries}
 
@@ -131,15 +131,17 @@ def _first_slice(example: Example) -> tuple[Tensor, ...]:
 def wrong(example: Example, expected: Tensor) -> str | None:
     """Return how the kernel differs from the float64 reference on one slice, or None."""
     output = example.op(_first_slice(example), "triton")
-    found = compare_outputs(
+    comparison = compare_outputs(
         {example.name: output.double().cpu().numpy()},
         {example.name: expected.cpu().numpy()},
         Limits(example.budget),
     )
-    if not found.failures():
+    if not comparison.failures():
         return None
-    error = found.errors[example.name]
-    return f"wrong on {example.name}: relative error {error:.2g}, budget {found.limits.error:.0e}"
+    error = comparison.errors[example.name]
+    return (
+        f"wrong on {example.name}: relative error {error:.2g}, budget {comparison.limits.error:.0e}"
+    )
 
 
 def search(
@@ -173,7 +175,8 @@ def search(
     """
     examples = tunable.examples(device)
     expected = [
-        one.op([tensor.double() for tensor in _first_slice(one)], "reference") for one in examples
+        item.op([tensor.double() for tensor in _first_slice(item)], "reference")
+        for item in examples
     ]
 
     def attempt(config: Config) -> Trial:
@@ -185,7 +188,7 @@ def search(
                 for example, right in zip(examples, expected, strict=True):
                     if (reason := wrong(example, right)) is not None:
                         return Trial(config, dropped=reason)
-                times = [clock(partial(one.op, one.tensors, "triton")) for one in examples]
+                times = [clock(partial(item.op, item.tensors, "triton")) for item in examples]
             except triton.OutOfResources as error:
                 return Trial(config, dropped=f"does not launch: {error}")
         return Trial(config, milliseconds=tuple(times))
@@ -194,9 +197,9 @@ def search(
     for config in [in_use, *(c for c in tunable.candidates if c != in_use)]:
         trials.append(attempt(config))
         advance()
-    if all(one.dropped for one in trials):
+    if all(item.dropped for item in trials):
         raise CheckFailed(f"{' '.join(keys)}: no candidate can be used; {trials[0].dropped}")
-    return EntryTrials(keys, tuple(one.name for one in examples), tuple(trials))
+    return EntryTrials(keys, tuple(item.name for item in examples), tuple(trials))
 
 
 def gpu_clock(run: Callable[[], object]) -> float:
@@ -258,7 +261,7 @@ def tune(
         total = sum(1 + len(tunable.candidates) for _, _, tunable in wanted)
         task = bar.add_task(f"Tuning on {gpu}", total=total)
         for keys, config, tunable in wanted:
-            found = search(
+            trials = search(
                 tunable,
                 keys,
                 config,
@@ -267,11 +270,11 @@ def tune(
                 clock=clock,
                 advance=lambda: bar.advance(task),
             )
-            tuned.append(found)
+            tuned.append(trials)
             place = document
             for key in keys[:-1]:
                 place = place[key]
-            place[keys[-1]] = dict(found.best.config)
+            place[keys[-1]] = dict(trials.best.config)
     return Tuning(document, tuple(tuned))
 
 
@@ -295,14 +298,14 @@ def write_tuning(tuning: Tuning, out: str | os.PathLike[str] | None = None) -> P
 def print_tuning(tuning: Tuning, console: Console) -> None:
     """Print one line for each entry."""
     table = Table("entry", "best", "ms, before", "ms, best", "tried", "dropped")
-    for one in tuning.tuned:
-        before = one.trials[0].mean
+    for entry in tuning.tuned:
+        before = entry.trials[0].mean
         table.add_row(
-            " ".join(one.keys),
-            ", ".join(f"{key} {value}" for key, value in one.best.config.items()),
+            " ".join(entry.keys),
+            ", ".join(f"{key} {value}" for key, value in entry.best.config.items()),
             f"{before:.4f}" if math.isfinite(before) else "dropped",
-            f"{one.best.mean:.4f}",
-            str(len(one.trials)),
-            str(sum(trial.dropped is not None for trial in one.trials)),
+            f"{entry.best.mean:.4f}",
+            str(len(entry.trials)),
+            str(sum(trial.dropped is not None for trial in entry.trials)),
         )
     console.print(table)

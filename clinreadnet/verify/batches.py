@@ -107,7 +107,7 @@ def plan(slices: int, batch: BatchRange) -> list[Batch]:
 
 def planned(slices: int, batch: BatchRange) -> int:
     """Return how many slices the batches of a `plan` hold, for progress bars."""
-    return sum(len(one.slices) for one in plan(slices, batch))
+    return sum(len(step.slices) for step in plan(slices, batch))
 
 
 def run_batches(
@@ -122,11 +122,11 @@ def run_batches(
         advance: called with the number of slices of each batch.
     """
     runs: list[tuple[Batch, Outputs]] = []
-    for one in plan(len(slices), batch):
-        images = {index: slices.hu(index) for index in set(one.slices)}
-        outputs = run_batch(run, np.stack([images[index] for index in one.slices]), batch.min)
-        runs.append((one, outputs))
-        advance(len(one.slices))
+    for step in plan(len(slices), batch):
+        images = {index: slices.hu(index) for index in set(step.slices)}
+        outputs = run_batch(run, np.stack([images[index] for index in step.slices]), batch.min)
+        runs.append((step, outputs))
+        advance(len(step.slices))
     first = runs[: -(-len(slices) // batch.max)]
     joined = {
         name: np.concatenate([outputs[name] for _, outputs in first])[: len(slices)]
@@ -136,7 +136,7 @@ def run_batches(
 
 
 def batch_failures(
-    found: BatchedOutputs,
+    batched: BatchedOutputs,
     reference: Outputs,
     limits: Limits,
     name: Callable[[int], str],
@@ -144,7 +144,7 @@ def batch_failures(
     """Say in which batches which slice is off.
 
     Args:
-        found: what came out.
+        batched: what came out.
         reference: of all slices, float64.
         limits: largest differences from the reference.
         name: of a slice, by its index.
@@ -152,9 +152,9 @@ def batch_failures(
     Returns:
         A sentence for each batch that fails, by `Batch.what`.
     """
-    usual = usual_norms(reference, found.outputs)
+    usual = usual_norms(reference, batched.outputs)
     said: dict[str, str] = {}
-    for batch, outputs in found.runs:
+    for batch, outputs in batched.runs:
         if batch.what not in said and (missed := _missed(batch, outputs, reference, limits, usual)):
             position, text = missed
             where = f"{batch.what}, position {position}, {_of(name, batch, position)}"
@@ -163,22 +163,25 @@ def batch_failures(
 
 
 def repeat_failure(
-    found: BatchedOutputs, reference: Outputs, limits: Limits, name: Callable[[int], str]
+    batched: BatchedOutputs, reference: Outputs, limits: Limits, name: Callable[[int], str]
 ) -> str | None:
     """Say which slice differs from itself in another batch by more than `REPEAT` of the limits.
 
     Args:
-        found: what came out.
+        batched: what came out.
         reference: of all slices, float64.
         limits: largest differences from the reference.
         name: of a slice, by its index.
     """
-    usual = usual_norms(reference, found.outputs)
+    usual = usual_norms(reference, batched.outputs)
     share = Limits(
-        *(REPEAT * limit for limit in (limits.error, limits.tile, limits.novelty, limits.one))
+        *(
+            REPEAT * limit
+            for limit in (limits.error, limits.tile, limits.novelty, limits.slice_error)
+        )
     )
-    for batch, outputs in found.runs:
-        if missed := _missed(batch, outputs, found.outputs, share, usual, "limit"):
+    for batch, outputs in batched.runs:
+        if missed := _missed(batch, outputs, batched.outputs, share, usual, "limit"):
             position, text = missed
             return (
                 f"{_of(name, batch, position)} depends on its batch: in {batch.what}, position "

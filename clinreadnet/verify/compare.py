@@ -90,18 +90,18 @@ def compare(
         and is no failure.
     """
     row = PRECISIONS[precision]
-    found = compare_outputs(outputs, reference, row.limits())
-    failures = found.failures("budget")
+    comparison = compare_outputs(outputs, reference, row.limits())
+    failures = comparison.failures("budget")
     differences: dict[str, float | None] = {}
     labelled = np.isfinite(labels)
     details: dict[str, Any] = {
         "slices": len(labels),
         "labelled_slices": int(labelled.sum()),
         "metric_budget": row.metric_budget,
-        "slice_error": dict(found.slice_errors),
+        "slice_error": dict(comparison.slice_errors),
     }
     for name, budget in (("tile", row.tile_budget), ("novelty", row.novelty_budget)):
-        if getattr(found, f"worst_{name}_difference") is not None:
+        if getattr(comparison, f"worst_{name}_difference") is not None:
             details[f"{name}_budget"] = budget
     found_here = task_metrics(outputs, labels, truth)
     known = known or task_metrics(reference, labels, truth)
@@ -135,12 +135,12 @@ def compare(
         status="failed" if failures else "passed",
         reason="; ".join(failures) or None,
         budget=row.budget,
-        relative_error=dict(found.errors),
+        relative_error=dict(comparison.errors),
         metric_difference=differences,
         map_difference=map_differences,
-        worst_score_difference=found.worst_score_difference,
-        worst_tile_difference=found.worst_tile_difference,
-        worst_novelty_difference=found.worst_novelty_difference,
+        worst_score_difference=comparison.worst_score_difference,
+        worst_tile_difference=comparison.worst_tile_difference,
+        worst_novelty_difference=comparison.worst_novelty_difference,
         in_domain_flips=_flips(outputs, reference, threshold),
         details=details,
     )

@@ -59,7 +59,7 @@ def emulate(content: bytes) -> bytes:
     del graph.node[:]
     graph.node.extend(nodes)
     del graph.value_info[:]
-    (standard,) = (one for one in model.opset_import if one.domain in ("", "ai.onnx"))
+    (standard,) = (opset for opset in model.opset_import if opset.domain in ("", "ai.onnx"))
     standard.version = 20  # the newest that ONNX Runtime's CPU provider supports
     return bytes(model.SerializeToString())
 
@@ -70,7 +70,7 @@ def without_functions(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     model = onnx.inliner.inline_local_functions(model)
     used = {"", "ai.onnx", *(node.domain for node in model.graph.node)}
-    kept = [one for one in model.opset_import if one.domain in used]
+    kept = [opset for opset in model.opset_import if opset.domain in used]
     del model.opset_import[:]
     model.opset_import.extend(kept)
     return model

@@ -169,10 +169,10 @@ def _without_quantisers(
     source = str(PRECISIONS[precision].source)
     backend = OnnxRuntimeBackend(emulate(without_quantisers(content)), file=file)
     images = (evidence.slices.hu(index) for index in range(len(evidence.slices)))
-    found = run_slices(backend.run, images, advance=advance)
+    computed = run_slices(backend.run, images, advance=advance)
     backend.close()
-    compared = compare_outputs(found, evidence.reference, PRECISIONS[source].limits())
-    off = [*parity.details["slices_off"], *_off(found, evidence, PRECISIONS[source].limits())]
+    compared = compare_outputs(computed, evidence.reference, PRECISIONS[source].limits())
+    off = [*parity.details["slices_off"], *_off(computed, evidence, PRECISIONS[source].limits())]
     details = parity.details | {
         "without_quantisers": dict(compared.slice_errors),
         "slices_off": list(dict.fromkeys(off)),
@@ -188,8 +188,8 @@ def _without_quantisers(
 def _off(outputs: Outputs, evidence: Evidence, limits: Limits) -> list[str]:
     """Name the slices that miss a limit by themselves."""
     usual = usual_norms(evidence.reference, outputs)
-    found = slices_outside(outputs, evidence.reference, limits, usual)
-    return [evidence.slices.name(index) for index in found]
+    outside = slices_outside(outputs, evidence.reference, limits, usual)
+    return [evidence.slices.name(index) for index in outside]
 
 
 def _with_batches(

@@ -35,23 +35,23 @@ def record(report: VerifyReport, manifest: Manifest, key: KeyFile | None = None)
     """
     if key is not None:
         check_renewal(report.bundle, key)
-    found = {a.title: fresh(a) for a in report.artifacts}
+    records = {a.title: fresh(a) for a in report.artifacts}
     # What failed and ran nowhere was not loaded: that says nothing about this machine.
-    damaged = [a.file for a in report.artifacts for one in _all(a) if _did_not_load(one)]
+    damaged = [a.file for a in report.artifacts for parity in _all(a) if _did_not_load(parity)]
     if report.problems or damaged:
         raise CheckFailed(f"{report.bundle}: nothing is recorded, because a file did not load")
     if load_manifest(report.bundle) != manifest:
         raise InputError(
             f"{report.bundle}: the manifest was changed while the bundle was verified; run it again"
         )
-    artifacts = tuple(merged(a, found[a.title]) for a in manifest.artifacts)
+    artifacts = tuple(merged(a, records[a.title]) for a in manifest.artifacts)
     failed = any(a.parity is not None and a.parity.status == "failed" for a in artifacts)
     signed = (report.bundle / SIGNATURE_NAME).exists()
     write_manifest(
         replace(manifest, artifacts=artifacts, verified=manifest.verified and not failed),
         report.bundle,
     )
-    count = sum(map(len, found.values()))
+    count = sum(map(len, records.values()))
     said = f"{report.bundle}: {count} result{'s' * (count != 1)} recorded"
     if key is not None:
         sign_bundle(report.bundle, key)
@@ -65,23 +65,29 @@ def record(report: VerifyReport, manifest: Manifest, key: KeyFile | None = None)
 
 def fresh(artifact: Artifact) -> tuple[Parity, ...]:
     """Return what a report says of an artifact that ran."""
-    return tuple(one for one in _all(artifact) if one.ran_on is not None and one.status != NOT_RUN)
+    return tuple(
+        parity
+        for parity in _all(artifact)
+        if parity.ran_on is not None and parity.status != NOT_RUN
+    )
 
 
-def merged(artifact: Artifact, found: Iterable[Parity]) -> Artifact:
+def merged(artifact: Artifact, records: Iterable[Parity]) -> Artifact:
     """Return a manifest's entry with new records in the place of those of the same kind."""
-    for one in found:
-        if artifact.parity is not None and _same(artifact.parity, one):
-            artifact = replace(artifact, parity=one)
+    for parity in records:
+        if artifact.parity is not None and _same(artifact.parity, parity):
+            artifact = replace(artifact, parity=parity)
         else:
-            others = tuple(old for old in artifact.records if not _same(old, one))
-            artifact = replace(artifact, records=(*others, one))
+            others = tuple(old for old in artifact.records if not _same(old, parity))
+            artifact = replace(artifact, records=(*others, parity))
     return artifact
 
 
-def _same(one: Parity, other: Parity) -> bool:
+def _same(parity: Parity, other: Parity) -> bool:
     return (
-        one.ran_on is not None and other.ran_on is not None and same_kind(one.ran_on, other.ran_on)
+        parity.ran_on is not None
+        and other.ran_on is not None
+        and same_kind(parity.ran_on, other.ran_on)
     )
 
 

@@ -66,7 +66,7 @@ class VerifyReport:
                     "precision": a.precision,
                     "target": a.target,
                     **({} if a.parity is None else asdict(a.parity)),
-                    "records": [asdict(one) for one in a.records],
+                    "records": [asdict(parity) for parity in a.records],
                 }
                 for a in self.artifacts
             ],
@@ -76,7 +76,7 @@ class VerifyReport:
 
 def all_passed(artifacts: tuple[Artifact, ...]) -> bool:
     """Return whether no artifact failed and at least one passed."""
-    statuses = {one.status for a in artifacts for one in (a.parity, *a.records) if one}
+    statuses = {parity.status for a in artifacts for parity in (a.parity, *a.records) if parity}
     return "failed" not in statuses and "passed" in statuses
 
 
@@ -110,7 +110,9 @@ def print_report(report: VerifyReport, console: Console) -> None:
     console.print(table)
     if report.scores:
         console.print(local_table(report.artifacts))
-    for line in dict.fromkeys(_where(one) for _, one in _results(report.artifacts) if one.ran_on):
+    for line in dict.fromkeys(
+        _where(result) for _, result in _results(report.artifacts) if result.ran_on
+    ):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     for file, status, reason in notes:
         console.print(
@@ -164,8 +166,8 @@ def measured(report: VerifyReport) -> Iterator[tuple[str, Mapping[str, Interval]
 def _results(artifacts: Iterable[Artifact]) -> Iterator[tuple[Artifact, Parity]]:
     for artifact in artifacts:
         yield artifact, artifact.parity or not_run(artifact)
-        for one in artifact.records:
-            yield artifact, one
+        for parity in artifact.records:
+            yield artifact, parity
 
 
 def _label(artifact: Artifact, parity: Parity) -> str:

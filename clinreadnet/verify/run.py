@@ -82,7 +82,7 @@ def verify_artifact(
                 read_listed(bundle, ptx)
         if artifact.kind == "onnx":
             machine = this_machine(installed_version())
-            parity, found = verify_graph(
+            parity, failures = verify_graph(
                 content,
                 artifact.precision,
                 artifact.batch,
@@ -95,7 +95,7 @@ def verify_artifact(
             return not_run(artifact)
         else:
             backend = backend_of(artifact)
-            parity, found = verify_with(
+            parity, failures = verify_with(
                 backend, bundle, manifest, artifact, evidence, advance, device
             )
     except (NotRunnable, BackendUnavailable) as reason:
@@ -105,7 +105,7 @@ def verify_artifact(
     except (BackendError, InputError) as error:
         return failed(artifact, error)
     if scores is not None and parity.relative_error:
-        scores[artifact.title] = found
+        scores[artifact.title] = failures
     return parity
 
 

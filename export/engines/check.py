@@ -135,7 +135,7 @@ def check_graph(path: Path) -> list[Finding]:
     try:
         model = onnx.load_model_from_string(content)
         onnx.checker.check_model(model)
-        functions = {(one.domain, one.name) for one in model.functions}
+        functions = {(function.domain, function.name) for function in model.functions}
         plugins = sum((node.domain, node.op_type) in functions for node in model.graph.node)
         if plugins:  # what a TensorRT without the plugins builds instead
             model = without_functions(model)
@@ -176,12 +176,12 @@ def ask_parser(trt: Any, content: bytes, model: onnx.ModelProto) -> list[Blocker
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
-    found: dict[str, Blocker] = {}
+    blockers: dict[str, Blocker] = {}
 
     def block(index: int, reason: str) -> None:
         node = model.graph.node[index]
         name = node.name or f"{node.op_type}[{index}]"
-        found.setdefault(name, Blocker(name, node.op_type, reason))
+        blockers.setdefault(name, Blocker(name, node.op_type, reason))
 
     known = {op: parser.supports_operator(op) for op in {n.op_type for n in model.graph.node}}
     for index, node in enumerate(model.graph.node):
@@ -196,10 +196,10 @@ def ask_parser(trt: Any, content: bytes, model: onnx.ModelProto) -> list[Blocker
             if not parser.is_subgraph_supported(subgraph):
                 for index in parser.get_subgraph_nodes(subgraph):
                     block(index, "in a subgraph that the parser does not take")
-        if not found:
+        if not blockers:
             reason = parser_error(parser) if parser.num_errors else "the parser gives no reason"
-            found[""] = Blocker("", "", reason)
-    return list(found.values())
+            blockers[""] = Blocker("", "", reason)
+    return list(blockers.values())
 
 
 def ask_table(model: onnx.ModelProto, table: dict[str, Any]) -> list[Blocker]:

@@ -54,7 +54,9 @@ class BuildOptions:
 
     def asked(self) -> list[str]:
         """Return the names of the fields that differ from their defaults."""
-        return [one.name for one in fields(self) if getattr(self, one.name) != one.default]
+        return [
+            option.name for option in fields(self) if getattr(self, option.name) != option.default
+        ]
 
 
 def check_options(options: BuildOptions, flavour: Flavour) -> None:

@@ -136,9 +136,9 @@ def find_islands(
     def keeps_budget(islands: Sequence[str]) -> bool:
         lowered = convert(model, precision, islands)
         backend = OnnxRuntimeBackend(emulate(lowered.SerializeToString()))
-        found = reproduce(backend.run, hu, reference, limits)
+        comparison = reproduce(backend.run, hu, reference, limits)
         advance()
-        return not found.failures()
+        return not comparison.failures()
 
     types = element_types(model)
     nodes = [n.name for n in model.graph.node if types[n.output[0]] == TensorProto.FLOAT]

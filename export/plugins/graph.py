@@ -82,7 +82,7 @@ def export_plugin_graph(model: ClinReadNet, path: str | os.PathLike[str], *, pla
     )
     proto = onnx_ir.to_proto(graph)
     proto.functions.extend(bodies)
-    if all(one.domain != NAMESPACE for one in proto.opset_import):
+    if all(opset.domain != NAMESPACE for opset in proto.opset_import):
         proto.opset_import.append(helper.make_opsetid(NAMESPACE, _OPSET))
     onnx.checker.check_model(proto, full_check=True)
     with whole_file(path) as temporary:
@@ -244,15 +244,15 @@ class _Bodies(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """The inputs of all plugins one after the other -> their outputs."""
-        found, first = [], 0
+        results, first = [], 0
         for op, constants, count in self.calls:
             reference = getattr(
                 import_module(f"clinreadnet.kernels.ops.{op}.reference"), f"{op}_reference"
             )
             out = reference(*tensors[first : first + count], **constants)
-            found.append(out.permute(_CHANNELS_LAST) if OPS[op].channels_last else out)
+            results.append(out.permute(_CHANNELS_LAST) if OPS[op].channels_last else out)
             first += count
-        return tuple(found)
+        return tuple(results)
 
 
 def _bodies(
@@ -262,28 +262,30 @@ def _bodies(
     opset: int,
 ) -> list[onnx.FunctionProto]:
     """Return an ONNX function for each plugin: its reference, traced at its shape."""
-    found: dict[str, tuple[onnx_ir.Node, str, dict[str, Any]]] = {}
+    plugin_nodes: dict[str, tuple[onnx_ir.Node, str, dict[str, Any]]] = {}
     for node, constants, (_, plugin) in zip(nodes, calls.constants, planned, strict=True):
-        found.setdefault(plugin.name, (node, plugin.op, constants))
+        plugin_nodes.setdefault(plugin.name, (node, plugin.op, constants))
     tensors: list[Tensor] = []
     shapes: list[dict[int, Any]] = []
     names: dict[str, list[str]] = {}
-    for plugin_name, (node, _, _) in found.items():
+    for plugin_name, (node, _, _) in plugin_nodes.items():
         names[plugin_name] = [f"{plugin_name}.{i}" for i in range(len(node.inputs))]
         for i, value in enumerate(node.inputs):
             assert value is not None and value.shape is not None and value.dtype is not None
-            sizes = [one if isinstance(one, int) else 2 for one in value.shape]
+            sizes = [item if isinstance(item, int) else 2 for item in value.shape]
             dtype = onnx_ir.tensor_adapters.to_torch_dtype(value.dtype)
             tensors.append(torch.zeros(sizes, dtype=dtype))
             batch = torch.export.Dim(f"batch{len(shapes)}", min=1, max=LARGEST_BATCH)
             shapes.append({0: batch} if i == 0 else {})
-    module = _Bodies([(op, constants, len(node.inputs)) for node, op, constants in found.values()])
+    module = _Bodies(
+        [(op, constants, len(node.inputs)) for node, op, constants in plugin_nodes.values()]
+    )
     graph = to_onnx(
         module.eval(),
         tuple(tensors),
         opset=opset,
-        input_names=[name for one in names.values() for name in one],
-        output_names=[f"{name}.out" for name in found],
+        input_names=[name for item in names.values() for name in item],
+        output_names=[f"{name}.out" for name in plugin_nodes],
         dynamic_shapes={"tensors": tuple(shapes)},
     )
     whole = onnx_ir.to_proto(fold(graph)).graph

@@ -140,10 +140,10 @@ def isa_of(ptx: str) -> str:
     Raises:
         CheckFailed: it names none.
     """
-    found = _VERSION.search(ptx)
-    if found is None:
+    match = _VERSION.search(ptx)
+    if match is None:
         raise CheckFailed("the PTX names no ISA; it is not from Triton")
-    return found[1]
+    return match[1]
 
 
 def without_hidden(ptx: str, entry: str, hidden: int) -> str:
@@ -160,11 +160,11 @@ def without_hidden(ptx: str, entry: str, hidden: int) -> str:
     head = re.search(_ENTRY.format(entry=re.escape(entry)), ptx)
     if head is None:
         raise CheckFailed(f"{entry}: not a kernel of this PTX")
-    parameters = [one.strip() for one in head["parameters"].split(",")]
+    parameters = [parameter.strip() for parameter in head["parameters"].split(",")]
     kept, cut = parameters[: len(parameters) - hidden], parameters[len(parameters) - hidden :]
     body = ptx[head.end() :]
-    for one in cut:
-        name = one.split()[-1]
+    for parameter in cut:
+        name = parameter.split()[-1]
         if re.search(rf"{re.escape(name)}\b", body):
             raise CheckFailed(f"{entry}: reads its hidden parameter {name}, which TensorRT lacks")
     return ptx[: head.start()] + head[1] + "\n\t" + ",\n\t".join(kept) + "\n" + head[3] + body

@@ -94,7 +94,7 @@ def make_plan(
     native: dict[str, str] = {}
     kernels: dict[str, dict[str, PluginKernel]] = {target: {} for target in targets}
     taken: dict[str, list[KernelSource]] = {}
-    for op in (one for one in plugin_ops() if one in ops):
+    for op in (candidate for candidate in plugin_ops() if candidate in ops):
         refused = []
         if op == "sobel_stem" and not config.use_sobel:
             native[op] = "the network was trained without Sobel edges"
@@ -143,12 +143,12 @@ def _why(op: str, refused: Sequence[str], network: object) -> str:
 
 def _nodes(op: str, source: KernelSource, replaced: set[tuple[str, str]]) -> list[PluginNode]:
     """Return the plugins of one kernel: one for each size."""
-    found: dict[tuple[int, ...], list[str]] = {}
+    groups: dict[tuple[int, ...], list[str]] = {}
     for use in source.uses:
         if (op, use["layer"]) in replaced:
             continue
         sizes = tuple(int(value) for key, value in use.items() if key != "layer")
-        found.setdefault(sizes, []).append(str(use["layer"]))
+        groups.setdefault(sizes, []).append(str(use["layer"]))
     names = [key for key in source.uses[0] if key != "layer"]
     return [
         PluginNode(
@@ -158,7 +158,7 @@ def _nodes(op: str, source: KernelSource, replaced: set[tuple[str, str]]) -> lis
             layers=tuple(layers),
             sizes=dict(zip(names, sizes, strict=True)),
         )
-        for sizes, layers in found.items()
+        for sizes, layers in groups.items()
     ]
 
 
@@ -281,14 +281,14 @@ def check_plugins(
 def _blockers(
     ops: Sequence[str], network: NetworkShape, precision: str, target: str
 ) -> tuple[Blocker, ...]:
-    found = []
+    blockers = []
     for op in ops:
         for source in OPS[op].sources(network):
             try:
                 kernel = plugin_kernel(OPS[op], source, precision, target)
             except Native as reason:
-                found.append(Blocker(source.name, op, str(reason)))
+                blockers.append(Blocker(source.name, op, str(reason)))
                 continue
             if obstacle := driver_obstacle(kernel.isa, driver_version()):
-                found.append(Blocker(source.name, op, obstacle))
-    return tuple(found)
+                blockers.append(Blocker(source.name, op, obstacle))
+    return tuple(blockers)

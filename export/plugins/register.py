@@ -65,10 +65,10 @@ class GraphPlugins:
             CheckFailed: TensorRT took a function instead of a plugin, or a type is another.
         """
         wanted = sum(len(node.layers) for node in self.plan.nodes)
-        found = sum(layers.get(_PLUGIN_LAYER, {}).values())
-        if found != wanted:
+        count = sum(layers.get(_PLUGIN_LAYER, {}).values())
+        if count != wanted:
             raise CheckFailed(
-                f"{file}: {found} of {wanted} nodes became plugins; this TensorRT's parser built "
+                f"{file}: {count} of {wanted} nodes became plugins; this TensorRT's parser built "
                 "the functions instead"
             )
         own = dict(OWN_PRODUCTS)
@@ -143,7 +143,10 @@ def _tuple(*types: Any) -> Any:
 def _signature(parameters: Mapping[str, Any], returned: Any) -> inspect.Signature:
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     return inspect.Signature(
-        [inspect.Parameter(name, kind, annotation=one) for name, one in parameters.items()],
+        [
+            inspect.Parameter(name, kind, annotation=annotation)
+            for name, annotation in parameters.items()
+        ],
         return_annotation=returned,
     )
 
@@ -164,7 +167,7 @@ def _output(
             described.dtype = dtype
             return described
     sizes = _sizes(kernel, tensors)
-    shape = tuple(one.at(sizes) if isinstance(one, Formula) else one for one in shapes["out"])
+    shape = tuple(size.at(sizes) if isinstance(size, Formula) else size for size in shapes["out"])
     return module.from_shape_expr(shape, dtype=dtype)
 
 

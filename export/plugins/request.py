@@ -65,7 +65,7 @@ def check_request(
     if not wanted:
         return
     if not flavour.plugins:
-        taking = ", ".join(dict.fromkeys(one.name for one in FLAVOURS if one.plugins))
+        taking = ", ".join(dict.fromkeys(other.name for other in FLAVOURS if other.plugins))
         raise InputError(f"`plugins`: {flavour.name} takes none; give flavour={taking}")
     for option in _NOT_TOGETHER:
         if option in options.asked():

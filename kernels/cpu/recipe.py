@@ -61,10 +61,10 @@ def find_compiler() -> str:
     Raises:
         CompilerMissing: there is none.
     """
-    found = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++")), None)
-    if found is None or shutil.which(shlex.split(found)[0]) is None:
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++")), None)
+    if compiler is None or shutil.which(shlex.split(compiler)[0]) is None:
         raise CompilerMissing("no C++ compiler: install g++ or clang++, or name it in CXX")
-    return found
+    return compiler
 
 
 def this_processor() -> str:

@@ -71,10 +71,10 @@ def fused_linear_inputs(
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(*shape, generator=generator, dtype=torch.float64)
     norm_weight, norm_bias, *layer = _layers(generator, shape[-1], (outputs, shape[-1]))
-    found = {"x": x, "weight": layer[0], "bias": layer[1]}
+    inputs = {"x": x, "weight": layer[0], "bias": layer[1]}
     if norm:
-        found |= {"norm_weight": norm_weight, "norm_bias": norm_bias}
+        inputs |= {"norm_weight": norm_weight, "norm_bias": norm_bias}
     if residual:
         size = (*shape[:-1], outputs)
-        found["residual"] = torch.randn(*size, generator=generator, dtype=torch.float64)
-    return found
+        inputs["residual"] = torch.randn(*size, generator=generator, dtype=torch.float64)
+    return inputs

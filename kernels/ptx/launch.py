@@ -55,7 +55,7 @@ class Kernel:
     def body(self) -> str:
         """The text without what names an architecture: equal bodies do the same."""
         lines = self.text.splitlines()
-        return "\n".join(one for one in lines if not one.startswith((".version", ".target")))
+        return "\n".join(line for line in lines if not line.startswith((".version", ".target")))
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def launch(
         elif argument["c_type"] == "int32_t":
             arguments.append(sizes[name])
         else:
-            shape = [evaluated(one, sizes) for one in argument["shape"].strip("[]").split(",")]
+            shape = [evaluated(size, sizes) for size in argument["shape"].strip("[]").split(",")]
             dtype = getattr(torch, argument["element"])
             if name == "out":
                 out = torch.empty(shape, dtype=dtype)

@@ -222,20 +222,24 @@ class Machine:
                     self._waiting[place] = left
                 return place, ready
         place = min(self._waiting)
-        one = self.program.code[place]
+        instruction = self.program.code[place]
         raise Divergence(
             f"{int(self._waiting[place].sum())} threads wait for others that never come",
-            one.line,
-            one.text,
+            instruction.line,
+            instruction.text,
         )
 
-    def _ready(self, one: Instruction, mask: Array) -> Array:
+    def _ready(self, instruction: Instruction, mask: Array) -> Array:
         """Those of ``mask`` whose partners in ``one`` have arrived too."""
-        span = self._spans[one.together]
+        span = self._spans[instruction.together]
         if span == 1:
             return mask
         here = mask.reshape(-1, span).sum(axis=1)
-        alive = span if one.opcode == "bar.sync" else (~self._exited).reshape(-1, span).sum(axis=1)
+        alive = (
+            span
+            if instruction.opcode == "bar.sync"
+            else (~self._exited).reshape(-1, span).sum(axis=1)
+        )
         return mask & np.repeat(here == alive, span)
 
     def _advance(self, place: int, mask: Array) -> None:
@@ -244,45 +248,55 @@ class Machine:
         together = bool(mask.all())
         first = True
         while True:
-            one = code[place]
-            if not together and not first and (place in self._waiting or one.together != "thread"):
+            instruction = code[place]
+            if (
+                not together
+                and not first
+                and (place in self._waiting or instruction.together != "thread")
+            ):
                 self._wait(place, mask)
                 return
             first = False
             self._steps += 1
             if self._steps > STEPS:
-                raise Endless(f"runs {STEPS} instructions and has not returned", one.line, one.text)
+                raise Endless(
+                    f"runs {STEPS} instructions and has not returned",
+                    instruction.line,
+                    instruction.text,
+                )
             self.mask = None if together else mask
-            if one.guard is not None:
-                chosen = self.read(one.guard, "pred") ^ one.negated
+            if instruction.guard is not None:
+                chosen = self.read(instruction.guard, "pred") ^ instruction.negated
                 if not together:
                     chosen = chosen & mask
                 self.mask = None if chosen.all() else chosen
                 if not chosen.any():
                     place += 1
                     continue
-                if self.mask is not None and one.together != "thread":
-                    groups = chosen.reshape(-1, self._spans[one.together])
+                if self.mask is not None and instruction.together != "thread":
+                    groups = chosen.reshape(-1, self._spans[instruction.together])
                     if (groups.any(axis=1) & ~groups.all(axis=1)).any():
-                        raise Divergence("some threads of a group skip it", one.line, one.text)
+                        raise Divergence(
+                            "some threads of a group skip it", instruction.line, instruction.text
+                        )
             self.executed.add(place)
-            if one.target >= 0 or one.opcode == "ret":
+            if instruction.target >= 0 or instruction.opcode == "ret":
                 taken = mask if self.mask is None else self.mask
                 left = mask & ~taken
-                if one.opcode == "ret":
+                if instruction.opcode == "ret":
                     self._exited |= taken
                 elif not left.any() and not self._waiting:
-                    place = one.target
+                    place = instruction.target
                     continue
                 else:
-                    self._wait(one.target, taken)
+                    self._wait(instruction.target, taken)
                 if left.any():
                     self._wait(place + 1, left)
                 return
             try:
-                one.run(self, one)
+                instruction.run(self, instruction)
             except PtxError as error:
-                error.line, error.text = one.line, one.text
+                error.line, error.text = instruction.line, instruction.text
                 raise
             place += 1
 

@@ -47,12 +47,12 @@ def parse(text: str, entry: str) -> Program:
     labels: dict[str, int] = {}
     code: list[Instruction] = []
     for number, line in _statements(text.splitlines()[start:], start + 1):
-        while found := _LABEL.fullmatch(line):
-            labels[found[1]] = len(code)
-            line = found[2]
-        if found := _REGISTERS.fullmatch(line):
-            for i in range(int(found[2])):
-                registers[f"{found[1]}{i}"] = len(registers)
+        while match := _LABEL.fullmatch(line):
+            labels[match[1]] = len(code)
+            line = match[2]
+        if match := _REGISTERS.fullmatch(line):
+            for i in range(int(match[2])):
+                registers[f"{match[1]}{i}"] = len(registers)
             continue
         if not line or line.startswith((".pragma", ".loc", ".reg")):
             if line.startswith(".reg"):
@@ -62,7 +62,7 @@ def parse(text: str, entry: str) -> Program:
         opcode, _, rest = (guard[3] if guard else line).partition(" ")
         if opcode.startswith("."):
             raise UnknownInstruction("an unknown directive", number, line)
-        operands = tuple(_operand(one, registers) for one in _split(rest))
+        operands = tuple(_operand(item, registers) for item in _split(rest))
         code.append(
             Instruction(
                 line=number,
@@ -75,9 +75,9 @@ def parse(text: str, entry: str) -> Program:
                 together=_together(opcode),
             )
         )
-    for place, one in enumerate(code):
-        if one.opcode in ("bra", "bra.uni"):
-            code[place] = replace(one, target=labels[one.operands[0].text])
+    for place, item in enumerate(code):
+        if item.opcode in ("bra", "bra.uni"):
+            code[place] = replace(item, target=labels[item.operands[0].text])
     return Program(
         entry,
         target[1] if target else "",
@@ -131,11 +131,11 @@ def _operand(text: str, registers: dict[str, int]) -> Operand:
     if text in registers:
         return Register(registers[text], text)
     if text.startswith("{"):
-        return Vector(tuple(_operand(one, registers) for one in _split(text[1:-1])))
-    if found := _ADDRESS.fullmatch(text):
-        base = found[1]
+        return Vector(tuple(_operand(part, registers) for part in _split(text[1:-1])))
+    if match := _ADDRESS.fullmatch(text):
+        base = match[1]
         known = Register(registers[base], base) if base in registers else base
-        return Address(known, int(found[2], 0) if found[2] else 0)
+        return Address(known, int(match[2], 0) if match[2] else 0)
     if text.startswith("%"):
         return Special(text)
     if text.startswith("0f"):

@@ -82,7 +82,7 @@ class Instruction:
     operands: tuple[Any, ...]
     guard: Register | None = None
     negated: bool = False
-    run: Callable[[Any, Any], None] = field(repr=False, default=lambda machine, one: None)
+    run: Callable[[Any, Any], None] = field(repr=False, default=lambda machine, instruction: None)
     target: int = -1
     together: str = "thread"
 
@@ -97,8 +97,8 @@ class Instruction:
         if self.opcode.startswith("cp.async.c") and len(self.operands) > 2:
             return int(self.operands[2].value)
         if self.opcode.startswith(("ld.shared", "st.shared")):
-            found = re.search(r"\.v(\d)", self.opcode)
-            return int(self.kind[1:]) // 8 * (int(found[1]) if found else 1)
+            match = re.search(r"\.v(\d)", self.opcode)
+            return int(self.kind[1:]) // 8 * (int(match[1]) if match else 1)
         return 16 if self.opcode.startswith(("ldmatrix", "stmatrix", "wgmma.mma")) else 0
 
 
@@ -125,7 +125,10 @@ class Program:
     @cached_property
     def narrowest(self) -> int:
         """Bytes of the narrowest access to shared memory, 16 at most."""
-        return min((one.shared_bytes for one in self.code if one.shared_bytes), default=16)
+        return min(
+            (instruction.shared_bytes for instruction in self.code if instruction.shared_bytes),
+            default=16,
+        )
 
     def with_instruction(self, place: int, changed: Instruction | None) -> Program:
         """Return the program with one instruction replaced, or left out."""

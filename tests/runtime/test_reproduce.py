@@ -111,12 +111,12 @@ def test_one_slice_is_compared_by_itself() -> None:
     reference = {"score": np.full(100, 2.0)}
     wrong = {"score": reference["score"].copy()}
     wrong["score"][42] += 0.1
-    found = compare_outputs(wrong, reference, Limits(0.02, one=0.02))
+    found = compare_outputs(wrong, reference, Limits(0.02, slice_error=0.02))
     assert found.errors["score"] == pytest.approx(0.005)
     assert found.slice_errors["score"] == pytest.approx(0.05)
     assert found.worst_slices["score"] == 42
     assert found.failures() == ["a slice's score is off by 5.0e-02 (limit 2e-02)"]
     assert found.first_missed() == (42, "a slice's score is off by 5.0e-02 (limit 2e-02)")
     usual = usual_norms(reference, ["score"])
-    assert slices_outside(wrong, reference, Limits(0.02, one=0.02), usual) == [42]
-    assert compare_outputs(wrong, reference, Limits(0.06, one=0.06)).first_missed() is None
+    assert slices_outside(wrong, reference, Limits(0.02, slice_error=0.02), usual) == [42]
+    assert compare_outputs(wrong, reference, Limits(0.06, slice_error=0.06)).first_missed() is None

@@ -90,8 +90,8 @@ def send(
         TimeoutError: an object was not accepted for ten minutes.
     """
     waiting: Queue[Sequence[Sent]] = Queue()
-    for one in series:
-        waiting.put(one)
+    for dataset in series:
+        waiting.put(dataset)
     outcome, mutex, failures = Outcome(), threading.Lock(), []
 
     def work() -> None:
@@ -121,18 +121,18 @@ def _send_series(
     progress: Callable[[int], None],
 ) -> None:
     peer: RawPeer | None = None
-    for one in series:
+    for dataset in series:
         end = time.monotonic() + _GIVE_UP
         while True:
             if time.monotonic() > end:
-                raise TimeoutError(one.instance)
+                raise TimeoutError(dataset.instance)
             try:
                 if peer is None:
                     peer = RawPeer(port, timeout=120)
                     if not peer.associate():
                         raise ConnectionError
                 start = time.perf_counter()
-                status = peer.store(one.instance, one.content)
+                status = peer.store(dataset.instance, dataset.content)
                 seconds = time.perf_counter() - start
             except OSError:
                 status = None

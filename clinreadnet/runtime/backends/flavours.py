@@ -103,11 +103,11 @@ def newest(name: str) -> Flavour:
     Raises:
         InputError: unknown name.
     """
-    found = [flavour for flavour in FLAVOURS if flavour.name == name]
-    if not found:
+    flavours = [flavour for flavour in FLAVOURS if flavour.name == name]
+    if not flavours:
         known = ", ".join(dict.fromkeys(flavour.name for flavour in FLAVOURS))
         raise InputError(f"unknown flavour {name!r}; known: {known}")
-    return found[-1]
+    return flavours[-1]
 
 
 def load_flavour(name: str, *, lean: bool = False) -> tuple[Flavour, Any]:

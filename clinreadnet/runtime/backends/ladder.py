@@ -280,9 +280,9 @@ def _open_engine(
         )
         for engine in engines
     ]
-    found, artifact = min(judged, key=lambda pair: pair[0].validity)  # the first of equal ones
-    if found.validity == Validity.INVALID:
-        reasons = "; ".join(f"{engine.file}: {one.reason}" for one, engine in judged)
+    judgement, artifact = min(judged, key=lambda pair: pair[0].validity)  # the first of equal ones
+    if judgement.validity == Validity.INVALID:
+        reasons = "; ".join(f"{engine.file}: {judgement.reason}" for judgement, engine in judged)
         raise BackendUnavailable(f"no engine fits this machine ({reasons})")
     content = read_listed(bundle, artifact)
     weights = None
@@ -300,7 +300,7 @@ def _open_engine(
         weights=weights,
     )
     backend, batch = _fit(load, _batch(artifact, options, artifact.batch.opt), artifact.batch.min)
-    return _loaded(name, backend, artifact, worst((found, backend.header)), batch, machine)
+    return _loaded(name, backend, artifact, worst((judgement, backend.header)), batch, machine)
 
 
 def _check_verdicts(
@@ -315,10 +315,15 @@ def _check_verdicts(
 
 
 def _loaded(
-    name: str, backend: Backend, artifact: Artifact, found: Verdict, batch: int, machine: Machine
+    name: str,
+    backend: Backend,
+    artifact: Artifact,
+    judgement: Verdict,
+    batch: int,
+    machine: Machine,
 ) -> LoadedBackend:
     record = record_here(artifact, name, machine)
-    return LoadedBackend(name, backend, artifact, found, batch, machine, record)
+    return LoadedBackend(name, backend, artifact, judgement, batch, machine, record)
 
 
 _Loaded = TypeVar("_Loaded")
@@ -341,11 +346,11 @@ def _of_precision(
     """Return the artifacts of ``precision``, or all, the most accurate first; never none."""
     if not artifacts:
         raise BackendUnavailable(f"{bundle}: holds no {what}; export it with one")
-    found = [a for a in artifacts if precision in (None, a.precision)]
-    if not found:
+    matching = [a for a in artifacts if precision in (None, a.precision)]
+    if not matching:
         held = ", ".join(dict.fromkeys(a.precision for a in artifacts))
         raise BackendUnavailable(f"{bundle}: no {what} in precision {precision!r}; it holds {held}")
-    return sorted(found, key=lambda a: PRECISIONS[a.precision].budget)
+    return sorted(matching, key=lambda a: PRECISIONS[a.precision].budget)
 
 
 def _batch(artifact: Artifact, options: SessionOptions, usual: int) -> int:

@@ -178,7 +178,7 @@ class NativeBackend:
             "novelty": np.empty(n, np.float32),
         }
         error = ctypes.create_string_buffer(_ERROR_SIZE)
-        addresses = [one.ctypes.data for one in (feed, *outputs.values())]
+        addresses = [array.ctypes.data for array in (feed, *outputs.values())]
         status = self._library.crn_score(
             self._handle, addresses[0], n, *addresses[1:], error, _ERROR_SIZE
         )

@@ -103,12 +103,12 @@ class OpenVinoBackend:
             graph: Any = core.read_model(model, b"")
         except Exception as error:  # openvino's exceptions share no base class
             raise self._refusal(error) from None
-        inputs, found = graph.inputs, graph.outputs
+        inputs, outputs = graph.inputs, graph.outputs
         self.dtype = check_interface(
             file,
             [port.get_any_name() for port in inputs],
             _INPUT_DTYPES.get(inputs[0].get_element_type().get_type_name()) if inputs else None,
-            [min(port.get_names() & set(OUTPUTS), default=port.get_any_name()) for port in found],
+            [min(port.get_names() & set(OUTPUTS), default=port.get_any_name()) for port in outputs],
         )
         try:
             graph.reshape({"hu": [1, 1, SIZE, SIZE]})

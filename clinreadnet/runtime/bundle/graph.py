@@ -91,14 +91,14 @@ def read_graph(model: bytes) -> GraphContent:
     Raises:
         InputError: it is not one.
     """
-    found = GraphContent()
+    content = GraphContent()
     try:
-        graphs = _walk(memoryview(model), "Model", found, 0)
+        graphs = _walk(memoryview(model), "Model", content, 0)
         if not graphs:
             raise _Malformed
     except _Malformed:
         raise InputError("not an ONNX graph") from None
-    return found
+    return content
 
 
 def _types(precision: str) -> tuple[str, str | None, bool]:
@@ -119,48 +119,48 @@ def check_graph(model: bytes, file: str, precision: str | None = None) -> None:
             another precision.
     """
     try:
-        found = read_graph(model)
+        content = read_graph(model)
     except InputError as error:
         raise Untrusted(f"{file}: {error}; export it again") from None
-    if found.external:
+    if content.external:
         raise Untrusted(
             f"{file}: keeps weights in another file (external data), which is not hashed; save the "
             "model with all weights inside"
         )
-    if operator := found.operators.keys() & _PATH_OPERATORS:
+    if operator := content.operators.keys() & _PATH_OPERATORS:
         raise Untrusted(f"{file}: {min(operator)} may load another file; export it again")
-    if precision is not None and _types(found.precision) != _types(precision):
+    if precision is not None and _types(content.precision) != _types(precision):
         raise Untrusted(
-            f"{file}: the manifest says {precision}, the graph is {found.precision}; "
+            f"{file}: the manifest says {precision}, the graph is {content.precision}; "
             "export the bundle again"
         )
 
 
-def _walk(content: memoryview, message: str, found: GraphContent, depth: int) -> int:
+def _walk(content: memoryview, message: str, graph: GraphContent, depth: int) -> int:
     """Read one message; return its number of fields that hold messages."""
     if depth > GRAPH_NESTING:
         raise _Malformed
     inner = _MESSAGES[message]
     count = data_type = 0
     for number, kind, value in _fields(content):
-        found.fields += 1
-        if found.fields > GRAPH_FIELDS:
+        graph.fields += 1
+        if graph.fields > GRAPH_FIELDS:
             raise _Malformed
         if isinstance(value, memoryview):
             if number in inner:
-                _walk(value, inner[number], found, depth + 1)
+                _walk(value, inner[number], graph, depth + 1)
                 count += 1
             elif message == "Node" and number == _OP_TYPE:
-                found.operators[bytes(value).decode("utf-8", "replace")] += 1
+                graph.operators[bytes(value).decode("utf-8", "replace")] += 1
             elif message == "Tensor" and number == _EXTERNAL_DATA:
-                found.external = True
+                graph.external = True
         elif message == "Tensor" and kind == _VARINT:
             if number == _DATA_TYPE:
                 data_type = value
             elif number == _DATA_LOCATION and value != 0:
-                found.external = True
+                graph.external = True
     if message == "Tensor":
-        found.tensor_bytes[_TYPES.get(data_type, "other")] += len(content)
+        graph.tensor_bytes[_TYPES.get(data_type, "other")] += len(content)
     return count
 
 

@@ -245,8 +245,8 @@ class Artifact:
     @property
     def runs(self) -> tuple[Parity, ...]:
         """Every record of a run, ``parity`` among them."""
-        found = (*self.records, *([] if self.parity is None else [self.parity]))
-        return tuple(one for one in found if one.ran_on is not None)
+        records = (*self.records, *([] if self.parity is None else [self.parity]))
+        return tuple(parity for parity in records if parity.ran_on is not None)
 
 
 @dataclass(frozen=True)

@@ -57,15 +57,15 @@ def read_inside(
         # If the path is changed from here on, a link is refused and a pipe does not block.
         flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         with open(os.open(real, flags | getattr(os, "O_BINARY", 0)), "rb") as file:
-            found = os.fstat(file.fileno()).st_size
-            if size is not None and found != size:
+            length = os.fstat(file.fileno()).st_size
+            if size is not None and length != size:
                 raise Untrusted(
-                    f"{path}: {found} bytes, the manifest says {size}; "
+                    f"{path}: {length} bytes, the manifest says {size}; "
                     "copy the bundle again or export it again"
                 )
-            if found > limit:
-                raise Untrusted(f"{path}: {found} bytes, at most {limit} are read; export again")
-            return file.read(found)
+            if length > limit:
+                raise Untrusted(f"{path}: {length} bytes, at most {limit} are read; export again")
+            return file.read(length)
     except FileNotFoundError:
         raise
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13

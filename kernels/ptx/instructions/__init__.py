@@ -40,7 +40,7 @@ def spelled_out(pattern: str) -> list[str]:
     if not brace:
         return [pattern]
     choices, _, after = rest.partition("}")
-    return [before + one + end for one in choices.split(",") for end in spelled_out(after)]
+    return [before + choice + end for choice in choices.split(",") for end in spelled_out(after)]
 
 
 def find(opcode: str, line: int = 0, text: str = "") -> Run:

@@ -31,7 +31,7 @@ def narrow_two(m: M, i: One) -> None:
     """The first operand becomes the upper half."""
     d, high, low = i.operands
     kind = i.opcode.split(".")[2].removesuffix("x2")
-    upper, lower = (narrowed(m.number(one), kind).astype(np.uint32) for one in (high, low))
+    upper, lower = (narrowed(m.number(operand), kind).astype(np.uint32) for operand in (high, low))
     m.write(d, upper << np.uint32(16) | lower)
 
 

@@ -76,7 +76,7 @@ def fma(m: M, i: One) -> None:
 @instruction("Floating Point: fma", "fma.rn.ftz.f32")
 def fma_ftz(m: M, i: One) -> None:
     d, *terms = i.operands
-    a, b, c = (flushed(m.number(one)) for one in terms)
+    a, b, c = (flushed(m.number(term)) for term in terms)
     m.write(d, flushed((a.astype(np.float64) * b + c).astype(FLOAT)))
 
 
@@ -104,7 +104,7 @@ def mixed(m: M, i: One) -> None:
 @instruction("Mixed Precision Floating Point: fma", "fma.rn.f32.{f16,bf16}")
 def mixed_fma(m: M, i: One) -> None:
     d, a, b, c = i.operands
-    x, y = (widened(m.read(one, i.kind), i.kind).astype(np.float64) for one in (a, b))
+    x, y = (widened(m.read(operand, i.kind), i.kind).astype(np.float64) for operand in (a, b))
     m.write(d, (x * y + m.number(c)).astype(FLOAT))
 
 
@@ -120,7 +120,7 @@ def extreme(m: M, i: One) -> None:
     """Of two or three; one that is no number is left out."""
     d, *terms = i.operands
     choose = np.fmin if i.opcode.startswith("min") else np.fmax
-    m.write(d, functools.reduce(choose, (m.number(one) for one in terms)))
+    m.write(d, functools.reduce(choose, (m.number(term) for term in terms)))
 
 
 @instruction("Floating Point: neg", "neg.f32")

@@ -33,7 +33,7 @@ def packed_halves(m: M, i: One) -> None:
     d, *terms = i.operands
     name, _, kind = i.opcode.partition(".")
     half = np.dtype(np.int16 if kind == "s16x2" else np.uint16)
-    a, b = (np.ascontiguousarray(m.read(one, "b32")).view(half) for one in terms)
+    a, b = (np.ascontiguousarray(m.read(term, "b32")).view(half) for term in terms)
     chosen = {"add": np.add, "min": np.minimum, "max": np.maximum}[name](a, b)
     m.write(d, chosen.view(np.uint32))
 
@@ -84,7 +84,7 @@ def mad_wide(m: M, i: One) -> None:
 @instruction("Integer Arithmetic: div, rem", "{div,rem}.{s32,u32}")
 def divide(m: M, i: One) -> None:
     d, a, b = i.operands
-    x, y = (_typed(m, one, i.kind).astype(np.int64) for one in (a, b))
+    x, y = (_typed(m, operand, i.kind).astype(np.int64) for operand in (a, b))
     if (m.of_active(y) == 0).any():
         raise PtxError("division by zero")
     y = np.where(y == 0, 1, y)
@@ -116,7 +116,7 @@ def absolute(m: M, i: One) -> None:
 def bfe(m: M, i: One) -> None:
     d, a, position, length = i.operands
     bits = m.read(a).astype(np.int64)
-    at, count = ((m.read(one) & 0xFF).astype(np.int64) for one in (position, length))
+    at, count = ((m.read(operand) & 0xFF).astype(np.int64) for operand in (position, length))
     field = (bits >> np.minimum(at, 63)) & ((1 << np.minimum(count, 32)) - 1)
     if i.kind == "s32":
         last = np.minimum(np.maximum(count - 1, 0) + at, 31)
@@ -128,7 +128,7 @@ def bfe(m: M, i: One) -> None:
 @instruction("Integer Arithmetic: bfi", "bfi.b32")
 def bfi(m: M, i: One) -> None:
     d, a, b, position, length = i.operands
-    at, count = ((m.read(one) & 0xFF).astype(np.int64) for one in (position, length))
+    at, count = ((m.read(operand) & 0xFF).astype(np.int64) for operand in (position, length))
     mask = ((1 << np.minimum(count, 32)) - 1) << np.minimum(at, 32)
     inserted = m.read(a).astype(np.int64) << np.minimum(at, 32)
     m.write(d, (m.read(b) & ~mask | inserted & mask & 0xFFFF_FFFF).astype(np.uint32))
@@ -155,8 +155,8 @@ def lop3(m: M, i: One) -> None:
     for row in range(8):
         if table.value >> row & 1:
             terms = [
-                m.read(one) if row >> bit & 1 else ~m.read(one)
-                for one, bit in zip((a, b, c), (2, 1, 0), strict=True)
+                m.read(operand) if row >> bit & 1 else ~m.read(operand)
+                for operand, bit in zip((a, b, c), (2, 1, 0), strict=True)
             ]
             result |= terms[0] & terms[1] & terms[2]
     m.write(d, result)

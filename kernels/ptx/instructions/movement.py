@@ -35,7 +35,7 @@ def mov(m: M, i: One) -> None:
 @instruction("Data Movement and Conversion: prmt", "prmt.b32")
 def prmt(m: M, i: One) -> None:
     d, a, b, selector = i.operands
-    low, high = (m.read_packed(one).astype(np.uint64) for one in (a, b))
+    low, high = (m.read_packed(operand).astype(np.uint64) for operand in (a, b))
     source = low | high << np.uint64(32)
     chosen, result = m.read(selector).astype(np.uint64), np.zeros(m.lanes, np.uint64)
     for place in range(4):

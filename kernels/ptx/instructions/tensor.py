@@ -45,7 +45,7 @@ TERMS = {"tf32": 4, "f16": 8, "bf16": 8}
 
 def fragment(m: M, parts: tuple[Operand, ...]) -> Array:
     """Registers as [warps, parts, 8, 4]: row (lane / 4) and word (lane % 4) of 8x4 words."""
-    words = [m.read(one).reshape(-1, 8, 4) for one in parts]
+    words = [m.read(part).reshape(-1, 8, 4) for part in parts]
     return np.stack(words, axis=1)
 
 
@@ -57,7 +57,7 @@ def fragment(m: M, parts: tuple[Operand, ...]) -> Array:
 )
 def mma(m: M, i: One) -> None:
     """D [16, 8] = A [16, K] B [K, 8] + C, with the manual's places for each thread's elements."""
-    d, a, b, c = (m.parts(one) for one in i.operands)
+    d, a, b, c = (m.parts(operand) for operand in i.operands)
     kind = i.opcode.split(".")[-2]
     left, right = fragment(m, a), fragment(m, b)
     # A's registers: upper and lower rows of the left half, then of the right half.
@@ -74,7 +74,7 @@ def mma(m: M, i: One) -> None:
 
 def accumulator(m: M, parts: tuple[Operand, ...]) -> Array:
     """Four registers as [warps, 16, 8] float64."""
-    words = [m.read(one, "f32").view(np.float32).reshape(-1, 8, 4) for one in parts]
+    words = [m.read(part, "f32").view(np.float32).reshape(-1, 8, 4) for part in parts]
     total = np.empty((len(words[0]), 16, 8), np.float64)
     total[:, :8, 0::2], total[:, :8, 1::2], total[:, 8:, 0::2], total[:, 8:, 1::2] = words
     return total
@@ -85,7 +85,7 @@ def quarters(result: Array) -> list[Array]:
     parts = (
         result[:, :8, 0::2], result[:, :8, 1::2], result[:, 8:, 0::2], result[:, 8:, 1::2]
     )  # fmt: skip
-    return [np.ascontiguousarray(one, np.float32).reshape(-1) for one in parts]
+    return [np.ascontiguousarray(part, np.float32).reshape(-1) for part in parts]
 
 
 def _rows(m: M, address: Array, count: int) -> tuple[Array, Array]:
@@ -126,7 +126,9 @@ def stmatrix(m: M, i: One) -> None:
     address, source = i.operands
     registers = m.parts(source)
     threads, where = _rows(m, m.addresses(address), len(registers))
-    held = np.stack([m.of_active(m.read(one)).reshape(-1, WARP) for one in registers], axis=1)
+    held = np.stack(
+        [m.of_active(m.read(register)).reshape(-1, WARP) for register in registers], axis=1
+    )
     matrices = np.ascontiguousarray(held).view(np.uint16).reshape(-1, len(registers), 8, 8)
     if ".trans" in i.opcode:
         matrices = matrices.transpose(0, 1, 3, 2)

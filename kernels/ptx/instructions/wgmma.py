@@ -121,8 +121,8 @@ def stored(m: M, operand: Operand, rows: int, k: int, kind: str, *, transposed: 
 def mma_async(m: M, i: One) -> None:
     d, a, b, accumulate, *numbers_ = i.operands
     kind = i.kind
-    columns, k = (int(one) for one in i.opcode.split(".m64n")[1].split(".")[0].split("k"))
-    scale_a, scale_b, *flips = (one.value for one in numbers_)
+    columns, k = (int(item) for item in i.opcode.split(".m64n")[1].split(".")[0].split("k"))
+    scale_a, scale_b, *flips = (item.value for item in numbers_)
     if (scale_a, scale_b) != (1, 1):
         raise PtxError("a product with a negated operand")
     registers: tuple[Any, ...] = m.parts(d)
@@ -130,7 +130,7 @@ def mma_async(m: M, i: One) -> None:
     held = len(left) == 4  # in registers
     flip_a, flip_b = (0, *flips) if held and flips else tuple(flips) or (0, 0)
     keep = m.read(accumulate, "pred").reshape(-1, GROUP)[:, :1, None]
-    read = [one for one in left if held]
+    read = [item for item in left if held]
     if keep.any():
         read += registers
         total = np.where(keep, _accumulator(m, registers, columns), 0.0)
@@ -147,16 +147,16 @@ def mma_async(m: M, i: One) -> None:
     result = multiply(rows, right, total, TERMS[kind])
     for register, values in zip(registers, _held(result), strict=True):
         m.registers[register.index] = InFlight(values)
-    use = Use({one.index: m.registers[one.index] for one in (*registers, *read)})
+    use = Use({item.index: m.registers[item.index] for item in (*registers, *read)})
     m.products[-1].append(use)
 
 
 def _fenced(m: M, used: list[Any]) -> None:
     """Registers hold what some register held at ``wgmma.fence``, or results of such products."""
-    for one in used:
-        now = m.registers[one.index]
+    for use in used:
+        now = m.registers[use.index]
         if not isinstance(now, InFlight) and id(now) not in m.fenced:
-            raise NotWaited(f"{one.name} changed after the last wgmma.fence")
+            raise NotWaited(f"{use.name} changed after the last wgmma.fence")
 
 
 def _accumulator(m: M, registers: tuple[Register, ...], columns: int) -> Array:
