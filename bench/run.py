@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from bench.rows import RecordedRow, WarmUp
 from bench.statistics import MAX_VARIATION, median_interval, percentile, variation
-from clinreadnet.runtime.ranges import stage
+from clinreadnet.runtime.profiling import stage
 
 Sample = Callable[[], float]
 T = TypeVar("T")

@@ -1,6 +1,6 @@
 """The one table of backends: what each runs, where, and with which packages.
 
-`clinreadnet.runtime.backends.ladder` has how each is loaded.
+`clinreadnet.runtime.backends.loading` has how each is loaded.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ import support.defects
 from numpy.typing import NDArray
 from support.defects import DEFECTS, Defect
 
-import clinreadnet.runtime.reproduce
+import clinreadnet.runtime.comparison
 import clinreadnet.verify
 from bench.recording import RESULTS, run_facts
 from clinreadnet.export.onnx.quantization import quantize_dynamically
@@ -48,7 +48,7 @@ def code_digest() -> str:
     verify = Path(clinreadnet.verify.__file__).parent
     files = [
         *(verify / f"{name}.py" for name in ("batches", "compare", "emulate", "graph")),
-        Path(clinreadnet.runtime.reproduce.__file__),
+        Path(clinreadnet.runtime.comparison.__file__),
         Path(support.defects.__file__),
     ]
     return sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]

@@ -21,7 +21,7 @@ from bench.run import Inexact
 from clinreadnet.errors import ClinReadNetError, InputError
 from clinreadnet.precision import PRECISIONS, torch_precisions
 from clinreadnet.runtime.backends import native, openvino
-from clinreadnet.runtime.backends.ladder import (
+from clinreadnet.runtime.backends.loading import (
     BACKENDS,
     SessionOptions,
     artifacts_of,
@@ -31,9 +31,9 @@ from clinreadnet.runtime.backends.onnxruntime_cuda import CUDA_SETTINGS
 from clinreadnet.runtime.bundle.files import digest, load_manifest, read_listed
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import Manifest
+from clinreadnet.runtime.comparison import BatchRunner, run_and_compare
 from clinreadnet.runtime.gpu import find_gpus
 from clinreadnet.runtime.records import CPU_BACKENDS, NATIVE_BACKEND
-from clinreadnet.runtime.reproduce import BatchRunner, reproduce
 from clinreadnet.spec import OUTPUTS
 
 HostSlices = NDArray[np.float32]
@@ -150,7 +150,7 @@ def check(run: BatchRunner, candidate: Candidate, bundle: Path, batch: int) -> f
     slices = np.arange(-(-n // batch) * batch) % n
     reference = {name: golden[name][slices] for name in OUTPUTS}
     hu = golden["hu"][slices].astype(np.float32)
-    comparison = reproduce(run, hu, reference, limits, batch=batch)
+    comparison = run_and_compare(run, hu, reference, limits, batch=batch)
     if failures := "; ".join(comparison.failures()):
         raise Inexact(f"{candidate.title} is not timed at batch {batch}: {failures}")
     assert comparison.worst_score_difference is not None

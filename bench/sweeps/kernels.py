@@ -26,7 +26,7 @@ from clinreadnet.kernels.ops.layer_norm.reference import layer_norm_reference
 from clinreadnet.kernels.registry import OPS
 from clinreadnet.kernels.spec import LayerShape, OpSpec
 from clinreadnet.precision import PRECISIONS, precision_of
-from clinreadnet.runtime.reproduce import relative_error
+from clinreadnet.runtime.comparison import relative_error
 
 ENGINE_DTYPE = "float16"
 """What engines run in: measured at all batches, the other types at one."""

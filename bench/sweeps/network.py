@@ -38,8 +38,8 @@ from clinreadnet.kernels.spec import Work
 from clinreadnet.model.network import ClinReadNetConfig
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.bundle.manifest import Manifest
+from clinreadnet.runtime.comparison import BatchRunner
 from clinreadnet.runtime.gpu import find_gpus
-from clinreadnet.runtime.reproduce import BatchRunner
 from clinreadnet.spec import SIZE
 
 GPU_BATCHES = (1, 2, 4, 8, 16, 32, 64)

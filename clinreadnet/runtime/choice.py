@@ -25,7 +25,7 @@ from clinreadnet.errors import (
     Untrusted,
 )
 from clinreadnet.precision import PRECISIONS
-from clinreadnet.runtime.backends.ladder import (
+from clinreadnet.runtime.backends.loading import (
     LoadedBackend,
     SessionOptions,
     artifacts_of,
@@ -33,9 +33,9 @@ from clinreadnet.runtime.backends.ladder import (
 )
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import Manifest
-from clinreadnet.runtime.ranges import stage
+from clinreadnet.runtime.comparison import run_and_compare, time_runs
+from clinreadnet.runtime.profiling import stage
 from clinreadnet.runtime.records import CPU_BACKEND
-from clinreadnet.runtime.reproduce import reproduce, time_runs
 from clinreadnet.spec import OUTPUTS
 
 SELF_TEST_SLICES = 1
@@ -55,14 +55,14 @@ class _OverBudget(Exception):
 
 
 def choose(
-    bundle: Path, manifest: Manifest, ladder: Sequence[str], options: SessionOptions
+    bundle: Path, manifest: Manifest, order: Sequence[str], options: SessionOptions
 ) -> tuple[LoadedBackend, dict[str, str]]:
     """Return the first backend that works, or with ``fastest`` the fastest of all that do.
 
     Args:
         bundle: the bundle's folder.
         manifest: its manifest.
-        ladder: names of backends, in the order to try.
+        order: names of backends, in the order to try.
         options: what the session asks for.
 
     Returns:
@@ -78,7 +78,7 @@ def choose(
         return read_golden(bundle, manifest.golden, first=first)
 
     golden(SELF_TEST_SLICES)  # a damaged file is the bundle's fault, not a backend's
-    tried = _tried(manifest, ladder, options)
+    tried = _tried(manifest, order, options)
     refused: dict[str, str] = {}
     over: list[tuple[float, str]] = []
     failure: tuple[str, CheckFailed | BackendError] | None = None
@@ -126,13 +126,13 @@ def choose(
 
 
 def _tried(
-    manifest: Manifest, ladder: Sequence[str], options: SessionOptions
+    manifest: Manifest, order: Sequence[str], options: SessionOptions
 ) -> dict[str, tuple[str, SessionOptions]]:
     """Return what to try, by title: a backend, or with a budget one with each precision."""
     if options.budget is None or options.precision is not None:
-        return {name: (name, options) for name in ladder}
+        return {name: (name, options) for name in order}
     tried = {}
-    for name in ladder:
+    for name in order:
         held = dict.fromkeys(a.precision for a in artifacts_of(name, manifest))
         for precision in held:
             tried[f"{name} {precision}"] = name, replace(options, precision=precision)
@@ -229,7 +229,7 @@ def _self_test(
     for batch, slices in plan:
         expected = {key: golden[key][slices] for key in OUTPUTS}
         try:
-            comparison = reproduce(
+            comparison = run_and_compare(
                 loaded.backend.run,
                 golden["hu"][slices],
                 expected,

@@ -32,12 +32,13 @@ from clinreadnet.errors import (
     Untrusted,
 )
 from clinreadnet.precision import PRECISIONS
-from clinreadnet.runtime.backends.ladder import BACKENDS, SessionOptions, check_backends
+from clinreadnet.runtime.backends.loading import BACKENDS, SessionOptions, check_backends
 from clinreadnet.runtime.bundle.default import find_bundle
 from clinreadnet.runtime.bundle.files import load_manifest
 from clinreadnet.runtime.bundle.manifest import Artifact, Manifest
 from clinreadnet.runtime.bundle.trust import KeyFile
 from clinreadnet.runtime.choice import choose
+from clinreadnet.runtime.comparison import run_batch
 from clinreadnet.runtime.inputs import (
     check_budget,
     check_count,
@@ -46,9 +47,8 @@ from clinreadnet.runtime.inputs import (
     check_slices,
     check_whole,
 )
-from clinreadnet.runtime.ranges import stage
+from clinreadnet.runtime.profiling import stage
 from clinreadnet.runtime.records import CPU_BACKENDS
-from clinreadnet.runtime.reproduce import run_batch
 from clinreadnet.runtime.scores import Outputs, Scores
 from clinreadnet.runtime.stream import Stream
 from clinreadnet.runtime.verdict import Verdict
@@ -119,7 +119,7 @@ class Session:
                 file, or the bundle is too old; it was not loaded.
             CheckFailed: an artifact does not reproduce the bundle's golden outputs on this machine.
         """
-        ladder = check_backends(backends)
+        names = check_backends(backends)
         check_count("workers", workers, limits.WORKERS)
         if threads is not None:
             check_count("threads", threads, limits.THREADS)
@@ -128,8 +128,8 @@ class Session:
         check_device(device)
         if budget is not None:
             check_budget(budget, fastest)
-        if device and set(ladder) <= set(CPU_BACKENDS):
-            raise InputError(f"device={device}: {ladder[0]} runs on no GPU; leave it out")
+        if device and set(names) <= set(CPU_BACKENDS):
+            raise InputError(f"device={device}: {names[0]} runs on no GPU; leave it out")
         if precision is not None and precision not in PRECISIONS:
             raise InputError(f"precision={precision!r}: none of {', '.join(PRECISIONS)}")
         oldest = None if not_before is None else _time("not_before", not_before)
@@ -145,7 +145,7 @@ class Session:
                 f"{self.bundle}: the bundle is not verified; run `clinreadnet verify {self.bundle}`"
             )
         options = SessionOptions(precision, batch, workers, threads, device, fastest, budget)
-        loaded, self.refused = choose(self.bundle, self.manifest, ladder, options)
+        loaded, self.refused = choose(self.bundle, self.manifest, names, options)
         self._loaded, self._backend = loaded, loaded.backend
         self._device = None if loaded.name in CPU_BACKENDS else device
         # If the caller does not close the session: before the interpreter unloads CUDA's modules.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from clinreadnet.data.slices import NoBody, SliceRef
 from clinreadnet.errors import ClinReadNetError, InputError
 from clinreadnet.runtime import Scores, Session
-from clinreadnet.runtime.ranges import stage
+from clinreadnet.runtime.profiling import stage
 from clinreadnet.scoring.result import SeriesReport, SliceScore, slice_scores
 
 

@@ -31,7 +31,7 @@ from clinreadnet.kernels.compile import SHARED_MEMORY, resources
 from clinreadnet.kernels.launch import CONFIGS, config_file, file_name, gpu_of, trial
 from clinreadnet.kernels.spec import Case, Config
 from clinreadnet.precision import Limits
-from clinreadnet.runtime.reproduce import compare_outputs
+from clinreadnet.runtime.comparison import compare_outputs
 from clinreadnet.tuning.tunable import TUNABLE, Example, Tunable
 
 Clock = Callable[[Callable[[], object]], float]

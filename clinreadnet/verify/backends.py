@@ -16,7 +16,7 @@ from clinreadnet.errors import (
     InputError,
     OutOfMemory,
 )
-from clinreadnet.runtime.backends.ladder import (
+from clinreadnet.runtime.backends.loading import (
     LOADERS,
     SessionOptions,
     artifacts_of,

@@ -15,7 +15,7 @@ import numpy as np
 
 from clinreadnet.precision import Limits
 from clinreadnet.runtime.bundle.manifest import BatchRange
-from clinreadnet.runtime.reproduce import (
+from clinreadnet.runtime.comparison import (
     BatchRunner,
     compare_outputs,
     run_batch,

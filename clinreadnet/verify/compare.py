@@ -12,7 +12,7 @@ from clinreadnet.evaluation.maps import MapAgreement, map_agreement
 from clinreadnet.metrics import Correlations, Interval, correlations
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.bundle.manifest import NOT_RUN, Artifact, Parity
-from clinreadnet.runtime.reproduce import compare_outputs
+from clinreadnet.runtime.comparison import compare_outputs
 from clinreadnet.runtime.scores import Outputs
 
 METRICS = ("PLCC", "SROCC", "KROCC")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from clinreadnet.precision import PRECISIONS, Limits
 from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from clinreadnet.runtime.bundle.manifest import BatchRange, Parity
-from clinreadnet.runtime.reproduce import (
+from clinreadnet.runtime.comparison import (
     BatchRunner,
     compare_outputs,
     run_slices,

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 from clinreadnet.errors import CheckFailed
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from clinreadnet.runtime.reproduce import reproduce
+from clinreadnet.runtime.comparison import run_and_compare
 from clinreadnet.verify.emulate import (
     cast_constant,
     cast_node,
@@ -136,7 +136,7 @@ def find_islands(
     def keeps_budget(islands: Sequence[str]) -> bool:
         lowered = convert(model, precision, islands)
         backend = OnnxRuntimeBackend(emulate(lowered.SerializeToString()))
-        comparison = reproduce(backend.run, hu, reference, limits)
+        comparison = run_and_compare(backend.run, hu, reference, limits)
         advance()
         return not comparison.failures()
 

@@ -16,7 +16,7 @@ from support.tiny_bundle import write_bundle
 
 from clinreadnet.errors import BackendUnavailable, InputError, Untrusted
 from clinreadnet.runtime import Session, choice
-from clinreadnet.runtime.backends.ladder import (
+from clinreadnet.runtime.backends.loading import (
     Backend,
     LoadedBackend,
     SessionOptions,

@@ -168,7 +168,7 @@ class NativeBackend:
         self.notes = [f"instructions {options.instructions.decode()}"]
 
     def run(self, hu: ArrayLike) -> Outputs:
-        """Run the network once; see `clinreadnet.runtime.backends.ladder.Backend.run`."""
+        """Run the network once; see `clinreadnet.runtime.backends.loading.Backend.run`."""
         feed = to_feed(hu, np.dtype(np.float32))
         n = len(feed)
         outputs: dict[str, NDArray[Any]] = {

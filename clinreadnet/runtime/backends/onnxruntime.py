@@ -148,7 +148,7 @@ class OnnxRuntimeBackend:
         self.dtype = input_dtype(self._session)
 
     def run(self, hu: ArrayLike) -> Outputs:
-        """Run the network once; see `clinreadnet.runtime.backends.ladder.Backend.run`."""
+        """Run the network once; see `clinreadnet.runtime.backends.loading.Backend.run`."""
         try:
             outputs = self._session.run(list(OUTPUTS), {"hu": to_feed(hu, self.dtype)})
         except Exception as error:

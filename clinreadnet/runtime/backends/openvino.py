@@ -118,7 +118,7 @@ class OpenVinoBackend:
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()  # requests that no thread runs now
 
     def run(self, hu: ArrayLike) -> Outputs:
-        """Run the network once; see `clinreadnet.runtime.backends.ladder.Backend.run`."""
+        """Run the network once; see `clinreadnet.runtime.backends.loading.Backend.run`."""
         feed = to_feed(hu, self.dtype)
         slices: list[list[NDArray[np.float32]]] = []
         try:

@@ -22,7 +22,7 @@ from clinreadnet.errors import BackendError, BackendUnavailable, DeviceLost, Out
 from clinreadnet.runtime.backends.cuda_graph import OUT_OF_MEMORY, CudaGraph, CudaGraphError
 from clinreadnet.runtime.backends.flavours import Flavour, collecting_logger
 from clinreadnet.runtime.bundle.manifest import OUTPUT_INFOS, Artifact
-from clinreadnet.runtime.ranges import stage
+from clinreadnet.runtime.profiling import stage
 from clinreadnet.runtime.scores import Outputs
 from clinreadnet.runtime.verdict import VALID, Validity, header_verdict
 from clinreadnet.spec import OUTPUTS, SIZE
@@ -107,7 +107,7 @@ class TensorRTBackend:
             self._free.put(lane)
 
     def run(self, hu: ArrayLike) -> Outputs:
-        """Run the engine once, on at most ``batch`` slices; as `ladder.Backend.run`."""
+        """Run the engine once, on at most ``batch`` slices; as `loading.Backend.run`."""
         lane = self._free.get()
         try:
             with self._working(lane.stream):

@@ -107,13 +107,13 @@ def check_backends(backends: str | Sequence[str]) -> tuple[str, ...]:
     """
     if not isinstance(backends, str | Sequence):
         raise InputError(f"backends={backends!r}: not a list; name some of {', '.join(BACKENDS)}")
-    ladder = (backends,) if isinstance(backends, str) else tuple(dict.fromkeys(map(str, backends)))
-    for name in ladder:
+    names = (backends,) if isinstance(backends, str) else tuple(dict.fromkeys(map(str, backends)))
+    for name in names:
         if name not in BACKENDS:
             raise InputError(f"backends={name}: unknown; known: {', '.join(BACKENDS)}")
-    if not ladder:
+    if not names:
         raise InputError(f"`backends` is empty; name some of {', '.join(BACKENDS)}")
-    return ladder
+    return names
 
 
 def artifacts_of(name: str, manifest: Manifest) -> list[Artifact]:

@@ -249,7 +249,7 @@ def run_slices(
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def reproduce(
+def run_and_compare(
     run: BatchRunner,
     slices: Iterable[NDArray[Any]],
     reference: Outputs,

@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from clinreadnet.precision import Limits
-from clinreadnet.runtime.reproduce import (
+from clinreadnet.runtime.comparison import (
     compare_outputs,
-    reproduce,
+    run_and_compare,
     run_batch,
     run_slices,
     slices_outside,
@@ -64,9 +64,9 @@ def test_slices_are_read_when_their_turn_comes() -> None:
 
 def test_reproducing_is_within_the_limit_or_says_what_is_not() -> None:
     reference = {"score": np.array([2.0, 4.0, 6.0]), "label": np.zeros(3)}
-    assert reproduce(Doubling(), slices(3), reference, Limits(0.0)).failures() == []
+    assert run_and_compare(Doubling(), slices(3), reference, Limits(0.0)).failures() == []
     reference["score"] = np.array([2.0, 4.0, 5.0])
-    found = reproduce(Doubling(), slices(3), reference, Limits(1e-2))
+    found = run_and_compare(Doubling(), slices(3), reference, Limits(1e-2))
     assert found.worst_score_difference == pytest.approx(1.0)
     assert found.failures() == ["score is off by 1.5e-01 (limit 1e-02)"]
     assert found.failures("budget") == ["score is off by 1.5e-01 (budget 1e-02)"]
