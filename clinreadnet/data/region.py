@@ -1,13 +1,13 @@
-"""Which part of the body a slice shows, from its pixels: an abdomen, the edge of it, or another.
+"""Classify the body part of a slice from its pixels: abdomen, edge of the abdomen, or other.
 
-A network grades a brain as it grades a liver. A few measures of anatomy on a grid of 128x128 tell
-them apart: how large and how wide the body is, how much of it is lung, fat and dense bone, whether
-bone encloses it, and whether it has a spine. Means of 4x4 pixels remove most noise, so a low dose
-changes little. Every rule has a wide margin between the slices that it was drawn from; the model
-card says which these are, and how many of others it finds.
+The network also scores slices of other body parts, such as a brain. Measures of anatomy on a
+128x128 grid detect them: size and width of the body, shares of lung, fat and dense bone, whether
+bone encloses it, and whether there is a spine. Means of 4x4 pixels remove most noise, so a low dose
+changes little. Every threshold has a wide margin on the slices that it was derived from. The model
+card lists these slices and the results on other slices.
 
-Without the size of a pixel nothing is known of the size of the body, and small parts, such as a
-neck, can pass for an abdomen.
+Without the pixel size, the size of the body is unknown, and small parts such as a neck can be
+classified as an abdomen.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from clinreadnet.data.header_region import Hint
 from clinreadnet.spec import HU_MIN, HU_RANGE, SIZE
 
 ABDOMEN, EDGE, OUTSIDE = REGIONS = ("abdomen", "edge", "outside")
-"""The answers: an abdomen, the edge of it (dome of the liver, pelvis), and another part."""
+"""The classes: abdomen, edge of the abdomen (dome of the liver, pelvis), other part."""
 
 UNSIZED = "the size of a pixel is not known: less sure"
-"""The reason of an abdomen without the size of a pixel."""
+"""Reason for an abdomen without pixel size."""
 
 _BLOCK = 4  # pixels
-_CUT = 2  # cells; a table, a sheet and a fold are thinner than twice this and one
+_CUT = 2  # cells; tables, sheets and folds are thinner than 2 * _CUT + 1
 _TISSUE, _GAS, _LUNG = -400.0, -960.0, -500.0  # HU
 _FAT = (-150.0, -30.0)
 _BONE, _SPINE, _DENSE = 250.0, 180.0, 330.0
@@ -43,8 +43,8 @@ _MOST_ENCLOSED = 0.15
 _LEAST_SPINE, _HIPS = 0.0015, 0.035
 _LUNG_EDGE, _CHEST, _SHOULDERS = 0.1, 0.95, 2.03
 _PELVIS = 0.05
-# Most dense bone for a body of so many square centimetres: a small body is a neck or a limb, and
-# a large one may have drunk a contrast medium.
+# Largest share of dense bone by the area of the body in cm2. Necks and limbs are small and have
+# more bone; a large body may contain oral contrast medium.
 _DENSE_AT = ((_LEAST_CM2, 0.03), (_HEAD_CM2, 0.05), (420.0, 0.15))
 _DENSE_UNSIZED = 0.065
 
@@ -53,13 +53,13 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Region:
-    """Which part of the body a slice shows.
+    """Body part of a slice.
 
     Attributes:
         answer: one of ``REGIONS``.
-        reason: what was found and, after a colon, what it means; empty for an abdomen whose size is
-            known.
-        area_cm2: area of the body; None without the size of a pixel, or without a body.
+        reason: the measurement and, after a colon, its interpretation; empty for an abdomen of
+            known size.
+        area_cm2: area of the body; None without pixel size or without a body.
     """
 
     answer: str
@@ -69,22 +69,22 @@ class Region:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Measures of the largest body in a slice. Shares are of its area, 0 ... 1.
+    """Measures of the largest body in a slice. Shares are fractions of its area, 0...1.
 
     Attributes:
-        frame: share of the frame that it covers.
-        area_cm2: its area; None without the size of a pixel.
-        cut: share of the frame's border that it covers.
-        second: tissue of the second largest body, as a share of this one's.
-        width: squared, over the square of the width of a disc of the same area.
-        lung: share of what is not fat that is lung.
-        both_lungs: share of lung beside the middle, on the side that has less of it.
+        frame: share of the frame that the body covers.
+        area_cm2: area; None without pixel size.
+        cut: share of the frame's border that the body covers.
+        second: tissue of the second largest body relative to the largest.
+        width: squared width relative to that of a disc of equal area.
+        lung: share of lung in tissue other than fat.
+        both_lungs: share of lung on the side that has less of it.
         fat: share of fat.
         bone: share of bone.
         side_bone: share of bone far from the middle.
         spine: share of bone near the middle.
         dense: share of dense bone.
-        enclosed: share that bone encloses.
+        enclosed: share enclosed by bone.
     """
 
     frame: float
@@ -103,11 +103,11 @@ class Anatomy:
 
 
 def find_region(hu: NDArray[Any], pixel_mm: float | None = None) -> Region:
-    """Return which part of the body a slice shows. It takes about 2 ms.
+    """Classify the body part of a slice. Takes about 2 ms.
 
     Args:
         hu: [512, 512], Hounsfield units, finite.
-        pixel_mm: width of a pixel in mm; None if it is not known, which makes the answer less sure.
+        pixel_mm: width of a pixel in mm; None if unknown, which makes the result less reliable.
     """
     anatomy = measure_anatomy(hu, pixel_mm)
     if anatomy is None:
@@ -126,15 +126,15 @@ def find_region(hu: NDArray[Any], pixel_mm: float | None = None) -> Region:
 
 
 def with_header(region: Region, hint: Hint) -> Region:
-    """Return the region of a slice in the light of its header.
+    """Combine the region of a slice with the hint of its header.
 
-    A header alone marks a slice only if it says that its values are no Hounsfield units. A head, a
-    neck or a limb that it names settles a doubt: the edge of the abdomen, or a body no larger than
-    a head.
+    A header alone marks a slice only if it states that the values are not Hounsfield units. If it
+    names a head, neck or limb, a slice at the edge of the abdomen or a body no larger than a head
+    counts as outside.
 
     Args:
-        region: from the pixels.
-        hint: from the header.
+        region: classification by the pixels.
+        hint: body part in the header.
     """
     if region.answer == OUTSIDE:
         return region
@@ -149,7 +149,7 @@ def with_header(region: Region, hint: Hint) -> Region:
 
 
 def _foreign(anatomy: Anatomy) -> str | None:
-    """Return why a body is no abdomen, or None."""
+    """Return why a body is not an abdomen, or None."""
     area = anatomy.area_cm2
     if anatomy.cut > _MOST_CUT:
         return f"it cuts the body on {anatomy.cut:.0%} of its border: a small field of view"
@@ -178,7 +178,7 @@ def _interpolate(area: float) -> float:
 
 
 def measure_anatomy(hu: NDArray[Any], pixel_mm: float | None = None) -> Anatomy | None:
-    """Return the measures of the largest body in a slice, or None if there is none.
+    """Measure the largest body in a slice; None if there is no body.
 
     Args:
         hu: [512, 512], Hounsfield units, finite.
@@ -237,20 +237,20 @@ def _means(hu: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _open_air(wall: Mask) -> Mask:
-    """Return what can be reached from the frame's border without crossing ``wall``."""
+    """Return the cells that are connected to the frame's border without crossing ``wall``."""
     free = np.pad(~wall, 1, constant_values=True)
     parts, _ = _parts(free)
     return np.asarray((parts == parts[0, 0])[1:-1, 1:-1])
 
 
 def _opened(mask: Mask) -> Mask:
-    """Return a mask without what is thinner than 2 * _CUT + 1 cells."""
+    """Morphological opening: remove parts thinner than 2 * _CUT + 1 cells."""
     inner = ~_spread(~mask, border=True)
     return _spread(inner, border=False) & mask
 
 
 def _spread(mask: Mask, *, border: bool) -> Mask:
-    """Return a mask that has grown by _CUT cells along both axes; ``border`` lies outside it."""
+    """Dilate a mask by _CUT cells along both axes; ``border`` is the value outside the frame."""
     for _ in range(2):
         wide = np.pad(mask, ((_CUT, _CUT), (0, 0)), constant_values=border)
         grown = wide[: len(mask)].copy()
@@ -261,10 +261,10 @@ def _spread(mask: Mask, *, border: bool) -> Mask:
 
 
 def _parts(mask: Mask) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the number of the connected part of each cell, -1 outside, and the parts' sizes.
+    """Label connected components: the label of each cell (-1 outside) and the components' sizes.
 
-    Neighbours share a side. Runs of cells in a row are the nodes of a graph whose edges are their
-    contacts with the runs of the next row; the least number of its part spreads to every run.
+    Connectivity is by sides. Runs of cells in a row are nodes of a graph, and contacts between runs
+    of adjacent rows are its edges. The smallest label of a component propagates to all its runs.
     """
     height, width = mask.shape
     flat = np.zeros((height, width + 1), np.bool_)

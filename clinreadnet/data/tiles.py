@@ -1,6 +1,6 @@
-"""`tiles.npz` of an LDCTIQA folder: the quality of each 32x32 tile of each image.
+"""Read and write `tiles.npz` of an LDCTIQA folder: the quality of each 32x32 tile.
 
-Simulated folders have it; the challenge's do not. It holds ``names`` [n], ``quality`` float32
+Only simulated folders have this file. It contains ``names`` [n], ``quality`` float32
 [n, 16, 16] in 0...4 and ``weight`` float32 [n, 16, 16], the share of body around each tile.
 """
 
@@ -26,7 +26,7 @@ _ADVICE = "simulate the folder again, or delete this file to go without tile lab
 
 @dataclass(frozen=True)
 class TileLabels:
-    """The tiles of n images.
+    """Tile labels of n images.
 
     Attributes:
         quality: float32 [n, 16, 16], noiseless quality 0...4; 0 where there is no label.
@@ -46,7 +46,7 @@ def write_tiles(
     folder: str | os.PathLike[str],
     tiles: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]],
 ) -> None:
-    """Write ``tiles.npz`` into a folder; the same tiles give the same bytes.
+    """Write ``tiles.npz`` into a folder. The bytes depend only on the tiles.
 
     Args:
         folder: an LDCTIQA folder.
@@ -72,11 +72,12 @@ def read_tiles(folder: str | os.PathLike[str], names: Sequence[str]) -> TileLabe
         names: file names of its images.
 
     Returns:
-        The labels in the order of ``names``, with weight 0 for images that the file leaves out;
-        None where there is no such file.
+        The labels in the order of ``names``, with weight 0 for images without labels; None if the
+        file does not exist.
 
     Raises:
-        InputError: the file cannot be read, has tiles of another grid, or values out of range.
+        InputError: the file cannot be read, its tiles have another grid, or values are out of
+            range.
     """
     path = Path(folder) / TILES_FILE
     if not path.exists():

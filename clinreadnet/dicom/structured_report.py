@@ -1,8 +1,9 @@
-"""Scores as DICOM structured reports: Comprehensive 3D SR, template TID 1500.
+"""Write scores as DICOM structured reports (Comprehensive 3D SR, template TID 1500).
 
-One report for each series. Each slice is a measurement group with its score, the probability of
-each grade, its novelty and a reference to the image; dose and protocol are its acquisition context.
-The last group summarises the series. Concepts are in `clinreadnet.dicom.codes`.
+There is one report for each series. Each slice is a measurement group with its score, the
+probability of each grade, its novelty, a reference to the image, and dose and protocol as
+acquisition context. The last group summarises the series. Private concepts are in
+`clinreadnet.dicom.codes`.
 """
 
 from __future__ import annotations
@@ -76,12 +77,12 @@ _TEXTS = (
 def write_reports(
     report: SeriesReport, sources: Sources, session: Mapping[str, Any], folder: Path
 ) -> list[Written]:
-    """Write ``sr-1.dcm``, ``sr-2.dcm`` ... into a new folder, one for each series.
+    """Write a report of each series into a new folder: ``sr-1.dcm``, ``sr-2.dcm``, ....
 
     Args:
-        report: scores from `score_slices`.
-        sources: from `make_sources`, of the same slices.
-        session: from `Session.describe`.
+        report: result of `score_slices`.
+        sources: headers of the same slices, from `make_sources`.
+        session: result of `Session.describe`.
         folder: folder to create.
 
     Returns:
@@ -226,7 +227,7 @@ def _summary_group(
 
 
 def _acquisition(acquisition: Acquisition) -> list[highdicom.sr.ContentItem]:
-    """Return dose and protocol as items of the acquisition context."""
+    """Return dose and protocol as content items of the acquisition context."""
     relation = RelationshipTypeValues.HAS_ACQ_CONTEXT
     items: list[Any] = []
     for field, name, unit in _NUMBERS:

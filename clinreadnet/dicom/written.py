@@ -1,4 +1,4 @@
-"""Write DICOM objects into a folder, all or none."""
+"""Write DICOM objects into a new folder atomically."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clinreadnet.files import whole_folder
 
 @dataclass(frozen=True)
 class Written:
-    """A file that was written, and the UIDs of the object in it."""
+    """A written file and the UIDs of its object."""
 
     path: Path
     sop_class: str
@@ -22,10 +22,10 @@ class Written:
 
 
 def write_objects(objects: Iterable[tuple[str, pydicom.Dataset]], folder: Path) -> list[Written]:
-    """Write objects into a new folder; if one cannot be made or written, there is no folder.
+    """Write objects into a new folder. If one fails, the folder is not created.
 
     Args:
-        objects: the name of each file, and the object; made one after another.
+        objects: file names and objects, generated one at a time.
         folder: folder to create; InputError if it exists or cannot be created.
     """
     written = []
