@@ -1,6 +1,6 @@
-"""Choose what a session runs: the first backend that works here, or the fastest within a budget.
+"""Choose the backend of a session: the first that works, or the fastest within a budget.
 
-A backend works if it loads an artifact that fits this machine and reproduces golden slices.
+A backend works if it loads an artifact that fits this machine and passes the self-test.
 """
 
 from __future__ import annotations
@@ -40,14 +40,15 @@ from clinreadnet.spec import OUTPUTS
 
 SELF_TEST_SLICES = 1
 TIMED_RUNS = 5
-"""Runs of each backend with ``fastest``, after one that is not timed."""
+"""Timed runs of each backend with ``fastest``, after a run that is not timed."""
 SELF_TEST_SLACK = 2.0
-"""Factor on the budget at start-up: one slice averages less than the golden set, and another
-processor sums in another order. The error of a wrong graph or provider is much larger."""
+"""Factor on the budget in the self-test: one slice averages over fewer values than the golden set,
+and another processor sums in another order. The error of a wrong graph or provider is much
+larger."""
 
 
 class _OverBudget(Exception):
-    """An artifact is off by more than the caller allows."""
+    """The error of an artifact exceeds the budget of the caller."""
 
     def __init__(self, error: float) -> None:
         super().__init__(error)
@@ -57,27 +58,27 @@ class _OverBudget(Exception):
 def choose(
     bundle: Path, manifest: Manifest, order: Sequence[str], options: SessionOptions
 ) -> tuple[LoadedBackend, dict[str, str]]:
-    """Return the first backend that works, or with ``fastest`` the fastest of all that do.
+    """Return the first backend that works, or with ``fastest`` the fastest working backend.
 
     Args:
         bundle: the bundle's folder.
         manifest: its manifest.
-        order: names of backends, in the order to try.
-        options: what the session asks for.
+        order: names of backends in the order to try.
+        options: options of the session.
 
     Returns:
-        The backend, and the reason against each other one that was tried, by name; with ``budget``
-        by name and precision.
+        The loaded backend, and the reason against each other tried backend, by name; with
+        ``budget`` by name and precision.
 
     Raises:
-        As `Session`.
+        The errors of `Session`.
     """
 
     @functools.cache
     def golden(first: int | None) -> dict[str, NDArray[Any]]:
         return read_golden(bundle, manifest.golden, first=first)
 
-    golden(SELF_TEST_SLICES)  # a damaged file is the bundle's fault, not a backend's
+    golden(SELF_TEST_SLICES)  # a damaged golden file is an error of the bundle
     tried = _tried(manifest, order, options)
     refused: dict[str, str] = {}
     over: list[tuple[float, str]] = []
@@ -88,7 +89,7 @@ def choose(
         for title, (name, wanted) in tried.items():
             try:
                 loaded, seconds[title] = _open(title, name, bundle, manifest, wanted, golden)
-            except Untrusted:  # the bundle was changed: nothing else is tried
+            except Untrusted:  # the bundle was changed: do not try another backend
                 raise
             except _OverBudget as reason:
                 refused[title] = f"off by {reason.error:.1e}, budget={options.budget:g}"
@@ -128,7 +129,7 @@ def choose(
 def _tried(
     manifest: Manifest, order: Sequence[str], options: SessionOptions
 ) -> dict[str, tuple[str, SessionOptions]]:
-    """Return what to try, by title: a backend, or with a budget one with each precision."""
+    """Return what to try, by title: each backend, with a budget in each precision."""
     if options.budget is None or options.precision is not None:
         return {name: (name, options) for name in order}
     tried = {}
@@ -137,7 +138,7 @@ def _tried(
         for precision in held:
             tried[f"{name} {precision}"] = name, replace(options, precision=precision)
         if not held:
-            tried[name] = name, options  # which says what the bundle lacks
+            tried[name] = name, options  # its error says what the bundle lacks
     return tried
 
 
@@ -149,13 +150,13 @@ def _open(
     options: SessionOptions,
     golden: Callable[[int | None], dict[str, NDArray[Any]]],
 ) -> tuple[LoadedBackend, float]:
-    """Load a backend and test it; return the seconds of a slice too, 0 if it was not timed.
+    """Load and test a backend. Also return the seconds per slice, 0 if not timed.
 
-    A backend that fails is closed.
+    A failing backend is closed.
     """
     loaded = open_backend(name, bundle, manifest, options)
     try:
-        # Nobody has verified it on this kind of machine: then this does.
+        # There is no record for this kind of machine: test all golden slices.
         known = loaded.record is not None or (name == CPU_BACKEND and options.budget is None)
         slices = golden(SELF_TEST_SLICES if known else None)
         with stage(f"self-test {title}"):
@@ -189,11 +190,11 @@ def _nothing_works(
             f"{bundle}: budget={budget:g}: nothing that works here is as exact; "
             f"the closest is {closest}, off by {error:.1e}"
         )
-    # A message that is too long loses its middle. First comes the backend that ran and failed,
-    # or the one that every machine can have.
+    # A message that is too long loses its middle. The backend that ran and failed comes first,
+    # otherwise the CPU backend.
     foremost, cause = failure or (CPU_BACKEND, None)
     reasons = sorted(refused.items(), key=lambda item: not item[0].startswith(foremost))
-    inside = f"{bundle}{os.sep}"  # the whole message names the bundle once
+    inside = f"{bundle}{os.sep}"  # the message names the bundle once
     listed = "; ".join(
         f"{title}: {why.removeprefix(f'{bundle}: ').replace(inside, '')}" for title, why in reasons
     )
@@ -209,9 +210,9 @@ def _self_test(
     loaded: LoadedBackend,
     golden: dict[str, NDArray[Any]],
 ) -> float:
-    """Compare golden slices alone, and in the batch that will run.
+    """Compare golden slices, singly and in the batch size of the session.
 
-    Each slice is compared in both, and the first one at every position of the batch.
+    Each slice is compared in both. The first slice is compared at every position of the batch.
 
     Returns:
         The largest relative error of an output.
@@ -223,7 +224,7 @@ def _self_test(
     if loaded.batch > 1:
         plan.append((loaded.batch, np.zeros(loaded.batch, int)))
     if loaded.batch > 1 and n > 1:
-        filled = -(-n // loaded.batch) * loaded.batch  # another size would need its own buffers
+        filled = -(-n // loaded.batch) * loaded.batch  # other sizes need own buffers
         plan.append((loaded.batch, np.arange(filled) % n))
     worst = 0.0
     for batch, slices in plan:
@@ -240,7 +241,7 @@ def _self_test(
         except OutOfMemory:
             if batch == 1:
                 raise
-            continue  # a call that needs this batch halves it
+            continue  # a later call halves its batch
         worst = max(worst, *comparison.errors.values())
         for failure in comparison.failures():
             where = f"{name} at batch {batch}" if batch > 1 else name

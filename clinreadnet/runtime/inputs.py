@@ -1,4 +1,4 @@
-"""Checks of the arrays to score, of counts, and of the GPU's index."""
+"""Check arguments of a session: arrays, counts, budget and GPU index."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from clinreadnet.spec import SIZE
 
 
 def check_slices(hu: NDArray[Any], *, values: bool = True) -> NDArray[Any]:
-    """Return ``hu`` as a checked array; arguments and errors as in `Session.score`.
+    """Check ``hu`` and return it as an array; arguments and errors as in `Session.score`.
 
-    Without ``values``, shape and dtype alone are checked.
+    Without ``values``, only shape and dtype are checked.
     """
     masked_arrays = sys.modules.get("numpy.ma")  # NumPy imports it when it is first used
     if masked_arrays is not None and masked_arrays.is_masked(hu):
@@ -51,10 +51,10 @@ def check_slices(hu: NDArray[Any], *, values: bool = True) -> NDArray[Any]:
 def check_pixel_mm(
     pixel_mm: float | Sequence[float | None] | None, n: int
 ) -> Sequence[float | None]:
-    """Return the width of a pixel of each of n slices, None where it is not known.
+    """Return the pixel width of each of n slices; None if unknown.
 
     Raises:
-        InputError: not one number, or one for each slice, above 0.
+        InputError: the argument is not a positive number, or a positive number for each slice.
     """
     sizes = list(pixel_mm) if isinstance(pixel_mm, Sequence | np.ndarray) else [pixel_mm] * n
     if len(sizes) != n:
@@ -71,7 +71,7 @@ def check_whole(name: str, value: Any) -> None:
     """Check that a parameter is a whole number.
 
     Raises:
-        InputError: it is not; True and False are none.
+        InputError: the value is not a whole number. True and False are not accepted.
     """
     if not isinstance(value, int | np.integer) or isinstance(value, bool):
         raise InputError(f"{name}={value!r}: not a whole number")
@@ -81,7 +81,7 @@ def check_count(name: str, value: Any, most: int) -> None:
     """Check that a parameter is a whole number from 1 to ``most``.
 
     Raises:
-        InputError: it is not.
+        InputError: the value is not a whole number, or out of range.
     """
     check_whole(name, value)
     if value < 1:
@@ -91,10 +91,10 @@ def check_count(name: str, value: Any, most: int) -> None:
 
 
 def check_budget(budget: float, fastest: bool) -> None:
-    """Check that a relative error can bound what ``fastest`` chooses.
+    """Check the accuracy budget of ``fastest``.
 
     Raises:
-        InputError: it is none, or nothing is chosen.
+        InputError: the budget is not a positive number, or ``fastest`` is not set.
     """
     if not isinstance(budget, int | float) or isinstance(budget, bool):
         raise InputError(f"budget={budget!r}: not a number")
@@ -105,10 +105,10 @@ def check_budget(budget: float, fastest: bool) -> None:
 
 
 def check_device(device: int) -> None:
-    """Check that a GPU has this index; 0 is allowed without a GPU.
+    """Check the index of a GPU. 0 is allowed without a GPU.
 
     Raises:
-        InputError: there is no such GPU.
+        InputError: there is no GPU with this index.
     """
     check_whole("device", device)
     if device == 0:

@@ -1,9 +1,9 @@
-"""Which records of an artifact's verification count on a machine.
+"""Select the verification records of an artifact that apply to a machine.
 
-A record counts where the backend, its library's version, and the GPU or processor are the same: an
-engine can be right on one GPU and wrong on another, or with another release of its library. Of the
-package's own CPU engine the version and the instruction set count, not the processor's name: its
-code computes the same bits on each.
+A record applies if the backend, the version of its library, and the GPU or processor are the same:
+an engine can be correct on one GPU and wrong on another, or with another release of its library.
+For the package's CPU engine, version and instruction set decide, because results do not depend on
+the processor.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from clinreadnet.runtime.verdict import VALID, Machine, Validity, Verdict
 CPU_BACKEND = "onnxruntime-cpu"
 NATIVE_BACKEND = "native"
 CPU_BACKENDS = tuple(row.name for row in BACKENDS.values() if row.on_cpu)
-"""Those that run on the processor."""
+"""Names of the backends that run on the CPU."""
 
 
 def library(backend: str) -> str:
-    """Return the package that a backend runs with, as records name it."""
+    """Return the name of a backend's library in records."""
     row = BACKENDS.get(backend)
-    return backend if row is None else row.library  # other releases may know other backends
+    return backend if row is None else row.library  # an unknown backend of another release
 
 
 def ran_on(backend: str, machine: Machine) -> RanOn:
-    """Return what a record of a run that ends now says of its machine.
+    """Return the machine and the time for the record of a run that ends now.
 
     Args:
-        backend: name of the backend that ran.
-        machine: the machine, with the version of the backend's library.
+        backend: name of the backend.
+        machine: this machine, with the version of the backend's library.
     """
     gpu = backend not in CPU_BACKENDS
     versions = {"clinreadnet": __version__}
@@ -50,13 +50,13 @@ def ran_on(backend: str, machine: Machine) -> RanOn:
 
 
 def place(ran: RanOn) -> str:
-    """Return where a record was made: the GPU or processor, and the library if another is usual."""
+    """Return the GPU or processor of a record, and the backend if it is not the default one."""
     usual = ran.gpu is not None or ran.backend == CPU_BACKEND
     return ran.hardware if usual else f"{ran.hardware} with {ran.backend}"
 
 
 def same_kind(run: RanOn, other: RanOn) -> bool:
-    """Return whether a record of ``one`` counts where ``other`` runs."""
+    """Return whether a record of ``run`` applies to ``other``."""
     package = library(run.backend)
     if (run.backend, run.libraries.get(package)) != (other.backend, other.libraries.get(package)):
         return False
@@ -64,7 +64,7 @@ def same_kind(run: RanOn, other: RanOn) -> bool:
 
 
 def record_here(artifact: Artifact, backend: str, machine: Machine) -> Parity | None:
-    """Return an artifact's newest record that counts on a machine; None where there is none."""
+    """Return the newest record of an artifact that applies to a machine, or None."""
     here = ran_on(backend, machine)
     records = [
         parity for parity in artifact.runs if parity.ran_on and same_kind(parity.ran_on, here)
@@ -75,7 +75,7 @@ def record_here(artifact: Artifact, backend: str, machine: Machine) -> Parity | 
 
 
 def other_records(artifact: Artifact, backend: str, machine: Machine) -> str | None:
-    """Say what records of a backend hold that do not count on a machine; None without any."""
+    """Describe the records of a backend that do not apply to a machine, or return None."""
     here = ran_on(backend, machine)
     said = []
     for parity in artifact.runs:
@@ -90,7 +90,7 @@ def other_records(artifact: Artifact, backend: str, machine: Machine) -> str | N
 
 
 def record_verdict(artifact: Artifact, backend: str, machine: Machine) -> Verdict:
-    """Judge an artifact by its record for a machine: one that failed there is not loaded."""
+    """Return the verdict of an artifact's record for a machine; INVALID if it failed there."""
     record = record_here(artifact, backend, machine)
     if record is None or record.ran_on is None or record.status == "passed":
         return VALID

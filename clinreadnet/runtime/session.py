@@ -5,7 +5,7 @@ from clinreadnet.runtime import Session
 with Session("bundle") as session:
     scores = session.score(hu, pixel_mm=0.7)  # [n, 512, 512], Hounsfield units
     scores.score                # [n], 0 bad ... 4 excellent; research use only
-    scores.in_domain            # [n], whether each is an abdomen and like the training data
+    scores.in_domain            # [n], whether it is an abdomen and like the training data
 """
 
 from __future__ import annotations
@@ -58,17 +58,17 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """A loaded and self-tested bundle. Any number of threads may use one.
+    """A loaded and self-tested bundle. A session is thread-safe.
 
     Attributes:
-        bundle: the bundle's folder; it is not read after the session is ready.
-        manifest: the bundle's manifest.
-        backend: name of the backend that runs.
-        artifact: the manifest's entry of the file that runs.
-        verdict: fit of that file to this machine: VALID, or SUBOPTIMAL with the reason.
-        refused: the reason against each backend that was tried, by name; with ``budget`` by name
+        bundle: folder of the bundle. It is not read after construction.
+        manifest: manifest of the bundle.
+        backend: name of the backend.
+        artifact: manifest entry of the file that runs.
+        verdict: compatibility of that file with this machine: VALID, or SUBOPTIMAL with a reason.
+        refused: reason against each other backend that was tried, by name; with ``budget`` by name
             and precision.
-        batch: slices per run; halved if memory ran out.
+        batch: slices per run. It is halved if memory runs out.
     """
 
     def __init__(
@@ -89,34 +89,38 @@ class Session:
     ) -> None:
         """Load a bundle with the first backend that works here and passes the self-test.
 
-        The self-test runs one golden slice. On a GPU for which the manifest holds no record of the
-        artifact's verification it runs all of them; OpenVINO needs such a record too.
+        The self-test runs one golden slice. It runs all golden slices on a GPU, and with OpenVINO,
+        if the manifest has no verification record of the artifact for this kind of machine.
 
         Args:
-            bundle: folder made by `clinreadnet export`; default the one that ``CLINREADNET_BUNDLE``
-                names, else ``bundle`` in the current folder, else the one inside the package.
-            backends: names out of ``BACKENDS``, tried in this order. A single one never falls back.
-            precision: precision of the artifact; default the most accurate one of a backend.
-            batch: slices per run, inside the artifact's profile; default one on a CPU and the
-                profile's optimum on a GPU.
-            workers: concurrent runs; on a GPU each has its own stream, buffers and context.
-            threads: CPU threads of a run; default all.
+            bundle: folder of `clinreadnet export`. Default: ``CLINREADNET_BUNDLE`` if set,
+                otherwise ``bundle`` in the current folder, otherwise the bundle inside the package.
+            backends: names from ``BACKENDS``, tried in this order. With a single name there is no
+                fallback.
+            precision: precision of the artifact; default the most accurate of a backend.
+            batch: slices per run, inside the artifact's profile. Default: 1 on a CPU, the optimum
+                of the profile on a GPU.
+            workers: number of concurrent runs. On a GPU each has its own stream, buffers and
+                context.
+            threads: CPU threads per run; default all.
             device: index of the GPU among the visible ones.
-            fastest: load all of ``backends`` that work here, time each on golden slices, and keep
-                the fastest. It takes a few seconds more to start.
-            budget: with ``fastest``, try every precision of the bundle instead of the most accurate
-                one, and leave out what is off by more than this: the largest relative error of an
-                output on the golden slices, as recorded for this kind of machine or measured now.
-            trusted_keys: Ed25519 public keys, PEM files; one of them must have signed the bundle.
-            not_before: refuse a bundle created before this time, ISO 8601 such as "2026-01-31" (UTC
-                without a zone): an older bundle with a valid signature stays valid for ever.
-            allow_unverified: load a bundle that has not passed `clinreadnet verify`.
+            fastest: load all ``backends`` that work here, time them on golden slices, and keep the
+                fastest. Construction takes a few seconds longer.
+            budget: with ``fastest``, try every precision of the bundle instead of the most
+                accurate, and exclude artifacts with a larger error. The error is the largest
+                relative error of an output on the golden slices, recorded for this kind of machine
+                or measured now.
+            trusted_keys: PEM files of Ed25519 public keys. The bundle must be signed by one of
+                them.
+            not_before: oldest accepted creation time of the bundle, ISO 8601 such as "2026-01-31"
+                (UTC without a zone). The signature of an old bundle never expires.
+            allow_unverified: also load a bundle that has not passed `clinreadnet verify`.
 
         Raises:
             InputError: the bundle or an argument cannot be used.
-            BackendUnavailable: no backend can run here; the message gives the reason for each.
-            Untrusted: a file of the bundle is not the one that was signed or listed, needs another
-                file, or the bundle is too old; it was not loaded.
+            BackendUnavailable: no backend can run here. The message gives the reason for each.
+            Untrusted: a file of the bundle differs from the manifest or the signature or needs
+                another file, or the bundle is too old. It was not loaded.
             CheckFailed: an artifact does not reproduce the bundle's golden outputs on this machine.
         """
         names = check_backends(backends)
@@ -148,7 +152,7 @@ class Session:
         loaded, self.refused = choose(self.bundle, self.manifest, names, options)
         self._loaded, self._backend = loaded, loaded.backend
         self._device = None if loaded.name in CPU_BACKENDS else device
-        # If the caller does not close the session: before the interpreter unloads CUDA's modules.
+        # If the caller does not close the session, free it before CUDA's modules are unloaded.
         self._free = weakref.finalize(self, loaded.backend.close)
         self.backend: str = loaded.name
         self.artifact: Artifact = loaded.artifact
@@ -173,22 +177,24 @@ class Session:
         does not fit.
 
         Args:
-            hu: [n, 512, 512], n at least 1, or one slice [512, 512]; Hounsfield units (not encoded,
-                not windowed), any integer or float dtype, finite.
-            pixel_mm: width of a pixel in mm, of all slices or of each; without it, the part of the
-                body that a slice shows is less sure.
-            regions: whether to look which part of the body each slice shows, which takes 2 to 3 ms
-                of this thread. Without it only ``novelty`` marks a slice, and it is blind to most
-                real heads and chests.
-            checked: whether all slices are from `SliceRef.load`, which has checked their values.
+            hu: [n, 512, 512] with n >= 1, or a slice [512, 512]: finite Hounsfield units (not
+                encoded, not windowed) of any integer or float dtype.
+            pixel_mm: width of a pixel in mm, a number or [n]. Without it, the body part is less
+                reliable.
+            regions: whether to classify the body part of each slice, which takes 2 to 3 ms on this
+                thread. Without it only ``novelty`` marks slices, which misses most heads and
+                chests.
+            checked: whether all slices are from `SliceRef.load`, which checks their values.
 
         Returns:
             The scores of the n slices, in order.
 
         Raises:
-            InputError: wrong shape or dtype, no slice, NaN or infinity, or pixels of no size.
-            PartialResult: some slices failed; it holds the scores of the others.
-            BackendError: all slices failed: `OutOfMemory`, `DeviceLost`, or the backend's reason.
+            InputError: shape or dtype is wrong, there is no slice, a value is NaN or infinite, or
+                ``pixel_mm`` is not positive.
+            PartialResult: some slices failed. It contains the scores of the others.
+            BackendError: all slices failed: `OutOfMemory`, `DeviceLost`, or another error of the
+                backend.
             SessionClosed: the session is closed.
         """
         hu = check_slices(hu, values=not checked)
@@ -205,20 +211,20 @@ class Session:
         *,
         resample: bool = False,
     ) -> tuple[list[SliceRef], Scores]:
-        """Score the CT slices of files and folders, as `clinreadnet score` finds and checks them.
+        """Score the CT slices in files and folders, like `clinreadnet score`.
 
         Args:
-            paths: a file or folder, or several: DICOM, LDCTIQA ``.tif``, ``.npy`` (HU), ``.mha``.
-            resample: accept other sizes than 512x512.
+            paths: one or more files or folders: DICOM, LDCTIQA ``.tif``, ``.npy`` (HU), ``.mha``.
+            resample: accept sizes other than 512x512.
 
         Returns:
             The n slices in the order of `find_slices`, and their n scores.
 
         Raises:
-            InputError: a path that is missing or holds no CT slice, or a damaged slice.
-            BackendError, SessionClosed: as `score`.
+            InputError: a path is missing or contains no CT slice, or a slice is damaged.
+            BackendError, SessionClosed: as in `score`.
         """
-        from clinreadnet.data.slices import find_slices  # imports pydicom, which arrays do not need
+        from clinreadnet.data.slices import find_slices  # imports pydicom
 
         several = [paths] if isinstance(paths, str | os.PathLike) else paths
         slices = find_slices(several, resample=resample)
@@ -234,12 +240,12 @@ class Session:
     def score_checked(
         self, hu: NDArray[Any], shown: Sequence[Region] | None, *, fill: bool = False
     ) -> Scores:
-        """Score slices as `score` does, without its checks.
+        """Score slices without the checks of `score`.
 
         Args:
-            hu: [n, 512, 512], which passed `clinreadnet.runtime.inputs.check_slices`.
-            shown: which part of the body each slice shows; None if nobody looked.
-            fill: whether copies of the last slice fill its batch.
+            hu: [n, 512, 512], checked by `clinreadnet.runtime.inputs.check_slices`.
+            shown: body part of each slice; None if not computed.
+            fill: whether to fill the last batch with copies of the last slice.
         """
         parts: list[Outputs] = []
         done: list[int] = []
@@ -280,10 +286,10 @@ class Session:
         """Return a stream for a scanner that delivers one slice at a time.
 
         Args:
-            capacity: slices that may wait; `Stream.put` blocks while the queue is full.
-            fixed_batch: run `batch` slices every time, filled up with copies of the last. Results
-                are then equal in every bit, however many slices wait; without it they depend on
-                the size of the batch in their last bits.
+            capacity: length of the queue. `Stream.put` blocks while it is full.
+            fixed_batch: always run `batch` slices, filled with copies of the last. Results are then
+                bitwise reproducible. Otherwise their last bits depend on the number of waiting
+                slices.
 
         Raises:
             InputError: ``capacity`` is not 1 ... ``limits.CAPACITY``.
@@ -295,13 +301,13 @@ class Session:
         return Stream(self, capacity, fixed_batch=fixed_batch)
 
     def describe(self) -> dict[str, Any]:
-        """Return the backend, artifact and weights that run, ready for JSON.
+        """Return the backend, artifact and weights in use as plain JSON values.
 
-        ``verified_here`` is the date of the manifest's record that the artifact passes on this kind
-        of GPU or processor, or null; ``self_test_slices`` is the number of golden slices that this
-        session ran. ``device`` is the index of the GPU; null on a CPU. ``backend_notes``
-        says what the backend does otherwise than planned, such as running without a CUDA graph.
-        ``unjudged`` says why no slice is judged to be in domain; null where slices are judged.
+        ``verified_here`` is the date of the record that the artifact passed on this kind of GPU or
+        processor, or null. ``self_test_slices`` is the number of golden slices in the self-test.
+        ``device`` is the index of the GPU; null on a CPU. ``backend_notes`` lists deviations from
+        the default execution, such as running without a CUDA graph. ``unjudged`` is the reason why
+        slices cannot be classified as in domain; null if they can.
         """
         record = self._loaded.record
         ran = None if record is None else record.ran_on
@@ -327,7 +333,7 @@ class Session:
         }
 
     def close(self) -> None:
-        """Free the backend after running calls have ended. Closing twice is allowed."""
+        """Free the backend after active calls have ended. Closing twice is allowed."""
         with self._closing:
             if self._closed:
                 return
@@ -338,7 +344,7 @@ class Session:
             self._slots.release(self._workers)
 
     def __reduce__(self) -> NoReturn:
-        """Raise TypeError: a copy would free the backend of the original."""
+        """Raise TypeError. A copy would free the backend of the original."""
         raise TypeError("a Session cannot be copied or pickled; make another from its bundle")
 
     def __enter__(self) -> Self:

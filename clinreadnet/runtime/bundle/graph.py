@@ -1,9 +1,9 @@
-"""What an ONNX file holds, read from its bytes before a library loads it.
+"""Inspect the bytes of an ONNX file before a library loads it.
 
-ONNX may keep a tensor's numbers in another file, which nobody hashed and which ONNX Runtime and
-TensorRT would open by its path. `check_graph` refuses that, and compares the graph's precision with
-the manifest's. It parses protobuf's wire format itself: the runtime has no ``onnx`` package, and no
-numbers are copied.
+An ONNX file can store tensor values in another file, which is not hashed and which ONNX Runtime and
+TensorRT would open by its path. `check_graph` rejects such files and compares the precision of the
+graph with the manifest. It parses the protobuf wire format itself: the runtime does not depend on
+``onnx``, and no tensor values are copied.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _TYPES = {
     19: "FLOAT8",
     20: "FLOAT8",
 }
-"""Names of `onnx.TensorProto` by number, for the types that tell a precision."""
+"""Names in `onnx.TensorProto` by number, for the types that determine a precision."""
 
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5
 
-# Fields that hold messages, by message and number: (message, ...). Names are those of onnx.proto.
+# Fields that contain messages, by message and field number. Names are those of onnx.proto.
 _MESSAGES: dict[str, dict[int, str]] = {
     "Model": {7: "Graph", 20: "Training", 25: "Function"},
     "Training": {1: "Graph", 2: "Graph"},
@@ -45,7 +45,7 @@ _MESSAGES: dict[str, dict[int, str]] = {
 _OP_TYPE, _DATA_TYPE, _EXTERNAL_DATA, _DATA_LOCATION = 4, 2, 13, 14
 _QUANTIZERS = {"QuantizeLinear", "DequantizeLinear"}
 _DYNAMIC_QUANTIZER = "DynamicQuantizeLinear"
-_PATH_OPERATORS = {"EPContext"}  # a provider's compiled graph, which may lie in a file of its own
+_PATH_OPERATORS = {"EPContext"}  # a compiled graph of a provider, which can be in another file
 
 
 class _Malformed(Exception):
@@ -54,12 +54,12 @@ class _Malformed(Exception):
 
 @dataclass
 class GraphContent:
-    """What a graph holds.
+    """Content of a graph.
 
     Attributes:
-        operators: names of its operators, with their number.
-        tensor_bytes: bytes of its constant tensors, by type.
-        external: whether a tensor's numbers are in another file.
+        operators: number of nodes by operator.
+        tensor_bytes: size of the constant tensors in bytes, by type.
+        external: whether tensor values are in another file.
         fields: number of fields in all messages.
     """
 
@@ -70,7 +70,7 @@ class GraphContent:
 
     @property
     def precision(self) -> str:
-        """The precision of the table that the graph is in; without 8 bits that of most weights."""
+        """Precision of the graph. Without 8-bit products, it is that of most weights."""
         if _DYNAMIC_QUANTIZER in self.operators:
             return "int8-dynamic"
         if self.operators.keys() & _QUANTIZERS:
@@ -83,13 +83,13 @@ class GraphContent:
 
 
 def read_graph(model: bytes) -> GraphContent:
-    """Return what an ONNX model holds.
+    """Read the content of an ONNX model.
 
     Args:
         model: bytes of the ``.onnx`` file.
 
     Raises:
-        InputError: it is not one.
+        InputError: the bytes are not an ONNX model.
     """
     content = GraphContent()
     try:
@@ -112,11 +112,11 @@ def check_graph(model: bytes, file: str, precision: str | None = None) -> None:
     Args:
         model: bytes of the ``.onnx`` file.
         file: named in errors.
-        precision: what it is said to be; default not compared.
+        precision: expected precision; default any.
 
     Raises:
-        Untrusted: not an ONNX model, its weights or operators are in other files, or it is in
-            another precision.
+        Untrusted: the bytes are not an ONNX model, weights or operators are in other files, or the
+            precision differs.
     """
     try:
         content = read_graph(model)
@@ -137,7 +137,7 @@ def check_graph(model: bytes, file: str, precision: str | None = None) -> None:
 
 
 def _walk(content: memoryview, message: str, graph: GraphContent, depth: int) -> int:
-    """Read one message; return its number of fields that hold messages."""
+    """Read a message; return the number of its fields that contain messages."""
     if depth > GRAPH_NESTING:
         raise _Malformed
     inner = _MESSAGES[message]
@@ -180,7 +180,7 @@ def _fields(content: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
             if size > end - at:
                 raise _Malformed
             value, at = content[at : at + size], at + size
-        else:  # groups, which protobuf gave up
+        else:  # groups, which are deprecated in protobuf
             raise _Malformed
         if number == 0:
             raise _Malformed
