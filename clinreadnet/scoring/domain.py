@@ -1,4 +1,4 @@
-"""What is said of slices that show no abdomen, its edge, or nothing like the training data."""
+"""Words for slices that are novel, outside the abdomen, or at its edge."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST_REASONS = 4
 
 
 def domain_mark(score: SliceScore) -> str:
-    """Return a word for a slice that is not an ordinary abdomen, else nothing."""
+    """Return "outside", "edge" or "novel" for a marked slice; otherwise an empty string."""
     if score.region in (OUTSIDE, EDGE) and (
         score.region == OUTSIDE or score.in_domain is not False
     ):
@@ -24,7 +24,7 @@ def domain_mark(score: SliceScore) -> str:
 
 
 def domain_reason(score: SliceScore) -> str:
-    """Return why a slice is marked, or is the edge of the abdomen; empty for other slices."""
+    """Return the reason for the mark of a slice; empty for unmarked slices."""
     mark = domain_mark(score)
     if mark == "novel":
         return f"its edges are unlike the training data, novelty {score.novelty:.2f}"
@@ -32,9 +32,10 @@ def domain_reason(score: SliceScore) -> str:
 
 
 def domain_lines(slices: Sequence[SliceScore]) -> list[str]:
-    """Return lines of text on the slices that are outside, at the edge, or named by their header.
+    """Return lines of text about marked slices and hints of headers.
 
-    Reasons are counted by what they find, such as "head": the figures stand in JSON and CSV.
+    Reasons are counted by their interpretation, such as "head". JSON and CSV contain the
+    measurements.
     """
     lines = []
     for answer, what in (

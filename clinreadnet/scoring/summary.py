@@ -1,7 +1,7 @@
 """Summarise scores by scanner and protocol, with dose and drift: `clinreadnet summarize`.
 
-Slices of a series resemble each other, so a series counts once, with the mean of its slices. Slices
-that are marked as novel, and slices without a score, are left out and counted.
+Slices of a series are similar, so a series counts once, with the mean of its slices. Slices marked
+as novel and slices without a score are excluded and counted.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _ROWS_AT_ONCE = 10_000
 
 @dataclass(frozen=True)
 class SeriesValues:
-    """What a series adds to its group.
+    """Values of a series.
 
     Attributes:
         score: mean over its slices, 0 bad ... 4 excellent.
-        ctdi_vol_mgy: mean CTDIvol in mGy of its slices that state one; None where none does.
-        acquired: earliest date of its slices; None where none is stated.
+        ctdi_vol_mgy: mean CTDIvol in mGy over slices that state it; None if none does.
+        acquired: earliest date of its slices; None if none is stated.
     """
 
     score: float
@@ -42,7 +42,7 @@ class SeriesValues:
 
 @dataclass(frozen=True)
 class Day:
-    """A point of the control chart: the mean ``score`` of the ``series`` of one date."""
+    """A point of the control chart: mean ``score`` of the ``series`` of a date."""
 
     date: str
     series: int
@@ -54,10 +54,10 @@ class Group:
     """Series of one scanner, protocol or kernel.
 
     Attributes:
-        key: value of each column of ``by``; None where the header did not state it.
-        slices: slices with a score, with those marked as novel.
-        novel: slices marked as novel, which are left out.
-        series: those with a slice that is not left out.
+        key: value of each column of ``by``; None if the header does not state it.
+        slices: number of slices with a score, including those marked as novel.
+        novel: number of slices marked as novel, which are excluded.
+        series: series with at least one slice that is not excluded.
     """
 
     key: tuple[str | None, ...]
@@ -67,12 +67,12 @@ class Group:
 
     @property
     def quality(self) -> Estimate | None:
-        """Mean score of the series; None where all slices are marked as novel."""
+        """Mean score of the series; None if all slices are marked as novel."""
         return estimate([series.score for series in self.series])
 
     @property
     def ctdi_vol_mgy(self) -> Estimate | None:
-        """Mean CTDIvol in mGy of the series that state one; None where none does."""
+        """Mean CTDIvol in mGy over series that state it; None if none does."""
         stated = [series.ctdi_vol_mgy for series in self.series if series.ctdi_vol_mgy is not None]
         return estimate(stated)
 
@@ -90,7 +90,7 @@ class Group:
 
     @property
     def chart(self) -> ControlChart | None:
-        """Individuals chart of the means of days; None with fewer than two days."""
+        """Individuals chart of the daily means; None with fewer than two days."""
         days = self.days
         return individuals_chart([day.score for day in days]) if len(days) > 1 else None
 
@@ -108,8 +108,8 @@ class Summary:
         by: columns that make the groups.
         slices: number of rows.
         not_scored: rows without a score.
-        weights_sha256: of the network that scored; None where the files do not say.
-        groups: by key; values that are not stated come last.
+        weights_sha256: SHA-256 of the network's weights; None if the files do not state it.
+        groups: groups sorted by key; missing values come last.
     """
 
     by: tuple[str, ...]
@@ -119,7 +119,7 @@ class Summary:
     groups: tuple[Group, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
+        """Return the content of ``--json``."""
         return {
             "by": list(self.by),
             "slices": self.slices,
@@ -141,16 +141,17 @@ def summarize(
     """Summarise files of scores by scanner, protocol or kernel.
 
     Args:
-        paths: files of `score-archive` (Parquet) or `score --csv`. A series is in one of them only.
-        by: columns that make the groups, some of ``GROUPINGS``.
+        paths: files of `score-archive` (Parquet) or `score --csv`. A series must be in a single
+            file.
+        by: columns to group by, from ``GROUPINGS``.
         advance: called with the number of rows read since the last call.
 
     Returns:
         The summary.
 
     Raises:
-        InputError: no such column to group by, a file as in `read_scores`, a series in two files,
-            files that two networks scored, or no slice with a score.
+        InputError: a column is unknown, a file is invalid (see `read_scores`), a series is in two
+            files, the files are from different networks, or no slice has a score.
     """
     by = tuple(dict.fromkeys(by))
     if not by or not set(by) <= set(GROUPINGS):
@@ -206,7 +207,7 @@ class _SeriesSums:
             self.acquired = date
 
     def values(self) -> SeriesValues | None:
-        """Return the means; None where all slices are left out."""
+        """Return the means; None if all slices are excluded."""
         if self.slices == self.novel:
             return None
         return SeriesValues(
@@ -217,7 +218,7 @@ class _SeriesSums:
 
 
 class _Sums:
-    """What is kept of the rows of all files: a few numbers of each series."""
+    """Sums over the rows of all files, by series."""
 
     def __init__(self, by: Sequence[str]) -> None:
         self._by = by
@@ -259,7 +260,7 @@ class _Sums:
 
 
 def stated(value: str | None) -> str:
-    """Return a value of a group's key as visible text."""
+    """Return a value of a key as visible text."""
     return "not stated" if value is None else visible(value)
 
 

@@ -1,4 +1,4 @@
-"""Write scores as CSV and as the output of the challenge's container."""
+"""Write scores as CSV and in the format of the challenge's container."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHALLENGE_FILE = "image-quality-scores.json"
 
 
 def write_csv(report: SeriesReport, target: Path) -> None:
-    """Write one row per slice, atomically. The columns of the acquisition come last.
+    """Write a CSV file with a row per slice, atomically. Acquisition columns come last.
 
     Raises:
         InputError: ``target`` cannot be written.
@@ -39,7 +39,7 @@ def write_csv(report: SeriesReport, target: Path) -> None:
 
 
 def check_challenge_output(folder: Path) -> None:
-    """Check that the challenge output can be written, before slices are scored.
+    """Check, before scoring, that the challenge output can be written.
 
     Raises:
         InputError: ``folder`` is not a folder, or the file in it cannot be written.
@@ -50,11 +50,11 @@ def check_challenge_output(folder: Path) -> None:
 
 
 def write_challenge_output(report: SeriesReport, folder: Path) -> None:
-    """Write the output of the LDCTIQAC 2023 container, the list of scores, atomically.
+    """Write the list of scores in the format of the LDCTIQAC 2023 container, atomically.
 
     Args:
         report: what `score_slices` returned.
-        folder: folder for ``image-quality-scores.json``, one number per slice, in order.
+        folder: folder for ``image-quality-scores.json``, which has a number per slice, in order.
 
     Raises:
         InputError: as in `check_challenge_output`.
