@@ -112,8 +112,7 @@ def _document(report: SeriesReport) -> dict[str, Any]:
 
 
 def encode(hu: NDArray[np.float32]) -> bytes:
-    """Encode a slice [512, 512] in HU as a JPEG of codes, with the best quality that fits the size
-    limit."""
+    """Encode a slice [512, 512] in HU as a JPEG of codes within the size limit."""
     from PIL import Image
 
     middles = (CODES[1:] + CODES[:-1]) / 2

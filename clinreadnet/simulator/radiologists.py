@@ -50,8 +50,7 @@ RADIOLOGISTS = ((0.20, 0.28), (0.08, 0.25), (-0.02, 0.31), (-0.10, 0.27), (-0.16
 def quality(
     noise_hu: ArrayLike, streak_hu: ArrayLike, edge_loss: ArrayLike, detail_loss: ArrayLike
 ) -> NDArray[np.float64]:
-    """Return the noiseless quality 0...4, decreasing in each argument: arrays of one shape,
-    float64.
+    """Return the noiseless quality 0...4, float64; it decreases in each argument.
 
     Args:
         noise_hu: standard deviation of the noise in even soft tissue.

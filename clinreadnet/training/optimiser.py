@@ -1,8 +1,8 @@
 """Muon for the matrices of the stages, AdamW for everything else, as one optimiser.
 
-Muon (Jordan et al. 2024) makes a matrix's update orthogonal. On this network it learns noise, which
-is invisible to a nearly linear MLP at first, in minutes where AdamW takes hours (docs/training.md).
-Both update from gradients that all processes share, so that every process takes the same step.
+Muon (Jordan et al. 2024) orthogonalises the update of a matrix. With it, this network learns to
+measure noise in minutes, with AdamW in hours (docs/training.md). Gradients are averaged over all
+processes, so every process takes the same step.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from clinreadnet.errors import InputError
 from clinreadnet.model.network import ClinReadNet
 
 MUON_RATE = 2.0
-"""Learning rate of the matrices over that of the rest."""
+"""Learning rate of the matrices relative to the rest."""
 
 HEAD_RATE = 2.0
-"""Learning rate of the head over that of the rest."""
+"""Learning rate of the head relative to the rest."""
 
 
 class Optimisers:
-    """Two optimisers with one learning rate.
+    """Two optimisers with a common learning rate.
 
     Args:
-        model: whose parameters to train, those that require a gradient.
-        weight_decay: of the matrices of the stages; nothing else decays.
+        model: network. Parameters that require a gradient are trained.
+        weight_decay: weight decay of the stages' matrices; other parameters do not decay.
     """
 
     def __init__(self, model: ClinReadNet, weight_decay: float):
@@ -58,7 +58,7 @@ class Optimisers:
             self._all.append(muon)
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Set the gradients to None."""
         for optimiser in self._all:
             optimiser.zero_grad(set_to_none=True)
 
@@ -70,14 +70,14 @@ class Optimisers:
             optimiser.step()
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """Return the state of each, for `load_state_dict`."""
+        """Return the states of both, for `load_state_dict`."""
         return [optimiser.state_dict() for optimiser in self._all]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """Continue from a state.
+        """Load the states of `state_dict`.
 
         Raises:
-            InputError: it is the state of another network's optimisers.
+            InputError: the states are of another network.
         """
         fits = len(states) == len(self._all) and all(
             _shapes(optimiser) == _shapes_of(optimiser, state)
@@ -90,7 +90,7 @@ class Optimisers:
 
 
 def _is_matrix(name: str, parameter: nn.Parameter) -> bool:
-    """Whether Muon takes a parameter: the weight of a linear layer, no table and no gate."""
+    """Return whether Muon trains a parameter: weights of linear layers, not tables or gates."""
     return name.startswith("stages.") and parameter.ndim == 2 and name.endswith(".weight")
 
 
@@ -101,7 +101,7 @@ def _shapes(optimiser: torch.optim.Optimizer) -> list[list[tuple[int, ...]]]:
 def _shapes_of(
     optimiser: torch.optim.Optimizer, state: dict[str, Any]
 ) -> list[list[tuple[int, ...]]] | None:
-    """Shapes that a state was saved for, as far as the moments tell; None if the groups differ."""
+    """Return the shapes of a saved state, from its moments; None if the groups differ."""
     groups = state["param_groups"]
     if [len(g["params"]) for g in groups] != [len(g["params"]) for g in optimiser.param_groups]:
         return None

@@ -1,8 +1,8 @@
-"""Find the fastest launch configuration of every kernel on this machine's GPU.
+"""Tune the launch configuration of every kernel on this machine's GPU.
 
-The result is a file ``kernels/configs/<gpu>.json``, which every launch reads. Nothing is tuned
-while the network runs. A candidate is timed only if it compiles without spilling and agrees with
-the float64 reference.
+The result is a file ``kernels/configs/<gpu>.json``, which every launch reads. There is no tuning at
+run time. A candidate is timed only if it compiles without spilling and agrees with the float64
+reference.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from clinreadnet.runtime.comparison import compare_outputs
 from clinreadnet.tuning.tunable import TUNABLE, Example, Tunable
 
 Clock = Callable[[Callable[[], object]], float]
-"""Returns the milliseconds of one call on the GPU."""
+"""Function that returns the milliseconds of a call on the GPU."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Result of one candidate: its times, or why it was dropped."""
+    """Result of a candidate: its times, or why it was dropped."""
 
     config: Config
     milliseconds: tuple[float, ...] = ()
-    """One for each example."""
+    """Time of each example in milliseconds."""
     dropped: str | None = None
 
     @property
@@ -57,7 +57,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class EntryTrials:
-    """The trials of one entry; the configuration in use comes first."""
+    """Trials of an entry. The configuration in use comes first."""
 
     keys: tuple[str, ...]
     examples: tuple[str, ...]
@@ -65,7 +65,7 @@ class EntryTrials:
 
     @property
     def best(self) -> Trial:
-        """The fastest trial; in a tie the one in use."""
+        """The fastest trial; in a tie, the first."""
         return min(self.trials, key=lambda trial: trial.mean)
 
 
@@ -74,8 +74,8 @@ class Tuning:
     """Result of `tune`.
 
     Attributes:
-        document: the configuration file.
-        tuned: every entry that was timed.
+        document: content of the configuration file.
+        tuned: trials of each timed entry.
     """
 
     document: dict[str, Any]
@@ -105,7 +105,7 @@ def entries(tree: Mapping[str, Any], *above: str) -> Iterator[tuple[tuple[str, .
 
 
 def compile_obstacle(cases: Sequence[Case]) -> str | None:
-    """Return why a candidate's kernels must not be launched, or None; needs no GPU."""
+    """Return why a candidate cannot be launched, or None. No GPU is needed."""
     for case in cases:
         try:
             taken = resources(case)
@@ -120,7 +120,7 @@ def compile_obstacle(cases: Sequence[Case]) -> str | None:
 
 
 def _nearest(capability: int) -> int:
-    """The known compute capability at or below ``capability``."""
+    """Return the largest known compute capability up to ``capability``."""
     return max((c for c in SHARED_MEMORY if c <= capability), default=min(SHARED_MEMORY))
 
 
@@ -129,7 +129,7 @@ def _first_slice(example: Example) -> tuple[Tensor, ...]:
 
 
 def wrong(example: Example, expected: Tensor) -> str | None:
-    """Return how the kernel differs from the float64 reference on one slice, or None."""
+    """Return the difference from the float64 reference if it exceeds the budget, or None."""
     output = example.op(_first_slice(example), "triton")
     comparison = compare_outputs(
         {example.name: output.double().cpu().numpy()},
@@ -155,16 +155,16 @@ def search(
     obstacle: Callable[[Sequence[Case]], str | None] = compile_obstacle,
     advance: Callable[[], None] = lambda: None,
 ) -> EntryTrials:
-    """Try every candidate of one entry.
+    """Try every candidate of an entry.
 
     Args:
-        tunable: the entry's candidates and examples.
+        tunable: candidates and examples of the entry.
         keys: path of the entry in the file.
         in_use: the configuration in use, tried first.
         capability: compute capability to compile for, 90 for 9.0.
-        device: where the examples run.
-        clock: times one call.
-        obstacle: returns why cases must not be launched, or None.
+        device: device of the examples.
+        clock: function that times a call.
+        obstacle: function that returns why cases cannot be launched, or None.
         advance: called after each candidate.
 
     Returns:
@@ -203,7 +203,7 @@ def search(
 
 
 def gpu_clock(run: Callable[[], object]) -> float:
-    """Return the milliseconds of one call in a CUDA graph, without the launch by Python."""
+    """Time a call in a CUDA graph, without the launch by Python; return milliseconds."""
     milliseconds: float = triton.testing.do_bench_cudagraph(run, return_mode="median")
     return milliseconds
 
@@ -221,7 +221,7 @@ def tune(
         only: ops or parts of them, such as "sobel_stem" or "window_attention/float16"; default
             all. The other entries are kept.
         device: default the current GPU.
-        clock: times one call.
+        clock: function that times a call.
 
     Returns:
         The new file's content, and the trials of every candidate.
@@ -279,7 +279,7 @@ def tune(
 
 
 def write_tuning(tuning: Tuning, out: str | os.PathLike[str] | None = None) -> Path:
-    """Write the configuration file atomically; default the file that launches on this GPU read.
+    """Write the configuration file atomically. Default: the file of this GPU.
 
     Raises:
         InputError: ``out`` cannot be written.

@@ -1,4 +1,4 @@
-"""Add what this machine found to a bundle's manifest."""
+"""Add the verification of this machine to a bundle's manifest."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from clinreadnet.verify.report import VerifyReport
 
 
 def record(report: VerifyReport, manifest: Manifest, key: KeyFile | None = None) -> str:
-    """Write what was found on the golden slices into the manifest, and sign it again.
+    """Add the records of a verification on golden slices to the manifest, and sign it again.
 
-    A record replaces the one of the same backend, release and hardware. The old signature is
-    removed before the manifest is replaced, so that none is there that does not match.
+    A record replaces an earlier one of the same backend, release and hardware. The old signature is
+    removed before the manifest is replaced, so that a signature always matches.
 
     Args:
-        report: what `verify_golden` found.
-        manifest: that was verified.
-        key: Ed25519 private key; without it the bundle is unsigned afterwards.
+        report: result of `verify_golden`.
+        manifest: manifest that was verified.
+        key: Ed25519 private key. Without it the bundle is unsigned afterwards.
 
     Returns:
         A line for the user.
 
     Raises:
         CheckFailed: a file is damaged; nothing is written.
-        InputError: the manifest was changed in the meantime, or the key cannot be used.
+        InputError: the manifest changed in the meantime, or the key cannot be used.
         Untrusted: the bundle has a signature that is not this key's.
     """
     if key is not None:
         check_renewal(report.bundle, key)
     records = {a.title: fresh(a) for a in report.artifacts}
-    # What failed and ran nowhere was not loaded: that says nothing about this machine.
+    # A failed record without a machine means that the file did not load.
     damaged = [a.file for a in report.artifacts for parity in _all(a) if _did_not_load(parity)]
     if report.problems or damaged:
         raise CheckFailed(f"{report.bundle}: nothing is recorded, because a file did not load")
@@ -64,7 +64,7 @@ def record(report: VerifyReport, manifest: Manifest, key: KeyFile | None = None)
 
 
 def fresh(artifact: Artifact) -> tuple[Parity, ...]:
-    """Return what a report says of an artifact that ran."""
+    """Return the records of an artifact that ran."""
     return tuple(
         parity
         for parity in _all(artifact)
@@ -73,7 +73,7 @@ def fresh(artifact: Artifact) -> tuple[Parity, ...]:
 
 
 def merged(artifact: Artifact, records: Iterable[Parity]) -> Artifact:
-    """Return a manifest's entry with new records in the place of those of the same kind."""
+    """Return an entry of a manifest with new records, replacing those of the same kind."""
     for parity in records:
         if artifact.parity is not None and _same(artifact.parity, parity):
             artifact = replace(artifact, parity=parity)

@@ -1,4 +1,4 @@
-"""The result of verification, and its table."""
+"""Result of a verification, and its tables."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class VerifyReport:
 
     Attributes:
         bundle: the folder.
-        source: "golden" or the labelled folder.
+        source: "golden", or the labelled folder.
         slices: number of compared slices; 0 if the golden file is broken.
-        artifacts: the manifest's entries, each with its new parity; ``records`` are what further
-            backends of this machine found.
-        problems: problems of the bundle that are not those of an artifact.
-        scores: [slices] scores by file for each artifact that ran, and "reference".
-        unjudged: why no slice is judged to be in domain; None where slices are judged.
-        notes: what the slices do not show.
+        artifacts: entries of the manifest with their new ``parity``. ``records`` are the results of
+            further backends of this machine.
+        problems: problems of the bundle as a whole.
+        scores: [slices] scores of each artifact that ran, by file, and of "reference".
+        unjudged: why slices cannot be classified as in domain; None if they can.
+        notes: limitations of the verification.
     """
 
     bundle: Path
@@ -50,7 +50,7 @@ class VerifyReport:
         return not self.problems and all_passed(self.artifacts)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report ready for JSON."""
+        """Return the report as plain JSON values."""
         return {
             "bundle": str(self.bundle),
             "passed": self.passed,
@@ -81,7 +81,7 @@ def all_passed(artifacts: tuple[Artifact, ...]) -> bool:
 
 
 def print_report(report: VerifyReport, console: Console) -> None:
-    """Print the report as tables, then the failures and the artifacts that did not run."""
+    """Print tables, then failures and artifacts that did not run."""
     table = Table(
         title=escape(f"{report.bundle}: {report.slices} slices ({report.source})"),
         box=box.SIMPLE_HEAD,
@@ -130,7 +130,7 @@ def print_report(report: VerifyReport, console: Console) -> None:
 
 
 def local_table(artifacts: Sequence[Artifact]) -> Table:
-    """Lay out, for the artifacts that ran, what quality maps and novelty differ by."""
+    """Return the table of differences of quality maps and novelty, for artifacts that ran."""
     table = Table(box=box.SIMPLE_HEAD, padding=0)
     table.add_column("artifact", no_wrap=True)
     headings = ("Δtile\n/ budget", "Δnovelty\n/ budget", "flips", "Δmap\ncorr.", "Δmap\nRMSE")
@@ -192,7 +192,7 @@ def _of_map(agreement: Mapping[str, Any] | None) -> dict[str, Interval]:
 
 
 def interval(value: Interval) -> str:
-    """Return a value with its interval, for a person."""
+    """Return a value with its interval as text."""
     return f"{value['value']:.4f} [{value['low']:.4f}, {value['high']:.4f}]"
 
 

@@ -1,7 +1,7 @@
-"""What each exported kernel is run on: shapes that hurt, an oracle and a budget.
+"""Test cases of exported kernels: difficult shapes, an oracle and a budget.
 
-The oracle is the op's reference in float64, which the ops' own tests hold against their
-definitions, pixel by pixel and token by token.
+The oracle is the op's reference in float64. The tests of the op compare the reference with its
+definition, pixel by pixel and token by token.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from clinreadnet.kernels.ptx.program import Program
 
 @dataclass(frozen=True)
 class Case:
-    """Arguments of a launch, and what it must give.
+    """Arguments of a launch and the expected output.
 
     Attributes:
-        name: of the shape.
-        tensors: inputs by the argument's name.
-        sizes: of the launch.
-        reference: what the op's reference gives in the kernel's type.
-        expected: the oracle's output, in the layout of the kernel's output.
+        name: name of the shape.
+        tensors: inputs by argument name.
+        sizes: sizes of the launch.
+        reference: output of the op's reference in the type of the kernel.
+        expected: output of the oracle, in the layout of the kernel's output.
     """
 
     name: str
@@ -48,10 +48,10 @@ class Case:
     expected: Tensor
 
     def over_budget(self, out: Tensor) -> float:
-        """The error of an output over the largest that is allowed; infinite where it has NaN.
+        """Return the error of an output relative to the budget; infinite with NaN.
 
         Errors are relative, in the 2-norm and in the largest element. The budget of each is twice
-        the error of the reference and one rounding of the type.
+        the sum of the reference's error and a rounding of the type.
         """
         rounding = torch.finfo(self.reference.dtype).eps / 2
         pair = errors(out, self.expected), errors(self.reference, self.expected)
@@ -60,7 +60,7 @@ class Case:
 
 
 def errors(actual: Tensor, expected: Tensor) -> tuple[float, float]:
-    """Relative errors in the 2-norm and in the largest element, NaN where ``actual`` has one."""
+    """Return relative errors in the 2-norm and in the largest element; NaN for NaN."""
     wrong = actual.double() - expected
     largest = wrong.abs().max() / expected.abs().max()
     return (wrong.norm() / expected.norm()).item(), largest.item()
@@ -68,12 +68,12 @@ def errors(actual: Tensor, expected: Tensor) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Checked:
-    """A kernel's run on a case.
+    """Run of a kernel on a case.
 
     Attributes:
-        out: its output.
-        over_budget: its error over the budget.
-        executed: places of the program that were run.
+        out: output.
+        over_budget: error relative to the budget.
+        executed: executed positions of the program.
     """
 
     out: Tensor
@@ -85,7 +85,7 @@ def check(kernel: Kernel, case: Case, program: Program | None = None) -> Checked
     """Run a kernel, or a mutant of it, on a case.
 
     Raises:
-        PtxError: the program does what no program may.
+        PtxError: the program is faulty.
     """
     run = launch(kernel, case.tensors, case.sizes, program)
     out = run.out.reshape(case.expected.shape)
@@ -93,7 +93,7 @@ def check(kernel: Kernel, case: Case, program: Program | None = None) -> Checked
 
 
 def cases(kernel: Kernel) -> list[Case]:
-    """The cases of an exported kernel."""
+    """Return the cases of an exported kernel."""
     constants = json.dumps(kernel.entry["constants"], sort_keys=True)
     op = next(name for name in _MAKERS if kernel.entry["name"].startswith(name))
     (out,) = (item for item in kernel.entry["arguments"] if item["name"] == "out")
@@ -150,7 +150,7 @@ def _attention(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[Cas
 
 
 def uneven(x: Tensor) -> Tensor:
-    """Tokens [..., C] of different means and scales: statistics of another token then show."""
+    """Scale and shift tokens [..., C] differently, to detect statistics of a wrong token."""
     shape = (*x.shape[:-1], 1)
     generator = torch.Generator().manual_seed(x.numel())
     scale = 0.5 + 1.5 * torch.rand(shape, generator=generator)

@@ -1,4 +1,4 @@
-"""The text of a PTX file, read into a program."""
+"""Parse the text of a PTX file."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _ADDRESS = re.compile(r"\[\s*([%\w$]+)\s*(?:\+\s*(-?\w+)\s*)?\]")
 
 
 def parse(text: str, entry: str) -> Program:
-    """Read the kernel ``entry`` of a PTX file.
+    """Parse the kernel ``entry`` of a PTX file.
 
     Raises:
-        UnknownInstruction: what the machine has no function for, with its line.
-        PtxError: no such entry.
+        UnknownInstruction: the machine does not support an instruction; the error has its line.
+        PtxError: the entry does not exist.
     """
     head = re.search(rf"\.entry\s+{entry}\s*\((.*?)\)(.*?)\{{", text, re.S)
     if head is None:
@@ -97,7 +97,7 @@ def _together(opcode: str) -> str:
 
 
 def _statements(lines: list[str], first: int) -> Iterator[tuple[int, str]]:
-    """Each statement of a body with the number of its line; the entry's brace is open."""
+    """Yield each statement of a body with its line number, after the opening brace."""
     open_braces = 1
     for number, raw in enumerate(lines, first):
         line = raw.partition("//")[0].strip()
@@ -116,7 +116,7 @@ def _statements(lines: list[str], first: int) -> Iterator[tuple[int, str]]:
 
 
 def _split(text: str) -> Iterator[str]:
-    """Operands of an instruction: commas within braces and brackets part nothing."""
+    """Split the operands of an instruction at commas outside braces and brackets."""
     depth, start = 0, 0
     for place, letter in enumerate(text):
         depth += (letter in "{[") - (letter in "}]")

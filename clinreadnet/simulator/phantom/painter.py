@@ -49,8 +49,7 @@ STREAMS = {
 
 
 def extent_at(level: float, start: float, stop: float, edge: float = 0.12) -> float:
-    """Return the extent (0...1) at ``level`` of an organ that reaches from ``start`` to
-    ``stop``."""
+    """Return the extent (0...1) at ``level`` of an organ from ``start`` to ``stop``."""
     rise = np.clip((level - start) / edge, 0.0, 1.0)
     fall = np.clip((stop - level) / edge, 0.0, 1.0)
     return float(np.sqrt(rise * (2 - rise) * fall * (2 - fall)))

@@ -12,7 +12,7 @@ from clinreadnet.kernels.ptx.program import Instruction as One
 
 
 def narrowed(x: Array, kind: str) -> Array:
-    """Bits of float32 numbers rounded to f16 or bf16, ties to even."""
+    """Round float32 numbers to f16 or bf16, ties to even; return their bits."""
     if kind == "f16":
         return x.astype(np.float16).view(np.uint16)
     bits = x.view(np.uint32)
@@ -43,7 +43,7 @@ def widen(m: M, i: One) -> None:
 
 @instruction("Data Movement and Conversion: cvt", "cvt.rna.tf32.f32")
 def to_tf32(m: M, i: One) -> None:
-    """To 10 bits of significand, ties away from zero."""
+    """Round to 10 bits of significand, ties away from zero."""
     d, a = i.operands
     bits = m.read(a, "f32")
     m.write(d, (bits + np.uint32(0x1000)) & np.uint32(0xFFFF_E000))

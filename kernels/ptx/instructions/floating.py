@@ -1,4 +1,4 @@
-"""Floating point. Approximations err by the most that the manual allows, up or down by number."""
+"""Floating-point instructions. Approximations have the largest error that the manual allows."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SMALLEST_NORMAL = FLOAT(2.0**-126)
 
 
 def flushed(x: Array) -> Array:
-    """``.ftz``: a subnormal becomes a zero of its sign."""
+    """Flush subnormals to a zero of the same sign (``.ftz``)."""
     return np.where(np.abs(x) < SMALLEST_NORMAL, np.copysign(FLOAT(0), x), x)
 
 
 def erring(exact: Array, bound: float) -> Array:
-    """Float64 results, wrong by a relative error of ``bound``: upwards for every second number.
+    """Add a relative error of ``bound`` to float64 results, upwards for every second number.
 
-    As on a GPU, threads that compute the same get the same.
+    As on a GPU, equal inputs give equal results.
     """
     mixed = exact.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     up = np.where(mixed >> np.uint64(63), 1.0, -1.0)
@@ -32,12 +32,12 @@ def erring(exact: Array, bound: float) -> Array:
 
 
 def pairs(m: M, operand: Operand) -> Array:
-    """The two float32 numbers of an f32x2 operand, [threads, 2]."""
+    """Return the two float32 numbers of an f32x2 operand, [threads, 2]."""
     return np.ascontiguousarray(m.read(operand, "f32x2")).view(FLOAT).reshape(-1, 2)
 
 
 def packed(values: Array) -> Array:
-    """The inverse of ``pairs``."""
+    """Inverse of ``pairs``."""
     return np.ascontiguousarray(values).view(np.uint64)[:, 0]
 
 
@@ -67,7 +67,7 @@ def mul_ftz(m: M, i: One) -> None:
 
 @instruction("Floating Point: fma", "fma.rn.f32")
 def fma(m: M, i: One) -> None:
-    """One rounding; float64 makes it two where they differ in one case of 2**29."""
+    """Computed in float64 and rounded again, which differs in one of 2**29 cases."""
     d, a, b, c = i.operands
     product = m.number(a).astype(np.float64) * m.number(b)
     m.write(d, (product + m.number(c)).astype(FLOAT))
@@ -109,7 +109,7 @@ def mixed_fma(m: M, i: One) -> None:
 
 
 def widened(bits: Array, kind: str) -> Array:
-    """Float32 numbers of f16 or bf16 bits."""
+    """Convert bits of f16 or bf16 to float32 numbers."""
     if kind == "f16":
         return bits.view(np.float16).astype(FLOAT)
     return (bits.astype(np.uint32) << np.uint32(16)).view(FLOAT)
@@ -117,7 +117,7 @@ def widened(bits: Array, kind: str) -> Array:
 
 @instruction("Floating Point: min, max", "{min,max}.f32")
 def extreme(m: M, i: One) -> None:
-    """Of two or three; one that is no number is left out."""
+    """Minimum or maximum of two or three operands; NaN is ignored."""
     d, *terms = i.operands
     choose = np.fmin if i.opcode.startswith("min") else np.fmax
     m.write(d, functools.reduce(choose, (m.number(term) for term in terms)))
@@ -155,14 +155,14 @@ def divide(m: M, i: One) -> None:
 
 @instruction("Floating Point: div", "div.full.f32")
 def divide_full(m: M, i: One) -> None:
-    """Two units in the last place at most."""
+    """Error of at most two units in the last place."""
     d, a, b = i.operands
     m.write(d, erring(m.number(a).astype(np.float64) / m.number(b), 2 * 2.0**-23))
 
 
 @instruction("Floating Point: rcp", "rcp.approx.ftz.f32")
 def rcp(m: M, i: One) -> None:
-    """One unit in the last place at most."""
+    """Error of at most one unit in the last place."""
     d, a = i.operands
     m.write(d, flushed(erring(1 / flushed(m.number(a)).astype(np.float64), 2.0**-23)))
 

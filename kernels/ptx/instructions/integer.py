@@ -17,7 +17,7 @@ def _bits(kind: str) -> int:
 
 
 def _typed(m: M, operand: Operand, kind: str) -> Array:
-    """Signed for a type s32 and the like, unsigned for the others."""
+    """Return an operand as signed integers for types such as s32, otherwise unsigned."""
     return m.signed(operand, kind) if kind[0] == "s" else m.read(operand, kind)
 
 
@@ -29,7 +29,7 @@ def add(m: M, i: One) -> None:
 
 @instruction("Integer Arithmetic: add, min, max", "{add,min,max}.{u16x2,s16x2}")
 def packed_halves(m: M, i: One) -> None:
-    """Two numbers of 16 bits in a word, each on its own."""
+    """Two separate 16-bit numbers in a word."""
     d, *terms = i.operands
     name, _, kind = i.opcode.partition(".")
     half = np.dtype(np.int16 if kind == "s16x2" else np.uint16)

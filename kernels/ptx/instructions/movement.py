@@ -15,7 +15,7 @@ from clinreadnet.kernels.ptx.program import Instruction as One
 
 @instruction("Data Movement and Conversion: mov", "mov.{pred,b16,b32,b64,u16,u32,u64,f32}")
 def mov(m: M, i: One) -> None:
-    """Packs a vector of registers into one, or unpacks one, where an operand is a vector."""
+    """Copy; pack registers if the source is a vector, unpack if the destination is."""
     d, a = i.operands
     if isinstance(d, Vector):
         value = np.ascontiguousarray(m.read(a, i.kind))
@@ -77,7 +77,7 @@ def load(m: M, i: One) -> None:
 
 
 def _spread(m: M, values: Array) -> Array:
-    """Values of the active threads as values of all threads."""
+    """Expand values of the active threads to all threads."""
     if m.mask is None:
         return values.copy()
     every = np.zeros(m.lanes, values.dtype)
@@ -86,7 +86,7 @@ def _spread(m: M, values: Array) -> Array:
 
 
 def _words(m: M, parts: tuple[Operand, ...], kind: str) -> Array:
-    """What the active threads store: one word each of all ``parts``."""
+    """Return the words that the active threads store, from all ``parts``."""
     columns = np.stack([m.of_active(m.read(part, kind)) for part in parts], axis=1)
     columns = np.ascontiguousarray(columns.astype(TYPES[kind], copy=False))
     size = columns.dtype.itemsize * len(parts)
@@ -110,7 +110,7 @@ def store(m: M, i: One) -> None:
     "cp.async.cg.shared.global",
 )
 def copy(m: M, i: One) -> None:
-    """Copies the first bytes that the fourth operand counts; zeros follow."""
+    """Copy the number of bytes in the fourth operand; fill the rest with zeros."""
     to, source, count = i.operands[:3]
     size = count.value
     if (size != 16 and ".cg" in i.opcode) or size not in (4, 8, 16):

@@ -1,4 +1,4 @@
-"""What the threads of a warp, or of a block, do together; and control."""
+"""Instructions of a warp or a block, and control flow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clinreadnet.kernels.ptx.shared import WARP
 
 
 def whole_warps(m: M, mask: Operand) -> None:
-    """Refuse a member mask that is not the whole warp: its partners would not be defined."""
+    """Check that a member mask is the whole warp."""
     if (m.of_active(m.read(mask)) != np.uint32(0xFFFF_FFFF)).any():
         raise PtxError("a member mask that leaves threads out")
 
@@ -47,7 +47,7 @@ def shfl(m: M, i: One) -> None:
 
 @instruction("Parallel Synchronization and Communication: bar.sync", "bar.sync")
 def bar_sync(m: M, i: One) -> None:
-    """The machine brings all threads of the block here first."""
+    """All threads of the block have arrived when this runs."""
     if len(i.operands) != 1 or i.operands[0].value != 0:
         raise PtxError("a barrier other than the block's first")
     blocks = np.unique(m.active() // m.threads)
@@ -68,7 +68,7 @@ def bar_warp_sync(m: M, i: One) -> None:
     "fence.proxy.async.shared::cta",
 )
 def fence(m: M, i: One) -> None:
-    """Between ordinary writes and the reads of asynchronous products."""
+    """Order ordinary writes before reads of asynchronous products."""
     m.shared.fence()
 
 
