@@ -1,9 +1,9 @@
-"""Compare with the last committed results of this machine: `make bench-check`.
+"""Compare with the last committed results of this machine (`make bench-check`).
 
-Each row is PASS, FAIL (slower than recorded) or INCONCLUSIVE (the times vary too much to say).
-Undecided rows are measured again, alone, until they are decided or ``--minutes`` are over. Exit
-status 0: all pass; 1: a row fails; 3: none fails and some are inconclusive; 2: nothing to compare.
-`python -m bench.check FILE` compares a run that is already recorded and measures nothing.
+Each row is PASS, FAIL (slower than recorded) or INCONCLUSIVE (the variation is too large).
+Undecided rows are measured again until they are decided or the time limit ``--minutes`` is reached.
+Exit status 0: all pass; 1: a row fails; 3: none fails and some are inconclusive; 2: nothing to
+compare. `python -m bench.check FILE` compares a recorded run without measuring.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from clinreadnet.errors import ClinReadNetError, InputError
 
 BENCH = "bench/test_network.py"
 DEPLOYED = "test_network and not torch"
-"""Measured again: everything that is deployed and its peers, without compilers."""
+"""Selection of rows to measure: deployable artifacts and their peers, without compilers."""
 MINUTES = 10.0
 MOST_ROUNDS = 1000
-"""Of one repeat of an undecided row."""
+"""Largest number of rounds of a repeat of an undecided row."""
 EXIT = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 3}
 
 Measure = Callable[[Sequence[str], int], Sequence[BenchRow]]
-"""Measures the rows of some names, or all of them, with at least so many rounds."""
+"""Function that measures the named rows (or all) with a least number of rounds."""
 
 
 def compare(
@@ -47,14 +47,14 @@ def compare(
     """Decide each row that both runs have.
 
     Args:
-        before: recorded rows.
-        now: measured ones.
-        again: measures undecided rows once more; None compares what is there.
-        seconds: no repeat begins later than this.
-        clock: returns the time in seconds.
+        before: rows of the recorded run.
+        now: measured rows.
+        again: function that measures undecided rows again; None for no repeats.
+        seconds: time after which no repeat begins.
+        clock: function that returns the time in seconds.
 
     Returns:
-        A decision for each name.
+        A decision for each row by name.
     """
     recorded = {row.name: Times.of(row) for row in before}
     times = {row.name: [Times.of(row)] for row in now if row.name in recorded}
@@ -99,7 +99,7 @@ def lines(decisions: Mapping[str, Decision], rows: Sequence[BenchRow]) -> list[s
 
 
 def verdict_of(decisions: Mapping[str, Decision]) -> Verdict:
-    """Return the verdict on all rows."""
+    """Return the overall verdict."""
     verdicts = {decision.verdict for decision in decisions.values()}
     for verdict in (Verdict.FAIL, Verdict.INCONCLUSIVE):
         if verdict in verdicts:
@@ -111,8 +111,8 @@ def measure_rows(names: Sequence[str] = (), rounds: int = 0) -> Sequence[BenchRo
     """Measure rows with pytest.
 
     Args:
-        names: names of rows; default all that are deployed.
-        rounds: of each row, at least.
+        names: names of rows; default all deployable artifacts and peers.
+        rounds: least number of rounds per row.
 
     Raises:
         InputError: pytest failed.
@@ -126,14 +126,14 @@ def measure_rows(names: Sequence[str] = (), rounds: int = 0) -> Sequence[BenchRo
 
 
 def committed(run: RecordedRun) -> bool:
-    """Return whether the file is committed without changes."""
+    """Return whether the file is committed and unchanged."""
     command = ["git", "status", "--porcelain", "--", str(run.path)]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     return listed.returncode == 0 and not listed.stdout.strip()
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Compare, print what does not pass, and return the exit status."""
+    """Compare, print rows that do not pass, and return the exit status."""
     parser = argparse.ArgumentParser(prog="bench-check", description=__doc__)
     parser.add_argument("file", nargs="?", type=Path, help="compare this run, measure nothing")
     parser.add_argument("--minutes", type=float, default=MINUTES, help="limit of the repeats")

@@ -1,6 +1,6 @@
 """Latency of slices that arrive one after another, all at once, or at random times.
 
-Server runs at shares of the rate that Offline reached.
+Server runs at shares of the rate of Offline.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Programs broken on purpose: what the machine must not let pass."""
+"""Mutants of PTX programs, which the PTX machine must detect."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from clinreadnet.kernels.ptx.program import Address, Immediate, Instruction, Pro
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change to a program.
+    """A changed program.
 
     Attributes:
-        kind: of the change, one of `KINDS`.
-        line: of the file.
-        text: of the line.
-        program: with the change.
+        kind: kind of the change, one of `KINDS`.
+        line: line number in the file.
+        text: text of the line.
+        program: changed program.
     """
 
     kind: str
@@ -43,7 +43,7 @@ def _wait(instruction: Instruction, chance: random.Random) -> Iterator[Instructi
 
 
 def _address(instruction: Instruction, chance: random.Random) -> Iterator[Instruction | None]:
-    """One access further, so that it stays aligned."""
+    """Shift an address by one access, which keeps its alignment."""
     if instruction.opcode.startswith(
         ("ld.global", "ld.shared", "st.", "ldmatrix", "stmatrix", "cp.async.c")
     ):
@@ -114,17 +114,17 @@ KINDS: dict[str, Callable[[Instruction, random.Random], Iterator[Instruction | N
     "a shuffle's mask changed": _shuffle,
 }
 ORDERING = ("a barrier or a fence dropped", "a wait dropped")
-"""Kinds that change the order of accesses and no value."""
+"""Kinds that change the order of accesses but no values."""
 
 
 def mutants(kernel: Kernel, executed: Set[int], count: int, seed: int = 0) -> list[Mutant]:
-    """Return ``count`` mutants of a kernel, the kinds in turn; fewer where it has too few places.
+    """Return up to ``count`` mutants of a kernel, alternating the kinds.
 
     Args:
-        kernel: to change.
-        executed: places that its cases run: what no thread runs changes nothing.
-        count: how many.
-        seed: of the choice.
+        kernel: kernel to change.
+        executed: executed positions of the program. Only these are changed.
+        count: number of mutants.
+        seed: seed of the selection.
     """
     chance = random.Random(f"{seed} {kernel.file}")
     program = kernel.program
@@ -148,11 +148,11 @@ def mutants(kernel: Kernel, executed: Set[int], count: int, seed: int = 0) -> li
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a mutant.
+    """Result of a mutant.
 
     Attributes:
-        caught: the error's name or "wrong result"; None where the mutant passes every case.
-        reason: why a mutant that passes is no fault, or that it is one.
+        caught: name of the error, or "wrong result"; None if the mutant passes all cases.
+        reason: why a passing mutant is equivalent, or that it was missed.
     """
 
     caught: str | None
@@ -160,7 +160,7 @@ class Verdict:
 
     @property
     def missed(self) -> bool:
-        """Whether the mutant is wrong and passes."""
+        """Whether a wrong mutant passes."""
         return self.reason == WITHIN
 
 
@@ -170,7 +170,7 @@ WITHIN = "missed: the output differs within the budget"
 
 
 def verdict(kernel: Kernel, mutant: Mutant, among: Sequence[tuple[Case, Checked]]) -> Verdict:
-    """Run a mutant on the cases of its kernel, each with the kernel's own run."""
+    """Run a mutant on the cases of its kernel and compare with the runs of the kernel."""
     same = True
     for case, own in among:
         try:

@@ -1,10 +1,10 @@
-"""Which real slices the gates mark: heads, chests and shoulders, and abdomens, degraded ones too.
+"""Record which real slices are marked: heads, chests, shoulders and abdomens, also degraded.
 
     CLINREADNET_REAL_DATA=DIR python -m bench.records.real_slices [--packages DIR] [--degraded] \
         > bench/results/regions/real-slices.json
 
-``SETS`` names the slices and where they come from. Those of packages lie in one folder, under the
-names of their files. The record holds no pixels.
+``SETS`` lists the slices and their sources. Files from packages are in one folder, under their
+original names. The record contains no pixels.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class RealSet:
     """Slices of one kind from one source.
 
     Attributes:
-        name: as the model card shows it.
-        kind: what a person sees in them.
-        folder: under the folder of real data; None for slices of packages.
-        files: names without suffix; none means all.
-        used: whether limits of the image gate were drawn with these slices in sight.
-        source: where they come from, and their licence.
+        name: name in the model card.
+        kind: visible body part.
+        folder: folder inside that of real data; None for slices from packages.
+        files: file names without suffix; empty for all.
+        used: whether thresholds were chosen with these slices.
+        source: origin and licence.
     """
 
     name: str
@@ -120,7 +120,7 @@ def find(real_set: RealSet, data: Path, packages: Path | None) -> list[SliceRef]
 
 
 def look(session: Session, real_set: RealSet, refs: Sequence[SliceRef]) -> dict[str, Any]:
-    """Return how often the gates give each answer, and what they say of each slice."""
+    """Return the number of slices by answer, and the answer for each slice."""
     report = score_slices(session, refs)
     unsized = [find_region(ref.load()).answer for ref in refs]
     rows = [
@@ -150,7 +150,7 @@ def look(session: Session, real_set: RealSet, refs: Sequence[SliceRef]) -> dict[
 
 
 def degraded(refs: Sequence[SliceRef]) -> dict[str, Any]:
-    """Return how many degraded versions of abdomens the image gate takes for something else."""
+    """Return the number of degraded abdomens that are classified as another body part."""
     answers = [
         find_region(hu, size).answer
         for ref in refs

@@ -1,10 +1,10 @@
-"""Score scanned slices as they are, beside their own noise.
+"""Score unmodified scanned slices and measure their noise.
 
     python -m bench.records.scanned_slices DIR... > clinreadnet/weights/small.scanned.json
 
-A routine-dose slice has no label, but its own noise is known: the score should fall with it. The
-study also scores each slice with the stages' output replaced by zeros, which shows how much of the
-score comes through the attention.
+A routine-dose slice has no label, but its noise can be measured, and the score should decrease with
+it. Each slice is also scored with the output of the stages replaced by zeros, which shows the
+contribution of the attention.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from clinreadnet.simulator.clean import scanned_slice
 from clinreadnet.simulator.radiologists import quality
 
 QUIET_HU = 16.0
-"""Own noise up to which a slice is clean."""
+"""Largest noise of a clean slice in HU."""
 
 WIDE = 0.30
-"""Share of the frame up to which the body makes a wide field."""
+"""Largest share of the body in a wide field of view."""
 
 
 def measure(model: ClinReadNet, ref: SliceRef) -> dict[str, Any]:
-    """Return what the network says of a slice, and what is known of it."""
+    """Return the outputs of the network and the measurements of a slice."""
     assert ref.pixel_mm is not None, "needs DICOM slices"
     hu = ref.load()
     clean = scanned_slice(hu, ref.pixel_mm)
@@ -63,7 +63,7 @@ def measure(model: ClinReadNet, ref: SliceRef) -> dict[str, Any]:
 
 @contextmanager
 def without_stages(model: ClinReadNet) -> Iterator[None]:
-    """Replace the output of the network's stages by zeros."""
+    """Replace the output of the network's stages by zeros inside the block."""
     attend = model.attend
 
     def zeros(x: torch.Tensor) -> torch.Tensor:
@@ -77,7 +77,7 @@ def without_stages(model: ClinReadNet) -> Iterator[None]:
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return how scores follow own noise, over the slices that are in domain."""
+    """Return the correlation of scores and noise over slices in domain."""
     known = [row for row in rows if row["in_domain"]]
     noise, scores = ([row[key] for row in known] for key in ("own_noise_hu", "score"))
     wide = [row for row in known if row["body_share"] <= WIDE]

@@ -1,4 +1,4 @@
-"""Figures as inline SVG: no script, no legend, colours from the page's style sheet."""
+"""Draw figures as inline SVG, with the colours of the page's style sheet."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from bench.rows import BenchRow
 WIDTH, HEIGHT = 520, 420
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 20, 16, 48
 _LETTER, _LINE = 6.6, 14
-"""Width of a letter and height of a line of a label, in units of the figure."""
+"""Width of a letter and height of a line in labels, in units of the figure."""
 KINDS = ("best", "ours", "peer", "reference", "limit")
-"""Classes of the style sheet: the artifact to deploy, other artifacts, what a user would take
-instead, the network in PyTorch, and bounds that are not measured."""
+"""Classes of the style sheet: recommended artifact, other artifacts, alternatives, network in
+PyTorch, and limits."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """Named points (x, y) above zero, joined by a line or drawn as dots.
+    """Named points (x, y) with positive coordinates, drawn as a line or as dots.
 
     Attributes:
-        name: the label beside it.
-        points: to draw.
-        kind: one of ``KINDS``; a limit is a dashed line without dots.
-        line: join the points.
-        spans: for each point, the ends of its interval along x; empty for none.
-        dashes: of a limit, as in SVG.
+        name: label beside the points.
+        points: points to draw.
+        kind: one of ``KINDS``. A limit is a dashed line without dots.
+        line: whether to join the points by a line.
+        spans: bounds of the interval along x for each point; empty for none.
+        dashes: SVG dash pattern of a limit.
     """
 
     name: str
@@ -122,7 +122,7 @@ def _kind(row: BenchRow, chosen: Recommendation) -> str:
 
 
 def fastest_clock(rows: Sequence[BenchRow]) -> str:
-    """Return the clock that includes the least host time."""
+    """Return the measured clock with the least host time."""
     clocks = {row.clock for row in rows}
     return next((c for c in ("device graph", "device", "host") if c in clocks), "host")
 
@@ -134,21 +134,21 @@ def chart(
     y_label: str,
     x_ticks: Sequence[float] | None = None,
 ) -> str:
-    """Return a figure with logarithmic axes, labels beside the data; or that it is not measured.
+    """Draw a figure with logarithmic axes and labels beside the data.
 
     Args:
         title: caption.
-        series: points to draw.
+        series: data to draw. Without data, the text "not measured" is returned.
         x_label: label of the horizontal axis.
         y_label: label of the vertical axis.
-        x_ticks: ticks of the horizontal axis; default powers of ten or steps between them.
+        x_ticks: ticks of the horizontal axis. Default: powers of ten, or steps between them.
     """
     caption = f"<figcaption>{html.escape(title)}</figcaption>"
     points = [point for line in series for point in line.points]
     if not points:
         return f"<figure>{caption}<p>Not measured.</p></figure>"
     ends = [end for line in series for span in line.spans for end in span]
-    # Labels stand beside the data: lines have theirs in a margin on the right.
+    # Labels of lines are in a margin on the right.
     margin = max((_LETTER * len(line.name) + 14 for line in series if line.line), default=0)
     right = WIDTH - _RIGHT - (margin if len(points) > len(series) else 0)
     x_axis = _Axis([*(x for x, _ in points), *ends], _LEFT, right)
@@ -157,7 +157,7 @@ def chart(
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">']
     last = -math.inf
     for value in x_axis.ticks if x_ticks is None else x_ticks:
-        if (x := x_axis(value)) < last + 40:  # its number would touch the last one
+        if (x := x_axis(value)) < last + 40:  # its label would overlap the previous one
             continue
         last = x
         parts.append(
@@ -203,7 +203,7 @@ def chart(
 def _labels(
     series: Sequence[Series], x_axis: _Axis, y_axis: _Axis, taken: list[tuple[float, float, float]]
 ) -> list[str]:
-    """Return the name of each series beside its last point, where nothing else stands."""
+    """Place the name of each series beside its last point, without overlaps."""
     parts = []
     ends = [(x_axis(line.points[-1][0]), y_axis(line.points[-1][1]), line) for line in series]
     for x, y, line in sorted(ends, key=lambda end: end[1]):
@@ -251,7 +251,7 @@ class _Axis:
         return self._start + share * (self._end - self._start)
 
     def _choose(self) -> list[float]:
-        """Return powers of ten, or steps between them if the axis is short."""
+        """Return ticks: powers of ten, or steps between them on a short axis."""
         decades = range(math.floor(self._low), math.ceil(self._high) + 1)
         ticks: list[float] = []
         for steps in ((1.0,), (1.0, 2.0, 5.0), tuple(i / 4 for i in range(4, 40))):

@@ -1,4 +1,4 @@
-"""The whole network: the candidates of one batch and clock are checked and timed in turn."""
+"""Time the whole network: check and time the candidates of a batch and a clock in alternation."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ from clinreadnet.spec import SIZE
 
 GPU_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 CPU_BATCHES = (1, 2, 4, 8)
-"""Larger batches are not faster on a processor, and each doubling doubles the time of the run."""
+"""Larger batches are not faster on a processor and take longer to measure."""
 
 Group = tuple[int, str]
-"""Batch and clock, whose candidates take turns."""
+"""Batch and clock. The candidates of a group alternate."""
 
 
 def rows(candidates: Sequence[Candidate]) -> list[tuple[Group, Candidate]]:
-    """Return every row of this machine, group and candidate, group after group."""
+    """Return all rows of this machine (group and candidate), by group."""
     batches = GPU_BATCHES if find_gpus() or device.REHEARSED else CPU_BATCHES
     groups = [(batch, clock) for batch in batches for clock in ("host", "device", "device graph")]
     return [
@@ -72,20 +72,20 @@ def measure_group(
     nvml: Any | None,
     say: Callable[[str], None] = lambda line: None,
 ) -> tuple[dict[str, TimedRow | Exception], bool]:
-    """Check, warm up and time candidates, in turn.
+    """Check, warm up and time candidates in alternation.
 
     Args:
-        candidates: those of one batch and clock.
+        candidates: candidates of the batch and clock.
         batch: slices of one run.
         clock: "host", "device" or "device graph".
         bundle: folder of the bundle.
-        timing: how long to measure.
+        timing: duration of the measurement.
         nvml: module of nvidia-ml-py, or None without a GPU.
-        say: takes a line for the user, when something is decided.
+        say: function that prints a line about progress.
 
     Returns:
-        What became of each candidate, by title: its row, or why there is none (`NotTimed`,
-        `BackendUnavailable`, or an error); and whether Ctrl-C ended the rounds.
+        The row of each candidate by title, or an exception if there is none (`NotTimed`,
+        `BackendUnavailable` or an error); and whether Ctrl-C ended the rounds.
     """
     manifest, rates = load_bundle(bundle), measure_rates()
     by_title = {candidate.title: candidate for candidate in candidates}
@@ -153,17 +153,17 @@ def measure_group(
 
 
 def is_skipped(error: Exception, candidate: Candidate) -> bool:
-    """Whether a row that is not timed is a reason to skip it; otherwise something is wrong."""
+    """Return whether to skip the row of an exception; otherwise it is an error."""
     if isinstance(error, OutsideProfile | BackendUnavailable):
         return True
     return candidate.role == "peer" and isinstance(error, NotTimed)
 
 
 def check_profile(candidate: Candidate, manifest: Manifest, batch: int) -> None:
-    """Compare a batch with the profile of what the candidate runs.
+    """Check a batch against the profile of the candidate's artifact.
 
     Raises:
-        OutsideProfile: the artifact does not run this batch.
+        OutsideProfile: the artifact does not support the batch.
     """
     if candidate.role != "artifact" or candidate.artifact is None:
         return
@@ -178,10 +178,10 @@ def check_profile(candidate: Candidate, manifest: Manifest, batch: int) -> None:
 def baseline_of(
     title: str, candidates: Mapping[str, Candidate], times: Mapping[str, Sequence[float]]
 ) -> str | None:
-    """Return the title of what a candidate is compared with; None if it is the baseline itself.
+    """Return the title of a candidate's baseline; None for the baseline itself.
 
-    That is the fastest peer whose precision is at least as exact; without one, the first that is
-    not an artifact, or the first.
+    This is the fastest peer of at least equal precision; otherwise the first candidate that is not
+    an artifact, or the first.
     """
     budget = PRECISIONS[candidates[title].precision].budget
     others = [name for name in times if candidates[name].role != "artifact"]
@@ -197,13 +197,13 @@ def baseline_of(
 
 
 def network_work(manifest: Manifest, batch: int, precision: str) -> Work:
-    """Return what one run must compute and move, by the shape the manifest's preset names."""
+    """Return the work of a run, from the preset of the manifest."""
     config = ClinReadNetConfig.from_preset(manifest.model.preset)
     return roofline.network(config, batch, precision, manifest.model.parameters)
 
 
 def sample_of(candidate: Candidate, run: BatchRunner, batch: int, clock: str) -> Sample:
-    """Return what times one run, by the wall clock or by CUDA events."""
+    """Return a sample that times a run by the wall clock or CUDA events."""
     if clock == "host":
         shape = (batch, 1, SIZE, SIZE)
         noise = np.random.default_rng(batch).normal(40, 300, shape).astype(np.float32)
@@ -216,7 +216,7 @@ def sample_of(candidate: Candidate, run: BatchRunner, batch: int, clock: str) ->
 
 
 def cold_start(bundle: Path, candidate: Candidate, *, quick: bool) -> TimedRow:
-    """Import, load and run one slice in new processes, with empty compiler caches."""
+    """Time import, loading and a run of a slice in new processes with empty compiler caches."""
     rounds = 1 if quick or candidate.name in COMPILED else 3
     starts: list[dict[str, float]] = []
     for _ in range(rounds):

@@ -15,7 +15,7 @@ from clinreadnet.kernels.spec import STAGES, STEM, NetworkShape
 PTX = RESULTS / "ptx" / "kernels.json"
 COUNTS = RESULTS / "kernels" / "machine-code.json"
 DETAILED = 90
-"""Compute capability of the GPU whose instructions are shown by class."""
+"""Compute capability for the table of instructions by class."""
 LEAST_OCCUPANCY = 0.25
 
 
@@ -39,7 +39,7 @@ def _op(name: str) -> str:
 
 
 def executed_table() -> str:
-    """The files that were run, and the largest error over its budget, by op and target."""
+    """Return the number of executed files and the largest error over budget, by op and target."""
     ratios: dict[tuple[str, str], dict[str, list[float]]] = {}
     for _, name, precision, target, run in runs():
         row = ratios.setdefault((_op(name), precision), {})
@@ -59,7 +59,7 @@ def executed_table() -> str:
 
 
 def mutants_table() -> str:
-    """Mutants of each kernel of the preset `small`, over all precisions and targets."""
+    """Return the mutants of each kernel of the preset `small`, over all precisions and targets."""
     made: dict[str, Counter[str]] = {}
     for kernel in ptx()["kernels"].values():
         name = kernel["files"][0].partition("/")[2].partition(".")[0]
@@ -83,7 +83,7 @@ def mutants_table() -> str:
 
 
 def caught_table() -> str:
-    """What each kind of mutant did."""
+    """Return the results by kind of mutant."""
     kinds: dict[str, Counter[str]] = {}
     for kernel in ptx()["kernels"].values():
         for kind, count in kernel["mutants"].items():
@@ -104,7 +104,7 @@ def caught_table() -> str:
 
 
 def missed_table() -> str:
-    """Every mutant that is wrong and passes."""
+    """Return all wrong mutants that passed."""
     rows = [
         [f"`{kernel['files'][0]}`", str(s["line"]), s["kind"], f"`{s['text']}`"]
         for kernel in ptx()["kernels"].values()
@@ -123,17 +123,17 @@ def counts() -> dict[str, Any]:
 def issue_ceiling(
     op: str, stage: int | None, dtype: str, gpu: str, layer: str = ""
 ) -> float | None:
-    """Predict the percent of a copy's bandwidth that a benched kernel reaches at most.
+    """Return the largest possible percentage of a copy's bandwidth for a kernel.
 
     Args:
-        op: its name.
-        stage: whose shifted block it runs, from 1; None for the stem.
-        dtype: of its products.
-        gpu: the name that CUDA reports, such as "NVIDIA H100 80GB HBM3".
-        layer: of the block, where the op runs one linear layer of it.
+        op: name of the op.
+        stage: stage of the shifted block, from 1; None for the stem.
+        dtype: dtype of the products.
+        gpu: name of the GPU in CUDA, such as "NVIDIA H100 80GB HBM3".
+        layer: linear layer of the block, if the op is a linear layer.
 
     Returns:
-        None if the GPU or the kernel was not counted.
+        The percentage; None if the GPU or the kernel was not counted.
     """
     network = NetworkShape(STEM, () if stage is None else (STAGES[stage - 1],))
     names = [
@@ -151,7 +151,7 @@ def issue_ceiling(
 
 
 def of_architectures(cell: Callable[[dict[str, Any]], str], dtypes: Sequence[str]) -> str:
-    """A table with a row for each kernel and type, and a column for each architecture."""
+    """Return a table with a row for each kernel and type, and a column for each architecture."""
     kernels: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
     for row in counts()["kernels"]:
         if row["dtype"] in dtypes:
@@ -165,7 +165,7 @@ def of_architectures(cell: Callable[[dict[str, Any]], str], dtypes: Sequence[str
 
 
 def resources_table() -> str:
-    """Registers, spills and shared memory of every kernel on every architecture."""
+    """Return registers, spills and shared memory of all kernels on all architectures."""
     return of_architectures(
         lambda row: f"{row['registers']} / {row['spilled']} / {row['shared'] / 1024:.1f}",
         ("float32", "float16", "bfloat16"),
@@ -173,7 +173,7 @@ def resources_table() -> str:
 
 
 def ceilings_table() -> str:
-    """Instructions, bytes, occupancy and issue ceiling of every kernel on every architecture."""
+    """Return instructions, bytes, occupancy and issue ceiling of all kernels."""
     return of_architectures(_ceiling, ("float32", "float16"))
 
 
@@ -184,7 +184,7 @@ def _ceiling(row: dict[str, Any]) -> str:
 
 
 def classes_table() -> str:
-    """Instructions of one scheduler for one program by class, on one architecture."""
+    """Return the instructions per scheduler and program by class, on one architecture."""
     chosen = [
         row
         for row in counts()["kernels"]
@@ -209,7 +209,7 @@ def _widths(accesses: dict[str, int]) -> str:
 
 
 def gpus_table() -> str:
-    """The GPUs that ceilings are compared with."""
+    """Return the reference GPUs of the ceilings."""
     rows = [
         [f"sm_{capability}", gpu["name"], f"{gpu['copy_bytes_per_cycle']:.1f}"]
         for capability, gpu in counts()["gpus"].items()
@@ -227,7 +227,7 @@ def _source(record: dict[str, Any]) -> str:
 
 
 def ptx_source() -> str:
-    """Where the run of compiled kernels comes from."""
+    """Return the source of the run of compiled kernels."""
     total = sum(kernel["cpu_seconds"] for kernel in ptx()["kernels"].values())
     whole = "" if ptx()["complete"] else "The run was stopped before its end. "
     return f"{whole}{total:.0f} CPU seconds, {_source(ptx())}"

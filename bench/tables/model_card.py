@@ -1,4 +1,4 @@
-"""Tables of the shipped checkpoint's card, clinreadnet/weights/small.md."""
+"""Tables of the model card, clinreadnet/weights/small.md."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ORDERS = {
 
 
 def training_runs_table() -> str:
-    """How the shipped checkpoint was trained: size, time and speed of each stage."""
+    """Return size, time and speed of each training stage of the shipped checkpoint."""
     rows = []
     for path in sorted(TRAINING_RUNS.glob("small-*.json"), key=_stage):
         run = read_json(path)
@@ -47,13 +47,13 @@ def training_runs_table() -> str:
 
 
 def _stage(path: Path) -> tuple[int, str]:
-    """Return the place and the name of the stage that a summary is of."""
+    """Return index and name of a summary's stage."""
     name = path.stem.removeprefix("small-")
     return [stage.name for stage in load_recipe("small")].index(name), name
 
 
 def hours_table() -> str:
-    """What each part of the time bought, on the held-out anatomies, over the stages on crops."""
+    """Return validation metrics by training time, over the stages on crops."""
     rows, before = [], 0.0
     for stage in load_recipe("small"):
         if stage.config.task != "network":
@@ -83,7 +83,7 @@ def evaluations() -> dict[str, dict[str, Any]]:
 
 
 def evaluation_table() -> str:
-    """Agreement of the shipped checkpoint with the labels of the recorded evaluations."""
+    """Return the agreement of the shipped checkpoint with the labels."""
     names = {"plcc": "PLCC", "srocc": "SROCC", "krocc": "KROCC", "sum": "sum of absolute values"}
     rows = []
     for folder, result in evaluations().items():
@@ -98,7 +98,7 @@ def evaluation_table() -> str:
 
 
 def local_table() -> str:
-    """Maps, intervals, marks and the head's two experts on the recorded evaluations."""
+    """Return the results of maps, intervals, marks and the head's two experts."""
     rows = []
     for folder, result in evaluations().items():
         errors, joint = result["map"], result["sum"]["value"]
@@ -122,7 +122,7 @@ def local_table() -> str:
 
 
 def without_stages_table() -> str:
-    """What is left where the stages' output is replaced by zeros."""
+    """Return the metrics with the stages' output replaced by zeros."""
     measured, whole = read_json(WEIGHTS / "small.without-stages.json"), evaluations()["test-1"]
     rows = [
         ["as it is", f"{whole['sum']['value']:.3f}", f"{whole['map']['correlation']['value']:.3f}"],
@@ -132,13 +132,13 @@ def without_stages_table() -> str:
 
 
 def scanned() -> dict[str, Any]:
-    """Return the recorded scores of scanned slices as they are."""
+    """Return the recorded scores of scanned slices."""
     document: dict[str, Any] = read_json(WEIGHTS / "small.scanned.json")
     return document
 
 
 def scanned_table() -> str:
-    """How the scores of routine-dose slices follow their own noise."""
+    """Return the agreement of scores of routine-dose slices with their noise."""
     document = scanned()
     rows = [
         ["slices", f"{document['slices']}"],
@@ -159,7 +159,7 @@ def _grades(value: float | None) -> str:
 
 
 def scanned_slices_table() -> str:
-    """Score, interval and novelty of each routine-dose slice."""
+    """Return score, interval and novelty of each routine-dose slice."""
     rows = [
         [
             row["slice"],
@@ -178,7 +178,7 @@ def scanned_slices_table() -> str:
 
 
 def real_slices_table() -> str:
-    """How many slices of each real set the gates mark."""
+    """Return the number of marked slices of each real set."""
     record = read_json(REAL_SLICES)
     rows = [
         [
@@ -201,7 +201,7 @@ def real_slices_table() -> str:
 
 
 def parts_table() -> str:
-    """Agreement of the shipped checkpoint with the labels, scans and denoised copies apart."""
+    """Return the agreement with the labels, separately for scans and denoised copies."""
     rows = [
         [
             folder,
@@ -221,7 +221,7 @@ def parts_table() -> str:
 
 
 def worst_table() -> str:
-    """Return the slices that the shipped checkpoint scores worst."""
+    """Return the slices with the largest errors."""
     rows = [
         [folder, w["name"], f"{w['label']:.1f}", f"{w['score']:.2f}"]
         for folder, result in evaluations().items()
@@ -236,7 +236,7 @@ def orders() -> dict[str, dict[str, Any]]:
 
 
 def order_table() -> str:
-    """Whether scores follow what was done to scanned slices."""
+    """Return the agreement of scores with the degradations of scanned slices."""
 
     def means(values: dict[str, float]) -> str:
         return " ".join(f"{mean:.2f}" for mean in values.values())
@@ -263,7 +263,7 @@ def order_table() -> str:
 
 
 def order_slices_table() -> str:
-    """SROCC of score and degradation order of each scanned slice."""
+    """Return the SROCC of score and degradation of each scanned slice."""
     rows = [
         [name, slice_name, f"{value:.3f}"]
         for name, order in orders().items()

@@ -1,4 +1,4 @@
-"""Recorded runs and how the tables of a page show them."""
+"""Read recorded runs and format them as tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.results import RecordedRun, read_run, result_files
 
 
 def read_json(path: Path) -> Any:
-    """Return what a JSON file holds."""
+    """Return the content of a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 

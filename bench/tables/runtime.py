@@ -6,7 +6,7 @@ from bench.tables.recorded import markdown, newest, where
 
 
 def session_speed_table() -> str:
-    """What a session costs over bare ONNX Runtime, and the cold start."""
+    """Return the overhead of a session over ONNX Runtime, and the cold start."""
     rows = []
     for run in newest("test_session_speed"):
         for benchmark in run.document["benchmarks"]:

@@ -78,7 +78,7 @@ class DeviceArithmetic(TorchFunctionMode):
             if func in (F.conv2d, torch.conv2d) and args[1].shape[1] > 1:
                 return convolution(*args, **kwargs)
             if func in (Tensor.exp, torch.exp):
-                # The error has either sign.
+                # The largest error, with alternating sign.
                 exact = args[0].double().exp()
                 signs = torch.ones_like(exact)
                 signs.view(-1)[::2] = -1

@@ -1,4 +1,4 @@
-"""What is measured: a steady load, faults, a full disk, nonsense, and the node's own cost."""
+"""Phases of the measurement: steady load, faults, full disk, invalid input, and overhead."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def wait_for(holds: Callable[[], object], what: str) -> None:
 
 @contextmanager
 def node(bundle: Path, folder: Path, pacs: Pacs, *options: str) -> Iterator[ListenProcess]:
-    """Start a node that sends to the PACS; its spool is the folder's ``spool``."""
+    """Start a node that sends to the PACS, with the spool ``folder/spool``."""
     process = ListenProcess(
         bundle, folder / "spool", f"127.0.0.1:{pacs.port}:PACS", "--resample", *options
     )
@@ -46,7 +46,7 @@ def node(bundle: Path, folder: Path, pacs: Pacs, *options: str) -> Iterator[List
 
 
 def tally(pacs: Pacs, series: Sequence[Sequence[Sent]]) -> dict[str, int]:
-    """Compare what was sent with the reports that arrived; a report that came again counts once."""
+    """Compare the sent slices with the received reports. A repeated report counts once."""
     reports = {str(report.SOPInstanceUID): report for report in pacs.received}
     scored = Counter(uid for report in reports.values() for uid in referenced(report))
     wanted = {report.instance for own in series for report in own}
@@ -62,7 +62,7 @@ def tally(pacs: Pacs, series: Sequence[Sequence[Sent]]) -> dict[str, int]:
 
 
 def all_scored(pacs: Pacs, series: Sequence[Sequence[Sent]]) -> Callable[[], bool]:
-    """Return a check that every slice is in a report."""
+    """Return a function that checks that every slice is in a report."""
     total = sum(map(len, series))
     seen: dict[str, int] = {}
 
@@ -86,7 +86,7 @@ def milliseconds(outcome: Outcome) -> dict[str, float]:
 
 
 def steady(bundle: Path, objects: int, associations: int) -> dict[str, Any]:
-    """Send and score without a fault; watch the memory and the answers."""
+    """Send and score without faults; record memory and response times."""
     series = make_series(objects // 50, 50)
     pacs = Pacs()
     samples: list[tuple[int, int]] = []
@@ -120,7 +120,7 @@ def steady(bundle: Path, objects: int, associations: int) -> dict[str, Any]:
 
 
 def faults(bundle: Path, objects: int, associations: int, kills: int) -> dict[str, Any]:
-    """Kill the node again and again, and take the PACS away for a third of the time."""
+    """Kill the node repeatedly, and stop the PACS for a third of the time."""
     series = make_series(objects // 50, 50)
     pacs = Pacs()
     draw = random.Random(20)
@@ -159,7 +159,7 @@ def faults(bundle: Path, objects: int, associations: int, kills: int) -> dict[st
         if down:
             pacs.start()
         wait_for(all_scored(pacs, series), "every slice is in a report")
-        time.sleep(5)  # for what would come twice
+        time.sleep(5)  # wait for repeated reports
         integrity = check_database(Path(place) / "spool")
     pacs.stop()
     (outcome,) = box
@@ -178,10 +178,10 @@ def check_database(spool: Path) -> str:
 
 
 def full_disk(bundle: Path) -> dict[str, Any] | str:
-    """Send more than a small disk holds, kill the node there, and take the rest of the disk away.
+    """Send more than a small disk can hold, kill the node, and fill the rest of the disk.
 
     Returns:
-        What happened; or why it could not be tried: only root may mount a disk.
+        The result, or why it could not run: only root can mount a disk.
     """
     with tempfile.TemporaryDirectory() as place:
         mounted = subprocess.run(
@@ -207,7 +207,7 @@ def _full_disk(bundle: Path, place: Path) -> dict[str, Any]:
         process.start()
         ballast = place / "ballast"
         free = os.statvfs(place)
-        with ballast.open("wb") as file:  # as another program would
+        with ballast.open("wb") as file:  # like another program
             file.write(b"\0" * max(free.f_bavail * free.f_bsize - 2**16, 0))
         time.sleep(10)
         ballast.unlink()
@@ -225,7 +225,7 @@ def _full_disk(bundle: Path, place: Path) -> dict[str, Any]:
 
 
 def nonsense(bundle: Path, cases: int) -> dict[str, Any]:
-    """Play random data sets and PDUs; after each the node must answer an echo."""
+    """Send random data sets and PDUs. After each, the node must answer an echo."""
     pacs = Pacs()
     with tempfile.TemporaryDirectory() as place, node(bundle, Path(place), pacs) as process:
         pid = process.pid
@@ -286,7 +286,7 @@ def cost(bundle: Path, slices: int, repeats: int) -> dict[str, Any]:
             send(process.port, [sent], 1)
             wait_for(lambda count=count: len(pacs.received) > count, "the report is sent")
             time.sleep(0.5)
-            if repeat:  # the first run warms both up
+            if repeat:  # the first run is a warm-up
                 alone.append(seconds)
                 through.append(_cpu(process.pid) - before)
     pacs.stop()
@@ -300,6 +300,6 @@ def cost(bundle: Path, slices: int, repeats: int) -> dict[str, Any]:
 
 
 def _cpu(pid: int) -> float:
-    """Return the process time of a process and its threads, seconds."""
+    """Return the CPU time of a process and its threads in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

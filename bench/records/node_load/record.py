@@ -2,7 +2,7 @@
 
     PYTHONPATH=tests python -m bench.records.node_load.record --objects 1000 --cases 100
 
-Status 1: something was lost, scored twice or accepted, or a limit was passed.
+Status 1: a slice was lost or scored twice, invalid input was accepted, or a limit was exceeded.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PHASES = ("steady", "faults", "full-disk", "nonsense", "cost")
 
 
 def failures(result: dict[str, Any]) -> list[str]:
-    """Return what is not as it must be."""
+    """Return messages about failed requirements."""
     messages = []
     for name in ("steady", "faults", "full-disk"):
         phase = result.get(name)

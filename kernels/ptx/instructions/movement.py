@@ -9,12 +9,11 @@ from clinreadnet.kernels.ptx.instructions import instruction
 from clinreadnet.kernels.ptx.machine import TYPES, Array
 from clinreadnet.kernels.ptx.machine import Machine as M
 from clinreadnet.kernels.ptx.memory import WORDS
-from clinreadnet.kernels.ptx.program import Address, Operand, Vector
-from clinreadnet.kernels.ptx.program import Instruction as One
+from clinreadnet.kernels.ptx.program import Address, Instruction, Operand, Vector
 
 
 @instruction("Data Movement and Conversion: mov", "mov.{pred,b16,b32,b64,u16,u32,u64,f32}")
-def mov(m: M, i: One) -> None:
+def mov(m: M, i: Instruction) -> None:
     """Copy; pack registers if the source is a vector, unpack if the destination is."""
     d, a = i.operands
     if isinstance(d, Vector):
@@ -33,7 +32,7 @@ def mov(m: M, i: One) -> None:
 
 
 @instruction("Data Movement and Conversion: prmt", "prmt.b32")
-def prmt(m: M, i: One) -> None:
+def prmt(m: M, i: Instruction) -> None:
     d, a, b, selector = i.operands
     low, high = (m.read_packed(operand).astype(np.uint64) for operand in (a, b))
     source = low | high << np.uint64(32)
@@ -48,7 +47,7 @@ def prmt(m: M, i: One) -> None:
 
 
 @instruction("Data Movement and Conversion: ld", "ld.param.{b32,u32,s32,b64,u64,s64}")
-def load_parameter(m: M, i: One) -> None:
+def load_parameter(m: M, i: Instruction) -> None:
     d, address = i.operands
     assert isinstance(address, Address) and isinstance(address.base, str)
     if address.base not in m.parameters or address.offset:
@@ -62,7 +61,7 @@ _VECTORS = "{global,shared}{,.v2,.v4}.{b16,b32,b64,u16,u32,f32}"
 
 
 @instruction("Data Movement and Conversion: ld", f"ld.{_VECTORS}")
-def load(m: M, i: One) -> None:
+def load(m: M, i: Instruction) -> None:
     d, address = i.operands
     parts = m.parts(d)
     size = np.dtype(TYPES[i.kind]).itemsize
@@ -94,7 +93,7 @@ def _words(m: M, parts: tuple[Operand, ...], kind: str) -> Array:
 
 
 @instruction("Data Movement and Conversion: st", f"st.{_VECTORS}")
-def store(m: M, i: One) -> None:
+def store(m: M, i: Instruction) -> None:
     address, source = i.operands
     words = _words(m, m.parts(source), i.kind)
     where = m.of_active(m.addresses(address))
@@ -109,7 +108,7 @@ def store(m: M, i: One) -> None:
     "cp.async.ca.shared.global",
     "cp.async.cg.shared.global",
 )
-def copy(m: M, i: One) -> None:
+def copy(m: M, i: Instruction) -> None:
     """Copy the number of bytes in the fourth operand; fill the rest with zeros."""
     to, source, count = i.operands[:3]
     size = count.value
@@ -129,12 +128,12 @@ def copy(m: M, i: One) -> None:
 
 
 @instruction("Data Movement and Conversion: cp.async.commit_group", "cp.async.commit_group")
-def commit(m: M, i: One) -> None:
+def commit(m: M, i: Instruction) -> None:
     m.copies.append([])
 
 
 @instruction("Data Movement and Conversion: cp.async.wait_group", "cp.async.wait_group")
-def wait(m: M, i: One) -> None:
+def wait(m: M, i: Instruction) -> None:
     (left,) = i.operands
     done = max(0, len(m.copies) - 1 - left.value)
     for group in m.copies[:done]:
@@ -144,7 +143,7 @@ def wait(m: M, i: One) -> None:
 
 
 @instruction("Data Movement and Conversion: cp.async.wait_all", "cp.async.wait_all")
-def wait_all(m: M, i: One) -> None:
+def wait_all(m: M, i: Instruction) -> None:
     if m.copies[-1]:
         m.copies.append([])
     for group in m.copies:

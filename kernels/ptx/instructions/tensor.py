@@ -12,8 +12,7 @@ from clinreadnet.kernels.ptx.instructions import instruction
 from clinreadnet.kernels.ptx.instructions.floating import widened
 from clinreadnet.kernels.ptx.machine import Array
 from clinreadnet.kernels.ptx.machine import Machine as M
-from clinreadnet.kernels.ptx.program import Instruction as One
-from clinreadnet.kernels.ptx.program import Operand
+from clinreadnet.kernels.ptx.program import Instruction, Operand
 from clinreadnet.kernels.ptx.shared import WARP
 
 
@@ -55,7 +54,7 @@ def fragment(m: M, parts: tuple[Operand, ...]) -> Array:
     "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32",
     "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32",
 )
-def mma(m: M, i: One) -> None:
+def mma(m: M, i: Instruction) -> None:
     """Compute D [16, 8] = A [16, K] B [K, 8] + C, with the thread layout of the manual."""
     d, a, b, c = (m.parts(operand) for operand in i.operands)
     kind = i.opcode.split(".")[-2]
@@ -100,7 +99,7 @@ def _rows(m: M, address: Array, count: int) -> tuple[Array, Array]:
     "Warp Level Matrix Instructions: ldmatrix",
     "ldmatrix.sync.aligned.m8n8.{x1,x2,x4}{,.trans}.shared.b16",
 )
-def ldmatrix(m: M, i: One) -> None:
+def ldmatrix(m: M, i: Instruction) -> None:
     d, address = i.operands
     registers = m.parts(d)
     threads, where = _rows(m, m.addresses(address), len(registers))
@@ -122,7 +121,7 @@ def ldmatrix(m: M, i: One) -> None:
     "Warp Level Matrix Instructions: stmatrix",
     "stmatrix.sync.aligned.m8n8.{x1,x2,x4}{,.trans}.shared.b16",
 )
-def stmatrix(m: M, i: One) -> None:
+def stmatrix(m: M, i: Instruction) -> None:
     address, source = i.operands
     registers = m.parts(source)
     threads, where = _rows(m, m.addresses(address), len(registers))

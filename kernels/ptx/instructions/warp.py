@@ -7,8 +7,7 @@ import numpy as np
 from clinreadnet.kernels.ptx.errors import PtxError
 from clinreadnet.kernels.ptx.instructions import instruction
 from clinreadnet.kernels.ptx.machine import Machine as M
-from clinreadnet.kernels.ptx.program import Instruction as One
-from clinreadnet.kernels.ptx.program import Operand
+from clinreadnet.kernels.ptx.program import Instruction, Operand
 from clinreadnet.kernels.ptx.shared import WARP
 
 
@@ -19,7 +18,7 @@ def whole_warps(m: M, mask: Operand) -> None:
 
 
 @instruction("Data Movement and Conversion: shfl.sync", "shfl.sync.{bfly,idx,up,down}.b32")
-def shfl(m: M, i: One) -> None:
+def shfl(m: M, i: Instruction) -> None:
     d, a, b, c, members = i.operands
     whole_warps(m, members)
     value = m.read(a).reshape(-1, WARP)
@@ -46,7 +45,7 @@ def shfl(m: M, i: One) -> None:
 
 
 @instruction("Parallel Synchronization and Communication: bar.sync", "bar.sync")
-def bar_sync(m: M, i: One) -> None:
+def bar_sync(m: M, i: Instruction) -> None:
     """All threads of the block have arrived when this runs."""
     if len(i.operands) != 1 or i.operands[0].value != 0:
         raise PtxError("a barrier other than the block's first")
@@ -57,7 +56,7 @@ def bar_sync(m: M, i: One) -> None:
 
 
 @instruction("Parallel Synchronization and Communication: bar.warp.sync", "bar.warp.sync")
-def bar_warp_sync(m: M, i: One) -> None:
+def bar_warp_sync(m: M, i: Instruction) -> None:
     whole_warps(m, i.operands[0])
     m.shared.warp_time[np.unique(m.active() // WARP)] += 1
 
@@ -67,11 +66,11 @@ def bar_warp_sync(m: M, i: One) -> None:
     "fence.proxy.async",
     "fence.proxy.async.shared::cta",
 )
-def fence(m: M, i: One) -> None:
+def fence(m: M, i: Instruction) -> None:
     """Order ordinary writes before reads of asynchronous products."""
     m.shared.fence()
 
 
 @instruction("Control Flow: bra, ret", "bra", "bra.uni", "ret")
-def control(m: M, i: One) -> None:
+def control(m: M, i: Instruction) -> None:
     raise AssertionError("the machine runs control flow itself")

@@ -16,8 +16,7 @@ from clinreadnet.kernels.ptx.instructions import instruction
 from clinreadnet.kernels.ptx.instructions.tensor import TERMS, fragment, multiply, numbers
 from clinreadnet.kernels.ptx.machine import Array, InFlight
 from clinreadnet.kernels.ptx.machine import Machine as M
-from clinreadnet.kernels.ptx.program import Instruction as One
-from clinreadnet.kernels.ptx.program import Operand, Register
+from clinreadnet.kernels.ptx.program import Instruction, Operand, Register
 from clinreadnet.kernels.ptx.shared import WARP
 
 GROUP = 4 * WARP
@@ -118,7 +117,7 @@ def stored(m: M, operand: Operand, rows: int, k: int, kind: str, *, transposed: 
     "wgmma.mma_async.sync.aligned.m64n{8,16,24,32,48,64,96,128}k16.f32.bf16.bf16",
     "wgmma.mma_async.sync.aligned.m64n{8,16,24,32,48,64,96,128}k8.f32.tf32.tf32",
 )
-def mma_async(m: M, i: One) -> None:
+def mma_async(m: M, i: Instruction) -> None:
     d, a, b, accumulate, *numbers_ = i.operands
     kind = i.kind
     columns, k = (int(item) for item in i.opcode.split(".m64n")[1].split(".")[0].split("k"))
@@ -185,7 +184,7 @@ def _held(result: Array) -> list[Array]:
 @instruction(
     "Asynchronous Warpgroup Level Matrix Instructions: wgmma.fence", "wgmma.fence.sync.aligned"
 )
-def fence(m: M, i: One) -> None:
+def fence(m: M, i: Instruction) -> None:
     m.fenced = {id(value): value for value in m.registers}
 
 
@@ -193,7 +192,7 @@ def fence(m: M, i: One) -> None:
     "Asynchronous Warpgroup Level Matrix Instructions: wgmma.commit_group",
     "wgmma.commit_group.sync.aligned",
 )
-def commit(m: M, i: One) -> None:
+def commit(m: M, i: Instruction) -> None:
     m.products.append([])
 
 
@@ -201,7 +200,7 @@ def commit(m: M, i: One) -> None:
     "Asynchronous Warpgroup Level Matrix Instructions: wgmma.wait_group",
     "wgmma.wait_group.sync.aligned",
 )
-def wait(m: M, i: One) -> None:
+def wait(m: M, i: Instruction) -> None:
     done = max(0, len(m.products) - 1 - i.operands[-1].value)
     for group in m.products[:done]:
         for use in group:
