@@ -52,7 +52,7 @@ def check_graph(
     - `clinreadnet check-graph --plugins sobel_stem,mlp --precision fp16`
     """
     if graphs and (checkpoint is not None or precisions):
-        raise InputError("--checkpoint and --precision do not go with ONNX files")
+        raise InputError("--checkpoint and --precision cannot be combined with ONNX files")
     with status("Importing PyTorch"):
         from clinreadnet.export.engines.check import check_graphs, print_findings
         from clinreadnet.export.plugins.request import check_triton, parse_plugins
@@ -60,7 +60,7 @@ def check_graph(
 
     wanted = parse_plugins(plugins)
     if wanted and graphs:
-        raise InputError("--plugins does not go with ONNX files, whose plugins are chosen already")
+        raise InputError("--plugins cannot be combined with ONNX files, whose plugins are fixed")
     if wanted:
         check_triton()
         from clinreadnet.export.plugins.plan import check_plugins

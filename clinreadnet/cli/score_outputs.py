@@ -91,7 +91,7 @@ class ScoreOutputs:
         try:
             self._sources = sources.make_sources(refs)
         except InputError as error:
-            self._leave_out(_OBJECTS, f"no DICOM object is written; {error.full}")
+            self._leave_out(_OBJECTS, f"no DICOM object is written: {error.full}")
         if "map" in self._targets:
             try:
                 quality_map.check_geometry(refs, self._sources)

@@ -74,7 +74,7 @@ def simulate(
         check_output(preview)
     if dicom:
         if anatomy or preview or count is None:
-            raise InputError("--dicom needs --count, and goes with neither --anatomy nor --preview")
+            raise InputError("--dicom needs --count and excludes --anatomy and --preview")
         simulate_series(out, count, seed, jobs=jobs, force=force)
         print(f"{out}: {count} slices of a CT series")
         return

@@ -59,7 +59,7 @@ def spool(
         for one in done:
             note(f"{_name(one)}: {_DONE[what]}")
     if not left:
-        print("no series is aside")
+        print("no series is set aside")
         return
     for one in left:
         count = "1 object" if one.objects == 1 else f"{one.objects} objects"

@@ -121,4 +121,4 @@ def _refuse_other_options(context: typer.Context) -> None:
         source = context.get_parameter_source(str(param.name))
         given = source is not None and source.name == "COMMANDLINE"
         if given and param.name not in ("data", "out", "recipe", "resume"):
-            raise InputError(f"{param.opts[0]} does not go with --recipe, which sets it")
+            raise InputError(f"{param.opts[0]} cannot be combined with --recipe, which sets it")

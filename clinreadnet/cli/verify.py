@@ -51,11 +51,11 @@ def verify(
     - `clinreadnet verify bundle --data LDCTIQAG2023_test --plot parity.png --json`
     """
     if checkpoint is not None and data is None:
-        raise InputError("--checkpoint goes with --data")
+        raise InputError("--checkpoint needs --data")
     if record and data is not None:
-        raise InputError("--record is of the golden slices; leave --data out")
+        raise InputError("--record uses the golden slices; omit --data")
     if key is not None and not record:
-        raise InputError("--key goes with --record")
+        raise InputError("--key needs --record")
     with status("Importing PyTorch"):
         from clinreadnet.data.ldctiqa import read_ldctiqa
         from clinreadnet.runtime.bundle.files import load_manifest

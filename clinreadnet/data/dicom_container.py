@@ -117,7 +117,7 @@ class Container:
         if not _in_order(first, frames):
             first = self.starts
         if not _in_order(first, frames):
-            raise Damaged("compressed frames in pieces, and nothing tells where each begins")
+            raise Damaged("compressed frames in fragments without a table of their offsets")
         ends = [*first[1:], len(self.pieces)]
         return [self.pieces[a:b] for a, b in zip(first, ends, strict=True)]
 
@@ -213,7 +213,7 @@ def read_spans(path: Path, spans: Sequence[Span], *, deflated: bool) -> bytes:
             source.seek(offset)
             parts.append(source.read(length))
             if len(parts[-1]) != length:
-                raise Damaged("it is shorter than a moment ago")
+                raise Damaged("the file became shorter while it was read")
     return b"".join(parts)
 
 
@@ -378,7 +378,7 @@ def _walk_items(file: BinaryIO, pixels: Span, header: pydicom.Dataset) -> tuple[
             break
         items.append((at + 8, length))
         if len(items) > most:
-            raise Damaged("more pieces of pixel data than frames")
+            raise Damaged("too many fragments of pixel data")
         at += 8 + length
     return tuple(items)
 

@@ -97,7 +97,7 @@ def decode(content: bytes, coding: Coding) -> NDArray[np.signedinteger | np.unsi
         order = "<" if coding.syntax.is_little_endian else ">"
         return _integers(content, coding, order)
     if len(content) > 2 * coding.frame_bytes + _SLACK:
-        raise Undecodable("it is larger than without compression")
+        raise Undecodable("it is larger than the uncompressed pixels")
     if coding.syntax == RLELossless:
         return _integers(_unpack_rle(content, coding), coding, ">")
     size = encoded_size(content)
@@ -128,7 +128,7 @@ def _unpack_rle(content: bytes, coding: Coding) -> bytes:
         raise Undecodable("no RLE header")
     count, *offsets = struct.unpack("<16L", content[:64])
     if count != planes:
-        raise Undecodable("another number of RLE segments than bytes of a value")
+        raise Undecodable("the number of RLE segments differs from the bytes of a value")
     ends = [*offsets[1:count], len(content)]
     pixels = coding.rows * coding.columns
     frame = np.empty((pixels, planes), np.uint8)
@@ -205,5 +205,5 @@ def _decode_with_pydicom(
         except Exception as error:  # each decoder raises its own types
             raise Undecodable(type(error).__name__) from None
     if stored.shape != (coding.rows, coding.columns):
-        raise Undecodable(f"{math.prod(stored.shape)} values, not one to a pixel")
+        raise Undecodable(f"{math.prod(stored.shape)} values, not one per pixel")
     return stored

@@ -98,7 +98,7 @@ def open_metaimage(path: Path) -> Stack:
         offset = max(offset, there - size)
     elif not _SIZE.fullmatch(skipped):
         raise InputError(
-            f"{path}: its HeaderSize does not tell where its data begin; write it again without"
+            f"{path}: its HeaderSize does not match its data; write it again without HeaderSize"
         )
     offset = int(skipped) if _SIZE.fullmatch(skipped) and int(skipped) else offset
     there = max(there - offset, 0)

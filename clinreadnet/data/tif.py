@@ -152,11 +152,13 @@ def read_tif(path: str | os.PathLike[str]) -> NDArray[np.float32]:
                 "(HU + 1000) / 1400: encode it so"
             )
         if page.is_tiled or page.rowsperstrip > SIZE or len(page.dataoffsets) > SIZE:
-            raise InputError(f"{path}: in tiles, or in strips larger than the image; save it again")
+            raise InputError(
+                f"{path}: stored in tiles, or in strips larger than the image; save it again"
+            )
         with np.errstate(over="ignore"):
             x = _pixels(page, path).astype(np.float32)
     if x.shape != (SIZE, SIZE):
-        raise InputError(f"{path}: other pixels than its header says; copy it again")
+        raise InputError(f"{path}: its pixels do not match its header; copy it again")
     if not np.isfinite(x).all():
         raise InputError(f"{path}: holds values that are not numbers; write it again without them")
     low, high = float(x.min()), float(x.max())

@@ -94,10 +94,10 @@ def read_tiles(folder: str | os.PathLike[str], names: Sequence[str]) -> TileLabe
         raise InputError(f"{path}: not a file of tile labels ({error}); {_ADVICE}") from None
     listed, quality, weight = (arrays[member.name] for member in wanted)
     if not len(listed) == len(quality) == len(weight):
-        raise InputError(f"{path}: not as many tiles as names; {_ADVICE}")
+        raise InputError(f"{path}: the numbers of tiles and names differ; {_ADVICE}")
     for what, array in (("quality", quality), ("weight", weight)):
         if not np.isfinite(array).all() or (array < 0).any():
-            raise InputError(f"{path}: {what} holds values that are no tile labels; {_ADVICE}")
+            raise InputError(f"{path}: {what} contains values that are not tile labels; {_ADVICE}")
     if (quality > 4).any() or (weight > 1.001).any():
         raise InputError(f"{path}: quality above 4, or weight above 1; {_ADVICE}")
     place = {name: i for i, name in enumerate(listed.tolist())}

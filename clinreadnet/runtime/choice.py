@@ -187,7 +187,7 @@ def _nothing_works(
     if over:
         error, closest = min(over)
         return InputError(
-            f"{bundle}: budget={budget:g}: nothing that works here is as exact; "
+            f"{bundle}: budget={budget:g}: no artifact that works here is as accurate; "
             f"the closest is {closest}, off by {error:.1e}"
         )
     # A message that is too long loses its middle. The backend that ran and failed comes first,

@@ -304,7 +304,7 @@ class _Worker:
             outcomes = []
             for index, ref in enumerate(refs):
                 outcomes += self._survive((first, index), self._session, [ref]) or [
-                    InputError(f"{ref.name}: workers die of it; score the file alone")
+                    InputError(f"{ref.name}: it ends its worker process; score the file alone")
                 ]
         return _Chunk(first, outcomes, self._session.describe())
 

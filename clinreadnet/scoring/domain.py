@@ -47,7 +47,7 @@ def domain_lines(slices: Sequence[SliceScore]) -> list[str]:
             kinds = _counted(score.region_reason.rpartition(": ")[2] for score in marked)
             lines.append(f"{len(marked)} of {len(slices)} {what} ({kinds}).")
     named = Counter(score.header for score in slices if score.header).most_common(_MOST_REASONS)
-    lines += [f"{count} of {len(slices)} {header}: a hint, no proof." for header, count in named]
+    lines += [f"{count} of {len(slices)} {header}: a hint, not proof." for header, count in named]
     return lines
 
 

@@ -61,7 +61,7 @@ def check_network(model: ClinReadNet, path: str | os.PathLike[str]) -> None:
     """
     if not model.config.depths:
         raise InputError(
-            f"{path}: is of a SOQN alone, without attention; train a network from it with "
+            f"{path}: is a SOQN without attention stages; train a network from it with "
             "`clinreadnet train --init`, and export that"
         )
 

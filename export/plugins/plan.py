@@ -113,7 +113,7 @@ def make_plan(
             raise InputError(f"plugins={op}: no layer in {precision}: {_why(op, refused, network)}")
     if not taken:
         raise InputError(
-            f"`plugins`: no op can be one in {precision}: "
+            f"`plugins`: no op can be a plugin in {precision}: "
             + "; ".join(f"{name} {reason}" for name, reason in native.items())
         )
     replaced = {
@@ -221,7 +221,7 @@ def plan_graphs(
         )
         check_driver(plan)
         for name, reason in plan.native.items():
-            note(f"{name} ({precision}) is no plugin: {reason}")
+            note(f"{name} ({precision}) is not a plugin: {reason}")
         plans.append(plan)
     return plans
 

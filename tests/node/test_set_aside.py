@@ -370,7 +370,7 @@ def test_a_name_that_is_not_aside_and_a_folder_that_is_no_spool_are_refused(
 
 
 def test_nothing_aside_is_said(node: Node) -> None:
-    assert command(node).stdout == "no series is aside\n"
+    assert command(node).stdout == "no series is set aside\n"
 
 
 def test_what_is_aside_takes_half_of_the_room_at_most(

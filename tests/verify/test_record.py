@@ -251,8 +251,8 @@ def test_a_bundle_of_a_newer_schema_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"ran_on": None}, r"artifacts\[0\].records\[0\]: says not where it ran"),
-        ({"status": "not run here"}, r"artifacts\[0\].records\[0\]: says not where it ran"),
+        ({"ran_on": None}, r"artifacts\[0\].records\[0\]: must state where it ran"),
+        ({"status": "not run here"}, r"artifacts\[0\].records\[0\]: must state where it ran"),
         ({"status": "fine"}, "status: Invalid enum value 'fine'"),
     ],
     ids=["nowhere", "not-run", "status"],
@@ -269,8 +269,8 @@ def test_a_broken_record_is_refused(tmp_path: Path, record: dict[str, Any], mess
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--record", "--data", "x"], "--record is of the golden slices"),
-        (["--key", "k.pem"], "--key goes with --record"),
+        (["--record", "--data", "x"], "--record uses the golden slices"),
+        (["--key", "k.pem"], "--key needs --record"),
     ],
     ids=["data", "key"],
 )

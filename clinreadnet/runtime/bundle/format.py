@@ -97,7 +97,7 @@ def _parsed(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise _FormatError(f"not JSON ({first_line(error)})") from None
     if not isinstance(raw, dict):
-        raise _FormatError("holds no JSON object")
+        raise _FormatError("is not a JSON object")
     if _is_deeper(raw, limits.NESTING):
         raise _FormatError(f"nested more than {limits.NESTING} deep")
     return raw
@@ -109,7 +109,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(members) < len(pairs):
         counts = Counter(key for key, _ in pairs)
         twice = next(key for key in members if counts[key] > 1)
-        raise _FormatError(f"{twice!r} is there twice in an object")
+        raise _FormatError(f"{twice!r} occurs twice in an object")
     return members
 
 
@@ -179,16 +179,16 @@ def _check(manifest: Manifest) -> None:
                 raise _FormatError(f"{where}: a checkpoint runs in {known} alone")
         for j, record in enumerate(artifact.records):
             if record.ran_on is None or record.status == NOT_RUN:
-                raise _FormatError(f"{where}.records[{j}]: says not where it ran, or did not")
+                raise _FormatError(f"{where}.records[{j}]: must state where it ran")
         if artifact.graph is not None and artifact.graph not in graphs:
-            raise _FormatError(f"{where}.graph {artifact.graph!r} is no listed ONNX graph")
+            raise _FormatError(f"{where}.graph {artifact.graph!r} is not a listed ONNX graph")
         if artifact.plugins is not None:
             source = artifact if artifact.graph is None else graphs[artifact.graph]
             ptx = () if source.plugins is None or source.kind != "onnx" else source.plugins.ptx
             if not set(artifact.plugins.ptx) <= set(ptx):
                 raise _FormatError(f"{where}.plugins.ptx: not among those of its graph")
             if artifact.plugins.needed_at_run_time:
-                raise _FormatError(f"{where}.plugins.needed_at_run_time: true is none of false")
+                raise _FormatError(f"{where}.plugins.needed_at_run_time: must be false")
     failed = [a.file for a in manifest.artifacts if a.parity and a.parity.status == "failed"]
     if manifest.verified and failed:
         raise _FormatError(f"verified is true, but the parity of {failed[0]} failed")

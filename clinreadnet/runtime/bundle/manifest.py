@@ -280,7 +280,9 @@ class Manifest:
     def unjudged(self) -> str | None:
         """Why slices cannot be classified as in domain; None if they can."""
         if self.model.novelty_threshold is None:
-            return "its network has no novelty threshold: no slice is judged to be in domain"
+            return (
+                "its network has no novelty threshold, so slices cannot be classified as in domain"
+            )
         return None
 
     def artifact(self, file: str) -> Artifact:
