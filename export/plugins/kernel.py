@@ -70,7 +70,7 @@ def plugin_kernel(spec: OpSpec, source: KernelSource, precision: str, target: st
     """Compile a kernel for engines. Triton caches compiled kernels.
 
     Args:
-        spec: of its op.
+        spec: specification of the op.
         source: what the network launches.
         precision: precision that PyTorch exports.
         target: architecture, such as "sm89".
