@@ -35,12 +35,12 @@ def check_graph(
         str,
         typer.Option(
             metavar="OPS",
-            help="Ops to check as plugins instead: whether their kernels can stand in engines.",
+            help="Ops whose kernels to check as plugins of engines instead.",
         ),
     ] = "none",
     as_json: Json = False,
 ) -> None:
-    """Say what in a graph would stop each TensorRT from building it. Nothing is built.
+    """Find the nodes of a graph that a TensorRT cannot build. Nothing is built.
 
     Without graphs, the checkpoint is exported first, which takes about a minute. Exit status 1: a
     graph has a blocker.

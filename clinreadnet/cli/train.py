@@ -116,7 +116,7 @@ def train(
 
 
 def _refuse_other_options(context: typer.Context) -> None:
-    """Refuse what a recipe sets, the first option by name."""
+    """Reject options that a recipe sets."""
     for param in context.command.params:
         source = context.get_parameter_source(str(param.name))
         given = source is not None and source.name == "COMMANDLINE"
