@@ -17,7 +17,7 @@ _KIND = re.compile(r"golden slice \d+ \((.*)\)")
 
 
 def flavour_table() -> str:
-    """What each TensorRT offers, and how much of its binding our code was checked against."""
+    """Return the features of each TensorRT, and the number of checked names of its binding."""
     record = read_json(FLAVOURS_USED)
     rows = [
         ["builds without a GPU"],
@@ -46,7 +46,7 @@ def flavour_table() -> str:
 
 
 def budgets_table() -> str:
-    """Return what verification allows in each precision that has a graph."""
+    """Return the budgets of the verification in each precision with a graph."""
     rows = [row for row in PRECISIONS.values() if row.has_graph]
     lines = [
         ["‖out − ref‖ / ‖ref‖ of each output", *(f"{row.budget:.0e}" for row in rows)],
@@ -78,7 +78,7 @@ def budgets_table() -> str:
 
 
 def defects_table() -> str:
-    """Return which golden slices noticed each seeded defect, in each precision."""
+    """Return the golden slices that detected each seeded defect, by precision."""
     record = read_json(DEFECTS)
     precisions = list(next(iter(record["defects"].values()))["precisions"])
     rows = [
@@ -89,7 +89,7 @@ def defects_table() -> str:
 
 
 def _noticed(judgement: dict[str, Any] | None, precision: str) -> str:
-    """Return the slices that noticed a defect, or how large it is where none did."""
+    """Return the slices that detected a defect, or its size if it was not detected."""
     if judgement is None:
         return "runs no batches" if PRECISIONS[precision].dynamic else "not measured"
     if judgement["status"] == "failed":
@@ -111,7 +111,7 @@ def _noticed(judgement: dict[str, Any] | None, precision: str) -> str:
 
 
 def defects_run() -> str:
-    """Return what the table of defects was recorded with."""
+    """Return the source of the table of defects."""
     record = read_json(DEFECTS)
     wrong = {name: defect for name, defect in record["defects"].items() if name != "none"}
     said = []

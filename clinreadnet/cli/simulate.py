@@ -27,7 +27,8 @@ def simulate(
     variants: Annotated[
         int,
         typer.Option(
-            min=1, help="With --anatomy: views of each slice, of other fields of view and places."
+            min=1,
+            help="With --anatomy: views of each slice, with other fields of view and positions.",
         ),
     ] = 1,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,

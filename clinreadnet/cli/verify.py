@@ -30,7 +30,7 @@ def verify(
     ] = None,
     record: Annotated[
         bool,
-        typer.Option("--record", help="Add what this machine finds to the bundle's manifest."),
+        typer.Option("--record", help="Add the records of this machine to the bundle's manifest."),
     ] = False,
     key: Annotated[
         Path | None,
@@ -39,7 +39,7 @@ def verify(
     device: Device = 0,
     as_json: Json = False,
 ) -> None:
-    """Check every artifact's hash, its error against the float64 reference, and its metrics.
+    """Check the hash of each artifact, its error against the float64 reference, and its metrics.
 
     ONNX graphs run on the CPU, and on the GPU with onnxruntime-gpu. TensorRT engines run if this
     machine can load them; the others are hashed and listed as not run here. Exit status 1: a check

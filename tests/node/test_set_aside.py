@@ -389,7 +389,7 @@ def test_what_is_aside_for_long_is_removed(
     node.remove_old()
     assert states(node.spool) == ["failed", "aside"]
     assert os.listdir(node.spool.folder / "aside") == [f"{aside[1]}-1"]
-    assert f"series {aside[0]}: was aside for 30 days" in capfd.readouterr().err
+    assert f"series {aside[0]}: was set aside for 30 days" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("when", ["before-the-move", "half-moved", "retry-half-moved"])

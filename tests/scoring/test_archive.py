@@ -92,7 +92,7 @@ def test_killed_workers_lose_nothing(
     found = rows(tmp_path / "scores.parquet")
     assert [Path(row["path"]).name for row in found] == [f"{i}.npy" for i in range(24)]
     assert [i for i, row in enumerate(found) if row["error"] is not None] == [17]
-    assert found[17]["score"] is None and "it ends its worker process" in found[17]["error"]
+    assert found[17]["score"] is None and "it kills its worker process" in found[17]["error"]
     good = [ref for i, ref in enumerate(refs) if i != 17]
     alone = score_slices(Session(bundle, threads=1), good)
     assert [row["score"] for row in found if row["error"] is None] == [
