@@ -29,7 +29,7 @@ from clinreadnet.node.config import NodeConfig
 from clinreadnet.node.intake import NO_ROOM, NOT_READABLE, OTHER_CONTENT, SUCCESS, Refused, inspect
 from clinreadnet.node.log import HASH_DIGITS, log
 from clinreadnet.node.metrics import Metrics
-from clinreadnet.node.room import Full
+from clinreadnet.node.quota import Full
 from clinreadnet.node.spool import OtherContent, Spool
 from clinreadnet.node.upper_layer import NETWORK_SECONDS, BoundedServer, ObjectBuffer, ReceiveMemory
 

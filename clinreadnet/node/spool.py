@@ -28,7 +28,7 @@ from clinreadnet.dicom.written import Written
 from clinreadnet.errors import InputError, first_line
 from clinreadnet.node.backoff import pause
 from clinreadnet.node.intake import Accepted
-from clinreadnet.node.room import Room
+from clinreadnet.node.quota import Quota
 from clinreadnet.node.spool_folder import (
     REASON_FILE,
     aside_folder,
@@ -123,7 +123,9 @@ class Spool:
         self._lock = lock_folder(folder)
         try:
             self.database = open_database(folder)
-            self.room = Room(folder, most_bytes, most_objects, *clean_folder(folder, self.database))
+            self.quota = Quota(
+                folder, most_bytes, most_objects, *clean_folder(folder, self.database)
+            )
         except sqlite3.Error as error:
             os.close(self._lock)
             raise InputError(
@@ -152,7 +154,7 @@ class Spool:
         Raises:
             Full: the object exceeds the limits, or the disk is nearly full.
         """
-        self.room.take(size)
+        self.quota.take(size)
         path = self.folder / "objects" / f"{secrets.token_hex(16)}.dcm"
         try:
             yield path
@@ -164,7 +166,7 @@ class Spool:
         """Remove an object that is not kept."""
         with suppress(OSError):
             path.unlink()
-        self.room.give(size)
+        self.quota.give(size)
 
     def add(self, new: Accepted, path: Path, size: int) -> bool:
         """Add an object to its series; it is on disk when this method returns.
@@ -318,7 +320,7 @@ class Spool:
             for place, *_ in moved:
                 place.unlink(missing_ok=True)
             raise
-        self.room.add(sizes)
+        self.quota.add(sizes)
         if aside is None:
             self._remove(series)
         else:
@@ -378,7 +380,7 @@ class Spool:
             states = dict(
                 self.database.execute("SELECT state, count(*) FROM series GROUP BY state")
             )
-        counts: dict[str, float] = {"bytes": self.room.bytes, "objects": self.room.objects}
+        counts: dict[str, float] = {"bytes": self.quota.bytes, "objects": self.quota.objects}
         return counts | {name: states.get(name, 0) for name in _COUNTED}
 
     @property
@@ -403,7 +405,7 @@ class Spool:
             ).fetchone()
         with suppress(OSError):
             item.path.unlink()
-        self.room.give(row[0])
+        self.quota.give(row[0])
 
     def postpone(self, item: Outgoing, seconds: float) -> None:
         """Record that the destination refused an object, and postpone the next attempt."""

@@ -255,7 +255,7 @@ def test_with_resample_mixed_sizes_get_a_report_without_a_map(
     assert statuses(store(start(resample=True, maps=True).port, mixed())) == [0, 0, 0]
     until(lambda: pacs.received)
     assert len(referenced(pacs.received[0])) == 3 and pacs.of(MAP) == []
-    logged("no map, the report alone")
+    logged("only a report, without a map")
 
 
 def test_damaged_pixels_are_left_out_of_the_report(start: Start, pacs: Pacs, until: Until) -> None:

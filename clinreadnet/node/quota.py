@@ -14,7 +14,7 @@ class Full(Exception):
     """There is no space for another object."""
 
 
-class Room:
+class Quota:
     """Counts the bytes and objects in the spool. Any number of threads may use it.
 
     Attributes:
