@@ -207,14 +207,14 @@ def kernel_targets_table() -> str:
     """Return the targets on an H100 in float16 and the worst measurements."""
     rows = []
     for target in TARGETS:
-        rows = [
+        values = [
             (value, row.run)
             for row in compared(target.op)
             if target.speaks_of(row) and (value := target.value(row)) is not None
         ]
         cells = [target.what, target.form.format(target.least), "not measured", "", ""]
-        if rows:
-            worst, run = min(rows, key=lambda pair: pair[0])
+        if values:
+            worst, run = min(values, key=lambda pair: pair[0])
             verdict = "reached" if worst >= target.least else "missed"
             cells[2:] = [target.form.format(worst), verdict, link(run)]
         rows.append(cells)

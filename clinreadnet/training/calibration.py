@@ -42,13 +42,13 @@ def fit_novelty(
         count = min(NOVELTY_SLICES, len(slices))
         index = np.sort(rng.choice(len(slices), count, replace=False))
         device = next(model.parameters()).device
-        distances = []
+        parts = []
         with progress_bar() as bar, torch.inference_mode():
             for i in bar.track(index.tolist(), description="edge statistics"):
                 hu = torch.from_numpy(slices.images(np.array([i]))).to(device)[:, None].float()
                 statistics = model.statistics(model.stem(encode(hu)))
-                distances.append(model.novelty.summary(statistics))
-        return torch.cat(distances)
+                parts.append(model.novelty.summary(statistics))
+        return torch.cat(parts)
 
     model.eval()
     model.novelty.fit(summaries(training))

@@ -367,7 +367,7 @@ def test_a_report_that_the_pacs_refuses_waits_and_is_sent_again(
     store(start().port, slices(2))
     until(lambda: len(pacs.received) == 2)
     assert len({one.SOPInstanceUID for one in pacs.received}) == 1
-    logged("PACS refused the report (status A700); it waits")
+    logged("PACS refused the report (status A700); next attempt")
 
 
 def test_an_ae_that_is_not_allowed_is_rejected(start: Start, logged: Logged) -> None:

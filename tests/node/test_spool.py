@@ -12,7 +12,7 @@ import pytest
 
 from clinreadnet.dicom.written import Written
 from clinreadnet.errors import InputError
-from clinreadnet.node import room as rooms
+from clinreadnet.node import quota
 from clinreadnet.node.intake import Accepted
 from clinreadnet.node.quota import Full
 from clinreadnet.node.spool import OtherContent, Series, Spool
@@ -226,8 +226,8 @@ def test_it_is_full_by_objects_by_bytes_and_by_the_disk(
         add(spool, "a")
         with pytest.raises(Full):
             add(spool, "b")
-    usage = type("Usage", (), {"free": rooms.limits.SPOOL_FREE + 9})
-    monkeypatch.setattr(rooms.shutil, "disk_usage", lambda folder: usage)
+    usage = type("Usage", (), {"free": quota.limits.SPOOL_FREE + 9})
+    monkeypatch.setattr(quota.shutil, "disk_usage", lambda folder: usage)
     with closing(open_spool(tmp_path / "c")) as spool, pytest.raises(Full):
         add(spool, "a")
     assert files(spool, "objects") == 0
