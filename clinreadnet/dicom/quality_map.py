@@ -30,8 +30,8 @@ from clinreadnet.data.slices import SliceRef
 from clinreadnet.dicom import device
 from clinreadnet.dicom.attributes import COPIED, UNPAIRED
 from clinreadnet.dicom.codes import QUALITY_MAP, identify_scheme
+from clinreadnet.dicom.object_files import ObjectFile, write_objects
 from clinreadnet.dicom.sources import Source, Sources, frame_number
-from clinreadnet.dicom.written import Written, write_objects
 from clinreadnet.errors import InputError
 from clinreadnet.scoring.result import SeriesReport
 from clinreadnet.spec import GRADE_RANGE, SIZE, TILE
@@ -92,7 +92,7 @@ def check_geometry(refs: Sequence[SliceRef], sources: Sources) -> None:
 
 def write_maps(
     report: SeriesReport, sources: Sources, session: Mapping[str, Any], folder: Path
-) -> list[Written]:
+) -> list[ObjectFile]:
     """Write a Parametric Map of each series into a new folder: ``map-1.dcm``, ``map-2.dcm``, ....
 
     A series with several slices at one position, such as cardiac phases, gets one map for each
@@ -106,7 +106,7 @@ def write_maps(
 
 def write_captures(
     report: SeriesReport, sources: Sources, session: Mapping[str, Any], folder: Path
-) -> list[Written]:
+) -> list[ObjectFile]:
     """Write each slice with its map as an overlay: Secondary Captures ``capture-1-0001.dcm``, ....
 
     The window is 400/40. "RESEARCH USE ONLY" and the score are burnt into the image. The pixels are

@@ -49,8 +49,8 @@ from clinreadnet.dicom.codes import (
     SLICES,
     identify_scheme,
 )
+from clinreadnet.dicom.object_files import ObjectFile, write_objects
 from clinreadnet.dicom.sources import Sources, frame_number
-from clinreadnet.dicom.written import Written, write_objects
 from clinreadnet.grades import likert_probabilities
 from clinreadnet.scoring.domain import domain_lines
 from clinreadnet.scoring.result import SeriesReport, SeriesSummary, count_slices
@@ -76,7 +76,7 @@ _TEXTS = (
 
 def write_reports(
     report: SeriesReport, sources: Sources, session: Mapping[str, Any], folder: Path
-) -> list[Written]:
+) -> list[ObjectFile]:
     """Write a report of each series into a new folder: ``sr-1.dcm``, ``sr-2.dcm``, ....
 
     Args:

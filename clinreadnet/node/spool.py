@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from clinreadnet.dicom.written import Written
+from clinreadnet.dicom.object_files import ObjectFile
 from clinreadnet.errors import InputError, first_line
 from clinreadnet.node.backoff import pause
 from clinreadnet.node.intake import Accepted
@@ -280,7 +280,7 @@ class Spool:
     def finish(
         self,
         series: Series,
-        made: Sequence[tuple[str, Written]],
+        made: Sequence[tuple[str, ObjectFile]],
         aside: SetAside | None = None,
     ) -> None:
         """Replace the objects of a series by the objects made from them, in one step.

@@ -14,7 +14,7 @@ from typing import Any
 
 from clinreadnet.data.slices import SliceRef, find_slices
 from clinreadnet.dicom import quality_map, sources, structured_report
-from clinreadnet.dicom.written import Written
+from clinreadnet.dicom.object_files import ObjectFile
 from clinreadnet.errors import BackendError, ClinReadNetError, InputError, SessionClosed, origin
 from clinreadnet.node.log import HASH_DIGITS, log
 from clinreadnet.node.metrics import Metrics
@@ -110,7 +110,7 @@ class Worker:
 
     def _make(
         self, series: Series, name: str, folder: Path
-    ) -> tuple[list[tuple[str, Written]], int, SetAside | None]:
+    ) -> tuple[list[tuple[str, ObjectFile]], int, SetAside | None]:
         """Return the objects to send, the number of scored slices, and why the map is missing."""
         damaged = 0
         aside = None
@@ -138,7 +138,7 @@ class Worker:
         self._doing = "report"
         headers = sources.make_sources(report.refs)
         facts = self._session.describe()
-        made: list[tuple[str, Written]] = []
+        made: list[tuple[str, ObjectFile]] = []
         if "report" in wanted:
             reports = structured_report.write_reports(report, headers, facts, folder / "report")
             made += [("report", written) for written in reports]
@@ -158,7 +158,7 @@ class Worker:
         facts: dict[str, Any],
         name: str,
         folder: Path,
-    ) -> tuple[list[Written], SetAside | None]:
+    ) -> tuple[list[ObjectFile], SetAside | None]:
         """Return the maps, and why they cannot be written; slices without positions get none."""
         try:
             quality_map.check_geometry(report.refs, headers)

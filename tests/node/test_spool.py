@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from clinreadnet.dicom.written import Written
+from clinreadnet.dicom.object_files import ObjectFile
 from clinreadnet.errors import InputError
 from clinreadnet.node import quota
 from clinreadnet.node.intake import Accepted
@@ -75,7 +75,7 @@ def claimed(spool: Spool, clock: Clock) -> Series:
 def make(spool: Spool, series: Series, uid: str = "1.2") -> None:
     path = spool.work / "sr-1.dcm"
     path.write_bytes(b"report")
-    spool.finish(series, [("report", Written(path, "1.2.3", uid))])
+    spool.finish(series, [("report", ObjectFile(path, "1.2.3", uid))])
 
 
 def files(spool: Spool, name: str) -> int:

@@ -13,7 +13,7 @@ from clinreadnet.files import whole_folder
 
 
 @dataclass(frozen=True)
-class Written:
+class ObjectFile:
     """A written file and the UIDs of its object."""
 
     path: Path
@@ -21,7 +21,7 @@ class Written:
     sop_instance: str
 
 
-def write_objects(objects: Iterable[tuple[str, pydicom.Dataset]], folder: Path) -> list[Written]:
+def write_objects(objects: Iterable[tuple[str, pydicom.Dataset]], folder: Path) -> list[ObjectFile]:
     """Write objects into a new folder. If one fails, the folder is not created.
 
     Args:
@@ -33,6 +33,6 @@ def write_objects(objects: Iterable[tuple[str, pydicom.Dataset]], folder: Path) 
         for name, dataset in objects:
             dataset.save_as(temporary / name, enforce_file_format=True)
             written.append(
-                Written(folder / name, str(dataset.SOPClassUID), str(dataset.SOPInstanceUID))
+                ObjectFile(folder / name, str(dataset.SOPClassUID), str(dataset.SOPInstanceUID))
             )
     return written
