@@ -1,9 +1,9 @@
-"""Compare with the last committed results of this machine: `make bench-check`.
+"""Compare with the last committed results of this machine (`make bench-check`).
 
-Each row is PASS, FAIL (slower than recorded) or INCONCLUSIVE (the times vary too much to say).
-Undecided rows are measured again, alone, until they are decided or ``--minutes`` are over. Exit
-status 0: all pass; 1: a row fails; 3: none fails and some are inconclusive; 2: nothing to compare.
-`python -m bench.check FILE` compares a run that is already recorded and measures nothing.
+Each row is PASS, FAIL (slower than recorded) or INCONCLUSIVE (the variation is too large).
+Undecided rows are measured again until they are decided or the time limit ``--minutes`` is reached.
+Exit status 0: all pass; 1: a row fails; 3: none fails and some are inconclusive; 2: nothing to
+compare. `python -m bench.check FILE` compares a recorded run without measuring.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from clinreadnet.errors import ClinReadNetError, InputError
 
 BENCH = "bench/test_network.py"
 DEPLOYED = "test_network and not torch"
-"""Measured again: everything that is deployed and its peers, without compilers."""
+"""Selection of rows to measure: deployable artifacts and their peers, without compilers."""
 MINUTES = 10.0
 MOST_ROUNDS = 1000
-"""Of one repeat of an undecided row."""
+"""Largest number of rounds of a repeat of an undecided row."""
 EXIT = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 3}
 
 Measure = Callable[[Sequence[str], int], Sequence[BenchRow]]
-"""Measures the rows of some names, or all of them, with at least so many rounds."""
+"""Function that measures the named rows (or all) with a least number of rounds."""
 
 
 def compare(
@@ -47,48 +47,50 @@ def compare(
     """Decide each row that both runs have.
 
     Args:
-        before: recorded rows.
-        now: measured ones.
-        again: measures undecided rows once more; None compares what is there.
-        seconds: no repeat begins later than this.
-        clock: returns the time in seconds.
+        before: rows of the recorded run.
+        now: measured rows.
+        again: function that measures undecided rows again; None for no repeats.
+        seconds: time after which no repeat begins.
+        clock: function that returns the time in seconds.
 
     Returns:
-        A decision for each name.
+        A decision for each row by name.
     """
     recorded = {row.name: Times.of(row) for row in before}
     times = {row.name: [Times.of(row)] for row in now if row.name in recorded}
     start = clock()
-    found: dict[str, Decision] = {}
+    decisions: dict[str, Decision] = {}
     for look in range(LOOKS):
-        found = {name: decide(recorded[name], Times.pooled(runs)) for name, runs in times.items()}
-        open_rows = [name for name, one in found.items() if one.more]
+        decisions = {
+            name: decide(recorded[name], Times.pooled(runs)) for name, runs in times.items()
+        }
+        open_rows = [name for name, decision in decisions.items() if decision.more]
         late = look == LOOKS - 1 or clock() - start >= seconds
         if again is None or not open_rows or late:
             break
-        rounds = min(MOST_ROUNDS, max(found[name].more or 0 for name in open_rows))
+        rounds = min(MOST_ROUNDS, max(decisions[name].more or 0 for name in open_rows))
         for row in again(open_rows, rounds):
             if row.name in open_rows:
                 times[row.name].append(Times.of(row))
-    return found
+    return decisions
 
 
-def lines(found: Mapping[str, Decision], rows: Sequence[BenchRow]) -> list[str]:
+def lines(decisions: Mapping[str, Decision], rows: Sequence[BenchRow]) -> list[str]:
     """Return a line for each row that does not pass."""
     recorded = {row.name: row for row in rows}
     out = []
-    for name, one in found.items():
-        if one.verdict is Verdict.PASS:
+    for name, decision in decisions.items():
+        if decision.verdict is Verdict.PASS:
             continue
         said = (
-            f"{one.verdict.value} {name}: {100 * (one.slowdown - 1):+.0f} % "
-            f"({100 * (one.low - 1):+.0f} … {100 * (one.high - 1):+.0f} %) against "
+            f"{decision.verdict.value} {name}: {100 * (decision.slowdown - 1):+.0f} % "
+            f"({100 * (decision.low - 1):+.0f} … {100 * (decision.high - 1):+.0f} %) against "
             f"{1e3 * recorded[name].p50:.4g} ms"
         )
-        if one.verdict is Verdict.INCONCLUSIVE:
+        if decision.verdict is Verdict.INCONCLUSIVE:
             said += (
-                f"; about {one.more} more rounds would decide"
-                if one.more
+                f"; about {decision.more} more rounds would decide"
+                if decision.more
                 else f"; the recorded run is too uncertain ({recorded[name].n} rounds): "
                 "run `make bench-record`"
             )
@@ -96,9 +98,9 @@ def lines(found: Mapping[str, Decision], rows: Sequence[BenchRow]) -> list[str]:
     return out
 
 
-def verdict_of(found: Mapping[str, Decision]) -> Verdict:
-    """Return the verdict on all rows."""
-    verdicts = {one.verdict for one in found.values()}
+def verdict_of(decisions: Mapping[str, Decision]) -> Verdict:
+    """Return the overall verdict."""
+    verdicts = {decision.verdict for decision in decisions.values()}
     for verdict in (Verdict.FAIL, Verdict.INCONCLUSIVE):
         if verdict in verdicts:
             return verdict
@@ -109,8 +111,8 @@ def measure_rows(names: Sequence[str] = (), rounds: int = 0) -> Sequence[BenchRo
     """Measure rows with pytest.
 
     Args:
-        names: names of rows; default all that are deployed.
-        rounds: of each row, at least.
+        names: names of rows; default all deployable artifacts and peers.
+        rounds: least number of rounds per row.
 
     Raises:
         InputError: pytest failed.
@@ -124,14 +126,14 @@ def measure_rows(names: Sequence[str] = (), rounds: int = 0) -> Sequence[BenchRo
 
 
 def committed(run: RecordedRun) -> bool:
-    """Return whether the file is committed without changes."""
+    """Return whether the file is committed and unchanged."""
     command = ["git", "status", "--porcelain", "--", str(run.path)]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     return listed.returncode == 0 and not listed.stdout.strip()
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Compare, print what does not pass, and return the exit status."""
+    """Compare, print rows that do not pass, and return the exit status."""
     parser = argparse.ArgumentParser(prog="bench-check", description=__doc__)
     parser.add_argument("file", nargs="?", type=Path, help="compare this run, measure nothing")
     parser.add_argument("--minutes", type=float, default=MINUTES, help="limit of the repeats")
@@ -148,19 +150,19 @@ def main(arguments: Sequence[str]) -> int:
                 f"{before.path}: of another checkpoint; run `make bench-record` with this one"
             )
         again = None if options.file else measure_rows
-        found = compare(before.rows, now, again, seconds=60 * options.minutes)
+        decisions = compare(before.rows, now, again, seconds=60 * options.minutes)
     except ClinReadNetError as error:
         print(f"bench-check: {error}", file=sys.stderr)
         return error.exit_code
-    if not found:
+    if not decisions:
         print(f"bench-check: no row in common with {before.path}", file=sys.stderr)
         return 2
-    for line in lines(found, before.rows):
+    for line in lines(decisions, before.rows):
         print(line)
-    verdict = verdict_of(found)
-    passed = sum(one.verdict is Verdict.PASS for one in found.values())
+    verdict = verdict_of(decisions)
+    passed = sum(decision.verdict is Verdict.PASS for decision in decisions.values())
     print(
-        f"bench-check: {verdict.value}: {passed} of {len(found)} rows pass against "
+        f"bench-check: {verdict.value}: {passed} of {len(decisions)} rows pass against "
         f"{before.path.name}",
         file=sys.stderr,
     )

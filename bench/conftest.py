@@ -1,4 +1,4 @@
-"""What `pytest bench` measures, says and records (docs/benchmarking.md)."""
+"""Options, selection, output and JSON of `pytest bench` (docs/benchmarking.md)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from clinreadnet.errors import InputError
 from clinreadnet.runtime.bundle.default import default_bundle
 
 KEPT = ROOT / ".benchmarks" / "last.json"
-"""Where `pytest bench` writes what it measures, unless ``--benchmark-json`` says otherwise."""
+"""Default path for the results of `pytest bench`."""
 MEASURED = pytest.StashKey[list[BenchRow]]()
 INTERRUPTED = pytest.StashKey[bool]()
 
@@ -68,7 +68,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what does not decide which backend to deploy, unless the user chose rows."""
+    """Deselect rows that do not affect the choice of a backend, unless the user selected rows."""
     if plan.is_brief(config):
         left_out = [item for item in items if not plan.decides(item)]
         items[:] = [item for item in items if plan.decides(item)]
@@ -81,7 +81,7 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """Do not record what a failed bench measured."""
+    """Do not record the measurements of a failed benchmark."""
     outcome: Any = yield
     benchmark = getattr(item, "funcargs", {}).get("benchmark")
     if outcome.get_result().failed and benchmark is not None:
@@ -90,7 +90,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 @pytest.hookimpl(trylast=True)  # below pytest-benchmark's table
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say which backend to deploy."""
+    """Print which backend to deploy."""
     config = terminalreporter.config
     if config.stash[MEASURED] and not config.getoption("--quick"):
         terminalreporter.section("which backend to deploy")
@@ -104,21 +104,23 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
-    """Add the machine, the commit and the command, without a path of this machine."""
+    """Add machine, commit and command, without file paths."""
     output_json["machine_info"].pop("node", None)
     output_json["machine_info"] |= machine.describe()
     if rates := known_rates():
         output_json["machine_info"]["rates"] = rates
     if (commit := current_commit()) is not None:
         output_json["commit_info"]["id"] = commit
-    arguments = [one for one in sys.argv[1:] if not one.startswith("--benchmark-json")]
+    arguments = [
+        argument for argument in sys.argv[1:] if not argument.startswith("--benchmark-json")
+    ]
     output_json["command"] = " ".join(["pytest", *arguments])
     output_json["results_schema"] = SCHEMA
 
 
 @pytest.fixture(autouse=True)
 def not_interrupted(request: pytest.FixtureRequest) -> None:
-    """Skip what comes after Ctrl-C, so that what was measured until then is kept."""
+    """Skip rows after Ctrl-C, so that earlier measurements are kept."""
     asked = "group" in request.fixturenames
     if request.config.stash.get(INTERRUPTED, False) and not asked:
         pytest.skip("interrupted")
@@ -143,7 +145,7 @@ def rates() -> dict[str, float]:
 
 @pytest.fixture(scope="session")
 def say(request: pytest.FixtureRequest, quick: bool) -> Callable[[str], None]:
-    """Return what prints a line at once, whatever pytest captures; nothing where none is true."""
+    """Return a function that prints a line immediately; with ``--quick`` it does nothing."""
     manager = request.config.pluginmanager
     reporter, capture = manager.get_plugin("terminalreporter"), manager.get_plugin("capturemanager")
 
@@ -162,13 +164,13 @@ def say(request: pytest.FixtureRequest, quick: bool) -> Callable[[str], None]:
 def group(
     request: pytest.FixtureRequest, timing: Timing, say: Callable[[str], None]
 ) -> Mapping[str, TimedRow | Exception]:
-    """Measure the selected candidates of one batch and clock, in turn."""
+    """Measure the selected candidates of a batch and a clock in alternation."""
     from bench.sweeps.network import measure_group
 
     if request.config.stash.get(INTERRUPTED, False):
         pytest.skip("interrupted")
     batch, clock = request.param
-    # Only the selected ones: `pytest bench -k openvino` loads nothing else.
+    # Only selected candidates: `pytest bench -k openvino` loads nothing else.
     selected = [row for item in request.session.items if (row := plan.row_of(item)) is not None]
     chosen = [candidate for group, candidate in selected if group == request.param]
     outcomes, interrupted = measure_group(
@@ -188,10 +190,10 @@ def group(
 def record(
     request: pytest.FixtureRequest, benchmark: BenchmarkFixture
 ) -> Callable[[TimedRow], None]:
-    """Hand a measured row and its times to pytest-benchmark, for its table and its JSON."""
+    """Pass a measured row and its times to pytest-benchmark for its table and JSON."""
 
     def keep(timed: TimedRow) -> None:
-        benchmark.pedantic(int)  # makes the statistics, whose times are then the row's
+        benchmark.pedantic(int)  # creates the statistics, whose times are then replaced
         if benchmark.stats is not None:
             benchmark.stats.stats.data[:] = timed.seconds
         benchmark.extra_info |= timed.row.to_json()

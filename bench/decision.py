@@ -1,9 +1,9 @@
-"""Whether a benchmark became slower: yes, no, or how many more rounds would decide it.
+"""Decide whether a benchmark became slower, or how many more rounds are needed.
 
-Compared are medians on a log scale. A slowdown of `SLOWER` must be found, and no change at all must
-pass. The limit lies halfway between: a row fails if it is certainly above it, and passes if it is
-certainly below. A row that is undecided is measured again, so an interval is looked at several
-times; `CONFIDENCE` makes up for `LOOKS` of them.
+Medians are compared on a log scale. A slowdown of `SLOWER` must fail, and no change must pass. The
+limit is halfway between: a row fails if it is significantly above, and passes if it is
+significantly below. Undecided rows are measured again; `CONFIDENCE` is corrected for `LOOKS`
+repeated tests.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from statistics import NormalDist
 from bench.rows import BenchRow
 
 SLOWER = 1.10
-"""A slowdown that must be found."""
+"""Slowdown that must be detected."""
 LIMIT = math.sqrt(SLOWER)
 LOOKS = 8
-"""How often the interval of one row is looked at, at most."""
+"""Largest number of tests per row."""
 CONFIDENCE = 1 - 0.05 / LOOKS
-"""One-sided. Over all looks, at most 5 % of the verdicts are wrong."""
+"""One-sided confidence of a test. Over all tests, at most 5 % of the verdicts are wrong."""
 
 _QUANTILE = NormalDist().inv_cdf(CONFIDENCE)
 _NEAR = 0.6 * math.log(LIMIT)
@@ -30,7 +30,7 @@ _QUANTILE_95 = NormalDist().inv_cdf(0.975)
 
 
 class Verdict(Enum):
-    """What the times say about a row."""
+    """Verdict on a row."""
 
     PASS = "PASS"
     FAIL = "FAIL"
@@ -39,12 +39,12 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Times:
-    """The times of a row, as far as a comparison of medians needs them.
+    """Statistics of a row's times for a comparison of medians.
 
     Attributes:
         log_median: natural logarithm of the median in seconds.
-        error: standard error of that.
-        rounds: runs that were timed.
+        error: standard error of ``log_median``.
+        rounds: number of timed runs.
     """
 
     log_median: float
@@ -53,13 +53,13 @@ class Times:
 
     @classmethod
     def of(cls, row: BenchRow) -> Times:
-        """Return those of a row; its interval of the median gives the standard error."""
+        """Return the statistics of a row; the interval of the median gives the error."""
         low, high = (math.log(seconds) for seconds in row.interval)
         return cls(math.log(row.p50), (high - low) / (2 * _QUANTILE_95), row.n)
 
     @classmethod
     def pooled(cls, runs: Sequence[Times]) -> Times:
-        """Return those of several measurements of one row, weighted by their rounds."""
+        """Return the statistics of several measurements of a row, weighted by rounds."""
         rounds = sum(run.rounds for run in runs)
         shares = [run.rounds / rounds for run in runs]
         return cls(
@@ -71,15 +71,15 @@ class Times:
 
 @dataclass(frozen=True)
 class Decision:
-    """The comparison of one row with its recorded times.
+    """Comparison of a row with its recorded times.
 
     Attributes:
-        verdict: what the times say.
-        slowdown: the new median over the recorded one.
-        low: lower end of its interval, one-sided at `CONFIDENCE`.
-        high: upper end of the same.
-        more: rounds after which to decide again; 0 where it is decided, None where no number helps,
-            because the recorded median is too uncertain.
+        verdict: verdict on the row.
+        slowdown: new median over the recorded median.
+        low: lower bound of the slowdown, one-sided at `CONFIDENCE`.
+        high: upper bound of the slowdown.
+        more: number of further rounds; 0 if decided, None if no number is enough because the
+            recorded median is too uncertain.
     """
 
     verdict: Verdict
@@ -108,9 +108,9 @@ def decide(before: Times, now: Times) -> Decision:
 
 
 def _more(before: Times, now: Times, distance: float) -> int | None:
-    """Return how many more rounds bring the interval's nearer end to the limit.
+    """Return the number of further rounds until the interval excludes the limit.
 
-    A median near the limit may be there by chance, so its distance counts as `_NEAR` at least.
+    The distance of the median from the limit counts as at least `_NEAR`.
     """
     allowed = (max(abs(distance), _NEAR) / _QUANTILE) ** 2 - before.error**2
     if allowed <= 0:

@@ -1,4 +1,4 @@
-"""The GPU that benches use where a machine has several: `--device N`."""
+"""Select the GPU for benchmarks (`--device N`)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def use(device: int) -> None:
-    """Let this process and its children see one GPU alone; before anything starts CUDA here.
+    """Make only one GPU visible to this process and its children. Call it before CUDA starts.
 
-    PyTorch, Triton, ONNX Runtime and TensorRT then agree on it without being told.
+    PyTorch, Triton, ONNX Runtime and TensorRT then all use this GPU.
 
     Args:
-        device: number of the GPU among those that are visible now.
+        device: index of the GPU among the visible ones.
 
     Raises:
-        InputError: there is no such GPU.
+        InputError: the GPU does not exist.
     """
     missing = InputError(f"--device {device}: no such GPU; `nvidia-smi -L` lists them")
     visible = [name for name in os.environ.get(VISIBLE, "").split(",") if name.strip()]
@@ -32,10 +32,10 @@ def use(device: int) -> None:
 
 
 def taken(arguments: Sequence[str]) -> list[str]:
-    """Use the GPU that ``--device N`` names, and return the other arguments.
+    """Apply ``--device N`` and return the other arguments.
 
     Raises:
-        InputError: there is no such GPU, or N is not a number.
+        InputError: the GPU does not exist, or N is not a number.
     """
     others = list(arguments)
     if "--device" in others:

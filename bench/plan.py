@@ -1,4 +1,4 @@
-"""What `pytest bench` measures without more words: which backend to deploy, in minutes."""
+"""Select the rows of `pytest bench` without options: those that decide which backend to deploy."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from bench.sweeps.network import Group
 
 SETUP_SECONDS = 12.0
-"""Of one candidate: to load it, to compare it with the golden slices and to warm it up. Candidates
-take 6 to 12 s on two processors."""
+"""Seconds per candidate to load, compare with the golden slices and warm up. Candidates take 6 to
+12 s on two processors."""
 LEFT_OUT = (
     "larger batches, cold starts, arrivals, ops, files to scores, and PyTorch itself, which takes "
     "minutes to compile"
@@ -33,7 +33,7 @@ LEFT_OUT = (
 
 
 def is_brief(config: pytest.Config) -> bool:
-    """Whether the user asked for `pytest bench` alone: no file, no ``-k``, no thorough run."""
+    """Return whether `pytest bench` runs without a file, ``-k`` or ``--thorough``."""
     chosen = ("--quick", "--thorough", "keyword", "markexpr")
     if any(config.getoption(name, None) for name in chosen):
         return False
@@ -50,9 +50,9 @@ def row_of(item: pytest.Item) -> tuple[Group, Candidate] | None:
 
 
 def decides(item: pytest.Item) -> bool:
-    """Whether a row is one slice in host memory on what could be deployed at once.
+    """Return whether a row is a single slice in host memory on a deployable backend.
 
-    That a backend is missing on this machine decides too.
+    Rows for missing backends are included.
     """
     from bench.sweeps.candidates import COMPILED
 
@@ -64,7 +64,7 @@ def decides(item: pytest.Item) -> bool:
 
 
 def announcement(items: Iterable[pytest.Item]) -> list[str]:
-    """Return what will be measured, what is left out, and about how long it takes."""
+    """Return lines with the measured rows, the omitted rows and the approximate time."""
     titles = [row[1].title for item in items if (row := row_of(item)) is not None]
     seconds = SETUP_SECONDS * len(titles) + BRIEF.interleave["seconds"]
     return [

@@ -1,4 +1,4 @@
-"""Measure and record: `make bench-record` writes bench/results/<machine>/<date>-<commit>.json."""
+"""Record a run: `make bench-record` writes bench/results/<machine>/<date>-<commit>.json."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COMMIT_VARIABLE = "CLINREADNET_COMMIT"
 
 
 def current_commit() -> str | None:
-    """Return the commit in hexadecimal digits, or None outside a checkout."""
+    """Return the hash of the commit, or None outside a checkout."""
     return os.environ.get(COMMIT_VARIABLE) or git_commit(ROOT)
 
 
@@ -46,13 +46,13 @@ def results_name(commit: str) -> str:
 
 
 def measure(arguments: Sequence[str], recorded: Path) -> int:
-    """Run benches into a file; returns pytest's exit status."""
+    """Run benchmarks and write a JSON file; return pytest's exit status."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
     return subprocess.run([*command, f"--benchmark-json={recorded}"], cwd=ROOT).returncode
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure, and keep the file if pytest ran to its end."""
+    """Measure, and keep the file if pytest completed."""
     from bench.measure.machine import this_machine
 
     try:

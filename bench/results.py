@@ -1,7 +1,7 @@
-"""Recorded benchmark runs: `<machine>/<date>-<commit>.json`, pytest-benchmark's format.
+"""Read recorded runs: `<machine>/<date>-<commit>.json` in pytest-benchmark's format.
 
-What a row says stands in its ``extra_info`` (`bench.rows`). Anything else in a file
-belongs to the tables of `bench/tables`.
+The fields of a row are in ``extra_info`` (`bench.rows`). Other benchmarks in a file are used by
+`bench/tables`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from clinreadnet.errors import InputError, first_line
 from clinreadnet.files import read_regular
 
 LARGEST = 64 * 2**20
-"""Bytes of a file. A run of all benches has 250 kB."""
+"""Largest size of a file in bytes. A complete run has 250 kB."""
 SCHEMA = 1
-"""Version of the format of ``extra_info``, in every file as ``results_schema``."""
+"""Version of the format of ``extra_info``, stored as ``results_schema``."""
 
 Kind = TypeVar("Kind", bound=RecordedRow)
 
@@ -32,18 +32,18 @@ _COMMIT = re.compile(r"[0-9a-f]{7,40}")
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """One recorded file.
+    """A recorded file.
 
     Attributes:
-        machine: name of its folder.
-        path: the file.
-        document: the whole file.
+        machine: name of the folder.
+        path: path of the file.
+        document: content of the file.
         commit: measured commit; 7 to 40 hexadecimal digits.
-        rows: those of the network.
-        cold_starts: loading and first run in a new process.
-        arrivals: slices that arrive at a stream as a scenario says.
-        ops: those of the network's ops on the processor.
-        kernels: those of the kernels on a GPU.
+        rows: rows of the network.
+        cold_starts: rows of loading and first run in a new process.
+        arrivals: rows of slices that arrive at a stream.
+        ops: rows of the network's ops on the processor.
+        kernels: rows of the kernels on a GPU.
     """
 
     machine: str
@@ -63,7 +63,7 @@ class RecordedRun:
 
     @property
     def called(self) -> str:
-        """``hardware`` as people call it."""
+        """Short name of ``hardware``."""
         return called(self.hardware)
 
     @property
@@ -86,7 +86,7 @@ def hardware(machine_info: Mapping[str, Any]) -> str:
 
 
 def called(hardware: str) -> str:
-    """Return the name of a processor or a GPU without trademarks and words that say nothing."""
+    """Return the name of a processor or a GPU without trademarks and generic words."""
     words = re.sub(
         r"\((?:R|TM)\)|\b(?:CPU|Processor|with Radeon Graphics)\b|@ ?[\d.]+ ?GHz", " ", hardware
     )
@@ -106,7 +106,7 @@ def read_run(path: Path) -> RecordedRun:
     """Read one recorded file.
 
     Raises:
-        InputError: not a regular file, not JSON, another schema, or an unknown commit.
+        InputError: the file is not regular, not JSON, has another schema or an unknown commit.
     """
     try:
         document = _document(path)
@@ -130,7 +130,7 @@ def read_run(path: Path) -> RecordedRun:
             f"{path}: its commit is unknown ({commit}); run `make bench-record` in a git checkout"
         )
     try:
-        facts = [one["extra_info"] for one in document["benchmarks"]]
+        facts = [benchmark["extra_info"] for benchmark in document["benchmarks"]]
         run = RecordedRun(
             path.parent.name,
             path,
@@ -161,10 +161,10 @@ def newest_runs(results: str | os.PathLike[str], machine: str | None = None) -> 
 
     Args:
         results: the folder `bench/results`.
-        machine: name of one folder in it; default all.
+        machine: name of a folder in it; default all.
 
     Raises:
-        InputError: no recorded run, or the newest file of a machine is unusable.
+        InputError: there is no recorded run, or the newest file of a machine is invalid.
     """
     newest: dict[str, tuple[str, Path]] = {}
     for path in result_files(results):
@@ -178,16 +178,18 @@ def newest_runs(results: str | os.PathLike[str], machine: str | None = None) -> 
 
 
 def _may_hold_rows(path: Path) -> bool:
-    """Whether a file is more than a run of other benches; what is wrong in it is for `read_run`."""
+    """Return whether a file may contain rows of the network. `read_run` reports errors."""
     try:
         benchmarks = _document(path)["benchmarks"]
-        return not benchmarks or any(BenchRow.holds(one["extra_info"]) for one in benchmarks)
+        return not benchmarks or any(
+            BenchRow.holds(benchmark["extra_info"]) for benchmark in benchmarks
+        )
     except (InputError, *_UNREADABLE):
         return True
 
 
 def _recorded(path: Path) -> str:
-    """Return the time of recording; if it is unreadable, the date in the file name."""
+    """Return the time of recording, or the date in the file name."""
     try:
         return str(_document(path)["datetime"])
     except (InputError, *_UNREADABLE):

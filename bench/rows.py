@@ -1,7 +1,6 @@
-"""The rows of a recorded run, each with the JSON it is written as.
+"""Types of the rows of a recorded run, with their JSON.
 
-A row stands in the ``extra_info`` of a benchmark of pytest-benchmark, under the names of its fields
-and with its kind as ``op``. What measures makes a row, what reports reads the same row back.
+A row is stored in the ``extra_info`` of a benchmark of pytest-benchmark, with its kind as ``op``.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from typing import Any, ClassVar, Self
 import msgspec
 
 TAIL = 600
-"""Slices from which a 99th percentile of arrivals is given: six of them are then slower. With fewer
-it is nearly the slowest slice."""
+"""Least number of slices for a 99th percentile of arrivals: six of them are slower. With fewer, it
+is nearly the maximum."""
 
 Ratio = tuple[float, float, float]
-"""A ratio and the ends of its 95 % interval."""
+"""A ratio and the bounds of its 95 % interval."""
 
 
 @dataclass(frozen=True)
@@ -25,19 +24,19 @@ class RecordedRow:
     """A row of any kind."""
 
     OP: ClassVar[str]
-    """The kind, as ``op`` in the JSON."""
+    """Kind of the row, ``op`` in the JSON."""
 
     @classmethod
     def holds(cls, facts: Mapping[str, Any]) -> bool:
-        """Whether the facts are of this kind."""
+        """Return whether ``facts`` are a row of this kind."""
         return facts.get("op") == cls.OP
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> Self:
-        """Read a row back.
+        """Return the row of plain JSON values.
 
         Raises:
-            ValueError: the facts are not those of a row.
+            ValueError: ``facts`` are not a row.
         """
         return msgspec.convert(facts, cls)
 
@@ -48,7 +47,7 @@ class RecordedRow:
 
 @dataclass(frozen=True)
 class WarmUp:
-    """What came before the timing: how often, how long, and whether the times had settled."""
+    """Warm-up: number of runs, seconds, and whether the times had settled."""
 
     runs: int
     seconds: float
@@ -57,38 +56,38 @@ class WarmUp:
 
 @dataclass(frozen=True)
 class BenchRow(RecordedRow):
-    """One way to run the network, at one batch.
+    """Times of the network with a backend and a batch.
 
     Attributes:
-        candidate: backend, or what a user would pick instead of it.
+        candidate: backend or alternative.
         role: "artifact" of the bundle, "reference" network in PyTorch, or a "peer".
-        precision: as in a manifest.
-        batch: slices of one run.
+        precision: precision as in a manifest.
+        batch: slices per run.
         clock: "host" (slices and outputs in host memory), "device" (CUDA events) or "device graph"
             (the same in a CUDA graph).
-        n: runs that were timed.
-        p50: median of their times, in seconds, with p90 and p99.
-        p90: as p50.
-        p99: as p50.
+        n: number of timed runs.
+        p50: median time in seconds.
+        p90: 90th percentile in seconds.
+        p99: 99th percentile in seconds.
         interval: 95 % interval of ``p50``.
         variation: coefficient of variation.
-        marks: what speaks against trusting the row; empty where nothing does.
-        flops: operations that one run must compute at least.
-        bytes: bytes that it must move at least.
-        percent_of_limit: share of the machine's roofline that was reached.
-        score_difference: worst difference of one slice's score from the float64 reference, on the
-            golden slices that were run before the timing.
-        baseline: title of what ``ratio`` compares with, or None.
-        ratio: the baseline's time over this one's, with its interval, or None.
+        marks: reasons not to trust the row; empty if there are none.
+        flops: least number of operations of a run.
+        bytes: least number of bytes to move.
+        percent_of_limit: reached share of the machine's roofline.
+        score_difference: worst difference of a score from the float64 reference on golden slices.
+        baseline: title of the baseline of ``ratio``, or None.
+        ratio: time of the baseline relative to this row with its interval, or None.
         artifact: file in the bundle, or None.
-        sha256: digest of that file.
-        weights_sha256: digest of the checkpoint that the bundle was made from.
-        warm_up: what came before the timing, or None.
-        before: the GPU's clocks, temperature and throttling before the timing; empty without one.
-        after: the same after it.
-        others_busy: share of the processors that other processes took, or None.
-        joules_per_slice: energy of the GPU's board in runs after the timing; None without a GPU.
-        gpu_memory_mib: most memory in use on the GPU in these runs, by all programs together.
+        sha256: SHA-256 of that file.
+        weights_sha256: SHA-256 of the bundle's checkpoint.
+        warm_up: warm-up, or None.
+        before: clocks, temperature and throttling of the GPU before the timing; empty without a
+            GPU.
+        after: the same after the timing.
+        others_busy: share of the processors that other processes used, or None.
+        joules_per_slice: energy of the GPU's board per slice; None without a GPU.
+        gpu_memory_mib: peak memory on the GPU, of all programs together.
     """
 
     candidate: str
@@ -128,29 +127,29 @@ class BenchRow(RecordedRow):
 
     @property
     def name(self) -> str:
-        """Name of the benchmark, which `bench-check` compares by."""
+        """Name of the benchmark, the key for `bench-check`."""
         return f"test_network[{row_id(self.candidate, self.precision, self.batch, self.clock)}]"
 
     @property
     def throughput(self) -> float:
-        """Slices a second."""
+        """Slices per second."""
         return self.batch / self.p50
 
 
 def row_id(candidate: str, precision: str, batch: int, clock: str) -> str:
-    """Return what names a row among the benchmarks."""
+    """Return the ID of a row."""
     return f"{candidate}-{precision}-batch-{batch}-{clock.replace(' ', '-')}"
 
 
 @dataclass(frozen=True)
 class ColdStartRow(RecordedRow):
-    """Loading one candidate and running one slice in a new process.
+    """Times of loading a candidate and running a slice in a new process.
 
     Attributes:
         candidate: as in `BenchRow`.
-        precision: as in a manifest.
-        n: processes; the seconds are those of the fastest.
-        load: seconds to import, check and load.
+        precision: precision as in a manifest.
+        n: number of processes. Times are those of the fastest.
+        load: seconds of import, checks and loading.
         first: seconds of the first run.
     """
 
@@ -165,21 +164,21 @@ class ColdStartRow(RecordedRow):
 
 @dataclass(frozen=True)
 class ArrivalRow(RecordedRow):
-    """Slices that arrived as a scenario of MLPerf Inference says, at a session's stream.
+    """Times of slices that arrive at a stream in a scenario of MLPerf Inference.
 
     Attributes:
         candidate: backend of the session.
-        precision: as in a manifest.
-        batch: slices that the session runs at once, at most.
-        scenario: "SingleStream" (the next one when the last one is scored), "Offline" (all at once)
-            or "Server" (at random times).
-        rate: slices per second that arrived; None but for "Server".
-        n: slices.
-        slices_per_second: that were scored.
-        p50: median, in seconds, of the time from a slice's arrival to its score; with p90 and p99.
-        p90: as p50.
-        p99: as p50.
-        weights_sha256: digest of the checkpoint that the bundle was made from.
+        precision: precision as in a manifest.
+        batch: largest batch of the session.
+        scenario: "SingleStream" (next slice after each result), "Offline" (all at once) or "Server"
+            (random times).
+        rate: arrivals per second for "Server"; otherwise None.
+        n: number of slices.
+        slices_per_second: scored slices per second.
+        p50: median time from arrival to score in seconds.
+        p90: 90th percentile in seconds.
+        p99: 99th percentile in seconds.
+        weights_sha256: SHA-256 of the bundle's checkpoint.
     """
 
     candidate: str
@@ -198,7 +197,7 @@ class ArrivalRow(RecordedRow):
 
     @property
     def tail(self) -> float | None:
-        """The 99th percentile; None where too few slices arrived to tell."""
+        """The 99th percentile; None with too few slices."""
         return self.p99 if self.n >= TAIL else None
 
     @property
@@ -209,21 +208,21 @@ class ArrivalRow(RecordedRow):
 
 @dataclass(frozen=True)
 class OpRow(RecordedRow):
-    """One op of the network on the processor, and the least time that it could take there.
+    """Time and roofline of an op of the network on the processor.
 
     Attributes:
-        what: name of the op and its stage.
-        flops: operations that it must compute at least.
-        bytes: bytes that it must move at least.
-        limit: the least seconds that this takes on the machine.
-        p50: median of the reference's time in seconds; None where it was not timed.
+        what: name of the op and the stage.
+        flops: least number of operations.
+        bytes: least number of bytes to move.
+        limit: least time on the machine in seconds.
+        p50: median time of the reference in seconds; None if not timed.
         percent_of_limit: ``limit`` over ``p50`` in percent.
-        precision: as in a manifest.
-        batch: slices of one call.
-        n: calls that were timed.
+        precision: precision as in a manifest.
+        batch: slices per call.
+        n: number of timed calls.
         interval: 95 % interval of ``p50``.
         variation: coefficient of variation.
-        marks: what speaks against trusting the row.
+        marks: reasons not to trust the row.
     """
 
     what: str
@@ -244,21 +243,22 @@ class OpRow(RecordedRow):
 
 @dataclass(frozen=True)
 class KernelRow(RecordedRow):
-    """A kernel on a GPU beside what PyTorch alone can do.
+    """Times of a kernel on a GPU and of PyTorch baselines.
 
     Attributes:
         op: name of the op.
         dtype: torch's name of the type of the products.
-        batch: slices of one call.
-        gpu: its name.
-        ms: milliseconds of one call, by implementation; the kernel's own is "kernel", that of a
-            copy of as many bytes "copy".
-        bytes: bytes that the op must read and write once.
-        percent_of_copy_bandwidth: time of a copy of as many bytes over the kernel's.
-        stage: of the network, from 1; None for the stem.
-        layer: of the stage's blocks, where the op runs one linear layer of them.
-        copy_bytes_per_second: rate of that copy.
-        shapes: of the tensors, in order.
+        batch: slices per call.
+        gpu: name of the GPU.
+        ms: milliseconds of a call by implementation: "kernel", "copy" (a copy of as many bytes) and
+            baselines.
+        bytes: bytes that the op must read and write.
+        percent_of_copy_bandwidth: time of a copy of as many bytes relative to the kernel, in
+            percent.
+        stage: stage of the network, from 1; None for the stem.
+        layer: linear layer of the stage's blocks, if the op is a linear layer.
+        copy_bytes_per_second: rate of that copy in bytes/s.
+        shapes: shapes of the tensors, in order.
     """
 
     op: str
@@ -275,7 +275,7 @@ class KernelRow(RecordedRow):
 
     @classmethod
     def holds(cls, facts: Mapping[str, Any]) -> bool:
-        """Whether the facts are of this kind."""
+        """Return whether ``facts`` are a row of this kind."""
         return "percent_of_copy_bandwidth" in facts
 
     def to_json(self) -> dict[str, Any]:

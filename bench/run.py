@@ -1,7 +1,7 @@
-"""How a row is measured: warm-up until stable, runs in turn, changing inputs; and how it fails.
+"""Measure rows: warm-up until stable, alternating candidates, changing inputs.
 
-This module does not depend on what is timed or on the clock: a sample is a function that runs once
-and returns the seconds it took.
+This module is independent of candidates and clocks: a sample is a function that runs once and
+returns the seconds.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from typing import Any, TypeVar
 
 from bench.rows import RecordedRow, WarmUp
 from bench.statistics import MAX_VARIATION, median_interval, percentile, variation
-from clinreadnet.runtime.ranges import stage
+from clinreadnet.runtime.profiling import stage
 
 Sample = Callable[[], float]
 T = TypeVar("T")
 
 MAX_COPIES = 256
 MAX_BUSY = 0.05
-"""Share of the machine that other processes may use before a row is marked."""
+"""Largest share of the machine for other processes without a mark."""
 
 
 class NotTimed(Exception):
-    """A candidate that is not timed; the message says why."""
+    """A candidate is not timed. The message gives the reason."""
 
 
 class Inexact(NotTimed):
-    """Its outputs are off by more than its precision may be."""
+    """The outputs of a candidate exceed the budget of its precision."""
 
 
 class OutsideProfile(NotTimed):
-    """Its artifact does not run this batch."""
+    """The artifact does not support the batch."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, after whole rounds.
+    """Ctrl-C after one or more complete rounds.
 
     Attributes:
-        times: seconds of each candidate, one for each whole round.
+        times: seconds of each candidate for each complete round.
     """
 
     def __init__(self, times: dict[str, list[float]]) -> None:
@@ -52,7 +52,7 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass(frozen=True)
 class TimedRow:
-    """A row, and the seconds of each run that it sums up."""
+    """A row with the seconds of each run."""
 
     row: RecordedRow
     seconds: Sequence[float]
@@ -60,25 +60,25 @@ class TimedRow:
 
 @dataclass(frozen=True)
 class Timing:
-    """How long rows are measured: arguments of `warm_up` and of `interleave`."""
+    """Duration of measurements: arguments of `warm_up` and `interleave`."""
 
     warm_up: Mapping[str, Any] = field(default_factory=dict)
     interleave: Mapping[str, Any] = field(default_factory=dict)
 
     def at_most(self, seconds: float) -> Timing:
-        """Return a timing that spends no more than ``seconds`` on each of the two."""
+        """Return a timing with at most ``seconds`` for each of the two."""
         return Timing({"seconds": seconds, **self.warm_up}, {"seconds": seconds, **self.interleave})
 
     def at_least(self, rounds: int) -> Timing:
-        """Return a timing with at least ``rounds`` rounds, however long they take."""
+        """Return a timing with at least ``rounds`` rounds."""
         return Timing(self.warm_up, {**self.interleave, "rounds": rounds, "most": rounds})
 
 
 FULL = Timing()
 BRIEF = Timing({"seconds": 5.0}, {"rounds": 6, "most": 60, "seconds": 60.0})
-"""Enough to choose a backend; `FULL` warms up longer and is what is recorded."""
+"""Timing to choose a backend. `FULL` is longer and is used for records."""
 QUICK = Timing({"window": 1, "seconds": 0.0}, {"rounds": 1, "seconds": 0.0, "pause": 0.0})
-"""One round after one run: to try the benches. The times mean nothing."""
+"""Timing to test the benchmarks: one round. The times are meaningless."""
 
 
 def warm_up(
@@ -89,7 +89,7 @@ def warm_up(
     seconds: float = 15.0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> WarmUp:
-    """Run until the last ``window`` times differ by at most ``tolerance``, or the time is up."""
+    """Run until the last ``window`` times differ by at most ``tolerance``, or the time limit."""
     start = clock()
     times: list[float] = []
     while True:
@@ -110,22 +110,22 @@ def interleave(
     pause: float = 0.01,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Run all candidates once per round, in a new random order each round.
+    """Run all candidates once per round, in random order.
 
     Args:
         samples: samples by name.
         rounds: least number of rounds.
         most: largest number of rounds.
-        seconds: after ``rounds`` rounds, no round begins later than this.
-        pause: seconds of sleep before each run: the threads of some libraries spin for a while and
-            would slow down the next candidate.
-        clock: returns the time in seconds.
+        seconds: time limit for starting a round after ``rounds`` rounds.
+        pause: seconds of sleep before each run, because spinning threads of some libraries slow
+            down the next candidate.
+        clock: function that returns the time in seconds.
 
     Returns:
-        The seconds of each candidate, one per round: entry i of each list is of the same round.
+        Seconds of each candidate per round. Entry i of each list is of the same round.
 
     Raises:
-        Interrupted: Ctrl-C, after the first round.
+        Interrupted: Ctrl-C after the first round.
     """
     order, draw = list(samples), random.Random(0)
     times: dict[str, list[float]] = {name: [] for name in samples}
@@ -142,12 +142,14 @@ def interleave(
         except KeyboardInterrupt:
             if not done:
                 raise
-            raise Interrupted({name: found[:done] for name, found in times.items()}) from None
+            raise Interrupted(
+                {name: durations[:done] for name, durations in times.items()}
+            ) from None
     return times
 
 
 def copies_past_the_cache(size: int, cache: int) -> int:
-    """Return the number of inputs of ``size`` bytes to rotate so that a cache stays cold."""
+    """Return the number of inputs of ``size`` bytes to alternate so that a cache stays cold."""
     return min(MAX_COPIES, max(2, math.ceil(4 * cache / size)))
 
 
@@ -156,20 +158,20 @@ def host_sample(
     inputs: Sequence[T],
     clock: Callable[[], float] = time.perf_counter,
 ) -> Sample:
-    """Return a sample that times ``run`` by the wall clock, each time on the next input."""
+    """Return a sample that times ``run`` by the wall clock, with alternating inputs."""
     turn = itertools.cycle(inputs)
 
     def sample() -> float:
-        one = next(turn)
+        batch = next(turn)
         start = clock()
-        run(one)
+        run(batch)
         return clock() - start
 
     return sample
 
 
 def summary(seconds: Sequence[float]) -> dict[str, Any]:
-    """Return the fields of a row that sum up its ``seconds`` [n]."""
+    """Return the fields of a row that summarise its times [n] in seconds."""
     return {
         "n": len(seconds),
         "p50": percentile(seconds, 50),
@@ -188,16 +190,16 @@ def marks(
     """Return the marks of a row, the reasons not to trust it.
 
     Args:
-        times: seconds [n].
-        warm: the warm-up before them.
-        throttled: the GPU's reasons for throttling before or after.
-        busy: share of the processors that other processes used meanwhile; None if unknown.
+        times: times [n] in seconds.
+        warm: warm-up before the times.
+        throttled: reasons for throttling of the GPU before or after.
+        busy: share of the processors that other processes used; None if unknown.
     """
-    found = [f"throttled ({', '.join(throttled)})"] if throttled else []
+    reasons = [f"throttled ({', '.join(throttled)})"] if throttled else []
     if not warm.stable:
-        found.append("not settled")
+        reasons.append("not settled")
     if (spread := variation(times)) > MAX_VARIATION:
-        found.append(f"CV {100 * spread:.0f} %")
+        reasons.append(f"CV {100 * spread:.0f} %")
     if busy is not None and busy > MAX_BUSY:
-        found.append(f"machine {100 * busy:.0f} % busy")
-    return found
+        reasons.append(f"machine {100 * busy:.0f} % busy")
+    return reasons

@@ -1,4 +1,4 @@
-"""Percentiles and intervals of repeated times: no random numbers, no assumed distribution."""
+"""Percentiles and distribution-free intervals of repeated times."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 MAX_VARIATION = 0.05
-"""Coefficient of variation above which a row is marked."""
+"""Largest coefficient of variation without a mark."""
 
 
 def percentile(times: Sequence[float], percent: float) -> float:
-    """Return a percentile of ``times`` [n], linear between its neighbours."""
+    """Return a percentile of ``times`` [n] with linear interpolation."""
     return float(np.percentile(times, percent))
 
 
@@ -24,8 +24,8 @@ def variation(times: Sequence[float]) -> float:
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
     """Return an interval that holds the true median with at least 95 %.
 
-    Its ends are order statistics: how many of n values lie below the median is binomial, whatever
-    they are distributed like. Below 6 values no such interval reaches 95 %: it is then all of them.
+    The bounds are order statistics: the number of values below the median is binomial for any
+    distribution. With fewer than 6 values no interval reaches 95 %, and the range is returned.
 
     Args:
         values: [n], n at least 1.
@@ -47,11 +47,11 @@ def paired_ratio(
     """Return the median of baseline / candidate, round by round, with its interval.
 
     Args:
-        baseline: seconds [n], and
-        candidate: seconds [n] of the same rounds, so that what slowed both cancels.
+        baseline: seconds [n].
+        candidate: seconds [n] of the same rounds, so that common disturbances cancel.
 
     Returns:
-        Value, low, high; above 1 the candidate is the faster one.
+        Value, low, high. Above 1 the candidate is faster.
     """
     ratios = [b / c for b, c in zip(baseline, candidate, strict=True)]
     return (percentile(ratios, 50), *median_interval(ratios))

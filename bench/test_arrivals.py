@@ -1,6 +1,6 @@
 """Latency of slices that arrive one after another, all at once, or at random times.
 
-Server runs at shares of the rate that Offline reached.
+Server runs at shares of the rate of Offline.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ def arrivals(quick: bool) -> Arrivals:
 
 @pytest.mark.parametrize(
     ("scenario", "share"),
-    [(one, None) for one in SCENARIOS if one != "Server"] + [("Server", one) for one in SHARES],
-    ids=lambda one: one if isinstance(one, str) else "" if one is None else f"{100 * one:.0f}",
+    [(value, None) for value in SCENARIOS if value != "Server"]
+    + [("Server", value) for value in SHARES],
+    ids=lambda value: (
+        value if isinstance(value, str) else "" if value is None else f"{100 * value:.0f}"
+    ),
 )
 def test_arrivals(
     record: Callable[[TimedRow], None], arrivals: Arrivals, scenario: str, share: float | None

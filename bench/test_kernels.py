@@ -1,4 +1,4 @@
-"""Each op on this machine's GPU: its kernel against what PyTorch alone can do."""
+"""Kernel of each op on this machine's GPU against PyTorch baselines."""
 
 from __future__ import annotations
 

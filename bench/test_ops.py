@@ -1,4 +1,4 @@
-"""Each op of the network `small` on the processor, one slice, plain PyTorch in float32."""
+"""Each op of the network `small` on the processor: one slice, PyTorch, float32."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a `Session` adds to a run of ONNX Runtime, and the time from start to first score.
+"""Overhead of a `Session` over ONNX Runtime, and time from start to first score.
 
 Needs a bundle: CLINREADNET_BUNDLE, or `bundle` in the current folder.
 """
@@ -34,9 +34,9 @@ needs_bundle = pytest.mark.skipif(
 def test_overhead_at_batch_1(
     benchmark: BenchmarkFixture, monkeypatch: pytest.MonkeyPatch, dtype: str
 ) -> None:
-    """Both times are of the same call, so that a busy machine changes their ratio little."""
+    """Both times are from the same call, so that other load hardly changes their ratio."""
     session = Session(BUNDLE, "onnxruntime-cpu")
-    backend: Any = session._backend  # its session is no part of a backend's interface
+    backend: Any = session._backend  # the session is not part of the backend's interface
     timed = Timed(backend._session)
     monkeypatch.setattr(backend, "_session", timed)
     benchmark.pedantic(session.score, (some_hu(dtype),), rounds=ROUNDS, warmup_rounds=2)

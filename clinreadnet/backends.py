@@ -1,6 +1,6 @@
-"""The one table of backends: what each runs, where, and with which packages.
+"""The table of backends: what each runs, on which processor, and with which packages.
 
-`clinreadnet.runtime.backends.ladder` has how each is loaded.
+`clinreadnet.runtime.backends.loading` loads them.
 """
 
 from __future__ import annotations
@@ -9,22 +9,22 @@ from dataclasses import dataclass
 from typing import Literal
 
 CPU_ENGINE = "CPU engine"
-"""The package's own library, as `clinreadnet doctor` calls it."""
+"""The package's own library, as named by `clinreadnet doctor`."""
 
 
 @dataclass(frozen=True)
 class BackendRow:
-    """One row of the table.
+    """A row of the table.
 
     Attributes:
-        name: on the command line and in records.
-        title: what scores, in a sentence.
-        runs: kind of the artifacts that it runs, as manifests call it.
-        packages: that must be installed, as `clinreadnet doctor` calls them.
-        extra: of ``pyproject.toml`` that brings them; empty if none does.
-        package: whose version a record of its verification has in common with a machine; by
-            default called as the backend.
-        on_cpu: whether it runs on the processor, and takes graphs that only processors run.
+        name: name on the command line and in records.
+        title: name for use in a sentence.
+        runs: kind of artifact that it runs, as named in manifests.
+        packages: packages that must be installed, as named by `clinreadnet doctor`.
+        extra: extra of ``pyproject.toml`` that installs them; empty if there is none.
+        package: package whose version must match for a verification record to apply; default: the
+            name of the backend.
+        on_cpu: whether it runs on the CPU, including graphs that only run there.
     """
 
     name: str
@@ -37,7 +37,7 @@ class BackendRow:
 
     @property
     def library(self) -> str:
-        """The package, as records name it."""
+        """The package's name in records."""
         return self.package or self.name
 
 

@@ -1,4 +1,4 @@
-"""Progress bars and notes on standard error, so that standard output stays machine-readable."""
+"""Progress bars and notes on standard error. Standard output stays machine-readable."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from clinreadnet.errors import visible
 
 
 class _StandardError(io.TextIOBase):
-    """Standard error as it is now; what cannot be written there is lost and ends nothing.
+    """The current standard error. Failed writes are ignored.
 
     While rich draws a bar or a status, ``sys.stderr`` is a proxy that prints to ``console``, which
-    writes here. So this class writes to the file behind the proxy.
+    writes to this object. This class therefore writes to the file behind the proxy.
     """
 
     @property
@@ -58,7 +58,7 @@ class _StandardError(io.TextIOBase):
             self._stream.flush()
 
 
-# Typeshed's TextIOBase is no IO[str], though it has all that rich and print use.
+# In typeshed TextIOBase is not an IO[str], although it has all methods that rich and print use.
 _error: IO[str] = _StandardError()  # type: ignore[assignment]
 console = Console(file=_error)
 """Console for everything except results."""
@@ -69,7 +69,7 @@ STANDARD_OUTPUT = "standard output"
 
 @contextmanager
 def output_named() -> Iterator[None]:
-    """Let a failure to write results name standard output."""
+    """Make errors of writing results name standard output."""
     try:
         yield
     except OSError as error:
@@ -85,11 +85,11 @@ class Output(Console):
     """
 
     def __init__(self, *, markup: bool = False) -> None:
-        """Make it; without ``markup``, a name such as ``CT[axial].dcm`` is printed as it is."""
+        """Create it. Without ``markup``, a name such as ``CT[axial].dcm`` is printed literally."""
         super().__init__(markup=markup)
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Print as rich does; a failure names standard output."""
+        """Print with rich. Errors name standard output."""
         with output_named():
             super().print(*objects, **options)
 
@@ -99,7 +99,7 @@ class Output(Console):
 
 
 def note(line: str) -> None:
-    """Print one line to standard error, above a bar; what a terminal would act on is escaped."""
+    """Print a line to standard error, above a bar. Control characters are escaped."""
     console.print(visible(line), markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
@@ -111,10 +111,11 @@ def step(line: str) -> None:
 
 @contextmanager
 def status(line: str) -> Iterator[None]:
-    """Show on a terminal what is being done, until the block ends.
+    """Show a status on a terminal until the block ends.
 
-    Standard output stays as it is: rich's own status would print it to standard error. Ctrl-C ends
-    the block even where a library that is imported or called there catches the KeyboardInterrupt.
+    Standard output is not redirected; rich's status would redirect it to standard error. Ctrl-C
+    ends the block even where a library that is imported or called there catches the
+    KeyboardInterrupt.
     """
     with _interrupts_kept():
         if not _draws():
@@ -133,7 +134,7 @@ def status(line: str) -> Iterator[None]:
 
 @contextmanager
 def _interrupts_kept() -> Iterator[None]:
-    """Raise KeyboardInterrupt at the end of the block where something inside caught Ctrl-C's."""
+    """Raise KeyboardInterrupt at the end of the block if code inside has swallowed Ctrl-C."""
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
@@ -157,7 +158,7 @@ def progress_bar(*, quiet: bool = False) -> Progress:
     """Return a progress display (a context manager).
 
     Args:
-        quiet: show nothing. If stderr is not a terminal, nothing is shown either.
+        quiet: show nothing. Nothing is shown either if standard error is not a terminal.
     """
     return _Progress(
         TextColumn("{task.description}"),
@@ -173,7 +174,7 @@ def progress_bar(*, quiet: bool = False) -> Progress:
 
 
 class _Progress(Progress):
-    """A progress display that Ctrl-C finds whole: not begun, or begun and to be ended."""
+    """A progress display whose start and stop are not interrupted by Ctrl-C."""
 
     def start(self) -> None:
         try:
@@ -190,9 +191,9 @@ class _Progress(Progress):
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Let Ctrl-C wait for the end of the block.
+    """Delay Ctrl-C until the end of the block.
 
-    A display that is interrupted half begun would be drawn again below the last line.
+    A display that is interrupted during its start would be drawn again below the last line.
     """
     before = signal.getsignal(signal.SIGINT)
     if before is None or threading.current_thread() is not threading.main_thread():
@@ -209,5 +210,5 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def _draws() -> bool:
-    """Return whether standard error is a terminal; FORCE_COLOR makes rich say so of a file."""
+    """Return whether standard error is a terminal. With FORCE_COLOR rich claims it of files too."""
     return console.is_terminal and _error.isatty()

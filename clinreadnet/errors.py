@@ -1,6 +1,6 @@
 """Errors that reach a user as one line.
 
-Every message names what is wrong, where, and what to do. The command line prints it without a
+Every message states what is wrong, where, and what to do. The command line prints it without a
 traceback and exits with ``exit_code``.
 
 ClinReadNetError
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 
 def visible(text: str) -> str:
-    """Return text with everything escaped that a terminal or a log would act on or not show.
+    """Escape all characters that a terminal or a log would interpret or not show.
 
-    Those are control characters, line ends, marks of writing direction, and the bytes of file names
-    that are not UTF-8.
+    These are control characters, line ends, directional marks and bytes of file names that are not
+    UTF-8.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -52,7 +52,7 @@ def _visible(character: str) -> str:
 def one_line(text: str, limit: int = MESSAGE) -> str:
     """Return a message as one line of visible characters, shortened in its middle.
 
-    The start says where and what, the end what to do.
+    Start and end are kept: they say what is wrong and what to do.
     """
     text = visible(text)
     if len(text) <= limit:
@@ -64,7 +64,7 @@ def one_line(text: str, limit: int = MESSAGE) -> str:
 def first_line(error: BaseException | str) -> str:
     """Return the first line of an error, or of a message, for use inside another message.
 
-    An error without a message gives its type's name.
+    Returns the name of the type if an error has no message.
     """
     if lines := str(error).strip().splitlines():
         return lines[0]
@@ -72,16 +72,16 @@ def first_line(error: BaseException | str) -> str:
 
 
 def os_error_line(error: OSError) -> str:
-    """Return what failed, why, and for a full disk what to do."""
+    """Return the file and the reason of an OSError, with advice if the disk is full."""
     where = "" if error.filename is None else f"{error.filename}: "
     advice = "; free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
     return f"{where}{error.strerror or first_line(error)}{advice}"
 
 
 def origin(error: BaseException) -> str:
-    """Return the type of an error and the line that raised it, as ``ValueError in a/b.py:7``.
+    """Return the type of an error and its source line, such as ``ValueError in a/b.py:7``.
 
-    For errors of libraries, whose messages may repeat what a header says.
+    Use this for errors of libraries, whose messages can repeat header values.
     """
     place = error.__traceback__
     if place is None:
@@ -98,8 +98,8 @@ class ClinReadNetError(Exception):
     The message is one line of visible characters, at most ``limits.MESSAGE`` long.
 
     Attributes:
-        full: the message before it was shortened.
-        exit_code: exit status of a command that fails with it.
+        full: the complete message.
+        exit_code: exit status of the command line.
     """
 
     exit_code = 1
@@ -116,7 +116,7 @@ class InputError(ClinReadNetError):
 
 
 class Untrusted(InputError):
-    """A file of a bundle is not the one in its manifest, or the manifest is not the signed one."""
+    """A file of a bundle differs from its manifest, or the manifest differs from the signed one."""
 
 
 class BackendUnavailable(InputError):
@@ -130,7 +130,7 @@ class CheckFailed(ClinReadNetError):
 
 
 class BackendError(ClinReadNetError):
-    """A backend failed on valid slices; the session can be used again."""
+    """A backend failed on valid slices. The session can still be used."""
 
 
 class OutOfMemory(BackendError):
@@ -138,7 +138,7 @@ class OutOfMemory(BackendError):
 
 
 class DeviceLost(BackendError):
-    """The GPU failed; every later call of this process fails too."""
+    """The GPU failed. Later calls of this process fail too."""
 
 
 class PartialResult(BackendError):

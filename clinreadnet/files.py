@@ -1,11 +1,11 @@
 """Read regular files, and write files and folders atomically.
 
-Reading: `open_regular` opens nothing that could block or never end.
+Reading: `open_regular` opens only regular files, so reading never blocks.
 
-Writing: `whole_file` and `whole_folder` yield a temporary path beside the target. They rename it to
-the target if the block ends without an exception, and remove it otherwise. A process that is killed
-leaves the temporary folder; the next one that writes into the same folder removes it.
-`check_output` finds out before the work whether an output can be written.
+Writing: `whole_file` and `whole_folder` yield a temporary path beside the target. The path is
+renamed to the target if the block ends without an exception, and removed otherwise. A killed
+process leaves its temporary folder behind; the next process that writes there removes it.
+`check_output` checks in advance that an output can be written.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from typing import Any, BinaryIO
 
 from clinreadnet.errors import InputError
 
-fcntl: Any = None  # not on Windows, where no temporary folder is taken for stale
+fcntl: Any = None  # not on Windows: there, stale temporary folders are not removed
 with suppress(ImportError):
     import fcntl
 
 AnyPath = str | os.PathLike[str]
 
 STDOUT = "-"
-"""The output that means standard output."""
+"""Path that means standard output."""
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -58,15 +58,15 @@ _AT_FDCWD = -100
 
 
 def open_regular(path: AnyPath) -> BinaryIO:
-    """Open a regular file for reading, without waiting for anything.
+    """Open a regular file for reading without blocking.
 
     Raises:
-        InputError: it does not exist, cannot be read, or is a folder, pipe, socket or device.
+        InputError: the file does not exist, cannot be read, or is a folder, pipe, socket or device.
     """
     flags = os.O_RDONLY | _WITHOUT_WAITING
     try:
-        # A device is not even opened, because that alone can rewind a tape. If the path is changed
-        # from here on, a pipe does not block.
+        # A device is never opened, because opening can rewind a tape. If the path is replaced by a
+        # pipe after this check, opening does not block.
         if stat.S_ISREG(mode := os.stat(path).st_mode):
             file = open(os.open(path, flags), "rb")
             if stat.S_ISREG(mode := os.fstat(file.fileno()).st_mode):
@@ -97,18 +97,18 @@ def read_regular(path: AnyPath, limit: int) -> bytes:
             content = file.read(limit + 1)
         except OSError as error:
             raise InputError(f"{os.fspath(path)}: cannot be read ({error.strerror})") from None
-    if len(content) > limit:  # it grows, or its file system gives no sizes
+    if len(content) > limit:  # the file grows, or its file system states no size
         raise InputError(f"{os.fspath(path)}: more than {limit} bytes; no more are read")
     return content
 
 
 def same_file(path: AnyPath) -> tuple[int, int] | None:
-    """Return what two names of one file have in common; None if there is no such file."""
+    """Return an identifier of the file, equal for all its names; None if it does not exist."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except (OSError, ValueError):
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def _why_unreadable(path: AnyPath, error: OSError | ValueError) -> str:
@@ -128,15 +128,15 @@ def _why_unreadable(path: AnyPath, error: OSError | ValueError) -> str:
 
 
 def check_output(target: AnyPath, *, inputs: Iterable[AnyPath] = (), size: int = 0) -> None:
-    """Check that a file can be written later, before the work that computes it.
+    """Check, before a long computation, that a file can be written.
 
     Args:
-        target: as for `whole_file`.
-        inputs: files that are read; none may be ``target``.
-        size: bytes that will be written, about.
+        target: as in `whole_file`.
+        inputs: input files; ``target`` must not be one of them.
+        size: approximate size of the output in bytes.
 
     Raises:
-        InputError: ``target`` is an input, a folder or not replaceable, its folder does not exist
+        InputError: ``target`` is an input, a folder or write-protected, its folder does not exist
             or cannot be written, or there is too little space.
     """
     target = Path(target)
@@ -154,13 +154,13 @@ def check_output(target: AnyPath, *, inputs: Iterable[AnyPath] = (), size: int =
 
 
 def check_distinct(outputs: Mapping[str, AnyPath | None]) -> None:
-    """Check that no two outputs have the same place, and that none lies in a folder of another.
+    """Check that outputs have different paths and that none lies inside another.
 
     Args:
-        outputs: file or folder by parameter; None for an output that is not wanted.
+        outputs: path of each output by parameter name; None for an output that is not requested.
 
     Raises:
-        InputError: two are the same, or one contains the other.
+        InputError: two outputs have the same path, or one contains the other.
     """
     places = {
         name: Path(STDOUT) if str(target) == STDOUT else Path(os.path.realpath(target))
@@ -177,13 +177,13 @@ def check_distinct(outputs: Mapping[str, AnyPath | None]) -> None:
 def check_output_folder(
     target: AnyPath, *, force: bool | None = False, inputs: Iterable[AnyPath] = (), size: int = 0
 ) -> None:
-    """Check that a folder can be written later, before the work that fills it.
+    """Check, before a long computation, that a folder can be written.
 
     Args:
-        target: as for `whole_folder`.
-        force: as for `whole_folder`; None where a caller cannot ask for it.
-        inputs: files and folders that are read; none may be ``target`` or lie in it.
-        size: bytes that will be written, about.
+        target: as in `whole_folder`.
+        force: as in `whole_folder`; None if the caller has no such option.
+        inputs: input files and folders; none may be ``target`` or lie inside it.
+        size: approximate size of the output in bytes.
 
     Raises:
         InputError: as in `whole_folder`, an input would be replaced, or there is too little space.
@@ -200,14 +200,14 @@ def check_output_folder(
 
 @contextmanager
 def whole_file(target: AnyPath) -> Iterator[Path]:
-    """Yield a temporary path whose content becomes ``target`` when the block succeeds.
+    """Yield a temporary path that becomes ``target`` if the block succeeds.
 
-    A regular file is replaced atomically and keeps its mode; through a symbolic link, the file that
-    the link names. Standard output (``-``), a pipe and a character device are written through.
+    A regular file is replaced atomically and keeps its mode. For a symbolic link, the linked file
+    is replaced. Standard output (``-``), pipes and character devices are written directly.
 
     Raises:
         InputError: the parent folder does not exist, or ``target`` is a folder, socket or disk.
-        OSError: writing failed; ``target`` is as it was. ``filename`` is ``target``.
+        OSError: writing failed and ``target`` is unchanged. ``filename`` is ``target``.
     """
     target = Path(target)
     place = _destination(target)
@@ -227,17 +227,17 @@ def whole_file(target: AnyPath) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(target: AnyPath, *, force: bool | None = False) -> Iterator[Path]:
-    """Yield a temporary folder that becomes ``target`` when the block succeeds.
+    """Yield a temporary folder that becomes ``target`` if the block succeeds.
 
     Args:
         target: folder to create.
-        force: replace ``target`` if it exists; the old folder stays until the new one is complete.
-            None: do not, and advise nobody to ask for it.
+        force: replace ``target`` if it exists; the old folder remains until the new one is
+            complete. None means False, without advice to use ``force`` in the error.
 
     Raises:
-        InputError: ``target`` exists and ``force`` is false, is a file or has no parent folder, or
-            another process wrote it meanwhile.
-        OSError: writing failed; ``target`` is as it was. ``filename`` is ``target``.
+        InputError: ``target`` exists and ``force`` is false, ``target`` is a file or has no parent
+            folder, or another process wrote it in the meantime.
+        OSError: writing failed and ``target`` is unchanged. ``filename`` is ``target``.
     """
     target = Path(target)
     place = _folder_place(target, force)
@@ -264,35 +264,39 @@ def whole_folder(target: AnyPath, *, force: bool | None = False) -> Iterator[Pat
 
 
 def is_temporary(name: str) -> bool:
-    """Return whether a name is that of a temporary folder, which a dead process may have left."""
+    """Return whether a name is that of a temporary folder of `whole_file` or `whole_folder`."""
     return name.startswith(".") and name.endswith(_SUFFIX)
 
 
 def _destination(target: Path) -> Path | None:
-    """Return the regular file that an output replaces or creates; None if it is written through."""
+    """Return the regular file that an output replaces or creates, or None."""
     if str(target) == STDOUT:
         return None
     try:
-        found = os.stat(target)
+        status = os.stat(target)
     except FileNotFoundError:
         return Path(os.path.realpath(target))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{target}: cannot be written ({reason}); name another file") from None
-    if stat.S_ISDIR(found.st_mode):
+    if stat.S_ISDIR(status.st_mode):
         raise InputError(f"{target}: is a folder; name a file")
-    if stat.S_ISFIFO(found.st_mode) or stat.S_ISCHR(found.st_mode) or _standard(found) is not None:
+    if (
+        stat.S_ISFIFO(status.st_mode)
+        or stat.S_ISCHR(status.st_mode)
+        or _standard(status) is not None
+    ):
         return None
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise InputError(f"{target}: is a socket or a disk; name a file")
     return Path(os.path.realpath(target))
 
 
-def _standard(found: os.stat_result) -> int | None:
-    """Return the standard stream that a file is, as ``/dev/stdout`` is; None if it is neither."""
+def _standard(status: os.stat_result) -> int | None:
+    """Return the standard stream of a file such as ``/dev/stdout``, or None."""
     for number in (1, 2):
         with suppress(OSError):
-            if os.path.samestat(found, os.fstat(number)) and found.st_ino:
+            if os.path.samestat(status, os.fstat(number)) and status.st_ino:
                 return number
     return None
 
@@ -314,7 +318,7 @@ def _folder_place(target: Path, force: bool | None) -> Path:
 
 
 def _check_folder(place: Path, target: Path, size: int) -> None:
-    """Try to write beside ``place``, and look for space."""
+    """Check that files can be written beside ``place`` and that there is enough space."""
     try:
         with _beside(place, target):
             pass
@@ -375,13 +379,13 @@ def _locked_folder(place: Path) -> tuple[Path, int | None]:
                 return folder, None
             mark = folder / _MARK
             lock = os.open(mark, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            with suppress(OSError):  # a file system without locks: then nothing is taken for stale
+            with suppress(OSError):  # a file system without locks: stale folders are not removed
                 fcntl.flock(lock, fcntl.LOCK_EX)
             os.write(lock, os.fsencode(place.name))
             if same_file(mark) == (os.fstat(lock).st_dev, os.fstat(lock).st_ino):
                 return folder, lock
             os.close(lock)
-        except FileNotFoundError:  # another process took it for a stale one
+        except FileNotFoundError:  # another process removed it as stale
             pass
         except BaseException:
             _remove(folder)
@@ -391,7 +395,7 @@ def _locked_folder(place: Path) -> tuple[Path, int | None]:
 
 
 def remove_stale(parent: Path) -> None:
-    """Remove the temporary folders of dead processes, and put back what they had moved away."""
+    """Remove the temporary folders of dead processes and restore what they had moved."""
     if fcntl is None:
         return
     with suppress(OSError), os.scandir(parent) as entries:
@@ -420,7 +424,7 @@ def _remove_if_stale(folder: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder, even if a process that is just being stopped still writes into it."""
+    """Remove a folder, even if a stopping process still writes into it."""
     for _ in range(20):
         shutil.rmtree(folder, ignore_errors=True)
         if not os.path.lexists(folder):
@@ -429,7 +433,7 @@ def _remove(folder: Path) -> None:
 
 
 def _exchange(made: Path, place: Path) -> bool:
-    """Exchange two folders in one step; return whether this system can."""
+    """Exchange two folders atomically; return False if the system cannot."""
     if sys.platform != "linux" or not place.is_dir():
         return False
     try:
@@ -441,7 +445,7 @@ def _exchange(made: Path, place: Path) -> bool:
 
 
 def _keep_mode(place: Path, made: Path) -> None:
-    """Give a new file the mode and the owner of the one that it replaces."""
+    """Copy the mode and the owner of the replaced file to the new file."""
     try:
         old = os.stat(place)
     except FileNotFoundError:
@@ -453,7 +457,7 @@ def _keep_mode(place: Path, made: Path) -> None:
 
 
 def _flush_to_disk(path: Path) -> None:
-    """Wait until a file is on the disk: a full one may say so only now."""
+    """Flush a file to disk. A full disk can raise only here."""
     number = os.open(path, os.O_RDWR | _BINARY)
     try:
         os.fsync(number)
@@ -471,7 +475,7 @@ def _write_through(target: Path, made: Path) -> None:
                     block = block[os.write(number, block) :]
     except OSError as error:
         if str(target) == STDOUT and isinstance(error, BrokenPipeError):
-            raise  # `| head` has seen enough
+            raise  # the reader, such as `| head`, has closed the pipe
         raise OSError(error.errno, error.strerror, str(target)) from None
     finally:
         os.close(number)
@@ -481,8 +485,8 @@ def _open_through(target: Path) -> int:
     if str(target) == STDOUT:
         sys.stdout.flush()
         return os.dup(1)
-    found = os.stat(target)
-    if (number := _standard(found)) is not None:
+    status = os.stat(target)
+    if (number := _standard(status)) is not None:
         (sys.stdout if number == 1 else sys.stderr).flush()
         return os.dup(number)
     end = time.monotonic() + _READER_WAIT

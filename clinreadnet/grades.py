@@ -1,4 +1,4 @@
-"""What a distribution over the fine grades says: its interval, and the Likert grades."""
+"""Intervals and Likert probabilities of distributions over the fine grades."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def grade_interval(probs: ArrayLike, mass: float = INTERVAL_MASS) -> tuple[Float
 
     Args:
         probs: [n, 21], probability of each grade 0, 0.2, ..., 4.
-        mass: probability inside.
+        mass: probability inside the interval.
 
     Returns:
         The lowest and the highest grade [n] of the interval.
     """
     below = np.cumsum(np.asarray(probs, np.float64), axis=-1)
     tail = (1 - mass) / 2
-    # The first grade at which the tail is reached; the last sum may miss 1 by rounding.
+    # The first grade at which the cumulative sum reaches the tail; the total may differ from 1.
     low = (below < tail).sum(axis=-1)
     high = np.minimum((below < 1 - tail).sum(axis=-1), below.shape[-1] - 1)
     return low * FINE_STEP, high * FINE_STEP
@@ -51,5 +51,5 @@ def covered(probs: ArrayLike, labels: ArrayLike) -> NDArray[np.bool_]:
     """Return which labels [n] lie inside the intervals of their distributions [n, 21]."""
     low, high = grade_interval(probs)
     true = np.asarray(labels, np.float64)
-    # A label is a multiple of a fifth, as the grades are, up to rounding.
+    # Labels and grades are multiples of 0.2, up to rounding.
     return np.asarray((true > low - 0.01) & (true < high + 0.01))

@@ -1,7 +1,7 @@
-"""Every limit on what is read from a file or taken as an argument, and its reason.
+"""Limits of files and arguments, with the reason for each value.
 
-docs/security.md lists them. A limit is far above what a scanner, an archive or an export produces,
-and low enough that what it refuses is refused within a second.
+docs/security.md lists them. A limit is far above the values of real data, and low enough that an
+input beyond it raises an error within a second.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Limit:
-    """One limit.
+    """A limit.
 
     Attributes:
-        name: of the constant in this module.
+        name: name of the constant in this module.
         value: the largest accepted value; the smallest where ``least``.
-        unit: of the value, such as "bytes".
-        of: what is limited.
-        reason: why it has this value.
+        unit: unit of the value, such as "bytes".
+        of: the limited quantity.
+        reason: reason for the value.
         least: whether it is a lower bound.
     """
 
@@ -33,7 +33,7 @@ class Limit:
 
 
 LIMITS: list[Limit] = []
-"""All of them, in the order of this module."""
+"""All limits, in the order of this module."""
 
 
 def _limit(name: str, value: int, unit: str, of: str, reason: str, *, least: bool = False) -> int:

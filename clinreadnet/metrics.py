@@ -1,8 +1,8 @@
-"""Agreement between predicted and true scores: PLCC, SROCC, KROCC, with bootstrap intervals.
+"""PLCC, SROCC and KROCC of predicted and true scores, with bootstrap intervals.
 
 The challenge's figure of merit is the sum of the three absolute values (Lee et al. 2025). All three
-are computed with integer weights per slice, so that a bootstrap resample is a row of counts and the
-whole bootstrap a few matrix products.
+are computed with integer weights per slice: a bootstrap resample is a row of counts, and the whole
+bootstrap is a few matrix products.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Interval(TypedDict):
 
 
 class Correlations(TypedDict):
-    """The challenge's metrics, each with its interval."""
+    """Metrics of the challenge, each with its interval."""
 
     plcc: Interval
     srocc: Interval
@@ -39,7 +39,7 @@ def plcc(x: ArrayLike, y: ArrayLike) -> float:
 
 
 def srocc(x: ArrayLike, y: ArrayLike) -> float:
-    """Spearman's rank correlation of two vectors [n], ties sharing their mean rank."""
+    """Spearman's rank correlation of two vectors [n]; ties have their mean rank."""
     return float(_spearman(*_pair(x, y))[0])
 
 
@@ -57,14 +57,14 @@ def correlations(
         predicted: [n] scores.
         true: [n] scores.
         resamples: bootstrap resamples of the slices.
-        seed: seed of the resampling; the same seed gives the same interval.
+        seed: seed of the resampling.
 
     Returns:
-        plcc, srocc, krocc and their sum of absolute values. NaN if a vector is constant. Resamples
-        in which a vector is constant do not count for the interval.
+        plcc, srocc, krocc and the sum of their absolute values. NaN if a vector is constant.
+        Resamples in which a vector is constant are excluded from the interval.
 
     Raises:
-        ValueError: the lengths differ, or there are fewer than two slices.
+        ValueError: the lengths differ or are less than two.
     """
     x, y, once = _pair(predicted, true)
     n = len(x)
@@ -86,15 +86,15 @@ def correlations(
 
 
 def resampled_sums(predicted: ArrayLike, true: ArrayLike, counts: ArrayLike) -> Floats:
-    """Return |PLCC| + |SROCC| + |KROCC| of several samples of the same slices.
+    """Return |PLCC| + |SROCC| + |KROCC| of several resamples of the same slices.
 
     Args:
         predicted: [n] scores.
         true: [n] scores.
-        counts: [r, n], how often each sample holds each slice.
+        counts: [r, n], number of times that a resample contains a slice.
 
     Returns:
-        [r]; NaN for a sample in which a vector is constant.
+        [r]; NaN if a vector is constant in a resample.
     """
     x, y, _ = _pair(predicted, true)
     weights = np.asarray(counts, np.float64)
@@ -105,7 +105,7 @@ def bootstrap(statistic: Callable[[NDArray[np.int64]], float], n: int) -> Interv
     """Return a statistic of n slices with its bootstrap percentile interval (95 %).
 
     Args:
-        statistic: takes indices [n] of slices, some more than once.
+        statistic: function of indices [n] of slices, which can repeat.
         n: number of slices.
     """
     rng = np.random.default_rng(0)
@@ -127,7 +127,7 @@ def _pair(x: ArrayLike, y: ArrayLike) -> tuple[Floats, Floats, Floats]:
 
 
 def _pearson(x: Floats, y: Floats, weights: Floats) -> Floats:
-    """Weighted Pearson for each row of ``weights`` [r, n]; x, y are [n] or [r, n]."""
+    """Weighted Pearson correlation for each row of ``weights`` [r, n]; x, y are [n] or [r, n]."""
     weights = weights / weights.sum(axis=1, keepdims=True)
     dx = x - (weights * x).sum(axis=1, keepdims=True)
     dy = y - (weights * y).sum(axis=1, keepdims=True)

@@ -1,6 +1,6 @@
-"""The one table of precisions: what each is called, may cost, is made from, and looks like where.
+"""The table of precisions: name, error budgets, source graph and types of each.
 
-Types are named, not imported: each reader looks its own up in torch, onnx or TensorRT.
+Types are given as names. Each user looks them up in torch, onnx or TensorRT.
 """
 
 from __future__ import annotations
@@ -14,57 +14,57 @@ from clinreadnet.spec import GRADE_RANGE
 
 @dataclass(frozen=True)
 class Limits:
-    """How far outputs may lie from the float64 reference's.
+    """Limits on the difference of outputs from the float64 reference.
 
     Attributes:
         error: largest relative error of an output over all slices.
-        one: the same of one slice, relative to what is usual.
-        tile: largest difference of one tile of a quality map, in grades.
-        novelty: largest relative difference of one slice's novelty.
+        slice_error: largest error of an output of a single slice, relative to its usual norm.
+        tile: largest difference of a tile of a quality map, in grades.
+        novelty: largest relative difference of a slice's novelty.
     """
 
     error: float
     tile: float = float("inf")
     novelty: float = float("inf")
-    one: float = float("inf")
+    slice_error: float = float("inf")
 
 
 SLICE_SLACK = 2.0
-"""Factor on the relative error's budget for one slice, which averages less than all of them."""
+"""Factor on the error budget for a single slice, which averages over fewer values."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """One row of the table.
+    """A row of the table.
 
     Attributes:
-        name: as in manifests, file names and on the command line.
+        name: name in manifests, in file names and on the command line.
         budget: largest relative error of an output against the float64 reference.
-        novelty_budget: largest relative difference of one slice's novelty. At least twice what a
-            float64 oracle finds with weights and tensors rounded to the precision, and PyTorch with
-            float32 sums. 8-bit graphs have the float16 one: nothing before the novelty is
-            quantised.
-        metric_budget: largest difference of PLCC, SROCC and KROCC, and of the quality map's
-            correlation with local truth, from the reference's.
-        source: precision whose graph this one is made from; None where PyTorch exports it.
-        has_graph: whether it has an ONNX graph of its own; without one it is built from its
-            source's graph, and only engines have it.
+        novelty_budget: largest relative difference of a slice's novelty. It is at least twice the
+            error of a float64 oracle with weights and tensors rounded to the precision, and of
+            PyTorch with float32 sums. 8-bit graphs use the float16 budget, because no layer before
+            the novelty is quantised.
+        metric_budget: largest difference from the reference of PLCC, SROCC and KROCC, and of the
+            correlation of quality maps with tile labels.
+        source: precision of the graph that this one is converted from; None if PyTorch exports it.
+        has_graph: whether it has its own ONNX graph. Otherwise engines are built from the graph of
+            ``source``.
         opset: ONNX operator set of the graph. 20 is the first with Gelu, 22 the first whose Conv
             takes bfloat16.
-        item_size: bytes of a weight or an activation, at least.
-        wider: precision in which a machine may compute instead where that is faster.
-        reduced: whether the graph has 16-bit tensors, in which a CPU does not compute.
-        runs_on_cpu: whether ONNX Runtime's CPU takes the graph as it is.
-        native_on_cpu: whether processors multiply in it themselves.
-        tf32: whether float32 products may round their factors to TF32.
-        torch_dtype: name in torch of the type of weights and activations.
-        onnx_type: name in ``onnx.TensorProto`` of the same.
-        tensorrt_type: name in ``tensorrt.DataType`` of the outputs of products.
-        quantized_type: the same between the quantise and dequantise layers around products; None
-            without such layers.
-        built_pattern: regular expression that finds the type in the report of TensorRT's inspector.
-        dynamic: whether each run finds the scales of its 8-bit products anew. ONNX Runtime's CPU
-            provider has such products; CUDA and TensorRT do not.
+        item_size: least size of a weight or an activation in bytes.
+        wider: precision that a machine may use instead if it is faster there.
+        reduced: whether the graph has 16-bit tensors, which CPUs compute in float32.
+        runs_on_cpu: whether ONNX Runtime's CPU provider runs the unchanged graph.
+        native_on_cpu: whether processors have instructions for its products.
+        tf32: whether factors of float32 products may be rounded to TF32.
+        torch_dtype: name of the type of weights and activations in torch.
+        onnx_type: name of that type in ``onnx.TensorProto``.
+        tensorrt_type: name of the type of the products' outputs in ``tensorrt.DataType``.
+        quantized_type: name of the type between quantise and dequantise layers in
+            ``tensorrt.DataType``; None without such layers.
+        built_pattern: regular expression for the type in the report of TensorRT's inspector.
+        dynamic: whether scales of 8-bit products are computed in each run. ONNX Runtime's CPU
+            provider supports this; CUDA and TensorRT do not.
     """
 
     name: str
@@ -89,29 +89,29 @@ class Precision:
 
     @property
     def quantized(self) -> bool:
-        """Whether linear layers multiply in 8 bits."""
+        """Whether linear layers have 8-bit products."""
         return self.quantized_type is not None or self.dynamic
 
     @property
     def tile_budget(self) -> float:
-        """Largest difference of one tile of a quality map, in grades.
+        """Largest difference of a tile of a quality map, in grades.
 
-        The relative error's budget of the grades' range. The error bounds the root mean square over
-        all tiles; this bounds each.
+        This is ``budget`` times the range of the grades. The relative error bounds the root mean
+        square over all tiles; this bounds each tile.
         """
         return self.budget * GRADE_RANGE
 
     @property
     def map_budgets(self) -> dict[str, float]:
-        """Largest differences of what a quality map has in common with local truth.
+        """Largest differences of the agreement of quality maps with tile labels.
 
-        The correlation is a metric like those of the scores. The RMSE ratio, ‖map - truth‖ over
-        ‖flat map - truth‖, is a relative error and has that budget.
+        The correlation has the budget of the scores' metrics. The RMSE ratio, ‖map - truth‖ over
+        ‖flat map - truth‖, is a relative error and has the budget of one.
         """
         return {"correlation": self.metric_budget, "rmse_ratio": self.budget}
 
     def limits(self, slack: float = 1.0) -> Limits:
-        """Return the budgets of the outputs, times ``slack``."""
+        """Return the limits of the outputs, multiplied by ``slack``."""
         return Limits(
             slack * self.budget,
             slack * self.tile_budget,
@@ -121,12 +121,12 @@ class Precision:
 
     @property
     def exported(self) -> bool:
-        """Whether PyTorch exports the graph in this precision."""
+        """Whether PyTorch exports a graph in this precision."""
         return self.has_graph and self.source is None
 
     @property
     def graph(self) -> str:
-        """Name of the precision of the ONNX graph that runs."""
+        """Precision of the ONNX graph."""
         return self.name if self.has_graph else str(self.source)
 
 
@@ -148,7 +148,7 @@ _FP32 = Precision(
     onnx_type="FLOAT",
     tensorrt_type="FLOAT",
     quantized_type=None,
-    # As the inspector spells them: "Half", "Row major linear FP16 format".
+    # Spelling of the inspector: "Half", "Row major linear FP16 format".
     built_pattern=r"\bFloat\b|FP32",
 )
 _TF32 = replace(
@@ -216,27 +216,27 @@ _INT8_DYNAMIC = replace(
 PRECISIONS: dict[str, Precision] = {
     row.name: row for row in (_FP32, _TF32, _FP16, _BF16, _INT8, _FP8, _INT8_DYNAMIC)
 }
-"""Every precision, by name."""
+"""All precisions by name."""
 
 CHECKPOINT_PRECISIONS = ("fp32", "int8")
-"""What the CPU engine runs a checkpoint in; the order is that of its C interface."""
+"""Precisions of the CPU engine, in the order of its C interface."""
 
 DEFAULT_PRECISIONS = ("fp32", "fp16")
-"""What `clinreadnet export` makes where nothing is asked for."""
+"""Default precisions of `clinreadnet export`."""
 
 DEFAULT_ENGINE_PRECISION = "fp16"
-"""What it builds engines in, where that graph is exported."""
+"""Default precision of engines, if its graph is exported."""
 
 
 def find_precision(name: str, known: Sequence[str] | None = None) -> Precision:
     """Return the precision called ``name``.
 
     Args:
-        name: as it was given.
-        known: names to choose from; all of the table by default.
+        name: name of a precision.
+        known: valid names; default all of the table.
 
     Raises:
-        InputError: it is none of those; the message lists them.
+        InputError: the name is unknown; the message lists the valid ones.
     """
     names = list(PRECISIONS if known is None else known)
     if name not in names:
@@ -250,27 +250,27 @@ def exported_precisions() -> list[str]:
 
 
 def quantized_precisions() -> list[str]:
-    """Return the names of the precisions whose products have calibrated scales."""
+    """Return the names of the precisions with calibrated 8-bit products."""
     return [row.name for row in PRECISIONS.values() if row.quantized_type is not None]
 
 
 def torch_precisions(*, cuda: bool) -> list[str]:
-    """Return the names of the precisions in which PyTorch multiplies without emulation."""
+    """Return the names of the precisions that PyTorch computes without emulation."""
     return [
         row.name for row in PRECISIONS.values() if not row.quantized and (cuda or row.native_on_cpu)
     ]
 
 
 def lowered_precisions() -> list[str]:
-    """Return the names of the precisions that a float32 graph can be lowered to."""
+    """Return the names of the precisions that a float32 graph can be converted to."""
     return [row.name for row in PRECISIONS.values() if row.exported and row.reduced]
 
 
 def precision_of(torch_dtype: str) -> Precision:
-    """Return the exported precision whose weights have a type of torch, such as "float16".
+    """Return the exported precision with weights of a torch type such as "float16".
 
     Raises:
-        KeyError: none has.
+        KeyError: there is none.
     """
     for row in PRECISIONS.values():
         if row.exported and row.torch_dtype == torch_dtype:
@@ -279,12 +279,12 @@ def precision_of(torch_dtype: str) -> Precision:
 
 
 def spelled(names: Sequence[str], last: str = "or") -> str:
-    """Return names as a sentence lists them: "fp16, bf16 or fp8"."""
+    """Join names for a sentence: "fp16, bf16 or fp8"."""
     return f" {last} ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def with_wider(name: str) -> list[str]:
-    """Return a precision and the wider ones in which a machine may compute instead."""
+    """Return a precision, followed by the wider ones that a machine may use instead."""
     chain = [name]
     while (wider := PRECISIONS[chain[-1]].wider) is not None:
         chain.append(wider)

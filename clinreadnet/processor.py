@@ -1,4 +1,4 @@
-"""This machine's processor: its name, and whether it multiplies bytes."""
+"""The processor of this machine: its name, and whether it has 8-bit products."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _BYTE_PRODUCTS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"}
-"""Flags of the instructions that multiply bytes and sum them up, on x86 and on ARM."""
+"""Flags of the instructions for sums of 8-bit products, on x86 and on ARM."""
 
 
 def cpu_name() -> str:
-    """Return the processor's name, as the system tells it."""
+    """Return the name of the processor."""
     return (_cpu_info("model name") or [platform.processor()])[0] or "unknown processor"
 
 
@@ -22,7 +22,7 @@ def multiplies_bytes() -> bool | None:
 
 
 def _cpu_info(key: str) -> list[str]:
-    """Return the values of a key of Linux's list of processors; none elsewhere."""
+    """Return the values of a key in Linux's list of processors; an empty list elsewhere."""
     try:
         lines = _CPU_INFO.read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,6 +1,6 @@
 """The image encoding and the grades, shared by the network, the data readers and the runtime.
 
-Source: Lee et al., "Low-dose computed tomography perceptual image quality assessment", Medical
+Reference: Lee et al., "Low-dose computed tomography perceptual image quality assessment", Medical
 Image Analysis 99:103343 (2025), the LDCTIQAC 2023 challenge.
 """
 
@@ -28,20 +28,20 @@ FINE_STEP = 0.2
 """Distance between neighbouring fine grades."""
 
 LIKERT = ("bad", "poor", "fair", "good", "excellent")
-"""Words of the five-point scale, grade 0 first."""
+"""Words of the five-point scale, from grade 0."""
 
 GRADE_RANGE = float(len(LIKERT) - 1)
-"""Grades between the worst score and the best."""
+"""Range of the scores in grades."""
 
 INTERVAL_MASS = 0.9
-"""Probability inside the interval that is shown beside a score."""
+"""Probability inside the interval of a score."""
 
 RESEARCH_USE = "Research use only: not a medical device."
-"""Shown with every score that a person sees."""
+"""Text that is shown with all scores."""
 
 
 OUTPUTS = ("score", "probs", "quality_map", "novelty")
-"""Names of the graph's outputs, in order."""
+"""Names of the outputs, in order."""
 
 
 def grade_word(score: float) -> str:

@@ -8,42 +8,33 @@ from __future__ import annotations
 import posixpath
 import re
 from pathlib import Path
-from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
-INSTALLED = ROOT / ".typecheck"
 ELSEWHERE = {"README.md": "index.md", "clinreadnet/weights/small.md": "model-card.md"}
 """Pages that lie outside docs/, by their path in the repository, and where the site has them."""
 
-
-def public_modules() -> list[str]:
-    """Return every public module of the package; the command line documents itself."""
-    names = []
-    for path in sorted((INSTALLED / "clinreadnet").rglob("*.py")):
-        parts = path.relative_to(INSTALLED).with_suffix("").parts
-        if parts[-1] == "__init__":
-            parts = parts[:-1]
-        in_a_package = (path.parent / "__init__.py").exists()  # kernels/cpu is none
-        if in_a_package and "cli" not in parts and not any(p.startswith("_") for p in parts):
-            names.append(".".join(parts))
-    return names
+PUBLIC = (
+    "clinreadnet",
+    "clinreadnet.runtime",
+    "clinreadnet.errors",
+    "clinreadnet.data.slices",
+    "clinreadnet.data.ldctiqa",
+    "clinreadnet.data.region",
+    "clinreadnet.simulator.simulate",
+    "clinreadnet.training.config",
+    "clinreadnet.kernels",
+)
+"""Modules with an API page: those that README, docs and examples name. Others are internal."""
 
 
 def on_config(config: MkDocsConfig) -> None:
-    """Add the API pages to the navigation, grouped by package."""
-    groups: dict[str, list[Any]] = {}
-    for name in public_modules():
-        group = ".".join(name.split(".")[:2])
-        groups.setdefault(group, []).append({name: f"api/{name}.md"})
-    pages = [
-        entries[0] if len(entries) == 1 else {group: entries} for group, entries in groups.items()
-    ]
+    """Add the API pages to the navigation."""
     assert config.nav is not None
-    config.nav = [*config.nav, {"API": pages}]
+    config.nav = [*config.nav, {"API": [{name: f"api/{name}.md"} for name in PUBLIC]}]
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -51,8 +42,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for source, target in ELSEWHERE.items():
         text = (ROOT / source).read_text(encoding="utf-8")
         files.append(File.generated(config, target, content=relink(text, source)))
-    for name in public_modules():
-        content = f"# {name}\n\n::: {name}\n"
+    for name in PUBLIC:
+        content = f"::: {name}\n    options:\n      heading_level: 1\n"
         files.append(File.generated(config, f"api/{name}.md", content=content))
     return files
 

@@ -1,4 +1,4 @@
-"""From a checkpoint to a verified bundle: ONNX graphs, TensorRT engines, parity."""
+"""Export a checkpoint to a verified bundle: ONNX graphs, TensorRT engines, verification."""
 
 if __name__ != "clinreadnet.export":
     raise ImportError(

@@ -63,7 +63,7 @@ from clinreadnet.verify.record import fresh
 from clinreadnet.verify.report import VerifyReport
 from clinreadnet.verify.run import steps, verify_golden
 
-if TYPE_CHECKING:  # it needs Triton, which an export without plugins does not
+if TYPE_CHECKING:  # needs Triton, which is only required for plugins
     from clinreadnet.export.plugins.plan import Plan
     from clinreadnet.export.plugins.register import GraphPlugins
 
@@ -72,7 +72,7 @@ def parse_batch(text: str) -> BatchRange:
     """Read a profile ``MIN:OPT:MAX``.
 
     Raises:
-        InputError: not three integers 1 <= MIN <= OPT <= MAX, or above the graph's batch.
+        InputError: the text is not three integers 1 <= MIN <= OPT <= MAX within the graph's batch.
     """
     try:
         low, best, high = (int(part) for part in text.split(":"))
@@ -100,40 +100,40 @@ def export_bundle(
     note: Callable[[str], None] = lambda line: None,
     step: Callable[[str], None] = lambda line: None,
 ) -> VerifyReport:
-    """Export the graphs, build the engines, verify, and write the folder atomically.
+    """Export graphs, build engines, verify them, and write the folder atomically.
 
-    A bundle that fails verification is written too, with ``"verified": false``. An 8-bit graph that
-    misses its budget is left out instead, with a note.
+    A bundle that fails verification is also written, with ``"verified": false``. An 8-bit graph
+    that exceeds its budget is omitted with a note.
 
     Args:
         out: folder to create.
         checkpoint: checkpoint file; default the shipped one of ``preset``.
-        preset: preset that the checkpoint must have.
-        precisions: precisions of the ONNX graphs; "tf32" is an engine of the float32 graph.
-        flavour: TensorRT that builds the engines.
-        targets: architectures to build engines for, possibly none, or "current" for this machine's
-            GPU; default ``DEFAULT_TARGETS`` if TensorRT-RTX is installed.
-        engine_precisions: precisions of the engines; default fp16 if exported, else all, and tf32
-            if requested.
-        options: options of the builds.
-        batch: profile of the engines, and the batch sizes of the bundle.
-        auto_islands: search the nodes of float16 and bfloat16 graphs to keep in float32, instead
-            of the network's own islands.
-        plugins: ops whose kernels become plugins of the engines, or "all". Each engine's graph then
-            has a second one with plugin nodes beside it.
+        preset: required preset of the checkpoint.
+        precisions: precisions of the ONNX graphs. "tf32" is an engine of the float32 graph.
+        flavour: flavour of TensorRT that builds the engines.
+        targets: architectures of the engines, or "current" for this machine's GPU; can be empty.
+            Default: ``DEFAULT_TARGETS`` if TensorRT-RTX is installed.
+        engine_precisions: precisions of the engines. Default: fp16 if exported, otherwise all, and
+            tf32 if requested.
+        options: build options.
+        batch: batch sizes of the bundle and profile of the engines.
+        auto_islands: search for the nodes of float16 and bfloat16 graphs to keep in float32,
+            instead of the network's own islands.
+        plugins: ops whose kernels become plugins of the engines, or "all". A second graph with
+            plugin nodes is then written for each engine's graph.
         force: replace ``out`` if it exists.
-        note: called with one line for each artifact that is left out.
-        step: called with one line when a step begins that takes more than a few seconds.
+        note: called with one line for each omitted artifact.
+        step: called with one line at the start of each step that takes more than a few seconds.
 
     Returns:
         The result of the verification; ``bundle`` is ``out``.
 
     Raises:
-        InputError: unknown precision or target, an option the flavour lacks, bad profile, an
-            unusable checkpoint, ``out`` exists without ``force``, or ``targets`` were named and
-            the flavour is missing.
-        CheckFailed: no graph keeps its budget, an engine's network has another precision, or this
-            machine's driver does not know the plugins' PTX.
+        InputError: a precision or target is unknown, the flavour does not support an option, the
+            profile is invalid, the checkpoint cannot be used, ``out`` exists without ``force``, or
+            ``targets`` are given and the flavour is not installed.
+        CheckFailed: all graphs exceed their budgets, the network of an engine has another
+            precision, or the driver does not support the PTX of the plugins.
     """
     out, options = Path(out), options or BuildOptions()
     precisions = tuple(dict.fromkeys(precisions))
@@ -158,7 +158,7 @@ def export_bundle(
     check_network(model, checkpoint)
     portable = options.hardware_compatible
     plans: list[Plan] = []
-    if plugins:  # compiled before anything is written
+    if plugins:  # compile before anything is written
         from clinreadnet.export.plugins.graph import write_plugin_graph
         from clinreadnet.export.plugins.plan import plan_graphs
         from clinreadnet.export.plugins.register import GraphPlugins
@@ -224,7 +224,7 @@ def _checkpoints(
     batch: BatchRange,
     note: Callable[[str], None],
 ) -> list[Artifact]:
-    """Copy the checkpoint into the bundle, and return its entry for each precision."""
+    """Copy the checkpoint into the bundle; return its entry for each precision."""
     if not (model.config.use_sobel and model.config.use_attention):
         note("no checkpoint for the CPU engine: it runs no network without Sobel or attention")
         return []
@@ -234,10 +234,10 @@ def _checkpoints(
 
 
 def checkpoint_artifacts(checkpoint: Path, batch: BatchRange) -> list[Artifact]:
-    """Return a bundle's entries for the CPU engine: a checkpoint of its folder in each precision.
+    """Return the manifest entries of a checkpoint for the CPU engine, one for each precision.
 
     Args:
-        checkpoint: the file, in the bundle's folder.
+        checkpoint: checkpoint file in the bundle's folder.
         batch: batch sizes of the bundle.
     """
     content = checkpoint.read_bytes()
@@ -255,7 +255,7 @@ def checkpoint_artifacts(checkpoint: Path, batch: BatchRange) -> list[Artifact]:
 
 
 def _without_missed(report: VerifyReport, note: Callable[[str], None]) -> VerifyReport:
-    """Leave out the checkpoint in 8 bits if it missed its budget."""
+    """Omit the 8-bit checkpoint if it exceeds its budget."""
     kept = []
     for artifact in report.artifacts:
         quantized = artifact.kind == "checkpoint" and PRECISIONS[artifact.precision].quantized
@@ -301,7 +301,7 @@ def _build(
     folder: Path,
     bar: Progress,
 ) -> Artifact:
-    """Build the engine of one graph and target, write it with its report, return its entry."""
+    """Build an engine, write it with its report, and return its entry."""
     plugins = "" if graph.plugins is None else ".plugins"
     file = f"clinreadnet.{precision}{plugins}.{target}{builder.flavour.suffix}"
     engine = builder.build(target, batch, bar, options)
@@ -331,19 +331,19 @@ def _build(
 
 
 def _plugins(graph: Artifact, target: str, *, portable: bool) -> Plugins | None:
-    """Return what an engine's entry says of its graph's plugins."""
+    """Return the plugins of an engine's entry, from those of its graph."""
     if graph.plugins is None:
         return None
     wanted = PORTABLE if portable else target
     return replace(
-        graph.plugins, ptx=tuple(one for one in graph.plugins.ptx if one.target == wanted)
+        graph.plugins, ptx=tuple(file for file in graph.plugins.ptx if file.target == wanted)
     )
 
 
 def choose_targets(
     wanted: Sequence[str] | None, flavour: str, note: Callable[[str], None]
 ) -> tuple[str, ...]:
-    """Return the targets to build for; the default becomes none if TensorRT-RTX is missing."""
+    """Return the targets to build for; none by default if TensorRT-RTX is not installed."""
     row = newest(flavour)
     default = DEFAULT_TARGETS if row.targets else ("current",)
     targets = resolve_targets(default if wanted is None else wanted, row)

@@ -1,7 +1,7 @@
-"""Run the PTX files of an exported folder on the CPU, against the reference of each op.
+"""Run exported PTX files on the CPU and compare them with the reference of each op.
 
-The machine that runs them (`clinreadnet.kernels.ptx`) is a sanitizer too: it refuses accesses out
-of bounds, races and reads of memory that nothing has written.
+The PTX machine (`clinreadnet.kernels.ptx`) is also a sanitizer: it detects accesses out of bounds,
+races and reads of uninitialised memory.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from clinreadnet.runtime.bundle.files import digest
 
 INDEX_NAME = "kernels.json"
 LARGEST = 64 * 2**20
-"""Bytes of one file. The largest PTX of a preset has about 1 MB."""
+"""Largest size of a file in bytes. The largest PTX of a preset has about 1 MB."""
 
 
 @dataclass(frozen=True)
 class CheckedKernel:
-    """What became of one file.
+    """Result of a file.
 
     Attributes:
-        file: name in the folder.
-        error_over_budget: by case, the error over the largest that is allowed; at most 1 passes.
-        failure: why the file fails; None if it passes.
+        file: name of the file.
+        error_over_budget: error relative to the budget, by case; at most 1 to pass.
+        failure: reason of a failure; None if the file passes.
     """
 
     file: str
@@ -46,10 +46,10 @@ class CheckedKernel:
 
 
 def read_kernels(folder: str | os.PathLike[str]) -> list[Kernel]:
-    """Return the PTX kernels of a folder that `clinreadnet export-kernels` wrote.
+    """Read the PTX kernels of a folder from `clinreadnet export-kernels`.
 
     Raises:
-        InputError: no such folder, an index that cannot be read, or a missing file.
+        InputError: the folder or a file does not exist, or the index cannot be read.
     """
     index = Path(folder) / INDEX_NAME
     if not index.exists():
@@ -58,8 +58,8 @@ def read_kernels(folder: str | os.PathLike[str]) -> list[Kernel]:
         )
     content = read_regular(index, LARGEST)
     try:
-        entries = [one for one in json.loads(content)["kernels"] if one["kind"] == "ptx"]
-        names = [str(one["file"]) for one in entries]
+        entries = [item for item in json.loads(content)["kernels"] if item["kind"] == "ptx"]
+        names = [str(item["file"]) for item in entries]
     except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise InputError(f"{index}: not an index of kernels ({first_line(error)})") from None
     if outside := [name for name in names if Path(name).name != name]:
@@ -75,13 +75,13 @@ def check_folder(folder: str | os.PathLike[str]) -> list[CheckedKernel]:
     """Run every PTX file of a folder.
 
     Args:
-        folder: made by `clinreadnet export-kernels`.
+        folder: folder from `clinreadnet export-kernels`.
 
     Returns:
         A result for each file, in the order of ``kernels.json``.
 
     Raises:
-        InputError: as in `read_kernels`, no PTX file, or an entry that cannot be launched.
+        InputError: as in `read_kernels`, there is no PTX file, or an entry cannot be launched.
     """
     kernels = read_kernels(folder)
     if not kernels:
@@ -122,7 +122,7 @@ def _check(kernel: Kernel) -> CheckedKernel:
 
 def print_checked(results: list[CheckedKernel], output: Output) -> None:
     """Print a line for each file."""
-    for one in results:
-        worst = max(one.error_over_budget.values(), default=float("nan"))
+    for result in results:
+        worst = max(result.error_over_budget.values(), default=float("nan"))
         passed = f"passed, error {100 * worst:.0f} % of its budget"
-        output.print(f"{one.file}: {f'FAILED: {one.failure}' if one.failure else passed}")
+        output.print(f"{result.file}: {f'FAILED: {result.failure}' if result.failure else passed}")

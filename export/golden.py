@@ -1,4 +1,4 @@
-"""The slices of a bundle: golden slices for verification, others for calibration."""
+"""Golden slices for the verification of a bundle, and slices for calibration."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ from clinreadnet.spec import OUTPUTS
 from clinreadnet.verify.reference import GoldenSlices, reference_outputs
 
 GOLDEN_SEED = 977
-"""Seed of the simulator that no training set uses."""
+"""Seed of the simulator, different from those of training sets."""
 GOLDEN_ANATOMIES = 2
 SIMULATED_KIND = "simulated"
 MIN_GAP = 0.02
-"""Least difference of the reference scores of two golden slices, in grades: a tenth of a fine step,
-and several times the error of float16. Rounding could swap closer pairs, and each swapped pair
-moves KROCC by more than its tolerance."""
+"""Least difference of reference scores of golden slices in grades: a tenth of a fine step, and
+several times the error of float16. Rounding could swap closer pairs, and each swapped pair changes
+KROCC by more than its tolerance."""
 MOST_SIMULATED = 20
-"""Most simulated golden slices; with the hard ones they fill two batches of the default profile."""
+"""Largest number of simulated golden slices. With the hard ones they fill two default batches."""
 MIN_SLICES = 8
-"""With fewer distinct scores, rank metrics mean little and all slices are kept."""
+"""Least number of distinct scores. With fewer, rank metrics mean little, and all slices are
+kept."""
 
 
 REFERENCE_NAME = "golden.reference.npz"
@@ -49,20 +50,20 @@ def write_golden(
     note: Callable[[str], None] = lambda line: None,
     known: Known | None = None,
 ) -> Golden:
-    """Simulate slices, run the float64 reference on them, and write those with distinct scores.
+    """Simulate slices, compute the float64 reference, and write slices with distinct scores.
 
-    The slices of `clinreadnet.export.hard_slices` follow, without a label or local truth.
+    The slices of `clinreadnet.export.hard_slices` are added without labels.
 
     Args:
-        path: file to write; the same weights give the same bytes.
-        model: the float32 network.
+        path: file to write. Its bytes depend only on the weights.
+        model: float32 network.
         bar: progress display.
-        note: called with one line if the network scores the slices almost alike.
-        known: outputs of the reference that need not be computed, as `known_reference` returns;
-            those that are computed are added.
+        note: called with one line if the scores of all slices are almost equal.
+        known: reference outputs that need not be computed, from `known_reference`. Computed outputs
+            are added.
 
     Returns:
-        The manifest's entry.
+        Entry of the manifest.
     """
     known = {} if known is None else known
     task = bar.add_task("Simulating golden slices", total=GOLDEN_ANATOMIES * DEGRADATIONS)
@@ -84,7 +85,7 @@ def write_golden(
     kept = kept[_evenly(len(kept), MOST_SIMULATED)]
     hard = hard_slices(hu[:: DEGRADATIONS // 2], GOLDEN_SEED)
     task = bar.add_task("Computing the float64 reference of hard slices", total=len(hard))
-    found = _reference(model, hard, known, lambda n: bar.advance(task, n))
+    outputs = _reference(model, hard, known, lambda n: bar.advance(task, n))
     simulated: dict[str, NDArray[Any]] = {
         "hu": hu,
         "kind": np.full(len(hu), SIMULATED_KIND),
@@ -102,7 +103,7 @@ def write_golden(
         "quality": np.full(len(hard), np.nan),
         "tile_quality": np.zeros(none, np.float32),
         "tile_weight": np.zeros(none, np.float32),
-        **found,
+        **outputs,
     }
     return save_golden(
         path,
@@ -168,12 +169,12 @@ def _key(hu: NDArray[Any]) -> str:
 
 
 def _evenly(count: int, most: int) -> NDArray[np.intp]:
-    """Return at most ``most`` indices below ``count``, evenly spaced with both ends."""
+    """Return at most ``most`` evenly spaced indices below ``count``, including both ends."""
     return np.unique(np.round(np.linspace(0, count - 1, min(count, most))).astype(np.intp))
 
 
 def distinct(scores: NDArray[np.float64], gap: float) -> NDArray[np.intp]:
-    """Return the indices of a largest set of scores that all differ by ``gap``, in order."""
+    """Return the sorted indices of a largest set of scores that differ by at least ``gap``."""
     kept: list[np.intp] = []
     for index in np.argsort(scores, kind="stable"):
         if not kept or scores[index] - scores[kept[-1]] >= gap:
@@ -182,7 +183,7 @@ def distinct(scores: NDArray[np.float64], gap: float) -> NDArray[np.intp]:
 
 
 def save_golden(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Golden:
-    """Write arrays [n, ...] by name, and return the manifest's entry."""
+    """Write arrays [n, ...] by name; return the entry of the manifest."""
     with whole_file(path) as temporary:
         np.savez_compressed(temporary, allow_pickle=False, **arrays)
     content = path.read_bytes()
@@ -190,7 +191,7 @@ def save_golden(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Golden:
 
 
 def calibration_slices() -> NDArray[Any]:
-    """Return the slices of one anatomy that is not golden: twelve scans, four denoised copies.
+    """Simulate the slices of an anatomy outside the golden set: twelve scans, four denoised copies.
 
     Returns:
         Hounsfield units, float32 [16, 512, 512].

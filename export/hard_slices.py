@@ -1,9 +1,9 @@
-"""Golden slices that a scanner seldom makes: the ends of the range, and what shows defects.
+"""Golden slices with extreme values and patterns that reveal defects.
 
-The simulated slices lie between about -1200 and 2200 HU and have edges of one kind. A graph that is
-wrong above 3000 HU, at the border of the field or in one position bias can agree on all of them.
-These slices hold values from -3024 to 30,000 HU, regions of one value, low contrast, sharp and
-denoised edges, a large field and empty margins. Nobody has scored them.
+Simulated slices have values from about -1200 to 2200 HU and similar edges. A graph with an error
+above 3000 HU, at the border of the field or in a position bias can agree on all of them. These
+slices contain values from -3024 to 30,000 HU, constant regions, low contrast, sharp and denoised
+edges, a large field and empty margins. They have no labels.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _METAL, _SATURATED, _PADDING, _OUTSIDE = 30_000.0, 3071.0, -2048.0, -3024.0
 
 
 def _metal(image: Image, rng: np.random.Generator) -> Image:
-    """Two implants, one far above the scale of twelve bits."""
+    """Two implants, one far above the 12-bit range."""
     made = image.copy()
     made[_disc(250, 200, 18)] = _SATURATED
     made[_disc(260, 330, 9)] = _METAL
@@ -31,12 +31,12 @@ def _metal(image: Image, rng: np.random.Generator) -> Image:
 
 
 def _saturated(image: Image, rng: np.random.Generator) -> Image:
-    """Everything denser than fat at the end of the scale."""
+    """Everything denser than fat at the end of the range."""
     return np.where(image > -200, _SATURATED, image)
 
 
 def _ramp(image: Image, rng: np.random.Generator) -> Image:
-    """The whole scale from left to right, with stripes of 60 HU."""
+    """A ramp over the whole range from left to right, with stripes of 60 HU."""
     return np.linspace(_PADDING, _SATURATED, SIZE)[None] + 60.0 * (_Y // 8 % 2)
 
 
@@ -46,28 +46,28 @@ def _air(image: Image, rng: np.random.Generator) -> Image:
 
 
 def _patches(image: Image, rng: np.random.Generator) -> Image:
-    """Squares of one value each, in turn with squares of the image."""
+    """Constant squares alternating with squares of the image."""
     values = rng.integers(-900, 500, (SIZE // 64, SIZE // 64)).astype(np.float64)
     return np.where((_X // 64 + _Y // 64) % 2, image, _squares(values))
 
 
 def _blocks(image: Image, rng: np.random.Generator) -> Image:
-    """Squares of two tokens' side with random values: each attends to different ones."""
+    """Squares with the side of two tokens and random values, for varied attention."""
     return _squares(rng.normal(0, 300, (SIZE // 8, SIZE // 8)))
 
 
 def _tiles(image: Image, rng: np.random.Generator) -> Image:
-    """The same with squares of a tile's side."""
+    """Squares with the side of a tile and random values."""
     return _squares(rng.normal(0, 300, (SIZE // 32, SIZE // 32)))
 
 
 def _dim(image: Image, rng: np.random.Generator) -> Image:
-    """A quarter of the contrast, near the lower end of the encoding."""
+    """A quarter of the contrast, near the lower end of the encoded range."""
     return -1000 + 0.25 * (image + 1000)
 
 
 def _sharp(image: Image, rng: np.random.Generator) -> Image:
-    """Edges four times as strong."""
+    """Edges amplified by four."""
     return image + 3 * (image - ndi.gaussian_filter(image, 1.0))
 
 
@@ -77,7 +77,7 @@ def _denoised(image: Image, rng: np.random.Generator) -> Image:
 
 
 def _large_field(image: Image, rng: np.random.Generator) -> Image:
-    """The body at half its size, in air."""
+    """The body at half its size in air."""
     made = np.full_like(image, -1000.0)
     quarter = SIZE // 4
     made[quarter:-quarter, quarter:-quarter] = image.reshape(SIZE // 2, 2, -1, 2).mean(axis=(1, 3))
@@ -116,15 +116,15 @@ _MADE: dict[str, Callable[[Image, np.random.Generator], Image]] = {
 }
 
 HARD_KINDS = tuple(_MADE)
-"""What the slices are called, in order."""
+"""Names of the kinds, in order."""
 
 
 def hard_slices(images: NDArray[np.integer | np.floating], seed: int) -> NDArray[np.int16]:
     """Return one slice of each kind.
 
     Args:
-        images: [n, 512, 512] Hounsfield units; the kinds take them in turn.
-        seed: of the random values.
+        images: [n, 512, 512] Hounsfield units. The kinds use them in turn.
+        seed: seed of the random values.
 
     Returns:
         [12, 512, 512], in the order of ``HARD_KINDS``.

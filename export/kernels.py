@@ -44,19 +44,19 @@ TARGETS = {f"sm{capability}": capability for capability in SHARED_MEMORY}
 
 _ELEMENTS = {pointer: name for name, pointer in POINTERS.items()}
 _HIDDEN = ("global_scratch", "profile_scratch")
-"""Pointers that Triton 3.4 and later append to every kernel; these kernels do not use them."""
+"""Pointers that Triton 3.4 and later append to every kernel. These kernels do not use them."""
 
 
 @dataclass(frozen=True)
 class Argument:
-    """One parameter of a kernel.
+    """A parameter of a kernel.
 
     Attributes:
-        name: name of a tensor or a size; grids use the names of sizes.
+        name: name of a tensor or a size. Grids use the names of sizes.
         c_type: "CUdeviceptr" or "int32_t".
         element: type of a tensor's elements; null for a size or a hidden pointer.
-        shape: shape of a contiguous tensor in terms of sizes; null for the others.
-        value: value that must be passed: 0 for a hidden pointer.
+        shape: shape of a contiguous tensor in terms of sizes; null for others.
+        value: required value: 0 for a hidden pointer.
     """
 
     name: str
@@ -68,28 +68,28 @@ class Argument:
 
 @dataclass(frozen=True)
 class Kernel:
-    """One compiled file, and how to launch its kernel.
+    """A compiled file with the launch parameters of its kernel.
 
     Attributes:
-        file: name in the folder.
+        file: file name.
         kind: "cubin" (machine code of ``target``) or "ptx" (the driver compiles it when loaded).
         sha256: SHA-256 of the file.
-        name: the op and what it is compiled for.
-        precision: of products, and of the tensors whose element says so, such as "fp16".
+        name: name of the op, followed by its variant.
+        precision: precision of products and of tensors of that element type, such as "fp16".
         target: architecture, such as "sm90".
-        compute_capability: compute capability of its GPUs, such as "9.0".
+        compute_capability: compute capability of the target, such as "9.0".
         entry: symbol for ``cuModuleGetFunction``.
-        arguments: arguments in order, with the hidden ones.
-        grid: [x, y, z], C expressions of the sizes B (batch), H, W and those in ``arguments``;
-            integer division rounds down.
+        arguments: all parameters in order, including hidden ones.
+        grid: [x, y, z], C expressions of B (batch), H, W and the sizes in ``arguments``. Integer
+            division rounds down.
         block: [x, y, z] threads: 32 for each warp.
-        num_warps: warps of a block.
-        dynamic_shared_bytes: shared memory of a block; above 48 KiB the host must opt in
+        num_warps: warps per block.
+        dynamic_shared_bytes: shared memory per block. Above 48 KiB the host must opt in
             (``CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES``).
-        registers: registers of a thread; none is spilled.
+        registers: registers per thread, without spills.
         pointer_alignment: the address of every tensor is a multiple of this, in bytes.
         constants: compile-time arguments.
-        uses: layers that launch it, with their sizes for a slice of 512 x 512.
+        uses: layers that launch the kernel, with their sizes for a slice of 512 x 512.
     """
 
     file: str
@@ -113,7 +113,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class KernelSet:
-    """Content of ``kernels.json``; fields are only added while ``schema_version`` is the same."""
+    """Content of ``kernels.json``. Within a ``schema_version``, fields are only added."""
 
     schema_version: int
     clinreadnet_version: str
@@ -127,10 +127,10 @@ class KernelSet:
 
 
 def network_shape(config: ClinReadNetConfig) -> NetworkShape:
-    """Return the layers of a network that ops can run, as they stand in it.
+    """Return the layers of a network that ops can run.
 
     Raises:
-        InputError: its blocks do not attend, as in an ablation.
+        InputError: the network has no attention, as in an ablation.
     """
     if not config.use_attention:
         raise InputError(
@@ -172,15 +172,15 @@ def sources(preset: str) -> list[tuple[OpSpec, KernelSource]]:
 
 @dataclass(frozen=True)
 class CompiledSource:
-    """A kernel of a network, compiled for one precision and target.
+    """A kernel of a network, compiled for a precision and a target.
 
     Attributes:
-        source: what the network launches.
-        case: what was compiled.
+        source: kernel of the network.
+        case: compiled case.
         precision: a name of the table in `clinreadnet.precision`.
         target: one of ``TARGETS``.
-        made: Triton's kernel.
-        resources: that a launch takes.
+        made: kernel compiled by Triton.
+        resources: resources of a launch.
     """
 
     source: KernelSource
@@ -191,7 +191,7 @@ class CompiledSource:
     resources: Resources
 
     def written_as(self, kind: str) -> tuple[Kernel, bytes]:
-        """Return the description and the bytes of the kernel's file, of one of ``FORMATS``."""
+        """Return the description and the bytes of the kernel's file in one of ``FORMATS``."""
         code = self.made.asm[kind]
         code = code.encode() if isinstance(code, str) else code
         metadata = self.made.metadata
@@ -224,17 +224,17 @@ def compile_source(
     target: str,
     ptx_version: int | None = None,
 ) -> CompiledSource | None:
-    """Compile a kernel of a network; None where the op refuses precision, target or shape.
+    """Compile a kernel of a network; None if the op does not support precision, target or shape.
 
     Args:
-        spec: of its op.
+        spec: spec of the op.
         source: the kernel.
-        precision: one that PyTorch exports.
+        precision: precision that PyTorch exports.
         target: one of ``TARGETS``.
-        ptx_version: of the PTX, 87 for ISA 8.7; by default the newest that Triton writes.
+        ptx_version: version of the PTX, 87 for ISA 8.7; default the newest of Triton.
 
     Raises:
-        CheckFailed: it spills registers or does not fit the target.
+        CheckFailed: the kernel spills registers or does not fit the target.
     """
     case = spec.case(TARGETS[target], PRECISIONS[precision].torch_dtype, source.shape)
     if case is None:
@@ -254,22 +254,22 @@ def export_kernels(
     preset: str = "small",
     force: bool = False,
 ) -> KernelSet:
-    """Compile the kernels of a network and write them with ``kernels.json``.
+    """Compile the kernels of a network; write them and ``kernels.json``.
 
     Args:
         out: folder to create.
-        formats: of the files, some of ``FORMATS``.
-        targets: architectures, some of ``TARGETS``.
-        precisions: some of those that PyTorch exports; all of them by default.
-        preset: the network.
+        formats: formats of the files, from ``FORMATS``.
+        targets: architectures, from ``TARGETS``.
+        precisions: precisions that PyTorch exports; default all.
+        preset: preset of the network.
         force: replace ``out`` if it exists.
 
     Returns:
-        The content of ``kernels.json``.
+        Content of ``kernels.json``.
 
     Raises:
-        InputError: an unknown format, target, precision or preset, or ``out`` exists.
-        CheckFailed: a kernel spills registers or does not fit the target; nothing is written.
+        InputError: a format, target, precision or preset is unknown, or ``out`` exists.
+        CheckFailed: a kernel spills registers or does not fit the target. Nothing is written.
     """
     formats = _known("formats", formats, FORMATS)
     targets = _known("targets", targets, TARGETS)

@@ -1,12 +1,13 @@
-"""`clinreadnet export-triton-server`: a verified bundle as a Triton Inference Server repository.
+"""`clinreadnet export-triton-server`: write a bundle as a model repository for Triton.
 
     REPO/clinreadnet_fp32_onnx/config.pbtxt            onnxruntime backend, GPU if there is one
                                1/clinreadnet.fp32.onnx
-                               warmup/golden0.hu ...   golden slices, sent before it reports ready
+                               warmup/golden0.hu ...   golden slices for the warm-up
     REPO/clinreadnet_fp16_tensorrt/config.pbtxt        tensorrt backend, one engine for each GPU
                                    1/clinreadnet.fp16.sm89.engine ...
 
-`config.pbtxt` is the text form of Triton's `ModelConfig` message. Its dimensions have no batch.
+`config.pbtxt` is the text format of Triton's `ModelConfig`. Its dimensions do not include the
+batch.
 """
 
 from __future__ import annotations
@@ -41,16 +42,17 @@ _DTYPES = {"TYPE_FP32": np.float32, "TYPE_FP16": np.float16}
 
 
 class _Word(str):
-    """A value of an enumeration, which is written without quotes."""
+    """A value of an enumeration, written without quotes."""
 
 
 _Message = list[tuple[str, Any]]
-"""Fields in order. A repeated field occurs once for each value; a message is a nested list."""
+"""Fields of a message in order. A repeated field occurs once per value; a message is a nested
+list."""
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """One model of the repository; ``files`` are file names of the bundle."""
+    """A model of the repository. ``files`` are file names of the bundle."""
 
     name: str
     backend: str
@@ -60,7 +62,7 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class Repository:
-    """The models, and the reason for each file of the bundle that is left out, by its name."""
+    """The models, and the reason for each omitted file of the bundle, by name."""
 
     path: Path
     bundle: Path
@@ -68,13 +70,13 @@ class Repository:
     left_out: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
+        """Return the content of ``--json``."""
         return asdict(self) | {"path": str(self.path), "bundle": str(self.bundle)}
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """A model to write: its artifacts (engines by compute capability) and their graph."""
+    """A model to write: artifacts (engines by compute capability) and their graph."""
 
     name: str
     backend: str
@@ -85,21 +87,21 @@ class _Plan:
 def write_repository(
     bundle: str | os.PathLike[str], out: str | os.PathLike[str], *, force: bool = False
 ) -> Repository:
-    """Write a Triton model repository with every variant of a bundle that Triton can load.
+    """Write a Triton model repository with all artifacts of a bundle that Triton can load.
 
-    Each file is written from bytes whose hash was compared with the manifest.
+    The hash of each file is checked against the manifest.
 
     Args:
-        bundle: a verified bundle.
-        out: repository folder, created atomically.
-        force: replace ``out`` if it holds only models of this command.
+        bundle: verified bundle.
+        out: folder of the repository, created atomically.
+        force: replace ``out`` if it contains only models of this command.
 
     Returns:
-        The models, and the reason for each artifact that is left out.
+        The models, and the reason for each omitted artifact.
 
     Raises:
-        InputError: the bundle is not verified, a file differs from the manifest, Triton can load
-            nothing, or ``out`` exists without ``force`` or holds other files.
+        InputError: the bundle is not verified, a file differs from the manifest, Triton cannot load
+            any artifact, or ``out`` exists without ``force`` or contains other files.
     """
     bundle, out = Path(bundle), Path(out)
     manifest = load_manifest(bundle)
@@ -157,7 +159,7 @@ def print_repository(repository: Repository, console: Console) -> None:
 
 
 def _plan(manifest: Manifest) -> tuple[list[_Plan], dict[str, str]]:
-    """Return the models to write, graphs first, and the reasons against the other artifacts."""
+    """Return the models to write, graphs first, and the reasons against other artifacts."""
     plans: dict[str, _Plan] = {}
     left_out: dict[str, str] = {}
     for artifact in sorted(manifest.artifacts, key=lambda a: a.kind != "onnx"):
@@ -200,7 +202,7 @@ def _refusal(engine: Artifact) -> str | None:
 
 
 def _capability(engine: Artifact) -> str:
-    """Return the compute capability of ``sm89`` in Triton's form, ``8.9``."""
+    """Return the compute capability of a target such as ``sm89`` in Triton's form, ``8.9``."""
     match = re.fullmatch(r"sm(\d+)(\d)", str(engine.target))
     if match is None:
         raise InputError(f"{engine.file}: unknown target {engine.target!r}; export it again")
@@ -246,7 +248,7 @@ def _write_model(
 
 
 def _output(name: str, kind: str, shape: Sequence[str | int]) -> _Message:
-    """Return one output. Triton needs a dimension besides the batch."""
+    """Return the message of an output. Triton needs a dimension besides the batch."""
     fields: _Message = [("name", name), ("data_type", _Word(kind))]
     return [*fields, *_dims(shape)] if shape else [*fields, *_dims((1,)), ("reshape", [])]
 
@@ -256,7 +258,7 @@ def _dims(shape: Sequence[str | int]) -> _Message:
 
 
 def _backend_fields(plan: _Plan) -> _Message:
-    """Return the device and the file of a model."""
+    """Return the fields for device and file of a model."""
     if plan.backend == "onnxruntime":
         # TF32 is the CUDA provider's default for float32 and misses the fp32 budget.
         cuda = [("name", "cuda"), ("parameters", [("key", "use_tf32"), ("value", "0")])]
@@ -277,7 +279,7 @@ def _backend_fields(plan: _Plan) -> _Message:
 
 
 def _parameters(manifest: Manifest, plan: _Plan) -> _Message:
-    """Return the parameters that identify the network for a client."""
+    """Return the parameters that identify the network to clients."""
     facts = {
         "research_use": manifest.research_use,
         "clinreadnet_version": manifest.clinreadnet_version,

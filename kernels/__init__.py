@@ -1,9 +1,9 @@
-"""The network's expensive operations, each behind one function.
+"""The compute-intensive ops of the network.
 
-For each op, ``ops/<op>/`` holds ``op.py``, which checks arguments and chooses an implementation,
-``reference.py``, the mathematics in plain PyTorch, ``kernel.py``, the Triton kernel, and
-``spec.py``, its limits, shapes, work and candidates. Triton is imported when a kernel is first
-asked for.
+For each op, ``ops/<op>/`` contains ``op.py``, the public function, which checks arguments and
+chooses an implementation; ``reference.py``, the mathematics in plain PyTorch; ``kernel.py``, the
+Triton kernel; and ``spec.py``, limits, shapes, work and candidates. Triton is imported when a
+kernel is first used.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Compile a kernel for a GPU generation and read its resources; needs no GPU.
+"""Compile a kernel for a GPU architecture and read its resources. No GPU is needed.
 
 cuobjdump reads registers and spills from the compiled kernel.
 """
@@ -20,43 +20,43 @@ from triton.compiler import ASTSource
 from clinreadnet.kernels.spec import Case
 
 SHARED_MEMORY = {75: 64, 80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
-"""KiB of shared memory that one block can use, by compute capability (CUDA programming guide,
-"technical specifications per compute capability")."""
+"""Shared memory per block in KiB, by compute capability (CUDA programming guide, "technical
+specifications per compute capability")."""
 
 MOST_SPILLED = 0 if tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 7) else 16
-"""Bytes that a thread may spill: none with the assembler of Triton 3.7; that of Triton 3.6 puts two
-to four registers of some shipped kernels into memory."""
+"""Accepted spills per thread in bytes: 0 with the assembler of Triton 3.7. That of Triton 3.6
+spills two to four registers of some shipped kernels."""
 
 POINTER_ALIGNMENT = 16
-"""Assumed alignment of the address of each tensor, in bytes."""
+"""Alignment of tensor addresses in bytes that kernels assume."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """Resources of one compiled kernel."""
+    """Resources of a compiled kernel."""
 
     registers: int
-    """Registers of a thread."""
+    """Registers per thread."""
     stack: int
-    """Local memory of a thread in bytes: spilled registers, since no kernel has arrays."""
+    """Local memory per thread in bytes: spilled registers, because no kernel has arrays."""
     shared: int
-    """Shared memory of a block in bytes."""
+    """Shared memory per block in bytes."""
 
     @property
     def spills(self) -> bool:
-        """Whether more registers are in memory than may be."""
+        """Whether the kernel spills more registers than accepted."""
         return self.stack > MOST_SPILLED
 
 
 def compiled(case: Case, ptx_version: int | None = None) -> Any:
-    """Compile ``case`` with Triton; the machine code is in ``asm``, the launch in ``metadata``.
+    """Compile ``case`` with Triton. ``asm`` contains the machine code, ``metadata`` the launch.
 
     Args:
-        case: what to compile.
-        ptx_version: of the PTX, 87 for ISA 8.7; by default the newest that Triton writes.
+        case: case to compile.
+        ptx_version: version of the PTX, 87 for ISA 8.7; default the newest of Triton.
     """
     names = case.kernel.arg_names
-    # A launch assumes the same of pointers from torch.
+    # A launch assumes the same alignment for pointers from torch.
     aligned = {
         (names.index(name),): [["tt.divisibility", POINTER_ALIGNMENT]]
         for name, kind in case.signature.items()
@@ -64,7 +64,7 @@ def compiled(case: Case, ptx_version: int | None = None) -> Any:
     }
     source = ASTSource(case.kernel, case.signature, case.constants, aligned)
     with knobs.compilation.scope():
-        knobs.compilation.disable_line_info = True  # it would contain paths of this machine
+        knobs.compilation.disable_line_info = True  # it would contain file paths
         return triton.compile(
             source,
             target=GPUTarget("cuda", case.capability, 32),
@@ -79,7 +79,7 @@ def resources(case: Case) -> Resources:
 
 
 def run_on_cubin(tool: str, option: str, cubin: bytes) -> str:
-    """Return what one of CUDA's tools, such as cuobjdump, prints of a cubin."""
+    """Return the output of a CUDA tool, such as cuobjdump, for a cubin."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         Path(file.name).write_bytes(cubin)
         return subprocess.run(
@@ -88,7 +88,7 @@ def run_on_cubin(tool: str, option: str, cubin: bytes) -> str:
 
 
 def resources_of(kernel: Any) -> Resources:
-    """Read the resources of a kernel from ``compiled``."""
+    """Read the resources of a kernel that ``compiled`` returned."""
     usage = run_on_cubin(knobs.nvidia.cuobjdump.path, "--dump-resource-usage", kernel.asm["cubin"])
     registers, stack, local = (
         int(re.search(rf"{name}:(\d+)", usage)[1])  # type: ignore[index]

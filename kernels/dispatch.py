@@ -1,4 +1,4 @@
-"""Choice of the implementation of an op."""
+"""Choose the implementation of an op."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from torch import Tensor
 from clinreadnet.kernels.launch import gpu_of
 
 Impl = Literal["auto", "triton", "reference"]
-"""Implementations to choose from; "auto" is the fastest that supports the arguments."""
+"""Implementations of an op. "auto" is the fastest that supports the arguments."""
 
 TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 
-# Triton reads the variable when a kernel's module is imported, so it is read once here too.
+# Triton reads the variable when a kernel's module is imported, so it is read only once here.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-"""Whether kernels run in Triton's interpreter, on CPU tensors."""
+"""Whether kernels run in Triton's interpreter on CPU tensors."""
 
 
 _traced = False
@@ -29,7 +29,7 @@ _traced = False
 
 @contextmanager
 def traced_as_ops() -> Iterator[None]:
-    """Let exporters trace ``impl="triton"`` on CPU tensors: each call becomes one op, none runs."""
+    """Let exporters trace ``impl="triton"`` on CPU tensors: each call becomes a single op node."""
     global _traced
     before, _traced = _traced, True
     try:
@@ -39,10 +39,10 @@ def traced_as_ops() -> Iterator[None]:
 
 
 def wrap_triton(kernel: Any) -> Any:
-    """Return what launches ``kernel`` in a ``triton_op``, where compilers see it.
+    """Return a launcher of ``kernel`` for a ``triton_op``, which is visible to compilers.
 
-    The interpreter launches the kernel itself: torch 2.11 refuses to wrap it. torch.compile finds
-    the kernels of an op by the name of this function.
+    In the interpreter the kernel is returned unchanged, because torch 2.11 cannot wrap it.
+    torch.compile finds the kernels of an op by the name of this function.
     """
     return kernel if INTERPRETED else torch.library.wrap_triton(kernel)
 
@@ -63,7 +63,7 @@ def require_windows(op: str, h: int, w: int, window: int, shift: int, gates: Ten
 
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-"""The types that kernels are written for, by name."""
+"""Supported types of kernels, by name."""
 
 
 def listed(words: Sequence[Any]) -> str:
@@ -74,18 +74,18 @@ def listed(words: Sequence[Any]) -> str:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a kernel takes: it is compiled and tested for nothing else.
+    """Limits of a kernel. It is compiled and tested only within them.
 
     Attributes:
-        dtypes: names of types of the tensor that decides the type of the products.
+        dtypes: supported types of the tensor that determines the type of the products.
         capability: least compute capability, 80 for 8.0.
-        channels: numbers of channels; any where empty.
-        multiple_of: what numbers of channels are multiples of.
-        most_channels: largest number of channels; None where there is no such limit.
-        head_dims: channels of a head; any where empty.
-        windows: sides of a window in tokens; any where empty.
-        most_octaves: largest number of sharpness levels; None where there is no such limit.
-        window_before_80: largest window before compute capability 8.0, where that is smaller.
+        channels: supported numbers of channels; empty for any.
+        multiple_of: divisor of the number of channels.
+        most_channels: largest number of channels; None for no limit.
+        head_dims: supported channels per head; empty for any.
+        windows: supported sides of a window in tokens; empty for any.
+        most_octaves: largest number of sharpness levels; None for no limit.
+        window_before_80: largest window before compute capability 8.0, if smaller.
     """
 
     dtypes: tuple[str, ...]
@@ -109,14 +109,14 @@ class Limits:
         window: int = 0,
         octaves: int = 0,
     ) -> str | None:
-        """Why the kernel cannot take arguments of this size, or None.
+        """Return why the kernel does not support arguments of this size, or None.
 
         Args:
-            tensor: name of the one that decides the type, for messages.
-            dtype: its type.
-            capability: of the GPU; 0 where it is not known.
-            channels: of its tokens, or of the output.
-            head_dim: channels of a head.
+            tensor: name of the tensor that determines the type, for messages.
+            dtype: type of that tensor.
+            capability: compute capability of the GPU; 0 if unknown.
+            channels: channels of the tokens or of the output.
+            head_dim: channels per head.
             window: side of a window in tokens.
             octaves: sharpness levels.
         """
@@ -146,7 +146,7 @@ class Limits:
         return None
 
     def obstacle_of(self, tensor: str, x: Tensor, **sizes: int) -> str | None:
-        """Why the kernel cannot take ``x`` on its device, or None; as `obstacle`."""
+        """Return why the kernel does not support ``x`` on its device, or None; see `obstacle`."""
         return self.obstacle(tensor, x.dtype, gpu_of(x.device)[1], **sizes)
 
 
@@ -173,16 +173,16 @@ def parameters_obstacle(x: Tensor, parameters: Sequence[Tensor]) -> str | None:
 
 
 def use_triton(op: str, impl: str, x: Tensor, obstacle: Callable[[], str | None]) -> bool:
-    """Return whether to run the kernel of ``op``; an explicit choice never falls back.
+    """Return whether to run the kernel of ``op``. An explicit choice never falls back.
 
     Args:
-        op: name for messages.
+        op: name of the op for messages.
         impl: requested implementation.
-        x: the input whose device decides for "auto".
-        obstacle: returns why the kernel cannot run on the arguments, or None.
+        x: input whose device decides for "auto".
+        obstacle: function that returns why the kernel does not support the arguments, or None.
 
     Raises:
-        ValueError: unknown ``impl``, or "triton" and the kernel cannot run.
+        ValueError: ``impl`` is unknown, or "triton" and the kernel cannot run.
     """
     known = get_args(Impl)
     require(impl in known, f"{op}: impl={impl!r}; known: {', '.join(map(repr, known))}")
@@ -199,14 +199,14 @@ def register(
     reference: Callable[..., Tensor],
     on_cpu: Callable[..., Tensor] | None = None,
 ) -> None:
-    """Register what an op is besides its kernel.
+    """Register the fake, the CPU implementation and the autograd of an op.
 
     Args:
-        op: a ``triton_op``. Its body would else be its fake, and tracing would run the interpreted
-            kernel.
-        fake: returns an empty output.
-        reference: whose gradients it has, recomputed from its inputs.
-        on_cpu: what runs on a CPU; the reference by default.
+        op: a ``triton_op``. By default its body would be the fake, and tracing would run the kernel
+            in the interpreter.
+        fake: function that returns an empty output.
+        reference: reference of the op. Its gradients are used, recomputed from the inputs.
+        on_cpu: implementation for CPU tensors; default the reference.
     """
     op.register_fake(fake)
     if not INTERPRETED:

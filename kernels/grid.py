@@ -1,8 +1,8 @@
-"""Sizes of a launch: numbers for a launch from Python, formulas for hosts that know them later.
+"""Sizes of a launch: numbers for launches from Python, formulas for other hosts.
 
-Each kernel's module has one function for its grid. For integers it returns the number of programs.
-For formulas it returns the formula: its ``text`` is a C expression for a C++ host, and ``at`` gives
-its value for sizes.
+Each kernel's module has a function for its grid. For integers it returns the number of programs.
+For formulas it returns a formula, whose ``text`` is a C expression for a C++ host and whose ``at``
+is the value for given sizes.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 class Formula:
     """A C expression of non-negative integers; ``/`` rounds down.
 
-    TensorRT's symbolic integers take a number on the right only, so ``at`` puts it there.
+    TensorRT's symbolic integers accept a number only as the right operand.
 
     Attributes:
-        text: the expression. Sums and quotients are in parentheses, so products need none.
-        value: returns its value for the sizes by name; by default ``text`` is a size's name.
+        text: C expression. Sums and quotients are in parentheses, so products need none.
+        value: function from sizes by name to the value; default the size with the name ``text``.
     """
 
     text: str
@@ -30,11 +30,11 @@ class Formula:
 
     @property
     def is_size(self) -> bool:
-        """Whether the formula is a size alone, whose name is the text."""
+        """Whether the formula is a single size, named by ``text``."""
         return self.value is None
 
     def at(self, sizes: Mapping[str, Any]) -> Any:
-        """Return the value for sizes by name: integers, or TensorRT's symbolic ones."""
+        """Return the value for sizes by name: integers or TensorRT's symbolic integers."""
         return sizes[self.text] if self.value is None else self.value(sizes)
 
     def __add__(self, other: int | Formula) -> Formula:
@@ -48,7 +48,7 @@ class Formula:
 
     def __floordiv__(self, other: int) -> Formula:
         if not isinstance(other, int):
-            return NotImplemented  # TensorRT divides by numbers alone
+            return NotImplemented  # TensorRT divides only by numbers
         return Formula(f"({self.text} / {other})", lambda s: self.at(s) // other)
 
 
@@ -61,13 +61,13 @@ def _at(value: int | Formula, sizes: Mapping[str, Any]) -> Any:
 
 
 B, H, W, HEADS, TOKENS = map(Formula, ("B", "H", "W", "heads", "tokens"))
-"""The sizes of launches: batch, height, width, attention heads, and B * H * W."""
+"""Sizes of launches: batch, height, width, attention heads, and B * H * W."""
 
 Shape = tuple[int | Formula, ...]
-"""Of a tensor, in terms of sizes."""
+"""Shape of a tensor in terms of sizes."""
 
 Size = TypeVar("Size", int, Formula)
-"""A number, or a formula."""
+"""A number or a formula."""
 
 
 def ceil_div(size: Size, block: int) -> Size:
@@ -86,15 +86,15 @@ def bound_sizes(
 ) -> dict[str, Any]:
     """Return the named sizes of a launch from the shapes of its inputs.
 
-    A first dimension that is a size stands for all leading ones: ``[tokens, 48]`` of [B, H, W, 48]
-    has B * H * W tokens.
+    A first dimension that is a single size is the product of all leading dimensions: ``[tokens,
+    48]`` of [B, H, W, 48] has B * H * W tokens.
 
     Args:
-        declared: shape of each input, by its name.
-        actual: its dimensions, integers or symbolic.
+        declared: declared shape of each input, by name.
+        actual: actual dimensions of each input, integers or symbolic.
 
     Raises:
-        ValueError: an input has fewer dimensions than it is declared to have.
+        ValueError: an input has fewer dimensions than declared.
     """
     sizes: dict[str, Any] = {}
     for name, shape in declared.items():

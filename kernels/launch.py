@@ -1,8 +1,7 @@
-"""Launch configurations: the file of ``configs/*.json`` for a GPU.
+"""Read launch configurations from ``configs/*.json``.
 
-A file holds the result of `clinreadnet tune` on one GPU and has its name ("nvidia-l4.json"). The
-files named after a compute capability, and ``default.json``, are safe choices that were not timed
-on a GPU.
+A file is the result of `clinreadnet tune` on a GPU and has its name ("nvidia-l4.json"). Files for a
+compute capability, and ``default.json``, are safe configurations that were not timed on a GPU.
 """
 
 from __future__ import annotations
@@ -25,16 +24,16 @@ _trials: dict[tuple[str, ...], Mapping[str, Any]] = {}
 
 
 def file_name(gpu: str) -> str:
-    """Return the name of the file that was tuned on ``gpu``, the name that CUDA reports."""
+    """Return the name of the file for a GPU with the CUDA name ``gpu``."""
     return re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-") + ".json"
 
 
 def config_file(gpu: str, capability: int, folder: Path = CONFIGS) -> Path:
-    """Return the file of this GPU, else of the nearest GPU of its generation, else the default.
+    """Return the file of this GPU, of the nearest GPU of its generation, or the default.
 
     Args:
-        gpu: the name that CUDA reports.
-        capability: compute capability as one number, 89 for 8.9; a generation shares its tens.
+        gpu: name of the GPU in CUDA.
+        capability: compute capability as a number, 89 for 8.9. A generation shares the tens.
         folder: folder of the files.
     """
     named = folder / file_name(gpu)
@@ -50,7 +49,7 @@ def config_file(gpu: str, capability: int, folder: Path = CONFIGS) -> Path:
 
 
 def gpu_of(device: torch.device) -> tuple[str, int]:
-    """Return name and compute capability of ``device``; ("", 0) if there is no such GPU."""
+    """Return name and compute capability of ``device``; ("", 0) without a GPU."""
     if device.type != "cuda" or not torch.cuda.is_available():
         return "", 0
     properties = torch.cuda.get_device_properties(device)  # a constant for torch.compile
@@ -58,7 +57,7 @@ def gpu_of(device: torch.device) -> tuple[str, int]:
 
 
 def device_of(x: Tensor) -> AbstractContextManager[object]:
-    """Return what makes the device of ``x`` the current one: Triton launches there."""
+    """Return a context that makes the device of ``x`` current, where Triton launches."""
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
@@ -70,7 +69,7 @@ def _configs(gpu: str, capability: int) -> dict[str, Any]:
 
 @contextmanager
 def trial(entry: Mapping[str, Any], *keys: str) -> Iterator[None]:
-    """Launch with ``entry`` instead of the file's entry at ``keys``, to try it."""
+    """Use ``entry`` instead of the file's entry at ``keys`` inside the block."""
     _trials[keys] = entry
     try:
         yield
@@ -79,10 +78,10 @@ def trial(entry: Mapping[str, Any], *keys: str) -> Iterator[None]:
 
 
 def launch_config(gpu: str, capability: int, *keys: str) -> dict[str, Any]:
-    """Return the entry at ``keys``, outermost first, of the file for this GPU.
+    """Return the entry at ``keys``, outermost first, in the file for this GPU.
 
-    Float32 products follow torch's setting: if ``torch.get_float32_matmul_precision()`` is not
-    "highest", TF32 replaces the file's precision.
+    Float32 products follow the setting of torch: unless ``torch.get_float32_matmul_precision()`` is
+    "highest", the precision is TF32.
     """
     entry: Any = _trials.get(keys)
     if entry is None:

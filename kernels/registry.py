@@ -1,4 +1,4 @@
-"""Every op with a kernel, in the order in which tables show them."""
+"""All ops with a kernel, in the order of the tables."""
 
 from __future__ import annotations
 
@@ -12,4 +12,4 @@ from clinreadnet.kernels.spec import OpSpec
 OPS: dict[str, OpSpec] = {
     spec.name: spec for spec in (SOBEL_STEM, WINDOW_ATTENTION, ATTENTION_BLOCK, MLP, FUSED_LINEAR)
 }
-"""The specs, by the op's name."""
+"""Specs by name of the op."""

@@ -1,8 +1,8 @@
-"""What the rest of the package may ask of an op: its limits, shapes, work and candidates.
+"""Types for the spec of an op: limits, shapes, work and candidates.
 
-Each op states an `OpSpec` in its ``spec.py``, and `clinreadnet.kernels.registry.OPS` holds them
-all: the compiler's table, the export of kernels, the tuner, the benches and the tests read it. A
-spec imports no Triton; what needs the kernel imports it when it is called.
+Each op defines an `OpSpec` in its ``spec.py``, and `clinreadnet.kernels.registry.OPS` lists all of
+them for the compilation, the export of kernels, the tuner, the benchmarks and the tests. A spec
+does not import Triton; functions that need the kernel import it when they are called.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from clinreadnet.kernels.dispatch import DTYPES, Impl, Limits
 from clinreadnet.kernels.grid import Formula, Shape
 
 POINTERS = {"float32": "*fp32", "float16": "*fp16", "bfloat16": "*bf16"}
-"""Triton's pointers to the types of ``DTYPES``."""
+"""Triton's pointer types of ``DTYPES``."""
 
 LAYER_NORM_EPS = 1e-5
-"""Of every LayerNorm of the network, which is PyTorch's default; compiled into the kernels."""
+"""Epsilon of all LayerNorms (PyTorch's default), compiled into the kernels."""
 
 Config = Mapping[str, Any]
-"""One entry of a configuration file: how a kernel is launched."""
+"""An entry of a configuration file: launch parameters of a kernel."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,15 @@ class LayerShape:
     """A layer that an op can run, on square inputs.
 
     Attributes:
-        name: of the layer, or of the stage that it stands for.
-        side: of the input, in pixels or in tokens.
-        channels: of the output.
+        name: name of the layer, or of its stage.
+        side: side of the input in pixels or tokens.
+        channels: channels of the output.
         heads: attention heads.
         window: side of a window in tokens.
         shift: cyclic shift in tokens.
         octaves: sharpness levels of the attention.
-        hidden: channels inside the MLP.
-        linear: which linear layer of a block: "qkv", "projection", "fc1" or "fc2".
+        hidden: hidden channels of the MLP.
+        linear: linear layer of a block: "qkv", "projection", "fc1" or "fc2".
     """
 
     name: str
@@ -56,20 +56,20 @@ class LayerShape:
 
     @property
     def head_dim(self) -> int:
-        """Channels of a head."""
+        """Channels per head."""
         return self.channels // self.heads
 
 
 @dataclass(frozen=True)
 class NetworkShape:
-    """The layers of a network that ops can run."""
+    """Layers of a network that ops can run."""
 
     stem: LayerShape
     blocks: tuple[LayerShape, ...]
 
 
 STEM = LayerShape("stem", side=512, channels=24)
-"""The stem of the preset `small`."""
+"""Stem of the preset `small`."""
 
 STAGES = tuple(
     LayerShape(
@@ -84,15 +84,15 @@ STAGES = tuple(
     )
     for number in range(4)
 )
-"""The shifted blocks of the preset `small`, one of each stage."""
+"""Shifted blocks of the preset `small`, one of each stage."""
 
 FUSED_CHANNELS = (48, 96)
-"""Channels C that the fused kernels hold on the chip, compiled and tested."""
+"""Supported channels C of the fused kernels."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """Floating-point operations, and bytes read and written, of one run at least."""
+    """Least number of floating-point operations, and of bytes read and written, of a run."""
 
     flops: float = 0.0
     bytes: float = 0.0
@@ -103,7 +103,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Case:
-    """A kernel with everything that decides its machine code."""
+    """A kernel with all parameters that determine its machine code."""
 
     op: str
     capability: int
@@ -122,7 +122,7 @@ def make_case(
     constants: dict[str, Any],
     num_warps: int,
 ) -> Case:
-    """Return the case of a kernel; arguments that are neither pointers nor constants are sizes."""
+    """Return the case of a kernel. Arguments that are neither pointers nor constants are sizes."""
     signature = {
         name: "constexpr" if name in constants else pointers.get(name, "i32")
         for name in kernel.arg_names
@@ -132,14 +132,14 @@ def make_case(
 
 @dataclass(frozen=True)
 class KernelSource:
-    """A kernel as a network launches it, before the precision and the GPU are chosen.
+    """A kernel of a network, for any precision and GPU.
 
     Attributes:
-        name: in file names.
-        shape: what to compile.
-        grid: of a case, in terms of sizes.
-        shapes: of each tensor, by the name of its pointer without ``_ptr``.
-        uses: where the network launches it, with the sizes there.
+        name: name in file names.
+        shape: shape to compile.
+        grid: function from a case to the grid, in terms of sizes.
+        shapes: shape of each tensor, by the name of its pointer without ``_ptr``.
+        uses: layers that launch the kernel, with their sizes.
     """
 
     name: str
@@ -151,11 +151,11 @@ class KernelSource:
 
 @dataclass(frozen=True)
 class TuningEntry:
-    """What is tried for one entry of a configuration file.
+    """Candidates and examples for an entry of a configuration file.
 
     Attributes:
-        candidates: configurations to try beside the one in use.
-        compiled: types and shapes that need most registers, to compile before a launch.
+        candidates: configurations to try besides the one in use.
+        compiled: types and shapes with the highest register use, to compile before a launch.
         timed: name, type and shape of each example to time.
     """
 
@@ -166,29 +166,29 @@ class TuningEntry:
 
 @dataclass(frozen=True)
 class OpSpec:
-    """Everything about an op that is not its mathematics.
+    """Properties of an op besides its mathematics.
 
     Attributes:
-        name: of the op, its folder and its public function.
-        decides: name of the tensor whose type is the type of the products.
-        limits: what the kernel takes.
-        compiled: shapes whose kernels docs/kernels.md shows; the tests compile them too.
-        extremes: shapes that need most of a GPU, for the tests to compile.
-        benched: shapes to measure.
-        build: makes the case of a compute capability, a type and a shape.
-        arguments: makes random tensors, in the order of the public function; the first has the
-            batch as its first dimension. Of a shape, a batch, a type and a device.
-        options: the function's other arguments.
-        work: operations and bytes of a shape, a batch, and the bytes of an element.
-        sources: the kernels that a network launches.
-        tuning: the entry of a configuration file below the op's name, from its keys there.
-        keywords: names of the last tensors of a shape, if other optional ones come before them.
-        trips: how often the kernel's loop runs in a case of a layer.
-        plugin: whether the kernel can stand inside a TensorRT engine (`clinreadnet.export.plugins`
-            says where the network calls it).
-        instead_of: op whose layers it runs too, with what surrounds them.
-        channels_last: whether the kernel writes [B, H, W, C] where the function returns
-            [B, C, H, W].
+        name: name of the op, of its folder and of its public function.
+        decides: name of the tensor that determines the type of the products.
+        limits: limits of the kernel.
+        compiled: shapes of the kernels in docs/kernels.md, which the tests compile too.
+        extremes: shapes with the highest resource use, for the tests to compile.
+        benched: shapes to benchmark.
+        build: function from compute capability, type and shape to a case.
+        arguments: function from shape, batch, type and device to random tensors in the order of the
+            public function. The first dimension of the first tensor is the batch.
+        options: function from a shape to the other arguments.
+        work: function from shape, batch and element size to the work.
+        sources: function from a network to its kernels.
+        tuning: function from the keys below the op's name to the tuning entry.
+        keywords: names of the last tensors of a shape, if they must be passed by name.
+        trips: function from a case and a layer to the number of loop iterations.
+        plugin: whether the kernel can be a plugin of a TensorRT engine (see
+            `clinreadnet.export.plugins`).
+        instead_of: op whose layers this op includes.
+        channels_last: whether the kernel writes [B, H, W, C] although the function returns [B, C,
+            H, W].
     """
 
     name: str
@@ -210,7 +210,7 @@ class OpSpec:
     channels_last: bool = False
 
     def refusal(self, capability: int, dtype: str, shape: LayerShape) -> str | None:
-        """Why the kernel does not take a layer, or None; arguments as of `case`."""
+        """Return why the kernel does not support a layer, or None; arguments as in `case`."""
         return self.limits.obstacle(
             self.decides,
             DTYPES[dtype],
@@ -222,12 +222,12 @@ class OpSpec:
         )
 
     def case(self, capability: int, dtype: str, shape: LayerShape) -> Case | None:
-        """Return what to compile, or None where the op refuses it.
+        """Return the case to compile, or None if the op does not support it.
 
         Args:
-            capability: compute capability as one number, 89 for 8.9.
-            dtype: name of a type of ``DTYPES``.
-            shape: of the layer.
+            capability: compute capability as a number, 89 for 8.9.
+            dtype: name of a type in ``DTYPES``.
+            shape: shape of the layer.
         """
         if self.refusal(capability, dtype, shape) is not None:
             return None
@@ -243,14 +243,14 @@ class OpSpec:
     def named(
         self, tensors: Sequence[Tensor], shape: LayerShape
     ) -> tuple[Sequence[Tensor], dict[str, Tensor]]:
-        """Return the tensors of ``arguments`` that go by position, and those that go by name."""
+        """Split the tensors of ``arguments`` into positional and keyword arguments."""
         names = self.keywords(shape)
         first = len(tensors) - len(names)
         return tensors[:first], dict(zip(names, tensors[first:], strict=True))
 
 
 def attention_parameters(shape: LayerShape, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Random position bias [heads, N, N], inverse temperature [heads] and gates [heads, T]."""
+    """Return random bias [heads, N, N], inverse temperature [heads] and gates [heads, T]."""
     heads, octaves, n = shape.heads, shape.octaves, shape.window**2
     return (
         torch.randn(heads, n, n, device=device),
@@ -262,7 +262,7 @@ def attention_parameters(shape: LayerShape, device: torch.device) -> tuple[Tenso
 def layer_parameters(
     dtype: str, device: torch.device, *shapes: tuple[int, ...]
 ) -> tuple[Tensor, ...]:
-    """Random matrices that keep the size of what they multiply, and vectors."""
+    """Return random matrices that preserve the scale of their input, and vectors."""
     made = []
     for shape in shapes:
         scale = shape[-1] ** -0.5 if len(shape) == 2 else 1.0
@@ -273,8 +273,8 @@ def layer_parameters(
 def grouped(
     layers: Sequence[LayerShape], key: Callable[[LayerShape], Any]
 ) -> Iterator[list[LayerShape]]:
-    """Yield the layers that share a key, and with it a kernel."""
-    found: dict[Any, list[LayerShape]] = {}
+    """Yield groups of layers with the same key, which share a kernel."""
+    groups: dict[Any, list[LayerShape]] = {}
     for layer in layers:
-        found.setdefault(key(layer), []).append(layer)
-    yield from found.values()
+        groups.setdefault(key(layer), []).append(layer)
+    yield from groups.values()

@@ -72,14 +72,14 @@ def test_the_site_has_a_page_for_each_public_module_and_relative_links() -> None
         ("docs/runtime.md", "https://example.org/a.md", "https://example.org/a.md"),
     ):
         assert hooks.relink(f"[a]({link})", source) == f"[a]({expected})"
-    installed = ROOT / ".typecheck" / "clinreadnet"
-    if not installed.is_dir():
-        pytest.skip("the plain install that the API pages are read from is not there: make docs")
-    names = hooks.public_modules()
-    assert {"clinreadnet.runtime.session", "clinreadnet.kernels", "clinreadnet.export.bundle"} <= {
-        *names
-    }
-    assert not any(".cli" in name or "._" in name for name in names)
+    named = {"clinreadnet"}
+    for page in (*PAGES, *sorted((ROOT / "examples").glob("*.py"))):
+        named |= set(
+            re.findall(r"^from (clinreadnet[\w.]*) import", page.read_text(), re.MULTILINE)
+        )
+    assert named <= {*hooks.PUBLIC}
+    for name in hooks.PUBLIC:
+        assert importlib.util.find_spec(name) is not None
 
 
 def commands(page: Path) -> list[str]:
@@ -122,3 +122,31 @@ def test_options_in_text_and_tables_exist(page: Path) -> None:
     options = {o for c in known for p in c.params for o in (*p.opts, *p.secondary_opts)}
     named = set(re.findall(r"`(--[a-z][\w-]*)", page.read_text()))
     assert named <= options | OF_OTHER_PROGRAMS
+
+
+FILES = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+FOLDERS = {parent.as_posix() for file in FILES for parent in Path(file).parents}
+
+
+def is_in_the_repository(path: str) -> bool:
+    """Return whether a path, or the end of one, is that of a file or a folder here."""
+    path = re.sub(r"^clinreadnet/(kernels|export)\b", r"\1", path.split("::")[0].rstrip("/"))
+    return path in FOLDERS or any(file == path or file.endswith(f"/{path}") for file in FILES)
+
+
+@pytest.mark.skipif(not FILES, reason="not a git checkout")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_files_targets_and_names_in_the_docs_exist(page: Path) -> None:
+    text = page.read_text()
+    words = set(re.findall(r"`([^`\s]+)`", text))
+    tops = "|".join(sorted(folder for folder in FOLDERS if re.fullmatch(r"\w+", folder)))
+    paths = {w for w in words if re.fullmatch(rf"(({tops})/)?[\w./-]+\.py|({tops})/[\w./-]+", w)}
+    assert [path for path in sorted(paths) if not is_in_the_repository(path)] == []
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {w for line in re.findall(r"`make ([a-z -]+)", text) for w in line.split()} <= targets
+    for name, path in re.findall(r"`(\w+)` (?:of|in) `([\w./-]+\.py)`", text):
+        file = next(file for file in FILES if file.endswith(path))
+        assert re.search(rf"\b{name}\b", (ROOT / file).read_text()), f"{name} of {path}"
+    for name in re.findall(r"`(clinreadnet(?:\.[a-z_]+)+\.[A-Z]\w+)`", text):
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), attribute), name

@@ -1,4 +1,4 @@
-"""The command line of `gpu-check`."""
+"""Command line of `gpu-check`."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def prepare(wheels: Path | None, arguments: Sequence[str]) -> None:
-    """Install what is missing; a new process goes on if anything was installed."""
+    """Install missing packages; restart the process if anything was installed."""
     installed = wheels is not None
     if wheels is not None:
         install.install_wheels(wheels)
@@ -74,7 +74,7 @@ def prepare(wheels: Path | None, arguments: Sequence[str]) -> None:
 
 
 def check(options: argparse.Namespace) -> int:
-    """Run the chosen steps."""
+    """Run the selected steps."""
     from bench.measure.machine import machine_name
     from bench.recording import COMMIT_VARIABLE, current_commit, results_name
 
@@ -98,7 +98,7 @@ def check(options: argparse.Namespace) -> int:
         environment[REHEARSAL] = "1"
     commit = (current_commit() or "uncommitted")[:7]
     folder = options.out / machine_name(gpu, "", 0)
-    # A run goes on in its own file, also after midnight.
+    # A run continues in its own file, also after midnight.
     begun = sorted(folder.glob(f"*-{commit}.json"))
     path = begun[-1] if begun else folder / results_name(commit)
     chosen = {name: STEPS[name] for name in options.steps or STEPS}
@@ -115,7 +115,7 @@ def check(options: argparse.Namespace) -> int:
 
 
 def gpu_name() -> str | None:
-    """Return the GPU's name as CUDA reports it."""
+    """Return the name of the GPU in CUDA."""
     try:
         import torch
     except ModuleNotFoundError:

@@ -1,4 +1,4 @@
-"""Prepare a machine that has no package index: the checkout, and wheels that were carried along."""
+"""Prepare a machine without a package index: install the checkout and local wheels."""
 
 from __future__ import annotations
 
@@ -13,27 +13,29 @@ from pathlib import Path
 from bench.gpu_check.plan import ROOT
 
 SITE = ROOT / ".gpu-check" / "site"
-"""Where carried wheels are installed: outside the machine's own packages."""
+"""Folder for installed wheels, outside the machine's packages."""
 _PIP = (sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps")
 _WHEEL = re.compile(r"[^-]+-[^-]+(-\d[^-]*)?-(?P<python>[^-]+)-(?P<abi>[^-]+)-[^-]+\.whl")
 
 
 class CannotInstall(Exception):
-    """The reason, for the user."""
+    """An installation failed. The message gives the reason."""
 
 
 def unusable(wheel: str, version: tuple[int, int] = sys.version_info[:2]) -> str | None:
-    """Return why a wheel of this name cannot be installed on a Python version, or None."""
+    """Return why a wheel cannot be installed on a Python version, or None."""
     match = _WHEEL.fullmatch(wheel)
     if match is None:
         return f"{wheel}: is not the name of a wheel"
     major, minor = version
     for tag in match["python"].split("."):
-        found = re.fullmatch(r"(py|cp)(\d)(\d*)", tag)
-        if found is None or int(found[2]) != major:
+        parsed = re.fullmatch(r"(py|cp)(\d)(\d*)", tag)
+        if parsed is None or int(parsed[2]) != major:
             continue
-        same = not found[3] or int(found[3]) == minor
-        older = found[3] and int(found[3]) < minor and (found[1] == "py" or match["abi"] == "abi3")
+        same = not parsed[3] or int(parsed[3]) == minor
+        older = (
+            parsed[3] and int(parsed[3]) < minor and (parsed[1] == "py" or match["abi"] == "abi3")
+        )
         if same or older:
             return None
     return f"{wheel}: is for {match['python']}, this is Python {major}.{minor}; bring its own wheel"
@@ -43,7 +45,7 @@ def install_wheels(folder: Path) -> None:
     """Install every wheel of a folder into `SITE`.
 
     Raises:
-        CannotInstall: the folder holds no wheel or one for another Python, or pip fails.
+        CannotInstall: the folder contains no wheel or one for another Python, or pip fails.
     """
     wheels = sorted(folder.glob("*.whl"))
     if not wheels:
@@ -54,7 +56,7 @@ def install_wheels(folder: Path) -> None:
 
 
 def install_checkout() -> None:
-    """Install this checkout where it is, if it is not installed.
+    """Install this checkout in editable mode, if it is not installed.
 
     Raises:
         CannotInstall: pip fails.
@@ -64,7 +66,7 @@ def install_checkout() -> None:
 
 
 def restart(environment: dict[str, str], arguments: Sequence[str]) -> None:
-    """Start this command again in a process that sees what was installed."""
+    """Restart this command in a process that can import the installed packages."""
     command = [sys.executable, "-m", "bench.gpu_check", *arguments]
     os.execve(sys.executable, command, environment)
 

@@ -1,4 +1,4 @@
-"""What `gpu-check` runs: steps in order of worth, each of small units with a limit of their own."""
+"""Steps of `gpu-check` by priority. Each consists of small units with time limits."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 OPS = ("sobel_stem", "window_attention", "attention_block", "mlp", "fused_linear")
-"""The ops to measure. `clinreadnet.kernels.registry` has the same, and a test compares them: the
-plan must be readable before the package is installed."""
+"""Ops to measure. A test compares them with `clinreadnet.kernels.registry`, because the plan must
+be importable before the package is installed."""
 NETWORK_BATCHES = (1, 64)
 COMPILE_MODE = "CLINREADNET_COMPILE_MODE"
-"""Environment variable with the mode of torch.compile for the baselines on a GPU."""
+"""Environment variable for the mode of torch.compile for baselines on a GPU."""
 REHEARSAL = "CLINREADNET_REHEARSAL"
-"""Environment variable that makes the benches run on the CPU under a false clock."""
+"""Environment variable for a rehearsal on the CPU with a fake clock."""
 PYTEST = ("-m", "pytest", "-p", "no:cacheprovider", "-q")
 MEMCHECK = (
     "compute-sanitizer",
     *("--tool", "memcheck"),
     *("--error-exitcode", "86"),
-    # PyTorch queries features that the driver may lack; that is not an error of a kernel.
+    # PyTorch queries features that the driver may lack, which is not an error of a kernel.
     *("--report-api-errors", "no"),
 )
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One process.
+    """A unit: one process.
 
     Attributes:
-        name: names it within its step.
-        arguments: arguments of Python; pytest's, where ``tests`` is true. "{out}" stands for the
-            folder of the results.
-        limit: seconds after which it is ended.
-        tests: whether it is pytest, whose tests are counted.
-        measures: whether pytest-benchmark records something.
-        tool: a program to run it under, with its options.
-        needs: packages without which it is skipped.
-        environment: variables to add to the environment.
-        rehearsed: whether it can run without a GPU, in a rehearsal.
+        name: name within the step.
+        arguments: arguments of Python, or of pytest if ``tests`` is true. "{out}" is replaced by
+            the folder of results.
+        limit: time limit in seconds.
+        tests: whether the unit is pytest, whose tests are counted.
+        measures: whether pytest-benchmark writes results.
+        tool: program to run the unit with, and its options.
+        needs: required packages. The unit is skipped if one is missing.
+        environment: additional environment variables.
+        rehearsed: whether the unit can run in a rehearsal without a GPU.
     """
 
     name: str
@@ -56,18 +56,18 @@ class Unit:
     rehearsed: bool = True
 
     def command(self, out: Path) -> list[str]:
-        """Return the command, without what reports to the caller."""
+        """Return the command, without options for reports."""
         python = (*self.tool, sys.executable, *(PYTEST if self.tests else ()))
-        return [*python, *(one.replace("{out}", str(out)) for one in self.arguments)]
+        return [*python, *(argument.replace("{out}", str(out)) for argument in self.arguments)]
 
     def missing(self) -> list[str]:
-        """Return the packages that it needs and this machine lacks."""
+        """Return the required packages that are not installed."""
         return [name for name in self.needs if not _is_installed(name)]
 
 
 @dataclass(frozen=True)
 class Step:
-    """Units that prove one thing."""
+    """A group of units with a common purpose."""
 
     what: str
     units: tuple[Unit, ...]
@@ -76,7 +76,7 @@ class Step:
 def _is_installed(package: str) -> bool:
     try:
         return importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:  # the package around it
+    except ModuleNotFoundError:  # the parent package is missing
         return False
 
 
@@ -91,7 +91,7 @@ def gpu_test_files() -> list[str]:
 
 
 def _tests() -> Iterator[Unit]:
-    # The oracle tests of the kernels come first.
+    # Tests of the kernels against oracles come first.
     for file in sorted(gpu_test_files(), key=lambda name: not name.startswith("tests/kernels")):
         yield Unit(file.removeprefix("tests/"), ("-m", "gpu", file), 200)
 
@@ -119,7 +119,8 @@ def _memcheck() -> Iterator[Unit]:
                 ("-m", "gpu", "-k", "within_budget", file),
                 200,
                 tool=MEMCHECK,
-                # One allocation for each tensor, so that memcheck sees the end of each.
+                # A separate allocation for each tensor, so that memcheck detects accesses past its
+                # end.
                 environment={"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
             )
 

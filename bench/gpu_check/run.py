@@ -1,4 +1,4 @@
-"""Run the units of `gpu-check` one after another within a time, and merge what each brings."""
+"""Run the units of `gpu-check` within a time limit and merge their results."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from bench.gpu_check.plan import REHEARSAL, ROOT, STEPS, Step, Unit
 
 DONE = ("passed", "failed", "skipped")
 SPARE_SECONDS = 5.0
-"""Kept back of the time, to end the last process and to write its result."""
+"""Reserved seconds to end the last process and write its result."""
 LEAST_SECONDS = 20.0
-"""A unit is not begun with less time than this."""
+"""Least remaining seconds to start a unit."""
 TAIL = 2000
-"""Characters of the output that are kept of a unit that failed."""
+"""Number of characters of a failed unit's output to keep."""
 
 
 def run_unit(
@@ -32,18 +32,19 @@ def run_unit(
     seconds: float | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> dict[str, Any]:
-    """Run one unit.
+    """Run a unit.
 
     Args:
         unit: unit to run.
         out: folder of the results.
-        seconds: the time that is left; None: no limit but its own.
-        environment: environment of the process.
+        seconds: remaining time; None for only the limit of the unit.
+        environment: environment variables of the process.
 
     Returns:
-        ``status`` ("passed", "failed", "skipped" or "did not fit"), ``note``, ``seconds``; for
-        pytest the counts of tests and ``reasons``, the number of skipped tests by reason; if it
-        measures, pytest-benchmark's document as ``recorded``; if it failed, ``output``.
+        ``status`` ("passed", "failed", "skipped" or "did not fit"), ``note``, ``seconds``. For
+        pytest also counts of tests, and ``reasons``, the number of skipped tests by reason. With
+        measurements, ``recorded`` is the JSON of pytest-benchmark. After a failure, ``output`` is
+        included.
     """
     if missing := unit.missing():
         return {"status": "skipped", "note": f"needs {', '.join(missing)}"}
@@ -79,7 +80,7 @@ def run_unit(
 def _run(
     command: list[str], limit: float, environment: Mapping[str, str]
 ) -> tuple[int | None, str]:
-    """Return the exit status, None if it was ended, and the output, which is printed too."""
+    """Return the exit status (None after a timeout) and the output, which is also printed."""
     process = subprocess.Popen(
         command,
         cwd=ROOT,
@@ -96,7 +97,7 @@ def _run(
     except subprocess.TimeoutExpired:
         return None, ""
     finally:
-        # Its children too: compilers go on for minutes, and hold the GPU.
+        # Kill its children too: compilers run for minutes and block the GPU.
         try:
             os.killpg(process.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -104,15 +105,15 @@ def _run(
         process.wait()
 
 
-def verdict(unit: Unit, status: int, found: Mapping[str, Any]) -> dict[str, str]:
-    """Return the status and the note of a unit that ended by itself."""
+def verdict(unit: Unit, status: int, counted: Mapping[str, Any]) -> dict[str, str]:
+    """Return status and note of a unit that ended by itself."""
     if not unit.tests:
         return _said("failed", f"exit status {status}") if status else _said("passed")
-    if status not in (0, 5) or found.get("failed"):
+    if status not in (0, 5) or counted.get("failed"):
         return _said("failed", f"exit status {status}")
-    if found.get("passed"):
+    if counted.get("passed"):
         return _said("passed")
-    if reasons := found.get("reasons"):
+    if reasons := counted.get("reasons"):
         return _said("skipped", "; ".join(reasons))
     return _said("failed", "no test was selected")
 
@@ -122,29 +123,29 @@ def _said(status: str, note: str = "") -> dict[str, str]:
 
 
 def counts(report: Path) -> dict[str, Any]:
-    """Return the number of passed, failed and skipped tests of a JUnit file, and why skipped."""
+    """Return the number of passed, failed and skipped tests in a JUnit file, with reasons."""
     suite = ElementTree.parse(report).getroot().find("testsuite")
     assert suite is not None
     total, skipped = int(suite.get("tests", 0)), int(suite.get("skipped", 0))
     failed = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
-    found: dict[str, Any] = {
+    counted: dict[str, Any] = {
         "passed": total - failed - skipped,
         "failed": failed,
         "skipped": skipped,
     }
-    reasons = Counter(one.get("message", "no reason") for one in suite.iter("skipped"))
-    return found | ({"reasons": dict(reasons)} if reasons else {})
+    reasons = Counter(element.get("message", "no reason") for element in suite.iter("skipped"))
+    return counted | ({"reasons": dict(reasons)} if reasons else {})
 
 
 def merged(before: Mapping[str, Any], name: str, unit: str, result: Mapping[str, Any]) -> Any:
-    """Return the results with one more unit, whose benchmarks replace those of the same name."""
+    """Add the result of a unit. Its benchmarks replace those of the same name."""
     result = dict(result)
     recorded = result.pop("recorded", {})
     after = {**before, **{key: recorded[key] for key in recorded if key != "benchmarks"}}
     if rates := before.get("machine_info", {}).get("rates"):
         after["machine_info"] = {"rates": rates, **after["machine_info"]}
-    new = {one["fullname"]: one for one in recorded.get("benchmarks", [])}
-    kept = [one for one in before.get("benchmarks", []) if one["fullname"] not in new]
+    new = {row["fullname"]: row for row in recorded.get("benchmarks", [])}
+    kept = [row for row in before.get("benchmarks", []) if row["fullname"] not in new]
     after["benchmarks"] = [*kept, *new.values()]
     checks = {**before.get("checks", {})}
     units = {**checks.get(name, {}).get("units", {}), unit: result}
@@ -162,19 +163,19 @@ def run_steps(
     say: Callable[[str], None] = print,
     clock: Callable[[], float] = time.monotonic,
 ) -> int:
-    """Run the units that ``path`` does not hold yet, and write each one's result there.
+    """Run the units that are not in ``path`` yet, and write their results there.
 
     Args:
-        steps: what to run, in order.
-        path: file of the results; written after each unit.
-        minutes: the time for all; None: no limit.
-        again: run units that have been run, too.
-        environment: environment of the processes.
-        say: takes a line for the user.
-        clock: seconds.
+        steps: steps to run, in order.
+        path: file of results, written after each unit.
+        minutes: time limit for all units; None for no limit.
+        again: also run units with results.
+        environment: environment variables of the processes.
+        say: function that prints a line.
+        clock: function that returns the time in seconds.
 
     Returns:
-        0 if all that could run passed, 1 if a unit failed, 3 if some did not fit into the time.
+        0 if all executed units passed, 1 if a unit failed, 3 if the time was too short for some.
     """
     end = None if minutes is None else clock() + 60 * minutes - SPARE_SECONDS
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -191,7 +192,7 @@ def run_steps(
             continue
         say(f"gpu-check: {name}: {unit.name}")
         result = run_unit(unit, path.parent, left, environment)
-        # After each unit, so that the measurements are kept if the next one fails.
+        # Write after each unit, to keep measurements if the next one fails.
         document = merged(document, name, unit.name, result)
         _write(path, document)
         say(f"gpu-check: {name}: {unit.name}: {result['status']} {result['note']}".rstrip())

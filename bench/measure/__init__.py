@@ -1,1 +1,1 @@
-"""The machine: its clocks, its rates, its limits, and what bounds a kernel."""
+"""Measure the machine: clocks, rates, rooflines and bounds of kernels."""

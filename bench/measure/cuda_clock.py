@@ -1,4 +1,4 @@
-"""Times on the GPU by CUDA events, with and without a CUDA graph that removes Python's overhead."""
+"""Measure times on the GPU with CUDA events, with or without a CUDA graph."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from bench.measure.device import FALSE_SECONDS, REHEARSED, device
 from bench.run import Sample, copies_past_the_cache
 
 LEAST_CALLS = 20
-"""Calls in one graph, at least: a single short one would measure the graph's own launch."""
+"""Least number of calls in a graph, so that the launch of the graph is negligible."""
 
 MOST_MEMORY = 16 * 2**30
-"""Bytes that the inputs and outputs of a graph's calls may take together."""
+"""Largest total size of inputs and outputs of a graph's calls in bytes."""
 
 COPIED = 2**28 if not REHEARSED else 2**10
-"""Bytes of the copy that gives the bandwidth of the device."""
+"""Size of the copy that measures the bandwidth, in bytes."""
 
 _ROUNDS = 20  # replays of the graph
 
@@ -30,14 +30,14 @@ def milliseconds(
     *,
     calls: int | None = None,
 ) -> float:
-    """Return the median time of one call.
+    """Return the median time of a call.
 
     Args:
-        run: function to time; it must not synchronise.
-        tensors: its arguments; every call has its own copy of the first, and its own output, so
-            that the L2 cache is as cold as for a first call.
-        calls: calls in one graph; default enough to exceed the cache, and `LEAST_CALLS` at least
-            while inputs and outputs take less than `MOST_MEMORY`.
+        run: function to time. It must not synchronise.
+        tensors: arguments. Each call has its own copy of the first tensor and its own output, so
+            that the L2 cache is cold.
+        calls: calls in a graph. Default: enough to exceed the cache, and at least `LEAST_CALLS`
+            unless inputs and outputs exceed `MOST_MEMORY`.
     """
     if REHEARSED:
         run(tensors)
@@ -55,7 +55,7 @@ def milliseconds(
     copies = [[tensors[0].clone(), *tensors[1:]] for _ in range(calls)]
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        outputs = [run(copy) for copy in copies]  # kept, so that their memory is not reused
+        outputs = [run(copy) for copy in copies]  # keep outputs, so that their memory is not reused
     graph.replay()
     events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(_ROUNDS)]
     for start, end in events:
@@ -68,35 +68,35 @@ def milliseconds(
 
 
 def calls_in_a_graph(moved: int, cache: int) -> int:
-    """Return how many calls to capture that read and write ``moved`` bytes each."""
+    """Return the number of calls to capture if each reads and writes ``moved`` bytes."""
     enough = max(LEAST_CALLS, copies_past_the_cache(moved, cache))
     return max(2, min(enough, MOST_MEMORY // max(moved, 1)))
 
 
 def copy_milliseconds(size: int) -> float:
-    """Return the time of a copy that reads and writes ``size`` bytes together, under this clock."""
+    """Return the time of a copy that reads and writes ``size`` bytes in total, in milliseconds."""
     source = torch.empty(max(1, size // 2), dtype=torch.uint8, device=device())
     return milliseconds(lambda tensors: tensors[0].clone(), [source])
 
 
 def copy_bandwidth() -> float:
-    """Return bytes per second, read and written, of a large copy on the device."""
+    """Return the rate of a large copy on the device in bytes read and written per second."""
     return 2 * COPIED / copy_milliseconds(2 * COPIED) * 1e3
 
 
 def device_sample(
     bind: Callable[[Tensor], Callable[[], object]], batch: int, *, graph: bool
 ) -> Sample:
-    """Time one run on slices in device memory, by events on a separate stream.
+    """Time a run on slices in device memory with events on a separate stream.
 
-    Before each run, outside of the measured time, other slices are copied to the input, and more
-    memory than the L2 cache is written.
+    Before each run, outside the measured time, other slices are copied to the input and the L2
+    cache is flushed.
 
     Args:
-        bind: returns a function that enqueues a run on the current stream, for slices
-            [B, 1, 512, 512] at a fixed address.
-        batch: slices of a run.
-        graph: capture the run in a CUDA graph and time its replay.
+        bind: function from slices [B, 1, 512, 512] at a fixed address to a function that enqueues a
+            run on the current stream.
+        batch: slices per run.
+        graph: whether to capture the run in a CUDA graph and time its replay.
     """
     if REHEARSED:
         bind(torch.randn(1, 1, 512, 512) * 300)()

@@ -1,8 +1,7 @@
-"""Where the benches of kernels and of the network run: a GPU, or a stand-in in a rehearsal.
+"""Device of the benchmarks: a GPU, or the CPU in a rehearsal.
 
-A rehearsal (`python -m bench.gpu_check --rehearse`) runs every bench on the CPU, once for each row:
-with the reference in place of kernels, without compiling, and with false times. It tries the
-control flow; nothing that it measures is true.
+A rehearsal (`python -m bench.gpu_check --rehearse`) runs each row once on the CPU, with references
+instead of kernels, without compilation, and with fake times. It tests only the control flow.
 """
 
 from __future__ import annotations
@@ -18,21 +17,21 @@ if TYPE_CHECKING:
 REHEARSED = os.environ.get(plan.REHEARSAL) == "1"
 
 COMPILE_MODE = os.environ.get(plan.COMPILE_MODE, "max-autotune-no-cudagraphs")
-"""The mode of torch.compile on a GPU. None has CUDA graphs: the clock captures one for all runs."""
+"""Mode of torch.compile on a GPU, without CUDA graphs: the clock captures a graph for all runs."""
 
 FALSE_SECONDS = 1e-3
-"""What every run takes in a rehearsal."""
+"""Time of every run in a rehearsal."""
 
 
 def is_there() -> bool:
-    """Return whether benches of a GPU can run."""
+    """Return whether GPU benchmarks can run."""
     import torch
 
     return REHEARSED or torch.cuda.is_available()
 
 
 def device() -> torch.device:
-    """Return the device that they run on."""
+    """Return the device of the benchmarks."""
     import torch
 
     return torch.device("cpu" if REHEARSED else "cuda")
@@ -46,5 +45,5 @@ def name() -> str:
 
 
 def kernels() -> str:
-    """Return the implementation of the ops that stands for the kernels."""
+    """Return the implementation of the ops: "triton", or "reference" in a rehearsal."""
     return "reference" if REHEARSED else "triton"

@@ -1,4 +1,4 @@
-"""Description of the machine of a run: name, caches, GPU clocks, and other load."""
+"""Describe the machine of a run: name, caches, GPU clocks and load."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ _NOT_THROTTLING = {"gpu_idle", "applications_clocks_setting", "none"}
 
 
 def machine_name(gpu: str | None, processor: str, threads: int) -> str:
-    """Return the folder of a machine's results: its GPU, or its processor and threads."""
+    """Return the folder name of a machine: its GPU, or its processor and threads."""
     words = gpu or f"{processor} {threads} threads"
     return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
 
 
 def this_machine() -> str:
-    """Return this machine's folder name."""
+    """Return the folder name of this machine."""
     gpus = find_gpus()
     return machine_name(gpus[0].name if gpus else None, cpu_name(), os.cpu_count() or 1)
 
 
 def describe() -> dict[str, Any]:
-    """Return the facts that pytest-benchmark's machine info lacks."""
+    """Return machine information that pytest-benchmark lacks."""
     gpus = find_gpus()
     packages = {}
     for name in PACKAGES:
@@ -79,7 +79,7 @@ def import_nvml() -> Any | None:
 
 
 def _gpu(nvml: Any) -> Any:
-    # NVML numbers all GPUs of the machine, CUDA the visible ones.
+    # NVML counts all GPUs of the machine, CUDA only visible ones.
     bus = pci_bus_id()
     if bus is None:
         return nvml.nvmlDeviceGetHandleByIndex(0)
@@ -88,11 +88,11 @@ def _gpu(nvml: Any) -> Any:
 
 @dataclass(frozen=True)
 class Usage:
-    """What one run takes of a GPU.
+    """Energy and memory of a run on a GPU.
 
     Attributes:
-        joules: energy of the whole board.
-        memory_mib: most memory in use on the GPU, by all programs together.
+        joules: energy of the whole board per run.
+        memory_mib: peak memory on the GPU, of all programs together.
     """
 
     joules: float
@@ -105,16 +105,16 @@ def usage(
     seconds: float = 2.0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Usage | None:
-    """Run again and again for some seconds; return what one run takes.
+    """Run repeatedly for some seconds; return energy and memory of a run.
 
     Args:
         nvml: module of nvidia-ml-py, or None without a GPU.
-        run: runs once and waits for the end.
-        seconds: of all runs together; NVML's counter of energy moves about every 0.1 s.
-        clock: the time in seconds.
+        run: function that runs once and waits for the end.
+        seconds: total time. NVML's energy counter is updated about every 0.1 s.
+        clock: function that returns the time in seconds.
 
     Returns:
-        The usage; None without a GPU, or where the GPU does not count its energy.
+        The usage; None without a GPU or without an energy counter.
     """
     if nvml is None:
         return None
@@ -153,12 +153,12 @@ def gpu_state(nvml: Any) -> dict[str, Any]:
 
 
 class Watch:
-    """Observes the machine before and after a measurement; construct it before.
+    """Observes the machine before and after a measurement. Construct it before.
 
     Attributes:
-        before: the GPU's state, or empty without one.
-        after: the same, after `stop`.
-        busy: share of all processors that other processes used, after `stop`; None if unknown.
+        before: state of the GPU at construction; empty without a GPU.
+        after: state of the GPU at `stop`.
+        busy: share of all processors that other processes used until `stop`; None if unknown.
     """
 
     def __init__(self, nvml: Any | None, stat: Path = Path("/proc/stat")) -> None:
@@ -184,7 +184,7 @@ class Watch:
         return sorted({reason for state in states for reason in state.get("throttled", ())})
 
     def _seconds(self) -> tuple[float, float, float] | None:
-        """Wall clock, busy seconds of all processors together, and this process's own."""
+        """Return wall time, busy seconds of all processors, and those of this process."""
         try:
             ticks = [int(field) for field in self._stat.read_text().split("\n")[0].split()[1:9]]
         except (OSError, ValueError):

@@ -1,13 +1,13 @@
-"""What bounds a kernel, counted from its machine code. A bound by counting, not a measurement.
+"""Bound the speed of a kernel by counting its machine code. This is not a measurement.
 
-Each of a multiprocessor's four schedulers issues at most one warp instruction a cycle. A program
-that moves B bytes and needs I instructions of each scheduler therefore moves at most B / I bytes a
-cycle and multiprocessor, whatever else waits. The **issue ceiling** is that rate over the one that
-a plain copy reaches on the GPU. A kernel above 100 % can be as fast as a copy; one below cannot.
+Each of the four schedulers of a multiprocessor issues at most one warp instruction per cycle. A
+program that moves B bytes and needs I instructions per scheduler therefore moves at most B / I
+bytes per cycle and multiprocessor. The **issue ceiling** is this rate relative to that of a plain
+copy on the GPU. A kernel above 100 % can be as fast as a copy; a kernel below cannot.
 
-Instructions come from ``nvdisasm``, which is in Triton's wheel. Those of a loop count as often as
-it runs; a loop that waits counts once; both sides of a branch count; slow paths of square roots and
-divisions, which calls reach, do not. Caches, latencies and bank conflicts are not modelled.
+Instructions come from ``nvdisasm``, which is in Triton's wheel. Instructions of a loop count once
+per iteration, those of a waiting loop once, and both sides of a branch count. Slow paths of square
+roots and divisions do not count. Caches, latencies and bank conflicts are not modelled.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from clinreadnet.kernels.registry import OPS
 from clinreadnet.kernels.spec import STAGES, STEM, Case, KernelSource, NetworkShape, OpSpec
 
 SCHEDULERS = 4
-"""Of a multiprocessor, on every architecture here."""
+"""Schedulers per multiprocessor on all supported architectures."""
 
 CLASSES = {
     "tensor": r"HMMA|IMMA|HGMMA|WGMMA|UTC\w*MMA",
@@ -41,7 +41,7 @@ CLASSES = {
     ),
     "control": r"BRA|EXIT|CALL|RET|BSSY|BSYNC|BREAK|NOP|YIELD|JMP|BRX",
 }
-"""Classes of instructions by the stems of their names; the rest is integer, selection and moves."""
+"""Classes of instructions by the stems of their names. Others are integer, selection and moves."""
 REST = "integer and moves"
 
 _LINE = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?(?P<name>[A-Z][\w.]*)(?P<rest>[^;]*);")
@@ -51,7 +51,7 @@ _TARGET = re.compile(r"`\((?P<label>[^)]+)\)")
 
 @dataclass(frozen=True)
 class Instruction:
-    """One instruction of the machine code: its name with modifiers, and where it may branch to."""
+    """An instruction of the machine code: name with modifiers, and branch target."""
 
     name: str
     target: str | None = None
@@ -63,96 +63,96 @@ class Instruction:
 
     @property
     def kind(self) -> str:
-        """Its class."""
-        if self.name.startswith("HADD2.F32"):  # how a half is widened
+        """Class of the instruction."""
+        if self.name.startswith("HADD2.F32"):  # conversion of a half to float32
             return "conversion"
         return next((k for k, stems in CLASSES.items() if re.fullmatch(stems, self.stem)), REST)
 
 
 def disassemble(cubin: bytes) -> list[Instruction | str]:
-    """Return the instructions of a cubin's kernel, and labels as strings."""
+    """Disassemble a cubin: instructions, and labels as strings."""
     text = run_on_cubin(knobs.nvidia.nvdisasm.path, "-c", cubin)
     code: list[Instruction | str] = []
     for line in text.splitlines():
-        if found := _LINE.search(line):
-            target = _TARGET.search(found["rest"])
-            code.append(Instruction(found["name"], target["label"] if target else None))
-        elif found := _LABEL.match(line):
-            code.append(found[1])
+        if parsed := _LINE.search(line):
+            target = _TARGET.search(parsed["rest"])
+            code.append(Instruction(parsed["name"], target["label"] if target else None))
+        elif parsed := _LABEL.match(line):
+            code.append(parsed[1])
     return code
 
 
 def executed(code: Sequence[Instruction | str], trips: int) -> list[Instruction]:
-    """Return what a warp runs, each instruction as often as it does.
+    """Return the instructions that a warp executes, with repetitions.
 
     Args:
-        code: from ``disassemble``.
-        trips: how often the kernel's loop runs. A loop that sleeps waits for something: it counts
-            once. What stands after the last EXIT is such loops and slow paths, and does not count.
+        code: result of ``disassemble``.
+        trips: number of iterations of the kernel's loop. A loop that sleeps is a wait and counts
+            once. Code after the last EXIT (waits and slow paths) does not count.
 
     Raises:
-        ValueError: the code has several loops, or one where ``trips`` is 1.
+        ValueError: the code has several loops, or a loop although ``trips`` is 1.
     """
     end = max(
-        i for i, one in enumerate(code) if isinstance(one, Instruction) and one.stem == "EXIT"
+        i for i, item in enumerate(code) if isinstance(item, Instruction) and item.stem == "EXIT"
     )
     body = list(code[: end + 1])
-    places = {one: i for i, one in enumerate(body) if isinstance(one, str)}
+    places = {item: i for i, item in enumerate(body) if isinstance(item, str)}
     back = [
-        range(places[one.target or ""], i + 1)
-        for i, one in enumerate(body)
-        if isinstance(one, Instruction)
-        and one.stem == "BRA"
-        and places.get(one.target or "", i) < i
+        range(places[item.target or ""], i + 1)
+        for i, item in enumerate(body)
+        if isinstance(item, Instruction)
+        and item.stem == "BRA"
+        and places.get(item.target or "", i) < i
     ]
     loops = [loop for loop in back if not any(_sleeps(body[i]) for i in loop)]
     if len(loops) > (trips > 1):
         raise ValueError(f"{len(loops)} loops where the kernel's source has {int(trips > 1)}")
     run: list[Instruction] = []
     for block in _blocks(body):
-        instructions = [(i, one) for i in block if isinstance(one := body[i], Instruction)]
-        if any(one.stem == "CALL" and (one.target or "")[:1] == "$" for _, one in instructions):
+        instructions = [(i, item) for i in block if isinstance(item := body[i], Instruction)]
+        if any(item.stem == "CALL" and (item.target or "")[:1] == "$" for _, item in instructions):
             continue  # a slow path
-        for i, one in instructions:
-            run += [one] * (trips if any(i in loop for loop in loops) else 1)
+        for i, item in instructions:
+            run += [item] * (trips if any(i in loop for loop in loops) else 1)
     return run
 
 
-def _sleeps(one: Instruction | str) -> bool:
-    return isinstance(one, Instruction) and one.stem == "NANOSLEEP"
+def _sleeps(item: Instruction | str) -> bool:
+    return isinstance(item, Instruction) and item.stem == "NANOSLEEP"
 
 
 def _blocks(body: Sequence[Instruction | str]) -> Iterator[range]:
-    """Straight pieces of code: they end at branches and start at labels."""
+    """Yield basic blocks, which end at branches and start at labels."""
     first = 0
-    for i, one in enumerate(body):
-        if isinstance(one, str):
+    for i, item in enumerate(body):
+        if isinstance(item, str):
             yield range(first, i)
             first = i
-        elif one.stem in ("BRA", "EXIT"):
+        elif item.stem in ("BRA", "EXIT"):
             yield range(first, i + 1)
             first = i + 1
     yield range(first, len(body))
 
 
 def widths(run: Sequence[Instruction], stems: Sequence[str]) -> Counter[int]:
-    """Count accesses by the bits that each thread moves."""
-    found: Counter[int] = Counter()
-    for one in run:
-        if one.stem in stems:
-            bits = re.search(r"\.(?:U|S)?(8|16|32|64|128)\b", one.name)
-            found[int(bits[1]) if bits else 32] += 1
-    return found
+    """Count accesses by the bits per thread."""
+    accesses: Counter[int] = Counter()
+    for instruction in run:
+        if instruction.stem in stems:
+            bits = re.search(r"\.(?:U|S)?(8|16|32|64|128)\b", instruction.name)
+            accesses[int(bits[1]) if bits else 32] += 1
+    return accesses
 
 
 @dataclass(frozen=True)
 class Multiprocessor:
-    """What limits how many warps a multiprocessor holds (CUDA programming guide).
+    """Limits of a multiprocessor's occupancy (CUDA programming guide).
 
     Attributes:
-        warps: at most.
-        blocks: at most.
-        shared: KiB of shared memory, of which each block takes one more than it asks for.
+        warps: largest number of warps.
+        blocks: largest number of blocks.
+        shared: shared memory in KiB. Each block takes 1 KiB more than requested.
     """
 
     warps: int
@@ -172,13 +172,13 @@ MULTIPROCESSORS = {
 
 
 def occupancy(capability: int, registers: int, shared: int, num_warps: int) -> float:
-    """Return the share of a multiprocessor's warps that it can hold at once.
+    """Return the occupancy: resident warps relative to the largest number.
 
     Args:
-        capability: compute capability as one number.
-        registers: of a thread; a warp takes them in steps of 256.
-        shared: bytes of a block.
-        num_warps: of a block.
+        capability: compute capability as a number.
+        registers: registers per thread. A warp allocates them in steps of 256.
+        shared: shared memory per block in bytes.
+        num_warps: warps per block.
     """
     limits = MULTIPROCESSORS[capability]
     warp = -(-registers * 32 // 256) * 256
@@ -194,13 +194,13 @@ def occupancy(capability: int, registers: int, shared: int, num_warps: int) -> f
 
 @dataclass(frozen=True)
 class Card:
-    """A GPU to compare with: from its data sheet, a copy taken to reach nine tenths of it.
+    """A reference GPU, from its data sheet. A copy is assumed to reach 90 % of the bandwidth.
 
     Attributes:
-        name: as sold.
-        gigabytes: of memory bandwidth per second.
-        multiprocessors: how many.
-        gigahertz: boost clock.
+        name: product name.
+        gigabytes: memory bandwidth in GB/s.
+        multiprocessors: number of multiprocessors.
+        gigahertz: boost clock in GHz.
     """
 
     name: str
@@ -210,7 +210,7 @@ class Card:
 
     @property
     def copy(self) -> float:
-        """Bytes per cycle and multiprocessor that a copy reads and writes."""
+        """Bytes per cycle and multiprocessor of a copy."""
         return 0.9 * self.gigabytes / self.multiprocessors / self.gigahertz
 
 
@@ -227,18 +227,18 @@ CARDS = {
 
 @dataclass(frozen=True)
 class Count:
-    """What one program of a kernel does.
+    """Counts of a program of a kernel.
 
     Attributes:
-        instructions: of each scheduler, by class.
-        loads: global loads of a warp, by bits of each thread.
-        stores: global stores likewise.
-        bytes: that it must move at least: its share of the op's work at a large batch.
-        registers: of a thread.
-        spilled: bytes of a thread.
-        shared: bytes of shared memory of a block.
-        occupancy: share of a multiprocessor's warps.
-        ceiling: bytes at one instruction a cycle over those of a copy.
+        instructions: instructions per scheduler, by class.
+        loads: global loads per warp, by bits per thread.
+        stores: global stores per warp, by bits per thread.
+        bytes: least number of bytes to move: the share of the op's work at a large batch.
+        registers: registers per thread.
+        spilled: spilled bytes per thread.
+        shared: shared memory per block in bytes.
+        occupancy: resident warps relative to the largest number.
+        ceiling: bytes per cycle at full issue rate, relative to a copy.
     """
 
     instructions: dict[str, float]
@@ -253,12 +253,12 @@ class Count:
 
     @property
     def issued(self) -> float:
-        """Instructions of each scheduler."""
+        """Instructions per scheduler."""
         return sum(self.instructions.values())
 
 
 BATCH = 64
-"""Slices of a launch: parameters are read once for all of them."""
+"""Slices per launch, for which parameters are read once."""
 
 
 def kernels() -> list[tuple[OpSpec, KernelSource]]:
@@ -272,14 +272,14 @@ def count(spec: OpSpec, source: KernelSource, case: Case) -> Count:
     """Compile a kernel and count it on the first layer that launches it.
 
     Raises:
-        ValueError: the machine code has loops that the source has not.
+        ValueError: the machine code has loops that the source does not have.
     """
     kernel = compiled(case)
     taken = resources_of(kernel)
     run = executed(disassemble(kernel.asm["cubin"]), spec.trips(case, source.shape))
-    found = Counter(one.kind for one in run)
+    kinds = Counter(instruction.kind for instruction in run)
     by_scheduler = case.num_warps / SCHEDULERS
-    instructions = {kind: found[kind] * by_scheduler for kind in (*CLASSES, REST) if found[kind]}
+    instructions = {kind: kinds[kind] * by_scheduler for kind in (*CLASSES, REST) if kinds[kind]}
     sizes = {name: n for name, n in source.uses[0].items() if name != "layer"}
     slices = {"tokens": BATCH * sizes.pop("tokens")} if "tokens" in sizes else {"B": BATCH}
     programs = source.grid(case).at(sizes | slices)

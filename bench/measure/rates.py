@@ -1,4 +1,4 @@
-"""What this machine can do: bytes a second of a copy, operations a second of matrix products."""
+"""Measure the rates of this machine: copies in bytes/s and matrix products in FLOP/s."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from clinreadnet.precision import PRECISIONS, torch_precisions
 T = TypeVar("T")
 
 SIZES = (256, 512, 1024, 2048)
-"""Rows of the square matrices that a processor multiplies, smallest first."""
+"""Sizes of square matrices on a processor, smallest first."""
 SECONDS = 0.1
-"""A product that takes longer than this is not repeated in the next size: large enough to be timed,
-and without the processor's own instructions for a type the largest takes half a minute."""
+"""Seconds of a product after which no larger size is tried. Without hardware support of a type, the
+largest size takes half a minute."""
 
 
 @functools.cache
 def measure_rates() -> dict[str, float]:
     """Measure this machine: ``copy`` in bytes/s, and matmuls in FLOP/s by precision.
 
-    Measured once, at the first call: on a GPU where PyTorch can use one, else on the processor. It
-    is the best of several, since a limit is what the machine can do. Without PyTorch, NumPy's
-    float32 on the processor.
+    Measured once at the first call, on a GPU if PyTorch can use one, otherwise on the processor.
+    Rates are the best of several runs. Without PyTorch, NumPy's float32 on the processor is
+    measured.
     """
     try:
         import torch
@@ -45,7 +45,7 @@ def measure_rates() -> dict[str, float]:
 
 
 def known_rates() -> dict[str, float]:
-    """Return the rates where they were measured in this process, else nothing."""
+    """Return the rates if they were measured in this process, otherwise an empty dict."""
     return measure_rates() if measure_rates.cache_info().currsize else {}
 
 
@@ -65,12 +65,12 @@ def product_rate(
     multiply: Callable[[T], object],
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """Return the FLOP/s of square matrix products: the best of all sizes that were tried.
+    """Return the best FLOP/s of square matrix products over all sizes.
 
     Args:
-        make: returns a matrix of a shape.
-        multiply: multiplies a matrix by itself.
-        clock: returns the time in seconds.
+        make: function that returns a matrix of a shape.
+        multiply: function that multiplies a matrix by itself.
+        clock: function that returns the time in seconds.
     """
     rate = 0.0
     for n in SIZES:

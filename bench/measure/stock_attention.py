@@ -1,7 +1,7 @@
-"""Window attention from stock parts: one scaled_dot_product_attention for each octave.
+"""Window attention with PyTorch's scaled_dot_product_attention, called once per octave.
 
-This is the best that PyTorch offers without a custom kernel. What does not depend on the input
-(bias, temperature and region mask of each octave) is computed once, before the timing.
+This is the best implementation in PyTorch without a custom kernel. Tensors that do not depend on
+the input (bias, temperature and region mask of each octave) are computed before the timing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class StockAttention:
         bias, inv_temperature, gates: as in ``window_attention``.
         h, w: size of the image in tokens.
         window, shift: as in ``window_attention``.
-        dtype: of qkv.
+        dtype: dtype of qkv.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class StockAttention:
         if shift:
             other = shifted_region_mask(h, w, window, shift, gates.device)  # [windows, N, N]
             mask = mask.masked_fill(other[None, :, None], float("-inf"))
-        # A batch of windows and heads: neighbouring slices share a mask.
+        # Batch over windows and heads; slices share the mask.
         self.masks = mask.reshape(self.octaves, windows * heads, 1, n, n).to(dtype)
         self.beta = beta.repeat(1, windows)[..., None, None, None].to(dtype)
         self.gates = gates.t().repeat(1, windows)[..., None, None, None].to(dtype)

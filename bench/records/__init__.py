@@ -1,1 +1,1 @@
-"""Writers of bench/results and of single measurements that the docs state."""
+"""Programs that write bench/results and other measurements for the docs."""

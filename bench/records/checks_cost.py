@@ -1,10 +1,10 @@
-"""Processor time of the checks in `clinreadnet score`, on a series of 100 slices.
+"""Measure the processor time of the checks in `clinreadnet score` on a series of 100 slices.
 
     python -m bench.records.checks_cost --bundle bundle > bench/results/security/checks-cost.json
 
-The series is scored in parts. Each part is scored with the checks of its pixels and without them,
-in alternate order. With the checks, the time inside them is measured too: a difference of two long
-times is less exact. Checks of headers and of the bundle are made once, and timed alone.
+The series is scored in parts, alternately with and without the checks of pixels. The time inside
+the checks is also measured, which is more accurate than a difference of two long times. Checks of
+headers and of the bundle are timed separately.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LIMIT_PERCENT = 2.0
 
 
 class Stopwatch:
-    """Calls of some functions and the processor time in them, in whatever thread."""
+    """Counts calls of functions and their processor time, over all threads."""
 
     def __init__(self) -> None:
         self.calls, self.seconds = 0, 0.0
@@ -58,7 +58,7 @@ class Stopwatch:
 
 @contextmanager
 def replaced(check: Callable[..., Any], is_finite: Callable[..., Any]) -> Iterator[None]:
-    """Replace the checks of pixels, where files are read and where arrays are taken."""
+    """Replace the checks of pixels in files and of arrays inside the block."""
     with ExitStack() as stack:
         for module, name, new in (
             (slices, "implausible", check),
@@ -70,14 +70,14 @@ def replaced(check: Callable[..., Any], is_finite: Callable[..., Any]) -> Iterat
 
 
 def processor_time(session: Session, refs: Sequence[SliceRef]) -> float:
-    """Return the seconds of processor time that slices take, from files to scores."""
+    """Return the processor time in seconds from files to scores."""
     start = time.process_time()
     score_slices(session, refs)
     return time.process_time() - start
 
 
 def measure(session: Session, refs: Sequence[SliceRef], part: int = PART) -> dict[str, Any]:
-    """Return processor time with and without the checks, and inside them."""
+    """Return the processor time with the checks, without them, and inside them."""
     watch = Stopwatch()
     timed = watch.around(plausibility.implausible), watch.around(np.isfinite)
     none = (lambda hu: None), (lambda hu: np.True_)
@@ -103,24 +103,24 @@ def measure(session: Session, refs: Sequence[SliceRef], part: int = PART) -> dic
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the study as JSON; status 1: the checks cost more than the limit."""
+    """Print the record as JSON. Status 1: the checks exceed the limit."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--bundle", type=Path, default=default_bundle())
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         refs = find_slices([write_series(Path(folder) / "series", SLICES)])
         with Session(options.bundle, "onnxruntime-cpu") as session:
-            found = measure(session, refs)
+            costs = measure(session, refs)
             graph = (options.bundle / session.artifact.file).read_bytes()
             start = time.process_time()
             check_graph(graph, session.artifact.file, session.artifact.precision)
-            found["seconds_graph_once"] = round(time.process_time() - start, 4)
-            found["artifact"] = session.artifact.file
-            found["preset"] = session.manifest.model.preset
+            costs["seconds_graph_once"] = round(time.process_time() - start, 4)
+            costs["artifact"] = session.artifact.file
+            costs["preset"] = session.manifest.model.preset
     result = {
         **run_facts("python -m bench.records.checks_cost"),
         "limit_percent": LIMIT_PERCENT,
-        **found,
+        **costs,
     }
     print(json.dumps(result, indent=1))
     return int(result["percent_inside"] > LIMIT_PERCENT)

@@ -1,8 +1,7 @@
-"""Verify wrong copies of the shipped network's graphs, and record what noticed: `make defects`.
+"""Verify defective copies of the shipped network's graphs and record which fail: `make defects`.
 
-A defect runs on ``FIRST`` golden slices; one that passes there runs on all of them. What is
-recorded stays while the graphs and the code that breaks and judges them do not change, so a run
-that was stopped goes on where it ended.
+A defect runs on ``FIRST`` golden slices; if it passes there, on all of them. Results are kept while
+the graphs and the code are unchanged, so a stopped run can be continued.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import support.defects
 from numpy.typing import NDArray
 from support.defects import DEFECTS, Defect
 
-import clinreadnet.runtime.reproduce
+import clinreadnet.runtime.comparison
 import clinreadnet.verify
 from bench.recording import RESULTS, run_facts
 from clinreadnet.export.onnx.quantization import quantize_dynamically
@@ -38,24 +37,24 @@ from clinreadnet.verify.reference import GoldenSlices
 RECORD = RESULTS / "verification" / "defects.json"
 PRECISIONS_BROKEN = ("fp32", "fp16", "int8", "int8-dynamic")
 FIRST = ("saturated", "blocks", "denoised")
-"""Kinds of the golden slices that run first."""
+"""Kinds of golden slices to run first."""
 BATCH = BatchRange(1, 2, 9)
-"""Profile of defects that show in a batch; the others run at batch 1."""
+"""Profile for defects of batches. Other defects run at batch 1."""
 
 
 def code_digest() -> str:
-    """Return what changes with any file that decides how a graph is broken or judged."""
+    """Return a hash of the files that determine how a graph is modified and verified."""
     verify = Path(clinreadnet.verify.__file__).parent
     files = [
         *(verify / f"{name}.py" for name in ("batches", "compare", "emulate", "graph")),
-        Path(clinreadnet.runtime.reproduce.__file__),
+        Path(clinreadnet.runtime.comparison.__file__),
         Path(support.defects.__file__),
     ]
     return sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
 def subset(golden: Mapping[str, NDArray[Any]], kept: NDArray[np.intp] | None = None) -> Evidence:
-    """Return some golden slices, default all, without the readers' labels."""
+    """Return some golden slices (default all) without labels."""
     arrays = golden if kept is None else {name: array[kept] for name, array in golden.items()}
     labels = np.full(len(arrays["hu"]), np.nan)
     return Evidence(GoldenSlices(arrays["hu"], arrays["kind"]), arrays, labels)
@@ -64,12 +63,12 @@ def subset(golden: Mapping[str, NDArray[Any]], kept: NDArray[np.intp] | None = N
 def judge(
     content: bytes, precision: str, golden: Mapping[str, NDArray[Any]], *, batch: bool
 ) -> dict[str, Any]:
-    """Verify one graph on the first slices, and where it passes on all."""
+    """Verify a graph on the first slices and, if it passes, on all."""
     first = np.flatnonzero(np.isin(golden["kind"], FIRST))
     profile = BATCH if batch else BatchRange(1, 1, 1)
     for evidence in (subset(golden, first), subset(golden)):
         parity, _ = verify_graph(content, precision, profile, evidence)
-        found = {
+        judgement = {
             "status": parity.status,
             "reason": parity.reason,
             "slices": len(evidence.slices),
@@ -81,7 +80,7 @@ def judge(
         }
         if parity.status == "failed" or batch:
             break
-    return found
+    return judgement
 
 
 def _rounded(errors: Mapping[str, float]) -> dict[str, float | None]:
@@ -93,14 +92,14 @@ def _digits(value: float | None) -> float | None:
 
 
 def graphs(bundle: Path, manifest: Manifest) -> Iterator[tuple[str, bytes]]:
-    """Yield precision and bytes of each graph that is broken."""
+    """Yield precision and bytes of each graph."""
     for artifact in manifest.artifacts:
         if artifact.kind == "onnx" and artifact.precision in PRECISIONS_BROKEN:
             yield artifact.precision, read_listed(bundle, artifact)
 
 
 def broken(defect: Defect, precision: str, sources: Mapping[str, bytes]) -> bytes:
-    """Return a wrong copy of a graph; a dynamic one is made of the wrong copy of its source."""
+    """Return a defective copy of a graph, converted from its source if dynamic."""
     row = PRECISIONS[precision]
     if not row.dynamic:
         return defect.of(sources[precision])
@@ -112,7 +111,7 @@ def broken(defect: Defect, precision: str, sources: Mapping[str, bytes]) -> byte
 
 
 def run(bundle: Path, end: float) -> int:
-    """Record every defect of a bundle's graphs; returns 1 if the right graph fails."""
+    """Record every defect of a bundle's graphs; return 1 if the correct graph fails."""
     manifest = load_manifest(bundle)
     golden = read_golden(bundle, manifest.golden)
     sources = dict(graphs(bundle, manifest))
@@ -132,13 +131,13 @@ def run(bundle: Path, end: float) -> int:
     before = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     kept = before.get("defects", {}) if all(before.get(k) == head[k] for k in same) else {}
     right = Defect("none", "nothing: the graph as it is exported", lambda net: None)
-    found: dict[str, Any] = {}
+    judgements: dict[str, Any] = {}
     complete = True
     for defect in (*DEFECTS, right):
         entry = kept.get(defect.name, {"precisions": {}})
-        found[defect.name] = entry | {"what": defect.what, "batch": defect.batch}
+        judgements[defect.name] = entry | {"what": defect.what, "batch": defect.batch}
         for precision in sources:
-            alone = PRECISIONS[precision].dynamic  # never runs in a batch
+            alone = PRECISIONS[precision].dynamic  # does not run in batches
             if precision in entry["precisions"] or (alone and defect.batch):
                 continue
             if time.monotonic() > end:
@@ -146,14 +145,14 @@ def run(bundle: Path, end: float) -> int:
                 continue
             start = time.process_time()
             content = broken(defect, precision, sources)
-            one = judge(content, precision, golden, batch=defect.batch)
-            one["cpu_seconds"] = round(time.process_time() - start, 1)
-            entry["precisions"][precision] = one
-            print(defect.name, precision, one["status"], one["reason"], file=sys.stderr)
-            _write(head | {"complete": False, "defects": found})
-    _write(head | {"complete": complete, "defects": found})
-    right_ones = found["none"]["precisions"] if complete else {}
-    failing = [p for p, one in right_ones.items() if one["status"] != "passed"]
+            judgement = judge(content, precision, golden, batch=defect.batch)
+            judgement["cpu_seconds"] = round(time.process_time() - start, 1)
+            entry["precisions"][precision] = judgement
+            print(defect.name, precision, judgement["status"], judgement["reason"], file=sys.stderr)
+            _write(head | {"complete": False, "defects": judgements})
+    _write(head | {"complete": complete, "defects": judgements})
+    right_ones = judgements["none"]["precisions"] if complete else {}
+    failing = [p for p, judgement in right_ones.items() if judgement["status"] != "passed"]
     if failing:
         print(f"the right graph fails in {', '.join(failing)}", file=sys.stderr)
     return 1 if failing else 0
@@ -166,7 +165,7 @@ def _write(record: dict[str, Any]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Record the defects of a bundle, or of one that is exported first."""
+    """Record the defects of a bundle, which is exported by default."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--bundle", type=Path, help="a bundle with these graphs; default exported")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long")

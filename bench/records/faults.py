@@ -1,4 +1,4 @@
-"""The record of `make faults RECORD=1`: tests/cli/test_faults.py runs the commands."""
+"""Write the record of `make faults RECORD=1`; tests/cli/test_faults.py runs the commands."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from bench.recording import run_facts
 def write_faults(
     path: Path, tally: Mapping[str, Mapping[str, int]], *, commands: int, moments: int
 ) -> None:
-    """Write what became of the outputs of commands.
+    """Write the number of outputs by fault and state.
 
     Args:
         path: JSON file.
-        tally: numbers of outputs, by kind of fault and by what they were afterwards.
-        commands: number of commands that ran.
-        moments: at which each fault came, for each command.
+        tally: number of outputs, by kind of fault and resulting state.
+        commands: number of commands.
+        moments: number of times at which each fault is injected, per command.
     """
     facts = {
         **run_facts(f"make faults MOMENTS={moments} RECORD=1"),

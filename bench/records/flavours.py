@@ -1,4 +1,4 @@
-"""Record what the builder and the runner use of each TensorRT binding: `make flavours`."""
+"""Record which names of each TensorRT binding the builder and the runner use: `make flavours`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RECORD = ROOT / "docs" / "flavours.json"
 
 
 def record() -> dict[str, Any]:
-    """Return what each part uses of each binding."""
+    """Return the used names of each binding, by part."""
     parts = [part for part in PARTS if part == "builder" or has_runner()]
     recorded: dict[str, Any] = {}
     for binding in BINDINGS:

@@ -1,8 +1,8 @@
-"""Compile every kernel for every architecture, read its resources and count its instructions.
+"""Compile all kernels for all architectures, and record resources and instruction counts.
 
     python -m bench.records.machine_code > bench/results/kernels/machine-code.json
 
-The ceilings are bounds by counting machine code, not measurements. No GPU is needed.
+Ceilings are bounds from the machine code, not measurements. No GPU is needed.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ def counted(
     dtypes: Iterable[str] = tuple(DTYPES),
     chosen: Sequence[tuple[OpSpec, KernelSource]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Return the counts of kernels on an architecture, of all by default, ready for JSON."""
+    """Return the counts of kernels (default all) on an architecture, as plain JSON values."""
     rows = []
     for spec, source in kernels() if chosen is None else chosen:
         for dtype in dtypes:
             if case := spec.case(capability, dtype, source.shape):
-                found = count(spec, source, case)
+                counts = count(spec, source, case)
                 row = {"kernel": source.name, "dtype": dtype, "capability": capability}
-                numbers = asdict(found) | {
-                    "bytes": round(found.bytes),
-                    "occupancy": round(found.occupancy, 4),
-                    "ceiling": round(found.ceiling, 4),
+                numbers = asdict(counts) | {
+                    "bytes": round(counts.bytes),
+                    "occupancy": round(counts.occupancy, 4),
+                    "ceiling": round(counts.ceiling, 4),
                 }
-                rows.append(row | {"issued": found.issued} | numbers)
+                rows.append(row | {"issued": counts.issued} | numbers)
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Programs broken on purpose: what the machine must not let pass."""
+"""Mutants of PTX programs, which the PTX machine must detect."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from clinreadnet.kernels.ptx.program import Address, Immediate, Instruction, Pro
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change to a program.
+    """A changed program.
 
     Attributes:
-        kind: of the change, one of `KINDS`.
-        line: of the file.
-        text: of the line.
-        program: with the change.
+        kind: kind of the change, one of `KINDS`.
+        line: line number in the file.
+        text: text of the line.
+        program: changed program.
     """
 
     kind: str
@@ -32,48 +32,52 @@ class Mutant:
     program: Program
 
 
-def _barrier(one: Instruction, chance: random.Random) -> Iterator[Instruction | None]:
-    if one.opcode.startswith(("bar.sync", "bar.warp.sync", "fence.proxy", "wgmma.fence")):
+def _barrier(instruction: Instruction, chance: random.Random) -> Iterator[Instruction | None]:
+    if instruction.opcode.startswith(("bar.sync", "bar.warp.sync", "fence.proxy", "wgmma.fence")):
         yield None
 
 
-def _wait(one: Instruction, chance: random.Random) -> Iterator[Instruction | None]:
-    if ".wait_group" in one.opcode:
+def _wait(instruction: Instruction, chance: random.Random) -> Iterator[Instruction | None]:
+    if ".wait_group" in instruction.opcode:
         yield None
 
 
-def _address(one: Instruction, chance: random.Random) -> Iterator[Instruction | None]:
-    """One access further, so that it stays aligned."""
-    if one.opcode.startswith(
+def _address(instruction: Instruction, chance: random.Random) -> Iterator[Instruction | None]:
+    """Shift an address by one access, which keeps its alignment."""
+    if instruction.opcode.startswith(
         ("ld.global", "ld.shared", "st.", "ldmatrix", "stmatrix", "cp.async.c")
     ):
-        place = next((i for i, o in enumerate(one.operands) if isinstance(o, Address)), None)
+        place = next(
+            (i for i, o in enumerate(instruction.operands) if isinstance(o, Address)), None
+        )
         if place is None:
             return
-        if "matrix" in one.opcode or one.opcode.startswith("cp.async"):
-            size = 16 if "matrix" in one.opcode else one.operands[2].value
+        if "matrix" in instruction.opcode or instruction.opcode.startswith("cp.async"):
+            size = 16 if "matrix" in instruction.opcode else instruction.operands[2].value
         else:
-            count = re.search(r"\.v(\d)", one.opcode)
-            size = int(one.kind[1:]) // 8 * (int(count[1]) if count else 1)
-        operand = one.operands[place]
+            count = re.search(r"\.v(\d)", instruction.opcode)
+            size = int(instruction.kind[1:]) // 8 * (int(count[1]) if count else 1)
+        operand = instruction.operands[place]
         moved = replace(operand, offset=operand.offset + size)
-        yield _with(one, place, moved)
+        yield _with(instruction, place, moved)
 
 
-def _predicate(one: Instruction, chance: random.Random) -> Iterator[Instruction | None]:
-    if one.guard is not None:
-        yield replace(one, negated=not one.negated)
-    elif one.opcode.startswith("selp") and one.operands[1] != one.operands[2]:
-        d, a, b, chosen = one.operands
-        yield replace(one, operands=(d, b, a, chosen))
+def _predicate(instruction: Instruction, chance: random.Random) -> Iterator[Instruction | None]:
+    if instruction.guard is not None:
+        yield replace(instruction, negated=not instruction.negated)
+    elif (
+        instruction.opcode.startswith("selp") and instruction.operands[1] != instruction.operands[2]
+    ):
+        d, a, b, chosen = instruction.operands
+        yield replace(instruction, operands=(d, b, a, chosen))
 
 
-def _product(one: Instruction, chance: random.Random) -> Iterator[Instruction | None]:
-    if not one.opcode.startswith(("mma.", "wgmma.mma_async")):
+def _product(instruction: Instruction, chance: random.Random) -> Iterator[Instruction | None]:
+    if not instruction.opcode.startswith(("mma.", "wgmma.mma_async")):
         return
     choices = []
     for place in (1, 2):  # A and B
-        operand = one.operands[place]
+        operand = instruction.operands[place]
         if isinstance(operand, Vector):
             for i in range(len(operand.parts)):
                 for j in range(i):
@@ -81,19 +85,24 @@ def _product(one: Instruction, chance: random.Random) -> Iterator[Instruction | 
                         choices.append((place, i, j))
     if choices:
         place, i, j = chance.choice(choices)
-        parts = list(one.operands[place].parts)
+        parts = list(instruction.operands[place].parts)
         parts[i], parts[j] = parts[j], parts[i]
-        yield _with(one, place, Vector(tuple(parts)))
+        yield _with(instruction, place, Vector(tuple(parts)))
 
 
-def _shuffle(one: Instruction, chance: random.Random) -> Iterator[Instruction | None]:
-    if one.opcode.startswith("shfl.sync.bfly") and isinstance(one.operands[2], Immediate):
-        others = [bit for bit in (1, 2, 4, 8, 16) if bit != one.operands[2].value]
-        yield _with(one, 2, Immediate(chance.choice(others)))
+def _shuffle(instruction: Instruction, chance: random.Random) -> Iterator[Instruction | None]:
+    if instruction.opcode.startswith("shfl.sync.bfly") and isinstance(
+        instruction.operands[2], Immediate
+    ):
+        others = [bit for bit in (1, 2, 4, 8, 16) if bit != instruction.operands[2].value]
+        yield _with(instruction, 2, Immediate(chance.choice(others)))
 
 
-def _with(one: Instruction, place: int, operand: object) -> Instruction:
-    return replace(one, operands=(*one.operands[:place], operand, *one.operands[place + 1 :]))
+def _with(instruction: Instruction, place: int, operand: object) -> Instruction:
+    return replace(
+        instruction,
+        operands=(*instruction.operands[:place], operand, *instruction.operands[place + 1 :]),
+    )
 
 
 KINDS: dict[str, Callable[[Instruction, random.Random], Iterator[Instruction | None]]] = {
@@ -105,30 +114,30 @@ KINDS: dict[str, Callable[[Instruction, random.Random], Iterator[Instruction | N
     "a shuffle's mask changed": _shuffle,
 }
 ORDERING = ("a barrier or a fence dropped", "a wait dropped")
-"""Kinds that change the order of accesses and no value."""
+"""Kinds that change the order of accesses but no values."""
 
 
 def mutants(kernel: Kernel, executed: Set[int], count: int, seed: int = 0) -> list[Mutant]:
-    """Return ``count`` mutants of a kernel, the kinds in turn; fewer where it has too few places.
+    """Return up to ``count`` mutants of a kernel, alternating the kinds.
 
     Args:
-        kernel: to change.
-        executed: places that its cases run: what no thread runs changes nothing.
-        count: how many.
-        seed: of the choice.
+        kernel: kernel to change.
+        executed: executed positions of the program. Only these are changed.
+        count: number of mutants.
+        seed: seed of the selection.
     """
     chance = random.Random(f"{seed} {kernel.file}")
     program = kernel.program
     queues: list[list[Mutant]] = []
     for kind, change in KINDS.items():
-        found = []
+        made = []
         for place in sorted(executed):
-            one = program.code[place]
-            for changed in change(one, chance):
+            instruction = program.code[place]
+            for changed in change(instruction, chance):
                 broken = program.with_instruction(place, changed)
-                found.append(Mutant(kind, one.line, one.text, broken))
-        chance.shuffle(found)
-        queues.append(found)
+                made.append(Mutant(kind, instruction.line, instruction.text, broken))
+        chance.shuffle(made)
+        queues.append(made)
     chosen: list[Mutant] = []
     while len(chosen) < count and any(queues):
         for queue in queues:
@@ -139,11 +148,11 @@ def mutants(kernel: Kernel, executed: Set[int], count: int, seed: int = 0) -> li
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a mutant.
+    """Result of a mutant.
 
     Attributes:
-        caught: the error's name or "wrong result"; None where the mutant passes every case.
-        reason: why a mutant that passes is no fault, or that it is one.
+        caught: name of the error, or "wrong result"; None if the mutant passes all cases.
+        reason: why a passing mutant is equivalent, or that it was missed.
     """
 
     caught: str | None
@@ -151,7 +160,7 @@ class Verdict:
 
     @property
     def missed(self) -> bool:
-        """Whether the mutant is wrong and passes."""
+        """Whether a wrong mutant passes."""
         return self.reason == WITHIN
 
 
@@ -161,15 +170,15 @@ WITHIN = "missed: the output differs within the budget"
 
 
 def verdict(kernel: Kernel, mutant: Mutant, among: Sequence[tuple[Case, Checked]]) -> Verdict:
-    """Run a mutant on the cases of its kernel, each with the kernel's own run."""
+    """Run a mutant on the cases of its kernel and compare with the runs of the kernel."""
     same = True
     for case, own in among:
         try:
-            found = check(kernel, case, mutant.program)
+            run = check(kernel, case, mutant.program)
         except PtxError as error:
             return Verdict(type(error).__name__)
-        if not found.over_budget <= 1:
+        if not run.over_budget <= 1:
             return Verdict("wrong result")
-        same &= torch.equal(found.out, own.out)
+        same &= torch.equal(run.out, own.out)
     orders = mutant.kind in ORDERING
     return Verdict(None, WITHIN if not same else UNNEEDED if orders else SAME)

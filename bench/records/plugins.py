@@ -1,4 +1,4 @@
-"""The plugins of the package on the PTX machine, as real bindings of TensorRT would launch them.
+"""Run the plugins on the PTX machine with the launches of real TensorRT bindings.
 
 PYTHONPATH=tests python -m bench.records.plugins > bench/results/plugins/contract.json
 """
@@ -23,7 +23,9 @@ from clinreadnet.kernels.ptx.launch import Kernel, bits_of, execute
 from clinreadnet.kernels.ptx.memory import GlobalMemory
 from clinreadnet.kernels.ptx.parse import parse
 
-WITH_PLUGINS = [one for one in BINDINGS if one.flavour == "tensorrt" and "builder" in one.parts]
+WITH_PLUGINS = [
+    binding for binding in BINDINGS if binding.flavour == "tensorrt" and "builder" in binding.parts
+]
 NETWORK, TARGET = "small", "sm80"
 SOURCES = (
     "sobel_stem",
@@ -48,15 +50,15 @@ BROKEN = {
     ("window_attention_shift0", "integers-swapped"): "OutOfBounds",
     ("attention_block_48_shift4", "hidden-kept"): "has 15 parameters, is passed 13",
 }
-"""Mistakes of a plugin, and what the machine says of each."""
+"""Mistakes of a plugin, with the expected message of the machine."""
 
 TOKENS = {1: (1, 1, 1), 135: (3, 5, 9)}
-"""Shapes [B, H, W] of the tokens of the MLP's cases."""
+"""Shapes [B, H, W] of tokens in the cases of the MLP."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """One plugin on one case, and what a binding answered."""
+    """A plugin on a case, with the answer of a binding."""
 
     request: Request
     case: Case
@@ -65,18 +67,18 @@ class Call:
 
 @functools.cache
 def planned() -> list[tuple[Request, Case]]:
-    """Every op, type and shift, on shapes with several batch sizes."""
-    found = []
+    """Return all ops, types and shifts, on shapes with several batch sizes."""
+    pairs = []
     for source in SOURCES:
         for precision in ("fp16", "fp32", "bf16"):
             if (source, precision) in REFUSED:
                 continue
             for case in cases_of(source, precision):
-                found.append((request(source, precision, case), case))
+                pairs.append((request(source, precision, case), case))
     for source, broken in (*BROKEN, ("mlp_96", "typed-otherwise")):
         case = cases_of(source, "fp16")[-1]
-        found.append((request(source, "fp16", case, broken), case))
-    return found
+        pairs.append((request(source, "fp16", case, broken), case))
+    return pairs
 
 
 def cases_of(source: str, precision: str) -> list[Case]:
@@ -103,7 +105,7 @@ def answered(binding: RealBinding) -> list[Call]:
 
 
 def run(call: Call) -> float:
-    """Execute what the binding returned; the error over the budget."""
+    """Execute the launch of the binding; return the error relative to the budget."""
     made = plugin_contract.kernel(NETWORK, call.request.source, call.request.precision, TARGET)
     answer = call.answer
     program = parse(answer["ptx"], answer["entry"])
@@ -120,10 +122,10 @@ def run(call: Call) -> float:
 
 
 def record() -> dict[str, Any]:
-    """Return what each plugin did with each binding, and what was seen of each mistake."""
-    versions = [one.version for one in WITH_PLUGINS]
-    answers = [answered(one) for one in WITH_PLUGINS]
-    same = [[call.answer for call in one] for one in answers]
+    """Return the result of each plugin with each binding, and of each mistake."""
+    versions = [item.version for item in WITH_PLUGINS]
+    answers = [answered(item) for item in WITH_PLUGINS]
+    same = [[call.answer for call in item] for item in answers]
     plugins: dict[str, dict[str, Any]] = {}
     mistakes: list[dict[str, str]] = []
     for call in answers[-1]:
@@ -143,7 +145,7 @@ def record() -> dict[str, Any]:
         "triton": triton.__version__,
         "target": TARGET,
         "bindings": versions,
-        "bindings_agree": all(one == same[0] for one in same),
+        "bindings_agree": all(item == same[0] for item in same),
         "plugins": plugins,
         "mistakes": mistakes,
     }

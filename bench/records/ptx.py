@@ -1,10 +1,10 @@
-"""Run every exported kernel and mutants of it, and record how it went: `make ptx-check`.
+"""Run all exported kernels and their mutants, and record the results: `make ptx-check`.
 
-Networks beside the presets reach the configurations that no preset's kernels have: every window
-size that a configuration file names, heads of 32 channels, four octaves.
+Further networks cover configurations that no preset has: all window sizes of the configuration
+files, heads of 32 channels, four octaves.
 
-What is recorded of a kernel stays while neither its PTX nor the machine changes, so a run that was
-stopped goes on where it ended. The record is written after each kernel.
+The result of a kernel is kept while its PTX and the machine are unchanged, so a stopped run can be
+continued. The record is written after each kernel.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from clinreadnet.model.network import PRESETS, ClinReadNetConfig
 
 RECORD = RESULTS / "ptx" / "kernels.json"
 MUTANTS = 20
-"""Mutants of each kernel of ``MUTATED``."""
+"""Number of mutants of each kernel of ``MUTATED``."""
 MUTATED = "small"
-"""The network whose kernels are mutated."""
+"""Network whose kernels are mutated."""
 
 
 def _network(name: str, embed_dim: int, heads: int, window: int, octaves: int = 3) -> Any:
@@ -55,7 +55,7 @@ NETWORKS = {
     "window-11": _network("window-11", 32, 1, 11, octaves=4),
     "window-16": _network("window-16", 32, 1, 16, octaves=4),
 }
-"""Networks whose kernels are run, by name; with sm_75 those up to window 8."""
+"""Networks by name. On sm_75, only those with windows up to 8 run."""
 
 TARGETS = ("sm80", "sm90", "sm75", "sm120", "sm89")
 PRECISIONS_RUN = ("fp16", "fp32", "bf16")
@@ -63,7 +63,7 @@ PRECISIONS_RUN = ("fp16", "fp32", "bf16")
 
 @contextmanager
 def known_networks() -> Iterator[None]:
-    """Let the export of kernels know `NETWORKS` by name."""
+    """Register `NETWORKS` for the export of kernels inside the block."""
     with patch.dict(PRESETS, NETWORKS):
         yield
 
@@ -78,7 +78,7 @@ def exported(folder: Path, network: str, targets: list[str], precisions: list[st
 
 
 def machine_digest() -> str:
-    """Return what changes with any file that decides how a kernel is run and broken."""
+    """Return a hash of the files that determine how a kernel is run and mutated."""
     files = [*Path(clinreadnet.kernels.ptx.__file__).parent.rglob("*.py")]
     files.append(Path(__file__).with_name("mutants.py"))
     files.sort()
@@ -86,35 +86,35 @@ def machine_digest() -> str:
 
 
 def run(kernel: Kernel, count: int) -> dict[str, Any]:
-    """Run a kernel and ``count`` mutants of it.
+    """Run a kernel and ``count`` mutants.
 
     Raises:
-        PtxError: the kernel does what no program may.
+        PtxError: the kernel is faulty.
     """
     start = time.process_time()
     own = [(case, check(kernel, case)) for case in cases(kernel)]
-    executed = frozenset[int]().union(*(found.executed for _, found in own))
+    executed = frozenset[int]().union(*(outcome.executed for _, outcome in own))
     made: Counter[str] = Counter()
     how: Counter[str] = Counter()
     survivors = []
     for mutant in mutants(kernel, executed, count):
-        found = verdict(kernel, mutant, own)
+        outcome = verdict(kernel, mutant, own)
         made[mutant.kind] += 1
-        if found.caught:
-            how[found.caught] += 1
+        if outcome.caught:
+            how[outcome.caught] += 1
         else:
             survivors.append(
                 {
                     "kind": mutant.kind,
                     "line": mutant.line,
                     "text": mutant.text,
-                    "reason": found.reason,
+                    "reason": outcome.reason,
                 }
             )
     return {
         "instructions": len(kernel.program.code),
         "executed": len(executed),
-        "error_over_budget": {case.name: round(one.over_budget, 3) for case, one in own},
+        "error_over_budget": {case.name: round(outcome.over_budget, 3) for case, outcome in own},
         "mutants": {kind: made[kind] for kind in KINDS if made[kind]},
         "caught": dict(sorted(how.items())),
         "survivors": survivors,
@@ -123,7 +123,7 @@ def run(kernel: Kernel, count: int) -> dict[str, Any]:
 
 
 def kernels(networks: Sequence[str]) -> Iterator[tuple[str, Kernel]]:
-    """Export and yield the kernels of networks, those that prove most for their time first."""
+    """Export and yield the kernels of networks, most informative first."""
     with tempfile.TemporaryDirectory() as folder:
         for network in networks:
             for precision in PRECISIONS_RUN:
@@ -134,7 +134,7 @@ def kernels(networks: Sequence[str]) -> Iterator[tuple[str, Kernel]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Record every kernel; returns 1 if one is over its budget."""
+    """Record every kernel; return 1 if one exceeds its budget."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long")
     options = parser.parse_args(arguments)
@@ -147,13 +147,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     before = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     kept = before.get("kernels", {}) if before.get("machine") == head["machine"] else {}
-    found: dict[str, Any] = {}
+    kernels_run: dict[str, Any] = {}
     complete = True
     for network, kernel in kernels(list(NETWORKS)):
         key = sha256(kernel.body.encode()).hexdigest()[:16]
         name = f"{network}/{kernel.file}"
-        if key in found:
-            found[key]["files"].append(name)
+        if key in kernels_run:
+            kernels_run[key]["files"].append(name)
             continue
         count = MUTANTS if network == MUTATED else 0
         if key not in kept:
@@ -162,10 +162,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 break
             kept[key] = run(kernel, count)
             print(name, kept[key]["error_over_budget"], kept[key]["caught"], file=sys.stderr)
-        found[key] = kept[key] | {"files": [name]}
-        _write(head | {"complete": False, "kernels": kept | found})
-    _write(head | {"complete": complete, "kernels": found if complete else kept | found})
-    over = [one["files"][0] for one in found.values() if max(one["error_over_budget"].values()) > 1]
+        kernels_run[key] = kept[key] | {"files": [name]}
+        _write(head | {"complete": False, "kernels": kept | kernels_run})
+    _write(
+        head | {"complete": complete, "kernels": kernels_run if complete else kept | kernels_run}
+    )
+    over = [
+        kernel_row["files"][0]
+        for kernel_row in kernels_run.values()
+        if max(kernel_row["error_over_budget"].values()) > 1
+    ]
     print("over their budgets:", ", ".join(over) or "none", file=sys.stderr)
     return 1 if over else 0
 

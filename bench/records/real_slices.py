@@ -1,10 +1,10 @@
-"""Which real slices the gates mark: heads, chests and shoulders, and abdomens, degraded ones too.
+"""Record which real slices are marked: heads, chests, shoulders and abdomens, also degraded.
 
     CLINREADNET_REAL_DATA=DIR python -m bench.records.real_slices [--packages DIR] [--degraded] \
         > bench/results/regions/real-slices.json
 
-``SETS`` names the slices and where they come from. Those of packages lie in one folder, under the
-names of their files. The record holds no pixels.
+``SETS`` lists the slices and their sources. Files from packages are in one folder, under their
+original names. The record contains no pixels.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class RealSet:
     """Slices of one kind from one source.
 
     Attributes:
-        name: as the model card shows it.
-        kind: what a person sees in them.
-        folder: under the folder of real data; None for slices of packages.
-        files: names without suffix; none means all.
-        used: whether limits of the image gate were drawn with these slices in sight.
-        source: where they come from, and their licence.
+        name: name in the model card.
+        kind: visible body part.
+        folder: folder inside that of real data; None for slices from packages.
+        files: file names without suffix; empty for all.
+        used: whether thresholds were chosen with these slices.
+        source: origin and licence.
     """
 
     name: str
@@ -106,37 +106,41 @@ SETS = (
 )
 
 
-def find(one: RealSet, data: Path, packages: Path | None) -> list[SliceRef]:
+def find(real_set: RealSet, data: Path, packages: Path | None) -> list[SliceRef]:
     """Return the slices of a set; none if its folder is not given."""
-    folder = packages if one.folder is None else data / one.folder
+    folder = packages if real_set.folder is None else data / real_set.folder
     if folder is None:
         return []
     refs = find_slices([folder], resample=True)
-    return [ref for ref in refs if not one.files or ref.path.name.partition(".")[0] in one.files]
+    return [
+        ref
+        for ref in refs
+        if not real_set.files or ref.path.name.partition(".")[0] in real_set.files
+    ]
 
 
-def look(session: Session, one: RealSet, refs: Sequence[SliceRef]) -> dict[str, Any]:
-    """Return how often the gates give each answer, and what they say of each slice."""
+def look(session: Session, real_set: RealSet, refs: Sequence[SliceRef]) -> dict[str, Any]:
+    """Return the number of slices by answer, and the answer for each slice."""
     report = score_slices(session, refs)
     unsized = [find_region(ref.load()).answer for ref in refs]
     rows = [
         {
             "slice": ref.path.name if ref.frame is None else f"{ref.path.name}[{ref.frame}]",
-            "region": found.region,
-            "reason": found.region_reason,
+            "region": scored.region,
+            "reason": scored.region_reason,
             "without_size": bare,
-            "header": found.header,
-            "novelty": round(float(found.novelty or 0), 3),
-            "mark": domain_mark(found),
-            "in_domain": found.in_domain,
+            "header": scored.header,
+            "novelty": round(float(scored.novelty or 0), 3),
+            "mark": domain_mark(scored),
+            "in_domain": scored.in_domain,
         }
-        for ref, found, bare in zip(refs, report.slices, unsized, strict=True)
+        for ref, scored, bare in zip(refs, report.slices, unsized, strict=True)
     ]
     return {
-        "name": one.name,
-        "kind": one.kind,
-        "used": one.used,
-        "source": one.source,
+        "name": real_set.name,
+        "kind": real_set.kind,
+        "used": real_set.used,
+        "source": real_set.source,
         "slices": len(rows),
         "marked": sum(row["in_domain"] is False for row in rows),
         "edge": sum(row["mark"] == "edge" for row in rows),
@@ -146,7 +150,7 @@ def look(session: Session, one: RealSet, refs: Sequence[SliceRef]) -> dict[str, 
 
 
 def degraded(refs: Sequence[SliceRef]) -> dict[str, Any]:
-    """Return how many degraded versions of abdomens the image gate takes for something else."""
+    """Return the number of degraded abdomens that are classified as another body part."""
     answers = [
         find_region(hu, size).answer
         for ref in refs
@@ -172,8 +176,8 @@ def _degraded(ref: SliceRef) -> Iterator[np.ndarray[Any, Any]]:
     assert ref.loaded_mm is not None, "needs DICOM slices"
     clean = scanned_slice(ref.load(), ref.loaded_mm)
     protocol = Protocol((14.0, 27.0, 60.0, 115.0))
-    for one in degrade(clean, protocol, np.random.default_rng, DEGRADED):
-        yield one.hu
+    for degraded in degrade(clean, protocol, np.random.default_rng, DEGRADED):
+        yield degraded.hu
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -184,12 +188,18 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     data = Path(os.environ["CLINREADNET_REAL_DATA"])
     with Session(default_bundle(), "onnxruntime-cpu", threads=1) as session:
-        found = [(one, find(one, data, options.packages)) for one in SETS]
-        sets = [look(session, one, refs) for one, refs in found if refs]
+        pairs = [(real_set, find(real_set, data, options.packages)) for real_set in SETS]
+        sets = [look(session, real_set, refs) for real_set, refs in pairs if refs]
         weights = session.manifest.model.weights_sha256
     record = {"commit": current_commit(), "weights_sha256": weights, "sets": sets}
     if options.degraded:
-        abdomens = [ref for one, refs in found if one.kind != FOREIGN for ref in refs if one.used]
+        abdomens = [
+            ref
+            for real_set, refs in pairs
+            if real_set.kind != FOREIGN
+            for ref in refs
+            if real_set.used
+        ]
         record["degraded"] = degraded(abdomens)
     json.dump(record, sys.stdout, indent=1)
     print()

@@ -1,11 +1,10 @@
-"""How slices per second grow with workers and threads on this machine, and what Ray adds.
+"""Measure slices per second by workers and threads on this machine, with and without Ray.
 
     python -m bench.records.scaling --bundle bundle > bench/results/scaling/scaling.json
 
-The same DICOM series is scored by `Session` from several Python threads, by `score` in one process,
-and by `score-archive` with one Ray worker and more. All take turns, in a new order each round. What
-starts before the first slice (a session, Ray's processes) counts where a user waits for it: in
-`score` and `score-archive`.
+A DICOM series is scored by `Session` from several Python threads, by `score` in one process, and by
+`score-archive` with one or more Ray workers. They alternate in random order. Start-up time
+(session, Ray's processes) is included for `score` and `score-archive`, where a user waits for it.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ ARCHIVE_WORKERS = (1, 2, 4)
 
 
 def shapes(processors: int) -> list[tuple[int, int]]:
-    """Return the workers and threads of the sessions: up to twice as many as processors."""
+    """Return workers and threads of the sessions, up to twice the number of processors."""
     powers = [2**k for k in range((2 * processors).bit_length())]
     return [(w, t) for w in powers for t in powers if w * t <= 2 * processors]
 
@@ -53,7 +52,7 @@ def score_from_threads(session: Session, hu: NDArray[Any], workers: int) -> None
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the rates of every way as JSON."""
+    """Print the rates as JSON."""
     parser = argparse.ArgumentParser(prog="python -m bench.records.scaling")
     parser.add_argument("--bundle", type=Path, default=default_bundle())
     parser.add_argument("--slices", type=int, default=SLICES)
@@ -91,10 +90,10 @@ def main(arguments: Sequence[str]) -> int:
                 "what": what,
                 "workers": workers,
                 "threads": threads,
-                "seconds": [round(one, 3) for one in found],
-                "slices_per_second": round(options.slices / statistics.median(found), 3),
+                "seconds": [round(duration, 3) for duration in durations],
+                "slices_per_second": round(options.slices / statistics.median(durations), 3),
             }
-            for (what, workers, threads), found in zip(ways, seconds.values(), strict=True)
+            for (what, workers, threads), durations in zip(ways, seconds.values(), strict=True)
         ]
         facts = {
             "command": f"python -m bench.records.scaling --bundle {options.bundle.name} "

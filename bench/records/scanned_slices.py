@@ -1,10 +1,10 @@
-"""Score scanned slices as they are, beside their own noise.
+"""Score unmodified scanned slices and measure their noise.
 
     python -m bench.records.scanned_slices DIR... > clinreadnet/weights/small.scanned.json
 
-A routine-dose slice has no label, but its own noise is known: the score should fall with it. The
-study also scores each slice with the stages' output replaced by zeros, which shows how much of the
-score comes through the attention.
+A routine-dose slice has no label, but its noise can be measured, and the score should decrease with
+it. Each slice is also scored with the output of the stages replaced by zeros, which shows the
+contribution of the attention.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from clinreadnet.simulator.clean import scanned_slice
 from clinreadnet.simulator.radiologists import quality
 
 QUIET_HU = 16.0
-"""Own noise up to which a slice is clean."""
+"""Largest noise of a clean slice in HU."""
 
 WIDE = 0.30
-"""Share of the frame up to which the body makes a wide field."""
+"""Largest share of the body in a wide field of view."""
 
 
 def measure(model: ClinReadNet, ref: SliceRef) -> dict[str, Any]:
-    """Return what the network says of a slice, and what is known of it."""
+    """Return the outputs of the network and the measurements of a slice."""
     assert ref.pixel_mm is not None, "needs DICOM slices"
     hu = ref.load()
     clean = scanned_slice(hu, ref.pixel_mm)
     whole = np.rint(hu).astype(np.int16)[None]
-    found = predict(model, whole)
-    low, high = grade_interval(found["probs"])
+    predicted = predict(model, whole)
+    low, high = grade_interval(predicted["probs"])
     with without_stages(model):
         blind = predict(model, whole)
     return {
@@ -53,17 +53,17 @@ def measure(model: ClinReadNet, ref: SliceRef) -> dict[str, Any]:
         "body_share": round(float(clean.body.mean()), 3),
         "own_noise_hu": round(clean.own_noise_hu, 2),
         "quality_of_own_noise": round(float(quality(clean.own_noise_hu, 0, 0, 0)), 3),
-        "score": round(float(found["score"][0]), 4),
+        "score": round(float(predicted["score"][0]), 4),
         "interval": [round(float(low[0]), 1), round(float(high[0]), 1)],
-        "novelty": round(float(found["novelty"][0]), 3),
-        "in_domain": bool(found["novelty"][0] <= float(model.novelty.threshold)),
+        "novelty": round(float(predicted["novelty"][0]), 3),
+        "in_domain": bool(predicted["novelty"][0] <= float(model.novelty.threshold)),
         "score_without_stages": round(float(blind["score"][0]), 4),
     }
 
 
 @contextmanager
 def without_stages(model: ClinReadNet) -> Iterator[None]:
-    """Replace the output of the network's stages by zeros."""
+    """Replace the output of the network's stages by zeros inside the block."""
     attend = model.attend
 
     def zeros(x: torch.Tensor) -> torch.Tensor:
@@ -77,7 +77,7 @@ def without_stages(model: ClinReadNet) -> Iterator[None]:
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return how scores follow own noise, over the slices that are in domain."""
+    """Return the correlation of scores and noise over slices in domain."""
     known = [row for row in rows if row["in_domain"]]
     noise, scores = ([row[key] for row in known] for key in ("own_noise_hu", "score"))
     wide = [row for row in known if row["body_share"] <= WIDE]
@@ -112,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = [measure(model, ref) for ref in refs]
     result = {
         "command": "python -m bench.records.scanned_slices "
-        + " ".join(one.name for one in options.slices),
+        + " ".join(slices.name for slices in options.slices),
         "checkpoint_sha256": digest(path.read_bytes()),
         **summarise(rows),
         "rows": rows,

@@ -1,11 +1,11 @@
-"""Summarise a simulated folder: its noise, and how its labels compare with the challenge's.
+"""Summarise a simulated folder: noise, and labels compared with those of the challenge.
 
     python -m bench.records.simulated_set DIR > bench/results/simulator/seed-1.json
     python -m bench.records.simulated_set DIR --measurements \
         > tests/simulator/simulated_measurements.json
 
-`make tables` writes the summary into docs/simulator.md. The measurements of the first thousand
-images let the tests check the radiologists' constants without simulating a thousand images.
+`make tables` writes the summary into docs/simulator.md. Tests use the measurements of the first
+thousand images to check the constants of the radiologists.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from clinreadnet.data.ldctiqa import LdctiqaFolder, read_ldctiqa
 from clinreadnet.metrics import Interval, correlations, srocc
 from clinreadnet.simulator.radiologists import CHALLENGE_LABELS
 
-# Whole anatomies, about as many images as the challenge has labels.
+# Whole anatomies, about as many images as labels in the challenge.
 _MEASURED = 1008
 _MEASUREMENTS = ("noise_hu", "streak_hu", "edge_loss", "detail_loss")
 
 
 def command(folder: LdctiqaFolder, count: int) -> str:
-    """Return what makes the first ``count`` images of a simulated folder."""
+    """Return the command for the first ``count`` images of a simulated folder."""
     assert folder.simulation is not None
     return f"clinreadnet simulate --count {count} --seed {folder.simulation['seed']}"
 
 
 def measurements(folder: Path) -> dict[str, Any]:
-    """Return what was measured on each image, and which image it was denoised from."""
+    """Return the measurements of each image, and the source of denoised images."""
     opened = read_ldctiqa(folder)
     assert opened.records is not None, "the folder must be a simulated one"
     names, images = opened.names[:_MEASURED], opened.records[:_MEASURED]
@@ -46,7 +46,7 @@ def measurements(folder: Path) -> dict[str, Any]:
 
 
 def summarise(folder: Path) -> dict[str, Any]:
-    """Return the summary of one folder, ready for JSON."""
+    """Return the summary of a folder as plain JSON values."""
     opened = read_ldctiqa(folder)
     assert opened.simulation is not None and opened.records is not None
     labels, names, images = opened.scores.astype(np.float64), opened.names, opened.records

@@ -1,10 +1,10 @@
-"""Call one `Session` many times from many threads; memory and open files stay flat.
+"""Call a `Session` many times from many threads; memory and open files must not grow.
 
     PYTHONPATH=tests python -m bench.records.soak > bench/results/security/soak.json
 
-The bundle is one of a few operators (tests/support/tiny_bundle.py): many calls take minutes. Each
-call scores 1, 2 or 4 slices out of a pool, and its scores are compared with those of the first
-call. Status 1: a score differs, or something grows.
+The bundle has only a few operators (tests/support/tiny_bundle.py), so that many calls take minutes.
+Each call scores 1, 2 or 4 slices of a pool, and the scores are compared with those of the first
+call. Status 1: a score differs, or memory or open files grow.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from bench.recording import run_facts
 from clinreadnet.runtime import Session
 
 SIZES = (1, 1, 1, 1, 1, 1, 2, 4)
-"""Slices of a call; one of these is drawn."""
+"""Numbers of slices per call, drawn at random."""
 WARM_UP = 0.2
-"""Share of the calls before which growth does not count: pools and arenas fill up."""
+"""Share of calls before which growth does not count, while pools and arenas fill."""
 GROWTH = 8 * 2**20
-"""Bytes that memory may grow by, as the slope after the warm-up says, over all later calls. A leak
-of a slice's scores, 1.2 kB, in each of 40,000 calls would add 48 MB."""
+"""Largest growth of memory in bytes after the warm-up, from the slope. A leak of a slice's scores
+(1.2 kB) in each of 40,000 calls would add 48 MB."""
 TOLERANCE = 1e-5
-"""Of a score, which has different last bits in another batch; float32 sums of 1024 means."""
+"""Largest difference of a score between batches, from float32 sums of 1024 means."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """State of the process after some calls: resident bytes, and open file descriptors."""
+    """State of the process after some calls: resident bytes and open file descriptors."""
 
     calls: int
     resident: int
@@ -65,15 +65,15 @@ def soak(
     """Score random parts of the slices.
 
     Args:
-        session: that all threads share.
-        slices: [n, 512, 512] HU, n at least the largest of `SIZES`.
-        calls: of `Session.score`, over all threads.
-        threads: that call.
-        seed: of the sizes and the parts.
-        samples: number of samples, evenly among the calls.
+        session: session, shared by all threads.
+        slices: [n, 512, 512] HU, with n at least the largest of `SIZES`.
+        calls: total number of calls of `Session.score`.
+        threads: number of threads.
+        seed: seed of sizes and parts.
+        samples: number of samples, evenly spaced over the calls.
 
     Raises:
-        AssertionError: a score differs from that of the first call.
+        AssertionError: a score differs from the first call.
     """
     expected = session.score(slices).score
     every = max(calls // samples, 1)
@@ -86,9 +86,9 @@ def soak(
         while (number := next(numbers)) <= calls:
             size = draw.choice(SIZES)
             first = draw.randrange(len(slices) - size + 1)
-            found = session.score(slices[first : first + size]).score
+            scores = session.score(slices[first : first + size]).score
             right = expected[first : first + size]
-            assert np.allclose(found, right, rtol=0, atol=TOLERANCE), f"call {number}"
+            assert np.allclose(scores, right, rtol=0, atol=TOLERANCE), f"call {number}"
             if number % every == 0:
                 with taking:
                     taken.append(sample(number))
@@ -96,30 +96,30 @@ def soak(
     with ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(work, range(threads)):
             pass
-    return sorted(taken, key=lambda one: one.calls)
+    return sorted(taken, key=lambda point: point.calls)
 
 
 def growth(samples: Sequence[Sample]) -> float:
-    """Return the bytes that memory grew by after the warm-up, from a straight line through it."""
+    """Return the growth of memory after the warm-up in bytes, from a linear fit."""
     kept = _warm(samples)
-    calls = np.array([one.calls for one in kept], float)
-    slope = np.polyfit(calls, [one.resident for one in kept], 1)[0]
+    calls = np.array([sample.calls for sample in kept], float)
+    slope = np.polyfit(calls, [sample.resident for sample in kept], 1)[0]
     return float(slope * (calls[-1] - calls[0]))
 
 
 def failures(samples: Sequence[Sample]) -> list[str]:
-    """Return what is not flat."""
-    found = []
+    """Return messages about growing memory or open files."""
+    messages = []
     if (grown := growth(samples)) > GROWTH:
-        found.append(f"memory grew by {grown / 2**20:.1f} MiB, at most {GROWTH / 2**20:.0f}")
-    files = [one.files for one in _warm(samples)]
+        messages.append(f"memory grew by {grown / 2**20:.1f} MiB, at most {GROWTH / 2**20:.0f}")
+    files = [sample.files for sample in _warm(samples)]
     if len(set(files)) > 1:
-        found.append(f"{min(files)} to {max(files)} open files, which should stay the same")
-    return found
+        messages.append(f"{min(files)} to {max(files)} open files, which should stay the same")
+    return messages
 
 
 def _warm(samples: Sequence[Sample]) -> list[Sample]:
-    return [one for one in samples if one.calls > WARM_UP * samples[-1].calls]
+    return [sample for sample in samples if sample.calls > WARM_UP * samples[-1].calls]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -162,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "resident_bytes": [min(s.resident for s in kept), max(s.resident for s in kept)],
         "open_files": [min(s.files for s in kept), max(s.files for s in kept)],
         "failures": wrong,
-        "samples": [[one.calls, one.resident, one.files] for one in taken],
+        "samples": [[sample.calls, sample.resident, sample.files] for sample in taken],
     }
     text = json.dumps(result, indent=1)
     print(text)

@@ -2,7 +2,7 @@
 
     python -m bench.records.without_stages DIR > clinreadnet/weights/small.without-stages.json
 
-What is left of the score and of the map then does not come through the attention.
+The remaining score and map do not depend on the attention.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from clinreadnet.model.checkpoint import load_checkpoint, pretrained_path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the sum of correlations and the map's correlation as JSON."""
+    """Print the sum of correlations and the correlation of the maps as JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data", type=Path, help="LDCTIQA folder with tile labels")
     parser.add_argument("--checkpoint", type=Path, help="default: the shipped one")
@@ -30,14 +30,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model = load_checkpoint(options.checkpoint or pretrained_path())
     folder = open_labelled(options.data)
     with without_stages(model):
-        found = score_folder(folder, model)
-    scores = found["score"]
+        scored = score_folder(folder, model)
+    scores = scored["score"]
     constant = float(np.ptp(scores)) < 1e-6
-    agreement = folder_map_agreement(folder, found["quality_map"])
+    agreement = folder_map_agreement(folder, scored["quality_map"])
     result = {
         "command": f"python -m bench.records.without_stages {options.data.name}",
         "slices": len(folder),
-        # A constant score orders nothing.
+        # A constant score has no rank correlation.
         "sum": 0.0
         if constant
         else sum(abs(f(scores, folder.scores)) for f in (plcc, srocc, krocc)),

@@ -1,1 +1,1 @@
-"""From recorded benchmarks and a manifest to tables, figures and a recommendation."""
+"""Generate tables, figures and a recommendation from recorded benchmarks and a manifest."""

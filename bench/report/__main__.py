@@ -1,8 +1,8 @@
 """Recommend an artifact for each measured machine, and write an HTML page: `make report`.
 
-It reads the newest recorded run of each machine and the bundle's manifest, and measures nothing.
-The page needs no network and no other file. Exit status: 0 done, 1 the bundle is not verified,
-2 no results, unusable results or bad arguments.
+It reads the newest recorded run of each machine and the manifest of a bundle, without measuring.
+The page is self-contained. Exit status: 0 done, 1 the bundle is not verified, 2 no results,
+unusable results or bad arguments.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from clinreadnet.runtime.bundle.default import default_bundle
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the recommendations, and write the page where ``--out`` says."""
+    """Print the recommendations and write the page to ``--out``."""
     parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
     parser.add_argument("--out", type=Path, help="HTML page to write")
     parser.add_argument("--bundle", type=Path, help="default: as for `clinreadnet score`")

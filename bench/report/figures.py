@@ -1,4 +1,4 @@
-"""Figures as inline SVG: no script, no legend, colours from the page's style sheet."""
+"""Draw figures as inline SVG, with the colours of the page's style sheet."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from bench.rows import BenchRow
 WIDTH, HEIGHT = 520, 420
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 20, 16, 48
 _LETTER, _LINE = 6.6, 14
-"""Width of a letter and height of a line of a label, in units of the figure."""
+"""Width of a letter and height of a line in labels, in units of the figure."""
 KINDS = ("best", "ours", "peer", "reference", "limit")
-"""Classes of the style sheet: the artifact to deploy, other artifacts, what a user would take
-instead, the network in PyTorch, and bounds that are not measured."""
+"""Classes of the style sheet: recommended artifact, other artifacts, alternatives, network in
+PyTorch, and limits."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """Named points (x, y) above zero, joined by a line or drawn as dots.
+    """Named points (x, y) with positive coordinates, drawn as a line or as dots.
 
     Attributes:
-        name: the label beside it.
-        points: to draw.
-        kind: one of ``KINDS``; a limit is a dashed line without dots.
-        line: join the points.
-        spans: for each point, the ends of its interval along x; empty for none.
-        dashes: of a limit, as in SVG.
+        name: label beside the points.
+        points: points to draw.
+        kind: one of ``KINDS``. A limit is a dashed line without dots.
+        line: whether to join the points by a line.
+        spans: bounds of the interval along x for each point; empty for none.
+        dashes: SVG dash pattern of a limit.
     """
 
     name: str
@@ -54,7 +54,7 @@ def latency_accuracy(run: RecordedRun, chosen: Recommendation) -> str:
         for row in rows
     ]
     if rows and (bound := chosen.bounds.get("score")) is not None:
-        ends = [end for one in series for span in one.spans for end in span]
+        ends = [end for drawn in series for span in drawn.spans for end in span]
         line = ((min(ends), bound), (max(ends), bound))
         series.append(Series(f"budget, {bound:g}", line, "limit", line=True))
     return chart(
@@ -73,7 +73,7 @@ def throughput(run: RecordedRun, chosen: Recommendation) -> str:
         points = sorted((float(row.batch), row.throughput) for row in rows)
         kind = _kind(rows[0], chosen) if rows else "ours"
         series.append(Series(title, tuple(points), kind, line=True))
-    batches = sorted({x for one in series for x, _ in one.points})
+    batches = sorted({x for line in series for x, _ in line.points})
     return chart("Throughput", series, "batch", "slices/s (p50)", batches)
 
 
@@ -122,7 +122,7 @@ def _kind(row: BenchRow, chosen: Recommendation) -> str:
 
 
 def fastest_clock(rows: Sequence[BenchRow]) -> str:
-    """Return the clock that includes the least host time."""
+    """Return the measured clock with the least host time."""
     clocks = {row.clock for row in rows}
     return next((c for c in ("device graph", "device", "host") if c in clocks), "host")
 
@@ -134,22 +134,22 @@ def chart(
     y_label: str,
     x_ticks: Sequence[float] | None = None,
 ) -> str:
-    """Return a figure with logarithmic axes, labels beside the data; or that it is not measured.
+    """Draw a figure with logarithmic axes and labels beside the data.
 
     Args:
         title: caption.
-        series: points to draw.
+        series: data to draw. Without data, the text "not measured" is returned.
         x_label: label of the horizontal axis.
         y_label: label of the vertical axis.
-        x_ticks: ticks of the horizontal axis; default powers of ten or steps between them.
+        x_ticks: ticks of the horizontal axis. Default: powers of ten, or steps between them.
     """
     caption = f"<figcaption>{html.escape(title)}</figcaption>"
-    points = [point for one in series for point in one.points]
+    points = [point for line in series for point in line.points]
     if not points:
         return f"<figure>{caption}<p>Not measured.</p></figure>"
-    ends = [end for one in series for span in one.spans for end in span]
-    # Labels stand beside the data: lines have theirs in a margin on the right.
-    margin = max((_LETTER * len(one.name) + 14 for one in series if one.line), default=0)
+    ends = [end for line in series for span in line.spans for end in span]
+    # Labels of lines are in a margin on the right.
+    margin = max((_LETTER * len(line.name) + 14 for line in series if line.line), default=0)
     right = WIDTH - _RIGHT - (margin if len(points) > len(series) else 0)
     x_axis = _Axis([*(x for x, _ in points), *ends], _LEFT, right)
     y_axis = _Axis([y for _, y in points], HEIGHT - _BOTTOM, _TOP)
@@ -157,7 +157,7 @@ def chart(
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">']
     last = -math.inf
     for value in x_axis.ticks if x_ticks is None else x_ticks:
-        if (x := x_axis(value)) < last + 40:  # its number would touch the last one
+        if (x := x_axis(value)) < last + 40:  # its label would overlap the previous one
             continue
         last = x
         parts.append(
@@ -178,21 +178,21 @@ def chart(
         f'text-anchor="middle">{html.escape(y_label)}</text>'
     )
     taken: list[tuple[float, float, float]] = []
-    for one in series:
-        places = [(x_axis(x), y_axis(y)) for x, y in one.points]
-        if one.line and len(places) > 1:
+    for line in series:
+        places = [(x_axis(x), y_axis(y)) for x, y in line.points]
+        if line.line and len(places) > 1:
             path = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-            dashes = f' stroke-dasharray="{one.dashes}"' if one.kind == "limit" else ""
-            parts.append(f'<path class="line {one.kind}"{dashes} d="M{path}"/>')
-        for (low, high), (_, y) in zip(one.spans, places, strict=False):
+            dashes = f' stroke-dasharray="{line.dashes}"' if line.kind == "limit" else ""
+            parts.append(f'<path class="line {line.kind}"{dashes} d="M{path}"/>')
+        for (low, high), (_, y) in zip(line.spans, places, strict=False):
             start, end = x_axis(low), x_axis(high)
-            parts.append(f'<path class="line {one.kind}" d="M{start:.1f} {y:.1f}H{end:.1f}"/>')
+            parts.append(f'<path class="line {line.kind}" d="M{start:.1f} {y:.1f}H{end:.1f}"/>')
             taken.append((start, end, y))
-        if one.kind != "limit":
-            for (x, y), (a, b) in zip(places, one.points, strict=True):
-                text = html.escape(f"{one.name}: {_number(a)}, {_number(b)}")
+        if line.kind != "limit":
+            for (x, y), (a, b) in zip(places, line.points, strict=True):
+                text = html.escape(f"{line.name}: {_number(a)}, {_number(b)}")
                 parts.append(
-                    f'<circle class="dot {one.kind}" cx="{x:.1f}" cy="{y:.1f}" r="4.5">'
+                    f'<circle class="dot {line.kind}" cx="{x:.1f}" cy="{y:.1f}" r="4.5">'
                     f"<title>{text}</title></circle>"
                 )
                 taken.append((x - 6, x + 6, y))
@@ -203,13 +203,13 @@ def chart(
 def _labels(
     series: Sequence[Series], x_axis: _Axis, y_axis: _Axis, taken: list[tuple[float, float, float]]
 ) -> list[str]:
-    """Return the name of each series beside its last point, where nothing else stands."""
+    """Place the name of each series beside its last point, without overlaps."""
     parts = []
-    ends = [(x_axis(one.points[-1][0]), y_axis(one.points[-1][1]), one) for one in series]
-    for x, y, one in sorted(ends, key=lambda end: end[1]):
-        width = _LETTER * len(one.name)
+    ends = [(x_axis(line.points[-1][0]), y_axis(line.points[-1][1]), line) for line in series]
+    for x, y, line in sorted(ends, key=lambda end: end[1]):
+        width = _LETTER * len(line.name)
         steps = [sign * step for step in range(0, HEIGHT, 4) for sign in (1, -1)]
-        sides = (x + 9,) if one.line else (x + 9, x - 9 - width)
+        sides = (x + 9,) if line.line else (x + 9, x - 9 - width)
         places = [(at, y + dy) for dy in steps for at in sides]
         at, level = next(
             (
@@ -230,8 +230,8 @@ def _labels(
             near = at if at > x else at + width
             parts.append(f'<path class="leader" d="M{x:.1f} {y:.1f}L{near:.1f} {level:.1f}"/>')
         parts.append(
-            f'<text class="name {one.kind}" x="{at:.1f}" y="{level + 4:.1f}">'
-            f"{html.escape(one.name)}</text>"
+            f'<text class="name {line.kind}" x="{at:.1f}" y="{level + 4:.1f}">'
+            f"{html.escape(line.name)}</text>"
         )
     return parts
 
@@ -251,15 +251,15 @@ class _Axis:
         return self._start + share * (self._end - self._start)
 
     def _choose(self) -> list[float]:
-        """Return powers of ten, or steps between them if the axis is short."""
+        """Return ticks: powers of ten, or steps between them on a short axis."""
         decades = range(math.floor(self._low), math.ceil(self._high) + 1)
-        found: list[float] = []
+        ticks: list[float] = []
         for steps in ((1.0,), (1.0, 2.0, 5.0), tuple(i / 4 for i in range(4, 40))):
-            found = [s * 10.0**d for d in decades for s in steps]
-            found = [v for v in found if self._low <= math.log10(v) <= self._high]
-            if len(found) >= 3:
+            ticks = [s * 10.0**d for d in decades for s in steps]
+            ticks = [v for v in ticks if self._low <= math.log10(v) <= self._high]
+            if len(ticks) >= 3:
                 break
-        return found[:: math.ceil(len(found) / 8)] if found else []
+        return ticks[:: math.ceil(len(ticks) / 8)] if ticks else []
 
 
 def _number(value: float) -> str:

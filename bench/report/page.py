@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML page, and the same as JSON."""
+"""Write the report as a self-contained HTML page or as JSON."""
 
 from __future__ import annotations
 
@@ -74,10 +74,10 @@ svg text.name.best { font-weight: 700; }
 
 
 def check_bundle(bundle: str | os.PathLike[str]) -> Manifest:
-    """Return the manifest of a bundle after a check of its files and its verification.
+    """Check the files and the verification of a bundle; return its manifest.
 
     Raises:
-        InputError: the bundle is missing or damaged, or a file is not the listed one.
+        InputError: the bundle is missing or damaged, or a file differs from the manifest.
         CheckFailed: the bundle has not passed verification.
     """
     manifest = load_manifest(bundle)
@@ -91,12 +91,12 @@ def check_bundle(bundle: str | os.PathLike[str]) -> Manifest:
 
 
 class DeploymentReport:
-    """The measurements of each machine, with one bundle.
+    """Measurements of all machines and the artifacts of a bundle.
 
     Attributes:
         manifest: manifest of the bundle.
-        runs: newest recorded run of each machine.
-        recommendations: one for each run.
+        runs: newest run of each machine.
+        recommendations: recommendation for each run.
     """
 
     def __init__(
@@ -107,16 +107,17 @@ class DeploymentReport:
         budget: str,
         machine: str | None = None,
     ) -> None:
-        """Read the runs and the bundle; nothing is written.
+        """Read the runs and the bundle.
 
         Args:
-            bundle: folder made by `clinreadnet export`.
+            bundle: folder of `clinreadnet export`.
             results: folder of recorded runs.
             budget: budget in the form of `parse_budget`.
-            machine: folder of the only machine to report; default all.
+            machine: folder name of a single machine; default all.
 
         Raises:
-            InputError: no results, unusable results, an invalid budget, or a damaged bundle.
+            InputError: results are missing or invalid, the budget is invalid, or the bundle is
+                damaged.
             CheckFailed: the bundle is not verified.
         """
         parse_budget(budget)
@@ -126,7 +127,7 @@ class DeploymentReport:
         self.recommendations = [recommend(run, self.manifest, budget) for run in self.runs]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
+        """Return the content of ``--json``."""
         return {
             "model": asdict(self.manifest.model),
             "machines": [
@@ -145,7 +146,7 @@ class DeploymentReport:
         }
 
     def html(self) -> str:
-        """Return the whole page."""
+        """Return the HTML page."""
         model = self.manifest.model
         body = ["<h1>ClinReadNet: what to deploy</h1>"]
         for chosen in self.recommendations:
@@ -177,7 +178,7 @@ class DeploymentReport:
         """Write the page atomically.
 
         Raises:
-            InputError: ``out`` cannot be written, or is a file of the bundle or a recorded run.
+            InputError: ``out`` cannot be written, or is a file of the bundle or of the results.
         """
         check_output(out, inputs=self._inputs)
         page = self.html()
@@ -189,7 +190,7 @@ class DeploymentReport:
 
 
 def _answer(chosen: Recommendation, manifest: Manifest) -> str:
-    """Return what to deploy on one machine, and why not what is faster there."""
+    """Return the recommendation for a machine, with the reasons against faster artifacts."""
     where = _text(chosen.machine)
     if chosen.best is None:
         parts = [f"<h2>{where}: nothing measured is within {_text(chosen.budget)}</h2>"]
@@ -203,13 +204,14 @@ def _answer(chosen: Recommendation, manifest: Manifest) -> str:
         ]
     if chosen.refused:
         rows = tuple(
-            (one.row.title, f"{1e3 * one.row.p50:.3g}", one.reason or "") for one in chosen.refused
+            (item.row.title, f"{1e3 * item.row.p50:.3g}", item.reason or "")
+            for item in chosen.refused
         )
         what = "Faster, and why not" if chosen.best else "What was measured, and why not"
         parts += [f"<p>{what}:</p>", Table(("backend", "ms a slice", "why not"), rows).html()]
     if chosen.missing:
-        held = dict.fromkeys(one.precision for one in manifest.artifacts)
-        flags = " ".join(f"--precision {one}" for one in held | dict.fromkeys(chosen.missing))
+        held = dict.fromkeys(item.precision for item in manifest.artifacts)
+        flags = " ".join(f"--precision {item}" for item in held | dict.fromkeys(chosen.missing))
         parts.append(
             "<p>Export the missing precisions to have them verified and considered: "
             f"<code>clinreadnet export --out bundle {_text(flags)} --force</code>, then "
@@ -255,7 +257,7 @@ def _machine(run: RecordedRun, chosen: Recommendation) -> list[str]:
 
 
 def _domain(manifest: Manifest) -> str:
-    """Say which slices count as novel."""
+    """Return a sentence about which slices count as novel."""
     if manifest.unjudged is not None:
         return f"Domain: {manifest.unjudged}."
     threshold = manifest.model.novelty_threshold

@@ -1,4 +1,4 @@
-"""The artifact to deploy on a measured machine, and the reasons against faster ones."""
+"""Recommend the artifact to deploy on a machine, with the reasons against faster ones."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from clinreadnet.runtime.bundle.manifest import NOT_RUN, Artifact, Manifest, Par
 from clinreadnet.runtime.records import CPU_BACKEND, CPU_BACKENDS
 
 QUANTITIES = ("score", "tile", "novelty", "error", "PLCC", "SROCC", "KROCC")
-"""What a budget can bound: the worst difference of a slice's score and of a tile of its map in
-grades, the worst relative difference of a slice's novelty, the largest relative error of an output,
-and the differences of the metrics."""
+"""Quantities of a budget: worst differences of a score and of a tile of a map in grades, worst
+relative difference of a novelty, largest relative error of an output, and differences of the
+metrics."""
 
 DEFAULT_BUDGET = "score<=0.02"
 
@@ -24,13 +24,13 @@ _TERM = re.compile(r"\s*(\w+)\s*<=\s*([0-9.eE+-]+)\s*")
 
 @dataclass(frozen=True)
 class Judgement:
-    """A measured artifact.
+    """Judgement of a measured artifact.
 
     Attributes:
-        row: what was measured.
-        cost: worst difference of a score in its verification, or None.
-        reason: why it is refused, or None.
-        absent: the bundle does not hold it.
+        row: measurement.
+        cost: worst difference of a score in the verification, or None.
+        reason: why the artifact is rejected, or None.
+        absent: whether the bundle lacks the artifact.
     """
 
     row: BenchRow
@@ -39,7 +39,7 @@ class Judgement:
     absent: bool = False
 
     def measures(self) -> str:
-        """Return its time with the 95 % interval, and its error."""
+        """Return the time with its 95 % interval, and the error, as text."""
         low, high = (1e3 * end for end in self.row.interval)
         error = "" if self.cost is None else f", score off by at most {self.cost:.1e}"
         return f"{1e3 * self.row.p50:.3g} ms a slice ({low:.3g} … {high:.3g}){error}"
@@ -50,10 +50,10 @@ class Recommendation:
     """The fastest artifact within a budget on one machine.
 
     Attributes:
-        machine: the hardware, as people call it.
-        budget: the given budget.
+        machine: name of the hardware.
+        budget: budget as given.
         best: fastest artifact within the budget, or None.
-        refused: the faster artifacts, each with its reason; all artifacts if there is no best.
+        refused: faster artifacts with reasons; all artifacts if ``best`` is None.
     """
 
     machine: str
@@ -63,13 +63,13 @@ class Recommendation:
 
     @property
     def bounds(self) -> dict[str, float]:
-        """The bounds of the budget, by quantity."""
+        """Bounds of the budget by quantity."""
         return parse_budget(self.budget)
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Precisions of faster rows that the bundle does not hold."""
-        return tuple(dict.fromkeys(one.row.precision for one in self.refused if one.absent))
+        """Precisions of faster artifacts that the bundle lacks."""
+        return tuple(dict.fromkeys(item.row.precision for item in self.refused if item.absent))
 
     def lines(self) -> list[str]:
         """Return the recommendation as lines of text."""
@@ -83,10 +83,10 @@ class Recommendation:
                 f"{self.best.measures()}; {self.budget} holds"
                 + (f" ({', '.join(row.marks)})" if row.marks else "")
             )
-        for one in self.refused:
+        for item in self.refused:
             said.append(
-                f"{self.machine}: refused {one.row.artifact} with {one.row.candidate}, "
-                f"{1e3 * one.row.p50:.3g} ms: {one.reason}"
+                f"{self.machine}: refused {item.row.artifact} with {item.row.candidate}, "
+                f"{1e3 * item.row.p50:.3g} ms: {item.reason}"
             )
         return said
 
@@ -95,7 +95,7 @@ def parse_budget(text: str) -> dict[str, float]:
     """Return the bounds of a budget such as ``score<=0.02,SROCC<=0.001``.
 
     Raises:
-        InputError: an invalid form, an unknown quantity, or a bound that is not positive.
+        InputError: the form is invalid, a quantity is unknown, or a bound is not positive.
     """
     bounds: dict[str, float] = {}
     for term in text.split(","):
@@ -114,23 +114,24 @@ def parse_budget(text: str) -> dict[str, float]:
 
 
 def recommend(run: RecordedRun, manifest: Manifest, budget: str) -> Recommendation:
-    """Choose among the rows of a recorded run; as `choose`."""
+    """Choose among the rows of a recorded run; see `choose`."""
     return choose(run.rows, manifest, budget, machine=run.called, gpu=run.gpu)
 
 
 def choose(
     measured: Sequence[BenchRow], manifest: Manifest, budget: str, *, machine: str, gpu: str | None
 ) -> Recommendation:
-    """Choose by the time of one slice in host memory, which is measured for every backend.
+    """Choose the fastest artifact for a slice in host memory.
 
-    What runs on a GPU must have passed on this GPU, what runs on a processor on a processor.
+    An artifact for GPUs must have passed verification on this GPU, one for processors on a
+    processor.
 
     Args:
-        measured: rows of one machine.
+        measured: rows of a machine.
         manifest: manifest of a verified bundle.
         budget: budget in the form of `parse_budget`.
-        machine: its name, as people call it.
-        gpu: name of its GPU, or None.
+        machine: name of the machine.
+        gpu: name of the GPU, or None.
 
     Raises:
         InputError: as in `parse_budget`.
@@ -138,7 +139,7 @@ def choose(
     bounds = parse_budget(budget)
     rows = [r for r in measured if (r.role, r.batch, r.clock) == ("artifact", 1, "host")]
     refused: list[Judgement] = []
-    for row in sorted(rows, key=lambda one: one.p50):
+    for row in sorted(rows, key=lambda row: row.p50):
         judged = judge(row, manifest.artifacts, bounds, gpu)
         if judged.reason is None:
             return Recommendation(machine, budget, judged, tuple(refused))
@@ -149,13 +150,13 @@ def choose(
 def judge(
     row: BenchRow, artifacts: Sequence[Artifact], bounds: dict[str, float], gpu: str | None
 ) -> Judgement:
-    """Compare one measured artifact with a budget.
+    """Compare a measured artifact with a budget.
 
     Args:
-        row: what was measured of it.
-        artifacts: of the bundle.
-        bounds: by quantity.
-        gpu: name of the GPU of the measured machine, or None.
+        row: measurement of the artifact.
+        artifacts: artifacts of the bundle.
+        bounds: bounds by quantity.
+        gpu: name of the machine's GPU, or None.
     """
     artifact = next((a for a in artifacts if a.file == row.artifact), None)
     if artifact is None:
@@ -195,14 +196,16 @@ def judge(
 
 
 def _record(artifact: Artifact, backend: str, gpu: str | None) -> Parity | None:
-    """Return the newest record of a backend on a GPU, or on any processor; None without one."""
-    found = [
-        one
-        for one in artifact.runs
-        if one.ran_on and (one.ran_on.backend, one.ran_on.gpu) == (backend, gpu)
+    """Return the newest record of a backend on a GPU, or on any processor; None if missing."""
+    records = [
+        parity
+        for parity in artifact.runs
+        if parity.ran_on and (parity.ran_on.backend, parity.ran_on.gpu) == (backend, gpu)
     ]
     first = artifact.parity
-    if not found and backend == CPU_BACKEND and first and first.status != NOT_RUN:
-        # Older bundles do not say where; it was a processor.
-        found = [first] if first.ran_on is None else []
-    return max(found, key=lambda one: one.ran_on.date if one.ran_on else "", default=None)
+    if not records and backend == CPU_BACKEND and first and first.status != NOT_RUN:
+        # Records without a machine in older bundles are from a processor.
+        records = [first] if first.ran_on is None else []
+    return max(
+        records, key=lambda parity: parity.ran_on.date if parity.ran_on else "", default=None
+    )

@@ -1,4 +1,4 @@
-"""Tables of a recorded run, once as data; Markdown for the docs, HTML for the page."""
+"""Tables of a recorded run, as Markdown for the docs and HTML for the page."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from clinreadnet.runtime.records import place
 
 NOT_MEASURED = "Not measured."
 NOT_MEASURED_HERE = "not measured"
-"""In a cell."""
+"""Text of a cell without a measurement."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Column heads and rows of plain text."""
+    """A table: column headings and rows of plain text."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
     def markdown(self) -> str:
-        """Return it in Markdown, or that nothing was measured."""
+        """Return the table in Markdown, or "Not measured." without rows."""
         if not self.rows:
             return NOT_MEASURED + "\n"
         lines = [self.head, ("---",) * len(self.head), *self.rows]
         return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
     def html(self) -> str:
-        """Return it as a `table`, or a paragraph that says nothing was measured."""
+        """Return an HTML table, or a paragraph "Not measured." without rows."""
         if not self.rows:
             return f"<p>{NOT_MEASURED}</p>"
 
@@ -40,7 +40,7 @@ class Table:
         body = "\n".join(
             "<tr>"
             + "".join(
-                # A narrow screen shows each cell on a line of its own, beside its head.
+                # On a narrow screen each cell is on its own line, beside its heading.
                 f'<td data-head="{name}">{html.escape(cell)}</td>'
                 for name, cell in zip(names, row, strict=True)
             )
@@ -51,22 +51,22 @@ class Table:
 
 
 def share_of_limit(percent: float) -> str:
-    """Return a share of the roofline; nothing above 100 %, where no rate bounds the products.
+    """Return the share of the roofline, or an empty string above 100 %.
 
-    8-bit products have no measured rate of their own; a wider precision's is no bound of theirs.
+    The rate of 8-bit products is not measured, and that of a wider precision is not a bound.
     """
     return f"{percent:.0f}" if percent <= 100 else ""
 
 
 def network_table(rows: Sequence[BenchRow]) -> Table:
-    """Every row of the network: percentiles, ratio, percent of the limit, marks."""
+    """Return all rows of the network: percentiles, ratio, percent of the limit, marks."""
     head = ("backend", "batch", "clock", "marks", "p50 ms", "95 %", "p90", "p99", "n")
     speed = ("slices/s", "× baseline", "% of limit")
     return Table((*head, *speed), tuple(_network_row(row) for row in ordered(rows)))
 
 
 def ordered(rows: Sequence[BenchRow]) -> list[BenchRow]:
-    """By clock, batch, and the faster first."""
+    """Sort rows by clock, batch and time."""
     return sorted(rows, key=lambda row: (row.clock != "host", row.clock, row.batch, row.p50))
 
 
@@ -88,8 +88,8 @@ def _network_row(row: BenchRow) -> tuple[str, ...]:
 
 
 def energy_table(rows: Sequence[BenchRow]) -> Table:
-    """Energy of a slice and memory on a GPU; empty where no row knows it."""
-    found = [
+    """Return energy per slice and memory on a GPU."""
+    measured = [
         (
             row.title,
             str(row.batch),
@@ -101,12 +101,12 @@ def energy_table(rows: Sequence[BenchRow]) -> Table:
         if row.joules_per_slice is not None and row.gpu_memory_mib is not None
     ]
     return Table(
-        ("backend", "batch", "clock", "J per slice", "MiB in use on the GPU"), tuple(found)
+        ("backend", "batch", "clock", "J per slice", "MiB in use on the GPU"), tuple(measured)
     )
 
 
 def peers_table(measured: Sequence[BenchRow]) -> Table:
-    """Ours against the fastest peer of the same precision or a more exact one, batch by batch."""
+    """Compare artifacts with the fastest peer of equal or better precision, by batch."""
     rows = []
     for clock in dict.fromkeys(row.clock for row in measured):
         for batch in sorted({row.batch for row in measured}):
@@ -140,7 +140,7 @@ def _against(ours: BenchRow | None, peer: BenchRow) -> tuple[str, ...]:
 
 
 def cold_start_table(run: RecordedRun) -> Table:
-    """Load and first run in a new process."""
+    """Return times of loading and of the first run in a new process."""
     rows = [
         (f"{row.candidate} {row.precision}", f"{row.load:.2f}", f"{row.first:.2f}", str(row.n))
         for row in run.cold_starts
@@ -149,7 +149,7 @@ def cold_start_table(run: RecordedRun) -> Table:
 
 
 def arrivals_table(run: RecordedRun) -> Table:
-    """Time from a slice's arrival at a stream to its score, by MLPerf's scenarios."""
+    """Return times from arrival to score, by MLPerf scenario."""
     rows = [
         (
             row.title,
@@ -169,11 +169,11 @@ def arrivals_table(run: RecordedRun) -> Table:
 
 
 def largest_rate(run: RecordedRun, limit: float = 1.0) -> str:
-    """Say the largest measured rate of arrivals whose 99th percentile is within a limit.
+    """Return a sentence with the largest rate of arrivals whose p99 is within a limit.
 
     Args:
-        run: the recorded run.
-        limit: seconds from arrival to score.
+        run: recorded run.
+        limit: largest time from arrival to score in seconds.
     """
     served = [
         (row.rate, row.title, row.tail)
@@ -190,16 +190,16 @@ def largest_rate(run: RecordedRun, limit: float = 1.0) -> str:
 
 
 def end_to_end_table(run: RecordedRun) -> Table:
-    """DICOM files in, scores out, and the parts of it."""
+    """Return times from DICOM files to scores, and of their parts."""
     rows = []
-    for one in run.document["benchmarks"]:
-        if "test_score_speed" not in one["fullname"]:
+    for benchmark in run.document["benchmarks"]:
+        if "test_score_speed" not in benchmark["fullname"]:
             continue
-        extra, stats = one["extra_info"], one["stats"]
+        extra, stats = benchmark["extra_info"], benchmark["stats"]
         speed, peak = extra.get("slices_per_second"), extra.get("peak_mib")
         rows.append(
             (
-                one["name"],
+                benchmark["name"],
                 f"{1e3 * stats['min']:.0f} / {1e3 * stats['median']:.0f}",
                 str(stats["rounds"]),
                 "" if speed is None else f"{speed:.1f}",
@@ -210,7 +210,7 @@ def end_to_end_table(run: RecordedRun) -> Table:
 
 
 def ops_table(run: RecordedRun) -> Table:
-    """What each op must do at batch 1 in float32, and the least time for it on this machine."""
+    """Return work and least time of each op at batch 1 in float32."""
     rows = [
         (
             row.what,
@@ -227,7 +227,7 @@ def ops_table(run: RecordedRun) -> Table:
 
 
 def artifacts_table(manifest: Manifest) -> Table:
-    """What the bundle holds and how exact it is: a row for each record."""
+    """Return the artifacts of a bundle with their accuracy, a row for each record."""
     rows = []
     results = [
         (artifact, parity)

@@ -1,1 +1,1 @@
-"""What each bench measures: one module for each `bench/test_*.py`, and the candidates."""
+"""Measurements of the benchmarks: a module for each `bench/test_*.py`, and the candidates."""

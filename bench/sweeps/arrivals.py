@@ -1,8 +1,8 @@
-"""Slices that arrive as MLPerf Inference's scenarios say, through a session's stream.
+"""Send slices to a session's stream in the scenarios of MLPerf Inference.
 
-SingleStream sends the next slice when the last one is scored, Offline sends all at once, Server
-sends them at random times (a Poisson process) of a given rate. MLPerf's own LoadGen makes the
-arrivals and takes the times (package ``mlcommons-loadgen``, extra ``bench``):
+SingleStream sends the next slice after each result, Offline sends all at once, Server sends them at
+random times (a Poisson process) with a given rate. MLPerf's LoadGen generates the arrivals and
+measures the times (package ``mlcommons-loadgen``, extra ``bench``):
 https://github.com/mlcommons/inference/tree/master/loadgen
 """
 
@@ -28,9 +28,9 @@ from clinreadnet.runtime.inputs import check_slices
 
 SCENARIOS = ("SingleStream", "Offline", "Server")
 CAPACITY = 1024
-"""Slices that may wait in the stream. LoadGen must not be held up when it sends one."""
+"""Capacity of the stream. LoadGen must not block when it sends a slice."""
 SHARES = (0.25, 0.5, 0.7, 0.8, 0.9)
-"""Rates of Server's arrivals, over the rate that Offline reaches."""
+"""Rates of Server relative to the rate of Offline."""
 _RATES = {
     "SingleStream": "result_qps_with_loadgen_overhead",
     "Offline": "result_samples_per_second",
@@ -40,19 +40,19 @@ _DETAIL = ":::MLLOG "
 
 
 class Arrivals:
-    """The scenarios of one bundle; each runs once.
+    """Scenarios of a bundle. Each runs once.
 
     Args:
         bundle: folder of the bundle.
-        quick: send few slices, only to try it.
+        quick: send only a few slices, as a test.
     """
 
     def __init__(self, bundle: Path, *, quick: bool) -> None:
         self._session = Session(bundle)
         manifest = self._session.manifest
         golden = read_golden(bundle, manifest.golden)["hu"]
-        # Air and noise are refused.
-        self._hu = golden[[implausible(one) is None for one in golden]]
+        # Golden slices of air and noise are not plausible.
+        self._hu = golden[[implausible(image) is None for image in golden]]
         self._seconds, self._least = (0.5, 4) if quick else (40.0, TAIL)
         self._rows: dict[str, ArrivalRow] = {}
 
@@ -61,7 +61,7 @@ class Arrivals:
 
         Args:
             scenario: one of ``SCENARIOS``.
-            share: of Server, the rate of arrivals over that which Offline reaches.
+            share: rate of Server relative to that of Offline.
         """
         if share is None and scenario in self._rows:
             return self._rows[scenario]
@@ -81,7 +81,7 @@ class Arrivals:
 
 
 def missing(bundle: Path) -> str | None:
-    """Return why no arrivals can be measured here, or None."""
+    """Return why arrivals cannot be measured here, or None."""
     if not bundle.is_dir():
         return f"no bundle at {bundle}: run `clinreadnet export --out bundle`"
     try:
@@ -95,7 +95,7 @@ def load_generator() -> ModuleType:
     """Return LoadGen's module.
 
     Raises:
-        BackendUnavailable: it is not installed.
+        BackendUnavailable: LoadGen is not installed.
     """
     try:
         import mlperf_loadgen
@@ -118,25 +118,25 @@ def run_scenario(
     rate: float | None = None,
     expected: float = 10.0,
 ) -> ArrivalRow:
-    """Send slices to a session as a scenario says.
+    """Send slices to a session in a scenario.
 
     Args:
-        session: the one that is measured.
-        hu: [n, 512, 512], Hounsfield units; drawn at random, with the same seed every time.
+        session: session to measure.
+        hu: [n, 512, 512] Hounsfield units, which are drawn at random with a fixed seed.
         scenario: one of ``SCENARIOS``.
-        seconds: the least time of the run.
-        least: the least number of slices.
-        rate: slices per second that arrive; for Server alone.
-        expected: slices per second that Offline can be expected to reach; sets how many it sends.
+        seconds: least duration of the run.
+        least: least number of slices.
+        rate: arrivals per second, only for Server.
+        expected: expected slices per second of Offline, which sets the number of slices.
 
     Returns:
-        The row of this run; its times are LoadGen's, from the time at which a slice should arrive.
+        The row of the run. Times are LoadGen's, from the scheduled arrival of a slice.
 
     Raises:
         BackendUnavailable: LoadGen is not installed.
-        InputError: no slices; an unknown scenario; a rate that is missing, not above zero, or not
-            for this scenario.
-        BackendError: a slice was not scored.
+        InputError: there are no slices, the scenario is unknown, or the rate is missing, not
+            positive or not for this scenario.
+        BackendError: a slice could not be scored.
     """
     if scenario not in SCENARIOS:
         raise InputError(f"scenario={scenario!r}: none of {', '.join(SCENARIOS)}")
@@ -144,7 +144,7 @@ def run_scenario(
         raise InputError(f"rate={rate}: Server needs the rate of arrivals, and it alone")
     if rate is not None and not 0 < rate < 1e6:
         raise InputError(f"rate={rate}: slices per second; give a number above 0")
-    hu = check_slices(hu)  # an error while LoadGen sends would end the process
+    hu = check_slices(hu)  # an error inside LoadGen would end the process
     lg = load_generator()
     settings = lg.TestSettings()
     settings.scenario = getattr(lg.TestScenario, scenario)
@@ -155,9 +155,9 @@ def run_scenario(
         settings.offline_expected_qps = max(expected, least / (1.1 * seconds))
     if rate is not None:
         settings.server_target_qps = rate
-        settings.server_target_latency_ns = 10**15  # no limit here: the row holds the percentiles
+        settings.server_target_latency_ns = 10**15  # no limit
     sent = _Sent(lg, session, hu)
-    found = sent.run(settings)
+    results = sent.run(settings)
     return ArrivalRow(
         candidate=session.backend,
         precision=session.artifact.precision,
@@ -165,27 +165,27 @@ def run_scenario(
         scenario=scenario,
         rate=rate,
         n=sent.scored,
-        slices_per_second=float(found[_RATES[scenario]]),
-        p50=found["result_50.00_percentile_latency_ns"] / 1e9,
-        p90=found["result_90.00_percentile_latency_ns"] / 1e9,
-        p99=found["result_99.00_percentile_latency_ns"] / 1e9,
+        slices_per_second=float(results[_RATES[scenario]]),
+        p50=results["result_50.00_percentile_latency_ns"] / 1e9,
+        p90=results["result_90.00_percentile_latency_ns"] / 1e9,
+        p99=results["result_99.00_percentile_latency_ns"] / 1e9,
         weights_sha256=session.manifest.model.weights_sha256,
     )
 
 
 class _Sent:
-    """What LoadGen sends, on its way through the stream of a session."""
+    """Connects LoadGen to the stream of a session."""
 
     def __init__(self, lg: ModuleType, session: Session, hu: NDArray[Any]) -> None:
         self._lg = lg
         self._hu = hu
         self._stream = session.stream(CAPACITY)
-        self._ids: deque[int] = deque()  # LoadGen's, in the order in which the slices wait
+        self._ids: deque[int] = deque()  # IDs of LoadGen in the order of the waiting slices
         self._failure: ClinReadNetError | None = None
         self.scored = 0
 
     def run(self, settings: Any) -> dict[str, Any]:
-        """Send what the settings say; return LoadGen's results by name."""
+        """Send slices according to the settings; return the results of LoadGen by name."""
         lg = self._lg
         reader = threading.Thread(target=self._read, name="arrivals")
         reader.start()
@@ -198,7 +198,7 @@ class _Sent:
                 output.outdir, output.copy_summary_to_stdout = folder, False
                 logs.log_output, logs.enable_trace = output, False
                 lg.StartTestWithLogSettings(sut, library, settings, logs)
-                found = _results(Path(folder) / "mlperf_log_detail.txt")
+                results = _results(Path(folder) / "mlperf_log_detail.txt")
         finally:
             lg.DestroyQSL(library)
             lg.DestroySUT(sut)
@@ -206,7 +206,7 @@ class _Sent:
             reader.join()
         if self._failure is not None:
             raise self._failure
-        return found
+        return results
 
     def _send(self, samples: Sequence[Any]) -> None:
         for sample in samples:
@@ -224,4 +224,4 @@ class _Sent:
 def _results(log: Path) -> dict[str, Any]:
     lines = log.read_text(encoding="utf-8").splitlines()
     said = [json.loads(line.removeprefix(_DETAIL)) for line in lines if line.startswith(_DETAIL)]
-    return {one["key"]: one["value"] for one in said}
+    return {entry["key"]: entry["value"] for entry in said}

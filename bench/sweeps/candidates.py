@@ -1,7 +1,7 @@
-"""The backends that a row can time, loaded with the weights of one bundle.
+"""Find and load the candidates: backends and alternatives with the weights of a bundle.
 
-An artifact runs through the runtime's backend. The peers are alternatives for the same graph or the
-same weights. `missing` holds the backends that this machine lacks, with the reasons.
+Artifacts run with backends of the runtime. Peers are alternatives for the same graph or weights.
+`missing` contains unavailable backends with reasons.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bench.run import Inexact
 from clinreadnet.errors import ClinReadNetError, InputError
 from clinreadnet.precision import PRECISIONS, torch_precisions
 from clinreadnet.runtime.backends import native, openvino
-from clinreadnet.runtime.backends.ladder import (
+from clinreadnet.runtime.backends.loading import (
     BACKENDS,
     SessionOptions,
     artifacts_of,
@@ -31,39 +31,40 @@ from clinreadnet.runtime.backends.onnxruntime_cuda import CUDA_SETTINGS
 from clinreadnet.runtime.bundle.files import digest, load_manifest, read_listed
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import Manifest
+from clinreadnet.runtime.comparison import BatchRunner, run_and_compare
 from clinreadnet.runtime.gpu import find_gpus
 from clinreadnet.runtime.records import CPU_BACKENDS, NATIVE_BACKEND
-from clinreadnet.runtime.reproduce import BatchRunner, reproduce
 from clinreadnet.spec import OUTPUTS
 
 HostSlices = NDArray[np.float32]
 """[B, 1, 512, 512] Hounsfield units in host memory."""
 Enqueue = Callable[[], object]
-"""Puts one run on PyTorch's current stream."""
+"""Function that enqueues a run on PyTorch's current stream."""
 
 COMPILED = ("torch-compile", "torch-triton")
-"""Candidates of PyTorch's compiler."""
+"""Names of the candidates with PyTorch's compiler."""
 COMPILED_BATCHES = (1, 8, 64)
-"""Batches for PyTorch's compiler, which takes a minute for each."""
+"""Batches for PyTorch's compiler, which takes a minute per batch."""
 GOLDEN = 4
-"""Golden slices that a candidate must reproduce before it is timed; a peer, which nothing else
-verifies, must reproduce all."""
+"""Number of golden slices that a candidate must reproduce before timing. Peers, which have no other
+verification, must reproduce all."""
 SLACK = 2.0
-"""Factor on the budget: a few slices average less than the whole set."""
+"""Factor on the budget, because a few slices average over fewer values."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One row's backend and precision.
+    """Backend and precision of a row.
 
     Attributes:
-        name: backend, or peer.
-        precision: of weights and products.
+        name: name of the backend or peer.
+        precision: precision of weights and products.
         role: "artifact", "reference" or "peer".
-        artifact: file in the bundle that runs, or None.
-        open: loads it for a batch; returns a function from slices to outputs, both in host memory.
-        bind: loads it on the GPU; returns a function that runs on slices at a fixed address there.
-            None if the backend does not support this.
+        artifact: file in the bundle, or None.
+        open: function that loads the candidate for a batch and returns a function from slices to
+            outputs in host memory.
+        bind: function that loads the candidate on the GPU and returns a function that runs on
+            slices at a fixed device address; None if not supported.
     """
 
     name: str
@@ -74,28 +75,28 @@ class Candidate:
     bind: Callable[[Any], Enqueue] | None = field(default=None, repr=False)
 
     def runs(self, batch: int) -> bool:
-        """Whether this batch is measured."""
+        """Return whether this batch is measured."""
         return self.name not in COMPILED or batch in COMPILED_BATCHES
 
     @property
     def title(self) -> str:
-        """As in the ids of benchmarks."""
+        """Name and precision, as in benchmark IDs."""
         return f"{self.name}-{self.precision}"
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The candidates of this machine, and the missing ones with the reasons."""
+    """Candidates of this machine, and missing ones with reasons."""
 
     candidates: tuple[Candidate, ...]
     missing: Mapping[str, str]
 
 
 def load_bundle(bundle: Path) -> Manifest:
-    """Return the manifest of a bundle that may be measured.
+    """Return the manifest of a verified bundle.
 
     Raises:
-        InputError: there is no bundle, or it is not verified.
+        InputError: the bundle does not exist or is not verified.
     """
     manifest = load_manifest(bundle)
     if not manifest.verified:
@@ -108,8 +109,8 @@ def find(bundle: Path, *, probe: bool = True) -> Candidates:
 
     Args:
         bundle: folder of the bundle.
-        probe: open every engine of a GPU once, so that one that does not run here is missing with
-            its reason; otherwise it is a candidate that fails.
+        probe: open every GPU engine once, so that unusable engines are listed as missing instead of
+            failing later.
 
     Raises:
         InputError: as in `load_bundle`.
@@ -124,19 +125,19 @@ def find(bundle: Path, *, probe: bool = True) -> Candidates:
 
 
 def check(run: BatchRunner, candidate: Candidate, bundle: Path, batch: int) -> float:
-    """Compare a candidate with the golden outputs at the batch at which it is timed.
+    """Compare a candidate with the golden outputs at its batch.
 
     Args:
         run: what runs a batch.
-        candidate: what it is.
+        candidate: candidate.
         bundle: folder of the bundle.
-        batch: slices of one run; every position of a batch is compared.
+        batch: slices per run. Every position of a batch is compared.
 
     Returns:
-        The worst difference of one slice's score.
+        Worst difference of a slice's score.
 
     Raises:
-        Inexact: an output exceeds the precision's budget, so it must not be timed.
+        Inexact: an output exceeds the budget of the precision.
     """
     manifest = load_manifest(bundle)
     unverified = candidate.role == "peer" and not device.REHEARSED
@@ -145,16 +146,16 @@ def check(run: BatchRunner, candidate: Candidate, bundle: Path, batch: int) -> f
     limits = PRECISIONS[candidate.precision].limits(slack)
     if device.REHEARSED:
         batch = min(batch, GOLDEN)
-    # Whole batches, so that nothing else is compiled or allocated.
+    # Complete batches, so that no other shape is compiled or allocated.
     n = len(golden["hu"])
     slices = np.arange(-(-n // batch) * batch) % n
     reference = {name: golden[name][slices] for name in OUTPUTS}
     hu = golden["hu"][slices].astype(np.float32)
-    found = reproduce(run, hu, reference, limits, batch=batch)
-    if failures := "; ".join(found.failures()):
+    comparison = run_and_compare(run, hu, reference, limits, batch=batch)
+    if failures := "; ".join(comparison.failures()):
         raise Inexact(f"{candidate.title} is not timed at batch {batch}: {failures}")
-    assert found.worst_score_difference is not None
-    return found.worst_score_difference
+    assert comparison.worst_score_difference is not None
+    return comparison.worst_score_difference
 
 
 def _torch(
@@ -177,7 +178,7 @@ def _torch(
         if name == "torch-triton" and not cuda:
             missing[name] = "Triton kernels need an NVIDIA GPU"
             continue
-        # The C++ compiler takes minutes for each shape, so on a processor only float32 is compiled.
+        # On a processor only float32 is compiled, because the C++ compiler takes minutes per shape.
         compiled_there = name == "torch-compile" and not cuda
         for precision in precisions[:1] if compiled_there else precisions:
             network = functools.partial(_torch_network, path, name, precision, cuda)
@@ -191,7 +192,7 @@ def _torch(
 
 @functools.cache
 def _torch_network(path: Path, name: str, precision: str, cuda: bool) -> _TorchNetwork:
-    """Return the network; it is compiled once for each shape, for all clocks."""
+    """Return the network, which is compiled once per shape for all clocks."""
     return _TorchNetwork(path, name, precision, cuda)
 
 
@@ -225,14 +226,14 @@ class _TorchNetwork:
         model = model.to(self._device, dtype).eval()
         self._model: Any = model
         if name != "torch-eager" and not device.REHEARSED:
-            # With more shapes and networks it would silently fall back to eager code.
+            # Beyond this limit torch.compile silently falls back to eager mode.
             torch._dynamo.config.recompile_limit = 1024
             torch._dynamo.config.accumulated_recompile_limit = 8192
             mode = device.COMPILE_MODE if cuda else "max-autotune"
             self._model = torch.compile(model, mode=mode, dynamic=False)
 
     def predict(self, x: Any) -> Any:
-        """Run on a tensor of HU on the device of the weights."""
+        """Run the network on a tensor of HU on the device of the weights."""
         import torch
 
         torch.set_float32_matmul_precision("high" if self._tf32 else "highest")
@@ -284,7 +285,7 @@ def _backends(
                     missing[f"{backend}-{precision}"] = str(error)
                     continue
                 opened.backend.close()
-                artifact = opened.artifact  # of several engines, the one that fits this GPU
+                artifact = opened.artifact  # the engine that fits this GPU
 
             def make(batch: int, backend: str = backend, precision: str = precision) -> BatchRunner:
                 wanted = SessionOptions(precision, batch)
@@ -297,7 +298,7 @@ def _backends(
 
 
 def _bind_onnxruntime(model: bytes, x: Any) -> Enqueue:
-    """The graph through IOBinding on PyTorch's stream, without copies and synchronisation."""
+    """Bind the graph with IOBinding to PyTorch's stream, without copies and synchronisation."""
     import onnxruntime
     import torch
 
@@ -350,7 +351,7 @@ def _default_onnxruntime(
         )
         return lambda hu: dict(zip(OUTPUTS, session.run(list(OUTPUTS), {"hu": hu}), strict=True))
 
-    # On a GPU its default is TF32.
+    # On a GPU the default is TF32.
     precision = "tf32" if find_gpus() else "fp32"
     candidates.append(Candidate(name, precision, "peer", artifact.file, make))
 
@@ -358,10 +359,10 @@ def _default_onnxruntime(
 def _openvino_bf16(
     bundle: Path, manifest: Manifest, candidates: list[Candidate], missing: dict[str, str]
 ) -> None:
-    """Add OpenVINO with the products that it chooses itself on processors with bfloat16 units."""
+    """Add OpenVINO with its default products on processors with bfloat16 units."""
     artifact = _graph(manifest, "fp32")
     if openvino.installed_version() is None or artifact is None:
-        return  # said of the backend `openvino` already
+        return  # the backend `openvino` is already reported as missing
 
     def make(batch: int) -> BatchRunner:
         return openvino.OpenVinoBackend(read_listed(bundle, artifact), products="bf16").run

@@ -1,10 +1,10 @@
-"""Each op on this machine's GPU: its kernel against what PyTorch alone can do.
+"""Time the kernel of each op on this machine's GPU and PyTorch baselines.
 
-Shapes, arguments and bytes are those of the op's spec. Baselines: the reference eager, the
-reference under torch.compile; for attention one scaled_dot_product_attention for each
-octave on partitioned windows, eager and compiled; for the fused halves of a block the same half
-unfused, on the other kernels. All run in CUDA graphs with cold caches (`cuda_clock`). Bytes are
-those that an op must read and write once; percent is of the rate of a copy of as many bytes.
+Shapes, arguments and bytes are those of the op's spec. Baselines are the reference in eager mode
+and with torch.compile; for attention, scaled_dot_product_attention per octave on partitioned
+windows, eager and compiled; for fused halves of a block, the same half on the other kernels. All
+run in CUDA graphs with cold caches (`cuda_clock`). Bytes are the least number that an op must read
+and write; percent is relative to a copy of as many bytes.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from clinreadnet.kernels.ops.layer_norm.reference import layer_norm_reference
 from clinreadnet.kernels.registry import OPS
 from clinreadnet.kernels.spec import LayerShape, OpSpec
 from clinreadnet.precision import PRECISIONS, precision_of
-from clinreadnet.runtime.reproduce import relative_error
+from clinreadnet.runtime.comparison import relative_error
 
 ENGINE_DTYPE = "float16"
-"""What engines run in: measured at all batches, the other types at one."""
+"""Type that is measured at all batches; other types at one batch."""
 BATCHES, ONE_BATCH = (1, 8, 64), (8,)
 EPS = 1e-5
 Call = Callable[[Sequence[Tensor]], Tensor]
 
 
 def rows() -> dict[str, tuple[OpSpec, LayerShape, str, int]]:
-    """Return op, shape, type and batch of every row, by its id."""
+    """Return op, shape, type and batch of every row, by ID."""
     return {
         "-".join([spec.name, shape.name.replace(" ", "-"), dtype, "batch", str(batch)]): (
             spec,
@@ -52,19 +52,19 @@ def rows() -> dict[str, tuple[OpSpec, LayerShape, str, int]]:
 
 
 def same(dtype: str) -> float:
-    """How far two implementations may be apart: both round, and PyTorch may take TF32."""
+    """Return the accepted difference of implementations: both round, and PyTorch can use TF32."""
     if dtype == "float32":
         return PRECISIONS["tf32"].budget
     return 2 * precision_of(dtype).budget
 
 
 def compiled(run: Call, mode: str = device.COMPILE_MODE) -> Call:
-    """Without CUDA graphs of its own: the clock captures one, for all runs alike."""
+    """Compile without CUDA graphs, because the clock captures a graph for all runs."""
     return run if device.REHEARSED else torch.compile(run, mode=mode, dynamic=False)
 
 
 def stock_attention(shape: LayerShape, dtype: str, tensors: Sequence[Tensor]) -> dict[str, Call]:
-    """One scaled_dot_product_attention for each octave."""
+    """Return baselines with scaled_dot_product_attention per octave."""
     stock = StockAttention(
         *tensors[1:],
         h=shape.side,
@@ -77,12 +77,12 @@ def stock_attention(shape: LayerShape, dtype: str, tensors: Sequence[Tensor]) ->
     def sdpa(args: Sequence[Tensor]) -> Tensor:
         return stock(args[0])
 
-    # Its products are in a library: the default mode compiles as much of it.
+    # Its products are library calls, so the default mode is sufficient.
     return {"sdpa": sdpa, "sdpa-compile": compiled(sdpa, "default")}
 
 
 def unfused_attention(shape: LayerShape, dtype: str, tensors: Sequence[Tensor]) -> dict[str, Call]:
-    """The attention half of a block, on the kernel of window_attention."""
+    """Return the attention half of a block with the kernel of window_attention."""
 
     def unfused(args: Sequence[Tensor]) -> Tensor:
         x, norm_weight, norm_bias, qkv_weight, qkv_bias, weight, bias, *scores = args
@@ -96,7 +96,7 @@ def unfused_attention(shape: LayerShape, dtype: str, tensors: Sequence[Tensor]) 
 
 
 def unfused_mlp(shape: LayerShape, dtype: str, tensors: Sequence[Tensor]) -> dict[str, Call]:
-    """The MLP half of a block, layer by layer."""
+    """Return the MLP half of a block, layer by layer."""
 
     def unfused(args: Sequence[Tensor]) -> Tensor:
         x, norm_weight, norm_bias, fc1_weight, fc1_bias, fc2_weight, fc2_bias = args
@@ -111,28 +111,28 @@ BASELINES: Mapping[str, Callable[[LayerShape, str, Sequence[Tensor]], dict[str, 
     "attention_block": unfused_attention,
     "mlp": unfused_mlp,
 }
-"""What an op is compared with beside its reference, by the op's name."""
+"""Further baselines by the name of the op."""
 
 
 @torch.inference_mode()
 def measure(
     spec: OpSpec, shape: LayerShape, dtype: str, batch: int
 ) -> tuple[KernelRow, Callable[[], None]]:
-    """Check and time an op's kernel and what it is compared with.
+    """Check and time the kernel of an op and its baselines.
 
     Args:
-        spec: of the op.
-        shape: of the layer that runs it.
+        spec: spec of the op.
+        shape: shape of the layer.
         dtype: torch's name of the type of the products.
-        batch: slices of one call.
+        batch: slices per call.
 
     Returns:
         The row, and a function that calls the kernel once and waits for it.
 
     Raises:
-        Inexact: a baseline computes something else.
+        Inexact: the result of a baseline differs.
     """
-    torch.compiler.reset()  # shapes are constants, and it gives up after a few sets of them
+    torch.compiler.reset()  # shapes are constants, and torch.compile has a limit of recompilations
     tensors = spec.arguments(shape, 1 if device.REHEARSED else batch, dtype, device.device())
 
     def eager(args: Sequence[Tensor]) -> Tensor:

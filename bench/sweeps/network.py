@@ -1,4 +1,4 @@
-"""The whole network: the candidates of one batch and clock are checked and timed in turn."""
+"""Time the whole network: check and time the candidates of a batch and a clock in alternation."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ from clinreadnet.kernels.spec import Work
 from clinreadnet.model.network import ClinReadNetConfig
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.bundle.manifest import Manifest
+from clinreadnet.runtime.comparison import BatchRunner
 from clinreadnet.runtime.gpu import find_gpus
-from clinreadnet.runtime.reproduce import BatchRunner
 from clinreadnet.spec import SIZE
 
 GPU_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 CPU_BATCHES = (1, 2, 4, 8)
-"""Larger batches are not faster on a processor, and each doubling doubles the time of the run."""
+"""Larger batches are not faster on a processor and take longer to measure."""
 
 Group = tuple[int, str]
-"""Batch and clock, whose candidates take turns."""
+"""Batch and clock. The candidates of a group alternate."""
 
 
 def rows(candidates: Sequence[Candidate]) -> list[tuple[Group, Candidate]]:
-    """Return every row of this machine, group and candidate, group after group."""
+    """Return all rows of this machine (group and candidate), by group."""
     batches = GPU_BATCHES if find_gpus() or device.REHEARSED else CPU_BATCHES
     groups = [(batch, clock) for batch in batches for clock in ("host", "device", "device graph")]
     return [
@@ -72,20 +72,20 @@ def measure_group(
     nvml: Any | None,
     say: Callable[[str], None] = lambda line: None,
 ) -> tuple[dict[str, TimedRow | Exception], bool]:
-    """Check, warm up and time candidates, in turn.
+    """Check, warm up and time candidates in alternation.
 
     Args:
-        candidates: those of one batch and clock.
+        candidates: candidates of the batch and clock.
         batch: slices of one run.
         clock: "host", "device" or "device graph".
         bundle: folder of the bundle.
-        timing: how long to measure.
+        timing: duration of the measurement.
         nvml: module of nvidia-ml-py, or None without a GPU.
-        say: takes a line for the user, when something is decided.
+        say: function that prints a line about progress.
 
     Returns:
-        What became of each candidate, by title: its row, or why there is none (`NotTimed`,
-        `BackendUnavailable`, or an error); and whether Ctrl-C ended the rounds.
+        The row of each candidate by title, or an exception if there is none (`NotTimed`,
+        `BackendUnavailable` or an error); and whether Ctrl-C ended the rounds.
     """
     manifest, rates = load_bundle(bundle), measure_rates()
     by_title = {candidate.title: candidate for candidate in candidates}
@@ -119,7 +119,7 @@ def measure_group(
         artifact = None if candidate.artifact is None else manifest.artifact(candidate.artifact)
         energy = None if interrupted else machine.usage(nvml, samples[title])
         least = roofline.limit(work, rates, candidate.precision)
-        found = marks(seconds, warm[title], throttled=watch.throttled, busy=watch.busy)
+        reasons = marks(seconds, warm[title], throttled=watch.throttled, busy=watch.busy)
         row = BenchRow(
             candidate=candidate.name,
             role=candidate.role,
@@ -129,7 +129,7 @@ def measure_group(
             **summary(seconds),
             p90=percentile(seconds, 90),
             p99=percentile(seconds, 99),
-            marks=(*(["interrupted"] if interrupted else []), *found),
+            marks=(*(["interrupted"] if interrupted else []), *reasons),
             flops=work.flops,
             bytes=work.bytes,
             percent_of_limit=100 * least / percentile(seconds, 50),
@@ -153,17 +153,17 @@ def measure_group(
 
 
 def is_skipped(error: Exception, candidate: Candidate) -> bool:
-    """Whether a row that is not timed is a reason to skip it; otherwise something is wrong."""
+    """Return whether to skip the row of an exception; otherwise it is an error."""
     if isinstance(error, OutsideProfile | BackendUnavailable):
         return True
     return candidate.role == "peer" and isinstance(error, NotTimed)
 
 
 def check_profile(candidate: Candidate, manifest: Manifest, batch: int) -> None:
-    """Compare a batch with the profile of what the candidate runs.
+    """Check a batch against the profile of the candidate's artifact.
 
     Raises:
-        OutsideProfile: the artifact does not run this batch.
+        OutsideProfile: the artifact does not support the batch.
     """
     if candidate.role != "artifact" or candidate.artifact is None:
         return
@@ -178,10 +178,10 @@ def check_profile(candidate: Candidate, manifest: Manifest, batch: int) -> None:
 def baseline_of(
     title: str, candidates: Mapping[str, Candidate], times: Mapping[str, Sequence[float]]
 ) -> str | None:
-    """Return the title of what a candidate is compared with; None if it is the baseline itself.
+    """Return the title of a candidate's baseline; None for the baseline itself.
 
-    That is the fastest peer whose precision is at least as exact; without one, the first that is
-    not an artifact, or the first.
+    This is the fastest peer of at least equal precision; otherwise the first candidate that is not
+    an artifact, or the first.
     """
     budget = PRECISIONS[candidates[title].precision].budget
     others = [name for name in times if candidates[name].role != "artifact"]
@@ -192,18 +192,18 @@ def baseline_of(
         and PRECISIONS[candidates[name].precision].budget <= budget
     ]
     fastest = min(peers, key=lambda name: percentile(times[name], 50), default=None)
-    found = fastest or next(iter(others or times))
-    return None if found == title else found
+    baseline = fastest or next(iter(others or times))
+    return None if baseline == title else baseline
 
 
 def network_work(manifest: Manifest, batch: int, precision: str) -> Work:
-    """Return what one run must compute and move, by the shape the manifest's preset names."""
+    """Return the work of a run, from the preset of the manifest."""
     config = ClinReadNetConfig.from_preset(manifest.model.preset)
     return roofline.network(config, batch, precision, manifest.model.parameters)
 
 
 def sample_of(candidate: Candidate, run: BatchRunner, batch: int, clock: str) -> Sample:
-    """Return what times one run, by the wall clock or by CUDA events."""
+    """Return a sample that times a run by the wall clock or CUDA events."""
     if clock == "host":
         shape = (batch, 1, SIZE, SIZE)
         noise = np.random.default_rng(batch).normal(40, 300, shape).astype(np.float32)
@@ -216,9 +216,9 @@ def sample_of(candidate: Candidate, run: BatchRunner, batch: int, clock: str) ->
 
 
 def cold_start(bundle: Path, candidate: Candidate, *, quick: bool) -> TimedRow:
-    """Import, load and run one slice in new processes, with empty compiler caches."""
+    """Time import, loading and a run of a slice in new processes with empty compiler caches."""
     rounds = 1 if quick or candidate.name in COMPILED else 3
-    found: list[dict[str, float]] = []
+    starts: list[dict[str, float]] = []
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as cache:
             child = subprocess.run(
@@ -228,7 +228,7 @@ def cold_start(bundle: Path, candidate: Candidate, *, quick: bool) -> TimedRow:
                 cwd=ROOT,
                 env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache, "TRITON_CACHE_DIR": cache},
             )
-        found.append(json.loads(child.stdout.splitlines()[-1]))
-    fastest = min(found, key=lambda one: one["load"] + one["first"])
+        starts.append(json.loads(child.stdout.splitlines()[-1]))
+    fastest = min(starts, key=lambda start: start["load"] + start["first"])
     row = ColdStartRow(candidate.name, candidate.precision, rounds, **fastest)
-    return TimedRow(row, [one["load"] + one["first"] for one in found])
+    return TimedRow(row, [start["load"] + start["first"] for start in starts])

@@ -1,7 +1,7 @@
-"""Each op of the network `small` on the processor, one slice, plain PyTorch in float32.
+"""Time each op of the network `small` on the processor: one slice, PyTorch, float32.
 
-The time of one call relative to the machine's roofline shows where the network spends its time and
-how much an implementation could save. On a GPU, `test_kernels.py` measures the ops.
+The time of a call relative to the roofline shows where the network spends its time and how much
+could be saved. On a GPU, `test_kernels.py` measures the ops.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NAMES = list(roofline.ops(CONFIG, 1, "fp32"))
 
 
 def runner(name: str) -> Callable[[], object]:
-    """Return a function that calls an op on its own inputs."""
+    """Return a function that calls an op on fixed inputs."""
     op, _, number = name.partition(" ")
     stage = int(number or len(CONFIG.depths))
     dim, side = CONFIG.embed_dim << (stage - 1), 256 >> stage
@@ -65,12 +65,12 @@ def runner(name: str) -> Callable[[], object]:
 
 
 def measure(name: str, rates: Mapping[str, float], timing: Timing) -> TimedRow:
-    """Time one call of an op.
+    """Time a call of an op.
 
     Args:
         name: one of ``NAMES``.
-        rates: of this machine, as in `bench.measure.rates`.
-        timing: how long to measure.
+        rates: rates of this machine, as in `bench.measure.rates`.
+        timing: duration of the measurement.
     """
     work = roofline.ops(CONFIG, 1, "fp32")[name]
     op, _, stage = name.partition(" ")
@@ -81,16 +81,16 @@ def measure(name: str, rates: Mapping[str, float], timing: Timing) -> TimedRow:
     with torch.inference_mode():
         warm = warm_up(sample, **short.warm_up)
         times = interleave({name: sample}, **short.interleave)[name]
-    found, limit = summary(times), roofline.limit(work, rates, "fp32")
+    measured, limit = summary(times), roofline.limit(work, rates, "fp32")
     row = OpRow(
         what=name,
         flops=work.flops,
         bytes=work.bytes,
         limit=limit,
-        percent_of_limit=100 * limit / found["p50"],
+        percent_of_limit=100 * limit / measured["p50"],
         precision="fp32",
         batch=1,
         marks=tuple(marks(times, warm)),
-        **found,
+        **measured,
     )
     return TimedRow(row, times)

@@ -1,4 +1,4 @@
-"""`clinreadnet score` from DICOM files to scores: the series, and the command's memory."""
+"""Data for timing `clinreadnet score` from DICOM files to scores."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 import pydicom
 
 SLICES = 24
-"""Of the series that is scored in memory and from files."""
-# The peak memory of a process includes the memory of its parent at the fork, so a small process
-# starts the command, not one that has just run PyTorch.
+"""Number of slices of the series."""
+# The peak memory of a process includes that of its parent at the fork, so a small process starts
+# the command.
 PEAK = """
 import resource, subprocess, sys
 subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
@@ -21,7 +21,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 
 
 def write_series(folder: Path, count: int) -> Path:
-    """Write a CT series of noisy discs the size of a patient."""
+    """Write a CT series of noisy discs with the size of a patient."""
     folder.mkdir()
     rows, columns = np.mgrid[:512, :512] - 255.5
     body = np.where(np.hypot(rows * 1.3, columns) < 220, 40, -1000)
@@ -45,7 +45,7 @@ def write_series(folder: Path, count: int) -> Path:
 
 
 def peak_memory(folder: Path, bundle: Path) -> int:
-    """Score a folder by the command, and return the most bytes of memory that it took."""
+    """Score a folder with the command; return its peak memory in bytes."""
     score = [sys.executable, "-m", "clinreadnet.cli", "score", str(folder), "--json"]
     command = [sys.executable, "-c", PEAK, *score, "--bundle", str(bundle)]
     peak = int(subprocess.run(command, check=True, capture_output=True).stdout)

@@ -1,4 +1,4 @@
-"""What a `Session` adds to a run: its inputs, a clock inside it, and what a row says of it."""
+"""Data for timing the overhead of a `Session`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from clinreadnet.runtime import Session
 
 
 def session_facts(session: Session) -> dict[str, Any]:
-    """Return what runs, without a path of this machine.
+    """Return facts about a session, without file paths.
 
     Args:
-        session: the one that is measured.
+        session: session that is measured.
     """
-    # Why a backend was refused may name a path: its name is enough.
+    # Reasons can contain paths, so only names of refused backends are kept.
     named = {"bundle": session.bundle.name, "refused": sorted(session.refused)}
     return session.describe() | named
 
@@ -27,7 +27,7 @@ def some_hu(dtype: str) -> np.ndarray:
 
 
 def surroundings(bundle: str) -> dict[str, Any]:
-    """Return how busy the machine was: other load makes every number here larger."""
+    """Return the load of the machine."""
     return {
         "bundle": bundle,
         "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
@@ -36,7 +36,7 @@ def surroundings(bundle: str) -> dict[str, Any]:
 
 
 class Timed:
-    """A session of ONNX Runtime, and the seconds in its runs."""
+    """A session of ONNX Runtime that records the seconds of its runs."""
 
     def __init__(self, bare: Any) -> None:
         self._bare = bare

@@ -1,6 +1,6 @@
-"""The tables of the docs, made from recorded runs: one module for each page.
+"""Generate the tables of the docs from recorded runs: one module for each page.
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`; nothing in it is typed by hand.
+A table is between `<!-- table: NAME -->` and `<!-- end -->` and is never edited by hand.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ PAGES: dict[str, Mapping[str, Callable[[], str]]] = {
     "docs/simulator.md": simulator.TABLES,
     "docs/training.md": training.TABLES,
 }
-"""For each page with tables, what makes each of them."""
+"""Functions that generate the tables of each page."""
 
 _MARKED = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def rewritten(text: str, tables: Mapping[str, Callable[[], str]]) -> str:
-    """Return a page with its tables made anew.
+    """Return a page with new tables.
 
     Raises:
-        KeyError: the page marks a table that is not among ``tables``.
+        KeyError: the page contains a table that is not in ``tables``.
     """
     return _MARKED.sub(lambda m: m[1] + tables[m["name"]]() + m[3], text)
 
@@ -54,8 +54,8 @@ def stale_pages(root: Path, *, write: bool) -> list[str]:
     """Return the pages whose tables are not up to date.
 
     Args:
-        root: of the repository.
-        write: write them anew.
+        root: root of the repository.
+        write: whether to rewrite them.
     """
     stale = []
     for page, tables in PAGES.items():

@@ -1,6 +1,6 @@
 """Write the tables of the docs from recorded runs: `make tables`.
 
-With --check nothing is written, and the exit status says whether every table is up to date.
+With --check, nothing is written and the exit status is 1 if a table is out of date.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from bench.tables import stale_pages
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Rewrite, or with --check compare, every page that has a table."""
+    """Rewrite all pages with tables, or with --check compare them."""
     check = "--check" in arguments
     stale = stale_pages(ROOT, write=not check)
     if stale and check:

@@ -32,13 +32,13 @@ def of_rows(make: Callable[[Sequence[BenchRow]], Table]) -> str:
 
 
 def kernel_rows(op: str) -> list[tuple[RecordedRun, KernelRow]]:
-    """Return every recorded row of an op's kernel, with its run."""
+    """Return all recorded rows of an op's kernel with their runs."""
     return [(run, row) for run in newest("test_kernels") for row in run.kernels if row.op == op]
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A kernel, or the network on its kernels, beside the baselines; ``ms`` by implementation."""
+    """A kernel, or the network with kernels, and baselines; ``ms`` by implementation."""
 
     run: RecordedRun
     gpu: str
@@ -49,12 +49,12 @@ class Compared:
     percent: float | None = None
 
     def over(self, *names: str) -> float:
-        """Return the time of the fastest of some baselines over that of the kernel."""
+        """Return the time of the fastest of some baselines relative to the kernel."""
         return min(self.ms[name] for name in names) / self.ms["kernel"]
 
 
 def compared(op: str) -> list[Compared]:
-    """Return what was recorded of an op, or of "network"."""
+    """Return the recorded comparisons of an op, or of "network"."""
     if op == "network":
         return compared_networks()
     return [
@@ -72,9 +72,9 @@ def compared(op: str) -> list[Compared]:
 
 
 def compared_networks() -> list[Compared]:
-    """Return the compiled network in CUDA graphs, with and without its kernels, by batch."""
+    """Return comparisons of the compiled network with and without kernels, by batch."""
     names = {"torch-compile": "compile", "torch-triton": "kernel"}
-    found = []
+    networks = []
     for run in newest("test_network"):
         rows = [row for row in run.rows if row.clock == "device graph"]
         for batch in sorted({row.batch for row in rows}):
@@ -85,12 +85,12 @@ def compared_networks() -> list[Compared]:
             }
             if len(ms) == len(names):
                 gpu = run.document["machine_info"]["gpu"]
-                found.append(Compared(run, gpu, "float16", batch, 1, ms))
-    return found
+                networks.append(Compared(run, gpu, "float16", batch, 1, ms))
+    return networks
 
 
 def kernels_table() -> str:
-    """Times of each op on each GPU, its baselines beside it, and its issue ceiling as counted."""
+    """Return times of each op on each GPU with baselines and issue ceiling."""
     rows = []
     names = ("kernel", "unfused", "compile", "sdpa-compile", "sdpa", "eager", "copy")
     for op in OPS:
@@ -120,15 +120,15 @@ TARGET_GPU, TARGET_DTYPE = "H100", "float16"
 
 @dataclass(frozen=True)
 class Target:
-    """What a kernel is to reach.
+    """Target of a kernel.
 
     Attributes:
-        what: in words.
-        op: its name, or "network".
-        least: what the worst row must reach.
-        value: what of a row.
-        form: how it is written.
-        batches: those that the target speaks of; 8 and more where empty.
+        what: description.
+        op: name of the op, or "network".
+        least: least value of the worst row.
+        value: function that returns the value of a row.
+        form: format of the value.
+        batches: batches of the target; empty for 8 and more.
     """
 
     what: str
@@ -139,7 +139,7 @@ class Target:
     batches: tuple[int, ...] = ()
 
     def speaks_of(self, row: Compared) -> bool:
-        """Whether the target is for this row."""
+        """Return whether the target applies to a row."""
         if TARGET_GPU not in row.gpu or row.dtype != TARGET_DTYPE:
             return False
         return row.batch in self.batches if self.batches else row.batch >= 8 and row.stage <= 2
@@ -204,17 +204,17 @@ TARGETS = (
 
 
 def kernel_targets_table() -> str:
-    """What the kernels are to reach on an H100 in float16, and the worst that was measured."""
+    """Return the targets on an H100 in float16 and the worst measurements."""
     rows = []
     for target in TARGETS:
-        found = [
+        values = [
             (value, row.run)
             for row in compared(target.op)
             if target.speaks_of(row) and (value := target.value(row)) is not None
         ]
         cells = [target.what, target.form.format(target.least), "not measured", "", ""]
-        if found:
-            worst, run = min(found, key=lambda pair: pair[0])
+        if values:
+            worst, run = min(values, key=lambda pair: pair[0])
             verdict = "reached" if worst >= target.least else "missed"
             cells[2:] = [target.form.format(worst), verdict, link(run)]
         rows.append(cells)
@@ -223,7 +223,7 @@ def kernel_targets_table() -> str:
 
 
 def gpu_checks_table() -> str:
-    """How each step of `gpu-check` went on each GPU."""
+    """Return the results of the steps of `gpu-check` on each GPU."""
     rows = []
     for path in sorted(recording.RESULTS.glob("*/*.json")):
         for name, check in read_json(path).get("checks", {}).items():
@@ -238,7 +238,7 @@ def gpu_checks_table() -> str:
 
 
 def gpu_plan_table() -> str:
-    """The steps of `gpu-check`."""
+    """Return the steps of `gpu-check`."""
     rows = []
     for name, step in STEPS.items():
         needs = sorted({need for unit in step.units for need in (*unit.needs, *unit.tool[:1])})
@@ -249,7 +249,7 @@ def gpu_plan_table() -> str:
 
 
 def went(units: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return how many units ended how; those that did not pass with their reasons."""
+    """Return the number of units by status, with reasons unless they passed."""
     parts = []
     for status in ("passed", "failed", "skipped", "did not fit"):
         names = [name for name, unit in units.items() if unit["status"] == status]
@@ -261,19 +261,19 @@ def went(units: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def scaling() -> str:
-    """Return rates by workers and threads, and the hours that a million slices take."""
+    """Return rates by workers and threads, and hours for a million slices."""
     run = read_json(recording.RESULTS / "scaling" / "scaling.json")
-    first = {one["what"]: one["slices_per_second"] for one in reversed(run["rows"])}
+    first = {row["what"]: row["slices_per_second"] for row in reversed(run["rows"])}
     rows = [
         [
-            f"`{one['what']}`",
-            str(one["workers"]),
-            str(one["threads"]),
-            f"{one['slices_per_second']:.2f}",
-            f"{one['slices_per_second'] / first[one['what']]:.2f}",
-            f"{1e6 / one['slices_per_second'] / 3600:.0f}",
+            f"`{row['what']}`",
+            str(row["workers"]),
+            str(row["threads"]),
+            f"{row['slices_per_second']:.2f}",
+            f"{row['slices_per_second'] / first[row['what']]:.2f}",
+            f"{1e6 / row['slices_per_second'] / 3600:.0f}",
         ]
-        for one in run["rows"]
+        for row in run["rows"]
     ]
     head = [
         "",
@@ -292,9 +292,9 @@ def scaling() -> str:
 
 
 def arrivals() -> str:
-    """Return what arrived at each machine, and the largest rate that it answers in time."""
+    """Return the table of arrivals of each machine, and the largest rate within the limit."""
     said = [largest_rate(run) for run in newest("test_arrivals")]
-    return "\n".join([by_machine("test_arrivals", arrivals_table), *(f"{one}\n" for one in said)])
+    return "\n".join([by_machine("test_arrivals", arrivals_table), *(f"{note}\n" for note in said)])
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -17,7 +17,7 @@ _KIND = re.compile(r"golden slice \d+ \((.*)\)")
 
 
 def flavour_table() -> str:
-    """What each TensorRT offers, and how much of its binding our code was checked against."""
+    """Return the features of each TensorRT, and the number of checked names of its binding."""
     record = read_json(FLAVOURS_USED)
     rows = [
         ["builds without a GPU"],
@@ -46,13 +46,13 @@ def flavour_table() -> str:
 
 
 def budgets_table() -> str:
-    """Return what verification allows in each precision that has a graph."""
+    """Return the budgets of the verification in each precision with a graph."""
     rows = [row for row in PRECISIONS.values() if row.has_graph]
-    found = [
+    lines = [
         ["‖out − ref‖ / ‖ref‖ of each output", *(f"{row.budget:.0e}" for row in rows)],
         [
             "the same of one slice, relative to what is usual",
-            *(f"{row.limits().one:.0e}" for row in rows),
+            *(f"{row.limits().slice_error:.0e}" for row in rows),
         ],
         [
             "difference of PLCC, SROCC and KROCC, each",
@@ -74,52 +74,54 @@ def budgets_table() -> str:
             for key, what in (("correlation", "correlation"), ("rmse_ratio", "RMSE ratio"))
         ),
     ]
-    return markdown(["at most", *(row.name for row in rows)], found)
+    return markdown(["at most", *(row.name for row in rows)], lines)
 
 
 def defects_table() -> str:
-    """Return which golden slices noticed each seeded defect, in each precision."""
+    """Return the golden slices that detected each seeded defect, by precision."""
     record = read_json(DEFECTS)
     precisions = list(next(iter(record["defects"].values()))["precisions"])
     rows = [
-        [one["what"], *(_noticed(one["precisions"].get(p), p) for p in precisions)]
-        for one in record["defects"].values()
+        [defect["what"], *(_noticed(defect["precisions"].get(p), p) for p in precisions)]
+        for defect in record["defects"].values()
     ]
     return markdown(["what is wrong", *precisions], rows)
 
 
-def _noticed(found: dict[str, Any] | None, precision: str) -> str:
-    """Return the slices that noticed a defect, or how large it is where none did."""
-    if found is None:
+def _noticed(judgement: dict[str, Any] | None, precision: str) -> str:
+    """Return the slices that detected a defect, or its size if it was not detected."""
+    if judgement is None:
         return "runs no batches" if PRECISIONS[precision].dynamic else "not measured"
-    if found["status"] == "failed":
-        names = [_KIND.fullmatch(name) for name in found["caught_by"]]
+    if judgement["status"] == "failed":
+        names = [_KIND.fullmatch(name) for name in judgement["caught_by"]]
         kinds = dict.fromkeys(name[1] for name in names if name)
         return ", ".join(kinds) or "a batch"
-    exact = found["without_quantisers"]
+    exact = judgement["without_quantisers"]
     row = PRECISIONS[str(PRECISIONS[precision].source)] if exact else PRECISIONS[precision]
     shares = {
-        name: error / row.limits().one
-        for name, error in (exact or found["slice_error"]).items()
+        name: error / row.limits().slice_error
+        for name, error in (exact or judgement["slice_error"]).items()
         if name != "novelty"
     }
-    shares["novelty"] = found["worst_novelty_difference"] / row.novelty_budget
+    shares["novelty"] = judgement["worst_novelty_difference"] / row.novelty_budget
     if not exact:
-        shares["a tile"] = found["worst_tile_difference"] / row.tile_budget
+        shares["a tile"] = judgement["worst_tile_difference"] / row.tile_budget
     worst = max(shares, key=lambda name: shares[name])
     return f"passes: {100 * shares[worst]:.0f} % of the budget of {worst} at most"
 
 
 def defects_run() -> str:
-    """Return what the table of defects was recorded with."""
+    """Return the source of the table of defects."""
     record = read_json(DEFECTS)
-    wrong = {name: one for name, one in record["defects"].items() if name != "none"}
+    wrong = {name: defect for name, defect in record["defects"].items() if name != "none"}
     said = []
     for precision in next(iter(wrong.values()))["precisions"]:
         ran = [
-            p[precision] for p in (one["precisions"] for one in wrong.values()) if precision in p
+            p[precision]
+            for p in (defect["precisions"] for defect in wrong.values())
+            if precision in p
         ]
-        failed = sum(one["status"] == "failed" for one in ran)
+        failed = sum(defect["status"] == "failed" for defect in ran)
         said.append(f"{failed} of {len(ran)} in {precision}")
     return (
         f"Verification fails {', '.join(said)} (`{record['command']}`, commit "

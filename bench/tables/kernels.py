@@ -15,7 +15,7 @@ from clinreadnet.kernels.spec import STAGES, STEM, NetworkShape
 PTX = RESULTS / "ptx" / "kernels.json"
 COUNTS = RESULTS / "kernels" / "machine-code.json"
 DETAILED = 90
-"""Compute capability of the GPU whose instructions are shown by class."""
+"""Compute capability for the table of instructions by class."""
 LEAST_OCCUPANCY = 0.25
 
 
@@ -27,11 +27,11 @@ def ptx() -> dict[str, Any]:
 
 def runs() -> Iterator[tuple[str, str, str, str, dict[str, Any]]]:
     """Yield network, kernel, precision and target of every file, with its run."""
-    for one in ptx()["kernels"].values():
-        for file in one["files"]:
+    for kernel in ptx()["kernels"].values():
+        for file in kernel["files"]:
             network, _, rest = file.partition("/")
             name, precision, target, _ = rest.split(".")
-            yield network, name, precision, target, one
+            yield network, name, precision, target, kernel
 
 
 def _op(name: str) -> str:
@@ -39,35 +39,37 @@ def _op(name: str) -> str:
 
 
 def executed_table() -> str:
-    """The files that were run, and the largest error over its budget, by op and target."""
-    found: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for _, name, precision, target, one in runs():
-        row = found.setdefault((_op(name), precision), {})
-        row.setdefault(target, []).append(max(one["error_over_budget"].values()))
-    targets = sorted({target for row in found.values() for target in row}, key=lambda t: int(t[2:]))
+    """Return the number of executed files and the largest error over budget, by op and target."""
+    ratios: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for _, name, precision, target, run in runs():
+        row = ratios.setdefault((_op(name), precision), {})
+        row.setdefault(target, []).append(max(run["error_over_budget"].values()))
+    targets = sorted(
+        {target for row in ratios.values() for target in row}, key=lambda t: int(t[2:])
+    )
     rows = [
         [
             f"`{op}`",
             precision,
             *(f"{len(row[t])}: {max(row[t]):.2f}" if t in row else "refused" for t in targets),
         ]
-        for (op, precision), row in sorted(found.items())
+        for (op, precision), row in sorted(ratios.items())
     ]
     return markdown(["op", "precision", *targets], rows)
 
 
 def mutants_table() -> str:
-    """Mutants of each kernel of the preset `small`, over all precisions and targets."""
+    """Return the mutants of each kernel of the preset `small`, over all precisions and targets."""
     made: dict[str, Counter[str]] = {}
-    for one in ptx()["kernels"].values():
-        name = one["files"][0].partition("/")[2].partition(".")[0]
-        if not one["mutants"]:
+    for kernel in ptx()["kernels"].values():
+        name = kernel["files"][0].partition("/")[2].partition(".")[0]
+        if not kernel["mutants"]:
             continue
         row = made.setdefault(name, Counter())
         row["kernels"] += 1
-        row["made"] += sum(one["mutants"].values())
-        row["caught"] += sum(one["caught"].values())
-        row.update(survivor["reason"].partition(":")[0] for survivor in one["survivors"])
+        row["made"] += sum(kernel["mutants"].values())
+        row["caught"] += sum(kernel["caught"].values())
+        row.update(survivor["reason"].partition(":")[0] for survivor in kernel["survivors"])
     rows = [
         [
             f"`{name}`",
@@ -81,12 +83,12 @@ def mutants_table() -> str:
 
 
 def caught_table() -> str:
-    """What each kind of mutant did."""
+    """Return the results by kind of mutant."""
     kinds: dict[str, Counter[str]] = {}
-    for one in ptx()["kernels"].values():
-        for kind, count in one["mutants"].items():
+    for kernel in ptx()["kernels"].values():
+        for kind, count in kernel["mutants"].items():
             kinds.setdefault(kind, Counter())["made"] += count
-        for survivor in one["survivors"]:
+        for survivor in kernel["survivors"]:
             kinds[survivor["kind"]][survivor["reason"]] += 1
     reasons = sorted({reason for row in kinds.values() for reason in row if reason != "made"})
     rows = [
@@ -102,11 +104,11 @@ def caught_table() -> str:
 
 
 def missed_table() -> str:
-    """Every mutant that is wrong and passes."""
+    """Return all wrong mutants that passed."""
     rows = [
-        [f"`{one['files'][0]}`", str(s["line"]), s["kind"], f"`{s['text']}`"]
-        for one in ptx()["kernels"].values()
-        for s in one["survivors"]
+        [f"`{kernel['files'][0]}`", str(s["line"]), s["kind"], f"`{s['text']}`"]
+        for kernel in ptx()["kernels"].values()
+        for s in kernel["survivors"]
         if s["reason"].startswith("missed")
     ]
     return markdown(["file", "line", "change", "instruction"], rows) if rows else "None.\n"
@@ -121,17 +123,17 @@ def counts() -> dict[str, Any]:
 def issue_ceiling(
     op: str, stage: int | None, dtype: str, gpu: str, layer: str = ""
 ) -> float | None:
-    """Predict the percent of a copy's bandwidth that a benched kernel reaches at most.
+    """Return the largest possible percentage of a copy's bandwidth for a kernel.
 
     Args:
-        op: its name.
-        stage: whose shifted block it runs, from 1; None for the stem.
-        dtype: of its products.
-        gpu: the name that CUDA reports, such as "NVIDIA H100 80GB HBM3".
-        layer: of the block, where the op runs one linear layer of it.
+        op: name of the op.
+        stage: stage of the shifted block, from 1; None for the stem.
+        dtype: dtype of the products.
+        gpu: name of the GPU in CUDA, such as "NVIDIA H100 80GB HBM3".
+        layer: linear layer of the block, if the op is a linear layer.
 
     Returns:
-        None if the GPU or the kernel was not counted.
+        The percentage; None if the GPU or the kernel was not counted.
     """
     network = NetworkShape(STEM, () if stage is None else (STAGES[stage - 1],))
     names = [
@@ -149,21 +151,21 @@ def issue_ceiling(
 
 
 def of_architectures(cell: Callable[[dict[str, Any]], str], dtypes: Sequence[str]) -> str:
-    """A table with a row for each kernel and type, and a column for each architecture."""
-    found: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+    """Return a table with a row for each kernel and type, and a column for each architecture."""
+    kernels: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
     for row in counts()["kernels"]:
         if row["dtype"] in dtypes:
-            found.setdefault((row["kernel"], row["dtype"]), {})[row["capability"]] = row
+            kernels.setdefault((row["kernel"], row["dtype"]), {})[row["capability"]] = row
     capabilities = [int(capability) for capability in counts()["gpus"]]
     rows = [
         [f"`{name}`", dtype, *(cell(row[c]) if c in row else "refused" for c in capabilities)]
-        for (name, dtype), row in found.items()
+        for (name, dtype), row in kernels.items()
     ]
     return markdown(["kernel", "type", *(f"sm_{c}" for c in capabilities)], rows)
 
 
 def resources_table() -> str:
-    """Registers, spills and shared memory of every kernel on every architecture."""
+    """Return registers, spills and shared memory of all kernels on all architectures."""
     return of_architectures(
         lambda row: f"{row['registers']} / {row['spilled']} / {row['shared'] / 1024:.1f}",
         ("float32", "float16", "bfloat16"),
@@ -171,7 +173,7 @@ def resources_table() -> str:
 
 
 def ceilings_table() -> str:
-    """Instructions, bytes, occupancy and issue ceiling of every kernel on every architecture."""
+    """Return instructions, bytes, occupancy and issue ceiling of all kernels."""
     return of_architectures(_ceiling, ("float32", "float16"))
 
 
@@ -182,7 +184,7 @@ def _ceiling(row: dict[str, Any]) -> str:
 
 
 def classes_table() -> str:
-    """Instructions of one scheduler for one program by class, on one architecture."""
+    """Return the instructions per scheduler and program by class, on one architecture."""
     chosen = [
         row
         for row in counts()["kernels"]
@@ -202,12 +204,12 @@ def classes_table() -> str:
     return markdown(["kernel", "type", *kinds, "load bits: count", "store bits: count"], rows)
 
 
-def _widths(found: dict[str, int]) -> str:
-    return ", ".join(f"{bits}: {found[bits]}" for bits in sorted(found, key=int))
+def _widths(accesses: dict[str, int]) -> str:
+    return ", ".join(f"{bits}: {accesses[bits]}" for bits in sorted(accesses, key=int))
 
 
 def gpus_table() -> str:
-    """The GPUs that ceilings are compared with."""
+    """Return the reference GPUs of the ceilings."""
     rows = [
         [f"sm_{capability}", gpu["name"], f"{gpu['copy_bytes_per_cycle']:.1f}"]
         for capability, gpu in counts()["gpus"].items()
@@ -225,8 +227,8 @@ def _source(record: dict[str, Any]) -> str:
 
 
 def ptx_source() -> str:
-    """Where the run of compiled kernels comes from."""
-    total = sum(one["cpu_seconds"] for one in ptx()["kernels"].values())
+    """Return the source of the run of compiled kernels."""
+    total = sum(kernel["cpu_seconds"] for kernel in ptx()["kernels"].values())
     whole = "" if ptx()["complete"] else "The run was stopped before its end. "
     return f"{whole}{total:.0f} CPU seconds, {_source(ptx())}"
 

@@ -1,4 +1,4 @@
-"""Tables of the shipped checkpoint's card, clinreadnet/weights/small.md."""
+"""Tables of the model card, clinreadnet/weights/small.md."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ORDERS = {
 
 
 def training_runs_table() -> str:
-    """How the shipped checkpoint was trained: size, time and speed of each stage."""
+    """Return size, time and speed of each training stage of the shipped checkpoint."""
     rows = []
     for path in sorted(TRAINING_RUNS.glob("small-*.json"), key=_stage):
         run = read_json(path)
@@ -47,13 +47,13 @@ def training_runs_table() -> str:
 
 
 def _stage(path: Path) -> tuple[int, str]:
-    """Return the place and the name of the stage that a summary is of."""
+    """Return index and name of a summary's stage."""
     name = path.stem.removeprefix("small-")
     return [stage.name for stage in load_recipe("small")].index(name), name
 
 
 def hours_table() -> str:
-    """What each part of the time bought, on the held-out anatomies, over the stages on crops."""
+    """Return validation metrics by training time, over the stages on crops."""
     rows, before = [], 0.0
     for stage in load_recipe("small"):
         if stage.config.task != "network":
@@ -83,7 +83,7 @@ def evaluations() -> dict[str, dict[str, Any]]:
 
 
 def evaluation_table() -> str:
-    """Agreement of the shipped checkpoint with the labels of the recorded evaluations."""
+    """Return the agreement of the shipped checkpoint with the labels."""
     names = {"plcc": "PLCC", "srocc": "SROCC", "krocc": "KROCC", "sum": "sum of absolute values"}
     rows = []
     for folder, result in evaluations().items():
@@ -98,15 +98,18 @@ def evaluation_table() -> str:
 
 
 def local_table() -> str:
-    """Maps, intervals, marks and the head's two experts on the recorded evaluations."""
+    """Return the results of maps, intervals, marks and the head's two experts."""
     rows = []
     for folder, result in evaluations().items():
-        found, joint = result["map"], result["sum"]["value"]
-        intervals = found["correlation"], found["rmse_ratio"]
+        errors, joint = result["map"], result["sum"]["value"]
+        intervals = errors["correlation"], errors["rmse_ratio"]
         rows.append(
             [
                 folder,
-                *("{value:.3f} ({low:.3f} … {high:.3f})".format(**one) for one in intervals),
+                *(
+                    "{value:.3f} ({low:.3f} … {high:.3f})".format(**interval)
+                    for interval in intervals
+                ),
                 f"{100 * result['coverage']:.1f} %",
                 f"{100 * (1 - result['in_domain']):.1f} %",
                 *(f"{joint - value:+.4f}" for value in result["experts"].values()),
@@ -119,34 +122,34 @@ def local_table() -> str:
 
 
 def without_stages_table() -> str:
-    """What is left where the stages' output is replaced by zeros."""
-    found, whole = read_json(WEIGHTS / "small.without-stages.json"), evaluations()["test-1"]
+    """Return the metrics with the stages' output replaced by zeros."""
+    measured, whole = read_json(WEIGHTS / "small.without-stages.json"), evaluations()["test-1"]
     rows = [
         ["as it is", f"{whole['sum']['value']:.3f}", f"{whole['map']['correlation']['value']:.3f}"],
-        ["stages give zeros", f"{found['sum']:.3f}", f"{found['map_correlation']:.3f}"],
+        ["stages give zeros", f"{measured['sum']:.3f}", f"{measured['map_correlation']:.3f}"],
     ]
     return markdown(["test-1", "sum", "map correlation"], rows)
 
 
 def scanned() -> dict[str, Any]:
-    """Return the recorded scores of scanned slices as they are."""
-    found: dict[str, Any] = read_json(WEIGHTS / "small.scanned.json")
-    return found
+    """Return the recorded scores of scanned slices."""
+    document: dict[str, Any] = read_json(WEIGHTS / "small.scanned.json")
+    return document
 
 
 def scanned_table() -> str:
-    """How the scores of routine-dose slices follow their own noise."""
-    found = scanned()
+    """Return the agreement of scores of routine-dose slices with their noise."""
+    document = scanned()
     rows = [
-        ["slices", f"{found['slices']}"],
-        ["marked as novel", f"{found['slices'] - found['in_domain']}"],
-        ["SROCC of score and own noise", f"{found['srocc_score_own_noise']:.3f}"],
+        ["slices", f"{document['slices']}"],
+        ["marked as novel", f"{document['slices'] - document['in_domain']}"],
+        ["SROCC of score and own noise", f"{document['srocc_score_own_noise']:.3f}"],
         [
             "slices of 16 HU or less below 3.0",
-            f"{len(found['quiet_below_3'])} of {found['quiet']}",
+            f"{len(document['quiet_below_3'])} of {document['quiet']}",
         ],
-        ["error in wide fields, grades", _grades(found["wide_error"])],
-        ["the same where stages give zeros", _grades(found["wide_error_without_stages"])],
+        ["error in wide fields, grades", _grades(document["wide_error"])],
+        ["the same where stages give zeros", _grades(document["wide_error_without_stages"])],
     ]
     return markdown(["slices of patients that training did not see", ""], rows)
 
@@ -156,7 +159,7 @@ def _grades(value: float | None) -> str:
 
 
 def scanned_slices_table() -> str:
-    """Score, interval and novelty of each routine-dose slice."""
+    """Return score, interval and novelty of each routine-dose slice."""
     rows = [
         [
             row["slice"],
@@ -175,19 +178,19 @@ def scanned_slices_table() -> str:
 
 
 def real_slices_table() -> str:
-    """How many slices of each real set the gates mark."""
+    """Return the number of marked slices of each real set."""
     record = read_json(REAL_SLICES)
     rows = [
         [
-            one["name"],
-            one["kind"],
-            one["source"],
-            "in sight" if one["used"] else "not used",
-            f"{one['marked']} of {one['slices']}",
-            f"{one['edge']}",
-            f"{one['outside_without_size']}",
+            row["name"],
+            row["kind"],
+            row["source"],
+            "in sight" if row["used"] else "not used",
+            f"{row['marked']} of {row['slices']}",
+            f"{row['edge']}",
+            f"{row['outside_without_size']}",
         ]
-        for one in record["sets"]
+        for row in record["sets"]
     ]
     worse = record["degraded"]
     many = [f"{worse[name]} of {worse['slices']}" for name in ("outside", "outside_without_size")]
@@ -198,7 +201,7 @@ def real_slices_table() -> str:
 
 
 def parts_table() -> str:
-    """Agreement of the shipped checkpoint with the labels, scans and denoised copies apart."""
+    """Return the agreement with the labels, separately for scans and denoised copies."""
     rows = [
         [
             folder,
@@ -218,7 +221,7 @@ def parts_table() -> str:
 
 
 def worst_table() -> str:
-    """Return the slices that the shipped checkpoint scores worst."""
+    """Return the slices with the largest errors."""
     rows = [
         [folder, w["name"], f"{w['label']:.1f}", f"{w['score']:.2f}"]
         for folder, result in evaluations().items()
@@ -233,21 +236,21 @@ def orders() -> dict[str, dict[str, Any]]:
 
 
 def order_table() -> str:
-    """Whether scores follow what was done to scanned slices."""
+    """Return the agreement of scores with the degradations of scanned slices."""
 
     def means(values: dict[str, float]) -> str:
         return " ".join(f"{mean:.2f}" for mean in values.values())
 
     rows = []
-    for name, found in orders().items():
-        above = len(found["denoised_above_clean"])
+    for name, order in orders().items():
+        above = len(order["denoised_above_clean"])
         rows.append(
             [
-                f"{name}, {len(found['anatomies'])}",
-                f"{found['lowest_srocc']:.3f}",
-                means(found["mean_by_noise_level"]),
-                means(found["mean_by_views"]),
-                f"{above} of {found['denoised']}",
+                f"{name}, {len(order['anatomies'])}",
+                f"{order['lowest_srocc']:.3f}",
+                means(order["mean_by_noise_level"]),
+                means(order["mean_by_views"]),
+                f"{above} of {order['denoised']}",
             ]
         )
     head = [
@@ -260,11 +263,11 @@ def order_table() -> str:
 
 
 def order_slices_table() -> str:
-    """SROCC of score and degradation order of each scanned slice."""
+    """Return the SROCC of score and degradation of each scanned slice."""
     rows = [
         [name, slice_name, f"{value:.3f}"]
-        for name, found in orders().items()
-        for slice_name, value in found["anatomies"].items()
+        for name, order in orders().items()
+        for slice_name, value in order["anatomies"].items()
     ]
     return markdown(["", "slice", "SROCC over its twelve scans"], rows)
 

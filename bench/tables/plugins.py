@@ -30,14 +30,14 @@ def _cell(entry: dict[str, Any] | None) -> str:
 
 
 def mistakes_table() -> str:
-    """Return what noticed each mistake."""
+    """Return what detected each mistake."""
     mistakes = read_json(CONTRACT)["mistakes"]
     rows = [[f"`{m['plugin']}`", m["mistake"].replace("-", " "), m["seen"]] for m in mistakes]
     return markdown(["kernel", "mistake", "what noticed it"], rows)
 
 
 def run_line() -> str:
-    """Return what the tables were recorded with."""
+    """Return the source of the tables."""
     record = read_json(CONTRACT)
     bindings = " and ".join(record["bindings"])
     agree = "which agreed in every answer" if record["bindings_agree"] else "which did not agree"

@@ -8,7 +8,7 @@ from bench.tables.recorded import markdown, newest, read_json, where
 
 
 def one_slice_table() -> str:
-    """What one slice takes in each precision with our fastest backend, beside the fastest peer."""
+    """Return the time of a slice in each precision, and of the fastest peer."""
     rows = []
     for run in newest("test_network"):
         here = [row for row in run.rows if (row.batch, row.clock) == (1, "host")]
@@ -26,12 +26,12 @@ def one_slice_table() -> str:
 
 
 def foreign_line() -> str:
-    """How many real slices of each kind the gates mark, as one sentence."""
+    """Return the number of marked real slices of each kind as a sentence."""
     sets = read_json(REAL_SLICES)["sets"]
 
     def counts(*kinds: str, used: bool) -> str:
-        some = [one for one in sets if one["kind"] in kinds and one["used"] is used]
-        return f"{sum(one['marked'] for one in some)} of {sum(one['slices'] for one in some)}"
+        some = [row for row in sets if row["kind"] in kinds and row["used"] is used]
+        return f"{sum(row['marked'] for row in some)} of {sum(row['slices'] for row in some)}"
 
     foreign, more = counts("foreign", used=True), counts("foreign", used=False)
     own, others = (counts("abdomen", "edge", used=used) for used in (True, False))

@@ -1,4 +1,4 @@
-"""Recorded runs and how the tables of a page show them."""
+"""Read recorded runs and format them as tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.results import RecordedRun, read_run, result_files
 
 
 def read_json(path: Path) -> Any:
-    """Return what a JSON file holds."""
+    """Return the content of a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -24,13 +24,13 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def newest(module: str) -> list[RecordedRun]:
     """Return the newest recorded run of a bench module on each machine."""
-    found: dict[str, tuple[str, Path]] = {}
+    runs: dict[str, tuple[str, Path]] = {}
     for path in result_files(recording.RESULTS):
         document = read_json(path)
-        if any(module in one["fullname"] for one in document.get("benchmarks", [])):
+        if any(module in benchmark["fullname"] for benchmark in document.get("benchmarks", [])):
             machine, run = path.parent.name, (document.get("datetime", ""), path)
-            found[machine] = max(found.get(machine, run), run)
-    return [read_run(path) for _, path in found.values()]
+            runs[machine] = max(runs.get(machine, run), run)
+    return [read_run(path) for _, path in runs.values()]
 
 
 def where(run: RecordedRun) -> str:

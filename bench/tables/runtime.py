@@ -6,17 +6,17 @@ from bench.tables.recorded import markdown, newest, where
 
 
 def session_speed_table() -> str:
-    """What a session costs over bare ONNX Runtime, and the cold start."""
+    """Return the overhead of a session over ONNX Runtime, and the cold start."""
     rows = []
     for run in newest("test_session_speed"):
-        for one in run.document["benchmarks"]:
-            if "test_session_speed" not in one["fullname"]:
+        for benchmark in run.document["benchmarks"]:
+            if "test_session_speed" not in benchmark["fullname"]:
                 continue
-            overhead = one["extra_info"].get("overhead")
+            stats, overhead = benchmark["stats"], benchmark["extra_info"].get("overhead")
             rows.append(
                 [
-                    f"`{one['name']}`",
-                    f"{1000 * one['stats']['min']:.0f} / {1000 * one['stats']['median']:.0f}",
+                    f"`{benchmark['name']}`",
+                    f"{1000 * stats['min']:.0f} / {1000 * stats['median']:.0f}",
                     "" if overhead is None else f"{100 * overhead:.1f} %",
                     run.hardware,
                     f"[{run.commit[:7]}](../{where(run)})",

@@ -11,7 +11,7 @@ LOAD = RESULTS / "node" / "load.json"
 
 
 def load_table() -> str:
-    """Load, faults, a full disk and the node's own cost."""
+    """Return the results of load, faults, full disk and overhead."""
     run = read_json(LOAD)
     rows = [
         *_steady(run.get("steady")),
@@ -27,7 +27,7 @@ def load_table() -> str:
 
 
 def nonsense_table() -> str:
-    """What became of each kind of nonsense."""
+    """Return the results by kind of invalid input."""
     kinds: dict[str, dict[str, int]] = read_json(LOAD)["nonsense"]["kinds"]
     rows = []
     for kind, counts in kinds.items():

@@ -17,7 +17,7 @@ _LEFT = ("old", "new", "both", "wrong")
 
 
 def fuzz_table() -> str:
-    """Cases of the recorded runs, by kind of file."""
+    """Return the cases of the recorded runs by kind of file."""
     runs: list[dict[str, Any]] = read_json(FUZZ)["runs"]
     total: dict[str, Counter[str]] = {}
     for run in runs:
@@ -36,7 +36,7 @@ def fuzz_table() -> str:
 
 
 def faults_table() -> str:
-    """What became of the outputs of commands that were ended or could not write."""
+    """Return the state of outputs after faults."""
     run = read_json(FAULTS)
     rows = [
         [kind, str(sum(counts.values())), *(str(counts[name]) for name in _LEFT)]
@@ -50,7 +50,7 @@ def faults_table() -> str:
 
 
 def soak_table() -> str:
-    """What a process looks like before and after many calls."""
+    """Return memory and open files before and after many calls."""
     run = read_json(SOAK)
     low, high = (size / 2**20 for size in run["resident_bytes"])
     files = sorted(set(run["open_files"]))
@@ -70,7 +70,7 @@ def soak_table() -> str:
 
 
 def checks_table() -> str:
-    """Processor time of the checks in a series."""
+    """Return the processor time of the checks in a series."""
     run = read_json(CHECKS)
     rows = [
         ["`score`, with the checks", f"{run['seconds_with']:.1f} s"],

@@ -17,7 +17,7 @@ def simulated() -> dict[str, Any]:
 
 
 def simulator_noise_table() -> str:
-    """Median noise by noise level and view count."""
+    """Return median noise by noise level and view count."""
     table = simulated()["median_noise_hu"]
     views = list(table["0"])
     rows = [[level, *(f"{table[level][v]:.0f}" for v in views)] for level in table]
@@ -25,7 +25,7 @@ def simulator_noise_table() -> str:
 
 
 def simulator_labels_table() -> str:
-    """What else was measured on the simulated training set."""
+    """Return further measurements of the simulated training set."""
     s = simulated()
     low, _, high = s["noise_hu_percentiles"].values()
     streak, agreement = s["streak_hu_fewest_views"], s["reader_srocc_with_the_others"]

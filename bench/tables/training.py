@@ -10,7 +10,7 @@ ABLATION = ROOT / "docs" / "training" / "ablation.json"
 
 
 def ablation() -> str:
-    """What each of the three parts is worth, at the scale of the recorded ablation."""
+    """Return the recorded ablation."""
     result = read_json(ABLATION)
     return ablation_table.markdown(result) + f"Commit {result['commit'][:7]}.\n"
 

@@ -3,7 +3,7 @@
 Results go to standard output; progress, notes and errors go to standard error. Exit status: 0 fine,
 1 a check failed, 2 bad usage or bad input, 130 interrupted by Ctrl-C.
 
-This module imports little, so that Ctrl-C is answered with one line from the start.
+This module imports little, so that Ctrl-C prints one line from the start.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """Import the commands when ``app`` is asked for."""
+    """Import the commands on first access to ``app``."""
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from clinreadnet.cli.commands import app
@@ -33,14 +33,14 @@ def __getattr__(name: str) -> Any:
 
 
 def main() -> None:
-    """Run the command line; errors meant for a user become one line and an exit status."""
+    """Run the command line. Errors for users become one line and an exit status."""
     _open_standard_streams()
     threading.excepthook = _thread_failed
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", None)):
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _end)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal's encoding lacks
+        if isinstance(stream, io.TextIOWrapper):  # the terminal's encoding lacks characters
             stream.reconfigure(errors="backslashreplace")
     _quiet_libraries()
     try:
@@ -76,13 +76,13 @@ def _run() -> NoReturn:
     try:
         status = app(standalone_mode=False)
     except typer.TyperException as error:
-        # The message is empty where the help was shown instead.
+        # The message is empty if the help was shown.
         if message := error.format_message():
             end = "" if message.endswith("?") else "."
             _fail(f"{message.rstrip('.')}{end} See --help.", error.exit_code)
         sys.exit(error.exit_code)
     except SystemExit as end:
-        if isinstance(end.__context__, BrokenPipeError):  # typer turns it into status 1
+        if isinstance(end.__context__, BrokenPipeError):  # typer converts it to status 1
             _end_of_pipe()
         raise
     if status == _INTERRUPTED:  # typer returns it in place of KeyboardInterrupt
@@ -93,30 +93,30 @@ def _run() -> NoReturn:
 
 
 def _show_cursor() -> None:
-    """Show the cursor again, where a bar was ended just while it hid it."""
+    """Show the cursor again, if a progress bar was ended while it was hidden."""
     from clinreadnet.console import console
 
     console.show_cursor()
 
 
 def _leave_threads() -> None:
-    """End the process now if a thread is at work: Python would wait for it.
+    """End the process now if a thread is still running: Python would wait for it.
 
-    What a command writes is cleaned up by its blocks, which have ended.
+    Context managers have already cleaned up the outputs.
     """
     if any(not t.daemon for t in threading.enumerate() if t is not threading.main_thread()):
         os._exit(_INTERRUPTED)
 
 
 def _quiet_libraries() -> None:
-    """Print no library's warning: it is for programmers, and may hold the text of a header."""
+    """Silence warnings of libraries, which can repeat header values."""
     if not sys.warnoptions:  # -W, PYTHONWARNINGS
         warnings.simplefilter("ignore")
-    logging.lastResort = logging.NullHandler()  # for loggers that have no handler of their own
+    logging.lastResort = logging.NullHandler()  # for loggers without a handler
 
 
 def _end_of_pipe() -> NoReturn:
-    """End as `| head` lets a program end: with status 0 and in silence."""
+    """End silently with status 0 after the reader of a pipe, such as `| head`, has closed it."""
     assert sys.__stdout__ is not None
     sys.stdout = sys.__stdout__  # typer replaces it
     _drop(sys.stdout)
@@ -125,13 +125,13 @@ def _end_of_pipe() -> NoReturn:
 
 _INTERRUPTED = 130
 _LAST_WAIT = 10
-"""Seconds to clean up in after SIGTERM."""
+"""Seconds for the cleanup after SIGTERM."""
 
 
 def _fail(message: str, status: int) -> NoReturn:
     from clinreadnet.console import STANDARD_OUTPUT, note
 
-    if _output_fails() and status == 1:  # the report that says why is lost
+    if _output_fails() and status == 1:  # the report with the reason is lost
         message, status = f"{STANDARD_OUTPUT} cannot be written; {message}", 2
     note(f"clinreadnet: {one_line(message)}")
     try:
@@ -142,9 +142,9 @@ def _fail(message: str, status: int) -> NoReturn:
 
 
 def _end(number: int, frame: object) -> NoReturn:
-    """End the program through its ``finally`` blocks; a second signal ends it at once."""
+    """End the program through its ``finally`` blocks. A second signal ends it at once."""
     signal.signal(number, signal.SIG_DFL)
-    # An exception inside a destructor or a callback is lost: then the alarm ends the program.
+    # If the exception is lost in a destructor or a callback, the alarm ends the program.
     if hasattr(signal, "alarm"):
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(_LAST_WAIT)
@@ -152,19 +152,19 @@ def _end(number: int, frame: object) -> NoReturn:
 
 
 def _open_standard_streams() -> None:
-    """Replace standard streams that are closed: a file that is opened would get their number."""
+    """Open closed standard streams, so that no other file gets their descriptor."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor
     for number, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))
 
 
 def _output_fails() -> bool:
-    """Return whether something waits for standard output and cannot be written there."""
+    """Return whether buffered output cannot be written to standard output."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -174,13 +174,13 @@ def _output_fails() -> bool:
 
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:
-    """Print nothing of a full disk: whoever waits for the thread reports it."""
+    """Do not print OSError and MemoryError of threads: the waiting thread reports them."""
     if not issubclass(failure.exc_type, OSError):
         threading.__excepthook__(failure)
 
 
 def _drop(stream: TextIO) -> None:
-    """Let nothing that waits in a stream fail when the interpreter ends."""
+    """Discard the buffer of a stream, so that flushing it at exit does not fail."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

@@ -21,7 +21,7 @@ def calibrate(
     """Fit the 90 % intervals of a checkpoint to your labels.
 
     Training fits them on its held-out slices. Other slices or other readers may need wider ones.
-    Give slices that the network was not trained on, and measure the result on yet others.
+    Use slices that the network was not trained on, and measure the result on other slices.
 
     Examples:
     - `clinreadnet calibrate --data slices --out calibrated.safetensors`
@@ -30,12 +30,13 @@ def calibrate(
     with status("Importing PyTorch"):
         from clinreadnet.evaluation.intervals import calibrate_intervals
 
-    found = calibrate_intervals(data, out, checkpoint)
+    calibration = calibrate_intervals(data, out, checkpoint)
     note(f"clinreadnet: wrote {out}")
     if as_json:
-        print_json(found)
+        print_json(calibration)
     else:
         print(
-            f"{found['slices']} slices: 90 % intervals cover {found['before']:.1%} of the labels "
-            f"before, {found['after']:.1%} after; temperature {found['temperature']:.3f}"
+            f"{calibration['slices']} slices: 90 % intervals cover {calibration['before']:.1%} of "
+            f"the labels before, {calibration['after']:.1%} after; "
+            f"temperature {calibration['temperature']:.3f}"
         )

@@ -35,12 +35,12 @@ def check_graph(
         str,
         typer.Option(
             metavar="OPS",
-            help="Ops to check as plugins instead: whether their kernels can stand in engines.",
+            help="Ops whose kernels to check as plugins of engines instead.",
         ),
     ] = "none",
     as_json: Json = False,
 ) -> None:
-    """Say what in a graph would stop each TensorRT from building it. Nothing is built.
+    """Find the nodes of a graph that a TensorRT cannot build. Nothing is built.
 
     Without graphs, the checkpoint is exported first, which takes about a minute. Exit status 1: a
     graph has a blocker.
@@ -52,7 +52,7 @@ def check_graph(
     - `clinreadnet check-graph --plugins sobel_stem,mlp --precision fp16`
     """
     if graphs and (checkpoint is not None or precisions):
-        raise InputError("--checkpoint and --precision do not go with ONNX files")
+        raise InputError("--checkpoint and --precision cannot be combined with ONNX files")
     with status("Importing PyTorch"):
         from clinreadnet.export.engines.check import check_graphs, print_findings
         from clinreadnet.export.plugins.request import check_triton, parse_plugins
@@ -60,7 +60,7 @@ def check_graph(
 
     wanted = parse_plugins(plugins)
     if wanted and graphs:
-        raise InputError("--plugins does not go with ONNX files, whose plugins are chosen already")
+        raise InputError("--plugins cannot be combined with ONNX files, whose plugins are fixed")
     if wanted:
         check_triton()
         from clinreadnet.export.plugins.plan import check_plugins

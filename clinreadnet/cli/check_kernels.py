@@ -33,9 +33,9 @@ def check_kernels(
 
     results = check_folder(folder)
     if as_json:
-        print_json({"kernels": [one.to_dict() for one in results]})
+        print_json({"kernels": [result.to_dict() for result in results]})
     else:
         print_checked(results, Output())
-    failed = [one.file for one in results if one.failure]
+    failed = [result.file for result in results if result.failure]
     if failed:
         raise CheckFailed(f"{len(failed)} of {len(results)} files fail: {', '.join(failed)}")

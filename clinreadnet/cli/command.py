@@ -1,8 +1,7 @@
-"""The base of every command: its errors name options, and the extra to install.
+"""Base class of the commands: its errors name options and the extra to install.
 
-The library names a parameter in one of two forms, which a Python caller can act on: with its value,
-``batch_size=8``, or alone, in backticks. `spell` turns both into options of the command that runs:
-``--batch-size 8``.
+Messages of the library name a parameter with its value, ``batch_size=8``, or alone in backticks.
+`spell` converts both to options of the command: ``--batch-size 8``.
 """
 
 from __future__ import annotations
@@ -40,10 +39,10 @@ EXTRAS = {
     "tune": ("export", "kernels"),
     "verify": ("cpu", "export"),
 }
-"""Extras of the package that a command needs beyond the bare install."""
+"""Extras that a command needs."""
 
 OPTIONAL = {"highdicom": ("dicom",), "matplotlib": ("plot",)}
-"""Modules that one option needs, with the smaller extra that brings them."""
+"""Modules that a single option needs, with the extra that installs them."""
 
 _THIRD_PARTY = frozenset(
     "cryptography highdicom matplotlib numba onnx onnxruntime onnxscript prometheus_client pyarrow "
@@ -52,17 +51,17 @@ _THIRD_PARTY = frozenset(
 
 
 _METAVARS = {"bool": "", "int": "N", "float": "X", "path": "PATH", "str": "TEXT"}
-"""What stands beside an option in the help, by the name of its type."""
+"""Metavar of an option in the help, by the name of its type."""
 
 _TABLE_WIDTH = 100
-"""Columns from which typer's table of options cuts no name."""
+"""Least width of a terminal for typer's table of options."""
 
 
 class Command(TyperCommand):
     """A command whose errors name its options and the extra that it needs."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Make it as typer does; parameters without a metavar get a short one."""
+        """Create the command. Parameters without a metavar get a short one."""
         super().__init__(*args, **kwargs)
         for param in self.params:
             if param.metavar is None and isinstance(param, (TyperArgument, TyperOption)):
@@ -71,7 +70,7 @@ class Command(TyperCommand):
                 param.metavar = _METAVARS.get(kind) if is_option else str(param.name).upper()
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Print the help; on a narrow terminal each option stands above its text."""
+        """Print the help. On a narrow terminal each option is above its text."""
         console = Console()
         if console.width >= _TABLE_WIDTH:
             super().format_help(ctx, formatter)
@@ -88,8 +87,8 @@ class Command(TyperCommand):
         """Parse the arguments.
 
         Raises:
-            InputError: an empty one, as from an unset variable; as a path it would be the current
-                folder.
+            InputError: an argument is empty, as from an unset variable. As a path it would be the
+                current folder.
         """
         if "" in args:
             raise InputError("an argument is empty; give a value, or `.` for the current folder")
@@ -100,7 +99,7 @@ class Command(TyperCommand):
 
         Raises:
             ClinReadNetError: the library's error, with options instead of parameters.
-            InputError: a package that the command needs is not installed.
+            InputError: a required package is not installed.
         """
         try:
             return super().invoke(ctx)
@@ -111,7 +110,7 @@ class Command(TyperCommand):
             if self.name not in EXTRAS or error.name not in _THIRD_PARTY:
                 raise
             extras = set(OPTIONAL.get(error.name, EXTRAS[self.name]))
-            if find_spec("onnxruntime") is not None:  # never install cpu's beside gpu's
+            if find_spec("onnxruntime") is not None:  # the extras cpu and gpu exclude each other
                 extras.discard("cpu")
             raise InputError(
                 f"{self.name} needs {error.name}, which is not installed; run "
@@ -120,11 +119,11 @@ class Command(TyperCommand):
 
 
 def spell(message: str, params: Sequence[Any]) -> str:
-    """Return an error message with options where the library names parameters.
+    """Replace names of parameters in an error message by options.
 
     Args:
-        message: names a parameter as ``name=value``, or alone in backticks.
-        params: parameters of the command; other names do not change.
+        message: message with parameters as ``name=value``, or alone in backticks.
+        params: parameters of the command. Other names do not change.
     """
     options = {str(param.name): param for param in params}
 

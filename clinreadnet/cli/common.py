@@ -22,7 +22,7 @@ def open_session(
     trusted_keys: Sequence[Path] | None,
     **options: Any,
 ) -> Session:
-    """Load a bundle as `Session` does, with a status line; empty options mean its defaults."""
+    """Load a `Session` with a status line. Empty options mean the defaults."""
     from clinreadnet.runtime import BACKENDS, Session
 
     with status("Loading the bundle"):
@@ -34,7 +34,7 @@ def open_session(
 def print_result(
     result: Any, as_json: bool, show: Callable[[Any, Output], None], *, markup: bool = False
 ) -> None:
-    """Print a result on standard output: its ``to_dict`` as JSON, or what ``show`` prints."""
+    """Print a result to standard output: its ``to_dict`` as JSON, or the output of ``show``."""
     if as_json:
         print_json(result.to_dict())
     else:
@@ -42,7 +42,7 @@ def print_result(
 
 
 def print_json(result: Mapping[str, Any]) -> None:
-    """Print one JSON document to standard output; values that are not finite become null."""
+    """Print a JSON document to standard output. Values that are not finite become null."""
 
     def finite(value: Any) -> Any:
         if isinstance(value, Mapping):

@@ -10,8 +10,8 @@ from clinreadnet.console import Output, status
 def evaluate(data: LabelledFolder, checkpoint: Checkpoint = None, as_json: Json = False) -> None:
     """Measure PLCC, SROCC and KROCC of the reference network against labels.
 
-    Intervals are 95 % bootstrap intervals over slices. For a simulated folder the ceiling is shown
-    too: what a perfect model of the noiseless quality would score. `clinreadnet verify --data`
+    Intervals are 95 % bootstrap intervals over slices. For a simulated folder the ceiling is also
+    shown: the result of a perfect model of the noiseless quality. `clinreadnet verify --data`
     measures the artifacts of a bundle on the same folder.
 
     Examples:

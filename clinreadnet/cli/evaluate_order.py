@@ -24,7 +24,7 @@ def evaluate_order(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check that scores follow the degradations of known slices, whatever the labels say.
+    """Check that scores follow the known degradations of slices, independent of labels.
 
     Without --clean, denoised copies are compared with the scan of least noise.
 
@@ -36,8 +36,8 @@ def evaluate_order(
         from clinreadnet.evaluation.order import evaluate_order as measure
         from clinreadnet.evaluation.order import order_table
 
-    found = measure(data, checkpoint, clean or ())
+    result = measure(data, checkpoint, clean or ())
     if as_json:
-        print_json(found)
+        print_json(result)
     else:
-        Output().print(order_table(found))
+        Output().print(order_table(result))

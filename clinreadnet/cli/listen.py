@@ -25,26 +25,26 @@ from clinreadnet.node.config import NodeConfig
 def listen(
     spool: Annotated[
         Path,
-        typer.Option(help="Folder for what waits; made if it is not there.", show_default=False),
+        typer.Option(help="Folder for waiting objects; created if missing.", show_default=False),
     ],
     send_to: Annotated[
         str,
         typer.Option(
-            metavar="HOST:PORT:AET", help="Where reports are sent to.", show_default=False
+            metavar="HOST:PORT:AET", help="Destination of the reports.", show_default=False
         ),
     ],
     bundle: Bundle = None,
     aet: Annotated[str, typer.Option(help="AE title of the node.")] = "CLINREADNET",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 11112,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 is every one of this machine.")
+        str, typer.Option(help="Address to listen on; 0.0.0.0 for all addresses of this machine.")
     ] = "127.0.0.1",
     allow: Annotated[
         list[str] | None,
         typer.Option(
             metavar="AET[@NETWORK]",
-            help="Who may send, as CT1@10.0.0.7; repeatable, `*` is any title. Without a network, "
-            "this machine alone. Default: any title of this machine.",
+            help="Accepted senders, such as CT1@10.0.0.7; repeatable, `*` for any title. Without "
+            "an address, only this machine. Default: any title of this machine.",
         ),
     ] = None,
     map: Annotated[
@@ -56,34 +56,36 @@ def listen(
         typer.Option(min=0.1, help="Seconds without a new slice that complete a series."),
     ] = NodeConfig.quiet,
     associations: Annotated[
-        int, typer.Option(min=1, max=256, help="Most associations at one time.")
+        int, typer.Option(min=1, max=256, help="Largest number of concurrent associations.")
     ] = NodeConfig.associations,
     object_mib: Annotated[
         int, typer.Option(min=1, max=2048, help="Largest accepted object in MiB.")
     ] = NodeConfig.object_bytes // MIB,
     spool_mib: Annotated[
-        int, typer.Option(min=1, help="Most MiB that wait; then 0xA700 is answered.")
+        int, typer.Option(min=1, help="Limit of waiting MiB; beyond it, 0xA700 is returned.")
     ] = NodeConfig.spool_bytes // MIB,
     spool_objects: Annotated[
-        int, typer.Option(min=1, help="Most objects that wait; then 0xA700 is answered.")
+        int, typer.Option(min=1, help="Limit of waiting objects; beyond it, 0xA700 is returned.")
     ] = NodeConfig.spool_objects,
     keep_days: Annotated[
         float,
-        typer.Option(min=0.01, help="Days that an undelivered report and known hashes are kept."),
+        typer.Option(min=0.01, help="Days to keep undelivered reports and known hashes."),
     ] = NodeConfig.keep_days,
     tls_cert: Annotated[
         Path | None, typer.Option(help="Certificate of the node (PEM); turns TLS on.")
     ] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its key (PEM, no password).")] = None,
     tls_ca: Annotated[
-        Path | None, typer.Option(help="Authority that signs every peer's certificate (PEM).")
+        Path | None, typer.Option(help="Authority that signs the certificates of peers (PEM).")
     ] = None,
     send_tls: Annotated[
-        bool, typer.Option("--send-tls", help="Send with TLS too, with the same files.")
+        bool, typer.Option("--send-tls", help="Also send with TLS, with the same files.")
     ] = False,
     metrics_port: Annotated[
         int,
-        typer.Option(min=0, max=65535, help="Port of /healthz and /metrics on 127.0.0.1; 0: none."),
+        typer.Option(
+            min=0, max=65535, help="Port of /healthz and /metrics on loopback; 0 for none."
+        ),
     ] = 0,
     backends: Backends = None,
     trusted_keys: TrustedKeys = None,
@@ -91,12 +93,12 @@ def listen(
     precision: GraphPrecision = None,
     device: Device = 0,
 ) -> None:
-    """Be a DICOM node: CT series come in, reports of their quality go out.
+    """Run a DICOM node that receives CT series and sends quality reports.
 
-    Answers C-ECHO, and C-STORE of CT and Enhanced CT. A complete series is scored with one session,
-    and its structured report is sent to the destination until it is accepted. What was accepted is
-    on disk before it is answered: after a crash the same command goes on. Without `--allow` only
-    this machine may send. SIGTERM ends it. Research use only.
+    Answers C-ECHO, and C-STORE of CT and Enhanced CT. A complete series is scored, and its
+    structured report is sent to the destination until it is accepted. An object is on disk before
+    its C-STORE is answered, so the same command continues after a crash. Without `--allow`, only
+    this machine may send. SIGTERM ends the node. Research use only.
 
     Examples:
     - `clinreadnet listen --spool spool --send-to 127.0.0.1:4242:ORTHANC`

@@ -1,7 +1,7 @@
 """Options that several commands share.
 
-A parameter of a command has the name that the library gives it; where the flag differs, it is
-spelled out. `clinreadnet.cli.command.spell` then finds the flag of a parameter in an error.
+A parameter of a command has its name in the library. If the flag differs, it is given explicitly,
+so that `clinreadnet.cli.command.spell` finds the flag for a parameter in an error message.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ Fastest = Annotated[
 Budget = Annotated[
     float | None,
     typer.Option(
-        help="With --fastest: also try the bundle's other precisions, where no output is off by "
+        help="With --fastest: also try the bundle's other precisions, if no output has an error of "
         "more than this, such as 1e-2."
     ),
 ]

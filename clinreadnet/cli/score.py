@@ -33,8 +33,8 @@ def score(
 
     Folders are searched recursively. Localisers and files that are not CT slices are skipped with a
     note. A file that you name must be a CT slice. Several series get a mean each. A damaged slice
-    ends the command with exit status 2 and no scores. An output that cannot be written costs no
-    scores: they come first, and a line says why. Research use only.
+    ends the command with exit status 2 and no scores. If an output cannot be written, the scores
+    are still printed, with the reason. Research use only.
 
     Examples:
     - `clinreadnet score series/`

@@ -22,7 +22,7 @@ from clinreadnet.console import Output, note, progress_bar, status
 from clinreadnet.errors import CheckFailed
 from clinreadnet.spec import RESEARCH_USE
 
-_LINES = 50  # series that are printed; an archive may have thousands
+_LINES = 50  # series to print; an archive can have thousands
 
 
 def score_archive(

@@ -1,7 +1,7 @@
-"""What `clinreadnet score` writes: all outputs are checked before anything is scored.
+"""Outputs of `clinreadnet score`. All outputs are checked before scoring.
 
-The scores come first: CSV, then JSON or the table. Whatever goes wrong with a writer costs neither
-the scores nor another output.
+The scores are written first: CSV, then JSON or the table. A failing writer affects neither the
+scores nor other outputs.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ _OBJECTS = ("sr", "map", "secondary_capture")
 
 
 class ScoreOutputs:
-    """The outputs of one run.
+    """Outputs of a run.
 
     Attributes:
-        keep: what `find_slices` must keep of a header for them.
-        failures: why outputs were not written, in order.
+        keep: data elements to pass to `find_slices` as ``keep``.
+        failures: reasons for outputs that were not written, in order.
     """
 
     def __init__(self, targets: Mapping[str, Path | None], *, as_json: bool) -> None:
-        """Check what is known before slices are searched; InputError: it cannot be written.
+        """Check the outputs before slices are searched. InputError: an output cannot be written.
 
         Args:
-            targets: file or folder by the name of its parameter, or None.
+            targets: file or folder of each output by parameter name, or None.
             as_json: whether JSON is printed instead of the table.
         """
         places = {name: place for name, place in targets.items() if place is not None}
@@ -62,7 +62,7 @@ class ScoreOutputs:
             self._files.append(places["challenge_output"])
         folders = [places[name] for name in _OBJECTS if name in places]
         if folders:
-            # All of them: a package that is missing is named before anything is scored.
+            # Import all of them, so that a missing package is reported before scoring.
             from clinreadnet.dicom import quality_map, sources, structured_report  # noqa: F401
 
             self.keep = sources.SOURCE_TAGS
@@ -70,11 +70,11 @@ class ScoreOutputs:
             check_output_folder(folder, force=None)
 
     def check_slices(self, refs: Sequence[SliceRef], inputs: Iterable[Path]) -> None:
-        """Check what depends on the slices. What their headers do not allow costs no scores.
+        """Check the outputs that depend on the slices. Impossible outputs are omitted.
 
         Args:
-            refs: of all slices, from `find_slices` with ``keep``.
-            inputs: other files that are read.
+            refs: all slices, from `find_slices` with ``keep``.
+            inputs: other input files.
 
         Raises:
             InputError: an output is an input, or the page would be too large.
@@ -91,7 +91,7 @@ class ScoreOutputs:
         try:
             self._sources = sources.make_sources(refs)
         except InputError as error:
-            self._leave_out(_OBJECTS, f"no DICOM object is written; {error.full}")
+            self._leave_out(_OBJECTS, f"no DICOM object is written: {error.full}")
         if "map" in self._targets:
             try:
                 quality_map.check_geometry(refs, self._sources)
@@ -99,9 +99,9 @@ class ScoreOutputs:
                 self._leave_out(("map",), f"no map is written; {error.full}")
 
     def write(self, report: SeriesReport, session: Session) -> None:
-        """Write all outputs, the scores first; what fails is added to ``failures``.
+        """Write all outputs, the scores first. Errors are added to ``failures``.
 
-        The session may be closed.
+        The session can be closed.
         """
         facts = session.describe()
         self._attempt("csv", write.write_csv, report)
@@ -133,7 +133,7 @@ class ScoreOutputs:
             self._targets.pop(name, None)
 
     def _attempt(self, name: str, write: Callable[..., object], *given: Any) -> None:
-        """Write an output that is wanted; what goes wrong becomes one line and exit status 1."""
+        """Write an output if requested. An error becomes one line and exit status 1."""
         place = self._targets.get(name)
         if place is None:
             return
@@ -145,6 +145,6 @@ class ScoreOutputs:
             self.failures.append(CheckFailed(os_error_line(failure)))
         except ClinReadNetError as failure:
             self.failures.append(CheckFailed(failure.full))
-        except Exception as error:  # of a library: its message may repeat a header
+        except Exception as error:  # errors of libraries can repeat header values
             reason = f"{place}: not written ({origin(error)}); the scores are complete"
             self.failures.append(CheckFailed(reason))

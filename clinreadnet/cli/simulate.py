@@ -27,7 +27,8 @@ def simulate(
     variants: Annotated[
         int,
         typer.Option(
-            min=1, help="With --anatomy: views of each slice, of other fields of view and places."
+            min=1,
+            help="With --anatomy: views of each slice, with other fields of view and positions.",
         ),
     ] = 1,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
@@ -74,7 +75,7 @@ def simulate(
         check_output(preview)
     if dicom:
         if anatomy or preview or count is None:
-            raise InputError("--dicom needs --count, and goes with neither --anatomy nor --preview")
+            raise InputError("--dicom needs --count and excludes --anatomy and --preview")
         simulate_series(out, count, seed, jobs=jobs, force=force)
         print(f"{out}: {count} slices of a CT series")
         return

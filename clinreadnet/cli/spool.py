@@ -24,7 +24,7 @@ def spool(
         list[str] | None,
         typer.Option(
             metavar="SERIES",
-            help="Try a series again: its name in the list, its SeriesInstanceUID, or `all`; "
+            help="Process a series again: its name in the list, its SeriesInstanceUID, or `all`; "
             "repeatable.",
         ),
     ] = None,
@@ -34,10 +34,10 @@ def spool(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the series that a node set aside, and why; have them tried again or removed.
+    """List the series that a node has set aside, and process them again or remove them.
 
-    A node sets a series aside if its headers or pixels make a library fail: no other series waits
-    for it. The node may run meanwhile. It acts at once, or when it starts.
+    A node sets a series aside if its headers or pixels make a library fail, so that other series do
+    not wait. The node can be running; it acts at once, or when it starts.
 
     Examples:
     - `clinreadnet spool spool`
@@ -51,24 +51,27 @@ def spool(
     left = list_aside(folder)
     if as_json:
         print_json(
-            {"aside": [one.to_dict() for one in left]}
-            | {what: [one.to_dict() for one in done] for what, done in changed.items()}
+            {"aside": [entry.to_dict() for entry in left]}
+            | {what: [entry.to_dict() for entry in done] for what, done in changed.items()}
         )
         return
     for what, done in changed.items():
-        for one in done:
-            note(f"{_name(one)}: {_DONE[what]}")
+        for entry in done:
+            note(f"{_name(entry)}: {_DONE[what]}")
     if not left:
-        print("no series is aside")
+        print("no series is set aside")
         return
-    for one in left:
-        count = "1 object" if one.objects == 1 else f"{one.objects} objects"
-        print(f"{_name(one)}: {count}, {one.bytes / MIB:.1f} MiB, since {one.last}: {one.reason}")
+    for entry in left:
+        count = "1 object" if entry.objects == 1 else f"{entry.objects} objects"
+        print(
+            f"{_name(entry)}: {count}, {entry.bytes / MIB:.1f} MiB, since {entry.last}: "
+            f"{entry.reason}"
+        )
     print("images, and reasons in full:", left[0].folder.parent)
 
 
-def _name(one: Aside) -> str:
-    return one.series if one.part == 1 else f"{one.series}, part {one.part}"
+def _name(entry: Aside) -> str:
+    return entry.series if entry.part == 1 else f"{entry.series}, part {entry.part}"
 
 
 _DONE = {"retry": "will be tried again", "remove": "will be removed"}

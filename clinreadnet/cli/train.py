@@ -116,9 +116,9 @@ def train(
 
 
 def _refuse_other_options(context: typer.Context) -> None:
-    """Refuse what a recipe sets, the first option by name."""
+    """Reject options that a recipe sets."""
     for param in context.command.params:
         source = context.get_parameter_source(str(param.name))
         given = source is not None and source.name == "COMMANDLINE"
         if given and param.name not in ("data", "out", "recipe", "resume"):
-            raise InputError(f"{param.opts[0]} does not go with --recipe, which sets it")
+            raise InputError(f"{param.opts[0]} cannot be combined with --recipe, which sets it")

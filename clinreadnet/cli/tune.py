@@ -17,7 +17,7 @@ from clinreadnet.files import check_output
 def tune(
     out: Annotated[
         Path | None,
-        typer.Option(help="File to write. Default: the one that launches on this GPU read."),
+        typer.Option(help="File to write. Default: the file for this GPU."),
     ] = None,
     only: Annotated[
         list[str] | None,

@@ -30,7 +30,7 @@ def verify(
     ] = None,
     record: Annotated[
         bool,
-        typer.Option("--record", help="Add what this machine finds to the bundle's manifest."),
+        typer.Option("--record", help="Add the records of this machine to the bundle's manifest."),
     ] = False,
     key: Annotated[
         Path | None,
@@ -39,7 +39,7 @@ def verify(
     device: Device = 0,
     as_json: Json = False,
 ) -> None:
-    """Check every artifact's hash, its error against the float64 reference, and its metrics.
+    """Check the hash of each artifact, its error against the float64 reference, and its metrics.
 
     ONNX graphs run on the CPU, and on the GPU with onnxruntime-gpu. TensorRT engines run if this
     machine can load them; the others are hashed and listed as not run here. Exit status 1: a check
@@ -51,11 +51,11 @@ def verify(
     - `clinreadnet verify bundle --data LDCTIQAG2023_test --plot parity.png --json`
     """
     if checkpoint is not None and data is None:
-        raise InputError("--checkpoint goes with --data")
+        raise InputError("--checkpoint needs --data")
     if record and data is not None:
-        raise InputError("--record is of the golden slices; leave --data out")
+        raise InputError("--record uses the golden slices; omit --data")
     if key is not None and not record:
-        raise InputError("--key goes with --record")
+        raise InputError("--key needs --record")
     with status("Importing PyTorch"):
         from clinreadnet.data.ldctiqa import read_ldctiqa
         from clinreadnet.runtime.bundle.files import load_manifest

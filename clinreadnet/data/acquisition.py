@@ -36,7 +36,7 @@ ACQUISITION_TAGS: tuple[str, ...] = (
 
 @dataclass(frozen=True)
 class Acquisition:
-    """What the header says about one slice. Each value is None where the header lacks it.
+    """Acquisition parameters of one slice. A value that the header lacks is None.
 
     Attributes:
         ctdi_vol_mgy: CTDIvol in mGy.
@@ -66,7 +66,8 @@ def read_acquisition(value: Value) -> Acquisition:
     of them is needed for a score. Texts are cut after 64 characters.
 
     Args:
-        value: returns a header value by sequence and name; it may raise on a damaged value.
+        value: function that returns a header value by sequence and name; may raise on a damaged
+            value.
     """
     value = without_damage(value)
     exposure = _number(value("CTExposureSequence", "ExposureInmAs"))
@@ -91,7 +92,7 @@ def read_acquisition(value: Value) -> Acquisition:
 
 
 def without_damage(value: Value) -> Value:
-    """Return what reads header values, and None where one is damaged."""
+    """Wrap a reader of header values so that it returns None for a damaged value."""
 
     def readable(sequence: str, name: str) -> Any:
         try:

@@ -1,8 +1,8 @@
-"""Texts of a DICOM header in the character set that it declares, all brought to UTF-8.
+"""Decode the text values of a DICOM header and convert them to UTF-8.
 
-A set that is written wrong but clearly means one (``ISO-IR 192``, ``UTF-8``) is taken as that one.
-A text with bytes that its sets do not define is UTF-8 if it reads as UTF-8, or is of a set that was
-declared second. Any other text is dropped: a wrong name is worse than none.
+A misspelt character set with a clear meaning (``ISO-IR 192``, ``UTF-8``) is corrected. If a value
+is not valid in the declared sets, UTF-8 is tried, then the set that was declared second. A value
+that cannot be decoded is dropped: a wrong name is worse than none.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import BaseTag, Tag
 
 UTF_8 = "ISO_IR 192"
-"""The defined term of the set in which texts leave this module."""
+"""Defined term of UTF-8."""
 
 _ASCII = "ascii"
 _CHARACTER_SET = Tag("SpecificCharacterSet")
 _TEXTS = frozenset(("LO", "LT", "PN", "SH", "ST", "UC", "UT"))
 _ESCAPE = 0x1B
 _NO_SETS = ("idna", "punycode", "raw-unicode-escape", "unicode-escape", "utf-7")
-"""Codecs of Python under whose names nobody stores a name."""
-# Those that pydicom lacks, and those that it reads with Latin-1: only ASCII is defined.
+"""Python codecs that are not character sets."""
+# Sets that pydicom lacks, and sets that pydicom reads as Latin-1 although only ASCII is defined.
 _CODECS = python_encoding | {
     **dict.fromkeys(("", "ISO_IR 6", "ISO 2022 IR 6"), _ASCII),
     **dict.fromkeys(("ISO_IR 203", "ISO 2022 IR 203"), "iso8859_15"),
 }
 _TWO_BYTES = {b"\x1b$B": b"\x1b$B", b"\x1b$@": b"\x1b$@", b"\x1b$(D": b"\x1b$(D"}
-"""Escape sequences of sets of two bytes below 0x80, which Python reads with the sequence."""
+"""Escape sequences of two-byte sets below 0x80. Python's codecs need the sequence."""
 _SEQUENCES = CODES_TO_ENCODINGS | {
     b"\x1b(B": _ASCII,
     b"\x1b(J": "shift_jis",
@@ -45,9 +45,9 @@ _ANY_SEQUENCE = re.compile(
 
 
 def to_utf8(header: pydicom.Dataset) -> None:
-    """Bring the texts of a header that was just read to UTF-8, and say so in it.
+    """Convert the text values of a header to UTF-8 and update SpecificCharacterSet.
 
-    Texts inside sequences stay as they are.
+    Values inside sequences are not changed.
 
     Args:
         header: from pydicom, with raw elements.
@@ -66,7 +66,7 @@ def to_utf8(header: pydicom.Dataset) -> None:
 
 
 def decode(value: bytes, sets: Sequence[str]) -> str | None:
-    """Return a text, or None if its bytes are not defined in its sets.
+    """Decode a text value; return None if its bytes are not valid in its character sets.
 
     Args:
         value: the bytes, with escape sequences if the sets are code extensions.
@@ -93,7 +93,7 @@ def decode(value: bytes, sets: Sequence[str]) -> str | None:
 
 
 def _two_bytes(sequence: bytes, run: bytes) -> str | None:
-    """Return the text of a run of two-byte characters, with what makers added to their set."""
+    """Decode a run of two-byte characters, including vendor extensions of the set."""
     text = _first(sequence + run, ["iso2022_jp_2"])
     if text is not None or len(run) % 2 or sequence == b"\x1b$(D":
         return text
@@ -108,7 +108,7 @@ def _two_bytes(sequence: bytes, run: bytes) -> str | None:
 
 
 def _first(value: bytes, names: Sequence[str]) -> str | None:
-    """Return a text in the first set that defines all its bytes."""
+    """Decode a text with the first character set that is valid for all its bytes."""
     for name in names:
         try:
             return value.decode(name)
@@ -118,14 +118,14 @@ def _first(value: bytes, names: Sequence[str]) -> str | None:
 
 
 def _known(value: bytes) -> list[str]:
-    """Return Python's names of the declared sets; ASCII for the first if it is not known."""
+    """Return Python's names of the declared sets; ASCII if the first one is unknown."""
     terms = [term.strip(" \0") for term in value.decode("ascii", "replace").split("\\")]
-    found = [_codec(term) for term in terms]
-    return [found[0] or _ASCII, *(one for one in found[1:] if one)]
+    codecs = [_codec(term) for term in terms]
+    return [codecs[0] or _ASCII, *(codec for codec in codecs[1:] if codec)]
 
 
 def _codec(term: str) -> str | None:
-    """Return Python's name of a set; None for one that is not known."""
+    """Return Python's name of a character set; None if it is unknown."""
     if term in _CODECS:
         return _CODECS[term]
     number = re.fullmatch(r"(?:ISO[\W_]*)?(?:2022[\W_]*)?IR[\W_]*(\d+)", term.upper())

@@ -1,9 +1,10 @@
 """CT images in DICOM files: read the header first, then the pixels of one frame at a time.
 
-CT Image Storage, Enhanced CT and Legacy Converted Enhanced CT are read. Localisers and all other
-objects are refused by name. Stored values are rescaled to Hounsfield units with the frame's own
-slope and intercept. Padding becomes air (-1000 HU). A padding value that stands for tissue, as in a
-header whose intercept was rewritten, is taken only at the edges of the image.
+CT Image Storage, Enhanced CT and Legacy Converted Enhanced CT are supported. Localisers and all
+other objects raise an error that names their kind. Stored values are rescaled to Hounsfield units
+with the slope and intercept of the frame. Padding becomes air (-1000 HU). If the padding value lies
+in the range of tissue, as in a header whose intercept was rewritten, only pixels connected to the
+edges of the image count as padding.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ _STANDARD = "1.2.840.10008."
 _SLOPES = (1e-3, 100.0)
 _LARGEST_INTERCEPT = 1e5
 _DECODERS = "`pip install pylibjpeg pylibjpeg-openjpeg pylibjpeg-libjpeg`"
-# What a message may repeat of a header, where a damaged or odd file could hold a name instead.
+# Header values that an error message may quote. Other values could be a patient's name.
 _MODALITIES = frozenset(
     "CR CT DX ECG KO MG MR NM OT PR PT PX REG RF RG RTDOSE RTIMAGE RTPLAN RTSTRUCT SC SEG SR US XA "
     "XC DOC".split()
@@ -78,7 +79,7 @@ _OTHER_UNITS = {
     "PCT": "percent",
 }
 DENSEST_TISSUE_HU = 1500.0
-"""Highest value of tissue, that of dense bone; a padding value between air and this is doubtful."""
+"""Highest value of tissue (dense bone). A padding value between air and this is doubtful."""
 
 _LEAST_RUN = 8  # pixels of padding from the edge on; in tissue, runs of one value are shorter
 _OWNER = (
@@ -123,9 +124,9 @@ _TAGS: list[int | str | tuple[int, int]] = [
 
 
 class NotASlice(InputError):
-    """The file is intact or is not DICOM, and has no CT slice. It is skipped inside a folder.
+    """The file is not DICOM, or is intact but has no CT slice. Folder searches skip it.
 
-    ``what`` describes the file in a few words.
+    ``what`` is a short description of the file.
     """
 
     def __init__(self, message: str, what: str) -> None:
@@ -152,17 +153,17 @@ class DicomFrame:
         owner: hash of the patient and the study.
         series_number: SeriesNumber, or infinity.
         projected: image position along the slice normal in mm, or None.
-        normal: unit vector across the slice, or None without an orientation.
+        normal: unit normal vector of the slice; None without an orientation.
         location: SliceLocation in mm, or None.
         instance: InstanceNumber, or None.
         instance_uid: SOPInstanceUID; empty without one.
         acquisition: dose, reconstruction, scanner and protocol.
-        hint: what the header says that it shows.
-        coding: how its values are stored.
-        spans: where its bytes lie in the file.
-        header: the elements to keep, with values as they are stored and sequences parsed; None if
-            none were asked for.
-        content: the file's bytes, if it is not on disk.
+        hint: body part or quantity that the header states.
+        coding: how the pixel values are stored.
+        spans: byte ranges of the frame in the file.
+        header: the kept data elements, with stored values and parsed sequences; None if no elements
+            were requested.
+        content: bytes of the file, if it is not on disk.
     """
 
     path: Path
@@ -192,7 +193,7 @@ class DicomFrame:
 
     @property
     def doubtful_padding(self) -> float | None:
-        """The HU for which the padding value stands, if tissue has them; else None."""
+        """Padding value in HU if it lies in the range of tissue; otherwise None."""
         ends = [value * self.slope + self.intercept for value in self.padding or ()]
         return next((hu for hu in ends if HU_MIN < hu <= DENSEST_TISSUE_HU), None)
 
@@ -212,8 +213,8 @@ def read_headers(
 
     Raises:
         NotASlice: not DICOM, not CT, or a localiser.
-        InputError: damaged, truncated, beyond a limit, compressed by a method that no installed
-            package decodes, or a header whose values are not Hounsfield units.
+        InputError: the file is damaged, truncated or beyond a limit, no installed package decodes
+            its compression, or its values are not Hounsfield units.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd values in unused fields do not matter
@@ -298,10 +299,10 @@ def read_hu(frame: DicomFrame) -> NDArray[np.float32]:
 
 
 def pixel_digest(frames: Sequence[DicomFrame]) -> str:
-    """Return the SHA-256 of the stored values of all frames: the same in each lossless coding.
+    """Return the SHA-256 of the stored values of all frames. It is equal for every lossless coding.
 
     Args:
-        frames: those of a file, from `read_headers`.
+        frames: all frames of a file, from `read_headers`.
 
     Raises:
         InputError: they cannot be read.
@@ -316,18 +317,18 @@ def pixel_digest(frames: Sequence[DicomFrame]) -> str:
         try:
             stored = decode(content, frame.coding)
             total.update(stored.astype(stored.dtype.newbyteorder("<")).tobytes())
-        except Undecodable:  # told apart by its bytes
+        except Undecodable:  # hash the encoded bytes instead
             total.update(content)
     return total.hexdigest()
 
 
-def same_pixels(one: DicomFrame, other: DicomFrame) -> bool:
+def same_pixels(frame: DicomFrame, other: DicomFrame) -> bool:
     """Return whether two frames hold the same stored values; False if one cannot be read."""
     try:
-        first, second = _read_bytes(one), _read_bytes(other)
-        if one.coding == other.coding and first == second:
+        first, second = _read_bytes(frame), _read_bytes(other)
+        if frame.coding == other.coding and first == second:
             return True
-        return np.array_equal(decode(first, one.coding), decode(second, other.coding))
+        return np.array_equal(decode(first, frame.coding), decode(second, other.coding))
     except (InputError, Undecodable):
         return False
 
@@ -388,18 +389,18 @@ def _frames(path: Path, container: Container) -> list[DicomFrame]:
             "export the file again from its source"
         )
     if not container.pieces and (container.pixels or (0, 0))[1] >= frames * coding.frame_bytes:
-        # What is written counts: the pixels are not compressed, whatever the syntax says.
+        # The file's content decides: these pixels are not compressed, whatever the syntax says.
         coding = replace(coding, syntax=native_syntax(coding.syntax))
     _check_decoder(path, coding.syntax)
     spans = container.spans(frames, coding.frame_bytes if coding.native else None)
     if groups:
         return [_frame(path, ds, shared, own, i, coding, spans) for i, own in enumerate(groups)]
-    one = _frame(path, ds, shared, pydicom.Dataset(), 0, coding, spans)
-    return [one, *(replace(one, index=i, spans=spans[i]) for i in range(1, frames))]
+    frame = _frame(path, ds, shared, pydicom.Dataset(), 0, coding, spans)
+    return [frame, *(replace(frame, index=i, spans=spans[i]) for i in range(1, frames))]
 
 
 def _check_kind(path: Path, ds: pydicom.Dataset, media_class: str) -> None:
-    """Refuse what is no CT image; what claims to be one and is not is damaged, not another kind."""
+    """Check that the object is a CT image. A CT SOP class with another modality is an error."""
     sop_class = UID(str(ds.get("SOPClassUID") or media_class))
     modality = str(ds.get("Modality", "") or "")
     if not sop_class:
@@ -470,12 +471,12 @@ def _frame(
         return _in_groups(sequence, name, own, shared, ds)
 
     def of_its_own(sequence: str, name: str) -> Any:
-        """Return a value that no other frame has: those that share a position have none."""
+        """Return a value that only this frame has; None if frames share it."""
         if len(spans) > 1:
             return _in_groups(sequence, name, own, pydicom.Dataset(), None)
         return value(sequence, name)
 
-    readable = without_damage(value)  # for what no score depends on
+    readable = without_damage(value)  # values that do not affect the score
     placed = without_damage(of_its_own)
     slope = _number(value("PixelValueTransformationSequence", "RescaleSlope"))
     intercept = _number(value("PixelValueTransformationSequence", "RescaleIntercept"))
@@ -561,7 +562,7 @@ def _padding(ds: pydicom.Dataset) -> tuple[int, int] | None:
 
 
 def _normal(orientation: Any) -> tuple[float, float, float] | None:
-    """Return the unit vector across a slice; along z without an orientation, None of a bad one."""
+    """Return the unit normal of a slice: z without an orientation, None if it is invalid."""
     try:
         axes = np.asarray([float(v) for v in orientation or (1, 0, 0, 0, 1, 0)])
         across = np.cross(axes[:3], axes[3:])

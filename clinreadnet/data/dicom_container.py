@@ -1,10 +1,9 @@
-"""The parts of a DICOM file: its header, and where the bytes of each frame lie.
+"""Read the header of a DICOM file and locate the bytes of each frame.
 
-A file is DICOM by its structure: a preamble, or data elements that name a SOP class. Text that only
-mentions a class is not. Files without a preamble or without meta information are read.
-
-Nothing is taken at its word: a length is compared with the bytes that are there before anything is
-allocated, and what is inflated is bounded (see `clinreadnet.limits`).
+A file is recognised as DICOM by its structure: a preamble, or data elements that contain a SOP
+class. Files without a preamble or without meta information are supported. No length is trusted:
+each is compared with the size of the file before memory is allocated, and inflated data has a limit
+(see `clinreadnet.limits`).
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ _LONG_LENGTH = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"UC", b"UN", b
 _MOST_META = 64
 _FRAGMENTS_PER_FRAME = 512
 _MOST_FRAGMENTS = 2**18
-_READS_PER_ELEMENT = 2  # its head and its value, most of which are skipped
+_READS_PER_ELEMENT = 2  # header and value of an element; most values are skipped
 
 
 class NotDicom(Exception):
@@ -66,18 +65,18 @@ class Damaged(Exception):
 
 @dataclass(frozen=True)
 class Container:
-    """What is known of a file without its pixels.
+    """Structure of a DICOM file, without the pixel values.
 
     Attributes:
-        syntax: its transfer syntax.
-        media_class: the SOP class that its meta information names; empty without one.
-        header: the data elements before the pixels that were asked for.
-        pixels: where the value of PixelData lies, in the inflated file if it is deflated; None
-            without one. Its length is at most what is there.
-        pieces: the fragments of compressed pixels, in order; else empty.
-        table: the offsets of the frames from the first fragment's item; empty without a table.
-        starts: the fragments with which a JPEG, JPEG-LS or JPEG 2000 image begins, if there are
-            several frames and more fragments.
+        syntax: transfer syntax.
+        media_class: SOP class of the meta information; empty without one.
+        header: the requested data elements before the pixels.
+        pixels: byte range of the value of PixelData (in the inflated file if it is deflated), cut
+            at the end of the file; None without pixels.
+        pieces: byte ranges of the fragments of compressed pixels, in order; otherwise empty.
+        table: offsets of the frames from the item of the first fragment; empty without a table.
+        starts: fragments that begin a JPEG, JPEG-LS or JPEG 2000 image, if there are several frames
+            and more fragments than frames.
     """
 
     syntax: UID
@@ -89,14 +88,14 @@ class Container:
     starts: tuple[int, ...] = ()
 
     def spans(self, frames: int, native_bytes: int | None) -> list[tuple[Span, ...]]:
-        """Return where the bytes of each frame lie.
+        """Return the byte ranges of each frame.
 
         Args:
             frames: number of frames.
-            native_bytes: bytes of a frame that is not compressed; None for compressed ones.
+            native_bytes: size of an uncompressed frame; None for compressed frames.
 
         Raises:
-            Damaged: they are not all there.
+            Damaged: some bytes are missing.
         """
         if native_bytes is not None:
             offset, there = self.pixels or (0, 0)
@@ -118,13 +117,13 @@ class Container:
         if not _in_order(first, frames):
             first = self.starts
         if not _in_order(first, frames):
-            raise Damaged("compressed frames in pieces, and nothing tells where each begins")
+            raise Damaged("compressed frames in fragments without a table of their offsets")
         ends = [*first[1:], len(self.pieces)]
         return [self.pieces[a:b] for a, b in zip(first, ends, strict=True)]
 
 
 def _in_order(first: Sequence[int], frames: int) -> bool:
-    """Return whether these can be the first pieces of the frames."""
+    """Return whether these can be the first fragments of the frames."""
     return len(first) == frames and first[0] == 0 and sorted(set(first)) == list(first)
 
 
@@ -139,15 +138,15 @@ def read_container(
     Args:
         path: the file.
         tags: data elements to keep.
-        check: called with those of ``tags`` and the SOP class of the meta information, before the
-            pixels are looked at; if that class is not CT, also before what follows Modality
-            (0008,0060) is read. What it raises passes through.
-        content: the file's bytes, if it is not on disk.
+        check: called with the elements of ``tags`` and the SOP class of the meta information before
+            the pixels are located. If that class is not CT, it is also called after Modality
+            (0008,0060). Its exceptions are not caught.
+        content: bytes of the file, if it is not on disk.
 
     Raises:
-        NotDicom: it does not have the structure of a DICOM file.
-        Damaged: it is damaged, or beyond a limit.
-        InputError: it cannot be read.
+        NotDicom: the file does not have the structure of DICOM.
+        Damaged: the file is damaged or beyond a limit.
+        InputError: the file cannot be read.
     """
     with _open(path, content) as file:
         size = file.seek(0, os.SEEK_END)
@@ -182,19 +181,19 @@ def read_container(
             )
 
         if media_class not in CT_CLASSES:
-            # Others may have long headers: contours, or the records of a DICOMDIR in group 4.
+            # Other objects can have long headers, such as contours or the records of a DICOMDIR.
             check(read(lambda tag: tag > _KIND_ENDS or tag >> 16 == 4), media_class)
         header = read(lambda tag: tag in _AFTER_HEADER)
         check(header, media_class)
         to_utf8(header)
-        # What is written counts, whatever the transfer syntax declares.
+        # The file's content decides, whatever the transfer syntax declares.
         implicit = bool(header.original_encoding[0])
         pixels, undefined = _find_pixels(source, size, implicit, little)
         items = _walk_items(source, pixels, header) if pixels and undefined else ()
         table = _read_table(source, items[0]) if items else ()
         starts: tuple[int, ...] = ()
         if len(items) - 1 > number_of_frames(header) > 1:
-            starts = tuple(i for i, one in enumerate(items[1:]) if _begins_image(source, one))
+            starts = tuple(i for i, item in enumerate(items[1:]) if _begins_image(source, item))
     return Container(syntax, media_class, header, pixels, items[1:], table, starts)
 
 
@@ -205,11 +204,11 @@ def _open(path: Path, content: bytes | None) -> BinaryIO:
 def read_spans(
     path: Path, spans: Sequence[Span], *, deflated: bool, content: bytes | None = None
 ) -> bytes:
-    """Return the bytes of some spans, joined; arguments as of `read_container`.
+    """Return the concatenated bytes of some ranges; arguments as in `read_container`.
 
     Raises:
-        Damaged: the file has changed, and they are not there any more.
-        InputError: it cannot be read.
+        Damaged: the file has become shorter.
+        InputError: the file cannot be read.
     """
     with _open(path, content) as file:
         source: BinaryIO = file
@@ -222,12 +221,12 @@ def read_spans(
             source.seek(offset)
             parts.append(source.read(length))
             if len(parts[-1]) != length:
-                raise Damaged("it is shorter than a moment ago")
+                raise Damaged("the file became shorter while it was read")
     return b"".join(parts)
 
 
 def _skip_preamble(file: BinaryIO, path: Path) -> None:
-    """Go to the first data element: after the preamble, or to the start of a file without one."""
+    """Seek to the first data element: after the preamble, if there is one."""
     file.seek(0)
     start = file.read(_START)
     if start[_PREAMBLE - 4 : _PREAMBLE] == b"DICM":
@@ -248,11 +247,11 @@ _ENCODINGS = {
     (False, "<"): ImplicitVRLittleEndian,
     (True, ">"): ExplicitVRBigEndian,
 }
-"""How elements can be written: with their type or not, and in which byte order."""
+"""Encodings of data elements: explicit or implicit VR, and the byte order."""
 
 
 def _guess_syntax(file: BinaryIO) -> UID:
-    """Return the transfer syntax that the elements at this place are written in; empty if none."""
+    """Return the transfer syntax of the elements at this position; empty if there are none."""
     at = file.tell()
     start = file.read(_START)
     file.seek(at)
@@ -263,7 +262,7 @@ def _guess_syntax(file: BinaryIO) -> UID:
 
 
 def _names_class(start: bytes, explicit: bool, order: str) -> bool:
-    """Return whether bytes are data elements in ascending order, one of which is a SOP class."""
+    """Return whether the bytes are data elements in ascending order that include a SOP class."""
     at, last = 0, 0
     while at + 8 <= len(start):
         group, element = struct.unpack_from(f"{order}HH", start, at)
@@ -288,7 +287,7 @@ def _names_class(start: bytes, explicit: bool, order: str) -> bool:
 
 def _read_meta(file: BinaryIO) -> tuple[UID, str]:
     """Read the meta information; return the transfer syntax and the SOP class."""
-    found: dict[int, str] = {}
+    values: dict[int, str] = {}
     for _ in range(_MOST_META):
         head = file.read(8)
         if len(head) < 8:
@@ -304,8 +303,8 @@ def _read_meta(file: BinaryIO) -> tuple[UID, str]:
         if length > limits.DICOM_HEADER:
             raise Damaged("meta information without an end")
         value = file.read(length)
-        found[element] = value[:64].decode("ascii", "replace").strip("\0 ")
-    return UID(found.get(0x10, "")), found.get(0x02, "")
+        values[element] = value[:64].decode("ascii", "replace").strip("\0 ")
+    return UID(values.get(0x10, "")), values.get(0x02, "")
 
 
 def _inflate(content: bytes) -> bytes:
@@ -322,7 +321,7 @@ def _inflate(content: bytes) -> bytes:
 
 
 class _Counted:
-    """A file that gives no more than it has, and not more of a header than is allowed."""
+    """A file object with limits on the size of the header and the number of reads."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file = file
@@ -350,7 +349,7 @@ class _Counted:
 def _find_pixels(
     file: BinaryIO, size: int, implicit: bool, little: bool
 ) -> tuple[Span | None, bool]:
-    """Return where the value of PixelData lies, and whether its length is undefined."""
+    """Return the byte range of the value of PixelData, and whether its length is undefined."""
     order = "<" if little else ">"
     head = file.read(12)
     if len(head) < 8:
@@ -373,7 +372,7 @@ def _find_pixels(
 
 
 def _walk_items(file: BinaryIO, pixels: Span, header: pydicom.Dataset) -> tuple[Span, ...]:
-    """Return the items of encapsulated pixels; a cut one is left out with all after it."""
+    """Return the items of encapsulated pixels, up to the first incomplete one."""
     most = 1 + min(_FRAGMENTS_PER_FRAME * number_of_frames(header), _MOST_FRAGMENTS)
     start, there = pixels
     end = start + there
@@ -387,7 +386,7 @@ def _walk_items(file: BinaryIO, pixels: Span, header: pydicom.Dataset) -> tuple[
             break
         items.append((at + 8, length))
         if len(items) > most:
-            raise Damaged("more pieces of pixel data than frames")
+            raise Damaged("too many fragments of pixel data")
         at += 8 + length
     return tuple(items)
 
@@ -409,7 +408,7 @@ def number_of_frames(header: pydicom.Dataset) -> int:
     """Return NumberOfFrames, 1 without one.
 
     Raises:
-        Damaged: it is not between 1 and the limit.
+        Damaged: the number is not between 1 and the limit.
     """
     value: Any = header.get("NumberOfFrames")
     if value in (None, "", 0):

@@ -1,4 +1,4 @@
-"""The stored values of one DICOM frame, from its bytes."""
+"""Decode the stored pixel values of one DICOM frame."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from pydicom.uid import (
 )
 
 BITS = (16, 32)
-"""Values of BitsAllocated that are read."""
+"""Supported values of BitsAllocated."""
 
 LEAST_BITS_STORED = 10
-"""1024 values: fewer cannot hold Hounsfield units from air to bone."""
+"""Smallest BitsStored. Fewer than 1024 values cannot hold Hounsfield units from air to bone."""
 
 _SLACK = 4096
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}  # JPEG and JPEG-LS
 
 
 _EIGHT_BITS = {JPEGBaseline8Bit: {"pillow"}, JPEGExtended12Bit: {"pillow"}}
-"""Plugins of pydicom that decode no more than 8 bits, which cannot hold Hounsfield units."""
+"""Plugins of pydicom that decode at most 8 bits, which cannot hold Hounsfield units."""
 
 
 def can_decode(syntax: UID) -> bool:
-    """Return whether pixels of CT in a transfer syntax can be decoded here.
+    """Return whether CT pixels in a transfer syntax can be decoded with the installed packages.
 
     Raises:
-        NotImplementedError: they can be nowhere.
+        NotImplementedError: pydicom cannot decode the transfer syntax with any package.
     """
     decoder = get_decoder(syntax)
     return decoder.is_available and (
@@ -48,12 +48,12 @@ def can_decode(syntax: UID) -> bool:
 
 
 def native_syntax(syntax: UID) -> UID:
-    """Return the transfer syntax of pixels that are written without compression after all."""
+    """Return the uncompressed transfer syntax for a file whose pixels are not compressed."""
     return ExplicitVRLittleEndian if syntax.is_encapsulated else syntax
 
 
 class Undecodable(Exception):
-    """The bytes are not those of such a frame; the message says why."""
+    """The bytes do not decode to a frame; the message gives the reason."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class Coding:
         syntax: transfer syntax.
         rows: image height.
         columns: image width.
-        bits_allocated: of a value, 16 or 32.
-        bits_stored: of a value, at most ``bits_allocated``.
+        bits_allocated: bits allocated for a value, 16 or 32.
+        bits_stored: bits used by a value, at most ``bits_allocated``.
         signed: whether values are in two's complement.
     """
 
@@ -78,12 +78,12 @@ class Coding:
 
     @property
     def native(self) -> bool:
-        """Whether the pixels themselves are not compressed."""
+        """Whether the pixels are not compressed."""
         return not self.syntax.is_encapsulated
 
     @property
     def frame_bytes(self) -> int:
-        """Bytes of a frame that is not compressed."""
+        """Size of an uncompressed frame in bytes."""
         return self.rows * self.columns * self.bits_allocated // 8
 
 
@@ -91,19 +91,19 @@ def decode(content: bytes, coding: Coding) -> NDArray[np.signedinteger | np.unsi
     """Return the stored values [rows, columns] of one frame.
 
     Raises:
-        Undecodable: the content is not such a frame.
+        Undecodable: the content does not decode to a frame.
     """
     if coding.native:
         order = "<" if coding.syntax.is_little_endian else ">"
         return _integers(content, coding, order)
     if len(content) > 2 * coding.frame_bytes + _SLACK:
-        raise Undecodable("it is larger than without compression")
+        raise Undecodable("it is larger than the uncompressed pixels")
     if coding.syntax == RLELossless:
         return _integers(_unpack_rle(content, coding), coding, ">")
     size = encoded_size(content)
     if size != (coding.rows, coding.columns):
-        found = "no size" if size is None else f"{size[0]}x{size[1]}"
-        raise Undecodable(f"the image in it has {found}, not {coding.rows}x{coding.columns}")
+        stated = "no size" if size is None else f"{size[0]}x{size[1]}"
+        raise Undecodable(f"the image in it has {stated}, not {coding.rows}x{coding.columns}")
     return _decode_with_pydicom(content, coding)
 
 
@@ -122,13 +122,13 @@ def _integers(
 
 
 def _unpack_rle(content: bytes, coding: Coding) -> bytes:
-    """Return the frame of an RLE frame, most significant bytes first."""
+    """Decode an RLE frame; return big-endian values."""
     planes = coding.bits_allocated // 8
     if len(content) < 64:
         raise Undecodable("no RLE header")
     count, *offsets = struct.unpack("<16L", content[:64])
     if count != planes:
-        raise Undecodable("another number of RLE segments than bytes of a value")
+        raise Undecodable("the number of RLE segments differs from the bytes of a value")
     ends = [*offsets[1:count], len(content)]
     pixels = coding.rows * coding.columns
     frame = np.empty((pixels, planes), np.uint8)
@@ -140,7 +140,7 @@ def _unpack_rle(content: bytes, coding: Coding) -> bytes:
 
 
 def _unpack_bits(segment: bytes, size: int) -> bytes:
-    """Return exactly ``size`` bytes of a PackBits segment; no more are unpacked."""
+    """Unpack a PackBits segment of exactly ``size`` bytes."""
     parts: list[bytes] = []
     at = made = 0
     while made < size and at < len(segment):
@@ -162,9 +162,9 @@ def _unpack_bits(segment: bytes, size: int) -> bytes:
 
 
 def encoded_size(content: bytes) -> tuple[int, int] | None:
-    """Return the rows and columns that a JPEG, JPEG-LS or JPEG 2000 image itself states.
+    """Return the rows and columns in the header of a JPEG, JPEG-LS or JPEG 2000 image.
 
-    A decoder allocates by them, whatever the DICOM header says. None: not found.
+    Decoders allocate memory by this size, whatever the DICOM header says. None if it is not found.
     """
     start = content.find(b"\xff\x4f\xff\x51", 0, 1024)  # alone, or after the boxes of a .jp2
     if start >= 0 and len(content) >= start + 24:
@@ -205,5 +205,5 @@ def _decode_with_pydicom(
         except Exception as error:  # each decoder raises its own types
             raise Undecodable(type(error).__name__) from None
     if stored.shape != (coding.rows, coding.columns):
-        raise Undecodable(f"{math.prod(stored.shape)} values, not one to a pixel")
+        raise Undecodable(f"{math.prod(stored.shape)} values, not one per pixel")
     return stored

@@ -1,9 +1,9 @@
-"""Which part of the body a DICOM header names: a hint, never proof.
+"""Read the body part from a DICOM header: a hint, not proof.
 
-Headers repeat the protocol, not the slice: BodyPartExamined is CHEST in abdomens of a trial of
-lungs, and a protocol for heads has scanned one. So a part is taken only if all fields that name any
-agree, and alone it marks no slice. What a value measures is another matter: a perfusion map says so
-in its image type, and is no image in Hounsfield units.
+Headers describe the protocol, not the slice. For example, BodyPartExamined is CHEST in abdominal
+slices of a lung trial. A body part is therefore used only if all fields that name one agree, and it
+never marks a slice alone. The measured quantity is reliable: a perfusion map states it in its image
+type, and its values are not Hounsfield units.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ REGION_TAGS = (
 )
 
 _LONGEST = 256  # characters of a field that are searched
-# What names several parts, such as a whole-body scan, names none.
+# A value that covers several parts, such as a whole-body scan, names none.
 _PARTS = {
     "abdomen": (
         "ABD ABDOMEN ABDOMINAL PELVIS PELVIC PEL LIVER HEPAR KIDNEY RENAL PANCREAS UROGRAPHY KUB "
@@ -51,13 +51,12 @@ _UNITS = ("HU", "US", "")  # US: not specified, as many scanners write
 
 @dataclass(frozen=True)
 class Hint:
-    """What a header says that a slice shows.
+    """Body part and quantity that a header states.
 
     Attributes:
-        part: head, neck, chest, limb or phantom; empty if it names an abdomen, several parts or
-            none.
-        field: the first field that names it.
-        quantity: what a value measures if that is not Hounsfield units, else empty.
+        part: head, neck, chest, limb or phantom; empty for an abdomen, several parts or none.
+        field: first header field that names it.
+        quantity: measured quantity if it is not Hounsfield units; otherwise empty.
     """
 
     part: str = ""
@@ -65,17 +64,18 @@ class Hint:
     quantity: str = ""
 
     def __str__(self) -> str:
-        """Return it as text, empty if the header says nothing."""
+        """Return the hint as text; empty if there is none."""
         if self.quantity:
             return f"{self.quantity} by its header"
         return f"{self.part} by its header ({self.field})" if self.part else ""
 
 
 def read_hint(value: Value) -> Hint:
-    """Return what a header says that a slice or frame shows.
+    """Read the body part and the quantity of a slice or frame from its header.
 
     Args:
-        value: returns a header value by sequence and name; it may raise on a damaged value.
+        value: function that returns a header value by sequence and name; may raise on a damaged
+            value.
     """
     value = without_damage(value)
     image_type = _words(value, "", "ImageType") | _words(
@@ -99,7 +99,7 @@ def read_hint(value: Value) -> Hint:
 
 
 def _words(value: Value, sequence: str, name: str) -> set[str]:
-    """Return the words of a field in capitals; CamelCase and digits part words."""
+    """Return the words of a field in upper case, split at CamelCase and digits."""
     text = _text(value, sequence, name)
     apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)
     shown = _POSITION.sub(" ", apart.upper())
@@ -107,8 +107,8 @@ def _words(value: Value, sequence: str, name: str) -> set[str]:
 
 
 def _text(value: Value, sequence: str, name: str) -> str:
-    found = value(sequence, name)
-    if found is None:
+    text = value(sequence, name)
+    if text is None:
         return ""
-    parts = [found] if isinstance(found, str) or not isinstance(found, Sequence) else found
+    parts = [text] if isinstance(text, str) or not isinstance(text, Sequence) else text
     return " ".join(str(part) for part in parts)[:_LONGEST]

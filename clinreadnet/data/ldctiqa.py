@@ -1,4 +1,4 @@
-"""The LDCTIQA folder: the layout of the LDCTIQAC 2023 challenge's training set.
+"""Read and write LDCTIQA folders, the layout of the LDCTIQAC 2023 challenge's training set.
 
 ::
 
@@ -48,7 +48,7 @@ class LdctiqaFolder:
         folder: folder of the label file.
         names: file names, sorted.
         scores: ``[n]`` float32, the radiologists' mean score of each image, 0...4.
-        simulation: what ``simulation.json`` says; None without that file.
+        simulation: content of ``simulation.json``; None without that file.
     """
 
     folder: Path
@@ -58,17 +58,17 @@ class LdctiqaFolder:
 
     @cached_property
     def records(self) -> list[Mapping[str, Any]] | None:
-        """What ``simulation.json`` records of each image, in order; None without that file."""
+        """Record of each image in ``simulation.json``, in order; None without that file."""
         if self.simulation is None:
             return None
         return [self.simulation["images"][name] for name in self.names]
 
     @property
     def groups(self) -> NDArray[np.int64] | None:
-        """``[n]``, the anatomy or patient that each image shows; None where nothing tells it.
+        """``[n]`` int64, anatomy or patient of each image; None if it is not recorded.
 
-        Several views of one patient's slices are anatomies of their own, but one group: they belong
-        on one side of a split.
+        Views of one patient's slices are different anatomies but one group: they belong to the same
+        side of a split.
         """
         if self.records is None:
             return None
@@ -77,7 +77,7 @@ class LdctiqaFolder:
 
     @property
     def quality(self) -> NDArray[np.float64] | None:
-        """``[n]``, the recorded noiseless quality; None where an image has none."""
+        """``[n]`` float64, recorded noiseless quality; None if an image has none."""
         qualities = [record.get("quality") for record in self.records or [{}]]
         if None in qualities:
             return None
@@ -85,7 +85,7 @@ class LdctiqaFolder:
 
     @property
     def denoised(self) -> NDArray[np.bool_]:
-        """``[n]``, whether each image is recorded as a denoised copy; False where nothing is."""
+        """``[n]`` bool, whether each image is recorded as a denoised copy."""
         records = self.records or [{}] * len(self)
         return np.array([record.get("denoiser") is not None for record in records], np.bool_)
 
@@ -111,15 +111,15 @@ class LdctiqaFolder:
 
 
 def _read_json_object(path: Path, purpose: str) -> dict[str, object]:
-    """Read a JSON object; a repeated key is an error, because the last value would win silently."""
+    """Read a JSON object. A repeated key is an error: JSON readers keep only the last value."""
     repeated: list[str] = []
 
     def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
+        members = dict(pairs)
+        if len(members) < len(pairs):
             counts = Counter(key for key, _ in pairs)
             repeated.extend(sorted(key for key, count in counts.items() if count > 1))
-        return found
+        return members
 
     try:
         content = json.loads(
@@ -146,15 +146,15 @@ def _is_score(value: object) -> bool:
 
 
 def read_ldctiqa(folder: str | os.PathLike[str]) -> LdctiqaFolder:
-    """Open an LDCTIQA folder, or a folder that holds one of the challenge's.
+    """Open an LDCTIQA folder, or a folder that contains one of the challenge's folders.
 
     Every labelled image must exist, and every image must have a label. The images themselves are
     checked by `check_images`, or when they are read.
 
     Raises:
-        InputError: no folder or labels, images without a label, labels without an image, labels
-            that are not numbers in 0...4, or repeated names. Each kind is named with the number of
-            cases and the first one.
+        InputError: the folder or its labels are missing, an image has no label, a label has no
+            image, a label is not a number in 0...4, or a name is repeated. The message gives the
+            number of cases and the first one.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -233,7 +233,7 @@ def _labels_path(folder: Path) -> Path:
 
 
 def _is_number(value: object) -> bool:
-    """Return whether a value numbers something, from 0 on."""
+    """Return whether a value is an integer from 0 on."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST_NUMBER
 
 
@@ -246,13 +246,13 @@ _RECORDED: dict[str, tuple[Callable[[object], bool], str]] = {
     "denoiser": (lambda value: value is None or isinstance(value, str), "a name, or null"),
     "slice": (lambda value: isinstance(value, str), "a file name"),
 }
-"""What an image's record may say beside its anatomy, as far as something reads it."""
+"""Optional fields of an image's record, with their checks."""
 
 
 def _read_simulation(folder: Path, names: list[str]) -> dict[str, Any] | None:
-    """Return ``simulation.json`` once what it records of every image is known to be of its kind.
+    """Read ``simulation.json`` and check the record of every image.
 
-    None without such a file.
+    Returns None if the file does not exist.
     """
     path = folder / SIMULATION_FILE
     if not path.exists():
@@ -280,7 +280,7 @@ def write_labels(
     Args:
         folder: the folder; write the images into its ``image`` with `write_tif`.
         labels: score of each file name.
-        simulation: record of simulated images, with ``images[name]["anatomy"]``.
+        simulation: content of ``simulation.json``, with ``images[name]["anatomy"]``.
     """
     folder = Path(folder)
     (folder / LABELS_FILE).write_text(json.dumps(dict(labels), indent=1) + "\n", encoding="utf-8")

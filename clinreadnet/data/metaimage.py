@@ -1,10 +1,10 @@
-"""MetaImage files (``.mha``, ``.mhd``): the stacks of slices that the challenge's container reads.
+"""Read MetaImage files (``.mha``, ``.mhd``), the input of the challenge's container.
 
 A text header of ``Key = value`` lines ends with ``ElementDataFile``; the voxels follow, plain or
 zlib-compressed, x fastest. ``HeaderSize`` bytes at the start of the file with the voxels are
-skipped; -1 skips all before the last ones. Only stacks of slices are supported: one channel, 2 or 3
-axes. Slices are read one at a time; a compressed stack is one block, which is inflated as far as it
-is needed.
+skipped; -1 means that the voxels are the last bytes of the file. Only stacks of slices are
+supported: one channel, 2 or 3 axes. Slices are read one at a time. A compressed stack is a single
+block that is inflated only as far as needed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _TYPES = {
     "MET_FLOAT": "f4",
     "MET_DOUBLE": "f8",
 }
-# What a message may repeat of a header, where a damaged file could hold a name instead.
+# Header values that an error message may quote. Other values could be a patient's name.
 _OTHER_TYPES = frozenset(
     "MET_NONE MET_ASCII_CHAR MET_STRING "
     "MET_CHAR_ARRAY MET_UCHAR_ARRAY MET_SHORT_ARRAY MET_USHORT_ARRAY MET_INT_ARRAY "
@@ -51,15 +51,15 @@ _BLOCK = 2**20
 
 @dataclass(frozen=True)
 class Stack:
-    """A checked header.
+    """A checked MetaImage header.
 
     Attributes:
         path: the file.
         shape: slices, rows, columns.
-        dtype: of the stored numbers.
-        source: the file with the numbers.
-        offset: where they begin in it.
-        compressed: whether they are one zlib block.
+        dtype: type of the stored values.
+        source: file that contains the values.
+        offset: byte offset of the values in ``source``.
+        compressed: whether the values are one zlib block.
     """
 
     path: Path
@@ -76,11 +76,11 @@ class Stack:
 
 
 def open_metaimage(path: Path) -> Stack:
-    """Read a header, and check that its numbers can be there.
+    """Read a header and check that the file is large enough for its values.
 
     Raises:
-        InputError: not a MetaImage file, of an unsupported kind, its data file is elsewhere, or
-            the data are cut off.
+        InputError: the file is not a MetaImage file, its kind is not supported, its data file is
+            not beside it, or the data is truncated.
     """
     header, at = read_metaimage_header(path)
     shape = metaimage_shape(header, path)
@@ -98,7 +98,7 @@ def open_metaimage(path: Path) -> Stack:
         offset = max(offset, there - size)
     elif not _SIZE.fullmatch(skipped):
         raise InputError(
-            f"{path}: its HeaderSize does not tell where its data begin; write it again without"
+            f"{path}: its HeaderSize does not match its data; write it again without HeaderSize"
         )
     offset = int(skipped) if _SIZE.fullmatch(skipped) and int(skipped) else offset
     there = max(there - offset, 0)
@@ -114,7 +114,7 @@ def read_metaimage_header(path: Path) -> tuple[dict[str, str], int]:
     """Return the header's entries and the offset of its end.
 
     Raises:
-        InputError: the file cannot be read, is not a MetaImage file, or of an unsupported kind.
+        InputError: the file cannot be read, is not a MetaImage file, or its kind is not supported.
     """
     with open_regular(path) as file:
         start = file.read(limits.METAIMAGE_HEADER)
@@ -150,7 +150,7 @@ def metaimage_shape(header: dict[str, str], path: Path) -> tuple[int, int, int]:
     """Return the slices, rows and columns of a header.
 
     Raises:
-        InputError: ``DimSize`` is not that of a slice or a stack.
+        InputError: ``DimSize`` does not have two or three sizes.
     """
     words = header.get("DimSize", "").split()
     sizes = [int(word) for word in words if _SIZE.fullmatch(word)]
@@ -163,9 +163,9 @@ def metaimage_shape(header: dict[str, str], path: Path) -> tuple[int, int, int]:
 
 
 class StackReader:
-    """Reads the slices of a stack; in order it inflates each byte once.
+    """Reads the slices of a stack. Reading in order inflates each byte once.
 
-    Threads may share one. A copy in another process starts anew.
+    A reader is thread-safe. An unpickled copy starts from the beginning.
     """
 
     def __init__(self, stack: Stack) -> None:
@@ -174,7 +174,7 @@ class StackReader:
         self._inflater: _Inflater | None = None
 
     def __reduce__(self) -> tuple[type[StackReader], tuple[Stack]]:
-        """Return how to make another reader of the stack."""
+        """Pickle only the stack."""
         return StackReader, (self.stack,)
 
     def read(self, number: int) -> NDArray[np.float32]:
@@ -184,13 +184,13 @@ class StackReader:
         Otherwise they are Hounsfield units.
 
         Args:
-            number: from 0.
+            number: index of the slice, from 0.
 
         Returns:
             [rows, columns] float32 Hounsfield units.
 
         Raises:
-            InputError: the data are damaged or cut off.
+            InputError: the data is damaged or truncated.
         """
         from clinreadnet.data.tif import TOLERANCE, decode  # imports tifffile, which is slow
 

@@ -1,8 +1,8 @@
-"""NumPy's `.npy` and `.npz` files, read as untrusted input.
+"""Read NumPy's `.npy` and `.npz` files as untrusted input.
 
-`numpy.lib.format` reads headers, as literals that nothing evaluates. The shape is compared with the
-bytes that are there before anything is allocated, and members of an archive are unpacked to the
-size that their header states and no further.
+`numpy.lib.format` parses the headers and evaluates no code. The shape is compared with the size of
+the file before memory is allocated. Members of an archive are unpacked only to the size in their
+header.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _DAMAGED = (
     *(ArithmeticError, LookupError, MemoryError, RecursionError, SyntaxError, TypeError),
     *(ValueError, tokenize.TokenError),
 )
-"""What NumPy raises at a damaged header."""
+"""Exceptions that NumPy raises for a damaged header."""
 _LARGEST_NUMBER, _LONGEST_TEXT = 8, 4 * 9999
 """Bytes of an element."""
 _LONGEST_AXIS = 10**15
@@ -45,18 +45,18 @@ _LONGEST_COMMENT = 2**16
 
 
 class NotAnArray(Exception):
-    """The bytes are not such an array; the message says why."""
+    """The bytes are not a valid array; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class ArrayHeader:
-    """What precedes the numbers of an array.
+    """Header of an array.
 
     Attributes:
-        dtype: of the elements.
+        dtype: type of the elements.
         columns_first: whether the first axis varies fastest.
-        shape: of the array.
-        offset: bytes before the first element.
+        shape: shape of the array.
+        offset: byte offset of the first element.
     """
 
     dtype: np.dtype[Any]
@@ -66,7 +66,7 @@ class ArrayHeader:
 
     @property
     def size(self) -> int:
-        """Bytes of the elements."""
+        """Size of the elements in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
@@ -78,7 +78,7 @@ def read_array_header(file: IO[bytes], *, text: bool = False) -> ArrayHeader:
         text: accept arrays of text instead of numbers.
 
     Raises:
-        NotAnArray: it is no header, or not one of plain numbers.
+        NotAnArray: the header is invalid, or the elements are not plain numbers.
     """
     try:
         with warnings.catch_warnings(action="ignore"):
@@ -95,10 +95,10 @@ def read_array_header(file: IO[bytes], *, text: bool = False) -> ArrayHeader:
 
 
 def open_array(path: Path) -> ArrayHeader:
-    """Read the header of an `.npy` file, and check that its elements are there.
+    """Read the header of an `.npy` file and check that the file is complete.
 
     Raises:
-        NotAnArray: it is not such a file, or it is cut off.
+        NotAnArray: the file is not an `.npy` file or is truncated.
         InputError: it cannot be read.
     """
     with open_regular(path) as file:
@@ -115,10 +115,10 @@ def read_slice(path: Path, header: ArrayHeader, number: int | None) -> NDArray[A
     Args:
         path: the file.
         header: from `open_array`.
-        number: of the slice, from 0; None for an array of one slice.
+        number: index of the slice, from 0; None for an array of one slice.
 
     Raises:
-        InputError: the file has changed since.
+        InputError: the file has changed since its header was read.
     """
     *stack, rows, columns = header.shape
     slices = stack[0] if stack else 1
@@ -131,7 +131,7 @@ def read_slice(path: Path, header: ArrayHeader, number: int | None) -> NDArray[A
             size = rows * columns * item
             content = _exactly(file, header.offset + index * size, size, path)
             return np.frombuffer(content, header.dtype).reshape(rows, columns)
-        # Every column holds the same place of all slices, one after another.
+        # In column-major order, the values of a pixel in all slices are adjacent.
         column_bytes = slices * rows * item
         whole = np.empty((rows, columns), header.dtype)
         for column in range(columns):
@@ -151,13 +151,13 @@ def _exactly(file: BinaryIO, offset: int, size: int, path: Path) -> bytes:
 
 @dataclass(frozen=True)
 class Wanted:
-    """An array that an archive must hold.
+    """An array that an archive must contain.
 
     Attributes:
-        name: in the archive, without ``.npy``.
-        shape: sizes; None for a first axis of any length.
-        kinds: accepted letters of NumPy's kinds of types: "i", "u", "f", or "U".
-        most: largest accepted length of a first axis of any length.
+        name: name in the archive, without ``.npy``.
+        shape: expected sizes; None for a first axis of any length.
+        kinds: accepted values of ``dtype.kind``: "i", "u", "f", or "U".
+        most: largest length of such a first axis.
     """
 
     name: str
@@ -167,10 +167,10 @@ class Wanted:
 
 
 def has_member(file: IO[bytes], *names: str) -> bool:
-    """Return whether an `.npz` archive holds any of some arrays.
+    """Return whether an `.npz` archive contains any of the named arrays.
 
     Raises:
-        NotAnArray: it is no archive.
+        NotAnArray: the file is not an archive.
     """
     with _archive(file) as archive:
         return any(f"{name}.npy" in archive.namelist() for name in names)
@@ -179,23 +179,24 @@ def has_member(file: IO[bytes], *names: str) -> bool:
 def read_members(
     file: IO[bytes], wanted: Sequence[Wanted], first: int | None = None
 ) -> dict[str, NDArray[Any]]:
-    """Read arrays of an `.npz` archive; members with other names are not touched.
+    """Read arrays from an `.npz` archive. Other members are not read.
 
     Args:
         file: the archive.
-        wanted: what to read.
-        first: number of rows of each to unpack; default all.
+        wanted: arrays to read.
+        first: number of rows of each array to unpack; default all.
 
     Raises:
-        NotAnArray: it is no archive, or a member is missing, damaged or of another shape.
+        NotAnArray: the file is not an archive, or a member is missing, damaged or has another
+            shape.
     """
     with _archive(file) as archive:
-        return {one.name: _read_member(archive, one, first) for one in wanted}
+        return {member.name: _read_member(archive, member, first) for member in wanted}
 
 
 @contextmanager
 def _archive(file: IO[bytes]) -> Iterator[zipfile.ZipFile]:
-    """Open an archive; what zipfile raises inside the block becomes `NotAnArray`."""
+    """Open an archive; exceptions of zipfile inside the block become `NotAnArray`."""
     try:
         _check_index(file)
         with zipfile.ZipFile(file) as archive:
@@ -210,17 +211,17 @@ def _archive(file: IO[bytes]) -> Iterator[zipfile.ZipFile]:
 
 
 def _check_index(file: IO[bytes]) -> None:
-    """Refuse a long list of members: zipfile reads all of it, whatever is asked for."""
+    """Check the size of the list of members: zipfile always reads all of it."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(size - _ARCHIVE_END - _LONGEST_COMMENT - _LONG_ARCHIVE_END, 0))
     end = file.read()
     file.seek(0)
-    # The same places as zipfile: at the very end, else the last one that there is.
+    # Search where zipfile does: at the end of the file, otherwise the last record.
     at = len(end) - _ARCHIVE_END
     if end[at : at + 4] != _ARCHIVE_MARK:
         at = end.rfind(_ARCHIVE_MARK)
     if at < 0 or len(end) - at < _ARCHIVE_END:
-        return  # not an archive, as zipfile says too
+        return  # not an archive; zipfile raises the error
     (index,) = struct.unpack("<L", end[at + 12 : at + 16])
     long_form = end[max(at - _LONG_ARCHIVE_END, 0) : at].startswith(_LONG_ARCHIVE_MARK)
     if index > limits.ARCHIVE_INDEX or long_form:

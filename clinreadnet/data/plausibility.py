@@ -1,8 +1,8 @@
-"""Whether an image can be a CT slice in Hounsfield units.
+"""Check whether an image can be a CT slice in Hounsfield units.
 
-Wrong rescale values, colours, masks and values of another scale give images that a network grades
-like any other. One histogram of whole Hounsfield units finds them. It does not judge whether a CT
-slice is like the training data: ``novelty`` does.
+The network also scores images with wrong rescale values, colours, masks or another scale. A
+histogram of integer Hounsfield units detects them. Whether a CT slice resembles the training data
+is decided by ``novelty``.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from clinreadnet import limits
 
 _LIGHTEST_TISSUE = -300
-_LOW, _HIGH = -1025, 3072  # bins at both ends hold everything beyond
+_LOW, _HIGH = -1025, 3072  # the first and last bin include all values beyond
 
 
 def without_body(hu: NDArray[Any]) -> bool:
-    """Return whether an image is air alone, or air and what is as light, such as a head holder.
+    """Return whether an image shows only air and materials as light as air, such as a head holder.
 
     Args:
-        hu: finite numbers [rows, columns], Hounsfield units.
+        hu: [rows, columns] finite Hounsfield units.
     """
     tissue = np.count_nonzero((hu >= _LIGHTEST_TISSUE) & (hu <= 400))
     light = np.count_nonzero(hu < _LIGHTEST_TISSUE)
@@ -39,7 +39,7 @@ def implausible(hu: NDArray[Any]) -> str | None:
     The limits are in `clinreadnet.limits`.
 
     Args:
-        hu: finite numbers [rows, columns], Hounsfield units.
+        hu: [rows, columns] finite Hounsfield units.
     """
     low, high = float(hu.min()), float(hu.max())
     if low == high:

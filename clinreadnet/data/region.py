@@ -1,13 +1,13 @@
-"""Which part of the body a slice shows, from its pixels: an abdomen, the edge of it, or another.
+"""Classify the body part of a slice from its pixels: abdomen, edge of the abdomen, or other.
 
-A network grades a brain as it grades a liver. A few measures of anatomy on a grid of 128x128 tell
-them apart: how large and how wide the body is, how much of it is lung, fat and dense bone, whether
-bone encloses it, and whether it has a spine. Means of 4x4 pixels remove most noise, so a low dose
-changes little. Every rule has a wide margin between the slices that it was drawn from; the model
-card says which these are, and how many of others it finds.
+The network also scores slices of other body parts, such as a brain. Measures of anatomy on a
+128x128 grid detect them: size and width of the body, shares of lung, fat and dense bone, whether
+bone encloses it, and whether there is a spine. Means of 4x4 pixels remove most noise, so a low dose
+changes little. Every threshold has a wide margin on the slices that it was derived from. The model
+card lists these slices and the results on other slices.
 
-Without the size of a pixel nothing is known of the size of the body, and small parts, such as a
-neck, can pass for an abdomen.
+Without the pixel size, the size of the body is unknown, and small parts such as a neck can be
+classified as an abdomen.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from clinreadnet.data.header_region import Hint
 from clinreadnet.spec import HU_MIN, HU_RANGE, SIZE
 
 ABDOMEN, EDGE, OUTSIDE = REGIONS = ("abdomen", "edge", "outside")
-"""The answers: an abdomen, the edge of it (dome of the liver, pelvis), and another part."""
+"""The classes: abdomen, edge of the abdomen (dome of the liver, pelvis), other part."""
 
 UNSIZED = "the size of a pixel is not known: less sure"
-"""The reason of an abdomen without the size of a pixel."""
+"""Reason for an abdomen without pixel size."""
 
 _BLOCK = 4  # pixels
-_CUT = 2  # cells; a table, a sheet and a fold are thinner than twice this and one
+_CUT = 2  # cells; tables, sheets and folds are thinner than 2 * _CUT + 1
 _TISSUE, _GAS, _LUNG = -400.0, -960.0, -500.0  # HU
 _FAT = (-150.0, -30.0)
 _BONE, _SPINE, _DENSE = 250.0, 180.0, 330.0
@@ -43,8 +43,8 @@ _MOST_ENCLOSED = 0.15
 _LEAST_SPINE, _HIPS = 0.0015, 0.035
 _LUNG_EDGE, _CHEST, _SHOULDERS = 0.1, 0.95, 2.03
 _PELVIS = 0.05
-# Most dense bone for a body of so many square centimetres: a small body is a neck or a limb, and
-# a large one may have drunk a contrast medium.
+# Largest share of dense bone by the area of the body in cm2. Necks and limbs are small and have
+# more bone; a large body may contain oral contrast medium.
 _DENSE_AT = ((_LEAST_CM2, 0.03), (_HEAD_CM2, 0.05), (420.0, 0.15))
 _DENSE_UNSIZED = 0.065
 
@@ -53,13 +53,13 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Region:
-    """Which part of the body a slice shows.
+    """Body part of a slice.
 
     Attributes:
         answer: one of ``REGIONS``.
-        reason: what was found and, after a colon, what it means; empty for an abdomen whose size is
-            known.
-        area_cm2: area of the body; None without the size of a pixel, or without a body.
+        reason: the measurement and, after a colon, its interpretation; empty for an abdomen of
+            known size.
+        area_cm2: area of the body; None without pixel size or without a body.
     """
 
     answer: str
@@ -69,22 +69,22 @@ class Region:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Measures of the largest body in a slice. Shares are of its area, 0 ... 1.
+    """Measures of the largest body in a slice. Shares are fractions of its area, 0...1.
 
     Attributes:
-        frame: share of the frame that it covers.
-        area_cm2: its area; None without the size of a pixel.
-        cut: share of the frame's border that it covers.
-        second: tissue of the second largest body, as a share of this one's.
-        width: squared, over the square of the width of a disc of the same area.
-        lung: share of what is not fat that is lung.
-        both_lungs: share of lung beside the middle, on the side that has less of it.
+        frame: share of the frame that the body covers.
+        area_cm2: area; None without pixel size.
+        cut: share of the frame's border that the body covers.
+        second: tissue of the second largest body relative to the largest.
+        width: squared width relative to that of a disc of equal area.
+        lung: share of lung in tissue other than fat.
+        both_lungs: share of lung on the side that has less of it.
         fat: share of fat.
         bone: share of bone.
         side_bone: share of bone far from the middle.
         spine: share of bone near the middle.
         dense: share of dense bone.
-        enclosed: share that bone encloses.
+        enclosed: share enclosed by bone.
     """
 
     frame: float
@@ -103,38 +103,38 @@ class Anatomy:
 
 
 def find_region(hu: NDArray[Any], pixel_mm: float | None = None) -> Region:
-    """Return which part of the body a slice shows. It takes about 2 ms.
+    """Classify the body part of a slice. Takes about 2 ms.
 
     Args:
         hu: [512, 512], Hounsfield units, finite.
-        pixel_mm: width of a pixel in mm; None if it is not known, which makes the answer less sure.
+        pixel_mm: width of a pixel in mm; None if unknown, which makes the result less reliable.
     """
-    found = measure_anatomy(hu, pixel_mm)
-    if found is None:
+    anatomy = measure_anatomy(hu, pixel_mm)
+    if anatomy is None:
         return Region(OUTSIDE, "nothing as large as a body: air")
-    area = found.area_cm2
-    reason = _foreign(found)
+    area = anatomy.area_cm2
+    reason = _foreign(anatomy)
     if reason is not None:
         return Region(OUTSIDE, reason, area)
-    if found.lung > _LUNG_EDGE:
-        return Region(EDGE, f"lungs are {found.lung:.0%} of it: dome of the liver", area)
-    if found.spine < _LEAST_SPINE:
+    if anatomy.lung > _LUNG_EDGE:
+        return Region(EDGE, f"lungs are {anatomy.lung:.0%} of it: dome of the liver", area)
+    if anatomy.spine < _LEAST_SPINE:
         return Region(EDGE, "hips and no spine: pelvis", area)
-    if found.bone > _PELVIS:
-        return Region(EDGE, f"bone is {found.bone:.0%} of it: pelvis", area)
+    if anatomy.bone > _PELVIS:
+        return Region(EDGE, f"bone is {anatomy.bone:.0%} of it: pelvis", area)
     return Region(ABDOMEN, "" if area is not None else UNSIZED, area)
 
 
 def with_header(region: Region, hint: Hint) -> Region:
-    """Return the region of a slice in the light of its header.
+    """Combine the region of a slice with the hint of its header.
 
-    A header alone marks a slice only if it says that its values are no Hounsfield units. A head, a
-    neck or a limb that it names settles a doubt: the edge of the abdomen, or a body no larger than
-    a head.
+    A header alone marks a slice only if it states that the values are not Hounsfield units. If it
+    names a head, neck or limb, a slice at the edge of the abdomen or a body no larger than a head
+    counts as outside.
 
     Args:
-        region: from the pixels.
-        hint: from the header.
+        region: classification by the pixels.
+        hint: body part in the header.
     """
     if region.answer == OUTSIDE:
         return region
@@ -148,26 +148,26 @@ def with_header(region: Region, hint: Hint) -> Region:
     return region
 
 
-def _foreign(found: Anatomy) -> str | None:
-    """Return why a body is no abdomen, or None."""
-    area = found.area_cm2
-    if found.cut > _MOST_CUT:
-        return f"it cuts the body on {found.cut:.0%} of its border: a small field of view"
+def _foreign(anatomy: Anatomy) -> str | None:
+    """Return why a body is not an abdomen, or None."""
+    area = anatomy.area_cm2
+    if anatomy.cut > _MOST_CUT:
+        return f"it cuts the body on {anatomy.cut:.0%} of its border: a small field of view"
     if area is not None and area < _LEAST_CM2:
         return f"a body of {area:.0f} cm2: smaller than an abdomen"
-    if found.second > _MOST_SECOND:
+    if anatomy.second > _MOST_SECOND:
         return "several bodies: legs, arms or a neck between them"
-    if found.enclosed > _MOST_ENCLOSED:
-        return f"bone encloses {found.enclosed:.0%} of it: head"
-    if found.dense > (_DENSE_UNSIZED if area is None else _interpolate(area)):
-        return f"dense bone is {found.dense:.0%} of it: head, neck or limb"
-    if found.fat < _LEAST_FAT:
-        return f"fat is {found.fat:.1%} of it: a phantom, a map or a head"
-    if found.lung + found.both_lungs + 0.4 * (found.width - 1.2) > _CHEST:
-        return f"lungs are {found.lung:.0%} of it: chest"
-    if found.width + 10 * found.side_bone + found.lung + 3 * found.dense > _SHOULDERS:
+    if anatomy.enclosed > _MOST_ENCLOSED:
+        return f"bone encloses {anatomy.enclosed:.0%} of it: head"
+    if anatomy.dense > (_DENSE_UNSIZED if area is None else _interpolate(area)):
+        return f"dense bone is {anatomy.dense:.0%} of it: head, neck or limb"
+    if anatomy.fat < _LEAST_FAT:
+        return f"fat is {anatomy.fat:.1%} of it: a phantom, a map or a head"
+    if anatomy.lung + anatomy.both_lungs + 0.4 * (anatomy.width - 1.2) > _CHEST:
+        return f"lungs are {anatomy.lung:.0%} of it: chest"
+    if anatomy.width + 10 * anatomy.side_bone + anatomy.lung + 3 * anatomy.dense > _SHOULDERS:
         return "a wide body with bone at its sides: shoulders"
-    if found.spine < _LEAST_SPINE and found.bone < _HIPS:
+    if anatomy.spine < _LEAST_SPINE and anatomy.bone < _HIPS:
         return "no spine: legs, or no patient"
     return None
 
@@ -178,7 +178,7 @@ def _interpolate(area: float) -> float:
 
 
 def measure_anatomy(hu: NDArray[Any], pixel_mm: float | None = None) -> Anatomy | None:
-    """Return the measures of the largest body in a slice, or None if there is none.
+    """Measure the largest body in a slice; None if there is no body.
 
     Args:
         hu: [512, 512], Hounsfield units, finite.
@@ -237,20 +237,20 @@ def _means(hu: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _open_air(wall: Mask) -> Mask:
-    """Return what can be reached from the frame's border without crossing ``wall``."""
+    """Return the cells that are connected to the frame's border without crossing ``wall``."""
     free = np.pad(~wall, 1, constant_values=True)
     parts, _ = _parts(free)
     return np.asarray((parts == parts[0, 0])[1:-1, 1:-1])
 
 
 def _opened(mask: Mask) -> Mask:
-    """Return a mask without what is thinner than 2 * _CUT + 1 cells."""
+    """Morphological opening: remove parts thinner than 2 * _CUT + 1 cells."""
     inner = ~_spread(~mask, border=True)
     return _spread(inner, border=False) & mask
 
 
 def _spread(mask: Mask, *, border: bool) -> Mask:
-    """Return a mask that has grown by _CUT cells along both axes; ``border`` lies outside it."""
+    """Dilate a mask by _CUT cells along both axes; ``border`` is the value outside the frame."""
     for _ in range(2):
         wide = np.pad(mask, ((_CUT, _CUT), (0, 0)), constant_values=border)
         grown = wide[: len(mask)].copy()
@@ -261,10 +261,10 @@ def _spread(mask: Mask, *, border: bool) -> Mask:
 
 
 def _parts(mask: Mask) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the number of the connected part of each cell, -1 outside, and the parts' sizes.
+    """Label connected components: the label of each cell (-1 outside) and the components' sizes.
 
-    Neighbours share a side. Runs of cells in a row are the nodes of a graph whose edges are their
-    contacts with the runs of the next row; the least number of its part spreads to every run.
+    Connectivity is by sides. Runs of cells in a row are nodes of a graph, and contacts between runs
+    of adjacent rows are its edges. The smallest label of a component propagates to all its runs.
     """
     height, width = mask.shape
     flat = np.zeros((height, width + 1), np.bool_)
@@ -280,12 +280,12 @@ def _parts(mask: Mask) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     above, below = runs[:-1][touch], runs[1:][touch]
     parent = np.arange(count)
     while True:
-        one, other = parent[above], parent[below]
-        apart = one != other
+        root, other = parent[above], parent[below]
+        apart = root != other
         if not apart.any():
             break
-        one, other = one[apart], other[apart]
-        np.minimum.at(parent, np.maximum(one, other), np.minimum(one, other))
+        root, other = root[apart], other[apart]
+        np.minimum.at(parent, np.maximum(root, other), np.minimum(root, other))
         while not np.array_equal(parent, further := parent[parent]):
             parent = further
         above, below = above[apart], below[apart]

@@ -1,10 +1,10 @@
-"""CT slices from files and folders: found by header, loaded one at a time, in Hounsfield units.
+"""Find CT slices in files and folders by their headers, and load their pixels one at a time.
 
 Inputs are DICOM (see `clinreadnet.data.dicom`), LDCTIQA ``.tif`` (encoded 0...1), ``.npy`` in HU,
 [512, 512] or [n, 512, 512], and MetaImage stacks (see `clinreadnet.data.metaimage`). A file that is
-named must be a slice. Folders are searched recursively: files that are not CT slices (localisers,
-dose reports, text files) are skipped with a note, and so are pipes, broken links and links to
-folders. A damaged file is an error there too, because a skipped slice would go unnoticed.
+given by name must be a slice. Folders are searched recursively. Files in them that are not CT
+slices (localisers, dose reports, text files), pipes, broken links and links to folders are skipped
+with a note. A damaged file in a folder is an error, because a missing slice would go unnoticed.
 """
 
 from __future__ import annotations
@@ -45,36 +45,36 @@ _TIF = {".tif", ".tiff"}
 _METAIMAGE = {".mha", ".mhd"}
 _DICOM_SUFFIXES = {".dcm", ".dicom", ".ima"}
 _HASH_DIGITS = 8
-_SAME_AXIS = 0.999  # cosine of the angle between the normals of slices of one axis, at least
+_SAME_AXIS = 0.999  # least cosine of the angle between the normals of slices of one axis
 
 
 _Key = tuple[str, str, str]
-"""Of a series: SeriesInstanceUID or folder, hash of the owner, SeriesNumber without the UID."""
+"""Key of a series: SeriesInstanceUID or folder, hash of the owner, SeriesNumber without UID."""
 
 
 class NoBody(InputError):
-    """The slice is intact and shows no body. At the ends of a series in a folder it is skipped."""
+    """The slice is intact but shows no body. It is skipped at the ends of a series in a folder."""
 
 
 @dataclass(frozen=True)
 class SliceRef:
-    """A slice of which only the header has been read.
+    """Reference to a slice; only its header has been read.
 
-    No two patients and no two studies share a ``series``.
+    A ``series`` never contains two patients or two studies.
 
     Attributes:
         path: the file.
         frame: frame number from 0 in a file of several slices, else None.
-        position: position along the slice normal in mm, or None if the file does not give it, or
-            if most slices of the series have another normal.
-        series: SeriesInstanceUID, with a hash of patient and study where several share it; or the
-            folder (``.tif``, and DICOM without one) or file (``.npy``, ``.mha``).
-        pixel_mm: width of a pixel in mm, or None if the file does not give it.
+        position: position along the slice normal in mm; None if the file does not state it or most
+            slices of the series have another normal.
+        series: SeriesInstanceUID, followed by a hash of patient and study if several share it. The
+            folder for ``.tif`` and for DICOM without the UID; the file for ``.npy`` and ``.mha``.
+        pixel_mm: width of a pixel in mm; None if the file does not state it.
         acquisition: dose and protocol of a DICOM slice.
         instance_uid: SOPInstanceUID of a DICOM slice; empty without one.
-        named: whether it is the one slice of a file that was named, not found in a folder.
-        hint: what the header of a DICOM slice says that it shows.
-        header: the data elements that `find_slices` was told to keep; None without any.
+        named: whether it is the only slice of a file that was given by name, not found in a folder.
+        hint: body part or quantity that the header of a DICOM slice states.
+        header: the data elements of ``keep`` in `find_slices`; None without any.
     """
 
     path: Path
@@ -93,7 +93,7 @@ class SliceRef:
 
     @property
     def loaded_mm(self) -> float | None:
-        """Width in mm of a pixel of what `load` returns; None if the file does not give it."""
+        """Pixel width in mm of the result of `load`; None if the file does not state it."""
         return None if self.pixel_mm is None else self.pixel_mm * self._side / SIZE
 
     @property
@@ -108,9 +108,9 @@ class SliceRef:
             float32 [512, 512], HU.
 
         Raises:
-            NoBody: air, or what is as light.
-            InputError: unreadable pixels, NaN or infinity, a wrong size, or values that cannot be
-                those of a CT slice.
+            NoBody: the slice shows only air or materials as light as air.
+            InputError: the pixels cannot be read, contain NaN or infinity, have a wrong size, or
+                cannot be a CT slice.
         """
         hu = self._read()
         if not np.isfinite(hu).all():
@@ -140,45 +140,44 @@ def find_slices(
     note: Callable[[str], None] | None = None,
     refused: Callable[[Path, InputError], None] | None = None,
 ) -> list[SliceRef]:
-    """Find the slices of files and folders, reading headers only.
+    """Find the slices in files and folders. Only headers are read.
 
-    Series come in the order in which ``paths`` first names them, then by SeriesNumber and
-    SeriesInstanceUID. Inside a DICOM series, slices are sorted along their normal. If a slice
-    has no position, all are sorted by SliceLocation, else by InstanceNumber. Other files keep the
-    natural order of their names. A file that is named twice counts once, and so does a copy of a
-    DICOM slice under another name.
+    Series are returned in the order of ``paths``, then by SeriesNumber and SeriesInstanceUID.
+    Slices of a DICOM series are sorted along their normal. If a slice has no position, all are
+    sorted by SliceLocation, otherwise by InstanceNumber. Other files are sorted in the natural
+    order of their names. Repeated paths and copies of a DICOM slice count once.
 
     Args:
-        paths: files and folders; a dataset of pydicom counts as a DICOM file that is named.
-        resample: accept other sizes than 512×512; `SliceRef.load` then uses `resize`.
-        keep: names of data elements of DICOM files for `SliceRef.header`.
-        note: called with one line for each file that is skipped or unusual.
-        refused: called with a damaged file and its error, instead of raising; it is skipped.
+        paths: files and folders. A dataset of pydicom counts as a named DICOM file.
+        resample: accept sizes other than 512×512; `SliceRef.load` then resizes with `resize`.
+        keep: names of DICOM data elements to keep in `SliceRef.header`.
+        note: called with one line for each skipped or unusual file.
+        refused: called with a damaged file and its error instead of raising. The file is skipped.
 
     Returns:
         At least one slice. Only headers are held in memory.
 
     Raises:
-        InputError: a missing file, an empty folder, a named file that is not a CT slice, a size
-            other than 512×512, or more slices in a file than its bytes can hold.
+        InputError: a file is missing, a folder is empty, a file given by name is not a CT slice, a
+            size is not 512×512, or a file states more slices than it contains.
     """
     tell = note or (lambda line: None)
     frames: list[tuple[int, DicomFrame]] = []
     refs: list[tuple[int, SliceRef]] = []
     seen: set[str] = set()
     named: set[Path] = set()
-    found: Sequence[DicomFrame | SliceRef]
+    opened: Sequence[DicomFrame | SliceRef]
     for order, source in enumerate(paths):
         if isinstance(source, pydicom.Dataset):
             path = _name_of(source, order)
-            frames_of = read_headers(path, keep, file_of(source, path))
-            check_size(path, (frames_of[0].rows, frames_of[0].columns), resample)
-            frames += [(order, frame) for frame in frames_of]
+            in_memory = read_headers(path, keep, file_of(source, path))
+            check_size(path, (in_memory[0].rows, in_memory[0].columns), resample)
+            frames += [(order, frame) for frame in in_memory]
             named.add(path)
             continue
         path = Path(source)
         if path.is_dir():
-            found = _search(path, resample, keep, seen, tell, refused)
+            opened = _search(path, resample, keep, seen, tell, refused)
         elif not os.path.lexists(path):
             raise InputError(f"{path}: no such file or folder")
         elif (real := os.path.realpath(path)) in seen:
@@ -186,15 +185,15 @@ def find_slices(
         else:
             seen.add(real)
             try:
-                found = _open(path, resample, keep)
+                opened = _open(path, resample, keep)
                 named.add(path)
             except InputError as reason:
                 if refused is None or isinstance(reason, NotASlice):
                     raise
                 refused(path, reason)
                 continue
-        frames += [(order, f) for f in found if isinstance(f, DicomFrame)]
-        refs += [(order, f) for f in found if isinstance(f, SliceRef)]
+        frames += [(order, f) for f in opened if isinstance(f, DicomFrame)]
+        refs += [(order, f) for f in opened if isinstance(f, SliceRef)]
     refs += _series(frames, resample, tell)
     refs = [(n, replace(r, named=r.path in named and r.frame is None)) for n, r in refs]
     if not refs:
@@ -211,10 +210,10 @@ def _name_of(ds: pydicom.Dataset, order: int) -> Path:
 def resize(hu: NDArray[np.float32]) -> NDArray[np.float32]:
     """Resize an image to 512×512.
 
-    A shorter side is first padded with air at both ends, so that the proportions do not change.
-    Then each axis is filtered with a triangle that extends one output pixel to each side (one input
-    pixel when enlarging): bilinear interpolation with antialiasing. Resizing changes the noise, and
-    with it the score.
+    The shorter side is first padded with air at both ends, so that the proportions do not change.
+    Then each axis is filtered with a triangle whose half-width is one output pixel (one input pixel
+    when enlarging): bilinear interpolation with antialiasing. Resizing changes the noise and
+    therefore the score.
 
     Args:
         hu: float32 [rows, columns], HU.
@@ -248,8 +247,8 @@ def _search(
     tell: Callable[[str], None],
     refused: Callable[[Path, InputError], None] | None,
 ) -> Sequence[DicomFrame | SliceRef]:
-    """Return the slices under ``folder``; other files are skipped."""
-    found: list[DicomFrame | SliceRef] = []
+    """Return the slices under ``folder``. Other files are skipped."""
+    opened: list[DicomFrame | SliceRef] = []
     left_out: dict[str, list[str]] = {}
     files, odd = _walk(folder)
     for what, path in odd:
@@ -259,7 +258,7 @@ def _search(
             continue
         seen.add(real)
         try:
-            found += _open(path, resample, keep)
+            opened += _open(path, resample, keep)
         except InputError as reason:
             if isinstance(reason, NotASlice) and not (
                 reason.what == "not DICOM" and path.suffix.lower() in _DICOM_SUFFIXES
@@ -275,15 +274,15 @@ def _search(
     )
     if not files and not odd:
         raise InputError(f"{folder}: an empty folder; give a folder of DICOM, .tif or .npy slices")
-    if not found and summary:
+    if not opened and summary:
         raise InputError(f"{folder}: no CT slices ({summary}); give a folder of CT slices")
     if summary:
         tell(f"{folder}: skipped files that are not CT slices ({summary})")
-    return found
+    return opened
 
 
 def _walk(folder: Path) -> tuple[list[Path], list[tuple[str, Path]]]:
-    """Return the regular files under ``folder``, and what cannot be searched or opened."""
+    """Return the regular files under ``folder``, and the entries that cannot be opened."""
     files: list[Path] = []
     odd: list[tuple[str, Path]] = []
 
@@ -381,10 +380,10 @@ def _open_metaimage(path: Path, resample: bool) -> list[SliceRef]:
 def _series(
     frames: list[tuple[int, DicomFrame]], resample: bool, tell: Callable[[str], None]
 ) -> list[tuple[int, SliceRef]]:
-    """Return the frames of all series in order, each with the index of its series in ``paths``.
+    """Return the frames of all series in order, with the index of each series in ``paths``.
 
-    A series is one of one patient and study. Frames without a SeriesInstanceUID are one series if
-    they also share the folder and the SeriesNumber.
+    A series contains one patient and study. Frames without a SeriesInstanceUID are one series if
+    they share the folder and the SeriesNumber.
     """
     series: dict[_Key, list[DicomFrame]] = {}
     first: dict[_Key, int] = {}
@@ -398,17 +397,17 @@ def _series(
         sharing.setdefault(name, set()).add(key)
     for keys in sharing.values():
         if len({owner for _, owner, _ in keys}) > 1:
-            one = min(keys, key=lambda k: (first[k], k))
-            what = "without a SeriesInstanceUID, its folder" if one[2] else "its series"
+            chosen = min(keys, key=lambda k: (first[k], k))
+            what = "without a SeriesInstanceUID, its folder" if chosen[2] else "its series"
             tell(
-                f"{series[one][0].path}: {what} holds several patients or studies; "
+                f"{series[chosen][0].path}: {what} holds several patients or studies; "
                 "each gets a mean of its own"
             )
     refs: list[tuple[int, SliceRef]] = []
-    place = {key: number for number, key in enumerate(series)}  # owners as their files come
+    place = {key: number for number, key in enumerate(series)}  # owners in the order of their files
     for key in sorted(series, key=lambda k: (first[k], series[k][0].series_number, k[0], place[k])):
         members = _without_copies(series[key], tell)
-        _tell_what_is_odd(members, tell)
+        _report_doubtful(members, tell)
         members, position = _in_order(members, tell)
         refs += [
             (
@@ -434,7 +433,7 @@ def _series(
 
 
 def _series_name(key: _Key, sharing: set[_Key]) -> str:
-    """Return the name of a series, with what tells it from others of the same UID or folder."""
+    """Return the name of a series, with a suffix if several share the UID or folder."""
     name, owner, number = key
     if len({other for _, other, _ in sharing}) > 1:
         name += f", patient and study {owner[:_HASH_DIGITS]}"
@@ -443,11 +442,11 @@ def _series_name(key: _Key, sharing: set[_Key]) -> str:
     return name
 
 
-def _tell_what_is_odd(members: Sequence[DicomFrame], tell: Callable[[str], None]) -> None:
-    """Tell once what the headers of a series say that is doubtful."""
-    if frame := next((one for one in members if one.unspecified), None):
+def _report_doubtful(members: Sequence[DicomFrame], tell: Callable[[str], None]) -> None:
+    """Report doubtful header values once for each series."""
+    if frame := next((member for member in members if member.unspecified), None):
         tell(f"{frame.path}: rescale type is US, not HU; read as HU")
-    if frame := next((one for one in members if one.doubtful_padding is not None), None):
+    if frame := next((member for member in members if member.doubtful_padding is not None), None):
         tell(
             f"{frame.path}: its PixelPaddingValue stands for {frame.doubtful_padding:g} HU, which "
             "tissue has; taken for padding only at the edges of the image"
@@ -455,7 +454,7 @@ def _tell_what_is_odd(members: Sequence[DicomFrame], tell: Callable[[str], None]
 
 
 def _without_copies(members: list[DicomFrame], tell: Callable[[str], None]) -> list[DicomFrame]:
-    """Return the frames of a series without those of files that hold the same slices again."""
+    """Return the frames of a series without copies of the same slices in other files."""
     first: dict[tuple[str, int], DicomFrame] = {}
     kept: list[DicomFrame] = []
     for frame in members:
@@ -474,9 +473,9 @@ def _without_copies(members: list[DicomFrame], tell: Callable[[str], None]) -> l
 def _in_order(
     members: list[DicomFrame], tell: Callable[[str], None]
 ) -> tuple[list[DicomFrame], Callable[[DicomFrame], float | None]]:
-    """Return the frames of a series in order, and what gives the position of each in mm.
+    """Return the sorted frames of a series, and a function for the position of a frame in mm.
 
-    Slices that share an axis, turned or not, come first if most do, then those of other axes.
+    Slices along the most common axis come first, then those of other axes.
     """
     axes: list[NDArray[np.float64]] = []
     numbers: list[int | None] = []
@@ -484,7 +483,7 @@ def _in_order(
         if frame.normal is None:
             numbers.append(None)
             continue
-        along = (i for i, one in enumerate(axes) if abs(one @ frame.normal) >= _SAME_AXIS)
+        along = (i for i, axis in enumerate(axes) if abs(axis @ frame.normal) >= _SAME_AXIS)
         numbers.append(next(along, len(axes)))
         if numbers[-1] == len(axes):
             axes.append(np.asarray(frame.normal))
@@ -505,7 +504,7 @@ def _in_order(
 
     sharing = [f for f in members if axis[id(f)] == most]
     places: list[Callable[[DicomFrame], float | None]] = [projected, lambda f: f.location]
-    known = (one for one in places if all(one(f) is not None for f in sharing))
+    known = (place for place in places if all(place(f) is not None for f in sharing))
     place = next(known, lambda f: None)
 
     def key(frame: DicomFrame) -> tuple[Any, ...]:
@@ -524,7 +523,7 @@ def check_size(path: Path, shape: tuple[int, ...], resample: bool) -> None:
     """Check the rows and columns of a slice.
 
     Raises:
-        InputError: they are not 512x512, or with ``resample`` beyond what is resized.
+        InputError: the size is not 512x512, or outside the limits of ``resample``.
     """
     if shape != (SIZE, SIZE) and not resample:
         raise InputError(
@@ -544,6 +543,6 @@ def _check_count(path: Path, count: int) -> None:
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
-    """Return a key that sorts slice_2 before slice_10."""
+    """Return a sort key that places slice_2 before slice_10."""
     parts = re.split(r"([0-9]+)", str(path))
     return [(int(p), "") if re.fullmatch("[0-9]{1,18}", p) else (-1, p) for p in parts]

@@ -1,4 +1,4 @@
-"""Slices as TIFF: float32 [512, 512] in [0, 1], HU = 1400 x - 1000."""
+"""Read and write slices as TIFF: float32 [512, 512] in [0, 1], HU = 1400 x - 1000."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from clinreadnet.errors import InputError
 from clinreadnet.files import read_regular
 from clinreadnet.spec import HU_MIN, HU_RANGE, SIZE
 
-_MOST_COUNTED = 64  # images of a TIFF that should have one
+_MOST_COUNTED = 64  # limit for counting images in a TIFF, which should have one
 _TAG_BYTES = {3: 2, 8: 2} | dict.fromkeys((4, 9, 11, 13), 4) | dict.fromkeys((5, 10, 12), 8)
 _TAG_BYTES |= dict.fromkeys((16, 17, 18), 8)
 TOLERANCE = 1e-6
-"""Distance that an encoded pixel may be outside [0, 1]; other programs round 0 and 1 this way."""
+"""Tolerance of encoded values outside [0, 1], because other programs round 0 and 1."""
 
 
 def encode(hu: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -40,7 +40,7 @@ def decode(x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def write_tif(path: str | os.PathLike[str], hu: NDArray[np.float32]) -> None:
     """Write one slice ``[512, 512]`` of Hounsfield units as an encoded float32 TIFF."""
-    # Without software tag and date, so that the same image gives the same bytes.
+    # No software tag and no date, so that the bytes depend only on the image.
     tifffile.imwrite(path, encode(hu), photometric="minisblack", metadata=None, software=False)
 
 
@@ -48,7 +48,7 @@ def write_tif(path: str | os.PathLike[str], hu: NDArray[np.float32]) -> None:
 def silent_tifffile() -> Iterator[None]:
     """Stop tifffile from logging the errors that it also raises.
 
-    If threads read, use one context around all of them: it changes a global setting.
+    This changes a global setting: with several threads, use one context around all of them.
     """
     log = logging.getLogger("tifffile")
     was_disabled, log.disabled = log.disabled, True
@@ -62,7 +62,7 @@ def tif_shape(path: str | os.PathLike[str]) -> tuple[int, ...]:
     """Return the shape of a TIFF's first image; its pixels are not read.
 
     Raises:
-        InputError: the file is missing, larger than an image can be, or not a TIFF.
+        InputError: the file is missing, too large, or not a TIFF.
     """
     with _open_tif(Path(path)) as tif:
         return tuple(tif.pages[0].shape)
@@ -70,7 +70,7 @@ def tif_shape(path: str | os.PathLike[str]) -> tuple[int, ...]:
 
 @contextmanager
 def _open_tif(path: Path) -> Iterator[tifffile.TiffFile]:
-    """Open a TIFF; what tifffile raises inside the block becomes an InputError."""
+    """Open a TIFF. Exceptions of tifffile inside the block become InputError."""
     content = read_regular(path, limits.TIF_FILE)
     try:
         _check_tags(content)
@@ -78,7 +78,7 @@ def _open_tif(path: Path) -> Iterator[tifffile.TiffFile]:
             yield tif
     except InputError:
         raise
-    # tifffile raises whatever its codecs raise, and its messages may hold bytes of the file.
+    # tifffile passes on the exceptions of its codecs; messages can contain bytes of the file.
     except Exception as error:
         raise InputError(
             f"{path}: not a readable TIFF ({type(error).__name__}); copy it again"
@@ -86,11 +86,11 @@ def _open_tif(path: Path) -> Iterator[tifffile.TiffFile]:
 
 
 def _check_tags(content: bytes) -> None:
-    """Refuse images of many tags, and tags that claim more than the file: tifffile reads them all.
+    """Check the number of tags and their sizes: tifffile reads all of them.
 
     Raises:
-        ValueError: there are some.
-        struct.error: the file is cut off.
+        ValueError: there are too many tags, or a tag is larger than the file.
+        struct.error: the file is truncated.
     """
     order = {b"II": "<", b"MM": ">"}.get(content[:2], "<")
     big = content[2:4] in (b"+\0", b"\0+")
@@ -130,13 +130,13 @@ def read_tif(path: str | os.PathLike[str]) -> NDArray[np.float32]:
         ``[512, 512]`` float32 Hounsfield units, -1000...400.
 
     Raises:
-        InputError: the file is missing or unreadable, needs a package that is not installed, is
-            not 512x512, or holds values that are not numbers in [0, 1].
+        InputError: the file is missing or unreadable, needs a package that is not installed, is not
+            512x512, or contains values outside [0, 1] or NaN.
     """
     path = Path(path)
     with _open_tif(path) as tif:
-        # Sizes are checked before pixels are unpacked: a small file can promise any number.
-        # `TiffFile.series` would read every page, and a file of 300 bytes can have millions.
+        # Sizes are checked before pixels are unpacked, because a small file can state any size.
+        # `TiffFile.series` is not used: it reads every page, and 300 bytes can state millions.
         page, images = tif.pages.first, _count_images(tif)
         shape, dtype = tuple(page.shape), np.dtype(page.dtype)
         if images > 1:
@@ -152,11 +152,13 @@ def read_tif(path: str | os.PathLike[str]) -> NDArray[np.float32]:
                 "(HU + 1000) / 1400: encode it so"
             )
         if page.is_tiled or page.rowsperstrip > SIZE or len(page.dataoffsets) > SIZE:
-            raise InputError(f"{path}: in tiles, or in strips larger than the image; save it again")
+            raise InputError(
+                f"{path}: stored in tiles, or in strips larger than the image; save it again"
+            )
         with np.errstate(over="ignore"):
             x = _pixels(page, path).astype(np.float32)
     if x.shape != (SIZE, SIZE):
-        raise InputError(f"{path}: other pixels than its header says; copy it again")
+        raise InputError(f"{path}: its pixels do not match its header; copy it again")
     if not np.isfinite(x).all():
         raise InputError(f"{path}: holds values that are not numbers; write it again without them")
     low, high = float(x.min()), float(x.max())

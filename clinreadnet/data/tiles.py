@@ -1,6 +1,6 @@
-"""`tiles.npz` of an LDCTIQA folder: the quality of each 32x32 tile of each image.
+"""Read and write `tiles.npz` of an LDCTIQA folder: the quality of each 32x32 tile.
 
-Simulated folders have it; the challenge's do not. It holds ``names`` [n], ``quality`` float32
+Only simulated folders have this file. It contains ``names`` [n], ``quality`` float32
 [n, 16, 16] in 0...4 and ``weight`` float32 [n, 16, 16], the share of body around each tile.
 """
 
@@ -26,7 +26,7 @@ _ADVICE = "simulate the folder again, or delete this file to go without tile lab
 
 @dataclass(frozen=True)
 class TileLabels:
-    """The tiles of n images.
+    """Tile labels of n images.
 
     Attributes:
         quality: float32 [n, 16, 16], noiseless quality 0...4; 0 where there is no label.
@@ -46,7 +46,7 @@ def write_tiles(
     folder: str | os.PathLike[str],
     tiles: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]],
 ) -> None:
-    """Write ``tiles.npz`` into a folder; the same tiles give the same bytes.
+    """Write ``tiles.npz`` into a folder. The bytes depend only on the tiles.
 
     Args:
         folder: an LDCTIQA folder.
@@ -72,11 +72,12 @@ def read_tiles(folder: str | os.PathLike[str], names: Sequence[str]) -> TileLabe
         names: file names of its images.
 
     Returns:
-        The labels in the order of ``names``, with weight 0 for images that the file leaves out;
-        None where there is no such file.
+        The labels in the order of ``names``, with weight 0 for images without labels; None if the
+        file does not exist.
 
     Raises:
-        InputError: the file cannot be read, has tiles of another grid, or values out of range.
+        InputError: the file cannot be read, its tiles have another grid, or values are out of
+            range.
     """
     path = Path(folder) / TILES_FILE
     if not path.exists():
@@ -91,12 +92,12 @@ def read_tiles(folder: str | os.PathLike[str], names: Sequence[str]) -> TileLabe
             arrays = read_members(file, wanted)
     except NotAnArray as error:
         raise InputError(f"{path}: not a file of tile labels ({error}); {_ADVICE}") from None
-    listed, quality, weight = (arrays[one.name] for one in wanted)
+    listed, quality, weight = (arrays[member.name] for member in wanted)
     if not len(listed) == len(quality) == len(weight):
-        raise InputError(f"{path}: not as many tiles as names; {_ADVICE}")
-    for what, found in (("quality", quality), ("weight", weight)):
-        if not np.isfinite(found).all() or (found < 0).any():
-            raise InputError(f"{path}: {what} holds values that are no tile labels; {_ADVICE}")
+        raise InputError(f"{path}: the numbers of tiles and names differ; {_ADVICE}")
+    for what, array in (("quality", quality), ("weight", weight)):
+        if not np.isfinite(array).all() or (array < 0).any():
+            raise InputError(f"{path}: {what} contains values that are not tile labels; {_ADVICE}")
     if (quality > 4).any() or (weight > 1.001).any():
         raise InputError(f"{path}: quality above 4, or weight above 1; {_ADVICE}")
     place = {name: i for i, name in enumerate(listed.tolist())}

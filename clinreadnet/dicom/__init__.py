@@ -1,1 +1,1 @@
-"""DICOM objects made from scores. Extra `[dicom]`. Reading of DICOM is in `clinreadnet.data`."""
+"""Write scores as DICOM objects (extra `dicom`). `clinreadnet.data` reads DICOM."""

@@ -1,7 +1,7 @@
-"""Patient and study of a header, as the standard allows them.
+"""Copy patient and study attributes, with values that the DICOM standard allows.
 
-A value is kept where it is legal, mended where only one legal value can be meant (``12:30:15``,
-``male``, ``1945.03.12``), and otherwise left out: empty where an object must have the attribute.
+A legal value is copied. A value with one possible legal form (``12:30:15``, ``male``,
+``1945.03.12``) is corrected. Any other value is omitted, or empty if the attribute is required.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ EMPTY_OR_LEGAL = (
     "ReferringPhysicianName",
     "PositionReferenceIndicator",
 )
-"""Type 2 of the standard: an object has them, empty where nothing is known."""
+"""Type 2 attributes: required, empty if unknown."""
 
 ABSENT_OR_LEGAL = (
     "IssuerOfPatientID",
@@ -42,10 +42,10 @@ ABSENT_OR_LEGAL = (
     "StudyDescription",
     "BodyPartExamined",
 )
-"""Type 3: an object has them where they are known."""
+"""Type 3 attributes: present only if known."""
 
 COPIED = (*EMPTY_OR_LEGAL, *ABSENT_OR_LEGAL)
-"""What an object takes from the header of its slices, beside UIDs and geometry."""
+"""Attributes that an object copies from the headers of its slices, besides UIDs and geometry."""
 
 UNPAIRED = frozenset(
     "ABDOMEN ABDOMENPELVIS AORTA BACK BLADDER BRAIN CEREBELLUM CERVIX CHEST CHESTABDOMEN "
@@ -55,7 +55,7 @@ UNPAIRED = frozenset(
     "RECTUM SKULL SPINE SPLEEN SSPINE STERNUM STOMACH THYMUS THYROID TLSPINE TONGUE TRACHEA "
     "TSPINE URETER URETHRA UTERUS VAGINA SCALP".split()
 )
-"""Defined terms of BodyPartExamined that have no side, so an image has no Laterality."""
+"""Defined terms of BodyPartExamined without laterality."""
 
 _PADDING = " \0"
 _SEXES = {"M": "M", "MALE": "M", "F": "F", "FEMALE": "F", "O": "O", "OTHER": "O"}
@@ -64,11 +64,11 @@ _NUMBER_CHARACTERS = 16
 
 
 def copy_legal(header: pydicom.Dataset, target: pydicom.Dataset) -> None:
-    """Copy patient and study.
+    """Copy the patient and study attributes.
 
     Args:
-        header: from `read_container`, whose texts are in UTF-8.
-        target: gets `COPIED` and the character set.
+        header: header from `read_container`, with text in UTF-8.
+        target: dataset that receives `COPIED` and the character set.
     """
     target.SpecificCharacterSet = UTF_8
     for name in COPIED:
@@ -78,9 +78,9 @@ def copy_legal(header: pydicom.Dataset, target: pydicom.Dataset) -> None:
 
 
 def stored_text(header: pydicom.Dataset, name: str) -> str:
-    """Return a value as text, legal or not, without padding; empty if it is absent or unreadable.
+    """Return the stored text of an element without padding; empty if it is absent or unreadable.
 
-    pydicom would convert it first, and raise what it likes.
+    pydicom's own conversion is avoided, because it can raise any exception.
     """
     element = header.get_item(Tag(name))
     value = None if element is None else element.value
@@ -93,8 +93,8 @@ def stored_text(header: pydicom.Dataset, name: str) -> str:
 
 
 def _legal(name: str, text: str) -> str:
-    """Return a legal value, or an empty one."""
-    if any(unicodedata.category(one) == "Cc" for one in text) or "\\" in text:
+    """Return a legal value, or an empty string."""
+    if any(unicodedata.category(character) == "Cc" for character in text) or "\\" in text:
         return ""
     kind = "sex" if name == "PatientSex" else dictionary_VR(Tag(name))
     return _KINDS[kind](text)
@@ -119,7 +119,9 @@ def _time(text: str) -> str:
     hour, _, minute, second, fraction = (part or "" for part in parts.groups())
     if int(hour) > 23 or int(minute or 0) > 59 or int(second or 0) > 60:
         return ""
-    return hour + minute + second.replace("60", "59") + fraction  # few read a leap second
+    return (
+        hour + minute + second.replace("60", "59") + fraction
+    )  # many readers do not accept a leap second
 
 
 def _age(text: str) -> str:
@@ -130,7 +132,7 @@ def _age(text: str) -> str:
 def _name(text: str) -> str:
     groups = text.split("=")
     if len(groups) > _NAME_GROUPS or any(
-        len(one) > _NAME_CHARACTERS or one.count("^") >= _NAME_PARTS for one in groups
+        len(group) > _NAME_CHARACTERS or group.count("^") >= _NAME_PARTS for group in groups
     ):
         return ""
     return text
@@ -166,4 +168,4 @@ _KINDS: dict[str, Callable[[str], str]] = {
     "TM": _time,
     "sex": lambda text: _SEXES.get(text.upper(), ""),
 }
-"""By value representation."""
+"""Functions that return a legal value, by value representation."""

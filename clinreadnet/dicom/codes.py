@@ -1,7 +1,7 @@
-"""The private codes of the objects, scheme 99CLINREADNET; docs/dicom-codes.md lists them.
+"""Private codes of the DICOM objects, scheme 99CLINREADNET (see docs/dicom-codes.md).
 
-A standard code is used wherever one means the same. DCM 111029 (Image Quality Rating) is not taken:
-nothing in it says that the scale is 0 to 4.
+A standard code is used where one exists. DCM 111029 (Image Quality Rating) is not used because it
+does not define the scale.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ GRADES = tuple(
     _code(f"GRADE{grade}", f"Probability of grade {grade} ({word})")
     for grade, word in enumerate(LIKERT)
 )
-"""One for each grade of the five-point scale."""
+"""A code for each grade of the five-point scale."""
 NOVELTY = _code("NOVELTY", "Distance from the training data")
 DOMAIN = _code("DOMAIN", "Likeness to the training data")
 IN_DOMAIN = _code("IN", "Like the training data")
@@ -34,7 +34,7 @@ REGIONS = {
     "edge": _code("EDGE", "Edge of the abdomen: dome of the liver or pelvis"),
     "outside": _code("OUTSIDE", "Outside the abdomen: do not use the score"),
 }
-"""By the answers of `clinreadnet.data.region`."""
+"""Codes of the classes of `clinreadnet.data.region`."""
 SLICES = _code("SLICES", "Number of scored slices")
 NOVEL_SLICES = _code("NOVELS", "Number of slices unlike the training data")
 KERNEL = _code("KERNEL", "Convolution kernel")
@@ -54,7 +54,7 @@ PRIVATE = (
     KERNEL,
     QUALITY_MAP,
 )
-"""All of them."""
+"""All private codes."""
 
 
 def identify_scheme(target: Dataset) -> None:

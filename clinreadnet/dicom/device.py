@@ -1,4 +1,4 @@
-"""What every object says of the software and the device that made it."""
+"""Attributes of the software and the device, which every object contains."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SERIES_NUMBERS = {"report": 9901, "map": 9902, "capture": 9903}
 
 
 def new_uid() -> UID:
-    """Return a new UID below 2.25, which needs no registered root."""
+    """Return a new UID with root 2.25, which needs no registration."""
     return generate_uid(prefix=None)
 
 
@@ -33,7 +33,7 @@ def device_uid() -> UID:
 
 
 def parameters(session: Mapping[str, Any]) -> list[str]:
-    """Return the lines that say what scored the slices, from `Session.describe`."""
+    """Return lines of text that identify the network and the backend, from `Session.describe`."""
     reason = f" ({session['verdict_reason']})" if session["verdict_reason"] else ""
     return [
         f"weights SHA-256: {session['weights_sha256']}",
@@ -47,7 +47,7 @@ def parameters(session: Mapping[str, Any]) -> list[str]:
 
 
 def describe(made: pydicom.Dataset) -> None:
-    """Say in an object what made it, for what use, and how its texts are stored."""
+    """Add manufacturer, software version, intended use and character set to an object."""
     made.SpecificCharacterSet = UTF_8
     made.SeriesDescription = DESCRIPTION
     made.ManufacturerModelName = MODEL

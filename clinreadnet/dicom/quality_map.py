@@ -1,7 +1,8 @@
-"""Quality maps as DICOM: a Parametric Map, or secondary captures for viewers that show no such map.
+"""Write quality maps as DICOM: Parametric Maps, or Secondary Captures for other viewers.
 
-A pixel of the parametric map is the score of one 32x32 patch of a slice. It has its own spacing, 32
-times the slice's, and lies at the centre of the patch, so viewers that fuse by geometry align it.
+A pixel of the parametric map is the score of a 32x32 patch of a slice. Its spacing is 32 times that
+of the slice and its position is the centre of the patch, so viewers that fuse by geometry align map
+and slice.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from clinreadnet.data.slices import SliceRef
 from clinreadnet.dicom import device
 from clinreadnet.dicom.attributes import COPIED, UNPAIRED
 from clinreadnet.dicom.codes import QUALITY_MAP, identify_scheme
+from clinreadnet.dicom.object_files import ObjectFile, write_objects
 from clinreadnet.dicom.sources import Source, Sources, frame_number
-from clinreadnet.dicom.written import Written, write_objects
 from clinreadnet.errors import InputError
 from clinreadnet.scoring.result import SeriesReport
 from clinreadnet.spec import GRADE_RANGE, SIZE, TILE
@@ -49,20 +50,20 @@ _VIRIDIS = np.array(
     ],
     np.float32,
 )
-"""Anchors of the colours of scores from 0 to 4, RGB."""
+"""RGB anchors of the colour map for scores from 0 to 4."""
 
 
 def check_geometry(refs: Sequence[SliceRef], sources: Sources) -> None:
-    """Refuse slices whose map has no place in space, before anything is scored.
+    """Check, before scoring, that maps of the slices can be positioned in space.
 
     Args:
         refs: slices from `find_slices`.
-        sources: from `make_sources`, of the same slices.
+        sources: headers of the same slices, from `make_sources`.
 
     Raises:
-        InputError: a slice is not 512x512, has no valid position, orientation, spacing or
-            FrameOfReferenceUID, differs from its series in one of the last three, or is one of
-            several frames with one position.
+        InputError: a slice is not 512x512, its position, orientation, spacing or
+            FrameOfReferenceUID is invalid, one of the last three differs from its series, or its
+            frames share one position.
     """
     first: dict[str, tuple[tuple[Any, ...], SliceRef]] = {}
     for ref in refs:
@@ -91,28 +92,29 @@ def check_geometry(refs: Sequence[SliceRef], sources: Sources) -> None:
 
 def write_maps(
     report: SeriesReport, sources: Sources, session: Mapping[str, Any], folder: Path
-) -> list[Written]:
-    """Write Parametric Maps into a new folder: ``map-1.dcm`` ..., one for each series.
+) -> list[ObjectFile]:
+    """Write a Parametric Map of each series into a new folder: ``map-1.dcm``, ``map-2.dcm``, ....
 
-    A series with several slices at one position, such as the phases of a heart, gets one for each
-    phase: ``map-1-1.dcm``, ``map-1-2.dcm`` ....
+    A series with several slices at one position, such as cardiac phases, gets one map for each
+    phase: ``map-1-1.dcm``, ``map-1-2.dcm``, ....
 
-    Arguments, result and errors as of `clinreadnet.dicom.structured_report.write_reports`; the
-    slices must have passed `check_geometry`.
+    Arguments, return value and errors are those of
+    `clinreadnet.dicom.structured_report.write_reports`. Call `check_geometry` first.
     """
     return write_objects(_maps(report, sources, session), folder)
 
 
 def write_captures(
     report: SeriesReport, sources: Sources, session: Mapping[str, Any], folder: Path
-) -> list[Written]:
-    """Write each slice under its map as a Secondary Capture, ``capture-1-0001.dcm`` ....
+) -> list[ObjectFile]:
+    """Write each slice with its map as an overlay: Secondary Captures ``capture-1-0001.dcm``, ....
 
-    The window is 400/40. "RESEARCH USE ONLY" and the score are burnt into the pixels, which are
+    The window is 400/40. "RESEARCH USE ONLY" and the score are burnt into the image. The pixels are
     read again.
 
-    Arguments, result and errors as of `clinreadnet.dicom.structured_report.write_reports`;
-    InputError also where a slice cannot be read any more.
+    Arguments, return value and errors are those of
+    `clinreadnet.dicom.structured_report.write_reports`. Also raises InputError if a slice can no
+    longer be read.
     """
     return write_objects(_captures(report, sources, session), folder)
 
@@ -120,7 +122,7 @@ def write_captures(
 def draw_overlay(
     hu: NDArray[np.float32], quality_map: NDArray[np.float32], caption: str
 ) -> NDArray[np.uint8]:
-    """Return a slice under its coloured map, with two lines burnt in.
+    """Draw a slice with its colour map as an overlay and two lines of text.
 
     Args:
         hu: [512, 512], Hounsfield units.
@@ -171,10 +173,10 @@ def _captures(
 
 
 def _phases(refs: Sequence[SliceRef], sources: Sources) -> list[int]:
-    """Return the phase of each slice of a series, from 1; no phase has two slices at one position.
+    """Return the phase of each slice from 1; slices of a phase have different positions.
 
-    The header tells the phases apart, if one of its values does. Otherwise the first slice at each
-    position is of the first phase, the second of the second, and so on.
+    A header value is used if one distinguishes the phases. Otherwise the k-th slice at a position
+    belongs to phase k.
     """
     places = [tuple(np.round(_geometry(ref, sources[ref.path])[0], 2)) for ref in refs]
     seen: Counter[tuple[float, ...]] = Counter()
@@ -244,7 +246,7 @@ def _make_map(
         content_label="QUALITY_MAP",
         content_description=device.DESCRIPTION,
         pixel_measures=PixelMeasuresSequence(
-            pixel_spacing=[float(TILE * one) for one in spacing],
+            pixel_spacing=[float(TILE * value) for value in spacing],
             slice_thickness=thickness,
             spacing_between_slices=step or None,
         ),
@@ -268,18 +270,18 @@ def _as_one_slice(
     thickness: float,
     frames: dict[str, tuple[Source, int]],
 ) -> pydicom.Dataset:
-    """Return a slice as a file of its own, in the orientation and spacing of its series.
+    """Return a slice as a single-frame object with the orientation and spacing of its series.
 
-    highdicom takes several files of one frame or one file of several, and asks that orientations
-    are the same to the last digit.
+    highdicom takes single-frame files or one multi-frame file, and requires identical orientations.
 
     Args:
         ref: the slice.
-        source: its header.
+        source: header of the slice.
         position: [3], mm.
         series: position, orientation and spacing of the first slice.
         thickness: mm.
-        frames: gets a placeholder for the SOPInstanceUID of a frame, and what it stands for.
+        frames: receives a placeholder for the SOPInstanceUID of a frame, with its source and
+            number.
     """
     _, orientation, spacing = series
     made = pydicom.Dataset()
@@ -287,7 +289,7 @@ def _as_one_slice(
     if ref.frame is not None:
         made.SOPInstanceUID = device.new_uid()
         frames[made.SOPInstanceUID] = source, ref.frame + 1
-    if str(made.SOPClassUID) != CT_IMAGE:  # a file of one frame all the same
+    if str(made.SOPClassUID) != CT_IMAGE:  # the result has one frame
         made.SOPClassUID = CT_IMAGE
         frames.setdefault(made.SOPInstanceUID, (source, 1))
     for name in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", *COPIED):
@@ -312,14 +314,14 @@ def _refer_to_frames(made: pydicom.Dataset, frames: Mapping[str, tuple[Source, i
 
     def mend(references: Sequence[pydicom.Dataset], numbered: bool) -> list[pydicom.Dataset]:
         kept: dict[str, pydicom.Dataset] = {}
-        for one in references:
-            if (uid := one.ReferencedSOPInstanceUID) in frames:
+        for reference in references:
+            if (uid := reference.ReferencedSOPInstanceUID) in frames:
                 source, number = frames[uid]
-                one.ReferencedSOPClassUID = source.SOPClassUID
-                one.ReferencedSOPInstanceUID = source.SOPInstanceUID
+                reference.ReferencedSOPClassUID = source.SOPClassUID
+                reference.ReferencedSOPInstanceUID = source.SOPInstanceUID
                 if numbered:
-                    one.ReferencedFrameNumber = number
-            kept.setdefault(f"{one.ReferencedSOPInstanceUID} {numbered and uid}", one)
+                    reference.ReferencedFrameNumber = number
+            kept.setdefault(f"{reference.ReferencedSOPInstanceUID} {numbered and uid}", reference)
         return list(kept.values())
 
     made.SourceImageSequence = mend(made.SourceImageSequence, False)
@@ -333,9 +335,9 @@ def _refer_to_frames(made: pydicom.Dataset, frames: Mapping[str, tuple[Source, i
 def _make_capture(
     report: SeriesReport, index: int, sources: Sources, number: int, place: int, series: str
 ) -> SCImage:
-    one, ref = report.slices[index], report.refs[index]
-    novel = ", unlike the training data" if one.in_domain is False else ""
-    caption = f"score {one.score:.2f} of 4 ({one.grade}){novel}"
+    score, ref = report.slices[index], report.refs[index]
+    novel = ", unlike the training data" if score.in_domain is False else ""
+    caption = f"score {score.score:.2f} of 4 ({score.grade}){novel}"
     made = SCImage.from_ref_dataset(
         sources[ref.path],
         draw_overlay(ref.load(), report.outputs.quality_map[index], caption),
@@ -356,7 +358,7 @@ def _make_capture(
     if (frame := frame_number(ref, sources[ref.path])) is not None:
         reference.ReferencedFrameNumber = frame
     made.SourceImageSequence = [reference]
-    made.BurnedInAnnotation = "NO"  # it means text that identifies the patient
+    made.BurnedInAnnotation = "NO"  # the attribute is about text that identifies the patient
     return made
 
 
@@ -364,7 +366,7 @@ def _describe(made: pydicom.Dataset, source: pydicom.Dataset, session: Mapping[s
     if source.get("BodyPartExamined"):
         made.BodyPartExamined = source.BodyPartExamined
     if source.get("BodyPartExamined") not in UNPAIRED:
-        made.Laterality = None  # required, and may be empty
+        made.Laterality = None  # required, may be empty
     device.describe(made)
     made.DerivationDescription = f"Research use only; {'; '.join(device.parameters(session))}"[
         :1024
@@ -412,8 +414,8 @@ def _geometry(ref: SliceRef, header: pydicom.Dataset) -> tuple[_Vector, _Vector,
     return position, orientation, spacing
 
 
-def _vector(found: Any, count: int) -> _Vector:
-    vector = np.array([float(v) for v in found])
+def _vector(values: Any, count: int) -> _Vector:
+    vector = np.array([float(v) for v in values])
     if vector.shape != (count,) or not np.isfinite(vector).all():
         raise ValueError
     return vector

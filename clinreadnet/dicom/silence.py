@@ -1,4 +1,4 @@
-"""Keep what the libraries say about a header from the user."""
+"""Silence logs and warnings of libraries, which can repeat header values."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 LIBRARIES = ("pynetdicom", "pydicom", "highdicom")
-"""Their logs and warnings repeat values of headers."""
+"""Libraries whose logs and warnings can repeat header values."""
 
 
 @contextmanager
 def silent_libraries() -> Iterator[None]:
-    """Switch off their logs and every warning, until the block ends."""
+    """Disable the logs of these libraries and all warnings inside the block."""
     loggers = [logging.getLogger(name) for name in LIBRARIES]
     before = [logger.level for logger in loggers]
     try:

@@ -1,6 +1,6 @@
-"""The headers of the scored slices, from which an object takes its patient, study and references.
+"""Headers of the scored slices: the source of patient, study and references of an object.
 
-Nothing is invented: a slice whose header lacks what an object must refer to is refused.
+No value is made up. A slice whose header lacks a required reference is an error.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ _PHASE = (
     "TriggerTime",
 )
 SOURCE_TAGS = (*_REFERENCES, *COPIED, *_GEOMETRY, *_PHASE, "FrameOfReferenceUID")
-"""What `find_slices` must keep of the header of a slice."""
+"""Data elements to pass to `find_slices` as ``keep``."""
 
 
 class Source(pydicom.Dataset):  # type: ignore[misc]  # pydicom has no types
-    """What the objects take from the header of a file; every value is legal.
+    """Attributes copied from the header of a file. Every value is legal.
 
     Attributes:
-        patient: PatientID as it is stored, legal or not, so that patients are told apart.
-        phase: what may tell slices at one position apart; each may be empty.
+        patient: stored PatientID, legal or not, to distinguish patients.
+        phase: values that can distinguish slices at one position; each may be empty.
     """
 
     patient: str = ""
@@ -51,11 +51,11 @@ class Source(pydicom.Dataset):  # type: ignore[misc]  # pydicom has no types
 
 
 Sources = dict[Path, Source]
-"""The header of each file, without pixels."""
+"""Header of each file, without pixels."""
 
 
 def make_sources(refs: Sequence[SliceRef]) -> Sources:
-    """Check the header of every slice, before anything is scored.
+    """Check the header of every slice before scoring.
 
     Args:
         refs: slices from `find_slices`, with ``keep=SOURCE_TAGS``.
@@ -64,8 +64,8 @@ def make_sources(refs: Sequence[SliceRef]) -> Sources:
         One header for each file.
 
     Raises:
-        InputError: a slice is not DICOM, lacks a UID or has an invalid one; two files have one
-            SOPInstanceUID; or a series belongs to several studies or patients.
+        InputError: a slice is not DICOM, a UID is missing or invalid, two files share a
+            SOPInstanceUID, or a series belongs to several studies or patients.
     """
     sources: Sources = {}
     instances: dict[str, Path] = {}
@@ -92,10 +92,10 @@ def make_sources(refs: Sequence[SliceRef]) -> Sources:
 
 
 def frame_number(ref: SliceRef, source: Source) -> int | None:
-    """Return the number by which a reference names a frame, from 1.
+    """Return the frame number in a reference, from 1.
 
-    None for the only frame of a file, and for those of CT Image Storage, whose files must have one
-    frame: the standard forbids the number there.
+    None for the only frame of a file and for CT Image Storage, where the standard forbids the
+    number.
     """
     if ref.frame is None or str(source.SOPClassUID) == CT_IMAGE:
         return None
@@ -103,14 +103,14 @@ def frame_number(ref: SliceRef, source: Source) -> int | None:
 
 
 def make_source(path: Path, header: pydicom.Dataset | None) -> Source:
-    """Return what objects take from the header of a file.
+    """Return the attributes that objects copy from the header of a file.
 
     Args:
         path: the file.
-        header: its elements of ``SOURCE_TAGS``; None if it is not DICOM.
+        header: data elements of ``SOURCE_TAGS``; None if the file is not DICOM.
 
     Raises:
-        InputError: it is not DICOM, lacks a UID or has an invalid one.
+        InputError: the file is not DICOM, or a UID is missing or invalid.
     """
     if header is None:
         raise InputError(
@@ -136,7 +136,7 @@ def make_source(path: Path, header: pydicom.Dataset | None) -> Source:
         for name in _GEOMETRY:
             try:
                 source.add(header[name])
-            except Exception:  # absent, or a value that pydicom cannot read: then no map is made
+            except Exception:  # absent or unreadable: no map can be written
                 continue
     return source
 

@@ -1,8 +1,9 @@
-"""Scores as DICOM structured reports: Comprehensive 3D SR, template TID 1500.
+"""Write scores as DICOM structured reports (Comprehensive 3D SR, template TID 1500).
 
-One report for each series. Each slice is a measurement group with its score, the probability of
-each grade, its novelty and a reference to the image; dose and protocol are its acquisition context.
-The last group summarises the series. Concepts are in `clinreadnet.dicom.codes`.
+There is one report for each series. Each slice is a measurement group with its score, the
+probability of each grade, its novelty, a reference to the image, and dose and protocol as
+acquisition context. The last group summarises the series. Private concepts are in
+`clinreadnet.dicom.codes`.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ from clinreadnet.dicom.codes import (
     SLICES,
     identify_scheme,
 )
+from clinreadnet.dicom.object_files import ObjectFile, write_objects
 from clinreadnet.dicom.sources import Sources, frame_number
-from clinreadnet.dicom.written import Written, write_objects
 from clinreadnet.grades import likert_probabilities
 from clinreadnet.scoring.domain import domain_lines
 from clinreadnet.scoring.result import SeriesReport, SeriesSummary, count_slices
@@ -75,13 +76,13 @@ _TEXTS = (
 
 def write_reports(
     report: SeriesReport, sources: Sources, session: Mapping[str, Any], folder: Path
-) -> list[Written]:
-    """Write ``sr-1.dcm``, ``sr-2.dcm`` ... into a new folder, one for each series.
+) -> list[ObjectFile]:
+    """Write a report of each series into a new folder: ``sr-1.dcm``, ``sr-2.dcm``, ....
 
     Args:
-        report: scores from `score_slices`.
-        sources: from `make_sources`, of the same slices.
-        session: from `Session.describe`.
+        report: result of `score_slices`.
+        sources: headers of the same slices, from `make_sources`.
+        session: result of `Session.describe`.
         folder: folder to create.
 
     Returns:
@@ -172,21 +173,21 @@ def _skipped(report: SeriesReport, series: str) -> list[str]:
 def _slice_group(
     report: SeriesReport, index: int, sources: Sources, algorithm: AlgorithmIdentification
 ) -> MeasurementsAndQualitativeEvaluations:
-    one, ref = report.slices[index], report.refs[index]
+    score, ref = report.slices[index], report.refs[index]
     source = sources[ref.path]
     grades = likert_probabilities(report.outputs.probs[index])
-    values = [(SCORE, one.score), *zip(GRADES, grades, strict=True)]
-    if one.novelty is not None:
-        values.append((NOVELTY, one.novelty))
+    values = [(SCORE, score.score), *zip(GRADES, grades, strict=True)]
+    if score.novelty is not None:
+        values.append((NOVELTY, score.novelty))
     frame = frame_number(ref, source)
     name = f"slice {index + 1}"
     if frame is None and ref.frame is not None:
         name += f", frame {ref.frame + 1}"
     judged = []
-    if one.in_domain is not None:
-        judged.append(QualitativeEvaluation(DOMAIN, IN_DOMAIN if one.in_domain else NOVEL))
-    if one.region:
-        judged.append(QualitativeEvaluation(REGION, REGIONS[one.region]))
+    if score.in_domain is not None:
+        judged.append(QualitativeEvaluation(DOMAIN, IN_DOMAIN if score.in_domain else NOVEL))
+    if score.region:
+        judged.append(QualitativeEvaluation(REGION, REGIONS[score.region]))
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(uid=device.new_uid(), identifier=name),
         algorithm_id=algorithm,
@@ -226,7 +227,7 @@ def _summary_group(
 
 
 def _acquisition(acquisition: Acquisition) -> list[highdicom.sr.ContentItem]:
-    """Return dose and protocol as items of the acquisition context."""
+    """Return dose and protocol as content items of the acquisition context."""
     relation = RelationshipTypeValues.HAS_ACQ_CONTEXT
     items: list[Any] = []
     for field, name, unit in _NUMBERS:

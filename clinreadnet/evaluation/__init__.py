@@ -1,1 +1,1 @@
-"""Agreement of scores with labels, and with known degradations."""
+"""Measure the agreement of scores with labels and with known degradations."""

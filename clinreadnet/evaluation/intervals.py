@@ -1,4 +1,4 @@
-"""Intervals that cover as many labels as they claim: a temperature, fitted on labelled slices.
+"""Calibrate the intervals of a checkpoint: fit a temperature on labelled slices.
 
 Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
 """
@@ -24,15 +24,15 @@ _TEMPERATURES = (0.05, 20.0)
 
 
 class Calibration(TypedDict):
-    """What `calibrate_intervals` did."""
+    """Result of `calibrate_intervals`."""
 
     slices: int
     temperature: float
-    """Of the new checkpoint."""
+    """Temperature of the new checkpoint."""
     before: float
-    """Share of the labels inside the 90 % intervals of the old checkpoint."""
+    """Share of labels inside the 90 % intervals of the old checkpoint."""
     after: float
-    """The same with the new one."""
+    """Share of labels inside the 90 % intervals of the new checkpoint."""
 
 
 def fit_temperature(
@@ -40,7 +40,7 @@ def fit_temperature(
 ) -> float:
     """Return the temperature at which the 90 % interval covers 90 % of the labels.
 
-    Every anatomy counts the same, however many of its slices were held out.
+    Every anatomy has the same weight, whatever its number of slices.
 
     Args:
         probs: [n, 21] probabilities at temperature 1.
@@ -48,7 +48,7 @@ def fit_temperature(
         groups: [n] the anatomy, or patient, of each.
 
     Returns:
-        What to divide the logits by.
+        The divisor of the logits.
     """
     logits = np.log(np.maximum(probs, 1e-30))
     _, inverse, sizes = np.unique(groups, return_inverse=True, return_counts=True)
@@ -78,7 +78,8 @@ def calibrate_intervals(
 ) -> Calibration:
     """Write a checkpoint whose 90 % intervals cover 90 % of the labels of a folder.
 
-    Scores and maps change little: the temperature widens or narrows the image's distribution only.
+    Scores and maps change little: the temperature changes only the width of the image's
+    distribution.
 
     Args:
         data: LDCTIQA folder of slices that the network was not trained on.

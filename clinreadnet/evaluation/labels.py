@@ -1,4 +1,4 @@
-"""Score a labelled folder and report agreement with its labels, or with the degradation itself."""
+"""Score a labelled folder and measure the agreement with its labels."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ from clinreadnet.spec import INTERVAL_MASS
 METRICS = ("plcc", "srocc", "krocc", "sum")
 
 EXPERTS = ("mixture", "image")
-"""What the head joins, as `predict` names their scores."""
+"""Names of the experts' scores in `predict`."""
 
 WORST = 5
-"""Slices that are named as the worst."""
+"""Number of worst slices to list."""
 
 
 class Part(TypedDict):
-    """Agreement with the labels on a part of the slices."""
+    """Agreement with the labels on a subset of the slices."""
 
     slices: int
     srocc: float
-    """Of score and label; not a number where one of them is constant."""
+    """SROCC of score and label; NaN if one of them is constant."""
     ceiling_srocc: float
-    """Of noiseless quality and label."""
+    """SROCC of noiseless quality and label."""
     rmse: float
     """Root mean square error in grades."""
     bias: float
-    """Mean of score less label in grades."""
+    """Mean difference of score and label in grades."""
 
 
 class Worst(TypedDict):
-    """A slice and by how much its score is off."""
+    """A slice with its score, its label and the error."""
 
     name: str
     label: float
@@ -55,22 +55,23 @@ class Worst(TypedDict):
 
 
 class Evaluation(Correlations):
-    """The metrics, and what they were measured on."""
+    """Metrics of a checkpoint on a folder."""
 
     rmse: float
     slices: int
     parts: dict[str, Part]
-    """Of a simulated folder: the scans, and the copies of each denoiser; else empty."""
+    """Agreement on scans and on the copies of each denoiser; empty unless the folder is
+    simulated."""
     worst: list[Worst]
     """The slices with the largest errors, worst first."""
     ceiling: Correlations | None
-    """What a perfect model of the noiseless quality would score, where that is recorded."""
+    """Metrics of a perfect predictor of the noiseless quality, if it is recorded."""
     map: MapAgreement | None
-    """Agreement of the quality maps with the tile labels, where the folder has them."""
+    """Agreement of the quality maps with the tile labels, if the folder has them."""
     coverage: float
-    """Share of the labels inside the 90 % interval of their slice."""
+    """Share of labels inside the 90 % interval of their slice."""
     in_domain: float
-    """Share of the slices that are not marked as novel."""
+    """Share of slices that are in domain."""
     experts: dict[str, float]
     """Sum of correlations of the mixture of votes alone, and of the head's MLP alone."""
     checkpoint_sha256: str
@@ -87,7 +88,7 @@ def evaluate(
 
     Returns:
         plcc, srocc, krocc and sum, each {value, low, high} (95 % bootstrap interval over slices),
-        and what `Evaluation` lists.
+        and the other fields of `Evaluation`.
 
     Raises:
         InputError: unreadable data or checkpoint, or fewer than two slices.
@@ -95,8 +96,8 @@ def evaluate(
     folder = open_labelled(data)
     path = checkpoint or pretrained_path()
     model = load_checkpoint(path)
-    found = score_folder(folder, model)
-    predicted, true = found["score"], folder.scores.astype(np.float64)
+    scored = score_folder(folder, model)
+    predicted, true = scored["score"], folder.scores.astype(np.float64)
     return Evaluation(
         **correlations(predicted, true),
         rmse=float(np.sqrt(np.mean((predicted - true) ** 2))),
@@ -107,11 +108,11 @@ def evaluate(
             for i in np.argsort(-np.abs(predicted - true), kind="stable")[:WORST].tolist()
         ],
         ceiling=ceiling(folder),
-        map=folder_map_agreement(folder, found["quality_map"]),
-        coverage=coverage(found["probs"], true),
-        in_domain=float(np.mean(found["novelty"] <= float(model.novelty.threshold))),
+        map=folder_map_agreement(folder, scored["quality_map"]),
+        coverage=coverage(scored["probs"], true),
+        in_domain=float(np.mean(scored["novelty"] <= float(model.novelty.threshold))),
         experts={
-            name: sum(abs(measure(found[name], true)) for measure in (plcc, srocc, krocc))
+            name: sum(abs(measure(scored[name], true)) for measure in (plcc, srocc, krocc))
             for name in EXPERTS
         },
         checkpoint_sha256=digest(Path(path).read_bytes()),
@@ -119,43 +120,43 @@ def evaluate(
 
 
 def ceiling(folder: LdctiqaFolder) -> Correlations | None:
-    """Correlate the recorded noiseless quality with the labels, which are noisy.
+    """Correlate the recorded noiseless quality with the labels.
 
     Returns:
-        What a perfect model of the quality would score; None where it is not recorded.
+        Metrics of a perfect predictor of the quality; None if it is not recorded.
     """
     quality = folder.quality
     return None if quality is None else correlations(quality, folder.scores)
 
 
 def parts(folder: LdctiqaFolder, predicted: NDArray[np.float64]) -> dict[str, Part]:
-    """Compare scores [n] with labels, scans and the copies of each denoiser apart.
+    """Compare scores [n] with labels, separately for scans and the copies of each denoiser.
 
     Returns:
-        "scans" and the denoisers' names; empty where the folder is not a simulated one.
+        A part for "scans" and for each denoiser; empty unless the folder is simulated.
     """
     records, quality = folder.records, folder.quality
     if records is None or quality is None:
         return {}
     kinds = np.array([record.get("denoiser") or "scans" for record in records])
-    found: dict[str, Part] = {}
+    groups: dict[str, Part] = {}
     for kind in ("scans", *sorted(set(kinds.tolist()) - {"scans"})):
         own = kinds == kind
         if not own.any():
             continue
         scores, labels = predicted[own], folder.scores[own].astype(np.float64)
-        found[kind] = Part(
+        groups[kind] = Part(
             slices=int(own.sum()),
             srocc=srocc(scores, labels),
             ceiling_srocc=srocc(quality[own], labels),
             rmse=float(np.sqrt(np.mean((scores - labels) ** 2))),
             bias=float(np.mean(scores - labels)),
         )
-    return found
+    return groups
 
 
 def open_labelled(data: str | os.PathLike[str]) -> LdctiqaFolder:
-    """Open a labelled folder, all images checked by their headers; needs two slices."""
+    """Open a labelled folder with at least two slices, and check the headers of all images."""
     folder = read_ldctiqa(data)
     if len(folder) < 2:
         raise InputError(f"{data}: needs at least two slices to correlate")
@@ -173,7 +174,7 @@ def score_folder(folder: LdctiqaFolder, model: ClinReadNet) -> dict[str, NDArray
 
 
 def folder_map_agreement(folder: LdctiqaFolder, maps: NDArray[np.float64]) -> MapAgreement | None:
-    """Compare maps [n, 16, 16] with the tile labels of a folder; None where it has none."""
+    """Compare maps [n, 16, 16] with the tile labels of a folder; None without tile labels."""
     tiles = read_tiles(folder.folder, folder.names)
     if tiles is None or folder.quality is None:
         return None
@@ -181,7 +182,7 @@ def folder_map_agreement(folder: LdctiqaFolder, maps: NDArray[np.float64]) -> Ma
 
 
 def table(result: Evaluation) -> Table:
-    """Lay the metrics out for a terminal."""
+    """Return the metrics as a table."""
     best = result["ceiling"]
     out = Table(title=f"{result['slices']} slices, RMSE {result['rmse']:.3f} grades")
     for heading in ("metric", "value", "95 % interval", *(["ceiling"] if best else [])):
@@ -211,7 +212,8 @@ def table(result: Evaluation) -> Table:
     out.add_row(f"{INTERVAL_MASS:.0%} intervals cover", f"{result['coverage']:.1%}")
     out.add_row("in domain", f"{result['in_domain']:.1%}")
     worst = ", ".join(
-        f"{one['name']} {one['score']:.1f} for {one['label']:.1f}" for one in result["worst"][:2]
+        f"{scan['name']} {scan['score']:.1f} for {scan['label']:.1f}"
+        for scan in result["worst"][:2]
     )
     out.caption = f"worst: {worst}"
     return out

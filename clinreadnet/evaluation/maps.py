@@ -1,4 +1,4 @@
-"""Agreement of quality maps with the local truth of simulated slices."""
+"""Measure the agreement of quality maps with the tile labels of simulated slices."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from numpy.typing import NDArray
 from clinreadnet.metrics import Interval, bootstrap
 
 BODY = 0.5
-"""Weight from which a tile counts as body."""
+"""Least weight of a tile that counts as body."""
 
 _LEAST_TILES = 8
 _LEAST_SPREAD = 1e-3
 
 
 class MapAgreement(TypedDict):
-    """How maps agree with the local truth, over n slices; 95 % bootstrap intervals."""
+    """Agreement of maps with the tile labels over n slices, with 95 % bootstrap intervals."""
 
     correlation: Interval
-    """Median over slices of the correlation between map and truth within the slice's body."""
+    """Median over slices of the correlation of map and labels within the body."""
     rmse_ratio: Interval
-    """Root mean square error over body tiles, over that of a flat map at the true quality."""
+    """RMSE over body tiles, relative to a constant map of the true quality."""
     rmse: float
-    """The error itself, in grades."""
+    """RMSE over body tiles in grades."""
     slices: int
 
 
@@ -34,7 +34,7 @@ def map_errors(
     weight: NDArray[np.floating],
     quality: NDArray[np.floating],
 ) -> NDArray[np.float64]:
-    """Compare maps with the truth, slice by slice.
+    """Compare maps with the tile labels, slice by slice.
 
     Args:
         maps: [n, 16, 16], predicted.
@@ -43,17 +43,18 @@ def map_errors(
         quality: [n], the image's noiseless quality, for the flat map.
 
     Returns:
-        [m, 4]: within-slice correlation, squared error of the map and of the flat map, and body
-        tiles, for the slices with enough body; the correlation is NaN where one is constant.
+        [m, 4]: correlation, squared error of the map, squared error of a constant map, and number
+        of body tiles, for slices with enough body. The correlation is NaN if the map or the labels
+        are constant.
     """
     rows = []
-    for one, true, body, image in zip(maps, truth, weight > BODY, quality, strict=True):
+    for predicted, true, body, image in zip(maps, truth, weight > BODY, quality, strict=True):
         if body.sum() < _LEAST_TILES:
             continue
-        ours, theirs = one[body].astype(np.float64), true[body].astype(np.float64)
+        ours, theirs = predicted[body].astype(np.float64), true[body].astype(np.float64)
         correlation = np.nan
         if theirs.std() > _LEAST_SPREAD:
-            # A flat map says nothing of where: its correlation is 0.
+            # A constant map has no spatial information: its correlation counts as 0.
             correlation = np.corrcoef(ours, theirs)[0, 1] if ours.std() > 1e-9 else 0.0
         error, flat = float(np.mean((ours - theirs) ** 2)), float(np.mean((image - theirs) ** 2))
         rows.append((correlation, error, flat, float(body.sum())))
@@ -66,7 +67,7 @@ def map_agreement(
     weight: NDArray[np.floating],
     quality: NDArray[np.floating],
 ) -> MapAgreement | None:
-    """Return how maps agree with the truth; None where no slice can tell. Arguments as above."""
+    """Return the agreement of maps with tile labels, or None; arguments as in `map_errors`."""
     rows = map_errors(maps, truth, weight, quality)
     if not len(rows) or np.isnan(rows[:, 0]).all():
         return None

@@ -1,4 +1,4 @@
-"""Compare scores with what was done to each image, whatever its label says."""
+"""Measure whether scores follow the known degradation of each image."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from clinreadnet.model.predict import predict
 
 
 class DegradationOrder(TypedDict):
-    """How scores follow the degradation of known slices."""
+    """Agreement of scores with known degradations."""
 
     anatomies: dict[str, float]
-    """SROCC of score and true quality over the scans of each anatomy, denoised copies left out."""
+    """SROCC of score and noiseless quality over the scans of each anatomy, without denoised
+    copies."""
     lowest_srocc: float
     mean_by_noise_level: dict[str, float]
-    """Mean score by noise level, least noise first."""
+    """Mean score by noise level, lowest noise first."""
     mean_by_views: dict[str, float]
     """Mean score by number of views, most first."""
     noise_monotone: bool
@@ -34,7 +35,7 @@ class DegradationOrder(TypedDict):
     denoised: int
     """Number of denoised copies."""
     denoised_above_clean: list[str]
-    """Those that score above the clean slice of their anatomy: there should be none."""
+    """Denoised copies that score above the clean slice of their anatomy; should be empty."""
 
 
 def degradation_order(
@@ -43,15 +44,15 @@ def degradation_order(
     records: Sequence[Mapping[str, Any]],
     clean: Mapping[int, float] | None = None,
 ) -> DegradationOrder:
-    """Compare scores with what was done to each image, whatever its label says.
+    """Compare scores with the known degradation of each image.
 
     Args:
-        names: [n] images.
+        names: [n] names of the images.
         scores: [n] predicted scores.
-        records: [n] what `simulation.json` says of each: `anatomy`, `quality`, `noise_level`,
-            `views`, and `denoiser` of a denoised copy.
-        clean: score of each anatomy's slice before it was degraded; where one is not given, the
-            scan of least noise and most views stands for it.
+        records: [n] records of `simulation.json`: `anatomy`, `quality`, `noise_level`,
+            `views`, and `denoiser` for a denoised copy.
+        clean: score of each anatomy's slice before degradation; default the scan with the lowest
+            noise and most views.
 
     Returns:
         Rank correlation by anatomy, mean scores by noise level and views, denoised copies that
@@ -106,17 +107,17 @@ def evaluate_order(
     checkpoint: str | os.PathLike[str] | None = None,
     clean: Sequence[str | os.PathLike[str]] = (),
 ) -> DegradationOrder:
-    """Score a folder of `clinreadnet simulate` and compare with the degradation of each image.
+    """Score a folder of `clinreadnet simulate` and compare the scores with the degradations.
 
     Args:
         data: LDCTIQA folder with `simulation.json`.
         checkpoint: safetensors file; default the shipped ``small`` one.
-        clean: files or folders of the slices that were degraded (`simulate --anatomy`), found
-            again by the name that is recorded.
+        clean: files or folders of the slices that were degraded (`simulate --anatomy`). Slices are
+            identified by their recorded name.
 
     Raises:
-        InputError: unreadable data, slices or checkpoint, no record of the degradations, or a
-            recorded slice that is not among ``clean``.
+        InputError: data, slices or checkpoint cannot be read, degradations are not recorded, or a
+            recorded slice is not in ``clean``.
     """
     folder = open_labelled(data)
     records = folder.records
@@ -138,25 +139,25 @@ def evaluate_order(
 def _originals(
     records: Sequence[Mapping[str, Any]], clean: Sequence[str | os.PathLike[str]]
 ) -> dict[int, SliceRef]:
-    """Find the slice that each anatomy was made from; empty where none are named."""
+    """Return the source slice of each anatomy; empty without ``clean``."""
     if not clean:
         return {}
-    found = {Path(ref.name).name: ref for ref in find_slices(clean)}
+    refs = {Path(ref.name).name: ref for ref in find_slices(clean)}
     originals: dict[int, SliceRef] = {}
     for record in records:
-        if record.get("variant", 0):  # another view of the slice, which no file holds
+        if record.get("variant", 0):  # another view of the slice, which is not in a file
             continue
         source = record.get("slice", "a phantom")
-        if source not in found:
+        if source not in refs:
             raise InputError(
                 f"anatomy {record['anatomy']} was made from {source}, which `clean` does not name"
             )
-        originals[record["anatomy"]] = found[source]
+        originals[record["anatomy"]] = refs[source]
     return originals
 
 
 def order_table(result: DegradationOrder) -> Table:
-    """Lay the comparison with the degradation out for a terminal."""
+    """Return the comparison as a table."""
     copies, above = result["denoised"], result["denoised_above_clean"]
     out = Table(title=f"degradation order, {len(result['anatomies'])} anatomies")
     out.add_column("check")

@@ -1,8 +1,9 @@
 """(S)W-MTMSA: (shifted) window multi-scale temperature multi-head self-attention.
 
-Every head looks at its window at several sharpness levels at once: the low octaves overview it, the
-high ones lock on to detail. Windows, shifts and the relative position bias follow Swin (Liu et al.
-2021); the temperatures are this package's reading of ClinReadNet's abstract (docs/model.md).
+Every head attends at several sharpness levels (octaves): low octaves average the window, high
+octaves select the best matches. Windows, shifts and the relative position bias follow Swin (Liu et
+al. 2021). The temperatures are this package's interpretation of ClinReadNet's abstract
+(docs/model.md).
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ class LayerNorm(nn.LayerNorm):
     def forward(self, x: Tensor) -> Tensor:
         """[..., C] -> [..., C]."""
         # PyTorch's kernels compute the statistics of 16-bit tensors in float32. Exporters do not
-        # promise that, so the graphs that they trace say it. (In torch 2.11 `torch.compile` says
-        # that it exports.)
+        # guarantee this, so the exported graph casts explicitly. (In torch 2.11, `is_exporting` is
+        # also true in `torch.compile`.)
         compiler = torch.compiler
         exporting = compiler.is_exporting() and not compiler.is_dynamo_compiling()
         if exporting or x.dtype != self.weight.dtype:
             return layer_norm_reference(x, self.weight, self.bias, self.eps)
         y = nn.functional.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
-        return y.to(x.dtype)  # autocast widens it
+        return y.to(x.dtype)  # autocast returns float32
 
 
 def relative_position_index(window: int) -> Tensor:
@@ -76,7 +77,8 @@ class MultiTemperatureAttention(DerivingModule):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.projection = nn.Linear(dim, dim)
         self.bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
-        # The middle octave starts as ordinary attention, all octaves with the same weight.
+        # At initialisation the middle octave is standard attention, and all octaves have equal
+        # weight.
         self.log_inv_temperature = nn.Parameter(
             torch.full((heads,), -math.log(2) * (octaves - 1) / 2)
         )
@@ -87,7 +89,7 @@ class MultiTemperatureAttention(DerivingModule):
     def score_parameters(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
         """Position bias [heads, N, N], inverse temperature [heads] and gates [heads, T].
 
-        In float32, or in ``dtype`` where that is wider. Computed once in evaluation mode.
+        The dtype is float32, or ``dtype`` if that is wider. Computed once in evaluation mode.
         """
         wide = torch.promote_types(dtype, torch.float32)
 
@@ -106,13 +108,13 @@ class MultiTemperatureAttention(DerivingModule):
         return self.projection(self._attended(self.qkv(x)))
 
     def fused_obstacle(self, x: Tensor, norm: LayerNorm) -> str | None:
-        """Why the kernel of ``fused`` cannot take x [B, H, W, C], or None."""
+        """Return why the kernel of ``fused`` does not support x [B, H, W, C], or None."""
         return attention_block_obstacle(
             x, self._layers(norm), heads=self.heads, window=self.window, octaves=self.octaves
         )
 
     def fused(self, x: Tensor, norm: LayerNorm) -> Tensor:
-        """One launch for x + self(norm(x)): [B, H, W, C] -> [B, H, W, C]."""
+        """Compute x + self(norm(x)) in one launch: [B, H, W, C] -> [B, H, W, C]."""
         return attention_block(
             x,
             *(*self._layers(norm), *self.score_parameters(x.dtype)),
@@ -123,11 +125,11 @@ class MultiTemperatureAttention(DerivingModule):
         )
 
     def fused_linears_obstacle(self, x: Tensor, norm: LayerNorm) -> str | None:
-        """Why the kernels of ``fused_linears`` cannot take x [B, H, W, C], or None."""
+        """Return why the kernels of ``fused_linears`` do not support x [B, H, W, C], or None."""
         return fused_linear_obstacle(x, self._layers(norm))
 
     def fused_linears(self, x: Tensor, norm: LayerNorm) -> Tensor:
-        """Three launches for x + self(norm(x)): [B, H, W, C] -> [B, H, W, C]."""
+        """Compute x + self(norm(x)) in three launches: [B, H, W, C] -> [B, H, W, C]."""
         first = *self.qkv.parameters(), *norm.parameters()
         attended = self._attended(fused_linear(x, *first, eps=norm.eps, impl=self.kernels))
         last = self.projection.parameters()

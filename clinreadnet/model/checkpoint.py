@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors files that carry their configuration, and the shipped one."""
+"""Read and write checkpoints: safetensors files that contain their configuration."""
 
 from __future__ import annotations
 
@@ -49,10 +49,11 @@ def load_checkpoint(path: str | os.PathLike[str], *, preset: str | None = None) 
 
     Args:
         path: a file written by ``save_checkpoint``.
-        preset: refuse a checkpoint of any other preset.
+        preset: required preset; default any.
 
     Raises:
-        InputError: missing or unreadable file, another preset, or tensors that do not fit.
+        InputError: the file is missing or unreadable, has another preset, or its tensors do not
+            match.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -90,12 +91,12 @@ def load_checkpoint(path: str | os.PathLike[str], *, preset: str | None = None) 
 def save_checkpoint(
     model: ClinReadNet, path: str | os.PathLike[str], *, dtype: torch.dtype | None = None
 ) -> None:
-    """Write the weights and the configuration, whole or not at all.
+    """Write the weights and the configuration atomically.
 
     Args:
         model: the network.
-        path: target file, replaced where it exists.
-        dtype: stored type of the tensors; default: as they are.
+        path: target file; replaced if it exists.
+        dtype: stored type of the tensors; default unchanged.
     """
     from safetensors.torch import save
 

@@ -1,4 +1,4 @@
-"""Tensors that a layer computes from its weights alone, kept from one evaluation to the next."""
+"""Cache tensors that a layer derives from its weights only."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ Derived = tuple[Tensor, ...]
 class _Kept(NamedTuple):
     dtype: torch.dtype
     storages: list[torch.UntypedStorage]
-    """Of the sources. Held, so that no other tensor can take their place in memory."""
+    """Storages of the sources. They are kept alive so that their addresses are not reused."""
     versions: list[int]
     values: Derived
 
 
 class DerivingModule(nn.Module):
-    """A module that computes some tensors from its weights once, in evaluation mode.
+    """A module that caches tensors derived from its weights in evaluation mode.
 
-    It computes them again after a weight was replaced or written in place, after ``train`` or
-    ``eval``, and after a conversion such as ``half`` or ``to``. A write through ``weight.data``
-    counts only after one of those calls. A captured CUDA graph contains the values of its capture.
+    The cache is invalidated if a weight is replaced or written in place, by ``train`` or ``eval``,
+    and by a conversion such as ``half`` or ``to``. A write through ``weight.data`` is not detected.
+    A captured CUDA graph contains the values at the time of the capture.
 
-    What is kept is neither in the state nor in copies of the module.
+    The cache is not part of the state dict or of copies of the module.
     """
 
     def __init__(self) -> None:
@@ -40,16 +40,16 @@ class DerivingModule(nn.Module):
         dtype: torch.dtype,
         compute: Callable[[], Derived],
     ) -> Derived:
-        """Return the tensors of ``compute``, from an earlier call where nothing has changed.
+        """Return the tensors of ``compute``, from the cache if the sources have not changed.
 
-        Every call computes them in training, where gradients reach ``sources``, and in a graph that
+        The cache is not used in training, if gradients reach ``sources``, and while
         ``torch.compile`` or ``torch.export`` traces.
 
         Args:
-            name: of these tensors within the module.
+            name: name of the tensors, unique within the module.
             sources: all weights and buffers that they depend on.
-            dtype: what else they depend on.
-            compute: computes them.
+            dtype: further key of the cache.
+            compute: function that computes the tensors.
         """
         if torch.compiler.is_compiling() or self.training:
             return compute()
@@ -65,28 +65,29 @@ class DerivingModule(nn.Module):
             kept is not None
             and kept.dtype == dtype
             and kept.versions == versions
-            and [one._cdata for one in kept.storages] == [one._cdata for one in storages]
+            and [storage._cdata for storage in kept.storages]
+            == [storage._cdata for storage in storages]
         ):
             return kept.values
         values = tuple(value.contiguous() for value in compute())
         if any(type(value) not in (Tensor, nn.Parameter) for value in values):
-            return values  # such as the fake tensors of a tracer
+            return values  # for example fake tensors of a tracer
         if sources[0].is_cuda:
             if torch.cuda.is_current_stream_capturing():  # computed when the graph is replayed
                 return values
-            # The next call may be on another stream.
+            # The next call can be on another stream.
             torch.cuda.current_stream(sources[0].device).synchronize()
         self._kept[name] = _Kept(dtype, storages, versions, values)
         return values
 
     def wide(self, name: str, dtype: torch.dtype, *sources: Tensor) -> Derived:
-        """Return weights or buffers in ``dtype``; as ``derived``."""
+        """Return weights or buffers converted to ``dtype``, cached as in ``derived``."""
         return self.derived(
             name, sources, dtype, lambda: tuple(source.to(dtype) for source in sources)
         )
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode, and compute again."""
+        """Set the mode and clear the cache."""
         self._kept = {}
         return super().train(mode)
 

@@ -1,7 +1,7 @@
-"""ClinReadNet, top to bottom: Hounsfield units in, a distribution over quality grades out.
+"""The ClinReadNet network: Hounsfield units -> distribution over quality grades.
 
-After ClinReadNet (arXiv 2606.10372), whose abstract alone is public; docs/model.md says which
-choices are this package's own.
+Based on ClinReadNet (arXiv 2606.10372), of which only the abstract is public. docs/model.md lists
+the choices that are specific to this package.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from clinreadnet.spec import HU_MIN, HU_RANGE
 
 @dataclass(frozen=True)
 class ClinReadNetConfig:
-    """Everything that decides the shape of the network."""
+    """Hyperparameters of the network."""
 
     preset: str = "small"
     embed_dim: int = 48
-    """Channels of the first stage; each later stage doubles them."""
+    """Channels of the first stage. Each later stage doubles them."""
     depths: tuple[int, ...] = (2, 2, 6, 2)
     """Blocks of each stage."""
     heads: tuple[int, ...] = (3, 6, 12, 24)
@@ -46,9 +46,9 @@ class ClinReadNetConfig:
     image_dim: int = 128
     """Hidden channels of the MLP that reads the image's pooled tokens."""
     use_sobel: bool = True
-    """Whether the stem sees Sobel edges beside the image; False for ablations."""
+    """Whether Sobel edges are input channels of the stem; False for ablations."""
     use_attention: bool = True
-    """Whether blocks attend; False leaves their MLPs alone, for ablations."""
+    """Whether blocks have attention; False keeps only their MLPs, for ablations."""
 
     @classmethod
     def from_preset(cls, preset: str) -> ClinReadNetConfig:
@@ -94,9 +94,9 @@ def encode(hu: Tensor) -> Tensor:
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)).
 
-    With ``fused``, and other than reference ``kernels``, each of the two runs as one launch where
-    its kernel takes it, else with fused linear layers where theirs do (docs/kernels.md), and as
-    written above everywhere else.
+    With ``fused`` and ``kernels`` other than "reference", each half runs in one launch if its
+    kernel supports the input, otherwise with fused linear layers if supported (docs/kernels.md),
+    otherwise as written above.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Block(nn.Module):
 
     @torch.no_grad()
     def damp(self) -> None:
-        """Halve what the block adds, before training, so that the stack starts near its input."""
+        """Halve the residual branches, so that the stack starts near the identity."""
         if self.attends:
             self.attention.projection.weight.mul_(0.5)
         self.mlp.get_submodule("2").get_parameter("weight").mul_(0.5)
@@ -154,7 +154,7 @@ class Block(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Join 2x2 neighbouring tokens, halve each side, double the channels."""
+    """Merge 2x2 neighbouring tokens: halve each side and double the channels."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -169,15 +169,15 @@ class PatchMerging(nn.Module):
 
 
 class ClinReadNet(nn.Module):
-    """Scores CT slices without a reference image.
+    """No-reference image quality network for CT slices.
 
     Args:
-        config: shape of the network; default the preset ``small``.
-        kernels: implementation of its ops. "auto": Triton where it applies, else plain PyTorch;
-            "triton" and "reference" never fall back. The default stays "reference" until the
-            kernels have been checked on a GPU (docs/kernels.md).
-        fused: whether the kernels of whole halves of a block (``attention_block``, ``mlp``) run
-            where they apply: 48 or 96 channels, compute capability 8.0 or later, and for
+        config: hyperparameters; default the preset ``small``.
+        kernels: implementation of the ops. "auto" uses Triton if supported, otherwise plain
+            PyTorch; "triton" and "reference" never fall back. The default stays "reference" until
+            the kernels have been checked on a GPU (docs/kernels.md).
+        fused: whether to use the kernels of whole halves of a block (``attention_block``, ``mlp``)
+            where supported: 48 or 96 channels, compute capability 8.0 or later, and for
             ``attention_block`` float16 or bfloat16; and ``fused_linear`` in the other halves, in
             float16 or bfloat16 on the same GPUs. Elsewhere, and with false, ``kernels`` is the
             implementation of ``window_attention`` alone.
@@ -203,7 +203,7 @@ class ClinReadNet(nn.Module):
                 layers.append(PatchMerging(dim))
                 dim *= 2
             for j in range(depth):
-                # Odd blocks shift by half a window, so that neighbouring windows talk.
+                # Odd blocks shift by half a window, so that information crosses window borders.
                 shift = config.window // 2 if j % 2 else 0
                 layers.append(Block(dim, heads, shift, config, kernels, fused))
             self.stages.append(nn.Sequential(*layers))
@@ -213,7 +213,7 @@ class ClinReadNet(nn.Module):
             for block in self.modules():
                 if isinstance(block, Block):
                     block.damp()
-            # The image starts as the mixture of its tiles' votes.
+            # At initialisation the image's distribution is the mixture of its tiles' votes.
             nn.init.zeros_(self.head.image.get_submodule("2").get_parameter("weight"))
 
     @property
@@ -226,7 +226,7 @@ class ClinReadNet(nn.Module):
 
         Args:
             hu: [B, 1, H, W] Hounsfield units, any float dtype; H and W multiples of 256
-                (512 wherever scores are meant to be used).
+                (512 for valid scores).
 
         Returns:
             Prediction: score [B], probs [B, 21], quality_map [B, H / 32, W / 32], novelty [B].
@@ -234,36 +234,36 @@ class ClinReadNet(nn.Module):
         return self.predict(hu)[0]
 
     def predict(self, hu: Tensor) -> tuple[Prediction, TileVotes]:
-        """Score slices, and return what their tiles vote too; as ``forward``."""
+        """Score slices as ``forward`` does, and also return the votes of their tiles."""
         stem = self.stem(encode(hu))
         return self.read(self.attend(stem), stem)
 
     def read(self, tokens: Tensor, stem: Tensor) -> tuple[Prediction, TileVotes]:
-        """Return what the last stage's tokens, and the stem's, say; see ``predict``."""
+        """Apply the head to the tokens of the last stage and of the stem; see ``predict``."""
         score, probs, quality_map, tiles = self.head(tokens)
         novelty = self.novelty(self.statistics(stem))
         return Prediction(score, probs, quality_map, novelty), tiles
 
     def attend(self, x: Tensor) -> Tensor:
-        """Run the stages: [B, H / 4, W / 4, C] of the stem -> [B, H / 32, W / 32, 8C]."""
+        """Run the stages: tokens of the stem [B, H / 4, W / 4, C] -> [B, H / 32, W / 32, 8C]."""
         for stage in self.stages:
             x = stage(x)
         return x
 
     @torch.no_grad()
     def calibrate(self, hu: Tensor) -> None:
-        """Standardise the statistics of edges, before training.
+        """Set mean and deviation of the edge statistics before training.
 
         Args:
-            hu: [B, 1, H, W] Hounsfield units of slices to train on; the more, the better.
+            hu: [B, 1, H, W] Hounsfield units of training slices.
         """
-        raw = [self.statistics.raw(self.stem(encode(one))) for one in hu.split(1)]
+        raw = [self.statistics.raw(self.stem(encode(image))) for image in hu.split(1)]
         self.statistics.calibrate(torch.cat(raw))
 
 
 def _initialise(module: nn.Module) -> None:
-    # A smaller deviation leaves a narrow MLP nearly linear, and noise, whose mean is zero, is
-    # invisible to a linear map.
+    # With a smaller deviation, a narrow MLP is nearly linear and cannot measure noise, whose mean
+    # is zero.
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
         if module.bias is not None:

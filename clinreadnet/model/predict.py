@@ -1,4 +1,4 @@
-"""Score slices with the network as it is."""
+"""Score slices with a PyTorch network."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from clinreadnet.spec import FINE_GRADES, MAP_SIDE, OUTPUTS
 def predict(
     model: ClinReadNet, hu: NDArray[np.int16], batch_size: int = 4
 ) -> dict[str, NDArray[np.float64]]:
-    """Return what the network says of slices, with the weights and on the device that it has.
+    """Run the network on slices, on the device of its weights.
 
     Args:
-        model: put into evaluation mode.
+        model: network; is set to evaluation mode.
         hu: [n, 512, 512] Hounsfield units.
-        batch_size: slices at a time.
+        batch_size: slices per run.
 
     Returns:
         ``score`` [n], ``probs`` [n, 21], ``quality_map`` [n, 16, 16], ``novelty`` [n], and the
-        scores [n] of what the head joins, ``mixture`` and ``image``.
+        scores [n] of the head's two experts, ``mixture`` and ``image``.
     """
     model.eval()
     device = next(model.parameters()).device

@@ -1,8 +1,8 @@
-"""SOQN, the Sobel ordinal quality network: an edge stem, edge statistics, an ordinal quality head.
+"""SOQN, the Sobel ordinal quality network: edge stem, edge statistics and ordinal head.
 
-The stem looks at edge detail. After the attention stages each 32x32 tile votes a distribution over
-the grades, and the head joins the votes into the image's distribution. The statistics of the stem's
-edges say how far a slice lies from the training data.
+The stem extracts edges. After the attention stages, each 32x32 tile votes a distribution over the
+grades, and the head combines the votes into the distribution of the image. The statistics of the
+stem's edges give the distance from the training data (novelty).
 """
 
 from __future__ import annotations
@@ -19,43 +19,43 @@ from clinreadnet.model.derived import DerivingModule
 from clinreadnet.spec import FINE_GRADES, FINE_STEP, TILE
 
 SOBEL_GAIN = 40.0
-"""Initial gain of the Sobel channels: noise of 30 HU makes edges of 0.01 where x is near 0.7, and a
-network that starts with equal weights did not see any of it in the first 300 steps."""
+"""Initial gain of the Sobel channels. Noise of 30 HU gives edges of 0.01 while x is near 0.7; with
+equal initial weights, the network did not learn noise in the first 300 steps."""
 
 STRIDE = 4
 """Pixels between two neighbouring tokens of the stem."""
 
 VARIANCE_EPS = 1e-4
-"""Inside the logarithm of a variance of tokens, which LayerNorm has made about 1."""
+"""Added inside the logarithm of the tokens' variance, which is about 1 after LayerNorm."""
 
 SMALLEST_DEVIATION = 1e-3
-"""Added to the deviation of a statistic: one that never differs stays finite."""
+"""Added to the deviation of a statistic, so that a constant statistic stays finite."""
 
 MIXTURE_EPS = 1e-4
-"""Inside the logarithm of the mixture: a grade that no tile votes for stays possible."""
+"""Added inside the logarithm of the mixture, so that a grade without votes stays possible."""
 
 
 class Prediction(NamedTuple):
-    """What the network says of each slice; float32 at least."""
+    """Outputs of the network for each slice, in float32 or wider."""
 
     score: Tensor
     """[B], expectation of ``probs`` in grades 0...4."""
     probs: Tensor
     """[B, 21], probability of each fine grade 0, 0.2, ..., 4."""
     quality_map: Tensor
-    """[B, H / 32, W / 32], the expectation of each tile's vote, in grades 0...4."""
+    """[B, H / 32, W / 32], expectation of each tile's vote in grades 0...4."""
     novelty: Tensor
-    """[B], distance of the edge statistics from those of the training data: about 1 for slices like
-    them, larger for others."""
+    """[B], distance of the edge statistics from those of the training data: about 1 for similar
+    slices, larger for others."""
 
 
 class TileVotes(NamedTuple):
-    """What the tiles say before they are joined; for the training loss."""
+    """Votes of the tiles before they are combined, for the training loss."""
 
     votes: Tensor
     """[B, HW, 21], probability of each fine grade."""
     weights: Tensor
-    """[B, HW], how much each vote weighs; rows sum to 1."""
+    """[B, HW], weight of each vote; rows sum to 1."""
 
 
 class SobelStem(nn.Module):
@@ -64,8 +64,8 @@ class SobelStem(nn.Module):
     Args:
         dim: channels C of a token; the first convolution has C / 2.
         kernels: implementation of ``sobel_stem``.
-        use_sobel: False leaves the image alone as input, for ablations; the filters then start with
-            the gain of the Sobel channels on differences between neighbours.
+        use_sobel: False uses only the image as input, for ablations. The filters are then
+            initialised with the same gain on differences between neighbours.
     """
 
     def __init__(self, dim: int, kernels: Impl = "auto", *, use_sobel: bool = True):
@@ -84,7 +84,7 @@ class SobelStem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, 1, H, W] encoded 0...1 -> [B, H / 4, W / 4, C], dtype of the weights."""
         assert self.conv1.bias is not None
-        # bfloat16 would round the image to steps of 5 HU before its edges are taken.
+        # In bfloat16 the image would be rounded to steps of 5 HU before the edges are computed.
         with without_autocast(x):
             # [B, C / 2, H / 2, W / 2]
             if self.use_sobel:
@@ -97,7 +97,7 @@ class SobelStem(nn.Module):
 class TileStatistics(DerivingModule):
     """Mean and log deviation of the stem's channels in each 32x32 tile, standardised.
 
-    ``calibrate`` takes the mean and the deviation of each statistic from training data.
+    ``calibrate`` sets the mean and the deviation of each statistic from training data.
 
     Args:
         dim: channels C of a token.
@@ -112,24 +112,24 @@ class TileStatistics(DerivingModule):
         self.register_buffer("scale", torch.ones(2 * dim))
 
     def raw(self, tokens: Tensor) -> Tensor:
-        """[B, H, W, C] -> [B, H / 8, W / 8, 2C] as measured, float32 at least."""
+        """[B, H, W, C] -> [B, H / 8, W / 8, 2C], not standardised, in float32 or wider."""
         side = TILE // STRIDE
         _, h, w, c = tokens.shape
         wide = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
         # Five dimensions: OpenVINO takes 9 ms for the mean over two of six, 1 ms over two of five.
         wide = wide.reshape(-1, side, w // side, side, c)
-        if torch.compiler.is_exporting():  # exporters make more operators of var_mean
+        if torch.compiler.is_exporting():  # exporters translate var_mean into more operators
             mean = wide.mean(dim=(1, 3), keepdim=True)
             difference = wide - mean
             mean, variance = mean.squeeze((1, 3)), (difference * difference).mean(dim=(1, 3))
         else:
             variance, mean = torch.var_mean(wide, dim=(1, 3), correction=0)
-        found = torch.cat([mean, (variance + VARIANCE_EPS).log() / 2], dim=-1)
-        return found.reshape(-1, h // side, w // side, 2 * c)
+        statistics = torch.cat([mean, (variance + VARIANCE_EPS).log() / 2], dim=-1)
+        return statistics.reshape(-1, h // side, w // side, 2 * c)
 
     @torch.no_grad()
     def calibrate(self, raw: Tensor) -> None:
-        """Standardise with these statistics [..., 2C], as ``raw`` gives them."""
+        """Set mean and deviation from statistics [..., 2C] of ``raw``."""
         raw = raw.reshape(-1, raw.shape[-1])
         self.shift.copy_(raw.mean(dim=0))
         self.scale.copy_(1 / (raw.std(dim=0, correction=0) + SMALLEST_DEVIATION))
@@ -142,10 +142,11 @@ class TileStatistics(DerivingModule):
 
 
 class Novelty(DerivingModule):
-    """How far the statistics of a slice lie from those of the training data.
+    """Distance of a slice's statistics from those of the training data.
 
-    The mean and the deviation of each statistic over the tiles, whitened: a Mahalanobis distance
-    over the root of its dimensions, so that slices like the training data lie near 1.
+    This is the Mahalanobis distance of the mean and the deviation of each statistic over the tiles,
+    divided by the root of the number of dimensions. Slices like the training data have values near
+    1.
 
     Args:
         statistics: number of statistics of a tile.
@@ -175,10 +176,10 @@ class Novelty(DerivingModule):
 
     @torch.no_grad()
     def fit(self, summaries: Tensor, shrinkage: float = 0.1) -> None:
-        """Take summaries [n, 2S] of the training data as usual.
+        """Fit mean and whitening to summaries [n, 2S] of the training data.
 
         Args:
-            summaries: of at least two slices.
+            summaries: summaries of at least two slices.
             shrinkage: share of the covariance that is replaced by its mean variance.
         """
         summaries = summaries.double()
@@ -200,18 +201,18 @@ class Novelty(DerivingModule):
             return self.distance(self.summary(statistics))
 
     def distance(self, summary: Tensor) -> Tensor:
-        """[B, 2S], as ``summary`` gives them -> [B]."""
+        """Summaries [B, 2S] of ``summary`` -> [B]."""
         mean, whitening = self.wide("usual", summary.dtype, self.mean, self.whitening)
         far = (summary - mean) @ whitening
         return (far * far).sum(dim=-1).sqrt()
 
 
 class OrdinalHead(DerivingModule):
-    """Each tile votes a distribution over the fine grades; the image joins the votes.
+    """Each tile votes a distribution over the fine grades; the head combines the votes.
 
     The image's logits are the logarithm of the weighted mixture of votes, times a learned gain,
-    plus what a small MLP reads in the weighted mean of the tiles' features. Nothing of the image
-    reaches the score but through the tokens.
+    plus the output of a small MLP on the weighted mean of the tiles' features. The score depends on
+    the image only through the tokens.
 
     Args:
         dim: channels C of a token.
@@ -231,12 +232,12 @@ class OrdinalHead(DerivingModule):
             nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, FINE_GRADES)
         )
         self.register_buffer("temperature", torch.ones(()))
-        """Divides the image's logits; fitted on validation data."""
+        """Divisor of the image's logits, fitted on validation data."""
         # Integers, so that casting the network to half precision does not round the grades.
         self.register_buffer("grade_index", torch.arange(FINE_GRADES), persistent=False)
 
     def tiles(self, x: Tensor) -> tuple[Tensor, TileVotes]:
-        """[B, H, W, C] -> normalised tokens [B, HW, C] and what they vote, float32 at least."""
+        """[B, H, W, C] -> normalised tokens [B, HW, C] and their votes, in float32 or wider."""
         x = self.norm(x).flatten(1, 2)
         wide = torch.promote_types(x.dtype, torch.float32)
         votes = self.vote(x).to(wide).softmax(dim=-1)
@@ -252,7 +253,7 @@ class OrdinalHead(DerivingModule):
         return torch.addcmul(self._image(pooled), gain, (mixture + MIXTURE_EPS).log())
 
     def experts(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, H, W, C] -> scores [B] of the mixture of votes alone, and of the MLP alone."""
+        """[B, H, W, C] -> scores [B] of the mixture of votes and of the MLP, separately."""
         tokens, tiles = self.tiles(x)
         weights = tiles.weights[:, None]
         mixture = (weights @ tiles.votes).flatten(1)
@@ -279,7 +280,7 @@ class OrdinalHead(DerivingModule):
             return self.expectation(probs), probs, quality_map, tiles
 
     def _image(self, pooled: Tensor) -> Tensor:
-        """[B, C] -> [B, 21], in the type of ``pooled``: one vector an image costs nothing."""
+        """[B, C] -> [B, 21], in the dtype of ``pooled``."""
         first, gelu, last = self.image
         parameters = [*first.parameters(), *last.parameters()]
         weight, bias, *output = self.wide("image", pooled.dtype, *parameters)
@@ -287,7 +288,7 @@ class OrdinalHead(DerivingModule):
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:
-    """Return what keeps products in the type of ``x``; nothing enters a graph without autocast."""
+    """Return a context without autocast; no context, and no graph node, if autocast is off."""
     kind = x.device.type
     if kind == "meta" or not torch.is_autocast_enabled(kind):
         return nullcontext()

@@ -1,6 +1,7 @@
-"""Series that a node has set aside: look at them, and have them tried again or removed.
+"""List the series that a node has set aside, retry them or remove them.
 
-The node may run meanwhile: only the states of the series change here, and the node acts on them.
+The node may be running: these functions change only the states of the series, and the node acts on
+them.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from clinreadnet.node.log import HASH_DIGITS
 from clinreadnet.node.spool_folder import VERSION, aside_folder
 
 What = Literal["retry", "remove"]
-"""What may be done with a series that is aside."""
+"""Action on a series that is set aside."""
 
 ALL = "all"
-"""Names every series that is aside."""
+"""The name that selects every series that is set aside."""
 
 _BUSY_SECONDS = 10.0
 _STATES: dict[What, str] = {"retry": "scoring", "remove": "drop"}
@@ -32,16 +33,16 @@ _UID = "SeriesInstanceUID"
 
 @dataclass(frozen=True)
 class Aside:
-    """A series that is aside.
+    """A series that is set aside.
 
     Attributes:
-        series: the first digits of the hash under which the log names it.
+        series: first digits of the hash that identifies the series in the log.
         part: 1, or more for objects that came after an earlier part was claimed.
-        objects: number of its objects.
-        bytes: their size.
-        last: when the last one came, UTC.
-        reason: why it is aside.
-        folder: of its objects, and of a file with all that is known of the reason.
+        objects: number of objects.
+        bytes: total size of the objects.
+        last: time at which the last object arrived, UTC.
+        reason: reason why the series is set aside.
+        folder: folder with the objects and a file that explains the reason in detail.
     """
 
     series: str
@@ -58,41 +59,41 @@ class Aside:
 
 
 def list_aside(spool: Path) -> list[Aside]:
-    """Return the series that are aside, the oldest first.
+    """Return the series that are set aside, oldest first.
 
     Raises:
-        InputError: ``spool`` is not a spool, or cannot be read.
+        InputError: ``spool`` is not a spool or cannot be read.
     """
     with _database(spool) as database:
         return [aside for _, aside in _rows(spool, database)]
 
 
 def change(spool: Path, names: Sequence[str], what: What) -> list[Aside]:
-    """Have series tried again, or removed; a node acts on it at once, or when it starts.
+    """Request that series are retried or removed; the node acts at once, or when it starts.
 
     Args:
-        spool: its folder.
-        names: ``all``, the hash of a series as the log has it, or a SeriesInstanceUID.
-        what: is to be done.
+        spool: folder of the spool.
+        names: each ``all``, the hash of a series as in the log, or a SeriesInstanceUID.
+        what: action on the series.
 
     Returns:
-        The series.
+        The selected series.
 
     Raises:
-        InputError: no series that is aside has such a name, or the spool cannot be used.
+        InputError: a name matches no series that is set aside, or the spool cannot be used.
     """
     with _database(spool) as database:
         database.execute("BEGIN IMMEDIATE")
         rows = _rows(spool, database)
         chosen: dict[int, Aside] = {}
         for name in names:
-            found = [(row, one) for row, one in rows if _is(one, name)]
-            if not found and name != ALL:
+            matches = [(row, entry) for row, entry in rows if _is(entry, name)]
+            if not matches and name != ALL:
                 raise InputError(
-                    f"{what}={name}: no series of that name is aside in {spool}; "
+                    f"{what}={name}: no series of that name is set aside in {spool}; "
                     f"`clinreadnet spool {spool}` lists them"
                 )
-            chosen |= dict(found)
+            chosen |= dict(matches)
         for row in chosen:
             database.execute(
                 "UPDATE series SET state = ?, due = 0, attempts = 0, deaths = 0 WHERE id = ?",
@@ -125,13 +126,13 @@ def _rows(spool: Path, database: sqlite3.Connection) -> list[tuple[int, Aside]]:
     ]
 
 
-def _is(one: Aside, name: str) -> bool:
-    return name in (ALL, one.series) or ("." in name and name == _uid_of(one))
+def _is(entry: Aside, name: str) -> bool:
+    return name in (ALL, entry.series) or ("." in name and name == _uid_of(entry))
 
 
-def _uid_of(one: Aside) -> str:
-    """Return the SeriesInstanceUID of a series; the database has only its hash."""
-    for path in sorted(one.folder.glob("*.dcm")):
+def _uid_of(entry: Aside) -> str:
+    """Return the SeriesInstanceUID of a series from its files; the database has only a hash."""
+    for path in sorted(entry.folder.glob("*.dcm")):
         try:
             return stored_text(read_container(path, [_UID]).header, _UID)
         except (NotDicom, Damaged, InputError):

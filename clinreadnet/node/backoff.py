@@ -1,11 +1,11 @@
-"""How long to wait before the next try."""
+"""Pauses between attempts."""
 
 from __future__ import annotations
 
 import random
 
 LONGEST = 300.0
-"""Seconds between two tries to send."""
+"""Longest pause between two attempts to send, in seconds."""
 
 
 def pause(attempts: int, most: float = 3600.0) -> float:
@@ -14,5 +14,5 @@ def pause(attempts: int, most: float = 3600.0) -> float:
 
 
 def jittered(attempts: int) -> float:
-    """Return the same to send again, 20 % more or less, so that nodes do not return together."""
+    """Return the pause before sending again, with jitter so that nodes do not retry together."""
     return pause(attempts, LONGEST) * random.uniform(0.8, 1.2)

@@ -1,4 +1,4 @@
-"""What a node is told: its own name and port, who may send, and where reports go."""
+"""Configuration of a node: its title and port, the admitted senders and the destination."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ LOOPBACK: tuple[Network, ...] = (
     ipaddress.ip_network("::1/128"),
 )
 
-_TITLE = re.compile(r"[ -\[\]-~]{1,16}")  # the default character repertoire without a backslash
+_TITLE = re.compile(r"[ -\[\]-~]{1,16}")  # the default character repertoire without the backslash
 _PORTS = range(1, 2**16)
 
 
 @dataclass(frozen=True)
 class Destination:
-    """An AE that reports are sent to."""
+    """An application entity (AE) to which reports are sent."""
 
     host: str
     port: int
@@ -37,13 +37,13 @@ class Destination:
 
 @dataclass(frozen=True)
 class Peer:
-    """Who may send: an AE title, or None for any, at the addresses of some networks."""
+    """An admitted sender: an AE title, or None for any, and the networks of its addresses."""
 
     title: str | None
     networks: tuple[Network, ...] = LOOPBACK
 
     def admits(self, title: str, address: str) -> bool:
-        """Return whether an association of this AE title and address is accepted."""
+        """Return whether an association with this AE title and address is accepted."""
         return self.title in (None, title) and self.reaches(address)
 
     def reaches(self, address: str) -> bool:
@@ -59,7 +59,7 @@ class Peer:
 
 @dataclass(frozen=True)
 class TlsFiles:
-    """PEM files of the node's certificate and key, and of the authority that signs its peers."""
+    """PEM files with the node's certificate, its key, and the authority that signs its peers."""
 
     certificate: Path
     key: Path
@@ -68,27 +68,27 @@ class TlsFiles:
 
 @dataclass(frozen=True)
 class NodeConfig:
-    """How a node behaves.
+    """Settings of a node.
 
     Attributes:
         title: AE title of the node.
-        host: address that it listens on.
-        port: port that it listens on; 0 takes a free one.
-        spool: folder for what is not yet scored or sent.
-        destination: where reports go.
-        senders: who may send; nobody else.
-        maps: also send a parametric map of each series.
-        resample: accept slices that are not 512x512.
+        host: address on which the node listens.
+        port: port on which the node listens; 0 selects a free port.
+        spool: folder of the objects that are not yet scored or sent.
+        destination: destination of the reports.
+        senders: admitted senders; all others are refused.
+        maps: whether to send a parametric map of each series too.
+        resample: whether to accept slices that are not 512x512.
         quiet: seconds without a new slice after which a series is complete.
-        associations: most at one time.
-        object_bytes: largest accepted object.
-        spool_bytes: most bytes that wait in the spool.
-        spool_objects: most objects that wait in the spool.
-        keep_days: for how long a report that cannot be sent waits, and for how long the hashes of
-            known slices are kept.
-        tls: files of TLS, or None for plain connections.
-        send_tls: whether the destination is reached with TLS.
-        metrics_port: port of ``/healthz`` and ``/metrics`` on 127.0.0.1; None serves neither.
+        associations: largest number of simultaneous associations.
+        object_bytes: size of the largest accepted object.
+        spool_bytes: largest total size of the objects in the spool.
+        spool_objects: largest number of objects in the spool.
+        keep_days: days after which an unsent report is removed and the hashes of known slices are
+            forgotten.
+        tls: files for TLS, or None for plain connections.
+        send_tls: whether to connect to the destination with TLS.
+        metrics_port: port of ``/healthz`` and ``/metrics`` on 127.0.0.1, or None for neither.
     """
 
     title: str
@@ -111,14 +111,14 @@ class NodeConfig:
 
 
 def check_title(name: str, title: str) -> str:
-    """Return an AE title without the spaces around it.
+    """Return an AE title without leading and trailing spaces.
 
     Args:
-        name: of the parameter, for the error.
-        title: 1 to 16 ASCII characters.
+        name: name of the parameter, for the error.
+        title: 1 to 16 ASCII characters without a backslash.
 
     Raises:
-        InputError: it is not an AE title.
+        InputError: ``title`` is not an AE title.
     """
     stripped = title.strip(" ")
     if not _TITLE.fullmatch(stripped):
@@ -129,26 +129,27 @@ def check_title(name: str, title: str) -> str:
 
 
 def parse_destination(text: str) -> Destination:
-    """Read ``HOST:PORT:AET``; an IPv6 address stands in brackets.
+    """Parse ``HOST:PORT:AET``; an IPv6 address is enclosed in brackets.
 
     Raises:
-        InputError: it has another form.
+        InputError: ``text`` has another form.
     """
     host, _, rest = text.partition("]:") if text.startswith("[") else text.partition(":")
     port, _, title = rest.partition(":")
     host = host.removeprefix("[")
     if not host or not title or not port.isascii() or not port.isdigit():
-        raise InputError(f"send_to={text!r}: give HOST:PORT:AET, as 127.0.0.1:4242:ORTHANC")
+        raise InputError(f"send_to={text!r}: give HOST:PORT:AET, such as 127.0.0.1:4242:ORTHANC")
     if int(port) not in _PORTS:
         raise InputError(f"send_to={text!r}: a port is {_PORTS[0]} to {_PORTS[-1]}")
     return Destination(host, int(port), check_title("send_to", title))
 
 
 def parse_senders(texts: Sequence[str]) -> tuple[Peer, ...]:
-    """Read ``AET``, ``AET@ADDRESS`` or ``AET@NETWORK``; without an address, loopback alone.
+    """Parse ``AET``, ``AET@ADDRESS`` or ``AET@NETWORK``; the default address is loopback.
 
     Args:
-        texts: none admits every AE title of this machine and nobody else.
+        texts: the senders; if empty, every AE title on this machine is admitted and no other
+            sender.
 
     Raises:
         InputError: an item has another form.
@@ -165,6 +166,6 @@ def _parse_sender(text: str) -> Peer:
         return Peer(wanted, (ipaddress.ip_network(place),))
     except ValueError:
         raise InputError(
-            f"allow={text!r}: give AET, AET@ADDRESS or AET@NETWORK, as CT1@10.0.0.0/24; a network "
-            "ends in zeros"
+            f"allow={text!r}: give AET, AET@ADDRESS or AET@NETWORK, such as CT1@10.0.0.0/24; the "
+            "host bits of a network are zero"
         ) from None

@@ -1,4 +1,4 @@
-"""Check an object that came in: is it a CT slice that can be scored and reported?"""
+"""Check whether a received object is a CT slice that can be scored and reported."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _COUNT = "NumberOfSeriesRelatedInstances"
 
 
 class Refused(Exception):
-    """An object that is not accepted; ``status`` is that of the C-STORE response."""
+    """The object is not accepted; ``status`` is the status of the C-STORE response."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -32,12 +32,13 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Accepted:
-    """What the spool must know of an object.
+    """Properties of an accepted object.
 
     Attributes:
-        series: hash of patient, study and series: objects that differ in one are kept apart.
+        series: hash of patient, study and series; objects that differ in any of them are kept
+            apart.
         instance: hash of the SOPInstanceUID.
-        digest: SHA-256 of the values of the pixels, however they are coded.
+        digest: SHA-256 of the pixel values, independent of their encoding.
         expected: number of objects in the series, if the header gives it.
     """
 
@@ -51,13 +52,13 @@ def inspect(path: Path, sop_class: str, sop_instance: str, *, resample: bool) ->
     """Read the header of an object and hash its pixels.
 
     Args:
-        path: the object.
-        sop_class: SOP class that the request named.
-        sop_instance: SOP instance that the request named.
-        resample: accept other sizes than 512x512.
+        path: file of the object.
+        sop_class: SOP class in the request.
+        sop_instance: SOP instance in the request.
+        resample: whether to accept sizes other than 512x512.
 
     Raises:
-        Refused: it is damaged, not a CT slice, lacks a UID, or is not what the request named.
+        Refused: the object is damaged, is not a CT slice, lacks a UID, or differs from the request.
     """
     try:
         frames = read_headers(path, (*SOURCE_TAGS, _COUNT))
@@ -89,7 +90,7 @@ def inspect(path: Path, sop_class: str, sop_instance: str, *, resample: bool) ->
 
 
 def _reason(path: Path, error: InputError) -> str:
-    """Return what is wrong without the path, whose name is random, and without advice."""
+    """Return the message of an error without the path, whose name is random, and without advice."""
     return error.full.removeprefix(f"{path}: ").partition(";")[0]
 
 

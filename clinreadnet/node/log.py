@@ -1,6 +1,6 @@
-"""The node's log: one line for each event on standard error, without anything of a patient.
+"""The node's log: one line for each event on standard error, without patient data.
 
-UIDs appear as the first 12 digits of their SHA-256. The libraries' own logs and warnings, which
+UIDs appear as the first 12 digits of their SHA-256. The logs and warnings of the libraries, which
 repeat values of headers, are switched off.
 """
 
@@ -25,7 +25,7 @@ _LINES = 20  # of one kind in a window
 
 
 def hashed(*values: str) -> str:
-    """Return the SHA-256 of some values, in hexadecimal digits."""
+    """Return the hexadecimal SHA-256 of several values."""
     return hashlib.sha256("\0".join(values).encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -45,14 +45,14 @@ def _in_thread(args: Any) -> None:
 
 
 class _Limiter:
-    """Counts lines by kind, so that nobody can fill a disk with refusals."""
+    """Counts lines by kind, so that refusals cannot fill the disk."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._seen: dict[str, tuple[float, int]] = {}
 
     def admit(self, kind: str, now: float) -> tuple[bool, int]:
-        """Return whether a line may be written, and how many were left out before it."""
+        """Return whether a line may be written, and the number of lines omitted before it."""
         with self._lock:
             start, count = self._seen.get(kind, (now, 0))
             left_out = 0
@@ -69,9 +69,8 @@ def log(text: str, *, kind: str | None = None) -> None:
     """Write one line with the time in UTC.
 
     Args:
-        text: nothing of a header.
-        kind: lines of one kind are limited to 20 a minute; None for lines that the node itself
-            limits.
+        text: line without values of a header.
+        kind: kind of the line, limited to 20 lines a minute; None for lines that need no limit.
     """
     if kind is not None:
         wanted, left_out = _limiter.admit(kind, time.monotonic())

@@ -1,4 +1,4 @@
-"""What the node tells a monitor: ``/healthz`` and Prometheus' ``/metrics``, on loopback."""
+"""The node's monitor: ``/healthz`` and Prometheus' ``/metrics``, on loopback."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Metrics:
     """Counters of one node; they start at zero with the process."""
 
     def __init__(self) -> None:
-        """Make them, in a registry of their own."""
+        """Create the counters in a registry of their own."""
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
 
@@ -50,7 +50,7 @@ class Metrics:
         self.score_seconds = histogram("score_seconds", "Time to score a series", _SCORE_BUCKETS)
 
     def watch(self, state: Callable[[], dict[str, float]]) -> None:
-        """Show numbers that are read at each request, as ``clinreadnet_spool_<name>``."""
+        """Publish values that are read at each request, as ``clinreadnet_spool_<name>``."""
         self.registry.register(_State(state))
 
 
@@ -70,9 +70,9 @@ class Monitor:
         """Bind the port on loopback.
 
         Args:
-            port: 0 takes a free one.
-            metrics: to show.
-            problem: returns what is wrong with the node, or None.
+            port: port to bind; 0 selects a free port.
+            metrics: metrics to serve.
+            problem: function that returns the problem of the node, or None if it is healthy.
 
         Raises:
             InputError: the port cannot be bound.
@@ -106,7 +106,7 @@ class Monitor:
             self._server = ThreadingHTTPServer((_LOOPBACK, port), Handler)
         except OSError as error:
             raise InputError(
-                f"metrics_port={port}: cannot be opened on {_LOOPBACK} ({error.strerror}); name "
+                f"metrics_port={port}: cannot be opened on {_LOOPBACK} ({error.strerror}); choose "
                 "another port"
             ) from None
         self._server.daemon_threads = True

@@ -1,4 +1,4 @@
-"""A node: the port, the worker that scores and the sender, each in its thread."""
+"""A node: the receiver, the worker that scores and the sender, each in its own thread."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from clinreadnet.node.tls import client_context, server_context
 from clinreadnet.node.work import Worker
 from clinreadnet.runtime import Session
 
-_TICK = 0.25  # seconds between two looks into the spool
+_TICK = 0.25  # seconds between two checks of the spool
 _PAUSE = 2.0  # seconds after an error of the disk
-_STOP = 5.0  # seconds that the threads have to end
-_CARE = 600.0  # seconds between two looks for what is too old
+_STOP = 5.0  # seconds in which the threads must end
+_CARE = 600.0  # seconds between two searches for expired objects
 
 
 class Node:
-    """Takes its ports and its spool when it is made, and works between `start` and `stop`.
+    """A DICOM node that receives, scores and sends between `start` and `stop`.
 
     Attributes:
-        spool: what waits.
-        metrics: what is counted.
-        port: that it listens on.
-        metrics_port: of ``/healthz`` and ``/metrics``, or None.
+        spool: spool of the node.
+        metrics: metrics of the node.
+        port: port on which the node listens.
+        metrics_port: port of ``/healthz`` and ``/metrics``, or None.
     """
 
     def __init__(self, config: NodeConfig) -> None:
         """Open the spool and the ports; connections wait until `start`.
 
         Raises:
-            InputError: the spool, a port or a file of TLS cannot be used.
+            InputError: the spool, a port or a TLS file cannot be used.
         """
         self._config = config
         self.metrics = Metrics()
@@ -74,7 +74,7 @@ class Node:
         self.metrics_port = None if self._monitor is None else self._monitor.port
 
     def start(self, session: Session) -> None:
-        """Begin to answer, to score with a session and to send."""
+        """Start to receive, to score with ``session`` and to send."""
         self.spool.resume()
         worker = Worker(
             session,
@@ -93,10 +93,10 @@ class Node:
             self._threads.append(thread)
 
     def wait(self, seconds: float | None = None) -> None:
-        """Wait until the node cannot go on, or for some seconds.
+        """Wait until the node fails, or for at most ``seconds``.
 
         Raises:
-            BackendError: the GPU was lost; nothing in the spool is.
+            BackendError: the GPU was lost. The spool is intact.
         """
         end = None if seconds is None else time.monotonic() + seconds
         while not self._stopping.wait(_TICK):
@@ -106,7 +106,7 @@ class Node:
             raise self._failure
 
     def stop(self) -> None:
-        """End the associations and the threads; a series that is being scored is not waited for."""
+        """End the associations and the threads without waiting for a series to be scored."""
         self._stopping.set()
         if self._stopped:
             return
@@ -127,29 +127,29 @@ class Node:
             self.spool.close()
 
     def score_next(self, worker: Worker) -> bool:
-        """Score the series that is complete and waits longest; return whether there was any.
+        """Score the complete series that has waited longest; return whether there was one.
 
         Raises:
-            DeviceLost: the node cannot go on.
+            DeviceLost: the GPU was lost, and the node cannot go on.
         """
         return self._survive(lambda: self._score(worker))
 
     def remove_old(self) -> None:
-        """Remove what waits or is aside longer than the node keeps it."""
-        for one in self.spool.expire_outgoing(self._config.keep_days):
+        """Remove reports and set-aside series that are older than the node keeps them."""
+        for lost in self.spool.expire_outgoing(self._config.keep_days):
             self.metrics.sent.labels("expired").inc()
             log(
-                f"series {one.series[:HASH_DIGITS]}: the {one.kind} could not be sent for "
+                f"series {lost.series[:HASH_DIGITS]}: the {lost.kind} could not be sent for "
                 f"{self._config.keep_days:g} days and is removed"
             )
         for key in self.spool.expire_aside(self._config.keep_days):
             log(
-                f"series {key[:HASH_DIGITS]}: was aside for {self._config.keep_days:g} days and is "
-                "removed"
+                f"series {key[:HASH_DIGITS]}: was set aside for {self._config.keep_days:g} days "
+                "and is removed"
             )
 
     def problem(self) -> str | None:
-        """Return what is wrong, or None."""
+        """Return the problem of the node, or None if it is healthy."""
         if not self._threads:
             return "starting"
         dead = [thread.name for thread in self._threads if not thread.is_alive()]
@@ -184,14 +184,14 @@ class Node:
                 self._stopping.wait(_TICK)
 
     def _survive(self, work: Callable[[], bool]) -> bool:
-        """Do some work, and return whether there was any; no error but a lost GPU ends the node."""
+        """Do some work and return whether there was any. Only the loss of the GPU ends the node."""
         try:
             return work()
-        except DeviceLost:  # every later call fails too: the node ends, and is started again
+        except DeviceLost:  # every later call fails too: the node ends and is restarted
             raise
         except Exception as error:
             with suppress(Exception):
-                log(f"an error that nothing else caught ({origin(error)})", kind="error")
+                log(f"unexpected error ({origin(error)})", kind="error")
             self._stopping.wait(_PAUSE)
             return False
 
@@ -217,8 +217,8 @@ class Node:
             self.metrics.series.labels("postponed").inc()
             reason = first_line(error) if isinstance(error, BackendError) else origin(error)
             log(
-                f"series {series.key[:HASH_DIGITS]}: not scored yet ({reason}); it waits, next try "
-                f"in {pause(series.attempts - 1):.0f} s"
+                f"series {series.key[:HASH_DIGITS]}: not scored yet ({reason}); next attempt in "
+                f"{pause(series.attempts - 1):.0f} s"
             )
             self.spool.release(series)
         self._scoring = None

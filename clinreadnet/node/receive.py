@@ -1,4 +1,4 @@
-"""The port: C-ECHO, and C-STORE of CT images into the spool."""
+"""The receiver: answers C-ECHO and stores CT images from C-STORE in the spool."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from clinreadnet.node.config import NodeConfig
 from clinreadnet.node.intake import NO_ROOM, NOT_READABLE, OTHER_CONTENT, SUCCESS, Refused, inspect
 from clinreadnet.node.log import HASH_DIGITS, log
 from clinreadnet.node.metrics import Metrics
-from clinreadnet.node.room import Full
+from clinreadnet.node.quota import Full
 from clinreadnet.node.spool import OtherContent, Spool
 from clinreadnet.node.upper_layer import NETWORK_SECONDS, BoundedServer, ObjectBuffer, ReceiveMemory
 
@@ -67,8 +67,8 @@ class Receiver:
         entity.network_timeout = NETWORK_SECONDS
         entity.acse_timeout = NETWORK_SECONDS / 2
         entity.add_supported_context(Verification)
-        for one in sorted(CT_CLASSES):
-            entity.add_supported_context(one, transfer_syntaxes())
+        for sop_class in sorted(CT_CLASSES):
+            entity.add_supported_context(sop_class, transfer_syntaxes())
         try:
             self._server = BoundedServer(
                 entity,
@@ -84,17 +84,17 @@ class Receiver:
             if error.errno == errno.EADDRINUSE:
                 raise InputError(
                     f"port={config.port}: another program listens there on {config.host}; stop it, "
-                    "or name another port"
+                    "or choose another port"
                 ) from None
             raise InputError(
                 f"host={config.host}: port {config.port} cannot be opened there "
-                f"({error.strerror}); name an address of this machine and a port that this user "
-                "may open"
+                f"({error.strerror}); choose an address of this machine and a port that this "
+                "user may open"
             ) from None
         self.port: int = self._server.server_address[1]
 
     def serve(self) -> None:
-        """Answer until `stop` is called."""
+        """Answer requests until `stop` is called."""
         self._server.serve_forever(poll_interval=0.2)
 
     def stop(self) -> None:
@@ -107,17 +107,17 @@ class Receiver:
 
     @property
     def associations(self) -> int:
-        """Number of associations at this moment."""
+        """Number of active associations."""
         return len(self._server.active_associations)
 
     def _admits(self, address: str) -> bool:
-        return any(one.reaches(address) for one in self._config.senders)
+        return any(sender.reaches(address) for sender in self._config.senders)
 
     def _requested(self, event: Any) -> None:
         assoc = event.assoc
         title = str(assoc.requestor.primitive.calling_ae_title).strip()
         address = assoc.requestor.address_info.address
-        if not any(one.admits(title, address) for one in self._config.senders):
+        if not any(sender.admits(title, address) for sender in self._config.senders):
             # Not `AE.require_calling_aet`: a title is admitted from some addresses alone.
             self._refused("AE title")
             assoc.acse.send_reject(0x01, 0x01, 0x03)  # calling AE title not recognised
@@ -136,7 +136,7 @@ class Receiver:
         except (OSError, sqlite3.Error) as error:
             why = os.strerror(error.errno or 0) if isinstance(error, OSError) else str(error)
             status, reason = NO_ROOM, f"the spool cannot be written ({why})"
-        except Exception as error:  # one object must never end the node
+        except Exception as error:  # no object may end the node
             status, reason = NOT_READABLE, f"damaged ({type(error).__name__})"
         self._metrics.stored.labels(f"{status:04X}").inc()
         self._metrics.store_seconds.observe(time.perf_counter() - start)
@@ -165,17 +165,17 @@ class Receiver:
                         file.write(data)
                         file.flush()
                         os.fsync(file.fileno())
-                    found = inspect(
+                    header = inspect(
                         path,
                         str(request.AffectedSOPClassUID),
                         str(request.AffectedSOPInstanceUID),
                         resample=self._config.resample,
                     )
-                    new = self._spool.add(found, path, size)
+                    new = self._spool.add(header, path, size)
             except Full:
                 raise Refused(NO_ROOM, "the spool is full") from None
             except OtherContent:
-                name = found.series[:HASH_DIGITS]
+                name = header.series[:HASH_DIGITS]
                 raise Refused(
                     OTHER_CONTENT,
                     f"series {name}: SOPInstanceUID is known with other pixels, the first stays",
@@ -186,14 +186,14 @@ class Receiver:
 
 
 def transfer_syntaxes() -> list[str]:
-    """Return what can be decoded here, the simplest first."""
-    found: list[str] = list(_FIRST)
-    for one in AllTransferSyntaxes:
-        if one in found:
+    """Return the transfer syntaxes that can be decoded here, the simplest first."""
+    syntaxes: list[str] = list(_FIRST)
+    for syntax in AllTransferSyntaxes:
+        if syntax in syntaxes:
             continue
         try:
-            if can_decode(one):
-                found.append(one)
+            if can_decode(syntax):
+                syntaxes.append(syntax)
         except NotImplementedError:
             continue
-    return found
+    return syntaxes

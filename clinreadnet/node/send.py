@@ -1,4 +1,4 @@
-"""Send what the node made, by C-STORE, until the destination has it."""
+"""Send the node's reports and maps by C-STORE until the destination has them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WARNINGS = range(0xB000, 0xC000)
 
 
 class Sender:
-    """Sends to one destination."""
+    """Sends objects to one destination."""
 
     def __init__(
         self,
@@ -33,14 +33,14 @@ class Sender:
         metrics: Metrics,
         context: ssl.SSLContext | None,
     ) -> None:
-        """Make it; nothing is sent yet.
+        """Create the sender; nothing is sent yet.
 
         Args:
             title: AE title of the node.
-            destination: where objects go.
-            spool: where they come from.
-            metrics: to count in.
-            context: of TLS, or None for a plain connection.
+            destination: destination of the objects.
+            spool: spool that holds the objects.
+            metrics: metrics of the node.
+            context: TLS context, or None for a plain connection.
         """
         self._destination = destination
         self._spool = spool
@@ -55,7 +55,7 @@ class Sender:
         self._entity.network_timeout = _ANSWER_SECONDS
 
     def send(self) -> bool:
-        """Send some of what is due; return whether there was anything to do."""
+        """Send some of the due objects and return whether there were any."""
         if time.monotonic() < self._not_before:
             return False
         waiting = self._spool.due(_AT_ONCE)
@@ -71,22 +71,22 @@ class Sender:
         self._metrics.sent.labels("unreachable").inc()
         log(
             f"{self._destination} cannot be reached ({problem}): {self._spool.waiting()[0]} "
-            f"objects wait in the spool, next try in {seconds:.0f} s"
+            f"objects wait in the spool, next attempt in {seconds:.0f} s"
         )
         return False
 
     def _send(self, waiting: Sequence[Outgoing]) -> str | None:
-        """Return what is wrong with the destination, or None."""
+        """Send objects and return the problem of the destination, or None."""
         to = self._destination
         try:
             address = socket.getaddrinfo(to.host, to.port, type=socket.SOCK_STREAM)[0][4][0]
         except OSError as error:
             return error.strerror or "no such host"
-        # pynetdicom reports no reason for a failed connection, so that is tried first.
+        # pynetdicom gives no reason for a failed connection, so the connection is tested first.
         if (reason := self._knock(str(address))) is not None:
             return reason
         self._entity.requested_contexts = []
-        for sop_class in sorted({one.sop_class for one in waiting}):
+        for sop_class in sorted({item.sop_class for item in waiting}):
             self._entity.add_requested_context(
                 sop_class, [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
             )
@@ -99,11 +99,11 @@ class Sender:
         if not assoc.is_established:
             return "the association was rejected" if assoc.is_rejected else "no association"
         try:
-            for one in waiting:
+            for item in waiting:
                 try:
-                    answer = assoc.send_c_store(one.path)
+                    answer = assoc.send_c_store(item.path)
                 except ValueError:  # no context was accepted for this class
-                    self._postpone(one, "its SOP class is not accepted")
+                    self._postpone(item, "its SOP class is not accepted")
                     continue
                 except RuntimeError:
                     return "the association was ended"
@@ -111,18 +111,18 @@ class Sender:
                 if status is None:
                     return "no answer to C-STORE"
                 if status == 0 or status in _WARNINGS:
-                    self._spool.sent(one)
+                    self._spool.sent(item)
                     self._metrics.sent.labels("sent").inc()
-                    log(f"series {one.series[:HASH_DIGITS]}: {one.kind} sent to {to}")
+                    log(f"series {item.series[:HASH_DIGITS]}: {item.kind} sent to {to}")
                 else:
-                    self._postpone(one, f"status {status:04X}")
+                    self._postpone(item, f"status {status:04X}")
         finally:
             if assoc.is_established:
                 assoc.release()
         return None
 
     def _knock(self, address: str) -> str | None:
-        """Connect and hang up; return why that does not work."""
+        """Test the connection and return the reason why it fails, or None."""
         to = self._destination
         try:
             with socket.create_connection((address, to.port), _CONNECT_SECONDS) as plain:
@@ -134,14 +134,14 @@ class Sender:
         except ssl.SSLError as error:
             return f"TLS: {error.reason}"
         except OSError as error:
-            return error.strerror or "time is up"
+            return error.strerror or "timed out"
         return None
 
-    def _postpone(self, one: Outgoing, reason: str) -> None:
-        seconds = jittered(one.attempts + 1)
-        self._spool.postpone(one, seconds)
+    def _postpone(self, item: Outgoing, reason: str) -> None:
+        seconds = jittered(item.attempts + 1)
+        self._spool.postpone(item, seconds)
         self._metrics.sent.labels("refused").inc()
         log(
-            f"series {one.series[:HASH_DIGITS]}: {self._destination} refused the {one.kind} "
-            f"({reason}); it waits, next try in {seconds:.0f} s"
+            f"series {item.series[:HASH_DIGITS]}: {self._destination} refused the {item.kind} "
+            f"({reason}); next attempt in {seconds:.0f} s"
         )

@@ -1,14 +1,14 @@
-"""What waits, on disk: objects that came in, and reports that go out.
+"""The spool on disk: received objects, and reports that are waiting to be sent.
 
-A folder with files of random names and an SQLite database that says what each one is. An object
-counts from the moment its row is committed; a file without a row is of a write that did not end,
-and is removed at the start. Every change of state is one transaction.
+A folder with randomly named files and an SQLite database that describes each file. An object exists
+from the moment its row is committed; a file without a row is the result of an interrupted write and
+is removed at the start. Every change of state is one transaction.
 
-    series: receiving -> scoring -> done, failed or aside   object: with a file until it is scored
-    outgoing: with a file until the destination has it
+    series: receiving -> scoring -> done, failed or aside object: has a file until its series is
+    scored outgoing: has a file until the destination has it
 
-A series that is aside keeps its objects, in a folder of its own. ``clinreadnet spool`` makes it
-``scoring`` again, or ``drop``, which removes it.
+A series that is set aside keeps its objects in a folder of its own. ``clinreadnet spool`` changes
+its state back to ``scoring``, or to ``drop``, which removes it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from clinreadnet.dicom.written import Written
+from clinreadnet.dicom.object_files import ObjectFile
 from clinreadnet.errors import InputError, first_line
 from clinreadnet.node.backoff import pause
 from clinreadnet.node.intake import Accepted
-from clinreadnet.node.room import Room
+from clinreadnet.node.quota import Quota
 from clinreadnet.node.spool_folder import (
     REASON_FILE,
     aside_folder,
@@ -48,20 +48,20 @@ _COUNTED = ("receiving", "scoring", "failed", "aside")
 
 
 class OtherContent(Exception):
-    """The SOPInstanceUID is known, with other pixels."""
+    """The SOPInstanceUID is known with different pixels."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """A series that is scored.
+    """A series that is being scored.
 
     Attributes:
-        row: of the database.
-        key: hash of its patient, study and series.
-        part: 1, or more if objects came after an earlier part was claimed.
-        attempts: how often its scoring began, with this one.
-        deaths: how many processes in a row ended while they scored it.
-        files: of its objects, with their sizes in bytes.
+        row: row in the database.
+        key: hash of patient, study and series.
+        part: 1, or more for objects that arrived after an earlier part was claimed.
+        attempts: number of attempts to score it, including this one.
+        deaths: number of successive processes that ended while they scored it.
+        files: files of the objects, with their sizes in bytes.
     """
 
     row: int
@@ -74,11 +74,11 @@ class Series:
 
 @dataclass(frozen=True)
 class SetAside:
-    """Why a series is set aside.
+    """The reason why a series is set aside.
 
     Attributes:
-        reason: one line, without anything of a header.
-        detail: for the folder of the series, which holds its headers too.
+        reason: one line without values of a header.
+        detail: text for the folder of the series; it may repeat values of the headers.
     """
 
     reason: str
@@ -87,9 +87,9 @@ class SetAside:
 
 @dataclass(frozen=True)
 class Outgoing:
-    """An object that waits: its row, the hash of its series, what it is, and how often it failed.
+    """An object that is waiting to be sent.
 
-    The SOP instance never changes: a destination that gets it twice has one object.
+    The SOP instance never changes: a destination that receives it twice has one object.
     """
 
     row: int
@@ -102,18 +102,18 @@ class Outgoing:
 
 
 class Spool:
-    """The folder. Any number of threads may use it; one process at a time."""
+    """A spool. Any number of threads of a single process may use it."""
 
     def __init__(self, folder: Path, *, most_bytes: int, most_objects: int) -> None:
-        """Open a spool, or make one.
+        """Open a spool, or create one.
 
         Args:
-            folder: created if it does not exist.
-            most_bytes: that wait.
-            most_objects: that wait.
+            folder: folder of the spool, created if it does not exist.
+            most_bytes: largest total size of the objects.
+            most_objects: largest number of objects.
 
         Raises:
-            InputError: it cannot be used, belongs to another process or has another version.
+            InputError: the spool cannot be used, belongs to another process or has another version.
         """
         self.folder = folder
         self.mutex = threading.RLock()
@@ -123,36 +123,38 @@ class Spool:
         self._lock = lock_folder(folder)
         try:
             self.database = open_database(folder)
-            self.room = Room(folder, most_bytes, most_objects, *clean_folder(folder, self.database))
+            self.quota = Quota(
+                folder, most_bytes, most_objects, *clean_folder(folder, self.database)
+            )
         except sqlite3.Error as error:
             os.close(self._lock)
             raise InputError(
                 f"{folder}: the spool's database cannot be used ({first_line(error)}); move the "
-                "folder away and start with an empty one: what waited in it must be sent again"
+                "folder away and start with an empty one: senders must repeat what waited in it"
             ) from None
         except InputError:
             os.close(self._lock)
             raise
 
     def close(self) -> None:
-        """Close the database and give the folder free."""
+        """Close the database and release the folder."""
         with self.mutex:
             self.database.close()
             os.close(self._lock)
 
-    # Objects that come in
+    # Received objects
 
     @contextmanager
     def incoming(self, size: int) -> Iterator[Path]:
-        """Yield a path to write an object to; if the block raises, the file is removed.
+        """Yield a path for an object; the file is removed if the block raises.
 
         Args:
-            size: of the object, bytes.
+            size: size of the object in bytes.
 
         Raises:
-            Full: it does not fit into the limits, or the disk is nearly full.
+            Full: the object exceeds the limits, or the disk is nearly full.
         """
-        self.room.take(size)
+        self.quota.take(size)
         path = self.folder / "objects" / f"{secrets.token_hex(16)}.dcm"
         try:
             yield path
@@ -164,32 +166,32 @@ class Spool:
         """Remove an object that is not kept."""
         with suppress(OSError):
             path.unlink()
-        self.room.give(size)
+        self.quota.give(size)
 
     def add(self, new: Accepted, path: Path, size: int) -> bool:
-        """Make an object part of its series; it is on disk when this returns.
+        """Add an object to its series; it is on disk when this method returns.
 
         Args:
-            new: what `inspect` returned.
+            new: result of `inspect`.
             path: from `incoming`, written and flushed to disk.
-            size: of the file, bytes.
+            size: size of the file in bytes.
 
         Returns:
-            False if the object was known, with the same pixels; then nothing is kept of it.
+            False if the object is known with the same pixels, and is therefore not kept.
 
         Raises:
-            OtherContent: the SOPInstanceUID is known with other pixels.
+            OtherContent: the SOPInstanceUID is known with different pixels.
         """
         now = time.time()
         sync_folder(path.parent)
         with self.transaction() as database:
-            found = database.execute(
+            known = database.execute(
                 "SELECT series.key, object.digest FROM object JOIN series ON series = series.id "
                 "WHERE instance = ?",
                 (new.instance,),
             ).fetchone()
-            if found is not None:
-                if found != (new.series, new.digest):
+            if known is not None:
+                if known != (new.series, new.digest):
                     raise OtherContent
                 return False
             row = database.execute(
@@ -211,22 +213,22 @@ class Spool:
             )
         return True
 
-    # Series that are scored
+    # Series to score
 
     def resume(self) -> None:
-        """Note that objects can come from now on: the time before is no quiet time."""
+        """Record that objects can arrive from now on: earlier time does not count as quiet."""
         self._resumed = time.time()
 
     def claim(self, quiet: float) -> Series | None:
-        """Return a series that is complete, and note that its scoring began; None without one.
+        """Return a complete series and record that its scoring began, or None if there is none.
 
-        If the process ends while it scores, the series is claimed again after a pause that grows
-        with each time. It counts as a death unless `release` or an outcome follows.
+        If the process ends before the series is scored, the series is claimed again after a pause
+        that grows with each attempt. It counts as a death unless `release` or an outcome follows.
 
         Args:
-            quiet: seconds without a new object after which a series is complete, while the node
-                listened. One that has as many objects as its header says is complete after a
-                second.
+            quiet: seconds without a new object, while the node is listening, after which a series
+                is complete. A series with as many objects as its header announces is complete after
+                one second.
         """
         now = time.time()
         self._drop()
@@ -263,12 +265,12 @@ class Spool:
         return Series(number, key, part, attempts + 1, deaths, files)
 
     def release(self, series: Series) -> None:
-        """Note that a series was scored without an outcome, and the process did not end of it."""
+        """Record that the process survived an attempt to score a series that had no outcome."""
         with self.transaction() as database:
             database.execute("UPDATE series SET deaths = 0 WHERE id = ?", (series.row,))
 
     def made(self, series: Series) -> set[str]:
-        """Return the kinds of objects that an earlier attempt made of a series."""
+        """Return the kinds of objects that an earlier attempt made from a series."""
         with self.mutex:
             rows = self.database.execute(
                 "SELECT kind FROM outgoing WHERE series = ?", (series.row,)
@@ -278,30 +280,33 @@ class Spool:
     def finish(
         self,
         series: Series,
-        made: Sequence[tuple[str, Written]],
+        made: Sequence[tuple[str, ObjectFile]],
         aside: SetAside | None = None,
     ) -> None:
-        """Replace the objects of a series by what was made of them, in one step.
+        """Replace the objects of a series by the objects made from them, in one step.
 
         Args:
             series: from `claim`.
-            made: kinds and files, in the folder `work`, on disk.
-            aside: why something else could not be made: then the series is set aside too.
+            made: kinds and files, flushed to disk in the folder `work`.
+            aside: reason why another object could not be made; the series is then set aside too.
         """
-        moved = [(self.folder / "outgoing" / f"{secrets.token_hex(16)}.dcm", *one) for one in made]
-        sizes = [one.path.stat().st_size for _, one in made]
+        moved = [
+            (self.folder / "outgoing" / f"{secrets.token_hex(16)}.dcm", *written)
+            for written in made
+        ]
+        sizes = [written.path.stat().st_size for _, written in made]
         try:
-            for place, _, one in moved:
-                os.replace(one.path, place)
+            for place, _, written in moved:
+                os.replace(written.path, place)
             sync_folder(self.folder / "outgoing")
             with self.transaction() as database:
-                for (place, kind, one), size in zip(moved, sizes, strict=True):
+                for (place, kind, written), size in zip(moved, sizes, strict=True):
                     database.execute(
                         "INSERT INTO outgoing (series, kind, file, bytes, sop_class, sop_instance, "
                         "made) VALUES (?, ?, ?, ?, ?, ?, ?)",
                         (
                             *(series.row, kind, place.name, size),
-                            *(one.sop_class, one.sop_instance, time.time()),
+                            *(written.sop_class, written.sop_instance, time.time()),
                         ),
                     )
                 if aside is None:
@@ -315,20 +320,20 @@ class Spool:
             for place, *_ in moved:
                 place.unlink(missing_ok=True)
             raise
-        self.room.add(sizes)
+        self.quota.add(sizes)
         if aside is None:
             self._remove(series)
         else:
             self._move_aside(series, aside)
 
     def set_aside(self, series: Series, aside: SetAside) -> None:
-        """Keep a series that cannot be scored or reported out of the way of the others."""
+        """Set aside a series that cannot be scored or reported."""
         with self.transaction():
             self._note_aside(series, aside)
         self._move_aside(series, aside)
 
     def make_room(self) -> list[str]:
-        """Drop the oldest series that are aside while they take more than half of the limits.
+        """Drop the oldest series that are set aside, until they take at most half of the limits.
 
         Returns:
             The keys of the dropped series.
@@ -351,7 +356,7 @@ class Spool:
         return dropped
 
     def expire_aside(self, days: float) -> list[str]:
-        """Drop series that were set aside and whose last object came some days ago."""
+        """Drop the series that are set aside and got no object in the last ``days``."""
         with self.transaction() as database:
             rows = database.execute(
                 "UPDATE series SET state = 'drop' WHERE state = 'aside' AND last < ? RETURNING key",
@@ -361,7 +366,7 @@ class Spool:
         return [key for (key,) in rows]
 
     def fail(self, series: Series, reason: str) -> None:
-        """Give a series up: the reason is kept, and its objects count as never sent."""
+        """Give up a series: its reason is kept, and its objects count as never received."""
         with self.transaction() as database:
             database.execute(
                 "UPDATE series SET state = 'failed', reason = ? WHERE id = ?", (reason, series.row)
@@ -370,48 +375,48 @@ class Spool:
         self._remove(series)
 
     def counts(self) -> dict[str, float]:
-        """Return the number of series by state, and what waits."""
+        """Return the number of series by state, and the bytes and objects in the spool."""
         with self.mutex:
             states = dict(
                 self.database.execute("SELECT state, count(*) FROM series GROUP BY state")
             )
-        found: dict[str, float] = {"bytes": self.room.bytes, "objects": self.room.objects}
-        return found | {name: states.get(name, 0) for name in _COUNTED}
+        counts: dict[str, float] = {"bytes": self.quota.bytes, "objects": self.quota.objects}
+        return counts | {name: states.get(name, 0) for name in _COUNTED}
 
     @property
     def work(self) -> Path:
-        """The folder for files of a series that is being scored."""
+        """Folder for temporary files of the series that is being scored."""
         return self.folder / "work"
 
-    # Objects that go out
+    # Objects to send
 
     def due(self, count: int) -> list[Outgoing]:
-        """Return some of the objects whose next try is due, the oldest first."""
+        """Return up to ``count`` objects whose next attempt is due, oldest first."""
         return self._select(
             "AND outgoing.due <= ? ORDER BY outgoing.id LIMIT ?", (time.time(), count)
         )
 
-    def sent(self, one: Outgoing) -> None:
-        """Note that the destination has an object, and remove the file."""
+    def sent(self, item: Outgoing) -> None:
+        """Record that the destination has an object, and remove its file."""
         with self.transaction() as database:
             row = database.execute(
                 "UPDATE outgoing SET file = NULL, sent = ? WHERE id = ? RETURNING bytes",
-                (time.time(), one.row),
+                (time.time(), item.row),
             ).fetchone()
         with suppress(OSError):
-            one.path.unlink()
-        self.room.give(row[0])
+            item.path.unlink()
+        self.quota.give(row[0])
 
-    def postpone(self, one: Outgoing, seconds: float) -> None:
-        """Note that the destination refused an object, and when it is tried again."""
+    def postpone(self, item: Outgoing, seconds: float) -> None:
+        """Record that the destination refused an object, and postpone the next attempt."""
         with self.transaction() as database:
             database.execute(
                 "UPDATE outgoing SET attempts = attempts + 1, due = ? WHERE id = ?",
-                (time.time() + seconds, one.row),
+                (time.time() + seconds, item.row),
             )
 
     def waiting(self) -> tuple[int, float]:
-        """Return the number of objects that wait, and the age of the oldest in seconds."""
+        """Return the number of objects to send, and the age of the oldest in seconds."""
         with self.mutex:
             count, oldest = self.database.execute(
                 "SELECT count(*), min(made) FROM outgoing WHERE file IS NOT NULL"
@@ -419,15 +424,15 @@ class Spool:
         return count, 0.0 if oldest is None else max(time.time() - oldest, 0.0)
 
     def expire_outgoing(self, days: float) -> list[Outgoing]:
-        """Forget series that ended some days ago.
+        """Forget the series that ended ``days`` ago or earlier.
 
         Returns:
-            The objects that could not be sent for so long; they are removed too.
+            The removed objects that could not be sent in that time.
         """
         before = time.time() - days * 86400
         lost = self._select("AND made < ?", (before,))
-        for one in lost:
-            self.sent(one)
+        for item in lost:
+            self.sent(item)
         old = (
             "SELECT id FROM series WHERE state IN ('done', 'failed') AND last < ? AND NOT EXISTS "
             "(SELECT 1 FROM outgoing WHERE series = series.id AND file IS NOT NULL)"
@@ -438,11 +443,11 @@ class Spool:
             database.execute(f"DELETE FROM series WHERE id IN ({old})", (before,))
         return lost
 
-    # Inside
+    # Internals
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Yield the database for one change of state, on disk when the block ends."""
+        """Yield the database for one transaction, which is on disk when the block ends."""
         with self.mutex:
             self.database.execute("BEGIN IMMEDIATE")
             try:
@@ -468,15 +473,15 @@ class Spool:
         )
 
     def _move_aside(self, series: Series, aside: SetAside) -> None:
-        """Move the objects; if the process ends here, the next start moves them."""
+        """Move the objects of a series; the next start finishes a move that was interrupted."""
         place = aside_folder(self.folder, series.key, series.part)
         with suppress(OSError):
             move_files(series.files, place)
             (place / REASON_FILE).write_text(aside.detail, "utf-8", "backslashreplace")
 
     def _drop(self) -> None:
-        """Remove the series that are given up by `expire_aside`, `make_room` or a user."""
-        with self.mutex:  # throughout: two threads would both give the room back
+        """Remove the series that `expire_aside`, `make_room` or a user dropped."""
+        with self.mutex:  # throughout: otherwise two threads could release the same space
             rows = self.database.execute(
                 "SELECT id, key, part FROM series WHERE state = 'drop'"
             ).fetchall()

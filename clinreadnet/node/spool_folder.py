@@ -18,7 +18,7 @@ with suppress(ImportError):
     import fcntl
 
 VERSION = 1
-"""Of the tables; a spool of another version is not touched."""
+"""Version of the tables. A spool of another version is not touched."""
 
 SCHEMA = f"""
 BEGIN;
@@ -64,19 +64,19 @@ COMMIT;
 """
 
 ASIDE = "aside"
-"""The folder of series that could not be scored or reported, a folder for each."""
+"""Folder of the series that could not be scored or reported, with a subfolder for each."""
 
 REASON_FILE = "reason.txt"
-"""In the folder of a series that is aside; it may repeat values of its headers."""
+"""File in the folder of a series that is set aside. It may repeat values of the headers."""
 
 _FOLDERS = ("objects", "outgoing", "work", ASIDE)
 
 
 def make_folders(folder: Path) -> None:
-    """Create the folder, for its owner alone, if it does not exist.
+    """Create the folder if it does not exist, accessible only to its owner.
 
     Raises:
-        InputError: it cannot be created or written, or holds something else.
+        InputError: the folder cannot be created or written, or holds other files.
     """
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -87,22 +87,22 @@ def make_folders(folder: Path) -> None:
         )
         if foreign:
             raise InputError(
-                f"{folder}: holds {foreign[0]}, so it is not a spool; name an empty folder"
+                f"{folder}: holds {foreign[0]}, so it is not a spool; choose an empty folder"
             )
         for name in _FOLDERS:
             (folder / name).mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"{folder}: no spool can be made there ({error.strerror}); name a folder that this "
-            "user may write"
+            f"{folder}: no spool can be created there ({error.strerror}); choose a folder that "
+            "this user may write"
         ) from None
 
 
 def lock_folder(folder: Path) -> int:
-    """Lock the folder until this process ends, however it ends.
+    """Lock the folder until this process ends.
 
     Raises:
-        InputError: another process has it.
+        InputError: another process has locked it.
     """
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     if fcntl is None:
@@ -112,17 +112,17 @@ def lock_folder(folder: Path) -> int:
     except OSError:
         os.close(lock)
         raise InputError(
-            f"{folder}: another node uses this spool; stop it, or name another folder"
+            f"{folder}: another node uses this spool; stop it, or choose another folder"
         ) from None
     return lock
 
 
 def open_database(folder: Path) -> sqlite3.Connection:
-    """Open the database of a spool, or make one.
+    """Open the database of a spool, or create one.
 
     Raises:
-        InputError: it has another version.
-        sqlite3.Error: it cannot be used.
+        InputError: the database has another version.
+        sqlite3.Error: the database cannot be used.
     """
     database = sqlite3.connect(
         folder / "spool.sqlite3", check_same_thread=False, isolation_level=None
@@ -134,7 +134,7 @@ def open_database(folder: Path) -> sqlite3.Connection:
         database.close()
         raise InputError(
             f"{folder}: a spool of version {version}, and this release reads {VERSION}; "
-            "let the release that wrote it send what waits, or name another folder"
+            "let the release that wrote it send the waiting reports, or choose another folder"
         )
     if version == 0:
         database.executescript(SCHEMA)
@@ -142,7 +142,7 @@ def open_database(folder: Path) -> sqlite3.Connection:
 
 
 def clean_folder(folder: Path, database: sqlite3.Connection) -> tuple[int, int]:
-    """Remove files of writes that did not end; return the bytes and the objects that wait."""
+    """Remove the files of interrupted writes; return the number of bytes and objects left."""
     total, objects = 0, 0
     finish_moves(folder, database)
     for table, name in (("object", "objects"), ("outgoing", "outgoing")):
@@ -161,12 +161,12 @@ def clean_folder(folder: Path, database: sqlite3.Connection) -> tuple[int, int]:
 
 
 def aside_folder(folder: Path, key: str, part: int) -> Path:
-    """Return where a series is set aside."""
+    """Return the folder in which a series is set aside."""
     return folder / ASIDE / f"{key[:HASH_DIGITS]}-{part}"
 
 
 def finish_moves(folder: Path, database: sqlite3.Connection) -> None:
-    """Bring each object to where its series' state says: aside, or among the others."""
+    """Move each object to the folder that the state of its series requires."""
     kept = set()
     for row, key, part, state in database.execute(
         "SELECT id, key, part, state FROM series WHERE state IN ('aside', 'scoring', 'drop')"
@@ -186,7 +186,7 @@ def finish_moves(folder: Path, database: sqlite3.Connection) -> None:
 
 
 def move_files(files: Iterable[Path], place: Path) -> None:
-    """Move those of some files that are there into a folder, which is made."""
+    """Move the files that exist into a folder, which is created if necessary."""
     place.mkdir(mode=0o700, exist_ok=True)
     for path in files:
         with suppress(FileNotFoundError):
@@ -194,7 +194,7 @@ def move_files(files: Iterable[Path], place: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush the names in a folder to disk, where a folder can be opened."""
+    """Flush the names in a folder to disk, on systems where a folder can be opened."""
     with suppress(PermissionError):  # Windows
         place = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""TLS 1.2 or 1.3 with certificates on both sides."""
+"""TLS 1.2 or 1.3 with certificates on both sides of a connection."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clinreadnet.node.config import TlsFiles
 
 
 def server_context(files: TlsFiles) -> ssl.SSLContext:
-    """Return the context of the node's port: a peer must show a certificate of the authority.
+    """Return the context for the node's port: a peer needs a certificate from the authority.
 
     Raises:
         InputError: a file cannot be used, or a certificate in it is not valid now.
@@ -22,7 +22,7 @@ def server_context(files: TlsFiles) -> ssl.SSLContext:
 
 
 def client_context(files: TlsFiles) -> ssl.SSLContext:
-    """Return the context for sending: the destination must show a certificate for its host name.
+    """Return the context for sending: the destination needs a certificate for its host name.
 
     Raises:
         InputError: a file cannot be used, or a certificate in it is not valid now.
@@ -41,18 +41,20 @@ def _context(protocol: int, files: TlsFiles) -> ssl.SSLContext:
         context.load_cert_chain(files.certificate, files.key, password=_no_password)
     except (ssl.SSLError, ValueError, OSError) as error:
         raise InputError(
-            f"{files.certificate}, {files.key}: no certificate with its key "
+            f"{files.certificate}, {files.key}: not a certificate with its key "
             f"({first_line(error)}); give PEM files, the key without a password"
         ) from None
     try:
         context.load_verify_locations(files.authority)
     except (ssl.SSLError, OSError) as error:
-        raise InputError(f"{files.authority}: no authority ({first_line(error)})") from None
+        raise InputError(
+            f"{files.authority}: not a certificate of an authority ({first_line(error)})"
+        ) from None
     return context
 
 
 def _no_password() -> str:
-    raise ValueError("it has a password")
+    raise ValueError("the key has a password")
 
 
 def _check_dates(path: Path) -> None:
@@ -63,14 +65,14 @@ def _check_dates(path: Path) -> None:
     except ValueError:
         raise InputError(f"{path}: not a certificate; give a PEM file") from None
     now = datetime.now(UTC)
-    for one in certificates:
-        if one.not_valid_after_utc < now:
+    for certificate in certificates:
+        if certificate.not_valid_after_utc < now:
             raise InputError(
-                f"{path}: the certificate expired on {one.not_valid_after_utc:%Y-%m-%d}; "
+                f"{path}: the certificate expired on {certificate.not_valid_after_utc:%Y-%m-%d}; "
                 "renew it, and start the node again"
             )
-        if one.not_valid_before_utc > now:
+        if certificate.not_valid_before_utc > now:
             raise InputError(
-                f"{path}: the certificate is not valid before {one.not_valid_before_utc:%Y-%m-%d}; "
-                "check the clock of this machine"
+                f"{path}: the certificate is not valid before "
+                f"{certificate.not_valid_before_utc:%Y-%m-%d}; check the clock of this machine"
             )

@@ -1,13 +1,13 @@
 """pynetdicom's server with limits: on peers, connections, PDUs, messages and memory.
 
-pynetdicom reads whatever length a PDU has, holds each data set in memory without a bound, waits for
-ever for the rest of a PDU, and makes the TLS handshake in the thread that accepts connections. Here
-each of these has a limit. What breaks one is answered with A-ABORT, and an object that is too large
-with a C-STORE status.
+pynetdicom reads a PDU of any length, holds each data set in memory without a limit, waits
+indefinitely for the rest of a PDU, and makes the TLS handshake in the thread that accepts
+connections. This module limits each of these. A violation is answered with A-ABORT, and an object
+that is too large with a C-STORE status.
 
-pynetdicom's handlers of events are called with what has been read and decoded, and `AE` limits only
-the associations and the announced length of a PDU. So parts of an association are replaced by
-subclasses here, of the release that `pyproject.toml` pins.
+pynetdicom calls its event handlers only after data were read and decoded, and `AE` limits only the
+number of associations and the announced length of a PDU. Parts of an association are therefore
+replaced by subclasses, written for the release that `pyproject.toml` pins.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAsso
 from clinreadnet import limits
 
 NETWORK_SECONDS = 60.0
-"""Longest time for one PDU, and longest silence of an association."""
+"""Longest time for one PDU, and longest pause of an association, in seconds."""
 
 _HANDSHAKE_SECONDS = 10.0
 
 
 class ReceiveMemory:
-    """The memory of the objects that are being received, over all associations."""
+    """The memory for the objects that are being received on all associations."""
 
     def __init__(self, most_bytes: int) -> None:
-        """Allow some bytes at one time."""
+        """Allow ``most_bytes`` at one time."""
         self._most = most_bytes
         self._taken = 0
         self._mutex = threading.Lock()
 
     def take(self, size: int) -> bool:
-        """Take some bytes; False if there are not as many."""
+        """Reserve ``size`` bytes; return False if that exceeds the limit."""
         with self._mutex:
             if self._taken + size > self._most:
                 return False
@@ -55,20 +55,20 @@ class ReceiveMemory:
             return True
 
     def give(self, size: int) -> None:
-        """Give some bytes back."""
+        """Release ``size`` bytes."""
         with self._mutex:
             self._taken -= size
 
 
 class ObjectBuffer(BytesIO):
-    """The data set of a message. Beyond a limit nothing more is kept.
+    """The data set of a message. Nothing is kept of a data set beyond the limit.
 
     Attributes:
         overflowed: whether the data set did not fit.
     """
 
     def __init__(self, most_bytes: int, memory: ReceiveMemory) -> None:
-        """Accept some bytes, as far as there is memory."""
+        """Accept up to ``most_bytes``, if ``memory`` has them."""
         super().__init__()
         self.overflowed = False
         self._most = most_bytes
@@ -76,7 +76,7 @@ class ObjectBuffer(BytesIO):
         self._held = 0
 
     def write(self, data: Any) -> int:
-        """Keep some bytes, or note that they do not fit and forget the others."""
+        """Keep some bytes, or discard the whole data set if they do not fit."""
         size = len(data)
         if self.overflowed:
             return size
@@ -105,9 +105,9 @@ class _CommandBuffer(BytesIO):
 
 
 class _BoundedDimse(DIMSEServiceProvider):
-    """Messages with a limit on their command set, their data set and their number.
+    """DIMSE with limits on the command set, the data set and the number of messages.
 
-    No event comes before a message is complete and in memory.
+    pynetdicom raises no event before a message is complete and in memory.
     """
 
     def __init__(self, assoc: Association, buffer: Callable[[], ObjectBuffer]) -> None:
@@ -123,7 +123,7 @@ class _BoundedDimse(DIMSEServiceProvider):
             if self.msg_queue.qsize() >= limits.MESSAGES:
                 raise OverflowError("a peer that does not wait for answers")
             super().receive_primitive(primitive)
-        except Exception:  # whatever a damaged message makes of pydicom: the peer gets A-ABORT
+        except Exception:  # any error of pydicom on a damaged message: the peer gets A-ABORT
             self.message = None
             self.dul.event_queue.put("Evt19")
 
@@ -145,23 +145,23 @@ class _Handler(RequestHandler):
         link = assoc.dul.socket
         assert link is not None
         # A second socket object would announce a second connection, and mypy refuses to assign a
-        # method. Events come after a PDU, of whatever length, has been read.
+        # method. Events follow only after a PDU of any length has been read.
         setattr(link, "recv", lambda size: _receive(link, size))  # noqa: B010
         return assoc
 
 
 class _GuardedMachine(StateMachine):
-    """A state machine that always lets the association end with it.
+    """A state machine whose failure always ends its association.
 
-    After a failure the connection is closed. pynetdicom's association would otherwise wait half a
-    minute for a request that cannot come any more, and count as one of those that are allowed. No
-    event tells of such a failure.
+    After a failure the connection is closed. Otherwise pynetdicom's association would wait half a
+    minute for a request that cannot arrive any more, and count towards the limit. pynetdicom raises
+    no event on such a failure.
     """
 
     def do_action(self, event: str) -> None:
         try:
             super().do_action(event)
-        except Exception:  # an event that is not foreseen in this state: the peer broke the rules
+        except Exception:  # an event that is invalid in this state: the peer violated the protocol
             if self.dul.socket is not None:
                 self.dul.socket.close()
             self.dul.kill_dul()
@@ -171,7 +171,7 @@ class _GuardedMachine(StateMachine):
 
 
 def _receive(link: AssociationSocket, size: int) -> bytearray:
-    """Return the bytes of a PDU or of its head; less if the connection ends."""
+    """Return the bytes of a PDU or of its head; fewer if the connection ends."""
     if size > limits.PDU:
         pdu = A_ABORT_RQ()
         pdu.source, pdu.reason_diagnostic = 2, 6  # service provider, invalid PDU parameter value
@@ -194,9 +194,10 @@ def _receive(link: AssociationSocket, size: int) -> bytearray:
 
 
 class BoundedServer(ThreadedAssociationServer):
-    """Accepts connections of admitted peers alone; each handshake has its own thread.
+    """A server that accepts only admitted peers and makes each handshake in its own thread.
 
-    `AE` limits associations, which begin after the handshake; connections have no event.
+    `AE` limits only associations, which begin after the handshake, and there is no event for a
+    connection.
     """
 
     daemon_threads = True
@@ -217,14 +218,15 @@ class BoundedServer(ThreadedAssociationServer):
         """Bind the port.
 
         Args:
-            entity: with its title and what it accepts.
-            address: host and port; port 0 takes a free one.
-            context: of TLS, or None for plain connections.
-            handlers: of pynetdicom's events.
-            make_buffer: of the data set of a message.
-            admits: says whether a peer's address may connect.
-            most_connections: at one time, with those that are no association yet.
-            refused: called with the reason against a connection.
+            entity: application entity with its title and presentation contexts.
+            address: host and port; port 0 selects a free port.
+            context: TLS context, or None for plain connections.
+            handlers: handlers of pynetdicom's events.
+            make_buffer: function that returns a buffer for the data set of a message.
+            admits: function that returns whether an address may connect.
+            most_connections: largest number of connections, including those without an association
+                yet.
+            refused: called with the reason when a connection is refused.
 
         Raises:
             OSError: the port cannot be bound.
@@ -253,7 +255,7 @@ class BoundedServer(ThreadedAssociationServer):
         return client, address
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Return whether a connection is taken."""
+        """Return whether a connection is accepted."""
         if not self._admits(client_address[0]):
             self._refused("address")
             return False
@@ -290,5 +292,5 @@ class BoundedServer(ThreadedAssociationServer):
         self.server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Note an error without its traceback, which could repeat what a peer sent."""
+        """Record an error without its traceback, which could repeat data of a peer."""
         self._refused("error")

@@ -1,4 +1,4 @@
-"""Score a complete series and make the objects that are sent."""
+"""Score a complete series and make its report and map."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from clinreadnet.data.slices import SliceRef, find_slices
 from clinreadnet.dicom import quality_map, sources, structured_report
-from clinreadnet.dicom.written import Written
+from clinreadnet.dicom.object_files import ObjectFile
 from clinreadnet.errors import BackendError, ClinReadNetError, InputError, SessionClosed, origin
 from clinreadnet.node.log import HASH_DIGITS, log
 from clinreadnet.node.metrics import Metrics
@@ -24,7 +24,7 @@ from clinreadnet.scoring.result import SeriesReport, count_slices
 from clinreadnet.scoring.run import score_slices
 
 LATER = (BackendError, SessionClosed, OSError, sqlite3.Error, MemoryError)
-"""What is not the fault of a series: it stays and is tried again."""
+"""Errors that a series does not cause: it is kept and retried."""
 
 _MOST_MEMORY_ERRORS = 5
 _MOST_DEATHS = 2
@@ -40,12 +40,12 @@ class Worker:
     def __init__(
         self, session: Session, spool: Spool, metrics: Metrics, *, maps: bool, resample: bool
     ) -> None:
-        """Make it; nothing is scored yet.
+        """Create the worker; nothing is scored yet.
 
         Args:
-            session: a loaded bundle.
-            spool: where series come from and objects go.
-            metrics: to count in.
+            session: session of the loaded bundle.
+            spool: spool for series and objects.
+            metrics: metrics of the node.
             maps: whether to make parametric maps.
             resample: whether sizes other than 512x512 are accepted.
         """
@@ -57,18 +57,18 @@ class Worker:
         self._doing = ""
 
     def score(self, series: Series) -> None:
-        """Score a series; its objects are then replaced by a report, and a map if wanted.
+        """Score a series and replace its objects by a report, and a map if wanted.
 
         A series of which no slice can be scored is given up. Whatever else its headers or pixels
         make a library raise, the series is set aside, and so it is if the process ended twice while
         it was scored.
 
         Raises:
-            BackendError: the backend failed; the series stays.
-            OSError: the disk is full; the series stays.
-            sqlite3.Error: the database cannot be written; the series stays.
-            MemoryError: the series stays, but is set aside the fifth time.
-            SessionClosed: the node ends.
+            BackendError: the backend failed; the series is kept.
+            OSError: the disk is full; the series is kept.
+            sqlite3.Error: the database cannot be written; the series is kept.
+            MemoryError: memory is full; the series is kept, but set aside the fifth time.
+            SessionClosed: the node is stopping.
         """
         name = f"series {series.key[:HASH_DIGITS]}"
         if series.part > 1:
@@ -110,8 +110,8 @@ class Worker:
 
     def _make(
         self, series: Series, name: str, folder: Path
-    ) -> tuple[list[tuple[str, Written]], int, SetAside | None]:
-        """Return what is to be sent, how many slices were scored, and why no map was made."""
+    ) -> tuple[list[tuple[str, ObjectFile]], int, SetAside | None]:
+        """Return the objects to send, the number of scored slices, and why the map is missing."""
         damaged = 0
         aside = None
 
@@ -126,7 +126,7 @@ class Worker:
             refs = find_slices(
                 list(series.files), resample=self._resample, keep=sources.SOURCE_TAGS
             )
-            refs = [replace(ref, named=False) for ref in refs]  # a peer sends a series as a whole
+            refs = [replace(ref, named=False) for ref in refs]  # a peer sends whole series
             self._doing = "scoring"
             report = score_slices(self._session, refs, left_out=leave_out)
         except InputError as error:
@@ -138,17 +138,17 @@ class Worker:
         self._doing = "report"
         headers = sources.make_sources(report.refs)
         facts = self._session.describe()
-        made: list[tuple[str, Written]] = []
+        made: list[tuple[str, ObjectFile]] = []
         if "report" in wanted:
             reports = structured_report.write_reports(report, headers, facts, folder / "report")
-            made += [("report", one) for one in reports]
+            made += [("report", written) for written in reports]
         if "map" in wanted:
             self._doing = "map"
             maps, aside = self._write_maps(report, headers, facts, name, folder / "map")
-            made += [("map", one) for one in maps]
+            made += [("map", written) for written in maps]
         self._doing = "finishing"
-        for _, one in made:
-            _flush(one.path)
+        for _, written in made:
+            _flush(written.path)
         return made, len(report.slices), aside
 
     def _write_maps(
@@ -158,12 +158,12 @@ class Worker:
         facts: dict[str, Any],
         name: str,
         folder: Path,
-    ) -> tuple[list[Written], SetAside | None]:
-        """Write maps if the slices have a place; return them, and why they cannot be written."""
+    ) -> tuple[list[ObjectFile], SetAside | None]:
+        """Return the maps, and why they cannot be written; slices without positions get none."""
         try:
             quality_map.check_geometry(report.refs, headers)
         except InputError as error:
-            log(f"{name}: no map, the report alone: {self._without_paths(error.full)}")
+            log(f"{name}: only a report, without a map: {self._without_paths(error.full)}")
             return [], None
         except Exception as error:
             return [], self._why(error)
@@ -171,7 +171,7 @@ class Worker:
             return quality_map.write_maps(report, headers, facts, folder), None
         except LATER:
             raise
-        except Exception as error:  # the report is sent all the same
+        except Exception as error:  # the report is sent anyway
             return [], self._why(error)
 
     def _set_aside(self, series: Series, name: str, aside: SetAside) -> None:
@@ -182,12 +182,12 @@ class Worker:
     def _tell(self, name: str, aside: SetAside) -> None:
         log(f"{name}: set aside ({aside.reason}); `clinreadnet spool` lists it")
         for key in self._spool.make_room():
-            log(f"series {key[:HASH_DIGITS]}: was aside, and is removed to make room")
+            log(f"series {key[:HASH_DIGITS]}: was set aside, and is removed to make room")
 
     def _why(self, error: Exception) -> SetAside:
         if isinstance(error, ClinReadNetError):
             reason = self._without_paths(error.full)
-        else:  # of a library: its message may repeat a header
+        else:  # an error of a library, whose message may repeat a header
             reason = origin(error)
         reason = f"{self._doing}: {reason}"
         return SetAside(reason, "".join([reason, "\n\n", *traceback.format_exception(error)]))

@@ -1,6 +1,6 @@
 """The torch-free runtime: load a bundle, score slices."""
 
-from clinreadnet.runtime.backends.ladder import BACKENDS
+from clinreadnet.runtime.backends.loading import BACKENDS
 from clinreadnet.runtime.scores import Scores
 from clinreadnet.runtime.session import Session
 from clinreadnet.runtime.stream import NotScored, Scored, Stream, StreamResult

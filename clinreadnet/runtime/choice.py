@@ -1,6 +1,6 @@
-"""Choose what a session runs: the first backend that works here, or the fastest within a budget.
+"""Choose the backend of a session: the first that works, or the fastest within a budget.
 
-A backend works if it loads an artifact that fits this machine and reproduces golden slices.
+A backend works if it loads an artifact that fits this machine and passes the self-test.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from clinreadnet.errors import (
     Untrusted,
 )
 from clinreadnet.precision import PRECISIONS
-from clinreadnet.runtime.backends.ladder import (
+from clinreadnet.runtime.backends.loading import (
     LoadedBackend,
     SessionOptions,
     artifacts_of,
@@ -33,21 +33,22 @@ from clinreadnet.runtime.backends.ladder import (
 )
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import Manifest
-from clinreadnet.runtime.ranges import stage
+from clinreadnet.runtime.comparison import run_and_compare, time_runs
+from clinreadnet.runtime.profiling import stage
 from clinreadnet.runtime.records import CPU_BACKEND
-from clinreadnet.runtime.reproduce import reproduce, time_runs
 from clinreadnet.spec import OUTPUTS
 
 SELF_TEST_SLICES = 1
 TIMED_RUNS = 5
-"""Runs of each backend with ``fastest``, after one that is not timed."""
+"""Timed runs of each backend with ``fastest``, after a run that is not timed."""
 SELF_TEST_SLACK = 2.0
-"""Factor on the budget at start-up: one slice averages less than the golden set, and another
-processor sums in another order. The error of a wrong graph or provider is much larger."""
+"""Factor on the budget in the self-test: one slice averages over fewer values than the golden set,
+and another processor sums in another order. The error of a wrong graph or provider is much
+larger."""
 
 
 class _OverBudget(Exception):
-    """An artifact is off by more than the caller allows."""
+    """The error of an artifact exceeds the budget of the caller."""
 
     def __init__(self, error: float) -> None:
         super().__init__(error)
@@ -55,30 +56,30 @@ class _OverBudget(Exception):
 
 
 def choose(
-    bundle: Path, manifest: Manifest, ladder: Sequence[str], options: SessionOptions
+    bundle: Path, manifest: Manifest, order: Sequence[str], options: SessionOptions
 ) -> tuple[LoadedBackend, dict[str, str]]:
-    """Return the first backend that works, or with ``fastest`` the fastest of all that do.
+    """Return the first backend that works, or with ``fastest`` the fastest working backend.
 
     Args:
         bundle: the bundle's folder.
         manifest: its manifest.
-        ladder: names of backends, in the order to try.
-        options: what the session asks for.
+        order: names of backends in the order to try.
+        options: options of the session.
 
     Returns:
-        The backend, and the reason against each other one that was tried, by name; with ``budget``
-        by name and precision.
+        The loaded backend, and the reason against each other tried backend, by name; with
+        ``budget`` by name and precision.
 
     Raises:
-        As `Session`.
+        The errors of `Session`.
     """
 
     @functools.cache
     def golden(first: int | None) -> dict[str, NDArray[Any]]:
         return read_golden(bundle, manifest.golden, first=first)
 
-    golden(SELF_TEST_SLICES)  # a damaged file is the bundle's fault, not a backend's
-    tried = _tried(manifest, ladder, options)
+    golden(SELF_TEST_SLICES)  # a damaged golden file is an error of the bundle
+    tried = _tried(manifest, order, options)
     refused: dict[str, str] = {}
     over: list[tuple[float, str]] = []
     failure: tuple[str, CheckFailed | BackendError] | None = None
@@ -88,7 +89,7 @@ def choose(
         for title, (name, wanted) in tried.items():
             try:
                 loaded, seconds[title] = _open(title, name, bundle, manifest, wanted, golden)
-            except Untrusted:  # the bundle was changed: nothing else is tried
+            except Untrusted:  # the bundle was changed: do not try another backend
                 raise
             except _OverBudget as reason:
                 refused[title] = f"off by {reason.error:.1e}, budget={options.budget:g}"
@@ -118,24 +119,26 @@ def choose(
         raise _nothing_works(bundle, options.budget, refused, over, failure)
     fastest, loaded = best
     least = seconds.pop(fastest)
-    for title, one in seconds.items():
-        refused[title] = f"slower: {1e3 * one:.3g} ms a slice, {fastest} takes {1e3 * least:.3g}"
+    for title, duration in seconds.items():
+        refused[title] = (
+            f"slower: {1e3 * duration:.3g} ms a slice, {fastest} takes {1e3 * least:.3g}"
+        )
     return loaded, refused
 
 
 def _tried(
-    manifest: Manifest, ladder: Sequence[str], options: SessionOptions
+    manifest: Manifest, order: Sequence[str], options: SessionOptions
 ) -> dict[str, tuple[str, SessionOptions]]:
-    """Return what to try, by title: a backend, or with a budget one with each precision."""
+    """Return what to try, by title: each backend, with a budget in each precision."""
     if options.budget is None or options.precision is not None:
-        return {name: (name, options) for name in ladder}
+        return {name: (name, options) for name in order}
     tried = {}
-    for name in ladder:
+    for name in order:
         held = dict.fromkeys(a.precision for a in artifacts_of(name, manifest))
         for precision in held:
             tried[f"{name} {precision}"] = name, replace(options, precision=precision)
         if not held:
-            tried[name] = name, options  # which says what the bundle lacks
+            tried[name] = name, options  # its error says what the bundle lacks
     return tried
 
 
@@ -147,20 +150,20 @@ def _open(
     options: SessionOptions,
     golden: Callable[[int | None], dict[str, NDArray[Any]]],
 ) -> tuple[LoadedBackend, float]:
-    """Load a backend and test it; return the seconds of a slice too, 0 if it was not timed.
+    """Load and test a backend. Also return the seconds per slice, 0 if not timed.
 
-    A backend that fails is closed.
+    A failing backend is closed.
     """
     loaded = open_backend(name, bundle, manifest, options)
     try:
-        # Nobody has verified it on this kind of machine: then this does.
+        # There is no record for this kind of machine: test all golden slices.
         known = loaded.record is not None or (name == CPU_BACKEND and options.budget is None)
         slices = golden(SELF_TEST_SLICES if known else None)
         with stage(f"self-test {title}"):
             error = _self_test(name, bundle, loaded, slices)
         if loaded.record is not None:
             recorded = loaded.record.relative_error.values()
-            error = max((math.inf if one is None else one for one in recorded), default=error)
+            error = max((math.inf if value is None else value for value in recorded), default=error)
         if options.budget is not None and error > options.budget:
             raise _OverBudget(error)
         seconds = 0.0
@@ -184,21 +187,21 @@ def _nothing_works(
     if over:
         error, closest = min(over)
         return InputError(
-            f"{bundle}: budget={budget:g}: nothing that works here is as exact; "
+            f"{bundle}: budget={budget:g}: no artifact that works here is as accurate; "
             f"the closest is {closest}, off by {error:.1e}"
         )
-    # A message that is too long loses its middle. First comes the backend that ran and failed,
-    # or the one that every machine can have.
+    # A message that is too long loses its middle. The backend that ran and failed comes first,
+    # otherwise the CPU backend.
     foremost, cause = failure or (CPU_BACKEND, None)
     reasons = sorted(refused.items(), key=lambda item: not item[0].startswith(foremost))
-    inside = f"{bundle}{os.sep}"  # the whole message names the bundle once
+    inside = f"{bundle}{os.sep}"  # the message names the bundle once
     listed = "; ".join(
         f"{title}: {why.removeprefix(f'{bundle}: ').replace(inside, '')}" for title, why in reasons
     )
     kind = BackendUnavailable if cause is None else type(cause)
-    found = kind(f"{bundle}: no backend works here ({listed})")
-    found.__cause__ = cause
-    return found
+    result = kind(f"{bundle}: no backend works here ({listed})")
+    result.__cause__ = cause
+    return result
 
 
 def _self_test(
@@ -207,9 +210,9 @@ def _self_test(
     loaded: LoadedBackend,
     golden: dict[str, NDArray[Any]],
 ) -> float:
-    """Compare golden slices alone, and in the batch that will run.
+    """Compare golden slices, singly and in the batch size of the session.
 
-    Each slice is compared in both, and the first one at every position of the batch.
+    Each slice is compared in both. The first slice is compared at every position of the batch.
 
     Returns:
         The largest relative error of an output.
@@ -221,13 +224,13 @@ def _self_test(
     if loaded.batch > 1:
         plan.append((loaded.batch, np.zeros(loaded.batch, int)))
     if loaded.batch > 1 and n > 1:
-        filled = -(-n // loaded.batch) * loaded.batch  # another size would need its own buffers
+        filled = -(-n // loaded.batch) * loaded.batch  # other sizes need own buffers
         plan.append((loaded.batch, np.arange(filled) % n))
     worst = 0.0
     for batch, slices in plan:
         expected = {key: golden[key][slices] for key in OUTPUTS}
         try:
-            found = reproduce(
+            comparison = run_and_compare(
                 loaded.backend.run,
                 golden["hu"][slices],
                 expected,
@@ -238,9 +241,9 @@ def _self_test(
         except OutOfMemory:
             if batch == 1:
                 raise
-            continue  # a call that needs this batch halves it
-        worst = max(worst, *found.errors.values())
-        for failure in found.failures():
+            continue  # a later call halves its batch
+        worst = max(worst, *comparison.errors.values())
+        for failure in comparison.failures():
             where = f"{name} at batch {batch}" if batch > 1 else name
             raise CheckFailed(
                 f"{bundle / artifact.file}: self-test failed on {where}, {failure}; run "

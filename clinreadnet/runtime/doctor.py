@@ -1,6 +1,6 @@
-"""What this machine can build and run, and the command that installs what is missing.
+"""Report what this machine can build and run, and how to install missing packages.
 
-Versions are read from the metadata of the distributions. No package is imported.
+Versions are read from the metadata of distributions, without importing packages.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ DISTRIBUTIONS = {
     "pylibjpeg-openjpeg": ("pylibjpeg-openjpeg",),
     "pylibjpeg-libjpeg": ("pylibjpeg-libjpeg",),
 }
-"""Packages in the order of the table, each with the distributions that provide it."""
+"""Packages in the order of the table, with the distributions that provide each."""
 
 ENGINE = CPU_ENGINE
-"""In the table of packages with its version and instruction set."""
+"""Listed with its version and instruction set."""
 
 
 @dataclass(frozen=True)
 class Feature:
-    """Something that the package can do if its requirements are installed.
+    """A feature and its requirements.
 
     Attributes:
-        name: what it does.
-        works: whether this machine has every requirement.
-        missing: the requirements that it does not have.
-        command: installs the missing packages; empty if no package is missing.
+        name: name of the feature.
+        works: whether this machine meets all requirements.
+        missing: missing requirements.
+        command: command that installs the missing packages; empty if none is missing.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Feature:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The machine, the version of each package (None if not installed), and the features."""
+    """Machine, package versions (None if not installed) and features."""
 
     clinreadnet: str
     python: str
@@ -87,7 +87,7 @@ class Diagnosis:
 
 
 def diagnose() -> Diagnosis:
-    """Inspect this machine. Nothing is raised; what is missing is part of the result."""
+    """Inspect this machine. Missing packages are part of the result, not an error."""
     packages = {
         name: next((v for v in map(_version, distributions) if v), None)
         for name, distributions in DISTRIBUTIONS.items()
@@ -107,11 +107,11 @@ def diagnose() -> Diagnosis:
 
 
 def features(packages: dict[str, str | None], *, has_gpu: bool) -> list[Feature]:
-    """Return every feature, and whether it works with these packages.
+    """Return all features and whether they work with the given packages.
 
     Args:
         packages: versions by the names of `Diagnosis.packages`; None if not installed.
-        has_gpu: whether a CUDA driver shows a GPU.
+        has_gpu: whether a GPU is visible.
     """
     installed = {name for name, version in packages.items() if version}
 
@@ -128,7 +128,7 @@ def features(packages: dict[str, str | None], *, has_gpu: bool) -> list[Feature]
     rtx = ("tensorrt_rtx bindings", "tensorrt_rtx libraries")
     node = ("highdicom", "pynetdicom", "prometheus-client", "cryptography")
     jpeg = ("pylibjpeg", "pylibjpeg-openjpeg", "pylibjpeg-libjpeg")
-    # Both distributions own the module `onnxruntime`: never install one beside the other.
+    # Both distributions contain the module `onnxruntime` and must not be installed together.
     swap = "pip uninstall -y onnxruntime && " if "onnxruntime" in installed else ""
     ort = "gpu" if "onnxruntime-gpu" in installed else "cpu"
     return [

@@ -1,4 +1,4 @@
-"""NVIDIA GPUs and driver of this machine, queried from the driver; no toolkit is needed."""
+"""Query the NVIDIA GPUs of this machine from the driver. No toolkit is needed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 
 @dataclass(frozen=True)
 class Gpu:
-    """One visible GPU; ``target`` is its architecture as bundles write it (``sm89``)."""
+    """A visible GPU. ``target`` is its architecture in the form of bundles (``sm89``)."""
 
     name: str
     target: str
@@ -22,7 +22,7 @@ class Gpu:
 
 
 def load_driver() -> Any:
-    """Return the CUDA driver's library.
+    """Load the library of the CUDA driver.
 
     Raises:
         OSError: there is no driver.

@@ -1,4 +1,4 @@
-"""Checks of the arrays to score, of counts, and of the GPU's index."""
+"""Check arguments of a session: arrays, counts, budget and GPU index."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from clinreadnet.spec import SIZE
 
 
 def check_slices(hu: NDArray[Any], *, values: bool = True) -> NDArray[Any]:
-    """Return ``hu`` as a checked array; arguments and errors as in `Session.score`.
+    """Check ``hu`` and return it as an array; arguments and errors as in `Session.score`.
 
-    Without ``values``, shape and dtype alone are checked.
+    Without ``values``, only shape and dtype are checked.
     """
     if isinstance(hu, str | os.PathLike):
         raise InputError(f"hu={os.fspath(hu)!r}: a path; `score_files` reads files and folders")
@@ -39,14 +39,14 @@ def check_slices(hu: NDArray[Any], *, values: bool = True) -> NDArray[Any]:
         raise InputError(f"hu has shape {list(hu.shape)}: no slice; give one or more")
     if hu.dtype.kind not in "iuf":
         raise InputError(f"hu has dtype {hu.dtype}, expected integers or floats")
-    for index, one in enumerate(hu if values else ()):
-        if hu.dtype.kind == "f" and not np.isfinite(one).all():
+    for index, image in enumerate(hu if values else ()):
+        if hu.dtype.kind == "f" and not np.isfinite(image).all():
             raise InputError(f"hu[{index}] holds NaN or infinity")
-        if reason := implausible(one):
+        if reason := implausible(image):
             raw = "; raw pixels become HU by the header's rescale slope and intercept"
             raise InputError(
                 f"hu[{index}] cannot be a CT slice in Hounsfield units: {reason}"
-                f"{raw if one.min() >= 0 else ''}"
+                f"{raw if image.min() >= 0 else ''}"
             )
     return hu
 
@@ -54,10 +54,10 @@ def check_slices(hu: NDArray[Any], *, values: bool = True) -> NDArray[Any]:
 def check_pixel_mm(
     pixel_mm: float | Sequence[float | None] | None, n: int
 ) -> Sequence[float | None]:
-    """Return the width of a pixel of each of n slices, None where it is not known.
+    """Return the pixel width of each of n slices; None if unknown.
 
     Raises:
-        InputError: not one number, or one for each slice, above 0.
+        InputError: the argument is not a positive number, or a positive number for each slice.
     """
     sizes = list(pixel_mm) if isinstance(pixel_mm, Sequence | np.ndarray) else [pixel_mm] * n
     if len(sizes) != n:
@@ -74,7 +74,7 @@ def check_whole(name: str, value: Any) -> None:
     """Check that a parameter is a whole number.
 
     Raises:
-        InputError: it is not; True and False are none.
+        InputError: the value is not a whole number. True and False are not accepted.
     """
     if not isinstance(value, int | np.integer) or isinstance(value, bool):
         raise InputError(f"{name}={value!r}: not a whole number")
@@ -84,7 +84,7 @@ def check_count(name: str, value: Any, most: int) -> None:
     """Check that a parameter is a whole number from 1 to ``most``.
 
     Raises:
-        InputError: it is not.
+        InputError: the value is not a whole number, or out of range.
     """
     check_whole(name, value)
     if value < 1:
@@ -94,10 +94,10 @@ def check_count(name: str, value: Any, most: int) -> None:
 
 
 def check_budget(budget: float, fastest: bool) -> None:
-    """Check that a relative error can bound what ``fastest`` chooses.
+    """Check the accuracy budget of ``fastest``.
 
     Raises:
-        InputError: it is none, or nothing is chosen.
+        InputError: the budget is not a positive number, or ``fastest`` is not set.
     """
     if not isinstance(budget, int | float) or isinstance(budget, bool):
         raise InputError(f"budget={budget!r}: not a number")
@@ -108,10 +108,10 @@ def check_budget(budget: float, fastest: bool) -> None:
 
 
 def check_device(device: int) -> None:
-    """Check that a GPU has this index; 0 is allowed without a GPU.
+    """Check the index of a GPU. 0 is allowed without a GPU.
 
     Raises:
-        InputError: there is no such GPU.
+        InputError: there is no GPU with this index.
     """
     check_whole("device", device)
     if device == 0:

@@ -1,9 +1,9 @@
-"""Which records of an artifact's verification count on a machine.
+"""Select the verification records of an artifact that apply to a machine.
 
-A record counts where the backend, its library's version, and the GPU or processor are the same: an
-engine can be right on one GPU and wrong on another, or with another release of its library. Of the
-package's own CPU engine the version and the instruction set count, not the processor's name: its
-code computes the same bits on each.
+A record applies if the backend, the version of its library, and the GPU or processor are the same:
+an engine can be correct on one GPU and wrong on another, or with another release of its library.
+For the package's CPU engine, version and instruction set decide, because results do not depend on
+the processor.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from clinreadnet.runtime.verdict import VALID, Machine, Validity, Verdict
 CPU_BACKEND = "onnxruntime-cpu"
 NATIVE_BACKEND = "native"
 CPU_BACKENDS = tuple(row.name for row in BACKENDS.values() if row.on_cpu)
-"""Those that run on the processor."""
+"""Names of the backends that run on the CPU."""
 
 
 def library(backend: str) -> str:
-    """Return the package that a backend runs with, as records name it."""
+    """Return the name of a backend's library in records."""
     row = BACKENDS.get(backend)
-    return backend if row is None else row.library  # other releases may know other backends
+    return backend if row is None else row.library  # an unknown backend of another release
 
 
 def ran_on(backend: str, machine: Machine) -> RanOn:
-    """Return what a record of a run that ends now says of its machine.
+    """Return the machine and the time for the record of a run that ends now.
 
     Args:
-        backend: name of the backend that ran.
-        machine: the machine, with the version of the backend's library.
+        backend: name of the backend.
+        machine: this machine, with the version of the backend's library.
     """
     gpu = backend not in CPU_BACKENDS
     versions = {"clinreadnet": __version__}
@@ -50,48 +50,52 @@ def ran_on(backend: str, machine: Machine) -> RanOn:
 
 
 def place(ran: RanOn) -> str:
-    """Return where a record was made: the GPU or processor, and the library if another is usual."""
+    """Return the GPU or processor of a record, and the backend if it is not the default one."""
     usual = ran.gpu is not None or ran.backend == CPU_BACKEND
     return ran.hardware if usual else f"{ran.hardware} with {ran.backend}"
 
 
-def same_kind(one: RanOn, other: RanOn) -> bool:
-    """Return whether a record of ``one`` counts where ``other`` runs."""
-    package = library(one.backend)
-    if (one.backend, one.libraries.get(package)) != (other.backend, other.libraries.get(package)):
+def same_kind(run: RanOn, other: RanOn) -> bool:
+    """Return whether a record of ``run`` applies to ``other``."""
+    package = library(run.backend)
+    if (run.backend, run.libraries.get(package)) != (other.backend, other.libraries.get(package)):
         return False
-    return one.hardware == other.hardware or (one.backend == NATIVE_BACKEND and one.gpu is None)
+    return run.hardware == other.hardware or (run.backend == NATIVE_BACKEND and run.gpu is None)
 
 
 def record_here(artifact: Artifact, backend: str, machine: Machine) -> Parity | None:
-    """Return an artifact's newest record that counts on a machine; None where there is none."""
+    """Return the newest record of an artifact that applies to a machine, or None."""
     here = ran_on(backend, machine)
-    found = [one for one in artifact.runs if one.ran_on and same_kind(one.ran_on, here)]
-    return max(found, key=lambda one: one.ran_on.date if one.ran_on else "", default=None)
+    records = [
+        parity for parity in artifact.runs if parity.ran_on and same_kind(parity.ran_on, here)
+    ]
+    return max(
+        records, key=lambda parity: parity.ran_on.date if parity.ran_on else "", default=None
+    )
 
 
 def other_records(artifact: Artifact, backend: str, machine: Machine) -> str | None:
-    """Say what records of a backend hold that do not count on a machine; None without any."""
+    """Describe the records of a backend that do not apply to a machine, or return None."""
     here = ran_on(backend, machine)
     said = []
-    for one in artifact.runs:
-        where = one.ran_on
+    for parity in artifact.runs:
+        where = parity.ran_on
         if where is None or where.backend != backend or same_kind(where, here):
             continue
         what = "another GPU" if where.gpu is not None else "another processor"
         if where.hardware == here.hardware:
             what = f"with {library(backend)} {where.libraries.get(library(backend), '?')}"
-        said.append(f"{one.status} on {where.hardware}, {what}, {where.date[:10]}")
+        said.append(f"{parity.status} on {where.hardware}, {what}, {where.date[:10]}")
     return "; ".join(said) or None
 
 
 def record_verdict(artifact: Artifact, backend: str, machine: Machine) -> Verdict:
-    """Judge an artifact by its record for a machine: one that failed there is not loaded."""
-    found = record_here(artifact, backend, machine)
-    if found is None or found.ran_on is None or found.status == "passed":
+    """Return the verdict of an artifact's record for a machine; INVALID if it failed there."""
+    record = record_here(artifact, backend, machine)
+    if record is None or record.ran_on is None or record.status == "passed":
         return VALID
-    where = found.ran_on
+    where = record.ran_on
     return Verdict(
         Validity.INVALID,
-        f"failed `clinreadnet verify` on {where.hardware}, {where.date[:10]} ({found.reason})",
+        f"failed `clinreadnet verify` on {where.hardware}, {where.date[:10]} ({record.reason})",
     )

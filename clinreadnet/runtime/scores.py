@@ -13,13 +13,13 @@ from clinreadnet.data.region import ABDOMEN, OUTSIDE, Region
 from clinreadnet.grades import grade_interval
 
 Outputs = Mapping[str, NDArray[Any]]
-"""One run's ``score`` [n], ``probs`` [n, 21], ``quality_map`` [n, 16, 16] and, but for bundles made
-before it, ``novelty`` [n]."""
+"""Outputs of a run: ``score`` [n], ``probs`` [n, 21], ``quality_map`` [n, 16, 16] and, except in
+older bundles, ``novelty`` [n]."""
 
 
 SURE_OF_ABDOMEN = 1.1
-"""Times the threshold, the most novelty of a slice whose pixels and size say that it is an abdomen:
-no kidney is left out for its edges alone."""
+"""Factor on the novelty threshold for slices of known pixel size that show an abdomen, so that an
+abdomen is not marked for its edges alone."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,10 @@ class Scores:
         score: float32 [n], 0 bad ... 4 excellent.
         probs: float32 [n, 21], probability of the grades 0, 0.2 ... 4.
         quality_map: float32 [n, 16, 16], the score of each 32×32 patch.
-        novelty: float32 [n], how far a slice lies from the training data; None if it is not known.
-        threshold: novelty above which a slice is out of domain; None where the bundle states none.
-        regions: which part of the body each slice shows, by its pixels; None if nobody looked.
+        novelty: float32 [n], distance from the training data; None if the bundle lacks this output.
+        threshold: novelty above which a slice is out of domain; None if the bundle has no
+            threshold.
+        regions: body part of each slice, from its pixels; None if not computed.
     """
 
     score: NDArray[np.float32]
@@ -46,7 +47,7 @@ class Scores:
     def in_domain(self) -> NDArray[np.bool_] | None:
         """Whether each slice is like the training data and shows an abdomen or its edge, bool [n].
 
-        None where the bundle does not judge novelty.
+        None if the bundle has no novelty threshold.
         """
         if self.novelty is None or self.threshold is None:
             return None
@@ -58,12 +59,12 @@ class Scores:
 
     @property
     def low(self) -> NDArray[np.float32]:
-        """Lower ends of the 90 % intervals of the grade, float32 [n]."""
+        """Lower bounds of the 90 % intervals of the grade, float32 [n]."""
         return grade_interval(self.probs)[0].astype(np.float32)
 
     @property
     def high(self) -> NDArray[np.float32]:
-        """Upper ends of the 90 % intervals of the grade, float32 [n]."""
+        """Upper bounds of the 90 % intervals of the grade, float32 [n]."""
         return grade_interval(self.probs)[1].astype(np.float32)
 
     def __len__(self) -> int:
@@ -72,13 +73,13 @@ class Scores:
 
     def take(self, index: int) -> Scores:
         """Return the scores of one slice, n = 1."""
-        one = slice(index, index + 1)
-        novelty = None if self.novelty is None else self.novelty[one]
-        regions = None if self.regions is None else self.regions[one]
+        selection = slice(index, index + 1)
+        novelty = None if self.novelty is None else self.novelty[selection]
+        regions = None if self.regions is None else self.regions[selection]
         return Scores(
-            self.score[one],
-            self.probs[one],
-            self.quality_map[one],
+            self.score[selection],
+            self.probs[selection],
+            self.quality_map[selection],
             novelty,
             self.threshold,
             regions,
@@ -91,7 +92,7 @@ class Scores:
         threshold: float | None = None,
         regions: Sequence[Region] | None = None,
     ) -> Scores:
-        """Return the concatenated scores of one or more runs, with the bundle's threshold."""
+        """Concatenate the outputs of one or more runs and add the threshold of the bundle."""
         shown = None if regions is None else tuple(regions)
         if len(parts) == 1:
             return cls(**parts[0], threshold=threshold, regions=shown)
@@ -100,14 +101,14 @@ class Scores:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Scores]) -> Scores:
-        """Return the scores of one or more calls of one session, in order."""
+        """Concatenate the scores of one or more calls of a session."""
         names = ("score", "probs", "quality_map", "novelty")
         runs = [
             {name: getattr(p, name) for name in names if getattr(p, name) is not None}
             for p in parts
         ]
         seen = [part.regions for part in parts if part.regions is not None]
-        regions = [one for some in seen for one in some] if len(seen) == len(parts) else None
+        regions = [region for some in seen for region in some] if len(seen) == len(parts) else None
         return cls.join(runs, parts[0].threshold, regions)
 
 

@@ -5,7 +5,7 @@ from clinreadnet.runtime import Session
 with Session("bundle") as session:
     scores = session.score(hu, pixel_mm=0.7)  # [n, 512, 512], Hounsfield units
     scores.score                # [n], 0 bad ... 4 excellent; research use only
-    scores.in_domain            # [n], whether each is an abdomen and like the training data
+    scores.in_domain            # [n], whether it is an abdomen and like the training data
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ from clinreadnet.errors import (
     Untrusted,
 )
 from clinreadnet.precision import PRECISIONS
-from clinreadnet.runtime.backends.ladder import BACKENDS, SessionOptions, check_backends
+from clinreadnet.runtime.backends.loading import BACKENDS, SessionOptions, check_backends
 from clinreadnet.runtime.bundle.default import find_bundle
 from clinreadnet.runtime.bundle.files import load_manifest
 from clinreadnet.runtime.bundle.manifest import Artifact, Manifest
 from clinreadnet.runtime.bundle.trust import KeyFile
 from clinreadnet.runtime.choice import choose
+from clinreadnet.runtime.comparison import run_batch
 from clinreadnet.runtime.inputs import (
     check_budget,
     check_count,
@@ -47,9 +48,8 @@ from clinreadnet.runtime.inputs import (
     check_slices,
     check_whole,
 )
-from clinreadnet.runtime.ranges import stage
+from clinreadnet.runtime.profiling import stage
 from clinreadnet.runtime.records import CPU_BACKENDS
-from clinreadnet.runtime.reproduce import run_batch
 from clinreadnet.runtime.scores import Outputs, Scores
 from clinreadnet.runtime.stream import Stream
 from clinreadnet.runtime.verdict import Verdict
@@ -61,17 +61,17 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """A loaded and self-tested bundle. Any number of threads may use one.
+    """A loaded and self-tested bundle. A session is thread-safe.
 
     Attributes:
-        bundle: the bundle's folder; it is not read after the session is ready.
-        manifest: the bundle's manifest.
-        backend: name of the backend that runs.
-        artifact: the manifest's entry of the file that runs.
-        verdict: fit of that file to this machine: VALID, or SUBOPTIMAL with the reason.
-        refused: the reason against each backend that was tried, by name; with ``budget`` by name
+        bundle: folder of the bundle. It is not read after construction.
+        manifest: manifest of the bundle.
+        backend: name of the backend.
+        artifact: manifest entry of the file that runs.
+        verdict: compatibility of that file with this machine: VALID, or SUBOPTIMAL with a reason.
+        refused: reason against each other backend that was tried, by name; with ``budget`` by name
             and precision.
-        batch: slices per run; halved if memory ran out.
+        batch: slices per run. It is halved if memory runs out.
     """
 
     def __init__(
@@ -92,37 +92,41 @@ class Session:
     ) -> None:
         """Load a bundle with the first backend that works here and passes the self-test.
 
-        The self-test runs one golden slice. On a GPU for which the manifest holds no record of the
-        artifact's verification it runs all of them; OpenVINO needs such a record too.
+        The self-test runs one golden slice. It runs all golden slices on a GPU, and with OpenVINO,
+        if the manifest has no verification record of the artifact for this kind of machine.
 
         Args:
-            bundle: folder made by `clinreadnet export`; default the one that ``CLINREADNET_BUNDLE``
-                names, else ``bundle`` in the current folder, else the one inside the package.
-            backends: names out of ``BACKENDS``, tried in this order. A single one never falls back.
-            precision: precision of the artifact; default the most accurate one of a backend.
-            batch: slices per run, inside the artifact's profile; default one on a CPU and the
-                profile's optimum on a GPU.
-            workers: concurrent runs; on a GPU each has its own stream, buffers and context.
-            threads: CPU threads of a run; default all.
+            bundle: folder of `clinreadnet export`. Default: ``CLINREADNET_BUNDLE`` if set,
+                otherwise ``bundle`` in the current folder, otherwise the bundle inside the package.
+            backends: names from ``BACKENDS``, tried in this order. With a single name there is no
+                fallback.
+            precision: precision of the artifact; default the most accurate of a backend.
+            batch: slices per run, inside the artifact's profile. Default: 1 on a CPU, the optimum
+                of the profile on a GPU.
+            workers: number of concurrent runs. On a GPU each has its own stream, buffers and
+                context.
+            threads: CPU threads per run; default all.
             device: index of the GPU among the visible ones.
-            fastest: load all of ``backends`` that work here, time each on golden slices, and keep
-                the fastest. It takes a few seconds more to start.
-            budget: with ``fastest``, try every precision of the bundle instead of the most accurate
-                one, and leave out what is off by more than this: the largest relative error of an
-                output on the golden slices, as recorded for this kind of machine or measured now.
-            trusted_keys: Ed25519 public keys, PEM files; one of them must have signed the bundle.
-            not_before: refuse a bundle created before this time, ISO 8601 such as "2026-01-31" (UTC
-                without a zone): an older bundle with a valid signature stays valid for ever.
-            allow_unverified: load a bundle that has not passed `clinreadnet verify`.
+            fastest: load all ``backends`` that work here, time them on golden slices, and keep the
+                fastest. Construction takes a few seconds longer.
+            budget: with ``fastest``, try every precision of the bundle instead of the most
+                accurate, and exclude artifacts with a larger error. The error is the largest
+                relative error of an output on the golden slices, recorded for this kind of machine
+                or measured now.
+            trusted_keys: PEM files of Ed25519 public keys. The bundle must be signed by one of
+                them.
+            not_before: oldest accepted creation time of the bundle, ISO 8601 such as "2026-01-31"
+                (UTC without a zone). The signature of an old bundle never expires.
+            allow_unverified: also load a bundle that has not passed `clinreadnet verify`.
 
         Raises:
             InputError: the bundle or an argument cannot be used.
-            BackendUnavailable: no backend can run here; the message gives the reason for each.
-            Untrusted: a file of the bundle is not the one that was signed or listed, needs another
-                file, or the bundle is too old; it was not loaded.
+            BackendUnavailable: no backend can run here. The message gives the reason for each.
+            Untrusted: a file of the bundle differs from the manifest or the signature or needs
+                another file, or the bundle is too old. It was not loaded.
             CheckFailed: an artifact does not reproduce the bundle's golden outputs on this machine.
         """
-        ladder = check_backends(backends)
+        names = check_backends(backends)
         check_count("workers", workers, limits.WORKERS)
         if threads is not None:
             check_count("threads", threads, limits.THREADS)
@@ -131,8 +135,8 @@ class Session:
         check_device(device)
         if budget is not None:
             check_budget(budget, fastest)
-        if device and set(ladder) <= set(CPU_BACKENDS):
-            raise InputError(f"device={device}: {ladder[0]} runs on no GPU; leave it out")
+        if device and set(names) <= set(CPU_BACKENDS):
+            raise InputError(f"device={device}: {names[0]} runs on no GPU; leave it out")
         if precision is not None and precision not in PRECISIONS:
             raise InputError(f"precision={precision!r}: none of {', '.join(PRECISIONS)}")
         oldest = None if not_before is None else _time("not_before", not_before)
@@ -148,10 +152,10 @@ class Session:
                 f"{self.bundle}: the bundle is not verified; run `clinreadnet verify {self.bundle}`"
             )
         options = SessionOptions(precision, batch, workers, threads, device, fastest, budget)
-        loaded, self.refused = choose(self.bundle, self.manifest, ladder, options)
+        loaded, self.refused = choose(self.bundle, self.manifest, names, options)
         self._loaded, self._backend = loaded, loaded.backend
         self._device = None if loaded.name in CPU_BACKENDS else device
-        # If the caller does not close the session: before the interpreter unloads CUDA's modules.
+        # If the caller does not close the session, free it before CUDA's modules are unloaded.
         self._free = weakref.finalize(self, loaded.backend.close)
         self.backend: str = loaded.name
         self.artifact: Artifact = loaded.artifact
@@ -176,24 +180,25 @@ class Session:
         does not fit.
 
         Args:
-            hu: [n, 512, 512], n at least 1, or one slice [512, 512]; Hounsfield units (not encoded,
-                not windowed), any integer or float dtype, finite. Or a CT dataset of pydicom, or
-                several: their stored values are rescaled and checked as a file's are.
-            pixel_mm: width of a pixel in mm, of all slices or of each; without it, the part of the
-                body that a slice shows is less sure. A dataset says its own.
-            regions: whether to look which part of the body each slice shows, which takes 2 to 3 ms
-                of this thread. Without it only ``novelty`` marks a slice, and it is blind to most
-                real heads and chests.
-            checked: whether all slices are from `SliceRef.load`, which has checked their values.
+            hu: [n, 512, 512] with n >= 1, or a slice [512, 512]: finite Hounsfield units (not
+                encoded, not windowed) of any integer or float dtype. Or one or more CT datasets of
+                pydicom, whose stored values are rescaled and checked like those of a file.
+            pixel_mm: width of a pixel in mm, a number or [n]. Without it, the body part is less
+                reliable. Datasets state their own.
+            regions: whether to classify the body part of each slice, which takes 2 to 3 ms on this
+                thread. Without it only ``novelty`` marks slices, which misses most heads and
+                chests.
+            checked: whether all slices are from `SliceRef.load`, which checks their values.
 
         Returns:
             The scores of the n slices, in order.
 
         Raises:
-            InputError: wrong shape or dtype, no slice, NaN or infinity, pixels of no size, or a
-                dataset that is no CT slice.
-            PartialResult: some slices failed; it holds the scores of the others.
-            BackendError: all slices failed: `OutOfMemory`, `DeviceLost`, or the backend's reason.
+            InputError: shape or dtype is wrong, there is no slice, a value is NaN or infinite,
+                ``pixel_mm`` is not positive, or a dataset is no CT slice.
+            PartialResult: some slices failed. It contains the scores of the others.
+            BackendError: all slices failed: `OutOfMemory`, `DeviceLost`, or another error of the
+                backend.
             SessionClosed: the session is closed.
         """
         images: Any = hu
@@ -208,7 +213,9 @@ class Session:
         shown = None
         if regions:
             with stage(f"look at {len(images)} slices"):
-                shown = [find_region(one, size) for one, size in zip(images, sizes, strict=True)]
+                shown = [
+                    find_region(image, size) for image, size in zip(images, sizes, strict=True)
+                ]
         return self.score_checked(images, shown)
 
     def score_files(
@@ -217,21 +224,21 @@ class Session:
         *,
         resample: bool = False,
     ) -> tuple[list[SliceRef], Scores]:
-        """Score the CT slices of files and folders, as `clinreadnet score` finds and checks them.
+        """Score the CT slices in files and folders, like `clinreadnet score`.
 
         Args:
-            paths: a file or folder, or several: DICOM, LDCTIQA ``.tif``, ``.npy`` (HU), ``.mha``.
+            paths: one or more files or folders: DICOM, LDCTIQA ``.tif``, ``.npy`` (HU), ``.mha``.
                 A CT dataset of pydicom counts as a file.
-            resample: accept other sizes than 512x512.
+            resample: accept sizes other than 512x512.
 
         Returns:
             The n slices in the order of `find_slices`, and their n scores.
 
         Raises:
-            InputError: a path that is missing or holds no CT slice, or a damaged slice.
-            BackendError, SessionClosed: as `score`.
+            InputError: a path is missing or contains no CT slice, or a slice is damaged.
+            BackendError, SessionClosed: as in `score`.
         """
-        from pydicom import Dataset  # which arrays do not need
+        from pydicom import Dataset  # not needed for arrays
 
         from clinreadnet.data.slices import find_slices
 
@@ -241,20 +248,20 @@ class Session:
         start = 0
         while start < len(slices):
             batch = slices[start : start + self.batch]
-            hu = np.stack([one.load() for one in batch])
-            parts.append(self.score(hu, [one.loaded_mm for one in batch], checked=True))
+            hu = np.stack([ref.load() for ref in batch])
+            parts.append(self.score(hu, [ref.loaded_mm for ref in batch], checked=True))
             start += len(batch)
         return slices, Scores.concatenate(parts)
 
     def score_checked(
         self, hu: NDArray[Any], shown: Sequence[Region] | None, *, fill: bool = False
     ) -> Scores:
-        """Score slices as `score` does, without its checks.
+        """Score slices without the checks of `score`.
 
         Args:
-            hu: [n, 512, 512], which passed `clinreadnet.runtime.inputs.check_slices`.
-            shown: which part of the body each slice shows; None if nobody looked.
-            fill: whether copies of the last slice fill its batch.
+            hu: [n, 512, 512], checked by `clinreadnet.runtime.inputs.check_slices`.
+            shown: body part of each slice; None if not computed.
+            fill: whether to fill the last batch with copies of the last slice.
         """
         parts: list[Outputs] = []
         done: list[int] = []
@@ -295,10 +302,10 @@ class Session:
         """Return a stream for a scanner that delivers one slice at a time.
 
         Args:
-            capacity: slices that may wait; `Stream.put` blocks while the queue is full.
-            fixed_batch: run `batch` slices every time, filled up with copies of the last. Results
-                are then equal in every bit, however many slices wait; without it they depend on
-                the size of the batch in their last bits.
+            capacity: length of the queue. `Stream.put` blocks while it is full.
+            fixed_batch: always run `batch` slices, filled with copies of the last. Results are then
+                bitwise reproducible. Otherwise their last bits depend on the number of waiting
+                slices.
 
         Raises:
             InputError: ``capacity`` is not 1 ... ``limits.CAPACITY``.
@@ -310,13 +317,13 @@ class Session:
         return Stream(self, capacity, fixed_batch=fixed_batch)
 
     def describe(self) -> dict[str, Any]:
-        """Return the backend, artifact and weights that run, ready for JSON.
+        """Return the backend, artifact and weights in use as plain JSON values.
 
-        ``verified_here`` is the date of the manifest's record that the artifact passes on this kind
-        of GPU or processor, or null; ``self_test_slices`` is the number of golden slices that this
-        session ran. ``device`` is the index of the GPU; null on a CPU. ``backend_notes``
-        says what the backend does otherwise than planned, such as running without a CUDA graph.
-        ``unjudged`` says why no slice is judged to be in domain; null where slices are judged.
+        ``verified_here`` is the date of the record that the artifact passed on this kind of GPU or
+        processor, or null. ``self_test_slices`` is the number of golden slices in the self-test.
+        ``device`` is the index of the GPU; null on a CPU. ``backend_notes`` lists deviations from
+        the default execution, such as running without a CUDA graph. ``unjudged`` is the reason why
+        slices cannot be classified as in domain; null if they can.
         """
         record = self._loaded.record
         ran = None if record is None else record.ran_on
@@ -342,7 +349,7 @@ class Session:
         }
 
     def close(self) -> None:
-        """Free the backend after running calls have ended. Closing twice is allowed."""
+        """Free the backend after active calls have ended. Closing twice is allowed."""
         with self._closing:
             if self._closed:
                 return
@@ -353,7 +360,7 @@ class Session:
             self._slots.release(self._workers)
 
     def __reduce__(self) -> NoReturn:
-        """Raise TypeError: a copy would free the backend of the original."""
+        """Raise TypeError. A copy would free the backend of the original."""
         raise TypeError("a Session cannot be copied or pickled; make another from its bundle")
 
     def __enter__(self) -> Self:
@@ -384,10 +391,10 @@ def _datasets(given: Any) -> list[Dataset]:
 
 def _time(name: str, value: str) -> datetime:
     try:
-        found = datetime.fromisoformat(value)
+        time = datetime.fromisoformat(value)
     except (TypeError, ValueError):
         raise InputError(f"{name}={value!r}: not a time such as 2026-01-31T12:00:00Z") from None
-    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
 
 _CLOSED = "the session is closed; make another"

@@ -1,4 +1,4 @@
-"""Score slices one at a time and in order, as a scanner delivers them, through a bounded queue."""
+"""Score slices in order through a bounded queue, as a scanner delivers them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from clinreadnet.spec import SIZE
 
 
 class Scorer(Protocol):
-    """What a stream needs of a `Session`."""
+    """Interface of `Session` that a stream uses."""
 
     batch: int
 
@@ -71,11 +71,10 @@ StreamResult = Scored | NotScored
 
 
 class Stream:
-    """A queue in front of a session; iterating yields the results in order.
+    """A queue in front of a session. Iterating yields the results in order.
 
-    Any number of threads may put slices, and any thread may iterate. Waiting slices are scored
-    together, up to the session's batch. The number of unread results is not limited: each takes
-    about a kilobyte.
+    `put` and iteration are thread-safe. Waiting slices are scored together, up to the batch of the
+    session. The number of unread results is not limited; each takes about 1 kB.
 
         with session.stream() as stream:
             scanner.on_slice = stream.put   # blocks while `capacity` slices wait
@@ -83,8 +82,8 @@ class Stream:
         for result in stream:
             ...
 
-    Leaving the block waits until every slice is scored. If an exception leaves it, waiting slices
-    are dropped.
+    Leaving the block waits until all slices are scored. After an exception, waiting slices are
+    dropped.
     """
 
     def __init__(self, session: Scorer, capacity: int, *, fixed_batch: bool = False) -> None:
@@ -104,15 +103,15 @@ class Stream:
     def put(
         self, hu: NDArray[Any], timeout: float | None = None, *, pixel_mm: float | None = None
     ) -> int:
-        """Put one slice into the queue; blocks while the queue is full.
+        """Add a slice to the queue; blocks while the queue is full.
 
         Args:
             hu: [512, 512], Hounsfield units; it is copied.
-            timeout: longest wait in seconds; default no limit.
-            pixel_mm: width of a pixel in mm; None if it is not known.
+            timeout: longest wait in seconds; default unlimited.
+            pixel_mm: width of a pixel in mm; None if unknown.
 
         Returns:
-            The slice's index.
+            Index of the slice.
 
         Raises:
             InputError: the slice cannot be scored; the stream continues without it.
@@ -124,8 +123,8 @@ class Stream:
             raise InputError(
                 f"hu has shape {list(hu.shape)}, expected a slice at a time, [{SIZE}, {SIZE}]"
             )
-        one = check_slices(hu)[0].copy()
-        region = find_region(one, *check_pixel_mm(pixel_mm, 1))
+        image = check_slices(hu)[0].copy()
+        region = find_region(image, *check_pixel_mm(pixel_mm, 1))
         with self._changed:
             ready = self._changed.wait_for(
                 lambda: self._closed or len(self._waiting) < self._capacity, timeout
@@ -138,7 +137,7 @@ class Stream:
                 raise SessionClosed("the stream is closed; open another with session.stream()")
             index = self._count
             self._count += 1
-            self._waiting.append((index, one, region))
+            self._waiting.append((index, image, region))
             self._changed.notify_all()
         return index
 
@@ -147,7 +146,7 @@ class Stream:
         return self
 
     def __next__(self) -> StreamResult:
-        """Return the next slice's result; blocks until there is one. Ends when closed and empty."""
+        """Return the next result; blocks until it is available. Ends after `close`."""
         with self._changed:
             self._changed.wait_for(lambda: self._results or self._finished)
             if not self._results:
@@ -204,7 +203,7 @@ class Stream:
             error, scores, done = partial, partial.scores, partial.done
         except ClinReadNetError as failure:
             return [NotScored(index, failure) for index in indices]
-        except Exception as failure:  # the thread must go on, or its readers would block
+        except Exception as failure:  # the thread must continue, otherwise readers would block
             unknown = BackendError(f"{type(failure).__name__}: {failure}")
             unknown.__cause__ = failure
             return [NotScored(index, unknown) for index in indices]

@@ -1,7 +1,7 @@
-"""Whether an engine fits this machine, determined before it is deserialised.
+"""Check whether an artifact is compatible with this machine, before it is loaded.
 
-`verdict` is a pure function of the manifest's entry and a `Machine`. With TensorRT-RTX the library
-also checks the engine's header (`header_verdict`).
+`verdict` is a pure function of the manifest's entry and a `Machine`. TensorRT-RTX also checks the
+header of an engine (`header_verdict`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from clinreadnet.runtime.gpu import driver_version, find_gpus
 
 
 class Validity(enum.IntEnum):
-    """Fit of an engine; a larger value is worse."""
+    """Compatibility of an artifact. A larger value is worse."""
 
     VALID = 0
     SUBOPTIMAL = 1
@@ -29,7 +29,7 @@ class Validity(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """A validity and its reason; the reason of VALID is empty."""
+    """A validity with its reason, which is empty for VALID."""
 
     validity: Validity
     reason: str = ""
@@ -37,17 +37,18 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Machine:
-    """The properties of a machine that an engine must fit.
+    """Properties of a machine that determine compatibility.
 
     Attributes:
-        platform: operating system and processor, as `current_platform` writes them.
-        gpu: name of the GPU, or None without one.
-        target: its architecture, such as ``sm89``.
+        platform: operating system and processor in the form of `current_platform`.
+        gpu: name of the GPU, or None.
+        target: architecture of the GPU, such as ``sm89``.
         driver: version of the NVIDIA driver.
-        version: of the flavour's installed package; None if not needed or not installed.
-        lean: whether that package is the lean runtime, which runs only version-compatible engines.
+        version: version of the backend's library; None if not needed or not installed.
+        lean: whether that library is the lean runtime, which runs only version-compatible engines.
         processor: name of the processor.
-        multiplies_bytes: whether it has instructions for 8-bit products; None if unknown.
+        multiplies_bytes: whether the processor has instructions for 8-bit products; None if
+            unknown.
     """
 
     platform: str
@@ -72,11 +73,11 @@ def current_platform() -> str:
 
 
 def this_machine(version: str | None = None, *, lean: bool = False, device: int = 0) -> Machine:
-    """Return this machine with one of its GPUs.
+    """Return the properties of this machine and one of its GPUs.
 
     Args:
-        version: of the backend's library.
-        lean: whether that is the lean runtime.
+        version: version of the backend's library.
+        lean: whether that library is the lean runtime.
         device: index of the GPU among the visible ones.
     """
     gpu = next(iter(find_gpus()[device : device + 1]), None)
@@ -93,33 +94,33 @@ def this_machine(version: str | None = None, *, lean: bool = False, device: int 
 
 
 def verdict(artifact: Artifact, machine: Machine, batch: int | None = None) -> Verdict:
-    """Judge an artifact for a machine.
+    """Return the verdict of an artifact on a machine.
 
     Args:
-        artifact: the manifest's entry. For a graph only ``batch`` is checked.
+        artifact: entry of the manifest. For a graph only ``batch`` is checked.
         machine: the machine that will run it.
-        batch: slices per run that the caller requires.
+        batch: required slices per run.
 
     Returns:
-        The worst validity found, with every reason for it.
+        The worst validity, with all reasons for it.
     """
-    found = [_batch(artifact, batch)]
+    verdicts = [_batch(artifact, batch)]
     if artifact.kind == "tensorrt-engine":
         if machine.gpu is None or machine.target is None:
-            found.append(_invalid("needs an NVIDIA GPU, and none is visible here"))
+            verdicts.append(_invalid("needs an NVIDIA GPU, and none is visible here"))
         else:
-            found += [
+            verdicts += [
                 _platform(artifact, machine),
                 _version(artifact, machine),
                 _architecture(artifact, machine),
                 _driver(artifact, machine),
                 _plugins(artifact, machine),
             ]
-    return worst(found)
+    return worst(verdicts)
 
 
 def processor_verdict(artifact: Artifact, machine: Machine) -> Verdict:
-    """Judge a graph for the processor that will run it."""
+    """Return the verdict of a graph on the processor."""
     if PRECISIONS[artifact.precision].quantized and machine.multiplies_bytes is False:
         return _suboptimal(
             f"{machine.processor} has no instructions for 8-bit products: {artifact.precision} may "
@@ -129,12 +130,12 @@ def processor_verdict(artifact: Artifact, machine: Machine) -> Verdict:
 
 
 def native_verdict(artifact: Artifact, machine: Machine, *, fast: bool) -> Verdict:
-    """Judge a checkpoint for the package's own CPU engine.
+    """Return the verdict of a checkpoint for the package's CPU engine.
 
     Args:
         artifact: the manifest's entry.
-        machine: with the engine's version and instruction set.
-        fast: whether its precision is faster than float32 with that instruction set.
+        machine: the machine, with version and instruction set of the engine.
+        fast: whether the precision is faster than float32 with that instruction set.
     """
     if PRECISIONS[artifact.precision].quantized and not fast:
         return _suboptimal(
@@ -145,21 +146,24 @@ def native_verdict(artifact: Artifact, machine: Machine, *, fast: bool) -> Verdi
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
-    """Return the worst validity, with every reason for it."""
-    found = list(verdicts)
-    validity = max((one.validity for one in found), default=Validity.VALID)
+    """Return the worst validity, with all reasons for it."""
+    judgements = list(verdicts)
+    validity = max((judgement.validity for judgement in judgements), default=Validity.VALID)
     if validity == Validity.VALID:
         return VALID
-    return Verdict(validity, "; ".join(one.reason for one in found if one.validity == validity))
+    return Verdict(
+        validity,
+        "; ".join(judgement.reason for judgement in judgements if judgement.validity == validity),
+    )
 
 
 def header_verdict(trt: Any, runtime: Any, engine: bytes) -> Verdict:
-    """Let TensorRT-RTX check an engine's header, without deserialising the engine.
+    """Check the header of an engine with TensorRT-RTX, without deserialising it.
 
     Args:
-        trt: the flavour's module, which has `Runtime.get_engine_validity`.
-        runtime: its `Runtime`.
-        engine: the engine's bytes; only the header is passed on.
+        trt: module of the flavour, which has `Runtime.get_engine_validity`.
+        runtime: `Runtime` of the module.
+        engine: bytes of the engine. Only the header is used.
     """
     validity, mask = runtime.get_engine_validity(engine[: runtime.engine_header_size])
     if validity == trt.EngineValidity.VALID:
@@ -190,7 +194,7 @@ def _batch(artifact: Artifact, batch: int | None) -> Verdict:
 
 def _platform(artifact: Artifact, machine: Machine) -> Verdict:
     if artifact.flavour == "tensorrt-rtx":
-        return VALID  # its engines do not depend on the operating system
+        return VALID  # engines of this flavour do not depend on the operating system
     built = artifact.built_on.platform
     return VALID if built == machine.platform else _invalid(f"built for {built}")
 
@@ -226,7 +230,7 @@ def _architecture(artifact: Artifact, machine: Machine) -> Verdict:
             return _suboptimal(f"tuned on {built_gpu}, here is {machine.gpu}")
         return VALID
     if artifact.hardware_compatible:
-        # Hardware-compatible means Ampere or newer.
+        # Hardware-compatible engines run on Ampere or newer.
         if _sm(here) >= _AMPERE and _sm(built) >= _AMPERE:
             return _suboptimal(f"hardware-compatible, tuned for {built}, this GPU is {here}")
         return _invalid(f"hardware-compatible from sm{_AMPERE}, this GPU is {here}")

@@ -38,10 +38,11 @@ from clinreadnet.scoring.run import SeriesEnds, score_chunk
 from clinreadnet.spec import RESEARCH_USE
 
 CHUNK = 32
-"""Slices that a worker scores at a time; they are scored again if it dies."""
+"""Number of slices that a worker scores at a time; they are scored again if the worker dies."""
 
 TRIES = 2
-"""Workers that a chunk may kill before its slices are scored alone, and a slice after that."""
+"""Number of workers that may die on a chunk before its slices are scored one by one. The same
+number may then die on a slice before it becomes a row with an error."""
 
 SCHEMA = pyarrow.schema(
     [
@@ -80,10 +81,10 @@ class ArchiveReport:
     Attributes:
         out: the Parquet file.
         slices: number of rows.
-        not_scored: number of rows with an error, without those of slices that show no body at the
-            ends of a series.
+        not_scored: number of rows with an error, except slices without a body at the ends of a
+            series.
         by_series: summary of the scores of each series, in the order of the rows.
-        session: `Session.describe` of a worker; None if no slice was found.
+        session: `Session.describe` of a worker, or None without slices.
     """
 
     out: Path
@@ -105,7 +106,7 @@ class ArchiveReport:
 
 
 class NotWritten(CheckFailed):
-    """The scores of an archive were made and could not be written; ``report`` sums them up."""
+    """The scores of an archive could not be written; ``report`` summarises them."""
 
     def __init__(self, message: str, report: ArchiveReport) -> None:
         super().__init__(message)
@@ -113,12 +114,12 @@ class NotWritten(CheckFailed):
 
 
 _Outcome = SliceScore | InputError
-"""The score of a slice, or why there is none."""
+"""The score of a slice, or the error why it has none."""
 
 
 @dataclass(frozen=True)
 class _Chunk:
-    """A worker's result for the slices from number ``first`` on."""
+    """A worker's result for the slices that start at index ``first``."""
 
     first: int
     outcomes: list[_Outcome]
@@ -147,11 +148,11 @@ def score_archive(
         paths: files and folders, as for `find_slices`.
         bundle: the bundle's folder.
         out: file to write; its columns are ``SCHEMA``.
-        address: of a Ray cluster (``auto``, ``host:port``), or ``local``.
+        address: address of a Ray cluster (``auto``, ``host:port``), or ``local``.
         workers: number of sessions, each with one CPU thread or one GPU; default the cluster's
             number of GPUs, or of CPUs if it has no GPU.
         gpu: whether to give each worker a GPU if the cluster has GPUs.
-        resample: accept other sizes than 512×512.
+        resample: whether to accept sizes other than 512×512.
         session_options: arguments of `Session` beyond the bundle and ``threads``.
         note: called with one line for each file that is skipped or unusual.
         advance: called with the slices done and their total.
@@ -160,8 +161,8 @@ def score_archive(
         The report.
 
     Raises:
-        InputError: no slices, no such cluster or one that does not answer, too many workers for
-            it, or a bundle that cannot be loaded.
+        InputError: there are no slices, the cluster does not exist or does not answer, it cannot
+            run so many workers, or the bundle cannot be loaded.
         CheckFailed: the bundle does not reproduce its golden outputs on a worker.
         NotWritten: the slices were scored, but the file cannot be written.
     """
@@ -199,9 +200,9 @@ def score_archive(
     if session is not None and session["unjudged"]:
         note(session["unjudged"])
     rows = [outcomes[index] for index in range(len(refs))]
-    good = [one for one in rows if isinstance(one, SliceScore)]
+    good = [row for row in rows if isinstance(row, SliceScore)]
     ends = SeriesEnds()
-    ends.sort(refs, {i: one for i, one in enumerate(rows) if isinstance(one, InputError)})
+    ends.sort(refs, {i: row for i, row in enumerate(rows) if isinstance(row, InputError)})
     if line := ends.note():
         note(line)
     report = ArchiveReport(
@@ -213,7 +214,9 @@ def score_archive(
     )
     try:
         _write(out, refs, rows, refused, session)
-    except Exception as error:  # of Arrow or the disk: what took hours is not lost in silence
+    except (
+        Exception
+    ) as error:  # an error of Arrow or the disk: hours of work must not be lost silently
         if isinstance(error, InputError):
             reason = error.full
         elif isinstance(error, OSError) and error.strerror:
@@ -243,7 +246,7 @@ def _worker_options(workers: int | None, gpu: bool) -> dict[str, Any]:
 def _run(
     refs: Sequence[SliceRef], constructor: tuple[Any, ...], options: dict[str, Any]
 ) -> Iterator[_Chunk]:
-    """Give the slices to workers in chunks; yield their results in any order."""
+    """Distribute the slices to workers in chunks and yield their results in any order."""
     chunks = [
         {"first": first, "refs": ray.cloudpickle.dumps(refs[first : first + CHUNK])}
         for first in range(0, len(refs), CHUNK)
@@ -261,7 +264,7 @@ def _run(
 
 
 class _Ledger:
-    """Counts the work that began and did not end: work that begins again has killed its worker."""
+    """Counts the work that began without ending: work that begins again has killed its worker."""
 
     def __init__(self) -> None:
         self._deaths: Counter[tuple[int, ...]] = Counter()
@@ -304,7 +307,7 @@ class _Worker:
             outcomes = []
             for index, ref in enumerate(refs):
                 outcomes += self._survive((first, index), self._session, [ref]) or [
-                    InputError(f"{ref.name}: workers die of it; score the file alone")
+                    InputError(f"{ref.name}: it kills its worker process; score the file alone")
                 ]
         return _Chunk(first, outcomes, self._session.describe())
 
@@ -335,7 +338,7 @@ def _write(
         "series": [visible(ref.series) for ref in refs] + after,
         "position": [ref.position for ref in refs] + after,
         **{
-            name: [getattr(one, name) if isinstance(one, SliceScore) else None for one in rows]
+            name: [getattr(row, name) if isinstance(row, SliceScore) else None for row in rows]
             + after
             for name in _SCORED
         },
@@ -344,7 +347,7 @@ def _write(
             for field in fields(Acquisition)
         },
         "error": [
-            *(str(one) if isinstance(one, InputError) else None for one in rows),
+            *(str(row) if isinstance(row, InputError) else None for row in rows),
             *(reason for _, reason in refused),
         ],
     }

@@ -1,7 +1,7 @@
 """Connect to a Ray cluster, or start Ray on this machine.
 
-Ray waits for ever for a port that accepts a connection and never answers, so another process tries
-first: this module, run as a program with the address.
+Ray waits forever for a port that accepts a connection and never answers. Another process therefore
+tries first: this module, run as a program with the address.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from clinreadnet.console import status
 from clinreadnet.errors import InputError, first_line
 
 LOCAL = "local"
-"""The address that starts Ray on this machine for one run."""
+"""Address that starts Ray on this machine for one run."""
 
 _SPEAKS_WITHIN, _ANSWER_WITHIN = 3.0, 10.0
-"""Seconds in which a cluster's port must answer, and in which the other process must connect."""
+"""Time limits in seconds: for the answer of a cluster's port, and for the other process."""
 
 _NO_ANSWER = "Could not find within {:g} s a running Ray instance."
 
@@ -36,14 +36,14 @@ _OBJECT_STORE = 256 * 2**20  # bytes, for a local Ray; it holds only headers and
 
 @contextmanager
 def connected(address: str, workers: int | None) -> Iterator[None]:
-    """Connect to Ray or start it on this machine; a Ray that was started is shut down.
+    """Connect to Ray, or start it on this machine and shut it down at the end.
 
     Args:
-        address: of a cluster (``auto``, ``host:port``), or ``local``.
-        workers: that a local Ray has room for; default one for each processor.
+        address: address of a cluster (``auto``, ``host:port``), or ``local``.
+        workers: number of workers for which to size a local Ray; default one for each processor.
 
     Raises:
-        InputError: no cluster answers there.
+        InputError: no cluster answers at ``address``.
     """
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     if ray.is_initialized():
@@ -58,7 +58,7 @@ def connected(address: str, workers: int | None) -> Iterator[None]:
         quiet |= {"num_cpus": max(workers or 0, os.cpu_count() or 1)}
     try:
         where = "on this machine" if address == LOCAL else f"at {address}"
-        # The status is drawn once and stands still while standard error is silent.
+        # The status is drawn only once, because standard error is redirected.
         with (
             status(f"{'Starting' if address == LOCAL else 'Looking for'} Ray {where}"),
             _silent_standard_error(),
@@ -78,14 +78,14 @@ def connected(address: str, workers: int | None) -> Iterator[None]:
 
 
 def check_answer(address: str, within: float = _ANSWER_WITHIN) -> None:
-    """Let another process connect to a cluster.
+    """Check from another process that a cluster answers.
 
     Args:
-        address: of the cluster.
-        within: seconds, for the name's resolution too.
+        address: address of the cluster.
+        within: time limit in seconds, including the resolution of the name.
 
     Raises:
-        ConnectionError: the cluster refuses, or does not answer in time.
+        ConnectionError: the cluster refuses the connection or does not answer in time.
     """
     try:
         done = subprocess.run(
@@ -102,7 +102,7 @@ def check_answer(address: str, within: float = _ANSWER_WITHIN) -> None:
 
 
 def _connect(address: str) -> None:
-    """Connect to a cluster whose port answers the first bytes of gRPC."""
+    """Connect to a cluster if its port answers the first bytes of gRPC."""
     host, _, port = address.rpartition(":")
     if host and "/" not in host and port.isdigit() and not _speaks_http2(host, int(port)):
         raise ConnectionError(_NO_ANSWER.format(_SPEAKS_WITHIN))
@@ -123,7 +123,7 @@ def _speaks_http2(host: str, port: int) -> bool:
 
 @contextmanager
 def _silent_standard_error() -> Iterator[None]:
-    """Redirect standard error: Ray's C++ code prints its log level at every level."""
+    """Discard standard error: Ray's C++ code prints its log level at every log level."""
     saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:

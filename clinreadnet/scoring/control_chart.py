@@ -1,4 +1,4 @@
-"""The control chart of individual values: does a process drift?"""
+"""Control chart of individual values, to detect drift of a process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FEW = 20
 """Points below which the limits are uncertain."""
 
 _D2 = 2 / math.sqrt(math.pi)  # mean range of two standard normal values: 1.128
-_ROUNDING = 1e-9  # equal points are not outside limits of width zero
+_ROUNDING = 1e-9  # so that equal points are not outside limits of width zero
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class ControlChart:
 def individuals_chart(values: Sequence[float]) -> ControlChart:
     """Return the individuals chart (X of an X-mR chart) of values in order of time.
 
-    The limits are ``mean(x) ± 3 MR / d2``. MR is the mean of the moving ranges
-    ``|x[i] - x[i - 1]|`` and d2 = 1.128 the mean range of two normal values with standard deviation
-    1, so the limits are ``mean(x) ± 2.66 MR`` (Shewhart 1931; ISO 7870-2; Montgomery, Introduction
-    to Statistical Quality Control, chapter 6). Moving ranges hold the variation from point to point
-    and little of a slow drift: a drift therefore leaves limits that its points exceed.
+    The limits are ``mean(x) ± 3 MR / d2``. MR is the mean of the moving ranges ``|x[i] - x[i -
+    1]|``, and d2 = 1.128 is the mean range of two normal values with standard deviation 1, so the
+    limits are ``mean(x) ± 2.66 MR`` (Shewhart 1931; ISO 7870-2; Montgomery, Introduction to
+    Statistical Quality Control, chapter 6). Moving ranges measure the variation from point to point
+    and are hardly affected by a slow drift, so the points of a drift exceed the limits.
 
     Args:
         values: [n], n at least 2.
@@ -65,7 +65,7 @@ def individuals_chart(values: Sequence[float]) -> ControlChart:
 
 
 def _runs(side: Sequence[float]) -> list[tuple[int, int]]:
-    """Return first and last index of the runs; a point on the centre line ends one."""
+    """Return the first and last index of each run. A point on the centre line ends a run."""
     runs = []
     first = 0
     for here in range(1, len(side) + 1):

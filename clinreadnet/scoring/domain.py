@@ -1,4 +1,4 @@
-"""What is said of slices that show no abdomen, its edge, or nothing like the training data."""
+"""Words for slices that are novel, outside the abdomen, or at its edge."""
 
 from __future__ import annotations
 
@@ -14,37 +14,40 @@ if TYPE_CHECKING:
 _MOST_REASONS = 4
 
 
-def domain_mark(one: SliceScore) -> str:
-    """Return a word for a slice that is not an ordinary abdomen, else nothing."""
-    if one.region in (OUTSIDE, EDGE) and (one.region == OUTSIDE or one.in_domain is not False):
-        return one.region
-    return "novel" if one.in_domain is False else ""
+def domain_mark(score: SliceScore) -> str:
+    """Return "outside", "edge" or "novel" for a marked slice; otherwise an empty string."""
+    if score.region in (OUTSIDE, EDGE) and (
+        score.region == OUTSIDE or score.in_domain is not False
+    ):
+        return score.region
+    return "novel" if score.in_domain is False else ""
 
 
-def domain_reason(one: SliceScore) -> str:
-    """Return why a slice is marked, or is the edge of the abdomen; empty for other slices."""
-    mark = domain_mark(one)
+def domain_reason(score: SliceScore) -> str:
+    """Return the reason for the mark of a slice; empty for unmarked slices."""
+    mark = domain_mark(score)
     if mark == "novel":
-        return f"its edges are unlike the training data, novelty {one.novelty:.2f}"
-    return one.region_reason if mark else ""
+        return f"its edges are unlike the training data, novelty {score.novelty:.2f}"
+    return score.region_reason if mark else ""
 
 
 def domain_lines(slices: Sequence[SliceScore]) -> list[str]:
-    """Return lines of text on the slices that are outside, at the edge, or named by their header.
+    """Return lines of text about marked slices and hints of headers.
 
-    Reasons are counted by what they find, such as "head": the figures stand in JSON and CSV.
+    Reasons are counted by their interpretation, such as "head". JSON and CSV contain the
+    measurements.
     """
     lines = []
     for answer, what in (
         (OUTSIDE, "outside the abdomen, marked as novel and left out"),
         (EDGE, "at the edge of the abdomen; their scores say less"),
     ):
-        found = [one for one in slices if domain_mark(one) == answer]
-        if found:
-            kinds = _counted(one.region_reason.rpartition(": ")[2] for one in found)
-            lines.append(f"{len(found)} of {len(slices)} {what} ({kinds}).")
-    named = Counter(one.header for one in slices if one.header).most_common(_MOST_REASONS)
-    lines += [f"{count} of {len(slices)} {header}: a hint, no proof." for header, count in named]
+        marked = [score for score in slices if domain_mark(score) == answer]
+        if marked:
+            kinds = _counted(score.region_reason.rpartition(": ")[2] for score in marked)
+            lines.append(f"{len(marked)} of {len(slices)} {what} ({kinds}).")
+    named = Counter(score.header for score in slices if score.header).most_common(_MOST_REASONS)
+    lines += [f"{count} of {len(slices)} {header}: a hint, not proof." for header, count in named]
     return lines
 
 

@@ -1,4 +1,4 @@
-"""Means of series with their confidence intervals, by Student's t."""
+"""Means of series with confidence intervals (Student's t)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _MOST_DEGREES = 1000
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean over n series.
+    """Mean over n series with its confidence interval.
 
     Attributes:
         n: number of series.
-        mean: of their values.
-        low: lower end of the 95 % confidence interval of the mean; None where n is 1.
-        high: upper end of it.
+        mean: mean of the values.
+        low: lower bound of the 95 % confidence interval of the mean; None if n is 1.
+        high: upper bound of the interval; None if n is 1.
         min: lowest value.
         max: highest value.
     """
@@ -34,9 +34,9 @@ class Estimate:
 
 
 def estimate(values: Sequence[float]) -> Estimate | None:
-    """Return the mean of values [n] with its 95 % confidence interval, by Student's t.
+    """Return the mean of values [n] with its 95 % confidence interval (Student's t).
 
-    None where n is 0.
+    Returns None if n is 0.
     """
     n = len(values)
     if n == 0:
@@ -52,11 +52,11 @@ def estimate(values: Sequence[float]) -> Estimate | None:
 def student_quantile(degrees: int) -> float:
     """Return t such that Student's t lies in ``-t ... t`` with probability 0.95.
 
-    The probability is the finite sum for whole degrees of freedom (Abramowitz and Stegun 26.7.3 and
-    26.7.4). More than 1000 degrees count as 1000, which makes t at most 0.13 % too large.
+    The probability is a finite sum for integer degrees of freedom (Abramowitz and Stegun 26.7.3 and
+    26.7.4). More than 1000 degrees count as 1000, so t is at most 0.13 % too large.
 
     Args:
-        degrees: of freedom, at least 1.
+        degrees: degrees of freedom, at least 1.
     """
     degrees = min(degrees, _MOST_DEGREES)
     odd = degrees % 2
@@ -66,12 +66,12 @@ def student_quantile(degrees: int) -> float:
     def inside(t: float) -> float:
         angle = math.atan(t / math.sqrt(degrees))
         powers = math.cos(angle) ** np.arange(odd, degrees - 1 + odd, 2)
-        terms = float((ratios[: len(powers)] * powers).sum())  # none of 1 degree
+        terms = float((ratios[: len(powers)] * powers).sum())  # 0 for 1 degree of freedom
         if odd:
             return 2 / math.pi * (angle + math.sin(angle) * terms)
         return math.sin(angle) * terms
 
-    low, high = 0.0, 16.0  # of one degree it is 12.7
+    low, high = 0.0, 16.0  # t is 12.7 for 1 degree of freedom
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if inside(middle) < CONFIDENCE else (low, middle)

@@ -18,7 +18,7 @@ _WINDOW = (350.0, 40.0)  # width and level of the window of LDCTIQA's radiologis
 
 
 def check_plot(target: Path) -> None:
-    """Refuse a plot that cannot be drawn, before the work for it.
+    """Check that a plot can be drawn, before the work for it.
 
     Raises:
         InputError: matplotlib is not installed, or the format of ``target`` is not supported.
@@ -32,11 +32,11 @@ def check_plot(target: Path) -> None:
 def write_plot(report: SeriesReport, target: Path) -> None:
     """Draw the scores along z, and the two extreme slices beside their quality maps.
 
-    Each score has its 90 % interval as a bar. The line leaves out slices that are marked as novel:
-    they are crosses of another colour.
+    Bars are the 90 % intervals of the scores. Slices that are marked as novel are crosses of
+    another colour and are not part of the line.
 
     Args:
-        report: what `score_slices` returned.
+        report: result of `score_slices`.
         target: ``.png``, ``.pdf`` or ``.svg``, written atomically.
 
     Raises:
@@ -93,14 +93,14 @@ def _draw_scores(axes: Any, report: SeriesReport) -> None:
 
 
 def label_scores(axes: Any) -> None:
-    """Give an axis of scores its range and the words of the grades."""
+    """Set the range of a score axis and label it with the words of the grades."""
     axes.set_ylim(-0.1, 4.1)
     axes.set_yticks(range(len(LIKERT)), labels=[f"{i} {word}" for i, word in enumerate(LIKERT)])
     axes.set_ylabel("score")
 
 
 def _draw_slice(axes: list[Any], word: str, extreme: Extreme) -> Any:
-    """Draw the slice, and the slice under its map; return the map's image."""
+    """Draw a slice and its quality map as an overlay; return the image of the map."""
     width, level = _WINDOW
     hu = extreme.ref.load()
     low, high = level - width / 2, level + width / 2

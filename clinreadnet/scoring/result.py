@@ -1,4 +1,4 @@
-"""The scores of slices, and their summaries series by series."""
+"""Scores of slices and summaries of series."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class SliceScore:
     Attributes:
         path: the file.
         frame: frame number from 0 in a file of several slices, else None.
-        position: place along the slice normal in mm, or None.
+        position: position along the slice normal in mm, or None.
         score: 0 bad ... 4 excellent.
         grade: word of the nearest grade.
-        low: lower end of the 90 % interval of the grade.
-        high: upper end of it.
-        novelty: how far the slice lies from the training data; None if it is not known.
-        in_domain: whether it is an abdomen or its edge, and like the training data; False marks it
-            as novel, and None says that the bundle cannot judge.
+        low: lower bound of the 90 % interval of the grade.
+        high: upper bound of that interval.
+        novelty: distance from the training data; None if unknown.
+        in_domain: whether the slice shows an abdomen or its edge and resembles the training data.
+            False marks it as novel; None if the bundle has no novelty threshold.
         series: SeriesInstanceUID, or the folder (``.tif``) or file (``.npy``, ``.mha``).
         acquisition: dose and protocol of a DICOM slice.
-        region: abdomen, edge or outside; empty where nobody looked.
-        region_reason: why it is the edge or outside.
-        header: what the header of a DICOM slice says that it shows; empty where it says nothing.
+        region: abdomen, edge or outside; empty if not computed.
+        region_reason: reason for edge or outside.
+        header: hint of the header of a DICOM slice; empty if there is none.
     """
 
     path: str
@@ -56,15 +56,15 @@ class SliceScore:
 
 @dataclass(frozen=True)
 class SeriesSummary:
-    """Summary of the scores of some slices, except those marked as novel.
+    """Summary of the scores of slices. Slices marked as novel are excluded.
 
     Attributes:
-        n: number of slices, with the marked ones.
-        novel: number of marked slices, which are left out; None where nothing is judged.
-        mean: mean score; None where all slices are marked, as are ``min`` and ``max``.
+        n: number of slices, including marked ones.
+        novel: number of marked slices; None if the bundle has no novelty threshold.
+        mean: mean score. None if all slices are marked, like ``min`` and ``max``.
         min: lowest score.
         max: highest score.
-        shares: by grade word; they sum to 1, or all are 0 where all slices are marked.
+        shares: share of each grade, by its word. The sum is 1, or 0 if all slices are marked.
     """
 
     n: int
@@ -77,9 +77,9 @@ class SeriesSummary:
 
 @dataclass(frozen=True)
 class Extreme:
-    """The worst or the best slice, kept for the plot; ``quality_map`` is float32 [16, 16].
+    """The slice with the lowest or highest score. ``quality_map`` is float32 [16, 16].
 
-    A slice that is marked as novel is one only where all are.
+    A slice marked as novel is used only if all are.
     """
 
     ref: SliceRef
@@ -90,14 +90,14 @@ class Extreme:
 
 @dataclass(frozen=True)
 class SeriesReport:
-    """Scores of at least one slice, and what follows from them.
+    """Scores of one or more slices, with summaries.
 
     Attributes:
-        slices: their scores, in order.
-        refs: where each slice comes from.
-        outputs: the network's outputs for the slices.
-        unjudged: why no slice is judged to be in domain; None where slices are judged.
-        skipped: slices without a body at the ends of a series, which have no score.
+        slices: scores of the slices, in order.
+        refs: references to the slices.
+        outputs: outputs of the network for the slices.
+        unjudged: why slices cannot be classified as in domain; None if they can.
+        skipped: slices without a body at the ends of a series; they have no score.
     """
 
     slices: list[SliceScore]
@@ -108,7 +108,7 @@ class SeriesReport:
 
     @property
     def series(self) -> SeriesSummary:
-        """Summary of all slices; its mean says little where there are several series."""
+        """Summary of all slices. Its mean has little meaning if there are several series."""
         return summarise(self.slices)
 
     @property
@@ -120,8 +120,8 @@ class SeriesReport:
     def members(self) -> dict[str, list[int]]:
         """Indices of the slices of each series, in order."""
         members: dict[str, list[int]] = {}
-        for index, one in enumerate(self.slices):
-            members.setdefault(one.series, []).append(index)
+        for index, score in enumerate(self.slices):
+            members.setdefault(score.series, []).append(index)
         return members
 
     @property
@@ -139,11 +139,11 @@ class SeriesReport:
             return self.slices[index].in_domain is False, sign * self.slices[index].score
 
         index = min(range(len(self.slices)), key=key)
-        one, quality_map = self.slices[index], self.outputs.quality_map[index]
-        return Extreme(self.refs[index], one.score, quality_map, one.in_domain is False)
+        score, quality_map = self.slices[index], self.outputs.quality_map[index]
+        return Extreme(self.refs[index], score.score, quality_map, score.in_domain is False)
 
     def to_dict(self, session: Session) -> dict[str, Any]:
-        """Return what ``--json`` prints; ``series`` is null where there are several."""
+        """Return the content of ``--json``. ``series`` is null if there are several series."""
         return {
             "slices": [asdict(s) for s in self.slices],
             **summaries_to_dict(self.by_series),
@@ -153,13 +153,13 @@ class SeriesReport:
 
 
 def slice_scores(refs: Sequence[SliceRef], scores: Scores) -> list[SliceScore]:
-    """Return what the network says of each of n slices."""
+    """Return the score of each of n slices."""
     low, high, judged = scores.low.tolist(), scores.high.tolist(), scores.in_domain
-    found = []
+    results = []
     for i, (ref, score) in enumerate(zip(refs, scores.score.tolist(), strict=True)):
         region = None if scores.regions is None else with_header(scores.regions[i], ref.hint)
         in_domain = None if judged is None else bool(judged[i])
-        found.append(
+        results.append(
             SliceScore(
                 path=str(ref.path),
                 frame=ref.frame,
@@ -177,16 +177,16 @@ def slice_scores(refs: Sequence[SliceRef], scores: Scores) -> list[SliceScore]:
                 header=str(ref.hint),
             )
         )
-    return found
+    return results
 
 
 def summarise(slices: Sequence[SliceScore]) -> SeriesSummary:
     """Return the summary of at least one slice."""
-    kept = [one for one in slices if one.in_domain is not False]
-    scores, words = [one.score for one in kept], [one.grade for one in kept]
+    kept = [score for score in slices if score.in_domain is not False]
+    scores, words = [score.score for score in kept], [score.grade for score in kept]
     return SeriesSummary(
         n=len(slices),
-        novel=None if all(one.in_domain is None for one in slices) else len(slices) - len(kept),
+        novel=None if all(score.in_domain is None for score in slices) else len(slices) - len(kept),
         mean=float(np.mean(scores)) if scores else None,
         min=min(scores, default=None),
         max=max(scores, default=None),
@@ -197,13 +197,13 @@ def summarise(slices: Sequence[SliceScore]) -> SeriesSummary:
 def summarise_by_series(slices: Iterable[SliceScore]) -> dict[str, SeriesSummary]:
     """Return the summary of each series, in the order of their first slices."""
     members: dict[str, list[SliceScore]] = {}
-    for one in slices:
-        members.setdefault(one.series, []).append(one)
+    for score in slices:
+        members.setdefault(score.series, []).append(score)
     return {series: summarise(own) for series, own in members.items()}
 
 
 def summaries_to_dict(by_series: Mapping[str, SeriesSummary]) -> dict[str, Any]:
-    """Return summaries ready for JSON: ``by_series``, and ``series``, null unless there is one."""
+    """Return summaries for JSON: ``by_series``, and ``series``, null unless there is one series."""
     rows = [{"series": series} | asdict(summary) for series, summary in by_series.items()]
     only = [asdict(summary) for summary in by_series.values()] if len(by_series) == 1 else [None]
     return {"series": only[0], "by_series": rows}
@@ -222,5 +222,5 @@ def summary_line(series: SeriesSummary) -> str:
 
 
 def count_slices(n: int) -> str:
-    """Return a number of slices in words."""
+    """Return "1 slice" or "n slices"."""
     return "1 slice" if n == 1 else f"{n} slices"

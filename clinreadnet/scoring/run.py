@@ -1,6 +1,6 @@
-"""Score slices with a bundle: one batch is scored while the next is read.
+"""Score slices with a bundle. The next batch is read while a batch is scored.
 
-Only the outputs of a slice are kept, about 1 kB, and not its pixels.
+Only the outputs of each slice are kept, about 1 kB, not its pixels.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from clinreadnet.data.slices import NoBody, SliceRef
 from clinreadnet.errors import ClinReadNetError, InputError
 from clinreadnet.runtime import Scores, Session
-from clinreadnet.runtime.ranges import stage
+from clinreadnet.runtime.profiling import stage
 from clinreadnet.scoring.result import SeriesReport, SliceScore, slice_scores
 
 
@@ -28,20 +28,20 @@ def score_slices(
 ) -> SeriesReport:
     """Score slices in order.
 
-    Slices of a folder that show no body are skipped at the ends of a series.
+    Slices without a body at the ends of a series in a folder are skipped.
 
     Args:
         session: a loaded bundle.
         refs: at least one slice, from `find_slices`.
-        advance: called after each batch with the number of slices it scored.
-        left_out: called with a slice that cannot be loaded and its error, instead of raising.
-        note: called with a line about the slices that are skipped.
+        advance: called after each batch with its number of slices.
+        left_out: called with a slice that cannot be loaded and the error, instead of raising.
+        note: called with a line about skipped slices.
 
     Returns:
         The report.
 
     Raises:
-        InputError: a slice cannot be loaded, without ``left_out``; or none can.
+        InputError: no slice can be loaded; without ``left_out``, a slice cannot be loaded.
     """
     slices: list[SliceScore] = []
     kept: list[SliceRef] = []
@@ -79,14 +79,14 @@ def score_slices(
 
 
 def score_chunk(session: Session, refs: Sequence[SliceRef]) -> list[SliceScore | InputError]:
-    """Load and score slices; a failure does not stop the others.
+    """Load and score slices. A failure does not stop the others.
 
     Args:
         session: a loaded bundle.
         refs: n slices.
 
     Returns:
-        n scores, or why there is none.
+        A score or an error for each slice.
     """
     images, failures = _load(refs, go_on=True)
     outcomes: dict[int, SliceScore | InputError] = dict(failures)
@@ -98,7 +98,7 @@ def score_chunk(session: Session, refs: Sequence[SliceRef]) -> list[SliceScore |
             )
             outcomes |= zip(images, slice_scores(good, together), strict=True)
     except ClinReadNetError:
-        for index, image in images.items():  # find the slice that failed
+        for index, image in images.items():  # score singly to find the failing slice
             try:
                 alone = session.score(image[None], refs[index].loaded_mm, checked=True)
                 (outcomes[index],) = slice_scores([refs[index]], alone)
@@ -108,7 +108,7 @@ def score_chunk(session: Session, refs: Sequence[SliceRef]) -> list[SliceScore |
 
 
 class SeriesEnds:
-    """Tells slices without a body at the ends of a series from those between other slices."""
+    """Finds slices without a body at the ends of a series."""
 
     def __init__(self) -> None:
         self._begun: set[str] = set()
@@ -118,7 +118,7 @@ class SeriesEnds:
     def sort(
         self, batch: Sequence[SliceRef], failures: Mapping[int, InputError]
     ) -> list[tuple[SliceRef, InputError]]:
-        """Return the failures of a batch that are not at the ends, as far as is known by now."""
+        """Add a batch; return the failures that are now known not to be at the ends."""
         real: list[tuple[SliceRef, InputError]] = []
         for index, ref in enumerate(batch):
             error = failures.get(index)
@@ -130,17 +130,17 @@ class SeriesEnds:
                 if ref.series in self._begun:
                     real += waiting
                 else:
-                    self._skipped += [one for one, _ in waiting]
+                    self._skipped += [pair for pair, _ in waiting]
             if error is None:
                 self._begun.add(ref.series)
         return real
 
     def skipped(self) -> list[SliceRef]:
-        """Return the slices at the ends; no batch follows."""
+        """Return the slices at the ends. Call this after the last batch."""
         return [*self._skipped, *(ref for own in self._waiting.values() for ref, _ in own)]
 
     def note(self) -> str | None:
-        """Return a line about the slices at the ends; None without any."""
+        """Return a line about the slices at the ends; None if there are none."""
         if not (names := [ref.name for ref in self.skipped()]):
             return None
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
@@ -154,9 +154,9 @@ def _may_be_skipped(ref: SliceRef, error: InputError) -> bool:
 def _load(
     batch: Sequence[SliceRef], go_on: bool
 ) -> tuple[dict[int, NDArray[np.float32]], dict[int, InputError]]:
-    """Return the images of a batch by place, and the errors of slices that need not stop the rest.
+    """Return the images of a batch by index, and the errors that do not stop the others.
 
-    Those are slices without a body, and with ``go_on`` all that cannot be loaded.
+    These are errors of slices without a body and, with ``go_on``, all errors.
     """
     images: dict[int, NDArray[np.float32]] = {}
     failures: dict[int, InputError] = {}

@@ -1,4 +1,4 @@
-"""Read the scores that `score --csv` and `score-archive` wrote."""
+"""Read files of scores from `score --csv` and `score-archive`."""
 
 from __future__ import annotations
 
@@ -18,26 +18,29 @@ from clinreadnet.errors import InputError, first_line
 from clinreadnet.files import AnyPath, open_regular
 from clinreadnet.spec import LIKERT
 
-_NUMBERS = {"score": float(len(LIKERT) - 1), "ctdi_vol_mgy": math.inf}  # the largest of each
+_NUMBERS = {
+    "score": float(len(LIKERT) - 1),
+    "ctdi_vol_mgy": math.inf,
+}  # largest valid value of each column
 _TEXTS = ("series", "kernel", "scanner", "protocol", "acquired")
 COLUMNS: tuple[str, ...] = (*_NUMBERS, "in_domain", *_TEXTS)
 """Columns that are read."""
 
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _TRUTH = {"true": True, "false": False}
-_PARQUET = b"PAR1"  # how each Parquet file begins
+_PARQUET = b"PAR1"  # first bytes of a Parquet file
 _ROWS_AT_ONCE = 2**16
 
 
 @dataclass(frozen=True)
 class StoredScore:
-    """One row of a file of scores.
+    """A row of a file of scores.
 
     Attributes:
         series: SeriesInstanceUID, folder or file.
-        score: 0 bad ... 4 excellent; None where the slice was not scored.
-        in_domain: False where the slice is marked as novel; None where nothing is judged.
-        acquisition: CTDIvol, kernel, scanner, protocol and date; nothing else is read.
+        score: 0 bad ... 4 excellent; None if the slice was not scored.
+        in_domain: False if the slice is marked as novel; None without a novelty threshold.
+        acquisition: CTDIvol, kernel, scanner, protocol and date. Other fields are None.
     """
 
     series: str
@@ -47,18 +50,18 @@ class StoredScore:
 
 
 def read_scores(path: AnyPath) -> tuple[Iterator[StoredScore], str | None]:
-    """Read a file of scores, Parquet or CSV; its first bytes tell which.
+    """Read a file of scores. Parquet and CSV are distinguished by the first bytes.
 
     Args:
-        path: what `score-archive` or `score --csv` wrote.
+        path: file of `score-archive` or `score --csv`.
 
     Returns:
-        The rows, which are read one after another, and the SHA-256 of the weights, None where the
-        file does not say.
+        An iterator over the rows, and the SHA-256 of the weights; None if the file does not state
+        it.
 
     Raises:
-        InputError: the file cannot be read, is too large, or lacks a column. The rows raise it too,
-            where a value is not what its column holds.
+        InputError: the file cannot be read, is too large, or lacks a column. Iteration also raises
+            it for an invalid value.
         ModuleNotFoundError: pyarrow is not installed, which Parquet needs.
     """
     file = open_regular(path)
@@ -84,7 +87,7 @@ def read_scores(path: AnyPath) -> tuple[Iterator[StoredScore], str | None]:
 def _checked(
     file: BinaryIO, rows: Iterator[tuple[int, Mapping[str, Any]]], path: AnyPath
 ) -> Iterator[StoredScore]:
-    """Yield the rows; close the file at the end."""
+    """Yield the rows, then close the file."""
     with file:
         for count, (number, row) in enumerate(rows, start=1):
             if count > limits.SCORES_ROWS:
@@ -126,7 +129,7 @@ def _check_columns(names: list[str], path: AnyPath) -> None:
 
 
 def _open_csv(file: BinaryIO, path: AnyPath) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    # A spreadsheet may have written a byte order mark.
+    # Spreadsheets can write a byte order mark.
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
     reader = csv.reader(_short_lines(text, path), strict=True)
     heading = next(_lines(reader, path), [])
@@ -228,7 +231,7 @@ def _damaged(path: AnyPath, error: BaseException) -> InputError:
 
 
 def _weights(metadata: Mapping[bytes, bytes] | None) -> str | None:
-    """Return the SHA-256 of the weights that scored; None where the file does not say."""
+    """Return the SHA-256 of the weights; None if the file does not state it."""
     try:
         return str(json.loads((metadata or {})[b"session"])["weights_sha256"])
     except (KeyError, TypeError, ValueError, RecursionError):

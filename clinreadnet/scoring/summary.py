@@ -1,7 +1,7 @@
 """Summarise scores by scanner and protocol, with dose and drift: `clinreadnet summarize`.
 
-Slices of a series resemble each other, so a series counts once, with the mean of its slices. Slices
-that are marked as novel, and slices without a score, are left out and counted.
+Slices of a series are similar, so a series counts once, with the mean of its slices. Slices marked
+as novel and slices without a score are excluded and counted.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _ROWS_AT_ONCE = 10_000
 
 @dataclass(frozen=True)
 class SeriesValues:
-    """What a series adds to its group.
+    """Values of a series.
 
     Attributes:
         score: mean over its slices, 0 bad ... 4 excellent.
-        ctdi_vol_mgy: mean CTDIvol in mGy of its slices that state one; None where none does.
-        acquired: earliest date of its slices; None where none is stated.
+        ctdi_vol_mgy: mean CTDIvol in mGy over slices that state it; None if none does.
+        acquired: earliest date of its slices; None if none is stated.
     """
 
     score: float
@@ -42,7 +42,7 @@ class SeriesValues:
 
 @dataclass(frozen=True)
 class Day:
-    """A point of the control chart: the mean ``score`` of the ``series`` of one date."""
+    """A point of the control chart: mean ``score`` of the ``series`` of a date."""
 
     date: str
     series: int
@@ -54,10 +54,10 @@ class Group:
     """Series of one scanner, protocol or kernel.
 
     Attributes:
-        key: value of each column of ``by``; None where the header did not state it.
-        slices: slices with a score, with those marked as novel.
-        novel: slices marked as novel, which are left out.
-        series: those with a slice that is not left out.
+        key: value of each column of ``by``; None if the header does not state it.
+        slices: number of slices with a score, including those marked as novel.
+        novel: number of slices marked as novel, which are excluded.
+        series: series with at least one slice that is not excluded.
     """
 
     key: tuple[str | None, ...]
@@ -67,22 +67,22 @@ class Group:
 
     @property
     def quality(self) -> Estimate | None:
-        """Mean score of the series; None where all slices are marked as novel."""
-        return estimate([one.score for one in self.series])
+        """Mean score of the series; None if all slices are marked as novel."""
+        return estimate([series.score for series in self.series])
 
     @property
     def ctdi_vol_mgy(self) -> Estimate | None:
-        """Mean CTDIvol in mGy of the series that state one; None where none does."""
-        stated = [one.ctdi_vol_mgy for one in self.series if one.ctdi_vol_mgy is not None]
+        """Mean CTDIvol in mGy over series that state it; None if none does."""
+        stated = [series.ctdi_vol_mgy for series in self.series if series.ctdi_vol_mgy is not None]
         return estimate(stated)
 
     @property
     def days(self) -> list[Day]:
         """Points of the control chart, in order of time."""
         scores: dict[str, list[float]] = {}
-        for one in self.series:
-            if one.acquired is not None:
-                scores.setdefault(one.acquired, []).append(one.score)
+        for series in self.series:
+            if series.acquired is not None:
+                scores.setdefault(series.acquired, []).append(series.score)
         return [
             Day(date, len(scores[date]), math.fsum(scores[date]) / len(scores[date]))
             for date in sorted(scores)
@@ -90,7 +90,7 @@ class Group:
 
     @property
     def chart(self) -> ControlChart | None:
-        """Individuals chart of the means of days; None with fewer than two days."""
+        """Individuals chart of the daily means; None with fewer than two days."""
         days = self.days
         return individuals_chart([day.score for day in days]) if len(days) > 1 else None
 
@@ -108,8 +108,8 @@ class Summary:
         by: columns that make the groups.
         slices: number of rows.
         not_scored: rows without a score.
-        weights_sha256: of the network that scored; None where the files do not say.
-        groups: by key; values that are not stated come last.
+        weights_sha256: SHA-256 of the network's weights; None if the files do not state it.
+        groups: groups sorted by key; missing values come last.
     """
 
     by: tuple[str, ...]
@@ -119,7 +119,7 @@ class Summary:
     groups: tuple[Group, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
+        """Return the content of ``--json``."""
         return {
             "by": list(self.by),
             "slices": self.slices,
@@ -141,21 +141,22 @@ def summarize(
     """Summarise files of scores by scanner, protocol or kernel.
 
     Args:
-        paths: files of `score-archive` (Parquet) or `score --csv`. A series is in one of them only.
-        by: columns that make the groups, some of ``GROUPINGS``.
+        paths: files of `score-archive` (Parquet) or `score --csv`. A series must be in a single
+            file.
+        by: columns to group by, from ``GROUPINGS``.
         advance: called with the number of rows read since the last call.
 
     Returns:
         The summary.
 
     Raises:
-        InputError: no such column to group by, a file as in `read_scores`, a series in two files,
-            files that two networks scored, or no slice with a score.
+        InputError: a column is unknown, a file is invalid (see `read_scores`), a series is in two
+            files, the files are from different networks, or no slice has a score.
     """
     by = tuple(dict.fromkeys(by))
     if not by or not set(by) <= set(GROUPINGS):
         raise InputError(f"by={','.join(by)}: group by {', '.join(GROUPINGS)}")
-    found = _Sums(by)
+    sums = _Sums(by)
     weights: dict[str, AnyPath] = {}
     file_of: dict[str, AnyPath] = {}
     for path in paths:
@@ -168,17 +169,17 @@ def summarize(
                 f"{second}: other weights scored it than {first}, so the scores cannot be "
                 "compared; summarize them one by one"
             )
-        series = found.add(rows, advance)
+        series = sums.add(rows, advance)
         if twice := sorted(series & file_of.keys()):
             raise InputError(
                 f"{path}: series {twice[0]} is also in {file_of[twice[0]]}; give each series once"
             )
         file_of |= dict.fromkeys(series, path)
-    if found.slices == 0:
+    if sums.slices == 0:
         raise InputError(f"{paths[0]}: has no rows; give a file with scores")
-    if found.not_scored == found.slices:
-        raise InputError(f"{paths[0]}: none of {found.slices} slices has a score")
-    return Summary(by, found.slices, found.not_scored, next(iter(weights), None), found.groups())
+    if sums.not_scored == sums.slices:
+        raise InputError(f"{paths[0]}: none of {sums.slices} slices has a score")
+    return Summary(by, sums.slices, sums.not_scored, next(iter(weights), None), sums.groups())
 
 
 @dataclass
@@ -206,7 +207,7 @@ class _SeriesSums:
             self.acquired = date
 
     def values(self) -> SeriesValues | None:
-        """Return the means; None where all slices are left out."""
+        """Return the means; None if all slices are excluded."""
         if self.slices == self.novel:
             return None
         return SeriesValues(
@@ -217,7 +218,7 @@ class _SeriesSums:
 
 
 class _Sums:
-    """What is kept of the rows of all files: a few numbers of each series."""
+    """Sums over the rows of all files, by series."""
 
     def __init__(self, by: Sequence[str]) -> None:
         self._by = by
@@ -242,24 +243,24 @@ class _Sums:
         return own
 
     def groups(self) -> tuple[Group, ...]:
-        keys = sorted(self._series, key=lambda key: [(one is None, one or "") for one in key])
+        keys = sorted(self._series, key=lambda key: [(item is None, item or "") for item in key])
         groups = []
         for key in keys:
             members = self._series[key].values()
-            values = [one.values() for one in members]
+            values = [item.values() for item in members]
             groups.append(
                 Group(
                     key,
-                    sum(one.slices for one in members),
-                    sum(one.novel for one in members),
-                    tuple(one for one in values if one is not None),
+                    sum(item.slices for item in members),
+                    sum(item.novel for item in members),
+                    tuple(item for item in values if item is not None),
                 )
             )
         return tuple(groups)
 
 
 def stated(value: str | None) -> str:
-    """Return a value of a group's key as visible text."""
+    """Return a value of a key as visible text."""
     return "not stated" if value is None else visible(value)
 
 
@@ -273,7 +274,7 @@ def _group_to_dict(by: Sequence[str], group: Group) -> dict[str, Any]:
         "series": len(group.series),
         "quality": None if quality is None else asdict(quality),
         "ctdi_vol_mgy": None if dose is None else asdict(dose),
-        "undated_series": sum(one.acquired is None for one in group.series),
+        "undated_series": sum(series.acquired is None for series in group.series),
         "days": [asdict(day) for day in days],
         "chart": None if chart is None else _chart_to_dict(chart, days),
     }

@@ -1,4 +1,4 @@
-"""The plot of a summary: quality against CTDIvol, and a control chart of each group."""
+"""Plot a summary: quality against CTDIvol, and a control chart of each group."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clinreadnet.scoring.summary import Day, Group, Summary
 from clinreadnet.spec import RESEARCH_USE
 
 MOST_GROUPS = 12
-"""Groups that are drawn, those with the most series; --json has all."""
+"""Number of groups to draw, those with the most series; --json has all groups."""
 
 _MARKERS = "os^Dv*"
 _NAME = 60  # characters of a group's name
@@ -24,11 +24,11 @@ _NAME = 60  # characters of a group's name
 def write_summary_plot(summary: Summary, target: Path) -> None:
     """Draw the quality of each series against its CTDIvol, and the control chart of each group.
 
-    A group's mean has its 95 % confidence interval as a bar. In a control chart, points outside the
+    Bars are the 95 % confidence intervals of the means. In a control chart, points outside the
     limits are crosses, and runs on one side of the centre line are red.
 
     Args:
-        summary: what `summarize` returned.
+        summary: result of `summarize`.
         target: ``.png``, ``.pdf`` or ``.svg``, written atomically.
 
     Raises:
@@ -59,12 +59,12 @@ def write_summary_plot(summary: Summary, target: Path) -> None:
 def _draw_doses(axes: Any, groups: list[Group]) -> None:
     missing = 0
     for number, group in enumerate(groups):
-        known = [one for one in group.series if one.ctdi_vol_mgy is not None]
+        known = [series for series in group.series if series.ctdi_vol_mgy is not None]
         missing += len(group.series) - len(known)
         style = {"color": f"C{number % 10}", "marker": _MARKERS[number // 10]}
         axes.scatter(
-            [one.ctdi_vol_mgy for one in known],
-            [one.score for one in known],
+            [series.ctdi_vol_mgy for series in known],
+            [series.score for series in known],
             s=14,
             alpha=0.4,
             linewidths=0,

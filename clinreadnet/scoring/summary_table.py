@@ -1,4 +1,4 @@
-"""The tables that `clinreadnet summarize` prints."""
+"""Tables of `clinreadnet summarize`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Charted = tuple[Group, ControlChart | None]
 
 
 def print_summary(summary: Summary, console: Console) -> None:
-    """Print the table of groups, the table of drift, and what is out of control."""
+    """Print the table of groups, the table of drift, and notes."""
     console.print(_quality_table(summary))
     charts = [(group, group.chart) for group in summary.groups]
     if any(chart is not None for _, chart in charts):
@@ -73,7 +73,7 @@ def _span(low: float | None, high: float | None) -> Text:
 
 
 def _notes(summary: Summary, charts: Sequence[_Charted]) -> list[str]:
-    """Return what is out of control, and what is left out."""
+    """Return notes about points out of control and excluded rows."""
     lines = [line for group, chart in charts for line in _alarms(group, chart)]
     if len(lines) > _LINES:
         lines[_LINES:] = [f"and {len(lines) - _LINES} more; --json gives all"]
@@ -81,7 +81,7 @@ def _notes(summary: Summary, charts: Sequence[_Charted]) -> list[str]:
         lines.append(f"{novel} of {summary.slices} slices are marked as novel and left out")
     if summary.not_scored:
         lines.append(f"{summary.not_scored} of {summary.slices} slices have no score")
-    dates = [one.acquired for group in summary.groups for one in group.series]
+    dates = [series.acquired for group in summary.groups for series in group.series]
     if undated := dates.count(None):
         lines.append(f"{undated} of {len(dates)} series have no date and are in no control chart")
     if any(chart is not None and len(group.days) < FEW for group, chart in charts):

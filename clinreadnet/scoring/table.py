@@ -1,4 +1,4 @@
-"""The tables of `clinreadnet score` and `score-archive`, fitted to the width of the terminal."""
+"""Tables of `clinreadnet score` and `score-archive`, fitted to the width of the terminal."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from clinreadnet.scoring.result import SeriesReport, SeriesSummary, count_slices
 from clinreadnet.spec import INTERVAL_MASS, RESEARCH_USE
 
 _NAME = 20
-"""Columns that a name gets before other columns are left out for it; longer names fold."""
+"""Least width of the names' column, before other columns are omitted; longer names fold."""
 _FRAME = 3
-"""Columns of the terminal that each column of a table needs beside its text."""
+"""Width of a table column in addition to its text."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class _Column:
     Attributes:
         heading: text of its head.
         cells: text of each row.
-        leave_out: where the terminal is narrow, columns with larger numbers go first; 0 stays.
-        justify: side on which the text stands.
+        leave_out: order in which columns are omitted on a narrow terminal, largest first; 0 stays.
+        justify: alignment of the text.
     """
 
     heading: str
@@ -45,7 +45,7 @@ class _Column:
 
 
 def _fitted(console: Console, heading: str, names: Sequence[str], columns: list[_Column]) -> Table:
-    """Return a table of names and columns without the columns that do not fit beside the names."""
+    """Return a table of names and the columns that fit beside them."""
     least = min(max(map(cell_len, (heading, *names))), _NAME)
     for column in sorted((c for c in columns if c.leave_out), key=lambda c: -c.leave_out):
         room = console.width - 1 - _FRAME - sum(c.width for c in columns)
@@ -62,12 +62,12 @@ def _fitted(console: Console, heading: str, names: Sequence[str], columns: list[
 
 
 def print_report(report: SeriesReport, console: Console, session: Mapping[str, Any]) -> None:
-    """Print the slices, the summary and what ran, with the line on research use.
+    """Print the slices, the summary, the backend, and the line on research use.
 
     Args:
         report: scores of some slices.
-        console: where to.
-        session: what `Session.describe` returned.
+        console: console to print to.
+        session: result of `Session.describe`.
     """
     slices = report.slices
     paths = [os.path.abspath(entry.path) for entry in slices]
@@ -111,12 +111,12 @@ def print_report(report: SeriesReport, console: Console, session: Mapping[str, A
 def print_series(
     by_series: Mapping[str, SeriesSummary], console: Console, most: int | None = None
 ) -> None:
-    """Print a line for a series alone, or a table of several.
+    """Print a line for a single series, or a table of several.
 
     Args:
         by_series: the summary of each series.
-        console: where to.
-        most: rows of the table; default all. A line says how many there are beside.
+        console: console to print to.
+        most: rows of the table; default all. A line states the number of omitted rows.
     """
     summaries = list(by_series.values())
     if len(summaries) == 1:
@@ -142,7 +142,7 @@ def print_series(
 
 
 def scored_by(session: Mapping[str, Any]) -> str:
-    """Return the line that says what ran: backend, precision and weights."""
+    """Return the line with backend, precision and weights."""
     return (
         f"Scored by {session['backend']} in {session['precision']} with weights "
         f"{session['preset']} {session['weights_sha256'][:12]}"

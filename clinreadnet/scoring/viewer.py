@@ -1,8 +1,8 @@
-"""A page to look at a scored series: one HTML file that fetches nothing.
+"""Write a page to view a scored series: a self-contained HTML file.
 
-Each slice is a JPEG of 8-bit codes, which the browser turns into HU and then into grey values, so
-the window can be changed. A code is 4 HU wide from -200 to 440 HU, below the noise of a low-dose
-slice, and 32 to 40 HU wide outside. The page is for looking: scores are computed from the files.
+Each slice is a JPEG of 8-bit codes, which the browser converts to HU and then to grey values, so
+the window can be changed. A code covers 4 HU from -200 to 440 HU, which is below the noise of a
+low-dose slice, and 32 to 40 HU outside. Scores are computed from the files, not from the page.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _JPEG_BYTES = 108_000  # 144 kB in base64, so that 100 slices stay below 15 MB
 CODES: NDArray[np.float32] = np.concatenate(
     [np.arange(-1024, -200, 32), np.arange(-200, 440, 4), 440 + 40 * np.arange(70)]
 ).astype(np.float32)
-"""The HU of each of the 256 codes, ascending."""
+"""HU of each of the 256 codes, ascending."""
 
 
 def check_html(slices: int) -> None:
-    """Refuse a page that cannot be made, before anything is scored.
+    """Check, before scoring, that a page can be written.
 
     Args:
         slices: number of slices.
@@ -55,14 +55,14 @@ def check_html(slices: int) -> None:
 
 
 def write_html(report: SeriesReport, target: Path) -> None:
-    """Write the page of a scored series, atomically. Pixels are read again.
+    """Write the page of a scored series atomically. Pixels are read again.
 
     Args:
         report: what `score_slices` returned.
         target: ``.html`` file.
 
     Raises:
-        InputError: as in `check_html`, a slice cannot be read any more, or ``target`` cannot be
+        InputError: as in `check_html`, a slice can no longer be read, or ``target`` cannot be
             written.
     """
     check_html(len(report.slices))
@@ -91,26 +91,28 @@ def _document(report: SeriesReport) -> dict[str, Any]:
         "slices": [
             {
                 "name": visible(ref.path.name) + ("" if ref.frame is None else f"[{ref.frame}]"),
-                "series": numbers[one.series],
-                "position": one.position,
-                "score": round(one.score, 6),
-                "low": one.low,
-                "high": one.high,
-                "grade": one.grade,
-                "novel": one.in_domain is False,
-                "mark": domain_mark(one),
-                "why": "; ".join(filter(None, (domain_reason(one), visible(one.header)))),
-                "acquisition": {k: v for k, v in asdict(one.acquisition).items() if v is not None},
+                "series": numbers[score.series],
+                "position": score.position,
+                "score": round(score.score, 6),
+                "low": score.low,
+                "high": score.high,
+                "grade": score.grade,
+                "novel": score.in_domain is False,
+                "mark": domain_mark(score),
+                "why": "; ".join(filter(None, (domain_reason(score), visible(score.header)))),
+                "acquisition": {
+                    k: v for k, v in asdict(score.acquisition).items() if v is not None
+                },
                 "map": quality_map.ravel().tolist(),
                 "image": base64.b64encode(encode(ref.load())).decode("ascii"),
             }
-            for ref, one, quality_map in zip(report.refs, report.slices, maps, strict=True)
+            for ref, score, quality_map in zip(report.refs, report.slices, maps, strict=True)
         ],
     }
 
 
 def encode(hu: NDArray[np.float32]) -> bytes:
-    """Return a slice [512, 512] in HU as a JPEG of codes, the best that fits its share."""
+    """Encode a slice [512, 512] in HU as a JPEG of codes within the size limit."""
     from PIL import Image
 
     middles = (CODES[1:] + CODES[:-1]) / 2

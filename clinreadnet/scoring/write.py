@@ -1,4 +1,4 @@
-"""Write scores as CSV and as the output of the challenge's container."""
+"""Write scores as CSV and in the format of the challenge's container."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHALLENGE_FILE = "image-quality-scores.json"
 
 
 def write_csv(report: SeriesReport, target: Path) -> None:
-    """Write one row per slice, atomically. The columns of the acquisition come last.
+    """Write a CSV file with a row per slice, atomically. Acquisition columns come last.
 
     Raises:
         InputError: ``target`` cannot be written.
@@ -28,18 +28,18 @@ def write_csv(report: SeriesReport, target: Path) -> None:
         writer = csv.writer(file)
         names = [field.name for field in fields(SliceScore) if field.name != "acquisition"]
         writer.writerow([*names, *(field.name for field in fields(Acquisition))])
-        for one in report.slices:
-            row = asdict(one) | {"score": f"{one.score:.4f}"}
+        for score in report.slices:
+            row = asdict(score) | {"score": f"{score.score:.4f}"}
             row |= row.pop("acquisition")
-            if one.novelty is not None:
-                row["novelty"] = f"{one.novelty:.4f}"
-            if one.in_domain is not None:
-                row["in_domain"] = str(one.in_domain).lower()
+            if score.novelty is not None:
+                row["novelty"] = f"{score.novelty:.4f}"
+            if score.in_domain is not None:
+                row["in_domain"] = str(score.in_domain).lower()
             writer.writerow(row.values())
 
 
 def check_challenge_output(folder: Path) -> None:
-    """Check that the challenge output can be written, before slices are scored.
+    """Check, before scoring, that the challenge output can be written.
 
     Raises:
         InputError: ``folder`` is not a folder, or the file in it cannot be written.
@@ -50,15 +50,15 @@ def check_challenge_output(folder: Path) -> None:
 
 
 def write_challenge_output(report: SeriesReport, folder: Path) -> None:
-    """Write the output of the LDCTIQAC 2023 container, the list of scores, atomically.
+    """Write the list of scores in the format of the LDCTIQAC 2023 container, atomically.
 
     Args:
         report: what `score_slices` returned.
-        folder: folder for ``image-quality-scores.json``, one number per slice, in order.
+        folder: folder for ``image-quality-scores.json``, which has a number per slice, in order.
 
     Raises:
         InputError: as in `check_challenge_output`.
     """
     check_challenge_output(folder)
     with whole_file(folder / CHALLENGE_FILE) as temporary:
-        temporary.write_text(json.dumps([one.score for one in report.slices]) + "\n")
+        temporary.write_text(json.dumps([score.score for score in report.slices]) + "\n")

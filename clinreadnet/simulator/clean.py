@@ -1,4 +1,4 @@
-"""The clean slice that is degraded, and where on it noise and detail are measured."""
+"""The clean slice before degradation, with the masks for measurements."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class CleanSlice:
 
     Attributes:
         hu: ``[512, 512]`` float32 Hounsfield units; air outside the inscribed circle.
-        structure: ``[512, 512]`` float32, what of ``hu`` is anatomy: a phantom's ``hu`` itself, a
-            scanned slice without its own noise.
+        structure: ``[512, 512]`` float32, the anatomy in ``hu``: equal to ``hu`` for a phantom, a
+            denoised copy for a scanned slice.
         pixel_mm: width of a pixel in millimetres.
         tissue: ``[512, 512]`` bool, soft tissue away from edges, where noise is measured.
         body: ``[512, 512]`` bool, inside the skin.
@@ -40,13 +40,13 @@ class CleanSlice:
 
     @property
     def own_noise_hu(self) -> float:
-        """Standard deviation in even tissue of what is not anatomy: 0 for a phantom."""
+        """Standard deviation of ``hu - structure`` in even tissue; 0 for a phantom."""
         own = (self.hu - self.structure)[self.tissue]
         return float(np.sqrt(np.mean(own**2))) if own.size else 0.0
 
 
 def outside_circle() -> Mask:
-    """Return ``[512, 512]`` bool, the pixels that the scanner does not see."""
+    """Return ``[512, 512]`` bool, pixels outside the inscribed circle."""
     half = np.arange(SIZE) - SIZE // 2
     return np.asarray(np.hypot(half[None, :], half[:, None]) > SIZE // 2 - 1)
 
@@ -55,17 +55,17 @@ def even_tissue(structure: Float32, body: Mask) -> Mask:
     """Return ``[512, 512]`` bool, the soft tissue away from edges."""
     soft = ndi.gaussian_filter(structure, 1.5)
     even = ndi.maximum_filter(soft, 9) - ndi.minimum_filter(soft, 9) < 45
-    # Nor thin lines, which the blur hides.
+    # Exclude thin lines too, which the blur hides.
     even &= ndi.maximum_filter(np.abs(structure - soft), 3) < 30
     deep = ndi.binary_erosion(body, iterations=12)
     return np.asarray((soft > 15) & (soft < 150) & even & deep)
 
 
 def scanned_slice(hu: Float32, pixel_mm: float) -> CleanSlice:
-    """Make a scanned slice ready to be degraded.
+    """Prepare a scanned slice for degradation.
 
-    Its own noise must not count as detail that a degradation loses: detail is looked for in a copy
-    without noise (non-local means), noise in the even tissue of that copy.
+    The noise of the scan must not count as detail that a degradation loses. Detail is therefore
+    measured on a denoised copy (non-local means), and noise in the even tissue of that copy.
 
     Args:
         hu: ``[512, 512]`` float32 Hounsfield units.

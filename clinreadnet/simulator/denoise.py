@@ -1,6 +1,6 @@
-"""Denoisers that leave a slice smooth and poorer: non-local means and the bilateral filter.
+"""Denoisers that remove noise and detail: non-local means and the bilateral filter.
 
-They work on the encoded range -1000...400 HU, as they would on the challenge's files.
+They operate on the encoded range -1000...400 HU, like on the challenge's files.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Write simulated CT slices as DICOM: CT Image Storage, explicit VR little endian, int16 pixels.
 
-Every identifier is derived from the series' name, so that the same simulation writes the same
-bytes. Names and descriptions say that the patient is simulated.
+Identifiers are derived from the name of the series, so the bytes depend only on the simulation.
+Names and descriptions state that the patient is simulated.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ _TIME = "120000"
 
 
 def _uid(*what: object) -> UID:
-    # A UUID as a UID (PS3.5 B.2), which needs no registered root. pydicom's generate_uid would draw
-    # one at random.
+    # A UUID as a UID (PS3.5 B.2) needs no registered root. pydicom's generate_uid is random.
     name = "/".join(("clinreadnet", "simulate", *(str(part) for part in what)))
     return UID(f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, name).int}")
 
@@ -44,7 +43,7 @@ def write_ct_slice(
     Args:
         path: file to write.
         hu: ``[rows, columns]`` Hounsfield units; stored rounded, within -1024...3071.
-        series: names the series; its UIDs are derived from this.
+        series: name of the series, from which its UIDs are derived.
         patient_id: identifier of the simulated patient.
         index: number of the slice from 0, head to feet.
         pixel_mm: width of a pixel.

@@ -1,7 +1,7 @@
-"""Reconstruction kernels: how much of each spatial frequency an image keeps.
+"""Reconstruction kernels: the response of an image at each spatial frequency.
 
-A scanner's kernel is a response over frequency in cycles per millimetre, whatever the pixel size.
-The family here is::
+The kernel of a scanner is a response over frequency in cycles per millimetre, independent of the
+pixel size. This module uses the family::
 
     response(f) = (1 + boost * bump(f)) * exp(-(f / cutoff) ^ power)
 
@@ -21,10 +21,10 @@ from clinreadnet.simulator.clean import Float32
 SOFT, STANDARD, SHARP = "soft", "standard", "sharp"
 
 _SHARES = {SOFT: 0.40, STANDARD: 0.42, SHARP: 0.18}
-# Cutoff in cycles per mm, least and greatest, and the exponent, of each kind.
+# Range of the cutoff in cycles per mm, and the exponent, of each kind of kernel.
 _CUTOFFS = {SOFT: (0.16, 0.34), STANDARD: (0.34, 0.70), SHARP: (0.70, 2.20)}
 _POWERS = {SOFT: (0.95, 1.8), STANDARD: (0.9, 2.1), SHARP: (0.9, 2.0)}
-# Sharp kernels also raise what lies around this frequency, as edge-enhancing ones do.
+# Sharp kernels amplify frequencies around this one, like edge-enhancing kernels.
 _BOOSTED_PER_MM = 0.55
 _MOST_BOOST = 0.6
 
@@ -58,7 +58,7 @@ class Kernel:
         return self.response(np.asarray(np.fft.rfftfreq(size) / pixel_mm, np.float32))
 
     def smooth(self, image: Float32, pixel_mm: float) -> Float32:
-        """Return an image ``[n, n]`` as this kernel shows it; without a scan, and periodic."""
+        """Filter an image ``[n, n]`` with the kernel, periodically and without a scan."""
         n = len(image)
         along, across = np.fft.fftfreq(n), np.fft.rfftfreq(n)
         radius = np.hypot(along[:, None], across[None, :]) / pixel_mm
@@ -67,11 +67,11 @@ class Kernel:
 
 
 REFERENCE = Kernel(cutoff=0.5, power=1.8)
-"""A standard body kernel, for the tests and for slices that name none."""
+"""A standard body kernel, for tests and for slices without a known kernel."""
 
 
 def draw_kernel(rng: np.random.Generator) -> Kernel:
-    """Draw a kernel as routine abdominal protocols use them, now and then a bone kernel."""
+    """Draw a kernel of routine abdominal protocols, occasionally a bone kernel."""
     kind = str(rng.choice(list(_SHARES), p=list(_SHARES.values())))
     low, high = _CUTOFFS[kind]
     cutoff = low * math.exp(float(rng.uniform(0.0, math.log(high / low))))

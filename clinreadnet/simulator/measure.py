@@ -1,9 +1,9 @@
-"""What is measured on a degraded slice: of the whole image, and of each 32x32 tile of it.
+"""Measure a degraded slice: the whole image and each 32x32 tile.
 
-Four numbers decide the quality (`clinreadnet.simulator.radiologists`): noise, streaks, lost edges,
-lost detail. The same four are measured around each tile, in a Gaussian neighbourhood, and give the
-tile's quality by the same formula. Where a tile holds little evidence (little tissue, few edges)
-its number is pulled towards the image's.
+Four measurements determine the quality (`clinreadnet.simulator.radiologists`): noise, streaks, lost
+edges and lost detail. They are also measured in a Gaussian neighbourhood of each tile, which gives
+the tile's quality by the same formula. For a tile with little evidence (little tissue, few edges),
+each measurement is shrunk towards that of the image.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from clinreadnet.simulator.radiologists import quality
 from clinreadnet.spec import MAP_SIDE, SIZE
 
 NEIGHBOURHOOD = 20.0
-"""Standard deviation in pixels of the neighbourhood of a tile's centre: a tile is 32 wide."""
+"""Standard deviation in pixels of the neighbourhood around a tile's centre. A tile is 32 wide."""
 
-# Slopes in HU a pixel, of the structure blurred by a pixel, from which structure is faint and from
-# which it is strong. Below them it is texture, or what is left of a scanned slice's own noise.
+# Least slopes of faint and strong structure in HU per pixel, after a blur of one pixel. Smaller
+# slopes are texture or residual noise of a scanned slice.
 _FAINT, _STRONG = 3.5, 12.0
-# How much evidence the image's number counts for beside a tile's own: as a share of a full
-# neighbourhood for noise and streaks, of the mean neighbourhood inside the body for slopes.
+# Weight of the image's measurement relative to a tile's evidence: a share of a full neighbourhood
+# for noise and streaks, of the mean neighbourhood inside the body for slopes.
 _PRIOR_ERROR, _PRIOR_SLOPE, _PRIOR_OWN = 0.02, 0.15, 0.2
-# Blocks that are averaged before the neighbourhood is taken: exact enough, and 64 times as fast.
+# Side of blocks that are averaged first: accurate enough and 64 times as fast.
 _BLOCK = 8
 _INSIDE = 0.3
 
 
 @dataclass(frozen=True)
 class TileQuality:
-    """The local truth of an image.
+    """Tile labels of an image.
 
     Attributes:
         quality: ``[16, 16]`` float32, noiseless quality 0...4 around each tile.
@@ -44,7 +44,7 @@ class TileQuality:
     weight: Float32
 
     def capped(self, source: TileQuality) -> TileQuality:
-        """Return the tiles of a denoised copy: none is better than the same tile of its source."""
+        """Return the tiles of a denoised copy, limited to the quality of the source's tiles."""
         return TileQuality(np.minimum(self.quality, source.quality), self.weight)
 
 
@@ -79,27 +79,27 @@ class Tiles:
             power: ``[512, 512]`` squared random error in HU^2.
             streak_power: ``[16, 16]`` neighbourhood sums of the squared streaks inside the body.
             measured: noise_hu, streak_hu, edge_loss, detail_loss of the whole image.
-            more: ``[16, 16]`` variance in HU^2 of a scanned slice's own noise.
-            denoised: a denoised image; its noise counts in even tissue alone, since in edges the
-                error is what the denoiser took. None for a scan, which loses no slopes.
+            more: ``[16, 16]`` variance in HU^2 of the original noise of a scanned slice.
+            denoised: a denoised image; None for a scan, which loses no slopes. Its noise is
+                measured only in even tissue, because the error at edges is lost structure.
         """
         noise_hu, streak_hu, *losses = measured
         where = self._tissue if denoised is not None else self._body
         mask = self._masks[denoised is not None]
-        # The image's noise holds the own noise too, where a tile has little evidence.
+        # The image's noise includes the original noise, for tiles with little evidence.
         simulated = max(noise_hu**2 - float(np.mean(more)), 0.0)
         noise = _shrunk(neighbourhood(power * mask), where, simulated) + more
         streak = _shrunk(streak_power, self._body, streak_hu**2)
         edge, faint = (np.full_like(noise, loss) for loss in losses)
         if denoised is not None:
             edge, faint = self._losses(denoised, losses)
-        found = quality(np.sqrt(noise), np.sqrt(streak), edge, faint)
-        return TileQuality(np.asarray(found, np.float32), self.weight)
+        tile_quality = quality(np.sqrt(noise), np.sqrt(streak), edge, faint)
+        return TileQuality(np.asarray(tile_quality, np.float32), self.weight)
 
     def spread(self, own: Float32) -> Float32:
-        """Return the variance ``[16, 16]`` of own noise ``[512, 512]`` around each tile.
+        """Return the variance ``[16, 16]`` of original noise ``[512, 512]`` around each tile.
 
-        It is told in even tissue: elsewhere what a denoiser took may be structure.
+        It is measured in even tissue, because elsewhere a denoiser can remove structure.
         """
         variance = float(np.mean(own[self._masks[True]] ** 2)) if self._masks[True].any() else 0.0
         total = neighbourhood(own * own * self._masks[True])
@@ -110,7 +110,7 @@ class Tiles:
         return neighbourhood(missing * missing * self._masks[False])
 
     def _losses(self, hu: Float32, image: list[float]) -> list[Float32]:
-        found = []
+        losses = []
         for kept, kind, most, loss in zip(
             self._detail.kept(hu), self._slopes, self._detail.most, image, strict=True
         ):
@@ -118,8 +118,8 @@ class Tiles:
             inside = self._body > _INSIDE
             prior = _PRIOR_SLOPE * float(size[inside].mean()) if inside.any() else 1.0
             share = (neighbourhood(kept) + prior * (1 - loss) * most) / (size + prior)
-            found.append(np.clip(1 - share / most, 0, 1).astype(np.float32))
-        return found
+            losses.append(np.clip(1 - share / most, 0, 1).astype(np.float32))
+        return losses
 
 
 def neighbourhood(image: Float32 | Mask) -> Float32:
@@ -139,31 +139,31 @@ def neighbourhood(image: Float32 | Mask) -> Float32:
 
 
 def _shrunk(total: Float32, evidence: Float32, image: float) -> Float32:
-    """Return local means, pulled towards the image's where there is little evidence."""
+    """Return local means, shrunk towards the image's value where there is little evidence."""
     return (total + _PRIOR_ERROR * np.float32(image)) / (evidence + np.float32(_PRIOR_ERROR))
 
 
 class Detail:
-    """Edges and faint structure of a clean slice, and what an image keeps of their slopes.
+    """Edges and faint structure of a clean slice, and the share of their slopes in an image.
 
-    Losses are relative to ``best``, the image that shows most of them. Kept is the regression of
-    the image's slopes on the structure's: noise in the image, which points anywhere, adds nothing
-    to it, where a comparison of slopes' sizes would count noise as detail.
+    Losses are relative to ``best``, the image that shows most of them. The kept share is the
+    regression of the image's slopes on those of the structure. Noise has random directions and does
+    not contribute; a comparison of magnitudes would count noise as detail.
 
     Attributes:
-        most: shares of strong and of faint slopes that ``best`` keeps.
+        most: shares of strong and faint slopes in ``best``.
     """
 
     def __init__(self, clean: CleanSlice, best: Float32) -> None:
         self._slope = _slope(clean.structure)
-        # The blur tells an edge, which goes on for a few pixels, from grain.
+        # The blur separates edges, which extend over a few pixels, from noise.
         size = np.hypot(*_slope(ndi.gaussian_filter(clean.structure, 1.0)))
         self._strong = clean.body & (size >= _STRONG)
         self._faint = clean.body & (size >= _FAINT) & (size < _STRONG)
         self.most = self._shares(_slope(best))
 
     def losses(self, hu: Float32) -> tuple[float, float]:
-        """Return the lost share (0...1) of strong edges and of faint structure."""
+        """Return the lost shares (0...1) of strong edges and of faint structure."""
         strong, faint = (
             min(max(1.0 - share / most, 0.0), 1.0)
             for share, most in zip(self._shares(_slope(hu)), self.most, strict=True)
@@ -176,7 +176,7 @@ class Detail:
         return {"strong": squared * self._strong, "faint": squared * self._faint}
 
     def kept(self, hu: Float32) -> tuple[Float32, Float32]:
-        """Return what an image has of these, as products of slopes ``[512, 512]``."""
+        """Return the products of an image's slopes with these, ``[512, 512]`` each."""
         products = (_slope(hu) * self._slope).sum(axis=0)
         return products * self._strong, products * self._faint
 
@@ -186,12 +186,12 @@ class Detail:
     def _share(self, slope: Float32, where: Mask) -> float:
         mine, theirs = slope[:, where], self._slope[:, where]
         power = float(np.sum(theirs**2, dtype=np.float64))
-        # A slice without such slopes has none to lose.
+        # A slice without such slopes loses none.
         return float(np.sum(mine * theirs, dtype=np.float64)) / power if power > 0 else 1.0
 
 
 def _slope(hu: Float32) -> Float32:
-    # In the radiologists' window: an edge of bone or gas counts no more than they see of it.
-    # Finer than this little blur nothing is compared: every reconstruction takes that much.
+    # In the radiologists' window, so that edges of bone and gas count as displayed. The blur
+    # removes detail that every reconstruction loses.
     seen = ndi.gaussian_filter(np.clip(hu, -160, 240), 0.7)
     return np.asarray(np.stack([ndi.sobel(seen, 0), ndi.sobel(seen, 1)]) / 8, np.float32)

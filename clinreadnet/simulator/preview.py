@@ -1,4 +1,4 @@
-"""The contact sheet of a simulated folder: two rows for each anatomy, images above their tiles."""
+"""Draw the contact sheet of a simulated folder: images and their tiles for each anatomy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from clinreadnet.scoring.plot import check_plot
 from clinreadnet.spec import LIKERT, RESEARCH_USE
 
 MOST_ROWS = 8
-"""Anatomies on a sheet; further ones are left out."""
+"""Largest number of anatomies on a sheet."""
 
 _WINDOW = (-160, 240)  # width 400, level 40
 
@@ -26,8 +26,8 @@ def write_preview(folder: str | os.PathLike[str], target: Path) -> None:
     """Draw the first anatomies of a simulated folder, each image with score, noise and views.
 
     Args:
-        folder: what ``simulate_folder`` wrote.
-        target: ``.png``, ``.pdf`` or ``.svg``, written whole or not at all.
+        folder: folder of ``simulate_folder``.
+        target: ``.png``, ``.pdf`` or ``.svg``, written atomically.
 
     Raises:
         InputError: as `check_plot`, or ``target`` cannot be written.
@@ -78,7 +78,7 @@ def _caption(axes: Any, name: str, image: Mapping[str, Any]) -> None:
 def _draw_tiles(
     axes: Any, hu: NDArray[Any], quality: NDArray[np.float32], weight: NDArray[np.float32]
 ) -> None:
-    """Draw the tiles over the image, as opaque as their weight."""
+    """Draw the tiles over the image, with their weight as opacity."""
     axes.imshow(hu, cmap="gray", vmin=_WINDOW[0], vmax=_WINDOW[1])
     edge = len(hu) - 0.5
     extent = (-0.5, edge, edge, -0.5)

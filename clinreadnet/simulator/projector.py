@@ -1,8 +1,8 @@
 """Parallel-beam projector and filtered back-projection on the CPU (numba).
 
 Geometry and filters are those of scikit-image's ``radon(circle=True)`` and ``iradon``: the image is
-square, its centre of rotation is pixel ``n // 2``, a detector cell is one pixel wide, and whatever
-lies outside the inscribed circle is zero. Views are spread evenly over half a turn.
+square, the centre of rotation is pixel ``n // 2``, a detector cell is one pixel wide, and the image
+is zero outside the inscribed circle. Views are spaced evenly over half a turn.
 
 Several sinograms of the same geometry are back-projected together: the kernel reads eight
 interleaved channels at each detector position, so that a noise-free and four noisy
@@ -23,7 +23,7 @@ from clinreadnet.errors import InputError
 Float32 = NDArray[np.float32]
 
 _CHANNELS = 8
-# Zeros around what is interpolated: a ray may leave the circle by a pixel, never by two.
+# Zero padding for interpolation: a ray can leave the circle by less than two pixels.
 _MARGIN = 3
 
 
@@ -110,7 +110,7 @@ def forward_project(image: Float32, views: int) -> Float32:
     size = image.shape[0]
     centre = size // 2
     rows, columns = np.nonzero(image)
-    # Rays are followed only where there is something: an abdomen leaves much of the circle empty.
+    # Rays are traced only inside the object; an abdomen leaves much of the circle empty.
     reach = float(np.hypot(rows - centre, columns - centre).max()) if rows.size else 0.0
     if reach > centre + 1e-6:
         raise InputError("the projector needs an image that is zero outside the inscribed circle")
@@ -128,9 +128,9 @@ def forward_project(image: Float32, views: int) -> Float32:
 
 
 def ramp_filter(size: int) -> Float32:
-    """Return the ramp for FFTs of length ``size``, as the transform of its spatial form.
+    """Return the ramp filter for FFTs of length ``size``, as the transform of its spatial form.
 
-    Band-limited so (Kak and Slaney, chapter 3), it keeps reconstructed values unbiased.
+    This band-limited form (Kak and Slaney, chapter 3) keeps reconstructed values unbiased.
 
     Returns:
         ``[size // 2 + 1]`` float32, for the non-negative frequencies.
@@ -150,16 +150,16 @@ def channel_filters(size: int, channels: int, windows: Float32 | None) -> Float3
     Args:
         size: FFT length.
         channels: number of channels.
-        windows: ``[size // 2 + 1]`` or ``[channels, size // 2 + 1]``, multiplied into the ramp;
-            None leaves the ramp alone.
+        windows: ``[size // 2 + 1]`` or ``[channels, size // 2 + 1]``, multiplied with the ramp;
+            None uses the bare ramp.
     """
     ramp = ramp_filter(size)
-    found = ramp if windows is None else ramp * windows
-    return np.asarray(np.broadcast_to(found, (channels, len(ramp))), np.float32)
+    filters = ramp if windows is None else ramp * windows
+    return np.asarray(np.broadcast_to(filters, (channels, len(ramp))), np.float32)
 
 
 def filter_length(size: int) -> int:
-    """Return the FFT length for a detector of ``size`` cells: without wrap-around."""
+    """Return the FFT length for a detector of ``size`` cells, which avoids wrap-around."""
     return max(64, 1 << math.ceil(math.log2(2 * size)))
 
 
@@ -167,9 +167,9 @@ def back_project(sinograms: Float32, windows: Float32 | None = None) -> Float32:
     """Reconstruct images by filtered back-projection.
 
     Args:
-        sinograms: ``[channels, views, n]`` float32 line integrals, all of one geometry.
-        windows: frequency windows over the ramp for FFTs of ``filter_length(n)``, of all channels
-            or one for each; None reconstructs with the bare ramp.
+        sinograms: ``[channels, views, n]`` float32 line integrals of equal geometry.
+        windows: frequency windows for FFTs of ``filter_length(n)``, one for all channels or one for
+            each; None uses the bare ramp.
 
     Returns:
         ``[channels, n, n]`` float32, zero outside the inscribed circle.

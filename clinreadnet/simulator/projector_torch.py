@@ -1,7 +1,7 @@
-"""The projector of `clinreadnet.simulator.projector` in PyTorch: batched, for a GPU or the CPU.
+"""`clinreadnet.simulator.projector` in PyTorch: batched, on a GPU or the CPU.
 
-Same geometry, filters and interpolation. Many slices go through together, a few views at a time so
-that memory stays within bounds.
+Geometry, filters and interpolation are the same. Slices are processed in batches, a few views at a
+time to limit memory.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from clinreadnet.simulator.projector import Float32, channel_filters, filter_length, view_angles
 
-# Samples held at once while projecting, of one slice: some views of n x n.
+# Samples in memory per slice while projecting: some views of n x n.
 _VIEWS_AT_ONCE = 8
 
 
@@ -56,8 +56,8 @@ def back_project(sinograms: Tensor, windows: Float32 | None = None) -> Tensor:
     """Reconstruct images by filtered back-projection.
 
     Args:
-        sinograms: ``[b, views, n]`` float32 line integrals, all of one geometry.
-        windows: frequency windows over the ramp, as in `clinreadnet.simulator.projector`.
+        sinograms: ``[b, views, n]`` float32 line integrals of equal geometry.
+        windows: frequency windows, as in `clinreadnet.simulator.projector`.
 
     Returns:
         ``[b, n, n]`` float32, zero outside the inscribed circle.
@@ -68,7 +68,7 @@ def back_project(sinograms: Tensor, windows: Float32 | None = None) -> Tensor:
     responses = torch.from_numpy(channel_filters(length, batch, windows)).to(device)
     spectrum = torch.fft.rfft(sinograms, n=length)
     filtered = torch.fft.irfft(spectrum * responses[:, None], n=length)[..., :size]
-    # A ray may leave the circle by a pixel: a zero on either side is enough.
+    # A ray can leave the circle by a pixel: one zero on each side is enough.
     filtered = F.pad(filtered, (1, 2))
     offset = torch.arange(size, device=device, dtype=torch.float32) - size // 2
     inside = offset[:, None] ** 2 + offset[None, :] ** 2 <= (size // 2) ** 2
@@ -87,7 +87,7 @@ def back_project(sinograms: Tensor, windows: Float32 | None = None) -> Tensor:
 
 
 class TorchProjector:
-    """The projector on one device, with arrays in and out as `clinreadnet.simulator.projector`."""
+    """The projector on a device, with the interface of `clinreadnet.simulator.projector`."""
 
     def __init__(self, device: str) -> None:
         self._device = torch.device(device)

@@ -1,4 +1,4 @@
-"""Five simulated radiologists: from what was measured on an image to its mean opinion score.
+"""Five simulated radiologists: from the measurements of an image to its mean opinion score.
 
 The impairment is an equivalent noise in HU. It grows with each of the four measurements::
 
@@ -6,14 +6,14 @@ The impairment is an equivalent noise in HU. It grows with each of the four meas
                       + (EDGE_WEIGHT * edge_loss)^2 + (DETAIL_WEIGHT * detail_loss)^2)
     quality    = 4 / (1 + (impairment / HALF_QUALITY) ^ STEEPNESS)
 
-Streaks weigh more than noise of the same size because they run through the organs as lines. Lost
-detail weighs so much that a denoiser gains about nothing: it trades noise for detail. Each
-radiologist then votes a whole grade, ``round(quality + bias + Normal(0, spread))`` kept within
-0...4, and the label is the mean of the five votes, a multiple of 0.2.
+Streaks weigh more than noise of equal power because they cross the organs as lines. Lost detail has
+a weight at which a denoiser gains almost nothing: it trades noise for detail. Each radiologist then
+votes a whole grade, ``round(quality + bias + Normal(0, spread))`` kept within 0...4, and the label
+is the mean of the five votes, a multiple of 0.2.
 
-The constants are calibrated so that a set of simulated labels is distributed like the 1000 training
-labels of the LDCTIQAC 2023 challenge, and so that radiologists agree about as real ones do. They
-stand in for radiologists; they are not a model of them.
+The constants are calibrated to the distribution of the 1000 training labels of the LDCTIQAC 2023
+challenge and to the agreement of its radiologists. They replace radiologists; they are not a model
+of perception.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 STREAK_WEIGHT = 1.6
-"""HU of noise that trouble a radiologist as much as one HU of streak."""
+"""Noise in HU that is equivalent to 1 HU of streaks."""
 
 EDGE_WEIGHT = 40.0
-"""HU of noise that trouble a radiologist as much as losing every strong edge."""
+"""Noise in HU that is equivalent to losing every strong edge."""
 
 DETAIL_WEIGHT = 90.0
-"""HU of noise that trouble a radiologist as much as losing all faint structure."""
+"""Noise in HU that is equivalent to losing all faint structure."""
 
 HALF_QUALITY = 54.0
-"""Impairment in HU at which quality is 2."""
+"""Impairment in HU at which the quality is 2."""
 
 STEEPNESS = 3.0
 """Exponent of the quality curve."""
@@ -50,7 +50,7 @@ RADIOLOGISTS = ((0.20, 0.28), (0.08, 0.25), (-0.02, 0.31), (-0.10, 0.27), (-0.16
 def quality(
     noise_hu: ArrayLike, streak_hu: ArrayLike, edge_loss: ArrayLike, detail_loss: ArrayLike
 ) -> NDArray[np.float64]:
-    """Return the noiseless quality 0...4, falling in each argument: arrays of one shape, float64.
+    """Return the noiseless quality 0...4, float64; it decreases in each argument.
 
     Args:
         noise_hu: standard deviation of the noise in even soft tissue.
@@ -69,10 +69,10 @@ def quality(
 def copy_quality(own: float, source: float) -> float:
     """Return the noiseless quality of a denoised copy.
 
-    A denoiser adds nothing about the patient: no copy is better than its source.
+    A denoiser adds no information: a copy is never better than its source.
 
     Args:
-        own: quality by what was measured on the copy.
+        own: quality by the measurements of the copy.
         source: quality of the slice that was denoised.
     """
     return min(own, source)

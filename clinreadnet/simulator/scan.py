@@ -1,15 +1,15 @@
-"""Low-dose and sparse-view degradation of a slice, in its sinogram.
+"""Simulate low-dose and sparse-view degradation of a slice in its sinogram.
 
-As in the LDCTIQAC 2023 challenge, one slice becomes twelve: four noise levels times three view
-counts. One forward projection serves all twelve; the sparse ones take every third or sixth view.
-Four denoised copies join them, whose noise is gone and detail too.
+As in the LDCTIQAC 2023 challenge, a slice has twelve degradations: four noise levels times three
+view counts. They share a forward projection; sparse scans use every third or sixth view. Four
+denoised copies are added.
 
 Counts behind the patient are Poisson, ``N ~ Poisson(I0 exp(-p)) + Normal(0, 10)``, with the line
-integral ``p`` of ``mu = mu_water (1 + HU / 1000)``. As a scanner's exposure control does, ``I0``
-follows from the patient, the kernel and the noise that the protocol asks for.
+integral ``p`` of ``mu = mu_water (1 + HU / 1000)``. ``I0`` follows from the patient, the kernel and
+the requested noise, like the exposure control of a scanner.
 
-The kernel is the protocol's choice: a soft one loses nothing that it was meant to show. Edges and
-detail are lost by denoising alone, relative to the noise-free image of the same kernel.
+The kernel is part of the protocol and does not count as loss. Edges and detail are lost only by
+denoising, relative to the noise-free image of the same kernel.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ VIEWS = (720, 240, 120)
 """View counts over half a turn, most first; each divides the first."""
 
 NOISE_LEVELS = (14.0, 27.0, 38.0, 48.0)
-"""Noise in HU that a protocol asks for at the most views, least first; a third of the views has
-1.7 times as much, a sixth 2.4 times."""
+"""Requested noise in HU at the largest view count, lowest first. A third of the views has 1.7 times
+the noise, a sixth 2.4 times."""
 
 SCANS = len(NOISE_LEVELS) * len(VIEWS)
 """Simulated scans of one slice."""
 
 DENOISERS = ("nlm", "bilateral")
-"""Denoisers, in the order in which the copies take turns."""
+"""Denoisers, in the order of the copies."""
 
 COPIES = 4
 """Denoised copies among the degradations of a slice."""
@@ -50,27 +50,27 @@ COPIES = 4
 DEGRADATIONS = SCANS + COPIES
 """Degraded versions of one slice."""
 
-# Least and greatest strength of each denoiser, in units of the noise.
+# Range of the strength of each denoiser, in units of the noise.
 _STRENGTHS = {"nlm": (0.45, 1.1), "bilateral": (1.2, 3.5)}
 
 ELECTRONIC_NOISE = 10.0
 """Standard deviation of the electronic noise in counts."""
 
 FEWEST_PHOTONS = 25.0
-"""Photons that reach a detector cell behind the thickest paths of nine tenths of the views, at
-least: below that the image is streaks of starvation."""
+"""Least number of photons at a detector cell behind the thickest path, for nine tenths of the
+views. With fewer, photon starvation causes streaks."""
 
-# Standard deviation of each noise level in log units: noise is a continuum, not four spikes. The
-# least reaches from the cleanest routine slices to the next level.
+# Standard deviation of each noise level in log units, so that noise is continuous. The lowest level
+# reaches from the cleanest routine slices to the next level.
 _NOISE_SPREAD = (0.45, 0.33, 0.33, 0.33)
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How an anatomy is scanned and reconstructed.
+    """Noise and reconstruction of a scan.
 
     Attributes:
-        noise_hu: noise asked for at the most views, one for each noise level, least first.
+        noise_hu: requested noise at the largest view count for each noise level, lowest first.
         kernel: the reconstruction kernel.
     """
 
@@ -87,19 +87,19 @@ def draw_protocol(rng: np.random.Generator) -> Protocol:
 
 @dataclass(frozen=True)
 class Degradation:
-    """One degraded slice and what was measured on it.
+    """A degraded slice and its measurements.
 
     Attributes:
         hu: ``[n, n]`` float32 Hounsfield units.
-        exposure: photons per detector cell before the patient; infinite for a scanned slice as it
-            was, without a simulated scan.
+        exposure: photons per detector cell before the patient; infinite for a scanned slice without
+            a simulated scan.
         views: number of views.
-        noise_hu: standard deviation of the random error in even soft tissue, a scanned slice's own
-            noise included.
+        noise_hu: standard deviation of the random error in even soft tissue, including the original
+            noise of a scanned slice.
         streak_hu: root mean square error of missing views in the body.
-        edge_loss: share (0...1) of the slope of strong edges that is lost, of what the kernel's
-            noise-free reconstruction shows.
-        detail_loss: share (0...1) of the slope of faint structure that is lost.
+        edge_loss: lost share (0...1) of the slope of strong edges, relative to the noise-free
+            reconstruction of the kernel.
+        detail_loss: lost share (0...1) of the slope of faint structure.
         denoiser: "nlm", "bilateral" or None.
         source: number of the degradation that was denoised, or None.
         tiles: the quality of each 32x32 tile.
@@ -123,7 +123,7 @@ class Degradation:
 
 
 def attenuation_per_pixel(hu: Float32, pixel_mm: float) -> Float32:
-    """Return the attenuation of a pixel's width ``[n, n]``; what is thinner than air is air."""
+    """Return the attenuation per pixel width ``[n, n]``, at least that of air."""
     scale = np.float32(MU_WATER_PER_MM * pixel_mm)
     return np.asarray(np.maximum(1 + hu * np.float32(1e-3), 0) * scale, np.float32)
 
@@ -138,14 +138,14 @@ def add_noise(sinogram: Float32, exposure: float, rng: np.random.Generator) -> F
     """
     counts = rng.poisson(exposure * np.exp(-sinogram.astype(np.float64))).astype(np.float64)
     counts += rng.normal(0.0, ELECTRONIC_NOISE, counts.shape)
-    # A starved cell would give the logarithm nothing; one count is the least there is.
+    # At least one count, because the logarithm of 0 is infinite.
     return np.asarray(math.log(exposure) - np.log(np.maximum(counts, 1.0)), np.float32)
 
 
 def exposure_for(noise_hu: float, sinogram: Float32, window: Float32, scale: float) -> float:
-    """Return the photons per detector cell that give about this noise.
+    """Return the photons per detector cell that give approximately the requested noise.
 
-    Rays that cross more than half of the thickest path of their view count, by how much: they cross
+    Rays with more than half the thickest path of their view are weighted by the excess: they cross
     the middle of the body, where noise is measured.
 
     Args:
@@ -157,7 +157,7 @@ def exposure_for(noise_hu: float, sinogram: Float32, window: Float32, scale: flo
     views, size = sinogram.shape
     length = projector.filter_length(size)
     filtered = projector.channel_filters(length, 1, window)[0].astype(np.float64)
-    # Mean power that linear interpolation leaves of each frequency, between two cells.
+    # Mean power response of linear interpolation between two cells, by frequency.
     frequency = np.arange(len(filtered)) / length
     power = filtered**2 * (2 + np.cos(2 * math.pi * frequency)) / 3
     gain = (math.pi * scale / 2) ** 2 / views * (2 * power.sum() - power[0]) / length
@@ -186,17 +186,18 @@ def degrade(
     Args:
         clean: the clean slice.
         protocol: noise levels and kernel.
-        stream: gives the random numbers of each degradation.
-        wanted: which to make. Degradation ``k`` below 12 has noise level ``k // 3`` and view count
-            ``k % 3``, least noise and most views first; those from 12 are denoised copies of these.
-        device: where to project: "cpu" (numba), or a device of PyTorch. The noise is the same.
-        original: make degradation 0 the slice as it is, without a scan.
+        stream: function that returns the random generator of a degradation.
+        wanted: numbers of the degradations. Degradation ``k`` below 12 has noise level ``k // 3``
+            and view count ``k % 3``, lowest noise and most views first; those from 12 are denoised
+            copies.
+        device: "cpu" (numba) or a device of PyTorch for the projections. The noise is the same.
+        original: use the slice without a scan as degradation 0.
 
     Returns:
-        The degraded slices, in the order of ``wanted``; none depends on which others are made.
+        The degraded slices, in the order of ``wanted``. Each is independent of the others.
     """
     copies = {k: _draw_copy(k, stream(k)) for k in wanted if k >= SCANS}
-    if original:  # a copy is measured against its scan, and degradation 0 is none
+    if original:  # a copy needs its scan, and degradation 0 is not a scan
         copies = {k: replace(copy, source=max(copy.source, 1)) for k, copy in copies.items()}
     scans = {k for k in wanted if k < SCANS} | {copy.source for copy in copies.values()}
     beam = _projector(device)
@@ -208,7 +209,7 @@ def degrade(
     made: dict[int, Degradation] = {}
     for v, views in enumerate(VIEWS):
         chosen = sorted(k for k in scans if k % len(VIEWS) == v)
-        # The first view count is the reference for the errors of the others.
+        # The largest view count is the reference for the errors of the others.
         if not chosen and v > 0:
             continue
         kept = sinogram[:: VIEWS[0] // views]
@@ -229,19 +230,19 @@ def degrade(
 
 
 class _Measure:
-    """Measures the versions of one slice against its noise-free images.
+    """Measures degradations of a slice against its noise-free images.
 
     Args:
         clean: the slice.
-        kernel: of all images.
-        full: the noise-free image of all views.
+        kernel: kernel of all images.
+        full: noise-free image of all views.
     """
 
     def __init__(self, clean: CleanSlice, kernel: Kernel, full: Float32) -> None:
         self._clean, self._full = clean, full
         self._detail = Detail(clean, full)
         self._tiles = Tiles(clean, self._detail)
-        # A scanned slice's own noise is in every image, as the kernel leaves it.
+        # The original noise of a scanned slice is in every image, filtered by the kernel.
         own = clean.hu - clean.structure
         self._own = kernel.smooth(own, clean.pixel_mm) if own.any() else own
         self._own_variance = float(np.mean(self._own[clean.tissue] ** 2))
@@ -249,7 +250,7 @@ class _Measure:
         self.look(full)
 
     def look(self, still: Float32) -> None:
-        """Go on to another number of views, whose noise-free image this is."""
+        """Set the noise-free image of the current number of views."""
         self._still, self._missing = still, still - self._full
         self._streak = float(np.sqrt(np.mean(self._missing[self._clean.body] ** 2)))
         self._streak_power = self._tiles.streak_power(self._missing)
@@ -265,7 +266,7 @@ class _Measure:
         return Degradation(hu, exposure, views, *measured, tiles=tiles)
 
     def original(self) -> Degradation:
-        """Measure the slice as it is: its own noise is all there is."""
+        """Measure the slice without a scan, which has only its original noise."""
         own = self._clean.hu - self._clean.structure
         measured = (self._clean.own_noise_hu, 0.0, 0.0, 0.0)
         none = np.zeros_like(self._streak_power)
@@ -275,14 +276,14 @@ class _Measure:
         return Degradation(self._clean.hu, math.inf, VIEWS[0], *measured, tiles=tiles)
 
     def copy(self, copy: _Copy, source: Degradation) -> Degradation:
-        """Denoise a scan and measure what is left of noise, streaks and detail."""
+        """Denoise a scan and measure the remaining noise, streaks and detail."""
         smooth = non_local_means if copy.denoiser == "nlm" else bilateral
         hu = smooth(source.hu, source.noise_hu, copy.strength)
-        # Against the image without the slice's own noise: what is left of that is noise too.
+        # Compare with the image without original noise, because its remainder is noise too.
         seen = np.clip(self._full - self._own, HU_MIN, HU_MIN + HU_RANGE)
         error = hu - seen
         body = self._clean.body
-        # How much of the streaks is still there: their share in the error, by regression.
+        # Remaining share of the streaks: regression of the error on them.
         inside = self._missing[body]
         power = float(np.mean(inside**2))
         left = float(np.mean(error[body] * inside)) / power if power > 0 else 0.0
@@ -314,7 +315,7 @@ def _projector(device: str) -> Any:
 
 @dataclass(frozen=True)
 class _Copy:
-    """A denoised copy to be made: which degradation, how, how strongly."""
+    """Parameters of a denoised copy: source degradation, denoiser and strength."""
 
     source: int
     denoiser: str
@@ -323,8 +324,8 @@ class _Copy:
 
 def _draw_copy(k: int, rng: np.random.Generator) -> _Copy:
     denoiser = DENOISERS[(k - SCANS) % len(DENOISERS)]
-    # Each quarter of the degradations is denoised once: every anatomy has copies of low noise and
-    # of high.
+    # One copy from each quarter of the degradations, so that every anatomy has copies of low and of
+    # high noise.
     per_copy = SCANS // COPIES
     source = (k - SCANS) * per_copy + int(rng.integers(per_copy))
     low, high = _STRENGTHS[denoiser]

@@ -1,10 +1,9 @@
 """`clinreadnet simulate`: an LDCTIQA folder, or a DICOM series, of simulated low-dose slices.
 
-Everything an anatomy needs comes from random streams of (seed, anatomy): neither the number of
-images asked for nor the number of processes changes an image.
+The random streams of an anatomy depend only on (seed, anatomy): an image does not depend on the
+number of images or processes.
 
-The parts that need numba and scipy are imported when something is simulated, so that the rest of
-the package works without them.
+numba and scipy are imported on first use, so that the rest of the package works without them.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 DEGRADATIONS = 16
 """Images of one anatomy: four noise levels times three view counts, and four denoised copies."""
 
-# Keys of the random streams beside the phantom's own, which are small numbers. Never renumber.
+# Keys of further random streams; those of the phantom are small numbers. Do not renumber.
 _DEGRADE_STREAM = 1000
 _RADIOLOGISTS_STREAM = 1001
 _SERIES_STREAM = 1002
@@ -53,20 +52,20 @@ _SLICE_BYTES = 2**19 + 4096  # int16, with its header
 
 _PATIENT = 0
 _SLICE_SPACING_MM = 5.0
-# A series starts within the upper third of the patient, wherever it ends.
+# A series starts in the upper third of the patient.
 _HIGHEST_START = 0.35
 
 
 @dataclass(frozen=True)
 class SimulatedSlice:
-    """One degraded slice with its label.
+    """A degraded slice with its label.
 
     Attributes:
         score: mean of the five simulated radiologists, a multiple of 0.2 in 0...4.
-        votes: the radiologists' whole grades.
+        votes: integer grades of the radiologists.
         quality: noiseless quality 0...4 behind the votes.
-        noise_level: 0 (highest exposure) ... 3; a denoised copy has that of its source.
-        made: the degradation, with what was measured on it.
+        noise_level: 0 (highest exposure) ... 3; that of the source for a denoised copy.
+        made: the degradation with its measurements.
     """
 
     score: float
@@ -81,7 +80,7 @@ class SimulatedSlice:
         return self.made.hu
 
     def record(self) -> dict[str, object]:
-        """Return everything but the image, ready for JSON."""
+        """Return all fields except the image as plain JSON values."""
         return {
             "score": self.score,
             "votes": list(self.votes),
@@ -99,11 +98,12 @@ class SimulatedSlice:
 
 @dataclass(frozen=True)
 class SimulatedAnatomy:
-    """One clean slice and its degraded versions.
+    """A clean slice and its degraded versions.
 
     Attributes:
         clean: the slice before projection.
-        slices: for each noise level, each view count; then the denoised copies: up to sixteen.
+        slices: up to sixteen degradations: scans by noise level and view count, then denoised
+            copies.
     """
 
     clean: CleanSlice
@@ -136,18 +136,18 @@ def simulate_anatomy(
     *,
     original: bool = False,
 ) -> SimulatedAnatomy:
-    """Draw one slice, degrade it and have it read.
+    """Draw a slice, degrade it and simulate its labels.
 
     Args:
         seed: seed of the whole simulation, not negative.
         anatomy: number of the anatomy, from 0.
-        count: how many of the sixteen degradations to make; the first ones never depend on it.
+        count: number of degradations, up to sixteen. It does not affect the first ones.
         clean: the slice to degrade instead of a drawn one.
-        device: where to project: "cpu", or a device of PyTorch.
-        original: make the first degradation the slice as it is, without a simulated scan.
+        device: "cpu", or a device of PyTorch for the projections.
+        original: use the slice without a simulated scan as the first degradation.
 
     Returns:
-        The clean slice with its degraded versions; the same arguments give the same bytes.
+        The clean slice with its degraded versions. The result depends only on the arguments.
 
     Raises:
         InputError: numba, scipy or scikit-image is not installed.
@@ -204,14 +204,14 @@ def _patients(scanned: Sequence[SliceRef]) -> list[int]:
 
 @dataclass(frozen=True)
 class _Made:
-    """What was written of one image: its record, and the quality and weight of its tiles."""
+    """A written image: its record, and the quality and weight of its tiles."""
 
     record: dict[str, object]
     tiles: tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 def _clean_slice(ref: SliceRef, variant: int, rng: np.random.Generator) -> CleanSlice:
-    """Read a scanned slice; variants beyond the first are other views of it."""
+    """Read a scanned slice. Variants above 0 are other views of it."""
     from clinreadnet.simulator.clean import scanned_slice
     from clinreadnet.simulator.vary import move_slice, vary_slice
 
@@ -221,7 +221,7 @@ def _clean_slice(ref: SliceRef, variant: int, rng: np.random.Generator) -> Clean
     if variant > 0:
         columns = np.nonzero(clean.body.any(axis=0))[0]
         width = float(np.ptp(columns) + 1) * ref.pixel_mm if columns.size else 0.0
-        if variant % 2 == 1:  # the very pixels, so that the noise is a scanner's
+        if variant % 2 == 1:  # unchanged pixel values, to keep the noise of the scanner
             clean = scanned_slice(move_slice(clean.hu, rng), ref.pixel_mm)
         else:
             clean = scanned_slice(*vary_slice(clean.hu, ref.pixel_mm, width, rng))
@@ -240,7 +240,7 @@ def _write_anatomy(
     device: str,
     anatomy: int,
 ) -> dict[str, _Made]:
-    """Write the images of one anatomy; return what was written by file name."""
+    """Write the images of an anatomy; return their records by file name."""
     from clinreadnet.simulator.phantom.draw import Phantom
 
     def name(k: int) -> str:
@@ -263,13 +263,14 @@ def _write_anatomy(
         about["own_noise_hu"] = round(simulated.clean.own_noise_hu, 2)
     about["pixel_mm"] = round(simulated.clean.pixel_mm, 4)
     made: dict[str, _Made] = {}
-    for k, one in enumerate(simulated.slices):
-        tif.write_tif(folder / ldctiqa.IMAGES_FOLDER / name(k), one.hu)
-        source = one.made.source
+    for k, simulated_slice in enumerate(simulated.slices):
+        tif.write_tif(folder / ldctiqa.IMAGES_FOLDER / name(k), simulated_slice.hu)
+        source = simulated_slice.made.source
         from_name = None if source is None else name(source)
-        tiles = one.made.tiles
+        tiles = simulated_slice.made.tiles
         made[name(k)] = _Made(
-            {**about, **one.record(), "denoised_from": from_name}, (tiles.quality, tiles.weight)
+            {**about, **simulated_slice.record(), "denoised_from": from_name},
+            (tiles.quality, tiles.weight),
         )
     return made
 
@@ -279,7 +280,7 @@ def _in_order(work: Callable[[int], Any], items: range, jobs: int) -> Iterator[A
     if jobs == 1 or len(items) == 1:
         yield from map(work, items)
         return
-    # Spawned, not forked: a parent that has started threads must not be forked.
+    # Spawn, because a process with threads must not be forked.
     context = multiprocessing.get_context("spawn")
     alive, held = context.Pipe(duplex=False)
     others = multiprocessing.active_children()
@@ -289,7 +290,7 @@ def _in_order(work: Callable[[int], Any], items: range, jobs: int) -> Iterator[A
     try:
         yield from pool.map(work, items)
     except BaseException:
-        # An interrupt is answered now, not when the workers have finished their slices.
+        # After an interrupt, do not wait until the workers finish their slices.
         for child in multiprocessing.active_children():
             if child not in others:
                 child.terminate()
@@ -301,11 +302,11 @@ def _in_order(work: Callable[[int], Any], items: range, jobs: int) -> Iterator[A
 
 
 def _end_with_parent(alive: Connection) -> None:
-    """Leave interrupts to the parent, and end this worker when the parent does."""
+    """Ignore interrupts in a worker, and end it with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
-        alive.poll(None)  # the other end is closed, by the kernel if the parent was killed
+        alive.poll(None)  # returns when the parent closes its end or dies
         os._exit(1)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
@@ -351,22 +352,23 @@ def simulate_folder(
 
     Args:
         out: folder to create.
-        count: number of images; sixteen to an anatomy, the last anatomy cut where it must be.
-            None takes all that ``scanned`` gives.
-        seed: seed of the simulation; the same seed gives the same bytes.
+        count: number of images, sixteen per anatomy; the last anatomy can have fewer. None uses all
+            of ``scanned``.
+        seed: seed of the simulation.
         scanned: slices to degrade instead of drawn ones, DICOM of 512x512 pixels.
-        variants: views of each scanned slice: itself, then in turn the slice moved, its first
-            image without a simulated scan, and the slice at another field of view and place.
-        device: where to project: "cpu", "cuda", or "auto" for CUDA where there is any.
-        jobs: processes.
-        force: replace the folder where it exists.
+        variants: views of each scanned slice: the slice, then alternately the moved slice (its
+            first image without a simulated scan) and the slice with another field of view and
+            position.
+        device: "cpu", "cuda", or "auto" for CUDA if available.
+        jobs: number of processes.
+        force: replace the folder if it exists.
 
     Returns:
         The scores, in the order of the files.
 
     Raises:
-        InputError: a value out of range, no such device, more images than ``scanned`` gives, a
-            slice that cannot be read or states no pixel spacing, ``out`` exists without ``force``,
+        InputError: a value is out of range, the device does not exist, ``scanned`` gives fewer
+            images, a slice cannot be read or lacks pixel spacing, ``out`` exists without ``force``,
             or numba, scipy or scikit-image is not installed.
     """
     if variants < 1:
@@ -423,7 +425,7 @@ def _write_series_slice(folder: Path, seed: int, count: int, index: int) -> floa
     degradation = int(choice.integers(SCANS))
     protocol = draw_protocol(choice)
     start = float(choice.uniform(0.0, _HIGHEST_START)) * PATIENT_LENGTH_MM
-    # A routine 5 mm apart, closer where the patient is too short for that.
+    # 5 mm, or less if the patient is too short.
     room = (1.0 - _HIGHEST_START) * PATIENT_LENGTH_MM
     spacing = min(_SLICE_SPACING_MM, room / max(count - 1, 1))
     phantom = draw_phantom(seed, _PATIENT, (start + index * spacing) / PATIENT_LENGTH_MM)
@@ -452,16 +454,16 @@ def simulate_series(
 
     Args:
         out: folder to create.
-        count: number of slices; 5 mm apart, or closer where more than 47 must fit the patient.
-        seed: draws the patient, the dose and the views; the same seed gives the same bytes.
-        jobs: processes.
-        force: replace the folder where it exists.
+        count: number of slices, 5 mm apart; closer if there are more than 47.
+        seed: seed of patient, dose and number of views.
+        jobs: number of processes.
+        force: replace the folder if it exists.
 
     Returns:
         The noiseless quality 0...4 of each slice.
 
     Raises:
-        InputError: a value out of range, ``out`` exists without ``force``, or numba, scipy or
+        InputError: a value is out of range, ``out`` exists without ``force``, or numba, scipy or
             scikit-image is not installed.
     """
     _check(count, seed, jobs)

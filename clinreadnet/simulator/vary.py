@@ -1,4 +1,4 @@
-"""Other views of a scanned slice: another field of view or place, a small turn, a mirror image."""
+"""Other views of a scanned slice: field of view, position, rotation and reflection."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import scipy.ndimage as ndi
 from clinreadnet.simulator.clean import AIR, Float32
 from clinreadnet.spec import SIZE
 
-# Widths of a field of view in millimetres, and the share of it that the body should leave free.
+# Range of the field of view in millimetres, and the share of it outside the body.
 _LEAST_MM, _MOST_MM = 255.0, 503.0
 _MAX_DEGREES = 8.0
 _MAX_SHIFT = 24
@@ -19,18 +19,18 @@ _MAX_SHIFT = 24
 def vary_slice(
     hu: Float32, pixel_mm: float, body_mm: float, rng: np.random.Generator
 ) -> tuple[Float32, float]:
-    """Resample a slice as another scan of the patient could show it.
+    """Resample a slice to another field of view and position.
 
-    Interpolation smooths the slice's own noise: what is left of it is measured afterwards.
+    Interpolation reduces the original noise of the slice; the remainder is measured afterwards.
 
     Args:
         hu: ``[512, 512]`` float32 Hounsfield units.
         pixel_mm: width of its pixels in millimetres.
-        body_mm: width of the body in millimetres; the new field of view holds most of it.
-        rng: source of the choice.
+        body_mm: width of the body in millimetres. The new field of view contains most of it.
+        rng: random generator.
 
     Returns:
-        The slice ``[512, 512]`` float32, and its pixels' width.
+        The slice ``[512, 512]`` float32, and its pixel width in millimetres.
     """
     least = max(_LEAST_MM, 0.92 * body_mm)
     most = max(least, _MOST_MM)
@@ -47,7 +47,7 @@ def vary_slice(
         ]
     )
     centre = np.full(2, (SIZE - 1) / 2)
-    # Fewer pixels than before: what they cannot show must not fold back into them.
+    # Low-pass filter before reducing the resolution, to avoid aliasing.
     source = ndi.gaussian_filter(hu, 0.45 * (step - 1)) if step > 1.05 else hu
     out = ndi.affine_transform(
         source, matrix, centre - matrix @ (centre + shift), order=3, mode="constant", cval=AIR
@@ -56,11 +56,11 @@ def vary_slice(
 
 
 def move_slice(hu: Float32, rng: np.random.Generator) -> Float32:
-    """Move a slice by whole pixels and perhaps mirror it: no pixel changes its value.
+    """Move a slice by whole pixels and randomly mirror it. Pixel values do not change.
 
     Args:
         hu: ``[512, 512]`` float32 Hounsfield units.
-        rng: source of the choice.
+        rng: random generator.
     """
     out = hu[:, ::-1] if rng.random() < 0.5 else hu
     for axis in (0, 1):

@@ -1,7 +1,7 @@
-"""`clinreadnet ablate`: otherwise identical networks, each without one part.
+"""`clinreadnet ablate`: train networks that differ in one part, and compare them.
 
-Every variant is trained with every seed. A seed decides the split, the order and the augmentation,
-so that variants of one seed differ in nothing else, and their difference is taken seed by seed.
+Every variant is trained with every seed. A seed determines split, order and augmentation, so
+variants of the same seed differ in nothing else. Differences are computed seed by seed.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no attention": {"use_attention": False},
     "no tile labels": {"tile_weight": 0.0},
 }
-"""What each variant changes in the run's configuration."""
+"""Changes of each variant to the configuration."""
 
 
 class Slices(TypedDict):
-    """What a network says of each slice of the test folder, in the folder's order."""
+    """Results of a network on the test folder, in the order of the folder."""
 
     label: list[float]
     score: list[float]
     map_correlation: list[float | None]
-    """Correlation of the quality map with local truth; null for slices that cannot tell."""
+    """Correlation of the quality map with the tile labels; null if it is undefined."""
 
 
 def ablate(
@@ -65,24 +65,24 @@ def ablate(
 ) -> dict[str, Any]:
     """Train every variant with every seed, and compare.
 
-    What has been done is kept: the same call goes on where another was interrupted.
+    Finished runs are kept: the same call continues an interrupted one.
 
     Args:
         data: LDCTIQA folders to train on.
-        out: folder of the runs, ``ablation.json`` and ``ablation.md``; created where missing.
-        config: of every run, but for what its variant and its seed change.
-        seeds: how many: 0, 1, ...
-        test: LDCTIQA folder to measure on; else each run's own held-out anatomies, which also
-            chose its best epoch, and intervals are over the seeds alone.
-        patients: folder of `clinreadnet simulate --anatomy`, degraded copies of patients' slices,
-            in which each network's order is measured too.
+        out: folder of the runs, ``ablation.json`` and ``ablation.md``; created if missing.
+        config: configuration of every run, before the changes of variant and seed.
+        seeds: number of seeds: 0, 1, ...
+        test: LDCTIQA folder for the comparison. Default: the held-out anatomies of each run, which
+            also select its best epoch; intervals are then only over seeds.
+        patients: folder of `clinreadnet simulate --anatomy` with degraded slices of patients, to
+            measure the order of scores.
 
     Returns:
-        What ``ablation.json`` holds.
+        Content of ``ablation.json``.
 
     Raises:
-        InputError: unusable data, or ``out`` holds an ablation with other data, settings, seeds or
-            another version; the difference is named.
+        InputError: the data cannot be used, or ``out`` contains an ablation with other data,
+            settings, seeds or another version. The message states the difference.
     """
     out, commit = Path(out), git_commit()
     settings = {
@@ -119,7 +119,7 @@ def ablate(
 
 
 def _identity(folder: str | os.PathLike[str]) -> dict[str, str]:
-    """Return the name of a folder and the SHA-256 of its files' names and contents."""
+    """Return the name of a folder and the SHA-256 of the names and contents of its files."""
     digest = hashlib.sha256()
     for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
         content = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -145,7 +145,7 @@ def _keep_settings(out: Path, settings: dict[str, Any]) -> None:
 
 
 def _differences(there: Any, here: Any, name: str = "") -> list[str]:
-    """Name what differs between the settings of a folder and those of this call."""
+    """Describe differences between the settings of a folder and of this call."""
     if isinstance(there, dict) and isinstance(here, dict):
         keys = dict.fromkeys([*there, *here])
         return [
@@ -168,7 +168,7 @@ def _finished(folder: Path) -> dict[str, Any] | None:
     path = folder / "result.json"
     if not path.exists():
         return None
-    remove_stale(folder)  # a writer killed just after it; nothing is written there again
+    remove_stale(folder)  # left by a killed writer
     result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return result
 
@@ -180,7 +180,7 @@ def _run(
     test: LdctiqaFolder | None,
     patients: str | os.PathLike[str] | None,
 ) -> dict[str, Any]:
-    """Train, or go on training, one network; measure it and write `result.json`."""
+    """Train a network or continue its training; measure it and write `result.json`."""
     checkpoint = train(data, folder, config, resume=(folder / "last.pt").exists())
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     result: dict[str, Any] = {"summary": summary}
@@ -208,7 +208,7 @@ def _run(
 
 
 def _slices(test: LdctiqaFolder, checkpoint: Path) -> Slices:
-    """Score the test folder, and compare each quality map with its local truth."""
+    """Score the test folder and compare the quality maps with the tile labels."""
     outputs = score_folder(test, load_checkpoint(checkpoint))
     tiles = read_tiles(test.folder, test.names)
     maps: list[float | None] = [None] * len(test)
@@ -231,7 +231,7 @@ def _slices(test: LdctiqaFolder, checkpoint: Path) -> Slices:
 
 
 def _summary(runs: list[dict[str, Any]], full: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the metrics of a variant over the seeds, and its difference from the full network."""
+    """Return the metrics of a variant over the seeds, and the difference from the full network."""
     by_metric = {name: [run["measured"][name] for run in runs] for name in METRICS}
     summary = {
         "seeds": by_metric,
@@ -256,7 +256,7 @@ def _patients(runs: list[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _scale(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return at what scale the networks were trained."""
+    """Return the scale of the training: data, steps and time."""
     summaries = [run["summary"] for run in runs]
     steps = [summary["steps"] for summary in summaries]
     first = summaries[0]

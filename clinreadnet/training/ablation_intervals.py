@@ -1,4 +1,4 @@
-"""Intervals of an ablation: over seeds, and over seeds and slices in pairs."""
+"""Intervals of an ablation: over seeds, and paired over seeds and slices."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.22
 
 
 def mean_over_seeds(values: Sequence[float | None]) -> Mean:
-    """Return the mean of one value a seed with its 95 % interval (Student's t)."""
+    """Return the mean over seeds with its 95 % interval (Student's t)."""
     numbers = np.array(values, np.float64)
     mean, n = float(np.mean(numbers)), len(numbers)
     if n < 2:
@@ -32,16 +32,16 @@ def mean_over_seeds(values: Sequence[float | None]) -> Mean:
 def difference(
     metric: str, runs: Sequence[Mapping[str, Any]], full: Sequence[Mapping[str, Any]]
 ) -> Mean:
-    """Return by how much a variant's metric exceeds the full network's, seed by seed.
+    """Return the difference of a metric between a variant and the full network.
 
-    The 95 % interval is that of a paired bootstrap: each of `RESAMPLES` samples draws seeds and
-    slices with replacement, and both networks of a seed are measured on the same draw. Where runs
-    hold no slices, it is Student's t over the seeds.
+    The 95 % interval is from a paired bootstrap: each of `RESAMPLES` resamples draws seeds and
+    slices with replacement, and both networks of a seed are measured on the same draw. If runs
+    contain no slices, it is Student's t over the seeds.
 
     Args:
         metric: "sum" or "map_correlation".
-        runs: of the variant, one for each seed: what `result.json` holds.
-        full: of the full network, in the same order.
+        runs: content of `result.json` of the variant for each seed.
+        full: the same for the full network, in the same order.
     """
     values = [
         ours["measured"][metric] - theirs["measured"][metric]

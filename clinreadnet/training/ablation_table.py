@@ -1,4 +1,4 @@
-"""The table of an ablation, from its `ablation.json`."""
+"""Table of an ablation, from `ablation.json`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any, TypedDict
 
 METRICS = ("plcc", "srocc", "krocc", "sum", "map_correlation")
 COMPARED = ("sum", "map_correlation")
-"""Those whose difference from the full network is shown."""
+"""Metrics with a column for the difference from the full network."""
 
 
 class Mean(TypedDict):
-    """A mean over seeds and its 95 % interval; null with one seed."""
+    """A mean over seeds and its 95 % interval, which is null with one seed."""
 
     mean: float
     low: float | None
@@ -19,7 +19,7 @@ class Mean(TypedDict):
 
 
 def scale_line(result: dict[str, Any]) -> str:
-    """Return at what scale an ablation ran, as a sentence."""
+    """Return the scale of an ablation as a sentence."""
     scale, config = result["scale"], result["config"]
     least, most = scale["steps"]
     steps = f"{least}" if least == most else f"{least} to {most}"
@@ -35,7 +35,7 @@ def scale_line(result: dict[str, Any]) -> str:
 
 
 def rows(result: dict[str, Any]) -> list[list[str]]:
-    """Return the lines of the table, its heading first."""
+    """Return the rows of the table, heading first."""
     names = ("PLCC", "SROCC", "KROCC", "sum", "map correlation")
     out = [["network", *names, "sum, difference from full", "map, difference from full"]]
     patients = bool(result.get("patients"))
@@ -63,7 +63,7 @@ def _shown(value: Mean) -> str:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """Return the table with the scale it was measured at."""
+    """Return the table, followed by the scale of the ablation."""
     head, *body = rows(result)
     lines = [head, ["---"] * len(head), *body]
     table = "".join("| " + " | ".join(line) + " |\n" for line in lines)

@@ -1,9 +1,9 @@
-"""Augmentation that keeps a slice's noise, and so its label: turns, flips and crops.
+"""Augmentation that preserves noise, and therefore labels: rotations, flips and crops.
 
-Nothing is resized. A small rotation has to read between pixels, and interpolation smooths noise
-away (docs/training.md has figures), so that the label would no longer be true. So an image is
-rotated by three shears (Paeth 1986; Unser et al. 1995), each of which moves whole rows or columns
-by a phase ramp in the Fourier domain: that changes no amplitude, and the noise stays.
+Images are not resized. A rotation by interpolation reduces noise (docs/training.md has
+measurements), so that the label would be wrong. Images are therefore rotated by three shears (Paeth
+1986; Unser et al. 1995), each of which shifts rows or columns by a phase ramp in the Fourier
+domain. This preserves amplitudes and noise.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from torch import Tensor
 from clinreadnet.spec import TILE
 
 MAX_DEGREES = 5.0
-"""Largest rotation; patients lie askew by a few degrees."""
+"""Largest rotation. Patients are rotated by a few degrees."""
 
 ROTATED_SHARE = 0.5
-"""Share of the slices that are rotated."""
+"""Share of rotated slices."""
 
-# Least mean weight of the tiles in a crop, and how often to try for it.
+# Least mean weight of the tiles in a crop, and the number of attempts.
 _LEAST_BODY, _TRIES = 0.15, 16
 
 
 @dataclass(frozen=True)
 class Draws:
-    """What was drawn for the n slices of a batch."""
+    """Random parameters for the n slices of a batch."""
 
     turned: Tensor
-    """[m] int64, which slices are rotated; the others keep their very pixels."""
+    """[m] int64, indices of rotated slices. Pixels of the others are unchanged."""
     radians: Tensor
-    """[m] float32, by how much."""
+    """[m] float32, angles of rotation in radians."""
     rows: Tensor
-    """[n, crop] int64, the rows of the crop, in reverse where it is flipped."""
+    """[n, crop] int64, rows of the crop, reversed if flipped."""
     columns: Tensor
-    """[n, crop] int64, likewise."""
+    """[n, crop] int64, columns of the crop, reversed if flipped."""
     transposed: Tensor
-    """[n] bool, whether rows and columns change places."""
+    """[n] bool, whether the image is transposed."""
 
     @classmethod
     def draw(
@@ -53,15 +53,15 @@ class Draws:
         crop: int,
         part: slice = slice(None),
     ) -> Draws:
-        """Draw for ``n`` slices of ``size`` pixels a side; return what was drawn for a part.
+        """Draw parameters for ``n`` slices of ``size`` pixels a side; return those of a part.
 
         Args:
             rng: source of the choice.
-            weight: [n, size / 32, size / 32] weights of the tile labels. A slice that has any is
-                not rotated but may be transposed; its crop begins at a tile and shows some body.
-            size: pixels of a side.
-            crop: pixels of a side of the crop.
-            part: of the batch.
+            weight: [n, size / 32, size / 32] weights of the tile labels. A slice with tile labels
+                is not rotated but can be transposed; its crop begins at a tile and contains body.
+            size: side of the slices in pixels.
+            crop: side of the crop in pixels.
+            part: part of the batch to return.
         """
         n, labelled = len(weight), weight.any(axis=(1, 2))
         degrees = rng.uniform(-MAX_DEGREES, MAX_DEGREES, n) * (rng.random(n) < ROTATED_SHARE)
@@ -83,29 +83,29 @@ class Draws:
         )
 
     def map(self, move: Callable[[Tensor], Tensor]) -> Draws:
-        """Return the draws with ``move`` applied to every tensor."""
+        """Apply ``move`` to every tensor."""
         return Draws(*(move(getattr(self, field.name)) for field in fields(self)))
 
 
 def _first_tile(
     rng: np.random.Generator, weight: NDArray[np.float32], side: int
 ) -> NDArray[np.int64]:
-    """Draw the first row and column [2] of ``side`` tiles that show some body, if any do."""
-    found = np.zeros(2, np.int64)
+    """Draw the first row and column [2] of a crop of ``side`` tiles with body, if possible."""
+    corner = np.zeros(2, np.int64)
     for _ in range(_TRIES):
-        found = rng.integers(len(weight) - side + 1, size=2)
-        row, column = found
+        corner = rng.integers(len(weight) - side + 1, size=2)
+        row, column = corner
         if weight[row : row + side, column : column + side].mean() >= _LEAST_BODY:
             break
-    return found
+    return corner
 
 
 def augment(hu: Tensor, draws: Draws) -> Tensor:
     """Rotate, flip, crop and transpose each slice.
 
     Args:
-        hu: [B, N, N] Hounsfield units, any dtype; left as it is.
-        draws: for B slices, on the device of ``hu``.
+        hu: [B, N, N] Hounsfield units, any dtype; not changed.
+        draws: parameters for B slices, on the device of ``hu``.
 
     Returns:
         [B, 1, crop, crop] float32.
@@ -117,8 +117,8 @@ def augment(hu: Tensor, draws: Draws) -> Tensor:
 
 
 def augment_tiles(tiles: Tensor, draws: Draws) -> Tensor:
-    """Do to tile labels [B, N / 32, N / 32] what `augment` does to their slices."""
-    # A crop that is read in reverse begins at the last pixel of a tile.
+    """Crop, flip and transpose tile labels [B, N / 32, N / 32] like their slices."""
+    # A reversed crop begins at the last pixel of a tile.
     rows, columns = (
         lines[:, ::TILE].div(TILE, rounding_mode="floor") for lines in (draws.rows, draws.columns)
     )
@@ -132,14 +132,14 @@ def _cropped(images: Tensor, rows: Tensor, columns: Tensor, transposed: Tensor) 
 
 
 def rotate(images: Tensor, radians: Tensor) -> Tensor:
-    """Rotate each image about its centre, keeping the power of its noise.
+    """Rotate each image about its centre, preserving the power of its noise.
 
-    What leaves on one side comes in on the other, within 1/20 of the width at 5 degrees: air,
-    around a patient.
+    The image is periodic: at 5 degrees, up to 1/20 of the width wraps around, which is air around a
+    patient.
 
     Args:
         images: [B, N, N] float32.
-        radians: [B] angles, small; positive turns columns towards rows.
+        radians: [B] small angles; positive turns columns towards rows.
 
     Returns:
         [B, N, N] float32.

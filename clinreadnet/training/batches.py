@@ -1,10 +1,10 @@
-"""The batches of a run, ready on the device before they are asked for.
+"""Batches of a run, prefetched to the device.
 
-What a step sees follows from (seed, epoch, number of the batch) alone: a run that goes on from any
-step sees what an uninterrupted one would, and so does each of several processes.
+A batch depends only on (seed, epoch, number of the batch): a resumed run, and each of several
+processes, gets the same batches as an uninterrupted run.
 
-Reading ahead takes one thread: it gathers slices that are in memory into a page-locked batch; the
-copy to a GPU and the augmentation on it are then asynchronous.
+A thread gathers slices from memory into a page-locked batch. The copy to a GPU and the augmentation
+there are asynchronous.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ from clinreadnet.training.dataset import LabelledSlices
 from clinreadnet.training.distributed import Ranks
 
 _AHEAD = 4
-"""Batches gathered before they are asked for."""
+"""Number of prefetched batches."""
 
 BLANKED_SHARE = 0.25
-"""Share of the slices with tile labels whose tiles far from the body become air: table, arms and
-cushions there must not matter."""
+"""Share of slices with tile labels whose tiles far from the body become air, because table, arms
+and cushions must not affect the score."""
 
 
 class Batch(NamedTuple):
-    """What one step sees; all on the device."""
+    """Inputs and targets of a step, on the device."""
 
     inputs: Tensor
-    """[b, 1, crop, crop] float32 HU; for a head alone, [b, 16, 16, C] tokens."""
+    """[b, 1, crop, crop] float32 HU, or [b, 16, 16, C] tokens to train the head."""
     scores: Tensor
-    """[b], the target of each input: its image's, or of a crop that of its tiles."""
+    """[b], target of each input: that of its image or, for a crop, of its tiles."""
     tiles: Tensor
     """[b, t, t], quality of each tile, t = crop / 32."""
     weight: Tensor
-    """[b, t, t], weight of each tile's label; 0 where there is none."""
+    """[b, t, t], weight of each tile's label; 0 without a label."""
 
 
 class BatchSource(Protocol):
-    """What a run takes its batches from."""
+    """Source of the batches of a run."""
 
     @property
     def per_epoch(self) -> int:
@@ -59,10 +59,10 @@ class BatchSource(Protocol):
 
 
 def check_batch_size(batch_size: int, slices: int, ranks: Ranks) -> None:
-    """Refuse a batch that is larger than the set, or that the processes cannot share.
+    """Check the batch size against the number of slices and of processes.
 
     Raises:
-        InputError: saying which.
+        InputError: the batch is larger than the set, or not a multiple of the processes.
     """
     if batch_size > slices:
         raise InputError(f"batch_size={batch_size}: only {slices} slices to train on")
@@ -74,14 +74,14 @@ def check_batch_size(batch_size: int, slices: int, ranks: Ranks) -> None:
 
 @dataclass(frozen=True)
 class Batches:
-    """A shuffled, augmented pass over the slices each epoch; a ragged rest waits for the next.
+    """Shuffled, augmented batches of each epoch. An incomplete last batch is dropped.
 
     Attributes:
-        slices: to train on.
-        batch_size: slices of a step, over all processes.
+        slices: slices to train on.
+        batch_size: slices per step over all processes.
         crop: side of the crops in pixels.
-        seed: of order and augmentation.
-        ranks: whose share to load.
+        seed: seed of order and augmentation.
+        ranks: this process among all.
 
     Raises:
         InputError: the batch is larger than the set, or not a multiple of the processes.
@@ -128,7 +128,7 @@ class Batches:
         tiles, weight = (augment_tiles(t, draws) for t in (gathered.tiles, gathered.weight))
         scores = gathered.scores
         if self.crop < SIZE:
-            # A crop is as good as its tiles are, where that is known.
+            # The target of a crop is the quality of its tiles, if known.
             total = weight.sum(dim=(1, 2))
             mean = (tiles * weight).sum(dim=(1, 2)) / total.clamp(min=1e-6)
             scores = torch.where(total > 0, mean, scores)
@@ -141,7 +141,7 @@ class Batches:
         return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
 
     def _gather(self, order: np.typing.NDArray[np.int64], epoch: int, number: int) -> _Gathered:
-        """Return this process's part of a batch, and what to do to it."""
+        """Return this process's part of a batch with its random parameters."""
         index = order[number * self.batch_size : (number + 1) * self.batch_size]
         share = self.batch_size // self.ranks.world
         part = slice(self.ranks.rank * share, (self.ranks.rank + 1) * share)
@@ -169,11 +169,11 @@ class _Gathered(NamedTuple):
     tiles: Tensor
     weight: Tensor
     blanked: Tensor
-    """[b] bool, which slices lose what lies far from the body."""
+    """[b] bool, slices whose tiles far from the body become air."""
     draws: Draws
 
     def map(self, move: Callable[[Tensor], Tensor]) -> _Gathered:
-        """Return the batch with ``move`` applied to every tensor."""
+        """Apply ``move`` to every tensor."""
         return _Gathered(
             move(self.hu),
             move(self.scores),

@@ -1,4 +1,4 @@
-"""What a trained network is given last: which statistics of edges are usual."""
+"""Fit the novelty of a trained network."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from clinreadnet.model.network import ClinReadNet, encode
 from clinreadnet.training.dataset import LabelledSlices
 
 NOVELTY_SLICES = 2048
-"""Training slices, at most, that say what is usual."""
+"""Largest number of training slices for the fit."""
 
 NOVELTY_QUANTILE = 0.99
-"""Share of the held-out slices that lie below the threshold."""
+"""Quantile of the held-out slices' novelty for the threshold."""
 
 NOVELTY_MARGIN = 1.8
-"""Factor on that: held-out slices are of the same simulator and the same scanners, and those of
-other scanners may lie farther. It is the geometric mean of two distances of the shipped network
-over that quantile: of the farthest slice of a training patient as it was scanned, 1.54, and of
-drawn slices that are no abdominal CT, 2.13, which 95 % of them exceed."""
+"""Factor on that quantile, because slices of other scanners have larger distances than held-out
+ones. It is the geometric mean of two ratios of the shipped network: 1.54 for the most distant slice
+of a training patient without degradation, and 2.13, which 95 % of drawn slices without abdominal CT
+exceed."""
 
 
 def fit_novelty(
@@ -28,13 +28,13 @@ def fit_novelty(
     validation: LabelledSlices,
     seed: int,
 ) -> None:
-    """Tell the network which statistics of edges are usual, and set its threshold.
+    """Fit the edge statistics of the training data and set the novelty threshold.
 
     Args:
-        model: the trained network, in place.
-        training: slices that are usual; at most `NOVELTY_SLICES` of them are looked at.
-        validation: held-out slices, for the threshold; likewise.
-        seed: of the choice.
+        model: trained network; changed in place.
+        training: training slices, of which at most `NOVELTY_SLICES` are used.
+        validation: held-out slices for the threshold, limited likewise.
+        seed: seed of the selection.
     """
     rng = np.random.default_rng(seed)
 
@@ -42,13 +42,13 @@ def fit_novelty(
         count = min(NOVELTY_SLICES, len(slices))
         index = np.sort(rng.choice(len(slices), count, replace=False))
         device = next(model.parameters()).device
-        found = []
+        parts = []
         with progress_bar() as bar, torch.inference_mode():
             for i in bar.track(index.tolist(), description="edge statistics"):
                 hu = torch.from_numpy(slices.images(np.array([i]))).to(device)[:, None].float()
                 statistics = model.statistics(model.stem(encode(hu)))
-                found.append(model.novelty.summary(statistics))
-        return torch.cat(found)
+                parts.append(model.novelty.summary(statistics))
+        return torch.cat(parts)
 
     model.eval()
     model.novelty.fit(summaries(training))

@@ -1,4 +1,4 @@
-"""What decides a training run, beside its data."""
+"""Configuration of a training run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from clinreadnet.errors import InputError
 from clinreadnet.spec import SIZE
 
 TASKS = ("network", "head")
-"""What a run trains: the whole network on crops, or the head alone on whole slices."""
+"""Tasks: train the whole network on crops, or only the head on whole slices."""
 
 TARGETS = ("score", "quality")
 KEPT = ("best", "last")
@@ -20,58 +20,57 @@ LOSS_NAMES = ("hrps", "rps-fine", "rps-coarse", "cross-entropy")
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One run. The command line, recipes and the ablation take their defaults from here."""
+    """Settings of a run, with the defaults of command line, recipes and ablation."""
 
     preset: str = "small"
     task: str = "network"
-    """One of `TASKS`. The head learns on tokens that are computed once, and needs ``init``."""
+    """One of `TASKS`. "head" trains on cached tokens and needs ``init``."""
     epochs: int = 30
     batch_size: int = 8
-    """Slices of a step, over all processes."""
+    """Slices per step over all processes."""
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
     crop: int = 256
-    """Side of the random crops in pixels, 256 or 512; a head sees whole slices."""
+    """Side of the random crops in pixels, 256 or 512. The task "head" uses whole slices."""
     validation_share: float = 0.1
     """Share of the anatomies held out."""
     most_slices: int | None = None
-    """Train on at most so many slices, taken evenly from all anatomies; None: on all."""
+    """Largest number of training slices, taken evenly from all anatomies; None for all."""
     denoised_repeats: int = 1
-    """How often an epoch takes each denoised copy of a simulated folder; the scans once."""
+    """Repetitions of each denoised copy of a simulated folder in an epoch."""
     patience: int = 20
-    """Epochs without a better validation sum after which to stop."""
+    """Number of epochs without a better validation sum after which to stop."""
     keep: str = "best"
-    """Which averaged weights to write: of the "best" epoch on validation, or of the "last"."""
+    """Averaged weights to write: of the "best" epoch on validation, or of the "last"."""
     seed: int = 0
     bf16: bool | None = None
     """Run the products in bfloat16 (autocast); edges, softmax, norms and loss stay float32.
-    None: where there is a GPU."""
+    None: if there is a GPU."""
     compile: bool = False
     """Compile the network with `torch.compile`: minutes at the start, then faster steps."""
     limit_seconds: float | None = None
-    """Finish the schedule within this training time, however many epochs that makes."""
+    """Training time of the whole schedule in seconds, instead of a number of epochs."""
     init: str | None = None
     """Checkpoint to start from instead of random weights."""
     loss: str = "hrps"
-    """One of `LOSS_NAMES`; all but "hrps" are for the ablation."""
+    """One of `LOSS_NAMES`. All except "hrps" are for ablations."""
     target: str = "score"
-    """What the image's distribution learns: "score", the label; or "quality", which simulated
-    folders record beside it and which is free of the radiologists' noise. Validation is against the
-    scores in any case."""
+    """Target of the image's distribution: "score", the label, or "quality", the noiseless quality
+    that simulated folders record. Validation always uses the scores."""
     tile_weight: float = 3.0
-    """Weight of the loss of the tiles beside the image's; 0 trains on image labels alone."""
+    """Weight of the tile loss relative to the image loss; 0 uses only image labels."""
     use_sobel: bool = True
-    """Whether the stem sees Sobel edges; False for ablations."""
+    """Whether Sobel edges are input channels of the stem; False for ablations."""
     use_attention: bool = True
-    """Whether blocks attend; False for ablations."""
+    """Whether blocks have attention; False for ablations."""
     octaves: int = 3
     """Sharpness levels of the attention; 1 for ablations."""
 
     def check(self) -> None:
-        """Refuse settings out of range.
+        """Check that the settings are in range.
 
         Raises:
-            InputError: naming the setting.
+            InputError: a setting is out of range.
         """
         for name, value, known in (
             ("task", self.task, TASKS),
@@ -99,7 +98,7 @@ class TrainConfig:
             raise InputError("task=head needs `init`, the checkpoint whose head to train")
 
     def named(self) -> dict[str, Any]:
-        """Return the settings for a summary: of a checkpoint only its name."""
-        found = dict(vars(self))
-        found["init"] = self.init and Path(self.init).name
-        return found
+        """Return the settings for a summary. ``init`` is reduced to its file name."""
+        values = dict(vars(self))
+        values["init"] = self.init and Path(self.init).name
+        return values

@@ -1,4 +1,4 @@
-"""The curves of a training run."""
+"""Plot the curves of a training run."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from clinreadnet.scoring.plot import check_plot
 
 
 def write_curves(rows: Sequence[Mapping[str, float]], target: Path) -> None:
-    """Draw loss, validation scores and learning rate of a training run over its steps.
+    """Plot loss, validation scores and learning rate of a run over its steps.
 
     Args:
-        rows: of its `log.csv`, one an epoch, at least one.
-        target: ``.png``, ``.pdf`` or ``.svg``, written whole or not at all.
+        rows: rows of `log.csv`, at least one.
+        target: ``.png``, ``.pdf`` or ``.svg``, written atomically.
 
     Raises:
-        InputError: as `check_plot`, or ``target`` cannot be written.
+        InputError: as in `check_plot`, or ``target`` cannot be written.
     """
     check_plot(target)
     from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""Labelled slices in memory, with the anatomy that each shows, and their split by anatomy."""
+"""Load labelled slices into memory and split them by anatomy."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ from clinreadnet.spec import MAP_SIDE, SIZE
 from clinreadnet.training.grouping import describe_groups, group_by_similarity, low_pass
 
 _READERS = 4
-"""Threads that read images: decoding leaves Python, so that a few of them pay."""
+"""Number of threads that read images. Decoding releases the GIL."""
 
 
 @dataclass(frozen=True)
 class LabelledSlices:
-    """LabelledSlices in memory, half a mebibyte each."""
+    """Labelled slices in memory, 0.5 MiB each."""
 
     hu: NDArray[np.int16]
-    """[m, 512, 512] Hounsfield units, of these slices and of others."""
+    """[m, 512, 512] Hounsfield units; subsets share this array."""
     rows: NDArray[np.int64]
-    """[n] where in ``hu`` each slice is, so that subsets share the memory."""
+    """[n] index of each slice in ``hu``."""
     scores: NDArray[np.float32]
     """[n] true scores 0...4."""
     quality: NDArray[np.float32]
-    """[n] noiseless quality 0...4 behind a simulated score; NaN where none is recorded."""
+    """[n] noiseless quality 0...4; NaN if it is not recorded."""
     groups: NDArray[np.int64]
     """[n] anatomy, or patient, of each slice."""
     denoised: NDArray[np.bool_]
     """[n] whether each slice is a simulated scan after a denoiser."""
     tiles: TileLabels
-    """Of all slices in ``hu``; weight 0 where a slice has no tile labels."""
+    """Tile labels of all slices in ``hu``; weight 0 without labels."""
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def subset(self, index: NDArray[np.bool_] | NDArray[np.int64]) -> LabelledSlices:
-        """Return the slices where ``index`` [n] is true, or the slices ``index`` [k]."""
+        """Return the slices selected by a mask ``index`` [n] or indices [k]."""
         return LabelledSlices(
             self.hu,
             self.rows[index],
@@ -58,13 +58,13 @@ class LabelledSlices:
         )
 
     def thinned(self, most: int) -> LabelledSlices:
-        """Return at most ``most`` of the slices, at even distances."""
+        """Return at most ``most`` evenly spaced slices."""
         kept = np.zeros(len(self), np.bool_)
         kept[np.linspace(0, len(self) - 1, min(most, len(self))).round().astype(int)] = True
         return self.subset(kept)
 
     def with_denoised_repeated(self, times: int) -> LabelledSlices:
-        """Return the slices with every denoised one ``times`` times; they share the memory."""
+        """Return the slices with every denoised one repeated ``times`` times."""
         return self.subset(np.repeat(np.arange(len(self)), np.where(self.denoised, times, 1)))
 
     def images(self, index: NDArray[np.int64]) -> NDArray[np.int16]:
@@ -82,25 +82,25 @@ def load_slices(
 ) -> LabelledSlices:
     """Read LDCTIQA folders into memory.
 
-    All folders are checked before the first image is read. A folder with no ``simulation.json``
-    does not name its anatomies: its slices are grouped by low-pass similarity, and one line says
-    what was found. Slices without tile labels (`tiles.npz`) are trained on their image's label
-    alone; where a folder has them for some of its slices, one line says for how many.
+    All folders are checked before the first image is read. Slices of a folder without
+    ``simulation.json`` are grouped into anatomies by low-pass similarity, and the result is
+    printed. Slices without tile labels (`tiles.npz`) have only the label of the image. If only some
+    slices of a folder have tile labels, their number is printed.
 
     Args:
         folders: LDCTIQA folders, simulated or real.
         quiet: print nothing.
 
     Raises:
-        InputError: a folder that is named twice or cannot be used; one line for each problem.
+        InputError: a folder is repeated or cannot be used.
     """
     paths = [Path(folder).resolve() for folder in folders]
     for i, path in enumerate(paths):
         if path in paths[:i]:
             raise InputError(f"{folders[i]}: named twice; its slices would be on both sides")
     opened = [read_ldctiqa(folder) for folder in folders]
-    for one in opened:
-        check_images(one)
+    for labelled in opened:
+        check_images(labelled)
     count = sum(map(len, opened))
     try:
         hu = np.empty((count, SIZE, SIZE), np.int16)
@@ -108,41 +108,41 @@ def load_slices(
         raise InputError(
             f"{count} slices need {count / 2048:.1f} GiB of memory, which is not free; name fewer"
         ) from None
-    tiles = [_read_tiles(one, quiet) for one in opened]
+    tiles = [_read_tiles(labelled, quiet) for labelled in opened]
     groups, qualities, first, at = [], [], 0, 0
-    for one in opened:
-        part = hu[at : at + len(one)]
-        _read(one, part, quiet)
-        labels = one.groups
+    for labelled in opened:
+        part = hu[at : at + len(labelled)]
+        _read(labelled, part, quiet)
+        labels = labelled.groups
         if labels is None:
             labels = group_by_similarity(np.stack([low_pass(image) for image in part]))
             if not quiet:
                 console.print(
-                    f"{one.folder}: no simulation.json; by low-pass similarity {len(one)} slices "
-                    f"show {describe_groups(labels)}",
+                    f"{labelled.folder}: no simulation.json; by low-pass similarity "
+                    f"{len(labelled)} slices show {describe_groups(labels)}",
                     highlight=False,
                     soft_wrap=True,
                 )
-        quality = one.quality
-        qualities.append(np.full(len(one), np.nan) if quality is None else quality)
+        quality = labelled.quality
+        qualities.append(np.full(len(labelled), np.nan) if quality is None else quality)
         groups.append(labels.astype(np.int64) + first)
-        first, at = int(groups[-1].max()) + 1, at + len(one)
+        first, at = int(groups[-1].max()) + 1, at + len(labelled)
     return LabelledSlices(
         hu,
         np.arange(count),
-        np.concatenate([one.scores for one in opened]),
+        np.concatenate([labelled.scores for labelled in opened]),
         np.concatenate(qualities).astype(np.float32),
         np.concatenate(groups),
-        np.concatenate([one.denoised for one in opened]),
+        np.concatenate([labelled.denoised for labelled in opened]),
         TileLabels(
-            np.concatenate([one.quality for one in tiles]),
-            np.concatenate([one.weight for one in tiles]),
+            np.concatenate([labelled.quality for labelled in tiles]),
+            np.concatenate([labelled.weight for labelled in tiles]),
         ),
     )
 
 
 def _read_tiles(folder: LdctiqaFolder, quiet: bool) -> TileLabels:
-    """Read a folder's tile labels; all of weight 0 where it has none."""
+    """Read the tile labels of a folder; weight 0 if there are none."""
     tiles = read_tiles(folder.folder, folder.names)
     if tiles is None:
         grid = (len(folder), MAP_SIDE, MAP_SIDE)
@@ -172,15 +172,15 @@ def _read(folder: LdctiqaFolder, into: NDArray[np.int16], quiet: bool) -> None:
 def split_by_anatomy(
     slices: LabelledSlices, share: float, seed: int
 ) -> tuple[LabelledSlices, LabelledSlices]:
-    """Split into (training, validation); every anatomy is wholly on one side.
+    """Split into (training, validation), without splitting an anatomy.
 
     Args:
-        slices: what to split.
-        share: of the anatomies that are held out; one at least.
-        seed: of the choice.
+        slices: slices to split.
+        share: share of held-out anatomies; at least one is held out.
+        seed: seed of the split.
 
     Raises:
-        InputError: fewer than two anatomies.
+        InputError: there are fewer than two anatomies.
     """
     anatomies = np.unique(slices.groups)
     if len(anatomies) < 2:

@@ -1,4 +1,4 @@
-"""The processes that train one network together, as `torchrun` starts them; else this one alone."""
+"""Distributed training with `torchrun`, or a single process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from clinreadnet.errors import InputError
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all; with a world of one, nothing is communicated."""
+    """Rank of this process. With a world size of 1 there is no communication."""
 
     rank: int = 0
     world: int = 1
@@ -30,7 +30,7 @@ class Ranks:
         return self.rank == 0
 
     def reduce(self, values: ArrayLike, how: str) -> NDArray[np.float64]:
-        """Return the "sum" or "max" of all processes' values, float64, without touching a GPU."""
+        """Reduce values over all processes by "sum" or "max", in float64 on the CPU."""
         tensor = torch.from_numpy(np.array(values, np.float64))
         if self.world > 1:
             op = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX}[how]
@@ -38,16 +38,16 @@ class Ranks:
         return tensor.numpy()
 
     def mine(self, items: Sequence[int]) -> Sequence[int]:
-        """Return this process's share of some items."""
+        """Return the items of this process."""
         return items[self.rank :: self.world]
 
 
 @contextmanager
 def join_ranks() -> Iterator[Ranks]:
-    """Join the processes that `torchrun` has started, and leave them at the end.
+    """Join the process group of `torchrun`, and leave it at the end.
 
     Raises:
-        InputError: more processes than GPUs on this machine.
+        InputError: there are more processes than GPUs on this machine.
     """
     world, local = (int(os.environ.get(name, d)) for name, d in _VARIABLES)
     gpus = torch.cuda.device_count()
@@ -63,8 +63,8 @@ def join_ranks() -> Iterator[Ranks]:
     try:
         yield Ranks(dist.get_rank(), world, device)
     finally:
-        # DistributedDataParallel holds the group and is part of reference cycles: where it lives to
-        # the end of the interpreter, Gloo's threads abort the process now and then.
+        # DistributedDataParallel refers to the group and is part of reference cycles. If it lives
+        # until the interpreter ends, Gloo's threads sometimes abort the process.
         gc.collect()
         dist.destroy_process_group()
 

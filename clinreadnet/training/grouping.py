@@ -1,8 +1,8 @@
-"""Which slices of an LDCTIQA folder show the same anatomy, told from the images alone.
+"""Group the slices of an LDCTIQA folder by anatomy, from the images only.
 
-The challenge's folder names no patients, and its slices recur at several degradations: a random
-split would put one anatomy on both sides. Degradation changes fine detail; averaged over blocks of
-16x16 pixels, two degradations of one slice are nearly equal, and two slices are not.
+The challenge's folder does not identify patients, and its slices occur with several degradations,
+so a random split would put an anatomy on both sides. Degradation changes fine detail: averaged over
+blocks of 16x16 pixels, two degradations of a slice are nearly equal, and two slices are not.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 _BLOCK = 16
 _BODY_HU = (-200.0, 300.0)
-"""Soft tissue and fat in full, air and bone clipped: what distinguishes neighbouring slices."""
+"""Range of soft tissue and fat, which distinguish neighbouring slices."""
 
 SAME_ANATOMY_HU = 10.0
-"""Largest root mean square difference of two low-passed slices of one anatomy; docs/training.md
-says what was measured."""
+"""Largest RMS difference of two low-pass slices of an anatomy (measured in docs/training.md)."""
 
 
 def low_pass(hu: NDArray[np.generic]) -> NDArray[np.float32]:
@@ -36,7 +35,7 @@ def group_by_similarity(
         threshold: root mean square difference in HU.
 
     Returns:
-        [n] number of each slice's group, from 0 in the order of the first slices.
+        [n] group of each slice, numbered from 0 by first occurrence.
     """
     from scipy.cluster.hierarchy import fcluster, linkage
 
@@ -49,7 +48,7 @@ def group_by_similarity(
 
 
 def describe_groups(groups: NDArray[np.int64]) -> str:
-    """Return the number of groups and their sizes, as words."""
+    """Return the number and the sizes of the groups as text."""
     sizes = np.bincount(groups)
     noun = "anatomy" if len(sizes) == 1 else "anatomies"
     return (

@@ -1,4 +1,4 @@
-"""What a run writes down: `log.csv`, TensorBoard events, `curves.png` and `summary.json`."""
+"""Write the log of a run: `log.csv`, TensorBoard events, `curves.png` and `summary.json`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from clinreadnet.console import console
 from clinreadnet.files import whole_file
 
 EpochRow = dict[str, float]
-"""One epoch."""
+"""Values of an epoch."""
 
 
 class TrainingLog:
-    """The rows of a run and their files; those that need a package that is not there are left out.
+    """The rows of a run and their files. Files that need a missing package are omitted.
 
     Args:
         folder: the run folder.
-        rows: of the epochs before, in a run that goes on.
+        rows: rows of earlier epochs, for a resumed run.
     """
 
     def __init__(self, folder: Path, rows: list[EpochRow]):
@@ -53,7 +53,7 @@ class TrainingLog:
             self._events.close()
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Write the summary and, where matplotlib is installed, the curves."""
+        """Write the summary and, if matplotlib is installed, the curves."""
         with whole_file(self.folder / "summary.json") as path:
             path.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
         if find_spec("matplotlib") is None:

@@ -1,9 +1,9 @@
 """HRPS: the hierarchical ranked probability score.
 
-The ranked probability score (Epstein 1969; as a loss, Galdran 2023) keeps the distance between
-grades: a vote two grades off costs more than one. HRPS adds the score over the five Likert grades
-to the one over the 21 fine grades. Each of the two levels alone, and cross-entropy, which does not
-know that distance, are here for the ablation.
+The ranked probability score (Epstein 1969; as a loss, Galdran 2023) takes the distance between
+grades into account: an error of two grades costs more than an error of one. HRPS combines the score
+over the five Likert grades with that over the 21 fine grades. The two single levels and
+cross-entropy, which ignores the distance, are for ablations.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def fine_distribution(score: Tensor) -> Tensor:
 def likert_distribution(fine: Tensor) -> Tensor:
     """Aggregate fine grades [B, 21] into the Likert grade nearest to each: [B, 5]."""
     index = torch.arange(FINE_GRADES, device=fine.device)
-    # Fine grade k stands for k / 5, so its nearest Likert grade is round(k / 5): never a tie.
+    # Fine grade k is k / 5, so its nearest Likert grade is round(k / 5), without ties.
     nearest = (index + 2) // 5
     member = nearest[:, None] == torch.arange(len(LIKERT), device=fine.device)
     return fine @ member.to(fine.dtype)
@@ -58,8 +58,8 @@ def hrps_loss(probs: Tensor, score: Tensor, *, fine_weight: float = 0.5) -> Tens
 
     Args:
         probs: [B, 21], predicted probabilities of the fine grades.
-        score: [B], true scores 0...4, fractional between grades where needed.
-        fine_weight: lambda, the share of the fine level; 1 is Epstein's score over 21 grades.
+        score: [B], true scores 0...4; values between grades are allowed.
+        fine_weight: weight lambda of the fine level; 1 is Epstein's score over 21 grades.
 
     Returns:
         [B], fine_weight * RPS(21 grades) + (1 - fine_weight) * RPS(5 grades).
@@ -80,7 +80,7 @@ def cross_entropy_loss(probs: Tensor, score: Tensor) -> Tensor:
     Returns:
         [B], in nats.
     """
-    # A grade's probability may underflow; its gradient must not be infinite.
+    # A probability can underflow; the gradient must stay finite.
     return -(fine_distribution(score) * probs.clamp(min=1e-7).log()).sum(dim=-1)
 
 
@@ -90,10 +90,10 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "rps-coarse": partial(hrps_loss, fine_weight=0.0),
     "cross-entropy": cross_entropy_loss,
 }
-"""Losses of one prediction each, by the name that `--loss` takes."""
+"""Losses by the name in `--loss`."""
 
 WEIGHT_SHARE = 0.05 / 3
-"""Weight of the votes' weights in the loss of the tiles."""
+"""Share of the loss of the votes' weights in the tile loss."""
 
 
 def tile_loss(
@@ -103,18 +103,18 @@ def tile_loss(
     body: Tensor,
     loss: Callable[[Tensor, Tensor], Tensor] = hrps_loss,
 ) -> Tensor:
-    """Loss of the tiles' votes, and of how much they weigh.
+    """Loss of the tiles' votes and of their weights.
 
     Args:
         votes: [B, N, 21], probability of each grade.
-        weights: [B, N], the votes' weights; rows sum to 1.
+        weights: [B, N], weights of the votes; rows sum to 1.
         quality: [B, N], true quality of each tile.
-        body: [B, N], weight of each label: the share of body; rows may be 0.
-        loss: of one vote.
+        body: [B, N], weight of each label (share of body); rows can be 0.
+        loss: loss of a vote.
 
     Returns:
-        [], the mean loss of a labelled tile, plus a share of the cross-entropy between the votes'
-        weights and the body's; 0 where nothing is labelled.
+        [], mean loss of labelled tiles, plus a share of the cross-entropy between ``weights`` and
+        ``body``; 0 without labels.
     """
     total = body.sum()
     if total <= 0:

@@ -1,8 +1,8 @@
 """Muon for the matrices of the stages, AdamW for everything else, as one optimiser.
 
-Muon (Jordan et al. 2024) makes a matrix's update orthogonal. On this network it learns noise, which
-is invisible to a nearly linear MLP at first, in minutes where AdamW takes hours (docs/training.md).
-Both update from gradients that all processes share, so that every process takes the same step.
+Muon (Jordan et al. 2024) orthogonalises the update of a matrix. With it, this network learns to
+measure noise in minutes, with AdamW in hours (docs/training.md). Gradients are averaged over all
+processes, so every process takes the same step.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from clinreadnet.errors import InputError
 from clinreadnet.model.network import ClinReadNet
 
 MUON_RATE = 2.0
-"""Learning rate of the matrices over that of the rest."""
+"""Learning rate of the matrices relative to the rest."""
 
 HEAD_RATE = 2.0
-"""Learning rate of the head over that of the rest."""
+"""Learning rate of the head relative to the rest."""
 
 
 class Optimisers:
-    """Two optimisers with one learning rate.
+    """Two optimisers with a common learning rate.
 
     Args:
-        model: whose parameters to train, those that require a gradient.
-        weight_decay: of the matrices of the stages; nothing else decays.
+        model: network. Parameters that require a gradient are trained.
+        weight_decay: weight decay of the stages' matrices; other parameters do not decay.
     """
 
     def __init__(self, model: ClinReadNet, weight_decay: float):
@@ -58,55 +58,55 @@ class Optimisers:
             self._all.append(muon)
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
-        for one in self._all:
-            one.zero_grad(set_to_none=True)
+        """Set the gradients to None."""
+        for optimiser in self._all:
+            optimiser.zero_grad(set_to_none=True)
 
     def step(self, learning_rate: float) -> None:
         """Take a step with this learning rate."""
-        for one in self._all:
-            for group in one.param_groups:
+        for optimiser in self._all:
+            for group in optimiser.param_groups:
                 group["lr"] = learning_rate * group["times"]
-            one.step()
+            optimiser.step()
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """Return the state of each, for `load_state_dict`."""
-        return [one.state_dict() for one in self._all]
+        """Return the states of both, for `load_state_dict`."""
+        return [optimiser.state_dict() for optimiser in self._all]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """Continue from a state.
+        """Load the states of `state_dict`.
 
         Raises:
-            InputError: it is the state of another network's optimisers.
+            InputError: the states are of another network.
         """
         fits = len(states) == len(self._all) and all(
-            _shapes(one) == _shapes_of(one, state)
-            for one, state in zip(self._all, states, strict=True)
+            _shapes(optimiser) == _shapes_of(optimiser, state)
+            for optimiser, state in zip(self._all, states, strict=True)
         )
         if not fits:
             raise InputError("the saved state of the optimiser is of another network")
-        for one, state in zip(self._all, states, strict=True):
-            one.load_state_dict(state)
+        for optimiser, state in zip(self._all, states, strict=True):
+            optimiser.load_state_dict(state)
 
 
 def _is_matrix(name: str, parameter: nn.Parameter) -> bool:
-    """Whether Muon takes a parameter: the weight of a linear layer, no table and no gate."""
+    """Return whether Muon trains a parameter: weights of linear layers, not tables or gates."""
     return name.startswith("stages.") and parameter.ndim == 2 and name.endswith(".weight")
 
 
-def _shapes(one: torch.optim.Optimizer) -> list[list[tuple[int, ...]]]:
-    return [[tuple(p.shape) for p in group["params"]] for group in one.param_groups]
+def _shapes(optimiser: torch.optim.Optimizer) -> list[list[tuple[int, ...]]]:
+    return [[tuple(p.shape) for p in group["params"]] for group in optimiser.param_groups]
 
 
 def _shapes_of(
-    one: torch.optim.Optimizer, state: dict[str, Any]
+    optimiser: torch.optim.Optimizer, state: dict[str, Any]
 ) -> list[list[tuple[int, ...]]] | None:
-    """Shapes that a state was saved for, as far as the moments tell; None if the groups differ."""
+    """Return the shapes of a saved state, from its moments; None if the groups differ."""
     groups = state["param_groups"]
-    if [len(g["params"]) for g in groups] != [len(g["params"]) for g in one.param_groups]:
+    if [len(g["params"]) for g in groups] != [len(g["params"]) for g in optimiser.param_groups]:
         return None
     shapes = []
-    for group, saved in zip(one.param_groups, groups, strict=True):
+    for group, saved in zip(optimiser.param_groups, groups, strict=True):
         row = []
         for parameter, number in zip(group["params"], saved["params"], strict=True):
             moments = state["state"].get(number, {})

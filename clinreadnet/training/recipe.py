@@ -1,7 +1,7 @@
-"""Recipes: runs one after another, as TOML files in `recipes/`, one table a stage.
+"""Recipes: TOML files in `recipes/` with consecutive training stages.
 
-Each stage starts from the checkpoint of the one before. A stage sets fields of `TrainConfig`, and
-`limit`, a time such as "2h", for ``limit_seconds``.
+Each stage starts from the checkpoint of the previous stage. A stage sets fields of `TrainConfig`,
+and `limit`, a duration such as "2h", for ``limit_seconds``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 @dataclass(frozen=True)
 class Stage:
-    """One run of a recipe; ``config.init`` is set when the stage before it is done."""
+    """A run of a recipe. ``config.init`` is set when the previous stage has finished."""
 
     name: str
     config: TrainConfig
@@ -36,7 +36,7 @@ def parse_duration(text: str) -> float:
     """Return the seconds of a duration such as 90s, 30m or 2h.
 
     Raises:
-        InputError: another form, or zero.
+        InputError: the form is invalid, or the duration is zero.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip())
     if match is None or not float(match[1]):
@@ -54,10 +54,11 @@ def load_recipe(recipe: str | os.PathLike[str]) -> list[Stage]:
     """Read a recipe.
 
     Args:
-        recipe: the name of one in this package, or the path of a TOML file.
+        recipe: name of a recipe in this package, or path of a TOML file.
 
     Raises:
-        InputError: no such recipe, not TOML, no stage, an unknown field, or a value out of range.
+        InputError: the recipe does not exist, is not TOML or has no stage, a field is unknown, or a
+            value is out of range.
     """
     name = os.fspath(recipe)
     if name in shipped_recipes():
@@ -76,7 +77,7 @@ def load_recipe(recipe: str | os.PathLike[str]) -> list[Stage]:
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InputError(f"{name}: not a TOML file ({first_line(error)})") from None
     stages = content.pop("stage", None)
-    tables = isinstance(stages, list) and all(isinstance(one, dict) for one in stages)
+    tables = isinstance(stages, list) and all(isinstance(stage, dict) for stage in stages)
     if not tables or not stages or content:
         raise InputError(f"{name}: a recipe holds [[stage]] tables and nothing else")
     return _checked(name, [_stage(name, number, table) for number, table in enumerate(stages, 1)])

@@ -22,28 +22,32 @@ from clinreadnet.training.trainer import Trainer
 
 @contextmanager
 def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Note SIGINT and SIGTERM instead of stopping at once; a second one stops at once.
+    """Record SIGINT and SIGTERM instead of stopping. A second signal stops at once.
 
-    One that was ignored when the program started, as SIGINT is in a script's background, stays so.
+    A signal that is already ignored, such as SIGINT in a background job of a script, stays ignored.
     """
     seen: list[int] = []
     both = (signal.SIGINT, signal.SIGTERM)
-    numbers = [one for one in both if signal.getsignal(one) is not signal.SIG_IGN]
+    numbers = [
+        signal_number
+        for signal_number in both
+        if signal.getsignal(signal_number) is not signal.SIG_IGN
+    ]
 
     def note(number: int, frame: object) -> None:
         seen.append(number)
-        for one, handler in before.items():
-            signal.signal(one, handler)
+        for signal_number, handler in before.items():
+            signal.signal(signal_number, handler)
 
     try:
-        before = {one: signal.signal(one, note) for one in numbers}
-    except ValueError:  # not the main thread: whoever owns that handles signals
+        before = {signal_number: signal.signal(signal_number, note) for signal_number in numbers}
+    except ValueError:  # not the main thread, which handles signals
         before = {}
     try:
         yield lambda: bool(seen)
     finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
+        for signal_number, handler in before.items():
+            signal.signal(signal_number, handler)
 
 
 def train(
@@ -55,20 +59,20 @@ def train(
 ) -> Path:
     """Train a network and return the path of its checkpoint.
 
-    Started by `torchrun`, the processes share each batch. SIGINT and SIGTERM end the run after
-    the current step with its state saved.
+    With `torchrun`, the processes share each batch. SIGINT and SIGTERM save the state after the
+    current step and end the run.
 
     Args:
         data: LDCTIQA folders.
-        out: run folder; created, and must not hold anything unless ``resume``.
-        config: the run's settings.
-        resume: continue the run that ``out`` holds.
+        out: run folder. It is created and must be empty unless ``resume``.
+        config: settings of the run.
+        resume: continue the run in ``out``.
 
     Raises:
-        InputError: unreadable data, settings out of range, a run folder that exists, or a batch
-            that memory does not hold.
-        CheckFailed: the loss is not finite.
-        KeyboardInterrupt: the run was interrupted; ``resume`` goes on.
+        InputError: data cannot be read, a setting is out of range, the run folder exists, or memory
+            is too small for a batch.
+        CheckFailed: the loss became infinite or NaN.
+        KeyboardInterrupt: the run was interrupted and can be resumed.
     """
     config.check()
     out = Path(out)
@@ -81,7 +85,7 @@ def train(
 
 
 def _check_space(out: Path) -> None:
-    """Check before the work that the first files of a run can be written."""
+    """Check in advance that the first files of a run can be written."""
     place = out.absolute()
     while not place.exists() and not place.parent.exists():
         place = place.parent
@@ -89,19 +93,19 @@ def _check_space(out: Path) -> None:
 
 
 def _holds_no_state(out: Path) -> bool:
-    """Return whether a folder is empty, or a run was killed in it before it saved a state."""
+    """Return whether a folder contains no saved state of a run."""
     early = {"log.csv", "tensorboard"}
     return all(path.name in early or is_temporary(path.name) for path in out.iterdir())
 
 
 def _run(trainer: Trainer, resume: bool) -> None:
-    """Run to the end; a failure leaves in the run folder a state to resume, or nothing."""
+    """Run to the end. A failure leaves either a state to resume or no run folder."""
     out, ranks = trainer.out, trainer.ranks
     if resume:
         trainer.resume()
     elif ranks.first:
         out.mkdir(parents=True, exist_ok=True)
-    ranks.reduce(0, "max")  # nobody goes on before the folder is there
+    ranks.reduce(0, "max")  # wait until the folder exists
     try:
         with _interrupts() as interrupted:
             trainer.run(interrupted)
@@ -111,7 +115,7 @@ def _run(trainer: Trainer, resume: bool) -> None:
         elif isinstance(error, KeyboardInterrupt) and ranks.first:
             console.print(f"interrupted at step {trainer.step}; the run can be resumed")
         raise
-    ranks.reduce(0, "max")  # nobody leaves before the files are written
+    ranks.reduce(0, "max")  # wait until the files are written
 
 
 def train_recipe(
@@ -121,20 +125,20 @@ def train_recipe(
     *,
     resume: bool = False,
 ) -> Path:
-    """Train the stages of a recipe one after another, each in a folder of ``out``.
+    """Train the stages of a recipe in order, each in its own folder of ``out``.
 
     Args:
         data: LDCTIQA folders.
-        out: folder of the runs; created, and must not hold anything unless ``resume``. Gets the
-            last stage's ``model.safetensors`` too.
-        stages: as `load_recipe` gives them.
-        resume: go on where an interrupted call stopped; stages that are done are kept.
+        out: folder of the runs. It is created and must be empty unless ``resume``. It also receives
+            ``model.safetensors`` of the last stage.
+        stages: stages from `load_recipe`.
+        resume: continue an interrupted call. Finished stages are kept.
 
     Returns:
         The path of the checkpoint.
 
     Raises:
-        As `train`.
+        The errors of `train`.
     """
     out = Path(out)
     if not resume and out.exists() and not (out.is_dir() and _holds_no_state(out)):

@@ -1,7 +1,7 @@
-"""What a run trains: the whole network on crops, or its head alone on whole slices.
+"""Training tasks: the whole network on crops, or only the head on whole slices.
 
-A task owns the network, the part of it that learns, the batches and how held-out slices are
-scored; `clinreadnet.training.trainer` does the rest for either.
+A task provides the network, its trained part, the batches, and the scoring of held-out slices.
+`clinreadnet.training.trainer` is the same for all tasks.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from clinreadnet.training.dataset import LabelledSlices
 from clinreadnet.training.distributed import Ranks
 
 CALIBRATION_SLICES = 64
-"""Slices of the training set with which the statistics of edges are standardised."""
+"""Number of training slices for the standardisation of edge statistics."""
 
 
 class Task(Protocol):
-    """What the trainer needs of a task."""
+    """Interface of a task."""
 
     model: ClinReadNet
-    """The network that is written in the end."""
+    """Network to write at the end."""
     learner: nn.Module
-    """Takes a batch's inputs; gives the image's probabilities [b, 21] and the tiles' votes."""
+    """Module from inputs of a batch to the probabilities [b, 21] and the tiles' votes."""
 
     @property
     def batches(self) -> BatchSource:
@@ -49,10 +49,10 @@ class Task(Protocol):
 def make_task(
     config: TrainConfig, training: LabelledSlices, validation: LabelledSlices, ranks: Ranks
 ) -> Task:
-    """Return the task that a configuration names, with its network on the device.
+    """Return the task of a configuration, with its network on the device.
 
     Raises:
-        InputError: a checkpoint that cannot be used, or a batch that does not fit the data.
+        InputError: the checkpoint cannot be used, or the batch does not fit the data.
     """
     if config.task == "network":
         return NetworkTask(config, training, validation, ranks)
@@ -60,10 +60,10 @@ def make_task(
 
 
 def first_model(config: TrainConfig) -> ClinReadNet:
-    """Return the network of a configuration: of its checkpoint, or with random weights.
+    """Return the network of a configuration, from its checkpoint or with random weights.
 
     Raises:
-        InputError: the checkpoint cannot be read, or is of a network of another shape.
+        InputError: the checkpoint cannot be read, or its network has another shape.
     """
     shape = replace(
         ClinReadNetConfig.from_preset(config.preset),
@@ -84,7 +84,7 @@ def first_model(config: TrainConfig) -> ClinReadNet:
 
 
 class _Learner(nn.Module):
-    """The whole network, as the trainer calls it."""
+    """Wrapper of the network for the trainer."""
 
     def __init__(self, model: ClinReadNet):
         super().__init__()
@@ -125,7 +125,7 @@ class NetworkTask:
 
 
 class _HeadLearner(nn.Module):
-    """A network's head, as the trainer calls it."""
+    """Wrapper of the head for the trainer."""
 
     def __init__(self, model: ClinReadNet):
         super().__init__()
@@ -139,16 +139,16 @@ class _HeadLearner(nn.Module):
 
 @dataclass(frozen=True)
 class TokenBatches:
-    """A shuffled pass over this process's slices each epoch.
+    """Shuffled batches of tokens of each epoch.
 
     Attributes:
-        tokens: [n, 16, 16, C] float16 on the CPU, of this process's share of the slices.
+        tokens: [n, 16, 16, C] float16 on the CPU, for the slices of this process.
         slices: all slices to train on.
-        share: [n] which of them this process has.
-        batch: slices of a step, of this process.
+        share: [n] indices of the slices of this process.
+        batch: slices per step of this process.
         per_epoch: steps of one epoch.
-        seed: of the order.
-        device: where the batches are wanted.
+        seed: seed of the order.
+        device: device of the batches.
     """
 
     tokens: Tensor
@@ -178,9 +178,9 @@ class TokenBatches:
 
 
 class HeadTask:
-    """Trains the head on the tokens of whole slices, which the other parts give once.
+    """Trains the head on tokens of whole slices, which are computed once.
 
-    On crops the head learns what a crop is worth; a slice's label is of the whole slice.
+    Training on crops fits the head to crops, but a label belongs to the whole slice.
     """
 
     def __init__(
@@ -225,7 +225,7 @@ class HeadTask:
 
     def _tokens(self, slices: LabelledSlices, index: NDArray[np.int64], what: str) -> Tensor:
         """Compute the last tokens of slices: [n, 16, 16, C] float16, on the CPU."""
-        found = torch.empty(0)
+        cached = torch.empty(0)
         device = self._ranks.device
         autocast = device.type == "cuda" if self._bf16 is None else self._bf16
         with (
@@ -237,6 +237,6 @@ class HeadTask:
                 hu = torch.from_numpy(slices.images(index[n : n + 1])).to(device)
                 tokens = self.model.attend(self.model.stem(encode(hu[:, None].float())))
                 if n == 0:
-                    found = torch.empty(len(index), *tokens.shape[1:], dtype=torch.float16)
-                found[n] = tokens[0]
-        return found
+                    cached = torch.empty(len(index), *tokens.shape[1:], dtype=torch.float16)
+                cached[n] = tokens[0]
+        return cached

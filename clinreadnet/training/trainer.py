@@ -1,8 +1,8 @@
-"""One training run, whatever its task: schedule, average, validation, state and log.
+"""Training loop: schedule, weight averaging, validation, state and log.
 
-A warm-up and a cosine to zero, HRPS on the image and on its tiles, bfloat16 products on GPUs. What
-is validated and shipped are not the last weights but their moving average. Slices of one anatomy
-never stand on both sides of the split. docs/training.md describes the run folder.
+The learning rate has a linear warm-up and a cosine decay to zero. The loss is HRPS on the image and
+its tiles; products are bfloat16 on GPUs. The moving average of the weights is validated and
+written. An anatomy is never on both sides of the split. docs/training.md describes the run folder.
 """
 
 from __future__ import annotations
@@ -48,20 +48,20 @@ WARMUP_SHARE = 0.05
 MAX_GRADIENT_NORM = 1.0
 
 EMA_POWER = 16
-"""The average weighs step s of t by (s / t) ** 16: about the last 6 % of a run of any length."""
+"""Step s of t has weight (s / t) ** 16 in the average: about the last 6 % of a run."""
 
 SAVE_SECONDS = 300.0
-"""Longest training time that a crash can cost; an interrupt costs nothing."""
+"""Longest training time that a crash can lose. An interrupt loses nothing."""
 
 
 class Trainer:
-    """One run: owns the task, the average, the optimisers and where in the schedule it stands.
+    """A training run: task, averaged weights, optimisers and schedule.
 
     Args:
-        config: the run's settings.
+        config: settings of the run.
         slices: all labelled slices.
         out: run folder.
-        ranks: the processes that share the run.
+        ranks: this process among all.
     """
 
     def __init__(
@@ -94,11 +94,11 @@ class Trainer:
         self.best: dict[str, Tensor] = {}
         """Averaged weights of the epoch with the best validation sum."""
         self.last_held_out: dict[str, NDArray[np.float64]] | None = None
-        """What the averaged weights say of the held-out slices since the last epoch."""
+        """Outputs of the averaged weights on the held-out slices after the last epoch."""
         self.epoch_totals = dict.fromkeys(("steps", "loss", "seconds", "waiting"), 0.0)
 
     def progress(self) -> float:
-        """Share of the schedule that is done, 0...1: by steps, or by time where that is limited."""
+        """Finished share of the schedule, 0...1, by steps or, with a time limit, by time."""
         done = self.step / (self.config.epochs * self.batches.per_epoch)
         if self.config.limit_seconds is not None:
             done = max(done, self.seconds / self.config.limit_seconds)
@@ -111,24 +111,24 @@ class Trainer:
         return self.config.learning_rate * warm * (1 + math.cos(math.pi * done)) / 2
 
     def finished(self) -> bool:
-        """Return whether the schedule is done, or validation has gained nothing for long."""
+        """Return whether the schedule has ended or the patience of validation is exceeded."""
         over = self.progress() >= 1 or self.epochs_without_gain() >= self.config.patience
         return over and not self.epoch_totals["steps"]
 
     def epochs_without_gain(self) -> int:
-        """Return how many epochs have passed since the best validation sum."""
+        """Return the number of epochs since the best validation sum."""
         return len(self.rows) - 1 - _best(self.rows) if self.rows else 0
 
     def run(self, interrupted: Callable[[], bool] = lambda: False) -> None:
-        """Train to the end of the schedule, or until validation gains nothing, and write the files.
+        """Train until the schedule ends or validation stops improving, and write the files.
 
         Args:
-            interrupted: asked after each step; where it says yes, the state is saved and
-                KeyboardInterrupt raised.
+            interrupted: called after each step. If it returns true, the state is saved and
+                KeyboardInterrupt is raised.
 
         Raises:
             CheckFailed: the loss is not finite.
-            InputError: memory does not hold a batch; the message says which size to try.
+            InputError: memory is too small for a batch. The message suggests a size.
         """
         log = TrainingLog(self.out, self.rows) if self.ranks.first else None
         try:
@@ -177,7 +177,7 @@ class Trainer:
                 loss_sum += loss
                 self.step += 1
                 spent = time.monotonic() - started
-                # The slowest process's clock is everyone's, so that all keep one schedule.
+                # All processes use the clock of the slowest, so that their schedules agree.
                 self.seconds, stop = self.ranks.reduce(
                     [self.seconds + spent, interrupted()], "max"
                 ).tolist()
@@ -203,7 +203,7 @@ class Trainer:
         self.save()
 
     def _train_step(self, batch: Batch) -> Tensor:
-        """Take one step on this process's part of a batch; return its loss."""
+        """Take a step on this process's part of a batch; return the loss."""
         with self._autocast():
             probs, tiles = self.learner(batch.inputs)
         loss_of = LOSSES[self.config.loss]
@@ -232,7 +232,7 @@ class Trainer:
         """Score the held-out slices with the averaged weights: score, probs, quality_map."""
         count = len(self.validation)
         index = self.ranks.mine(range(count))
-        found = {
+        measures = {
             "score": np.zeros(count),
             "probs": np.zeros((count, FINE_GRADES)),
             "quality_map": np.zeros((count, MAP_SIDE, MAP_SIDE)),
@@ -240,15 +240,15 @@ class Trainer:
         if len(index):
             with self._autocast():
                 mine = self.task.predict(self.ema, index)
-            for name, values in found.items():
+            for name, values in measures.items():
                 values[index] = mine[name]
-        return {name: self.ranks.reduce(values, "sum") for name, values in found.items()}
+        return {name: self.ranks.reduce(values, "sum") for name, values in measures.items()}
 
     def _finish_epoch(self) -> EpochRow:
-        """Score the held-out anatomies with the averaged weights, and close the epoch's books."""
-        self.last_held_out = found = self._held_out()
+        """Score the held-out anatomies with the averaged weights and log the epoch."""
+        self.last_held_out = measures = self._held_out()
         true = self.validation.scores
-        predicted = found["score"]
+        predicted = measures["score"]
         totals = self.epoch_totals
         loss = self.ranks.reduce(totals["loss"], "sum") / self.ranks.world / totals["steps"]
         row = {
@@ -265,7 +265,7 @@ class Trainer:
         row["sum"] = sum(abs(row[name]) for name in ("plcc", "srocc", "krocc"))
         tiles = self.validation.tiles_of(np.arange(len(self.validation)))
         agreement = map_agreement(
-            found["quality_map"], tiles.quality, tiles.weight, self.validation.quality
+            measures["quality_map"], tiles.quality, tiles.weight, self.validation.quality
         )
         row["map_correlation"] = agreement["correlation"]["value"] if agreement else math.nan
         row["map_rmse_ratio"] = agreement["rmse_ratio"]["value"] if agreement else math.nan
@@ -275,7 +275,7 @@ class Trainer:
         return row
 
     def _calibrate(self) -> None:
-        """Fit the intervals on the held-out slices, and what is usual on all."""
+        """Fit the intervals on held-out slices and the novelty on all slices."""
         probs = (self.last_held_out or self._held_out())["probs"]
         held_out = self.validation
         temperature = fit_temperature(probs, held_out.scores, held_out.groups)
@@ -302,7 +302,7 @@ class Trainer:
         return f"out of memory with batch_size={size}; try {advice}"
 
     def summary(self) -> dict[str, Any]:
-        """Return what a model card needs to say about the run, ready for JSON."""
+        """Return the facts about the run for a model card, as plain JSON values."""
         steady = self.rows[1:] or self.rows  # the first epoch warms up
         return {
             "config": self.config.named(),
@@ -323,7 +323,7 @@ class Trainer:
         }
 
     def save(self) -> None:
-        """Write `last.pt`, everything a resumed run needs, whole."""
+        """Write the state for a resumed run, `last.pt`, atomically."""
         if not self.ranks.first:
             return
         state = {
@@ -337,7 +337,7 @@ class Trainer:
             "epoch_totals": self.epoch_totals,
             "rows": self.rows,
         }
-        buffer = io.BytesIO()  # on a full disk, torch's own writing ends in a RuntimeError
+        buffer = io.BytesIO()  # on a full disk, torch.save to a file raises RuntimeError
         torch.save(state, buffer)
         with whole_file(self.out / "last.pt") as path:
             path.write_bytes(buffer.getbuffer())
@@ -346,7 +346,7 @@ class Trainer:
         """Continue from `last.pt` of the run folder.
 
         Raises:
-            InputError: no such file, or it belongs to a run with other settings.
+            InputError: the file does not exist or belongs to a run with other settings.
         """
         path = self.out / "last.pt"
         if not path.is_file():
@@ -356,7 +356,7 @@ class Trainer:
             changed = [k for k, v in asdict(self.config).items() if state["config"].get(k) != v]
         except MemoryError:
             raise
-        except Exception as error:  # torch raises whatever its unpickler raises
+        except Exception as error:  # torch raises any exception of its unpickler
             raise InputError(
                 f"{path}: not a state of training ({type(error).__name__}); restore it, or start "
                 "another run"
@@ -375,7 +375,7 @@ class Trainer:
 
 
 def _towards_quality(slices: LabelledSlices) -> LabelledSlices:
-    """Return the slices with the noiseless quality for their scores."""
+    """Return the slices with the noiseless quality as their scores."""
     if unknown := int(np.isnan(slices.quality).sum()):
         raise InputError(
             f"target=quality: {unknown} of {len(slices)} slices to train on come with no "

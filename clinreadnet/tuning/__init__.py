@@ -1,1 +1,1 @@
-"""Find launch configurations of the kernels on this machine's GPU."""
+"""Tune launch configurations of the kernels on this machine's GPU."""

@@ -1,4 +1,4 @@
-"""Candidates and examples of `clinreadnet tune`, for each entry of a configuration file."""
+"""Candidates and examples of `clinreadnet tune` for each entry of a configuration file."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class Example:
-    """Arguments for the timing of a configuration.
+    """Arguments for timing a configuration.
 
     Attributes:
         name: name in the table.
-        tensors: the first has the batch as its first dimension.
-        op: calls the kernel, or the reference in the dtype of the tensors.
+        tensors: inputs. The first dimension of the first tensor is the batch.
+        op: function that calls the kernel, or the reference in the dtype of the tensors.
         budget: largest relative error to the float64 reference.
     """
 
@@ -36,13 +36,13 @@ class Example:
 
 @dataclass(frozen=True)
 class Tunable:
-    """One entry of a configuration file.
+    """An entry of a configuration file.
 
     Attributes:
         candidates: configurations to try, besides the one in use.
-        cases: what the compiler is given for a compute capability, for the kernels that this entry
-            launches and that need most registers.
-        examples: what to time, made on a device.
+        cases: function from a compute capability to the kernels of this entry that need most
+            registers.
+        examples: function from a device to the examples to time.
     """
 
     candidates: tuple[Config, ...]
@@ -53,13 +53,13 @@ class Tunable:
 def examples_of(
     spec: OpSpec, entry: TuningEntry, device: torch.device, batch: int = BATCH
 ) -> list[Example]:
-    """Make what an entry is timed on.
+    """Create the examples of an entry.
 
     Args:
-        spec: of the op.
+        spec: spec of the op.
         entry: names, types and shapes.
-        device: where to make the tensors.
-        batch: of each example.
+        device: device of the tensors.
+        batch: batch of each example.
     """
 
     def example(name: str, dtype: str, shape: LayerShape) -> Example:
@@ -69,7 +69,7 @@ def examples_of(
         tensors = spec.arguments(shape, batch, dtype, device)
         return Example(name, tensors, op, precision_of(dtype).budget)
 
-    return [example(*one) for one in entry.timed]
+    return [example(*arguments) for arguments in entry.timed]
 
 
 def _tunable(spec: OpSpec, *keys: str) -> Tunable:
@@ -85,4 +85,4 @@ def _tunable(spec: OpSpec, *keys: str) -> Tunable:
 TUNABLE: dict[str, Callable[..., Tunable]] = {
     spec.name: partial(_tunable, spec) for spec in OPS.values()
 }
-"""For each op of the configuration files, its `Tunable` from the keys below the op's name."""
+"""Functions that return the `Tunable` of an op from the keys below its name."""

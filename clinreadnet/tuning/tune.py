@@ -1,8 +1,8 @@
-"""Find the fastest launch configuration of every kernel on this machine's GPU.
+"""Tune the launch configuration of every kernel on this machine's GPU.
 
-The result is a file ``kernels/configs/<gpu>.json``, which every launch reads. Nothing is tuned
-while the network runs. A candidate is timed only if it compiles without spilling and agrees with
-the float64 reference.
+The result is a file ``kernels/configs/<gpu>.json``, which every launch reads. There is no tuning at
+run time. A candidate is timed only if it compiles without spilling and agrees with the float64
+reference.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from clinreadnet.kernels.compile import SHARED_MEMORY, resources
 from clinreadnet.kernels.launch import CONFIGS, config_file, file_name, gpu_of, trial
 from clinreadnet.kernels.spec import Case, Config
 from clinreadnet.precision import Limits
-from clinreadnet.runtime.reproduce import compare_outputs
+from clinreadnet.runtime.comparison import compare_outputs
 from clinreadnet.tuning.tunable import TUNABLE, Example, Tunable
 
 Clock = Callable[[Callable[[], object]], float]
-"""Returns the milliseconds of one call on the GPU."""
+"""Function that returns the milliseconds of a call on the GPU."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Result of one candidate: its times, or why it was dropped."""
+    """Result of a candidate: its times, or why it was dropped."""
 
     config: Config
     milliseconds: tuple[float, ...] = ()
-    """One for each example."""
+    """Time of each example in milliseconds."""
     dropped: str | None = None
 
     @property
@@ -57,7 +57,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class EntryTrials:
-    """The trials of one entry; the configuration in use comes first."""
+    """Trials of an entry. The configuration in use comes first."""
 
     keys: tuple[str, ...]
     examples: tuple[str, ...]
@@ -65,8 +65,8 @@ class EntryTrials:
 
     @property
     def best(self) -> Trial:
-        """The fastest trial; in a tie the one in use."""
-        return min(self.trials, key=lambda one: one.mean)
+        """The fastest trial; in a tie, the first."""
+        return min(self.trials, key=lambda trial: trial.mean)
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ class Tuning:
     """Result of `tune`.
 
     Attributes:
-        document: the configuration file.
-        tuned: every entry that was timed.
+        document: content of the configuration file.
+        tuned: trials of each timed entry.
     """
 
     document: dict[str, Any]
@@ -85,12 +85,12 @@ class Tuning:
         """Return the document and every trial as plain JSON values."""
         entries = [
             {
-                "keys": list(one.keys),
-                "examples": list(one.examples),
-                "best": dict(one.best.config),
-                "trials": [asdict(t) for t in one.trials],
+                "keys": list(entry.keys),
+                "examples": list(entry.examples),
+                "best": dict(entry.best.config),
+                "trials": [asdict(t) for t in entry.trials],
             }
-            for one in self.tuned
+            for entry in self.tuned
         ]
         return {"configuration": self.document, "entries": entries}
 
@@ -105,7 +105,7 @@ def entries(tree: Mapping[str, Any], *above: str) -> Iterator[tuple[tuple[str, .
 
 
 def compile_obstacle(cases: Sequence[Case]) -> str | None:
-    """Return why a candidate's kernels must not be launched, or None; needs no GPU."""
+    """Return why a candidate cannot be launched, or None. No GPU is needed."""
     for case in cases:
         try:
             taken = resources(case)
@@ -120,7 +120,7 @@ def compile_obstacle(cases: Sequence[Case]) -> str | None:
 
 
 def _nearest(capability: int) -> int:
-    """The known compute capability at or below ``capability``."""
+    """Return the largest known compute capability up to ``capability``."""
     return max((c for c in SHARED_MEMORY if c <= capability), default=min(SHARED_MEMORY))
 
 
@@ -129,17 +129,19 @@ def _first_slice(example: Example) -> tuple[Tensor, ...]:
 
 
 def wrong(example: Example, expected: Tensor) -> str | None:
-    """Return how the kernel differs from the float64 reference on one slice, or None."""
+    """Return the difference from the float64 reference if it exceeds the budget, or None."""
     output = example.op(_first_slice(example), "triton")
-    found = compare_outputs(
+    comparison = compare_outputs(
         {example.name: output.double().cpu().numpy()},
         {example.name: expected.cpu().numpy()},
         Limits(example.budget),
     )
-    if not found.failures():
+    if not comparison.failures():
         return None
-    error = found.errors[example.name]
-    return f"wrong on {example.name}: relative error {error:.2g}, budget {found.limits.error:.0e}"
+    error = comparison.errors[example.name]
+    return (
+        f"wrong on {example.name}: relative error {error:.2g}, budget {comparison.limits.error:.0e}"
+    )
 
 
 def search(
@@ -153,16 +155,16 @@ def search(
     obstacle: Callable[[Sequence[Case]], str | None] = compile_obstacle,
     advance: Callable[[], None] = lambda: None,
 ) -> EntryTrials:
-    """Try every candidate of one entry.
+    """Try every candidate of an entry.
 
     Args:
-        tunable: the entry's candidates and examples.
+        tunable: candidates and examples of the entry.
         keys: path of the entry in the file.
         in_use: the configuration in use, tried first.
         capability: compute capability to compile for, 90 for 9.0.
-        device: where the examples run.
-        clock: times one call.
-        obstacle: returns why cases must not be launched, or None.
+        device: device of the examples.
+        clock: function that times a call.
+        obstacle: function that returns why cases cannot be launched, or None.
         advance: called after each candidate.
 
     Returns:
@@ -173,7 +175,8 @@ def search(
     """
     examples = tunable.examples(device)
     expected = [
-        one.op([tensor.double() for tensor in _first_slice(one)], "reference") for one in examples
+        item.op([tensor.double() for tensor in _first_slice(item)], "reference")
+        for item in examples
     ]
 
     def attempt(config: Config) -> Trial:
@@ -185,7 +188,7 @@ def search(
                 for example, right in zip(examples, expected, strict=True):
                     if (reason := wrong(example, right)) is not None:
                         return Trial(config, dropped=reason)
-                times = [clock(partial(one.op, one.tensors, "triton")) for one in examples]
+                times = [clock(partial(item.op, item.tensors, "triton")) for item in examples]
             except triton.OutOfResources as error:
                 return Trial(config, dropped=f"does not launch: {error}")
         return Trial(config, milliseconds=tuple(times))
@@ -194,13 +197,13 @@ def search(
     for config in [in_use, *(c for c in tunable.candidates if c != in_use)]:
         trials.append(attempt(config))
         advance()
-    if all(one.dropped for one in trials):
+    if all(item.dropped for item in trials):
         raise CheckFailed(f"{' '.join(keys)}: no candidate can be used; {trials[0].dropped}")
-    return EntryTrials(keys, tuple(one.name for one in examples), tuple(trials))
+    return EntryTrials(keys, tuple(item.name for item in examples), tuple(trials))
 
 
 def gpu_clock(run: Callable[[], object]) -> float:
-    """Return the milliseconds of one call in a CUDA graph, without the launch by Python."""
+    """Time a call in a CUDA graph, without the launch by Python; return milliseconds."""
     milliseconds: float = triton.testing.do_bench_cudagraph(run, return_mode="median")
     return milliseconds
 
@@ -218,7 +221,7 @@ def tune(
         only: ops or parts of them, such as "sobel_stem" or "window_attention/float16"; default
             all. The other entries are kept.
         device: default the current GPU.
-        clock: times one call.
+        clock: function that times a call.
 
     Returns:
         The new file's content, and the trials of every candidate.
@@ -258,7 +261,7 @@ def tune(
         total = sum(1 + len(tunable.candidates) for _, _, tunable in wanted)
         task = bar.add_task(f"Tuning on {gpu}", total=total)
         for keys, config, tunable in wanted:
-            found = search(
+            trials = search(
                 tunable,
                 keys,
                 config,
@@ -267,16 +270,16 @@ def tune(
                 clock=clock,
                 advance=lambda: bar.advance(task),
             )
-            tuned.append(found)
+            tuned.append(trials)
             place = document
             for key in keys[:-1]:
                 place = place[key]
-            place[keys[-1]] = dict(found.best.config)
+            place[keys[-1]] = dict(trials.best.config)
     return Tuning(document, tuple(tuned))
 
 
 def write_tuning(tuning: Tuning, out: str | os.PathLike[str] | None = None) -> Path:
-    """Write the configuration file atomically; default the file that launches on this GPU read.
+    """Write the configuration file atomically. Default: the file of this GPU.
 
     Raises:
         InputError: ``out`` cannot be written.
@@ -295,14 +298,14 @@ def write_tuning(tuning: Tuning, out: str | os.PathLike[str] | None = None) -> P
 def print_tuning(tuning: Tuning, console: Console) -> None:
     """Print one line for each entry."""
     table = Table("entry", "best", "ms, before", "ms, best", "tried", "dropped")
-    for one in tuning.tuned:
-        before = one.trials[0].mean
+    for entry in tuning.tuned:
+        before = entry.trials[0].mean
         table.add_row(
-            " ".join(one.keys),
-            ", ".join(f"{key} {value}" for key, value in one.best.config.items()),
+            " ".join(entry.keys),
+            ", ".join(f"{key} {value}" for key, value in entry.best.config.items()),
             f"{before:.4f}" if math.isfinite(before) else "dropped",
-            f"{one.best.mean:.4f}",
-            str(len(one.trials)),
-            str(sum(trial.dropped is not None for trial in one.trials)),
+            f"{entry.best.mean:.4f}",
+            str(len(entry.trials)),
+            str(sum(trial.dropped is not None for trial in entry.trials)),
         )
     console.print(table)

@@ -1,4 +1,4 @@
-"""Run the artifacts of a bundle through the backends that a session uses."""
+"""Verify artifacts with the backends of a session."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from clinreadnet.errors import (
     InputError,
     OutOfMemory,
 )
-from clinreadnet.runtime.backends.ladder import (
+from clinreadnet.runtime.backends.loading import (
     LOADERS,
     SessionOptions,
     artifacts_of,
@@ -38,7 +38,7 @@ from clinreadnet.verify.reference import Advance
 
 
 def backend_of(artifact: Artifact) -> str:
-    """Return the one backend that runs an engine or a checkpoint."""
+    """Return the backend of an engine or a checkpoint."""
     return artifact.flavour or NATIVE_BACKEND
 
 
@@ -48,7 +48,7 @@ def runs_here(artifact: Artifact) -> bool:
 
 
 def more_backends(manifest: Manifest, graph: Artifact) -> tuple[str, ...]:
-    """Return the backends that run a graph here, beside ONNX Runtime on the CPU."""
+    """Return the backends that run a graph here, besides ONNX Runtime on the CPU."""
     return tuple(
         name
         for name, loader in LOADERS.items()
@@ -65,7 +65,7 @@ def verify_graph_with(
     advance: Advance = lambda n: None,
     device: int = 0,
 ) -> Parity:
-    """Run a graph with one of `more_backends`, and compare; as `verify_artifact`."""
+    """Run a graph with one of `more_backends` and compare; see `verify_artifact`."""
     try:
         return verify_with(backend, bundle, manifest, graph, evidence, advance, device)[0]
     except BackendUnavailable as reason:
@@ -83,14 +83,14 @@ def verify_with(
     advance: Advance,
     device: int,
 ) -> tuple[Parity, NDArray[Any]]:
-    """Run an artifact with a backend.
+    """Run an artifact with a backend and compare the outputs.
 
     Raises:
-        BackendUnavailable: this machine cannot load it.
-        BackendError, InputError: it cannot be loaded, a file is not the one in the manifest, memory
-            is full, or the GPU is lost.
+        BackendUnavailable: this machine cannot load the artifact.
+        BackendError, InputError: the artifact cannot be loaded, a file differs from the manifest,
+            memory is full, or the GPU is lost.
     """
-    # Not what is recorded: that would refuse what failed before.
+    # Without the records, which would reject an artifact that failed before.
     new = replace(artifact, parity=None, records=())
     options = SessionOptions(batch=largest_batch(backend, new.batch), device=device)
     loaded = open_artifact(backend, bundle, manifest, new, options)
@@ -110,14 +110,14 @@ def verify_with(
 
 
 def largest_batch(backend: str, profile: BatchRange) -> int:
-    """Return the largest batch that is verified with a backend."""
+    """Return the largest batch to verify with a backend."""
     if backend in CPU_BACKENDS:
         return max(min(CPU_BATCH, profile.max), profile.min)
     return profile.max
 
 
 def with_others(artifact: Artifact, parity: Parity, device: int) -> Parity:
-    """Add to what was not run here what other machines recorded of it."""
+    """Add records of other machines to the reason of an artifact that was not run here."""
     if parity.status != NOT_RUN or artifact.kind == "onnx":
         return parity
     others = other_records(artifact, backend_of(artifact), this_machine(device=device))

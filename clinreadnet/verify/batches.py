@@ -1,9 +1,9 @@
-"""The batches in which slices are verified.
+"""Plan and compare the batches of a verification.
 
-An engine can be right at one batch size and wrong at another (NVIDIA/TensorRT#4853). Slices
-therefore run at the profile's MIN, OPT and MAX and at one odd size between; every slice runs once
-at MAX, and one more batch holds the same slice at every position. Every slice of every batch is
-compared with the reference, and with itself in the other batches.
+An engine can be correct at one batch size and wrong at another (NVIDIA/TensorRT#4853). Slices
+therefore run at MIN, OPT and MAX of the profile and at an odd size in between. Every slice runs
+once at MAX, and a further batch contains the same slice at every position. Every slice of every
+batch is compared with the reference and with its result in the other batches.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from clinreadnet.precision import Limits
 from clinreadnet.runtime.bundle.manifest import BatchRange
-from clinreadnet.runtime.reproduce import (
+from clinreadnet.runtime.comparison import (
     BatchRunner,
     compare_outputs,
     run_batch,
@@ -26,22 +26,21 @@ from clinreadnet.runtime.scores import Outputs
 from clinreadnet.verify.reference import Advance, SliceSource
 
 CPU_BATCH = 16
-"""Largest batch that is verified on a CPU, or MIN where that is larger. Activations of a slice of
-the network take about 100 MB there, and a session on a CPU runs single slices unless told
-otherwise."""
+"""Largest batch to verify on a CPU, or MIN if that is larger. Activations take about 100 MB per
+slice, and a session on a CPU runs single slices by default."""
 
 REPEAT = 0.5
-"""Share of the limits by which two runs of one slice may differ: each is within the rounding of its
-precision, and neighbours and position change only the order of sums."""
+"""Accepted difference of two runs of a slice, as a share of the limits. Other slices and positions
+in a batch change only the order of sums."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Slices that run together.
+    """A batch of slices.
 
     Attributes:
-        slices: their indices.
-        what: the batch for a person, such as "batch 16".
+        slices: indices of the slices.
+        what: description of the batch, such as "batch 16".
     """
 
     slices: tuple[int, ...]
@@ -50,11 +49,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class BatchedOutputs:
-    """What came out of all batches.
+    """Outputs of all batches.
 
     Attributes:
-        outputs: of each slice once, in order: at the largest batch.
-        runs: each batch with its outputs.
+        outputs: outputs of all slices in order, from the largest batch.
+        runs: batches with their outputs.
     """
 
     outputs: Outputs
@@ -67,14 +66,14 @@ class BatchedOutputs:
 
 
 def odd_between(batch: BatchRange) -> int | None:
-    """Return an odd size inside a profile that is none of its three; None where there is none."""
+    """Return an odd size inside a profile other than MIN, OPT and MAX, or None."""
     middle = (batch.opt + batch.max) / 2
     odd = [n for n in range(batch.min + 1, batch.max) if n % 2 and n != batch.opt]
     return min(odd, key=lambda n: (abs(n - middle), n), default=None)
 
 
 def verified_range(batch: BatchRange, largest: int | None) -> BatchRange:
-    """Return the part of a profile up to ``largest``, or up to MIN where that is larger."""
+    """Return the part of a profile up to ``largest``, or up to MIN if that is larger."""
     if largest is None or batch.max <= largest:
         return batch
     most = max(batch.min, largest)
@@ -82,9 +81,9 @@ def verified_range(batch: BatchRange, largest: int | None) -> BatchRange:
 
 
 def plan(slices: int, batch: BatchRange) -> list[Batch]:
-    """Return the batches of ``slices`` slices; a batch with more slices repeats them.
+    """Return the batches to run for ``slices`` slices. Larger batches repeat slices.
 
-    The first ones hold each slice once, in order and filled up at the end, at MAX.
+    The first batches have size MAX and contain each slice once, in order, filled at the end.
 
     Args:
         slices: number of slices, at least one.
@@ -106,8 +105,8 @@ def plan(slices: int, batch: BatchRange) -> list[Batch]:
 
 
 def planned(slices: int, batch: BatchRange) -> int:
-    """Return how many slices the batches of a `plan` hold, for progress bars."""
-    return sum(len(one.slices) for one in plan(slices, batch))
+    """Return the number of slices in the batches of `plan`, for progress bars."""
+    return sum(len(step.slices) for step in plan(slices, batch))
 
 
 def run_batches(
@@ -116,17 +115,17 @@ def run_batches(
     """Run slices in the batches of `plan`.
 
     Args:
-        run: what runs a batch.
-        slices: what to run.
+        run: function that runs a batch.
+        slices: slices to run.
         batch: the profile.
         advance: called with the number of slices of each batch.
     """
     runs: list[tuple[Batch, Outputs]] = []
-    for one in plan(len(slices), batch):
-        images = {index: slices.hu(index) for index in set(one.slices)}
-        outputs = run_batch(run, np.stack([images[index] for index in one.slices]), batch.min)
-        runs.append((one, outputs))
-        advance(len(one.slices))
+    for step in plan(len(slices), batch):
+        images = {index: slices.hu(index) for index in set(step.slices)}
+        outputs = run_batch(run, np.stack([images[index] for index in step.slices]), batch.min)
+        runs.append((step, outputs))
+        advance(len(step.slices))
     first = runs[: -(-len(slices) // batch.max)]
     joined = {
         name: np.concatenate([outputs[name] for _, outputs in first])[: len(slices)]
@@ -136,25 +135,25 @@ def run_batches(
 
 
 def batch_failures(
-    found: BatchedOutputs,
+    batched: BatchedOutputs,
     reference: Outputs,
     limits: Limits,
     name: Callable[[int], str],
 ) -> dict[str, str]:
-    """Say in which batches which slice is off.
+    """Find slices that exceed a limit in a batch.
 
     Args:
-        found: what came out.
-        reference: of all slices, float64.
+        batched: outputs of all batches.
+        reference: float64 outputs of all slices.
         limits: largest differences from the reference.
-        name: of a slice, by its index.
+        name: function that returns the name of a slice by its index.
 
     Returns:
-        A sentence for each batch that fails, by `Batch.what`.
+        A message for each batch that fails, by `Batch.what`.
     """
-    usual = usual_norms(reference, found.outputs)
+    usual = usual_norms(reference, batched.outputs)
     said: dict[str, str] = {}
-    for batch, outputs in found.runs:
+    for batch, outputs in batched.runs:
         if batch.what not in said and (missed := _missed(batch, outputs, reference, limits, usual)):
             position, text = missed
             where = f"{batch.what}, position {position}, {_of(name, batch, position)}"
@@ -163,22 +162,25 @@ def batch_failures(
 
 
 def repeat_failure(
-    found: BatchedOutputs, reference: Outputs, limits: Limits, name: Callable[[int], str]
+    batched: BatchedOutputs, reference: Outputs, limits: Limits, name: Callable[[int], str]
 ) -> str | None:
-    """Say which slice differs from itself in another batch by more than `REPEAT` of the limits.
+    """Find a slice whose results in two batches differ by more than `REPEAT` of the limits.
 
     Args:
-        found: what came out.
-        reference: of all slices, float64.
+        batched: outputs of all batches.
+        reference: float64 outputs of all slices.
         limits: largest differences from the reference.
-        name: of a slice, by its index.
+        name: function that returns the name of a slice by its index.
     """
-    usual = usual_norms(reference, found.outputs)
+    usual = usual_norms(reference, batched.outputs)
     share = Limits(
-        *(REPEAT * limit for limit in (limits.error, limits.tile, limits.novelty, limits.one))
+        *(
+            REPEAT * limit
+            for limit in (limits.error, limits.tile, limits.novelty, limits.slice_error)
+        )
     )
-    for batch, outputs in found.runs:
-        if missed := _missed(batch, outputs, found.outputs, share, usual, "limit"):
+    for batch, outputs in batched.runs:
+        if missed := _missed(batch, outputs, batched.outputs, share, usual, "limit"):
             position, text = missed
             return (
                 f"{_of(name, batch, position)} depends on its batch: in {batch.what}, position "
@@ -195,7 +197,7 @@ def _missed(
     usual: Mapping[str, float],
     bound: str = "budget",
 ) -> tuple[int, str] | None:
-    """Return the first position that misses a limit, and how."""
+    """Return the first position that exceeds a limit, with a message."""
     expected = {key: np.asarray(reference[key])[list(batch.slices)] for key in outputs}
     if compare_outputs(outputs, expected, limits, usual).first_missed() is None:
         return None

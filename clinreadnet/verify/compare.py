@@ -1,4 +1,4 @@
-"""Compare an artifact's outputs with the reference's."""
+"""Compare the outputs of an artifact with those of the reference."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from clinreadnet.evaluation.maps import MapAgreement, map_agreement
 from clinreadnet.metrics import Correlations, Interval, correlations
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.bundle.manifest import NOT_RUN, Artifact, Parity
-from clinreadnet.runtime.reproduce import compare_outputs
+from clinreadnet.runtime.comparison import compare_outputs
 from clinreadnet.runtime.scores import Outputs
 
 METRICS = ("PLCC", "SROCC", "KROCC")
 
 MAP_METRICS = ("correlation", "rmse_ratio")
-"""What a quality map has in common with local truth, as `MapAgreement` names it."""
+"""Metrics of quality maps, as named in `MapAgreement`."""
 
 
 @dataclass(frozen=True)
 class LocalTruth:
-    """What is known of n slices tile by tile.
+    """Tile labels of n slices.
 
     Attributes:
-        quality: [n], the image's noiseless quality.
-        tile_quality: [n, 16, 16].
-        tile_weight: [n, 16, 16], share of body; all 0 for a slice whose tiles are not known.
+        quality: [n], noiseless quality of the image.
+        tile_quality: [n, 16, 16], quality of each tile.
+        tile_weight: [n, 16, 16], share of body; 0 for a slice without tile labels.
     """
 
     quality: NDArray[np.floating]
@@ -36,13 +36,13 @@ class LocalTruth:
     tile_weight: NDArray[np.floating]
 
     def agreement(self, maps: NDArray[Any]) -> MapAgreement | None:
-        """Return how quality maps [n, 16, 16] agree; None where no slice can tell."""
+        """Return the agreement of quality maps [n, 16, 16]; None without tile labels."""
         return map_agreement(maps, self.tile_quality, self.tile_weight, self.quality)
 
 
 @dataclass(frozen=True)
 class TaskMetrics:
-    """What outputs have in common with labels and with local truth; None where nothing can tell."""
+    """Agreement of outputs with labels and tile labels; None if there are none."""
 
     scores: Correlations | None
     maps: MapAgreement | None
@@ -51,7 +51,7 @@ class TaskMetrics:
 def task_metrics(
     outputs: Outputs, labels: NDArray[Any], truth: LocalTruth | None = None
 ) -> TaskMetrics:
-    """Return the metrics of outputs, with bootstrap intervals; arguments as in `compare`."""
+    """Return metrics with bootstrap intervals; arguments as in `compare`."""
     labelled = np.isfinite(labels)
     score = np.asarray(outputs["score"])
     known = labelled.sum() > 1 and np.isfinite(score).all()
@@ -72,36 +72,35 @@ def compare(
     threshold: float | None = None,
     known: TaskMetrics | None = None,
 ) -> Parity:
-    """Compare an artifact's outputs with the reference's on the same slices.
+    """Compare the outputs of an artifact with those of the reference on the same slices.
 
     Args:
-        precision: selects the budgets.
+        precision: precision, which selects the budgets.
         outputs: outputs of the artifact.
-        reference: float64.
-        labels: [n], the radiologists' scores; NaN for a slice that nobody scored, which the metrics
-            leave out.
-        truth: quality of the tiles, where it is known.
-        threshold: novelty above which a slice is out of domain, where slices are judged.
-        known: metrics of the reference; default they are computed.
+        reference: float64 outputs of the reference.
+        labels: [n], the radiologists' scores. Slices with NaN are excluded from the metrics.
+        truth: tile labels, if known.
+        threshold: novelty above which a slice is out of domain, or None.
+        known: metrics of the reference; computed by default.
 
     Returns:
-        The parity; ``reason`` names each failed check. A slice whose novelty lies within the budget
-        of the threshold can be in domain for one and out of domain for the other: that is counted
-        and is no failure.
+        The record; ``reason`` lists the failed checks. A slice whose novelty is within the budget
+        of the threshold can be in domain for only one of the two. Such slices are counted but are
+        not a failure.
     """
     row = PRECISIONS[precision]
-    found = compare_outputs(outputs, reference, row.limits())
-    failures = found.failures("budget")
+    comparison = compare_outputs(outputs, reference, row.limits())
+    failures = comparison.failures("budget")
     differences: dict[str, float | None] = {}
     labelled = np.isfinite(labels)
     details: dict[str, Any] = {
         "slices": len(labels),
         "labelled_slices": int(labelled.sum()),
         "metric_budget": row.metric_budget,
-        "slice_error": dict(found.slice_errors),
+        "slice_error": dict(comparison.slice_errors),
     }
     for name, budget in (("tile", row.tile_budget), ("novelty", row.novelty_budget)):
-        if getattr(found, f"worst_{name}_difference") is not None:
+        if getattr(comparison, f"worst_{name}_difference") is not None:
             details[f"{name}_budget"] = budget
     found_here = task_metrics(outputs, labels, truth)
     known = known or task_metrics(reference, labels, truth)
@@ -135,12 +134,12 @@ def compare(
         status="failed" if failures else "passed",
         reason="; ".join(failures) or None,
         budget=row.budget,
-        relative_error=dict(found.errors),
+        relative_error=dict(comparison.errors),
         metric_difference=differences,
         map_difference=map_differences,
-        worst_score_difference=found.worst_score_difference,
-        worst_tile_difference=found.worst_tile_difference,
-        worst_novelty_difference=found.worst_novelty_difference,
+        worst_score_difference=comparison.worst_score_difference,
+        worst_tile_difference=comparison.worst_tile_difference,
+        worst_novelty_difference=comparison.worst_novelty_difference,
         in_domain_flips=_flips(outputs, reference, threshold),
         details=details,
     )
@@ -159,7 +158,7 @@ def _of_map(agreement: MapAgreement, name: str) -> float:
 
 
 def not_run(artifact: Artifact, reason: str | None = None) -> Parity:
-    """Return the parity of an artifact that this machine cannot run, with the reason."""
+    """Return the record of an artifact that this machine cannot run."""
     needs = (
         "the compiled CPU engine (`clinreadnet doctor` says what it takes)"
         if artifact.kind == "checkpoint"
@@ -173,7 +172,7 @@ def not_run(artifact: Artifact, reason: str | None = None) -> Parity:
 
 
 def failed(artifact: Artifact, error: Exception) -> Parity:
-    """Return the parity of an artifact that did not run to its end, with the reason."""
+    """Return the record of an artifact that failed to run."""
     return Parity("failed", reason=str(error), budget=PRECISIONS[artifact.precision].budget)
 
 

@@ -11,20 +11,20 @@ from clinreadnet.errors import InputError, first_line
 from clinreadnet.precision import PRECISIONS, lowered_precisions
 
 _MOVES = frozenset(("Concat", "Identity", "Reshape", "Split", "Squeeze", "Transpose", "Unsqueeze"))
-"""Operators whose outputs are values of their inputs: rounded inputs give rounded outputs."""
+"""Operators that only move values: rounded inputs give rounded outputs."""
 
 
 def onnx_type(precision: str) -> TensorProto.DataType:
-    """Return ONNX's type of a precision's weights and activations."""
+    """Return the ONNX type of weights and activations of a precision."""
     return getattr(TensorProto, PRECISIONS[precision].onnx_type)
 
 
 def emulate(content: bytes) -> bytes:
     """Rewrite a graph so that its 16-bit tensors are rounded on every backend.
 
-    An operator on float16 or bfloat16 computes in float32 from inputs that are rounded to that
-    type, and its result is rounded to the type. ONNX Runtime's CPU provider has no bfloat16, and it
-    keeps float32 between float16 operators, which would hide range and rounding errors.
+    Float16 and bfloat16 operators compute in float32 from rounded inputs, and their result is
+    rounded. ONNX Runtime's CPU provider does not support bfloat16, and it keeps float32 values
+    between float16 operators, which would hide range and rounding errors.
 
     Args:
         content: bytes of an ONNX graph.
@@ -35,7 +35,7 @@ def emulate(content: bytes) -> bytes:
     try:
         model = without_functions(onnx.load_model_from_string(content))
         types = element_types(model)
-    except Exception as error:  # protobuf's and onnx's errors share no base class
+    except Exception as error:  # errors of protobuf and onnx have no common base class
         raise InputError(f"not an ONNX graph ({first_line(error)})") from None
     graph = model.graph
     low = {onnx_type(precision) for precision in lowered_precisions()}
@@ -59,25 +59,25 @@ def emulate(content: bytes) -> bytes:
     del graph.node[:]
     graph.node.extend(nodes)
     del graph.value_info[:]
-    (standard,) = (one for one in model.opset_import if one.domain in ("", "ai.onnx"))
-    standard.version = 20  # the newest that ONNX Runtime's CPU provider supports
+    (standard,) = (opset for opset in model.opset_import if opset.domain in ("", "ai.onnx"))
+    standard.version = 20  # newest version that ONNX Runtime's CPU provider supports
     return bytes(model.SerializeToString())
 
 
 def without_functions(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a graph whose functions stand where they were called."""
+    """Inline the functions of a graph."""
     if not model.functions:
         return model
     model = onnx.inliner.inline_local_functions(model)
     used = {"", "ai.onnx", *(node.domain for node in model.graph.node)}
-    kept = [one for one in model.opset_import if one.domain in used]
+    kept = [opset for opset in model.opset_import if opset.domain in used]
     del model.opset_import[:]
     model.opset_import.extend(kept)
     return model
 
 
 def without_quantisers(content: bytes) -> bytes:
-    """Return a graph whose tensors go past each pair of quantiser and dequantiser.
+    """Remove each pair of quantise and dequantise nodes from a graph.
 
     Args:
         content: bytes of an ONNX graph.
@@ -117,5 +117,5 @@ def cast_constant(tensor: TensorProto, name: str, to: int) -> TensorProto:
     """Return a constant of the type ``to`` with the name ``name``."""
     array = numpy_helper.to_array(tensor)
     dtype = helper.tensor_dtype_to_np_dtype(to)
-    with np.errstate(over="ignore"):  # the comparison finds overflows
+    with np.errstate(over="ignore"):  # overflows are found by the comparison
         return numpy_helper.from_array(array.astype(dtype), name)

@@ -1,4 +1,4 @@
-"""Run one ONNX graph on slices in batches, and judge its outputs."""
+"""Run an ONNX graph on slices in batches and compare the outputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from clinreadnet.precision import PRECISIONS, Limits
 from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from clinreadnet.runtime.bundle.manifest import BatchRange, Parity
-from clinreadnet.runtime.reproduce import (
+from clinreadnet.runtime.comparison import (
     BatchRunner,
     compare_outputs,
     run_slices,
@@ -43,14 +43,14 @@ PLAIN_NOTE = (
 
 @dataclass(frozen=True)
 class Evidence:
-    """What artifacts are compared on.
+    """Data for the comparison of artifacts.
 
     Attributes:
         slices: n slices.
-        reference: float64 outputs on them.
-        labels: [n], the readers' scores.
-        truth: of their tiles, where it is known.
-        threshold: novelty above which a slice is out of domain, where slices are judged.
+        reference: float64 outputs of the reference.
+        labels: [n], scores of the radiologists.
+        truth: tile labels, if known.
+        threshold: novelty above which a slice is out of domain, or None.
     """
 
     slices: SliceSource
@@ -61,7 +61,7 @@ class Evidence:
 
     @functools.cached_property
     def reference_metrics(self) -> TaskMetrics:
-        """Metrics of the reference, the same for every artifact."""
+        """Metrics of the reference, shared by all artifacts."""
         return task_metrics(self.reference, self.labels, self.truth)
 
 
@@ -74,25 +74,25 @@ def verify_graph(
     file: str = "ONNX graph",
     advance: Advance = lambda n: None,
 ) -> tuple[Parity, NDArray[Any]]:
-    """Run a graph on a CPU in the batches of its profile, and compare.
+    """Run a graph on a CPU in the batches of its profile and compare.
 
-    A graph with quantised products also runs without its quantisers, on each slice alone, within
-    the budgets of the precision that it was made from: their rounding would hide other mistakes.
+    A graph with quantised products also runs without its quantisers on single slices, with the
+    budgets of its source precision, because quantisation would hide other errors.
 
     Args:
-        content: bytes of the graph, already checked.
-        precision: as the manifest names it.
-        batch: the profile; what a CPU does not reach of it is noted.
+        content: verified bytes of the graph.
+        precision: precision in the manifest.
+        batch: the profile. Batches that are too large for a CPU are noted.
         evidence: slices, reference outputs and labels.
         file: named in errors.
         advance: called with the number of computed slices.
 
     Returns:
-        The parity, and the score of each slice.
+        The record, and the score of each slice.
 
     Raises:
-        NotRunnable: no CPU can run it here.
-        BackendError, InputError: it is not a graph, not ours, or does not run.
+        NotRunnable: no CPU backend can run the graph here.
+        BackendError, InputError: the bytes are not a ClinReadNet graph, or it fails to run.
     """
     runnable, note = _emulated(content, precision)
     backend = OnnxRuntimeBackend(runnable, file=file)
@@ -112,18 +112,18 @@ def judge_runs(
     evidence: Evidence,
     advance: Advance = lambda n: None,
 ) -> tuple[Parity, NDArray[Any]]:
-    """Run slices in the batches of a profile with any backend, and compare.
+    """Run slices in the batches of a profile with any backend and compare.
 
     Args:
-        run: what runs a batch.
-        precision: as the manifest names it.
+        run: function that runs a batch.
+        precision: precision in the manifest.
         batch: the profile.
-        here: the part of it that this machine can run.
+        here: part of the profile that this machine can run.
         evidence: slices, reference outputs and labels.
         advance: called with the number of computed slices.
 
     Returns:
-        The parity, and the score of each slice.
+        The record, and the score of each slice.
     """
     slices, reference = evidence.slices, evidence.reference
     limits = PRECISIONS[precision].limits()
@@ -148,7 +148,7 @@ def judge_runs(
 
 
 def _noted(parity: Parity, note: str | None) -> Parity:
-    """Add a note to the details."""
+    """Add a note to the details of a record."""
     if note is None:
         return parity
     notes = [text for text in (note, parity.details.get("note")) if text]
@@ -163,16 +163,16 @@ def _without_quantisers(
     file: str,
     advance: Advance,
 ) -> Parity:
-    """Add what the graph computes when nothing is quantised."""
+    """Add the errors of the graph without quantisers."""
     from clinreadnet.verify.emulate import emulate, without_quantisers
 
     source = str(PRECISIONS[precision].source)
     backend = OnnxRuntimeBackend(emulate(without_quantisers(content)), file=file)
     images = (evidence.slices.hu(index) for index in range(len(evidence.slices)))
-    found = run_slices(backend.run, images, advance=advance)
+    computed = run_slices(backend.run, images, advance=advance)
     backend.close()
-    compared = compare_outputs(found, evidence.reference, PRECISIONS[source].limits())
-    off = [*parity.details["slices_off"], *_off(found, evidence, PRECISIONS[source].limits())]
+    compared = compare_outputs(computed, evidence.reference, PRECISIONS[source].limits())
+    off = [*parity.details["slices_off"], *_off(computed, evidence, PRECISIONS[source].limits())]
     details = parity.details | {
         "without_quantisers": dict(compared.slice_errors),
         "slices_off": list(dict.fromkeys(off)),
@@ -186,19 +186,21 @@ def _without_quantisers(
 
 
 def _off(outputs: Outputs, evidence: Evidence, limits: Limits) -> list[str]:
-    """Name the slices that miss a limit by themselves."""
+    """Return the names of the slices that exceed a limit."""
     usual = usual_norms(evidence.reference, outputs)
-    found = slices_outside(outputs, evidence.reference, limits, usual)
-    return [evidence.slices.name(index) for index in found]
+    outside = slices_outside(outputs, evidence.reference, limits, usual)
+    return [evidence.slices.name(index) for index in outside]
 
 
 def _with_batches(
     parity: Parity, ran: BatchedOutputs, reference: Outputs, slices: SliceSource, limits: Limits
 ) -> Parity:
-    """Add what the batches show: the sizes that ran, and those that fail."""
+    """Add the batch sizes that ran and those that failed."""
     said = batch_failures(ran, reference, limits, slices.name)
     reasons = [parity.reason] if parity.reason else []
-    if len(said) < len({batch.what for batch, _ in ran.runs}):  # else it is not the batch
+    if len(said) < len(
+        {batch.what for batch, _ in ran.runs}
+    ):  # otherwise all batches fail, so the batch size is not the cause
         reasons += said.values()
     if not reasons and (apart := repeat_failure(ran, reference, limits, slices.name)):
         reasons.append(apart)
@@ -211,7 +213,7 @@ def _with_batches(
 
 
 def _worst(outputs: Outputs, reference: Outputs, slices: SliceSource) -> dict[str, Any]:
-    """Name the slice with the worst score, and the worst tile of all."""
+    """Return the slice with the worst score and the worst tile."""
     score, tiles = (np.abs(outputs[n] - reference[n]) for n in ("score", "quality_map"))
     index, row, column = np.unravel_index(int(np.argmax(tiles)), tiles.shape)
     return {
@@ -225,11 +227,11 @@ def _worst(outputs: Outputs, reference: Outputs, slices: SliceSource) -> dict[st
 
 
 class NotRunnable(Exception):
-    """No CPU can run the graph with what is installed; the message says why."""
+    """No installed CPU backend can run the graph. The message gives the reason."""
 
 
 def _emulated(content: bytes, precision: str) -> tuple[bytes, str | None]:
-    """Return the graph that a CPU can run, and a note on what it does not check."""
+    """Return a graph that a CPU can run, and a note on what is not checked."""
     row = PRECISIONS[precision]
     if not row.reduced:
         return content, None

@@ -1,4 +1,4 @@
-"""The plot of artifacts against their reference."""
+"""Plot scores of artifacts against the reference."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from clinreadnet.scoring.plot import check_plot
 
 
 def write_parity(scores: Mapping[str, NDArray[Any]], reference: str, target: Path) -> None:
-    """Plot the scores of each artifact, and their differences, against the reference's.
+    """Plot the scores of each artifact, and their differences, against those of the reference.
 
     Args:
-        scores: [n] scores of each artifact and of the reference, by name.
-        reference: the name of the reference.
+        scores: [n] scores of the reference and of each artifact, by name.
+        reference: name of the reference.
         target: ``.png``, ``.pdf`` or ``.svg``, written atomically.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Add what this machine found to a bundle's manifest."""
+"""Add the verification of this machine to a bundle's manifest."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from clinreadnet.verify.report import VerifyReport
 
 
 def record(report: VerifyReport, manifest: Manifest, key: KeyFile | None = None) -> str:
-    """Write what was found on the golden slices into the manifest, and sign it again.
+    """Add the records of a verification on golden slices to the manifest, and sign it again.
 
-    A record replaces the one of the same backend, release and hardware. The old signature is
-    removed before the manifest is replaced, so that none is there that does not match.
+    A record replaces an earlier one of the same backend, release and hardware. The old signature is
+    removed before the manifest is replaced, so that a signature always matches.
 
     Args:
-        report: what `verify_golden` found.
-        manifest: that was verified.
-        key: Ed25519 private key; without it the bundle is unsigned afterwards.
+        report: result of `verify_golden`.
+        manifest: manifest that was verified.
+        key: Ed25519 private key. Without it the bundle is unsigned afterwards.
 
     Returns:
         A line for the user.
 
     Raises:
         CheckFailed: a file is damaged; nothing is written.
-        InputError: the manifest was changed in the meantime, or the key cannot be used.
+        InputError: the manifest changed in the meantime, or the key cannot be used.
         Untrusted: the bundle has a signature that is not this key's.
     """
     if key is not None:
         check_renewal(report.bundle, key)
-    found = {a.title: fresh(a) for a in report.artifacts}
-    # What failed and ran nowhere was not loaded: that says nothing about this machine.
-    damaged = [a.file for a in report.artifacts for one in _all(a) if _did_not_load(one)]
+    records = {a.title: fresh(a) for a in report.artifacts}
+    # A failed record without a machine means that the file did not load.
+    damaged = [a.file for a in report.artifacts for parity in _all(a) if _did_not_load(parity)]
     if report.problems or damaged:
         raise CheckFailed(f"{report.bundle}: nothing is recorded, because a file did not load")
     if load_manifest(report.bundle) != manifest:
         raise InputError(
             f"{report.bundle}: the manifest was changed while the bundle was verified; run it again"
         )
-    artifacts = tuple(merged(a, found[a.title]) for a in manifest.artifacts)
+    artifacts = tuple(merged(a, records[a.title]) for a in manifest.artifacts)
     failed = any(a.parity is not None and a.parity.status == "failed" for a in artifacts)
     signed = (report.bundle / SIGNATURE_NAME).exists()
     changed = replace(manifest, artifacts=artifacts, verified=manifest.verified and not failed)
@@ -53,7 +53,7 @@ def record(report: VerifyReport, manifest: Manifest, key: KeyFile | None = None)
     if key is not None:
         sign_bundle(report.bundle, key)
     write_pages(report.bundle)
-    count = sum(map(len, found.values()))
+    count = sum(map(len, records.values()))
     said = f"{report.bundle}: {count} result{'s' * (count != 1)} recorded"
     if key is not None:
         return f"{said}, and signed again"
@@ -65,24 +65,30 @@ def record(report: VerifyReport, manifest: Manifest, key: KeyFile | None = None)
 
 
 def fresh(artifact: Artifact) -> tuple[Parity, ...]:
-    """Return what a report says of an artifact that ran."""
-    return tuple(one for one in _all(artifact) if one.ran_on is not None and one.status != NOT_RUN)
+    """Return the records of an artifact that ran."""
+    return tuple(
+        parity
+        for parity in _all(artifact)
+        if parity.ran_on is not None and parity.status != NOT_RUN
+    )
 
 
-def merged(artifact: Artifact, found: Iterable[Parity]) -> Artifact:
-    """Return a manifest's entry with new records in the place of those of the same kind."""
-    for one in found:
-        if artifact.parity is not None and _same(artifact.parity, one):
-            artifact = replace(artifact, parity=one)
+def merged(artifact: Artifact, records: Iterable[Parity]) -> Artifact:
+    """Return an entry of a manifest with new records, replacing those of the same kind."""
+    for parity in records:
+        if artifact.parity is not None and _same(artifact.parity, parity):
+            artifact = replace(artifact, parity=parity)
         else:
-            others = tuple(old for old in artifact.records if not _same(old, one))
-            artifact = replace(artifact, records=(*others, one))
+            others = tuple(old for old in artifact.records if not _same(old, parity))
+            artifact = replace(artifact, records=(*others, parity))
     return artifact
 
 
-def _same(one: Parity, other: Parity) -> bool:
+def _same(parity: Parity, other: Parity) -> bool:
     return (
-        one.ran_on is not None and other.ran_on is not None and same_kind(one.ran_on, other.ran_on)
+        parity.ran_on is not None
+        and other.ran_on is not None
+        and same_kind(parity.ran_on, other.ran_on)
     )
 
 

@@ -1,4 +1,4 @@
-"""The float64 reference, and the slices that it is computed on."""
+"""Compute the float64 reference, and define the sources of slices."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ if TYPE_CHECKING:
 
 
 class SliceSource(Protocol):
-    """SliceSource that are read when asked for: a thousand would not fit some machines' memory."""
+    """Slices that are read on access, so that large folders do not have to fit in memory."""
 
     def __len__(self) -> int:
         """Return the number of slices."""
         ...
 
     def hu(self, index: int) -> NDArray[Any]:
-        """Return one slice: [512, 512], Hounsfield units."""
+        """Return a slice: [512, 512] Hounsfield units."""
         ...
 
     def name(self, index: int) -> str:
-        """Return the name of that slice, for a person."""
+        """Return the name of a slice for messages."""
         ...
 
 
 @dataclass(frozen=True)
 class GoldenSlices:
-    """SliceSource in memory.
+    """Golden slices in memory.
 
     Attributes:
-        images: [n, 512, 512], Hounsfield units.
-        kinds: what each shows, text [n]; None where nobody says.
+        images: [n, 512, 512] Hounsfield units.
+        kinds: kind of each slice, text [n]; None if unknown.
     """
 
     images: NDArray[Any]
@@ -51,17 +51,17 @@ class GoldenSlices:
         return len(self.images)
 
     def hu(self, index: int) -> NDArray[Any]:
-        """Return one slice: [512, 512]."""
+        """Return a slice: [512, 512] Hounsfield units."""
         return np.asarray(self.images[index])
 
     def name(self, index: int) -> str:
-        """Return the number of a slice, from 0, and what it shows."""
+        """Return the index of a slice and its kind."""
         kind = "" if self.kinds is None else f" ({self.kinds[index]})"
         return f"golden slice {index}{kind}"
 
 
 Advance = Callable[[int], None]
-"""Called with the number of slices computed since the last call."""
+"""Function that is called with the number of slices computed since the last call."""
 
 
 def reference_outputs(
@@ -69,11 +69,10 @@ def reference_outputs(
 ) -> Outputs:
     """Run the network in float64.
 
-    One thread computes each slice, so the number of processors changes neither the sums nor the
-    bytes of a golden file.
+    Each slice is computed by one thread, so the result does not depend on the number of processors.
 
     Args:
-        model: network in any precision; it is not changed.
+        model: network in any precision; not changed.
         slices: slices to run it on.
         advance: called after each slice.
     """
@@ -94,7 +93,7 @@ def reference_outputs(
             parts.append(part)
             advance(1)
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C does not wait for a slice
+        pool.shutdown(wait=False, cancel_futures=True)  # do not wait for slices after Ctrl-C
         torch.set_num_threads(threads)
     by_output = zip(*parts, strict=True)
     return {name: np.concatenate(part) for name, part in zip(OUTPUTS, by_output, strict=True)}

@@ -1,4 +1,4 @@
-"""The result of verification, and its table."""
+"""Result of a verification, and its tables."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class VerifyReport:
 
     Attributes:
         bundle: the folder.
-        source: "golden" or the labelled folder.
+        source: "golden", or the labelled folder.
         slices: number of compared slices; 0 if the golden file is broken.
-        artifacts: the manifest's entries, each with its new parity; ``records`` are what further
-            backends of this machine found.
-        problems: problems of the bundle that are not those of an artifact.
-        scores: [slices] scores by file for each artifact that ran, and "reference".
-        unjudged: why no slice is judged to be in domain; None where slices are judged.
-        notes: what the slices do not show.
+        artifacts: entries of the manifest with their new ``parity``. ``records`` are the results of
+            further backends of this machine.
+        problems: problems of the bundle as a whole.
+        scores: [slices] scores of each artifact that ran, by file, and of "reference".
+        unjudged: why slices cannot be classified as in domain; None if they can.
+        notes: limitations of the verification.
     """
 
     bundle: Path
@@ -61,7 +61,7 @@ class VerifyReport:
         return not self.problems and all_passed(self.artifacts)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report ready for JSON."""
+        """Return the report as plain JSON values."""
         return {
             "bundle": str(self.bundle),
             "passed": self.passed,
@@ -81,7 +81,7 @@ class VerifyReport:
                     "precision": a.precision,
                     "target": a.target,
                     **({} if a.parity is None else asdict(a.parity)),
-                    "records": [asdict(one) for one in a.records],
+                    "records": [asdict(parity) for parity in a.records],
                 }
                 for a in self.artifacts
             ],
@@ -91,12 +91,12 @@ class VerifyReport:
 
 def all_passed(artifacts: tuple[Artifact, ...]) -> bool:
     """Return whether no artifact failed and at least one passed."""
-    statuses = {one.status for a in artifacts for one in (a.parity, *a.records) if one}
+    statuses = {parity.status for a in artifacts for parity in (a.parity, *a.records) if parity}
     return "failed" not in statuses and "passed" in statuses
 
 
 def print_report(report: VerifyReport, console: Console) -> None:
-    """Print the report as tables, then the failures and the artifacts that did not run."""
+    """Print tables, then failures and artifacts that did not run."""
     table = Table(
         title=escape(
             f"{report.bundle}: parity with the float64 reference, {report.slices} slices "
@@ -128,7 +128,9 @@ def print_report(report: VerifyReport, console: Console) -> None:
     console.print(table)
     if report.scores:
         console.print(local_table(report.artifacts))
-    for line in dict.fromkeys(_where(one) for _, one in _results(report.artifacts) if one.ran_on):
+    for line in dict.fromkeys(
+        _where(result) for _, result in _results(report.artifacts) if result.ran_on
+    ):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     for file, status, reason in notes:
         console.print(
@@ -151,7 +153,7 @@ def print_report(report: VerifyReport, console: Console) -> None:
 
 
 def local_table(artifacts: Sequence[Artifact]) -> Table:
-    """Lay out, for the artifacts that ran, what quality maps and novelty differ by."""
+    """Return the table of differences of quality maps and novelty, for artifacts that ran."""
     table = Table(box=box.SIMPLE_HEAD, padding=0)
     table.add_column("artifact", no_wrap=True)
     headings = ("Δtile\n/ budget", "Δnovelty\n/ budget", "flips", "Δmap\ncorr.", "Δmap\nRMSE")
@@ -187,8 +189,8 @@ def measured(report: VerifyReport) -> Iterator[tuple[str, Mapping[str, Interval]
 def _results(artifacts: Iterable[Artifact]) -> Iterator[tuple[Artifact, Parity]]:
     for artifact in artifacts:
         yield artifact, artifact.parity or not_run(artifact)
-        for one in artifact.records:
-            yield artifact, one
+        for parity in artifact.records:
+            yield artifact, parity
 
 
 def _label(artifact: Artifact, parity: Parity) -> str:
@@ -213,7 +215,7 @@ def _of_map(agreement: Mapping[str, Any] | None) -> dict[str, Interval]:
 
 
 def interval(value: Interval) -> str:
-    """Return a value with its interval, for a person."""
+    """Return a value with its interval as text."""
     return f"{value['value']:.4f} [{value['low']:.4f}, {value['high']:.4f}]"
 
 

@@ -1,18 +1,17 @@
 """Compare the artifacts of a bundle with the float64 reference.
 
-The files of all artifacts are checked. ONNX graphs run on the CPU, in the batches of
-`clinreadnet.verify.batches`: ‖out − ref‖ / ‖ref‖ of each output, the worst tile of the quality
-maps, the worst slice's novelty and the differences of the task's metrics (those of the maps where
-the truth of tiles is known) must be within the budgets of the precision. Slices that change between
-in and out of domain are counted. With ONNX Runtime's CUDA they run on the GPU too, with OpenVINO on
-the CPU, and TensorRT engines where this machine can load them, through the runtime's own backends.
-The slices are the bundle's golden slices (without torch) or a labelled folder (the checkpoint is
-then needed).
+The files of all artifacts are checked. ONNX graphs run on the CPU in the batches of
+`clinreadnet.verify.batches`. The relative error ‖out − ref‖ / ‖ref‖ of each output, the worst tile
+of the quality maps, the worst novelty and the differences of the task metrics must be within the
+budgets of the precision. Slices that change between in and out of domain are counted. Graphs also
+run with ONNX Runtime's CUDA provider and with OpenVINO if available, and TensorRT engines if this
+machine can load them. The slices are the golden slices of the bundle (without torch), or a labelled
+folder (with the checkpoint).
 
-If two nearly equal scores change places, rank metrics change by a whole pair: one pair of n slices
-moves KROCC by 4 / (n (n - 1)), more than its tolerance if n < 64. Golden slices therefore have
-distinct reference scores (see `clinreadnet.export.golden`), so that any change of order is an error
-of the artifact. In a labelled folder every slice counts; use a few hundred slices.
+If two nearly equal scores change their order, a pair of n slices changes KROCC by 4 / (n (n - 1)),
+which exceeds its tolerance if n < 64. Golden slices therefore have distinct reference scores (see
+`clinreadnet.export.golden`), so that a change of order is an error of the artifact. A labelled
+folder should have a few hundred slices.
 """
 
 from __future__ import annotations
@@ -59,18 +58,18 @@ def verify_artifact(
     scores: dict[str, NDArray[Any]] | None = None,
     device: int = 0,
 ) -> Parity:
-    """Check an artifact's file, run it if this machine can, and compare.
+    """Check the file of an artifact, run it if this machine can, and compare.
 
-    A graph runs on the CPU, an engine or a checkpoint with the backend that a session runs it with.
-    The parity says where it ran; without that, nothing ran.
+    A graph runs on the CPU, an engine or a checkpoint with the backend of a session. ``ran_on`` of
+    the result is None if it was not run.
 
     Args:
-        bundle: its folder.
-        artifact: its entry in the manifest.
+        bundle: folder of the bundle.
+        artifact: entry in the manifest.
         evidence: slices, reference outputs and labels.
-        manifest: of the bundle; without it only graphs run.
+        manifest: manifest of the bundle; without it only graphs run.
         advance: called with the number of computed slices.
-        scores: gets the artifact's scores, by its file name.
+        scores: dict that receives the scores of the artifact, by file name.
         device: index of the GPU.
     """
     try:
@@ -82,7 +81,7 @@ def verify_artifact(
                 read_listed(bundle, ptx)
         if artifact.kind == "onnx":
             machine = this_machine(installed_version())
-            parity, found = verify_graph(
+            parity, failures = verify_graph(
                 content,
                 artifact.precision,
                 artifact.batch,
@@ -95,7 +94,7 @@ def verify_artifact(
             return not_run(artifact)
         else:
             backend = backend_of(artifact)
-            parity, found = verify_with(
+            parity, failures = verify_with(
                 backend, bundle, manifest, artifact, evidence, advance, device
             )
     except (NotRunnable, BackendUnavailable) as reason:
@@ -105,7 +104,7 @@ def verify_artifact(
     except (BackendError, InputError) as error:
         return failed(artifact, error)
     if scores is not None and parity.relative_error:
-        scores[artifact.title] = found
+        scores[artifact.title] = failures
     return parity
 
 
@@ -118,8 +117,8 @@ def verify_golden(
     """Verify on the bundle's golden slices, without torch.
 
     Args:
-        bundle: its folder.
-        manifest: its manifest.
+        bundle: folder of the bundle.
+        manifest: manifest of the bundle.
         advance: called with the number of computed slices, for each graph.
         device: index of the GPU.
     """
@@ -127,7 +126,7 @@ def verify_golden(
     try:
         golden = read_golden(folder, manifest.golden)
     except InputError as error:
-        # The hashes of the artifacts can still be checked.
+        # Hashes of the artifacts can still be checked.
         artifacts = tuple(replace(a, parity=_only_hashed(folder, a)) for a in manifest.artifacts)
         return VerifyReport(folder, GOLDEN_SOURCE, 0, artifacts, (str(error),))
     evidence = golden_evidence(golden, manifest.model.novelty_threshold)
@@ -135,7 +134,7 @@ def verify_golden(
 
 
 def golden_evidence(golden: Mapping[str, NDArray[Any]], threshold: float | None = None) -> Evidence:
-    """Return the arrays of a golden file as what artifacts are compared on."""
+    """Return the arrays of a golden file as `Evidence`."""
     truth = None
     if "tile_quality" in golden:
         truth = LocalTruth(golden["quality"], golden["tile_quality"], golden["tile_weight"])
@@ -153,19 +152,19 @@ def verify_folder(
     advance: Advance = lambda n: None,
     device: int = 0,
 ) -> VerifyReport:
-    """Verify on a labelled folder; the reference is computed from the checkpoint.
+    """Verify on a labelled folder, with a reference from the checkpoint.
 
     Args:
-        bundle: its folder.
-        manifest: its manifest.
+        bundle: folder of the bundle.
+        manifest: manifest of the bundle.
         data: an LDCTIQA folder.
-        checkpoint: the checkpoint of the bundle; default the shipped one.
+        checkpoint: checkpoint of the bundle; default the shipped one.
         advance: called with the number of computed slices, for the reference and each graph.
         device: index of the GPU.
 
     Raises:
-        InputError: the folder cannot be read or has fewer than two slices, torch is missing, or the
-            bundle was made from another checkpoint.
+        InputError: the folder cannot be read or has fewer than two slices, torch is not installed,
+            or the bundle is from another checkpoint.
     """
     from clinreadnet.data.ldctiqa import read_ldctiqa
     from clinreadnet.data.tiles import read_tiles
@@ -203,19 +202,19 @@ def verify_folder(
 
 
 def steps(manifest: Manifest, slices: int, *, golden: bool) -> int:
-    """Return how many slices are computed in all, repeated ones too, for progress bars.
+    """Return the number of computed slices, including repetitions, for progress bars.
 
     Args:
-        manifest: of the bundle.
+        manifest: manifest of the bundle.
         slices: number of slices to verify on.
-        golden: whether these are the golden slices, whose reference is known.
+        golden: whether they are the golden slices, whose reference is known.
     """
     total = 0 if golden else slices
     for artifact in manifest.artifacts:
         if artifact.kind == "onnx":
             total += planned(slices, verified_range(artifact.batch, CPU_BATCH))
             if PRECISIONS[artifact.precision].quantized_type is not None:
-                total += slices  # without its quantisers too
+                total += slices  # the run without quantisers
             for backend in more_backends(manifest, artifact):
                 largest = largest_batch(backend, artifact.batch)
                 total += planned(slices, verified_range(artifact.batch, largest))

@@ -1,7 +1,7 @@
-"""Build TensorRT engines from an ONNX graph, with the same code for every flavour of TensorRT.
+"""Build TensorRT engines from an ONNX graph, with the same code for all flavours of TensorRT.
 
-The differences between flavours are data (`clinreadnet.runtime.backends.flavours`). The precision
-is a property of the graph: networks are strongly typed, so no builder flag can change it.
+Differences between flavours are data (`clinreadnet.runtime.backends.flavours`). Networks are
+strongly typed: the precision is a property of the graph, and builder flags cannot change it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from clinreadnet.runtime.bundle.manifest import BatchRange
 from clinreadnet.runtime.gpu import find_gpus
 from clinreadnet.spec import SIZE
 
-if TYPE_CHECKING:  # it needs Triton, which a build without plugins does not
+if TYPE_CHECKING:  # needs Triton, which is only required for plugins
     from clinreadnet.export.plugins.register import GraphPlugins
 
 
@@ -41,7 +41,7 @@ class EngineBuilder:
     Attributes:
         flavour: flavour of TensorRT.
         version: version of the TensorRT package.
-        layers: layers that the parser made of the graph.
+        layers: layers of the parsed network, counted by kind and type.
     """
 
     def __init__(
@@ -59,14 +59,15 @@ class EngineBuilder:
             graph: an ONNX file written by `export_onnx`.
             precision: the graph's precision, or one that is built from it, such as "tf32".
             flavour: name of the flavour.
-            islands: number of products by kind that `--fp32-islands auto` kept in float32.
-            plugins: the kernels of the graph's plugins; None for a graph without.
+            islands: number of products that `--fp32-islands auto` kept in float32, by kind.
+            plugins: kernels of the graph's plugins; None for a graph without plugins.
 
         Raises:
             FlavourMissing: the flavour is not installed.
-            InputError: the parser refuses the graph; the message names the node.
-            CheckFailed: the network has another precision, or a node did not become a plugin.
-            ClinReadNetError: this TensorRT takes no plugins.
+            InputError: the parser rejects the graph. The message names the node.
+            CheckFailed: the network has another precision, or a plugin node was not built as a
+                plugin.
+            ClinReadNetError: this TensorRT does not support plugins.
         """
         self.flavour, self._trt = load_flavour(flavour)
         trt = self._trt
@@ -74,7 +75,7 @@ class EngineBuilder:
         self._graph = Path(graph)
         self.version = str(trt.__version__)
         self._messages: list[str] = []
-        # The objects below must outlive the builder, so they are kept.
+        # References keep these objects alive as long as the builder.
         self._logger = collecting_logger(trt, self._messages)
         self._builder = trt.Builder(self._logger)
         flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
@@ -99,21 +100,21 @@ class EngineBuilder:
         bar: Progress | None = None,
         options: BuildOptions | None = None,
     ) -> bytes:
-        """Build the engine of one target.
+        """Build the engine of a target.
 
         Args:
             target: architecture, such as ``sm89``.
             batch: the optimisation profile.
-            bar: progress display to add the builder's phases to.
+            bar: progress display for the phases of the build.
             options: build options.
 
         Returns:
             The bytes of the engine.
 
         Raises:
-            InputError: a target or option that the flavour lacks, or a profile that is not
-                1 <= min <= opt <= max or lies outside the graph's batch.
-            ClinReadNetError: the builder failed; the message is the builder's first error.
+            InputError: the flavour does not support a target or an option, or the profile is not 1
+                <= min <= opt <= max within the graph's batch.
+            ClinReadNetError: the builder failed. The message is its first error.
         """
         options = options or BuildOptions()
         if self._plugins is not None:
@@ -136,7 +137,7 @@ class EngineBuilder:
         return bytes(engine)
 
     def configure(self, target: str, batch: BatchRange, options: BuildOptions) -> Any:
-        """Return the builder configuration of one target; arguments and errors as in `build`."""
+        """Return the builder configuration of a target; arguments and errors as in `build`."""
         check_options(options, self.flavour)
         resolve_targets((target,), self.flavour)
         check_batch(batch)
@@ -149,7 +150,7 @@ class EngineBuilder:
         trt = self._trt
         config = self._builder.create_builder_config()
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-        # On by default; its error exceeds the fp32 budget.
+        # TF32 is on by default, and its error exceeds the fp32 budget.
         if not PRECISIONS[self._precision].tf32:
             config.clear_flag(trt.BuilderFlag.TF32)
         if self.flavour.targets:
@@ -169,7 +170,9 @@ class EngineBuilder:
         if options.platform is not None:
             wanted = trt.RuntimePlatform.WINDOWS_AMD64
             config.runtime_platform = wanted
-            if config.runtime_platform != wanted:  # TensorRT refuses it without an exception
+            if (
+                config.runtime_platform != wanted
+            ):  # TensorRT ignores an unsupported platform without an exception
                 raise InputError(
                     f"platform={options.platform}: {self.flavour.name} {self.version} does not "
                     "build for it on this machine; export on that platform"
@@ -182,14 +185,15 @@ class EngineBuilder:
         return config
 
     def inspect(self, engine: bytes) -> dict[str, Any]:
-        """Load the engine on this machine's GPU and return the report of TensorRT's inspector.
+        """Load an engine on this machine's GPU and return the report of TensorRT's inspector.
 
         Raises:
-            ClinReadNetError: the engine does not load on this machine; the message is TensorRT's.
+            ClinReadNetError: the engine does not load on this machine. The message is that of
+                TensorRT.
         """
         self._messages.clear()
         runtime = self._trt.Runtime(self._logger)
-        # A version-compatible engine carries the lean runtime's code; this one was built here.
+        # A version-compatible engine contains code of the lean runtime; this engine was built here.
         runtime.engine_host_code_allowed = True
         loaded = runtime.deserialize_cuda_engine(engine)
         if loaded is None:
@@ -208,15 +212,15 @@ class EngineBuilder:
         batch: BatchRange,
         options: BuildOptions | None = None,
     ) -> Path:
-        """Write the engine and the report of its types, ``<engine>.layers.json``.
+        """Write an engine and the report of its layer types, ``<engine>.layers.json``.
 
-        If this machine's GPU is of ``target``, the file also holds the inspector's report.
+        If this machine has a GPU of ``target``, the report includes that of the inspector.
 
         Returns:
             Path of the report.
 
         Raises:
-            CheckFailed: the inspector shows that another precision was built.
+            CheckFailed: the inspector reports another precision.
         """
         path = Path(path)
         # An engine without weights cannot be loaded.
@@ -255,14 +259,14 @@ class EngineBuilder:
 
 
 def parser_error(parser: Any) -> str:
-    """Return the first error of a TensorRT parser in one line."""
+    """Return the first error of a TensorRT parser as one line."""
     error = parser.get_error(0)
     reason = first_line(error.desc())
     return f"refuses node {error.node_name() or error.node()} ({error.node_operator()}): {reason}"
 
 
 def _monitor(trt: Any, bar: Progress, title: str) -> Any:
-    """Return a TensorRT progress monitor that shows the innermost running phase of each thread."""
+    """Return a TensorRT progress monitor that shows the innermost phase of each thread."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined, unused-ignore]
         def __init__(self) -> None:
@@ -270,7 +274,7 @@ def _monitor(trt: Any, bar: Progress, title: str) -> Any:
             self.interrupted = False
             self._tasks: dict[str, TaskID] = {}
 
-        # Called from TensorRT's threads; rich locks the display.
+        # TensorRT calls this from its threads; rich locks the display.
         def phase_start(self, name: str, parent: str | None, steps: int) -> None:
             self._guard(
                 lambda: self._tasks.update({name: bar.add_task(f"{title} {name}", total=steps)})
@@ -284,7 +288,8 @@ def _monitor(trt: Any, bar: Progress, title: str) -> Any:
             self._guard(lambda: bar.remove_task(self._tasks.pop(name)))
 
         def _guard(self, show: Callable[[], None]) -> None:
-            # An exception must not cross TensorRT's C++ frames; the build ends at the next step.
+            # An exception must not pass through TensorRT's C++ frames. The build ends at the next
+            # step.
             try:
                 show()
             except KeyboardInterrupt:

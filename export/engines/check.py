@@ -1,7 +1,7 @@
-"""`clinreadnet check-graph`: what in a graph would stop each TensorRT from building it.
+"""`clinreadnet check-graph`: find the nodes of a graph that a TensorRT cannot build.
 
-The parser of an installed flavour is asked, node by node. For a TensorRT that is not installed, the
-operator table of the parser's project is used (`operators.json`, which names source and version).
+For an installed flavour, its parser checks each node. Otherwise the operator table of the parser's
+project is used (`operators.json`, which states source and version).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _TABLE_TYPES: dict[int, str] = {
     TensorProto.INT8: "INT8",
     TensorProto.DOUBLE: "DOUBLE",
 }
-"""Names in the table of the types that matter; TensorRT converts integers and masks."""
+"""Names of relevant types in the table. TensorRT converts integers and masks."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,13 @@ class Blocker:
 
 @dataclass(frozen=True)
 class Finding:
-    """Result for one flavour and one graph.
+    """Result for a graph and a flavour.
 
     Attributes:
-        graph: file name.
-        flavour: name and major version.
-        judge: source of the result: a parser and its version, or the published table; None if not
-            checked.
+        graph: file name of the graph.
+        flavour: name and major version of the flavour.
+        judge: source of the result: a parser with its version, or the published table; None if the
+            graph was not checked.
         blockers: nodes that cannot be built; empty if there are none.
         note: why the graph was not checked.
     """
@@ -79,7 +79,7 @@ class Finding:
     note: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the finding ready for JSON."""
+        """Return the finding as plain JSON values."""
         return asdict(self)
 
 
@@ -93,10 +93,10 @@ def check_graphs(
     """Check each graph against each flavour.
 
     Args:
-        graphs: ONNX files; if empty, the graphs that ``checkpoint`` exports to.
+        graphs: ONNX files; if empty, graphs are exported from ``checkpoint``.
         checkpoint: checkpoint file; default the shipped one of ``preset``.
         preset: preset that the checkpoint must have.
-        precisions: of the exported graphs, those that PyTorch exports.
+        precisions: precisions of the exported graphs, from those that PyTorch exports.
 
     Raises:
         InputError: a file is missing or not an ONNX graph, or a precision is unknown.
@@ -125,19 +125,19 @@ def check_graphs(
 
 
 def check_graph(path: Path) -> list[Finding]:
-    """Check one graph against every flavour.
+    """Check a graph against every flavour.
 
     Raises:
-        InputError: the file is missing or not an ONNX graph, or it needs another file.
+        InputError: the file is missing, is not an ONNX graph, or needs another file.
     """
     content = read_regular(path, BUNDLE_FILE)
     check_content(content, str(path))
     try:
         model = onnx.load_model_from_string(content)
         onnx.checker.check_model(model)
-        functions = {(one.domain, one.name) for one in model.functions}
+        functions = {(function.domain, function.name) for function in model.functions}
         plugins = sum((node.domain, node.op_type) in functions for node in model.graph.node)
-        if plugins:  # what a TensorRT without the plugins builds instead
+        if plugins:  # check the functions, which a TensorRT without plugins builds
             model = without_functions(model)
             content = model.SerializeToString()
     except Exception as error:  # protobuf's and onnx's errors share no base class
@@ -159,29 +159,29 @@ def check_graph(path: Path) -> list[Finding]:
 
 
 def _noted(finding: Finding, plugins: int) -> Finding:
-    """Say that the functions of a graph's plugins were judged, not the plugins."""
+    """Add a note that the functions of plugin nodes were checked, not the plugins."""
     said = f"{plugins} nodes are plugins where a build registers them; judged are their functions"
     return replace(finding, note=f"{said}; {finding.note}" if finding.note else said)
 
 
 def ask_parser(trt: Any, content: bytes, model: onnx.ModelProto) -> list[Blocker]:
-    """Return what TensorRT's parser refuses: by operator, by subgraph and by its own errors.
+    """Return the nodes that TensorRT's parser rejects: by operator, by subgraph and by its errors.
 
     Args:
-        trt: the imported flavour.
-        content: the serialised graph.
-        model: the parsed graph.
+        trt: module of the flavour.
+        content: serialised graph.
+        model: parsed graph.
     """
     logger = collecting_logger(trt, [])
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
-    found: dict[str, Blocker] = {}
+    blockers: dict[str, Blocker] = {}
 
     def block(index: int, reason: str) -> None:
         node = model.graph.node[index]
         name = node.name or f"{node.op_type}[{index}]"
-        found.setdefault(name, Blocker(name, node.op_type, reason))
+        blockers.setdefault(name, Blocker(name, node.op_type, reason))
 
     known = {op: parser.supports_operator(op) for op in {n.op_type for n in model.graph.node}}
     for index, node in enumerate(model.graph.node):
@@ -196,18 +196,18 @@ def ask_parser(trt: Any, content: bytes, model: onnx.ModelProto) -> list[Blocker
             if not parser.is_subgraph_supported(subgraph):
                 for index in parser.get_subgraph_nodes(subgraph):
                     block(index, "in a subgraph that the parser does not take")
-        if not found:
+        if not blockers:
             reason = parser_error(parser) if parser.num_errors else "the parser gives no reason"
-            found[""] = Blocker("", "", reason)
-    return list(found.values())
+            blockers[""] = Blocker("", "", reason)
+    return list(blockers.values())
 
 
 def ask_table(model: onnx.ModelProto, table: dict[str, Any]) -> list[Blocker]:
-    """Return what the published operator table excludes.
+    """Return the nodes that the published operator table excludes.
 
     Args:
         model: the graph.
-        table: result of `operator_table`.
+        table: operator table from `operator_table`.
     """
     low, high = table["opset"]
     blockers = [
@@ -217,7 +217,7 @@ def ask_table(model: onnx.ModelProto, table: dict[str, Any]) -> list[Blocker]:
     ]
     types = element_types(model)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in model.graph.node:  # inside functions there are no initializers
+    for node in model.graph.node:  # functions have no initializers
         for attribute in node.attribute if node.op_type == "Constant" else ():
             constants[node.output[0]] = attribute.t
 
@@ -242,7 +242,7 @@ def ask_table(model: onnx.ModelProto, table: dict[str, Any]) -> list[Blocker]:
 
 
 def operator_table() -> dict[str, Any]:
-    """Return the published table of the operators that TensorRT's parser takes."""
+    """Return the published table of the operators of TensorRT's parser."""
     text = (
         files("clinreadnet.export.engines").joinpath("operators.json").read_text(encoding="utf-8")
     )

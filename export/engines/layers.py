@@ -21,14 +21,14 @@ LayerTypes = dict[str, dict[str, int]]
 
 _PRODUCTS = ("MATRIX_MULTIPLY", "CONVOLUTION")
 _FLOAT32_KINDS = ("NORMALIZATION", "SOFTMAX", "REDUCE", "UNARY")
-"""The float32 islands: LayerNorm, the softmaxes and their exponentials and sums, the mixture."""
+"""Kinds of layers in float32 islands: LayerNorm, softmax with exponentials and sums, mixture."""
 OWN_PRODUCTS = {"CONVOLUTION": 1, "MATRIX_MULTIPLY": 5}
-"""Products that are float32 in the network itself: the Sobel edges; the mixture of votes, the
-pooled tokens and the two layers that read them, and the whitening of the novelty."""
+"""Number of float32 products in the network: Sobel edges; mixture of votes, pooled tokens and the
+two layers after them, and whitening of the novelty."""
 
 
 def layers_path(engine: Path) -> Path:
-    """Return the path of the report of an engine's layers."""
+    """Return the path of the layers report of an engine."""
     return engine.with_name(engine.name.removesuffix(".engine") + ".layers.json")
 
 
@@ -50,18 +50,18 @@ def check_types(
 ) -> None:
     """Check that products run in ``precision`` and the float32 islands in float32.
 
-    An engine that silently became float32 would pass every numerical check.
+    An engine that was silently built in float32 would pass every numerical check.
 
     Args:
-        layers: layers of the network.
+        layers: layers of the network, counted by kind and type.
         precision: a name of the table in `clinreadnet.precision`.
         file: file name for errors.
-        chosen: number of float32 products by kind that `--fp32-islands auto` chose; None for the
+        chosen: number of float32 products from `--fp32-islands auto`, by kind; None for the
             network's own islands.
-        own: number of float32 products by kind that the network itself has.
+        own: number of float32 products of the network itself, by kind.
 
     Raises:
-        CheckFailed: some layers have another type.
+        CheckFailed: a layer has another type.
     """
     row = PRECISIONS[precision]
     wanted = row.tensorrt_type
@@ -96,17 +96,16 @@ def check_built(inspected: dict[str, Any], precision: str, file: str) -> Counter
         file: file name for errors.
 
     Returns:
-        Number of inner tensors by type; empty if the engine is fused into one layer, whose inner
-        types the inspector does not show.
+        Number of inner tensors by type. Empty if the engine is a single fused layer, whose inner
+        types the inspector does not report.
 
     Raises:
-        CheckFailed: no inner tensor has the type, or a float32 engine has inner tensors of fewer
-            bits.
+        CheckFailed: no inner tensor has the type, or a float32 engine has narrower inner tensors.
     """
     ends = {str(name) for name in inspected.get("Bindings", ())}
     built: Counter[str] = Counter()
     for layer in inspected.get("Layers", ()):
-        # Without detailed verbosity the report has only the names of layers.
+        # Without detailed verbosity the report contains only names of layers.
         for output in layer.get("Outputs", ()) if isinstance(layer, dict) else ():
             if output.get("Name") not in ends:
                 built[str(output.get("Format/Datatype"))] += 1

@@ -1,6 +1,6 @@
-"""Options of a TensorRT build, and their checks before the build.
+"""Options of a TensorRT build and their checks.
 
-TensorRT-RTX builds without a GPU. TensorRT builds on the GPU that the engine is for.
+TensorRT-RTX builds without a GPU. TensorRT builds on the target GPU.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from clinreadnet.runtime.bundle.manifest import BatchRange
 from clinreadnet.runtime.gpu import find_gpus
 
 DEFAULT_TARGETS = ("sm86", "sm89", "sm120")
-"""GeForce and RTX of the last three generations: 30, 40 and 50."""
+"""Architectures of the last three generations of GeForce and RTX: 30, 40 and 50."""
 
 DEFAULT_BATCH = BatchRange(1, 4, 16)
 
@@ -24,23 +24,24 @@ BATCH_LIMIT = LARGEST_BATCH
 """Largest batch of the graph."""
 
 PLATFORMS = {"windows": "windows-x86_64"}
-"""Operating systems to build for on another one, with their names in the manifest."""
+"""Operating systems for cross-builds, with their names in the manifest."""
 
 OPTIMIZATION_LEVELS = 5
-"""Highest optimisation level of every flavour; the lowest is 0."""
+"""Highest optimisation level of all flavours; the lowest is 0."""
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """Options besides target, precision and profile; ``None`` is TensorRT's default.
+    """Build options besides target, precision and profile. ``None`` is TensorRT's default.
 
     Attributes:
-        version_compatible: runs on later releases of the major version and the lean runtime.
-        hardware_compatible: runs on any GPU since Ampere.
-        strip_weights: leave the weights out; they are refitted from the graph at load.
-        timing_cache: file of kernel timings, read if it exists and written back.
+        version_compatible: build for later releases of the major version and the lean runtime.
+        hardware_compatible: build for any GPU since Ampere.
+        strip_weights: omit the weights, which are refitted from the graph when the engine is
+            loaded.
+        timing_cache: file of kernel timings, which is read if it exists and updated.
         optimization_level: 0 (fast build) to 5 (fast engine).
-        workspace_mib: limit of scratch memory, MiB.
+        workspace_mib: limit of scratch memory in MiB.
         platform: one of ``PLATFORMS``; None for this operating system.
     """
 
@@ -53,15 +54,17 @@ class BuildOptions:
     platform: str | None = None
 
     def asked(self) -> list[str]:
-        """Return the names of the fields that differ from their defaults."""
-        return [one.name for one in fields(self) if getattr(self, one.name) != one.default]
+        """Return the names of the options that differ from their defaults."""
+        return [
+            option.name for option in fields(self) if getattr(self, option.name) != option.default
+        ]
 
 
 def check_options(options: BuildOptions, flavour: Flavour) -> None:
-    """Check the options against the flavour.
+    """Check options against a flavour.
 
     Raises:
-        InputError: the flavour lacks an option, or a value is out of range.
+        InputError: the flavour does not support an option, or a value is out of range.
     """
     for option in options.asked():
         if option not in flavour.options:
@@ -83,10 +86,10 @@ def check_options(options: BuildOptions, flavour: Flavour) -> None:
 
 
 def resolve_targets(targets: Sequence[str], flavour: Flavour) -> tuple[str, ...]:
-    """Return the architectures to build for; ``current`` is the one of this machine's GPU.
+    """Return the architectures to build for. ``current`` is that of this machine's GPU.
 
     Raises:
-        InputError: the flavour cannot build for one of them.
+        InputError: the flavour cannot build for a target.
     """
     gpus = {gpu.target: None for gpu in find_gpus()}
     resolved: list[str] = []
@@ -112,10 +115,10 @@ def resolve_targets(targets: Sequence[str], flavour: Flavour) -> tuple[str, ...]
 
 
 def check_batch(batch: BatchRange) -> None:
-    """Check that a profile is 1 <= min <= opt <= max <= ``BATCH_LIMIT``, with a small min.
+    """Check that a profile is 1 <= min <= opt <= max <= ``BATCH_LIMIT`` and min <= ``LEAST_BATCH``.
 
     Raises:
-        InputError: it is not.
+        InputError: the profile is invalid.
     """
     if not 1 <= batch.min <= batch.opt <= batch.max:
         raise InputError(f"batch={spell_batch(batch)}: needs 1 <= MIN <= OPT <= MAX")

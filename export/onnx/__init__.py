@@ -1,1 +1,1 @@
-"""One ONNX graph for each precision."""
+"""Export ONNX graphs, one for each precision."""

@@ -3,10 +3,10 @@
 The input is `hu` in Hounsfield units, float32 [batch, 1, 512, 512]; clip and scale are in the
 graph. The outputs are `score`, `probs`, `quality_map` and `novelty`, float32. Only the batch is
 dynamic.
-LayerNormalization and Gelu are single operators; masks, biases, gates and Sobel kernels are
-constants; reshapes have constant shapes. A precision is the type of the weights and the matrix
-products: softmax, LayerNorm, the encoding, the Sobel edges, the statistics of edges with the
-novelty, the mixture of votes and the MLP of the pooled tokens are float32 in all.
+LayerNormalization and Gelu are single operators. Masks, biases, gates and Sobel kernels are
+constants, and reshapes have constant shapes. A precision is the type of the weights and the matrix
+products. Softmax, LayerNorm, encoding, Sobel edges, edge statistics with the novelty, the mixture
+of votes and the MLP of the pooled tokens are float32 in all precisions.
 """
 
 from __future__ import annotations
@@ -43,34 +43,34 @@ from clinreadnet.spec import OUTPUTS, RESEARCH_USE, SIZE
 GRAPH_NAME = "clinreadnet"
 
 BATCH = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
-"""The one dynamic dimension."""
+"""The only dynamic dimension."""
 
 _FOLD_LIMIT = 2**21
-"""Elements of the largest constant to fold: the region masks of the first stage have 2**20."""
+"""Largest constant to fold, in elements: the region masks of the first stage have 2**20."""
 
 
 def check_network(model: ClinReadNet, path: str | os.PathLike[str]) -> None:
-    """Check that the network is not a SOQN alone, whose quality map has another shape.
+    """Check that the network has attention stages. Without them the quality map has another shape.
 
     Args:
         model: the network.
-        path: its checkpoint, for the error message.
+        path: checkpoint, for the error message.
 
     Raises:
         InputError: the network has no attention stages.
     """
     if not model.config.depths:
         raise InputError(
-            f"{path}: is of a SOQN alone, without attention; train a network from it with "
+            f"{path}: is a SOQN without attention stages; train a network from it with "
             "`clinreadnet train --init`, and export that"
         )
 
 
 def export_onnx(model: ClinReadNet, path: str | os.PathLike[str], *, precision: str) -> None:
-    """Write ``model`` as an ONNX graph; the same weights give the same bytes.
+    """Export ``model`` as an ONNX graph. Its bytes depend only on the weights.
 
     Args:
-        model: float32 network in evaluation mode; it is not changed.
+        model: float32 network in evaluation mode; not changed.
         path: target file; replaced if it exists.
         precision: one that PyTorch exports.
 
@@ -89,12 +89,12 @@ def export_onnx(model: ClinReadNet, path: str | os.PathLike[str], *, precision: 
 def traced(
     model: ClinReadNet, opset: int, translations: dict[Any, Callable[..., Any]] | None = None
 ) -> onnx_ir.Model:
-    """Return a network as ONNX, before any optimisation.
+    """Convert a network to ONNX without optimisation.
 
     Args:
-        model: from `lowered`.
-        opset: ONNX operator set.
-        translations: functions that write an op of torch as ONNX, by op.
+        model: network from `lowered`.
+        opset: version of the ONNX operator set.
+        translations: functions that translate torch ops to ONNX, by op.
     """
     # Two slices: torch.export treats a batch of one as a constant.
     example = torch.zeros(2, 1, SIZE, SIZE)
@@ -119,16 +119,16 @@ def to_onnx(
     dynamic_shapes: dict[str, Any],
     translations: dict[Any, Callable[..., Any]] | None = None,
 ) -> onnx_ir.Model:
-    """Trace a module with torch.export and return it as ONNX, before any optimisation.
+    """Trace a module with torch.export and convert it to ONNX without optimisation.
 
     Args:
-        module: in evaluation mode.
-        inputs: an example.
-        opset: ONNX operator set.
-        input_names: of the graph.
-        output_names: of the graph.
-        dynamic_shapes: as of ``torch.export``.
-        translations: functions that write an op of torch as ONNX, by op.
+        module: module in evaluation mode.
+        inputs: example inputs.
+        opset: version of the ONNX operator set.
+        input_names: names of the graph's inputs.
+        output_names: names of the graph's outputs.
+        dynamic_shapes: as in ``torch.export``.
+        translations: functions that translate torch ops to ONNX, by op.
     """
     with _quiet_exporter(), torch.no_grad():
         program = torch.onnx.export(
@@ -148,9 +148,9 @@ def to_onnx(
 
 
 def lowered(model: ClinReadNet, dtype: torch.dtype) -> ClinReadNet:
-    """Return a copy with its parameters in ``dtype``.
+    """Return a copy of the network with parameters in ``dtype``.
 
-    Buffers stay as they are: only float32 islands read them, and bfloat16 would leave two digits of
+    Buffers keep their type: only float32 islands use them, and bfloat16 would leave two digits of
     the novelty's mean and whitening.
     """
     low = copy.deepcopy(model).to(dtype).eval()
@@ -161,12 +161,12 @@ def lowered(model: ClinReadNet, dtype: torch.dtype) -> ClinReadNet:
 
 
 def simplify(graph: onnx_ir.Model) -> onnx_ir.Model:
-    """Fold constants, merge duplicates, remove paths of this machine, and check the result."""
+    """Fold constants, merge duplicates, remove file paths, and check the result."""
     return Sequential(CheckerPass(full_check=True))(fold(graph)).model
 
 
 def fold(graph: onnx_ir.Model) -> onnx_ir.Model:
-    """Fold constants, merge duplicates, and remove paths of this machine."""
+    """Fold constants, merge duplicates, and remove file paths."""
     onnxscript.optimizer.optimize(
         graph, input_size_limit=_FOLD_LIMIT, output_size_limit=_FOLD_LIMIT
     )
@@ -175,13 +175,13 @@ def fold(graph: onnx_ir.Model) -> onnx_ir.Model:
         DeduplicateInitializersPass(),
         CommonSubexpressionEliminationPass(),
         RemoveUnusedNodesPass(),
-        ClearMetadataAndDocStringPass(),  # the exporter leaves stack traces with file paths
+        ClearMetadataAndDocStringPass(),  # the exporter adds stack traces with file paths
     )(graph).model
 
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Silence the exporter's warnings about optional packages and its own deprecated calls."""
+    """Silence the exporter's warnings about optional packages and deprecated calls."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""The ONNX graphs of a bundle, one per precision, and the manifest's entries for them."""
+"""Write the ONNX graphs of a bundle, one per precision, and their manifest entries."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from clinreadnet.runtime.verdict import current_platform
 from clinreadnet.verify.run import golden_evidence, verify_artifact
 
 ALONE = BatchRange(1, 1, 1)
-"""Profile of graphs whose scales come from the batch: no score may depend on its neighbours."""
+"""Profile of graphs with dynamic scales: single slices, so that slices do not affect each other."""
 SEARCH_SLICES = 3
 """Number of golden slices that `--fp32-islands auto` compares."""
 
 
 class Graphs:
-    """Writes the ONNX graphs of one bundle; graphs that are only sources go to ``scratch``."""
+    """Writes the ONNX graphs of a bundle. Graphs that are only sources go to ``scratch``."""
 
     def __init__(
         self,
@@ -53,10 +53,10 @@ class Graphs:
         self._islands: dict[str, tuple[str, ...]] = {}
 
     def write(self, precisions: Sequence[str]) -> list[Artifact]:
-        """Write the graphs of ``precisions`` and return their entries.
+        """Write the graphs of ``precisions``; return their entries.
 
         Raises:
-            CheckFailed: each of them missed its budget.
+            CheckFailed: all graphs exceed their budgets.
         """
         wanted = dict.fromkeys(PRECISIONS[p].graph for p in precisions)
         task = self._bar.add_task("Exporting ONNX graphs", total=len(wanted))
@@ -75,7 +75,7 @@ class Graphs:
         return artifacts
 
     def float32_products(self, artifact: Artifact) -> dict[str, int] | None:
-        """Count the products among the chosen islands; None if there was no search."""
+        """Count the products among the searched islands; None without a search."""
         if _lowered(artifact.precision) not in self._islands:
             return None
         source = onnx.load(self._source("fp32"))
@@ -138,19 +138,19 @@ class Graphs:
         )
 
     def _missed(self, artifact: Artifact) -> str | None:
-        """Return why the graph misses its budget, or None."""
+        """Return why a graph exceeds its budget, or None."""
         evidence = golden_evidence(read_golden(self._folder, self._golden))
         parity = verify_artifact(self._folder, artifact, evidence)
         return None if parity.status == "passed" else parity.reason
 
 
 def _lowered(precision: str) -> str:
-    """Return the precision of the graph that a quantised one is made from, else its own."""
+    """Return the source precision of a quantised graph, otherwise the precision itself."""
     return PRECISIONS[precision].source or precision
 
 
 def built_on() -> BuiltOn:
-    """Return this machine in the form of the manifest."""
+    """Return the manifest's description of this machine."""
     gpus = find_gpus()
     return BuiltOn(
         platform=current_platform(),

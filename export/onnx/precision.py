@@ -1,9 +1,9 @@
-"""Mixed precision by operator: the nodes of a strongly typed graph that stay in float32.
+"""Mixed precision by operator: convert graphs and search for nodes that must stay float32.
 
-`convert` lowers a float32 graph to float16 or bfloat16, except for the nodes named as islands.
-`find_islands` bisects for a smallest set of islands that keeps the parity budget. It runs the
-emulated graph (`emulate`) in ONNX Runtime: every tensor has the range and the rounding of the low
-precision, and sums inside a product are float32.
+`convert` converts a float32 graph to float16 or bfloat16, except for its float32 islands.
+`find_islands` bisects for a minimal set of islands within the error budget. It runs the emulated
+graph (`emulate`) in ONNX Runtime: tensors have the range and the rounding of the low precision, and
+sums inside a product are float32.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 from clinreadnet.errors import CheckFailed
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from clinreadnet.runtime.reproduce import reproduce
+from clinreadnet.runtime.comparison import run_and_compare
 from clinreadnet.verify.emulate import (
     cast_constant,
     cast_node,
@@ -28,21 +28,21 @@ from clinreadnet.verify.emulate import (
 )
 
 SEARCH_MARGIN = 0.5
-"""Share of the budget that the search may use, because it compares only a few slices."""
+"""Share of the budget for the search, because it compares only a few slices."""
 
 _PRODUCTS = {"MatMul": "MATRIX_MULTIPLY", "Gemm": "MATRIX_MULTIPLY", "Conv": "CONVOLUTION"}
 
 
 def convert(model: onnx.ModelProto, precision: str, islands: Sequence[str] = ()) -> onnx.ModelProto:
-    """Lower a float32 graph except for its islands; inputs and outputs stay float32.
+    """Convert a float32 graph except for its islands. Inputs and outputs stay float32.
 
     Args:
-        model: a float32 graph with named nodes; it is not changed.
-        precision: one that a float32 graph can be lowered to.
-        islands: names of the nodes that compute in float32.
+        model: float32 graph with named nodes; not changed.
+        precision: precision that a float32 graph can be converted to.
+        islands: names of the nodes that stay in float32.
 
     Returns:
-        The graph, with a cast at every change of precision.
+        The graph with a cast at every change of precision.
     """
     low = onnx_type(precision)
     kept = set(islands)
@@ -54,7 +54,7 @@ def convert(model: onnx.ModelProto, precision: str, islands: Sequence[str] = ())
     cast: dict[tuple[str, int], str] = {}
 
     def as_type(name: str, wanted: int) -> str:
-        """Return the name of ``name``'s value in the wanted type, cast once."""
+        """Return the name of a value in the wanted type, with at most one cast."""
         if types.get(name) != TensorProto.FLOAT:
             if name in constants:
                 initializers[name] = constants[name]
@@ -116,29 +116,29 @@ def find_islands(
     reference: dict[str, NDArray[Any]],
     advance: Callable[[], None] = lambda: None,
 ) -> tuple[str, ...]:
-    """Return a smallest set of nodes to keep in float32 for the parity budget.
+    """Return a minimal set of nodes to keep in float32 for the error budget.
 
-    The set is minimal: it keeps ``SEARCH_MARGIN`` of the budget, and without any one of its nodes
-    it would not, provided that more float32 never makes a graph worse.
+    The error is within ``SEARCH_MARGIN`` of the budget, and would not be without any node of the
+    set, assuming that more float32 never increases the error.
 
     Args:
-        model: the float32 graph.
-        precision: one that a float32 graph can be lowered to.
-        hu: [n, 512, 512], the slices to compare on.
-        reference: their float64 outputs.
+        model: float32 graph.
+        precision: precision that a float32 graph can be converted to.
+        hu: [n, 512, 512] slices for the comparison.
+        reference: float64 outputs of the slices.
         advance: called after each tested graph.
 
     Raises:
-        CheckFailed: the float32 graph itself misses that share of the budget.
+        CheckFailed: the float32 graph itself exceeds that share of the budget.
     """
     limits = PRECISIONS[precision].limits(SEARCH_MARGIN)
 
     def keeps_budget(islands: Sequence[str]) -> bool:
         lowered = convert(model, precision, islands)
         backend = OnnxRuntimeBackend(emulate(lowered.SerializeToString()))
-        found = reproduce(backend.run, hu, reference, limits)
+        comparison = run_and_compare(backend.run, hu, reference, limits)
         advance()
-        return not found.failures()
+        return not comparison.failures()
 
     types = element_types(model)
     nodes = [n.name for n in model.graph.node if types[n.output[0]] == TensorProto.FLOAT]
@@ -150,7 +150,7 @@ def find_islands(
 
 
 def float32_products(model: onnx.ModelProto, islands: Sequence[str]) -> dict[str, int]:
-    """Count the islands that are products, by TensorRT's name of their layer."""
+    """Count the products among islands, by TensorRT's kind of layer."""
     kept = set(islands)
     kinds = [_PRODUCTS[n.op_type] for n in model.graph.node if n.name in kept & _named(model)]
     return {kind: kinds.count(kind) for kind in sorted(set(kinds))}

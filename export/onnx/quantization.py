@@ -1,13 +1,12 @@
-"""8-bit variants of graphs: only the linear layers, the products with constant weights, change.
+"""Quantise the linear layers (products with constant weights) of graphs to 8 bits.
 
-`quantize` makes one of the float16 graph with NVIDIA's Model Optimizer (`nvidia-modelopt`). Weights
-have one scale per channel, inputs one scale per tensor, calibrated on the largest value. The
-products of two activations inside the attention, the convolutions and the float32 islands do not
-change.
+`quantize` quantises the float16 graph with NVIDIA's Model Optimizer (`nvidia-modelopt`). Weights
+have a scale per channel, inputs a scale per tensor with max calibration. Products of two
+activations inside the attention, convolutions and float32 islands do not change.
 
-`quantize_dynamically` makes one of the float32 graph with ONNX Runtime, for its CPU provider.
-Weights have one scale per channel; each run finds the scale of each input, so nothing is
-calibrated. The head and the statistics of edges stay float32.
+`quantize_dynamically` quantises the float32 graph for ONNX Runtime's CPU provider. Weights have a
+scale per channel; scales of inputs are computed in each run, without calibration. The head and the
+edge statistics stay float32.
 """
 
 from __future__ import annotations
@@ -30,9 +29,10 @@ from clinreadnet.files import whole_file
 from clinreadnet.precision import PRECISIONS, quantized_precisions
 
 _FEWEST_COLUMNS = 16
-"""Fewest columns of a matrix that Model Optimizer quantises."""
+"""Least number of columns of a matrix that Model Optimizer quantises."""
 _TOKEN_AXES = 4
-"""Axes of the blocks' tokens; the head joins H and W, and the statistics are one vector a slice."""
+"""Number of axes of the blocks' tokens. The head merges H and W; statistics have a vector per
+slice."""
 
 
 def load_optimizer() -> Any:
@@ -75,13 +75,13 @@ def quantize(
     precision: str,
     hu: NDArray[Any],
 ) -> None:
-    """Write the quantised variant of a graph: Q/DQ pairs around its linear layers.
+    """Write a quantised graph with Q/DQ pairs around its linear layers.
 
     Args:
-        source: the graph of the precision's source, float16.
+        source: float16 graph of the source precision.
         target: file to write.
-        precision: one with quantised products, such as "int8".
-        hu: float32 [n, 512, 512], the slices to calibrate with.
+        precision: precision with quantised products, such as "int8".
+        hu: float32 [n, 512, 512] slices for calibration.
 
     Raises:
         InputError: Model Optimizer is not installed.
@@ -106,12 +106,12 @@ def quantize(
 def quantize_dynamically(
     source: str | os.PathLike[str], target: str | os.PathLike[str], *, precision: str
 ) -> None:
-    """Write the variant of a float32 graph whose token layers multiply in 8 bits.
+    """Write a float32 graph whose token layers have 8-bit products.
 
     Args:
-        source: the float32 graph.
+        source: float32 graph.
         target: file to write.
-        precision: its name, for the graph's description.
+        precision: name of the precision, for the graph's description.
 
     Raises:
         InputError: ONNX Runtime is not installed.
@@ -131,7 +131,7 @@ def quantize_dynamically(
 
 
 def token_layers(model: onnx.ModelProto) -> list[str]:
-    """Return the names of the linear layers of a float32 graph that run on [batch, H, W, C]."""
+    """Return the names of the linear layers of a float32 graph on [batch, H, W, C]."""
     constants = {tensor.name for tensor in model.graph.initializer}
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     ranks = {
@@ -147,10 +147,10 @@ def token_layers(model: onnx.ModelProto) -> list[str]:
 
 
 def linear_layers(model: onnx.ModelProto) -> list[str]:
-    """Return the names of the 16-bit matrix products whose second factor is a constant matrix.
+    """Return the names of the 16-bit matrix products with a constant second factor.
 
-    Model Optimizer does not quantise matrices of few columns, and TensorRT would not gain from it.
-    The network's float32 products, of one vector per image, are not quantised either.
+    Model Optimizer does not quantise matrices of few columns, for which TensorRT would not be
+    faster. The network's float32 products, with one vector per image, are not quantised either.
     """
     columns = {
         tensor.name: tensor.dims[-1]
@@ -168,7 +168,7 @@ def linear_layers(model: onnx.ModelProto) -> list[str]:
 def _quantised_file(
     source: onnx.ModelProto, target: str | os.PathLike[str], precision: str
 ) -> Iterator[Path]:
-    """Yield a path for a quantiser's graph; check that, describe it as the source, and write it."""
+    """Yield a path for the quantised graph, then check the graph and write it."""
     with tempfile.TemporaryDirectory() as folder, _quiet():
         made = Path(folder) / "quantized.onnx"
         yield made
@@ -182,7 +182,7 @@ def _quantised_file(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence Model Optimizer's notes on missing GPUs and colours."""
+    """Silence Model Optimizer's notes about missing GPUs."""
     disabled = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

@@ -1,1 +1,1 @@
-"""The Triton kernels inside TensorRT engines: plugins that are compiled ahead of time."""
+"""Triton kernels inside TensorRT engines, as plugins that are compiled ahead of time."""

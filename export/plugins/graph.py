@@ -1,8 +1,8 @@
-"""The plugin graph: an op that is a plugin is one node, and an ONNX function is what it computes.
+"""Export graphs with plugin nodes, whose ONNX functions are the references of the ops.
 
-A node of domain ``clinreadnet`` is a plugin where TensorRT's registry has one of its name, which
-takes precedence in TensorRT's ONNX parser. Everywhere else, in ONNX Runtime and in `verify`, it is
-a call of the function of the same name, whose body is the op's reference. One file serves both.
+A node of domain ``clinreadnet`` is a plugin if TensorRT's registry has a plugin of that name, which
+takes precedence in TensorRT's ONNX parser. Otherwise, as in ONNX Runtime and `verify`, it calls the
+function of that name, whose body is the op's reference. The same file is used for both.
 """
 
 from __future__ import annotations
@@ -42,30 +42,30 @@ from clinreadnet.spec import RESEARCH_USE
 
 _OPSET = 1
 _ATTRIBUTES: dict[str, str | int] = {"plugin_namespace": NAMESPACE, "plugin_version": "1", "aot": 1}
-"""What TensorRT's ONNX parser reads of a node to find its plugin; ``aot`` asks for the kernel that
-was compiled ahead of time, and for nothing else."""
+"""Attributes by which TensorRT's ONNX parser finds the plugin of a node. ``aot`` requires the
+kernel that was compiled ahead of time."""
 
 _CHANNELS_LAST, _CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
 @dataclass
 class _Calls:
-    """The ops of a traced network, in order."""
+    """Ops of a traced network, in order."""
 
     ops: list[str] = field(default_factory=list)
     constants: list[dict[str, Any]] = field(default_factory=list)
 
 
 def export_plugin_graph(model: ClinReadNet, path: str | os.PathLike[str], *, plan: Plan) -> None:
-    """Write the graph of ``model`` with the plugins of ``plan``; the same weights, the same bytes.
+    """Export ``model`` with the plugins of ``plan``. The bytes depend only on the weights.
 
     Args:
-        model: float32 network in evaluation mode; it is not changed.
+        model: float32 network in evaluation mode; not changed.
         path: target file; replaced if it exists.
-        plan: the plugins.
+        plan: plan of the plugins.
 
     Raises:
-        CheckFailed: the network does not run the layers of the plan as these ops.
+        CheckFailed: the layers of the plan are not these ops in the network.
     """
     row = PRECISIONS[plan.precision]
     calls = _Calls()
@@ -82,7 +82,7 @@ def export_plugin_graph(model: ClinReadNet, path: str | os.PathLike[str], *, pla
     )
     proto = onnx_ir.to_proto(graph)
     proto.functions.extend(bodies)
-    if all(one.domain != NAMESPACE for one in proto.opset_import):
+    if all(opset.domain != NAMESPACE for opset in proto.opset_import):
         proto.opset_import.append(helper.make_opsetid(NAMESPACE, _OPSET))
     onnx.checker.check_model(proto, full_check=True)
     with whole_file(path) as temporary:
@@ -90,13 +90,13 @@ def export_plugin_graph(model: ClinReadNet, path: str | os.PathLike[str], *, pla
 
 
 def write_plugin_graph(model: ClinReadNet, plan: Plan, plain: Artifact, folder: Path) -> Artifact:
-    """Write a plugin graph and its PTX beside the plain graph, and return its entry.
+    """Write a plugin graph and its PTX beside the plain graph; return its entry.
 
     Args:
         model: the network.
-        plan: the plugins.
+        plan: plan of the plugins.
         plain: entry of the graph without plugins.
-        folder: of the bundle.
+        folder: folder of the bundle.
     """
     path = folder / f"{Path(plain.file).stem}.plugins.onnx"
     export_plugin_graph(model, path, plan=plan)
@@ -126,7 +126,7 @@ def write_plugin_graph(model: ClinReadNet, plan: Plan, plain: Artifact, folder: 
 
 @contextmanager
 def _with_ops(network: ClinReadNet, plan: Plan) -> Iterator[ClinReadNet]:
-    """Let the layers of the plan call their ops, and all others the references."""
+    """Make the layers of the plan call their ops, and all others the references."""
     for op in plugin_ops():
         import_module(f"clinreadnet.kernels.ops.{op}.kernel")  # registers the op with torch
     attention, windows, mlp = map(
@@ -145,7 +145,7 @@ def _with_ops(network: ClinReadNet, plan: Plan) -> Iterator[ClinReadNet]:
 
 
 def _planned(model: ClinReadNet, plan: Plan) -> list[tuple[str, PluginNode]]:
-    """Return the layers of the plan with their plugins, in the order in which they run."""
+    """Return the layers of the plan with their plugins, in execution order."""
     order = {name: i for i, (name, _) in enumerate(model.named_modules())}
     rank = {op: i for i, op in enumerate(plugin_ops())}
     calls = [
@@ -157,7 +157,7 @@ def _planned(model: ClinReadNet, plan: Plan) -> list[tuple[str, PluginNode]]:
 
 
 def _translations(calls: _Calls) -> dict[Any, Callable[..., Any]]:
-    """Return what writes each op as a node of our domain, and notes the call."""
+    """Return functions that translate each op to a node of our domain and record the call."""
     domain = values.Opset(NAMESPACE, _OPSET)
     return {
         getattr(torch.ops.clinreadnet, op).default: _translation(op, domain, calls)
@@ -194,7 +194,7 @@ def _translation(op: str, domain: Any, calls: _Calls) -> Callable[..., Any]:
         out = node(*tensors)
         if not OPS[op].channels_last:
             return out
-        # The network's tensor is [B, C, H, W].
+        # The network's tensor has the layout [B, C, H, W].
         batch, _, height, width = tensors[0].shape
         half = [(int(side) + 1) // 2 for side in (height, width)]
         out.dtype = tensors[1].dtype
@@ -213,7 +213,7 @@ def _transpose(tensor: Any, order: Sequence[int]) -> Any:
 def _name_nodes(
     nodes: Sequence[onnx_ir.Node], calls: _Calls, planned: Sequence[tuple[str, PluginNode]]
 ) -> None:
-    """Name each node after its plugin and layer, after a check that it is the planned one."""
+    """Check that each node is the planned one, and name it after plugin and layer."""
     if calls.ops != [node.op for _, node in planned]:
         raise CheckFailed(
             f"the network calls {calls.ops}, the plan has {[node.op for _, node in planned]}; "
@@ -236,23 +236,23 @@ def _attribute_type(value: str | int) -> onnx_ir.AttributeType:
 
 
 class _Bodies(nn.Module):
-    """The reference of each plugin, on inputs of its own."""
+    """Module that calls the reference of each plugin on its own inputs."""
 
     def __init__(self, calls: Sequence[tuple[str, Mapping[str, Any], int]]) -> None:
         super().__init__()
         self.calls = calls
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """The inputs of all plugins one after the other -> their outputs."""
-        found, first = [], 0
+        """Concatenated inputs of all plugins -> their outputs."""
+        results, first = [], 0
         for op, constants, count in self.calls:
             reference = getattr(
                 import_module(f"clinreadnet.kernels.ops.{op}.reference"), f"{op}_reference"
             )
             out = reference(*tensors[first : first + count], **constants)
-            found.append(out.permute(_CHANNELS_LAST) if OPS[op].channels_last else out)
+            results.append(out.permute(_CHANNELS_LAST) if OPS[op].channels_last else out)
             first += count
-        return tuple(found)
+        return tuple(results)
 
 
 def _bodies(
@@ -261,29 +261,31 @@ def _bodies(
     planned: Sequence[tuple[str, PluginNode]],
     opset: int,
 ) -> list[onnx.FunctionProto]:
-    """Return an ONNX function for each plugin: its reference, traced at its shape."""
-    found: dict[str, tuple[onnx_ir.Node, str, dict[str, Any]]] = {}
+    """Return an ONNX function for each plugin: the reference, traced at the shape."""
+    plugin_nodes: dict[str, tuple[onnx_ir.Node, str, dict[str, Any]]] = {}
     for node, constants, (_, plugin) in zip(nodes, calls.constants, planned, strict=True):
-        found.setdefault(plugin.name, (node, plugin.op, constants))
+        plugin_nodes.setdefault(plugin.name, (node, plugin.op, constants))
     tensors: list[Tensor] = []
     shapes: list[dict[int, Any]] = []
     names: dict[str, list[str]] = {}
-    for plugin_name, (node, _, _) in found.items():
+    for plugin_name, (node, _, _) in plugin_nodes.items():
         names[plugin_name] = [f"{plugin_name}.{i}" for i in range(len(node.inputs))]
         for i, value in enumerate(node.inputs):
             assert value is not None and value.shape is not None and value.dtype is not None
-            sizes = [one if isinstance(one, int) else 2 for one in value.shape]
+            sizes = [item if isinstance(item, int) else 2 for item in value.shape]
             dtype = onnx_ir.tensor_adapters.to_torch_dtype(value.dtype)
             tensors.append(torch.zeros(sizes, dtype=dtype))
             batch = torch.export.Dim(f"batch{len(shapes)}", min=1, max=LARGEST_BATCH)
             shapes.append({0: batch} if i == 0 else {})
-    module = _Bodies([(op, constants, len(node.inputs)) for node, op, constants in found.values()])
+    module = _Bodies(
+        [(op, constants, len(node.inputs)) for node, op, constants in plugin_nodes.values()]
+    )
     graph = to_onnx(
         module.eval(),
         tuple(tensors),
         opset=opset,
-        input_names=[name for one in names.values() for name in one],
-        output_names=[f"{name}.out" for name in found],
+        input_names=[name for item in names.values() for name in item],
+        output_names=[f"{name}.out" for name in plugin_nodes],
         dynamic_shapes={"tensors": tuple(shapes)},
     )
     whole = onnx_ir.to_proto(fold(graph)).graph
@@ -293,7 +295,7 @@ def _bodies(
 def _function(
     graph: onnx.GraphProto, name: str, inputs: Sequence[str], opset: int
 ) -> onnx.FunctionProto:
-    """Return what one output of a graph is computed with, as a function."""
+    """Return the subgraph of an output as a function."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
     output = f"{name}.out"
     wanted, kept = {output}, []

@@ -1,6 +1,6 @@
-"""One kernel of a network, compiled for TensorRT engines.
+"""Compile a kernel of a network for TensorRT engines.
 
-TensorRT takes its PTX without Triton's hidden parameters, and of an old ISA.
+The PTX has an old ISA and no hidden parameters of Triton.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.bundle.files import digest
 
 SHARED_BYTES = 48 * 1024
-"""Shared memory that a launch may take without an attribute of the function, which TensorRT does
-not document to set."""
+"""Largest shared memory of a launch without a function attribute. TensorRT does not document that
+it sets this attribute."""
 
 
 ISA = {75: 80, 80: 80, 86: 80, 89: 80, 90: 80, 100: 86, 120: 87}
-"""Version of the PTX ISA to write, by compute capability: 80 for 8.0, which CUDA 12.0 introduced,
-or the first that knows the GPU. An older driver refuses newer PTX."""
+"""Version of the PTX ISA by compute capability: 8.0 of CUDA 12.0, or the first that supports the
+GPU. Old drivers reject newer PTX."""
 
 _ENTRY = r"(\.visible\s+\.entry\s+{entry}\s*\()(?P<parameters>[^)]*)(\))"
 _VERSION = re.compile(r"^\.version (\d+\.\d+)$", re.M)
 
 
 class Native(Exception):
-    """A kernel cannot be a plugin; the message says why. The op stays TensorRT's own layers."""
+    """A kernel cannot be a plugin: TensorRT's own layers run. The message has the reason."""
 
 
 @dataclass(frozen=True)
 class PluginKernel:
-    """A compiled kernel and how to launch it.
+    """A compiled kernel with its launch parameters.
 
     Attributes:
         source: what the network launches.
         grid: number of programs, in terms of sizes.
-        launch: as in ``kernels.json``, without the hidden arguments.
-        ptx: its text, without the hidden parameters.
-        isa: version of the PTX, such as "8.7".
+        launch: entry as in ``kernels.json``, without hidden arguments.
+        ptx: text of the PTX, without hidden parameters.
+        isa: version of the PTX ISA, such as "8.7".
     """
 
     source: KernelSource
@@ -52,31 +52,32 @@ class PluginKernel:
 
     @property
     def inputs(self) -> tuple[Argument, ...]:
-        """The tensors that it reads, in order."""
+        """Input tensors, in order."""
         return tuple(a for a in self.launch.arguments if a.shape and a.name != "out")
 
     @property
     def extras(self) -> tuple[str, ...]:
-        """Names of its integers, which stand between inputs and output."""
+        """Names of the integer arguments, which are between inputs and output."""
         return tuple(a.name for a in self.launch.arguments if a.shape is None)
 
     @property
     def output(self) -> Argument:
-        """The tensor that it writes."""
+        """Output tensor."""
         return self.launch.arguments[-1]
 
 
 def plugin_kernel(spec: OpSpec, source: KernelSource, precision: str, target: str) -> PluginKernel:
-    """Compile a kernel for engines; Triton keeps what it compiled before, by the hash of it.
+    """Compile a kernel for engines. Triton caches compiled kernels.
 
     Args:
-        spec: of its op.
+        spec: specification of the op.
         source: what the network launches.
-        precision: one that PyTorch exports.
+        precision: precision that PyTorch exports.
         target: architecture, such as "sm89".
 
     Raises:
-        Native: the op refuses precision, target or shape, or TensorRT cannot launch the kernel.
+        Native: the op does not support precision, target or shape, or TensorRT cannot launch the
+            kernel.
     """
     if target not in TARGETS:
         raise Native(f"no kernel is compiled for {target}; known: {', '.join(TARGETS)}")
@@ -102,17 +103,17 @@ def plugin_kernel(spec: OpSpec, source: KernelSource, precision: str, target: st
 
 
 def prepared(source: KernelSource, grid: Formula, kernel: Kernel, code: bytes) -> PluginKernel:
-    """Return a file of ``export-kernels`` as a plugin's kernel.
+    """Return the plugin kernel of a file from ``export-kernels``.
 
     Args:
         source: what the network launches.
         grid: number of programs, in terms of sizes.
-        kernel: its description.
-        code: bytes of the PTX.
+        kernel: description of the kernel.
+        code: bytes of the PTX file.
 
     Raises:
-        CheckFailed: its arguments are not inputs, integers and one output, or it reads a hidden
-            parameter.
+        CheckFailed: the arguments are not inputs, integers and an output, or the kernel reads a
+            hidden parameter.
     """
     hidden = [a for a in kernel.arguments if a.value is not None]
     arguments = tuple(a for a in kernel.arguments if a.value is None)
@@ -135,36 +136,36 @@ def prepared(source: KernelSource, grid: Formula, kernel: Kernel, code: bytes) -
 
 
 def isa_of(ptx: str) -> str:
-    """Return the version of the ISA that PTX names, such as "8.7".
+    """Return the ISA version of PTX, such as "8.7".
 
     Raises:
-        CheckFailed: it names none.
+        CheckFailed: the PTX has no version.
     """
-    found = _VERSION.search(ptx)
-    if found is None:
+    match = _VERSION.search(ptx)
+    if match is None:
         raise CheckFailed("the PTX names no ISA; it is not from Triton")
-    return found[1]
+    return match[1]
 
 
 def without_hidden(ptx: str, entry: str, hidden: int) -> str:
-    """Return PTX whose kernel lacks its last parameters, which TensorRT would not pass.
+    """Remove the last parameters of a kernel from PTX, because TensorRT does not pass them.
 
     Args:
-        ptx: text of the file.
-        entry: name of the kernel.
+        ptx: text of the PTX file.
+        entry: symbol of the kernel.
         hidden: number of parameters to remove.
 
     Raises:
-        CheckFailed: there is no such kernel, or it reads one of them.
+        CheckFailed: the kernel does not exist, or it reads one of the parameters.
     """
     head = re.search(_ENTRY.format(entry=re.escape(entry)), ptx)
     if head is None:
         raise CheckFailed(f"{entry}: not a kernel of this PTX")
-    parameters = [one.strip() for one in head["parameters"].split(",")]
+    parameters = [parameter.strip() for parameter in head["parameters"].split(",")]
     kept, cut = parameters[: len(parameters) - hidden], parameters[len(parameters) - hidden :]
     body = ptx[head.end() :]
-    for one in cut:
-        name = one.split()[-1]
+    for parameter in cut:
+        name = parameter.split()[-1]
         if re.search(rf"{re.escape(name)}\b", body):
             raise CheckFailed(f"{entry}: reads its hidden parameter {name}, which TensorRT lacks")
     return ptx[: head.start()] + head[1] + "\n\t" + ",\n\t".join(kept) + "\n" + head[3] + body
@@ -174,7 +175,7 @@ def parameter_count(ptx: str, entry: str) -> int:
     """Return the number of parameters of a kernel.
 
     Raises:
-        CheckFailed: there is no such kernel.
+        CheckFailed: the kernel does not exist.
     """
     head = re.search(_ENTRY.format(entry=re.escape(entry)), ptx)
     if head is None:

@@ -1,4 +1,4 @@
-"""Which layers of a network run as plugins, and why the others stay TensorRT's own."""
+"""Decide which layers of a network run as plugins."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from clinreadnet.runtime.gpu import driver_version, find_gpus
 
 @dataclass(frozen=True)
 class PluginNode:
-    """Layers that are the same plugin: one kernel, one shape.
+    """Layers that share a plugin: a kernel at a shape.
 
     Attributes:
-        name: of the plugin, and operator of its nodes in the graph.
-        op: one of `plugin_ops`.
-        source: the kernel.
-        layers: of the network, in order.
-        sizes: of the launch for one slice, by name.
+        name: name of the plugin and operator of its nodes.
+        op: op from `plugin_ops`.
+        source: kernel of the network.
+        layers: layers of the network, in order.
+        sizes: sizes of the launch for a slice, by name.
     """
 
     name: str
@@ -43,13 +43,13 @@ class PluginNode:
 
 @dataclass(frozen=True)
 class Plan:
-    """The plugins of a graph.
+    """Plan of the plugins of a graph.
 
     Attributes:
-        precision: of the graph.
-        nodes: the plugins.
-        native: why a kernel is no plugin, by the kernel's name.
-        kernels: compiled, by target and by the kernel's name.
+        precision: precision of the graph.
+        nodes: plugins.
+        native: reason why a kernel is not a plugin, by name.
+        kernels: compiled kernels by target and name.
     """
 
     precision: str
@@ -58,7 +58,7 @@ class Plan:
     kernels: Mapping[str, Mapping[str, PluginKernel]]
 
     def layers(self, op: str) -> tuple[str, ...]:
-        """Return the layers that are plugins of an op."""
+        """Return the layers that run as plugins of an op."""
         return tuple(layer for node in self.nodes if node.op == op for layer in node.layers)
 
     def of_target(self, target: str) -> dict[str, PluginKernel]:
@@ -76,25 +76,25 @@ def make_plan(
 ) -> Plan:
     """Compile the kernels and decide which layers are plugins.
 
-    A kernel is a plugin if it can be one on every target. Where `attention_block` could run a layer
-    instead of `window_attention`, it does.
+    A kernel is a plugin only if that is possible on every target. `attention_block` takes
+    precedence over `window_attention`.
 
     Args:
-        config: of the network.
-        ops: some of `plugin_ops`.
-        precision: of the graph, one that PyTorch exports.
-        targets: architectures of the engines; if empty, ``PORTABLE``.
-        named: whether each op was asked for by name, and must then have a layer.
+        config: hyperparameters of the network.
+        ops: ops from `plugin_ops`.
+        precision: precision of the graph, one that PyTorch exports.
+        targets: architectures of the engines; ``PORTABLE`` if empty.
+        named: whether the ops were requested by name, so that each must have a layer.
 
     Raises:
-        InputError: no layer can run as a plugin of an op that was named, or of any op.
+        InputError: no layer can run as a plugin of a requested op, or of any op.
     """
     network = network_shape(config)
     targets = tuple(targets) or (PORTABLE,)
     native: dict[str, str] = {}
     kernels: dict[str, dict[str, PluginKernel]] = {target: {} for target in targets}
     taken: dict[str, list[KernelSource]] = {}
-    for op in (one for one in plugin_ops() if one in ops):
+    for op in (candidate for candidate in plugin_ops() if candidate in ops):
         refused = []
         if op == "sobel_stem" and not config.use_sobel:
             native[op] = "the network was trained without Sobel edges"
@@ -113,7 +113,7 @@ def make_plan(
             raise InputError(f"plugins={op}: no layer in {precision}: {_why(op, refused, network)}")
     if not taken:
         raise InputError(
-            f"`plugins`: no op can be one in {precision}: "
+            f"`plugins`: no op can be a plugin in {precision}: "
             + "; ".join(f"{name} {reason}" for name, reason in native.items())
         )
     replaced = {
@@ -142,13 +142,13 @@ def _why(op: str, refused: Sequence[str], network: object) -> str:
 
 
 def _nodes(op: str, source: KernelSource, replaced: set[tuple[str, str]]) -> list[PluginNode]:
-    """Return the plugins of one kernel: one for each size."""
-    found: dict[tuple[int, ...], list[str]] = {}
+    """Return the plugins of a kernel, one for each size."""
+    groups: dict[tuple[int, ...], list[str]] = {}
     for use in source.uses:
         if (op, use["layer"]) in replaced:
             continue
         sizes = tuple(int(value) for key, value in use.items() if key != "layer")
-        found.setdefault(sizes, []).append(str(use["layer"]))
+        groups.setdefault(sizes, []).append(str(use["layer"]))
     names = [key for key in source.uses[0] if key != "layer"]
     return [
         PluginNode(
@@ -158,19 +158,19 @@ def _nodes(op: str, source: KernelSource, replaced: set[tuple[str, str]]) -> lis
             layers=tuple(layers),
             sizes=dict(zip(names, sizes, strict=True)),
         )
-        for sizes, layers in found.items()
+        for sizes, layers in groups.items()
     ]
 
 
 def check_precisions(ops: Sequence[str], precisions: Sequence[str]) -> None:
-    """Check that graphs of these precisions can have these plugins, before anything is made.
+    """Check in advance that graphs of these precisions can have these plugins.
 
     Args:
-        ops: that were asked for by name.
-        precisions: of the engines.
+        ops: ops that were requested by name.
+        precisions: precisions of the engines.
 
     Raises:
-        InputError: a precision has no plugins, or a kernel is not written for its type.
+        InputError: a precision does not support plugins, or a kernel does not support its type.
     """
     for precision in precisions:
         row = PRECISIONS[precision]
@@ -197,19 +197,19 @@ def plan_graphs(
     portable: bool,
     note: Callable[[str], None],
 ) -> list[Plan]:
-    """Compile the kernels of each graph, and check them, before anything is written.
+    """Compile and check the kernels of each graph before anything is written.
 
     Args:
-        model: the network.
-        wanted: names of ops, or ``ALL``.
-        precisions: of the engines; a graph serves all engines that are built from it.
-        targets: of the engines.
+        model: network.
+        wanted: requested ops, or ``ALL``.
+        precisions: precisions of the engines. Engines of the same source graph share its plan.
+        targets: architectures of the engines.
         portable: whether the engines are for every GPU since Ampere.
-        note: called with one line for each kernel that stays TensorRT's own layers.
+        note: called with one line for each kernel that is not a plugin.
 
     Raises:
-        InputError: an op that was named can run no layer.
-        CheckFailed: the driver of this machine does not know the kernels' PTX.
+        InputError: a requested op cannot run any layer.
+        CheckFailed: the driver of this machine does not support the PTX.
     """
     named = ALL not in wanted
     ops = tuple(wanted) if named else tuple(plugin_ops())
@@ -221,7 +221,7 @@ def plan_graphs(
         )
         check_driver(plan)
         for name, reason in plan.native.items():
-            note(f"{name} ({precision}) is no plugin: {reason}")
+            note(f"{name} ({precision}) is not a plugin: {reason}")
         plans.append(plan)
     return plans
 
@@ -243,16 +243,16 @@ def check_plugins(
     preset: str = "small",
     precisions: Sequence[str],
 ) -> list[Finding]:
-    """Compile each kernel of the ops for this machine's GPU, else for sm80, and list obstacles.
+    """Compile kernels for this machine's GPU, otherwise for sm80, and list obstacles.
 
     Args:
-        wanted: names of ops, or ``ALL``.
+        wanted: requested ops, or ``ALL``.
         checkpoint: checkpoint file; default the shipped one of ``preset``.
         preset: preset that the checkpoint must have.
-        precisions: of the graphs, those that PyTorch exports.
+        precisions: precisions of the graphs, from those that PyTorch exports.
 
     Raises:
-        InputError: no Triton, or a precision that PyTorch does not export.
+        InputError: Triton is not installed, or PyTorch does not export a precision.
     """
     for precision in precisions:
         if not find_precision(precision).exported:
@@ -281,14 +281,14 @@ def check_plugins(
 def _blockers(
     ops: Sequence[str], network: NetworkShape, precision: str, target: str
 ) -> tuple[Blocker, ...]:
-    found = []
+    blockers = []
     for op in ops:
         for source in OPS[op].sources(network):
             try:
                 kernel = plugin_kernel(OPS[op], source, precision, target)
             except Native as reason:
-                found.append(Blocker(source.name, op, str(reason)))
+                blockers.append(Blocker(source.name, op, str(reason)))
                 continue
             if obstacle := driver_obstacle(kernel.isa, driver_version()):
-                found.append(Blocker(source.name, op, obstacle))
-    return tuple(found)
+                blockers.append(Blocker(source.name, op, obstacle))
+    return tuple(blockers)

@@ -1,8 +1,8 @@
 """Register kernels with TensorRT as quick-deployable plugins (``tensorrt.plugin``).
 
-TensorRT asks a plugin for its output's shape, its PTX and its launch once, when it builds an
-engine. It keeps the PTX and the launch as expressions of the shapes, so the engine needs neither
-Python nor Triton nor a plugin library.
+When TensorRT builds an engine, it queries the output shape, the PTX and the launch of a plugin
+once. The engine stores the PTX and the launch as expressions of the shapes, so it needs no Python,
+no Triton and no plugin library.
 """
 
 from __future__ import annotations
@@ -23,56 +23,57 @@ from clinreadnet.precision import precision_of
 from clinreadnet.runtime.backends.flavours import Flavour
 
 NAMESPACE = "clinreadnet"
-"""Namespace of the plugins, and domain of their nodes in a graph."""
+"""Namespace of the plugins and domain of their nodes."""
 
 _PLUGIN_LAYER = "PLUGIN_V3"
 
 _current: dict[tuple[str, str], PluginKernel] = {}
-"""The kernel of each registered plugin, by module and name: TensorRT has no way to take a plugin
-back, so a later build of the same process replaces the kernel alone."""
+"""Kernel of each registered plugin, by module and name. TensorRT cannot deregister a plugin, so a
+later build in the same process only replaces the kernel."""
 
 
 class GraphPlugins:
-    """The plugins of one graph.
+    """Plugins of a graph.
 
     Args:
-        plan: its plugins and their kernels.
-        portable: whether engines are for every GPU since Ampere.
+        plan: plan with the plugins and their kernels.
+        portable: whether engines are hardware-compatible.
     """
 
     def __init__(self, plan: Plan, *, portable: bool = False) -> None:
         self.plan, self._portable = plan, portable
 
     def prepare(self, trt: Any, flavour: Flavour) -> int:
-        """Register the plugins, so that the parser finds them; return flags of the network.
+        """Register the plugins for the parser; return the flags of the network.
 
         Raises:
-            ClinReadNetError: this TensorRT takes no plugins that are compiled ahead of time.
+            ClinReadNetError: this TensorRT does not support plugins that are compiled ahead of
+                time.
         """
         self._module = plugin_module(trt, flavour)
         self.register(trt, next(iter(self.plan.kernels)))
         return 1 << int(trt.NetworkDefinitionCreationFlag.PREFER_AOT_PYTHON_PLUGINS)
 
     def register(self, trt: Any, target: str) -> None:
-        """Let the plugins have the kernels of a target."""
+        """Register the kernels of a target."""
         kernels = self.plan.of_target(PORTABLE if self._portable else target)
         register_plugins(trt, self._module, kernels)
 
     def check(self, layers: LayerTypes, precision: str, file: str) -> None:
-        """Check that every node of the plan is a plugin layer, and the types of the others.
+        """Check that every node of the plan is a plugin layer, and the types of the other layers.
 
         Raises:
-            CheckFailed: TensorRT took a function instead of a plugin, or a type is another.
+            CheckFailed: TensorRT used a function instead of a plugin, or a type differs.
         """
         wanted = sum(len(node.layers) for node in self.plan.nodes)
-        found = sum(layers.get(_PLUGIN_LAYER, {}).values())
-        if found != wanted:
+        count = sum(layers.get(_PLUGIN_LAYER, {}).values())
+        if count != wanted:
             raise CheckFailed(
-                f"{file}: {found} of {wanted} nodes became plugins; this TensorRT's parser built "
+                f"{file}: {count} of {wanted} nodes became plugins; this TensorRT's parser built "
                 "the functions instead"
             )
         own = dict(OWN_PRODUCTS)
-        if self.plan.layers("sobel_stem"):  # the edges are inside the kernel
+        if self.plan.layers("sobel_stem"):  # the kernel includes the Sobel edges
             own["CONVOLUTION"] = 0
         check_types(layers, precision, file, own=own)
 
@@ -81,7 +82,7 @@ def plugin_module(trt: ModuleType, flavour: Flavour) -> Any:
     """Return TensorRT's plugin module.
 
     Raises:
-        ClinReadNetError: this TensorRT has none, or none that compiles ahead of time.
+        ClinReadNetError: this TensorRT does not support plugins that are compiled ahead of time.
     """
     try:
         module = importlib.import_module(f"{trt.__name__}.plugin")
@@ -96,12 +97,12 @@ def plugin_module(trt: ModuleType, flavour: Flavour) -> Any:
 
 
 def register_plugins(trt: ModuleType, module: Any, kernels: Mapping[str, PluginKernel]) -> None:
-    """Register plugins, or give registered ones other kernels.
+    """Register plugins, or replace the kernels of registered ones.
 
     Args:
-        trt: TensorRT's module.
-        module: its plugin module.
-        kernels: of each plugin, by the plugin's name.
+        trt: module of TensorRT.
+        module: plugin module of TensorRT.
+        kernels: kernel of each plugin, by name.
     """
     for name, kernel in kernels.items():
         key = module.__name__, name
@@ -121,7 +122,7 @@ def _register(trt: ModuleType, module: Any, key: tuple[str, str], kernel: Plugin
     def implement(*arguments: Any) -> Any:
         return _launch(module, _current[key], arguments[:-2], arguments[-2])
 
-    # TensorRT reads names and types from the signatures. Types forget that a function may have one.
+    # TensorRT reads names and types from ``__signature__``, which mypy does not know.
     tensor: Any = module.TensorDesc
     text: Any = str | bytes
     describe.__signature__ = _signature(  # type: ignore[attr-defined]
@@ -136,14 +137,17 @@ def _register(trt: ModuleType, module: Any, key: tuple[str, str], kernel: Plugin
 
 
 def _tuple(*types: Any) -> Any:
-    """Return ``tuple[...]`` of types that are known at run time alone."""
+    """Return ``tuple[...]`` of types that are only known at run time."""
     return tuple.__class_getitem__(types)
 
 
 def _signature(parameters: Mapping[str, Any], returned: Any) -> inspect.Signature:
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     return inspect.Signature(
-        [inspect.Parameter(name, kind, annotation=one) for name, one in parameters.items()],
+        [
+            inspect.Parameter(name, kind, annotation=annotation)
+            for name, annotation in parameters.items()
+        ],
         return_annotation=returned,
     )
 
@@ -151,7 +155,7 @@ def _signature(parameters: Mapping[str, Any], returned: Any) -> inspect.Signatur
 def _output(
     trt: ModuleType, module: Any, plugin: str, kernel: PluginKernel, tensors: Sequence[Any]
 ) -> Any:
-    """Return the description of the output, after a check of the inputs' types."""
+    """Check the types of the inputs; return the description of the output."""
     for argument, given in zip(kernel.inputs, tensors, strict=True):
         wanted = getattr(trt.DataType, precision_of(str(argument.element)).tensorrt_type)
         if given.dtype != wanted:
@@ -159,19 +163,19 @@ def _output(
     dtype = getattr(trt.DataType, precision_of(str(kernel.output.element)).tensorrt_type)
     shapes = kernel.source.shapes
     for argument, given in zip(kernel.inputs, tensors, strict=True):
-        if shapes[argument.name] == shapes["out"]:  # also where leading dimensions are one size
+        if shapes[argument.name] == shapes["out"]:  # also if the leading dimensions are merged
             described = given.like()
             described.dtype = dtype
             return described
     sizes = _sizes(kernel, tensors)
-    shape = tuple(one.at(sizes) if isinstance(one, Formula) else one for one in shapes["out"])
+    shape = tuple(size.at(sizes) if isinstance(size, Formula) else size for size in shapes["out"])
     return module.from_shape_expr(shape, dtype=dtype)
 
 
 def _launch(
     module: Any, kernel: PluginKernel, tensors: Sequence[Any], outputs: Any
 ) -> tuple[bytes, bytes, Any, Any]:
-    """Return entry, PTX, launch and integers; shapes are known as expressions only."""
+    """Return entry, PTX, launch and integers. Shapes are symbolic expressions."""
     launch, sizes = kernel.launch, _sizes(kernel, tensors)
     parameters = module.KernelLaunchParams()
     for axis, grid, block in zip("xyz", (kernel.grid.at(sizes), 1, 1), launch.block, strict=True):

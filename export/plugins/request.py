@@ -1,4 +1,4 @@
-"""The ops that can be plugins, and whether an export can have them; imports no Triton."""
+"""Parse and check the request for plugins, without importing Triton."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from clinreadnet.kernels.registry import OPS
 from clinreadnet.runtime.backends.flavours import FLAVOURS, Flavour
 
 ALL = "all"
-"""Instead of ops: every op that can be one."""
+"""Requests all ops that can be plugins."""
 
 PORTABLE = "sm80"
-"""Target of kernels that run on every GPU since Ampere. sm90's PTX is of sm_90a alone."""
+"""Target of kernels for every GPU since Ampere. PTX of sm90 is for sm_90a only."""
 
 _NOT_TOGETHER = ("version_compatible", "strip_weights", "platform")
-"""Options whose engines nobody has built with plugins that are compiled ahead of time."""
+"""Options that are not tested with plugins that are compiled ahead of time."""
 
 
 def plugin_ops() -> list[str]:
-    """Return the ops whose kernels can stand inside an engine."""
+    """Return the ops whose kernels can be plugins."""
     return [name for name, spec in OPS.items() if spec.plugin]
 
 
 def parse_plugins(text: str) -> tuple[str, ...]:
-    """Read ``sobel_stem,mlp``, ``all`` or ``none``.
+    """Parse ``sobel_stem,mlp``, ``all`` or ``none``.
 
     Returns:
-        Names of ops, none, or ``ALL`` alone.
+        Names of ops, an empty tuple, or ``(ALL,)``.
 
     Raises:
-        InputError: an unknown name.
+        InputError: a name is unknown.
     """
     if text == "none":
         return ()
@@ -51,21 +51,21 @@ def parse_plugins(text: str) -> tuple[str, ...]:
 def check_request(
     wanted: Sequence[str], flavour: Flavour, options: BuildOptions, *, auto_islands: bool
 ) -> None:
-    """Check that plugins go with the other options.
+    """Check plugins against the other options.
 
     Args:
-        wanted: from `parse_plugins`.
-        flavour: of the engines.
-        options: of their builds.
-        auto_islands: whether `--fp32-islands auto` decides what stays float32.
+        wanted: result of `parse_plugins`.
+        flavour: flavour of the engines.
+        options: build options.
+        auto_islands: whether `--fp32-islands auto` is set.
 
     Raises:
-        InputError: they do not, or a package is missing.
+        InputError: the options exclude each other, or a package is not installed.
     """
     if not wanted:
         return
     if not flavour.plugins:
-        taking = ", ".join(dict.fromkeys(one.name for one in FLAVOURS if one.plugins))
+        taking = ", ".join(dict.fromkeys(other.name for other in FLAVOURS if other.plugins))
         raise InputError(f"`plugins`: {flavour.name} takes none; give flavour={taking}")
     for option in _NOT_TOGETHER:
         if option in options.asked():
@@ -79,10 +79,10 @@ def check_request(
 
 
 def check_triton() -> None:
-    """Check that Triton, which compiles the kernels, is installed.
+    """Check that Triton is installed.
 
     Raises:
-        InputError: it is not.
+        InputError: Triton is not installed.
     """
     if importlib.util.find_spec("triton") is None:
         raise InputError(

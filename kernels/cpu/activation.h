@@ -1,4 +1,4 @@
-// 2^x for the softmax, and GELU: exact to float32, and to what 8 bits can show.
+// 2^x for the softmax, and GELU: exact to float32, or to the precision of 8 bits.
 #pragma once
 #include "vec.h"
 

@@ -1,4 +1,4 @@
-// The C ABI: handles, errors, and which instruction set runs.
+// The C ABI: handles, errors, and the choice of the instruction set.
 #include <cstring>
 #include <map>
 #include <memory>

@@ -78,7 +78,7 @@ Checkpoint::Checkpoint(const void* data, size_t size) {
                 (unsigned long long)header);
   const Json all = parse_json({(const char*)bytes + 8, (size_t)header}, "checkpoint: header");
   if (all.kind != Json::Kind::object)
-    throw Error(CRN_BAD_CHECKPOINT, "checkpoint: its header is no JSON object");
+    throw Error(CRN_BAD_CHECKPOINT, "checkpoint: its header is not a JSON object");
   const uint8_t* start = bytes + 8 + header;
   const uint64_t room = size - 8 - header;
   std::vector<std::pair<uint64_t, uint64_t>> spans;
@@ -98,7 +98,7 @@ Checkpoint::Checkpoint(const void* data, size_t size) {
     const size_t item = item_size(dtype->second.string);
     if (item == 0) wrong(name, "is not of type F16, BF16 or F32");
     if (shape->second.kind != Json::Kind::list || shape->second.list.size() > 4)
-      wrong(name, "has a shape that is no list of at most 4");
+      wrong(name, "has a shape that is not a list of at most 4");
     Tensor tensor{dtype->second.string, {}, nullptr, 1};
     for (const Json& one : shape->second.list) {
       if (one.kind != Json::Kind::integer || one.integer < 0 ||

@@ -1,4 +1,4 @@
-// A safetensors file that carries the network's configuration: checked before anything of it is used.
+// A safetensors file with the network's configuration, checked before use.
 #pragma once
 #include <cstdint>
 #include <map>
@@ -13,7 +13,7 @@ struct Config {
   std::vector<int> depths, heads;
 };
 
-// Raises Error (CRN_BAD_CHECKPOINT) for anything that is not a checkpoint of this network.
+// Throws Error (CRN_BAD_CHECKPOINT) if the bytes are not a checkpoint of this network.
 class Checkpoint {
  public:
   Checkpoint(const void* data, size_t size);
@@ -22,7 +22,7 @@ class Checkpoint {
   // `any` is set).
   std::vector<float> take(const std::string& name, const std::vector<int64_t>& shape,
                           bool any = false);
-  // Whether all tensors were taken: a checkpoint with more of them is of another version.
+  // Whether all tensors were read: a checkpoint with more tensors is of another version.
   void check_all_taken() const;
 
  private:

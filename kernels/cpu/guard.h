@@ -1,4 +1,4 @@
-// What the C functions share: errors to status and text, and the choice of instructions.
+// Shared by the C functions: conversion of errors to status and text, and choice of instructions.
 #pragma once
 #include <algorithm>
 #include <cstring>
@@ -37,7 +37,7 @@ crn_status guarded(char* error, size_t error_size, Body body) {
   }
 }
 
-// The ops of an instruction set, or of the best one for NULL. Raises Error (CRN_UNSUPPORTED).
+// The ops of an instruction set, or of the best one for NULL. Throws Error (CRN_UNSUPPORTED).
 const Ops& find_ops(const char* name);
 
 }  // namespace crn

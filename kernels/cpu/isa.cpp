@@ -14,7 +14,7 @@
 namespace crn {
 namespace CRN_ISA {
 
-// Products in registers alone: what no code on this processor exceeds.
+// Products only in registers: an upper bound for all code on this processor.
 static double peak_float(int64_t rounds) {
   vf a[ROWS * VECTORS], x = splat(.5f), y = splat(1e-3f);
   CRN_UNROLL for (int i = 0; i < ROWS * VECTORS; i++) a[i] = splat((float)i);

@@ -98,7 +98,7 @@ class Parser {
     }
   }
 
-  // No numbers but integers are read; others are skipped over as such.
+  // Only integers are read; other numbers are skipped.
   Json number() {
     Json found;
     found.kind = Json::Kind::integer;

@@ -1,4 +1,4 @@
-// The JSON of a checkpoint's header: a strict reader that trusts nothing.
+// The JSON of a checkpoint's header: a strict reader for untrusted input.
 #pragma once
 #include <cstdint>
 #include <map>

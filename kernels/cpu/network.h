@@ -9,7 +9,7 @@
 
 namespace crn {
 
-// Owns what the Linear layers and the ops' arguments point to.
+// Owns the memory that Linear layers and arguments of ops point to.
 class Store {
  public:
   const float* keep(std::vector<float> values);
@@ -33,7 +33,7 @@ struct Stage {
   int side = 0, c = 0;
 };
 
-// What follows the last stage, in double precision: it is small.
+// The layers after the last stage, in double precision because they are small.
 struct Head {
   int c = 0, image = 0, votes = 0;
   std::vector<float> norm_weight, norm_bias, first, first_bias, last, last_bias;
@@ -75,7 +75,7 @@ Sharpness sharpen(int heads, int head_dim, const std::vector<float>& table,
 Linear convolution(Store& store, const Ops& ops, int n, int from, const std::vector<float>& weights,
                    std::vector<float> bias);
 
-// Bytes that a task of each op needs.
+// Bytes of memory for a task of each op.
 size_t block_scratch(int c, int hidden);
 size_t merge_scratch(int c);
 size_t stem_scratch(int width, int c);

@@ -1,4 +1,4 @@
-// What an instruction set offers: its widths and the ops of the network. isa.cpp fills one for each.
+// An instruction set: its widths and the ops of the network. isa.cpp defines one for each.
 #pragma once
 #include <cstddef>
 #include <cstdint>

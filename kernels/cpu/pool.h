@@ -1,4 +1,5 @@
-// Threads of an engine. Any number of callers hand in loops at the same time; each works on its own.
+// Threads of an engine. Any number of callers can submit loops at the same time; each also works on
+// its own loop.
 #pragma once
 #include <atomic>
 #include <condition_variable>

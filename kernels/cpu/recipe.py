@@ -1,6 +1,6 @@
 """Compile the CPU engine: `python kernels/cpu/recipe.py --out libclinreadnet.so`.
 
-The standard library alone, because installing the package runs this.
+It uses only the standard library, because it runs while the package is installed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 SOURCES = Path(__file__).parent
 OPTIONS = (
     *("-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden"),
-    # Not -ffast-math, which would drop the sums that round.
+    # Not -ffast-math, which would remove the additions that round.
     *("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
     *("-Wall", "-Wextra", "-Wno-psabi", "-Wno-maybe-uninitialized", "-Wno-unknown-warning-option"),
 )
@@ -29,7 +29,7 @@ OPTIONS = (
 
 @dataclass(frozen=True)
 class Instructions:
-    """An instruction set: floats of a vector, and what the compiler is told."""
+    """An instruction set: floats per vector, and compiler options."""
 
     width: int
     options: tuple[str, ...] = ()
@@ -42,9 +42,9 @@ INSTRUCTIONS = {
     "x86_64": {"avx512": Instructions(16, _AVX512), "avx2": Instructions(8, _AVX2)},
     "aarch64": {"neon": Instructions(4, ("-march=armv8.2-a+dotprod",))},
 }
-"""By processor; every library has ``PLAIN`` too."""
+"""Instruction sets by processor. Every library also has ``PLAIN``."""
 WIDE = {"wide": Instructions(16, _AVX2)}
-"""The width of AVX-512 on a processor with AVX2: a test of everything but its own instructions."""
+"""The vector width of AVX-512 with AVX2 instructions, for tests."""
 
 
 class CompilerMissing(Exception):
@@ -52,7 +52,7 @@ class CompilerMissing(Exception):
 
 
 class CompilerFailed(Exception):
-    """The compiler said no; the message is its own."""
+    """The compiler failed. The message is that of the compiler."""
 
 
 def find_compiler() -> str:
@@ -61,14 +61,14 @@ def find_compiler() -> str:
     Raises:
         CompilerMissing: there is none.
     """
-    found = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++")), None)
-    if found is None or shutil.which(shlex.split(found)[0]) is None:
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++")), None)
+    if compiler is None or shutil.which(shlex.split(compiler)[0]) is None:
         raise CompilerMissing("no C++ compiler: install g++ or clang++, or name it in CXX")
-    return found
+    return compiler
 
 
 def this_processor() -> str:
-    """Return this processor's kind as ``INSTRUCTIONS`` names it."""
+    """Return the key of this processor in ``INSTRUCTIONS``."""
     machine = platform.machine().lower()
     return {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
 
@@ -87,18 +87,18 @@ def build(
     """Compile and link the library.
 
     Args:
-        out: the library's path.
-        version: of the package.
-        compiler: default `find_compiler`.
+        out: path of the library.
+        version: version of the package.
+        compiler: compiler command; default `find_compiler`.
         processor: key of ``INSTRUCTIONS``; default this machine's.
-        only: instruction sets to compile beside the plain one; default all of the processor.
+        only: instruction sets to compile besides ``PLAIN``; default all of the processor.
         wide: whether ``WIDE`` is compiled too.
-        options: more options, such as ``-fsanitize=address``.
+        options: further compiler options, such as ``-fsanitize=address``.
         sources: folder of the sources.
 
     Raises:
         CompilerMissing: there is no compiler.
-        CompilerFailed: it does not compile.
+        CompilerFailed: the compiler failed.
     """
     command = shlex.split(compiler or find_compiler())
     sets = INSTRUCTIONS.get(processor or this_processor(), {}) | (WIDE if wide else {})

@@ -1,4 +1,4 @@
-// One op by itself: include/clinreadnet_ops.h.
+// Run a single op: include/clinreadnet_ops.h.
 #include "include/clinreadnet_ops.h"
 
 #include <cstring>

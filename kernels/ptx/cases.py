@@ -1,7 +1,7 @@
-"""What each exported kernel is run on: shapes that hurt, an oracle and a budget.
+"""Test cases of exported kernels: difficult shapes, an oracle and a budget.
 
-The oracle is the op's reference in float64, which the ops' own tests hold against their
-definitions, pixel by pixel and token by token.
+The oracle is the op's reference in float64. The tests of the op compare the reference with its
+definition, pixel by pixel and token by token.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from clinreadnet.kernels.ptx.program import Program
 
 @dataclass(frozen=True)
 class Case:
-    """Arguments of a launch, and what it must give.
+    """Arguments of a launch and the expected output.
 
     Attributes:
-        name: of the shape.
-        tensors: inputs by the argument's name.
-        sizes: of the launch.
-        reference: what the op's reference gives in the kernel's type.
-        expected: the oracle's output, in the layout of the kernel's output.
+        name: name of the shape.
+        tensors: inputs by argument name.
+        sizes: sizes of the launch.
+        reference: output of the op's reference in the type of the kernel.
+        expected: output of the oracle, in the layout of the kernel's output.
     """
 
     name: str
@@ -48,19 +48,19 @@ class Case:
     expected: Tensor
 
     def over_budget(self, out: Tensor) -> float:
-        """The error of an output over the largest that is allowed; infinite where it has NaN.
+        """Return the error of an output relative to the budget; infinite with NaN.
 
         Errors are relative, in the 2-norm and in the largest element. The budget of each is twice
-        the error of the reference and one rounding of the type.
+        the sum of the reference's error and a rounding of the type.
         """
         rounding = torch.finfo(self.reference.dtype).eps / 2
-        found = errors(out, self.expected), errors(self.reference, self.expected)
-        over = max(mine / (2 * (its + rounding)) for mine, its in zip(*found, strict=True))
+        pair = errors(out, self.expected), errors(self.reference, self.expected)
+        over = max(mine / (2 * (its + rounding)) for mine, its in zip(*pair, strict=True))
         return over if np.isfinite(over) else float("inf")
 
 
 def errors(actual: Tensor, expected: Tensor) -> tuple[float, float]:
-    """Relative errors in the 2-norm and in the largest element, NaN where ``actual`` has one."""
+    """Return relative errors in the 2-norm and in the largest element; NaN for NaN."""
     wrong = actual.double() - expected
     largest = wrong.abs().max() / expected.abs().max()
     return (wrong.norm() / expected.norm()).item(), largest.item()
@@ -68,12 +68,12 @@ def errors(actual: Tensor, expected: Tensor) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Checked:
-    """A kernel's run on a case.
+    """Run of a kernel on a case.
 
     Attributes:
-        out: its output.
-        over_budget: its error over the budget.
-        executed: places of the program that were run.
+        out: output.
+        over_budget: error relative to the budget.
+        executed: executed positions of the program.
     """
 
     out: Tensor
@@ -85,7 +85,7 @@ def check(kernel: Kernel, case: Case, program: Program | None = None) -> Checked
     """Run a kernel, or a mutant of it, on a case.
 
     Raises:
-        PtxError: the program does what no program may.
+        PtxError: the program is faulty.
     """
     run = launch(kernel, case.tensors, case.sizes, program)
     out = run.out.reshape(case.expected.shape)
@@ -93,10 +93,10 @@ def check(kernel: Kernel, case: Case, program: Program | None = None) -> Checked
 
 
 def cases(kernel: Kernel) -> list[Case]:
-    """The cases of an exported kernel."""
+    """Return the cases of an exported kernel."""
     constants = json.dumps(kernel.entry["constants"], sort_keys=True)
-    op = next(one for one in _MAKERS if kernel.entry["name"].startswith(one))
-    (out,) = (one for one in kernel.entry["arguments"] if one["name"] == "out")
+    op = next(name for name in _MAKERS if kernel.entry["name"].startswith(name))
+    (out,) = (item for item in kernel.entry["arguments"] if item["name"] == "out")
     return _made(op, constants, out["element"])
 
 
@@ -112,7 +112,7 @@ def _stem(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[Case]:
         "even-sides-over-the-tile": (1, 18, 68),
     }.items():
         args = stem_inputs(batch, h, w, constants["C0"], torch.float32, dtype)
-        expected = sobel_stem(*(one.double() for one in args), impl="reference")
+        expected = sobel_stem(*(tensor.double() for tensor in args), impl="reference")
         with arithmetic_of("cuda"):
             reference = sobel_stem(*args, impl="reference")
         yield Case(
@@ -136,7 +136,7 @@ def _attention(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[Cas
         made = window_attention_inputs(
             batch, h, w, heads, constants["HEAD_DIM"], window, constants["OCTAVES"]
         )
-        args = [made[0].to(dtype), *(one.float() for one in made[1:])]
+        args = [made[0].to(dtype), *(tensor.float() for tensor in made[1:])]
         with arithmetic_of("cuda"):
             reference = window_attention(*args, **where, impl="reference")
         names = ("qkv", "bias", "inv_temperature", "gates")
@@ -145,12 +145,12 @@ def _attention(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[Cas
             dict(zip(names, args, strict=True)),
             {"B": batch, "H": h, "W": w, "heads": heads},
             reference,
-            window_attention(*(one.double() for one in args), **where, impl="reference"),
+            window_attention(*(tensor.double() for tensor in args), **where, impl="reference"),
         )
 
 
 def uneven(x: Tensor) -> Tensor:
-    """Tokens [..., C] of different means and scales: statistics of another token then show."""
+    """Scale and shift tokens [..., C] differently, to detect statistics of a wrong token."""
     shape = (*x.shape[:-1], 1)
     generator = torch.Generator().manual_seed(x.numel())
     scale = 0.5 + 1.5 * torch.rand(shape, generator=generator)
@@ -166,14 +166,14 @@ def _attention_block(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterat
     )  # fmt: skip
     for name, (batch, h, w) in _windows(constants).items():
         made = attention_block_inputs(batch, h, w, c, heads, window, constants["OCTAVES"])
-        layers = [one.to(dtype) for one in (uneven(made[0]), *made[1:7])]
-        args = [*layers, *(one.float() for one in made[7:])]
+        layers = [tensor.to(dtype) for tensor in (uneven(made[0]), *made[1:7])]
+        args = [*layers, *(tensor.float() for tensor in made[7:])]
         yield Case(
             name,
             dict(zip(names, args, strict=True)),
             {"B": batch, "H": h, "W": w},
             attention_block(*args, **where, impl="reference"),
-            attention_block(*(one.double() for one in args), **where, impl="reference"),
+            attention_block(*(tensor.double() for tensor in args), **where, impl="reference"),
         )
 
 
@@ -183,7 +183,7 @@ def _mlp(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[Case]:
     )  # fmt: skip
     for name, tokens in {"one-token": 1, "last-tile-in-part": 135}.items():
         made = mlp_inputs(tokens, constants["CHANNELS"], hidden=constants["HIDDEN"])
-        args = [one.to(dtype) for one in (uneven(made[0]), *made[1:])]
+        args = [tensor.to(dtype) for tensor in (uneven(made[0]), *made[1:])]
         with arithmetic_of("cuda"):
             reference = mlp(*args, impl="reference")
         yield Case(
@@ -191,7 +191,7 @@ def _mlp(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[Case]:
             dict(zip(names, args, strict=True)),
             {"tokens": tokens},
             reference,
-            mlp(*(one.double() for one in args), impl="reference"),
+            mlp(*(tensor.double() for tensor in args), impl="reference"),
         )
 
 
@@ -208,13 +208,13 @@ def _fused_linear(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[
             residual=residual,
         )
         made |= {"x": uneven(made["x"])}
-        tensors: dict[str, Any] = {key: one.to(dtype) for key, one in made.items()}
+        tensors: dict[str, Any] = {key: tensor.to(dtype) for key, tensor in made.items()}
         yield Case(
             name,
             tensors,
             {"tokens": tokens},
             fused_linear(**tensors, **where),
-            fused_linear(**{key: one.double() for key, one in tensors.items()}, **where),
+            fused_linear(**{key: tensor.double() for key, tensor in tensors.items()}, **where),
         )
 
 

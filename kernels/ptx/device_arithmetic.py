@@ -1,7 +1,7 @@
-"""The float32 arithmetic of a GPU's tensor cores, emulated: what the reference's rounding becomes.
+"""Emulate the float32 arithmetic of tensor cores, to derive error budgets.
 
-The kernels ask for three TF32 products in place of each float32 one ("tf32x3"). A reference that
-computes like this tells how far from the float64 oracle a kernel without a fault may be.
+Kernels replace each float32 product by three TF32 products ("tf32x3"). A reference with this
+arithmetic gives the error of a correct kernel relative to the float64 oracle.
 """
 
 from __future__ import annotations
@@ -16,38 +16,38 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 TF32_DROPPED_BITS = 13
-"""Of float32's 23 bits of significand TF32 keeps 10."""
+"""Dropped bits of the significand: TF32 has 10 bits, float32 23."""
 TERMS = 4
-"""Products that a tensor core adds at once before it rounds (Fasi et al. 2021, TF32 on an A100)."""
+"""Products that a tensor core adds before rounding (Fasi et al. 2021, TF32 on an A100)."""
 EXP_ERROR = 2.0**-22
 """Largest relative error of ``ex2.approx.ftz.f32`` (PTX ISA)."""
 
 
 def tf32(x: Tensor) -> Tensor:
-    """``cvt.rna.tf32.f32``: nearest, ties away from zero."""
+    """Round like ``cvt.rna.tf32.f32``: to nearest, ties away from zero."""
     bits = x.view(torch.int32)
     half = 1 << (TF32_DROPPED_BITS - 1)
     return ((bits + half) & -(1 << TF32_DROPPED_BITS)).view(torch.float32)
 
 
 def truncated(x: Tensor) -> Tensor:
-    """Float64 to float32, towards zero: how a tensor core rounds a sum."""
+    """Round float64 to float32 towards zero, like sums of a tensor core."""
     nearest = x.float()
     over = nearest.double().abs() > x.abs()
     return torch.where(over, torch.nextafter(nearest, torch.zeros_like(nearest)), nearest)
 
 
 def accumulate(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """``total + a @ b`` of TF32 values, some terms at a time."""
+    """Compute ``total + a @ b`` of TF32 values, a few terms at a time."""
     for terms in zip(a.split(TERMS, -1), b.split(TERMS, -2), strict=True):
         total = truncated(total.double() + terms[0].double() @ terms[1].double())
     return total
 
 
 def tf32x3(a: Tensor, b: Tensor) -> Tensor:
-    """[..., M, K] @ [..., K, N] as three TF32 products, small ones first."""
+    """Compute [..., M, K] @ [..., K, N] as three TF32 products, smallest first."""
     a_big, b_big = tf32(a), tf32(b)
-    # The hardware drops the bits that a small part has too many.
+    # The hardware drops excess bits of the small part.
     keep = -(1 << TF32_DROPPED_BITS)
     a_small, b_small = (
         ((x - big).view(torch.int32) & keep).view(torch.float32)
@@ -60,7 +60,7 @@ def tf32x3(a: Tensor, b: Tensor) -> Tensor:
 
 
 class DeviceArithmetic(TorchFunctionMode):
-    """Within it, float32 products and exponentials round as on a GPU; other dtypes are as ever."""
+    """Inside this context, float32 products and exponentials round as on a GPU."""
 
     def __torch_function__(
         self,
@@ -78,7 +78,7 @@ class DeviceArithmetic(TorchFunctionMode):
             if func in (F.conv2d, torch.conv2d) and args[1].shape[1] > 1:
                 return convolution(*args, **kwargs)
             if func in (Tensor.exp, torch.exp):
-                # Of the two float64 neighbours at this distance, each sign now and then.
+                # The largest error, with alternating sign.
                 exact = args[0].double().exp()
                 signs = torch.ones_like(exact)
                 signs.view(-1)[::2] = -1
@@ -89,7 +89,7 @@ class DeviceArithmetic(TorchFunctionMode):
 def convolution(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0
 ) -> Tensor:
-    """``F.conv2d`` as one product."""
+    """Compute ``F.conv2d`` as a product."""
     patches = F.unfold(x, weight.shape[-2:], stride=stride, padding=padding)
     out = tf32x3(weight.flatten(1).expand(len(x), -1, -1).contiguous(), patches)
     height = (x.shape[2] + 2 * padding - weight.shape[2]) // stride + 1
@@ -98,11 +98,11 @@ def convolution(
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``F.linear`` as one product."""
+    """Compute ``F.linear`` as a product."""
     out = tf32x3(x, weight.t().contiguous())
     return out if bias is None else out + bias
 
 
 def arithmetic_of(device: str) -> AbstractContextManager[object]:
-    """How float32 rounds where a kernel runs, for the reference that its budget comes from."""
+    """Return the context for the reference of a kernel on ``device``."""
     return nullcontext() if device == "cpu" else DeviceArithmetic()

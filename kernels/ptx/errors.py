@@ -1,15 +1,15 @@
-"""What the machine refuses, each with the line of the PTX file."""
+"""Errors of the PTX machine, with the line of the PTX file."""
 
 from __future__ import annotations
 
 
 class PtxError(Exception):
-    """A fault of a program, at a line of its text.
+    """A fault of a program at a line of its text.
 
     Args:
-        message: what is wrong.
-        line: number of the line in the file, from 1; 0 where it is not known yet.
-        text: the line.
+        message: description of the fault.
+        line: line number in the file, from 1; 0 if unknown.
+        text: text of the line.
     """
 
     def __init__(self, message: str, line: int = 0, text: str = ""):
@@ -22,7 +22,7 @@ class PtxError(Exception):
 
 
 class UnknownInstruction(PtxError):
-    """An instruction that the machine has no function for."""
+    """An instruction that the machine does not support."""
 
 
 class OutOfBounds(PtxError):
@@ -30,24 +30,24 @@ class OutOfBounds(PtxError):
 
 
 class Misaligned(PtxError):
-    """An address that is no multiple of the size of the access."""
+    """An address that is not a multiple of the access size."""
 
 
 class Unwritten(PtxError):
-    """A read of memory or of a register that nothing has written."""
+    """A read of uninitialised memory or of an uninitialised register."""
 
 
 class Race(PtxError):
-    """Two threads touch the same bytes with nothing between them that orders the two."""
+    """Two threads access the same bytes without synchronisation."""
 
 
 class NotWaited(PtxError):
-    """A use of what an asynchronous instruction still reads or writes."""
+    """A use of data that an asynchronous instruction still reads or writes."""
 
 
 class Divergence(PtxError):
-    """A barrier or a warp-wide instruction that some of its threads never reach."""
+    """A barrier or a warp-wide instruction that some threads do not reach."""
 
 
 class Endless(PtxError):
-    """More instructions than a kernel of this size can need."""
+    """The kernel does not end within the limit of instructions."""

@@ -1,4 +1,4 @@
-"""Random arguments of each op, the same in every run; float64 unless a type is asked for."""
+"""Reproducible random arguments of each op; float64 by default."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def window_attention_inputs(
 
 
 def _layers(generator: torch.Generator, c: int, *shapes: tuple[int, int]) -> list[Tensor]:
-    """LayerNorm's weight and bias, then those of linear layers [out, in] with outputs near 1."""
+    """Return weight and bias of LayerNorm and of linear layers [out, in] with outputs near 1."""
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
@@ -71,10 +71,10 @@ def fused_linear_inputs(
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(*shape, generator=generator, dtype=torch.float64)
     norm_weight, norm_bias, *layer = _layers(generator, shape[-1], (outputs, shape[-1]))
-    found = {"x": x, "weight": layer[0], "bias": layer[1]}
+    inputs = {"x": x, "weight": layer[0], "bias": layer[1]}
     if norm:
-        found |= {"norm_weight": norm_weight, "norm_bias": norm_bias}
+        inputs |= {"norm_weight": norm_weight, "norm_bias": norm_bias}
     if residual:
         size = (*shape[:-1], outputs)
-        found["residual"] = torch.randn(*size, generator=generator, dtype=torch.float64)
-    return found
+        inputs["residual"] = torch.randn(*size, generator=generator, dtype=torch.float64)
+    return inputs

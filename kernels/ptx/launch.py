@@ -1,4 +1,4 @@
-"""Kernels launched from a folder of exported ones, as its ``kernels.json`` says."""
+"""Launch exported kernels according to ``kernels.json``."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from clinreadnet.kernels.ptx.parse import parse
 from clinreadnet.kernels.ptx.program import Program
 
 LANES = 4096
-"""Threads that run at once: more of them need more memory, fewer more time."""
+"""Number of concurrent threads. More need more memory, fewer need more time."""
 
 _SAME_BITS = {torch.bfloat16: torch.int16}
-"""Types that NumPy lacks, and what holds their bits."""
+"""Types that NumPy lacks, and the types for their bits."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Kernel:
     """An entry of ``kernels.json`` with its file.
 
     Attributes:
-        entry: of the list there.
-        text: of the PTX file.
+        entry: entry of the list of kernels.
+        text: text of the PTX file.
     """
 
     entry: Mapping[str, Any]
@@ -40,12 +40,12 @@ class Kernel:
 
     @property
     def file(self) -> str:
-        """Name of the file, which tells kernel, precision and target."""
+        """Name of the file, with kernel, precision and target."""
         return str(self.entry["file"])
 
     @cached_property
     def program(self) -> Program:
-        """The file's instructions."""
+        """Instructions of the file."""
         program = parse(self.text, self.entry["entry"])
         if program.threads != self.entry["block"][0]:
             raise PtxError("kernels.json and the file differ in the threads of a block")
@@ -53,19 +53,19 @@ class Kernel:
 
     @cached_property
     def body(self) -> str:
-        """The text without what names an architecture: equal bodies do the same."""
+        """Text without version and target. Kernels with equal bodies are equivalent."""
         lines = self.text.splitlines()
-        return "\n".join(one for one in lines if not one.startswith((".version", ".target")))
+        return "\n".join(line for line in lines if not line.startswith((".version", ".target")))
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a launch left behind.
+    """Result of a launch.
 
     Attributes:
-        out: the output.
-        executed: places of the program that some thread has run.
-        steps: instructions, those of all blocks that ran together counted once.
+        out: output.
+        executed: positions of the program that a thread has run.
+        steps: number of instructions. Those of concurrent blocks count once.
     """
 
     out: Tensor
@@ -82,10 +82,10 @@ _OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
 
 
 def evaluated(formula: str, sizes: Mapping[str, int]) -> int:
-    """Return the value of one of ``kernels.json``'s C expressions.
+    """Evaluate a C expression of ``kernels.json``.
 
     Raises:
-        ValueError: it has more than integers, names of sizes, ``+``, ``-``, ``*`` and ``/``.
+        ValueError: it contains anything except integers, sizes, ``+``, ``-``, ``*`` and ``/``.
     """
 
     def value(node: ast.expr) -> int:
@@ -112,14 +112,14 @@ def launch(
     """Run a kernel.
 
     Args:
-        kernel: an exported one.
-        tensors: its inputs, by the argument's name.
-        sizes: of the launch, by name.
-        program: to run instead of the kernel's own, such as a mutant.
+        kernel: exported kernel.
+        tensors: inputs by argument name.
+        sizes: sizes of the launch by name.
+        program: program to run instead of the kernel's, such as a mutant.
 
     Raises:
         PtxError: the program does what no program may.
-        ValueError: the tensors are not those that ``kernels.json`` describes.
+        ValueError: the tensors do not match ``kernels.json``.
     """
     program = program or kernel.program
     memory = GlobalMemory(kernel.entry["pointer_alignment"])
@@ -131,7 +131,7 @@ def launch(
         elif argument["c_type"] == "int32_t":
             arguments.append(sizes[name])
         else:
-            shape = [evaluated(one, sizes) for one in argument["shape"].strip("[]").split(",")]
+            shape = [evaluated(size, sizes) for size in argument["shape"].strip("[]").split(",")]
             dtype = getattr(torch, argument["element"])
             if name == "out":
                 out = torch.empty(shape, dtype=dtype)
@@ -158,12 +158,12 @@ def execute(
     """Run every block of a launch.
 
     Args:
-        program: the kernel.
-        arguments: values of all its parameters.
+        program: program to run.
+        arguments: values of all parameters.
         grid: number of blocks.
-        shared: bytes of shared memory of a block.
-        memory: with the tensors in it, and the output as "out".
-        out: has the output's shape and type.
+        shared: shared memory per block in bytes.
+        memory: memory with the tensors, and the output as "out".
+        out: array with shape and type of the output.
 
     Raises:
         PtxError: the program does what no program may.
@@ -188,5 +188,5 @@ def execute(
 
 
 def bits_of(tensor: Tensor) -> np.ndarray:
-    """The tensor as what NumPy holds, with the same bits."""
+    """Return a tensor as a NumPy array with the same bits."""
     return tensor.view(_SAME_BITS.get(tensor.dtype, tensor.dtype)).numpy()

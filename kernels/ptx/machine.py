@@ -1,9 +1,8 @@
-"""Threads of some blocks, one instruction at a time.
+"""Run the threads of some blocks, one instruction at a time.
 
-All threads run together while they agree where the program goes on. Where they part, those at the
-lowest place run first, until they meet others. An instruction that needs all threads of a warp, a
-block or the launch waits for them, wherever in the program they come from: a loop's first
-instruction may stand above its last.
+All threads run together until a branch diverges. Then the threads at the lowest position run first,
+until they meet others. An instruction that needs all threads of a warp, a block or the launch waits
+for them.
 """
 
 from __future__ import annotations
@@ -39,21 +38,21 @@ TYPES = {
     "b64": np.uint64, "u64": np.uint64, "s64": np.uint64, "f32x2": np.uint64,
     "pred": np.bool_,
 }  # fmt: skip
-"""What holds the bits of a PTX type."""
+"""NumPy type for the bits of a PTX type."""
 
 GARBAGE = 0xDEAD_BEEF_DEAD_BEEF
-"""What a register holds that nothing has written."""
+"""Value of an uninitialised register."""
 
 STEPS = 400_000
-"""Instructions after which a kernel is taken to loop for ever."""
+"""Number of instructions after which a kernel counts as an endless loop."""
 
 
 SINK = Name("_")
-"""The operand that takes what a program does not want."""
+"""Operand for an unused result."""
 
 
 class InFlight:
-    """A register's value that an asynchronous product has yet to write."""
+    """Value of a register that an asynchronous product will write."""
 
     def __init__(self, value: Array):
         self.value = value
@@ -63,11 +62,11 @@ class Machine:
     """Some blocks of a launch.
 
     Args:
-        program: what they run.
-        arguments: values of its parameters, in order.
-        grid: blocks of the whole launch.
-        blocks: the numbers of those that run here.
-        shared: bytes of shared memory of a block.
+        program: program to run.
+        arguments: values of the parameters, in order.
+        grid: number of blocks of the whole launch.
+        blocks: indices of the blocks to run.
+        shared: shared memory per block in bytes.
         memory: global memory.
     """
 
@@ -87,16 +86,16 @@ class Machine:
         self.shared = SharedMemory(shared, len(blocks), program.threads, program.narrowest)
         self.registers: list[Any] = [None] * program.registers
         self.mask: Array | None = None
-        """Threads that run the present instruction; None for all."""
+        """Threads that run the current instruction; None for all."""
         self.all_threads = np.arange(self.lanes, dtype=np.int32)
         self.copies: list[list[tuple[Array, Array]]] = [[]]
-        """Asynchronous copies, in groups; the last group is not committed yet."""
+        """Asynchronous copies in groups. The last group is not committed yet."""
         self.products: list[list[Any]] = [[]]
-        """Asynchronous products likewise, and what they still use."""
+        """Asynchronous products in groups, with the data that they use."""
         self.fenced: dict[int, Any] = {}
-        """What the registers held at the last ``wgmma.fence``, by identity."""
+        """Values of the registers at the last ``wgmma.fence``, by identity."""
         self.executed: set[int] = set()
-        """Places of the program that some thread has run."""
+        """Positions of the program that a thread has run."""
         thread = np.tile(np.arange(self.threads, dtype=np.uint32), len(blocks))
         block = np.repeat(np.array(blocks, np.uint32), self.threads)
         zero = np.zeros(self.lanes, np.uint32)
@@ -117,7 +116,7 @@ class Machine:
     # Registers.
 
     def read(self, operand: Operand, kind: str = "b32") -> Array:
-        """Bits of an operand of a PTX type, one number for each thread."""
+        """Return the bits of an operand of a PTX type, a number for each thread."""
         if operand.__class__ is Register:
             value = self.registers[operand.index]
             if value.__class__ is not np.ndarray:
@@ -142,18 +141,18 @@ class Machine:
         raise PtxError(f"an operand that the machine does not know: {operand}")
 
     def read_packed(self, operand: Operand, kind: str = "b32") -> Array:
-        """As ``read``, for part of a word: the compiler fills one with what nothing has written."""
+        """Read like ``read``, but allow uninitialised parts: the compiler uses them as filler."""
         if isinstance(operand, Register) and self.registers[operand.index] is None:
             return np.full(self.lanes, GARBAGE, np.uint64).astype(TYPES[kind])
         return self.read(operand, kind)
 
     def signed(self, operand: Operand, kind: str) -> Array:
-        """An operand as signed integers."""
+        """Return an operand as signed integers."""
         bits = self.read(operand, kind)
         return bits.view(np.dtype(f"i{bits.dtype.itemsize}"))
 
     def number(self, operand: Operand) -> Array:
-        """A float32 operand."""
+        """Return a float32 operand."""
         return self.read(operand, "f32").view(np.float32)
 
     def write(self, operand: Operand, value: Array) -> None:
@@ -172,21 +171,21 @@ class Machine:
 
     @staticmethod
     def parts(operand: Operand) -> tuple[Operand, ...]:
-        """The operands of a vector, or the one that there is."""
+        """Return the operands of a vector, or a single operand."""
         return operand.parts if isinstance(operand, Vector) else (operand,)
 
     # Addresses.
 
     def active(self) -> NDArray[np.int32]:
-        """Numbers of the active threads."""
+        """Return the indices of the active threads."""
         return self.all_threads if self.mask is None else np.flatnonzero(self.mask).astype(np.int32)
 
     def of_active(self, values: Array) -> Array:
-        """The values of the active threads."""
+        """Select the values of the active threads."""
         return values if self.mask is None else values[self.mask]
 
     def addresses(self, operand: Address) -> NDArray[np.int64]:
-        """An address of all threads."""
+        """Return the addresses of all threads."""
         if isinstance(operand.base, Register):
             base = self.read(operand.base)
         else:
@@ -196,10 +195,10 @@ class Machine:
     # Control.
 
     def run(self) -> int:
-        """Run until all threads have returned, and count instructions.
+        """Run until all threads have returned; return the number of instructions.
 
         Raises:
-            PtxError: with the line of the instruction at fault.
+            PtxError: the program is faulty; the error has the line of the instruction.
         """
         self._exited = np.zeros(self.lanes, bool)
         self._waiting: dict[int, Array] = {0: np.ones(self.lanes, bool)}
@@ -212,7 +211,7 @@ class Machine:
         return self._steps
 
     def _choose(self) -> tuple[int, Array]:
-        """Take the threads to go on with: those at the lowest place that wait for no others."""
+        """Select the threads to run: those at the lowest position that do not wait for others."""
         for place in sorted(self._waiting):
             mask = self._waiting[place]
             ready = self._ready(self.program.code[place], mask)
@@ -222,67 +221,81 @@ class Machine:
                     self._waiting[place] = left
                 return place, ready
         place = min(self._waiting)
-        one = self.program.code[place]
+        instruction = self.program.code[place]
         raise Divergence(
             f"{int(self._waiting[place].sum())} threads wait for others that never come",
-            one.line,
-            one.text,
+            instruction.line,
+            instruction.text,
         )
 
-    def _ready(self, one: Instruction, mask: Array) -> Array:
-        """Those of ``mask`` whose partners in ``one`` have arrived too."""
-        span = self._spans[one.together]
+    def _ready(self, instruction: Instruction, mask: Array) -> Array:
+        """Return the threads of ``mask`` whose partners in ``instruction`` have arrived too."""
+        span = self._spans[instruction.together]
         if span == 1:
             return mask
         here = mask.reshape(-1, span).sum(axis=1)
-        alive = span if one.opcode == "bar.sync" else (~self._exited).reshape(-1, span).sum(axis=1)
+        alive = (
+            span
+            if instruction.opcode == "bar.sync"
+            else (~self._exited).reshape(-1, span).sum(axis=1)
+        )
         return mask & np.repeat(here == alive, span)
 
     def _advance(self, place: int, mask: Array) -> None:
-        """Run the threads of ``mask`` until they part, return, wait or meet others."""
+        """Run the threads of ``mask`` until they diverge, return, wait or meet others."""
         code = self.program.code
         together = bool(mask.all())
         first = True
         while True:
-            one = code[place]
-            if not together and not first and (place in self._waiting or one.together != "thread"):
+            instruction = code[place]
+            if (
+                not together
+                and not first
+                and (place in self._waiting or instruction.together != "thread")
+            ):
                 self._wait(place, mask)
                 return
             first = False
             self._steps += 1
             if self._steps > STEPS:
-                raise Endless(f"runs {STEPS} instructions and has not returned", one.line, one.text)
+                raise Endless(
+                    f"runs {STEPS} instructions and has not returned",
+                    instruction.line,
+                    instruction.text,
+                )
             self.mask = None if together else mask
-            if one.guard is not None:
-                chosen = self.read(one.guard, "pred") ^ one.negated
+            if instruction.guard is not None:
+                chosen = self.read(instruction.guard, "pred") ^ instruction.negated
                 if not together:
                     chosen = chosen & mask
                 self.mask = None if chosen.all() else chosen
                 if not chosen.any():
                     place += 1
                     continue
-                if self.mask is not None and one.together != "thread":
-                    groups = chosen.reshape(-1, self._spans[one.together])
+                if self.mask is not None and instruction.together != "thread":
+                    groups = chosen.reshape(-1, self._spans[instruction.together])
                     if (groups.any(axis=1) & ~groups.all(axis=1)).any():
-                        raise Divergence("some threads of a group skip it", one.line, one.text)
+                        raise Divergence(
+                            "some threads of a group skip it", instruction.line, instruction.text
+                        )
             self.executed.add(place)
-            if one.target >= 0 or one.opcode == "ret":
+            if instruction.target >= 0 or instruction.opcode == "ret":
                 taken = mask if self.mask is None else self.mask
                 left = mask & ~taken
-                if one.opcode == "ret":
+                if instruction.opcode == "ret":
                     self._exited |= taken
                 elif not left.any() and not self._waiting:
-                    place = one.target
+                    place = instruction.target
                     continue
                 else:
-                    self._wait(one.target, taken)
+                    self._wait(instruction.target, taken)
                 if left.any():
                     self._wait(place + 1, left)
                 return
             try:
-                one.run(self, one)
+                instruction.run(self, instruction)
             except PtxError as error:
-                error.line, error.text = one.line, one.text
+                error.line, error.text = instruction.line, instruction.text
                 raise
             place += 1
 

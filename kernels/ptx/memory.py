@@ -1,4 +1,4 @@
-"""Global memory: exact bounds, inputs that nothing writes, an output that starts unset."""
+"""Global memory with exact bounds, read-only inputs and an uninitialised output."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from clinreadnet.kernels.ptx.errors import Misaligned, OutOfBounds, Race, Unwritten
 
 BASE = 0x7F20_0000_0000
-"""Address of the first allocation: 64-bit arithmetic is needed to reach it."""
+"""Address of the first allocation, which needs 64-bit arithmetic."""
 GAP = 4096
-"""Bytes between two allocations, in no allocation."""
+"""Unallocated bytes between two allocations."""
 
 WORDS: dict[int, type[np.generic]] = {2: np.uint16, 4: np.uint32, 8: np.uint64, 16: np.complex128}
-"""What NumPy gathers accesses of so many bytes with."""
+"""NumPy types for accesses by their size in bytes."""
 
 
 @dataclass
@@ -25,16 +25,16 @@ class Allocation:
 
     name: str
     start: int
-    """Offset from ``BASE``: a multiple of the alignment that a launch promises, not of more."""
+    """Offset from ``BASE``, a multiple of the promised alignment but not of twice that."""
     size: int
     output: bool
 
 
 class GlobalMemory:
-    """Tensors of one launch.
+    """Tensors of a launch.
 
     Args:
-        alignment: bytes that each address is a multiple of.
+        alignment: alignment of addresses in bytes.
     """
 
     def __init__(self, alignment: int = 16):
@@ -45,7 +45,7 @@ class GlobalMemory:
         self._starts = self._ends = np.zeros(0, np.int64)
 
     def put(self, name: str, array: NDArray[np.generic], *, output: bool = False) -> int:
-        """Allocate a copy of ``array`` and return its address; an ``output`` starts unset."""
+        """Allocate a copy of ``array``; return its address. An ``output`` is uninitialised."""
         data = np.ascontiguousarray(array).view(np.uint8).reshape(-1)
         end = len(self._data)
         start = -(-(end + GAP) // (2 * self._alignment)) * 2 * self._alignment + self._alignment
@@ -54,34 +54,41 @@ class GlobalMemory:
         self._data[start : start + data.size] = 0xFF if output else data
         self._written = np.concatenate([self._written, np.zeros(room.size, bool)])
         self.allocations.append(Allocation(name, start, data.size, output))
-        self._starts = np.array([one.start for one in self.allocations])
-        self._ends = np.array([one.start + one.size for one in self.allocations])
+        self._starts = np.array([allocation.start for allocation in self.allocations])
+        self._ends = np.array(
+            [allocation.start + allocation.size for allocation in self.allocations]
+        )
         return BASE + start
 
     def fetch(self, name: str, like: NDArray[np.generic]) -> NDArray[np.generic]:
         """Return a copy of the tensor ``name``, with the type and shape of ``like``."""
-        (one,) = (one for one in self.allocations if one.name == name)
-        return self._data[one.start :][: one.size].copy().view(like.dtype).reshape(like.shape)
+        (allocation,) = (allocation for allocation in self.allocations if allocation.name == name)
+        return (
+            self._data[allocation.start :][: allocation.size]
+            .copy()
+            .view(like.dtype)
+            .reshape(like.shape)
+        )
 
     def unwritten(self, name: str) -> int:
-        """Bytes of the output ``name`` that nothing has written."""
-        (one,) = (one for one in self.allocations if one.name == name)
-        return int((~self._written[one.start :][: one.size]).sum())
+        """Return the number of uninitialised bytes of the output ``name``."""
+        (allocation,) = (allocation for allocation in self.allocations if allocation.name == name)
+        return int((~self._written[allocation.start :][: allocation.size]).sum())
 
     def load(self, addresses: NDArray[np.int64], size: int) -> NDArray[np.generic]:
-        """Words of ``size`` bytes at ``addresses``, one for each active thread."""
+        """Load words of ``size`` bytes at ``addresses``, one for each active thread."""
         offsets = self._offsets(addresses, size, "load")
-        for one in self._touched(offsets):
-            if one.output:
-                raise Unwritten(f"reads {one.name}, which the kernel is to write")
+        for allocation in self._touched(offsets):
+            if allocation.output:
+                raise Unwritten(f"reads {allocation.name}, which the kernel is to write")
         return self._data.view(WORDS[size])[offsets // size]
 
     def store(self, addresses: NDArray[np.int64], words: NDArray[np.generic], size: int) -> None:
-        """Write one word of ``size`` bytes for each active thread."""
+        """Store a word of ``size`` bytes for each active thread."""
         offsets = self._offsets(addresses, size, "store")
-        for one in self._touched(offsets):
-            if not one.output:
-                raise OutOfBounds(f"writes {one.name}, which is an input")
+        for allocation in self._touched(offsets):
+            if not allocation.output:
+                raise OutOfBounds(f"writes {allocation.name}, which is an input")
         view: NDArray[Any] = self._data.view(WORDS[size])
         places = offsets // size
         before = view[places].view(np.uint8)
@@ -110,6 +117,8 @@ class GlobalMemory:
     def _place(self, offset: int) -> str:
         nearest = min(
             self.allocations,
-            key=lambda one: abs(offset - min(max(offset, one.start), one.start + one.size)),
+            key=lambda allocation: abs(
+                offset - min(max(offset, allocation.start), allocation.start + allocation.size)
+            ),
         )
         return f"at byte {offset - nearest.start} of {nearest.name}, which has {nearest.size}"

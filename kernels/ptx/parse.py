@@ -1,4 +1,4 @@
-"""The text of a PTX file, read into a program."""
+"""Parse the text of a PTX file."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _ADDRESS = re.compile(r"\[\s*([%\w$]+)\s*(?:\+\s*(-?\w+)\s*)?\]")
 
 
 def parse(text: str, entry: str) -> Program:
-    """Read the kernel ``entry`` of a PTX file.
+    """Parse the kernel ``entry`` of a PTX file.
 
     Raises:
-        UnknownInstruction: what the machine has no function for, with its line.
-        PtxError: no such entry.
+        UnknownInstruction: the machine does not support an instruction; the error has its line.
+        PtxError: the entry does not exist.
     """
     head = re.search(rf"\.entry\s+{entry}\s*\((.*?)\)(.*?)\{{", text, re.S)
     if head is None:
@@ -47,12 +47,12 @@ def parse(text: str, entry: str) -> Program:
     labels: dict[str, int] = {}
     code: list[Instruction] = []
     for number, line in _statements(text.splitlines()[start:], start + 1):
-        while found := _LABEL.fullmatch(line):
-            labels[found[1]] = len(code)
-            line = found[2]
-        if found := _REGISTERS.fullmatch(line):
-            for i in range(int(found[2])):
-                registers[f"{found[1]}{i}"] = len(registers)
+        while match := _LABEL.fullmatch(line):
+            labels[match[1]] = len(code)
+            line = match[2]
+        if match := _REGISTERS.fullmatch(line):
+            for i in range(int(match[2])):
+                registers[f"{match[1]}{i}"] = len(registers)
             continue
         if not line or line.startswith((".pragma", ".loc", ".reg")):
             if line.startswith(".reg"):
@@ -62,7 +62,7 @@ def parse(text: str, entry: str) -> Program:
         opcode, _, rest = (guard[3] if guard else line).partition(" ")
         if opcode.startswith("."):
             raise UnknownInstruction("an unknown directive", number, line)
-        operands = tuple(_operand(one, registers) for one in _split(rest))
+        operands = tuple(_operand(item, registers) for item in _split(rest))
         code.append(
             Instruction(
                 line=number,
@@ -75,9 +75,9 @@ def parse(text: str, entry: str) -> Program:
                 together=_together(opcode),
             )
         )
-    for place, one in enumerate(code):
-        if one.opcode in ("bra", "bra.uni"):
-            code[place] = replace(one, target=labels[one.operands[0].text])
+    for place, item in enumerate(code):
+        if item.opcode in ("bra", "bra.uni"):
+            code[place] = replace(item, target=labels[item.operands[0].text])
     return Program(
         entry,
         target[1] if target else "",
@@ -97,7 +97,7 @@ def _together(opcode: str) -> str:
 
 
 def _statements(lines: list[str], first: int) -> Iterator[tuple[int, str]]:
-    """Each statement of a body with the number of its line; the entry's brace is open."""
+    """Yield each statement of a body with its line number, after the opening brace."""
     open_braces = 1
     for number, raw in enumerate(lines, first):
         line = raw.partition("//")[0].strip()
@@ -116,7 +116,7 @@ def _statements(lines: list[str], first: int) -> Iterator[tuple[int, str]]:
 
 
 def _split(text: str) -> Iterator[str]:
-    """Operands of an instruction: commas within braces and brackets part nothing."""
+    """Split the operands of an instruction at commas outside braces and brackets."""
     depth, start = 0, 0
     for place, letter in enumerate(text):
         depth += (letter in "{[") - (letter in "}]")
@@ -131,11 +131,11 @@ def _operand(text: str, registers: dict[str, int]) -> Operand:
     if text in registers:
         return Register(registers[text], text)
     if text.startswith("{"):
-        return Vector(tuple(_operand(one, registers) for one in _split(text[1:-1])))
-    if found := _ADDRESS.fullmatch(text):
-        base = found[1]
+        return Vector(tuple(_operand(part, registers) for part in _split(text[1:-1])))
+    if match := _ADDRESS.fullmatch(text):
+        base = match[1]
         known = Register(registers[base], base) if base in registers else base
-        return Address(known, int(found[2], 0) if found[2] else 0)
+        return Address(known, int(match[2], 0) if match[2] else 0)
     if text.startswith("%"):
         return Special(text)
     if text.startswith("0f"):

@@ -1,4 +1,4 @@
-"""A program of PTX: instructions, with registers by number and operands read once."""
+"""Types of a parsed PTX program."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Register:
-    """One of the program's registers, by its place in the machine's list."""
+    """A register, by its index in the machine."""
 
     index: int
     name: str
@@ -19,7 +19,7 @@ class Register:
 
 @dataclass(frozen=True)
 class Immediate:
-    """A number in the text; of a float, its bits."""
+    """A literal number; for a float, its bits."""
 
     value: int
 
@@ -48,7 +48,7 @@ class Vector:
 
 @dataclass(frozen=True)
 class Name:
-    """A label, or shared memory's address."""
+    """A label, or the address of shared memory."""
 
     text: str
 
@@ -61,19 +61,19 @@ SHARED_MEMORY = "global_smem"
 
 @dataclass(frozen=True)
 class Instruction:
-    """One instruction.
+    """An instruction.
 
     Attributes:
-        line: number in the file, from 1.
-        text: as it stands there.
-        opcode: with all modifiers, such as "add.s32".
-        operands: in order.
-        guard: predicate that decides which threads run it, or None.
+        line: line number in the file, from 1.
+        text: text of the line.
+        opcode: opcode with all modifiers, such as "add.s32".
+        operands: operands in order.
+        guard: predicate that selects the threads, or None.
         negated: whether the guard is ``@!``.
-        run: the function of `instructions` that runs it.
-        target: place in the program that a branch leads to.
-        together: what must run it together: "thread", "warp", "block", or "launch" where the
-            machine counts groups of asynchronous work for all blocks at once.
+        run: function from `instructions`.
+        target: position of a branch's target.
+        together: scope of threads that must run it together: "thread", "warp", "block", or "launch"
+            for groups of asynchronous work, which are counted for all blocks at once.
     """
 
     line: int
@@ -82,37 +82,37 @@ class Instruction:
     operands: tuple[Any, ...]
     guard: Register | None = None
     negated: bool = False
-    run: Callable[[Any, Any], None] = field(repr=False, default=lambda machine, one: None)
+    run: Callable[[Any, Any], None] = field(repr=False, default=lambda machine, instruction: None)
     target: int = -1
     together: str = "thread"
 
     @property
     def kind(self) -> str:
-        """The opcode's last part, which is the type of most instructions."""
+        """Last part of the opcode, which is the type for most instructions."""
         return self.opcode.rpartition(".")[2]
 
     @property
     def shared_bytes(self) -> int:
-        """Bytes of shared memory that a thread accesses as one; 0 where there is no access."""
+        """Bytes per thread of an access to shared memory; 0 without an access."""
         if self.opcode.startswith("cp.async.c") and len(self.operands) > 2:
             return int(self.operands[2].value)
         if self.opcode.startswith(("ld.shared", "st.shared")):
-            found = re.search(r"\.v(\d)", self.opcode)
-            return int(self.kind[1:]) // 8 * (int(found[1]) if found else 1)
+            match = re.search(r"\.v(\d)", self.opcode)
+            return int(self.kind[1:]) // 8 * (int(match[1]) if match else 1)
         return 16 if self.opcode.startswith(("ldmatrix", "stmatrix", "wgmma.mma")) else 0
 
 
 @dataclass(frozen=True)
 class Program:
-    """One kernel.
+    """A parsed kernel.
 
     Attributes:
-        entry: its name.
-        target: architecture that the text names, such as "sm_90a".
-        parameters: names, in order.
-        threads: of a block.
-        code: its instructions.
-        registers: how many it declares.
+        entry: name of the kernel.
+        target: architecture in the text, such as "sm_90a".
+        parameters: names of the parameters, in order.
+        threads: threads per block.
+        code: instructions.
+        registers: number of declared registers.
     """
 
     entry: str
@@ -124,11 +124,14 @@ class Program:
 
     @cached_property
     def narrowest(self) -> int:
-        """Bytes of the narrowest access to shared memory, 16 at most."""
-        return min((one.shared_bytes for one in self.code if one.shared_bytes), default=16)
+        """Bytes of the narrowest access to shared memory, at most 16."""
+        return min(
+            (instruction.shared_bytes for instruction in self.code if instruction.shared_bytes),
+            default=16,
+        )
 
     def with_instruction(self, place: int, changed: Instruction | None) -> Program:
-        """Return the program with one instruction replaced, or left out."""
+        """Return the program with an instruction replaced or removed."""
         if changed is None:
             now = self.code[place]
             changed = replace(now, opcode="nop", operands=(), guard=None, run=lambda m, i: None)

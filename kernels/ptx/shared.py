@@ -1,9 +1,10 @@
-"""Shared memory of all blocks that run together, and who touched each of its bytes when.
+"""Shared memory of concurrent blocks, with race detection.
 
-A granule is as many bytes as the program's narrowest access moves; its bytes are watched as one.
-Time passes for a block at its barriers, and for a warp at those too and at ``bar.warp.sync``. Two
-accesses to a granule, one of them a write, are ordered if time has passed between them: a block's
-if the threads are of two warps, a warp's if they are of one. Otherwise they are a race.
+Accesses are tracked by granules, whose size is that of the program's narrowest access. The time of
+a block advances at its barriers; the time of a warp also advances at ``bar.warp.sync``. Two
+accesses to a granule, at least one of them a write, are ordered if time has advanced between them:
+the time of the block for threads of different warps, the time of the warp for threads of the same
+warp. Otherwise they are a race.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ WARP = 32
 
 
 class SharedMemory:
-    """One array of bytes for each block.
+    """Shared memory of some blocks.
 
     Args:
-        size: bytes of a block.
-        blocks: how many.
-        threads: of a block.
+        size: bytes per block.
+        blocks: number of blocks.
+        threads: threads per block.
         granule: bytes of the narrowest access.
     """
 
@@ -41,27 +42,27 @@ class SharedMemory:
         self._warp = self._thread // WARP
         self.block_time = np.ones(blocks, np.int32)
         self.warp_time = np.ones(blocks * self._warps, np.int32)
-        # The last write of each granule.
+        # Last write of each granule.
         self._writer = np.full(granules, -1, np.int32)
         self._written_block = np.zeros(granules, np.int32)
         self._written_warp = np.zeros(granules, np.int32)
-        # The last read of each granule, and whether others have read it in the same time.
+        # Last read of each granule, and whether other threads have read it at the same time.
         self._reader = np.full(granules, -1, np.int32)
         self._read_block = np.zeros(granules, np.int32)
         self._read_warp = np.zeros(granules, np.int32)
         self._several_warps = np.zeros(granules, bool)
         self._several_threads = np.zeros(granules, bool)
         self._arriving = np.zeros(granules, bool)
-        """Whether an asynchronous copy to the granule has not been waited for."""
+        """Whether an asynchronous copy to the granule is pending."""
         self._in_use = np.zeros(granules, np.int16)
-        """Asynchronous products that still read the granule."""
+        """Number of asynchronous products that still read the granule."""
         self._unfenced = np.zeros(granules, bool)
-        """Whether no proxy fence has followed the granule's last write."""
+        """Whether the last write of the granule lacks a proxy fence."""
 
     def load(
         self, threads: NDArray[np.int32], addresses: NDArray[np.int64], size: int
     ) -> NDArray[np.generic]:
-        """Words of ``size`` bytes, one for each of ``threads`` at ``addresses`` of its block."""
+        """Load a word of ``size`` bytes for each of ``threads`` at ``addresses`` of its block."""
         flat = self._flat(threads, addresses, size, "load")
         granules, threads = self._granules(flat, threads, size)
         self._check_read(granules, threads)
@@ -75,13 +76,13 @@ class SharedMemory:
         words: NDArray[np.generic],
         size: int,
     ) -> None:
-        """Write one word of ``size`` bytes for each of ``threads``."""
+        """Store a word of ``size`` bytes for each of ``threads``."""
         flat = self._flat(threads, addresses, size, "store")
         granules, owners = self._granules(flat, threads, size)
         self._check_write(granules, owners)
         view: NDArray[Any] = self._data.view(WORDS[size])
         view[flat // size] = words
-        # Triton lets several threads write a value that all of them hold.
+        # In Triton's code several threads can write the same value.
         if (view[flat // size].view(np.uint8) != words.view(np.uint8)).any():
             raise Race("threads write different values to the same bytes of shared memory at once")
         self._stamp(granules, owners)
@@ -93,7 +94,7 @@ class SharedMemory:
         words: NDArray[np.generic],
         size: int,
     ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """Begin an asynchronous copy of one word each; the result is for `arrive`."""
+        """Begin an asynchronous copy of a word per thread; pass the result to `arrive`."""
         self.store(threads, addresses, words, size)
         flat = self._flat(threads, addresses, size, "copy")
         granules, owners = self._granules(flat, threads, size)
@@ -101,14 +102,14 @@ class SharedMemory:
         return granules, owners
 
     def arrive(self, granules: NDArray[np.int64], threads: NDArray[np.int32]) -> None:
-        """End an asynchronous copy: its bytes are written now, by the threads that began it."""
+        """End an asynchronous copy: record a write by the threads that started it."""
         self._arriving[granules] = False
         self._stamp(granules, threads)
 
     def read_matrix(
         self, blocks: NDArray[np.int32], addresses: NDArray[np.int64]
     ) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
-        """Words of 16 bytes [blocks, n] that an asynchronous product reads, and their granules."""
+        """Return 16-byte words [blocks, n] for an asynchronous product, and their granules."""
         first = (blocks * self._warps * WARP).astype(np.int32)
         threads = np.repeat(first, addresses.shape[1])
         flat = self._flat(threads, addresses.reshape(-1), 16, "load")
@@ -123,11 +124,11 @@ class SharedMemory:
         return self._data.view(WORDS[16])[flat // 16].reshape(addresses.shape), granules
 
     def release(self, granules: NDArray[np.int64]) -> None:
-        """End an asynchronous product's reads."""
+        """End the reads of an asynchronous product."""
         self._in_use[granules] -= 1
 
     def fence(self) -> None:
-        """Make what was written visible to asynchronous products."""
+        """Make writes visible to asynchronous products."""
         self._unfenced[:] = False
 
     def _flat(
@@ -167,7 +168,7 @@ class SharedMemory:
     def _after_write(
         self, granules: NDArray[np.int64], threads: NDArray[np.int32]
     ) -> NDArray[np.bool_]:
-        """Whether another thread's write is not ordered before now."""
+        """Return whether another thread's last write is unordered."""
         writers = self._writer[granules]
         warp = self._warp[threads]
         same_warp = self._warp[writers] == warp
@@ -192,7 +193,7 @@ class SharedMemory:
         block_now, warp_now = self.block_time[self._block[threads]], self.warp_time[warp]
         before = self._reader[granules]
         same_block_time = self._read_block[granules] == block_now
-        other_warp = self._warp[before] != warp  # of a granule that nobody has read: no time
+        other_warp = self._warp[before] != warp  # granules without reads have no time
         same_warp_time = same_block_time & (self._read_warp[granules] == warp_now)
         several_warps = same_block_time & (self._several_warps[granules] | other_warp)
         several_threads = same_warp_time & (self._several_threads[granules] | (before != threads))
@@ -201,7 +202,7 @@ class SharedMemory:
         self._reader[granules] = threads
         self._read_block[granules] = block_now
         self._read_warp[granules] = warp_now
-        # Of threads that read one granule at once, the last is the one that is kept.
+        # If several threads read a granule at once, the last is recorded.
         kept = self._reader[granules]
         apart = kept != threads
         if apart.any():
@@ -211,7 +212,7 @@ class SharedMemory:
     def _after_read(
         self, granules: NDArray[np.int64], threads: NDArray[np.int32]
     ) -> NDArray[np.bool_]:
-        """Whether another thread's read is not ordered before now."""
+        """Return whether another thread's last read is unordered."""
         same_block_time = self._read_block[granules] == self.block_time[self._block[threads]]
         if not same_block_time.any():
             return same_block_time

@@ -44,11 +44,13 @@ def test_no_file_no_labels(tmp_path: Path) -> None:
             id="grid",
         ),
         pytest.param(
-            {"weight": np.zeros((2, 16, 16), "f4")}, "not as many tiles as names", id="count"
+            {"weight": np.zeros((2, 16, 16), "f4")},
+            "the numbers of tiles and names differ",
+            id="count",
         ),
         pytest.param({"quality": np.full((1, 16, 16), 4.5, "f4")}, "above 4", id="range"),
-        pytest.param({"quality": np.full((1, 16, 16), np.nan, "f4")}, "no tile labels", id="nan"),
-        pytest.param({"weight": np.full((1, 16, 16), -1, "f4")}, "no tile labels", id="negative"),
+        pytest.param({"quality": np.full((1, 16, 16), np.nan, "f4")}, "not tile labels", id="nan"),
+        pytest.param({"weight": np.full((1, 16, 16), -1, "f4")}, "not tile labels", id="negative"),
         pytest.param({"quality": np.zeros((1, 16, 16), "i4")}, "no plain numbers", id="integers"),
     ],
 )

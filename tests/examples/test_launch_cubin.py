@@ -16,7 +16,7 @@ triton = pytest.importorskip("triton", reason="triton is not installed")
 from clinreadnet.export.kernels import TARGETS, export_kernels  # noqa: E402
 from clinreadnet.kernels import sobel_stem  # noqa: E402
 from clinreadnet.precision import PRECISIONS  # noqa: E402
-from clinreadnet.runtime.reproduce import relative_error  # noqa: E402
+from clinreadnet.runtime.comparison import relative_error  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "examples" / "launch_cubin.cpp"

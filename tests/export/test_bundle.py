@@ -93,7 +93,9 @@ def test_a_soqn_alone_is_refused(
     options = ["--checkpoint", "soqn.safetensors", "--preset", "tiny"]
     result = CliRunner().invoke(app, [*command, *options])
     assert isinstance(result.exception, InputError), result.output
-    assert re.fullmatch(r"soqn.safetensors: is of a SOQN alone, .*", str(result.exception))
+    assert re.fullmatch(
+        r"soqn.safetensors: is a SOQN without attention stages; .*", str(result.exception)
+    )
     assert not (tmp_path / "bundle").exists()
 
 

@@ -11,7 +11,7 @@ from clinreadnet.kernels import dispatch
 from clinreadnet.kernels.registry import OPS
 from clinreadnet.model.network import PRESETS, Block, ClinReadNet, ClinReadNetConfig
 from clinreadnet.precision import PRECISIONS
-from clinreadnet.runtime.reproduce import relative_error
+from clinreadnet.runtime.comparison import relative_error
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no triton")
 

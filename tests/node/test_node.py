@@ -255,7 +255,7 @@ def test_with_resample_mixed_sizes_get_a_report_without_a_map(
     assert statuses(store(start(resample=True, maps=True).port, mixed())) == [0, 0, 0]
     until(lambda: pacs.received)
     assert len(referenced(pacs.received[0])) == 3 and pacs.of(MAP) == []
-    logged("no map, the report alone")
+    logged("only a report, without a map")
 
 
 def test_damaged_pixels_are_left_out_of_the_report(start: Start, pacs: Pacs, until: Until) -> None:
@@ -367,7 +367,7 @@ def test_a_report_that_the_pacs_refuses_waits_and_is_sent_again(
     store(start().port, slices(2))
     until(lambda: len(pacs.received) == 2)
     assert len({one.SOPInstanceUID for one in pacs.received}) == 1
-    logged("PACS refused the report (status A700); it waits")
+    logged("PACS refused the report (status A700); next attempt")
 
 
 def test_an_ae_that_is_not_allowed_is_rejected(start: Start, logged: Logged) -> None:

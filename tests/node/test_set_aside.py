@@ -162,7 +162,7 @@ def test_a_fault_at_any_call_of_the_worker_costs_no_other_series(
         assert set(states(again)) == {"done"}
         assert list(made(again).values()) == [["map", "report"]] * len(states(again))
         assert os.listdir(folder / "objects") == os.listdir(folder / "aside") == []
-        assert again.room.objects == len(again.due(10**4))
+        assert again.quota.objects == len(again.due(10**4))
 
 
 def test_a_series_that_is_aside_has_a_folder_a_reason_and_a_count(
@@ -184,7 +184,7 @@ def test_a_series_that_is_aside_has_a_folder_a_reason_and_a_count(
     assert one.folder.stat().st_mode & 0o077 == 0
     log = capfd.readouterr().err
     assert f"series {name}: set aside ({one.reason})" in log and SECRET not in log
-    assert node.spool.counts()["aside"] == 1 and node.spool.room.objects == 2
+    assert node.spool.counts()["aside"] == 1 and node.spool.quota.objects == 2
     outcomes = {
         sample.labels["outcome"]: sample.value
         for metric in node.metrics.series.collect()
@@ -355,7 +355,7 @@ def test_one_series_is_removed_by_the_node(
 ) -> None:
     command(node, "--remove", aside[0])
     node.score_next(worker)
-    assert states(node.spool) == ["failed", "aside"] and node.spool.room.objects == 1
+    assert states(node.spool) == ["failed", "aside"] and node.spool.quota.objects == 1
     assert os.listdir(node.spool.folder / "aside") == [f"{aside[1]}-1"]
 
 
@@ -370,7 +370,7 @@ def test_a_name_that_is_not_aside_and_a_folder_that_is_no_spool_are_refused(
 
 
 def test_nothing_aside_is_said(node: Node) -> None:
-    assert command(node).stdout == "no series is aside\n"
+    assert command(node).stdout == "no series is set aside\n"
 
 
 def test_what_is_aside_takes_half_of_the_room_at_most(
@@ -379,7 +379,7 @@ def test_what_is_aside_takes_half_of_the_room_at_most(
     node.stop()
     with closing(Spool(node.spool.folder, most_bytes=10**9, most_objects=3)) as spool:
         assert [key[:12] for key in spool.make_room()] == [aside[0]]
-        assert states(spool) == ["failed", "aside"] and spool.room.objects == 1
+        assert states(spool) == ["failed", "aside"] and spool.quota.objects == 1
 
 
 def test_what_is_aside_for_long_is_removed(
@@ -389,7 +389,7 @@ def test_what_is_aside_for_long_is_removed(
     node.remove_old()
     assert states(node.spool) == ["failed", "aside"]
     assert os.listdir(node.spool.folder / "aside") == [f"{aside[1]}-1"]
-    assert f"series {aside[0]}: was aside for 30 days" in capfd.readouterr().err
+    assert f"series {aside[0]}: was set aside for 30 days" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("when", ["before-the-move", "half-moved", "retry-half-moved"])

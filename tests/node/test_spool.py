@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from clinreadnet.dicom.written import Written
+from clinreadnet.dicom.object_files import ObjectFile
 from clinreadnet.errors import InputError
-from clinreadnet.node import room as rooms
+from clinreadnet.node import quota
 from clinreadnet.node.intake import Accepted
-from clinreadnet.node.room import Full
+from clinreadnet.node.quota import Full
 from clinreadnet.node.spool import OtherContent, Series, Spool
 
 
@@ -75,7 +75,7 @@ def claimed(spool: Spool, clock: Clock) -> Series:
 def make(spool: Spool, series: Series, uid: str = "1.2") -> None:
     path = spool.work / "sr-1.dcm"
     path.write_bytes(b"report")
-    spool.finish(series, [("report", Written(path, "1.2.3", uid))])
+    spool.finish(series, [("report", ObjectFile(path, "1.2.3", uid))])
 
 
 def files(spool: Spool, name: str) -> int:
@@ -150,7 +150,7 @@ def test_a_known_object_is_kept_once_and_another_under_its_uid_is_refused(spool:
         add(spool, "a", digest="other")
     with pytest.raises(OtherContent):
         add(spool, "a", key="another series")
-    assert files(spool, "objects") == 1 and spool.room.objects == 1 and spool.room.bytes == 10
+    assert files(spool, "objects") == 1 and spool.quota.objects == 1 and spool.quota.bytes == 10
 
 
 def test_what_was_added_is_there_after_the_process_ends_at_any_step(
@@ -169,7 +169,7 @@ def test_what_was_added_is_there_after_the_process_ends_at_any_step(
     add(spool, "a")
     (folder / "objects" / "half.dcm").write_bytes(b"cut off")
     spool = reopen(spool)
-    assert files(spool, "objects") == 1 and spool.room.objects == 1
+    assert files(spool, "objects") == 1 and spool.quota.objects == 1
     clock.now += 31
     assert spool.claim(30) is not None
     (spool.work / "series").mkdir()
@@ -181,11 +181,11 @@ def test_what_was_added_is_there_after_the_process_ends_at_any_step(
     spool = reopen(spool)
     assert files(spool, "objects") == 0 and spool.claim(30) is None
     (waiting,) = spool.due(5)
-    assert waiting.path.read_bytes() == b"report" and spool.room.bytes == 6
+    assert waiting.path.read_bytes() == b"report" and spool.quota.bytes == 6
     spool.sent(waiting)
     spool = reopen(spool)
     assert spool.due(5) == [] and files(spool, "outgoing") == 0
-    assert (spool.room.bytes, spool.room.objects) == (0, 0)
+    assert (spool.quota.bytes, spool.quota.objects) == (0, 0)
     assert not add(spool, "a")  # and what it was is still known
     spool.close()
 
@@ -210,7 +210,7 @@ def test_a_failed_series_is_forgotten_so_that_it_can_be_sent_again(
 ) -> None:
     series = claimed(spool, clock)
     spool.fail(series, "no slice")
-    assert files(spool, "objects") == 0 and spool.room.objects == 0
+    assert files(spool, "objects") == 0 and spool.quota.objects == 0
     assert spool.counts()["failed"] == 1
     assert add(spool, "a", digest="mended")
 
@@ -226,8 +226,8 @@ def test_it_is_full_by_objects_by_bytes_and_by_the_disk(
         add(spool, "a")
         with pytest.raises(Full):
             add(spool, "b")
-    usage = type("Usage", (), {"free": rooms.limits.SPOOL_FREE + 9})
-    monkeypatch.setattr(rooms.shutil, "disk_usage", lambda folder: usage)
+    usage = type("Usage", (), {"free": quota.limits.SPOOL_FREE + 9})
+    monkeypatch.setattr(quota.shutil, "disk_usage", lambda folder: usage)
     with closing(open_spool(tmp_path / "c")) as spool, pytest.raises(Full):
         add(spool, "a")
     assert files(spool, "objects") == 0

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from clinreadnet.runtime import ranges
+from clinreadnet.runtime import profiling
 
 
 @pytest.fixture
@@ -25,6 +25,6 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         events.append(f"- {name}")
 
     monkeypatch.setitem(sys.modules, "nvtx", SimpleNamespace(annotate=annotate))
-    ranges._annotate.cache_clear()
+    profiling._annotate.cache_clear()
     yield events
-    ranges._annotate.cache_clear()
+    profiling._annotate.cache_clear()

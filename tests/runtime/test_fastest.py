@@ -16,7 +16,7 @@ from support.tiny_bundle import write_bundle
 
 from clinreadnet.errors import BackendUnavailable, InputError, Untrusted
 from clinreadnet.runtime import Session, choice
-from clinreadnet.runtime.backends.ladder import (
+from clinreadnet.runtime.backends.loading import (
     Backend,
     LoadedBackend,
     SessionOptions,
@@ -212,8 +212,8 @@ def test_a_named_precision_is_the_only_one(bundle: Path, raced: Raced) -> None:
 
 def test_a_budget_that_nothing_meets_names_the_closest(bundle: Path, raced: Raced) -> None:
     found = raced(fp32=(0, 0, 2e-7), fp16=(0, 0, 3e-3))
-    closest = "nothing that works here is as exact; the closest is onnxruntime-cpu fp32, off by 2.0"
-    with pytest.raises(InputError, match=rf"bundle: budget=1e-09: {closest}e-07$"):
+    closest = "no artifact that works here is as accurate; the closest is onnxruntime-cpu fp32"
+    with pytest.raises(InputError, match=rf"bundle: budget=1e-09: {closest}, off by 2.0e-07$"):
         Session(bundle, "onnxruntime-cpu", fastest=True, budget=1e-9)
     assert all(one.closed for one in found.values())
 

@@ -27,11 +27,11 @@ from clinreadnet.data.region import UNSIZED, Region
 from clinreadnet.errors import BackendUnavailable, CheckFailed, InputError, SessionClosed
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime import Scores, Session
-from clinreadnet.runtime.backends import ladder as backends_module
+from clinreadnet.runtime.backends import loading as backends_module
 from clinreadnet.runtime.backends.onnxruntime import CPU, CUDA, OnnxRuntimeBackend
 from clinreadnet.runtime.bundle.files import digest, load_manifest, write_manifest
 from clinreadnet.runtime.bundle.manifest import BatchRange
-from clinreadnet.runtime.reproduce import relative_error
+from clinreadnet.runtime.comparison import relative_error
 from clinreadnet.spec import OUTPUTS
 
 

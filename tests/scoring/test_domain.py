@@ -66,7 +66,7 @@ def test_each_mark_has_its_reason(report: SeriesReport) -> None:
     assert domain_lines(report.slices) == [
         "2 of 4 outside the abdomen, marked as novel and left out (head 1; chest 1).",
         "1 of 4 at the edge of the abdomen; their scores say less (dome of the liver 1).",
-        "4 of 4 chest by its header (BodyPartExamined): a hint, no proof.",
+        "4 of 4 chest by its header (BodyPartExamined): a hint, not proof.",
     ]
 
 
@@ -110,7 +110,7 @@ def test_the_command_says_it_in_table_and_json(
         return capfd.readouterr().out
 
     printed = run()
-    for text in ("outside", "edge", "2 of 4 outside the abdomen", "a hint, no proof"):
+    for text in ("outside", "edge", "2 of 4 outside the abdomen", "a hint, not proof"):
         assert text in printed
     slices: list[dict[str, Any]] = json.loads(run("--json"))["slices"]
     assert [one["region"] for one in slices] == ["outside", "outside", "edge", "abdomen"]

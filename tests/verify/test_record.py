@@ -19,7 +19,7 @@ import clinreadnet.verify.record as recording
 from clinreadnet.cli import app
 from clinreadnet.errors import ClinReadNetError, InputError, Untrusted
 from clinreadnet.processor import cpu_name
-from clinreadnet.runtime.backends import ladder
+from clinreadnet.runtime.backends import loading
 from clinreadnet.runtime.bundle.files import load_manifest, write_manifest
 from clinreadnet.runtime.bundle.manifest import Parity
 from clinreadnet.runtime.bundle.sign import sign_bundle
@@ -251,8 +251,8 @@ def test_a_bundle_of_a_newer_schema_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"ran_on": None}, r"artifacts\[0\].records\[0\]: says not where it ran"),
-        ({"status": "not run here"}, r"artifacts\[0\].records\[0\]: says not where it ran"),
+        ({"ran_on": None}, r"artifacts\[0\].records\[0\]: must state where it ran"),
+        ({"status": "not run here"}, r"artifacts\[0\].records\[0\]: must state where it ran"),
         ({"status": "fine"}, "status: Invalid enum value 'fine'"),
     ],
     ids=["nowhere", "not-run", "status"],
@@ -269,8 +269,8 @@ def test_a_broken_record_is_refused(tmp_path: Path, record: dict[str, Any], mess
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--record", "--data", "x"], "--record is of the golden slices"),
-        (["--key", "k.pem"], "--key goes with --record"),
+        (["--record", "--data", "x"], "--record uses the golden slices"),
+        (["--key", "k.pem"], "--key needs --record"),
     ],
     ids=["data", "key"],
 )
@@ -289,9 +289,9 @@ def test_a_key_that_cannot_sign_is_refused_before_the_work(tmp_path: Path, keys:
 def test_a_graph_for_cpus_alone_is_not_run_on_a_gpu(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(ladder, "offers_cuda", lambda: True)
-    monkeypatch.setattr(ladder, "find_gpus", lambda: ["a GPU"])
-    monkeypatch.setattr(ladder.openvino, "installed_version", lambda: "2026.4.1")
+    monkeypatch.setattr(loading, "offers_cuda", lambda: True)
+    monkeypatch.setattr(loading, "find_gpus", lambda: ["a GPU"])
+    monkeypatch.setattr(loading.openvino, "installed_version", lambda: "2026.4.1")
     manifest = load_manifest(write_bundle(tmp_path / "bundle"))
     exact, half = manifest.artifacts
     dynamic = dataclasses.replace(half, precision="int8-dynamic")

@@ -1,4 +1,4 @@
-"""What is measured: a steady load, faults, a full disk, nonsense, and the node's own cost."""
+"""Phases of the measurement: steady load, faults, full disk, invalid input, and overhead."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ def wait_for(holds: Callable[[], object], what: str) -> None:
 
 @contextmanager
 def node(bundle: Path, folder: Path, pacs: Pacs, *options: str) -> Iterator[ListenProcess]:
-    """Start a node that sends to the PACS; its spool is the folder's ``spool``."""
-    one = ListenProcess(
+    """Start a node that sends to the PACS, with the spool ``folder/spool``."""
+    process = ListenProcess(
         bundle, folder / "spool", f"127.0.0.1:{pacs.port}:PACS", "--resample", *options
     )
-    with one:
-        yield one
+    with process:
+        yield process
 
 
 def tally(pacs: Pacs, series: Sequence[Sequence[Sent]]) -> dict[str, int]:
-    """Compare what was sent with the reports that arrived; a report that came again counts once."""
-    reports = {str(one.SOPInstanceUID): one for one in pacs.received}
-    scored = Counter(uid for one in reports.values() for uid in referenced(one))
-    wanted = {one.instance for own in series for one in own}
+    """Compare the sent slices with the received reports. A repeated report counts once."""
+    reports = {str(report.SOPInstanceUID): report for report in pacs.received}
+    scored = Counter(uid for report in reports.values() for uid in referenced(report))
+    wanted = {report.instance for own in series for report in own}
     return {
         "objects": len(wanted),
         "series": len(series),
@@ -62,14 +62,14 @@ def tally(pacs: Pacs, series: Sequence[Sequence[Sent]]) -> dict[str, int]:
 
 
 def all_scored(pacs: Pacs, series: Sequence[Sequence[Sent]]) -> Callable[[], bool]:
-    """Return a check that every slice is in a report."""
+    """Return a function that checks that every slice is in a report."""
     total = sum(map(len, series))
     seen: dict[str, int] = {}
 
     def check() -> bool:
-        for one in list(pacs.received):
-            if (uid := str(one.SOPInstanceUID)) not in seen:
-                seen[uid] = len(referenced(one))
+        for report in list(pacs.received):
+            if (uid := str(report.SOPInstanceUID)) not in seen:
+                seen[uid] = len(referenced(report))
         return sum(seen.values()) >= total
 
     return check
@@ -81,26 +81,26 @@ def resident(pid: int) -> int:
 
 
 def milliseconds(outcome: Outcome) -> dict[str, float]:
-    found = np.percentile(np.array(outcome.seconds) * 1e3, [50, 99, 100])
-    return dict(zip(("p50", "p99", "most"), found.round(1).tolist(), strict=True))
+    percentiles = np.percentile(np.array(outcome.seconds) * 1e3, [50, 99, 100])
+    return dict(zip(("p50", "p99", "most"), percentiles.round(1).tolist(), strict=True))
 
 
 def steady(bundle: Path, objects: int, associations: int) -> dict[str, Any]:
-    """Send and score without a fault; watch the memory and the answers."""
+    """Send and score without faults; record memory and response times."""
     series = make_series(objects // 50, 50)
     pacs = Pacs()
     samples: list[tuple[int, int]] = []
     done = threading.Event()
-    with tempfile.TemporaryDirectory() as place, node(bundle, Path(place), pacs) as one:
+    with tempfile.TemporaryDirectory() as place, node(bundle, Path(place), pacs) as process:
 
         def watch() -> None:
             while not done.wait(_SAMPLE):
-                samples.append((50 * len(pacs.received), resident(one.pid)))
+                samples.append((50 * len(pacs.received), resident(process.pid)))
 
         watcher = threading.Thread(target=watch)
         watcher.start()
         start = time.monotonic()
-        outcome = send(one.port, series, associations)
+        outcome = send(process.port, series, associations)
         seconds = time.monotonic() - start
         wait_for(all_scored(pacs, series), "every slice is in a report")
         done.set()
@@ -120,13 +120,13 @@ def steady(bundle: Path, objects: int, associations: int) -> dict[str, Any]:
 
 
 def faults(bundle: Path, objects: int, associations: int, kills: int) -> dict[str, Any]:
-    """Kill the node again and again, and take the PACS away for a third of the time."""
+    """Kill the node repeatedly, and stop the PACS for a third of the time."""
     series = make_series(objects // 50, 50)
     pacs = Pacs()
     draw = random.Random(20)
     moments = sorted(draw.uniform(0.02, 0.98) * objects for _ in range(kills))
     accepted, killed = [0], 0
-    with tempfile.TemporaryDirectory() as place, node(bundle, Path(place), pacs) as one:
+    with tempfile.TemporaryDirectory() as place, node(bundle, Path(place), pacs) as process:
         finished = threading.Event()
         box: list[Outcome] = []
 
@@ -134,7 +134,7 @@ def faults(bundle: Path, objects: int, associations: int, kills: int) -> dict[st
             try:
                 box.append(
                     send(
-                        *(one.port, series, associations),
+                        *(process.port, series, associations),
                         progress=lambda n: accepted.__setitem__(0, n),
                     )
                 )
@@ -146,8 +146,8 @@ def faults(bundle: Path, objects: int, associations: int, kills: int) -> dict[st
         down = False
         while not finished.wait(0.02):
             if killed < kills and accepted[0] >= moments[killed]:
-                one.kill()
-                one.start()
+                process.kill()
+                process.start()
                 killed += 1
             if not down and objects / 3 <= accepted[0] < 2 * objects / 3:
                 pacs.stop()
@@ -159,7 +159,7 @@ def faults(bundle: Path, objects: int, associations: int, kills: int) -> dict[st
         if down:
             pacs.start()
         wait_for(all_scored(pacs, series), "every slice is in a report")
-        time.sleep(5)  # for what would come twice
+        time.sleep(5)  # wait for repeated reports
         integrity = check_database(Path(place) / "spool")
     pacs.stop()
     (outcome,) = box
@@ -178,10 +178,10 @@ def check_database(spool: Path) -> str:
 
 
 def full_disk(bundle: Path) -> dict[str, Any] | str:
-    """Send more than a small disk holds, kill the node there, and take the rest of the disk away.
+    """Send more than a small disk can hold, kill the node, and fill the rest of the disk.
 
     Returns:
-        What happened; or why it could not be tried: only root may mount a disk.
+        The result, or why it could not run: only root can mount a disk.
     """
     with tempfile.TemporaryDirectory() as place:
         mounted = subprocess.run(
@@ -198,23 +198,23 @@ def full_disk(bundle: Path) -> dict[str, Any] | str:
 def _full_disk(bundle: Path, place: Path) -> dict[str, Any]:
     series = make_series(6, 25, side=512, counted=0)
     pacs = Pacs()
-    with node(bundle, place, pacs, "--quiet", "5") as one:
+    with node(bundle, place, pacs, "--quiet", "5") as process:
         box: list[Outcome] = []
-        sender = threading.Thread(target=lambda: box.append(send(one.port, series, 6)))
+        sender = threading.Thread(target=lambda: box.append(send(process.port, series, 6)))
         sender.start()
-        wait_for(lambda: "refused with A700" in one.text(), "the disk is full")
-        one.kill()
-        one.start()
+        wait_for(lambda: "refused with A700" in process.text(), "the disk is full")
+        process.kill()
+        process.start()
         ballast = place / "ballast"
         free = os.statvfs(place)
-        with ballast.open("wb") as file:  # as another program would
+        with ballast.open("wb") as file:  # like another program
             file.write(b"\0" * max(free.f_bavail * free.f_bsize - 2**16, 0))
         time.sleep(10)
         ballast.unlink()
         sender.join()
         wait_for(all_scored(pacs, series), "every slice is in a report")
         integrity = check_database(place / "spool")
-        postponed = one.text().count("not scored yet")
+        postponed = process.text().count("not scored yet")
     pacs.stop()
     (outcome,) = box
     return tally(pacs, series) | {
@@ -225,19 +225,19 @@ def _full_disk(bundle: Path, place: Path) -> dict[str, Any]:
 
 
 def nonsense(bundle: Path, cases: int) -> dict[str, Any]:
-    """Play random data sets and PDUs; after each the node must answer an echo."""
+    """Send random data sets and PDUs. After each, the node must answer an echo."""
     pacs = Pacs()
-    with tempfile.TemporaryDirectory() as place, node(bundle, Path(place), pacs) as one:
-        pid = one.pid
-        found = play_all(one.port, cases)
-        assert one.process is not None and one.process.poll() is None and one.pid == pid
+    with tempfile.TemporaryDirectory() as place, node(bundle, Path(place), pacs) as process:
+        pid = process.pid
+        answers = play_all(process.port, cases)
+        assert process.process is not None and process.process.poll() is None and process.pid == pid
         size = resident(pid)
     pacs.stop()
     return {
         "cases": cases,
-        "accepted": sum(counts["accepted"] for counts in found.values()),
+        "accepted": sum(counts["accepted"] for counts in answers.values()),
         "resident_bytes": size,
-        "kinds": {kind: dict(counts) for kind, counts in found.items()},
+        "kinds": {kind: dict(counts) for kind, counts in answers.items()},
     }
 
 
@@ -255,7 +255,7 @@ def cost(bundle: Path, slices: int, repeats: int) -> dict[str, Any]:
     with (
         tempfile.TemporaryDirectory() as place,
         Session(bundle, "onnxruntime-cpu") as session,
-        node(bundle, Path(place), pacs) as one,
+        node(bundle, Path(place), pacs) as process,
     ):
         for repeat in range(repeats + 1):
             folder = Path(place) / f"series-{repeat}"
@@ -282,13 +282,13 @@ def cost(bundle: Path, slices: int, repeats: int) -> dict[str, Any]:
                 report, headers, session.describe(), folder.with_suffix(".sr")
             )
             seconds = time.process_time() - start
-            before, count = _cpu(one.pid), len(pacs.received)
-            send(one.port, [sent], 1)
+            before, count = _cpu(process.pid), len(pacs.received)
+            send(process.port, [sent], 1)
             wait_for(lambda count=count: len(pacs.received) > count, "the report is sent")
             time.sleep(0.5)
-            if repeat:  # the first run warms both up
+            if repeat:  # the first run is a warm-up
                 alone.append(seconds)
-                through.append(_cpu(one.pid) - before)
+                through.append(_cpu(process.pid) - before)
     pacs.stop()
     return {
         "slices": slices,
@@ -300,6 +300,6 @@ def cost(bundle: Path, slices: int, repeats: int) -> dict[str, Any]:
 
 
 def _cpu(pid: int) -> float:
-    """Return the process time of a process and its threads, seconds."""
+    """Return the CPU time of a process and its threads in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

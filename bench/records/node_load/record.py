@@ -2,7 +2,7 @@
 
     PYTHONPATH=tests python -m bench.records.node_load.record --objects 1000 --cases 100
 
-Status 1: something was lost, scored twice or accepted, or a limit was passed.
+Status 1: a slice was lost or scored twice, invalid input was accepted, or a limit was exceeded.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ PHASES = ("steady", "faults", "full-disk", "nonsense", "cost")
 
 
 def failures(result: dict[str, Any]) -> list[str]:
-    """Return what is not as it must be."""
-    found = []
+    """Return messages about failed requirements."""
+    messages = []
     for name in ("steady", "faults", "full-disk"):
         phase = result.get(name)
         if not isinstance(phase, dict):
             continue
-        found += [
+        messages += [
             f"{name}: {phase[key]} {key.replace('_', ' ')}"
             for key in ("lost", "scored_twice", "unknown")
             if phase[key]
         ]
         if phase.get("database", "ok") != "ok":
-            found.append(f"{name}: the database is damaged")
+            messages.append(f"{name}: the database is damaged")
     steady, cost = result.get("steady"), result.get("cost")
     if steady and steady["resident_percent"] > MEMORY_PERCENT:
-        found.append(f"memory moved by {steady['resident_percent']} %")
+        messages.append(f"memory moved by {steady['resident_percent']} %")
     if isinstance(disk := result.get("full-disk"), dict) and not disk["refused"].get("A700"):
-        found.append("full-disk: nothing was refused with A700")
+        messages.append("full-disk: nothing was refused with A700")
     if (nonsense := result.get("nonsense")) and nonsense["accepted"]:
-        found.append(f"nonsense: {nonsense['accepted']} accepted")
+        messages.append(f"nonsense: {nonsense['accepted']} accepted")
     if cost and cost["overhead_percent"] > OVERHEAD_PERCENT:
-        found.append(f"the node costs {cost['overhead_percent']} % more than score")
-    return found
+        messages.append(f"the node costs {cost['overhead_percent']} % more than score")
+    return messages
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Series to send, and senders that send until each object is accepted."""
+"""Generate series and send them until each object is accepted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _GIVE_UP = 600.0  # seconds for one object
 
 @dataclass(frozen=True)
 class Sent:
-    """One object: its SOPInstanceUID, and its data set."""
+    """An object: SOPInstanceUID and data set."""
 
     instance: str
     content: bytes
@@ -27,13 +27,13 @@ class Sent:
 
 @dataclass
 class Outcome:
-    """What senders saw.
+    """Results of the senders.
 
     Attributes:
-        seconds: of each request that was answered with success.
-        refused: statuses other than success, with their number.
-        broken: connections that ended before an answer.
-        accepted: number of objects.
+        seconds: duration of each successful request.
+        refused: number of requests by status other than success.
+        broken: number of connections that ended before a response.
+        accepted: number of accepted objects.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -49,9 +49,9 @@ def make_series(
 
     Args:
         count: number of series.
-        length: slices of each.
+        length: slices per series.
         side: rows and columns.
-        counted: share of the series whose headers give the number of their slices.
+        counted: share of series whose headers state the number of slices.
     """
     made = []
     for number in range(count):
@@ -78,20 +78,20 @@ def send(
     *,
     progress: Callable[[int], None] = lambda count: None,
 ) -> Outcome:
-    """Send series from some associations at one time, until every object is accepted.
+    """Send series over concurrent associations until every object is accepted.
 
     Args:
-        port: of the node.
-        series: each is sent by one association, in order.
-        associations: number of senders.
+        port: port of the node.
+        series: series to send. An association sends all objects of a series in order.
+        associations: number of concurrent associations.
         progress: called with the number of accepted objects.
 
     Raises:
         TimeoutError: an object was not accepted for ten minutes.
     """
     waiting: Queue[Sequence[Sent]] = Queue()
-    for one in series:
-        waiting.put(one)
+    for dataset in series:
+        waiting.put(dataset)
     outcome, mutex, failures = Outcome(), threading.Lock(), []
 
     def work() -> None:
@@ -100,7 +100,7 @@ def send(
                 _send_series(port, waiting.get_nowait(), outcome, mutex, progress)
         except Empty:
             return
-        except BaseException as error:  # shown by the thread that waits
+        except BaseException as error:  # raised again by the waiting thread
             failures.append(error)
 
     threads = [threading.Thread(target=work) for _ in range(associations)]
@@ -121,18 +121,18 @@ def _send_series(
     progress: Callable[[int], None],
 ) -> None:
     peer: RawPeer | None = None
-    for one in series:
+    for dataset in series:
         end = time.monotonic() + _GIVE_UP
         while True:
             if time.monotonic() > end:
-                raise TimeoutError(one.instance)
+                raise TimeoutError(dataset.instance)
             try:
                 if peer is None:
                     peer = RawPeer(port, timeout=120)
                     if not peer.associate():
                         raise ConnectionError
                 start = time.perf_counter()
-                status = peer.store(one.instance, one.content)
+                status = peer.store(dataset.instance, dataset.content)
                 seconds = time.perf_counter() - start
             except OSError:
                 status = None

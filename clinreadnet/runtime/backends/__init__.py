@@ -1,1 +1,1 @@
-"""Backends that run one artifact: the CPU engine, ONNX Runtime, OpenVINO and TensorRT."""
+"""Backends, each of which runs one artifact: CPU engine, ONNX Runtime, OpenVINO and TensorRT."""

@@ -16,14 +16,14 @@ _THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads' calls d
 
 
 _CAPTURING = threading.Lock()
-"""One capture at a time in this process."""
+"""Allows one capture at a time in this process."""
 
 _NOT_SUPPORTED = 801
 _CAPTURE_ERRORS = range(900, 910)  # CUDA_ERROR_STREAM_CAPTURE_*
 
 
 class CudaGraphError(Exception):
-    """A driver call failed; ``code`` is its CUresult."""
+    """A call of the driver failed; ``code`` is its CUresult."""
 
     def __init__(self, call: str, code: int) -> None:
         super().__init__(f"{call} failed with CUDA error {code}")
@@ -31,19 +31,20 @@ class CudaGraphError(Exception):
 
     @property
     def of_capture(self) -> bool:
-        """Whether the work cannot be captured, though it may run."""
+        """Whether the capture failed; the work can still run without a graph."""
         return self.code == _NOT_SUPPORTED or self.code in _CAPTURE_ERRORS
 
 
 class CudaGraph:
-    """Work of one stream, captured once and launched in one call. Needs a current context."""
+    """A captured CUDA graph of one stream. It needs a current context."""
 
     def __init__(self, stream: int, enqueue: Callable[[], None]) -> None:
-        """Capture the work that ``enqueue`` puts on a stream.
+        """Capture the work that ``enqueue`` adds to a stream.
 
         Args:
             stream: the CUDA stream's handle.
-            enqueue: puts work on it; its exceptions end the capture and are raised here.
+            enqueue: function that adds work to the stream. Its exceptions end the capture and are
+                raised again.
 
         Raises:
             CudaGraphError: the capture failed.
@@ -73,7 +74,7 @@ class CudaGraph:
         return graph
 
     def launch(self) -> None:
-        """Put the captured work on the stream.
+        """Launch the graph on the stream.
 
         Raises:
             CudaGraphError: the launch failed.

@@ -1,7 +1,7 @@
-"""TensorRT's Python packages: what differs between them, as data, and loading one.
+"""The table of TensorRT's Python packages (flavours), and their import.
 
-The builder and the runtime share this table, so it imports neither torch nor TensorRT. A test
-checks `options` against the Python binding of each package (docs/export.md).
+The builder and the runtime share this table. It imports neither torch nor TensorRT. A test compares
+`options` with the Python binding of each package (docs/export.md).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Option = Literal[
     "workspace_mib",
     "platform",
 ]
-"""What a build may ask for: fields of `clinreadnet.export.engines.options.BuildOptions`."""
+"""Build options: fields of `clinreadnet.export.engines.options.BuildOptions`."""
 
 
 @dataclass(frozen=True)
@@ -34,23 +34,23 @@ class Flavour:
 
     name: FlavourName
     major: int
-    """Major number of ``__version__``."""
+    """Major version of the package."""
     modules: tuple[str, ...]
-    """Import names, tried in order: wheels without their meta package have only the second."""
+    """Import names, in order: wheels without the meta package have only the second."""
     lean_modules: tuple[str, ...]
-    """Import names of the small runtime that runs version-compatible engines; may be empty."""
+    """Import names of the lean runtime for version-compatible engines; may be empty."""
     install: str
-    """Command that installs it."""
+    """Command that installs the package."""
     suffix: str
-    """End of an engine's file name, after the target."""
+    """Suffix of an engine's file name, after the target."""
     targets: tuple[str, ...]
-    """Architectures it builds for without a GPU; if empty, it builds for this machine's GPU."""
+    """Architectures that it builds for without a GPU; empty: only for this machine's GPU."""
     options: frozenset[Option]
-    """Build options that it supports."""
+    """Supported build options."""
     gpu_options: frozenset[Option] = frozenset()
-    """Options that need a GPU although ``targets`` do not."""
+    """Options that need a GPU even if the targets do not."""
     plugins: bool = False
-    """Whether it takes kernels as plugins that are compiled ahead of time."""
+    """Whether it supports plugins that are compiled ahead of time."""
     reports_validity: bool = False
     """Whether ``Runtime.get_engine_validity`` checks an engine's header."""
 
@@ -90,7 +90,7 @@ FLAVOURS = (
         reports_validity=True,
     ),
 )
-"""Every flavour; the newest major version of a name comes last."""
+"""All flavours; the newest major version of a name is last."""
 
 
 class FlavourMissing(InputError):
@@ -103,15 +103,15 @@ def newest(name: str) -> Flavour:
     Raises:
         InputError: unknown name.
     """
-    found = [flavour for flavour in FLAVOURS if flavour.name == name]
-    if not found:
+    flavours = [flavour for flavour in FLAVOURS if flavour.name == name]
+    if not flavours:
         known = ", ".join(dict.fromkeys(flavour.name for flavour in FLAVOURS))
         raise InputError(f"unknown flavour {name!r}; known: {known}")
-    return found[-1]
+    return flavours[-1]
 
 
 def load_flavour(name: str, *, lean: bool = False) -> tuple[Flavour, Any]:
-    """Import a flavour's Python package; its version decides which row of ``FLAVOURS`` it is.
+    """Import the Python package of a flavour and select its row by its version.
 
     Args:
         name: ``tensorrt`` or ``tensorrt-rtx``.
@@ -136,11 +136,11 @@ def load_flavour(name: str, *, lean: bool = False) -> tuple[Flavour, Any]:
 
 
 def collecting_logger(trt: Any, messages: MutableSequence[str]) -> Any:
-    """Return a TensorRT logger that keeps the first line of errors and says nothing.
+    """Return a TensorRT logger that collects the first line of each error and prints nothing.
 
     Args:
-        trt: a flavour's module.
-        messages: is given the lines.
+        trt: module of a flavour.
+        messages: list that receives the lines.
     """
 
     class Collector(trt.ILogger):  # type: ignore[misc, name-defined, unused-ignore]

@@ -1,4 +1,4 @@
-"""What is the same for every library that runs the bundle's ONNX graphs."""
+"""Functions shared by the backends that run ONNX graphs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from clinreadnet.errors import BackendError, BackendUnavailable, DeviceLost, OutOfMemory, first_line
 from clinreadnet.spec import OUTPUTS
 
-# These libraries raise one kind of exception; their messages contain these words.
+# These libraries raise a single type of exception. The words in the message tell the cause.
 _MEMORY = re.compile(
     r"bad_alloc|out of memory|failed to allocate memory|CUDA (error|failure) 2\b", re.I
 )
@@ -25,16 +25,16 @@ def check_interface(
     dtype: DTypeLike | None,
     outputs: Sequence[str],
 ) -> np.dtype[Any]:
-    """Return the float type of a graph's input after a check that the graph is ours.
+    """Check the inputs and outputs of a graph; return the float type of its input.
 
     Args:
-        file: named in errors.
+        file: file name for error messages.
         inputs: names of the graph's inputs.
-        dtype: of the first input; None if it is not a float type.
+        dtype: type of the first input; None if it is not a float type.
         outputs: names of the graph's outputs.
 
     Raises:
-        BackendUnavailable: it has other inputs or outputs.
+        BackendUnavailable: the graph has other inputs or outputs.
     """
     if list(inputs) != ["hu"] or dtype is None:
         raise BackendUnavailable(f"{file}: not a ClinReadNet graph (its input is not float `hu`)")
@@ -46,13 +46,13 @@ def check_interface(
 
 
 def to_feed(hu: ArrayLike, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return slices in the type of a graph's input, contiguous."""
+    """Return slices as a contiguous array of the type of a graph's input."""
     with np.errstate(over="ignore"):  # the graph clips infinity too
         return np.ascontiguousarray(hu, dtype=dtype)
 
 
 def runtime_error(error: Exception, library: str = "ONNX Runtime") -> BackendError:
-    """Return an exception of a library's run as one of ours, by the words of its message."""
+    """Convert an exception of a library to an error of this package, by its message."""
     if isinstance(error, BackendError):
         return error
     message = str(error)

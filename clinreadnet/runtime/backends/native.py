@@ -1,7 +1,7 @@
-"""Run a bundle's checkpoint with the package's own CPU engine, a library without dependencies.
+"""Run the checkpoint of a bundle with the package's CPU engine, a library without dependencies.
 
-The library (kernels/cpu) is compiled when the package is installed, where a C++ compiler is. Its C
-interface is kernels/cpu/include/clinreadnet.h.
+The library (kernels/cpu) is compiled when the package is installed, if there is a C++ compiler. Its
+C interface is kernels/cpu/include/clinreadnet.h.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from clinreadnet.runtime.scores import Outputs
 from clinreadnet.spec import FINE_GRADES, MAP_SIDE
 
 ABI_VERSION = 1
-"""Version of the library's interface that this module calls."""
+"""Version of the library's interface that this module supports."""
 
 INSTRUCTIONS_VARIABLE = "CLINREADNET_INSTRUCTIONS"
-"""Environment variable that names the instruction set to use, for tests."""
+"""Environment variable that selects the instruction set, for tests."""
 
 LIBRARY = Path(__file__).with_name(
     "libclinreadnet" + {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
@@ -52,13 +52,13 @@ class _Options(ctypes.Structure):
 
 
 def load_library(path: Path | None = None) -> ctypes.CDLL:
-    """Return the engine's library, with the types of its functions.
+    """Load the engine's library and declare its functions.
 
     Args:
-        path: of the library; default the one that was compiled with the package.
+        path: path of the library; default the one that was compiled with the package.
 
     Raises:
-        BackendUnavailable: it was not compiled, does not load, or has another interface.
+        BackendUnavailable: the library was not compiled, does not load, or has another interface.
     """
     return _load(path or LIBRARY)
 
@@ -93,7 +93,7 @@ def _load(path: Path) -> ctypes.CDLL:
 
 
 def instructions(library: ctypes.CDLL | None = None) -> str:
-    """Return the instruction set that runs here, such as "avx2".
+    """Return the instruction set that the library uses on this processor, such as "avx2".
 
     Raises:
         BackendUnavailable: there is no library.
@@ -103,9 +103,9 @@ def instructions(library: ctypes.CDLL | None = None) -> str:
 
 
 def installed_version() -> str | None:
-    """Return the library's version with its instruction set; None where there is none.
+    """Return the version and the instruction set of the library; None without a library.
 
-    Both decide every bit of a result, and the processor decides none beside them.
+    Results depend only on these two, not on the processor.
     """
     try:
         library = load_library()
@@ -115,14 +115,14 @@ def installed_version() -> str | None:
 
 
 def is_fast(precision: str) -> bool:
-    """Return whether a precision other than fp32 is faster than it with these instructions."""
+    """Return whether a precision is faster than fp32 with the instruction set in use."""
     library = load_library()
     number = CHECKPOINT_PRECISIONS.index(precision)
     return bool(library.crn_is_fast(instructions(library).encode(), number))
 
 
 class NativeBackend:
-    """One loaded checkpoint. Any number of threads may run it."""
+    """A loaded checkpoint. It is thread-safe."""
 
     def __init__(
         self,
@@ -137,17 +137,17 @@ class NativeBackend:
         """Load a checkpoint.
 
         Args:
-            checkpoint: bytes of the ``.safetensors`` file, already checked.
+            checkpoint: verified bytes of the ``.safetensors`` file.
             precision: one of ``CHECKPOINT_PRECISIONS``.
-            preset: refuse a checkpoint of any other preset.
+            preset: required preset of the checkpoint.
             threads: CPU threads of a run; None for all processors.
             file: named in errors.
-            library: path of the engine; default the one that was compiled with the package.
+            library: path of the library; default the one that was compiled with the package.
 
         Raises:
-            BackendUnavailable: there is no library, this processor lacks its instructions, there
-                are fewer processors than threads, or it refuses the checkpoint.
-            OutOfMemory: it does not fit in memory.
+            BackendUnavailable: there is no library, the processor lacks its instructions, there are
+                fewer processors than threads, or the engine rejects the checkpoint.
+            OutOfMemory: the network does not fit in memory.
         """
         self._library = load_library(library)
         self._file, self._handle = file, ctypes.c_uint64()
@@ -173,7 +173,7 @@ class NativeBackend:
         self.notes = [f"instructions {options.instructions.decode()}"]
 
     def run(self, hu: ArrayLike) -> Outputs:
-        """Run the network once; see `clinreadnet.runtime.backends.ladder.Backend.run`."""
+        """Run the network once; see `clinreadnet.runtime.backends.loading.Backend.run`."""
         feed = to_feed(hu, np.dtype(np.float32))
         n = len(feed)
         outputs: dict[str, NDArray[Any]] = {
@@ -183,7 +183,7 @@ class NativeBackend:
             "novelty": np.empty(n, np.float32),
         }
         error = ctypes.create_string_buffer(_ERROR_SIZE)
-        addresses = [one.ctypes.data for one in (feed, *outputs.values())]
+        addresses = [array.ctypes.data for array in (feed, *outputs.values())]
         status = self._library.crn_score(
             self._handle, addresses[0], n, *addresses[1:], error, _ERROR_SIZE
         )
@@ -193,5 +193,5 @@ class NativeBackend:
         return outputs
 
     def close(self) -> None:
-        """Free the engine. A run that is active ends first."""
+        """Free the engine after active runs have ended."""
         self._library.crn_close(self._handle)

@@ -1,4 +1,4 @@
-"""Run one ONNX graph of a bundle with ONNX Runtime on the CPU, and what the GPU's backend shares.
+"""Run an ONNX graph with ONNX Runtime on the CPU; functions shared with the CUDA backend.
 
 ONNX Runtime is imported on first use.
 """
@@ -25,7 +25,7 @@ _INPUT_DTYPES: dict[str, DTypeLike] = {"tensor(float)": np.float32, "tensor(floa
 
 
 def offers_cuda() -> bool:
-    """Return whether ONNX Runtime is installed with CUDA."""
+    """Return whether ONNX Runtime is installed with CUDA support."""
     try:
         import onnxruntime
     except ImportError:
@@ -34,7 +34,7 @@ def offers_cuda() -> bool:
 
 
 def installed_version() -> str | None:
-    """Return the version of ONNX Runtime; None where it is not installed."""
+    """Return the version of ONNX Runtime; None if it is not installed."""
     try:
         import onnxruntime
     except ImportError:
@@ -43,13 +43,13 @@ def installed_version() -> str | None:
 
 
 def import_onnxruntime(provider: str) -> Any:
-    """Return ONNX Runtime's module, with the libraries of a provider loaded.
+    """Import ONNX Runtime and load the libraries of a provider.
 
     Args:
         provider: ``CPU`` or ``CUDA``.
 
     Raises:
-        BackendUnavailable: it is not installed or does not offer the provider.
+        BackendUnavailable: ONNX Runtime is not installed or lacks the provider.
     """
     try:
         import onnxruntime
@@ -63,9 +63,9 @@ def import_onnxruntime(provider: str) -> Any:
             f"this onnxruntime has no {provider}; run `pip uninstall onnxruntime` and "
             '`pip install "clinreadnet[gpu]"`'
         )
-    # Finds CUDA and cuDNN in their pip packages; the system's are used without them.
+    # Loads CUDA and cuDNN from their pip packages, otherwise those of the system.
     if provider == CUDA and hasattr(onnxruntime, "preload_dlls"):
-        # It prints what it does not find; a table or JSON may be on standard output.
+        # It prints missing libraries to standard output, where results belong.
         with contextlib.redirect_stdout(io.StringIO()):
             onnxruntime.preload_dlls()
     return onnxruntime
@@ -80,23 +80,23 @@ def start_session(
     threads: int | None = None,
     file: str = "ONNX graph",
 ) -> Any:
-    """Return a session of ONNX Runtime on a graph of ours.
+    """Start a session of ONNX Runtime.
 
     Args:
-        onnxruntime: its module.
-        model: bytes of the ``.onnx`` file, already checked.
+        onnxruntime: the module.
+        model: verified bytes of the ``.onnx`` file.
         provider: ``CPU`` or ``CUDA``; there is no fallback.
-        settings: of the provider.
-        threads: CPU threads of one operator; None for ONNX Runtime's choice.
+        settings: options of the provider.
+        threads: CPU threads of an operator; None for ONNX Runtime's default.
         file: named in errors.
 
     Raises:
-        BackendUnavailable: ONNX Runtime refuses the graph, the provider does not start, or the
-            graph is not ours.
+        BackendUnavailable: ONNX Runtime rejects the graph, the provider does not start, or the
+            graph has other inputs or outputs.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only; the warnings are about its own optimizer
-    # One block for all activations takes more memory and is not faster.
+    # A memory pattern of all activations needs more memory and is not faster.
     options.enable_mem_pattern = False
     # Spinning idle threads would take CPU time from other work, such as reading files.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -128,7 +128,7 @@ def input_dtype(session: Any) -> np.dtype[Any]:
 
 
 class OnnxRuntimeBackend:
-    """One loaded graph on the CPU.
+    """A loaded graph on the CPU.
 
     Attributes:
         dtype: float type of the graph's input.
@@ -148,7 +148,7 @@ class OnnxRuntimeBackend:
         self.dtype = input_dtype(self._session)
 
     def run(self, hu: ArrayLike) -> Outputs:
-        """Run the network once; see `clinreadnet.runtime.backends.ladder.Backend.run`."""
+        """Run the network once; see `clinreadnet.runtime.backends.loading.Backend.run`."""
         try:
             outputs = self._session.run(list(OUTPUTS), {"hu": to_feed(hu, self.dtype)})
         except Exception as error:
@@ -159,5 +159,5 @@ class OnnxRuntimeBackend:
         }
 
     def close(self) -> None:
-        """Free the graph. No run may be active."""
+        """Free the graph. Do not call this during a run."""
         self._session = None

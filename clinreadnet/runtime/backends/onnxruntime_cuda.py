@@ -1,9 +1,9 @@
-"""Run one ONNX graph of a bundle on a GPU with ONNX Runtime.
+"""Run an ONNX graph with ONNX Runtime on a GPU.
 
-Inputs and outputs lie in device memory at fixed addresses (`IOBinding`), one set for each worker
-and batch size: a CUDA graph reads and writes where it was captured. ONNX Runtime captures one graph
-for each ``gpu_graph_id`` and thread, and must not run on two threads meanwhile. So with CUDA graphs
-one thread makes all runs, and several workers run without.
+Inputs and outputs are in device memory at fixed addresses (`IOBinding`), one set for each worker
+and batch size, because a CUDA graph uses the addresses of its capture. ONNX Runtime captures one
+graph for each ``gpu_graph_id`` and thread, and must not run on other threads at the same time. With
+CUDA graphs, therefore, one thread makes all runs; several workers run without CUDA graphs.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ CUDA_SETTINGS = {
     # The default, EXHAUSTIVE, measures every algorithm again for each new batch size.
     "cudnn_conv_algo_search": "HEURISTIC",
 }
-"""Of ONNX Runtime's CUDA provider."""
+"""Options of ONNX Runtime's CUDA provider."""
 _NO_GRAPH = "-1"
-"""The ``gpu_graph_id`` of a run that captures nothing."""
+"""``gpu_graph_id`` of a run without capture."""
 _RUNS_TO_CAPTURE = 2
-"""One run of a new shape allocates, the next captures."""
+"""Runs before a graph is captured: the first run of a shape allocates, the next captures."""
 
 
 class OnnxRuntimeCudaBackend:
-    """One loaded graph on a GPU.
+    """A loaded graph on a GPU.
 
     Attributes:
         dtype: float type of the graph's input.
-        notes: what runs otherwise than planned, such as a batch size without its CUDA graph.
+        notes: deviations from the default execution, such as a batch size without CUDA graph.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class OnnxRuntimeCudaBackend:
             file: named in errors.
 
         Raises:
-            BackendUnavailable: ONNX Runtime is not installed, has no CUDA, or refuses the graph.
+            BackendUnavailable: ONNX Runtime is not installed, has no CUDA, or rejects the graph.
             OutOfMemory: ``batch`` does not fit.
             DeviceLost, BackendError: the first run failed.
         """
@@ -93,7 +93,7 @@ class OnnxRuntimeCudaBackend:
             self._free.put(_Worker(self))
 
     def run(self, hu: ArrayLike) -> Outputs:
-        """Run the graph once, as `OnnxRuntimeBackend.run` does; `DeviceLost` if the GPU failed."""
+        """Run the graph once; see `Backend.run`. Raises `DeviceLost` if the GPU failed."""
         return self._threads.submit(self._run, np.asarray(hu)).result()
 
     def _run(self, hu: NDArray[Any]) -> Outputs:
@@ -104,7 +104,7 @@ class OnnxRuntimeCudaBackend:
             self._free.put(worker)
 
     def close(self) -> None:
-        """Free the graph and its memory. No run may be active."""
+        """Free the graph and its memory. Do not call this during a run."""
         self._threads.shutdown()
         while not self._free.empty():
             self._free.get().close()
@@ -114,7 +114,7 @@ class OnnxRuntimeCudaBackend:
         self.notes = tuple(dict.fromkeys((*self.notes, text)))
 
     def _start(self, model: bytes) -> None:
-        """Start the session, without CUDA graphs where it refuses to."""
+        """Start the session; without CUDA graphs if they are not supported."""
         settings = CUDA_SETTINGS | {"device_id": str(self._device)}
         wanted = [settings | {"enable_cuda_graph": "1"}] if self._graphs else []
         for tried in [*wanted, settings]:
@@ -134,9 +134,9 @@ class OnnxRuntimeCudaBackend:
         self._note(f"runs without CUDA graphs ({first_line(reason)})")
 
     def _prepare(self, model: bytes, batch: int) -> None:
-        """Make a worker that has run ``batch``; where the capture fails, the session starts again.
+        """Create a worker and run ``batch``. If the capture fails, restart the session.
 
-        A session that failed to capture is not used any more.
+        A session whose capture failed cannot be used further.
         """
         nothing = np.zeros((batch, 1, SIZE, SIZE), np.float32)
         worker = _Worker(self)
@@ -156,7 +156,7 @@ class OnnxRuntimeCudaBackend:
 
 
 class _Worker:
-    """Device memory of one concurrent run, for each batch size that it has run."""
+    """Device memory of a concurrent run, for each batch size."""
 
     def __init__(self, backend: OnnxRuntimeCudaBackend) -> None:
         self._backend = backend
@@ -172,7 +172,7 @@ class _Worker:
             raise runtime_error(error) from error
 
     def _bind(self, hu: NDArray[Any]) -> _BoundBatch:
-        """Return the memory of a new batch size, after the runs that capture its graph."""
+        """Allocate the memory of a new batch size and capture its graph."""
         backend = self._backend
         bound = _BoundBatch(backend, len(hu), str(next(backend._ids)) if backend._graphs else None)
         if not backend._graphs:
@@ -182,7 +182,7 @@ class _Worker:
                 bound.run(hu)
             return bound
         except Exception as error:
-            # The first size decides whether there are graphs at all; see `_prepare`.
+            # The first batch size decides whether CUDA graphs are used; see `_prepare`.
             if not self._bound or isinstance(runtime_error(error), OutOfMemory | DeviceLost):
                 raise
             backend._note(f"batch {len(hu)} runs without a CUDA graph ({first_line(error)})")
@@ -193,7 +193,7 @@ class _Worker:
 
 
 class _BoundBatch:
-    """One batch size: its memory on the GPU, bound to the session's inputs and outputs."""
+    """GPU memory of a batch size, bound to the session's inputs and outputs."""
 
     def __init__(self, backend: OnnxRuntimeCudaBackend, n: int, graph: str | None) -> None:
         runtime = backend._onnxruntime

@@ -1,8 +1,8 @@
-"""Run one ONNX graph of a bundle with OpenVINO on the CPU, in float32, or in 8 bits what is int8.
+"""Run an ONNX graph with OpenVINO on the CPU, in float32 or int8.
 
-OpenVINO fuses more of the graph than ONNX Runtime. It is asked for float32 products: on processors
-with bfloat16 units it would otherwise take bfloat16, which is outside of float32's budget. The
-quantised products of an int8 graph stay in 8 bits. It is imported on first use.
+OpenVINO fuses more operators than ONNX Runtime. The inference precision is set to float32: on
+processors with bfloat16 units the default is bfloat16, which exceeds the float32 budget. Quantised
+products of an int8 graph run in 8 bits. OpenVINO is imported on first use.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ def installed_version() -> str | None:
 def import_openvino() -> Any:
     """Import OpenVINO without its telemetry.
 
-    The first import would report itself to a server of its maker from a process of its own, and
-    leave an identity in the user's home. Without the telemetry's module OpenVINO does neither.
+    By default the first import starts a process that reports to a server and stores an identifier
+    in the user's home. OpenVINO does neither if the telemetry module is missing.
 
     Raises:
-        ImportError: it is not installed.
+        ImportError: OpenVINO is not installed.
     """
     silenced = _TELEMETRY not in sys.modules
     if silenced:
@@ -52,10 +52,10 @@ def import_openvino() -> Any:
 
 
 class OpenVinoBackend:
-    """One loaded graph, compiled for a single slice; the slices of a batch run one after the other.
+    """A loaded graph, compiled for single slices. Slices of a batch run one after another.
 
-    A batch takes longer for each slice, and OpenVINO 2026.3 and 2026.4 end the process with a
-    segmentation fault when they compile some of our graphs for 4, 6 or 8 slices.
+    Larger batches take longer per slice, and OpenVINO 2026.3 and 2026.4 crash (segmentation fault)
+    while compiling some of the graphs for 4, 6 or 8 slices.
 
     Attributes:
         dtype: float type of the graph's input.
@@ -74,14 +74,14 @@ class OpenVinoBackend:
 
         Args:
             model: bytes of the ``.onnx`` file, already checked.
-            workers: runs at the same time, each on its share of the threads.
-            threads: CPU threads of all runs together; None for OpenVINO's choice.
-            products: type of the products, as OpenVINO names it; the bench measures "bf16" too.
+            workers: number of concurrent runs, each with its share of the threads.
+            threads: CPU threads of all runs together; None for OpenVINO's default.
+            products: OpenVINO's name of the type of the products; the benchmarks also use "bf16".
             file: named in errors.
 
         Raises:
-            BackendUnavailable: OpenVINO is not installed or refuses the graph, or the graph is not
-                ours.
+            BackendUnavailable: OpenVINO is not installed or rejects the graph, or the graph has
+                other inputs or outputs.
         """
         try:
             openvino = import_openvino()
@@ -103,22 +103,22 @@ class OpenVinoBackend:
             graph: Any = core.read_model(model, b"")
         except Exception as error:  # openvino's exceptions share no base class
             raise self._refusal(error) from None
-        inputs, found = graph.inputs, graph.outputs
+        inputs, outputs = graph.inputs, graph.outputs
         self.dtype = check_interface(
             file,
             [port.get_any_name() for port in inputs],
             _INPUT_DTYPES.get(inputs[0].get_element_type().get_type_name()) if inputs else None,
-            [min(port.get_names() & set(OUTPUTS), default=port.get_any_name()) for port in found],
+            [min(port.get_names() & set(OUTPUTS), default=port.get_any_name()) for port in outputs],
         )
         try:
             graph.reshape({"hu": [1, 1, SIZE, SIZE]})
             self._model: Any = core.compile_model(graph, "CPU", settings)
         except Exception as error:
             raise self._refusal(error) from None
-        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()  # requests that no thread runs now
+        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()  # idle inference requests
 
     def run(self, hu: ArrayLike) -> Outputs:
-        """Run the network once; see `clinreadnet.runtime.backends.ladder.Backend.run`."""
+        """Run the network once; see `clinreadnet.runtime.backends.loading.Backend.run`."""
         feed = to_feed(hu, self.dtype)
         slices: list[list[NDArray[np.float32]]] = []
         try:

@@ -1,10 +1,10 @@
-"""Run one engine of a bundle with TensorRT or TensorRT-RTX, on memory and streams of pycuda.
+"""Run an engine with TensorRT or TensorRT-RTX, using pycuda for memory and streams.
 
 All objects belong to the GPU's primary context, which torch and the CUDA runtime also use. It is
-current on a thread only during a call. Each worker is a `_Lane`: one stream with page-locked and
-device buffers for the largest batch. A lane has one execution context for each batch size it has
-run, because a CUDA graph is valid only for the shapes it was captured with. The contexts of a lane
-share their activation memory, because a lane runs one batch at a time.
+current on a thread only during a call. Each worker is a `_Lane`: a stream with page-locked and
+device buffers for the largest batch. A lane has an execution context for each batch size, because a
+CUDA graph is valid only for the shapes of its capture. The contexts of a lane share activation
+memory, because a lane runs one batch at a time.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from clinreadnet.errors import BackendError, BackendUnavailable, DeviceLost, Out
 from clinreadnet.runtime.backends.cuda_graph import OUT_OF_MEMORY, CudaGraph, CudaGraphError
 from clinreadnet.runtime.backends.flavours import Flavour, collecting_logger
 from clinreadnet.runtime.bundle.manifest import OUTPUT_INFOS, Artifact
-from clinreadnet.runtime.ranges import stage
+from clinreadnet.runtime.profiling import stage
 from clinreadnet.runtime.scores import Outputs
 from clinreadnet.runtime.verdict import VALID, Validity, header_verdict
 from clinreadnet.spec import OUTPUTS, SIZE
 
 _CAPTURES_ITSELF = frozenset({"tensorrt-rtx"})
-"""Flavours whose runtime captures CUDA graphs itself. A capture by the caller could fail there,
-because kernels are compiled in between."""
+"""Flavours whose runtime captures CUDA graphs itself. A capture by the caller can fail, because
+kernels are compiled during it."""
 
 _NON_BLOCKING = 1
 """CU_STREAM_NON_BLOCKING"""
@@ -38,10 +38,10 @@ _DTYPES: dict[str, DTypeLike] = {"FLOAT": np.float32, "HALF": np.float16}
 
 
 class TensorRTBackend:
-    """One deserialised engine.
+    """A deserialised engine.
 
     Attributes:
-        header: the library's verdict on the engine's header; VALID if it has none.
+        header: verdict of the library on the engine's header; VALID without such a check.
     """
 
     def __init__(
@@ -56,29 +56,29 @@ class TensorRTBackend:
         device: int = 0,
         weights: bytes | None = None,
     ) -> None:
-        """Deserialise an engine and allocate what its runs need.
+        """Deserialise an engine and allocate its buffers.
 
         Args:
-            engine: bytes of the engine file, already checked: an engine is code.
+            engine: verified bytes of the engine file. An engine contains code.
             artifact: its entry in the manifest.
-            flavour: the TensorRT that built it.
-            trt: the imported module of that TensorRT.
+            flavour: flavour of TensorRT that built the engine.
+            trt: imported module of the flavour.
             batch: the largest batch that will be run.
             workers: number of concurrent batches.
             device: index of the GPU.
-            weights: for an engine without weights, the checked bytes of its ONNX graph.
+            weights: verified bytes of the ONNX graph, for an engine without weights.
 
         Raises:
-            BackendUnavailable: no pycuda, no GPU, or TensorRT refuses the engine.
-            OutOfMemory: buffers for ``batch`` do not fit.
-            DeviceLost: the GPU fails.
+            BackendUnavailable: pycuda or a GPU is missing, or TensorRT rejects the engine.
+            OutOfMemory: the buffers for ``batch`` do not fit in memory.
+            DeviceLost: the GPU failed.
         """
         self._cuda = _import_pycuda()
         self._trt = trt
         self._flavour = flavour
         self._file = artifact.file
         self._captures_itself = flavour.name in _CAPTURES_ITSELF
-        # Of one slice, by tensor.
+        # Shape of a slice, by tensor.
         self._shapes: dict[str, tuple[int, ...]] = {
             "hu": (1, SIZE, SIZE),
             **{info.name: tuple(int(size) for size in info.shape[1:]) for info in OUTPUT_INFOS},
@@ -107,7 +107,7 @@ class TensorRTBackend:
             self._free.put(lane)
 
     def run(self, hu: ArrayLike) -> Outputs:
-        """Run the engine once, on at most ``batch`` slices; as `ladder.Backend.run`."""
+        """Run the engine once on at most ``batch`` slices; see `loading.Backend.run`."""
         lane = self._free.get()
         try:
             with self._working(lane.stream):
@@ -116,7 +116,7 @@ class TensorRTBackend:
             self._free.put(lane)
 
     def close(self) -> None:
-        """Free the engine and all memory. No run may be active."""
+        """Free the engine and all memory. Do not call this during a run."""
         try:
             with self._working():
                 for lane in self._lanes:
@@ -130,14 +130,14 @@ class TensorRTBackend:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What runs otherwise than planned, such as a batch size without its CUDA graph."""
+        """Deviations from the default execution, such as a batch size without CUDA graph."""
         return tuple(dict.fromkeys(note for lane in self._lanes for note in lane.notes))
 
     @contextmanager
     def _working(self, stream: Any = None) -> Iterator[None]:
         """Make the primary context current and convert CUDA's errors.
 
-        After an error, ``stream`` alone is synchronised: the whole context must not be while
+        After an error only ``stream`` is synchronised: the context must not be synchronised while
         another lane captures.
         """
         if self._lost:
@@ -150,7 +150,7 @@ class TensorRTBackend:
             yield
         except (cuda.Error, CudaGraphError, BackendError) as error:
             try:
-                # Fails again if the context cannot recover.
+                # This fails again if the context cannot recover.
                 if not pushed:
                     raise
                 (cuda.Context if stream is None else stream).synchronize()
@@ -173,7 +173,7 @@ class TensorRTBackend:
             if self.header.validity == Validity.INVALID:
                 raise BackendUnavailable(f"{self._file}: {self.header.reason}")
         if artifact.version_compatible:
-            runtime.engine_host_code_allowed = True  # it carries its own lean runtime
+            runtime.engine_host_code_allowed = True  # the engine contains its own lean runtime
         loaded = runtime.deserialize_cuda_engine(engine)
         if loaded is None:
             raise BackendUnavailable(f"{self._file}: {self._refusal('does not load it')}")
@@ -214,7 +214,7 @@ class TensorRTBackend:
         config = self._engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(managed)
         config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-        # Kernels that are specialised lazily would change the last bits between two runs.
+        # Lazily specialised kernels would change the last bits between two runs.
         strategies = self._trt.DynamicShapesKernelSpecializationStrategy
         config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
         return self._engine.create_execution_context(config)
@@ -223,14 +223,14 @@ class TensorRTBackend:
         return f"{self._flavour.name} {what} ({self._messages.pop() if self._messages else '?'})"
 
     def _failure(self, what: str) -> BackendError:
-        """Return the error of a call for which TensorRT only logged a message."""
+        """Return the error of a failed call; TensorRT only logs the reason."""
         refusal = self._refusal(what)
         full = "outofmemory" in refusal.lower().replace(" ", "")
         return OutOfMemory(refusal) if full else BackendError(refusal)
 
 
 class _Lane:
-    """One worker: a stream, its buffers, and an execution context per batch size."""
+    """A worker: a stream, its buffers, and an execution context per batch size."""
 
     def __init__(self, backend: TensorRTBackend, batch: int) -> None:
         self._backend = backend
@@ -240,8 +240,8 @@ class _Lane:
         self._runs: dict[int, _PreparedBatch] = {}
         self._scratch: list[Any] = []
         self.notes: list[str] = []
-        # A blocking one would wait for the legacy default stream, and its captures would fail when
-        # another thread uses that.
+        # A blocking stream would wait for the legacy default stream, and captures would fail while
+        # another thread uses it.
         self.stream: Any = cuda.Stream(_NON_BLOCKING)
         try:
             for name, dtype in backend._dtypes.items():
@@ -257,7 +257,7 @@ class _Lane:
         run = self._runs.get(n)
         if run is None:
             run = self._runs[n] = _PreparedBatch(self._backend, self, n)
-        # Far above the encoded range is infinity in float16, which is clipped too.
+        # Values far above the encoded range become infinity in float16, which is clipped too.
         with stage("fill the page-locked buffer"), np.errstate(over="ignore"):
             np.copyto(run.host["hu"], hu, casting="unsafe")
         with stage("launch"):
@@ -267,7 +267,7 @@ class _Lane:
         return {name: run.host[name].astype(np.float32) for name in OUTPUTS}
 
     def scratch(self, size: int) -> Any:
-        """Return activation memory of at least ``size`` bytes; all runs of a lane share it."""
+        """Return activation memory of at least ``size`` bytes, shared by all runs of the lane."""
         for memory, available in self._scratch:
             if available >= size:
                 return memory
@@ -286,11 +286,11 @@ class _Lane:
         self.device.clear()
         self.host.clear()
         self._scratch.clear()
-        self.stream = None  # freed now, while its context is current
+        self.stream = None  # freed while its context is current
 
 
 class _PreparedBatch:
-    """One batch size of a lane: an execution context and its captured work."""
+    """An execution context of a lane for one batch size, with its captured graph."""
 
     def __init__(self, backend: TensorRTBackend, lane: _Lane, n: int) -> None:
         self._backend = backend
@@ -307,14 +307,14 @@ class _PreparedBatch:
         for name, memory in lane.device.items():
             if not self._context.set_tensor_address(name, int(memory)):
                 raise backend._failure(f"refuses the address of {name}")
-        # Run once without a graph: TensorRT finishes its set-up for new shapes in the first run.
+        # Run once without a graph: TensorRT completes its setup for new shapes in the first run.
         self._enqueue()
         lane.stream.synchronize()
         if not backend._captures_itself:
             self._graph = self._captured(n)
 
     def _captured(self, n: int) -> CudaGraph | None:
-        """Return the work as a CUDA graph; None, and a note, where it cannot be captured."""
+        """Capture a CUDA graph; if that fails, add a note and return None."""
         stream = self._lane.stream
         try:
             return CudaGraph(stream.handle, self._enqueue)

@@ -1,4 +1,4 @@
-"""Which bundle is taken where none is named."""
+"""Find the default bundle."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ BUNDLE_VARIABLE = "CLINREADNET_BUNDLE"
 """Environment variable that names the default bundle."""
 
 SHIPPED = Path(__file__).parents[2] / "weights"
-"""The bundle inside the package: the shipped checkpoint for the CPU engine, without graphs."""
+"""Bundle inside the package: the shipped checkpoint for the CPU engine, without graphs."""
 
 
 def default_bundle() -> Path:
-    """Return the bundle to use where none is named.
+    """Return the folder of the default bundle.
 
-    That is the one that ``CLINREADNET_BUNDLE`` names, else ``bundle`` in the current folder, else
-    the one inside the package.
+    This is ``CLINREADNET_BUNDLE`` if it is set, otherwise ``bundle`` in the current folder,
+    otherwise the bundle inside the package.
     """
     if named := os.environ.get(BUNDLE_VARIABLE):
         return Path(named)
@@ -28,10 +28,10 @@ def default_bundle() -> Path:
 
 
 def find_bundle(bundle: str | os.PathLike[str] | None) -> Path:
-    """Return a bundle's folder, the default one for None.
+    """Return the folder of a bundle; None selects the default bundle.
 
     Raises:
-        InputError: no such folder, or this installation lacks its bundle.
+        InputError: the folder does not exist, or the package does not contain a bundle.
     """
     folder = default_bundle() if bundle is None else Path(bundle)
     if folder == SHIPPED and not (SHIPPED / MANIFEST_NAME).exists():

@@ -1,6 +1,6 @@
-"""A bundle's files: its manifest and what that lists, each read once.
+"""Read and write the files of a bundle.
 
-The bytes that are hashed are the bytes that are used.
+Each file is read once: the hashed bytes are the bytes that are used.
 """
 
 from __future__ import annotations
@@ -29,11 +29,10 @@ from clinreadnet.runtime.bundle.trust import (
 def write_manifest(manifest: Manifest, bundle: str | os.PathLike[str]) -> Path:
     """Check ``manifest`` and write it atomically into the folder ``bundle``.
 
-    The signature of a replaced manifest is removed, because it is no longer valid.
+    The signature of the old manifest is removed, because it is no longer valid.
 
     Raises:
-        InputError: a field is invalid, the folder does not exist, or the manifest is too large to
-            be read again.
+        InputError: a field is invalid, the folder does not exist, or the manifest is too large.
     """
     path = Path(bundle) / MANIFEST_NAME
     text = manifest_json(manifest)
@@ -42,7 +41,7 @@ def write_manifest(manifest: Manifest, bundle: str | os.PathLike[str]) -> Path:
         raise InputError(f"{path}: would be larger than {limits.MANIFEST} bytes; export it again")
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        # Not before there is room for the new manifest, and not after it is in place.
+        # Remove the signature after the new manifest is on disk and before it replaces the old one.
         path.with_name(SIGNATURE_NAME).unlink(missing_ok=True)
     return path
 
@@ -50,16 +49,18 @@ def write_manifest(manifest: Manifest, bundle: str | os.PathLike[str]) -> Path:
 def load_manifest(
     bundle: str | os.PathLike[str], trusted_keys: Sequence[KeyFile] | None = None
 ) -> Manifest:
-    """Read and check the manifest of the folder ``bundle``; the files it lists are not read.
+    """Read and check the manifest of the folder ``bundle``. The listed files are not read.
 
     Args:
         bundle: the folder.
-        trusted_keys: public keys, PEM files. If given, one of them must have signed the
-            manifest; the signature is checked before the manifest is parsed.
+        trusted_keys: PEM files of public keys. If given, the manifest must be signed by one of
+            them. The signature is checked before the manifest is parsed.
 
     Raises:
-        InputError: no such bundle, not JSON, a newer schema, or an invalid field.
-        Untrusted: not signed by a trusted key, a link out of the bundle, or too large.
+        InputError: the bundle does not exist, or the manifest is not JSON, has a newer schema or an
+            invalid field.
+        Untrusted: the manifest is not signed by a trusted key, is a link out of the bundle, or is
+            too large.
     """
     folder = Path(bundle)
     path = folder / MANIFEST_NAME
@@ -79,7 +80,7 @@ def load_manifest(
 
 
 def now() -> str:
-    """Return the time in UTC as manifests write it, such as 2026-01-31T12:00:00Z."""
+    """Return the time in UTC in the format of manifests, such as 2026-01-31T12:00:00Z."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -89,15 +90,15 @@ def digest(content: bytes) -> str:
 
 
 def read_listed(bundle: str | os.PathLike[str], listed: Listed) -> bytes:
-    """Return the bytes of a listed file after a check of its size and SHA-256.
+    """Read a listed file and check its size and SHA-256.
 
-    Of an ONNX graph it is also checked that it is in the precision that the manifest says, and that
-    it names no other file (see `clinreadnet.runtime.bundle.graph`).
+    For an ONNX graph, also check its precision and that it refers to no other file (see
+    `clinreadnet.runtime.bundle.graph`).
 
     Raises:
         InputError: the file is missing.
-        Untrusted: it is not the file in the manifest, a link out of the bundle, or a graph that
-            needs another file or is in another precision.
+        Untrusted: the file differs from the manifest, is a link out of the bundle, or is a graph
+            that needs another file or has another precision.
     """
     path = Path(bundle) / listed.file
     try:

@@ -1,4 +1,4 @@
-"""A manifest as JSON: written, read as untrusted input, and described as a JSON Schema.
+"""Write manifests as JSON, read them as untrusted input, and generate their JSON Schema.
 
 `make schema` writes `manifest.schema.json`.
 """
@@ -38,13 +38,13 @@ class _FormatError(Exception):
 
 
 def manifest_json(manifest: Manifest) -> str:
-    """Return a manifest as JSON text; numbers that are not finite become null."""
+    """Return a manifest as JSON text. Numbers that are not finite become null."""
     content = msgspec.json.encode(manifest, enc_hook=_plain)
     return msgspec.json.format(content, indent=2).decode() + "\n"
 
 
 def _plain(value: Any) -> str | int | float:
-    """Return a number of NumPy, or a version of torch, as the plain type that it derives from."""
+    """Convert a NumPy number or a torch version to the plain type that it derives from."""
     for kind in (str, int, float):
         if isinstance(value, kind):
             return kind(value)
@@ -52,10 +52,10 @@ def _plain(value: Any) -> str | int | float:
 
 
 def parse_manifest(text: str, path: str | os.PathLike[str] = MANIFEST_NAME) -> Manifest:
-    """Return the manifest in ``text``; ``path`` is used only in errors.
+    """Parse a manifest. ``path`` is used only in error messages.
 
     Raises:
-        InputError: not JSON, a newer schema, or an invalid field.
+        InputError: the text is not JSON, has a newer schema or an invalid field.
     """
     try:
         raw = _parsed(text)
@@ -78,7 +78,7 @@ def parse_manifest(text: str, path: str | os.PathLike[str] = MANIFEST_NAME) -> M
 def manifest_schema() -> dict[str, Any]:
     """Return the format as a JSON Schema (draft 2020-12).
 
-    A manifest has every field of its types and no other.
+    A manifest contains exactly the fields of its types.
     """
     schema = msgspec.json.schema(Manifest)
     for node in schema["$defs"].values():
@@ -97,19 +97,19 @@ def _parsed(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise _FormatError(f"not JSON ({first_line(error)})") from None
     if not isinstance(raw, dict):
-        raise _FormatError("holds no JSON object")
+        raise _FormatError("is not a JSON object")
     if _is_deeper(raw, limits.NESTING):
         raise _FormatError(f"nested more than {limits.NESTING} deep")
     return raw
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object; a repeated key is an error, because readers differ on which counts."""
+    """Return a JSON object. A repeated key is an error, because readers treat it differently."""
     members = dict(pairs)
     if len(members) < len(pairs):
         counts = Counter(key for key, _ in pairs)
         twice = next(key for key in members if counts[key] > 1)
-        raise _FormatError(f"{twice!r} is there twice in an object")
+        raise _FormatError(f"{twice!r} occurs twice in an object")
     return members
 
 
@@ -127,7 +127,7 @@ def _is_deeper(value: Any, levels: int) -> bool:
 
 
 def _check_fields(raw: Any, complete: Any, where: str = "") -> None:
-    """Check that parsed JSON has the fields of the decoded manifest, and no others."""
+    """Check that parsed JSON has exactly the fields of the decoded manifest."""
     if isinstance(raw, dict):
         prefix = f"{where}." if where else ""
         for name in complete:
@@ -143,7 +143,7 @@ def _check_fields(raw: Any, complete: Any, where: str = "") -> None:
 
 
 def _check(manifest: Manifest) -> None:
-    """Check the constraints that the types do not express."""
+    """Check constraints that the types do not express."""
     if manifest.outputs != OUTPUT_INFOS:
         names = ", ".join(output.name for output in OUTPUT_INFOS)
         raise _FormatError(f"outputs differ from {names}")
@@ -179,23 +179,23 @@ def _check(manifest: Manifest) -> None:
                 raise _FormatError(f"{where}: a checkpoint runs in {known} alone")
         for j, record in enumerate(artifact.records):
             if record.ran_on is None or record.status == NOT_RUN:
-                raise _FormatError(f"{where}.records[{j}]: says not where it ran, or did not")
+                raise _FormatError(f"{where}.records[{j}]: must state where it ran")
         if artifact.graph is not None and artifact.graph not in graphs:
-            raise _FormatError(f"{where}.graph {artifact.graph!r} is no listed ONNX graph")
+            raise _FormatError(f"{where}.graph {artifact.graph!r} is not a listed ONNX graph")
         if artifact.plugins is not None:
             source = artifact if artifact.graph is None else graphs[artifact.graph]
             ptx = () if source.plugins is None or source.kind != "onnx" else source.plugins.ptx
             if not set(artifact.plugins.ptx) <= set(ptx):
                 raise _FormatError(f"{where}.plugins.ptx: not among those of its graph")
             if artifact.plugins.needed_at_run_time:
-                raise _FormatError(f"{where}.plugins.needed_at_run_time: true is none of false")
+                raise _FormatError(f"{where}.plugins.needed_at_run_time: must be false")
     failed = [a.file for a in manifest.artifacts if a.parity and a.parity.status == "failed"]
     if manifest.verified and failed:
         raise _FormatError(f"verified is true, but the parity of {failed[0]} failed")
 
 
 def _same_checkpoint(first: Listed, other: Listed) -> bool:
-    """Return whether two entries are one, or one checkpoint in two precisions."""
+    """Return whether two entries are equal, or list one checkpoint in two precisions."""
     return first is other or (
         isinstance(first, Artifact)
         and isinstance(other, Artifact)

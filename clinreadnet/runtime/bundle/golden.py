@@ -1,10 +1,10 @@
-"""A bundle's golden slices: inputs with the float64 reference's outputs.
+"""Read the golden slices of a bundle: inputs with the outputs of the float64 reference.
 
 `golden.npz` holds ``hu`` int16 [n, 512, 512], ``label`` float32 [n], and float64 outputs: ``score``
-[n], ``probs`` [n, 21], ``quality_map`` [n, 16, 16], ``novelty`` [n]. Where local truth is known it
-also holds ``quality`` float64 [n], ``tile_quality`` and ``tile_weight`` float32 [n, 16, 16].
-``kind`` (text [n], such as "metal") names the slices. A slice that nobody scored has NaN as label
-and quality, and no weight; files made before ``kind`` have none.
+[n], ``probs`` [n, 21], ``quality_map`` [n, 16, 16], ``novelty`` [n]. If tile labels are known it
+also contains ``quality`` float64 [n], ``tile_quality`` and ``tile_weight`` float32 [n, 16, 16].
+``kind`` (text [n], such as "metal") names the slices; older files do not have it. For a slice
+without labels, label and quality are NaN and the weight is 0.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TRUTH = {
     "tile_quality": (MAP_SIDE, MAP_SIDE),
     "tile_weight": (MAP_SIDE, MAP_SIDE),
 }
-"""Shapes of one slice; all three are there, or none."""
+"""Shapes per slice of the optional arrays; either all three exist or none."""
 _KIND = "kind"
 
 
@@ -37,16 +37,16 @@ def read_golden(
     *,
     first: int | None = None,
 ) -> dict[str, NDArray[Any]]:
-    """Return the arrays of `golden.npz` after checking the file.
+    """Read and check the arrays of `golden.npz`.
 
     Args:
         bundle: the bundle's folder.
-        golden: the manifest's entry.
+        golden: entry of the manifest.
         first: number of slices to unpack; default all.
 
     Returns:
-        ``hu``, ``label``, each output, and where it is known the local truth: ``quality``,
-        ``tile_quality``, ``tile_weight``; and ``kind``, where the file has it.
+        ``hu``, ``label``, each output and, if the file has them, ``quality``, ``tile_quality``,
+        ``tile_weight`` and ``kind``.
 
     Raises:
         InputError: the file is missing, differs from the manifest, or lacks an array.

@@ -1,9 +1,9 @@
-"""What an ONNX file holds, read from its bytes before a library loads it.
+"""Inspect the bytes of an ONNX file before a library loads it.
 
-ONNX may keep a tensor's numbers in another file, which nobody hashed and which ONNX Runtime and
-TensorRT would open by its path. `check_graph` refuses that, and compares the graph's precision with
-the manifest's. It parses protobuf's wire format itself: the runtime has no ``onnx`` package, and no
-numbers are copied.
+An ONNX file can store tensor values in another file, which is not hashed and which ONNX Runtime and
+TensorRT would open by its path. `check_graph` rejects such files and compares the precision of the
+graph with the manifest. It parses the protobuf wire format itself: the runtime does not depend on
+``onnx``, and no tensor values are copied.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _TYPES = {
     19: "FLOAT8",
     20: "FLOAT8",
 }
-"""Names of `onnx.TensorProto` by number, for the types that tell a precision."""
+"""Names in `onnx.TensorProto` by number, for the types that determine a precision."""
 
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5
 
-# Fields that hold messages, by message and number: (message, ...). Names are those of onnx.proto.
+# Fields that contain messages, by message and field number. Names are those of onnx.proto.
 _MESSAGES: dict[str, dict[int, str]] = {
     "Model": {7: "Graph", 20: "Training", 25: "Function"},
     "Training": {1: "Graph", 2: "Graph"},
@@ -45,7 +45,7 @@ _MESSAGES: dict[str, dict[int, str]] = {
 _OP_TYPE, _DATA_TYPE, _EXTERNAL_DATA, _DATA_LOCATION = 4, 2, 13, 14
 _QUANTIZERS = {"QuantizeLinear", "DequantizeLinear"}
 _DYNAMIC_QUANTIZER = "DynamicQuantizeLinear"
-_PATH_OPERATORS = {"EPContext"}  # a provider's compiled graph, which may lie in a file of its own
+_PATH_OPERATORS = {"EPContext"}  # a compiled graph of a provider, which can be in another file
 
 
 class _Malformed(Exception):
@@ -54,12 +54,12 @@ class _Malformed(Exception):
 
 @dataclass
 class GraphContent:
-    """What a graph holds.
+    """Content of a graph.
 
     Attributes:
-        operators: names of its operators, with their number.
-        tensor_bytes: bytes of its constant tensors, by type.
-        external: whether a tensor's numbers are in another file.
+        operators: number of nodes by operator.
+        tensor_bytes: size of the constant tensors in bytes, by type.
+        external: whether tensor values are in another file.
         fields: number of fields in all messages.
     """
 
@@ -70,7 +70,7 @@ class GraphContent:
 
     @property
     def precision(self) -> str:
-        """The precision of the table that the graph is in; without 8 bits that of most weights."""
+        """Precision of the graph. Without 8-bit products, it is that of most weights."""
         if _DYNAMIC_QUANTIZER in self.operators:
             return "int8-dynamic"
         if self.operators.keys() & _QUANTIZERS:
@@ -83,22 +83,22 @@ class GraphContent:
 
 
 def read_graph(model: bytes) -> GraphContent:
-    """Return what an ONNX model holds.
+    """Read the content of an ONNX model.
 
     Args:
         model: bytes of the ``.onnx`` file.
 
     Raises:
-        InputError: it is not one.
+        InputError: the bytes are not an ONNX model.
     """
-    found = GraphContent()
+    content = GraphContent()
     try:
-        graphs = _walk(memoryview(model), "Model", found, 0)
+        graphs = _walk(memoryview(model), "Model", content, 0)
         if not graphs:
             raise _Malformed
     except _Malformed:
         raise InputError("not an ONNX graph") from None
-    return found
+    return content
 
 
 def _types(precision: str) -> tuple[str, str | None, bool]:
@@ -112,55 +112,55 @@ def check_graph(model: bytes, file: str, precision: str | None = None) -> None:
     Args:
         model: bytes of the ``.onnx`` file.
         file: named in errors.
-        precision: what it is said to be; default not compared.
+        precision: expected precision; default any.
 
     Raises:
-        Untrusted: not an ONNX model, its weights or operators are in other files, or it is in
-            another precision.
+        Untrusted: the bytes are not an ONNX model, weights or operators are in other files, or the
+            precision differs.
     """
     try:
-        found = read_graph(model)
+        content = read_graph(model)
     except InputError as error:
         raise Untrusted(f"{file}: {error}; export it again") from None
-    if found.external:
+    if content.external:
         raise Untrusted(
             f"{file}: keeps weights in another file (external data), which is not hashed; save the "
             "model with all weights inside"
         )
-    if operator := found.operators.keys() & _PATH_OPERATORS:
+    if operator := content.operators.keys() & _PATH_OPERATORS:
         raise Untrusted(f"{file}: {min(operator)} may load another file; export it again")
-    if precision is not None and _types(found.precision) != _types(precision):
+    if precision is not None and _types(content.precision) != _types(precision):
         raise Untrusted(
-            f"{file}: the manifest says {precision}, the graph is {found.precision}; "
+            f"{file}: the manifest says {precision}, the graph is {content.precision}; "
             "export the bundle again"
         )
 
 
-def _walk(content: memoryview, message: str, found: GraphContent, depth: int) -> int:
-    """Read one message; return its number of fields that hold messages."""
+def _walk(content: memoryview, message: str, graph: GraphContent, depth: int) -> int:
+    """Read a message; return the number of its fields that contain messages."""
     if depth > GRAPH_NESTING:
         raise _Malformed
     inner = _MESSAGES[message]
     count = data_type = 0
     for number, kind, value in _fields(content):
-        found.fields += 1
-        if found.fields > GRAPH_FIELDS:
+        graph.fields += 1
+        if graph.fields > GRAPH_FIELDS:
             raise _Malformed
         if isinstance(value, memoryview):
             if number in inner:
-                _walk(value, inner[number], found, depth + 1)
+                _walk(value, inner[number], graph, depth + 1)
                 count += 1
             elif message == "Node" and number == _OP_TYPE:
-                found.operators[bytes(value).decode("utf-8", "replace")] += 1
+                graph.operators[bytes(value).decode("utf-8", "replace")] += 1
             elif message == "Tensor" and number == _EXTERNAL_DATA:
-                found.external = True
+                graph.external = True
         elif message == "Tensor" and kind == _VARINT:
             if number == _DATA_TYPE:
                 data_type = value
             elif number == _DATA_LOCATION and value != 0:
-                found.external = True
+                graph.external = True
     if message == "Tensor":
-        found.tensor_bytes[_TYPES.get(data_type, "other")] += len(content)
+        graph.tensor_bytes[_TYPES.get(data_type, "other")] += len(content)
     return count
 
 
@@ -180,7 +180,7 @@ def _fields(content: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
             if size > end - at:
                 raise _Malformed
             value, at = content[at : at + size], at + size
-        else:  # groups, which protobuf gave up
+        else:  # groups, which are deprecated in protobuf
             raise _Malformed
         if number == 0:
             raise _Malformed

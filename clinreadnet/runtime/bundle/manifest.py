@@ -1,10 +1,11 @@
-"""What a bundle's `manifest.json` says.
+"""Types of a bundle's `manifest.json`.
 
-A bundle is one folder: `manifest.json`, the artifacts it lists (ONNX graphs, TensorRT engines) and
-`golden.npz`. A manifest holds file names, not paths, so it cannot point outside its folder.
+A bundle is a folder with `manifest.json`, the listed artifacts (checkpoint, ONNX graphs, TensorRT
+engines) and `golden.npz`. A manifest contains file names, not paths, so it cannot refer to files
+outside the folder.
 
-The types below are the format: their constraints are checked when a manifest is read
-(`clinreadnet.runtime.bundle.format`), and `manifest.schema.json` is written from them.
+The types define the format: `clinreadnet.runtime.bundle.format` checks their constraints when it
+reads a manifest, and generates `manifest.schema.json` from them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from clinreadnet.runtime.bundle.types import FileName, FileSize, Sha256
 from clinreadnet.spec import FINE_GRADES, HU_MIN, HU_RANGE, MAP_SIDE, RESEARCH_USE
 
 SCHEMA_VERSION: Final = 1
-"""Version of the manifests that this package writes and reads."""
+"""Schema version that this package reads and writes."""
 
 GOLDEN_NAME = "golden.npz"
 CHECKPOINT_NAME = "clinreadnet.safetensors"
@@ -33,7 +34,7 @@ PrecisionName = Annotated[str, Meta(extra_json_schema={"enum": list(PRECISIONS)}
 
 @dataclass(frozen=True)
 class BatchRange:
-    """Batch sizes an artifact accepts (``min``...``max``) and is tuned for (``opt``)."""
+    """Batch sizes that an artifact accepts (``min``...``max``) and is optimised for (``opt``)."""
 
     min: Annotated[int, Meta(ge=1, le=limits.LEAST_BATCH)]
     opt: Annotated[int, Meta(ge=1)]
@@ -42,10 +43,10 @@ class BatchRange:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """The network that the artifacts were made from.
+    """The network of the artifacts.
 
-    A slice with more novelty than ``novelty_threshold`` is out of domain; None where the network
-    has no threshold.
+    A slice with a novelty above ``novelty_threshold`` is out of domain; None if the network has no
+    threshold.
     """
 
     preset: str
@@ -57,7 +58,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Encoding:
-    """The clip and scale inside the graph: ``clip((hu - hu_min) / hu_range, 0, 1)``."""
+    """Encoding inside the graph: ``clip((hu - hu_min) / hu_range, 0, 1)``."""
 
     hu_min: Annotated[float, Meta(ge=HU_MIN, le=HU_MIN)] = HU_MIN
     hu_range: Annotated[float, Meta(ge=HU_RANGE, le=HU_RANGE)] = HU_RANGE
@@ -65,7 +66,7 @@ class Encoding:
 
 @dataclass(frozen=True)
 class InputInfo:
-    """The one graph input: ``hu`` [batch, 1, 512, 512], Hounsfield units."""
+    """Graph input: ``hu`` [batch, 1, 512, 512] Hounsfield units."""
 
     batch: BatchRange
     name: Literal["hu"] = "hu"
@@ -76,7 +77,7 @@ class InputInfo:
 
 @dataclass(frozen=True)
 class OutputInfo:
-    """One graph output; ``shape`` holds integers and the word ``batch``."""
+    """A graph output. ``shape`` contains integers and the word ``batch``."""
 
     name: str
     shape: tuple[str | int, ...]
@@ -93,7 +94,7 @@ OUTPUT_INFOS = (
 
 @dataclass(frozen=True)
 class BuiltOn:
-    """The machine that built an artifact; ``gpu`` and ``driver`` are null if it had none."""
+    """Machine that built an artifact. ``gpu`` and ``driver`` are null without a GPU."""
 
     platform: str
     gpu: str | None = None
@@ -102,15 +103,15 @@ class BuiltOn:
 
 @dataclass(frozen=True)
 class RanOn:
-    """Where and when an artifact ran; ``gpu``, ``target`` and ``driver`` are null on a CPU.
+    """Machine and time of a run. ``gpu``, ``target`` and ``driver`` are null on a CPU.
 
     Attributes:
-        backend: of the runtime, such as "onnxruntime-cpu".
+        backend: backend of the runtime, such as "onnxruntime-cpu".
         date: UTC, ISO 8601.
-        platform: operating system and processor's kind.
-        processor: its name.
+        platform: operating system and processor architecture.
+        processor: name of the processor.
         gpu: name of the GPU.
-        target: its architecture, such as "sm89".
+        target: architecture of the GPU, such as "sm89".
         driver: version of the NVIDIA driver.
         libraries: versions by package.
     """
@@ -126,7 +127,7 @@ class RanOn:
 
     @property
     def hardware(self) -> str:
-        """Name of what computed: the GPU, or the processor."""
+        """Name of the GPU, or of the processor for a run on the CPU."""
         return self.gpu or self.processor
 
 
@@ -136,25 +137,25 @@ NOT_RUN: Final = "not run here"
 
 @dataclass(frozen=True)
 class Parity:
-    """Comparison of an artifact with the float64 reference: the record of one verification.
+    """Record of a verification: the comparison of an artifact with the float64 reference.
 
     A value that is not finite is written as null.
 
     Attributes:
-        status: the result of all checks.
-        reason: the checks that failed, or why it was not run.
-        budget: largest relative error that is accepted.
-        relative_error: by output, over all slices.
-        metric_difference: by metric of the scores: PLCC, SROCC, KROCC.
-        map_difference: "correlation" and "rmse_ratio" of the quality maps with local truth; empty
-            where there is no truth.
-        worst_score_difference: of one slice, in grades.
-        worst_tile_difference: of one tile of a quality map, in grades.
-        worst_novelty_difference: of one slice, relative.
-        in_domain_flips: slices that only one of the artifact and the reference finds in domain;
-            None where nothing is judged.
-        details: the rest, such as budgets, intervals and sample sizes.
-        ran_on: where and when it ran; None where it did not run.
+        status: overall result of the checks.
+        reason: failed checks, or why the artifact was not run.
+        budget: largest accepted relative error.
+        relative_error: relative error over all slices, by output.
+        metric_difference: difference of PLCC, SROCC and KROCC of the scores, by name.
+        map_difference: difference of "correlation" and "rmse_ratio" of quality maps with tile
+            labels; empty without tile labels.
+        worst_score_difference: largest difference of the score of a slice, in grades.
+        worst_tile_difference: largest difference of a tile of a quality map, in grades.
+        worst_novelty_difference: largest relative difference of the novelty of a slice.
+        in_domain_flips: number of slices that are in domain for only one of artifact and reference;
+            None without a novelty threshold.
+        details: further values such as budgets, intervals and sample sizes.
+        ran_on: machine and time of the run; None if the artifact was not run.
     """
 
     status: Literal["passed", "failed", "not run here"]
@@ -179,7 +180,7 @@ Record = Annotated[
         }
     ),
 ]
-"""A verification that says where it ran."""
+"""A record of a verification that includes the machine."""
 
 _ENGINES_ALONE: dict[str, Any] = {
     "if": {"properties": {"kind": {"const": "tensorrt-engine"}}},
@@ -188,12 +189,12 @@ _ENGINES_ALONE: dict[str, Any] = {
         "properties": {name: {"type": "null"} for name in ("flavour", "target", "graph", "layers")}
     },
 }
-"""What an engine says, and other artifacts do not, as a JSON Schema."""
+"""JSON Schema of the fields that only engines have."""
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """The file beside an engine that lists the types of its layers."""
+    """File beside an engine that lists the types of its layers."""
 
     file: FileName
     sha256: Sha256
@@ -202,19 +203,18 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class Artifact:
-    """One graph, engine or checkpoint file of the bundle.
+    """A graph, engine or checkpoint file of the bundle.
 
-    A checkpoint is listed once for each precision that the CPU engine runs it in. ``precision`` is
-    a name of the table in `clinreadnet.precision`. An engine also names the ``graph`` it was built
-    from (its weights, where ``weights_stripped``) and its ``layers`` report. ``fp32_islands`` are
-    the nodes that `--fp32-islands auto` kept in float32; empty where the network's own float32
-    islands stand alone. A ``version_compatible`` engine runs on newer releases of its major version
-    and on the lean runtime, a ``hardware_compatible`` one on any GPU since Ampere. ``plugins`` are
-    the nodes that TensorRT runs with this package's kernels; null where all layers are TensorRT's
-    own.
+    A checkpoint is listed once for each precision of the CPU engine. ``precision`` is a name of
+    `clinreadnet.precision`. An engine also lists its source ``graph`` (which contains its weights
+    if ``weights_stripped``) and its ``layers`` report. ``fp32_islands`` are the nodes that
+    `--fp32-islands auto` kept in float32; empty if only the network's own islands are float32. A
+    ``version_compatible`` engine runs on newer releases of its major version and on the lean
+    runtime, a ``hardware_compatible`` engine on any GPU since Ampere. ``plugins`` are the nodes
+    that TensorRT runs with this package's kernels; null without plugins.
 
-    ``parity`` is what `export` found on the machine that exported; ``records`` are what the same
-    machine found with further backends, and other machines with `clinreadnet verify --record`.
+    ``parity`` is the verification on the exporting machine; ``records`` are verifications with
+    further backends, and on other machines by `clinreadnet verify --record`.
     """
 
     file: FileName
@@ -239,19 +239,19 @@ class Artifact:
 
     @property
     def title(self) -> str:
-        """Its file, and of a checkpoint its precision too: no other entry has both."""
+        """Unique title: the file name, for a checkpoint followed by the precision."""
         return f"{self.file} {self.precision}" if self.kind == "checkpoint" else self.file
 
     @property
     def runs(self) -> tuple[Parity, ...]:
-        """Every record of a run, ``parity`` among them."""
-        found = (*self.records, *([] if self.parity is None else [self.parity]))
-        return tuple(one for one in found if one.ran_on is not None)
+        """All verifications that ran, including ``parity``."""
+        records = (*self.records, *([] if self.parity is None else [self.parity]))
+        return tuple(parity for parity in records if parity.ran_on is not None)
 
 
 @dataclass(frozen=True)
 class Golden:
-    """The file of reference inputs and outputs."""
+    """File of reference inputs and outputs."""
 
     file: FileName
     sha256: Sha256
@@ -261,7 +261,7 @@ class Golden:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything `manifest.json` says."""
+    """Content of `manifest.json`."""
 
     clinreadnet_version: str
     created: str
@@ -278,16 +278,18 @@ class Manifest:
 
     @property
     def unjudged(self) -> str | None:
-        """Why no slice is judged to be in domain or not; None where slices are judged."""
+        """Why slices cannot be classified as in domain; None if they can."""
         if self.model.novelty_threshold is None:
-            return "its network has no novelty threshold: no slice is judged to be in domain"
+            return (
+                "its network has no novelty threshold, so slices cannot be classified as in domain"
+            )
         return None
 
     def artifact(self, file: str) -> Artifact:
-        """Return the artifact with the name ``file``.
+        """Return the artifact with the file name ``file``.
 
         Raises:
-            InputError: the bundle lists no such file.
+            InputError: the bundle does not list the file.
         """
         for artifact in self.artifacts:
             if artifact.file == file:
@@ -297,7 +299,7 @@ class Manifest:
 
 
 Listed = Artifact | Golden | LayerReport | PtxFile
-"""An entry of a manifest that names a file."""
+"""An entry of a manifest with a file name."""
 
 
 def listed_files(manifest: Manifest) -> Iterator[Listed]:

@@ -1,4 +1,4 @@
-"""What a manifest says about the plugins of a graph, and of the engine that was built from it."""
+"""Types of a manifest for the plugins of a graph and of its engines."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from msgspec import Meta
 from clinreadnet.runtime.bundle.types import FileName, FileSize, Sha256
 
 DRIVER_OF_ISA = {"8.0": 525, "8.6": 565, "8.7": 570}
-"""First branch of the NVIDIA driver that knows a version of the PTX ISA (those of CUDA 12.0, 12.7
-and 12.8)."""
+"""Oldest branch of the NVIDIA driver for a version of the PTX ISA (CUDA 12.0, 12.7 and 12.8)."""
 
 
 @dataclass(frozen=True)
 class PtxFile:
-    """The PTX of one kernel, as TensorRT got it. No engine needs the file to run."""
+    """PTX file of a kernel, as passed to TensorRT. Engines do not need the file at run time."""
 
     file: FileName
     sha256: Sha256
@@ -28,13 +27,13 @@ class PtxFile:
 
 @dataclass(frozen=True)
 class PluginNodes:
-    """The nodes of a graph that are the same plugin.
+    """Nodes of a graph that are the same plugin.
 
     Attributes:
         name: operator of the nodes, in the domain ``clinreadnet``.
-        op: whose kernel it is.
-        kernel: name in `PtxFile`.
-        layers: of the network.
+        op: op of the kernel.
+        kernel: name of the kernel in `PtxFile`.
+        layers: layers of the network.
     """
 
     name: str
@@ -45,15 +44,15 @@ class PluginNodes:
 
 @dataclass(frozen=True)
 class Plugins:
-    """The plugins of a graph or an engine.
+    """Plugins of a graph or an engine.
 
     Attributes:
-        triton: version that compiled the kernels.
-        nodes: which nodes are plugins.
-        native: why a kernel of a requested op is no plugin, by its name.
-        ptx: the kernels, for each target; those of an engine are among its graph's.
-        needed_at_run_time: false: an engine holds the code of its kernels. It needs no plugin
-            library, no Python and no Triton.
+        triton: version of Triton that compiled the kernels.
+        nodes: nodes that are plugins.
+        native: reason why a kernel of a requested op is not a plugin, by name.
+        ptx: kernels for each target. Those of an engine are a subset of those of its graph.
+        needed_at_run_time: always false: an engine contains the code of its kernels. It needs no
+            plugin library, no Python and no Triton.
     """
 
     triton: str
@@ -64,11 +63,11 @@ class Plugins:
 
 
 def driver_obstacle(isa: str, driver: str | None) -> str | None:
-    """Why a driver does not take PTX of a version of the ISA, or None.
+    """Return why a driver does not support a version of the PTX ISA, or None.
 
     Args:
-        isa: such as "8.7".
-        driver: version of the NVIDIA driver, such as "580.65.06"; None where it is not known.
+        isa: version of the ISA, such as "8.7".
+        driver: version of the NVIDIA driver, such as "580.65.06"; None if unknown.
     """
     needed = DRIVER_OF_ISA.get(isa)
     branch = (driver or "").split(".")[0]

@@ -32,11 +32,11 @@ def sign_bundle(bundle: str | os.PathLike[str], key: KeyFile) -> Path:
         key: Ed25519 private key, an unencrypted PKCS #8 PEM file.
 
     Returns:
-        The path of `manifest.sig`, which is written atomically.
+        Path of `manifest.sig`, which is written atomically.
 
     Raises:
-        InputError: the bundle is missing or broken, or the key cannot be used.
-        Untrusted: a file is not the one in the manifest.
+        InputError: the bundle is missing or damaged, or the key cannot be used.
+        Untrusted: a file differs from the manifest.
     """
     folder = Path(bundle)
     load_manifest(folder)  # for its error messages
@@ -51,9 +51,9 @@ def sign_bundle(bundle: str | os.PathLike[str], key: KeyFile) -> Path:
 
 
 def check_renewal(bundle: str | os.PathLike[str], key: KeyFile) -> None:
-    """Check that a key can be used and, where a bundle is signed, that the signature is its own.
+    """Check that a key can be used and that an existing signature was made with it.
 
-    A manifest that somebody else changed would otherwise get a valid signature.
+    Otherwise a manifest that someone else changed would be signed.
 
     Args:
         bundle: the folder.

@@ -1,8 +1,8 @@
-"""The checks before a bundle is parsed: plain files, limited sizes, signature.
+"""Check files, sizes and signature of a bundle before it is parsed.
 
-`manifest.sig` holds the 64 bytes of an Ed25519 signature over the bytes of `manifest.json`, and
-nothing else: `openssl pkeyutl -verify -rawin` reads it too. The manifest holds the SHA-256 of every
-other file, so the signature covers the whole bundle.
+`manifest.sig` contains only the 64 bytes of an Ed25519 signature of `manifest.json`, which `openssl
+pkeyutl -verify -rawin` can check. The manifest contains the SHA-256 of every other file, so the
+signature covers the whole bundle.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ _PUBLIC_KEY = re.compile(rb"-----BEGIN PUBLIC KEY-----[^-]*-----END PUBLIC KEY--
 def read_inside(
     folder: Path, name: str, *, size: int | None = None, limit: int = limits.BUNDLE_FILE
 ) -> bytes:
-    """Read a plain file inside a bundle's folder once.
+    """Read a regular file in a bundle's folder once.
 
     Args:
         folder: the bundle.
-        name: a plain file name.
+        name: file name without a path.
         size: required size in bytes, checked before the file is read.
         limit: largest accepted size in bytes.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        Untrusted: a link that leaves the folder, not a plain file, or the wrong size.
-        InputError: it cannot be read.
+        FileNotFoundError: the file does not exist.
+        Untrusted: the file is a link out of the folder, not a regular file, or has another size.
+        InputError: the file cannot be read.
     """
     path = folder / name
     try:
@@ -54,18 +54,18 @@ def read_inside(
             raise Untrusted(f"{path}: a link that leaves the bundle; copy the file itself there")
         if not stat.S_ISREG(os.lstat(real).st_mode):
             raise Untrusted(f"{path}: not a plain file; copy the whole bundle again")
-        # If the path is changed from here on, a link is refused and a pipe does not block.
+        # If the path is replaced after this check, a link is an error and a pipe does not block.
         flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         with open(os.open(real, flags | getattr(os, "O_BINARY", 0)), "rb") as file:
-            found = os.fstat(file.fileno()).st_size
-            if size is not None and found != size:
+            length = os.fstat(file.fileno()).st_size
+            if size is not None and length != size:
                 raise Untrusted(
-                    f"{path}: {found} bytes, the manifest says {size}; "
+                    f"{path}: {length} bytes, the manifest says {size}; "
                     "copy the bundle again or export it again"
                 )
-            if found > limit:
-                raise Untrusted(f"{path}: {found} bytes, at most {limit} are read; export again")
-            return file.read(found)
+            if length > limit:
+                raise Untrusted(f"{path}: {length} bytes, at most {limit} are read; export again")
+            return file.read(length)
     except FileNotFoundError:
         raise
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
@@ -74,16 +74,17 @@ def read_inside(
 
 
 def read_manifest(folder: Path, trusted_keys: Sequence[KeyFile] | None = None) -> bytes:
-    """Return the bytes of a bundle's manifest, unparsed.
+    """Return the unparsed bytes of a bundle's manifest.
 
     Args:
         folder: the bundle.
-        trusted_keys: public keys, PEM files. If given, one of them must have signed the
-            manifest.
+        trusted_keys: PEM files of public keys. If given, the manifest must be signed by one of
+            them.
 
     Raises:
-        FileNotFoundError: there is no manifest.
-        Untrusted: unsigned, signed by another key, altered, or larger than ``limits.MANIFEST``.
+        FileNotFoundError: the manifest does not exist.
+        Untrusted: the manifest is unsigned, signed by another key, altered, or larger than
+            ``limits.MANIFEST``.
         InputError: a key cannot be used, or `cryptography` is not installed.
     """
     keys = None if trusted_keys is None else _public_keys(trusted_keys)
@@ -94,15 +95,15 @@ def read_manifest(folder: Path, trusted_keys: Sequence[KeyFile] | None = None) -
 
 
 def check_signature(folder: Path, content: bytes, keys: list[Ed25519PublicKey]) -> None:
-    """Check that one of the keys signed a bundle's manifest.
+    """Check the signature of a bundle's manifest.
 
     Args:
         folder: the bundle.
-        content: bytes of its manifest.
-        keys: public keys.
+        content: bytes of the manifest.
+        keys: accepted public keys.
 
     Raises:
-        Untrusted: unsigned, signed by another key, or altered.
+        Untrusted: the manifest is unsigned, signed by another key, or altered.
     """
     from cryptography.exceptions import InvalidSignature
 
@@ -140,10 +141,10 @@ def _public_keys(files: Sequence[KeyFile]) -> list[Ed25519PublicKey]:
     keys = []
     for file in files:
         pem = read_key(file)
-        for block in _PUBLIC_KEY.findall(pem) or [pem]:  # every key of a file counts
+        for block in _PUBLIC_KEY.findall(pem) or [pem]:  # a file can contain several keys
             try:
                 key = load.load_pem_public_key(block)
-            except Exception as error:  # ValueError and the package's own
+            except Exception as error:  # ValueError and exceptions of the package
                 raise InputError(
                     f"{file}: not a public key in PEM form ({first_line(error)}); make it with "
                     "`openssl pkey -in KEY -pubout`"
@@ -155,10 +156,10 @@ def _public_keys(files: Sequence[KeyFile]) -> list[Ed25519PublicKey]:
 
 
 def import_serialization() -> Any:
-    """Return cryptography's module that reads keys; imported only if a key is given.
+    """Import the module of cryptography that reads keys, which is needed only with a key.
 
     Raises:
-        InputError: the package is not installed.
+        InputError: cryptography is not installed.
     """
     try:
         from cryptography.hazmat.primitives import serialization
@@ -173,6 +174,6 @@ def read_key(file: KeyFile) -> bytes:
     """Return the bytes of a key file.
 
     Raises:
-        InputError: it cannot be read, is not a regular file, or larger than ``limits.KEYS``.
+        InputError: the file cannot be read, is not regular, or is larger than ``limits.KEYS``.
     """
     return read_regular(file, limits.KEYS)

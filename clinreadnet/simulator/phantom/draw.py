@@ -1,12 +1,12 @@
 """Abdomen-like phantoms: one axial slice in Hounsfield units, drawn from a seed.
 
-Organs are painted back to front in millimetres on a warped grid, each from its own random stream,
-so that the slices of one patient (same seed, growing ``level``) change slowly and nothing one organ
-draws moves another. The image is oriented as a radiologist expects: supine, anterior at the top,
-the patient's right on the left.
+Organs are painted back to front in millimetres on a warped grid, each from its own random stream.
+Slices of a patient (same seed, increasing ``level``) therefore change slowly, and organs do not
+affect each other. The orientation is that of radiology: supine, anterior at the top, the patient's
+right on the left.
 
-The aim is the *statistics* a quality score looks at (edges of many contrasts, textured organs,
-vessels, gas, bone, fat strands), not anatomy one could diagnose from.
+The aim is realistic *statistics* for a quality score (edges of many contrasts, textured organs,
+vessels, gas, bone, fat strands), not diagnostic anatomy.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Phantom(CleanSlice):
 
     Attributes:
         phase: contrast phase: native, arterial, portal or delayed.
-        level: place along the patient, 0 liver dome ... 1 lower abdomen; beyond them chest and
-            pelvis.
+        level: position along the patient, 0 liver dome ... 1 lower abdomen; chest and pelvis
+            beyond.
     """
 
     phase: str
@@ -64,12 +64,12 @@ def draw_phantom(seed: int, anatomy: int, level: float | None = None) -> Phantom
 
     Args:
         seed: seed of the whole simulation, not negative.
-        anatomy: number of the patient; every patient has streams of its own.
-        level: place along the patient, -0.25 heart, 0 liver dome, 1 lower
-            abdomen, 1.45 pelvis; drawn where not given.
+        anatomy: number of the patient. Each patient has its own random streams.
+        level: position along the patient: -0.25 heart, 0 liver dome, 1 lower abdomen, 1.45 pelvis;
+            default random.
 
     Returns:
-        The slice; the same arguments give the same bytes.
+        The slice. It depends only on the arguments.
     """
     if level is None:
         key = np.random.SeedSequence(seed, spawn_key=(anatomy, STREAMS["level"]))
@@ -96,7 +96,7 @@ def draw_phantom(seed: int, anatomy: int, level: float | None = None) -> Phantom
     draw_great_vessels(p, cavity)
     draw_arms(p, body)
     draw_table(p, body)
-    # The scanner's own blur: focal spot, detector cell and slice thickness.
+    # Blur of the scanner: focal spot, detector cell and slice thickness.
     hu = ndi.gaussian_filter(p.hu, math.hypot(0.55, p.thickness_mm) / p.pixel_mm)
     hu = np.asarray(hu, np.float32)
     hu[outside_circle()] = AIR
@@ -104,7 +104,7 @@ def draw_phantom(seed: int, anatomy: int, level: float | None = None) -> Phantom
 
 
 def _draw_level(rng: np.random.Generator) -> float:
-    """Draw a place: mostly abdomen, now and then the lung bases or the pelvis."""
+    """Draw a position: mostly abdomen, sometimes the lung bases or the pelvis."""
     kind = rng.random()
     if kind < 0.10:
         return float(rng.uniform(-0.22, 0.02))

@@ -1,4 +1,4 @@
-"""What lies inside the abdominal wall: gut, organs, vessels and the bases of the lungs."""
+"""Contents of the abdominal cavity: gut, organs, vessels and the bases of the lungs."""
 
 from __future__ import annotations
 

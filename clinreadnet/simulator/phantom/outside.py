@@ -1,4 +1,4 @@
-"""What lies outside the body: arms and the table. No score may depend on it."""
+"""Objects outside the body: arms and the table. Scores must not depend on them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from clinreadnet.simulator.phantom.painter import Painter, random_lobes
 from clinreadnet.spec import SIZE
 
 _ARMS_SHARE = 0.25
-"""Share of the patients who cannot hold their arms up."""
+"""Share of patients who cannot raise their arms."""
 
 
 def draw_arms(p: Painter, body: Mask) -> None:
-    """Upper arms or forearms beside the body, touching it or not; often cut by the field."""
+    """Upper arms or forearms beside the body, often cut by the field of view."""
     rng = p.rng("arms")
     if rng.random() > _ARMS_SHARE:
         return
@@ -40,7 +40,7 @@ def draw_arms(p: Painter, body: Mask) -> None:
 
 
 def draw_table(p: Painter, body: Mask) -> None:
-    """One of several makers' table tops, its mattress, and what lies on the patient."""
+    """A table top, its mattress, and objects on the patient."""
     rng = p.rng("table")
     rows = np.nonzero(body.any(axis=1))[0]
     base = (float(rows.max()) - SIZE // 2) * p.pixel_mm + float(rng.uniform(6, 22))

@@ -1,4 +1,4 @@
-"""The canvas that organs are painted on, and the shapes they share."""
+"""The canvas for organs, and shared shapes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from clinreadnet.simulator.clean import AIR, Float32
 from clinreadnet.spec import SIZE
 
-# Points [n, 2] along a path (x, y), closer together than the radii [n], all in millimetres.
+# Points [n, 2] (x, y) along a path, with spacings below the radii [n], all in millimetres.
 Vessel = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 PATIENT_LENGTH_MM = 360.0
 """Length of the patient between level 0 and level 1."""
 
-# Fields of a smaller scale are texture, which thick slices average away.
+# Fields of a smaller scale are texture, which thick slices average out.
 _FINE_MM = 4.0
 
 # Enhancement in HU by contrast phase: arteries, portal vein and liver veins, liver, spleen,
@@ -33,8 +33,8 @@ PHASES: dict[str, tuple[float, ...]] = {
 
 PHASE_SHARES = (0.12, 0.16, 0.57, 0.15)
 
-# One number per organ: the last element of its random stream's spawn key. Never renumber these;
-# that would change every image of every seed.
+# Number of each organ: the last element of the spawn key of its random stream. Do not renumber:
+# that would change every image.
 STREAMS = {
     name: number
     for number, name in enumerate(
@@ -49,7 +49,7 @@ STREAMS = {
 
 
 def extent_at(level: float, start: float, stop: float, edge: float = 0.12) -> float:
-    """Extent (0...1) along the patient of an organ reaching from ``start`` to ``stop``."""
+    """Return the extent (0...1) at ``level`` of an organ from ``start`` to ``stop``."""
     rise = np.clip((level - start) / edge, 0.0, 1.0)
     fall = np.clip((stop - level) / edge, 0.0, 1.0)
     return float(np.sqrt(rise * (2 - rise) * fall * (2 - fall)))
@@ -71,7 +71,7 @@ class Painter:
         self.fat_mm = 5 + 26 * obesity
         self.visceral = obesity
         self.fine = float(rng.uniform(0.1, 1.1))
-        """Share of the fine texture that the slice thickness leaves."""
+        """Share of the fine texture that remains after averaging over the slice thickness."""
         self.thickness_mm = float(rng.uniform(0.0, 0.7))
         """Further blur of the anatomy across thick slices, as a standard deviation."""
         self.pixel_mm, self.shift = self._field_of_view()
@@ -88,19 +88,20 @@ class Painter:
         x = half[None, :] - np.float32(self.shift[0]) + np.zeros((SIZE, 1), np.float32)
         y = half[:, None] - np.float32(self.shift[1]) + np.zeros((1, SIZE), np.float32)
         warp = self.rng("warp")
-        # Two scales of smooth displacement: no outline stays an ellipse.
+        # Smooth displacement at two scales, so that outlines are not ellipses.
         self.x = x + self.field(warp, 32.0, 2.2) + self.field(warp, 9.0, 0.8)
         self.y = y + self.field(warp, 32.0, 2.2) + self.field(warp, 9.0, 0.8)
         self.hu = np.full((SIZE, SIZE), AIR, np.float32)
-        # What fills the gut: one texture for all loops, which lie beside each other.
+        # Contents of the gut: one texture for all loops, which are adjacent.
         texture = self.rng("texture")
         self.grain = self.field(texture, 1.2, 5.0)
         self.mottle = self.field(texture, 1.6, 1.0)
 
     def _field_of_view(self) -> tuple[float, NDArray[np.float64]]:
-        """Return the pixel size and where the patient lies, in millimetres."""
+        """Return the pixel size and the position of the patient, in millimetres."""
         rng = self.rng("field")
-        # Mostly fitted to the patient; one of three as wide as for attenuation maps, or cut short.
+        # Mostly fitted to the patient; a third is as wide as for attenuation maps, or cuts the
+        # body.
         width = 2 * self.half_width * float(rng.uniform(1.04, 1.2))
         kind = rng.random()
         if kind < 0.35:
@@ -121,8 +122,8 @@ class Painter:
     def field(self, rng: np.random.Generator, scale_mm: float, amplitude: float) -> Float32:
         """Return a smooth random field ``[512, 512]`` of standard deviation ``amplitude``.
 
-        Two independent fields are blended along the patient, so that texture changes slowly from
-        slice to slice.
+        Two independent fields are blended along the patient, so that texture changes slowly between
+        slices.
         """
         if scale_mm < _FINE_MM:
             amplitude *= self.fine
@@ -152,16 +153,16 @@ class Painter:
 
         Args:
             centre: x and y in millimetres.
-            axes: half-axes in millimetres; nothing is drawn where one is below a third of one.
+            axes: half-axes in millimetres. Nothing is drawn if one is below 1/3 mm.
             turn: rotation in radians.
-            power: 2 an ellipse, larger ones squarer.
+            power: 2 for an ellipse, larger for a squarer shape.
             lobes: (amplitude, phase) of the outline's 2nd, 3rd, ... angular harmonic.
-            edge_mm: width of the edge; a pixel where not given.
+            edge_mm: width of the edge; default a pixel.
         """
         if min(axes) < 0.33:
             return np.zeros((SIZE, SIZE), np.float32)
         out = np.zeros((SIZE, SIZE), np.float32)
-        # Only the box that the shape can touch: the warp moves it by a few millimetres.
+        # Only the bounding box of the shape; the warp moves it by a few millimetres.
         reach = (max(axes) * (1.5 + sum(abs(a) for a, _ in lobes)) + 14) / self.pixel_mm
         j0, i0 = (
             int(c + s) for c, s in zip(
@@ -193,7 +194,7 @@ class Painter:
         return out
 
     def paint(self, cover: Float32, value: float | Float32) -> None:
-        """Lay ``value`` HU over the slice where ``cover`` (0...1) says."""
+        """Blend ``value`` HU over the slice with coverage ``cover`` (0...1)."""
         self.hu += cover * (value - self.hu)
 
     def tube(self, vessel: Vessel, out: Float32) -> None:
@@ -210,7 +211,7 @@ class Painter:
             columns = np.arange(c0, c1)[None, :] - j
             disc = np.clip(r - np.sqrt(rows * rows + columns * columns) + 0.5, 0, 1)
             box = out[r0:r1, c0:c1]
-            # A vessel thinner than a pixel fills only a part of it.
+            # A vessel thinner than a pixel covers only a part of it.
             np.maximum(box, disc * min(1.0, 2 * r), out=box)
 
 
@@ -252,7 +253,7 @@ def branches(
 
 @dataclass(frozen=True)
 class Cavity:
-    """The room inside the abdominal wall."""
+    """The cavity inside the abdominal wall."""
 
     cover: Float32
     inset: Float32
@@ -262,6 +263,6 @@ class Cavity:
     spine_y: float
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        """Millimetres of a place given in halves of the cavity (-1...1, y down)."""
+        """Convert relative coordinates in the cavity (-1...1, y down) to millimetres."""
         middle = (self.top + self.bottom) / 2
         return x * self.half_width, middle + y * (self.bottom - self.top) / 2

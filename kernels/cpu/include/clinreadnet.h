@@ -1,9 +1,10 @@
-/* ClinReadNet on a processor: quality scores of CT slices from a checkpoint, without other libraries.
+/* ClinReadNet on the CPU: quality scores of CT slices from a checkpoint, without other libraries.
  *
  * Research use only: not a medical device.
  *
- * Every function but crn_close returns CRN_OK or says in `error` (one line, always ended by a zero)
- * what is wrong. No C++ exception leaves the library. All functions may be called from any thread.
+ * Every function except crn_close returns CRN_OK, or another status and a message in `error` (one
+ * line, null-terminated). No C++ exception leaves the library. All functions may be called from any
+ * thread.
  */
 #ifndef CLINREADNET_H
 #define CLINREADNET_H
@@ -21,7 +22,7 @@ extern "C" {
 #define CRN_API __attribute__((visibility("default")))
 #endif
 
-/* Changes whenever a program that was compiled against an older header would break. */
+/* Increased by each change that breaks programs compiled against an older header. */
 #define CRN_ABI_VERSION 1
 
 #define CRN_SIZE 512     /* rows and columns of a slice */
@@ -41,10 +42,11 @@ typedef enum {
 
 typedef enum { CRN_FP32 = 0, CRN_INT8 = 1 } crn_precision;
 
-/* A loaded checkpoint. A number, so that a closed one is recognised; 0 is never one. */
+/* Handle of a loaded checkpoint. It is a number, so that a closed handle is recognised; 0 is never a
+ * valid handle. */
 typedef uint64_t crn_engine;
 
-/* Fill with crn_defaults, then change. */
+/* Initialise with crn_defaults, then change. */
 typedef struct {
   uint32_t size;              /* sizeof(crn_options) of the caller */
   uint32_t precision;         /* crn_precision; default CRN_FP32 */
@@ -53,7 +55,7 @@ typedef struct {
   const char* instructions;   /* "avx512", "avx2", "neon", "plain"; NULL: the best of this processor */
 } crn_options;
 
-/* What a checkpoint says of itself. */
+/* Properties of a checkpoint. */
 typedef struct {
   uint32_t size;              /* sizeof(crn_info) of the caller */
   char preset[32];
@@ -63,7 +65,7 @@ typedef struct {
   int32_t threads;
 } crn_info;
 
-/* Version of the ABI that this library has: compare with CRN_ABI_VERSION before anything else. */
+/* ABI version of this library: compare it with CRN_ABI_VERSION before any other call. */
 CRN_API uint32_t crn_abi_version(void);
 
 /* Version of the release, such as "0.1.0". */
@@ -83,15 +85,15 @@ CRN_API void crn_defaults(crn_options* options);
  * checkpoint: the bytes of a .safetensors file that `clinreadnet train` wrote, or the shipped one.
  * options: NULL for the defaults.
  * engine: receives the handle, 0 on failure.
- * error: receives what is wrong; may be NULL.
+ * error: receives the message of a failure; may be NULL.
  */
 CRN_API crn_status crn_open(const void* checkpoint, size_t size, const crn_options* options,
                             crn_engine* engine, char* error, size_t error_size);
 
 CRN_API crn_status crn_describe(crn_engine engine, crn_info* info, char* error, size_t error_size);
 
-/* Score slices. Several threads may call this with one engine at the same time; a slice's result has
- * the same bits for any number of threads, callers and slices.
+/* Score slices. Several threads may call this with the same engine at the same time. The result of a
+ * slice is bit-identical for any number of threads, callers and slices.
  *
  * hu: [n][512][512] Hounsfield units, no NaN.
  * score: [n], 0 bad ... 4 excellent.
@@ -103,7 +105,7 @@ CRN_API crn_status crn_score(crn_engine engine, const float* hu, size_t n, float
                              float* probs, float* quality_map, float* novelty, char* error,
                              size_t error_size);
 
-/* Free an engine. Calls that run end first. Closing twice does nothing. */
+/* Free an engine after its running calls have ended. Closing twice does nothing. */
 CRN_API void crn_close(crn_engine engine);
 
 #ifdef __cplusplus

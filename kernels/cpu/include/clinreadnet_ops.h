@@ -1,4 +1,4 @@
-/* Runs one op of the network by itself: for tests and benchmarks. Not part of the stable interface. */
+/* Run a single op of the network, for tests and benchmarks. Not part of the stable interface. */
 #ifndef CLINREADNET_OPS_H
 #define CLINREADNET_OPS_H
 

@@ -2,13 +2,13 @@
 
 out = x + projection(window_attention(qkv(LayerNorm(x))))
 
-A program owns one (shifted) window: it reads the window's tokens once and writes them once, and in
-between they stay on the chip. It loops over the heads: q, k and v of one head, its attention, and
-its share of the projection, which sums up in registers on top of the residual. Weights come from
-the cache that all programs share. Products are in the dtype of x, accumulated in float32;
-LayerNorm, scores, softmax and the two last sums are float32. What it rounds to the dtype of x: the
-normalised tokens, q, k and v, the powers of each octave, the attended values, the output.
-Limits: 48 or 96 channels, head_dim 16 or 32, windows 4...8, up to 3 octaves, float16/bfloat16.
+A program processes one (shifted) window: it reads and writes each token once and keeps all
+intermediate values on the chip. It loops over the heads: q, k and v of a head, its attention, and
+its share of the projection, which is accumulated in registers on top of the residual. Weights are
+read from the L2 cache. Products are in the dtype of x with float32 accumulation; LayerNorm, scores,
+softmax and the last two sums are float32. Values that are rounded to the dtype of x: normalised
+tokens, q, k and v, powers of each octave, attended values, output. Limits: 48 or 96 channels,
+head_dim 16 or 32, windows 4...8, up to 3 octaves, float16/bfloat16.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class AttentionBlockConfig:
 
     num_warps: int
     stages: int
-    """Heads whose weights are on the chip at once: above 1, the next ones load meanwhile."""
+    """Pipeline stages over the heads: above 1, weights of the next heads are prefetched."""
     precision: str = "tf32x3"
-    """Not used by half-precision products."""
+    """Precision of float32 products; unused for half precision."""
 
 
 @triton.jit
@@ -78,7 +78,7 @@ def _attention_block_fwd_kernel(
     windows = (H // WINDOW) * windows_x
     image, window = window // windows, window % windows
 
-    # As in window_attention, places past the window repeat its last one and are not stored.
+    # As in window_attention, positions past the window repeat the last one and are not stored.
     n = tl.arange(0, BLOCK_N)
     place = n
     if BLOCK_N > N:
@@ -99,7 +99,7 @@ def _attention_block_fwd_kernel(
         w_q = tl.load(w_ptrs, mask=inside[:, None], other=0.0)
         w_k = tl.load(w_ptrs + CHANNELS * CHANNELS, mask=inside[:, None], other=0.0)
         w_v = tl.load(w_ptrs + 2 * CHANNELS * CHANNELS, mask=inside[:, None], other=0.0)
-        # Biases are loaded after the products: before them they would hold registers.
+        # Biases are loaded after the products to save registers.
         b_ptrs = qkv_bias_ptr + d
         q = tl.dot(y, w_q, input_precision=PRECISION) + tl.load(b_ptrs)[None, :]
         k = tl.dot(y, w_k, input_precision=PRECISION) + tl.load(b_ptrs + CHANNELS)[None, :]
@@ -136,7 +136,7 @@ def attention_block_constants(
     eps: float,
     config: AttentionBlockConfig,
 ) -> dict[str, Any]:
-    """Compile-time arguments of the kernel."""
+    """Return the compile-time arguments of the kernel."""
     return {
         "WINDOW": window,
         "SHIFT": shift,
@@ -181,7 +181,7 @@ def attention_block_op(
     shift: int,
     eps: float,
 ) -> Tensor:
-    """The kernel as a torch op, for arguments that ``attention_block`` has checked."""
+    """The kernel as a torch op. ``attention_block`` checks the arguments."""
     out = x.new_empty(x.shape)
     if out.numel() == 0:
         return out

@@ -1,4 +1,4 @@
-"""The attention half of a block, fused: the public function.
+"""Public function of the fused attention half of a block.
 
 The mathematics is in ``reference.py``, the limits in ``spec.py``.
 """
@@ -26,7 +26,7 @@ from clinreadnet.kernels.spec import LAYER_NORM_EPS
 def attention_block_obstacle(
     x: Tensor, parameters: Sequence[Tensor], *, heads: int, window: int, octaves: int
 ) -> str | None:
-    """Why the kernel cannot take these arguments, or None.
+    """Return why the kernel does not support these arguments, or None.
 
     Args:
         x: [B, H, W, C].
@@ -80,18 +80,18 @@ def attention_block(
         window: side of a window in tokens.
         shift: cyclic shift in tokens, 0 <= shift < window; tokens then attend only within their
             own region of the shifted window (Liu et al. 2021).
-        eps: of the LayerNorm.
+        eps: epsilon of the LayerNorm.
         impl: "auto" (Triton on CUDA tensors within its limits, else the reference), "triton" or
             "reference"; an explicit choice never falls back. Triton takes a contiguous ``x`` of 48
             or 96 channels in float16 or bfloat16, weights and biases of that dtype, the last three
             tensors in float32, head_dim 16 or 32, windows of 4 to 8, at most 3 octaves, and
-            compute capability 8.0 or later. In float32 a window does not fit a chip's registers.
+            compute capability 8.0 or later. In float32 a window does not fit in the registers.
 
     Returns:
         [B, H, W, C], dtype of ``x``.
 
     Raises:
-        ValueError: other shapes, or "triton" outside its limits.
+        ValueError: shapes are invalid, or "triton" outside its limits.
     """
     require(x.ndim == 4, f"attention_block: x {list(x.shape)} is not [B, H, W, C]")
     _, h, w, c = x.shape

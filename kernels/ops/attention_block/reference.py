@@ -1,4 +1,4 @@
-"""The attention half of a block in plain PyTorch: what its kernel must match.
+"""Reference of the attention half of a block in plain PyTorch.
 
 out = x + projection(window_attention(qkv(LayerNorm(x))))
 """
@@ -30,7 +30,7 @@ def attention_block_reference(
 ) -> Tensor:
     """Normalise, attend within (shifted) windows, project, add to the input.
 
-    Every step rounds to the dtype of ``x``; LayerNorm, scores and softmax are float32 at least.
+    Every step rounds to the dtype of ``x``. LayerNorm, scores and softmax are float32 or wider.
 
     Args:
         x: [B, H, W, C].
@@ -45,7 +45,7 @@ def attention_block_reference(
         gates: [heads, T], weight of each octave; rows sum to 1.
         window: side of a window in tokens; divides H and W.
         shift: cyclic shift in tokens, 0 <= shift < window.
-        eps: of the LayerNorm.
+        eps: epsilon of the LayerNorm.
 
     Returns:
         [B, H, W, C], dtype of ``x``.

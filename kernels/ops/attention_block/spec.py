@@ -1,4 +1,4 @@
-"""The fused attention half of a block: limits, shapes, work and candidates."""
+"""Spec of the fused attention half of a block: limits, shapes, work and candidates."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _STAGES = tuple(stage for stage in STAGES if stage.channels in FUSED_CHANNELS)
 
 
 def build(capability: int, dtype: str, shape: LayerShape) -> Case:
-    """The block with the parameters of its scores in float32."""
+    """Return the case of a block; parameters of the scores are float32."""
     from clinreadnet.kernels.ops.attention_block import kernel
 
     config = kernel.attention_block_config(shape.channels, DTYPES[dtype], "", capability)
@@ -70,7 +70,7 @@ def build(capability: int, dtype: str, shape: LayerShape) -> Case:
 def arguments(
     shape: LayerShape, batch: int, dtype: str, device: torch.device
 ) -> tuple[Tensor, ...]:
-    """Tokens, the parameters of the layers, and the float32 ones of the scores."""
+    """Return tokens, parameters of the layers, and float32 parameters of the scores."""
     c = shape.channels
     x = torch.randn(batch, shape.side, shape.side, c, device=device).to(DTYPES[dtype])
     layers = layer_parameters(dtype, device, (c,), (c,), (3 * c, c), (3 * c,), (c, c), (c,))
@@ -78,7 +78,7 @@ def arguments(
 
 
 def work(shape: LayerShape, batch: int, item: int) -> Work:
-    """[B, S, S, C] to the same: what lies between the two ends stays on the chip."""
+    """Return the work [B, S, S, C] -> [B, S, S, C]; intermediate values stay on the chip."""
     tokens, c = batch * shape.side**2, shape.channels
     weights = 2 * c + (c + 1) * 3 * c + (c + 1) * c
     parameters = shape.heads * (shape.window**4 + 1 + shape.octaves)
@@ -89,7 +89,7 @@ def work(shape: LayerShape, batch: int, item: int) -> Work:
 
 
 def sources(network: NetworkShape) -> Iterator[KernelSource]:
-    """One kernel for all blocks that differ in size alone."""
+    """Yield a kernel for all blocks that differ only in size."""
 
     def key(block: LayerShape) -> tuple[int, ...]:
         return block.channels, block.heads, block.window, block.shift, block.octaves
@@ -125,7 +125,7 @@ def sources(network: NetworkShape) -> Iterator[KernelSource]:
 
 
 def tuning(dtype: str, channels: str) -> TuningEntry:
-    """The block of a stage."""
+    """Return the tuning entry of a stage's block."""
     (shape,) = (stage for stage in _STAGES if stage.channels == int(channels))
     return TuningEntry(
         candidates=tuple(

@@ -1,1 +1,1 @@
-"""A linear layer in one launch with the LayerNorm, GELU and residual around it."""
+"""A linear layer with LayerNorm, GELU and residual in one launch."""

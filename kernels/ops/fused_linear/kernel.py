@@ -1,14 +1,13 @@
-"""A linear layer with what surrounds it in one launch. x [..., C] -> out [..., N].
+"""A linear layer with LayerNorm, GELU and residual in one launch. x [..., C] -> out [..., N].
 
 out = [residual +] [GELU]([LayerNorm](x) @ W^T + b), each part in brackets optional
 
-A program owns BLOCK_M tokens and BLOCK_N outputs, and loops over the channels in chunks. With
-LayerNorm it reads its tokens twice: first for the mean and the inverse deviation, then, from the
-cache, to normalise each chunk and multiply it. Products are in the dtype of x, accumulated in
-float32; LayerNorm, bias, GELU and residual are float32. Rounded to the dtype of x: the normalised
-tokens and the output. GELU is approximate, with the error that
-`clinreadnet.kernels.ops.gelu.kernel` states.
-Limits: C and N multiples of 32, so that only tokens need a mask; float16/bfloat16.
+A program processes BLOCK_M tokens and BLOCK_N outputs, and loops over chunks of the channels. With
+LayerNorm it reads its tokens twice: first for mean and inverse deviation, then, from the cache, to
+normalise and multiply each chunk. Products are in the dtype of x with float32 accumulation;
+LayerNorm, bias, GELU and residual are float32. Values that are rounded to the dtype of x:
+normalised tokens, output. GELU is approximate; `clinreadnet.kernels.ops.gelu.kernel` states its
+error. Limits: C and N multiples of 32, so that only tokens need a mask; float16/bfloat16.
 """
 
 from __future__ import annotations
@@ -35,16 +34,16 @@ class FusedLinearConfig:
     """Launch configuration of the kernel."""
 
     block_m: int
-    """Tokens of a program; a power of two, 16 at least."""
+    """Tokens per program; a power of two, at least 16."""
     block_n: int
-    """Outputs of a program at most; a power of two, 16 at least."""
+    """Largest number of outputs per program; a power of two, at least 16."""
     block_k: int
-    """Channels of a chunk at most; a power of two, 16 at least."""
+    """Largest number of channels per chunk; a power of two, at least 16."""
     num_warps: int
     stages: int
-    """Chunks that are on the chip at once: above 1, the next ones load meanwhile."""
+    """Pipeline stages over the chunks: above 1, the next chunks are prefetched."""
     precision: str = "tf32x3"
-    """Not used by half-precision products."""
+    """Precision of float32 products; unused for half precision."""
 
 
 @triton.jit
@@ -66,20 +65,20 @@ def _fused_linear_fwd_kernel(
     BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    # Neighbouring programs share their tokens, which then come from the L2 cache. It holds all
-    # weights, so their order does not matter.
+    # Neighbouring programs share tokens, which are then in the L2 cache. It contains all weights,
+    # so their order does not matter.
     program = tl.program_id(0)
     m = (program // (OUTPUTS // BLOCK_N)).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = program % (OUTPUTS // BLOCK_N) * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
-    # Rows past the last token repeat it and are not stored.
+    # Rows past the last token repeat that token and are not stored.
     row = tl.minimum(m, tokens - 1)
     x_ptrs = x_ptr + row[:, None] * CHANNELS + k[None, :]  # [BLOCK_M, BLOCK_K]
     w_ptrs = weight_ptr + n[None, :] * CHANNELS + k[:, None]  # [BLOCK_K, BLOCK_N]
 
     if norm_weight_ptr is not None:
-        # A token differs from its mean by at most sqrt(C - 1) deviations, so sums of differences
-        # from its first channel lose at most a factor of C to cancellation.
+        # A value differs from the mean by at most sqrt(C - 1) deviations, so cancellation in sums
+        # of differences from the first channel costs at most a factor of C.
         first = tl.load(x_ptr + row * CHANNELS).to(tl.float32)
         total = tl.zeros((BLOCK_M, BLOCK_K), tl.float32)
         squares = tl.zeros((BLOCK_M, BLOCK_K), tl.float32)
@@ -114,7 +113,7 @@ def _fused_linear_fwd_kernel(
 def fused_linear_constants(
     channels: int, outputs: int, gelu: bool, eps: float, config: FusedLinearConfig
 ) -> dict[str, Any]:
-    """Compile-time arguments of the kernel; its tiles divide the layer."""
+    """Return the compile-time arguments of the kernel. Its tiles divide the layer."""
     return {
         "CHANNELS": channels,
         "OUTPUTS": outputs,
@@ -130,7 +129,7 @@ def fused_linear_constants(
 def fused_linear_config(
     normalised: bool, dtype: torch.dtype, gpu: str, capability: int
 ) -> FusedLinearConfig:
-    """Return the launch configuration with or without LayerNorm, for the dtype of x on a GPU."""
+    """Return the launch configuration, with or without LayerNorm, for the dtype of x on a GPU."""
     keys = str(dtype).removeprefix("torch."), "norm" if normalised else "plain"
     return FusedLinearConfig(**launch_config(gpu, capability, "fused_linear", *keys))
 
@@ -152,7 +151,7 @@ def fused_linear_op(
     gelu: bool,
     eps: float,
 ) -> Tensor:
-    """The kernel as a torch op, for arguments that ``fused_linear`` has checked."""
+    """The kernel as a torch op. ``fused_linear`` checks the arguments."""
     outputs, channels = weight.shape
     out = x.new_empty((*x.shape[:-1], outputs))
     if out.numel() == 0:

@@ -1,4 +1,4 @@
-"""A linear layer with what surrounds it, fused: the public function.
+"""Public function of the fused linear layer.
 
 The mathematics is in ``reference.py``, the limits in ``spec.py``.
 """
@@ -22,11 +22,11 @@ from clinreadnet.kernels.spec import LAYER_NORM_EPS
 
 
 def fused_linear_obstacle(x: Tensor, parameters: Sequence[Tensor]) -> str | None:
-    """Why the kernel cannot take x [..., C] and the ``parameters`` of its layers, or None.
+    """Return why the kernel does not support x [..., C] and ``parameters``, or None.
 
     Args:
         x: [..., C].
-        parameters: weights and biases of one linear layer or of several, and of their LayerNorm.
+        parameters: weights and biases of one or more linear layers and their LayerNorm.
     """
     widths = {x.shape[-1]}.union(*(parameter.shape for parameter in parameters))
     reasons = (LIMITS.obstacle_of("x", x, channels=width) for width in sorted(widths))
@@ -45,17 +45,17 @@ def fused_linear(
     eps: float = LAYER_NORM_EPS,
     impl: Impl = "auto",
 ) -> Tensor:
-    """Optional LayerNorm, fully connected, optional exact GELU, optional residual.
+    """Compute optional LayerNorm, linear layer, optional exact GELU and optional residual.
 
     Args:
         x: [..., C].
         weight: [N, C].
         bias: [N].
-        norm_weight: [C], of a LayerNorm before the layer; None for none.
-        norm_bias: [C]; None as ``norm_weight``.
-        residual: [..., N], added at the end; None for none.
-        gelu: whether GELU follows the layer.
-        eps: of the LayerNorm.
+        norm_weight: [C], weight of a LayerNorm before the layer; None without LayerNorm.
+        norm_bias: [C]; None without LayerNorm.
+        residual: [..., N], added at the end; None without residual.
+        gelu: whether to apply GELU after the layer.
+        eps: epsilon of the LayerNorm.
         impl: "auto" (Triton on CUDA tensors within its limits, else the reference), "triton" or
             "reference"; an explicit choice never falls back. Triton takes a contiguous ``x`` in
             float16 or bfloat16, the other tensors in that dtype, a contiguous ``residual``,
@@ -65,7 +65,7 @@ def fused_linear(
         [..., N], dtype of ``x``.
 
     Raises:
-        ValueError: other shapes, or "triton" outside its limits.
+        ValueError: shapes are invalid, or "triton" outside its limits.
     """
     require(
         x.ndim >= 1 and weight.ndim == 2,

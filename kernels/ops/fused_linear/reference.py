@@ -1,4 +1,4 @@
-"""A linear layer with what surrounds it in plain PyTorch: what its kernel must match.
+"""Reference of the fused linear layer in plain PyTorch.
 
 out = [residual +] [GELU]([LayerNorm](x) @ W^T + b), each part in brackets optional
 """
@@ -22,19 +22,19 @@ def fused_linear_reference(
     gelu: bool,
     eps: float,
 ) -> Tensor:
-    """Normalise, multiply and add the bias, exact GELU, add the residual.
+    """Compute optional LayerNorm, linear layer, optional exact GELU and optional residual.
 
-    Every step rounds to the dtype of ``x``; LayerNorm is float32 at least.
+    Every step rounds to the dtype of ``x``. LayerNorm is float32 or wider.
 
     Args:
         x: [..., C].
         weight: [N, C].
         bias: [N].
-        norm_weight: [C], of a LayerNorm; None for none.
-        norm_bias: [C]; None as ``norm_weight``.
-        residual: [..., N]; None for none.
-        gelu: whether GELU follows the bias.
-        eps: of the LayerNorm.
+        norm_weight: [C], weight of a LayerNorm; None without LayerNorm.
+        norm_bias: [C]; None without LayerNorm.
+        residual: [..., N]; None without residual.
+        gelu: whether to apply GELU.
+        eps: epsilon of the LayerNorm.
 
     Returns:
         [..., N], dtype of ``x``.

@@ -1,4 +1,4 @@
-"""The fused linear layer: limits, shapes, work and candidates."""
+"""Spec of the fused linear layer: limits, shapes, work and candidates."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from clinreadnet.kernels.spec import (
 LIMITS = Limits(dtypes=("float16", "bfloat16"), capability=80, multiple_of=32)
 
 HALVES = ((ATTENTION_BLOCK, ("qkv", "projection")), (MLP, ("fc1", "fc2")))
-"""The op of each whole half of a block, and the half's linear layers."""
+"""Ops of whole halves of a block, with the linear layers of each half."""
 
 
 def _refused(half: OpSpec, block: LayerShape) -> bool:
@@ -40,7 +40,7 @@ def _refused(half: OpSpec, block: LayerShape) -> bool:
 
 
 def _layers(*blocks: LayerShape) -> Iterator[LayerShape]:
-    """The linear layers of blocks, those of the halves that no other kernel takes as a whole."""
+    """Yield the linear layers of halves that no other kernel computes as a whole."""
     for block in blocks:
         for half, names in HALVES:
             if _refused(half, block):
@@ -48,12 +48,12 @@ def _layers(*blocks: LayerShape) -> Iterator[LayerShape]:
 
 
 def normalises(shape: LayerShape) -> bool:
-    """Whether a LayerNorm precedes the layer; a residual follows all others."""
+    """Return whether a LayerNorm precedes the layer. A residual follows all other layers."""
     return shape.linear in ("qkv", "fc1")
 
 
 def sides(shape: LayerShape) -> tuple[int, int]:
-    """Return the channels of the layer and its outputs."""
+    """Return the number of channels and of outputs of the layer."""
     c, hidden = shape.channels, shape.hidden
     return {"qkv": (c, 3 * c), "projection": (c, c), "fc1": (c, hidden), "fc2": (hidden, c)}[
         shape.linear
@@ -61,7 +61,7 @@ def sides(shape: LayerShape) -> tuple[int, int]:
 
 
 def build(capability: int, dtype: str, shape: LayerShape) -> Case:
-    """The layer with all tensors of one type, without the ones that it has not."""
+    """Return the case of a layer. All tensors have the same type."""
     from clinreadnet.kernels.ops.fused_linear import kernel
 
     normalised = normalises(shape)
@@ -84,7 +84,7 @@ def build(capability: int, dtype: str, shape: LayerShape) -> Case:
 def arguments(
     shape: LayerShape, batch: int, dtype: str, device: torch.device
 ) -> tuple[Tensor, ...]:
-    """Tokens, the parameters of the layer, and those of the LayerNorm or the residual."""
+    """Return tokens, parameters of the layer, and LayerNorm parameters or residual."""
     c, outputs = sides(shape)
 
     def tokens(width: int) -> Tensor:
@@ -97,7 +97,7 @@ def arguments(
 
 
 def work(shape: LayerShape, batch: int, item: int) -> Work:
-    """[B, S, S, C] to [B, S, S, N], and the residual."""
+    """Return the work [B, S, S, C] -> [B, S, S, N], with the residual."""
     tokens, (c, outputs) = batch * shape.side**2, sides(shape)
     around = 2 * c if normalises(shape) else tokens * outputs
     moved = tokens * c + (c + 1) * outputs + tokens * outputs + around
@@ -105,7 +105,7 @@ def work(shape: LayerShape, batch: int, item: int) -> Work:
 
 
 def sources(network: NetworkShape) -> Iterator[KernelSource]:
-    """One kernel for the same layer of all blocks of the same channels."""
+    """Yield a kernel for the same layer of all blocks with equal channels."""
 
     def key(layer: LayerShape) -> tuple[str, int, int]:
         return layer.linear, layer.channels, layer.hidden
@@ -140,15 +140,15 @@ _STAGES = tuple(replace(layer, name=f"{layer.name} {layer.linear}") for layer in
 
 
 def tuning(dtype: str, kind: str) -> TuningEntry:
-    """The layers of the preset `small` with or without LayerNorm."""
+    """Return the tuning entry of layers of the preset `small`, with or without LayerNorm."""
     shapes = [layer for layer in _STAGES if normalises(layer) == (kind == "norm")]
     tiles = itertools.product((32, 64, 128), (32, 64, 128), (32, 64), (4, 8), (1, 2, 3))
     return TuningEntry(
         candidates=tuple(
             {"block_m": m, "block_n": n, "block_k": k, "num_warps": warps, "stages": stages}
             for m, n, k, warps, stages in tiles
-            # On sm_90 products of 64 tokens are asynchronous. Triton reads normalised tokens from
-            # registers then, and with a second stage writes the next ones into them meanwhile.
+            # On sm_90 products of 64 tokens are asynchronous and read normalised tokens from
+            # registers. With a second stage, Triton overwrites these registers too early.
             if kind == "plain" or m < 64 or stages == 1
         ),
         compiled=tuple((dtype, shape) for shape in shapes),

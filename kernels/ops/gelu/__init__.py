@@ -1,1 +1,1 @@
-"""GELU, as the kernels compute it."""
+"""GELU in the kernels."""

@@ -1,4 +1,4 @@
-"""GELU of float32 values in registers, without erf: one exponential and a few multiply-adds."""
+"""GELU of float32 values with an exponential and a few multiply-adds, without erf."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import triton.language as tl
 def gelu(x, FULL: tl.constexpr):
     """Return x Phi(x) = max(x, 0) - |x| 2^p(|x|), with p a polynomial close to log2 Phi(-|x|).
 
-    p is the minimax fit, of the error of GELU, of degree 8 (FULL) or 5. In exact arithmetic GELU
-    errs by at most 7e-9 (FULL) or 4.4e-7 for every finite x; in float32 by at most 1e-7 max(1, |x|)
-    or 6e-7 max(1, |x|). Highest coefficients are negative, so that 2^p vanishes for large |x|.
+    p has degree 8 (FULL) or 5 and minimises the largest error of GELU. In exact arithmetic the
+    error is at most 7e-9 (FULL) or 4.4e-7 for every finite x; in float32 at most 1e-7 max(1, |x|)
+    (FULL) or 6e-7 max(1, |x|). The leading coefficient is negative, so 2^p vanishes for large |x|.
 
     Args:
         x: float32, any shape.
-        FULL: for results that are kept in float32.
+        FULL: use the degree for float32 results.
     """
     size = tl.abs(x)
     if FULL:

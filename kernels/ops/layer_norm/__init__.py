@@ -1,1 +1,1 @@
-"""LayerNorm, as the fused kernels compute it."""
+"""LayerNorm in the fused kernels."""

@@ -1,4 +1,4 @@
-"""LayerNorm of a tile of tokens that holds all their channels: the first step of fused kernels."""
+"""LayerNorm of a tile that contains all channels of its tokens, for fused kernels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import triton.language as tl
 
 @triton.jit
 def layer_norm(x, c, weight_ptr, bias_ptr, CHANNELS: tl.constexpr, EPS: tl.constexpr):
-    """Normalise x [M, BLOCK_C] in float32; x is zero, and the result too, where c >= CHANNELS."""
+    """Normalise x [M, BLOCK_C] in float32. x and the result are zero for c >= CHANNELS."""
     inside = c < CHANNELS
     wide = x.to(tl.float32)
     mean = tl.sum(wide, axis=1) / CHANNELS

@@ -1,4 +1,4 @@
-"""LayerNorm in plain PyTorch, as the network and the fused ops' references compute it."""
+"""LayerNorm in plain PyTorch, for the network and the references of fused ops."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def layer_norm_reference(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Normalise over the last dimension, in float32 at least.
+    """Normalise over the last dimension in float32 or wider.
 
     Args:
         x: [..., C].

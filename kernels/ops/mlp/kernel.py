@@ -2,13 +2,13 @@
 
 out = x + fc2(GELU(fc1(LayerNorm(x))))
 
-A program owns BLOCK_M tokens: it reads them once and writes them once. It computes the hidden layer
-in chunks of BLOCK_HIDDEN channels, and each chunk adds its share of the output in registers, so
-the hidden layer never reaches memory. Weights come from the cache that all programs share. Products
-are in the dtype of x, accumulated in float32; LayerNorm, GELU and the two last sums are float32.
-Rounded to the dtype of x: the normalised tokens, the hidden layer after GELU, the output.
-In 16 bits GELU is approximate, with the error that `clinreadnet.kernels.ops.gelu.kernel` states.
-Limits: 48 or 96 channels, float32/16/bfloat16.
+A program processes BLOCK_M tokens and reads and writes each once. It computes the hidden layer in
+chunks of BLOCK_HIDDEN channels and accumulates the output of each chunk in registers, so the hidden
+layer is never in global memory. Weights are read from the L2 cache. Products are in the dtype of x
+with float32 accumulation; LayerNorm, GELU and the last two sums are float32. Values that are
+rounded to the dtype of x: normalised tokens, hidden layer after GELU, output. In 16 bits GELU is
+approximate; `clinreadnet.kernels.ops.gelu.kernel` states its error. Limits: 48 or 96 channels,
+float32/16/bfloat16.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class MlpConfig:
     """Launch configuration of the kernel."""
 
     block_m: int
-    """Tokens of a program; a power of two, 16 at least."""
+    """Tokens per program; a power of two, at least 16."""
     block_hidden: int
-    """Hidden channels of a chunk; a power of two, 16 at least."""
+    """Hidden channels per chunk; a power of two, at least 16."""
     num_warps: int
     stages: int
-    """Chunks whose weights are on the chip at once: above 1, the next ones load meanwhile."""
+    """Pipeline stages over the chunks: above 1, weights of the next chunks are prefetched."""
     precision: str = "tf32x3"
-    """Of float32 products where full precision is asked for: "tf32x3" or "ieee"."""
+    """Float32 products at full precision: "tf32x3" or "ieee"."""
 
 
 @triton.jit
@@ -83,7 +83,7 @@ def _mlp_fwd_kernel(
         w = tl.load(w_ptrs, mask=inside[:, None] & held[None, :], other=0.0)
         hidden = tl.dot(y, w, input_precision=PRECISION)
         hidden += tl.load(fc1_bias_ptr + h, mask=held, other=0.0)[None, :]
-        if x.dtype == tl.float32:  # there the polynomial needs more registers than there are
+        if x.dtype == tl.float32:  # the polynomial would need too many registers
             hidden = 0.5 * hidden * (1.0 + tl.erf(hidden * _SQRT_HALF))
         else:
             hidden = gelu(hidden, False)
@@ -95,7 +95,7 @@ def _mlp_fwd_kernel(
 
 
 def mlp_constants(channels: int, hidden: int, eps: float, config: MlpConfig) -> dict[str, Any]:
-    """Compile-time arguments of the kernel."""
+    """Return the compile-time arguments of the kernel."""
     return {
         "CHANNELS": channels,
         "HIDDEN": hidden,
@@ -131,7 +131,7 @@ def mlp_op(
     *,
     eps: float,
 ) -> Tensor:
-    """The kernel as a torch op, for arguments that ``mlp`` has checked."""
+    """The kernel as a torch op. ``mlp`` checks the arguments."""
     out = x.new_empty(x.shape)
     if out.numel() == 0:
         return out

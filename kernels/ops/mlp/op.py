@@ -1,4 +1,4 @@
-"""The MLP half of a block, fused: the public function.
+"""Public function of the fused MLP half of a block.
 
 The mathematics is in ``reference.py``, the limits in ``spec.py``.
 """
@@ -16,7 +16,7 @@ from clinreadnet.kernels.spec import LAYER_NORM_EPS
 
 
 def mlp_obstacle(x: Tensor, parameters: Sequence[Tensor]) -> str | None:
-    """Why the kernel cannot take x [..., C] and the ``parameters`` of its layers, or None."""
+    """Return why the kernel does not support x [..., C] and ``parameters``, or None."""
     return LIMITS.obstacle_of("x", x, channels=x.shape[-1]) or parameters_obstacle(x, parameters)
 
 
@@ -32,7 +32,7 @@ def mlp(
     eps: float = LAYER_NORM_EPS,
     impl: Impl = "auto",
 ) -> Tensor:
-    """LayerNorm, fully connected, exact GELU, fully connected, residual.
+    """Compute LayerNorm, linear layer, exact GELU, linear layer and residual.
 
     Args:
         x: [..., C].
@@ -42,7 +42,7 @@ def mlp(
         fc1_bias: [hidden].
         fc2_weight: [C, hidden].
         fc2_bias: [C].
-        eps: of the LayerNorm.
+        eps: epsilon of the LayerNorm.
         impl: "auto" (Triton on CUDA tensors within its limits, else the reference), "triton" or
             "reference"; an explicit choice never falls back. Triton takes a contiguous ``x`` of 48
             or 96 channels in float32, float16 or bfloat16, the other tensors in that dtype, and
@@ -53,7 +53,7 @@ def mlp(
         [..., C], dtype of ``x``.
 
     Raises:
-        ValueError: other shapes, or "triton" outside its limits.
+        ValueError: shapes are invalid, or "triton" outside its limits.
     """
     require(
         x.ndim >= 1 and fc1_weight.ndim == 2,

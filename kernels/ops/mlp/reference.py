@@ -1,4 +1,4 @@
-"""The MLP half of a block in plain PyTorch: what its kernel must match.
+"""Reference of the MLP half of a block in plain PyTorch.
 
 out = x + fc2(GELU(fc1(LayerNorm(x))))
 """
@@ -22,9 +22,9 @@ def mlp_reference(
     *,
     eps: float,
 ) -> Tensor:
-    """Normalise, widen, exact GELU, narrow, add to the input.
+    """Compute LayerNorm, linear layer, exact GELU, linear layer and residual.
 
-    Every step rounds to the dtype of ``x``; LayerNorm is float32 at least.
+    Every step rounds to the dtype of ``x``. LayerNorm is float32 or wider.
 
     Args:
         x: [..., C].
@@ -34,7 +34,7 @@ def mlp_reference(
         fc1_bias: [hidden].
         fc2_weight: [C, hidden].
         fc2_bias: [C].
-        eps: of the LayerNorm.
+        eps: epsilon of the LayerNorm.
 
     Returns:
         [..., C], dtype of ``x``.

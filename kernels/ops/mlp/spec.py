@@ -1,4 +1,4 @@
-"""The fused MLP half of a block: limits, shapes, work and candidates."""
+"""Spec of the fused MLP half of a block: limits, shapes, work and candidates."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _STAGES = tuple(stage for stage in STAGES if stage.channels in FUSED_CHANNELS)
 
 
 def build(capability: int, dtype: str, shape: LayerShape) -> Case:
-    """The MLP with all tensors of one type."""
+    """Return the case of an MLP. All tensors have the same type."""
     from clinreadnet.kernels.ops.mlp import kernel
 
     config = kernel.mlp_config(shape.channels, DTYPES[dtype], "", capability)
@@ -51,7 +51,7 @@ def build(capability: int, dtype: str, shape: LayerShape) -> Case:
 def arguments(
     shape: LayerShape, batch: int, dtype: str, device: torch.device
 ) -> tuple[Tensor, ...]:
-    """Tokens and the parameters of the layers."""
+    """Return tokens and parameters of the layers."""
     c, hidden = shape.channels, shape.hidden
     x = torch.randn(batch, shape.side, shape.side, c, device=device).to(DTYPES[dtype])
     shapes = (c,), (c,), (hidden, c), (hidden,), (c, hidden), (c,)
@@ -59,14 +59,14 @@ def arguments(
 
 
 def work(shape: LayerShape, batch: int, item: int) -> Work:
-    """[B, S, S, C] to the same: the hidden layer stays on the chip."""
+    """Return the work [B, S, S, C] -> [B, S, S, C]; the hidden layer stays on the chip."""
     tokens, c, hidden = batch * shape.side**2, shape.channels, shape.hidden
     weights = 2 * c + (c + 1) * hidden + (hidden + 1) * c
     return Work(2 * tokens * 2 * c * hidden, item * (2 * tokens * c + weights))
 
 
 def sources(network: NetworkShape) -> Iterator[KernelSource]:
-    """One kernel for all blocks of the same channels."""
+    """Yield a kernel for all blocks with equal channels."""
 
     def key(block: LayerShape) -> tuple[int, ...]:
         return block.channels, block.hidden
@@ -98,7 +98,7 @@ def sources(network: NetworkShape) -> Iterator[KernelSource]:
 
 
 def tuning(dtype: str, channels: str) -> TuningEntry:
-    """The MLP of a stage."""
+    """Return the tuning entry of a stage's MLP."""
     (shape,) = (stage for stage in _STAGES if stage.channels == int(channels))
     precision = {"precision": "tf32x3"} if dtype == "float32" else {}
     tiles = itertools.product((32, 64, 128), (16, 32, 64), (4, 8), (1, 2))

@@ -3,12 +3,12 @@
 gx, gy = Sobel(x) / 8 with a replicated border,  m = sqrt(gx^2 + gy^2 + 1e-6)
 out    = GELU(conv3x3_stride2([x, gx, gy, m])), the four channels zero outside the image
 
-A program owns a tile of output pixels and all their channels: it reads the neighbourhoods of x
-that the tile needs and writes each output once. Two neighbouring outputs share the edges between
-them. Edges and GELU are float32; the convolution is one matrix product for each row of the 3x3
-kernel, in the dtype of weight, accumulated in float32. Approximate: the magnitude's root (one unit
-in the last place) and GELU (`clinreadnet.kernels.ops.gelu.kernel`).
-Limits: float32/16/bfloat16, C0 <= 64.
+A program computes a tile of output pixels with all channels: it reads the neighbourhoods of x for
+the tile and writes each output once. Two neighbouring outputs share the edges between them. Edges
+and GELU are float32. The convolution is a matrix product for each row of the 3x3 kernel, in the
+dtype of weight with float32 accumulation. The root of the magnitude (error one unit in the last
+place) and GELU (`clinreadnet.kernels.ops.gelu.kernel`) are approximate. Limits:
+float32/16/bfloat16, C0 <= 64.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ class SobelStemConfig:
     """Launch configuration of the kernel."""
 
     block_h: int
-    """Rows of a tile of output pixels; a power of two."""
+    """Rows per tile of output pixels; a power of two."""
     block_w: int
-    """Columns of the tile; a power of two, 2 at least."""
+    """Columns per tile; a power of two, at least 2."""
     num_warps: int
     precision: str = "tf32x3"
-    """Of float32 products where full precision is asked for: "tf32x3" or "ieee"."""
+    """Float32 products at full precision: "tf32x3" or "ieee"."""
 
 
 @triton.jit
 def _row(x_ptr, row, column, H, W):
-    """Seven neighbouring values of a row, the first at ``column`` - 1; the border replicated."""
+    """Load seven neighbouring values of a row from ``column`` - 1, with replicated border."""
     x_ptr += tl.minimum(tl.maximum(row, 0), H - 1) * W
     c0 = tl.minimum(tl.maximum(column - 1, 0), W - 1)
     c1 = tl.minimum(tl.maximum(column, 0), W - 1)
@@ -61,13 +61,13 @@ def _row(x_ptr, row, column, H, W):
 
 @triton.jit
 def _quad(a, b, c, d):
-    """Four tensors [...] as one [..., 2, 2], in this order."""
+    """Join four tensors [...] to [..., 2, 2], in this order."""
     return tl.join(tl.join(a, c), tl.join(b, d))
 
 
 @triton.jit
 def _channels(above, here, below, at: tl.constexpr, inside):
-    """(x, gx, gy, magnitude) [..., 2, 2] at a place of three rows, zero outside the image."""
+    """Return (x, gx, gy, magnitude) [..., 2, 2] at a column; zero outside the image."""
     right = above[at + 1] + 2.0 * here[at + 1] + below[at + 1]
     left = above[at - 1] + 2.0 * here[at - 1] + below[at - 1]
     lower = below[at - 1] + 2.0 * below[at] + below[at + 1]
@@ -85,7 +85,7 @@ def _channels(above, here, below, at: tl.constexpr, inside):
 
 @triton.jit
 def _patches(above, here, below, row, column, H, W):
-    """Inputs [2 P, 16] of one row of the 3x3 kernel at P pairs of neighbouring output pixels."""
+    """Return the inputs [2 P, 16] of a row of the 3x3 kernel for P pairs of neighbouring pixels."""
     inside = (row >= 0) & (row < H)
     p0 = _channels(above, here, below, 1, inside & (column >= 0))
     p1 = _channels(above, here, below, 2, inside)
@@ -137,8 +137,8 @@ def _sobel_stem_fwd_kernel(
     i, j = first_i + place // BLOCK_W, first_j + place % BLOCK_W
     out_ptrs = out_ptr + ((image.to(tl.int64) * out_h + i) * out_w + j)[:, None] * C0
     stored = ((i < out_h) & (j < out_w))[:, None]
-    # Place k of a patch is a channel and a column of the 3x3 kernel. The fourth column is zero in
-    # the patch, so its weights and those of channels past the last may be any.
+    # Element k of a patch is a channel and a column of the 3x3 kernel. The fourth column of the
+    # patch is zero, so its weights are irrelevant, like those of channels past the last.
     k = tl.arange(0, 16)
     k = k // 4 * 9 + tl.minimum(k % 4, 2)
     for first in tl.static_range(0, C0, BLOCK_C):
@@ -155,14 +155,14 @@ def _sobel_stem_fwd_kernel(
 
 
 def _padded(c0: int) -> int:
-    """Key of the configuration for ``c0`` output channels."""
+    """Return the key of the configuration for ``c0`` output channels."""
     return max(16, int(triton.next_power_of_2(c0)))
 
 
 def _chunk(c0: int, dtype: torch.dtype) -> int:
-    """Output channels of one product; a power of two, 8 at least.
+    """Return the output channels per product; a power of two, at least 8.
 
-    In float32 all at once: the three parts of the patches would not stay in registers.
+    In float32 it is all channels, because the three parts of the patches do not fit in registers.
     """
     if dtype == torch.float32:
         return _padded(c0)
@@ -171,7 +171,7 @@ def _chunk(c0: int, dtype: torch.dtype) -> int:
 
 
 def sobel_stem_constants(c0: int, dtype: torch.dtype, config: SobelStemConfig) -> dict[str, Any]:
-    """Compile-time arguments of the kernel for ``c0`` output channels and the type of weights."""
+    """Return the compile-time arguments for ``c0`` output channels and the type of weights."""
     return {
         "C0": c0,
         "BLOCK_C": _chunk(c0, dtype),
@@ -182,13 +182,13 @@ def sobel_stem_constants(c0: int, dtype: torch.dtype, config: SobelStemConfig) -
 
 
 def sobel_stem_config(c0: int, dtype: torch.dtype, gpu: str, capability: int) -> SobelStemConfig:
-    """Launch configuration for ``c0`` output channels and the dtype of weight on a GPU."""
+    """Return the launch configuration for ``c0`` channels and the dtype of weight on a GPU."""
     keys = str(dtype).removeprefix("torch."), str(_padded(c0))
     return SobelStemConfig(**launch_config(gpu, capability, "sobel_stem", *keys))
 
 
 def sobel_stem_grid(batch: Size, h: Size, w: Size, block_h: int, block_w: int) -> Size:
-    """Programs for x [batch, 1, h, w]: one for each tile of output pixels."""
+    """Return the number of programs for x [batch, 1, h, w]: one for each tile of output pixels."""
     return batch * (ceil_div((h + 1) // 2, block_h) * ceil_div((w + 1) // 2, block_w))
 
 
@@ -201,7 +201,7 @@ def _empty_output(x: Tensor, weight: Tensor) -> Tensor:
 
 @triton_op("clinreadnet::sobel_stem", mutates_args=())
 def sobel_stem_op(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The kernel as a torch op, for arguments that ``sobel_stem`` has checked."""
+    """The kernel as a torch op. ``sobel_stem`` checks the arguments."""
     out = _empty_output(x, weight)
     if out.numel() == 0:
         return out

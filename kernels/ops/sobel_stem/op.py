@@ -1,4 +1,4 @@
-"""Sobel stem: the public function.
+"""Public function of the Sobel stem.
 
 The mathematics is in ``reference.py``, the limits in ``spec.py``.
 """
@@ -14,7 +14,7 @@ from clinreadnet.kernels.ops.sobel_stem.spec import LIMITS
 
 
 def _obstacle(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:
-    """Why the kernel cannot take these arguments, or None."""
+    """Return why the kernel does not support these arguments, or None."""
     if reason := LIMITS.obstacle_of("weight", weight, channels=weight.shape[0]):
         return reason
     if x.dtype not in (weight.dtype, torch.float32):
@@ -29,7 +29,7 @@ def _obstacle(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:
 
 
 def sobel_stem(x: Tensor, weight: Tensor, bias: Tensor, *, impl: Impl = "auto") -> Tensor:
-    """Sobel edges, 3x3 convolution of stride 2, GELU.
+    """Compute Sobel edges, a 3x3 convolution of stride 2, and GELU.
 
     Args:
         x: [B, 1, H, W], encoded slices in 0...1; dtype of ``weight``, or float32.
@@ -44,7 +44,7 @@ def sobel_stem(x: Tensor, weight: Tensor, bias: Tensor, *, impl: Impl = "auto") 
         [B, C0, ceil(H / 2), ceil(W / 2)], dtype of ``weight``; channels last from Triton.
 
     Raises:
-        ValueError: other shapes, or "triton" outside its limits.
+        ValueError: shapes are invalid, or "triton" outside its limits.
     """
     require(x.ndim == 4 and x.shape[1] == 1, f"sobel_stem: x {list(x.shape)} is not [B, 1, H, W]")
     c0 = weight.shape[0]

@@ -1,4 +1,4 @@
-"""Sobel stem in plain PyTorch: the mathematics that every other implementation must match.
+"""Reference of the Sobel stem in plain PyTorch.
 
 gx, gy = Sobel(x) / 8 with a replicated border,  m = sqrt(gx^2 + gy^2 + 1e-6)
 out    = GELU(conv3x3_stride2([x, gx, gy, m]))
@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MAGNITUDE_EPS = 1e-6
-"""Inside the square root, which has no finite gradient at zero."""
+"""Added inside the square root, whose gradient at zero is infinite."""
 
 
 def sobel_stem_reference(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Edge channels, a 3x3 convolution of stride 2 and exact GELU.
+    """Compute edge channels, a 3x3 convolution of stride 2 and exact GELU.
 
-    The edges are computed in float32 at least, the convolution in the dtype of ``weight``.
+    Edges are computed in float32 or wider, the convolution in the dtype of ``weight``.
 
     Args:
         x: [B, 1, H, W], encoded slices in 0...1.

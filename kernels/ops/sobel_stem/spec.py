@@ -1,4 +1,4 @@
-"""Sobel stem: limits, shapes, work and candidates."""
+"""Spec of the Sobel stem: limits, shapes, work and candidates."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from clinreadnet.kernels.spec import (
 LIMITS = Limits(dtypes=("float32", "float16", "bfloat16"), most_channels=64)
 
 _CHANNELS = {"16": 16, "32": 24, "64": 48}
-"""Output channels of the presets, by the number that the kernel pads them to."""
+"""Output channels of the presets, by the padded number in the kernel."""
 
 
 def build(capability: int, dtype: str, shape: LayerShape) -> Case:
-    """The stem on float32 slices."""
+    """Return the case of a stem on float32 slices."""
     from clinreadnet.kernels.ops.sobel_stem import kernel
 
     config = kernel.sobel_stem_config(shape.channels, DTYPES[dtype], "", capability)
@@ -48,7 +48,7 @@ def build(capability: int, dtype: str, shape: LayerShape) -> Case:
 def arguments(
     shape: LayerShape, batch: int, dtype: str, device: torch.device
 ) -> tuple[Tensor, ...]:
-    """Encoded slices in float32, weight and bias."""
+    """Return encoded float32 slices, weight and bias."""
     return (
         torch.rand(batch, 1, shape.side, shape.side, device=device),
         torch.randn(shape.channels, 4, 3, 3, device=device, dtype=DTYPES[dtype]) / 4,
@@ -57,14 +57,14 @@ def arguments(
 
 
 def work(shape: LayerShape, batch: int, item: int) -> Work:
-    """[B, 1, S, S] float32 to [B, C0, S / 2, S / 2]: a 3x3 convolution over four channels."""
+    """Return the work of [B, 1, S, S] float32 -> [B, C0, S / 2, S / 2]."""
     pixels, channels = batch * (shape.side // 2) ** 2, shape.channels
     moved = item * (pixels * channels + 4 * 9 * channels + channels)
     return Work(2 * pixels * 4 * 9 * channels, 4 * batch * shape.side**2 + moved)
 
 
 def sources(network: NetworkShape) -> Iterator[KernelSource]:
-    """The one stem."""
+    """Yield the kernel of the stem."""
     stem, c0 = network.stem, network.stem.channels
 
     def grid(case: Case) -> Formula:
@@ -87,7 +87,7 @@ def sources(network: NetworkShape) -> Iterator[KernelSource]:
 
 
 def tuning(dtype: str, padded: str) -> TuningEntry:
-    """Output channels padded to ``padded``."""
+    """Return the tuning entry for output channels that are padded to ``padded``."""
     shape = LayerShape("stem", STEM.side, _CHANNELS[padded])
     tiles = [(2, 32), (2, 64), (2, 128), (4, 16), (4, 32), (4, 64), (8, 16), (8, 32)]
     return TuningEntry(

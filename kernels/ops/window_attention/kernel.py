@@ -1,15 +1,15 @@
-"""Windowed multi-temperature attention. qkv [B, H, W, 3C] -> out [B, H, W, C], nothing copied.
+"""Windowed multi-temperature attention. qkv [B, H, W, 3C] -> out [B, H, W, C], without copies.
 
 S = q k^T / sqrt(d) + bias          within one (shifted) window
 P = sum_t g_t softmax(2^t beta S)   one exponential, squared once per octave
 out = P v
 
-A program owns up to BLOCK_M rows of one head in one window: shift, partition, region mask and
-un-shift are the arithmetic of its addresses. Scores and powers are float32. In 16 bits each octave
-has a product of its own, whose rows are divided by the sum of the same rounded powers; the inverse
-is the square of an approximate inverse root, with a relative error of 3e-7 at most. In float32 the
-octaves are mixed before the one product.
-Limits: head_dim 16 or 32, windows 4...16, up to 4 octaves, float32/16/bfloat16.
+A program computes up to BLOCK_M rows of a head in a window. Shift, partition, region mask and
+reverse shift are address arithmetic. Scores and powers are float32. In 16 bits each octave has its
+own product, whose rows are divided by the sum of the same rounded powers; the inverse is the square
+of an approximate inverse root, with a relative error of at most 3e-7. In float32 the octaves are
+mixed before a single product. Limits: head_dim 16 or 32, windows 4...16, up to 4 octaves,
+float32/16/bfloat16.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ class WindowAttentionConfig:
     """Launch configuration of the kernel."""
 
     block_m: int
-    """Rows of scores in a program; a power of two, 16 at least."""
+    """Rows of scores per program; a power of two, at least 16."""
     num_warps: int
     precision: str = "tf32x3"
-    """Of float32 products where full precision is asked for: "tf32x3" or "ieee"."""
+    """Float32 products at full precision: "tf32x3" or "ieee"."""
     wide: bool = False
-    """Whether 16-bit values are multiplied in float32, once for all octaves: without tensor cores a
+    """Whether 16-bit values are multiplied in float32, once for all octaves. Without tensor cores a
     product for each octave costs more."""
 
 
 @triton.jit
 def window_token(place, window_y, window_x, H, W, WINDOW: tl.constexpr, SHIFT: tl.constexpr):
-    """Index in the image of each place of the shifted window."""
+    """Return the index in the image of each position of the shifted window."""
     y = window_y * WINDOW + place // WINDOW
     x = window_x * WINDOW + place % WINDOW
     if SHIFT > 0:
@@ -58,9 +58,9 @@ def window_token(place, window_y, window_x, H, W, WINDOW: tl.constexpr, SHIFT: t
 
 @triton.jit
 def window_half(place, WINDOW: tl.constexpr, SHIFT: tl.constexpr):
-    """1 and 2 where a place's y and x would come round from the other side, in a last window.
+    """Return flags 1 and 2 if y and x of a position wrap around in the last window.
 
-    It depends on the place alone, so the compiler computes most of it.
+    It depends only on the position, so the compiler evaluates most of it.
     """
     kept: tl.constexpr = WINDOW - SHIFT
     return (place // WINDOW >= kept).to(tl.int32) + 2 * (place % WINDOW >= kept).to(tl.int32)
@@ -68,7 +68,7 @@ def window_half(place, WINDOW: tl.constexpr, SHIFT: tl.constexpr):
 
 @triton.jit
 def window_edge(window_y, window_x, H, W, WINDOW: tl.constexpr):
-    """1 and 2 if the window is the last in y and in x: only these contain several regions."""
+    """Return flags 1 and 2 if the window is the last in y and x, which have several regions."""
     last_y, last_x = window_y == H // WINDOW - 1, window_x == W // WINDOW - 1
     return last_y.to(tl.int32) + 2 * last_x.to(tl.int32)
 
@@ -89,21 +89,21 @@ def attend(
     OCTAVES: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Rows q [M, D] of one head over the first N of the columns k, v [BLOCK_N, D]: float32."""
+    """Attend rows q [M, D] of a head to the first N columns of k, v [BLOCK_N, D]; float32."""
     HEAD_DIM: tl.constexpr = q.shape[1]
     BLOCK_N: tl.constexpr = k.shape[0]
     scores = tl.fma(tl.dot(q, tl.trans(k), input_precision=PRECISION), HEAD_DIM**-0.5, bias)
     if BLOCK_N > N:
         inside = tl.arange(0, BLOCK_N) < N
         scores = tl.where(inside[None, :], scores, float("-inf"))
-    if REGIONS:  # of a shifted window
+    if REGIONS:  # shifted window
         apart = (row_half[:, None] ^ column_half[None, :]) & edge
         scores = tl.where(apart == 0, scores, float("-inf"))
-    # The rounding of a row's product scales its powers, and their sum likewise.
+    # Rounding of a row's ``top`` scales its powers and their sum equally.
     sharpness = inv_temperature * _LOG2_E
     top = tl.max(scores, axis=1) * sharpness
     power = tl.exp2(tl.fma(scores, sharpness, -top[:, None]))  # [M, BLOCK_N]
-    if v.dtype == tl.float32:  # one product of mixed weights: a product costs more than the sums
+    if v.dtype == tl.float32:  # one product of mixed weights, because products cost more than sums
         weights = power * (tl.load(gates_ptr) / tl.sum(power, axis=1))[:, None]
         for t in tl.static_range(1, OCTAVES):
             power *= power
@@ -145,7 +145,7 @@ def _window_attention_fwd_kernel(
     TILES: tl.constexpr = (N + BLOCK_M - 1) // BLOCK_M
     pid = tl.program_id(0).to(tl.uint32)  # unsigned divisions are shorter
     tile = (pid % TILES).to(tl.int32)
-    # Heads before windows: programs that run together read the same lines of qkv.
+    # Heads before windows, so that concurrent programs read the same cache lines of qkv.
     head = (pid // TILES % tl.cast(heads, tl.uint32)).to(tl.int32)
     window = pid // TILES // tl.cast(heads, tl.uint32)
     windows_x = tl.cast(W, tl.uint32) // WINDOW
@@ -153,12 +153,12 @@ def _window_attention_fwd_kernel(
     if SHIFT > 0:
         windows_y = tl.cast(H, tl.uint32) // WINDOW
         window_y, first_y = (windows % windows_y).to(tl.int32), windows // windows_y * H
-    else:  # the images are one
+    else:  # a single image
         window_y, first_y = 0, windows * WINDOW
     first = first_y.to(tl.int64) * W
 
-    # Places past the window repeat its last one, so that every address and row is a valid one;
-    # their columns have zero weight and their rows are not stored.
+    # Positions past the window repeat the last one, so that every address and row is valid. Their
+    # columns have zero weight and their rows are not stored.
     m = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.arange(0, BLOCK_N)
     row, column = tl.minimum(m, N - 1), n
@@ -200,7 +200,7 @@ def _window_attention_fwd_kernel(
 def window_attention_constants(
     window: int, shift: int, head_dim: int, octaves: int, config: WindowAttentionConfig
 ) -> dict[str, Any]:
-    """Compile-time arguments of the kernel."""
+    """Return the compile-time arguments of the kernel."""
     return {
         "WINDOW": window,
         "SHIFT": shift,
@@ -216,7 +216,7 @@ def window_attention_constants(
 def window_attention_config(
     window: int, dtype: torch.dtype, gpu: str, capability: int
 ) -> WindowAttentionConfig:
-    """Launch configuration for a window side and the dtype of qkv on a GPU."""
+    """Return the launch configuration for a window side and the dtype of qkv on a GPU."""
     keys = str(dtype).removeprefix("torch."), str(triton.next_power_of_2(window * window))
     return WindowAttentionConfig(**launch_config(gpu, capability, "window_attention", *keys))
 
@@ -224,7 +224,7 @@ def window_attention_config(
 def window_attention_grid(
     batch: Size, h: Size, w: Size, heads: Size, window: int, block_m: int
 ) -> Size:
-    """Programs for qkv [batch, h, w, 3C]: one for each tile of rows of each head and window."""
+    """Return the number of programs: tiles of rows of all heads and windows."""
     return batch * (h // window) * (w // window) * heads * ceil_div(window * window, block_m)
 
 
@@ -237,7 +237,7 @@ def _empty_output(qkv: Tensor) -> Tensor:
 def window_attention_op(
     qkv: Tensor, bias: Tensor, inv_temperature: Tensor, gates: Tensor, *, window: int, shift: int
 ) -> Tensor:
-    """The kernel as a torch op, for arguments that ``window_attention`` has checked."""
+    """The kernel as a torch op. ``window_attention`` checks the arguments."""
     out = _empty_output(qkv)
     if out.numel() == 0:
         return out

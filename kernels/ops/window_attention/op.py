@@ -1,4 +1,4 @@
-"""Windowed multi-temperature attention: the public function.
+"""Public function of windowed multi-temperature attention.
 
 The mathematics is in ``reference.py``, the limits in ``spec.py``.
 """
@@ -16,7 +16,7 @@ from clinreadnet.kernels.ops.window_attention.spec import LIMITS
 def _obstacle(
     qkv: Tensor, bias: Tensor, inv_temperature: Tensor, gates: Tensor, window: int
 ) -> str | None:
-    """Why the kernel cannot take these arguments, or None."""
+    """Return why the kernel does not support these arguments, or None."""
     heads, octaves = gates.shape
     head_dim = qkv.shape[3] // (3 * heads)
     if reason := LIMITS.obstacle_of("qkv", qkv, head_dim=head_dim, window=window, octaves=octaves):
@@ -62,7 +62,7 @@ def window_attention(
         [B, H, W, C], dtype of ``qkv``.
 
     Raises:
-        ValueError: other shapes, or "triton" outside its limits.
+        ValueError: shapes are invalid, or "triton" outside its limits.
     """
     require(qkv.ndim == 4, f"window_attention: qkv {list(qkv.shape)} is not [B, H, W, 3C]")
     _, h, w, c3 = qkv.shape

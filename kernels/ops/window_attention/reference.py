@@ -1,4 +1,4 @@
-"""Windowed multi-temperature attention in plain PyTorch: what every kernel must match.
+"""Reference of windowed multi-temperature attention in plain PyTorch.
 
 S = q k^T / sqrt(d) + bias          within one (shifted) window
 P = sum_t g_t softmax(2^t beta S)   T sharpness levels ("octaves") per head
@@ -14,7 +14,7 @@ from torch import Tensor
 def cyclic_shift(x: Tensor, shift: int) -> Tensor:
     """Roll [B, H, W, C] by ``-shift`` rows and columns.
 
-    It uses split and concatenation, because engines turn each slice into many small integer layers.
+    It uses split and concatenation, because engines convert slices to many small integer layers.
     """
     for dim in (1, 2):
         head, tail = x.split([shift % x.shape[dim], x.shape[dim] - shift % x.shape[dim]], dim)
@@ -30,7 +30,7 @@ def windows_of(x: Tensor, window: int) -> Tensor:
 
 
 def shifted_region_mask(h: int, w: int, window: int, shift: int, device: torch.device) -> Tensor:
-    """Return the pairs of tokens in different regions of the cyclically shifted image.
+    """Return the mask of token pairs in different regions of the cyclically shifted image.
 
     Returns:
         [H/window * W/window, window**2, window**2] bool, True where attention is forbidden.
@@ -55,10 +55,10 @@ def mix_octaves(scores: Tensor, gates: Tensor) -> Tensor:
     Returns:
         [B, nW, heads, N, N], dtype of ``scores``; rows sum to 1.
     """
-    # One softmax serves all octaves: softmax(2z) is softmax(z) squared, divided by its sum.
+    # softmax(2z) is softmax(z) squared and normalised, so one softmax is enough for all octaves.
     power = scores.softmax(dim=-1)
     weights = power * gates[..., :1]
-    power = 8 * power  # in float16, powers of even weights then do not vanish
+    power = 8 * power  # avoids underflow of uniform weights in float16
     for t in range(1, gates.shape[-1]):
         power = power * power
         weights = weights + power * (gates[..., t : t + 1] / power.sum(dim=-1, keepdim=True))
@@ -66,7 +66,7 @@ def mix_octaves(scores: Tensor, gates: Tensor) -> Tensor:
 
 
 def attend(scores: Tensor, v: Tensor, gates: Tensor) -> Tensor:
-    """Return the mixed octaves' product with v [B, nW, heads, N, d], in the dtype of v."""
+    """Multiply the mixed octaves with v [B, nW, heads, N, d], in the dtype of v."""
     return mix_octaves(scores, gates).to(v.dtype) @ v
 
 
@@ -81,7 +81,7 @@ def window_attention_reference(
 ) -> Tensor:
     """Attend within (shifted) windows at several temperatures at once.
 
-    Products run in the dtype of ``qkv``; scores and softmax in float32 at least.
+    Products are in the dtype of ``qkv``; scores and softmax are float32 or wider.
 
     Args:
         qkv: [B, H, W, 3C], channels laid out (q | k | v, head, head_dim).
@@ -106,12 +106,12 @@ def window_attention_reference(
     qkv = qkv.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, rows * columns, 3 * heads, n, d)
     q, k, v = qkv.split(heads, dim=2)  # [B, nW, heads, N, d] each
 
-    # Constants have the rank of the scores, [B, nW, heads, N, N]: an engine would reshape them.
+    # Constants have the rank of the scores, [B, nW, heads, N, N], so that engines need no reshape.
     beta = inv_temperature.to(wide).reshape(1, 1, heads, 1, 1)
     bias = bias.to(wide)[None, None]
     gates = gates.to(wide).reshape(1, 1, heads, 1, octaves)
 
-    # beta goes into q and the bias, which are smaller than the scores.
+    # beta is applied to q and the bias, which are smaller than the scores.
     q = q * (beta * d**-0.5).to(q.dtype)
     scores = (q @ k.transpose(-1, -2)).to(wide) + beta * bias
     if shift:

@@ -1,4 +1,4 @@
-"""Windowed multi-temperature attention: limits, shapes, work and candidates."""
+"""Spec of windowed multi-temperature attention: limits, shapes, work and candidates."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ LIMITS = Limits(
 )
 
 _WINDOWS = {"16": 4, "32": 5, "64": 8, "128": 11, "256": 16}
-"""A window of each number of tokens that the kernel pads to."""
+"""A window for each padded number of tokens."""
 
 
 def largest(window: int, shift: int) -> LayerShape:
-    """The widest heads and most octaves that the op takes."""
+    """Return the layer with the widest heads and most octaves."""
     width = max(LIMITS.head_dims)
     return LayerShape(f"window {window}", 8 * window, width, 1, window, shift, MOST_OCTAVES)
 
 
 def build(capability: int, dtype: str, shape: LayerShape) -> Case:
-    """Attention of any number of heads."""
+    """Return the case of attention, for any number of heads."""
     from clinreadnet.kernels.ops.window_attention import kernel
 
     config = kernel.window_attention_config(shape.window, DTYPES[dtype], "", capability)
@@ -67,13 +67,13 @@ def build(capability: int, dtype: str, shape: LayerShape) -> Case:
 def arguments(
     shape: LayerShape, batch: int, dtype: str, device: torch.device
 ) -> tuple[Tensor, ...]:
-    """Queries, keys and values, and the float32 parameters of the scores."""
+    """Return qkv and the float32 parameters of the scores."""
     qkv = torch.randn(batch, shape.side, shape.side, 3 * shape.channels, device=device)
     return qkv.to(DTYPES[dtype]), *attention_parameters(shape, device)
 
 
 def work(shape: LayerShape, batch: int, item: int) -> Work:
-    """Qkv [B, S, S, 3C] to [B, S, S, C]; its parameters are float32."""
+    """Return the work qkv [B, S, S, 3C] -> [B, S, S, C], with float32 parameters."""
     tokens, n = batch * shape.side**2, shape.window**2
     parameters = shape.heads * (n * n + 1 + shape.octaves)
     return Work(
@@ -82,7 +82,7 @@ def work(shape: LayerShape, batch: int, item: int) -> Work:
 
 
 def sources(network: NetworkShape) -> Iterator[KernelSource]:
-    """One kernel for all layers that differ in size or number of heads alone."""
+    """Yield a kernel for all layers that differ only in size or number of heads."""
 
     def key(block: LayerShape) -> tuple[int, ...]:
         return block.window, block.shift, block.head_dim, block.octaves
@@ -120,7 +120,7 @@ def sources(network: NetworkShape) -> Iterator[KernelSource]:
 
 
 def tuning(dtype: str, padded: str) -> TuningEntry:
-    """Windows whose tokens are padded to ``padded``, on the heads of each stage."""
+    """Return the tuning entry of windows whose tokens are padded to ``padded``."""
     window = _WINDOWS[padded]
     rows = [m for m in (16, 32, 64, 128) if m <= int(padded)]
     products: list[Config] = [{"wide": False}, {"wide": True}]

@@ -1,7 +1,7 @@
-"""One function for each instruction, found by the opcode with all its modifiers.
+"""Functions for instructions, selected by the opcode with all modifiers.
 
-Each names its section of the PTX ISA manual, "Instruction Set" chapter. An opcode that is not
-spelled out here is refused when the program is read.
+Each function states its section in the chapter "Instruction Set" of the PTX ISA manual. An unknown
+opcode is an error when the program is parsed.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ FAMILIES = ("integer", "floating", "conversion", "movement", "warp", "tensor", "
 
 _found: dict[str, Run] = {}
 SECTIONS: dict[str, str] = {}
-"""The manual's section on each opcode."""
+"""Section of the manual for each opcode."""
 
 
 def instruction(section: str, *opcodes: str) -> Callable[[Run], Run]:
-    """Register a function for opcodes; ``add.{s32,u32}`` names two of them."""
+    """Register a function for opcodes. ``add.{s32,u32}`` stands for two opcodes."""
 
     def register(run: Run) -> Run:
         for pattern in opcodes:
@@ -35,19 +35,19 @@ def instruction(section: str, *opcodes: str) -> Callable[[Run], Run]:
 
 
 def spelled_out(pattern: str) -> list[str]:
-    """Every opcode that a pattern with braces stands for."""
+    """Expand a pattern with braces to all its opcodes."""
     before, brace, rest = pattern.partition("{")
     if not brace:
         return [pattern]
     choices, _, after = rest.partition("}")
-    return [before + one + end for one in choices.split(",") for end in spelled_out(after)]
+    return [before + choice + end for choice in choices.split(",") for end in spelled_out(after)]
 
 
 def find(opcode: str, line: int = 0, text: str = "") -> Run:
     """Return the function of an opcode.
 
     Raises:
-        UnknownInstruction: there is none.
+        UnknownInstruction: the opcode is not supported.
     """
     if not _found:
         for family in FAMILIES:

@@ -8,8 +8,7 @@ from clinreadnet.kernels.ptx.errors import PtxError
 from clinreadnet.kernels.ptx.instructions import instruction
 from clinreadnet.kernels.ptx.machine import TYPES, Array
 from clinreadnet.kernels.ptx.machine import Machine as M
-from clinreadnet.kernels.ptx.program import Instruction as One
-from clinreadnet.kernels.ptx.program import Operand
+from clinreadnet.kernels.ptx.program import Instruction, Operand
 
 
 def _bits(kind: str) -> int:
@@ -17,41 +16,41 @@ def _bits(kind: str) -> int:
 
 
 def _typed(m: M, operand: Operand, kind: str) -> Array:
-    """Signed for a type s32 and the like, unsigned for the others."""
+    """Return an operand as signed integers for types such as s32, otherwise unsigned."""
     return m.signed(operand, kind) if kind[0] == "s" else m.read(operand, kind)
 
 
 @instruction("Integer Arithmetic: add", "add.{s16,u16,s32,u32,s64,u64}")
-def add(m: M, i: One) -> None:
+def add(m: M, i: Instruction) -> None:
     d, a, b = i.operands
     m.write(d, m.read(a, i.kind) + m.read(b, i.kind))
 
 
 @instruction("Integer Arithmetic: add, min, max", "{add,min,max}.{u16x2,s16x2}")
-def packed_halves(m: M, i: One) -> None:
-    """Two numbers of 16 bits in a word, each on its own."""
+def packed_halves(m: M, i: Instruction) -> None:
+    """Two separate 16-bit numbers in a word."""
     d, *terms = i.operands
     name, _, kind = i.opcode.partition(".")
     half = np.dtype(np.int16 if kind == "s16x2" else np.uint16)
-    a, b = (np.ascontiguousarray(m.read(one, "b32")).view(half) for one in terms)
+    a, b = (np.ascontiguousarray(m.read(term, "b32")).view(half) for term in terms)
     chosen = {"add": np.add, "min": np.minimum, "max": np.maximum}[name](a, b)
     m.write(d, chosen.view(np.uint32))
 
 
 @instruction("Integer Arithmetic: sub", "sub.{s16,u16,s32,u32,s64,u64}")
-def sub(m: M, i: One) -> None:
+def sub(m: M, i: Instruction) -> None:
     d, a, b = i.operands
     m.write(d, m.read(a, i.kind) - m.read(b, i.kind))
 
 
 @instruction("Integer Arithmetic: mul", "mul.lo.{s16,u16,s32,u32,s64,u64}")
-def mul_lo(m: M, i: One) -> None:
+def mul_lo(m: M, i: Instruction) -> None:
     d, a, b = i.operands
     m.write(d, m.read(a, i.kind) * m.read(b, i.kind))
 
 
 @instruction("Integer Arithmetic: mul", "mul.wide.{s16,u16,s32,u32}")
-def mul_wide(m: M, i: One) -> None:
+def mul_wide(m: M, i: Instruction) -> None:
     d, a, b = i.operands
     m.write(d, _widened(m, a, i.kind) * _widened(m, b, i.kind))
 
@@ -62,29 +61,29 @@ def _widened(m: M, operand: Operand, kind: str) -> Array:
 
 
 @instruction("Integer Arithmetic: mul", "mul.hi.{s16,u16,s32,u32}")
-def mul_hi(m: M, i: One) -> None:
+def mul_hi(m: M, i: Instruction) -> None:
     d, a, b = i.operands
     product = _widened(m, a, i.kind) * _widened(m, b, i.kind)
     m.write(d, (product >> _bits(i.kind)).astype(TYPES[i.kind]))
 
 
 @instruction("Integer Arithmetic: mad", "mad.lo.{s16,u16,s32,u32,s64,u64}")
-def mad_lo(m: M, i: One) -> None:
+def mad_lo(m: M, i: Instruction) -> None:
     d, a, b, c = i.operands
     m.write(d, m.read(a, i.kind) * m.read(b, i.kind) + m.read(c, i.kind))
 
 
 @instruction("Integer Arithmetic: mad", "mad.wide.{s32,u32}")
-def mad_wide(m: M, i: One) -> None:
+def mad_wide(m: M, i: Instruction) -> None:
     d, a, b, c = i.operands
     product = _widened(m, a, i.kind) * _widened(m, b, i.kind)
     m.write(d, product + m.read(c, "u64").view(product.dtype))
 
 
 @instruction("Integer Arithmetic: div, rem", "{div,rem}.{s32,u32}")
-def divide(m: M, i: One) -> None:
+def divide(m: M, i: Instruction) -> None:
     d, a, b = i.operands
-    x, y = (_typed(m, one, i.kind).astype(np.int64) for one in (a, b))
+    x, y = (_typed(m, operand, i.kind).astype(np.int64) for operand in (a, b))
     if (m.of_active(y) == 0).any():
         raise PtxError("division by zero")
     y = np.where(y == 0, 1, y)
@@ -94,29 +93,29 @@ def divide(m: M, i: One) -> None:
 
 
 @instruction("Integer Arithmetic: min, max", "{min,max}.{s16,u16,s32,u32,s64,u64}")
-def extreme(m: M, i: One) -> None:
+def extreme(m: M, i: Instruction) -> None:
     d, a, b = i.operands
     choose = np.minimum if i.opcode.startswith("min") else np.maximum
     m.write(d, choose(_typed(m, a, i.kind), _typed(m, b, i.kind)))
 
 
 @instruction("Integer Arithmetic: neg", "neg.{s16,s32,s64}")
-def neg(m: M, i: One) -> None:
+def neg(m: M, i: Instruction) -> None:
     d, a = i.operands
     m.write(d, -m.signed(a, i.kind))
 
 
 @instruction("Integer Arithmetic: abs", "abs.{s16,s32,s64}")
-def absolute(m: M, i: One) -> None:
+def absolute(m: M, i: Instruction) -> None:
     d, a = i.operands
     m.write(d, np.abs(m.signed(a, i.kind)))
 
 
 @instruction("Integer Arithmetic: bfe", "bfe.{u32,s32}")
-def bfe(m: M, i: One) -> None:
+def bfe(m: M, i: Instruction) -> None:
     d, a, position, length = i.operands
     bits = m.read(a).astype(np.int64)
-    at, count = ((m.read(one) & 0xFF).astype(np.int64) for one in (position, length))
+    at, count = ((m.read(operand) & 0xFF).astype(np.int64) for operand in (position, length))
     field = (bits >> np.minimum(at, 63)) & ((1 << np.minimum(count, 32)) - 1)
     if i.kind == "s32":
         last = np.minimum(np.maximum(count - 1, 0) + at, 31)
@@ -126,16 +125,16 @@ def bfe(m: M, i: One) -> None:
 
 
 @instruction("Integer Arithmetic: bfi", "bfi.b32")
-def bfi(m: M, i: One) -> None:
+def bfi(m: M, i: Instruction) -> None:
     d, a, b, position, length = i.operands
-    at, count = ((m.read(one) & 0xFF).astype(np.int64) for one in (position, length))
+    at, count = ((m.read(operand) & 0xFF).astype(np.int64) for operand in (position, length))
     mask = ((1 << np.minimum(count, 32)) - 1) << np.minimum(at, 32)
     inserted = m.read(a).astype(np.int64) << np.minimum(at, 32)
     m.write(d, (m.read(b) & ~mask | inserted & mask & 0xFFFF_FFFF).astype(np.uint32))
 
 
 @instruction("Logic and Shift: and, or, xor", "{and,or,xor}.{pred,b16,b32,b64}")
-def logic(m: M, i: One) -> None:
+def logic(m: M, i: Instruction) -> None:
     d, a, b = i.operands
     x, y = m.read(a, i.kind), m.read(b, i.kind)
     name = i.opcode.partition(".")[0]
@@ -143,27 +142,27 @@ def logic(m: M, i: One) -> None:
 
 
 @instruction("Logic and Shift: not", "not.{pred,b16,b32,b64}")
-def invert(m: M, i: One) -> None:
+def invert(m: M, i: Instruction) -> None:
     d, a = i.operands
     m.write(d, ~m.read(a, i.kind))
 
 
 @instruction("Logic and Shift: lop3", "lop3.b32")
-def lop3(m: M, i: One) -> None:
+def lop3(m: M, i: Instruction) -> None:
     d, a, b, c, table = i.operands
     result = np.zeros(m.lanes, np.uint32)
     for row in range(8):
         if table.value >> row & 1:
             terms = [
-                m.read(one) if row >> bit & 1 else ~m.read(one)
-                for one, bit in zip((a, b, c), (2, 1, 0), strict=True)
+                m.read(operand) if row >> bit & 1 else ~m.read(operand)
+                for operand, bit in zip((a, b, c), (2, 1, 0), strict=True)
             ]
             result |= terms[0] & terms[1] & terms[2]
     m.write(d, result)
 
 
 @instruction("Logic and Shift: shl", "shl.{b16,b32,b64}")
-def shl(m: M, i: One) -> None:
+def shl(m: M, i: Instruction) -> None:
     d, a, count = i.operands
     x, n, bits = m.read(a, i.kind), m.read(count), _bits(i.kind)
     shifted = x << np.minimum(n, bits - 1).astype(x.dtype)
@@ -171,7 +170,7 @@ def shl(m: M, i: One) -> None:
 
 
 @instruction("Logic and Shift: shr", "shr.{b16,b32,b64,u16,u32,u64,s16,s32,s64}")
-def shr(m: M, i: One) -> None:
+def shr(m: M, i: Instruction) -> None:
     d, a, count = i.operands
     x, n, bits = _typed(m, a, i.kind), m.read(count), _bits(i.kind)
     shifted = x >> np.minimum(n, bits - 1).astype(x.dtype)
@@ -180,7 +179,7 @@ def shr(m: M, i: One) -> None:
 
 
 @instruction("Logic and Shift: shf", "shf.{l,r}.wrap.b32")
-def shf(m: M, i: One) -> None:
+def shf(m: M, i: Instruction) -> None:
     d, a, b, count = i.operands
     both = m.read(a).astype(np.uint64) | m.read(b).astype(np.uint64) << np.uint64(32)
     n = (m.read(count) & 31).astype(np.uint64)
@@ -203,7 +202,7 @@ _COMPARE = {
     "setp.{eq,ne,lt,le,gt,ge}.{s16,u16,s32,u32,s64,u64}",
     "setp.{lo,ls,hi,hs}.{u16,u32,u64}",
 )
-def setp_integer(m: M, i: One) -> None:
+def setp_integer(m: M, i: Instruction) -> None:
     d, a, b = i.operands
     m.write(d, _COMPARE[i.opcode.split(".")[1]](_typed(m, a, i.kind), _typed(m, b, i.kind)))
 
@@ -212,7 +211,7 @@ def setp_integer(m: M, i: One) -> None:
     "Comparison and Selection: setp",
     "setp.{eq,ne,lt,le,gt,ge,equ,neu,ltu,leu,gtu,geu,num,nan}.f32",
 )
-def setp_float(m: M, i: One) -> None:
+def setp_float(m: M, i: Instruction) -> None:
     d, a, b = i.operands
     x, y = m.number(a), m.number(b)
     nan, name = np.isnan(x) | np.isnan(y), i.opcode.split(".")[1]
@@ -227,6 +226,6 @@ def setp_float(m: M, i: One) -> None:
     "Comparison and Selection: selp",
     "selp.{b16,b32,b64,u16,u32,u64,s16,s32,s64,f32}",
 )
-def selp(m: M, i: One) -> None:
+def selp(m: M, i: Instruction) -> None:
     d, a, b, chosen = i.operands
     m.write(d, np.where(m.read(chosen, "pred"), m.read(a, i.kind), m.read(b, i.kind)))

@@ -9,13 +9,12 @@ from clinreadnet.kernels.ptx.instructions import instruction
 from clinreadnet.kernels.ptx.machine import TYPES, Array
 from clinreadnet.kernels.ptx.machine import Machine as M
 from clinreadnet.kernels.ptx.memory import WORDS
-from clinreadnet.kernels.ptx.program import Address, Operand, Vector
-from clinreadnet.kernels.ptx.program import Instruction as One
+from clinreadnet.kernels.ptx.program import Address, Instruction, Operand, Vector
 
 
 @instruction("Data Movement and Conversion: mov", "mov.{pred,b16,b32,b64,u16,u32,u64,f32}")
-def mov(m: M, i: One) -> None:
-    """Packs a vector of registers into one, or unpacks one, where an operand is a vector."""
+def mov(m: M, i: Instruction) -> None:
+    """Copy; pack registers if the source is a vector, unpack if the destination is."""
     d, a = i.operands
     if isinstance(d, Vector):
         value = np.ascontiguousarray(m.read(a, i.kind))
@@ -33,9 +32,9 @@ def mov(m: M, i: One) -> None:
 
 
 @instruction("Data Movement and Conversion: prmt", "prmt.b32")
-def prmt(m: M, i: One) -> None:
+def prmt(m: M, i: Instruction) -> None:
     d, a, b, selector = i.operands
-    low, high = (m.read_packed(one).astype(np.uint64) for one in (a, b))
+    low, high = (m.read_packed(operand).astype(np.uint64) for operand in (a, b))
     source = low | high << np.uint64(32)
     chosen, result = m.read(selector).astype(np.uint64), np.zeros(m.lanes, np.uint64)
     for place in range(4):
@@ -48,7 +47,7 @@ def prmt(m: M, i: One) -> None:
 
 
 @instruction("Data Movement and Conversion: ld", "ld.param.{b32,u32,s32,b64,u64,s64}")
-def load_parameter(m: M, i: One) -> None:
+def load_parameter(m: M, i: Instruction) -> None:
     d, address = i.operands
     assert isinstance(address, Address) and isinstance(address.base, str)
     if address.base not in m.parameters or address.offset:
@@ -62,7 +61,7 @@ _VECTORS = "{global,shared}{,.v2,.v4}.{b16,b32,b64,u16,u32,f32}"
 
 
 @instruction("Data Movement and Conversion: ld", f"ld.{_VECTORS}")
-def load(m: M, i: One) -> None:
+def load(m: M, i: Instruction) -> None:
     d, address = i.operands
     parts = m.parts(d)
     size = np.dtype(TYPES[i.kind]).itemsize
@@ -77,7 +76,7 @@ def load(m: M, i: One) -> None:
 
 
 def _spread(m: M, values: Array) -> Array:
-    """Values of the active threads as values of all threads."""
+    """Expand values of the active threads to all threads."""
     if m.mask is None:
         return values.copy()
     every = np.zeros(m.lanes, values.dtype)
@@ -86,7 +85,7 @@ def _spread(m: M, values: Array) -> Array:
 
 
 def _words(m: M, parts: tuple[Operand, ...], kind: str) -> Array:
-    """What the active threads store: one word each of all ``parts``."""
+    """Return the words that the active threads store, from all ``parts``."""
     columns = np.stack([m.of_active(m.read(part, kind)) for part in parts], axis=1)
     columns = np.ascontiguousarray(columns.astype(TYPES[kind], copy=False))
     size = columns.dtype.itemsize * len(parts)
@@ -94,7 +93,7 @@ def _words(m: M, parts: tuple[Operand, ...], kind: str) -> Array:
 
 
 @instruction("Data Movement and Conversion: st", f"st.{_VECTORS}")
-def store(m: M, i: One) -> None:
+def store(m: M, i: Instruction) -> None:
     address, source = i.operands
     words = _words(m, m.parts(source), i.kind)
     where = m.of_active(m.addresses(address))
@@ -109,8 +108,8 @@ def store(m: M, i: One) -> None:
     "cp.async.ca.shared.global",
     "cp.async.cg.shared.global",
 )
-def copy(m: M, i: One) -> None:
-    """Copies the first bytes that the fourth operand counts; zeros follow."""
+def copy(m: M, i: Instruction) -> None:
+    """Copy the number of bytes in the fourth operand; fill the rest with zeros."""
     to, source, count = i.operands[:3]
     size = count.value
     if (size != 16 and ".cg" in i.opcode) or size not in (4, 8, 16):
@@ -129,12 +128,12 @@ def copy(m: M, i: One) -> None:
 
 
 @instruction("Data Movement and Conversion: cp.async.commit_group", "cp.async.commit_group")
-def commit(m: M, i: One) -> None:
+def commit(m: M, i: Instruction) -> None:
     m.copies.append([])
 
 
 @instruction("Data Movement and Conversion: cp.async.wait_group", "cp.async.wait_group")
-def wait(m: M, i: One) -> None:
+def wait(m: M, i: Instruction) -> None:
     (left,) = i.operands
     done = max(0, len(m.copies) - 1 - left.value)
     for group in m.copies[:done]:
@@ -144,7 +143,7 @@ def wait(m: M, i: One) -> None:
 
 
 @instruction("Data Movement and Conversion: cp.async.wait_all", "cp.async.wait_all")
-def wait_all(m: M, i: One) -> None:
+def wait_all(m: M, i: Instruction) -> None:
     if m.copies[-1]:
         m.copies.append([])
     for group in m.copies:

@@ -1,7 +1,7 @@
-"""Matrix fragments in the registers of a warp.
+"""Matrix instructions of a warp.
 
-A tensor core multiplies exactly and cuts each sum towards zero (Fasi et al. 2021, "Numerical
-behavior of NVIDIA tensor cores"); it adds as many products at once as four 32-bit words hold.
+A tensor core multiplies exactly and rounds each sum towards zero (Fasi et al. 2021, "Numerical
+behavior of NVIDIA tensor cores"). It adds the products of four 32-bit words at once.
 """
 
 from __future__ import annotations
@@ -12,30 +12,29 @@ from clinreadnet.kernels.ptx.instructions import instruction
 from clinreadnet.kernels.ptx.instructions.floating import widened
 from clinreadnet.kernels.ptx.machine import Array
 from clinreadnet.kernels.ptx.machine import Machine as M
-from clinreadnet.kernels.ptx.program import Instruction as One
-from clinreadnet.kernels.ptx.program import Operand
+from clinreadnet.kernels.ptx.program import Instruction, Operand
 from clinreadnet.kernels.ptx.shared import WARP
 
 
 def cut(x: Array) -> Array:
-    """Float64 to float32, towards zero."""
+    """Round float64 to float32 towards zero."""
     nearest = x.astype(np.float32)
     over = np.abs(nearest.astype(np.float64)) > np.abs(x)
     return np.where(over, np.nextafter(nearest, np.float32(0)), nearest)
 
 
 def multiply(a: Array, b: Array, total: Array, terms: int) -> Array:
-    """Total + a @ b for matrices [..., M, K] and [..., K, N], some terms at a time."""
+    """Compute total + a @ b for [..., M, K] and [..., K, N], ``terms`` products at a time."""
     for k in range(0, a.shape[-1], terms):
         total = cut(total + np.matmul(a[..., k : k + terms], b[..., k : k + terms, :]))
     return total
 
 
 def numbers(bits: Array, kind: str) -> Array:
-    """Float64 numbers [..., n] of 32-bit words [..., words]: one tf32, or two halves."""
+    """Convert 32-bit words [..., words] (one tf32 or two halves each) to float64 [..., n]."""
     words = np.ascontiguousarray(bits)
     if kind == "tf32":
-        kept = words & np.uint32(0xFFFF_E000)  # the hardware reads no more bits
+        kept = words & np.uint32(0xFFFF_E000)  # the hardware ignores the other bits
         return kept.view(np.float32).astype(np.float64)
     return widened(words.view(np.uint16), kind).astype(np.float64)
 
@@ -44,8 +43,8 @@ TERMS = {"tf32": 4, "f16": 8, "bf16": 8}
 
 
 def fragment(m: M, parts: tuple[Operand, ...]) -> Array:
-    """Registers as [warps, parts, 8, 4]: row (lane / 4) and word (lane % 4) of 8x4 words."""
-    words = [m.read(one).reshape(-1, 8, 4) for one in parts]
+    """Return registers as [warps, parts, 8, 4]: row (lane / 4) and word (lane % 4)."""
+    words = [m.read(part).reshape(-1, 8, 4) for part in parts]
     return np.stack(words, axis=1)
 
 
@@ -55,9 +54,9 @@ def fragment(m: M, parts: tuple[Operand, ...]) -> Array:
     "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32",
     "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32",
 )
-def mma(m: M, i: One) -> None:
-    """D [16, 8] = A [16, K] B [K, 8] + C, with the manual's places for each thread's elements."""
-    d, a, b, c = (m.parts(one) for one in i.operands)
+def mma(m: M, i: Instruction) -> None:
+    """Compute D [16, 8] = A [16, K] B [K, 8] + C, with the thread layout of the manual."""
+    d, a, b, c = (m.parts(operand) for operand in i.operands)
     kind = i.opcode.split(".")[-2]
     left, right = fragment(m, a), fragment(m, b)
     # A's registers: upper and lower rows of the left half, then of the right half.
@@ -73,23 +72,23 @@ def mma(m: M, i: One) -> None:
 
 
 def accumulator(m: M, parts: tuple[Operand, ...]) -> Array:
-    """Four registers as [warps, 16, 8] float64."""
-    words = [m.read(one, "f32").view(np.float32).reshape(-1, 8, 4) for one in parts]
+    """Return four registers as [warps, 16, 8] float64."""
+    words = [m.read(part, "f32").view(np.float32).reshape(-1, 8, 4) for part in parts]
     total = np.empty((len(words[0]), 16, 8), np.float64)
     total[:, :8, 0::2], total[:, :8, 1::2], total[:, 8:, 0::2], total[:, 8:, 1::2] = words
     return total
 
 
 def quarters(result: Array) -> list[Array]:
-    """The inverse of ``accumulator``: what each thread holds, by register."""
+    """Inverse of ``accumulator``: values of each thread by register."""
     parts = (
         result[:, :8, 0::2], result[:, :8, 1::2], result[:, 8:, 0::2], result[:, 8:, 1::2]
     )  # fmt: skip
-    return [np.ascontiguousarray(one, np.float32).reshape(-1) for one in parts]
+    return [np.ascontiguousarray(part, np.float32).reshape(-1) for part in parts]
 
 
 def _rows(m: M, address: Array, count: int) -> tuple[Array, Array]:
-    """Threads that give addresses of rows, and the addresses: 8 for each of ``count`` matrices."""
+    """Return threads with row addresses, and the addresses: 8 for each of ``count`` matrices."""
     giving = m.all_threads.reshape(-1, WARP)[:, : 8 * count]
     if m.mask is not None:
         giving = giving[m.mask.reshape(-1, WARP)[:, 0]]
@@ -100,7 +99,7 @@ def _rows(m: M, address: Array, count: int) -> tuple[Array, Array]:
     "Warp Level Matrix Instructions: ldmatrix",
     "ldmatrix.sync.aligned.m8n8.{x1,x2,x4}{,.trans}.shared.b16",
 )
-def ldmatrix(m: M, i: One) -> None:
+def ldmatrix(m: M, i: Instruction) -> None:
     d, address = i.operands
     registers = m.parts(d)
     threads, where = _rows(m, m.addresses(address), len(registers))
@@ -122,11 +121,13 @@ def ldmatrix(m: M, i: One) -> None:
     "Warp Level Matrix Instructions: stmatrix",
     "stmatrix.sync.aligned.m8n8.{x1,x2,x4}{,.trans}.shared.b16",
 )
-def stmatrix(m: M, i: One) -> None:
+def stmatrix(m: M, i: Instruction) -> None:
     address, source = i.operands
     registers = m.parts(source)
     threads, where = _rows(m, m.addresses(address), len(registers))
-    held = np.stack([m.of_active(m.read(one)).reshape(-1, WARP) for one in registers], axis=1)
+    held = np.stack(
+        [m.of_active(m.read(register)).reshape(-1, WARP) for register in registers], axis=1
+    )
     matrices = np.ascontiguousarray(held).view(np.uint16).reshape(-1, len(registers), 8, 8)
     if ".trans" in i.opcode:
         matrices = matrices.transpose(0, 1, 3, 2)

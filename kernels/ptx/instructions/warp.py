@@ -1,4 +1,4 @@
-"""What the threads of a warp, or of a block, do together; and control."""
+"""Instructions of a warp or a block, and control flow."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ import numpy as np
 from clinreadnet.kernels.ptx.errors import PtxError
 from clinreadnet.kernels.ptx.instructions import instruction
 from clinreadnet.kernels.ptx.machine import Machine as M
-from clinreadnet.kernels.ptx.program import Instruction as One
-from clinreadnet.kernels.ptx.program import Operand
+from clinreadnet.kernels.ptx.program import Instruction, Operand
 from clinreadnet.kernels.ptx.shared import WARP
 
 
 def whole_warps(m: M, mask: Operand) -> None:
-    """Refuse a member mask that is not the whole warp: its partners would not be defined."""
+    """Check that a member mask is the whole warp."""
     if (m.of_active(m.read(mask)) != np.uint32(0xFFFF_FFFF)).any():
         raise PtxError("a member mask that leaves threads out")
 
 
 @instruction("Data Movement and Conversion: shfl.sync", "shfl.sync.{bfly,idx,up,down}.b32")
-def shfl(m: M, i: One) -> None:
+def shfl(m: M, i: Instruction) -> None:
     d, a, b, c, members = i.operands
     whole_warps(m, members)
     value = m.read(a).reshape(-1, WARP)
@@ -46,8 +45,8 @@ def shfl(m: M, i: One) -> None:
 
 
 @instruction("Parallel Synchronization and Communication: bar.sync", "bar.sync")
-def bar_sync(m: M, i: One) -> None:
-    """The machine brings all threads of the block here first."""
+def bar_sync(m: M, i: Instruction) -> None:
+    """All threads of the block have arrived when this runs."""
     if len(i.operands) != 1 or i.operands[0].value != 0:
         raise PtxError("a barrier other than the block's first")
     blocks = np.unique(m.active() // m.threads)
@@ -57,7 +56,7 @@ def bar_sync(m: M, i: One) -> None:
 
 
 @instruction("Parallel Synchronization and Communication: bar.warp.sync", "bar.warp.sync")
-def bar_warp_sync(m: M, i: One) -> None:
+def bar_warp_sync(m: M, i: Instruction) -> None:
     whole_warps(m, i.operands[0])
     m.shared.warp_time[np.unique(m.active() // WARP)] += 1
 
@@ -67,11 +66,11 @@ def bar_warp_sync(m: M, i: One) -> None:
     "fence.proxy.async",
     "fence.proxy.async.shared::cta",
 )
-def fence(m: M, i: One) -> None:
-    """Between ordinary writes and the reads of asynchronous products."""
+def fence(m: M, i: Instruction) -> None:
+    """Order ordinary writes before reads of asynchronous products."""
     m.shared.fence()
 
 
 @instruction("Control Flow: bra, ret", "bra", "bra.uni", "ret")
-def control(m: M, i: One) -> None:
+def control(m: M, i: Instruction) -> None:
     raise AssertionError("the machine runs control flow itself")

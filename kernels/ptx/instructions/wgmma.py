@@ -1,7 +1,7 @@
-"""Asynchronous products of a warp group: four warps, one operand or both in shared memory.
+"""Asynchronous products of a warp group (four warps), with operands in shared memory.
 
-What a product writes, and the registers and the memory that it reads, belong to it until it has
-been waited for. The machine multiplies at once and hands out the result at the wait.
+Registers and memory that a product reads or writes are reserved until it has been waited for. The
+machine multiplies at once and publishes the result at the wait.
 """
 
 from __future__ import annotations
@@ -16,25 +16,24 @@ from clinreadnet.kernels.ptx.instructions import instruction
 from clinreadnet.kernels.ptx.instructions.tensor import TERMS, fragment, multiply, numbers
 from clinreadnet.kernels.ptx.machine import Array, InFlight
 from clinreadnet.kernels.ptx.machine import Machine as M
-from clinreadnet.kernels.ptx.program import Instruction as One
-from clinreadnet.kernels.ptx.program import Operand, Register
+from clinreadnet.kernels.ptx.program import Instruction, Operand, Register
 from clinreadnet.kernels.ptx.shared import WARP
 
 GROUP = 4 * WARP
 ROWS = 64
 WORD = 16
-"""Bytes of the pieces that a layout in shared memory moves as one."""
+"""Bytes of a piece, the unit of a layout in shared memory."""
 
 
 @dataclass(frozen=True)
 class Descriptor:
-    """A matrix in shared memory, by the manual's "Matrix Descriptor Format".
+    """A matrix in shared memory ("Matrix Descriptor Format" in the manual).
 
     Attributes:
-        start: address.
+        start: start address.
         leading: bytes from one repetition of the layout to the next, along its rows.
         stride: bytes between groups of eight rows.
-        row: bytes of a row of the swizzled pattern; 16 without a swizzle.
+        row: bytes per row of the swizzled pattern; 16 without a swizzle.
     """
 
     start: Array
@@ -45,11 +44,11 @@ class Descriptor:
 
 @dataclass(frozen=True)
 class Use:
-    """What a product holds until it is waited for.
+    """Registers and memory that a product reserves until it has been waited for.
 
     Attributes:
-        registers: their values now, by place: operands, and results that are `InFlight`.
-        granules: of shared memory.
+        registers: current values by index: operands, and results that are `InFlight`.
+        granules: granules of shared memory.
     """
 
     registers: dict[int, Any] = field(default_factory=dict)
@@ -71,15 +70,15 @@ def described(m: M, operand: Operand) -> Descriptor:
 
 
 def swizzled(address: Array, row: int) -> Array:
-    """Where the piece at ``address`` lies: rows of the pattern permute their pieces."""
+    """Return the address of a piece after swizzling, which permutes the pieces of a row."""
     return address ^ (address >> 3 & (row - 1) & ~15)
 
 
 def pieces(tile: Descriptor, rows: int, across: int, *, transposed: bool) -> Array:
-    """Addresses [groups, rows, across] of the pieces of a matrix.
+    """Return the addresses [groups, rows, across] of the pieces of a matrix.
 
-    As it stands, a row holds ``across`` pieces along K. Transposed, ``rows`` counts K, and a row
-    holds ``across`` pieces along the other side.
+    A row has ``across`` pieces along K. If transposed, ``rows`` is K, and a row has ``across``
+    pieces along the other dimension.
     """
     r, j = np.arange(rows)[:, None], np.arange(across)[None, :]
     start, leading, stride = (x[:, None, None] for x in (tile.start, tile.leading, tile.stride))
@@ -94,7 +93,7 @@ def pieces(tile: Descriptor, rows: int, across: int, *, transposed: bool) -> Arr
 
 
 def stored(m: M, operand: Operand, rows: int, k: int, kind: str, *, transposed: bool) -> Array:
-    """A matrix [groups, rows, k] in shared memory, and note that it is being read."""
+    """Load a matrix [groups, rows, k] from shared memory and mark it as being read."""
     tile = described(m, operand)
     size = 4 if kind == "tf32" else 2
     if (tile.start % WORD).any():
@@ -118,11 +117,11 @@ def stored(m: M, operand: Operand, rows: int, k: int, kind: str, *, transposed: 
     "wgmma.mma_async.sync.aligned.m64n{8,16,24,32,48,64,96,128}k16.f32.bf16.bf16",
     "wgmma.mma_async.sync.aligned.m64n{8,16,24,32,48,64,96,128}k8.f32.tf32.tf32",
 )
-def mma_async(m: M, i: One) -> None:
+def mma_async(m: M, i: Instruction) -> None:
     d, a, b, accumulate, *numbers_ = i.operands
     kind = i.kind
-    columns, k = (int(one) for one in i.opcode.split(".m64n")[1].split(".")[0].split("k"))
-    scale_a, scale_b, *flips = (one.value for one in numbers_)
+    columns, k = (int(item) for item in i.opcode.split(".m64n")[1].split(".")[0].split("k"))
+    scale_a, scale_b, *flips = (item.value for item in numbers_)
     if (scale_a, scale_b) != (1, 1):
         raise PtxError("a product with a negated operand")
     registers: tuple[Any, ...] = m.parts(d)
@@ -130,7 +129,7 @@ def mma_async(m: M, i: One) -> None:
     held = len(left) == 4  # in registers
     flip_a, flip_b = (0, *flips) if held and flips else tuple(flips) or (0, 0)
     keep = m.read(accumulate, "pred").reshape(-1, GROUP)[:, :1, None]
-    read = [one for one in left if held]
+    read = [item for item in left if held]
     if keep.any():
         read += registers
         total = np.where(keep, _accumulator(m, registers, columns), 0.0)
@@ -147,20 +146,20 @@ def mma_async(m: M, i: One) -> None:
     result = multiply(rows, right, total, TERMS[kind])
     for register, values in zip(registers, _held(result), strict=True):
         m.registers[register.index] = InFlight(values)
-    use = Use({one.index: m.registers[one.index] for one in (*registers, *read)})
+    use = Use({item.index: m.registers[item.index] for item in (*registers, *read)})
     m.products[-1].append(use)
 
 
 def _fenced(m: M, used: list[Any]) -> None:
-    """Registers hold what some register held at ``wgmma.fence``, or results of such products."""
-    for one in used:
-        now = m.registers[one.index]
+    """Check that registers have not changed since ``wgmma.fence``, except by products."""
+    for use in used:
+        now = m.registers[use.index]
         if not isinstance(now, InFlight) and id(now) not in m.fenced:
-            raise NotWaited(f"{one.name} changed after the last wgmma.fence")
+            raise NotWaited(f"{use.name} changed after the last wgmma.fence")
 
 
 def _accumulator(m: M, registers: tuple[Register, ...], columns: int) -> Array:
-    """Registers as [groups, 64, columns] float64."""
+    """Return registers as [groups, 64, columns] float64."""
     total = np.empty((m.lanes // GROUP, 4, 2, 8, columns // 8, 4, 2))
     for place, register in enumerate(registers):
         value = m.registers[register.index]
@@ -171,7 +170,7 @@ def _accumulator(m: M, registers: tuple[Register, ...], columns: int) -> Array:
 
 
 def _held(result: Array) -> list[Array]:
-    """The inverse of ``_accumulator``: what each thread holds, by register."""
+    """Inverse of ``_accumulator``: values of each thread by register."""
     columns = result.shape[2]
     parts = result.reshape(-1, 4, 2, 8, columns // 8, 4, 2)
     return [
@@ -185,7 +184,7 @@ def _held(result: Array) -> list[Array]:
 @instruction(
     "Asynchronous Warpgroup Level Matrix Instructions: wgmma.fence", "wgmma.fence.sync.aligned"
 )
-def fence(m: M, i: One) -> None:
+def fence(m: M, i: Instruction) -> None:
     m.fenced = {id(value): value for value in m.registers}
 
 
@@ -193,7 +192,7 @@ def fence(m: M, i: One) -> None:
     "Asynchronous Warpgroup Level Matrix Instructions: wgmma.commit_group",
     "wgmma.commit_group.sync.aligned",
 )
-def commit(m: M, i: One) -> None:
+def commit(m: M, i: Instruction) -> None:
     m.products.append([])
 
 
@@ -201,7 +200,7 @@ def commit(m: M, i: One) -> None:
     "Asynchronous Warpgroup Level Matrix Instructions: wgmma.wait_group",
     "wgmma.wait_group.sync.aligned",
 )
-def wait(m: M, i: One) -> None:
+def wait(m: M, i: Instruction) -> None:
     done = max(0, len(m.products) - 1 - i.operands[-1].value)
     for group in m.products[:done]:
         for use in group:

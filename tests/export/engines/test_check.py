@@ -178,4 +178,4 @@ def test_8_bit_graphs_are_checked_from_their_file() -> None:
 def test_a_graph_has_its_own_weights_and_precision(options: tuple[str, ...]) -> None:
     result = check(Path("x.onnx"), options=options)
     assert isinstance(result.exception, InputError)
-    assert "do not go with ONNX files" in str(result.exception)
+    assert "cannot be combined with ONNX files" in str(result.exception)

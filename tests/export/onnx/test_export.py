@@ -22,7 +22,7 @@ from clinreadnet.model.checkpoint import load_checkpoint
 from clinreadnet.model.network import ClinReadNet
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from clinreadnet.runtime.reproduce import compare_outputs, relative_error
+from clinreadnet.runtime.comparison import compare_outputs, relative_error
 from clinreadnet.runtime.scores import Outputs
 from clinreadnet.spec import OUTPUTS
 from clinreadnet.verify.emulate import emulate

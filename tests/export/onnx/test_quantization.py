@@ -36,12 +36,12 @@ from clinreadnet.model.network import PRESETS
 from clinreadnet.precision import PRECISIONS, quantized_precisions
 from clinreadnet.processor import multiplies_bytes
 from clinreadnet.runtime import Session
-from clinreadnet.runtime.backends.ladder import SessionOptions, open_backend
+from clinreadnet.runtime.backends.loading import SessionOptions, open_backend
 from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from clinreadnet.runtime.bundle.files import load_manifest
 from clinreadnet.runtime.bundle.graph import check_graph as check_content
 from clinreadnet.runtime.bundle.manifest import Golden
-from clinreadnet.runtime.reproduce import relative_error
+from clinreadnet.runtime.comparison import relative_error
 from clinreadnet.spec import OUTPUTS
 from clinreadnet.verify import run as verification
 from clinreadnet.verify.emulate import element_types, emulate

@@ -1,4 +1,4 @@
-"""What does not go with plugins is one line, before anything is made."""
+"""What cannot be combined with plugins is one line, before anything is made."""
 
 from __future__ import annotations
 

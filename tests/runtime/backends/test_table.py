@@ -11,7 +11,7 @@ from support.tiny_bundle import write_bundle
 
 from clinreadnet.backends import BACKENDS
 from clinreadnet.runtime import BACKENDS as NAMES
-from clinreadnet.runtime.backends.ladder import LOADERS
+from clinreadnet.runtime.backends.loading import LOADERS
 
 MADE_UP = """
 import sys
@@ -21,10 +21,10 @@ BACKENDS["made-up"] = BackendRow(
     "made-up", "a made-up chip", "onnx", ("made-up-package",), "made-up", "made-up-library", True
 )
 
-from clinreadnet.runtime.backends import ladder
+from clinreadnet.runtime.backends import loading
 from clinreadnet.runtime.bundle.files import load_manifest
 
-ladder.LOADERS["made-up"] = ladder.Loader(ladder.LOADERS["onnxruntime-cpu"].open, lambda: True)
+loading.LOADERS["made-up"] = loading.Loader(loading.LOADERS["onnxruntime-cpu"].open, lambda: True)
 bundle = Path(sys.argv[1])
 manifest = load_manifest(bundle)
 graph = manifest.artifacts[0]
@@ -41,11 +41,11 @@ SEEN = {
             assert session.score(hu).score.shape == (1,)
     """,
     "artifacts": """
-        assert [a.kind for a in ladder.artifacts_of("made-up", manifest)] == ["onnx", "onnx"]
+        assert [a.kind for a in loading.artifacts_of("made-up", manifest)] == ["onnx", "onnx"]
     """,
     "records": """
         from clinreadnet.runtime.records import ran_on
-        ran = ran_on("made-up", ladder.this_machine("7.5"))
+        ran = ran_on("made-up", loading.this_machine("7.5"))
         assert (ran.gpu, ran.libraries["made-up-library"]) == (None, "7.5")
     """,
     "verify": """

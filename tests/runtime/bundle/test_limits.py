@@ -81,7 +81,7 @@ def test_a_key_that_is_there_twice_is_refused(bundle: Path, key: str) -> None:
     at = text.index(f'"{key}"')
     end = text.index("\n", at)
     line = text[at:end].rstrip(",")
-    with pytest.raises(InputError, match=f"'{key}' is there twice"):
+    with pytest.raises(InputError, match=f"'{key}' occurs twice"):
         parse_manifest(text[:at] + line + ", " + text[at:])
 
 

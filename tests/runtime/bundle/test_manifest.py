@@ -220,7 +220,7 @@ BROKEN = {
     "record-not-run": (
         "artifacts.0.records",
         [NOT_RUN_RECORD],
-        "records[0]: says not where it ran",
+        "records[0]: must state where it ran",
     ),
 }
 
@@ -261,7 +261,7 @@ def test_relations_that_a_schema_cannot_say_are_checked() -> None:
         parse_manifest(json.dumps(twice))
     foreign = copy.deepcopy(raw)
     foreign["artifacts"][1]["graph"] = "other.onnx"
-    with pytest.raises(InputError, match="'other.onnx' is no listed ONNX graph"):
+    with pytest.raises(InputError, match="'other.onnx' is not a listed ONNX graph"):
         parse_manifest(json.dumps(foreign))
     raw["artifacts"][0]["batch"] = {"min": 4, "opt": 2, "max": 8}
     with pytest.raises(InputError, match="min <= opt <= max"):
@@ -273,7 +273,7 @@ def test_relations_that_a_schema_cannot_say_are_checked() -> None:
     [
         ("{", "not JSON"),
         ("[" * 100_000, "not JSON"),
-        ("[]", "holds no JSON object"),
+        ("[]", "is not a JSON object"),
         ('{"schema_version": 2}', "schema version 2 is newer .* install a newer"),
     ],
     ids=["cut-off", "nested-too-deep", "list", "newer-schema"],

@@ -89,7 +89,7 @@ def test_ptx_files_are_listed_once() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("needed_at_run_time",), True, "plugins.needed_at_run_time: true is none of false"),
+        (("needed_at_run_time",), True, "plugins.needed_at_run_time: must be false"),
         (("ptx", 0, "file"), "../mlp.ptx", "is not a plain file name"),
         (("ptx", 0, "file"), "clinreadnet.fp16.onnx", "is listed twice"),
         (("ptx", 0, "sha256"), "1", "sha256"),

@@ -23,7 +23,7 @@ from support.tiny_bundle import make_graph, write_bundle
 from clinreadnet import limits
 from clinreadnet.errors import InputError, Untrusted
 from clinreadnet.runtime import Session
-from clinreadnet.runtime.backends import ladder as backends_module
+from clinreadnet.runtime.backends import loading as backends_module
 from clinreadnet.runtime.bundle import files as files_module
 from clinreadnet.runtime.bundle.files import load_manifest, write_manifest
 from clinreadnet.runtime.bundle.sign import sign_bundle

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.tiny_bundle import write_bundle
 
-from clinreadnet.runtime import Session, ranges
+from clinreadnet.runtime import Session, profiling
 
 
 def test_a_session_shows_its_self_test_and_its_runs(tmp_path: Path, shown: list[str]) -> None:
@@ -26,14 +26,14 @@ def test_without_nvtx_a_stage_does_nothing(
     monkeypatch: pytest.MonkeyPatch, shown: list[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "nvtx", None)
-    ranges._annotate.cache_clear()
-    with ranges.stage("anything"):
+    profiling._annotate.cache_clear()
+    with profiling.stage("anything"):
         pass
     assert shown == []
 
 
 def test_the_package_takes_a_stage() -> None:
     pytest.importorskip("nvtx", reason="nvtx is not installed: the extra bench")
-    ranges._annotate.cache_clear()
-    with ranges.stage("anything") as range_:
+    profiling._annotate.cache_clear()
+    with profiling.stage("anything") as range_:
         assert range_ is not None

@@ -1,7 +1,7 @@
-"""Stages that a profiler shows by name: NVTX ranges of the domain "clinreadnet".
+"""Named stages for profilers: NVTX ranges of the domain "clinreadnet".
 
-Nsight Systems and Nsight Compute read them. They need the package `nvtx` (extra `bench`); without
-it a stage does nothing.
+Nsight Systems and Nsight Compute show them. They need the package `nvtx` (extra `bench`). Without
+it, a stage does nothing.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ DOMAIN = "clinreadnet"
 
 
 def stage(name: str) -> AbstractContextManager[Any]:
-    """Return a context that a profiler shows as a range.
+    """Return a context manager that profilers show as a range.
 
     Args:
-        name: of the stage, such as "run 4 slices".
+        name: name of the stage, such as "run 4 slices".
     """
     annotate = _annotate()
     return contextlib.nullcontext() if annotate is None else annotate(name, domain=DOMAIN)
@@ -31,5 +31,5 @@ def _annotate() -> Callable[..., AbstractContextManager[Any]] | None:
         import nvtx
     except ImportError:
         return None
-    found: Callable[..., AbstractContextManager[Any]] = nvtx.annotate
-    return found
+    annotate: Callable[..., AbstractContextManager[Any]] = nvtx.annotate
+    return annotate

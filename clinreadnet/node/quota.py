@@ -1,4 +1,4 @@
-"""How much waits in the spool, and how much may."""
+"""The quota of the spool: the bytes and objects in it, and their limits."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from clinreadnet import limits
 
 
 class Full(Exception):
-    """There is no room for another object."""
+    """There is no space for another object."""
 
 
-class Room:
-    """Counts the bytes and the objects that wait. Any number of threads may use it.
+class Quota:
+    """Counts the bytes and objects in the spool. Any number of threads may use it.
 
     Attributes:
-        bytes: that wait.
-        objects: that wait.
+        bytes: total size of the objects in the spool.
+        objects: number of objects in the spool.
     """
 
     def __init__(
         self, folder: Path, most_bytes: int, most_objects: int, waiting: int, objects: int
     ) -> None:
-        """Start from what waits already: its bytes, and the number of objects."""
+        """Start with ``waiting`` bytes in ``objects`` objects."""
         self.bytes = waiting
         self.objects = objects
         self._folder = folder
@@ -34,10 +34,10 @@ class Room:
         self._mutex = threading.Lock()
 
     def take(self, size: int) -> None:
-        """Take the room of an object of some bytes.
+        """Reserve space for an object of ``size`` bytes.
 
         Raises:
-            Full: it does not fit into the limits, or the disk would be nearly full.
+            Full: the object exceeds the limits, or the disk would be nearly full.
         """
         free = shutil.disk_usage(self._folder).free
         with self._mutex:
@@ -51,13 +51,13 @@ class Room:
             self.objects += 1
 
     def add(self, sizes: Sequence[int]) -> None:
-        """Count objects that the node made itself, whether or not they fit."""
+        """Count objects that the node created itself, whether or not they fit."""
         with self._mutex:
             self.bytes += sum(sizes)
             self.objects += len(sizes)
 
     def give(self, size: int) -> None:
-        """Give the room of an object back."""
+        """Release the space of an object."""
         with self._mutex:
             self.bytes -= size
             self.objects -= 1

@@ -1,4 +1,4 @@
-"""Run slices in batches, and compare what comes out with the float64 reference."""
+"""Run slices in batches and compare the outputs with the float64 reference."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from clinreadnet.precision import Limits
 from clinreadnet.runtime.scores import Outputs
 
 BatchRunner = Callable[[NDArray[Any]], Outputs]
-"""Runs [n, 1, 512, 512] Hounsfield units, as `Backend.run` does."""
+"""Function that runs [n, 1, 512, 512] Hounsfield units, as `Backend.run` does."""
 
 
 def time_runs(
     run: BatchRunner, hu: NDArray[Any], batch: int, *, runs: int, warm: int
 ) -> list[float]:
-    """Return the seconds of runs of one batch.
+    """Time runs of a batch; return seconds.
 
     Args:
-        run: runs a batch.
-        hu: [n, 512, 512], Hounsfield units; repeated to fill the batch.
-        batch: slices of a run.
-        runs: number of runs that are timed.
-        warm: number of runs before them.
+        run: function that runs a batch.
+        hu: [n, 512, 512] Hounsfield units; repeated to fill the batch.
+        batch: slices per run.
+        runs: number of timed runs.
+        warm: number of warm-up runs.
     """
     slices = np.resize(hu, (batch, 1, *hu.shape[1:])).astype(np.float32)
     seconds = []
@@ -41,21 +41,21 @@ def time_runs(
 
 @dataclass(frozen=True)
 class Comparison:
-    """How outputs compare with the reference's on the same slices.
+    """Differences of outputs from the reference on the same slices.
 
-    A worst difference is infinite where a value is not finite, and None where the output was not
+    A worst difference is infinite if a value is not finite, and None if the output was not
     compared.
 
     Attributes:
         errors: relative error of each output.
-        slice_errors: largest error of one slice, by output: the norm of its difference over the
-            root mean square of the reference's norms.
-        worst_slices: the slice that has it, by output; those of the worst tile and of the worst
-            relative novelty are "tile" and "one novelty".
-        limits: largest differences that are accepted.
-        worst_score_difference: largest difference of one slice's score, in grades.
-        worst_tile_difference: largest difference of one tile of a quality map, in grades.
-        worst_novelty_difference: largest relative difference of one slice's novelty.
+        slice_errors: largest error of a single slice, by output: the norm of the difference over
+            the root mean square of the reference's norms.
+        worst_slices: index of that slice, by output. "tile" is the slice with the worst tile, "one
+            novelty" the slice with the worst relative novelty.
+        limits: accepted differences.
+        worst_score_difference: largest difference of a slice's score, in grades.
+        worst_tile_difference: largest difference of a tile of a quality map, in grades.
+        worst_novelty_difference: largest relative difference of a slice's novelty.
     """
 
     errors: Mapping[str, float]
@@ -67,8 +67,8 @@ class Comparison:
     worst_novelty_difference: float | None
 
     def failures(self, bound: str = "limit") -> list[str]:
-        """Say which outputs miss the limits; ``bound`` is what the message calls them."""
-        # Written so that a NaN fails.
+        """Return a message for each output above its limit. ``bound`` is the word for "limit"."""
+        # NaN fails these comparisons.
         pooled = {
             name: f"{name} is off by {error:.1e} ({bound} {self.limits.error:.0e})"
             for name, error in self.errors.items()
@@ -78,19 +78,20 @@ class Comparison:
         return [*pooled.values(), *alone]
 
     def first_missed(self, bound: str = "limit") -> tuple[int, str] | None:
-        """Return one slice that misses a limit, and how; None where every slice keeps all."""
+        """Return a slice that exceeds a limit, with a message; None if there is none."""
         for _, text, index in self._missed(bound):
             return index, text
         return None
 
     def _missed(self, bound: str) -> Iterator[tuple[str, str, int]]:
-        """Yield what single slices miss: output or tile, a text, and the slice.
+        """Yield the output or "tile", a message and the slice for each exceeded slice limit.
 
-        The novelty of one slice has a limit of its own.
+        The novelty of a slice has its own limit.
         """
         for name, error in self.slice_errors.items():
-            if name != "novelty" and not error <= self.limits.one:
-                text = f"a slice's {name} is off by {error:.1e} ({bound} {self.limits.one:.0e})"
+            if name != "novelty" and not error <= self.limits.slice_error:
+                limit = f"{bound} {self.limits.slice_error:.0e}"
+                text = f"a slice's {name} is off by {error:.1e} ({limit})"
                 yield name, text, self.worst_slices[name]
         tile, novelty = self.worst_tile_difference, self.worst_novelty_difference
         if tile is not None and not tile <= self.limits.tile:
@@ -115,7 +116,7 @@ def relative_error(output: ArrayLike, reference: ArrayLike) -> float:
         reference: the same shape, float64.
 
     Returns:
-        The error; ``inf`` if ``output`` is not finite or has another shape.
+        The error; infinite if ``output`` is not finite or has another shape.
     """
     out = np.asarray(output, dtype=np.float64)
     ref = np.asarray(reference, dtype=np.float64)
@@ -128,14 +129,14 @@ def relative_error(output: ArrayLike, reference: ArrayLike) -> float:
 def compare_outputs(
     outputs: Outputs, reference: Outputs, limits: Limits, usual: Mapping[str, float] | None = None
 ) -> Comparison:
-    """Compare every output with the reference's of the same name.
+    """Compare outputs with those of the reference.
 
     Args:
         outputs: arrays by name.
-        reference: the same names, float64; others are left alone.
-        limits: largest differences to accept.
-        usual: what a slice's error is relative to, by output; default the reference's `usual_norms`
-            on these slices.
+        reference: float64 arrays by name. Names that are not in ``outputs`` are ignored.
+        limits: accepted differences.
+        usual: norm that the error of a slice is relative to, by output; default `usual_norms` of
+            the reference on these slices.
     """
     usual = usual_norms(reference, outputs) if usual is None else usual
     slices = {name: _slice_errors(outputs[name], reference[name], usual[name]) for name in outputs}
@@ -168,20 +169,20 @@ def compare_outputs(
 def slices_outside(
     outputs: Outputs, reference: Outputs, limits: Limits, usual: Mapping[str, float]
 ) -> list[int]:
-    """Return the slices that miss a limit by themselves; arguments as in `compare_outputs`."""
-    found = []
+    """Return the indices of slices that exceed a limit; arguments as in `compare_outputs`."""
+    outside = []
     for index in range(len(next(iter(outputs.values())))):
         ours, theirs = (
             {name: np.asarray(o[name])[index : index + 1] for name in outputs}
             for o in (outputs, reference)
         )
         if compare_outputs(ours, theirs, limits, usual).first_missed() is not None:
-            found.append(index)
-    return found
+            outside.append(index)
+    return outside
 
 
 def usual_norms(reference: Outputs, names: Iterable[str]) -> dict[str, float]:
-    """Return the root mean square over the slices of the norm of each output."""
+    """Return the root mean square over slices of the norm of each output."""
     return {
         name: float(np.sqrt(np.square(_rows(reference[name])).sum(axis=1).mean())) for name in names
     }
@@ -190,7 +191,7 @@ def usual_norms(reference: Outputs, names: Iterable[str]) -> dict[str, float]:
 def _slice_errors(
     output: NDArray[Any], reference: NDArray[Any], usual: float
 ) -> NDArray[np.float64]:
-    """Return the error of each slice [n]; infinite where a value is not finite."""
+    """Return the error of each slice [n]; infinite if a value is not finite."""
     if np.shape(output) != np.shape(reference):
         return np.full(max(len(output), 1), np.inf)
     norms = np.linalg.norm(_rows(output) - _rows(reference), axis=1)
@@ -203,12 +204,12 @@ def _rows(output: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def run_batch(run: BatchRunner, hu: NDArray[Any], smallest: int = 1) -> Outputs:
-    """Run one batch, filled up with its last slice where it is smaller than ``smallest``.
+    """Run a batch; if it is smaller than ``smallest``, repeat its last slice.
 
     Args:
-        run: what runs it.
+        run: function that runs a batch.
         hu: [n, 512, 512] Hounsfield units.
-        smallest: least batch that ``run`` takes.
+        smallest: least batch that ``run`` accepts.
 
     Returns:
         The outputs of the n slices.
@@ -228,14 +229,14 @@ def run_slices(
     smallest: int = 1,
     advance: Callable[[int], None] = lambda n: None,
 ) -> Outputs:
-    """Run slices in turn, ``batch`` at a time.
+    """Run slices in order, ``batch`` at a time.
 
     Args:
-        run: what runs a batch.
-        slices: [512, 512] Hounsfield units each; read when their turn comes.
-        batch: slices of one run.
-        smallest: least batch that ``run`` takes.
-        advance: told how many slices were run.
+        run: function that runs a batch.
+        slices: [512, 512] Hounsfield units each; the iterable is consumed batch by batch.
+        batch: slices per run.
+        smallest: least batch that ``run`` accepts.
+        advance: called with the number of slices after each run.
 
     Returns:
         The outputs of all slices, in order.
@@ -248,7 +249,7 @@ def run_slices(
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def reproduce(
+def run_and_compare(
     run: BatchRunner,
     slices: Iterable[NDArray[Any]],
     reference: Outputs,
@@ -257,15 +258,15 @@ def reproduce(
     batch: int = 1,
     smallest: int = 1,
 ) -> Comparison:
-    """Run slices in batches, and compare with what the reference made of them.
+    """Run slices in batches and compare the outputs with the reference.
 
     Args:
-        run: what runs a batch.
+        run: function that runs a batch.
         slices: [512, 512] Hounsfield units each.
-        reference: the reference's outputs on them, float64.
-        limits: largest differences to accept.
-        batch: slices of one run.
-        smallest: least batch that ``run`` takes.
+        reference: float64 outputs of the reference on the slices.
+        limits: accepted differences.
+        batch: slices per run.
+        smallest: least batch that ``run`` accepts.
     """
     outputs = run_slices(run, slices, batch=batch, smallest=smallest)
     return compare_outputs(outputs, reference, limits)

@@ -1,4 +1,4 @@
-"""The backends in their order: the artifact that each runs on this machine, or why it cannot."""
+"""Load backends: choose the artifact that each backend runs on this machine."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ from clinreadnet.runtime.verdict import (
 )
 
 BACKENDS = tuple(table.BACKENDS)
-"""Every backend, in the order in which a `Session` tries them."""
+"""Names of all backends, in the order in which a `Session` tries them."""
 
 CPU_BATCH = 1
-"""Slices per run on a CPU. Larger batches are no faster there and need memory."""
+"""Slices per run on a CPU. Larger batches are not faster there and need more memory."""
 
 
 class Backend(Protocol):
-    """Interface of the object that runs one artifact."""
+    """Interface of a backend: an object that runs one artifact."""
 
     def run(self, hu: ArrayLike) -> Outputs:
-        """Run the network once. Any number of threads may call this.
+        """Run the network once. This method is thread-safe.
 
         Args:
-            hu: [n, 1, 512, 512], Hounsfield units, any real dtype.
+            hu: [n, 1, 512, 512] Hounsfield units, any real dtype.
 
         Returns:
             ``score`` [n], ``probs`` [n, 21], ``quality_map`` [n, 16, 16], ``novelty`` [n], float32.
@@ -65,15 +65,15 @@ class Backend(Protocol):
         """
 
     def close(self) -> None:
-        """Free all memory. No run may be active."""
+        """Free all memory. Do not call this during a run."""
 
 
 @dataclass(frozen=True)
 class LoadedBackend:
-    """A backend that is ready to run, its artifact, and the machine that it runs on.
+    """A loaded backend with its artifact and the machine.
 
-    ``record`` is the artifact's verification that counts on this machine, or None; ``self_tested``
-    the number of golden slices that it reproduced now.
+    ``record`` is the artifact's verification record that applies to this machine, or None.
+    ``self_tested`` is the number of golden slices in the self-test.
     """
 
     name: str
@@ -88,7 +88,7 @@ class LoadedBackend:
 
 @dataclass(frozen=True)
 class SessionOptions:
-    """Options of a session that every backend gets; see `Session`."""
+    """Options of a session for its backend; see `Session`."""
 
     precision: str | None = None
     batch: int | None = None
@@ -100,20 +100,20 @@ class SessionOptions:
 
 
 def check_backends(backends: str | Sequence[str]) -> tuple[str, ...]:
-    """Return the backends as a tuple; a string is a single backend.
+    """Check names of backends and return them as a tuple. A string is a single backend.
 
     Raises:
-        InputError: no name, or an unknown one.
+        InputError: there is no name, or a name is unknown.
     """
     if not isinstance(backends, str | Sequence):
         raise InputError(f"backends={backends!r}: not a list; name some of {', '.join(BACKENDS)}")
-    ladder = (backends,) if isinstance(backends, str) else tuple(dict.fromkeys(map(str, backends)))
-    for name in ladder:
+    names = (backends,) if isinstance(backends, str) else tuple(dict.fromkeys(map(str, backends)))
+    for name in names:
         if name not in BACKENDS:
             raise InputError(f"backends={name}: unknown; known: {', '.join(BACKENDS)}")
-    if not ladder:
+    if not names:
         raise InputError(f"`backends` is empty; name some of {', '.join(BACKENDS)}")
-    return ladder
+    return names
 
 
 def artifacts_of(name: str, manifest: Manifest) -> list[Artifact]:
@@ -142,13 +142,13 @@ def open_backend(
         name: one of ``BACKENDS``.
         bundle: the bundle's folder.
         manifest: its manifest.
-        options: what the session asks for.
+        options: options of the session.
 
     Raises:
-        BackendUnavailable: it can run no artifact of this bundle on this machine.
-        Untrusted: a file is not the one in the manifest. Do not try another backend: the bundle was
+        BackendUnavailable: the backend cannot run any artifact of this bundle on this machine.
+        Untrusted: a file differs from the manifest. Do not try another backend: the bundle was
             changed or damaged.
-        InputError: ``options`` is outside of what the bundle holds.
+        InputError: the bundle does not support ``options``.
     """
     artifacts = artifacts_of(name, manifest)
     return LOADERS[name].open(name, Path(bundle), manifest, options, artifacts)
@@ -161,14 +161,14 @@ def open_artifact(
     artifact: Artifact,
     options: SessionOptions,
 ) -> LoadedBackend:
-    """Load one artifact as a session does; raises as `open_backend`.
+    """Load an artifact as a session does. Raises the errors of `open_backend`.
 
     Args:
-        name: the backend.
+        name: name of the backend.
         bundle: the bundle's folder.
         manifest: its manifest.
-        artifact: the artifact's entry.
-        options: as of a session; where memory is short its batch becomes smaller.
+        artifact: entry of the artifact in the manifest.
+        options: options of a session. If memory runs out, a smaller batch is used.
     """
     return LOADERS[name].open(name, Path(bundle), manifest, options, [artifact])
 
@@ -212,7 +212,7 @@ def _open_graph(
     graphs: list[Artifact],
 ) -> LoadedBackend:
     cuda = name == "onnxruntime-cuda"
-    # Without a GPU the CUDA provider writes its own errors to standard error: do not try it.
+    # Without a GPU the CUDA provider prints to standard error, so it is not tried.
     if cuda and offers_cuda() and not find_gpus():
         raise BackendUnavailable("no NVIDIA GPU is visible; run `clinreadnet doctor`")
     artifact = _of_precision(graphs, options.precision, "ONNX graph", bundle)[0]
@@ -280,9 +280,9 @@ def _open_engine(
         )
         for engine in engines
     ]
-    found, artifact = min(judged, key=lambda pair: pair[0].validity)  # the first of equal ones
-    if found.validity == Validity.INVALID:
-        reasons = "; ".join(f"{engine.file}: {one.reason}" for one, engine in judged)
+    judgement, artifact = min(judged, key=lambda pair: pair[0].validity)  # the first of equal ones
+    if judgement.validity == Validity.INVALID:
+        reasons = "; ".join(f"{engine.file}: {judgement.reason}" for judgement, engine in judged)
         raise BackendUnavailable(f"no engine fits this machine ({reasons})")
     content = read_listed(bundle, artifact)
     weights = None
@@ -300,13 +300,13 @@ def _open_engine(
         weights=weights,
     )
     backend, batch = _fit(load, _batch(artifact, options, artifact.batch.opt), artifact.batch.min)
-    return _loaded(name, backend, artifact, worst((found, backend.header)), batch, machine)
+    return _loaded(name, backend, artifact, worst((judgement, backend.header)), batch, machine)
 
 
 def _check_verdicts(
     name: str, bundle: Path, artifact: Artifact, machine: Machine, judged: Verdict
 ) -> None:
-    """Raise if an artifact does not fit this machine, or has failed its verification there."""
+    """Raise an error if an artifact does not fit this machine or failed verification there."""
     if judged.validity == Validity.INVALID:
         raise InputError(judged.reason)
     recorded = record_verdict(artifact, name, machine)
@@ -315,17 +315,22 @@ def _check_verdicts(
 
 
 def _loaded(
-    name: str, backend: Backend, artifact: Artifact, found: Verdict, batch: int, machine: Machine
+    name: str,
+    backend: Backend,
+    artifact: Artifact,
+    judgement: Verdict,
+    batch: int,
+    machine: Machine,
 ) -> LoadedBackend:
     record = record_here(artifact, name, machine)
-    return LoadedBackend(name, backend, artifact, found, batch, machine, record)
+    return LoadedBackend(name, backend, artifact, judgement, batch, machine, record)
 
 
 _Loaded = TypeVar("_Loaded")
 
 
 def _fit(load: Callable[..., _Loaded], batch: int, smallest: int) -> tuple[_Loaded, int]:
-    """Load with the largest batch that fits in memory, halving from ``batch``."""
+    """Load with the largest batch that fits in memory: ``batch``, then halves of it."""
     while True:
         try:
             return load(batch=batch), batch
@@ -338,14 +343,14 @@ def _fit(load: Callable[..., _Loaded], batch: int, smallest: int) -> tuple[_Load
 def _of_precision(
     artifacts: list[Artifact], precision: str | None, what: str, bundle: Path
 ) -> list[Artifact]:
-    """Return the artifacts of ``precision``, or all, the most accurate first; never none."""
+    """Return the artifacts of ``precision`` (or all), the most accurate first; at least one."""
     if not artifacts:
         raise BackendUnavailable(f"{bundle}: holds no {what}; export it with one")
-    found = [a for a in artifacts if precision in (None, a.precision)]
-    if not found:
+    matching = [a for a in artifacts if precision in (None, a.precision)]
+    if not matching:
         held = ", ".join(dict.fromkeys(a.precision for a in artifacts))
         raise BackendUnavailable(f"{bundle}: no {what} in precision {precision!r}; it holds {held}")
-    return sorted(found, key=lambda a: PRECISIONS[a.precision].budget)
+    return sorted(matching, key=lambda a: PRECISIONS[a.precision].budget)
 
 
 def _batch(artifact: Artifact, options: SessionOptions, usual: int) -> int:
@@ -354,11 +359,11 @@ def _batch(artifact: Artifact, options: SessionOptions, usual: int) -> int:
 
 @dataclass(frozen=True)
 class Loader:
-    """How a backend is loaded.
+    """Functions to load a backend.
 
     Attributes:
-        open: loads the most accurate of some artifacts, as `open_backend` does.
-        here: whether this machine may be able to run it.
+        open: loads the most accurate of the given artifacts, as in `open_backend`.
+        here: returns whether this machine may be able to run the backend.
     """
 
     open: Callable[[str, Path, Manifest, SessionOptions, list[Artifact]], LoadedBackend]
@@ -373,4 +378,4 @@ LOADERS = {
     "onnxruntime-cpu": Loader(_open_graph, lambda: installed_version() is not None),
     "openvino": Loader(_open_graph, lambda: openvino.installed_version() is not None),
 }
-"""How each backend of the table is loaded."""
+"""Loader of each backend."""

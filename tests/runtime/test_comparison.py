@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from clinreadnet.precision import Limits
-from clinreadnet.runtime.reproduce import (
+from clinreadnet.runtime.comparison import (
     compare_outputs,
-    reproduce,
+    run_and_compare,
     run_batch,
     run_slices,
     slices_outside,
@@ -64,9 +64,9 @@ def test_slices_are_read_when_their_turn_comes() -> None:
 
 def test_reproducing_is_within_the_limit_or_says_what_is_not() -> None:
     reference = {"score": np.array([2.0, 4.0, 6.0]), "label": np.zeros(3)}
-    assert reproduce(Doubling(), slices(3), reference, Limits(0.0)).failures() == []
+    assert run_and_compare(Doubling(), slices(3), reference, Limits(0.0)).failures() == []
     reference["score"] = np.array([2.0, 4.0, 5.0])
-    found = reproduce(Doubling(), slices(3), reference, Limits(1e-2))
+    found = run_and_compare(Doubling(), slices(3), reference, Limits(1e-2))
     assert found.worst_score_difference == pytest.approx(1.0)
     assert found.failures() == ["score is off by 1.5e-01 (limit 1e-02)"]
     assert found.failures("budget") == ["score is off by 1.5e-01 (budget 1e-02)"]
@@ -111,12 +111,12 @@ def test_one_slice_is_compared_by_itself() -> None:
     reference = {"score": np.full(100, 2.0)}
     wrong = {"score": reference["score"].copy()}
     wrong["score"][42] += 0.1
-    found = compare_outputs(wrong, reference, Limits(0.02, one=0.02))
+    found = compare_outputs(wrong, reference, Limits(0.02, slice_error=0.02))
     assert found.errors["score"] == pytest.approx(0.005)
     assert found.slice_errors["score"] == pytest.approx(0.05)
     assert found.worst_slices["score"] == 42
     assert found.failures() == ["a slice's score is off by 5.0e-02 (limit 2e-02)"]
     assert found.first_missed() == (42, "a slice's score is off by 5.0e-02 (limit 2e-02)")
     usual = usual_norms(reference, ["score"])
-    assert slices_outside(wrong, reference, Limits(0.02, one=0.02), usual) == [42]
-    assert compare_outputs(wrong, reference, Limits(0.06, one=0.06)).first_missed() is None
+    assert slices_outside(wrong, reference, Limits(0.02, slice_error=0.02), usual) == [42]
+    assert compare_outputs(wrong, reference, Limits(0.06, slice_error=0.06)).first_missed() is None
