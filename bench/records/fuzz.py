@@ -30,7 +30,7 @@ def record(run: Run, command: str, path: Path = RECORD) -> None:
         "kinds": run.counts(),
         "findings": {str(number): wrong for number, wrong in run.findings.items()},
     }
-    runs = [one for one in runs if one["seed"] != run.seed] + [new]
+    runs = [earlier for earlier in runs if earlier["seed"] != run.seed] + [new]
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps({"runs": runs}, indent=1) + "\n", encoding="utf-8")
 
