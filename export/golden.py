@@ -142,7 +142,9 @@ def save_reference(path: Path, checkpoint: Path, known: Known) -> None:
         checkpoint: what the outputs are of.
         known: the outputs.
     """
-    arrays = {name: np.concatenate([one[name] for one in known.values()]) for name in OUTPUTS}
+    arrays = {
+        name: np.concatenate([outputs[name] for outputs in known.values()]) for name in OUTPUTS
+    }
     weights = digest(checkpoint.read_bytes())
     with whole_file(path) as temporary:
         np.savez_compressed(
@@ -154,13 +156,13 @@ def _reference(
     model: ClinReadNet, hu: NDArray[Any], known: Known, advance: Callable[[int], None]
 ) -> Outputs:
     """Return the reference's outputs of slices; those that are not known are computed and added."""
-    keys = [_key(one) for one in hu]
+    keys = [_key(array) for array in hu]
     missing = [i for i, key in enumerate(keys) if key not in known]
     advance(len(hu) - len(missing))
     if missing:
         computed = reference_outputs(model, GoldenSlices(hu[missing]), advance)
         for place, i in enumerate(missing):
-            known[keys[i]] = {name: one[place : place + 1] for name, one in computed.items()}
+            known[keys[i]] = {name: array[place : place + 1] for name, array in computed.items()}
     return {name: np.concatenate([known[key][name] for key in keys]) for name in known[keys[0]]}
 
 

@@ -34,7 +34,7 @@ def inspect(
     from clinreadnet.runtime.bundle.default import find_bundle
     from clinreadnet.runtime.bundle.inspect import inspect_bundle, print_contents
 
-    found = inspect_bundle(find_bundle(bundle), trusted_keys or None)
-    print_result(found, as_json, print_contents)
-    if found.problems:
-        raise CheckFailed(f"{found.bundle}: {len(found.problems)} files are not those listed")
+    contents = inspect_bundle(find_bundle(bundle), trusted_keys or None)
+    print_result(contents, as_json, print_contents)
+    if contents.problems:
+        raise CheckFailed(f"{contents.bundle}: {len(contents.problems)} files are not those listed")

@@ -205,9 +205,9 @@ class Session:
         if datasets := _datasets(hu):
             from clinreadnet.data.slices import find_slices
 
-            slices = [one for dataset in datasets for one in find_slices([dataset])]
-            images, checked = np.stack([one.load() for one in slices]), True
-            pixel_mm = [one.loaded_mm for one in slices] if pixel_mm is None else pixel_mm
+            slices = [ref for dataset in datasets for ref in find_slices([dataset])]
+            images, checked = np.stack([ref.load() for ref in slices]), True
+            pixel_mm = [ref.loaded_mm for ref in slices] if pixel_mm is None else pixel_mm
         images = check_slices(images, values=not checked)
         sizes = check_pixel_mm(pixel_mm, len(images))
         shown = None
@@ -386,7 +386,7 @@ def _datasets(given: Any) -> list[Dataset]:
     if isinstance(given, pydicom.Dataset):
         return [given]
     some = isinstance(given, list | tuple) and given
-    return list(given) if some and all(isinstance(one, pydicom.Dataset) for one in given) else []
+    return list(given) if some and all(isinstance(item, pydicom.Dataset) for item in given) else []
 
 
 def _time(name: str, value: str) -> datetime:

@@ -75,7 +75,7 @@ reads them, and a signature of the bundle does not cover them.
 
 def parity_page(manifest: Manifest) -> str:
     """Return `parity.html`: one file, without scripts, that fetches nothing."""
-    ran = [(a, one) for a in manifest.artifacts for one in a.runs]
+    ran = [(a, run) for a in manifest.artifacts for run in a.runs]
     parts = [
         f"<p>Made {_text(manifest.created)} by clinreadnet {_text(manifest.clinreadnet_version)} "
         f"from weights <code>{manifest.model.weights_sha256[:12]}</code>. "
@@ -103,8 +103,8 @@ def parity_page(manifest: Manifest) -> str:
     ]
     if waiting := [e for e in entries(manifest) if not e.runs]:
         parts += ["<h2>Not run yet</h2>", _table(("file", "for"), list(map(_waiting, waiting)))]
-    if labelled := [one for _, one in ran if "reference_metrics" in one.details]:
-        changes = [d for one in labelled for d in one.metric_difference.values() if d is not None]
+    if labelled := [run for _, run in ran if "reference_metrics" in run.details]:
+        changes = [d for run in labelled for d in run.metric_difference.values() if d is not None]
         most = max(changes, default=None)
         parts += [
             "<h2>Does the network agree with its labels?</h2>",
@@ -162,8 +162,8 @@ def _intervals(metrics: Any) -> list[str]:
     shown = []
     for name in _METRICS:
         try:
-            one = metrics[name]
-            shown.append(f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]")
+            metric = metrics[name]
+            shown.append(f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]")
         except (KeyError, TypeError, ValueError):
             shown.append("undefined")
     return shown

@@ -179,27 +179,27 @@ def runs_on(artifact: Artifact) -> str:
     return f"{flavour} {version} on {where}, {artifact.built_on.platform.split('-')[0]}"
 
 
-def print_contents(found: Contents, console: Console) -> None:
+def print_contents(contents: Contents, console: Console) -> None:
     """Print the bundle as a table, then what is wrong with it."""
-    state = "verified" if found.verified else "NOT verified"
+    state = "verified" if contents.verified else "NOT verified"
     console.print(
         visible(
-            f"{found.bundle}: {state}, {'' if found.signed else 'not '}signed, "
-            f"{megabytes(found.bytes)}, made {found.created} by clinreadnet "
-            f"{found.clinreadnet_version}"
+            f"{contents.bundle}: {state}, {'' if contents.signed else 'not '}signed, "
+            f"{megabytes(contents.bytes)}, made {contents.created} by clinreadnet "
+            f"{contents.clinreadnet_version}"
         ),
         soft_wrap=True,
         highlight=False,
     )
     judged = (
         "no slice is judged to be in domain"
-        if found.novelty_threshold is None
-        else f"novel above {found.novelty_threshold:.3g}"
+        if contents.novelty_threshold is None
+        else f"novel above {contents.novelty_threshold:.3g}"
     )
     console.print(
         visible(
-            f"preset {found.preset}, {found.parameters / 1e6:.1f} M parameters, weights "
-            f"{found.weights_sha256[:12]}, {judged}, {found.golden_slices} golden slices"
+            f"preset {contents.preset}, {contents.parameters / 1e6:.1f} M parameters, weights "
+            f"{contents.weights_sha256[:12]}, {judged}, {contents.golden_slices} golden slices"
         ),
         soft_wrap=True,
         highlight=False,
@@ -210,7 +210,7 @@ def print_contents(found: Contents, console: Console) -> None:
         table.add_column(
             heading, justify="right" if right else "left", no_wrap=heading in ("file", "size")
         )
-    for entry in found.entries:
+    for entry in contents.entries:
         table.add_row(
             visible(entry.file),
             entry.precision,
@@ -220,11 +220,11 @@ def print_contents(found: Contents, console: Console) -> None:
             worst(entry),
         )
     console.print(table)
-    for file, machines in dict.fromkeys((one.file, one.runs_on) for one in found.entries):
+    for file, machines in dict.fromkeys((entry.file, entry.runs_on) for entry in contents.entries):
         console.print(visible(f"{file}: {machines}"), soft_wrap=True, highlight=False)
-    for problem in found.problems:
+    for problem in contents.problems:
         console.print(visible(problem), soft_wrap=True, highlight=False)
-    console.print(found.research_use, highlight=False)
+    console.print(contents.research_use, highlight=False)
 
 
 def worst(entry: Entry) -> str:
