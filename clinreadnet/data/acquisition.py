@@ -1,9 +1,16 @@
-"""How a CT slice was acquired: dose, tube voltage, reconstruction, scanner and protocol."""
+"""How a CT slice was acquired: dose, tube voltage, reconstruction, scanner and protocol.
+
+Makers do not agree on Exposure (0018,1152). Some write tube current x time of a rotation, some
+divide it by the pitch (effective mAs), some give the whole scan, a part of a rotation, uAs or 0.
+So it is compared with tube current x time of the same header, which replaces a value that no pitch
+explains.
+"""
 
 from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +18,21 @@ from typing import Any
 from clinreadnet.errors import visible
 
 _LONGEST_TEXT = 64  # characters, as DICOM's LO allows
+
+CHECKED, UNCHECKED = "header", "header, not checked"
+COMPUTED, CORRECTED, LEFT_OUT = "computed", "corrected", "left out"
+EXPOSURE_SOURCES = {
+    CHECKED: "the header's value, which tube current x time confirms within a pitch",
+    UNCHECKED: "the header's value; tube current or time is not stated",
+    COMPUTED: "tube current x time; the header states no exposure",
+    CORRECTED: "tube current x time; the header's exposure contradicts it",
+    LEFT_OUT: "none; the header's exposure cannot be one in mAs",
+}
+"""Where an exposure comes from, and what that means."""
+
+_EXPOSURES = (1.0, 2000.0)  # mAs of a rotation
+_PITCHES = (0.2, 3.5)  # from gated to dual-source scans
+_ROUNDED = (0.7, 1.4)  # of the exposure of a rotation, or of it over the pitch
 
 Value = Callable[[str, str], Any]
 """Returns a header value: (sequence of a functional group, name) -> value, or None."""
@@ -28,6 +50,14 @@ ACQUISITION_TAGS: tuple[str, ...] = (
     "Exposure",
     "ExposureInuAs",
     "ExposureInmAs",
+    "XRayTubeCurrent",
+    "XRayTubeCurrentInuA",
+    "XRayTubeCurrentInmA",
+    "ExposureTime",
+    "ExposureTimeInuS",
+    "ExposureTimeInms",
+    "RevolutionTime",
+    "SpiralPitchFactor",
     "CTDIvol",
     "ConvolutionKernel",
     "SliceThickness",
@@ -40,13 +70,14 @@ class Acquisition:
 
     Attributes:
         ctdi_vol_mgy: CTDIvol in mGy.
-        exposure_mas: tube current times time, mAs.
+        exposure_mas: mAs of a rotation, with or without a division by the pitch.
         kvp: peak tube voltage, kV.
         kernel: ConvolutionKernel; several values are joined with a backslash.
         thickness_mm: SliceThickness in mm.
         scanner: Manufacturer and ManufacturerModelName.
         protocol: ProtocolName.
         acquired: date of the acquisition, else of the series or study, as 2026-01-31.
+        exposure_source: one of ``EXPOSURE_SOURCES``; None where there is no exposure at all.
     """
 
     ctdi_vol_mgy: float | None = None
@@ -57,6 +88,7 @@ class Acquisition:
     scanner: str | None = None
     protocol: str | None = None
     acquired: str | None = None
+    exposure_source: str | None = None
 
 
 def read_acquisition(value: Value) -> Acquisition:
@@ -70,12 +102,7 @@ def read_acquisition(value: Value) -> Acquisition:
             value.
     """
     value = without_damage(value)
-    exposure = _number(value("CTExposureSequence", "ExposureInmAs"))
-    if exposure is None:
-        exposure = _number(value("", "Exposure"))
-    if exposure is None:
-        micro = _number(value("", "ExposureInuAs"))
-        exposure = None if micro is None else micro / 1000
+    exposure, source = _exposure(value)
     maker, model = (_text(value("", name)) for name in ("Manufacturer", "ManufacturerModelName"))
     if maker and model and model.lower().startswith(maker.lower()):
         maker = None
@@ -88,7 +115,54 @@ def read_acquisition(value: Value) -> Acquisition:
         scanner=" ".join(part for part in (maker, model) if part) or None,
         protocol=_text(value("", "ProtocolName")),
         acquired=_date(value),
+        exposure_source=source,
     )
+
+
+def _exposure(value: Value) -> tuple[float | None, str | None]:
+    """Return the exposure in mAs, and where it comes from."""
+    group = "CTExposureSequence"
+    stated = _scaled(value, (group, "ExposureInmAs", 1), ("", "ExposureInuAs", 1e-3))
+    stated += _scaled(value, ("", "Exposure", 1))
+    currents = _scaled(value, (group, "XRayTubeCurrentInmA", 1), ("", "XRayTubeCurrentInuA", 1e-3))
+    currents += _scaled(value, ("", "XRayTubeCurrent", 1))
+    times = _scaled(value, (group, "ExposureTimeInms", 1e-3), ("", "ExposureTimeInuS", 1e-6))
+    times += _scaled(value, ("", "ExposureTime", 1e-3))
+    times += _scaled(value, ("CTAcquisitionDetailsSequence", "RevolutionTime", 1))
+    products = [current * time for current in currents[:1] for time in times]
+    possible = [one for one in stated if _EXPOSURES[0] <= one <= _EXPOSURES[1]]
+    for product in products:
+        if _EXPOSURES[0] <= product <= _EXPOSURES[1]:  # else the time is that of the whole scan
+            break
+    else:
+        if possible:
+            return possible[0], UNCHECKED
+        return None, LEFT_OUT if stated else None
+    pitch = _number(value("CTTableDynamicsSequence", "SpiralPitchFactor"))
+    slow, fast = (pitch, pitch) if pitch else _PITCHES
+    low = _ROUNDED[0] * product * min(1, 1 / fast)
+    high = _ROUNDED[1] * product * max(1, 1 / slow)
+    for one in stated:
+        if low <= one <= high:
+            return one, CHECKED
+    return round(product, 3), CORRECTED if any(stated) else COMPUTED
+
+
+def _scaled(value: Value, *places: tuple[str, str, float]) -> list[float]:
+    """Return the numbers that are stated at places (sequence, name, factor), times the factor."""
+    numbers = [(_number(value(group, name)), factor) for group, name, factor in places]
+    return [number * factor for number, factor in numbers if number is not None]
+
+
+def exposure_lines(acquisitions: Sequence[Acquisition]) -> list[str]:
+    """Return lines of text on exposures that are not those of the headers."""
+    sources = Counter(one.exposure_source for one in acquisitions)
+    return [
+        f"Exposure (mAs) of {sources[source]} of {len(acquisitions)} slices is "
+        f"{EXPOSURE_SOURCES[source]}."
+        for source in (COMPUTED, CORRECTED, LEFT_OUT)
+        if sources[source]
+    ]
 
 
 def without_damage(value: Value) -> Value:

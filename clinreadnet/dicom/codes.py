@@ -38,6 +38,7 @@ REGIONS = {
 SLICES = _code("SLICES", "Number of scored slices")
 NOVEL_SLICES = _code("NOVELS", "Number of slices unlike the training data")
 KERNEL = _code("KERNEL", "Convolution kernel")
+EXPOSURE_SOURCE = _code("EXPOSURESOURCE", "Source of the exposure")
 QUALITY_MAP = _code("MAP", "Predicted image quality of each 32x32 patch")
 
 PRIVATE = (
@@ -52,6 +53,7 @@ PRIVATE = (
     SLICES,
     NOVEL_SLICES,
     KERNEL,
+    EXPOSURE_SOURCE,
     QUALITY_MAP,
 )
 """All private codes."""

@@ -37,6 +37,7 @@ from clinreadnet.data.acquisition import Acquisition
 from clinreadnet.dicom import device
 from clinreadnet.dicom.codes import (
     DOMAIN,
+    EXPOSURE_SOURCE,
     GRADES,
     IN_DOMAIN,
     KERNEL,
@@ -68,6 +69,7 @@ _NUMBERS = (
     ("thickness_mm", Code("112225", "DCM", "Slice Thickness"), _MM),
 )
 _TEXTS = (
+    ("exposure_source", EXPOSURE_SOURCE),
     ("kernel", KERNEL),
     ("scanner", Code("113879", "DCM", "Device Model Name")),
     ("protocol", Code("125203", "DCM", "Acquisition Protocol")),

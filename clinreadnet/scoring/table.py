@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from clinreadnet.data.acquisition import exposure_lines
 from clinreadnet.errors import visible
 from clinreadnet.scoring.domain import domain_lines, domain_mark
 from clinreadnet.scoring.result import SeriesReport, SeriesSummary, count_slices, summary_line
@@ -103,7 +104,8 @@ def print_report(report: SeriesReport, console: Console, session: Mapping[str, A
     ]
     console.print(_fitted(console, "slice", shown, columns))
     print_series(by_series, console)
-    for line in (*domain_lines(slices), report.unjudged, scored_by(session), RESEARCH_USE):
+    lines = [*domain_lines(slices), *exposure_lines([one.acquisition for one in slices])]
+    for line in (*lines, report.unjudged, scored_by(session), RESEARCH_USE):
         if line is not None:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
 

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinreadnet import limits
+from clinreadnet.data.acquisition import exposure_lines
 from clinreadnet.errors import InputError, visible
 from clinreadnet.files import whole_file
 from clinreadnet.scoring.domain import domain_lines, domain_mark, domain_reason
@@ -82,7 +83,8 @@ def _document(report: SeriesReport) -> dict[str, Any]:
             f"{f'series {numbers[series]}: ' if len(numbers) > 1 else ''}{summary_line(summary)}"
             for series, summary in report.by_series.items()
         ]
-        + domain_lines(report.slices),
+        + domain_lines(report.slices)
+        + exposure_lines([one.acquisition for one in report.slices]),
         "size": SIZE,
         "window": _WINDOW,
         "grades": LIKERT,

@@ -9,7 +9,17 @@ import pytest
 from pydicom.dataset import Dataset
 from support.dicom_files import make_ct, noise, write, write_ct, write_enhanced_ct
 
-from clinreadnet.data.acquisition import Acquisition, read_acquisition
+from clinreadnet.data.acquisition import (
+    CHECKED,
+    COMPUTED,
+    CORRECTED,
+    EXPOSURE_SOURCES,
+    LEFT_OUT,
+    UNCHECKED,
+    Acquisition,
+    exposure_lines,
+    read_acquisition,
+)
 from clinreadnet.data.dicom import read_headers
 
 HEADER = {
@@ -24,7 +34,7 @@ HEADER = {
     "AcquisitionDate": "20260131",
 }
 EXPECTED = Acquisition(
-    4.5, 120, 100, "Br40", 1.5, "Maker Model 7", "Abdomen low dose", "2026-01-31"
+    4.5, 120, 100, "Br40", 1.5, "Maker Model 7", "Abdomen low dose", "2026-01-31", UNCHECKED
 )
 
 
@@ -58,6 +68,67 @@ def test_other_ways_to_say_it(
 ) -> None:
     (frame,) = read_headers(write_ct(tmp_path / "a.dcm", **tags))
     assert getattr(frame.acquisition, name) == expected
+
+
+@pytest.mark.parametrize(
+    ("tags", "exposure", "source"),
+    [
+        ({"Exposure": 120, "XRayTubeCurrent": 240, "ExposureTime": 500}, 120, CHECKED),
+        ({"Exposure": 120, "XRayTubeCurrent": 391, "ExposureTime": 500}, 120, CHECKED),
+        ({"Exposure": 5100, "XRayTubeCurrent": 300, "ExposureTime": 504}, 151.2, CORRECTED),
+        ({"Exposure": 11, "XRayTubeCurrent": 303, "ExposureTime": 800}, 242.4, CORRECTED),
+        ({"Exposure": 4, "XRayTubeCurrent": 381, "ExposureTime": 500}, 190.5, CORRECTED),
+        (
+            {"Exposure": 60, "XRayTubeCurrent": 200, "ExposureTime": 500, "SpiralPitchFactor": 1},
+            100,
+            CORRECTED,
+        ),
+        (
+            {"Exposure": 60, "XRayTubeCurrent": 200, "ExposureTime": 500, "SpiralPitchFactor": 1.5},
+            60,
+            CHECKED,
+        ),
+        ({"Exposure": 0, "XRayTubeCurrent": 180, "ExposureTime": 2000}, 360, COMPUTED),
+        ({"XRayTubeCurrent": 180, "ExposureTime": 2000}, 360, COMPUTED),
+        ({"XRayTubeCurrentInuA": 200_000, "ExposureTimeInuS": 500_000}, 100, COMPUTED),
+        (
+            {"Exposure": 100_000, "ExposureInuAs": 100_000, "XRayTubeCurrent": 200}
+            | {"ExposureTime": 500},
+            100,
+            CHECKED,
+        ),
+        ({"Exposure": 150_000, "ExposureInuAs": 150_000}, 150, UNCHECKED),
+        ({"Exposure": 150_000}, None, LEFT_OUT),
+        ({"Exposure": 0}, None, LEFT_OUT),
+        ({"XRayTubeCurrent": 300}, None, None),
+        ({"Exposure": 150, "XRayTubeCurrent": 300, "ExposureTime": 17000}, 150, UNCHECKED),
+        (
+            {"Exposure": 5100, "XRayTubeCurrent": 300, "ExposureTime": 17000}
+            | {"RevolutionTime": 0.5},
+            150,
+            CORRECTED,
+        ),
+    ],
+    ids=(
+        "agrees divided-by-pitch whole-scan part-of-rotation four pitch-1 pitch-1.5 zero none "
+        "micro uAs-in-both uAs-alone uAs-in-mAs zero-alone no-time long-time rotation"
+    ).split(),
+)
+def test_an_exposure_is_compared_with_tube_current_times_time(
+    tmp_path: Path, tags: dict[str, object], exposure: float | None, source: str | None
+) -> None:
+    (frame,) = read_headers(write_ct(tmp_path / "a.dcm", **tags))
+    assert frame.acquisition.exposure_mas == (exposure and pytest.approx(exposure))
+    assert frame.acquisition.exposure_source == source
+    assert source is None or source in EXPOSURE_SOURCES
+
+
+def test_lines_count_the_exposures_that_are_not_those_of_the_headers() -> None:
+    sources = [CHECKED, CORRECTED, UNCHECKED, CORRECTED, LEFT_OUT, None]
+    assert exposure_lines([Acquisition(exposure_source=one) for one in sources]) == [
+        f"Exposure (mAs) of 2 of 6 slices is {EXPOSURE_SOURCES[CORRECTED]}.",
+        f"Exposure (mAs) of 1 of 6 slices is {EXPOSURE_SOURCES[LEFT_OUT]}.",
+    ]
 
 
 def test_enhanced_ct_gives_each_frame_its_own(tmp_path: Path) -> None:

@@ -165,6 +165,7 @@ def test_dose_and_protocol_are_the_acquisition_context(made: tuple[SeriesReport,
     assert context == {
         "Mean CTDIvol": 4.5,
         "Exposure": 120,
+        "Source of the exposure": "header, not checked",
         "KVP": 100,
         "Slice Thickness": 2.5,
         "Convolution kernel": "Br40",
