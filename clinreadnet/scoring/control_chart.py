@@ -11,6 +11,9 @@ import numpy as np
 RUN = 9
 """Successive points on one side of the centre line that count as a run (Nelson 1984, test 2)."""
 
+FEWEST = 10
+"""Points below which `clinreadnet summarize` makes no chart."""
+
 FEW = 20
 """Points below which the limits are uncertain."""
 
@@ -24,8 +27,8 @@ class ControlChart:
 
     Attributes:
         centre: mean of the points.
-        lower: lower limit, ``centre`` minus three standard deviations.
-        upper: upper limit.
+        lower: lower limit, ``centre`` minus three standard deviations, or the least value possible.
+        upper: upper limit, likewise.
         outside: indices of the points outside the limits.
         runs: first and last index of each run of at least ``RUN`` points on one side of ``centre``.
     """
@@ -37,7 +40,9 @@ class ControlChart:
     runs: tuple[tuple[int, int], ...]
 
 
-def individuals_chart(values: Sequence[float]) -> ControlChart:
+def individuals_chart(
+    values: Sequence[float], bounds: tuple[float, float] = (-math.inf, math.inf)
+) -> ControlChart:
     """Return the individuals chart (X of an X-mR chart) of values in order of time.
 
     The limits are ``mean(x) ± 3 MR / d2``. MR is the mean of the moving ranges ``|x[i] - x[i -
@@ -48,6 +53,8 @@ def individuals_chart(values: Sequence[float]) -> ControlChart:
 
     Args:
         values: [n], n at least 2.
+        bounds: least and largest value possible; a limit beyond is moved there, which changes
+            nothing of what lies outside.
 
     Raises:
         ValueError: fewer than two values.
@@ -60,7 +67,11 @@ def individuals_chart(values: Sequence[float]) -> ControlChart:
     outside = np.flatnonzero(np.abs(x - centre) > reach + _ROUNDING)
     side = np.where(np.abs(x - centre) <= _ROUNDING, 0, np.sign(x - centre))
     return ControlChart(
-        centre, centre - reach, centre + reach, tuple(outside.tolist()), tuple(_runs(side.tolist()))
+        centre,
+        max(centre - reach, bounds[0]),
+        min(centre + reach, bounds[1]),
+        tuple(outside.tolist()),
+        tuple(_runs(side.tolist())),
     )
 
 

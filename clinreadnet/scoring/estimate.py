@@ -1,14 +1,22 @@
-"""Means of series with confidence intervals (Student's t)."""
+"""Means of series with their confidence intervals, by Student's t on a scale without ends.
+
+An interval of a mean in 0 ... 4 that is symmetric about it can leave 0 ... 4. So it is computed for
+the logit of the mean, with the delta method, and transformed back (as ``svyciprop`` does in R's
+survey package). For a mean that has no upper end, such as CTDIvol, the logarithm takes its place.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
 CONFIDENCE = 0.95
+FEWEST = 5
+"""Series from which a mean has an interval."""
 _MOST_DEGREES = 1000
 
 
@@ -19,8 +27,8 @@ class Estimate:
     Attributes:
         n: number of series.
         mean: mean of the values.
-        low: lower bound of the 95 % confidence interval of the mean; None if n is 1.
-        high: upper bound of the interval; None if n is 1.
+        low: lower bound of the 95 % confidence interval of the mean; None with fewer than ``FEWEST``.
+        high: upper bound of the interval; None likewise.
         min: lowest value.
         max: highest value.
     """
@@ -33,22 +41,39 @@ class Estimate:
     max: float
 
 
-def estimate(values: Sequence[float]) -> Estimate | None:
-    """Return the mean of values [n] with its 95 % confidence interval (Student's t).
+def estimate(values: Sequence[float], largest: float = math.inf) -> Estimate | None:
+    """Return the mean of values [n] with its 95 % confidence interval.
 
-    Returns None if n is 0.
+    Args:
+        values: [n], each 0 ... ``largest``.
+        largest: what the values, and therefore the interval, cannot exceed.
+
+    Returns:
+        The estimate, whose interval lies inside 0 ... ``largest``; None if n is 0.
     """
     n = len(values)
     if n == 0:
         return None
     x = np.asarray(values, np.float64)
     mean, low, high = float(x.mean()), None, None
-    if n > 1:
-        reach = student_quantile(n - 1) * float(x.std(ddof=1)) / math.sqrt(n)
-        low, high = mean - reach, mean + reach
+    if n >= FEWEST:
+        low, high = mean, mean  # at an end of the range all values are equal
+        if 0 < mean < largest:
+            reach = student_quantile(n - 1) * float(x.std(ddof=1)) / math.sqrt(n)
+            low, high = (_moved(mean, largest, by) for by in (-reach, reach))
     return Estimate(n, mean, low, high, float(x.min()), float(x.max()))
 
 
+def _moved(mean: float, largest: float, by: float) -> float:
+    """Return ``mean`` moved by about ``by``, on the scale of its logit or logarithm."""
+    if largest == math.inf:
+        return mean * math.exp(by / mean)
+    share = mean / largest
+    odds = (1 - share) / share * math.exp(-by / largest / (share * (1 - share)))
+    return largest / (1 + odds)
+
+
+@cache
 def student_quantile(degrees: int) -> float:
     """Return t such that Student's t lies in ``-t ... t`` with probability 0.95.
 

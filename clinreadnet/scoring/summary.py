@@ -13,10 +13,11 @@ from typing import Any
 
 from clinreadnet.errors import InputError, visible
 from clinreadnet.files import AnyPath
+from clinreadnet.scoring.control_chart import FEWEST as FEWEST_DAYS
 from clinreadnet.scoring.control_chart import ControlChart, individuals_chart
-from clinreadnet.scoring.estimate import CONFIDENCE, Estimate, estimate
+from clinreadnet.scoring.estimate import CONFIDENCE, FEWEST, Estimate, estimate
 from clinreadnet.scoring.score_file import StoredScore, read_scores
-from clinreadnet.spec import RESEARCH_USE
+from clinreadnet.spec import GRADE_RANGE, RESEARCH_USE
 
 GROUPINGS: tuple[str, ...] = ("scanner", "protocol", "kernel")
 """Columns to group by."""
@@ -68,7 +69,7 @@ class Group:
     @property
     def quality(self) -> Estimate | None:
         """Mean score of the series; None if all slices are marked as novel."""
-        return estimate([series.score for series in self.series])
+        return estimate([series.score for series in self.series], GRADE_RANGE)
 
     @property
     def ctdi_vol_mgy(self) -> Estimate | None:
@@ -90,9 +91,11 @@ class Group:
 
     @property
     def chart(self) -> ControlChart | None:
-        """Individuals chart of the daily means; None with fewer than two days."""
+        """Individuals chart of the daily means; None with fewer than `FEWEST_DAYS`."""
         days = self.days
-        return individuals_chart([day.score for day in days]) if len(days) > 1 else None
+        if len(days) < FEWEST_DAYS:
+            return None
+        return individuals_chart([day.score for day in days], (0, GRADE_RANGE))
 
     @property
     def name(self) -> str:
@@ -127,6 +130,8 @@ class Summary:
             "novel": sum(group.novel for group in self.groups),
             "weights_sha256": self.weights_sha256,
             "confidence": CONFIDENCE,
+            "fewest_series": FEWEST,
+            "fewest_days": FEWEST_DAYS,
             "groups": [_group_to_dict(self.by, group) for group in self.groups],
             "research_use": RESEARCH_USE,
         }

@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from clinreadnet.scoring.control_chart import FEW, ControlChart
+from clinreadnet.scoring.control_chart import FEW, FEWEST, ControlChart
 from clinreadnet.scoring.estimate import CONFIDENCE
+from clinreadnet.scoring.estimate import FEWEST as FEWEST_SERIES
 from clinreadnet.scoring.summary import Group, Summary
 from clinreadnet.spec import RESEARCH_USE
 
@@ -84,6 +85,15 @@ def _notes(summary: Summary, charts: Sequence[_Charted]) -> list[str]:
     dates = [series.acquired for group in summary.groups for series in group.series]
     if undated := dates.count(None):
         lines.append(f"{undated} of {len(dates)} series have no date and are in no control chart")
+    groups = len(summary.groups)
+    if small := sum(0 < len(group.series) < FEWEST_SERIES for group in summary.groups):
+        lines.append(
+            f"{small} of {groups} groups have fewer than {FEWEST_SERIES} series and no interval"
+        )
+    if short := sum(0 < len(group.days) < FEWEST for group in summary.groups):
+        lines.append(
+            f"{short} of {groups} groups have fewer than {FEWEST} days and no control chart"
+        )
     if any(chart is not None and len(group.days) < FEW for group, chart in charts):
         lines.append(f"limits from fewer than {FEW} days are uncertain")
     return lines

@@ -23,6 +23,14 @@ def test_the_limits_hold_three_standard_deviations_of_normal_values() -> None:
     assert 20 < len(chart.outside) < 90  # 0.27 % of 20,000 is 54
 
 
+def test_limits_stop_at_the_least_and_the_largest_value_possible() -> None:
+    values = [1.0, 3.0] * 10 + [4.0]
+    chart, free = individuals_chart(values, (0, 4)), individuals_chart(values)
+    assert free.lower < 0 and free.upper > 4
+    assert (chart.lower, chart.upper) == (0, 4)
+    assert (chart.centre, chart.outside, chart.runs) == (free.centre, free.outside, free.runs)
+
+
 @pytest.mark.parametrize("sign", [1, -1], ids=["above", "below"])
 def test_a_point_outside_is_named(sign: int) -> None:
     chart = individuals_chart([0.1, -0.1] * 10 + [sign * 3.0] + [0.1, -0.1] * 10)

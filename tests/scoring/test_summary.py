@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 
 from clinreadnet.cli import app
 from clinreadnet.errors import InputError
-from clinreadnet.scoring.estimate import estimate, student_quantile
+from clinreadnet.scoring.estimate import FEWEST, estimate, student_quantile
 from clinreadnet.scoring.summary import GROUPINGS, summarize
 from clinreadnet.spec import RESEARCH_USE
 
@@ -56,14 +57,46 @@ def test_students_quantile_is_that_of_the_tables(degrees: int, quantile: float) 
 
 
 def test_an_estimate_is_that_worked_by_hand() -> None:
-    found = estimate([1.0, 2.0, 3.0])  # deviation 1, error 1 / sqrt(3), t = 4.3027
+    values = [1.0, 2.0, 3.0, 2.0, 2.0]  # error sqrt(0.5 / 5), t = 2.7764, so a reach of 0.8780
+    found = estimate(values, 4.0)  # of the logit log(m / (4 - m)), whose derivative is 1 at 2
     assert found is not None and found.low is not None and found.high is not None
-    assert (found.n, found.mean, found.min, found.max) == (3, 2.0, 1.0, 3.0)
-    assert found.high - 2 == pytest.approx(4.3027 / 3**0.5, abs=1e-4)
-    assert 2 - found.low == pytest.approx(4.3027 / 3**0.5, abs=1e-4)
+    assert (found.n, found.mean, found.min, found.max) == (5, 2.0, 1.0, 3.0)
+    assert found.high == pytest.approx(4 / (1 + math.exp(-0.8780)), abs=1e-4)
+    assert found.low == pytest.approx(4 / (1 + math.exp(0.8780)), abs=1e-4)
+    dose = estimate(values)  # of the logarithm, whose derivative is 1 / 2
+    assert dose is not None and dose.low is not None and dose.high is not None
+    assert dose.high == pytest.approx(2 * math.exp(0.4390), abs=1e-4)
+    assert dose.low == pytest.approx(2 * math.exp(-0.4390), abs=1e-4)
     assert estimate([]) is None
-    alone = estimate([1.5])
-    assert alone is not None and alone.low is None and alone.high is None
+
+
+@pytest.mark.parametrize("n", range(1, 7))
+def test_there_is_an_interval_from_the_stated_number_of_series_on(n: int) -> None:
+    found = estimate([1.5] * n, 4.0)
+    assert found is not None and found.mean == 1.5
+    assert (found.low is not None) == (found.high is not None) == (n >= FEWEST)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[4.0] * 5, [0.0] * 5, [0, 0, 0, 0, 4], [4, 4, 4, 4, 0], [0, 4, 0, 4, 0], [0, 0, 0, 0, 1e-40]],
+    ids=["4", "0", "one-4", "one-0", "both", "tiny"],
+)
+def test_an_interval_stays_inside_the_grades(values: list[float]) -> None:
+    found = estimate(values, 4.0)
+    assert found is not None and found.low is not None and found.high is not None
+    assert 0 <= found.low <= found.mean <= found.high <= 4
+    assert (found.low < found.high) is (min(values) < max(values))
+
+
+@pytest.mark.parametrize("n", [5, 10, 30])
+@pytest.mark.parametrize(("a", "b"), [(2, 1), (30, 3), (1, 4)], ids=["wide", "good", "bad"])
+def test_intervals_cover_the_mean_as_often_as_they_claim(a: int, b: int, n: int) -> None:
+    draws = 4 * np.random.default_rng(n).beta(a, b, (3000, n))
+    found = [estimate(row.tolist(), 4.0) for row in draws]
+    mean = 4 * a / (a + b)
+    inside = [e is not None and e.low is not None and e.low <= mean <= (e.high or 0) for e in found]
+    assert abs(np.mean(inside) - 0.95) < 0.01 + 3 * math.sqrt(0.95 * 0.05 / 3000)
 
 
 def test_a_series_counts_once(tmp_path: Path) -> None:
@@ -130,7 +163,26 @@ def test_a_day_is_the_mean_of_its_series(tmp_path: Path) -> None:
         ("2026-01-31", 2, 1.5),
         ("2026-02-01", 1, 3.0),
     ]
-    assert "limits from fewer than 20 days are uncertain" in run(tmp_path / "s.csv").output
+    rows += days(8, lambda day: 2.0)
+    shown = run(write_csv(tmp_path / "s.csv", rows)).output
+    assert "limits from fewer than 20 days are uncertain" in shown
+
+
+@pytest.mark.parametrize(("count", "charts"), [(2, 0), (9, 0), (10, 1)])
+def test_few_days_have_no_chart_and_a_line_says_so(tmp_path: Path, count: int, charts: int) -> None:
+    path = write_csv(tmp_path / "s.csv", days(count, lambda day: 2.0 + day % 2))
+    shown = run(path).output
+    assert shown.count("Drift: control chart") == charts
+    line = "1 of 1 groups have fewer than 10 days and no control chart"
+    assert (line in shown) is (charts == 0)
+    assert ("1 of 1 groups have fewer than 5 series and no interval" in shown) is (count < 5)
+
+
+def test_intervals_and_limits_stay_inside_the_grades(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "s.csv", days(12, lambda day: 4.0 * (day % 2)))
+    (group,) = json.loads(run(path, "--json").output)["groups"]
+    assert 0 < group["quality"]["low"] < 2 < group["quality"]["high"] < 4
+    assert (group["chart"]["lower"], group["chart"]["upper"]) == (0, 4)
 
 
 def test_a_series_over_midnight_has_its_earliest_date(tmp_path: Path) -> None:
