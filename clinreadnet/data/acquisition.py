@@ -8,11 +8,13 @@ explains.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 from clinreadnet.errors import visible
@@ -30,6 +32,9 @@ EXPOSURE_SOURCES = {
 }
 """Where an exposure comes from, and what that means."""
 
+_NO_DEVICE = frozenset(
+    "anonymized anonymised anonymous anon deidentified removed unknown none null n/a".split()
+)
 _EXPOSURES = (1.0, 2000.0)  # mAs of a rotation
 _PITCHES = (0.2, 3.5)  # from gated to dual-source scans
 _ROUNDED = (0.7, 1.4)  # of the exposure of a rotation, or of it over the pitch
@@ -45,6 +50,8 @@ ACQUISITION_TAGS: tuple[str, ...] = (
     "StudyDate",
     "Manufacturer",
     "ManufacturerModelName",
+    "DeviceSerialNumber",
+    "StationName",
     "ProtocolName",
     "KVP",
     "Exposure",
@@ -78,6 +85,8 @@ class Acquisition:
         protocol: ProtocolName.
         acquired: date of the acquisition, else of the series or study, as 2026-01-31.
         exposure_source: one of ``EXPOSURE_SOURCES``; None where there is no exposure at all.
+        device: tells scanners of one model apart: 8 hexadecimal digits of the SHA-256 of
+            DeviceSerialNumber, else of StationName.
     """
 
     ctdi_vol_mgy: float | None = None
@@ -89,6 +98,7 @@ class Acquisition:
     protocol: str | None = None
     acquired: str | None = None
     exposure_source: str | None = None
+    device: str | None = None
 
 
 def read_acquisition(value: Value) -> Acquisition:
@@ -116,6 +126,7 @@ def read_acquisition(value: Value) -> Acquisition:
         protocol=_text(value("", "ProtocolName")),
         acquired=_date(value),
         exposure_source=source,
+        device=_device(value),
     )
 
 
@@ -193,9 +204,22 @@ def _text(value: Any) -> str | None:
     return visible(text) or None
 
 
+def _device(value: Value) -> str | None:
+    """Return a hash: both values name a hospital's machine, and de-identification removes them."""
+    for name in ("DeviceSerialNumber", "StationName"):
+        text = (_text(value("", name)) or "").casefold()
+        letters = [one for one in text if one.isalnum()]
+        if len(set(letters)) > 1 and text not in _NO_DEVICE:
+            return hashlib.sha256(text.encode()).hexdigest()[:8]
+    return None
+
+
 def _date(value: Value) -> str | None:
     for name in ("AcquisitionDate", "AcquisitionDateTime", "SeriesDate", "StudyDate"):
         match = re.match(r"(\d{4})(\d{2})(\d{2})", str(value("", name) or ""))
-        if match and "01" <= match[2] <= "12" and "01" <= match[3] <= "31":
-            return "-".join(match.groups())
+        try:
+            if match:
+                return date(*map(int, match.groups())).isoformat()
+        except ValueError:
+            continue
     return None

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date
 from typing import Any, BinaryIO
 
 from clinreadnet import limits
@@ -22,7 +23,7 @@ _NUMBERS = {
     "score": float(len(LIKERT) - 1),
     "ctdi_vol_mgy": math.inf,
 }  # largest valid value of each column
-_TEXTS = ("series", "kernel", "scanner", "protocol", "acquired")
+_TEXTS = ("series", "kernel", "scanner", "device", "protocol", "acquired")
 COLUMNS: tuple[str, ...] = (*_NUMBERS, "in_domain", *_TEXTS)
 """Columns that are read."""
 
@@ -40,7 +41,7 @@ class StoredScore:
         series: SeriesInstanceUID, folder or file.
         score: 0 bad ... 4 excellent; None if the slice was not scored.
         in_domain: False if the slice is marked as novel; None without a novelty threshold.
-        acquisition: CTDIvol, kernel, scanner, protocol and date. Other fields are None.
+        acquisition: CTDIvol, kernel, scanner, device, protocol and date. Other fields are None.
     """
 
     series: str
@@ -102,7 +103,7 @@ def _stored_score(row: Mapping[str, Any], where: str) -> StoredScore:
             span = "0 or more" if largest == math.inf else f"0 ... {largest:.0f}"
             raise InputError(f"{where}: {name} is {value}; expected {span}")
     acquired = row["acquired"]
-    if acquired is not None and _DATE.fullmatch(acquired) is None:
+    if acquired is not None and not _is_date(acquired):
         raise InputError(f"{where}: acquired is {acquired}; expected a date such as 2026-01-31")
     if row["series"] is None and row["score"] is not None:
         raise InputError(f"{where}: has a score and no series; score the slices again")
@@ -114,10 +115,19 @@ def _stored_score(row: Mapping[str, Any], where: str) -> StoredScore:
             ctdi_vol_mgy=row["ctdi_vol_mgy"],
             kernel=row["kernel"],
             scanner=row["scanner"],
+            device=row["device"],
             protocol=row["protocol"],
             acquired=acquired,
         ),
     )
+
+
+def _is_date(text: str) -> bool:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return _DATE.fullmatch(text) is not None
 
 
 def _check_columns(names: list[str], path: AnyPath) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from clinreadnet.data.acquisition import Acquisition
 from clinreadnet.errors import InputError, visible
 from clinreadnet.files import AnyPath
 from clinreadnet.scoring.control_chart import FEWEST as FEWEST_DAYS
@@ -55,16 +56,19 @@ class Group:
     """Series of one scanner, protocol or kernel.
 
     Attributes:
-        key: value of each column of ``by``; None if the header does not state it.
+        key: value of each column of ``by``; None if the header does not state it. Scanners of one
+            model are told apart by their device, in brackets after the model.
         slices: number of slices with a score, including those marked as novel.
         novel: number of slices marked as novel, which are excluded.
         series: series with at least one slice that is not excluded.
+        scanners: scanners of the series, in order; None for those that no header names.
     """
 
     key: tuple[str | None, ...]
     slices: int
     novel: int
     series: tuple[SeriesValues, ...]
+    scanners: tuple[str | None, ...]
 
     @property
     def quality(self) -> Estimate | None:
@@ -91,11 +95,16 @@ class Group:
 
     @property
     def chart(self) -> ControlChart | None:
-        """Individuals chart of the daily means; None with fewer than `FEWEST_DAYS`."""
+        """Individuals chart of the daily means; None with too few of them, or if `unnamed`."""
         days = self.days
-        if len(days) < FEWEST_DAYS:
+        if len(days) < FEWEST_DAYS or self.unnamed:
             return None
         return individuals_chart([day.score for day in days], (0, GRADE_RANGE))
+
+    @property
+    def unnamed(self) -> bool:
+        """Whether a value of the key is not stated, and the series can be of several scanners."""
+        return None in self.key and (len(self.scanners) > 1 or None in self.scanners)
 
     @property
     def name(self) -> str:
@@ -228,6 +237,7 @@ class _Sums:
     def __init__(self, by: Sequence[str]) -> None:
         self._by = by
         self._series: dict[tuple[str | None, ...], dict[str, _SeriesSums]] = {}
+        self._scanners: dict[tuple[str | None, ...], set[str | None]] = {}
         self.slices = 0
         self.not_scored = 0
 
@@ -242,13 +252,18 @@ class _Sums:
                 self.not_scored += 1
                 continue
             own.add(row.series)
-            key = tuple(getattr(row.acquisition, name) for name in self._by)
+            scanner = _scanner(row.acquisition)
+            key = tuple(
+                scanner if name == "scanner" else getattr(row.acquisition, name)
+                for name in self._by
+            )
+            self._scanners.setdefault(key, set()).add(scanner)
             members = self._series.setdefault(key, {})
             members.setdefault(row.series, _SeriesSums()).add(row, row.score)
         return own
 
     def groups(self) -> tuple[Group, ...]:
-        keys = sorted(self._series, key=lambda key: [(item is None, item or "") for item in key])
+        keys = sorted(self._series, key=lambda key: list(map(_last_if_none, key)))
         groups = []
         for key in keys:
             members = self._series[key].values()
@@ -259,9 +274,21 @@ class _Sums:
                     sum(item.slices for item in members),
                     sum(item.novel for item in members),
                     tuple(item for item in values if item is not None),
+                    tuple(sorted(self._scanners[key], key=_last_if_none)),
                 )
             )
         return tuple(groups)
+
+
+def _scanner(acquisition: Acquisition) -> str | None:
+    """Return the model and, in brackets, the device."""
+    if acquisition.device is None:
+        return acquisition.scanner
+    return f"{stated(acquisition.scanner)} ({acquisition.device})"
+
+
+def _last_if_none(value: str | None) -> tuple[bool, str]:
+    return value is None, value or ""
 
 
 def stated(value: str | None) -> str:
@@ -277,6 +304,7 @@ def _group_to_dict(by: Sequence[str], group: Group) -> dict[str, Any]:
         "slices": group.slices,
         "novel": group.novel,
         "series": len(group.series),
+        "scanners": list(group.scanners),
         "quality": None if quality is None else asdict(quality),
         "ctdi_vol_mgy": None if dose is None else asdict(dose),
         "undated_series": sum(series.acquired is None for series in group.series),

@@ -94,6 +94,13 @@ def _notes(summary: Summary, charts: Sequence[_Charted]) -> list[str]:
         lines.append(
             f"{short} of {groups} groups have fewer than {FEWEST} days and no control chart"
         )
+    if unnamed := sum(group.unnamed for group in summary.groups):
+        lines.append(
+            f"{unnamed} of {groups} groups have a value that is not stated, may hold several "
+            "scanners, and have no control chart"
+        )
+    if mixed := sum(chart is not None and len(group.scanners) > 1 for group, chart in charts):
+        lines.append(f"{mixed} of {groups} control charts hold several scanners; add --by scanner")
     if any(chart is not None and len(group.days) < FEW for group, chart in charts):
         lines.append(f"limits from fewer than {FEW} days are uncertain")
     return lines

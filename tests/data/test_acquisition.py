@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pydicom
@@ -33,6 +34,12 @@ HEADER = {
     "ProtocolName": "Abdomen low dose",
     "AcquisitionDate": "20260131",
 }
+
+
+def hashed(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
 EXPECTED = Acquisition(
     4.5, 120, 100, "Br40", 1.5, "Maker Model 7", "Abdomen low dose", "2026-01-31", UNCHECKED
 )
@@ -57,11 +64,16 @@ def test_a_header_without_them(tmp_path: Path) -> None:
         ({"SeriesDate": "20251224", "StudyDate": "20251223"}, "acquired", "2025-12-24"),
         ({"AcquisitionDateTime": "20251224101500.000"}, "acquired", "2025-12-24"),
         ({"StudyDate": "20251399"}, "acquired", None),
+        ({"StudyDate": "20250230", "SeriesDate": ""}, "acquired", None),
+        ({"DeviceSerialNumber": "54961"}, "device", hashed("54961")),
+        ({"DeviceSerialNumber": "*", "StationName": "CT3"}, "device", hashed("ct3")),
+        ({"DeviceSerialNumber": "0000", "StationName": "ANONYMIZED"}, "device", None),
         ({"CTDIvol": -1.0}, "ctdi_vol_mgy", None),
         ({"CTDIvol": float("nan")}, "ctdi_vol_mgy", None),
         ({"ProtocolName": "a\x1b[2Jb"}, "protocol", "a\\x1b[2Jb"),
     ],
-    ids=["uAs", "kernels", "maker", "series-date", "datetime", "no-date", "minus", "nan", "escape"],
+    ids=["uAs", "kernels", "maker", "series-date", "datetime", "no-date", "no-day"]
+    + ["serial", "station", "no-device", "minus", "nan", "escape"],
 )
 def test_other_ways_to_say_it(
     tmp_path: Path, tags: dict[str, object], name: str, expected: object

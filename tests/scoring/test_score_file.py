@@ -88,9 +88,10 @@ def test_a_file_that_a_spreadsheet_saved_is_read(tmp_path: Path) -> None:
         ({"ctdi_vol_mgy": -1.0}, r"row 2: ctdi_vol_mgy is -1\.0; expected 0 or more"),
         ({"ctdi_vol_mgy": float("inf")}, r"row 2: ctdi_vol_mgy is inf; expected 0 or more"),
         ({"acquired": "31.01.2026"}, r"row 2: acquired is 31\.01\.2026; expected a date such as"),
+        ({"acquired": "2026-02-30"}, r"row 2: acquired is 2026-02-30; expected a date such as"),
         ({"series": None}, "row 2: has a score and no series"),
     ],
-    ids=["score", "nan", "dose", "inf", "date", "series"],
+    ids=["score", "nan", "dose", "inf", "date", "no-such-day", "series"],
 )
 def test_a_wrong_value_is_refused(
     write: Any, tmp_path: Path, change: dict[str, Any], message: str
@@ -108,7 +109,7 @@ def test_a_wrong_value_is_refused(
         (b'"a', "line 1: is not CSV"),
         (b"a" * 200_000, "a line has more than 65536 characters"),
         ((",".join([*COLUMNS, "score"]) + "\n").encode(), "has not one column each of score;"),
-        ((",".join(COLUMNS) + "\n1,2\n").encode(), "row 1: has 2 values for 22 columns"),
+        ((",".join(COLUMNS) + "\n1,2\n").encode(), "row 1: has 2 values for 23 columns"),
     ],
     ids=["empty", "columns", "binary", "quote", "long", "twice", "short"],
 )

@@ -168,6 +168,44 @@ def test_a_day_is_the_mean_of_its_series(tmp_path: Path) -> None:
     assert "limits from fewer than 20 days are uncertain" in shown
 
 
+def test_two_scanners_of_one_model_are_two_groups(tmp_path: Path) -> None:
+    rows = [row(series=str(n), device=one) for n, one in enumerate(["aa", "bb", "bb", None])]
+    rows.append(row(series="5", scanner=None, device="aa"))
+    path = write_csv(tmp_path / "s.csv", rows)
+    names = ["Maker One", "Maker One (aa)", "Maker One (bb)", "not stated (aa)"]
+    found = summarize([path], ["scanner"]).groups
+    assert [(g.name, len(g.series)) for g in found] == list(zip(names, [1, 1, 2, 1], strict=True))
+    (group,) = json.loads(run(path, "--by", "protocol", "--json").output)["groups"]
+    assert group["scanners"] == names
+
+
+@pytest.mark.parametrize(
+    ("by", "first", "second", "chart"),
+    [
+        ("scanner", {"scanner": None}, {"scanner": None}, False),
+        ("scanner", {"scanner": None, "device": "aa"}, {"scanner": None, "device": "aa"}, True),
+        ("protocol", {"protocol": None}, {"protocol": None}, True),
+        ("protocol", {"protocol": None}, {"protocol": None, "device": "aa"}, False),
+        ("protocol", {"protocol": None, "scanner": None}, {"protocol": None}, False),
+        ("protocol", {}, {"device": "aa"}, True),
+    ],
+    ids=["unknown", "device", "one-scanner", "two-devices", "one-unknown", "by-choice"],
+)
+def test_what_is_not_stated_puts_no_scanners_into_one_chart(
+    tmp_path: Path, by: str, first: dict[str, Any], second: dict[str, Any], chart: bool
+) -> None:
+    rows = days(12, lambda day: 2.0, **first)
+    rows += [one | {"series": f"b{n}"} for n, one in enumerate(days(12, lambda day: 3.0, **second))]
+    path = write_csv(tmp_path / "s.csv", rows)
+    (group,) = summarize([path], [by]).groups
+    assert (group.chart is not None) is chart
+    shown = run(path, "--by", by).output
+    line = "1 of 1 groups have a value that is not stated, may hold several scanners, and have no"
+    assert (line in shown) is (not chart)
+    mixed = "1 of 1 control charts hold several scanners; add --by scanner"
+    assert (mixed in shown) is (chart and len(group.scanners) > 1)
+
+
 @pytest.mark.parametrize(("count", "charts"), [(2, 0), (9, 0), (10, 1)])
 def test_few_days_have_no_chart_and_a_line_says_so(tmp_path: Path, count: int, charts: int) -> None:
     path = write_csv(tmp_path / "s.csv", days(count, lambda day: 2.0 + day % 2))

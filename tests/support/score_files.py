@@ -13,7 +13,7 @@ COLUMNS = (
     *"path frame position score grade low high novelty in_domain series".split(),
     *"region region_reason header".split(),
     *"ctdi_vol_mgy exposure_mas kvp kernel thickness_mm".split(),
-    *"scanner protocol acquired exposure_source".split(),
+    *"scanner protocol acquired exposure_source device".split(),
 )
 
 
@@ -50,7 +50,7 @@ def write_parquet(path: Path, rows: list[dict[str, Any]], weights: str | None = 
 
     texts = (
         *("path", "grade", "series", "region", "region_reason", "header"),
-        *("kernel", "scanner", "protocol", "acquired", "exposure_source", "error"),
+        *("kernel", "scanner", "protocol", "acquired", "exposure_source", "device", "error"),
     )
     kinds = {"frame": pyarrow.int32(), "score": pyarrow.float32(), "in_domain": pyarrow.bool_()}
     kinds |= dict.fromkeys(texts, pyarrow.string())
