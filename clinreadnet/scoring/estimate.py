@@ -27,7 +27,7 @@ class Estimate:
     Attributes:
         n: number of series.
         mean: mean of the values.
-        low: lower bound of the 95 % confidence interval of the mean; None with fewer than ``FEWEST``.
+        low: lower bound of the 95 % interval of the mean; None below ``FEWEST`` series.
         high: upper bound of the interval; None likewise.
         min: lowest value.
         max: highest value.

@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -273,26 +274,53 @@ def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
     assert (tmp_path / "s.svg").stat().st_size > 1000
 
 
-def test_the_plot_shows_each_series_and_each_chart(tmp_path: Path) -> None:
+def plotted(tmp_path: Path, rows: list[dict[str, Any]]) -> Any:
+    """Return the axes of the plot of rows, by scanner."""
     pytest.importorskip("matplotlib", reason="matplotlib is not installed: the extra plot")
     from matplotlib.figure import Figure
 
     from clinreadnet.scoring import summary_plot
 
-    rows = days(15, lambda day: 2.0 - (day == 7), scanner="A")
-    rows += days(15, lambda day: 3.0, scanner="B", ctdi_vol_mgy=None)
     figures: list[Figure] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", lambda self, path, dpi: figures.append(self))
         patch.setattr(summary_plot, "whole_file", lambda target: open(tmp_path / "x", "w"))
         summary = summarize([write_csv(tmp_path / "s.csv", rows)], ["scanner"])
         summary_plot.write_summary_plot(summary, tmp_path / "s.png")
-    doses, a, b = figures[0].axes
+    return figures[0].axes
+
+
+def test_the_plot_shows_each_series_and_each_chart(tmp_path: Path) -> None:
+    rows = days(15, lambda day: 2.0 - (day == 7), scanner="A")
+    rows += days(15, lambda day: 3.0, scanner="B", ctdi_vol_mgy=None)
+    doses, a, b = plotted(tmp_path, rows)
     assert np.shape(doses.collections[0].get_offsets()) == (15, 2)
     assert doses.get_xlabel() == "CTDIvol (mGy) (15 series state none)"
     assert a.get_title().startswith("A: ") and b.get_title().startswith("B: ")
-    assert np.asarray(a.collections[0].get_offsets()).tolist() == [[7.0, 1.0]]
+    eighth = (date(2026, 1, 8) - date(1970, 1, 1)).days
+    assert np.asarray(a.collections[0].get_offsets()).tolist() == [[eighth, 1.0]]
     assert np.size(b.collections[0].get_offsets()) == 0
+
+
+def test_years_are_wider_than_months_in_a_chart(tmp_path: Path) -> None:
+    rows = days(12, lambda day: 2.0 + day % 2, scanner="A")
+    rows += [row(series="old", score=2.0, scanner="A", acquired="2006-01-01")]
+    chart = plotted(tmp_path, rows)[1]
+    x = chart.lines[0].get_xdata()
+    assert (x[1] - x[0]).days == 7305 and (x[12] - x[1]).days == 11
+    low, high = chart.get_xlim()
+    assert high - low > 7305
+
+
+def test_without_dose_the_groups_take_the_place_of_its_axis(tmp_path: Path) -> None:
+    rows = days(15, lambda day: 2.0 + day % 2, scanner="A", ctdi_vol_mgy=None)
+    rows += days(3, lambda day: 3.0, scanner="B", ctdi_vol_mgy=None)
+    groups, chart = plotted(tmp_path, rows)
+    assert groups.get_xlabel().endswith("no series states a CTDIvol")
+    assert [label.get_text() for label in groups.get_yticklabels()] == ["A (15)", "B (3)"]
+    assert [len(one.get_offsets()) for one in groups.collections] == [15, 3]
+    assert len(groups.lines) == 3  # two means, and the interval of A
+    assert chart.get_title().startswith("A:")
 
 
 def test_a_plot_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
