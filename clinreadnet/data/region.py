@@ -186,8 +186,7 @@ def measure_anatomy(hu: NDArray[Any], pixel_mm: float | None = None) -> Anatomy 
     """
     cells = _means(hu)
     tissue = cells > _TISSUE
-    # Lungs and bowel are part of the body that surrounds them.
-    parts, sizes = _parts(_opened(~_open_air(tissue)))
+    parts, sizes = _bodies(tissue)
     if not sizes.size or sizes.max() < _LEAST_BODY * cells.size:
         return None
     body = parts == sizes.argmax()
@@ -226,6 +225,25 @@ def measure_anatomy(hu: NDArray[Any], pixel_mm: float | None = None) -> Anatomy 
         dense=share(cells > _DENSE),
         enclosed=share(~_open_air(bone) & ~bone),
     )
+
+
+def find_body(hu: NDArray[Any]) -> Mask:
+    """Return where a slice shows a body, or several: what tissue encloses, but for thin sheets.
+
+    Args:
+        hu: [512, 512], Hounsfield units, finite.
+
+    Returns:
+        bool [512, 512], of blocks of 4x4 pixels.
+    """
+    parts, sizes = _bodies(_means(hu) > _TISSUE)
+    bodies = np.isin(parts, np.flatnonzero(sizes >= _LEAST_BODY * parts.size))
+    return np.asarray(bodies.repeat(_BLOCK, axis=0).repeat(_BLOCK, axis=1))
+
+
+def _bodies(tissue: Mask) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return parts and sizes as `_parts`; lungs and bowel belong to the body around them."""
+    return _parts(_opened(~_open_air(tissue)))
 
 
 def _means(hu: NDArray[Any]) -> NDArray[np.float32]:

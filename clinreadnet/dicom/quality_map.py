@@ -33,24 +33,17 @@ from clinreadnet.dicom.codes import QUALITY_MAP, identify_scheme
 from clinreadnet.dicom.object_files import ObjectFile, write_objects
 from clinreadnet.dicom.sources import Source, Sources, frame_number
 from clinreadnet.errors import InputError
+from clinreadnet.scoring.overlay import draw_bar, draw_map
 from clinreadnet.scoring.result import SeriesReport
-from clinreadnet.spec import GRADE_RANGE, SIZE, TILE
+from clinreadnet.spec import GRADE_RANGE, LIKERT, SIZE, TILE
 
 _Vector = NDArray[np.float64]
 
 _LEAST_ORTHONORMAL = 1e-3
 _FARTHEST = 1e5  # mm
 _WINDOW = (400.0, 40.0)  # width and level of a capture, HU
-_OPACITY = 0.4
 _BURNT_IN = "RESEARCH USE ONLY"
-_VIRIDIS = np.array(
-    [
-        *([68, 1, 84], [71, 44, 122], [59, 81, 139], [44, 113, 142], [33, 144, 141]),
-        *([39, 173, 129], [92, 200, 99], [170, 220, 50], [253, 231, 37]),
-    ],
-    np.float32,
-)
-"""RGB anchors of the colour map for scores from 0 to 4."""
+_BAR = slice(51, 63), slice(48, 304)  # rows and columns of the colour bar
 
 
 def check_geometry(refs: Sequence[SliceRef], sources: Sources) -> None:
@@ -122,7 +115,7 @@ def write_captures(
 def draw_overlay(
     hu: NDArray[np.float32], quality_map: NDArray[np.float32], caption: str
 ) -> NDArray[np.uint8]:
-    """Draw a slice with its colour map as an overlay and two lines of text.
+    """Draw a slice with its colour map over the body, two lines of text and the colour bar.
 
     Args:
         hu: [512, 512], Hounsfield units.
@@ -132,19 +125,18 @@ def draw_overlay(
     Returns:
         uint8 [512, 512, 3], RGB.
     """
-    width, level = _WINDOW
-    grey = 255 * np.clip((hu - level + width / 2) / width, 0, 1)[..., None]
-    at = np.clip(quality_map / GRADE_RANGE, 0, 1) * (len(_VIRIDIS) - 1)
-    low = np.minimum(at.astype(int), len(_VIRIDIS) - 2)
-    part = (at - low)[..., None]
-    colours = (1 - part) * _VIRIDIS[low] + part * _VIRIDIS[low + 1]
-    colours = colours.repeat(TILE, axis=0).repeat(TILE, axis=1)
-    image = Image.fromarray(np.rint(grey + _OPACITY * (colours - grey)).astype(np.uint8))
+    pixels = draw_map(hu, quality_map, _WINDOW)
+    pixels[_BAR] = draw_bar(*(one.stop - one.start for one in _BAR))
+    image = Image.fromarray(pixels)
     draw = ImageDraw.Draw(image)
-    for line, top in ((_BURNT_IN, 6), (caption, 28)):
-        draw.text(
-            (8, top), line, "white", ImageFont.load_default(18), stroke_width=2, stroke_fill="black"
-        )
+    for text, place, size in (
+        (_BURNT_IN, (8, 6), 18),
+        (caption, (8, 28), 18),
+        (f"0 {LIKERT[0]}", (8, 49), 12),
+        (f"{GRADE_RANGE:.0f} {LIKERT[-1]}", (310, 49), 12),
+    ):
+        font = ImageFont.load_default(size)
+        draw.text(place, text, "white", font, stroke_width=2, stroke_fill="black")
     return np.asarray(image)
 
 

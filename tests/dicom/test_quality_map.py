@@ -13,6 +13,7 @@ import pydicom
 import pytest
 from support.dicom_files import SERIES, noise, write_ct, write_enhanced_ct, write_series
 
+from clinreadnet.data.region import find_body
 from clinreadnet.dicom.codes import QUALITY_MAP
 from clinreadnet.dicom.quality_map import check_geometry, draw_overlay, write_captures, write_maps
 from clinreadnet.dicom.sources import make_sources
@@ -93,6 +94,22 @@ def test_research_use_is_burnt_in_and_the_map_is_seen() -> None:
     np.testing.assert_allclose(
         image[300, 300], 0.6 * 127.5 + 0.4 * np.array([253, 231, 37]), atol=1
     )
+
+
+def test_the_map_stays_inside_the_body_and_the_bar_has_its_colours() -> None:
+    hu = np.full((512, 512), -1000, np.float32)
+    hu[128:420, 80:430] = np.linspace(-150, 230, 350, dtype=np.float32)  # across the window
+    hu[200:280, 200:280] = -900  # gas inside the body
+    quality_map = np.tile(np.linspace(0, 4, 16, dtype=np.float32), (16, 1))
+    image = draw_overlay(hu, quality_map, "score 2.00").astype(int)
+    coloured = np.ptp(image, axis=2) > 0
+    coloured[:64] = False  # the lines and the bar
+    np.testing.assert_array_equal(coloured, find_body(hu))
+    assert (~coloured[64:] & (hu[64:] > -1000)).sum() < 0.01 * (hu > -1000).sum()
+    bar = image[51:63, 48:304]
+    drawn = np.unique(image[coloured], axis=0)
+    distance = np.abs(drawn[:, None] - bar.reshape(-1, 3)).max(axis=2).min(axis=1)
+    assert distance.max() <= 8  # the bar has 12 rows for 153 grey values: half of a step is 7
 
 
 @pytest.mark.skipif(DCIODVFY is None, reason="no dciodvfy here (Debian's package `dicom3tools`)")
