@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,18 @@ import numpy as np
 
 from clinreadnet.errors import InputError, visible
 from clinreadnet.files import whole_file
-from clinreadnet.scoring.result import Extreme, SeriesReport
-from clinreadnet.spec import INTERVAL_MASS, LIKERT, RESEARCH_USE
+from clinreadnet.scoring.overlay import draw_bar, draw_map, shade
+from clinreadnet.scoring.result import (
+    Extreme,
+    SeriesReport,
+    SliceScore,
+    count_slices,
+    summarise,
+)
+from clinreadnet.spec import GRADE_RANGE, INTERVAL_MASS, LIKERT, RESEARCH_USE
+
+MOST_SERIES = 32
+"""Series that are drawn, the first ones."""
 
 _FORMATS = (".png", ".pdf", ".svg")
 _WINDOW = (350.0, 40.0)  # width and level of the window of LDCTIQA's radiologists, HU
@@ -30,7 +41,7 @@ def check_plot(target: Path) -> None:
 
 
 def write_plot(report: SeriesReport, target: Path) -> None:
-    """Draw the scores along z, and the two extreme slices beside their quality maps.
+    """Draw the scores of each series along z, and the two extreme slices beside their quality maps.
 
     Bars are the 90 % intervals of the scores. Slices that are marked as novel are crosses of
     another colour and are not part of the line.
@@ -45,50 +56,68 @@ def write_plot(report: SeriesReport, target: Path) -> None:
     check_plot(target)
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 6.5), layout="constrained")
-    grid = figure.add_gridspec(2, 4, height_ratios=(1, 1))
-    _draw_scores(figure.add_subplot(grid[0, :]), report)
-    maps = []
+    members = list(report.members.values())
+    drawn = members[:MOST_SERIES]
+    columns = 1 if len(drawn) == 1 else 2 if len(drawn) <= 4 else 4
+    rows = -(-len(drawn) // columns)
+    heights = (3.0 if len(drawn) == 1 else 1.9 * rows, 3.4)
+    figure = Figure(figsize=(10, sum(heights)), layout="constrained")
+    top, bottom = figure.add_gridspec(2, 1, height_ratios=heights)
+    panels = top.subgridspec(rows, columns)
+    for number, own in enumerate(drawn):
+        axes = figure.add_subplot(panels[number // columns, number % columns])
+        name = "" if len(members) == 1 else f"{number + 1}: "
+        _draw_scores(axes, [report.slices[index] for index in own], name)
+        if number % columns:
+            axes.set_ylabel("")
+            axes.set_yticklabels([])
+    slices = bottom.subgridspec(2, 4, height_ratios=(1, 0.08))
     for column, (word, extreme) in enumerate((("worst", report.worst), ("best", report.best))):
-        axes = [figure.add_subplot(grid[1, 2 * column + i]) for i in range(2)]
-        maps.append(_draw_slice(axes, word, extreme))
-    bar = figure.colorbar(maps[-1], ax=figure.axes[1:], orientation="horizontal", fraction=0.05)
-    bar.set_label("score of each 32x32 patch")
-    bar.set_ticks(range(len(LIKERT)), labels=[f"{i} {word}" for i, word in enumerate(LIKERT)])
-    bar.ax.tick_params(labelsize="small")
-    figure.suptitle(f"Predicted image quality. {RESEARCH_USE}", fontsize=11)
+        _draw_slice(
+            [figure.add_subplot(slices[0, 2 * column + i]) for i in range(2)], word, extreme
+        )
+    _draw_bar(figure.add_subplot(slices[1, :]))
+    count = f"{count_slices(len(report.slices))} of {len(members)} series. "
+    if len(drawn) < len(members):
+        count += f"The first {len(drawn)} of them. "
+    title = f"Predicted image quality. {'' if len(members) == 1 else count}{RESEARCH_USE}"
+    figure.suptitle(title, fontsize=11)
     with whole_file(target) as temporary:
         figure.savefig(temporary, dpi=150)
 
 
-def _draw_scores(axes: Any, report: SeriesReport) -> None:
-    scores = np.array([s.score for s in report.slices])
-    positions = [s.position for s in report.slices]
+def _draw_scores(axes: Any, slices: Sequence[SliceScore], name: str) -> None:
+    """Draw the slices of a series; ``name`` begins the title, and is empty for a series alone."""
+    scores = np.array([s.score for s in slices])
+    positions = [s.position for s in slices]
     known = [p for p in positions if p is not None]
     if len(known) == len(positions) and known == sorted(known):
-        axes.set_xlabel("position along the slice normal (mm)")
+        axes.set_xlabel("position along the slice normal (mm)" if not name else "mm")
         places: list[float] = known
-    else:  # no positions, or several series one after another
+    else:  # no positions, or several phases one after another
         axes.set_xlabel("slice")
         places = [float(i + 1) for i in range(len(scores))]
     x = np.array(places)
-    novel = np.array([s.in_domain is False for s in report.slices])
-    low, high = (np.array([getattr(s, end) for s in report.slices]) for end in ("low", "high"))
+    novel = np.array([s.in_domain is False for s in slices])
+    low, high = (np.array([getattr(s, end) for s in slices]) for end in ("low", "high"))
     for some, colour in ((~novel, "C0"), (novel, "C1")):
         axes.vlines(x[some], low[some], high[some], colour, alpha=0.35, linewidth=2)
     marker = "o" if len(scores) <= 100 else None
     axes.plot(x, np.where(novel, np.nan, scores), color="C0", marker=marker, markersize=4)
-    mean = "no mean" if len(report.by_series) == 1 else f"{len(report.by_series)} series"
-    if report.series.mean is not None and len(report.by_series) == 1:
-        axes.axhline(report.series.mean, color="0.5", linestyle="--", linewidth=1)
-        mean = f"mean {report.series.mean:.2f} (dashed)"
+    summary = summarise(slices)
+    mean = "no mean"
+    if summary.mean is not None:
+        axes.axhline(summary.mean, color="0.5", linestyle="--", linewidth=1)
+        mean = f"mean {summary.mean:.2f}" + ("" if name else " (dashed)")
     if novel.any():
         axes.scatter(x[novel], scores[novel], color="C1", marker="x", zorder=3)
-        mean += f", {novel.sum()} marked as novel (crosses) and left out"
+        count = f", {novel.sum()}"
+        mean += f"{count} novel" if name else f"{count} marked as novel (crosses) and left out"
     label_scores(axes)
-    count = "1 slice" if len(scores) == 1 else f"{len(scores)} slices"
-    interval = f"{INTERVAL_MASS:.0%} intervals (bars)"
-    axes.set_title(f"{count}, {interval}, {mean}", fontsize=10)
+    interval = "" if name else f" {INTERVAL_MASS:.0%} intervals (bars),"
+    axes.set_title(f"{name}{count_slices(len(scores))},{interval} {mean}", fontsize=10 - bool(name))
+    if name:
+        axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3)
 
 
@@ -99,26 +128,23 @@ def label_scores(axes: Any) -> None:
     axes.set_ylabel("score")
 
 
-def _draw_slice(axes: list[Any], word: str, extreme: Extreme) -> Any:
-    """Draw a slice and its quality map as an overlay; return the image of the map."""
-    width, level = _WINDOW
+def _draw_slice(axes: list[Any], word: str, extreme: Extreme) -> None:
+    """Draw the slice, and the slice under its map."""
     hu = extreme.ref.load()
-    low, high = level - width / 2, level + width / 2
+    axes[0].imshow(shade(hu, *_WINDOW), cmap="gray", vmin=0, vmax=255)
+    axes[1].imshow(draw_map(hu, extreme.quality_map, _WINDOW))
     for ax in axes:
-        ax.imshow(hu, cmap="gray", vmin=low, vmax=high)
         ax.set_axis_off()
     mark = " (novel)" if extreme.novel else ""
     axes[0].set_title(f"{word}: {extreme.score:.2f}{mark}", fontsize=10)
     name = extreme.ref.path.name
     frame = "" if extreme.ref.frame is None else f"[{extreme.ref.frame}]"
     axes[1].set_title(visible(f"{name}{frame}")[-28:], fontsize=8, parse_math=False)
-    rows, columns = np.array(hu.shape)
-    return axes[1].imshow(
-        extreme.quality_map,
-        cmap="viridis",
-        vmin=0,
-        vmax=4,
-        alpha=0.45,
-        extent=(-0.5, columns - 0.5, rows - 0.5, -0.5),
-        interpolation="nearest",
-    )
+
+
+def _draw_bar(axes: Any) -> None:
+    axes.imshow(draw_bar(64, 512), extent=(0, GRADE_RANGE, 0, 1), aspect="auto")
+    axes.set_xticks(range(len(LIKERT)), labels=[f"{i} {word}" for i, word in enumerate(LIKERT)])
+    axes.set_yticks([0, 1], labels=["dark", "bright"])
+    axes.tick_params(labelsize="small")
+    axes.set_xlabel("score of each 32x32 patch, over dark to bright pixels", fontsize="small")

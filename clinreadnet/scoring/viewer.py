@@ -21,13 +21,16 @@ from numpy.typing import NDArray
 
 from clinreadnet import limits
 from clinreadnet.data.acquisition import exposure_lines
+from clinreadnet.data.region import find_body
 from clinreadnet.errors import InputError, visible
 from clinreadnet.files import whole_file
 from clinreadnet.scoring.domain import domain_lines, domain_mark, domain_reason
+from clinreadnet.scoring.overlay import OPACITY, VIRIDIS
 from clinreadnet.scoring.result import SeriesReport, summary_line
 from clinreadnet.spec import INTERVAL_MASS, LIKERT, RESEARCH_USE, SIZE
 
 _WINDOW = (400, 40)  # width and level at the start, HU
+_BLOCK = 4  # pixels; a body consists of such blocks
 _QUALITIES = (98, 95, 90, 80, 70, 60, 45, 30)
 _JPEG_BYTES = 108_000  # 144 kB in base64, so that 100 slices stay below 15 MB
 
@@ -76,21 +79,10 @@ def write_html(report: SeriesReport, target: Path) -> None:
 def _document(report: SeriesReport) -> dict[str, Any]:
     numbers = {series: number for number, series in enumerate(report.by_series, start=1)}
     maps = np.rint(report.outputs.quality_map * 100).astype(int)
-    return {
-        "researchUse": RESEARCH_USE,
-        "unjudged": report.unjudged,
-        "summary": [
-            f"{f'series {numbers[series]}: ' if len(numbers) > 1 else ''}{summary_line(summary)}"
-            for series, summary in report.by_series.items()
-        ]
-        + domain_lines(report.slices)
-        + exposure_lines([one.acquisition for one in report.slices]),
-        "size": SIZE,
-        "window": _WINDOW,
-        "grades": LIKERT,
-        "interval": f"{INTERVAL_MASS:.0%}",
-        "codes": CODES.tolist(),
-        "slices": [
+    slices = []
+    for ref, score, quality_map in zip(report.refs, report.slices, maps, strict=True):
+        hu = ref.load()
+        slices.append(
             {
                 "name": visible(ref.path.name) + ("" if ref.frame is None else f"[{ref.frame}]"),
                 "series": numbers[score.series],
@@ -106,11 +98,35 @@ def _document(report: SeriesReport) -> dict[str, Any]:
                     k: v for k, v in asdict(score.acquisition).items() if v is not None
                 },
                 "map": quality_map.ravel().tolist(),
-                "image": base64.b64encode(encode(ref.load())).decode("ascii"),
+                "body": _runs(find_body(hu)[::_BLOCK, ::_BLOCK]),
+                "image": base64.b64encode(encode(hu)).decode("ascii"),
             }
-            for ref, score, quality_map in zip(report.refs, report.slices, maps, strict=True)
-        ],
+        )
+    return {
+        "researchUse": RESEARCH_USE,
+        "unjudged": report.unjudged,
+        "summary": [
+            f"{f'series {numbers[series]}: ' if len(numbers) > 1 else ''}{summary_line(summary)}"
+            for series, summary in report.by_series.items()
+        ]
+        + domain_lines(report.slices)
+        + exposure_lines([one.acquisition for one in report.slices]),
+        "size": SIZE,
+        "window": _WINDOW,
+        "grades": LIKERT,
+        "interval": f"{INTERVAL_MASS:.0%}",
+        "codes": CODES.tolist(),
+        "block": _BLOCK,
+        "colours": VIRIDIS,
+        "opacity": round(100 * OPACITY),
+        "slices": slices,
     }
+
+
+def _runs(body: NDArray[np.bool_]) -> list[int]:
+    """Return the lengths of the runs of a mask, row by row: outside, inside, outside, ...."""
+    changes = np.flatnonzero(np.diff(body.ravel(), prepend=False))
+    return np.diff(changes, prepend=0).tolist()
 
 
 def encode(hu: NDArray[np.float32]) -> bytes:

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,13 @@ from clinreadnet.runtime.bundle import default
 from clinreadnet.runtime.bundle.default import BUNDLE_VARIABLE
 from clinreadnet.runtime.bundle.files import load_manifest
 from clinreadnet.scoring import plot
-from clinreadnet.scoring.result import SliceScore, summarise, summary_line
+from clinreadnet.scoring.result import (
+    SeriesReport,
+    SliceScore,
+    slice_scores,
+    summarise,
+    summary_line,
+)
 from clinreadnet.scoring.run import score_slices
 from clinreadnet.spec import LIKERT, RESEARCH_USE, grade_word
 
@@ -176,6 +183,34 @@ def scored(*scores: float, in_domain: bool | None = True) -> list[SliceScore]:
         SliceScore("a", None, None, one, grade_word(one), 0.0, 4.0, 1.0, in_domain)
         for one in scores
     ]
+
+
+@pytest.mark.parametrize("count", [2, 5, 34])
+def test_the_plot_has_a_panel_for_each_series(
+    bundle: Path, tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.figure import Figure
+
+    refs = find_slices([write_series(tmp_path / "s", 2)])
+    scores = Session(bundle).score(np.stack([ref.load() for ref in refs] * count))
+    refs = [replace(ref, series=f"1.2.{n}") for n in range(count) for ref in refs]
+    report = SeriesReport(slice_scores(refs, scores), refs, scores)
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, dpi: figures.append(self))
+    monkeypatch.setattr(plot, "whole_file", lambda target: open(tmp_path / "x", "w"))
+    plot.write_plot(report, tmp_path / "a.png")
+    panels = [axes for axes in figures[0].axes if axes.get_title()[:1].isdigit()]
+    assert len(panels) == min(count, plot.MOST_SERIES)
+    title = figures[0].get_suptitle()
+    assert f"{2 * count} slices of {count} series." in title
+    assert (f"The first {plot.MOST_SERIES} of them." in title) is (count > plot.MOST_SERIES)
+    for number, axes in enumerate(panels):
+        scored, mean = axes.lines  # no line leaves its series
+        own = report.slices[2 * number : 2 * number + 2]
+        assert scored.get_xdata().tolist() == [one.position for one in own]
+        assert scored.get_ydata().tolist() == [one.score for one in own]
+        assert mean.get_ydata()[0] == pytest.approx(np.mean([one.score for one in own]))
+        assert axes.get_title().startswith(f"{number + 1}: 2 slices, mean ")
 
 
 def test_the_summary_counts_grade_words() -> None:

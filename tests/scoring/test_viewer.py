@@ -15,9 +15,11 @@ from support.dicom_files import write_series
 from support.tiny_bundle import write_bundle
 
 from clinreadnet import limits
+from clinreadnet.data.region import find_body
 from clinreadnet.data.slices import find_slices
 from clinreadnet.errors import InputError
 from clinreadnet.runtime import Session
+from clinreadnet.scoring.overlay import OPACITY, VIRIDIS
 from clinreadnet.scoring.result import SeriesReport
 from clinreadnet.scoring.run import score_slices
 from clinreadnet.scoring.viewer import CODES, check_html, encode, write_html
@@ -103,6 +105,10 @@ PROBE = """(async () => {
   press("ArrowRight"); found.right = await drawn("1 false 400 40");
   press("ArrowLeft"); press("ArrowLeft"); found.left = await drawn("0 false 400 40");
   press("m"); found.map = await drawn("0 true 400 40");
+  const all = context.getImageData(0, 0, size, size).data;
+  found.body = Array.from({ length: size * size },
+    (_, i) => all[4 * i] === all[4 * i + 1] && all[4 * i] === all[4 * i + 2] ? 0 : 1).join("");
+  found.legend = getComputedStyle(el("legend")).backgroundImage;
   press("m"); found.plain = await drawn("0 false 400 40");
   el("width").value = 1400; el("width").dispatchEvent(new Event("input"));
   found.wide = await drawn("0 false 1400 40");
@@ -149,6 +155,15 @@ def test_keys_clicks_and_the_window_work_in_a_browser(
     assert found["wide"]["grey"] == pytest.approx(grey(0, 1400), abs=1)
     assert found["home"]["colour"] == found["plain"]["colour"] == 0
     assert found["map"]["colour"] > 10
+    body = find_body(report.refs[0].load())
+    assert 0.5 < body.mean() < 0.95
+    coloured = np.array(list(found["body"]), int).reshape(512, 512) == 1
+    np.testing.assert_array_equal(coloured, body)  # and not the air around it
+    colours = ", ".join(f"rgba({r}, {g}, {b}, {OPACITY})" for r, g, b in VIRIDIS)
+    assert found["legend"] == (
+        f"linear-gradient(to right, {colours}), linear-gradient(to top, rgb(0, 0, 0), "
+        "rgb(255, 255, 255))"
+    )
     assert found["overflow"] <= 0
     assert [one for one in found["fetched"] if not one.startswith("data:")] == []
 
