@@ -104,13 +104,15 @@ def _document(report: SeriesReport) -> dict[str, Any]:
         )
     return {
         "researchUse": RESEARCH_USE,
-        "unjudged": report.unjudged,
         "summary": [
             f"{f'series {numbers[series]}: ' if len(numbers) > 1 else ''}{summary_line(summary)}"
             for series, summary in report.by_series.items()
-        ]
-        + domain_lines(report.slices)
-        + exposure_lines([one.acquisition for one in report.slices]),
+        ],
+        "notes": [
+            *domain_lines(report.slices),
+            *exposure_lines([one.acquisition for one in report.slices]),
+            *([] if report.unjudged is None else [report.unjudged]),
+        ],
         "size": SIZE,
         "window": _WINDOW,
         "grades": LIKERT,

@@ -91,7 +91,7 @@ def test_the_page_says_why(report: SeriesReport) -> None:
     document = _document(report)
     assert [one["mark"] for one in document["slices"]] == ["outside", "outside", "edge", ""]
     assert "head; chest by its header" in document["slices"][0]["why"]
-    assert any("outside the abdomen" in line for line in document["summary"])
+    assert any("outside the abdomen" in line for line in document["notes"])
 
 
 def test_the_command_says_it_in_table_and_json(

@@ -26,13 +26,14 @@ from clinreadnet.scoring.viewer import CODES, check_html, encode, write_html
 from clinreadnet.spec import RESEARCH_USE
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed: the extra plot")
+TUBE = {"XRayTubeCurrent": 200, "ExposureTime": 500}
 HOSTILE = "</script><script>alert(1)</script>"
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> SeriesReport:
     folder = tmp_path_factory.mktemp("viewer")
-    write_series(folder / "series", 4, ProtocolName=HOSTILE, CTDIvol=4.5)
+    write_series(folder / "series", 4, ProtocolName=HOSTILE, CTDIvol=4.5, **TUBE)
     session = Session(write_bundle(folder / "bundle"), "onnxruntime-cpu")
     return score_slices(session, find_slices([folder / "series"]))
 
@@ -56,6 +57,9 @@ def test_it_holds_the_scores_and_refers_to_nothing_else(page: Path, report: Seri
     assert [s["score"] for s in found["slices"]] == [round(s.score, 6) for s in report.slices]
     assert found["researchUse"] == RESEARCH_USE
     assert found["slices"][0]["acquisition"]["protocol"] == HOSTILE
+    assert len(found["summary"]) == 1 and found["notes"] == [
+        "Exposure (mAs) of 4 of 4 slices is tube current x time; the header states no exposure."
+    ]
     assert text.count("</script>") == 2 and HOSTILE not in text
     outside = re.findall(r"(?:src|href)\s*=|https?://(?!www\.w3\.org/2000/svg)", text)
     assert outside == ["href=", "src ="]  # an empty icon, and the data of a slice
