@@ -87,6 +87,7 @@ def test_other_ways_to_say_it(
     [
         ({"Exposure": 120, "XRayTubeCurrent": 240, "ExposureTime": 500}, 120, CHECKED),
         ({"Exposure": 120, "XRayTubeCurrent": 391, "ExposureTime": 500}, 120, CHECKED),
+        ({"Exposure": 450, "XRayTubeCurrent": 200, "ExposureTime": 500}, 450, CHECKED),
         ({"Exposure": 5100, "XRayTubeCurrent": 300, "ExposureTime": 504}, 151.2, CORRECTED),
         ({"Exposure": 11, "XRayTubeCurrent": 303, "ExposureTime": 800}, 242.4, CORRECTED),
         ({"Exposure": 4, "XRayTubeCurrent": 381, "ExposureTime": 500}, 190.5, CORRECTED),
@@ -122,8 +123,8 @@ def test_other_ways_to_say_it(
         ),
     ],
     ids=(
-        "agrees divided-by-pitch whole-scan part-of-rotation four pitch-1 pitch-1.5 zero none "
-        "micro uAs-in-both uAs-alone uAs-in-mAs zero-alone no-time long-time rotation"
+        "agrees divided-by-pitch slow-pitch whole-scan part-of-rotation four pitch-1 pitch-1.5 "
+        "zero none micro uAs-in-both uAs-alone uAs-in-mAs zero-alone no-time long-time rotation"
     ).split(),
 )
 def test_an_exposure_is_compared_with_tube_current_times_time(
