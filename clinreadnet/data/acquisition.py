@@ -28,7 +28,7 @@ EXPOSURE_SOURCES = {
     UNCHECKED: "the header's value; tube current or time is not stated",
     COMPUTED: "tube current x time; the header states no exposure",
     CORRECTED: "tube current x time; the header's exposure contradicts it",
-    LEFT_OUT: "none; the header's exposure cannot be one in mAs",
+    LEFT_OUT: "missing; the header's value is not a possible exposure in mAs",
 }
 """Where an exposure comes from, and what that means."""
 
@@ -84,7 +84,7 @@ class Acquisition:
         scanner: Manufacturer and ManufacturerModelName.
         protocol: ProtocolName.
         acquired: date of the acquisition, else of the series or study, as 2026-01-31.
-        exposure_source: one of ``EXPOSURE_SOURCES``; None where there is no exposure at all.
+        exposure_source: one of ``EXPOSURE_SOURCES``; None without any exposure.
         device: tells scanners of one model apart: 8 hexadecimal digits of the SHA-256 of
             DeviceSerialNumber, else of StationName.
     """
@@ -141,7 +141,7 @@ def _exposure(value: Value) -> tuple[float | None, str | None]:
     times += _scaled(value, ("", "ExposureTime", 1e-3))
     times += _scaled(value, ("CTAcquisitionDetailsSequence", "RevolutionTime", 1))
     products = [current * time for current in currents[:1] for time in times]
-    possible = [one for one in stated if _EXPOSURES[0] <= one <= _EXPOSURES[1]]
+    possible = [mas for mas in stated if _EXPOSURES[0] <= mas <= _EXPOSURES[1]]
     for product in products:
         if _EXPOSURES[0] <= product <= _EXPOSURES[1]:  # else the time is that of the whole scan
             break
@@ -153,9 +153,9 @@ def _exposure(value: Value) -> tuple[float | None, str | None]:
     slow, fast = (pitch, pitch) if pitch else _PITCHES
     low = _ROUNDED[0] * product * min(1, 1 / fast)
     high = _ROUNDED[1] * product * max(1, 1 / slow)
-    for one in stated:
-        if low <= one <= high:
-            return one, CHECKED
+    for mas in stated:
+        if low <= mas <= high:
+            return mas, CHECKED
     return round(product, 3), CORRECTED if any(stated) else COMPUTED
 
 
@@ -167,7 +167,7 @@ def _scaled(value: Value, *places: tuple[str, str, float]) -> list[float]:
 
 def exposure_lines(acquisitions: Sequence[Acquisition]) -> list[str]:
     """Return lines of text on exposures that are not those of the headers."""
-    sources = Counter(one.exposure_source for one in acquisitions)
+    sources = Counter(acquisition.exposure_source for acquisition in acquisitions)
     return [
         f"Exposure (mAs) of {sources[source]} of {len(acquisitions)} slices is "
         f"{EXPOSURE_SOURCES[source]}."
@@ -208,7 +208,7 @@ def _device(value: Value) -> str | None:
     """Return a hash: both values name a hospital's machine, and de-identification removes them."""
     for name in ("DeviceSerialNumber", "StationName"):
         text = (_text(value("", name)) or "").casefold()
-        letters = [one for one in text if one.isalnum()]
+        letters = [letter for letter in text if letter.isalnum()]
         if len(set(letters)) > 1 and text not in _NO_DEVICE:
             return hashlib.sha256(text.encode()).hexdigest()[:8]
     return None

@@ -126,7 +126,7 @@ def draw_overlay(
         uint8 [512, 512, 3], RGB.
     """
     pixels = draw_map(hu, quality_map, _WINDOW)
-    pixels[_BAR] = draw_bar(*(one.stop - one.start for one in _BAR))
+    pixels[_BAR] = draw_bar(*(part.stop - part.start for part in _BAR))
     image = Image.fromarray(pixels)
     draw = ImageDraw.Draw(image)
     for text, place, size in (

@@ -1,8 +1,7 @@
 """A quality map over its slice, for pictures: inside the body only, with a true colour bar.
 
-A colour that is mixed with a grey value is not the colour of a bar beside it. So the bar has the
-scores from left to right, and from bottom to top each of their colours over black to white: what is
-drawn over a dark pixel stands at the bottom, over a bright one at the top.
+The map is mixed with the grey values of the slice. The colour bar therefore has two axes: the score
+from left to right, and the grey value below the colour from bottom (black) to top (white).
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from clinreadnet.data.region import find_body
 from clinreadnet.spec import GRADE_RANGE, TILE
 
 OPACITY = 0.4
-"""Share of the map's colour in a mixed one."""
+"""Share of the map's colour in a mixed colour, 0 ... 1."""
 
 VIRIDIS = (
     *([68, 1, 84], [71, 44, 122], [59, 81, 139], [44, 113, 142], [33, 144, 141]),

@@ -112,7 +112,7 @@ def _draw_doses(axes: Any, groups: list[Group]) -> None:
 def _draw_groups(axes: Any, groups: list[Group]) -> None:
     for number, group in enumerate(groups):
         colour = f"C{number % 10}"
-        scores = [one.score for one in group.series]
+        scores = [series.score for series in group.series]
         axes.scatter(scores, [number] * len(scores), s=14, alpha=0.4, linewidths=0, color=colour)
         quality = group.quality
         if quality is None:

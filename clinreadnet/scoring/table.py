@@ -104,7 +104,7 @@ def print_report(report: SeriesReport, console: Console, session: Mapping[str, A
     ]
     console.print(_fitted(console, "slice", shown, columns))
     print_series(by_series, console)
-    lines = [*domain_lines(slices), *exposure_lines([one.acquisition for one in slices])]
+    lines = [*domain_lines(slices), *exposure_lines([entry.acquisition for entry in slices])]
     for line in (*lines, report.unjudged, scored_by(session), RESEARCH_USE):
         if line is not None:
             console.print(line, highlight=False, markup=False, soft_wrap=True)

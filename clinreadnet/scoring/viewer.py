@@ -110,7 +110,7 @@ def _document(report: SeriesReport) -> dict[str, Any]:
         ],
         "notes": [
             *domain_lines(report.slices),
-            *exposure_lines([one.acquisition for one in report.slices]),
+            *exposure_lines([score.acquisition for score in report.slices]),
             *([] if report.unjudged is None else [report.unjudged]),
         ],
         "size": SIZE,
