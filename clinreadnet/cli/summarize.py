@@ -36,9 +36,9 @@ def summarize(
     """Summarise scores by scanner and protocol: quality, dose and drift over time.
 
     A series counts once, with the mean of its slices. Slices that are marked as novel are left out
-    and counted. Intervals are 95 % confidence intervals of the mean. Drift is a control chart of
-    the means of days; days outside its limits, and runs of nine days on one side of its centre, are
-    named. Research use only.
+    and counted. Intervals are 95 % confidence intervals of the mean, from 5 series on. Drift is a
+    control chart of the means of days, from 10 days on; days outside its limits, and runs of nine
+    days on one side of its centre, are named. Research use only.
 
     Examples:
     - `clinreadnet summarize scores.parquet --by protocol`

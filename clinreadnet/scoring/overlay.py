@@ -66,6 +66,6 @@ def _colours(scores: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _mixed(
-    grey: NDArray[Any], colours: NDArray[np.float64], share: float | NDArray[np.float64]
+    grey: NDArray[Any], colours: NDArray[np.float64], share: float | NDArray[Any]
 ) -> NDArray[np.uint8]:
     return np.rint(grey + share * (colours - grey)).astype(np.uint8)

@@ -62,8 +62,8 @@ def write_plot(report: SeriesReport, target: Path) -> None:
     rows = -(-len(drawn) // columns)
     heights = (3.0 if len(drawn) == 1 else 1.9 * rows, 3.4)
     figure = Figure(figsize=(10, sum(heights)), layout="constrained")
-    top, bottom = figure.add_gridspec(2, 1, height_ratios=heights)
-    panels = top.subgridspec(rows, columns)
+    halves = figure.add_gridspec(2, 1, height_ratios=heights)
+    panels = halves[0].subgridspec(rows, columns)
     for number, own in enumerate(drawn):
         axes = figure.add_subplot(panels[number // columns, number % columns])
         name = "" if len(members) == 1 else f"{number + 1}: "
@@ -71,7 +71,7 @@ def write_plot(report: SeriesReport, target: Path) -> None:
         if number % columns:
             axes.set_ylabel("")
             axes.set_yticklabels([])
-    slices = bottom.subgridspec(2, 4, height_ratios=(1, 0.08))
+    slices = halves[1].subgridspec(2, 4, height_ratios=(1, 0.08))
     for column, (word, extreme) in enumerate((("worst", report.worst), ("best", report.best))):
         _draw_slice(
             [figure.add_subplot(slices[0, 2 * column + i]) for i in range(2)], word, extreme

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import pydicom
@@ -134,6 +135,29 @@ def test_an_exposure_is_compared_with_tube_current_times_time(
     assert frame.acquisition.exposure_mas == (exposure and pytest.approx(exposure))
     assert frame.acquisition.exposure_source == source
     assert source is None or source in EXPOSURE_SOURCES
+
+
+@pytest.mark.skipif(
+    "CLINREADNET_REAL_DATA" not in os.environ,
+    reason="CLINREADNET_REAL_DATA does not name a folder of real slices",
+)
+@pytest.mark.parametrize(
+    ("name", "exposure", "source"),
+    [
+        ("liver-dome/01.dcm", 151.2, CORRECTED),  # 5100 in the header
+        ("abdomen-ge/CT20.dcm", 242.4, CORRECTED),  # 11
+        ("tcga/ID_0070_AGE_0074_CONTRAST_0_CT.dcm", 190.5, CORRECTED),  # 4
+        ("chest-lidc/000000.dcm", 228, CORRECTED),  # 4684
+        ("head-ge/02.dcm", 360, COMPUTED),
+        ("tcga/ID_0032_AGE_0061_CONTRAST_1_CT.dcm", 120, CHECKED),  # 195.5 over the pitch
+        ("tcga/ID_0041_AGE_0045_CONTRAST_1_CT.dcm", 218, CHECKED),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_exposures_of_real_headers(name: str, exposure: float, source: str) -> None:
+    (frame,) = read_headers(Path(os.environ["CLINREADNET_REAL_DATA"]) / name)
+    assert frame.acquisition.exposure_mas == pytest.approx(exposure)
+    assert frame.acquisition.exposure_source == source
 
 
 def test_lines_count_the_exposures_that_are_not_those_of_the_headers() -> None:

@@ -207,9 +207,9 @@ def test_the_plot_has_a_panel_for_each_series(
     for number, axes in enumerate(panels):
         scored, mean = axes.lines  # no line leaves its series
         own = report.slices[2 * number : 2 * number + 2]
-        assert scored.get_xdata().tolist() == [one.position for one in own]
-        assert scored.get_ydata().tolist() == [one.score for one in own]
-        assert mean.get_ydata()[0] == pytest.approx(np.mean([one.score for one in own]))
+        assert np.asarray(scored.get_xdata()).tolist() == [one.position for one in own]
+        assert np.asarray(scored.get_ydata()).tolist() == [one.score for one in own]
+        assert np.asarray(mean.get_ydata())[0] == pytest.approx(np.mean([one.score for one in own]))
         assert axes.get_title().startswith(f"{number + 1}: 2 slices, mean ")
 
 
