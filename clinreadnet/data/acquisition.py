@@ -36,6 +36,7 @@ _NO_DEVICE = frozenset(
     "anonymized anonymised anonymous anon deidentified removed unknown none null n/a".split()
 )
 _EXPOSURES = (1.0, 2000.0)  # mAs of a rotation
+_LONGEST_ROTATION = 4.0  # s; a longer ExposureTime is that of the whole scan
 _PITCHES = (0.2, 3.5)  # from gated to dual-source scans
 _ROUNDED = (0.7, 1.4)  # of the exposure of a rotation, or of it over the pitch
 
@@ -140,23 +141,25 @@ def _exposure(value: Value) -> tuple[float | None, str | None]:
     times = _scaled(value, (group, "ExposureTimeInms", 1e-3), ("", "ExposureTimeInuS", 1e-6))
     times += _scaled(value, ("", "ExposureTime", 1e-3))
     times += _scaled(value, ("CTAcquisitionDetailsSequence", "RevolutionTime", 1))
-    products = [current * time for current in currents[:1] for time in times]
-    possible = [mas for mas in stated if _EXPOSURES[0] <= mas <= _EXPOSURES[1]]
-    for product in products:
-        if _EXPOSURES[0] <= product <= _EXPOSURES[1]:  # else the time is that of the whole scan
-            break
-    else:
+    times = [time for time in times if time <= _LONGEST_ROTATION]
+    possible, products = (
+        [mas for mas in values if _EXPOSURES[0] <= mas <= _EXPOSURES[1]]
+        for values in (stated, [current * time for current in currents[:1] for time in times])
+    )
+    if not products:
         if possible:
             return possible[0], UNCHECKED
         return None, LEFT_OUT if stated else None
     pitch = _number(value("CTTableDynamicsSequence", "SpiralPitchFactor"))
-    slow, fast = (pitch, pitch) if pitch else _PITCHES
-    low = _ROUNDED[0] * product * min(1, 1 / fast)
-    high = _ROUNDED[1] * product * max(1, 1 / slow)
-    for mas in stated:
-        if low <= mas <= high:
-            return mas, CHECKED
-    return round(product, 3), CORRECTED if any(stated) else COMPUTED
+    slow, fast = _PITCHES
+    if pitch is not None and slow <= pitch <= fast:
+        slow = fast = pitch
+    low, high = _ROUNDED[0] * min(1, 1 / fast), _ROUNDED[1] * max(1, 1 / slow)
+    for product in products:
+        for mas in stated:
+            if low * product <= mas <= high * product:
+                return mas, CHECKED
+    return round(products[0], 3), CORRECTED if any(stated) else COMPUTED
 
 
 def _scaled(value: Value, *places: tuple[str, str, float]) -> list[float]:

@@ -102,6 +102,12 @@ def test_other_ways_to_say_it(
             60,
             CHECKED,
         ),
+        (
+            {"Exposure": 1900, "XRayTubeCurrent": 200, "ExposureTime": 500}
+            | {"SpiralPitchFactor": 0.001},
+            100,
+            CORRECTED,
+        ),
         ({"Exposure": 0, "XRayTubeCurrent": 180, "ExposureTime": 2000}, 360, COMPUTED),
         ({"XRayTubeCurrent": 180, "ExposureTime": 2000}, 360, COMPUTED),
         ({"XRayTubeCurrentInuA": 200_000, "ExposureTimeInuS": 500_000}, 100, COMPUTED),
@@ -116,6 +122,13 @@ def test_other_ways_to_say_it(
         ({"Exposure": 0}, None, LEFT_OUT),
         ({"XRayTubeCurrent": 300}, None, None),
         ({"Exposure": 150, "XRayTubeCurrent": 300, "ExposureTime": 17000}, 150, UNCHECKED),
+        ({"Exposure": 150, "XRayTubeCurrent": 300, "ExposureTime": 5000}, 150, UNCHECKED),
+        (
+            {"Exposure": 150, "XRayTubeCurrent": 300, "ExposureTime": 3000}
+            | {"RevolutionTime": 0.5},
+            150,
+            CHECKED,
+        ),
         (
             {"Exposure": 5100, "XRayTubeCurrent": 300, "ExposureTime": 17000}
             | {"RevolutionTime": 0.5},
@@ -125,7 +138,8 @@ def test_other_ways_to_say_it(
     ],
     ids=(
         "agrees divided-by-pitch slow-pitch whole-scan part-of-rotation four pitch-1 pitch-1.5 "
-        "zero none micro uAs-in-both uAs-alone uAs-in-mAs zero-alone no-time long-time rotation"
+        "no-pitch zero none micro uAs-in-both uAs-alone uAs-in-mAs zero-alone no-time long-time "
+        "whole-time rotation-agrees rotation"
     ).split(),
 )
 def test_an_exposure_is_compared_with_tube_current_times_time(
