@@ -32,10 +32,11 @@ build: $(BUILT) bundle/manifest.json sample  ## install, export a verified bundl
 build-at-terminal:  ## make build as a person at a terminal sees it: it ends, and leaves the terminal as it was
 	PYTHONPATH=tests $(PYTHON) -m support.terminal $(MAKE) build
 
-# A file's tests share what they make, so a file stays in one process; a process takes one core. In their own order,
-# because files of one long test would otherwise come last.
-test: $(INSTALLED)  ## run the CPU test suite, in up to 4 processes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# A file's tests share what they make, so a file stays in one process. One process more than processors, because tests
+# wait too. In their own order, because files of one long test would otherwise come last.
+TEST_PROCESSES = $(shell $(BIN)/python -c "import os; print(min(os.cpu_count() + 1, 5))")
+test: $(INSTALLED)  ## run the CPU test suite, in up to 5 processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test-all: export CLINREADNET_TEST_ALL := 1
 test-all: test  ## the same, with every case of what `make test` runs a sample of

@@ -42,7 +42,7 @@ def draw(target: str) -> None:
     with Session(SHIPPED) as session:
         scores = session.score(np.stack([scan.hu for scan in scans]), pixel_mm=phantom.pixel_mm)
     rows, columns = (_range(phantom.body.any(axis=axis)) for axis in (1, 0))
-    figure = Figure(figsize=(10, 2.45), layout="constrained")
+    figure = Figure(figsize=(10, 2.75), layout="constrained")
     for i, (axes, scan) in enumerate(zip(figure.subplots(1, len(scans)), scans, strict=True)):
         axes.imshow(scan.hu[rows, columns], cmap="gray", vmin=WINDOW[0], vmax=WINDOW[1])
         dose = scan.exposure / scans[0].exposure

@@ -15,23 +15,24 @@ from clinreadnet.node.node import Node
 from clinreadnet.runtime import Session
 
 COUNT = 50 if WHOLE else 20
+SENT = CASES if WHOLE else CASES[::3]
 
 
-def test_every_case_of_the_log_gets_its_report_and_its_maps(
+def test_each_case_of_the_log_gets_its_report_and_its_maps(
     start: Callable[..., Node], pacs: Pacs, until: Callable[..., None], tmp_path: Path
 ) -> None:
     assoc = connect(start(maps=True).port)
-    for case in CASES:
+    for case in SENT:
         folder = tmp_path / case.name
         folder.mkdir()
         case.build(folder)
         for path in sorted(folder.iterdir()):
             assert assoc.send_c_store(path).Status == 0, case.name
     assoc.release()
-    until(lambda: len(pacs.of(REPORT)) == len(CASES))
-    until(lambda: len(pacs.of(MAP)) == sum(len(case.maps) for case in CASES))
+    until(lambda: len(pacs.of(REPORT)) == len(SENT))
+    until(lambda: len(pacs.of(MAP)) == sum(len(case.maps) for case in SENT))
     found = {str(one.PatientName) for one in pacs.of(REPORT)}
-    assert {str(case.report.get("PatientName", "Doe^Jane")) for case in CASES} == found
+    assert {str(case.report.get("PatientName", "Doe^Jane")) for case in SENT} == found
 
 
 @pytest.mark.filterwarnings("ignore")

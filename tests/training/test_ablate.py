@@ -102,6 +102,7 @@ def test_an_ablation_goes_on_where_it_stopped(
         ablate([folder], out, CONFIG, seeds=2)
 
 
+@pytest.mark.whole
 def test_an_ablation_of_real_runs_is_measured_on_a_test_folder(
     folder: Path, tmp_path: Path
 ) -> None:

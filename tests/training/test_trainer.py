@@ -138,6 +138,7 @@ def test_a_run_ends_with_a_calibrated_network(whole_run: Path) -> None:
     assert not torch.equal(model.novelty.whitening, torch.eye(len(model.novelty.mean)))
 
 
+@pytest.mark.whole
 @pytest.mark.usefixtures("shallow")
 def test_tile_labels_teach_the_map(tmp_path: Path) -> None:
     folder = make_labelled_folder(tmp_path / "slices", tiles=True)
