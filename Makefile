@@ -170,7 +170,7 @@ shipped: $(INSTALLED)  ## make the bundle inside the package from the shipped ch
 	$(BIN)/python -m clinreadnet.export.shipped
 
 sample: | $(BUILT)
-	@echo "Simulating a series of twelve slices (ten seconds)"
+	@echo "Simulating a series of twelve slices (half a minute)"
 	$(BIN)/clinreadnet simulate --out sample --count 12 --seed 7 --dicom
 
 # mypy and import-linter do not follow the folder mapping of an editable install: they read a plain one.

@@ -6,11 +6,13 @@ import io
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from types import FrameType
-from typing import IO, Any, NoReturn
+from typing import IO, Any, Literal, NoReturn
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.live import Live
 from rich.progress import (
@@ -22,9 +24,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.spinner import Spinner
+from rich.table import Table
 from rich.text import Text
 
 from clinreadnet.errors import visible
+
+_FRAME = 3
+"""Cells of a terminal around the text of a column."""
 
 
 class _StandardError(io.TextIOBase):
@@ -212,3 +218,58 @@ def _uninterrupted() -> Iterator[None]:
 def _draws() -> bool:
     """Return whether standard error is a terminal. With FORCE_COLOR rich claims it of files too."""
     return console.is_terminal and _error.isatty()
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        heading: text of its head.
+        cells: text of each row.
+        leave_out: order in which columns are omitted on a narrow terminal, largest first; 0 stays.
+        justify: alignment of the text.
+    """
+
+    heading: str
+    cells: Sequence[str]
+    leave_out: int = 0
+    justify: Literal["left", "right"] = "right"
+
+    @property
+    def width(self) -> int:
+        """Cells of a terminal that the column takes with its frame."""
+        lines = (line for text in (self.heading, *self.cells) for line in text.splitlines())
+        return max(map(cell_len, lines)) + _FRAME
+
+
+def fitted_table(
+    console: Console,
+    heading: str,
+    names: Sequence[str],
+    columns: list[Column],
+    *,
+    most: int = 20,
+) -> Table:
+    """Return a table of names and the columns that fit beside them.
+
+    Args:
+        console: console to print to, whose width decides.
+        heading: heading of the names.
+        names: name of each row; names that do not fit are folded.
+        columns: columns beside the names.
+        most: fold names that are longer than this rather than leave out a column.
+    """
+    least = min(max(map(cell_len, (heading, *names))), most)
+    for column in sorted((c for c in columns if c.leave_out), key=lambda c: -c.leave_out):
+        room = console.width - 1 - _FRAME - sum(c.width for c in columns)
+        if room >= least:
+            break
+        columns = [c for c in columns if c is not column]
+    table = Table()
+    table.add_column(heading, overflow="fold")
+    for column in columns:
+        table.add_column(column.heading, justify=column.justify, no_wrap=True)
+    for name, *cells in zip(names, *(column.cells for column in columns), strict=True):
+        table.add_row(Text(name), *map(Text, cells))
+    return table

@@ -26,7 +26,7 @@ LOCAL = "local"
 _SPEAKS_WITHIN, _ANSWER_WITHIN = 3.0, 10.0
 """Time limits in seconds: for the answer of a cluster's port, and for the other process."""
 
-_NO_ANSWER = "Could not find within {:g} s a running Ray instance."
+_NO_ANSWER = "no answer within {:g} s"
 
 _HTTP2_BEGINS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """The preface and empty settings (RFC 9113)."""

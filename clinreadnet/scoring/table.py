@@ -3,63 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
-from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from clinreadnet.console import Column, fitted_table
 from clinreadnet.data.acquisition import exposure_lines
 from clinreadnet.errors import visible
 from clinreadnet.scoring.domain import domain_lines, domain_mark
 from clinreadnet.scoring.result import SeriesReport, SeriesSummary, count_slices, summary_line
 from clinreadnet.spec import INTERVAL_MASS, RESEARCH_USE
-
-_NAME = 20
-"""Least width of the names' column, before other columns are omitted; longer names fold."""
-_FRAME = 3
-"""Width of a table column in addition to its text."""
-
-
-@dataclass(frozen=True)
-class _Column:
-    """A column of a table.
-
-    Attributes:
-        heading: text of its head.
-        cells: text of each row.
-        leave_out: order in which columns are omitted on a narrow terminal, largest first; 0 stays.
-        justify: alignment of the text.
-    """
-
-    heading: str
-    cells: Sequence[str]
-    leave_out: int = 0
-    justify: Literal["left", "right"] = "right"
-
-    @property
-    def width(self) -> int:
-        return max(map(cell_len, (self.heading, *self.cells))) + _FRAME
-
-
-def _fitted(console: Console, heading: str, names: Sequence[str], columns: list[_Column]) -> Table:
-    """Return a table of names and the columns that fit beside them."""
-    least = min(max(map(cell_len, (heading, *names))), _NAME)
-    for column in sorted((c for c in columns if c.leave_out), key=lambda c: -c.leave_out):
-        room = console.width - 1 - _FRAME - sum(c.width for c in columns)
-        if room >= least:
-            break
-        columns = [c for c in columns if c is not column]
-    table = Table()
-    table.add_column(heading, overflow="fold")
-    for column in columns:
-        table.add_column(column.heading, justify=column.justify, no_wrap=True)
-    for name, *cells in zip(names, *(column.cells for column in columns), strict=True):
-        table.add_row(Text(name), *map(Text, cells))
-    return table
 
 
 def print_report(report: SeriesReport, console: Console, session: Mapping[str, Any]) -> None:
@@ -78,20 +32,20 @@ def print_report(report: SeriesReport, console: Console, session: Mapping[str, A
     numbers = {series: str(number) for number, series in enumerate(by_series, start=1)}
     several = 1 < len(numbers) < len(slices)
     columns = [
-        *([_Column("series", [numbers[entry.series] for entry in slices], 2)] if several else []),
-        _Column("position (mm)", [_number(entry.position, 1) for entry in slices], 4),
-        _Column("score", [f"{entry.score:.2f}" for entry in slices]),
-        _Column(
+        *([Column("series", [numbers[entry.series] for entry in slices], 2)] if several else []),
+        Column("position (mm)", [_number(entry.position, 1) for entry in slices], 4),
+        Column("score", [f"{entry.score:.2f}" for entry in slices]),
+        Column(
             f"{INTERVAL_MASS:.0%}",
             [f"{entry.low:.1f} ... {entry.high:.1f}" for entry in slices],
             5,
             "left",
         ),
-        _Column("grade", [entry.grade for entry in slices], 1, "left"),
+        Column("grade", [entry.grade for entry in slices], 1, "left"),
     ]
     marks = [domain_mark(entry) for entry in slices]
     if any(marks):
-        columns.append(_Column("domain", marks, justify="left"))
+        columns.append(Column("domain", marks, justify="left"))
     console.print(
         f"{count_slices(len(slices))} in {visible(folder)}",
         highlight=False,
@@ -102,7 +56,7 @@ def print_report(report: SeriesReport, console: Console, session: Mapping[str, A
         visible(name if entry.frame is None else f"{name}[{entry.frame}]")
         for name, entry in zip(names, slices, strict=True)
     ]
-    console.print(_fitted(console, "slice", shown, columns))
+    console.print(fitted_table(console, "slice", shown, columns))
     print_series(by_series, console)
     lines = [*domain_lines(slices), *exposure_lines([entry.acquisition for entry in slices])]
     for line in (*lines, report.unjudged, scored_by(session), RESEARCH_USE):
@@ -128,15 +82,15 @@ def print_series(
     else:
         shown = list(by_series.items())[:most]
         columns = [
-            _Column("slices", [str(summary.n) for _, summary in shown]),
-            _Column("mean", [_number(summary.mean, 2) for _, summary in shown]),
-            _Column("lowest", [_number(summary.min, 2) for _, summary in shown], 2),
-            _Column("highest", [_number(summary.max, 2) for _, summary in shown], 3),
+            Column("slices", [str(summary.n) for _, summary in shown]),
+            Column("mean", [_number(summary.mean, 2) for _, summary in shown]),
+            Column("lowest", [_number(summary.min, 2) for _, summary in shown], 2),
+            Column("highest", [_number(summary.max, 2) for _, summary in shown], 3),
         ]
         if any(summary.novel for summary in summaries):
-            columns.insert(1, _Column("novel", [str(summary.novel) for _, summary in shown], 1))
+            columns.insert(1, Column("novel", [str(summary.novel) for _, summary in shown], 1))
         series = [f"{n}: {visible(name)}" for n, (name, _) in enumerate(shown, start=1)]
-        console.print(_fitted(console, "series", series, columns))
+        console.print(fitted_table(console, "series", series, columns))
         if len(shown) == len(summaries):
             return
         line = f"and {len(summaries) - len(shown)} more series; --json gives all"

@@ -10,10 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
+from clinreadnet.console import Column, fitted_table
 from clinreadnet.errors import InputError, visible
 from clinreadnet.runtime.bundle.files import load_manifest, read_listed
 from clinreadnet.runtime.bundle.graph import read_graph
@@ -204,22 +203,21 @@ def print_contents(contents: Contents, console: Console) -> None:
         soft_wrap=True,
         highlight=False,
     )
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("file", "precision", "size", "layers", "verified by", "error / budget"):
-        right = heading in ("size", "layers", "error / budget")
-        table.add_column(
-            heading, justify="right" if right else "left", no_wrap=heading in ("file", "size")
-        )
-    for entry in contents.entries:
-        table.add_row(
-            visible(entry.file),
-            entry.precision,
-            megabytes(entry.size),
-            "" if entry.layers is None else str(entry.layers),
-            visible(entry.verified),
-            worst(entry),
-        )
-    console.print(table)
+    listed = contents.entries
+    names = [visible(entry.file) for entry in listed]
+    columns = [
+        Column("precision", [entry.precision for entry in listed], justify="left"),
+        Column("size", [megabytes(entry.size) for entry in listed], 2),
+        Column("layers", ["" if e.layers is None else str(e.layers) for e in listed], 4),
+        Column(
+            "verified by",
+            [visible(entry.verified).replace(", ", "\n") for entry in listed],
+            3,
+            "left",
+        ),
+        Column("error / budget", [worst(entry) for entry in listed], 1),
+    ]
+    console.print(fitted_table(console, "file", names, columns, most=max(map(len, names))))
     for file, machines in dict.fromkeys((entry.file, entry.runs_on) for entry in contents.entries):
         console.print(visible(f"{file}: {machines}"), soft_wrap=True, highlight=False)
     for problem in contents.problems:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from support.tiny_bundle import write_bundle
 
 from clinreadnet.runtime.bundle.default import SHIPPED
 from clinreadnet.runtime.bundle.files import digest, load_manifest, write_manifest
-from clinreadnet.runtime.bundle.inspect import inspect_bundle
+from clinreadnet.runtime.bundle.inspect import inspect_bundle, print_contents
 from clinreadnet.runtime.bundle.manifest import LayerReport
 
 
@@ -70,6 +72,19 @@ def test_the_command_prints_a_table_or_json(bundle: Path) -> None:
     document = json.loads(inspect(bundle, "--json").stdout)
     assert document["entries"][0]["runs"][0]["backend"] == "onnxruntime-cpu"
     assert document["research_use"].startswith("Research use only")
+
+
+@pytest.mark.parametrize("width", [100, 40])
+def test_files_and_precisions_are_readable_on_a_narrow_terminal(width: int) -> None:
+    printed = io.StringIO()
+    contents = inspect_bundle(SHIPPED)
+    print_contents(contents, Console(file=printed, width=width))
+    table = [line for line in printed.getvalue().splitlines() if line.startswith(("│", "┃"))]
+    assert table and max(map(len, table)) <= width
+    assert "…" not in "".join(table)
+    for entry in contents.entries:
+        assert any(entry.file in line and entry.precision in line for line in table)
+    assert ("error / budget" in printed.getvalue()) == (width == 100)
 
 
 def test_the_bundle_in_the_package_is_the_default(tmp_path: Path) -> None:
