@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from clinreadnet.console import Column, fitted_table
 from clinreadnet.scoring.control_chart import FEW, FEWEST, ControlChart
 from clinreadnet.scoring.estimate import CONFIDENCE
 from clinreadnet.scoring.estimate import FEWEST as FEWEST_SERIES
@@ -20,57 +20,55 @@ _Charted = tuple[Group, ControlChart | None]
 
 def print_summary(summary: Summary, console: Console) -> None:
     """Print the table of groups, the table of drift, and notes."""
-    console.print(_quality_table(summary))
+    _print_quality(summary, console)
     charts = [(group, group.chart) for group in summary.groups]
     if any(chart is not None for _, chart in charts):
-        console.print(_drift_table(summary, charts))
+        _print_drift(summary, charts, console)
     for line in _notes(summary, charts):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(RESEARCH_USE, highlight=False, soft_wrap=True)
 
 
-def _table(title: str, by: Sequence[str], headings: Sequence[str]) -> Table:
-    table = Table(title=Text(title), title_justify="left")
-    table.add_column(", ".join(by), overflow="fold", min_width=16)
-    for heading in headings:
-        table.add_column(heading, justify="right", min_width=max(map(len, heading.split())))
-    return table
+def _print_table(
+    console: Console, title: str, by: Sequence[str], groups: Sequence[Group], columns: list[Column]
+) -> None:
+    names = [group.name for group in groups]
+    table = fitted_table(console, ", ".join(by), names, columns, most=16)
+    table.title, table.title_justify = Text(title), "left"
+    console.print(table)
 
 
-def _quality_table(summary: Summary) -> Table:
-    headings = ("series", "slices", "quality", f"{CONFIDENCE:.0%}", "CTDIvol (mGy)")
-    table = _table("Quality (0 bad ... 4 excellent) and dose", summary.by, headings)
-    for group in summary.groups:
-        quality, dose = group.quality, group.ctdi_vol_mgy
-        table.add_row(
-            Text(group.name),
-            str(len(group.series)),
-            str(group.slices - group.novel),
-            "" if quality is None else f"{quality.mean:.2f}",
-            "" if quality is None else _span(quality.low, quality.high),
-            "" if dose is None else f"{dose.mean:.1f}",
-        )
-    return table
+def _print_quality(summary: Summary, console: Console) -> None:
+    groups = summary.groups
+    qualities = [group.quality for group in groups]
+    doses = [group.ctdi_vol_mgy for group in groups]
+    columns = [
+        Column("series", [str(len(group.series)) for group in groups], 3),
+        Column("slices", [str(group.slices - group.novel) for group in groups], 2),
+        Column("quality", ["" if q is None else f"{q.mean:.2f}" for q in qualities]),
+        Column(
+            f"{CONFIDENCE:.0%}", ["" if q is None else _span(q.low, q.high) for q in qualities], 1
+        ),
+        Column("CTDIvol (mGy)", ["" if d is None else f"{d.mean:.1f}" for d in doses], 4),
+    ]
+    title = "Quality (0 bad ... 4 excellent) and dose"
+    _print_table(console, title, summary.by, groups, columns)
 
 
-def _drift_table(summary: Summary, charts: Sequence[_Charted]) -> Table:
-    headings = ("days", "limits", "outside", "runs")
-    table = _table("Drift: control chart of the means of days", summary.by, headings)
-    for group, chart in charts:
-        if chart is not None:
-            table.add_row(
-                Text(group.name),
-                str(len(group.days)),
-                _span(chart.lower, chart.upper),
-                str(len(chart.outside)),
-                str(len(chart.runs)),
-            )
-    return table
+def _print_drift(summary: Summary, charts: Sequence[_Charted], console: Console) -> None:
+    charted = [(group, chart) for group, chart in charts if chart is not None]
+    columns = [
+        Column("days", [str(len(group.days)) for group, _ in charted], 2),
+        Column("limits", [_span(chart.lower, chart.upper) for _, chart in charted], 1),
+        Column("outside", [str(len(chart.outside)) for _, chart in charted]),
+        Column("runs", [str(len(chart.runs)) for _, chart in charted]),
+    ]
+    title = "Drift: control chart of the means of days"
+    _print_table(console, title, summary.by, [group for group, _ in charted], columns)
 
 
-def _span(low: float | None, high: float | None) -> Text:
-    shown = low is not None and high is not None
-    return Text(f"{low:.2f} ... {high:.2f}" if shown else "", no_wrap=True)
+def _span(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{low:.2f} ... {high:.2f}"
 
 
 def _notes(summary: Summary, charts: Sequence[_Charted]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from support.score_files import row, write_csv, write_parquet
 from typer.testing import CliRunner
 
@@ -19,6 +21,7 @@ from clinreadnet.cli import app
 from clinreadnet.errors import InputError
 from clinreadnet.scoring.estimate import FEWEST, estimate, student_quantile
 from clinreadnet.scoring.summary import GROUPINGS, summarize
+from clinreadnet.scoring.summary_table import print_summary
 from clinreadnet.spec import RESEARCH_USE
 
 
@@ -351,3 +354,14 @@ def test_a_csv_needs_neither_pyarrow_nor_torch(tmp_path: Path) -> None:
         "clinreadnet: summarize needs pyarrow, which is not installed; run "
         '`pip install "clinreadnet[ray]"`\n'
     )
+
+
+@pytest.mark.parametrize("width", [100, 40])
+def test_the_mean_is_readable_on_a_narrow_terminal(tmp_path: Path, width: int) -> None:
+    printed = io.StringIO()
+    rows = [row(score=3.25, protocol="a protocol with a very long name indeed")]
+    summary = summarize([write_csv(tmp_path / "s.csv", rows)], ["protocol"])
+    print_summary(summary, Console(file=printed, width=width))
+    table = [line for line in printed.getvalue().splitlines() if line.startswith(("│", "┃"))]
+    assert table and max(map(len, table)) <= width
+    assert any("quality" in line for line in table) and any("3.25" in line for line in table)
