@@ -97,7 +97,7 @@ void Engine::run(Workspace& work, const float* hu, int n, float* score, float* p
       merge.out = work.tokens[s];
       merge.tokens = (int64_t)n * stage.side * stage.side;
       pool_.loop(windows, own, [&](int64_t from, int64_t to, Scratch& scratch) {
-        ops.merge[bytes](merge, from, to, scratch);
+        ops.merge[stage.merges_bytes](merge, from, to, scratch);
       });
     }
     for (BlockArgs block : stage.blocks) {

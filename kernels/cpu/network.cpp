@@ -174,9 +174,11 @@ Network::Network(Checkpoint& checkpoint, const Ops& ops, bool bytes)
       const std::vector<float> bias = take(name + "norm.bias", {4 * c});
       stage.merge.h = stage.merge.w = side;
       stage.merge.c = c;
+      // In 8 bits the weights of the first alone would double the error of the network.
+      stage.merges_bytes = bytes && s > 1;
       stage.merge.reduction =
-          store_.linear(ops, bytes, 2 * c, 4 * c, take(name + "reduction.weight", {2 * c, 4 * c}),
-                        {}, weight, bias);
+          store_.linear(ops, stage.merges_bytes, 2 * c, 4 * c,
+                        take(name + "reduction.weight", {2 * c, 4 * c}), {}, weight, bias);
       scratch = std::max(scratch, merge_scratch(c));
       c *= 2;
       side /= 2;

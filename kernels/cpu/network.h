@@ -29,6 +29,7 @@ class Store {
 
 struct Stage {
   MergeArgs merge;                // without x: the first stage has none
+  bool merges_bytes = false;
   std::vector<BlockArgs> blocks;  // without x
   int side = 0, c = 0;
 };

@@ -39,7 +39,11 @@ _AVX2 = ("-mavx2", "-mfma")
 _AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mfma")
 PLAIN = {"plain": Instructions(4)}
 INSTRUCTIONS = {
-    "x86_64": {"avx512": Instructions(16, _AVX512), "avx2": Instructions(8, _AVX2)},
+    "x86_64": {
+        "avx512bf16": Instructions(16, (*_AVX512, "-mavx512bf16")),
+        "avx512": Instructions(16, _AVX512),
+        "avx2": Instructions(8, _AVX2),
+    },
     "aarch64": {"neon": Instructions(4, ("-march=armv8.2-a+dotprod",))},
 }
 """Instruction sets by processor. Every library also has ``PLAIN``."""

@@ -99,7 +99,7 @@ def test_mutated_checkpoints_are_refused_with_one_line(
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-@pytest.mark.parametrize("name", ["avx2", "plain", "wide"])
+@pytest.mark.parametrize("name", ["avx512", "avx2", "plain", "wide"])
 def test_position_batch_and_threads_do_not_change_a_bit(
     library: Path, name: str, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
