@@ -44,9 +44,9 @@ def write_series(folder: Path, count: int) -> Path:
     return folder
 
 
-def peak_memory(folder: Path, bundle: Path) -> int:
+def peak_memory(folder: Path, bundle: Path, python: str = sys.executable) -> int:
     """Score a folder with the command; return its peak memory in bytes."""
-    score = [sys.executable, "-m", "clinreadnet.cli", "score", str(folder), "--json"]
+    score = [python, "-m", "clinreadnet.cli", "score", str(folder), "--json"]
     command = [sys.executable, "-c", PEAK, *score, "--bundle", str(bundle)]
     peak = int(subprocess.run(command, check=True, capture_output=True).stdout)
     return peak * (1 if sys.platform == "darwin" else 1024)

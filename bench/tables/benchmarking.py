@@ -291,6 +291,42 @@ def scaling() -> str:
     return markdown(head, rows) + "\n" + where
 
 
+def cpu_engine() -> str:
+    """Return shares of a core's peak, threads, start and memory of the CPU engine."""
+    parts = []
+    for path in sorted((recording.RESULTS / "cpu-engine").glob("*.json")):
+        run = read_json(path)
+        rows = [
+            [
+                f"`{row['instructions']}`",
+                row["precision"],
+                f"{row['peak_gflops_per_core']:.0f}",
+                f"{row['ms_one_thread']:.1f}",
+                f"{row['percent_of_peak']:.0f}",
+                f"{row['ms_all_threads']:.1f}",
+                f"{row['threads_ratio']:.2f}",
+            ]
+            for row in run["rows"]
+        ]
+        head = [
+            *("instructions", "precision", "peak of a core, GFLOP/s", "ms, one thread"),
+            *("% of peak", f"ms, {run['threads']} threads", "× one thread"),
+        ]
+        starts = ", ".join(
+            f"{precision} {start['median']:.2f} s (best {start['best']:.2f})"
+            for precision, start in run["start_seconds"].items()
+        )
+        parts += [
+            markdown(head, rows),
+            f"Start of a process to its first score: {starts}. "
+            f"Peak memory of `score` on {run['score_slices']} slices: "
+            f"{run['score_memory_mib']} MiB.\n",
+            f"`{run['command']}`, commit {run['commit'][:7]}, {run['cpu']}, "
+            f"{run['threads']} threads.\n",
+        ]
+    return "\n".join(parts)
+
+
 def arrivals() -> str:
     """Return the table of arrivals of each machine, and the largest rate within the limit."""
     said = [largest_rate(run) for run in newest("test_arrivals")]
@@ -299,6 +335,7 @@ def arrivals() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "arrivals": arrivals,
+    "cpu-engine": cpu_engine,
     "cold-start": lambda: by_machine("test_network", cold_start_table),
     "energy": lambda: of_rows(energy_table),
     "gpu-checks": gpu_checks_table,

@@ -15,29 +15,39 @@ namespace crn {
 namespace CRN_ISA {
 
 // Products only in registers: an upper bound for all code on this processor.
+#if CRN_WIDTH == 16 && !defined(__AVX512F__)
+#define CRN_REGISTER "m"
+#elif defined(__x86_64__) || defined(_M_X64)
+#define CRN_REGISTER "v"
+#elif defined(__aarch64__)
+#define CRN_REGISTER "w"
+#else
+#define CRN_REGISTER "m"
+#endif
+
+#define CRN_EACH(i, j)                         \
+  CRN_UNROLL for (int i = 0; i < ROWS; i++) \
+    CRN_UNROLL for (int j = 0; j < VECTORS; j++)
+
 static double peak_float(int64_t rounds) {
-  vf a[ROWS * VECTORS], x = splat(.5f), y = splat(1e-3f);
-  CRN_UNROLL for (int i = 0; i < ROWS * VECTORS; i++) a[i] = splat((float)i);
-  for (int64_t r = 0; r < rounds; r++) {
-    CRN_UNROLL for (int i = 0; i < ROWS * VECTORS; i++) a[i] = a[i] * x + y;
-    __asm__ volatile("" : : : "memory");
-  }
+  vf a[ROWS][VECTORS], x = splat(.5f), y = splat(1e-3f);
+  CRN_EACH(i, j) a[i][j] = splat((float)(i * VECTORS + j));
+  CRN_NO_UNROLL for (int64_t r = 0; r < rounds; r++) CRN_EACH(i, j) a[i][j] = a[i][j] * x + y;
   float total = 0;
-  CRN_UNROLL for (int i = 0; i < ROWS * VECTORS; i++) total += sum(a[i]);
+  CRN_EACH(i, j) total += sum(a[i][j]);
   return total > -1 ? (double)rounds * ROWS * VECTORS * W : 0;
 }
 
 static double peak_bytes(int64_t rounds) {
-  vi a[ROWS * VECTORS], x = vi{} + 0x01010101, y = vi{} + 0x02020202;
-  CRN_UNROLL for (int i = 0; i < ROWS * VECTORS; i++) a[i] = vi{} + i;
-  for (int64_t r = 0; r < rounds; r++) {
-    CRN_UNROLL for (int i = 0; i < ROWS * VECTORS; i++) {
-      __asm__ volatile("" : "+m"(x));  // else the products would leave the loop
-      a[i] = dot4(a[i], x, y);
+  vi a[ROWS][VECTORS], x = vi{} + 0x01010101, y = vi{} + 0x02020202;
+  CRN_EACH(i, j) a[i][j] = vi{} + (i * VECTORS + j);
+  CRN_NO_UNROLL for (int64_t r = 0; r < rounds; r++)
+    CRN_EACH(i, j) {
+      __asm__ volatile("" : "+" CRN_REGISTER(x));  // else the products would leave the loop
+      a[i][j] = dot4(a[i][j], x, y);
     }
-  }
   int total = 0;
-  CRN_UNROLL for (int i = 0; i < ROWS * VECTORS; i++) total += a[i][0];
+  CRN_EACH(i, j) total += a[i][j][0];
   return total != -1 ? (double)rounds * ROWS * VECTORS * W * 4 : 0;
 }
 
