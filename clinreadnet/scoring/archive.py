@@ -49,6 +49,7 @@ SCHEMA = pyarrow.schema(
         ("path", pyarrow.string()),
         ("frame", pyarrow.int32()),
         ("series", pyarrow.string()),
+        ("sop_instance_uid", pyarrow.string()),
         ("position", pyarrow.float64()),
         ("score", pyarrow.float32()),
         ("grade", pyarrow.string()),
@@ -336,6 +337,7 @@ def _write(
         "path": [visible(str(path)) for path in paths],
         "frame": [ref.frame for ref in refs] + after,
         "series": [visible(ref.series) for ref in refs] + after,
+        "sop_instance_uid": [visible(ref.instance_uid) for ref in refs] + after,
         "position": [ref.position for ref in refs] + after,
         **{
             name: [getattr(row, name) if isinstance(row, SliceScore) else None for row in rows]

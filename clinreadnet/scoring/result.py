@@ -36,6 +36,7 @@ class SliceScore:
         region: abdomen, edge or outside; empty if not computed.
         region_reason: reason for edge or outside.
         header: hint of the header of a DICOM slice; empty if there is none.
+        sop_instance_uid: SOPInstanceUID of a DICOM slice; empty without one.
     """
 
     path: str
@@ -52,6 +53,7 @@ class SliceScore:
     region: str = ""
     region_reason: str = ""
     header: str = ""
+    sop_instance_uid: str = ""
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,7 @@ def slice_scores(refs: Sequence[SliceRef], scores: Scores) -> list[SliceScore]:
                 region=region.answer if region else "",
                 region_reason=region.reason if region else "",
                 header=str(ref.hint),
+                sop_instance_uid=ref.instance_uid,
             )
         )
     return results
