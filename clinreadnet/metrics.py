@@ -75,11 +75,7 @@ def correlations(
     """
     x, y, _ = _pair(predicted, true)
     weights = resample_counts(np.arange(len(x)) if groups is None else groups, resamples, seed)
-    values = {
-        "plcc": _pearson(x, y, weights),
-        "srocc": _spearman(x, y, weights),
-        "krocc": _kendall(x, y, weights),
-    }
+    values = resampled_correlations(x, y, weights)
     total = sum(np.abs(v) for v in values.values())
     return Correlations(
         plcc=interval(values["plcc"]),
@@ -107,8 +103,10 @@ def resample_counts(groups: ArrayLike, resamples: int = 2000, seed: int = 0) -> 
     return np.asarray(counts[:, members], np.float64)
 
 
-def resampled_sums(predicted: ArrayLike, true: ArrayLike, counts: ArrayLike) -> Floats:
-    """Return |PLCC| + |SROCC| + |KROCC| of several resamples of the same slices.
+def resampled_correlations(
+    predicted: ArrayLike, true: ArrayLike, counts: ArrayLike
+) -> dict[str, Floats]:
+    """Return the correlations of several resamples of the same slices.
 
     Args:
         predicted: [n] scores.
@@ -116,11 +114,18 @@ def resampled_sums(predicted: ArrayLike, true: ArrayLike, counts: ArrayLike) -> 
         counts: [r, n], number of times that a resample contains a slice.
 
     Returns:
-        [r]; NaN if a vector is constant in a resample.
+        plcc, srocc and krocc, each [r]; NaN if a vector is constant in a resample.
     """
     x, y, _ = _pair(predicted, true)
     weights = np.asarray(counts, np.float64)
-    return sum((np.abs(m(x, y, weights)) for m in (_pearson, _spearman, _kendall)), np.zeros(1))
+    measures = {"plcc": _pearson, "srocc": _spearman, "krocc": _kendall}
+    return {name: measure(x, y, weights) for name, measure in measures.items()}
+
+
+def resampled_sums(predicted: ArrayLike, true: ArrayLike, counts: ArrayLike) -> Floats:
+    """Return |PLCC| + |SROCC| + |KROCC| [r]; arguments as in `resampled_correlations`."""
+    values = resampled_correlations(predicted, true, counts).values()
+    return sum((np.abs(value) for value in values), np.zeros(1))
 
 
 def bootstrap(statistic: Callable[[NDArray[np.int64]], float], n: int) -> Interval:
