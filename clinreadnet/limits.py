@@ -127,8 +127,22 @@ LABELS = _limit(
     "LABELS",
     64 * MIB,
     "bytes",
-    "a JSON file of labels or of a simulation",
+    "a file of labels, of a simulation, or of scores in JSON",
     "A record of an image has about 500 bytes.",
+)
+GRADED_SLICES = _limit(
+    "GRADED_SLICES",
+    2**12,
+    "slices",
+    "graded slices that `agree` compares",
+    "LDCTIQAG2023 has 1000; the bootstrap compares each with each.",
+)
+READERS = _limit(
+    "READERS",
+    64,
+    "readers",
+    "readers of these",
+    "LDCTIQAG2023 has five; each is compared with each.",
 )
 RECIPE = _limit(
     "RECIPE", 64 * 2**10, "bytes", "a recipe of `train`", "The shipped one has less than 1 kB."

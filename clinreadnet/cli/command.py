@@ -22,6 +22,7 @@ from clinreadnet.errors import ClinReadNetError, InputError, one_line
 
 EXTRAS = {
     "ablate": ("train",),
+    "agree": ("ray",),
     "check-graph": ("export",),
     "check-kernels": ("export",),
     "evaluate": ("train",),

@@ -9,6 +9,7 @@ import typer
 from clinreadnet._version import __version__
 from clinreadnet.cli import (
     ablate,
+    agree,
     calibrate,
     check_graph,
     check_kernels,
@@ -65,6 +66,7 @@ _GROUPS = {
         score.score,
         score_archive.score_archive,
         summarize.summarize,
+        agree.agree,
         listen.listen,
         spool.spool,
     ),

@@ -20,6 +20,7 @@ from support.kernel_folder import write_kernels
 from support.labelled_folder import make_labelled_folder
 from support.metaimage_files import write_mha
 from support.score_files import row, write_csv, write_parquet
+from support.site_readers import site, write_grades
 from support.tiny_bundle import write_bundle
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -171,6 +172,7 @@ MAKERS: dict[str, Callable[[Path], object]] = {
     "0001.tif": lambda path: write_tif(path, noise(1)),
     "scores.csv": lambda path: write_csv(path, [row()]),
     "scores.parquet": lambda path: write_parquet(path, [row()]),
+    "site.csv": lambda path: write_grades(path, site()[0]),
     "spool": make_spool,
     "stack.mha": lambda path: write_mha(path, np.stack([noise(), noise(1)])),
 }
@@ -188,6 +190,9 @@ def prepare(command: str, example: str, workspace: Path, request: pytest.Fixture
         shutil.copytree(request.getfixturevalue("tiny_bundle"), workspace / "bundle")
     if "run" in words and "run" not in made:
         make_run(workspace / "run", request.getfixturevalue("tiny_checkpoint"))
+    if "site.csv" in words:  # its slices have scores
+        writer = write_csv if "scores.csv" in words else write_parquet
+        writer(workspace / words[words.index("--scores") + 1], site()[1])
     needs_bundle = command in ("export-triton-server", "listen", "score", "score-archive")
     if needs_bundle and "bundle" not in words:
         write_bundle(workspace / "bundle")

@@ -48,7 +48,8 @@ from clinreadnet.tuning import tune
 from support.dicom_files import noise, write_ct
 from support.kernel_folder import write_kernels
 from support.labelled_folder import make_labelled_folder
-from support.score_files import row, write_csv
+from support.score_files import row, write_csv, write_json
+from support.site_readers import site, write_grades
 from support.tiny_bundle import write_bundle
 
 __all__ = ["COMMANDS", "Command", "app", "matplotlib"]
@@ -108,6 +109,10 @@ def _is_json(path: Path) -> bool:
 def _is_table(path: Path) -> bool:
     with path.open(newline="") as file:
         return [row["frame"] for row in csv.DictReader(file)] == ["0", "1", "2"]
+
+
+def _is_page(path: Path) -> bool:
+    return path.read_text().rstrip().endswith("</html>")
 
 
 def _is_archive(path: Path) -> bool:
@@ -199,6 +204,12 @@ def _repository(source: Path, out: Path) -> None:
     # The old repository has one model, the new one two.
     write_repository(write_bundle(source / "old", precisions=("fp32",)), out / "models")
     write_bundle(source / "bundle")
+
+
+def _site(source: Path, out: Path) -> None:
+    grades, scores = site()
+    write_grades(source / "site.csv", grades)
+    write_json(source / "scores.json", scores, weights="ab" * 32)
 
 
 def _keys(source: Path, out: Path) -> None:
@@ -402,6 +413,11 @@ COMMANDS: dict[str, Command] = {
         resumes=True,
     ),
     "tune": Command("tune --out out/gpu.json", {"gpu.json": _is_json}, _nothing, _tuned),
+    "agree": Command(
+        "agree --labels in/site.csv --scores in/scores.json --html out/readers.html",
+        {"readers.html": _is_page},
+        _site,
+    ),
 }
 
 
