@@ -165,6 +165,7 @@ SCORES_ROWS = _limit(
     "50 series of 400 slices on each day of a year are 7.3 million; a small Parquet file can "
     "repeat a row without end.",
 )
+SITE_MAP = _limit("SITE_MAP", MIB, "bytes", "a site map", "A knot has about 40 bytes.")
 TILES = _limit("TILES", 2**17, "images", "images in `tiles.npz`", "They are read at once: 256 MiB.")
 
 # Hounsfield units of a slice (`clinreadnet.data.plausibility`). In 40 scanned slices from four

@@ -69,6 +69,13 @@ GraphPrecision = Annotated[
     typer.Option("--precision", help="Precision of the graph. Default: the most accurate."),
 ]
 
+SiteMapFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--site-map", help="Also give each score as your readers' grade; of `fit-site-map`."
+    ),
+]
+
 # Options of score.
 CsvFile = Annotated[
     Path | None,

@@ -47,6 +47,7 @@ from clinreadnet.dicom.codes import (
     REGION,
     REGIONS,
     SCORE,
+    SITE_SCORE,
     SLICES,
     identify_scheme,
 )
@@ -142,6 +143,7 @@ def _make_report(
                     RESEARCH_USE,
                     *domain_lines([report.slices[i] for i in indices]),
                     *([] if report.unjudged is None else [report.unjudged]),
+                    *([] if report.site_map is None else [report.site_map.line]),
                     *_skipped(report, report.refs[indices[0]].series),
                 ]
             ),
@@ -179,6 +181,8 @@ def _slice_group(
     source = sources[ref.path]
     grades = likert_probabilities(report.outputs.probs[index])
     values = [(SCORE, score.score), *zip(GRADES, grades, strict=True)]
+    if score.site_score is not None:
+        values.append((SITE_SCORE, score.site_score))
     if score.novelty is not None:
         values.append((NOVELTY, score.novelty))
     frame = frame_number(ref, source)
@@ -213,13 +217,14 @@ def _summary_group(
     measurements = [Measurement(SLICES, summary.n, _NO_UNIT)]
     if summary.novel is not None:
         measurements.append(Measurement(NOVEL_SLICES, summary.novel, _NO_UNIT))
-    for value, derivation in (
-        (summary.mean, codes.SCT.Mean),
-        (summary.min, codes.SCT.Minimum),
-        (summary.max, codes.SCT.Maximum),
+    for name, value, derivation in (
+        (SCORE, summary.mean, codes.SCT.Mean),
+        (SCORE, summary.min, codes.SCT.Minimum),
+        (SCORE, summary.max, codes.SCT.Maximum),
+        (SITE_SCORE, summary.site_mean, codes.SCT.Mean),
     ):
-        if value is not None:  # None: every slice is marked as novel
-            measurements.append(Measurement(SCORE, _short(value), _NO_UNIT, derivation=derivation))
+        if value is not None:  # None: every slice is marked as novel, or there is no site map
+            measurements.append(Measurement(name, _short(value), _NO_UNIT, derivation=derivation))
     return MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(uid=device.new_uid(), identifier="series summary"),
         finding_type=Code("113015", "DCM", "Series"),

@@ -43,6 +43,8 @@ def print_report(report: SeriesReport, console: Console, session: Mapping[str, A
         ),
         Column("grade", [entry.grade for entry in slices], 1, "left"),
     ]
+    if report.site_map is not None:
+        columns.insert(-2, Column("site", [_number(entry.site_score, 2) for entry in slices]))
     marks = [domain_mark(entry) for entry in slices]
     if any(marks):
         columns.append(Column("domain", marks, justify="left"))
@@ -59,7 +61,8 @@ def print_report(report: SeriesReport, console: Console, session: Mapping[str, A
     console.print(fitted_table(console, "slice", shown, columns))
     print_series(by_series, console)
     lines = [*domain_lines(slices), *exposure_lines([entry.acquisition for entry in slices])]
-    for line in (*lines, report.unjudged, scored_by(session), RESEARCH_USE):
+    site = None if report.site_map is None else report.site_map.line
+    for line in (*lines, report.unjudged, site, scored_by(session), RESEARCH_USE):
         if line is not None:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
 
@@ -87,6 +90,8 @@ def print_series(
             Column("lowest", [_number(summary.min, 2) for _, summary in shown], 2),
             Column("highest", [_number(summary.max, 2) for _, summary in shown], 3),
         ]
+        if any(summary.site_mean is not None for summary in summaries):
+            columns.insert(2, Column("site", [_number(s.site_mean, 2) for _, s in shown]))
         if any(summary.novel for summary in summaries):
             columns.insert(1, Column("novel", [str(summary.novel) for _, summary in shown], 1))
         series = [f"{n}: {visible(name)}" for n, (name, _) in enumerate(shown, start=1)]

@@ -152,7 +152,7 @@ def test_csv_and_plot_are_written_whole(run: Any, bundle: Path, tmp_path: Path) 
     assert list(rows[0]) == [
         *("path", "frame", "position", "score", "grade"),
         *("low", "high", "novelty", "in_domain", "series"),
-        *("region", "region_reason", "header", "sop_instance_uid"),
+        *("region", "region_reason", "header", "sop_instance_uid", "site_score"),
         *("ctdi_vol_mgy", "exposure_mas", "kvp", "kernel", "thickness_mm"),
         *("scanner", "protocol", "acquired", "exposure_source", "device"),
     ]

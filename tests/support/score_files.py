@@ -11,7 +11,7 @@ from typing import Any
 # those that are written.
 COLUMNS = (
     *"path frame position score grade low high novelty in_domain series".split(),
-    *"region region_reason header sop_instance_uid".split(),
+    *"region region_reason header sop_instance_uid site_score".split(),
     *"ctdi_vol_mgy exposure_mas kvp kernel thickness_mm".split(),
     *"scanner protocol acquired exposure_source device".split(),
 )
