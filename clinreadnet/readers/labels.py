@@ -215,6 +215,7 @@ def match(labels: Labels, scores: AnyPath, path: AnyPath) -> Reading:
                 wanted[key].append(row)
     found: list[tuple[int, StoredScore]] = []
     unmatched: list[str] = []
+    names: dict[int, str] = {}  # of the rows, which `wanted` keeps
     novel = 0
     for index, name in enumerate(labels.names):
         own = wanted[_normal(name)]
@@ -227,6 +228,10 @@ def match(labels: Labels, scores: AnyPath, path: AnyPath) -> Reading:
             unmatched.append(name)
         elif own[0].in_domain is False:
             novel += 1
+        elif (other := names.setdefault(id(own[0]), name)) != name:
+            raise InputError(
+                f"{path}: {other} and {name} are one slice of {scores}; name it one way"
+            )
         else:
             found.append((index, own[0]))
     if first is None or len(unmatched) == len(labels.names):

@@ -153,6 +153,13 @@ def test_names_that_do_not_match_are_refused(
         match(labelled(names), scores, "site.csv")
 
 
+def test_a_slice_with_two_names_is_refused(tmp_path: Path) -> None:
+    """Readers whose lists name slices in two ways."""
+    scores = write_csv(tmp_path / "s.csv", [row(path="/a/IM1.dcm", sop_instance_uid="1.2.3")])
+    with pytest.raises(InputError, match="site.csv: 1.2.3 and IM1.dcm are one slice of"):
+        match(labelled(["1.2.3", "IM1.dcm"]), scores, "site.csv")
+
+
 def test_a_slice_that_was_scored_twice_is_refused(tmp_path: Path) -> None:
     scores = write_csv(tmp_path / "s.csv", [*SCORES, SCORES[0]])
     labels = read_labels(write_grades(tmp_path / "site.csv", GRADES))
