@@ -160,8 +160,8 @@ def test_both_numbers_are_in_every_output(scored: Path, tmp_path: Path) -> None:
 
     from clinreadnet.dicom.codes import SCORE, SITE_SCORE
 
-    report = highdicom.sr.srread(tmp_path / "sr" / "sr-1.dcm")
-    groups = report.content.get_image_measurement_groups()
+    content: Any = highdicom.sr.srread(tmp_path / "sr" / "sr-1.dcm").content
+    groups = content.get_image_measurement_groups()
     measured = [group.get_measurements(name=SITE_SCORE)[0].value for group in groups[:3]]
     assert measured == pytest.approx(expected, rel=1e-5)
     assert len(groups[0].get_measurements(name=SCORE)) == 1
