@@ -56,6 +56,7 @@ from clinreadnet.dicom.sources import Sources, frame_number
 from clinreadnet.grades import likert_probabilities
 from clinreadnet.scoring.domain import domain_lines
 from clinreadnet.scoring.result import SeriesReport, SeriesSummary, count_slices
+from clinreadnet.scoring.site_map import site_lines
 from clinreadnet.spec import RESEARCH_USE
 
 _NO_UNIT = codes.UCUM.NoUnits
@@ -143,7 +144,7 @@ def _make_report(
                     RESEARCH_USE,
                     *domain_lines([report.slices[i] for i in indices]),
                     *([] if report.unjudged is None else [report.unjudged]),
-                    *([] if report.site_map is None else [report.site_map.line]),
+                    *site_lines([report.slices[i] for i in indices], report.site_map),
                     *_skipped(report, report.refs[indices[0]].series),
                 ]
             ),

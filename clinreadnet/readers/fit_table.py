@@ -11,7 +11,7 @@ from clinreadnet.readers.agreement import unit
 from clinreadnet.readers.agreement_table import number, span
 from clinreadnet.readers.fit import Fit
 from clinreadnet.scoring.estimate import CONFIDENCE
-from clinreadnet.spec import GRADE_RANGE, LIKERT, RESEARCH_USE
+from clinreadnet.spec import LIKERT, RESEARCH_USE
 
 
 def print_fit(result: Fit, console: Console) -> None:
@@ -29,11 +29,11 @@ def print_fit(result: Fit, console: Console) -> None:
     )
     table.title, table.title_justify = Text(f"Error in grades {found.scale}"), "left"
     console.print(table)
-    scores = np.linspace(0, GRADE_RANGE, len(LIKERT))
+    scores = np.linspace(found.scores[0], found.scores[-1], len(LIKERT))
     pairs = zip(scores.tolist(), found.apply(scores).tolist(), strict=True)
-    mapped = ", ".join(f"{score:g} to {grade:.2f}" for score, grade in pairs)
+    mapped = ", ".join(f"{score:.2f} to {grade:.2f}" for score, grade in pairs)
     lines = [
-        f"The map takes score {mapped}.",
+        f"The map takes score {mapped}. Beyond these scores it is constant.",
         f"{found.slices} slices, {found.readers} readers; {found.folds}-fold cross-validation over "
         f"{unit(result.by_patient)}.",
     ]

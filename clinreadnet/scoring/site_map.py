@@ -93,9 +93,10 @@ class SiteMap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     @property
     def line(self) -> str:
         """The map as a line of text."""
+        of = "reader" if self.readers == 1 else f"{self.readers} readers"
         return (
-            f"Site scores: the grades {self.scale} of {self.readers} of the site's readers, mapped "
-            f"from the score by a fit to {self.slices} slices of {self.created[:10]}"
+            f"Site scores: the grade of the site's {of}, {self.scale}, by a map from the score "
+            f"that was fitted to {self.slices} slices on {self.created[:10]}"
         )
 
 
@@ -157,6 +158,21 @@ def site_scores(slices: Sequence[SliceScore], site_map: SiteMap) -> list[SliceSc
     """Return slices with their site scores."""
     values = site_map.apply([entry.score for entry in slices]).tolist()
     return [replace(entry, site_score=value) for entry, value in zip(slices, values, strict=True)]
+
+
+def site_lines(slices: Sequence[SliceScore], site_map: SiteMap | None) -> list[str]:
+    """Return lines of text about the site scores of slices; none without a map."""
+    if site_map is None:
+        return []
+    low, high = site_map.scores[0], site_map.scores[-1]
+    beyond = sum(not low <= entry.score <= high for entry in slices)
+    if not beyond:
+        return [site_map.line]
+    return [
+        site_map.line,
+        f"{beyond} of {len(slices)} scores lie outside {low:.2f} ... {high:.2f}, which the map was "
+        "fitted to; their site scores are those of its ends",
+    ]
 
 
 def _check(site_map: SiteMap) -> None:

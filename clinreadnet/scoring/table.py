@@ -13,6 +13,7 @@ from clinreadnet.data.acquisition import exposure_lines
 from clinreadnet.errors import visible
 from clinreadnet.scoring.domain import domain_lines, domain_mark
 from clinreadnet.scoring.result import SeriesReport, SeriesSummary, count_slices, summary_line
+from clinreadnet.scoring.site_map import site_lines
 from clinreadnet.spec import INTERVAL_MASS, RESEARCH_USE
 
 
@@ -61,8 +62,8 @@ def print_report(report: SeriesReport, console: Console, session: Mapping[str, A
     console.print(fitted_table(console, "slice", shown, columns))
     print_series(by_series, console)
     lines = [*domain_lines(slices), *exposure_lines([entry.acquisition for entry in slices])]
-    site = None if report.site_map is None else report.site_map.line
-    for line in (*lines, report.unjudged, site, scored_by(session), RESEARCH_USE):
+    lines += site_lines(slices, report.site_map)
+    for line in (*lines, report.unjudged, scored_by(session), RESEARCH_USE):
         if line is not None:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
 

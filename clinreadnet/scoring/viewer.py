@@ -27,6 +27,7 @@ from clinreadnet.files import whole_file
 from clinreadnet.scoring.domain import domain_lines, domain_mark, domain_reason
 from clinreadnet.scoring.overlay import OPACITY, VIRIDIS
 from clinreadnet.scoring.result import SeriesReport, summary_line
+from clinreadnet.scoring.site_map import site_lines
 from clinreadnet.spec import INTERVAL_MASS, LIKERT, RESEARCH_USE, SIZE
 
 _WINDOW = (400, 40)  # width and level at the start, HU
@@ -113,7 +114,7 @@ def _document(report: SeriesReport) -> dict[str, Any]:
             *domain_lines(report.slices),
             *exposure_lines([score.acquisition for score in report.slices]),
             *([] if report.unjudged is None else [report.unjudged]),
-            *([] if report.site_map is None else [report.site_map.line]),
+            *site_lines(report.slices, report.site_map),
         ],
         "size": SIZE,
         "window": _WINDOW,

@@ -20,7 +20,8 @@ from clinreadnet import limits
 from clinreadnet.cli import app
 from clinreadnet.errors import InputError, Untrusted
 from clinreadnet.runtime.bundle.files import load_manifest
-from clinreadnet.scoring.site_map import read_site_map, sign_site_map
+from clinreadnet.scoring.result import SliceScore
+from clinreadnet.scoring.site_map import read_site_map, sign_site_map, site_lines
 
 OPENSSL = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 
@@ -149,7 +150,7 @@ def test_both_numbers_are_in_every_output(scored: Path, tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [float(one["site_score"]) for one in rows] == pytest.approx(expected, abs=1e-4)
     assert [float(one["score"]) for one in rows] == pytest.approx(scores, abs=1e-4)
-    line = "Site scores: the grades 1 (bad) ... 5 (excellent) of 5 of the site's readers"
+    line = "Site scores: the grade of the site's 5 readers, 1 (bad) ... 5 (excellent), by a map"
     for value, own in zip(scores, expected, strict=True):
         assert f"{value:.2f}" in text and f"{own:.2f}" in text
     assert line in text and " site " in text
@@ -166,6 +167,18 @@ def test_both_numbers_are_in_every_output(scored: Path, tmp_path: Path) -> None:
     assert measured == pytest.approx(expected, rel=1e-5)
     assert len(groups[0].get_measurements(name=SCORE)) == 1
     assert line.encode() in (tmp_path / "sr" / "sr-1.dcm").read_bytes()
+
+
+def test_scores_beyond_the_fitted_ones_are_counted() -> None:
+    slices = [
+        SliceScore("a", None, None, score, "fair", 0.0, 4.0, None, None)
+        for score in (0.49, 0.5, 2.0, 3.5, 3.6)
+    ]
+    first, second = site_lines(slices, site_map())
+    assert first == site_map().line
+    assert second.startswith("2 of 5 scores lie outside 0.50 ... 3.50, which the map was fitted to")
+    assert site_lines(slices[1:4], site_map()) == [site_map().line]
+    assert site_lines(slices, None) == []
 
 
 def test_without_a_map_nothing_is_mapped(scored: Path, tmp_path: Path) -> None:
