@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from clinreadnet import limits
 from clinreadnet.data.acquisition import exposure_lines
-from clinreadnet.data.region import find_body
+from clinreadnet.data.region import CELL, body_cells
 from clinreadnet.errors import InputError, visible
 from clinreadnet.files import whole_file
 from clinreadnet.scoring.domain import domain_lines, domain_mark, domain_reason
@@ -30,7 +30,6 @@ from clinreadnet.scoring.result import SeriesReport, summary_line
 from clinreadnet.spec import INTERVAL_MASS, LIKERT, RESEARCH_USE, SIZE
 
 _WINDOW = (400, 40)  # width and level at the start, HU
-_BLOCK = 4  # pixels; a body consists of such blocks
 _QUALITIES = (98, 95, 90, 80, 70, 60, 45, 30)
 _JPEG_BYTES = 108_000  # 144 kB in base64, so that 100 slices stay below 15 MB
 
@@ -98,7 +97,7 @@ def _document(report: SeriesReport) -> dict[str, Any]:
                     k: v for k, v in asdict(score.acquisition).items() if v is not None
                 },
                 "map": quality_map.ravel().tolist(),
-                "body": _runs(find_body(hu)[::_BLOCK, ::_BLOCK]),
+                "body": _runs(body_cells(hu)),
                 "image": base64.b64encode(encode(hu)).decode("ascii"),
             }
         )
@@ -118,7 +117,7 @@ def _document(report: SeriesReport) -> dict[str, Any]:
         "grades": LIKERT,
         "interval": f"{INTERVAL_MASS:.0%}",
         "codes": CODES.tolist(),
-        "block": _BLOCK,
+        "block": CELL,
         "colours": VIRIDIS,
         "opacity": round(100 * OPACITY),
         "slices": slices,
