@@ -39,6 +39,7 @@ _TISSUE, _GAS, _LUNG = -400.0, -960.0, -500.0  # HU
 _BONE, _SPINE, _DENSE = 250.0, 180.0, 330.0
 
 _LEAST_BODY = 0.005  # of the frame
+_HOLLOW = -500.0  # HU; the mean of a chest is above, that of a hollow table below
 _LEAST_CM2, _HEAD_CM2 = 150.0, 330.0  # below a child of two years; above any head
 _MOST_CUT = 0.45
 _LEAST_FAT = 0.04
@@ -232,7 +233,7 @@ def measure_anatomy(hu: NDArray[Any], pixel_mm: float | None = None) -> Anatomy 
 
 
 def find_body(hu: NDArray[Any]) -> Mask:
-    """Return where a slice shows a body, or several: what tissue encloses, but for thin sheets.
+    """Return where a slice shows bodies: what tissue encloses, but for sheets and tables.
 
     Args:
         hu: [512, 512], Hounsfield units, finite.
@@ -245,8 +246,12 @@ def find_body(hu: NDArray[Any]) -> Mask:
 
 def body_cells(hu: NDArray[Any]) -> Mask:
     """Return `find_body` as a mask of cells, bool [128, 128]."""
-    parts, sizes = _bodies(_means(hu) > _TISSUE)
-    return np.isin(parts, np.flatnonzero(sizes >= _LEAST_BODY * parts.size))
+    cells = _means(hu)
+    parts, sizes = _bodies(cells > _TISSUE)
+    labelled = parts >= 0
+    totals = np.bincount(parts[labelled], cells[labelled], len(sizes))
+    large = (sizes >= _LEAST_BODY * parts.size) & (totals > _HOLLOW * sizes)
+    return np.asarray(np.append(large, False)[parts])  # the label outside, -1, is the last
 
 
 def _bodies(tissue: Mask) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
