@@ -109,7 +109,7 @@ def test_a_wrong_value_is_refused(
         (b'"a', "line 1: is not CSV"),
         (b"a" * 200_000, "a line has more than 65536 characters"),
         ((",".join([*COLUMNS, "score"]) + "\n").encode(), "has not one column each of score;"),
-        ((",".join(COLUMNS) + "\n1,2\n").encode(), "row 1: has 2 values for 23 columns"),
+        ((",".join(COLUMNS) + "\n1,2\n").encode(), "row 1: has 2 values for 24 columns"),
     ],
     ids=["empty", "columns", "binary", "quote", "long", "twice", "short"],
 )
