@@ -69,6 +69,15 @@ GraphPrecision = Annotated[
     typer.Option("--precision", help="Precision of the graph. Default: the most accurate."),
 ]
 
+Figures = Annotated[
+    bool,
+    typer.Option(
+        "--figures",
+        help="Also measure noise, water-equivalent diameter, dose for the size, cut, air, fat and "
+        "streaks of each slice.",
+    ),
+]
+
 # Options of score.
 CsvFile = Annotated[
     Path | None,

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from clinreadnet.data.acquisition import Acquisition
 from clinreadnet.data.region import OUTSIDE, with_header
 from clinreadnet.data.slices import SliceRef
+from clinreadnet.physics import SliceFigures, with_dose
+from clinreadnet.physics.judge import remark
 from clinreadnet.runtime import Scores, Session
 from clinreadnet.spec import LIKERT, RESEARCH_USE, grade_word
 
@@ -36,6 +38,8 @@ class SliceScore:
         region: abdomen, edge or outside; empty if not computed.
         region_reason: reason for edge or outside.
         header: hint of the header of a DICOM slice; empty if there is none.
+        figures: noise, size, dose and other figures; None if not asked for.
+        remark: what about the figures is unlike other slices of this noise, dose or score.
     """
 
     path: str
@@ -52,6 +56,8 @@ class SliceScore:
     region: str = ""
     region_reason: str = ""
     header: str = ""
+    figures: SliceFigures | None = None
+    remark: str = ""
 
 
 @dataclass(frozen=True)
@@ -159,6 +165,9 @@ def slice_scores(refs: Sequence[SliceRef], scores: Scores) -> list[SliceScore]:
     for i, (ref, score) in enumerate(zip(refs, scores.score.tolist(), strict=True)):
         region = None if scores.regions is None else with_header(scores.regions[i], ref.hint)
         in_domain = None if judged is None else bool(judged[i])
+        if region and region.answer == OUTSIDE:
+            in_domain = False
+        figures = None if scores.figures is None else with_dose(scores.figures[i], ref.acquisition)
         results.append(
             SliceScore(
                 path=str(ref.path),
@@ -169,12 +178,18 @@ def slice_scores(refs: Sequence[SliceRef], scores: Scores) -> list[SliceScore]:
                 low=round(low[i], 2),
                 high=round(high[i], 2),
                 novelty=None if scores.novelty is None else float(scores.novelty[i]),
-                in_domain=False if region and region.answer == OUTSIDE else in_domain,
+                in_domain=in_domain,
                 series=ref.series,
                 acquisition=ref.acquisition,
                 region=region.answer if region else "",
                 region_reason=region.reason if region else "",
                 header=str(ref.hint),
+                figures=figures,
+                remark=(
+                    remark(figures, ref.acquisition, score)
+                    if figures is not None and in_domain is not False
+                    else ""
+                ),
             )
         )
     return results

@@ -24,6 +24,7 @@ from clinreadnet.data.acquisition import exposure_lines
 from clinreadnet.data.region import CELL, body_cells
 from clinreadnet.errors import InputError, visible
 from clinreadnet.files import whole_file
+from clinreadnet.physics.table import METHODS, describe, figure_lines
 from clinreadnet.scoring.domain import domain_lines, domain_mark, domain_reason
 from clinreadnet.scoring.overlay import OPACITY, VIRIDIS
 from clinreadnet.scoring.result import SeriesReport, summary_line
@@ -92,7 +93,11 @@ def _document(report: SeriesReport) -> dict[str, Any]:
                 "grade": score.grade,
                 "novel": score.in_domain is False,
                 "mark": domain_mark(score),
-                "why": "; ".join(filter(None, (domain_reason(score), visible(score.header)))),
+                "why": "; ".join(
+                    filter(None, (domain_reason(score), visible(score.header), score.remark))
+                ),
+                "figures": describe(score.figures),
+                "missing": score.figures.missing if score.figures else "",
                 "acquisition": {
                     k: v for k, v in asdict(score.acquisition).items() if v is not None
                 },
@@ -110,8 +115,10 @@ def _document(report: SeriesReport) -> dict[str, Any]:
         "notes": [
             *domain_lines(report.slices),
             *exposure_lines([score.acquisition for score in report.slices]),
+            *figure_lines((score.figures, score.remark) for score in report.slices),
             *([] if report.unjudged is None else [report.unjudged]),
         ],
+        "methods": METHODS if any(score.figures for score in report.slices) else "",
         "size": SIZE,
         "window": _WINDOW,
         "grades": LIKERT,
