@@ -8,7 +8,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, BinaryIO
@@ -17,15 +17,21 @@ from clinreadnet import limits
 from clinreadnet.data.acquisition import Acquisition
 from clinreadnet.errors import InputError, first_line
 from clinreadnet.files import AnyPath, open_regular
+from clinreadnet.physics import SliceFigures
 from clinreadnet.spec import LIKERT
 
+READ_FIGURES = ("noise_hu", "water_diameter_cm", "ssde_mgy")
+"""Columns of `score --figures` that are read if a file has them."""
+
+# Largest valid value of each column.
 _NUMBERS = {
     "score": float(len(LIKERT) - 1),
     "ctdi_vol_mgy": math.inf,
-}  # largest valid value of each column
+    **dict.fromkeys(READ_FIGURES, math.inf),
+}
 _TEXTS = ("series", "kernel", "scanner", "device", "protocol", "acquired")
-COLUMNS: tuple[str, ...] = (*_NUMBERS, "in_domain", *_TEXTS)
-"""Columns that are read."""
+COLUMNS: tuple[str, ...] = ("score", "ctdi_vol_mgy", "in_domain", *_TEXTS)
+"""Columns that every file has, and that are read."""
 
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _TRUTH = {"true": True, "false": False}
@@ -42,12 +48,14 @@ class StoredScore:
         score: 0 bad ... 4 excellent; None if the slice was not scored.
         in_domain: False if the slice is marked as novel; None without a novelty threshold.
         acquisition: CTDIvol, kernel, scanner, device, protocol and date. Other fields are None.
+        figures: those of ``READ_FIGURES`` that the file has. Other fields are None.
     """
 
     series: str
     score: float | None
     in_domain: bool | None
     acquisition: Acquisition
+    figures: SliceFigures = SliceFigures()
 
 
 def read_scores(path: AnyPath) -> tuple[Iterator[StoredScore], str | None]:
@@ -98,7 +106,7 @@ def _checked(
 
 def _stored_score(row: Mapping[str, Any], where: str) -> StoredScore:
     for name, largest in _NUMBERS.items():
-        value = row[name]
+        value = row.get(name)
         if value is not None and not (math.isfinite(value) and 0 <= value <= largest):
             span = "0 or more" if largest == math.inf else f"0 ... {largest:.0f}"
             raise InputError(f"{where}: {name} is {value}; expected {span}")
@@ -107,6 +115,7 @@ def _stored_score(row: Mapping[str, Any], where: str) -> StoredScore:
         raise InputError(f"{where}: acquired is {acquired}; expected a date such as 2026-01-31")
     if row["series"] is None and row["score"] is not None:
         raise InputError(f"{where}: has a score and no series; score the slices again")
+    figures: dict[str, Any] = {name: row.get(name) for name in READ_FIGURES}
     return StoredScore(
         series=row["series"] or "",
         score=row["score"],
@@ -119,6 +128,7 @@ def _stored_score(row: Mapping[str, Any], where: str) -> StoredScore:
             protocol=row["protocol"],
             acquired=acquired,
         ),
+        figures=SliceFigures(**figures),
     )
 
 
@@ -130,12 +140,14 @@ def _is_date(text: str) -> bool:
     return _DATE.fullmatch(text) is not None
 
 
-def _check_columns(names: list[str], path: AnyPath) -> None:
+def _check_columns(names: list[str], path: AnyPath) -> tuple[str, ...]:
+    """Return the columns to read."""
     if missing := [name for name in COLUMNS if names.count(name) != 1]:
         raise InputError(
             f"{path}: has not one column each of {', '.join(missing)}; give a file of "
             "`clinreadnet score-archive` or `clinreadnet score --csv`, made by this version"
         )
+    return (*COLUMNS, *(name for name in READ_FIGURES if names.count(name) == 1))
 
 
 def _open_csv(file: BinaryIO, path: AnyPath) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -143,8 +155,7 @@ def _open_csv(file: BinaryIO, path: AnyPath) -> Iterator[tuple[int, Mapping[str,
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
     reader = csv.reader(_short_lines(text, path), strict=True)
     heading = next(_lines(reader, path), [])
-    _check_columns(heading, path)
-    return _csv_rows(reader, heading, path)
+    return _csv_rows(reader, heading, _check_columns(heading, path), path)
 
 
 def _short_lines(text: io.TextIOWrapper, path: AnyPath) -> Iterator[str]:
@@ -169,9 +180,10 @@ def _lines(reader: Any, path: AnyPath) -> Iterator[list[str]]:
 
 
 def _csv_rows(
-    reader: Any, heading: list[str], path: AnyPath
+    reader: Any, heading: list[str], columns: Sequence[str], path: AnyPath
 ) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    places = {name: heading.index(name) for name in COLUMNS}
+    places = {name: heading.index(name) for name in columns}
+    numbers = [name for name in _NUMBERS if name in columns]
     for number, line in enumerate(_lines(reader, path), start=1):
         if len(line) != len(heading):
             raise InputError(
@@ -179,7 +191,7 @@ def _csv_rows(
             )
         row: dict[str, Any] = {name: line[place] or None for name, place in places.items()}
         try:
-            for name in _NUMBERS:
+            for name in numbers:
                 row[name] = None if row[name] is None else float(row[name])
         except ValueError:
             raise InputError(f"{path}: row {number}: {name} is not a number: {row[name]}") from None
@@ -201,7 +213,7 @@ def _open_parquet(
         schema = source.schema_arrow
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise _damaged(path, error) from None
-    _check_columns(schema.names, path)
+    columns = _check_columns(schema.names, path)
     if source.metadata.num_rows > limits.SCORES_ROWS:
         raise InputError(
             f"{path}: {source.metadata.num_rows} rows; at most {limits.SCORES_ROWS} are read; "
@@ -211,24 +223,26 @@ def _open_parquet(
         _TEXTS, (types.is_string, types.is_large_string)
     )
     kinds |= {**dict.fromkeys(_NUMBERS, (types.is_floating,)), "in_domain": (types.is_boolean,)}
-    for name in COLUMNS:
+    for name in columns:
         kind = schema.field(name).type
         if not any(fits(kind) for fits in (*kinds[name], types.is_null)):
             raise InputError(
                 f"{path}: column {name} holds {kind}; give a file of `clinreadnet score-archive`"
             )
-    return _parquet_rows(source, path), _weights(schema.metadata)
+    return _parquet_rows(source, columns, path), _weights(schema.metadata)
 
 
-def _parquet_rows(source: Any, path: AnyPath) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _parquet_rows(
+    source: Any, names: Sequence[str], path: AnyPath
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
     import pyarrow
 
     first = 1
     try:
-        for batch in source.iter_batches(_ROWS_AT_ONCE, columns=list(COLUMNS)):
-            columns = [batch.column(name).to_pylist() for name in COLUMNS]
+        for batch in source.iter_batches(_ROWS_AT_ONCE, columns=list(names)):
+            columns = [batch.column(name).to_pylist() for name in names]
             for number, values in enumerate(zip(*columns, strict=True), start=first):
-                yield number, dict(zip(COLUMNS, values, strict=True))
+                yield number, dict(zip(names, values, strict=True))
             first += batch.num_rows
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise _damaged(path, error) from None
