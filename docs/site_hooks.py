@@ -24,6 +24,7 @@ PUBLIC = (
     "clinreadnet.data.slices",
     "clinreadnet.data.ldctiqa",
     "clinreadnet.data.region",
+    "clinreadnet.physics",
     "clinreadnet.simulator.simulate",
     "clinreadnet.training.config",
     "clinreadnet.kernels",

@@ -12,6 +12,7 @@ from clinreadnet.cli.options import (
     Backends,
     Bundle,
     Device,
+    Figures,
     GraphPrecision,
     NotBefore,
     Resample,
@@ -51,6 +52,7 @@ def listen(
         bool, typer.Option("--map", help="Also send a parametric map of each series.")
     ] = False,
     resample: Resample = False,
+    figures: Figures = False,
     quiet: Annotated[
         float,
         typer.Option(min=0.1, help="Seconds without a new slice that complete a series."),
@@ -127,6 +129,7 @@ def listen(
         senders=parse_senders(allow or ()),
         maps=map,
         resample=resample,
+        figures=figures,
         quiet=quiet,
         associations=associations,
         object_bytes=object_mib * MIB,

@@ -75,6 +75,14 @@ SiteMapFile = Annotated[
         "--site-map", help="Also give each score as your readers' grade; of `fit-site-map`."
     ),
 ]
+Figures = Annotated[
+    bool,
+    typer.Option(
+        "--figures",
+        help="Also measure noise, water-equivalent diameter, dose for the size, cut, air, fat and "
+        "streaks of each slice.",
+    ),
+]
 
 # Options of score.
 CsvFile = Annotated[

@@ -26,6 +26,7 @@ def score(
     trusted_keys: options.TrustedKeys = None,
     not_before: options.NotBefore = None,
     precision: options.GraphPrecision = None,
+    figures: options.Figures = False,
     site_map: options.SiteMapFile = None,
     keep_going: options.KeepGoing = False,
     as_json: options.Json = False,
@@ -40,6 +41,7 @@ def score(
     Examples:
     - `clinreadnet score series/`
     - `clinreadnet score series/ --bundle bundle --csv scores.csv --plot scores.png`
+    - `clinreadnet score series/ --figures --csv scores.csv`
     - `clinreadnet score 0000.tif 0001.tif --json`
     - `clinreadnet score stack.mha --challenge-output output`
     - `clinreadnet score series/ --html series.html --fastest --budget 2e-2`
@@ -87,7 +89,12 @@ def score(
             own.check_weights(session.manifest.model.weights_sha256)
         task = bar.add_task("Scoring", total=len(refs))
         report = score_slices(
-            session, refs, advance=lambda n: bar.advance(task, n), left_out=go_on, note=note
+            session,
+            refs,
+            figures=figures,
+            advance=lambda n: bar.advance(task, n),
+            left_out=go_on,
+            note=note,
         )
     outputs.write(report if own is None else with_site_scores(report, own), session)
     for other in outputs.failures[1:]:

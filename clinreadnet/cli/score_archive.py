@@ -11,6 +11,7 @@ from clinreadnet.cli.common import print_json
 from clinreadnet.cli.options import (
     Backends,
     Bundle,
+    Figures,
     GraphPrecision,
     Json,
     NotBefore,
@@ -42,6 +43,7 @@ def score_archive(
         typer.Option(min=1, help="Number of sessions. Default: one per GPU, else one per CPU."),
     ] = None,
     resample: Resample = False,
+    figures: Figures = False,
     backends: Backends = None,
     trusted_keys: TrustedKeys = None,
     not_before: NotBefore = None,
@@ -81,6 +83,7 @@ def score_archive(
                 workers=workers,
                 gpu=not backends or not set(backends) <= set(CPU_BACKENDS),
                 resample=resample,
+                figures=figures,
                 session_options={
                     "backends": backends or BACKENDS,
                     "precision": precision,

@@ -35,6 +35,7 @@ EXPOSURE_SOURCES = {
 _NO_DEVICE = frozenset(
     "anonymized anonymised anonymous anon deidentified removed unknown none null n/a".split()
 )
+_PHANTOMS = {"113690": 16.0, "113691": 32.0}  # IEC Head and Body Dosimetry Phantom
 _EXPOSURES = (1.0, 2000.0)  # mAs of a rotation
 _LONGEST_ROTATION = 4.0  # s; a longer ExposureTime is that of the whole scan
 _PITCHES = (0.2, 3.5)  # from gated to dual-source scans
@@ -67,6 +68,7 @@ ACQUISITION_TAGS: tuple[str, ...] = (
     "RevolutionTime",
     "SpiralPitchFactor",
     "CTDIvol",
+    "CTDIPhantomTypeCodeSequence",
     "ConvolutionKernel",
     "SliceThickness",
 )
@@ -88,6 +90,7 @@ class Acquisition:
         exposure_source: one of ``EXPOSURE_SOURCES``; None without any exposure.
         device: tells scanners of one model apart: 8 hexadecimal digits of the SHA-256 of
             DeviceSerialNumber, else of StationName.
+        ctdi_phantom_cm: diameter of the dosimetry phantom that CTDIvol refers to, 16 or 32.
     """
 
     ctdi_vol_mgy: float | None = None
@@ -100,6 +103,7 @@ class Acquisition:
     acquired: str | None = None
     exposure_source: str | None = None
     device: str | None = None
+    ctdi_phantom_cm: float | None = None
 
 
 def read_acquisition(value: Value) -> Acquisition:
@@ -128,7 +132,16 @@ def read_acquisition(value: Value) -> Acquisition:
         acquired=_date(value),
         exposure_source=source,
         device=_device(value),
+        ctdi_phantom_cm=_phantom(value("CTExposureSequence", "CTDIPhantomTypeCodeSequence")),
     )
+
+
+def _phantom(sequence: Any) -> float | None:
+    """Return the diameter in cm of the phantom that a code sequence names."""
+    for item in sequence or []:
+        if str(item.get("CodingSchemeDesignator", "")).strip() == "DCM":
+            return _PHANTOMS.get(str(item.get("CodeValue", "")).strip())
+    return None
 
 
 def _exposure(value: Value) -> tuple[float | None, str | None]:

@@ -28,13 +28,18 @@ ABDOMEN, EDGE, OUTSIDE = REGIONS = ("abdomen", "edge", "outside")
 UNSIZED = "the size of a pixel is not known: less sure"
 """Reason for an abdomen without pixel size."""
 
-_BLOCK = 4  # pixels
+CELL = 4
+"""Side in pixels of a cell: the means of cells are what is classified."""
+
+FAT = (-150.0, -30.0)
+"""Range of fat, HU."""
+
 _CUT = 2  # cells; tables, sheets and folds are thinner than 2 * _CUT + 1
 _TISSUE, _GAS, _LUNG = -400.0, -960.0, -500.0  # HU
-_FAT = (-150.0, -30.0)
 _BONE, _SPINE, _DENSE = 250.0, 180.0, 330.0
 
 _LEAST_BODY = 0.005  # of the frame
+_HOLLOW = -500.0  # HU; the mean of a chest is above, that of a hollow table below
 _LEAST_CM2, _HEAD_CM2 = 150.0, 330.0  # below a child of two years; above any head
 _MOST_CUT = 0.45
 _LEAST_FAT = 0.04
@@ -206,10 +211,10 @@ def measure_anatomy(hu: NDArray[Any], pixel_mm: float | None = None) -> Anatomy 
     def share(mask: Mask) -> float:
         return float(np.count_nonzero(mask & body)) / area
 
-    fat = share((cells > _FAT[0]) & (cells < _FAT[1]))
+    fat = share((cells > FAT[0]) & (cells < FAT[1]))
     bone = (cells > _BONE) & body
     border = np.concatenate([body[0], body[-1], body[:, 0], body[:, -1]])
-    side_mm = None if pixel_mm is None else pixel_mm * _BLOCK
+    side_mm = None if pixel_mm is None else pixel_mm * CELL
     return Anatomy(
         frame=area / cells.size,
         area_cm2=None if side_mm is None else area * side_mm**2 / 100,
@@ -228,7 +233,7 @@ def measure_anatomy(hu: NDArray[Any], pixel_mm: float | None = None) -> Anatomy 
 
 
 def find_body(hu: NDArray[Any]) -> Mask:
-    """Return where a slice shows a body, or several: what tissue encloses, but for thin sheets.
+    """Return where a slice shows bodies: what tissue encloses, but for sheets and tables.
 
     Args:
         hu: [512, 512], Hounsfield units, finite.
@@ -236,9 +241,17 @@ def find_body(hu: NDArray[Any]) -> Mask:
     Returns:
         bool [512, 512], of blocks of 4x4 pixels.
     """
-    parts, sizes = _bodies(_means(hu) > _TISSUE)
-    bodies = np.isin(parts, np.flatnonzero(sizes >= _LEAST_BODY * parts.size))
-    return np.asarray(bodies.repeat(_BLOCK, axis=0).repeat(_BLOCK, axis=1))
+    return np.asarray(body_cells(hu).repeat(CELL, axis=0).repeat(CELL, axis=1))
+
+
+def body_cells(hu: NDArray[Any]) -> Mask:
+    """Return `find_body` as a mask of cells, bool [128, 128]."""
+    cells = _means(hu)
+    parts, sizes = _bodies(cells > _TISSUE)
+    labelled = parts >= 0
+    totals = np.bincount(parts[labelled], cells[labelled], len(sizes))
+    large = (sizes >= _LEAST_BODY * parts.size) & (totals > _HOLLOW * sizes)
+    return np.asarray(np.append(large, False)[parts])  # the label outside, -1, is the last
 
 
 def _bodies(tissue: Mask) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -251,7 +264,7 @@ def _means(hu: NDArray[Any]) -> NDArray[np.float32]:
     hu = np.clip(np.asarray(hu, np.float32), HU_MIN, HU_MIN + HU_RANGE)
     rows = (hu[0::4] + hu[1::4]) + (hu[2::4] + hu[3::4])
     cells = (rows[:, 0::4] + rows[:, 1::4]) + (rows[:, 2::4] + rows[:, 3::4])
-    return np.asarray(cells * np.float32(1 / _BLOCK**2), np.float32)
+    return np.asarray(cells * np.float32(1 / CELL**2), np.float32)
 
 
 def _open_air(wall: Mask) -> Mask:
@@ -263,16 +276,22 @@ def _open_air(wall: Mask) -> Mask:
 
 def _opened(mask: Mask) -> Mask:
     """Morphological opening: remove parts thinner than 2 * _CUT + 1 cells."""
-    inner = ~_spread(~mask, border=True)
-    return _spread(inner, border=False) & mask
+    inner = ~spread(~mask, _CUT, border=True)
+    return spread(inner, _CUT) & mask
 
 
-def _spread(mask: Mask, *, border: bool) -> Mask:
-    """Dilate a mask by _CUT cells along both axes; ``border`` is the value outside the frame."""
+def spread(mask: Mask, cells: int, *, border: bool = False) -> Mask:
+    """Dilate a mask by a number of cells along both axes.
+
+    Args:
+        mask: bool [rows, columns].
+        cells: how far, 0 or more.
+        border: value outside the frame.
+    """
     for _ in range(2):
-        wide = np.pad(mask, ((_CUT, _CUT), (0, 0)), constant_values=border)
+        wide = np.pad(mask, ((cells, cells), (0, 0)), constant_values=border)
         grown = wide[: len(mask)].copy()
-        for start in range(1, 2 * _CUT + 1):
+        for start in range(1, 2 * cells + 1):
             grown |= wide[start : start + len(mask)]
         mask = grown.T
     return mask
@@ -311,4 +330,4 @@ def _parts(mask: Mask) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     return parts, np.bincount(parts[mask], minlength=count)
 
 
-assert SIZE % _BLOCK == 0
+assert SIZE % CELL == 0

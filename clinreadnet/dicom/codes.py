@@ -40,6 +40,11 @@ SLICES = _code("SLICES", "Number of scored slices")
 NOVEL_SLICES = _code("NOVELS", "Number of slices unlike the training data")
 KERNEL = _code("KERNEL", "Convolution kernel")
 EXPOSURE_SOURCE = _code("EXPOSURESOURCE", "Source of the exposure")
+NOISE = _code("NOISE", "Global noise level: mode of local deviations in soft tissue")
+CUT = _code("CUT", "Share of the border of the field that lies in the body")
+AIR = _code("AIR", "Mean of the air around the body")
+FAT = _code("FAT", "Mean of subcutaneous fat")
+STREAKS = _code("STREAKS", "Standard deviation of streaks in the strongest direction")
 QUALITY_MAP = _code("MAP", "Predicted image quality of each 32x32 patch")
 
 PRIVATE = (
@@ -56,6 +61,11 @@ PRIVATE = (
     NOVEL_SLICES,
     KERNEL,
     EXPOSURE_SOURCE,
+    NOISE,
+    CUT,
+    AIR,
+    FAT,
+    STREAKS,
     QUALITY_MAP,
 )
 """All private codes."""

@@ -36,11 +36,15 @@ from clinreadnet._version import __version__
 from clinreadnet.data.acquisition import Acquisition
 from clinreadnet.dicom import device
 from clinreadnet.dicom.codes import (
+    AIR,
+    CUT,
     DOMAIN,
     EXPOSURE_SOURCE,
+    FAT,
     GRADES,
     IN_DOMAIN,
     KERNEL,
+    NOISE,
     NOVEL,
     NOVEL_SLICES,
     NOVELTY,
@@ -49,11 +53,14 @@ from clinreadnet.dicom.codes import (
     SCORE,
     SITE_SCORE,
     SLICES,
+    STREAKS,
     identify_scheme,
 )
 from clinreadnet.dicom.object_files import ObjectFile, write_objects
 from clinreadnet.dicom.sources import Sources, frame_number
 from clinreadnet.grades import likert_probabilities
+from clinreadnet.physics import SliceFigures
+from clinreadnet.physics.table import figure_lines
 from clinreadnet.scoring.domain import domain_lines
 from clinreadnet.scoring.result import SeriesReport, SeriesSummary, count_slices
 from clinreadnet.scoring.site_map import site_lines
@@ -75,6 +82,29 @@ _TEXTS = (
     ("kernel", KERNEL),
     ("scanner", Code("113879", "DCM", "Device Model Name")),
     ("protocol", Code("125203", "DCM", "Acquisition Protocol")),
+)
+
+
+_HU = codes.UCUM.HounsfieldUnit
+# Field of `SliceFigures`, concept, unit and method.
+_FIGURES = (
+    ("noise_hu", NOISE, _HU, None),
+    (
+        "water_diameter_cm",
+        Code("113980", "DCM", "Water Equivalent Diameter"),
+        codes.UCUM.Centimeter,
+        Code("113987", "DCM", "AAPM 220"),
+    ),
+    (
+        "ssde_mgy",
+        Code("113930", "DCM", "Size Specific Dose Estimate"),
+        _MGY,
+        Code("113988", "DCM", "Estimated from Water Equivalent Diameter"),
+    ),
+    ("cut", CUT, _NO_UNIT, None),
+    ("air_hu", AIR, _HU, None),
+    ("fat_hu", FAT, _HU, None),
+    ("streak_hu", STREAKS, _HU, None),
 )
 
 
@@ -137,18 +167,19 @@ def _make_report(
         title=Code("126000", "DCM", "Imaging Measurement Report"),
     )
     content[0].ContentSequence.append(
-        TextContentItem(
-            name=Code("121106", "DCM", "Comment"),
-            value=" ".join(
+        _comment(
+            " ".join(
                 [
                     RESEARCH_USE,
                     *domain_lines([report.slices[i] for i in indices]),
+                    *figure_lines(
+                        (report.slices[i].figures, report.slices[i].remark) for i in indices
+                    ),
                     *([] if report.unjudged is None else [report.unjudged]),
                     *site_lines([report.slices[i] for i in indices], report.site_map),
                     *_skipped(report, report.refs[indices[0]].series),
                 ]
-            ),
-            relationship_type=RelationshipTypeValues.CONTAINS,
+            )
         )
     )
     evidence = list({report.refs[i].path: sources[report.refs[i].path] for i in indices}.values())
@@ -165,6 +196,14 @@ def _make_report(
     device.describe(made)
     identify_scheme(made)
     return made
+
+
+def _comment(text: str) -> TextContentItem:
+    return TextContentItem(
+        name=Code("121106", "DCM", "Comment"),
+        value=text,
+        relationship_type=RelationshipTypeValues.CONTAINS,
+    )
 
 
 def _skipped(report: SeriesReport, series: str) -> list[str]:
@@ -198,7 +237,10 @@ def _slice_group(
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(uid=device.new_uid(), identifier=name),
         algorithm_id=algorithm,
-        measurements=[Measurement(name, _short(value), _NO_UNIT) for name, value in values],
+        measurements=[
+            *(Measurement(name, _short(value), _NO_UNIT) for name, value in values),
+            *_figures(score.figures),
+        ],
         qualitative_evaluations=judged or None,
         source_images=[
             SourceImageForMeasurementGroup(
@@ -209,7 +251,19 @@ def _slice_group(
         ],
     )
     group[0].ContentSequence.extend(_acquisition(ref.acquisition))
+    if score.remark:
+        group[0].ContentSequence.append(_comment(score.remark))
     return group
+
+
+def _figures(figures: SliceFigures | None) -> list[Measurement]:
+    """Return the figures that a slice has as measurements."""
+    values = [(getattr(figures, field, None), *how) for field, *how in _FIGURES]
+    return [
+        Measurement(name, _short(value), unit, method=method)
+        for value, name, unit, method in values
+        if value is not None
+    ]
 
 
 def _summary_group(

@@ -78,6 +78,7 @@ class NodeConfig:
         destination: destination of the reports.
         senders: admitted senders; all others are refused.
         maps: whether to send a parametric map of each series too.
+        figures: whether reports hold noise, size, dose and other figures of each slice.
         resample: whether to accept slices that are not 512x512.
         quiet: seconds without a new slice after which a series is complete.
         associations: largest number of simultaneous associations.
@@ -98,6 +99,7 @@ class NodeConfig:
     destination: Destination
     senders: tuple[Peer, ...] = (Peer(None),)
     maps: bool = False
+    figures: bool = False
     resample: bool = False
     quiet: float = 30.0
     associations: int = 16

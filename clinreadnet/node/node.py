@@ -82,6 +82,7 @@ class Node:
             self.metrics,
             maps=self._config.maps,
             resample=self._config.resample,
+            figures=self._config.figures,
         )
         for name, work in (
             ("receiver", self._receiver.serve),

@@ -38,7 +38,14 @@ class Worker:
     """Scores series with one session."""
 
     def __init__(
-        self, session: Session, spool: Spool, metrics: Metrics, *, maps: bool, resample: bool
+        self,
+        session: Session,
+        spool: Spool,
+        metrics: Metrics,
+        *,
+        maps: bool,
+        resample: bool,
+        figures: bool = False,
     ) -> None:
         """Create the worker; nothing is scored yet.
 
@@ -48,11 +55,13 @@ class Worker:
             metrics: metrics of the node.
             maps: whether to make parametric maps.
             resample: whether sizes other than 512x512 are accepted.
+            figures: whether to measure the figures of each slice.
         """
         self._session = session
         self._spool = spool
         self._metrics = metrics
         self._maps = maps
+        self._figures = figures
         self._resample = resample
         self._doing = ""
 
@@ -128,7 +137,7 @@ class Worker:
             )
             refs = [replace(ref, named=False) for ref in refs]  # a peer sends whole series
             self._doing = "scoring"
-            report = score_slices(self._session, refs, left_out=leave_out)
+            report = score_slices(self._session, refs, figures=self._figures, left_out=leave_out)
         except InputError as error:
             raise _NoSlice(error.full) from None
         self._metrics.left_out.labels("damaged").inc(damaged)

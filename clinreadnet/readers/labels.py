@@ -363,4 +363,7 @@ def _shown(row: StoredScore) -> str:
 def _fact(row: StoredScore, name: str) -> str | None:
     if name == "scanner":
         return scanner_name(row.acquisition)
-    return row.acquisition.protocol if name == "protocol" else None
+    if name == "protocol":
+        return row.acquisition.protocol
+    size = row.figures.water_diameter_cm
+    return None if size is None else f"{size:g}"

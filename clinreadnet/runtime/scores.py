@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from clinreadnet.data.region import ABDOMEN, OUTSIDE, Region
 from clinreadnet.grades import grade_interval
+from clinreadnet.physics import SliceFigures
 
 Outputs = Mapping[str, NDArray[Any]]
 """Outputs of a run: ``score`` [n], ``probs`` [n, 21], ``quality_map`` [n, 16, 16] and, except in
@@ -34,6 +36,7 @@ class Scores:
         threshold: novelty above which a slice is out of domain; None if the bundle has no
             threshold.
         regions: body part of each slice, from its pixels; None if not computed.
+        figures: noise, size and other figures of each slice, without dose; None if not asked for.
     """
 
     score: NDArray[np.float32]
@@ -42,6 +45,7 @@ class Scores:
     novelty: NDArray[np.float32] | None = None
     threshold: float | None = None
     regions: tuple[Region, ...] | None = None
+    figures: tuple[SliceFigures, ...] | None = None
 
     @property
     def in_domain(self) -> NDArray[np.bool_] | None:
@@ -76,6 +80,7 @@ class Scores:
         selection = slice(index, index + 1)
         novelty = None if self.novelty is None else self.novelty[selection]
         regions = None if self.regions is None else self.regions[selection]
+        figures = None if self.figures is None else self.figures[selection]
         return Scores(
             self.score[selection],
             self.probs[selection],
@@ -83,6 +88,7 @@ class Scores:
             novelty,
             self.threshold,
             regions,
+            figures,
         )
 
     @classmethod
@@ -91,13 +97,18 @@ class Scores:
         parts: Sequence[Outputs],
         threshold: float | None = None,
         regions: Sequence[Region] | None = None,
+        figures: Sequence[SliceFigures] | None = None,
     ) -> Scores:
-        """Concatenate the outputs of one or more runs and add the threshold of the bundle."""
-        shown = None if regions is None else tuple(regions)
-        if len(parts) == 1:
-            return cls(**parts[0], threshold=threshold, regions=shown)
-        joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        return cls(**joined, threshold=threshold, regions=shown)
+        """Concatenate the outputs of one or more runs; add the bundle's threshold and the rest."""
+        joined = parts[0]
+        if len(parts) > 1:
+            joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return cls(
+            **joined,
+            threshold=threshold,
+            regions=None if regions is None else tuple(regions),
+            figures=None if figures is None else tuple(figures),
+        )
 
     @classmethod
     def concatenate(cls, parts: Sequence[Scores]) -> Scores:
@@ -107,9 +118,11 @@ class Scores:
             {name: getattr(p, name) for name in names if getattr(p, name) is not None}
             for p in parts
         ]
-        seen = [part.regions for part in parts if part.regions is not None]
-        regions = [region for some in seen for region in some] if len(seen) == len(parts) else None
-        return cls.join(runs, parts[0].threshold, regions)
+        regions, figures = (
+            None if any(own is None for own in several) else list(chain(*several))
+            for several in ([p.regions for p in parts], [p.figures for p in parts])
+        )
+        return cls.join(runs, parts[0].threshold, regions, figures)
 
 
 def _leeway(region: Region) -> float:

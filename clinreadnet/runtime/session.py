@@ -32,6 +32,7 @@ from clinreadnet.errors import (
     SessionClosed,
     Untrusted,
 )
+from clinreadnet.physics import SliceFigures, measure_figures
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.backends.loading import BACKENDS, SessionOptions, check_backends
 from clinreadnet.runtime.bundle.default import find_bundle
@@ -172,6 +173,7 @@ class Session:
         pixel_mm: float | Sequence[float | None] | None = None,
         *,
         regions: bool = True,
+        figures: bool = False,
         checked: bool = False,
     ) -> Scores:
         """Score slices, `batch` at a time.
@@ -188,6 +190,8 @@ class Session:
             regions: whether to classify the body part of each slice, which takes 2 to 3 ms on this
                 thread. Without it only ``novelty`` marks slices, which misses most heads and
                 chests.
+            figures: whether to measure noise, size and other figures of each slice, which takes
+                4 ms on this thread. Without ``pixel_mm`` most of them are None.
             checked: whether all slices are from `SliceRef.load`, which checks their values.
 
         Returns:
@@ -216,13 +220,20 @@ class Session:
                 shown = [
                     find_region(image, size) for image, size in zip(images, sizes, strict=True)
                 ]
-        return self.score_checked(images, shown)
+        measured = None
+        if figures:
+            with stage(f"measure {len(images)} slices"):
+                measured = [
+                    measure_figures(image, size) for image, size in zip(images, sizes, strict=True)
+                ]
+        return self.score_checked(images, shown, measured)
 
     def score_files(
         self,
         paths: Source | Iterable[Source],
         *,
         resample: bool = False,
+        figures: bool = False,
     ) -> tuple[list[SliceRef], Scores]:
         """Score the CT slices in files and folders, like `clinreadnet score`.
 
@@ -230,6 +241,7 @@ class Session:
             paths: one or more files or folders: DICOM, LDCTIQA ``.tif``, ``.npy`` (HU), ``.mha``.
                 A CT dataset of pydicom counts as a file.
             resample: accept sizes other than 512x512.
+            figures: as in `score`.
 
         Returns:
             The n slices in the order of `find_slices`, and their n scores.
@@ -249,18 +261,25 @@ class Session:
         while start < len(slices):
             batch = slices[start : start + self.batch]
             hu = np.stack([ref.load() for ref in batch])
-            parts.append(self.score(hu, [ref.loaded_mm for ref in batch], checked=True))
+            sizes = [ref.loaded_mm for ref in batch]
+            parts.append(self.score(hu, sizes, figures=figures, checked=True))
             start += len(batch)
         return slices, Scores.concatenate(parts)
 
     def score_checked(
-        self, hu: NDArray[Any], shown: Sequence[Region] | None, *, fill: bool = False
+        self,
+        hu: NDArray[Any],
+        shown: Sequence[Region] | None,
+        figures: Sequence[SliceFigures] | None = None,
+        *,
+        fill: bool = False,
     ) -> Scores:
         """Score slices without the checks of `score`.
 
         Args:
             hu: [n, 512, 512], checked by `clinreadnet.runtime.inputs.check_slices`.
             shown: body part of each slice; None if not computed.
+            figures: figures of each slice; None if not measured.
             fill: whether to fill the last batch with copies of the last slice.
         """
         parts: list[Outputs] = []
@@ -286,14 +305,19 @@ class Session:
             start = stop
         threshold = self.manifest.model.novelty_threshold
         if failure is None:
-            return Scores.join(parts, threshold, shown)
+            return Scores.join(parts, threshold, shown, figures)
         if not done:
             raise failure
         failed = sorted(set(range(len(hu))) - set(done))
         raise PartialResult(
             f"{len(failed)} of {len(hu)} slices were not scored, the first is hu[{failed[0]}]: "
             f"{failure}",
-            Scores.join(parts, threshold, None if shown is None else [shown[i] for i in done]),
+            Scores.join(
+                parts,
+                threshold,
+                None if shown is None else [shown[i] for i in done],
+                None if figures is None else [figures[i] for i in done],
+            ),
             done,
             failed,
         ) from failure

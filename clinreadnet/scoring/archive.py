@@ -26,6 +26,7 @@ from clinreadnet.data.acquisition import Acquisition
 from clinreadnet.data.slices import SliceRef, find_slices
 from clinreadnet.errors import CheckFailed, ClinReadNetError, InputError, origin, visible
 from clinreadnet.files import check_output, whole_file
+from clinreadnet.physics import SliceFigures
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.bundle.files import load_manifest
 from clinreadnet.scoring.cluster import LOCAL, connected
@@ -75,6 +76,17 @@ SCHEMA = pyarrow.schema(
 to ``site_score`` are null where there is an error. ``novelty`` and ``in_domain`` are null where the
 bundle cannot judge, ``site_score`` without a site map. The columns from ``ctdi_vol_mgy`` on are
 those of `Acquisition`."""
+
+FIGURES = pyarrow.schema(
+    [
+        *(
+            (field.name, pyarrow.string() if "str" in str(field.type) else pyarrow.float64())
+            for field in fields(SliceFigures)
+        ),
+        ("remark", pyarrow.string()),
+    ]
+)
+"""More columns, if figures are measured: those of `SliceFigures`, and `SliceScore.remark`."""
 
 _SCORED = tuple(SCHEMA.names[SCHEMA.names.index("score") : SCHEMA.names.index("site_score") + 1])
 """Columns of a slice that has a score."""
@@ -144,6 +156,7 @@ def score_archive(
     workers: int | None = None,
     gpu: bool = True,
     resample: bool = False,
+    figures: bool = False,
     session_options: Mapping[str, Any] | None = None,
     site_map: SiteMap | None = None,
     note: Callable[[str], None] = lambda line: None,
@@ -157,12 +170,13 @@ def score_archive(
     Args:
         paths: files and folders, as for `find_slices`.
         bundle: the bundle's folder.
-        out: file to write; its columns are ``SCHEMA``.
+        out: file to write; its columns are ``SCHEMA``, and ``FIGURES`` if measured.
         address: address of a Ray cluster (``auto``, ``host:port``), or ``local``.
         workers: number of sessions, each with one CPU thread or one GPU; default the cluster's
             number of GPUs, or of CPUs if it has no GPU.
         gpu: whether to give each worker a GPU if the cluster has GPUs.
         resample: whether to accept sizes other than 512×512.
+        figures: whether to measure noise, size, dose and other figures of each slice.
         session_options: arguments of `Session` beyond the bundle and ``threads``.
         site_map: map to the grades of the site's readers, for a column ``site_score``.
         note: called with one line for each file that is skipped or unusual.
@@ -204,7 +218,7 @@ def score_archive(
     done = len(refused)
     with connected(address, workers):
         ledger = ray.remote(_Ledger).options(num_cpus=0).remote()
-        constructor = (bundle, {**(session_options or {}), "threads": 1}, ledger)
+        constructor = (bundle, {**(session_options or {}), "threads": 1}, ledger, figures)
         for chunk in _run(refs, constructor, _worker_options(workers, gpu)):
             outcomes |= enumerate(chunk.outcomes, start=chunk.first)
             session = chunk.session
@@ -231,7 +245,7 @@ def score_archive(
         site_map=site_map,
     )
     try:
-        _write(out, refs, rows, refused, report)
+        _write(out, refs, rows, refused, report, figures)
     except (
         Exception
     ) as error:  # an error of Arrow or the disk: hours of work must not be lost silently
@@ -300,8 +314,10 @@ class _Ledger:
 class _Worker:
     """A session in a worker process."""
 
-    def __init__(self, bundle: Path, options: Mapping[str, Any], ledger: Any) -> None:
-        self._ledger = ledger
+    def __init__(
+        self, bundle: Path, options: Mapping[str, Any], ledger: Any, figures: bool
+    ) -> None:
+        self._ledger, self._figures = ledger, figures
         self._session: Session | ClinReadNetError
         # If it were raised here, Ray would wrap it in a traceback and retry on another worker.
         try:
@@ -335,7 +351,7 @@ class _Worker:
         """Return `score_chunk`'s result, or None if the work has killed enough workers."""
         if ray.get(self._ledger.begin.remote(work)) >= TRIES:
             return None
-        scored = score_chunk(session, refs)
+        scored = score_chunk(session, refs, figures=self._figures)
         ray.get(self._ledger.end.remote(work))
         return scored
 
@@ -346,6 +362,7 @@ def _write(
     rows: Sequence[_Outcome],
     refused: Sequence[tuple[Path, str]],
     report: ArchiveReport,
+    figures: bool,
 ) -> None:
     """Write the Parquet file; its metadata describes the session and the site map."""
     after = [None] * len(refused)
@@ -375,6 +392,14 @@ def _write(
         "session": json.dumps(report.session),
         "site_map": json.dumps(site_map_to_dict(report.site_map)),
     }
-    table = pyarrow.table(columns, schema=SCHEMA.with_metadata(facts))
+    schema = SCHEMA
+    if figures:
+        schema = pyarrow.unify_schemas([SCHEMA, FIGURES])
+        scored = [row if isinstance(row, SliceScore) else None for row in rows]
+        for field in fields(SliceFigures):
+            own = [getattr(row.figures, field.name) if row else None for row in scored]
+            columns[field.name] = own + after
+        columns["remark"] = [row.remark if row else None for row in scored] + after
+    table = pyarrow.table(columns, schema=schema.with_metadata(facts))
     with whole_file(out) as temporary:
         parquet.write_table(table, temporary)

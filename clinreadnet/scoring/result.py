@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from clinreadnet.data.acquisition import Acquisition
 from clinreadnet.data.region import OUTSIDE, with_header
 from clinreadnet.data.slices import SliceRef
+from clinreadnet.physics import SliceFigures, with_dose
+from clinreadnet.physics.judge import remark
 from clinreadnet.runtime import Scores, Session
 from clinreadnet.spec import LIKERT, RESEARCH_USE, grade_word
 
@@ -42,6 +44,8 @@ class SliceScore:
         header: hint of the header of a DICOM slice; empty if there is none.
         sop_instance_uid: SOPInstanceUID of a DICOM slice; empty without one.
         site_score: grade on the site's scale by a site map; None without a map.
+        figures: noise, size, dose and other figures; None if not asked for.
+        remark: what about the figures is unlike other slices of this noise, dose or score.
     """
 
     path: str
@@ -60,6 +64,8 @@ class SliceScore:
     header: str = ""
     sop_instance_uid: str = ""
     site_score: float | None = None
+    figures: SliceFigures | None = None
+    remark: str = ""
 
 
 @dataclass(frozen=True)
@@ -180,6 +186,9 @@ def slice_scores(refs: Sequence[SliceRef], scores: Scores) -> list[SliceScore]:
     for i, (ref, score) in enumerate(zip(refs, scores.score.tolist(), strict=True)):
         region = None if scores.regions is None else with_header(scores.regions[i], ref.hint)
         in_domain = None if judged is None else bool(judged[i])
+        if region and region.answer == OUTSIDE:
+            in_domain = False
+        figures = None if scores.figures is None else with_dose(scores.figures[i], ref.acquisition)
         results.append(
             SliceScore(
                 path=str(ref.path),
@@ -190,13 +199,19 @@ def slice_scores(refs: Sequence[SliceRef], scores: Scores) -> list[SliceScore]:
                 low=round(low[i], 2),
                 high=round(high[i], 2),
                 novelty=None if scores.novelty is None else float(scores.novelty[i]),
-                in_domain=False if region and region.answer == OUTSIDE else in_domain,
+                in_domain=in_domain,
                 series=ref.series,
                 acquisition=ref.acquisition,
                 region=region.answer if region else "",
                 region_reason=region.reason if region else "",
                 header=str(ref.hint),
                 sop_instance_uid=ref.instance_uid,
+                figures=figures,
+                remark=(
+                    remark(figures, ref.acquisition, score)
+                    if figures is not None and in_domain is not False
+                    else ""
+                ),
             )
         )
     return results

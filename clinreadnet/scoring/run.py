@@ -22,6 +22,7 @@ def score_slices(
     session: Session,
     refs: Sequence[SliceRef],
     *,
+    figures: bool = False,
     advance: Callable[[int], None] = lambda slices: None,
     left_out: Callable[[SliceRef, InputError], None] | None = None,
     note: Callable[[str], None] = lambda line: None,
@@ -33,6 +34,7 @@ def score_slices(
     Args:
         session: a loaded bundle.
         refs: at least one slice, from `find_slices`.
+        figures: whether to measure `SliceScore.figures`.
         advance: called after each batch with its number of slices.
         left_out: called with a slice that cannot be loaded and the error, instead of raising.
         note: called with a line about skipped slices.
@@ -63,7 +65,10 @@ def score_slices(
                 continue
             good = [batch[index] for index in images]
             result = session.score(
-                np.stack(list(images.values())), [ref.loaded_mm for ref in good], checked=True
+                np.stack(list(images.values())),
+                [ref.loaded_mm for ref in good],
+                figures=figures,
+                checked=True,
             )
             slices += slice_scores(good, result)
             kept += good
@@ -78,12 +83,15 @@ def score_slices(
     )
 
 
-def score_chunk(session: Session, refs: Sequence[SliceRef]) -> list[SliceScore | InputError]:
+def score_chunk(
+    session: Session, refs: Sequence[SliceRef], *, figures: bool = False
+) -> list[SliceScore | InputError]:
     """Load and score slices. A failure does not stop the others.
 
     Args:
         session: a loaded bundle.
         refs: n slices.
+        figures: whether to measure `SliceScore.figures`.
 
     Returns:
         A score or an error for each slice.
@@ -94,13 +102,18 @@ def score_chunk(session: Session, refs: Sequence[SliceRef]) -> list[SliceScore |
     try:
         if images:
             together = session.score(
-                np.stack(list(images.values())), [ref.loaded_mm for ref in good], checked=True
+                np.stack(list(images.values())),
+                [ref.loaded_mm for ref in good],
+                figures=figures,
+                checked=True,
             )
             outcomes |= zip(images, slice_scores(good, together), strict=True)
     except ClinReadNetError:
         for index, image in images.items():  # score singly to find the failing slice
             try:
-                alone = session.score(image[None], refs[index].loaded_mm, checked=True)
+                alone = session.score(
+                    image[None], refs[index].loaded_mm, figures=figures, checked=True
+                )
                 (outcomes[index],) = slice_scores([refs[index]], alone)
             except ClinReadNetError as error:
                 outcomes[index] = InputError(f"{refs[index].name}: {error}")

@@ -18,15 +18,21 @@ from clinreadnet import limits
 from clinreadnet.data.acquisition import Acquisition
 from clinreadnet.errors import InputError, first_line
 from clinreadnet.files import AnyPath, open_regular
+from clinreadnet.physics import SliceFigures
 from clinreadnet.spec import LIKERT
 
+READ_FIGURES = ("noise_hu", "water_diameter_cm", "ssde_mgy")
+"""Columns of `score --figures` that are read if a file has them."""
+
+# Largest valid value of each column.
 _NUMBERS = {
     "score": float(len(LIKERT) - 1),
     "ctdi_vol_mgy": math.inf,
-}  # largest valid value of each column
+    **dict.fromkeys(READ_FIGURES, math.inf),
+}
 _TEXTS = ("series", "kernel", "scanner", "device", "protocol", "acquired")
-COLUMNS: tuple[str, ...] = (*_NUMBERS, "in_domain", *_TEXTS)
-"""Columns that are read."""
+COLUMNS: tuple[str, ...] = ("score", "ctdi_vol_mgy", "in_domain", *_TEXTS)
+"""Columns that every file has, and that are read."""
 IDENTITY = ("path", "frame", "sop_instance_uid")
 """Columns that tell slices apart, which are read on request."""
 
@@ -45,6 +51,7 @@ class StoredScore:
         score: 0 bad ... 4 excellent; None if the slice was not scored.
         in_domain: False if the slice is marked as novel; None without a novelty threshold.
         acquisition: CTDIvol, kernel, scanner, device, protocol and date. Other fields are None.
+        figures: those of ``READ_FIGURES`` that the file has. Other fields are None.
         path: the slice's file; empty unless requested.
         frame: frame number from 0 in a file of several slices, else None.
         sop_instance_uid: SOPInstanceUID; empty without one, or unless requested.
@@ -54,6 +61,7 @@ class StoredScore:
     score: float | None
     in_domain: bool | None
     acquisition: Acquisition
+    figures: SliceFigures = SliceFigures()
     path: str = ""
     frame: int | None = None
     sop_instance_uid: str = ""
@@ -114,7 +122,7 @@ def _checked(
 
 def _stored_score(row: Mapping[str, Any], where: str) -> StoredScore:
     for name, largest in _NUMBERS.items():
-        value = row[name]
+        value = row.get(name)
         if value is not None and not (math.isfinite(value) and 0 <= value <= largest):
             span = "0 or more" if largest == math.inf else f"0 ... {largest:.0f}"
             raise InputError(f"{where}: {name} is {value}; expected {span}")
@@ -123,6 +131,7 @@ def _stored_score(row: Mapping[str, Any], where: str) -> StoredScore:
         raise InputError(f"{where}: acquired is {acquired}; expected a date such as 2026-01-31")
     if row["series"] is None and row["score"] is not None:
         raise InputError(f"{where}: has a score and no series; score the slices again")
+    figures: dict[str, Any] = {name: row.get(name) for name in READ_FIGURES}
     return StoredScore(
         series=row["series"] or "",
         score=row["score"],
@@ -135,6 +144,7 @@ def _stored_score(row: Mapping[str, Any], where: str) -> StoredScore:
             protocol=row["protocol"],
             acquired=acquired,
         ),
+        figures=SliceFigures(**figures),
         path=row.get("path") or "",
         frame=row.get("frame"),
         sop_instance_uid=row.get("sop_instance_uid") or "",
@@ -149,12 +159,14 @@ def _is_date(text: str) -> bool:
     return _DATE.fullmatch(text) is not None
 
 
-def _check_columns(names: list[str], path: AnyPath, columns: tuple[str, ...]) -> None:
+def _check_columns(names: list[str], path: AnyPath, columns: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the columns to read: ``columns``, and those of ``READ_FIGURES`` that are there."""
     if missing := [name for name in columns if names.count(name) != 1]:
         raise InputError(
             f"{path}: has not one column each of {', '.join(missing)}; give a file of "
             "`clinreadnet score-archive` or `clinreadnet score --csv`, made by this version"
         )
+    return (*columns, *(name for name in READ_FIGURES if names.count(name) == 1))
 
 
 def _open_csv(
@@ -164,7 +176,7 @@ def _open_csv(
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
     reader = csv.reader(_short_lines(text, path), strict=True)
     heading = next(_lines(reader, path), [])
-    _check_columns(heading, path, columns)
+    columns = _check_columns(heading, path, columns)
     return _csv_rows(reader, {name: heading.index(name) for name in columns}, len(heading), path)
 
 
@@ -192,12 +204,13 @@ def _lines(reader: Any, path: AnyPath) -> Iterator[list[str]]:
 def _csv_rows(
     reader: Any, places: Mapping[str, int], width: int, path: AnyPath
 ) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    numbers = [name for name in _NUMBERS if name in places]
     for number, line in enumerate(_lines(reader, path), start=1):
         if len(line) != width:
             raise InputError(f"{path}: row {number}: has {len(line)} values for {width} columns")
         row: dict[str, Any] = {name: line[place] or None for name, place in places.items()}
         try:
-            for name in _NUMBERS:
+            for name in numbers:
                 row[name] = None if row[name] is None else float(row[name])
         except ValueError:
             raise InputError(f"{path}: row {number}: {name} is not a number: {row[name]}") from None
@@ -221,7 +234,10 @@ def _open_json(
         )
     try:
         document = json.loads(file.read().decode("utf-8-sig"))
-        rows = [{**row, **row["acquisition"]} for row in document["slices"]]
+        rows = [
+            {**row, **row["acquisition"], **(row.get("figures") or {})}
+            for row in document["slices"]
+        ]
     except (KeyError, TypeError, ValueError, RecursionError):
         raise InputError(f"{path}: is not what `clinreadnet score --json` prints") from None
     return _json_rows(rows, path, columns), _weights(document.get("session"))
@@ -233,8 +249,8 @@ def _json_rows(
     kinds: dict[str, tuple[type, ...]] = dict.fromkeys(columns, (str,))
     kinds |= {**dict.fromkeys(_NUMBERS, (int, float)), "in_domain": (bool,), "frame": (int,)}
     for number, row in enumerate(rows, start=1):
-        _check_columns(list(row), path, columns)
-        for name in columns:
+        names = _check_columns(list(row), path, columns)
+        for name in names:
             value = row[name]
             if value is None:
                 continue
@@ -242,7 +258,7 @@ def _json_rows(
             too_large = isinstance(value, int) and abs(value) >= 2**31
             if wrong_truth or too_large or not isinstance(value, kinds[name]):
                 raise InputError(f"{path}: row {number}: {name} has a wrong type or is too large")
-        yield number, {name: row[name] for name in columns}
+        yield number, {name: row[name] for name in names}
 
 
 def _open_parquet(
@@ -256,7 +272,7 @@ def _open_parquet(
         schema = source.schema_arrow
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise _damaged(path, error) from None
-    _check_columns(schema.names, path, columns)
+    columns = _check_columns(schema.names, path, columns)
     if source.metadata.num_rows > limits.SCORES_ROWS:
         raise InputError(
             f"{path}: {source.metadata.num_rows} rows; at most {limits.SCORES_ROWS} are read; "

@@ -7,8 +7,9 @@ as novel and slices without a score are excluded and counted.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from clinreadnet.data.acquisition import Acquisition
@@ -17,12 +18,14 @@ from clinreadnet.files import AnyPath
 from clinreadnet.scoring.control_chart import FEWEST as FEWEST_DAYS
 from clinreadnet.scoring.control_chart import ControlChart, individuals_chart
 from clinreadnet.scoring.estimate import CONFIDENCE, FEWEST, Estimate, estimate
-from clinreadnet.scoring.score_file import StoredScore, read_scores
+from clinreadnet.scoring.score_file import READ_FIGURES, StoredScore, read_scores
 from clinreadnet.spec import GRADE_RANGE, RESEARCH_USE
 
 GROUPINGS: tuple[str, ...] = ("scanner", "protocol", "kernel")
 """Columns to group by."""
 
+MEASURES: tuple[str, ...] = ("ctdi_vol_mgy", *READ_FIGURES)
+"""Values of a series beside its score."""
 
 _ROWS_AT_ONCE = 10_000
 
@@ -35,11 +38,17 @@ class SeriesValues:
         score: mean over its slices, 0 bad ... 4 excellent.
         ctdi_vol_mgy: mean CTDIvol in mGy over slices that state it; None if none does.
         acquired: earliest date of its slices; None if none is stated.
+        noise_hu: mean noise in HU over slices with one; None without any, like the next two.
+        water_diameter_cm: mean water-equivalent diameter in cm.
+        ssde_mgy: mean size-specific dose estimate in mGy.
     """
 
     score: float
     ctdi_vol_mgy: float | None
     acquired: str | None
+    noise_hu: float | None = None
+    water_diameter_cm: float | None = None
+    ssde_mgy: float | None = None
 
 
 @dataclass(frozen=True)
@@ -78,8 +87,12 @@ class Group:
     @property
     def ctdi_vol_mgy(self) -> Estimate | None:
         """Mean CTDIvol in mGy over series that state it; None if none does."""
-        stated = [series.ctdi_vol_mgy for series in self.series if series.ctdi_vol_mgy is not None]
-        return estimate(stated)
+        return self.mean("ctdi_vol_mgy")
+
+    def mean(self, measure: str) -> Estimate | None:
+        """Return the mean of one of ``MEASURES`` over the series with a value; None without any."""
+        values = [getattr(series, measure) for series in self.series]
+        return estimate([value for value in values if value is not None])
 
     @property
     def days(self) -> list[Day]:
@@ -203,9 +216,9 @@ class _SeriesSums:
     slices: int = 0
     novel: int = 0
     score: float = 0.0
-    dose: float = 0.0
-    with_dose: int = 0
     acquired: str | None = None
+    totals: dict[str, float] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
 
     def add(self, row: StoredScore, score: float) -> None:
         self.slices += 1
@@ -213,9 +226,11 @@ class _SeriesSums:
             self.novel += 1
             return
         self.score += score
-        if row.acquisition.ctdi_vol_mgy is not None:
-            self.dose += row.acquisition.ctdi_vol_mgy
-            self.with_dose += 1
+        for name in MEASURES:
+            value = getattr(row.figures if name in READ_FIGURES else row.acquisition, name)
+            if value is not None:
+                self.totals[name] = self.totals.get(name, 0.0) + value
+                self.counts[name] += 1
         date = row.acquisition.acquired
         if date is not None and (self.acquired is None or date < self.acquired):
             self.acquired = date
@@ -224,10 +239,11 @@ class _SeriesSums:
         """Return the means; None if all slices are excluded."""
         if self.slices == self.novel:
             return None
+        means = {name: self.totals[name] / count for name, count in self.counts.items()}
         return SeriesValues(
             self.score / (self.slices - self.novel),
-            self.dose / self.with_dose if self.with_dose else None,
-            self.acquired,
+            acquired=self.acquired,
+            **{name: means.get(name) for name in MEASURES},
         )
 
 
@@ -298,7 +314,8 @@ def stated(value: str | None) -> str:
 
 def _group_to_dict(by: Sequence[str], group: Group) -> dict[str, Any]:
     days, chart = group.days, group.chart
-    quality, dose = group.quality, group.ctdi_vol_mgy
+    quality = group.quality
+    means = {name: group.mean(name) for name in MEASURES}
     return {
         **dict(zip(by, group.key, strict=True)),
         "slices": group.slices,
@@ -306,7 +323,7 @@ def _group_to_dict(by: Sequence[str], group: Group) -> dict[str, Any]:
         "series": len(group.series),
         "scanners": list(group.scanners),
         "quality": None if quality is None else asdict(quality),
-        "ctdi_vol_mgy": None if dose is None else asdict(dose),
+        **{name: None if mean is None else asdict(mean) for name, mean in means.items()},
         "undated_series": sum(series.acquired is None for series in group.series),
         "days": [asdict(day) for day in days],
         "chart": None if chart is None else _chart_to_dict(chart, days),

@@ -8,13 +8,16 @@ from rich.console import Console
 from rich.text import Text
 
 from clinreadnet.console import Column, fitted_table
+from clinreadnet.physics.table import FIGURES
 from clinreadnet.scoring.control_chart import FEW, FEWEST, ControlChart
 from clinreadnet.scoring.estimate import CONFIDENCE
 from clinreadnet.scoring.estimate import FEWEST as FEWEST_SERIES
+from clinreadnet.scoring.score_file import READ_FIGURES
 from clinreadnet.scoring.summary import Group, Summary
 from clinreadnet.spec import RESEARCH_USE
 
 _LINES = 50  # points outside the limits that are printed; --json gives all
+_LEFT_OUT = (3, 6, 5)  # of the columns of READ_FIGURES
 _Charted = tuple[Group, ControlChart | None]
 
 
@@ -51,6 +54,12 @@ def _print_quality(summary: Summary, console: Console) -> None:
         ),
         Column("CTDIvol (mGy)", ["" if d is None else f"{d.mean:.1f}" for d in doses], 4),
     ]
+    for name, order in zip(READ_FIGURES, _LEFT_OUT, strict=True):
+        (figure,) = (figure for figure in FIGURES if figure.name == name)
+        means = [group.mean(name) for group in groups]
+        cells = ["" if mean is None else f"{mean.mean:.{figure.digits}f}" for mean in means]
+        if any(cells):
+            columns.append(Column(figure.title, cells, order))
     title = "Quality (0 bad ... 4 excellent) and dose"
     _print_table(console, title, summary.by, groups, columns)
 

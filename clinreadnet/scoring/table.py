@@ -11,10 +11,13 @@ from rich.console import Console
 from clinreadnet.console import Column, fitted_table
 from clinreadnet.data.acquisition import exposure_lines
 from clinreadnet.errors import visible
+from clinreadnet.physics.table import FIGURES, METHODS, figure_lines
 from clinreadnet.scoring.domain import domain_lines, domain_mark
 from clinreadnet.scoring.result import SeriesReport, SeriesSummary, count_slices, summary_line
 from clinreadnet.scoring.site_map import site_lines
 from clinreadnet.spec import INTERVAL_MASS, RESEARCH_USE
+
+_LEFT_OUT = (1, 2, 3, 6, 8, 8, 7)  # of the columns of FIGURES
 
 
 def print_report(report: SeriesReport, console: Console, session: Mapping[str, Any]) -> None:
@@ -46,6 +49,11 @@ def print_report(report: SeriesReport, console: Console, session: Mapping[str, A
     ]
     if report.site_map is not None:
         columns.insert(-2, Column("site", [_number(entry.site_score, 2) for entry in slices]))
+    measured = any(entry.figures for entry in slices)
+    for figure, order in zip(FIGURES, _LEFT_OUT, strict=True):
+        cells = [figure.text(entry.figures) for entry in slices]
+        if any(cells):
+            columns.append(Column(figure.title, cells, order))
     marks = [domain_mark(entry) for entry in slices]
     if any(marks):
         columns.append(Column("domain", marks, justify="left"))
@@ -63,6 +71,9 @@ def print_report(report: SeriesReport, console: Console, session: Mapping[str, A
     print_series(by_series, console)
     lines = [*domain_lines(slices), *exposure_lines([entry.acquisition for entry in slices])]
     lines += site_lines(slices, report.site_map)
+    lines += figure_lines((entry.figures, entry.remark) for entry in slices)
+    if measured:
+        lines.append(f"{METHODS}.")
     for line in (*lines, report.unjudged, scored_by(session), RESEARCH_USE):
         if line is not None:
             console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 
 from clinreadnet import limits
 from clinreadnet.data.acquisition import exposure_lines
-from clinreadnet.data.region import find_body
+from clinreadnet.data.region import CELL, body_cells
 from clinreadnet.errors import InputError, visible
 from clinreadnet.files import whole_file
+from clinreadnet.physics.table import METHODS, describe, figure_lines
 from clinreadnet.scoring.domain import domain_lines, domain_mark, domain_reason
 from clinreadnet.scoring.overlay import OPACITY, VIRIDIS
 from clinreadnet.scoring.result import SeriesReport, summary_line
@@ -31,7 +32,6 @@ from clinreadnet.scoring.site_map import site_lines
 from clinreadnet.spec import INTERVAL_MASS, LIKERT, RESEARCH_USE, SIZE
 
 _WINDOW = (400, 40)  # width and level at the start, HU
-_BLOCK = 4  # pixels; a body consists of such blocks
 _QUALITIES = (98, 95, 90, 80, 70, 60, 45, 30)
 _JPEG_BYTES = 108_000  # 144 kB in base64, so that 100 slices stay below 15 MB
 
@@ -95,12 +95,16 @@ def _document(report: SeriesReport) -> dict[str, Any]:
                 "site": score.site_score,
                 "novel": score.in_domain is False,
                 "mark": domain_mark(score),
-                "why": "; ".join(filter(None, (domain_reason(score), visible(score.header)))),
+                "why": "; ".join(
+                    filter(None, (domain_reason(score), visible(score.header), score.remark))
+                ),
+                "figures": describe(score.figures),
+                "missing": score.figures.missing if score.figures else "",
                 "acquisition": {
                     k: v for k, v in asdict(score.acquisition).items() if v is not None
                 },
                 "map": quality_map.ravel().tolist(),
-                "body": _runs(find_body(hu)[::_BLOCK, ::_BLOCK]),
+                "body": _runs(body_cells(hu)),
                 "image": base64.b64encode(encode(hu)).decode("ascii"),
             }
         )
@@ -113,15 +117,17 @@ def _document(report: SeriesReport) -> dict[str, Any]:
         "notes": [
             *domain_lines(report.slices),
             *exposure_lines([score.acquisition for score in report.slices]),
+            *figure_lines((score.figures, score.remark) for score in report.slices),
             *([] if report.unjudged is None else [report.unjudged]),
             *site_lines(report.slices, report.site_map),
         ],
+        "methods": METHODS if any(score.figures for score in report.slices) else "",
         "size": SIZE,
         "window": _WINDOW,
         "grades": LIKERT,
         "interval": f"{INTERVAL_MASS:.0%}",
         "codes": CODES.tolist(),
-        "block": _BLOCK,
+        "block": CELL,
         "colours": VIRIDIS,
         "opacity": round(100 * OPACITY),
         "slices": slices,

@@ -10,13 +10,14 @@ from pathlib import Path
 from clinreadnet.data.acquisition import Acquisition
 from clinreadnet.errors import InputError
 from clinreadnet.files import check_output, whole_file
+from clinreadnet.physics import SliceFigures
 from clinreadnet.scoring.result import SeriesReport, SliceScore
 
 CHALLENGE_FILE = "image-quality-scores.json"
 
 
 def write_csv(report: SeriesReport, target: Path) -> None:
-    """Write a CSV file with a row per slice, atomically. Acquisition columns come last.
+    """Write a CSV file with a row per slice, atomically. Figures come last, if there are any.
 
     Raises:
         InputError: ``target`` cannot be written.
@@ -26,18 +27,25 @@ def write_csv(report: SeriesReport, target: Path) -> None:
         temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
     ):
         writer = csv.writer(file)
-        names = [field.name for field in fields(SliceScore) if field.name != "acquisition"]
-        writer.writerow([*names, *(field.name for field in fields(Acquisition))])
+        apart = ("acquisition", "figures", "remark")
+        names = [field.name for field in fields(SliceScore) if field.name not in apart]
+        names += [field.name for field in fields(Acquisition)]
+        if any(score.figures for score in report.slices):
+            names += [*(field.name for field in fields(SliceFigures)), "remark"]
+        writer.writerow(names)
         for score in report.slices:
             row = asdict(score) | {"score": f"{score.score:.4f}"}
-            row |= row.pop("acquisition")
+            row |= row["acquisition"] | {
+                name: f"{value:.5g}" if isinstance(value, float) else value
+                for name, value in (row["figures"] or {}).items()
+            }
             if score.novelty is not None:
                 row["novelty"] = f"{score.novelty:.4f}"
             if score.site_score is not None:
                 row["site_score"] = f"{score.site_score:.4f}"
             if score.in_domain is not None:
                 row["in_domain"] = str(score.in_domain).lower()
-            writer.writerow(row.values())
+            writer.writerow(row.get(name) for name in names)
 
 
 def check_challenge_output(folder: Path) -> None:

@@ -223,3 +223,40 @@ def test_a_value_that_raises_counts_as_missing() -> None:
         return "2.0" if name == "CTDIvol" else None
 
     assert read_acquisition(value) == Acquisition(ctdi_vol_mgy=2.0)
+
+
+def phantom(code: str, scheme: str = "DCM") -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code, scheme, "a phantom"
+    return item
+
+
+@pytest.mark.parametrize(
+    ("sequence", "size"),
+    [
+        ([phantom("113691")], 32.0),
+        ([phantom("113690 ")], 16.0),
+        ([phantom("130541")], None),
+        ([phantom("113691", "99MAKER")], None),
+        ([phantom("1", "99MAKER"), phantom("113691")], 32.0),
+        ([Dataset()], None),
+        ([], None),
+    ],
+    ids=["body", "head", "small", "private", "two", "empty", "none"],
+)
+def test_the_phantom_of_ctdi_vol(
+    tmp_path: Path, sequence: list[Dataset], size: float | None
+) -> None:
+    path = write_ct(tmp_path / "a.dcm", CTDIvol=4.0, CTDIPhantomTypeCodeSequence=sequence)
+    (frame,) = read_headers(path)
+    assert frame.acquisition.ctdi_phantom_cm == size
+
+
+def test_the_phantom_of_a_frame(tmp_path: Path) -> None:
+    path = write_enhanced_ct(tmp_path / "e.dcm", 2)
+    ds = pydicom.dcmread(path)
+    exposure = Dataset()
+    exposure.CTDIvol, exposure.CTDIPhantomTypeCodeSequence = 3.0, [phantom("113691")]
+    ds.PerFrameFunctionalGroupsSequence[1].CTExposureSequence = [exposure]
+    first, second = read_headers(write(path, ds))
+    assert (first.acquisition.ctdi_phantom_cm, second.acquisition.ctdi_phantom_cm) == (None, 32.0)

@@ -18,6 +18,7 @@ from clinreadnet.data.region import (
     OUTSIDE,
     UNSIZED,
     Region,
+    find_body,
     find_region,
     measure_anatomy,
     with_header,
@@ -153,6 +154,16 @@ ANSWERS = {
     "enhanced-ct": ({OUTSIDE}, None),
     "chest-lidc": ({OUTSIDE}, {"000015", "000030", "000070", "000095", "000120"}),
 }
+
+
+def test_a_hollow_table_is_not_a_body() -> None:
+    hu = abdomen()
+    alone = find_body(hu)
+    hu[430:500, 60:450] = 100
+    hu[438:492, 68:442] = -1000
+    assert np.array_equal(find_body(hu), alone)
+    chest = FOREIGN["chest"][0]()
+    assert find_body(chest)[256, 256]
 
 
 @pytest.mark.skipif(

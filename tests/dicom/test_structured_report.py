@@ -24,9 +24,11 @@ from support.dicom_files import (
     write_enhanced_ct,
     write_series,
 )
+from support.drawn_regions import abdomen
 from support.header_reads import count_header_reads
 
 from clinreadnet import cli
+from clinreadnet.data.slices import find_slices
 from clinreadnet.dicom.codes import (
     DOMAIN,
     GRADES,
@@ -41,11 +43,12 @@ from clinreadnet.dicom.codes import (
     SCORE,
     SLICES,
 )
-from clinreadnet.dicom.sources import make_sources
+from clinreadnet.dicom.sources import SOURCE_TAGS, make_sources
 from clinreadnet.dicom.structured_report import write_reports
 from clinreadnet.errors import InputError
 from clinreadnet.runtime import Session
 from clinreadnet.scoring.result import SeriesReport
+from clinreadnet.scoring.run import score_slices
 from clinreadnet.spec import RESEARCH_USE
 
 ROOT = Path(__file__).parents[2]
@@ -96,6 +99,47 @@ def made(
     report = scored(series)
     assert [one.in_domain for one in report.slices] == [True, True, True, False]
     return report, write_sr(report, session, folder / "out")
+
+
+def test_figures_are_measurements_with_units_and_standard_codes(
+    session: Session, tmp_path: Path
+) -> None:
+    phantom = pydicom.Dataset()
+    phantom.CodeValue, phantom.CodingSchemeDesignator = "113691", "DCM"
+    phantom.CodeMeaning = "IEC Body Dosimetry Phantom"
+    hu = np.rint(abdomen() + np.random.default_rng(0).normal(0, 12, (512, 512))).astype(np.int16)
+    tags = {**PATIENT, **DOSE, "CTDIPhantomTypeCodeSequence": [phantom]}
+    (series := tmp_path / "series").mkdir()
+    write_ct(series / "a.dcm", hu, **tags)
+    write_ct(series / "b.dcm", hu, **(tags | {"PixelSpacing": None}))
+    refs = find_slices([series], keep=SOURCE_TAGS)
+    report = score_slices(session, refs, figures=True)
+    out = write_sr(report, session, tmp_path / "out")
+    first, second = read(out).content.get_image_measurement_groups()[:2]
+    found = {m.name.value: (m.value, m.unit.value) for m in first.get_measurements()}
+    figures = report.slices[0].figures
+    assert figures is not None and figures.ssde_mgy is not None
+    hounsfield = "[hnsf'U]"
+    expected = {
+        "NOISE": (figures.noise_hu, hounsfield),
+        "113980": (figures.water_diameter_cm, "cm"),
+        "113930": (figures.ssde_mgy, "mGy"),
+        "CUT": (figures.cut, "1"),
+        "AIR": (figures.air_hu, hounsfield),
+        "FAT": (figures.fat_hu, hounsfield),
+        "STREAKS": (figures.streak_hu, hounsfield),
+    }
+    for name, (value, unit) in expected.items():
+        assert found[name] == (pytest.approx(value, rel=1e-5), unit), name
+    methods = {m.name.value: m.method for m in first.get_measurements() if m.method}
+    assert {name: code.value for name, code in methods.items()} == {
+        "113980": "113987",
+        "113930": "113988",
+    }
+    left = {m.name.value for m in second.get_measurements()}
+    assert left & expected.keys() == {"NOISE", "CUT", "AIR"}
+    said = comment(pydicom.dcmread(out / "sr-1.dcm"))
+    assert "1 of 2 slices: no Dw (the size of a pixel is not known)." in said
 
 
 def test_each_slice_is_a_group_with_its_score_and_its_image(

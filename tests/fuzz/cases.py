@@ -168,7 +168,10 @@ def _tiles() -> bytes:
 
 
 def _scores(write: Callable[..., Path]) -> list[bytes]:
-    rows = [row(series=f"1.2.{i}", acquired=f"2026-01-{i:02}", score=i / 4) for i in range(1, 9)]
+    rows = [
+        row(series=f"1.2.{i}", acquired=f"2026-01-{i:02}", score=i / 4, noise_hu=10.0 + i)
+        for i in range(1, 9)
+    ]
     with tempfile.TemporaryDirectory() as folder:
         return [write(Path(folder) / "scores", rows).read_bytes()]
 

@@ -81,6 +81,16 @@ def test_a_series_comes_back_as_one_report_of_every_slice(
     assert not [s for s in ("Secret", "4711", sent[0].SeriesInstanceUID) if s in log]
 
 
+@pytest.mark.parametrize("figures", [False, True])
+def test_a_report_holds_figures_on_request(
+    start: Start, pacs: Pacs, until: Until, figures: bool
+) -> None:
+    node = start(figures=figures)
+    store(node.port, slices(1, NumberOfSeriesRelatedInstances=1))
+    until(lambda: pacs.received)
+    assert ("Global noise level" in str(pacs.received[0])) == figures
+
+
 def test_a_spool_holds_no_header_beside_the_waiting_objects(
     start: Start, pacs: Pacs, until: Until, tmp_path: Path
 ) -> None:

@@ -153,6 +153,12 @@ def test_names_that_do_not_match_are_refused(
         match(labelled(names), scores, "site.csv")
 
 
+def test_the_size_is_that_of_the_figures(tmp_path: Path) -> None:
+    rows = [row(path="a", water_diameter_cm=28.5), row(path="b", water_diameter_cm=None)]
+    scores = write_csv(tmp_path / "s.csv", rows)
+    assert match(labelled(["a", "b"]), scores, "site.csv").labels.facts["size"] == ("28.5", None)
+
+
 def test_a_slice_with_two_names_is_refused(tmp_path: Path) -> None:
     """Readers whose lists name slices in two ways."""
     scores = write_csv(tmp_path / "s.csv", [row(path="/a/IM1.dcm", sop_instance_uid="1.2.3")])

@@ -21,6 +21,7 @@ import ray
 from numpy.typing import NDArray
 from pyarrow import parquet
 from support.dicom_files import bright, noise, write_ct, write_series
+from support.drawn_regions import abdomen
 from support.site_readers import site_map
 from support.tiny_bundle import THRESHOLD, reference, write_bundle
 from typer.testing import CliRunner
@@ -128,6 +129,18 @@ def test_a_site_map_adds_a_column(cluster: None, bundle: Path, tmp_path: Path) -
     assert json.loads(metadata[b"site_map"])["weights_sha256"] == own.weights_sha256
     assert report.to_dict()["site_map"]["readers"] == 5
     assert report.to_dict()["series"]["site_mean"] == pytest.approx(expected.mean(), rel=1e-5)
+
+
+def test_figures_are_columns_on_request(cluster: None, bundle: Path, tmp_path: Path) -> None:
+    hu = np.stack([abdomen() + np.random.default_rng(i).normal(0, 12, (512, 512)) for i in (0, 1)])
+    np.save(tmp_path / "a.npy", hu.astype(np.float32))
+    (tmp_path / "torn.dcm").write_bytes(b"\0" * 128 + b"DICM")
+    score_archive([tmp_path], bundle, tmp_path / "a.parquet", workers=1, figures=True)
+    found = rows(tmp_path / "a.parquet")
+    assert list(found[0]) == [*score_ray.SCHEMA.names, *score_ray.FIGURES.names]
+    assert [row["noise_hu"] for row in found[:2]] == pytest.approx([12, 12], rel=0.05)
+    assert "water_diameter_cm: the size of a pixel is not known" in found[0]["missing"]
+    assert found[2]["error"] and found[2]["noise_hu"] is None and found[2]["remark"] is None
 
 
 def test_a_slice_without_a_body_at_the_end_has_a_reason_and_is_no_failure(
@@ -295,7 +308,7 @@ def test_a_slice_that_fails_stops_no_other_of_its_chunk() -> None:
     class Picky:
         """Fails on any batch that holds a dark slice."""
 
-        def score(self, hu: NDArray[np.float32], pixel_mm: Any, *, checked: bool) -> Any:
+        def score(self, hu: NDArray[np.float32], pixel_mm: Any, **options: Any) -> Any:
             if hu.mean(axis=(1, 2)).min() < -200:
                 raise ClinReadNetError("too dark")
             outputs = {n: value.astype(np.float32) for n, value in reference(hu).items()}

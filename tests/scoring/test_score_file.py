@@ -14,6 +14,7 @@ from support.tiny_bundle import write_bundle
 from clinreadnet import limits
 from clinreadnet.data.slices import find_slices
 from clinreadnet.errors import InputError
+from clinreadnet.physics import SliceFigures
 from clinreadnet.runtime import Session
 from clinreadnet.scoring import score_file
 from clinreadnet.scoring.run import score_slices
@@ -140,6 +141,16 @@ def test_a_wrong_value_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         read(write(tmp_path / "scores", [row(), row(**change)]))
+
+
+def test_figures_are_read_where_a_file_has_them(write: Any, tmp_path: Path) -> None:
+    measured = row(noise_hu=12.5, water_diameter_cm=29.0, ssde_mgy=None)
+    (found,) = read(write(tmp_path / "scores", [measured]))
+    assert found.figures == SliceFigures(noise_hu=12.5, water_diameter_cm=29.0)
+    (found,) = read(write(tmp_path / "scores", [row()]))
+    assert found.figures == SliceFigures()
+    with pytest.raises(InputError, match=r"row 1: noise_hu is -1\.0; expected 0 or more"):
+        read(write(tmp_path / "scores", [row(noise_hu=-1.0)]))
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,23 @@ def test_an_estimate_is_that_worked_by_hand() -> None:
     assert estimate([]) is None
 
 
+def test_figures_are_means_of_the_series_that_have_them(tmp_path: Path) -> None:
+    rows = [row(series="a", noise_hu=10.0, ssde_mgy=8.0)] * 3
+    rows += [row(series="b", noise_hu=20.0, water_diameter_cm=30.0)]
+    rows += [row(series="b", noise_hu=99.0, in_domain=False)]
+    path = write_csv(tmp_path / "scores.csv", rows)
+    (group,) = json.loads(run(path, "--json").stdout)["groups"]
+    means = {name: group[name]["mean"] for name in ("noise_hu", "water_diameter_cm", "ssde_mgy")}
+    assert means == {"noise_hu": 15.0, "water_diameter_cm": 30.0, "ssde_mgy": 8.0}
+    assert group["ssde_mgy"]["n"] == 1
+    written = io.StringIO()
+    print_summary(summarize([path]), Console(width=140, file=written))
+    assert all(name in written.getvalue() for name in ("noise (HU)", "Dw (cm)", "SSDE (mGy)"))
+    plain = write_csv(tmp_path / "plain.csv", [row()])
+    assert json.loads(run(plain, "--json").stdout)["groups"][0]["noise_hu"] is None
+    assert "noise" not in run(plain).stdout
+
+
 @pytest.mark.parametrize("n", range(1, 7))
 def test_there_is_an_interval_from_the_stated_number_of_series_on(n: int) -> None:
     found = estimate([1.5] * n, 4.0)

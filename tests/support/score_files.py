@@ -13,8 +13,9 @@ COLUMNS = (
     *"path frame position score grade low high novelty in_domain series".split(),
     *"region region_reason header sop_instance_uid site_score".split(),
     *"ctdi_vol_mgy exposure_mas kvp kernel thickness_mm".split(),
-    *"scanner protocol acquired exposure_source device".split(),
+    *"scanner protocol acquired exposure_source device ctdi_phantom_cm".split(),
 )
+FIGURES = tuple("noise_hu water_diameter_cm ssde_mgy".split())  # of `--figures`
 
 
 def row(**values: Any) -> dict[str, Any]:
@@ -36,7 +37,8 @@ def row(**values: Any) -> dict[str, Any]:
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        figures = [name for name in FIGURES if any(name in one for one in rows)]
+        writer = csv.DictWriter(file, [*COLUMNS, *figures])
         writer.writeheader()
         for one in rows:
             flag = one["in_domain"]
@@ -49,6 +51,7 @@ def write_json(path: Path, rows: list[dict[str, Any]], weights: str | None = Non
     slices = [
         {name: one[name] for name in COLUMNS if name not in dose}
         | {"acquisition": {name: one[name] for name in dose}}
+        | {"figures": {name: one[name] for name in FIGURES if name in one} or None}
         for one in rows
     ]
     session = {} if weights is None else {"weights_sha256": weights}
@@ -66,8 +69,9 @@ def write_parquet(path: Path, rows: list[dict[str, Any]], weights: str | None = 
     )
     kinds = {"frame": pyarrow.int32(), "score": pyarrow.float32(), "in_domain": pyarrow.bool_()}
     kinds |= dict.fromkeys(texts, pyarrow.string())
+    figures = [name for name in FIGURES if any(name in one for one in rows)]
     schema = pyarrow.schema(
-        [(name, kinds.get(name, pyarrow.float64())) for name in (*COLUMNS, "error")]
+        [(name, kinds.get(name, pyarrow.float64())) for name in (*COLUMNS, "error", *figures)]
     )
     if weights is not None:
         schema = schema.with_metadata({"session": json.dumps({"weights_sha256": weights})})

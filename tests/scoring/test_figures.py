@@ -1,0 +1,129 @@
+"""The figures of slices in every output of `clinreadnet score`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset
+from rich.console import Console
+from support.dicom_files import write_ct
+from support.drawn_regions import abdomen
+from support.tiny_bundle import write_bundle
+
+from clinreadnet.data.slices import find_slices
+from clinreadnet.physics import SliceFigures, measure_figures, with_dose
+from clinreadnet.physics.table import FIGURES, describe, figure_lines
+from clinreadnet.runtime import Session
+from clinreadnet.scoring.result import SeriesReport
+from clinreadnet.scoring.run import score_chunk, score_slices
+from clinreadnet.scoring.table import print_report
+from clinreadnet.scoring.viewer import write_html
+from clinreadnet.scoring.write import write_csv
+
+
+def body_phantom() -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator = "113691", "DCM"
+    item.CodeMeaning = "IEC Body Dosimetry Phantom"
+    return item
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two slices with a dose, and one without a pixel size and dose."""
+    folder = tmp_path_factory.mktemp("series")
+    dose = {"CTDIvol": 9.0, "CTDIPhantomTypeCodeSequence": [body_phantom()], "SliceThickness": 5}
+    for index in range(3):
+        rng = np.random.default_rng(index)
+        hu = np.rint(abdomen() + rng.normal(0, 12, (512, 512))).astype(np.int16)
+        tags: dict[str, Any] = dose if index < 2 else {"PixelSpacing": None}
+        place = [0, 0, 5.0 * index]
+        write_ct(folder / f"{index}.dcm", hu, ImagePositionPatient=place, **tags)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
+    return Session(write_bundle(tmp_path_factory.mktemp("bundles") / "b"), "onnxruntime-cpu")
+
+
+@pytest.fixture(scope="module")
+def report(session: Session, folder: Path) -> SeriesReport:
+    return score_slices(session, find_slices([folder]), figures=True)
+
+
+def test_they_are_measured_on_request(session: Session, folder: Path, report: SeriesReport) -> None:
+    refs = find_slices([folder])
+    expected = [with_dose(measure_figures(r.load(), r.loaded_mm), r.acquisition) for r in refs]
+    assert [one.figures for one in report.slices] == expected
+    assert [one.figures for one in score_chunk(session, refs, figures=True)] == expected  # type: ignore[union-attr]
+    without = score_slices(session, refs)
+    assert all(one.figures is None and one.remark == "" for one in without.slices)
+    assert without.outputs.figures is None
+    _, scores = session.score_files(folder, figures=True)
+    assert scores.figures is not None and scores.take(1).figures == scores.figures[1:2]
+
+
+def test_json_and_csv_hold_them(session: Session, report: SeriesReport, tmp_path: Path) -> None:
+    found = json.loads(json.dumps(report.to_dict(session)))["slices"]
+    assert [one["figures"]["noise_hu"] for one in found] == pytest.approx([12] * 3, rel=0.05)
+    assert found[0]["figures"]["ssde_mgy"] > 0 and found[2]["figures"]["ssde_mgy"] is None
+    assert found[2]["figures"]["missing"].endswith("ssde_mgy: no water-equivalent diameter")
+    write_csv(report, tmp_path / "scores.csv")
+    with (tmp_path / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for row, one in zip(rows, report.slices, strict=True):
+        for name, value in vars(one.figures).items():
+            if isinstance(value, float):
+                assert float(row[name]) == pytest.approx(value, rel=1e-4, abs=1e-9)
+            else:
+                assert row[name] == (value or "")
+        assert row["remark"] == one.remark
+
+
+@pytest.mark.parametrize("width", [40, 80, 140])
+def test_the_table_fits_and_says_what_is_missing(
+    session: Session, report: SeriesReport, width: int
+) -> None:
+    written = io.StringIO()
+    print_report(report, Console(width=width, file=written), session.describe())
+    text = written.getvalue()
+    rows = [line for line in text.splitlines() if line[:1] in "┏┃┡│└"]
+    assert len(rows) > 5 and max(map(len, rows)) <= width
+    heading = next(line for line in rows if line.startswith("┃"))
+    shown = [figure.heading for figure in FIGURES if figure.title in heading]
+    assert shown[:1] == ["noise"] and ("Dw" in shown) == (width > 40)
+    assert (len(shown) == len(FIGURES)) == (width == 140)
+    assert "2 of 3 slices" not in text
+    assert "1 of 3 slices: no Dw (the size of a pixel is not known)." in text
+    assert "1 of 3 slices: no SSDE (no water-equivalent diameter)." in text
+    assert "SSDE: AAPM 204" in text
+
+
+def test_the_page_shows_them(report: SeriesReport, tmp_path: Path) -> None:
+    write_html(report, tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert describe(report.slices[0].figures) in text
+    assert describe(report.slices[0].figures).startswith("noise 1")
+    assert "fat_hu: the size of a pixel is not known" in text
+    assert "Dw: AAPM 220" in text
+
+
+def test_lines_count_remarks_cuts_and_gaps() -> None:
+    cut = SliceFigures(cut=0.05, missing="fat_hu: no subcutaneous fat")
+    denoised = "looks denoised: noise of 2.0 HU, where 6.1 is expected for its size and dose"
+    slices = [(cut, f"{denoised}; low score for a noise of 2.0 HU"), (cut, denoised), (None, "")]
+    assert figure_lines(slices) == [
+        "2 of 2 slices: looks denoised.",
+        "1 of 2 slices: low score.",
+        "2 of 2 slices: the field cuts the body; Dw and SSDE are too small or missing.",
+        "2 of 2 slices: no fat (no subcutaneous fat).",
+    ]
+    assert figure_lines([(None, "")]) == []
+    assert describe(None) == ""
