@@ -127,8 +127,22 @@ LABELS = _limit(
     "LABELS",
     64 * MIB,
     "bytes",
-    "a JSON file of labels or of a simulation",
+    "a file of labels, of a simulation, or of scores in JSON",
     "A record of an image has about 500 bytes.",
+)
+GRADED_SLICES = _limit(
+    "GRADED_SLICES",
+    2**12,
+    "slices",
+    "graded slices that `agree` compares",
+    "LDCTIQAG2023 has 1000; the bootstrap compares each with each.",
+)
+READERS = _limit(
+    "READERS",
+    64,
+    "readers",
+    "readers of these",
+    "LDCTIQAG2023 has five; each is compared with each.",
 )
 RECIPE = _limit(
     "RECIPE", 64 * 2**10, "bytes", "a recipe of `train`", "The shipped one has less than 1 kB."
@@ -151,6 +165,7 @@ SCORES_ROWS = _limit(
     "50 series of 400 slices on each day of a year are 7.3 million; a small Parquet file can "
     "repeat a row without end.",
 )
+SITE_MAP = _limit("SITE_MAP", MIB, "bytes", "a site map", "A knot has about 40 bytes.")
 TILES = _limit("TILES", 2**17, "images", "images in `tiles.npz`", "They are read at once: 256 MiB.")
 
 # Hounsfield units of a slice (`clinreadnet.data.plausibility`). In 40 scanned slices from four

@@ -49,14 +49,21 @@ def krocc(x: ArrayLike, y: ArrayLike) -> float:
 
 
 def correlations(
-    predicted: ArrayLike, true: ArrayLike, *, resamples: int = 2000, seed: int = 0
+    predicted: ArrayLike,
+    true: ArrayLike,
+    *,
+    groups: ArrayLike | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> Correlations:
     """Compute the challenge's metrics with bootstrap percentile intervals (95 %).
 
     Args:
         predicted: [n] scores.
         true: [n] scores.
-        resamples: bootstrap resamples of the slices.
+        groups: [n] group of each slice, 0 ... g - 1, such as its patient; whole groups are
+            resampled. Default: each slice is a group.
+        resamples: bootstrap resamples.
         seed: seed of the resampling.
 
     Returns:
@@ -66,27 +73,40 @@ def correlations(
     Raises:
         ValueError: the lengths differ or are less than two.
     """
-    x, y, once = _pair(predicted, true)
-    n = len(x)
-    draws = np.random.default_rng(seed).integers(0, n, size=(resamples, n))
-    counts = np.stack([np.bincount(draw, minlength=n) for draw in draws]).astype(np.float64)
-    weights = np.concatenate([once, counts])
-    values = {
-        "plcc": _pearson(x, y, weights),
-        "srocc": _spearman(x, y, weights),
-        "krocc": _kendall(x, y, weights),
-    }
+    x, y, _ = _pair(predicted, true)
+    weights = resample_counts(np.arange(len(x)) if groups is None else groups, resamples, seed)
+    values = resampled_correlations(x, y, weights)
     total = sum(np.abs(v) for v in values.values())
     return Correlations(
-        plcc=_interval(values["plcc"]),
-        srocc=_interval(values["srocc"]),
-        krocc=_interval(values["krocc"]),
-        sum=_interval(np.asarray(total)),
+        plcc=interval(values["plcc"]),
+        srocc=interval(values["srocc"]),
+        krocc=interval(values["krocc"]),
+        sum=interval(np.asarray(total)),
     )
 
 
-def resampled_sums(predicted: ArrayLike, true: ArrayLike, counts: ArrayLike) -> Floats:
-    """Return |PLCC| + |SROCC| + |KROCC| of several resamples of the same slices.
+def resample_counts(groups: ArrayLike, resamples: int = 2000, seed: int = 0) -> Floats:
+    """Return how often each slice is in the sample and in its bootstrap resamples.
+
+    Args:
+        groups: [n] group of each slice, 0 ... g - 1; a resample draws g whole groups.
+        resamples: number of resamples r.
+        seed: seed of the resampling.
+
+    Returns:
+        float64 [1 + r, n]; the first row, the sample itself, is 1.
+    """
+    members = np.asarray(groups, np.int64)
+    n = int(members.max()) + 1
+    draws = np.random.default_rng(seed).integers(0, n, size=(resamples, n))
+    counts = np.stack([np.ones(n), *(np.bincount(draw, minlength=n) for draw in draws)])
+    return np.asarray(counts[:, members], np.float64)
+
+
+def resampled_correlations(
+    predicted: ArrayLike, true: ArrayLike, counts: ArrayLike
+) -> dict[str, Floats]:
+    """Return the correlations of several resamples of the same slices.
 
     Args:
         predicted: [n] scores.
@@ -94,11 +114,18 @@ def resampled_sums(predicted: ArrayLike, true: ArrayLike, counts: ArrayLike) -> 
         counts: [r, n], number of times that a resample contains a slice.
 
     Returns:
-        [r]; NaN if a vector is constant in a resample.
+        plcc, srocc and krocc, each [r]; NaN if a vector is constant in a resample.
     """
     x, y, _ = _pair(predicted, true)
     weights = np.asarray(counts, np.float64)
-    return sum((np.abs(m(x, y, weights)) for m in (_pearson, _spearman, _kendall)), np.zeros(1))
+    measures = {"plcc": _pearson, "srocc": _spearman, "krocc": _kendall}
+    return {name: measure(x, y, weights) for name, measure in measures.items()}
+
+
+def resampled_sums(predicted: ArrayLike, true: ArrayLike, counts: ArrayLike) -> Floats:
+    """Return |PLCC| + |SROCC| + |KROCC| [r]; arguments as in `resampled_correlations`."""
+    values = resampled_correlations(predicted, true, counts).values()
+    return sum((np.abs(value) for value in values), np.zeros(1))
 
 
 def bootstrap(statistic: Callable[[NDArray[np.int64]], float], n: int) -> Interval:
@@ -110,10 +137,14 @@ def bootstrap(statistic: Callable[[NDArray[np.int64]], float], n: int) -> Interv
     """
     rng = np.random.default_rng(0)
     draws = [np.arange(n), *rng.integers(0, n, size=(1000, n))]
-    return _interval(np.array([statistic(draw) for draw in draws], np.float64))
+    return interval(np.array([statistic(draw) for draw in draws], np.float64))
 
 
-def _interval(values: Floats) -> Interval:
+def interval(values: Floats) -> Interval:
+    """Return the first of values [1 + r] with the 95 % percentile interval of the others.
+
+    Values that are not finite are excluded from the interval.
+    """
     boot = values[1:][np.isfinite(values[1:])]
     low, high = np.percentile(boot, [2.5, 97.5]) if len(boot) else (np.nan, np.nan)
     return Interval(value=float(values[0]), low=float(low), high=float(high))

@@ -26,10 +26,12 @@ from clinreadnet.data.slices import find_slices
 from clinreadnet.data.tif import read_tif
 from clinreadnet.data.tiles import TILES_FILE, read_tiles
 from clinreadnet.errors import InputError
+from clinreadnet.readers.labels import read_labels
 from clinreadnet.runtime.bundle.format import parse_manifest
 from clinreadnet.runtime.bundle.graph import check_graph
 from clinreadnet.runtime.bundle.trust import read_manifest
 from clinreadnet.scoring.score_file import read_scores
+from clinreadnet.scoring.site_map import read_site_map
 from clinreadnet.training.recipe import load_recipe
 
 SECONDS = 1.0
@@ -309,10 +311,12 @@ def test_scores_of_more_rows_than_there_may_be(tmp_path: Path) -> None:
 
 
 LARGE: dict[str, tuple[int, Callable[[Path], object]]] = {
+    "GRADES": (limits.LABELS, read_labels),
     "LABELS": (limits.LABELS, lambda path: read_ldctiqa(path.parent)),
     "RECIPE": (limits.RECIPE, load_recipe),
     "RESULTS": (results.LARGEST, results.read_run),
     "SCORES_FILE": (limits.SCORES_FILE, read_scores),
+    "SITE_MAP": (limits.SITE_MAP, read_site_map),
 }
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from clinreadnet.metrics import correlations, krocc, plcc, srocc
+from clinreadnet.metrics import correlations, krocc, plcc, resample_counts, srocc
 
 RNG = np.random.default_rng(0)
 CASES = {
@@ -33,6 +33,25 @@ def test_bootstrap_equals_metrics_of_the_resamples() -> None:
         expected = np.percentile([function(x[d], y[d]) for d in draws], [2.5, 97.5])
         result = correlations(x, y, resamples=40, seed=3)[key]  # type: ignore[literal-required]
         np.testing.assert_allclose([result["low"], result["high"]], expected, atol=1e-12)
+
+
+def test_groups_are_resampled_whole() -> None:
+    groups = np.repeat(np.arange(20), [1, 2, 3, 10] * 5)
+    counts = resample_counts(groups, resamples=200, seed=1)
+    assert counts.shape == (201, len(groups)) and (counts[0] == 1).all()
+    first = np.unique(groups, return_index=True)[1]
+    np.testing.assert_array_equal(counts, counts[:, first][:, groups])
+    np.testing.assert_array_equal(counts[:, first].sum(axis=1), 20)
+
+
+def test_repeated_slices_of_a_patient_do_not_narrow_the_interval() -> None:
+    x, y = CASES["no-ties"]
+    alone, patients = correlations(x, y), np.tile(np.arange(len(x)), 4)
+    assert correlations(np.tile(x, 4), np.tile(y, 4), groups=patients)["plcc"] == pytest.approx(
+        alone["plcc"]
+    )
+    slices = correlations(np.tile(x, 4), np.tile(y, 4))["plcc"]
+    assert slices["high"] - slices["low"] < 0.7 * (alone["plcc"]["high"] - alone["plcc"]["low"])
 
 
 def test_sum_is_of_absolute_values() -> None:

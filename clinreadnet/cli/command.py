@@ -22,6 +22,7 @@ from clinreadnet.errors import ClinReadNetError, InputError, one_line
 
 EXTRAS = {
     "ablate": ("train",),
+    "agree": ("ray",),
     "check-graph": ("export",),
     "check-kernels": ("export",),
     "evaluate": ("train",),
@@ -29,6 +30,7 @@ EXTRAS = {
     "export": ("cpu", "export"),
     "export-kernels": ("export", "kernels"),
     "export-triton-server": ("export",),
+    "fit-site-map": ("readers",),
     "listen": ("node",),
     "score": ("dicom",),
     "score-archive": ("ray",),
@@ -41,7 +43,7 @@ EXTRAS = {
 }
 """Extras that a command needs."""
 
-OPTIONAL = {"highdicom": ("dicom",), "matplotlib": ("plot",)}
+OPTIONAL = {"highdicom": ("dicom",), "matplotlib": ("plot",), "pyarrow": ("ray",)}
 """Modules that a single option needs, with the extra that installs them."""
 
 _THIRD_PARTY = frozenset(

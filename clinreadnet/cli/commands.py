@@ -9,6 +9,7 @@ import typer
 from clinreadnet._version import __version__
 from clinreadnet.cli import (
     ablate,
+    agree,
     calibrate,
     check_graph,
     check_kernels,
@@ -18,8 +19,10 @@ from clinreadnet.cli import (
     export,
     export_kernels,
     export_triton_server,
+    fit_site_map,
     inspect,
     listen,
+    plan_readers,
     score,
     score_archive,
     sign,
@@ -65,6 +68,9 @@ _GROUPS = {
         score.score,
         score_archive.score_archive,
         summarize.summarize,
+        plan_readers.plan_readers,
+        agree.agree,
+        fit_site_map.fit_site_map,
         listen.listen,
         spool.spool,
     ),

@@ -69,6 +69,12 @@ GraphPrecision = Annotated[
     typer.Option("--precision", help="Precision of the graph. Default: the most accurate."),
 ]
 
+SiteMapFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--site-map", help="Also give each score as your readers' grade; of `fit-site-map`."
+    ),
+]
 Figures = Annotated[
     bool,
     typer.Option(
@@ -117,6 +123,21 @@ Captures = Annotated[
 KeepGoing = Annotated[
     bool,
     typer.Option("--keep-going", help="Leave damaged slices out, name them and exit with 1."),
+]
+
+# Options of agree and fit-site-map.
+LabelFile = Annotated[
+    Path, typer.Option("--labels", help="CSV file of your readers' grades.", show_default=False)
+]
+ScoreFile = Annotated[
+    Path,
+    typer.Option(
+        "--scores", help="Scores of the slices: Parquet, CSV or JSON.", show_default=False
+    ),
+]
+GradeScale = Annotated[
+    str,
+    typer.Option(metavar="BAD:EXCELLENT", help="Your worst and best grade, such as 1:5 or 5:1."),
 ]
 
 # Options of train and ablate.

@@ -27,6 +27,7 @@ def score(
     not_before: options.NotBefore = None,
     precision: options.GraphPrecision = None,
     figures: options.Figures = False,
+    site_map: options.SiteMapFile = None,
     keep_going: options.KeepGoing = False,
     as_json: options.Json = False,
 ) -> None:
@@ -45,17 +46,20 @@ def score(
     - `clinreadnet score stack.mha --challenge-output output`
     - `clinreadnet score series/ --html series.html --fastest --budget 2e-2`
     - `clinreadnet score series/ --sr reports --map maps --secondary-capture captures`
+    - `clinreadnet score series/ --site-map site-map.json`
     - `clinreadnet score series/ --trusted-key vendor.pub.pem --backend onnxruntime-cpu`
     """
     from clinreadnet.cli.score_outputs import ScoreOutputs
     from clinreadnet.data.slices import find_slices
     from clinreadnet.runtime.bundle.default import find_bundle
     from clinreadnet.scoring.run import score_slices
+    from clinreadnet.scoring.site_map import read_site_map, with_site_scores
 
     bundle = find_bundle(bundle)
     places = {"csv": csv, "plot": plot, "html": html, "challenge_output": challenge_output}
     places |= {"sr": sr, "map": map, "secondary_capture": secondary_capture}
     outputs = ScoreOutputs(places, as_json=as_json)
+    own = None if site_map is None else read_site_map(site_map, trusted_keys or None)
     left_out = 0
 
     def leave_out(where: object, error: InputError) -> None:
@@ -66,7 +70,8 @@ def score(
     go_on = leave_out if keep_going else None
     with status("Reading headers"):
         refs = find_slices(paths, resample=resample, keep=outputs.keep, note=note, refused=go_on)
-    outputs.check_slices(refs, [*bundle.iterdir(), *(trusted_keys or ())])
+    inputs = [*bundle.iterdir(), *(trusted_keys or ()), *([] if site_map is None else [site_map])]
+    outputs.check_slices(refs, inputs)
     session = open_session(
         bundle,
         backends,
@@ -80,6 +85,8 @@ def score(
     if session.verdict.reason:
         note(f"{session.backend}: {session.verdict.reason}")
     with session, progress_bar() as bar:
+        if own is not None:
+            own.check_weights(session.manifest.model.weights_sha256)
         task = bar.add_task("Scoring", total=len(refs))
         report = score_slices(
             session,
@@ -89,7 +96,7 @@ def score(
             left_out=go_on,
             note=note,
         )
-    outputs.write(report, session)
+    outputs.write(report if own is None else with_site_scores(report, own), session)
     for other in outputs.failures[1:]:
         note(f"clinreadnet: {other}")
     if outputs.failures:

@@ -16,6 +16,7 @@ from clinreadnet.cli.options import (
     Json,
     NotBefore,
     Resample,
+    SiteMapFile,
     SlicePaths,
     TrustedKeys,
 )
@@ -47,6 +48,7 @@ def score_archive(
     trusted_keys: TrustedKeys = None,
     not_before: NotBefore = None,
     precision: GraphPrecision = None,
+    site_map: SiteMapFile = None,
     as_json: Json = False,
 ) -> None:
     """Score an archive on Ray and write the scores to a Parquet file; print a mean for each series.
@@ -64,8 +66,10 @@ def score_archive(
     from clinreadnet.runtime import BACKENDS
     from clinreadnet.runtime.bundle.default import find_bundle
     from clinreadnet.runtime.records import CPU_BACKENDS
+    from clinreadnet.scoring.site_map import read_site_map
     from clinreadnet.scoring.table import print_series
 
+    own = None if site_map is None else read_site_map(site_map, trusted_keys or None)
     bundle = find_bundle(bundle)
     failure: NotWritten | None = None
     with progress_bar() as bar:
@@ -86,6 +90,7 @@ def score_archive(
                     "trusted_keys": trusted_keys or None,
                     "not_before": not_before,
                 },
+                site_map=own,
                 note=note,
                 advance=lambda done, total: bar.update(task, completed=done, total=total),
             )
@@ -97,6 +102,8 @@ def score_archive(
         output = Output()
         output.print("means:" if failure else f"{out}:", highlight=False, soft_wrap=True)
         print_series(report.by_series, output, most=_LINES)
+        if own is not None:
+            output.print(own.line, highlight=False, soft_wrap=True)
         output.print(RESEARCH_USE, highlight=False, soft_wrap=True)
     if failure is not None:
         raise failure

@@ -19,6 +19,7 @@ def _code(value: str, meaning: str) -> Code:
 
 
 SCORE = _code("SCORE", "Predicted image quality score, 0 bad to 4 excellent")
+SITE_SCORE = _code("SITESCORE", "Grade on the scale of the site's readers, mapped from the score")
 GRADES = tuple(
     _code(f"GRADE{grade}", f"Probability of grade {grade} ({word})")
     for grade, word in enumerate(LIKERT)
@@ -48,6 +49,7 @@ QUALITY_MAP = _code("MAP", "Predicted image quality of each 32x32 patch")
 
 PRIVATE = (
     SCORE,
+    SITE_SCORE,
     *GRADES,
     NOVELTY,
     DOMAIN,

@@ -51,6 +51,7 @@ from clinreadnet.dicom.codes import (
     REGION,
     REGIONS,
     SCORE,
+    SITE_SCORE,
     SLICES,
     STREAKS,
     identify_scheme,
@@ -62,6 +63,7 @@ from clinreadnet.physics import SliceFigures
 from clinreadnet.physics.table import figure_lines
 from clinreadnet.scoring.domain import domain_lines
 from clinreadnet.scoring.result import SeriesReport, SeriesSummary, count_slices
+from clinreadnet.scoring.site_map import site_lines
 from clinreadnet.spec import RESEARCH_USE
 
 _NO_UNIT = codes.UCUM.NoUnits
@@ -174,6 +176,7 @@ def _make_report(
                         (report.slices[i].figures, report.slices[i].remark) for i in indices
                     ),
                     *([] if report.unjudged is None else [report.unjudged]),
+                    *site_lines([report.slices[i] for i in indices], report.site_map),
                     *_skipped(report, report.refs[indices[0]].series),
                 ]
             )
@@ -218,6 +221,8 @@ def _slice_group(
     source = sources[ref.path]
     grades = likert_probabilities(report.outputs.probs[index])
     values = [(SCORE, score.score), *zip(GRADES, grades, strict=True)]
+    if score.site_score is not None:
+        values.append((SITE_SCORE, score.site_score))
     if score.novelty is not None:
         values.append((NOVELTY, score.novelty))
     frame = frame_number(ref, source)
@@ -267,13 +272,14 @@ def _summary_group(
     measurements = [Measurement(SLICES, summary.n, _NO_UNIT)]
     if summary.novel is not None:
         measurements.append(Measurement(NOVEL_SLICES, summary.novel, _NO_UNIT))
-    for value, derivation in (
-        (summary.mean, codes.SCT.Mean),
-        (summary.min, codes.SCT.Minimum),
-        (summary.max, codes.SCT.Maximum),
+    for name, value, derivation in (
+        (SCORE, summary.mean, codes.SCT.Mean),
+        (SCORE, summary.min, codes.SCT.Minimum),
+        (SCORE, summary.max, codes.SCT.Maximum),
+        (SITE_SCORE, summary.site_mean, codes.SCT.Mean),
     ):
-        if value is not None:  # None: every slice is marked as novel
-            measurements.append(Measurement(SCORE, _short(value), _NO_UNIT, derivation=derivation))
+        if value is not None:  # None: every slice is marked as novel, or there is no site map
+            measurements.append(Measurement(name, _short(value), _NO_UNIT, derivation=derivation))
     return MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(uid=device.new_uid(), identifier="series summary"),
         finding_type=Code("113015", "DCM", "Series"),

@@ -28,14 +28,17 @@ from clinreadnet.errors import CheckFailed, ClinReadNetError, InputError, origin
 from clinreadnet.files import check_output, whole_file
 from clinreadnet.physics import SliceFigures
 from clinreadnet.runtime import Session
+from clinreadnet.runtime.bundle.files import load_manifest
 from clinreadnet.scoring.cluster import LOCAL, connected
 from clinreadnet.scoring.result import (
     SeriesSummary,
     SliceScore,
+    site_map_to_dict,
     summaries_to_dict,
     summarise_by_series,
 )
 from clinreadnet.scoring.run import SeriesEnds, score_chunk
+from clinreadnet.scoring.site_map import SiteMap, site_scores
 from clinreadnet.spec import RESEARCH_USE
 
 CHUNK = 32
@@ -50,6 +53,7 @@ SCHEMA = pyarrow.schema(
         ("path", pyarrow.string()),
         ("frame", pyarrow.int32()),
         ("series", pyarrow.string()),
+        ("sop_instance_uid", pyarrow.string()),
         ("position", pyarrow.float64()),
         ("score", pyarrow.float32()),
         ("grade", pyarrow.string()),
@@ -60,6 +64,7 @@ SCHEMA = pyarrow.schema(
         ("region", pyarrow.string()),
         ("region_reason", pyarrow.string()),
         ("header", pyarrow.string()),
+        ("site_score", pyarrow.float32()),
         *(
             (field.name, pyarrow.string() if "str" in str(field.type) else pyarrow.float64())
             for field in fields(Acquisition)
@@ -68,8 +73,9 @@ SCHEMA = pyarrow.schema(
     ]
 )
 """Columns of the result. ``error`` is null where there is a score, and the columns from ``score``
-to ``header`` are null where there is an error. ``novelty`` and ``in_domain`` are null where the
-bundle cannot judge. The columns from ``ctdi_vol_mgy`` on are those of `Acquisition`."""
+to ``site_score`` are null where there is an error. ``novelty`` and ``in_domain`` are null where the
+bundle cannot judge, ``site_score`` without a site map. The columns from ``ctdi_vol_mgy`` on are
+those of `Acquisition`."""
 
 FIGURES = pyarrow.schema(
     [
@@ -82,7 +88,7 @@ FIGURES = pyarrow.schema(
 )
 """More columns, if figures are measured: those of `SliceFigures`, and `SliceScore.remark`."""
 
-_SCORED = tuple(SCHEMA.names[SCHEMA.names.index("score") : SCHEMA.names.index("header") + 1])
+_SCORED = tuple(SCHEMA.names[SCHEMA.names.index("score") : SCHEMA.names.index("site_score") + 1])
 """Columns of a slice that has a score."""
 
 
@@ -97,6 +103,7 @@ class ArchiveReport:
             series.
         by_series: summary of the scores of each series, in the order of the rows.
         session: `Session.describe` of a worker, or None without slices.
+        site_map: map that made the site scores; None without one.
     """
 
     out: Path
@@ -104,6 +111,7 @@ class ArchiveReport:
     not_scored: int
     by_series: dict[str, SeriesSummary]
     session: dict[str, Any] | None
+    site_map: SiteMap | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``--json`` prints; ``series`` is null unless there is one."""
@@ -113,6 +121,7 @@ class ArchiveReport:
             "not_scored": self.not_scored,
             **summaries_to_dict(self.by_series),
             "session": self.session,
+            "site_map": site_map_to_dict(self.site_map),
             "research_use": RESEARCH_USE,
         }
 
@@ -149,6 +158,7 @@ def score_archive(
     resample: bool = False,
     figures: bool = False,
     session_options: Mapping[str, Any] | None = None,
+    site_map: SiteMap | None = None,
     note: Callable[[str], None] = lambda line: None,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> ArchiveReport:
@@ -168,6 +178,7 @@ def score_archive(
         resample: whether to accept sizes other than 512×512.
         figures: whether to measure noise, size, dose and other figures of each slice.
         session_options: arguments of `Session` beyond the bundle and ``threads``.
+        site_map: map to the grades of the site's readers, for a column ``site_score``.
         note: called with one line for each file that is skipped or unusual.
         advance: called with the slices done and their total.
 
@@ -175,13 +186,15 @@ def score_archive(
         The report.
 
     Raises:
-        InputError: there are no slices, the cluster does not exist or does not answer, it cannot
-            run so many workers, or the bundle cannot be loaded.
+        InputError: the site map is of other weights, there are no slices, the cluster does not
+            exist or does not answer, it cannot run so many workers, or the bundle cannot be loaded.
         CheckFailed: the bundle does not reproduce its golden outputs on a worker.
         NotWritten: the slices were scored, but the file cannot be written.
     """
     out, bundle = Path(out), Path(bundle).absolute()
     check_output(out)
+    if site_map is not None:
+        site_map.check_weights(load_manifest(bundle).model.weights_sha256)
     processors = os.cpu_count() or 1
     if address == LOCAL and (workers or 1) > processors and not ray.is_initialized():
         raise InputError(
@@ -214,6 +227,10 @@ def score_archive(
     if session is not None and session["unjudged"]:
         note(session["unjudged"])
     rows = [outcomes[index] for index in range(len(refs))]
+    if site_map is not None:
+        rows = [
+            site_scores([row], site_map)[0] if isinstance(row, SliceScore) else row for row in rows
+        ]
     good = [row for row in rows if isinstance(row, SliceScore)]
     ends = SeriesEnds()
     ends.sort(refs, {i: row for i, row in enumerate(rows) if isinstance(row, InputError)})
@@ -225,9 +242,10 @@ def score_archive(
         not_scored=total - len(good) - len(ends.skipped()),
         by_series=summarise_by_series(good),
         session=session,
+        site_map=site_map,
     )
     try:
-        _write(out, refs, rows, refused, session, figures)
+        _write(out, refs, rows, refused, report, figures)
     except (
         Exception
     ) as error:  # an error of Arrow or the disk: hours of work must not be lost silently
@@ -343,16 +361,17 @@ def _write(
     refs: Sequence[SliceRef],
     rows: Sequence[_Outcome],
     refused: Sequence[tuple[Path, str]],
-    session: Mapping[str, Any] | None,
+    report: ArchiveReport,
     figures: bool,
 ) -> None:
-    """Write the Parquet file; its metadata describes the session."""
+    """Write the Parquet file; its metadata describes the session and the site map."""
     after = [None] * len(refused)
     paths = [*(ref.path for ref in refs), *(path for path, _ in refused)]
     columns: dict[str, list[Any]] = {
         "path": [visible(str(path)) for path in paths],
         "frame": [ref.frame for ref in refs] + after,
         "series": [visible(ref.series) for ref in refs] + after,
+        "sop_instance_uid": [visible(ref.instance_uid) for ref in refs] + after,
         "position": [ref.position for ref in refs] + after,
         **{
             name: [getattr(row, name) if isinstance(row, SliceScore) else None for row in rows]
@@ -368,7 +387,11 @@ def _write(
             *(reason for _, reason in refused),
         ],
     }
-    facts = {"research_use": RESEARCH_USE, "session": json.dumps(session)}
+    facts = {
+        "research_use": RESEARCH_USE,
+        "session": json.dumps(report.session),
+        "site_map": json.dumps(site_map_to_dict(report.site_map)),
+    }
     schema = SCHEMA
     if figures:
         schema = pyarrow.unify_schemas([SCHEMA, FIGURES])

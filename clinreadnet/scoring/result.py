@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +17,9 @@ from clinreadnet.physics import SliceFigures, with_dose
 from clinreadnet.physics.judge import remark
 from clinreadnet.runtime import Scores, Session
 from clinreadnet.spec import LIKERT, RESEARCH_USE, grade_word
+
+if TYPE_CHECKING:
+    from clinreadnet.scoring.site_map import SiteMap
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class SliceScore:
         region: abdomen, edge or outside; empty if not computed.
         region_reason: reason for edge or outside.
         header: hint of the header of a DICOM slice; empty if there is none.
+        sop_instance_uid: SOPInstanceUID of a DICOM slice; empty without one.
+        site_score: grade on the site's scale by a site map; None without a map.
         figures: noise, size, dose and other figures; None if not asked for.
         remark: what about the figures is unlike other slices of this noise, dose or score.
     """
@@ -56,6 +62,8 @@ class SliceScore:
     region: str = ""
     region_reason: str = ""
     header: str = ""
+    sop_instance_uid: str = ""
+    site_score: float | None = None
     figures: SliceFigures | None = None
     remark: str = ""
 
@@ -71,6 +79,7 @@ class SeriesSummary:
         min: lowest score.
         max: highest score.
         shares: share of each grade, by its word. The sum is 1, or 0 if all slices are marked.
+        site_mean: mean site score; None without a site map, or if all slices are marked.
     """
 
     n: int
@@ -79,6 +88,7 @@ class SeriesSummary:
     min: float | None
     max: float | None
     shares: dict[str, float]
+    site_mean: float | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +114,7 @@ class SeriesReport:
         outputs: outputs of the network for the slices.
         unjudged: why slices cannot be classified as in domain; None if they can.
         skipped: slices without a body at the ends of a series; they have no score.
+        site_map: map that made the site scores; None without one.
     """
 
     slices: list[SliceScore]
@@ -111,6 +122,7 @@ class SeriesReport:
     outputs: Scores
     unjudged: str | None = None
     skipped: list[SliceRef] = field(default_factory=list)
+    site_map: SiteMap | None = None
 
     @property
     def series(self) -> SeriesSummary:
@@ -154,8 +166,17 @@ class SeriesReport:
             "slices": [asdict(s) for s in self.slices],
             **summaries_to_dict(self.by_series),
             "session": session.describe(),
+            "site_map": site_map_to_dict(self.site_map),
             "research_use": RESEARCH_USE,
         }
+
+
+def site_map_to_dict(site_map: SiteMap | None) -> dict[str, Any] | None:
+    """Return a site map for JSON, without its knots."""
+    if site_map is None:
+        return None
+    facts: dict[str, Any] = msgspec.to_builtins(site_map)
+    return {name: fact for name, fact in facts.items() if name not in ("scores", "grades")}
 
 
 def slice_scores(refs: Sequence[SliceRef], scores: Scores) -> list[SliceScore]:
@@ -184,6 +205,7 @@ def slice_scores(refs: Sequence[SliceRef], scores: Scores) -> list[SliceScore]:
                 region=region.answer if region else "",
                 region_reason=region.reason if region else "",
                 header=str(ref.hint),
+                sop_instance_uid=ref.instance_uid,
                 figures=figures,
                 remark=(
                     remark(figures, ref.acquisition, score)
@@ -199,6 +221,7 @@ def summarise(slices: Sequence[SliceScore]) -> SeriesSummary:
     """Return the summary of at least one slice."""
     kept = [score for score in slices if score.in_domain is not False]
     scores, words = [score.score for score in kept], [score.grade for score in kept]
+    mapped = [score.site_score for score in kept if score.site_score is not None]
     return SeriesSummary(
         n=len(slices),
         novel=None if all(score.in_domain is None for score in slices) else len(slices) - len(kept),
@@ -206,6 +229,7 @@ def summarise(slices: Sequence[SliceScore]) -> SeriesSummary:
         min=min(scores, default=None),
         max=max(scores, default=None),
         shares={word: words.count(word) / max(len(words), 1) for word in LIKERT},
+        site_mean=float(np.mean(mapped)) if mapped else None,
     )
 
 
@@ -230,9 +254,10 @@ def summary_line(series: SeriesSummary) -> str:
         return f"{count_slices(series.n)}, all marked as novel, unlike the training data: no mean"
     left_out = f", {series.novel} of them marked as novel and left out" if series.novel else ""
     shares = ", ".join(f"{word} {share:.0%}" for word, share in series.shares.items() if share)
+    site = "" if series.site_mean is None else f"; mean site score {series.site_mean:.2f}"
     return (
         f"{count_slices(series.n)}{left_out}: mean {series.mean:.2f}, lowest {series.min:.2f}, "
-        f"highest {series.max:.2f} (0 bad ... 4 excellent); {shares}"
+        f"highest {series.max:.2f} (0 bad ... 4 excellent); {shares}{site}"
     )
 
 

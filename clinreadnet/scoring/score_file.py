@@ -1,14 +1,15 @@
-"""Read files of scores from `score --csv` and `score-archive`."""
+"""Read files of scores from `score --csv`, `score --json` and `score-archive`."""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, BinaryIO
@@ -32,6 +33,8 @@ _NUMBERS = {
 _TEXTS = ("series", "kernel", "scanner", "device", "protocol", "acquired")
 COLUMNS: tuple[str, ...] = ("score", "ctdi_vol_mgy", "in_domain", *_TEXTS)
 """Columns that every file has, and that are read."""
+IDENTITY = ("path", "frame", "sop_instance_uid")
+"""Columns that tell slices apart, which are read on request."""
 
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _TRUTH = {"true": True, "false": False}
@@ -49,6 +52,9 @@ class StoredScore:
         in_domain: False if the slice is marked as novel; None without a novelty threshold.
         acquisition: CTDIvol, kernel, scanner, device, protocol and date. Other fields are None.
         figures: those of ``READ_FIGURES`` that the file has. Other fields are None.
+        path: the slice's file; empty unless requested.
+        frame: frame number from 0 in a file of several slices, else None.
+        sop_instance_uid: SOPInstanceUID; empty without one, or unless requested.
     """
 
     series: str
@@ -56,13 +62,19 @@ class StoredScore:
     in_domain: bool | None
     acquisition: Acquisition
     figures: SliceFigures = SliceFigures()
+    path: str = ""
+    frame: int | None = None
+    sop_instance_uid: str = ""
 
 
-def read_scores(path: AnyPath) -> tuple[Iterator[StoredScore], str | None]:
-    """Read a file of scores. Parquet and CSV are distinguished by the first bytes.
+def read_scores(
+    path: AnyPath, *, identify: bool = False
+) -> tuple[Iterator[StoredScore], str | None]:
+    """Read a file of scores. Parquet, JSON and CSV are distinguished by the first bytes.
 
     Args:
-        path: file of `score-archive` or `score --csv`.
+        path: file of `score-archive`, `score --json` or `score --csv`.
+        identify: whether to read the columns ``IDENTITY`` too.
 
     Returns:
         An iterator over the rows, and the SHA-256 of the weights; None if the file does not state
@@ -84,9 +96,13 @@ def read_scores(path: AnyPath) -> tuple[Iterator[StoredScore], str | None]:
             raise InputError(f"{path}: is empty; give a file of `clinreadnet score-archive`")
         start = file.read(len(_PARQUET))
         file.seek(0)
-        rows, weights = (
-            _open_parquet(file, path) if start == _PARQUET else (_open_csv(file, path), None)
-        )
+        columns = (*COLUMNS, *IDENTITY) if identify else COLUMNS
+        if start == _PARQUET:
+            rows, weights = _open_parquet(file, path, columns)
+        elif start.removeprefix(codecs.BOM_UTF8).startswith(b"{"):
+            rows, weights = _open_json(file, path, columns)
+        else:
+            rows, weights = _open_csv(file, path, columns), None
     except BaseException:
         file.close()
         raise
@@ -129,6 +145,9 @@ def _stored_score(row: Mapping[str, Any], where: str) -> StoredScore:
             acquired=acquired,
         ),
         figures=SliceFigures(**figures),
+        path=row.get("path") or "",
+        frame=row.get("frame"),
+        sop_instance_uid=row.get("sop_instance_uid") or "",
     )
 
 
@@ -140,22 +159,25 @@ def _is_date(text: str) -> bool:
     return _DATE.fullmatch(text) is not None
 
 
-def _check_columns(names: list[str], path: AnyPath) -> tuple[str, ...]:
-    """Return the columns to read."""
-    if missing := [name for name in COLUMNS if names.count(name) != 1]:
+def _check_columns(names: list[str], path: AnyPath, columns: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the columns to read: ``columns``, and those of ``READ_FIGURES`` that are there."""
+    if missing := [name for name in columns if names.count(name) != 1]:
         raise InputError(
             f"{path}: has not one column each of {', '.join(missing)}; give a file of "
             "`clinreadnet score-archive` or `clinreadnet score --csv`, made by this version"
         )
-    return (*COLUMNS, *(name for name in READ_FIGURES if names.count(name) == 1))
+    return (*columns, *(name for name in READ_FIGURES if names.count(name) == 1))
 
 
-def _open_csv(file: BinaryIO, path: AnyPath) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _open_csv(
+    file: BinaryIO, path: AnyPath, columns: tuple[str, ...]
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
     # Spreadsheets can write a byte order mark.
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
     reader = csv.reader(_short_lines(text, path), strict=True)
     heading = next(_lines(reader, path), [])
-    return _csv_rows(reader, heading, _check_columns(heading, path), path)
+    columns = _check_columns(heading, path, columns)
+    return _csv_rows(reader, {name: heading.index(name) for name in columns}, len(heading), path)
 
 
 def _short_lines(text: io.TextIOWrapper, path: AnyPath) -> Iterator[str]:
@@ -180,21 +202,22 @@ def _lines(reader: Any, path: AnyPath) -> Iterator[list[str]]:
 
 
 def _csv_rows(
-    reader: Any, heading: list[str], columns: Sequence[str], path: AnyPath
+    reader: Any, places: Mapping[str, int], width: int, path: AnyPath
 ) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    places = {name: heading.index(name) for name in columns}
-    numbers = [name for name in _NUMBERS if name in columns]
+    numbers = [name for name in _NUMBERS if name in places]
     for number, line in enumerate(_lines(reader, path), start=1):
-        if len(line) != len(heading):
-            raise InputError(
-                f"{path}: row {number}: has {len(line)} values for {len(heading)} columns"
-            )
+        if len(line) != width:
+            raise InputError(f"{path}: row {number}: has {len(line)} values for {width} columns")
         row: dict[str, Any] = {name: line[place] or None for name, place in places.items()}
         try:
             for name in numbers:
                 row[name] = None if row[name] is None else float(row[name])
         except ValueError:
             raise InputError(f"{path}: row {number}: {name} is not a number: {row[name]}") from None
+        if (frame := row.get("frame")) is not None:
+            if not (frame.isascii() and frame.isdigit() and len(frame) < 10):
+                raise InputError(f"{path}: row {number}: frame is not a number: {frame}")
+            row["frame"] = int(frame)
         if row["in_domain"] is not None:
             if row["in_domain"].lower() not in _TRUTH:  # spreadsheets write TRUE
                 raise InputError(f"{path}: row {number}: in_domain is not true, false or empty")
@@ -202,8 +225,44 @@ def _csv_rows(
         yield number, row
 
 
+def _open_json(
+    file: BinaryIO, path: AnyPath, columns: tuple[str, ...]
+) -> tuple[Iterator[tuple[int, Mapping[str, Any]]], str | None]:
+    if os.fstat(file.fileno()).st_size > limits.LABELS:
+        raise InputError(
+            f"{path}: more than {limits.LABELS} bytes of JSON; give the file of `--csv`, or Parquet"
+        )
+    try:
+        document = json.loads(file.read().decode("utf-8-sig"))
+        rows = [
+            {**row, **row["acquisition"], **(row.get("figures") or {})}
+            for row in document["slices"]
+        ]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        raise InputError(f"{path}: is not what `clinreadnet score --json` prints") from None
+    return _json_rows(rows, path, columns), _weights(document.get("session"))
+
+
+def _json_rows(
+    rows: list[dict[str, Any]], path: AnyPath, columns: tuple[str, ...]
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    kinds: dict[str, tuple[type, ...]] = dict.fromkeys(columns, (str,))
+    kinds |= {**dict.fromkeys(_NUMBERS, (int, float)), "in_domain": (bool,), "frame": (int,)}
+    for number, row in enumerate(rows, start=1):
+        names = _check_columns(list(row), path, columns)
+        for name in names:
+            value = row[name]
+            if value is None:
+                continue
+            wrong_truth = isinstance(value, bool) and name != "in_domain"
+            too_large = isinstance(value, int) and abs(value) >= 2**31
+            if wrong_truth or too_large or not isinstance(value, kinds[name]):
+                raise InputError(f"{path}: row {number}: {name} has a wrong type or is too large")
+        yield number, {name: row[name] for name in names}
+
+
 def _open_parquet(
-    file: BinaryIO, path: AnyPath
+    file: BinaryIO, path: AnyPath, columns: tuple[str, ...]
 ) -> tuple[Iterator[tuple[int, Mapping[str, Any]]], str | None]:
     import pyarrow
     from pyarrow import parquet, types
@@ -213,36 +272,41 @@ def _open_parquet(
         schema = source.schema_arrow
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise _damaged(path, error) from None
-    columns = _check_columns(schema.names, path)
+    columns = _check_columns(schema.names, path, columns)
     if source.metadata.num_rows > limits.SCORES_ROWS:
         raise InputError(
             f"{path}: {source.metadata.num_rows} rows; at most {limits.SCORES_ROWS} are read; "
             "split the file"
         )
     kinds: dict[str, tuple[Callable[[Any], bool], ...]] = dict.fromkeys(
-        _TEXTS, (types.is_string, types.is_large_string)
+        columns, (types.is_string, types.is_large_string)
     )
     kinds |= {**dict.fromkeys(_NUMBERS, (types.is_floating,)), "in_domain": (types.is_boolean,)}
+    kinds["frame"] = (types.is_integer,)
     for name in columns:
         kind = schema.field(name).type
         if not any(fits(kind) for fits in (*kinds[name], types.is_null)):
             raise InputError(
                 f"{path}: column {name} holds {kind}; give a file of `clinreadnet score-archive`"
             )
-    return _parquet_rows(source, columns, path), _weights(schema.metadata)
+    try:
+        session = json.loads((schema.metadata or {})[b"session"])
+    except (KeyError, ValueError, RecursionError):
+        session = None
+    return _parquet_rows(source, path, columns), _weights(session)
 
 
 def _parquet_rows(
-    source: Any, names: Sequence[str], path: AnyPath
+    source: Any, path: AnyPath, columns: tuple[str, ...]
 ) -> Iterator[tuple[int, Mapping[str, Any]]]:
     import pyarrow
 
     first = 1
     try:
-        for batch in source.iter_batches(_ROWS_AT_ONCE, columns=list(names)):
-            columns = [batch.column(name).to_pylist() for name in names]
-            for number, values in enumerate(zip(*columns, strict=True), start=first):
-                yield number, dict(zip(names, values, strict=True))
+        for batch in source.iter_batches(_ROWS_AT_ONCE, columns=list(columns)):
+            values = [batch.column(name).to_pylist() for name in columns]
+            for number, row in enumerate(zip(*values, strict=True), start=first):
+                yield number, dict(zip(columns, row, strict=True))
             first += batch.num_rows
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise _damaged(path, error) from None
@@ -254,9 +318,9 @@ def _damaged(path: AnyPath, error: BaseException) -> InputError:
     )
 
 
-def _weights(metadata: Mapping[bytes, bytes] | None) -> str | None:
-    """Return the SHA-256 of the weights; None if the file does not state it."""
+def _weights(session: Any) -> str | None:
+    """Return the SHA-256 of the weights of a session's description; None without one."""
     try:
-        return str(json.loads((metadata or {})[b"session"])["weights_sha256"])
-    except (KeyError, TypeError, ValueError, RecursionError):
+        return str(session["weights_sha256"])
+    except (KeyError, TypeError):
         return None

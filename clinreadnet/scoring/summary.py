@@ -268,7 +268,7 @@ class _Sums:
                 self.not_scored += 1
                 continue
             own.add(row.series)
-            scanner = _scanner(row.acquisition)
+            scanner = scanner_name(row.acquisition)
             key = tuple(
                 scanner if name == "scanner" else getattr(row.acquisition, name)
                 for name in self._by
@@ -296,8 +296,8 @@ class _Sums:
         return tuple(groups)
 
 
-def _scanner(acquisition: Acquisition) -> str | None:
-    """Return the model and, in brackets, the device."""
+def scanner_name(acquisition: Acquisition) -> str | None:
+    """Return the model and, in brackets, the device; None if neither is stated."""
     if acquisition.device is None:
         return acquisition.scanner
     return f"{stated(acquisition.scanner)} ({acquisition.device})"

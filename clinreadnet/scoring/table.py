@@ -14,6 +14,7 @@ from clinreadnet.errors import visible
 from clinreadnet.physics.table import FIGURES, METHODS, figure_lines
 from clinreadnet.scoring.domain import domain_lines, domain_mark
 from clinreadnet.scoring.result import SeriesReport, SeriesSummary, count_slices, summary_line
+from clinreadnet.scoring.site_map import site_lines
 from clinreadnet.spec import INTERVAL_MASS, RESEARCH_USE
 
 _LEFT_OUT = (1, 2, 3, 6, 8, 8, 7)  # of the columns of FIGURES
@@ -46,6 +47,8 @@ def print_report(report: SeriesReport, console: Console, session: Mapping[str, A
         ),
         Column("grade", [entry.grade for entry in slices], 1, "left"),
     ]
+    if report.site_map is not None:
+        columns.insert(-2, Column("site", [_number(entry.site_score, 2) for entry in slices]))
     measured = any(entry.figures for entry in slices)
     for figure, order in zip(FIGURES, _LEFT_OUT, strict=True):
         cells = [figure.text(entry.figures) for entry in slices]
@@ -67,6 +70,7 @@ def print_report(report: SeriesReport, console: Console, session: Mapping[str, A
     console.print(fitted_table(console, "slice", shown, columns))
     print_series(by_series, console)
     lines = [*domain_lines(slices), *exposure_lines([entry.acquisition for entry in slices])]
+    lines += site_lines(slices, report.site_map)
     lines += figure_lines((entry.figures, entry.remark) for entry in slices)
     if measured:
         lines.append(f"{METHODS}.")
@@ -98,6 +102,8 @@ def print_series(
             Column("lowest", [_number(summary.min, 2) for _, summary in shown], 2),
             Column("highest", [_number(summary.max, 2) for _, summary in shown], 3),
         ]
+        if any(summary.site_mean is not None for summary in summaries):
+            columns.insert(2, Column("site", [_number(s.site_mean, 2) for _, s in shown]))
         if any(summary.novel for summary in summaries):
             columns.insert(1, Column("novel", [str(summary.novel) for _, summary in shown], 1))
         series = [f"{n}: {visible(name)}" for n, (name, _) in enumerate(shown, start=1)]

@@ -28,6 +28,7 @@ from clinreadnet.physics.table import METHODS, describe, figure_lines
 from clinreadnet.scoring.domain import domain_lines, domain_mark, domain_reason
 from clinreadnet.scoring.overlay import OPACITY, VIRIDIS
 from clinreadnet.scoring.result import SeriesReport, summary_line
+from clinreadnet.scoring.site_map import site_lines
 from clinreadnet.spec import INTERVAL_MASS, LIKERT, RESEARCH_USE, SIZE
 
 _WINDOW = (400, 40)  # width and level at the start, HU
@@ -91,6 +92,7 @@ def _document(report: SeriesReport) -> dict[str, Any]:
                 "low": score.low,
                 "high": score.high,
                 "grade": score.grade,
+                "site": score.site_score,
                 "novel": score.in_domain is False,
                 "mark": domain_mark(score),
                 "why": "; ".join(
@@ -117,6 +119,7 @@ def _document(report: SeriesReport) -> dict[str, Any]:
             *exposure_lines([score.acquisition for score in report.slices]),
             *figure_lines((score.figures, score.remark) for score in report.slices),
             *([] if report.unjudged is None else [report.unjudged]),
+            *site_lines(report.slices, report.site_map),
         ],
         "methods": METHODS if any(score.figures for score in report.slices) else "",
         "size": SIZE,

@@ -41,6 +41,8 @@ def write_csv(report: SeriesReport, target: Path) -> None:
             }
             if score.novelty is not None:
                 row["novelty"] = f"{score.novelty:.4f}"
+            if score.site_score is not None:
+                row["site_score"] = f"{score.site_score:.4f}"
             if score.in_domain is not None:
                 row["in_domain"] = str(score.in_domain).lower()
             writer.writerow(row.get(name) for name in names)

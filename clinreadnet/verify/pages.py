@@ -5,13 +5,12 @@ They say what the manifest says. No program reads them, and no signature covers 
 
 from __future__ import annotations
 
-import html
 import math
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from clinreadnet.files import whole_file
+from clinreadnet.page import page, table, text
 from clinreadnet.runtime.bundle.files import load_manifest
 from clinreadnet.runtime.bundle.inspect import Entry, entries, megabytes, worst
 from clinreadnet.runtime.bundle.manifest import Artifact, Manifest, Parity
@@ -21,7 +20,6 @@ from clinreadnet.verify.report import SIMULATED_LABELS
 README_NAME = "README.md"
 PARITY_NAME = "parity.html"
 
-_PAGE = Path(__file__).with_name("bundle.html")
 _METRICS = ("PLCC", "SROCC", "KROCC")
 _DECADES = 3
 """Powers of ten below its budget over which an error's bar extends."""
@@ -30,9 +28,9 @@ _DECADES = 3
 def write_pages(bundle: Path) -> None:
     """Write both pages into the folder of a bundle, from the manifest there."""
     manifest = load_manifest(bundle)
-    for name, text in ((README_NAME, readme(manifest)), (PARITY_NAME, parity_page(manifest))):
+    for name, content in ((README_NAME, readme(manifest)), (PARITY_NAME, parity_page(manifest))):
         with whole_file(bundle / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(content, encoding="utf-8")
 
 
 def readme(manifest: Manifest) -> str:
@@ -77,7 +75,7 @@ def parity_page(manifest: Manifest) -> str:
     """Return `parity.html`: one file, without scripts, that fetches nothing."""
     ran = [(a, run) for a in manifest.artifacts for run in a.runs]
     parts = [
-        f"<p>Made {_text(manifest.created)} by clinreadnet {_text(manifest.clinreadnet_version)} "
+        f"<p>Made {text(manifest.created)} by clinreadnet {text(manifest.clinreadnet_version)} "
         f"from weights <code>{manifest.model.weights_sha256[:12]}</code>. "
         f"{'Verified.' if manifest.verified else '<b class=failed>Not verified.</b>'}</p>",
         "<h2>Do the files compute what the network computes?</h2>",
@@ -85,7 +83,7 @@ def parity_page(manifest: Manifest) -> str:
         f"{manifest.golden.slices} golden slices. An error is ‖file − reference‖ / ‖reference‖ of "
         "an output, the largest of four. The bar is logarithmic: full at the budget, empty "
         f"{_DECADES} powers of ten below.</p>",
-        _table(
+        table(
             (
                 "file",
                 "ran by",
@@ -102,7 +100,7 @@ def parity_page(manifest: Manifest) -> str:
         "one of file and reference finds in domain.</p>",
     ]
     if waiting := [e for e in entries(manifest) if not e.runs]:
-        parts += ["<h2>Not run yet</h2>", _table(("file", "for"), list(map(_waiting, waiting)))]
+        parts += ["<h2>Not run yet</h2>", table(("file", "for"), list(map(_waiting, waiting)))]
     if labelled := [run for _, run in ran if "reference_metrics" in run.details]:
         changes = [d for run in labelled for d in run.metric_difference.values() if d is not None]
         most = max(changes, default=None)
@@ -113,24 +111,21 @@ def parity_page(manifest: Manifest) -> str:
             "and they are few."
             + ("" if most is None else f" No file changes a value by more than {_small(most)}.")
             + "</p>",
-            _table(
+            table(
                 [f"n:{name}" for name in _METRICS],
                 [_intervals(labelled[0].details["reference_metrics"])],
             ),
         ]
-    page = _PAGE.read_text(encoding="utf-8")
-    return page.replace("{{research_use}}", _text(RESEARCH_USE)).replace(
-        "{{body}}", "\n".join(parts)
-    )
+    return page("parity of a bundle", "Parity of this bundle", "\n".join(parts))
 
 
 def _parity_row(artifact: Artifact, parity: Parity) -> tuple[str, ...]:
     errors = [error for error in parity.relative_error.values() if error is not None]
     assert parity.ran_on is not None
     return (
-        f"<code>{_text(artifact.title)}</code>",
-        f"<span>{_text(parity.ran_on.backend)}<br><span class=note>"
-        f"{_text(parity.ran_on.hardware)}, {_text(parity.ran_on.date[:10])}</span></span>",
+        f"<code>{text(artifact.title)}</code>",
+        f"<span>{text(parity.ran_on.backend)}<br><span class=note>"
+        f"{text(parity.ran_on.hardware)}, {text(parity.ran_on.date[:10])}</span></span>",
         _bar(max(errors, default=None), parity.budget),
         _small(parity.budget),
         _small(parity.worst_score_difference),
@@ -138,12 +133,12 @@ def _parity_row(artifact: Artifact, parity: Parity) -> tuple[str, ...]:
         "" if parity.in_domain_flips is None else str(parity.in_domain_flips),
         parity.status
         if parity.status == "passed"
-        else f"<span class=failed>{parity.status}</span> {_text(parity.reason or '')}",
+        else f"<span class=failed>{parity.status}</span> {text(parity.reason or '')}",
     )
 
 
 def _waiting(entry: Entry) -> tuple[str, ...]:
-    return f"<code>{_text(entry.file)}</code>", _text(entry.runs_on)
+    return f"<code>{text(entry.file)}</code>", text(entry.runs_on)
 
 
 def _bar(error: float | None, budget: float | None) -> str:
@@ -169,26 +164,5 @@ def _intervals(metrics: Any) -> list[str]:
     return shown
 
 
-def _table(headings: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
-    """Return a table of HTML cells; a heading that begins with ``n:`` is of numbers."""
-    kinds = [" class=n" if heading.startswith("n:") else "" for heading in headings]
-    names = [heading.removeprefix("n:") for heading in headings]
-    head = "".join(f"<th{kind}>{name}</th>" for kind, name in zip(kinds, names, strict=True))
-    body = "\n".join(
-        "<tr>"
-        + "".join(
-            f"<td{kind} data-of='{name}'>{cell}</td>"
-            for kind, name, cell in zip(kinds, names, row, strict=True)
-        )
-        + "</tr>"
-        for row in rows
-    )
-    return f"<table><tr>{head}</tr>\n{body}</table>"
-
-
 def _small(value: float | None) -> str:
     return "" if value is None else f"{value:.0e}"
-
-
-def _text(text: str) -> str:
-    return html.escape(text)

@@ -20,6 +20,7 @@ from support.kernel_folder import write_kernels
 from support.labelled_folder import make_labelled_folder
 from support.metaimage_files import write_mha
 from support.score_files import row, write_csv, write_parquet
+from support.site_readers import WEIGHTS, site, write_grades, write_map
 from support.tiny_bundle import write_bundle
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -27,6 +28,7 @@ from typer.testing import CliRunner
 from clinreadnet.cli import app
 from clinreadnet.data.tif import write_tif
 from clinreadnet.runtime.backends.flavours import FlavourMissing
+from clinreadnet.runtime.bundle.files import load_manifest
 from clinreadnet.runtime.bundle.sign import sign_bundle
 
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
@@ -171,6 +173,8 @@ MAKERS: dict[str, Callable[[Path], object]] = {
     "0001.tif": lambda path: write_tif(path, noise(1)),
     "scores.csv": lambda path: write_csv(path, [row()]),
     "scores.parquet": lambda path: write_parquet(path, [row()]),
+    "site-map.json": write_map,
+    "site.csv": lambda path: write_grades(path, site()[0]),
     "spool": make_spool,
     "stack.mha": lambda path: write_mha(path, np.stack([noise(), noise(1)])),
 }
@@ -188,9 +192,18 @@ def prepare(command: str, example: str, workspace: Path, request: pytest.Fixture
         shutil.copytree(request.getfixturevalue("tiny_bundle"), workspace / "bundle")
     if "run" in words and "run" not in made:
         make_run(workspace / "run", request.getfixturevalue("tiny_checkpoint"))
+    if "site.csv" in words:  # its slices have scores
+        target = workspace / words[words.index("--scores") + 1]
+        if target.suffix == ".csv":
+            write_csv(target, site()[1])
+        else:
+            write_parquet(target, site()[1], weights=WEIGHTS)
     needs_bundle = command in ("export-triton-server", "listen", "score", "score-archive")
     if needs_bundle and "bundle" not in words:
         write_bundle(workspace / "bundle")
+    if "--site-map" in words:
+        weights = load_manifest(workspace / "bundle").model.weights_sha256
+        write_map(workspace / "site-map.json", weights_sha256=weights)
     if "--trusted-key" in words:
         sign_bundle(workspace / "bundle", workspace / "key.pem")
     if "--force" in words:

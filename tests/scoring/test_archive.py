@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 from support.dicom_files import bright, noise, write_ct, write_series
 from support.drawn_regions import abdomen
+from support.site_readers import site_map
 from support.tiny_bundle import THRESHOLD, reference, write_bundle
 from typer.testing import CliRunner
 
@@ -29,6 +30,7 @@ from clinreadnet.cli import app, main
 from clinreadnet.data.slices import SliceRef, find_slices
 from clinreadnet.errors import CheckFailed, ClinReadNetError, InputError
 from clinreadnet.runtime import Scores, Session
+from clinreadnet.runtime.bundle.files import load_manifest
 from clinreadnet.scoring import archive as score_ray
 from clinreadnet.scoring import cluster
 from clinreadnet.scoring.archive import ArchiveReport, NotWritten, score_archive
@@ -113,6 +115,20 @@ def test_novel_slices_are_marked_and_left_out_of_the_summary(
     assert found[1]["novelty"] > THRESHOLD and found[1]["score"] is not None
     (summary,) = report.by_series.values()
     assert (summary.n, summary.novel, report.not_scored) == (3, 1, 0)
+
+
+def test_a_site_map_adds_a_column(cluster: None, bundle: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.stack([noise(0), noise(2)]))
+    own = site_map(weights_sha256=load_manifest(bundle).model.weights_sha256)
+    out = tmp_path / "a.parquet"
+    report = score_archive([tmp_path / "a.npy"], bundle, out, workers=1, site_map=own)
+    found = rows(out)
+    expected = own.apply([row["score"] for row in found])
+    assert [row["site_score"] for row in found] == pytest.approx(expected, rel=1e-5)
+    metadata = parquet.read_schema(out).metadata
+    assert json.loads(metadata[b"site_map"])["weights_sha256"] == own.weights_sha256
+    assert report.to_dict()["site_map"]["readers"] == 5
+    assert report.to_dict()["series"]["site_mean"] == pytest.approx(expected.mean(), rel=1e-5)
 
 
 def test_figures_are_columns_on_request(cluster: None, bundle: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from support.dicom_files import write_series
-from support.score_files import COLUMNS, row, write_csv, write_parquet
+from support.score_files import COLUMNS, row, write_csv, write_json, write_parquet
 from support.tiny_bundle import write_bundle
 
 from clinreadnet import limits
@@ -22,11 +22,11 @@ from clinreadnet.scoring.score_file import StoredScore, read_scores
 from clinreadnet.scoring.write import write_csv as write_scores
 
 
-@pytest.fixture(params=["csv", "parquet"])
+@pytest.fixture(params=["csv", "json", "parquet"])
 def write(request: pytest.FixtureRequest) -> Any:
     if request.param == "parquet":
         pytest.importorskip("pyarrow", reason="pyarrow is not installed: the extra ray")
-    return write_csv if request.param == "csv" else write_parquet
+    return {"csv": write_csv, "json": write_json, "parquet": write_parquet}[request.param]
 
 
 def read(path: Path) -> list[StoredScore]:
@@ -42,6 +42,47 @@ def test_a_row_keeps_its_values(write: Any, tmp_path: Path) -> None:
     assert (first.ctdi_vol_mgy, first.kernel, first.scanner) == (8.0, "Br40", "Maker One")
     assert (first.protocol, first.acquired, found[0].series) == ("Abdomen", "2026-01-31", "1.2.3")
     assert found[2].acquisition.protocol is None
+
+
+def test_slices_are_told_apart_on_request(write: Any, tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "scores",
+        [row(path="a.npy", frame=12), row(path="b.dcm", sop_instance_uid="1.2.840.1")],
+    )
+    names = [(one.path, one.frame, one.sop_instance_uid) for one in read(path)]
+    assert names == [("", None, "")] * 2
+    names = [
+        (one.path, one.frame, one.sop_instance_uid) for one in read_scores(path, identify=True)[0]
+    ]
+    assert names == [("a.npy", 12, ""), ("b.dcm", None, "1.2.840.1")]
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"score": "2"}, "row 1: score has a wrong type"),
+        ({"score": True}, "row 1: score has a wrong type"),
+        ({"score": 10**400}, "row 1: score has a wrong type or is too large"),
+        ({"score": 5.0}, "row 1: score is 5.0; expected 0 ... 4"),
+        ({"frame": 1.5}, "row 1: frame has a wrong type"),
+    ],
+    ids=["text", "truth", "large", "range", "frame"],
+)
+def test_a_value_of_a_wrong_type_in_json_is_refused(
+    change: dict[str, Any], error: str, tmp_path: Path
+) -> None:
+    path = write_json(tmp_path / "scores.json", [row(**change)])
+    with pytest.raises(InputError, match=error):
+        list(read_scores(path, identify=True)[0])
+
+
+@pytest.mark.parametrize(
+    "text", ["{", '{"slices": 3}', '{"slices": [1]}', '{"rows": []}', '{"slices": [{}]}']
+)
+def test_other_json_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "scores.json").write_text(text)
+    with pytest.raises(InputError, match="is not what `clinreadnet score --json` prints"):
+        read_scores(tmp_path / "scores.json")
 
 
 def test_it_reads_what_score_writes(tmp_path: Path) -> None:
@@ -72,6 +113,7 @@ def test_the_weights_are_those_of_the_session(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow", reason="pyarrow is not installed: the extra ray")
     assert read_scores(write_parquet(tmp_path / "a", [row()], weights="ab12"))[1] == "ab12"
     assert read_scores(write_parquet(tmp_path / "b", [row()]))[1] is None
+    assert read_scores(write_json(tmp_path / "d", [row()], weights="ab12"))[1] == "ab12"
     assert read_scores(write_csv(tmp_path / "c", [row()]))[1] is None
 
 
@@ -120,7 +162,10 @@ def test_figures_are_read_where_a_file_has_them(write: Any, tmp_path: Path) -> N
         (b'"a', "line 1: is not CSV"),
         (b"a" * 200_000, "a line has more than 65536 characters"),
         ((",".join([*COLUMNS, "score"]) + "\n").encode(), "has not one column each of score;"),
-        ((",".join(COLUMNS) + "\n1,2\n").encode(), "row 1: has 2 values for 24 columns"),
+        (
+            (",".join(COLUMNS) + "\n1,2\n").encode(),
+            f"row 1: has 2 values for {len(COLUMNS)} columns",
+        ),
     ],
     ids=["empty", "columns", "binary", "quote", "long", "twice", "short"],
 )

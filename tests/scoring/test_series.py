@@ -152,7 +152,7 @@ def test_csv_and_plot_are_written_whole(run: Any, bundle: Path, tmp_path: Path) 
     assert list(rows[0]) == [
         *("path", "frame", "position", "score", "grade"),
         *("low", "high", "novelty", "in_domain", "series"),
-        *("region", "region_reason", "header"),
+        *("region", "region_reason", "header", "sop_instance_uid", "site_score"),
         *("ctdi_vol_mgy", "exposure_mas", "kvp", "kernel", "thickness_mm"),
         *("scanner", "protocol", "acquired", "exposure_source", "device", "ctdi_phantom_cm"),
     ]
@@ -341,7 +341,7 @@ def test_only_one_batch_ahead_is_read(bundle: Path, monkeypatch: pytest.MonkeyPa
     class Ref:
         path, frame, position, series = Path("x"), None, None, "s"
         acquisition = Acquisition()
-        loaded_mm, hint = 0.7, Hint()
+        loaded_mm, hint, instance_uid = 0.7, Hint(), ""
 
         def load(self) -> np.ndarray:
             nonlocal read

@@ -41,6 +41,7 @@ from clinreadnet.runtime.bundle.manifest import listed_files
 from clinreadnet.runtime.bundle.sign import sign_bundle
 from clinreadnet.runtime.bundle.trust import read_manifest
 from clinreadnet.scoring import archive
+from clinreadnet.scoring.site_map import read_site_map
 from clinreadnet.simulator import simulate
 from clinreadnet.training import ablate
 from clinreadnet.training.ablation_table import METRICS
@@ -48,7 +49,8 @@ from clinreadnet.tuning import tune
 from support.dicom_files import noise, write_ct
 from support.kernel_folder import write_kernels
 from support.labelled_folder import make_labelled_folder
-from support.score_files import row, write_csv
+from support.score_files import row, write_csv, write_json
+from support.site_readers import WEIGHTS, site, write_grades
 from support.tiny_bundle import write_bundle
 
 __all__ = ["COMMANDS", "Command", "app", "matplotlib"]
@@ -108,6 +110,14 @@ def _is_json(path: Path) -> bool:
 def _is_table(path: Path) -> bool:
     with path.open(newline="") as file:
         return [row["frame"] for row in csv.DictReader(file)] == ["0", "1", "2"]
+
+
+def _is_page(path: Path) -> bool:
+    return path.read_text().rstrip().endswith("</html>")
+
+
+def _is_site_map(path: Path) -> bool:
+    return len(read_site_map(path).scores) > 1
 
 
 def _is_archive(path: Path) -> bool:
@@ -199,6 +209,12 @@ def _repository(source: Path, out: Path) -> None:
     # The old repository has one model, the new one two.
     write_repository(write_bundle(source / "old", precisions=("fp32",)), out / "models")
     write_bundle(source / "bundle")
+
+
+def _site(source: Path, out: Path) -> None:
+    grades, scores = site()
+    write_grades(source / "site.csv", grades)
+    write_json(source / "scores.json", scores, weights=WEIGHTS)
 
 
 def _keys(source: Path, out: Path) -> None:
@@ -402,6 +418,16 @@ COMMANDS: dict[str, Command] = {
         resumes=True,
     ),
     "tune": Command("tune --out out/gpu.json", {"gpu.json": _is_json}, _nothing, _tuned),
+    "agree": Command(
+        "agree --labels in/site.csv --scores in/scores.json --html out/readers.html",
+        {"readers.html": _is_page},
+        _site,
+    ),
+    "fit-site-map": Command(
+        "fit-site-map --labels in/site.csv --scores in/scores.json --out out/map.json",
+        {"map.json": _is_site_map},
+        _site,
+    ),
 }
 
 
@@ -445,6 +471,7 @@ READERS: dict[str, Command] = {
         f"calibrate --data in/slices {_PRESET} --out out/b.safetensors", {}, _evaluated, _narrow
     ),
     "summarize": Command("summarize in/scores.csv", {}, _scores),
+    "plan-readers": Command("plan-readers", {}),
     "spool": Command("spool in/spool", {}, _spool),
     "listen": Command(
         "listen --bundle in/bundle --spool out/spool --send-to 127.0.0.1:9:PACS --port 11119",

@@ -1,4 +1,4 @@
-"""Files of scores, as `score --csv` and `score-archive` write them."""
+"""Files of scores, as `score --csv`, `score --json` and `score-archive` write them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 # those that are written.
 COLUMNS = (
     *"path frame position score grade low high novelty in_domain series".split(),
-    *"region region_reason header".split(),
+    *"region region_reason header sop_instance_uid site_score".split(),
     *"ctdi_vol_mgy exposure_mas kvp kernel thickness_mm".split(),
     *"scanner protocol acquired exposure_source device ctdi_phantom_cm".split(),
 )
@@ -46,12 +46,25 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
+def write_json(path: Path, rows: list[dict[str, Any]], weights: str | None = None) -> Path:
+    dose = COLUMNS[COLUMNS.index("ctdi_vol_mgy") :]
+    slices = [
+        {name: one[name] for name in COLUMNS if name not in dose}
+        | {"acquisition": {name: one[name] for name in dose}}
+        | {"figures": {name: one[name] for name in FIGURES if name in one} or None}
+        for one in rows
+    ]
+    session = {} if weights is None else {"weights_sha256": weights}
+    path.write_text(json.dumps({"slices": slices, "session": session}))
+    return path
+
+
 def write_parquet(path: Path, rows: list[dict[str, Any]], weights: str | None = None) -> Path:
     import pyarrow
     from pyarrow import parquet
 
     texts = (
-        *("path", "grade", "series", "region", "region_reason", "header"),
+        *("path", "grade", "series", "region", "region_reason", "header", "sop_instance_uid"),
         *("kernel", "scanner", "protocol", "acquired", "exposure_source", "device", "error"),
     )
     kinds = {"frame": pyarrow.int32(), "score": pyarrow.float32(), "in_domain": pyarrow.bool_()}

@@ -12,7 +12,9 @@ from clinreadnet.runtime.bundle.files import load_manifest, read_listed
 from clinreadnet.runtime.bundle.format import parse_manifest
 from clinreadnet.runtime.bundle.manifest import listed_files
 from clinreadnet.runtime.bundle.trust import (
+    MANIFEST_NAME,
     SIGNATURE_NAME,
+    SIGNATURE_SUFFIX,
     KeyFile,
     check_signature,
     import_serialization,
@@ -43,11 +45,28 @@ def sign_bundle(bundle: str | os.PathLike[str], key: KeyFile) -> Path:
     content = read_manifest(folder)
     for listed in listed_files(parse_manifest(content.decode("utf-8"), folder)):
         read_listed(folder, listed)
-    signature = _sign(content, key)
-    path = folder / SIGNATURE_NAME
-    with whole_file(path) as temporary:
+    return sign_file(folder / MANIFEST_NAME, content, key)
+
+
+def sign_file(path: Path, content: bytes, key: KeyFile) -> Path:
+    """Write the signature of a file beside it, atomically.
+
+    Args:
+        path: the file.
+        content: its bytes.
+        key: as in `sign_bundle`.
+
+    Returns:
+        Path of the signature.
+
+    Raises:
+        InputError: the key cannot be used.
+    """
+    signature = _private_key(key).sign(content)
+    signed = path.with_suffix(SIGNATURE_SUFFIX)
+    with whole_file(signed) as temporary:
         temporary.write_bytes(signature)
-    return path
+    return signed
 
 
 def check_renewal(bundle: str | os.PathLike[str], key: KeyFile) -> None:
@@ -66,11 +85,8 @@ def check_renewal(bundle: str | os.PathLike[str], key: KeyFile) -> None:
     folder = Path(bundle)
     private = _private_key(key)
     if (folder / SIGNATURE_NAME).exists():
-        check_signature(folder, read_manifest(folder), [private.public_key()])
-
-
-def _sign(content: bytes, key: KeyFile) -> bytes:
-    return _private_key(key).sign(content)
+        content = read_manifest(folder)
+        check_signature(folder / MANIFEST_NAME, content, [private.public_key()])
 
 
 def _private_key(key: KeyFile) -> Ed25519PrivateKey:

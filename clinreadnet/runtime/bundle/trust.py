@@ -1,8 +1,9 @@
 """Check files, sizes and signature of a bundle before it is parsed.
 
-`manifest.sig` contains only the 64 bytes of an Ed25519 signature of `manifest.json`, which `openssl
-pkeyutl -verify -rawin` can check. The manifest contains the SHA-256 of every other file, so the
-signature covers the whole bundle.
+The signature of a file lies beside it, with the suffix ``.sig``. `manifest.sig` contains only the
+64 bytes of an Ed25519 signature of `manifest.json`, which `openssl pkeyutl -verify -rawin` can
+check. The manifest contains the SHA-256 of every other file, so the signature covers the whole
+bundle.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 MANIFEST_NAME = "manifest.json"
-SIGNATURE_NAME = "manifest.sig"
+SIGNATURE_SUFFIX = ".sig"
+SIGNATURE_NAME = f"manifest{SIGNATURE_SUFFIX}"
 
 KeyFile = str | os.PathLike[str]
 """Path of a PEM file."""
@@ -87,33 +89,34 @@ def read_manifest(folder: Path, trusted_keys: Sequence[KeyFile] | None = None) -
             ``limits.MANIFEST``.
         InputError: a key cannot be used, or `cryptography` is not installed.
     """
-    keys = None if trusted_keys is None else _public_keys(trusted_keys)
+    keys = None if trusted_keys is None else public_keys(trusted_keys)
     content = read_inside(folder, MANIFEST_NAME, limit=limits.MANIFEST)
     if keys is not None:
-        check_signature(folder, content, keys)
+        check_signature(folder / MANIFEST_NAME, content, keys)
     return content
 
 
-def check_signature(folder: Path, content: bytes, keys: list[Ed25519PublicKey]) -> None:
-    """Check the signature of a bundle's manifest.
+def check_signature(path: Path, content: bytes, keys: list[Ed25519PublicKey]) -> None:
+    """Check the signature of a bundle's manifest, or of another file.
 
     Args:
-        folder: the bundle.
-        content: bytes of the manifest.
+        path: the file.
+        content: its bytes.
         keys: accepted public keys.
 
     Raises:
-        Untrusted: the manifest is unsigned, signed by another key, or altered.
+        Untrusted: the file is unsigned, signed by another key, or altered.
     """
     from cryptography.exceptions import InvalidSignature
 
-    path = folder / SIGNATURE_NAME
+    signed = path.with_suffix(SIGNATURE_SUFFIX)
+    what = path.parent if path.name == MANIFEST_NAME else path
     try:
-        signature = read_inside(folder, SIGNATURE_NAME, limit=_SIGNATURE_BYTES)
+        signature = read_inside(path.parent, signed.name, limit=_SIGNATURE_BYTES)
     except FileNotFoundError:
         raise Untrusted(
-            f"{path}: missing, so the bundle is not signed; sign it with "
-            f"`clinreadnet sign {folder} --key KEY`"
+            f"{signed}: missing, so {what} is not signed; sign it with "
+            f"`clinreadnet sign {what} --key KEY`"
         ) from None
     for key in keys:
         try:
@@ -121,12 +124,17 @@ def check_signature(folder: Path, content: bytes, keys: list[Ed25519PublicKey]) 
         except InvalidSignature:
             continue
     raise Untrusted(
-        f"{folder / MANIFEST_NAME}: changed after it was signed, or not signed by a trusted key; "
-        "get the bundle again from its signer"
+        f"{path}: changed after it was signed, or not signed by a trusted key; get {what} again "
+        "from its signer"
     )
 
 
-def _public_keys(files: Sequence[KeyFile]) -> list[Ed25519PublicKey]:
+def public_keys(files: Sequence[KeyFile]) -> list[Ed25519PublicKey]:
+    """Return the public keys in PEM files.
+
+    Raises:
+        InputError: a file cannot be used, there is none, or `cryptography` is not installed.
+    """
     if isinstance(files, str | os.PathLike):
         raise InputError(f"trusted_keys={files}: is a single path; give a list of paths")
     if not isinstance(files, Sequence) or not all(
