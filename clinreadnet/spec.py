@@ -30,6 +30,9 @@ FINE_STEP = 0.2
 LIKERT = ("bad", "poor", "fair", "good", "excellent")
 """Words of the five-point scale, from grade 0."""
 
+NOT_GRADED = "not graded"
+"""In place of a word for a slice that the network cannot judge."""
+
 GRADE_RANGE = float(len(LIKERT) - 1)
 """Range of the scores in grades."""
 

@@ -16,7 +16,7 @@ from clinreadnet.data.slices import SliceRef
 from clinreadnet.physics import SliceFigures, with_dose
 from clinreadnet.physics.judge import remark
 from clinreadnet.runtime import Scores, Session
-from clinreadnet.spec import LIKERT, RESEARCH_USE, grade_word
+from clinreadnet.spec import LIKERT, NOT_GRADED, RESEARCH_USE, grade_word
 
 if TYPE_CHECKING:
     from clinreadnet.scoring.site_map import SiteMap
@@ -31,7 +31,7 @@ class SliceScore:
         frame: frame number from 0 in a file of several slices, else None.
         position: position along the slice normal in mm, or None.
         score: 0 bad ... 4 excellent.
-        grade: word of the nearest grade.
+        grade: word of the nearest grade; ``NOT_GRADED`` for a slice that is novel or outside.
         low: lower bound of the 90 % interval of the grade.
         high: upper bound of that interval.
         novelty: distance from the training data; None if unknown.
@@ -195,7 +195,7 @@ def slice_scores(refs: Sequence[SliceRef], scores: Scores) -> list[SliceScore]:
                 frame=ref.frame,
                 position=ref.position,
                 score=score,
-                grade=grade_word(score),
+                grade=NOT_GRADED if in_domain is False else grade_word(score),
                 low=round(low[i], 2),
                 high=round(high[i], 2),
                 novelty=None if scores.novelty is None else float(scores.novelty[i]),

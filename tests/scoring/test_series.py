@@ -272,6 +272,7 @@ def test_a_novel_slice_is_marked_everywhere(run: Any, bundle: Path, tmp_path: Pa
 
     result = json.loads(run("score", folder, "--bundle", bundle, "--json").stdout)
     assert [one["in_domain"] for one in result["slices"]] == [True, False, True]
+    assert [one["grade"] == "not graded" for one in result["slices"]] == [False, True, False]
     assert all((one["low"], one["high"]) == (0.2, 3.8) for one in result["slices"])
     assert result["slices"][1]["novelty"] > result["session"]["novelty_threshold"]
     kept = reference(np.stack([noise(0), noise(2)]))["score"]
