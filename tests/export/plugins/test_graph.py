@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +44,38 @@ def model() -> ClinReadNet:
 
 
 @pytest.fixture(scope="module")
-def made(model: ClinReadNet, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("graphs")
-    files = {}
-    for precision in ("fp32", "fp16"):
+def plain(model: ClinReadNet, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Make the graph of a precision, once."""
+    folder = tmp_path_factory.mktemp("plain")
+
+    @functools.cache
+    def make(precision: str) -> Path:
+        path = folder / f"{precision}.onnx"
+        export_onnx(model, path, precision=precision)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def plugins(model: ClinReadNet, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Make the graph of a precision with its plugins, once."""
+    folder = tmp_path_factory.mktemp("plugins")
+
+    @functools.cache
+    def make(precision: str) -> Path:
+        path = folder / f"{precision}.plugins.onnx"
         plan = make_plan(CONFIG, OPS, precision, (), named=False)
-        files[f"{precision} plugins"] = folder / f"{precision}.plugins.onnx"
-        export_plugin_graph(model, files[f"{precision} plugins"], plan=plan)
-        files[precision] = folder / f"{precision}.onnx"
-        export_onnx(model, files[precision], precision=precision)
-    return files
+        export_plugin_graph(model, path, plan=plan)
+        return path
+
+    return make
+
+
+PRECISIONS = pytest.mark.parametrize(
+    "precision", [pytest.param("fp32", marks=pytest.mark.whole), "fp16"]
+)
+"""The same functions and nodes: float16 leaves out fewer, and is compared to the last bit."""
 
 
 def nodes(path: Path) -> dict[str, str]:
@@ -59,8 +84,8 @@ def nodes(path: Path) -> dict[str, str]:
     return {node.name: node.op_type for node in model.graph.node if node.domain == "clinreadnet"}
 
 
-def test_nodes_are_the_planned_ops_with_what_tensorrt_reads(made: dict[str, Path]) -> None:
-    assert nodes(made["fp16 plugins"]) == {
+def test_nodes_are_the_planned_ops_with_what_tensorrt_reads(plugins: Callable[[str], Path]) -> None:
+    assert nodes(plugins("fp16")) == {
         "stem.sobel_stem": "sobel_stem_512x512",
         "stages.0.0.attention_block": "attention_block_48_shift0_128x128",
         "stages.0.0.mlp": "mlp_48_16384",
@@ -69,51 +94,58 @@ def test_nodes_are_the_planned_ops_with_what_tensorrt_reads(made: dict[str, Path
         "stages.1.1.attention.window_attention": "window_attention_shift0_64x64x6",
         "stages.1.1.mlp": "mlp_96_4096",
     }
-    model = onnx.load(made["fp16 plugins"])
+    model = onnx.load(plugins("fp16"))
     for node in (one for one in model.graph.node if one.domain == "clinreadnet"):
         read = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
         assert read == {"plugin_namespace": b"clinreadnet", "plugin_version": b"1", "aot": 1}
-    called = set(nodes(made["fp16 plugins"]).values())
+    called = set(nodes(plugins("fp16")).values())
     assert {one.name for one in model.functions} == called
     assert not any(one.domain == "clinreadnet" for f in model.functions for one in f.node)
 
 
-def test_a_kernel_that_refuses_a_type_leaves_its_op_native(made: dict[str, Path]) -> None:
+@pytest.mark.whole
+def test_a_kernel_that_refuses_a_type_leaves_its_op_native(
+    plugins: Callable[[str], Path],
+) -> None:
     """In float32 `window_attention` takes the layers that `attention_block` refuses."""
-    found = nodes(made["fp32 plugins"])
+    found = nodes(plugins("fp32"))
     assert "stages.0.0.attention_block" not in found
     assert found["stages.0.1.attention.window_attention"] == "window_attention_shift4_128x128x3"
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@PRECISIONS
 def test_onnx_runtime_computes_what_the_plain_graph_does(
-    made: dict[str, Path], precision: str
+    plain: Callable[[str], Path], plugins: Callable[[str], Path], precision: str
 ) -> None:
     """Float16 is emulated, each tensor rounded: there the graphs must agree to the last bit."""
     hu = np.random.default_rng(0).normal(40, 200, (3, 1, 512, 512)).astype(np.float32)
-    found = []
-    for name in (f"{precision} plugins", precision):
-        content = made[name].read_bytes()
+    outputs = []
+    for graph in (plugins, plain):
+        content = graph(precision).read_bytes()
         backend = OnnxRuntimeBackend(content if precision == "fp32" else emulate(content))
-        found.append(backend.run(hu))
-    for name, plain in found[1].items():
-        error = np.linalg.norm(found[0][name] - plain) / np.linalg.norm(plain)
+        outputs.append(backend.run(hu))
+    for name, expected in outputs[1].items():
+        error = np.linalg.norm(outputs[0][name] - expected) / np.linalg.norm(expected)
         assert error <= (2e-6 if precision == "fp32" else 0.0), name
 
 
-def test_the_runtime_reads_a_graph_with_functions(made: dict[str, Path]) -> None:
-    for precision in ("fp32", "fp16"):
-        content = made[f"{precision} plugins"].read_bytes()
-        check_content(content, "graph")
-        plain, plugins = read_graph(made[precision].read_bytes()), read_graph(content)
-        kind = {"fp32": "FLOAT", "fp16": "FLOAT16"}[precision]
-        assert plugins.tensor_bytes[kind] == pytest.approx(plain.tensor_bytes[kind], rel=0.02)
-        assert plugins.operators["mlp_48_16384"] == 2
-        assert plugins.operators["Gelu"] <= plain.operators["Gelu"]
+@PRECISIONS
+def test_the_runtime_reads_a_graph_with_functions(
+    plain: Callable[[str], Path], plugins: Callable[[str], Path], precision: str
+) -> None:
+    content = plugins(precision).read_bytes()
+    check_content(content, "graph")
+    with_plugins, without = read_graph(content), read_graph(plain(precision).read_bytes())
+    kind = {"fp32": "FLOAT", "fp16": "FLOAT16"}[precision]
+    assert with_plugins.tensor_bytes[kind] == pytest.approx(without.tensor_bytes[kind], rel=0.02)
+    assert with_plugins.operators["mlp_48_16384"] == 2
+    assert with_plugins.operators["Gelu"] <= without.operators["Gelu"]
 
 
-def test_a_tensor_in_another_file_is_found_inside_a_function(made: dict[str, Path]) -> None:
-    model = onnx.load(made["fp16 plugins"])
+def test_a_tensor_in_another_file_is_found_inside_a_function(
+    plugins: Callable[[str], Path],
+) -> None:
+    model = onnx.load(plugins("fp16"))
     function = next(one for one in model.functions if "shift4" in one.name)
     constant = next(node for node in function.node if node.op_type == "Constant")
     tensor = constant.attribute[0].t
@@ -129,35 +161,36 @@ def test_a_tensor_in_another_file_is_found_inside_a_function(made: dict[str, Pat
 
 
 def test_check_graph_judges_the_functions_and_says_so(
-    made: dict[str, Path], tmp_path: Path
+    plain: Callable[[str], Path], plugins: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    plain = check_graph(made["fp16"])
-    plugins = check_graph(Path(shutil.copy(made["fp16 plugins"], tmp_path / "g.onnx")))
-    assert [one.blockers for one in plugins] == [one.blockers for one in plain]
-    assert all("7 nodes are plugins where a build registers" in str(one.note) for one in plugins)
+    expected = check_graph(plain("fp16"))
+    verdicts = check_graph(Path(shutil.copy(plugins("fp16"), tmp_path / "g.onnx")))
+    assert [verdict.blockers for verdict in verdicts] == [v.blockers for v in expected]
+    assert all("7 nodes are plugins where a build registers" in str(v.note) for v in verdicts)
 
 
 @pytest.mark.whole
 def test_the_same_weights_give_the_same_bytes(
-    model: ClinReadNet, made: dict[str, Path], tmp_path: Path
+    model: ClinReadNet, plugins: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """Whatever kernels the network was made with: the plan decides alone."""
     plan = make_plan(CONFIG, OPS, "fp16", (), named=False)
     again = ClinReadNet(CONFIG, kernels="auto").eval()
     again.load_state_dict(model.state_dict())
     export_plugin_graph(again, tmp_path / "again.onnx", plan=plan)
-    assert (tmp_path / "again.onnx").read_bytes() == made["fp16 plugins"].read_bytes()
-    assert b"/" + b"home" not in made["fp16 plugins"].read_bytes()
-    assert str(Path.cwd()).encode() not in made["fp16 plugins"].read_bytes()
+    assert (tmp_path / "again.onnx").read_bytes() == plugins("fp16").read_bytes()
+    assert b"/" + b"home" not in plugins("fp16").read_bytes()
+    assert str(Path.cwd()).encode() not in plugins("fp16").read_bytes()
 
 
 def test_a_network_that_does_not_call_what_is_planned_is_refused(
-    model: ClinReadNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = make_plan(CONFIG, ("mlp",), "fp16", ())
+    config = replace(CONFIG, depths=(1,), heads=(3,))
+    plan = make_plan(config, ("mlp",), "fp16", ())
     shape: Any = plan.nodes[0]
     fewer = Plan(plan.precision, (shape,), {}, plan.kernels)
     monkeypatch.setattr(graphs, "_planned", lambda *_: [])
     with pytest.raises(CheckFailed, match="name other ops as `plugins`"):
-        export_plugin_graph(model, tmp_path / "x.onnx", plan=fewer)
+        export_plugin_graph(ClinReadNet(config).eval(), tmp_path / "x.onnx", plan=fewer)
     assert list(tmp_path.iterdir()) == []
