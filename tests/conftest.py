@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import pickle
 import shutil
@@ -43,6 +44,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU on this machine"))
+
+
+def pytest_collection_finish() -> None:
+    # Modules and tests stay until the end: without them, each collection of garbage is short.
+    gc.collect()
+    gc.freeze()
 
 
 def beside_the_sample(items: list[pytest.Item]) -> Iterator[pytest.Item]:
