@@ -215,15 +215,33 @@ def few_golden(without_openvino: None, monkeypatch: pytest.MonkeyPatch) -> None:
     verify_few(monkeypatch)
 
 
+@pytest.fixture
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verify on ONNX Runtime and the CPU engine, in batches of up to four.
+
+    The export of `tiny_bundle` runs OpenVINO on a few slices; `make test-all` runs everything.
+    """
+    if not WHOLE:
+        monkeypatch.setitem(sys.modules, "openvino", None)
+        verify_batches(monkeypatch, 4)
+
+
+def verify_batches(patch: pytest.MonkeyPatch, largest: int) -> None:
+    from clinreadnet.verify import backends, graph, run
+
+    for module in (backends, graph, run):
+        patch.setattr(module, "CPU_BATCH", largest)
+
+
 def verify_few(patch: pytest.MonkeyPatch) -> None:
     from clinreadnet.runtime.bundle.golden import read_golden
-    from clinreadnet.verify import graph, run
+    from clinreadnet.verify import run
 
     def first(*args: Any) -> dict[str, Any]:
         return {name: values[:4] for name, values in read_golden(*args).items()}
 
     patch.setattr(run, "read_golden", first)
-    patch.setattr(graph, "CPU_BATCH", 2)
+    verify_batches(patch, 2)
 
 
 @pytest.fixture(scope="session")

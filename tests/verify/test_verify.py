@@ -56,6 +56,7 @@ def flip(bundle: Path, file: str) -> None:
     (bundle / file).write_bytes(content)
 
 
+@pytest.mark.usefixtures("small_batches")
 def test_an_untouched_bundle_passes(tiny_bundle: Path) -> None:
     before = (tiny_bundle / "manifest.json").read_bytes()
     code, out, _ = run(tiny_bundle, "--json")

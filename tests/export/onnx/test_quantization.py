@@ -187,7 +187,7 @@ def test_its_error_is_that_of_8_bits_and_none_before_the_novelty(
     reason="on a processor without 8-bit products this graph of an untrained network is off by "
     "0.018 in PLCC, beyond its budget",
 )
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("quick", "small_batches")
 def test_a_bundle_with_it_is_verified_and_scores(tiny_checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "bundle"
     report = bundles.export_bundle(
