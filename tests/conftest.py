@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 from support.whole import WHOLE
 
+LONGEST = ("training/test_trainer.py", "verify/test_verify.py")
+"""They begin first: as the last files they would leave the other processes without work."""
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -38,9 +40,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=list(left_out))
 
-    if not any(item.get_closest_marker("gpu") for item in items):
-        return
-    if not has_gpu():
+    items.sort(key=lambda item: not item.nodeid.partition("::")[0].endswith(LONGEST))
+    if any(item.get_closest_marker("gpu") for item in items) and not has_gpu():
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU on this machine"))

@@ -49,7 +49,8 @@ def pytest_bench(
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bundle(tmp_path_factory.mktemp("bundles") / "bundle")
+    folder = tmp_path_factory.mktemp("bundles") / "bundle"
+    return write_bundle(folder, precisions=("fp32", "fp16", "int8"))
 
 
 @pytest.fixture(scope="module")
@@ -89,19 +90,14 @@ def test_rows_are_timed_in_turn_and_say_what_was_measured(
     assert "packages" in content["machine_info"] and "node" not in content["machine_info"]
 
 
-def test_an_8_bit_graph_is_measured_too(tmp_path: Path) -> None:
-    bundle = write_bundle(tmp_path / "bundle", precisions=("fp32", "int8"))
-    path = tmp_path / "bench.json"
-    chosen = "test_network and batch-1-host and onnxruntime-cpu"
-    options = "-k", chosen, f"--benchmark-json={path}"
-    found = pytest_bench(bundle, "bench/test_network.py", *options)
-    assert found.returncode == 0, found.stdout
+def test_an_8_bit_graph_is_measured_too(recorded: tuple[Path, str]) -> None:
+    path, _ = recorded
     rows = {
         row.precision: row
         for one in json.loads(path.read_text())["benchmarks"]
         if (row := BenchRow.from_json(one["extra_info"])).candidate == "onnxruntime-cpu"
     }
-    assert set(rows) == {"fp32", "int8"}
+    assert set(rows) == {"fp32", "fp16", "int8"}
     assert rows["int8"].flops == rows["fp32"].flops
     assert rows["int8"].bytes < rows["fp32"].bytes
     assert rows["int8"].percent_of_limit > 0

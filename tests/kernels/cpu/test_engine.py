@@ -37,7 +37,7 @@ from clinreadnet.runtime.backends.native import NativeBackend
 COMPILER = next(filter(shutil.which, ("g++", "clang++", "c++")), None)
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
 HU = np.random.default_rng(0).normal(40, 200, (4, 1, 512, 512)).astype(np.float32)
-CALLS = int(os.environ.get("CLINREADNET_NATIVE_CALLS", "120"))
+CALLS = int(os.environ.get("CLINREADNET_NATIVE_CALLS", "64"))
 """Calls from 16 threads; `make native-sanitize` asks for more, with other compiler options."""
 MUTATIONS = int(os.environ.get("CLINREADNET_NATIVE_MUTATIONS", "2000"))
 
