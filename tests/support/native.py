@@ -55,6 +55,7 @@ def built(
     *,
     options: Sequence[str] = (),
     edits: Mapping[str, Callable[[str], str]] | None = None,
+    wide: bool = True,
     **how: Any,
 ) -> Path:
     """Return the library with these options of the recipe, compiled when it is first asked for.
@@ -62,14 +63,15 @@ def built(
     Args:
         options: for the compiler.
         edits: what becomes of source files, by name: broken copies.
-        how: arguments of the recipe.
+        wide: whether it has the instruction set "wide" too.
+        how: further arguments of the recipe.
     """
     texts = {path.name: path.read_text() for path in sorted(SOURCES.glob("*.*")) if path.is_file()}
     for name, edit in (edits or {}).items():
         before = texts[name]
         texts[name] = edit(before)
         assert texts[name] != before, f"the edit of {name} changes nothing"
-    key = repr((texts, tuple(options), sorted(how.items())))
+    key = repr((texts, tuple(options), wide, sorted(how.items())))
     key += "".join(path.read_text() for path in sorted((SOURCES / "include").iterdir()))
     folder = BUILT / hashlib.sha256(key.encode()).hexdigest()[:16]
     out = folder / "libclinreadnet.so"
@@ -80,7 +82,7 @@ def built(
             shutil.copytree(SOURCES, sources, dirs_exist_ok=True)
             for name, text in texts.items():
                 (sources / name).write_text(text)
-            recipe().build(out, version="test", options=options, sources=sources, **how)
+            recipe().build(out, version="test", options=options, wide=wide, sources=sources, **how)
     return out
 
 
@@ -92,7 +94,7 @@ def loaded(path: Path) -> ctypes.CDLL:
 
 
 def arm_library() -> Path:
-    return built(compiler=CROSS, processor="aarch64")
+    return built(compiler=CROSS, processor="aarch64", wide=False)
 
 
 def instruction_sets(path: Path) -> list[str]:

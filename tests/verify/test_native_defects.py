@@ -131,7 +131,9 @@ def test_a_wrong_engine_fails(
     new: str,
     precision: str,
 ) -> None:
-    wrong = built(options=["-O1"], only=[], edits={file: lambda text: text.replace(old, new)})
+    wrong = built(
+        options=["-O1"], only=[], wide=False, edits={file: lambda text: text.replace(old, new)}
+    )
     parity = judged(wrong, checkpoint, precision, evidence)
     assert parity.status == "failed", what
 

@@ -44,7 +44,7 @@ MUTATIONS = int(os.environ.get("CLINREADNET_NATIVE_MUTATIONS", "2000"))
 
 @pytest.fixture(scope="module")
 def library() -> Path:
-    return built(wide=True)
+    return built()
 
 
 @pytest.fixture(autouse=True)

@@ -59,12 +59,12 @@ def runner(request: pytest.FixtureRequest) -> Runner:
         if SANITIZER != "none":
             pytest.skip("the emulator does not run under a sanitizer")
         return Runner(arm_library(), name.split()[1], CROSS_C, EMULATE)
-    library, name = built(wide=True), name.split()[-1]
+    library, name = built(), name.split()[-1]
     if name not in instruction_sets(library):
         pytest.skip(f"this processor has no {name}")
     if SANITIZER != "none":
         options = SANITIZERS[SANITIZER]
-        return Runner(built(wide=True, options=options), name, ("gcc", *options))
+        return Runner(built(options=options), name, ("gcc", *options))
     return Runner(library, name)
 
 
