@@ -79,18 +79,18 @@ def test_a_unit_that_measures_brings_what_was_measured(tmp_path: Path) -> None:
     test.write_text("def test_one(benchmark):\n    benchmark.pedantic(int, rounds=1)\n")
     result = run_unit(unit(test, measures=True), tmp_path)
     assert result["status"] == "passed"
-    (one,) = result["recorded"]["benchmarks"]
-    assert one["name"] == "test_one"
+    (benchmark,) = result["recorded"]["benchmarks"]
+    assert benchmark["name"] == "test_one"
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
-    one = Unit("one", (), 1, needs=("json", "no_such_package", "no_such.part"))
-    assert run_unit(one, tmp_path) == {
+    unit = Unit("one", (), 1, needs=("json", "no_such_package", "no_such.part"))
+    assert run_unit(unit, tmp_path) == {
         "status": "skipped",
         "note": "needs no_such_package, no_such.part",
     }
-    one = Unit("one", (), 1, tool=("compute-sanitizer",))
-    result = run_unit(one, tmp_path, None, {"PATH": str(tmp_path)})
+    unit = Unit("one", (), 1, tool=("compute-sanitizer",))
+    result = run_unit(unit, tmp_path, None, {"PATH": str(tmp_path)})
     assert result == {"status": "skipped", "note": "compute-sanitizer is not installed"}
 
 
@@ -175,17 +175,17 @@ def test_each_call_goes_on_where_the_last_one_stopped(tmp_path: Path) -> None:
 
 
 def test_results_can_have_files_beside_them(tmp_path: Path) -> None:
-    one = Unit("one", ("-c", "open('{out}/tuned.json', 'w').write('{}')"), 60, tests=False)
-    steps = {"tune": Step("it works", (one,))}
+    unit = Unit("one", ("-c", "open('{out}/tuned.json', 'w').write('{}')"), 60, tests=False)
+    steps = {"tune": Step("it works", (unit,))}
     assert run_steps(steps, tmp_path / "gpu" / "results.json", say=lambda line: None) == 0
     assert (tmp_path / "gpu" / "tuned.json").read_text() == "{}"
 
 
 def test_a_rehearsal_skips_what_only_a_gpu_can_do(tmp_path: Path) -> None:
-    one = Unit("one", ("-c", "raise SystemExit(1)"), 60, tests=False, rehearsed=False)
-    result = run_unit(one, tmp_path, None, {plan.REHEARSAL: "1"})
+    unit = Unit("one", ("-c", "raise SystemExit(1)"), 60, tests=False, rehearsed=False)
+    result = run_unit(unit, tmp_path, None, {plan.REHEARSAL: "1"})
     assert result == {"status": "skipped", "note": "needs an NVIDIA GPU"}
-    assert run_unit(one, tmp_path)["status"] == "failed"
+    assert run_unit(unit, tmp_path)["status"] == "failed"
 
 
 def test_a_failure_does_not_stop_the_others(tmp_path: Path) -> None:
@@ -219,9 +219,11 @@ def test_the_plan_selects_rows_that_there_are() -> None:
     ids = [f"test_kernels[{row}]" for row in kernels.rows()]
     for unit in STEPS["kernels"].units:
         chosen = Expression.compile(unit.arguments[unit.arguments.index("-k") + 1])
-        found = [one for one in ids if chosen.evaluate(lambda name, one=one, **_: name in one)]
-        assert found and all(f"[{unit.name}-" in one and "-float16-batch-" in one for one in found)
-        assert {one.rstrip("]").rsplit("-", 1)[1] for one in found} == {"8", "64"}
+        tests = [test for test in ids if chosen.evaluate(lambda name, test=test, **_: name in test)]
+        assert tests and all(
+            f"[{unit.name}-" in test and "-float16-batch-" in test for test in tests
+        )
+        assert {test.rstrip("]").rsplit("-", 1)[1] for test in tests} == {"8", "64"}
 
 
 def test_what_travels_fits() -> None:
@@ -301,7 +303,10 @@ def test_units_share_one_file() -> None:
     document = merged(document, "tests", "one", {"status": "failed", "note": "exit status 1"})
     assert document["benchmarks"] == [{"fullname": "a", "n": 1}]
     document = merged(document, "kernels", "stem", second | {"status": "passed"})
-    assert [(one["fullname"], one["n"]) for one in document["benchmarks"]] == [("a", 2), ("b", 2)]
+    assert [(benchmark["fullname"], benchmark["n"]) for benchmark in document["benchmarks"]] == [
+        ("a", 2),
+        ("b", 2),
+    ]
     assert document["version"] == 2
     assert {
         (name, unit): result["status"]

@@ -36,21 +36,21 @@ def noisy(hu: np.ndarray, sigma: float, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("sigma", [0, 30, 120])
 @pytest.mark.parametrize("draw", [abdomen, abdomen_with_arms])
 def test_an_abdomen_is_known_in_any_noise(draw, sigma: float, pixel_mm: float | None) -> None:
-    found = find_region(noisy(draw(), sigma), pixel_mm)
-    assert (found.answer, found.reason) == (ABDOMEN, UNSIZED if pixel_mm is None else "")
+    result = find_region(noisy(draw(), sigma), pixel_mm)
+    assert (result.answer, result.reason) == (ABDOMEN, UNSIZED if pixel_mm is None else "")
 
 
 def test_a_child_in_a_small_field_is_an_abdomen() -> None:
-    found = find_region(noisy(abdomen(), 20), 0.45)
-    assert found.answer == ABDOMEN and found.area_cm2 is not None and 200 < found.area_cm2 < 250
+    result = find_region(noisy(abdomen(), 20), 0.45)
+    assert result.answer == ABDOMEN and result.area_cm2 is not None and 200 < result.area_cm2 < 250
 
 
 @SIZES
 @pytest.mark.parametrize("sigma", [0, 60])
 @pytest.mark.parametrize(("draw", "end"), [(dome, "dome of the liver"), (hips, "pelvis")])
 def test_a_border_is_the_third_answer(draw, end: str, sigma: float, pixel_mm: float | None) -> None:
-    found = find_region(noisy(draw(), sigma), pixel_mm)
-    assert found.answer == EDGE and found.reason.endswith(f": {end}")
+    result = find_region(noisy(draw(), sigma), pixel_mm)
+    assert result.answer == EDGE and result.reason.endswith(f": {end}")
 
 
 @pytest.mark.parametrize("sized", [True, False], ids=["sized", "unsized"])
@@ -58,14 +58,14 @@ def test_a_border_is_the_third_answer(draw, end: str, sigma: float, pixel_mm: fl
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_another_part_is_outside_for_its_own_reason(kind: str, sigma: float, sized: bool) -> None:
     draw, pixel_mm, end = FOREIGN[kind]
-    found = find_region(noisy(draw(), sigma), pixel_mm if sized else None)
-    assert found.answer == OUTSIDE and found.reason.rpartition(": ")[2] == end, found
+    result = find_region(noisy(draw(), sigma), pixel_mm if sized else None)
+    assert result.answer == OUTSIDE and result.reason.rpartition(": ")[2] == end, result
 
 
 def test_a_neck_is_known_by_its_size_alone() -> None:
-    found = find_region(neck(), 0.5)
-    assert (found.answer, found.area_cm2) == (OUTSIDE, pytest.approx(118, abs=5))
-    assert found.reason.endswith("cm2: smaller than an abdomen")
+    result = find_region(neck(), 0.5)
+    assert (result.answer, result.area_cm2) == (OUTSIDE, pytest.approx(118, abs=5))
+    assert result.reason.endswith("cm2: smaller than an abdomen")
     assert find_region(neck(), None).answer != OUTSIDE
 
 
@@ -92,11 +92,11 @@ def test_the_answer_does_not_hang_on_how_a_slice_lies(turn: str) -> None:
 def test_measures_of_a_disc() -> None:
     y, x = np.indices((512, 512)) - 255.5
     hu = np.where(np.hypot(x, y) < 160, 40.0, -1000.0)
-    found = measure_anatomy(hu, 1.0)
-    assert found is not None and found.area_cm2 is not None
-    assert found.area_cm2 == pytest.approx(np.pi * 160**2 / 100, rel=0.02)
-    assert found.width == pytest.approx(1, abs=0.02)
-    assert (found.cut, found.lung, found.bone, found.enclosed) == (0, 0, 0, 0)
+    result = measure_anatomy(hu, 1.0)
+    assert result is not None and result.area_cm2 is not None
+    assert result.area_cm2 == pytest.approx(np.pi * 160**2 / 100, rel=0.02)
+    assert result.width == pytest.approx(1, abs=0.02)
+    assert (result.cut, result.lung, result.bone, result.enclosed) == (0, 0, 0, 0)
 
 
 def test_a_part_that_bone_surrounds_is_enclosed_and_one_with_a_gap_is_not() -> None:
@@ -130,9 +130,9 @@ SOME = Region(ABDOMEN, "", 300.0)
 def test_a_header_settles_a_doubt_and_proves_nothing(
     region: Region, hint: Hint, answer: str
 ) -> None:
-    found = with_header(region, hint)
-    assert found.answer == answer
-    assert found.reason.startswith(str(hint)) or found == region
+    result = with_header(region, hint)
+    assert result.answer == answer
+    assert result.reason.startswith(str(hint)) or result == region
 
 
 def test_it_takes_five_milliseconds_at_most() -> None:
@@ -178,5 +178,5 @@ def test_real_slices_get_the_answer_that_a_person_gives(folder: str) -> None:
         listed = names is None or ref.path.stem in names
         hu = ref.load()
         for size in (ref.loaded_mm, None):
-            found = find_region(hu, size)
-            assert (found.answer in answers) == listed, f"{ref.name}: {found}"
+            result = find_region(hu, size)
+            assert (result.answer in answers) == listed, f"{ref.name}: {result}"

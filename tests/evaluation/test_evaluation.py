@@ -120,12 +120,12 @@ def test_scans_and_denoised_copies_are_told_apart(tmp_path: Path) -> None:
     for i, record in enumerate(simulation["images"].values()):
         record |= {"quality": labels[i], "denoiser": "nlm" if i >= 8 else None}
     (folder / "simulation.json").write_text(json.dumps(simulation))
-    found = parts(read_ldctiqa(folder), labels + np.where(np.arange(12) >= 8, 0.5, 0.0))
-    assert list(found) == ["scans", "nlm"]
-    assert (found["scans"]["slices"], found["nlm"]["slices"]) == (8, 4)
-    assert found["scans"]["bias"] == 0 and found["scans"]["rmse"] == 0
-    assert found["nlm"]["bias"] == pytest.approx(0.5) == found["nlm"]["rmse"]
-    assert found["nlm"]["srocc"] == found["nlm"]["ceiling_srocc"] == pytest.approx(1)
+    errors = parts(read_ldctiqa(folder), labels + np.where(np.arange(12) >= 8, 0.5, 0.0))
+    assert list(errors) == ["scans", "nlm"]
+    assert (errors["scans"]["slices"], errors["nlm"]["slices"]) == (8, 4)
+    assert errors["scans"]["bias"] == 0 and errors["scans"]["rmse"] == 0
+    assert errors["nlm"]["bias"] == pytest.approx(0.5) == errors["nlm"]["rmse"]
+    assert errors["nlm"]["srocc"] == errors["nlm"]["ceiling_srocc"] == pytest.approx(1)
 
 
 def test_an_evaluation_parses_the_record_once(
@@ -141,8 +141,8 @@ def test_an_evaluation_parses_the_record_once(
 
     monkeypatch.setattr(ldctiqa, "read_regular", counted)
     scores = np.linspace(0, 4, 12)
-    found = {name: scores for name in ("score", "mixture", "image", "novelty")}
-    found |= {"probs": np.full((12, 21), 1 / 21), "quality_map": np.zeros((12, 16, 16))}
-    monkeypatch.setattr(labels, "score_folder", lambda folder, model: found)
+    outputs = {name: scores for name in ("score", "mixture", "image", "novelty")}
+    outputs |= {"probs": np.full((12, 21), 1 / 21), "quality_map": np.zeros((12, 16, 16))}
+    monkeypatch.setattr(labels, "score_folder", lambda folder, model: outputs)
     assert labels.evaluate(folder)["parts"]["scans"]["slices"] == 12
     assert sorted(parsed) == ["simulation.json", "train.json"]

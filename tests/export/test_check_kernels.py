@@ -44,9 +44,9 @@ def change(folder: Path, old: str, new: str, **entry: Any) -> None:
 
 
 def test_an_exported_kernel_passes(folder: Path) -> None:
-    (found,) = check_folder(folder)
-    assert found.failure is None and len(found.error_over_budget) == 3
-    assert all(0 < over <= 1 for over in found.error_over_budget.values())
+    (checked,) = check_folder(folder)
+    assert checked.failure is None and len(checked.error_over_budget) == 3
+    assert all(0 < over <= 1 for over in checked.error_over_budget.values())
     result = CliRunner().invoke(app, ["check-kernels", str(folder)])
     assert result.exit_code == 0
     assert result.stdout.startswith("sobel_stem.fp16.sm80.ptx: passed, error ")
@@ -63,17 +63,17 @@ def test_an_exported_kernel_passes(folder: Path) -> None:
 def test_a_changed_instruction_is_noticed(folder: Path, old: str, new: str, reason: str) -> None:
     (path,) = folder.glob("*.ptx")
     change(folder, old, new, sha256=digest(path.read_text().replace(old, new, 1).encode()))
-    (found,) = check_folder(folder)
-    assert found.failure is not None and reason in found.failure
+    (checked,) = check_folder(folder)
+    assert checked.failure is not None and reason in checked.failure
     result = CliRunner().invoke(app, ["check-kernels", str(folder), "--json"])
     assert isinstance(result.exception, CheckFailed)
-    assert json.loads(result.stdout)["kernels"][0]["failure"] == found.failure
+    assert json.loads(result.stdout)["kernels"][0]["failure"] == checked.failure
 
 
 def test_a_file_that_is_not_the_listed_one_fails(folder: Path) -> None:
     change(folder, "//", "// ")
-    (found,) = check_folder(folder)
-    assert found.failure == "SHA-256 is not the one in kernels.json"
+    (checked,) = check_folder(folder)
+    assert checked.failure == "SHA-256 is not the one in kernels.json"
 
 
 @pytest.mark.parametrize(

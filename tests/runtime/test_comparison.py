@@ -66,17 +66,19 @@ def test_reproducing_is_within_the_limit_or_says_what_is_not() -> None:
     reference = {"score": np.array([2.0, 4.0, 6.0]), "label": np.zeros(3)}
     assert run_and_compare(Doubling(), slices(3), reference, Limits(0.0)).failures() == []
     reference["score"] = np.array([2.0, 4.0, 5.0])
-    found = run_and_compare(Doubling(), slices(3), reference, Limits(1e-2))
-    assert found.worst_score_difference == pytest.approx(1.0)
-    assert found.failures() == ["score is off by 1.5e-01 (limit 1e-02)"]
-    assert found.failures("budget") == ["score is off by 1.5e-01 (budget 1e-02)"]
+    comparison = run_and_compare(Doubling(), slices(3), reference, Limits(1e-2))
+    assert comparison.worst_score_difference == pytest.approx(1.0)
+    assert comparison.failures() == ["score is off by 1.5e-01 (limit 1e-02)"]
+    assert comparison.failures("budget") == ["score is off by 1.5e-01 (budget 1e-02)"]
 
 
 def test_what_is_not_finite_is_outside_every_limit() -> None:
     outputs = {"score": np.array([np.nan, 1.0]), "probs": np.array([1.0])}
-    found = compare_outputs(outputs, {"score": np.ones(2), "probs": np.ones(1)}, Limits(np.inf))
-    assert found.worst_score_difference == float("inf")
-    assert found.errors == {"score": float("inf"), "probs": 0.0}
+    comparison = compare_outputs(
+        outputs, {"score": np.ones(2), "probs": np.ones(1)}, Limits(np.inf)
+    )
+    assert comparison.worst_score_difference == float("inf")
+    assert comparison.errors == {"score": float("inf"), "probs": 0.0}
     alone = compare_outputs({"probs": outputs["probs"]}, outputs, Limits(1.0))
     assert alone.worst_score_difference is None
     assert alone.worst_tile_difference is None and alone.worst_novelty_difference is None
@@ -94,11 +96,11 @@ def test_one_tile_and_one_slice_have_limits_of_their_own() -> None:
     wrong["quality_map"][1, 3, 4] -= 0.25
     wrong["novelty"][7] = 2.1
     reference = {"quality_map": maps, "novelty": novelty}
-    found = compare_outputs(wrong, reference, Limits(0.01, 0.2, 0.04))
-    assert max(found.errors.values()) < 0.006
-    assert found.worst_tile_difference == pytest.approx(0.25)
-    assert found.worst_novelty_difference == pytest.approx(0.05)
-    assert found.failures() == [
+    comparison = compare_outputs(wrong, reference, Limits(0.01, 0.2, 0.04))
+    assert max(comparison.errors.values()) < 0.006
+    assert comparison.worst_tile_difference == pytest.approx(0.25)
+    assert comparison.worst_novelty_difference == pytest.approx(0.05)
+    assert comparison.failures() == [
         "a tile of quality_map is off by 2.5e-01 grades (limit 2e-01)",
         "a slice's novelty is off by 5.0e-02 of itself (limit 4.0e-02)",
     ]
@@ -111,12 +113,12 @@ def test_one_slice_is_compared_by_itself() -> None:
     reference = {"score": np.full(100, 2.0)}
     wrong = {"score": reference["score"].copy()}
     wrong["score"][42] += 0.1
-    found = compare_outputs(wrong, reference, Limits(0.02, slice_error=0.02))
-    assert found.errors["score"] == pytest.approx(0.005)
-    assert found.slice_errors["score"] == pytest.approx(0.05)
-    assert found.worst_slices["score"] == 42
-    assert found.failures() == ["a slice's score is off by 5.0e-02 (limit 2e-02)"]
-    assert found.first_missed() == (42, "a slice's score is off by 5.0e-02 (limit 2e-02)")
+    comparison = compare_outputs(wrong, reference, Limits(0.02, slice_error=0.02))
+    assert comparison.errors["score"] == pytest.approx(0.005)
+    assert comparison.slice_errors["score"] == pytest.approx(0.05)
+    assert comparison.worst_slices["score"] == 42
+    assert comparison.failures() == ["a slice's score is off by 5.0e-02 (limit 2e-02)"]
+    assert comparison.first_missed() == (42, "a slice's score is off by 5.0e-02 (limit 2e-02)")
     usual = usual_norms(reference, ["score"])
     assert slices_outside(wrong, reference, Limits(0.02, slice_error=0.02), usual) == [42]
     assert compare_outputs(wrong, reference, Limits(0.06, slice_error=0.06)).first_missed() is None

@@ -56,16 +56,16 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Slower]]:
     """Make a session find these backends, each with its seconds a run and its error."""
 
     def prepare(**wanted: tuple[float, float]) -> dict[str, Slower]:
-        found: dict[str, Slower] = {}
+        runners: dict[str, Slower] = {}
 
         def open_one(name: str, *arguments: Any) -> LoadedBackend:
             if name.replace("-", "_") not in wanted:
                 raise BackendUnavailable(f"no {name} here")
             loaded = open_backend("onnxruntime-cpu", *arguments)
-            found[name] = Slower(loaded.backend, *wanted[name.replace("-", "_")])
+            runners[name] = Slower(loaded.backend, *wanted[name.replace("-", "_")])
             return LoadedBackend(
                 name,
-                found[name],
+                runners[name],
                 loaded.artifact,
                 loaded.verdict,
                 loaded.batch,
@@ -74,7 +74,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Slower]]:
             )
 
         monkeypatch.setattr(choice, "open_backend", open_one)
-        return found
+        return runners
 
     return prepare
 
@@ -82,15 +82,15 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Slower]]:
 def test_the_fastest_is_kept_and_the_others_are_closed(
     bundle: Path, opened: Callable[..., dict[str, Slower]]
 ) -> None:
-    found = opened(tensorrt=(0.2, 1), onnxruntime_cuda=(0.02, 1), onnxruntime_cpu=(0.1, 1))
+    runners = opened(tensorrt=(0.2, 1), onnxruntime_cuda=(0.02, 1), onnxruntime_cpu=(0.1, 1))
     with Session(bundle, NAMES, fastest=True) as chosen:
         assert chosen.backend == "onnxruntime-cuda"
         assert set(chosen.refused) == {"tensorrt", "onnxruntime-cpu"}
         assert "slower: 2" in chosen.refused["tensorrt"]
         assert "onnxruntime-cuda takes" in chosen.refused["onnxruntime-cpu"]
-        assert [one.closed for one in found.values()] == [True, False, True]
+        assert [runner.closed for runner in runners.values()] == [True, False, True]
         assert len(chosen.score(HU).score) == 2
-    assert all(one.closed for one in found.values())
+    assert all(runner.closed for runner in runners.values())
 
 
 def test_without_it_the_first_is_kept(
@@ -104,18 +104,18 @@ def test_without_it_the_first_is_kept(
 def test_what_is_wrong_or_missing_is_not_in_the_race(
     bundle: Path, opened: Callable[..., dict[str, Slower]]
 ) -> None:
-    found = opened(onnxruntime_cuda=(0, 1.5), onnxruntime_cpu=(0.02, 1))
+    runners = opened(onnxruntime_cuda=(0, 1.5), onnxruntime_cpu=(0.02, 1))
     with Session(bundle, NAMES, fastest=True) as chosen:
         assert chosen.backend == "onnxruntime-cpu"
         assert chosen.refused["tensorrt"] == "no tensorrt here"
         assert "self-test failed" in chosen.refused["onnxruntime-cuda"]
-        assert found["onnxruntime-cuda"].closed
+        assert runners["onnxruntime-cuda"].closed
 
 
 def test_a_bundle_that_was_changed_meanwhile_leaves_nothing_open(
     bundle: Path, opened: Callable[..., dict[str, Slower]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = opened(tensorrt=(0, 1))
+    runners = opened(tensorrt=(0, 1))
     open_one = choice.open_backend
 
     def changed(name: str, *arguments: Any) -> LoadedBackend:
@@ -126,7 +126,7 @@ def test_a_bundle_that_was_changed_meanwhile_leaves_nothing_open(
     monkeypatch.setattr(choice, "open_backend", changed)
     with pytest.raises(Untrusted, match="changed"):
         Session(bundle, NAMES, fastest=True)
-    assert found["tensorrt"].closed
+    assert runners["tensorrt"].closed
 
 
 def test_the_slices_that_are_told_are_those_of_the_chosen_one(
@@ -155,43 +155,43 @@ def raced(monkeypatch: pytest.MonkeyPatch) -> Raced:
     """Give each precision its seconds a run, its error and the error that is recorded of it."""
 
     def prepare(**wanted: tuple[float, float, float | None]) -> dict[str, Slower]:
-        found: dict[str, Slower] = {}
+        runners: dict[str, Slower] = {}
 
         def open_one(
             name: str, bundle: Path, manifest: Manifest, options: SessionOptions
         ) -> LoadedBackend:
             loaded = open_backend(name, bundle, manifest, options)
             seconds, error, recorded = wanted[loaded.artifact.precision]
-            one = Slower(loaded.backend, seconds, 1 + error)
-            found[loaded.artifact.precision] = one
+            runner = Slower(loaded.backend, seconds, 1 + error)
+            runners[loaded.artifact.precision] = runner
             record = None
             if recorded is not None:
                 record = Parity("passed", relative_error={"probs": 0.0, "score": recorded})
-            return replace(loaded, backend=one, record=record)
+            return replace(loaded, backend=runner, record=record)
 
         monkeypatch.setattr(choice, "open_backend", open_one)
-        return found
+        return runners
 
     return prepare
 
 
 def test_within_a_budget_a_less_exact_precision_may_win(bundle: Path, raced: Raced) -> None:
-    found = raced(fp32=(0.05, 0, None), fp16=(0, 3e-3, None))
+    runners = raced(fp32=(0.05, 0, None), fp16=(0, 3e-3, None))
     with Session(bundle, "onnxruntime-cpu", fastest=True, budget=1e-2) as chosen:
         assert chosen.artifact.precision == "fp16"
         assert "slower: 5" in chosen.refused["onnxruntime-cpu fp32"]
         assert "onnxruntime-cpu fp16 takes" in chosen.refused["onnxruntime-cpu fp32"]
         assert chosen.describe()["self_test_slices"] == 3, "an error that nobody recorded"
-        assert found["fp32"].closed and not found["fp16"].closed
+        assert runners["fp32"].closed and not runners["fp16"].closed
 
 
 def test_what_is_over_the_budget_is_not_in_the_race(bundle: Path, raced: Raced) -> None:
-    found = raced(fp32=(0.05, 0, None), fp16=(0, 3e-3, None))
+    runners = raced(fp32=(0.05, 0, None), fp16=(0, 3e-3, None))
     with Session(bundle, "onnxruntime-cpu", fastest=True, budget=1e-3) as chosen:
         assert chosen.artifact.precision == "fp32"
         (reason,) = chosen.refused.values()
         assert re.fullmatch(r"off by (2\.9|3\.0|3\.1)e-03, budget=0\.001", reason)
-        assert found["fp16"].closed
+        assert runners["fp16"].closed
 
 
 @pytest.mark.parametrize(("recorded", "precision"), [(5e-4, "fp16"), (4e-3, "fp32")])
@@ -205,17 +205,17 @@ def test_the_recorded_error_counts_where_there_is_one(
 
 
 def test_a_named_precision_is_the_only_one(bundle: Path, raced: Raced) -> None:
-    found = raced(fp32=(0.05, 0, None), fp16=(0, 0, None))
+    runners = raced(fp32=(0.05, 0, None), fp16=(0, 0, None))
     with Session(bundle, "onnxruntime-cpu", "fp32", fastest=True, budget=1e-2) as chosen:
-        assert chosen.artifact.precision == "fp32" and set(found) == {"fp32"}
+        assert chosen.artifact.precision == "fp32" and set(runners) == {"fp32"}
 
 
 def test_a_budget_that_nothing_meets_names_the_closest(bundle: Path, raced: Raced) -> None:
-    found = raced(fp32=(0, 0, 2e-7), fp16=(0, 0, 3e-3))
+    runners = raced(fp32=(0, 0, 2e-7), fp16=(0, 0, 3e-3))
     closest = "no artifact that works here is as accurate; the closest is onnxruntime-cpu fp32"
     with pytest.raises(InputError, match=rf"bundle: budget=1e-09: {closest}, off by 2.0e-07$"):
         Session(bundle, "onnxruntime-cpu", fastest=True, budget=1e-9)
-    assert all(one.closed for one in found.values())
+    assert all(runner.closed for runner in runners.values())
 
 
 @pytest.mark.parametrize(

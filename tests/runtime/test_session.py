@@ -76,9 +76,9 @@ def test_slices_are_judged_by_the_threshold_of_the_manifest(bundle: Path) -> Non
     assert scores.in_domain is not None and scores.in_domain.dtype == np.bool_
     assert scores.in_domain.tolist() == (reference(hu)["novelty"] <= THRESHOLD).tolist()
     assert scores.in_domain.tolist() == [True, False, True]
-    one = scores.take(1)
-    assert one.in_domain is not None and one.in_domain.tolist() == [False]
-    assert one.novelty is not None and one.novelty.tolist() == scores.novelty[1:2].tolist()  # type: ignore[index]
+    first = scores.take(1)
+    assert first.in_domain is not None and first.in_domain.tolist() == [False]
+    assert first.novelty is not None and first.novelty.tolist() == scores.novelty[1:2].tolist()  # type: ignore[index]
 
 
 def test_a_score_comes_with_the_interval_of_its_distribution() -> None:
@@ -99,10 +99,10 @@ def test_each_slice_is_looked_at_with_its_own_pixel_size(bundle: Path) -> None:
         bare = session.score(hu)
         blind = session.score(hu, 0.5, regions=False)
     assert sized.regions is not None and bare.regions is not None
-    assert [one.answer for one in sized.regions] == ["outside", "abdomen", "outside"]
+    assert [region.answer for region in sized.regions] == ["outside", "abdomen", "outside"]
     assert sized.in_domain is not None and sized.in_domain.tolist() == [False, True, False]
     assert bare.regions[1] == Region("abdomen", UNSIZED)
-    assert [one.answer for one in bare.regions] != [one.answer for one in sized.regions]
+    assert [region.answer for region in bare.regions] != [region.answer for region in sized.regions]
     assert blind.regions is None and blind.in_domain is not None and blind.in_domain.all()
     assert sized.take(2).regions == sized.regions[2:]
     assert Scores.concatenate([sized, bare]).regions == sized.regions + bare.regions
@@ -529,9 +529,9 @@ def test_sixteen_threads_get_the_bits_that_one_gets(bundle: Path) -> None:
         expected = [session.score(hu) for hu in inputs]
         with ThreadPoolExecutor(16) as pool:
             got = list(pool.map(session.score, inputs))
-    for one, other in zip(expected, got, strict=True):
+    for first, other in zip(expected, got, strict=True):
         for name in OUTPUTS:
-            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+            np.testing.assert_array_equal(getattr(first, name), getattr(other, name))
 
 
 def test_closing_waits_for_the_runs_under_way(

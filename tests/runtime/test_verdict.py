@@ -115,22 +115,22 @@ CASES: dict[str, tuple[Artifact, Machine, str, str]] = {
 def test_an_engine_is_judged(
     artifact: Artifact, machine: Machine, validity: str, reason: str
 ) -> None:
-    found = verdict(artifact, machine)
-    assert found.validity.name == validity
-    assert reason in found.reason
-    assert bool(found.reason) == (validity != "VALID")
+    result = verdict(artifact, machine)
+    assert result.validity.name == validity
+    assert reason in result.reason
+    assert bool(result.reason) == (validity != "VALID")
 
 
 @pytest.mark.parametrize("batch", [None, 1, 2, 8, 9])
 def test_the_batch_is_judged_against_the_profile(batch: int | None) -> None:
     graph = engine(None, kind="onnx", target=None)
     for artifact, machine in ((engine(), HERE), (graph, Machine("any"))):
-        found = verdict(artifact, machine, batch)
+        result = verdict(artifact, machine, batch)
         if batch in (1, 9):
-            assert found.validity == Validity.INVALID
-            assert f"batch {batch} is outside the profile of x.engine, 2 to 8" in found.reason
+            assert result.validity == Validity.INVALID
+            assert f"batch {batch} is outside the profile of x.engine, 2 to 8" in result.reason
         else:
-            assert found == VALID
+            assert result == VALID
 
 
 def test_a_graph_runs_on_any_machine() -> None:
@@ -163,6 +163,6 @@ def test_8_bits_on_a_processor_without_their_products(
     precision: str, known: bool | None, suboptimal: bool
 ) -> None:
     graph = engine(kind="onnx", precision=precision, flavour=None, target=None)
-    found = processor_verdict(graph, on(processor="Old CPU", multiplies_bytes=known))
-    assert found.validity == (Validity.SUBOPTIMAL if suboptimal else Validity.VALID)
-    assert ("Old CPU has no instructions for 8-bit products" in found.reason) == suboptimal
+    result = processor_verdict(graph, on(processor="Old CPU", multiplies_bytes=known))
+    assert result.validity == (Validity.SUBOPTIMAL if suboptimal else Validity.VALID)
+    assert ("Old CPU has no instructions for 8-bit products" in result.reason) == suboptimal

@@ -57,11 +57,11 @@ def search(op: Doubling, **options: Any) -> tune.EntryTrials:
 
 def test_the_fastest_is_chosen_and_the_one_in_use_is_tried_first() -> None:
     op = Doubling({2: 0.5, 4: 0.25, 1: 1.0, 8: 0.75})
-    found = search(op)
-    assert [one.config["block"] for one in found.trials] == [1, 2, 4, 8]
-    assert found.best.config == {"block": 4}
-    assert found.best.milliseconds == (0.25, 0.25)
-    assert found.examples == ("one", "two")
+    result = search(op)
+    assert [one.config["block"] for one in result.trials] == [1, 2, 4, 8]
+    assert result.best.config == {"block": 4}
+    assert result.best.milliseconds == (0.25, 0.25)
+    assert result.examples == ("one", "two")
 
 
 def test_a_tie_keeps_the_configuration_in_use() -> None:
@@ -79,10 +79,10 @@ def test_times_are_weighed_by_ratio() -> None:
 
 
 def test_a_wrong_candidate_is_dropped_before_it_is_timed() -> None:
-    found = search(Doubling({1: 1.0, 2: 0.1}, wrong=[2]))
-    assert found.best.config == IN_USE
-    assert "wrong on one: relative error inf" in str(found.trials[1].dropped)
-    assert found.trials[1].milliseconds == ()
+    result = search(Doubling({1: 1.0, 2: 0.1}, wrong=[2]))
+    assert result.best.config == IN_USE
+    assert "wrong on one: relative error inf" in str(result.trials[1].dropped)
+    assert result.trials[1].milliseconds == ()
 
 
 def test_a_spilling_candidate_is_dropped_before_it_is_launched() -> None:
@@ -91,9 +91,9 @@ def test_a_spilling_candidate_is_dropped_before_it_is_launched() -> None:
     def obstacle(cases: Sequence[Any]) -> str | None:
         return "spills 8 bytes" if launch_config("", 0, "doubling", "64")["block"] == 2 else None
 
-    found = search(op, obstacle=obstacle)
-    assert found.best.config == IN_USE
-    assert found.trials[1].dropped == "spills 8 bytes"
+    result = search(op, obstacle=obstacle)
+    assert result.best.config == IN_USE
+    assert result.trials[1].dropped == "spills 8 bytes"
     assert 2 not in op.launched
 
 
@@ -114,9 +114,9 @@ def test_trials_end_with_the_block() -> None:
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.json")), ids=lambda path: path.stem)
 def test_every_shipped_entry_can_be_tuned(path: Path) -> None:
     configs = {op: tree for op, tree in json.loads(path.read_text()).items() if type(tree) is dict}
-    found = dict(tune.entries(configs))
-    assert len(found) >= 12
-    for keys, config in found.items():
+    entries = dict(tune.entries(configs))
+    assert len(entries) >= 12
+    for keys, config in entries.items():
         tunable = tune.TUNABLE[keys[0]](*keys[1:])
         assert len(tunable.candidates) >= 4
         for candidate in tunable.candidates:
@@ -236,6 +236,6 @@ def test_without_a_gpu_it_says_so() -> None:
 @pytest.mark.gpu
 def test_one_entry_on_this_gpu() -> None:
     tuning = tune.tune(only=["window_attention/float16/64"])
-    (found,) = tuning.tuned
-    assert all(0 < ms < 1000 for ms in found.best.milliseconds)
-    assert len(found.best.milliseconds) == 4
+    (result,) = tuning.tuned
+    assert all(0 < ms < 1000 for ms in result.best.milliseconds)
+    assert len(result.best.milliseconds) == 4

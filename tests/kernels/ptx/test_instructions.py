@@ -39,12 +39,12 @@ def signed(value: int, bits: int = 32) -> int:
 
 def of_words(body: str, *operands: U32) -> list[int]:
     """``%r0`` after a body that reads ``%r1``, ``%r2`` and so on."""
-    before = {f"%r{i}": one for i, one in enumerate(operands, 1)}
-    return [int(one) for one in registers_after(body, before)["%r0"]]
+    before = {f"%r{i}": operand for i, operand in enumerate(operands, 1)}
+    return [int(value) for value in registers_after(body, before)["%r0"]]
 
 
 def of_floats(body: str, *operands: NDArray[np.float32]) -> NDArray[np.float32]:
-    before = {f"%r{i}": one.view(np.uint32) for i, one in enumerate(operands, 1)}
+    before = {f"%r{i}": operand.view(np.uint32) for i, operand in enumerate(operands, 1)}
     return registers_after(body, before)["%r0"].view(np.float32)
 
 
@@ -137,10 +137,12 @@ INTEGERS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("body", INTEGERS, ids=lambda one: one.splitlines()[-1])
+@pytest.mark.parametrize("body", INTEGERS, ids=lambda body: body.splitlines()[-1])
 def test_integers(body: str) -> None:
     operands = words(1), words(2), words(3)
-    expected = [INTEGERS[body](*map(int, one)) & 0xFFFF_FFFF for one in zip(*operands, strict=True)]
+    expected = [
+        INTEGERS[body](*map(int, words)) & 0xFFFF_FFFF for words in zip(*operands, strict=True)
+    ]
     assert of_words(body, *operands) == expected
 
 
@@ -180,7 +182,7 @@ FLOATS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("body", FLOATS, ids=lambda one: one.splitlines()[-1])
+@pytest.mark.parametrize("body", FLOATS, ids=lambda body: body.splitlines()[-1])
 def test_floats(body: str) -> None:
     operands = floats(1), floats(2), floats(3)
     expected = FLOATS[body](*map(torch.from_numpy, operands)).numpy()
@@ -256,7 +258,7 @@ def test_the_products_of_a_warp(kind: str) -> None:
     )
     dtype = {"f16": torch.float16, "bf16": torch.bfloat16, "tf32": torch.float32}[kind]
     if kind == "tf32":
-        a, b = ((one * 2**8).round() / 2**8 for one in (a, b))  # of ten bits or fewer
+        a, b = ((operand * 2**8).round() / 2**8 for operand in (a, b))  # of ten bits or fewer
     a, b = a.to(dtype), b.to(dtype)
     group, inner = LANES // 4, LANES % 4
 
@@ -275,7 +277,7 @@ def test_the_products_of_a_warp(kind: str) -> None:
         right = [packed([b[row, group], b[row + 1, group]]) for row in where]
     places = [(group + 8 * (i // 2), 2 * inner + i % 2) for i in range(4)]
     total = [packed([c[place]]) for place in places]
-    before = {f"%r{4 + i}": one for i, one in enumerate([*left, *right, *total])}
+    before = {f"%r{4 + i}": operand for i, operand in enumerate([*left, *right, *total])}
     shape = f"m16n8k{k}.row.col.f32.{kind}.{kind}.f32"
     text = (
         f"mma.sync.aligned.{shape} {{%r0, %r1, %r2, %r3}}, {{%r4, %r5, %r6, %r7}}, "

@@ -32,7 +32,7 @@ def record() -> dict[str, Any]:
 
 def test_it_is_whole(record: dict[str, Any]) -> None:
     assert record["complete"] and record["mutants_of_each"] == MUTANTS >= 20
-    files = {file for one in record["kernels"].values() for file in one["files"]}
+    files = {file for entry in record["kernels"].values() for file in entry["files"]}
     combinations = {
         (network, precision, target)
         for network, _, rest in (file.partition("/") for file in files)
@@ -42,7 +42,7 @@ def test_it_is_whole(record: dict[str, Any]) -> None:
 
 
 def test_every_kernel_is_within_its_budget(record: dict[str, Any]) -> None:
-    worst = {one["files"][0]: one["error_over_budget"] for one in record["kernels"].values()}
+    worst = {entry["files"][0]: entry["error_over_budget"] for entry in record["kernels"].values()}
     assert [name for name, cases in worst.items() if not max(cases.values()) <= 1] == []
 
 
@@ -50,24 +50,24 @@ def test_mutants_are_caught(record: dict[str, Any]) -> None:
     made: Counter[str] = Counter()
     caught: Counter[str] = Counter()
     missed: Counter[str] = Counter()
-    for one in record["kernels"].values():
-        if not any(file.startswith(f"{MUTATED}/") for file in one["files"]):
-            assert not one["mutants"]
+    for entry in record["kernels"].values():
+        if not any(file.startswith(f"{MUTATED}/") for file in entry["files"]):
+            assert not entry["mutants"]
             continue
-        made.update(one["mutants"])
-        name = one["files"][0].partition(".")[0]
-        caught[name] += sum(one["caught"].values())
+        made.update(entry["mutants"])
+        name = entry["files"][0].partition(".")[0]
+        caught[name] += sum(entry["caught"].values())
         missed[name] += sum(
-            survivor["reason"].startswith("missed") for survivor in one["survivors"]
+            survivor["reason"].startswith("missed") for survivor in entry["survivors"]
         )
-        assert sum(one["mutants"].values()) == MUTANTS
-        assert sum(one["caught"].values()) + len(one["survivors"]) == MUTANTS
+        assert sum(entry["mutants"].values()) == MUTANTS
+        assert sum(entry["caught"].values()) + len(entry["survivors"]) == MUTANTS
     assert set(made) == set(KINDS)
     assert {n: missed[n] for n in missed if caught[n] < CAUGHT * (caught[n] + missed[n])} == {}
 
 
 def test_every_survivor_has_a_reason(record: dict[str, Any]) -> None:
-    survivors = [s for one in record["kernels"].values() for s in one["survivors"]]
+    survivors = [s for entry in record["kernels"].values() for s in entry["survivors"]]
     assert {s["reason"].partition(":")[0] for s in survivors} <= {"equivalent", "missed"}
     assert all(s["line"] > 0 and s["text"] and s["kind"] in KINDS for s in survivors)
 
