@@ -58,9 +58,9 @@ def recorded(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     """One run of every row of batch 1 that this machine has, and what it printed."""
     path = tmp_path_factory.mktemp("run") / "bench.json"
     chosen = "(test_network and batch-1-host) or test_missing"
-    found = pytest_bench(bundle, "bench/test_network.py", "-k", chosen, f"--benchmark-json={path}")
-    assert found.returncode == 0, found.stdout
-    return path, found.stdout
+    done = pytest_bench(bundle, "bench/test_network.py", "-k", chosen, f"--benchmark-json={path}")
+    assert done.returncode == 0, done.stdout
+    return path, done.stdout
 
 
 def test_rows_are_timed_in_turn_and_say_what_was_measured(
@@ -84,8 +84,8 @@ def test_rows_are_timed_in_turn_and_say_what_was_measured(
     assert rows["onnxruntime-cpu fp32"].baseline == "onnxruntime-default-fp32"
     assert rows["onnxruntime-default fp32"].ratio is None
     # pytest-benchmark's own statistics are of the same times.
-    for one in content["benchmarks"]:
-        assert one["stats"]["median"] == pytest.approx(one["extra_info"]["p50"])
+    for benchmark in content["benchmarks"]:
+        assert benchmark["stats"]["median"] == pytest.approx(benchmark["extra_info"]["p50"])
     assert {"copy", "fp32"} <= set(run.rates)
     assert "packages" in content["machine_info"] and "node" not in content["machine_info"]
 
@@ -94,8 +94,8 @@ def test_an_8_bit_graph_is_measured_too(recorded: tuple[Path, str]) -> None:
     path, _ = recorded
     rows = {
         row.precision: row
-        for one in json.loads(path.read_text())["benchmarks"]
-        if (row := BenchRow.from_json(one["extra_info"])).candidate == "onnxruntime-cpu"
+        for benchmark in json.loads(path.read_text())["benchmarks"]
+        if (row := BenchRow.from_json(benchmark["extra_info"])).candidate == "onnxruntime-cpu"
     }
     assert set(rows) == {"fp32", "fp16", "int8"}
     assert rows["int8"].flops == rows["fp32"].flops
@@ -118,16 +118,16 @@ def test_an_artifact_that_is_wrong_is_not_timed(bundle: Path, tmp_path: Path) ->
     (wrong / artifacts[1].file).write_bytes(content)
     write_manifest(dataclasses.replace(manifest, artifacts=tuple(artifacts)), wrong)
     path = tmp_path / "bench.json"
-    found = pytest_bench(
+    done = pytest_bench(
         wrong,
         "bench/test_network.py",
         *("-k", "test_network and batch-1-host and onnxruntime-cpu"),
         f"--benchmark-json={path}",
     )
-    assert found.returncode == 1
-    assert "onnxruntime-cpu-fp16 is not timed at batch 1: score is off by" in found.stdout
-    (one,) = json.loads(path.read_text())["benchmarks"]
-    assert one["extra_info"]["precision"] == "fp32"
+    assert done.returncode == 1
+    assert "onnxruntime-cpu-fp16 is not timed at batch 1: score is off by" in done.stdout
+    (benchmark,) = json.loads(path.read_text())["benchmarks"]
+    assert benchmark["extra_info"]["precision"] == "fp32"
 
 
 def test_a_candidate_that_is_wrong_at_one_batch_is_not_timed_there(
@@ -150,12 +150,14 @@ def test_a_candidate_that_is_wrong_at_one_batch_is_not_timed_there(
         "good", "fp32", "peer", None, lambda batch: lambda hu: reference(hu[:, 0])
     )
     for batch, timed in ((1, {"good-fp32", "bad-fp32"}), (8, {"good-fp32"})):
-        found, _ = network.measure_group(
+        outcomes, _ = network.measure_group(
             [good, bad], batch=batch, clock="host", bundle=bundle, timing=QUICK, nvml=None
         )
-        assert {name for name, one in found.items() if isinstance(one, TimedRow)} == timed
-        assert isinstance(found["bad-fp32"], Inexact) == (batch == 8)
-        said = str(found["bad-fp32"])
+        assert {
+            name for name, outcome in outcomes.items() if isinstance(outcome, TimedRow)
+        } == timed
+        assert isinstance(outcomes["bad-fp32"], Inexact) == (batch == 8)
+        said = str(outcomes["bad-fp32"])
         assert ("bad-fp32 is not timed at batch 8: score is off by" in said) == (batch == 8)
 
 
@@ -174,10 +176,10 @@ def test_a_peer_is_held_to_the_budget_itself(
 
     monkeypatch.setattr(network, "measure_rates", lambda: {"copy": 1e10, "fp32": 1e11})
     candidate = candidates.Candidate("one", "fp32", role, None, lambda batch: run)
-    found, _ = network.measure_group(
+    outcomes, _ = network.measure_group(
         [candidate], batch=1, clock="host", bundle=bundle, timing=QUICK, nvml=None
     )
-    outcome = found["one-fp32"]
+    outcome = outcomes["one-fp32"]
     assert isinstance(outcome, TimedRow) == timed and isinstance(outcome, Inexact) != timed
     assert ("one-fp32 is not timed at batch 1" in str(outcome)) != timed
     if isinstance(outcome, Inexact):
@@ -191,13 +193,13 @@ def test_the_baseline_is_the_fastest_peer_that_is_at_least_as_exact() -> None:
     def never(batch: int) -> Any:
         raise AssertionError("nothing runs")
 
-    def baselines(**found: tuple[str, str, float]) -> dict[str, str | None]:
+    def baselines(**rows: tuple[str, str, float]) -> dict[str, str | None]:
         candidates = {
             name: Candidate(name, precision, role, None, never)
-            for name, (role, precision, _) in found.items()
+            for name, (role, precision, _) in rows.items()
         }
-        times = {name: [seconds, seconds] for name, (*_, seconds) in found.items()}
-        return {name: baseline_of(name, candidates, times) for name in found}
+        times = {name: [seconds, seconds] for name, (*_, seconds) in rows.items()}
+        return {name: baseline_of(name, candidates, times) for name in rows}
 
     assert baselines(
         eager=("reference", "fp32", 4),
@@ -251,7 +253,8 @@ def test_pytest_bench_says_what_it_does_and_keeps_what_it_has(bundle: Path, tmp_
     assert re.search(r"^onnxruntime-cpu-fp16, batch 1, host: [\d.]+ ms", text, re.MULTILINE)
     assert "which backend to deploy" in text and "refused clinreadnet.fp32.onnx" in text
     rows = [
-        BenchRow.from_json(one["extra_info"]) for one in json.loads(path.read_text())["benchmarks"]
+        BenchRow.from_json(benchmark["extra_info"])
+        for benchmark in json.loads(path.read_text())["benchmarks"]
     ]
     assert {row.batch for row in rows} == {1} and len(rows) >= 3
     assert all(row.n >= 1 and "interrupted" in row.marks for row in rows)
@@ -274,9 +277,9 @@ def test_what_is_recorded_is_thorough(
 
 
 def test_a_gpu_that_is_not_there_is_one_line(bundle: Path, tmp_path: Path) -> None:
-    found = pytest_bench(bundle, "bench/test_network.py", "--device", "7", CUDA_VISIBLE_DEVICES="")
-    assert found.returncode == 4
-    assert found.stderr.strip().endswith("--device 7: no such GPU; `nvidia-smi -L` lists them")
+    done = pytest_bench(bundle, "bench/test_network.py", "--device", "7", CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 4
+    assert done.stderr.strip().endswith("--device 7: no such GPU; `nvidia-smi -L` lists them")
     rehearse = ["--rehearse", "--out", str(tmp_path)]
     for module, more in (("recording", []), ("check", []), ("gpu_check", rehearse)):
         command = [sys.executable, "-m", f"bench.{module}", "--device", "7", *more]
@@ -313,16 +316,18 @@ def test_what_a_failed_bench_measured_is_not_recorded(bundle: Path, tmp_path: Pa
         "def test_wrong(benchmark):\n    benchmark(int)\n    assert False\n"
     )
     options = "-p", "bench.conftest", "--rootdir", str(tmp_path), f"--benchmark-json={path}"
-    found = pytest_bench(bundle, str(bench), *options, PYTHONPATH=str(ROOT))
-    assert found.returncode == 1 and "1 failed, 1 passed" in found.stdout, found.stdout
-    assert [one["name"] for one in json.loads(path.read_text())["benchmarks"]] == ["test_right"]
+    done = pytest_bench(bundle, str(bench), *options, PYTHONPATH=str(ROOT))
+    assert done.returncode == 1 and "1 failed, 1 passed" in done.stdout, done.stdout
+    assert [benchmark["name"] for benchmark in json.loads(path.read_text())["benchmarks"]] == [
+        "test_right"
+    ]
 
 
 def test_a_bundle_that_is_not_verified_is_not_measured(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "bundle", verified=False)
-    found = pytest_bench(bundle, "bench/test_network.py")
-    assert "the bundle is not verified" in found.stdout
-    assert "passed" not in found.stdout.splitlines()[-1]
+    done = pytest_bench(bundle, "bench/test_network.py")
+    assert "the bundle is not verified" in done.stdout
+    assert "passed" not in done.stdout.splitlines()[-1]
 
 
 def rows_of(path: Path) -> Any:

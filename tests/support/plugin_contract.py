@@ -66,8 +66,8 @@ def kernel(network: str, source: str, precision: str, target: str) -> Any:
     from clinreadnet.export.plugins.kernel import plugin_kernel
 
     with known_networks():
-        ((spec, found),) = ((op, one) for op, one in sources(network) if one.name == source)
-    return plugin_kernel(spec, found, precision, target)
+        ((spec, made),) = ((op, known) for op, known in sources(network) if known.name == source)
+    return plugin_kernel(spec, made, precision, target)
 
 
 def ask(binding: RealBinding, requests: Sequence[Request]) -> list[dict[str, Any]]:
@@ -84,7 +84,7 @@ def ask(binding: RealBinding, requests: Sequence[Request]) -> list[dict[str, Any
     environment["PYTHONPATH"] = os.pathsep.join((str(ROOT / "tests"), str(ROOT), str(folder)))
     result = subprocess.run(
         [sys.executable, "-m", "support.plugin_contract", binding.module],
-        input=json.dumps([asdict(one) for one in requests]),
+        input=json.dumps([asdict(request) for request in requests]),
         env=environment,
         capture_output=True,
         text=True,
@@ -136,7 +136,7 @@ def broken(made: Any, request: Request) -> Any:
     if kind == "grid-plus-one":
         return replace(made, grid=made.grid + 1)
     arguments = list(launch.arguments)
-    first = next(i for i, one in enumerate(arguments) if one.shape is None)
+    first = next(i for i, argument in enumerate(arguments) if argument.shape is None)
     if kind == "integer-missing":
         del arguments[first]
     elif kind == "integers-swapped":
@@ -151,7 +151,7 @@ def _whole(request: Request) -> str:
     from clinreadnet.export.kernels import compile_source, sources
 
     ((spec, source),) = (
-        (op, one) for op, one in sources(request.network) if one.name == request.source
+        (op, source) for op, source in sources(request.network) if source.name == request.source
     )
     made = compile_source(spec, source, request.precision, request.target)
     assert made is not None

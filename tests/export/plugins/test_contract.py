@@ -43,13 +43,15 @@ pytestmark = [
 def calls(binding: RealBinding, *, broken: bool = False) -> list[Call]:
     """What a binding answered: for plugins as they are, or for those with a mistake."""
     try:
-        return [one for one in answered(binding) if bool(one.request.broken) == broken]
+        return [call for call in answered(binding) if bool(call.request.broken) == broken]
     except Unavailable as reason:
         pytest.skip(str(reason))
 
 
 @pytest.mark.sample(every=2)
-@pytest.mark.parametrize("binding", WITH_PLUGINS, ids=lambda one: one.title.replace(" ", "-"))
+@pytest.mark.parametrize(
+    "binding", WITH_PLUGINS, ids=lambda binding: binding.title.replace(" ", "-")
+)
 def test_launches_are_those_of_the_package(binding: RealBinding) -> None:
     """The sizes of a launch, evaluated by hand."""
     assert len(calls(binding)) == 41
@@ -74,44 +76,44 @@ def test_launches_are_those_of_the_package(binding: RealBinding) -> None:
 
 
 def test_both_bindings_answer_the_same() -> None:
-    first, *rest = [[call.answer for call in calls(one)] for one in WITH_PLUGINS]
+    first, *rest = [[call.answer for call in calls(binding)] for binding in WITH_PLUGINS]
     assert rest and all(answers == first for answers in rest)
 
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_what_is_built_computes_what_the_oracle_does(source: str) -> None:
     """The other binding answers the same."""
-    found = {
+    errors = {
         (call.request.precision, call.case.name): run(call)
         for call in calls(WITH_PLUGINS[-1])
         if call.request.source == source
     }
-    assert len(found) >= 4
-    assert {name: over for name, over in found.items() if not over <= 1} == {}
+    assert len(errors) >= 4
+    assert {name: over for name, over in errors.items() if not over <= 1} == {}
 
 
-@pytest.mark.parametrize(("source", "broken"), BROKEN, ids=["-".join(one) for one in BROKEN])
+@pytest.mark.parametrize(("source", "broken"), BROKEN, ids=["-".join(pair) for pair in BROKEN])
 def test_mistakes_are_seen(source: str, broken: str) -> None:
     """A plugin's kernel with a mistake in it goes the same way."""
     (call,) = (
-        one
-        for one in calls(WITH_PLUGINS[-1], broken=True)
-        if (one.request.source, one.request.broken) == (source, broken)
+        call
+        for call in calls(WITH_PLUGINS[-1], broken=True)
+        if (call.request.source, call.request.broken) == (source, broken)
     )
     with pytest.raises(PtxError, match=BROKEN[source, broken]):
         run(call)
 
 
-@pytest.mark.parametrize(("source", "precision"), REFUSED, ids=["-".join(one) for one in REFUSED])
+@pytest.mark.parametrize(("source", "precision"), REFUSED, ids=["-".join(pair) for pair in REFUSED])
 def test_what_no_plugin_can_be_says_why(source: str, precision: str) -> None:
     with pytest.raises(Native, match=REFUSED[source, precision]):
         plugin_contract.kernel(NETWORK, source, precision, TARGET)
 
 
 def test_inputs_of_another_type_are_refused() -> None:
-    found = [one for one in calls(WITH_PLUGINS[-1], broken=True) if "refused" in one.answer]
-    assert [one.request.broken for one in found] == ["typed-otherwise"]
-    assert "x is DataType.FLOAT, not DataType.HALF" in found[0].answer["refused"]
+    refused = [call for call in calls(WITH_PLUGINS[-1], broken=True) if "refused" in call.answer]
+    assert [call.request.broken for call in refused] == ["typed-otherwise"]
+    assert "x is DataType.FLOAT, not DataType.HALF" in refused[0].answer["refused"]
 
 
 def test_every_kernel_of_the_network_is_tried() -> None:

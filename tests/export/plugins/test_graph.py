@@ -95,11 +95,14 @@ def test_nodes_are_the_planned_ops_with_what_tensorrt_reads(plugins: Callable[[s
         "stages.1.1.mlp": "mlp_96_4096",
     }
     model = onnx.load(plugins("fp16"))
-    for node in (one for one in model.graph.node if one.domain == "clinreadnet"):
-        read = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
+    for node in (node for node in model.graph.node if node.domain == "clinreadnet"):
+        read = {
+            attribute.name: onnx.helper.get_attribute_value(attribute)
+            for attribute in node.attribute
+        }
         assert read == {"plugin_namespace": b"clinreadnet", "plugin_version": b"1", "aot": 1}
     called = set(nodes(plugins("fp16")).values())
-    assert {one.name for one in model.functions} == called
+    assert {function.name for function in model.functions} == called
     assert not any(one.domain == "clinreadnet" for f in model.functions for one in f.node)
 
 
@@ -146,7 +149,7 @@ def test_a_tensor_in_another_file_is_found_inside_a_function(
     plugins: Callable[[str], Path],
 ) -> None:
     model = onnx.load(plugins("fp16"))
-    function = next(one for one in model.functions if "shift4" in one.name)
+    function = next(function for function in model.functions if "shift4" in function.name)
     constant = next(node for node in function.node if node.op_type == "Constant")
     tensor = constant.attribute[0].t
     tensor.data_location = onnx.TensorProto.EXTERNAL

@@ -128,7 +128,11 @@ def test_a_target_whose_kernels_are_those_of_another_is_known(exports: Export) -
 def test_an_output_that_is_not_written_is_refused(attention: Kernel) -> None:
     case = cases(attention)[0]
     program = attention.program
-    stores = [i for i, one in enumerate(program.code) if one.opcode.startswith("st.global")]
+    stores = [
+        i
+        for i, instruction in enumerate(program.code)
+        if instruction.opcode.startswith("st.global")
+    ]
     with pytest.raises(PtxError, match="bytes of the output are never written"):
         launch(attention, case.tensors, case.sizes, program.with_instruction(stores[-1], None))
 
@@ -180,19 +184,21 @@ def test_mutants_are_the_same_each_time_and_change_one_instruction(attention: Ke
     executed = range(len(attention.program.code))
 
     def places(seed: int) -> list[tuple[str, int]]:
-        return [(one.kind, one.line) for one in mutants(attention, set(executed), 12, seed)]
+        return [
+            (mutant.kind, mutant.line) for mutant in mutants(attention, set(executed), 12, seed)
+        ]
 
     made = mutants(attention, set(executed), 12)
-    assert places(0) == [(one.kind, one.line) for one in made] != places(1)
+    assert places(0) == [(mutant.kind, mutant.line) for mutant in made] != places(1)
     code = attention.program.code
     for mutant in made:
         changed = [i for i in executed if mutant.program.code[i] is not code[i]]
         assert [code[i].line for i in changed] == [mutant.line]
-    moved = next(one for one in made if one.kind == "an address off by one access")
+    moved = next(mutant for mutant in made if mutant.kind == "an address off by one access")
     (place,) = (i for i in executed if moved.program.code[i] is not code[i])
     before, after = (
-        next(o for o in one.operands if isinstance(o, Address))
-        for one in (code[place], moved.program.code[place])
+        next(o for o in instruction.operands if isinstance(o, Address))
+        for instruction in (code[place], moved.program.code[place])
     )
     assert after.base == before.base and after.offset > before.offset
 
