@@ -14,6 +14,7 @@ from clinreadnet.cli.options import (
     Device,
     Figures,
     GraphPrecision,
+    MapResolution,
     NotBefore,
     Resample,
     TrustedKeys,
@@ -51,6 +52,7 @@ def listen(
     map: Annotated[
         bool, typer.Option("--map", help="Also send a parametric map of each series.")
     ] = False,
+    map_resolution: MapResolution = "patch",
     resample: Resample = False,
     figures: Figures = False,
     quiet: Annotated[
@@ -108,6 +110,7 @@ def listen(
     - `clinreadnet listen --spool spool --send-to 127.0.0.1:4242:ORTHANC --map --metrics-port 9112`
     """
     from clinreadnet.console import note
+    from clinreadnet.dicom.quality_map import check_resolution
     from clinreadnet.node.config import TlsFiles, check_title, parse_destination, parse_senders
     from clinreadnet.node.log import quiet_libraries
     from clinreadnet.node.node import Node
@@ -128,6 +131,7 @@ def listen(
         destination=parse_destination(send_to),
         senders=parse_senders(allow or ()),
         maps=map,
+        map_resolution=check_resolution(map_resolution),
         resample=resample,
         figures=figures,
         quiet=quiet,

@@ -78,6 +78,7 @@ class NodeConfig:
         destination: destination of the reports.
         senders: admitted senders; all others are refused.
         maps: whether to send a parametric map of each series too.
+        map_resolution: resolution of the maps, see `clinreadnet.dicom.quality_map.write_maps`.
         figures: whether reports hold noise, size, dose and other figures of each slice.
         resample: whether to accept slices that are not 512x512.
         quiet: seconds without a new slice after which a series is complete.
@@ -99,6 +100,7 @@ class NodeConfig:
     destination: Destination
     senders: tuple[Peer, ...] = (Peer(None),)
     maps: bool = False
+    map_resolution: str = "patch"
     figures: bool = False
     resample: bool = False
     quiet: float = 30.0

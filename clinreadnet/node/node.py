@@ -81,6 +81,7 @@ class Node:
             self.spool,
             self.metrics,
             maps=self._config.maps,
+            map_resolution=self._config.map_resolution,
             resample=self._config.resample,
             figures=self._config.figures,
         )

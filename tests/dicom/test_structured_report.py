@@ -459,6 +459,15 @@ def test_the_command_refuses_a_folder_that_is_there(run: Run, tmp_path: Path) ->
     assert "reports: already exists" in errors and errors.count("\n") == 1
 
 
+def test_the_command_writes_maps_at_the_resolution_of_the_slice(run: Run, tmp_path: Path) -> None:
+    series = write_series(tmp_path / "series", 1)
+    options = ["--map", tmp_path / "maps", "--map-resolution"]
+    status, printed, errors = run(series, *options, "fine")
+    assert (status, printed) == (2, "") and "--map-resolution 'fine': give patch or slice" in errors
+    assert run(series, *options, "slice")[0] == 0
+    assert pydicom.dcmread(tmp_path / "maps" / "map-1.dcm").Rows == 512
+
+
 def test_each_header_is_read_once_on_its_way_from_a_folder_to_the_objects(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
