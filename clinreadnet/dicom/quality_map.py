@@ -2,7 +2,9 @@
 
 A pixel of the parametric map is the score of a 32x32 patch of a slice. Its spacing is 32 times that
 of the slice and its position is the centre of the patch, so viewers that fuse by geometry align map
-and slice. For viewers that need the pixels of the slice, such as OHIF, each score is repeated.
+and slice. For viewers that need as many pixels as the slice has, such as OHIF, each score is
+repeated in its patch, and stored as a share of the range of scores, because OHIF draws 0 ... 1. The
+real world value mapping gives the score.
 """
 
 from __future__ import annotations
@@ -107,7 +109,8 @@ def write_maps(
 
     The other arguments, return value and errors are those of
     `clinreadnet.dicom.structured_report.write_reports`. Call `check_geometry` first. A frame has
-    16x16 pixels (1 KiB) with the ``resolution`` "patch" and 512x512 (1 MiB) with "slice".
+    16x16 pixels (1 KiB) with the ``resolution`` "patch" and 512x512 (1 MiB) with "slice", which
+    stores scores / 4.
     """
     return write_objects(_maps(report, sources, session, RESOLUTIONS[resolution]), folder)
 
@@ -223,7 +226,8 @@ def _make_map(
     thickness = refs[0].acquisition.thickness_mm or step or 1.0
     header = sources[refs[0].path]
     frames: dict[str, tuple[Source, int]] = {}
-    pixels = report.outputs.quality_map[list(indices)].astype(np.float32)
+    unit = 1.0 if side == TILE else GRADE_RANGE  # score of a stored 1
+    pixels = (report.outputs.quality_map[list(indices)] / unit).astype(np.float32)
     made = ParametricMap(
         source_images=[
             _as_one_slice(ref, sources[ref.path], place[0], places[0], thickness, frames)
@@ -244,14 +248,14 @@ def _make_map(
                 lut_label="SCORE",
                 lut_explanation="Image quality, 0 bad to 4 excellent, research use only",
                 unit=codes.UCUM.NoUnits,
-                value_range=(0.0, GRADE_RANGE),
-                slope=1,
+                value_range=(0.0, GRADE_RANGE / unit),
+                slope=unit,
                 intercept=0,
                 quantity_definition=QUALITY_MAP,
             )
         ],
-        window_center=GRADE_RANGE / 2,
-        window_width=GRADE_RANGE,
+        window_center=GRADE_RANGE / unit / 2,
+        window_width=GRADE_RANGE / unit,
         content_label="QUALITY_MAP",
         content_description=device.DESCRIPTION,
         pixel_measures=PixelMeasuresSequence(

@@ -74,11 +74,16 @@ def test_a_map_at_the_resolution_of_the_slice_repeats_each_score_in_its_patch(
         for frame, group in zip(ds.pixel_array, ds.PerFrameFunctionalGroupsSequence, strict=True)
     }
     assert len(frames) == 2 and (ds.Rows, ds.Columns) == (512, 512)
+    assert 0 <= ds.pixel_array.min() and ds.pixel_array.max() <= 1  # the range that OHIF draws
+    (mapping,) = ds.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence
+    slope = mapping.RealWorldValueSlope
+    assert mapping.RealWorldValueIntercept == 0
     for ref, quality_map in zip(report.refs, report.outputs.quality_map, strict=True):
         header = pydicom.dcmread(ref.path)
         frame, group = frames[tuple(header.ImagePositionPatient)]
         for row, column in ((0, 0), (31, 32), (32, 31), (511, 0), (0, 511), (200, 333)):
-            assert frame[row, column] == quality_map[row // 32, column // 32], (row, column)
+            score = slope * frame[row, column]
+            assert score == quality_map[row // 32, column // 32], (row, column)
         (source,) = group.DerivationImageSequence[0].SourceImageSequence
         assert source.ReferencedSOPInstanceUID == header.SOPInstanceUID
     shared = ds.SharedFunctionalGroupsSequence[0]
