@@ -12,6 +12,7 @@ from typing import Self
 from clinreadnet.errors import BackendError, DeviceLost, SessionClosed, first_line, origin
 from clinreadnet.node.backoff import pause
 from clinreadnet.node.config import NodeConfig
+from clinreadnet.node.dimse import Dimse
 from clinreadnet.node.log import HASH_DIGITS, log
 from clinreadnet.node.metrics import Metrics, Monitor
 from clinreadnet.node.receive import Receiver
@@ -69,7 +70,8 @@ class Node:
             except BaseException:
                 self.stop()
                 raise
-        self._sender = Sender(config.title, config.destination, self.spool, self.metrics, sending)
+        channel = Dimse(config.title, config.destination, sending)
+        self._sender = Sender(channel, config.destination, self.spool, self.metrics)
         self.port = self._receiver.port
         self.metrics_port = None if self._monitor is None else self._monitor.port
 
