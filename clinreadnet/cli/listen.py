@@ -122,6 +122,7 @@ def listen(
     from clinreadnet.console import note
     from clinreadnet.dicom.quality_map import check_resolution
     from clinreadnet.node.config import (
+        DicomWeb,
         TlsFiles,
         authorize,
         check_title,
@@ -140,7 +141,7 @@ def listen(
     elif given != (None, None, None) or send_tls:
         raise InputError("TLS needs `tls_cert`, `tls_key` and `tls_ca`; give all three")
     destination = parse_destination(send_to)
-    if send_tls and str(destination).startswith("http://"):
+    if send_tls and isinstance(destination, DicomWeb) and not destination.secure:
         raise InputError(f"send_to={send_to!r}: `send_tls` needs a URL with https")
     if send_authorization is not None:
         destination = authorize(destination, send_authorization)

@@ -55,6 +55,11 @@ class DicomWeb:
     def __str__(self) -> str:
         return self.url
 
+    @property
+    def secure(self) -> bool:
+        """Whether the connection is encrypted."""
+        return urlsplit(self.url).scheme == "https"
+
 
 @dataclass(frozen=True)
 class Peer:
@@ -190,8 +195,8 @@ def authorize(destination: Destination | DicomWeb, file: Path) -> DicomWeb:
     """
     if not isinstance(destination, DicomWeb):
         raise InputError("`send_authorization` needs the URL of a DICOMweb service as `send_to`")
-    url = urlsplit(destination.url)
-    if url.scheme != "https" and not Peer(None).reaches(str(url.hostname)):
+    host = str(urlsplit(destination.url).hostname)
+    if not (destination.secure or host == "localhost" or Peer(None).reaches(host)):
         raise InputError(
             f"send_to={destination.url!r}: `send_authorization` would be sent without TLS; give a "
             "URL with https"

@@ -49,8 +49,9 @@ class Stow:
         self._headers = {"Accept": "application/dicom+json"}
         if destination.authorization is not None:
             self._headers["Authorization"] = destination.authorization
-        secure = url.scheme == "https"
-        self._context = (context or ssl.create_default_context()) if secure else None
+        self._context = None
+        if destination.secure:
+            self._context = context or ssl.create_default_context()
 
     def store(self, items: Sequence[Outgoing]) -> Iterator[tuple[Outgoing, str | None]]:
         """Send each object in a request of its own, see `Channel.store`."""

@@ -262,6 +262,8 @@ def test_a_wrong_url_is_refused(text: str) -> None:
         ("https://host/a", b"Bearer abc\n", None),
         ("http://127.0.0.1:8042/a", b"Basic YTpi", None),
         ("http://[::1]:8042/a", b"Basic YTpi", None),
+        ("http://localhost:8042/a", b"Basic YTpi", None),
+        ("http://localhost.example.org/a", b"Basic YTpi", "would be sent without TLS"),
         ("http://host/a", b"Basic YTpi", "would be sent without TLS"),
         ("https://host/a", b"", "give one line"),
         ("https://host/a", b"token", "give one line"),
@@ -282,12 +284,13 @@ def test_credentials_are_read_from_a_file(
         authorize(destination, file)
 
 
-def test_files_of_tls_are_for_a_url_with_https(tmp_path: Path) -> None:
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/a", "HTTP://127.0.0.1:1/a"])
+def test_files_of_tls_are_for_a_url_with_https(tmp_path: Path, url: str) -> None:
     from typer.testing import CliRunner
 
     from clinreadnet.cli import app
 
     options = ["--tls-cert", "a", "--tls-key", "b", "--tls-ca", "c", "--send-tls"]
-    given = ["--spool", str(tmp_path / "spool"), "--send-to", "http://127.0.0.1:1/a", *options]
+    given = ["--spool", str(tmp_path / "spool"), "--send-to", url, *options]
     error = CliRunner().invoke(app, ["listen", *given]).exception
     assert isinstance(error, InputError) and "--send-tls needs a URL with https" in str(error)
