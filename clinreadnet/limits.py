@@ -308,6 +308,13 @@ MESSAGES = _limit(
     "unanswered messages of an association",
     "A peer waits for each answer, because no other window is negotiated.",
 )
+STOW_ANSWER = _limit(
+    "STOW_ANSWER",
+    MIB,
+    "bytes",
+    "the answer of a DICOMweb service to `listen`",
+    "It is about one object; a longer answer is not looked at.",
+)
 SPOOL_FREE = _limit(
     "SPOOL_FREE",
     8 * MIB,

@@ -14,6 +14,7 @@ from clinreadnet.cli.options import (
     Device,
     Figures,
     GraphPrecision,
+    MapResolution,
     NotBefore,
     Resample,
     TrustedKeys,
@@ -31,7 +32,9 @@ def listen(
     send_to: Annotated[
         str,
         typer.Option(
-            metavar="HOST:PORT:AET", help="Destination of the reports.", show_default=False
+            metavar="HOST:PORT:AET|URL",
+            help="Destination of the reports: an AE title, or the URL of a DICOMweb service.",
+            show_default=False,
         ),
     ],
     bundle: Bundle = None,
@@ -51,6 +54,7 @@ def listen(
     map: Annotated[
         bool, typer.Option("--map", help="Also send a parametric map of each series.")
     ] = False,
+    map_resolution: MapResolution = "patch",
     resample: Resample = False,
     figures: Figures = False,
     quiet: Annotated[
@@ -83,6 +87,13 @@ def listen(
     send_tls: Annotated[
         bool, typer.Option("--send-tls", help="Also send with TLS, with the same files.")
     ] = False,
+    send_authorization: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the value of the header Authorization, such as `Bearer ...`, for a "
+            "DICOMweb service."
+        ),
+    ] = None,
     metrics_port: Annotated[
         int,
         typer.Option(
@@ -105,10 +116,19 @@ def listen(
     Examples:
     - `clinreadnet listen --spool spool --send-to 127.0.0.1:4242:ORTHANC`
     - `clinreadnet listen --spool spool --send-to pacs:104:PACS --host 0.0.0.0 --allow CT1@10.0.0.7`
+    - `clinreadnet listen --spool spool --send-to https://pacs.example.org/dicom-web`
     - `clinreadnet listen --spool spool --send-to 127.0.0.1:4242:ORTHANC --map --metrics-port 9112`
     """
     from clinreadnet.console import note
-    from clinreadnet.node.config import TlsFiles, check_title, parse_destination, parse_senders
+    from clinreadnet.dicom.quality_map import check_resolution
+    from clinreadnet.node.config import (
+        DicomWeb,
+        TlsFiles,
+        authorize,
+        check_title,
+        parse_destination,
+        parse_senders,
+    )
     from clinreadnet.node.log import quiet_libraries
     from clinreadnet.node.node import Node
     from clinreadnet.runtime.bundle.default import find_bundle
@@ -120,14 +140,20 @@ def listen(
         tls = TlsFiles(tls_cert, tls_key, tls_ca)
     elif given != (None, None, None) or send_tls:
         raise InputError("TLS needs `tls_cert`, `tls_key` and `tls_ca`; give all three")
+    destination = parse_destination(send_to)
+    if send_tls and isinstance(destination, DicomWeb) and not destination.secure:
+        raise InputError(f"send_to={send_to!r}: `send_tls` needs a URL with https")
+    if send_authorization is not None:
+        destination = authorize(destination, send_authorization)
     config = NodeConfig(
         title=check_title("aet", aet),
         host=host,
         port=port,
         spool=spool,
-        destination=parse_destination(send_to),
+        destination=destination,
         senders=parse_senders(allow or ()),
         maps=map,
+        map_resolution=check_resolution(map_resolution),
         resample=resample,
         figures=figures,
         quiet=quiet,

@@ -113,6 +113,13 @@ Maps = Annotated[
     Path | None,
     typer.Option(help="Also write a DICOM parametric map of each series into this new folder."),
 ]
+MapResolution = Annotated[
+    str,
+    typer.Option(
+        metavar="patch|slice",
+        help="Pixels of a map: 16x16, or as many as the slice has, for viewers such as OHIF.",
+    ),
+]
 Captures = Annotated[
     Path | None,
     typer.Option(

@@ -18,6 +18,7 @@ def score(
     challenge_output: options.ChallengeFolder = None,
     sr: options.Reports = None,
     map: options.Maps = None,
+    map_resolution: options.MapResolution = "patch",
     secondary_capture: options.Captures = None,
     backends: options.Backends = None,
     device: options.Device = 0,
@@ -46,6 +47,7 @@ def score(
     - `clinreadnet score stack.mha --challenge-output output`
     - `clinreadnet score series/ --html series.html --fastest --budget 2e-2`
     - `clinreadnet score series/ --sr reports --map maps --secondary-capture captures`
+    - `clinreadnet score series/ --map maps --map-resolution slice`
     - `clinreadnet score series/ --site-map site-map.json`
     - `clinreadnet score series/ --trusted-key vendor.pub.pem --backend onnxruntime-cpu`
     """
@@ -58,7 +60,7 @@ def score(
     bundle = find_bundle(bundle)
     places = {"csv": csv, "plot": plot, "html": html, "challenge_output": challenge_output}
     places |= {"sr": sr, "map": map, "secondary_capture": secondary_capture}
-    outputs = ScoreOutputs(places, as_json=as_json)
+    outputs = ScoreOutputs(places, as_json=as_json, map_resolution=map_resolution)
     own = None if site_map is None else read_site_map(site_map, trusted_keys or None)
     left_out = 0
 

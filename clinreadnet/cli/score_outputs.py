@@ -7,6 +7,7 @@ scores nor other outputs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,15 +36,19 @@ class ScoreOutputs:
         failures: reasons for outputs that were not written, in order.
     """
 
-    def __init__(self, targets: Mapping[str, Path | None], *, as_json: bool) -> None:
+    def __init__(
+        self, targets: Mapping[str, Path | None], *, as_json: bool, map_resolution: str = "patch"
+    ) -> None:
         """Check the outputs before slices are searched. InputError: an output cannot be written.
 
         Args:
             targets: file or folder of each output by parameter name, or None.
             as_json: whether JSON is printed instead of the table.
+            map_resolution: resolution of the maps, see `quality_map.write_maps`.
         """
         places = {name: place for name, place in targets.items() if place is not None}
         self._targets, self._as_json = dict(places), as_json
+        self._map_resolution = map_resolution
         self._sources: Sources = {}
         self.keep: Sequence[str] = ()
         self.failures: list[OSError | ClinReadNetError] = []
@@ -65,6 +70,7 @@ class ScoreOutputs:
             # Import all of them, so that a missing package is reported before scoring.
             from clinreadnet.dicom import quality_map, sources, structured_report  # noqa: F401
 
+            quality_map.check_resolution(map_resolution)
             self.keep = sources.SOURCE_TAGS
         for folder in folders:
             check_output_folder(folder, force=None)
@@ -120,7 +126,8 @@ class ScoreOutputs:
 
             given = report, self._sources, facts
             self._attempt("sr", structured_report.write_reports, *given)
-            self._attempt("map", quality_map.write_maps, *given)
+            write_maps = partial(quality_map.write_maps, resolution=self._map_resolution)
+            self._attempt("map", write_maps, *given)
             self._attempt("secondary_capture", quality_map.write_captures, *given)
 
     @property

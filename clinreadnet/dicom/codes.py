@@ -25,6 +25,7 @@ GRADES = tuple(
     for grade, word in enumerate(LIKERT)
 )
 """A code for each grade of the five-point scale."""
+PATCH = _code("PATCH", "Lowest predicted score of a 32x32 patch of the body")
 NOVELTY = _code("NOVELTY", "Distance from the training data")
 DOMAIN = _code("DOMAIN", "Likeness to the training data")
 IN_DOMAIN = _code("IN", "Like the training data")
@@ -47,10 +48,22 @@ FAT = _code("FAT", "Mean of subcutaneous fat")
 STREAKS = _code("STREAKS", "Standard deviation of streaks in the strongest direction")
 QUALITY_MAP = _code("MAP", "Predicted image quality of each 32x32 patch")
 
+# OHIF prints a number and its unit, and leaves out a 0: UCUM's "1" (no units) would be read as the
+# number.
+UNITS = {
+    **dict.fromkeys([SCORE, PATCH], Code("{0:4}", "UCUM", "range: 0:4")),
+    **dict.fromkeys(GRADES, Code("{0:1}", "UCUM", "range: 0:1")),
+    **dict.fromkeys([SLICES, NOVEL_SLICES], Code("{slices}", "UCUM", "slices")),
+    NOVELTY: Code("{distance}", "UCUM", "distance"),
+    SITE_SCORE: Code("{grade}", "UCUM", "grade"),
+}
+"""Unit of each measurement."""
+
 PRIVATE = (
     SCORE,
     SITE_SCORE,
     *GRADES,
+    PATCH,
     NOVELTY,
     DOMAIN,
     IN_DOMAIN,

@@ -2,7 +2,9 @@
 
 A pixel of the parametric map is the score of a 32x32 patch of a slice. Its spacing is 32 times that
 of the slice and its position is the centre of the patch, so viewers that fuse by geometry align map
-and slice.
+and slice. For viewers that need as many pixels as the slice has, such as OHIF, each score is
+repeated in its patch, and stored as a share of the range of scores, because OHIF draws 0 ... 1. The
+real world value mapping gives the score.
 """
 
 from __future__ import annotations
@@ -37,6 +39,9 @@ from clinreadnet.scoring.overlay import draw_bar, draw_map
 from clinreadnet.scoring.result import SeriesReport
 from clinreadnet.spec import GRADE_RANGE, LIKERT, SIZE, TILE
 
+RESOLUTIONS = {"patch": TILE, "slice": 1}
+"""Side of a pixel of the map, in pixels of the slice, by name."""
+
 _Vector = NDArray[np.float64]
 
 _LEAST_ORTHONORMAL = 1e-3
@@ -44,6 +49,13 @@ _FARTHEST = 1e5  # mm
 _WINDOW = (400.0, 40.0)  # width and level of a capture, HU
 _BURNT_IN = "RESEARCH USE ONLY"
 _BAR = slice(51, 63), slice(48, 304)  # rows and columns of the colour bar
+
+
+def check_resolution(name: str) -> str:
+    """Return the name of a resolution. InputError: it is not one of ``RESOLUTIONS``."""
+    if name not in RESOLUTIONS:
+        raise InputError(f"map_resolution={name!r}: give {' or '.join(RESOLUTIONS)}")
+    return name
 
 
 def check_geometry(refs: Sequence[SliceRef], sources: Sources) -> None:
@@ -84,17 +96,23 @@ def check_geometry(refs: Sequence[SliceRef], sources: Sources) -> None:
 
 
 def write_maps(
-    report: SeriesReport, sources: Sources, session: Mapping[str, Any], folder: Path
+    report: SeriesReport,
+    sources: Sources,
+    session: Mapping[str, Any],
+    folder: Path,
+    resolution: str = "patch",
 ) -> list[ObjectFile]:
     """Write a Parametric Map of each series into a new folder: ``map-1.dcm``, ``map-2.dcm``, ....
 
     A series with several slices at one position, such as cardiac phases, gets one map for each
     phase: ``map-1-1.dcm``, ``map-1-2.dcm``, ....
 
-    Arguments, return value and errors are those of
-    `clinreadnet.dicom.structured_report.write_reports`. Call `check_geometry` first.
+    The other arguments, return value and errors are those of
+    `clinreadnet.dicom.structured_report.write_reports`. Call `check_geometry` first. A frame has
+    16x16 pixels (1 KiB) with the ``resolution`` "patch" and 512x512 (1 MiB) with "slice", which
+    stores scores / 4.
     """
-    return write_objects(_maps(report, sources, session), folder)
+    return write_objects(_maps(report, sources, session, RESOLUTIONS[resolution]), folder)
 
 
 def write_captures(
@@ -141,7 +159,7 @@ def draw_overlay(
 
 
 def _maps(
-    report: SeriesReport, sources: Sources, session: Mapping[str, Any]
+    report: SeriesReport, sources: Sources, session: Mapping[str, Any], side: int
 ) -> Iterator[tuple[str, ParametricMap]]:
     for number, indices in enumerate(report.members.values(), start=1):
         phases = _phases([report.refs[i] for i in indices], sources)
@@ -149,7 +167,7 @@ def _maps(
         for phase in range(1, max(phases) + 1):
             own = [i for i, other in zip(indices, phases, strict=True) if other == phase]
             name = f"map-{number}" if max(phases) == 1 else f"map-{number}-{phase}"
-            made = _make_map(report, own, sources, session, (number, phase), series)
+            made = _make_map(report, own, sources, session, (number, phase), series, side)
             yield f"{name}.dcm", made
 
 
@@ -192,11 +210,12 @@ def _make_map(
     session: Mapping[str, Any],
     number: tuple[int, int],
     series: str,
+    side: int,
 ) -> ParametricMap:
     refs = [report.refs[i] for i in indices]
     places = [_geometry(ref, sources[ref.path]) for ref in refs]
     _, orientation, spacing = places[0]
-    centre = (TILE - 1) / 2  # of the first patch, in pixels of the slice
+    centre = (side - 1) / 2  # of the first pixel of the map, in pixels of the slice
     positions = [
         place + centre * (axes[:3] * between[1] + axes[3:] * between[0])
         for place, axes, between in places
@@ -207,12 +226,14 @@ def _make_map(
     thickness = refs[0].acquisition.thickness_mm or step or 1.0
     header = sources[refs[0].path]
     frames: dict[str, tuple[Source, int]] = {}
+    unit = 1.0 if side == TILE else GRADE_RANGE  # score of a stored 1
+    pixels = (report.outputs.quality_map[list(indices)] / unit).astype(np.float32)
     made = ParametricMap(
         source_images=[
             _as_one_slice(ref, sources[ref.path], place[0], places[0], thickness, frames)
             for ref, place in zip(refs, places, strict=True)
         ],
-        pixel_array=np.ascontiguousarray(report.outputs.quality_map[list(indices)], np.float32),
+        pixel_array=pixels.repeat(TILE // side, axis=1).repeat(TILE // side, axis=2),
         series_instance_uid=series,
         series_number=device.SERIES_NUMBERS["map"] + 10 * (number[0] - 1),
         sop_instance_uid=device.new_uid(),
@@ -227,18 +248,18 @@ def _make_map(
                 lut_label="SCORE",
                 lut_explanation="Image quality, 0 bad to 4 excellent, research use only",
                 unit=codes.UCUM.NoUnits,
-                value_range=(0.0, GRADE_RANGE),
-                slope=1,
+                value_range=(0.0, GRADE_RANGE / unit),
+                slope=unit,
                 intercept=0,
                 quantity_definition=QUALITY_MAP,
             )
         ],
-        window_center=GRADE_RANGE / 2,
-        window_width=GRADE_RANGE,
+        window_center=GRADE_RANGE / unit / 2,
+        window_width=GRADE_RANGE / unit,
         content_label="QUALITY_MAP",
         content_description=device.DESCRIPTION,
         pixel_measures=PixelMeasuresSequence(
-            pixel_spacing=[float(TILE * value) for value in spacing],
+            pixel_spacing=[float(side * value) for value in spacing],
             slice_thickness=thickness,
             spacing_between_slices=step or None,
         ),

@@ -1,9 +1,9 @@
 """Write scores as DICOM structured reports (Comprehensive 3D SR, template TID 1500).
 
 There is one report for each series. Each slice is a measurement group with its score, the
-probability of each grade, its novelty, a reference to the image, and dose and protocol as
-acquisition context. The last group summarises the series. Private concepts are in
-`clinreadnet.dicom.codes`.
+probability of each grade, its novelty, a reference to the image, the worst patch of the body with
+its place, and dose and protocol as acquisition context. The last group summarises the series.
+Private concepts are in `clinreadnet.dicom.codes`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import highdicom
 from highdicom.sr import (
     AlgorithmIdentification,
     Comprehensive3DSR,
+    CoordinatesForMeasurement,
     DeviceObserverIdentifyingAttributes,
     Measurement,
     MeasurementReport,
@@ -34,7 +35,7 @@ from pydicom.sr.coding import Code
 
 from clinreadnet._version import __version__
 from clinreadnet.data.acquisition import Acquisition
-from clinreadnet.dicom import device
+from clinreadnet.dicom import device, regions
 from clinreadnet.dicom.codes import (
     AIR,
     CUT,
@@ -48,12 +49,14 @@ from clinreadnet.dicom.codes import (
     NOVEL,
     NOVEL_SLICES,
     NOVELTY,
+    PATCH,
     REGION,
     REGIONS,
     SCORE,
     SITE_SCORE,
     SLICES,
     STREAKS,
+    UNITS,
     identify_scheme,
 )
 from clinreadnet.dicom.object_files import ObjectFile, write_objects
@@ -62,7 +65,7 @@ from clinreadnet.grades import likert_probabilities
 from clinreadnet.physics import SliceFigures
 from clinreadnet.physics.table import figure_lines
 from clinreadnet.scoring.domain import domain_lines
-from clinreadnet.scoring.result import SeriesReport, SeriesSummary, count_slices
+from clinreadnet.scoring.result import SeriesReport, SeriesSummary, SliceScore, count_slices
 from clinreadnet.scoring.site_map import site_lines
 from clinreadnet.spec import RESEARCH_USE
 
@@ -123,7 +126,7 @@ def write_reports(
         The files, in the order of the series.
 
     Raises:
-        InputError: ``folder`` exists or cannot be created.
+        InputError: ``folder`` exists or cannot be created, or a slice can no longer be read.
     """
     summaries = report.by_series
     made = (
@@ -149,7 +152,7 @@ def _make_report(
         parameters=device.parameters(session),
     )
     groups = [_slice_group(report, index, sources, algorithm) for index in indices]
-    groups.append(_summary_group(summary, algorithm))
+    groups.append(_summary_group(report, indices, summary, sources, algorithm))
     observer = ObserverContext(
         observer_type=Code("121007", "DCM", "Device"),
         observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
@@ -166,22 +169,15 @@ def _make_report(
         imaging_measurements=groups,
         title=Code("126000", "DCM", "Imaging Measurement Report"),
     )
-    content[0].ContentSequence.append(
-        _comment(
-            " ".join(
-                [
-                    RESEARCH_USE,
-                    *domain_lines([report.slices[i] for i in indices]),
-                    *figure_lines(
-                        (report.slices[i].figures, report.slices[i].remark) for i in indices
-                    ),
-                    *([] if report.unjudged is None else [report.unjudged]),
-                    *site_lines([report.slices[i] for i in indices], report.site_map),
-                    *_skipped(report, report.refs[indices[0]].series),
-                ]
-            )
-        )
-    )
+    lines = [
+        RESEARCH_USE,
+        *domain_lines([report.slices[i] for i in indices]),
+        *figure_lines((report.slices[i].figures, report.slices[i].remark) for i in indices),
+        *([] if report.unjudged is None else [report.unjudged]),
+        *site_lines([report.slices[i] for i in indices], report.site_map),
+        *_skipped(report, report.refs[indices[0]].series),
+    ]
+    content[0].ContentSequence.append(_comment(" ".join(lines)))
     evidence = list({report.refs[i].path: sources[report.refs[i].path] for i in indices}.values())
     made = Comprehensive3DSR(
         evidence=evidence,
@@ -214,17 +210,27 @@ def _skipped(report: SeriesReport, series: str) -> list[str]:
     return [f"Left out at the ends of the series: {count_slices(count)} without a body."]
 
 
+def _caution(score: SliceScore) -> str:
+    """Return a comment on a slice, which viewers show beside its numbers."""
+    return f"{NOVEL.meaning}. {RESEARCH_USE}" if score.in_domain is False else RESEARCH_USE
+
+
 def _slice_group(
     report: SeriesReport, index: int, sources: Sources, algorithm: AlgorithmIdentification
 ) -> MeasurementsAndQualitativeEvaluations:
     score, ref = report.slices[index], report.refs[index]
     source = sources[ref.path]
     grades = likert_probabilities(report.outputs.probs[index])
-    values = [(SCORE, score.score), *zip(GRADES, grades, strict=True)]
+    place = regions.point(ref, source, regions.SLICE)
+    measurements = [_number(SCORE, score.score, [place])]
     if score.site_score is not None:
-        values.append((SITE_SCORE, score.site_score))
+        measurements.append(_number(SITE_SCORE, score.site_score))
+    worst = regions.worst_patch(ref, source, report.outputs.quality_map[index])
+    if worst is not None:
+        measurements.append(_number(PATCH, worst[0], [worst[1]]))
     if score.novelty is not None:
-        values.append((NOVELTY, score.novelty))
+        measurements.append(_number(NOVELTY, score.novelty))
+    measurements += [_number(*pair) for pair in zip(GRADES, grades, strict=True)]
     frame = frame_number(ref, source)
     name = f"slice {index + 1}"
     if frame is None and ref.frame is not None:
@@ -237,10 +243,7 @@ def _slice_group(
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(uid=device.new_uid(), identifier=name),
         algorithm_id=algorithm,
-        measurements=[
-            *(Measurement(name, _short(value), _NO_UNIT) for name, value in values),
-            *_figures(score.figures),
-        ],
+        measurements=[*measurements, *_figures(score.figures)],
         qualitative_evaluations=judged or None,
         source_images=[
             SourceImageForMeasurementGroup(
@@ -250,7 +253,7 @@ def _slice_group(
             )
         ],
     )
-    group[0].ContentSequence.extend(_acquisition(ref.acquisition))
+    group[0].ContentSequence.extend([*_acquisition(ref.acquisition), _comment(_caution(score))])
     if score.remark:
         group[0].ContentSequence.append(_comment(score.remark))
     return group
@@ -267,24 +270,55 @@ def _figures(figures: SliceFigures | None) -> list[Measurement]:
 
 
 def _summary_group(
-    summary: SeriesSummary, algorithm: AlgorithmIdentification
+    report: SeriesReport,
+    indices: Sequence[int],
+    summary: SeriesSummary,
+    sources: Sources,
+    algorithm: AlgorithmIdentification,
 ) -> MeasurementsAndQualitativeEvaluations:
-    measurements = [Measurement(SLICES, summary.n, _NO_UNIT)]
+    novel = [i for i in indices if report.slices[i].in_domain is False]
+    ranked = sorted(set(indices) - set(novel), key=lambda i: report.slices[i].score)
+    measurements = [_number(SLICES, summary.n)]
     if summary.novel is not None:
-        measurements.append(Measurement(NOVEL_SLICES, summary.novel, _NO_UNIT))
-    for name, value, derivation in (
-        (SCORE, summary.mean, codes.SCT.Mean),
-        (SCORE, summary.min, codes.SCT.Minimum),
-        (SCORE, summary.max, codes.SCT.Maximum),
-        (SITE_SCORE, summary.site_mean, codes.SCT.Mean),
+        measurements.append(_number(NOVEL_SLICES, summary.novel, _points(report, novel, sources)))
+    for name, value, derivation, where in (
+        (SCORE, summary.mean, codes.SCT.Mean, []),
+        (SCORE, summary.min, codes.SCT.Minimum, ranked[:1]),
+        (SCORE, summary.max, codes.SCT.Maximum, ranked[-1:]),
+        (SITE_SCORE, summary.site_mean, codes.SCT.Mean, []),
     ):
         if value is not None:  # None: every slice is marked as novel, or there is no site map
-            measurements.append(Measurement(name, _short(value), _NO_UNIT, derivation=derivation))
+            places = _points(report, where, sources)
+            measurements.append(_number(name, value, places, derivation))
     return MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(uid=device.new_uid(), identifier="series summary"),
         finding_type=Code("113015", "DCM", "Series"),
         algorithm_id=algorithm,
         measurements=measurements,
+    )
+
+
+def _points(
+    report: SeriesReport, indices: Sequence[int], sources: Sources
+) -> list[CoordinatesForMeasurement]:
+    """Return the points in some slices that a measurement of the series refers to."""
+    refs = [report.refs[i] for i in indices]
+    return [regions.point(ref, sources[ref.path], regions.SERIES) for ref in refs]
+
+
+def _number(
+    name: Code,
+    value: float,
+    places: Sequence[CoordinatesForMeasurement] = (),
+    derivation: Code | None = None,
+) -> Measurement:
+    """Return a measurement that is inferred from places in slices."""
+    return Measurement(
+        name,
+        value if isinstance(value, int) else _short(value),
+        UNITS[name],
+        derivation=derivation,
+        referenced_coordinates=places or None,
     )
 
 

@@ -11,12 +11,14 @@ from typing import Self
 
 from clinreadnet.errors import BackendError, DeviceLost, SessionClosed, first_line, origin
 from clinreadnet.node.backoff import pause
-from clinreadnet.node.config import NodeConfig
+from clinreadnet.node.config import DicomWeb, NodeConfig
+from clinreadnet.node.dimse import Dimse
 from clinreadnet.node.log import HASH_DIGITS, log
 from clinreadnet.node.metrics import Metrics, Monitor
 from clinreadnet.node.receive import Receiver
 from clinreadnet.node.send import Sender
 from clinreadnet.node.spool import Series, Spool
+from clinreadnet.node.stow import Stow
 from clinreadnet.node.tls import client_context, server_context
 from clinreadnet.node.work import Worker
 from clinreadnet.runtime import Session
@@ -69,7 +71,12 @@ class Node:
             except BaseException:
                 self.stop()
                 raise
-        self._sender = Sender(config.title, config.destination, self.spool, self.metrics, sending)
+        channel = (
+            Stow(config.destination, sending)
+            if isinstance(config.destination, DicomWeb)
+            else Dimse(config.title, config.destination, sending)
+        )
+        self._sender = Sender(channel, config.destination, self.spool, self.metrics)
         self.port = self._receiver.port
         self.metrics_port = None if self._monitor is None else self._monitor.port
 
@@ -81,6 +88,7 @@ class Node:
             self.spool,
             self.metrics,
             maps=self._config.maps,
+            map_resolution=self._config.map_resolution,
             resample=self._config.resample,
             figures=self._config.figures,
         )

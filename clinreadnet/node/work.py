@@ -45,6 +45,7 @@ class Worker:
         *,
         maps: bool,
         resample: bool,
+        map_resolution: str = "patch",
         figures: bool = False,
     ) -> None:
         """Create the worker; nothing is scored yet.
@@ -55,12 +56,14 @@ class Worker:
             metrics: metrics of the node.
             maps: whether to make parametric maps.
             resample: whether sizes other than 512x512 are accepted.
+            map_resolution: resolution of the maps, see `quality_map.write_maps`.
             figures: whether to measure the figures of each slice.
         """
         self._session = session
         self._spool = spool
         self._metrics = metrics
         self._maps = maps
+        self._map_resolution = map_resolution
         self._figures = figures
         self._resample = resample
         self._doing = ""
@@ -177,7 +180,9 @@ class Worker:
         except Exception as error:
             return [], self._why(error)
         try:
-            return quality_map.write_maps(report, headers, facts, folder), None
+            return quality_map.write_maps(
+                report, headers, facts, folder, self._map_resolution
+            ), None
         except LATER:
             raise
         except Exception as error:  # the report is sent anyway

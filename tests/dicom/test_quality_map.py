@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,12 @@ def made(
     tags: dict[str, Any] = {"ImageOrientationPatient": OBLIQUE, "PixelSpacing": [0.5, 0.8]}
     tags |= {"BodyPartExamined": "ABDOMEN", "PatientName": "Doe^Jane"}
     report = scored(write_series(folder / "series", 2, **tags))
+    values = np.random.default_rng(0).uniform(0, 4, (2, 16, 16)).astype(np.float32)
+    report = replace(report, outputs=replace(report.outputs, quality_map=values))
     sources = make_sources(report.refs)
     check_geometry(report.refs, sources)
     write_maps(report, sources, session.describe(), folder / "maps")
+    write_maps(report, sources, session.describe(), folder / "fine", "slice")
     write_captures(report, sources, session.describe(), folder / "captures")
     return report, folder
 
@@ -58,6 +62,33 @@ def test_each_frame_is_the_map_of_its_slice_in_its_place(made: tuple[SeriesRepor
     measures = ds.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
     assert [float(v) for v in measures.PixelSpacing] == [16, 25.6]
     assert ds.FrameOfReferenceUID == pydicom.dcmread(report.refs[0].path).FrameOfReferenceUID
+
+
+def test_a_map_at_the_resolution_of_the_slice_repeats_each_score_in_its_patch(
+    made: tuple[SeriesReport, Path],
+) -> None:
+    report, folder = made
+    ds = pydicom.dcmread(folder / "fine" / "map-1.dcm")
+    frames = {
+        tuple(group.PlanePositionSequence[0].ImagePositionPatient): (frame, group)
+        for frame, group in zip(ds.pixel_array, ds.PerFrameFunctionalGroupsSequence, strict=True)
+    }
+    assert len(frames) == 2 and (ds.Rows, ds.Columns) == (512, 512)
+    assert 0 <= ds.pixel_array.min() and ds.pixel_array.max() <= 1  # the range that OHIF draws
+    (mapping,) = ds.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence
+    slope = mapping.RealWorldValueSlope
+    assert mapping.RealWorldValueIntercept == 0
+    for ref, quality_map in zip(report.refs, report.outputs.quality_map, strict=True):
+        header = pydicom.dcmread(ref.path)
+        frame, group = frames[tuple(header.ImagePositionPatient)]
+        for row, column in ((0, 0), (31, 32), (32, 31), (511, 0), (0, 511), (200, 333)):
+            score = slope * frame[row, column]
+            assert score == quality_map[row // 32, column // 32], (row, column)
+        (source,) = group.DerivationImageSequence[0].SourceImageSequence
+        assert source.ReferencedSOPInstanceUID == header.SOPInstanceUID
+    shared = ds.SharedFunctionalGroupsSequence[0]
+    assert [float(v) for v in shared.PixelMeasuresSequence[0].PixelSpacing] == [0.5, 0.8]
+    assert shared.PlaneOrientationSequence[0].ImageOrientationPatient == OBLIQUE
 
 
 def test_the_map_says_what_it_is(made: tuple[SeriesReport, Path]) -> None:
@@ -113,7 +144,9 @@ def test_the_map_stays_inside_the_body_and_the_bar_has_its_colours() -> None:
 
 
 @pytest.mark.skipif(DCIODVFY is None, reason="no dciodvfy here (Debian's package `dicom3tools`)")
-@pytest.mark.parametrize("name", ["maps/map-1.dcm", "captures/capture-1-0001.dcm"])
+@pytest.mark.parametrize(
+    "name", ["maps/map-1.dcm", "fine/map-1.dcm", "captures/capture-1-0001.dcm"]
+)
 def test_dciodvfy_finds_no_error(made: tuple[SeriesReport, Path], name: str) -> None:
     done = subprocess.run(
         [str(DCIODVFY), made[1] / name], capture_output=True, text=True, timeout=120

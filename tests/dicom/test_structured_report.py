@@ -36,6 +36,7 @@ from clinreadnet.dicom.codes import (
     NOVEL,
     NOVEL_SLICES,
     NOVELTY,
+    PATCH,
     PRIVATE,
     REGION,
     REGIONS,
@@ -43,6 +44,7 @@ from clinreadnet.dicom.codes import (
     SCORE,
     SLICES,
 )
+from clinreadnet.dicom.regions import worst_patch
 from clinreadnet.dicom.sources import SOURCE_TAGS, make_sources
 from clinreadnet.dicom.structured_report import write_reports
 from clinreadnet.errors import InputError
@@ -177,6 +179,104 @@ def test_the_last_group_summarises_the_series(made: tuple[SeriesReport, Path]) -
     ]
 
 
+def coordinates(group: Any) -> list[tuple[Code, Any]]:
+    """Return the places in images that the measurements of a group refer to, with their names."""
+    return [(m.name, one) for m in group.get_measurements() for one in m.referenced_coordinates]
+
+
+def image_of(place: Any) -> str:
+    return str(place.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
+
+
+def test_a_slice_has_a_point_for_its_score_and_the_border_of_its_worst_patch(
+    made: tuple[SeriesReport, Path],
+) -> None:
+    report, out = made
+    groups = read(out).content.get_image_measurement_groups()
+    for ref, quality_map, group in zip(
+        report.refs, report.outputs.quality_map, groups, strict=False
+    ):
+        (score, point), (patch, border) = coordinates(group)
+        assert (score, patch) == (SCORE, PATCH)
+        assert image_of(point) == image_of(border) == ref.instance_uid
+        np.testing.assert_array_equal(point.value, [[16, 16]])
+        left, top = border.value[0]
+        np.testing.assert_array_equal(
+            border.value - [left, top], [[0, 0], [32, 0], [32, 32], [0, 32], [0, 0]]
+        )
+        (lowest,) = group.get_measurements(name=PATCH)
+        assert lowest.value == pytest.approx(quality_map[int(top) // 32, int(left) // 32], rel=1e-5)
+        assert top >= 32  # the first rows are air
+
+
+def test_the_summary_refers_to_the_slices_that_it_counts(made: tuple[SeriesReport, Path]) -> None:
+    report, out = made
+    group = read(out).content.get_image_measurement_groups()[-1]
+    scores = [one.score for one in report.slices[:3]]  # the last is novel
+    uids = [ref.instance_uid for ref in report.refs]
+    assert [(name, image_of(place)) for name, place in coordinates(group)] == [
+        (NOVEL_SLICES, uids[3]),
+        (SCORE, uids[scores.index(min(scores))]),
+        (SCORE, uids[2 - scores[::-1].index(max(scores))]),
+    ]
+
+
+def test_numbers_have_units_that_are_not_read_as_numbers(made: tuple[SeriesReport, Path]) -> None:
+    for group in read(made[1]).content.get_image_measurement_groups():
+        for measurement in group.get_measurements():
+            assert measurement.unit.value not in ("", "1"), measurement.name
+
+
+def test_each_group_says_research_use_and_which_score_not_to_use(
+    made: tuple[SeriesReport, Path],
+) -> None:
+    groups = read(made[1]).content.get_image_measurement_groups()
+    comments = [comment(group[0]) for group in groups[:-1]]
+    assert comments == [RESEARCH_USE] * 3 + [f"{NOVEL.meaning}. {RESEARCH_USE}"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "box", "patch", "border"),
+    [
+        ((512, 512), (100, 300, 64, 400), (5, 4), (128, 160, 32)),
+        ((512, 512), (100, 300, 64, 400), (2, 2), None),  # rows 64 to 96 are air
+        ((1024, 1024), (100, 600, 64, 800), (5, 4), (256, 320, 64)),
+        ((300, 400), (60, 240, 60, 340), (7, 5), (125, 125, 25)),  # padded by 50 rows
+        ((400, 300), (60, 340, 60, 240), (7, 5), (75, 175, 25)),
+    ],
+    ids=["in the body", "in the air", "larger", "wide", "high"],
+)
+def test_the_worst_patch_is_in_the_body_and_in_pixels_of_the_file(
+    tmp_path: Path,
+    shape: tuple[int, int],
+    box: tuple[int, int, int, int],
+    patch: tuple[int, int],
+    border: tuple[int, int, int] | None,
+) -> None:
+    top, bottom, left, right = box
+    hu = np.full(shape, -1000, np.int16)
+    hu[top:bottom, left:right] = noise(0, (bottom - top, right - left)).clip(-200, 200)
+    (ref,) = find_slices([write_ct(tmp_path / "a.dcm", hu)], resample=True, keep=SOURCE_TAGS)
+    quality_map = np.full((16, 16), 3, np.float32)
+    quality_map[patch] = 1
+    (source,) = make_sources([ref]).values()
+    worst = worst_patch(ref, source, quality_map)
+    assert worst is not None
+    assert worst[0] == (1 if border else 3)
+    if border is not None:
+        x, y, side = border
+        corners = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
+        np.testing.assert_allclose(worst[1].value, corners, atol=1e-3)
+
+
+def test_a_slice_without_a_body_has_no_worst_patch(tmp_path: Path) -> None:
+    hu = np.random.default_rng(0).normal(-1000, 9, (512, 512)).astype(np.int16)
+    hu[200:212] += 1040  # less than half of a row of patches
+    (ref,) = find_slices([write_ct(tmp_path / "a.dcm", hu)], keep=SOURCE_TAGS)
+    (source,) = make_sources([ref]).values()
+    assert worst_patch(ref, source, np.zeros((16, 16), np.float32)) is None
+
+
 def test_the_algorithm_and_the_device_are_identified(
     made: tuple[SeriesReport, Path], session: Session
 ) -> None:
@@ -248,6 +348,10 @@ def test_frames_of_an_enhanced_ct_are_referenced_by_number(
     groups = read(out).content.get_image_measurement_groups()
     frames = [group.source_images[0].referenced_frame_numbers for group in groups[:-1]]
     assert frames == [[2], [1]]  # in the order of their positions
+    for group, numbers in zip(groups, frames, strict=False):
+        for _, place in coordinates(group):
+            (reference,) = place.ContentSequence[0].ReferencedSOPSequence
+            assert reference.ReferencedFrameNumber == numbers[0]
 
 
 def test_two_series_get_a_report_each(scored: Scored, session: Session, tmp_path: Path) -> None:
@@ -329,6 +433,8 @@ def test_a_report_of_novel_slices_alone_has_no_mean(
     write_reports(last, make_sources(last.refs), session.describe(), tmp_path / "out")
     group = read(tmp_path / "out").content.get_image_measurement_groups()[-1]
     assert [m.name for m in group.get_measurements()] == [SLICES, NOVEL_SLICES]
+    ((name, place),) = coordinates(group)
+    assert (name, image_of(place)) == (NOVEL_SLICES, last.refs[0].instance_uid)
 
 
 @pytest.fixture
@@ -351,6 +457,15 @@ def test_the_command_refuses_a_folder_that_is_there(run: Run, tmp_path: Path) ->
     status, printed, errors = run(write_series(tmp_path / "series", 1), "--sr", out)
     assert (status, printed) == (2, "")
     assert "reports: already exists" in errors and errors.count("\n") == 1
+
+
+def test_the_command_writes_maps_at_the_resolution_of_the_slice(run: Run, tmp_path: Path) -> None:
+    series = write_series(tmp_path / "series", 1)
+    options = ["--map", tmp_path / "maps", "--map-resolution"]
+    status, printed, errors = run(series, *options, "fine")
+    assert (status, printed) == (2, "") and "--map-resolution 'fine': give patch or slice" in errors
+    assert run(series, *options, "slice")[0] == 0
+    assert pydicom.dcmread(tmp_path / "maps" / "map-1.dcm").Rows == 512
 
 
 def test_each_header_is_read_once_on_its_way_from_a_folder_to_the_objects(

@@ -88,12 +88,21 @@ def wait_for(holds: Any) -> None:
         time.sleep(0.2)
 
 
-@pytest.fixture
-def node(bundle: Path, tmp_path: Path) -> Iterator[tuple[ListenProcess, Orthanc]]:
+@pytest.fixture(params=["C-STORE", "STOW-RS"])
+def node(
+    bundle: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[tuple[ListenProcess, Orthanc]]:
+    """A node that sends to Orthanc in one of two ways."""
+    if request.param == "STOW-RS" and not PLUGIN.exists():
+        pytest.skip("Orthanc has no DICOMweb (Debian's package `orthanc-dicomweb`)")
     process = ListenProcess(bundle, tmp_path / "spool", "127.0.0.1:1:ORTHANC", "--quiet", "2")
     orthanc = Orthanc(tmp_path / "orthanc", process.port)
     place = process.command.index("--send-to") + 1
-    process.command[place] = f"127.0.0.1:{orthanc.dicom}:ORTHANC"
+    process.command[place] = (
+        f"127.0.0.1:{orthanc.dicom}:ORTHANC"
+        if request.param == "C-STORE"
+        else f"http://127.0.0.1:{orthanc.http}/dicom-web"
+    )
     try:
         with process:
             yield process, orthanc
@@ -131,6 +140,8 @@ def test_orthanc_forwards_a_series_and_gets_its_report(
         assert done.returncode == 0, done.stderr
         assert "SR" in done.stdout + done.stderr and "2.25." in done.stdout + done.stderr
     assert "3 slices scored" in process.text()
+    wait_for(lambda: "report sent to" in process.text())
+    assert "cannot be reached" not in process.text() and "refused" not in process.text()
 
 
 @pytest.mark.skipif(shutil.which("echoscu") is None, reason="dcmtk is not installed")

@@ -760,7 +760,7 @@ def test_a_writer_that_fails_costs_neither_the_scores_nor_another_output(
     option: str,
     as_json: bool,
 ) -> None:
-    def broken(*arguments: Any) -> None:
+    def broken(*arguments: Any, **options: Any) -> None:
         raise TypeError("value of patient_name: 'Secret^Name'\nand more")
 
     monkeypatch.setattr(WRITERS[option], broken)
@@ -781,7 +781,7 @@ def test_a_writer_that_fails_costs_neither_the_scores_nor_another_output(
 def test_two_writers_that_fail_have_a_line_each(
     run: Any, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*arguments: Any) -> None:
+    def broken(*arguments: Any, **options: Any) -> None:
         raise KeyError("Secret^Name")
 
     for option in ("--sr", "--map"):

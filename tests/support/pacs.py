@@ -99,7 +99,8 @@ def referenced(report: Dataset) -> list[str]:
         for item in items:
             for reference in item.get("ReferencedSOPSequence", ()):
                 found.append(str(reference.ReferencedSOPInstanceUID))
-            walk(item.get("ContentSequence", ()))
+            if item.get("ValueType") != "NUM":  # which refers to places in slices
+                walk(item.get("ContentSequence", ()))
 
     walk(report.ContentSequence)
     return found
