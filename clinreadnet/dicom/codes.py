@@ -52,7 +52,7 @@ QUALITY_MAP = _code("MAP", "Predicted image quality of each 32x32 patch")
 # number.
 UNITS = {
     **dict.fromkeys([SCORE, PATCH], Code("{0:4}", "UCUM", "range: 0:4")),
-    **dict.fromkeys(GRADES, Code("{0:1}", "UCUM", "range: 0:1")),
+    **dict.fromkeys([*GRADES, CUT], Code("{0:1}", "UCUM", "range: 0:1")),
     **dict.fromkeys([SLICES, NOVEL_SLICES], Code("{slices}", "UCUM", "slices")),
     NOVELTY: Code("{distance}", "UCUM", "distance"),
     SITE_SCORE: Code("{grade}", "UCUM", "grade"),

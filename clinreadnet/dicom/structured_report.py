@@ -69,7 +69,6 @@ from clinreadnet.scoring.result import SeriesReport, SeriesSummary, SliceScore, 
 from clinreadnet.scoring.site_map import site_lines
 from clinreadnet.spec import RESEARCH_USE
 
-_NO_UNIT = codes.UCUM.NoUnits
 _MGY = Code("mGy", "UCUM", "mGy")
 _MAS = Code("mA.s", "UCUM", "mA.s")
 _KV = Code("kV", "UCUM", "kV")
@@ -104,7 +103,7 @@ _FIGURES = (
         _MGY,
         Code("113988", "DCM", "Estimated from Water Equivalent Diameter"),
     ),
-    ("cut", CUT, _NO_UNIT, None),
+    ("cut", CUT, UNITS[CUT], None),
     ("air_hu", AIR, _HU, None),
     ("fat_hu", FAT, _HU, None),
     ("streak_hu", STREAKS, _HU, None),

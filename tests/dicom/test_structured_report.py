@@ -126,7 +126,7 @@ def test_figures_are_measurements_with_units_and_standard_codes(
         "NOISE": (figures.noise_hu, hounsfield),
         "113980": (figures.water_diameter_cm, "cm"),
         "113930": (figures.ssde_mgy, "mGy"),
-        "CUT": (figures.cut, "1"),
+        "CUT": (figures.cut, "{0:1}"),
         "AIR": (figures.air_hu, hounsfield),
         "FAT": (figures.fat_hu, hounsfield),
         "STREAKS": (figures.streak_hu, hounsfield),
