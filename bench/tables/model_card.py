@@ -131,6 +131,27 @@ def without_stages_table() -> str:
     return markdown(["test-1", "sum", "map correlation"], rows)
 
 
+def opponents_table() -> str:
+    """Return the agreement of the score and of measures without labels, with the labels."""
+    names = {
+        "network": "the score",
+        "noise": "global noise level",
+        "snr": "signal over noise",
+        "brisque": "BRISQUE",
+    }
+    rows = []
+    for path in sorted(WEIGHTS.glob("small.opponents.*.json")):
+        result = read_json(path)
+        what = f"{path.name.split('.')[2]}, {result['slices']} slices"
+        for key, measure in result["measures"].items():
+            cells = [
+                f"{v['value']:.3f} ({v['low']:.3f} … {v['high']:.3f})"
+                for v in (measure[metric] for metric in ("plcc", "srocc", "krocc", "sum"))
+            ]
+            rows.append([what, names[key], *cells])
+    return markdown(["test set", "measure", "PLCC", "SROCC", "KROCC", "sum"], rows)
+
+
 def scanned() -> dict[str, Any]:
     """Return the recorded scores of scanned slices."""
     document: dict[str, Any] = read_json(WEIGHTS / "small.scanned.json")
@@ -278,6 +299,7 @@ TABLES = {
     "evaluation-worst": worst_table,
     "hours": hours_table,
     "local": local_table,
+    "opponents": opponents_table,
     "order": order_table,
     "real-slices": real_slices_table,
     "order-slices": order_slices_table,
