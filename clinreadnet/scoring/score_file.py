@@ -230,7 +230,7 @@ def _open_json(
 ) -> tuple[Iterator[tuple[int, Mapping[str, Any]]], str | None]:
     if os.fstat(file.fileno()).st_size > limits.LABELS:
         raise InputError(
-            f"{path}: more than {limits.LABELS} bytes of JSON; give the file of `--csv`, or Parquet"
+            f"{path}: more than {limits.LABELS} bytes of JSON; give the scores as CSV or Parquet"
         )
     try:
         document = json.loads(file.read().decode("utf-8-sig"))

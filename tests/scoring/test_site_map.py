@@ -98,7 +98,9 @@ def test_a_signed_map_is_trusted_and_a_changed_one_is_not(tmp_path: Path) -> Non
     pytest.importorskip("cryptography", reason="cryptography is not installed: the extra sign")
     path = write_map(tmp_path / "map.json")
     (own, public), (_, other) = keys(tmp_path, "own"), keys(tmp_path, "other")
-    with pytest.raises(Untrusted, match=r"map.json is not signed; sign it with .*sign .*map.json"):
+    with pytest.raises(
+        Untrusted, match=r"map.json: not signed, map.sig is missing; sign it with .*sign .*map.json"
+    ):
         read_site_map(path, [public])
     assert sign_site_map(path, own) == tmp_path / "map.sig"
     assert read_site_map(path, [public]) == site_map()

@@ -279,7 +279,7 @@ def _compile() -> None:
 
 def _without_ray() -> None:
     def work(refs: Any, constructor: Any, options: Any) -> Iterator[Any]:
-        bundle, given, _ = constructor
+        bundle, given, *_ = constructor
         with Session(bundle, **given) as session:
             yield archive._Chunk(0, archive.score_chunk(session, refs), session.describe())
 

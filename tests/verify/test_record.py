@@ -236,7 +236,7 @@ def test_a_signature_is_gone_before_the_manifest_is_replaced(
             app, ["verify", str(bundle), "--record", "--key", str(secret)], catch_exceptions=False
         )
     assert len(records_of(bundle, FP32)) == 1
-    with pytest.raises(Untrusted, match="manifest.sig: missing"):
+    with pytest.raises(Untrusted, match="manifest.sig is missing"):
         load_manifest(bundle, [public])
 
 

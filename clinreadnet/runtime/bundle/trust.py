@@ -115,7 +115,7 @@ def check_signature(path: Path, content: bytes, keys: list[Ed25519PublicKey]) ->
         signature = read_inside(path.parent, signed.name, limit=_SIGNATURE_BYTES)
     except FileNotFoundError:
         raise Untrusted(
-            f"{signed}: missing, so {what} is not signed; sign it with "
+            f"{what}: not signed, {signed.name} is missing; sign it with "
             f"`clinreadnet sign {what} --key KEY`"
         ) from None
     for key in keys:

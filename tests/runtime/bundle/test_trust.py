@@ -115,7 +115,10 @@ def lengthen_signature(bundle: Path) -> None:
 
 
 SIGNED_WRONGLY: dict[str, tuple[Callable[[Path], None], str]] = {
-    "unsigned": (lambda b: (b / "manifest.sig").unlink(), "not signed; sign it with"),
+    "unsigned": (
+        lambda b: (b / "manifest.sig").unlink(),
+        "not signed, manifest.sig is missing; sign it",
+    ),
     "changed": (change_manifest, "changed after it was signed"),
     "white-space": (
         lambda b: (b / "manifest.json").write_text((b / "manifest.json").read_text() + " "),
@@ -298,7 +301,7 @@ def test_writing_a_manifest_removes_its_old_signature(
 ) -> None:
     write_manifest(dataclasses.replace(load_manifest(bundle), verified=True), bundle)
     assert not (bundle / "manifest.sig").exists()
-    with pytest.raises(Untrusted, match="not signed; sign it"):
+    with pytest.raises(Untrusted, match="not signed, manifest.sig is missing; sign it"):
         Session(bundle, trusted_keys=[keys[1]])
     sign_bundle(bundle, keys[0])
     Session(bundle, trusted_keys=[keys[1]])
