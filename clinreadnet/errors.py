@@ -8,6 +8,7 @@ ClinReadNetError
 │   ├── Untrusted         a bundle's file is not the one that was listed or signed
 │   └── BackendUnavailable  a backend cannot run on this machine
 ├── CheckFailed           a verification did not pass
+├── LimitExceeded         a series exceeds a limit of the site
 ├── BackendError          a backend failed while it ran
 │   ├── OutOfMemory
 │   ├── DeviceLost
@@ -127,6 +128,12 @@ class CheckFailed(ClinReadNetError):
     """A check ran to its end and failed."""
 
     exit_code = 1
+
+
+class LimitExceeded(ClinReadNetError):
+    """A series exceeds a limit of the site. Its scores are complete."""
+
+    exit_code = 4
 
 
 class BackendError(ClinReadNetError):

@@ -144,6 +144,9 @@ READERS = _limit(
     "readers of these",
     "LDCTIQAG2023 has five; each is compared with each.",
 )
+PROTOCOL_LIMITS = _limit(
+    "PROTOCOL_LIMITS", 64 * 2**10, "bytes", "a file of `--limits`", "A protocol takes about 100."
+)
 RECIPE = _limit(
     "RECIPE", 64 * 2**10, "bytes", "a recipe of `train`", "The shipped one has less than 1 kB."
 )

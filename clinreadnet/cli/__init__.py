@@ -1,7 +1,8 @@
 """The `clinreadnet` command, one module per subcommand.
 
 Results go to standard output; progress, notes and errors go to standard error. Exit status: 0 fine,
-1 a check failed, 2 bad usage or bad input, 130 interrupted by Ctrl-C.
+1 a check failed, 2 bad usage or bad input, 4 a limit of the site is exceeded, 130 interrupted by
+Ctrl-C.
 
 This module imports little, so that Ctrl-C prints one line from the start.
 """
@@ -131,7 +132,7 @@ _LAST_WAIT = 10
 def _fail(message: str, status: int) -> NoReturn:
     from clinreadnet.console import STANDARD_OUTPUT, note
 
-    if _output_fails() and status == 1:  # the report with the reason is lost
+    if _output_fails() and status not in (2, _INTERRUPTED):  # the report with the reason is lost
         message, status = f"{STANDARD_OUTPUT} cannot be written; {message}", 2
     note(f"clinreadnet: {one_line(message)}")
     try:

@@ -84,6 +84,14 @@ Figures = Annotated[
     ),
 ]
 
+LimitsFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="Limits of your site for each protocol (TOML); a series that exceeds one is "
+        "named, and the exit status is 4."
+    ),
+]
+
 # Options of score.
 CsvFile = Annotated[
     Path | None,

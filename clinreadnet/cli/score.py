@@ -29,6 +29,7 @@ def score(
     precision: options.GraphPrecision = None,
     figures: options.Figures = False,
     site_map: options.SiteMapFile = None,
+    limits: options.LimitsFile = None,
     keep_going: options.KeepGoing = False,
     as_json: options.Json = False,
 ) -> None:
@@ -43,6 +44,7 @@ def score(
     - `clinreadnet score series/`
     - `clinreadnet score series/ --bundle bundle --csv scores.csv --plot scores.png`
     - `clinreadnet score series/ --figures --csv scores.csv`
+    - `clinreadnet score series/ --figures --limits limits.toml`
     - `clinreadnet score 0000.tif 0001.tif --json`
     - `clinreadnet score stack.mha --challenge-output output`
     - `clinreadnet score series/ --html series.html --fastest --budget 2e-2`
@@ -54,6 +56,8 @@ def score(
     from clinreadnet.cli.score_outputs import ScoreOutputs
     from clinreadnet.data.slices import find_slices
     from clinreadnet.runtime.bundle.default import find_bundle
+    from clinreadnet.scoring.breaches import with_limits
+    from clinreadnet.scoring.protocol_limits import read_protocol_limits
     from clinreadnet.scoring.run import score_slices
     from clinreadnet.scoring.site_map import read_site_map, with_site_scores
 
@@ -62,6 +66,9 @@ def score(
     places |= {"sr": sr, "map": map, "secondary_capture": secondary_capture}
     outputs = ScoreOutputs(places, as_json=as_json, map_resolution=map_resolution)
     own = None if site_map is None else read_site_map(site_map, trusted_keys or None)
+    site_limits = None if limits is None else read_protocol_limits(limits)
+    if site_limits is not None:
+        site_limits.check_figures(figures)
     left_out = 0
 
     def leave_out(where: object, error: InputError) -> None:
@@ -72,7 +79,8 @@ def score(
     go_on = leave_out if keep_going else None
     with status("Reading headers"):
         refs = find_slices(paths, resample=resample, keep=outputs.keep, note=note, refused=go_on)
-    inputs = [*bundle.iterdir(), *(trusted_keys or ()), *([] if site_map is None else [site_map])]
+    inputs = [*bundle.iterdir(), *(trusted_keys or ())]
+    inputs += [path for path in (site_map, limits) if path is not None]
     outputs.check_slices(refs, inputs)
     session = open_session(
         bundle,
@@ -98,7 +106,11 @@ def score(
             left_out=go_on,
             note=note,
         )
-    outputs.write(report if own is None else with_site_scores(report, own), session)
+    if own is not None:
+        report = with_site_scores(report, own)
+    if site_limits is not None:
+        report = with_limits(report, site_limits)
+    outputs.write(report, session)
     for other in outputs.failures[1:]:
         note(f"clinreadnet: {other}")
     if outputs.failures:
@@ -107,3 +119,5 @@ def score(
         raise CheckFailed(
             f"{left_out} damaged and left out, {len(report.slices)} scored; the lines above say why"
         )
+    if report.limits is not None:
+        report.limits.check()

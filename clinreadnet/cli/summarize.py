@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from clinreadnet.cli.common import print_result
-from clinreadnet.cli.options import Json
+from clinreadnet.cli.options import Json, LimitsFile
 from clinreadnet.console import progress_bar
 from clinreadnet.files import check_output
 
@@ -31,6 +31,7 @@ def summarize(
             help="Also plot quality against CTDIvol, and the control charts (.png, .pdf, .svg)."
         ),
     ] = None,
+    limits: LimitsFile = None,
     as_json: Json = False,
 ) -> None:
     """Summarise scores by scanner and protocol: quality, dose and drift over time.
@@ -44,21 +45,29 @@ def summarize(
     - `clinreadnet summarize scores.parquet --by protocol`
     - `clinreadnet summarize scores.csv --by scanner --by kernel --json`
     - `clinreadnet summarize scores.parquet --plot summary.png`
+    - `clinreadnet summarize figures.csv --limits limits.toml`
     """
     from clinreadnet.scoring.plot import check_plot
+    from clinreadnet.scoring.protocol_limits import read_protocol_limits
     from clinreadnet.scoring.summary import GROUPINGS
     from clinreadnet.scoring.summary import summarize as summarize_files
     from clinreadnet.scoring.summary_plot import write_summary_plot
     from clinreadnet.scoring.summary_table import print_summary
 
     if plot is not None:
-        check_output(plot, inputs=paths)
+        check_output(plot, inputs=[*paths, *([] if limits is None else [limits])])
         check_plot(plot)
+    site_limits = None if limits is None else read_protocol_limits(limits)
     with progress_bar() as bar:
         task = bar.add_task("Reading", total=None)
         summary = summarize_files(
-            paths, by or GROUPINGS[:2], advance=lambda rows: bar.advance(task, rows)
+            paths,
+            by or GROUPINGS[:2],
+            limits=site_limits,
+            advance=lambda rows: bar.advance(task, rows),
         )
     if plot is not None:
         write_summary_plot(summary, plot)
     print_result(summary, as_json, print_summary)
+    if summary.limits is not None:
+        summary.limits.check()

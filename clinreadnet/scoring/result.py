@@ -19,6 +19,7 @@ from clinreadnet.runtime import Scores, Session
 from clinreadnet.spec import LIKERT, NOT_GRADED, RESEARCH_USE, grade_word
 
 if TYPE_CHECKING:
+    from clinreadnet.scoring.breaches import LimitReport
     from clinreadnet.scoring.site_map import SiteMap
 
 
@@ -115,6 +116,7 @@ class SeriesReport:
         unjudged: why slices cannot be classified as in domain; None if they can.
         skipped: slices without a body at the ends of a series; they have no score.
         site_map: map that made the site scores; None without one.
+        limits: the series compared with the limits of the site; None without limits.
     """
 
     slices: list[SliceScore]
@@ -123,6 +125,7 @@ class SeriesReport:
     unjudged: str | None = None
     skipped: list[SliceRef] = field(default_factory=list)
     site_map: SiteMap | None = None
+    limits: LimitReport | None = None
 
     @property
     def series(self) -> SeriesSummary:
@@ -167,6 +170,7 @@ class SeriesReport:
             **summaries_to_dict(self.by_series),
             "session": session.describe(),
             "site_map": site_map_to_dict(self.site_map),
+            "limits": None if self.limits is None else self.limits.to_dict(),
             "research_use": RESEARCH_USE,
         }
 

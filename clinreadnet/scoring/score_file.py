@@ -9,7 +9,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, BinaryIO
@@ -24,11 +24,12 @@ from clinreadnet.spec import LIKERT
 READ_FIGURES = ("noise_hu", "water_diameter_cm", "ssde_mgy")
 """Columns of `score --figures` that are read if a file has them."""
 
-# Largest valid value of each column.
+_POSITION = "position"
+# Least and largest valid value of each column.
 _NUMBERS = {
-    "score": float(len(LIKERT) - 1),
-    "ctdi_vol_mgy": math.inf,
-    **dict.fromkeys(READ_FIGURES, math.inf),
+    "score": (0.0, float(len(LIKERT) - 1)),
+    **dict.fromkeys(("ctdi_vol_mgy", *READ_FIGURES), (0.0, math.inf)),
+    _POSITION: (-math.inf, math.inf),
 }
 _TEXTS = ("series", "kernel", "scanner", "device", "protocol", "acquired")
 COLUMNS: tuple[str, ...] = ("score", "ctdi_vol_mgy", "in_domain", *_TEXTS)
@@ -55,6 +56,7 @@ class StoredScore:
         path: the slice's file; empty unless requested.
         frame: frame number from 0 in a file of several slices, else None.
         sop_instance_uid: SOPInstanceUID; empty without one, or unless requested.
+        position: position along the slice normal in mm; None without one, or unless requested.
     """
 
     series: str
@@ -65,16 +67,18 @@ class StoredScore:
     path: str = ""
     frame: int | None = None
     sop_instance_uid: str = ""
+    position: float | None = None
 
 
 def read_scores(
-    path: AnyPath, *, identify: bool = False
+    path: AnyPath, *, identify: bool = False, figures: Sequence[str] = ()
 ) -> tuple[Iterator[StoredScore], str | None]:
     """Read a file of scores. Parquet, JSON and CSV are distinguished by the first bytes.
 
     Args:
         path: file of `score-archive`, `score --json` or `score --csv`.
-        identify: whether to read the columns ``IDENTITY`` too.
+        identify: whether to read the columns ``IDENTITY`` too, and the position if there is one.
+        figures: those of ``READ_FIGURES`` that the file must have.
 
     Returns:
         An iterator over the rows, and the SHA-256 of the weights; None if the file does not state
@@ -96,7 +100,7 @@ def read_scores(
             raise InputError(f"{path}: is empty; give a file of `clinreadnet score-archive`")
         start = file.read(len(_PARQUET))
         file.seek(0)
-        columns = (*COLUMNS, *IDENTITY) if identify else COLUMNS
+        columns = (*COLUMNS, *(IDENTITY if identify else ()), *figures)
         if start == _PARQUET:
             rows, weights = _open_parquet(file, path, columns)
         elif start.removeprefix(codecs.BOM_UTF8).startswith(b"{"):
@@ -121,10 +125,11 @@ def _checked(
 
 
 def _stored_score(row: Mapping[str, Any], where: str) -> StoredScore:
-    for name, largest in _NUMBERS.items():
+    for name, (least, largest) in _NUMBERS.items():
         value = row.get(name)
-        if value is not None and not (math.isfinite(value) and 0 <= value <= largest):
-            span = "0 or more" if largest == math.inf else f"0 ... {largest:.0f}"
+        if value is not None and not (math.isfinite(value) and least <= value <= largest):
+            span = f"0 ... {largest:.0f}" if largest < math.inf else "0 or more"
+            span = "a finite number" if least < 0 else span
             raise InputError(f"{where}: {name} is {value}; expected {span}")
     acquired = row["acquired"]
     if acquired is not None and not _is_date(acquired):
@@ -148,6 +153,7 @@ def _stored_score(row: Mapping[str, Any], where: str) -> StoredScore:
         path=row.get("path") or "",
         frame=row.get("frame"),
         sop_instance_uid=row.get("sop_instance_uid") or "",
+        position=row.get(_POSITION),
     )
 
 
@@ -160,13 +166,20 @@ def _is_date(text: str) -> bool:
 
 
 def _check_columns(names: list[str], path: AnyPath, columns: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the columns to read: ``columns``, and those of ``READ_FIGURES`` that are there."""
-    if missing := [name for name in columns if names.count(name) != 1]:
+    """Return the columns to read: ``columns``, and optional ones that are there."""
+    missing = [name for name in columns if names.count(name) != 1]
+    if missing and set(missing) <= {*READ_FIGURES}:
+        raise InputError(
+            f"{path}: has no {' and '.join(missing)}; score the slices with `clinreadnet score "
+            "--figures`, or remove the limits on them"
+        )
+    if missing:
         raise InputError(
             f"{path}: has not one column each of {', '.join(missing)}; give a file of "
             "`clinreadnet score-archive` or `clinreadnet score --csv`, made by this version"
         )
-    return (*columns, *(name for name in READ_FIGURES if names.count(name) == 1))
+    optional = (*READ_FIGURES, *([_POSITION] if IDENTITY[0] in columns else []))
+    return (*columns, *(n for n in optional if n not in columns and names.count(n) == 1))
 
 
 def _open_csv(

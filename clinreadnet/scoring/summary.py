@@ -15,9 +15,11 @@ from typing import Any
 from clinreadnet.data.acquisition import Acquisition
 from clinreadnet.errors import InputError, visible
 from clinreadnet.files import AnyPath
+from clinreadnet.scoring.breaches import LimitReport, SeriesLimits
 from clinreadnet.scoring.control_chart import FEWEST as FEWEST_DAYS
 from clinreadnet.scoring.control_chart import ControlChart, individuals_chart
 from clinreadnet.scoring.estimate import CONFIDENCE, FEWEST, Estimate, estimate
+from clinreadnet.scoring.protocol_limits import ProtocolLimits
 from clinreadnet.scoring.score_file import READ_FIGURES, StoredScore, read_scores
 from clinreadnet.spec import GRADE_RANGE, RESEARCH_USE
 
@@ -135,6 +137,7 @@ class Summary:
         not_scored: rows without a score.
         weights_sha256: SHA-256 of the network's weights; None if the files do not state it.
         groups: groups sorted by key; missing values come last.
+        limits: the series compared with the limits of the site; None without limits.
     """
 
     by: tuple[str, ...]
@@ -142,6 +145,7 @@ class Summary:
     not_scored: int
     weights_sha256: str | None
     groups: tuple[Group, ...]
+    limits: LimitReport | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of ``--json``."""
@@ -155,6 +159,7 @@ class Summary:
             "fewest_series": FEWEST,
             "fewest_days": FEWEST_DAYS,
             "groups": [_group_to_dict(self.by, group) for group in self.groups],
+            "limits": None if self.limits is None else self.limits.to_dict(),
             "research_use": RESEARCH_USE,
         }
 
@@ -163,6 +168,7 @@ def summarize(
     paths: Sequence[AnyPath],
     by: Sequence[str] = ("scanner", "protocol"),
     *,
+    limits: ProtocolLimits | None = None,
     advance: Callable[[int], None] = lambda rows: None,
 ) -> Summary:
     """Summarise files of scores by scanner, protocol or kernel.
@@ -171,23 +177,27 @@ def summarize(
         paths: files of `score-archive` (Parquet) or `score --csv`. A series must be in a single
             file.
         by: columns to group by, from ``GROUPINGS``.
+        limits: limits of the site, with which each series is compared.
         advance: called with the number of rows read since the last call.
 
     Returns:
         The summary.
 
     Raises:
-        InputError: a column is unknown, a file is invalid (see `read_scores`), a series is in two
-            files, the files are from different networks, or no slice has a score.
+        InputError: a column is unknown, a file is invalid (see `read_scores`) or lacks
+            figures that are limited, a series is in two files, the files are from different
+            networks, or no slice has a score.
     """
     by = tuple(dict.fromkeys(by))
     if not by or not set(by) <= set(GROUPINGS):
         raise InputError(f"by={','.join(by)}: group by {', '.join(GROUPINGS)}")
-    sums = _Sums(by)
+    checks = None if limits is None else SeriesLimits(limits)
+    sums = _Sums(by, checks)
+    needed = () if limits is None else limits.figures
     weights: dict[str, AnyPath] = {}
     file_of: dict[str, AnyPath] = {}
     for path in paths:
-        rows, own = read_scores(path)
+        rows, own = read_scores(path, identify=limits is not None, figures=needed)
         if own is not None:
             weights.setdefault(own, path)
         if len(weights) > 1:
@@ -206,7 +216,14 @@ def summarize(
         raise InputError(f"{paths[0]}: has no rows; give a file with scores")
     if sums.not_scored == sums.slices:
         raise InputError(f"{paths[0]}: none of {sums.slices} slices has a score")
-    return Summary(by, sums.slices, sums.not_scored, next(iter(weights), None), sums.groups())
+    return Summary(
+        by,
+        sums.slices,
+        sums.not_scored,
+        next(iter(weights), None),
+        sums.groups(),
+        None if checks is None else checks.report(),
+    )
 
 
 @dataclass
@@ -250,8 +267,9 @@ class _SeriesSums:
 class _Sums:
     """Sums over the rows of all files, by series."""
 
-    def __init__(self, by: Sequence[str]) -> None:
+    def __init__(self, by: Sequence[str], checks: SeriesLimits | None) -> None:
         self._by = by
+        self._checks = checks
         self._series: dict[tuple[str | None, ...], dict[str, _SeriesSums]] = {}
         self._scanners: dict[tuple[str | None, ...], set[str | None]] = {}
         self.slices = 0
@@ -268,6 +286,8 @@ class _Sums:
                 self.not_scored += 1
                 continue
             own.add(row.series)
+            if self._checks is not None:
+                self._checks.add(row, row.score)
             scanner = scanner_name(row.acquisition)
             key = tuple(
                 scanner if name == "scanner" else getattr(row.acquisition, name)

@@ -110,7 +110,7 @@ def _notes(summary: Summary, charts: Sequence[_Charted]) -> list[str]:
         lines.append(f"{mixed} of {groups} control charts hold several scanners; add --by scanner")
     if any(chart is not None and len(group.days) < FEW for group, chart in charts):
         lines.append(f"limits from fewer than {FEW} days are uncertain")
-    return lines
+    return lines if summary.limits is None else lines + summary.limits.lines
 
 
 def _alarms(group: Group, chart: ControlChart | None) -> list[str]:

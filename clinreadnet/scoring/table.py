@@ -74,6 +74,8 @@ def print_report(report: SeriesReport, console: Console, session: Mapping[str, A
     lines += figure_lines((entry.figures, entry.remark) for entry in slices)
     if measured:
         lines.append(f"{METHODS}.")
+    if report.limits is not None:
+        lines += report.limits.lines
     for line in (*lines, report.unjudged, scored_by(session), RESEARCH_USE):
         if line is not None:
             console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -166,6 +166,8 @@ MAKERS: dict[str, Callable[[Path], object]] = {
     "LDCTIQAG2023_train": make_labelled_folder,
     "archive": lambda path: write_series(path, 1),
     "degraded": make_degraded,
+    "figures.csv": lambda path: write_csv(path, [row(noise_hu=12.0, ssde_mgy=9.0)]),
+    "limits.toml": lambda path: path.write_text("[default]\nmost_noise_hu = 1e6\n"),
     "output": Path.mkdir,
     "key.pem": make_keys,
     "vendor.pub.pem": make_keys,
