@@ -14,6 +14,7 @@ from clinreadnet.cli.options import (
     Device,
     Figures,
     GraphPrecision,
+    LimitsFile,
     MapResolution,
     NotBefore,
     Resample,
@@ -57,6 +58,7 @@ def listen(
     map_resolution: MapResolution = "patch",
     resample: Resample = False,
     figures: Figures = False,
+    limits: LimitsFile = None,
     quiet: Annotated[
         float,
         typer.Option(min=0.1, help="Seconds without a new slice that complete a series."),
@@ -118,6 +120,7 @@ def listen(
     - `clinreadnet listen --spool spool --send-to pacs:104:PACS --host 0.0.0.0 --allow CT1@10.0.0.7`
     - `clinreadnet listen --spool spool --send-to https://pacs.example.org/dicom-web`
     - `clinreadnet listen --spool spool --send-to 127.0.0.1:4242:ORTHANC --map --metrics-port 9112`
+    - `clinreadnet listen --spool spool --send-to pacs:104:PACS --figures --limits limits.toml`
     """
     from clinreadnet.console import note
     from clinreadnet.dicom.quality_map import check_resolution
@@ -132,6 +135,7 @@ def listen(
     from clinreadnet.node.log import quiet_libraries
     from clinreadnet.node.node import Node
     from clinreadnet.runtime.bundle.default import find_bundle
+    from clinreadnet.scoring.protocol_limits import read_protocol_limits
     from clinreadnet.spec import RESEARCH_USE
 
     given = (tls_cert, tls_key, tls_ca)
@@ -145,6 +149,9 @@ def listen(
         raise InputError(f"send_to={send_to!r}: `send_tls` needs a URL with https")
     if send_authorization is not None:
         destination = authorize(destination, send_authorization)
+    site_limits = None if limits is None else read_protocol_limits(limits)
+    if site_limits is not None:
+        site_limits.check_figures(figures)
     config = NodeConfig(
         title=check_title("aet", aet),
         host=host,
@@ -156,6 +163,7 @@ def listen(
         map_resolution=check_resolution(map_resolution),
         resample=resample,
         figures=figures,
+        limits=site_limits,
         quiet=quiet,
         associations=associations,
         object_bytes=object_mib * MIB,

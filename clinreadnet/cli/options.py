@@ -87,8 +87,7 @@ Figures = Annotated[
 LimitsFile = Annotated[
     Path | None,
     typer.Option(
-        help="Limits of your site for each protocol (TOML); a series that exceeds one is "
-        "named, and the exit status is 4."
+        help="Limits of your site for each protocol (TOML); a series beyond them is named."
     ),
 ]
 

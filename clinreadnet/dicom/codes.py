@@ -46,16 +46,34 @@ CUT = _code("CUT", "Share of the border of the field that lies in the body")
 AIR = _code("AIR", "Mean of the air around the body")
 FAT = _code("FAT", "Mean of subcutaneous fat")
 STREAKS = _code("STREAKS", "Standard deviation of streaks in the strongest direction")
+LIMITS = _code("LIMITS", "Limits of the site for this protocol")
+EXCEEDED = _code("EXCEEDED", "A limit is exceeded")
+KEPT = _code("KEPT", "No limit is exceeded")
+UNCHECKED = _code("UNCHECKED", "No limit is exceeded, but not every one could be checked")
+LIMIT_VALUES = {
+    "least_mean_score": _code("LEASTMEAN", "Least mean score that the site accepts"),
+    "least_score": _code("LEASTSCORE", "Least score of a slice that the site accepts"),
+    "most_noise_hu": _code("MOSTNOISE", "Largest mean noise that the site accepts"),
+    "most_ssde_mgy": _code("MOSTSSDE", "Largest mean dose for the size that the site accepts"),
+    "most_novel_share": _code("MOSTNOVEL", "Largest share of novel slices that the site accepts"),
+}
+"""Codes of the limits of `clinreadnet.scoring.protocol_limits`."""
 QUALITY_MAP = _code("MAP", "Predicted image quality of each 32x32 patch")
 
 # OHIF prints a number and its unit, and leaves out a 0: UCUM's "1" (no units) would be read as the
 # number.
+_GRADES, _SHARE = (Code(f"{{0:{top}}}", "UCUM", f"range: 0:{top}") for top in (4, 1))
 UNITS = {
-    **dict.fromkeys([SCORE, PATCH], Code("{0:4}", "UCUM", "range: 0:4")),
-    **dict.fromkeys([*GRADES, CUT], Code("{0:1}", "UCUM", "range: 0:1")),
+    **dict.fromkeys([SCORE, PATCH], _GRADES),
+    **dict.fromkeys([*GRADES, CUT], _SHARE),
     **dict.fromkeys([SLICES, NOVEL_SLICES], Code("{slices}", "UCUM", "slices")),
     NOVELTY: Code("{distance}", "UCUM", "distance"),
     SITE_SCORE: Code("{grade}", "UCUM", "grade"),
+    LIMIT_VALUES["least_mean_score"]: _GRADES,
+    LIMIT_VALUES["least_score"]: _GRADES,
+    LIMIT_VALUES["most_noise_hu"]: Code("[hnsf'U]", "UCUM", "Hounsfield unit"),
+    LIMIT_VALUES["most_ssde_mgy"]: Code("mGy", "UCUM", "mGy"),
+    LIMIT_VALUES["most_novel_share"]: _SHARE,
 }
 """Unit of each measurement."""
 
@@ -79,6 +97,11 @@ PRIVATE = (
     AIR,
     FAT,
     STREAKS,
+    LIMITS,
+    EXCEEDED,
+    KEPT,
+    UNCHECKED,
+    *LIMIT_VALUES.values(),
     QUALITY_MAP,
 )
 """All private codes."""

@@ -40,11 +40,15 @@ from clinreadnet.dicom.codes import (
     AIR,
     CUT,
     DOMAIN,
+    EXCEEDED,
     EXPOSURE_SOURCE,
     FAT,
     GRADES,
     IN_DOMAIN,
+    KEPT,
     KERNEL,
+    LIMIT_VALUES,
+    LIMITS,
     NOISE,
     NOVEL,
     NOVEL_SLICES,
@@ -56,6 +60,7 @@ from clinreadnet.dicom.codes import (
     SITE_SCORE,
     SLICES,
     STREAKS,
+    UNCHECKED,
     UNITS,
     identify_scheme,
 )
@@ -64,6 +69,7 @@ from clinreadnet.dicom.sources import Sources, frame_number
 from clinreadnet.grades import likert_probabilities
 from clinreadnet.physics import SliceFigures
 from clinreadnet.physics.table import figure_lines
+from clinreadnet.scoring.breaches import Breach, LimitReport
 from clinreadnet.scoring.domain import domain_lines
 from clinreadnet.scoring.result import SeriesReport, SeriesSummary, SliceScore, count_slices
 from clinreadnet.scoring.site_map import site_lines
@@ -151,7 +157,10 @@ def _make_report(
         parameters=device.parameters(session),
     )
     groups = [_slice_group(report, index, sources, algorithm) for index in indices]
-    groups.append(_summary_group(report, indices, summary, sources, algorithm))
+    limits = None
+    if report.limits is not None:
+        limits = report.limits.only(report.slices[indices[0]].series)
+    groups.append(_summary_group(report, indices, summary, limits, sources, algorithm))
     observer = ObserverContext(
         observer_type=Code("121007", "DCM", "Device"),
         observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
@@ -174,6 +183,7 @@ def _make_report(
         *figure_lines((report.slices[i].figures, report.slices[i].remark) for i in indices),
         *([] if report.unjudged is None else [report.unjudged]),
         *site_lines([report.slices[i] for i in indices], report.site_map),
+        *([] if limits is None else limits.sentences),
         *_skipped(report, report.refs[indices[0]].series),
     ]
     content[0].ContentSequence.append(_comment(" ".join(lines)))
@@ -272,6 +282,7 @@ def _summary_group(
     report: SeriesReport,
     indices: Sequence[int],
     summary: SeriesSummary,
+    limits: LimitReport | None,
     sources: Sources,
     algorithm: AlgorithmIdentification,
 ) -> MeasurementsAndQualitativeEvaluations:
@@ -289,11 +300,20 @@ def _summary_group(
         if value is not None:  # None: every slice is marked as novel, or there is no site map
             places = _points(report, where, sources)
             measurements.append(_number(name, value, places, derivation))
+    judged = []
+    if limits is not None:
+        answer = EXCEEDED if limits.breaches else UNCHECKED if limits.unchecked else KEPT
+        judged.append(QualitativeEvaluation(LIMITS, answer))
+        for breach in limits.breaches:
+            beyond = {(place.path, place.frame) for place in breach.slices}
+            own = [i for i in indices if (report.slices[i].path, report.slices[i].frame) in beyond]
+            measurements += _breach(breach, _points(report, own, sources))
     return MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(uid=device.new_uid(), identifier="series summary"),
         finding_type=Code("113015", "DCM", "Series"),
         algorithm_id=algorithm,
         measurements=measurements,
+        qualitative_evaluations=judged or None,
     )
 
 
@@ -319,6 +339,19 @@ def _number(
         derivation=derivation,
         referenced_coordinates=places or None,
     )
+
+
+def _breach(breach: Breach, places: Sequence[CoordinatesForMeasurement]) -> list[Measurement]:
+    """Return the mean of a figure, and the limit that the series exceeds, with its slices.
+
+    The other values of a series that can exceed a limit are in its summary anyway.
+    """
+    means = [
+        Measurement(name, _short(breach.value), unit, derivation=codes.SCT.Mean, method=method)
+        for field, name, unit, method in _FIGURES
+        if field == breach.limit.figure
+    ]
+    return [*means, _number(LIMIT_VALUES[breach.limit.key], breach.bound, places)]
 
 
 def _acquisition(acquisition: Acquisition) -> list[highdicom.sr.ContentItem]:

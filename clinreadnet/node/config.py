@@ -13,6 +13,7 @@ from clinreadnet import limits
 from clinreadnet.errors import InputError
 from clinreadnet.files import read_regular
 from clinreadnet.limits import MIB
+from clinreadnet.scoring.protocol_limits import ProtocolLimits
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -106,6 +107,7 @@ class NodeConfig:
         maps: whether to send a parametric map of each series too.
         map_resolution: resolution of the maps, see `clinreadnet.dicom.quality_map.write_maps`.
         figures: whether reports hold noise, size, dose and other figures of each slice.
+        limits: limits of the site, with which each series is compared; None without.
         resample: whether to accept slices that are not 512x512.
         quiet: seconds without a new slice after which a series is complete.
         associations: largest number of simultaneous associations.
@@ -129,6 +131,7 @@ class NodeConfig:
     maps: bool = False
     map_resolution: str = "patch"
     figures: bool = False
+    limits: ProtocolLimits | None = None
     resample: bool = False
     quiet: float = 30.0
     associations: int = 16

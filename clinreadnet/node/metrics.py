@@ -43,6 +43,9 @@ class Metrics:
         self.series = counter("series", "Series by outcome", "outcome")
         self.slices = counter("slices_scored", "Slices that were scored")
         self.left_out = counter("slices_left_out", "By reason", "reason")
+        self.limits_exceeded = counter(
+            "limits_exceeded", "Limits of the site that series exceed, by limit", "limit"
+        )
         self.sent = counter("objects_sent", "Objects by outcome", "outcome")
         self.store_seconds = histogram(
             "store_seconds", "Time to answer a C-STORE request", _STORE_BUCKETS

@@ -91,6 +91,7 @@ class Node:
             map_resolution=self._config.map_resolution,
             resample=self._config.resample,
             figures=self._config.figures,
+            limits=self._config.limits,
         )
         for name, work in (
             ("receiver", self._receiver.serve),

@@ -20,6 +20,8 @@ from clinreadnet.node.log import HASH_DIGITS, log
 from clinreadnet.node.metrics import Metrics
 from clinreadnet.node.spool import Series, SetAside, Spool
 from clinreadnet.runtime import Session
+from clinreadnet.scoring.breaches import with_limits
+from clinreadnet.scoring.protocol_limits import ProtocolLimits
 from clinreadnet.scoring.result import SeriesReport, count_slices
 from clinreadnet.scoring.run import score_slices
 
@@ -47,6 +49,7 @@ class Worker:
         resample: bool,
         map_resolution: str = "patch",
         figures: bool = False,
+        limits: ProtocolLimits | None = None,
     ) -> None:
         """Create the worker; nothing is scored yet.
 
@@ -58,6 +61,7 @@ class Worker:
             resample: whether sizes other than 512x512 are accepted.
             map_resolution: resolution of the maps, see `quality_map.write_maps`.
             figures: whether to measure the figures of each slice.
+            limits: limits of the site, with which each series is compared.
         """
         self._session = session
         self._spool = spool
@@ -65,6 +69,7 @@ class Worker:
         self._maps = maps
         self._map_resolution = map_resolution
         self._figures = figures
+        self._limits = limits
         self._resample = resample
         self._doing = ""
 
@@ -147,6 +152,8 @@ class Worker:
         if empty := len(report.skipped):
             self._metrics.left_out.labels("no body").inc(empty)
             log(f"{name}: left out at its ends: {count_slices(empty)} without a body")
+        if self._limits is not None:
+            report = with_limits(report, self._limits)
         self._doing = "report"
         headers = sources.make_sources(report.refs)
         facts = self._session.describe()
@@ -161,6 +168,9 @@ class Worker:
         self._doing = "finishing"
         for _, written in made:
             _flush(written.path)
+        for breach in [] if report.limits is None else report.limits.breaches:
+            self._metrics.limits_exceeded.labels(breach.limit.key).inc()
+            log(f"{name}: limit exceeded: {breach.values}")
         return made, len(report.slices), aside
 
     def _write_maps(

@@ -63,11 +63,18 @@ class Breach:
     of: int
 
     @property
-    def line(self) -> str:
-        """The breach without its series, as text: figure, value, limit and slices."""
+    def values(self) -> str:
+        """Figure, value and limit as text."""
         side = "below" if self.limit.least else "above"
-        value, bound = self.limit.text(self.value), self.limit.text(self.bound)
-        return f"{self.limit.value} {value} is {side} {bound}: {places(self.slices, self.of)}"
+        return (
+            f"{self.limit.value} {self.limit.text(self.value)} is {side} "
+            f"{self.limit.text(self.bound)}"
+        )
+
+    @property
+    def line(self) -> str:
+        """Figure, value, limit and slices as text."""
+        return f"{self.values}: {places(self.slices, self.of)}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the breach for JSON."""
@@ -161,6 +168,14 @@ class LimitReport:
             for key in LIMITS
         }
         return {key: count for key, count in counts.items() if count}
+
+    @property
+    def sentences(self) -> list[str]:
+        """The breaches of one series as sentences, and the limits that could not be checked."""
+        return [
+            *(f"Limit exceeded: {breach.line}." for breach in self.breaches),
+            *(f"Limit not checked: {LIMITS[key].value} is not known." for key in self.unchecked),
+        ]
 
     @property
     def lines(self) -> list[str]:

@@ -31,8 +31,11 @@ from clinreadnet import cli
 from clinreadnet.data.slices import find_slices
 from clinreadnet.dicom.codes import (
     DOMAIN,
+    EXCEEDED,
     GRADES,
     IN_DOMAIN,
+    KEPT,
+    LIMITS,
     NOVEL,
     NOVEL_SLICES,
     NOVELTY,
@@ -43,12 +46,15 @@ from clinreadnet.dicom.codes import (
     SCHEME,
     SCORE,
     SLICES,
+    UNCHECKED,
 )
 from clinreadnet.dicom.regions import worst_patch
 from clinreadnet.dicom.sources import SOURCE_TAGS, make_sources
 from clinreadnet.dicom.structured_report import write_reports
 from clinreadnet.errors import InputError
 from clinreadnet.runtime import Session
+from clinreadnet.scoring.breaches import with_limits
+from clinreadnet.scoring.protocol_limits import read_protocol_limits
 from clinreadnet.scoring.result import SeriesReport
 from clinreadnet.scoring.run import score_slices
 from clinreadnet.spec import RESEARCH_USE
@@ -142,6 +148,47 @@ def test_figures_are_measurements_with_units_and_standard_codes(
     assert left & expected.keys() == {"NOISE", "CUT", "AIR"}
     said = comment(pydicom.dcmread(out / "sr-1.dcm"))
     assert "1 of 2 slices: no Dw (the size of a pixel is not known)." in said
+
+
+@pytest.mark.parametrize(
+    ("limits", "answer", "values"),
+    [
+        ("[default]\nleast_score = 0.5", KEPT, {}),
+        ("[default]\nmost_ssde_mgy = 5", UNCHECKED, {}),
+        (
+            "[protocol.Abdomen]\nmost_noise_hu = 5\nmost_ssde_mgy = 5\nleast_score = 4",
+            EXCEEDED,
+            {"LEASTSCORE": (4.0, "{0:4}"), "MOSTNOISE": (5.0, "[hnsf'U]")},
+        ),
+    ],
+)
+def test_the_limits_of_the_site_are_judged_in_the_last_group(
+    session: Session, tmp_path: Path, limits: str, answer: Code, values: dict[str, Any]
+) -> None:
+    hu = np.rint(abdomen() + np.random.default_rng(0).normal(0, 12, (512, 512))).astype(np.int16)
+    (series := tmp_path / "series").mkdir()
+    write_ct(series / "a.dcm", hu, **PATIENT, **DOSE)  # without a phantom, so without SSDE
+    (tmp_path / "limits.toml").write_text(limits)
+    report = score_slices(session, find_slices([series], keep=SOURCE_TAGS), figures=True)
+    report = with_limits(report, read_protocol_limits(tmp_path / "limits.toml"))
+    out = write_sr(report, session, tmp_path / "out")
+    group = read(out).content.get_image_measurement_groups()[-1]
+    (judged,) = group.get_qualitative_evaluations(name=LIMITS)
+    assert judged.value == answer
+    found = {m.name.value: (m.value, m.unit.value) for m in group.get_measurements()}
+    assert {name: found[name] for name in found if name[:4] in ("LEAS", "MOST")} == values
+    noise = report.slices[0].figures.noise_hu  # type: ignore[union-attr]
+    assert found.get("NOISE") == (
+        (pytest.approx(noise, rel=1e-5), "[hnsf'U]") if answer == EXCEEDED else None
+    )
+    said = comment(pydicom.dcmread(out / "sr-1.dcm"))
+    assert ("Limit exceeded: mean noise" in said) == (answer == EXCEEDED)
+    assert ("Limit not checked: mean SSDE is not known." in said) == (answer != KEPT)
+    if DCIODVFY is not None:
+        done = subprocess.run(
+            [DCIODVFY, out / "sr-1.dcm"], capture_output=True, text=True, timeout=120
+        )
+        assert [line for line in done.stderr.splitlines() if line.startswith("Error")] == []
 
 
 def test_each_slice_is_a_group_with_its_score_and_its_image(

@@ -29,6 +29,7 @@ from support.pacs import MAP, REPORT, Pacs, connect, referenced
 from clinreadnet.node.config import Destination, Peer, parse_senders
 from clinreadnet.node.node import Node
 from clinreadnet.node.receive import transfer_syntaxes
+from clinreadnet.scoring.protocol_limits import read_protocol_limits
 
 Start = Callable[..., Node]
 Until = Callable[..., None]
@@ -89,6 +90,28 @@ def test_a_report_holds_figures_on_request(
     store(node.port, slices(1, NumberOfSeriesRelatedInstances=1))
     until(lambda: pacs.received)
     assert ("Global noise level" in str(pacs.received[0])) == figures
+
+
+def test_a_limit_that_is_exceeded_is_logged_counted_and_marked(
+    start: Start, pacs: Pacs, until: Until, logged: Logged, tmp_path: Path
+) -> None:
+    (tmp_path / "limits.toml").write_text("[protocol.Abdomen]\nleast_score = 4\n")
+    node = start(limits=read_protocol_limits(tmp_path / "limits.toml"), metrics_port=0)
+    for protocol in ("Abdomen", "Head"):
+        uid = f"1.2.{len(protocol)}"
+        sent = slices(2, ProtocolName=protocol, SeriesInstanceUID=uid, PatientID="4711")
+        for one in sent:
+            one.NumberOfSeriesRelatedInstances = 2
+        store(node.port, sent)
+    until(lambda: len(pacs.received) == 2)
+    log = logged("limit exceeded: lowest score")
+    assert log.count("limit exceeded") == 1 and "is below 4.00" in log
+    assert "4711" not in log and "1.2.7" not in log
+    url = f"http://127.0.0.1:{node.metrics_port}/metrics"
+    metrics = urllib.request.urlopen(url, timeout=10).read().decode()
+    assert 'clinreadnet_limits_exceeded_total{limit="least_score"} 1.0' in metrics
+    marks = {str(one.SeriesInstanceUID): "A limit is exceeded" in str(one) for one in pacs.received}
+    assert sorted(marks.values()) == [False, True]
 
 
 def test_a_spool_holds_no_header_beside_the_waiting_objects(
