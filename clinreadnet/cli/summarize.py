@@ -38,8 +38,8 @@ def summarize(
 
     A series counts once, with the mean of its slices. Slices that are marked as novel are left out
     and counted. Intervals are 95 % confidence intervals of the mean, from 5 series on. Drift is a
-    control chart of the means of days, from 10 days on; days outside its limits, and runs of nine
-    days on one side of its centre, are named. Research use only.
+    control chart of the means of days, from 10 days on; days that a rule of Western Electric marks
+    are named. With limits, the exit status is 4 if a series exceeds one. Research use only.
 
     Examples:
     - `clinreadnet summarize scores.parquet --by protocol`

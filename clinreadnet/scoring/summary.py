@@ -357,4 +357,5 @@ def _chart_to_dict(chart: ControlChart, days: Sequence[Day]) -> dict[str, Any]:
         "upper": chart.upper,
         "outside": [days[index].date for index in chart.outside],
         "runs": [[days[first].date, days[last].date] for first, last in chart.runs],
+        "signals": [{"date": days[index].date, "rule": rule} for index, rule in chart.signals],
     }

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from clinreadnet.files import whole_file
-from clinreadnet.scoring.control_chart import ControlChart
+from clinreadnet.scoring.control_chart import RULES, ControlChart
 from clinreadnet.scoring.estimate import CONFIDENCE
 from clinreadnet.scoring.plot import check_plot, label_scores
 from clinreadnet.scoring.summary import Day, Group, Summary
@@ -27,7 +27,8 @@ def write_summary_plot(summary: Summary, target: Path) -> None:
 
     If no series states a CTDIvol, the quality of each group is drawn instead. Bars are the 95 %
     confidence intervals of the means. In a control chart, points outside the
-    limits are crosses, and runs on one side of the centre line are red.
+    limits are crosses, and runs on one side of the centre line are red. The first point that a rule
+    of Western Electric marks has the number of the rule.
 
     Args:
         summary: result of `summarize`.
@@ -143,6 +144,16 @@ def _draw_chart(axes: Any, group: Group, chart: ControlChart) -> None:
     for first, last in chart.runs:
         part = slice(first, last + 1)
         axes.plot(x[part], scores[part], color="C3", marker="o", markersize=3, linewidth=1)
+    for rule in RULES:
+        for first, _ in chart.marked(rule):
+            axes.annotate(
+                str(rule),
+                (x[first], scores[first]),
+                xytext=(4 * rule - 10, 4),
+                textcoords="offset points",
+                fontsize=7,
+                color="C3",
+            )
     outside = list(chart.outside)
     axes.scatter(x[outside], scores[outside], color="C3", marker="x", s=50, zorder=3)
     locator = AutoDateLocator(minticks=3, maxticks=7)
@@ -152,5 +163,7 @@ def _draw_chart(axes: Any, group: Group, chart: ControlChart) -> None:
     axes.set_ylabel("score", fontsize=8)
     axes.tick_params(labelsize=8)
     title = f"{group.name[:_NAME]}: means of days,\nlimits {chart.lower:.2f} ... {chart.upper:.2f}"
+    if chart.signals:
+        title += "; numbers: rules of Western Electric"
     axes.set_title(title, fontsize=8, parse_math=False)
     axes.grid(alpha=0.3)

@@ -9,13 +9,14 @@ from rich.text import Text
 
 from clinreadnet.console import Column, fitted_table
 from clinreadnet.physics.table import FIGURES
-from clinreadnet.scoring.control_chart import FEW, FEWEST, ControlChart
+from clinreadnet.scoring.control_chart import FALSE_ALARMS, FEW, FEWEST, RULES, ControlChart
 from clinreadnet.scoring.estimate import CONFIDENCE
 from clinreadnet.scoring.estimate import FEWEST as FEWEST_SERIES
 from clinreadnet.scoring.score_file import READ_FIGURES
 from clinreadnet.scoring.summary import Group, Summary
 from clinreadnet.spec import RESEARCH_USE
 
+_ZONES = (2, 3)  # rules that have no line of their own kind, as outside and runs have
 _LINES = 50  # points outside the limits that are printed; --json gives all
 _LEFT_OUT = (3, 6, 5)  # of the columns of READ_FIGURES
 _Charted = tuple[Group, ControlChart | None]
@@ -70,10 +71,19 @@ def _print_drift(summary: Summary, charts: Sequence[_Charted], console: Console)
         Column("days", [str(len(group.days)) for group, _ in charted], 2),
         Column("limits", [_span(chart.lower, chart.upper) for _, chart in charted], 1),
         Column("outside", [str(len(chart.outside)) for _, chart in charted]),
+        *(
+            Column(_rule(rule), [str(len(chart.marked(rule))) for _, chart in charted], 3)
+            for rule in _ZONES
+        ),
         Column("runs", [str(len(chart.runs)) for _, chart in charted]),
     ]
     title = "Drift: control chart of the means of days"
     _print_table(console, title, summary.by, [group for group, _ in charted], columns)
+
+
+def _rule(rule: int) -> str:
+    least, of, _ = RULES[rule]
+    return f"{least} of {of}"
 
 
 def _span(low: float | None, high: float | None) -> str:
@@ -85,6 +95,8 @@ def _notes(summary: Summary, charts: Sequence[_Charted]) -> list[str]:
     lines = [line for group, chart in charts for line in _alarms(group, chart)]
     if len(lines) > _LINES:
         lines[_LINES:] = [f"and {len(lines) - _LINES} more; --json gives all"]
+    if any(chart is not None for _, chart in charts):
+        lines.append(f"rules of Western Electric: {FALSE_ALARMS}")
     if novel := sum(group.novel for group in summary.groups):
         lines.append(f"{novel} of {summary.slices} slices are marked as novel and left out")
     if summary.not_scored:
@@ -128,4 +140,13 @@ def _alarms(group: Group, chart: ControlChart | None) -> list[str]:
             f"{group.name}: {days[first].date} to {days[last].date}: {last - first + 1} days in "
             f"a row {side} {chart.centre:.2f}"
         )
+    for rule in _ZONES:
+        reach = RULES[rule][2]
+        for first, last in chart.marked(rule):
+            side = "below" if days[first].score < chart.centre else "above"
+            dates = dict.fromkeys((days[first].date, days[last].date))
+            lines.append(
+                f"{group.name}: {' to '.join(dates)}: {_rule(rule)} days more than {reach} "
+                f"standard deviation{'s' * (reach > 1)} {side} {chart.centre:.2f}"
+            )
     return lines

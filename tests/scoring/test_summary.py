@@ -173,7 +173,14 @@ def test_drift_of_one_scanner_is_named(tmp_path: Path) -> None:
     assert dates == sorted(dates) and len(dates) == 40
     assert set(dates[30:]) <= set(drifting["chart"]["outside"])
     assert [dates[30], dates[39]] in drifting["chart"]["runs"]
+    assert steady["chart"]["signals"] == []
+    assert {"date": dates[30], "rule": 1} in drifting["chart"]["signals"]
+    assert {"date": dates[31], "rule": 2} in drifting["chart"]["signals"]
+    assert {"date": dates[37], "rule": 4} in drifting["chart"]["signals"]
     shown = run(path, "--by", "scanner").output
+    assert "Drifting: 2026-02-04 to 2026-02-12: 2 of 3 days more than 2 standard" in shown
+    assert "Drifting: 2026-02-06 to 2026-02-12: 4 of 5 days more than 1 standard dev" in shown
+    assert "rule 1 marks 0.27 % of days" in shown
     assert "Drifting: 2026-02-03: 1.52 is below" in shown
     assert "Drifting: 2026-02-03 to 2026-02-12: 10 days in a row below" in shown
     assert "Steady: " not in shown and shown.endswith(f"{RESEARCH_USE}\n")
@@ -323,6 +330,9 @@ def test_the_plot_shows_each_series_and_each_chart(tmp_path: Path) -> None:
     eighth = (date(2026, 1, 8) - date(1970, 1, 1)).days
     assert np.asarray(a.collections[0].get_offsets()).tolist() == [[eighth, 1.0]]
     assert np.size(b.collections[0].get_offsets()) == 0
+    assert [text.get_text() for text in a.texts] == ["1"] and list(b.texts) == []
+    assert "numbers: rules of Western Electric" in a.get_title()
+    assert "rules" not in b.get_title()
 
 
 def test_years_are_wider_than_months_in_a_chart(tmp_path: Path) -> None:
