@@ -32,6 +32,14 @@ def summarize(
         ),
     ] = None,
     limits: LimitsFile = None,
+    ecqm: Annotated[
+        bool,
+        typer.Option(
+            "--ecqm",
+            help="With --limits: also show size-adjusted dose and noise by category of CT, as "
+            "CMS 1056, 1074 and 1206 ask for.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Summarise scores by scanner and protocol: quality, dose and drift over time.
@@ -46,6 +54,7 @@ def summarize(
     - `clinreadnet summarize scores.csv --by scanner --by kernel --json`
     - `clinreadnet summarize scores.parquet --plot summary.png`
     - `clinreadnet summarize figures.csv --limits limits.toml`
+    - `clinreadnet summarize figures.csv --limits ecqm.toml --ecqm`
     """
     from clinreadnet.scoring.plot import check_plot
     from clinreadnet.scoring.protocol_limits import read_protocol_limits
@@ -64,6 +73,7 @@ def summarize(
             paths,
             by or GROUPINGS[:2],
             limits=site_limits,
+            ecqm=ecqm,
             advance=lambda rows: bar.advance(task, rows),
         )
     if plot is not None:

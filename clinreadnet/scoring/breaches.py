@@ -66,10 +66,10 @@ class Breach:
     def values(self) -> str:
         """Figure, value and limit as text."""
         side = "below" if self.limit.least else "above"
-        return (
-            f"{self.limit.value} {self.limit.text(self.value)} is {side} "
-            f"{self.limit.text(self.bound)}"
+        value, bound = (
+            f"{text} {self.limit.unit}".strip() for text in self.limit.text(self.value, self.bound)
         )
+        return f"{self.limit.value} {value} is {side} {bound}"
 
     @property
     def line(self) -> str:

@@ -21,6 +21,7 @@ from clinreadnet.files import AnyPath, read_regular
 from clinreadnet.spec import GRADE_RANGE
 
 _CATEGORY = "category"
+_MOST_DIGITS = 9
 _LONGEST_TEXT = 64  # characters, as DICOM's LO allows
 
 
@@ -50,11 +51,14 @@ class Limit:
         """Return whether ``value`` is beyond ``bound``."""
         return value < bound if self.least else value > bound
 
-    def text(self, value: float) -> str:
-        """Return a value with its unit; a share in percent."""
-        if self.largest == 1:
-            return f"{value:.{self.digits}%}".replace("%", " %")
-        return f"{value:.{self.digits}f} {self.unit}".strip()
+    def text(self, value: float, bound: float) -> tuple[str, str]:
+        """Return a value and its limit as text; more digits tell apart what is nearly equal."""
+        kind = "%" if self.largest == 1 else "f"
+        for digits in range(self.digits, _MOST_DIGITS):
+            shown, limit = f"{value:.{digits}{kind}}", f"{bound:.{digits}{kind}}"
+            if shown != limit or value == bound:
+                break
+        return shown.replace("%", " %"), limit.replace("%", " %")
 
 
 LEAST_MEAN_SCORE = Limit("least_mean_score", "mean score", "", 2, "", GRADE_RANGE, True)

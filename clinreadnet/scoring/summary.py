@@ -18,6 +18,7 @@ from clinreadnet.files import AnyPath
 from clinreadnet.scoring.breaches import LimitReport, SeriesLimits
 from clinreadnet.scoring.control_chart import FEWEST as FEWEST_DAYS
 from clinreadnet.scoring.control_chart import ControlChart, individuals_chart
+from clinreadnet.scoring.ecqm import EcqmTable, check_categories, make_ecqm_table
 from clinreadnet.scoring.estimate import CONFIDENCE, FEWEST, Estimate, estimate
 from clinreadnet.scoring.protocol_limits import ProtocolLimits
 from clinreadnet.scoring.score_file import READ_FIGURES, StoredScore, read_scores
@@ -138,6 +139,7 @@ class Summary:
         weights_sha256: SHA-256 of the network's weights; None if the files do not state it.
         groups: groups sorted by key; missing values come last.
         limits: the series compared with the limits of the site; None without limits.
+        ecqm: size-adjusted dose and noise by category; None unless requested.
     """
 
     by: tuple[str, ...]
@@ -146,6 +148,7 @@ class Summary:
     weights_sha256: str | None
     groups: tuple[Group, ...]
     limits: LimitReport | None = None
+    ecqm: EcqmTable | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of ``--json``."""
@@ -160,6 +163,7 @@ class Summary:
             "fewest_days": FEWEST_DAYS,
             "groups": [_group_to_dict(self.by, group) for group in self.groups],
             "limits": None if self.limits is None else self.limits.to_dict(),
+            "ecqm": None if self.ecqm is None else self.ecqm.to_dict(),
             "research_use": RESEARCH_USE,
         }
 
@@ -169,6 +173,7 @@ def summarize(
     by: Sequence[str] = ("scanner", "protocol"),
     *,
     limits: ProtocolLimits | None = None,
+    ecqm: bool = False,
     advance: Callable[[int], None] = lambda rows: None,
 ) -> Summary:
     """Summarise files of scores by scanner, protocol or kernel.
@@ -178,19 +183,22 @@ def summarize(
             file.
         by: columns to group by, from ``GROUPINGS``.
         limits: limits of the site, with which each series is compared.
+        ecqm: whether to make the table of `clinreadnet.scoring.ecqm`; needs ``limits``.
         advance: called with the number of rows read since the last call.
 
     Returns:
         The summary.
 
     Raises:
-        InputError: a column is unknown, a file is invalid (see `read_scores`) or lacks
-            figures that are limited, a series is in two files, the files are from different
-            networks, or no slice has a score.
+        InputError: a column is unknown, the limits lack what ``ecqm`` needs, a file is invalid
+            (see `read_scores`) or lacks figures that are limited, a series is in two files, the
+            files are from different networks, or no slice has a score.
     """
     by = tuple(dict.fromkeys(by))
     if not by or not set(by) <= set(GROUPINGS):
         raise InputError(f"by={','.join(by)}: group by {', '.join(GROUPINGS)}")
+    if ecqm:
+        check_categories(limits)
     checks = None if limits is None else SeriesLimits(limits)
     sums = _Sums(by, checks)
     needed = () if limits is None else limits.figures
@@ -216,13 +224,15 @@ def summarize(
         raise InputError(f"{paths[0]}: has no rows; give a file with scores")
     if sums.not_scored == sums.slices:
         raise InputError(f"{paths[0]}: none of {sums.slices} slices has a score")
+    report = None if checks is None else checks.report()
     return Summary(
         by,
         sums.slices,
         sums.not_scored,
         next(iter(weights), None),
         sums.groups(),
-        None if checks is None else checks.report(),
+        report,
+        make_ecqm_table(report) if ecqm and report is not None else None,
     )
 
 

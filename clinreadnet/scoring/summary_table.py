@@ -10,6 +10,7 @@ from rich.text import Text
 from clinreadnet.console import Column, fitted_table
 from clinreadnet.physics.table import FIGURES
 from clinreadnet.scoring.control_chart import FALSE_ALARMS, FEW, FEWEST, RULES, ControlChart
+from clinreadnet.scoring.ecqm import print_ecqm_table
 from clinreadnet.scoring.estimate import CONFIDENCE
 from clinreadnet.scoring.estimate import FEWEST as FEWEST_SERIES
 from clinreadnet.scoring.score_file import READ_FIGURES
@@ -28,6 +29,8 @@ def print_summary(summary: Summary, console: Console) -> None:
     charts = [(group, group.chart) for group in summary.groups]
     if any(chart is not None for _, chart in charts):
         _print_drift(summary, charts, console)
+    if summary.ecqm is not None:
+        print_ecqm_table(summary.ecqm, console)
     for line in _notes(summary, charts):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(RESEARCH_USE, highlight=False, soft_wrap=True)

@@ -166,6 +166,9 @@ MAKERS: dict[str, Callable[[Path], object]] = {
     "LDCTIQAG2023_train": make_labelled_folder,
     "archive": lambda path: write_series(path, 1),
     "degraded": make_degraded,
+    "ecqm.toml": lambda path: path.write_text(
+        "[default]\ncategory = 'Abdomen'\nmost_noise_hu = 20\nmost_ssde_mgy = 20\n"
+    ),
     "figures.csv": lambda path: write_csv(path, [row(noise_hu=12.0, ssde_mgy=9.0)]),
     "limits.toml": lambda path: path.write_text("[default]\nmost_noise_hu = 1e6\n"),
     "output": Path.mkdir,
