@@ -40,6 +40,7 @@ from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.graph import check_graph
 from clinreadnet.runtime.bundle.manifest import Golden
 from clinreadnet.runtime.bundle.trust import read_manifest
+from clinreadnet.scoring.protocol_limits import ProtocolLimits, Section, read_protocol_limits
 from clinreadnet.scoring.summary import summarize
 from clinreadnet.scoring.summary_table import print_summary
 
@@ -59,6 +60,16 @@ WORDS = (
     ),
 )
 SIDE = 64  # smallest that is read
+LIMITS = """
+[default]
+least_score = 1.5
+most_noise_hu = 14.0
+most_novel_share = 0.1
+[protocol."Abd*"]
+category = "Abdomen"
+least_mean_score = 2
+most_ssde_mgy = 18
+"""
 LABELS = {"0000.tif": 2.8, "0001.tif": 0, "0002.tif": 4.0}
 READ, REFUSED = "read", "refused"
 """What `judge` says of a case that ends well."""
@@ -190,6 +201,7 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "simulation": lambda: [_simulation()],
     "tiles": lambda: [_tiles()],
     "csv": lambda: _scores(write_csv),
+    "limits": lambda: [LIMITS.encode()],
 }
 """Valid files of each kind."""
 if find_spec("pyarrow") is not None:
@@ -315,7 +327,7 @@ def _members(content: bytes, draw: random.Random) -> bytes:
 
 
 def _entries(content: bytes, draw: random.Random) -> bytes:
-    """Change the value of a line of a MetaImage header."""
+    """Change the value of a line of a MetaImage header, or of a TOML file."""
     head, found, data = content.partition(b"ElementDataFile")
     lines = (head + found).split(b"\n")
     at = draw.randrange(len(lines))
@@ -328,6 +340,7 @@ STRUCTURED = {
     "dicom": _tags,
     "golden": _members,
     "labels": _values,
+    "limits": _entries,
     "manifest": _values,
     "mha": _entries,
     "simulation": _values,
@@ -379,6 +392,11 @@ def read(kind: str, content: bytes, folder: Path) -> None:
     elif kind == "tiles":
         (folder / TILES_FILE).write_bytes(content)
         read_tiles(folder, list(LABELS))
+    elif kind == "limits":
+        (folder / "limits.toml").write_bytes(content)
+        section = read_protocol_limits(folder / "limits.toml").of("Abdomen")
+        if not all(0 <= bound < float("inf") for bound in section.bounds.values()):
+            raise AssertionError("a limit out of range was accepted")
     elif kind in ("csv", "parquet"):
         _read_scores(content, folder)
     else:
@@ -403,7 +421,8 @@ def _read_labels(kind: str, content: bytes, folder: Path) -> None:
 def _read_scores(content: bytes, folder: Path) -> None:
     """Summarise a file of scores, and write everything that is computed from it."""
     (folder / "scores").write_bytes(content)
-    summary = summarize([folder / "scores"])
+    limits = ProtocolLimits("limits.toml", Section("*", {"least_score": 1.5, "most_noise_hu": 14}))
+    summary = summarize([folder / "scores"], limits=limits)
     json.dumps(summary.to_dict(), allow_nan=False)
     print_summary(summary, Console(file=io.StringIO()))
     for group in summary.groups:
