@@ -38,7 +38,8 @@ def score(
     Folders are searched recursively. Localisers and files that are not CT slices are skipped with a
     note. A file that you name must be a CT slice. Several series get a mean each. A damaged slice
     ends the command with exit status 2 and no scores. If an output cannot be written, the scores
-    are still printed, with the reason. Research use only.
+    are still printed, with the reason. With limits, the exit status is 4 if a series exceeds one.
+    Research use only.
 
     Examples:
     - `clinreadnet score series/`

@@ -168,9 +168,10 @@ class Worker:
         self._doing = "finishing"
         for _, written in made:
             _flush(written.path)
-        for breach in [] if report.limits is None else report.limits.breaches:
-            self._metrics.limits_exceeded.labels(breach.limit.key).inc()
-            log(f"{name}: limit exceeded: {breach.values}")
+        if report.limits is not None and "report" in wanted:  # not again for a map that failed
+            for breach in report.limits.breaches:
+                self._metrics.limits_exceeded.labels(breach.limit.key).inc()
+                log(f"{name}: limit exceeded: {breach.values}")
         return made, len(report.slices), aside
 
     def _write_maps(
