@@ -35,6 +35,7 @@ from clinreadnet.dicom.codes import (
     GRADES,
     IN_DOMAIN,
     KEPT,
+    LIMIT_VALUES,
     LIMITS,
     NOVEL,
     NOVEL_SLICES,
@@ -177,6 +178,8 @@ def test_the_limits_of_the_site_are_judged_in_the_last_group(
     assert judged.value == answer
     found = {m.name.value: (m.value, m.unit.value) for m in group.get_measurements()}
     assert {name: found[name] for name in found if name[:4] in ("LEAS", "MOST")} == values
+    places = [name.value for name, _ in coordinates(group) if name in LIMIT_VALUES.values()]
+    assert places == list(values)  # the only slice exceeds each limit itself
     noise = report.slices[0].figures.noise_hu  # type: ignore[union-attr]
     assert found.get("NOISE") == (
         (pytest.approx(noise, rel=1e-5), "[hnsf'U]") if answer == EXCEEDED else None
