@@ -74,7 +74,7 @@ def load_recipe(recipe: str | os.PathLike[str]) -> list[Stage]:
             raise InputError(f"{name}: not a TOML file (not UTF-8)") from None
     try:
         content = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{name}: not a TOML file ({first_line(error)})") from None
     stages = content.pop("stage", None)
     tables = isinstance(stages, list) and all(isinstance(stage, dict) for stage in stages)

@@ -84,6 +84,7 @@ def test_stages_follow_each_other_and_are_kept_at_a_resume(
         pytest.param("stage = [1]\n", r"holds \[\[stage\]\] tables", id="no-table"),
         pytest.param("[[stage]\n", "not a TOML file", id="toml"),
         pytest.param("a = " + "[" * 30_000, "not a TOML file", id="deep"),
+        pytest.param("a = " + "1" * 5000, "not a TOML file", id="digits"),
         pytest.param("[[stage]]\nname = '../other'\n", "not that of a folder", id="outside"),
         pytest.param("[[stage]]\nname = '..'\n", "not that of a folder", id="parent"),
         pytest.param("[[stage]]\nname = 3\n", "not that of a folder", id="number"),
