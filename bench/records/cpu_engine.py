@@ -18,8 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,8 +32,8 @@ from bench.sweeps.network import network_work
 from bench.sweeps.score import peak_memory, write_series
 from clinreadnet.precision import CHECKPOINT_PRECISIONS
 from clinreadnet.runtime.backends.native import (
-    INSTRUCTIONS_VARIABLE,
     NativeBackend,
+    forced,
     load_library,
 )
 from clinreadnet.runtime.bundle.default import SHIPPED
@@ -73,16 +72,6 @@ def register_peak(instructions: str, precision: str) -> float:
             raise RuntimeError(error.value.decode())
         best = min(best, time.thread_time() - start)
     return 2 * float(products[0]) / best
-
-
-@contextmanager
-def forced(instructions: str) -> Iterator[None]:
-    """Use an instruction set for the engines that are opened inside the block."""
-    os.environ[INSTRUCTIONS_VARIABLE] = instructions
-    try:
-        yield
-    finally:
-        del os.environ[INSTRUCTIONS_VARIABLE]
 
 
 def measure(checkpoint: bytes, rounds: int, flops: Callable[[str], float]) -> list[dict[str, Any]]:

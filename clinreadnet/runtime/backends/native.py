@@ -11,6 +11,8 @@ import functools
 import os
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,20 @@ def instructions(library: ctypes.CDLL | None = None) -> str:
     """
     known: str = (library or load_library()).crn_instructions().decode()
     return os.environ.get(INSTRUCTIONS_VARIABLE) or known.split()[0]
+
+
+@contextmanager
+def forced(name: str) -> Iterator[None]:
+    """Use an instruction set for the engines that are opened inside the block."""
+    before = os.environ.get(INSTRUCTIONS_VARIABLE)
+    os.environ[INSTRUCTIONS_VARIABLE] = name
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[INSTRUCTIONS_VARIABLE]
+        else:
+            os.environ[INSTRUCTIONS_VARIABLE] = before
 
 
 def installed_version() -> str | None:
