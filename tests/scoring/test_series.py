@@ -744,6 +744,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(
 WRITERS = {
     "--plot": "clinreadnet.scoring.plot.write_plot",
     "--html": "clinreadnet.scoring.viewer.write_html",
+    "--pdf": "clinreadnet.scoring.pdf.write_pdf",
     "--sr": "clinreadnet.dicom.structured_report.write_reports",
     "--map": "clinreadnet.dicom.quality_map.write_maps",
     "--secondary-capture": "clinreadnet.dicom.quality_map.write_captures",
