@@ -23,14 +23,14 @@ DOCS = Path(__file__).parents[1] / "docs"
 def write_site(path: Path, scores: Path) -> None:
     """Grades of three readers that rise with the scores, in wide form, by SOP Instance UID."""
     slices = json.loads(scores.read_text())["slices"]
-    ranks = np.argsort(np.argsort([one["score"] for one in slices]))
+    ranks = np.argsort(np.argsort([entry["score"] for entry in slices]))
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["sop_instance_uid", "patient", "A", "B", "C"])
-        for number, (one, rank) in enumerate(zip(slices, ranks.tolist(), strict=True)):
+        for number, (entry, rank) in enumerate(zip(slices, ranks.tolist(), strict=True)):
             grade = rank * 4 // (len(slices) - 1)
             own = [grade, min(grade + 1, 4), grade]
-            writer.writerow([one["sop_instance_uid"], f"P{number // 2}", *own])
+            writer.writerow([entry["sop_instance_uid"], f"P{number // 2}", *own])
 
 
 def run_page(page: str) -> int:
@@ -81,7 +81,7 @@ def test_the_commands_of_readers_run_in_order(site: Path) -> None:
     made = {path.name for path in site.iterdir()}
     assert {"readers.html", "site-map.json", "site-map.sig", "scores.csv"} <= made
     with Path("scores.csv").open(newline="") as file:
-        assert all(one["site_score"] for one in csv.DictReader(file))
+        assert all(row["site_score"] for row in csv.DictReader(file))
 
 
 def test_the_commands_of_physicist_run_in_order(site: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from dataclasses import replace
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,9 @@ def make(
 
 
 def join(*parts: SeriesReport) -> SeriesReport:
-    slices, refs = ([one for part in parts for one in getattr(part, n)] for n in ("slices", "refs"))
+    slices, refs = (
+        [*chain.from_iterable(getattr(p, n) for p in parts)] for n in ("slices", "refs")
+    )
     return SeriesReport(slices, refs, parts[0].outputs)
 
 
@@ -138,7 +140,7 @@ def test_nothing_is_cut_and_nothing_overlaps(
     assert len(figures) == len(report.members)
     for figure in figures:
         assert figure.get_size_inches() * 25.4 == pytest.approx([210, 297])
-        figure.set_dpi(600)  # where the hinting of a screen does not widen letters
+        figure.set_dpi(300)  # where the hinting of a screen does not widen letters
         FigureCanvasAgg(figure)
         with matplotlib.rc_context(pdf._STYLE):
             figure.draw_without_rendering()
@@ -148,9 +150,9 @@ def test_nothing_is_cut_and_nothing_overlaps(
         for name, box in boxes:  # US Letter is 9 mm lower at either end
             assert box.x0 >= 19.5 * per_mm and box.x1 <= 195.5 * per_mm, name
             assert box.y0 >= 19 * per_mm and box.y1 <= (297 - 19) * per_mm, name
-        for (one, a), (other, b) in combinations(boxes, 2):
+        for (name, a), (other, b) in combinations(boxes, 2):
             apart = a.x1 <= b.x0 or b.x1 <= a.x0 or a.y1 <= b.y0 or b.y1 <= a.y0
-            assert apart, f"{one!r} overlaps {other!r}"
+            assert apart, f"{name!r} overlaps {other!r}"
 
 
 def test_it_says_what_was_scored_and_with_what(scored: SeriesReport, session: Session) -> None:
