@@ -122,8 +122,9 @@ class ScoreOutputs:
             self.failures.append(failure)
         self._attempt("plot", plot.write_plot, report)
         self._attempt("html", viewer.write_html, report)
-        with status("Drawing the pages"):
-            self._attempt("pdf", pdf.write_pdf, report, facts)
+        if "pdf" in self._targets:
+            with status("Drawing the pages"):
+                self._attempt("pdf", pdf.write_pdf, report, facts)
         self._attempt("challenge_output", write.write_challenge_output, report)
         if self.keep:
             from clinreadnet.dicom import quality_map, structured_report

@@ -38,8 +38,9 @@ _WINDOW = (400.0, 40.0)  # width and level, HU
 _WORST = 3
 _NOT_STATED = "not stated"
 _NOTES = 13  # lines that fit beside the table
-_STYLE = {
-    "font.family": "DejaVu Sans",
+_FONT = "DejaVu Sans"  # comes with matplotlib
+_STYLE: dict[Any, Any] = {  # keys: names of settings of matplotlib
+    "font.family": _FONT,
     "font.size": 7,
     "axes.linewidth": 0.6,
     "axes.titlesize": 7,
@@ -92,7 +93,7 @@ def draw_pages(report: SeriesReport, session: Mapping[str, Any]) -> Iterator[Any
 
     members = list(report.members.values())
     for number, own in enumerate(members, start=1):
-        figure = Figure(figsize=tuple(side / 25.4 for side in _PAGE))
+        figure = Figure(figsize=(_PAGE[0] / 25.4, _PAGE[1] / 25.4))
         slices = [report.slices[index] for index in own]
         _write(figure, _LEFT, 20, ["Image quality of a CT series"], size=14, weight="bold")
         _write(figure, _LEFT, 27, [RESEARCH_USE], size=9)
@@ -103,7 +104,7 @@ def draw_pages(report: SeriesReport, session: Mapping[str, Any]) -> Iterator[Any
         _draw_worst(figure, 147, report, own)
         _draw_table(figure, 219, slices)
         _draw_notes(figure, 219, report, slices)
-        _draw_provenance(figure, 258, session)
+        _draw_provenance(figure, 257, session)
         signature = "Name, function:", "Signature:", "Date:"
         for left, width, label in zip((20, 90, 160), (65, 65, 35), signature, strict=True):
             _write(figure, left, 273, [label], size=7)
@@ -234,18 +235,13 @@ def _draw_table(figure: Any, top: float, slices: Sequence[SliceScore]) -> None:
     """Draw the figures of the slices that are not left out as novel."""
     kept = [entry for entry in slices if entry.in_domain is not False]
     rows = [("score", 2, [entry.score for entry in kept])]
-    if any(entry.site_score is not None for entry in kept):
-        rows.append(("site score", 2, [s.site_score for s in kept if s.site_score is not None]))
-    for figure_ in FIGURES:
-        values = [getattr(entry.figures, figure_.name, None) for entry in kept]
-        rows.append((figure_.title, figure_.digits, [v for v in values if v is not None]))
-    columns: list[list[str]] = [
-        ["Slices not left out"],
-        ["mean"],
-        ["lowest"],
-        ["highest"],
-        ["slices"],
-    ]
+    if site := [entry.site_score for entry in kept if entry.site_score is not None]:
+        rows.append(("site score", 2, site))
+    for kind in FIGURES:
+        measured = [getattr(entry.figures, kind.name, None) for entry in kept]
+        rows.append((kind.title, kind.digits, [v for v in measured if v is not None]))
+    headings = ("Slices not left out", "mean", "lowest", "highest", "slices")
+    columns = [[heading] for heading in headings]
     for title, digits, values in rows:
         numbers = [float(np.mean(values)), min(values), max(values)] if values else []
         cells = [f"{number:.{digits}f}" for number in numbers] or ["-"] * 3
@@ -291,7 +287,7 @@ def _draw_provenance(figure: Any, top: float, session: Mapping[str, Any]) -> Non
         f"{verified} bundle of {session['clinreadnet_version']}."
     )
     weights = f"Weights {session['preset']}, SHA-256 {session['weights_sha256']}"
-    lines = [*_wrapped(METHODS, _WIDTH, 6), *_wrapped(made, _WIDTH, 6), weights]
+    lines = [*_wrapped(METHODS, _WIDTH, 6), *_wrapped(made, _WIDTH, 6)[:2], weights]
     _write(figure, _LEFT, top, lines, size=6, color="0.3")
 
 
@@ -344,7 +340,7 @@ def _width(line: str, size: float) -> float:
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
-    font = FontProperties(family=_STYLE["font.family"], size=size)
+    font = FontProperties(family=_FONT, size=size)
     return float(text_to_path.get_text_width_height_descent(line, font, False)[0]) * _POINT
 
 
@@ -352,7 +348,7 @@ def _drawable(text: str) -> str:
     """Escape the characters that a terminal or the font cannot show."""
     from matplotlib.font_manager import findfont, get_font
 
-    known = get_font(findfont(_STYLE["font.family"])).get_charmap()
+    known = get_font(findfont(_FONT)).get_charmap()
     return "".join(
         character if ord(character) in known else character.encode("unicode_escape").decode("ascii")
         for character in visible(text)

@@ -188,7 +188,7 @@ def test_the_charts_share_z_and_hold_score_noise_and_current(
     scores, noises, currents = figure.axes[:3]
     places = [entry.position for entry in report.slices]
     measured = [entry.figures.noise_hu for entry in report.slices if entry.figures]
-    expected = [entry.score for entry in report.slices], measured, [210.0] * 25
+    expected: tuple[Any, ...] = [s.score for s in report.slices], measured, [210.0] * 25
     for axes, values in zip((scores, noises, currents), expected, strict=True):
         assert np.asarray(axes.lines[0].get_xdata()).tolist() == places
         np.testing.assert_allclose(np.asarray(axes.lines[0].get_ydata()), values)
