@@ -111,7 +111,7 @@ CASES: dict[str, Any] = {
     "no-positions": lambda scored: make(scored, 25, positions=False),
     "no-dose": lambda scored: make(scored, 25, acquisition=Acquisition()),
     "no-figures": lambda scored: make(scored, 5, figures=None),
-    "not-judged": lambda scored: replace(make(scored, 5, in_domain=None), unjudged="why " * 60),
+    "not-judged": lambda scored: replace(make(scored, 5, in_domain=None), unjudged="why " * 300),
     "site": lambda scored: make(scored, 5, site_score=2.5),
     "long": lambda scored: make(
         scored,
