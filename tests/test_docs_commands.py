@@ -59,7 +59,7 @@ def run_page(page: str) -> int:
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with a series and a month of it."""
+    """The current folder, with a series, a month of it, and limits that it keeps."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
     pytest.importorskip("cryptography", reason="cryptography is not installed: the extra sign")
@@ -71,6 +71,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         image = noise(number) * (1 + number / 12)
         write_ct(tmp_path / "series" / f"{number}.dcm", image, ImagePositionPatient=position)
     shutil.copytree(tmp_path / "series", tmp_path / "month")
+    Path("limits.toml").write_text("[default]\nmost_noise_hu = 500.0\n")
     return tmp_path
 
 
@@ -85,7 +86,7 @@ def test_the_commands_of_readers_run_in_order(site: Path) -> None:
 
 
 def test_the_commands_of_physicist_run_in_order(site: Path) -> None:
-    assert run_page("physicist.md") == 13
+    assert run_page("physicist.md") == 14
     made = {path.name for path in site.iterdir()}
     assert {"scores.csv", "series.html", "readers.html", "2026-01.png"} <= made
     assert Path("report.pdf").read_bytes().startswith(b"%PDF")

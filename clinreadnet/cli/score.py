@@ -67,12 +67,13 @@ def score(
     bundle = find_bundle(bundle)
     places = {"csv": csv, "plot": plot, "html": html, "pdf": pdf}
     places |= {"challenge_output": challenge_output}
+    measured = figures or pdf is not None
     places |= {"sr": sr, "map": map, "secondary_capture": secondary_capture}
     outputs = ScoreOutputs(places, as_json=as_json, map_resolution=map_resolution)
     own = None if site_map is None else read_site_map(site_map, trusted_keys or None)
     site_limits = None if limits is None else read_protocol_limits(limits)
     if site_limits is not None:
-        site_limits.check_figures(figures)
+        site_limits.check_figures(measured)
     left_out = 0
 
     def leave_out(where: object, error: InputError) -> None:
@@ -105,7 +106,7 @@ def score(
         report = score_slices(
             session,
             refs,
-            figures=figures or pdf is not None,
+            figures=measured,
             advance=lambda n: bar.advance(task, n),
             left_out=go_on,
             note=note,

@@ -256,13 +256,15 @@ def _draw_table(figure: Any, top: float, slices: Sequence[SliceScore]) -> None:
 def _draw_notes(
     figure: Any, top: float, report: SeriesReport, slices: Sequence[SliceScore]
 ) -> None:
-    """Draw the shares of marked slices, and what else the table of `clinreadnet score` says."""
+    """Draw exceeded limits, shares of marked slices, and other notes of the table of scores."""
     marks = [domain_mark(entry) for entry in slices]
     outside, novel, edge = (
         f"{mark} {marks.count(mark)} ({marks.count(mark) / len(marks):.0%})"
         for mark in (OUTSIDE, "novel", EDGE)
     )
+    limits = report.limits.only(slices[0].series).sentences if report.limits else []
     lines = [
+        *limits,
         f"Of {count_slices(len(slices))} left out: {outside}, {novel}; not left out: {edge}.",
         *domain_lines(slices),
         *exposure_lines([entry.acquisition for entry in slices]),

@@ -24,7 +24,9 @@ from clinreadnet.data.slices import find_slices
 from clinreadnet.errors import InputError
 from clinreadnet.runtime import Session
 from clinreadnet.scoring import pdf, plot
+from clinreadnet.scoring.breaches import with_limits
 from clinreadnet.scoring.overlay import shade
+from clinreadnet.scoring.protocol_limits import read_protocol_limits
 from clinreadnet.scoring.result import SeriesReport
 from clinreadnet.scoring.run import score_slices
 from clinreadnet.spec import RESEARCH_USE
@@ -80,11 +82,11 @@ def make(
     slices, refs = [], []
     for number in range(count):
         source = number % len(scored.refs)
-        place = 2.5 * number - 300 if positions else None
-        changed = {"series": series, "acquisition": acquisition, "position": place}
-        score = 3.9 - 3 * number / count
-        slices.append(replace(scored.slices[source], score=score, **(changed | values)))
-        refs.append(replace(scored.refs[source], **changed))
+        z = 2.5 * number - 300 if positions else None
+        header: dict[str, Any] = {"series": series, "acquisition": acquisition, "position": z}
+        changed = {"score": 3.9 - 3 * number / count, **header, **values}
+        slices.append(replace(scored.slices[source], **changed))
+        refs.append(replace(scored.refs[source], **header))
     return SeriesReport(slices, refs, scored.outputs)
 
 
@@ -229,6 +231,16 @@ def test_figures_are_those_of_slices_that_are_not_left_out(
     )
 
 
+def test_exceeded_limits_stand_on_the_page_of_their_series(
+    scored: SeriesReport, session: Session, tmp_path: Path
+) -> None:
+    (tmp_path / "limits.toml").write_text("[default]\nleast_mean_score = 2.0\n")
+    report = join(make(scored, 4), make(scored, 1, series="1.3", score=1.0))
+    report = with_limits(report, read_protocol_limits(tmp_path / "limits.toml"))
+    kept, exceeded = ("\n".join(texts(figure)) for figure in draw(report, session))
+    assert "Limit exceeded" in exceeded and "Limit exceeded" not in kept
+
+
 def test_equal_reports_have_equal_bytes_without_paths_and_names(
     scored: SeriesReport, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,6 +271,9 @@ def test_the_command_measures_the_figures_and_writes_the_pages(
     assert len(re.findall(rb"/Type /Page\b", Path("a.pdf").read_bytes())) == 2
     with Path("a.csv").open(newline="") as file:
         assert all(float(row["noise_hu"]) > 0 for row in csv.DictReader(file))
+    Path("limits.toml").write_text("[default]\nmost_noise_hu = 1.0\n")
+    done = CliRunner().invoke(app, [*words, "--pdf", "b.pdf", "--limits", "limits.toml"])
+    assert "limit" in str(done.exception) and Path("b.pdf").exists()  # measured, and exceeded
     done = CliRunner().invoke(app, [*words, "--pdf", "a.csv", "--csv", "a.csv"])
     assert isinstance(done.exception, InputError) and "name one place" in str(done.exception)
 
