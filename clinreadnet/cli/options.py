@@ -108,6 +108,13 @@ HtmlFile = Annotated[
     Path | None,
     typer.Option(help="Also write a page to look at the slices, in one file (.html)."),
 ]
+PdfFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="Also write a page of each series to print and sign (.pdf). Measures what --figures "
+        "measures."
+    ),
+]
 ChallengeFolder = Annotated[
     Path | None,
     typer.Option(help="Also write image-quality-scores.json into this folder."),

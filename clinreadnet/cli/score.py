@@ -15,6 +15,7 @@ def score(
     csv: options.CsvFile = None,
     plot: options.PlotFile = None,
     html: options.HtmlFile = None,
+    pdf: options.PdfFile = None,
     challenge_output: options.ChallengeFolder = None,
     sr: options.Reports = None,
     map: options.Maps = None,
@@ -46,6 +47,7 @@ def score(
     - `clinreadnet score series/ --bundle bundle --csv scores.csv --plot scores.png`
     - `clinreadnet score series/ --figures --csv scores.csv`
     - `clinreadnet score series/ --figures --limits limits.toml`
+    - `clinreadnet score series/ --pdf report.pdf`
     - `clinreadnet score 0000.tif 0001.tif --json`
     - `clinreadnet score stack.mha --challenge-output output`
     - `clinreadnet score series/ --html series.html --fastest --budget 2e-2`
@@ -63,13 +65,15 @@ def score(
     from clinreadnet.scoring.site_map import read_site_map, with_site_scores
 
     bundle = find_bundle(bundle)
-    places = {"csv": csv, "plot": plot, "html": html, "challenge_output": challenge_output}
+    places = {"csv": csv, "plot": plot, "html": html, "pdf": pdf}
+    places |= {"challenge_output": challenge_output}
+    measured = figures or pdf is not None
     places |= {"sr": sr, "map": map, "secondary_capture": secondary_capture}
     outputs = ScoreOutputs(places, as_json=as_json, map_resolution=map_resolution)
     own = None if site_map is None else read_site_map(site_map, trusted_keys or None)
     site_limits = None if limits is None else read_protocol_limits(limits)
     if site_limits is not None:
-        site_limits.check_figures(figures)
+        site_limits.check_figures(measured)
     left_out = 0
 
     def leave_out(where: object, error: InputError) -> None:
@@ -102,7 +106,7 @@ def score(
         report = score_slices(
             session,
             refs,
-            figures=figures,
+            figures=measured,
             advance=lambda n: bar.advance(task, n),
             left_out=go_on,
             note=note,

@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clinreadnet.cli.common import print_json
-from clinreadnet.console import Output
+from clinreadnet.console import Output, status
 from clinreadnet.data.slices import SliceRef
 from clinreadnet.errors import CheckFailed, ClinReadNetError, InputError, origin, os_error_line
 from clinreadnet.files import STDOUT, check_distinct, check_output, check_output_folder
 from clinreadnet.runtime import Session
-from clinreadnet.scoring import plot, viewer, write
+from clinreadnet.scoring import pdf, plot, viewer, write
 from clinreadnet.scoring.result import SeriesReport
 from clinreadnet.scoring.table import print_report
 
 if TYPE_CHECKING:
     from clinreadnet.dicom.sources import Sources
 
-_FILES = ("csv", "plot", "html")
+_FILES = ("csv", "plot", "html", "pdf")
 _OBJECTS = ("sr", "map", "secondary_capture")
 
 
@@ -62,6 +62,8 @@ class ScoreOutputs:
             check_output(target)
         if "plot" in places:
             plot.check_plot(places["plot"])
+        if "pdf" in places:
+            plot.check_matplotlib()
         if "challenge_output" in places:
             write.check_challenge_output(self._targets["challenge_output"])
             self._files.append(places["challenge_output"])
@@ -120,6 +122,9 @@ class ScoreOutputs:
             self.failures.append(failure)
         self._attempt("plot", plot.write_plot, report)
         self._attempt("html", viewer.write_html, report)
+        if "pdf" in self._targets:
+            with status("Drawing the pages"):
+                self._attempt("pdf", pdf.write_pdf, report, facts)
         self._attempt("challenge_output", write.write_challenge_output, report)
         if self.keep:
             from clinreadnet.dicom import quality_map, structured_report

@@ -91,6 +91,7 @@ class Acquisition:
         device: tells scanners of one model apart: 8 hexadecimal digits of the SHA-256 of
             DeviceSerialNumber, else of StationName.
         ctdi_phantom_cm: diameter of the dosimetry phantom that CTDIvol refers to, 16 or 32.
+        tube_current_ma: XRayTubeCurrent in mA.
     """
 
     ctdi_vol_mgy: float | None = None
@@ -104,6 +105,7 @@ class Acquisition:
     exposure_source: str | None = None
     device: str | None = None
     ctdi_phantom_cm: float | None = None
+    tube_current_ma: float | None = None
 
 
 def read_acquisition(value: Value) -> Acquisition:
@@ -117,7 +119,8 @@ def read_acquisition(value: Value) -> Acquisition:
             value.
     """
     value = without_damage(value)
-    exposure, source = _exposure(value)
+    currents = _currents(value)
+    exposure, source = _exposure(value, currents)
     maker, model = (_text(value("", name)) for name in ("Manufacturer", "ManufacturerModelName"))
     if maker and model and model.lower().startswith(maker.lower()):
         maker = None
@@ -133,6 +136,7 @@ def read_acquisition(value: Value) -> Acquisition:
         exposure_source=source,
         device=_device(value),
         ctdi_phantom_cm=_phantom(value("CTExposureSequence", "CTDIPhantomTypeCodeSequence")),
+        tube_current_ma=next((current for current in currents if current), None),
     )
 
 
@@ -144,13 +148,17 @@ def _phantom(sequence: Any) -> float | None:
     return None
 
 
-def _exposure(value: Value) -> tuple[float | None, str | None]:
+def _currents(value: Value) -> list[float]:
+    """Return the tube currents in mA that a header states."""
+    places = (("CTExposureSequence", "XRayTubeCurrentInmA", 1), ("", "XRayTubeCurrentInuA", 1e-3))
+    return _scaled(value, *places, ("", "XRayTubeCurrent", 1))
+
+
+def _exposure(value: Value, currents: Sequence[float]) -> tuple[float | None, str | None]:
     """Return the exposure in mAs, and where it comes from."""
     group = "CTExposureSequence"
     stated = _scaled(value, (group, "ExposureInmAs", 1), ("", "ExposureInuAs", 1e-3))
     stated += _scaled(value, ("", "Exposure", 1))
-    currents = _scaled(value, (group, "XRayTubeCurrentInmA", 1), ("", "XRayTubeCurrentInuA", 1e-3))
-    currents += _scaled(value, ("", "XRayTubeCurrent", 1))
     times = _scaled(value, (group, "ExposureTimeInms", 1e-3), ("", "ExposureTimeInuS", 1e-6))
     times += _scaled(value, ("", "ExposureTime", 1e-3))
     times += _scaled(value, ("CTAcquisitionDetailsSequence", "RevolutionTime", 1))

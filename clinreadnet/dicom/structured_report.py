@@ -77,11 +77,13 @@ from clinreadnet.spec import RESEARCH_USE
 
 _MGY = Code("mGy", "UCUM", "mGy")
 _MAS = Code("mA.s", "UCUM", "mA.s")
+_MA = Code("mA", "UCUM", "mA")
 _KV = Code("kV", "UCUM", "kV")
 _MM = Code("mm", "UCUM", "mm")
 _NUMBERS = (
     ("ctdi_vol_mgy", Code("113830", "DCM", "Mean CTDIvol"), _MGY),
     ("exposure_mas", Code("113736", "DCM", "Exposure"), _MAS),
+    ("tube_current_ma", Code("113734", "DCM", "X-Ray Tube Current"), _MA),
     ("kvp", Code("113733", "DCM", "KVP"), _KV),
     ("thickness_mm", Code("112225", "DCM", "Slice Thickness"), _MM),
 )

@@ -144,7 +144,7 @@ def features(packages: dict[str, str | None], *, has_gpu: bool) -> list[Feature]
             for row in sorted(BACKENDS.values(), key=lambda row: not row.on_cpu)
         ),
         feature("sign bundles, trusted keys", ("cryptography",), extra("sign")),
-        feature("score --plot", ("matplotlib",), extra("plot")),
+        feature("score --plot, --pdf", ("matplotlib",), extra("plot")),
         feature("score --sr, --map", ("highdicom",), extra("dicom")),
         feature("listen", (runtime, *node), extra(f"{ort},node")),
         feature("score compressed DICOM", jpeg, f"pip install {' '.join(jpeg)}"),

@@ -34,10 +34,15 @@ def check_plot(target: Path) -> None:
     Raises:
         InputError: matplotlib is not installed, or the format of ``target`` is not supported.
     """
-    if find_spec("matplotlib") is None:
-        raise InputError('plotting needs matplotlib; run `pip install "clinreadnet[plot]"`')
+    check_matplotlib()
     if target.suffix.lower() not in _FORMATS:
         raise InputError(f"{target}: cannot draw that format; use one of {', '.join(_FORMATS)}")
+
+
+def check_matplotlib() -> None:
+    """Raise InputError if matplotlib is not installed."""
+    if find_spec("matplotlib") is None:
+        raise InputError('plotting needs matplotlib; run `pip install "clinreadnet[plot]"`')
 
 
 def write_plot(report: SeriesReport, target: Path) -> None:
@@ -67,7 +72,7 @@ def write_plot(report: SeriesReport, target: Path) -> None:
     for number, own in enumerate(drawn):
         axes = figure.add_subplot(panels[number // columns, number % columns])
         name = "" if len(members) == 1 else f"{number + 1}: "
-        _draw_scores(axes, [report.slices[index] for index in own], name)
+        draw_scores(axes, [report.slices[index] for index in own], name)
         if number % columns:
             axes.set_ylabel("")
             axes.set_yticklabels([])
@@ -86,17 +91,23 @@ def write_plot(report: SeriesReport, target: Path) -> None:
         figure.savefig(temporary, dpi=150)
 
 
-def _draw_scores(axes: Any, slices: Sequence[SliceScore], name: str) -> None:
+def places_of(slices: Sequence[SliceScore]) -> tuple[list[float], str]:
+    """Return the place of each slice on an axis, and the label of the axis.
+
+    Places are positions in mm, or numbers from 1 if positions are missing or do not ascend, as
+    those of several phases.
+    """
+    known = [entry.position for entry in slices if entry.position is not None]
+    if len(known) == len(slices) and known == sorted(known):
+        return known, "position along the slice normal (mm)"
+    return [float(number) for number in range(1, len(slices) + 1)], "slice"
+
+
+def draw_scores(axes: Any, slices: Sequence[SliceScore], name: str) -> None:
     """Draw the slices of a series; ``name`` begins the title, and is empty for a series alone."""
     scores = np.array([s.score for s in slices])
-    positions = [s.position for s in slices]
-    known = [p for p in positions if p is not None]
-    if len(known) == len(positions) and known == sorted(known):
-        axes.set_xlabel("position along the slice normal (mm)" if not name else "mm")
-        places: list[float] = known
-    else:  # no positions, or several phases one after another
-        axes.set_xlabel("slice")
-        places = [float(i + 1) for i in range(len(scores))]
+    places, label = places_of(slices)
+    axes.set_xlabel(label if not name or label == "slice" else "mm")
     x = np.array(places)
     novel = np.array([s.in_domain is False for s in slices])
     low, high = (np.array([getattr(s, end) for s in slices]) for end in ("low", "high"))

@@ -60,6 +60,9 @@ def test_a_header_without_them(tmp_path: Path) -> None:
     ("tags", "name", "expected"),
     [
         ({"ExposureInuAs": 85500}, "exposure_mas", 85.5),
+        ({"XRayTubeCurrent": 210}, "tube_current_ma", 210.0),
+        ({"XRayTubeCurrentInuA": 85500.0, "XRayTubeCurrent": 85}, "tube_current_ma", 85.5),
+        ({"XRayTubeCurrent": 0}, "tube_current_ma", None),
         ({"ConvolutionKernel": ["I40f", "3"]}, "kernel", "I40f\\3"),
         ({"Manufacturer": "ACME", "ManufacturerModelName": "Acme One"}, "scanner", "Acme One"),
         ({"SeriesDate": "20251224", "StudyDate": "20251223"}, "acquired", "2025-12-24"),
@@ -73,7 +76,18 @@ def test_a_header_without_them(tmp_path: Path) -> None:
         ({"CTDIvol": float("nan")}, "ctdi_vol_mgy", None),
         ({"ProtocolName": "a\x1b[2Jb"}, "protocol", "a\\x1b[2Jb"),
     ],
-    ids=["uAs", "kernels", "maker", "series-date", "datetime", "no-date", "no-day"]
+    ids=[
+        "uAs",
+        "mA",
+        "uA",
+        "no-mA",
+        "kernels",
+        "maker",
+        "series-date",
+        "datetime",
+        "no-date",
+        "no-day",
+    ]
     + ["serial", "station", "no-device", "minus", "nan", "escape"],
 )
 def test_other_ways_to_say_it(

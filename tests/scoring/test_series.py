@@ -155,6 +155,7 @@ def test_csv_and_plot_are_written_whole(run: Any, bundle: Path, tmp_path: Path) 
         *("region", "region_reason", "header", "sop_instance_uid", "site_score"),
         *("ctdi_vol_mgy", "exposure_mas", "kvp", "kernel", "thickness_mm"),
         *("scanner", "protocol", "acquired", "exposure_source", "device", "ctdi_phantom_cm"),
+        "tube_current_ma",
     ]
     assert [float(r["position"]) for r in rows] == [0, 2.5, 5]
     assert {(r["low"], r["high"], r["in_domain"]) for r in rows} == {("0.2", "3.8", "true")}
@@ -743,6 +744,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(
 WRITERS = {
     "--plot": "clinreadnet.scoring.plot.write_plot",
     "--html": "clinreadnet.scoring.viewer.write_html",
+    "--pdf": "clinreadnet.scoring.pdf.write_pdf",
     "--sr": "clinreadnet.dicom.structured_report.write_reports",
     "--map": "clinreadnet.dicom.quality_map.write_maps",
     "--secondary-capture": "clinreadnet.dicom.quality_map.write_captures",

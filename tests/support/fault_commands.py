@@ -99,6 +99,11 @@ class Command:
 # Whether an output is whole
 
 
+def _is_pdf(path: Path) -> bool:
+    content = path.read_bytes()
+    return content.startswith(b"%PDF") and content.endswith(b"%%EOF\n")
+
+
 def _is_picture(path: Path) -> bool:
     with Image.open(path) as image:
         image.load()
@@ -356,9 +361,14 @@ def _tuned() -> None:
 
 COMMANDS: dict[str, Command] = {
     "score": Command(
-        "score in/a.npy --bundle in/bundle --csv out/a.csv --plot out/a.png --challenge-output out "
-        "--json",
-        {"a.csv": _is_table, "a.png": _is_picture, "image-quality-scores.json": _is_json},
+        "score in/a.npy --bundle in/bundle --csv out/a.csv --plot out/a.png --pdf out/a.pdf "
+        "--challenge-output out --json",
+        {
+            "a.csv": _is_table,
+            "a.png": _is_picture,
+            "a.pdf": _is_pdf,
+            "image-quality-scores.json": _is_json,
+        },
         _slices,
     ),
     "score-archive": Command(

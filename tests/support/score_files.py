@@ -13,7 +13,7 @@ COLUMNS = (
     *"path frame position score grade low high novelty in_domain series".split(),
     *"region region_reason header sop_instance_uid site_score".split(),
     *"ctdi_vol_mgy exposure_mas kvp kernel thickness_mm".split(),
-    *"scanner protocol acquired exposure_source device ctdi_phantom_cm".split(),
+    *"scanner protocol acquired exposure_source device ctdi_phantom_cm tube_current_ma".split(),
 )
 FIGURES = tuple("noise_hu water_diameter_cm ssde_mgy".split())  # of `--figures`
 
