@@ -18,13 +18,14 @@ import stat
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import combinations
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from clinreadnet.errors import InputError
+from clinreadnet.errors import InputError, first_line
 
 fcntl: Any = None  # not on Windows: there, stale temporary folders are not removed
 with suppress(ImportError):
@@ -100,6 +101,25 @@ def read_regular(path: AnyPath, limit: int) -> bytes:
     if len(content) > limit:  # the file grows, or its file system states no size
         raise InputError(f"{os.fspath(path)}: more than {limit} bytes; no more are read")
     return content
+
+
+def read_toml(path: AnyPath, limit: int) -> dict[str, Any]:
+    """Return the content of a TOML file.
+
+    Args:
+        path: the file.
+        limit: largest accepted size in bytes.
+
+    Raises:
+        InputError: as in `read_regular`, or the file is not TOML.
+    """
+    content, name = read_regular(path, limit), os.fsdecode(path)
+    try:
+        return tomllib.loads(content.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise InputError(f"{name}: not a TOML file (not UTF-8)") from None
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of 5000 digits
+        raise InputError(f"{name}: not a TOML file ({first_line(error)})") from None
 
 
 def same_file(path: AnyPath) -> tuple[int, int] | None:

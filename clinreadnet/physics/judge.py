@@ -77,7 +77,7 @@ def remark(figures: SliceFigures, acquisition: Acquisition, score: float) -> str
         )
     level, low, high = np.transpose(_SCORES)
     if score < np.interp(noise, level, low) - MARGIN:
-        remarks.append(f"low score for a noise of {noise:.1f} HU")
+        remarks.append(f"low score for its noise of {noise:.1f} HU")
     elif score > np.interp(noise, level, high) + MARGIN:
-        remarks.append(f"high score for a noise of {noise:.1f} HU")
+        remarks.append(f"high score for its noise of {noise:.1f} HU")
     return "; ".join(remarks)

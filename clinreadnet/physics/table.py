@@ -70,7 +70,7 @@ def figure_lines(slices: Iterable[tuple[SliceFigures | None, str]]) -> list[str]
     """
     measured = [(figures, remark) for figures, remark in slices if figures is not None]
     kinds = (part for _, remark in measured for part in remark.split("; ") if part)
-    remarks = Counter(kind.partition(":")[0].partition(" for ")[0] for kind in kinds)
+    remarks = Counter(kind.partition(":")[0].partition(" of ")[0] for kind in kinds)
     names = {figure.name: figure.heading for figure in FIGURES}
     gaps: Counter[str] = Counter()
     for figures, _ in measured:

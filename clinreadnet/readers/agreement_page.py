@@ -152,7 +152,7 @@ def _bland_altman(result: Agreement) -> str:
 
 def _kappas(pairs: Sequence[Pair]) -> str:
     known = [pair for pair in pairs if np.isfinite(pair.kappa)]
-    least = min([0.0, *(pair.kappa for pair in known)])
+    least = -1.0 if any(pair.kappa < 0 for pair in known) else 0.0
     rows = [(pair, pair.kappa, pair.kappa, pair.kappa) for pair in known]
     return _rows("Quadratically weighted kappa of each pair", rows, least, 1.0)
 
@@ -234,7 +234,7 @@ class _Axes:
             y = self.y(value)
             parts += [
                 f"<line class=grid x1={self._left} x2={_WIDTH - _RIGHT} y1={y:.1f} y2={y:.1f} />",
-                f"<text x={self._left - 6} y={y + 4:.1f} text-anchor=end>{value:.2g}</text>",
+                f"<text x={self._left - 6} y={y + 4:.1f} text-anchor=end>{value:.3g}</text>",
             ]
         middle = (self._height - _BOTTOM) / 2
         turned = f"transform='rotate(-90 12 {middle:.0f})' text-anchor=middle"

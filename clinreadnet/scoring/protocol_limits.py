@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,8 +15,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from clinreadnet import limits
-from clinreadnet.errors import InputError, first_line
-from clinreadnet.files import AnyPath, read_regular
+from clinreadnet.errors import InputError
+from clinreadnet.files import AnyPath, read_toml
 from clinreadnet.spec import GRADE_RANGE
 
 _CATEGORY = "category"
@@ -136,14 +135,7 @@ def read_protocol_limits(path: AnyPath) -> ProtocolLimits:
         InputError: the file cannot be read, is not TOML or sets no limit, a key is unknown, or a
             value has a wrong type or is out of range.
     """
-    file = os.fspath(path)
-    name = file if isinstance(file, str) else os.fsdecode(file)
-    try:
-        content = tomllib.loads(read_regular(path, limits.PROTOCOL_LIMITS).decode("utf-8"))
-    except UnicodeDecodeError:
-        raise InputError(f"{name}: not a TOML file (not UTF-8)") from None
-    except (ValueError, RecursionError) as error:  # ValueError: also a number of 5000 digits
-        raise InputError(f"{name}: not a TOML file ({first_line(error)})") from None
+    name, content = os.fsdecode(path), read_toml(path, limits.PROTOCOL_LIMITS)
     if unknown := [key for key in content if key not in ("default", "protocol")]:
         raise InputError(
             f'{name}: {unknown[0]}: unknown; give [default] and [protocol."PATTERN"] sections'

@@ -17,8 +17,8 @@ from types import NoneType
 from typing import Any, get_args, get_type_hints
 
 from clinreadnet import limits
-from clinreadnet.errors import InputError, first_line
-from clinreadnet.files import read_regular
+from clinreadnet.errors import InputError
+from clinreadnet.files import read_toml
 from clinreadnet.training.config import TrainConfig
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -62,20 +62,14 @@ def load_recipe(recipe: str | os.PathLike[str]) -> list[Stage]:
     """
     name = os.fspath(recipe)
     if name in shipped_recipes():
-        text = files("clinreadnet.training").joinpath("recipes", f"{name}.toml").read_text("utf-8")
+        shipped_file = files("clinreadnet.training").joinpath("recipes", f"{name}.toml")
+        content = tomllib.loads(shipped_file.read_text("utf-8"))
     else:
         path = Path(name)
         if not path.is_file():
             shipped = ", ".join(shipped_recipes())
             raise InputError(f"{name}: no such recipe; give a TOML file, or one of {shipped}")
-        try:
-            text = read_regular(path, limits.RECIPE).decode("utf-8")
-        except UnicodeDecodeError:
-            raise InputError(f"{name}: not a TOML file (not UTF-8)") from None
-    try:
-        content = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{name}: not a TOML file ({first_line(error)})") from None
+        content = read_toml(path, limits.RECIPE)
     stages = content.pop("stage", None)
     tables = isinstance(stages, list) and all(isinstance(stage, dict) for stage in stages)
     if not tables or not stages or content:

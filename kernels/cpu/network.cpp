@@ -174,7 +174,7 @@ Network::Network(Checkpoint& checkpoint, const Ops& ops, bool bytes)
       const std::vector<float> bias = take(name + "norm.bias", {4 * c});
       stage.merge.h = stage.merge.w = side;
       stage.merge.c = c;
-      // In 8 bits the weights of the first alone would double the error of the network.
+      // In 8 bits the weights of the first alone would nearly double the error of the network.
       stage.merges_bytes = bytes && s > 1;
       stage.merge.reduction =
           store_.linear(ops, stage.merges_bytes, 2 * c, 4 * c,

@@ -54,11 +54,11 @@ def test_without_size_or_dose_no_noise_is_expected(
     ("noise", "score", "expected"),
     [
         (12, 3.9, ""),
-        (12, 2.0, "low score for a noise of 12.0 HU"),
+        (12, 2.0, "low score for its noise of 12.0 HU"),
         (40, 2.4, ""),
-        (40, 3.9, "high score for a noise of 40.0 HU"),
+        (40, 3.9, "high score for its noise of 40.0 HU"),
         (150, 0.1, ""),
-        (150, 2.0, "high score for a noise of 150.0 HU"),
+        (150, 2.0, "high score for its noise of 150.0 HU"),
         (
             2,
             3.9,
@@ -68,7 +68,7 @@ def test_without_size_or_dose_no_noise_is_expected(
             2,
             1.0,
             "looks denoised: noise of 2.0 HU, where 6.1 is expected for its size and dose; "
-            "low score for a noise of 2.0 HU",
+            "low score for its noise of 2.0 HU",
         ),
         (None, 0.0, ""),
     ],

@@ -118,10 +118,10 @@ def test_the_page_shows_them(report: SeriesReport, tmp_path: Path) -> None:
 def test_lines_count_remarks_cuts_and_gaps() -> None:
     cut = SliceFigures(cut=0.05, missing="fat_hu: no subcutaneous fat")
     denoised = "looks denoised: noise of 2.0 HU, where 6.1 is expected for its size and dose"
-    slices = [(cut, f"{denoised}; low score for a noise of 2.0 HU"), (cut, denoised), (None, "")]
+    slices = [(cut, f"{denoised}; low score for its noise of 2.0 HU"), (cut, denoised), (None, "")]
     assert figure_lines(slices) == [
         "2 of 2 slices: looks denoised.",
-        "1 of 2 slices: low score.",
+        "1 of 2 slices: low score for its noise.",
         "2 of 2 slices: the field cuts the body; Dw and SSDE are too small or missing.",
         "2 of 2 slices: no fat (no subcutaneous fat).",
     ]
