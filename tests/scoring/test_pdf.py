@@ -54,7 +54,9 @@ LONG = replace(
     ctdi_vol_mgy=1234.5678,
     tube_current_ma=None,
 )
-REMARK = "looks denoised: noise of 7.1 HU, where 25.3 is expected; low score for its noise of 7.1 HU"
+REMARK = (
+    "looks denoised: noise of 7.1 HU, where 25.3 is expected; low score for its noise of 7.1 HU"
+)
 
 
 @pytest.fixture(scope="module")
