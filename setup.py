@@ -13,7 +13,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
 RECIPE = "kernels/cpu/recipe.py"
-LIBRARY = "clinreadnet.runtime.backends.libclinreadnet"
+LIBRARY = "clinreadnet.libclinreadnet"
 
 
 class BuildLibrary(build_ext):

@@ -28,8 +28,8 @@ from clinreadnet.export.golden import (
     save_reference,
     write_golden,
 )
+from clinreadnet.library import forced, load_library
 from clinreadnet.model.checkpoint import load_checkpoint, pretrained_path
-from clinreadnet.runtime.backends.native import forced, load_library
 from clinreadnet.runtime.bundle.default import SHIPPED
 from clinreadnet.runtime.bundle.files import write_manifest
 from clinreadnet.runtime.bundle.golden import read_golden

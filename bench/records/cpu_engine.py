@@ -30,12 +30,9 @@ from bench.run import host_sample, interleave
 from bench.statistics import percentile
 from bench.sweeps.network import network_work
 from bench.sweeps.score import peak_memory, write_series
+from clinreadnet.library import forced, load_library
 from clinreadnet.precision import CHECKPOINT_PRECISIONS
-from clinreadnet.runtime.backends.native import (
-    NativeBackend,
-    forced,
-    load_library,
-)
+from clinreadnet.runtime.backends.native import NativeBackend
 from clinreadnet.runtime.bundle.default import SHIPPED
 from clinreadnet.runtime.bundle.files import load_manifest
 from clinreadnet.spec import SIZE

@@ -20,7 +20,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from bench.rows import TAIL, ArrivalRow
-from clinreadnet.data.plausibility import implausible
+from clinreadnet.data.plausibility import count_pixels, implausible
 from clinreadnet.errors import BackendUnavailable, ClinReadNetError, InputError
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.bundle.golden import read_golden
@@ -52,7 +52,7 @@ class Arrivals:
         manifest = self._session.manifest
         golden = read_golden(bundle, manifest.golden)["hu"]
         # Golden slices of air and noise are not plausible.
-        self._hu = golden[[implausible(image) is None for image in golden]]
+        self._hu = golden[[implausible(count_pixels(image)) is None for image in golden]]
         self._seconds, self._least = (0.5, 4) if quick else (40.0, TAIL)
         self._rows: dict[str, ArrivalRow] = {}
 

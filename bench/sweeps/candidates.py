@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from bench.measure import device
 from bench.run import Inexact
 from clinreadnet.errors import ClinReadNetError, InputError
+from clinreadnet.library import INSTALL, engine_version
 from clinreadnet.precision import PRECISIONS, torch_precisions
-from clinreadnet.runtime.backends import native, openvino
+from clinreadnet.runtime.backends import openvino
 from clinreadnet.runtime.backends.loading import (
     BACKENDS,
     SessionOptions,
@@ -262,8 +263,8 @@ def _backends(
         if not held:
             missing[backend] = f"{bundle} holds nothing that {backend} runs"
             continue
-        if backend == NATIVE_BACKEND and native.installed_version() is None:
-            missing[backend] = f"the CPU engine was not compiled here; {native.INSTALL}"
+        if backend == NATIVE_BACKEND and engine_version() is None:
+            missing[backend] = f"the CPU engine was not compiled here; {INSTALL}"
             continue
         if backend == "openvino" and openvino.installed_version() is None:
             missing[backend] = (

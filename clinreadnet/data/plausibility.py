@@ -7,14 +7,18 @@ is decided by ``novelty``.
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clinreadnet import limits
+from clinreadnet.data.survey import survey
 
-_LIGHTEST_TISSUE = -300
+# In whole HU. kernels/cpu/survey.h has the same ranges.
+_LIGHTEST_TISSUE, _DENSEST_TISSUE, _FAT, _BONE = -300, 400, -30, 700
 _LOW, _HIGH = -1025, 3072  # the first and last bin include all values beyond
 
 
@@ -24,7 +28,7 @@ def without_body(hu: NDArray[Any]) -> bool:
     Args:
         hu: [rows, columns] finite Hounsfield units.
     """
-    tissue = np.count_nonzero((hu >= _LIGHTEST_TISSUE) & (hu <= 400))
+    tissue = np.count_nonzero((hu >= _LIGHTEST_TISSUE) & (hu <= _DENSEST_TISSUE))
     light = np.count_nonzero(hu < _LIGHTEST_TISSUE)
     return bool(
         hu.min() >= limits.LEAST_HU
@@ -33,15 +37,72 @@ def without_body(hu: NDArray[Any]) -> bool:
     )
 
 
-def implausible(hu: NDArray[Any]) -> str | None:
+@dataclass(frozen=True)
+class PixelCounts:
+    """Counts of the pixels of an image. A value counts as the whole HU that it is truncated to.
+
+    Attributes:
+        size: number of pixels.
+        finite: whether no pixel is NaN or infinite. If false, the others are 0.
+        low: least value in HU.
+        high: largest value in HU.
+        levels: number of different whole HU; at least ``limits.LEVELS`` if there are more.
+        soft: pixels of -300 ... 400 HU.
+        light: pixels up to -30 HU.
+        dense: pixels from 700 HU.
+    """
+
+    size: int
+    finite: bool
+    low: float = 0.0
+    high: float = 0.0
+    levels: int = 0
+    soft: int = 0
+    light: int = 0
+    dense: int = 0
+
+
+def count_pixels(hu: NDArray[Any]) -> PixelCounts:
+    """Count the pixels of an image.
+
+    Args:
+        hu: [rows, columns] Hounsfield units of any integer or float dtype.
+    """
+    native = survey(hu, anatomy=False)
+    if native is not None:
+        names = ("low", "high", "levels", "soft", "light", "dense")
+        counts = {name: getattr(native, name) for name in names}
+        return PixelCounts(hu.size, bool(native.finite), **counts)
+    low, high = float(hu.min()), float(hu.max())
+    if not math.isfinite(low) or not math.isfinite(high):  # the least of values with a NaN is NaN
+        return PixelCounts(hu.size, False)
+    whole = np.clip(hu.astype(np.float32, copy=False), _LOW, _HIGH).astype(np.int32)
+    histogram = np.bincount((whole - _LOW).ravel(), minlength=_HIGH - _LOW + 1)
+
+    def count(first: int, last: int) -> int:
+        return int(histogram[first - _LOW : last - _LOW + 1].sum())
+
+    return PixelCounts(
+        size=hu.size,
+        finite=True,
+        low=low,
+        high=high,
+        levels=int(np.count_nonzero(histogram)),
+        soft=count(_LIGHTEST_TISSUE, _DENSEST_TISSUE),
+        light=count(_LOW, _FAT),
+        dense=count(_BONE, _HIGH),
+    )
+
+
+def implausible(pixels: PixelCounts) -> str | None:
     """Return why an image cannot be a CT slice; None if it can.
 
     The limits are in `clinreadnet.limits`.
 
     Args:
-        hu: [rows, columns] finite Hounsfield units.
+        pixels: counts of its pixels, all finite.
     """
-    low, high = float(hu.min()), float(hu.max())
+    low, high = pixels.low, pixels.high
     if low == high:
         return f"blank, every pixel is {low:g} HU"
     if low < limits.LEAST_HU or high > limits.LARGEST_HU:
@@ -49,27 +110,18 @@ def implausible(hu: NDArray[Any]) -> str | None:
             f"values {low:.6g} ... {high:.6g}, "
             f"where Hounsfield units lie in {limits.LEAST_HU} ... {limits.LARGEST_HU}"
         )
-    whole = np.clip(hu.astype(np.float32, copy=False), _LOW, _HIGH).astype(np.int32)
-    counts = np.bincount((whole - _LOW).ravel(), minlength=_HIGH - _LOW + 1)
-    levels = int(np.count_nonzero(counts))
-    if levels < limits.LEVELS:
+    if pixels.levels < limits.LEVELS:
         return (
-            f"only {levels} different values in whole HU, {low:.6g} ... {high:.6g}; "
+            f"only {pixels.levels} different values in whole HU, {low:.6g} ... {high:.6g}; "
             "a CT slice has hundreds"
         )
-    percent = 100 / hu.size
-
-    def share(first: int, last: int) -> float:
-        """Return the share of pixels in ``first`` ... ``last`` HU, in percent."""
-        return float(counts[first - _LOW : last - _LOW + 1].sum() * percent)
-
-    soft = share(_LIGHTEST_TISSUE, 400)
+    soft, light, dense = (
+        100 * count / pixels.size for count in (pixels.soft, pixels.light, pixels.dense)
+    )
     if soft < limits.SOFT_TISSUE:
         return f"{soft:.2g} % of it in the range of soft tissue, -300 ... 400 HU"
-    light = share(_LOW, -30)
     if light < limits.AIR_AND_FAT:
         return f"{light:.2g} % of it as light as air or fat, below -30 HU"
-    dense = share(700, _HIGH)
     if dense > limits.DENSE:
         return f"{dense:.2g} % of it denser than most bone, above 700 HU"
     return None

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinreadnet.data.header_region import Hint
+from clinreadnet.data.survey import Survey, survey
 from clinreadnet.spec import HU_MIN, HU_RANGE, SIZE
 
 ABDOMEN, EDGE, OUTSIDE = REGIONS = ("abdomen", "edge", "outside")
@@ -34,6 +35,7 @@ CELL = 4
 FAT = (-150.0, -30.0)
 """Range of fat, HU."""
 
+# kernels/cpu/survey.cpp has the same ranges.
 _CUT = 2  # cells; tables, sheets and folds are thinner than 2 * _CUT + 1
 _TISSUE, _GAS, _LUNG = -400.0, -960.0, -500.0  # HU
 _BONE, _SPINE, _DENSE = 250.0, 180.0, 330.0
@@ -108,7 +110,7 @@ class Anatomy:
 
 
 def find_region(hu: NDArray[Any], pixel_mm: float | None = None) -> Region:
-    """Classify the body part of a slice. Takes about 2 ms.
+    """Classify the body part of a slice. Takes about 0.2 ms, or 2 ms without the native library.
 
     Args:
         hu: [512, 512], Hounsfield units, finite.
@@ -189,6 +191,10 @@ def measure_anatomy(hu: NDArray[Any], pixel_mm: float | None = None) -> Anatomy 
         hu: [512, 512], Hounsfield units, finite.
         pixel_mm: width of a pixel in mm, or None.
     """
+    side_mm = None if pixel_mm is None else pixel_mm * CELL
+    native = survey(hu, anatomy=True)
+    if native is not None:
+        return _from_survey(native, side_mm)
     cells = _means(hu)
     tissue = cells > _TISSUE
     parts, sizes = _bodies(tissue)
@@ -214,7 +220,6 @@ def measure_anatomy(hu: NDArray[Any], pixel_mm: float | None = None) -> Anatomy 
     fat = share((cells > FAT[0]) & (cells < FAT[1]))
     bone = (cells > _BONE) & body
     border = np.concatenate([body[0], body[-1], body[:, 0], body[:, -1]])
-    side_mm = None if pixel_mm is None else pixel_mm * CELL
     return Anatomy(
         frame=area / cells.size,
         area_cm2=None if side_mm is None else area * side_mm**2 / 100,
@@ -229,6 +234,27 @@ def measure_anatomy(hu: NDArray[Any], pixel_mm: float | None = None) -> Anatomy 
         spine=share((cells > _SPINE) & (middle < 0.1)),
         dense=share(cells > _DENSE),
         enclosed=share(~_open_air(bone) & ~bone),
+    )
+
+
+def _from_survey(found: Survey, side_mm: float | None) -> Anatomy | None:
+    """Return the measures of the native library, which are those of `measure_anatomy`."""
+    if not found.area:
+        return None
+    return Anatomy(
+        frame=found.area / (SIZE // CELL) ** 2,
+        area_cm2=None if side_mm is None else found.area * side_mm**2 / 100,
+        cut=found.border / (4 * SIZE // CELL),
+        second=found.second,
+        width=found.width,
+        lung=found.lung,
+        both_lungs=found.both_lungs,
+        fat=found.fat,
+        bone=found.bone,
+        side_bone=found.side_bone,
+        spine=found.spine,
+        dense=found.dense_bone,
+        enclosed=found.enclosed,
     )
 
 

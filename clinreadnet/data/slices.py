@@ -37,7 +37,7 @@ from clinreadnet.data.dicom import (
 from clinreadnet.data.header_region import Hint
 from clinreadnet.data.metaimage import StackReader, open_metaimage
 from clinreadnet.data.npy import ArrayHeader, NotAnArray, open_array, read_slice
-from clinreadnet.data.plausibility import implausible, without_body
+from clinreadnet.data.plausibility import count_pixels, implausible, without_body
 from clinreadnet.errors import InputError
 from clinreadnet.spec import HU_MIN, SIZE
 
@@ -113,8 +113,6 @@ class SliceRef:
                 cannot be a CT slice.
         """
         hu = self._read()
-        if not np.isfinite(hu).all():
-            raise InputError(f"{self.name}: holds NaN or infinity; repair or leave out the file")
         self._check_values(hu)
         if hu.shape != (SIZE, SIZE):
             check_size(self.path, hu.shape, self._resample)
@@ -123,7 +121,10 @@ class SliceRef:
         return hu
 
     def _check_values(self, hu: NDArray[np.float32]) -> None:
-        if reason := implausible(hu):
+        pixels = count_pixels(hu)
+        if not pixels.finite:
+            raise InputError(f"{self.name}: holds NaN or infinity; repair or leave out the file")
+        if reason := implausible(pixels):
             kind = NoBody if without_body(hu) else InputError
             raise kind(f"{self.name}: not a CT slice in HU, {reason}; leave it out")
 

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from clinreadnet._version import __version__
 from clinreadnet.backends import BACKENDS, CPU_ENGINE
-from clinreadnet.runtime.backends import native
+from clinreadnet.library import INSTALL, engine_version
 from clinreadnet.runtime.gpu import Gpu, driver_version, find_gpus
 
 DISTRIBUTIONS = {
@@ -92,7 +92,7 @@ def diagnose() -> Diagnosis:
         name: next((v for v in map(_version, distributions) if v), None)
         for name, distributions in DISTRIBUTIONS.items()
     }
-    packages[ENGINE] = native.installed_version()
+    packages[ENGINE] = engine_version()
     gpus = find_gpus()
     return Diagnosis(
         clinreadnet=__version__,
@@ -136,9 +136,7 @@ def features(packages: dict[str, str | None], *, has_gpu: bool) -> list[Feature]
             feature(
                 f"score with {row.title}",
                 row.packages,
-                (swap if row.extra == "gpu" else "") + extra(row.extra)
-                if row.extra
-                else native.INSTALL,
+                (swap if row.extra == "gpu" else "") + extra(row.extra) if row.extra else INSTALL,
                 not row.on_cpu,
             )
             for row in sorted(BACKENDS.values(), key=lambda row: not row.on_cpu)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clinreadnet.data.plausibility import implausible
+from clinreadnet.data.plausibility import count_pixels, implausible
 from clinreadnet.errors import InputError
 from clinreadnet.runtime.gpu import find_gpus
 from clinreadnet.spec import SIZE
@@ -40,13 +40,14 @@ def check_slices(hu: NDArray[Any], *, values: bool = True) -> NDArray[Any]:
     if hu.dtype.kind not in "iuf":
         raise InputError(f"hu has dtype {hu.dtype}, expected integers or floats")
     for index, image in enumerate(hu if values else ()):
-        if hu.dtype.kind == "f" and not np.isfinite(image).all():
+        pixels = count_pixels(image)
+        if not pixels.finite:
             raise InputError(f"hu[{index}] holds NaN or infinity")
-        if reason := implausible(image):
+        if reason := implausible(pixels):
             raw = "; raw pixels become HU by the header's rescale slope and intercept"
             raise InputError(
                 f"hu[{index}] cannot be a CT slice in Hounsfield units: {reason}"
-                f"{raw if image.min() >= 0 else ''}"
+                f"{raw if pixels.low >= 0 else ''}"
             )
     return hu
 

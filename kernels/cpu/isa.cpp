@@ -7,6 +7,7 @@
 #include "head.h"
 #include "merge.h"
 #include "stem.h"
+#include "survey.h"
 
 #define CRN_STRING2(x) #x
 #define CRN_STRING(x) CRN_STRING2(x)
@@ -59,6 +60,7 @@ const Ops ops = {CRN_STRING(CRN_ISA), W, COLUMNS, WEIGHTS,
                  false,
 #endif
                  {block<false>, block<true>}, {merge<false>, merge<true>}, stem, head,
+                 {survey<float>, survey<int16_t>},
                  {peak_float, peak_bytes}};
 
 }  // namespace CRN_ISA

@@ -67,6 +67,25 @@ struct HeadArgs {
   Linear vote;
 };
 
+constexpr int kSide = 512, kCells = kSide / 4;
+
+// Counts of the pixels of a slice; a value counts as the whole HU that it is cut to.
+struct Pixels {
+  bool finite = false;  // nothing else is set where false
+  float low = 0, high = 0;
+  int levels = 0;       // different whole HU, at most SurveyArgs::many
+  int soft = 0;         // -300 ... 400 HU
+  int light = 0;        // up to -30 HU
+  int dense = 0;        // from 700 HU
+};
+
+struct SurveyArgs {
+  const void* hu = nullptr;  // [512, 512], float or int16_t
+  int many = 0;
+  Pixels* out = nullptr;
+  float* cells = nullptr;    // [128, 128], means of 4 x 4 pixels as the network sees them; may be NULL
+};
+
 struct Ops {
   const char* name;
   int width;    // floats of a vector
@@ -77,6 +96,7 @@ struct Ops {
   void (*merge[2])(const MergeArgs&, int64_t first, int64_t last, Scratch&);
   void (*stem)(const StemArgs&, int64_t first, int64_t last, Scratch&);
   void (*head)(const HeadArgs&, int64_t first, int64_t last, Scratch&);
+  void (*survey[2])(const SurveyArgs&);  // of float, of int16_t
   double (*peak[2])(int64_t rounds);  // runs products in registers alone; returns their number
 };
 

@@ -6,7 +6,7 @@ import pytest
 
 from bench.records import cpu_engine
 from clinreadnet.errors import BackendUnavailable
-from clinreadnet.runtime.backends.native import load_library
+from clinreadnet.library import load_library
 from clinreadnet.runtime.bundle.default import SHIPPED
 
 

@@ -26,12 +26,12 @@ from clinreadnet.export.engines.build import EngineBuilder
 from clinreadnet.export.golden import distinct, write_golden
 from clinreadnet.export.hard_slices import HARD_KINDS
 from clinreadnet.export.onnx import graphs
+from clinreadnet.library import engine_version
 from clinreadnet.model.checkpoint import load_checkpoint, save_checkpoint
 from clinreadnet.model.network import PRESETS, ClinReadNet
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.backends.flavours import FlavourMissing
-from clinreadnet.runtime.backends.native import installed_version
 from clinreadnet.runtime.bundle.files import digest, load_manifest
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import BatchRange
@@ -61,7 +61,7 @@ def test_manifest_follows_its_schema(tiny_bundle: Path, tiny_checkpoint: Path) -
     assert manifest.input.batch == BatchRange(1, 4, 16)
     for artifact in manifest.artifacts:
         assert artifact.parity is not None
-        runs = artifact.kind == "onnx" or artifact.kind == "checkpoint" and installed_version()
+        runs = artifact.kind == "onnx" or artifact.kind == "checkpoint" and engine_version()
         assert artifact.parity.status == ("passed" if runs else "not run here")
         if artifact.kind != "checkpoint":
             assert {"torch", "onnx", "onnxscript", "opset"} <= set(artifact.toolchain)

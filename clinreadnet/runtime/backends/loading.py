@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from clinreadnet import backends as table
 from clinreadnet.errors import BackendUnavailable, InputError, OutOfMemory
+from clinreadnet.library import engine_version, load_library
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.backends import native, openvino
 from clinreadnet.runtime.backends.flavours import FlavourMissing, load_flavour
@@ -181,8 +182,8 @@ def _open_checkpoint(
     checkpoints: list[Artifact],
 ) -> LoadedBackend:
     artifact = _of_precision(checkpoints, options.precision, "checkpoint", bundle)[0]
-    native.load_library()
-    machine = this_machine(native.installed_version())
+    load_library()
+    machine = this_machine(engine_version())
     judged = worst(
         (
             verdict(artifact, machine, options.batch),
@@ -374,7 +375,7 @@ LOADERS = {
     "tensorrt": Loader(_open_engine, lambda: bool(find_gpus())),
     "tensorrt-rtx": Loader(_open_engine, lambda: bool(find_gpus())),
     "onnxruntime-cuda": Loader(_open_graph, lambda: offers_cuda() and bool(find_gpus())),
-    "native": Loader(_open_checkpoint, lambda: native.installed_version() is not None),
+    "native": Loader(_open_checkpoint, lambda: engine_version() is not None),
     "onnxruntime-cpu": Loader(_open_graph, lambda: installed_version() is not None),
     "openvino": Loader(_open_graph, lambda: openvino.installed_version() is not None),
 }

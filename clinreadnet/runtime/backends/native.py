@@ -1,18 +1,8 @@
-"""Run the checkpoint of a bundle with the package's CPU engine, a library without dependencies.
-
-The library (kernels/cpu) is compiled when the package is installed, if there is a C++ compiler. Its
-C interface is kernels/cpu/include/clinreadnet.h.
-"""
+"""Run the checkpoint of a bundle with the package's CPU engine, a library without dependencies."""
 
 from __future__ import annotations
 
 import ctypes
-import functools
-import os
-import platform
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +10,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from clinreadnet.errors import BackendError, BackendUnavailable, OutOfMemory
+from clinreadnet.library import ERROR_SIZE, instructions, load_library
 from clinreadnet.precision import CHECKPOINT_PRECISIONS
 from clinreadnet.runtime.backends.graphs import to_feed
 from clinreadnet.runtime.scores import Outputs
 from clinreadnet.spec import FINE_GRADES, MAP_SIDE
 
-ABI_VERSION = 1
-"""Version of the library's interface that this module supports."""
-
-INSTRUCTIONS_VARIABLE = "CLINREADNET_INSTRUCTIONS"
-"""Environment variable that selects the instruction set, for tests."""
-
-LIBRARY = Path(__file__).with_name(
-    "libclinreadnet" + {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
-)
-INSTALL = (
-    "install g++ or clang++, then `pip install --force-reinstall --no-deps --no-binary clinreadnet "
-    "clinreadnet`"
-)
-
-_ERROR_SIZE = 512
 _NO_MEMORY = 4
 
 
@@ -51,83 +27,6 @@ class _Options(ctypes.Structure):
         ("preset", ctypes.c_char_p),
         ("instructions", ctypes.c_char_p),
     )
-
-
-def load_library(path: Path | None = None) -> ctypes.CDLL:
-    """Load the engine's library and declare its functions.
-
-    Args:
-        path: path of the library; default the one that was compiled with the package.
-
-    Raises:
-        BackendUnavailable: the library was not compiled, does not load, or has another interface.
-    """
-    return _load(path or LIBRARY)
-
-
-@functools.cache
-def _load(path: Path) -> ctypes.CDLL:
-    if not path.is_file():
-        raise BackendUnavailable(f"the CPU engine was not compiled here; {INSTALL}")
-    try:
-        library = ctypes.CDLL(str(path))
-        version = library.crn_abi_version()
-    except (OSError, AttributeError) as error:
-        reason = str(error).removeprefix(f"{path}: ")
-        raise BackendUnavailable(
-            f"{path}: does not load; it may be for another processor than this "
-            f"{platform.machine()} ({reason}); {INSTALL}"
-        ) from None
-    if version != ABI_VERSION:
-        raise BackendUnavailable(
-            f"{path}: has ABI version {version}, this package calls {ABI_VERSION}; {INSTALL}"
-        )
-    text, size, pointer = ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p
-    library.crn_version.restype = library.crn_instructions.restype = text
-    library.crn_is_fast.argtypes = [text, ctypes.c_uint32]
-    library.crn_defaults.argtypes = [pointer]
-    library.crn_defaults.restype = None
-    library.crn_open.argtypes = [text, size, pointer, pointer, text, size]
-    library.crn_score.argtypes = [ctypes.c_uint64, pointer, size, *4 * [pointer], text, size]
-    library.crn_close.argtypes = [ctypes.c_uint64]
-    library.crn_close.restype = None
-    return library
-
-
-def instructions(library: ctypes.CDLL | None = None) -> str:
-    """Return the instruction set that the library uses on this processor, such as "avx2".
-
-    Raises:
-        BackendUnavailable: there is no library.
-    """
-    known: str = (library or load_library()).crn_instructions().decode()
-    return os.environ.get(INSTRUCTIONS_VARIABLE) or known.split()[0]
-
-
-@contextmanager
-def forced(name: str) -> Iterator[None]:
-    """Use an instruction set for the engines that are opened inside the block."""
-    before = os.environ.get(INSTRUCTIONS_VARIABLE)
-    os.environ[INSTRUCTIONS_VARIABLE] = name
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[INSTRUCTIONS_VARIABLE]
-        else:
-            os.environ[INSTRUCTIONS_VARIABLE] = before
-
-
-def installed_version() -> str | None:
-    """Return the version and the instruction set of the library; None without a library.
-
-    Results depend only on these two, not on the processor.
-    """
-    try:
-        library = load_library()
-    except BackendUnavailable:
-        return None
-    return f"{library.crn_version().decode()} {instructions(library)}"
 
 
 def is_fast(precision: str) -> bool:
@@ -174,14 +73,14 @@ class NativeBackend:
         options.instructions = instructions(self._library).encode()
         if threads is not None:
             options.threads = threads
-        error = ctypes.create_string_buffer(_ERROR_SIZE)
+        error = ctypes.create_string_buffer(ERROR_SIZE)
         status = self._library.crn_open(
             checkpoint,
             len(checkpoint),
             ctypes.byref(options),
             ctypes.byref(self._handle),
             error,
-            _ERROR_SIZE,
+            ERROR_SIZE,
         )
         if status:
             kind = OutOfMemory if status == _NO_MEMORY else BackendUnavailable
@@ -198,10 +97,10 @@ class NativeBackend:
             "quality_map": np.empty((n, MAP_SIDE, MAP_SIDE), np.float32),
             "novelty": np.empty(n, np.float32),
         }
-        error = ctypes.create_string_buffer(_ERROR_SIZE)
+        error = ctypes.create_string_buffer(ERROR_SIZE)
         addresses = [array.ctypes.data for array in (feed, *outputs.values())]
         status = self._library.crn_score(
-            self._handle, addresses[0], n, *addresses[1:], error, _ERROR_SIZE
+            self._handle, addresses[0], n, *addresses[1:], error, ERROR_SIZE
         )
         if status:
             kind = OutOfMemory if status == _NO_MEMORY else BackendError

@@ -29,6 +29,27 @@ CRN_API crn_status crn_run_op(const char* op, const char* instructions, const in
                               float* const* tensors, int64_t first, int64_t last, int64_t* tasks,
                               char* error, size_t error_size);
 
+typedef enum { CRN_FLOAT = 0, CRN_INT16 = 1 } crn_pixel_type;
+
+/* What a slice shows. Anatomy is that of the largest body, on cells of 4 x 4 pixels; shares are
+ * fractions of its area. clinreadnet/data/region.py says what each measure means. */
+typedef struct {
+  uint32_t size;             /* sizeof(crn_survey_result) of the caller */
+  uint32_t finite;           /* 0: a pixel is NaN or infinite, and nothing else is set */
+  float low, high;           /* least and largest HU */
+  uint32_t levels;           /* different whole HU, counted up to `many` */
+  uint32_t soft, light, dense; /* pixels of -300 ... 400, up to -30, from 700 HU */
+  uint32_t area, border;     /* cells of the body, and of the frame's border that it covers; area 0:
+                                no body, and nothing below is set */
+  double second, width, lung, both_lungs, fat, bone, side_bone, spine, dense_bone, enclosed;
+} crn_survey_result;
+
+/* Look at a slice of 512 x 512 pixels of a crn_pixel_type, on this thread; at its anatomy too unless
+ * `anatomy` is 0. */
+CRN_API crn_status crn_survey(const void* hu, uint32_t type, const char* instructions, uint32_t many,
+                              uint32_t anatomy, crn_survey_result* result, char* error,
+                              size_t error_size);
+
 #ifdef __cplusplus
 }
 #endif

@@ -30,8 +30,8 @@ from support.native import (
     instruction_sets,
 )
 
+from clinreadnet import library as engine_library
 from clinreadnet.errors import BackendError, BackendUnavailable
-from clinreadnet.runtime.backends import native
 from clinreadnet.runtime.backends.native import NativeBackend
 
 COMPILER = next(filter(shutil.which, ("g++", "clang++", "c++")), None)
@@ -50,7 +50,7 @@ def library() -> Path:
 @pytest.fixture(autouse=True)
 def found(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The package's backend calls the library of these sources."""
-    monkeypatch.setattr(native, "LIBRARY", library)
+    monkeypatch.setattr(engine_library, "LIBRARY", library)
 
 
 def opened(library: Path, checkpoint: bytes | None = None, **how: Any) -> NativeBackend:
@@ -105,7 +105,7 @@ def test_position_batch_and_threads_do_not_change_a_bit(
 ) -> None:
     if name not in instruction_sets(library):
         pytest.skip(f"this processor has no {name}")
-    monkeypatch.setenv(native.INSTRUCTIONS_VARIABLE, name)
+    monkeypatch.setenv(engine_library.INSTRUCTIONS_VARIABLE, name)
     expected: dict[str, Any] = {}
     for threads in {1, os.cpu_count() or 1}:
         backend = opened(library, precision=precision, threads=threads)
@@ -124,7 +124,7 @@ def test_position_batch_and_threads_do_not_change_a_bit(
 def test_the_instruction_sets_agree(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outputs = {}
     for name in instruction_sets(library):
-        monkeypatch.setenv(native.INSTRUCTIONS_VARIABLE, name)
+        monkeypatch.setenv(engine_library.INSTRUCTIONS_VARIABLE, name)
         backend = opened(library)
         outputs[name] = backend.run(HU[:1])
         backend.close()
@@ -211,7 +211,7 @@ def test_a_wrong_option_is_refused(library: Path, how: Any, message: str) -> Non
 
 
 def test_instructions_that_are_not_there(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(native.INSTRUCTIONS_VARIABLE, "sse9")
+    monkeypatch.setenv(engine_library.INSTRUCTIONS_VARIABLE, "sse9")
     with pytest.raises(BackendUnavailable, match="instructions=sse9: this processor or library"):
         opened(library)
 
@@ -266,7 +266,8 @@ def test_memory_that_is_full_is_an_error(library: Path) -> None:
 import resource, sys
 from pathlib import Path
 from clinreadnet.errors import OutOfMemory
-from clinreadnet.runtime.backends.native import NativeBackend, load_library
+from clinreadnet.library import load_library
+from clinreadnet.runtime.backends.native import NativeBackend
 load_library(Path(sys.argv[2]))
 content = Path(sys.argv[1]).read_bytes()
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -290,17 +291,17 @@ def test_another_abi_version_is_refused(tmp_path: Path) -> None:
     source.write_text("unsigned crn_abi_version(void) { return 99; }\n")
     subprocess.run([COMPILER, "-x", "c", "-shared", "-fPIC", source, "-o", other], check=True)
     with pytest.raises(BackendUnavailable, match="has ABI version 99, this package calls 1"):
-        native.load_library(other)
+        engine_library.load_library(other)
     (tmp_path / "no.so").write_text("nothing")
     with pytest.raises(BackendUnavailable, match="does not load"):
-        native.load_library(tmp_path / "no.so")
+        engine_library.load_library(tmp_path / "no.so")
     with pytest.raises(BackendUnavailable, match="was not compiled here; install g"):
-        native.load_library(tmp_path / "missing.so")
+        engine_library.load_library(tmp_path / "missing.so")
 
 
 def test_the_library_needs_no_other_and_exports_its_interface_alone(library: Path) -> None:
     loaded = ctypes.CDLL(str(library))
-    assert loaded.crn_abi_version() == native.ABI_VERSION
+    assert loaded.crn_abi_version() == engine_library.ABI_VERSION
     if shutil.which("nm") and shutil.which("readelf"):
         names = subprocess.check_output(["nm", "-D", "--defined-only", library], text=True)
         assert {line.split()[-1][:4] for line in names.splitlines()} == {"crn_"}

@@ -13,10 +13,10 @@ from support.least_checkpoint import least_checkpoint
 from support.native import built, recipe
 from support.tiny_bundle import write_bundle
 
+from clinreadnet import library as engine_library
 from clinreadnet.errors import BackendUnavailable, CheckFailed, InputError, Untrusted
 from clinreadnet.precision import CHECKPOINT_PRECISIONS
 from clinreadnet.runtime import Session
-from clinreadnet.runtime.backends import native
 from clinreadnet.runtime.backends.native import NativeBackend
 from clinreadnet.runtime.bundle.files import digest, load_manifest, write_manifest
 from clinreadnet.runtime.bundle.manifest import (
@@ -49,7 +49,7 @@ pytestmark = pytest.mark.skipif(not has_compiler(), reason="needs a C++ compiler
 @pytest.fixture(autouse=True)
 def library(monkeypatch: pytest.MonkeyPatch) -> None:
     """The package's backend calls the library of these sources."""
-    monkeypatch.setattr(native, "LIBRARY", built())
+    monkeypatch.setattr(engine_library, "LIBRARY", built())
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_it_runs_a_bundle_that_holds_a_checkpoint_alone(bundle: Path) -> None:
         described = session.describe()
         found = session.score(HU)
     assert (session.backend, session.artifact.precision) == ("native", "fp32")
-    assert described["backend_notes"] == [f"instructions {native.instructions()}"]
+    assert described["backend_notes"] == [f"instructions {engine_library.instructions()}"]
     assert described["self_test_slices"] == 3  # nobody has verified it here
     golden = np.load(bundle / "golden.npz")
     np.testing.assert_array_equal(found.score, golden["score"])
@@ -113,7 +113,7 @@ def test_a_record_of_these_instructions_counts_on_every_processor(bundle: Path) 
     assert [a.parity.status for a in report.artifacts if a.parity] == ["passed", "passed"]
     assert "2 results recorded" in record(report, manifest)
     artifact = load_manifest(bundle).artifacts[0]
-    here = this_machine(native.installed_version())
+    here = this_machine(engine_library.engine_version())
     found = record_here(artifact, "native", replace(here, processor="another"))
     assert found is not None and found.ran_on is not None
     assert record_here(artifact, "native", replace(here, version="test sse9")) is None
@@ -140,8 +140,8 @@ def test_another_file_is_not_loaded(bundle: Path) -> None:
 def test_without_the_library_the_session_says_how_to_get_it(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(native, "LIBRARY", tmp_path / "none.so")
-    assert native.installed_version() is None
+    monkeypatch.setattr(engine_library, "LIBRARY", tmp_path / "none.so")
+    assert engine_library.engine_version() is None
     with pytest.raises(BackendUnavailable, match="the CPU engine was not compiled here; install g"):
         Session(bundle, "native")
     report = verify_golden(bundle, load_manifest(bundle))
@@ -157,14 +157,14 @@ def test_a_library_for_another_processor_is_told_from_a_missing_one(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a wheel of one processor unpacked on another."""
-    content = bytearray(native.LIBRARY.read_bytes())
+    content = bytearray(engine_library.LIBRARY.read_bytes())
     other = 183 if int.from_bytes(content[18:20], "little") != 183 else 62  # arm64, x86-64
     content[18:20] = other.to_bytes(2, "little")
     (tmp_path / "other.so").write_bytes(content)
-    monkeypatch.setattr(native, "LIBRARY", tmp_path / "other.so")
+    monkeypatch.setattr(engine_library, "LIBRARY", tmp_path / "other.so")
     with pytest.raises(BackendUnavailable, match="does not load; it may be for another processor"):
         Session(bundle, "native")
-    assert native.installed_version() is None
+    assert engine_library.engine_version() is None
 
 
 def test_fastest_tries_both_precisions_within_a_budget(bundle: Path) -> None:
@@ -190,7 +190,7 @@ def test_the_verdict_names_instructions_without_fast_products(
     assert native_verdict(int8, machine, fast=True).validity == Validity.VALID
     slow = native_verdict(int8, machine, fast=False)
     assert slow.validity == Validity.SUBOPTIMAL and "test plain" in slow.reason
-    monkeypatch.setenv(native.INSTRUCTIONS_VARIABLE, "plain")
+    monkeypatch.setenv(engine_library.INSTRUCTIONS_VARIABLE, "plain")
     with Session(bundle, "native", "int8") as session:
         assert session.verdict.validity == Validity.SUBOPTIMAL
         assert session.describe()["backend_notes"] == ["instructions plain"]

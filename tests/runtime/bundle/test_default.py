@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from clinreadnet.cli import app
 from clinreadnet.errors import InputError, Untrusted
+from clinreadnet.library import LIBRARY
 from clinreadnet.precision import CHECKPOINT_PRECISIONS
 from clinreadnet.runtime import Session
-from clinreadnet.runtime.backends.native import LIBRARY
 from clinreadnet.runtime.bundle import default
 from clinreadnet.runtime.bundle.default import SHIPPED, default_bundle, find_bundle
 from clinreadnet.runtime.bundle.files import digest, load_manifest

@@ -1,0 +1,70 @@
+"""Count the pixels of a slice and measure its anatomy with the library of the CPU engine.
+
+`clinreadnet.data.plausibility` and `clinreadnet.data.region` state what the measures mean, and
+compute the same with NumPy, 10 to 20 times slower, where the library was not compiled.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinreadnet import limits
+from clinreadnet.errors import BackendUnavailable
+from clinreadnet.library import ERROR_SIZE, instructions, load_library
+from clinreadnet.spec import SIZE
+
+_TYPES = (np.dtype(np.float32), np.dtype(np.int16))
+
+
+class Survey(ctypes.Structure):
+    """Measures of a slice: ``crn_survey_result`` of kernels/cpu/include/clinreadnet_ops.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_uint32) for name in ("size", "finite")),
+        *((name, ctypes.c_float) for name in ("low", "high")),
+        *(
+            (name, ctypes.c_uint32)
+            for name in ("levels", "soft", "light", "dense", "area", "border")
+        ),
+        *(
+            (name, ctypes.c_double)
+            for name in (
+                *("second", "width", "lung", "both_lungs", "fat"),
+                *("bone", "side_bone", "spine", "dense_bone", "enclosed"),
+            )
+        ),
+    )
+
+
+def survey(hu: NDArray[Any], *, anatomy: bool) -> Survey | None:
+    """Return the measures of a slice; None without the library, or for another size or dtype.
+
+    Args:
+        hu: Hounsfield units. Only contiguous float32 and int16 [512, 512] is measured.
+        anatomy: whether to measure the largest body too. Without it, its area is 0.
+    """
+    if hu.shape != (SIZE, SIZE) or hu.dtype not in _TYPES or not hu.flags.carray:
+        return None
+    try:
+        library = load_library()
+    except BackendUnavailable:
+        return None
+    result = Survey(size=ctypes.sizeof(Survey))
+    error = ctypes.create_string_buffer(ERROR_SIZE)
+    status = library.crn_survey(
+        hu.ctypes.data,
+        _TYPES.index(hu.dtype),
+        instructions(library).encode(),
+        limits.LEVELS,
+        anatomy,
+        ctypes.byref(result),
+        error,
+        ERROR_SIZE,
+    )
+    if status:
+        raise RuntimeError(error.value.decode())
+    return result
