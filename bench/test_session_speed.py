@@ -16,6 +16,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.statistics import median_interval
 from bench.sweeps.session import Timed, session_facts, some_hu, surroundings
+from clinreadnet.library import engine_version
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.bundle.default import default_bundle
 
@@ -53,6 +54,29 @@ def test_overhead_at_batch_1(
         "overhead_95": median_interval(shares),
     }
     assert statistics.median(shares) <= OVERHEAD_LIMIT
+
+
+@needs_bundle
+@pytest.mark.parametrize("regions", [True, False], ids=["regions", "no-regions"])
+@pytest.mark.parametrize("n", [1, 8], ids=["batch-1", "batch-8"])
+@pytest.mark.parametrize("dtype", ["int16", "float32"])
+def test_score_without_a_network(
+    benchmark: BenchmarkFixture, monkeypatch: pytest.MonkeyPatch, dtype: str, n: int, regions: bool
+) -> None:
+    """What the host does for a call, whatever runs the network: the backend returns at once."""
+    session = Session(BUNDLE, "onnxruntime-cpu", batch=n)
+    hu = some_hu(dtype, n)
+    outputs = session._backend.run(hu[:, None])
+    monkeypatch.setattr(session._backend, "run", lambda hu: outputs)
+    benchmark.pedantic(
+        lambda: session.score(hu, 0.7, regions=regions), rounds=5 * ROUNDS, warmup_rounds=5
+    )
+    if benchmark.stats is None:  # --quick
+        return
+    benchmark.extra_info |= surroundings(BUNDLE.name) | {
+        "library": engine_version(),
+        "microseconds_a_slice": round(1e6 * benchmark.stats.stats.median / n, 1),
+    }
 
 
 @needs_bundle

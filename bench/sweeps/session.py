@@ -22,8 +22,11 @@ def session_facts(session: Session) -> dict[str, Any]:
     return session.describe() | named
 
 
-def some_hu(dtype: str) -> np.ndarray:
-    return np.random.default_rng(1).normal(40, 300, (1, 512, 512)).astype(dtype)
+def some_hu(dtype: str, n: int = 1) -> np.ndarray:
+    """Return n noisy discs of water in air, [n, 512, 512] HU."""
+    y, x = np.indices((512, 512)) - 255.5
+    disc = np.where(np.hypot(x, y) < 180, 40, -1000)
+    return (disc + np.random.default_rng(1).normal(0, 60, (n, 512, 512))).astype(dtype)
 
 
 def surroundings(bundle: str) -> dict[str, Any]:

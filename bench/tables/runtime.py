@@ -6,7 +6,7 @@ from bench.tables.recorded import markdown, newest, where
 
 
 def session_speed_table() -> str:
-    """Return the overhead of a session over ONNX Runtime, and the cold start."""
+    """Return the time of a session without a network, its overhead over ONNX Runtime, and the cold start."""
     rows = []
     for run in newest("test_session_speed"):
         for benchmark in run.document["benchmarks"]:
@@ -16,7 +16,7 @@ def session_speed_table() -> str:
             rows.append(
                 [
                     f"`{benchmark['name']}`",
-                    f"{1000 * stats['min']:.0f} / {1000 * stats['median']:.0f}",
+                    " / ".join(_milliseconds(stats[name]) for name in ("min", "median")),
                     "" if overhead is None else f"{100 * overhead:.1f} %",
                     run.hardware,
                     f"[{run.commit[:7]}](../{where(run)})",
@@ -24,6 +24,10 @@ def session_speed_table() -> str:
             )
     head = ["benchmark", "ms, best / median", "overhead", "machine", "recorded"]
     return markdown(head, rows) if rows else "Not measured.\n"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:.0f}" if seconds > 0.02 else f"{1000 * seconds:.3g}"
 
 
 TABLES = {"session-speed": session_speed_table}
