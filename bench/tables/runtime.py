@@ -6,7 +6,7 @@ from bench.tables.recorded import markdown, newest, where
 
 
 def session_speed_table() -> str:
-    """Return the time of a session without a network, its overhead over ONNX Runtime, and the cold start."""
+    """Return the host's time, the overhead over ONNX Runtime, and the cold start."""
     rows = []
     for run in newest("test_session_speed"):
         for benchmark in run.document["benchmarks"]:
