@@ -158,7 +158,9 @@ def judge(
         bounds: bounds by quantity.
         gpu: name of the machine's GPU, or None.
     """
-    artifact = next((a for a in artifacts if a.file == row.artifact), None)
+    # A checkpoint is one file with a record for each precision.
+    named = (row.artifact, row.precision)
+    artifact = next((a for a in artifacts if (a.file, a.precision) == named), None)
     if artifact is None:
         flavour = " --flavour tensorrt" if row.candidate == "tensorrt" else ""
         export = f"clinreadnet export --precision {row.precision}{flavour}"

@@ -176,6 +176,23 @@ def test_another_backend_of_the_processor_needs_its_own_record(run: Any) -> None
     assert chosen.best is not None and chosen.best.row.candidate == "openvino"
 
 
+def test_each_precision_of_a_checkpoint_is_judged_by_its_own_record(run: Any) -> None:
+    file, digest = "clinreadnet.safetensors", "c" * 64
+
+    def checkpoint(precision: str, score: float) -> Artifact:
+        records = (record(None, "native", score=score),)
+        return replace(artifact(precision, None), file=file, sha256=digest, records=records)
+
+    manifest = replace(MANIFEST, artifacts=(checkpoint("fp32", 1e-6), checkpoint("int8", 0.01)))
+    rows = [
+        recorded_run.row("native", precision, seconds, artifact=file, sha256=digest)
+        for precision, seconds in (("fp32", 0.2), ("int8", 0.1))
+    ]
+    for budget, precision, cost in (("score<=0.02", "int8", 0.01), ("score<=0.001", "fp32", 1e-6)):
+        best = recommend(run(rows), manifest, budget).best
+        assert best is not None and (best.row.precision, best.cost) == (precision, cost)
+
+
 def test_the_table_of_artifacts_has_every_record() -> None:
     other = record(None, "openvino")
     assert other.ran_on is not None
