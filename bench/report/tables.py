@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,13 +42,18 @@ class Table:
             "<tr>"
             + "".join(
                 # On a narrow screen each cell is on its own line, beside its heading.
-                f'<td data-head="{name}">{html.escape(cell)}</td>'
+                f'<td data-head="{name}">{_marked(cell)}</td>'
                 for name, cell in zip(names, row, strict=True)
             )
             + "</tr>"
             for row in self.rows
         )
         return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>"
+
+
+def _marked(text: str) -> str:
+    """Return a text as HTML, with code between backticks."""
+    return re.sub("`([^`]*)`", r"<code>\1</code>", html.escape(text))
 
 
 def share_of_limit(percent: float) -> str:
