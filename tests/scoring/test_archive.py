@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 from support.dicom_files import bright, noise, write_ct, write_series
 from support.drawn_regions import abdomen
+from support.ray_here import use_ray_here
 from support.site_readers import site_map
 from support.tiny_bundle import THRESHOLD, reference, write_bundle
+from support.whole import WHOLE
 from typer.testing import CliRunner
 
 from clinreadnet.cli import app, main
@@ -50,6 +52,15 @@ def two_workers() -> Iterator[None]:
         patch.setattr(os, "cpu_count", lambda: 2)
         with cluster.connected(cluster.LOCAL, workers=2):
             yield
+
+
+@pytest.fixture
+def workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's workers in `make test-all`; otherwise this process scores, as each of them would."""
+    if WHOLE:
+        request.getfixturevalue("cluster")
+    else:
+        use_ray_here(monkeypatch.setattr)
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -106,7 +117,7 @@ def test_killed_workers_lose_nothing(
 
 
 def test_novel_slices_are_marked_and_left_out_of_the_summary(
-    cluster: None, bundle: Path, tmp_path: Path
+    workers: None, bundle: Path, tmp_path: Path
 ) -> None:
     np.save(tmp_path / "a.npy", np.stack([noise(0), bright(1), noise(2)]))
     report = score_archive([tmp_path / "a.npy"], bundle, tmp_path / "a.parquet", workers=1)
@@ -117,7 +128,7 @@ def test_novel_slices_are_marked_and_left_out_of_the_summary(
     assert (summary.n, summary.novel, report.not_scored) == (3, 1, 0)
 
 
-def test_a_site_map_adds_a_column(cluster: None, bundle: Path, tmp_path: Path) -> None:
+def test_a_site_map_adds_a_column(workers: None, bundle: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.stack([noise(0), noise(2)]))
     own = site_map(weights_sha256=load_manifest(bundle).model.weights_sha256)
     out = tmp_path / "a.parquet"
@@ -131,7 +142,7 @@ def test_a_site_map_adds_a_column(cluster: None, bundle: Path, tmp_path: Path) -
     assert report.to_dict()["series"]["site_mean"] == pytest.approx(expected.mean(), rel=1e-5)
 
 
-def test_figures_are_columns_on_request(cluster: None, bundle: Path, tmp_path: Path) -> None:
+def test_figures_are_columns_on_request(workers: None, bundle: Path, tmp_path: Path) -> None:
     hu = np.stack([abdomen() + np.random.default_rng(i).normal(0, 12, (512, 512)) for i in (0, 1)])
     np.save(tmp_path / "a.npy", hu.astype(np.float32))
     (tmp_path / "torn.dcm").write_bytes(b"\0" * 128 + b"DICM")
@@ -144,7 +155,7 @@ def test_figures_are_columns_on_request(cluster: None, bundle: Path, tmp_path: P
 
 
 def test_a_slice_without_a_body_at_the_end_has_a_reason_and_is_no_failure(
-    cluster: None, bundle: Path, tmp_path: Path
+    workers: None, bundle: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "s").mkdir()
     for i, image in enumerate((noise(), noise(1), noise(2) - 1040)):
@@ -158,7 +169,7 @@ def test_a_slice_without_a_body_at_the_end_has_a_reason_and_is_no_failure(
 
 
 def test_a_bundle_without_threshold_says_that_no_slice_is_judged(
-    cluster: None, tmp_path: Path
+    workers: None, tmp_path: Path
 ) -> None:
     unjudged = write_bundle(tmp_path / "unjudged", threshold=None)
     np.save(tmp_path / "a.npy", noise())
@@ -197,7 +208,7 @@ def test_more_workers_than_the_cluster_has_room_for_are_refused(
     ids=["disk", "library"],
 )
 def test_scores_that_cannot_be_written_are_printed(
-    cluster: None,
+    workers: None,
     bundle: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

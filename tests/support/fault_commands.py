@@ -9,8 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,12 +36,10 @@ from clinreadnet.kernels.compile import Resources
 from clinreadnet.model.checkpoint import save_checkpoint
 from clinreadnet.model.network import PRESETS, ClinReadNet
 from clinreadnet.node.spool import Spool
-from clinreadnet.runtime import Session
 from clinreadnet.runtime.bundle.files import load_manifest, read_listed
 from clinreadnet.runtime.bundle.manifest import listed_files
 from clinreadnet.runtime.bundle.sign import sign_bundle
 from clinreadnet.runtime.bundle.trust import read_manifest
-from clinreadnet.scoring import archive
 from clinreadnet.scoring.site_map import read_site_map
 from clinreadnet.simulator import simulate
 from clinreadnet.training import ablate
@@ -51,6 +48,7 @@ from clinreadnet.tuning import tune
 from support.dicom_files import noise, write_ct
 from support.kernel_folder import write_kernels
 from support.labelled_folder import make_labelled_folder
+from support.ray_here import use_ray_here
 from support.score_files import row, write_csv, write_json
 from support.site_readers import WEIGHTS, site, write_grades
 from support.tiny_bundle import write_bundle
@@ -282,19 +280,6 @@ def _compile() -> None:
     kernels.resources_of = lambda one: Resources(32, 0, 0)  # type: ignore[assignment]
 
 
-def _without_ray() -> None:
-    def work(refs: Any, constructor: Any, options: Any) -> Iterator[Any]:
-        bundle, given, *_ = constructor
-        with Session(bundle, **given) as session:
-            yield archive._Chunk(0, archive.score_chunk(session, refs), session.describe())
-
-    actor = SimpleNamespace(options=lambda **k: SimpleNamespace(remote=lambda: None))
-    archive.connected = lambda *a, **k: nullcontext()  # type: ignore[assignment]
-    archive._worker_options = lambda *a: {}
-    archive._run = work
-    archive.ray = SimpleNamespace(remote=lambda one: actor)  # type: ignore[assignment]
-
-
 def _labelled(source: Path, out: Path) -> None:
     make_labelled_folder(source / "slices", anatomies=2)
 
@@ -375,7 +360,7 @@ COMMANDS: dict[str, Command] = {
         "score-archive in/a.npy --bundle in/bundle --out out/a.parquet --backend onnxruntime-cpu",
         {"a.parquet": _is_archive},
         _slices,
-        _without_ray,
+        use_ray_here,
     ),
     "sign": Command("sign out/bundle --key in/key.pem", {"bundle": _is_signed}, _keys),
     "verify": Command(
