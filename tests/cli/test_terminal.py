@@ -28,7 +28,7 @@ ENDLESS = {"listen"}
 WIDE, NARROW = (100, {}), (40, {"NO_COLOR": "1"})
 """Columns and environment of a terminal."""
 ANSWER_SECONDS = 1.0
-"""Seconds after Ctrl-C in which a command ends."""
+"""Seconds after Ctrl-C in which a command ends, if it has a processor."""
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +60,23 @@ def in_turn(names: Iterable[str], first: Any, second: Any) -> list[Any]:
     ]
 
 
+BARS = {
+    "score": "Scoring",
+    "score-archive": "Scoring",
+    "verify": "Verifying",
+    "export": "Exporting",
+    "export-kernels": "Compiling",
+    "simulate": "simulating",
+    "train": "epoch",
+    "evaluate": "score",
+    "calibrate": "score",
+}
+
+
+def has_bar(name: str, screen: terminal.Screen) -> bool:
+    return re.search(rf"{BARS[name]}[^\n]*━", screen.drawn) is not None
+
+
 @pytest.mark.sample(every=2)
 @pytest.mark.parametrize(
     ("name", "kind"),
@@ -79,24 +96,13 @@ def test_a_command_ends_and_leaves_the_terminal_as_it_was(
     assert screen.status == ALL[name].status, screen.drawn
     assert screen.cursor_shown and screen.line_clean, screen.drawn[-300:]
     assert "Traceback" not in screen.drawn and "Warning" not in screen.drawn, screen.drawn
+    if columns == WIDE[0] and name in BARS:
+        assert has_bar(name, screen), screen.drawn
     if environment:
         assert "\x1b[3" not in screen.drawn.replace("\x1b[3m", "")  # no colour; 3m is italic
 
 
-BARS = {
-    "score": "Scoring",
-    "score-archive": "Scoring",
-    "verify": "Verifying",
-    "export": "Exporting",
-    "export-kernels": "Compiling",
-    "simulate": "simulating",
-    "train": "epoch",
-    "evaluate": "score",
-    "calibrate": "score",
-}
-
-
-@pytest.mark.sample(every=2)
+@pytest.mark.sample(every=6)
 @pytest.mark.parametrize(
     ("name", "environment"), in_turn(BARS, {"FORCE_COLOR": "1"}, {"TERM": "dumb"}), ids=str
 )
@@ -109,8 +115,7 @@ def test_a_bar_is_drawn_where_the_terminal_can(
     screen = terminal.fork(name, inputs(name, tmp_path), environment=environment, limit=120)
     assert screen.status == ALL[name].status, screen.drawn
     assert screen.cursor_shown
-    drawn = re.search(rf"{BARS[name]}[^\n]*━", screen.drawn) is not None
-    assert drawn == ("dumb" not in environment.values()), screen.drawn
+    assert has_bar(name, screen) == ("dumb" not in environment.values()), screen.drawn
 
 
 @pytest.mark.sample(every=3)
@@ -144,3 +149,11 @@ def test_control_c_while_a_command_starts(moment: float, tmp_path: Path) -> None
     command = [sys.executable, "-c", program]
     screen = terminal.run(command, tmp_path, interrupt_after=moment, interrupt_at="here")
     check_interrupted(screen)
+
+
+def test_a_wait_is_no_busy_machine(tmp_path: Path) -> None:
+    program = "import time\nprint('here', flush=True)\ntry:\n    time.sleep(60)\n"
+    program += "except KeyboardInterrupt:\n    time.sleep(0.5)"
+    command = [sys.executable, "-c", program]
+    screen = terminal.run(command, tmp_path, interrupt_after=0.1, interrupt_at="here")
+    assert screen.waited is not None and screen.waited > 0.5

@@ -31,7 +31,8 @@ class Screen:
         drawn: everything that it wrote to the terminal.
         status: exit status; negative for a signal.
         seconds: until it ended.
-        waited: seconds from Ctrl-C to the end; None without Ctrl-C.
+        waited: seconds from Ctrl-C to the end, less those in which the command could run and had
+            no processor; None without Ctrl-C.
     """
 
     drawn: str
@@ -147,6 +148,17 @@ def run(
         os.close(control)
 
 
+def _delayed(pid: int) -> float:
+    """Return for how many seconds a process could run and had no processor.
+
+    0 after its end, or where the kernel does not count it.
+    """
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
+
+
 def _watch(
     child: int,
     control: int,
@@ -157,13 +169,16 @@ def _watch(
 ) -> Screen:
     """Read what a process draws until it ends; ``process`` if it is not a child of this one."""
     start, typed, drawn = time.monotonic(), None, b""
-    begun = start
+    begun, before, delay = start, 0.0, 0.0
     while (now := time.monotonic()) - start < limit:
         if typed is None and at is not None and at.encode() not in drawn:
             begun = now
         elif after is not None and typed is None and now - begun > after:
+            before = _delayed(child)
             os.write(control, INTERRUPT)
             typed = now
+        if typed is not None:
+            delay = max(delay, _delayed(child) - before)
         ended = process is not None and not process.is_alive()
         if select.select([control], [], [], 0 if ended else 0.02)[0]:
             try:
@@ -184,7 +199,7 @@ def _watch(
         assert process.exitcode is not None
         status = process.exitcode
     end = time.monotonic()
-    waited = None if typed is None else end - typed
+    waited = None if typed is None else end - typed - delay
     return Screen(drawn.decode(errors="replace"), status, end - start, waited)
 
 
