@@ -156,6 +156,7 @@ def test_a_killed_command_leaves_old_or_new_and_the_next_cleans_up(
         again(name, before, trial)
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize("name", ENDED)
 def test_a_terminated_command_leaves_old_or_new(
     name: str, template: Callable[[str], tuple[Path, Ended]], tmp_path: Path
