@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 pytest.importorskip("triton", reason="triton is not installed")
 
 from clinreadnet.export.bundle import export_bundle
+from clinreadnet.export.plugins import graph as graphs
 from clinreadnet.runtime.bundle.files import load_manifest
 from clinreadnet.runtime.bundle.manifest import BatchRange
 from clinreadnet.verify.run import verify_golden
@@ -16,7 +18,20 @@ from clinreadnet.verify.run import verify_golden
 pytestmark = pytest.mark.compile
 
 
-@pytest.mark.usefixtures("quick", "few_golden")
+@pytest.fixture(params=["as-plain", pytest.param("exported", marks=pytest.mark.whole)])
+def _plugin_graph(
+    request: pytest.FixtureRequest, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Take the plain graph for the plugin graph, whose export test_graph.py tests."""
+
+    def copy_graph(model: object, path: Path, *, plan: object) -> None:
+        shutil.copy(tiny_bundle / "clinreadnet.fp32.onnx", path)
+
+    if request.param == "as-plain":
+        monkeypatch.setattr(graphs, "export_plugin_graph", copy_graph)
+
+
+@pytest.mark.usefixtures("quick", "few_golden", "_plugin_graph")
 def test_a_bundle_has_both_graphs_and_the_ptx(tiny_checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "bundle"
     notes: list[str] = []
