@@ -24,8 +24,8 @@ from clinreadnet.simulator.phantom.draw import draw_phantom
 from clinreadnet.simulator.simulate import simulate_anatomy
 
 SEED = 301
-PHANTOMS = 60 if WHOLE else 10
-ANATOMIES = 10 if WHOLE else 4
+PHANTOMS = 60 if WHOLE else 6
+ANATOMIES = 10 if WHOLE else 2
 
 
 @cache
@@ -102,7 +102,7 @@ def outside_versions(hu: np.ndarray, body: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-@pytest.mark.sample(every=2)
+@pytest.mark.sample(every=4)
 @pytest.mark.parametrize("anatomy", range(4))
 def test_what_lies_outside_the_body_moves_no_score(anatomy: int) -> None:
     hu, body = abdomen(anatomy), draw_phantom(SEED, anatomy).body
