@@ -15,7 +15,7 @@ from support.whole import WHOLE
 from clinreadnet.node.node import Node
 from clinreadnet.runtime import Session
 
-COUNT = 50 if WHOLE else 20
+COUNT = 50 if WHOLE else 8
 SENT = CASES if WHOLE else CASES[::3]
 
 
