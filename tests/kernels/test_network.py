@@ -122,6 +122,7 @@ def test_which_kernels_the_blocks_run(
     assert ((probs - expected).norm() / expected.norm()).item() < budget
 
 
+@pytest.mark.whole
 @pytest.mark.interpret
 def test_fused_blocks_compile_without_graph_breaks() -> None:
     model = network("triton", torch.float16, config=WIDE)
@@ -131,6 +132,7 @@ def test_fused_blocks_compile_without_graph_breaks() -> None:
         assert torch.equal(compiled(hu).probs, model(hu).probs)
 
 
+@pytest.mark.whole
 @pytest.mark.interpret
 def test_fused_blocks_export_whole_and_from_there_to_onnx(tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
