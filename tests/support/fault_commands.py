@@ -18,8 +18,6 @@ from typing import Any
 import matplotlib.figure
 import numpy as np
 import torch
-import torch._dynamo
-import torch.utils.tensorboard
 from PIL import Image
 from pyarrow import parquet
 from safetensors import safe_open

@@ -32,7 +32,9 @@ _CHANGES = {*_CREATING, "os.rename", "os.remove", "os.rmdir", "os.chmod"}
 _FOR_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _SECONDS = 120
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["support.fault_commands"])
+context.set_forkserver_preload(
+    ["support.fault_commands", "torch._dynamo", "torch.utils.tensorboard"]
+)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import functools
+import importlib.util
 import shutil
 import sys
 from collections import Counter
@@ -49,13 +50,9 @@ from clinreadnet.verify.reference import GoldenSlices, reference_outputs
 
 Graph = Callable[[str, str], Path]
 
-try:
-    load_optimizer()
-    MISSING = None
-except InputError as missing:
-    MISSING = str(missing)
-
-needs_optimizer = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
+needs_optimizer = pytest.mark.skipif(
+    importlib.util.find_spec("modelopt") is None, reason="nvidia-modelopt is not installed"
+)
 precisions = pytest.mark.parametrize("precision", quantized_precisions())
 TYPES = {"int8": TensorProto.INT8, "fp8": TensorProto.FLOAT8E4M3FN}
 
