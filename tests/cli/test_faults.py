@@ -40,7 +40,8 @@ ENDED = (
     if MOMENTS > 1
     else ["score", "score-archive", "verify-record", "export", "simulate", "train"]
 )
-"""Commands that are ended by a signal; `make faults` tries all of them."""
+"""Commands that are ended by a signal; `make test` kills one half and terminates the other, and
+`make faults` tries all of them."""
 ON_DISKS = list(COMMANDS) if MOMENTS > 1 else ["score", "simulate", "verify-record"]
 """Commands on disks of their own: they write a file, a folder and a manifest. `make faults` tries
 all of them."""
@@ -144,7 +145,8 @@ def again(name: str, before: Path, trial: Path) -> None:
     assert tree(trial / "out") != tree(before / "out")
 
 
-@pytest.mark.parametrize("name", ENDED)
+@pytest.mark.sample(every=2)
+@pytest.mark.parametrize("name", ENDED[::-1])
 def test_a_killed_command_leaves_old_or_new_and_the_next_cleans_up(
     name: str, template: Callable[[str], tuple[Path, Ended]], tmp_path: Path
 ) -> None:
