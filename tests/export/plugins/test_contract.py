@@ -80,6 +80,7 @@ def test_both_bindings_answer_the_same() -> None:
     assert rest and all(answers == first for answers in rest)
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("source", SOURCES)
 def test_what_is_built_computes_what_the_oracle_does(source: str) -> None:
     """The other binding answers the same."""
