@@ -20,12 +20,12 @@ FOLDERS = {
 
 
 def modules() -> dict[str, Path]:
-    found = {}
+    paths = {}
     for folder, package in FOLDERS.items():
         for path in (ROOT / folder).rglob("*.py"):
             parts = path.relative_to(ROOT / folder).with_suffix("").parts
-            found[".".join([package, *parts]).removesuffix(".__init__")] = path
-    return found
+            paths[".".join([package, *parts]).removesuffix(".__init__")] = path
+    return paths
 
 
 def imported_by(path: Path) -> set[str]:

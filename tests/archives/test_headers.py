@@ -45,7 +45,7 @@ def made(
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         done = CliRunner().invoke(app, ["score", str(folder / "in"), *given])
-    assert [str(one.message) for one in seen] == []
+    assert [str(warning.message) for warning in seen] == []
     assert levels == [logging.getLogger(name).level for name in ("pydicom", "highdicom")]
     error = done.exception
     line = "" if error is None or isinstance(error, SystemExit) else str(error)
@@ -82,7 +82,7 @@ def test_dciodvfy_finds_no_error(made: tuple[Header, Path, str, str]) -> None:
     for path in sorted(made[1].glob("*/*.dcm")):
         if path.parent.name != "in":
             done = subprocess.run([str(DCIODVFY), path], capture_output=True, timeout=120)
-            errors = [one for one in done.stderr.splitlines() if one.startswith(b"Error")]
+            errors = [line for line in done.stderr.splitlines() if line.startswith(b"Error")]
             assert errors == [], path
 
 
@@ -95,7 +95,7 @@ def test_the_map_of_a_phase_is_of_its_slices(made: tuple[Header, Path, str, str]
         wanted = {
             pydicom.dcmread(path).SOPInstanceUID for path in (folder / "in").glob(f"p{number}-*")
         }
-        assert {one.ReferencedSOPInstanceUID for one in ds.SourceImageSequence} == wanted
+        assert {item.ReferencedSOPInstanceUID for item in ds.SourceImageSequence} == wanted
         assert ds.NumberOfFrames == len(wanted) and ds.InstanceNumber == number + 1
 
 
@@ -107,20 +107,20 @@ def test_frames_of_two_files_are_referenced_by_number(tmp_path: Path, bundle: Pa
     assert CliRunner().invoke(app, ["score", str(tmp_path / "in"), *given]).exit_code == 0
     files = [pydicom.dcmread(path) for path in sorted((tmp_path / "in").iterdir())]
     at = {
-        (one.SOPInstanceUID, index + 1): float(
+        (source_ds.SOPInstanceUID, index + 1): float(
             group.PlanePositionSequence[0].ImagePositionPatient[2]
         )
-        for one in files
-        for index, group in enumerate(one.PerFrameFunctionalGroupsSequence)
+        for source_ds in files
+        for index, group in enumerate(source_ds.PerFrameFunctionalGroupsSequence)
     }
     ds = pydicom.dcmread(tmp_path / "map" / "map-1.dcm")
-    found = {}
+    positions = {}
     for group in ds.PerFrameFunctionalGroupsSequence:
         (source,) = group.DerivationImageSequence[0].SourceImageSequence
         assert source.ReferencedSOPClassUID == files[0].SOPClassUID
         z = float(group.PlanePositionSequence[0].ImagePositionPatient[2])
-        found[source.ReferencedSOPInstanceUID, source.ReferencedFrameNumber] = z
-    assert found == at
+        positions[source.ReferencedSOPInstanceUID, source.ReferencedFrameNumber] = z
+    assert positions == at
     assert len(ds.SourceImageSequence) == 2
 
 
@@ -132,7 +132,7 @@ def test_frames_that_share_a_position_have_none_of_their_own(
     case.build(tmp_path)
     given = ["--bundle", str(bundle), "--json"]
     done = CliRunner().invoke(app, ["score", str(tmp_path), *given])
-    assert [one["position"] for one in json.loads(done.stdout)["slices"]] == [None] * 3
+    assert [entry["position"] for entry in json.loads(done.stdout)["slices"]] == [None] * 3
 
 
 @pytest.mark.parametrize("name", ["name-without-caret", "charset-written-wrong", "odd-patient"])
@@ -153,7 +153,7 @@ def test_nothing_of_a_header_reaches_standard_error(
 
 def test_sources_are_public_reports() -> None:
     named = [case.source for case in CASES if case.source]
-    assert all(one.count("/") == 1 and one.partition("#")[2].isdigit() for one in named)
+    assert all(source.count("/") == 1 and source.partition("#")[2].isdigit() for source in named)
     assert len({case.name for case in CASES}) == len(CASES)
 
 
@@ -173,4 +173,4 @@ def test_real_series_get_legal_objects(tmp_path: Path, bundle: Path, folder: str
         if DCIODVFY is not None:
             checked = subprocess.run([DCIODVFY, path], capture_output=True, timeout=120)
             lines = checked.stderr.splitlines()
-            assert [one for one in lines if one.startswith(b"Error")] == []
+            assert [line for line in lines if line.startswith(b"Error")] == []

@@ -82,9 +82,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[
 
 def tree(path: Path) -> dict[str, str]:
     """Return the digest of a file, or of each file below a folder; nothing is empty."""
-    files = [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.is_file())
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     return {
-        str(one.relative_to(path)): hashlib.sha256(one.read_bytes()).hexdigest() for one in files
+        str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files
     }
 
 
@@ -231,7 +231,7 @@ def test_a_disk_that_is_full_or_read_only_is_found_before_the_work(
 
 
 def size_of(path: Path) -> int:
-    return sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 @pytest.mark.parametrize("name", ON_DISKS)

@@ -126,7 +126,7 @@ def test_no_patient_is_in_the_log(bundle: Path, tmp_path: Path, pacs: Pacs) -> N
     odd = make_ct(noise(1), PatientName="Secret^Name", PatientID="S-4711", Modality="Secret")
     with ListenProcess(bundle, tmp_path / "spool", destination, "--quiet", "1") as node:
         assoc = connect(node.port, title="SECRET")
-        answers = [assoc.send_c_store(one) for one in (good, odd)]
+        answers = [assoc.send_c_store(ds) for ds in (good, odd)]
         assoc.release()
         wait_for(lambda: pacs.received)
         node.stop()
@@ -186,7 +186,7 @@ def test_a_series_that_ends_the_process_is_set_aside_and_the_next_is_scored(
 
     with node:
         assoc = connect(node.port)
-        assert [assoc.send_c_store(one).Status for one in (bad, good)] == [0, 0]
+        assert [assoc.send_c_store(ds).Status for ds in (bad, good)] == [0, 0]
         assoc.release()
         wait_for(done)
         assert statuses == [-signal.Signals[by]] * 2
@@ -219,7 +219,7 @@ def test_killed_at_random_moments_it_scores_and_sends_each_series_once(
         *("--quiet", "120"),
     )
     with node:
-        waiting = [one for own in series for one in own]
+        waiting = [ds for own in series for ds in own]
         kills = [draw.uniform(0, 2) for _ in range(4)]
         next_kill = time.monotonic() + kills.pop()
         while waiting:
@@ -240,8 +240,8 @@ def test_killed_at_random_moments_it_scores_and_sends_each_series_once(
             time.sleep(draw.uniform(0, 1.5))
             node.kill()
             node.start()
-        wait_for(lambda: len({one.SOPInstanceUID for one in pacs.received}) >= 4)
+        wait_for(lambda: len({ds.SOPInstanceUID for ds in pacs.received}) >= 4)
         time.sleep(2)
-    reports = {one.SOPInstanceUID: one for one in pacs.received}
-    found = sorted(sorted(referenced(one)) for one in reports.values())
-    assert found == sorted(sorted(str(one.SOPInstanceUID) for one in own) for own in series)
+    reports = {ds.SOPInstanceUID: ds for ds in pacs.received}
+    scored = sorted(sorted(referenced(ds)) for ds in reports.values())
+    assert scored == sorted(sorted(str(ds.SOPInstanceUID) for ds in own) for own in series)

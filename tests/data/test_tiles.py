@@ -14,12 +14,12 @@ def tiles(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_written_and_read_in_the_order_asked_for(tmp_path: Path) -> None:
     write_tiles(tmp_path, {"a.tif": tiles(0), "b.tif": tiles(1)})
-    found = read_tiles(tmp_path, ["b.tif", "c.tif", "a.tif"])
-    assert found is not None and found.labelled == 2
+    read = read_tiles(tmp_path, ["b.tif", "c.tif", "a.tif"])
+    assert read is not None and read.labelled == 2
     for place, seed in ((0, 1), (2, 0)):
-        np.testing.assert_array_equal(found.quality[place], tiles(seed)[0])
-        np.testing.assert_array_equal(found.weight[place], tiles(seed)[1])
-    assert not found.weight[1].any()
+        np.testing.assert_array_equal(read.quality[place], tiles(seed)[0])
+        np.testing.assert_array_equal(read.weight[place], tiles(seed)[1])
+    assert not read.weight[1].any()
 
 
 def test_the_same_tiles_are_the_same_bytes(tmp_path: Path) -> None:

@@ -27,8 +27,8 @@ def test_only_tiles_of_the_body_count(truth: np.ndarray) -> None:
     weight[:, 8:] = 0.4
     wrong = truth.copy()
     wrong[:, 8:] = -7
-    found = map_agreement(wrong, truth, weight, truth[:, :8].mean(axis=(1, 2)))
-    assert found is not None and found["correlation"]["value"] == pytest.approx(1)
+    agreement = map_agreement(wrong, truth, weight, truth[:, :8].mean(axis=(1, 2)))
+    assert agreement is not None and agreement["correlation"]["value"] == pytest.approx(1)
 
 
 def test_the_correlation_is_within_each_slice(truth: np.ndarray) -> None:
@@ -36,8 +36,8 @@ def test_the_correlation_is_within_each_slice(truth: np.ndarray) -> None:
     rng = np.random.default_rng(1)
     level = np.arange(12)[:, None, None] / 3
     maps, true = level + 0.1 * rng.random(truth.shape), level + 0.1 * truth
-    found = map_agreement(maps, true, np.ones_like(truth), level[:, 0, 0])
-    assert found is not None and abs(found["correlation"]["value"]) < 0.15
+    agreement = map_agreement(maps, true, np.ones_like(truth), level[:, 0, 0])
+    assert agreement is not None and abs(agreement["correlation"]["value"]) < 0.15
     assert np.corrcoef(maps.ravel(), true.ravel())[0, 1] > 0.95
 
 

@@ -186,8 +186,10 @@ class Launches(TorchDispatchMode):
         ):
             self.names.append(name)
         if func.namespace == "clinreadnet":
-            tensors = [one for one in args if one is not None]
-            assert all(one.is_contiguous() for one in tensors), f"{name} would copy an argument"
+            tensors = [tensor for tensor in args if tensor is not None]
+            assert all(tensor.is_contiguous() for tensor in tensors), (
+                f"{name} would copy an argument"
+            )
         return func(*args, **(kwargs or {}))
 
 

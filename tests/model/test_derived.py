@@ -224,11 +224,11 @@ def test_the_network_follows_its_weights() -> None:
     model = ClinReadNet(PRESETS["tiny"]).eval()
     hu = torch.randn(1, 1, 256, 256) * 300
     with torch.no_grad():
-        before = torch.cat([one.flatten() for one in model(hu)])
+        before = torch.cat([output.flatten() for output in model(hu)])
         kept = {module for module in model.modules() if isinstance(module, DerivingModule)}
         sources = [tensor for module in kept for tensor in module.state_dict().values()]
         for tensor in sources:
             tensor.add_(0.1 * torch.rand_like(tensor))
-        after = torch.cat([one.flatten() for one in model(hu)])
-        fresh = torch.cat([one.flatten() for one in copy.deepcopy(model)(hu)])
+        after = torch.cat([output.flatten() for output in model(hu)])
+        fresh = torch.cat([output.flatten() for output in copy.deepcopy(model)(hu)])
     assert torch.equal(after, fresh) and not torch.equal(after, before)

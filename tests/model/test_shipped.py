@@ -82,7 +82,7 @@ def test_both_gates_mark_every_drawn_foreign_slice_and_keep_the_phantoms() -> No
     ]
     assert missed == []
     phantoms = [draw_phantom(SEED, n) for n in range(PHANTOMS)]
-    answers = [find_region(one.hu, one.pixel_mm).answer for one in phantoms]
+    answers = [find_region(phantom.hu, phantom.pixel_mm).answer for phantom in phantoms]
     assert answers.count(OUTSIDE) <= 0.03 * len(answers)
 
 
@@ -130,9 +130,9 @@ def test_novelty_budgets_follow_the_float64_oracle(
     reference = oracle_novelty(model, hu, exact, exact)
     rounded = oracle_novelty(model, hu, weights, tensors)
     if precision == "fp32":  # sums are rounded too
-        rounded = np.stack([rounded, [novelty(one) for one in hu]])
-    found = float(np.max(np.abs(rounded / reference - 1)))
-    assert 2 * found <= PRECISIONS[precision].novelty_budget <= 20 * found
+        rounded = np.stack([rounded, [novelty(image) for image in hu]])
+    error = float(np.max(np.abs(rounded / reference - 1)))
+    assert 2 * error <= PRECISIONS[precision].novelty_budget <= 20 * error
 
 
 @pytest.mark.skipif(

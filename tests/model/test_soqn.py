@@ -59,10 +59,10 @@ def test_novelty_is_a_mahalanobis_distance() -> None:
     usual = torch.randn(4000, 4, 5, 3, dtype=torch.float64) @ torch.randn(3, 3, dtype=torch.float64)
     summaries = novelty.summary(usual)
     novelty.fit(summaries, shrinkage=0.0)
-    found = novelty(usual[:50]).numpy()
+    distances = novelty(usual[:50]).numpy()
     mean, inverse = summaries.mean(0).numpy(), np.linalg.inv(np.cov(summaries.T, bias=True))
-    for one, distance in zip(summaries[:50].numpy(), found, strict=True):
-        expected = np.sqrt((one - mean) @ inverse @ (one - mean) / 6)
+    for summary, distance in zip(summaries[:50].numpy(), distances, strict=True):
+        expected = np.sqrt((summary - mean) @ inverse @ (summary - mean) / 6)
         assert distance == pytest.approx(expected, rel=1e-6)
     assert novelty(usual).square().mean().item() == pytest.approx(1, rel=1e-6)
     assert novelty(usual[:1] * 3 + 5) > 3

@@ -36,7 +36,8 @@ def test_noise_doubled_in_one_tile_lowers_it_and_not_the_distant_ones(phantom, t
     louder[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE] *= 2
     none = np.zeros((16, 16), np.float32)
     before, after = (
-        tiles.measure(one**2, none, (30.0, 0.0, 0.0, 0.0)).quality for one in (error, louder)
+        tiles.measure(difference**2, none, (30.0, 0.0, 0.0, 0.0)).quality
+        for difference in (error, louder)
     )
     assert after[row, column] < before[row, column] - 0.5
     far = np.hypot(*(np.indices((16, 16)) - np.array([[[row]], [[column]]]))) > 4
@@ -56,9 +57,9 @@ def test_the_neighbourhood_is_gaussian_around_the_tiles_centre():
 def test_even_noise_gives_every_tile_the_images_quality(phantom, tiles):
     rng = np.random.default_rng(1)
     error = (40 * rng.standard_normal(phantom.hu.shape)).astype(np.float32)
-    found = tiles.measure(error**2, np.zeros((16, 16), np.float32), (40.0, 0.0, 0.0, 0.0))
-    body = found.weight > 0.5
-    assert np.abs(found.quality[body] - quality(40.0, 0.0, 0.0, 0.0)).max() < 0.2
+    measured = tiles.measure(error**2, np.zeros((16, 16), np.float32), (40.0, 0.0, 0.0, 0.0))
+    body = measured.weight > 0.5
+    assert np.abs(measured.quality[body] - quality(40.0, 0.0, 0.0, 0.0)).max() < 0.2
 
 
 def test_the_weighted_mean_agrees_with_the_images_quality(everything):
@@ -95,10 +96,10 @@ def test_lost_detail_lowers_the_tiles_where_it_was(phantom):
     none = np.zeros((512, 512), np.float32)
     streaks = np.zeros((16, 16), np.float32)
     measured = (0.0, 0.0, *detail.losses(blurred))
-    found = tiles.measure(none, streaks, measured, denoised=blurred)
-    body = found.weight > 0.8
+    lowered = tiles.measure(none, streaks, measured, denoised=blurred)
+    body = lowered.weight > 0.8
     left, right = body[:, :7], body[:, 9:]
-    assert found.quality[:, :7][left].mean() < found.quality[:, 9:][right].mean() - 0.5
+    assert lowered.quality[:, :7][left].mean() < lowered.quality[:, 9:][right].mean() - 0.5
 
 
 def test_no_body_no_weight(phantom):

@@ -103,10 +103,10 @@ def test_the_noise_is_what_the_protocol_asks_for(phantom, kernel, pixel_mm):
     asked = (14.0, 40.0)
     clean = replace(phantom, pixel_mm=pixel_mm)
     made = degrade(clean, Protocol((*asked, 50.0, 60.0), kernel), noise_stream, [0, 3])
-    for one, hu in zip(made, asked, strict=True):
-        assert one.noise_hu == pytest.approx(hu, rel=0.35)
+    for degradation, hu in zip(made, asked, strict=True):
+        assert degradation.noise_hu == pytest.approx(hu, rel=0.35)
         # The kernel is the protocol's choice: it loses nothing that it was meant to show.
-        assert one.edge_loss == 0 == one.detail_loss
+        assert degradation.edge_loss == 0 == degradation.detail_loss
     assert made[0].exposure > made[1].exposure
 
 
@@ -228,4 +228,4 @@ def test_a_scanned_slice_as_it_is_has_its_own_noise_alone(phantom):
     body = made[0].tiles.weight > 0.5
     assert np.ptp(made[0].tiles.quality[body]) < 0.2
     # A copy is measured against the scan that it was made from.
-    assert all(one.source >= 1 for one in made[SCANS:])
+    assert all(copy.source >= 1 for copy in made[SCANS:])

@@ -38,7 +38,7 @@ if __name__ == "__main__":
 
 
 def children(parent: int) -> list[int]:
-    found = []
+    pids = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
@@ -47,8 +47,8 @@ def children(parent: int) -> list[int]:
                 continue
             state, owner = status.rsplit(")", 1)[1].split()[:2]
             if int(owner) == parent and state != "Z":
-                found.append(int(entry.name))
-    return found
+                pids.append(int(entry.name))
+    return pids
 
 
 def alive(process: int) -> bool:

@@ -151,13 +151,13 @@ def _is_recorded(path: Path) -> bool:
 
 def _is_kernels(path: Path) -> bool:
     listed = json.loads((path / "kernels.json").read_text())["kernels"]
-    return {path / one["file"] for one in listed} == set(path.glob("*.ptx"))
+    return {path / kernel["file"] for kernel in listed} == set(path.glob("*.ptx"))
 
 
 def _is_repository(path: Path) -> bool:
-    models = [one for one in path.iterdir() if one.is_dir()]
+    models = [model for model in path.iterdir() if model.is_dir()]
     return len(models) == 2 and all(
-        (one / "config.pbtxt").exists() and list(one.glob("1/*.onnx")) for one in models
+        (model / "config.pbtxt").exists() and list(model.glob("1/*.onnx")) for model in models
     )
 
 
@@ -166,7 +166,7 @@ def _is_labelled(path: Path) -> bool:
 
 
 def _is_series(path: Path) -> bool:
-    return sorted(one.name for one in path.iterdir()) == ["IM0000.dcm", "IM0001.dcm"]
+    return sorted(file.name for file in path.iterdir()) == ["IM0000.dcm", "IM0001.dcm"]
 
 
 def _is_run(path: Path) -> bool:
@@ -187,8 +187,8 @@ def _is_run(path: Path) -> bool:
 
 
 def _is_ablation(path: Path) -> bool:
-    for one in path.glob("**/*.json"):
-        assert _is_json(one)
+    for file in path.glob("**/*.json"):
+        assert _is_json(file)
     return True
 
 
@@ -275,7 +275,7 @@ def _compile() -> None:
     metadata = SimpleNamespace(name="entry", num_warps=4, shared=0)
     made = SimpleNamespace(asm={"ptx": ".version 8.0\n" * 100}, metadata=metadata)
     kernels.compiled = lambda case, ptx_version: made  # type: ignore[assignment]
-    kernels.resources_of = lambda one: Resources(32, 0, 0)  # type: ignore[assignment]
+    kernels.resources_of = lambda kernel: Resources(32, 0, 0)
 
 
 def _labelled(source: Path, out: Path) -> None:

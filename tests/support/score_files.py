@@ -37,22 +37,22 @@ def row(**values: Any) -> dict[str, Any]:
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
     with path.open("w", newline="", encoding="utf-8") as file:
-        figures = [name for name in FIGURES if any(name in one for one in rows)]
+        figures = [name for name in FIGURES if any(name in entry for entry in rows)]
         writer = csv.DictWriter(file, [*COLUMNS, *figures])
         writer.writeheader()
-        for one in rows:
-            flag = one["in_domain"]
-            writer.writerow(one | {"in_domain": None if flag is None else str(flag).lower()})
+        for entry in rows:
+            flag = entry["in_domain"]
+            writer.writerow(entry | {"in_domain": None if flag is None else str(flag).lower()})
     return path
 
 
 def write_json(path: Path, rows: list[dict[str, Any]], weights: str | None = None) -> Path:
     dose = COLUMNS[COLUMNS.index("ctdi_vol_mgy") :]
     slices = [
-        {name: one[name] for name in COLUMNS if name not in dose}
-        | {"acquisition": {name: one[name] for name in dose}}
-        | {"figures": {name: one[name] for name in FIGURES if name in one} or None}
-        for one in rows
+        {name: entry[name] for name in COLUMNS if name not in dose}
+        | {"acquisition": {name: entry[name] for name in dose}}
+        | {"figures": {name: entry[name] for name in FIGURES if name in entry} or None}
+        for entry in rows
     ]
     session = {} if weights is None else {"weights_sha256": weights}
     path.write_text(json.dumps({"slices": slices, "session": session}))
@@ -69,7 +69,7 @@ def write_parquet(path: Path, rows: list[dict[str, Any]], weights: str | None = 
     )
     kinds = {"frame": pyarrow.int32(), "score": pyarrow.float32(), "in_domain": pyarrow.bool_()}
     kinds |= dict.fromkeys(texts, pyarrow.string())
-    figures = [name for name in FIGURES if any(name in one for one in rows)]
+    figures = [name for name in FIGURES if any(name in entry for entry in rows)]
     schema = pyarrow.schema(
         [(name, kinds.get(name, pyarrow.float64())) for name in (*COLUMNS, "error", *figures)]
     )

@@ -153,9 +153,9 @@ def test_a_difference_is_bootstrapped_in_pairs() -> None:
         score, maps = label + noise * shift, 0.9 - noise / 10 + 0.05 * shift
         slices = {"label": label.tolist(), "score": score.tolist(), "map_correlation": [*maps]}
         slices["map_correlation"][3] = None
-        found = correlations(score, label)["sum"]["value"]
+        total = correlations(score, label)["sum"]["value"]
         middle = float(np.nanmedian(np.delete(maps, 3)))
-        return {"slices": slices, "measured": {"sum": found, "map_correlation": middle}}
+        return {"slices": slices, "measured": {"sum": total, "map_correlation": middle}}
 
     full, worse = ([run(noise, seed) for seed in range(4)] for noise in (0.5, 0.8))
     for metric, expected in (("map_correlation", -0.03), ("sum", None)):
@@ -171,8 +171,8 @@ def test_a_difference_is_bootstrapped_in_pairs() -> None:
         assert gap["low"] is not None and gap["high"] is not None
         widths.append(gap["high"] - gap["low"])
     assert widths[1] > 1.2 * widths[0]
-    for one in full:
-        del one["slices"]
+    for entry in full:
+        del entry["slices"]
     values = [a["measured"]["sum"] - b["measured"]["sum"] for a, b in zip(worse, full, strict=True)]
     assert difference("sum", worse, full) == mean_over_seeds(values)
 
@@ -197,9 +197,9 @@ def test_another_folder_is_not_written_into(folder: Path, tmp_path: Path) -> Non
 def test_intervals_are_students() -> None:
     values = [2.1, 2.4, 2.2]
     low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
-    found = mean_over_seeds(values)
-    assert found["mean"] == pytest.approx(np.mean(values))
-    assert [found["low"], found["high"]] == pytest.approx([low, high], 1e-4)
+    interval = mean_over_seeds(values)
+    assert interval["mean"] == pytest.approx(np.mean(values))
+    assert [interval["low"], interval["high"]] == pytest.approx([low, high], 1e-4)
 
 
 def test_cross_entropy_is_that_of_the_two_neighbouring_grades() -> None:

@@ -91,11 +91,11 @@ def test_the_loss_of_tiles_is_weighted_by_body() -> None:
     votes = torch.randn(2, 4, 21, dtype=torch.float64).softmax(-1)
     quality, body = torch.rand(2, 4).double() * 4, torch.tensor([[1, 0.5, 0, 0], [0, 0, 0, 0.0]])
     weights = torch.full((2, 4), 0.25, dtype=torch.float64)
-    found = tile_loss(votes, weights, quality, body.double())
+    loss = tile_loss(votes, weights, quality, body.double())
     each = hrps_loss(votes.flatten(0, 1), quality.flatten()).reshape(2, 4)
     of_weights = -math.log(0.25)  # of the first slice, whose aim is (2/3, 1/3, 0, 0)
     expected = (each[0, 0] + 0.5 * each[0, 1]) / 1.5 + WEIGHT_SHARE * of_weights
-    assert found.item() == pytest.approx(expected.item())
+    assert loss.item() == pytest.approx(expected.item())
     assert tile_loss(votes, weights, quality, torch.zeros(2, 4).double()).item() == 0
 
 

@@ -50,8 +50,8 @@ def test_the_head_learns_and_the_rest_stays(folder: Path, init: Path, tmp_path: 
 def test_validation_is_that_of_the_whole_network(folder: Path, init: Path, tmp_path: Path) -> None:
     trainer = Trainer(replace(TINY, init=str(init)), load_slices([folder]), tmp_path)
     whole = predict(trainer.ema, trainer.validation.images(np.arange(4)))
-    found = trainer.task.predict(trainer.ema, [0, 1, 2, 3])
-    for name, values in found.items():  # the tokens are kept as float16
+    outputs = trainer.task.predict(trainer.ema, [0, 1, 2, 3])
+    for name, values in outputs.items():  # the tokens are kept as float16
         np.testing.assert_allclose(values, whole[name], atol=2e-3)
     assert np.ptp(whole["score"]) > 0
     some = trainer.task.predict(trainer.ema, [3, 1])["score"]
@@ -68,8 +68,8 @@ def test_a_pass_goes_on_from_any_step(folder: Path) -> None:
     source = batches(folder)
     whole, rest = list(source.after(3)), list(source.after(4))
     assert len(whole) == 3
-    for one, again in zip(whole[1:], rest, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
+    for batch, again in zip(whole[1:], rest, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(batch, again, strict=True))
 
 
 def test_a_pass_sees_every_slice_once_with_its_own_labels(folder: Path) -> None:

@@ -60,14 +60,14 @@ def test_the_plan_holds_every_size_every_slice_and_one_slice_everywhere(
     slices: int, batch: BatchRange
 ) -> None:
     batches = plan(slices, batch)
-    sizes = {len(one.slices) for one in batches}
+    sizes = {len(step.slices) for step in batches}
     assert sizes == {batch.min, batch.opt, batch.max, odd_between(batch) or batch.opt}
-    most = [one.slices for one in batches if len(one.slices) == batch.max]
+    most = [step.slices for step in batches if len(step.slices) == batch.max]
     once = -(-slices // batch.max)
     assert list(sum(most[:once], ()))[:slices] == list(range(slices))
     if batch.max > 1:
         assert len(set(most[-1])) == 1
-    assert planned(slices, batch) == sum(len(one.slices) for one in batches)
+    assert planned(slices, batch) == sum(len(step.slices) for step in batches)
 
 
 def test_a_cpu_verifies_the_part_of_a_profile_that_it_can_hold() -> None:
@@ -124,9 +124,9 @@ def test_a_mistake_in_some_batches_is_named_with_slice_and_output(
     images = slices_of(10)
     slices = GoldenSlices(images)
     expected = reference(images)
-    found = run_batches(Wrong(mistake), slices, PROFILE)
-    assert found.sizes == [1, 4, 9, 16]
-    failures = batch_failures(found, expected, Limits(5e-3, 2e-2, 1.6e-3, 1e-2), slices.name)
+    ran = run_batches(Wrong(mistake), slices, PROFILE)
+    assert ran.sizes == [1, 4, 9, 16]
+    failures = batch_failures(ran, expected, Limits(5e-3, 2e-2, 1.6e-3, 1e-2), slices.name)
     if said is None:
         assert failures == {}
     else:

@@ -155,7 +155,7 @@ def test_what_fails_here_is_recorded_and_refused_here_alone(
     status, _, line = verify(bundle, "--record")
     assert status == 1 and line.endswith("verification failed")
     engine = load_manifest(bundle).artifact(ENGINE)
-    assert [one.status for one in engine.records] == ["failed"]
+    assert [record.status for record in engine.records] == ["failed"]
     assert load_manifest(bundle).verified  # other machines may load the other artifacts
     here = this_machine(machine.fake.version)
     refused = record_verdict(engine, "tensorrt", here)
@@ -303,7 +303,7 @@ def test_a_graph_for_cpus_alone_is_not_run_on_a_gpu(
 def test_the_table_says_where_each_result_comes_from(tmp_path: Path) -> None:
     graph = load_manifest(write_bundle(tmp_path / "bundle")).artifacts[0]
     machine = this_machine("1.0")
-    found = [
+    parities = [
         dataclasses.replace(graph.parity or Parity("passed"), ran_on=one)
         for one in (
             ran_on("onnxruntime-cpu", machine),
@@ -311,8 +311,8 @@ def test_the_table_says_where_each_result_comes_from(tmp_path: Path) -> None:
             dataclasses.replace(ran_on("onnxruntime-cuda", machine), gpu="L4"),
         )
     ]
-    graph = dataclasses.replace(graph, parity=found[0], records=tuple(found[1:]))
-    assert [_label(graph, one) for one in found] == [
+    graph = dataclasses.replace(graph, parity=parities[0], records=tuple(parities[1:]))
+    assert [_label(graph, one) for one in parities] == [
         "fp32.onnx",
         "fp32.onnx openvino",
         "fp32.onnx on the GPU",

@@ -177,8 +177,8 @@ def test_golden_slices_need_no_torch(own_bundle: Path) -> None:
     alone = BatchRange(1, 1, 1)
     manifest = load_manifest(own_bundle)
     artifacts = [
-        dataclasses.replace(one, batch=alone) if one.kind == "onnx" else one
-        for one in manifest.artifacts
+        dataclasses.replace(artifact, batch=alone) if artifact.kind == "onnx" else artifact
+        for artifact in manifest.artifacts
     ]
     write_manifest(dataclasses.replace(manifest, artifacts=tuple(artifacts)), own_bundle)
     code = (

@@ -268,5 +268,5 @@ def test_bfloat16_outputs_match_float64(
     outputs = OnnxRuntimeBackend(emulate(path.read_bytes())).run(slices.images[:, None])
     errors = [relative_error(outputs[name], reference[name]) for name in OUTPUTS]
     assert PRECISIONS["fp16"].budget / 10 < max(errors) <= PRECISIONS["bf16"].budget
-    found = compare_outputs(outputs, reference, PRECISIONS["bf16"].limits())
-    assert found.failures() == []
+    comparison = compare_outputs(outputs, reference, PRECISIONS["bf16"].limits())
+    assert comparison.failures() == []

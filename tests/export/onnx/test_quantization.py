@@ -140,7 +140,7 @@ def test_the_layers_of_tokens_find_their_scales_in_each_run(graph: Graph, dynami
     layers = token_layers(source)
     blocks, merges = sum(PRESETS["tiny"].depths), len(PRESETS["tiny"].depths) - 1
     assert len(layers) == 4 * blocks + merges
-    before, after = (Counter(n.op_type for n in one.graph.node) for one in (source, model))
+    before, after = (Counter(n.op_type for n in content.graph.node) for content in (source, model))
     n = len(layers)
     made = {"DynamicQuantizeLinear": n, "MatMulInteger": n, "Cast": n, "Mul": 2 * n}
     # The quantiser writes the head's two layers as a product and a sum.

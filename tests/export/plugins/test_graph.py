@@ -103,7 +103,7 @@ def test_nodes_are_the_planned_ops_with_what_tensorrt_reads(plugins: Callable[[s
         assert read == {"plugin_namespace": b"clinreadnet", "plugin_version": b"1", "aot": 1}
     called = set(nodes(plugins("fp16")).values())
     assert {function.name for function in model.functions} == called
-    assert not any(one.domain == "clinreadnet" for f in model.functions for one in f.node)
+    assert not any(inner.domain == "clinreadnet" for f in model.functions for inner in f.node)
 
 
 @pytest.mark.whole
@@ -111,9 +111,9 @@ def test_a_kernel_that_refuses_a_type_leaves_its_op_native(
     plugins: Callable[[str], Path],
 ) -> None:
     """In float32 `window_attention` takes the layers that `attention_block` refuses."""
-    found = nodes(plugins("fp32"))
-    assert "stages.0.0.attention_block" not in found
-    assert found["stages.0.1.attention.window_attention"] == "window_attention_shift4_128x128x3"
+    operators = nodes(plugins("fp32"))
+    assert "stages.0.0.attention_block" not in operators
+    assert operators["stages.0.1.attention.window_attention"] == "window_attention_shift4_128x128x3"
 
 
 @PRECISIONS

@@ -138,7 +138,7 @@ def test_the_plan_of_the_shipped_network() -> None:
     assert made.layers("sobel_stem") == ("stem",)
     assert set(made.layers("attention_block")) == {"stages.0.0", "stages.0.1"}
     windows = made.layers("window_attention")
-    assert len(windows) == 10 and not any(one.startswith("stages.0") for one in windows)
+    assert len(windows) == 10 and not any(layer.startswith("stages.0") for layer in windows)
     assert len(made.layers("mlp")) == 4
     assert set(made.native) == {"attention_block_96_shift0", "attention_block_96_shift4"}
     assert all("bytes of shared memory on sm80" in reason for reason in made.native.values())

@@ -58,8 +58,8 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Export:
 @pytest.fixture(scope="module")
 def attention(exports: Export) -> Kernel:
     """A small kernel for the tests of the launch."""
-    (found,) = (k for k in exports["window-4", "sm120", "fp32"] if "shift2" in k.file)
-    return found
+    (kernel,) = (k for k in exports["window-4", "sm120", "fp32"] if "shift2" in k.file)
+    return kernel
 
 
 @pytest.mark.sample(every=3)
@@ -169,13 +169,13 @@ def test_broken_kernels_are_caught(what: tuple[str, str, str, str], exports: Exp
     """One mutant of each kind; the recorded run of `make ptx-check` has twenty of each kernel."""
     (kernel,) = (k for k in exports[what[:3]] if k.file.startswith(f"{what[3]}."))
     own = [(case, check(kernel, case)) for case in cases(kernel)]
-    executed = frozenset[int]().union(*(found.executed for _, found in own))
+    executed = frozenset[int]().union(*(result.executed for _, result in own))
     made = mutants(kernel, executed, 6)
     assert len({mutant.kind for mutant in made}) >= 4
     missed = [
-        (mutant.kind, mutant.line, mutant.text, found.reason)
+        (mutant.kind, mutant.line, mutant.text, result.reason)
         for mutant in made
-        if (found := verdict(kernel, mutant, own)).missed
+        if (result := verdict(kernel, mutant, own)).missed
     ]
     assert missed == []
 
