@@ -138,6 +138,7 @@ def opponents_table() -> str:
         "noise": "global noise level",
         "snr": "signal over noise",
         "brisque": "BRISQUE",
+        "likelihood": "likelihood under a denoiser",
     }
     rows = []
     for path in sorted(WEIGHTS.glob("small.opponents.*.json")):
