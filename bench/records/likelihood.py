@@ -234,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"python -m bench.records.likelihood {options.data.name} --out {options.out.name}"
             + minutes
         ),
-        "data": folder.simulation and {k: folder.simulation[k] for k in ("seed", "count")},
+        "data": {key: (folder.simulation or {}).get(key) for key in ("seed", "count")},
         "torch": torch.__version__,
         "torch_threads": torch.get_num_threads(),
         "parameters": sum(weight.numel() for weight in model.parameters()),
