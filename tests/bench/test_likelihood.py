@@ -31,7 +31,7 @@ def test_the_error_of_a_denoiser_that_knows_the_anatomy_is_the_noise_of_the_slic
         assert noisy.shape == (1, 1, 512, 512) and sigma.shape == (1, 1, 1, 1)
         return (noisy - anatomy) / sigma
 
-    errors = denoising_errors(knows, DISC + own)  # type: ignore[arg-type]
+    errors = denoising_errors(knows, DISC + own)
     ratio = 1 / np.array(LEVELS_HU) ** 2
     expected = np.stack([(own**2).mean() * ratio, (own[DISC > 0] ** 2).mean() * ratio], axis=1)
     np.testing.assert_allclose(errors, expected, rtol=1e-3)
