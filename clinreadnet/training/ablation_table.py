@@ -41,7 +41,7 @@ def rows(result: dict[str, Any]) -> list[list[str]]:
     patients = bool(result.get("patients"))
     if patients:
         source = "the clean slice" if result["patients"].get("clean") else "the scan of least noise"
-        out[0] += ["patients' copies: SROCC of the worst ordered slice", "mean SROCC of a slice"]
+        out[0] += [f"order of patients' copies, {which} SROCC" for which in ("lowest", "mean")]
         out[0] += [f"denoised copies above {source}, by seed"]
     for name, variant in result["variants"].items():
         cells = [_shown(variant[metric]) for metric in METRICS]
