@@ -1,10 +1,12 @@
 """Compare the score with no-reference measures that need no labels, on a labelled folder.
 
-    python -m bench.records.opponents test-1 > clinreadnet/weights/small.opponents.test-1.json
+    python -m bench.records.opponents test-1 --denoiser denoiser.safetensors \
+        > clinreadnet/weights/small.opponents.test-1.json
 
-The measures are the global noise level, the signal-to-noise ratio of soft tissue, and BRISQUE,
-which needs ``pip install brisque opencv-python-headless "numpy<2.4"`` and is left out without it.
-The sign of each is such that more is better.
+The measures are the global noise level, the signal-to-noise ratio of soft tissue, BRISQUE, and the
+likelihood under a denoiser of `bench.records.likelihood`. BRISQUE needs
+``pip install brisque opencv-python-headless "numpy<2.4"`` and is left out without it. The sign of
+each is such that more is better.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.recording import run_facts
+from bench.records.likelihood import likelihood
 from clinreadnet.data.tif import encode
 from clinreadnet.evaluation.labels import ceiling, open_labelled
 from clinreadnet.metrics import correlations
@@ -56,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the agreement of each measure with the labels as JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data", type=Path, help="LDCTIQA folder")
+    parser.add_argument("--denoiser", type=Path, help="denoiser of `bench.records.likelihood`")
     options = parser.parse_args(arguments)
     folder = open_labelled(options.data)
     images = [np.rint(folder.hu(i)).astype(np.int16) for i in range(len(folder))]
@@ -67,10 +71,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     measures = {"network": score, "noise": -noise, "snr": signal / noise}
     if (measure := brisque()) is not None:
         measures["brisque"] = -np.array([measure(image) for image in images])
+    denoiser = ""
+    if options.denoiser is not None:
+        likely = likelihood(options.denoiser)
+        measures["likelihood"] = np.array([likely(image) for image in images])
+        denoiser = f" --denoiser {options.denoiser.name}"
     known = np.isfinite(noise)
     best = ceiling(folder)
     result = {
-        **run_facts(f"python -m bench.records.opponents {options.data.name}"),
+        **run_facts(f"python -m bench.records.opponents {options.data.name}{denoiser}"),
         "slices": int(known.sum()),
         "left_out": int((~known).sum()),
         "weights_sha256": weights,

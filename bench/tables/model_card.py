@@ -138,6 +138,7 @@ def opponents_table() -> str:
         "noise": "global noise level",
         "snr": "signal over noise",
         "brisque": "BRISQUE",
+        "likelihood": "likelihood under a denoiser",
     }
     rows = []
     for path in sorted(WEIGHTS.glob("small.opponents.*.json")):
@@ -150,6 +151,32 @@ def opponents_table() -> str:
             ]
             rows.append([what, names[key], *cells])
     return markdown(["test set", "measure", "PLCC", "SROCC", "KROCC", "sum"], rows)
+
+
+def likelihood_table() -> str:
+    """Return how the denoiser of the likelihood was trained, and what its validation chose."""
+    record = read_json(WEIGHTS / "small.likelihood.json")
+    choice, levels = record["choice"], record["levels_hu"]
+    first, last = (levels[index] for index in choice["levels"])
+    rows = [
+        ["parameters", f"{record['parameters']}"],
+        [
+            "trained on",
+            f"{record['training_slices']} clean slices of {record['training_anatomies']} anatomies",
+        ],
+        ["steps", f"{record['steps']} in {record['training_minutes']:g} minutes of a shared core"],
+        ["hardware", f"{record['cpu']}, threads: {record['torch_threads']}"],
+        [
+            "validated on",
+            f"{record['validation_slices']} slices of {record['validation_anatomies']} anatomies",
+        ],
+        ["chosen noise", f"{first:g} HU" if first == last else f"{first:g} to {last:g} HU"],
+        ["chosen pixels", choice["area"]],
+        ["chosen as best", "most likely" if choice["typical"] is None else "most typical"],
+        ["validation sum", f"{record['validation_sum']:.3f}"],
+        ["SHA-256 of the denoiser", record["sha256"]],
+    ]
+    return markdown(["likelihood under a denoiser", ""], rows)
 
 
 def scanned() -> dict[str, Any]:
@@ -298,6 +325,7 @@ TABLES = {
     "evaluation-parts": parts_table,
     "evaluation-worst": worst_table,
     "hours": hours_table,
+    "likelihood": likelihood_table,
     "local": local_table,
     "opponents": opponents_table,
     "order": order_table,

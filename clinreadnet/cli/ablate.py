@@ -39,6 +39,10 @@ def ablate(
         Path | None,
         typer.Option(help="Degraded copies of patients' slices, to measure their order."),
     ] = None,
+    clean: Annotated[
+        list[Path] | None,
+        typer.Option(help="Files or folders of the patients' slices themselves; repeatable."),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each network.")] = 3,
     preset: Preset = _DEFAULT.preset,
     epochs: Epochs = _DEFAULT.epochs,
@@ -54,6 +58,10 @@ def ablate(
     ] = _DEFAULT.keep,
     bf16: Bf16 = _DEFAULT.bf16,
     limit_time: LimitTime = None,
+    report: Annotated[
+        bool,
+        typer.Option("--report", help="Train nothing: compare the networks that are finished."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train otherwise identical networks, each without one part, and compare.
@@ -61,7 +69,7 @@ def ablate(
     The parts: Sobel edges, several temperatures, HRPS and its two levels, attention, tile labels.
 
     Writes `ablation.json` and `ablation.md`. Finished runs are kept: give the same command again
-    after an interrupt.
+    after an interrupt. With --report it compares what is finished so far.
 
     Examples:
     - `clinreadnet ablate --data slices --out ablation --limit-time 1h`
@@ -85,7 +93,7 @@ def ablate(
         bf16=bf16,
         limit_seconds=None if limit_time is None else parse_duration(limit_time),
     )
-    result = run(data, out, config, seeds, test, patients)
+    result = run(data, out, config, seeds, test, patients, clean or (), report=report)
     if as_json:
         print_json(result)
     else:

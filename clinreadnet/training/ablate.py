@@ -62,10 +62,14 @@ def ablate(
     seeds: int = 3,
     test: str | os.PathLike[str] | None = None,
     patients: str | os.PathLike[str] | None = None,
+    clean: Sequence[str | os.PathLike[str]] = (),
+    *,
+    report: bool = False,
 ) -> dict[str, Any]:
     """Train every variant with every seed, and compare.
 
-    Finished runs are kept: the same call continues an interrupted one.
+    Finished runs are kept: the same call continues an interrupted one. ``patients`` can be added
+    to a finished ablation.
 
     Args:
         data: LDCTIQA folders to train on.
@@ -76,13 +80,16 @@ def ablate(
             also select its best epoch; intervals are then only over seeds.
         patients: folder of `clinreadnet simulate --anatomy` with degraded slices of patients, to
             measure the order of scores.
+        clean: files or folders of the patients' slices before they were degraded.
+        report: train nothing, and compare the networks that are finished.
 
     Returns:
         Content of ``ablation.json``.
 
     Raises:
         InputError: the data cannot be used, or ``out`` contains an ablation with other data,
-            settings, seeds or another version. The message states the difference.
+            settings, seeds or another version (the message states the difference), or nothing
+            is finished to report.
     """
     out, commit = Path(out), git_commit()
     settings = {
@@ -91,40 +98,53 @@ def ablate(
         "seeds": seeds,
         "data": [_identity(folder) for folder in data],
         "test": None if test is None else _identity(test),
-        "patients": None if patients is None else _identity(patients),
     }
+    degraded = None
+    if patients is not None:
+        degraded = {**_identity(patients), "clean": [_identity(path) for path in clean]}
+    if report and not (out / "settings.json").exists():
+        raise InputError(f"{out}: holds no ablation to report; call without report=True to train")
     _keep_settings(out, settings)
     folder = None if test is None else open_labelled(test)
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in VARIANTS}
+    runs: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in VARIANTS}
     for seed in range(seeds):
         for name, change in VARIANTS.items():
             place = out / f"{name.replace(' ', '-')}-{seed}"
+            if report and not (place / "result.json").exists():
+                continue
             console.print(f"{name}, seed {seed}", highlight=False)
-            run = replace(config, seed=seed, **change)
-            runs[name].append(_finished(place) or _run(data, place, run, folder, patients))
+            config_of_run = replace(config, seed=seed, **change)
+            run = _finished(place) or _run(data, place, config_of_run, folder)
+            if patients is not None:
+                run["patients"] = _order(place, patients, clean, degraded)
+            runs[name][seed] = run
+    finished = [run for some in runs.values() for run in some.values()]
+    if not finished:
+        raise InputError(f"{out}: no network is finished; report later")
     result = {
         **settings,
+        "patients": degraded,
         "commit": commit,
         "paired": test is not None and seeds > 1,
-        "variants": {name: _summary(runs[name], runs["full"]) for name in VARIANTS},
-        "scale": _scale([run for some in runs.values() for run in some]),
+        "variants": {name: _summary(own, runs["full"]) for name, own in runs.items() if own},
+        "unfinished": {
+            name: missing for name, own in runs.items() if (missing := seeds - len(own))
+        },
+        "scale": _scale(finished),
     }
-    for name, text in (
-        ("ablation.json", json.dumps(result, indent=1) + "\n"),
-        ("ablation.md", markdown(result)),
-    ):
-        with whole_file(out / name) as path:
-            path.write_text(text, encoding="utf-8")
+    _write(out / "ablation.json", result)
+    with whole_file(out / "ablation.md") as path:
+        path.write_text(markdown(result), encoding="utf-8")
     return result
 
 
 def _identity(folder: str | os.PathLike[str]) -> dict[str, str]:
-    """Return the name of a folder and the SHA-256 of the names and contents of its files."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
+    """Return the name of a file or folder and the SHA-256 of its files' names and contents."""
+    digest, folder = hashlib.sha256(), Path(folder)
+    for path in sorted(path for path in (folder, *folder.rglob("*")) if path.is_file()):
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         digest.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
-    return {"name": Path(folder).name, "sha256": digest.hexdigest()}
+    return {"name": folder.name, "sha256": digest.hexdigest()}
 
 
 def _keep_settings(out: Path, settings: dict[str, Any]) -> None:
@@ -140,8 +160,7 @@ def _keep_settings(out: Path, settings: dict[str, Any]) -> None:
     if out.exists() and not all(is_temporary(path.name) for path in out.iterdir()):
         raise InputError(f"{out}: holds something else; name another folder")
     out.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    _write(path, settings)
 
 
 def _differences(there: Any, here: Any, name: str = "") -> list[str]:
@@ -178,7 +197,6 @@ def _run(
     folder: Path,
     config: TrainConfig,
     test: LdctiqaFolder | None,
-    patients: str | os.PathLike[str] | None,
 ) -> dict[str, Any]:
     """Train a network or continue its training; measure it and write `result.json`."""
     checkpoint = train(data, folder, config, resume=(folder / "last.pt").exists())
@@ -195,16 +213,36 @@ def _run(
             "map_correlation": float(np.nanmedian(maps)) if np.isfinite(maps).any() else None,
         }
         summary["test_slices"] = len(test)
-    if patients is not None:
-        order = evaluate_order(patients, checkpoint)
-        result["patients"] = {
-            "order": order["anatomies"],
-            "denoised": order["denoised"],
-            "denoised_above_clean": order["denoised_above_clean"],
-        }
-    with whole_file(folder / "result.json") as path:
-        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    _write(folder / "result.json", result)
     return result
+
+
+def _order(
+    folder: Path,
+    patients: str | os.PathLike[str],
+    clean: Sequence[str | os.PathLike[str]],
+    identity: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Measure a finished network on patients' copies and keep it in `patients.json`."""
+    path = folder / "patients.json"
+    if path.exists():
+        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if kept["data"] == identity:
+            return kept
+    order = evaluate_order(patients, folder / "model.safetensors", clean)
+    result = {
+        "data": identity,
+        "order": order["anatomies"],
+        "denoised": order["denoised"],
+        "denoised_above_clean": order["denoised_above_clean"],
+    }
+    _write(path, result)
+    return result
+
+
+def _write(path: Path, document: Mapping[str, Any]) -> None:
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 def _slices(test: LdctiqaFolder, checkpoint: Path) -> Slices:
@@ -230,17 +268,27 @@ def _slices(test: LdctiqaFolder, checkpoint: Path) -> Slices:
     )
 
 
-def _summary(runs: list[dict[str, Any]], full: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the metrics of a variant over the seeds, and the difference from the full network."""
-    by_metric = {name: [run["measured"][name] for run in runs] for name in METRICS}
+def _summary(
+    runs: Mapping[int, Mapping[str, Any]], full: Mapping[int, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return the metrics of a variant over its finished seeds.
+
+    The difference from the full network is over the seeds that both have finished; null if none.
+    """
+    by_metric = {name: [run["measured"][name] for run in runs.values()] for name in METRICS}
+    both = [(runs[seed], full[seed]) for seed in runs if seed in full]
+    ours, theirs = [pair[0] for pair in both], [pair[1] for pair in both]
     summary = {
+        "finished": list(runs),
         "seeds": by_metric,
-        "steps": [run["summary"]["steps"] for run in runs],
+        "steps": [run["summary"]["steps"] for run in runs.values()],
         **{name: mean_over_seeds(values) for name, values in by_metric.items()},
-        "differences": {name: difference(name, runs, full) for name in COMPARED},
+        "differences": {
+            name: difference(name, ours, theirs) if both else None for name in COMPARED
+        },
     }
-    if "patients" in runs[0]:
-        summary["patients"] = _patients([run["patients"] for run in runs])
+    if all("patients" in run for run in runs.values()):
+        summary["patients"] = _patients([run["patients"] for run in runs.values()])
     return summary
 
 

@@ -35,8 +35,9 @@ def difference(
     """Return the difference of a metric between a variant and the full network.
 
     The 95 % interval is from a paired bootstrap: each of `RESAMPLES` resamples draws seeds and
-    slices with replacement, and both networks of a seed are measured on the same draw. If runs
-    contain no slices, it is Student's t over the seeds.
+    slices with replacement, and both networks of a seed are measured on the same draw. It is
+    extended to Student's t over the seeds, because resamples of few seeds vary too little. If runs
+    contain no slices, it is Student's t alone. One seed has no interval.
 
     Args:
         metric: "sum" or "map_correlation".
@@ -50,8 +51,13 @@ def difference(
     ]
     if len(values) < len(runs):
         return Mean(mean=math.nan, low=None, high=None)
-    if len(runs) < 2 or not all("slices" in run for run in (*runs, *full)):
-        return mean_over_seeds(values)
+    over_seeds = mean_over_seeds(values)
+    if (
+        over_seeds["low"] is None
+        or over_seeds["high"] is None
+        or not all("slices" in run for run in (*runs, *full))
+    ):
+        return over_seeds
     rng = np.random.default_rng(0)
     slices, seeds = len(runs[0]["slices"]["label"]), len(runs)
     draws = rng.integers(0, slices, size=(RESAMPLES, slices))
@@ -64,7 +70,11 @@ def difference(
     )  # [seeds, RESAMPLES]
     means = np.take_along_axis(apart.T, chosen, axis=1).mean(axis=1)
     low, high = np.nanpercentile(means, [2.5, 97.5])
-    return Mean(mean=float(np.mean(values)), low=float(low), high=float(high))
+    return Mean(
+        mean=over_seeds["mean"],
+        low=min(float(low), over_seeds["low"]),
+        high=max(float(high), over_seeds["high"]),
+    )
 
 
 def _resampled(metric: str, run: Mapping[str, Any], draws: NDArray[np.int64]) -> NDArray[Any]:

@@ -40,17 +40,21 @@ def rows(result: dict[str, Any]) -> list[list[str]]:
     out = [["network", *names, "sum, difference from full", "map, difference from full"]]
     patients = bool(result.get("patients"))
     if patients:
-        out[0] += ["order of patients' copies, SROCC", "denoised copies above their source"]
+        source = "the clean slice" if result["patients"].get("clean") else "the scan of least noise"
+        out[0] += [f"order of patients' copies, {which} SROCC" for which in ("lowest", "mean")]
+        out[0] += [f"denoised copies above {source}, by seed"]
     for name, variant in result["variants"].items():
         cells = [_shown(variant[metric]) for metric in METRICS]
-        cells += [
-            "" if name == "full" else _shown(variant["differences"][metric]) for metric in COMPARED
-        ]
+        apart = [variant["differences"][metric] for metric in COMPARED]
+        cells += ["" if name == "full" or gap is None else _shown(gap) for gap in apart]
         if patients:
             own = variant["patients"]
             above = ", ".join(str(count) for count in own["denoised_above_clean"])
+            cells += [f"{own['lowest_srocc']:.3f}"]
             cells += [_shown(own["mean_srocc"]), f"{above} of {own['denoised']}"]
-        out.append([name, *cells])
+        missing = result.get("unfinished", {}).get(name, 0)
+        seeds = f", {result['seeds'] - missing} of {result['seeds']} seeds" if missing else ""
+        out.append([f"{name}{seeds}", *cells])
     return out
 
 
@@ -67,7 +71,15 @@ def markdown(result: dict[str, Any]) -> str:
     head, *body = rows(result)
     lines = [head, ["---"] * len(head), *body]
     table = "".join("| " + " | ".join(line) + " |\n" for line in lines)
-    intervals = "[] is the 95 % interval over seeds (Student's t)"
-    if result.get("paired"):
-        intervals += "; that of a difference is over seeds and slices (paired bootstrap)"
-    return f"{table}\n{scale_line(result)} {intervals}.\n"
+    notes = [scale_line(result)]
+    if any("[" in cell for cells in body for cell in cells):
+        intervals = "[] is the 95 % interval over seeds (Student's t)"
+        if result.get("paired"):
+            intervals += "; that of a difference is over seeds and slices (paired bootstrap, or "
+            intervals += "Student's t where that is wider)"
+        notes.append(f"{intervals}.")
+    if any(len(variant["steps"]) == 1 for variant in result["variants"].values()):
+        notes.append("One seed has no interval.")
+    if absent := [name for name in result.get("unfinished", {}) if name not in result["variants"]]:
+        notes.append(f"Not finished: {', '.join(absent)}.")
+    return f"{table}\n{' '.join(notes)}\n"

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,51 @@ def test_an_ablation_goes_on_where_it_stopped(
         ablate([folder], out, CONFIG, seeds=2)
 
 
+def test_a_report_compares_what_is_finished(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, trained = tmp_path / "out", []
+    sums = {"full": (2.0, 2.4), "no-Sobel": (1.9, 2.2), "one-temperature": (1.5, 1.6)}
+
+    def train(data: object, run: Path, config: TrainConfig, *, resume: bool) -> Path:
+        trained.append(run.name)
+        run.mkdir(exist_ok=True)
+        kept = {**dict.fromkeys(METRICS, 0.5), "sum": sums[run.name[:-2]][config.seed]}
+        (run / "summary.json").write_text(json.dumps(SUMMARY | {"kept": kept}))
+        return run / "model.safetensors"
+
+    three = {name: VARIANTS[name] for name in ("full", "no Sobel", "one temperature")}
+    monkeypatch.setattr(module, "VARIANTS", three)
+    monkeypatch.setattr(module, "train", train)
+    with pytest.raises(InputError, match="holds no ablation to report"):
+        ablate([folder], out, CONFIG, seeds=2, report=True)
+    assert not out.exists()
+    whole = ablate([folder], out, CONFIG, seeds=2)
+    assert ablate([folder], out, CONFIG, seeds=2, report=True) == whole
+    for name in ("no-Sobel-1", "one-temperature-0", "one-temperature-1"):
+        (out / name / "result.json").unlink()
+    trained.clear()
+    part = ablate([folder], out, CONFIG, seeds=2, report=True)
+    assert not trained
+    assert part["unfinished"] == {"no Sobel": 1, "one temperature": 2}
+    assert part["variants"]["full"] == whole["variants"]["full"]
+    gap = part["variants"]["no Sobel"]["differences"]["sum"]
+    assert gap == {"mean": pytest.approx(-0.1), "low": None, "high": None}
+    text = (out / "ablation.md").read_text()
+    assert (
+        "| no Sobel, 1 of 2 seeds | 0.5000 | 0.5000 | 0.5000 | 1.9000 | 0.5000 | -0.1000 |" in text
+    )
+    assert "One seed has no interval. Not finished: one temperature." in text
+    (out / "full-0" / "result.json").unlink()
+    part = ablate([folder], out, CONFIG, seeds=2, report=True)
+    assert part["variants"]["no Sobel"]["differences"]["sum"] is None, "no seed has both"
+    for path in out.glob("*/result.json"):
+        path.unlink()
+    with pytest.raises(InputError, match="no network is finished"):
+        ablate([folder], out, CONFIG, seeds=2, report=True)
+    assert ablate([folder], out, CONFIG, seeds=2) == whole
+
+
 @pytest.mark.whole
 def test_an_ablation_of_real_runs_is_measured_on_a_test_folder(
     folder: Path, tmp_path: Path
@@ -135,8 +181,23 @@ def test_patients_copies_are_ordered_by_every_network(
         "denoised_above_clean": ["7.tif"],
     }
     monkeypatch.setattr(module, "VARIANTS", {"full": {}, "no tile labels": {"tile_weight": 0.0}})
-    monkeypatch.setattr(module, "evaluate_order", lambda patients, checkpoint: order)
-    result = ablate([folder], tmp_path / "out", CONFIG, seeds=1, patients=folder)
+    measured = []
+
+    def evaluate_order(patients: Path, checkpoint: Path, clean: Sequence[Path]) -> dict[str, Any]:
+        assert load_checkpoint(checkpoint).config == SMALL
+        measured.append((patients, clean))
+        return order
+
+    monkeypatch.setattr(module, "evaluate_order", evaluate_order)
+    out = tmp_path / "out"
+    assert "patients" not in ablate([folder], out, CONFIG, seeds=1)["variants"]["full"]
+    (copies := tmp_path / "copies").mkdir()
+    (copies / "1.tif").write_bytes(b"1")
+    for patients, clean, calls in ((folder, [], 2), (folder, [], 2), (copies, [folder], 4)):
+        result = ablate([folder], out, CONFIG, seeds=1, patients=patients, clean=clean, report=True)
+        assert len(measured) == calls, "each network is measured once on the same copies"
+    assert measured[-1] == (copies, [folder])
+    assert "| denoised copies above the clean slice, by seed |" in markdown(result)
     for variant in result["variants"].values():
         assert variant["patients"]["mean_srocc"]["mean"] == pytest.approx(0.8)
         assert variant["patients"]["lowest_srocc"] == 0.7
@@ -175,6 +236,21 @@ def test_a_difference_is_bootstrapped_in_pairs() -> None:
         del entry["slices"]
     values = [a["measured"]["sum"] - b["measured"]["sum"] for a, b in zip(worse, full, strict=True)]
     assert difference("sum", worse, full) == mean_over_seeds(values)
+
+
+def test_a_difference_of_few_seeds_is_as_wide_as_students() -> None:
+    """Slices add nothing to it here, and a resample of three seeds would be half as wide."""
+    rng = np.random.default_rng(0)
+    label = rng.uniform(0, 4, 40).tolist()
+
+    def run(correlation: float) -> dict[str, Any]:
+        slices = {"label": label, "score": label, "map_correlation": [correlation] * 40}
+        return {"slices": slices, "measured": {"map_correlation": correlation}}
+
+    gaps = [0.01, 0.02, 0.06]
+    gap = difference("map_correlation", [run(0.9 + g) for g in gaps], [run(0.9)] * 3)
+    expected = mean_over_seeds(gaps)
+    assert list(gap.values()) == pytest.approx(list(expected.values()))
 
 
 def test_what_a_killed_writer_left_beside_a_result_is_removed(tmp_path: Path) -> None:
