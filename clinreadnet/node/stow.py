@@ -9,9 +9,11 @@ import http.client
 import json
 import os
 import secrets
+import socket
 import ssl
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from itertools import chain
 from typing import Any
@@ -23,6 +25,8 @@ from clinreadnet.node.send import Unreachable, connection_problem
 from clinreadnet.node.spool import Outgoing
 
 _SECONDS = 60.0  # without a byte from the service
+_EXCHANGE_SECONDS = 120.0  # for a request and its answer, beside the time for the object
+_LEAST_RATE = 20_000  # bytes in a second
 _CHUNK = limits.MIB
 _FAILED, _REASON = "00081198", "00081197"  # FailedSOPSequence, FailureReason
 _OF_THE_OBJECT = range(400, 500)
@@ -65,32 +69,64 @@ class Stow:
         head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
         tail = f"\r\n--{boundary}--\r\n".encode()
         related = f'multipart/related; type="application/dicom"; boundary={boundary}'
-        connection = (
-            http.client.HTTPConnection(self._host, self._port, timeout=_SECONDS)
-            if self._context is None
-            else http.client.HTTPSConnection(
-                self._host, self._port, timeout=_SECONDS, context=self._context
-            )
-        )
         with item.path.open("rb") as file:
             size = len(head) + os.fstat(file.fileno()).st_size + len(tail)
             headers = {"Content-Type": related, "Content-Length": str(size), **self._headers}
             try:
-                connection.connect()
-                body = chain([head], iter(lambda: file.read(_CHUNK), b""), [tail])
-                # A service may refuse an object, answer and close before it has read all of it.
-                with suppress(BrokenPipeError, ConnectionResetError):
-                    connection.request("POST", self._path, body, headers)
-                answer = connection.getresponse()
-                return answer.status, answer.read(limits.STOW_ANSWER + 1)
+                with self._connection(_EXCHANGE_SECONDS + size / _LEAST_RATE) as connection:
+                    body = chain([head], iter(lambda: file.read(_CHUNK), b""), [tail])
+                    # A service may refuse an object, answer and close before it has read all of it.
+                    with suppress(BrokenPipeError, ConnectionResetError):
+                        connection.request("POST", self._path, body, headers)
+                    answer = connection.getresponse()
+                    return answer.status, answer.read(limits.STOW_ANSWER + 1)
             except http.client.RemoteDisconnected:
                 raise Unreachable("it closed the connection without an answer") from None
             except http.client.HTTPException:
                 raise Unreachable("its answer is not HTTP") from None
             except OSError as error:
                 raise Unreachable(connection_problem(error)) from None
-            finally:
-                connection.close()
+
+    @contextmanager
+    def _connection(self, seconds: float) -> Iterator[http.client.HTTPConnection]:
+        """Connect to the service; after some seconds the connection is cut.
+
+        The timeout of a socket is for each of its calls, so that a service that sends a byte now
+        and then would never reach it.
+
+        Raises:
+            Unreachable: the connection was cut.
+        """
+        kind = http.client.HTTPConnection
+        connection = (kind if self._context is None else http.client.HTTPSConnection)(
+            self._host, self._port, timeout=_SECONDS
+        )
+        kind.connect(connection)  # HTTPSConnection.connect would wait for the handshake
+        if self._context is not None:
+            connection.sock = self._context.wrap_socket(
+                connection.sock, server_hostname=self._host, do_handshake_on_connect=False
+            )
+        channel: socket.socket = connection.sock
+        late = threading.Event()
+
+        def cut() -> None:
+            late.set()
+            with suppress(OSError):
+                # SSLSocket.shutdown would first turn the encryption off.
+                socket.socket.shutdown(channel, socket.SHUT_RDWR)
+
+        timer = threading.Timer(seconds, cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            if isinstance(channel, ssl.SSLSocket):
+                channel.do_handshake()
+            yield connection
+        finally:
+            timer.cancel()
+            connection.close()
+            if late.is_set():
+                raise Unreachable(f"the exchange took more than {seconds:.0f} s") from None
 
 
 def _refusal(status: int, body: bytes) -> str | None:

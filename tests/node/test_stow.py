@@ -6,7 +6,9 @@ import http.client
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +204,44 @@ def test_a_service_that_gives_no_answer(
         channel = Stow(DicomWeb(f"http://127.0.0.1:{server.getsockname()[1]}"), None)
         with pytest.raises(Unreachable, match=f"^{reason}$"):
             list(channel.store([item]))
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "says"),
+    [
+        ("http", b"HTTP/1.1 200 O"),
+        ("http", b"HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\n"),
+        ("http", b"HTTP/1.1 200 OK\r\n\r\n"),
+        ("https", b"\x16\x03\x03\x40\x00"),
+    ],
+    ids=["status", "body", "body of any length", "TLS handshake"],
+)
+def test_a_service_that_answers_byte_by_byte_is_cut_off(
+    item: Outgoing, monkeypatch: pytest.MonkeyPatch, scheme: str, says: bytes
+) -> None:
+    monkeypatch.setattr(stow, "_EXCHANGE_SECONDS", 1.0)
+    monkeypatch.setattr(stow, "_LEAST_RATE", 1e12)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            peer, _ = server.accept()
+            peer.settimeout(0.02)
+            with peer, suppress(BrokenPipeError, ConnectionResetError):
+                peer.sendall(says)
+                for _ in range(500):
+                    with suppress(TimeoutError):
+                        while peer.recv(2**20):
+                            pass
+                    peer.sendall(b" ")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        channel = Stow(DicomWeb(f"{scheme}://127.0.0.1:{server.getsockname()[1]}"), None)
+        start = time.monotonic()
+        with pytest.raises(Unreachable, match="^the exchange took more than 1 s$"):
+            list(channel.store([item]))
+        assert 0.9 < time.monotonic() - start < 5
         thread.join()
 
 
