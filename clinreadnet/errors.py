@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from clinreadnet.runtime.scores import Scores
 
 
+_PLURALS = {"is": "are", "was": "were", "has": "have"}
+
+
 def visible(text: str) -> str:
     """Escape all characters that a terminal or a log would interpret or not show.
 
@@ -60,6 +63,23 @@ def one_line(text: str, limit: int = MESSAGE) -> str:
         return text
     tail = limit * 2 // 5
     return f"{text[: limit - tail - 5]} ... {text[-tail:]}"
+
+
+def counted(count: int, noun: str, of: int | None = None, verb: str = "") -> str:
+    """Return a count with its noun, such as ``1 slice``, ``3 series`` or ``1 of 3 slices has``.
+
+    Args:
+        count: the count.
+        noun: noun in the singular, of which the plural ends in s.
+        of: of how many; None without.
+        verb: verb that follows, as after a count of 1; empty without.
+    """
+    among = count if of is None else of
+    words = [str(count), *(["of", str(of)] if of is not None else [])]
+    words.append(noun if among == 1 or noun.endswith("series") else f"{noun}s")
+    if verb:
+        words.append(verb if count == 1 else _PLURALS.get(verb, verb.removesuffix("s")))
+    return " ".join(words)
 
 
 def first_line(error: BaseException | str) -> str:

@@ -10,6 +10,7 @@ import typer
 from clinreadnet.cli.common import print_json
 from clinreadnet.cli.options import Checkpoint, Json, LabelledFolder
 from clinreadnet.console import note, status
+from clinreadnet.errors import counted
 
 
 def calibrate(
@@ -36,7 +37,8 @@ def calibrate(
         print_json(calibration)
     else:
         print(
-            f"{calibration['slices']} slices: 90 % intervals cover {calibration['before']:.1%} of "
+            f"{counted(calibration['slices'], 'slice')}: 90 % intervals cover "
+            f"{calibration['before']:.1%} of "
             f"the labels before, {calibration['after']:.1%} after; "
             f"temperature {calibration['temperature']:.3f}"
         )

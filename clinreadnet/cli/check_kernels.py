@@ -10,7 +10,7 @@ import typer
 from clinreadnet.cli.common import print_json
 from clinreadnet.cli.options import Json
 from clinreadnet.console import Output, status
-from clinreadnet.errors import CheckFailed
+from clinreadnet.errors import CheckFailed, counted
 
 
 def check_kernels(
@@ -38,4 +38,6 @@ def check_kernels(
         print_checked(results, Output())
     failed = [result.file for result in results if result.failure]
     if failed:
-        raise CheckFailed(f"{len(failed)} of {len(results)} files fail: {', '.join(failed)}")
+        raise CheckFailed(
+            f"{counted(len(failed), 'file', len(results), verb='fails')}: {', '.join(failed)}"
+        )

@@ -9,7 +9,7 @@ import typer
 
 from clinreadnet.cli.common import print_result
 from clinreadnet.cli.options import Json, TrustedKeys
-from clinreadnet.errors import CheckFailed
+from clinreadnet.errors import CheckFailed, counted
 
 
 def inspect(
@@ -37,4 +37,6 @@ def inspect(
     contents = inspect_bundle(find_bundle(bundle), trusted_keys or None)
     print_result(contents, as_json, print_contents)
     if contents.problems:
-        raise CheckFailed(f"{contents.bundle}: {len(contents.problems)} files are not those listed")
+        raise CheckFailed(
+            f"{contents.bundle}: {counted(len(contents.problems), 'file', verb='is')} not as listed"
+        )

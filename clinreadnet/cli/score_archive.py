@@ -21,7 +21,7 @@ from clinreadnet.cli.options import (
     TrustedKeys,
 )
 from clinreadnet.console import Output, note, progress_bar, status
-from clinreadnet.errors import CheckFailed
+from clinreadnet.errors import CheckFailed, counted
 from clinreadnet.spec import RESEARCH_USE
 
 _LINES = 50  # series to print; an archive can have thousands
@@ -107,8 +107,8 @@ def score_archive(
         output.print(RESEARCH_USE, highlight=False, soft_wrap=True)
     if failure is not None:
         raise failure
-    if report.not_scored:
+    if missing := report.not_scored:
         raise CheckFailed(
-            f"{out}: {report.not_scored} of {report.slices} slices were not scored; "
+            f"{out}: {counted(missing, 'slice', report.slices, verb='was')} not scored; "
             "its column `error` says why"
         )

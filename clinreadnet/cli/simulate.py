@@ -10,7 +10,7 @@ import typer
 
 from clinreadnet.cli.options import Force
 from clinreadnet.console import note, status
-from clinreadnet.errors import InputError
+from clinreadnet.errors import InputError, counted
 from clinreadnet.files import check_distinct, check_output
 
 
@@ -77,7 +77,7 @@ def simulate(
         if anatomy or preview or count is None:
             raise InputError("--dicom needs --count and excludes --anatomy and --preview")
         simulate_series(out, count, seed, jobs=jobs, force=force)
-        print(f"{out}: {count} slices of a CT series")
+        print(f"{out}: {counted(count, 'slice')} of a CT series")
         return
     scanned = find_slices(anatomy, note=note) if anatomy else []
     if preview is not None:

@@ -10,6 +10,7 @@ import typer
 from clinreadnet.cli.common import print_json
 from clinreadnet.cli.options import Json
 from clinreadnet.console import note
+from clinreadnet.errors import counted
 from clinreadnet.limits import MIB
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def spool(
         print("no series is set aside")
         return
     for entry in left:
-        count = "1 object" if entry.objects == 1 else f"{entry.objects} objects"
+        count = counted(entry.objects, "object")
         print(
             f"{_name(entry)}: {count}, {entry.bytes / MIB:.1f} MiB, since {entry.last}: "
             f"{entry.reason}"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from clinreadnet.errors import visible
+from clinreadnet.errors import counted, visible
 
 _LONGEST_TEXT = 64  # characters, as DICOM's LO allows
 
@@ -193,7 +193,7 @@ def exposure_lines(acquisitions: Sequence[Acquisition]) -> list[str]:
     """Return lines of text on exposures that are not those of the headers."""
     sources = Counter(acquisition.exposure_source for acquisition in acquisitions)
     return [
-        f"Exposure (mAs) of {sources[source]} of {len(acquisitions)} slices is "
+        f"Exposure (mAs) of {counted(sources[source], 'slice', len(acquisitions))} is "
         f"{EXPOSURE_SOURCES[source]}."
         for source in (COMPUTED, CORRECTED, LEFT_OUT)
         if sources[source]

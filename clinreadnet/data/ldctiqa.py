@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from clinreadnet import limits
 from clinreadnet.data.tif import read_tif, tif_shape
-from clinreadnet.errors import InputError, first_line
+from clinreadnet.errors import InputError, counted, first_line
 from clinreadnet.files import read_regular
 from clinreadnet.spec import SIZE
 
@@ -213,8 +213,9 @@ def check_images(folder: LdctiqaFolder) -> None:
             wrong.append(f"{name}, which is {what}")
     if wrong:
         raise InputError(
-            f"{folder.folder / IMAGES_FOLDER}: {len(wrong)} of {len(folder)} images "
-            f"{'is' if len(wrong) == 1 else 'are'} not {SIZE}x{SIZE}, first {wrong[0]}; "
+            f"{folder.folder / IMAGES_FOLDER}: "
+            f"{counted(len(wrong), 'image', len(folder), 'is')} not {SIZE}x{SIZE}, first "
+            f"{wrong[0]}; "
             "do not resize them, which changes their noise: take them out"
         )
 

@@ -38,7 +38,7 @@ from clinreadnet.data.header_region import Hint
 from clinreadnet.data.metaimage import StackReader, open_metaimage
 from clinreadnet.data.npy import ArrayHeader, NotAnArray, open_array, read_slice
 from clinreadnet.data.plausibility import count_pixels, implausible, without_body
-from clinreadnet.errors import InputError
+from clinreadnet.errors import InputError, counted
 from clinreadnet.spec import HU_MIN, SIZE
 
 _TIF = {".tif", ".tiff"}
@@ -493,8 +493,8 @@ def _in_order(
     others = [frame for frame in members if axis[id(frame)] != most]
     if others:
         tell(
-            f"{others[0].path}: {len(others)} of {len(members)} slices of its series have another "
-            "orientation than most, and get no position"
+            f"{others[0].path}: {counted(len(others), 'slice', len(members))} of its series: "
+            "another orientation than most, so no position"
         )
 
     def projected(frame: DicomFrame) -> float | None:

@@ -66,12 +66,13 @@ from clinreadnet.dicom.codes import (
 )
 from clinreadnet.dicom.object_files import ObjectFile, write_objects
 from clinreadnet.dicom.sources import Sources, frame_number
+from clinreadnet.errors import counted
 from clinreadnet.grades import likert_probabilities
 from clinreadnet.physics import SliceFigures
 from clinreadnet.physics.table import figure_lines
 from clinreadnet.scoring.breaches import Breach, LimitReport
 from clinreadnet.scoring.domain import domain_lines
-from clinreadnet.scoring.result import SeriesReport, SeriesSummary, SliceScore, count_slices
+from clinreadnet.scoring.result import SeriesReport, SeriesSummary, SliceScore
 from clinreadnet.scoring.site_map import site_lines
 from clinreadnet.spec import RESEARCH_USE
 
@@ -218,7 +219,7 @@ def _skipped(report: SeriesReport, series: str) -> list[str]:
     count = sum(ref.series == series for ref in report.skipped)
     if not count:
         return []
-    return [f"Left out at the ends of the series: {count_slices(count)} without a body."]
+    return [f"Left out at the ends of the series: {counted(count, 'slice')} without a body."]
 
 
 def _caution(score: SliceScore) -> str:

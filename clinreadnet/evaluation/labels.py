@@ -13,7 +13,7 @@ from rich.table import Table
 from clinreadnet.console import progress_bar
 from clinreadnet.data.ldctiqa import LdctiqaFolder, check_images, read_ldctiqa
 from clinreadnet.data.tiles import read_tiles
-from clinreadnet.errors import InputError
+from clinreadnet.errors import InputError, counted
 from clinreadnet.evaluation.maps import MapAgreement, map_agreement
 from clinreadnet.grades import coverage
 from clinreadnet.metrics import Correlations, correlations, krocc, plcc, srocc
@@ -184,7 +184,7 @@ def folder_map_agreement(folder: LdctiqaFolder, maps: NDArray[np.float64]) -> Ma
 def table(result: Evaluation) -> Table:
     """Return the metrics as a table."""
     best = result["ceiling"]
-    out = Table(title=f"{result['slices']} slices, RMSE {result['rmse']:.3f} grades")
+    out = Table(title=f"{counted(result['slices'], 'slice')}, RMSE {result['rmse']:.3f} grades")
     for heading in ("metric", "value", "95 % interval", *(["ceiling"] if best else [])):
         out.add_column(heading)
     for name in METRICS:

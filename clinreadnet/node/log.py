@@ -16,7 +16,7 @@ from typing import Any
 
 from clinreadnet.console import note
 from clinreadnet.dicom.silence import LIBRARIES
-from clinreadnet.errors import one_line
+from clinreadnet.errors import counted, one_line
 
 HASH_DIGITS = 12
 
@@ -75,7 +75,7 @@ def log(text: str, *, kind: str | None = None) -> None:
     if kind is not None:
         wanted, left_out = _limiter.admit(kind, time.monotonic())
         if left_out:
-            note(f"{_time()} {left_out} more lines of this kind: {kind}")
+            note(f"{_time()} {counted(left_out, 'more line')} of this kind: {kind}")
         if not wanted:
             return
     note(f"{_time()} {one_line(text)}")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+from clinreadnet.errors import counted
 from clinreadnet.node.backoff import jittered
 from clinreadnet.node.log import HASH_DIGITS, log
 from clinreadnet.node.metrics import Metrics
@@ -76,9 +77,11 @@ class Sender:
             seconds = jittered(self._failures)
             self._not_before = time.monotonic() + seconds
             self._metrics.sent.labels("unreachable").inc()
+            waits = self._spool.waiting()[0]
             log(
-                f"{self._destination} cannot be reached ({problem}): {self._spool.waiting()[0]} "
-                f"objects wait in the spool, next attempt in {seconds:.0f} s"
+                f"{self._destination} cannot be reached ({problem}): "
+                f"{counted(waits, 'object', verb='waits')} in the spool, next attempt in "
+                f"{seconds:.0f} s"
             )
             return False
         self._failures = 0

@@ -15,14 +15,21 @@ from typing import Any
 from clinreadnet.data.slices import SliceRef, find_slices
 from clinreadnet.dicom import quality_map, sources, structured_report
 from clinreadnet.dicom.object_files import ObjectFile
-from clinreadnet.errors import BackendError, ClinReadNetError, InputError, SessionClosed, origin
+from clinreadnet.errors import (
+    BackendError,
+    ClinReadNetError,
+    InputError,
+    SessionClosed,
+    counted,
+    origin,
+)
 from clinreadnet.node.log import HASH_DIGITS, log
 from clinreadnet.node.metrics import Metrics
 from clinreadnet.node.spool import Series, SetAside, Spool
 from clinreadnet.runtime import Session
 from clinreadnet.scoring.breaches import with_limits
 from clinreadnet.scoring.protocol_limits import ProtocolLimits
-from clinreadnet.scoring.result import SeriesReport, count_slices
+from clinreadnet.scoring.result import SeriesReport
 from clinreadnet.scoring.run import score_slices
 
 LATER = (BackendError, SessionClosed, OSError, sqlite3.Error, MemoryError)
@@ -105,7 +112,8 @@ class Worker:
             reason = self._without_paths(error.full)
             self._spool.fail(series, reason)
             self._metrics.series.labels("failed").inc()
-            log(f"{name}: not scored, and its {len(series.files)} objects are removed: {reason}")
+            gone = f"{counted(len(series.files), 'object', verb='is')} removed"
+            log(f"{name}: not scored, and its {gone}: {reason}")
             return
         except Exception as error:
             often = isinstance(error, MemoryError) and series.attempts >= _MOST_MEMORY_ERRORS
@@ -120,7 +128,8 @@ class Worker:
         self._metrics.slices.inc(scored)
         self._metrics.score_seconds.observe(seconds)
         log(
-            f"{name}: {count_slices(scored)} scored in {seconds:.1f} s, {len(made)} objects to send"
+            f"{name}: {counted(scored, 'slice')} scored in {seconds:.1f} s, "
+            f"{counted(len(made), 'object')} to send"
         )
         if aside is not None:
             self._tell(name, aside)
@@ -151,7 +160,7 @@ class Worker:
         self._metrics.left_out.labels("damaged").inc(damaged)
         if empty := len(report.skipped):
             self._metrics.left_out.labels("no body").inc(empty)
-            log(f"{name}: left out at its ends: {count_slices(empty)} without a body")
+            log(f"{name}: left out at its ends: {counted(empty, 'slice')} without a body")
         if self._limits is not None:
             report = with_limits(report, self._limits)
         self._doing = "report"

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from clinreadnet.errors import counted
 from clinreadnet.physics.figures import SliceFigures
 from clinreadnet.physics.size import CUT_MARK
 
@@ -77,14 +78,20 @@ def figure_lines(slices: Iterable[tuple[SliceFigures | None, str]]) -> list[str]
         for gap in filter(None, figures.missing.split("; ")):
             name, _, reason = gap.partition(": ")
             gaps[f"no {names.get(name, 'figures')} ({reason})"] += 1
-    of = f"of {len(measured)} slices"
+    all_slices = len(measured)
     cut = sum(figures.cut is not None and figures.cut > CUT_MARK for figures, _ in measured)
     return [
-        *(f"{count} {of}: {kind}." for kind, count in remarks.most_common()),
         *(
-            [f"{cut} {of}: the field cuts the body; Dw and SSDE are too small or missing."]
+            f"{counted(count, 'slice', all_slices)}: {kind}."
+            for kind, count in remarks.most_common()
+        ),
+        *(
+            [
+                f"{counted(cut, 'slice', all_slices)}: the field cuts the body; Dw and SSDE are "
+                "too small or missing."
+            ]
             if cut
             else []
         ),
-        *(f"{count} {of}: {gap}." for gap, count in gaps.most_common()),
+        *(f"{counted(count, 'slice', all_slices)}: {gap}." for gap, count in gaps.most_common()),
     ]

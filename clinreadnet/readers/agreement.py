@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clinreadnet.errors import counted
 from clinreadnet.files import AnyPath
 from clinreadnet.metrics import Interval, interval, resample_counts, resampled_correlations
 from clinreadnet.readers.labels import FACTS, Reading, Scale, match, read_labels
@@ -326,21 +327,25 @@ def _notes(result: Agreement) -> list[str]:
         more = " ..." if len(reading.unmatched) > _NAMED else ""
         lines.append(f"{len(reading.unmatched)} graded slices have no score: {names}{more}")
     if reading.novel:
-        lines.append(f"{reading.novel} graded slices are marked as novel and left out")
+        lines.append(
+            f"{counted(reading.novel, 'graded slice', verb='is')} marked as novel and left out"
+        )
     if not result.by_patient:
         lines.append(
             "no patient is stated: intervals are over slices, and too narrow if patients have "
             "several; add a column patient"
         )
     elif None in labels.patients:
-        lines.append(f"{labels.patients.count(None)} of {n} slices have no patient stated")
+        missing = labels.patients.count(None)
+        lines.append(f"{counted(missing, 'slice', n, verb='has')} no patient stated")
     if result.clusters < FEWEST:
         lines.append(f"fewer than {FEWEST} {unit(result.by_patient)}: no intervals")
     if len(labels.readers) == 1:
         lines.append("a single reader: no agreement among readers")
     elif result.complete < n:
         lines.append(
-            f"{result.complete} of {n} slices were graded by all readers; ICC uses only these"
+            f"{counted(result.complete, 'slice', n, verb='was')} graded by all readers; ICC uses "
+            "only these"
         )
     among = [pair for pair in result.pairs if pair.second != SCORE]
     if among and not any(pair.slices for pair in among):
@@ -359,7 +364,7 @@ def _notes(result: Agreement) -> list[str]:
         )
     if small := sum(group.score is None for group in result.groups):
         lines.append(
-            f"{small} of {len(result.groups)} groups have fewer than {FEWEST} "
+            f"{counted(small, 'group', len(result.groups), verb='has')} fewer than {FEWEST} "
             f"{unit(result.by_patient)} and no values"
         )
     return lines

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from clinreadnet.errors import counted
 from clinreadnet.files import whole_file
 from clinreadnet.page import page, table, text
 from clinreadnet.readers.agreement import SCORE, Agreement, Pair, unit
@@ -59,7 +60,8 @@ def agreement_page(result: Agreement) -> str:
                 [(AMONG[k], number(v["value"]), span(v)) for k, v in result.among.items()],
             ),
             "<p class=note>kappa: quadratic weights, mean over pairs of readers. ICC(2,1): "
-            f"absolute agreement of single readers, on {result.complete} slices that all graded. "
+            f"absolute agreement of single readers, on {counted(result.complete, 'slice')} that "
+            "all graded. "
             "alpha: Krippendorff's, ordinal.</p>",
         ]
     parts += [

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from clinreadnet.console import Column, fitted_table
-from clinreadnet.errors import visible
+from clinreadnet.errors import counted, visible
 from clinreadnet.metrics import Interval
 from clinreadnet.readers.agreement import Agreement, unit
 from clinreadnet.scoring.estimate import CONFIDENCE
@@ -48,7 +48,9 @@ def print_agreement(result: Agreement, console: Console) -> None:
     table.title, table.title_justify = Text("Second minus first, on the site's scale"), "left"
     console.print(table)
     if len(shown) < len(result.pairs):
-        _print_lines(console, [f"and {len(result.pairs) - len(shown)} more pairs; --json has all"])
+        _print_lines(
+            console, [f"and {counted(len(result.pairs) - len(shown), 'more pair')}; --json has all"]
+        )
     groups = [group for group in result.groups if group.score is not None]
     if groups:
         scores = [group.score or {} for group in groups]
@@ -72,9 +74,9 @@ def subject(result: Agreement) -> str:
     """Return what was compared as one line."""
     labels = result.reading.labels
     k = len(labels.readers)
-    of = f" of {result.clusters} patients" if result.by_patient else ""
+    of = f" of {counted(result.clusters, 'patient')}" if result.by_patient else ""
     return (
-        f"{len(labels.names)} slices{of}, {k} reader{'s' if k > 1 else ''}, grades {labels.scale}"
+        f"{counted(len(labels.names), 'slice')}{of}, {counted(k, 'reader')}, grades {labels.scale}"
     )
 
 

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from clinreadnet.console import Column, fitted_table
+from clinreadnet.errors import counted
 from clinreadnet.readers.agreement import unit
 from clinreadnet.readers.agreement_table import number, span
 from clinreadnet.readers.fit import Fit
@@ -34,7 +35,8 @@ def print_fit(result: Fit, console: Console) -> None:
     mapped = ", ".join(f"{score:.2f} to {grade:.2f}" for score, grade in pairs)
     lines = [
         f"The map takes score {mapped}. Beyond these scores it is constant.",
-        f"{found.slices} slices, {found.readers} readers; {found.folds}-fold cross-validation over "
+        f"{counted(found.slices, 'slice')}, {counted(found.readers, 'reader')}; "
+        f"{found.folds}-fold cross-validation over "
         f"{unit(result.by_patient)}.",
     ]
     if not result.by_patient:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinreadnet import limits
-from clinreadnet.errors import InputError, first_line, visible
+from clinreadnet.errors import InputError, counted, first_line, visible
 from clinreadnet.files import AnyPath, read_regular
 from clinreadnet.scoring.score_file import StoredScore, read_scores
 from clinreadnet.scoring.summary import scanner_name
@@ -237,12 +237,14 @@ def match(labels: Labels, scores: AnyPath, path: AnyPath) -> Reading:
     if first is None or len(unmatched) == len(labels.names):
         there = "has no rows" if first is None else f"names them as {_shown(first)}"
         raise InputError(
-            f"{path}: none of {len(labels.names)} slices, such as {labels.names[0]}, is among the "
+            f"{path}: none of {counted(len(labels.names), 'slice')}, such as {labels.names[0]}, "
+            "is among the "
             f"{total} of {scores}, which {there}; give SOP Instance UIDs, or files and frames"
         )
     if len(found) < 2:
         raise InputError(
-            f"{path}: {len(found)} of its {len(labels.names)} slices can be compared with "
+            f"{path}: {len(found)} of its {counted(len(labels.names), 'slice')} can be compared "
+            "with "
             f"{scores} ({len(unmatched)} without a score, {novel} marked as novel); two are needed"
         )
     kept = [index for index, _ in found]

@@ -31,6 +31,7 @@ from clinreadnet.errors import (
     PartialResult,
     SessionClosed,
     Untrusted,
+    counted,
 )
 from clinreadnet.physics import SliceFigures, measure_figures
 from clinreadnet.precision import PRECISIONS
@@ -310,7 +311,8 @@ class Session:
             raise failure
         failed = sorted(set(range(len(hu))) - set(done))
         raise PartialResult(
-            f"{len(failed)} of {len(hu)} slices were not scored, the first is hu[{failed[0]}]: "
+            f"{counted(len(failed), 'slice', len(hu), verb='was')} not scored, the first is "
+            f"hu[{failed[0]}]: "
             f"{failure}",
             Scores.join(
                 parts,

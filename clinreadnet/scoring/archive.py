@@ -24,7 +24,14 @@ from pyarrow import parquet
 
 from clinreadnet.data.acquisition import Acquisition
 from clinreadnet.data.slices import SliceRef, find_slices
-from clinreadnet.errors import CheckFailed, ClinReadNetError, InputError, origin, visible
+from clinreadnet.errors import (
+    CheckFailed,
+    ClinReadNetError,
+    InputError,
+    counted,
+    origin,
+    visible,
+)
 from clinreadnet.files import check_output, whole_file
 from clinreadnet.physics import SliceFigures
 from clinreadnet.runtime import Session
@@ -255,7 +262,10 @@ def score_archive(
             reason = f"{out}: {error.strerror}"
         else:
             reason = f"{out}: not written ({origin(error)})"
-        failure = NotWritten(f"{reason}; {len(good)} of {total} slices were scored", report)
+        failure = NotWritten(
+            f"{reason}; {counted(len(good), 'slice', total, verb='was')} scored",
+            report,
+        )
         failure.exit_code = 2 if isinstance(error, OSError | InputError) else 1
         raise failure from error
     return report

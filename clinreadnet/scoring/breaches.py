@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from clinreadnet.errors import LimitExceeded, visible
+from clinreadnet.errors import LimitExceeded, counted, visible
 from clinreadnet.scoring.protocol_limits import (
     LEAST_MEAN_SCORE,
     LEAST_SCORE,
@@ -17,7 +17,7 @@ from clinreadnet.scoring.protocol_limits import (
     ProtocolLimits,
     Section,
 )
-from clinreadnet.scoring.result import SeriesReport, SliceScore, count_slices
+from clinreadnet.scoring.result import SeriesReport, SliceScore
 from clinreadnet.scoring.score_file import StoredScore
 
 _MOST_PLACES = 5  # slices that a line names; --json gives all
@@ -90,7 +90,9 @@ class Breach:
 
 def places(slices: Sequence[Place], of: int) -> str:
     """Return the number of slices of ``of``, and the positions or names of some as text."""
-    count = f"all {count_slices(of)}" if len(slices) == of > 1 else count_slices(len(slices))
+    count = (
+        f"all {counted(of, 'slice')}" if len(slices) == of > 1 else counted(len(slices), "slice")
+    )
     if not slices or len(slices) == of > 1:
         return count
     shown = slices[:_MOST_PLACES]
@@ -186,9 +188,10 @@ class LimitReport:
             for breach in breaches[:_MOST_LINES]
         ]
         if more := len(breaches) - len(lines):
-            lines.append(f"and {more} more limits exceeded; --json gives all")
+            lines.append(f"and {counted(more, 'more limit')} exceeded; --json gives all")
         lines += [
-            f"Limit not checked: {LIMITS[key].value} of {count} of {len(self.series)} series, "
+            f"Limit not checked: {LIMITS[key].value} of "
+            f"{counted(count, 'series', len(self.series))}, "
             "where it is not known"
             for key, count in self.unchecked.items()
         ]
@@ -214,7 +217,8 @@ class LimitReport:
             of = len({checked.series for checked in self.series})
             values = dict.fromkeys(breach.limit.value for breach in breaches)
             raise LimitExceeded(
-                f"{self.limits.file}: {series} of {of} series exceed a limit: {', '.join(values)}"
+                f"{self.limits.file}: {counted(series, 'series', of, verb='exceeds')} a limit: "
+                f"{', '.join(values)}"
             )
 
 

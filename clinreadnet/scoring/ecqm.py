@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from clinreadnet.console import Column, fitted_table
-from clinreadnet.errors import InputError, visible
+from clinreadnet.errors import InputError, counted, visible
 from clinreadnet.scoring.breaches import CheckedSeries, LimitReport, Place, places
 from clinreadnet.scoring.protocol_limits import MOST_NOISE, MOST_SSDE, Limit, ProtocolLimits
 
@@ -152,8 +152,9 @@ def print_ecqm_table(table: EcqmTable, console: Console) -> None:
     made = fitted_table(console, "series", names, columns, most=12)
     made.title, made.title_justify = Text("Size-adjusted dose and noise by category"), "left"
     console.print(made)
-    known = table.count(True) + table.count(False)
-    lines = [f"{table.count(False)} of {known} series are out of range"]
+    out = table.count(False)
+    known = table.count(True) + out
+    lines = [f"{counted(out, 'series', known, verb='is')} out of range"]
     if unknown := table.count(None):
         lines[0] += f"; of {unknown} more, category, dose or noise is not known"
     if more := len(table.rows) - len(rows):

@@ -17,13 +17,13 @@ import numpy as np
 from clinreadnet._version import __version__
 from clinreadnet.data.acquisition import exposure_lines
 from clinreadnet.data.region import EDGE, OUTSIDE
-from clinreadnet.errors import visible
+from clinreadnet.errors import counted, visible
 from clinreadnet.files import whole_file
 from clinreadnet.physics.table import FIGURES, METHODS, figure_lines
 from clinreadnet.scoring.domain import domain_lines, domain_mark
 from clinreadnet.scoring.overlay import shade
 from clinreadnet.scoring.plot import check_matplotlib, draw_scores, places_of
-from clinreadnet.scoring.result import SeriesReport, SliceScore, count_slices
+from clinreadnet.scoring.result import SeriesReport, SliceScore
 from clinreadnet.scoring.site_map import site_lines
 from clinreadnet.spec import RESEARCH_USE
 
@@ -118,7 +118,7 @@ def _draw_facts(figure: Any, top: float, report: SeriesReport, own: Sequence[int
     series = slices[0].series
     acquisitions = [entry.acquisition for entry in slices]
     places, label = places_of(slices)
-    count = count_slices(len(slices))
+    count = counted(len(slices), "slice")
     if label != "slice":
         count += f", {_range(places, 'mm')}"
     if skipped := sum(ref.series == series for ref in report.skipped):
@@ -265,7 +265,7 @@ def _draw_notes(
     limits = report.limits.only(slices[0].series).sentences if report.limits else []
     lines = [
         *limits,
-        f"Of {count_slices(len(slices))} left out: {outside}, {novel}; not left out: {edge}.",
+        f"Of {counted(len(slices), 'slice')} left out: {outside}, {novel}; not left out: {edge}.",
         *domain_lines(slices),
         *exposure_lines([entry.acquisition for entry in slices]),
         *figure_lines((entry.figures, entry.remark) for entry in slices),

@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from clinreadnet.errors import InputError, visible
+from clinreadnet.errors import InputError, counted, visible
 from clinreadnet.files import whole_file
 from clinreadnet.scoring.overlay import draw_bar, draw_map, shade
 from clinreadnet.scoring.result import (
     Extreme,
     SeriesReport,
     SliceScore,
-    count_slices,
     summarise,
 )
 from clinreadnet.spec import GRADE_RANGE, INTERVAL_MASS, LIKERT, RESEARCH_USE
@@ -82,7 +81,7 @@ def write_plot(report: SeriesReport, target: Path) -> None:
             [figure.add_subplot(slices[0, 2 * column + i]) for i in range(2)], word, extreme
         )
     _draw_bar(figure.add_subplot(slices[1, :]))
-    count = f"{count_slices(len(report.slices))} of {len(members)} series. "
+    count = f"{counted(len(report.slices), 'slice')} of {len(members)} series. "
     if len(drawn) < len(members):
         count += f"The first {len(drawn)} of them. "
     title = f"Predicted image quality. {'' if len(members) == 1 else count}{RESEARCH_USE}"
@@ -126,7 +125,9 @@ def draw_scores(axes: Any, slices: Sequence[SliceScore], name: str) -> None:
         mean += f"{count} novel" if name else f"{count} marked as novel (crosses) and left out"
     label_scores(axes)
     interval = "" if name else f" {INTERVAL_MASS:.0%} intervals (bars),"
-    axes.set_title(f"{name}{count_slices(len(scores))},{interval} {mean}", fontsize=10 - bool(name))
+    axes.set_title(
+        f"{name}{counted(len(scores), 'slice')},{interval} {mean}", fontsize=10 - bool(name)
+    )
     if name:
         axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3)

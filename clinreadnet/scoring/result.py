@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from clinreadnet.data.acquisition import Acquisition
 from clinreadnet.data.region import OUTSIDE, with_header
 from clinreadnet.data.slices import SliceRef
+from clinreadnet.errors import counted
 from clinreadnet.physics import SliceFigures, with_dose
 from clinreadnet.physics.judge import remark
 from clinreadnet.runtime import Scores, Session
@@ -255,16 +256,13 @@ def summaries_to_dict(by_series: Mapping[str, SeriesSummary]) -> dict[str, Any]:
 def summary_line(series: SeriesSummary) -> str:
     """Return the summary as one line of text."""
     if series.mean is None:
-        return f"{count_slices(series.n)}, all marked as novel, unlike the training data: no mean"
+        return (
+            f"{counted(series.n, 'slice')}, all marked as novel, unlike the training data: no mean"
+        )
     left_out = f", {series.novel} of them marked as novel and left out" if series.novel else ""
     shares = ", ".join(f"{word} {share:.0%}" for word, share in series.shares.items() if share)
     site = "" if series.site_mean is None else f"; mean site score {series.site_mean:.2f}"
     return (
-        f"{count_slices(series.n)}{left_out}: mean {series.mean:.2f}, lowest {series.min:.2f}, "
+        f"{counted(series.n, 'slice')}{left_out}: mean {series.mean:.2f}, lowest {series.min:.2f}, "
         f"highest {series.max:.2f} (0 bad ... 4 excellent); {shares}{site}"
     )
-
-
-def count_slices(n: int) -> str:
-    """Return "1 slice" or "n slices"."""
-    return "1 slice" if n == 1 else f"{n} slices"

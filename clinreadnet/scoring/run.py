@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinreadnet.data.slices import NoBody, SliceRef
-from clinreadnet.errors import ClinReadNetError, InputError
+from clinreadnet.errors import ClinReadNetError, InputError, counted
 from clinreadnet.runtime import Scores, Session
 from clinreadnet.runtime.profiling import stage
 from clinreadnet.scoring.result import SeriesReport, SliceScore, slice_scores
@@ -77,7 +77,9 @@ def score_slices(
     if line := ends.note():
         note(line)
     if not slices:
-        raise InputError(f"none of {len(refs)} slices can be read; the lines above say why")
+        raise InputError(
+            f"none of {counted(len(refs), 'slice')} can be read; the lines above say why"
+        )
     return SeriesReport(
         slices, kept, Scores.concatenate(outputs), session.manifest.unjudged, ends.skipped()
     )

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from clinreadnet import limits
-from clinreadnet.errors import InputError, first_line
+from clinreadnet.errors import InputError, counted, first_line
 from clinreadnet.files import AnyPath, read_regular, whole_file
 from clinreadnet.runtime.bundle.sign import sign_file
 from clinreadnet.runtime.bundle.trust import (
@@ -93,10 +93,10 @@ class SiteMap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     @property
     def line(self) -> str:
         """The map as a line of text."""
-        of = "reader" if self.readers == 1 else f"{self.readers} readers"
+        of = "reader" if self.readers == 1 else counted(self.readers, "reader")
         return (
             f"Site scores: the grade of the site's {of}, {self.scale}, by a map from the score "
-            f"that was fitted to {self.slices} slices on {self.created[:10]}"
+            f"that was fitted to {counted(self.slices, 'slice')} on {self.created[:10]}"
         )
 
 
@@ -170,8 +170,9 @@ def site_lines(slices: Sequence[SliceScore], site_map: SiteMap | None) -> list[s
         return [site_map.line]
     return [
         site_map.line,
-        f"{beyond} of {len(slices)} scores lie outside {low:.2f} ... {high:.2f}, which the map was "
-        "fitted to; their site scores are those of its ends",
+        f"{counted(beyond, 'score', len(slices), verb='lies')} outside {low:.2f} ... {high:.2f}, "
+        "which the map was "
+        "fitted to; beyond, the site score is that of the map's end",
     ]
 
 

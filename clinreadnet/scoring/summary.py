@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from clinreadnet.data.acquisition import Acquisition
-from clinreadnet.errors import InputError, visible
+from clinreadnet.errors import InputError, counted, visible
 from clinreadnet.files import AnyPath
 from clinreadnet.scoring.breaches import LimitReport, SeriesLimits
 from clinreadnet.scoring.control_chart import FEWEST as FEWEST_DAYS
@@ -223,7 +223,7 @@ def summarize(
     if sums.slices == 0:
         raise InputError(f"{paths[0]}: has no rows; give a file with scores")
     if sums.not_scored == sums.slices:
-        raise InputError(f"{paths[0]}: none of {sums.slices} slices has a score")
+        raise InputError(f"{paths[0]}: none of {counted(sums.slices, 'slice')} has a score")
     report = None if checks is None else checks.report()
     return Summary(
         by,

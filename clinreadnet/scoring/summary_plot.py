@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from clinreadnet.errors import counted
 from clinreadnet.files import whole_file
 from clinreadnet.scoring.control_chart import RULES, ControlChart
 from clinreadnet.scoring.estimate import CONFIDENCE
@@ -92,7 +93,7 @@ def _draw_doses(axes: Any, groups: list[Group]) -> None:
             **style,
         )
     axes.set_xlim(left=0)
-    lacking = f" ({missing} series state none)" if missing else ""
+    lacking = f" ({counted(missing, 'series', verb='states')} none)" if missing else ""
     axes.set_xlabel(f"CTDIvol (mGy){lacking}")
     label_scores(axes)
     if axes.get_legend_handles_labels()[0]:

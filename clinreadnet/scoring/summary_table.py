@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from clinreadnet.console import Column, fitted_table
+from clinreadnet.errors import counted
 from clinreadnet.physics.table import FIGURES
 from clinreadnet.scoring.control_chart import FALSE_ALARMS, FEW, FEWEST, RULES, ControlChart
 from clinreadnet.scoring.ecqm import print_ecqm_table
@@ -101,28 +102,38 @@ def _notes(summary: Summary, charts: Sequence[_Charted]) -> list[str]:
     if any(chart is not None for _, chart in charts):
         lines.append(f"rules of Western Electric: {FALSE_ALARMS}")
     if novel := sum(group.novel for group in summary.groups):
-        lines.append(f"{novel} of {summary.slices} slices are marked as novel and left out")
-    if summary.not_scored:
-        lines.append(f"{summary.not_scored} of {summary.slices} slices have no score")
+        lines.append(
+            f"{counted(novel, 'slice', summary.slices, verb='is')} marked as novel and left out"
+        )
+    if missing := summary.not_scored:
+        lines.append(f"{counted(missing, 'slice', summary.slices, verb='has')} no score")
     dates = [series.acquired for group in summary.groups for series in group.series]
     if undated := dates.count(None):
-        lines.append(f"{undated} of {len(dates)} series have no date and are in no control chart")
+        lines.append(
+            f"{counted(undated, 'series', len(dates), verb='has')} no date, "
+            "and no place in a control chart"
+        )
     groups = len(summary.groups)
     if small := sum(0 < len(group.series) < FEWEST_SERIES for group in summary.groups):
         lines.append(
-            f"{small} of {groups} groups have fewer than {FEWEST_SERIES} series and no interval"
+            f"{counted(small, 'group', groups, verb='has')} fewer than {FEWEST_SERIES} series "
+            "and no interval"
         )
     if short := sum(0 < len(group.days) < FEWEST for group in summary.groups):
         lines.append(
-            f"{short} of {groups} groups have fewer than {FEWEST} days and no control chart"
+            f"{counted(short, 'group', groups, verb='has')} fewer than {FEWEST} days and no "
+            "control chart"
         )
     if unnamed := sum(group.unnamed for group in summary.groups):
         lines.append(
-            f"{unnamed} of {groups} groups have a value that is not stated, may hold several "
-            "scanners, and have no control chart"
+            f"{counted(unnamed, 'group', groups, verb='has')} a value that is not stated, so "
+            "perhaps several scanners, and no control chart"
         )
     if mixed := sum(chart is not None and len(group.scanners) > 1 for group, chart in charts):
-        lines.append(f"{mixed} of {groups} control charts hold several scanners; add --by scanner")
+        lines.append(
+            f"{counted(mixed, 'control chart', groups, verb='holds')} several scanners; add --by "
+            "scanner"
+        )
     if any(chart is not None and len(group.days) < FEW for group, chart in charts):
         lines.append(f"limits from fewer than {FEW} days are uncertain")
     return lines if summary.limits is None else lines + summary.limits.lines

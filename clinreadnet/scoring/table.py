@@ -10,10 +10,10 @@ from rich.console import Console
 
 from clinreadnet.console import Column, fitted_table
 from clinreadnet.data.acquisition import exposure_lines
-from clinreadnet.errors import visible
+from clinreadnet.errors import counted, visible
 from clinreadnet.physics.table import FIGURES, METHODS, figure_lines
 from clinreadnet.scoring.domain import domain_lines, domain_mark
-from clinreadnet.scoring.result import SeriesReport, SeriesSummary, count_slices, summary_line
+from clinreadnet.scoring.result import SeriesReport, SeriesSummary, summary_line
 from clinreadnet.scoring.site_map import site_lines
 from clinreadnet.spec import INTERVAL_MASS, RESEARCH_USE
 
@@ -58,7 +58,7 @@ def print_report(report: SeriesReport, console: Console, session: Mapping[str, A
     if any(marks):
         columns.append(Column("domain", marks, justify="left"))
     console.print(
-        f"{count_slices(len(slices))} in {visible(folder)}",
+        f"{counted(len(slices), 'slice')} in {visible(folder)}",
         highlight=False,
         style="italic",
         soft_wrap=True,

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clinreadnet.errors import InputError
+from clinreadnet.errors import InputError, counted
 from clinreadnet.spec import HU_MIN, SIZE, TILE
 from clinreadnet.training.augment import Draws, augment, augment_tiles
 from clinreadnet.training.dataset import LabelledSlices
@@ -65,7 +65,7 @@ def check_batch_size(batch_size: int, slices: int, ranks: Ranks) -> None:
         InputError: the batch is larger than the set, or not a multiple of the processes.
     """
     if batch_size > slices:
-        raise InputError(f"batch_size={batch_size}: only {slices} slices to train on")
+        raise InputError(f"batch_size={batch_size}: only {counted(slices, 'slice')} to train on")
     if batch_size % ranks.world:
         raise InputError(
             f"batch_size={batch_size}: {ranks.world} processes share a batch; give a multiple"

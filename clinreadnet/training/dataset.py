@@ -15,7 +15,7 @@ from clinreadnet.console import console, progress_bar
 from clinreadnet.data.ldctiqa import LdctiqaFolder, check_images, read_ldctiqa
 from clinreadnet.data.tif import silent_tifffile
 from clinreadnet.data.tiles import TileLabels, read_tiles
-from clinreadnet.errors import InputError
+from clinreadnet.errors import InputError, counted
 from clinreadnet.spec import MAP_SIDE, SIZE
 from clinreadnet.training.grouping import describe_groups, group_by_similarity, low_pass
 
@@ -149,7 +149,8 @@ def _read_tiles(folder: LdctiqaFolder, quiet: bool) -> TileLabels:
         return TileLabels(np.zeros(grid, np.float32), np.zeros(grid, np.float32))
     if tiles.labelled < len(folder) and not quiet:
         console.print(
-            f"{folder.folder}: {tiles.labelled} of {len(folder)} slices have tile labels; the "
+            f"{folder.folder}: {counted(tiles.labelled, 'slice', len(folder), verb='has')} tile "
+            "labels; the "
             "others are trained on their image's label alone",
             highlight=False,
             soft_wrap=True,

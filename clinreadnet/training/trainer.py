@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from clinreadnet._version import __version__
 from clinreadnet.console import console, progress_bar
-from clinreadnet.errors import CheckFailed, InputError
+from clinreadnet.errors import CheckFailed, InputError, counted
 from clinreadnet.evaluation.intervals import fit_temperature
 from clinreadnet.evaluation.maps import map_agreement
 from clinreadnet.files import whole_file
@@ -378,7 +378,7 @@ def _towards_quality(slices: LabelledSlices) -> LabelledSlices:
     """Return the slices with the noiseless quality as their scores."""
     if unknown := int(np.isnan(slices.quality).sum()):
         raise InputError(
-            f"target=quality: {unknown} of {len(slices)} slices to train on come with no "
+            f"target=quality: {counted(unknown, 'training slice', len(slices), 'comes')} with no "
             "recorded quality, which simulated folders alone have; use target=score"
         )
     return replace(slices, scores=slices.quality)

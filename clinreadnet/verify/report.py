@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from clinreadnet.errors import counted
 from clinreadnet.metrics import Interval
 from clinreadnet.runtime.bundle.manifest import NOT_RUN, Artifact, Parity
 from clinreadnet.spec import RESEARCH_USE
@@ -99,7 +100,8 @@ def print_report(report: VerifyReport, console: Console) -> None:
     """Print tables, then failures and artifacts that did not run."""
     table = Table(
         title=escape(
-            f"{report.bundle}: parity with the float64 reference, {report.slices} slices "
+            f"{report.bundle}: parity with the float64 reference, "
+            f"{counted(report.slices, 'slice')} "
             f"({report.source})"
         ),
         box=box.SIMPLE_HEAD,

@@ -147,7 +147,7 @@ def scout_of_another_orientation(folder: Path) -> Right:
     write(folder / "z.dcm", coronal)
     return Right(
         (5,),
-        notes=("1 of 5 slices of its series have another orientation",),
+        notes=("1 of 5 slices of its series: another orientation",),
         positions=(0, 2.5, 5, 7.5, None),
     )
 

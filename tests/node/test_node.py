@@ -343,7 +343,7 @@ def test_a_series_without_a_scorable_slice_is_given_up_with_a_reason(
     node = start()
     store(node.port, [mask])
     until(lambda: not list((tmp_path / "spool" / "objects").iterdir()))
-    logged("not scored, and its 1 objects are removed")
+    logged("not scored, and its 1 object is removed")
     assert pacs.received == []
     assert statuses(store(node.port, [mask])) == [0]  # a failed series may be sent again
 
@@ -393,7 +393,7 @@ def test_the_pacs_is_down_and_comes_back(
     pacs.stop()
     store(start().port, slices(2))
     until(lambda: len(list((tmp_path / "spool" / "outgoing").iterdir())) == 1)
-    logged("cannot be reached (Connection refused): 1 objects wait in the spool")
+    logged("cannot be reached (Connection refused): 1 object waits in the spool")
     pacs.start()
     until(lambda: pacs.received)
     until(lambda: not list((tmp_path / "spool" / "outgoing").iterdir()))

@@ -90,7 +90,7 @@ def test_a_report_that_a_service_refuses_waits_and_is_sent_again(
     store_one(start(destination=DicomWeb(base(service))))
     log = logged("report sent to")
     assert "refused the report (HTTP 409 Conflict, failure reason A700); next attempt in" in log
-    assert "cannot be reached (HTTP 503 Service Unavailable): 1 objects wait" in log
+    assert "cannot be reached (HTTP 503 Service Unavailable): 1 object waits" in log
     assert len({report.SOPInstanceUID for report in service.received}) == 1
 
 

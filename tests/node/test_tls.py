@@ -114,7 +114,7 @@ def test_a_pacs_whose_certificate_expired_keeps_the_report_waiting(
     assoc = connect(node.port, context=client_context(authority.files("ct")))
     assoc.send_c_store(make_ct(noise()))
     assoc.release()
-    logged("cannot be reached (TLS: certificate has expired): 1 objects wait")
+    logged("cannot be reached (TLS: certificate has expired): 1 object waits")
     assert len(list((tmp_path / "spool" / "outgoing").iterdir())) == 1 and pacs.received == []
     pacs.stop()
 

@@ -117,7 +117,7 @@ def test_groups_need_enough_patients(tmp_path: Path) -> None:
     ]
     assert groups["protocol", "rare"].score is None
     assert sum(group.slices for group in result.groups if group.by == "size") == 72
-    assert f"1 of 7 groups have fewer than {FEWEST} patients and no values" in result.notes
+    assert f"1 of 7 groups has fewer than {FEWEST} patients and no values" in result.notes
 
 
 def test_few_patients_have_no_intervals(tmp_path: Path) -> None:

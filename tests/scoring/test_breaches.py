@@ -204,7 +204,7 @@ def test_score_writes_the_scores_and_ends_with_status_4(
     status, _, error = run(*common)
     assert status == 2 and "limits noise_hu, which only --figures measures" in error
     status, output, error = run(*common, "--figures", "--csv", tmp_path / "scores.csv")
-    assert status == 4 and "1 of 1 series exceed a limit: mean noise" in error
+    assert status == 4 and "1 of 1 series exceeds a limit: mean noise" in error
     (line,) = [line for line in output.splitlines() if line.startswith("Limit exceeded")]
     assert "mean noise" in line and line.endswith("above 15.0 HU: 1 slice at 5.0 mm")
     assert len((tmp_path / "scores.csv").read_text().splitlines()) == 3

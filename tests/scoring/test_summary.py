@@ -143,7 +143,7 @@ def test_novel_slices_and_slices_without_score_are_left_out_and_counted(tmp_path
     assert (summary.slices, summary.not_scored, summary.to_dict()["novel"]) == (4, 1, 2)
     shown = run(tmp_path / "s.csv").output
     assert "2 of 4 slices are marked as novel and left out" in shown
-    assert "1 of 4 slices have no score" in shown
+    assert "1 of 4 slices has no score" in shown
 
 
 def test_groups_are_those_of_the_columns(tmp_path: Path) -> None:
@@ -231,9 +231,9 @@ def test_what_is_not_stated_puts_no_scanners_into_one_chart(
     (group,) = summarize([path], [by]).groups
     assert (group.chart is not None) is chart
     shown = run(path, "--by", by).output
-    line = "1 of 1 groups have a value that is not stated, may hold several scanners, and have no"
+    line = "1 of 1 group has a value that is not stated, so perhaps several scanners, and no"
     assert (line in shown) is (not chart)
-    mixed = "1 of 1 control charts hold several scanners; add --by scanner"
+    mixed = "1 of 1 control chart holds several scanners; add --by scanner"
     assert (mixed in shown) is (chart and len(group.scanners) > 1)
 
 
@@ -242,9 +242,9 @@ def test_few_days_have_no_chart_and_a_line_says_so(tmp_path: Path, count: int, c
     path = write_csv(tmp_path / "s.csv", days(count, lambda day: 2.0 + day % 2))
     shown = run(path).output
     assert shown.count("Drift: control chart") == charts
-    line = "1 of 1 groups have fewer than 10 days and no control chart"
+    line = "1 of 1 group has fewer than 10 days and no control chart"
     assert (line in shown) is (charts == 0)
-    assert ("1 of 1 groups have fewer than 5 series and no interval" in shown) is (count < 5)
+    assert ("1 of 1 group has fewer than 5 series and no interval" in shown) is (count < 5)
 
 
 def test_intervals_and_limits_stay_inside_the_grades(tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_a_series_over_midnight_has_its_earliest_date(tmp_path: Path) -> None:
 def test_without_dates_there_is_no_chart_and_a_line_says_so(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "s.csv", [row(acquired=None), row(series="b", acquired=None)])
     shown = run(path).output
-    assert "2 of 2 series have no date and are in no control chart" in shown
+    assert "2 of 2 series have no date, and no place in a control chart" in shown
     assert "Drift" not in shown
     (group,) = json.loads(run(path, "--json").output)["groups"]
     assert (group["chart"], group["undated_series"], group["days"]) == (None, 2, [])
@@ -291,7 +291,7 @@ def test_files_without_scores_are_refused(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "s.csv", [])
     assert refused(path) == f"{path}: has no rows; give a file with scores"
     write_csv(path, [row(score=None)])
-    assert refused(path).startswith(f"{path}: none of 1 slices has a score")
+    assert refused(path).startswith(f"{path}: none of 1 slice has a score")
     assert refused(tmp_path / "x.csv") == f"{tmp_path / 'x.csv'}: no such file"
 
 

@@ -115,7 +115,7 @@ def test_a_file_that_is_not_the_listed_one_is_named(
     damage(bundle / "clinreadnet.fp32.onnx")  # type: ignore[operator]
     done = inspect(bundle)
     assert done.returncode == 1 and message in done.stdout
-    assert "1 files are not those listed" in done.stderr
+    assert "1 file is not as listed" in done.stderr
     (problem,) = inspect_bundle(bundle).problems
     assert inspect_bundle(bundle).entries[0].problem == problem
 
