@@ -14,6 +14,7 @@ from clinreadnet.cli.options import (
     Figures,
     GraphPrecision,
     Json,
+    LimitsFile,
     NotBefore,
     Resample,
     SiteMapFile,
@@ -22,6 +23,7 @@ from clinreadnet.cli.options import (
 )
 from clinreadnet.console import Output, note, progress_bar, status
 from clinreadnet.errors import CheckFailed, counted
+from clinreadnet.files import check_output
 from clinreadnet.spec import RESEARCH_USE
 
 _LINES = 50  # series to print; an archive can have thousands
@@ -49,16 +51,19 @@ def score_archive(
     not_before: NotBefore = None,
     precision: GraphPrecision = None,
     site_map: SiteMapFile = None,
+    limits: LimitsFile = None,
     as_json: Json = False,
 ) -> None:
     """Score an archive on Ray and write the scores to a Parquet file; print a mean for each series.
 
     A slice that cannot be read or scored does not stop the others. Its row gives the reason in the
-    column `error`, and the exit status is 1. Research use only.
+    column `error`, and the exit status is 1. With limits, the exit status is 4 if a series exceeds
+    one. Research use only.
 
     Examples:
     - `clinreadnet score-archive archive/ --out scores.parquet`
     - `clinreadnet score-archive archive/ --out scores.parquet --address head:6379 --workers 8`
+    - `clinreadnet score-archive archive/ --out scores.parquet --figures --limits limits.toml`
     """
     with status("Importing Ray"):
         from clinreadnet.scoring.archive import NotWritten
@@ -66,10 +71,13 @@ def score_archive(
     from clinreadnet.runtime import BACKENDS
     from clinreadnet.runtime.bundle.default import find_bundle
     from clinreadnet.runtime.records import CPU_BACKENDS
+    from clinreadnet.scoring.protocol_limits import read_protocol_limits
     from clinreadnet.scoring.site_map import read_site_map
     from clinreadnet.scoring.table import print_series
 
     own = None if site_map is None else read_site_map(site_map, trusted_keys or None)
+    site_limits = None if limits is None else read_protocol_limits(limits)
+    check_output(out, inputs=[path for path in (site_map, limits) if path is not None])
     bundle = find_bundle(bundle)
     failure: NotWritten | None = None
     with progress_bar() as bar:
@@ -91,6 +99,7 @@ def score_archive(
                     "not_before": not_before,
                 },
                 site_map=own,
+                limits=site_limits,
                 note=note,
                 advance=lambda done, total: bar.update(task, completed=done, total=total),
             )
@@ -102,9 +111,8 @@ def score_archive(
         output = Output()
         output.print("means:" if failure else f"{out}:", highlight=False, soft_wrap=True)
         print_series(report.by_series, output, most=_LINES)
-        if own is not None:
-            output.print(own.line, highlight=False, soft_wrap=True)
-        output.print(RESEARCH_USE, highlight=False, soft_wrap=True)
+        for line in (*report.notes, RESEARCH_USE):
+            output.print(line, highlight=False, soft_wrap=True)
     if failure is not None:
         raise failure
     if missing := report.not_scored:
@@ -112,3 +120,5 @@ def score_archive(
             f"{out}: {counted(missing, 'slice', report.slices, verb='was')} not scored; "
             "its column `error` says why"
         )
+    if report.limits is not None:
+        report.limits.check()

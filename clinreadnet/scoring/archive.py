@@ -36,7 +36,9 @@ from clinreadnet.files import check_output, whole_file
 from clinreadnet.physics import SliceFigures
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.bundle.files import load_manifest
+from clinreadnet.scoring.breaches import LimitReport, check_limits
 from clinreadnet.scoring.cluster import LOCAL, connected
+from clinreadnet.scoring.protocol_limits import ProtocolLimits
 from clinreadnet.scoring.result import (
     SeriesSummary,
     SliceScore,
@@ -45,7 +47,7 @@ from clinreadnet.scoring.result import (
     summarise_by_series,
 )
 from clinreadnet.scoring.run import SeriesEnds, score_chunk
-from clinreadnet.scoring.site_map import SiteMap, site_scores
+from clinreadnet.scoring.site_map import SiteMap, site_lines, site_scores
 from clinreadnet.spec import RESEARCH_USE
 
 CHUNK = 32
@@ -84,6 +86,10 @@ to ``site_score`` are null where there is an error. ``novelty`` and ``in_domain`
 bundle cannot judge, ``site_score`` without a site map. The columns from ``ctdi_vol_mgy`` on are
 those of `Acquisition`."""
 
+LIMITS = pyarrow.schema([("limits", pyarrow.string())])
+"""One more column, if series are compared with limits: those that the slice's series exceeds with
+its values, or an empty text."""
+
 FIGURES = pyarrow.schema(
     [
         *(
@@ -111,6 +117,8 @@ class ArchiveReport:
         by_series: summary of the scores of each series, in the order of the rows.
         session: `Session.describe` of a worker, or None without slices.
         site_map: map that made the site scores; None without one.
+        limits: the series compared with the limits of the site; None without limits.
+        notes: lines of text about site scores and limits.
     """
 
     out: Path
@@ -119,6 +127,8 @@ class ArchiveReport:
     by_series: dict[str, SeriesSummary]
     session: dict[str, Any] | None
     site_map: SiteMap | None = None
+    limits: LimitReport | None = None
+    notes: Sequence[str] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``--json`` prints; ``series`` is null unless there is one."""
@@ -129,6 +139,7 @@ class ArchiveReport:
             **summaries_to_dict(self.by_series),
             "session": self.session,
             "site_map": site_map_to_dict(self.site_map),
+            "limits": None if self.limits is None else self.limits.to_dict(),
             "research_use": RESEARCH_USE,
         }
 
@@ -166,6 +177,7 @@ def score_archive(
     figures: bool = False,
     session_options: Mapping[str, Any] | None = None,
     site_map: SiteMap | None = None,
+    limits: ProtocolLimits | None = None,
     note: Callable[[str], None] = lambda line: None,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> ArchiveReport:
@@ -177,7 +189,8 @@ def score_archive(
     Args:
         paths: files and folders, as for `find_slices`.
         bundle: the bundle's folder.
-        out: file to write; its columns are ``SCHEMA``, and ``FIGURES`` if measured.
+        out: file to write; its columns are ``SCHEMA``, ``FIGURES`` if measured, and ``LIMITS`` with
+            limits.
         address: address of a Ray cluster (``auto``, ``host:port``), or ``local``.
         workers: number of sessions, each with one CPU thread or one GPU; default the cluster's
             number of GPUs, or of CPUs if it has no GPU.
@@ -186,6 +199,7 @@ def score_archive(
         figures: whether to measure noise, size, dose and other figures of each slice.
         session_options: arguments of `Session` beyond the bundle and ``threads``.
         site_map: map to the grades of the site's readers, for a column ``site_score``.
+        limits: limits of the site, with which each series is compared.
         note: called with one line for each file that is skipped or unusual.
         advance: called with the slices done and their total.
 
@@ -193,13 +207,16 @@ def score_archive(
         The report.
 
     Raises:
-        InputError: the site map is of other weights, there are no slices, the cluster does not
+        InputError: the site map is of other weights, figures are limited that are not measured,
+            there are no slices, the cluster does not
             exist or does not answer, it cannot run so many workers, or the bundle cannot be loaded.
         CheckFailed: the bundle does not reproduce its golden outputs on a worker.
         NotWritten: the slices were scored, but the file cannot be written.
     """
     out, bundle = Path(out), Path(bundle).absolute()
     check_output(out)
+    if limits is not None:
+        limits.check_figures(figures)
     if site_map is not None:
         site_map.check_weights(load_manifest(bundle).model.weights_sha256)
     processors = os.cpu_count() or 1
@@ -243,6 +260,7 @@ def score_archive(
     ends.sort(refs, {i: row for i, row in enumerate(rows) if isinstance(row, InputError)})
     if line := ends.note():
         note(line)
+    checked = None if limits is None else check_limits(good, limits)
     report = ArchiveReport(
         out=out,
         slices=total,
@@ -250,6 +268,8 @@ def score_archive(
         by_series=summarise_by_series(good),
         session=session,
         site_map=site_map,
+        limits=checked,
+        notes=[*site_lines(good, site_map), *([] if checked is None else checked.lines)],
     )
     try:
         _write(out, refs, rows, refused, report, figures)
@@ -410,6 +430,16 @@ def _write(
             own = [getattr(row.figures, field.name) if row else None for row in scored]
             columns[field.name] = own + after
         columns["remark"] = [row.remark if row else None for row in scored] + after
+    if report.limits is not None:
+        schema = pyarrow.unify_schemas([schema, LIMITS])
+        exceeded: dict[tuple[str, str | None], str] = {
+            (own.series, own.protocol): "; ".join(breach.values for breach in own.breaches)
+            for own in report.limits.series
+        }
+        columns["limits"] = [
+            exceeded[row.series, row.acquisition.protocol] if isinstance(row, SliceScore) else None
+            for row in rows
+        ] + after
     table = pyarrow.table(columns, schema=schema.with_metadata(facts))
     with whole_file(out) as temporary:
         parquet.write_table(table, temporary)

@@ -291,9 +291,14 @@ class _Sums:
         return CheckedSeries(series, protocol, self._section, self._slices, values, beyond)
 
 
+def check_limits(slices: Sequence[SliceScore], limits: ProtocolLimits) -> LimitReport:
+    """Return the series of some slices, compared with the limits of a site."""
+    series = SeriesLimits(limits)
+    for one in slices:
+        series.add(one, one.score)
+    return series.report()
+
+
 def with_limits(report: SeriesReport, limits: ProtocolLimits) -> SeriesReport:
     """Return the report of some slices, compared with the limits of a site."""
-    series = SeriesLimits(limits)
-    for one in report.slices:
-        series.add(one, one.score)
-    return replace(report, limits=series.report())
+    return replace(report, limits=check_limits(report.slices, limits))

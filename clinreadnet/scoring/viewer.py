@@ -120,6 +120,7 @@ def _document(report: SeriesReport) -> dict[str, Any]:
             *figure_lines((score.figures, score.remark) for score in report.slices),
             *([] if report.unjudged is None else [report.unjudged]),
             *site_lines(report.slices, report.site_map),
+            *([] if report.limits is None else report.limits.lines),
         ],
         "methods": METHODS if any(score.figures for score in report.slices) else "",
         "size": SIZE,

@@ -30,12 +30,13 @@ from typer.testing import CliRunner
 
 from clinreadnet.cli import app, main
 from clinreadnet.data.slices import SliceRef, find_slices
-from clinreadnet.errors import CheckFailed, ClinReadNetError, InputError
+from clinreadnet.errors import CheckFailed, ClinReadNetError, InputError, LimitExceeded
 from clinreadnet.runtime import Scores, Session
 from clinreadnet.runtime.bundle.files import load_manifest
 from clinreadnet.scoring import archive as score_ray
 from clinreadnet.scoring import cluster
 from clinreadnet.scoring.archive import ArchiveReport, NotWritten, score_archive
+from clinreadnet.scoring.protocol_limits import read_protocol_limits
 from clinreadnet.scoring.result import SliceScore, summarise_by_series
 from clinreadnet.scoring.run import score_chunk, score_slices
 
@@ -140,6 +141,38 @@ def test_a_site_map_adds_a_column(workers: None, bundle: Path, tmp_path: Path) -
     assert json.loads(metadata[b"site_map"])["weights_sha256"] == own.weights_sha256
     assert report.to_dict()["site_map"]["readers"] == 5
     assert report.to_dict()["series"]["site_mean"] == pytest.approx(expected.mean(), rel=1e-5)
+
+
+def test_limits_add_a_column_lines_and_a_status(
+    workers: None, bundle: Path, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "a.npy", np.stack([noise(0), noise(2)]))
+    (tmp_path / "limits.toml").write_text("[default]\nleast_score = 3.99\nmost_novel_share = 0.9\n")
+    wanted = read_protocol_limits(tmp_path / "limits.toml")
+    out = tmp_path / "a.parquet"
+    given = ([tmp_path / "a.npy", tmp_path / "b"], bundle, out)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "a.dcm").write_bytes(bytes(128) + b"DICM damaged")
+    report = score_archive(*given, workers=1, limits=wanted)
+    found = rows(out)
+    least = min(row["score"] for row in found[:2])
+    said = f"lowest score {least:.2f} is below 3.99"
+    assert [row["limits"] for row in found] == [said, said, None]
+    assert report.limits is not None
+    assert report.notes == report.limits.lines
+    assert report.notes[0].endswith(f"a.npy: {said}: all 2 slices")
+    assert report.to_dict()["limits"]["breaches"][0]["limit"] == "least_score"
+    with pytest.raises(LimitExceeded, match="1 of 1 series exceeds a limit: lowest score"):
+        report.limits.check()
+    (tmp_path / "limits.toml").write_text("[default]\nmost_noise_hu = 15\n")
+    noisy = read_protocol_limits(tmp_path / "limits.toml")
+    with pytest.raises(InputError, match="limits noise_hu, which only `figures` measures"):
+        score_archive(*given, workers=1, limits=noisy)
+    (tmp_path / "limits.toml").write_text("[default]\nleast_score = 0.001\n")
+    harmless = read_protocol_limits(tmp_path / "limits.toml")
+    report = score_archive(*given, workers=1, limits=harmless)
+    assert [row["limits"] for row in rows(out)] == ["", "", None]
+    assert report.notes == [f"No limit of {tmp_path / 'limits.toml'} is exceeded"]
 
 
 def test_figures_are_columns_on_request(workers: None, bundle: Path, tmp_path: Path) -> None:

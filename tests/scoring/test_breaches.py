@@ -203,10 +203,12 @@ def test_score_writes_the_scores_and_ends_with_status_4(
     limits.write_text("[protocol.Abdomen]\nmost_noise_hu = 15")
     status, _, error = run(*common)
     assert status == 2 and "limits noise_hu, which only --figures measures" in error
-    status, output, error = run(*common, "--figures", "--csv", tmp_path / "scores.csv")
+    wanted = ["--csv", tmp_path / "scores.csv", "--html", tmp_path / "page.html"]
+    status, output, error = run(*common, "--figures", *wanted)
     assert status == 4 and "1 of 1 series exceeds a limit: mean noise" in error
     (line,) = [line for line in output.splitlines() if line.startswith("Limit exceeded")]
     assert "mean noise" in line and line.endswith("above 15.0 HU: 1 slice at 5.0 mm")
+    assert json.dumps(line) in (tmp_path / "page.html").read_text()
     assert len((tmp_path / "scores.csv").read_text().splitlines()) == 3
     status, output, _ = run(*common, "--figures", "--json")
     (breach,) = json.loads(output)["limits"]["breaches"]
