@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import IO, Any, Literal, NoReturn
 
+from rich import box
 from rich.cells import cell_len
 from rich.console import Console
 from rich.live import Live
@@ -30,7 +31,7 @@ from rich.text import Text
 from clinreadnet.errors import visible
 
 _FRAME = 3
-"""Cells of a terminal around the text of a column."""
+"""Cells of a terminal around the text of a column; 1 in a compact table."""
 
 
 class _StandardError(io.TextIOBase):
@@ -232,15 +233,15 @@ class Column:
     """
 
     heading: str
-    cells: Sequence[str]
+    cells: Sequence[str | Text]
     leave_out: int = 0
     justify: Literal["left", "right"] = "right"
 
     @property
     def width(self) -> int:
-        """Cells of a terminal that the column takes with its frame."""
-        lines = (line for text in (self.heading, *self.cells) for line in text.splitlines())
-        return max(map(cell_len, lines)) + _FRAME
+        """Cells of a terminal that its text takes."""
+        lines = (line for text in (self.heading, *self.cells) for line in str(text).splitlines())
+        return max(map(cell_len, lines))
 
 
 def fitted_table(
@@ -250,8 +251,9 @@ def fitted_table(
     columns: list[Column],
     *,
     most: int = 20,
+    compact: bool = False,
 ) -> Table:
-    """Return a table of names and the columns that fit beside them.
+    """Return a table of names and the columns that fit beside them. It names those that do not fit.
 
     Args:
         console: console to print to, whose width decides.
@@ -259,17 +261,23 @@ def fitted_table(
         names: name of each row; names that do not fit are folded.
         columns: columns beside the names.
         most: fold names that are longer than this rather than leave out a column.
+        compact: whether to draw a single line instead of frames.
     """
+    frame = 1 if compact else _FRAME
+    wanted = columns
     least = min(max(map(cell_len, (heading, *names))), most)
     for column in sorted((c for c in columns if c.leave_out), key=lambda c: -c.leave_out):
-        room = console.width - 1 - _FRAME - sum(c.width for c in columns)
+        room = console.width - 1 - frame - sum(c.width + frame for c in columns)
         if room >= least:
             break
         columns = [c for c in columns if c is not column]
-    table = Table()
+    table = Table(box=box.SIMPLE_HEAD, padding=0) if compact else Table()
+    if left_out := [" ".join(c.heading.split()) for c in wanted if c not in columns]:
+        table.caption = Text(f"Left out at this width: {', '.join(left_out)}")
+        table.caption_justify = "left"
     table.add_column(heading, overflow="fold")
     for column in columns:
         table.add_column(column.heading, justify=column.justify, no_wrap=True)
     for name, *cells in zip(names, *(column.cells for column in columns), strict=True):
-        table.add_row(Text(name), *map(Text, cells))
+        table.add_row(Text(name), *(Text(c) if isinstance(c, str) else c for c in cells))
     return table

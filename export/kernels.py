@@ -15,10 +15,9 @@ from typing import Any
 import torch
 import triton
 from rich.console import Console
-from rich.table import Table
 
 from clinreadnet._version import __version__
-from clinreadnet.console import progress_bar
+from clinreadnet.console import Column, fitted_table, progress_bar
 from clinreadnet.errors import CheckFailed, InputError
 from clinreadnet.files import check_output_folder, whole_folder
 from clinreadnet.kernels.compile import (
@@ -332,8 +331,9 @@ def _arguments(source: KernelSource, case: Case) -> Iterator[Argument]:
 
 def print_kernels(result: KernelSet, console: Console) -> None:
     """Print one line for each file."""
-    table = Table("file", "registers", "shared memory, bytes", "threads")
-    for kernel in result.kernels:
-        numbers = (kernel.registers, kernel.dynamic_shared_bytes, kernel.block[0])
-        table.add_row(kernel.file, *map(str, numbers))
-    console.print(table)
+    columns = [
+        Column("registers", [str(kernel.registers) for kernel in result.kernels], 1),
+        Column("shared\nbytes", [str(k.dynamic_shared_bytes) for k in result.kernels], 2),
+        Column("threads", [str(kernel.block[0]) for kernel in result.kernels], 3),
+    ]
+    console.print(fitted_table(console, "file", [k.file for k in result.kernels], columns))

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
 from support import terminal
+
+from clinreadnet.console import Column, fitted_table
 
 PROGRAM = """
 import sys, time, warnings
@@ -113,3 +119,23 @@ def test_an_interrupt_that_a_library_catches_is_not_lost(
     command = [sys.executable, "-c", SWALLOWED]
     screen = terminal.run(command, tmp_path, environment=environment)
     assert screen.status == 0 and "interrupted" in screen.drawn, screen.drawn
+
+
+@pytest.mark.parametrize("compact", [False, True])
+def test_a_table_fits_and_names_the_columns_that_it_leaves_out(compact: bool) -> None:
+    columns = [
+        Column("score", ["2.50", "3.25"]),
+        Column("long\nheading", ["a" * 12, ""], 1, "left"),
+        Column("status", [Text("passed", "green"), "failed"], 2),
+    ]
+    for width in range(24, 60):
+        written = io.StringIO()
+        console = Console(width=width, file=written)
+        console.print(fitted_table(console, "name", ["x" * 30, "y"], columns, compact=compact))
+        shown = written.getvalue()
+        assert all(cell_len(line) <= width for line in shown.splitlines())
+        assert "2.50" in shown and "…" not in shown
+        table, _, left_out = shown.partition("Left out at this width:")
+        assert ("passed" in table) == ("status" not in left_out)
+        assert ("aaa" in table) == ("long heading" not in " ".join(left_out.split()))
+    assert not left_out

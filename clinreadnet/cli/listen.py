@@ -18,6 +18,7 @@ from clinreadnet.cli.options import (
     MapResolution,
     NotBefore,
     Resample,
+    SiteMapFile,
     TrustedKeys,
 )
 from clinreadnet.errors import InputError
@@ -58,6 +59,7 @@ def listen(
     map_resolution: MapResolution = "patch",
     resample: Resample = False,
     figures: Figures = False,
+    site_map: SiteMapFile = None,
     limits: LimitsFile = None,
     quiet: Annotated[
         float,
@@ -121,6 +123,7 @@ def listen(
     - `clinreadnet listen --spool spool --send-to https://pacs.example.org/dicom-web`
     - `clinreadnet listen --spool spool --send-to 127.0.0.1:4242:ORTHANC --map --metrics-port 9112`
     - `clinreadnet listen --spool spool --send-to pacs:104:PACS --figures --limits limits.toml`
+    - `clinreadnet listen --spool spool --send-to pacs:104:PACS --site-map site-map.json`
     """
     from clinreadnet.console import note
     from clinreadnet.dicom.quality_map import check_resolution
@@ -136,6 +139,7 @@ def listen(
     from clinreadnet.node.node import Node
     from clinreadnet.runtime.bundle.default import find_bundle
     from clinreadnet.scoring.protocol_limits import read_protocol_limits
+    from clinreadnet.scoring.site_map import read_site_map
     from clinreadnet.spec import RESEARCH_USE
 
     given = (tls_cert, tls_key, tls_ca)
@@ -164,6 +168,7 @@ def listen(
         resample=resample,
         figures=figures,
         limits=site_limits,
+        site_map=None if site_map is None else read_site_map(site_map, trusted_keys or None),
         quiet=quiet,
         associations=associations,
         object_bytes=object_mib * MIB,
@@ -192,6 +197,8 @@ def listen(
             where = f"{config.title} listens on {host}:{node.port}, sends to {config.destination}"
             monitor = f", /metrics on 127.0.0.1:{node.metrics_port}" if node.metrics_port else ""
             note(f"{where}{monitor}, {session.backend}. {RESEARCH_USE}")
+            if config.site_map is not None:
+                note(config.site_map.line)
             node.wait()
         finally:
             node.stop()  # before the session is closed

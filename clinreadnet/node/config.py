@@ -14,6 +14,7 @@ from clinreadnet.errors import InputError
 from clinreadnet.files import read_regular
 from clinreadnet.limits import MIB
 from clinreadnet.scoring.protocol_limits import ProtocolLimits
+from clinreadnet.scoring.site_map import SiteMap
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -108,6 +109,7 @@ class NodeConfig:
         map_resolution: resolution of the maps, see `clinreadnet.dicom.quality_map.write_maps`.
         figures: whether reports hold noise, size, dose and other figures of each slice.
         limits: limits of the site, with which each series is compared; None without.
+        site_map: map that makes site scores beside the scores; None without.
         resample: whether to accept slices that are not 512x512.
         quiet: seconds without a new slice after which a series is complete.
         associations: largest number of simultaneous associations.
@@ -132,6 +134,7 @@ class NodeConfig:
     map_resolution: str = "patch"
     figures: bool = False
     limits: ProtocolLimits | None = None
+    site_map: SiteMap | None = None
     resample: bool = False
     quiet: float = 30.0
     associations: int = 16

@@ -81,7 +81,13 @@ class Node:
         self.metrics_port = None if self._monitor is None else self._monitor.port
 
     def start(self, session: Session) -> None:
-        """Start to receive, to score with ``session`` and to send."""
+        """Start to receive, to score with ``session`` and to send.
+
+        Raises:
+            InputError: the site map was fitted for other weights.
+        """
+        if self._config.site_map is not None:
+            self._config.site_map.check_weights(session.manifest.model.weights_sha256)
         self.spool.resume()
         worker = Worker(
             session,
@@ -92,6 +98,7 @@ class Node:
             resample=self._config.resample,
             figures=self._config.figures,
             limits=self._config.limits,
+            site_map=self._config.site_map,
         )
         for name, work in (
             ("receiver", self._receiver.serve),

@@ -29,8 +29,9 @@ from clinreadnet.node.spool import Series, SetAside, Spool
 from clinreadnet.runtime import Session
 from clinreadnet.scoring.breaches import with_limits
 from clinreadnet.scoring.protocol_limits import ProtocolLimits
-from clinreadnet.scoring.result import SeriesReport
+from clinreadnet.scoring.result import SeriesReport, summary_line
 from clinreadnet.scoring.run import score_slices
+from clinreadnet.scoring.site_map import SiteMap, with_site_scores
 
 LATER = (BackendError, SessionClosed, OSError, sqlite3.Error, MemoryError)
 """Errors that a series does not cause: it is kept and retried."""
@@ -57,6 +58,7 @@ class Worker:
         map_resolution: str = "patch",
         figures: bool = False,
         limits: ProtocolLimits | None = None,
+        site_map: SiteMap | None = None,
     ) -> None:
         """Create the worker; nothing is scored yet.
 
@@ -69,6 +71,7 @@ class Worker:
             map_resolution: resolution of the maps, see `quality_map.write_maps`.
             figures: whether to measure the figures of each slice.
             limits: limits of the site, with which each series is compared.
+            site_map: map that makes site scores beside the scores.
         """
         self._session = session
         self._spool = spool
@@ -77,6 +80,7 @@ class Worker:
         self._map_resolution = map_resolution
         self._figures = figures
         self._limits = limits
+        self._site_map = site_map
         self._resample = resample
         self._doing = ""
 
@@ -161,6 +165,9 @@ class Worker:
         if empty := len(report.skipped):
             self._metrics.left_out.labels("no body").inc(empty)
             log(f"{name}: left out at its ends: {counted(empty, 'slice')} without a body")
+        if self._site_map is not None:
+            report = with_site_scores(report, self._site_map)
+            log(f"{name}: {summary_line(report.series)} ({self._site_map.name})")
         if self._limits is not None:
             report = with_limits(report, self._limits)
         self._doing = "report"

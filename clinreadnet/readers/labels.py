@@ -291,7 +291,8 @@ def _read_rows(path: AnyPath) -> tuple[list[tuple[int, list[str]]], list[str], b
     for number, row in rows:
         if len(row) != len(names):
             raise InputError(
-                f"{path}: row {number}: has {len(row)} values for {len(names)} columns"
+                f"{path}: row {number}: has {counted(len(row), 'value')} for "
+                f"{counted(len(names), 'column')}"
             )
     return rows, names, separator != ","
 

@@ -74,6 +74,7 @@ SCHEMA = pyarrow.schema(
         ("region_reason", pyarrow.string()),
         ("header", pyarrow.string()),
         ("site_score", pyarrow.float32()),
+        ("site_map", pyarrow.string()),
         *(
             (field.name, pyarrow.string() if "str" in str(field.type) else pyarrow.float64())
             for field in fields(Acquisition)
@@ -82,7 +83,7 @@ SCHEMA = pyarrow.schema(
     ]
 )
 """Columns of the result. ``error`` is null where there is a score, and the columns from ``score``
-to ``site_score`` are null where there is an error. ``novelty`` and ``in_domain`` are null where the
+to ``site_map`` are null where there is an error. ``novelty`` and ``in_domain`` are null where the
 bundle cannot judge, ``site_score`` without a site map. The columns from ``ctdi_vol_mgy`` on are
 those of `Acquisition`."""
 
@@ -101,7 +102,7 @@ FIGURES = pyarrow.schema(
 )
 """More columns, if figures are measured: those of `SliceFigures`, and `SliceScore.remark`."""
 
-_SCORED = tuple(SCHEMA.names[SCHEMA.names.index("score") : SCHEMA.names.index("site_score") + 1])
+_SCORED = tuple(SCHEMA.names[SCHEMA.names.index("score") : SCHEMA.names.index("site_map") + 1])
 """Columns of a slice that has a score."""
 
 

@@ -40,7 +40,7 @@ def domain_lines(slices: Sequence[SliceScore]) -> list[str]:
     lines = []
     for answer, what in (
         (OUTSIDE, "outside the abdomen, marked as novel and left out"),
-        (EDGE, "at the edge of the abdomen; their scores say less"),
+        (EDGE, "at the edge of the abdomen, where a score says less"),
     ):
         marked = [score for score in slices if domain_mark(score) == answer]
         if marked:

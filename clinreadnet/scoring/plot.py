@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,14 @@ from clinreadnet.scoring.result import (
     SliceScore,
     summarise,
 )
+from clinreadnet.scoring.site_map import SiteMap, site_lines
 from clinreadnet.spec import GRADE_RANGE, INTERVAL_MASS, LIKERT, RESEARCH_USE
 
 MOST_SERIES = 32
 """Series that are drawn, the first ones."""
 
 _FORMATS = (".png", ".pdf", ".svg")
+_NOTE = 150  # characters of a line of text
 _WINDOW = (350.0, 40.0)  # width and level of the window of LDCTIQA's radiologists, HU
 
 
@@ -65,27 +68,33 @@ def write_plot(report: SeriesReport, target: Path) -> None:
     columns = 1 if len(drawn) == 1 else 2 if len(drawn) <= 4 else 4
     rows = -(-len(drawn) // columns)
     heights = (3.0 if len(drawn) == 1 else 1.9 * rows, 3.4)
+    notes = site_lines(report.slices, report.site_map)
     figure = Figure(figsize=(10, sum(heights)), layout="constrained")
     halves = figure.add_gridspec(2, 1, height_ratios=heights)
     panels = halves[0].subgridspec(rows, columns)
     for number, own in enumerate(drawn):
         axes = figure.add_subplot(panels[number // columns, number % columns])
         name = "" if len(members) == 1 else f"{number + 1}: "
-        draw_scores(axes, [report.slices[index] for index in own], name)
+        slices = [report.slices[index] for index in own]
+        draw_scores(axes, slices, name)
+        if report.site_map is not None:
+            _draw_site_scores(axes, slices, report.site_map, name)
         if number % columns:
             axes.set_ylabel("")
             axes.set_yticklabels([])
-    slices = halves[1].subgridspec(2, 4, height_ratios=(1, 0.08))
+    extremes = halves[1].subgridspec(2, 4, height_ratios=(1, 0.08))
     for column, (word, extreme) in enumerate((("worst", report.worst), ("best", report.best))):
         _draw_slice(
-            [figure.add_subplot(slices[0, 2 * column + i]) for i in range(2)], word, extreme
+            [figure.add_subplot(extremes[0, 2 * column + i]) for i in range(2)], word, extreme
         )
-    _draw_bar(figure.add_subplot(slices[1, :]))
+    _draw_bar(figure.add_subplot(extremes[1, :]))
     count = f"{counted(len(report.slices), 'slice')} of {len(members)} series. "
     if len(drawn) < len(members):
         count += f"The first {len(drawn)} of them. "
     title = f"Predicted image quality. {'' if len(members) == 1 else count}{RESEARCH_USE}"
     figure.suptitle(title, fontsize=11)
+    if notes:
+        figure.supxlabel("\n".join(fill(line, _NOTE) for line in notes), fontsize=8)
     with whole_file(target) as temporary:
         figure.savefig(temporary, dpi=150)
 
@@ -130,7 +139,25 @@ def draw_scores(axes: Any, slices: Sequence[SliceScore], name: str) -> None:
     )
     if name:
         axes.tick_params(labelsize=8)
+        axes.locator_params(axis="x", nbins=4)  # labels of more would overlap in a narrow panel
     axes.grid(alpha=0.3)
+
+
+def _draw_site_scores(
+    axes: Any, slices: Sequence[SliceScore], site_map: SiteMap, name: str
+) -> None:
+    """Draw the site scores beside the scores, on an axis of their own whose top is the best grade.
+
+    ``name`` is empty for a series alone.
+    """
+    own = axes.twinx()
+    values = [np.nan if s.in_domain is False else s.site_score for s in slices]
+    own.plot(places_of(slices)[0], values, "C2.:", markersize=5)
+    margin = (site_map.excellent - site_map.bad) * 0.1 / GRADE_RANGE
+    own.set_ylim(site_map.bad - margin, site_map.excellent + margin)
+    own.tick_params(labelsize=8 if name else 10, colors="C2")
+    label = "site score (dotted)" + ("" if name else f", {site_map.scale}")
+    own.set_ylabel(label, color="C2", fontsize=8)
 
 
 def label_scores(axes: Any) -> None:

@@ -46,6 +46,7 @@ class SliceScore:
         header: hint of the header of a DICOM slice; empty if there is none.
         sop_instance_uid: SOPInstanceUID of a DICOM slice; empty without one.
         site_score: grade on the site's scale by a site map; None without a map.
+        site_map: name of that map; empty without one.
         figures: noise, size, dose and other figures; None if not asked for.
         remark: what about the figures is unlike other slices of this noise, dose or score.
     """
@@ -66,6 +67,7 @@ class SliceScore:
     header: str = ""
     sop_instance_uid: str = ""
     site_score: float | None = None
+    site_map: str = ""
     figures: SliceFigures | None = None
     remark: str = ""
 

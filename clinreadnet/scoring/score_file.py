@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from clinreadnet import limits
 from clinreadnet.data.acquisition import Acquisition
-from clinreadnet.errors import InputError, first_line
+from clinreadnet.errors import InputError, counted, first_line
 from clinreadnet.files import AnyPath, open_regular
 from clinreadnet.physics import SliceFigures
 from clinreadnet.spec import LIKERT
@@ -29,11 +29,12 @@ _POSITION = "position"
 _NUMBERS = {
     "score": (0.0, float(len(LIKERT) - 1)),
     **dict.fromkeys(("ctdi_vol_mgy", *READ_FIGURES), (0.0, math.inf)),
-    _POSITION: (-math.inf, math.inf),
+    **dict.fromkeys((_POSITION, "site_score"), (-math.inf, math.inf)),
 }
 _TEXTS = ("series", "kernel", "scanner", "device", "protocol", "acquired")
 COLUMNS: tuple[str, ...] = ("score", "ctdi_vol_mgy", "in_domain", *_TEXTS)
 """Columns that every file has, and that are read."""
+_SITE = ("site_score", "site_map")  # read if a file has them
 IDENTITY = ("path", "frame", "sop_instance_uid")
 """Columns that tell slices apart, which are read on request."""
 
@@ -53,6 +54,8 @@ class StoredScore:
         in_domain: False if the slice is marked as novel; None without a novelty threshold.
         acquisition: CTDIvol, kernel, scanner, device, protocol and date. Other fields are None.
         figures: those of ``READ_FIGURES`` that the file has. Other fields are None.
+        site_score: grade on the scale of a site map; None without one.
+        site_map: name of that map; empty if the file does not state it.
         path: the slice's file; empty unless requested.
         frame: frame number from 0 in a file of several slices, else None.
         sop_instance_uid: SOPInstanceUID; empty without one, or unless requested.
@@ -64,6 +67,8 @@ class StoredScore:
     in_domain: bool | None
     acquisition: Acquisition
     figures: SliceFigures = SliceFigures()
+    site_score: float | None = None
+    site_map: str = ""
     path: str = ""
     frame: int | None = None
     sop_instance_uid: str = ""
@@ -150,6 +155,8 @@ def _stored_score(row: Mapping[str, Any], where: str) -> StoredScore:
             acquired=acquired,
         ),
         figures=SliceFigures(**figures),
+        site_score=row.get("site_score"),
+        site_map=row.get("site_map") or "",
         path=row.get("path") or "",
         frame=row.get("frame"),
         sop_instance_uid=row.get("sop_instance_uid") or "",
@@ -178,7 +185,7 @@ def _check_columns(names: list[str], path: AnyPath, columns: tuple[str, ...]) ->
             f"{path}: has not one column each of {', '.join(missing)}; give a file of "
             "`clinreadnet score-archive` or `clinreadnet score --csv`, made by this version"
         )
-    optional = (*READ_FIGURES, *([_POSITION] if IDENTITY[0] in columns else []))
+    optional = (*READ_FIGURES, *_SITE, *([_POSITION] if IDENTITY[0] in columns else []))
     return (*columns, *(n for n in optional if n not in columns and names.count(n) == 1))
 
 
@@ -220,7 +227,10 @@ def _csv_rows(
     numbers = [name for name in _NUMBERS if name in places]
     for number, line in enumerate(_lines(reader, path), start=1):
         if len(line) != width:
-            raise InputError(f"{path}: row {number}: has {len(line)} values for {width} columns")
+            raise InputError(
+                f"{path}: row {number}: has {counted(len(line), 'value')} for "
+                f"{counted(width, 'column')}"
+            )
         row: dict[str, Any] = {name: line[place] or None for name, place in places.items()}
         try:
             for name in numbers:
@@ -259,7 +269,7 @@ def _open_json(
 def _json_rows(
     rows: list[dict[str, Any]], path: AnyPath, columns: tuple[str, ...]
 ) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    kinds: dict[str, tuple[type, ...]] = dict.fromkeys(columns, (str,))
+    kinds: dict[str, tuple[type, ...]] = dict.fromkeys((*columns, *_SITE), (str,))
     kinds |= {**dict.fromkeys(_NUMBERS, (int, float)), "in_domain": (bool,), "frame": (int,)}
     for number, row in enumerate(rows, start=1):
         names = _check_columns(list(row), path, columns)

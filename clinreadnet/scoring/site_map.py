@@ -91,6 +91,11 @@ class SiteMap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return f"{self.bad:g} (bad) ... {self.excellent:g} (excellent)"
 
     @property
+    def name(self) -> str:
+        """The scale and when the map was fitted, which names it beside each site score."""
+        return f"{self.scale}, fitted {self.created}"
+
+    @property
     def line(self) -> str:
         """The map as a line of text."""
         of = "reader" if self.readers == 1 else counted(self.readers, "reader")
@@ -157,7 +162,10 @@ def with_site_scores(report: SeriesReport, site_map: SiteMap) -> SeriesReport:
 def site_scores(slices: Sequence[SliceScore], site_map: SiteMap) -> list[SliceScore]:
     """Return slices with their site scores."""
     values = site_map.apply([entry.score for entry in slices]).tolist()
-    return [replace(entry, site_score=value) for entry, value in zip(slices, values, strict=True)]
+    return [
+        replace(entry, site_score=value, site_map=site_map.name)
+        for entry, value in zip(slices, values, strict=True)
+    ]
 
 
 def site_lines(slices: Sequence[SliceScore], site_map: SiteMap | None) -> list[str]:

@@ -28,7 +28,7 @@ GROUPINGS: tuple[str, ...] = ("scanner", "protocol", "kernel")
 """Columns to group by."""
 
 MEASURES: tuple[str, ...] = ("ctdi_vol_mgy", *READ_FIGURES)
-"""Values of a series beside its score."""
+"""Values of a series beside its scores."""
 
 _ROWS_AT_ONCE = 10_000
 
@@ -44,6 +44,7 @@ class SeriesValues:
         noise_hu: mean noise in HU over slices with one; None without any, like the next two.
         water_diameter_cm: mean water-equivalent diameter in cm.
         ssde_mgy: mean size-specific dose estimate in mGy.
+        site_score: mean grade on the scale of the site map over slices with one; None without any.
     """
 
     score: float
@@ -52,6 +53,7 @@ class SeriesValues:
     noise_hu: float | None = None
     water_diameter_cm: float | None = None
     ssde_mgy: float | None = None
+    site_score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,12 @@ class Group:
         return estimate([value for value in values if value is not None])
 
     @property
+    def site_mean(self) -> float | None:
+        """Mean site score of the series with one; None without any."""
+        values = [series.site_score for series in self.series if series.site_score is not None]
+        return math.fsum(values) / len(values) if values else None
+
+    @property
     def days(self) -> list[Day]:
         """Points of the control chart, in order of time."""
         scores: dict[str, list[float]] = {}
@@ -137,6 +145,8 @@ class Summary:
         slices: number of rows.
         not_scored: rows without a score.
         weights_sha256: SHA-256 of the network's weights; None if the files do not state it.
+        site_map: name of the map that made the site scores, empty if the files do not state it;
+            None without site scores.
         groups: groups sorted by key; missing values come last.
         limits: the series compared with the limits of the site; None without limits.
         ecqm: size-adjusted dose and noise by category; None unless requested.
@@ -147,6 +157,7 @@ class Summary:
     not_scored: int
     weights_sha256: str | None
     groups: tuple[Group, ...]
+    site_map: str | None = None
     limits: LimitReport | None = None
     ecqm: EcqmTable | None = None
 
@@ -158,6 +169,7 @@ class Summary:
             "not_scored": self.not_scored,
             "novel": sum(group.novel for group in self.groups),
             "weights_sha256": self.weights_sha256,
+            "site_map": self.site_map,
             "confidence": CONFIDENCE,
             "fewest_series": FEWEST,
             "fewest_days": FEWEST_DAYS,
@@ -192,7 +204,7 @@ def summarize(
     Raises:
         InputError: a column is unknown, the limits lack what ``ecqm`` needs, a file is invalid
             (see `read_scores`) or lacks figures that are limited, a series is in two files, the
-            files are from different networks, or no slice has a score.
+            files are from different networks or site maps, or no slice has a score.
     """
     by = tuple(dict.fromkeys(by))
     if not by or not set(by) <= set(GROUPINGS):
@@ -215,6 +227,11 @@ def summarize(
                 "compared; summarize them one by one"
             )
         series = sums.add(rows, advance)
+        if len(sums.site_maps) > 1:
+            raise InputError(
+                f"{path}: its site scores are of several site maps, or of another than those of "
+                f"{paths[0]}, so they cannot be compared; score the slices again with one map"
+            )
         if twice := sorted(series & file_of.keys()):
             raise InputError(
                 f"{path}: series {twice[0]} is also in {file_of[twice[0]]}; give each series once"
@@ -231,6 +248,7 @@ def summarize(
         sums.not_scored,
         next(iter(weights), None),
         sums.groups(),
+        next(iter(sums.site_maps), None),
         report,
         make_ecqm_table(report) if ecqm and report is not None else None,
     )
@@ -253,8 +271,9 @@ class _SeriesSums:
             self.novel += 1
             return
         self.score += score
-        for name in MEASURES:
-            value = getattr(row.figures if name in READ_FIGURES else row.acquisition, name)
+        values = {name: getattr(row.figures, name) for name in READ_FIGURES}
+        values |= {"ctdi_vol_mgy": row.acquisition.ctdi_vol_mgy, "site_score": row.site_score}
+        for name, value in values.items():
             if value is not None:
                 self.totals[name] = self.totals.get(name, 0.0) + value
                 self.counts[name] += 1
@@ -270,7 +289,7 @@ class _SeriesSums:
         return SeriesValues(
             self.score / (self.slices - self.novel),
             acquired=self.acquired,
-            **{name: means.get(name) for name in MEASURES},
+            **{name: means.get(name) for name in (*MEASURES, "site_score")},
         )
 
 
@@ -284,6 +303,7 @@ class _Sums:
         self._scanners: dict[tuple[str | None, ...], set[str | None]] = {}
         self.slices = 0
         self.not_scored = 0
+        self.site_maps: set[str] = set()
 
     def add(self, rows: Iterable[StoredScore], advance: Callable[[int], None]) -> set[str]:
         """Add the rows of a file; return its series."""
@@ -296,6 +316,8 @@ class _Sums:
                 self.not_scored += 1
                 continue
             own.add(row.series)
+            if row.site_score is not None:
+                self.site_maps.add(row.site_map)
             if self._checks is not None:
                 self._checks.add(row, row.score)
             scanner = scanner_name(row.acquisition)
@@ -353,6 +375,7 @@ def _group_to_dict(by: Sequence[str], group: Group) -> dict[str, Any]:
         "series": len(group.series),
         "scanners": list(group.scanners),
         "quality": None if quality is None else asdict(quality),
+        "site_mean": group.site_mean,
         **{name: None if mean is None else asdict(mean) for name, mean in means.items()},
         "undated_series": sum(series.acquired is None for series in group.series),
         "days": [asdict(day) for day in days],

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from clinreadnet.console import Column, fitted_table
-from clinreadnet.errors import counted
+from clinreadnet.errors import counted, visible
 from clinreadnet.physics.table import FIGURES
 from clinreadnet.scoring.control_chart import FALSE_ALARMS, FEW, FEWEST, RULES, ControlChart
 from clinreadnet.scoring.ecqm import print_ecqm_table
@@ -50,13 +50,12 @@ def _print_quality(summary: Summary, console: Console) -> None:
     groups = summary.groups
     qualities = [group.quality for group in groups]
     doses = [group.ctdi_vol_mgy for group in groups]
+    spans = ["" if q is None else _span(q.low, q.high) for q in qualities]
     columns = [
         Column("series", [str(len(group.series)) for group in groups], 3),
         Column("slices", [str(group.slices - group.novel) for group in groups], 2),
         Column("quality", ["" if q is None else f"{q.mean:.2f}" for q in qualities]),
-        Column(
-            f"{CONFIDENCE:.0%}", ["" if q is None else _span(q.low, q.high) for q in qualities], 1
-        ),
+        *([Column(f"{CONFIDENCE:.0%}", spans, 1)] if any(spans) else []),
         Column("CTDIvol (mGy)", ["" if d is None else f"{d.mean:.1f}" for d in doses], 4),
     ]
     for name, order in zip(READ_FIGURES, _LEFT_OUT, strict=True):
@@ -65,6 +64,10 @@ def _print_quality(summary: Summary, console: Console) -> None:
         cells = ["" if mean is None else f"{mean.mean:.{figure.digits}f}" for mean in means]
         if any(cells):
             columns.append(Column(figure.title, cells, order))
+    if summary.site_map is not None:
+        means = [group.site_mean for group in groups]
+        cells = ["" if mean is None else f"{mean:.2f}" for mean in means]
+        columns.insert(3 + any(spans), Column("site", cells))
     title = "Quality (0 bad ... 4 excellent) and dose"
     _print_table(console, title, summary.by, groups, columns)
 
@@ -107,6 +110,9 @@ def _notes(summary: Summary, charts: Sequence[_Charted]) -> list[str]:
         )
     if missing := summary.not_scored:
         lines.append(f"{counted(missing, 'slice', summary.slices, verb='has')} no score")
+    if summary.site_map is not None:
+        name = visible(summary.site_map) or "scale and map not stated"
+        lines.append(f"Site scores: means of the grades of the site's readers ({name})")
     dates = [series.acquired for group in summary.groups for series in group.series]
     if undated := dates.count(None):
         lines.append(

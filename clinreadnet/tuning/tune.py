@@ -21,10 +21,9 @@ from typing import Any
 import torch
 import triton
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
-from clinreadnet.console import progress_bar
+from clinreadnet.console import Column, fitted_table, progress_bar
 from clinreadnet.errors import CheckFailed, InputError, first_line
 from clinreadnet.files import whole_file
 from clinreadnet.kernels.compile import SHARED_MEMORY, resources
@@ -297,15 +296,20 @@ def write_tuning(tuning: Tuning, out: str | os.PathLike[str] | None = None) -> P
 
 def print_tuning(tuning: Tuning, console: Console) -> None:
     """Print one line for each entry."""
-    table = Table("entry", "best", "ms, before", "ms, best", "tried", "dropped")
-    for entry in tuning.tuned:
-        before = entry.trials[0].mean
-        table.add_row(
-            " ".join(entry.keys),
-            ", ".join(f"{key} {value}" for key, value in entry.best.config.items()),
-            f"{before:.4f}" if math.isfinite(before) else "dropped",
-            f"{entry.best.mean:.4f}",
-            str(len(entry.trials)),
-            str(sum(trial.dropped is not None for trial in entry.trials)),
-        )
-    console.print(table)
+    entries = tuning.tuned
+    before = [entry.trials[0].mean for entry in entries]
+    dropped = [sum(trial.dropped is not None for trial in entry.trials) for entry in entries]
+    columns = [
+        Column(
+            "best",
+            ["\n".join(f"{k} {v}" for k, v in e.best.config.items()) for e in entries],
+            1,
+            "left",
+        ),
+        Column("ms\nbefore", [f"{ms:.4f}" if math.isfinite(ms) else "dropped" for ms in before]),
+        Column("ms\nbest", [f"{entry.best.mean:.4f}" for entry in entries]),
+        Column("tried", [str(len(entry.trials)) for entry in entries], 3),
+        Column("dropped", list(map(str, dropped)), 2),
+    ]
+    names = [" ".join(entry.keys) for entry in entries]
+    console.print(fitted_table(console, "entry", names, columns, most=12))

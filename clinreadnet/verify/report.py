@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from clinreadnet.console import Column, fitted_table
 from clinreadnet.errors import counted
 from clinreadnet.metrics import Interval
 from clinreadnet.runtime.bundle.manifest import NOT_RUN, Artifact, Parity
@@ -98,38 +99,30 @@ def all_passed(artifacts: tuple[Artifact, ...]) -> bool:
 
 def print_report(report: VerifyReport, console: Console) -> None:
     """Print tables, then failures and artifacts that did not run."""
-    table = Table(
-        title=escape(
-            f"{report.bundle}: parity with the float64 reference, "
-            f"{counted(report.slices, 'slice')} "
-            f"({report.source})"
-        ),
-        box=box.SIMPLE_HEAD,
-        padding=0,
-    )
-    table.add_column("artifact", no_wrap=True)
-    table.add_column("status", no_wrap=True)
-    table.add_column("error / budget", justify="right", no_wrap=True)
-    for name in (*METRICS, "score"):
-        table.add_column(f"Δ{name}", justify="right", no_wrap=True)
     colours = {"passed": "green", "failed": "red", NOT_RUN: "yellow"}
     notes = [(report.bundle.name, "failed", problem) for problem in report.problems]
-    for artifact, parity in _results(report.artifacts):
-        errors = [e for e in parity.relative_error.values() if e is not None]
-        error = f"{max(errors):.1e} / " if errors else ""
-        table.add_row(
-            _label(artifact, parity),
-            f"[{colours[parity.status]}]{parity.status}[/]",
-            error + _number(parity.budget),
-            *(_number(parity.metric_difference.get(name)) for name in METRICS),
-            _number(parity.worst_score_difference),
-        )
+    results = list(_results(report.artifacts))
+    parities = [parity for _, parity in results]
+    columns = [
+        Column("status", [Text(p.status, colours[p.status]) for p in parities], justify="left"),
+        Column("error / budget", [_error(p) for p in parities], 1),
+        *(
+            Column(f"Δ{name}", [_number(p.metric_difference.get(name)) for p in parities], order)
+            for order, name in enumerate(METRICS, start=3)
+        ),
+        Column("Δscore", [_number(p.worst_score_difference) for p in parities], 2),
+    ]
+    for artifact, parity in results:
         for line in (parity.reason, parity.details.get("note")):
             if line:
                 notes.append((artifact.title, parity.status, line))
+    labels = [_label(artifact, parity) for artifact, parity in results]
+    table = fitted_table(console, "artifact", labels, columns, compact=True)
+    title = f"{report.bundle}: parity with the float64 reference, "
+    table.title = Text(f"{title}{counted(report.slices, 'slice')} ({report.source})")
     console.print(table)
     if report.scores:
-        console.print(local_table(report.artifacts))
+        console.print(local_table(report.artifacts, console))
     for line in dict.fromkeys(
         _where(result) for _, result in _results(report.artifacts) if result.ran_on
     ):
@@ -154,25 +147,28 @@ def print_report(report: VerifyReport, console: Console) -> None:
     console.print(RESEARCH_USE)
 
 
-def local_table(artifacts: Sequence[Artifact]) -> Table:
+def local_table(artifacts: Sequence[Artifact], console: Console) -> Table:
     """Return the table of differences of quality maps and novelty, for artifacts that ran."""
-    table = Table(box=box.SIMPLE_HEAD, padding=0)
-    table.add_column("artifact", no_wrap=True)
-    headings = ("Δtile\n/ budget", "Δnovelty\n/ budget", "flips", "Δmap\ncorr.", "Δmap\nRMSE")
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for artifact, parity in _results(artifacts):
-        if parity.worst_tile_difference is None:
-            continue
-        flips = parity.in_domain_flips
-        table.add_row(
-            _label(artifact, parity),
-            _of_budget(parity.worst_tile_difference, parity.details.get("tile_budget")),
-            _of_budget(parity.worst_novelty_difference, parity.details.get("novelty_budget")),
-            "not judged" if flips is None else str(flips),
-            *(_number(parity.map_difference.get(name)) for name in MAP_METRICS),
+    results = [(a, p) for a, p in _results(artifacts) if p.worst_tile_difference is not None]
+    parities = [parity for _, parity in results]
+    flips = [p.in_domain_flips for p in parities]
+    columns = [
+        Column(
+            f"Δ{what}\n/ budget",
+            [_of_budget(getattr(p, value), p.details.get(f"{what}_budget")) for p in parities],
+            order,
         )
-    return table
+        for what, value, order in (
+            ("tile", "worst_tile_difference", 0),
+            ("novelty", "worst_novelty_difference", 1),
+        )
+    ]
+    columns.append(Column("flips", ["not judged" if n is None else str(n) for n in flips], 2))
+    for order, (name, short) in enumerate(zip(MAP_METRICS, ("corr.", "RMSE"), strict=True), 3):
+        cells = [_number(p.map_difference.get(name)) for p in parities]
+        columns.append(Column(f"Δmap\n{short}", cells, order))
+    labels = [_label(artifact, parity) for artifact, parity in results]
+    return fitted_table(console, "artifact", labels, columns, compact=True)
 
 
 def measured(report: VerifyReport) -> Iterator[tuple[str, Mapping[str, Interval], str | None]]:
@@ -219,6 +215,11 @@ def _of_map(agreement: Mapping[str, Any] | None) -> dict[str, Interval]:
 def interval(value: Interval) -> str:
     """Return a value with its interval as text."""
     return f"{value['value']:.4f} [{value['low']:.4f}, {value['high']:.4f}]"
+
+
+def _error(parity: Parity) -> str:
+    errors = [e for e in parity.relative_error.values() if e is not None]
+    return (f"{max(errors):.1e} / " if errors else "") + _number(parity.budget)
 
 
 def _of_budget(value: float | None, budget: float | None) -> str:

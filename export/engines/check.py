@@ -254,7 +254,7 @@ def print_findings(findings: Sequence[Finding], console: Console) -> None:
     """Print a row for each graph and flavour, then each blocker."""
     table = Table(box=box.SIMPLE_HEAD, padding=0)
     for heading in ("graph", "flavour", "asked", "blockers"):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for finding in findings:
         count = str(len(finding.blockers)) if finding.judge else "not checked"
         table.add_row(escape(finding.graph), finding.flavour, finding.judge or "", count)

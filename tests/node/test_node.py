@@ -25,10 +25,13 @@ from pydicom.uid import (
 from support.dicom_files import CT, MR, comment, make_ct, noise, write_enhanced_ct
 from support.header_reads import count_header_reads
 from support.pacs import MAP, REPORT, Pacs, connect, referenced
+from support.site_readers import site_map
 
+from clinreadnet.errors import InputError
 from clinreadnet.node.config import Destination, Peer, parse_senders
 from clinreadnet.node.node import Node
 from clinreadnet.node.receive import transfer_syntaxes
+from clinreadnet.runtime import Session
 from clinreadnet.scoring.protocol_limits import read_protocol_limits
 
 Start = Callable[..., Node]
@@ -112,6 +115,23 @@ def test_a_limit_that_is_exceeded_is_logged_counted_and_marked(
     assert 'clinreadnet_limits_exceeded_total{limit="least_score"} 1.0' in metrics
     marks = {str(one.SeriesInstanceUID): "A limit is exceeded" in str(one) for one in pacs.received}
     assert sorted(marks.values()) == [False, True]
+
+
+def test_a_site_map_adds_its_scores_to_report_and_log(
+    start: Start, pacs: Pacs, session: Session, until: Until, logged: Logged, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="the site map was fitted for weights"):
+        start(site_map=site_map(), spool=tmp_path / "other")
+    own = site_map(weights_sha256=session.manifest.model.weights_sha256)
+    node = start(site_map=own)
+    sent = slices(2, NumberOfSeriesRelatedInstances=2, PatientID="4711")
+    store(node.port, sent)
+    until(lambda: pacs.received)
+    log = logged("to send")
+    assert "; mean site score " in log and f"({own.name})" in log and "4711" not in log
+    report = str(pacs.received[0])
+    assert "mapped from the score" in report and "Predicted image quality" in report
+    assert own.line in comment(pacs.received[0])
 
 
 def test_a_spool_holds_no_header_beside_the_waiting_objects(

@@ -137,6 +137,7 @@ def test_a_site_map_adds_a_column(workers: None, bundle: Path, tmp_path: Path) -
     found = rows(out)
     expected = own.apply([row["score"] for row in found])
     assert [row["site_score"] for row in found] == pytest.approx(expected, rel=1e-5)
+    assert {row["site_map"] for row in found} == {own.name}
     metadata = parquet.read_schema(out).metadata
     assert json.loads(metadata[b"site_map"])["weights_sha256"] == own.weights_sha256
     assert report.to_dict()["site_map"]["readers"] == 5

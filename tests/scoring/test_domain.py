@@ -65,7 +65,7 @@ def test_each_mark_has_its_reason(report: SeriesReport) -> None:
     ]
     assert domain_lines(report.slices) == [
         "2 of 4 outside the abdomen, marked as novel and left out (head 1; chest 1).",
-        "1 of 4 at the edge of the abdomen; their scores say less (dome of the liver 1).",
+        "1 of 4 at the edge of the abdomen, where a score says less (dome of the liver 1).",
         "4 of 4 chest by its header (BodyPartExamined): a hint, not proof.",
     ]
 

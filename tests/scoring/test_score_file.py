@@ -44,6 +44,14 @@ def test_a_row_keeps_its_values(write: Any, tmp_path: Path) -> None:
     assert found[2].acquisition.protocol is None
 
 
+def test_a_site_score_is_read_with_the_name_of_its_map(write: Any, tmp_path: Path) -> None:
+    rows = [row(site_score=-1.5, site_map="1 (bad) ... 5 (excellent)"), row(site_score=2.0), row()]
+    found = [(one.site_score, one.site_map) for one in read(write(tmp_path / "scores", rows))]
+    assert found == [(-1.5, "1 (bad) ... 5 (excellent)"), (2.0, ""), (None, "")]
+    with pytest.raises(InputError, match="site_score is nan; expected a finite number"):
+        read(write_csv(tmp_path / "scores", [row(site_score="nan")]))
+
+
 def test_slices_are_told_apart_on_request(write: Any, tmp_path: Path) -> None:
     path = write(
         tmp_path / "scores",

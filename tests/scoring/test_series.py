@@ -152,7 +152,8 @@ def test_csv_and_plot_are_written_whole(run: Any, bundle: Path, tmp_path: Path) 
     assert list(rows[0]) == [
         *("path", "frame", "position", "score", "grade"),
         *("low", "high", "novelty", "in_domain", "series"),
-        *("region", "region_reason", "header", "sop_instance_uid", "site_score"),
+        *("region", "region_reason", "header", "sop_instance_uid"),
+        *("site_score", "site_map"),
         *("ctdi_vol_mgy", "exposure_mas", "kvp", "kernel", "thickness_mm"),
         *("scanner", "protocol", "acquired", "exposure_source", "device", "ctdi_phantom_cm"),
         "tube_current_ma",

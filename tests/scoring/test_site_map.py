@@ -18,10 +18,19 @@ from typer.testing import CliRunner
 
 from clinreadnet import limits
 from clinreadnet.cli import app
+from clinreadnet.data.slices import find_slices
 from clinreadnet.errors import InputError, Untrusted
+from clinreadnet.runtime import Session
 from clinreadnet.runtime.bundle.files import load_manifest
+from clinreadnet.scoring.plot import write_plot
 from clinreadnet.scoring.result import SliceScore
-from clinreadnet.scoring.site_map import read_site_map, sign_site_map, site_lines
+from clinreadnet.scoring.run import score_slices
+from clinreadnet.scoring.site_map import (
+    read_site_map,
+    sign_site_map,
+    site_lines,
+    with_site_scores,
+)
 
 OPENSSL = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 
@@ -152,6 +161,8 @@ def test_both_numbers_are_in_every_output(scored: Path, tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [float(one["site_score"]) for one in rows] == pytest.approx(expected, abs=1e-4)
     assert [float(one["score"]) for one in rows] == pytest.approx(scores, abs=1e-4)
+    name = "1 (bad) ... 5 (excellent), fitted 2026-01-31T12:00:00Z"
+    assert {one["site_map"] for one in (*rows, *found["slices"])} == {name}
     line = "Site scores: the grade of the site's 5 readers, 1 (bad) ... 5 (excellent), by a map"
     for value, own in zip(scores, expected, strict=True):
         assert f"{value:.2f}" in text and f"{own:.2f}" in text
@@ -169,6 +180,39 @@ def test_both_numbers_are_in_every_output(scored: Path, tmp_path: Path) -> None:
     assert measured == pytest.approx(expected, rel=1e-5)
     assert len(groups[0].get_measurements(name=SCORE)) == 1
     assert line.encode() in (tmp_path / "sr" / "sr-1.dcm").read_bytes()
+
+
+@pytest.mark.parametrize("falling", [False, True])
+def test_a_plot_draws_both_scores_and_names_the_map(
+    scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, falling: bool
+) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: the extra plot")
+    from matplotlib.figure import Figure
+
+    figures: list[Figure] = []
+
+    def keep(self: Figure, path: Path, dpi: int) -> None:
+        figures.append(self)
+        path.touch()
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    ends = {"bad": 5.0, "excellent": 1.0, "grades": (4.5, 4.0, 2.0)} if falling else {}
+    weights = load_manifest(scored / "bundle").model.weights_sha256
+    own = read_site_map(write_map(tmp_path / "map.json", weights_sha256=weights, **ends))
+    with Session(scored / "bundle") as session:
+        report = score_slices(session, find_slices([scored / "series"]))
+    write_plot(with_site_scores(report, own), tmp_path / "a.png")
+    write_plot(report, tmp_path / "a.png")
+    both, plain = figures
+    (drawn,) = (axes for axes in both.axes if "site score" in axes.get_ylabel())
+    np.testing.assert_allclose(
+        drawn.lines[0].get_ydata(), own.apply([one.score for one in report.slices])
+    )
+    low, high = drawn.get_ylim()
+    assert (low > own.bad and high < own.excellent) if falling else low < own.bad
+    assert own.scale in drawn.get_ylabel()
+    assert own.line in both.get_supxlabel().replace("\n", " ")
+    assert len(plain.axes) == len(both.axes) - 1 and not plain.get_supxlabel()
 
 
 def test_scores_beyond_the_fitted_ones_are_counted() -> None:

@@ -91,6 +91,29 @@ def test_figures_are_means_of_the_series_that_have_them(tmp_path: Path) -> None:
     assert "noise" not in run(plain).stdout
 
 
+def test_site_scores_stand_beside_the_scores_and_name_their_map(tmp_path: Path) -> None:
+    name = "1 (bad) ... 5 (excellent), fitted 2026-01-31T12:00:00Z"
+    rows = [row(series="a", score=2.0, site_score=3.0, site_map=name)] * 3
+    rows += [row(series="b", score=3.0, site_score=4.5, site_map=name)]
+    rows += [row(series="b", score=1.0, site_score=1.0, site_map=name, in_domain=False)]
+    rows += [row(series="c", score=1.0)]
+    path = write_csv(tmp_path / "scores.csv", rows)
+    found = json.loads(run(path, "--json").stdout)
+    (group,) = found["groups"]
+    assert (group["site_mean"], group["quality"]["mean"], found["site_map"]) == (3.75, 2.0, name)
+    shown = run(path).stdout
+    assert " site " in shown and "3.75" in shown and "2.00" in shown
+    assert f"Site scores: means of the grades of the site's readers ({name})" in shown
+    unnamed = write_csv(tmp_path / "unnamed.csv", [row(series="d", site_score=2.0)])
+    assert "(scale and map not stated)" in run(unnamed).stdout
+    for files in ([path, unnamed], [unnamed, path]):
+        with pytest.raises(InputError, match="site scores are of several site maps"):
+            summarize(files)
+    plain = write_csv(tmp_path / "plain.csv", [row()])
+    assert "site" not in run(plain).stdout
+    assert json.loads(run(plain, "--json").stdout)["groups"][0]["site_mean"] is None
+
+
 @pytest.mark.parametrize("n", range(1, 7))
 def test_there_is_an_interval_from_the_stated_number_of_series_on(n: int) -> None:
     found = estimate([1.5] * n, 4.0)

@@ -11,7 +11,7 @@ from typing import Any
 # those that are written.
 COLUMNS = (
     *"path frame position score grade low high novelty in_domain series".split(),
-    *"region region_reason header sop_instance_uid site_score".split(),
+    *"region region_reason header sop_instance_uid site_score site_map".split(),
     *"ctdi_vol_mgy exposure_mas kvp kernel thickness_mm".split(),
     *"scanner protocol acquired exposure_source device ctdi_phantom_cm tube_current_ma".split(),
 )
@@ -65,6 +65,7 @@ def write_parquet(path: Path, rows: list[dict[str, Any]], weights: str | None = 
 
     texts = (
         *("path", "grade", "series", "region", "region_reason", "header", "sop_instance_uid"),
+        "site_map",
         *("kernel", "scanner", "protocol", "acquired", "exposure_source", "device", "error"),
     )
     kinds = {"frame": pyarrow.int32(), "score": pyarrow.float32(), "in_domain": pyarrow.bool_()}
