@@ -272,8 +272,9 @@ def fitted_table(
             break
         columns = [c for c in columns if c is not column]
     table = Table(box=box.SIMPLE_HEAD, padding=0) if compact else Table()
-    if left_out := [" ".join(c.heading.split()) for c in wanted if c not in columns]:
-        table.caption = Text(f"Left out at this width: {', '.join(left_out)}")
+    left_out = [" ".join(column.heading.split()) for column in wanted if column not in columns]
+    if left_out:
+        table.caption = Text(f"Left out at this width: {', '.join(dict.fromkeys(left_out))}")
         table.caption_justify = "left"
     table.add_column(heading, overflow="fold")
     for column in columns:

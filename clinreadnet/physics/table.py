@@ -63,6 +63,14 @@ def describe(figures: SliceFigures | None) -> str:
     )
 
 
+def missing(figures: SliceFigures | None) -> list[str]:
+    """Return each figure that a slice lacks with the reason, such as "no Dw (...)"."""
+    names = {figure.name: figure.heading for figure in FIGURES}
+    gaps = figures.missing.split("; ") if figures is not None and figures.missing else []
+    pairs = [gap.partition(": ")[::2] for gap in gaps]
+    return [f"no {names.get(name, 'figures')} ({reason})" for name, reason in pairs]
+
+
 def figure_lines(slices: Iterable[tuple[SliceFigures | None, str]]) -> list[str]:
     """Return lines of text on remarked and cut slices, and on what is missing.
 
@@ -72,12 +80,7 @@ def figure_lines(slices: Iterable[tuple[SliceFigures | None, str]]) -> list[str]
     measured = [(figures, remark) for figures, remark in slices if figures is not None]
     kinds = (part for _, remark in measured for part in remark.split("; ") if part)
     remarks = Counter(kind.partition(":")[0].partition(" of ")[0] for kind in kinds)
-    names = {figure.name: figure.heading for figure in FIGURES}
-    gaps: Counter[str] = Counter()
-    for figures, _ in measured:
-        for gap in filter(None, figures.missing.split("; ")):
-            name, _, reason = gap.partition(": ")
-            gaps[f"no {names.get(name, 'figures')} ({reason})"] += 1
+    gaps = Counter(gap for figures, _ in measured for gap in missing(figures))
     all_slices = len(measured)
     cut = sum(figures.cut is not None and figures.cut > CUT_MARK for figures, _ in measured)
     return [

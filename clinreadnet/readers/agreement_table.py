@@ -82,22 +82,22 @@ def subject(result: Agreement) -> str:
 
 def number(value: float) -> str:
     """Return a value with two digits; empty if it is not defined."""
-    return f"{value:.2f}" if np.isfinite(value) else ""
+    return f"{value:z.2f}" if np.isfinite(value) else ""
 
 
 def signed(value: float) -> str:
     """Return a value with its sign; empty if it is not defined."""
-    return f"{value:+.2f}" if np.isfinite(value) else ""
+    return f"{value:+z.2f}" if np.isfinite(value) else ""
 
 
 def limits_of(low: float, high: float) -> str:
     """Return limits with their signs; empty if they are not defined."""
-    return f"{low:+.2f} ... {high:+.2f}" if np.isfinite(low) else ""
+    return f"{low:+z.2f} ... {high:+z.2f}" if np.isfinite(low) else ""
 
 
 def span(value: Interval) -> str:
     """Return an interval; empty if it is not defined."""
-    return f"{value['low']:.2f} ... {value['high']:.2f}" if np.isfinite(value["low"]) else ""
+    return f"{value['low']:z.2f} ... {value['high']:z.2f}" if np.isfinite(value["low"]) else ""
 
 
 def _columns(values: Mapping[str, Interval]) -> list[Column]:

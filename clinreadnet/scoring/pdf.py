@@ -263,14 +263,14 @@ def _draw_notes(
         for mark in (OUTSIDE, "novel", EDGE)
     )
     limits = report.limits.only(slices[0].series).sentences if report.limits else []
-    lines = [
+    lines = [  # those at the end are left out if there are too many
+        *site_lines(slices, report.site_map),
         *limits,
         f"Of {counted(len(slices), 'slice')} left out: {outside}, {novel}; not left out: {edge}.",
         *domain_lines(slices),
         *exposure_lines([entry.acquisition for entry in slices]),
         *figure_lines((entry.figures, entry.remark) for entry in slices),
         *([] if report.unjudged is None else [report.unjudged]),
-        *site_lines(slices, report.site_map),
     ]
     wrapped = [part for line in lines for part in _wrapped(line, _HALF, 6)]
     if len(wrapped) > _NOTES:

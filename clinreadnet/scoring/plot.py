@@ -26,6 +26,7 @@ MOST_SERIES = 32
 """Series that are drawn, the first ones."""
 
 _FORMATS = (".png", ".pdf", ".svg")
+_NAME = 28  # characters of the name of a slice
 _NOTE = 150  # characters of a line of text
 _WINDOW = (350.0, 40.0)  # width and level of the window of LDCTIQA's radiologists, HU
 
@@ -178,7 +179,9 @@ def _draw_slice(axes: list[Any], word: str, extreme: Extreme) -> None:
     axes[0].set_title(f"{word}: {extreme.score:.2f}{mark}", fontsize=10)
     name = extreme.ref.path.name
     frame = "" if extreme.ref.frame is None else f"[{extreme.ref.frame}]"
-    axes[1].set_title(visible(f"{name}{frame}")[-28:], fontsize=8, parse_math=False)
+    shown = visible(f"{name}{frame}")
+    shown = shown if len(shown) <= _NAME else f"...{shown[3 - _NAME :]}"
+    axes[1].set_title(shown, fontsize=8, parse_math=False)
 
 
 def _draw_bar(axes: Any) -> None:

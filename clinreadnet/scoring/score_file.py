@@ -181,9 +181,11 @@ def _check_columns(names: list[str], path: AnyPath, columns: tuple[str, ...]) ->
             "--figures`, or remove the limits on them"
         )
     if missing:
+        lacks = f"lacks, or has twice, {', '.join(missing)}"
+        what = "is not a file of scores" if len(missing) == len(columns) else lacks
         raise InputError(
-            f"{path}: has not one column each of {', '.join(missing)}; give a file of "
-            "`clinreadnet score-archive` or `clinreadnet score --csv`, made by this version"
+            f"{path}: {what}; give a file of `clinreadnet score-archive`, `clinreadnet score "
+            "--csv` or `clinreadnet score --json`, made by this version"
         )
     optional = (*READ_FIGURES, *_SITE, *([_POSITION] if IDENTITY[0] in columns else []))
     return (*columns, *(n for n in optional if n not in columns and names.count(n) == 1))

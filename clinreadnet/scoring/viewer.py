@@ -24,7 +24,7 @@ from clinreadnet.data.acquisition import exposure_lines
 from clinreadnet.data.region import CELL, body_cells
 from clinreadnet.errors import InputError, visible
 from clinreadnet.files import whole_file
-from clinreadnet.physics.table import METHODS, describe, figure_lines
+from clinreadnet.physics.table import METHODS, describe, figure_lines, missing
 from clinreadnet.scoring.domain import domain_lines, domain_mark, domain_reason
 from clinreadnet.scoring.overlay import OPACITY, VIRIDIS
 from clinreadnet.scoring.result import SeriesReport, summary_line
@@ -99,7 +99,7 @@ def _document(report: SeriesReport) -> dict[str, Any]:
                     filter(None, (domain_reason(score), visible(score.header), score.remark))
                 ),
                 "figures": describe(score.figures),
-                "missing": score.figures.missing if score.figures else "",
+                "missing": ", ".join(missing(score.figures)),
                 "acquisition": {
                     k: v for k, v in asdict(score.acquisition).items() if v is not None
                 },

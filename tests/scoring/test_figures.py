@@ -18,7 +18,7 @@ from support.tiny_bundle import write_bundle
 
 from clinreadnet.data.slices import find_slices
 from clinreadnet.physics import SliceFigures, measure_figures, with_dose
-from clinreadnet.physics.table import FIGURES, describe, figure_lines
+from clinreadnet.physics.table import FIGURES, describe, figure_lines, missing
 from clinreadnet.runtime import Session
 from clinreadnet.scoring.result import SeriesReport
 from clinreadnet.scoring.run import score_chunk, score_slices
@@ -117,6 +117,7 @@ def test_the_page_shows_them(report: SeriesReport, tmp_path: Path) -> None:
 
 def test_lines_count_remarks_cuts_and_gaps() -> None:
     cut = SliceFigures(cut=0.05, missing="fat_hu: no subcutaneous fat")
+    assert missing(cut) == ["no fat (no subcutaneous fat)"] and missing(None) == []
     denoised = "looks denoised: noise of 2.0 HU, where 6.1 is expected for its size and dose"
     slices = [(cut, f"{denoised}; low score for its noise of 2.0 HU"), (cut, denoised), (None, "")]
     assert figure_lines(slices) == [

@@ -165,11 +165,11 @@ def test_figures_are_read_where_a_file_has_them(write: Any, tmp_path: Path) -> N
     ("content", "message"),
     [
         (b"", "is empty"),
-        (b"a,b\n1,2\n", "has not one column each of score, ctdi_vol_mgy, in_domain, series"),
+        (b"a,b\n1,2\n", "is not a file of scores; give a file of `clinreadnet score-archive`"),
         (b"\xff\xfe\x00", "is neither Parquet nor CSV in UTF-8"),
         (b'"a', "line 1: is not CSV"),
         (b"a" * 200_000, "a line has more than 65536 characters"),
-        ((",".join([*COLUMNS, "score"]) + "\n").encode(), "has not one column each of score;"),
+        ((",".join([*COLUMNS, "score"]) + "\n").encode(), "lacks, or has twice, score;"),
         (
             (",".join(COLUMNS) + "\n1,2\n").encode(),
             f"row 1: has 2 values for {len(COLUMNS)} columns",
@@ -208,7 +208,7 @@ def test_another_parquet_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="column score holds string; give a file of"):
         read(path)
     parquet.write_table(table.drop_columns(["protocol"]), path)
-    with pytest.raises(InputError, match="has not one column each of protocol"):
+    with pytest.raises(InputError, match="lacks, or has twice, protocol"):
         read(path)
 
 
