@@ -70,7 +70,7 @@ def test_a_table_of_a_spreadsheet_is_read(tmp_path: Path) -> None:
         ("slice,reader,grade\na,A,\n", "has no grade"),
         ("slice,A,B\na,1,\nb,2,\n", "B graded no slice"),
         ("slice,A,B\na,3,3\nb,3,\n", "all 3 grades are 3, so agreement is not defined"),
-        ('slice,A\n"a,1\n', "has no rows of grades|values for"),
+        ('slice,A\n"a,1\n', "has no rows of grades|has 1 value for"),
     ],
 )
 def test_a_bad_file_is_refused(text: str, message: str, tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_the_page_shows_them(report: SeriesReport, tmp_path: Path) -> None:
     text = (tmp_path / "page.html").read_text()
     assert describe(report.slices[0].figures) in text
     assert describe(report.slices[0].figures).startswith("noise 1")
-    assert "fat_hu: the size of a pixel is not known" in text
+    assert "no fat (the size of a pixel is not known)" in text
     assert "Dw: AAPM 220" in text
 
 
