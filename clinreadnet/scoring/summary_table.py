@@ -65,8 +65,8 @@ def _print_quality(summary: Summary, console: Console) -> None:
         if any(cells):
             columns.append(Column(figure.title, cells, order))
     if summary.site_map is not None:
-        means = [group.site_mean for group in groups]
-        cells = ["" if mean is None else f"{mean:.2f}" for mean in means]
+        sites = [group.site_mean for group in groups]
+        cells = ["" if site is None else f"{site:.2f}" for site in sites]
         columns.insert(3 + any(spans), Column("site", cells))
     title = "Quality (0 bad ... 4 excellent) and dose"
     _print_table(console, title, summary.by, groups, columns)
