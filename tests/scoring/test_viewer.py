@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from clinreadnet.data.region import find_body
 from clinreadnet.data.slices import find_slices
 from clinreadnet.errors import InputError
 from clinreadnet.runtime import Session
+from clinreadnet.scoring.breaches import with_limits
 from clinreadnet.scoring.overlay import OPACITY, VIRIDIS
+from clinreadnet.scoring.protocol_limits import ProtocolLimits, Section
 from clinreadnet.scoring.result import SeriesReport
 from clinreadnet.scoring.run import score_slices
 from clinreadnet.scoring.viewer import CODES, check_html, encode, write_html
@@ -170,6 +173,27 @@ def test_keys_clicks_and_the_window_work_in_a_browser(
     )
     assert found["overflow"] <= 0
     assert [one for one in found["fetched"] if not one.startswith("data:")] == []
+
+
+@needs_chromium
+def test_long_names_of_series_are_folded_and_each_slice_names_its_series(
+    report: SeriesReport, tmp_path: Path
+) -> None:
+    slices = [replace(one, series="1.2." + str(i // 2) * 58) for i, one in enumerate(report.slices)]
+    least = ProtocolLimits("limits.toml", Section("*", {"least_score": 3.99}))
+    target = tmp_path / "page.html"
+    write_html(with_limits(replace(report, slices=slices), least), target)
+    with tab(tmp_path / "profile") as opened:
+        opened.open(target, width=390)
+        found = opened.run("""(() => {
+          const captions = slices.map((one, i) => { show(i); return el("caption").textContent; });
+          return { captions, notes: el("notes").textContent,
+            overflow: document.documentElement.scrollWidth - innerWidth };
+        })()""")
+    assert found["notes"].count("Limit exceeded: 1.2.") == 2
+    assert found["overflow"] <= 0
+    named = [re.search(r", series (\d), ", one) for one in found["captions"]]
+    assert [one and one[1] for one in named] == ["1", "1", "2", "2"]
 
 
 CONTRAST = 4.5
