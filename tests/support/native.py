@@ -7,6 +7,7 @@ import functools
 import hashlib
 import importlib.util
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -177,3 +178,25 @@ def compiled(source: Path, library: Path, compiler: Sequence[str]) -> Path:
             command += [f"-Wl,-rpath,{library.parent}", "-lm", "-pthread"]
             subprocess.run([*map(str, command)], check=True)
     return program
+
+
+def exercise(sanitizer: str, *arguments: object, **how: Any) -> str:
+    """Run tests/native/exercise.cpp with a sanitizer, and return what it printed.
+
+    Args:
+        sanitizer: key of ``SANITIZERS``.
+        arguments: of the program.
+        how: further arguments of `built`.
+
+    Raises:
+        AssertionError: the program failed; its message ends with what it wrote to standard error.
+    """
+    options = SANITIZERS[sanitizer]
+    warnings = ("-Wall", "-Wextra", "-Werror")
+    compiler = (*shlex.split(recipe().find_compiler()), "-std=c++17", *options, *warnings)
+    library = built(options=options, **how)
+    program = compiled(ROOT / "tests/native/exercise.cpp", library, compiler)
+    command = [str(program), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr[-4000:]
+    return done.stdout
