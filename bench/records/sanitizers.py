@@ -2,9 +2,9 @@
 
     PYTHONPATH=tests python -m bench.records.sanitizers --out bench/results/security/sanitizers.json
 
-Mutated checkpoints are opened, 16 threads call one engine and compare the bits of each result
-(tests/native/exercise.cpp), and every op is tested (tests/kernels/cpu/test_ops.py). Status 1: a
-sanitizer reports, bits differ, or a test fails. The record is written after each part.
+In each round mutated checkpoints are opened, and 16 threads call one engine and compare the bits of
+each result (tests/native/exercise.cpp). At last every op is tested (tests/kernels/cpu/test_ops.py).
+Status 1: a sanitizer reports, bits differ, or a test fails. The record is written after each part.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
-import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from support.least_checkpoint import write_least
 from support.native import ROOT, SANITIZERS, built, exercise, instruction_sets
@@ -28,34 +30,39 @@ from clinreadnet.files import whole_file
 from clinreadnet.precision import CHECKPOINT_PRECISIONS
 
 CALLERS = 16
-Part = tuple[str, str, Callable[[], str]]
+_COUNT = re.compile(r"(\d+) (mutations|refused|loaded|calls|wrong|passed|skipped)")
 
 
-def parts(checkpoint: Path, *, calls: int, mutations: int) -> Iterator[Part]:
-    """Yield what is run, the sanitizer, and a function that returns what the run printed.
+@dataclass(frozen=True)
+class Part:
+    """A part of the run: what it is, its sanitizer, and a function that returns what it printed."""
+
+    name: str
+    sanitizer: str
+    run: Callable[[], str]
+
+
+def parts(checkpoint: Path, *, rounds: int, calls: int, mutations: int) -> Iterator[Part]:
+    """Yield the parts of the rounds, and then the tests of the ops.
 
     Args:
         checkpoint: path of a checkpoint.
-        calls: total number of calls of the 16 threads, of 1 to 3 slices.
-        mutations: number of mutated checkpoints.
+        rounds: number of rounds.
+        calls: calls of the 16 threads in a round, for each precision and sanitizer.
+        mutations: mutated checkpoints of a round.
     """
-    checked = [name for name in SANITIZERS if name != "none"]
-    yield (
-        "mutated checkpoints",
-        checked[0],
-        lambda: exercise(checked[0], "mutate", checkpoint, mutations, 1),
-    )
+    memory, threads = (name for name in SANITIZERS if name != "none")
     best = instruction_sets(built())[0]
-    for sanitizer in reversed(checked):
-        for precision in CHECKPOINT_PRECISIONS:
-            sent = ("calls", checkpoint, best, precision, CALLERS, calls, os.cpu_count())
-            yield (
-                f"{CALLERS} threads, {best} {precision}",
-                sanitizer,
-                lambda sanitizer=sanitizer, sent=sent: exercise(sanitizer, *sent),
-            )
-    for sanitizer in checked:
-        yield "ops of every instruction set", sanitizer, lambda sanitizer=sanitizer: _ops(sanitizer)
+    for seed in range(1, rounds + 1):
+        mutated = partial(exercise, memory, "mutate", checkpoint, mutations, seed)
+        yield Part("mutated checkpoints", memory, mutated)
+        for sanitizer in (threads, memory):
+            for precision in CHECKPOINT_PRECISIONS:
+                sent = (checkpoint, best, precision, CALLERS, calls, os.cpu_count())
+                called = partial(exercise, sanitizer, "calls", *sent)
+                yield Part(f"{CALLERS} threads, {best} {precision}", sanitizer, called)
+    for sanitizer in (memory, threads):
+        yield Part("ops of every instruction set", sanitizer, partial(_ops, sanitizer))
 
 
 def _ops(sanitizer: str) -> str:
@@ -68,32 +75,38 @@ def _ops(sanitizer: str) -> str:
         text=True,
     )
     assert done.returncode == 0, done.stdout[-4000:]
-    return done.stdout.splitlines()[-1].split(" in ")[0]
+    return done.stdout.splitlines()[-1]
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the parts and write the record."""
     parser = argparse.ArgumentParser(prog="python -m bench.records.sanitizers")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--calls", type=int, default=3000)
-    parser.add_argument("--mutations", type=int, default=100_000)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--calls", type=int, default=300, help="in a round")
+    parser.add_argument("--mutations", type=int, default=10_000, help="in a round")
     options = parser.parse_args(arguments)
     facts = run_facts(f"python -m bench.records.sanitizers {' '.join(arguments)}")
-    rows: list[dict[str, Any]] = []
+    counts: dict[tuple[str, str], Counter[str]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = write_least(Path(folder))
-        for part, sanitizer, run in parts(
-            checkpoint, calls=options.calls, mutations=options.mutations
+        for part in parts(
+            write_least(Path(folder)),
+            rounds=options.rounds,
+            calls=options.calls,
+            mutations=options.mutations,
         ):
-            start = time.monotonic()
             try:
-                said = run().strip()
+                said = part.run()
             except AssertionError as error:
-                print(f"{part}, {sanitizer}: {error}", file=sys.stderr)
+                print(f"{part.name}, {part.sanitizer}: {error}", file=sys.stderr)
                 return 1
-            minutes = round((time.monotonic() - start) / 60, 1)
-            rows.append({"part": part, "sanitizer": sanitizer, "result": said, "minutes": minutes})
-            print(rows[-1], file=sys.stderr, flush=True)
+            print(f"{part.name}, {part.sanitizer}: {said.strip()}", file=sys.stderr, flush=True)
+            count = counts.setdefault((part.name, part.sanitizer), Counter())
+            count.update({name: int(number) for number, name in _COUNT.findall(said)})
+            rows = [
+                {"part": name, "sanitizer": sanitizer, "counts": count}
+                for (name, sanitizer), count in counts.items()
+            ]
             with whole_file(options.out) as made:
                 made.write_text(json.dumps({**facts, "parts": rows}, indent=1) + "\n")
     return 0

@@ -17,6 +17,8 @@ from support.native import (
     CROSS_C,
     EMULATE,
     NO_ARM,
+    SAMPLE,
+    SAMPLED,
     SANITIZER,
     SANITIZERS,
     Runner,
@@ -24,6 +26,7 @@ from support.native import (
     built,
     can_run_arm,
     instruction_sets,
+    needs_sanitizer,
 )
 
 from clinreadnet.kernels.ops.attention_block.reference import attention_block_reference
@@ -219,3 +222,13 @@ def test_head(runner: Runner, tokens: int, c: int) -> None:
     assert error(normalised, plain) < FP32
     wanted = (plain * as64(norm[0]) + as64(norm[1])) @ as64(weight).T + as64(bias)
     assert error(votes, wanted) < FP32
+
+
+@needs_sanitizer
+def test_a_sample_under_sanitizers() -> None:
+    options = SANITIZERS[SAMPLED]
+    runner = Runner(built(options=options, **SAMPLE), "plain", ("gcc", *options))
+    test_block(runner, (1, 8, 8, 3, 16, 4), 3)
+    test_merge(runner, 3, 6, 10, 48)
+    test_stem(runner, 1, 32, 32, 48)
+    test_head(runner, 100, 128)
