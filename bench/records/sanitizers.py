@@ -23,11 +23,12 @@ from functools import partial
 from pathlib import Path
 
 from support.least_checkpoint import write_least
-from support.native import ROOT, SANITIZERS, built, exercise, instruction_sets
+from support.native import ROOT, SANITIZERS, exercise
 
 from bench.recording import run_facts
 from clinreadnet.files import whole_file
 from clinreadnet.precision import CHECKPOINT_PRECISIONS
+from clinreadnet.runtime.backends.native import instructions
 
 CALLERS = 16
 _COUNT = re.compile(r"(\d+) (mutations|refused|loaded|calls|wrong|passed|skipped)")
@@ -52,14 +53,15 @@ def parts(checkpoint: Path, *, rounds: int, calls: int, mutations: int) -> Itera
         mutations: mutated checkpoints of a round.
     """
     memory, threads = (name for name in SANITIZERS if name != "none")
-    best = instruction_sets(built())[0]
+    best = instructions()
+    run = partial(exercise, only=(best,), wide=False)
     for seed in range(1, rounds + 1):
-        mutated = partial(exercise, memory, "mutate", checkpoint, mutations, seed)
+        mutated = partial(run, memory, "mutate", checkpoint, mutations, seed)
         yield Part("mutated checkpoints", memory, mutated)
         for sanitizer in (threads, memory):
             for precision in CHECKPOINT_PRECISIONS:
                 sent = (checkpoint, best, precision, CALLERS, calls, os.cpu_count())
-                called = partial(exercise, sanitizer, "calls", *sent)
+                called = partial(run, sanitizer, "calls", *sent)
                 yield Part(f"{CALLERS} threads, {best} {precision}", sanitizer, called)
     for sanitizer in (memory, threads):
         yield Part("ops of every instruction set", sanitizer, partial(_ops, sanitizer))

@@ -13,7 +13,7 @@ from bench.records import sanitizers
 def test_parts_are_recorded_until_one_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def exercise(sanitizer: str, *arguments: object) -> str:
+    def exercise(sanitizer: str, *arguments: object, **how: object) -> str:
         if sanitizer == "thread" and "int8" in arguments and len(called) == 7:
             raise AssertionError("WARNING: ThreadSanitizer: data race")
         called.append(sanitizer)
@@ -21,8 +21,7 @@ def test_parts_are_recorded_until_one_fails(
 
     called: list[str] = []
     monkeypatch.setattr(sanitizers, "exercise", exercise)
-    monkeypatch.setattr(sanitizers, "built", lambda: Path("library"))
-    monkeypatch.setattr(sanitizers, "instruction_sets", lambda path: ["avx2", "plain"])
+    monkeypatch.setattr(sanitizers, "instructions", lambda: "avx2")
     out = tmp_path / "out.json"
     status = sanitizers.main(["--out", str(out), "--calls", "30", "--mutations", "20"])
     assert status == 1
