@@ -11,7 +11,6 @@ import math
 import os
 import re
 from collections import Counter
-from dataclasses import asdict
 from typing import Any
 
 import msgspec
@@ -66,7 +65,7 @@ def parse_manifest(text: str, path: str | os.PathLike[str] = MANIFEST_NAME) -> M
                 f"({SCHEMA_VERSION}); install a newer clinreadnet"
             )
         manifest = msgspec.convert(raw, Manifest)
-        _check_fields(raw, asdict(manifest))
+        _check_fields(raw, msgspec.to_builtins(manifest))
         _check(manifest)
     except (_FormatError, msgspec.ValidationError) as error:
         what, _, where = str(error).partition(" - at `$.")
