@@ -88,7 +88,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--calls", type=int, default=300, help="in a round")
     parser.add_argument("--mutations", type=int, default=10_000, help="in a round")
     options = parser.parse_args(arguments)
-    facts = run_facts(f"python -m bench.records.sanitizers {' '.join(arguments)}")
+    facts = run_facts(
+        f"python -m bench.records.sanitizers --rounds {options.rounds} --calls {options.calls} "
+        f"--mutations {options.mutations}"
+    )
     counts: dict[tuple[str, str], Counter[str]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for part in parts(
