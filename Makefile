@@ -13,6 +13,7 @@ SOURCES := $(shell find clinreadnet kernels export -name '*.py' -o -name '*.json
 COUNTS := bench/results/kernels/machine-code.json
 PLUGINS := bench/results/plugins/contract.json
 SOAKED := bench/results/security/soak.json
+SANITIZED := bench/results/security/sanitizers.json
 FAULTED := bench/results/security/faults.json
 LOADED := bench/results/node/load.json
 WEIGHTS := clinreadnet/weights/small.safetensors
@@ -51,11 +52,8 @@ faults: $(INSTALLED)  ## end every command that writes at MOMENTS moments (defau
 		CLINREADNET_FAULTS_RECORD=$(if $(RECORD),$(CURDIR)/$(FAULTED)) $(BIN)/python -m pytest -q tests/cli/test_faults.py
 
 native-sanitize: $(INSTALLED)  ## run the CPU engine under the address, undefined-behaviour and thread sanitizers
-	for sanitizer in address-undefined thread; do \
-		CLINREADNET_SANITIZER=$$sanitizer CLINREADNET_NATIVE_CALLS=$(or $(CALLS),3000) \
-		CLINREADNET_NATIVE_MUTATIONS=$(or $(MUTATIONS),100000) \
-		$(BIN)/python -m pytest -q tests/kernels/cpu -k "sixteen or mutated or test_ops" || exit 1; \
-	done
+	$(RECORD_PYTHON) -m bench.records.sanitizers --out $(SANITIZED) --rounds $(or $(ROUNDS),10)
+	$(BIN)/python -m bench.tables
 
 soak: $(INSTALLED)  ## call a session 50,000 times from 16 threads and record its memory and open files
 	$(RECORD_PYTHON) -m bench.records.soak > $(SOAKED).new

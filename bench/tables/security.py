@@ -9,8 +9,8 @@ from bench.recording import RESULTS
 from bench.tables.recorded import markdown, read_json
 
 FOLDER = RESULTS / "security"
-FUZZ, SOAK, CHECKS, FAULTS = (
-    FOLDER / f"{name}.json" for name in ("fuzz", "soak", "checks-cost", "faults")
+FUZZ, SOAK, CHECKS, FAULTS, SANITIZERS = (
+    FOLDER / f"{name}.json" for name in ("fuzz", "soak", "checks-cost", "faults", "sanitizers")
 )
 _OUTCOMES = ("read", "refused", "wrong")
 _LEFT = ("old", "new", "both", "wrong")
@@ -47,6 +47,21 @@ def faults_table() -> str:
     )
     head = ["fault", "runs", "old outputs", "new outputs", "some new", "findings"]
     return markdown(head, rows) + "\n" + where + "\n"
+
+
+def sanitizers_table() -> str:
+    """Return what ran under each sanitizer, without a report of it."""
+    run = read_json(SANITIZERS)
+    rows = [
+        [
+            part["part"],
+            part["sanitizer"],
+            ", ".join(f"{count:,} {name}" for name, count in part["counts"].items()),
+        ]
+        for part in run["parts"]
+    ]
+    where = f"`{run['command']}`, commit {run['commit'][:7]}, {run['cpu']}.\n"
+    return markdown(["part", "sanitizer", "result"], rows) + "\n" + where
 
 
 def soak_table() -> str:
@@ -93,5 +108,6 @@ TABLES = {
     "checks-cost": checks_table,
     "faults": faults_table,
     "fuzz": fuzz_table,
+    "sanitizers": sanitizers_table,
     "soak": soak_table,
 }

@@ -5,11 +5,12 @@ A backend works if it loads an artifact that fits this machine and passes the se
 
 from __future__ import annotations
 
-import functools
 import math
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,28 @@ class _OverBudget(Exception):
         self.error = error
 
 
+class _Ahead:
+    """A call in a thread of its own."""
+
+    def __init__(self, call: Callable[[], dict[str, NDArray[Any]]]) -> None:
+        self._outcome: dict[str, NDArray[Any]] | Exception
+        self._thread = threading.Thread(target=self._run, args=(call,), daemon=True)
+        self._thread.start()
+
+    def _run(self, call: Callable[[], dict[str, NDArray[Any]]]) -> None:
+        try:
+            self._outcome = call()
+        except Exception as error:
+            self._outcome = error
+
+    def result(self) -> dict[str, NDArray[Any]]:
+        """Return what the call returned, or raise what it raised."""
+        self._thread.join()
+        if isinstance(self._outcome, Exception):
+            raise self._outcome
+        return self._outcome
+
+
 def choose(
     bundle: Path, manifest: Manifest, order: Sequence[str], options: SessionOptions
 ) -> tuple[LoadedBackend, dict[str, str]]:
@@ -73,12 +96,13 @@ def choose(
     Raises:
         The errors of `Session`.
     """
+    # Read while the first backend opens.
+    ahead = _Ahead(partial(read_golden, bundle, manifest.golden, first=SELF_TEST_SLICES))
 
-    @functools.cache
+    @cache
     def golden(first: int | None) -> dict[str, NDArray[Any]]:
-        return read_golden(bundle, manifest.golden, first=first)
+        return ahead.result() if first else read_golden(bundle, manifest.golden)
 
-    golden(SELF_TEST_SLICES)  # a damaged golden file is an error of the bundle
     tried = _tried(manifest, order, options)
     refused: dict[str, str] = {}
     over: list[tuple[float, str]] = []
@@ -96,6 +120,7 @@ def choose(
                 over.append((reason.error, title))
                 continue
             except (InputError, CheckFailed, BackendError) as error:
+                golden(SELF_TEST_SLICES)  # a damaged golden file is an error of the bundle
                 if len(tried) == 1:
                     raise
                 refused[title] = error.full

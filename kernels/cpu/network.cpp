@@ -24,6 +24,23 @@ std::vector<double> softmax(const float* logits, int n, double scale = 1) {
   return found;
 }
 
+// Adds weights [n, k] times LayerNorm's bias [k] to bias [n]. Four sums at a time: the additions of one
+// wait for each other.
+void fold(const float* weights, int n, int k, const float* norm_bias, float* bias) {
+  for (int i = 0; i < n; i += 4) {
+    const float* rows[4];
+    double totals[4];
+    for (int r = 0; r < 4; r++) {
+      const int row = std::min(i + r, n - 1);
+      rows[r] = weights + (size_t)row * k;
+      totals[r] = bias[row];
+    }
+    for (int j = 0; j < k; j++)
+      for (int r = 0; r < 4; r++) totals[r] += (double)rows[r][j] * norm_bias[j];
+    for (int r = 0; r < 4 && i + r < n; r++) bias[i + r] = (float)totals[r];
+  }
+}
+
 }  // namespace
 
 void Store::Free::operator()(void* p) const { operator delete(p, std::align_val_t(64)); }
@@ -49,12 +66,7 @@ Linear Store::linear(const Ops& ops, bool bytes, int n, int k, std::vector<float
   found.k = k;
   found.padded = (n + columns - 1) / columns * columns;
   bias.resize(found.padded, 0.f);
-  if (!norm_bias.empty())
-    for (int i = 0; i < n; i++) {
-      double total = bias[i];
-      for (int j = 0; j < k; j++) total += (double)weights[(size_t)i * k + j] * norm_bias[j];
-      bias[i] = (float)total;
-    }
+  if (!norm_bias.empty()) fold(weights.data(), n, k, norm_bias.data(), bias.data());
   if (!norm_weight.empty())
     for (int i = 0; i < n; i++)
       for (int j = 0; j < k; j++) weights[(size_t)i * k + j] *= norm_weight[j];
@@ -62,11 +74,13 @@ Linear Store::linear(const Ops& ops, bool bytes, int n, int k, std::vector<float
   if (!bytes) {
     float* to = (float*)allocate(padded(4 * (size_t)found.padded * k));
     for (int p = 0; p < found.padded; p += columns)
-      for (int c = 0; c < columns; c++) {
-        float* at = to + (size_t)p * k + c;
-        const float* from = weights.data() + (size_t)(p + c) * k;
-        for (int j = 0; j < k; j++) at[(size_t)j * columns] = p + c < n ? from[j] : 0.f;
-      }
+      for (int first = 0; first < k; first += 16)  // what is written stays in the cache
+        for (int c = 0; c < columns; c++) {
+          float* at = to + (size_t)p * k + (size_t)first * columns + c;
+          const float* from = weights.data() + (size_t)(p + c) * k + first;
+          const int run = std::min(16, k - first);
+          for (int j = 0; j < run; j++) at[(size_t)j * columns] = p + c < n ? from[j] : 0.f;
+        }
     found.weights = to;
     return found;
   }
@@ -74,20 +88,28 @@ Linear Store::linear(const Ops& ops, bool bytes, int n, int k, std::vector<float
   const float levels = (float)ops.weights;
   int8_t* to = (int8_t*)allocate(padded((size_t)found.padded * k));
   std::memset(to, 0, padded((size_t)found.padded * k));
+  std::vector<int8_t> row(k);
   for (int i = 0; i < n; i++) {
     const float* from = weights.data() + (size_t)i * k;
-    float most = 1e-20f;
-    for (int j = 0; j < k; j++) most = std::max(most, std::fabs(from[j]));
+    int32_t bits = 0;  // of the largest magnitude
+    for (int j = 0; j < k; j++) {
+      int32_t one;
+      std::memcpy(&one, from + j, 4);
+      bits = std::max(bits, one & 0x7fffffff);
+    }
+    float most;
+    std::memcpy(&most, &bits, 4);
+    most = std::max(most, 1e-20f);
     const float inverse = levels / most;
-    int8_t* at = to + (size_t)(i / columns) * columns * k + (size_t)(i % columns) * 4;
     int total = 0;
-    for (int j = 0; j < k; j += 4, at += 4 * (size_t)columns)
-      for (int b = 0; b < 4; b++) {
-        const float v = from[j + b] * inverse;
-        const int q = (int)(v + (v < 0 ? -.5f : .5f));
-        at[b] = (int8_t)q;
-        total += q;
-      }
+    for (int j = 0; j < k; j++) {
+      const float v = from[j] * inverse;
+      const int q = (int)(v + (v < 0 ? -.5f : .5f));
+      row[j] = (int8_t)q;
+      total += q;
+    }
+    int8_t* at = to + (size_t)(i / columns) * columns * k + (size_t)(i % columns) * 4;
+    for (int j = 0; j < k; j += 4, at += 4 * (size_t)columns) std::memcpy(at, &row[j], 4);
     scale[i] = most / levels;
     totals[i] = scale[i] * (float)total;
   }

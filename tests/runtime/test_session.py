@@ -28,6 +28,7 @@ from clinreadnet.errors import BackendUnavailable, CheckFailed, InputError, Sess
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime import Scores, Session
 from clinreadnet.runtime.backends import loading as backends_module
+from clinreadnet.runtime.backends import onnxruntime_cuda
 from clinreadnet.runtime.backends.onnxruntime import CPU, CUDA, OnnxRuntimeBackend
 from clinreadnet.runtime.bundle.files import digest, load_manifest, write_manifest
 from clinreadnet.runtime.bundle.manifest import BatchRange
@@ -284,7 +285,7 @@ def test_the_ladder_goes_down_and_keeps_each_reason(
         raise BackendUnavailable("no cuDNN")
 
     monkeypatch.setattr(backends_module, "OnnxRuntimeBackend", on_cpu)
-    monkeypatch.setattr(backends_module, "OnnxRuntimeCudaBackend", on_cuda)
+    monkeypatch.setattr(onnxruntime_cuda, "OnnxRuntimeCudaBackend", on_cuda)
     monkeypatch.setattr(backends_module, "offers_cuda", lambda: True)
     monkeypatch.setattr(backends_module, "find_gpus", lambda: ["a GPU"])
     session = Session(bundle)
@@ -321,7 +322,7 @@ def test_a_backend_that_fails_its_self_test_is_closed_and_the_ladder_goes_on(
             closed.append(CUDA)
             super().close()
 
-    monkeypatch.setattr(backends_module, "OnnxRuntimeCudaBackend", Wrong)
+    monkeypatch.setattr(onnxruntime_cuda, "OnnxRuntimeCudaBackend", Wrong)
     monkeypatch.setattr(backends_module, "find_gpus", lambda: ["a GPU"])
     session = Session(bundle, ("onnxruntime-cuda", "onnxruntime-cpu"))
     assert session.backend == "onnxruntime-cpu" and closed == [CUDA]

@@ -7,9 +7,11 @@ import functools
 import hashlib
 import importlib.util
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
 from filelock import FileLock
 from numpy.typing import NDArray
 
@@ -32,7 +35,10 @@ SANITIZERS = {
     "thread": ("-fsanitize=thread", "-O1"),
 }
 SANITIZER = os.environ.get("CLINREADNET_SANITIZER", "none")
-"""Of the programs of the engine's tests, set by `make native-sanitize`."""
+"""Of the programs of the engine's tests, set by `bench.records.sanitizers`."""
+SAMPLED, SAMPLE = "address-undefined", {"only": (), "wide": False}
+"""Sanitizer, and arguments of `built`, of the sample that every test run compiles: the reader, and
+one instruction set, take 16 s of processor time."""
 NO_ARM = f"needs {CROSS} and {EMULATOR}: apt-get install g++-aarch64-linux-gnu qemu-user"
 
 
@@ -49,6 +55,25 @@ def recipe() -> ModuleType:
 
 def can_run_arm() -> bool:
     return bool(shutil.which(CROSS) and shutil.which(EMULATOR))
+
+
+def can_sanitize() -> bool:
+    """Whether a program of this compiler runs with the sanitizers of the sample."""
+    try:
+        command = [*shlex.split(recipe().find_compiler()), *SANITIZERS[SAMPLED], "-x", "c++", "-"]
+    except recipe().CompilerMissing:
+        return False
+    with tempfile.TemporaryDirectory() as folder:
+        program = f"{folder}/program"
+        made = subprocess.run(
+            [*command, "-o", program], input=b"int main() {}", capture_output=True
+        )
+        return made.returncode == 0 and subprocess.run([program]).returncode == 0
+
+
+needs_sanitizer = pytest.mark.skipif(
+    not can_sanitize(), reason="the compiler has no address sanitizer: install libasan and libubsan"
+)
 
 
 def built(
@@ -177,3 +202,25 @@ def compiled(source: Path, library: Path, compiler: Sequence[str]) -> Path:
             command += [f"-Wl,-rpath,{library.parent}", "-lm", "-pthread"]
             subprocess.run([*map(str, command)], check=True)
     return program
+
+
+def exercise(sanitizer: str, *arguments: object, **how: Any) -> str:
+    """Run tests/native/exercise.cpp with a sanitizer, and return what it printed.
+
+    Args:
+        sanitizer: key of ``SANITIZERS``.
+        arguments: of the program.
+        how: further arguments of `built`.
+
+    Raises:
+        AssertionError: the program failed; its message ends with what it wrote to standard error.
+    """
+    options = SANITIZERS[sanitizer]
+    warnings = ("-Wall", "-Wextra", "-Werror")
+    compiler = (*shlex.split(recipe().find_compiler()), "-std=c++17", *options, *warnings)
+    library = built(options=options, **how)
+    program = compiled(ROOT / "tests/native/exercise.cpp", library, compiler)
+    command = [str(program), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr[-4000:]
+    return done.stdout

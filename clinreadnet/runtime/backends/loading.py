@@ -22,8 +22,6 @@ from clinreadnet.runtime.backends.onnxruntime import (
     installed_version,
     offers_cuda,
 )
-from clinreadnet.runtime.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend
-from clinreadnet.runtime.backends.tensorrt import TensorRTBackend
 from clinreadnet.runtime.bundle.files import read_listed
 from clinreadnet.runtime.bundle.manifest import Artifact, Manifest, Parity
 from clinreadnet.runtime.gpu import find_gpus
@@ -229,6 +227,8 @@ def _open_graph(
     batch = _batch(artifact, options, artifact.batch.opt if cuda else CPU_BATCH)
     backend: Backend
     if cuda:
+        from clinreadnet.runtime.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend
+
         load = partial(
             OnnxRuntimeCudaBackend,
             content,
@@ -289,6 +289,8 @@ def _open_engine(
     weights = None
     if artifact.weights_stripped and artifact.graph is not None:
         weights = read_listed(bundle, manifest.artifact(artifact.graph))
+
+    from clinreadnet.runtime.backends.tensorrt import TensorRTBackend  # no CPU host needs it
 
     load = partial(
         TensorRTBackend,

@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import msgspec
@@ -66,7 +66,7 @@ def parse_manifest(text: str, path: str | os.PathLike[str] = MANIFEST_NAME) -> M
                 f"({SCHEMA_VERSION}); install a newer clinreadnet"
             )
         manifest = msgspec.convert(raw, Manifest)
-        _check_fields(raw, asdict(manifest))
+        _check_fields(raw, manifest)
         _check(manifest)
     except (_FormatError, msgspec.ValidationError) as error:
         what, _, where = str(error).partition(" - at `$.")
@@ -130,13 +130,16 @@ def _check_fields(raw: Any, complete: Any, where: str = "") -> None:
     """Check that parsed JSON has exactly the fields of the decoded manifest."""
     if isinstance(raw, dict):
         prefix = f"{where}." if where else ""
-        for name in complete:
+        known = complete
+        if is_dataclass(complete):
+            known = {field.name: getattr(complete, field.name) for field in fields(complete)}
+        for name in known:
             if name not in raw:
                 raise _FormatError(f"{prefix}{name} is missing")
         for name, value in raw.items():
-            if name not in complete:
+            if name not in known:
                 raise _FormatError(f"{prefix}{name} is not a field of this schema version")
-            _check_fields(value, complete[name], prefix + name)
+            _check_fields(value, known[name], prefix + name)
     elif isinstance(raw, list):
         for i, (value, decoded) in enumerate(zip(raw, complete, strict=True)):
             _check_fields(value, decoded, f"{where}[{i}]")

@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,16 @@ from support.native import (
     EMULATE,
     NO_ARM,
     ROOT,
-    SANITIZER,
-    SANITIZERS,
+    SAMPLE,
+    SAMPLED,
     SOURCES,
     arm_library,
     built,
     can_run_arm,
     compiled,
+    exercise,
     instruction_sets,
+    needs_sanitizer,
 )
 
 from clinreadnet import library as engine_library
@@ -37,9 +38,7 @@ from clinreadnet.runtime.backends.native import NativeBackend
 COMPILER = next(filter(shutil.which, ("g++", "clang++", "c++")), None)
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
 HU = np.random.default_rng(0).normal(40, 200, (4, 1, 512, 512)).astype(np.float32)
-CALLS = int(os.environ.get("CLINREADNET_NATIVE_CALLS", "64"))
-"""Calls from 16 threads; `make native-sanitize` asks for more, with other compiler options."""
-MUTATIONS = int(os.environ.get("CLINREADNET_NATIVE_MUTATIONS", "2000"))
+CALLS = 64
 
 
 @pytest.fixture(scope="module")
@@ -58,44 +57,29 @@ def opened(library: Path, checkpoint: bytes | None = None, **how: Any) -> Native
     return NativeBackend(content, **({"precision": "fp32", "library": library} | how))
 
 
-@pytest.fixture(scope="module")
-def exercise(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
-    """Return a function that runs tests/native/exercise.cpp, with the chosen sanitizer."""
-    assert COMPILER is not None
-    options = SANITIZERS[SANITIZER]
-    library = built(options=options)
-    program = tmp_path_factory.mktemp("exercise") / "exercise"
-    command = [COMPILER, "-std=c++17", "-O1", *options, "-Wall", "-Wextra", "-Werror"]
-    command += ["-I", str(SOURCES / "include"), str(ROOT / "tests/native/exercise.cpp")]
-    command += [str(library), f"-Wl,-rpath,{library.parent}", "-o", str(program), "-pthread"]
-    subprocess.run(command, check=True)
-
-    def run(*arguments: object) -> str:
-        done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr[-4000:]
-        return done.stdout
-
-    return run
-
-
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_sixteen_callers_get_the_same_bits_and_flat_memory(
-    exercise: Callable[..., str], tmp_path: Path, precision: str
-) -> None:
+def test_sixteen_callers_get_the_same_bits_and_flat_memory(tmp_path: Path, precision: str) -> None:
+    best = instruction_sets(built())[0]
     checkpoint = write_least(tmp_path)
-    for name in instruction_sets(built())[:1]:
-        said = exercise("calls", checkpoint, name, precision, 16, CALLS, os.cpu_count())
-        assert f"{CALLS} calls, 0 wrong" in said
-        first, last = map(int, re.findall(r"memory (\d+) to (\d+)", said)[0])
-        assert SANITIZER != "none" or last <= first + 2048
+    said = exercise("none", "calls", checkpoint, best, precision, 16, CALLS, os.cpu_count())
+    assert f"{CALLS} calls, 0 wrong" in said
+    first, last = map(int, re.findall(r"memory (\d+) to (\d+)", said)[0])
+    assert last <= first + 2048
 
 
+@pytest.mark.parametrize(
+    "sanitizer, mutations, how",
+    [
+        pytest.param("none", 2000, {}, id="2000"),
+        pytest.param(SAMPLED, 300, SAMPLE, id="sample under sanitizers", marks=needs_sanitizer),
+    ],
+)
 def test_mutated_checkpoints_are_refused_with_one_line(
-    exercise: Callable[..., str], tmp_path: Path
+    tmp_path: Path, sanitizer: str, mutations: int, how: Any
 ) -> None:
-    said = exercise("mutate", write_least(tmp_path), MUTATIONS, 1)
+    said = exercise(sanitizer, "mutate", write_least(tmp_path), mutations, 1, **how)
     _, refused, loaded = map(int, re.findall(r"\d+", said))
-    assert refused + loaded == MUTATIONS and refused > MUTATIONS // 2 and loaded > 0
+    assert refused + loaded == mutations and refused > mutations // 2 and loaded > 0
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])

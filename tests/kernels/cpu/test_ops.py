@@ -17,6 +17,8 @@ from support.native import (
     CROSS_C,
     EMULATE,
     NO_ARM,
+    SAMPLE,
+    SAMPLED,
     SANITIZER,
     SANITIZERS,
     Runner,
@@ -24,6 +26,7 @@ from support.native import (
     built,
     can_run_arm,
     instruction_sets,
+    needs_sanitizer,
 )
 
 from clinreadnet.kernels.ops.attention_block.reference import attention_block_reference
@@ -150,6 +153,22 @@ def test_huge_scores_stay_finite(runner: Runner) -> None:
     assert error(tensors[0], expected) < 1e-3  # scores of thousands, in float32
 
 
+def test_products_at_the_ends_of_their_range(runner: Runner) -> None:
+    """All channels of all queries and keys have one magnitude: sums of products are the largest."""
+    sizes, tensors = block_case(1, 8, 8, 3, 32, 0)
+    c = 96
+    sizes[-1] = 1
+    signs = np.where(np.arange(c) % 2, 1, -1).astype(np.float32)
+    tensors[0][...] = np.where(np.arange(64) % 3, 1, -1).reshape(1, 8, 8, 1) * signs
+    tensors[1:3] = np.ones(c, np.float32), np.zeros(c, np.float32)
+    tensors[3][...], tensors[4][...], tensors[7][...] = 5 * signs / c, 0, 0
+    expected = block_reference(sizes, tensors)
+    for eight, limit in ((0, FP32), (1, INT8)):
+        x = [tensors[0].copy(), *tensors[1:]]
+        runner.run("block", [eight, *sizes[1:]], x)
+        assert error(x[0], expected) < limit
+
+
 def test_every_split_of_the_tasks_gives_the_same_bits(runner: Runner) -> None:
     sizes, tensors = block_case(1, 16, 16, 3, 16, 4)
     for eight in (0, 1):
@@ -219,3 +238,13 @@ def test_head(runner: Runner, tokens: int, c: int) -> None:
     assert error(normalised, plain) < FP32
     wanted = (plain * as64(norm[0]) + as64(norm[1])) @ as64(weight).T + as64(bias)
     assert error(votes, wanted) < FP32
+
+
+@needs_sanitizer
+def test_a_sample_under_sanitizers() -> None:
+    options = SANITIZERS[SAMPLED]
+    runner = Runner(built(options=options, **SAMPLE), "plain", ("gcc", *options))
+    test_block(runner, (1, 8, 8, 3, 16, 4), 3)
+    test_merge(runner, 3, 6, 10, 48)
+    test_stem(runner, 1, 32, 32, 48)
+    test_head(runner, 100, 128)

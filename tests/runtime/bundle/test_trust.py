@@ -24,6 +24,7 @@ from clinreadnet import limits
 from clinreadnet.errors import InputError, Untrusted
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.backends import loading as backends_module
+from clinreadnet.runtime.backends import onnxruntime_cuda, tensorrt
 from clinreadnet.runtime.bundle import files as files_module
 from clinreadnet.runtime.bundle.files import load_manifest, write_manifest
 from clinreadnet.runtime.bundle.sign import sign_bundle
@@ -62,8 +63,12 @@ def bundle(tmp_path: Path, keys: tuple[Path, Path]) -> Path:
 
 @pytest.fixture
 def nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OnnxRuntimeBackend", "OnnxRuntimeCudaBackend", "TensorRTBackend"):
-        monkeypatch.setattr(backends_module, name, lambda *a, **k: pytest.fail("it was loaded"))
+    for module, name in (
+        (backends_module, "OnnxRuntimeBackend"),
+        (onnxruntime_cuda, "OnnxRuntimeCudaBackend"),
+        (tensorrt, "TensorRTBackend"),
+    ):
+        monkeypatch.setattr(module, name, lambda *a, **k: pytest.fail("it was loaded"))
 
 
 @pytest.fixture
