@@ -26,6 +26,9 @@ from clinreadnet.spec import HU_MIN, HU_RANGE, SIZE
 ABDOMEN, EDGE, OUTSIDE = REGIONS = ("abdomen", "edge", "outside")
 """The classes: abdomen, edge of the abdomen (dome of the liver, pelvis), other part."""
 
+TRUNK, HEAD = "trunk", "head"
+"""The parts that a dose for the size exists for."""
+
 UNSIZED = "the size of a pixel is not known: less sure"
 """Reason for an abdomen without pixel size."""
 
@@ -67,11 +70,13 @@ class Region:
         reason: the measurement and, after a colon, its interpretation; empty for an abdomen of
             known size.
         area_cm2: area of the body; None without pixel size or without a body.
+        part: ``TRUNK`` or ``HEAD``; empty for other parts, and if neither is certain.
     """
 
     answer: str
     reason: str = ""
     area_cm2: float | None = None
+    part: str = TRUNK
 
 
 @dataclass(frozen=True)
@@ -118,11 +123,12 @@ def find_region(hu: NDArray[Any], pixel_mm: float | None = None) -> Region:
     """
     anatomy = measure_anatomy(hu, pixel_mm)
     if anatomy is None:
-        return Region(OUTSIDE, "nothing as large as a body: air")
+        return Region(OUTSIDE, "nothing as large as a body: air", part="")
     area = anatomy.area_cm2
-    reason = _foreign(anatomy)
-    if reason is not None:
-        return Region(OUTSIDE, reason, area)
+    foreign = _foreign(anatomy)
+    if foreign is not None:
+        reason, part = foreign
+        return Region(OUTSIDE, reason, area, part)
     if anatomy.lung > _LUNG_EDGE:
         return Region(EDGE, f"lungs are {anatomy.lung:.0%} of it: dome of the liver", area)
     if anatomy.spine < _LEAST_SPINE:
@@ -139,10 +145,14 @@ def with_header(region: Region, hint: Hint) -> Region:
     names a head, neck or limb, a slice at the edge of the abdomen or a body no larger than a head
     counts as outside.
 
+    The header also says whether an unclear part is head or trunk. If it contradicts a skull, the
+    part is neither.
+
     Args:
         region: classification by the pixels.
         hint: body part in the header.
     """
+    region = replace(region, part=_part(region, hint))
     if region.answer == OUTSIDE:
         return region
     if hint.quantity:
@@ -151,31 +161,43 @@ def with_header(region: Region, hint: Hint) -> Region:
         small = region.area_cm2 is not None and region.area_cm2 < _HEAD_CM2
         if small or region.answer == EDGE:
             what = f"a body of {region.area_cm2:.0f} cm2" if small else region.reason
-            return replace(region, answer=OUTSIDE, reason=f"{hint}, and {what}")
+            part = HEAD if hint.part == HEAD else ""
+            return replace(region, answer=OUTSIDE, reason=f"{hint}, and {what}", part=part)
     return region
 
 
-def _foreign(anatomy: Anatomy) -> str | None:
-    """Return why a body is not an abdomen, or None."""
+def _part(region: Region, hint: Hint) -> str:
+    """Return trunk, head or neither, by the pixels and the header."""
+    if hint.quantity:
+        return ""
+    if region.part == HEAD:
+        return "" if hint.trunk or hint.part not in ("", HEAD) else HEAD
+    if region.part == TRUNK:
+        return TRUNK
+    return HEAD if hint.part == HEAD else TRUNK if hint.trunk else ""
+
+
+def _foreign(anatomy: Anatomy) -> tuple[str, str] | None:
+    """Return why a body is not an abdomen, and its part; None if it is one."""
     area = anatomy.area_cm2
     if anatomy.cut > _MOST_CUT:
-        return f"it cuts the body on {anatomy.cut:.0%} of its border: a small field of view"
+        return f"it cuts the body on {anatomy.cut:.0%} of its border: a small field of view", ""
     if area is not None and area < _LEAST_CM2:
-        return f"a body of {area:.0f} cm2: smaller than an abdomen"
+        return f"a body of {area:.0f} cm2: smaller than an abdomen", ""
     if anatomy.second > _MOST_SECOND:
-        return "several bodies: legs, arms or a neck between them"
+        return "several bodies: legs, arms or a neck between them", ""
     if anatomy.enclosed > _MOST_ENCLOSED:
-        return f"bone encloses {anatomy.enclosed:.0%} of it: head"
+        return f"bone encloses {anatomy.enclosed:.0%} of it: head", HEAD
     if anatomy.dense > (_DENSE_UNSIZED if area is None else _interpolate(area)):
-        return f"dense bone is {anatomy.dense:.0%} of it: head, neck or limb"
+        return f"dense bone is {anatomy.dense:.0%} of it: head, neck or limb", ""
     if anatomy.fat < _LEAST_FAT:
-        return f"fat is {anatomy.fat:.1%} of it: a phantom, a map or a head"
+        return f"fat is {anatomy.fat:.1%} of it: a phantom, a map or a head", ""
     if anatomy.lung + anatomy.both_lungs + 0.4 * (anatomy.width - 1.2) > _CHEST:
-        return f"lungs are {anatomy.lung:.0%} of it: chest"
+        return f"lungs are {anatomy.lung:.0%} of it: chest", TRUNK
     if anatomy.width + 10 * anatomy.side_bone + anatomy.lung + 3 * anatomy.dense > _SHOULDERS:
-        return "a wide body with bone at its sides: shoulders"
+        return "a wide body with bone at its sides: shoulders", TRUNK
     if anatomy.spine < _LEAST_SPINE and anatomy.bone < _HIPS:
-        return "no spine: legs, or no patient"
+        return "no spine: legs, or no patient", ""
     return None
 
 

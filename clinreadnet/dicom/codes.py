@@ -46,6 +46,7 @@ CUT = _code("CUT", "Share of the border of the field that lies in the body")
 AIR = _code("AIR", "Mean of the air around the body")
 FAT = _code("FAT", "Mean of subcutaneous fat")
 STREAKS = _code("STREAKS", "Standard deviation of streaks in the strongest direction")
+HEAD_DOSE = _code("HEADDOSE", "Estimated from Water Equivalent Diameter by AAPM 293, head")
 LIMITS = _code("LIMITS", "Limits of the site for this protocol")
 EXCEEDED = _code("EXCEEDED", "A limit is exceeded")
 KEPT = _code("KEPT", "No limit is exceeded")
@@ -97,6 +98,7 @@ PRIVATE = (
     AIR,
     FAT,
     STREAKS,
+    HEAD_DOSE,
     LIMITS,
     EXCEEDED,
     KEPT,

@@ -44,6 +44,7 @@ from clinreadnet.dicom.codes import (
     EXPOSURE_SOURCE,
     FAT,
     GRADES,
+    HEAD_DOSE,
     IN_DOMAIN,
     KEPT,
     KERNEL,
@@ -68,6 +69,7 @@ from clinreadnet.dicom.object_files import ObjectFile, write_objects
 from clinreadnet.dicom.sources import Sources, frame_number
 from clinreadnet.grades import likert_probabilities
 from clinreadnet.physics import SliceFigures
+from clinreadnet.physics.dose import HEAD_CONVERSION
 from clinreadnet.physics.table import figure_lines
 from clinreadnet.scoring.breaches import Breach, LimitReport
 from clinreadnet.scoring.domain import domain_lines
@@ -272,12 +274,15 @@ def _slice_group(
 
 def _figures(figures: SliceFigures | None) -> list[Measurement]:
     """Return the figures that a slice has as measurements."""
-    values = [(getattr(figures, field, None), *how) for field, *how in _FIGURES]
-    return [
-        Measurement(name, _short(value), unit, method=method)
-        for value, name, unit, method in values
-        if value is not None
-    ]
+    made = []
+    for field, name, unit, method in _FIGURES:
+        value = getattr(figures, field, None)
+        if figures is None or value is None:
+            continue
+        if field == "ssde_mgy" and figures.ssde_conversion == HEAD_CONVERSION.name:
+            method = HEAD_DOSE
+        made.append(Measurement(name, _short(value), unit, method=method))
+    return made
 
 
 def _summary_group(

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinreadnet.data.acquisition import Acquisition
-from clinreadnet.data.region import CELL, body_cells
-from clinreadnet.physics.dose import conversion_factor
+from clinreadnet.data.region import CELL, TRUNK, body_cells
+from clinreadnet.physics.dose import CONVERSIONS
 from clinreadnet.physics.noise import SOFT_TISSUE, global_noise, kernel_pixels
 from clinreadnet.physics.references import mean_air, mean_fat
 from clinreadnet.physics.size import CUT_MOST, cut_share, find_field, water_diameter
@@ -27,7 +27,8 @@ class SliceFigures:
         noise_kernel_mm: side of the windows of the noise in mm; None if the size of a pixel is not
             known, and the side is 8 pixels.
         water_diameter_cm: water-equivalent diameter in cm (AAPM 220) of the body, arms included.
-        ssde_mgy: size-specific dose estimate in mGy (AAPM 204).
+        ssde_mgy: size-specific dose estimate in mGy.
+        ssde_conversion: name of the conversion from CTDIvol, see `CONVERSIONS`.
         cut: share of the border of the reconstructed field that lies in the body, 0 ... 1.
         air_hu: mean of the air around the body in HU.
         fat_hu: mean of subcutaneous fat in HU.
@@ -41,6 +42,7 @@ class SliceFigures:
     noise_kernel_mm: float | None = None
     water_diameter_cm: float | None = None
     ssde_mgy: float | None = None
+    ssde_conversion: str | None = None
     cut: float | None = None
     air_hu: float | None = None
     fat_hu: float | None = None
@@ -100,29 +102,35 @@ def measure_figures(hu: NDArray[Any], pixel_mm: float | None = None) -> SliceFig
     )
 
 
-def with_dose(figures: SliceFigures, acquisition: Acquisition) -> SliceFigures:
+def with_dose(figures: SliceFigures, acquisition: Acquisition, part: str = TRUNK) -> SliceFigures:
     """Return figures with the size-specific dose estimate of the slice, or why it has none.
 
     Args:
         figures: from `measure_figures`.
         acquisition: CTDIvol of the slice, and the phantom that it refers to.
+        part: `Region.part` of the slice. Neither trunk nor head has no conversion.
     """
     ctdi, phantom = acquisition.ctdi_vol_mgy, acquisition.ctdi_phantom_cm
     diameter = figures.water_diameter_cm
+    conversion = None if phantom is None else CONVERSIONS.get((part, phantom))
     factor = None
-    if diameter is None:
+    if not part:
+        reason = "it shows neither trunk nor head"
+    elif diameter is None:
         reason = "no water-equivalent diameter"
     elif not ctdi:
         reason = "CTDIvol is not stated"
     elif phantom is None:
         reason = "the phantom of CTDIvol is not stated"
+    elif conversion is None:
+        reason = "AAPM 293 converts CTDIvol of the 16 cm phantom alone"
     else:
-        factor = conversion_factor(diameter, phantom)
+        factor = conversion.factor(diameter)
         reason = "its diameter is outside the tables of AAPM 204"
-    if factor is None or ctdi is None:
+    if factor is None or ctdi is None or conversion is None:
         parts = (figures.missing, _joined({"ssde_mgy": reason}))
         return replace(figures, missing="; ".join(filter(None, parts)))
-    return replace(figures, ssde_mgy=factor * ctdi)
+    return replace(figures, ssde_mgy=factor * ctdi, ssde_conversion=conversion.name)
 
 
 def _joined(reasons: dict[str, str]) -> str:

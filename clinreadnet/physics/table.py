@@ -42,7 +42,7 @@ class Figure:
 FIGURES = (
     Figure("noise_hu", "noise", "HU", 1, "mode of local deviations in soft tissue"),
     Figure("water_diameter_cm", "Dw", "cm", 1, "AAPM 220"),
-    Figure("ssde_mgy", "SSDE", "mGy", 1, "AAPM 204"),
+    Figure("ssde_mgy", "SSDE", "mGy", 1, "AAPM 204 for the trunk, AAPM 293 for the head"),
     Figure("cut", "cut", "", 2, "share of the field's border in the body"),
     Figure("air_hu", "air", "HU", 0, "mean around the body"),
     Figure("fat_hu", "fat", "HU", 0, "mean of subcutaneous fat"),
@@ -63,7 +63,7 @@ def describe(figures: SliceFigures | None) -> str:
 
 
 def figure_lines(slices: Iterable[tuple[SliceFigures | None, str]]) -> list[str]:
-    """Return lines of text on remarked and cut slices, and on what is missing.
+    """Return lines of text on remarked and cut slices, conversions of dose, and what is missing.
 
     Args:
         slices: figures and remark of each slice. None if they were not asked for.
@@ -77,6 +77,7 @@ def figure_lines(slices: Iterable[tuple[SliceFigures | None, str]]) -> list[str]
         for gap in filter(None, figures.missing.split("; ")):
             name, _, reason = gap.partition(": ")
             gaps[f"no {names.get(name, 'figures')} ({reason})"] += 1
+    conversions = Counter(f.ssde_conversion for f, _ in measured if f.ssde_conversion)
     of = f"of {len(measured)} slices"
     cut = sum(figures.cut is not None and figures.cut > CUT_MARK for figures, _ in measured)
     return [
@@ -85,6 +86,10 @@ def figure_lines(slices: Iterable[tuple[SliceFigures | None, str]]) -> list[str]
             [f"{cut} {of}: the field cuts the body; Dw and SSDE are too small or missing."]
             if cut
             else []
+        ),
+        *(
+            f"SSDE by {name} ({count} of {len(measured)})."
+            for name, count in conversions.most_common()
         ),
         *(f"{count} {of}: {gap}." for gap, count in gaps.most_common()),
     ]

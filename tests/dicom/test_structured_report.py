@@ -24,7 +24,7 @@ from support.dicom_files import (
     write_enhanced_ct,
     write_series,
 )
-from support.drawn_regions import abdomen
+from support.drawn_regions import abdomen, head
 from support.header_reads import count_header_reads
 
 from clinreadnet import cli
@@ -33,6 +33,7 @@ from clinreadnet.dicom.codes import (
     DOMAIN,
     EXCEEDED,
     GRADES,
+    HEAD_DOSE,
     IN_DOMAIN,
     KEPT,
     LIMIT_VALUES,
@@ -149,6 +150,24 @@ def test_figures_are_measurements_with_units_and_standard_codes(
     assert left & expected.keys() == {"NOISE", "CUT", "AIR"}
     said = comment(pydicom.dcmread(out / "sr-1.dcm"))
     assert "1 of 2 slices: no Dw (the size of a pixel is not known)." in said
+
+
+def test_the_dose_of_a_head_states_its_conversion(session: Session, tmp_path: Path) -> None:
+    phantom = pydicom.Dataset()
+    phantom.CodeValue, phantom.CodingSchemeDesignator = "113690", "DCM"
+    phantom.CodeMeaning = "IEC Head Dosimetry Phantom"
+    hu = np.rint(head() + np.random.default_rng(0).normal(0, 5, (512, 512))).astype(np.int16)
+    tags = {**PATIENT, **DOSE, "CTDIPhantomTypeCodeSequence": [phantom]}
+    (series := tmp_path / "series").mkdir()
+    tags |= {"PixelSpacing": [0.5, 0.5], "ProtocolName": "Brain"}
+    write_ct(series / "a.dcm", hu, **tags)
+    report = score_slices(session, find_slices([series], keep=SOURCE_TAGS), figures=True)
+    out = write_sr(report, session, tmp_path / "out")
+    group = read(out).content.get_image_measurement_groups()[0]
+    methods = {m.name.value: m.method for m in group.get_measurements() if m.method}
+    assert methods["113930"] == HEAD_DOSE
+    said = comment(pydicom.dcmread(out / "sr-1.dcm"))
+    assert "SSDE by AAPM 293, head, 16 cm phantom (1 of 1)." in said
 
 
 @pytest.mark.parametrize(
