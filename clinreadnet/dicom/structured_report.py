@@ -35,6 +35,7 @@ from pydicom.sr.coding import Code
 
 from clinreadnet._version import __version__
 from clinreadnet.data.acquisition import Acquisition
+from clinreadnet.data.region import find_cells
 from clinreadnet.dicom import device, regions
 from clinreadnet.dicom.codes import (
     AIR,
@@ -238,7 +239,11 @@ def _slice_group(
     measurements = [_number(SCORE, score.score, [place])]
     if score.site_score is not None:
         measurements.append(_number(SITE_SCORE, score.site_score))
-    worst = regions.worst_patch(ref, source, report.outputs.quality_map[index])
+    shown = report.outputs.regions
+    body = None if shown is None else shown[index].patches
+    if body is None:  # no figures were measured
+        body = find_cells(ref.load()).patches
+    worst = regions.worst_patch(ref, source, report.outputs.quality_map[index], body)
     if worst is not None:
         measurements.append(_number(PATCH, worst[0], [worst[1]]))
     if score.novelty is not None:

@@ -13,6 +13,7 @@ import highdicom
 import numpy as np
 import pydicom
 import pytest
+from numpy.typing import NDArray
 from pydicom.sr.coding import Code
 from support.dicom_files import (
     bright,
@@ -28,7 +29,8 @@ from support.drawn_regions import abdomen, head
 from support.header_reads import count_header_reads
 
 from clinreadnet import cli
-from clinreadnet.data.slices import find_slices
+from clinreadnet.data.region import find_cells
+from clinreadnet.data.slices import SliceRef, find_slices
 from clinreadnet.dicom.codes import (
     DOMAIN,
     EXCEEDED,
@@ -304,6 +306,21 @@ def test_each_group_says_research_use_and_which_score_not_to_use(
     assert comments == [RESEARCH_USE] * 3 + [f"{NOVEL.meaning}. {RESEARCH_USE}"]
 
 
+def patches(ref: SliceRef) -> NDArray[np.bool_]:
+    return find_cells(ref.load()).patches
+
+
+def test_no_pixels_are_read_again(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refs = find_slices([write_series(tmp_path / "series", 2, **PATIENT)], keep=SOURCE_TAGS)
+    report = score_slices(session, refs, figures=True)
+    monkeypatch.setattr(SliceRef, "load", lambda ref: pytest.fail(f"read {ref.name} again"))
+    out = write_sr(report, session, tmp_path / "out")
+    groups = read(out).content.get_image_measurement_groups()[:-1]
+    assert all("PATCH" in {m.name.value for m in g.get_measurements()} for g in groups)
+
+
 @pytest.mark.parametrize(
     ("shape", "box", "patch", "border"),
     [
@@ -329,7 +346,7 @@ def test_the_worst_patch_is_in_the_body_and_in_pixels_of_the_file(
     quality_map = np.full((16, 16), 3, np.float32)
     quality_map[patch] = 1
     (source,) = make_sources([ref]).values()
-    worst = worst_patch(ref, source, quality_map)
+    worst = worst_patch(ref, source, quality_map, patches(ref))
     assert worst is not None
     assert worst[0] == (1 if border else 3)
     if border is not None:
@@ -343,7 +360,7 @@ def test_a_slice_without_a_body_has_no_worst_patch(tmp_path: Path) -> None:
     hu[200:212] += 1040  # less than half of a row of patches
     (ref,) = find_slices([write_ct(tmp_path / "a.dcm", hu)], keep=SOURCE_TAGS)
     (source,) = make_sources([ref]).values()
-    assert worst_patch(ref, source, np.zeros((16, 16), np.float32)) is None
+    assert worst_patch(ref, source, np.zeros((16, 16), np.float32), patches(ref)) is None
 
 
 def test_the_algorithm_and_the_device_are_identified(
