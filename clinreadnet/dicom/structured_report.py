@@ -64,6 +64,8 @@ from clinreadnet.dicom.codes import (
     STREAKS,
     UNCHECKED,
     UNITS,
+    VIEW_SHARE,
+    VIEWS,
     identify_scheme,
 )
 from clinreadnet.dicom.object_files import ObjectFile, write_objects
@@ -118,6 +120,8 @@ _FIGURES = (
     ("air_hu", AIR, _HU, None),
     ("fat_hu", FAT, _HU, None),
     ("streak_hu", STREAKS, _HU, None),
+    ("views", VIEWS, UNITS[VIEWS], None),
+    ("view_share", VIEW_SHARE, UNITS[VIEW_SHARE], None),
 )
 
 

@@ -11,11 +11,14 @@ from numpy.typing import NDArray
 from clinreadnet.data.acquisition import Acquisition
 from clinreadnet.data.region import CELL, TRUNK, Cells, find_cells
 from clinreadnet.physics.dose import CONVERSIONS
-from clinreadnet.physics.noise import SOFT_TISSUE, global_noise, kernel_pixels
+from clinreadnet.physics.noise import global_noise, kernel_pixels
 from clinreadnet.physics.references import mean_air, mean_fat
 from clinreadnet.physics.size import CUT_MOST, cut_share, find_field, water_diameter
 from clinreadnet.physics.streaks import find_streaks
-from clinreadnet.physics.windows import pair_sums
+from clinreadnet.physics.views import find_views
+from clinreadnet.physics.windows import MIDDLE, SOFT_TISSUE, pair_sums
+
+_MARGIN = 3  # cells that half a window reaches beyond the body
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class SliceFigures:
         fat_hu: mean of subcutaneous fat in HU.
         streak_hu: amplitude of streaks in HU: root mean square of the strongest direction.
         streak_deg: that direction in degrees, 0 along rows, 90 along columns, counterclockwise.
+        views: number of views over half a turn whose streaks the slice shows; 0 if none are seen.
+        view_share: share of the fine texture that lies on the directions of these views, 0 ... 1.
         missing: why figures are None, such as "ssde_mgy: CTDIvol is not stated"; empty if all are
             measured.
     """
@@ -48,6 +53,8 @@ class SliceFigures:
     fat_hu: float | None = None
     streak_hu: float | None = None
     streak_deg: float | None = None
+    views: float | None = None
+    view_share: float | None = None
     missing: str = ""
 
 
@@ -67,19 +74,22 @@ def measure_figures(
         return SliceFigures(missing="all: no body")
     reasons: dict[str, str] = {}
     field = find_field(hu)
-    inside = body.repeat(2, axis=0).repeat(2, axis=1)
     means = pair_sums(pair_sums(hu)) / np.float32(CELL**2)
+    box, pixels = _around(body)
+    inside = body[box].repeat(2, axis=0).repeat(2, axis=1)
+    centred = hu[pixels] - np.float32(MIDDLE)
+    pairs = pair_sums(centred)
     side = kernel_pixels(pixel_mm)
-    noise = global_noise(hu, inside, side)
+    noise = global_noise(centred, pairs, inside, side)
     if noise is None:
         reasons["noise_hu"] = f"no soft tissue of {SOFT_TISSUE[0]:.0f} to {SOFT_TISSUE[1]:.0f} HU"
     air = mean_air(means, body, field)
     if air is None:
         reasons["air_hu"] = "no air around the body"
     cut = cut_share(body, field)
-    diameter = fat = streaks = None
+    diameter = fat = streaks = views = None
     if pixel_mm is None:
-        names = ("water_diameter_cm", "fat_hu", "streak_hu")
+        names = ("water_diameter_cm", "fat_hu", "streak_hu", "views")
         reasons |= dict.fromkeys(names, "the size of a pixel is not known")
     else:
         if cut > CUT_MOST:
@@ -89,9 +99,12 @@ def measure_figures(
         fat = mean_fat(means, body, field, pixel_mm)
         if fat is None:
             reasons["fat_hu"] = "no subcutaneous fat"
-        streaks = find_streaks(hu, inside, pixel_mm)
+        streaks = find_streaks(pairs, inside, pixel_mm)
         if streaks is None:
             reasons["streak_hu"] = "no even soft tissue"
+        views = find_views(hu[pixels[0]], pixel_mm)
+        if views is None:
+            reasons["views"] = "the pixels are too large"
     return SliceFigures(
         noise_hu=noise,
         noise_kernel_mm=None if pixel_mm is None else side * pixel_mm,
@@ -101,6 +114,8 @@ def measure_figures(
         fat_hu=fat,
         streak_hu=streaks[0] if streaks else None,
         streak_deg=streaks[1] if streaks else None,
+        views=float(views[0]) if views else None,
+        view_share=views[1] if views else None,
         missing=_joined(reasons),
     )
 
@@ -134,6 +149,16 @@ def with_dose(figures: SliceFigures, acquisition: Acquisition, part: str = TRUNK
         parts = (figures.missing, _joined({"ssde_mgy": reason}))
         return replace(figures, missing="; ".join(filter(None, parts)))
     return replace(figures, ssde_mgy=factor * ctdi, ssde_conversion=conversion.name)
+
+
+def _around(body: NDArray[np.bool_]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Return the box of cells around the body that windows reach, and its pixels."""
+    used = [np.flatnonzero(body.any(axis=axis)) for axis in (1, 0)]
+    ends = [(max(int(u[0]) - _MARGIN, 0), int(u[-1]) + 1 + _MARGIN) for u in used]
+    return (
+        tuple(slice(first, last) for first, last in ends),
+        tuple(slice(CELL * first, CELL * last) for first, last in ends),
+    )
 
 
 def _joined(reasons: dict[str, str]) -> str:

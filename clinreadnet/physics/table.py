@@ -57,9 +57,10 @@ METHODS = "; ".join(f"{figure.heading}: {figure.method}" for figure in FIGURES)
 def describe(figures: SliceFigures | None) -> str:
     """Return the figures of a slice as one line, such as "noise 12.1 HU, Dw 29.0 cm"."""
     values = [(figure, figure.text(figures)) for figure in FIGURES]
-    return ", ".join(
-        f"{figure.heading} {value} {figure.unit}".strip() for figure, value in values if value
-    )
+    texts = [f"{figure.heading} {value} {figure.unit}".strip() for figure, value in values if value]
+    if figures is not None and figures.views:
+        texts.append(f"streaks of {figures.views:.0f} views")
+    return ", ".join(texts)
 
 
 def figure_lines(slices: Iterable[tuple[SliceFigures | None, str]]) -> list[str]:
@@ -77,6 +78,7 @@ def figure_lines(slices: Iterable[tuple[SliceFigures | None, str]]) -> list[str]
         for gap in filter(None, figures.missing.split("; ")):
             name, _, reason = gap.partition(": ")
             gaps[f"no {names.get(name, 'figures')} ({reason})"] += 1
+    views = Counter(int(figures.views) for figures, _ in measured if figures.views)
     conversions = Counter(f.ssde_conversion for f, _ in measured if f.ssde_conversion)
     of = f"of {len(measured)} slices"
     cut = sum(figures.cut is not None and figures.cut > CUT_MARK for figures, _ in measured)
@@ -87,6 +89,7 @@ def figure_lines(slices: Iterable[tuple[SliceFigures | None, str]]) -> list[str]
             if cut
             else []
         ),
+        *(f"{n} {of}: streaks of few views, {v} over half a turn." for v, n in views.most_common()),
         *(
             f"SSDE by {name} ({count} of {len(measured)})."
             for name, count in conversions.most_common()

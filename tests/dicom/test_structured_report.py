@@ -140,6 +140,8 @@ def test_figures_are_measurements_with_units_and_standard_codes(
         "AIR": (figures.air_hu, hounsfield),
         "FAT": (figures.fat_hu, hounsfield),
         "STREAKS": (figures.streak_hu, hounsfield),
+        "VIEWS": (0, "{views}"),
+        "VIEWSHARE": (0, "{0:1}"),
     }
     for name, (value, unit) in expected.items():
         assert found[name] == (pytest.approx(value, rel=1e-5), unit), name

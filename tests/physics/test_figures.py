@@ -222,7 +222,7 @@ def test_without_a_body_and_without_a_pixel_size() -> None:
     unsized = measure_figures(noisy(abdomen(), 20))
     assert unsized.noise_hu is not None and unsized.cut == 0 and unsized.air_hu is not None
     assert unsized.water_diameter_cm is unsized.fat_hu is unsized.streak_hu is None
-    assert unsized.missing.count("the size of a pixel is not known") == 3
+    assert unsized.missing.count("the size of a pixel is not known") == 4
 
 
 # An implementation of its own: scipy's morphology on pixels, every window, a linear histogram.
