@@ -27,7 +27,7 @@ from clinreadnet.data.tif import encode
 from clinreadnet.evaluation.labels import ceiling, open_labelled
 from clinreadnet.metrics import correlations
 from clinreadnet.physics import measure_figures
-from clinreadnet.physics.noise import SOFT_TISSUE
+from clinreadnet.physics.windows import SOFT_TISSUE
 from clinreadnet.runtime import Session
 
 WATER_HU = 1000.0

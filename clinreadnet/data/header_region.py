@@ -57,11 +57,13 @@ class Hint:
         part: head, neck, chest, limb or phantom; empty for an abdomen, several parts or none.
         field: first header field that names it.
         quantity: measured quantity if it is not Hounsfield units; otherwise empty.
+        trunk: whether the header names a part of the trunk, and no other part.
     """
 
     part: str = ""
     field: str = ""
     quantity: str = ""
+    trunk: bool = False
 
     def __str__(self) -> str:
         """Return the hint as text; empty if there is none."""
@@ -92,10 +94,11 @@ def read_hint(value: Value) -> Hint:
         for word in _words(value, "", field):
             if word in _PART_OF:
                 named.setdefault(_PART_OF[word], field)
+    trunk = bool(named) and named.keys() <= {"abdomen", "chest"}
     if len(named) != 1 or named.keys() & {"abdomen", "whole body"}:
-        return Hint()
+        return Hint(trunk=trunk)
     ((part, field),) = named.items()
-    return Hint(part, field)
+    return Hint(part, field, trunk=trunk)
 
 
 def _words(value: Value, sequence: str, name: str) -> set[str]:

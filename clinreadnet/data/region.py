@@ -13,7 +13,7 @@ classified as an abdomen.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,15 @@ from numpy.typing import NDArray
 
 from clinreadnet.data.header_region import Hint
 from clinreadnet.data.survey import Survey, survey
-from clinreadnet.spec import HU_MIN, HU_RANGE, SIZE
+from clinreadnet.spec import HU_MIN, HU_RANGE, MAP_SIDE, SIZE
 
 ABDOMEN, EDGE, OUTSIDE = REGIONS = ("abdomen", "edge", "outside")
 """The classes: abdomen, edge of the abdomen (dome of the liver, pelvis), other part."""
+
+TRUNK, HEAD = "trunk", "head"
+"""The parts that a dose for the size exists for."""
+
+Mask = NDArray[np.bool_]
 
 UNSIZED = "the size of a pixel is not known: less sure"
 """Reason for an abdomen without pixel size."""
@@ -41,6 +46,7 @@ _TISSUE, _GAS, _LUNG = -400.0, -960.0, -500.0  # HU
 _BONE, _SPINE, _DENSE = 250.0, 180.0, 330.0
 
 _LEAST_BODY = 0.005  # of the frame
+_LEAST_SHARE = 0.5  # of body in a patch that counts as body
 _HOLLOW = -500.0  # HU; the mean of a chest is above, that of a hollow table below
 _LEAST_CM2, _HEAD_CM2 = 150.0, 330.0  # below a child of two years; above any head
 _MOST_CUT = 0.45
@@ -55,8 +61,6 @@ _PELVIS = 0.05
 _DENSE_AT = ((_LEAST_CM2, 0.03), (_HEAD_CM2, 0.05), (420.0, 0.15))
 _DENSE_UNSIZED = 0.065
 
-Mask = NDArray[np.bool_]
-
 
 @dataclass(frozen=True)
 class Region:
@@ -67,11 +71,39 @@ class Region:
         reason: the measurement and, after a colon, its interpretation; empty for an abdomen of
             known size.
         area_cm2: area of the body; None without pixel size or without a body.
+        part: ``TRUNK`` or ``HEAD``; empty for other parts, and if neither is certain.
+        patches: `Cells.patches`; None if the region was found without cells.
     """
 
     answer: str
     reason: str = ""
     area_cm2: float | None = None
+    part: str = TRUNK
+    patches: Mask | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A slice on a grid of 4x4 pixels.
+
+    Attributes:
+        means: float32 [128, 128], HU as the network sees them.
+        parts: intp [128, 128], label of each body or thin object; -1 outside.
+        sizes: intp [n], cells of each label.
+        body: bool [128, 128], cells of bodies: what tissue encloses, but for sheets and tables.
+    """
+
+    means: NDArray[np.float32]
+    parts: NDArray[np.intp]
+    sizes: NDArray[np.intp]
+    body: Mask
+
+    @property
+    def patches(self) -> Mask:
+        """Patches of 32x32 pixels that show at least as much body as air, bool [16, 16]."""
+        side = len(self.body) // MAP_SIDE
+        share = self.body.reshape(MAP_SIDE, side, MAP_SIDE, side).mean(axis=(1, 3))
+        return np.asarray(share >= _LEAST_SHARE)
 
 
 @dataclass(frozen=True)
@@ -109,20 +141,28 @@ class Anatomy:
     enclosed: float
 
 
-def find_region(hu: NDArray[Any], pixel_mm: float | None = None) -> Region:
+def find_region(
+    hu: NDArray[Any], pixel_mm: float | None = None, cells: Cells | None = None
+) -> Region:
     """Classify the body part of a slice. Takes about 0.2 ms, or 2 ms without the native library.
 
     Args:
         hu: [512, 512], Hounsfield units, finite.
         pixel_mm: width of a pixel in mm; None if unknown, which makes the result less reliable.
+        cells: result of `find_cells` for the slice, if you have it.
     """
-    anatomy = measure_anatomy(hu, pixel_mm)
+    region = _classify(measure_anatomy(hu, pixel_mm, cells))
+    return region if cells is None else replace(region, patches=cells.patches)
+
+
+def _classify(anatomy: Anatomy | None) -> Region:
     if anatomy is None:
-        return Region(OUTSIDE, "nothing as large as a body: air")
+        return Region(OUTSIDE, "nothing as large as a body: air", part="")
     area = anatomy.area_cm2
-    reason = _foreign(anatomy)
-    if reason is not None:
-        return Region(OUTSIDE, reason, area)
+    foreign = _foreign(anatomy)
+    if foreign is not None:
+        reason, part = foreign
+        return Region(OUTSIDE, reason, area, part)
     if anatomy.lung > _LUNG_EDGE:
         return Region(EDGE, f"lungs are {anatomy.lung:.0%} of it: dome of the liver", area)
     if anatomy.spine < _LEAST_SPINE:
@@ -139,10 +179,14 @@ def with_header(region: Region, hint: Hint) -> Region:
     names a head, neck or limb, a slice at the edge of the abdomen or a body no larger than a head
     counts as outside.
 
+    The header also says whether an unclear part is head or trunk. If it contradicts a skull, the
+    part is neither.
+
     Args:
         region: classification by the pixels.
         hint: body part in the header.
     """
+    region = replace(region, part=_part(region, hint))
     if region.answer == OUTSIDE:
         return region
     if hint.quantity:
@@ -151,31 +195,43 @@ def with_header(region: Region, hint: Hint) -> Region:
         small = region.area_cm2 is not None and region.area_cm2 < _HEAD_CM2
         if small or region.answer == EDGE:
             what = f"a body of {region.area_cm2:.0f} cm2" if small else region.reason
-            return replace(region, answer=OUTSIDE, reason=f"{hint}, and {what}")
+            part = HEAD if hint.part == HEAD else ""
+            return replace(region, answer=OUTSIDE, reason=f"{hint}, and {what}", part=part)
     return region
 
 
-def _foreign(anatomy: Anatomy) -> str | None:
-    """Return why a body is not an abdomen, or None."""
+def _part(region: Region, hint: Hint) -> str:
+    """Return trunk, head or neither, by the pixels and the header."""
+    if hint.quantity:
+        return ""
+    if region.part == HEAD:
+        return "" if hint.trunk or hint.part not in ("", HEAD) else HEAD
+    if region.part == TRUNK:
+        return TRUNK
+    return HEAD if hint.part == HEAD else TRUNK if hint.trunk else ""
+
+
+def _foreign(anatomy: Anatomy) -> tuple[str, str] | None:
+    """Return why a body is not an abdomen, and its part; None if it is one."""
     area = anatomy.area_cm2
     if anatomy.cut > _MOST_CUT:
-        return f"it cuts the body on {anatomy.cut:.0%} of its border: a small field of view"
+        return f"it cuts the body on {anatomy.cut:.0%} of its border: a small field of view", ""
     if area is not None and area < _LEAST_CM2:
-        return f"a body of {area:.0f} cm2: smaller than an abdomen"
+        return f"a body of {area:.0f} cm2: smaller than an abdomen", ""
     if anatomy.second > _MOST_SECOND:
-        return "several bodies: legs, arms or a neck between them"
+        return "several bodies: legs, arms or a neck between them", ""
     if anatomy.enclosed > _MOST_ENCLOSED:
-        return f"bone encloses {anatomy.enclosed:.0%} of it: head"
+        return f"bone encloses {anatomy.enclosed:.0%} of it: head", HEAD
     if anatomy.dense > (_DENSE_UNSIZED if area is None else _interpolate(area)):
-        return f"dense bone is {anatomy.dense:.0%} of it: head, neck or limb"
+        return f"dense bone is {anatomy.dense:.0%} of it: head, neck or limb", ""
     if anatomy.fat < _LEAST_FAT:
-        return f"fat is {anatomy.fat:.1%} of it: a phantom, a map or a head"
+        return f"fat is {anatomy.fat:.1%} of it: a phantom, a map or a head", ""
     if anatomy.lung + anatomy.both_lungs + 0.4 * (anatomy.width - 1.2) > _CHEST:
-        return f"lungs are {anatomy.lung:.0%} of it: chest"
+        return f"lungs are {anatomy.lung:.0%} of it: chest", TRUNK
     if anatomy.width + 10 * anatomy.side_bone + anatomy.lung + 3 * anatomy.dense > _SHOULDERS:
-        return "a wide body with bone at its sides: shoulders"
+        return "a wide body with bone at its sides: shoulders", TRUNK
     if anatomy.spine < _LEAST_SPINE and anatomy.bone < _HIPS:
-        return "no spine: legs, or no patient"
+        return "no spine: legs, or no patient", ""
     return None
 
 
@@ -184,20 +240,27 @@ def _interpolate(area: float) -> float:
     return float(np.interp(area, areas, most))
 
 
-def measure_anatomy(hu: NDArray[Any], pixel_mm: float | None = None) -> Anatomy | None:
+def measure_anatomy(
+    hu: NDArray[Any], pixel_mm: float | None = None, cells: Cells | None = None
+) -> Anatomy | None:
     """Measure the largest body in a slice; None if there is no body.
 
     Args:
         hu: [512, 512], Hounsfield units, finite.
         pixel_mm: width of a pixel in mm, or None.
+        cells: result of `find_cells` for the slice, if you have it.
     """
     side_mm = None if pixel_mm is None else pixel_mm * CELL
     native = survey(hu, anatomy=True)
     if native is not None:
         return _from_survey(native, side_mm)
-    cells = _means(hu)
+    grid = find_cells(hu) if cells is None else cells
+    return _measure(grid, side_mm)
+
+
+def _measure(grid: Cells, side_mm: float | None) -> Anatomy | None:
+    cells, parts, sizes = grid.means, grid.parts, grid.sizes
     tissue = cells > _TISSUE
-    parts, sizes = _bodies(tissue)
     if not sizes.size or sizes.max() < _LEAST_BODY * cells.size:
         return None
     body = parts == sizes.argmax()
@@ -267,22 +330,24 @@ def find_body(hu: NDArray[Any]) -> Mask:
     Returns:
         bool [512, 512], of blocks of 4x4 pixels.
     """
-    return np.asarray(body_cells(hu).repeat(CELL, axis=0).repeat(CELL, axis=1))
+    return np.asarray(find_cells(hu).body.repeat(CELL, axis=0).repeat(CELL, axis=1))
 
 
-def body_cells(hu: NDArray[Any]) -> Mask:
-    """Return `find_body` as a mask of cells, bool [128, 128]."""
-    cells = _means(hu)
-    parts, sizes = _bodies(cells > _TISSUE)
+def find_cells(hu: NDArray[Any]) -> Cells:
+    """Return the cells of a slice, and the bodies among them. Takes about 1 ms.
+
+    Lungs and bowel belong to the body around them.
+
+    Args:
+        hu: [512, 512], Hounsfield units, finite.
+    """
+    means = _means(hu)
+    parts, sizes = _parts(_opened(~_open_air(means > _TISSUE)))
     labelled = parts >= 0
-    totals = np.bincount(parts[labelled], cells[labelled], len(sizes))
+    totals = np.bincount(parts[labelled], means[labelled], len(sizes))
     large = (sizes >= _LEAST_BODY * parts.size) & (totals > _HOLLOW * sizes)
-    return np.asarray(np.append(large, False)[parts])  # the label outside, -1, is the last
-
-
-def _bodies(tissue: Mask) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return parts and sizes as `_parts`; lungs and bowel belong to the body around them."""
-    return _parts(_opened(~_open_air(tissue)))
+    body = np.append(large, False)[parts]  # the label outside, -1, is the last
+    return Cells(means, parts, sizes, body)
 
 
 def _means(hu: NDArray[Any]) -> NDArray[np.float32]:
@@ -295,7 +360,8 @@ def _means(hu: NDArray[Any]) -> NDArray[np.float32]:
 
 def _open_air(wall: Mask) -> Mask:
     """Return the cells that are connected to the frame's border without crossing ``wall``."""
-    free = np.pad(~wall, 1, constant_values=True)
+    free = np.ones((wall.shape[0] + 2, wall.shape[1] + 2), np.bool_)
+    free[1:-1, 1:-1] = ~wall
     parts, _ = _parts(free)
     return np.asarray((parts == parts[0, 0])[1:-1, 1:-1])
 
@@ -314,11 +380,15 @@ def spread(mask: Mask, cells: int, *, border: bool = False) -> Mask:
         cells: how far, 0 or more.
         border: value outside the frame.
     """
+    width = 2 * cells + 1
     for _ in range(2):
-        wide = np.pad(mask, ((cells, cells), (0, 0)), constant_values=border)
-        grown = wide[: len(mask)].copy()
-        for start in range(1, 2 * cells + 1):
-            grown |= wide[start : start + len(mask)]
+        grown = np.full((len(mask) + 2 * cells, mask.shape[1]), border)  # np.pad takes longer
+        grown[cells : cells + len(mask)] = mask
+        reach = 1
+        while reach < width:  # a row holds those up to reach - 1 rows below
+            step = min(reach, width - reach)
+            grown = grown[:-step] | grown[step:]
+            reach += step
         mask = grown.T
     return mask
 

@@ -46,6 +46,9 @@ CUT = _code("CUT", "Share of the border of the field that lies in the body")
 AIR = _code("AIR", "Mean of the air around the body")
 FAT = _code("FAT", "Mean of subcutaneous fat")
 STREAKS = _code("STREAKS", "Standard deviation of streaks in the strongest direction")
+VIEWS = _code("VIEWS", "Number of views over half a turn whose streaks are seen, or 0")
+VIEW_SHARE = _code("VIEWSHARE", "Share of the fine texture in the directions of few views")
+HEAD_DOSE = _code("HEADDOSE", "Estimated from Water Equivalent Diameter by AAPM 293, head")
 LIMITS = _code("LIMITS", "Limits of the site for this protocol")
 EXCEEDED = _code("EXCEEDED", "A limit is exceeded")
 KEPT = _code("KEPT", "No limit is exceeded")
@@ -65,7 +68,8 @@ QUALITY_MAP = _code("MAP", "Predicted image quality of each 32x32 patch")
 _GRADES, _SHARE = (Code(f"{{0:{top}}}", "UCUM", f"range: 0:{top}") for top in (4, 1))
 UNITS = {
     **dict.fromkeys([SCORE, PATCH], _GRADES),
-    **dict.fromkeys([*GRADES, CUT], _SHARE),
+    **dict.fromkeys([*GRADES, CUT, VIEW_SHARE], _SHARE),
+    VIEWS: Code("{views}", "UCUM", "views"),
     **dict.fromkeys([SLICES, NOVEL_SLICES], Code("{slices}", "UCUM", "slices")),
     NOVELTY: Code("{distance}", "UCUM", "distance"),
     SITE_SCORE: Code("{grade}", "UCUM", "grade"),
@@ -97,6 +101,9 @@ PRIVATE = (
     AIR,
     FAT,
     STREAKS,
+    VIEWS,
+    VIEW_SHARE,
+    HEAD_DOSE,
     LIMITS,
     EXCEEDED,
     KEPT,

@@ -12,7 +12,6 @@ import numpy as np
 from highdicom.sr import CoordinatesForMeasurement, GraphicTypeValues, SourceImageForRegion
 from numpy.typing import NDArray
 
-from clinreadnet.data.region import find_body
 from clinreadnet.data.slices import SliceRef
 from clinreadnet.dicom.sources import Source, frame_number
 from clinreadnet.spec import SIZE, TILE
@@ -22,7 +21,6 @@ SLICE = (1 / 32, 1 / 32)
 SERIES = (1 / 32, 3 / 4)
 """Point for measurements of a series, in one of its slices."""
 
-_LEAST_BODY = 0.5  # share of a patch that counts as body
 _CORNERS = np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]]) * TILE
 
 
@@ -39,23 +37,20 @@ def point(ref: SliceRef, source: Source, place: tuple[float, float]) -> Coordina
 
 
 def worst_patch(
-    ref: SliceRef, source: Source, quality_map: NDArray[np.float32]
+    ref: SliceRef, source: Source, quality_map: NDArray[np.float32], body: NDArray[np.bool_]
 ) -> tuple[float, CoordinatesForMeasurement] | None:
-    """Return the lowest score of the body's patches, with its border. The pixels are read again.
+    """Return the lowest score of the body's patches, with its border.
 
     Args:
         ref: the slice.
         source: header of the slice.
         quality_map: [16, 16], scores 0...4.
+        body: [16, 16], patches that count, see `Cells.patches`.
 
     Returns:
-        None if no patch shows at least as much body as air.
-
-    Raises:
-        InputError: the slice can no longer be read.
+        None if no patch counts.
     """
-    body = find_body(ref.load()).reshape(SIZE // TILE, TILE, SIZE // TILE, TILE).mean(axis=(1, 3))
-    scores = np.where(body >= _LEAST_BODY, quality_map, np.inf)
+    scores = np.where(body, quality_map, np.inf)
     row, column = np.unravel_index(int(scores.argmin()), scores.shape)
     lowest = float(scores[row, column])
     if not np.isfinite(lowest):

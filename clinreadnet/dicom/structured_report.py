@@ -35,6 +35,7 @@ from pydicom.sr.coding import Code
 
 from clinreadnet._version import __version__
 from clinreadnet.data.acquisition import Acquisition
+from clinreadnet.data.region import find_cells
 from clinreadnet.dicom import device, regions
 from clinreadnet.dicom.codes import (
     AIR,
@@ -44,6 +45,7 @@ from clinreadnet.dicom.codes import (
     EXPOSURE_SOURCE,
     FAT,
     GRADES,
+    HEAD_DOSE,
     IN_DOMAIN,
     KEPT,
     KERNEL,
@@ -62,6 +64,8 @@ from clinreadnet.dicom.codes import (
     STREAKS,
     UNCHECKED,
     UNITS,
+    VIEW_SHARE,
+    VIEWS,
     identify_scheme,
 )
 from clinreadnet.dicom.object_files import ObjectFile, write_objects
@@ -69,6 +73,7 @@ from clinreadnet.dicom.sources import Sources, frame_number
 from clinreadnet.errors import counted
 from clinreadnet.grades import likert_probabilities
 from clinreadnet.physics import SliceFigures
+from clinreadnet.physics.dose import HEAD_CONVERSION
 from clinreadnet.physics.table import figure_lines
 from clinreadnet.scoring.breaches import Breach, LimitReport
 from clinreadnet.scoring.domain import domain_lines
@@ -116,6 +121,8 @@ _FIGURES = (
     ("air_hu", AIR, _HU, None),
     ("fat_hu", FAT, _HU, None),
     ("streak_hu", STREAKS, _HU, None),
+    ("views", VIEWS, UNITS[VIEWS], None),
+    ("view_share", VIEW_SHARE, UNITS[VIEW_SHARE], None),
 )
 
 
@@ -237,7 +244,11 @@ def _slice_group(
     measurements = [_number(SCORE, score.score, [place])]
     if score.site_score is not None:
         measurements.append(_number(SITE_SCORE, score.site_score))
-    worst = regions.worst_patch(ref, source, report.outputs.quality_map[index])
+    shown = report.outputs.regions
+    body = None if shown is None else shown[index].patches
+    if body is None:  # no figures were measured
+        body = find_cells(ref.load()).patches
+    worst = regions.worst_patch(ref, source, report.outputs.quality_map[index], body)
     if worst is not None:
         measurements.append(_number(PATCH, worst[0], [worst[1]]))
     if score.novelty is not None:
@@ -273,12 +284,15 @@ def _slice_group(
 
 def _figures(figures: SliceFigures | None) -> list[Measurement]:
     """Return the figures that a slice has as measurements."""
-    values = [(getattr(figures, field, None), *how) for field, *how in _FIGURES]
-    return [
-        Measurement(name, _short(value), unit, method=method)
-        for value, name, unit, method in values
-        if value is not None
-    ]
+    made = []
+    for field, name, unit, method in _FIGURES:
+        value = getattr(figures, field, None)
+        if figures is None or value is None:
+            continue
+        if field == "ssde_mgy" and figures.ssde_conversion == HEAD_CONVERSION.name:
+            method = HEAD_DOSE
+        made.append(Measurement(name, _short(value), unit, method=method))
+    return made
 
 
 def _summary_group(

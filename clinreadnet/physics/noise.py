@@ -11,15 +11,11 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from clinreadnet.physics.windows import Float32, pair_sums, window_sums
+from clinreadnet.physics.windows import SPAN, Float32, pair_sums, window_sums
 
 KERNEL_MM = 6.0
 """Side of the windows in mm, rounded to an even number of pixels."""
 
-SOFT_TISSUE = (0.0, 100.0)
-"""Range of the mean of a window, HU."""
-
-_MIDDLE = sum(SOFT_TISSUE) / 2
 _SIDES = (4, 24)  # pixels
 _UNSIZED = 8  # pixels, if the size of a pixel is not known
 _FEWEST = 500  # windows; each adds 4 pixels
@@ -35,7 +31,9 @@ def kernel_pixels(pixel_mm: float | None) -> int:
     return int(np.clip(2 * round(KERNEL_MM / (2 * pixel_mm)), *_SIDES))
 
 
-def global_noise(hu: Float32, inside: NDArray[np.bool_], side: int) -> float | None:
+def global_noise(
+    centred: Float32, pairs: Float32, inside: NDArray[np.bool_], side: int
+) -> float | None:
     """Return the global noise level in HU; None without enough soft tissue.
 
     The windows whose mean lies in ``SOFT_TISSUE`` are counted by the logarithm of their standard
@@ -44,22 +42,22 @@ def global_noise(hu: Float32, inside: NDArray[np.bool_], side: int) -> float | N
     standard deviation of their windows, and do not move the mode.
 
     Args:
-        hu: float32 [512, 512].
-        inside: bool [256, 256], pairs of rows and columns inside the body.
+        centred: float32 [2 n, 2 m], HU less ``MIDDLE``.
+        pairs: float32 [n, m], their `pair_sums`.
+        inside: bool [n, m], pairs of rows and columns inside the body.
         side: side of a window in pixels, even.
     """
     half, count = side // 2, float(side * side)
-    centred = hu - np.float32(_MIDDLE)  # so that squares of soft tissue are exact enough
-    mean = window_sums(pair_sums(centred), half) / count
+    mean = window_sums(pairs, half) / count
     squares = window_sums(pair_sums(centred * centred), half)
     first, last = half // 2, half // 2 - half + 1  # of the centres of the windows
     soft = inside[first : last or None, first : last or None]
-    soft = soft & (np.abs(mean) <= (SOFT_TISSUE[1] - SOFT_TISSUE[0]) / 2)
+    soft = soft & (np.abs(mean) <= SPAN)
     variance = (squares[soft] - count * mean[soft] ** 2) / (count - 1)
-    deviations = np.sqrt(np.maximum(variance, _LEAST**2))
-    if deviations.size < _FEWEST:
+    if variance.size < _FEWEST:
         return None
-    bins = (np.log(deviations / _LEAST) / _STEP).astype(np.intp)
+    steps = np.log(np.maximum(variance * np.float32(_LEAST**-2), 1)) * np.float32(0.5 / _STEP)
+    bins = steps.astype(np.intp)
     counts = np.bincount(np.minimum(bins, _STEPS - 1), minlength=_STEPS).astype(np.float64)
     if counts[0] > counts.sum() / 2:
         return 0.0

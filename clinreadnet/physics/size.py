@@ -31,7 +31,9 @@ def _squared_radius(at: NDArray[Any]) -> Float32:
     return np.asarray(at[:, None] ** 2 + at[None, :] ** 2, np.float32)
 
 
-_PIXELS = _squared_radius(np.arange(SIZE) - _HALF + 0.5)
+_PIXELS = _squared_radius(np.arange(SIZE) - _HALF + 0.5).ravel()
+_OUTER = np.flatnonzero(_PIXELS >= _LEAST_RADIUS**2)
+_RADII = _PIXELS[_OUTER]  # squared
 _CORNERS = _squared_radius(
     np.abs(np.arange(0, SIZE, CELL) - _HALF + CELL / 2) + CELL / 2
 )  # the farthest corner of each cell
@@ -50,10 +52,8 @@ def find_field(hu: Float32) -> Mask:
     corner = hu[0, 0]
     if not all((part == corner).all() for part in (hu[:CELL, :CELL], hu[-CELL:, -CELL:])):
         return np.ones(_CORNERS.shape, np.bool_)
-    radius = float(np.max(_PIXELS * (hu != corner)))
-    if radius < _LEAST_RADIUS**2:
-        return np.ones(_CORNERS.shape, np.bool_)
-    return _CORNERS <= radius + 1
+    radius = float(np.max(_RADII * (hu.ravel()[_OUTER] != corner)))
+    return _CORNERS <= radius + 1 if radius else np.ones(_CORNERS.shape, np.bool_)
 
 
 def cut_share(body: Mask, field: Mask) -> float:

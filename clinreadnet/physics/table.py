@@ -43,7 +43,7 @@ class Figure:
 FIGURES = (
     Figure("noise_hu", "noise", "HU", 1, "mode of local deviations in soft tissue"),
     Figure("water_diameter_cm", "Dw", "cm", 1, "AAPM 220"),
-    Figure("ssde_mgy", "SSDE", "mGy", 1, "AAPM 204"),
+    Figure("ssde_mgy", "SSDE", "mGy", 1, "AAPM 204 for the trunk, AAPM 293 for the head"),
     Figure("cut", "cut", "", 2, "share of the field's border in the body"),
     Figure("air_hu", "air", "HU", 0, "mean around the body"),
     Figure("fat_hu", "fat", "HU", 0, "mean of subcutaneous fat"),
@@ -58,9 +58,10 @@ METHODS = "; ".join(f"{figure.heading}: {figure.method}" for figure in FIGURES)
 def describe(figures: SliceFigures | None) -> str:
     """Return the figures of a slice as one line, such as "noise 12.1 HU, Dw 29.0 cm"."""
     values = [(figure, figure.text(figures)) for figure in FIGURES]
-    return ", ".join(
-        f"{figure.heading} {value} {figure.unit}".strip() for figure, value in values if value
-    )
+    texts = [f"{figure.heading} {value} {figure.unit}".strip() for figure, value in values if value]
+    if figures is not None and figures.views:
+        texts.append(f"streaks of {figures.views:.0f} views")
+    return ", ".join(texts)
 
 
 def missing(figures: SliceFigures | None) -> list[str]:
@@ -72,7 +73,7 @@ def missing(figures: SliceFigures | None) -> list[str]:
 
 
 def figure_lines(slices: Iterable[tuple[SliceFigures | None, str]]) -> list[str]:
-    """Return lines of text on remarked and cut slices, and on what is missing.
+    """Return lines of text on remarked and cut slices, conversions of dose, and what is missing.
 
     Args:
         slices: figures and remark of each slice. None if they were not asked for.
@@ -81,6 +82,8 @@ def figure_lines(slices: Iterable[tuple[SliceFigures | None, str]]) -> list[str]
     kinds = (part for _, remark in measured for part in remark.split("; ") if part)
     remarks = Counter(kind.partition(":")[0].partition(" of ")[0] for kind in kinds)
     gaps = Counter(gap for figures, _ in measured for gap in missing(figures))
+    views = Counter(int(figures.views) for figures, _ in measured if figures.views)
+    conversions = Counter(f.ssde_conversion for f, _ in measured if f.ssde_conversion)
     all_slices = len(measured)
     cut = sum(figures.cut is not None and figures.cut > CUT_MARK for figures, _ in measured)
     return [
@@ -96,5 +99,10 @@ def figure_lines(slices: Iterable[tuple[SliceFigures | None, str]]) -> list[str]
             if cut
             else []
         ),
+        *(
+            f"{counted(n, 'slice', all_slices)}: streaks of few views, {v} over half a turn."
+            for v, n in views.most_common()
+        ),
+        *(f"SSDE by {name} ({n} of {all_slices})." for name, n in conversions.most_common()),
         *(f"{counted(count, 'slice', all_slices)}: {gap}." for gap, count in gaps.most_common()),
     ]

@@ -9,6 +9,12 @@ from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
 
+SOFT_TISSUE = (0.0, 100.0)
+"""Range of the mean of a window of soft tissue, HU."""
+
+MIDDLE, SPAN = sum(SOFT_TISSUE) / 2, (SOFT_TISSUE[1] - SOFT_TISSUE[0]) / 2
+"""Middle of that range, which is subtracted so that squares are exact enough, and half of it."""
+
 
 def pair_sums(image: NDArray[Any]) -> Float32:
     """Return the sums of 2x2 elements: [2 n, 2 m] -> float32 [n, m]."""

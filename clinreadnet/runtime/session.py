@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinreadnet import limits
-from clinreadnet.data.region import Region, find_region
+from clinreadnet.data.region import Region, find_cells, find_region
 from clinreadnet.errors import (
     BackendError,
     DeviceLost,
@@ -215,19 +215,16 @@ class Session:
             pixel_mm = [ref.loaded_mm for ref in slices] if pixel_mm is None else pixel_mm
         images = check_slices(images, values=not checked)
         sizes = check_pixel_mm(pixel_mm, len(images))
-        shown = None
-        if regions:
-            with stage(f"look at {len(images)} slices"):
-                shown = [
-                    find_region(image, size) for image, size in zip(images, sizes, strict=True)
-                ]
-        measured = None
-        if figures:
-            with stage(f"measure {len(images)} slices"):
-                measured = [
-                    measure_figures(image, size) for image, size in zip(images, sizes, strict=True)
-                ]
-        return self.score_checked(images, shown, measured)
+        shown: list[Region] = []
+        measured: list[SliceFigures] = []
+        with stage(f"look at {len(images)} slices"):
+            for image, size in zip(images, sizes, strict=True) if regions or figures else ():
+                cells = find_cells(image) if figures else None
+                if regions:
+                    shown.append(find_region(image, size, cells))
+                if figures:
+                    measured.append(measure_figures(image, size, cells))
+        return self.score_checked(images, shown or None, measured or None)
 
     def score_files(
         self,

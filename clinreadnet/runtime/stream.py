@@ -124,7 +124,8 @@ class Stream:
                 f"hu has shape {list(hu.shape)}, expected a slice at a time, [{SIZE}, {SIZE}]"
             )
         image = check_slices(hu)[0].copy()
-        region = find_region(image, *check_pixel_mm(pixel_mm, 1))
+        (size,) = check_pixel_mm(pixel_mm, 1)
+        region = find_region(image, size)
         with self._changed:
             ready = self._changed.wait_for(
                 lambda: self._closed or len(self._waiting) < self._capacity, timeout

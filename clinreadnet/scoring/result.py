@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinreadnet.data.acquisition import Acquisition
-from clinreadnet.data.region import OUTSIDE, with_header
+from clinreadnet.data.region import OUTSIDE, TRUNK, with_header
 from clinreadnet.data.slices import SliceRef
 from clinreadnet.errors import counted
 from clinreadnet.physics import SliceFigures, with_dose
@@ -195,7 +195,10 @@ def slice_scores(refs: Sequence[SliceRef], scores: Scores) -> list[SliceScore]:
         in_domain = None if judged is None else bool(judged[i])
         if region and region.answer == OUTSIDE:
             in_domain = False
-        figures = None if scores.figures is None else with_dose(scores.figures[i], ref.acquisition)
+        figures = None if scores.figures is None else scores.figures[i]
+        if figures is not None:
+            part = TRUNK if region is None else region.part
+            figures = with_dose(figures, ref.acquisition, part)
         results.append(
             SliceScore(
                 path=str(ref.path),

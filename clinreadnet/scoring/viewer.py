@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from clinreadnet import limits
 from clinreadnet.data.acquisition import exposure_lines
-from clinreadnet.data.region import CELL, body_cells
+from clinreadnet.data.region import CELL, find_cells
 from clinreadnet.errors import InputError, visible
 from clinreadnet.files import whole_file
 from clinreadnet.physics.table import METHODS, describe, figure_lines, missing
@@ -104,7 +104,7 @@ def _document(report: SeriesReport) -> dict[str, Any]:
                     k: v for k, v in asdict(score.acquisition).items() if v is not None
                 },
                 "map": quality_map.ravel().tolist(),
-                "body": _runs(body_cells(hu)),
+                "body": _runs(find_cells(hu).body),
                 "image": base64.b64encode(encode(hu)).decode("ascii"),
             }
         )

@@ -44,6 +44,22 @@ def test_a_part_is_named_if_all_fields_agree(tags: dict[str, Any], part: str) ->
 
 
 @pytest.mark.parametrize(
+    ("tags", "trunk"),
+    [
+        ({"BodyPartExamined": "ABDOMEN"}, True),
+        ({"BodyPartExamined": "CHEST"}, True),
+        ({"BodyPartExamined": "LUNG", "SeriesDescription": "CheAbdPel  5.0  B30f"}, True),
+        ({"BodyPartExamined": "HEAD", "StudyDescription": "Abdomen"}, False),
+        ({"BodyPartExamined": "WHOLEBODY"}, False),
+        ({"BodyPartExamined": "KNEE"}, False),
+        ({}, False),
+    ],
+)
+def test_a_trunk_is_named_if_no_other_part_is(tags: dict[str, Any], trunk: bool) -> None:
+    assert hint(**tags).trunk == trunk
+
+
+@pytest.mark.parametrize(
     ("tags", "text"),
     [
         (

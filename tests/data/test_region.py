@@ -15,7 +15,9 @@ from clinreadnet.data.header_region import Hint
 from clinreadnet.data.region import (
     ABDOMEN,
     EDGE,
+    HEAD,
     OUTSIDE,
+    TRUNK,
     UNSIZED,
     Region,
     find_body,
@@ -133,6 +135,45 @@ def test_a_header_settles_a_doubt_and_proves_nothing(
     result = with_header(region, hint)
     assert result.answer == answer
     assert result.reason.startswith(str(hint)) or result == region
+
+
+SKULL = Region(OUTSIDE, "bone encloses 60% of it: head", 260.0, HEAD)
+CHEST = Region(OUTSIDE, "lungs are 50% of it: chest", 640.0, TRUNK)
+SMALL = Region(OUTSIDE, "a body of 120 cm2: smaller than an abdomen", 120.0, "")
+
+
+@pytest.mark.parametrize(
+    ("region", "hint", "part"),
+    [
+        (SOME, Hint(), TRUNK),
+        (SOME, Hint("head", "x"), HEAD),
+        (SOME, Hint("neck", "x"), ""),
+        (Region(ABDOMEN, "", 600.0), Hint("head", "x"), TRUNK),
+        (Region(ABDOMEN, "", 600.0), Hint(quantity="a rcbf map"), ""),
+        (CHEST, Hint(), TRUNK),
+        (CHEST, Hint("head", "x"), TRUNK),
+        (SKULL, Hint(), HEAD),
+        (SKULL, Hint("head", "x"), HEAD),
+        (SKULL, Hint("neck", "x"), ""),
+        (SKULL, Hint(trunk=True), ""),
+        (SMALL, Hint(), ""),
+        (SMALL, Hint("head", "x"), HEAD),
+        (SMALL, Hint("limb", "x"), ""),
+        (SMALL, Hint(trunk=True), TRUNK),
+        (SMALL, Hint("chest", "x", trunk=True), TRUNK),
+    ],
+)
+def test_the_part_is_certain_by_pixels_and_header_together(
+    region: Region, hint: Hint, part: str
+) -> None:
+    assert with_header(region, hint).part == part
+
+
+def test_the_part_of_drawn_slices() -> None:
+    drawn = {kind: find_region(draw(), mm).part for kind, (draw, mm, _) in FOREIGN.items()}
+    assert find_region(abdomen(), 0.75).part == find_region(dome(), 0.75).part == TRUNK
+    assert {kind for kind, part in drawn.items() if part == HEAD} == {"head"}
+    assert {kind for kind, part in drawn.items() if part == TRUNK} == {"chest", "shoulders"}
 
 
 def test_it_takes_five_milliseconds_at_most() -> None:

@@ -13,6 +13,7 @@ import highdicom
 import numpy as np
 import pydicom
 import pytest
+from numpy.typing import NDArray
 from pydicom.sr.coding import Code
 from support.dicom_files import (
     bright,
@@ -24,15 +25,17 @@ from support.dicom_files import (
     write_enhanced_ct,
     write_series,
 )
-from support.drawn_regions import abdomen
+from support.drawn_regions import abdomen, head
 from support.header_reads import count_header_reads
 
 from clinreadnet import cli
-from clinreadnet.data.slices import find_slices
+from clinreadnet.data.region import find_cells
+from clinreadnet.data.slices import SliceRef, find_slices
 from clinreadnet.dicom.codes import (
     DOMAIN,
     EXCEEDED,
     GRADES,
+    HEAD_DOSE,
     IN_DOMAIN,
     KEPT,
     LIMIT_VALUES,
@@ -137,6 +140,8 @@ def test_figures_are_measurements_with_units_and_standard_codes(
         "AIR": (figures.air_hu, hounsfield),
         "FAT": (figures.fat_hu, hounsfield),
         "STREAKS": (figures.streak_hu, hounsfield),
+        "VIEWS": (0, "{views}"),
+        "VIEWSHARE": (0, "{0:1}"),
     }
     for name, (value, unit) in expected.items():
         assert found[name] == (pytest.approx(value, rel=1e-5), unit), name
@@ -149,6 +154,24 @@ def test_figures_are_measurements_with_units_and_standard_codes(
     assert left & expected.keys() == {"NOISE", "CUT", "AIR"}
     said = comment(pydicom.dcmread(out / "sr-1.dcm"))
     assert "1 of 2 slices: no Dw (the size of a pixel is not known)." in said
+
+
+def test_the_dose_of_a_head_states_its_conversion(session: Session, tmp_path: Path) -> None:
+    phantom = pydicom.Dataset()
+    phantom.CodeValue, phantom.CodingSchemeDesignator = "113690", "DCM"
+    phantom.CodeMeaning = "IEC Head Dosimetry Phantom"
+    hu = np.rint(head() + np.random.default_rng(0).normal(0, 5, (512, 512))).astype(np.int16)
+    tags = {**PATIENT, **DOSE, "CTDIPhantomTypeCodeSequence": [phantom]}
+    (series := tmp_path / "series").mkdir()
+    tags |= {"PixelSpacing": [0.5, 0.5], "ProtocolName": "Brain"}
+    write_ct(series / "a.dcm", hu, **tags)
+    report = score_slices(session, find_slices([series], keep=SOURCE_TAGS), figures=True)
+    out = write_sr(report, session, tmp_path / "out")
+    group = read(out).content.get_image_measurement_groups()[0]
+    methods = {m.name.value: m.method for m in group.get_measurements() if m.method}
+    assert methods["113930"] == HEAD_DOSE
+    said = comment(pydicom.dcmread(out / "sr-1.dcm"))
+    assert "SSDE by AAPM 293, head, 16 cm phantom (1 of 1)." in said
 
 
 @pytest.mark.parametrize(
@@ -285,6 +308,21 @@ def test_each_group_says_research_use_and_which_score_not_to_use(
     assert comments == [RESEARCH_USE] * 3 + [f"{NOVEL.meaning}. {RESEARCH_USE}"]
 
 
+def patches(ref: SliceRef) -> NDArray[np.bool_]:
+    return find_cells(ref.load()).patches
+
+
+def test_no_pixels_are_read_again(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refs = find_slices([write_series(tmp_path / "series", 2, **PATIENT)], keep=SOURCE_TAGS)
+    report = score_slices(session, refs, figures=True)
+    monkeypatch.setattr(SliceRef, "load", lambda ref: pytest.fail(f"read {ref.name} again"))
+    out = write_sr(report, session, tmp_path / "out")
+    groups = read(out).content.get_image_measurement_groups()[:-1]
+    assert all("PATCH" in {m.name.value for m in g.get_measurements()} for g in groups)
+
+
 @pytest.mark.parametrize(
     ("shape", "box", "patch", "border"),
     [
@@ -310,7 +348,7 @@ def test_the_worst_patch_is_in_the_body_and_in_pixels_of_the_file(
     quality_map = np.full((16, 16), 3, np.float32)
     quality_map[patch] = 1
     (source,) = make_sources([ref]).values()
-    worst = worst_patch(ref, source, quality_map)
+    worst = worst_patch(ref, source, quality_map, patches(ref))
     assert worst is not None
     assert worst[0] == (1 if border else 3)
     if border is not None:
@@ -324,7 +362,7 @@ def test_a_slice_without_a_body_has_no_worst_patch(tmp_path: Path) -> None:
     hu[200:212] += 1040  # less than half of a row of patches
     (ref,) = find_slices([write_ct(tmp_path / "a.dcm", hu)], keep=SOURCE_TAGS)
     (source,) = make_sources([ref]).values()
-    assert worst_patch(ref, source, np.zeros((16, 16), np.float32)) is None
+    assert worst_patch(ref, source, np.zeros((16, 16), np.float32), patches(ref)) is None
 
 
 def test_the_algorithm_and_the_device_are_identified(

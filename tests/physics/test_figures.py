@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from support.drawn_regions import abdomen, abdomen_with_arms
 from support.strange_slices import ellipse
 
-from clinreadnet.data.acquisition import Acquisition
 from clinreadnet.data.slices import find_slices
-from clinreadnet.physics import SliceFigures, measure_figures, with_dose
+from clinreadnet.physics import SliceFigures, measure_figures
 from clinreadnet.physics.windows import window_sums
 
 Image = NDArray[np.float32]
@@ -223,42 +222,7 @@ def test_without_a_body_and_without_a_pixel_size() -> None:
     unsized = measure_figures(noisy(abdomen(), 20))
     assert unsized.noise_hu is not None and unsized.cut == 0 and unsized.air_hu is not None
     assert unsized.water_diameter_cm is unsized.fat_hu is unsized.streak_hu is None
-    assert unsized.missing.count("the size of a pixel is not known") == 3
-
-
-@pytest.mark.parametrize(
-    ("diameter", "phantom", "factor"),
-    # Tables 1D and 2D of AAPM 204.
-    [(10, 32, 2.57), (20, 32, 1.78), (30, 32, 1.23), (40, 32, 0.85), (20, 16, 0.86)],
-)
-def test_size_specific_dose(diameter: float, phantom: float, factor: float) -> None:
-    acquisition = Acquisition(ctdi_vol_mgy=10.0, ctdi_phantom_cm=phantom)
-    found = with_dose(SliceFigures(water_diameter_cm=diameter), acquisition)
-    assert found.ssde_mgy == pytest.approx(10 * factor, abs=0.06)
-    assert found.missing == ""
-
-
-@pytest.mark.parametrize(
-    ("diameter", "acquisition", "reason"),
-    [
-        (None, Acquisition(ctdi_vol_mgy=9.0, ctdi_phantom_cm=32.0), "no water-equivalent diameter"),
-        (30.0, Acquisition(), "CTDIvol is not stated"),
-        (30.0, Acquisition(ctdi_vol_mgy=0.0, ctdi_phantom_cm=32.0), "CTDIvol is not stated"),
-        (30.0, Acquisition(ctdi_vol_mgy=9.0), "the phantom of CTDIvol is not stated"),
-        (
-            50.0,
-            Acquisition(ctdi_vol_mgy=9.0, ctdi_phantom_cm=32.0),
-            "its diameter is outside the tables",
-        ),
-    ],
-    ids=["diameter", "dose", "zero", "phantom", "large"],
-)
-def test_a_slice_without_size_specific_dose_says_why(
-    diameter: float | None, acquisition: Acquisition, reason: str
-) -> None:
-    found = with_dose(SliceFigures(water_diameter_cm=diameter, missing="a: b"), acquisition)
-    assert found.ssde_mgy is None
-    assert found.missing.startswith(f"a: b; ssde_mgy: {reason}")
+    assert unsized.missing.count("the size of a pixel is not known") == 4
 
 
 # An implementation of its own: scipy's morphology on pixels, every window, a linear histogram.

@@ -101,6 +101,7 @@ def test_the_table_fits_and_says_what_is_missing(
     assert shown[:1] == ["noise"] and ("Dw" in shown) == (width > 40)
     assert (len(shown) == len(FIGURES)) == (width == 140)
     assert "2 of 3 slices" not in text
+    assert "SSDE by AAPM 204, 32 cm phantom (2 of 3)." in " ".join(text.split())
     assert "1 of 3 slices: no Dw (the size of a pixel is not known)." in text
     assert "1 of 3 slices: no SSDE (no water-equivalent diameter)." in text
     assert "SSDE: AAPM 204" in text
