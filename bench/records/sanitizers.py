@@ -27,8 +27,8 @@ from support.native import ROOT, SANITIZERS, exercise
 
 from bench.recording import run_facts
 from clinreadnet.files import whole_file
+from clinreadnet.library import instructions
 from clinreadnet.precision import CHECKPOINT_PRECISIONS
-from clinreadnet.runtime.backends.native import instructions
 
 CALLERS = 16
 _COUNT = re.compile(r"(\d+) (mutations|refused|loaded|calls|wrong|passed|skipped)")

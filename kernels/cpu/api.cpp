@@ -30,9 +30,6 @@ namespace crn {
   namespace isa {        \
   extern const Ops ops;  \
   }
-#ifdef CRN_HAS_AVX512BF16
-CRN_DECLARE(avx512bf16)
-#endif
 #ifdef CRN_HAS_AVX512
 CRN_DECLARE(avx512)
 #endif
@@ -53,17 +50,11 @@ struct Available {
   Available() {
 #if defined(__x86_64__) || defined(_M_X64)
     __builtin_cpu_init();
-#if defined(CRN_HAS_AVX512) || defined(CRN_HAS_AVX512BF16)
+#ifdef CRN_HAS_AVX512
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma")) {
-#ifdef CRN_HAS_AVX512BF16
-      if (__builtin_cpu_supports("avx512bf16")) add(avx512bf16::ops);
-#endif
-#ifdef CRN_HAS_AVX512
+        __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma"))
       add(avx512::ops);
-#endif
-    }
 #endif
 #ifdef CRN_HAS_AVX2
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) add(avx2::ops);
@@ -83,7 +74,7 @@ struct Available {
     all[count++] = &ops;
     names += (names.empty() ? "" : " ") + std::string(ops.name);
   }
-  const Ops* all[5];
+  const Ops* all[4];
   int count = 0;
   std::string names;
 };

@@ -54,18 +54,17 @@ CRN_INLINE float magnitude(const float* rows, int64_t ld) {
 template <bool Exact, int D>
 CRN_NOINLINE void attend(const float* qkv, int c, float sharpness, const float* position,
                          const float* mask, const float* gates, float* out) {
-  constexpr bool Paired = PAIRS && !Exact, Words = WORDS && !Exact;
+  constexpr bool Paired = PAIRS && !Exact;
   constexpr int BLOCK = 2 * W;  // queries at a time
   constexpr int PER = Paired ? 2 : 1, STEPS = D / PER, PAIRED_KEYS = kTokens / PER, PARTS = D / W;
   using Unit = std::conditional_t<Paired, vi, vf>;
   using Lane = std::conditional_t<Paired, int32_t, float>;
-  using Sum = std::conditional_t<Words, vi, vf>;
   const int64_t ld = 3 * (int64_t)c;
   Unit q[STEPS][kTokens / W], v[PAIRED_KEYS][PARTS];
   alignas(64) Lane k[kTokens][STEPS], weights[PAIRED_KEYS][BLOCK];
   alignas(64) float s[kTokens][BLOCK];
   float query_scale = sharpness, key_scale = 1, value_scale = 1, score_step = 1, value_step = 1;
-  if constexpr (Words) {
+  if constexpr (Paired) {
     const float query = magnitude<D>(qkv, ld), key = magnitude<D>(qkv + c, ld);
     const float value = magnitude<D>(qkv + 2 * c, ld);
     query_scale = QUERY_LEVELS / query;
@@ -77,8 +76,7 @@ CRN_NOINLINE void attend(const float* qkv, int c, float sharpness, const float* 
   for (int t = 0; t < kTokens; t += PER)
     for (int p = 0; p < PARTS; p++) {
       const float* at = qkv + t * ld + 2 * c + p * W;
-      if constexpr (Words) v[t / 2][p] = pair(load(at) * value_scale, load(at + ld) * value_scale);
-      else if constexpr (Paired) v[t / 2][p] = pair(load(at), load(at + ld));
+      if constexpr (Paired) v[t / 2][p] = pair(load(at) * value_scale, load(at + ld) * value_scale);
       else v[t][p] = load(at);
     }
   for (int t = 0; t < kTokens; t += W)
@@ -93,9 +91,8 @@ CRN_NOINLINE void attend(const float* qkv, int c, float sharpness, const float* 
     }
   for (int t = 0; t < kTokens; t++)
     for (int d = 0; d < D; d += W) {
-      vf row = load(qkv + t * ld + c + d);
-      if constexpr (Words) row *= key_scale;
-      if constexpr (Paired) store_pairs(&k[t][d / 2], row);
+      const vf row = load(qkv + t * ld + c + d);
+      if constexpr (Paired) store_pairs(&k[t][d / 2], row * key_scale);
       else store((float*)&k[t][d], row);
     }
   for (int first = 0; first < kTokens; first += BLOCK) {
@@ -113,9 +110,9 @@ CRN_NOINLINE void attend(const float* qkv, int c, float sharpness, const float* 
           b0[i] += load(at);
           b1[i] += load(at + W);
         }
-      Sum a0[KEYS], a1[KEYS];
+      Unit a0[KEYS], a1[KEYS];
       CRN_UNROLL for (int i = 0; i < KEYS; i++) {
-        if constexpr (Words) a0[i] = a1[i] = Sum{};
+        if constexpr (Paired) a0[i] = a1[i] = Unit{};
         else a0[i] = b0[i], a1[i] = b1[i];
       }
       CRN_NO_UNROLL for (int d = 0; d < STEPS; d++) {
@@ -127,7 +124,7 @@ CRN_NOINLINE void attend(const float* qkv, int c, float sharpness, const float* 
         }
       }
       CRN_UNROLL for (int i = 0; i < KEYS; i++) {
-        if constexpr (Words) {
+        if constexpr (Paired) {
           b0[i] += __builtin_convertvector(a0[i], vf) * score_step;
           b1[i] += __builtin_convertvector(a1[i], vf) * score_step;
         } else {
@@ -149,7 +146,7 @@ CRN_NOINLINE void attend(const float* qkv, int c, float sharpness, const float* 
         sum2 += e2;
         sum4 += e2 * e2;
       }
-      constexpr float levels = Words ? VALUE_LEVELS : 1;
+      constexpr float levels = Paired ? VALUE_LEVELS : 1;
       const vf g1 = levels * gates[0] / sum1, g2 = levels * gates[1] / sum2,
                g4 = levels * gates[2] / sum4;
       const auto weight = [&](int j) {
@@ -162,9 +159,9 @@ CRN_NOINLINE void attend(const float* qkv, int c, float sharpness, const float* 
       }
     }
     for (int i0 = 0; i0 < BLOCK; i0 += ROWS) {
-      Sum a[ROWS][PARTS];
+      Unit a[ROWS][PARTS];
       CRN_UNROLL for (int i = 0; i < ROWS; i++)
-        CRN_UNROLL for (int p = 0; p < PARTS; p++) a[i][p] = Sum{};
+        CRN_UNROLL for (int p = 0; p < PARTS; p++) a[i][p] = Unit{};
       CRN_NO_UNROLL for (int j = 0; j < PAIRED_KEYS; j++)
         CRN_UNROLL for (int i = 0; i < ROWS; i++)
           CRN_UNROLL for (int p = 0; p < PARTS; p++)
@@ -172,7 +169,7 @@ CRN_NOINLINE void attend(const float* qkv, int c, float sharpness, const float* 
       CRN_UNROLL for (int i = 0; i < ROWS; i++)
         CRN_UNROLL for (int p = 0; p < PARTS; p++) {
           float* to = out + (int64_t)(first + i0 + i) * c + p * W;
-          if constexpr (Words) store(to, __builtin_convertvector(a[i][p], vf) * value_step);
+          if constexpr (Paired) store(to, __builtin_convertvector(a[i][p], vf) * value_step);
           else store(to, a[i][p]);
         }
     }

@@ -40,7 +40,6 @@ _AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"
 PLAIN = {"plain": Instructions(4)}
 INSTRUCTIONS = {
     "x86_64": {
-        "avx512bf16": Instructions(16, (*_AVX512, "-mavx512bf16")),
         "avx512": Instructions(16, _AVX512),
         "avx2": Instructions(8, _AVX2),
     },

@@ -124,25 +124,11 @@ CRN_INLINE vi dot4(vi c, vi x, vi w) {
 }
 #endif
 
-// Sums of products of floats, or of pairs of bfloat16 or of 16-bit integers (WORDS) where the processor
-// has these.
+// Sums of products of floats, or of pairs of 16-bit integers where the processor has these. Pairs of
+// bfloat16 gained nothing over them.
 CRN_INLINE vf multiply_add(vf c, vf x, float y) { return c + x * y; }
-#if defined(__AVX512BF16__) && CRN_WIDTH == 16
-constexpr bool PAIRS = true, WORDS = false;
-// Rounded to bfloat16: lane i holds low[i] in its low half and high[i] in its high half.
-CRN_INLINE vi pair(vf low, vf high) {
-  const vu a = (vu)low + 0x8000u, b = (vu)high + 0x8000u;
-  return (vi)((a >> 16) | (b & 0xffff0000u));
-}
-// W neighbouring floats as W / 2 pairs.
-CRN_INLINE void store_pairs(int32_t* p, vf x) {
-  *(__m256i*)p = _mm512_cvtepi32_epi16((__m512i)(((vu)x + 0x8000u) >> 16));
-}
-CRN_INLINE vf multiply_add(vf c, vi x, int32_t y) {
-  return (vf)_mm512_dpbf16_ps((__m512)c, (__m512bh)x, (__m512bh)(vi{} + y));
-}
-#elif defined(__AVX512VNNI__) && CRN_WIDTH == 16
-constexpr bool PAIRS = true, WORDS = true;
+#if defined(__AVX512VNNI__) && CRN_WIDTH == 16
+constexpr bool PAIRS = true;
 CRN_INLINE vi rounded(vf x) { return (vi)_mm512_cvtps_epi32((__m512)x); }
 // Rounded to 16 bits, in which they must lie: lane i holds low[i] and, in its high half, high[i].
 CRN_INLINE vi pair(vf low, vf high) { return (rounded(low) & 0xffff) | (rounded(high) << 16); }
@@ -156,10 +142,10 @@ CRN_INLINE vi multiply_add(vi c, vi x, int32_t y) {
   return c;
 }
 #else
-constexpr bool PAIRS = false, WORDS = false;
+constexpr bool PAIRS = false;
 CRN_INLINE vi pair(vf low, vf) { return (vi)low; }
 CRN_INLINE void store_pairs(int32_t*, vf) {}
-CRN_INLINE vf multiply_add(vf c, vi, int32_t) { return c; }
+CRN_INLINE vi multiply_add(vi c, vi, int32_t) { return c; }
 #endif
 
 // Writes the lanes of x, 0 ... LEVELS, less OFFSET, as bytes.

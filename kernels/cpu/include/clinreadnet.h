@@ -52,7 +52,7 @@ typedef struct {
   uint32_t precision;         /* crn_precision; default CRN_FP32 */
   int32_t threads;            /* of one call, 1 ... processors; default all */
   const char* preset;         /* refuse a checkpoint of any other preset; NULL: any */
-  const char* instructions;   /* "avx512bf16", "avx512", "avx2", "neon", "plain"; NULL: the best here */
+  const char* instructions;   /* "avx512", "avx2", "neon", "plain"; NULL: the best here */
 } crn_options;
 
 /* Properties of a checkpoint. */

@@ -46,7 +46,7 @@ pytestmark = pytest.mark.skipif(
     not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="needs a C++ compiler"
 )
 NAMES = [
-    *(["avx512bf16", "avx512", "avx2", "wide"] if platform.machine() == "x86_64" else []),
+    *(["avx512", "avx2", "wide"] if platform.machine() == "x86_64" else []),
     "plain",
     "arm64 neon",
     "arm64 plain",
