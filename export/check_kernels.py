@@ -64,10 +64,9 @@ def read_kernels(folder: str | os.PathLike[str]) -> list[Kernel]:
         raise InputError(f"{index}: not an index of kernels ({first_line(error)})") from None
     if outside := [name for name in names if Path(name).name != name]:
         raise InputError(f"{index}: {outside[0]!r} is not the name of a file in the folder")
-    texts = [read_regular(Path(folder) / name, LARGEST) for name in names]
     return [
-        Kernel(entry, text.decode("utf-8", "replace"))
-        for entry, text in zip(entries, texts, strict=True)
+        Kernel(entry, read_regular(Path(folder) / name, LARGEST))
+        for entry, name in zip(entries, names, strict=True)
     ]
 
 
@@ -106,7 +105,7 @@ def check_folder(folder: str | os.PathLike[str]) -> list[CheckedKernel]:
 def _check(kernel: Kernel) -> CheckedKernel:
     errors: dict[str, float] = {}
     failures = []
-    if digest(kernel.text.encode()) != kernel.entry["sha256"]:
+    if digest(kernel.code) != kernel.entry["sha256"]:
         failures.append(f"SHA-256 is not the one in {INDEX_NAME}")
     try:
         for case in cases(kernel):
