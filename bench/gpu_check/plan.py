@@ -18,6 +18,9 @@ COMPILE_MODE = "CLINREADNET_COMPILE_MODE"
 """Environment variable for the mode of torch.compile for baselines on a GPU."""
 REHEARSAL = "CLINREADNET_REHEARSAL"
 """Environment variable for a rehearsal on the CPU with a fake clock."""
+ROWS = "running-rows"
+"""File in the folder of results where a running unit appends its rows as lines of JSON. The results
+contain them when the unit ends, so only a killed `gpu-check` leaves the file."""
 PYTEST = ("-m", "pytest", "-p", "no:cacheprovider", "-q")
 MEMCHECK = (
     "compute-sanitizer",
@@ -35,7 +38,7 @@ class Unit:
     Attributes:
         name: name within the step.
         arguments: arguments of Python, or of pytest if ``tests`` is true. "{out}" is replaced by
-            the folder of results.
+            the folder of results, and "{rows}" by the file to append rows to.
         limit: time limit in seconds.
         tests: whether the unit is pytest, whose tests are counted.
         measures: whether pytest-benchmark writes results.
@@ -58,7 +61,11 @@ class Unit:
     def command(self, out: Path) -> list[str]:
         """Return the command, without options for reports."""
         python = (*self.tool, sys.executable, *(PYTEST if self.tests else ()))
-        return [*python, *(argument.replace("{out}", str(out)) for argument in self.arguments)]
+        places = {"{out}": str(out), "{rows}": str(out / ROWS)}
+        arguments = list(self.arguments)
+        for name, path in places.items():
+            arguments = [argument.replace(name, path) for argument in arguments]
+        return [*python, *arguments]
 
     def missing(self) -> list[str]:
         """Return the required packages that are not installed."""

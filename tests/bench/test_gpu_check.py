@@ -16,7 +16,7 @@ from bench import recording
 from bench.gpu_check import __main__ as command
 from bench.gpu_check import install, plan
 from bench.gpu_check.plan import STEPS, Step, Unit
-from bench.gpu_check.run import merged, run_steps, run_unit
+from bench.gpu_check.run import TAIL, merged, run_steps, run_unit
 from bench.measure import cuda_clock, device, stock_attention
 from bench.sweeps import kernels
 from bench.tables import benchmarking
@@ -52,7 +52,11 @@ def test_a_unit_says_how_it_went(tmp_path: Path, body: str, status: str, note: s
     result = run_unit(unit(write(tmp_path, body)), tmp_path)
     assert (result["status"], result["note"]) == (status, note)
     assert sum(result[key] for key in ("passed", "failed", "skipped")) == 1
-    assert ("assert False" in result.get("output", "")) == (status == "failed")
+    assert ("assert False" in result["output"]) == (status == "failed")
+    assert {"passed": "1 passed", "failed": "1 failed", "skipped": "1 skipped"}[status] in (
+        result["output"]
+    )
+    assert result["output"] == (tmp_path / "gpu-check.log").read_text()[-TAIL:]
 
 
 def test_a_skipped_test_is_no_pass_and_its_reason_is_counted(tmp_path: Path) -> None:
@@ -81,6 +85,46 @@ def test_a_unit_that_measures_brings_what_was_measured(tmp_path: Path) -> None:
     assert result["status"] == "passed"
     (benchmark,) = result["recorded"]["benchmarks"]
     assert benchmark["name"] == "test_one"
+
+
+def test_a_stopped_unit_keeps_its_rows_and_its_output(tmp_path: Path) -> None:
+    code = (
+        "import sys, time\n"
+        "with open('{rows}', 'a') as rows:\n"
+        "    for n in range(2): print('{\"n\": %d}' % n, file=rows, flush=True)\n"
+        "    print('{\"n\": ', end='', file=rows, flush=True)\n"
+        "print('two rows')\n"
+        "time.sleep(600)\n"
+    )
+    steps = {"tune": Step("it works", (Unit("one", ("-c", code), 6, tests=False),))}
+    path, said = tmp_path / "gpu" / "results.json", []
+    assert run_steps(steps, path, say=said.append) == 1
+    result = json.loads(path.read_text())["checks"]["tune"]["units"]["one"]
+    assert (result["status"], result["note"]) == ("failed", "ended after its limit of 6 s")
+    assert result["rows"] == [{"n": 0}, {"n": 1}] and result["output"] == "two rows\n"
+    assert said[2:5] == ['    {"n": 0}', '    {"n": 1}', "    two rows"]
+    assert sorted(path.parent.iterdir()) == [path, path.with_suffix(".log")]
+
+
+def test_a_stopped_benchmark_keeps_what_was_measured(tmp_path: Path) -> None:
+    test = ROOT / "bench" / "test_of_a_stopped_unit.py"
+    test.write_text(
+        "import os, signal, pytest\n"
+        "@pytest.mark.parametrize('n', range(3))\n"
+        "def test_one(benchmark, n):\n"
+        "    if n == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    benchmark.extra_info['n'] = n\n"
+        "    benchmark.pedantic(int, rounds=3)\n"
+    )
+    try:
+        result = run_unit(Unit("one", (str(test), "--thorough"), 200, measures=True), tmp_path)
+    finally:
+        test.unlink()
+    assert result["note"] == "exit status -9"
+    recorded = result["recorded"]
+    assert [row["extra_info"]["n"] for row in recorded["benchmarks"]] == [0, 1]
+    assert all(len(row["stats"]["data"]) == 3 for row in recorded["benchmarks"])
+    assert recorded["machine_info"]["cpu"] and recorded["results_schema"]
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
@@ -171,7 +215,9 @@ def test_each_call_goes_on_where_the_last_one_stopped(tmp_path: Path) -> None:
     assert log.read_text() == "one two three one two three "
     units = json.loads(path.read_text())["checks"]["tests"]["units"]
     assert [unit["status"] for unit in units.values()] == ["passed"] * 3
-    assert list(path.parent.iterdir()) == [path]
+    log_file = path.with_suffix(".log")
+    assert sorted(path.parent.iterdir()) == [path, log_file]
+    assert log_file.read_text().count("== tests: three: ") == 2
 
 
 def test_results_can_have_files_beside_them(tmp_path: Path) -> None:
