@@ -34,7 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=ROOT / "bench" / "results",
         help="folder of results; gets <gpu>/<date>-<commit>.json (default: bench/results)",
     )
-    parser.add_argument("--wheels", type=Path, metavar="DIR", help="wheels to install first")
+    parser.add_argument(
+        "--wheels",
+        type=Path,
+        metavar="DIR",
+        help="wheels to install first (default: those of bench.gpu_check.pack, if one is missing)",
+    )
     parser.add_argument(
         "--device", type=int, metavar="N", help="GPU to use, by its number among the visible ones"
     )
@@ -55,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--rehearse: name another --out; false times do not belong in bench/results")
     try:
         if not os.environ.get(_RESTARTED):
-            prepare(options.wheels, arguments)
+            prepare(options.wheels or install.carried_wheels(), arguments)
     except install.CannotInstall as error:
         print(f"gpu-check: {error}", file=sys.stderr)
         return 2

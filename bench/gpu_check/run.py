@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -15,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bench.gpu_check.plan import REHEARSAL, ROOT, ROWS, STEPS, Step, Unit
+from bench.gpu_check.plan import PATIENCE, REHEARSAL, ROOT, ROWS, STEPS, Step, Unit
 
 DONE = ("passed", "failed", "skipped")
 SPARE_SECONDS = 5.0
@@ -40,7 +39,7 @@ def run_unit(
     Args:
         unit: unit to run.
         out: folder of the results.
-        seconds: remaining time; None for only the limit of the unit.
+        seconds: remaining time; None for ``PATIENCE`` times the limit of the unit.
         environment: environment variables of the process.
         log: file to append the output to; default ``gpu-check.log`` in ``out``.
 
@@ -52,15 +51,17 @@ def run_unit(
     """
     if missing := unit.missing():
         return {"status": "skipped", "note": f"needs {', '.join(missing)}"}
-    if not unit.rehearsed and environment.get(REHEARSAL) == "1":
+    rehearsed = environment.get(REHEARSAL) == "1"
+    if rehearsed and not unit.rehearsed:
         return {"status": "skipped", "note": "needs an NVIDIA GPU"}
-    if unit.tool and shutil.which(unit.tool[0], path=environment.get("PATH")) is None:
-        return {"status": "skipped", "note": f"{unit.tool[0]} is not installed"}
-    limit = unit.limit if seconds is None else min(unit.limit, seconds)
+    if lacking := unit.lacking(environment.get("PATH")):
+        return {"status": "skipped", "note": f"{', '.join(lacking)} is not installed"}
+    own_limit = unit.limit * (PATIENCE if seconds is None else 1)
+    limit = own_limit if seconds is None else min(own_limit, seconds)
     report, recorded, rows = out / REPORT, out / RECORDED, out / ROWS
     for path in (report, recorded, rows):
         path.unlink(missing_ok=True)
-    command = unit.command(out)
+    command = unit.command(out, rehearsed)
     if unit.tests:
         command.append(f"--junitxml={report}")
     if unit.measures:
@@ -74,7 +75,7 @@ def run_unit(
     elif unit.tests:
         result |= {"passed": 0, "failed": 0}
     if status is None:
-        own = limit == unit.limit
+        own = limit == own_limit
         note = f"ended after its limit of {limit:.0f} s" if own else "out of time"
         result |= _said("failed" if own else "did not fit", note)
     else:

@@ -48,8 +48,13 @@ class Compared:
     ms: dict[str, float]
     percent: float | None = None
 
-    def over(self, *names: str) -> float:
-        """Return the time of the fastest of some baselines relative to the kernel."""
+    def over(self, *names: str) -> float | None:
+        """Return the time of the fastest of some baselines relative to the kernel.
+
+        None if one of them was not measured.
+        """
+        if not set(names) <= set(self.ms):
+            return None
         return min(self.ms[name] for name in names) / self.ms["kernel"]
 
 
@@ -239,13 +244,17 @@ def gpu_checks_table() -> str:
 
 def gpu_plan_table() -> str:
     """Return the steps of `gpu-check`."""
-    rows = []
+    rows, seconds = [], 0.0
     for name, step in STEPS.items():
-        needs = sorted({need for unit in step.units for need in (*unit.needs, *unit.tool[:1])})
-        minutes = sum(unit.limit for unit in step.units) / 60
+        needs = sorted(
+            {need for unit in step.units for need in (*unit.needs, *unit.tool[:1], *unit.programs)}
+        )
+        limit = sum(unit.limit for unit in step.units)
+        seconds += limit
         needed = ", ".join(f"`{need}`" for need in needs)
-        rows.append([f"`{name}`", step.what, str(len(step.units)), needed, f"{minutes:.0f}"])
-    return markdown(["step", "proves", "units", "needs", "at most, minutes"], rows)
+        minutes = f"{limit / 60:.1f}", f"{seconds / 60:.1f}"
+        rows.append([f"`{name}`", step.what, str(len(step.units)), needed, *minutes])
+    return markdown(["step", "proves", "units", "needs", "at most, minutes", "in all"], rows)
 
 
 def went(units: Mapping[str, Mapping[str, Any]]) -> str:

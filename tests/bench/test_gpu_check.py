@@ -14,20 +14,20 @@ from support import recorded_run
 
 from bench import recording
 from bench.gpu_check import __main__ as command
-from bench.gpu_check import install, plan
+from bench.gpu_check import counters, install, pack, plan
 from bench.gpu_check.plan import STEPS, Step, Unit
-from bench.gpu_check.run import TAIL, merged, run_steps, run_unit
+from bench.gpu_check.run import SPARE_SECONDS, TAIL, merged, run_steps, run_unit
 from bench.measure import cuda_clock, device, stock_attention
-from bench.sweeps import kernels
+from bench.rows import row_id
+from bench.sweeps import candidates, graph, kernels
 from bench.tables import benchmarking
 from bench.tables.kernels import COUNTS, issue_ceiling
+from clinreadnet.export.check_kernels import read_kernels
 from clinreadnet.kernels import window_attention
 from clinreadnet.kernels.registry import OPS
 from clinreadnet.kernels.spec import LayerShape
 
 ROOT = Path(__file__).parents[2]
-TRAVELS = 64 * 2**20
-"""Bytes of a checkout that a machine without a network can be sent."""
 
 
 def unit(test: Path, limit: float = 60, **options: Any) -> Unit:
@@ -96,7 +96,7 @@ def test_a_stopped_unit_keeps_its_rows_and_its_output(tmp_path: Path) -> None:
         "print('two rows')\n"
         "time.sleep(600)\n"
     )
-    steps = {"tune": Step("it works", (Unit("one", ("-c", code), 6, tests=False),))}
+    steps = {"tune": Step("it works", (Unit("one", ("-c", code), 1.5, tests=False),))}
     path, said = tmp_path / "gpu" / "results.json", []
     assert run_steps(steps, path, say=said.append) == 1
     result = json.loads(path.read_text())["checks"]["tune"]["units"]["one"]
@@ -161,7 +161,7 @@ def test_a_unit_that_hangs_is_ended_with_its_children(
         f"open({str(pid)!r}, 'w').write(str(child.pid))\n"
         "time.sleep(600)\n"
     )
-    limit = 1.0 if left is None else 60.0
+    limit = 1.0 / plan.PATIENCE if left is None else 60.0
     result = run_unit(Unit("hangs", ("-c", hangs), limit, tests=False), tmp_path, left)
     assert (result["status"], result["note"]) == (status, note)
     child = pid.read_text() if pid.exists() else ""  # a busy machine may start none
@@ -254,7 +254,7 @@ def test_every_gpu_test_is_in_the_plan() -> None:
 
 def test_the_plan_measures_every_op() -> None:
     assert plan.OPS == tuple(OPS)
-    for name in ("kernels", "autotune", "tune"):
+    for name in ("kernels", "kernels-compiled", "autotune", "tune"):
         assert [unit.name for unit in STEPS[name].units] == list(OPS)
 
 
@@ -263,7 +263,7 @@ def test_the_plan_selects_rows_that_there_are() -> None:
     from _pytest.mark.expression import Expression
 
     ids = [f"test_kernels[{row}]" for row in kernels.rows()]
-    for unit in STEPS["kernels"].units:
+    for unit in (*STEPS["kernels"].units, *STEPS["autotune"].units):
         chosen = Expression.compile(unit.arguments[unit.arguments.index("-k") + 1])
         tests = [test for test in ids if chosen.evaluate(lambda name, test=test, **_: name in test)]
         assert tests and all(
@@ -273,17 +273,150 @@ def test_the_plan_selects_rows_that_there_are() -> None:
 
 
 def test_what_travels_fits() -> None:
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-    )
-    if listed.returncode:
+    try:
+        files = pack.tracked()
+    except ValueError:
         pytest.skip("not a git checkout")
-    files = [ROOT / name.decode() for name in listed.stdout.split(b"\0") if name]
     # The rows of PyTorch need these two of a bundle.
     files += [ROOT / "bundle" / name for name in ("manifest.json", "golden.npz")]
-    assert sum(path.stat().st_size for path in files if path.exists()) < TRAVELS
+    carried = 10 * 2**20  # the pack: kernels and wheels
+    assert pack.size_of([path for path in files if path.exists()]) + carried < pack.TRAVELS
+
+
+def test_a_call_reaches_the_counters() -> None:
+    """With every limit used up."""
+    names = list(STEPS)
+    first = names[: names.index("counters") + 1]
+    assert first == ["compiled", "network", "graph", "kernels", "counters"]
+    seconds = sum(unit.limit for name in first for unit in STEPS[name].units)
+    assert seconds <= 60 * plan.CALL_MINUTES - SPARE_SECONDS
+
+
+def test_the_plan_selects_the_rows_of_the_network() -> None:
+    from _pytest.mark.expression import Expression
+
+    names = ("torch-eager", "torch-compile", *candidates.TRITON)
+    ids = [
+        f"test_network[{row_id(name, precision, batch, clock)}]"
+        for name in names
+        for precision in ("fp32", "fp16", "bf16")
+        for batch in (1, 8, 16, 64)
+        for clock in ("host", "device", "device graph")
+    ]
+
+    def chosen(unit: Unit) -> list[str]:
+        expression = Expression.compile(unit.arguments[unit.arguments.index("-k") + 1])
+        return [test for test in ids if expression.evaluate(lambda name, test=test, **_: name in test)]
+
+    for step, expected in (
+        ("network", ("torch-eager", "torch-triton")),
+        ("network-compiled", names[1:]),
+    ):
+        for unit, batch in zip(STEPS[step].units, plan.NETWORK_BATCHES, strict=True):
+            assert chosen(unit) == [
+                f"test_network[{name}-fp16-batch-{batch}-device-graph]" for name in expected
+            ]
+
+
+def test_a_unit_without_its_pack_is_skipped(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(plan, "ROOT", tmp_path)
+    monkeypatch.setattr(plan, "PACK", tmp_path / "pack")
+    unit = STEPS["compiled"].units[0]
+    result = run_unit(unit, tmp_path)
+    assert result == {"status": "skipped", "note": "needs pack/kernels"}
+    (tmp_path / "pack" / "kernels").mkdir(parents=True)
+    assert unit.missing() == []
+    command = unit.command(tmp_path)
+    assert command[1:6] == [
+        *("-m", "clinreadnet.cli", "check-kernels"),
+        *(str(tmp_path / "pack" / "kernels"), "--rows"),
+    ]
+    assert command[-3:] == ["--gpu", "--only", "sobel_stem"]
+    assert unit.command(tmp_path, rehearsed=True)[-2:] == ["--only", "sobel_stem.fp16"]
+
+
+def test_launches_of_a_graph_come_from_the_trace() -> None:
+    def event(name: str, start: float, duration: float, cat: str = "kernel") -> dict[str, Any]:
+        arguments = {"grid": [132, 1, 1], "block": [128, 1, 1], "registers per thread": 96}
+        return {"name": name, "ts": start, "dur": duration, "cat": cat, "args": arguments}
+
+    events = [event("host", 0, 99, "cpu_op"), event("b", 21, 4), event("a", 20, 1)]
+    events += [event("a", 10, 3), event("b", 13, 2), event("a", 30, 2), event("b", 32, 3)]
+    rows = graph.launches({"traceEvents": events}, 64, 3)
+    assert rows == [
+        graph.LaunchRow(64, 0, "a", (132, 1, 1), 128, 96, 2.0),
+        graph.LaunchRow(64, 1, "b", (132, 1, 1), 128, 96, 3.0),
+    ]
+    assert graph.by_kernel(rows) == {"b": (1, 3.0), "a": (1, 2.0)}
+    with pytest.raises(ValueError, match="6 launches in 4 replays"):
+        graph.launches({"traceEvents": events}, 64, 4)
+    with pytest.raises(ValueError, match="0 launches"):
+        graph.launches({"traceEvents": events[:1]}, 64, 3)
+    events[-1]["name"] = "c"
+    with pytest.raises(ValueError, match="launch 1 is another kernel"):
+        graph.launches({"traceEvents": events}, 64, 3)
+
+
+NCU = """==PROF== Connected to process 7
+batch 64
+"ID","Process ID","Kernel Name","Grid Size","Block Size","Section Name","Metric Name","Metric Unit","Metric Value"
+"0","7","a_kernel","(8, 1, 1)","(128, 1, 1)","Occupancy","Achieved Occupancy","%","24.5"
+"0","7","a_kernel","(8, 1, 1)","(128, 1, 1)","Occupancy","","",""
+"1","7","a_kernel","(9, 1, 1)","(128, 1, 1)","Occupancy","Achieved Occupancy","%","1,000.5"
+"""  # noqa: E501
+
+
+def test_counters_are_of_the_kernels_that_take_most(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="run the step `graph` first"):
+        counters.longest(tmp_path)
+    times = {"a_kernel": (3.0, 3.0), "b": (5.0,), "c": (0.5,), "d": (1.0,)}
+    rows = [
+        {"batch": 64, "kernel": kernel, "microseconds": each}
+        for kernel, all_of in times.items()
+        for each in all_of
+    ]
+    rows.append({"batch": 1, "kernel": "c", "microseconds": 99.0})
+    document = {"checks": {"graph": {"units": {"launches": {"rows": rows}}}}}
+    (tmp_path / "2026-01-31-0123456.json").write_text(json.dumps(document))
+    assert counters.longest(tmp_path) == ["a_kernel", "b", "d"]
+    command = counters.command(["a_kernel", "b"])
+    assert command[:3] == ["ncu", "--clock-control", "none"]
+    assert command[command.index("--kernel-name") + 1] == "regex:^(a_kernel|b)$"
+    assert counters.rows_of(NCU.splitlines()) == [
+        {
+            "ID": str(number),
+            "Kernel Name": "a_kernel",
+            "Grid Size": f"({grid}, 1, 1)",
+            "Block Size": "(128, 1, 1)",
+            "metrics": {"Occupancy: Achieved Occupancy": value},
+        }
+        for number, grid, value in ((0, 8, "24.5 %"), (1, 9, "1,000.5 %"))
+    ]
+
+
+@pytest.mark.compile
+def test_a_pack_has_kernels_plugins_and_wheels(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from clinreadnet.kernels.ptx.cases import cases, check
+
+    def download(folder: Path, python: str) -> None:
+        assert python == "3.12"
+        folder.mkdir()
+
+    monkeypatch.setattr(pack, "download", download)
+    monkeypatch.setattr(pack, "PRECISIONS", ("fp16",))
+    size = pack.pack(tmp_path / "pack", "sm80", "3.12")
+    assert 2**20 < size < pack.TRAVELS
+    assert {path.name for path in (tmp_path / "pack").iterdir()} == {"wheels", "kernels", "plugins"}
+    exported = read_kernels(tmp_path / "pack" / "kernels", ("cubin", "ptx"))
+    assert {kernel.entry["kind"] for kernel in exported} == {"cubin", "ptx"}
+    plugins = read_kernels(tmp_path / "pack" / "plugins", only=["sobel_stem"])
+    (stem,) = plugins
+    assert [argument["name"] for argument in stem.entry["arguments"]][-1] == "out"
+    assert check(stem, cases(stem)[0]).over_budget <= 1
 
 
 def test_the_plan_is_readable_before_anything_is_installed() -> None:
@@ -325,7 +458,7 @@ def test_bad_wheels_install_nothing(tmp_path: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        pytest.param(["nothing"], "unknown step 'nothing'; known: tests,", id="step"),
+        pytest.param(["nothing"], "unknown step 'nothing'; known: compiled,", id="step"),
         pytest.param(["--minutes", "0"], "--minutes 0: must be above 0", id="no-time"),
         pytest.param(["--minutes", "nan"], "--minutes nan: must be above 0", id="nan"),
         pytest.param(["--rehearse"], "false times do not belong in bench/results", id="rehearsal"),
