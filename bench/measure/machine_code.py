@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 
 from triton import knobs
 
+from bench.measure.cards import CARDS
 from clinreadnet.kernels.compile import compiled, resources_of, run_on_cubin
 from clinreadnet.kernels.registry import OPS
 from clinreadnet.kernels.spec import STAGES, STEM, Case, KernelSource, NetworkShape, OpSpec
@@ -190,39 +191,6 @@ def occupancy(capability: int, registers: int, shared: int, num_warps: int) -> f
         limits.shared * 1024 // (shared + reserved) if shared + reserved else limits.blocks,
     )
     return blocks * num_warps / limits.warps
-
-
-@dataclass(frozen=True)
-class Card:
-    """A reference GPU, from its data sheet. A copy is assumed to reach 90 % of the bandwidth.
-
-    Attributes:
-        name: product name.
-        gigabytes: memory bandwidth in GB/s.
-        multiprocessors: number of multiprocessors.
-        gigahertz: boost clock in GHz.
-    """
-
-    name: str
-    gigabytes: float
-    multiprocessors: int
-    gigahertz: float
-
-    @property
-    def copy(self) -> float:
-        """Bytes per cycle and multiprocessor of a copy."""
-        return 0.9 * self.gigabytes / self.multiprocessors / self.gigahertz
-
-
-CARDS = {
-    75: Card("T4", 320, 40, 1.59),
-    80: Card("A100 40GB", 1555, 108, 1.41),
-    86: Card("A10", 600, 72, 1.695),
-    89: Card("L4", 300, 58, 2.04),
-    90: Card("H100 SXM", 3352, 132, 1.755),
-    100: Card("B200", 8000, 148, 1.965),
-    120: Card("RTX 5090", 1792, 170, 2.407),
-}
 
 
 @dataclass(frozen=True)

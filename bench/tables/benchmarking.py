@@ -120,7 +120,7 @@ def kernels_table() -> str:
     return markdown([*head, "eager", "copy", *share, "GPU", "recorded"], rows)
 
 
-TARGET_GPU, TARGET_DTYPE = "H100", "float16"
+TARGET_GPU, TARGET_DTYPE = "H200", "float16"
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ TARGETS = (
     Target(
         "Sobel stem, batch ≥ 8: of copy bandwidth",
         "sobel_stem",
-        80,
+        60,
         lambda row: row.percent,
         "{:.0f} %",
     ),
@@ -167,7 +167,7 @@ TARGETS = (
     Target(
         "window attention, stages 1–2, batch ≥ 8: of copy bandwidth",
         "window_attention",
-        70,
+        60,
         lambda row: row.percent,
         "{:.0f} %",
     ),
@@ -209,7 +209,7 @@ TARGETS = (
 
 
 def kernel_targets_table() -> str:
-    """Return the targets on an H100 in float16 and the worst measurements."""
+    """Return the targets on ``TARGET_GPU`` in float16 and the worst measurements."""
     rows = []
     for target in TARGETS:
         values = [

@@ -18,6 +18,7 @@ from bench.gpu_check import counters, install, pack, plan
 from bench.gpu_check.plan import STEPS, Step, Unit
 from bench.gpu_check.run import SPARE_SECONDS, TAIL, merged, run_steps, run_unit
 from bench.measure import cuda_clock, device, stock_attention
+from bench.measure.cards import CARDS, H200
 from bench.rows import row_id
 from bench.sweeps import candidates, graph, kernels
 from bench.tables import benchmarking
@@ -306,7 +307,9 @@ def test_the_plan_selects_the_rows_of_the_network() -> None:
 
     def chosen(unit: Unit) -> list[str]:
         expression = Expression.compile(unit.arguments[unit.arguments.index("-k") + 1])
-        return [test for test in ids if expression.evaluate(lambda name, test=test, **_: name in test)]
+        return [
+            test for test in ids if expression.evaluate(lambda name, test=test, **_: name in test)
+        ]
 
     for step, expected in (
         ("network", ("torch-eager", "torch-triton")),
@@ -504,7 +507,7 @@ def record(results: Path, facts: list[dict[str, Any]], network: list[dict[str, A
     benchmarks = [
         {
             "fullname": f"bench/test_kernels.py::{i}",
-            "extra_info": {"dtype": "float16", "gpu": "NVIDIA H100", "bytes": 2**20} | f,
+            "extra_info": {"dtype": "float16", "gpu": "NVIDIA H200", "bytes": 2**20} | f,
         }
         for i, f in enumerate(facts)
     ]
@@ -515,8 +518,8 @@ def record(results: Path, facts: list[dict[str, Any]], network: list[dict[str, A
     }
     checks = {"tests": {"what": "it works", "units": units}}
     content = recorded_run.document([*benchmarks, *network], checks=checks)
-    content["machine_info"] |= {"gpu": "NVIDIA H100"}
-    recorded_run.write(results, content, "nvidia-h100")
+    content["machine_info"] |= {"gpu": "NVIDIA H200"}
+    recorded_run.write(results, content, "nvidia-h200")
 
 
 def attention(stage: int, batch: int, percent: float, **ms: float) -> dict[str, Any]:
@@ -540,6 +543,7 @@ def counted_ceiling(capability: int, dtype: str) -> float:
     ("op", "stage", "gpu", "known"),
     [
         pytest.param("mlp", 2, "NVIDIA H100 80GB HBM3", True, id="h100"),
+        pytest.param("mlp", 2, "NVIDIA H200", True, id="h200"),
         pytest.param("sobel_stem", None, "NVIDIA GeForce RTX 5090", True, id="5090"),
         pytest.param("attention_block", 1, "NVIDIA A100-SXM4-40GB", True, id="a100"),
         pytest.param("mlp", 1, "NVIDIA L40S", False, id="a GPU whose name only starts the same"),
@@ -557,6 +561,14 @@ def test_predictions_are_of_counted_kernels_on_counted_gpus(
 
 def test_targets_speak_of_ops_that_there_are() -> None:
     assert {target.op for target in benchmarking.TARGETS} == {*OPS, "network"}
+
+
+@pytest.mark.parametrize(("op", "stages"), [("sobel_stem", (None,)), ("window_attention", (1, 2))])
+def test_targets_are_below_the_issue_ceilings(op: str, stages: tuple[int | None, ...]) -> None:
+    (target,) = (t for t in benchmarking.TARGETS if t.op == op and t.form.endswith("%"))
+    for stage in stages:
+        ceiling = issue_ceiling(op, stage, "float16", f"NVIDIA {benchmarking.TARGET_GPU}")
+        assert ceiling is not None and target.least < ceiling
 
 
 def test_targets_take_the_worst_of_what_they_speak_of(
@@ -587,11 +599,11 @@ def test_targets_take_the_worst_of_what_they_speak_of(
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in benchmarking.kernel_targets_table().splitlines()[2:]
     ]
-    link = "[2026-01-31-0123456](../results/nvidia-h100/2026-01-31-0123456.json)"
+    link = "[2026-01-31-0123456](../results/nvidia-h200/2026-01-31-0123456.json)"
     assert [row[1:] for row in rows] == [
-        ["80 %", "not measured", "", ""],
+        ["60 %", "not measured", "", ""],
         ["3.00 ×", "not measured", "", ""],
-        ["70 %", "71 %", "reached", link],
+        ["60 %", "71 %", "reached", link],
         ["2.00 ×", "1.50 ×", "missed", link],
         ["1.00 ×", "not measured", "", ""],
         ["1.00 ×", "not measured", "", ""],
@@ -606,15 +618,20 @@ def test_targets_take_the_worst_of_what_they_speak_of(
     assert len(measured) == 2 + 6
     place = measured[0].index("predicted at most, %")
     assert measured[0][place - 1] == "% of copy"
-    of_h100, of_float32, of_l4 = (
-        f"{100 * counted_ceiling(capability, dtype):.0f}"
-        for capability, dtype in ((90, "float16"), (90, "float32"), (89, "float16"))
+    slower = CARDS[90].copy / H200.copy
+    of_h200, of_float32, of_l4 = (
+        f"{100 * times * counted_ceiling(capability, dtype):.0f}"
+        for capability, dtype, times in (
+            (90, "float16", slower),
+            (90, "float32", slower),
+            (89, "float16", 1),
+        )
     )
     assert [(row[place - 1], row[place]) for row in measured[2:]] == [
-        ("75", of_h100),
-        ("71", of_h100),
-        ("10", of_h100),
-        ("10", of_h100),
+        ("75", of_h200),
+        ("71", of_h200),
+        ("10", of_h200),
+        ("10", of_h200),
         ("10", of_float32),
         ("10", of_l4),
     ]
