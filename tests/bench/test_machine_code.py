@@ -13,20 +13,19 @@ import triton
 from triton import knobs
 
 from bench.measure.cards import CARDS, H200
-from bench.measure.machine_code import (
-    MULTIPROCESSORS,
-    Instruction,
-    Multiprocessor,
-    count,
-    disassemble,
-    executed,
-    kernels,
-    occupancy,
-    widths,
-)
+from bench.measure.machine_code import count, kernels
 from bench.records.machine_code import RECORD, counted
 from clinreadnet.kernels.compile import SHARED_MEMORY, compiled
 from clinreadnet.kernels.grid import Formula, ceil_div
+from clinreadnet.kernels.machine_code import (
+    MULTIPROCESSORS,
+    Instruction,
+    Multiprocessor,
+    disassemble,
+    executed,
+    occupancy,
+    widths,
+)
 
 
 def nvdisasm_is_missing() -> bool:
