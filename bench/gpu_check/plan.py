@@ -14,6 +14,14 @@ ROOT = Path(__file__).parents[2]
 OPS = ("sobel_stem", "window_attention", "attention_block", "mlp", "fused_linear")
 """Ops to measure. A test compares them with `clinreadnet.kernels.registry`, because the plan must
 be importable before the package is installed."""
+TUNED = {
+    "sobel_stem": ("32",),
+    "window_attention": ("64",),
+    "attention_block": ("48", "96"),
+    "mlp": ("48", "96"),
+    "fused_linear": ("norm", "plain"),
+}
+"""Entries in float16 to tune: those that the preset `small` launches."""
 NETWORK_BATCHES = (64, 1, 8)
 CALL_MINUTES = 9
 """Minutes of a call with `--minutes`, in which the first steps fit with all their limits."""
