@@ -167,14 +167,14 @@ def launch(
     """
     program = program or kernel.program
     memory = GlobalMemory(kernel.entry["pointer_alignment"])
-    arguments, out = [], None
+    arguments: list[int] = []
+    out: Tensor | None = None
     for argument in bound(kernel, tensors, sizes):
         value = argument.value
-        if argument.name == "out":
-            out = value
-            assert isinstance(out, Tensor)
         if isinstance(value, Tensor):
-            value = memory.put(argument.name, bits_of(value), output=value is out)
+            output = argument.name == "out"
+            out = value if output else out
+            value = memory.put(argument.name, bits_of(value), output=output)
         arguments.append(value)
     assert out is not None
     shared = kernel.entry["dynamic_shared_bytes"]
