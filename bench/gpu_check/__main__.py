@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -69,11 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def prepare(wheels: Path | None, arguments: Sequence[str]) -> None:
     """Install missing packages; restart the process if anything was installed."""
-    installed = wheels is not None
     if wheels is not None:
         install.install_wheels(wheels)
-    if importlib.util.find_spec("clinreadnet") is None or installed:
-        install.install_checkout()
+    if install.install_checkout() or wheels is not None:
         path = os.pathsep.join(filter(None, [str(install.SITE), os.environ.get("PYTHONPATH")]))
         install.restart({**os.environ, _RESTARTED: "1", "PYTHONPATH": path}, arguments)
 

@@ -62,16 +62,19 @@ def install_wheels(folder: Path) -> None:
     _pip("--upgrade", "--target", str(SITE), *map(str, wheels))
 
 
-def install_checkout() -> None:
-    """Install this checkout in editable mode, if it is not installed.
+def install_checkout() -> bool:
+    """Install this checkout in editable mode; return False if it is installed.
 
     Raises:
         CannotInstall: pip fails.
     """
-    if importlib.util.find_spec("clinreadnet.kernels") is None:
-        # The CPU engine, which takes a minute to compile, is left out.
-        without_compiler = {**os.environ, "CXX": "no-compiler"}
-        _pip("--no-build-isolation", "--editable", str(ROOT), environment=without_compiler)
+    # The folder `clinreadnet` can be imported without an installation, its kernels cannot.
+    if importlib.util.find_spec("clinreadnet.kernels") is not None:
+        return False
+    # The CPU engine, which takes a minute to compile, is left out.
+    without_compiler = {**os.environ, "CXX": "no-compiler"}
+    _pip("--no-build-isolation", "--editable", str(ROOT), environment=without_compiler)
+    return True
 
 
 def restart(environment: dict[str, str], arguments: Sequence[str]) -> None:
