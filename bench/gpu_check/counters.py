@@ -48,7 +48,7 @@ def command(kernels: Sequence[str]) -> list[str]:
         "ncu",
         *("--clock-control", "none", "--csv", "--page", "details"),
         *(part for section in SECTIONS for part in ("--section", section)),
-        *("--kernel-name-base", "function", "--kernel-name", f"regex:^({names})$"),
+        *("--kernel-name-base", "demangled", "--kernel-name", f"regex:^({names})$"),
         *("--launch-count", str(LAUNCHES)),
         *(sys.executable, "-m", "bench.sweeps.graph", "--batch", str(BATCH), "--once"),
     ]

@@ -642,6 +642,52 @@ def test_targets_take_the_worst_of_what_they_speak_of(
     )
 
 
+def test_rows_of_the_checks_are_tables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(recording, "ROOT", tmp_path)
+    monkeypatch.setattr(recording, "RESULTS", tmp_path / "results")
+    tables = benchmarking.TABLES
+    assert tables["gpu-compiled"]() == tables["gpu-graph"]() == "Not run.\n"
+    compiled = [
+        {
+            "file": "mlp_48.fp16.sm90.ptx",
+            "error_over_budget": {"a": 0.25, "b": 0.5},
+            "failure": None,
+        },
+        {"file": "mlp_96.fp16.sm90.ptx", "error_over_budget": {"a": None}, "failure": "NaN"},
+        {"file": "mlp_48.bf16.sm90.ptx", "error_over_budget": {}, "failure": "not run"},
+    ]
+    launches = [
+        {"batch": batch, "kernel": kernel, "microseconds": microseconds}
+        for batch, kernel, microseconds in (
+            (64, "a", 1.0),
+            (64, "b", 6.0),
+            (64, "a", 1.0),
+            (1, "a", 2.0),
+        )
+    ]
+    checks = {
+        step: {"what": step, "units": {"one": {"status": "passed", "note": "", "rows": rows}}}
+        for step, rows in (("compiled", compiled), ("graph", launches))
+    }
+    recorded_run.write(
+        tmp_path / "results", recorded_run.document([], checks=checks), "nvidia-h200"
+    )
+
+    def cells(table: str) -> list[list[str]]:
+        lines = tables[table]().splitlines()[2:]
+        return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+    assert cells("gpu-compiled") == [
+        ["`mlp`", "fp16", "2", "0.50", "mlp_96.fp16.sm90.ptx", "nvidia-h200"],
+        ["`mlp`", "bf16", "1", "", "mlp_48.bf16.sm90.ptx", "nvidia-h200"],
+    ]
+    assert cells("gpu-graph") == [
+        ["64", "`b`", "1", "6.0", "75.0", "nvidia-h200"],
+        ["64", "`a`", "2", "2.0", "25.0", "nvidia-h200"],
+        ["1", "`a`", "1", "2.0", "100.0", "nvidia-h200"],
+    ]
+
+
 @pytest.mark.parametrize("shift", [0, 3], ids=["unshifted", "shifted"])
 def test_the_stock_baseline_computes_the_same(shift: int) -> None:
     generator = torch.Generator().manual_seed(0)
