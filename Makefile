@@ -105,7 +105,7 @@ gpu-check: $(INSTALLED)  ## test and measure the kernels on this machine's GPU, 
 	$(BIN)/python -m bench.tables
 
 gpu-pack: $(INSTALLED)  ## prepare what gpu-check needs on a machine without a package index
-	$(BIN)/python -m bench.gpu_check.pack $(if $(TARGET),--target $(TARGET))
+	$(BIN)/python -m bench.gpu_check.pack $(if $(TARGET),--target $(TARGET)) $(if $(WHEEL),--wheel $(WHEEL))
 
 # PYTHON_THERE: a Python with the packages of the machine to rehearse; by default this checkout's own.
 rehearse: $(INSTALLED)  ## try the control flow of gpu-check without a GPU

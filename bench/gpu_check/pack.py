@@ -85,13 +85,22 @@ def write_plugins(folder: Path, target: str, preset: str = "small") -> int:
     return len(kernels)
 
 
-def pack(folder: Path, target: str, python: str) -> int:
-    """Fill a folder; return the bytes of folder and checkout."""
+def pack(folder: Path, target: str, python: str, wheels: Sequence[Path] = ()) -> int:
+    """Fill a folder; return the bytes of folder and checkout.
+
+    Args:
+        folder: folder to replace.
+        target: architecture of the GPU, such as "sm90".
+        python: version of Python there, such as "3.12".
+        wheels: further wheels to carry.
+    """
     from clinreadnet.export.kernels import FORMATS, export_kernels
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     download(folder / "wheels", python)
+    for wheel in wheels:
+        shutil.copy(wheel, folder / "wheels")
     export_kernels(folder / "kernels", formats=FORMATS, targets=[target], precisions=PRECISIONS)
     write_plugins(folder / "plugins", target)
     return size_of([path for path in folder.rglob("*") if path.is_file()]) + size_of(tracked())
@@ -102,8 +111,15 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu_check.pack", description=__doc__)
     parser.add_argument("--target", default="sm90", help="architecture of the GPU (default: sm90)")
     parser.add_argument("--python", default="3.12", help="Python there (default: 3.12)")
+    parser.add_argument(
+        "--wheel",
+        type=Path,
+        action="append",
+        default=[],
+        help="carry this wheel too, like pycuda's",
+    )
     options = parser.parse_args(arguments)
-    size = pack(PACK, options.target, options.python)
+    size = pack(PACK, options.target, options.python, options.wheel)
     print(f"pack: {PACK.relative_to(ROOT)} and the checkout: {size / 2**20:.1f} MiB")
     if size > TRAVELS:
         print(f"pack: more than {TRAVELS / 2**20:.0f} MiB do not travel", file=sys.stderr)

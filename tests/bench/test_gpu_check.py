@@ -411,9 +411,12 @@ def test_a_pack_has_kernels_plugins_and_wheels(
 
     monkeypatch.setattr(pack, "download", download)
     monkeypatch.setattr(pack, "PRECISIONS", ("fp16",))
-    size = pack.pack(tmp_path / "pack", "sm80", "3.12")
+    wheel = tmp_path / "one-1.0-py3-none-any.whl"
+    wheel.touch()
+    size = pack.pack(tmp_path / "pack", "sm80", "3.12", [wheel])
     assert 2**20 < size < pack.TRAVELS
     assert {path.name for path in (tmp_path / "pack").iterdir()} == {"wheels", "kernels", "plugins"}
+    assert (tmp_path / "pack" / "wheels" / wheel.name).exists()
     exported = read_kernels(tmp_path / "pack" / "kernels", ("cubin", "ptx"))
     assert {kernel.entry["kind"] for kernel in exported} == {"cubin", "ptx"}
     plugins = read_kernels(tmp_path / "pack" / "plugins", only=["sobel_stem"])
@@ -449,7 +452,10 @@ def test_wheels_for_another_python_are_refused(wheel: str, problem: str | None) 
     assert found is None if problem is None else found is not None and problem in found
 
 
-def test_bad_wheels_install_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_wheels_install_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(install, "SITE", tmp_path / "site")
     assert command.main(["--wheels", str(tmp_path)]) == 2
     assert "holds no wheel" in capsys.readouterr().err
     (tmp_path / "one-1.0-cp27-cp27m-linux_x86_64.whl").touch()
