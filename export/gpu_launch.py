@@ -82,7 +82,7 @@ class GpuLauncher:
         gpus = find_gpus()
         if not gpus:
             raise BackendUnavailable(
-                "no NVIDIA GPU that this process may use; leave --gpu out to run PTX on the CPU"
+                "no NVIDIA GPU that this process may use; without `gpu`, PTX files run on the CPU"
             )
         self.capability = int(gpus[0].target.removeprefix("sm"))
         self._driver = load_driver()

@@ -224,5 +224,5 @@ def test_without_a_gpu_one_line_says_so(folder: Path) -> None:
     result = CliRunner().invoke(app, ["check-kernels", str(folder), "--gpu"])
     assert isinstance(result.exception, BackendUnavailable)
     assert str(result.exception) == (
-        "no NVIDIA GPU that this process may use; leave --gpu out to run PTX on the CPU"
+        "no NVIDIA GPU that this process may use; without --gpu, PTX files run on the CPU"
     )
