@@ -199,11 +199,11 @@ def _engines() -> Iterator[Unit]:
 
 STEPS: Mapping[str, Step] = {
     "compiled": Step(
-        "each exported kernel, run by the driver alone, against float64", tuple(_compiled(20))
+        "each exported kernel, run by the driver alone, against float64", tuple(_compiled(24))
     ),
     "network": Step(
         "the network in float16 in a CUDA graph: eager with and without kernels",
-        tuple(_network("none", "not compile", (90, 40, 40))),
+        tuple(_network("none", "not compile", (80, 36, 36))),
     ),
     "graph": Step("the time of each launch inside the network's graph", tuple(_graph())),
     "kernels": Step(
