@@ -101,6 +101,7 @@ tables: $(INSTALLED)  ## write the tables of the docs from recorded runs
 	$(BIN)/python -m bench.tables
 
 gpu-check: $(INSTALLED)  ## test and measure the kernels on this machine's GPU, and record it
+	$(BIN)/python -m bench.gpu_check.pack --here
 	$(BIN)/python -m bench.gpu_check
 	$(BIN)/python -m bench.tables
 

@@ -85,25 +85,43 @@ def write_plugins(folder: Path, target: str, preset: str = "small") -> int:
     return len(kernels)
 
 
-def pack(folder: Path, target: str, python: str, wheels: Sequence[Path] = ()) -> int:
-    """Fill a folder; return the bytes of folder and checkout.
+def pack(folder: Path, target: str, python: str | None, wheels: Sequence[Path] = ()) -> int:
+    """Fill a folder; return its bytes.
 
     Args:
         folder: folder to replace.
         target: architecture of the GPU, such as "sm90".
-        python: version of Python there, such as "3.12".
+        python: version of Python there, such as "3.12"; None to download no wheels.
         wheels: further wheels to carry.
     """
     from clinreadnet.export.kernels import FORMATS, export_kernels
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    download(folder / "wheels", python)
+    if python is not None:
+        download(folder / "wheels", python)
     for wheel in wheels:
         shutil.copy(wheel, folder / "wheels")
     export_kernels(folder / "kernels", formats=FORMATS, targets=[target], precisions=PRECISIONS)
     write_plugins(folder / "plugins", target)
-    return size_of([path for path in folder.rglob("*") if path.is_file()]) + size_of(tracked())
+    return size_of([path for path in folder.rglob("*") if path.is_file()])
+
+
+def pack_here() -> int:
+    """Pack the kernels for this machine's GPU; exit status 2 if there are none for it."""
+    from clinreadnet.errors import InputError
+    from clinreadnet.runtime.gpu import find_gpus
+
+    gpus = find_gpus()
+    if not gpus:
+        print("pack: --here needs an NVIDIA GPU", file=sys.stderr)
+        return 2
+    try:
+        pack(PACK, gpus[0].target, None)
+    except InputError as error:
+        print(f"pack: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -118,8 +136,13 @@ def main(arguments: Sequence[str]) -> int:
         default=[],
         help="carry this wheel too, like pycuda's",
     )
+    parser.add_argument(
+        "--here", action="store_true", help="only the kernels, for this machine's own GPU"
+    )
     options = parser.parse_args(arguments)
-    size = pack(PACK, options.target, options.python, options.wheel)
+    if options.here:
+        return pack_here()
+    size = pack(PACK, options.target, options.python, options.wheel) + size_of(tracked())
     print(f"pack: {PACK.relative_to(ROOT)} and the checkout: {size / 2**20:.1f} MiB")
     if size > TRAVELS:
         print(f"pack: more than {TRAVELS / 2**20:.0f} MiB do not travel", file=sys.stderr)
