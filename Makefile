@@ -21,7 +21,7 @@ NATIVE := setup.py $(wildcard kernels/cpu/*.cpp kernels/cpu/*.h kernels/cpu/incl
 
 .DEFAULT_GOAL := help
 .PHONY: help build build-at-terminal test test-all fuzz soak faults lint format typecheck docs picture bench \
-	bench-record bench-check report gpu-check native-sanitize \
+	bench-record bench-check report gpu-check gpu-pack native-sanitize \
 	release-check node-load rehearse tables ptx-check defects flavours plugins schema shipped kernel-table clean
 
 help:  ## list the targets
@@ -101,8 +101,12 @@ tables: $(INSTALLED)  ## write the tables of the docs from recorded runs
 	$(BIN)/python -m bench.tables
 
 gpu-check: $(INSTALLED)  ## test and measure the kernels on this machine's GPU, and record it
+	$(BIN)/python -m bench.gpu_check.pack --here
 	$(BIN)/python -m bench.gpu_check
 	$(BIN)/python -m bench.tables
+
+gpu-pack: $(INSTALLED)  ## prepare what gpu-check needs on a machine without a package index
+	$(BIN)/python -m bench.gpu_check.pack $(if $(TARGET),--target $(TARGET)) $(if $(WHEEL),--wheel $(WHEEL))
 
 # PYTHON_THERE: a Python with the packages of the machine to rehearse; by default this checkout's own.
 rehearse: $(INSTALLED)  ## try the control flow of gpu-check without a GPU

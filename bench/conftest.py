@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
+from pytest_benchmark.utils import safe_dumps
 
 from bench import devices, plan
 from bench.measure import machine
@@ -24,6 +27,8 @@ KEPT = ROOT / ".benchmarks" / "last.json"
 """Default path for the results of `pytest bench`."""
 MEASURED = pytest.StashKey[list[BenchRow]]()
 INTERRUPTED = pytest.StashKey[bool]()
+FACTS = pytest.StashKey[dict[str, Any]]()
+"""Machine and commit in the JSON, which are read once."""
 
 
 IN_PLACE = (
@@ -86,6 +91,31 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     benchmark = getattr(item, "funcargs", {}).get("benchmark")
     if outcome.get_result().failed and benchmark is not None:
         benchmark.has_error = True
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Write the file of ``--benchmark-json`` after each benchmark: a killed run keeps its rows."""
+    config = item.config
+    session = getattr(config, "_benchmarksession", None)
+    if session is None or not session.json or not session.benchmarks:
+        return
+    if FACTS not in config.stash:
+        config.stash[FACTS] = {
+            "machine_info": session.get_machine_info(),
+            "commit_info": config.hook.pytest_benchmark_generate_commit_info(config=config),
+        }
+    document = config.hook.pytest_benchmark_generate_json(
+        config=config,
+        benchmarks=session.benchmarks,
+        include_data=True,
+        **copy.deepcopy(config.stash[FACTS]),
+    )
+    pytest_benchmark_update_json(config, document)
+    path = Path(session.json)
+    temporary = path.with_name(f"{path.name}.new")
+    temporary.write_text(safe_dumps(document, indent=4), encoding="utf-8")
+    temporary.replace(path)
 
 
 @pytest.hookimpl(trylast=True)  # below pytest-benchmark's table

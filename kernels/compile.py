@@ -95,3 +95,14 @@ def resources_of(kernel: Any) -> Resources:
         for name in ("REG", "STACK", "LOCAL")
     )
     return Resources(registers, stack + local, kernel.metadata.shared)
+
+
+def launch_obstacle(taken: Resources, capability: int) -> str | None:
+    """Return why a kernel with these resources cannot be launched on an architecture, or None."""
+    if taken.spills:
+        return f"spills {taken.stack} bytes"
+    nearest = max((c for c in SHARED_MEMORY if c <= capability), default=min(SHARED_MEMORY))
+    limit = SHARED_MEMORY[nearest] * 1024
+    if taken.shared > limit:
+        return f"takes {taken.shared} of {limit} bytes of shared memory"
+    return None

@@ -56,6 +56,11 @@ def gpu_of(device: torch.device) -> tuple[str, int]:
     return properties.name, 10 * properties.major + properties.minor
 
 
+def multiprocessors_of(device: torch.device) -> int:
+    """Return the number of multiprocessors of a GPU."""
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
 def device_of(x: Tensor) -> AbstractContextManager[object]:
     """Return a context that makes the device of ``x`` current, where Triton launches."""
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()

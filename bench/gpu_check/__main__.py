@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -34,7 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=ROOT / "bench" / "results",
         help="folder of results; gets <gpu>/<date>-<commit>.json (default: bench/results)",
     )
-    parser.add_argument("--wheels", type=Path, metavar="DIR", help="wheels to install first")
+    parser.add_argument(
+        "--wheels",
+        type=Path,
+        metavar="DIR",
+        help="wheels to install first (default: those of bench.gpu_check.pack, if one is missing)",
+    )
     parser.add_argument(
         "--device", type=int, metavar="N", help="GPU to use, by its number among the visible ones"
     )
@@ -55,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--rehearse: name another --out; false times do not belong in bench/results")
     try:
         if not os.environ.get(_RESTARTED):
-            prepare(options.wheels, arguments)
+            prepare(options.wheels or install.carried_wheels(), arguments)
     except install.CannotInstall as error:
         print(f"gpu-check: {error}", file=sys.stderr)
         return 2
@@ -64,11 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def prepare(wheels: Path | None, arguments: Sequence[str]) -> None:
     """Install missing packages; restart the process if anything was installed."""
-    installed = wheels is not None
     if wheels is not None:
         install.install_wheels(wheels)
-    if importlib.util.find_spec("clinreadnet") is None or installed:
-        install.install_checkout()
+    if install.install_checkout() or wheels is not None:
         path = os.pathsep.join(filter(None, [str(install.SITE), os.environ.get("PYTHONPATH")]))
         install.restart({**os.environ, _RESTARTED: "1", "PYTHONPATH": path}, arguments)
 

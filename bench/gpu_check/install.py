@@ -7,10 +7,10 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench.gpu_check.plan import ROOT
+from bench.gpu_check.plan import PACK, ROOT, WHEELS
 
 SITE = ROOT / ".gpu-check" / "site"
 """Folder for installed wheels, outside the machine's packages."""
@@ -41,6 +41,13 @@ def unusable(wheel: str, version: tuple[int, int] = sys.version_info[:2]) -> str
     return f"{wheel}: is for {match['python']}, this is Python {major}.{minor}; bring its own wheel"
 
 
+def carried_wheels() -> Path | None:
+    """Return the folder of carried wheels if a package of ``WHEELS`` is not installed."""
+    folder = PACK / "wheels"
+    lacks = any(importlib.util.find_spec(name) is None for name in WHEELS)
+    return folder if lacks and folder.is_dir() else None
+
+
 def install_wheels(folder: Path) -> None:
     """Install every wheel of a folder into `SITE`.
 
@@ -55,14 +62,19 @@ def install_wheels(folder: Path) -> None:
     _pip("--upgrade", "--target", str(SITE), *map(str, wheels))
 
 
-def install_checkout() -> None:
-    """Install this checkout in editable mode, if it is not installed.
+def install_checkout() -> bool:
+    """Install this checkout in editable mode; return False if it is installed.
 
     Raises:
         CannotInstall: pip fails.
     """
-    if importlib.util.find_spec("clinreadnet.kernels") is None:
-        _pip("--no-build-isolation", "--editable", str(ROOT))
+    # The folder `clinreadnet` can be imported without an installation, its kernels cannot.
+    if importlib.util.find_spec("clinreadnet.kernels") is not None:
+        return False
+    # The CPU engine, which takes a minute to compile, is left out.
+    without_compiler = {**os.environ, "CXX": "no-compiler"}
+    _pip("--no-build-isolation", "--editable", str(ROOT), environment=without_compiler)
+    return True
 
 
 def restart(environment: dict[str, str], arguments: Sequence[str]) -> None:
@@ -71,8 +83,8 @@ def restart(environment: dict[str, str], arguments: Sequence[str]) -> None:
     os.execve(sys.executable, command, environment)
 
 
-def _pip(*arguments: str) -> None:
-    done = subprocess.run([*_PIP, *arguments], capture_output=True, text=True)
+def _pip(*arguments: str, environment: Mapping[str, str] = os.environ) -> None:
+    done = subprocess.run([*_PIP, *arguments], capture_output=True, text=True, env=environment)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         reason = lines[-1] if lines else f"exit status {done.returncode}"

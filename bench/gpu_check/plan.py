@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,19 +14,32 @@ ROOT = Path(__file__).parents[2]
 OPS = ("sobel_stem", "window_attention", "attention_block", "mlp", "fused_linear")
 """Ops to measure. A test compares them with `clinreadnet.kernels.registry`, because the plan must
 be importable before the package is installed."""
-NETWORK_BATCHES = (1, 64)
+TUNED = {
+    "sobel_stem": ("32",),
+    "window_attention": ("64",),
+    "attention_block": ("48", "96"),
+    "mlp": ("48", "96"),
+    "fused_linear": ("norm", "plain"),
+}
+"""Entries in float16 to tune: those that the preset `small` launches."""
+NETWORK_BATCHES = (64, 1, 8)
+CALL_MINUTES = 9
+"""Minutes of a call with `--minutes`, in which the first steps fit with all their limits."""
+PATIENCE = 4
+"""Factor on the limits of units without `--minutes`."""
+PACK = ROOT / ".gpu-check" / "pack"
+"""Folder that `bench.gpu_check.pack` fills, to carry to a machine without a package index."""
+WHEELS = ("msgspec", "pydicom")
+"""Packages that a CUDA machine with PyTorch may lack, to carry as wheels."""
 COMPILE_MODE = "CLINREADNET_COMPILE_MODE"
-"""Environment variable for the mode of torch.compile for baselines on a GPU."""
+"""Environment variable for the mode of torch.compile for baselines on a GPU; "none" for none."""
 REHEARSAL = "CLINREADNET_REHEARSAL"
 """Environment variable for a rehearsal on the CPU with a fake clock."""
+ROWS = "running-rows"
+"""File in the folder of results where a running unit appends its rows as lines of JSON. The results
+contain them when the unit ends, so only a killed `gpu-check` leaves the file."""
 PYTEST = ("-m", "pytest", "-p", "no:cacheprovider", "-q")
-MEMCHECK = (
-    "compute-sanitizer",
-    *("--tool", "memcheck"),
-    *("--error-exitcode", "86"),
-    # PyTorch queries features that the driver may lack, which is not an error of a kernel.
-    *("--report-api-errors", "no"),
-)
+SANITIZER = ("compute-sanitizer", "--error-exitcode", "86", "--target-processes", "all", "--tool")
 
 
 @dataclass(frozen=True)
@@ -35,14 +49,17 @@ class Unit:
     Attributes:
         name: name within the step.
         arguments: arguments of Python, or of pytest if ``tests`` is true. "{out}" is replaced by
-            the folder of results.
-        limit: time limit in seconds.
+            the folder of results, and "{rows}" by the file to append rows to.
+        limit: time limit in seconds with `--minutes`, and ``PATIENCE`` times that without.
         tests: whether the unit is pytest, whose tests are counted.
         measures: whether pytest-benchmark writes results.
         tool: program to run the unit with, and its options.
         needs: required packages. The unit is skipped if one is missing.
+        programs: required programs, likewise.
+        carried: required folder of ``PACK``, likewise.
         environment: additional environment variables.
         rehearsed: whether the unit can run in a rehearsal without a GPU.
+        rehearsal: arguments in a rehearsal; empty for the same.
     """
 
     name: str
@@ -52,17 +69,32 @@ class Unit:
     measures: bool = False
     tool: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    programs: tuple[str, ...] = ()
+    carried: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
     rehearsed: bool = True
+    rehearsal: tuple[str, ...] = ()
 
-    def command(self, out: Path) -> list[str]:
+    def command(self, out: Path, rehearsed: bool = False) -> list[str]:
         """Return the command, without options for reports."""
         python = (*self.tool, sys.executable, *(PYTEST if self.tests else ()))
-        return [*python, *(argument.replace("{out}", str(out)) for argument in self.arguments)]
+        places = {"{out}": str(out), "{rows}": str(out / ROWS), "{pack}": str(PACK)}
+        arguments = list((rehearsed and self.rehearsal) or self.arguments)
+        for name, path in places.items():
+            arguments = [argument.replace(name, path) for argument in arguments]
+        return [*python, *arguments]
 
     def missing(self) -> list[str]:
-        """Return the required packages that are not installed."""
-        return [name for name in self.needs if not _is_installed(name)]
+        """Return the required packages and carried folders that are not there."""
+        missing = [name for name in self.needs if not _is_installed(name)]
+        if self.carried and not (PACK / self.carried).is_dir():
+            missing.append(f"{(PACK / self.carried).relative_to(ROOT)}")
+        return missing
+
+    def lacking(self, path: str | None) -> list[str]:
+        """Return the required programs that are not in the folders of ``path``."""
+        programs = (*self.tool[:1], *self.programs)
+        return [name for name in programs if shutil.which(name, path=path) is None]
 
 
 @dataclass(frozen=True)
@@ -90,10 +122,46 @@ def gpu_test_files() -> list[str]:
     )
 
 
-def _tests() -> Iterator[Unit]:
-    # Tests of the kernels against oracles come first.
-    for file in sorted(gpu_test_files(), key=lambda name: not name.startswith("tests/kernels")):
-        yield Unit(file.removeprefix("tests/"), ("-m", "gpu", file), 200)
+def _cli(*arguments: str) -> tuple[str, ...]:
+    return ("-m", "clinreadnet.cli", *arguments)
+
+
+def _compiled(limit: float, *tool: str) -> Iterator[Unit]:
+    """Exported kernels of each op, and those of the plugins, on small inputs."""
+    for name, folder, only in (
+        *((op, "kernels", ("--only", op)) for op in OPS),
+        ("plugins", "plugins", ()),
+    ):
+        check = ("check-kernels", f"{{pack}}/{folder}", "--rows", "{rows}")
+        yield Unit(
+            name,
+            _cli(*check, "--gpu", *only),
+            limit,
+            tests=False,
+            tool=tool,
+            carried=folder,
+            # The CPU runs the smallest kernel in seconds.
+            rehearsed=name == "sobel_stem",
+            rehearsal=_cli(*check, "--only", "sobel_stem.fp16"),
+        )
+
+
+def _network(mode: str, rows: str, limits: tuple[float, ...]) -> Iterator[Unit]:
+    for batch, limit in zip(NETWORK_BATCHES, limits, strict=True):
+        chosen = f"test_network and torch and fp16 and batch-{batch}-device-graph and {rows}"
+        arguments = ("bench/test_network.py", "-k", chosen)
+        environment = {COMPILE_MODE: mode}
+        yield Unit(f"batch {batch}", arguments, limit, measures=True, environment=environment)
+
+
+def _graph() -> Iterator[Unit]:
+    batches = ("--batch", "64", "--batch", "1")
+    yield Unit(
+        "launches",
+        ("-m", "bench.sweeps.graph", *batches, "--rows", "{rows}"),
+        45,
+        tests=False,
+    )
 
 
 def _kernels(mode: str, limit: float) -> Iterator[Unit]:
@@ -103,68 +171,66 @@ def _kernels(mode: str, limit: float) -> Iterator[Unit]:
         yield Unit(op, arguments, limit, measures=True, environment={COMPILE_MODE: mode})
 
 
-def _network() -> Iterator[Unit]:
-    for batch in NETWORK_BATCHES:
-        rows = f"test_network and torch and fp16 and batch-{batch}-device-graph"
-        arguments = ("bench/test_network.py", "-k", rows)
-        mode = {COMPILE_MODE: "default"}
-        yield Unit(f"batch {batch}", arguments, 240, measures=True, environment=mode)
+def _counters() -> Iterator[Unit]:
+    arguments = ("-m", "bench.gpu_check.counters", "--results", "{out}", "--rows", "{rows}")
+    yield Unit("longest", arguments, 60, tests=False, programs=("ncu",), rehearsed=False)
 
 
-def _memcheck() -> Iterator[Unit]:
-    for file in gpu_test_files():
-        if file.startswith("tests/kernels/ops/"):
-            yield Unit(
-                file.removeprefix("tests/kernels/ops/"),
-                ("-m", "gpu", "-k", "within_budget", file),
-                200,
-                tool=MEMCHECK,
-                # A separate allocation for each tensor, so that memcheck detects accesses past its
-                # end.
-                environment={"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
-            )
+def _tests() -> Iterator[Unit]:
+    # Tests of the kernels against oracles come first.
+    for file in sorted(gpu_test_files(), key=lambda name: not name.startswith("tests/kernels")):
+        yield Unit(file.removeprefix("tests/"), ("-m", "gpu", file), 60)
 
 
 def _tuning() -> Iterator[Unit]:
     for op in OPS:
-        arguments = (
-            "-m",
-            "clinreadnet.cli",
-            "tune",
-            "--entry",
-            f"{op}/float16",
-            "--dry-run",
-            "--json",
-        )
-        yield Unit(op, arguments, 300, tests=False)
+        # All units change the same file, each its own entries.
+        options = ("--entry", f"{op}/float16", "--candidates", "8", "--out", "{out}/launch-table")
+        yield Unit(op, _cli("tune", *options, "--rows", "{rows}"), 90, tests=False, rehearsed=False)
 
 
 def _engines() -> Iterator[Unit]:
     needs = ("tensorrt", "pycuda", "pydicom")
     out = ROOT / ".gpu-check" / "bundle"
     export = ("export", "--out", str(out), "--flavour", "tensorrt", "--force")
-    yield Unit("export", ("-m", "clinreadnet.cli", *export), 500, tests=False, needs=needs)
-    yield Unit(
-        "verify", ("-m", "clinreadnet.cli", "verify", str(out)), 200, tests=False, needs=needs
-    )
+    yield Unit("export", _cli(*export), 150, tests=False, needs=needs)
+    yield Unit("verify", _cli("verify", str(out)), 60, tests=False, needs=needs)
 
 
 STEPS: Mapping[str, Step] = {
-    "tests": Step("every test marked gpu", tuple(_tests())),
-    "kernels": Step(
-        "each op in float16 against its baselines, torch.compile in its default mode",
-        tuple(_kernels("default", 200)),
+    "compiled": Step(
+        "each exported kernel, run by the driver alone, against float64", tuple(_compiled(24))
     ),
     "network": Step(
-        "the network in float16 in CUDA graphs against torch.compile", tuple(_network())
+        "the network in float16 in a CUDA graph: eager with and without kernels",
+        tuple(_network("none", "not compile", (80, 36, 36))),
     ),
+    "graph": Step("the time of each launch inside the network's graph", tuple(_graph())),
+    "kernels": Step(
+        "each op in float16 against eager PyTorch and a copy", tuple(_kernels("none", 25))
+    ),
+    "counters": Step("hardware counters of the three kernels that take most", tuple(_counters())),
+    "network-compiled": Step(
+        "the network against torch.compile in its default mode",
+        tuple(_network("default", "(compile or triton)", (90, 90, 90))),
+    ),
+    "tests": Step("every test marked gpu", tuple(_tests())),
     "memcheck": Step(
-        "the kernels' oracle tests without an access out of bounds", tuple(_memcheck())
+        "the exported kernels without an access out of bounds",
+        tuple(_compiled(40, *SANITIZER, "memcheck")),
+    ),
+    "racecheck": Step(
+        "the exported kernels without a race in shared memory",
+        tuple(_compiled(40, *SANITIZER, "racecheck")),
     ),
     "tune": Step("launch configurations for this GPU", tuple(_tuning())),
+    "kernels-compiled": Step(
+        "each op in float16 against torch.compile in its default mode",
+        tuple(_kernels("default", 60)),
+    ),
     "engines": Step("TensorRT engines, built and verified on this GPU", tuple(_engines())),
     "autotune": Step(
         "each op in float16 against torch.compile's max-autotune",
-        tuple(_kernels("max-autotune-no-cudagraphs", 300)),
+        tuple(_kernels("max-autotune-no-cudagraphs", 90)),
     ),
 }

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
-import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bench.gpu_check.plan import REHEARSAL, ROOT, STEPS, Step, Unit
+from bench.gpu_check.plan import PATIENCE, REHEARSAL, ROOT, ROWS, STEPS, Step, Unit
 
 DONE = ("passed", "failed", "skipped")
 SPARE_SECONDS = 5.0
@@ -23,7 +22,9 @@ SPARE_SECONDS = 5.0
 LEAST_SECONDS = 20.0
 """Least remaining seconds to start a unit."""
 TAIL = 2000
-"""Number of characters of a failed unit's output to keep."""
+"""Number of characters at the end of a unit's output that its result keeps."""
+RECORDED, REPORT = "running-bench", "running-tests"
+"""Files like ``ROWS``, for pytest-benchmark and for pytest."""
 
 
 def run_unit(
@@ -31,78 +32,97 @@ def run_unit(
     out: Path,
     seconds: float | None = None,
     environment: Mapping[str, str] = os.environ,
+    log: Path | None = None,
 ) -> dict[str, Any]:
     """Run a unit.
 
     Args:
         unit: unit to run.
         out: folder of the results.
-        seconds: remaining time; None for only the limit of the unit.
+        seconds: remaining time; None for ``PATIENCE`` times the limit of the unit.
         environment: environment variables of the process.
+        log: file to append the output to; default ``gpu-check.log`` in ``out``.
 
     Returns:
-        ``status`` ("passed", "failed", "skipped" or "did not fit"), ``note``, ``seconds``. For
-        pytest also counts of tests, and ``reasons``, the number of skipped tests by reason. With
-        measurements, ``recorded`` is the JSON of pytest-benchmark. After a failure, ``output`` is
-        included.
+        ``status`` ("passed", "failed", "skipped" or "did not fit"), ``note``, ``seconds`` and
+        ``output``, the end of the output. For pytest also counts of tests, and ``reasons``, the
+        number of skipped tests by reason. ``rows`` are the rows that the unit appended to its
+        file, and ``recorded`` is the JSON of pytest-benchmark; a unit that is stopped keeps both.
     """
     if missing := unit.missing():
         return {"status": "skipped", "note": f"needs {', '.join(missing)}"}
-    if not unit.rehearsed and environment.get(REHEARSAL) == "1":
+    rehearsed = environment.get(REHEARSAL) == "1"
+    if rehearsed and not unit.rehearsed:
         return {"status": "skipped", "note": "needs an NVIDIA GPU"}
-    if unit.tool and shutil.which(unit.tool[0], path=environment.get("PATH")) is None:
-        return {"status": "skipped", "note": f"{unit.tool[0]} is not installed"}
-    limit = unit.limit if seconds is None else min(unit.limit, seconds)
-    with tempfile.TemporaryDirectory() as folder:
-        report, recorded = Path(folder) / "tests.xml", Path(folder) / "bench.json"
-        command = unit.command(out)
-        if unit.tests:
-            command.append(f"--junitxml={report}")
-        if unit.measures:
-            command.append(f"--benchmark-json={recorded}")
-        start = time.monotonic()
-        status, output = _run(command, limit, {**environment, **unit.environment})
-        result: dict[str, Any] = {"seconds": round(time.monotonic() - start)}
-        if status is None:
-            own = limit == unit.limit
-            note = f"ended after its limit of {limit:.0f} s" if own else "out of time"
-            return result | {"status": "failed" if own else "did not fit", "note": note}
-        if unit.tests:
-            result |= counts(report) if report.exists() else {"passed": 0, "failed": 0}
+    if lacking := unit.lacking(environment.get("PATH")):
+        return {"status": "skipped", "note": f"{', '.join(lacking)} is not installed"}
+    own_limit = unit.limit * (PATIENCE if seconds is None else 1)
+    limit = own_limit if seconds is None else min(own_limit, seconds)
+    report, recorded, rows = out / REPORT, out / RECORDED, out / ROWS
+    for path in (report, recorded, rows):
+        path.unlink(missing_ok=True)
+    command = unit.command(out, rehearsed)
+    if unit.tests:
+        command.append(f"--junitxml={report}")
+    if unit.measures:
+        command.append(f"--benchmark-json={recorded}")
+    log = log or out / "gpu-check.log"
+    start = time.monotonic()
+    status, output = _run(command, limit, {**environment, **unit.environment}, log)
+    result: dict[str, Any] = {"seconds": round(time.monotonic() - start), "output": output}
+    if unit.tests and report.exists() and report.stat().st_size:
+        result |= counts(report)
+    elif unit.tests:
+        result |= {"passed": 0, "failed": 0}
+    if status is None:
+        own = limit == own_limit
+        note = f"ended after its limit of {limit:.0f} s" if own else "out of time"
+        result |= _said("failed" if own else "did not fit", note)
+    else:
         result |= verdict(unit, status, result)
-        if result["status"] == "failed":
-            result["output"] = output[-TAIL:]
-        if recorded.exists() and recorded.stat().st_size:
-            result["recorded"] = json.loads(recorded.read_text("utf-8"))
+    if rows.exists():
+        result["rows"] = [json.loads(line) for line in _whole_lines(rows)]
+    with suppress(FileNotFoundError, ValueError):  # killed while it was written
+        result["recorded"] = json.loads(recorded.read_text("utf-8"))
+    for path in (report, recorded, rows):
+        path.unlink(missing_ok=True)
     return result
 
 
 def _run(
-    command: list[str], limit: float, environment: Mapping[str, str]
+    command: list[str], limit: float, environment: Mapping[str, str], log: Path
 ) -> tuple[int | None, str]:
-    """Return the exit status (None after a timeout) and the output, which is also printed."""
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=limit)
-        return process.returncode, output
-    except subprocess.TimeoutExpired:
-        return None, ""
-    finally:
-        # Kill its children too: compilers run for minutes and block the GPU.
+    """Append the output to a log; return the exit status (None after a timeout) and its end."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        start = file.tell()
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**environment, "PYTHONUNBUFFERED": "1"},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
         try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        process.wait()
+            status: int | None = process.wait(timeout=limit)
+        except subprocess.TimeoutExpired:
+            status = None
+        finally:
+            # Kill its children too: compilers run for minutes and block the GPU.
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            process.wait()
+    with log.open("rb") as file:
+        file.seek(max(start, log.stat().st_size - 4 * TAIL))
+        return status, file.read().decode("utf-8", "replace")[-TAIL:]
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """Return the lines of a file without the last, if a killed process wrote a part of it."""
+    return path.read_text("utf-8").split("\n")[:-1]
 
 
 def verdict(unit: Unit, status: int, counted: Mapping[str, Any]) -> dict[str, str]:
@@ -165,9 +185,11 @@ def run_steps(
 ) -> int:
     """Run the units that are not in ``path`` yet, and write their results there.
 
+    The output of all units is appended to the log beside it.
+
     Args:
         steps: steps to run, in order.
-        path: file of results, written after each unit.
+        path: file of results, written after each unit; the log has the suffix ".log".
         minutes: time limit for all units; None for no limit.
         again: also run units with results.
         environment: environment variables of the processes.
@@ -179,6 +201,7 @@ def run_steps(
     """
     end = None if minutes is None else clock() + 60 * minutes - SPARE_SECONDS
     path.parent.mkdir(parents=True, exist_ok=True)
+    log = path.with_suffix(".log")
     document = json.loads(path.read_text("utf-8")) if path.exists() else {}
     waiting, statuses = [], Counter[str]()
     for name, unit in _units(steps):
@@ -191,12 +214,14 @@ def run_steps(
             waiting.append(f"{name}: {unit.name}")
             continue
         say(f"gpu-check: {name}: {unit.name}")
-        result = run_unit(unit, path.parent, left, environment)
+        with log.open("a", encoding="utf-8") as file:
+            file.write(f"\n== {name}: {unit.name}: {' '.join(unit.command(path.parent))}\n")
+        result = run_unit(unit, path.parent, left, environment, log)
         # Write after each unit, to keep measurements if the next one fails.
         document = merged(document, name, unit.name, result)
         _write(path, document)
         say(f"gpu-check: {name}: {unit.name}: {result['status']} {result['note']}".rstrip())
-        for line in result.get("output", "").splitlines():
+        for line in shown(result):
             say(f"    {line}")
         if result["status"] == "did not fit":
             waiting.append(f"{name}: {unit.name}")
@@ -208,6 +233,12 @@ def run_steps(
     if statuses["failed"]:
         return 1
     return 3 if waiting else 0
+
+
+def shown(result: Mapping[str, Any]) -> list[str]:
+    """Return what to print of a unit: each of its rows, and its output after a failure."""
+    rows = [json.dumps(row) for row in result.get("rows", [])]
+    return rows if result["status"] == "passed" else [*rows, *result.get("output", "").splitlines()]
 
 
 def _units(steps: Mapping[str, Step]) -> Iterable[tuple[str, Unit]]:

@@ -15,7 +15,8 @@ from typing import Any
 
 import triton
 
-from bench.measure.machine_code import CARDS, count, kernels
+from bench.measure.cards import CARDS
+from bench.measure.machine_code import count, kernels
 from bench.recording import RESULTS, run_facts
 from clinreadnet.kernels.dispatch import DTYPES
 from clinreadnet.kernels.spec import KernelSource, OpSpec

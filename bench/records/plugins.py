@@ -83,7 +83,7 @@ def planned() -> list[tuple[Request, Case]]:
 
 def cases_of(source: str, precision: str) -> list[Case]:
     made = plugin_contract.kernel(NETWORK, source, precision, TARGET)
-    return cases(Kernel(asdict(made.launch), made.ptx))
+    return cases(Kernel(asdict(made.launch), made.ptx.encode()))
 
 
 def request(source: str, precision: str, case: Case, broken: str = "") -> Request:

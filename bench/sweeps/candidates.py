@@ -35,15 +35,17 @@ from clinreadnet.runtime.bundle.manifest import Manifest
 from clinreadnet.runtime.comparison import BatchRunner, run_and_compare
 from clinreadnet.runtime.gpu import find_gpus
 from clinreadnet.runtime.records import CPU_BACKENDS, NATIVE_BACKEND
-from clinreadnet.spec import OUTPUTS
+from clinreadnet.spec import OUTPUTS, SIZE
 
 HostSlices = NDArray[np.float32]
 """[B, 1, 512, 512] Hounsfield units in host memory."""
 Enqueue = Callable[[], object]
 """Function that enqueues a run on PyTorch's current stream."""
 
-COMPILED = ("torch-compile", "torch-triton")
+COMPILED = ("torch-compile", "torch-triton-compile")
 """Names of the candidates with PyTorch's compiler."""
+TRITON = ("torch-triton", "torch-triton-compile")
+"""Names of the candidates with this package's kernels: eager and compiled."""
 COMPILED_BATCHES = (1, 8, 64)
 """Batches for PyTorch's compiler, which takes a minute per batch."""
 GOLDEN = 4
@@ -164,7 +166,7 @@ def _torch(
 ) -> None:
     from clinreadnet.model.checkpoint import pretrained_path
 
-    names = ("torch-eager", "torch-compile", "torch-triton")
+    names = ("torch-eager", "torch-compile", *TRITON)
     try:
         cuda = device.is_there()
         path = pretrained_path(manifest.model.preset)
@@ -175,8 +177,9 @@ def _torch(
         missing |= dict.fromkeys(names, f"{bundle} holds other weights than the shipped checkpoint")
         return
     precisions = torch_precisions(cuda=cuda)
-    for name, role in zip(names, ("reference", "peer", "reference"), strict=True):
-        if name == "torch-triton" and not cuda:
+    for name in names:
+        role = "peer" if name == "torch-compile" else "reference"
+        if name in TRITON and not cuda:
             missing[name] = "Triton kernels need an NVIDIA GPU"
             continue
         # On a processor only float32 is compiled, because the C++ compiler takes minutes per shape.
@@ -207,26 +210,28 @@ def _bind_torch(network: Callable[[], _TorchNetwork], x: Any) -> Enqueue:
 
 
 class _TorchNetwork:
-    """The reference network: eager, compiled, or with Triton kernels."""
+    """The network: the reference or with Triton kernels, each eager or compiled."""
 
     def __init__(self, path: Path, name: str, precision: str, cuda: bool) -> None:
         import torch
         import torch._dynamo
 
         from clinreadnet.model.checkpoint import load_checkpoint
+        from clinreadnet.model.derived import buffer_derived
         from clinreadnet.model.network import ClinReadNet
 
         row = PRECISIONS[precision]
         self._tf32, self._device = row.tf32, device.device() if cuda else "cpu"
         dtype = getattr(torch, row.torch_dtype)
         model = load_checkpoint(path)
-        if name == "torch-triton":
+        if name in TRITON:
             weights = model.state_dict()
             model = ClinReadNet(model.config, kernels=device.kernels())
             model.load_state_dict(weights)
         model = model.to(self._device, dtype).eval()
         self._model: Any = model
-        if name != "torch-eager" and not device.REHEARSED:
+        if name in COMPILED and not device.REHEARSED:
+            buffer_derived(model, torch.zeros(1, 1, SIZE, SIZE, device=self._device))
             # Beyond this limit torch.compile silently falls back to eager mode.
             torch._dynamo.config.recompile_limit = 1024
             torch._dynamo.config.accumulated_recompile_limit = 8192

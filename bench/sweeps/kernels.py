@@ -58,9 +58,14 @@ def same(dtype: str) -> float:
     return 2 * precision_of(dtype).budget
 
 
-def compiled(run: Call, mode: str = device.COMPILE_MODE) -> Call:
-    """Compile without CUDA graphs, because the clock captures a graph for all runs."""
-    return run if device.REHEARSED else torch.compile(run, mode=mode, dynamic=False)
+def compiled(name: str, run: Call, mode: str = device.COMPILE_MODE) -> dict[str, Call]:
+    """Compile a baseline without CUDA graphs, because the clock captures a graph for all runs.
+
+    There is none if the compile mode of the benchmarks is "none".
+    """
+    if device.COMPILE_MODE == "none":
+        return {}
+    return {name: run if device.REHEARSED else torch.compile(run, mode=mode, dynamic=False)}
 
 
 def stock_attention(shape: LayerShape, dtype: str, tensors: Sequence[Tensor]) -> dict[str, Call]:
@@ -78,7 +83,7 @@ def stock_attention(shape: LayerShape, dtype: str, tensors: Sequence[Tensor]) ->
         return stock(args[0])
 
     # Its products are library calls, so the default mode is sufficient.
-    return {"sdpa": sdpa, "sdpa-compile": compiled(sdpa, "default")}
+    return {"sdpa": sdpa, **compiled("sdpa-compile", sdpa, "default")}
 
 
 def unfused_attention(shape: LayerShape, dtype: str, tensors: Sequence[Tensor]) -> dict[str, Call]:
@@ -142,7 +147,7 @@ def measure(
         return spec.call(args, shape, device.kernels())
 
     more = BASELINES[spec.name](shape, dtype, tensors) if spec.name in BASELINES else {}
-    runs = {"eager": eager, "compile": compiled(eager), **more, "kernel": kernel}
+    runs = {"eager": eager, **compiled("compile", eager), **more, "kernel": kernel}
     expected = eager(tensors).double().cpu().numpy()
     for name in set(more) & {"sdpa", "unfused"}:
         error = relative_error(runs[name](tensors).double().cpu().numpy(), expected)

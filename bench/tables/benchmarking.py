@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from bench import recording
@@ -21,6 +22,7 @@ from bench.report.tables import (
 )
 from bench.results import RecordedRun
 from bench.rows import BenchRow, KernelRow
+from bench.sweeps.graph import by_kernel
 from bench.tables.kernels import issue_ceiling
 from bench.tables.recorded import by_machine, link, markdown, newest, read_json
 from clinreadnet.kernels.registry import OPS
@@ -48,8 +50,13 @@ class Compared:
     ms: dict[str, float]
     percent: float | None = None
 
-    def over(self, *names: str) -> float:
-        """Return the time of the fastest of some baselines relative to the kernel."""
+    def over(self, *names: str) -> float | None:
+        """Return the time of the fastest of some baselines relative to the kernel.
+
+        None if one of them was not measured.
+        """
+        if not set(names) <= set(self.ms):
+            return None
         return min(self.ms[name] for name in names) / self.ms["kernel"]
 
 
@@ -115,7 +122,7 @@ def kernels_table() -> str:
     return markdown([*head, "eager", "copy", *share, "GPU", "recorded"], rows)
 
 
-TARGET_GPU, TARGET_DTYPE = "H100", "float16"
+TARGET_GPU, TARGET_DTYPE = "H200", "float16"
 
 
 @dataclass(frozen=True)
@@ -149,7 +156,7 @@ TARGETS = (
     Target(
         "Sobel stem, batch ≥ 8: of copy bandwidth",
         "sobel_stem",
-        80,
+        60,
         lambda row: row.percent,
         "{:.0f} %",
     ),
@@ -162,7 +169,7 @@ TARGETS = (
     Target(
         "window attention, stages 1–2, batch ≥ 8: of copy bandwidth",
         "window_attention",
-        70,
+        60,
         lambda row: row.percent,
         "{:.0f} %",
     ),
@@ -204,7 +211,7 @@ TARGETS = (
 
 
 def kernel_targets_table() -> str:
-    """Return the targets on an H100 in float16 and the worst measurements."""
+    """Return the targets on ``TARGET_GPU`` in float16 and the worst measurements."""
     rows = []
     for target in TARGETS:
         values = [
@@ -237,15 +244,63 @@ def gpu_checks_table() -> str:
     return markdown(head, rows) if rows else "Not run.\n"
 
 
+def check_rows(step: str) -> list[tuple[Path, dict[str, Any]]]:
+    """Return the rows that the units of a step of `gpu-check` recorded, with their files."""
+    return [
+        (path, row)
+        for path in sorted(recording.RESULTS.glob("*/*.json"))
+        for unit in read_json(path).get("checks", {}).get(step, {}).get("units", {}).values()
+        for row in unit.get("rows", [])
+    ]
+
+
+def gpu_compiled_table() -> str:
+    """Return the exported kernels that ran on each GPU, by op and precision."""
+    groups: dict[tuple[Path, str, str], list[dict[str, Any]]] = {}
+    for path, row in check_rows("compiled"):
+        name, precision, *_ = row["file"].split(".")
+        op = next(op for op in OPS if name.startswith(op))
+        groups.setdefault((path, op, precision), []).append(row)
+    rows = []
+    for (path, op, precision), files in groups.items():
+        failed = [row["file"] for row in files if row["failure"]]
+        errors = [e for row in files for e in row["error_over_budget"].values() if e is not None]
+        worst = f"{max(errors):.2f}" if errors else ""
+        cells = [f"`{op}`", precision, str(len(files)), worst, ", ".join(failed)]
+        rows.append([*cells, path.parent.name])
+    head = ["op", "precision", "files", "largest error over budget", "failed", "GPU"]
+    return markdown(head, rows) if rows else "Not run.\n"
+
+
+def gpu_graph_table() -> str:
+    """Return the time of each kernel inside the network's graph on each GPU, by batch."""
+    groups: dict[tuple[Path, int], list[dict[str, Any]]] = {}
+    for path, row in check_rows("graph"):
+        groups.setdefault((path, row["batch"]), []).append(row)
+    rows = []
+    for (path, batch), launches in groups.items():
+        total = sum(row["microseconds"] for row in launches)
+        for kernel, (count, microseconds) in by_kernel(launches).items():
+            share = f"{100 * microseconds / total:.1f}"
+            cells = [f"`{kernel}`", str(count), f"{microseconds:.1f}", share]
+            rows.append([str(batch), *cells, path.parent.name])
+    head = ["batch", "kernel", "launches", "us", "% of all", "GPU"]
+    return markdown(head, rows) if rows else "Not run.\n"
+
+
 def gpu_plan_table() -> str:
     """Return the steps of `gpu-check`."""
-    rows = []
+    rows, seconds = [], 0.0
     for name, step in STEPS.items():
-        needs = sorted({need for unit in step.units for need in (*unit.needs, *unit.tool[:1])})
-        minutes = sum(unit.limit for unit in step.units) / 60
+        needs = sorted(
+            {need for unit in step.units for need in (*unit.needs, *unit.tool[:1], *unit.programs)}
+        )
+        limit = sum(unit.limit for unit in step.units)
+        seconds += limit
         needed = ", ".join(f"`{need}`" for need in needs)
-        rows.append([f"`{name}`", step.what, str(len(step.units)), needed, f"{minutes:.0f}"])
-    return markdown(["step", "proves", "units", "needs", "at most, minutes"], rows)
+        minutes = f"{limit / 60:.1f}", f"{seconds / 60:.1f}"
+        rows.append([f"`{name}`", step.what, str(len(step.units)), needed, *minutes])
+    return markdown(["step", "proves", "units", "needs", "at most, minutes", "in all"], rows)
 
 
 def went(units: Mapping[str, Mapping[str, Any]]) -> str:
@@ -339,6 +394,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "cold-start": lambda: by_machine("test_network", cold_start_table),
     "energy": lambda: of_rows(energy_table),
     "gpu-checks": gpu_checks_table,
+    "gpu-compiled": gpu_compiled_table,
+    "gpu-graph": gpu_graph_table,
     "gpu-kernels": kernels_table,
     "gpu-plan": gpu_plan_table,
     "kernel-targets": kernel_targets_table,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from bench.measure.cards import ALL, CARDS, find_card
 from bench.recording import RESULTS
 from bench.tables.recorded import markdown, read_json
 from clinreadnet.kernels.registry import OPS
@@ -141,12 +141,12 @@ def issue_ceiling(
         for source in OPS[op].sources(network)
         if not layer or source.shape.linear == layer
     ]
-    words = re.split(r"[^A-Za-z0-9]+", gpu)
-    for row in counts()["kernels"]:
-        models = counts()["gpus"][str(row["capability"])]["name"].split()
-        model = models[1] if models[0] == "RTX" else models[0]
-        if model in words and row["kernel"] in names and row["dtype"] == dtype:
-            return 100 * float(row["ceiling"])
+    found = find_card(gpu)
+    for row in counts()["kernels"] if found is not None else ():
+        assert found is not None
+        capability, card = found
+        if (row["capability"], row["dtype"]) == (capability, dtype) and row["kernel"] in names:
+            return 100 * float(row["ceiling"]) * CARDS[capability].copy / card.copy
     return None
 
 
@@ -180,7 +180,12 @@ def ceilings_table() -> str:
 def _ceiling(row: dict[str, Any]) -> str:
     low = "!" if row["occupancy"] < LEAST_OCCUPANCY else ""
     ceiling, occupancy = f"{100 * row['ceiling']:.0f} %", f"{100 * row['occupancy']:.0f} %{low}"
-    return f"{row['issued']:.0f} / {row['bytes']} / {occupancy} / **{ceiling}**"
+    others = "".join(
+        f", {card.name} {100 * row['ceiling'] * CARDS[capability].copy / card.copy:.0f} %"
+        for capability, card in ALL
+        if capability == row["capability"] and card is not CARDS[capability]
+    )
+    return f"{row['issued']:.0f} / {row['bytes']} / {occupancy} / **{ceiling}**{others}"
 
 
 def classes_table() -> str:
@@ -209,12 +214,24 @@ def _widths(accesses: dict[str, int]) -> str:
 
 
 def gpus_table() -> str:
-    """Return the reference GPUs of the ceilings."""
+    """Return the GPUs of the ceilings."""
+
+    def rate(value: float | None, unit: str) -> str:
+        return "" if value is None else f"{value:.0f} {unit}"
+
     rows = [
-        [f"sm_{capability}", gpu["name"], f"{gpu['copy_bytes_per_cycle']:.1f}"]
-        for capability, gpu in counts()["gpus"].items()
+        [
+            f"sm_{capability}",
+            card.name,
+            f"{card.copy:.1f}",
+            "90 % of the data sheet" if card.copied is None else "measured",
+            rate(card.cache_gigabytes, "GB/s"),
+            rate(card.teraflops, "TFLOP/s"),
+        ]
+        for capability, card in sorted(ALL, key=lambda item: item[0])
     ]
-    return markdown(["", "GPU", "copy, bytes per cycle and multiprocessor"], rows)
+    head = ["", "GPU", "copy, bytes per cycle and multiprocessor", "copy"]
+    return markdown([*head, "L2 cache", "bfloat16 products"], rows)
 
 
 def _source(record: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clinreadnet.console import Output, output_named, status
+from clinreadnet.errors import InputError
 
 if TYPE_CHECKING:
     from clinreadnet.runtime import Session
@@ -43,15 +44,36 @@ def print_result(
 
 def print_json(result: Mapping[str, Any]) -> None:
     """Print a JSON document to standard output. Values that are not finite become null."""
-
-    def finite(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: finite(inner) for key, inner in value.items()}
-        if isinstance(value, list | tuple):
-            return [finite(inner) for inner in value]
-        if isinstance(value, float) and not math.isfinite(value):
-            return None
-        return value
-
     with output_named():
-        print(json.dumps(finite(result), indent=2, allow_nan=False))
+        print(json.dumps(_finite(result), indent=2, allow_nan=False))
+
+
+def row_writer(path: Path | None) -> Callable[[Mapping[str, Any]], None]:
+    """Return a function that appends a row to a file of JSON lines at once; without a path, none.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    if path is None:
+        return lambda row: None
+
+    def write(row: Mapping[str, Any]) -> None:
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(_finite(row), allow_nan=False) + "\n")
+        except OSError as error:
+            raise InputError(
+                f"{path}: {error.strerror}; name a file that can be written as `rows`"
+            ) from None
+
+    return write
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -15,6 +15,10 @@ from clinreadnet.backends import BACKENDS
 from clinreadnet.precision import spelled
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+Rows = Annotated[
+    Path | None,
+    typer.Option(help="Also append each row to this file at once, as a line of JSON."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 NewFolder = Annotated[Path, typer.Option("--out", help="Folder to create.", show_default=False)]
 Bundle = Annotated[

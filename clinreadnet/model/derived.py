@@ -32,6 +32,8 @@ class DerivingModule(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self._kept: dict[str, _Kept] = {}
+        self._buffered: dict[str, tuple[torch.dtype, int]] = {}
+        """Type and number of the tensors of each name that are buffers."""
 
     def derived(
         self,
@@ -43,7 +45,8 @@ class DerivingModule(nn.Module):
         """Return the tensors of ``compute``, from the cache if the sources have not changed.
 
         The cache is not used in training, if gradients reach ``sources``, and while
-        ``torch.compile`` or ``torch.export`` traces.
+        ``torch.compile`` or ``torch.export`` traces. ``torch.compile`` uses the buffers of
+        `buffer_derived`.
 
         Args:
             name: name of the tensors, unique within the module.
@@ -52,7 +55,10 @@ class DerivingModule(nn.Module):
             compute: function that computes the tensors.
         """
         if torch.compiler.is_compiling() or self.training:
-            return compute()
+            known, count = self._buffered.get(name, (None, 0))
+            if known != dtype or torch.compiler.is_exporting():
+                return compute()
+            return tuple(getattr(self, _buffer(name, place)) for place in range(count))
         if torch.is_grad_enabled() and any(source.requires_grad for source in sources):
             return compute()
         try:
@@ -88,13 +94,48 @@ class DerivingModule(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode and clear the cache."""
-        self._kept = {}
+        self._forget()
         return super().train(mode)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self._kept = {}
+        self._forget()
         module: Self = super()._apply(fn, recurse)
         return module
 
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        self._forget()
+        super()._load_from_state_dict(*arguments)
+
+    def _forget(self) -> None:
+        for name, (_, count) in self._buffered.items():
+            for place in range(count):
+                delattr(self, _buffer(name, place))
+        self._kept, self._buffered = {}, {}
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": {}}
+
+
+def _buffer(name: str, place: int) -> str:
+    return f"derived_{name}_{place}"
+
+
+@torch.no_grad()
+def buffer_derived(model: nn.Module, *example: Tensor) -> None:
+    """Make the derived tensors of a model buffers, so that ``torch.compile`` computes none of them.
+
+    Compile the model afterwards. A compiled model does not follow a weight that is written in
+    place. ``train``, ``eval``, a conversion and ``load_state_dict`` remove the buffers, which are
+    not part of the state dict.
+
+    Args:
+        model: model in evaluation mode.
+        example: inputs of the model, of any batch.
+    """
+    model(*example)
+    for module in model.modules():
+        if isinstance(module, DerivingModule):
+            for name, kept in module._kept.items():
+                for place, value in enumerate(kept.values):
+                    module.register_buffer(_buffer(name, place), value, persistent=False)
+                module._buffered[name] = kept.dtype, len(kept.values)

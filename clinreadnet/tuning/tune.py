@@ -12,7 +12,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -23,14 +23,22 @@ import triton
 from rich.console import Console
 from torch import Tensor
 
-from clinreadnet.console import Column, fitted_table, progress_bar
+from clinreadnet.console import Column, fitted_table, progress_bar, status
 from clinreadnet.errors import CheckFailed, InputError, first_line
 from clinreadnet.files import whole_file
-from clinreadnet.kernels.compile import SHARED_MEMORY, resources
-from clinreadnet.kernels.launch import CONFIGS, config_file, file_name, gpu_of, trial
+from clinreadnet.kernels.compile import launch_obstacle, resources
+from clinreadnet.kernels.launch import (
+    CONFIGS,
+    config_file,
+    file_name,
+    gpu_of,
+    multiprocessors_of,
+    trial,
+)
 from clinreadnet.kernels.spec import Case, Config
 from clinreadnet.precision import Limits
 from clinreadnet.runtime.comparison import compare_outputs
+from clinreadnet.tuning.shortlist import shortlist
 from clinreadnet.tuning.tunable import TUNABLE, Example, Tunable
 
 Clock = Callable[[Callable[[], object]], float]
@@ -110,17 +118,9 @@ def compile_obstacle(cases: Sequence[Case]) -> str | None:
             taken = resources(case)
         except Exception as error:  # any error of the compiler excludes the candidate
             return f"does not compile: {first_line(error)}"
-        if taken.spills:
-            return f"spills {taken.stack} bytes"
-        limit = SHARED_MEMORY[_nearest(case.capability)] * 1024
-        if taken.shared > limit:
-            return f"takes {taken.shared} of {limit} bytes of shared memory"
+        if (obstacle := launch_obstacle(taken, case.capability)) is not None:
+            return obstacle
     return None
-
-
-def _nearest(capability: int) -> int:
-    """Return the largest known compute capability up to ``capability``."""
-    return max((c for c in SHARED_MEMORY if c <= capability), default=min(SHARED_MEMORY))
 
 
 def _first_slice(example: Example) -> tuple[Tensor, ...]:
@@ -152,7 +152,7 @@ def search(
     device: torch.device,
     clock: Clock,
     obstacle: Callable[[Sequence[Case]], str | None] = compile_obstacle,
-    advance: Callable[[], None] = lambda: None,
+    tried: Callable[[Trial], None] = lambda trial: None,
 ) -> EntryTrials:
     """Try every candidate of an entry.
 
@@ -164,7 +164,7 @@ def search(
         device: device of the examples.
         clock: function that times a call.
         obstacle: function that returns why cases cannot be launched, or None.
-        advance: called after each candidate.
+        tried: called with the trial of each candidate.
 
     Returns:
         All trials.
@@ -195,7 +195,7 @@ def search(
     trials = []
     for config in [in_use, *(c for c in tunable.candidates if c != in_use)]:
         trials.append(attempt(config))
-        advance()
+        tried(trials[-1])
     if all(item.dropped for item in trials):
         raise CheckFailed(f"{' '.join(keys)}: no candidate can be used; {trials[0].dropped}")
     return EntryTrials(keys, tuple(item.name for item in examples), tuple(trials))
@@ -211,22 +211,28 @@ def gpu_clock(run: Callable[[], object]) -> float:
 def tune(
     *,
     only: Sequence[str] = (),
+    most: int | None = None,
+    base: str | os.PathLike[str] | None = None,
     device: torch.device | None = None,
     clock: Clock = gpu_clock,
+    tried: Callable[[tuple[str, ...], Trial], None] = lambda keys, trial: None,
 ) -> Tuning:
     """Tune every entry of the configuration file in use, or some of them.
 
     Args:
         only: ops or parts of them, such as "sobel_stem" or "window_attention/float16"; default
             all. The other entries are kept.
+        most: number of candidates of an entry to time, chosen by `shortlist`; default all.
+        base: file to continue from instead of the one in use.
         device: default the current GPU.
         clock: function that times a call.
+        tried: called with the entry and the trial of each candidate.
 
     Returns:
         The new file's content, and the trials of every candidate.
 
     Raises:
-        InputError: no NVIDIA GPU, or ``only`` names no entry.
+        InputError: no NVIDIA GPU, ``only`` names no entry, or ``base`` is of another GPU.
         CheckFailed: an entry has no candidate that is correct and fits.
     """
     device = device or torch.device("cuda")
@@ -235,7 +241,9 @@ def tune(
         raise InputError(
             "tune needs an NVIDIA GPU that PyTorch can use; `clinreadnet doctor` says what is here"
         )
-    in_use = json.loads(config_file(gpu, capability).read_text())
+    in_use = json.loads(Path(base or config_file(gpu, capability)).read_text())
+    if base is not None and in_use["gpu"] != gpu:
+        raise InputError(f"{base}: is of {in_use['gpu']}, not of {gpu}; name another file as `out`")
     header = {
         "gpu": gpu,
         "compute_capability": capability,
@@ -255,11 +263,21 @@ def tune(
         for keys, config in known.items()
         if any(keys[: len(name)] == name for name in chosen)
     ]
+    if most is not None:
+        wanted = [
+            (keys, config, _shortened(tunable, keys, most, capability, device))
+            for keys, config, tunable in wanted
+        ]
     tuned = []
     with progress_bar() as bar:
         total = sum(1 + len(tunable.candidates) for _, _, tunable in wanted)
         task = bar.add_task(f"Tuning on {gpu}", total=total)
         for keys, config, tunable in wanted:
+
+            def each(trial: Trial, keys: tuple[str, ...] = keys) -> None:
+                bar.advance(task)
+                tried(keys, trial)
+
             trials = search(
                 tunable,
                 keys,
@@ -267,7 +285,7 @@ def tune(
                 capability=capability,
                 device=device,
                 clock=clock,
-                advance=lambda: bar.advance(task),
+                tried=each,
             )
             tuned.append(trials)
             place = document
@@ -275,6 +293,20 @@ def tune(
                 place = place[key]
             place[keys[-1]] = dict(trials.best.config)
     return Tuning(document, tuple(tuned))
+
+
+def _shortened(
+    tunable: Tunable, keys: tuple[str, ...], most: int, capability: int, device: torch.device
+) -> Tunable:
+    with status(f"Compiling candidates of {'/'.join(keys)}"):
+        candidates = shortlist(
+            keys,
+            tunable.candidates,
+            most,
+            capability=capability,
+            multiprocessors=multiprocessors_of(device),
+        )
+    return replace(tunable, candidates=tuple(candidates))
 
 
 def write_tuning(tuning: Tuning, out: str | os.PathLike[str] | None = None) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -32,16 +32,21 @@ class Kernel:
 
     Attributes:
         entry: entry of the list of kernels.
-        text: text of the PTX file.
+        code: content of the file: PTX or machine code.
     """
 
     entry: Mapping[str, Any]
-    text: str = field(repr=False)
+    code: bytes = field(repr=False)
 
     @property
     def file(self) -> str:
         """Name of the file, with kernel, precision and target."""
         return str(self.entry["file"])
+
+    @cached_property
+    def text(self) -> str:
+        """Text of a PTX file."""
+        return self.code.decode("utf-8", "replace")
 
     @cached_property
     def program(self) -> Program:
@@ -103,6 +108,45 @@ def evaluated(formula: str, sizes: Mapping[str, int]) -> int:
         raise ValueError(f"{formula!r} is not an expression of {', '.join(sizes)}") from None
 
 
+@dataclass(frozen=True)
+class Bound:
+    """An argument of a launch.
+
+    Attributes:
+        name: name in ``kernels.json``.
+        c_type: "CUdeviceptr" or "int32_t".
+        value: a number, or the contiguous tensor to point to; "out" is uninitialised.
+    """
+
+    name: str
+    c_type: str
+    value: int | Tensor
+
+
+def bound(
+    kernel: Kernel, tensors: Mapping[str, Tensor], sizes: Mapping[str, int]
+) -> Iterator[Bound]:
+    """Yield the arguments of a launch in order; parameters and errors as in `launch`."""
+    for argument in kernel.entry["arguments"]:
+        name, c_type = argument["name"], argument["c_type"]
+        if argument["value"] is not None:
+            yield Bound(name, c_type, argument["value"])
+        elif c_type == "int32_t":
+            yield Bound(name, c_type, sizes[name])
+        else:
+            shape = [evaluated(size, sizes) for size in argument["shape"].strip("[]").split(",")]
+            dtype = getattr(torch, argument["element"])
+            tensor = torch.empty(shape, dtype=dtype) if name == "out" else tensors[name]
+            if (tensor.dtype, tensor.numel()) != (dtype, int(np.prod(shape))):
+                raise ValueError(f"{kernel.file}: {name} is {tensor.dtype} {list(tensor.shape)}")
+            yield Bound(name, c_type, tensor.contiguous())
+
+
+def grid_of(kernel: Kernel, sizes: Mapping[str, int]) -> int:
+    """Return the number of blocks of a launch."""
+    return evaluated(kernel.entry["grid"][0], sizes)
+
+
 def launch(
     kernel: Kernel,
     tensors: Mapping[str, Tensor],
@@ -123,28 +167,18 @@ def launch(
     """
     program = program or kernel.program
     memory = GlobalMemory(kernel.entry["pointer_alignment"])
-    arguments, out = [], None
-    for argument in kernel.entry["arguments"]:
-        name = argument["name"]
-        if argument["value"] is not None:
-            arguments.append(argument["value"])
-        elif argument["c_type"] == "int32_t":
-            arguments.append(sizes[name])
-        else:
-            shape = [evaluated(size, sizes) for size in argument["shape"].strip("[]").split(",")]
-            dtype = getattr(torch, argument["element"])
-            if name == "out":
-                out = torch.empty(shape, dtype=dtype)
-                arguments.append(memory.put(name, bits_of(out), output=True))
-                continue
-            tensor = tensors[name]
-            if (tensor.dtype, tensor.numel()) != (dtype, int(np.prod(shape))):
-                raise ValueError(f"{kernel.file}: {name} is {tensor.dtype} {list(tensor.shape)}")
-            arguments.append(memory.put(name, bits_of(tensor.contiguous())))
+    arguments: list[int] = []
+    out: Tensor | None = None
+    for argument in bound(kernel, tensors, sizes):
+        value = argument.value
+        if isinstance(value, Tensor):
+            output = argument.name == "out"
+            out = value if output else out
+            value = memory.put(argument.name, bits_of(value), output=output)
+        arguments.append(value)
     assert out is not None
-    grid = evaluated(kernel.entry["grid"][0], sizes)
     shared = kernel.entry["dynamic_shared_bytes"]
-    return execute(program, arguments, grid, shared, memory, out)
+    return execute(program, arguments, grid_of(kernel, sizes), shared, memory, out)
 
 
 def execute(

@@ -14,20 +14,21 @@ from support import recorded_run
 
 from bench import recording
 from bench.gpu_check import __main__ as command
-from bench.gpu_check import install, plan
+from bench.gpu_check import counters, install, pack, plan
 from bench.gpu_check.plan import STEPS, Step, Unit
-from bench.gpu_check.run import merged, run_steps, run_unit
+from bench.gpu_check.run import SPARE_SECONDS, TAIL, merged, run_steps, run_unit
 from bench.measure import cuda_clock, device, stock_attention
-from bench.sweeps import kernels
+from bench.measure.cards import CARDS, H200
+from bench.rows import row_id
+from bench.sweeps import candidates, graph, kernels
 from bench.tables import benchmarking
 from bench.tables.kernels import COUNTS, issue_ceiling
+from clinreadnet.export.check_kernels import read_kernels
 from clinreadnet.kernels import window_attention
 from clinreadnet.kernels.registry import OPS
 from clinreadnet.kernels.spec import LayerShape
 
 ROOT = Path(__file__).parents[2]
-TRAVELS = 64 * 2**20
-"""Bytes of a checkout that a machine without a network can be sent."""
 
 
 def unit(test: Path, limit: float = 60, **options: Any) -> Unit:
@@ -52,7 +53,11 @@ def test_a_unit_says_how_it_went(tmp_path: Path, body: str, status: str, note: s
     result = run_unit(unit(write(tmp_path, body)), tmp_path)
     assert (result["status"], result["note"]) == (status, note)
     assert sum(result[key] for key in ("passed", "failed", "skipped")) == 1
-    assert ("assert False" in result.get("output", "")) == (status == "failed")
+    assert ("assert False" in result["output"]) == (status == "failed")
+    assert {"passed": "1 passed", "failed": "1 failed", "skipped": "1 skipped"}[status] in (
+        result["output"]
+    )
+    assert result["output"] == (tmp_path / "gpu-check.log").read_text()[-TAIL:]
 
 
 def test_a_skipped_test_is_no_pass_and_its_reason_is_counted(tmp_path: Path) -> None:
@@ -81,6 +86,46 @@ def test_a_unit_that_measures_brings_what_was_measured(tmp_path: Path) -> None:
     assert result["status"] == "passed"
     (benchmark,) = result["recorded"]["benchmarks"]
     assert benchmark["name"] == "test_one"
+
+
+def test_a_stopped_unit_keeps_its_rows_and_its_output(tmp_path: Path) -> None:
+    code = (
+        "import sys, time\n"
+        "with open('{rows}', 'a') as rows:\n"
+        "    for n in range(2): print('{\"n\": %d}' % n, file=rows, flush=True)\n"
+        "    print('{\"n\": ', end='', file=rows, flush=True)\n"
+        "print('two rows')\n"
+        "time.sleep(600)\n"
+    )
+    steps = {"tune": Step("it works", (Unit("one", ("-c", code), 1.5, tests=False),))}
+    path, said = tmp_path / "gpu" / "results.json", []
+    assert run_steps(steps, path, say=said.append) == 1
+    result = json.loads(path.read_text())["checks"]["tune"]["units"]["one"]
+    assert (result["status"], result["note"]) == ("failed", "ended after its limit of 6 s")
+    assert result["rows"] == [{"n": 0}, {"n": 1}] and result["output"] == "two rows\n"
+    assert said[2:5] == ['    {"n": 0}', '    {"n": 1}', "    two rows"]
+    assert sorted(path.parent.iterdir()) == [path, path.with_suffix(".log")]
+
+
+def test_a_stopped_benchmark_keeps_what_was_measured(tmp_path: Path) -> None:
+    test = ROOT / "bench" / "test_of_a_stopped_unit.py"
+    test.write_text(
+        "import os, signal, pytest\n"
+        "@pytest.mark.parametrize('n', range(3))\n"
+        "def test_one(benchmark, n):\n"
+        "    if n == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    benchmark.extra_info['n'] = n\n"
+        "    benchmark.pedantic(int, rounds=3)\n"
+    )
+    try:
+        result = run_unit(Unit("one", (str(test), "--thorough"), 200, measures=True), tmp_path)
+    finally:
+        test.unlink()
+    assert result["note"] == "exit status -9"
+    recorded = result["recorded"]
+    assert [row["extra_info"]["n"] for row in recorded["benchmarks"]] == [0, 1]
+    assert all(len(row["stats"]["data"]) == 3 for row in recorded["benchmarks"])
+    assert recorded["machine_info"]["cpu"] and recorded["results_schema"]
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
@@ -117,7 +162,7 @@ def test_a_unit_that_hangs_is_ended_with_its_children(
         f"open({str(pid)!r}, 'w').write(str(child.pid))\n"
         "time.sleep(600)\n"
     )
-    limit = 1.0 if left is None else 60.0
+    limit = 1.0 / plan.PATIENCE if left is None else 60.0
     result = run_unit(Unit("hangs", ("-c", hangs), limit, tests=False), tmp_path, left)
     assert (result["status"], result["note"]) == (status, note)
     child = pid.read_text() if pid.exists() else ""  # a busy machine may start none
@@ -171,7 +216,9 @@ def test_each_call_goes_on_where_the_last_one_stopped(tmp_path: Path) -> None:
     assert log.read_text() == "one two three one two three "
     units = json.loads(path.read_text())["checks"]["tests"]["units"]
     assert [unit["status"] for unit in units.values()] == ["passed"] * 3
-    assert list(path.parent.iterdir()) == [path]
+    log_file = path.with_suffix(".log")
+    assert sorted(path.parent.iterdir()) == [path, log_file]
+    assert log_file.read_text().count("== tests: three: ") == 2
 
 
 def test_results_can_have_files_beside_them(tmp_path: Path) -> None:
@@ -208,7 +255,7 @@ def test_every_gpu_test_is_in_the_plan() -> None:
 
 def test_the_plan_measures_every_op() -> None:
     assert plan.OPS == tuple(OPS)
-    for name in ("kernels", "autotune", "tune"):
+    for name in ("kernels", "kernels-compiled", "autotune", "tune"):
         assert [unit.name for unit in STEPS[name].units] == list(OPS)
 
 
@@ -217,7 +264,7 @@ def test_the_plan_selects_rows_that_there_are() -> None:
     from _pytest.mark.expression import Expression
 
     ids = [f"test_kernels[{row}]" for row in kernels.rows()]
-    for unit in STEPS["kernels"].units:
+    for unit in (*STEPS["kernels"].units, *STEPS["autotune"].units):
         chosen = Expression.compile(unit.arguments[unit.arguments.index("-k") + 1])
         tests = [test for test in ids if chosen.evaluate(lambda name, test=test, **_: name in test)]
         assert tests and all(
@@ -227,17 +274,155 @@ def test_the_plan_selects_rows_that_there_are() -> None:
 
 
 def test_what_travels_fits() -> None:
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-    )
-    if listed.returncode:
+    try:
+        files = pack.tracked()
+    except ValueError:
         pytest.skip("not a git checkout")
-    files = [ROOT / name.decode() for name in listed.stdout.split(b"\0") if name]
     # The rows of PyTorch need these two of a bundle.
     files += [ROOT / "bundle" / name for name in ("manifest.json", "golden.npz")]
-    assert sum(path.stat().st_size for path in files if path.exists()) < TRAVELS
+    carried = 10 * 2**20  # the pack: kernels and wheels
+    assert pack.size_of([path for path in files if path.exists()]) + carried < pack.TRAVELS
+
+
+def test_a_call_reaches_the_counters() -> None:
+    """With every limit used up."""
+    names = list(STEPS)
+    first = names[: names.index("counters") + 1]
+    assert first == ["compiled", "network", "graph", "kernels", "counters"]
+    seconds = sum(unit.limit for name in first for unit in STEPS[name].units)
+    assert seconds <= 60 * plan.CALL_MINUTES - SPARE_SECONDS
+
+
+def test_the_plan_selects_the_rows_of_the_network() -> None:
+    from _pytest.mark.expression import Expression
+
+    names = ("torch-eager", "torch-compile", *candidates.TRITON)
+    ids = [
+        f"test_network[{row_id(name, precision, batch, clock)}]"
+        for name in names
+        for precision in ("fp32", "fp16", "bf16")
+        for batch in (1, 8, 16, 64)
+        for clock in ("host", "device", "device graph")
+    ]
+
+    def chosen(unit: Unit) -> list[str]:
+        expression = Expression.compile(unit.arguments[unit.arguments.index("-k") + 1])
+        return [
+            test for test in ids if expression.evaluate(lambda name, test=test, **_: name in test)
+        ]
+
+    for step, expected in (
+        ("network", ("torch-eager", "torch-triton")),
+        ("network-compiled", names[1:]),
+    ):
+        for unit, batch in zip(STEPS[step].units, plan.NETWORK_BATCHES, strict=True):
+            assert chosen(unit) == [
+                f"test_network[{name}-fp16-batch-{batch}-device-graph]" for name in expected
+            ]
+
+
+def test_a_unit_without_its_pack_is_skipped(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(plan, "ROOT", tmp_path)
+    monkeypatch.setattr(plan, "PACK", tmp_path / "pack")
+    unit = STEPS["compiled"].units[0]
+    result = run_unit(unit, tmp_path)
+    assert result == {"status": "skipped", "note": "needs pack/kernels"}
+    (tmp_path / "pack" / "kernels").mkdir(parents=True)
+    assert unit.missing() == []
+    command = unit.command(tmp_path)
+    assert command[1:6] == [
+        *("-m", "clinreadnet.cli", "check-kernels"),
+        *(str(tmp_path / "pack" / "kernels"), "--rows"),
+    ]
+    assert command[-3:] == ["--gpu", "--only", "sobel_stem"]
+    assert unit.command(tmp_path, rehearsed=True)[-2:] == ["--only", "sobel_stem.fp16"]
+
+
+def test_launches_of_a_graph_come_from_the_trace() -> None:
+    def event(name: str, start: float, duration: float, cat: str = "kernel") -> dict[str, Any]:
+        arguments = {"grid": [132, 1, 1], "block": [128, 1, 1], "registers per thread": 96}
+        return {"name": name, "ts": start, "dur": duration, "cat": cat, "args": arguments}
+
+    events = [event("host", 0, 99, "cpu_op"), event("b", 21, 4), event("a", 20, 1)]
+    events += [event("a", 10, 3), event("b", 13, 2), event("a", 30, 2), event("b", 32, 3)]
+    rows = graph.launches({"traceEvents": events}, 64, 3)
+    assert rows == [
+        graph.LaunchRow(64, 0, "a", (132, 1, 1), 128, 96, 2.0),
+        graph.LaunchRow(64, 1, "b", (132, 1, 1), 128, 96, 3.0),
+    ]
+    assert graph.by_kernel(rows) == {"b": (1, 3.0), "a": (1, 2.0)}
+    with pytest.raises(ValueError, match="6 launches in 4 replays"):
+        graph.launches({"traceEvents": events}, 64, 4)
+    with pytest.raises(ValueError, match="0 launches"):
+        graph.launches({"traceEvents": events[:1]}, 64, 3)
+    events[-1]["name"] = "c"
+    with pytest.raises(ValueError, match="launch 1 is another kernel"):
+        graph.launches({"traceEvents": events}, 64, 3)
+
+
+NCU = """==PROF== Connected to process 7
+batch 64
+"ID","Process ID","Kernel Name","Grid Size","Block Size","Section Name","Metric Name","Metric Unit","Metric Value"
+"0","7","a_kernel","(8, 1, 1)","(128, 1, 1)","Occupancy","Achieved Occupancy","%","24.5"
+"0","7","a_kernel","(8, 1, 1)","(128, 1, 1)","Occupancy","","",""
+"1","7","a_kernel","(9, 1, 1)","(128, 1, 1)","Occupancy","Achieved Occupancy","%","1,000.5"
+"""  # noqa: E501
+
+
+def test_counters_are_of_the_kernels_that_take_most(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="run the step `graph` first"):
+        counters.longest(tmp_path)
+    times = {"a_kernel": (3.0, 3.0), "b": (5.0,), "c": (0.5,), "d": (1.0,)}
+    rows = [
+        {"batch": 64, "kernel": kernel, "microseconds": each}
+        for kernel, all_of in times.items()
+        for each in all_of
+    ]
+    rows.append({"batch": 1, "kernel": "c", "microseconds": 99.0})
+    document = {"checks": {"graph": {"units": {"launches": {"rows": rows}}}}}
+    (tmp_path / "2026-01-31-0123456.json").write_text(json.dumps(document))
+    assert counters.longest(tmp_path) == ["a_kernel", "b", "d"]
+    command = counters.command(["a_kernel", "b"])
+    assert command[:3] == ["ncu", "--clock-control", "none"]
+    assert command[command.index("--kernel-name") + 1] == "regex:^(a_kernel|b)$"
+    assert counters.rows_of(NCU.splitlines()) == [
+        {
+            "ID": str(number),
+            "Kernel Name": "a_kernel",
+            "Grid Size": f"({grid}, 1, 1)",
+            "Block Size": "(128, 1, 1)",
+            "metrics": {"Occupancy: Achieved Occupancy": value},
+        }
+        for number, grid, value in ((0, 8, "24.5 %"), (1, 9, "1,000.5 %"))
+    ]
+
+
+@pytest.mark.compile
+def test_a_pack_has_kernels_plugins_and_wheels(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from clinreadnet.kernels.ptx.cases import cases, check
+
+    def download(folder: Path, python: str) -> None:
+        assert python == "3.12"
+        folder.mkdir()
+
+    monkeypatch.setattr(pack, "download", download)
+    monkeypatch.setattr(pack, "PRECISIONS", ("fp16",))
+    wheel = tmp_path / "one-1.0-py3-none-any.whl"
+    wheel.touch()
+    size = pack.pack(tmp_path / "pack", "sm80", "3.12", [wheel])
+    assert 2**18 < size < pack.TRAVELS / 4
+    assert {path.name for path in (tmp_path / "pack").iterdir()} == {"wheels", "kernels", "plugins"}
+    assert (tmp_path / "pack" / "wheels" / wheel.name).exists()
+    exported = read_kernels(tmp_path / "pack" / "kernels", ("cubin", "ptx"))
+    assert {kernel.entry["kind"] for kernel in exported} == {"cubin", "ptx"}
+    plugins = read_kernels(tmp_path / "pack" / "plugins", only=["sobel_stem"])
+    (stem,) = plugins
+    assert [argument["name"] for argument in stem.entry["arguments"]][-1] == "out"
+    assert check(stem, cases(stem)[0]).over_budget <= 1
 
 
 def test_the_plan_is_readable_before_anything_is_installed() -> None:
@@ -267,7 +452,10 @@ def test_wheels_for_another_python_are_refused(wheel: str, problem: str | None) 
     assert found is None if problem is None else found is not None and problem in found
 
 
-def test_bad_wheels_install_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_wheels_install_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(install, "SITE", tmp_path / "site")
     assert command.main(["--wheels", str(tmp_path)]) == 2
     assert "holds no wheel" in capsys.readouterr().err
     (tmp_path / "one-1.0-cp27-cp27m-linux_x86_64.whl").touch()
@@ -279,7 +467,7 @@ def test_bad_wheels_install_nothing(tmp_path: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        pytest.param(["nothing"], "unknown step 'nothing'; known: tests,", id="step"),
+        pytest.param(["nothing"], "unknown step 'nothing'; known: compiled,", id="step"),
         pytest.param(["--minutes", "0"], "--minutes 0: must be above 0", id="no-time"),
         pytest.param(["--minutes", "nan"], "--minutes nan: must be above 0", id="nan"),
         pytest.param(["--rehearse"], "false times do not belong in bench/results", id="rehearsal"),
@@ -319,13 +507,15 @@ def test_units_share_one_file() -> None:
 def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main([]) == 2
     assert capsys.readouterr().err == "gpu-check: needs an NVIDIA GPU that PyTorch can use\n"
+    assert pack.main(["--here"]) == 2
+    assert capsys.readouterr().err == "pack: --here needs an NVIDIA GPU\n"
 
 
 def record(results: Path, facts: list[dict[str, Any]], network: list[dict[str, Any]]) -> None:
     benchmarks = [
         {
             "fullname": f"bench/test_kernels.py::{i}",
-            "extra_info": {"dtype": "float16", "gpu": "NVIDIA H100", "bytes": 2**20} | f,
+            "extra_info": {"dtype": "float16", "gpu": "NVIDIA H200", "bytes": 2**20} | f,
         }
         for i, f in enumerate(facts)
     ]
@@ -336,8 +526,8 @@ def record(results: Path, facts: list[dict[str, Any]], network: list[dict[str, A
     }
     checks = {"tests": {"what": "it works", "units": units}}
     content = recorded_run.document([*benchmarks, *network], checks=checks)
-    content["machine_info"] |= {"gpu": "NVIDIA H100"}
-    recorded_run.write(results, content, "nvidia-h100")
+    content["machine_info"] |= {"gpu": "NVIDIA H200"}
+    recorded_run.write(results, content, "nvidia-h200")
 
 
 def attention(stage: int, batch: int, percent: float, **ms: float) -> dict[str, Any]:
@@ -361,6 +551,7 @@ def counted_ceiling(capability: int, dtype: str) -> float:
     ("op", "stage", "gpu", "known"),
     [
         pytest.param("mlp", 2, "NVIDIA H100 80GB HBM3", True, id="h100"),
+        pytest.param("mlp", 2, "NVIDIA H200", True, id="h200"),
         pytest.param("sobel_stem", None, "NVIDIA GeForce RTX 5090", True, id="5090"),
         pytest.param("attention_block", 1, "NVIDIA A100-SXM4-40GB", True, id="a100"),
         pytest.param("mlp", 1, "NVIDIA L40S", False, id="a GPU whose name only starts the same"),
@@ -378,6 +569,14 @@ def test_predictions_are_of_counted_kernels_on_counted_gpus(
 
 def test_targets_speak_of_ops_that_there_are() -> None:
     assert {target.op for target in benchmarking.TARGETS} == {*OPS, "network"}
+
+
+@pytest.mark.parametrize(("op", "stages"), [("sobel_stem", (None,)), ("window_attention", (1, 2))])
+def test_targets_are_below_the_issue_ceilings(op: str, stages: tuple[int | None, ...]) -> None:
+    (target,) = (t for t in benchmarking.TARGETS if t.op == op and t.form.endswith("%"))
+    for stage in stages:
+        ceiling = issue_ceiling(op, stage, "float16", f"NVIDIA {benchmarking.TARGET_GPU}")
+        assert ceiling is not None and target.least < ceiling
 
 
 def test_targets_take_the_worst_of_what_they_speak_of(
@@ -408,11 +607,11 @@ def test_targets_take_the_worst_of_what_they_speak_of(
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in benchmarking.kernel_targets_table().splitlines()[2:]
     ]
-    link = "[2026-01-31-0123456](../results/nvidia-h100/2026-01-31-0123456.json)"
+    link = "[2026-01-31-0123456](../results/nvidia-h200/2026-01-31-0123456.json)"
     assert [row[1:] for row in rows] == [
-        ["80 %", "not measured", "", ""],
+        ["60 %", "not measured", "", ""],
         ["3.00 ×", "not measured", "", ""],
-        ["70 %", "71 %", "reached", link],
+        ["60 %", "71 %", "reached", link],
         ["2.00 ×", "1.50 ×", "missed", link],
         ["1.00 ×", "not measured", "", ""],
         ["1.00 ×", "not measured", "", ""],
@@ -427,15 +626,20 @@ def test_targets_take_the_worst_of_what_they_speak_of(
     assert len(measured) == 2 + 6
     place = measured[0].index("predicted at most, %")
     assert measured[0][place - 1] == "% of copy"
-    of_h100, of_float32, of_l4 = (
-        f"{100 * counted_ceiling(capability, dtype):.0f}"
-        for capability, dtype in ((90, "float16"), (90, "float32"), (89, "float16"))
+    slower = CARDS[90].copy / H200.copy
+    of_h200, of_float32, of_l4 = (
+        f"{100 * times * counted_ceiling(capability, dtype):.0f}"
+        for capability, dtype, times in (
+            (90, "float16", slower),
+            (90, "float32", slower),
+            (89, "float16", 1),
+        )
     )
     assert [(row[place - 1], row[place]) for row in measured[2:]] == [
-        ("75", of_h100),
-        ("71", of_h100),
-        ("10", of_h100),
-        ("10", of_h100),
+        ("75", of_h200),
+        ("71", of_h200),
+        ("10", of_h200),
+        ("10", of_h200),
         ("10", of_float32),
         ("10", of_l4),
     ]
@@ -444,6 +648,52 @@ def test_targets_take_the_worst_of_what_they_speak_of(
     assert re.search(
         rf"tests \| it works \| {verdict} \| 7 passed", benchmarking.gpu_checks_table()
     )
+
+
+def test_rows_of_the_checks_are_tables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(recording, "ROOT", tmp_path)
+    monkeypatch.setattr(recording, "RESULTS", tmp_path / "results")
+    tables = benchmarking.TABLES
+    assert tables["gpu-compiled"]() == tables["gpu-graph"]() == "Not run.\n"
+    compiled = [
+        {
+            "file": "mlp_48.fp16.sm90.ptx",
+            "error_over_budget": {"a": 0.25, "b": 0.5},
+            "failure": None,
+        },
+        {"file": "mlp_96.fp16.sm90.ptx", "error_over_budget": {"a": None}, "failure": "NaN"},
+        {"file": "mlp_48.bf16.sm90.ptx", "error_over_budget": {}, "failure": "not run"},
+    ]
+    launches = [
+        {"batch": batch, "kernel": kernel, "microseconds": microseconds}
+        for batch, kernel, microseconds in (
+            (64, "a", 1.0),
+            (64, "b", 6.0),
+            (64, "a", 1.0),
+            (1, "a", 2.0),
+        )
+    ]
+    checks = {
+        step: {"what": step, "units": {"one": {"status": "passed", "note": "", "rows": rows}}}
+        for step, rows in (("compiled", compiled), ("graph", launches))
+    }
+    recorded_run.write(
+        tmp_path / "results", recorded_run.document([], checks=checks), "nvidia-h200"
+    )
+
+    def cells(table: str) -> list[list[str]]:
+        lines = tables[table]().splitlines()[2:]
+        return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+    assert cells("gpu-compiled") == [
+        ["`mlp`", "fp16", "2", "0.50", "mlp_96.fp16.sm90.ptx", "nvidia-h200"],
+        ["`mlp`", "bf16", "1", "", "mlp_48.bf16.sm90.ptx", "nvidia-h200"],
+    ]
+    assert cells("gpu-graph") == [
+        ["64", "`b`", "1", "6.0", "75.0", "nvidia-h200"],
+        ["64", "`a`", "2", "2.0", "25.0", "nvidia-h200"],
+        ["1", "`a`", "1", "2.0", "100.0", "nvidia-h200"],
+    ]
 
 
 @pytest.mark.parametrize("shift", [0, 3], ids=["unshifted", "shifted"])

@@ -12,21 +12,20 @@ pytest.importorskip("triton", reason="triton is not installed")
 import triton
 from triton import knobs
 
-from bench.measure.machine_code import (
-    CARDS,
-    MULTIPROCESSORS,
-    Instruction,
-    Multiprocessor,
-    count,
-    disassemble,
-    executed,
-    kernels,
-    occupancy,
-    widths,
-)
+from bench.measure.cards import CARDS, H200
+from bench.measure.machine_code import count, kernels
 from bench.records.machine_code import RECORD, counted
 from clinreadnet.kernels.compile import SHARED_MEMORY, compiled
 from clinreadnet.kernels.grid import Formula, ceil_div
+from clinreadnet.kernels.machine_code import (
+    MULTIPROCESSORS,
+    Instruction,
+    Multiprocessor,
+    disassemble,
+    executed,
+    occupancy,
+    widths,
+)
 
 
 def nvdisasm_is_missing() -> bool:
@@ -122,6 +121,7 @@ def test_every_architecture_has_its_limits_and_a_gpu() -> None:
     assert set(MULTIPROCESSORS) == set(CARDS) == set(SHARED_MEMORY)
     assert all(isinstance(one, Multiprocessor) for one in MULTIPROCESSORS.values())
     assert CARDS[90].copy == pytest.approx(13.0, abs=0.05)
+    assert H200.copy == pytest.approx(16.45, abs=0.05)
 
 
 def test_programs_of_a_grid() -> None:

@@ -1,7 +1,9 @@
 """The whole network on its kernels, in the interpreter and on a GPU."""
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from clinreadnet.kernels import dispatch
 from clinreadnet.kernels.registry import OPS
+from clinreadnet.model.derived import buffer_derived
 from clinreadnet.model.network import PRESETS, Block, ClinReadNet, ClinReadNetConfig
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.comparison import relative_error
@@ -210,6 +213,39 @@ def test_launches_of_a_slice_do_not_grow(
     ops = [name for name in launches.names if name.startswith("clinreadnet.")]
     assert len(ops) == (49 if fused else 13)
     assert len(launches.names) <= most
+
+
+def compiled_launches(model: ClinReadNet, hu: torch.Tensor) -> list[str]:
+    """Count as `Launches` does, in the graph that PyTorch's compiler is given."""
+    counted: list[str] = []
+
+    def backend(graph: torch.fx.GraphModule, example: list[torch.Tensor]) -> Callable[..., Any]:
+        def run(*inputs: torch.Tensor) -> Any:
+            with Launches() as launches:
+                outputs = graph(*inputs)
+            counted.extend(launches.names)
+            return outputs
+
+        return run
+
+    torch.compiler.reset()
+    torch.compile(model, backend=backend, fullgraph=True)(hu)
+    return counted
+
+
+def test_a_compiled_network_computes_no_derived_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Float16, batch 1: what the weights alone determine is a buffer of the compiled graph."""
+    monkeypatch.setattr(dispatch, "INTERPRETED", True)
+    model = ClinReadNet(kernels="triton").eval().half().to("meta")
+    hu = torch.empty(1, 1, 512, 512, dtype=torch.float16, device="meta")
+    with torch.no_grad():
+        with pytest.raises(AssertionError, match="attention_block.default would copy an argument"):
+            compiled_launches(model, hu)
+        buffer_derived(model, hu)
+        compiled = compiled_launches(model, hu)
+        with Launches() as launches:
+            model(hu)
+    assert compiled == launches.names
 
 
 def loud(kernels: str = "reference", config: ClinReadNetConfig = NARROW) -> ClinReadNet:

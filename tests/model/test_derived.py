@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from clinreadnet.model.derived import Derived, DerivingModule
+from clinreadnet.model.derived import Derived, DerivingModule, buffer_derived
 from clinreadnet.model.network import PRESETS, ClinReadNet
 
 
@@ -232,3 +232,27 @@ def test_the_network_follows_its_weights() -> None:
         after = torch.cat([output.flatten() for output in model(hu)])
         fresh = torch.cat([output.flatten() for output in copy.deepcopy(model)(hu)])
     assert torch.equal(after, fresh) and not torch.equal(after, before)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda module: module.half(), id="conversion"),
+        pytest.param(lambda module: module.train().eval(), id="train"),
+        pytest.param(lambda module: module.load_state_dict(Doubler().state_dict()), id="load"),
+    ],
+)
+def test_buffers_go_with_the_weights(doubler: Doubler, change: Callable[[Doubler], object]) -> None:
+    buffer_derived(doubler)
+    assert list(dict(doubler.named_buffers())) == ["derived_double_0"]
+    assert list(doubler.state_dict()) == ["weight"]
+    change(doubler)
+    assert not dict(doubler.named_buffers())
+
+
+def test_an_export_computes_from_the_weights() -> None:
+    doubler = Doubler().eval()
+    buffer_derived(doubler)
+    with torch.no_grad():
+        program = torch.export.export(doubler, ())
+    assert "weight" in str(program.graph_signature) and "aten.mul.Tensor" in str(program.graph)

@@ -67,6 +67,8 @@ class FakeGpu:
         self.pinned: set[int] = set()
         self.streams: weakref.WeakValueDictionary[int, Stream] = weakref.WeakValueDictionary()
         self.graphs: dict[int, list[tuple[Work, frozenset[int]]]] = {}
+        self.modules: dict[int, str] = {}
+        self.functions: dict[int, Any] = {}
         self.allocations = 0
         self.launches = 0
         self.leaked = 0
@@ -350,6 +352,52 @@ class DriverLibrary:
 
     def cuGraphDestroy(self, graph: ctypes.c_void_p) -> int:
         del self._gpu.graphs[graph.value or 0]
+        return 0
+
+    def cuModuleLoadData(self, module: Any, code: Any) -> int:
+        self._gpu.check()
+        module._obj.value = self._gpu.handle()
+        self._gpu.modules[module._obj.value] = code.value.decode()
+        return 0
+
+    def cuModuleGetFunction(self, function: Any, module: ctypes.c_void_p, entry: bytes) -> int:
+        from clinreadnet.kernels.ptx.parse import parse
+
+        function._obj.value = self._gpu.handle()
+        text = self._gpu.modules[module.value or 0]
+        self._gpu.functions[function._obj.value] = parse(text, entry.decode())
+        return 0
+
+    def cuLaunchKernel(self, function: ctypes.c_void_p, *arguments: Any) -> int:
+        """Run a kernel that reads its first tensor and writes the others, on the PTX machine."""
+        from clinreadnet.kernels.ptx.machine import Machine
+        from clinreadnet.kernels.ptx.memory import GlobalMemory
+
+        self._gpu.check()
+        (grid, *_, shared), (stream, parameters, _) = (
+            [size.value for size in arguments[:7]],
+            arguments[7:],
+        )
+        program = self._gpu.functions[function.value or 0]
+        addresses = [
+            ctypes.c_uint64.from_address(parameters[place]).value
+            for place in range(len(program.parameters))
+        ]
+
+        def work() -> None:
+            memory = GlobalMemory()
+            places = [
+                memory.put(name, self._gpu.memory[address], output=number > 0)
+                for number, (name, address) in enumerate(
+                    zip(program.parameters, addresses, strict=True)
+                )
+            ]
+            Machine(program, places, grid, range(grid), shared, memory).run()
+            for name, address in zip(program.parameters[1:], addresses[1:], strict=True):
+                block = self._gpu.memory[address]
+                block[...] = memory.fetch(name, block)
+
+        self._stream(stream).put(work, frozenset(addresses))
         return 0
 
     def _stream(self, stream: ctypes.c_void_p) -> Stream:

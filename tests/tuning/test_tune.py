@@ -212,6 +212,40 @@ def test_out_names_the_file(pretend_gpu: Path, tmp_path: Path) -> None:
     assert [path.name for path in pretend_gpu.iterdir()] == ["default.json"]
 
 
+def test_an_existing_file_keeps_its_other_entries(pretend_gpu: Path, tmp_path: Path) -> None:
+    out = tmp_path / "own"
+    for entry in ("64", "128"):
+        assert invoke("--entry", f"doubling/float16/{entry}", "--out", str(out)).exit_code == 0
+    best = {"block": 4}
+    assert json.loads(out.read_text())["doubling"]["float16"] == {"64": best, "128": best}
+    out.write_text(out.read_text().replace("Pretend", "Other"))
+    result = invoke("--out", str(out))
+    assert "is of NVIDIA Other 9000, not of NVIDIA Pretend 9000" in str(result.exception)
+
+
+def test_each_trial_is_a_row_and_the_shortlist_decides_what_is_tried(
+    pretend_gpu: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[Any] = []
+
+    def shortlist(keys: tuple[str, ...], candidates: Any, most: int, **options: Any) -> list[Any]:
+        asked.append((keys, len(candidates), most, options))
+        return [{"block": 2}]
+
+    monkeypatch.setattr(tune, "shortlist", shortlist)
+    monkeypatch.setattr(tune, "multiprocessors_of", lambda device: 132)
+    rows = tmp_path / "rows"
+    options = ("--entry", "doubling/float16/64", "--candidates", "8", "--rows", str(rows))
+    assert invoke(*options).exit_code == 0
+    expected = {"capability": 90, "multiprocessors": 132}
+    assert asked == [(("doubling", "float16", "64"), 3, 8, expected)]
+    entry = {"entry": "doubling/float16/64", "dropped": None}
+    assert [json.loads(line) for line in rows.read_text().splitlines()] == [
+        entry | {"config": {"block": block}, "milliseconds": [ms, ms]}
+        for block, ms in ((1, 1.0), (2, 0.5))
+    ]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -121,7 +121,7 @@ def test_a_target_whose_kernels_are_those_of_another_is_known(exports: Export) -
     """Bodies are compared without the lines that name the target."""
     (a, *_), (b, *_) = exports["window-5", "sm89", "bf16"], exports["window-16", "sm120", "bf16"]
     assert a.body != a.text and ".target" not in a.body
-    assert replace(a, text=a.text.replace(".target sm_89", ".target sm_80")).body == a.body
+    assert replace(a, code=a.code.replace(b".target sm_89", b".target sm_80")).body == a.body
     assert a.body != b.body
 
 
@@ -208,6 +208,6 @@ def test_an_unknown_instruction_of_a_file_is_named(attention: Kernel) -> None:
     lines = attention.text.splitlines()
     number = next(i for i, line in enumerate(lines) if "ex2.approx" in line)
     lines[number] = lines[number].replace("ex2.approx", "ex2.exact")
-    broken = Kernel(attention.entry, "\n".join(lines))
+    broken = Kernel(attention.entry, "\n".join(lines).encode())
     with pytest.raises(PtxError, match=rf"UnknownInstruction: line {number + 1}: .*ex2.exact"):
         _ = broken.program

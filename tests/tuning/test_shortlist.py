@@ -1,0 +1,72 @@
+"""Which candidates are worth a GPU's time, by their machine code."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+from clinreadnet.kernels.registry import OPS
+from clinreadnet.tuning.shortlist import estimate, shortlist
+
+pytestmark = pytest.mark.compile
+
+KEYS = ("fused_linear", "float16", "plain")
+GPU = {"capability": 90, "multiprocessors": 132}
+
+
+def linear(m: int, n: int, k: int = 64, warps: int = 4, stages: int = 3) -> dict[str, Any]:
+    return {"block_m": m, "block_n": n, "block_k": k, "num_warps": warps, "stages": stages}
+
+
+SMALL, LARGE = linear(32, 32, stages=1), linear(128, 128, warps=8)
+
+
+def test_a_larger_tile_reads_and_issues_less() -> None:
+    small, large = (estimate(KEYS, config, **GPU) for config in (SMALL, LARGE))
+    assert small.obstacle is large.obstacle is None
+    assert large.cycles < small.cycles < math.inf
+
+
+def test_few_programs_are_counted_on_the_busiest_multiprocessor() -> None:
+    """A GPU of one multiprocessor needs as many times longer as there are programs."""
+    config = linear(64, 64)
+    many, one = (
+        estimate(KEYS, config, capability=90, multiprocessors=count).cycles for count in (10**9, 1)
+    )
+    assert one / many > 100
+
+
+def test_what_spills_or_does_not_compile_is_left_out() -> None:
+    keys = ("window_attention", "float32", "128")
+    base = {"num_warps": 4, "precision": "tf32x3"}
+    spills = estimate(keys, base | {"block_m": 32}, capability=80, multiprocessors=108)
+    assert spills.obstacle is not None and spills.obstacle.startswith("spills ")
+    odd = estimate(keys, base | {"block_m": 48}, capability=80, multiprocessors=108)
+    assert odd.obstacle is not None and odd.obstacle.startswith("does not compile: ")
+    chosen = [base | {"block_m": rows} for rows in (48, 32, 16)]
+    assert shortlist(keys, chosen, 3, capability=80, multiprocessors=108, processes=1) == [
+        chosen[2]
+    ]
+
+
+def test_processes_choose_the_same() -> None:
+    candidates = [SMALL, linear(32, 64), LARGE]
+    (one, two) = (
+        shortlist(KEYS, candidates, 2, **GPU, processes=processes) for processes in (1, 2)
+    )
+    assert one == two and len(one) == 2 and one[0] == LARGE
+
+
+@pytest.mark.parametrize("name", sorted(OPS))
+def test_the_configuration_in_use_can_be_counted(name: str) -> None:
+    from bench.gpu_check.plan import TUNED
+    from clinreadnet.kernels.launch import launch_config
+
+    for entry in TUNED[name]:
+        keys = (name, "float16", entry)
+        config = launch_config("", 90, *keys)
+        assert math.isfinite(estimate(keys, config, **GPU).cycles), keys
