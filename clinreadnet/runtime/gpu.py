@@ -52,6 +52,11 @@ def pci_bus_id() -> str | None:
     return text.value.decode() if cuda.cuDeviceGetPCIBusId(text, len(text), handle) == 0 else None
 
 
+def pop_context() -> None:
+    """Remove the current CUDA context from the driver's stack of this thread."""
+    load_driver().cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+
+
 def driver_version() -> str | None:
     """Return the NVIDIA driver's version, such as ``580.65.06``, or None without one."""
     try:

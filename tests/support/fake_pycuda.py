@@ -4,10 +4,16 @@ Work on a stream waits until the stream is synchronised; a capture records it in
 needs a current context, as on a real GPU, and what is allocated is counted. Memory and streams
 belong to the context that was current when they were made, and memory serves one stream at a time:
 breaking that is an error here, where CUDA may go on with wrong results.
+
+Contexts follow pycuda (src/cpp/cuda.hpp): beside the driver's stack each thread has pycuda's own. A
+context that `pop` could not pop stays on it, and pycuda ends the process with the thread. A primary
+context that is not current is released on the thread that retained it alone, and stays current.
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import ctypes
 import threading
 import types
@@ -53,6 +59,9 @@ class FakeGpu:
         lost: every call fails from now on, as after a fault on the device.
         leaked: streams that were dropped while no context was current: pycuda would not free them.
         fail_next: raised by the next enqueued inference, once.
+        failing: errors that calls raise from now on, by name: `push`, `pop`, `synchronize`, `free`,
+            `free host`, `detach`. CUDA reports an earlier launch's error in any of them.
+        retained: how often a primary context is retained.
         refuse_capture: result of the next beginnings of a capture; 0 lets them begin.
         devices: number of GPUs; all are alike, and ``memory`` is that of all.
         owners: device of each live allocation, by address.
@@ -74,6 +83,8 @@ class FakeGpu:
         self.leaked = 0
         self.lost = False
         self.fail_next: Exception | None = None
+        self.failing: dict[str, Exception] = {}
+        self.retained = 0
         self.refuse_capture = 0
         self.lock = threading.RLock()
         self._contexts = threading.local()
@@ -81,10 +92,18 @@ class FakeGpu:
 
     @property
     def stack(self) -> list[Context]:
-        """Contexts of this thread, the current one last."""
-        if not hasattr(self._contexts, "stack"):
-            self._contexts.stack = []
-        return self._contexts.stack
+        """The driver's contexts of this thread, the current one last."""
+        return self._contexts.__dict__.setdefault("stack", [])
+
+    @property
+    def pushed(self) -> list[Context]:
+        """pycuda's contexts of this thread, the current one last."""
+        return self._contexts.__dict__.setdefault("pushed", [])
+
+    def call(self, name: str) -> None:
+        """Raise the error of a call that is made to fail."""
+        if name in self.failing:
+            raise copy.copy(self.failing[name])  # CUDA's binding raises a new one each time
 
     def check(self) -> None:
         if not self.stack:
@@ -131,7 +150,7 @@ class FakeGpu:
         driver.init = lambda: None  # type: ignore[attr-defined]
         driver.Device = lambda ordinal: Device(self, ordinal)  # type: ignore[attr-defined]
         driver.Context = types.SimpleNamespace(  # type: ignore[attr-defined]
-            pop=lambda: self.stack.pop(), synchronize=self._synchronise_context
+            pop=self._pop, synchronize=self._synchronise_context
         )
         driver.Stream = lambda flags=0: Stream(self, flags)  # type: ignore[attr-defined]
         driver.mem_alloc = lambda size: DeviceAllocation(self, size)  # type: ignore[attr-defined]
@@ -140,8 +159,18 @@ class FakeGpu:
         driver.memcpy_dtoh_async = self._dtoh  # type: ignore[attr-defined]
         return driver
 
+    def _pop(self) -> None:
+        if not self.pushed:
+            raise LogicError("context::pop failed: cannot pop non-current context")
+        self.call("pop")
+        self.stack.pop()
+        self.pushed.pop()
+        if self.pushed:
+            self.stack.append(self.pushed[-1])
+
     def _synchronise_context(self) -> None:
         self.check()
+        self.call("synchronize")
         if any(stream.captured is not None for stream in self.streams.values()):
             raise LogicError("operation not permitted when stream is capturing")
 
@@ -198,11 +227,39 @@ class Context:
     def __init__(self, gpu: FakeGpu, ordinal: int) -> None:
         self._gpu = gpu
         self.ordinal = ordinal
+        self._thread = threading.get_ident()
+        self._valid = True
+        gpu.retained += 1
 
     def push(self) -> None:
+        self._gpu.call("push")
         if self._gpu.lost:
             raise LogicError("context is destroyed")
+        if self._gpu.pushed:
+            self._gpu.stack.pop()
         self._gpu.stack.append(self)
+        self._gpu.pushed.append(self)
+
+    def detach(self) -> None:
+        if not self._valid:
+            raise LogicError("cannot detach from invalid context")
+        self._valid = False
+        pushed = self._gpu.pushed
+        if current := bool(pushed) and pushed[-1] is self:
+            pushed[:] = [context for context in pushed if context._valid]
+        elif self._thread == threading.get_ident():
+            self._gpu.stack.append(self)
+        else:
+            return  # never released
+        self._gpu.retained -= 1
+        if current and pushed:
+            self._gpu.stack.append(pushed[-1])
+        self._gpu.call("detach")
+
+    def __del__(self) -> None:
+        if self._valid:
+            with contextlib.suppress(Error):
+                self.detach()
 
 
 class PagelockedHostAllocation(bytearray):
@@ -214,6 +271,7 @@ class PagelockedHostAllocation(bytearray):
 
     def free(self) -> None:
         self._gpu.check()
+        self._gpu.call("free host")
         self._gpu.pinned.remove(self._handle)
 
 
@@ -233,6 +291,7 @@ class DeviceAllocation:
 
     def free(self) -> None:
         self._gpu.own(self._gpu.owners[self._address], "the memory")
+        self._gpu.call("free")
         del self._gpu.memory[self._address], self._gpu.owners[self._address]
 
 
@@ -273,6 +332,7 @@ class Stream:
         finally:
             self.work = []
         self._gpu.check()
+        self._gpu.call("synchronize")
 
 
 class DriverLibrary:
@@ -282,6 +342,12 @@ class DriverLibrary:
         self._gpu = gpu
 
     def cuInit(self, flags: int) -> int:
+        return 0
+
+    def cuCtxPopCurrent_v2(self, context: Any) -> int:
+        if not self._gpu.stack:
+            return INVALID_CONTEXT
+        self._gpu.stack.pop()
         return 0
 
     def cuDeviceGetCount(self, count: Any) -> int:

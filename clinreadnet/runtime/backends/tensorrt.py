@@ -12,7 +12,7 @@ from __future__ import annotations
 import queue
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from clinreadnet.errors import BackendError, BackendUnavailable, DeviceLost, Out
 from clinreadnet.runtime.backends.cuda_graph import OUT_OF_MEMORY, CudaGraph, CudaGraphError
 from clinreadnet.runtime.backends.flavours import Flavour, collecting_logger
 from clinreadnet.runtime.bundle.manifest import OUTPUT_INFOS, Artifact
+from clinreadnet.runtime.gpu import pop_context
 from clinreadnet.runtime.profiling import stage
 from clinreadnet.runtime.scores import Outputs
 from clinreadnet.runtime.verdict import VALID, Validity, header_verdict
@@ -99,7 +100,7 @@ class TensorRTBackend:
                 self._engine = self._deserialise(engine, artifact, weights)
                 self._dtypes = self._tensor_dtypes(artifact)
                 for _ in range(workers):
-                    self._lanes.append(_Lane(self, batch))
+                    _Lane(self, batch)
         except BaseException:
             self.close()
             raise
@@ -117,16 +118,30 @@ class TensorRTBackend:
 
     def close(self) -> None:
         """Free the engine and all memory. Do not call this during a run."""
-        try:
-            with self._working():
+        with suppress(BackendError), self._working():  # a lost GPU has already freed everything
+            with ExitStack() as lanes:  # an error in one does not keep the others
                 for lane in self._lanes:
-                    lane.close()
-                self._engine = None
-        except BackendError:
-            pass  # a lost GPU has already freed everything
+                    lanes.callback(lane.close)
+            self._engine = None
         self._lanes.clear()
         self._engine = None
-        self._primary = None
+        self._release()
+
+    def _release(self) -> None:
+        """Release the primary context.
+
+        pycuda releases a context that is not current only on the thread that retained it, and
+        leaves it current there. A context that is current is released and stays on the driver's
+        stack.
+        """
+        primary, self._primary = self._primary, None
+        if primary is None:
+            return
+        with suppress(self._cuda.Error):
+            primary.push()
+            with suppress(self._cuda.Error):
+                primary.detach()
+            pop_context()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -135,36 +150,70 @@ class TensorRTBackend:
 
     @contextmanager
     def _working(self, stream: Any = None) -> Iterator[None]:
-        """Make the primary context current and convert CUDA's errors.
-
-        After an error only ``stream`` is synchronised: the context must not be synchronised while
-        another lane captures.
-        """
-        if self._lost:
+        """Make the primary context current and convert errors; see `_converted`."""
+        primary = self._primary
+        if self._lost or primary is None:
             raise DeviceLost(_LOST)
-        cuda = self._cuda
-        pushed = False
         try:
-            self._primary.push()
-            pushed = True
+            primary.push()
+        except self._cuda.Error as error:
+            raise self._lose() from error
+        try:
             yield
-        except (cuda.Error, CudaGraphError, BackendError) as error:
-            try:
-                # This fails again if the context cannot recover.
-                if not pushed:
-                    raise
-                (cuda.Context if stream is None else stream).synchronize()
-            except cuda.Error:
-                self._lost = True
-                raise DeviceLost(_LOST) from error
-            if isinstance(error, BackendError):
+        except BaseException as error:
+            failure = self._converted(error, stream)
+            lost = self._pop()
+            if failure is None:
                 raise
-            if isinstance(error, cuda.MemoryError) or getattr(error, "code", 0) == OUT_OF_MEMORY:
-                raise OutOfMemory(f"GPU memory is full ({first_line(error)})") from error
-            raise BackendError(f"{self._flavour.name} failed ({first_line(error)})") from error
-        finally:
-            if pushed:
-                cuda.Context.pop()
+            if lost is not None and not isinstance(failure, DeviceLost):
+                failure = lost
+            if failure is error:
+                raise
+            raise failure from error
+        else:
+            if (failure := self._pop()) is not None:
+                raise failure
+
+    def _converted(self, error: BaseException, stream: Any) -> BackendError | None:
+        """Return the package's error for one of CUDA or TensorRT; None for any other.
+
+        Only ``stream`` is synchronised: the context must not be synchronised while another lane
+        captures. This fails again if the context cannot recover.
+        """
+        cuda = self._cuda
+        # pybind11 raises C++ exceptions as RuntimeError and MemoryError.
+        kinds = (cuda.Error, CudaGraphError, BackendError, RuntimeError, MemoryError)
+        if not isinstance(error, kinds):
+            return None
+        try:
+            (cuda.Context if stream is None else stream).synchronize()
+        except cuda.Error:
+            return self._lose()
+        if isinstance(error, BackendError):
+            return error
+        full = isinstance(error, cuda.MemoryError | MemoryError)
+        if full or getattr(error, "code", 0) == OUT_OF_MEMORY:
+            return OutOfMemory(f"GPU memory is full ({first_line(error)})")
+        return BackendError(f"{self._flavour.name} failed ({first_line(error)})")
+
+    def _pop(self) -> DeviceLost | None:
+        """Leave the primary context. Return an error if that reports one of an earlier launch."""
+        try:
+            self._cuda.Context.pop()
+        except self._cuda.Error as error:
+            # pycuda ends the process with a thread on whose stack a valid context is left.
+            primary, self._primary = self._primary, None
+            if primary is not None:  # no other thread has done so
+                with suppress(self._cuda.Error):
+                    primary.detach()
+            lost = self._lose()
+            lost.__cause__ = error
+            return lost
+        return None
+
+    def _lose(self) -> DeviceLost:
+        self._lost = True
+        return DeviceLost(_LOST)
 
     def _deserialise(self, engine: bytes, artifact: Artifact, weights: bytes | None) -> Any:
         runtime = self._trt.Runtime(self._logger)
@@ -239,18 +288,19 @@ class _Lane:
         self.device: dict[str, Any] = {}
         self._runs: dict[int, _PreparedBatch] = {}
         self._scratch: list[Any] = []
+        self._owned = ExitStack()
         self.notes: list[str] = []
         # A blocking stream would wait for the legacy default stream, and captures would fail while
         # another thread uses it.
         self.stream: Any = cuda.Stream(_NON_BLOCKING)
-        try:
-            for name, dtype in backend._dtypes.items():
-                self.host[name] = cuda.pagelocked_empty((batch, *backend._shapes[name]), dtype)
-                self.device[name] = cuda.mem_alloc(self.host[name].nbytes)
-            self._runs[batch] = _PreparedBatch(backend, self, batch)
-        except BaseException:
-            self.close()
-            raise
+        self._owned.callback(setattr, self, "stream", None)  # freed while its context is current
+        backend._lanes.append(self)
+        for name, dtype in backend._dtypes.items():
+            self.host[name] = cuda.pagelocked_empty((batch, *backend._shapes[name]), dtype)
+            page_locked: Any = self.host[name].base
+            self._owned.callback(page_locked.free)
+            self.device[name] = self._allocate(self.host[name].nbytes)
+        self._runs[batch] = _PreparedBatch(backend, self, batch)
 
     def run(self, hu: NDArray[Any]) -> Outputs:
         n = len(hu)
@@ -271,22 +321,20 @@ class _Lane:
         for memory, available in self._scratch:
             if available >= size:
                 return memory
-        self._scratch.append((self._backend._cuda.mem_alloc(max(size, 1)), size))
+        self._scratch.append((self._allocate(max(size, 1)), size))
         return self._scratch[-1][0]
 
+    def _allocate(self, size: int) -> Any:
+        memory = self._backend._cuda.mem_alloc(size)
+        self._owned.callback(memory.free)
+        return memory
+
     def close(self) -> None:
+        """Free everything, the last first, also after an error."""
         for run in self._runs.values():
             run.close()
         self._runs.clear()
-        for memory in [*self.device.values(), *(memory for memory, _ in self._scratch)]:
-            memory.free()
-        for array in self.host.values():
-            page_locked: Any = array.base
-            page_locked.free()
-        self.device.clear()
-        self.host.clear()
-        self._scratch.clear()
-        self.stream = None  # freed while its context is current
+        self._owned.close()
 
 
 class _PreparedBatch:

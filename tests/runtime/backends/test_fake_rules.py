@@ -71,11 +71,11 @@ def test_memory_must_be_freed_in_its_context(
     with machine.session() as session:
         (lane,) = backend_of(session)._lanes
         with pytest.raises(LogicError, match="invalid device context"):
-            lane.close()  # naive: no context is current
+            lane.device["hu"].free()  # naive: no context is current
         other = backend_of(session)._cuda.Device(1).retain_primary_context()
         other.push()
         with pytest.raises(LogicError, match="the memory belongs to another"):
-            lane.close()  # naive: another GPU's is
+            lane.device["hu"].free()  # naive: another GPU's is
         with pytest.raises(LogicError, match="the stream belongs to another"):
             lane.stream.put(lambda: None)
         backend_of(session)._cuda.Context.pop()

@@ -549,3 +549,117 @@ def test_a_context_that_cannot_be_made_current_is_a_lost_device(machine: Machine
     assert machine.gpu.stack == []
     machine.gpu.lost = False
     session.close()
+
+
+LAUNCH_ERROR = fake_pycuda.LaunchError("an illegal memory access was encountered")
+
+
+def causes(error: BaseException) -> list[str]:
+    """Return the messages of an error and of its causes, the first cause last."""
+    return [str(error), *(causes(error.__cause__) if error.__cause__ else [])]
+
+
+@pytest.mark.parametrize("call", ["push", "pop", "synchronize"])
+def test_an_earlier_launchs_error_is_a_lost_device(machine: Machine, call: str) -> None:
+    session = machine.session()
+    machine.gpu.failing[call] = LAUNCH_ERROR
+    with pytest.raises(DeviceLost, match="start it again") as failure:
+        session.score(some_hu(4))
+    assert causes(failure.value)[-1] == str(LAUNCH_ERROR)
+    del machine.gpu.failing[call]
+    with pytest.raises(DeviceLost):
+        session.score(some_hu(4))
+    session.close()
+    # pycuda would end the process with a thread on whose stack it left a context.
+    assert machine.gpu.pushed == []
+
+
+@pytest.mark.parametrize("first", ["cask convolution failed", "Error Code 2: OutOfMemory"])
+def test_pop_does_not_mask_the_first_error(machine: Machine, first: str) -> None:
+    session = machine.session()
+    machine.gpu.fail_next = RuntimeError(first)
+    machine.gpu.failing["pop"] = LAUNCH_ERROR
+    with pytest.raises(DeviceLost) as failure:
+        session.score(some_hu(3))  # a size that is new
+    assert first in causes(failure.value)[-1]
+    session.close()
+    assert machine.gpu.pushed == []
+
+
+def test_an_interrupt_is_not_masked_by_pop(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(context: Any, handle: int) -> bool:
+        raise KeyboardInterrupt
+
+    session = machine.session()
+    monkeypatch.setattr(fake_tensorrt.ExecutionContext, "execute_async_v3", interrupt)
+    machine.gpu.failing["pop"] = LAUNCH_ERROR
+    with pytest.raises(KeyboardInterrupt):
+        session.score(some_hu(3))
+    session.close()
+
+
+@pytest.mark.parametrize("call", ["push", "pop", "synchronize", "free", "free host", "detach"])
+@pytest.mark.parametrize("lost", [False, True], ids=["alive", "lost"])
+def test_close_raises_nothing(machine: Machine, call: str, lost: bool) -> None:
+    session = machine.session(workers=2)
+    session.score(some_hu(2))
+    machine.gpu.lost, machine.gpu.failing[call] = lost, LAUNCH_ERROR
+    session.close()
+    assert machine.gpu.pushed == []
+
+
+@pytest.mark.parametrize(("call", "kind"), [("free", "memory"), ("free host", "pinned")])
+def test_memory_that_is_not_freed_does_not_keep_the_rest(
+    machine: Machine, call: str, kind: str
+) -> None:
+    session = machine.session(workers=2)
+    held = machine.gpu.live()[kind]
+    machine.gpu.failing[call] = LAUNCH_ERROR
+    session.close()
+    assert machine.gpu.live() == {"memory": 0, "pinned": 0, "graphs": 0, "streams": 0, kind: held}
+
+
+@pytest.mark.parametrize("call", ["pop", "free", "free host", "detach"])
+def test_a_failed_load_keeps_its_own_error(machine: Machine, call: str) -> None:
+    machine.gpu.failing[call] = LAUNCH_ERROR
+    machine.gpu.fail_next = RuntimeError("no tactic")
+    with pytest.raises(BackendError) as failure:
+        machine.session()
+    assert any("no tactic" in cause for cause in causes(failure.value))
+    assert machine.gpu.pushed == []
+
+
+def test_an_exception_of_the_binding_is_a_backend_error(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pybind11 raises C++ exceptions as RuntimeError."""
+
+    def fail(context: Any, handle: int) -> bool:
+        raise RuntimeError("std::exception\nmore")
+
+    with machine.session() as session:
+        with monkeypatch.context() as patch:
+            patch.setattr(fake_tensorrt.ExecutionContext, "execute_async_v3", fail)
+            with pytest.raises(BackendError, match=r"failed .std::exception.$"):
+                session.score(some_hu(3))
+        assert len(session.score(some_hu(3))) == 3
+
+
+@pytest.mark.parametrize("where", ["closed elsewhere", "made elsewhere"])
+def test_the_primary_context_is_released_on_any_thread(machine: Machine, where: str) -> None:
+    torch_context = object()
+    machine.gpu.stack.append(torch_context)  # type: ignore[arg-type]
+    with ThreadPoolExecutor(1) as pool:
+        if where == "made elsewhere":
+            session = pool.submit(machine.session).result()
+            session.close()
+        else:
+            session = machine.session()
+            pool.submit(session.close).result()
+        assert machine.gpu.retained == 0
+        for stack in (lambda: machine.gpu.stack, lambda: machine.gpu.pushed):
+            assert pool.submit(stack).result() == []
+    assert machine.gpu.stack == [torch_context] and machine.gpu.pushed == []
+    assert set(machine.gpu.live().values()) == {0}
