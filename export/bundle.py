@@ -95,6 +95,7 @@ def export_bundle(
     options: BuildOptions | None = None,
     batch: BatchRange = DEFAULT_BATCH,
     auto_islands: bool = False,
+    fused_attention: bool = False,
     plugins: Sequence[str] = (),
     force: bool = False,
     note: Callable[[str], None] = lambda line: None,
@@ -119,6 +120,8 @@ def export_bundle(
         batch: batch sizes of the bundle and profile of the engines.
         auto_islands: search for the nodes of float16 and bfloat16 graphs to keep in float32,
             instead of the network's own islands.
+        fused_attention: write the attention of unshifted windows in 16-bit graphs as TensorRT
+            fuses it into one kernel.
         plugins: ops whose kernels become plugins of the engines, or "all". A second graph with
             plugin nodes is then written for each engine's graph.
         force: replace ``out`` if it exists.
@@ -141,6 +144,11 @@ def export_bundle(
     check_batch(batch)
     check_options(options, newest(flavour))
     check_request(plugins, newest(flavour), options, auto_islands=auto_islands)
+    if fused_attention and auto_islands:
+        raise InputError(
+            "`fused_attention` and fp32_islands=auto exclude each other: the islands are searched "
+            "in the float32 graph"
+        )
     engine_precisions = choose_engine_precisions(engine_precisions, precisions)
     if targets is not None and not targets and engines_alone:
         raise InputError(
@@ -175,7 +183,9 @@ def export_bundle(
         step("simulating golden slices")
         known = known_reference(checkpoint)
         golden = write_golden(folder / GOLDEN_NAME, model, bar, note, known)
-        graphs = Graphs(model, folder, Path(scratch), golden, batch, auto_islands, bar, note)
+        graphs = Graphs(
+            model, folder, Path(scratch), golden, batch, auto_islands, fused_attention, bar, note
+        )
         step(f"exporting {spelled(precisions, 'and')}")
         artifacts = graphs.write(precisions)
         graph_of = {graph.precision: graph for graph in artifacts}

@@ -44,6 +44,14 @@ def export(
             "network's own islands, or the smallest set of operators that keeps the parity budget.",
         ),
     ] = "default",
+    fused_attention: Annotated[
+        bool,
+        typer.Option(
+            "--fused-attention",
+            help="Write the attention in the form that TensorRT fuses, in "
+            f"{spelled(lowered_precisions(), 'and')} graphs.",
+        ),
+    ] = False,
     flavour: Annotated[
         str, typer.Option(help="TensorRT that builds the engines: tensorrt-rtx or tensorrt.")
     ] = "tensorrt-rtx",
@@ -145,6 +153,7 @@ def export(
         ),
         batch=parse_batch(batch),
         auto_islands=fp32_islands == "auto",
+        fused_attention=fused_attention,
         plugins=parse_plugins(plugins),
         force=force,
         note=lambda line: note(f"clinreadnet: {line}"),

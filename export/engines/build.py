@@ -16,7 +16,14 @@ from rich.progress import Progress, TaskID
 
 from clinreadnet import limits
 from clinreadnet.errors import ClinReadNetError, InputError, first_line
-from clinreadnet.export.engines.layers import check_built, check_types, layer_types, layers_path
+from clinreadnet.export.engines.layers import (
+    check_built,
+    check_types,
+    fused_attentions,
+    layer_types,
+    layers_path,
+    listed_layers,
+)
 from clinreadnet.export.engines.options import (
     BuildOptions,
     check_batch,
@@ -75,8 +82,10 @@ class EngineBuilder:
         self._graph = Path(graph)
         self.version = str(trt.__version__)
         self._messages: list[str] = []
+        self._listings: list[str] = []
+        self._built: dict[str, dict[str, Any]] = {}
         # References keep these objects alive as long as the builder.
-        self._logger = collecting_logger(trt, self._messages)
+        self._logger = collecting_logger(trt, self._messages, self._listings)
         self._builder = trt.Builder(self._logger)
         flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         self._plugins = plugins
@@ -123,6 +132,7 @@ class EngineBuilder:
         monitor = _monitor(self._trt, bar, target) if bar is not None else None
         config.progress_monitor = monitor
         self._messages.clear()
+        self._listings.clear()
         engine = self._builder.build_serialized_network(self._network, config)
         if monitor is not None and monitor.interrupted:
             raise KeyboardInterrupt
@@ -131,6 +141,7 @@ class EngineBuilder:
             raise ClinReadNetError(
                 f"{self._graph}: {self.flavour.name} built no {target} engine ({reason})"
             )
+        self._built[target] = listed_layers("".join(self._listings[-1:]))
         if options.timing_cache is not None:
             with whole_file(options.timing_cache) as temporary:
                 temporary.write_bytes(bytes(config.get_timing_cache().serialize()))
@@ -214,20 +225,22 @@ class EngineBuilder:
     ) -> Path:
         """Write an engine and the report of its layer types, ``<engine>.layers.json``.
 
-        If this machine has a GPU of ``target``, the report includes that of the inspector.
+        If this machine has a GPU of ``target``, the report includes that of the inspector,
+        otherwise the layers that the builder listed.
 
         Returns:
             Path of the report.
 
         Raises:
-            CheckFailed: the inspector reports another precision.
+            CheckFailed: the built layers have another precision.
         """
         path = Path(path)
         # An engine without weights cannot be loaded.
         stripped = options is not None and options.strip_weights
         here = any(gpu.target == target for gpu in find_gpus()) and not stripped
         inspected = self.inspect(engine) if here else None
-        built = check_built(inspected, self._precision, path.name) if inspected else {}
+        found_layers = inspected or self._built.get(target, {})
+        built = check_built(found_layers, self._precision, path.name)
         proof = {
             "engine": path.name,
             "flavour": self.flavour.name,
@@ -239,6 +252,8 @@ class EngineBuilder:
             "total": sum(sum(types.values()) for types in self.layers.values()),
             "layers": self.layers,
             "built": dict(built),
+            "launches": len(found_layers.get("Layers", ())),
+            "fused_attentions": fused_attentions(found_layers),
             "inspector": inspected,
         }
         report = layers_path(path)

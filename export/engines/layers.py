@@ -2,7 +2,7 @@
 
 Before the build, the layers of the strongly typed network are counted by kind and type. After the
 build, TensorRT's inspector reports the types that were built, if this machine's GPU can load the
-engine.
+engine; otherwise TensorRT-RTX's builder lists them in its log.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ _FLOAT32_KINDS = ("NORMALIZATION", "SOFTMAX", "REDUCE", "UNARY")
 OWN_PRODUCTS = {"CONVOLUTION": 1, "MATRIX_MULTIPLY": 5}
 """Number of float32 products in the network: Sobel edges; mixture of votes, pooled tokens and the
 two layers after them, and whitening of the novelty."""
+
+
+_LAUNCH_NOTHING = ("shape_call", "signal", "wait")
+"""Kinds of layers in the builder's listing that order others and launch no kernel."""
 
 
 def layers_path(engine: Path) -> Path:
@@ -87,11 +91,44 @@ def check_types(
             raise CheckFailed(f"{file}: {kind} layers are {layers[kind]}, must be FLOAT")
 
 
+def listed_layers(listing: str) -> dict[str, Any]:
+    """Read the layers of an engine that the builder lists in its log, in the inspector's form.
+
+    TensorRT-RTX lists them without a GPU.
+
+    Args:
+        listing: message of the log: a line for each layer, then the tensors of the engine.
+
+    Returns:
+        ``Layers`` with name, ``LayerType`` and outputs, and ``Bindings``. Layers that launch
+        nothing are left out.
+    """
+    layers = []
+    for name, kind, outputs in re.findall(
+        r"^Name: (.*?), LayerType: (\w+),.*?, Outputs: (\[.*?\]), TacticName", listing, re.M
+    ):
+        if kind not in _LAUNCH_NOTHING:
+            types = re.findall(r"Name: ([^,]*),.*?Datatype: (\w+)", outputs)
+            tensors = [{"Name": tensor, "Format/Datatype": dtype} for tensor, dtype in types]
+            layers.append({"Name": name, "LayerType": kind, "Outputs": tensors})
+    return {"Layers": layers, "Bindings": re.findall(r"^ Name: (.*?), IOMode:", listing, re.M)}
+
+
+def fused_attentions(built: dict[str, Any]) -> int:
+    """Count the layers of a built engine that compute a whole attention."""
+    return sum("_mha" in str(layer["Name"]) for layer in _detailed(built))
+
+
+def _detailed(built: dict[str, Any]) -> list[dict[str, Any]]:
+    # Without detailed verbosity the report contains only names of layers.
+    return [layer for layer in built.get("Layers", ()) if isinstance(layer, dict)]
+
+
 def check_built(inspected: dict[str, Any], precision: str, file: str) -> Counter[str]:
     """Check the types inside a built engine.
 
     Args:
-        inspected: report of TensorRT's inspector, parsed from JSON.
+        inspected: report of TensorRT's inspector, parsed from JSON, or of `listed_layers`.
         precision: a name of the table in `clinreadnet.precision`.
         file: file name for errors.
 
@@ -104,9 +141,8 @@ def check_built(inspected: dict[str, Any], precision: str, file: str) -> Counter
     """
     ends = {str(name) for name in inspected.get("Bindings", ())}
     built: Counter[str] = Counter()
-    for layer in inspected.get("Layers", ()):
-        # Without detailed verbosity the report contains only names of layers.
-        for output in layer.get("Outputs", ()) if isinstance(layer, dict) else ():
+    for layer in _detailed(inspected):
+        for output in layer.get("Outputs", ()):
             if output.get("Name") not in ends:
                 built[str(output.get("Format/Datatype"))] += 1
     if not built:

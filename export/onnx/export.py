@@ -16,7 +16,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import onnx
@@ -35,6 +35,7 @@ from onnx_ir.passes.common import (
 
 from clinreadnet.errors import InputError
 from clinreadnet.files import whole_file
+from clinreadnet.kernels.ops.window_attention.reference import stacked_octaves
 from clinreadnet.limits import LARGEST_BATCH
 from clinreadnet.model.network import ClinReadNet
 from clinreadnet.precision import exported_precisions, find_precision
@@ -66,19 +67,27 @@ def check_network(model: ClinReadNet, path: str | os.PathLike[str]) -> None:
         )
 
 
-def export_onnx(model: ClinReadNet, path: str | os.PathLike[str], *, precision: str) -> None:
+def export_onnx(
+    model: ClinReadNet,
+    path: str | os.PathLike[str],
+    *,
+    precision: str,
+    fused_attention: bool = False,
+) -> None:
     """Export ``model`` as an ONNX graph. Its bytes depend only on the weights.
 
     Args:
         model: float32 network in evaluation mode; not changed.
         path: target file; replaced if it exists.
         precision: one that PyTorch exports.
+        fused_attention: write the attention of unshifted windows as TensorRT fuses it.
 
     Raises:
         InputError: unknown precision.
     """
     row = find_precision(precision, exported_precisions())
-    program = traced(lowered(model, getattr(torch, row.torch_dtype)), row.opset)
+    with stacked_octaves() if fused_attention else nullcontext():
+        program = traced(lowered(model, getattr(torch, row.torch_dtype)), row.opset)
     graph = simplify(program)
     graph.graph.name = GRAPH_NAME
     graph.doc_string = f"ClinReadNet {model.config.preset}, {precision}. {RESEARCH_USE}"

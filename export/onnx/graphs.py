@@ -43,11 +43,13 @@ class Graphs:
         golden: Golden,
         batch: BatchRange,
         auto_islands: bool,
+        fused_attention: bool,
         bar: Progress,
         note: Callable[[str], None],
     ) -> None:
         self._model, self._folder, self._scratch = model, folder, scratch
         self._golden, self._batch, self._auto = golden, batch, auto_islands
+        self._fused = fused_attention
         self._bar, self._note = bar, note
         self._files: dict[str, Path] = {}
         self._islands: dict[str, tuple[str, ...]] = {}
@@ -93,7 +95,8 @@ class Graphs:
         elif self._auto and precision in lowered_precisions():
             self._lower(precision, path)
         else:
-            export_onnx(self._model, path, precision=precision)
+            fused = self._fused and precision in lowered_precisions()
+            export_onnx(self._model, path, precision=precision, fused_attention=fused)
         self._files[precision] = path
         return path
 

@@ -135,12 +135,15 @@ def load_flavour(name: str, *, lean: bool = False) -> tuple[Flavour, Any]:
     raise FlavourMissing(f"{name} {version} is installed, {majors} is needed; run {known.install}")
 
 
-def collecting_logger(trt: Any, messages: MutableSequence[str]) -> Any:
+def collecting_logger(
+    trt: Any, messages: MutableSequence[str], layers: MutableSequence[str] | None = None
+) -> Any:
     """Return a TensorRT logger that collects the first line of each error and prints nothing.
 
     Args:
         trt: module of a flavour.
         messages: list that receives the lines.
+        layers: list that receives the builder's listings of the layers of an engine.
     """
 
     class Collector(trt.ILogger):  # type: ignore[misc, name-defined, unused-ignore]
@@ -150,6 +153,8 @@ def collecting_logger(trt: Any, messages: MutableSequence[str]) -> Any:
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
                 messages.append(first_line(message))
+            elif layers is not None and message.startswith("Layers:"):
+                layers.append(message)
 
     return Collector()
 

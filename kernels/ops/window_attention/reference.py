@@ -7,8 +7,24 @@ out = P v
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
+
+_stacking = False
+
+
+@contextmanager
+def stacked_octaves() -> Iterator[None]:
+    """Let exporters trace unshifted windows with `attend_stacked`."""
+    global _stacking
+    before, _stacking = _stacking, True
+    try:
+        yield
+    finally:
+        _stacking = before
 
 
 def cyclic_shift(x: Tensor, shift: int) -> Tensor:
@@ -70,6 +86,34 @@ def attend(scores: Tensor, v: Tensor, gates: Tensor) -> Tensor:
     return mix_octaves(scores, gates).to(v.dtype) @ v
 
 
+def attend_stacked(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, gates: Tensor) -> Tensor:
+    """Attend with the octaves as further queries, in the form that TensorRT fuses.
+
+    MatMul, Add, Softmax and MatMul of rank 4 become one kernel of TensorRT-RTX 1.7. The same of
+    rank 5 do not.
+
+    Args:
+        q: [B, heads, N, d], scaled by the base inverse temperature.
+        k: [B, heads, N, d].
+        v: [B, heads, N, d].
+        bias: [1, heads, N, N], times the base inverse temperature.
+        gates: [1, heads, 1, T], dtype of ``bias``.
+
+    Returns:
+        [B, heads, N, d], dtype of ``v``.
+    """
+    powers = [2**t for t in range(gates.shape[-1])]
+    queries = torch.cat([power * q for power in powers], dim=2)  # [B, heads, T N, d]
+    biases = torch.cat([power * bias for power in powers], dim=2)
+    scores = (queries @ k.transpose(-1, -2)).to(bias.dtype) + biases
+    out = (scores.softmax(dim=-1).to(v.dtype) @ v).to(bias.dtype)
+    octaves = out.split(q.shape[2], dim=2)
+    mixed = gates[..., :1] * octaves[0]
+    for t in range(1, len(powers)):
+        mixed = mixed + gates[..., t : t + 1] * octaves[t]
+    return mixed.to(v.dtype)
+
+
 def window_attention_reference(
     qkv: Tensor,
     bias: Tensor,
@@ -113,11 +157,16 @@ def window_attention_reference(
 
     # beta is applied to q and the bias, which are smaller than the scores.
     q = q * (beta * d**-0.5).to(q.dtype)
-    scores = (q @ k.transpose(-1, -2)).to(wide) + beta * bias
-    if shift:
-        mask = shifted_region_mask(h, w, window, shift, qkv.device)  # [nW, N, N]
-        scores = scores.masked_fill(mask[None, :, None], float("-inf"))
-    out = attend(scores, v, gates)  # [B, nW, heads, N, d]
+    if _stacking and not shift:
+        # Flat windows have no rank left for a mask of each window.
+        q, k, v = (x.flatten(0, 1) for x in (q, k, v))
+        out = attend_stacked(q, k, v, (beta * bias)[0], gates[0])  # [B * nW, heads, N, d]
+    else:
+        scores = (q @ k.transpose(-1, -2)).to(wide) + beta * bias
+        if shift:
+            mask = shifted_region_mask(h, w, window, shift, qkv.device)  # [nW, N, N]
+            scores = scores.masked_fill(mask[None, :, None], float("-inf"))
+        out = attend(scores, v, gates)  # [B, nW, heads, N, d]
 
     out = out.reshape(-1, rows, columns, heads, window, window, d)
     out = out.permute(0, 1, 4, 2, 5, 3, 6).reshape(-1, h, w, heads * d)

@@ -7,12 +7,15 @@ import json
 import sys
 import types
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir
 import pytest
+import torch
 from onnx import helper, numpy_helper
 from support.export_models import RTX_MISSING
 
@@ -20,7 +23,13 @@ from clinreadnet.console import progress_bar
 from clinreadnet.errors import CheckFailed, InputError
 from clinreadnet.export.engines import options as builds
 from clinreadnet.export.engines.build import EngineBuilder
-from clinreadnet.export.engines.layers import check_built, check_types, layers_path
+from clinreadnet.export.engines.layers import (
+    check_built,
+    check_types,
+    fused_attentions,
+    layers_path,
+    listed_layers,
+)
 from clinreadnet.export.engines.options import (
     DEFAULT_BATCH,
     BuildOptions,
@@ -28,6 +37,9 @@ from clinreadnet.export.engines.options import (
     check_options,
     resolve_targets,
 )
+from clinreadnet.export.onnx.export import BATCH, simplify, to_onnx
+from clinreadnet.kernels import window_attention
+from clinreadnet.kernels.ops.window_attention.reference import stacked_octaves
 from clinreadnet.runtime.backends import flavours
 from clinreadnet.runtime.backends.flavours import Flavour, FlavourMissing, load_flavour, newest
 from clinreadnet.runtime.bundle.manifest import BatchRange
@@ -341,6 +353,80 @@ def test_types_that_were_built(precision: str, types: list[str], passes: bool) -
     else:
         with pytest.raises(CheckFailed, match="engine: built with"):
             check_built(inspected(*types), precision, "engine")
+
+
+LISTING = """Layers:
+Name: __mye64_0_myl0_0, LayerType: shape_call, Inputs: [], Constants: [], Outputs: [], TacticName: , StreamId: 0, Metadata: 
+Name: _gemm_mha_v2_myl0_11, LayerType: kgen, Inputs: [ { Name: q, Dimensions: [-1,64,16], Strides: [16,-1,1], StrideOrder: [1,2,0], Datatype: Half, Format: (Arbitrary) Format with stride order = [1,2,0] }], Constants: [], Outputs: [ { Name: a, Dimensions: [-1,64,16], Strides: [16,-1,1], StrideOrder: [1,2,0], Datatype: Half, Format: (Linear) Row major linear format }, { Name: b, Dimensions: [1], Strides: [1], StrideOrder: [0], Datatype: Float, Format: (Linear) Row major linear format }], TacticName: _gemm_mha_v2_0x55, StreamId: 0, Metadata: [ONNX Layer: n]
+Name: __myl_Move_myl0_12, LayerType: kgen, Inputs: [], Constants: [], Outputs: [ { Name: out, Dimensions: [-1,64,16], Strides: [16,-1,1], StrideOrder: [1,2,0], Datatype: Float, Format: (Linear) Row major linear format }], TacticName: __myl_Move_0x62, StreamId: 0, Metadata: 
+
+I/O Tensors:
+ Name: q, IOMode: Input, DataType: Half, Dimensions: [-1,3,64,16], Location: Device
+ Name: out, IOMode: Output, DataType: Float, Dimensions: [-1,3,64,16], Location: Device
+"""  # noqa: E501
+
+
+def test_the_builders_listing_is_read_like_the_inspectors_report() -> None:
+    built = listed_layers(LISTING)
+    assert [layer["LayerType"] for layer in built["Layers"]] == ["kgen", "kgen"]
+    assert built["Bindings"] == ["q", "out"]
+    assert check_built(built, "fp16", "engine") == {"Half": 1, "Float": 1}
+    assert fused_attentions(built) == 1
+    with pytest.raises(CheckFailed, match="not in fp32 alone"):
+        check_built(built, "fp32", "engine")
+    assert listed_layers("") == {"Layers": [], "Bindings": []}
+
+
+class _Attention(torch.nn.Module):
+    """Attention of 64x64 tokens that are taken from `hu`, and a convolution."""
+
+    def __init__(self, shift: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.shift = shift
+        self.bias = torch.nn.Parameter(torch.randn(2, 64, 64, generator=generator))
+        self.beta = torch.nn.Parameter(torch.ones(2))
+        self.gates = torch.nn.Parameter(torch.full((2, 3), 1 / 3))
+        self.convolution = torch.nn.Conv2d(32, 1, 1).half()
+
+    def forward(self, hu: torch.Tensor) -> torch.Tensor:
+        qkv = torch.cat([hu, 2 * hu], 1).half().reshape(-1, 64, 64, 128).split([96, 32], -1)[0]
+        out = window_attention(
+            qkv, self.bias, self.beta, self.gates, window=8, shift=self.shift, impl="reference"
+        )
+        convolved: torch.Tensor = self.convolution(out.permute(0, 3, 1, 2))
+        return convolved
+
+
+@needs_rtx
+@pytest.mark.parametrize(
+    ("stacked", "shift", "fused"),
+    [
+        pytest.param(True, 0, 1, id="stacked"),
+        pytest.param(True, 4, 0, id="stacked-shifted"),
+        pytest.param(False, 0, 0, id="plain"),
+    ],
+)
+def test_stacked_octaves_are_fused(tmp_path: Path, stacked: bool, shift: int, fused: int) -> None:
+    path = tmp_path / "attention.onnx"
+    with stacked_octaves() if stacked else nullcontext():
+        graph = to_onnx(
+            _Attention(shift).eval(),
+            (torch.zeros(2, 1, 512, 512),),
+            opset=20,
+            input_names=["hu"],
+            output_names=["out"],
+            dynamic_shapes={"hu": {0: BATCH}},
+        )
+    onnx_ir.save(simplify(graph), path)
+    islands = {"CONVOLUTION": 0, "MATRIX_MULTIPLY": 0}
+    builder = EngineBuilder(path, precision="fp16", flavour="tensorrt-rtx", islands=islands)
+    engine = builder.build("sm89", DEFAULT_BATCH)
+    report = builder.write(engine, tmp_path / "x.engine", "sm89", DEFAULT_BATCH)
+    proof = json.loads(report.read_text(encoding="utf-8"))
+    assert proof["fused_attentions"] == fused
+    assert proof["inspector"] is None and proof["built"]["Half"] >= 1
+    assert proof["launches"] >= 3
 
 
 @pytest.mark.gpu

@@ -1,12 +1,21 @@
 """The reference against a brute-force oracle that knows nothing of windows as tensors."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import pytest
 import torch
 from support.oracles import window_attention_oracle
 
 from clinreadnet.kernels import window_attention
-from clinreadnet.kernels.ops.window_attention.reference import cyclic_shift
+from clinreadnet.kernels.ops.window_attention.reference import cyclic_shift, stacked_octaves
 from clinreadnet.kernels.ptx.inputs import window_attention_inputs
+
+FORMS = {"plain": nullcontext, "stacked": stacked_octaves}
+
+
+@pytest.fixture(params=list(FORMS))
+def form(request: pytest.FixtureRequest) -> AbstractContextManager[None]:
+    return FORMS[request.param]()
 
 
 @pytest.mark.parametrize(
@@ -18,23 +27,34 @@ from clinreadnet.kernels.ptx.inputs import window_attention_inputs
         pytest.param((3, 12, 8), 4, 1, 2, id="odd-batch-shift-1"),
         pytest.param((1, 14, 7), 7, 3, 4, id="window-7-four-octaves"),
         pytest.param((1, 8, 8), 4, 2, 1, id="one-octave"),
+        pytest.param((3, 8, 12), 4, 0, 2, id="h-not-w-two-octaves"),
+        pytest.param((1, 8, 8), 4, 0, 1, id="one-octave-unshifted"),
     ],
 )
 def test_equals_brute_force(
-    shape: tuple[int, int, int], window: int, shift: int, octaves: int
+    form: AbstractContextManager[None],
+    shape: tuple[int, int, int],
+    window: int,
+    shift: int,
+    octaves: int,
 ) -> None:
     args = window_attention_inputs(*shape, heads=2, d=4, window=window, octaves=octaves)
     expected = window_attention_oracle(*args, window=window, shift=shift)
-    actual = window_attention(*args, window=window, shift=shift)
+    with form:
+        actual = window_attention(*args, window=window, shift=shift)
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("shift", [0, 4], ids=["unshifted", "shifted"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_low_precision_stays_within_the_rounding_of_its_dtype(dtype: torch.dtype) -> None:
+def test_low_precision_stays_within_the_rounding_of_its_dtype(
+    form: AbstractContextManager[None], dtype: torch.dtype, shift: int
+) -> None:
     qkv, *rest = window_attention_inputs(1, 16, 8, heads=2, d=16, window=8, octaves=3)
     qkv = qkv.to(dtype)  # round once; the oracle sees the rounded input
-    expected = window_attention_oracle(qkv, *rest, window=8, shift=4)
-    actual = window_attention(qkv, *rest, window=8, shift=4)
+    expected = window_attention_oracle(qkv, *rest, window=8, shift=shift)
+    with form:
+        actual = window_attention(qkv, *rest, window=8, shift=shift)
     assert actual.dtype == dtype
     error = (actual.double() - expected).norm() / expected.norm()
     # A score is rounded once and multiplied by up to 2^2 beta; probabilities and output once each.
