@@ -28,9 +28,9 @@ from clinreadnet.runtime.scores import Outputs
 from clinreadnet.runtime.verdict import VALID, Validity, header_verdict
 from clinreadnet.spec import OUTPUTS, SIZE
 
-_CAPTURES_ITSELF = frozenset({"tensorrt-rtx"})
-"""Flavours whose runtime captures CUDA graphs itself. A capture by the caller can fail, because
-kernels are compiled during it."""
+_COMPILES_AT_RUN_TIME = frozenset({"tensorrt-rtx"})
+"""Flavours whose runtime compiles kernels for each batch size and captures CUDA graphs itself. A
+capture by the caller can fail, because kernels are compiled during it."""
 
 _NON_BLOCKING = 1
 """CU_STREAM_NON_BLOCKING"""
@@ -78,7 +78,10 @@ class TensorRTBackend:
         self._trt = trt
         self._flavour = flavour
         self._file = artifact.file
-        self._captures_itself = flavour.name in _CAPTURES_ITSELF
+        self._compiles = flavour.name in _COMPILES_AT_RUN_TIME
+        profile = artifact.batch
+        sizes = {profile.min, profile.opt, batch} if self._compiles else {batch}
+        self._prepared_sizes = sorted((n for n in sizes if n <= batch), reverse=True)
         # Shape of a slice, by tensor.
         self._shapes: dict[str, tuple[int, ...]] = {
             "hu": (1, SIZE, SIZE),
@@ -258,7 +261,7 @@ class TensorRTBackend:
     def _create_context(self) -> Any:
         """Return an execution context without activation memory of its own."""
         managed = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        if not self._captures_itself:
+        if not self._compiles:
             return self._engine.create_execution_context(managed)
         config = self._engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(managed)
@@ -300,21 +303,34 @@ class _Lane:
             page_locked: Any = self.host[name].base
             self._owned.callback(page_locked.free)
             self.device[name] = self._allocate(self.host[name].nbytes)
-        self._runs[batch] = _PreparedBatch(backend, self, batch)
+        for n in backend._prepared_sizes:  # the largest first: the others share its scratch memory
+            self._runs[n] = _PreparedBatch(backend, self, n)
 
     def run(self, hu: NDArray[Any]) -> Outputs:
         n = len(hu)
-        run = self._runs.get(n)
+        size = self._size(n)
+        run = self._runs.get(size)
         if run is None:
-            run = self._runs[n] = _PreparedBatch(self._backend, self, n)
+            run = self._runs[size] = _PreparedBatch(self._backend, self, size)
         # Values far above the encoded range become infinity in float16, which is clipped too.
         with stage("fill the page-locked buffer"), np.errstate(over="ignore"):
-            np.copyto(run.host["hu"], hu, casting="unsafe")
+            np.copyto(run.host["hu"][:n], hu, casting="unsafe")
+            run.host["hu"][n:] = run.host["hu"][n - 1]
         with stage("launch"):
             run.launch()
         with stage("wait for the GPU"):
             self.stream.synchronize()
-        return {name: run.host[name].astype(np.float32) for name in OUTPUTS}
+        return {name: run.host[name][:n].astype(np.float32) for name in OUTPUTS}
+
+    def _size(self, n: int) -> int:
+        """Return the batch size that runs n slices.
+
+        A new size would make a slice wait until its kernels are compiled, so a runtime that
+        compiles runs the next prepared size, filled with copies of the last slice.
+        """
+        if not self._backend._compiles:
+            return n
+        return min((size for size in self._runs if size >= n), default=n)
 
     def scratch(self, size: int) -> Any:
         """Return activation memory of at least ``size`` bytes, shared by all runs of the lane."""
@@ -358,7 +374,7 @@ class _PreparedBatch:
         # Run once without a graph: TensorRT completes its setup for new shapes in the first run.
         self._enqueue()
         lane.stream.synchronize()
-        if not backend._captures_itself:
+        if not backend._compiles:
             self._graph = self._captured(n)
 
     def _captured(self, n: int) -> CudaGraph | None:

@@ -663,3 +663,20 @@ def test_the_primary_context_is_released_on_any_thread(machine: Machine, where: 
             assert pool.submit(stack).result() == []
     assert machine.gpu.stack == [torch_context] and machine.gpu.pushed == []
     assert set(machine.gpu.live().values()) == {0}
+
+
+def test_no_slice_of_a_series_waits_for_a_compilation(rtx: Machine) -> None:
+    with rtx.session(Engine(batch=(1, 4, 8)), batch=6, workers=2) as session:
+        prepared = len(rtx.fake.contexts), rtx.gpu.allocations
+        assert sorted({context.n for context in rtx.fake.contexts}) == [1, 4, 6]
+        for n in (1, 2, 3, 5, 6, 7, 11):
+            scores = session.score(some_hu(n))
+            np.testing.assert_allclose(scores.score, reference(some_hu(n))["score"], rtol=1e-5)
+        assert (len(rtx.fake.contexts), rtx.gpu.allocations) == prepared
+
+
+def test_batches_below_the_profile_are_filled(rtx: Machine) -> None:
+    with rtx.session(Engine(batch=(2, 4, 8))) as session:
+        assert len(session._backend.run(some_hu(3)[:, None])["score"]) == 3
+        assert len(session.score(some_hu(1))) == 1
+        assert {context.n for context in rtx.fake.contexts} == {2, 4}
