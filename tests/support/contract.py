@@ -128,6 +128,7 @@ def run_runner(real: types.ModuleType, flavour: str, lean: bool) -> set[str]:
 
     from clinreadnet.runtime import gpu
     from clinreadnet.runtime.backends import cuda_graph
+    from clinreadnet.runtime.backends.kernel_cache import write_kernels
     from clinreadnet.runtime.backends.tensorrt import TensorRTBackend
     from clinreadnet.runtime.bundle.manifest import Artifact, BuiltOn
     from support.fake_pycuda import DriverLibrary, FakeGpu
@@ -167,18 +168,22 @@ def run_runner(real: types.ModuleType, flavour: str, lean: bool) -> set[str]:
         version_compatible=True,
         weights_stripped=hasattr(real, "OnnxParserRefitter"),
     )
-    backend = TensorRTBackend(
-        b"engine",
-        artifact=artifact,
-        flavour=row,
-        trt=module,
-        batch=4,
-        weights=b"graph",
-    )
-    overridden = check_overrides(type(backend._logger))
-    for n in (4, 1, 4):
-        backend.run(np.zeros((n, 1, 512, 512), np.float32))
-    backend.close()
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Path(folder) / "cache"
+        write_kernels(cache, b"kernels")
+        backend = TensorRTBackend(
+            b"engine",
+            artifact=artifact,
+            flavour=row,
+            trt=module,
+            batch=4,
+            weights=b"graph",
+            cache=cache,
+        )
+        overridden = check_overrides(type(backend._logger))
+        for n in (4, 1, 4):
+            backend.run(np.zeros((n, 1, 512, 512), np.float32))
+        backend.close()
     return binding.touched | overridden
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from clinreadnet.runtime import Session, gpu, verdict
 from clinreadnet.runtime.backends import cuda_graph
+from clinreadnet.runtime.backends.kernel_cache import CACHE_VARIABLE
 from clinreadnet.runtime.bundle.files import digest, load_manifest, write_manifest
 from clinreadnet.runtime.bundle.manifest import NOT_RUN, Artifact, BatchRange, BuiltOn, Parity
 from clinreadnet.runtime.verdict import current_platform
@@ -87,4 +88,5 @@ def start(monkeypatch: pytest.MonkeyPatch, kind: str, folder: Path) -> Machine:
     for place in (gpu, cuda_graph):
         monkeypatch.setattr(place, "load_driver", lambda: DriverLibrary(device))
     monkeypatch.setattr(verdict, "driver_version", lambda: "580.65.06")
+    monkeypatch.setenv(CACHE_VARIABLE, str(folder.with_name(f"{folder.name}-cache")))
     return Machine(device, fake, flavour, folder)

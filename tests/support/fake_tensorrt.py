@@ -101,6 +101,7 @@ class Fake:
         self.rtx = rtx
         self.shares_profiles = True
         self.deserialised: list[bytes] = []
+        self.compiled: list[int] = []
         self.contexts: list[Any] = []
         self.judgement: tuple[EngineValidity, int] = (EngineValidity.VALID, 0)
 
@@ -152,7 +153,7 @@ class CudaEngine:
         self.num_io_tensors = len(said.shapes())
         self.profile_taken = False
         if fake.rtx:
-            self.create_runtime_config = RuntimeConfig
+            self.create_runtime_config = lambda: RuntimeConfig(fake)
 
     def get_tensor_name(self, index: int) -> str:
         return list(self.said.shapes())[index]
@@ -177,13 +178,38 @@ class CudaEngine:
             assert how.strategy is TensorRTAllocation.USER_MANAGED
         else:
             assert how is TensorRTAllocation.USER_MANAGED
-        context = ExecutionContext(self)
+        context = ExecutionContext(self, how._cache if self.fake.rtx else None)
         self.fake.contexts.append(context)
         return context
 
 
+class RuntimeCache:
+    """Kernels by batch size, of one machine."""
+
+    def __init__(self, fake: Fake) -> None:
+        self._machine = f"{fake.version} {fake.gpu.target}"
+        self._sizes: list[int] = []
+
+    def deserialize(self, blob: bytes) -> bool:
+        machine, sizes = json.loads(blob)
+        if machine == self._machine:
+            self._sizes = sizes
+        return bool(machine == self._machine)
+
+    def serialize(self) -> bytes:
+        return json.dumps([self._machine, self._sizes]).encode()
+
+    def _compile(self, n: int) -> bool:
+        """Return whether the kernels of a batch size were missing."""
+        missing = n not in self._sizes
+        self._sizes = sorted({*self._sizes, n})
+        return missing
+
+
 class RuntimeConfig:
-    def __init__(self) -> None:
+    def __init__(self, fake: Fake) -> None:
+        self._fake = fake
+        self._cache: RuntimeCache | None = None
         self.strategy: Any = None
         self.cuda_graph_strategy = CudaGraphStrategy.DISABLED
         self.dynamic_shapes_kernel_specialization_strategy = (
@@ -193,10 +219,18 @@ class RuntimeConfig:
     def set_execution_context_allocation_strategy(self, strategy: Any) -> None:
         self.strategy = strategy
 
+    def create_runtime_cache(self) -> RuntimeCache:
+        return RuntimeCache(self._fake)
+
+    def set_runtime_cache(self, cache: RuntimeCache) -> bool:
+        self._cache = cache
+        return True
+
 
 class ExecutionContext:
-    def __init__(self, engine: CudaEngine) -> None:
+    def __init__(self, engine: CudaEngine, cache: RuntimeCache | None = None) -> None:
         self._engine = engine
+        self._cache = cache
         self._gpu = engine.fake.gpu
         self._addresses: dict[str, int] = {}
         self._memory = 0
@@ -209,6 +243,8 @@ class ExecutionContext:
             engine.logger.log(ILogger.ERROR, "profile 0 has been chosen for another context")
             return False
         engine.profile_taken = True
+        if self._cache is None or self._cache._compile(shape[0]):
+            engine.fake.compiled.append(shape[0])
         low, _, high = self._engine.said.batch
         self.n = shape[0]
         return name == "hu" and low <= self.n <= high and shape[1:] == (1, 512, 512)

@@ -17,6 +17,7 @@ from clinreadnet.library import engine_version, load_library
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.backends import native, openvino
 from clinreadnet.runtime.backends.flavours import FlavourMissing, load_flavour
+from clinreadnet.runtime.backends.kernel_cache import cache_file
 from clinreadnet.runtime.backends.onnxruntime import (
     OnnxRuntimeBackend,
     installed_version,
@@ -301,6 +302,7 @@ def _open_engine(
         workers=options.workers,
         device=options.device,
         weights=weights,
+        cache=cache_file(artifact.sha256, machine),
     )
     backend, batch = _fit(load, _batch(artifact, options, artifact.batch.opt), artifact.batch.min)
     return _loaded(name, backend, artifact, worst((judgement, backend.header)), batch, machine)

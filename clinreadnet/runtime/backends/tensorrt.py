@@ -13,14 +13,23 @@ import queue
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from clinreadnet.errors import BackendError, BackendUnavailable, DeviceLost, OutOfMemory, first_line
+from clinreadnet.errors import (
+    BackendError,
+    BackendUnavailable,
+    DeviceLost,
+    InputError,
+    OutOfMemory,
+    first_line,
+)
 from clinreadnet.runtime.backends.cuda_graph import OUT_OF_MEMORY, CudaGraph, CudaGraphError
 from clinreadnet.runtime.backends.flavours import Flavour, collecting_logger
+from clinreadnet.runtime.backends.kernel_cache import read_kernels, write_kernels
 from clinreadnet.runtime.bundle.manifest import OUTPUT_INFOS, Artifact
 from clinreadnet.runtime.gpu import pop_context
 from clinreadnet.runtime.profiling import stage
@@ -56,6 +65,7 @@ class TensorRTBackend:
         workers: int = 1,
         device: int = 0,
         weights: bytes | None = None,
+        cache: Path | None = None,
     ) -> None:
         """Deserialise an engine and allocate its buffers.
 
@@ -68,6 +78,7 @@ class TensorRTBackend:
             workers: number of concurrent batches.
             device: index of the GPU.
             weights: verified bytes of the ONNX graph, for an engine without weights.
+            cache: file that keeps the kernels that are compiled at run time; None keeps none.
 
         Raises:
             BackendUnavailable: pycuda or a GPU is missing, or TensorRT rejects the engine.
@@ -89,6 +100,10 @@ class TensorRTBackend:
         }
         self.header = VALID
         self._lost = False
+        self._cache_file = cache
+        self._cached = b""
+        self._cache: Any = None
+        self._notes: list[str] = []
         self._lanes: list[_Lane] = []
         self._free: queue.SimpleQueue[_Lane] = queue.SimpleQueue()
         self._messages: deque[str] = deque(maxlen=1)
@@ -104,6 +119,7 @@ class TensorRTBackend:
                 self._dtypes = self._tensor_dtypes(artifact)
                 for _ in range(workers):
                     _Lane(self, batch)
+                self._keep_kernels()
         except BaseException:
             self.close()
             raise
@@ -125,9 +141,9 @@ class TensorRTBackend:
             with ExitStack() as lanes:  # an error in one does not keep the others
                 for lane in self._lanes:
                     lanes.callback(lane.close)
-            self._engine = None
+            self._cache = self._engine = None
         self._lanes.clear()
-        self._engine = None
+        self._cache = self._engine = None
         self._release()
 
     def _release(self) -> None:
@@ -149,7 +165,8 @@ class TensorRTBackend:
     @property
     def notes(self) -> tuple[str, ...]:
         """Deviations from the default execution, such as a batch size without CUDA graph."""
-        return tuple(dict.fromkeys(note for lane in self._lanes for note in lane.notes))
+        of_lanes = (note for lane in self._lanes for note in lane.notes)
+        return tuple(dict.fromkeys((*self._notes, *of_lanes)))
 
     @contextmanager
     def _working(self, stream: Any = None) -> Iterator[None]:
@@ -269,7 +286,34 @@ class TensorRTBackend:
         # Lazily specialised kernels would change the last bits between two runs.
         strategies = self._trt.DynamicShapesKernelSpecializationStrategy
         config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
+        if self._cache is None and self._cache_file is not None:
+            self._cache = self._open_cache(config, self._cache_file)
+        if self._cache is not None:
+            config.set_runtime_cache(self._cache)
         return self._engine.create_execution_context(config)
+
+    def _open_cache(self, config: Any, file: Path) -> Any:
+        """Return a cache of kernels, which all contexts share, with what ``file`` holds."""
+        cache = config.create_runtime_cache()
+        try:
+            self._cached = read_kernels(file)
+        except (InputError, OSError) as error:
+            self._notes.append(first_line(error))
+        if self._cached and not cache.deserialize(self._cached):
+            self._cached = b""  # of another machine; it is compiled and written again
+        return cache
+
+    def _keep_kernels(self) -> None:
+        """Write the kernels of the prepared batch sizes to the cache's file, if they are new."""
+        if self._cache is None or self._cache_file is None:
+            return
+        kernels = bytes(self._cache.serialize())
+        if kernels == self._cached:
+            return
+        try:
+            write_kernels(self._cache_file, kernels)
+        except (InputError, OSError) as error:
+            self._notes.append(f"kernels are not kept ({first_line(error)})")
 
     def _refusal(self, what: str) -> str:
         return f"{self._flavour.name} {what} ({self._messages.pop() if self._messages else '?'})"

@@ -425,6 +425,7 @@ def test_the_fake_has_no_name_that_the_real_binding_lacks() -> None:
         fake_tensorrt.CudaEngine: real.ICudaEngine,
         fake_tensorrt.ExecutionContext: real.IExecutionContext,
         fake_tensorrt.RuntimeConfig: real.IRuntimeConfig,
+        fake_tensorrt.RuntimeCache: real.IRuntimeCache,
         fake_tensorrt.Refitter: real.Refitter,
         fake_tensorrt.OnnxParserRefitter: real.OnnxParserRefitter,
         fake_tensorrt.EngineValidity: real.EngineValidity,
@@ -680,3 +681,101 @@ def test_batches_below_the_profile_are_filled(rtx: Machine) -> None:
         assert len(session._backend.run(some_hu(3)[:, None])["score"]) == 3
         assert len(session.score(some_hu(1))) == 1
         assert {context.n for context in rtx.fake.contexts} == {2, 4}
+
+
+def kernel_files(machine: Machine) -> list[Path]:
+    folder = machine.folder.with_name(f"{machine.folder.name}-cache")
+    return list(folder.iterdir()) if folder.exists() else []
+
+
+def test_compiled_kernels_are_kept_for_the_next_session(rtx: Machine) -> None:
+    bundle = rtx.bundle()
+    Session(bundle, "tensorrt-rtx").close()
+    assert rtx.fake.compiled == [4, 1]
+    (file,) = kernel_files(rtx)
+    written = file.stat()
+    assert written.st_mode & 0o777 == 0o600 and file.parent.stat().st_mode & 0o777 == 0o700
+    with Session(bundle, "tensorrt-rtx") as session:
+        assert session.describe()["backend_notes"] == []
+    assert rtx.fake.compiled == [4, 1]
+    assert file.stat().st_mtime_ns == written.st_mtime_ns
+    Session(bundle, "tensorrt-rtx", batch=6).close()
+    assert rtx.fake.compiled == [4, 1, 6]
+    assert b"[1, 4, 6]" in file.read_bytes()
+
+
+def test_kernels_belong_to_engine_gpu_driver_and_release(
+    rtx: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rtx.session().close()
+    rtx.session(Engine(offset=1e-7)).close()
+    monkeypatch.setattr(verdict, "driver_version", lambda: "600.1")
+    rtx.session().close()
+    monkeypatch.setattr(fake_pycuda, "NAME", b"Another GPU")
+    rtx.session().close()
+    assert len(kernel_files(rtx)) == 4 and rtx.fake.compiled == [4, 1] * 4
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        pytest.param(lambda f: f.chmod(0o666), "others can write it", id="file-of-others"),
+        pytest.param(lambda f: f.parent.chmod(0o777), "others can write it", id="folder-of-others"),
+        pytest.param(lambda f: f.write_bytes(b"x" + f.read_bytes()[1:]), "damaged", id="hash"),
+        pytest.param(lambda f: f.write_bytes(f.read_bytes()[:-1] + b"x"), "damaged", id="kernels"),
+        pytest.param(lambda f: f.write_bytes(b""), "damaged", id="empty"),
+    ],
+)
+def test_kernels_that_are_not_trusted_are_compiled_again(
+    rtx: Machine, monkeypatch: pytest.MonkeyPatch, spoil: Any, message: str
+) -> None:
+    bundle = rtx.bundle()
+    Session(bundle, "tensorrt-rtx").close()
+    (file,) = kernel_files(rtx)
+    spoil(file)
+    monkeypatch.setattr(
+        fake_tensorrt.RuntimeCache, "deserialize", lambda cache, blob: pytest.fail("was read")
+    )
+    with Session(bundle, "tensorrt-rtx") as session:
+        (note,) = session.describe()["backend_notes"]
+        assert message in note and str(file.parent) in note
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert rtx.fake.compiled == [4, 1] * 2
+
+
+def test_kernels_of_another_machine_are_compiled_again(
+    rtx: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = rtx.bundle()
+    Session(bundle, "tensorrt-rtx").close()
+    (file,) = kernel_files(rtx)
+    content = file.read_bytes()
+    monkeypatch.setattr(fake_tensorrt.RuntimeCache, "deserialize", lambda cache, blob: False)
+    Session(bundle, "tensorrt-rtx").close()
+    assert rtx.fake.compiled == [4, 1] * 2 and file.read_bytes() == content
+
+
+def test_a_cache_that_cannot_be_written_is_a_note(
+    rtx: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("CLINREADNET_CACHE", str(tmp_path / "file" / "cache"))
+    with rtx.session() as session:
+        (note,) = session.describe()["backend_notes"]
+        assert note.startswith("kernels are not kept (")
+        assert len(session.score(some_hu(2))) == 2
+    monkeypatch.setenv("CLINREADNET_CACHE", "")
+    with rtx.session() as session:
+        assert session.describe()["backend_notes"] == []
+
+
+def test_the_users_cache_is_the_default(rtx: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CLINREADNET_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(rtx.folder / "cache"))
+    rtx.session().close()
+    assert len(list((rtx.folder / "cache" / "clinreadnet").iterdir())) == 1
+
+
+def test_full_tensorrt_keeps_no_kernels(full: Machine) -> None:
+    full.session().close()
+    assert kernel_files(full) == []
