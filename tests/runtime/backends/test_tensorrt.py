@@ -561,7 +561,7 @@ def causes(error: BaseException) -> list[str]:
 
 
 @pytest.mark.parametrize("call", ["push", "pop", "synchronize"])
-def test_an_earlier_launchs_error_is_a_lost_device(machine: Machine, call: str) -> None:
+def test_an_earlier_error_is_a_lost_device(machine: Machine, call: str) -> None:
     session = machine.session()
     machine.gpu.failing[call] = LAUNCH_ERROR
     with pytest.raises(DeviceLost, match="start it again") as failure:
