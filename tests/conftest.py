@@ -187,7 +187,9 @@ def quick(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from clinreadnet.runtime.bundle.files import load_manifest
     from clinreadnet.runtime.bundle.manifest import Golden
 
-    def copy_graph(model: object, path: Path, *, precision: str) -> None:
+    def copy_graph(
+        model: object, path: Path, *, precision: str, fused_attention: bool = False
+    ) -> None:
         shutil.copy(tiny_bundle / path.name, path)
 
     def copy_golden(path: Path, *rest: object) -> Golden:

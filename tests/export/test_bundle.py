@@ -208,6 +208,9 @@ def test_graphs_without_engines_and_with_force(tiny_checkpoint: Path, tmp_path: 
         pytest.param(["--batch", "64:64:64"], "MIN is at most 16", id="batch-min"),
         pytest.param(["--precision", "tf32", "--no-engines"], "precision of engines", id="tf32"),
         pytest.param(["--fp32-islands", "some"], "give default or auto", id="islands"),
+        pytest.param(
+            ["--fp32-islands", "auto", "--fused-attention"], "--fused-attention and", id="fused"
+        ),
         pytest.param(["--optimization-level", "6"], "--optimization-level 6: give 0", id="level"),
         pytest.param(["--workspace", "0"], "--workspace 0: give 1 MiB or more", id="workspace"),
     ],
@@ -224,6 +227,32 @@ def test_bad_usage(
     assert isinstance(result.exception, InputError)
     assert re.search(message, str(result.exception))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
+def test_attention_is_fused_in_16_bit_graphs_alone(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fused: bool
+) -> None:
+    asked: dict[str, bool] = {}
+
+    def remember(model: object, path: Path, *, precision: str, fused_attention: bool) -> None:
+        asked[precision] = fused_attention
+        path.write_bytes(b"graph")
+        if precision == "bf16":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(graphs, "export_onnx", remember)
+    monkeypatch.setattr(bundles, "write_golden", lambda path, *rest: path.touch())
+    with pytest.raises(KeyboardInterrupt):
+        bundles.export_bundle(
+            tmp_path / "bundle",
+            checkpoint=tiny_checkpoint,
+            preset="tiny",
+            precisions=("fp32", "fp16", "bf16"),
+            targets=(),
+            fused_attention=fused,
+        )
+    assert asked == {"fp32": False, "fp16": fused, "bf16": fused}
 
 
 def test_nothing_is_left_of_a_broken_export(

@@ -242,7 +242,9 @@ def test_only_a_graph_within_its_budget_is_shipped(
     monkeypatch: pytest.MonkeyPatch,
     factor: float,
 ) -> None:
-    def copy_graph(model: object, path: Path, *, precision: str) -> None:
+    def copy_graph(
+        model: object, path: Path, *, precision: str, fused_attention: bool = False
+    ) -> None:
         shutil.copy(tiny_bundle / path.name, path)
 
     def copy_golden(path: Path, *rest: object) -> Golden:
