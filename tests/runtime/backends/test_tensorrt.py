@@ -651,7 +651,7 @@ def test_an_exception_of_the_binding_is_a_backend_error(
 @pytest.mark.parametrize("where", ["closed elsewhere", "made elsewhere"])
 def test_the_primary_context_is_released_on_any_thread(machine: Machine, where: str) -> None:
     torch_context = object()
-    machine.gpu.stack.append(torch_context)  # type: ignore[arg-type]
+    machine.gpu.stack.append(torch_context)
     with ThreadPoolExecutor(1) as pool:
         if where == "made elsewhere":
             session = pool.submit(machine.session).result()

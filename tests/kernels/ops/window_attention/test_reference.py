@@ -1,5 +1,6 @@
 """The reference against a brute-force oracle that knows nothing of windows as tensors."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import pytest
@@ -10,7 +11,10 @@ from clinreadnet.kernels import window_attention
 from clinreadnet.kernels.ops.window_attention.reference import cyclic_shift, stacked_octaves
 from clinreadnet.kernels.ptx.inputs import window_attention_inputs
 
-FORMS = {"plain": nullcontext, "stacked": stacked_octaves}
+FORMS: dict[str, Callable[[], AbstractContextManager[None]]] = {
+    "plain": nullcontext,
+    "stacked": stacked_octaves,
+}
 
 
 @pytest.fixture(params=list(FORMS))
