@@ -19,7 +19,8 @@ def test_a_session_shows_its_self_test_and_its_runs(tmp_path: Path, shown: list[
         assert shown[0] == f"+ {test}" and shown[-1] == f"- {test}"
         shown.clear()
         session.score(hu, regions=False)
-    assert shown == ["+ run 2 slices", "- run 2 slices", "+ run 1 slices", "- run 1 slices"]
+    stages = ["look at 3 slices", "run 2 slices", "run 1 slices"]
+    assert shown == [line for name in stages for line in (f"+ {name}", f"- {name}")]
 
 
 def test_without_nvtx_a_stage_does_nothing(

@@ -143,7 +143,8 @@ def test_a_profiler_is_shown_the_stages_of_a_run(machine: Machine, shown: list[s
         session.score(some_hu(1), regions=False)
     steps = ["fill the page-locked buffer", "launch", "wait for the GPU"]
     inner = [line for step in steps for line in (f"+ {step}", f"- {step}")]
-    assert shown == ["+ run 1 slices", *inner, "- run 1 slices"]
+    looked = ["+ look at 1 slices", "- look at 1 slices"]
+    assert shown == [*looked, "+ run 1 slices", *inner, "- run 1 slices"]
 
 
 def test_rtx_captures_its_graphs_itself_and_specialises_at_once(
