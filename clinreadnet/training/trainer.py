@@ -378,8 +378,8 @@ def _towards_quality(slices: LabelledSlices) -> LabelledSlices:
     """Return the slices with the noiseless quality as their scores."""
     if unknown := int(np.isnan(slices.quality).sum()):
         raise InputError(
-            f"target=quality: {counted(unknown, 'training slice', len(slices), 'comes')} with no "
-            "recorded quality, which simulated folders alone have; use target=score"
+            f"target=quality: {counted(unknown, 'training slice', len(slices), 'has')} no recorded "
+            "quality, which simulated folders alone have; use target=score"
         )
     return replace(slices, scores=slices.quality)
 

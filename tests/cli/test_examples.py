@@ -82,6 +82,7 @@ STUBBED = {
         "clinreadnet.training.run.train",
         "training takes long; tests/training/test_trainer.py starts two processes",
     ),
+    "check-kernels --gpu": ("clinreadnet.export.check_kernels.check_folder", "needs a GPU"),
     "tune": ("clinreadnet.tuning.tune.tune", "needs a GPU"),
     "check-graph --checkpoint": (
         "clinreadnet.export.engines.check.check_graphs",

@@ -258,7 +258,7 @@ def _export() -> None:
     PRESETS["tiny"] = SMALL
     source = Path("in/bundle").absolute()
 
-    def graph(model: object, path: Path, *, precision: str) -> None:
+    def graph(model: object, path: Path, **form: object) -> None:
         with whole_file(path) as temporary:
             shutil.copy(source / path.name, temporary)
 

@@ -181,7 +181,9 @@ def test_quality_must_be_recorded(folder: Path, tmp_path: Path) -> None:
     """Even of one folder among several; nothing is left behind."""
     other = make_labelled_folder(tmp_path / "with", seed=1, quality=True)
     config = replace(TINY, target="quality", validation_share=0.17)
-    with pytest.raises(InputError, match=r"target=quality: \d+ of 20 slices .* target=score"):
+    with pytest.raises(
+        InputError, match=r"target=quality: \d+ of 20 training slices .* use target"
+    ):
         train([other, folder], tmp_path / "run", config)
     assert not (tmp_path / "run").exists()
 
