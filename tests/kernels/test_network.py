@@ -40,7 +40,7 @@ def test_compiles_without_graph_breaks(pair: tuple[ClinReadNet, ClinReadNet]) ->
         return model.stages[0](model.stem(hu))
 
     x = slices(1)[..., :64, :96].contiguous()
-    compiled = torch.compile(forward, fullgraph=True, backend="eager")
+    compiled = torch.compile(forward, fullgraph=True, dynamic=False, backend="eager")
     with torch.no_grad():
         torch.testing.assert_close(compiled(pair[0], x), forward(pair[1], x))
 
@@ -129,7 +129,7 @@ def test_which_kernels_the_blocks_run(
 @pytest.mark.interpret
 def test_fused_blocks_compile_without_graph_breaks() -> None:
     model = network("triton", torch.float16, config=WIDE)
-    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    compiled = torch.compile(model, fullgraph=True, dynamic=False, backend="eager")
     hu = slices(1)[..., :32, :64].contiguous()
     with torch.no_grad():
         assert torch.equal(compiled(hu).probs, model(hu).probs)
@@ -229,7 +229,7 @@ def compiled_launches(model: ClinReadNet, hu: torch.Tensor) -> list[str]:
         return run
 
     torch.compiler.reset()
-    torch.compile(model, backend=backend, fullgraph=True)(hu)
+    torch.compile(model, backend=backend, fullgraph=True, dynamic=False)(hu)
     return counted
 
 
