@@ -54,16 +54,22 @@ def _load(path: Path) -> ctypes.CDLL:
     try:
         library = ctypes.CDLL(str(path))
         version = library.crn_abi_version()
+        if version == ABI_VERSION:
+            _declare(library)
     except (OSError, AttributeError) as error:
         reason = str(error).removeprefix(f"{path}: ")
         raise BackendUnavailable(
-            f"{path}: does not load; it may be for another processor than this "
-            f"{platform.machine()} ({reason}); {INSTALL}"
+            f"{path}: does not load; it may be of another version, or for another processor than "
+            f"this {platform.machine()} ({reason}); {INSTALL}"
         ) from None
     if version != ABI_VERSION:
         raise BackendUnavailable(
             f"{path}: has ABI version {version}, this package calls {ABI_VERSION}; {INSTALL}"
         )
+    return library
+
+
+def _declare(library: ctypes.CDLL) -> None:
     text, size, pointer = ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p
     library.crn_version.restype = library.crn_instructions.restype = text
     library.crn_is_fast.argtypes = [text, ctypes.c_uint32]
@@ -75,7 +81,6 @@ def _load(path: Path) -> ctypes.CDLL:
     library.crn_survey.argtypes = [pointer, number, text, number, number, pointer, text, size]
     library.crn_close.argtypes = [ctypes.c_uint64]
     library.crn_close.restype = None
-    return library
 
 
 def instructions(library: ctypes.CDLL | None = None) -> str:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from bench.tables.recorded import markdown, newest, where
+from bench.recording import RESULTS
+from bench.tables.recorded import markdown, newest, read_json, where
+
+SLICE_TIMES = RESULTS / "scoring" / "slice-times.json"
+_TIMES = ("median_ms", "most_ms")
 
 
 def session_speed_table() -> str:
@@ -26,8 +30,21 @@ def session_speed_table() -> str:
     return markdown(head, rows) if rows else "Not measured.\n"
 
 
+def slice_times_table() -> str:
+    """Return the processor time of the looks at a slice, with the native library and without."""
+    run = read_json(SLICE_TIMES)
+    rows = [
+        [row["look"], *(f"{one[name]:.2g}" for one in (row, bare) for name in _TIMES)]
+        for row, bare in zip(run["with"], run["without"], strict=True)
+    ]
+    head = ["processor time of one thread, ms", "median", "slowest slice"]
+    head += ["NumPy alone: median", "slowest slice"]
+    where = f"{run['slices']} slices, `{run['command']}`, commit {run['commit'][:7]}, {run['cpu']}."
+    return f"{markdown(head, rows)}\n{where}\n"
+
+
 def _milliseconds(seconds: float) -> str:
     return f"{1000 * seconds:.0f}" if seconds > 0.02 else f"{1000 * seconds:.3g}"
 
 
-TABLES = {"session-speed": session_speed_table}
+TABLES = {"session-speed": session_speed_table, "slice-times": slice_times_table}

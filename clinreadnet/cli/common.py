@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from clinreadnet.console import Output, output_named, status
 from clinreadnet.errors import InputError
+from clinreadnet.files import check_output
 
 if TYPE_CHECKING:
     from clinreadnet.runtime import Session
@@ -56,6 +57,8 @@ def row_writer(path: Path | None) -> Callable[[Mapping[str, Any]], None]:
     """
     if path is None:
         return lambda row: None
+
+    check_output(path)
 
     def write(row: Mapping[str, Any]) -> None:
         try:

@@ -76,7 +76,8 @@ def count_pixels(hu: NDArray[Any]) -> PixelCounts:
     low, high = float(hu.min()), float(hu.max())
     if not math.isfinite(low) or not math.isfinite(high):  # the least of values with a NaN is NaN
         return PixelCounts(hu.size, False)
-    whole = np.clip(hu.astype(np.float32, copy=False), _LOW, _HIGH).astype(np.int32)
+    with np.errstate(over="ignore"):  # values beyond float32 are clipped
+        whole = np.clip(hu.astype(np.float32, copy=False), _LOW, _HIGH).astype(np.int32)
     histogram = np.bincount((whole - _LOW).ravel(), minlength=_HIGH - _LOW + 1)
 
     def count(first: int, last: int) -> int:

@@ -144,7 +144,7 @@ class Anatomy:
 def find_region(
     hu: NDArray[Any], pixel_mm: float | None = None, cells: Cells | None = None
 ) -> Region:
-    """Classify the body part of a slice. Takes about 0.2 ms, or 2 ms without the native library.
+    """Classify the body part of a slice. docs/runtime.md says how long it takes.
 
     Args:
         hu: [512, 512], Hounsfield units, finite.
@@ -334,7 +334,7 @@ def find_body(hu: NDArray[Any]) -> Mask:
 
 
 def find_cells(hu: NDArray[Any]) -> Cells:
-    """Return the cells of a slice, and the bodies among them. Takes about 1 ms.
+    """Return the cells of a slice, and the bodies among them.
 
     Lungs and bowel belong to the body around them.
 

@@ -61,7 +61,7 @@ class SliceFigures:
 def measure_figures(
     hu: NDArray[Any], pixel_mm: float | None = None, cells: Cells | None = None
 ) -> SliceFigures:
-    """Measure a slice, but for its dose, which `with_dose` adds. Takes 4 to 5 ms.
+    """Measure a slice, but for its dose, which `with_dose` adds.
 
     Args:
         hu: [512, 512], Hounsfield units, finite.

@@ -57,7 +57,7 @@ class _OverBudget(Exception):
 
 
 class _Ahead:
-    """A call in a thread of its own."""
+    """A call in a thread of its own: importing concurrent.futures would delay the first score."""
 
     def __init__(self, call: Callable[[], dict[str, NDArray[Any]]]) -> None:
         self._outcome: dict[str, NDArray[Any]] | Exception

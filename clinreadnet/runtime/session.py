@@ -188,11 +188,10 @@ class Session:
                 pydicom, whose stored values are rescaled and checked like those of a file.
             pixel_mm: width of a pixel in mm, a number or [n]. Without it, the body part is less
                 reliable. Datasets state their own.
-            regions: whether to classify the body part of each slice, which takes about 0.2 ms on
-                this thread. Without it only ``novelty`` marks slices, which misses most heads and
-                chests.
-            figures: whether to measure noise, size and other figures of each slice, which takes 4
-                to 5 ms on this thread. Without ``pixel_mm`` most of them are None.
+            regions: whether to classify the body part of each slice, on this thread. Without it
+                only ``novelty`` marks slices, which misses most heads and chests.
+            figures: whether to measure noise, size and other figures of each slice, on this thread
+                for a few milliseconds. Without ``pixel_mm`` most of them are None.
             checked: whether all slices are from `SliceRef.load`, which checks their values.
 
         Returns:

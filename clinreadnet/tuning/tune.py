@@ -232,7 +232,8 @@ def tune(
         The new file's content, and the trials of every candidate.
 
     Raises:
-        InputError: no NVIDIA GPU, ``only`` names no entry, or ``base`` is of another GPU.
+        InputError: no NVIDIA GPU, ``only`` names no entry, or ``base`` is not a file of this
+            GPU.
         CheckFailed: an entry has no candidate that is correct and fits.
     """
     device = device or torch.device("cuda")
@@ -241,9 +242,10 @@ def tune(
         raise InputError(
             "tune needs an NVIDIA GPU that PyTorch can use; `clinreadnet doctor` says what is here"
         )
-    in_use = json.loads(Path(base or config_file(gpu, capability)).read_text())
-    if base is not None and in_use["gpu"] != gpu:
-        raise InputError(f"{base}: is of {in_use['gpu']}, not of {gpu}; name another file as `out`")
+    if base is None:
+        in_use = json.loads(config_file(gpu, capability).read_text())
+    else:
+        in_use = _read_base(base, gpu)
     header = {
         "gpu": gpu,
         "compute_capability": capability,
@@ -293,6 +295,19 @@ def tune(
                 place = place[key]
             place[keys[-1]] = dict(trials.best.config)
     return Tuning(document, tuple(tuned))
+
+
+def _read_base(path: str | os.PathLike[str], gpu: str) -> dict[str, Any]:
+    try:
+        content = json.loads(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; name another file as `out`") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON ({first_line(error)}); name another as `out`") from None
+    of = (isinstance(content, dict) and content.get("gpu")) or "no GPU"
+    if of != gpu:
+        raise InputError(f"{path}: is of {of}, not of {gpu}; name another file as `out`")
+    return dict(content)
 
 
 def _shortened(

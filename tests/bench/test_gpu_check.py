@@ -362,6 +362,7 @@ def test_launches_of_a_graph_come_from_the_trace() -> None:
         graph.launches({"traceEvents": events}, 64, 3)
 
 
+# As ncu prints it.
 NCU = """==PROF== Connected to process 7
 batch 64
 "ID","Process ID","Kernel Name","Grid Size","Block Size","Section Name","Metric Name","Metric Unit","Metric Value"

@@ -50,6 +50,16 @@ def test_what_cannot_be_a_slice_is_refused(image: np.ndarray, reason: str) -> No
     assert found is not None and re.search(reason, found), found
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("factor", [1e300, np.nan, np.inf])
+def test_values_beyond_float32_are_counted_without_a_warning(factor: float) -> None:
+    image = np.where(abdomen() > 0, factor, abdomen().astype(np.float64))
+    pixels = count_pixels(image)
+    assert pixels.finite == np.isfinite(factor)
+    if pixels.finite:
+        assert "1e+300" in str(implausible(pixels))
+
+
 @pytest.mark.parametrize("dtype", [np.int16, np.int32, np.float16, np.float32, np.float64])
 def test_a_body_is_a_slice_in_any_dtype(dtype: type) -> None:
     assert implausible(count_pixels(body(40).astype(dtype))) is None

@@ -1,7 +1,6 @@
 """The C++ host of docs/ahead-of-time.md, run against a CUDA driver that launches nothing."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -10,25 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.cuda_stub import COMPILER, HEADERS, NEEDED, STUB
 
-triton = pytest.importorskip("triton", reason="triton is not installed")
-
-from clinreadnet.export.kernels import TARGETS, export_kernels  # noqa: E402
-from clinreadnet.kernels import sobel_stem  # noqa: E402
-from clinreadnet.precision import PRECISIONS  # noqa: E402
-from clinreadnet.runtime.comparison import relative_error  # noqa: E402
+from clinreadnet.export.kernels import TARGETS, export_kernels
+from clinreadnet.kernels import sobel_stem
+from clinreadnet.precision import PRECISIONS
+from clinreadnet.runtime.comparison import relative_error
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "examples" / "launch_cubin.cpp"
-STUB = ROOT / "tests" / "support" / "cuda_stub.cpp"
-HEADERS = Path(triton.__file__).parent / "backends" / "nvidia" / "include"
-COMPILER = next(filter(None, map(shutil.which, (os.environ.get("CXX", "c++"), "g++"))), None)
 
-pytestmark = [
-    pytest.mark.compile,
-    pytest.mark.skipif(COMPILER is None, reason="no C++ compiler (c++, g++ or $CXX)"),
-    pytest.mark.skipif(not (HEADERS / "cuda.h").exists(), reason="this triton ships no cuda.h"),
-]
+pytestmark = NEEDED
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -12,25 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-pytest.importorskip("triton", reason="triton is not installed")
-
-import triton
+from support.cuda_stub import COMPILER, HEADERS, NEEDED, STUB
 
 from clinreadnet.export.gpu_launch import DriverError, GpuLauncher
 from clinreadnet.export.kernels import compile_source, sources
 from clinreadnet.kernels.ptx.cases import cases
 from clinreadnet.kernels.ptx.launch import Kernel
 
-STUB = Path(__file__).parents[1] / "support" / "cuda_stub.cpp"
-HEADERS = Path(triton.__file__).parent / "backends" / "nvidia" / "include"
-COMPILER = next(filter(None, map(shutil.which, (os.environ.get("CXX", "c++"), "g++"))), None)
-
-pytestmark = [
-    pytest.mark.compile,
-    pytest.mark.skipif(COMPILER is None, reason="no C++ compiler (c++, g++ or $CXX)"),
-    pytest.mark.skipif(not (HEADERS / "cuda.h").exists(), reason="this triton ships no cuda.h"),
-]
+pytestmark = NEEDED
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +39,9 @@ def kernel() -> Kernel:
 
 @pytest.fixture
 def launcher(library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[GpuLauncher]:
-    load = lambda: ctypes.CDLL(str(library))  # noqa: E731
-    monkeypatch.setattr("clinreadnet.runtime.gpu.load_driver", load)
-    monkeypatch.setattr("clinreadnet.export.gpu_launch.load_driver", load)
+    driver = ctypes.CDLL(str(library))
+    for module in ("clinreadnet.runtime.gpu", "clinreadnet.export.gpu_launch"):
+        monkeypatch.setattr(f"{module}.load_driver", lambda: driver)
     with GpuLauncher() as made:
         yield made
 

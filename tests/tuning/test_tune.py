@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 pytest.importorskip("triton", reason="triton is not installed")
 
 from clinreadnet.cli import app
-from clinreadnet.errors import CheckFailed
+from clinreadnet.errors import CheckFailed, InputError
 from clinreadnet.kernels import launch
 from clinreadnet.kernels.launch import CONFIGS, config_file, launch_config, trial
 from clinreadnet.tuning import tune
@@ -221,6 +221,35 @@ def test_an_existing_file_keeps_its_other_entries(pretend_gpu: Path, tmp_path: P
     out.write_text(out.read_text().replace("Pretend", "Other"))
     result = invoke("--out", str(out))
     assert "is of NVIDIA Other 9000, not of NVIDIA Pretend 9000" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [("{", "not JSON"), ("[]", "is of no GPU"), ("{}", "is of no GPU"), (None, "is a folder")],
+)
+def test_another_file_is_refused_before_anything_is_timed(
+    pretend_gpu: Path, tmp_path: Path, content: str | None, reason: str
+) -> None:
+    out = tmp_path / "own"
+    if content is None:
+        out.mkdir()
+    else:
+        out.write_text(content)
+    result = invoke("--out", str(out))
+    assert isinstance(result.exception, InputError)
+    assert str(result.exception).startswith(f"{out}: ") and reason in str(result.exception)
+
+
+def test_rows_that_cannot_be_written_are_refused_before_anything_is_timed(
+    pretend_gpu: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def timed(*_: object, **__: object) -> None:
+        raise AssertionError("timed")
+
+    monkeypatch.setattr("clinreadnet.tuning.tune.tune", timed)
+    result = invoke("--rows", str(tmp_path / "missing" / "rows.jsonl"))
+    assert isinstance(result.exception, InputError)
+    assert str(tmp_path / "missing") in str(result.exception)
 
 
 def test_each_trial_is_a_row_and_the_shortlist_decides_what_is_tried(

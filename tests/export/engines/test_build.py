@@ -355,6 +355,7 @@ def test_types_that_were_built(precision: str, types: list[str], passes: bool) -
             check_built(inspected(*types), precision, "engine")
 
 
+# As the builder prints it.
 LISTING = """Layers:
 Name: shape_call_myl0_0, LayerType: shape_call, Inputs: [], Constants: [], Outputs: [], TacticName: , StreamId: 0, Metadata: 
 Name: _gemm_mha_v2_myl0_11, LayerType: kgen, Inputs: [ { Name: q, Dimensions: [-1,64,16], Strides: [16,-1,1], StrideOrder: [1,2,0], Datatype: Half, Format: (Arbitrary) Format with stride order = [1,2,0] }], Constants: [], Outputs: [ { Name: a, Dimensions: [-1,64,16], Strides: [16,-1,1], StrideOrder: [1,2,0], Datatype: Half, Format: (Linear) Row major linear format }, { Name: b, Dimensions: [1], Strides: [1], StrideOrder: [0], Datatype: Float, Format: (Linear) Row major linear format }], TacticName: _gemm_mha_v2_0x55, StreamId: 0, Metadata: [ONNX Layer: n]

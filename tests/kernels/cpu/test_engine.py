@@ -276,6 +276,11 @@ def test_another_abi_version_is_refused(tmp_path: Path) -> None:
     subprocess.run([COMPILER, "-x", "c", "-shared", "-fPIC", source, "-o", other], check=True)
     with pytest.raises(BackendUnavailable, match="has ABI version 99, this package calls 1"):
         engine_library.load_library(other)
+    source.write_text("unsigned crn_abi_version(void) { return 1; }\n")
+    old = tmp_path / "old.so"
+    subprocess.run([COMPILER, "-x", "c", "-shared", "-fPIC", source, "-o", old], check=True)
+    with pytest.raises(BackendUnavailable, match="of another version.*undefined symbol: crn_"):
+        engine_library.load_library(old)
     (tmp_path / "no.so").write_text("nothing")
     with pytest.raises(BackendUnavailable, match="does not load"):
         engine_library.load_library(tmp_path / "no.so")

@@ -137,6 +137,15 @@ def test_the_answers_are_those_of_numpy(monkeypatch: pytest.MonkeyPatch) -> None
     assert {name: find_region(hu, 0.7) for name, hu in IMAGES.items()} == with_library
 
 
+def test_instructions_that_are_not_here_are_left_to_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_library, "LIBRARY", built())
+    expected = count_pixels(IMAGES["abdomen"])
+    monkeypatch.setenv(engine_library.INSTRUCTIONS_VARIABLE, "sse9")
+    assert survey(IMAGES["abdomen"], anatomy=True) is None
+    counts = count_pixels(IMAGES["abdomen"])
+    assert replace(counts, levels=limits.LEVELS) == expected
+
+
 def test_another_size_dtype_or_order_is_left_to_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_library, "LIBRARY", built())
     hu = IMAGES["abdomen"]
