@@ -1,4 +1,4 @@
-"""Tables of docs/simulator.md, and of the simulated scans in docs/physics.md."""
+"""Tables of docs/simulator.md."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from bench.recording import RESULTS
 from bench.tables.recorded import markdown, read_json
 
 FOLDER = RESULTS / "simulator"
-_COUNTS = ("seen", "right")
 
 
 def simulated() -> dict[str, Any]:
@@ -68,25 +67,7 @@ def simulator_labels_table() -> str:
     return markdown([head, "measured"], rows)
 
 
-def few_views_table() -> str:
-    """Return in how many simulated scans streaks of few views are seen."""
-    run = read_json(FOLDER / "few-views.json")
-    first, second = run["sets"]
-    rows = [
-        [
-            f"{row['views']} views{', denoised' if row['denoised'] else ''}",
-            *(f"{part[key]} of {part['slices']}" for part in (row, other) for key in _COUNTS),
-        ]
-        for row, other in zip(first["rows"], second["rows"], strict=True)
-    ]
-    head = ["simulated scans of"]
-    for part in run["sets"]:
-        head += [f"{part['name']}: streaks seen", "number of views right"]
-    return f"{markdown(head, rows)}\n`{run['command']}`, commit {run['commit'][:7]}.\n"
-
-
 TABLES = {
-    "few-views": few_views_table,
     "simulator-labels": simulator_labels_table,
     "simulator-noise": simulator_noise_table,
 }
