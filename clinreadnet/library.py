@@ -56,12 +56,15 @@ def _load(path: Path) -> ctypes.CDLL:
         version = library.crn_abi_version()
         if version == ABI_VERSION:
             _declare(library)
-    except (OSError, AttributeError) as error:
+    except OSError as error:
         reason = str(error).removeprefix(f"{path}: ")
         raise BackendUnavailable(
-            f"{path}: does not load; it may be of another version, or for another processor than "
-            f"this {platform.machine()} ({reason}); {INSTALL}"
+            f"{path}: does not load; it may be for another processor than this "
+            f"{platform.machine()} ({reason}); {INSTALL}"
         ) from None
+    except AttributeError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise BackendUnavailable(f"{path}: is of another version ({reason}); {INSTALL}") from None
     if version != ABI_VERSION:
         raise BackendUnavailable(
             f"{path}: has ABI version {version}, this package calls {ABI_VERSION}; {INSTALL}"
