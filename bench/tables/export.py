@@ -13,6 +13,7 @@ from clinreadnet.runtime.backends.flavours import FLAVOURS, Option
 FLAVOURS_USED = ROOT / "docs" / "flavours.json"
 _PARTS = ("builder", "runner")
 DEFECTS = RESULTS / "verification" / "defects.json"
+FUSED_ATTENTION = RESULTS / "verification" / "fused-attention.json"
 _KIND = re.compile(r"golden slice \d+ \((.*)\)")
 
 
@@ -131,9 +132,30 @@ def defects_run() -> str:
     )
 
 
+def fused_attention_table() -> str:
+    """Return what TensorRT-RTX's builder makes of both forms of the attention."""
+    record = read_json(FUSED_ATTENTION)
+    rows = [
+        [
+            row["form"],
+            engine["target"],
+            str(engine["launches"]),
+            str(engine["fused_attentions"]),
+            f"{engine['bytes'] / 1e6:.1f} MB",
+            f"{row['error']:.1e}",
+        ]
+        for row in record["rows"]
+        for engine in row["engines"]
+    ]
+    head = ["form", "target", "kernel launches", "fused attentions", "engine"]
+    table = markdown([*head, "largest error of an output on the golden slices"], rows)
+    return f"{table}\n`{record['command']}`, commit {record['commit'][:7]}.\n"
+
+
 TABLES = {
     "budgets": budgets_table,
     "defects": defects_table,
     "defects-run": defects_run,
     "flavours": flavour_table,
+    "fused-attention": fused_attention_table,
 }
