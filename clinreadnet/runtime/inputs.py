@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,45 @@ from clinreadnet.errors import InputError
 from clinreadnet.runtime.gpu import find_gpus
 from clinreadnet.spec import SIZE
 
+_MOST_THREADS = 8
+"""Threads above this number gain little: the memory is busy."""
+_SLICES_A_THREAD = 8
+"""To start a thread takes as long as to look at one or two slices."""
 
-def check_slices(hu: NDArray[Any], *, values: bool = True) -> NDArray[Any]:
+
+@contextmanager
+def slice_threads(n: int, threads: int | None = None) -> Iterator[Callable[..., Iterator[Any]]]:
+    """Provide ``map`` over n slices, which begins at once on threads if there are enough slices.
+
+    At the end of the block, calls that have not begun are cancelled.
+
+    Args:
+        n: number of slices.
+        threads: most threads; default one for each processor.
+    """
+    count = min(threads or os.cpu_count() or 1, n // _SLICES_A_THREAD, _MOST_THREADS)
+    if count < 2:
+        yield map
+        return
+    from concurrent.futures import ThreadPoolExecutor  # few slices need none
+
+    pool = ThreadPoolExecutor(count)
+
+    def on_threads(work: Callable[..., Any], *columns: Sequence[Any]) -> Iterator[Any]:
+        try:
+            return pool.map(work, *columns)
+        except RuntimeError:  # no thread can be started
+            return map(work, *columns)
+
+    try:
+        yield on_threads
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def check_slices(
+    hu: NDArray[Any], *, values: bool = True, threads: int | None = None
+) -> NDArray[Any]:
     """Check ``hu`` and return it as an array; arguments and errors as in `Session.score`.
 
     Without ``values``, only shape and dtype are checked.
@@ -39,16 +77,16 @@ def check_slices(hu: NDArray[Any], *, values: bool = True) -> NDArray[Any]:
         raise InputError(f"hu has shape {list(hu.shape)}: no slice; give one or more")
     if hu.dtype.kind not in "iuf":
         raise InputError(f"hu has dtype {hu.dtype}, expected integers or floats")
-    for index, image in enumerate(hu if values else ()):
-        pixels = count_pixels(image)
-        if not pixels.finite:
-            raise InputError(f"hu[{index}] holds NaN or infinity")
-        if reason := implausible(pixels):
-            raw = "; raw pixels become HU by the header's rescale slope and intercept"
-            raise InputError(
-                f"hu[{index}] cannot be a CT slice in Hounsfield units: {reason}"
-                f"{raw if pixels.low >= 0 else ''}"
-            )
+    with slice_threads(len(hu), threads) as each_slice:
+        for index, pixels in enumerate(each_slice(count_pixels, hu) if values else ()):
+            if not pixels.finite:
+                raise InputError(f"hu[{index}] holds NaN or infinity")
+            if reason := implausible(pixels):
+                raw = "; raw pixels become HU by the header's rescale slope and intercept"
+                raise InputError(
+                    f"hu[{index}] cannot be a CT slice in Hounsfield units: {reason}"
+                    f"{raw if pixels.low >= 0 else ''}"
+                )
     return hu
 
 

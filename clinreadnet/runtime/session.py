@@ -15,7 +15,9 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import numpy as np
@@ -49,6 +51,7 @@ from clinreadnet.runtime.inputs import (
     check_pixel_mm,
     check_slices,
     check_whole,
+    slice_threads,
 )
 from clinreadnet.runtime.profiling import stage
 from clinreadnet.runtime.records import CPU_BACKENDS
@@ -164,7 +167,7 @@ class Session:
         self.verdict: Verdict = loaded.verdict
         self.batch: int = loaded.batch
         self._slots = threading.Semaphore(workers)
-        self._workers = workers
+        self._workers, self._threads = workers, threads
         self._closing = threading.Lock()
         self._closed = False
 
@@ -188,10 +191,11 @@ class Session:
                 pydicom, whose stored values are rescaled and checked like those of a file.
             pixel_mm: width of a pixel in mm, a number or [n]. Without it, the body part is less
                 reliable. Datasets state their own.
-            regions: whether to classify the body part of each slice, on this thread. Without it
-                only ``novelty`` marks slices, which misses most heads and chests.
-            figures: whether to measure noise, size and other figures of each slice, on this thread
-                for a few milliseconds. Without ``pixel_mm`` most of them are None.
+            regions: whether to classify the body part of each slice. Without it only ``novelty``
+                marks slices, which misses most heads and chests.
+            figures: whether to measure noise, size and other figures of each slice, which takes a
+                few milliseconds. Without ``pixel_mm`` most of them are None. Of 16 slices or
+                more, regions and figures are computed on threads while the network runs.
             checked: whether all slices are from `SliceRef.load`, which checks their values.
 
         Returns:
@@ -212,18 +216,17 @@ class Session:
             slices = [ref for dataset in datasets for ref in find_slices([dataset])]
             images, checked = np.stack([ref.load() for ref in slices]), True
             pixel_mm = [ref.loaded_mm for ref in slices] if pixel_mm is None else pixel_mm
-        images = check_slices(images, values=not checked)
+        images = check_slices(images, values=not checked, threads=self._threads)
         sizes = check_pixel_mm(pixel_mm, len(images))
-        shown: list[Region] = []
-        measured: list[SliceFigures] = []
-        with stage(f"look at {len(images)} slices"):
-            for image, size in zip(images, sizes, strict=True) if regions or figures else ():
-                cells = find_cells(image) if figures else None
-                if regions:
-                    shown.append(find_region(image, size, cells))
-                if figures:
-                    measured.append(measure_figures(image, size, cells))
-        return self.score_checked(images, shown or None, measured or None)
+        if not regions and not figures:
+            return self._run_all(images).scores(None, None)
+        look = partial(_look, regions=regions, figures=figures)
+        with slice_threads(len(images), self._threads) as each_slice:
+            looks = each_slice(look, images, sizes)
+            ran = self._run_all(images)
+            with stage(f"look at {len(images)} slices"):
+                shown, measured = zip(*looks, strict=True)
+        return ran.scores(shown if regions else None, measured if figures else None)
 
     def score_files(
         self,
@@ -279,46 +282,30 @@ class Session:
             figures: figures of each slice; None if not measured.
             fill: whether to fill the last batch with copies of the last slice.
         """
-        parts: list[Outputs] = []
-        done: list[int] = []
-        failure: BackendError | None = None
+        return self._run_all(hu, fill=fill).scores(shown, figures)
+
+    def _run_all(self, hu: NDArray[Any], *, fill: bool = False) -> _Ran:
+        """Run checked slices, `batch` at a time."""
+        ran = _Ran(len(hu), self.manifest.model.novelty_threshold)
         start = 0
         while start < len(hu):
             stop = min(start + self.batch, len(hu))
             try:
-                parts.append(self._run(hu[start:stop], self.batch if fill else 1))
-                done += range(start, stop)
+                ran.parts.append(self._run(hu[start:stop], self.batch if fill else 1))
+                ran.done += range(start, stop)
             except OutOfMemory as error:
                 smaller = max((stop - start) // 2, self.artifact.batch.min)
                 if smaller < stop - start:
                     self.batch = min(self.batch, smaller)
                     continue
-                failure = error
+                ran.failure = error
             except DeviceLost as error:
-                failure = error
+                ran.failure = error
                 break
             except BackendError as error:
-                failure = error
+                ran.failure = error
             start = stop
-        threshold = self.manifest.model.novelty_threshold
-        if failure is None:
-            return Scores.join(parts, threshold, shown, figures)
-        if not done:
-            raise failure
-        failed = sorted(set(range(len(hu))) - set(done))
-        raise PartialResult(
-            f"{counted(len(failed), 'slice', len(hu), verb='was')} not scored, the first is "
-            f"hu[{failed[0]}]: "
-            f"{failure}",
-            Scores.join(
-                parts,
-                threshold,
-                None if shown is None else [shown[i] for i in done],
-                None if figures is None else [figures[i] for i in done],
-            ),
-            done,
-            failed,
-        ) from failure
+        return ran
 
     def stream(self, capacity: int = 16, *, fixed_batch: bool = False) -> Stream:
         """Return a stream for a scanner that delivers one slice at a time.
@@ -398,6 +385,56 @@ class Session:
                 raise SessionClosed(_CLOSED)
             with stage(f"run {len(hu)} slices"):
                 return run_batch(self._backend.run, hu, max(least, self.artifact.batch.min))
+
+
+@dataclass
+class _Ran:
+    """Outputs of a call, and the slices that failed."""
+
+    n: int
+    threshold: float | None
+    parts: list[Outputs] = field(default_factory=list)
+    done: list[int] = field(default_factory=list)
+    """Slices with outputs, in order."""
+    failure: BackendError | None = None
+
+    def scores(
+        self, shown: Sequence[Region] | None, figures: Sequence[SliceFigures] | None
+    ) -> Scores:
+        """Return the scores with the body part and the figures of each of the n slices.
+
+        Raises:
+            PartialResult: some slices failed.
+            BackendError: all slices failed.
+        """
+        if self.failure is None:
+            return Scores.join(self.parts, self.threshold, shown, figures)
+        if not self.done:
+            raise self.failure
+        failed = sorted(set(range(self.n)) - set(self.done))
+        raise PartialResult(
+            f"{counted(len(failed), 'slice', self.n, verb='was')} not scored, the first is "
+            f"hu[{failed[0]}]: {self.failure}",
+            Scores.join(
+                self.parts,
+                self.threshold,
+                None if shown is None else [shown[i] for i in self.done],
+                None if figures is None else [figures[i] for i in self.done],
+            ),
+            self.done,
+            failed,
+        ) from self.failure
+
+
+def _look(
+    hu: NDArray[Any], pixel_mm: float | None, *, regions: bool, figures: bool
+) -> tuple[Region | None, SliceFigures | None]:
+    """Return the body part and the figures of a slice; None where they are not wanted."""
+    cells = find_cells(hu) if figures else None
+    return (
+        find_region(hu, pixel_mm, cells) if regions else None,
+        measure_figures(hu, pixel_mm, cells) if figures else None,
+    )
 
 
 def _datasets(given: Any) -> list[Dataset]:

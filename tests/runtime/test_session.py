@@ -23,10 +23,11 @@ from support.dicom_files import MR, make_ct, noise, write_series
 from support.drawn_regions import abdomen, chest, neck
 from support.tiny_bundle import THRESHOLD, make_graph, reference, write_bundle
 
-from clinreadnet.data.region import UNSIZED, Region
+from clinreadnet.data.region import UNSIZED, Region, find_region
 from clinreadnet.errors import BackendUnavailable, CheckFailed, InputError, SessionClosed
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime import Scores, Session
+from clinreadnet.runtime import session as session_module
 from clinreadnet.runtime.backends import loading as backends_module
 from clinreadnet.runtime.backends import onnxruntime_cuda
 from clinreadnet.runtime.backends.onnxruntime import CPU, CUDA, OnnxRuntimeBackend
@@ -533,6 +534,92 @@ def test_sixteen_threads_get_the_bits_that_one_gets(bundle: Path) -> None:
     for first, other in zip(expected, got, strict=True):
         for name in OUTPUTS:
             np.testing.assert_array_equal(getattr(first, name), getattr(other, name))
+
+
+def test_body_parts_and_figures_of_many_slices_are_those_of_each(bundle: Path) -> None:
+    hu = np.stack(4 * [chest(), abdomen(), neck(), abdomen()]).astype(np.int16)
+    sizes = [0.7, 0.8, None, 0.6, *12 * [0.9]]
+    with Session(bundle, "onnxruntime-cpu", batch=4) as session:
+        together = session.score(hu, sizes, figures=True)
+        alone = [session.score(*pair, figures=True) for pair in zip(hu, sizes, strict=True)]
+    assert together.regions == tuple(scores.regions[0] for scores in alone)  # type: ignore[index]
+    assert together.figures == tuple(scores.figures[0] for scores in alone)  # type: ignore[index]
+
+
+def looks_and_runs(monkeypatch: pytest.MonkeyPatch, wait: float) -> list[str]:
+    """Return a list that gets "look" and "run" as they begin; a run first waits for a look."""
+    events: list[str] = []
+    looked, run = threading.Event(), OnnxRuntimeBackend.run
+
+    def look(*arguments: Any) -> Region:
+        events.append("look")
+        looked.set()
+        return find_region(*arguments)
+
+    def waits(self: OnnxRuntimeBackend, hu: Any) -> Any:
+        looked.wait(wait)
+        events.append("run")
+        return run(self, hu)
+
+    monkeypatch.setattr(session_module, "find_region", look)
+    monkeypatch.setattr(OnnxRuntimeBackend, "run", waits)
+    return events
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="a single processor uses no threads")
+def test_slices_are_looked_at_while_the_network_runs(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Session(bundle, "onnxruntime-cpu", batch=8) as session:
+        events = looks_and_runs(monkeypatch, 20)
+        assert len(session.score(some_hu(16))) == 16
+    assert events[0] == "look" and sorted(events) == [*16 * ["look"], "run", "run"]
+
+
+def test_with_a_single_thread_they_are_looked_at_afterwards(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Session(bundle, "onnxruntime-cpu", batch=8, threads=1) as session:
+        events = looks_and_runs(monkeypatch, 0)
+        session.score(some_hu(16))
+    assert events == ["run", "run", *16 * ["look"]]
+
+
+def test_a_machine_that_starts_no_thread_gets_the_same_scores(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hu = some_hu(16)
+    with Session(bundle, "onnxruntime-cpu", batch=8) as session:
+        expected = session.score(hu)
+
+        def refused(thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(threading.Thread, "start", refused)
+        scores = session.score(hu)
+    np.testing.assert_array_equal(scores.score, expected.score)
+    assert scores.regions == expected.regions
+
+
+def test_an_interrupt_of_a_run_cancels_the_looks(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[int] = []
+
+    def look(*arguments: Any) -> Region:
+        begun.append(1)
+        time.sleep(0.2)
+        return find_region(*arguments)
+
+    def interrupted(self: OnnxRuntimeBackend, hu: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session_module, "find_region", look)
+    with Session(bundle, "onnxruntime-cpu", threads=2) as session:
+        monkeypatch.setattr(OnnxRuntimeBackend, "run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            session.score(np.repeat(some_hu(1), 64, axis=0))
+    assert len(begun) < 10
 
 
 def test_closing_waits_for_the_runs_under_way(
