@@ -90,10 +90,17 @@ def instructions(library: ctypes.CDLL | None = None) -> str:
     """Return the instruction set that the library uses on this processor, such as "avx2".
 
     Raises:
-        BackendUnavailable: there is no library.
+        BackendUnavailable: there is no library, or ``CLINREADNET_INSTRUCTIONS`` names an
+            instruction set that the library or the processor lacks.
     """
     known: str = (library or load_library()).crn_instructions().decode()
-    return os.environ.get(INSTRUCTIONS_VARIABLE) or known.split()[0]
+    name = os.environ.get(INSTRUCTIONS_VARIABLE) or known.split()[0]
+    if name not in known.split():
+        raise BackendUnavailable(
+            f"instructions={name}: this processor or library has not these, only {known}; "
+            f"unset {INSTRUCTIONS_VARIABLE}"
+        )
+    return name
 
 
 @contextmanager
@@ -111,12 +118,21 @@ def forced(name: str) -> Iterator[None]:
 
 
 def engine_version() -> str | None:
-    """Return the version and the instruction set of the library; None without a library.
+    """Return the version and the instruction set of the library; None if it cannot be used.
 
     Results depend only on these two, not on the processor.
     """
     try:
         library = load_library()
+        return f"{library.crn_version().decode()} {instructions(library)}"
     except BackendUnavailable:
         return None
-    return f"{library.crn_version().decode()} {instructions(library)}"
+
+
+def remedy() -> str:
+    """Return the command that makes the library usable where `engine_version` is None."""
+    try:
+        load_library()
+    except BackendUnavailable:
+        return INSTALL
+    return f"unset {INSTRUCTIONS_VARIABLE}" if os.environ.get(INSTRUCTIONS_VARIABLE) else INSTALL

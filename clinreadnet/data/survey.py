@@ -51,17 +51,18 @@ def survey(hu: NDArray[Any], *, anatomy: bool) -> Survey | None:
         return None
     try:
         library = load_library()
+        chosen = instructions(library)
     except BackendUnavailable:
         return None
     result = Survey(size=ctypes.sizeof(Survey))
     status = library.crn_survey(
         hu.ctypes.data,
         _TYPES.index(hu.dtype),
-        instructions(library).encode(),
+        chosen.encode(),
         limits.LEVELS,
         anatomy,
         ctypes.byref(result),
         None,
         0,
     )
-    return None if status else result  # a status: the library lacks the named instructions
+    return None if status else result

@@ -216,13 +216,20 @@ def _nothing_works(
             f"the closest is {closest}, off by {error:.1e}"
         )
     # A message that is too long loses its middle. The backend that ran and failed comes first,
-    # otherwise the CPU backend.
+    # otherwise the CPU backend. Backends that the bundle holds nothing for are not listed.
     foremost, cause = failure or (CPU_BACKEND, None)
+    empty = [title for title, why in refused.items() if why.startswith(f"{bundle}: holds no ")]
+    if len(empty) == len(refused):
+        empty = []
     reasons = sorted(refused.items(), key=lambda item: not item[0].startswith(foremost))
     inside = f"{bundle}{os.sep}"  # the message names the bundle once
     listed = "; ".join(
-        f"{title}: {why.removeprefix(f'{bundle}: ').replace(inside, '')}" for title, why in reasons
+        f"{title}: {why.removeprefix(f'{bundle}: ').replace(inside, '')}"
+        for title, why in reasons
+        if title not in empty
     )
+    if empty:
+        listed += "; nothing for the others"
     kind = BackendUnavailable if cause is None else type(cause)
     result = kind(f"{bundle}: no backend works here ({listed})")
     result.__cause__ = cause

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from clinreadnet._version import __version__
 from clinreadnet.backends import BACKENDS, CPU_ENGINE
-from clinreadnet.library import INSTALL, engine_version
+from clinreadnet.library import engine_version, remedy
 from clinreadnet.runtime.gpu import Gpu, driver_version, find_gpus
 
 DISTRIBUTIONS = {
@@ -136,7 +136,7 @@ def features(packages: dict[str, str | None], *, has_gpu: bool) -> list[Feature]
             feature(
                 f"score with {row.title}",
                 row.packages,
-                (swap if row.extra == "gpu" else "") + extra(row.extra) if row.extra else INSTALL,
+                (swap if row.extra == "gpu" else "") + extra(row.extra) if row.extra else remedy(),
                 not row.on_cpu,
             )
             for row in sorted(BACKENDS.values(), key=lambda row: not row.on_cpu)

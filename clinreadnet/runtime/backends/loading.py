@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from clinreadnet import backends as table
 from clinreadnet.errors import BackendUnavailable, InputError, OutOfMemory
-from clinreadnet.library import engine_version, load_library
+from clinreadnet.library import engine_version, instructions
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.backends import native, openvino
 from clinreadnet.runtime.backends.flavours import FlavourMissing, load_flavour
@@ -181,7 +181,7 @@ def _open_checkpoint(
     checkpoints: list[Artifact],
 ) -> LoadedBackend:
     artifact = _of_precision(checkpoints, options.precision, "checkpoint", bundle)[0]
-    load_library()
+    instructions()
     machine = this_machine(engine_version())
     judged = worst(
         (

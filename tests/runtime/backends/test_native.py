@@ -167,6 +167,17 @@ def test_a_library_for_another_processor_is_told_from_a_missing_one(
     assert engine_library.engine_version() is None
 
 
+def test_instructions_that_are_not_here_are_told_from_a_missing_library(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(engine_library.INSTRUCTIONS_VARIABLE, "sse9")
+    assert engine_library.engine_version() is None
+    assert engine_library.remedy() == "unset CLINREADNET_INSTRUCTIONS"
+    wanted = "here .native: instructions=sse9: .*; unset CLINREADNET_INSTRUCTIONS; nothing for the"
+    with pytest.raises(BackendUnavailable, match=wanted):
+        Session(bundle)
+
+
 def test_fastest_tries_both_precisions_within_a_budget(bundle: Path) -> None:
     with Session(bundle, "native", fastest=True, budget=0.05) as session:
         tried = {session.artifact.precision, *(t.split()[-1] for t in session.refused)}
