@@ -25,6 +25,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.spinner import Spinner
+from rich.table import Column as TableColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -167,12 +168,13 @@ def progress_bar(*, quiet: bool = False) -> Progress:
     Args:
         quiet: show nothing. Nothing is shown either if standard error is not a terminal.
     """
+    whole = TableColumn(no_wrap=True)  # on a narrow terminal the bar alone is shortened
     return _Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        MofNCompleteColumn(table_column=whole.copy()),
+        TimeElapsedColumn(table_column=whole.copy()),
+        TimeRemainingColumn(table_column=whole.copy()),
         console=console,
         transient=True,
         redirect_stdout=False,

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 from support import terminal
 
-from clinreadnet.console import Column, fitted_table
+from clinreadnet.console import Column, fitted_table, progress_bar
 
 PROGRAM = """
 import sys, time, warnings
@@ -47,6 +47,14 @@ def test_a_bar_and_a_status_end_and_leave_the_line_clean(
         assert screen.drawn.count(line) == 1
     assert "Reading [headers]" in screen.drawn or "dumb" in environment.values()
     assert ("Scoring" in screen.drawn) == ("dumb" not in environment.values())
+
+
+def test_a_narrow_terminal_shortens_the_bar_and_no_number() -> None:
+    bar = progress_bar()
+    bar.add_task("Verifying", total=404, completed=108)
+    written = io.StringIO()
+    Console(width=40, file=written).print(bar.get_renderable())
+    assert "108/404 0:00:00 -:--:--" in written.getvalue()
 
 
 def test_results_stay_on_standard_output_while_a_status_is_drawn(tmp_path: Path) -> None:
