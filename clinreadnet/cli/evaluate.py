@@ -26,4 +26,5 @@ def evaluate(data: LabelledFolder, checkpoint: Checkpoint = None, as_json: Json 
     if as_json:
         print_json(metrics)
     else:
-        Output().print(table(metrics))
+        output = Output()
+        output.print(table(metrics, output))

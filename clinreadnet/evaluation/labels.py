@@ -8,9 +8,10 @@ from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 from rich.table import Table
 
-from clinreadnet.console import progress_bar
+from clinreadnet.console import Column, fitted_table, progress_bar
 from clinreadnet.data.ldctiqa import LdctiqaFolder, check_images, read_ldctiqa
 from clinreadnet.data.tiles import read_tiles
 from clinreadnet.errors import InputError, counted
@@ -181,39 +182,42 @@ def folder_map_agreement(folder: LdctiqaFolder, maps: NDArray[np.float64]) -> Ma
     return map_agreement(maps, tiles.quality, tiles.weight, folder.quality)
 
 
-def table(result: Evaluation) -> Table:
-    """Return the metrics as a table."""
+def table(result: Evaluation, console: Console) -> Table:
+    """Return the metrics as a table that fits the console."""
     best = result["ceiling"]
-    out = Table(title=f"{counted(result['slices'], 'slice')}, RMSE {result['rmse']:.3f} grades")
-    for heading in ("metric", "value", "95 % interval", *(["ceiling"] if best else [])):
-        out.add_column(heading)
+    rows: list[tuple[str, str, str, str]] = []  # metric, value, interval, ceiling
     for name in METRICS:
         interval = result[name]  # type: ignore[literal-required]
-        label = "|PLCC| + |SROCC| + |KROCC|" if name == "sum" else name.upper()
-        out.add_row(
-            label,
-            f"{interval['value']:.4f}",
-            f"{interval['low']:.4f} ... {interval['high']:.4f}",
-            *([f"{best[name]['value']:.4f}"] if best else []),  # type: ignore[literal-required]
+        rows.append(
+            (
+                "|PLCC| + |SROCC| + |KROCC|" if name == "sum" else name.upper(),
+                f"{interval['value']:.4f}",
+                f"{interval['low']:.4f} ... {interval['high']:.4f}",
+                f"{best[name]['value']:.4f}" if best else "",  # type: ignore[literal-required]
+            )
         )
     for kind, part in result["parts"].items():
-        out.add_row(
-            f"SROCC, {kind} ({part['slices']})",
-            f"{part['srocc']:.4f}",
-            f"bias {part['bias']:+.2f}",
-            f"{part['ceiling_srocc']:.4f}",
-        )
+        label, bias = f"SROCC, {kind} ({part['slices']})", f"bias {part['bias']:+.2f}"
+        rows.append((label, f"{part['srocc']:.4f}", bias, f"{part['ceiling_srocc']:.4f}"))
     if (agreement := result["map"]) is not None:
         for label, name in (("correlation, median", "correlation"), ("RMSE / flat", "rmse_ratio")):
             value = agreement[name]  # type: ignore[literal-required]
-            interval = f"{value['low']:.4f} ... {value['high']:.4f}"
-            cells = (f"map {label}", f"{value['value']:.4f}", interval)
-            out.add_row(*cells, *([""] if best else []))
-    out.add_row(f"{INTERVAL_MASS:.0%} intervals cover", f"{result['coverage']:.1%}")
-    out.add_row("in domain", f"{result['in_domain']:.1%}")
+            span = f"{value['low']:.4f} ... {value['high']:.4f}"
+            rows.append((f"map {label}", f"{value['value']:.4f}", span, ""))
+    rows.append((f"{INTERVAL_MASS:.0%} intervals cover", f"{result['coverage']:.1%}", "", ""))
+    rows.append(("in domain", f"{result['in_domain']:.1%}", "", ""))
+    labels, values, intervals, ceilings = zip(*rows, strict=True)
+    columns = [
+        Column("value", values, justify="left"),
+        Column("95 % interval", intervals, 2, "left"),
+        *([Column("ceiling", ceilings, 1, "left")] if best else []),
+    ]
+    out = fitted_table(console, "metric", labels, columns, most=16)
+    out.title = f"{counted(result['slices'], 'slice')}, RMSE {result['rmse']:.3f} grades"
     worst = ", ".join(
         f"{scan['name']} {scan['score']:.1f} for {scan['label']:.1f}"
         for scan in result["worst"][:2]
     )
-    out.caption = f"worst: {worst}"
+    left_out = f"{out.caption}\n" if out.caption else ""
+    out.caption, out.caption_justify = f"{left_out}worst: {worst}", "left"
     return out

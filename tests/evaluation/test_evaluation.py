@@ -1,8 +1,10 @@
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from support.labelled_folder import make_labelled_folder
 
 from clinreadnet.data import ldctiqa
@@ -105,9 +107,13 @@ def test_the_ceiling_is_the_recorded_quality(tmp_path: Path) -> None:
     interval = {"value": 0.8, "low": 0.7, "high": 0.9}
     agreement = {"correlation": interval, "rmse_ratio": interval, "rmse": 0.2, "slices": 12}
     result |= {"map": agreement, "coverage": 0.9, "in_domain": 1.0}
-    shown = table(result)
+    shown = table(result, Console(width=100))
     assert [column.header for column in shown.columns][-1] == "ceiling"
     assert shown.caption == "worst: 0001.tif 3.0 for 1.0"
+    narrow = Console(width=40, file=io.StringIO())
+    narrow.print(table(result, narrow))
+    written = narrow.file.getvalue()
+    assert "…" not in written and "ceiling" in written and "Left out at this width: 95 %" in written
     (folder / "simulation.json").unlink()
     assert ceiling(read_ldctiqa(folder)) is None
 
