@@ -158,7 +158,8 @@ def read_ldctiqa(folder: str | os.PathLike[str]) -> LdctiqaFolder:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; name one with {LABELS_FILE} and image/*.tif")
+        what = "is a file" if folder.exists() else "no such folder"
+        raise InputError(f"{folder}: {what}; name a folder with {LABELS_FILE} and image/*.tif")
     if not (folder / IMAGES_FOLDER).is_dir():
         inner = sorted(p for p in folder.glob(_CHALLENGE_FOLDERS) if p.is_dir())
         if len(inner) > 1:

@@ -241,6 +241,9 @@ def test_refuses_folders_without_labels(tmp_path):
         read_ldctiqa(tmp_path)
     with pytest.raises(InputError, match="no such folder"):
         read_ldctiqa(tmp_path / "none")
+    (tmp_path / "train.json").write_text("{}")
+    with pytest.raises(InputError, match=r"train\.json: is a file; name a folder"):
+        read_ldctiqa(tmp_path / "train.json")
 
 
 def test_labels_are_written_as_the_challenge_does(tmp_path):

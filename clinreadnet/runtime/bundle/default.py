@@ -39,6 +39,8 @@ def find_bundle(bundle: str | os.PathLike[str] | None) -> Path:
             f"{SHIPPED}: this installation lacks its bundle; install clinreadnet again, or name a "
             f"bundle with `bundle` or {BUNDLE_VARIABLE}"
         )
+    if folder.is_file():
+        raise InputError(f"{folder}: is a file; name the folder of the bundle")
     if not folder.is_dir():
         raise InputError(
             f"{folder}: no such bundle; run `clinreadnet export --out {folder}`, or name one with "

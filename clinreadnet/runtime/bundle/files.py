@@ -64,6 +64,8 @@ def load_manifest(
     """
     folder = Path(bundle)
     path = folder / MANIFEST_NAME
+    if folder.is_file():
+        raise InputError(f"{folder}: is a file; name the folder of the bundle")
     if not folder.is_dir():
         raise InputError(
             f"{folder}: no such bundle; make one with `clinreadnet export --out {folder}`"

@@ -91,6 +91,8 @@ def test_a_named_bundle_and_one_in_the_current_folder_come_first(
     with pytest.raises(InputError, match=r"other: no such bundle; .*CLINREADNET_BUNDLE"):
         find_bundle(None)
     assert find_bundle("bundle") == Path("bundle")
+    with pytest.raises(InputError, match="manifest.json: is a file; name the folder of the bundle"):
+        find_bundle("bundle/manifest.json")
 
 
 def test_of_two_bundles_that_could_be_meant_the_session_says_which_runs(

@@ -319,6 +319,8 @@ def test_a_broken_bundle_is_not_signed(tmp_path: Path, keys: tuple[Path, Path]) 
         sign_bundle(bundle, keys[0])
     with pytest.raises(InputError, match="no such bundle"):
         sign_bundle(tmp_path / "nowhere", keys[0])
+    with pytest.raises(InputError, match="manifest.json: is a file; name the folder of the bundle"):
+        sign_bundle(bundle / "manifest.json", keys[0])
     assert not (bundle / "manifest.sig").exists()
 
 
