@@ -20,6 +20,8 @@ ClinReadNetError
 from __future__ import annotations
 
 import errno
+import os
+import shlex
 import unicodedata
 from collections.abc import Sequence
 from pathlib import PurePath
@@ -63,6 +65,11 @@ def one_line(text: str, limit: int = MESSAGE) -> str:
         return text
     tail = limit * 2 // 5
     return f"{text[: limit - tail - 5]} ... {text[-tail:]}"
+
+
+def shell_word(path: str | os.PathLike[str]) -> str:
+    """Return a path as a word of a command line, in quotes where a shell needs them."""
+    return shlex.quote(os.fspath(path))
 
 
 def counted(count: int, noun: str, of: int | None = None, verb: str = "") -> str:

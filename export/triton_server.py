@@ -25,7 +25,7 @@ import onnx
 from numpy.typing import NDArray
 from rich.console import Console
 
-from clinreadnet.errors import InputError
+from clinreadnet.errors import InputError, shell_word
 from clinreadnet.files import check_output_folder, whole_folder
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.bundle.files import load_manifest, read_listed
@@ -106,7 +106,9 @@ def write_repository(
     bundle, out = Path(bundle), Path(out)
     manifest = load_manifest(bundle)
     if not manifest.verified:
-        raise InputError(f"{bundle}: the bundle is not verified; run `clinreadnet verify {bundle}`")
+        raise InputError(
+            f"{bundle}: the bundle is not verified; run `clinreadnet verify {shell_word(bundle)}`"
+        )
     check_repository(out, force=force)
     plans, left_out = _plan(manifest)
     if not plans:

@@ -25,7 +25,7 @@ from bench.report.tables import (
     peers_table,
 )
 from bench.results import RecordedRun, newest_runs
-from clinreadnet.errors import CheckFailed, InputError
+from clinreadnet.errors import CheckFailed, InputError, shell_word
 from clinreadnet.files import check_output, whole_file
 from clinreadnet.runtime.bundle.files import load_manifest, read_listed
 from clinreadnet.runtime.bundle.manifest import Manifest, listed_files
@@ -85,7 +85,7 @@ def check_bundle(bundle: str | os.PathLike[str]) -> Manifest:
         read_listed(bundle, listed)
     if not manifest.verified:
         raise CheckFailed(
-            f"{bundle}: the bundle is not verified; run `clinreadnet verify {bundle}`"
+            f"{bundle}: the bundle is not verified; run `clinreadnet verify {shell_word(bundle)}`"
         )
     return manifest
 

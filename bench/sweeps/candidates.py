@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from bench.measure import device
 from bench.run import Inexact
-from clinreadnet.errors import ClinReadNetError, InputError
+from clinreadnet.errors import ClinReadNetError, InputError, shell_word
 from clinreadnet.library import INSTALL, engine_version
 from clinreadnet.precision import PRECISIONS, torch_precisions
 from clinreadnet.runtime.backends import openvino
@@ -103,7 +103,9 @@ def load_bundle(bundle: Path) -> Manifest:
     """
     manifest = load_manifest(bundle)
     if not manifest.verified:
-        raise InputError(f"{bundle}: the bundle is not verified; run `clinreadnet verify {bundle}`")
+        raise InputError(
+            f"{bundle}: the bundle is not verified; run `clinreadnet verify {shell_word(bundle)}`"
+        )
     return manifest
 
 

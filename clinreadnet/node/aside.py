@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from clinreadnet.data.dicom_container import Damaged, NotDicom, read_container
 from clinreadnet.dicom.attributes import stored_text
-from clinreadnet.errors import InputError, first_line
+from clinreadnet.errors import InputError, first_line, shell_word
 from clinreadnet.node.log import HASH_DIGITS
 from clinreadnet.node.spool_folder import VERSION, aside_folder
 
@@ -91,7 +91,7 @@ def change(spool: Path, names: Sequence[str], what: What) -> list[Aside]:
             if not matches and name != ALL:
                 raise InputError(
                     f"{what}={name}: no series of that name is set aside in {spool}; "
-                    f"`clinreadnet spool {spool}` lists them"
+                    f"`clinreadnet spool {shell_word(spool)}` lists them"
                 )
             chosen |= dict(matches)
         for row in chosen:

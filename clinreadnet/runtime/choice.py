@@ -24,6 +24,7 @@ from clinreadnet.errors import (
     InputError,
     OutOfMemory,
     Untrusted,
+    shell_word,
 )
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.backends.loading import (
@@ -279,6 +280,6 @@ def _self_test(
             where = f"{name} at batch {batch}" if batch > 1 else name
             raise CheckFailed(
                 f"{bundle / artifact.file}: self-test failed on {where}, {failure}; run "
-                f"`clinreadnet verify {bundle}` here, or choose another backend"
+                f"`clinreadnet verify {shell_word(bundle)}` here, or choose another backend"
             )
     return worst

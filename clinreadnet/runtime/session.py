@@ -34,6 +34,7 @@ from clinreadnet.errors import (
     SessionClosed,
     Untrusted,
     counted,
+    shell_word,
 )
 from clinreadnet.physics import SliceFigures, measure_figures
 from clinreadnet.precision import PRECISIONS
@@ -154,7 +155,8 @@ class Session:
             )
         if not self.manifest.verified and not allow_unverified:
             raise InputError(
-                f"{self.bundle}: the bundle is not verified; run `clinreadnet verify {self.bundle}`"
+                f"{self.bundle}: the bundle is not verified; "
+                f"run `clinreadnet verify {shell_word(self.bundle)}`"
             )
         options = SessionOptions(precision, batch, workers, threads, device, fastest, budget)
         loaded, self.refused = choose(self.bundle, self.manifest, names, options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from clinreadnet.errors import CheckFailed, InputError
+from clinreadnet.errors import CheckFailed, InputError, shell_word
 from clinreadnet.runtime.bundle.files import load_manifest, write_manifest
 from clinreadnet.runtime.bundle.manifest import NOT_RUN, Artifact, Manifest, Parity
 from clinreadnet.runtime.bundle.sign import check_renewal, sign_bundle
@@ -59,7 +59,8 @@ def record(report: VerifyReport, manifest: Manifest, key: KeyFile | None = None)
         return f"{said}, and signed again"
     if signed:
         return (
-            f"{said}; the bundle is unsigned now: run `clinreadnet sign {report.bundle} --key KEY`"
+            f"{said}; the bundle is unsigned now: "
+            f"run `clinreadnet sign {shell_word(report.bundle)} --key KEY`"
         )
     return said
 

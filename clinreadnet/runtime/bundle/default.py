@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from clinreadnet.errors import InputError
+from clinreadnet.errors import InputError, shell_word
 from clinreadnet.runtime.bundle.trust import MANIFEST_NAME
 
 BUNDLE_VARIABLE = "CLINREADNET_BUNDLE"
@@ -43,7 +43,7 @@ def find_bundle(bundle: str | os.PathLike[str] | None) -> Path:
         raise InputError(f"{folder}: is a file; name the folder of the bundle")
     if not folder.is_dir():
         raise InputError(
-            f"{folder}: no such bundle; run `clinreadnet export --out {folder}`, or name one with "
-            f"`bundle` or {BUNDLE_VARIABLE}"
+            f"{folder}: no such bundle; run `clinreadnet export --out {shell_word(folder)}`, or "
+            f"name one with `bundle` or {BUNDLE_VARIABLE}"
         )
     return folder

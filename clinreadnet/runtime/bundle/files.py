@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from clinreadnet import limits
-from clinreadnet.errors import InputError, Untrusted, first_line
+from clinreadnet.errors import InputError, Untrusted, first_line, shell_word
 from clinreadnet.files import whole_file
 from clinreadnet.runtime.bundle.format import manifest_json, parse_manifest
 from clinreadnet.runtime.bundle.graph import check_graph
@@ -68,7 +68,8 @@ def load_manifest(
         raise InputError(f"{folder}: is a file; name the folder of the bundle")
     if not folder.is_dir():
         raise InputError(
-            f"{folder}: no such bundle; make one with `clinreadnet export --out {folder}`"
+            f"{folder}: no such bundle; "
+            f"make one with `clinreadnet export --out {shell_word(folder)}`"
         )
     try:
         text = read_manifest(folder, trusted_keys).decode("utf-8")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clinreadnet import limits
-from clinreadnet.errors import InputError, Untrusted, first_line
+from clinreadnet.errors import InputError, Untrusted, first_line, shell_word
 from clinreadnet.files import read_regular
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def check_signature(path: Path, content: bytes, keys: list[Ed25519PublicKey]) ->
     except FileNotFoundError:
         raise Untrusted(
             f"{what}: not signed, {signed.name} is missing; sign it with "
-            f"`clinreadnet sign {what} --key KEY`"
+            f"`clinreadnet sign {shell_word(what)} --key KEY`"
         ) from None
     for key in keys:
         try:

@@ -90,6 +90,8 @@ def test_a_named_bundle_and_one_in_the_current_folder_come_first(
     assert default_bundle() == tmp_path / "other"
     with pytest.raises(InputError, match=r"other: no such bundle; .*CLINREADNET_BUNDLE"):
         find_bundle(None)
+    with pytest.raises(InputError, match="run `clinreadnet export --out 'my bundle'`, or name one"):
+        find_bundle("my bundle")
     assert find_bundle("bundle") == Path("bundle")
     with pytest.raises(InputError, match="manifest.json: is a file; name the folder of the bundle"):
         find_bundle("bundle/manifest.json")
