@@ -110,9 +110,10 @@ def test_the_ceiling_is_the_recorded_quality(tmp_path: Path) -> None:
     shown = table(result, Console(width=100))
     assert [column.header for column in shown.columns][-1] == "ceiling"
     assert shown.caption == "worst: 0001.tif 3.0 for 1.0"
-    narrow = Console(width=40, file=io.StringIO())
+    drawn = io.StringIO()
+    narrow = Console(width=40, file=drawn)
     narrow.print(table(result, narrow))
-    written = narrow.file.getvalue()
+    written = drawn.getvalue()
     assert "…" not in written and "ceiling" in written and "Left out at this width: 95 %" in written
     (folder / "simulation.json").unlink()
     assert ceiling(read_ldctiqa(folder)) is None
