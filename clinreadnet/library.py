@@ -97,8 +97,8 @@ def instructions(library: ctypes.CDLL | None = None) -> str:
     name = os.environ.get(INSTRUCTIONS_VARIABLE) or known.split()[0]
     if name not in known.split():
         raise BackendUnavailable(
-            f"instructions={name}: this processor or library has not these, only {known}; "
-            f"unset {INSTRUCTIONS_VARIABLE}"
+            f"{INSTRUCTIONS_VARIABLE}={name}: this library or processor lacks these instructions "
+            f"and has {known}; unset it"
         )
     return name
 
