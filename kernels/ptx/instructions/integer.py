@@ -73,11 +73,11 @@ def mad_lo(m: M, i: Instruction) -> None:
     m.write(d, m.read(a, i.kind) * m.read(b, i.kind) + m.read(c, i.kind))
 
 
-@instruction("Integer Arithmetic: mad", "mad.wide.{s32,u32}")
+@instruction("Integer Arithmetic: mad", "mad.wide.{s16,u16,s32,u32}")
 def mad_wide(m: M, i: Instruction) -> None:
     d, a, b, c = i.operands
     product = _widened(m, a, i.kind) * _widened(m, b, i.kind)
-    m.write(d, product + m.read(c, "u64").view(product.dtype))
+    m.write(d, product + m.read(c, f"u{2 * _bits(i.kind)}").view(product.dtype))
 
 
 @instruction("Integer Arithmetic: div, rem", "{div,rem}.{s32,u32}")

@@ -113,9 +113,9 @@ def stored(m: M, operand: Operand, rows: int, k: int, kind: str, *, transposed: 
 
 @instruction(
     "Asynchronous Warpgroup Level Matrix Instructions: wgmma.mma_async",
-    "wgmma.mma_async.sync.aligned.m64n{8,16,24,32,48,64,96,128}k16.f32.f16.f16",
-    "wgmma.mma_async.sync.aligned.m64n{8,16,24,32,48,64,96,128}k16.f32.bf16.bf16",
-    "wgmma.mma_async.sync.aligned.m64n{8,16,24,32,48,64,96,128}k8.f32.tf32.tf32",
+    "wgmma.mma_async.sync.aligned.m64n{8,16,24,32,48,64,96,128,256}k16.f32.f16.f16",
+    "wgmma.mma_async.sync.aligned.m64n{8,16,24,32,48,64,96,128,256}k16.f32.bf16.bf16",
+    "wgmma.mma_async.sync.aligned.m64n{8,16,24,32,48,64,96,128,256}k8.f32.tf32.tf32",
 )
 def mma_async(m: M, i: Instruction) -> None:
     d, a, b, accumulate, *numbers_ = i.operands

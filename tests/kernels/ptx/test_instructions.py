@@ -121,6 +121,12 @@ INTEGERS = {
     "mul.wide.s32 %d0, %r1, %r2;\nshr.u64 %d0, %d0, 32;\ncvt.u32.u64 %r0, %d0;": (
         lambda a, b, c: signed(a) * signed(b) >> 32
     ),
+    "mov.b32 {%h0, %h1}, %r1;\nmad.wide.u16 %r0, %h0, %h1, %r3;": (
+        lambda a, b, c: (a & 0xFFFF) * (a >> 16) + c
+    ),
+    "mov.b32 {%h0, %h1}, %r1;\nmad.wide.s16 %r0, %h0, %h1, %r3;": (
+        lambda a, b, c: signed(a & 0xFFFF, 16) * signed(a >> 16, 16) + c
+    ),
     "setp.lt.s32 %p0, %r1, %r2;\nselp.b32 %r0, %r1, %r3, %p0;": (
         lambda a, b, c: a if signed(a) < signed(b) else c
     ),
