@@ -89,6 +89,9 @@ class Kernel:
         pointer_alignment: the address of every tensor is a multiple of this, in bytes.
         constants: compile-time arguments.
         uses: layers that launch the kernel, with their sizes for a slice of 512 x 512.
+        tokens: smallest and largest number of tokens for which PyTorch launches this kernel, if
+            others compute the same layers for other numbers; null for no limit. Its results are
+            correct for any number.
     """
 
     file: str
@@ -108,6 +111,7 @@ class Kernel:
     pointer_alignment: int
     constants: dict[str, Any]
     uses: tuple[dict[str, Any], ...]
+    tokens: tuple[int, int | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -212,6 +216,7 @@ class CompiledSource:
             pointer_alignment=POINTER_ALIGNMENT,
             constants=self.case.constants,
             uses=self.source.uses,
+            tokens=self.source.tokens,
         )
         return kernel, code
 

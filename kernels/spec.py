@@ -42,6 +42,7 @@ class LayerShape:
         octaves: sharpness levels of the attention.
         hidden: hidden channels of the MLP.
         linear: linear layer of a block: "qkv", "projection", "fc1" or "fc2".
+        batch: slices per launch, if the kernel depends on it.
     """
 
     name: str
@@ -53,6 +54,7 @@ class LayerShape:
     octaves: int = 1
     hidden: int = 0
     linear: str = ""
+    batch: int | None = None
 
     @property
     def head_dim(self) -> int:
@@ -140,6 +142,8 @@ class KernelSource:
         grid: function from a case to the grid, in terms of sizes.
         shapes: shape of each tensor, by the name of its pointer without ``_ptr``.
         uses: layers that launch the kernel, with their sizes.
+        tokens: smallest and largest number of tokens, if other kernels compute the same layers for
+            other numbers. The largest is None without a limit.
     """
 
     name: str
@@ -147,6 +151,7 @@ class KernelSource:
     grid: Callable[[Case], Formula]
     shapes: Mapping[str, Shape]
     uses: tuple[dict[str, Any], ...]
+    tokens: tuple[int, int | None] | None = None
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,9 @@ TUNED = {
     "window_attention": ("64",),
     "attention_block": ("48", "96"),
     "mlp": ("48", "96"),
-    "fused_linear": ("norm", "plain"),
+    "fused_linear": tuple(
+        f"{kind}/{size}" for kind in ("norm", "plain") for size in ("small", "medium", "large")
+    ),
 }
 """Entries in float16 to tune: those that the preset `small` launches."""
 NETWORK_BATCHES = (64, 1, 8)

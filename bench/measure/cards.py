@@ -33,7 +33,20 @@ class Card:
     def copy(self) -> float:
         """Bytes per cycle and multiprocessor of a copy."""
         copied = 0.9 * self.gigabytes if self.copied is None else self.copied
-        return copied / self.multiprocessors / self.gigahertz
+        return self._by_cycle(copied)
+
+    @property
+    def cache(self) -> float | None:
+        """Bytes per cycle and multiprocessor that are read from the L2 cache; None if unknown."""
+        return None if self.cache_gigabytes is None else self._by_cycle(self.cache_gigabytes)
+
+    @property
+    def products(self) -> float | None:
+        """Operations of 16-bit products per cycle and multiprocessor; None if unknown."""
+        return None if self.teraflops is None else self._by_cycle(1000 * self.teraflops)
+
+    def _by_cycle(self, giga: float) -> float:
+        return giga / self.multiprocessors / self.gigahertz
 
 
 CARDS = {

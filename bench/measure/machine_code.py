@@ -3,7 +3,7 @@
 Each of the four schedulers of a multiprocessor issues at most one warp instruction per cycle. A
 program that moves B bytes and needs I instructions per scheduler therefore moves at most B / I
 bytes per cycle and multiprocessor. The **issue ceiling** is this rate relative to that of a plain
-copy on the GPU. A kernel above 100 % can be as fast as a copy; a kernel below cannot.
+copy on the GPU. `bench.tables.kernels.bounds` adds the bounds of memory, L2 cache and products.
 
 `clinreadnet.kernels.machine_code` says which instructions count.
 """
@@ -37,6 +37,10 @@ class Count:
         loads: global loads per warp, by bits per thread.
         stores: global stores per warp, by bits per thread.
         bytes: least number of bytes to move: the share of the op's work at a large batch.
+        cache: bytes that the loads read from the L2 cache, if none is in the L1 cache.
+        flops: operations of the products.
+        product: instruction of the tensor cores with its shape, such as "HMMA.16816"; empty if
+            there is none.
         registers: registers per thread.
         spilled: spilled bytes per thread.
         shared: shared memory per block in bytes.
@@ -48,6 +52,9 @@ class Count:
     loads: dict[int, int]
     stores: dict[int, int]
     bytes: float
+    cache: int
+    flops: float
+    product: str
     registers: int
     spilled: int
     shared: int
@@ -61,7 +68,7 @@ class Count:
 
 
 BATCH = 64
-"""Slices per launch, for which parameters are read once."""
+"""Slices per launch of a kernel that does not depend on it. Parameters are read once."""
 
 
 def kernels() -> list[tuple[OpSpec, KernelSource]]:
@@ -84,15 +91,22 @@ def count(spec: OpSpec, source: KernelSource, case: Case) -> Count:
     by_scheduler = case.num_warps / SCHEDULERS
     instructions = {kind: kinds[kind] * by_scheduler for kind in (*CLASSES, REST) if kinds[kind]}
     sizes = {name: n for name, n in source.uses[0].items() if name != "layer"}
-    slices = {"tokens": BATCH * sizes.pop("tokens")} if "tokens" in sizes else {"B": BATCH}
+    batch = source.shape.batch or BATCH
+    slices = {"tokens": batch * sizes.pop("tokens")} if "tokens" in sizes else {"B": batch}
     programs = source.grid(case).at(sizes | slices)
     item = 4 if case.signature["out_ptr"] == "*fp32" else 2
-    moved = spec.work(source.shape, BATCH, item).bytes / programs
+    work = spec.work(source.shape, batch, item)
+    moved = work.bytes / programs
+    loads = widths(run, ("LDG", "LDGSTS"))
+    products = (item.name.split(".") for item in run if item.kind == "tensor")
     return Count(
         instructions,
-        dict(widths(run, ("LDG", "LDGSTS"))),
+        dict(loads),
         dict(widths(run, ("STG",))),
         moved,
+        sum(bits * n for bits, n in loads.items()) // 8 * 32 * case.num_warps,
+        work.flops / programs,
+        next((".".join(name[:2]) for name in products), ""),
         taken.registers,
         taken.stack,
         taken.shared,

@@ -38,6 +38,7 @@ def counted(
                 row = {"kernel": source.name, "dtype": dtype, "capability": capability}
                 numbers = asdict(counts) | {
                     "bytes": round(counts.bytes),
+                    "flops": round(counts.flops),
                     "occupancy": round(counts.occupancy, 4),
                     "ceiling": round(counts.ceiling, 4),
                 }

@@ -104,7 +104,7 @@ def kernels_table() -> str:
         for run, row in kernel_rows(op):
             stage = "" if row.stage is None else f", stage {row.stage}"
             layer = f", {row.layer}" if row.layer else ""
-            ceiling = issue_ceiling(op, row.stage, row.dtype, row.gpu, row.layer)
+            ceiling = issue_ceiling(op, row.stage, row.dtype, row.gpu, row.layer, row.batch)
             rows.append(
                 [
                     f"`{op}`{stage}{layer}",

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from bench.measure.cards import ALL, CARDS, find_card
+from bench.measure.cards import ALL, CARDS, Card, find_card
 from bench.recording import RESULTS
 from bench.tables.recorded import markdown, read_json
 from clinreadnet.kernels.registry import OPS
@@ -120,8 +120,21 @@ def counts() -> dict[str, Any]:
     return record
 
 
+def bounds(row: dict[str, Any], card: Card) -> dict[str, float]:
+    """Return the least cycles of a program by what bounds them, as far as the GPU is known.
+
+    "memory" is the time of a copy of as many bytes. "L2" assumes that no load hits the L1 cache.
+    """
+    cycles = {"memory": row["bytes"] / card.copy, "issue": float(row["issued"])}
+    if card.cache is not None:
+        cycles["L2"] = row["cache"] / card.cache
+    if card.products is not None and row["dtype"] != "float32":
+        cycles["products"] = row["flops"] / card.products
+    return cycles
+
+
 def issue_ceiling(
-    op: str, stage: int | None, dtype: str, gpu: str, layer: str = ""
+    op: str, stage: int | None, dtype: str, gpu: str, layer: str = "", batch: int = 64
 ) -> float | None:
     """Return the largest possible percentage of a copy's bandwidth for a kernel.
 
@@ -131,6 +144,7 @@ def issue_ceiling(
         dtype: dtype of the products.
         gpu: name of the GPU in CUDA, such as "NVIDIA H100 80GB HBM3".
         layer: linear layer of the block, if the op is a linear layer.
+        batch: slices per launch, if the kernel depends on it.
 
     Returns:
         The percentage; None if the GPU or the kernel was not counted.
@@ -139,7 +153,7 @@ def issue_ceiling(
     names = [
         source.name
         for source in OPS[op].sources(network)
-        if not layer or source.shape.linear == layer
+        if (not layer or source.shape.linear == layer) and source.shape.batch in (None, batch)
     ]
     found = find_card(gpu)
     for row in counts()["kernels"] if found is not None else ():
@@ -173,19 +187,32 @@ def resources_table() -> str:
 
 
 def ceilings_table() -> str:
-    """Return instructions, bytes, occupancy and issue ceiling of all kernels."""
+    """Return instructions, bytes, products, occupancy and bound of all kernels."""
     return of_architectures(_ceiling, ("float32", "float16"))
 
 
 def _ceiling(row: dict[str, Any]) -> str:
     low = "!" if row["occupancy"] < LEAST_OCCUPANCY else ""
-    ceiling, occupancy = f"{100 * row['ceiling']:.0f} %", f"{100 * row['occupancy']:.0f} %{low}"
-    others = "".join(
-        f", {card.name} {100 * row['ceiling'] * CARDS[capability].copy / card.copy:.0f} %"
-        for capability, card in ALL
-        if capability == row["capability"] and card is not CARDS[capability]
+    cards = [card for capability, card in ALL if capability == row["capability"]]
+    shown = [f"**{_bound(row, card)}**" for card in cards]
+    if len(cards) > 1:
+        shown = [f"{card.name} {bound}" for card, bound in zip(cards, shown, strict=True)]
+    return " / ".join(
+        [
+            f"{row['issued']:.0f}",
+            str(row["bytes"]),
+            str(row["cache"]),
+            row["product"] or "none",
+            f"{100 * row['occupancy']:.0f} %{low}",
+            ", ".join(shown),
+        ]
     )
-    return f"{row['issued']:.0f} / {row['bytes']} / {occupancy} / **{ceiling}**{others}"
+
+
+def _bound(row: dict[str, Any], card: Card) -> str:
+    cycles = bounds(row, card)
+    by = max(cycles, key=cycles.__getitem__)
+    return by if by == "memory" else f"{by} {100 * cycles['memory'] / cycles[by]:.0f} %"
 
 
 def classes_table() -> str:

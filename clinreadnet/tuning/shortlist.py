@@ -114,8 +114,9 @@ def estimate(
 
 
 def _programs(spec: OpSpec, case: Case, shape: LayerShape) -> int:
-    """Return the number of programs of a launch of ``BATCH`` slices."""
+    """Return the number of programs of a launch, by default of ``BATCH`` slices."""
     source = next(spec.sources(NetworkShape(STEM, STAGES)))  # its grid depends on the case alone
-    sizes = {"B": BATCH, "H": shape.side, "W": shape.side, "heads": shape.heads}
-    programs: int = source.grid(case).at(sizes | {"tokens": BATCH * shape.side**2})
+    batch = shape.batch or BATCH
+    sizes = {"B": batch, "H": shape.side, "W": shape.side, "heads": shape.heads}
+    programs: int = source.grid(case).at(sizes | {"tokens": batch * shape.side**2})
     return programs

@@ -15,6 +15,7 @@ from clinreadnet.kernels.spec import Case, Config, LayerShape, OpSpec, TuningEnt
 from clinreadnet.precision import precision_of
 
 BATCH = 8
+"""Slices per launch, for ops whose kernel does not depend on it."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,14 @@ def examples_of(
         spec: spec of the op.
         entry: names, types and shapes.
         device: device of the tensors.
-        batch: batch of each example.
+        batch: batch of examples whose shape has none.
     """
 
     def example(name: str, dtype: str, shape: LayerShape) -> Example:
         def op(tensors: Sequence[Tensor], impl: Impl) -> Tensor:
             return spec.call(tensors, shape, impl)
 
-        tensors = spec.arguments(shape, batch, dtype, device)
+        tensors = spec.arguments(shape, shape.batch or batch, dtype, device)
         return Example(name, tensors, op, precision_of(dtype).budget)
 
     return [example(*arguments) for arguments in entry.timed]

@@ -129,7 +129,8 @@ def _first_slice(example: Example) -> tuple[Tensor, ...]:
 
 def wrong(example: Example, expected: Tensor) -> str | None:
     """Return the difference from the float64 reference if it exceeds the budget, or None."""
-    output = example.op(_first_slice(example), "triton")
+    # The whole batch, because its size can decide which configuration is used.
+    output = example.op(example.tensors, "triton")[:1]
     comparison = compare_outputs(
         {example.name: output.double().cpu().numpy()},
         {example.name: expected.cpu().numpy()},

@@ -12,9 +12,10 @@ pytest.importorskip("triton", reason="triton is not installed")
 import triton
 from triton import knobs
 
-from bench.measure.cards import CARDS, H200
+from bench.measure.cards import CARDS, H200, Card
 from bench.measure.machine_code import count, kernels
 from bench.records.machine_code import RECORD, counted
+from bench.tables.kernels import _bound
 from clinreadnet.kernels.compile import SHARED_MEMORY, compiled
 from clinreadnet.kernels.grid import Formula, ceil_div
 from clinreadnet.kernels.machine_code import (
@@ -134,8 +135,8 @@ def test_programs_of_a_grid() -> None:
         "mlp_48",
         "attention_block_48_shift4",
         "window_attention_shift0",
-        "fused_linear_qkv_192",
-        "fused_linear_fc2_192",
+        "fused_linear_qkv_192_small",
+        "fused_linear_fc2_192_small",
     ],
 )
 def test_the_tensor_instructions_are_those_of_the_products(name: str) -> None:
@@ -177,7 +178,7 @@ def test_no_ceiling_falls(capability: int) -> None:
 
     def repeats(name: str) -> bool:
         """The same linear layer of twice the channels."""
-        return name.startswith("fused_linear") and name.endswith("_384")
+        return name.startswith("fused_linear") and "_384_" in name
 
     before = {
         key(row): row
@@ -201,6 +202,22 @@ def test_no_ceiling_falls(capability: int) -> None:
         if row[what] > before[name][what]
     }
     assert more == {}
+
+
+@pytest.mark.parametrize(
+    ("changed", "shown"),
+    [
+        pytest.param({}, "memory", id="a copy takes longest"),
+        pytest.param({"issued": 400.0}, "issue 50 %", id="issue"),
+        pytest.param({"cache": 2 * 10**6}, "L2 21 %", id="cache"),
+        pytest.param({"flops": 10**9}, "products 60 %", id="products"),
+    ],
+)
+def test_what_bounds_a_kernel(changed: dict[str, Any], shown: str) -> None:
+    """At 10 bytes, 2100 bytes of the cache and 3e6 operations a cycle, 2000 bytes take 200."""
+    card = Card("made up", 10, 1, 1.0, copied=10, cache_gigabytes=2100, teraflops=3000)
+    row = {"bytes": 2000, "issued": 100.0, "cache": 2000, "flops": 1000, "dtype": "float16"}
+    assert _bound(row | changed, card) == shown
 
 
 def test_a_count_is_of_what_a_program_moves() -> None:

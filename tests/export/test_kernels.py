@@ -53,7 +53,12 @@ def test_every_kernel_of_the_network_is_there(folder: Path, kernels: list[dict[s
     both = ("sobel_stem", "window_attention_shift0", "window_attention_shift4", "mlp_48", "mlp_96")
     half = tuple(f"attention_block_{c}_shift{shift}" for c in (48, 96) for shift in (0, 4))
     parts = ("qkv", "projection", "fc1", "fc2")
-    half += tuple(f"fused_linear_{part}_{c}" for c in (192, 384) for part in parts)
+    half += tuple(
+        f"fused_linear_{part}_{c}_{size}"
+        for c in (192, 384)
+        for part in parts
+        for size in ("small", "medium", "large")
+    )
     expected = {
         f"{name}.{precision}.sm90.{kind}"
         for precision, names in (("fp32", both), ("fp16", both + half))
@@ -73,9 +78,11 @@ def test_every_kernel_of_the_network_is_there(folder: Path, kernels: list[dict[s
     fused = {k["name"]: k for k in kernels if k["name"].startswith("attention_block")}
     layers = [use["layer"] for kernel in fused.values() for use in kernel["uses"]]
     assert sorted(layers) == ["stages.0.0", "stages.0.1", "stages.1.1", "stages.1.2"]
-    (linear,) = (k for k in kernels if k["file"] == "fused_linear_fc1_192.fp16.sm90.ptx")
+    (linear,) = (k for k in kernels if k["file"] == "fused_linear_fc1_192_large.fp16.sm90.ptx")
     layers = [use["layer"] for use in linear["uses"]]
     assert layers == [f"stages.2.{number}" for number in range(1, 7)]
+    sizes = [k["tokens"] for k in kernels if k["file"].startswith("fused_linear_fc1_192")]
+    assert sizes[::2] == sizes[1::2] == [[1, 1024], [1025, 8192], [8193, None]]
 
 
 def test_entries_are_symbols_of_the_machine_code(
@@ -162,7 +169,7 @@ WINDOWED = {"window": 8, "shift": 4}
             ("window_attention_shift4", "window_attention", WINDOWED, ("fp32", "fp16")),
             ("attention_block_96_shift4", "attention_block", WINDOWED | {"eps": 1e-5}, ("fp16",)),
             ("mlp_48", "mlp", {"eps": 1e-5}, ("fp32", "fp16")),
-            ("fused_linear_fc2_192", "fused_linear", {"gelu": False, "eps": 1e-5}, ("fp16",)),
+            ("fused_linear_fc2_192_small", "fused_linear", {"gelu": False, "eps": 1e-5}, ("fp16",)),
         )
         for precision in precisions
     ],

@@ -35,7 +35,7 @@ pytestmark = [
             id="mlp",
         ),
         pytest.param(
-            ("fused_linear", "float16", "plain"),
+            ("fused_linear", "float16", "plain", "small"),
             {"block_m": 64, "block_n": 32, "block_k": 64, "num_warps": 4, "stages": 1},
             id="fused-linear",
         ),

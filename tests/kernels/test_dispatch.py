@@ -117,6 +117,11 @@ def test_shipped_configurations_are_whole(path: Path) -> None:
     }
     kinds = dict.fromkeys(fused, {"48", "96"}) | {"fused_linear": {"norm", "plain"}}
     assert all(set(sizes) == kinds[op] for op in fused for sizes in config[op].values())
+    assert all(
+        set(entry) == {"small", "medium", "large"}
+        for kinds in config.get("fused_linear", {}).values()
+        for entry in kinds.values()
+    )
     assert set(config) == {
         "gpu", "compute_capability", "sobel_stem", "window_attention", *fused
     }  # fmt: skip

@@ -14,7 +14,7 @@ from clinreadnet.tuning.shortlist import estimate, shortlist
 
 pytestmark = pytest.mark.compile
 
-KEYS = ("fused_linear", "float16", "plain")
+KEYS = ("fused_linear", "float16", "plain", "large")
 GPU = {"capability": 90, "multiprocessors": 132}
 
 
@@ -67,6 +67,6 @@ def test_the_configuration_in_use_can_be_counted(name: str) -> None:
     from clinreadnet.kernels.launch import launch_config
 
     for entry in TUNED[name]:
-        keys = (name, "float16", entry)
+        keys = (name, "float16", *entry.split("/"))
         config = launch_config("", 90, *keys)
         assert math.isfinite(estimate(keys, config, **GPU).cycles), keys

@@ -85,6 +85,20 @@ def test_a_wrong_candidate_is_dropped_before_it_is_timed() -> None:
     assert result.trials[1].milliseconds == ()
 
 
+def test_the_check_launches_the_whole_batch() -> None:
+    """The number of tokens decides which configuration a launch uses."""
+    sizes = []
+
+    def op(tensors: Sequence[Tensor], impl: str) -> Tensor:
+        sizes.append(len(tensors[0]))
+        return tensors[0] * 2
+
+    example = tune.Example("three", (torch.arange(12.0).reshape(3, 4),), op, 1e-6)
+    assert tune.wrong(example, example.tensors[0][:1].double() * 2) is None
+    assert "wrong on three" in str(tune.wrong(example, example.tensors[0][1:2].double() * 2))
+    assert sizes == [3, 3]
+
+
 def test_a_spilling_candidate_is_dropped_before_it_is_launched() -> None:
     op = Doubling({1: 1.0, 2: 0.1})
 

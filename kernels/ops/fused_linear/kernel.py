@@ -7,12 +7,13 @@ LayerNorm it reads its tokens twice: first for mean and inverse deviation, then,
 normalise and multiply each chunk. Products are in the dtype of x with float32 accumulation;
 LayerNorm, bias, GELU and residual are float32. Values that are rounded to the dtype of x:
 normalised tokens, output. GELU is approximate; `clinreadnet.kernels.ops.gelu.kernel` states its
-error. Limits: C and N multiples of 32, so that only tokens need a mask; float16/bfloat16.
+error. Limits: C and N multiples of 32, float16/bfloat16.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,20 @@ from clinreadnet.kernels.launch import device_of, gpu_of, launch_config
 from clinreadnet.kernels.ops.fused_linear.reference import fused_linear_reference
 from clinreadnet.kernels.ops.gelu.kernel import gelu as approximate_gelu
 
+SIZES: Mapping[str, tuple[int, int | None]] = {
+    "small": (1, 1024),
+    "medium": (1025, 8192),
+    "large": (8193, None),
+}
+"""Smallest and largest number of tokens of each key of the configuration files. Stages 3 and 4 of
+the preset `small` have 1024 and 256 tokens per slice: they are small at batch 1, medium at 8 and
+large at 64."""
+
+
+def size_of(tokens: int) -> str:
+    """Return the key in ``SIZES`` of a number of tokens."""
+    return next(size for size, (_, most) in SIZES.items() if most is None or tokens <= most)
+
 
 @dataclass(frozen=True)
 class FusedLinearConfig:
@@ -36,7 +51,7 @@ class FusedLinearConfig:
     block_m: int
     """Tokens per program; a power of two, at least 16."""
     block_n: int
-    """Largest number of outputs per program; a power of two, at least 16."""
+    """Outputs per program, at most the next power of two of all; a power of two, at least 16."""
     block_k: int
     """Largest number of channels per chunk; a power of two, at least 16."""
     num_warps: int
@@ -68,8 +83,10 @@ def _fused_linear_fwd_kernel(
     # Neighbouring programs share tokens, which are then in the L2 cache. It contains all weights,
     # so their order does not matter.
     program = tl.program_id(0)
-    m = (program // (OUTPUTS // BLOCK_N)).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
-    n = program % (OUTPUTS // BLOCK_N) * BLOCK_N + tl.arange(0, BLOCK_N)
+    tiles: tl.constexpr = tl.cdiv(OUTPUTS, BLOCK_N)
+    m = (program // tiles).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = program % tiles * BLOCK_N + tl.arange(0, BLOCK_N)
+    inside = n < OUTPUTS
     k = tl.arange(0, BLOCK_K)
     # Rows past the last token repeat that token and are not stored.
     row = tl.minimum(m, tokens - 1)
@@ -99,44 +116,46 @@ def _fused_linear_fwd_kernel(
             bias = tl.load(norm_bias_ptr + start + k).to(tl.float32)
             y = (x.to(tl.float32) - mean[:, None]) * scale[:, None]
             x = (y * weight[None, :] + bias[None, :]).to(x.dtype)
-        acc = tl.dot(x, tl.load(w_ptrs + start), acc)
+        acc = tl.dot(x, tl.load(w_ptrs + start, mask=inside[None, :], other=0.0), acc)
 
-    acc += tl.load(bias_ptr + n).to(tl.float32)[None, :]
+    acc += tl.load(bias_ptr + n, mask=inside, other=0.0).to(tl.float32)[None, :]
     if GELU:
         acc = approximate_gelu(acc, False)
     offset = row[:, None] * OUTPUTS + n[None, :]
     if residual_ptr is not None:
-        acc += tl.load(residual_ptr + offset)
-    tl.store(out_ptr + offset, acc.to(out_ptr.dtype.element_ty), mask=(m < tokens)[:, None])
+        acc += tl.load(residual_ptr + offset, mask=inside[None, :], other=0.0)
+    stored = (m < tokens)[:, None] & inside[None, :]
+    tl.store(out_ptr + offset, acc.to(out_ptr.dtype.element_ty), mask=stored)
 
 
 def fused_linear_constants(
     channels: int, outputs: int, gelu: bool, eps: float, config: FusedLinearConfig
 ) -> dict[str, Any]:
-    """Return the compile-time arguments of the kernel. Its tiles divide the layer."""
+    """Return the compile-time arguments of the kernel."""
     return {
         "CHANNELS": channels,
         "OUTPUTS": outputs,
         "GELU": gelu,
         "EPS": eps,
         "BLOCK_M": config.block_m,
-        "BLOCK_N": math.gcd(config.block_n, outputs),
+        "BLOCK_N": min(config.block_n, triton.next_power_of_2(outputs)),
         "BLOCK_K": math.gcd(config.block_k, channels),
         "STAGES": config.stages,
     }
 
 
 def fused_linear_config(
-    normalised: bool, dtype: torch.dtype, gpu: str, capability: int
+    normalised: bool, tokens: int, dtype: torch.dtype, gpu: str, capability: int
 ) -> FusedLinearConfig:
     """Return the launch configuration, with or without LayerNorm, for the dtype of x on a GPU."""
-    keys = str(dtype).removeprefix("torch."), "norm" if normalised else "plain"
-    return FusedLinearConfig(**launch_config(gpu, capability, "fused_linear", *keys))
+    kind = "norm" if normalised else "plain"
+    keys = "fused_linear", str(dtype).removeprefix("torch."), kind, size_of(tokens)
+    return FusedLinearConfig(**launch_config(gpu, capability, *keys))
 
 
 def fused_linear_grid(tokens: Size, outputs: int, block_m: int, block_n: int) -> Size:
     """Return the number of programs of a launch."""
-    return ceil_div(tokens, block_m) * (outputs // block_n)
+    return ceil_div(tokens, block_m) * -(-outputs // block_n)
 
 
 @triton_op("clinreadnet::fused_linear", mutates_args=())
@@ -157,7 +176,8 @@ def fused_linear_op(
     if out.numel() == 0:
         return out
     tokens = x.numel() // channels
-    config = fused_linear_config(norm_weight is not None, x.dtype, *gpu_of(x.device))
+    gpu = gpu_of(x.device)
+    config = fused_linear_config(norm_weight is not None, tokens, x.dtype, *gpu)
     constants = fused_linear_constants(channels, outputs, gelu, eps, config)
     grid = fused_linear_grid(tokens, outputs, constants["BLOCK_M"], constants["BLOCK_N"])
     with device_of(x):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch
@@ -61,11 +61,12 @@ def sides(shape: LayerShape) -> tuple[int, int]:
 
 
 def build(capability: int, dtype: str, shape: LayerShape) -> Case:
-    """Return the case of a layer. All tensors have the same type."""
+    """Return the case of a layer, by default for one slice. All tensors have the same type."""
     from clinreadnet.kernels.ops.fused_linear import kernel
 
     normalised = normalises(shape)
-    config = kernel.fused_linear_config(normalised, DTYPES[dtype], "", capability)
+    tokens = (shape.batch or 1) * shape.side**2
+    config = kernel.fused_linear_config(normalised, tokens, DTYPES[dtype], "", capability)
     function = kernel._fused_linear_fwd_kernel
     missing = ("residual_ptr",) if normalised else ("norm_weight_ptr", "norm_bias_ptr")
     constants = kernel.fused_linear_constants(
@@ -104,45 +105,63 @@ def work(shape: LayerShape, batch: int, item: int) -> Work:
     return Work(2 * tokens * c * outputs, item * moved)
 
 
+BATCHES = (1, 8, 64)
+"""Slices per launch for which kernels are compiled and tuned."""
+
+
+def _by_size(layers: Iterable[LayerShape]) -> dict[str, list[LayerShape]]:
+    """Return the layers at all batches by the key of their launch configuration."""
+    from clinreadnet.kernels.ops.fused_linear.kernel import size_of
+
+    sizes: dict[str, list[LayerShape]] = {}
+    for layer, batch in itertools.product(layers, BATCHES):
+        size = size_of(batch * layer.side**2)
+        sizes.setdefault(size, []).append(replace(layer, batch=batch))
+    return sizes
+
+
 def sources(network: NetworkShape) -> Iterator[KernelSource]:
-    """Yield a kernel for the same layer of all blocks with equal channels."""
+    """Yield kernels for the same layer of all blocks with equal channels, one for each size."""
+    from clinreadnet.kernels.ops.fused_linear.kernel import SIZES, fused_linear_grid
 
     def key(layer: LayerShape) -> tuple[str, int, int]:
         return layer.linear, layer.channels, layer.hidden
 
     def grid(case: Case) -> Formula:
-        from clinreadnet.kernels.ops.fused_linear.kernel import fused_linear_grid
-
         return fused_linear_grid(
             TOKENS, *(case.constants[name] for name in ("OUTPUTS", "BLOCK_M", "BLOCK_N"))
         )
 
     for layers in grouped(list(_layers(*network.blocks)), key):
         c, outputs = sides(layers[0])
-        yield KernelSource(
-            name=f"fused_linear_{layers[0].linear}_{layers[0].channels}",
-            shape=layers[0],
-            grid=grid,
-            shapes={
-                "x": (TOKENS, c),
-                "weight": (outputs, c),
-                "bias": (outputs,),
-                "norm_weight": (c,),
-                "norm_bias": (c,),
-                "residual": (TOKENS, outputs),
-                "out": (TOKENS, outputs),
-            },
-            uses=tuple({"layer": layer.name, "tokens": layer.side**2} for layer in layers),
-        )
+        for size, shapes in _by_size(layers[:1]).items():
+            yield KernelSource(
+                name=f"fused_linear_{layers[0].linear}_{layers[0].channels}_{size}",
+                shape=shapes[0],
+                grid=grid,
+                shapes={
+                    "x": (TOKENS, c),
+                    "weight": (outputs, c),
+                    "bias": (outputs,),
+                    "norm_weight": (c,),
+                    "norm_bias": (c,),
+                    "residual": (TOKENS, outputs),
+                    "out": (TOKENS, outputs),
+                },
+                uses=tuple({"layer": layer.name, "tokens": layer.side**2} for layer in layers),
+                tokens=SIZES[size],
+            )
 
 
 _STAGES = tuple(replace(layer, name=f"{layer.name} {layer.linear}") for layer in _layers(*STAGES))
 
 
-def tuning(dtype: str, kind: str) -> TuningEntry:
+def tuning(dtype: str, kind: str, size: str) -> TuningEntry:
     """Return the tuning entry of layers of the preset `small`, with or without LayerNorm."""
-    shapes = [layer for layer in _STAGES if normalises(layer) == (kind == "norm")]
-    tiles = itertools.product((32, 64, 128), (32, 64, 128), (32, 64), (4, 8), (1, 2, 3))
+    layers = [layer for layer in _STAGES if normalises(layer) == (kind == "norm")]
+    shapes = _by_size(layers)[size]
+    sides = {"small": (32, 64), "medium": (64, 128), "large": (128, 256)}[size]
+    tiles = itertools.product(sides, sides, (32, 64), (4, 8), (1, 2, 3))
     return TuningEntry(
         candidates=tuple(
             {"block_m": m, "block_n": n, "block_k": k, "num_warps": warps, "stages": stages}
@@ -152,7 +171,7 @@ def tuning(dtype: str, kind: str) -> TuningEntry:
             if kind == "plain" or m < 64 or stages == 1
         ),
         compiled=tuple((dtype, shape) for shape in shapes),
-        timed=tuple((shape.name, dtype, shape) for shape in shapes),
+        timed=tuple((f"{shape.name}, batch {shape.batch}", dtype, shape) for shape in shapes),
     )
 
 
@@ -160,7 +179,10 @@ FUSED_LINEAR = OpSpec(
     name="fused_linear",
     decides="x",
     limits=LIMITS,
-    compiled=_STAGES[2:3],
+    compiled=tuple(
+        replace(layer, name=f"{layer.name} batch {batch}", batch=batch)
+        for layer, batch in itertools.product(_STAGES[2:4], BATCHES)
+    ),
     extremes=(),
     benched=_STAGES,
     build=build,

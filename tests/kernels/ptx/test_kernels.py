@@ -159,7 +159,7 @@ MUTATED = [
     ("small", "sm90", "fp16", "window_attention_shift4"),
     ("small", "sm90", "fp16", "attention_block_48_shift4"),
     ("small", "sm90", "fp16", "mlp_48"),
-    ("small", "sm90", "fp16", "fused_linear_qkv_192"),
+    ("small", "sm90", "fp16", "fused_linear_qkv_192_small"),
     ("small", "sm75", "fp16", "window_attention_shift0"),
 ]
 

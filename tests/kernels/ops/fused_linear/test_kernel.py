@@ -44,6 +44,7 @@ def on(device: str, args: dict[str, Tensor]) -> dict[str, Tensor]:
         pytest.param((1, 32), 96, id="one-token"),
         pytest.param((3, 5, 9, 96), 160, id="last-tile-in-part-and-narrow-tiles"),
         pytest.param((2, 64, 192), 256, id="whole-tiles"),
+        pytest.param((2, 64, 64), 192, id="last-outputs-in-part"),
     ],
 )
 def test_within_budget(
@@ -91,6 +92,32 @@ def test_extremes(
     actual = fused_linear(**on(device, args), gelu=True, impl="triton")
     assert actual.isfinite().all()
     within_budget(actual, fused_linear(**args, gelu=True, impl="reference"), expected)
+
+
+@pytest.mark.parametrize("norm", [False, True], ids=["plain", "norm"])
+@pytest.mark.parametrize(
+    ("tokens", "size"),
+    [(1, "small"), (1024, "small"), (1025, "medium"), (8192, "medium"), (8193, "large")],
+)
+def test_the_number_of_tokens_decides_the_configuration(
+    monkeypatch: pytest.MonkeyPatch, tokens: int, size: str, norm: bool
+) -> None:
+    from clinreadnet.kernels.launch import launch_config, trial
+    from clinreadnet.kernels.ops.fused_linear import kernel
+
+    keys = "fused_linear", "float16", "norm" if norm else "plain", size
+    launched: list[dict[str, Any]] = []
+
+    class Recorder:
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            return lambda *args, **constants: launched.append(constants)
+
+    monkeypatch.setattr(kernel, "wrap_triton", lambda function: Recorder())
+    args = inputs(tokens, 32, outputs=32, norm=norm)
+    tensors = [args.get(name) for name in NAMES]
+    with trial(launch_config("", 0, *keys) | {"block_m": 16, "num_warps": 2}, *keys):
+        kernel.fused_linear_op._init_fn(*tensors, gelu=False, eps=1e-5)
+    assert (launched[0]["BLOCK_M"], launched[0]["num_warps"]) == (16, 2)
 
 
 @pytest.mark.parametrize("device", DEVICES)
