@@ -1,4 +1,4 @@
-"""Window attention proven free of races by `sentryward`, a static verifier, if it is installed."""
+"""Kernels proven free of races by `sentryward`, a static verifier, if it is installed."""
 
 from __future__ import annotations
 
@@ -13,16 +13,27 @@ sentryward = pytest.importorskip(
 )
 
 from bench.records.ptx import exported  # noqa: E402
+from clinreadnet.kernels.ptx.launch import grid_of  # noqa: E402
 
 pytestmark = pytest.mark.compile
-SIZES = {"heads": 2, "H": 8, "W": 16}
+SIZES = {"B": 1, "heads": 2, "H": 8, "W": 16, "tokens": 40}
 
 
 @pytest.mark.parametrize("barriers", [True, False], ids=["whole", "without-barriers"])
-def test_window_attention_is_free_of_races(tmp_path: Path, barriers: bool) -> None:
-    """On four blocks; without its barriers the same file is not proven."""
+@pytest.mark.parametrize(
+    "name",
+    [
+        "window_attention_shift4",
+        "sobel_stem",
+        "mlp_48",
+        "fused_linear_projection_192_small",
+        "fused_linear_qkv_192_small",
+    ],
+)
+def test_kernels_are_free_of_races(tmp_path: Path, name: str, barriers: bool) -> None:
+    """A file is proven; without its barriers it is not."""
     kernels = exported(tmp_path / "kernels", "small", ["sm80"], ["fp16"])
-    (kernel,) = (one for one in kernels if one.file.startswith("window_attention_shift4."))
+    (kernel,) = (one for one in kernels if one.file.startswith(f"{name}."))
     lines = [one for one in kernel.text.splitlines() if barriers or "bar.sync" not in one]
     (tmp_path / "kernel.ptx").write_text("\n".join(lines) + "\n")
     arguments = [
@@ -32,7 +43,7 @@ def test_window_attention_is_free_of_races(tmp_path: Path, barriers: bool) -> No
     ]
     config = {
         "schema": "spverify.kernel-input/v1",
-        "launch": {"grid_dim": [4, 1, 1], "block_dim": kernel.entry["block"]},
+        "launch": {"grid_dim": [grid_of(kernel, SIZES), 1, 1], "block_dim": kernel.entry["block"]},
         "arguments": arguments,
     }
     (tmp_path / "input.json").write_text(json.dumps(config))
