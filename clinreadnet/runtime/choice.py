@@ -217,7 +217,7 @@ def _nothing_works(
             f"the closest is {closest}, off by {error:.1e}"
         )
     # A message that is too long loses its middle. The backend that ran and failed comes first,
-    # otherwise the CPU backend. Backends that the bundle holds nothing for are not listed.
+    # otherwise the CPU backend. Backends that the bundle holds nothing for come last, without more.
     foremost, cause = failure or (CPU_BACKEND, None)
     empty = [title for title, why in refused.items() if why.startswith(f"{bundle}: holds no ")]
     if len(empty) == len(refused):
@@ -230,7 +230,7 @@ def _nothing_works(
         if title not in empty
     )
     if empty:
-        listed += "; nothing for the others"
+        listed += f"; nothing in it for {', '.join(empty)}"
     kind = BackendUnavailable if cause is None else type(cause)
     result = kind(f"{bundle}: no backend works here ({listed})")
     result.__cause__ = cause

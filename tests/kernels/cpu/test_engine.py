@@ -196,7 +196,7 @@ def test_a_wrong_option_is_refused(library: Path, how: Any, message: str) -> Non
 
 def test_instructions_that_are_not_there(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(engine_library.INSTRUCTIONS_VARIABLE, "sse9")
-    with pytest.raises(BackendUnavailable, match="instructions=sse9: this processor or library"):
+    with pytest.raises(BackendUnavailable, match="INSTRUCTIONS=sse9: this library or processor"):
         opened(library)
 
 

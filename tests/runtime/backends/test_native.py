@@ -173,7 +173,7 @@ def test_instructions_that_are_not_here_are_told_from_a_missing_library(
     monkeypatch.setenv(engine_library.INSTRUCTIONS_VARIABLE, "sse9")
     assert engine_library.engine_version() is None
     assert engine_library.remedy() == "unset CLINREADNET_INSTRUCTIONS"
-    wanted = "here .native: CLINREADNET_INSTRUCTIONS=sse9: .*; unset it; nothing for the"
+    wanted = "here .native: CLINREADNET_INSTRUCTIONS=sse9: .*; unset it; nothing in it for tensorrt"
     with pytest.raises(BackendUnavailable, match=wanted):
         Session(bundle)
 
