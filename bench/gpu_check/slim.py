@@ -101,7 +101,7 @@ def write_parts(wheel: Path, architecture: int, folder: Path, size: int = PART_B
     """Write a smaller wheel in parts, each in a folder of its own.
 
     Raises:
-        NotSlim: a library of the wheel has no code for the architecture.
+        NotSlim: a library of the wheel is damaged or has no code for the architecture.
         BadZipFile: not a wheel.
     """
     whole = io.BytesIO()
@@ -109,7 +109,10 @@ def write_parts(wheel: Path, architecture: int, folder: Path, size: int = PART_B
         for entry in source.infolist():
             content = source.read(entry)
             if content.startswith(_ELF):
-                content = slim(content, architecture)
+                try:
+                    content = slim(content, architecture)
+                except (NotSlim, struct.error) as error:
+                    raise NotSlim(f"{entry.filename}: {error}") from None
             out.writestr(entry, content, zipfile.ZIP_LZMA)
     content = whole.getvalue()
     shutil.rmtree(folder, ignore_errors=True)

@@ -121,8 +121,15 @@ def test_bad_arguments_are_refused(
     monkeypatch.setattr(slim, "ROOT", tmp_path)
     monkeypatch.setattr(slim, "PARTS", tmp_path / "parts")
     wheel = wheel_of(tmp_path, library(container(IMAGES)))
+    (tmp_path / "cut").mkdir()
+    cut = wheel_of(tmp_path / "cut", library(container(IMAGES))[:-60])
     cases = {
-        (str(wheel), "--target", "sm80"): "no code for sm80, only for sm75, sm90, sm120",
+        (
+            str(wheel),
+            "--target",
+            "sm80",
+        ): "libmade.so: no code for sm80, only for sm75, sm90, sm120",
+        (str(cut),): "made/libmade.so: unpack_from requires a buffer",
         (str(tmp_path / "missing.whl"),): "No such file",
         (str(Path(__file__)),): "not a zip file",
         ("--join",): "no parts; make them with a wheel and --target",

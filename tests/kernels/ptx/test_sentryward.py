@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("triton", reason="triton is not installed")
-sentryward = pytest.importorskip(
-    "sentryward", reason="sentryward is not installed: pip install sentryward"
-)
+pytest.importorskip("sentryward", reason="sentryward is not installed: pip install sentryward")
 
-from bench.records.ptx import exported  # noqa: E402
-from clinreadnet.kernels.ptx.launch import grid_of  # noqa: E402
+import sentryward
+
+from bench.records.ptx import exported
+from clinreadnet.kernels.ptx.launch import grid_of
 
 pytestmark = pytest.mark.compile
 SIZES = {"B": 1, "heads": 2, "H": 8, "W": 16, "tokens": 40}
