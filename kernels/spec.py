@@ -41,7 +41,8 @@ class LayerShape:
         shift: cyclic shift in tokens.
         octaves: sharpness levels of the attention.
         hidden: hidden channels of the MLP.
-        linear: linear layer of a block: "qkv", "projection", "fc1" or "fc2".
+        linear: linear layer: "qkv", "projection", "fc1" or "fc2" of a block, or "merge" of 2x2
+            tokens, where ``side`` is that of the output.
         batch: slices per launch, if the kernel depends on it.
     """
 
@@ -68,6 +69,7 @@ class NetworkShape:
 
     stem: LayerShape
     blocks: tuple[LayerShape, ...]
+    merges: tuple[LayerShape, ...] = ()
 
 
 STEM = LayerShape("stem", side=512, channels=24)
@@ -87,6 +89,11 @@ STAGES = tuple(
     for number in range(4)
 )
 """Shifted blocks of the preset `small`, one of each stage."""
+
+MERGES = tuple(
+    LayerShape(stage.name, stage.side, stage.channels, linear="merge") for stage in STAGES[1:]
+)
+"""Merges of 2x2 tokens before the stages of the preset `small`."""
 
 FUSED_CHANNELS = (48, 96)
 """Supported channels C of the fused kernels."""

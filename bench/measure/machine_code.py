@@ -25,7 +25,15 @@ from clinreadnet.kernels.machine_code import (
     widths,
 )
 from clinreadnet.kernels.registry import OPS
-from clinreadnet.kernels.spec import STAGES, STEM, Case, KernelSource, NetworkShape, OpSpec
+from clinreadnet.kernels.spec import (
+    MERGES,
+    STAGES,
+    STEM,
+    Case,
+    KernelSource,
+    NetworkShape,
+    OpSpec,
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,7 @@ BATCH = 64
 def kernels() -> list[tuple[OpSpec, KernelSource]]:
     """Return the kernels of the preset `small`, blocks with and without a shift."""
     blocks = tuple(replace(stage, shift=shift) for shift in (0, 4) for stage in STAGES)
-    network = NetworkShape(STEM, blocks)
+    network = NetworkShape(STEM, blocks, MERGES)
     return [(spec, source) for spec in OPS.values() for source in spec.sources(network)]
 
 

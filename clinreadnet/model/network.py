@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from clinreadnet.errors import InputError
 from clinreadnet.kernels import Impl, fused_linear, fused_linear_obstacle, mlp, mlp_obstacle
+from clinreadnet.kernels.ops.fused_linear.reference import merge_patches
 from clinreadnet.model.attention import LayerNorm, MultiTemperatureAttention
 from clinreadnet.model.soqn import (
     Novelty,
@@ -154,18 +155,26 @@ class Block(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Merge 2x2 neighbouring tokens: halve each side and double the channels."""
+    """Merge 2x2 neighbouring tokens: halve each side and double the channels.
 
-    def __init__(self, dim: int):
+    With ``fused`` and ``kernels`` other than "reference", one launch if its kernel supports the
+    input.
+    """
+
+    def __init__(self, dim: int, kernels: Impl, fused: bool = True):
         super().__init__()
+        self.kernels = kernels
+        self.fuses_linear = fused and kernels != "reference"
         self.norm = LayerNorm(4 * dim)
         self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, H / 2, W / 2, 2C]."""
-        _, h, w, c = x.shape
-        x = x.reshape(-1, h // 2, 2, w // 2, 2, c).transpose(2, 3)
-        return self.reduction(self.norm(x.reshape(-1, h // 2, w // 2, 4 * c)))
+        weight, norm = self.reduction.weight, (self.norm.weight, self.norm.bias)
+        if self.fuses_linear and fused_linear_obstacle(x, (weight, *norm), merge=True) is None:
+            eps, kernels = self.norm.eps, self.kernels
+            return fused_linear(x, weight, None, *norm, merge=True, eps=eps, impl=kernels)
+        return self.reduction(self.norm(merge_patches(x)))
 
 
 class ClinReadNet(nn.Module):
@@ -200,7 +209,7 @@ class ClinReadNet(nn.Module):
         for i, (depth, heads) in enumerate(zip(config.depths, config.heads, strict=True)):
             layers: list[nn.Module] = []
             if i > 0:
-                layers.append(PatchMerging(dim))
+                layers.append(PatchMerging(dim, kernels, fused))
                 dim *= 2
             for j in range(depth):
                 # Odd blocks shift by half a window, so that information crosses window borders.

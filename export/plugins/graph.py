@@ -33,7 +33,7 @@ from clinreadnet.kernels.dispatch import traced_as_ops
 from clinreadnet.kernels.registry import OPS
 from clinreadnet.kernels.spec import LAYER_NORM_EPS
 from clinreadnet.limits import LARGEST_BATCH
-from clinreadnet.model.network import Block, ClinReadNet
+from clinreadnet.model.network import Block, ClinReadNet, PatchMerging
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.bundle.files import digest
 from clinreadnet.runtime.bundle.manifest import Artifact
@@ -134,6 +134,8 @@ def _with_ops(network: ClinReadNet, plan: Plan) -> Iterator[ClinReadNet]:
     )
     network.stem.kernels = "triton" if plan.layers("sobel_stem") else "reference"
     for name, block in network.named_modules():
+        if isinstance(block, PatchMerging):
+            block.fuses_linear = False
         if isinstance(block, Block):
             block.fuses_attention, block.fuses_mlp = name in attention, name in mlp
             block.fuses_linear = False

@@ -197,22 +197,27 @@ def _mlp(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[Case]:
 
 def _fused_linear(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[Case]:
     norm, residual = ("norm_weight_ptr" not in constants), ("residual_ptr" not in constants)
-    where: dict[str, Any] = {"gelu": constants["GELU"], "impl": "reference"}
+    merge, channels = "W" not in constants, constants["CHANNELS"]
+    where: dict[str, Any] = {"gelu": constants["GELU"], "merge": merge, "impl": "reference"}
     tiles = {"one-token": 1, "last-tile-in-part": constants["BLOCK_M"] + 7}
     for name, tokens in tiles.items():
+        shape, sizes = [tokens, channels], {"tokens": tokens}
+        if merge:
+            b, h, w = (1, 2, 2) if tokens == 1 else (3, 4, 2 * (tokens // 6 + 1))
+            shape, sizes = [b, h, w, channels // 4], {"tokens": b * h * w // 4, "W": w}
         made = fused_linear_inputs(
-            tokens,
-            constants["CHANNELS"],
+            *shape,
             outputs=constants["OUTPUTS"],
             norm=norm,
             residual=residual,
+            merge=merge,
         )
         made |= {"x": uneven(made["x"])}
         tensors: dict[str, Any] = {key: tensor.to(dtype) for key, tensor in made.items()}
         yield Case(
             name,
             tensors,
-            {"tokens": tokens},
+            sizes,
             fused_linear(**tensors, **where),
             fused_linear(**{key: tensor.double() for key, tensor in tensors.items()}, **where),
         )

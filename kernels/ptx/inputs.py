@@ -65,16 +65,21 @@ def mlp_inputs(*shape: int, hidden: int) -> list[Tensor]:
 
 
 def fused_linear_inputs(
-    *shape: int, outputs: int, norm: bool = False, residual: bool = False
+    *shape: int, outputs: int, norm: bool = False, residual: bool = False, merge: bool = False
 ) -> dict[str, Tensor]:
-    """Return the arguments of ``fused_linear`` by name; x [*shape], whose last size is C."""
+    """Return the arguments of ``fused_linear`` by name; x [*shape], whose last size is C.
+
+    With ``merge``, x is [B, H, W, C / 4], and there is no bias.
+    """
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(*shape, generator=generator, dtype=torch.float64)
-    norm_weight, norm_bias, *layer = _layers(generator, shape[-1], (outputs, shape[-1]))
-    inputs = {"x": x, "weight": layer[0], "bias": layer[1]}
+    *sizes, c = shape
+    if merge:
+        sizes, c = [shape[0], shape[1] // 2, shape[2] // 2], 4 * c
+    norm_weight, norm_bias, weight, bias = _layers(generator, c, (outputs, c))
+    inputs = {"x": x, "weight": weight} | ({} if merge else {"bias": bias})
     if norm:
         inputs |= {"norm_weight": norm_weight, "norm_bias": norm_bias}
     if residual:
-        size = (*shape[:-1], outputs)
-        inputs["residual"] = torch.randn(*size, generator=generator, dtype=torch.float64)
+        inputs["residual"] = torch.randn(*sizes, outputs, generator=generator, dtype=torch.float64)
     return inputs

@@ -59,6 +59,9 @@ def test_every_kernel_of_the_network_is_there(folder: Path, kernels: list[dict[s
         for part in parts
         for size in ("small", "medium", "large")
     )
+    merges = "96_medium", "96_large", "192_small", "192_medium", "192_large"
+    merges += "384_small", "384_medium", "384_large"
+    half += tuple(f"fused_linear_merge_{merge}" for merge in merges)
     expected = {
         f"{name}.{precision}.sm90.{kind}"
         for precision, names in (("fp32", both), ("fp16", both + half))
@@ -81,6 +84,8 @@ def test_every_kernel_of_the_network_is_there(folder: Path, kernels: list[dict[s
     (linear,) = (k for k in kernels if k["file"] == "fused_linear_fc1_192_large.fp16.sm90.ptx")
     layers = [use["layer"] for use in linear["uses"]]
     assert layers == [f"stages.2.{number}" for number in range(1, 7)]
+    (merge,) = (k for k in kernels if k["file"] == "fused_linear_merge_96_medium.fp16.sm90.cubin")
+    assert merge["uses"] == [{"layer": "stages.1.0", "tokens": 64**2, "W": 128}]
     sizes = [k["tokens"] for k in kernels if k["file"].startswith("fused_linear_fc1_192")]
     assert sizes[::2] == sizes[1::2] == [[1, 1024], [1025, 8192], [8193, None]]
 
@@ -149,12 +154,24 @@ def fused_linear_arguments(dtype: torch.dtype) -> tuple[torch.Tensor | None, ...
     return x, *layer, None, None, residual
 
 
+def merge_arguments(dtype: torch.dtype) -> tuple[torch.Tensor | None, ...]:
+    norm = torch.zeros(192, dtype=dtype), torch.zeros(192, dtype=dtype)
+    weight = torch.zeros(96, 192, dtype=dtype)
+    return torch.zeros(3, 10, 14, 48, dtype=dtype), weight, None, *norm, None
+
+
 ARGUMENTS = {
     "sobel_stem": stem_arguments,
     "window_attention": attention_arguments,
     "attention_block": attention_block_arguments,
     "mlp": mlp_arguments,
-    "fused_linear": fused_linear_arguments,
+    "fused_linear_fc2_192_small": fused_linear_arguments,
+    "fused_linear_merge_96_medium": merge_arguments,
+}
+LINEAR = {"gelu": False, "eps": 1e-5}
+ABSENT = {
+    "fused_linear_fc2_192_small": {"norm_weight_ptr", "norm_bias_ptr", "W"},
+    "fused_linear_merge_96_medium": {"bias_ptr", "residual_ptr"},
 }
 WINDOWED = {"window": 8, "shift": 4}
 
@@ -169,7 +186,8 @@ WINDOWED = {"window": 8, "shift": 4}
             ("window_attention_shift4", "window_attention", WINDOWED, ("fp32", "fp16")),
             ("attention_block_96_shift4", "attention_block", WINDOWED | {"eps": 1e-5}, ("fp16",)),
             ("mlp_48", "mlp", {"eps": 1e-5}, ("fp32", "fp16")),
-            ("fused_linear_fc2_192_small", "fused_linear", {"gelu": False, "eps": 1e-5}, ("fp16",)),
+            ("fused_linear_fc2_192_small", "fused_linear", LINEAR, ("fp16",)),
+            ("fused_linear_merge_96_medium", "fused_linear", LINEAR | {"merge": True}, ("fp16",)),
         )
         for precision in precisions
     ],
@@ -193,7 +211,9 @@ def test_a_launch_is_what_the_launcher_does(
 
     monkeypatch.setattr(module, "wrap_triton", lambda kernel: Recorder())
     monkeypatch.setattr(module, "gpu_of", lambda device: ("", 90))
-    args = ARGUMENTS[op](dtype)
+    if name == "fused_linear_merge_96_medium":  # for more tokens than the arguments have
+        monkeypatch.setattr(module, "size_of", lambda tokens: "medium")
+    args = (ARGUMENTS.get(name) or ARGUMENTS[op])(dtype)
     getattr(module, f"{op}_op")._init_fn(*args, **where)
     ((grid, passed, constants),) = launches
     passed = tuple(one for one in passed if one is not None)
@@ -228,7 +248,7 @@ def test_a_launch_is_what_the_launcher_does(
     assert kernel["num_warps"] == constants.pop("num_warps")
     absent = {name: None for name, one in kernel["constants"].items() if one is None}
     assert kernel["constants"] == constants | absent
-    assert set(absent) == ({"norm_weight_ptr", "norm_bias_ptr"} if op == "fused_linear" else set())
+    assert set(absent) == ABSENT.get(name, set())
 
 
 def test_a_kernel_that_spills_is_not_written(

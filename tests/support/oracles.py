@@ -104,18 +104,24 @@ def mlp_oracle(x: Tensor, *layers: Tensor) -> Tensor:
 def fused_linear_oracle(
     x: Tensor,
     weight: Tensor,
-    bias: Tensor,
+    bias: Tensor | None = None,
     norm_weight: Tensor | None = None,
     norm_bias: Tensor | None = None,
     residual: Tensor | None = None,
     *,
     gelu: bool,
+    merge: bool = False,
 ) -> Tensor:
     """x [..., C] and the parameters of ``fused_linear``, float64."""
+    if merge:
+        corners = [x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]
+        x = torch.cat(corners, dim=-1)
     tokens = x.double().numpy().reshape(-1, x.shape[-1])
     if norm_weight is not None and norm_bias is not None:
         tokens = layer_norm_oracle(tokens, norm_weight.double().numpy(), norm_bias.double().numpy())
-    out = tokens @ weight.double().numpy().T + bias.double().numpy()
+    out = tokens @ weight.double().numpy().T
+    if bias is not None:
+        out = out + bias.double().numpy()
     if gelu:
         out = 0.5 * out * (1 + erf(out / math.sqrt(2)))
     if residual is not None:
