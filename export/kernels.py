@@ -28,6 +28,7 @@ from clinreadnet.kernels.compile import (
     resources_of,
 )
 from clinreadnet.kernels.grid import shape_text
+from clinreadnet.kernels.ops.ordinal_head.spec import FIRST
 from clinreadnet.kernels.registry import OPS
 from clinreadnet.kernels.spec import POINTERS, Case, KernelSource, LayerShape, NetworkShape, OpSpec
 from clinreadnet.model.network import Block, ClinReadNet, ClinReadNetConfig, PatchMerging
@@ -142,13 +143,13 @@ def network_shape(config: ClinReadNetConfig) -> NetworkShape:
         )
     with torch.device("meta"):
         model = ClinReadNet(config)
-    blocks, merges = [], []
+    blocks, linears = [], []
     for name, layer in model.named_modules():
         if not isinstance(layer, Block | PatchMerging):
             continue
         side = SIZE // 4 >> int(name.split(".")[1])  # stages.<stage>.<layer>
         if isinstance(layer, PatchMerging):
-            merges.append(LayerShape(name, side, layer.reduction.out_features, linear="merge"))
+            linears.append(LayerShape(name, side, layer.reduction.out_features, linear="merge"))
             continue
         attention = layer.attention
         channels = layer.norm1.weight.numel()
@@ -165,7 +166,11 @@ def network_shape(config: ClinReadNetConfig) -> NetworkShape:
             )
         )
     stem = LayerShape("stem", side=SIZE, channels=config.embed_dim // 2)
-    return NetworkShape(stem, tuple(blocks), tuple(merges))
+    last = blocks[-1]
+    outputs = FIRST + config.image_dim
+    linears.append(LayerShape("head", last.side, last.channels, hidden=outputs, linear="head"))
+    head = LayerShape("head", last.side, config.image_dim)
+    return NetworkShape(stem, tuple(blocks), tuple(linears), head)
 
 
 def sources(preset: str) -> list[tuple[OpSpec, KernelSource]]:

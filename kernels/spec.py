@@ -41,8 +41,8 @@ class LayerShape:
         shift: cyclic shift in tokens.
         octaves: sharpness levels of the attention.
         hidden: hidden channels of the MLP.
-        linear: linear layer: "qkv", "projection", "fc1" or "fc2" of a block, or "merge" of 2x2
-            tokens, where ``side`` is that of the output.
+        linear: linear layer: "qkv", "projection", "fc1" or "fc2" of a block; "merge" of 2x2 tokens,
+            where ``side`` is that of the output; or "head" with ``hidden`` outputs.
         batch: slices per launch, if the kernel depends on it.
     """
 
@@ -63,13 +63,18 @@ class LayerShape:
         return self.channels // self.heads
 
 
+HEAD = LayerShape("head", side=16, channels=128)
+"""Head of the preset `small`; its channels are the image's features."""
+
+
 @dataclass(frozen=True)
 class NetworkShape:
     """Layers of a network that ops can run."""
 
     stem: LayerShape
     blocks: tuple[LayerShape, ...]
-    merges: tuple[LayerShape, ...] = ()
+    linears: tuple[LayerShape, ...] = ()
+    head: LayerShape = HEAD
 
 
 STEM = LayerShape("stem", side=512, channels=24)
@@ -90,10 +95,11 @@ STAGES = tuple(
 )
 """Shifted blocks of the preset `small`, one of each stage."""
 
-MERGES = tuple(
-    LayerShape(stage.name, stage.side, stage.channels, linear="merge") for stage in STAGES[1:]
+LINEARS = (
+    *(LayerShape(stage.name, stage.side, stage.channels, linear="merge") for stage in STAGES[1:]),
+    LayerShape("head", STAGES[-1].side, STAGES[-1].channels, hidden=160, linear="head"),
 )
-"""Merges of 2x2 tokens before the stages of the preset `small`."""
+"""Linear layers of the preset `small` outside its blocks."""
 
 FUSED_CHANNELS = (48, 96)
 """Supported channels C of the fused kernels."""
@@ -201,6 +207,7 @@ class OpSpec:
         instead_of: op whose layers this op includes.
         channels_last: whether the kernel writes [B, H, W, C] although the function returns [B, C,
             H, W].
+        wide: whether parameters and output are float32 for every type of ``decides``.
     """
 
     name: str
@@ -220,6 +227,7 @@ class OpSpec:
     plugin: bool = False
     instead_of: str = ""
     channels_last: bool = False
+    wide: bool = False
 
     def refusal(self, capability: int, dtype: str, shape: LayerShape) -> str | None:
         """Return why the kernel does not support a layer, or None; arguments as in `case`."""

@@ -11,9 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-OPS = ("sobel_stem", "window_attention", "attention_block", "mlp", "fused_linear")
+OPS = (
+    "sobel_stem",
+    "window_attention",
+    "attention_block",
+    "mlp",
+    "fused_linear",
+    "ordinal_head",
+)
 """Ops to measure. A test compares them with `clinreadnet.kernels.registry`, because the plan must
 be importable before the package is installed."""
+LIGHT = ("ordinal_head",)
+"""Ops with few kernels, whose units have half of the limits."""
 TUNED = {
     "sobel_stem": ("32",),
     "window_attention": ("64",),
@@ -22,6 +31,7 @@ TUNED = {
     "fused_linear": tuple(
         f"{kind}/{size}" for kind in ("norm", "plain") for size in ("small", "medium", "large")
     ),
+    "ordinal_head": ("128",),
 }
 """Entries in float16 to tune: those that the preset `small` launches."""
 NETWORK_BATCHES = (64, 1, 8)
@@ -138,7 +148,7 @@ def _compiled(limit: float, *tool: str) -> Iterator[Unit]:
         yield Unit(
             name,
             _cli(*check, "--gpu", *only),
-            limit,
+            limit / 2 if name in LIGHT else limit,
             tests=False,
             tool=tool,
             carried=folder,
@@ -170,7 +180,8 @@ def _kernels(mode: str, limit: float) -> Iterator[Unit]:
     for op in OPS:
         rows = f"test_kernels and {op} and float16 and not bfloat16 and (batch-8 or batch-64)"
         arguments = ("-s", "bench/test_kernels.py", "-k", rows)
-        yield Unit(op, arguments, limit, measures=True, environment={COMPILE_MODE: mode})
+        seconds = limit / 2 if op in LIGHT else limit
+        yield Unit(op, arguments, seconds, measures=True, environment={COMPILE_MODE: mode})
 
 
 def _counters() -> Iterator[Unit]:
@@ -201,7 +212,7 @@ def _engines() -> Iterator[Unit]:
 
 STEPS: Mapping[str, Step] = {
     "compiled": Step(
-        "each exported kernel, run by the driver alone, against float64", tuple(_compiled(24))
+        "each exported kernel, run by the driver alone, against float64", tuple(_compiled(21))
     ),
     "network": Step(
         "the network in float16 in a CUDA graph: eager with and without kernels",
@@ -209,7 +220,7 @@ STEPS: Mapping[str, Step] = {
     ),
     "graph": Step("the time of each launch inside the network's graph", tuple(_graph())),
     "kernels": Step(
-        "each op in float16 against eager PyTorch and a copy", tuple(_kernels("none", 25))
+        "each op in float16 against eager PyTorch and a copy", tuple(_kernels("none", 20))
     ),
     "counters": Step("hardware counters of the three kernels that take most", tuple(_counters())),
     "network-compiled": Step(

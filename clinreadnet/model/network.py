@@ -216,7 +216,7 @@ class ClinReadNet(nn.Module):
                 shift = config.window // 2 if j % 2 else 0
                 layers.append(Block(dim, heads, shift, config, kernels, fused))
             self.stages.append(nn.Sequential(*layers))
-        self.head = OrdinalHead(dim, config.image_dim)
+        self.head = OrdinalHead(dim, config.image_dim, kernels if fused else "reference")
         self.apply(_initialise)
         with torch.no_grad():
             for block in self.modules():
@@ -240,7 +240,12 @@ class ClinReadNet(nn.Module):
         Returns:
             Prediction: score [B], probs [B, 21], quality_map [B, H / 32, W / 32], novelty [B].
         """
-        return self.predict(hu)[0]
+        stem = self.stem(encode(hu))
+        tokens = self.attend(stem)
+        outputs = self.head.fused(tokens)
+        if outputs is None:
+            return self.read(tokens, stem)[0]
+        return Prediction(*outputs, self.novelty(self.statistics(stem)))
 
     def predict(self, hu: Tensor) -> tuple[Prediction, TileVotes]:
         """Score slices as ``forward`` does, and also return the votes of their tiles."""

@@ -13,9 +13,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from clinreadnet.kernels import Impl, sobel_stem
+from clinreadnet.kernels import (
+    Impl,
+    fused_linear,
+    fused_linear_obstacle,
+    ordinal_head,
+    ordinal_head_obstacle,
+    sobel_stem,
+)
+from clinreadnet.kernels.ops.ordinal_head.reference import MIXTURE_EPS
 from clinreadnet.model.attention import LayerNorm
-from clinreadnet.model.derived import DerivingModule
+from clinreadnet.model.derived import Derived, DerivingModule
 from clinreadnet.spec import FINE_GRADES, FINE_STEP, TILE
 
 SOBEL_GAIN = 40.0
@@ -30,9 +38,6 @@ VARIANCE_EPS = 1e-4
 
 SMALLEST_DEVIATION = 1e-3
 """Added to the deviation of a statistic, so that a constant statistic stays finite."""
-
-MIXTURE_EPS = 1e-4
-"""Added inside the logarithm of the mixture, so that a grade without votes stays possible."""
 
 
 class Prediction(NamedTuple):
@@ -217,13 +222,15 @@ class OrdinalHead(DerivingModule):
     Args:
         dim: channels C of a token.
         hidden: hidden channels of the MLP.
+        kernels: implementation of ``fused``.
     """
 
     grade_index: Tensor
     temperature: Tensor
 
-    def __init__(self, dim: int, hidden: int = 128):
+    def __init__(self, dim: int, hidden: int = 128, kernels: Impl = "reference"):
         super().__init__()
+        self.kernels = kernels
         self.norm = LayerNorm(dim)
         self.vote = nn.Linear(dim, FINE_GRADES)
         self.token_weight = nn.Linear(dim, 1)
@@ -262,11 +269,7 @@ class OrdinalHead(DerivingModule):
 
     def expectation(self, probs: Tensor) -> Tensor:
         """[..., 21] -> [...], in grades 0...4."""
-        dtype = probs.dtype
-        (grades,) = self.derived(
-            "grades", [self.grade_index], dtype, lambda: (self.grade_index.to(dtype) * FINE_STEP,)
-        )
-        return (probs * grades).sum(dim=-1)
+        return (probs * self._grades(probs.dtype)).sum(dim=-1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, TileVotes]:
         """[B, H, W, C] -> score [B], probs [B, 21], quality_map [B, H, W], votes."""
@@ -278,6 +281,64 @@ class OrdinalHead(DerivingModule):
             probs = (logits / temperature).softmax(dim=-1)
             quality_map = self.expectation(tiles.votes).reshape(-1, h, w)
             return self.expectation(probs), probs, quality_map, tiles
+
+    def fused(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Compute score, probs and quality_map of ``forward`` in two launches.
+
+        The layers of the votes, their weights and the first layer of the MLP are one layer: the MLP
+        reads the weighted mean of the tokens, and a layer of the mean is the mean of its outputs.
+
+        Returns:
+            The outputs; None if a kernel does not support x [B, H, W, C].
+        """
+        if self.kernels == "reference":
+            return None
+        _, h, w, _ = x.shape
+        norm = self.norm.weight, self.norm.bias
+        if fused_linear_obstacle(x, (*norm, *self.image[0].parameters())) is not None:
+            return None
+        layer, joint = self._token_layer(), self._joint_layer(torch.float32)
+        tokens = fused_linear(x, *layer, *norm, eps=self.norm.eps, impl=self.kernels).flatten(1, 2)
+        if ordinal_head_obstacle(tokens, joint) is not None:
+            return None
+        out = ordinal_head(tokens, *joint, impl=self.kernels)
+        score, probs, quality_map = out.split((1, FINE_GRADES, h * w), dim=1)
+        return score[:, 0], probs, quality_map.reshape(-1, h, w)
+
+    def _token_layer(self) -> Derived:
+        """Weight and bias of the votes, of their weights, and of the MLP's first layer, in order.
+
+        Zeros fill the first two up to a multiple of 32.
+        """
+        layers = self.vote, self.token_weight, self.image[0]
+        sources = [parameter for layer in layers for parameter in layer.parameters()]
+        weights, biases = sources[::2], sources[1::2]
+        unused = -(FINE_GRADES + 1) % 32
+
+        def compute() -> Derived:
+            return tuple(
+                torch.cat([vote, weight, vote.new_zeros((unused, *vote.shape[1:])), image])
+                for vote, weight, image in (weights, biases)
+            )
+
+        return self.derived("tokens", sources, self.vote.weight.dtype, compute)
+
+    def _joint_layer(self, dtype: torch.dtype) -> Derived:
+        """Weight and bias of the MLP's last layer and the gain, over the temperature; grades."""
+        sources = [*self.image[2].parameters(), self.gain, self.temperature]
+
+        def compute() -> Derived:
+            *parameters, temperature = (source.to(dtype) for source in sources)
+            return tuple(parameter / temperature for parameter in parameters)
+
+        return *self.derived("joint", sources, dtype, compute), self._grades(dtype)
+
+    def _grades(self, dtype: torch.dtype) -> Tensor:
+        """[21], value of each grade."""
+        (grades,) = self.derived(
+            "grades", [self.grade_index], dtype, lambda: (self.grade_index.to(dtype) * FINE_STEP,)
+        )
+        return grades
 
     def _image(self, pooled: Tensor) -> Tensor:
         """[B, C] -> [B, 21], in the dtype of ``pooled``."""

@@ -16,17 +16,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clinreadnet.kernels import attention_block, fused_linear, mlp, sobel_stem, window_attention
+from clinreadnet.kernels import (
+    attention_block,
+    fused_linear,
+    mlp,
+    ordinal_head,
+    sobel_stem,
+    window_attention,
+)
 from clinreadnet.kernels.ptx.device_arithmetic import arithmetic_of
 from clinreadnet.kernels.ptx.inputs import (
     attention_block_inputs,
     fused_linear_inputs,
     mlp_inputs,
+    ordinal_head_inputs,
     stem_inputs,
     window_attention_inputs,
 )
 from clinreadnet.kernels.ptx.launch import Kernel, launch
 from clinreadnet.kernels.ptx.program import Program
+from clinreadnet.kernels.registry import OPS
 
 
 @dataclass(frozen=True)
@@ -96,8 +105,8 @@ def cases(kernel: Kernel) -> list[Case]:
     """Return the cases of an exported kernel."""
     constants = json.dumps(kernel.entry["constants"], sort_keys=True)
     op = next(name for name in _MAKERS if kernel.entry["name"].startswith(name))
-    (out,) = (item for item in kernel.entry["arguments"] if item["name"] == "out")
-    return _made(op, constants, out["element"])
+    arguments = {item["name"]: item for item in kernel.entry["arguments"]}
+    return _made(op, constants, arguments[OPS[op].decides]["element"])
 
 
 @functools.cache
@@ -223,10 +232,26 @@ def _fused_linear(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[
         )
 
 
+def _ordinal_head(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[Case]:
+    names = "x", "weight", "bias", "gain", "grades"
+    where = {key: constants[key.upper()] for key in ("count", "first", "features")}
+    for name, (batch, tokens) in {"one-token": (1, 1), "last-chunk-in-part": (3, 71)}.items():
+        x, *parameters = ordinal_head_inputs(batch, tokens, **where)
+        args = [x.to(dtype), *(tensor.float() for tensor in parameters)]
+        yield Case(
+            name,
+            dict(zip(names, args, strict=True)),
+            {"B": batch, "N": tokens},
+            ordinal_head(*args, impl="reference"),
+            ordinal_head(*(tensor.double() for tensor in args), impl="reference"),
+        )
+
+
 _MAKERS = {
     "sobel_stem": _stem,
     "window_attention": _attention,
     "attention_block": _attention_block,
     "mlp": _mlp,
     "fused_linear": _fused_linear,
+    "ordinal_head": _ordinal_head,
 }

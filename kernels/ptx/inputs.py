@@ -83,3 +83,19 @@ def fused_linear_inputs(
     if residual:
         inputs["residual"] = torch.randn(*sizes, outputs, generator=generator, dtype=torch.float64)
     return inputs
+
+
+def ordinal_head_inputs(
+    batch: int, tokens: int, count: int, first: int, features: int
+) -> list[Tensor]:
+    """Return x [B, N, F + D] and the parameters of ``ordinal_head``; unused values are huge."""
+    generator = torch.Generator().manual_seed(4)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    x = 2 * normal(batch, tokens, first + features)
+    x[..., count + 1 : first] = 3e4
+    layer = normal(count, features) / math.sqrt(features)
+    grades = torch.linspace(0, 4, count, dtype=torch.float64)
+    return [x, layer, normal(count) / 4, 1 + normal(1)[0].abs() / 4, grades]

@@ -62,6 +62,8 @@ def test_every_kernel_of_the_network_is_there(folder: Path, kernels: list[dict[s
     merges = "96_medium", "96_large", "192_small", "192_medium", "192_large"
     merges += "384_small", "384_medium", "384_large"
     half += tuple(f"fused_linear_merge_{merge}" for merge in merges)
+    half += tuple(f"fused_linear_head_384_{size}" for size in ("small", "medium", "large"))
+    half += ("ordinal_head",)
     expected = {
         f"{name}.{precision}.sm90.{kind}"
         for precision, names in (("fp32", both), ("fp16", both + half))

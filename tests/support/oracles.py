@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import torch
-from scipy.special import erf
+from scipy.special import erf, softmax
 from torch import Tensor
 
 
@@ -127,3 +127,20 @@ def fused_linear_oracle(
     if residual is not None:
         out = residual.double().numpy().reshape(out.shape) + out
     return torch.from_numpy(out).reshape(*x.shape[:-1], len(weight))
+
+
+def ordinal_head_oracle(
+    x: Tensor, weight: Tensor, bias: Tensor, gain: Tensor, grades: Tensor
+) -> Tensor:
+    """x [B, N, F + D] and the parameters of ``ordinal_head``, image by image, float64."""
+    w, b, g = (tensor.double().numpy() for tensor in (weight, bias, grades))
+    rows = []
+    for tokens in x.double().numpy():
+        votes = np.stack([softmax(token[: len(g)]) for token in tokens])
+        weights = softmax(tokens[:, len(g)])
+        mixture = sum(u * vote for u, vote in zip(weights, votes, strict=True))
+        pooled = sum(u * token[-w.shape[1] :] for u, token in zip(weights, tokens, strict=True))
+        hidden = 0.5 * pooled * (1 + erf(pooled / math.sqrt(2)))
+        probs = softmax(w @ hidden + b + gain.item() * np.log(mixture + 1e-4))
+        rows.append(np.concatenate([[probs @ g], probs, votes @ g]))
+    return torch.from_numpy(np.stack(rows))

@@ -15,7 +15,7 @@ from clinreadnet.kernels.ops.attention_block.spec import ATTENTION_BLOCK
 from clinreadnet.kernels.ops.mlp.spec import MLP
 from clinreadnet.kernels.spec import (
     LAYER_NORM_EPS,
-    MERGES,
+    LINEARS,
     POINTERS,
     STAGES,
     Case,
@@ -41,7 +41,7 @@ def _refused(half: OpSpec, block: LayerShape) -> bool:
 
 
 def _layers(*blocks: LayerShape) -> Iterator[LayerShape]:
-    """Yield the linear layers of halves that no other kernel computes as a whole, and merges."""
+    """Yield the linear layers of halves that no other kernel computes as a whole, and others."""
     for block in blocks:
         if block.linear:
             yield block
@@ -53,7 +53,7 @@ def _layers(*blocks: LayerShape) -> Iterator[LayerShape]:
 
 def normalises(shape: LayerShape) -> bool:
     """Return whether a LayerNorm precedes the layer. A residual follows all other layers."""
-    return shape.linear in ("qkv", "fc1", "merge")
+    return shape.linear in ("qkv", "fc1", "merge", "head")
 
 
 def sides(shape: LayerShape) -> tuple[int, int]:
@@ -65,6 +65,7 @@ def sides(shape: LayerShape) -> tuple[int, int]:
         "fc1": (c, hidden),
         "fc2": (hidden, c),
         "merge": (2 * c, c),
+        "head": (c, hidden),
     }[shape.linear]
 
 
@@ -145,7 +146,7 @@ def sources(network: NetworkShape) -> Iterator[KernelSource]:
             TOKENS, *(case.constants[name] for name in ("OUTPUTS", "BLOCK_M", "BLOCK_N"))
         )
 
-    for layers in grouped(list(_layers(*network.merges, *network.blocks)), key):
+    for layers in grouped(list(_layers(*network.linears, *network.blocks)), key):
         c, outputs = sides(layers[0])
         merge = layers[0].linear == "merge"
         for size, shapes in _by_size(layers[:1]).items():
@@ -172,7 +173,7 @@ def sources(network: NetworkShape) -> Iterator[KernelSource]:
 
 
 _STAGES = tuple(
-    replace(layer, name=f"{layer.name} {layer.linear}") for layer in _layers(*MERGES, *STAGES)
+    replace(layer, name=f"{layer.name} {layer.linear}") for layer in _layers(*LINEARS, *STAGES)
 )
 
 
@@ -208,7 +209,7 @@ FUSED_LINEAR = OpSpec(
     limits=LIMITS,
     compiled=tuple(
         replace(layer, name=f"{layer.name} batch {batch}", batch=batch)
-        for layer, batch in itertools.product((_STAGES[0], *_STAGES[5:7]), BATCHES)
+        for layer, batch in itertools.product((_STAGES[0], *_STAGES[6:8]), BATCHES)
     ),
     extremes=(),
     benched=_STAGES,
