@@ -170,7 +170,11 @@ def network_shape(config: ClinReadNetConfig) -> NetworkShape:
     outputs = FIRST + config.image_dim
     linears.append(LayerShape("head", last.side, last.channels, hidden=outputs, linear="head"))
     head = LayerShape("head", last.side, config.image_dim)
-    return NetworkShape(stem, tuple(blocks), tuple(linears), head)
+    statistics = (
+        LayerShape("statistics", SIZE // 4, config.embed_dim, window=8, spread="log"),
+        LayerShape("novelty", SIZE // 32, 2 * config.embed_dim, window=SIZE // 32, spread="root"),
+    )
+    return NetworkShape(stem, tuple(blocks), tuple(linears), head, statistics)
 
 
 def sources(preset: str) -> list[tuple[OpSpec, KernelSource]]:

@@ -18,6 +18,10 @@ from clinreadnet.kernels.ops.attention_block.op import attention_block, attentio
 from clinreadnet.kernels.ops.fused_linear.op import fused_linear, fused_linear_obstacle
 from clinreadnet.kernels.ops.mlp.op import mlp, mlp_obstacle
 from clinreadnet.kernels.ops.ordinal_head.op import ordinal_head, ordinal_head_obstacle
+from clinreadnet.kernels.ops.region_statistics.op import (
+    region_statistics,
+    region_statistics_obstacle,
+)
 from clinreadnet.kernels.ops.sobel_stem.op import sobel_stem
 from clinreadnet.kernels.ops.window_attention.op import window_attention
 
@@ -31,6 +35,8 @@ __all__ = [
     "mlp_obstacle",
     "ordinal_head",
     "ordinal_head_obstacle",
+    "region_statistics",
+    "region_statistics_obstacle",
     "sobel_stem",
     "window_attention",
 ]

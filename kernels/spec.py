@@ -43,6 +43,7 @@ class LayerShape:
         hidden: hidden channels of the MLP.
         linear: linear layer: "qkv", "projection", "fc1" or "fc2" of a block; "merge" of 2x2 tokens,
             where ``side`` is that of the output; or "head" with ``hidden`` outputs.
+        spread: kind of spread of statistics, "log" or "root"; ``window`` is the side of a region.
         batch: slices per launch, if the kernel depends on it.
     """
 
@@ -55,6 +56,7 @@ class LayerShape:
     octaves: int = 1
     hidden: int = 0
     linear: str = ""
+    spread: str = ""
     batch: int | None = None
 
     @property
@@ -62,6 +64,12 @@ class LayerShape:
         """Channels per head."""
         return self.channels // self.heads
 
+
+STATISTICS = (
+    LayerShape("statistics", side=128, channels=48, window=8, spread="log"),
+    LayerShape("novelty", side=16, channels=96, window=16, spread="root"),
+)
+"""Statistics of the preset `small`: of the stem's tokens by tile, and of these over the image."""
 
 HEAD = LayerShape("head", side=16, channels=128)
 """Head of the preset `small`; its channels are the image's features."""
@@ -75,6 +83,7 @@ class NetworkShape:
     blocks: tuple[LayerShape, ...]
     linears: tuple[LayerShape, ...] = ()
     head: LayerShape = HEAD
+    statistics: tuple[LayerShape, ...] = STATISTICS
 
 
 STEM = LayerShape("stem", side=512, channels=24)

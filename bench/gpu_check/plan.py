@@ -18,10 +18,11 @@ OPS = (
     "mlp",
     "fused_linear",
     "ordinal_head",
+    "region_statistics",
 )
 """Ops to measure. A test compares them with `clinreadnet.kernels.registry`, because the plan must
 be importable before the package is installed."""
-LIGHT = ("ordinal_head",)
+LIGHT = ("ordinal_head", "region_statistics")
 """Ops with few kernels, whose units have half of the limits."""
 TUNED = {
     "sobel_stem": ("32",),
@@ -32,6 +33,7 @@ TUNED = {
         f"{kind}/{size}" for kind in ("norm", "plain") for size in ("small", "medium", "large")
     ),
     "ordinal_head": ("128",),
+    "region_statistics": ("log",),
 }
 """Entries in float16 to tune: those that the preset `small` launches."""
 NETWORK_BATCHES = (64, 1, 8)

@@ -201,6 +201,13 @@ TARGETS = (
         batches=(1, 8, 64),
     ),
     Target(
+        "statistics: over their operations one by one",
+        "region_statistics",
+        1,
+        lambda row: row.over("eager"),
+        batches=(1, 8, 64),
+    ),
+    Target(
         "network, batch 64: throughput over compiled reference",
         "network",
         1.5,

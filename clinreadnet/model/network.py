@@ -202,8 +202,9 @@ class ClinReadNet(nn.Module):
         super().__init__()
         self.config = config = config or ClinReadNetConfig()
         self.stem = SobelStem(config.embed_dim, kernels, use_sobel=config.use_sobel)
-        self.statistics = TileStatistics(config.embed_dim)
-        self.novelty = Novelty(2 * config.embed_dim)
+        outer: Impl = kernels if fused else "reference"
+        self.statistics = TileStatistics(config.embed_dim, outer)
+        self.novelty = Novelty(2 * config.embed_dim, outer)
         self.stages = nn.ModuleList()
         dim = config.embed_dim
         for i, (depth, heads) in enumerate(zip(config.depths, config.heads, strict=True)):
@@ -216,7 +217,7 @@ class ClinReadNet(nn.Module):
                 shift = config.window // 2 if j % 2 else 0
                 layers.append(Block(dim, heads, shift, config, kernels, fused))
             self.stages.append(nn.Sequential(*layers))
-        self.head = OrdinalHead(dim, config.image_dim, kernels if fused else "reference")
+        self.head = OrdinalHead(dim, config.image_dim, outer)
         self.apply(_initialise)
         with torch.no_grad():
             for block in self.modules():

@@ -133,7 +133,8 @@ def _with_ops(network: ClinReadNet, plan: Plan) -> Iterator[ClinReadNet]:
         set, map(plan.layers, ("attention_block", "window_attention", "mlp"))
     )
     network.stem.kernels = "triton" if plan.layers("sobel_stem") else "reference"
-    network.head.kernels = "reference"
+    for part in (network.head, network.statistics, network.novelty):
+        part.kernels = "reference"
     for name, block in network.named_modules():
         if isinstance(block, PatchMerging):
             block.fuses_linear = False

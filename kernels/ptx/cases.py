@@ -21,6 +21,7 @@ from clinreadnet.kernels import (
     fused_linear,
     mlp,
     ordinal_head,
+    region_statistics,
     sobel_stem,
     window_attention,
 )
@@ -30,6 +31,7 @@ from clinreadnet.kernels.ptx.inputs import (
     fused_linear_inputs,
     mlp_inputs,
     ordinal_head_inputs,
+    region_statistics_inputs,
     stem_inputs,
     window_attention_inputs,
 )
@@ -247,6 +249,25 @@ def _ordinal_head(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[
         )
 
 
+def _region_statistics(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[Case]:
+    where: dict[str, Any] = {
+        "region_h": constants["REGION_H"],
+        "region_w": constants["REGION_W"],
+        "log": constants["LOG"],
+    }
+    for name, (batch, rows, columns) in {"one-region": (1, 1, 1), "h-not-w": (3, 2, 3)}.items():
+        h, w = rows * constants["REGION_H"], columns * constants["REGION_W"]
+        x, shift, scale = region_statistics_inputs(batch, h, w, constants["CHANNELS"])
+        args = x.to(dtype), shift.float(), scale.float()
+        yield Case(
+            name,
+            dict(zip(("x", "shift", "scale"), args, strict=True)),
+            {"B": batch, "H": h, "W": w},
+            region_statistics(*args, **where, impl="reference"),
+            region_statistics(*(t.double() for t in args), **where, impl="reference"),
+        )
+
+
 _MAKERS = {
     "sobel_stem": _stem,
     "window_attention": _attention,
@@ -254,4 +275,5 @@ _MAKERS = {
     "mlp": _mlp,
     "fused_linear": _fused_linear,
     "ordinal_head": _ordinal_head,
+    "region_statistics": _region_statistics,
 }

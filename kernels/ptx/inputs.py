@@ -99,3 +99,14 @@ def ordinal_head_inputs(
     layer = normal(count, features) / math.sqrt(features)
     grades = torch.linspace(0, 4, count, dtype=torch.float64)
     return [x, layer, normal(count) / 4, 1 + normal(1)[0].abs() / 4, grades]
+
+
+def region_statistics_inputs(batch: int, h: int, w: int, c: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return x [B, H, W, C], whose channels differ in mean and deviation, shift and scale [2C]."""
+    generator = torch.Generator().manual_seed(5)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    x = normal(batch, h, w, c) * normal(c).exp() + normal(c)
+    return x, normal(2 * c), normal(2 * c).exp()

@@ -618,6 +618,7 @@ def test_targets_take_the_worst_of_what_they_speak_of(
         ["1.00 ×", "not measured", "", ""],
         ["1.00 ×", "not measured", "", ""],
         ["1.00 ×", "not measured", "", ""],
+        ["1.00 ×", "not measured", "", ""],
         ["1.50 ×", "2.00 ×", "reached", link],
         ["1.49 ×", "not measured", "", ""],
     ]

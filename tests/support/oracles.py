@@ -144,3 +144,24 @@ def ordinal_head_oracle(
         probs = softmax(w @ hidden + b + gain.item() * np.log(mixture + 1e-4))
         rows.append(np.concatenate([[probs @ g], probs, votes @ g]))
     return torch.from_numpy(np.stack(rows))
+
+
+def region_statistics_oracle(
+    x: Tensor, shift: Tensor, scale: Tensor, *, region_h: int, region_w: int, log: bool
+) -> Tensor:
+    """x [B, H, W, C], region by region and channel by channel, float64."""
+    batch, h, w, c = x.shape
+    x, shift, scale = x.double(), shift.double(), scale.double()
+    out = torch.full((batch, h // region_h, w // region_w, 2 * c), math.nan, dtype=torch.float64)
+    for b, i, j, k in itertools.product(range(batch), *map(range, out.shape[1:3]), range(c)):
+        values = [
+            x[b, i * region_h + y, j * region_w + z, k].item()
+            for y in range(region_h)
+            for z in range(region_w)
+        ]
+        mean = math.fsum(values) / len(values)
+        variance = math.fsum((value - mean) ** 2 for value in values) / len(values)
+        spread = math.log(variance + 1e-4) / 2 if log else math.sqrt(variance + 1e-6)
+        out[b, i, j, k] = (mean - shift[k]) * scale[k]
+        out[b, i, j, c + k] = (spread - shift[c + k]) * scale[c + k]
+    return out
