@@ -22,7 +22,7 @@ from clinreadnet.kernels.ops.region_statistics.op import (
     region_statistics,
     region_statistics_obstacle,
 )
-from clinreadnet.kernels.ops.sobel_stem.op import sobel_stem
+from clinreadnet.kernels.ops.sobel_stem.op import sobel_stem, sobel_stem_obstacle
 from clinreadnet.kernels.ops.window_attention.op import window_attention
 
 __all__ = [
@@ -38,5 +38,6 @@ __all__ = [
     "region_statistics",
     "region_statistics_obstacle",
     "sobel_stem",
+    "sobel_stem_obstacle",
     "window_attention",
 ]

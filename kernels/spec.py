@@ -44,6 +44,7 @@ class LayerShape:
         linear: linear layer: "qkv", "projection", "fc1" or "fc2" of a block; "merge" of 2x2 tokens,
             where ``side`` is that of the output; or "head" with ``hidden`` outputs.
         spread: kind of spread of statistics, "log" or "root"; ``window`` is the side of a region.
+        hounsfield: whether the stem encodes Hounsfield units itself.
         batch: slices per launch, if the kernel depends on it.
     """
 
@@ -57,6 +58,7 @@ class LayerShape:
     hidden: int = 0
     linear: str = ""
     spread: str = ""
+    hounsfield: bool = False
     batch: int | None = None
 
     @property
@@ -166,6 +168,7 @@ class KernelSource:
         uses: layers that launch the kernel, with their sizes.
         tokens: smallest and largest number of tokens, if other kernels compute the same layers for
             other numbers. The largest is None without a limit.
+        plugin: whether graphs call it, if the op can be a plugin.
     """
 
     name: str
@@ -174,6 +177,7 @@ class KernelSource:
     shapes: Mapping[str, Shape]
     uses: tuple[dict[str, Any], ...]
     tokens: tuple[int, int | None] | None = None
+    plugin: bool = True
 
 
 @dataclass(frozen=True)
@@ -227,7 +231,7 @@ class OpSpec:
     benched: tuple[LayerShape, ...]
     build: Callable[[int, str, LayerShape], Case]
     arguments: Callable[[LayerShape, int, str, torch.device], tuple[Tensor, ...]]
-    options: Callable[[LayerShape], dict[str, int]]
+    options: Callable[[LayerShape], dict[str, Any]]
     work: Callable[[LayerShape, int, int], Work]
     sources: Callable[[NetworkShape], Iterator[KernelSource]]
     tuning: Callable[..., TuningEntry]

@@ -23,8 +23,8 @@ from clinreadnet.model.soqn import (
     SobelStem,
     TileStatistics,
     TileVotes,
+    encode,
 )
-from clinreadnet.spec import HU_MIN, HU_RANGE
 
 
 @dataclass(frozen=True)
@@ -84,12 +84,6 @@ PRESETS = {
     )
 }
 """tiny: 1.5 M parameters, for tests; small: 7.0 M, the default; base: 27.7 M, Swin-T's size."""
-
-
-def encode(hu: Tensor) -> Tensor:
-    """Clip and scale Hounsfield units to 0...1, in float32 at least (any shape)."""
-    hu = hu.to(torch.promote_types(hu.dtype, torch.float32))
-    return ((hu - HU_MIN) / HU_RANGE).clamp(0, 1)
 
 
 class Block(nn.Module):
@@ -201,7 +195,7 @@ class ClinReadNet(nn.Module):
     ):
         super().__init__()
         self.config = config = config or ClinReadNetConfig()
-        self.stem = SobelStem(config.embed_dim, kernels, use_sobel=config.use_sobel)
+        self.stem = SobelStem(config.embed_dim, kernels, fused=fused, use_sobel=config.use_sobel)
         outer: Impl = kernels if fused else "reference"
         self.statistics = TileStatistics(config.embed_dim, outer)
         self.novelty = Novelty(2 * config.embed_dim, outer)
@@ -241,7 +235,7 @@ class ClinReadNet(nn.Module):
         Returns:
             Prediction: score [B], probs [B, 21], quality_map [B, H / 32, W / 32], novelty [B].
         """
-        stem = self.stem(encode(hu))
+        stem = self.stem.from_hu(hu)
         tokens = self.attend(stem)
         outputs = self.head.fused(tokens)
         if outputs is None:
@@ -250,7 +244,7 @@ class ClinReadNet(nn.Module):
 
     def predict(self, hu: Tensor) -> tuple[Prediction, TileVotes]:
         """Score slices as ``forward`` does, and also return the votes of their tiles."""
-        stem = self.stem(encode(hu))
+        stem = self.stem.from_hu(hu)
         return self.read(self.attend(stem), stem)
 
     def read(self, tokens: Tensor, stem: Tensor) -> tuple[Prediction, TileVotes]:

@@ -22,12 +22,13 @@ from clinreadnet.kernels import (
     region_statistics,
     region_statistics_obstacle,
     sobel_stem,
+    sobel_stem_obstacle,
 )
 from clinreadnet.kernels.ops.ordinal_head.reference import MIXTURE_EPS
 from clinreadnet.kernels.ops.region_statistics.reference import mean_and_spread
 from clinreadnet.model.attention import LayerNorm
 from clinreadnet.model.derived import Derived, DerivingModule
-from clinreadnet.spec import FINE_GRADES, FINE_STEP, TILE
+from clinreadnet.spec import FINE_GRADES, FINE_STEP, HU_MIN, HU_RANGE, TILE
 
 SOBEL_GAIN = 40.0
 """Initial gain of the Sobel channels. Noise of 30 HU gives edges of 0.01 while x is near 0.7; with
@@ -63,19 +64,29 @@ class TileVotes(NamedTuple):
     """[B, HW], weight of each vote; rows sum to 1."""
 
 
+def encode(hu: Tensor) -> Tensor:
+    """Clip and scale Hounsfield units to 0...1, in float32 at least (any shape)."""
+    hu = hu.to(torch.promote_types(hu.dtype, torch.float32))
+    return ((hu - HU_MIN) / HU_RANGE).clamp(0, 1)
+
+
 class SobelStem(nn.Module):
     """Full-resolution edges, then two 3x3 convolutions of stride 2: pixels to tokens.
 
     Args:
         dim: channels C of a token; the first convolution has C / 2.
         kernels: implementation of ``sobel_stem``.
+        fused: whether ``sobel_stem`` encodes Hounsfield units where supported.
         use_sobel: False uses only the image as input, for ablations. The filters are then
             initialised with the same gain on differences between neighbours.
     """
 
-    def __init__(self, dim: int, kernels: Impl = "auto", *, use_sobel: bool = True):
+    def __init__(
+        self, dim: int, kernels: Impl = "auto", *, fused: bool = False, use_sobel: bool = True
+    ):
         super().__init__()
         self.kernels, self.use_sobel = kernels, use_sobel
+        self.fuses_encoding = fused and use_sobel and kernels != "reference"
         self.conv1 = nn.Conv2d(4 if use_sobel else 1, dim // 2, 3, stride=2, padding=1)
         self.embed = nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1)
         self.norm = LayerNorm(dim)
@@ -85,6 +96,15 @@ class SobelStem(nn.Module):
             else:
                 mean = self.conv1.weight.mean(dim=(2, 3), keepdim=True)
                 self.conv1.weight.sub_(mean).mul_(SOBEL_GAIN).add_(mean)
+
+    def from_hu(self, hu: Tensor) -> Tensor:
+        """[B, 1, H, W] Hounsfield units -> [B, H / 4, W / 4, C], dtype of the weights."""
+        layer = self.conv1.weight, self.conv1.bias
+        if not self.fuses_encoding or sobel_stem_obstacle(hu, *layer, encodes=True) is not None:
+            return self(encode(hu))
+        with without_autocast(hu):
+            encoding = {"lowest": HU_MIN, "span": HU_RANGE}
+            return self._tokens(sobel_stem(hu, *layer, **encoding, impl=self.kernels))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 1, H, W] encoded 0...1 -> [B, H / 4, W / 4, C], dtype of the weights."""
@@ -96,7 +116,11 @@ class SobelStem(nn.Module):
                 x = sobel_stem(x, self.conv1.weight, self.conv1.bias, impl=self.kernels)
             else:
                 x = nn.functional.gelu(self.conv1(x.to(self.conv1.weight.dtype)))
-            return self.norm(self.embed(x).permute(0, 2, 3, 1))
+            return self._tokens(x)
+
+    def _tokens(self, x: Tensor) -> Tensor:
+        """[B, C / 2, H / 2, W / 2] -> [B, H / 4, W / 4, C]."""
+        return self.norm(self.embed(x).permute(0, 2, 3, 1))
 
 
 class TileStatistics(DerivingModule):

@@ -133,6 +133,7 @@ def _with_ops(network: ClinReadNet, plan: Plan) -> Iterator[ClinReadNet]:
         set, map(plan.layers, ("attention_block", "window_attention", "mlp"))
     )
     network.stem.kernels = "triton" if plan.layers("sobel_stem") else "reference"
+    network.stem.fuses_encoding = False
     for part in (network.head, network.statistics, network.novelty):
         part.kernels = "reference"
     for name, block in network.named_modules():
@@ -226,6 +227,7 @@ def _name_nodes(
     for node, constants, (name, plugin) in zip(nodes, calls.constants, planned, strict=True):
         shape = plugin.source.shape
         baked = {"window": shape.window, "shift": shape.shift, "eps": LAYER_NORM_EPS}
+        baked |= {"lowest": None, "span": None}
         wrong = {key: value for key, value in constants.items() if value != baked[key]}
         if wrong:
             raise CheckFailed(f"{name}: the network has {wrong}, the kernel is of {baked}")

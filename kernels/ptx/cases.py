@@ -122,10 +122,14 @@ def _stem(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[Case]:
         "odd-batch-last-tiles-in-part": (3, 5, 19),
         "even-sides-over-the-tile": (1, 18, 68),
     }.items():
-        args = stem_inputs(batch, h, w, constants["C0"], torch.float32, dtype)
-        expected = sobel_stem(*(tensor.double() for tensor in args), impl="reference")
+        args = list(stem_inputs(batch, h, w, constants["C0"], torch.float32, dtype))
+        encoding = {key: constants[key.upper()] for key in ("lowest", "span")}
+        if encoding["span"] is not None:  # beyond both ends of the encoded range
+            units = encoding["lowest"] + encoding["span"] * (1.2 * args[0] - 0.1)
+            args[0] = units.round().to(torch.float32 if dtype == torch.float32 else torch.float16)
+        expected = sobel_stem(*(tensor.double() for tensor in args), **encoding, impl="reference")
         with arithmetic_of("cuda"):
-            reference = sobel_stem(*args, impl="reference")
+            reference = sobel_stem(*args, **encoding, impl="reference")
         yield Case(
             name,
             dict(zip(("x", "weight", "bias"), args, strict=True)),

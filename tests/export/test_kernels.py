@@ -51,7 +51,7 @@ def kernels(folder: Path) -> list[dict[str, Any]]:
 
 def test_every_kernel_of_the_network_is_there(folder: Path, kernels: list[dict[str, Any]]) -> None:
     both = ("sobel_stem", "window_attention_shift0", "window_attention_shift4", "mlp_48", "mlp_96")
-    both += ("region_statistics_log", "region_statistics_root")
+    both += ("sobel_stem_hu", "region_statistics_log", "region_statistics_root")
     half = tuple(f"attention_block_{c}_shift{shift}" for c in (48, 96) for shift in (0, 4))
     parts = ("qkv", "projection", "fc1", "fc2")
     half += tuple(
