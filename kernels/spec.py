@@ -108,7 +108,7 @@ STAGES = tuple(
 
 LINEARS = (
     *(LayerShape(stage.name, stage.side, stage.channels, linear="merge") for stage in STAGES[1:]),
-    LayerShape("head", STAGES[-1].side, STAGES[-1].channels, hidden=160, linear="head"),
+    LayerShape("stage 4", STAGES[-1].side, STAGES[-1].channels, hidden=160, linear="head"),
 )
 """Linear layers of the preset `small` outside its blocks."""
 

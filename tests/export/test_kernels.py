@@ -157,6 +157,15 @@ def fused_linear_arguments(dtype: torch.dtype) -> tuple[torch.Tensor | None, ...
     return x, *layer, None, None, residual
 
 
+def head_arguments(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    parameters = (torch.zeros(shape) for shape in ((21, 128), (21,), (), (21,)))
+    return torch.zeros(3, 105, 160, dtype=dtype), *parameters
+
+
+def statistics_arguments(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    return torch.zeros(3, 16, 40, 48, dtype=dtype), torch.zeros(96), torch.zeros(96)
+
+
 def merge_arguments(dtype: torch.dtype) -> tuple[torch.Tensor | None, ...]:
     norm = torch.zeros(192, dtype=dtype), torch.zeros(192, dtype=dtype)
     weight = torch.zeros(96, 192, dtype=dtype)
@@ -168,11 +177,16 @@ ARGUMENTS = {
     "window_attention": attention_arguments,
     "attention_block": attention_block_arguments,
     "mlp": mlp_arguments,
+    "ordinal_head": head_arguments,
+    "region_statistics": statistics_arguments,
     "fused_linear_fc2_192_small": fused_linear_arguments,
     "fused_linear_merge_96_medium": merge_arguments,
 }
+TILES = {"region_h": 8, "region_w": 8, "log": True}
+ENCODING = {"lowest": -1000.0, "span": 1400.0}
 LINEAR = {"gelu": False, "eps": 1e-5}
 ABSENT = {
+    "sobel_stem": {"LOWEST", "SPAN"},
     "fused_linear_fc2_192_small": {"norm_weight_ptr", "norm_bias_ptr", "W"},
     "fused_linear_merge_96_medium": {"bias_ptr", "residual_ptr"},
 }
@@ -185,6 +199,9 @@ WINDOWED = {"window": 8, "shift": 4}
         pytest.param(precision, name, op, where, id=f"{name}-{precision}")
         for name, op, where, precisions in (
             ("sobel_stem", "sobel_stem", {}, ("fp32", "fp16")),
+            ("sobel_stem_hu", "sobel_stem", ENCODING, ("fp32",)),
+            ("ordinal_head", "ordinal_head", {}, ("fp16",)),
+            ("region_statistics_log", "region_statistics", TILES, ("fp32", "fp16")),
             ("window_attention_shift0", "window_attention", WINDOWED | {"shift": 0}, ("fp16",)),
             ("window_attention_shift4", "window_attention", WINDOWED, ("fp32", "fp16")),
             ("attention_block_96_shift4", "attention_block", WINDOWED | {"eps": 1e-5}, ("fp16",)),
@@ -235,8 +252,11 @@ def test_a_launch_is_what_the_launcher_does(
             sizes[argument["name"]] = value
         else:
             assert str(value.dtype) == f"torch.{argument['element']}"
-    if op in ("mlp", "fused_linear"):
-        assert sizes["tokens"] == 3 * 5 * 7
+    if op in ("mlp", "fused_linear", "ordinal_head"):
+        assert sizes["N" if op == "ordinal_head" else "tokens"] == 3 * 5 * 7
+    elif op == "region_statistics":
+        assert sizes["W"] == 40
+        sizes["H"] = 16  # of the grid alone
     else:
         assert (sizes["H"], sizes["W"]) == ((37, 70) if op == "sobel_stem" else (16, 40))
 

@@ -1,6 +1,7 @@
 """What the specs say of the ops, against the ops themselves and the network."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,11 +10,13 @@ from torch.utils.flop_counter import FlopCounterMode
 import clinreadnet.kernels
 from clinreadnet.kernels.dispatch import DTYPES
 from clinreadnet.kernels.launch import CONFIGS
+from clinreadnet.kernels.ops.ordinal_head import spec as ordinal_head
+from clinreadnet.kernels.ops.sobel_stem import spec as sobel_stem
 from clinreadnet.kernels.registry import OPS
-from clinreadnet.kernels.spec import STAGES, STEM, LayerShape, OpSpec
+from clinreadnet.kernels.spec import HEAD, LINEARS, STAGES, STATISTICS, STEM, LayerShape, OpSpec
 from clinreadnet.model.network import PRESETS, Block, ClinReadNet, ClinReadNetConfig
 from clinreadnet.precision import exported_precisions, precision_of
-from clinreadnet.spec import SIZE
+from clinreadnet.spec import FINE_GRADES, HU_MIN, HU_RANGE, SIZE
 
 META = torch.device("meta")
 SPECS = [pytest.param(spec, id=name) for name, spec in OPS.items()]
@@ -64,6 +67,26 @@ def test_the_shapes_are_those_of_the_preset_small() -> None:
     ]
     stated = [(s.side, s.channels, s.heads, s.window, s.shift, s.octaves, s.hidden) for s in STAGES]
     assert list(dict.fromkeys(found)) == stated
+
+
+def test_what_the_specs_repeat_is_the_networks() -> None:
+    """The kernels import nothing else of the package."""
+    assert (sobel_stem.LOWEST, sobel_stem.SPAN) == (HU_MIN, HU_RANGE)
+    assert ordinal_head.GRADES == FINE_GRADES
+    with META:
+        head = ClinReadNet(fused=True).head
+    weight, _ = head._token_layer()
+    (linear,) = (layer for layer in LINEARS if layer.linear == "head")
+    assert len(weight) == linear.hidden == ordinal_head.FIRST + HEAD.channels
+    pytest.importorskip("triton", reason="the export of kernels imports it")
+    from clinreadnet.export.kernels import network_shape
+
+    exported = network_shape(ClinReadNetConfig())
+    assert (HEAD, STATISTICS) == (exported.head, exported.statistics)
+    named = [
+        replace(mine, name=its.name) for mine, its in zip(LINEARS, exported.linears, strict=True)
+    ]
+    assert tuple(named) == exported.linears
 
 
 @pytest.mark.parametrize("spec", SPECS)

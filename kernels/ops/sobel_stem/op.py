@@ -20,9 +20,10 @@ def sobel_stem_obstacle(
     if reason := LIMITS.obstacle_of("weight", weight, channels=weight.shape[0]):
         return reason
     # Bfloat16 would round Hounsfield units to steps of 4 or 8.
-    narrow = torch.float16 if encodes else weight.dtype
-    if x.dtype not in (narrow, torch.float32):
-        return f"needs x in float32 or {str(narrow).removeprefix('torch.')}, not {x.dtype}"
+    if encodes and x.dtype not in (torch.float16, torch.float32):
+        return f"needs x in float32 or float16 to encode it, not {x.dtype}"
+    if not encodes and x.dtype not in (weight.dtype, torch.float32):
+        return f"needs x in float32 or the dtype of weight, {weight.dtype}, not {x.dtype}"
     if bias.dtype != weight.dtype:
         return f"needs bias in the dtype of weight, {weight.dtype}, not {bias.dtype}"
     if not x.is_contiguous():
