@@ -23,7 +23,6 @@ from clinreadnet.model.soqn import (
     SobelStem,
     TileStatistics,
     TileVotes,
-    encode,
 )
 
 
@@ -181,9 +180,11 @@ class ClinReadNet(nn.Module):
             the kernels have been checked on a GPU (docs/kernels.md).
         fused: whether to use the kernels of whole halves of a block (``attention_block``, ``mlp``)
             where supported: 48 or 96 channels, compute capability 8.0 or later, and for
-            ``attention_block`` float16 or bfloat16; and ``fused_linear`` in the other halves, in
-            float16 or bfloat16 on the same GPUs. Elsewhere, and with false, ``kernels`` is the
-            implementation of ``window_attention`` alone.
+            ``attention_block`` float16 or bfloat16; ``fused_linear`` in the other halves and
+            between the stages, and ``ordinal_head``, in float16 or bfloat16 on the same GPUs;
+            ``region_statistics``; and the encoding of Hounsfield units in ``sobel_stem``. Elsewhere,
+            and with false, ``kernels`` is the implementation of ``sobel_stem`` and
+            ``window_attention`` alone.
     """
 
     def __init__(
@@ -266,7 +267,7 @@ class ClinReadNet(nn.Module):
         Args:
             hu: [B, 1, H, W] Hounsfield units of training slices.
         """
-        raw = [self.statistics.raw(self.stem(encode(image))) for image in hu.split(1)]
+        raw = [self.statistics.raw(self.stem.from_hu(image)) for image in hu.split(1)]
         self.statistics.calibrate(torch.cat(raw))
 
 

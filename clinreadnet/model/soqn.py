@@ -99,12 +99,17 @@ class SobelStem(nn.Module):
 
     def from_hu(self, hu: Tensor) -> Tensor:
         """[B, 1, H, W] Hounsfield units -> [B, H / 4, W / 4, C], dtype of the weights."""
-        layer = self.conv1.weight, self.conv1.bias
-        if not self.fuses_encoding or sobel_stem_obstacle(hu, *layer, encodes=True) is not None:
+        weight, bias = self.conv1.weight, self.conv1.bias
+        assert bias is not None
+        if (
+            not self.fuses_encoding
+            or sobel_stem_obstacle(hu, weight, bias, encodes=True) is not None
+        ):
             return self(encode(hu))
         with without_autocast(hu):
-            encoding = {"lowest": HU_MIN, "span": HU_RANGE}
-            return self._tokens(sobel_stem(hu, *layer, **encoding, impl=self.kernels))
+            return self._tokens(
+                sobel_stem(hu, weight, bias, lowest=HU_MIN, span=HU_RANGE, impl=self.kernels)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 1, H, W] encoded 0...1 -> [B, H / 4, W / 4, C], dtype of the weights."""
@@ -338,7 +343,9 @@ class OrdinalHead(DerivingModule):
         if fused_linear_obstacle(x, (*norm, *self.image[0].parameters())) is not None:
             return None
         layer, joint = self._token_layer(), self._joint_layer(torch.float32)
-        tokens = fused_linear(x, *layer, *norm, eps=self.norm.eps, impl=self.kernels).flatten(1, 2)
+        weight, bias = layer
+        tokens = fused_linear(x, weight, bias, *norm, eps=self.norm.eps, impl=self.kernels)
+        tokens = tokens.flatten(1, 2)
         if ordinal_head_obstacle(tokens, joint) is not None:
             return None
         out = ordinal_head(tokens, *joint, impl=self.kernels)

@@ -226,8 +226,8 @@ def _name_nodes(
         )
     for node, constants, (name, plugin) in zip(nodes, calls.constants, planned, strict=True):
         shape = plugin.source.shape
-        baked = {"window": shape.window, "shift": shape.shift, "eps": LAYER_NORM_EPS}
-        baked |= {"lowest": None, "span": None}
+        baked: dict[str, Any] = {"window": shape.window, "shift": shape.shift}
+        baked |= {"eps": LAYER_NORM_EPS, "lowest": None, "span": None}
         wrong = {key: value for key, value in constants.items() if value != baked[key]}
         if wrong:
             raise CheckFailed(f"{name}: the network has {wrong}, the kernel is of {baked}")

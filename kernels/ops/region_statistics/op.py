@@ -5,6 +5,8 @@ The mathematics is in ``reference.py``, the limits in ``spec.py``.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -65,10 +67,11 @@ def region_statistics(
         given == [[2 * c], [2 * c]],
         f"region_statistics: shift and scale {given} are not [{2 * c}]",
     )
-    tensors, regions = (x, shift, scale), {"region_h": region_h, "region_w": region_w}
+    tensors = x, shift, scale
+    where: dict[str, Any] = {"region_h": region_h, "region_w": region_w, "log": log}
     if use_triton("region_statistics", impl, x, lambda: region_statistics_obstacle(*tensors)):
         from clinreadnet.kernels.ops.region_statistics.kernel import region_statistics_op
 
-        out: Tensor = region_statistics_op(*tensors, **regions, log=log)
+        out: Tensor = region_statistics_op(*tensors, **where)
         return out
-    return region_statistics_reference(*tensors, **regions, log=log)
+    return region_statistics_reference(*tensors, **where)
