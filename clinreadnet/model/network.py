@@ -182,8 +182,8 @@ class ClinReadNet(nn.Module):
             where supported: 48 or 96 channels, compute capability 8.0 or later, and for
             ``attention_block`` float16 or bfloat16; ``fused_linear`` in the other halves and
             between the stages, and ``ordinal_head``, in float16 or bfloat16 on the same GPUs;
-            ``region_statistics``; and the encoding of Hounsfield units in ``sobel_stem``. Elsewhere,
-            and with false, ``kernels`` is the implementation of ``sobel_stem`` and
+            ``region_statistics``; and the encoding of Hounsfield units in ``sobel_stem``.
+            Elsewhere, and with false, ``kernels`` is the implementation of ``sobel_stem`` and
             ``window_attention`` alone.
     """
 
