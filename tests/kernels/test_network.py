@@ -220,6 +220,21 @@ def test_launches_of_a_slice_do_not_grow(
     assert len(launches.names) <= most
 
 
+@pytest.mark.parametrize(
+    ("given", "before"), [(torch.float32, 0), (torch.bfloat16, 4)], ids=["float32", "bfloat16"]
+)
+def test_the_stem_encodes_no_rounded_slices(
+    monkeypatch: pytest.MonkeyPatch, given: torch.dtype, before: int
+) -> None:
+    """Slices in bfloat16 are converted, shifted, scaled and clipped before the stem."""
+    monkeypatch.setattr(dispatch, "INTERPRETED", True)
+    model = ClinReadNet(PRESETS["tiny"], kernels="triton").eval().bfloat16().to("meta")
+    hu = torch.empty(1, 1, 512, 512, dtype=given, device="meta")
+    with torch.no_grad(), Launches() as launches:
+        model.stem.from_hu(hu)
+    assert launches.names.index("clinreadnet.sobel_stem.default") == before
+
+
 def compiled_launches(model: ClinReadNet, hu: torch.Tensor) -> list[str]:
     """Count as `Launches` does, in the graph that PyTorch's compiler is given."""
     counted: list[str] = []
