@@ -50,8 +50,9 @@ def kernels(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_every_kernel_of_the_network_is_there(folder: Path, kernels: list[dict[str, Any]]) -> None:
-    both = ("sobel_stem", "window_attention_shift0", "window_attention_shift4", "mlp_48", "mlp_96")
-    both += ("sobel_stem_hu", "region_statistics_log", "region_statistics_root")
+    both: tuple[str, ...] = ("sobel_stem", "sobel_stem_hu", "mlp_48", "mlp_96")
+    both += tuple(f"window_attention_shift{shift}" for shift in (0, 4))
+    both += ("region_statistics_log", "region_statistics_root")
     half = tuple(f"attention_block_{c}_shift{shift}" for c in (48, 96) for shift in (0, 4))
     parts = ("qkv", "projection", "fc1", "fc2")
     half += tuple(
@@ -60,9 +61,8 @@ def test_every_kernel_of_the_network_is_there(folder: Path, kernels: list[dict[s
         for part in parts
         for size in ("small", "medium", "large")
     )
-    merges = "96_medium", "96_large", "192_small", "192_medium", "192_large"
-    merges += "384_small", "384_medium", "384_large"
-    half += tuple(f"fused_linear_merge_{merge}" for merge in merges)
+    by_width = {96: ("medium", "large"), **dict.fromkeys((192, 384), ("small", "medium", "large"))}
+    half += tuple(f"fused_linear_merge_{c}_{size}" for c in by_width for size in by_width[c])
     half += tuple(f"fused_linear_head_384_{size}" for size in ("small", "medium", "large"))
     half += ("ordinal_head",)
     expected = {
