@@ -270,6 +270,19 @@ def test_another_folder_is_not_written_into(folder: Path, tmp_path: Path) -> Non
         ablate([folder], tmp_path, CONFIG)
 
 
+@pytest.mark.parametrize("missing", ["data", "test", "patients", "clean"])
+@pytest.mark.parametrize("report", [False, True])
+def test_a_missing_folder_leaves_nothing(
+    missing: str, report: bool, folder: Path, tmp_path: Path
+) -> None:
+    nowhere = tmp_path / "nowhere"
+    given = {"data": [folder], "test": folder, "patients": folder, "clean": [folder]}
+    given[missing] = [nowhere] if isinstance(given[missing], list) else nowhere
+    with pytest.raises(InputError, match=f"{nowhere}: no such"):
+        ablate(given.pop("data"), tmp_path / "out", CONFIG, report=report, **given)
+    assert not (tmp_path / "out").exists()
+
+
 def test_intervals_are_students() -> None:
     values = [2.1, 2.4, 2.2]
     low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
