@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from clinreadnet.cli.options import Force
 from clinreadnet.console import note, status
 from clinreadnet.errors import InputError, counted
 from clinreadnet.files import check_distinct, check_output
+from clinreadnet.processor import processors
 
 
 def simulate(
@@ -68,7 +68,7 @@ def simulate(
         from clinreadnet.simulator.preview import write_preview
         from clinreadnet.simulator.simulate import simulate_folder, simulate_series
 
-    jobs = jobs or os.cpu_count() or 1
+    jobs = jobs or processors()
     check_distinct({"out": out, "preview": preview})
     if preview is not None:
         check_plot(preview)

@@ -9,7 +9,6 @@ warps hide latencies, and the bound is raised in proportion.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from clinreadnet.kernels.launch import trial
 from clinreadnet.kernels.machine_code import SCHEDULERS, disassemble, executed, occupancy, widths
 from clinreadnet.kernels.registry import OPS
 from clinreadnet.kernels.spec import STAGES, STEM, Case, Config, LayerShape, NetworkShape, OpSpec
+from clinreadnet.processor import processors
 from clinreadnet.tuning.tunable import BATCH
 
 CACHE_BYTES = 21
@@ -64,7 +64,7 @@ def shortlist(
         processes: processes that compile; default one for each processor.
     """
     count = partial(estimate, keys, capability=capability, multiprocessors=multiprocessors)
-    processes = processes or os.cpu_count() or 1
+    processes = processes or processors()
     if processes == 1:
         estimates = list(map(count, candidates))
     else:

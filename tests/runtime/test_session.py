@@ -26,6 +26,7 @@ from support.tiny_bundle import THRESHOLD, make_graph, reference, write_bundle
 from clinreadnet.data.region import UNSIZED, Region, find_region
 from clinreadnet.errors import BackendUnavailable, CheckFailed, InputError, SessionClosed
 from clinreadnet.precision import PRECISIONS
+from clinreadnet.processor import processors
 from clinreadnet.runtime import Scores, Session
 from clinreadnet.runtime import session as session_module
 from clinreadnet.runtime.backends import loading as backends_module
@@ -566,7 +567,7 @@ def looks_and_runs(monkeypatch: pytest.MonkeyPatch, wait: float) -> list[str]:
     return events
 
 
-@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="a single processor uses no threads")
+@pytest.mark.skipif(processors() < 2, reason="a single processor uses no threads")
 def test_slices_are_looked_at_while_the_network_runs(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
