@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
+import os
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +150,20 @@ def test_a_slice_may_not_depend_on_its_neighbours() -> None:
     assert said is not None and "depends on its batch: in batch" in said and "probs" in said
     right = run_batches(Wrong("none"), slices, PROFILE)
     assert repeat_failure(right, expected, limits, slices.name) is None
+
+
+def test_an_interrupt_does_not_wait_for_a_batch() -> None:
+    threads: list[threading.Thread] = []
+
+    def busy(hu: NDArray[Any]) -> Outputs:
+        threads.append(threading.current_thread())
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        hashlib.pbkdf2_hmac("sha512", b"word", b"salt", 2_000_000)  # no interrupt shortens it
+        return reference(hu[:, 0])
+
+    with pytest.raises(KeyboardInterrupt):
+        run_batches(busy, GoldenSlices(slices_of(2)), BatchRange(1, 1, 2))
+    assert threads[0] is not threading.main_thread() and threads[0].is_alive()
 
 
 def test_a_golden_set_smaller_than_the_profile_fills_its_batches(tmp_path: Path) -> None:
