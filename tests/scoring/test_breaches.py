@@ -88,12 +88,12 @@ def test_each_breach_names_series_value_limit_and_slices(
         "share of novel slices"
     )
     status, output, _ = run("summarize", path, "--limits", limits, "--json")
-    found = json.loads(output)["limits"]
-    assert status == 4 and (found["file"], found["series"]) == (str(limits), 7)
-    assert [breach["series"] for breach in found["breaches"]] == [
+    outcome = json.loads(output)["limits"]
+    assert status == 4 and (outcome["file"], outcome["series"]) == (str(limits), 7)
+    assert [breach["series"] for breach in outcome["breaches"]] == [
         *("mean", "lowest", "noise", "dose", "novel")
     ]
-    assert found["breaches"][1] == {
+    assert outcome["breaches"][1] == {
         "series": "lowest",
         "protocol": "Abdomen",
         "limit": "least_score",
@@ -117,9 +117,9 @@ def test_what_is_not_known_is_said_and_not_passed(tmp_path: Path, limits: Path) 
     status, output, _ = run(
         "summarize", write_csv(tmp_path / "s.csv", rows), "--limits", limits, "--json"
     )
-    found = json.loads(output)["limits"]
-    assert status == 4 and [breach["series"] for breach in found["breaches"]] == ["b"]
-    assert found["unchecked"] == {
+    outcome = json.loads(output)["limits"]
+    assert status == 4 and [breach["series"] for breach in outcome["breaches"]] == ["b"]
+    assert outcome["unchecked"] == {
         "least_mean_score": 1,
         "least_score": 1,
         "most_ssde_mgy": 1,
@@ -139,9 +139,9 @@ def test_noise_counts_all_slices_and_scores_those_that_are_not_novel(
         ),
     )
     series = SeriesLimits(read_protocol_limits(limits))
-    for one in read_scores(path, identify=True)[0]:
-        assert one.score is not None
-        series.add(one, one.score)
+    for stored in read_scores(path, identify=True)[0]:
+        assert stored.score is not None
+        series.add(stored, stored.score)
     (breach,) = series.report().breaches
     assert (breach.limit.key, breach.value, len(breach.slices)) == ("most_noise_hu", 99.0, 10)
 
@@ -149,8 +149,8 @@ def test_noise_counts_all_slices_and_scores_those_that_are_not_novel(
 def test_slices_of_two_protocols_have_the_limits_of_each(tmp_path: Path, limits: Path) -> None:
     rows = slices("a", protocol=["Liver", "Liver", "Abdomen", "Abdomen"], noise_hu=25.0)
     path = write_csv(tmp_path / "scores.csv", rows)
-    found = json.loads(run("summarize", path, "--limits", limits, "--json")[1])["limits"]
-    (breach,) = found["breaches"]
+    outcome = json.loads(run("summarize", path, "--limits", limits, "--json")[1])["limits"]
+    (breach,) = outcome["breaches"]
     assert (breach["protocol"], len(breach["slices"])) == ("Abdomen", 2)
 
 

@@ -182,8 +182,8 @@ def test_the_plot_shows_the_extremes_under_their_maps(bundle: Path, tmp_path: Pa
 
 def scored(*scores: float, in_domain: bool | None = True) -> list[SliceScore]:
     return [
-        SliceScore("a", None, None, one, grade_word(one), 0.0, 4.0, 1.0, in_domain)
-        for one in scores
+        SliceScore("a", None, None, value, grade_word(value), 0.0, 4.0, 1.0, in_domain)
+        for value in scores
     ]
 
 
@@ -209,9 +209,9 @@ def test_the_plot_has_a_panel_for_each_series(
     for number, axes in enumerate(panels):
         scored, mean = axes.lines  # no line leaves its series
         own = report.slices[2 * number : 2 * number + 2]
-        assert np.asarray(scored.get_xdata()).tolist() == [one.position for one in own]
-        assert np.asarray(scored.get_ydata()).tolist() == [one.score for one in own]
-        assert np.asarray(mean.get_ydata())[0] == pytest.approx(np.mean([one.score for one in own]))
+        assert np.asarray(scored.get_xdata()).tolist() == [s.position for s in own]
+        assert np.asarray(scored.get_ydata()).tolist() == [s.score for s in own]
+        assert np.asarray(mean.get_ydata())[0] == pytest.approx(np.mean([s.score for s in own]))
         assert axes.get_title().startswith(f"{number + 1}: 2 slices, mean ")
 
 
@@ -273,9 +273,9 @@ def test_a_novel_slice_is_marked_everywhere(run: Any, bundle: Path, tmp_path: Pa
     assert "1 marked as novel (crosses) and left out -->" in drawn
 
     result = json.loads(run("score", folder, "--bundle", bundle, "--json").stdout)
-    assert [one["in_domain"] for one in result["slices"]] == [True, False, True]
-    assert [one["grade"] == "not graded" for one in result["slices"]] == [False, True, False]
-    assert all((one["low"], one["high"]) == (0.2, 3.8) for one in result["slices"])
+    assert [s["in_domain"] for s in result["slices"]] == [True, False, True]
+    assert [s["grade"] == "not graded" for s in result["slices"]] == [False, True, False]
+    assert all((s["low"], s["high"]) == (0.2, 3.8) for s in result["slices"])
     assert result["slices"][1]["novelty"] > result["session"]["novelty_threshold"]
     kept = reference(np.stack([noise(0), noise(2)]))["score"]
     assert (result["series"]["n"], result["series"]["novel"]) == (3, 1)
@@ -317,7 +317,7 @@ def test_a_bundle_without_threshold_says_that_no_slice_is_judged(run: Any, tmp_p
     rows = list(csv.DictReader(Path("a.csv").open()))
     assert {row["in_domain"] for row in rows} == {""} and all(row["novelty"] for row in rows)
     result = json.loads(run("score", folder, "--bundle", unjudged, "--json").stdout)
-    assert {one["in_domain"] for one in result["slices"]} == {None}
+    assert {s["in_domain"] for s in result["slices"]} == {None}
     assert "slices cannot be classified" in result["session"]["unjudged"]
     assert result["series"]["novel"] is None
 
@@ -516,7 +516,7 @@ def test_the_challenges_container_interface(run: Any, bundle: Path, tmp_path: Pa
     assert done.returncode == 0, done.stderr
     assert [p.name for p in out.iterdir()] == ["image-quality-scores.json"]
     scores = json.loads((out / "image-quality-scores.json").read_text())
-    assert all(isinstance(one, float) for one in scores)
+    assert all(isinstance(score, float) for score in scores)
     np.testing.assert_allclose(scores, reference(stack)["score"], rtol=1e-4)
 
 
@@ -767,7 +767,7 @@ def test_a_writer_that_fails_costs_neither_the_scores_nor_another_output(
         raise TypeError("value of patient_name: 'Secret^Name'\nand more")
 
     monkeypatch.setattr(WRITERS[option], broken)
-    outputs = {one: one.strip("-") for one in WRITERS} | {"--plot": "a.png", "--html": "a.html"}
+    outputs = {name: name.strip("-") for name in WRITERS} | {"--plot": "a.png", "--html": "a.html"}
     given = [part for pair in outputs.items() for part in pair]
     path = write_ct(tmp_path / "a.dcm")
     done = run("score", path, "--bundle", bundle, *given, *(["--json"] if as_json else []))

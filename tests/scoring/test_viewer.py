@@ -56,11 +56,11 @@ def document(text: str) -> dict[str, Any]:
 
 def test_it_holds_the_scores_and_refers_to_nothing_else(page: Path, report: SeriesReport) -> None:
     text = page.read_text()
-    found = document(text)
-    assert [s["score"] for s in found["slices"]] == [round(s.score, 6) for s in report.slices]
-    assert found["researchUse"] == RESEARCH_USE
-    assert found["slices"][0]["acquisition"]["protocol"] == HOSTILE
-    assert len(found["summary"]) == 1 and found["notes"] == [
+    content = document(text)
+    assert [s["score"] for s in content["slices"]] == [round(s.score, 6) for s in report.slices]
+    assert content["researchUse"] == RESEARCH_USE
+    assert content["slices"][0]["acquisition"]["protocol"] == HOSTILE
+    assert len(content["summary"]) == 1 and content["notes"] == [
         "Exposure (mAs) of 4 of 4 slices is tube current x time; the header states no exposure."
     ]
     assert text.count("</script>") == 2 and HOSTILE not in text
@@ -137,11 +137,11 @@ def test_keys_clicks_and_the_window_work_in_a_browser(
 ) -> None:
     with tab(tmp_path / "profile") as opened:
         opened.open(page, width=390)
-        found = opened.run(PROBE)
+        seen = opened.run(PROBE)
     assert opened.said == []
-    scores = [one.score for one in report.slices]
-    assert found["worst"] == sorted(range(4), key=lambda i: scores[i])
-    assert found["start"] == [found["worst"][0], found["start"][1]]
+    scores = [s.score for s in report.slices]
+    assert seen["worst"] == sorted(range(4), key=lambda i: scores[i])
+    assert seen["start"] == [seen["worst"][0], seen["start"][1]]
     for key, drawn in (
         ("home", "0 false 400 40"),
         ("right", "1 false 400 40"),
@@ -151,49 +151,49 @@ def test_keys_clicks_and_the_window_work_in_a_browser(
         ("wide", "0 false 1400 40"),
         ("clicked", "3 false 400 40"),
     ):
-        assert found[key]["drawn"] == drawn, key
+        assert seen[key]["drawn"] == drawn, key
 
     def grey(index: int, width: float) -> float:
         hu = report.refs[index].load()[200:264, 100:164]
         return float(np.mean(255 * np.clip((hu - 40 + width / 2) / width, 0, 1)))
 
-    assert found["home"]["grey"] == pytest.approx(grey(0, 400), abs=1)
-    assert found["right"]["grey"] == pytest.approx(grey(1, 400), abs=1)
-    assert found["wide"]["grey"] == pytest.approx(grey(0, 1400), abs=1)
-    assert found["home"]["colour"] == found["plain"]["colour"] == 0
-    assert found["map"]["colour"] > 10
+    assert seen["home"]["grey"] == pytest.approx(grey(0, 400), abs=1)
+    assert seen["right"]["grey"] == pytest.approx(grey(1, 400), abs=1)
+    assert seen["wide"]["grey"] == pytest.approx(grey(0, 1400), abs=1)
+    assert seen["home"]["colour"] == seen["plain"]["colour"] == 0
+    assert seen["map"]["colour"] > 10
     body = find_body(report.refs[0].load())
     assert 0.5 < body.mean() < 0.95
-    coloured = np.array(list(found["body"]), int).reshape(512, 512) == 1
+    coloured = np.array(list(seen["body"]), int).reshape(512, 512) == 1
     np.testing.assert_array_equal(coloured, body)  # and not the air around it
     colours = ", ".join(f"rgba({r}, {g}, {b}, {OPACITY})" for r, g, b in VIRIDIS)
-    assert found["legend"] == (
+    assert seen["legend"] == (
         f"linear-gradient(to right, {colours}), linear-gradient(to top, rgb(0, 0, 0), "
         "rgb(255, 255, 255))"
     )
-    assert found["overflow"] <= 0
-    assert [one for one in found["fetched"] if not one.startswith("data:")] == []
+    assert seen["overflow"] <= 0
+    assert [url for url in seen["fetched"] if not url.startswith("data:")] == []
 
 
 @needs_chromium
 def test_long_names_of_series_are_folded_and_each_slice_names_its_series(
     report: SeriesReport, tmp_path: Path
 ) -> None:
-    slices = [replace(one, series="1.2." + str(i // 2) * 58) for i, one in enumerate(report.slices)]
+    slices = [replace(s, series="1.2." + str(i // 2) * 58) for i, s in enumerate(report.slices)]
     least = ProtocolLimits("limits.toml", Section("*", {"least_score": 3.99}))
     target = tmp_path / "page.html"
     write_html(with_limits(replace(report, slices=slices), least), target)
     with tab(tmp_path / "profile") as opened:
         opened.open(target, width=390)
-        found = opened.run("""(() => {
+        seen = opened.run("""(() => {
           const captions = slices.map((one, i) => { show(i); return el("caption").textContent; });
           return { captions, notes: el("notes").textContent,
             overflow: document.documentElement.scrollWidth - innerWidth };
         })()""")
-    assert found["notes"].count("Limit exceeded: 1.2.") == 2
-    assert found["overflow"] <= 0
-    named = [re.search(r", series (\d), ", one) for one in found["captions"]]
-    assert [one and one[1] for one in named] == ["1", "1", "2", "2"]
+    assert seen["notes"].count("Limit exceeded: 1.2.") == 2
+    assert seen["overflow"] <= 0
+    named = [re.search(r", series (\d), ", caption) for caption in seen["captions"]]
+    assert [match and match[1] for match in named] == ["1", "1", "2", "2"]
 
 
 CONTRAST = 4.5
@@ -224,10 +224,10 @@ def test_it_can_be_read_in_the_light_and_in_the_dark_theme(
 ) -> None:
     with tab(tmp_path / "profile") as opened:
         opened.open(page, scheme=scheme)
-        found = opened.run(THEME)
-    assert found["dark"] is dark
-    paper = luminance(found["paper"])
+        seen = opened.run(THEME)
+    assert seen["dark"] is dark
+    paper = luminance(seen["paper"])
     assert (paper < 0.1) is dark
     for name in ("ink", "note", "axis", "line"):
-        low, high = sorted((paper, luminance(found[name])))
+        low, high = sorted((paper, luminance(seen[name])))
         assert (high + 0.05) / (low + 0.05) >= CONTRAST, name
