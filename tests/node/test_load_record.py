@@ -71,9 +71,9 @@ def report(uid: str, *slices: str) -> Dataset:
     made, item = Dataset(), Dataset()
     made.SOPInstanceUID = uid
     item.ReferencedSOPSequence = []
-    for one in slices:
+    for slice_uid in slices:
         reference = Dataset()
-        reference.ReferencedSOPInstanceUID = one
+        reference.ReferencedSOPInstanceUID = slice_uid
         item.ReferencedSOPSequence.append(reference)
     made.ContentSequence = [item]
     return made
@@ -87,8 +87,8 @@ def test_slices_are_counted_over_different_reports() -> None:
         report("1", "1.1", "1.2"),
         report("2", "1.2", "1.9"),
     ]
-    found = tally(pacs, [[Sent("1.1", b""), Sent("1.2", b"")], [Sent("1.3", b"")]])
-    assert found == {
+    counts = tally(pacs, [[Sent("1.1", b""), Sent("1.2", b"")], [Sent("1.3", b"")]])
+    assert counts == {
         "objects": 3,
         "series": 2,
         "reports": 2,

@@ -118,12 +118,13 @@ def test_orthanc_forwards_a_series_and_gets_its_report(
         orthanc.put(path)
     wait_for(lambda: len(orthanc.get("/series")) == 2)
     (study,) = orthanc.get("/studies")
-    series = [orthanc.get(f"/series/{one}") for one in orthanc.get(f"/studies/{study}")["Series"]]
-    (report,) = [one for one in series if one["MainDicomTags"]["Modality"] == "SR"]
+    names = orthanc.get(f"/studies/{study}")["Series"]
+    series = [orthanc.get(f"/series/{name}") for name in names]
+    (report,) = [item for item in series if item["MainDicomTags"]["Modality"] == "SR"]
     assert "research use only" in report["MainDicomTags"]["SeriesDescription"]
     if PLUGIN.exists():
-        found = orthanc.get(f"/dicom-web/studies/{STUDY}/series?Modality=SR")
-        assert [one["00080060"]["Value"] for one in found] == [["SR"]]
+        matches = orthanc.get(f"/dicom-web/studies/{STUDY}/series?Modality=SR")
+        assert [match["00080060"]["Value"] for match in matches] == [["SR"]]
         (instance,) = orthanc.get(f"/dicom-web/studies/{STUDY}/instances?Modality=SR")
         assert instance["00080016"]["Value"] == [REPORT]
     if (findscu := shutil.which("findscu")) is not None:

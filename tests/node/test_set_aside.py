@@ -74,9 +74,9 @@ def put(spool: Spool, *slices: Dataset) -> str:
         content = buffer.getvalue()
         with spool.incoming(len(content)) as path:
             path.write_bytes(content)
-            found = inspect(path, ds.SOPClassUID, ds.SOPInstanceUID, resample=False)
-            spool.add(replace(found, expected=None), path, len(content))
-    return found.series[:12]
+            ref = inspect(path, ds.SOPClassUID, ds.SOPInstanceUID, resample=False)
+            spool.add(replace(ref, expected=None), path, len(content))
+    return ref.series[:12]
 
 
 def states(spool: Spool) -> list[str]:
@@ -86,10 +86,10 @@ def states(spool: Spool) -> list[str]:
 
 def made(spool: Spool) -> dict[int, list[str]]:
     """The kinds of objects of each series."""
-    found: dict[int, list[str]] = {}
+    kinds: dict[int, list[str]] = {}
     for row, kind in spool.database.execute("SELECT series, kind FROM outgoing ORDER BY kind"):
-        found.setdefault(row, []).append(kind)
-    return found
+        kinds.setdefault(row, []).append(kind)
+    return kinds
 
 
 def broken(*arguments: Any, **options: Any) -> Any:
@@ -175,15 +175,15 @@ def test_a_series_that_is_aside_has_a_folder_a_reason_and_a_count(
     monkeypatch.setattr(structured_report, "write_reports", broken)
     name = put(node.spool, series(0), series(0, ImagePositionPatient=[0, 0, 5]))
     node.score_next(worker)
-    (one,) = list_aside(node.spool.folder)
-    assert (one.series, one.part, one.objects) == (name, 1, 2) and one.bytes > 10**6
-    assert one.reason.startswith("report: ValueError in node/test_set_aside.py:")
-    assert one.folder == node.spool.folder / "aside" / f"{name}-1"
-    assert len(list(one.folder.glob("*.dcm"))) == 2
-    assert SECRET in (one.folder / "reason.txt").read_text()  # beside the images that have it too
-    assert one.folder.stat().st_mode & 0o077 == 0
+    (entry,) = list_aside(node.spool.folder)
+    assert (entry.series, entry.part, entry.objects) == (name, 1, 2) and entry.bytes > 10**6
+    assert entry.reason.startswith("report: ValueError in node/test_set_aside.py:")
+    assert entry.folder == node.spool.folder / "aside" / f"{name}-1"
+    assert len(list(entry.folder.glob("*.dcm"))) == 2
+    assert SECRET in (entry.folder / "reason.txt").read_text()  # beside the images that have it too
+    assert entry.folder.stat().st_mode & 0o077 == 0
     log = capfd.readouterr().err
-    assert f"series {name}: set aside ({one.reason})" in log and SECRET not in log
+    assert f"series {name}: set aside ({entry.reason})" in log and SECRET not in log
     assert node.spool.counts()["aside"] == 1 and node.spool.quota.objects == 2
     outcomes = {
         sample.labels["outcome"]: sample.value
@@ -205,8 +205,8 @@ def test_a_map_that_fails_keeps_no_report_back_and_is_made_later(
         node.score_next(worker)
     assert states(spool) == ["aside"] and made(spool) == {1: ["report"]}
     (report,) = spool.due(5)
-    (one,) = change(spool.folder, ["all"], "retry")
-    assert one.reason.startswith("map: ValueError in ")
+    (entry,) = change(spool.folder, ["all"], "retry")
+    assert entry.reason.startswith("map: ValueError in ")
     node.score_next(worker)
     assert states(spool) == ["done"] and made(spool) == {1: ["map", "report"]}
     assert spool.due(5)[0] == report
@@ -252,8 +252,8 @@ def test_a_series_that_ends_the_process_twice_is_set_aside(
             assert claimed is not None
             last.score(claimed)
         assert states(third) == ["aside", "done"]
-        (one,) = list_aside(third.folder)
-        assert one.series == name and "process ended 2 times in a row" in one.reason
+        (entry,) = list_aside(third.folder)
+        assert entry.series == name and "process ended 2 times in a row" in entry.reason
         assert f"series {name}: set aside (the process ended" in capfd.readouterr().err
         change(third.folder, ["all"], "retry")
         claimed = third.claim(0)
@@ -332,10 +332,12 @@ def command(node: Node, *options: str) -> Any:
 def test_the_command_lists_what_is_aside(node: Node, aside: tuple[str, str]) -> None:
     done = command(node, "--json")
     listed = json.loads(done.stdout)["aside"]
-    assert [one["series"] for one in listed] == list(aside)
+    assert [entry["series"] for entry in listed] == list(aside)
     lines = command(node).stdout.splitlines()
-    for line, one in zip(lines, listed, strict=False):
-        assert line.startswith(f"{one['series']}: 1 object, 0.5 MiB, since {one['last']}: report: ")
+    for line, entry in zip(lines, listed, strict=False):
+        assert line.startswith(
+            f"{entry['series']}: 1 object, 0.5 MiB, since {entry['last']}: report: "
+        )
     assert SECRET not in "".join(lines) + done.stdout
 
 

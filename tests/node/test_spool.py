@@ -249,8 +249,8 @@ def test_what_is_old_is_forgotten_and_what_could_not_be_sent_is_named(
 def test_a_refused_object_waits(spool: Spool, clock: Clock) -> None:
     series = claimed(spool, clock)
     make(spool, series)
-    (one,) = spool.due(5)
-    spool.postpone(one, 60)
+    (item,) = spool.due(5)
+    spool.postpone(item, 60)
     assert spool.due(5) == [] and spool.waiting()[0] == 1
     clock.now += 61
     assert spool.due(5)[0].attempts == 1

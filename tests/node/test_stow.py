@@ -105,7 +105,7 @@ def test_an_object_arrives_byte_for_byte(service: DicomWebService, item: Outgoin
 def test_each_object_is_a_request(service: DicomWebService, item: Outgoing) -> None:
     service.answers = [(200, STORED, {}), (409, failed(0xC000), {}), (200, STORED, {})]
     outcomes = [refusal for _, refusal in Stow(DicomWeb(base(service)), None).store([item] * 3)]
-    assert [one is None for one in outcomes] == [True, False, True]
+    assert [outcome is None for outcome in outcomes] == [True, False, True]
 
 
 def test_credentials_are_sent_and_not_shown(service: DicomWebService, item: Outgoing) -> None:
