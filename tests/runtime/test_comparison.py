@@ -54,9 +54,9 @@ def test_slices_are_read_when_their_turn_comes() -> None:
     run, read = Doubling(), []
 
     def reading() -> Any:
-        for one in slices(3):
+        for hu in slices(3):
             read.append(len(run.batches))
-            yield one
+            yield hu
 
     run_slices(run, reading())
     assert read == [0, 1, 2]

@@ -18,8 +18,8 @@ EVERYTHING: dict[str, str | None] = dict.fromkeys(PACKAGES, "1.0")
 
 
 def feature(name: str, packages: dict[str, str | None], *, has_gpu: bool = False) -> doctor.Feature:
-    (found,) = [f for f in doctor.features(packages, has_gpu=has_gpu) if f.name == name]
-    return found
+    (match,) = [f for f in doctor.features(packages, has_gpu=has_gpu) if f.name == name]
+    return match
 
 
 def test_the_command_prints_json_and_imports_nothing_heavy() -> None:
@@ -91,9 +91,9 @@ def test_features(packages: set[str], has_gpu: bool, name: str, works: bool) -> 
 def test_no_command_puts_one_onnxruntime_beside_the_other() -> None:
     cpu = NOTHING | {"onnxruntime": "1.0"}
     gpu_build = NOTHING | {"onnxruntime-gpu": "1.0"}
-    for one in doctor.features(cpu, has_gpu=True):
-        if "[gpu" in one.command:
-            assert one.command.startswith("pip uninstall -y onnxruntime && ")
+    for row in doctor.features(cpu, has_gpu=True):
+        if "[gpu" in row.command:
+            assert row.command.startswith("pip uninstall -y onnxruntime && ")
     assert not any("cpu" in f.command for f in doctor.features(gpu_build, has_gpu=True))
 
 

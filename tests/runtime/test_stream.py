@@ -67,7 +67,7 @@ def test_each_slice_is_judged(session: Session) -> None:
         for hu in (*slices(2), body(390.0)):
             stream.put(hu)
     judged = [result.scores.in_domain for result in stream if result.scores is not None]
-    assert [one.tolist() for one in judged if one is not None] == [[True], [True], [False]]
+    assert [flags.tolist() for flags in judged if flags is not None] == [[True], [True], [False]]
 
 
 def test_a_bundle_without_threshold_streams(tmp_path: Path) -> None:

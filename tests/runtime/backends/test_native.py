@@ -96,12 +96,12 @@ def write(folder: Path, offset: float = 0.0) -> Path:
 def test_it_runs_a_bundle_that_holds_a_checkpoint_alone(bundle: Path) -> None:
     with Session(bundle) as session:
         described = session.describe()
-        found = session.score(HU)
+        scores = session.score(HU)
     assert (session.backend, session.artifact.precision) == ("native", "fp32")
     assert described["backend_notes"] == [f"instructions {engine_library.instructions()}"]
     assert described["self_test_slices"] == 3  # nobody has verified it here
     golden = np.load(bundle / "golden.npz")
-    np.testing.assert_array_equal(found.score, golden["score"])
+    np.testing.assert_array_equal(scores.score, golden["score"])
     with Session(bundle, precision="int8", batch=2, threads=1) as session:
         assert session.artifact.precision == "int8"
         np.testing.assert_allclose(session.score(HU).score, golden["score"], atol=0.1)
@@ -114,14 +114,14 @@ def test_a_record_of_these_instructions_counts_on_every_processor(bundle: Path) 
     assert "2 results recorded" in record(report, manifest)
     artifact = load_manifest(bundle).artifacts[0]
     here = this_machine(engine_library.engine_version())
-    found = record_here(artifact, "native", replace(here, processor="another"))
-    assert found is not None and found.ran_on is not None
+    parity = record_here(artifact, "native", replace(here, processor="another"))
+    assert parity is not None and parity.ran_on is not None
     assert record_here(artifact, "native", replace(here, version="test sse9")) is None
-    elsewhere = replace(found.ran_on, processor="another", backend="openvino")
-    assert not same_kind(elsewhere, replace(found.ran_on, backend="openvino"))
+    elsewhere = replace(parity.ran_on, processor="another", backend="openvino")
+    assert not same_kind(elsewhere, replace(parity.ran_on, backend="openvino"))
     with Session(bundle) as session:
         assert session.describe()["self_test_slices"] == 1
-        assert session.describe()["verified_here"] == found.ran_on.date
+        assert session.describe()["verified_here"] == parity.ran_on.date
 
 
 def test_wrong_golden_outputs_fail_the_self_test(tmp_path: Path) -> None:

@@ -54,8 +54,8 @@ def some_hu(n: int) -> np.ndarray:
 
 
 def right(session: Session, n: int) -> bool:
-    found, expected = session.score(some_hu(n)), reference(some_hu(n))
-    return all(np.allclose(getattr(found, k), v, rtol=1e-5) for k, v in expected.items())
+    scores, expected = session.score(some_hu(n)), reference(some_hu(n))
+    return all(np.allclose(getattr(scores, k), v, rtol=1e-5) for k, v in expected.items())
 
 
 @pytest.mark.parametrize("n", [1, 4, 9])
@@ -118,8 +118,8 @@ def test_any_thread_may_call_and_gets_the_same_bits(cuda: FakeCuda, bundle: Path
         expected = session.score(some_hu(4))
         before = cuda.replays
         with ThreadPoolExecutor(8) as pool:
-            for found in pool.map(lambda _: session.score(some_hu(4)), range(16)):
-                np.testing.assert_array_equal(found.score, expected.score)
+            for scores in pool.map(lambda _: session.score(some_hu(4)), range(16)):
+                np.testing.assert_array_equal(scores.score, expected.score)
         assert cuda.replays == before + 16
 
 
@@ -147,8 +147,8 @@ def test_a_naive_backend_that_binds_new_memory_reads_stale_results(
 
         def naive() -> Any:
             for _ in range(3):
-                found = _BoundBatch(backend, 4, "77").run(some_hu(4)[:, None])
-            return found
+                outputs = _BoundBatch(backend, 4, "77").run(some_hu(4)[:, None])
+            return outputs
 
         assert np.isnan(backend._threads.submit(naive).result()["score"]).all()
 

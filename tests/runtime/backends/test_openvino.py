@@ -29,11 +29,11 @@ needs_openvino = pytest.mark.skipif(
 HU = np.random.default_rng(0).normal(40, 200, (4, 512, 512))
 
 
-def check(found: dict[str, NDArray[np.float32]], hu: NDArray[np.float64]) -> None:
+def check(outputs: dict[str, NDArray[np.float32]], hu: NDArray[np.float64]) -> None:
     expected = reference(hu)
     for name in OUTPUTS:
-        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-6)
-        assert found[name].dtype == np.float32
+        np.testing.assert_allclose(outputs[name], expected[name], rtol=1e-5, atol=1e-6)
+        assert outputs[name].dtype == np.float32
 
 
 def test_without_it_the_session_says_what_to_install(
@@ -56,12 +56,12 @@ def test_it_runs_on_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_every_size_of_a_batch_is_the_reference(half: bool) -> None:
     backend = OpenVinoBackend(make_graph(half=half))
     for n in (1, 3, 4, 1):
-        found = backend.run(HU[:n, None])
+        outputs = backend.run(HU[:n, None])
         if half:
             limits = PRECISIONS["fp16"].budget
-            np.testing.assert_allclose(found["score"], reference(HU[:n])["score"], rtol=limits)
+            np.testing.assert_allclose(outputs["score"], reference(HU[:n])["score"], rtol=limits)
         else:
-            check(found, HU[:n])
+            check(outputs, HU[:n])
 
 
 @needs_openvino
@@ -126,7 +126,7 @@ def test_a_session_tests_all_golden_slices_until_it_is_verified_here(tmp_path: P
         np.testing.assert_allclose(session.score(HU).score, reference(HU)["score"], rtol=1e-5)
     report = verify_golden(bundle, load_manifest(bundle))
     assert report.passed
-    ran = {one.ran_on.backend for a in report.artifacts for one in a.records if one.ran_on}
+    ran = {parity.ran_on.backend for a in report.artifacts for parity in a.records if parity.ran_on}
     assert ran == {"openvino"}
     record(report, load_manifest(bundle))
     with Session(bundle, "openvino") as session:

@@ -176,9 +176,9 @@ def test_sixteen_threads_get_the_bits_that_one_gets(machine: Machine) -> None:
         expected = [session.score(hu) for hu in inputs]
         with ThreadPoolExecutor(16) as pool:
             got = list(pool.map(session.score, inputs))
-    for one, other in zip(expected, got, strict=True):
+    for a, b in zip(expected, got, strict=True):
         for name in OUTPUTS:
-            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
 
 
 def test_a_run_that_fails_in_mid_series_leaves_the_others(rtx: Machine) -> None:

@@ -169,10 +169,10 @@ def flip_a_bit(bundle: Path, name: str) -> None:
 
 
 def swap(bundle: Path) -> None:
-    one, other = bundle / "clinreadnet.fp32.onnx", bundle / "clinreadnet.fp16.onnx"
-    one.rename(bundle / "spare")
-    other.rename(one)
-    (bundle / "spare").rename(other)
+    first, second = bundle / "clinreadnet.fp32.onnx", bundle / "clinreadnet.fp16.onnx"
+    first.rename(bundle / "spare")
+    second.rename(first)
+    (bundle / "spare").rename(second)
 
 
 def same_size(bundle: Path) -> None:
