@@ -85,7 +85,7 @@ def test_simulated_scans_are_told_from_denoised_copies() -> None:
     for anatomy in (1001, 1002):
         simulated = simulate_anatomy(4, anatomy)
         pixel_mm = simulated.clean.pixel_mm
-        for made in (one.made for one in simulated.slices):
+        for made in (s.made for s in simulated.slices):
             figures = measure_figures(made.hu, pixel_mm)
             photons = made.exposure * made.views / pixel_mm  # for each mm of the detector
             dose = photons / 5.6e7 / 5

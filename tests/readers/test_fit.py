@@ -99,13 +99,15 @@ def test_the_command_writes_the_map(tmp_path: Path) -> None:
     labels = write_grades(tmp_path / "site.csv", grades)
     document = write_json(tmp_path / "s.json", scores, weights=WEIGHTS)
     shown = run("--labels", labels, "--scores", document, "--out", tmp_path / "m.json").stdout
-    found = read_site_map(tmp_path / "m.json")
-    assert (found.weights_sha256, found.slices, found.patients) == (WEIGHTS, 72, 24)
+    fitted = read_site_map(tmp_path / "m.json")
+    assert (fitted.weights_sha256, fitted.slices, fitted.patients) == (WEIGHTS, 72, 24)
     assert "72 slices, 3 readers; 10-fold cross-validation over patients." in shown
-    assert f"{found.mae_before:.2f}" in shown and f"{found.mae_after:.2f}" in shown
+    assert f"{fitted.mae_before:.2f}" in shown and f"{fitted.mae_after:.2f}" in shown
     given = ["--labels", labels, "--scores", document, "--out", tmp_path / "m.json", "--json"]
     result = json.loads(run(*given).stdout)
-    assert [list(knot) for knot in zip(found.scores, found.grades, strict=True)] == result["knots"]
+    assert [list(knot) for knot in zip(fitted.scores, fitted.grades, strict=True)] == result[
+        "knots"
+    ]
 
 
 def test_scores_without_their_weights_need_the_bundle(tmp_path: Path) -> None:

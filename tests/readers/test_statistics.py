@@ -130,6 +130,6 @@ def test_intervals_over_patients_cover_the_true_value(measure: object, true: flo
         own = rng.normal(size=(40, 3, 3)) * np.sqrt(1 - true)
         grades = (patients + slices + own).reshape(120, 3)
         counts = resample_counts(np.repeat(np.arange(40), 3), resamples=400, seed=1)
-        found = interval(measure(grades, counts))  # type: ignore[operator]
-        covered.append(found["low"] <= true <= found["high"])
+        bounds = interval(measure(grades, counts))  # type: ignore[operator]
+        covered.append(bounds["low"] <= true <= bounds["high"])
     assert 0.89 <= np.mean(covered) <= 0.98
