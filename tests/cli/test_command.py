@@ -91,7 +91,7 @@ def raised_texts(path: Path) -> Iterator[str]:
         parts = [part for text in formatted for part in text.values]
         for text in formatted:
             constants = (getattr(part, "value", "") for part in text.values)
-            yield "".join(one if isinstance(one, str) else "{}" for one in constants)
+            yield "".join(value if isinstance(value, str) else "{}" for value in constants)
         for inner in ast.walk(node):
             if isinstance(inner, ast.Constant) and inner not in parts:
                 yield str(inner.value)

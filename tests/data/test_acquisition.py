@@ -190,7 +190,7 @@ def test_exposures_of_real_headers(name: str, exposure: float, source: str) -> N
 
 def test_lines_count_the_exposures_that_are_not_those_of_the_headers() -> None:
     sources = [CHECKED, CORRECTED, UNCHECKED, CORRECTED, LEFT_OUT, None]
-    assert exposure_lines([Acquisition(exposure_source=one) for one in sources]) == [
+    assert exposure_lines([Acquisition(exposure_source=source) for source in sources]) == [
         f"Exposure (mAs) of 2 of 6 slices is {EXPOSURE_SOURCES[CORRECTED]}.",
         f"Exposure (mAs) of 1 of 6 slices is {EXPOSURE_SOURCES[LEFT_OUT]}.",
     ]

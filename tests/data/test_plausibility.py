@@ -46,8 +46,8 @@ def checkerboard() -> np.ndarray:
 def test_what_cannot_be_a_slice_is_refused(image: np.ndarray, reason: str) -> None:
     import re
 
-    found = implausible(count_pixels(image))
-    assert found is not None and re.search(reason, found), found
+    message = implausible(count_pixels(image))
+    assert message is not None and re.search(reason, message), message
 
 
 @pytest.mark.filterwarnings("error")

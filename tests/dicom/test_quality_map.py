@@ -49,16 +49,16 @@ def made(
 def test_each_frame_is_the_map_of_its_slice_in_its_place(made: tuple[SeriesReport, Path]) -> None:
     report, folder = made
     ds = pydicom.dcmread(folder / "maps" / "map-1.dcm")
-    found = {}
+    frames = {}
     for frame, group in zip(ds.pixel_array, ds.PerFrameFunctionalGroupsSequence, strict=True):
         place = group.PlanePositionSequence[0].ImagePositionPatient
-        found[tuple(round(float(v), 3) for v in place)] = frame
+        frames[tuple(round(float(v), 3) for v in place)] = frame
     for ref, quality_map in zip(report.refs, report.outputs.quality_map, strict=True):
         corner = np.array(pydicom.dcmread(ref.path).ImagePositionPatient, float)
         x, y = np.array(OBLIQUE[:3]), np.array(OBLIQUE[3:])
         centre = corner + 15.5 * 0.8 * x + 15.5 * 0.5 * y
-        np.testing.assert_array_equal(found.pop(tuple(np.round(centre, 3))), quality_map)
-    assert found == {}
+        np.testing.assert_array_equal(frames.pop(tuple(np.round(centre, 3))), quality_map)
+    assert frames == {}
     measures = ds.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
     assert [float(v) for v in measures.PixelSpacing] == [16, 25.6]
     assert ds.FrameOfReferenceUID == pydicom.dcmread(report.refs[0].path).FrameOfReferenceUID

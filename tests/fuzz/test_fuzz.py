@@ -16,8 +16,8 @@ SECONDS = float(os.environ.get("CLINREADNET_FUZZ_SECONDS", 30 if WHOLE else 5))
 
 @pytest.mark.parametrize("path", sorted(CORPUS.glob("*-*")), ids=lambda path: path.name)
 def test_what_was_found_once_stays_mended(path: Path, tmp_path: Path) -> None:
-    found = judge(path.name.partition("-")[0], path.read_bytes(), tmp_path)
-    assert found in (READ, REFUSED)
+    verdict = judge(path.name.partition("-")[0], path.read_bytes(), tmp_path)
+    assert verdict in (READ, REFUSED)
 
 
 @pytest.mark.parametrize("kind", SEEDS)
