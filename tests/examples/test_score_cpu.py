@@ -49,8 +49,8 @@ def test_it_scores_raw_slices(program: Path, tmp_path: Path, kind: str, precisio
     lines = [line.split() for line in done.stdout.splitlines()]
     assert [int(line[0]) for line in lines] == [0, 1, 2]
     for column, name in ((1, "score"), (2, "novelty")):
-        found = [float(line[column]) for line in lines]
-        np.testing.assert_allclose(found, expected[name], atol=6e-5)
+        values = [float(line[column]) for line in lines]
+        np.testing.assert_allclose(values, expected[name], atol=6e-5)
     assert [line[3:] for line in lines] == [
         ["novel"] if n > 1.5 else [] for n in expected["novelty"]
     ]

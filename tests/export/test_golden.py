@@ -52,7 +52,7 @@ def test_what_is_not_known_is_computed_and_added(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(golden, "reference_outputs", computed)
     del known[_key(hu[1])]
-    found = _reference(None, hu, known, lambda n: None)
+    outputs = _reference(None, hu, known, lambda n: None)
     assert asked == [1] and _key(hu[1]) in known
     for name in OUTPUTS:
-        np.testing.assert_array_equal(found[name], expected[name])
+        np.testing.assert_array_equal(outputs[name], expected[name])

@@ -58,7 +58,7 @@ def search(op: Doubling, **options: Any) -> tune.EntryTrials:
 def test_the_fastest_is_chosen_and_the_one_in_use_is_tried_first() -> None:
     op = Doubling({2: 0.5, 4: 0.25, 1: 1.0, 8: 0.75})
     result = search(op)
-    assert [one.config["block"] for one in result.trials] == [1, 2, 4, 8]
+    assert [trial.config["block"] for trial in result.trials] == [1, 2, 4, 8]
     assert result.best.config == {"block": 4}
     assert result.best.milliseconds == (0.25, 0.25)
     assert result.examples == ("one", "two")

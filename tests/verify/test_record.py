@@ -142,10 +142,10 @@ def test_a_record_of_another_gpu_does_not_count_and_is_said(
     here = dataclasses.replace(this_machine(machine.fake.version))
     assert here.gpu == "Other GPU" and record_here(engine, "tensorrt", here) is None
     status, said, _ = verify(bundle, "--json")
-    (found,) = [a for a in json.loads(said)["artifacts"] if a["file"] == ENGINE]
-    assert status == 0 and found["status"] == "not run here"
-    assert "built for sm89, this GPU is sm120" in found["reason"]
-    assert "; passed on Fake GPU, another GPU, 20" in found["reason"]
+    (entry,) = [a for a in json.loads(said)["artifacts"] if a["file"] == ENGINE]
+    assert status == 0 and entry["status"] == "not run here"
+    assert "built for sm89, this GPU is sm120" in entry["reason"]
+    assert "; passed on Fake GPU, another GPU, 20" in entry["reason"]
 
 
 def test_what_fails_here_is_recorded_and_refused_here_alone(
@@ -304,15 +304,15 @@ def test_the_table_says_where_each_result_comes_from(tmp_path: Path) -> None:
     graph = load_manifest(write_bundle(tmp_path / "bundle")).artifacts[0]
     machine = this_machine("1.0")
     parities = [
-        dataclasses.replace(graph.parity or Parity("passed"), ran_on=one)
-        for one in (
+        dataclasses.replace(graph.parity or Parity("passed"), ran_on=run)
+        for run in (
             ran_on("onnxruntime-cpu", machine),
             ran_on("openvino", machine),
             dataclasses.replace(ran_on("onnxruntime-cuda", machine), gpu="L4"),
         )
     ]
     graph = dataclasses.replace(graph, parity=parities[0], records=tuple(parities[1:]))
-    assert [_label(graph, one) for one in parities] == [
+    assert [_label(graph, parity) for parity in parities] == [
         "fp32.onnx",
         "fp32.onnx openvino",
         "fp32.onnx on the GPU",

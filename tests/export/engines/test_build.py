@@ -329,7 +329,7 @@ def test_chosen_islands_are_counted() -> None:
 def inspected(*types: str) -> dict[str, Any]:
     outputs = [{"Name": f"t{i}", "Format/Datatype": kind} for i, kind in enumerate(types)]
     ends = {"Name": "score", "Format/Datatype": "Float"}
-    layers = [{"Name": f"l{i}", "Outputs": [one]} for i, one in enumerate([*outputs, ends])]
+    layers = [{"Name": f"l{i}", "Outputs": [output]} for i, output in enumerate([*outputs, ends])]
     return {"Layers": [*layers, "a layer without details"], "Bindings": ["hu", "score"]}
 
 

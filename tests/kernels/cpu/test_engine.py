@@ -112,9 +112,9 @@ def test_the_instruction_sets_agree(library: Path, monkeypatch: pytest.MonkeyPat
         backend = opened(library)
         outputs[name] = backend.run(HU[:1])
         backend.close()
-    for found in outputs.values():
+    for output in outputs.values():
         for key, value in outputs["plain"].items():
-            np.testing.assert_allclose(found[key], value, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(output[key], value, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.skipif(not can_run_arm(), reason=NO_ARM)
