@@ -155,10 +155,10 @@ def issue_ceiling(
         for source in OPS[op].sources(network)
         if (not layer or source.shape.linear == layer) and source.shape.batch in (None, batch)
     ]
-    found = find_card(gpu)
-    for row in counts()["kernels"] if found is not None else ():
-        assert found is not None
-        capability, card = found
+    match = find_card(gpu)
+    for row in counts()["kernels"] if match is not None else ():
+        assert match is not None
+        capability, card = match
         if (row["capability"], row["dtype"]) == (capability, dtype) and row["kernel"] in names:
             return 100 * float(row["ceiling"]) * CARDS[capability].copy / card.copy
     return None

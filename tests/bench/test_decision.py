@@ -27,7 +27,7 @@ def timed(rng: np.random.Generator, median: float, variation: float, rounds: int
 
 
 def verdicts(slowdown: float, variation: float, *, recorded: int) -> list[Verdict]:
-    found = []
+    results = []
     for seed in range(RUNS):
         rng = np.random.default_rng([seed, int(1000 * slowdown)])
 
@@ -38,8 +38,8 @@ def verdicts(slowdown: float, variation: float, *, recorded: int) -> list[Verdic
 
         before = timed(rng, 0.15, variation, recorded)
         now = timed(rng, 0.15 * slowdown, variation, 20)
-        found.append(verdict_of(compare([before], [now], again, seconds=math.inf)))
-    return found
+        results.append(verdict_of(compare([before], [now], again, seconds=math.inf)))
+    return results
 
 
 @pytest.mark.parametrize(
@@ -55,8 +55,8 @@ def test_a_slowdown_of_10_percent_is_found_and_no_change_passes(
 
 
 def test_a_recorded_run_that_is_too_uncertain_decides_nothing() -> None:
-    found = verdicts(1.0, 0.2, recorded=20)
-    assert found.count(Verdict.INCONCLUSIVE) >= 60 and Verdict.FAIL not in found[:20]
+    results = verdicts(1.0, 0.2, recorded=20)
+    assert results.count(Verdict.INCONCLUSIVE) >= 60 and Verdict.FAIL not in results[:20]
     before, now = Times(0.0, 0.1, 20), Times(0.05, 0.001, 10**6)
     assert decide(before, now).more is None
     rows = [timed(np.random.default_rng(0), 0.15, 0.2, 20)]

@@ -449,8 +449,8 @@ def test_the_plan_is_readable_before_anything_is_installed() -> None:
     ],
 )
 def test_wheels_for_another_python_are_refused(wheel: str, problem: str | None) -> None:
-    found = install.unusable(wheel, (3, 12))
-    assert found is None if problem is None else found is not None and problem in found
+    message = install.unusable(wheel, (3, 12))
+    assert message is None if problem is None else message is not None and problem in message
 
 
 def test_bad_wheels_install_nothing(

@@ -48,7 +48,7 @@ def run_of(*lines: str, trips: int = 1) -> list[str]:
     for line in lines:
         name, _, target = line.partition(" ")
         code.append(line[:-1] if line.endswith(":") else Instruction(name, target or None))
-    return [one.name for one in executed(code, trips)]
+    return [instruction.name for instruction in executed(code, trips)]
 
 
 def test_straight_code_counts_once() -> None:
@@ -120,7 +120,7 @@ def test_occupancy(
 
 def test_every_architecture_has_its_limits_and_a_gpu() -> None:
     assert set(MULTIPROCESSORS) == set(CARDS) == set(SHARED_MEMORY)
-    assert all(isinstance(one, Multiprocessor) for one in MULTIPROCESSORS.values())
+    assert all(isinstance(entry, Multiprocessor) for entry in MULTIPROCESSORS.values())
     assert CARDS[90].copy == pytest.approx(13.0, abs=0.05)
     assert H200.copy == pytest.approx(16.45, abs=0.05)
 
@@ -147,7 +147,7 @@ def test_the_tensor_instructions_are_those_of_the_products(name: str) -> None:
     assert case is not None
     c, shape = case.constants, source.shape
     run = executed(disassemble(compiled(case).asm["cubin"]), spec.trips(case, source.shape))
-    products = sum(one.kind == "tensor" for one in run) * case.num_warps * 16 * 8 * 16
+    products = sum(step.kind == "tensor" for step in run) * case.num_warps * 16 * 8 * 16
     n, d = shape.window**2, shape.head_dim
     # The scores, and for each octave the attended values and the rows' sums, 8 columns alike.
     attention = n * n * (d + shape.octaves * (d + 8))
@@ -185,9 +185,9 @@ def test_no_ceiling_falls(capability: int) -> None:
         for row in record["kernels"]
         if row["capability"] == capability and not repeats(row["kernel"])
     }
-    chosen = [one for one in kernels() if not repeats(one[1].name)]
+    chosen = [entry for entry in kernels() if not repeats(entry[1].name)]
     now = {key(row): row for row in counted(capability, ("float32", "float16"), chosen)}
-    assert set(now) == {one for one in before if one[1] != "bfloat16"}
+    assert set(now) == {row for row in before if row[1] != "bfloat16"}
     lower = {
         (name, what): (row[what], before[name][what])
         for name, row in now.items()
@@ -222,10 +222,10 @@ def test_what_bounds_a_kernel(changed: dict[str, Any], shown: str) -> None:
 
 def test_a_count_is_of_what_a_program_moves() -> None:
     """Window attention reads q, k and v and writes the output: 4 x 64 x 16 halves."""
-    (spec, source) = next(one for one in kernels() if one[1].name == "window_attention_shift0")
+    (spec, source) = next(pair for pair in kernels() if pair[1].name == "window_attention_shift0")
     case = spec.case(80, "float16", source.shape)
     assert case is not None
-    found = count(spec, source, case)
-    assert found.bytes == pytest.approx(4 * 64 * 16 * 2, rel=1e-3)
-    assert found.ceiling == pytest.approx(found.bytes / found.issued / CARDS[80].copy)
-    assert found.issued == sum(found.instructions.values())
+    moved = count(spec, source, case)
+    assert moved.bytes == pytest.approx(4 * 64 * 16 * 2, rel=1e-3)
+    assert moved.ceiling == pytest.approx(moved.bytes / moved.issued / CARDS[80].copy)
+    assert moved.issued == sum(moved.instructions.values())

@@ -47,8 +47,8 @@ def test_threads_share_a_session(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "bundle")
     with Session(bundle, "onnxruntime-cpu", workers=2, threads=1) as session:
         taken = soak.soak(session, slices, calls=64, threads=16, seed=0, samples=8)
-    assert [one.calls for one in taken] == list(range(8, 65, 8))
-    assert len({one.files for one in taken}) == 1
+    assert [sample.calls for sample in taken] == list(range(8, 65, 8))
+    assert len({sample.files for sample in taken}) == 1
 
 
 def test_a_wrong_score_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,9 +73,9 @@ def results(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         {
             "name": f"test_arrivals[{number}]",
             "fullname": f"bench/test_arrivals.py::test_arrivals[{number}]",
-            "extra_info": one.to_json(),
+            "extra_info": row.to_json(),
         }
-        for number, one in enumerate(arrivals)
+        for number, row in enumerate(arrivals)
     ]
     content = recorded_run.document([*rows, *other])
     content["machine_info"]["cpu"]["brand_raw"] = HOSTILE
@@ -138,15 +138,15 @@ def test_the_page_is_well_formed_and_fetches_nothing(page: str) -> None:
 
 def test_figures_hold_every_point(page: str) -> None:
     figures = re.findall(r"<figure>.*?</figure>", page, re.DOTALL)
-    assert [re.search(r"<figcaption>(.*?)<", one)[1] for one in figures] == [  # type: ignore[index]
+    assert [re.search(r"<figcaption>(.*?)<", figure)[1] for figure in figures] == [  # type: ignore[index]
         "Latency and accuracy",
         "Throughput",
         "Roofline",
         "Latency and arrivals",
     ]
-    assert [one.count("<circle") for one in figures] == [3, 9, 9, 4]
-    for one in figures:
-        for x, y in re.findall(r'cx="([\d.-]+)" cy="([\d.-]+)"', one):
+    assert [figure.count("<circle") for figure in figures] == [3, 9, 9, 4]
+    for figure in figures:
+        for x, y in re.findall(r'cx="([\d.-]+)" cy="([\d.-]+)"', figure):
             assert 0 < float(x) < WIDTH and 0 < float(y) < HEIGHT
 
 
@@ -156,7 +156,7 @@ def test_every_series_has_a_label_of_its_own() -> None:
         Series(f"backend {i}", ((1.0, 1 + i / 50), (2.0, 2 + i / 50)), kind, line=True)
         for i, kind in enumerate(KINDS * 3)
     ]
-    for series in (many, [replace(one, points=one.points[:1], line=False) for one in many]):
+    for series in (many, [replace(s, points=s.points[:1], line=False) for s in many]):
         drawn = chart("t", series, "x", "y")
         labels = re.findall(r'<text class="name (\w+)" x="([\d.]+)" y="([\d.]+)">(.*?)<', drawn)
         assert {(kind, name) for kind, _, _, name in labels} == {(o.kind, o.name) for o in series}
@@ -279,8 +279,8 @@ def test_bad_input_is_one_line_and_no_page(
     if change == "folder":
         out = tmp_path / "nowhere" / "report.html"
     where = ("--bundle", str(bundle), "--results", str(results))
-    found, printed, errors = run(capsys, *where, "--out", str(out), "--budget", budget)
-    assert found == status
+    code, printed, errors = run(capsys, *where, "--out", str(out), "--budget", budget)
+    assert code == status
     assert said in errors and errors.count("\n") == 1
     assert printed == "" and not out.exists()
 
@@ -306,5 +306,5 @@ def test_a_browser_shows_it_without_a_word(page: str, tmp_path: Path, width: int
         })()""")
     assert seen["figures"] == 4
     assert seen["overflow"] <= 0 and seen["cut"] == 0
-    assert [one for one in seen["fetched"] if one != "data:,"] == []
+    assert [url for url in seen["fetched"] if url != "data:,"] == []
     assert opened.said == []
