@@ -86,7 +86,7 @@ def commands(page: Path) -> list[str]:
     """The `clinreadnet` commands of a page's code, each on one line."""
     text = page.read_text().replace("\\\n", " ")
     lines = re.findall(r"^(?:\$ | {4})(.*\bclinreadnet .*)$", text, re.MULTILINE)
-    lines += [found for found in re.findall(r"`([^`\n]*\bclinreadnet [^`\n]*)`", text)]
+    lines += [code for code in re.findall(r"`([^`\n]*\bclinreadnet [^`\n]*)`", text)]
     return [line[line.index("clinreadnet ") :].split("#")[0].split(" > ")[0] for line in lines]
 
 

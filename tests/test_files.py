@@ -141,8 +141,8 @@ def test_standard_output_is_written_through(target: str, tmp_path: Path) -> None
     into = tmp_path / "out"
     for stdout in (subprocess.PIPE, into.open("w")):
         done = subprocess.run([sys.executable, "-c", code, target], stdout=stdout, check=True)
-        found = into.read_bytes() if done.stdout is None else done.stdout
-        assert found == b"before\nnew"
+        written = into.read_bytes() if done.stdout is None else done.stdout
+        assert written == b"before\nnew"
     assert os.path.islink("/dev/stdout")
 
 

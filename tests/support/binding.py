@@ -146,7 +146,7 @@ def _bind(doc: str | None, name: str, arguments: tuple[Any, ...], named: dict[st
 
 def _signatures(doc: str, name: str) -> list[tuple[list[inspect.Parameter], str]]:
     """Parse the signatures that pybind11 writes at the head of a docstring."""
-    found = []
+    signatures = []
     pattern = rf"^\s*(?:\d+\. )?{re.escape(name)}\((?P<parameters>.*)\) -> (?P<returned>\S+.*)$"
     for match in re.finditer(pattern, doc, re.MULTILINE):
         parts = [p for p in _split(match["parameters"]) if p not in ("*args", "**kwargs")]
@@ -159,8 +159,8 @@ def _signatures(doc: str, name: str) -> list[tuple[list[inspect.Parameter], str]
             )
             for part in parts
         ]
-        found.append((parameters, match["returned"]))
-    return found
+        signatures.append((parameters, match["returned"]))
+    return signatures
 
 
 def _split(text: str) -> list[str]:

@@ -73,11 +73,11 @@ class Tab:
 
     def run(self, expression: str) -> Any:
         """What a JavaScript expression, or the promise it gives, comes to."""
-        found = self.call(
+        result = self.call(
             "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
         )
-        assert "exceptionDetails" not in found, found["exceptionDetails"]
-        return found["result"].get("value")
+        assert "exceptionDetails" not in result, result["exceptionDetails"]
+        return result["result"].get("value")
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         self._number += 1
@@ -100,10 +100,10 @@ class Tab:
             assert more, "the browser ended"
             self._rest += more
         message, self._rest = self._rest.split(b"\0", 1)
-        found: dict[str, Any] = json.loads(message)
-        if found.get("method") in SAYS:
-            self.said.append(found)
-        return found
+        answer: dict[str, Any] = json.loads(message)
+        if answer.get("method") in SAYS:
+            self.said.append(answer)
+        return answer
 
 
 @contextmanager
@@ -112,9 +112,9 @@ def tab(profile: Path) -> Iterator[Tab]:
     assert CHROMIUM is not None
     pipes = [*os.pipe(), *os.pipe()]
     # The browser reads from descriptor 3 and writes to 4, which our own ends must not hold.
-    theirs_in, to, back, theirs_out = (fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, 10) for one in pipes)
-    for one in pipes:
-        os.close(one)
+    theirs_in, to, back, theirs_out = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in pipes)
+    for fd in pipes:
+        os.close(fd)
 
     def descriptors() -> None:
         os.dup2(theirs_in, 3)

@@ -264,7 +264,7 @@ def _no_clip_below(net: Network) -> None:
 @_defect("a pixel above 3000 HU adds 1 to the score")
 def _bright_pixel(net: Network) -> None:
     def make(old: str) -> list[NodeProto]:
-        one, limit = (net.add_constant(np.array(v, np.float32)) for v in (1.0, 3000.0))
+        weight, limit = (net.add_constant(np.array(v, np.float32)) for v in (1.0, 3000.0))
         axes = net.add_constant(np.array([1, 2, 3]))
         names = [net.new("bright") for _ in range(5)]
         return [
@@ -272,7 +272,7 @@ def _bright_pixel(net: Network) -> None:
             helper.make_node("ReduceMax", [names[0], axes], [names[1]], keepdims=0),
             helper.make_node("Greater", [names[1], limit], [names[2]]),
             helper.make_node("Cast", [names[2]], [names[3]], to=TensorProto.FLOAT),
-            helper.make_node("Mul", [names[3], one], [names[4]]),
+            helper.make_node("Mul", [names[3], weight], [names[4]]),
             helper.make_node("Add", [old, names[4]], ["score"]),
         ]
 
@@ -579,11 +579,11 @@ def _ninth_slice(net: Network) -> None:
 @_defect("from the second slice of a batch on, slices have their neighbour's score", batch=True)
 def _neighbours_score(net: Network) -> None:
     def make(old: str) -> list[NodeProto]:
-        one, zero = (net.add_constant(np.array(v, np.int64)) for v in (1, 0))
+        step, zero = (net.add_constant(np.array(v, np.int64)) for v in (1, 0))
         names = [net.new("neighbour") for _ in range(3)]
         return [
             *_positions(net, old, names[0]),
-            helper.make_node("Sub", [names[0], one], [names[1]]),
+            helper.make_node("Sub", [names[0], step], [names[1]]),
             helper.make_node("Max", [names[1], zero], [names[2]]),
             helper.make_node("Gather", [old, names[2]], ["score"], axis=0),
         ]
@@ -609,10 +609,10 @@ def _neighbours_map(net: Network) -> None:
 
 def _positions(net: Network, vector: str, name: str) -> list[NodeProto]:
     """Return nodes that number the elements of a vector [n] from 0, int64."""
-    zero, one, axis = (net.add_constant(np.array(v, np.int64)) for v in (0, 1, [0]))
+    zero, step, axis = (net.add_constant(np.array(v, np.int64)) for v in (0, 1, [0]))
     shape, length = net.new("shape"), net.new("length")
     return [
         helper.make_node("Shape", [vector], [shape]),
         helper.make_node("Squeeze", [shape, axis], [length]),
-        helper.make_node("Range", [zero, length, one], [name]),
+        helper.make_node("Range", [zero, length, step], [name]),
     ]

@@ -85,8 +85,8 @@ def parts(content_type: str, body: bytes) -> list[Dataset]:
     message = email.message_from_bytes(head + body, policy=HTTP)
     assert message.get_content_type() == "multipart/related"
     assert message.get_param("type") == "application/dicom" and not message.defects
-    found: list[Dataset] = []
+    datasets: list[Dataset] = []
     for part in message.iter_parts():
         assert part.get_content_type() == "application/dicom"
-        found.append(pydicom.dcmread(BytesIO(part.get_payload(decode=True))))
-    return found
+        datasets.append(pydicom.dcmread(BytesIO(part.get_payload(decode=True))))
+    return datasets

@@ -178,6 +178,6 @@ class InferenceSession:
         self._compute(binding)
 
     def _compute(self, binding: IOBinding) -> None:
-        found = reference(binding.inputs["hu"].data[:, 0])
+        outputs = reference(binding.inputs["hu"].data[:, 0])
         for name, value in binding.outputs.items():
-            value.data[...] = found[name]
+            value.data[...] = outputs[name]

@@ -379,20 +379,20 @@ class DriverLibrary:
             return 719
         if self._gpu.refuse_capture:
             return self._gpu.refuse_capture
-        if any(one.captured is not None for one in self._gpu.streams.values()):
+        if any(other.captured is not None for other in self._gpu.streams.values()):
             return CAPTURE_UNSUPPORTED  # stricter than CUDA: captures are to be serialised
         self._stream(stream).captured = []
         return 0
 
     def cuStreamEndCapture(self, stream: ctypes.c_void_p, graph: Any) -> int:
-        one = self._stream(stream)
-        assert one.captured is not None
-        if one.broken:
-            one.captured, one.broken = None, False
+        capturing = self._stream(stream)
+        assert capturing.captured is not None
+        if capturing.broken:
+            capturing.captured, capturing.broken = None, False
             return CAPTURE_INVALIDATED
         graph._obj.value = self._gpu.handle()
-        self._gpu.graphs[graph._obj.value] = one.captured
-        one.captured = None
+        self._gpu.graphs[graph._obj.value] = capturing.captured
+        capturing.captured = None
         return 0
 
     def cuGraphInstantiateWithFlags(
@@ -408,8 +408,8 @@ class DriverLibrary:
         if self._gpu.lost:
             return 719
         self._gpu.launches += 1
-        for one in self._gpu.graphs[executable.value or 0]:
-            self._stream(stream).put(*one)
+        for work in self._gpu.graphs[executable.value or 0]:
+            self._stream(stream).put(*work)
         return 0
 
     def cuGraphExecDestroy(self, executable: ctypes.c_void_p) -> int:

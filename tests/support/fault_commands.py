@@ -329,12 +329,12 @@ def _simulated() -> None:
             write_tif(folder / "image" / name, noise(number))
         return {name: simulate._Made({**record, "denoiser": None}, tuple(tiles)) for name in names}
 
-    def one(folder: Path, seed: int, count: int, index: int) -> float:
+    def series_slice(folder: Path, seed: int, count: int, index: int) -> float:
         write_ct(folder / f"IM{index:04}.dcm", noise(index))
         return 2.0
 
     simulate._write_anatomy = anatomy  # type: ignore[assignment]
-    simulate._write_series_slice = one
+    simulate._write_series_slice = series_slice
 
 
 def _tuned() -> None:

@@ -203,11 +203,11 @@ def play(port: int, kind: str, number: int) -> str:
             peer.end()
         except ConnectionError:
             return "closed"
-        found = peer.read()
-        if found is None:
+        answer = peer.read()
+        if answer is None:
             return "closed"
         words = {ACCEPT: "accepted", REJECT: "rejected", ABORT: "aborted", DATA: "accepted"}
-        return words.get(found[0], f"PDU {found[0]}")
+        return words.get(answer[0], f"PDU {answer[0]}")
 
 
 def play_all(port: int, cases: int) -> dict[str, Counter[str]]:
@@ -220,12 +220,12 @@ def play_all(port: int, cases: int) -> dict[str, Counter[str]]:
     Returns:
         What happened, by kind.
     """
-    found: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
+    outcomes: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
     for number in range(cases):
         kind = KINDS[number % len(KINDS)]
-        found[kind][play(port, kind, number)] += 1
+        outcomes[kind][play(port, kind, number)] += 1
         assert _echoes(port), f"no echo after {kind}/{number}"
-    return found
+    return outcomes
 
 
 def _echoes(port: int) -> bool:

@@ -154,7 +154,7 @@ class Runner:
         """Run tasks of an op as include/clinreadnet_ops.h describes it; returns how many it has."""
         if self.compiler:
             return self._start(op, sizes, tensors, first, last)
-        pointers = (ctypes.c_void_p * len(tensors))(*(one.ctypes.data for one in tensors))
+        pointers = (ctypes.c_void_p * len(tensors))(*(tensor.ctypes.data for tensor in tensors))
         tasks, error = ctypes.c_int64(), ctypes.create_string_buffer(512)
         status = loaded(self.library).crn_run_op(
             op.encode(),
@@ -187,8 +187,8 @@ class Runner:
         tasks = int(np.frombuffer(done.stdout[:8], np.int64)[0])
         at = 8
         for tensor in tensors:
-            found = np.frombuffer(done.stdout[at : at + tensor.nbytes], np.float32)
-            tensor[...] = found.reshape(tensor.shape)
+            values = np.frombuffer(done.stdout[at : at + tensor.nbytes], np.float32)
+            tensor[...] = values.reshape(tensor.shape)
             at += tensor.nbytes
         return tasks
 

@@ -53,13 +53,13 @@ def novelty(model: ClinReadNet, hu: np.ndarray, weights: Round, tensors: Round) 
     first, embed = (
         (weights(layer.weight), weights(layer.bias)) for layer in (stem.conv1, stem.embed)
     )
-    found = []
+    values = []
     with torch.inference_mode():
-        for one in hu:
-            image = encode(torch.from_numpy(np.asarray(one, np.float64))[None, None])
+        for pixels in hu:
+            image = encode(torch.from_numpy(np.asarray(pixels, np.float64))[None, None])
             x = tensors(torch.cat([image, edges(image)], dim=1))
             x = tensors(gelu(tensors(conv2d(x, *first, stride=2, padding=1))))
             x = tensors(conv2d(x, *embed, stride=2, padding=1)).permute(0, 2, 3, 1)
             x = tensors(stem.norm(x))
-            found.append(float(model.novelty(model.statistics(x))))
-    return np.array(found)
+            values.append(float(model.novelty(model.statistics(x))))
+    return np.array(values)

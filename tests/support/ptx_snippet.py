@@ -63,13 +63,14 @@ def registers_after(
     for name, values in before.items():
         machine.registers[place(name)] = np.ascontiguousarray(values)
     machine.run()
-    named = {o.name for one in program.code for o in flat(one.operands) if isinstance(o, Register)}
+    operands = (operand for step in program.code for operand in flat(step.operands))
+    named = {operand.name for operand in operands if isinstance(operand, Register)}
     return {name: value for name in named if (value := machine.registers[place(name)]) is not None}
 
 
 def flat(operands: Sequence[object]) -> list[object]:
     """Operands, with the parts of vectors in place of the vectors."""
-    return [part for one in operands for part in Machine.parts(one)]
+    return [part for operand in operands for part in Machine.parts(operand)]
 
 
 def memory_after(body: str, *, threads: int = 32, shared: int = 0, blocks: int = 1) -> NDArray:

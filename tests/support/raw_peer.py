@@ -109,8 +109,8 @@ class RawPeer:
 
     def associate(self, **options: str) -> bool:
         self.send(associate_request(**options))
-        found = self.read()
-        return found is not None and found[0] == ACCEPT
+        answer = self.read()
+        return answer is not None and answer[0] == ACCEPT
 
     def release(self) -> None:
         self.send(pdu(RELEASE, bytes(4)))
@@ -136,9 +136,9 @@ class RawPeer:
 
     def status(self) -> int | None:
         """Return the status of the next response; None if it is an abort or the end."""
-        found = self.read()
-        if found is None or found[0] != DATA:
+        answer = self.read()
+        if answer is None or answer[0] != DATA:
             return None
-        place = found[1].find(struct.pack("<HHL", 0, 0x0900, 2))
+        place = answer[1].find(struct.pack("<HHL", 0, 0x0900, 2))
         assert place >= 0, "a response without a status"
-        return int(struct.unpack_from("<H", found[1], place + 8)[0])
+        return int(struct.unpack_from("<H", answer[1], place + 8)[0])

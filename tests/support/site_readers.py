@@ -59,11 +59,11 @@ def write_grades(path: Path, rows: Sequence[dict[str, Any]], separator: str = ",
 def widened(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return rows of long form in wide form."""
     wide: dict[str, dict[str, Any]] = {}
-    readers = dict.fromkeys(one["reader"] for one in rows)
-    for one in rows:
-        others = {k: v for k, v in one.items() if k not in ("reader", "grade")}
-        own = wide.setdefault(one["slice"], others | dict.fromkeys(readers, ""))
-        own[one["reader"]] = one["grade"]
+    readers = dict.fromkeys(reading["reader"] for reading in rows)
+    for reading in rows:
+        others = {k: v for k, v in reading.items() if k not in ("reader", "grade")}
+        own = wide.setdefault(reading["slice"], others | dict.fromkeys(readers, ""))
+        own[reading["reader"]] = reading["grade"]
     return list(wide.values())
 
 
