@@ -351,7 +351,7 @@ class DriverLibrary:
         return 0
 
     def cuDeviceGetCount(self, count: Any) -> int:
-        count._obj.value = self._gpu.devices
+        write(count, self._gpu.devices)
         return 0
 
     def cuDeviceGet(self, device: Any, ordinal: int) -> int:
@@ -367,11 +367,11 @@ class DriverLibrary:
 
     def cuDeviceGetAttribute(self, value: Any, attribute: int, device: Any) -> int:
         digits = self._gpu.target.removeprefix("sm")
-        value._obj.value = int(digits[:-1] if attribute == 75 else digits[-1])
+        write(value, int(digits[:-1] if attribute == 75 else digits[-1]))
         return 0
 
     def cuDeviceTotalMem_v2(self, value: Any, device: Any) -> int:
-        value._obj.value = self._gpu.capacity
+        write(value, self._gpu.capacity)
         return 0
 
     def cuStreamBeginCapture_v2(self, stream: ctypes.c_void_p, mode: ctypes.c_int) -> int:
@@ -390,16 +390,18 @@ class DriverLibrary:
         if capturing.broken:
             capturing.captured, capturing.broken = None, False
             return CAPTURE_INVALIDATED
-        graph._obj.value = self._gpu.handle()
-        self._gpu.graphs[graph._obj.value] = capturing.captured
+        handle = self._gpu.handle()
+        write(graph, handle)
+        self._gpu.graphs[handle] = capturing.captured
         capturing.captured = None
         return 0
 
     def cuGraphInstantiateWithFlags(
         self, executable: Any, graph: ctypes.c_void_p, flags: Any
     ) -> int:
-        executable._obj.value = self._gpu.handle()
-        self._gpu.graphs[executable._obj.value] = list(self._gpu.graphs[graph.value or 0])
+        handle = self._gpu.handle()
+        write(executable, handle)
+        self._gpu.graphs[handle] = list(self._gpu.graphs[graph.value or 0])
         return 0
 
     def cuGraphLaunch(self, executable: ctypes.c_void_p, stream: ctypes.c_void_p) -> int:
@@ -422,16 +424,18 @@ class DriverLibrary:
 
     def cuModuleLoadData(self, module: Any, code: Any) -> int:
         self._gpu.check()
-        module._obj.value = self._gpu.handle()
-        self._gpu.modules[module._obj.value] = code.value.decode()
+        handle = self._gpu.handle()
+        write(module, handle)
+        self._gpu.modules[handle] = code.value.decode()
         return 0
 
     def cuModuleGetFunction(self, function: Any, module: ctypes.c_void_p, entry: bytes) -> int:
         from clinreadnet.kernels.ptx.parse import parse
 
-        function._obj.value = self._gpu.handle()
+        handle = self._gpu.handle()
+        write(function, handle)
         text = self._gpu.modules[module.value or 0]
-        self._gpu.functions[function._obj.value] = parse(text, entry.decode())
+        self._gpu.functions[handle] = parse(text, entry.decode())
         return 0
 
     def cuLaunchKernel(self, function: ctypes.c_void_p, *arguments: Any) -> int:
@@ -468,3 +472,8 @@ class DriverLibrary:
 
     def _stream(self, stream: ctypes.c_void_p) -> Stream:
         return self._gpu.streams[stream.value or 0]
+
+
+def write(reference: Any, value: Any) -> None:
+    """Write through ``ctypes.byref``."""
+    reference._obj.value = value

@@ -229,7 +229,7 @@ class RuntimeConfig:
 
 class ExecutionContext:
     def __init__(self, engine: CudaEngine, cache: RuntimeCache | None = None) -> None:
-        self._engine = engine
+        self.engine = engine
         self._cache = cache
         self._gpu = engine.fake.gpu
         self._addresses: dict[str, int] = {}
@@ -238,19 +238,19 @@ class ExecutionContext:
         self.n = 0
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        engine = self._engine
+        engine = self.engine
         if not self.n and engine.profile_taken and not engine.fake.shares_profiles:
             engine.logger.log(ILogger.ERROR, "profile 0 has been chosen for another context")
             return False
         engine.profile_taken = True
         if self._cache is None or self._cache._compile(shape[0]):
             engine.fake.compiled.append(shape[0])
-        low, _, high = self._engine.said.batch
+        low, _, high = self.engine.said.batch
         self.n = shape[0]
         return name == "hu" and low <= self.n <= high and shape[1:] == (1, 512, 512)
 
     def update_device_memory_size_for_shapes(self) -> int:
-        return self.n * self._engine.said.scratch
+        return self.n * self.engine.said.scratch
 
     def set_device_memory(self, memory: int, size: int) -> None:
         assert self._gpu.memory[memory].nbytes >= size
@@ -265,14 +265,14 @@ class ExecutionContext:
         self._gpu.check()
         if self._gpu.fail_next is not None:
             error, self._gpu.fail_next = self._gpu.fail_next, None
-            self._engine.logger.log(ILogger.ERROR, str(error))
+            self.engine.logger.log(ILogger.ERROR, str(error))
             return False
-        missing = [name for name in self._engine.said.shapes() if name not in self._addresses]
+        missing = [name for name in self.engine.said.shapes() if name not in self._addresses]
         if missing or not self.n:
-            self._engine.logger.log(ILogger.ERROR, f"Address is not set for tensor {missing[:1]}")
+            self.engine.logger.log(ILogger.ERROR, f"Address is not set for tensor {missing[:1]}")
             return False
         assert self._memory >= self.update_device_memory_size_for_shapes()
-        n, addresses, said = self.n, dict(self._addresses), self._engine.said
+        n, addresses, said = self.n, dict(self._addresses), self.engine.said
         dtype = np.float16 if said.half else np.float32
 
         def work() -> None:

@@ -7,7 +7,8 @@ import json
 import re
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ from clinreadnet.errors import (
     PartialResult,
 )
 from clinreadnet.runtime import Session, gpu, verdict
+from clinreadnet.runtime.backends import onnxruntime_cuda
+from clinreadnet.runtime.backends.loading import SessionOptions, open_backend
+from clinreadnet.runtime.backends.onnxruntime_cuda import BoundBatch, OnnxRuntimeCudaBackend
 from clinreadnet.runtime.bundle.files import load_manifest
 from clinreadnet.runtime.bundle.manifest import BatchRange
 from clinreadnet.verify.record import record
@@ -127,12 +131,17 @@ def test_a_naive_backend_that_runs_on_every_thread_breaks_the_fake(
     cuda: FakeCuda, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where each call runs on its caller's thread, no graph is replayed."""
-    from clinreadnet.runtime.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend
 
-    with Session(bundle, BACKEND) as session:
+    class CallersThread(ThreadPoolExecutor):
+        def submit(self, call: Any, *arguments: Any) -> Any:  # type: ignore[override]
+            future: Future[Any] = Future()
+            future.set_result(call(*arguments))
+            return future
+
+    monkeypatch.setattr(onnxruntime_cuda, "ThreadPoolExecutor", CallersThread)
+    with Session(bundle, BACKEND) as session, ThreadPoolExecutor(1) as other:
         before = cuda.replays
-        monkeypatch.setattr(OnnxRuntimeCudaBackend, "run", OnnxRuntimeCudaBackend._run)
-        session.score(some_hu(4))
+        other.submit(session.score, some_hu(4)).result()
         assert cuda.replays == before
 
 
@@ -140,28 +149,18 @@ def test_a_naive_backend_that_binds_new_memory_reads_stale_results(
     cuda: FakeCuda, bundle: Path
 ) -> None:
     """A graph writes where it was captured, so that new memory keeps its poison."""
-    from clinreadnet.runtime.backends.onnxruntime_cuda import _BoundBatch
+    loaded = open_backend(BACKEND, bundle, load_manifest(bundle), SessionOptions())
+    assert isinstance(loaded.backend, OnnxRuntimeCudaBackend)
+    with closing(loaded.backend) as backend:
+        for _ in range(3):
+            outputs = BoundBatch(backend, 4, "77").run(some_hu(4)[:, None])
+        assert np.isnan(outputs["score"]).all()
 
+
+def test_two_runs_at_a_time_break_the_fake(cuda: FakeCuda, bundle: Path) -> None:
     with Session(bundle, BACKEND) as session:
-        backend: Any = session._backend
-
-        def naive() -> Any:
-            for _ in range(3):
-                outputs = _BoundBatch(backend, 4, "77").run(some_hu(4)[:, None])
-            return outputs
-
-        assert np.isnan(backend._threads.submit(naive).result()["score"]).all()
-
-
-def test_two_runs_at_a_time_break_the_fake(
-    cuda: FakeCuda, bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with Session(bundle, BACKEND) as session:
-        backend: Any = session._backend
-        worker = backend._free.get()
-        backend._free.put(worker)
         with cuda.running, pytest.raises(BackendError, match="two threads run a session"):
-            worker.run(some_hu(4)[:, None])
+            session.score(some_hu(4))
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,6 @@ from clinreadnet.errors import (
     Untrusted,
 )
 from clinreadnet.runtime import Session, verdict
-from clinreadnet.runtime.backends.tensorrt import TensorRTBackend
 from clinreadnet.runtime.bundle.files import digest, load_manifest, write_manifest
 from clinreadnet.runtime.bundle.manifest import BatchRange, BuiltOn
 from clinreadnet.runtime.verdict import Validity
@@ -73,7 +72,8 @@ def test_novelty_has_its_buffers_and_is_judged(machine: Machine) -> None:
     hu = np.stack([bright(i) if i == 2 else noise(i) for i in range(5)])
     with machine.session() as session:
         scores = session.score(hu, regions=False)
-        lane = session._backend._lanes[0]  # type: ignore[attr-defined]
+    with machine.backend() as backend:
+        (lane,) = backend.lanes
         assert set(lane.host) == set(lane.device) == {"hu", *OUTPUTS}
     assert scores.in_domain is not None
     assert scores.in_domain.tolist() == [True, True, False, True, True]
@@ -265,7 +265,7 @@ def test_memory_that_runs_out_later_means_a_smaller_batch_too(machine: Machine) 
 
 def test_memory_too_small_for_the_smallest_batch_is_said(rtx: Machine) -> None:
     def full(context: Any, handle: int) -> bool:
-        context._engine.logger.log(fake_tensorrt.ILogger.ERROR, "Cuda Runtime (out of memory)")
+        context.engine.logger.log(fake_tensorrt.ILogger.ERROR, "Cuda Runtime (out of memory)")
         return False
 
     with rtx.session(Engine(batch=(2, 4, 8))) as session:
@@ -508,26 +508,24 @@ def test_the_fake_breaks_captures_of_blocking_streams(
     full: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rule that the backend keeps, broken by a naive one."""
-    monkeypatch.setattr("clinreadnet.runtime.backends.tensorrt._NON_BLOCKING", 0)
+    blocking = fake_pycuda.Stream
+    monkeypatch.setattr(sys.modules["pycuda.driver"], "Stream", lambda flags: blocking(full.gpu))
     during_captures(monkeypatch, full.gpu.use_default_stream)
     with full.session(batch=2) as session:
         assert "CUDA error 901" in session.describe()["backend_notes"][0]
 
 
 def test_an_error_beside_another_lanes_capture_is_no_lost_device(full: Machine) -> None:
-    with full.session(workers=2, batch=3) as session:
-        backend = session._backend
-        assert isinstance(backend, TensorRTBackend)
-        ours, other = backend._free.get(), backend._free.get()
+    with full.backend(workers=2, batch=3) as backend:
+        other = backend.lanes[1]  # the first lane runs the first batch
         other.stream.captured = []  # it is capturing
-        backend._free.put(ours)
         full.gpu.fail_next = RuntimeError("one run fails")
         with pytest.raises(BackendError, match="one run fails") as failure:
             backend.run(some_hu(2)[:, None])  # a size that is new
         assert not isinstance(failure.value, DeviceLost)
         other.stream.captured = None
-        backend._free.put(other)
-        assert len(session.score(some_hu(2))) == 2
+        for _ in backend.lanes:
+            assert len(backend.run(some_hu(2)[:, None])["score"]) == 2
 
 
 def test_many_sessions_capture_one_after_another(
@@ -678,8 +676,9 @@ def test_no_slice_of_a_series_waits_for_a_compilation(rtx: Machine) -> None:
 
 
 def test_batches_below_the_profile_are_filled(rtx: Machine) -> None:
-    with rtx.session(Engine(batch=(2, 4, 8))) as session:
-        assert len(session._backend.run(some_hu(3)[:, None])["score"]) == 3
+    engine = Engine(batch=(2, 4, 8))
+    with rtx.backend(engine) as backend, rtx.session(engine) as session:
+        assert len(backend.run(some_hu(3)[:, None])["score"]) == 3
         assert len(session.score(some_hu(1))) == 1
         assert {context.n for context in rtx.fake.contexts} == {2, 4}
 
