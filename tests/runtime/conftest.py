@@ -25,6 +25,6 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         events.append(f"- {name}")
 
     monkeypatch.setitem(sys.modules, "nvtx", SimpleNamespace(annotate=annotate))
-    profiling._annotate.cache_clear()
+    profiling.nvtx_annotate.cache_clear()
     yield events
-    profiling._annotate.cache_clear()
+    profiling.nvtx_annotate.cache_clear()

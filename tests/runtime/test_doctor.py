@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 
@@ -42,7 +42,12 @@ def test_the_table_shows_packages_features_and_commands(
 ) -> None:
     from rich.console import Console
 
-    monkeypatch.setattr(doctor, "_version", lambda name: "9.8.7" if name == "torch" else None)
+    def version_of(name: str) -> str:
+        if name != "torch":
+            raise PackageNotFoundError(name)
+        return "9.8.7"
+
+    monkeypatch.setattr(doctor.metadata, "version", version_of)
     monkeypatch.setattr(doctor, "find_gpus", lambda: [Gpu("NVIDIA L4", "sm89", 24 << 30)])
     monkeypatch.setattr(doctor, "driver_version", lambda: "580.65.06")
     doctor.print_diagnosis(doctor.diagnose(), Console(width=120))
@@ -121,6 +126,6 @@ def test_problems(change: dict[str, str | None], problem: str | None) -> None:
 
 
 def test_no_driver_means_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "_DRIVER_LIBRARY", "libno-such-driver.so")
-    monkeypatch.setattr(gpu, "_NVML_LIBRARY", "libno-such-driver.so")
+    monkeypatch.setattr(gpu, "DRIVER_LIBRARY", "libno-such-driver.so")
+    monkeypatch.setattr(gpu, "NVML_LIBRARY", "libno-such-driver.so")
     assert gpu.find_gpus() == [] and gpu.driver_version() is None

@@ -623,6 +623,14 @@ def test_an_interrupt_of_a_run_cancels_the_looks(
     assert len(begun) < 64
 
 
+def is_closed(session: Session) -> bool:
+    try:
+        with session.stream():
+            return False
+    except SessionClosed:
+        return True
+
+
 def test_closing_waits_for_the_runs_under_way(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -640,7 +648,7 @@ def test_closing_waits_for_the_runs_under_way(
         scoring = pool.submit(session.score, some_hu(1))
         assert begun.wait(60)
         closing = pool.submit(session.close)
-        while not session._closed:
+        while not is_closed(session):
             time.sleep(0.001)
         late = pool.submit(session.score, some_hu(1))
         assert not closing.done() and not scoring.done()
