@@ -39,7 +39,7 @@ SECRET = "Secret^Name"
 @pytest.fixture
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
     """A node with a spool and ports, whose threads a test takes the place of."""
-    monkeypatch.setattr("clinreadnet.node.node._PAUSE", 0.0)
+    monkeypatch.setattr("clinreadnet.node.node.PAUSE_SECONDS", 0.0)
     with Node(
         NodeConfig(
             title="CLINREADNET",
@@ -299,7 +299,7 @@ def test_a_node_that_is_stopped_while_it_scores_counts_as_no_death(
         raise SessionClosed("closed")
 
     monkeypatch.setattr(work, "score_slices", wait)
-    monkeypatch.setattr("clinreadnet.node.node._STOP", 0.1)
+    monkeypatch.setattr("clinreadnet.node.node.STOP_SECONDS", 0.1)
     put(node.spool, series(0))
     node.start(session)
     assert begun.wait(60)

@@ -162,7 +162,7 @@ def test_what_was_added_is_there_after_the_process_ends_at_any_step(
     def reopen(spool: Spool) -> Spool:
         import os
 
-        os.close(spool._lock)
+        os.close(spool.lock)
         return open_spool(folder)
 
     spool = open_spool(folder)

@@ -186,7 +186,7 @@ def test_a_service_that_is_not_there(item: Outgoing) -> None:
 def test_a_service_that_gives_no_answer(
     item: Outgoing, monkeypatch: pytest.MonkeyPatch, says: bytes | None, reason: str
 ) -> None:
-    monkeypatch.setattr(stow, "_SECONDS", 0.5)
+    monkeypatch.setattr(stow, "IDLE_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
@@ -220,8 +220,8 @@ def test_a_service_that_gives_no_answer(
 def test_a_service_that_answers_byte_by_byte_is_cut_off(
     item: Outgoing, monkeypatch: pytest.MonkeyPatch, scheme: str, says: bytes
 ) -> None:
-    monkeypatch.setattr(stow, "_EXCHANGE_SECONDS", 1.0)
-    monkeypatch.setattr(stow, "_LEAST_RATE", 1e12)
+    monkeypatch.setattr(stow, "EXCHANGE_SECONDS", 1.0)
+    monkeypatch.setattr(stow, "LEAST_RATE", 1e12)
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
