@@ -260,7 +260,7 @@ def test_what_a_killed_writer_left_beside_a_result_is_removed(tmp_path: Path) ->
     subprocess.run([sys.executable, "-c", code, tmp_path / "result.json"])
     (tmp_path / "result.json").write_text("{}")
     assert len(list(tmp_path.iterdir())) == 2
-    assert module._finished(tmp_path) == {}
+    assert module.read_result(tmp_path) == {}
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support.labelled_folder import make_labelled_folder
 
-from clinreadnet.data.ldctiqa import write_labels
+from clinreadnet.data.ldctiqa import LdctiqaFolder, write_labels
 from clinreadnet.data.tif import write_tif
 from clinreadnet.data.tiles import read_tiles, write_tiles
 from clinreadnet.errors import InputError
@@ -56,7 +56,7 @@ def test_every_folder_is_checked_before_the_first_image_is_read(
 ) -> None:
     bad = make_labelled_folder(tmp_path / "bad", anatomies=1)
     (bad / "image" / "0002.tif").unlink()
-    monkeypatch.setattr("clinreadnet.training.dataset._read", lambda *a: pytest.fail("read"))
+    monkeypatch.setattr(LdctiqaFolder, "hu", lambda *a: pytest.fail("read"))
     with pytest.raises(InputError, match="1 labelled image is missing, first 0002.tif"):
         load_slices([folder, bad])
 
