@@ -86,7 +86,7 @@ def test_a_float32_graph_does_not_pass_for_half(graph: Graph) -> None:
 def test_configuration(graph: Graph) -> None:
     _, trt = load_flavour("tensorrt-rtx")
     builder = EngineBuilder(graph("tiny", "fp32"), precision="fp32", flavour="tensorrt-rtx")
-    assert builder._network.get_flag(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    assert builder.network.get_flag(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     for target in RTX.targets:
         config = builder.configure(target, DEFAULT_BATCH, BuildOptions())
         assert not config.get_flag(trt.BuilderFlag.TF32)

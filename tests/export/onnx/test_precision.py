@@ -14,7 +14,12 @@ import pytest
 from onnx import TensorProto, helper
 
 from clinreadnet.errors import CheckFailed, InputError
-from clinreadnet.export.onnx.precision import _minimal, convert, find_islands, float32_products
+from clinreadnet.export.onnx.precision import (
+    convert,
+    find_islands,
+    float32_products,
+    minimal_subset,
+)
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from clinreadnet.spec import OUTPUTS
@@ -136,7 +141,7 @@ def test_bisection_finds_exactly_what_is_needed(needed: set[int]) -> None:
         calls.append(kept)
         return needed <= {int(name) for name in kept}
 
-    assert {int(name) for name in _minimal(names, passes)} == needed
+    assert {int(name) for name in minimal_subset(names, passes)} == needed
     if len(needed) < 3:
         assert len(calls) <= 2 * len(needed) * 6
 

@@ -41,7 +41,7 @@ from clinreadnet.runtime.backends.loading import SessionOptions, open_backend
 from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from clinreadnet.runtime.bundle.files import load_manifest
 from clinreadnet.runtime.bundle.graph import check_graph as check_content
-from clinreadnet.runtime.bundle.manifest import Golden
+from clinreadnet.runtime.bundle.manifest import Golden, Parity
 from clinreadnet.runtime.comparison import relative_error
 from clinreadnet.spec import OUTPUTS
 from clinreadnet.verify import run as verification
@@ -207,7 +207,8 @@ def test_a_bundle_with_it_is_verified_and_scores(tiny_checkpoint: Path, tmp_path
 def test_a_bundle_of_no_graph_is_not_written(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(graphs.Graphs, "_missed", lambda self, artifact: "it is wrong")
+    missed = Parity("failed", reason="it is wrong")
+    monkeypatch.setattr(graphs, "verify_artifact", lambda *arguments: missed)
     said: list[str] = []
     with pytest.raises(CheckFailed, match="no graph kept its budget: nothing is written"):
         bundles.export_bundle(
