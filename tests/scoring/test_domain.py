@@ -13,6 +13,7 @@ import pytest
 from support.dicom_files import SERIES, noise, write_ct
 from support.drawn_regions import chest, dome, head
 from support.tiny_bundle import write_bundle
+from support.viewer_page import document
 
 from clinreadnet import cli
 from clinreadnet.data.slices import find_slices
@@ -21,7 +22,7 @@ from clinreadnet.scoring.domain import domain_lines, domain_mark, domain_reason
 from clinreadnet.scoring.result import SeriesReport
 from clinreadnet.scoring.run import score_slices
 from clinreadnet.scoring.score_file import read_scores
-from clinreadnet.scoring.viewer import _document
+from clinreadnet.scoring.viewer import write_html
 from clinreadnet.scoring.write import write_csv
 
 
@@ -87,11 +88,12 @@ def test_csv_and_summarize_leave_them_out(report: SeriesReport, tmp_path: Path) 
     assert [s.in_domain for s in stored] == [False, False, True, True]
 
 
-def test_the_page_says_why(report: SeriesReport) -> None:
-    document = _document(report)
-    assert [s["mark"] for s in document["slices"]] == ["outside", "outside", "edge", ""]
-    assert "head; chest by its header" in document["slices"][0]["why"]
-    assert any("outside the abdomen" in line for line in document["notes"])
+def test_the_page_says_why(report: SeriesReport, tmp_path: Path) -> None:
+    write_html(report, tmp_path / "page.html")
+    content = document((tmp_path / "page.html").read_text())
+    assert [s["mark"] for s in content["slices"]] == ["outside", "outside", "edge", ""]
+    assert "head; chest by its header" in content["slices"][0]["why"]
+    assert any("outside the abdomen" in line for line in content["notes"])
 
 
 def test_the_command_says_it_in_table_and_json(

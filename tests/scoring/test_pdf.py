@@ -100,7 +100,7 @@ def join(*parts: SeriesReport) -> SeriesReport:
 
 
 def draw(report: SeriesReport, session: Session) -> list[Figure]:
-    with matplotlib.rc_context(pdf._STYLE):
+    with matplotlib.rc_context(pdf.STYLE):
         return list(pdf.draw_pages(report, session.describe()))
 
 
@@ -146,7 +146,7 @@ def test_nothing_is_cut_and_nothing_overlaps(
         assert figure.get_size_inches() * 25.4 == pytest.approx([210, 297])
         figure.set_dpi(300)  # where the hinting of a screen does not widen letters
         FigureCanvasAgg(figure)
-        with matplotlib.rc_context(pdf._STYLE):
+        with matplotlib.rc_context(pdf.STYLE):
             figure.draw_without_rendering()
             boxes = [(t.get_text(), t.get_window_extent()) for t in figure.texts if t.get_text()]
             boxes += [(f"axes {n}", a.get_tightbbox()) for n, a in enumerate(figure.axes)]

@@ -596,7 +596,7 @@ def test_a_disk_that_fills_up_does_not_cost_the_scores(
 def test_a_pipe_without_a_reader_does_not_cost_the_scores(
     run: Any, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "_READER_WAIT", 0.1)
+    monkeypatch.setattr(files, "READER_SECONDS", 0.1)
     os.mkfifo("pipe")
     path = write_ct(tmp_path / "a.dcm")
     done = run("score", path, "--bundle", bundle, "--csv", "pipe", "--json")

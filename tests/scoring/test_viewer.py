@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from support.browser import needs_chromium, tab
 from support.dicom_files import write_series
 from support.tiny_bundle import write_bundle
+from support.viewer_page import document
 
 from clinreadnet import limits
 from clinreadnet.data.region import find_body
@@ -46,12 +45,6 @@ def page(report: SeriesReport, tmp_path_factory: pytest.TempPathFactory) -> Path
     path = tmp_path_factory.mktemp("page") / "series.html"
     write_html(report, path)
     return path
-
-
-def document(text: str) -> dict[str, Any]:
-    match = re.search(r'type="application/json">(.*?)</script>', text, re.DOTALL)
-    assert match is not None
-    return json.loads(match[1])
 
 
 def test_it_holds_the_scores_and_refers_to_nothing_else(page: Path, report: SeriesReport) -> None:

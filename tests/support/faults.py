@@ -134,7 +134,7 @@ def _child(command: str, arguments: list[str], folder: str, scratch: str, fault:
     if fault.hide_space:
         from clinreadnet import files
 
-        files._MARGIN = -(2**60)
+        files.FREE_MARGIN = -(2**60)
     _watch(os.path.realpath(folder), events, fault)
     if fault.after:
         timer = threading.Timer(fault.after, os.kill, (os.getpid(), fault.signal))

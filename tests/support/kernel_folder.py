@@ -7,7 +7,7 @@ from pathlib import Path
 
 import triton
 
-from clinreadnet._version import __version__
+from clinreadnet import __version__
 from clinreadnet.export.kernels import (
     INDEX_NAME,
     SCHEMA_VERSION,
