@@ -194,7 +194,7 @@ def ceilings_table() -> str:
 def _ceiling(row: dict[str, Any]) -> str:
     low = "!" if row["occupancy"] < LEAST_OCCUPANCY else ""
     cards = [card for capability, card in ALL if capability == row["capability"]]
-    shown = [f"**{_bound(row, card)}**" for card in cards]
+    shown = [f"**{bound_text(row, card)}**" for card in cards]
     if len(cards) > 1:
         shown = [f"{card.name} {bound}" for card, bound in zip(cards, shown, strict=True)]
     return " / ".join(
@@ -209,7 +209,8 @@ def _ceiling(row: dict[str, Any]) -> str:
     )
 
 
-def _bound(row: dict[str, Any], card: Card) -> str:
+def bound_text(row: dict[str, Any], card: Card) -> str:
+    """Return what bounds a kernel on a card, and the largest share of the bandwidth."""
     cycles = bounds(row, card)
     by = max(cycles, key=cycles.__getitem__)
     return by if by == "memory" else f"{by} {100 * cycles['memory'] / cycles[by]:.0f} %"

@@ -15,7 +15,7 @@ from triton import knobs
 from bench.measure.cards import CARDS, H200, Card
 from bench.measure.machine_code import count, kernels
 from bench.records.machine_code import RECORD, counted
-from bench.tables.kernels import _bound
+from bench.tables.kernels import bound_text
 from clinreadnet.kernels.compile import SHARED_MEMORY, compiled
 from clinreadnet.kernels.grid import Formula, ceil_div
 from clinreadnet.kernels.machine_code import (
@@ -217,7 +217,7 @@ def test_what_bounds_a_kernel(changed: dict[str, Any], shown: str) -> None:
     """At 10 bytes, 2100 bytes of the cache and 3e6 operations a cycle, 2000 bytes take 200."""
     card = Card("made up", 10, 1, 1.0, copied=10, cache_gigabytes=2100, teraflops=3000)
     row = {"bytes": 2000, "issued": 100.0, "cache": 2000, "flops": 1000, "dtype": "float16"}
-    assert _bound(row | changed, card) == shown
+    assert bound_text(row | changed, card) == shown
 
 
 def test_a_count_is_of_what_a_program_moves() -> None:

@@ -179,9 +179,9 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Pat
         return run(device=CPU, clock=op.clock, **options)
 
     monkeypatch.setattr(tune, "tune", on_cpu)
-    launch._configs.cache_clear()
+    launch.read_configs.cache_clear()
     yield folder
-    launch._configs.cache_clear()
+    launch.read_configs.cache_clear()
 
 
 def invoke(*options: str) -> Result:

@@ -16,7 +16,7 @@ from support.tiny_bundle import write_bundle
 
 from bench.report.__main__ import main
 from bench.report.figures import HEIGHT, KINDS, WIDTH, Series, chart
-from bench.report.page import _STYLE, DeploymentReport
+from bench.report.page import DeploymentReport
 from bench.rows import ArrivalRow
 from clinreadnet.errors import InputError
 from clinreadnet.runtime.bundle.files import load_manifest
@@ -150,7 +150,7 @@ def test_figures_hold_every_point(page: str) -> None:
             assert 0 < float(x) < WIDTH and 0 < float(y) < HEIGHT
 
 
-def test_every_series_has_a_label_of_its_own() -> None:
+def test_every_series_has_a_label_of_its_own(page: str) -> None:
     """A machine with many backends, whose points are close to each other."""
     many = [
         Series(f"backend {i}", ((1.0, 1 + i / 50), (2.0, 2 + i / 50)), kind, line=True)
@@ -165,7 +165,7 @@ def test_every_series_has_a_label_of_its_own() -> None:
         for n, (x, y, width) in enumerate(places):
             for a, b, other in places[:n]:
                 assert abs(y - b) >= 13.9 or x + width <= a or a + other <= x
-    assert all(f"svg text.name.{kind} {{" in _STYLE for kind in KINDS)
+    assert all(f"svg text.name.{kind} {{" in page for kind in KINDS)
 
 
 def test_the_page_begins_with_its_answer(page: str, bundle: Path, results: Path) -> None:
