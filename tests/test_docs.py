@@ -83,7 +83,7 @@ def test_the_site_has_a_page_for_each_public_module_and_relative_links() -> None
 
 
 def commands(page: Path) -> list[str]:
-    """The `clinreadnet` commands of a page's code, each on one line."""
+    """Return the `clinreadnet` commands of a page's code, each on one line."""
     text = page.read_text().replace("\\\n", " ")
     lines = re.findall(r"^(?:\$ | {4})(.*\bclinreadnet .*)$", text, re.MULTILINE)
     lines += [code for code in re.findall(r"`([^`\n]*\bclinreadnet [^`\n]*)`", text)]

@@ -18,7 +18,7 @@ FEATURES = features(dict.fromkeys((*DISTRIBUTIONS, ENGINE)), has_gpu=True)
 
 
 def brought_by(*extras: str) -> set[str]:
-    """The distributions that extras install, those of the extras that they name included."""
+    """Return the distributions that extras install, with those of extras that they name."""
     names: set[str] = set()
     for requirement in (line for extra in extras for line in DECLARED[extra]):
         if group := IN_BRACKETS.match(requirement):

@@ -40,7 +40,7 @@ ENGINE = replace(PRECISIONS["tf32"], name="tf16", source="fp12", tensorrt_type="
 
 @pytest.fixture
 def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows added to the table alone."""
+    """Add rows to the table alone."""
     for row in (HALF, QUANTIZED, ENGINE):
         monkeypatch.setitem(PRECISIONS, row.name, row)
 

@@ -41,7 +41,7 @@ def blank_air() -> NDArray[np.int16]:
 
 
 def holder() -> NDArray[np.int16]:
-    """The shell of a head holder."""
+    """Return a slice of the shell of a head holder."""
     image = air()
     image[100:400, 200:203] = image[100:400, 300:303] = -200
     return image

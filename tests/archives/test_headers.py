@@ -1,4 +1,4 @@
-"""Odd headers: the scores come, the objects are legal, and nobody reads what a library thinks."""
+"""Unusual headers: scores are computed, objects are valid, and warnings of libraries are hidden."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(
     request: pytest.FixtureRequest, bundle: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Header, Path, str, str]:
-    """A case, the folder of its outputs, and what was printed."""
+    """Return a case, the folder of its outputs, and the printed text."""
     case: Header = request.param
     folder = tmp_path_factory.mktemp(case.name)
     (folder / "in").mkdir()

@@ -1,4 +1,4 @@
-"""Values, units, owners and containers of the log: each input is read, or refused, as is right."""
+"""Values, units, owners and containers: each regression case is read or refused correctly."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ HU = np.random.default_rng(0).normal(40, 100, (3, 512, 512)).astype(np.float32)
 
 @pytest.fixture
 def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
-    """A session whose every slice takes a known time."""
+    """Return a session whose every slice takes a known time."""
     with Session(write_bundle(tmp_path / "bundle"), "onnxruntime-cpu") as session:
         run = OnnxRuntimeBackend.run
 

@@ -18,7 +18,7 @@ RUNS = 100
 
 
 def timed(rng: np.random.Generator, median: float, variation: float, rounds: int) -> BenchRow:
-    """A row of lognormal times: bounded below, with a tail above, as times on a machine are."""
+    """Return a row of lognormal times, which have a lower bound and a tail like measured times."""
     spread = math.sqrt(math.log1p(variation**2))
     times = (median * np.exp(spread * rng.standard_normal(rounds))).tolist()
     facts = {"n": rounds, "interval": median_interval(times), "variation": variation}

@@ -174,7 +174,7 @@ def test_a_unit_that_hangs_is_ended_with_its_children(
 
 
 def state_of(pid: str) -> str | None:
-    """The letter of a process's state in Linux; None where it is gone."""
+    """Return the letter of a process's state in Linux, or None if the process has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -538,7 +538,7 @@ def attention(stage: int, batch: int, percent: float, **ms: float) -> dict[str, 
 
 
 def counted_ceiling(capability: int, dtype: str) -> float:
-    """Of the shifted window attention, from the record of counts."""
+    """Return the ceiling of shifted window attention in the record of counts."""
     (row,) = (
         row
         for row in json.loads(COUNTS.read_text())["kernels"]

@@ -43,7 +43,7 @@ pytestmark = [
 
 
 def run_of(*lines: str, trips: int = 1) -> list[str]:
-    """Names of the instructions that a warp runs; "BRA x" branches, "x:" is a label."""
+    """Return the names of the instructions that a warp runs; "BRA x" branches, "x:" is a label."""
     code: list[Instruction | str] = []
     for line in lines:
         name, _, target = line.partition(" ")
@@ -177,7 +177,7 @@ def test_no_ceiling_falls(capability: int) -> None:
         return row["kernel"], row["dtype"]
 
     def repeats(name: str) -> bool:
-        """The same linear layer of twice the channels."""
+        """Return whether a kernel is the linear layer of another one with twice the channels."""
         return name.startswith("fused_linear") and "_384_" in name
 
     before = {

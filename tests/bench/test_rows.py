@@ -55,7 +55,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def recorded(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """One run of every row of batch 1 that this machine has, and what it printed."""
+    """Return a run of every row of batch 1 that this machine has, and the printed text."""
     path = tmp_path_factory.mktemp("run") / "bench.json"
     chosen = "(test_network and batch-1-host) or test_missing"
     done = pytest_bench(bundle, "bench/test_network.py", "-k", chosen, f"--benchmark-json={path}")

@@ -83,7 +83,7 @@ def test_a_missing_package_names_the_commands_own_extra(
 
 
 def raised_texts(path: Path) -> Iterator[str]:
-    """Every string constant of a raise statement, commands in backticks left out."""
+    """Yield the string constants of raise statements, without commands in backticks."""
     for node in ast.walk(ast.parse(path.read_text())):
         if not isinstance(node, ast.Raise):
             continue

@@ -115,7 +115,7 @@ def stub_of(command: str, example: str) -> str | None:
 def workspace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path, few_golden: None
 ) -> Path:
-    """The current folder. The shipped checkpoint is a tiny one."""
+    """Return the current folder. The shipped checkpoint is replaced by a tiny network."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CLINREADNET_BUNDLE", raising=False)
     for module in (
@@ -136,7 +136,7 @@ def make_run(path: Path, checkpoint: Path) -> None:
 
 
 def make_degraded(path: Path) -> None:
-    """An LDCTIQA folder with the record that `simulate --anatomy` writes."""
+    """Write an LDCTIQA folder with the record that `simulate --anatomy` writes."""
     make_labelled_folder(path, anatomies=1)
     simulation = json.loads((path / "simulation.json").read_text())
     for k, record in enumerate(simulation["images"].values()):
@@ -217,7 +217,7 @@ def prepare(command: str, example: str, workspace: Path, request: pytest.Fixture
 
 
 def no_tensorrt(flavour: str) -> None:
-    """Building engines takes long; without TensorRT the graphs alone are exported."""
+    """Export only graphs, as without TensorRT: building engines takes long."""
     raise FlavourMissing(f"{flavour} is not installed")
 
 

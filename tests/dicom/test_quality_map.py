@@ -31,7 +31,7 @@ Scored = Callable[..., SeriesReport]
 def made(
     scored: Scored, session: Session, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[SeriesReport, Path]:
-    """Two slices, oblique, with pixels that are not square."""
+    """Return the report and the outputs of two oblique slices with pixels that are not square."""
     folder = tmp_path_factory.mktemp("maps")
     tags: dict[str, Any] = {"ImageOrientationPatient": OBLIQUE, "PixelSpacing": [0.5, 0.8]}
     tags |= {"BodyPartExamined": "ABDOMEN", "PatientName": "Doe^Jane"}

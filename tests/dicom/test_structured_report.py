@@ -102,7 +102,7 @@ def write_sr(report: SeriesReport, session: Session, out: Path) -> Path:
 def made(
     scored: Scored, session: Session, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[SeriesReport, Path]:
-    """Three slices and a bright one, which is novel."""
+    """Return the report and the output of three slices and a bright one, which is novel."""
     folder = tmp_path_factory.mktemp("sr")
     series = write_series(folder / "series", 3, **PATIENT, **DOSE)
     write_ct(

@@ -17,7 +17,7 @@ from clinreadnet.metrics import correlations
 
 
 def records(anatomies: int = 2) -> list[dict]:
-    """Two anatomies, four noise levels and three view counts, and two denoised copies of each."""
+    """Return records of scans in four noise levels and three view counts, some denoised."""
     made = []
     for anatomy in range(anatomies):
         for level in range(4):

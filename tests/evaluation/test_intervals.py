@@ -15,7 +15,7 @@ GRADES = np.arange(21) / 5
 
 
 def normal(centre: NDArray[np.float64], spread: float) -> NDArray[np.float64]:
-    """Distributions [n, 21] around centres [n]."""
+    """Return distributions [n, 21] around centres [n]."""
     probs = np.exp(-(((GRADES - centre[:, None]) / spread) ** 2) / 2)
     return np.asarray(probs / probs.sum(axis=1, keepdims=True))
 

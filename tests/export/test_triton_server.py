@@ -28,7 +28,7 @@ SETTINGS = model_config_pb2.ModelConfig
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two graphs, full TensorRT engines of two GPUs, and one of TensorRT-RTX."""
+    """Return a bundle of two graphs, TensorRT engines for two GPUs, and a TensorRT-RTX engine."""
     folder = write_bundle(tmp_path_factory.mktemp("triton") / "bundle")
     add_engine(folder, "clinreadnet.fp16.sm89.engine", target="sm89")
     add_engine(folder, "clinreadnet.fp16.sm120.engine", target="sm120")

@@ -36,9 +36,9 @@ class Run:
     """The cases of one seed, from number 0 on.
 
     Attributes:
-        seed: of the cases.
-        seconds: that the run took, on the clock.
-        outcomes: a byte for each case: ``+`` it was read, ``-`` refused, ``!`` something is wrong.
+        seed: seed of the cases.
+        seconds: duration of the run in seconds.
+        outcomes: a byte for each case: ``+`` read, ``-`` refused, ``!`` wrong.
         findings: what is wrong, by the case's number.
     """
 

@@ -33,7 +33,7 @@ class Doubler(DerivingModule):
 
 @pytest.fixture
 def doubler() -> Doubler:
-    """In evaluation mode, with something kept."""
+    """Return a module in evaluation mode that has kept a derived tensor."""
     module = Doubler().eval()
     with torch.no_grad():
         module()
@@ -55,7 +55,7 @@ def replace_data(module: Doubler) -> None:
 
 
 def replace_data_twice(module: Doubler) -> None:
-    """The second tensor may get the memory of the first, with the same version."""
+    """Replace the data twice: the second may get the memory and the version of the first."""
     module.weight.data = torch.zeros(2, 3)
     module.weight.data = torch.full((2, 3), 7.0)
 
@@ -75,7 +75,7 @@ def write_in_place(module: Doubler) -> None:
 
 
 def step(module: Doubler) -> None:
-    """One step of an optimizer, without a change of mode."""
+    """Take a step of an optimizer, without a change of mode."""
     module.weight.grad = torch.full((2, 3), -6.0)
     torch.optim.SGD(module.parameters(), lr=1.0).step()
 

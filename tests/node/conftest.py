@@ -26,7 +26,7 @@ PATIENCE = 120.0
 
 @pytest.fixture(autouse=True)
 def no_logs_of_the_libraries() -> Iterator[None]:
-    """`clinreadnet listen` switches them off: they repeat what peers send."""
+    """Switch off the logs of libraries, which repeat headers, as `clinreadnet listen` does."""
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)

@@ -92,7 +92,7 @@ def wait_for(holds: Any) -> None:
 def node(
     bundle: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[tuple[ListenProcess, Orthanc]]:
-    """A node that sends to Orthanc in one of two ways."""
+    """Run a node that sends to Orthanc over DIMSE or STOW-RS."""
     if request.param == "STOW-RS" and not PLUGIN.exists():
         pytest.skip("Orthanc has no DICOMweb (Debian's package `orthanc-dicomweb`)")
     process = ListenProcess(bundle, tmp_path / "spool", "127.0.0.1:1:ORTHANC", "--quiet", "2")

@@ -38,7 +38,7 @@ SECRET = "Secret^Name"
 
 @pytest.fixture
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
-    """A node with a spool and ports, whose threads a test takes the place of."""
+    """Return a node with a spool and ports, without threads."""
     monkeypatch.setattr("clinreadnet.node.node.PAUSE_SECONDS", 0.0)
     with Node(
         NodeConfig(
@@ -85,7 +85,7 @@ def states(spool: Spool) -> list[str]:
 
 
 def made(spool: Spool) -> dict[int, list[str]]:
-    """The kinds of objects of each series."""
+    """Return the kinds of objects of each series."""
     kinds: dict[int, list[str]] = {}
     for row, kind in spool.database.execute("SELECT series, kind FROM outgoing ORDER BY kind"):
         kinds.setdefault(row, []).append(kind)
@@ -314,7 +314,7 @@ def test_a_node_that_is_stopped_while_it_scores_counts_as_no_death(
 def aside(
     node: Node, worker: Worker, series: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> tuple[str, str]:
-    """Two series that are aside, and their names."""
+    """Return the names of two series that are set aside."""
     names = []
     with monkeypatch.context() as patch:
         patch.setattr(structured_report, "write_reports", broken)

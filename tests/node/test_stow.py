@@ -44,7 +44,7 @@ def service() -> Iterator[DicomWebService]:
 
 @pytest.fixture
 def item(tmp_path: Path) -> Outgoing:
-    """An object of more than a chunk, whose bytes look like the end of a part here and there."""
+    """Return an object of more than a chunk that contains bytes of a part's end."""
     ds = make_ct(noise(), SOPClassUID=REPORT)
     ds.PixelData = (b"\r\n--\r\n\r\n" + bytes(range(256))) * 12000
     ds.save_as(tmp_path / "report.dcm", enforce_file_format=True)

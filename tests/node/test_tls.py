@@ -42,7 +42,7 @@ def secure_pacs(authority: Authority) -> Iterator[Pacs]:
 
 
 def unchecked_client(files: TlsFiles) -> ssl.SSLContext:
-    """A client that shows a certificate which this side would not use itself."""
+    """Return a client that sends its certificate without checking it."""
     context = ssl.create_default_context(cafile=str(files.authority))
     context.load_cert_chain(files.certificate, files.key)
     return context

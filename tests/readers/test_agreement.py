@@ -39,7 +39,7 @@ def run(*arguments: object) -> Any:
 
 
 def changed(folder: Path, change: Any, **options: Any) -> tuple[Path, Path]:
-    """Files of a site whose rows of grades are changed."""
+    """Write the files of a site, with changed rows of grades."""
     grades, scores = site(**options)
     rows = [new for new in map(change, grades) if new is not None]
     return write_grades(folder / "a.csv", rows), write_csv(folder / "b.csv", scores)

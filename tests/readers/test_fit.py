@@ -34,7 +34,7 @@ def reading(
 
 
 def fitted(noise: float, scale: Scale, seed: int = 0, patients: int = 60) -> Fit:
-    """Readers who grade the square of the score, on another scale."""
+    """Fit a map to readers who grade the square of the score, on another scale."""
     rng = np.random.default_rng(seed)
     whose = np.repeat(np.arange(patients), 4)
     score = np.clip(

@@ -14,7 +14,7 @@ from clinreadnet.runtime import profiling
 
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """What a profiler would show: "+ name" where a range begins, "- name" where it ends."""
+    """Return the ranges that a profiler shows: "+ name" at the start, "- name" at the end."""
     events: list[str] = []
 
     @contextmanager

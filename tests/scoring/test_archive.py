@@ -48,7 +48,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", name="cluster")
 def two_workers() -> Iterator[None]:
-    """Ray with room for two workers, which every run of this module uses."""
+    """Start Ray with resources for two workers."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "cpu_count", lambda: 2)
         with cluster.connected(cluster.LOCAL, workers=2):
@@ -57,7 +57,7 @@ def two_workers() -> Iterator[None]:
 
 @pytest.fixture
 def workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray's workers in `make test-all`; otherwise this process scores, as each of them would."""
+    """Use Ray's workers in `make test-all`; otherwise score in this process."""
     if WHOLE:
         request.getfixturevalue("cluster")
     else:
@@ -389,7 +389,7 @@ def test_an_address_without_ray_is_one_line(
 
 @pytest.fixture(params=["refuses", "silent", "swallows-packets", "no-such-name"])
 def dead_address(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Where no cluster answers; a listener whose queue is full swallows every packet."""
+    """Return an address without a cluster: a listener with a full queue drops every packet."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))

@@ -34,7 +34,7 @@ most_noise_hu = 30.0
 
 
 def run(*arguments: object) -> tuple[int, str, str]:
-    """Exit status, standard output, and the error that ends the command."""
+    """Return exit status, standard output, and the error that ended the command."""
     result = CliRunner().invoke(app, list(map(str, arguments)))
     if isinstance(result.exception, ClinReadNetError):
         return result.exception.exit_code, result.stdout, str(result.exception)
@@ -43,7 +43,7 @@ def run(*arguments: object) -> tuple[int, str, str]:
 
 
 def slices(series: str, count: int = 4, **values: Any) -> list[dict[str, Any]]:
-    """Slices within all limits, but for ``values``: one for all, or a list."""
+    """Return slices within all limits, except for ``values``: one for all, or a list."""
     rows = []
     for index in range(count):
         own = {n: v[index] if isinstance(v, list) else v for n, v in values.items()}

@@ -33,7 +33,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A head, a chest, the dome of a liver and an abdomen, one series."""
+    """Return a series of a head, a chest, the dome of a liver and an abdomen."""
     folder = tmp_path_factory.mktemp("series")
     rng = np.random.default_rng(0)
     for z, hu in enumerate((head(), chest(), dome(), noise())):

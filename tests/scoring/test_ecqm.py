@@ -38,7 +38,7 @@ def limits(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def scores(tmp_path: Path) -> Path:
-    """Two slices of each series: noise in HU, SSDE in mGy."""
+    """Write two slices of each series: noise in HU, SSDE in mGy."""
     rows: list[dict[str, Any]] = []
     for series, noise, dose, protocol in (
         ("in", (10.0, 16.0), (9.0, 9.0), "Abdomen"),

@@ -36,7 +36,7 @@ def body_phantom() -> Dataset:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two slices with a dose, and one without a pixel size and dose."""
+    """Return a folder of two slices with a dose, and one without pixel size and dose."""
     folder = tmp_path_factory.mktemp("series")
     dose = {"CTDIvol": 9.0, "CTDIPhantomTypeCodeSequence": [body_phantom()], "SliceThickness": 5}
     for index in range(3):

@@ -80,7 +80,7 @@ def make(
     positions: bool = True,
     **values: Any,
 ) -> SeriesReport:
-    """A series of ``count`` slices whose scores fall, with the pixels of ``scored``."""
+    """Return a series of ``count`` slices with falling scores and the pixels of ``scored``."""
     slices, refs = [], []
     for number in range(count):
         source = number % len(scored.refs)

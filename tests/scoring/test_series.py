@@ -251,7 +251,7 @@ NOVEL = bright(9)
 
 
 def write_marked(folder: Path) -> Path:
-    """A series of three slices, the second of them novel."""
+    """Write a series of three slices, the second of them novel."""
     for i, hu in enumerate((noise(0), NOVEL, noise(2))):
         write_ct(folder / f"{i}.dcm", hu, ImagePositionPatient=[0, 0, i])
     return folder

@@ -128,7 +128,7 @@ def test_a_signed_map_is_trusted_and_a_changed_one_is_not(tmp_path: Path) -> Non
 
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a bundle, a series, and a map for the bundle's weights."""
+    """Return a folder with a bundle, a series, and a map for the bundle's weights."""
     folder = tmp_path_factory.mktemp("site")
     write_series(folder / "series", 3)
     write_bundle(folder / "bundle")

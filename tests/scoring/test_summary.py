@@ -26,7 +26,7 @@ from clinreadnet.spec import RESEARCH_USE
 
 
 def days(count: int, score: Any, **values: Any) -> list[dict[str, Any]]:
-    """One series of one slice on each day; ``score`` is a function of the day's number."""
+    """Return a series of one slice for each day; ``score`` is a function of the day's number."""
     return [
         row(
             series=f"{values.get('scanner', '')}/{day}",

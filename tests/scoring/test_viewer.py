@@ -204,7 +204,7 @@ THEME = """(() => {
 
 
 def luminance(colour: str) -> float:
-    """The relative luminance of ``rgb(r, g, b)``."""
+    """Return the relative luminance of ``rgb(r, g, b)``."""
     parts = [int(part) / 255 for part in re.findall(r"[0-9]+", colour)[:3]]
     linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
     return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))

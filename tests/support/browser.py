@@ -72,7 +72,7 @@ class Tab:
             pass
 
     def run(self, expression: str) -> Any:
-        """What a JavaScript expression, or the promise it gives, comes to."""
+        """Return the value of a JavaScript expression, or of its promise."""
         result = self.call(
             "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
         )
@@ -108,7 +108,7 @@ class Tab:
 
 @contextmanager
 def tab(profile: Path) -> Iterator[Tab]:
-    """A tab of a new browser that keeps its own files in ``profile``."""
+    """Open a tab of a new browser that keeps its own files in ``profile``."""
     assert CHROMIUM is not None
     pipes = [*os.pipe(), *os.pipe()]
     # The browser reads from descriptor 3 and writes to 4, which our own ends must not hold.

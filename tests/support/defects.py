@@ -1,4 +1,4 @@
-"""Wrong copies of an ONNX graph of the network: what verification must notice.
+"""Defects of the ONNX graph of the network, which verification must detect.
 
 `Network` finds the parts of a graph by its operators, not by names, so that the graphs of every
 precision can be changed in the same way. A `Defect` is one mistake that an exporter, a converter or
@@ -21,12 +21,12 @@ class Attention:
     """Parts of one block's attention.
 
     Attributes:
-        split: of q, k and v.
+        split: splits q, k and v.
         temperature: multiplies q by its constant.
         scores: product of q and k.
         bias: adds the position bias to the scores.
         mask: forbids pairs in other regions; None in a block that does not shift.
-        softmax: of the lowest octave; the others are its powers.
+        softmax: softmax of the lowest octave. The other octaves are its powers.
         gates: read the octaves' gates, the lowest octave first.
         values: product of the weights and v.
     """
@@ -213,9 +213,9 @@ class Defect:
 
     Attributes:
         name: short, unique.
-        what: what is wrong, for a person.
-        make: makes it in a graph.
-        batch: whether it shows only in a batch of several slices.
+        what: description of the defect.
+        make: function that changes a graph.
+        batch: whether only a batch of several slices shows it.
     """
 
     name: str

@@ -71,7 +71,7 @@ ENGINE = b"""
 
 
 def expected(hu: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-    """What the engine computes from the first pixel of each slice [B, 1, 512, 512]."""
+    """Return the engine's outputs for the first pixel of each slice [B, 1, 512, 512]."""
     first = hu.reshape(len(hu), -1)[:, 0]
     return {
         "score": first,
@@ -82,7 +82,7 @@ def expected(hu: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
 
 
 def module() -> types.ModuleType:
-    """The module of a TensorRT 11 whose engines are PTX."""
+    """Return the module of a TensorRT 11 whose engines are PTX."""
     made: Any = types.ModuleType("tensorrt")
     made.__version__ = "11.4.0.9"
     made.ILogger = ILogger

@@ -49,20 +49,20 @@ class MemoryError(Error):  # pycuda's own name
 
 
 class FakeGpu:
-    """One GPU; the tests read its counters and break it.
+    """A GPU with counters and faults for tests.
 
     Attributes:
         capacity: bytes of device memory.
         memory: live device allocations, by address.
         pinned: live page-locked arrays.
         allocations: every allocation ever made: memory, page-locked memory, streams, graphs.
-        lost: every call fails from now on, as after a fault on the device.
-        leaked: streams that were dropped while no context was current: pycuda would not free them.
+        lost: whether every call fails, as after a fault on the device.
+        leaked: number of streams that were dropped without a current context and are not freed.
         fail_next: raised by the next enqueued inference, once.
-        failing: errors that calls raise from now on, by name: `push`, `pop`, `synchronize`, `free`,
+        failing: errors that calls raise, by name: `push`, `pop`, `synchronize`, `free`,
             `free host`, `detach`. CUDA reports an earlier launch's error in any of them.
-        retained: how often a primary context is retained.
-        refuse_capture: result of the next beginnings of a capture; 0 lets them begin.
+        retained: number of references to primary contexts.
+        refuse_capture: error code of the start of a capture; 0 starts it.
         devices: number of GPUs; all are alike, and ``memory`` is that of all.
         owners: device of each live allocation, by address.
     """
@@ -92,12 +92,12 @@ class FakeGpu:
 
     @property
     def stack(self) -> list[Context]:
-        """The driver's contexts of this thread, the current one last."""
+        """Return the driver's contexts of this thread, the current one last."""
         return self._contexts.__dict__.setdefault("stack", [])
 
     @property
     def pushed(self) -> list[Context]:
-        """pycuda's contexts of this thread, the current one last."""
+        """Return pycuda's contexts of this thread, the current one last."""
         return self._contexts.__dict__.setdefault("pushed", [])
 
     def call(self, name: str) -> None:

@@ -66,12 +66,12 @@ class Command:
     """A command that writes.
 
     Attributes:
-        arguments: of ``clinreadnet``.
-        outputs: files and folders in the folder ``out``, and what says whether one is whole.
-        prepare: makes the inputs in the folder ``in``, and old outputs in ``out``.
-        stub: replaces what takes long.
-        resumes: goes on where it was ended, with ``--resume`` if there is a ``last.pt``.
-        status: of an undisturbed run; 1: three slices without labels fail the check of ranks.
+        arguments: arguments of ``clinreadnet``.
+        outputs: files and folders in the folder ``out``, with functions that check them.
+        prepare: function that writes inputs to the folder ``in`` and old outputs to ``out``.
+        stub: function that replaces slow calls.
+        resumes: whether the command can be resumed, with ``--resume`` if there is a ``last.pt``.
+        status: exit status without a fault. 1: three slices without labels fail the check of ranks.
     """
 
     arguments: str

@@ -78,9 +78,9 @@ def run(command: str, arguments: list[str], folder: Path, fault: Fault = Fault()
 
     Args:
         command: a name in ``COMMANDS``.
-        arguments: of ``clinreadnet``.
+        arguments: arguments of ``clinreadnet``.
         folder: current folder of the command.
-        fault: what happens to it.
+        fault: fault to inject.
     """
     with tempfile.TemporaryDirectory() as scratch:
         given = (command, arguments, str(folder), scratch, fault)

@@ -73,14 +73,14 @@ def truncated(draw: random.Random) -> bytes:
 
 
 def wrong_vr(draw: random.Random) -> bytes:
-    """An element that is needed, with a VR whose length is written in another form."""
+    """Return an element with a VR whose length has another form."""
     place = _place(draw.choice(_NEEDED))
     vr = draw.choice([*_LONG, bytes(draw.randrange(256) for _ in range(2))])
     return BASE[: place + 4] + vr + BASE[place + 6 :]
 
 
 def nested(draw: random.Random) -> bytes:
-    """Sequences in sequences, `DEPTH` of them, before the rest or cut off."""
+    """Return `DEPTH` nested sequences, before the rest or cut off."""
     item = struct.pack("<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF)
     tag = draw.choice([(0x0008, 0x1115), (0x5200, 0x9229), (0x5200, 0x9230)])
     opening = _element(*tag, b"SQ", 0xFFFFFFFF, b"") + item
@@ -91,7 +91,7 @@ def nested(draw: random.Random) -> bytes:
 
 
 def too_long(draw: random.Random) -> bytes:
-    """An element with a length of about 4 GiB."""
+    """Return an element with a length of about 4 GiB."""
     length = draw.choice([0xFFFFFFFE, 0xFFFFFFF0, 0x80000000, 0xF0000000])
     if draw.random() < 0.5:
         return BASE[:HEADER] + _element(0x7FE0, 0x0010, b"OW", length, b"\0" * 100)
@@ -124,7 +124,7 @@ DATA_SETS: dict[str, Callable[[random.Random], bytes]] = {
 
 
 def before_association(draw: random.Random) -> bytes:
-    """What comes instead of a request for an association."""
+    """Return bytes that a peer sends instead of a request for an association."""
     good = associate_request()
     return draw.choice(
         [
@@ -141,7 +141,7 @@ def before_association(draw: random.Random) -> bytes:
 
 
 def in_association(draw: random.Random) -> bytes:
-    """What comes instead of a good request, after the association was accepted."""
+    """Return bytes that a peer sends instead of a good request in an association."""
     asked = command(0x0001, CT, instance=INSTANCE)
     return draw.choice(
         [
@@ -214,11 +214,11 @@ def play_all(port: int, cases: int) -> dict[str, Counter[str]]:
     """Play cases of every kind in turn; after each the node must answer an echo.
 
     Args:
-        port: of the node.
+        port: port of the node.
         cases: number of cases, over all kinds.
 
     Returns:
-        What happened, by kind.
+        Number of each outcome, by kind.
     """
     outcomes: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
     for number in range(cases):

@@ -35,7 +35,7 @@ SANITIZERS = {
     "thread": ("-fsanitize=thread", "-O1"),
 }
 SANITIZER = os.environ.get("CLINREADNET_SANITIZER", "none")
-"""Of the programs of the engine's tests, set by `bench.records.sanitizers`."""
+"""Sanitizer of the test programs, set by `bench.records.sanitizers`."""
 SAMPLED, SAMPLE = "address-undefined", {"only": (), "wide": False}
 """Sanitizer, and arguments of `built`, of the sample that every test run compiles: the reader, and
 one instruction set, take 16 s of processor time."""
@@ -44,7 +44,7 @@ NO_ARM = f"needs {CROSS} and {EMULATOR}: apt-get install g++-aarch64-linux-gnu q
 
 @functools.cache
 def recipe() -> ModuleType:
-    """kernels/cpu/recipe.py, which the package's installation runs."""
+    """Return kernels/cpu/recipe.py, which the package's installation runs."""
     spec = importlib.util.spec_from_file_location("native_recipe", SOURCES / "recipe.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -134,8 +134,8 @@ class Runner:
     Attributes:
         library: path of the library.
         instructions: name of the set.
-        compiler: of the program, with options; empty for this process.
-        launcher: what starts the program.
+        compiler: command of the compiler with options; empty to run in this process.
+        launcher: command that starts the program.
     """
 
     library: Path
@@ -209,7 +209,7 @@ def exercise(sanitizer: str, *arguments: object, **how: Any) -> str:
 
     Args:
         sanitizer: key of ``SANITIZERS``.
-        arguments: of the program.
+        arguments: arguments of the program.
         how: further arguments of `built`.
 
     Raises:

@@ -31,7 +31,7 @@ def exact(x: Tensor) -> Tensor:
 
 
 def edges(image: Tensor) -> Tensor:
-    """[1, 1, H, W] -> gx, gy and magnitude, [1, 3, H, W]."""
+    """Return gx, gy and magnitude [1, 3, H, W] of an image [1, 1, H, W]."""
     sobel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]).to(image) / 8
     kernels = torch.stack([sobel, sobel.T])[:, None]
     gradient = conv2d(pad(image, (1, 1, 1, 1), mode="replicate"), kernels)

@@ -22,10 +22,10 @@ class Pacs:
     """Stores reports and maps in memory.
 
     Attributes:
-        title: its AE title.
-        port: it keeps it over `stop` and `start`.
-        received: every data set, also those that were refused.
-        status: of the answers.
+        title: AE title.
+        port: port, the same after `stop` and `start`.
+        received: all data sets, with those that were refused.
+        status: function that returns the status of the answer to a data set.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ def connect(
 
 
 def referenced(report: Dataset) -> list[str]:
-    """The SOPInstanceUIDs of the slices that a report has a score for."""
+    """Return the SOP instance UIDs of the scored slices of a report."""
     uids: list[str] = []
 
     def walk(items: Iterable[Dataset]) -> None:

@@ -38,9 +38,9 @@ class Request:
     Attributes:
         network: name of one of `bench.records.ptx.NETWORKS`.
         source: name of the kernel.
-        precision: of the plugin.
-        target: to compile for.
-        shapes: of the inputs.
+        precision: precision of the plugin.
+        target: architecture of the GPU.
+        shapes: shapes of the inputs.
         broken: one of ``BROKEN``, or empty.
     """
 
@@ -53,14 +53,14 @@ class Request:
 
     @property
     def name(self) -> str:
-        """Of the plugin: each has one of its own."""
+        """Return the name of the plugin, which is unique."""
         parts = (self.source, self.precision, self.target, self.network, self.broken)
         return "_".join(parts).replace("-", "_")
 
 
 @functools.cache
 def kernel(network: str, source: str, precision: str, target: str) -> Any:
-    """The package's `PluginKernel`."""
+    """Return the package's `PluginKernel`."""
     from bench.records.ptx import known_networks
     from clinreadnet.export.kernels import sources
     from clinreadnet.export.plugins.kernel import plugin_kernel

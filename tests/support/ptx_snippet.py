@@ -21,7 +21,7 @@ def snippet(body: str, *, threads: int = 32, parameters: Sequence[str] = ()) -> 
 
     Args:
         body: instructions, one a line; the final ``ret`` is added.
-        threads: of a block.
+        threads: threads of a block.
         parameters: names of 64-bit parameters.
     """
     declared = "".join(f".reg .{kind} {name}<{n}>;\n" for name, (kind, n) in FILES.items())
@@ -31,7 +31,7 @@ def snippet(body: str, *, threads: int = 32, parameters: Sequence[str] = ()) -> 
 
 
 def place(register: str) -> int:
-    """The number that the machine has for a register such as ``%r3``."""
+    """Return the machine's number of a register such as ``%r3``."""
     first = 0
     for prefix, (_, count) in FILES.items():
         if register.startswith(prefix):
@@ -51,12 +51,12 @@ def registers_after(
 
     Args:
         body: instructions.
-        before: what registers hold, one number for each thread.
-        threads: of the block.
-        shared: bytes of its shared memory.
+        before: values of registers, a number for each thread.
+        threads: threads of the block.
+        shared: bytes of shared memory.
 
     Returns:
-        The registers that hold something at the end.
+        The values of the registers that were written.
     """
     program = snippet(body, threads=threads)
     machine = Machine(program, (), 1, range(1), shared, GlobalMemory())
@@ -69,7 +69,7 @@ def registers_after(
 
 
 def flat(operands: Sequence[object]) -> list[object]:
-    """Operands, with the parts of vectors in place of the vectors."""
+    """Return the operands, with vectors replaced by their parts."""
     return [part for operand in operands for part in Machine.parts(operand)]
 
 

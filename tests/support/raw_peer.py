@@ -82,7 +82,7 @@ class RawPeer:
         self._link.sendall(content)
 
     def end(self) -> None:
-        """Say that nothing more will be sent."""
+        """Close the sending side."""
         self._link.shutdown(socket.SHUT_WR)
 
     def read(self) -> tuple[int, bytes] | None:

@@ -68,7 +68,7 @@ def widened(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def site_map(**values: Any) -> SiteMap:
-    """A map that adds one grade on a scale of 1 to 5, less at its ends."""
+    """Return a map that adds one grade on a scale of 1 to 5, less at its ends."""
     given: dict[str, Any] = {
         "created": "2026-01-31T12:00:00Z",
         "clinreadnet_version": "0.1.0",

@@ -160,7 +160,7 @@ def test_what_does_not_compile_is_dropped() -> None:
 
 @pytest.fixture
 def pretend_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """A GPU that no file is named after, folders of its own, and a clock that favours block 4."""
+    """Pretend a GPU without a file of its own, and a clock that favours block 4."""
     folder = tmp_path / "configs"
     folder.mkdir()
     default = {"gpu": None, "compute_capability": None, "other": {"8": {"block": 7}}}

@@ -22,7 +22,7 @@ def evidence(labels: list[float]) -> Evidence:
 
 
 def quantised(scale: float, offset: float = 0.0) -> bytes:
-    """The graph with 8-bit means of the patches, whose quantiser has the step ``scale``."""
+    """Return the graph with 8-bit means of the patches, quantised with the step ``scale``."""
     model = onnx.load_model_from_string(make_graph(score_offset=offset))
     graph = model.graph
     (made,) = [n for n in graph.node if "means" in n.output]

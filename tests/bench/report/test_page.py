@@ -218,7 +218,7 @@ def test_text_of_others_is_text(page: str) -> None:
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """Exit status, standard output and standard error of the command."""
+    """Return exit status, standard output and standard error of the command."""
     return (main(arguments), *capsys.readouterr())
 
 

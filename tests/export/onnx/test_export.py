@@ -72,7 +72,7 @@ def one_block(checkpoint: Path) -> ClinReadNet:
 
 
 def inferred(path: Path) -> tuple[onnx.ModelProto, dict[str, int]]:
-    """The model, and the element type of every tensor in it."""
+    """Return the model, and the element type of every tensor in it."""
     model = onnx.shape_inference.infer_shapes(onnx.load(path), strict_mode=True, data_prop=True)
     graph = model.graph
     types = {t.name: t.data_type for t in graph.initializer}

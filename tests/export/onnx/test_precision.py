@@ -27,7 +27,7 @@ from clinreadnet.verify.emulate import element_types, emulate
 
 
 def squaring_graph() -> onnx.ModelProto:
-    """The root mean square of each patch: its squares overflow float16, its roots do not."""
+    """Return a graph of the root mean square of each patch. Its squares overflow float16."""
 
     def constant(name: str, value: Any, dtype: int = TensorProto.FLOAT) -> TensorProto:
         array = np.asarray(value)

@@ -41,7 +41,7 @@ pytestmark = [
 
 
 def calls(binding: RealBinding, *, broken: bool = False) -> list[Call]:
-    """What a binding answered: for plugins as they are, or for those with a mistake."""
+    """Return the answers of a binding to the plugins, or to plugins with a mistake."""
     try:
         return [call for call in answered(binding) if bool(call.request.broken) == broken]
     except Unavailable as reason:

@@ -33,7 +33,7 @@ OPS = ("sobel_stem", "window_attention", "attention_block", "mlp")
 
 @pytest.fixture(scope="module")
 def model() -> ClinReadNet:
-    """Two stages of `small`: every op, both shifts, and a block whose attention is not fused."""
+    """Return two stages of `small`: every op, both shifts, and a block with unfused attention."""
     torch.manual_seed(0)
     network = ClinReadNet(CONFIG).eval()
     with torch.no_grad():
@@ -78,7 +78,7 @@ PRECISIONS = pytest.mark.parametrize(
 
 
 def nodes(path: Path) -> dict[str, str]:
-    """Operator of each plugin node, by the node's name."""
+    """Return the operator of each plugin node, by the node's name."""
     model = onnx.load(path)
     return {node.name: node.op_type for node in model.graph.node if node.domain == "clinreadnet"}
 

@@ -44,7 +44,7 @@ SIDE = 512
 
 
 def images() -> dict[str, NDArray[np.float32]]:
-    """Slices of many kinds: drawn bodies, borders of the ranges, random islands and mazes."""
+    """Return slices: drawn bodies, borders of the ranges, random islands, mazes and others."""
     rng = np.random.default_rng(3)
     noise = rng.normal(0, 40, (SIDE, SIDE))
     drawn = {f.__name__: f() + noise for f in (abdomen, abdomen_with_arms, dome, hips)}

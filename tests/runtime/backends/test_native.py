@@ -48,13 +48,13 @@ pytestmark = pytest.mark.skipif(not has_compiler(), reason="needs a C++ compiler
 
 @pytest.fixture(autouse=True)
 def library(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The package's backend calls the library of these sources."""
+    """Make the package's backend call the library of these sources."""
     monkeypatch.setattr(engine_library, "LIBRARY", built())
 
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    """A bundle of a checkpoint alone, whose golden outputs are the engine's in float32."""
+    """Return a bundle with a checkpoint alone. Its golden outputs are the engine's in float32."""
     return write(tmp_path / "bundle")
 
 

@@ -101,7 +101,7 @@ def test_a_path_anywhere_in_a_graph_is_found(make: Callable[[], onnx.ModelProto]
 
 @pytest.fixture
 def hostile(tmp_path: Path) -> Path:
-    """A bundle whose graph takes a weight from a file that the manifest does not list."""
+    """Return a bundle whose graph reads a weight from a file that the manifest does not list."""
     bundle = write_bundle(tmp_path / "b", precisions=("fp32",))
     relabel(bundle, initializer().SerializeToString())
     (bundle / "weights.bin").write_bytes(np.ones(3, np.float32).tobytes())
