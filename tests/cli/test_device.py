@@ -1,4 +1,4 @@
-"""`--device` of the commands that make a session: the GPU that is named, or one line."""
+"""`--device` of the commands with a session: the named GPU, or an error of one line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from clinreadnet.runtime.inputs import check_device
 
 
 def run(*arguments: str) -> str:
-    """Return the line of the error, or nothing."""
+    """Return the line of the error, or an empty string."""
     result = CliRunner().invoke(app, arguments)
     if result.exception is None:
         return ""

@@ -1,4 +1,4 @@
-"""The examples in every command's help run as they are printed, on small data."""
+"""The examples in the help of every command run as printed, on small data."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ STUBBED = {
 
 
 class Reached(Exception):
-    """The stubbed function was called with arguments that fit it."""
+    """Raised by a stub that was called with valid arguments."""
 
 
 def stub_of(command: str, example: str) -> str | None:

@@ -1,4 +1,4 @@
-"""`clinreadnet listen` as a process: what ends it, what it refuses, and what a kill leaves."""
+"""`clinreadnet listen` as a process: signals, refused options, and the spool after a kill."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def pacs() -> Iterator[Pacs]:
 
 
 def refused(bundle: Path, spool: Path, *options: str, send_to: str = DESTINATION) -> str:
-    """Return the one line of a node that does not start."""
+    """Return the error line of a node that does not start."""
     given = ["--bundle", str(bundle), "--spool", str(spool), "--send-to", send_to, *options]
     error = CliRunner().invoke(app, ["listen", *given]).exception
     assert isinstance(error, InputError), error

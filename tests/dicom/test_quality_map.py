@@ -1,4 +1,4 @@
-"""Maps lie where their slices lie, and captures show what the page and the score say."""
+"""Quality maps have the positions of their slices, and captures have the data of the page."""
 
 from __future__ import annotations
 

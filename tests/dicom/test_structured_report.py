@@ -1,4 +1,4 @@
-"""Reports are read back with highdicom and pydicom, and checked by dicom3tools' dciodvfy."""
+"""Structured reports are read with highdicom and pydicom, and checked by dciodvfy."""
 
 from __future__ import annotations
 

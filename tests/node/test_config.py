@@ -1,4 +1,4 @@
-"""What the node is told, as text."""
+"""Options of the node as text."""
 
 from __future__ import annotations
 

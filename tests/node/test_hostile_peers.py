@@ -1,4 +1,4 @@
-"""Peers that send nonsense, without an end, or nothing: the node stays up."""
+"""Peers that send invalid or endless data, or nothing: the node keeps running."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The record of the load: what counts as a failure, and what is counted."""
+"""The record of the load test: its failures and counts."""
 
 from __future__ import annotations
 

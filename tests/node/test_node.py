@@ -1,4 +1,4 @@
-"""The node as its peers see it: what comes in, what is refused and with which status."""
+"""The node as its peers see it: accepted and refused objects, and the status of each."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ def test_other_pixels_under_a_known_uid_are_refused_and_the_first_stay(
 def test_the_same_pixels_in_another_lossless_coding_are_the_same_instance(
     start: Start, pacs: Pacs, until: Until, again: str
 ) -> None:
-    """A PACS sends in the syntax that it keeps, a scanner in its own."""
+    """A PACS may store an instance in another transfer syntax than the scanner sent."""
     node = start()
     (sent,) = slices(1, BitsStored=13, HighBit=12)
     other = copy.deepcopy(sent)
@@ -261,7 +261,7 @@ def test_a_map_of_other_units_is_refused(start: Start) -> None:
 
 
 def test_only_what_can_be_decoded_is_offered() -> None:
-    """Pillow decodes 8 bits of JPEG Extended, which are no CT."""
+    """Pillow decodes only JPEG Extended of 8 bits, which is not used for CT."""
     offered = transfer_syntaxes()
     for syntax in (JPEGBaseline8Bit, JPEGExtended12Bit):
         plugins = set(pydicom.pixels.get_decoder(syntax).available_plugins)

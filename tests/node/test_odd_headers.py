@@ -1,4 +1,4 @@
-"""Odd headers on their way through a node: a report of each series, whatever its headers hold."""
+"""Unusual headers in a node: each series gets a report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real PACS: Orthanc forwards a series to the node, and has the report a moment later."""
+"""A real PACS: Orthanc forwards a series to the node and receives its report."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(
 
 
 class Orthanc:
-    """A server in a folder, which forwards each CT series to the node."""
+    """An Orthanc server in a folder that forwards each CT series to the node."""
 
     def __init__(self, folder: Path, node_port: int) -> None:
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""A series that makes a library fail is set aside; the others, and the node, go on."""
+"""A series on which a library fails is set aside. The node continues with the others."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def series() -> Callable[..., Dataset]:
 
 
 def put(spool: Spool, *slices: Dataset) -> str:
-    """Add objects as the port does; return the name of their series."""
+    """Add objects as the receiver does; return the name of their series."""
     for ds in slices:
         buffer = io.BytesIO()
         ds.save_as(buffer, enforce_file_format=True)
@@ -98,7 +98,7 @@ def broken(*arguments: Any, **options: Any) -> Any:
 
 @contextmanager
 def fault_at(number: int, error: type[Exception]) -> Iterator[list[str]]:
-    """Let a call in the worker's code raise; yield the names of the functions that it calls.
+    """Make a call in the worker's code raise; yield the names of the functions that it calls.
 
     A call is counted once, however often its line runs.
     """
@@ -229,7 +229,7 @@ def test_memory_that_is_full_five_times_sets_a_series_aside(
 
 
 def restart(node: Node) -> Spool:
-    """Open the spool again, as the next process does; nothing has waited for its pause."""
+    """Open the spool again, as the next process does, without waiting for a pause."""
     again = Spool(node.spool.folder, most_bytes=10**9, most_objects=10**4)
     again.database.execute("UPDATE series SET due = 0")
     return again

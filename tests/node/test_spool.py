@@ -1,4 +1,4 @@
-"""The spool: what is complete, what survives, and what fits."""
+"""The spool: complete series, restarts, and limits on its size."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_a_known_object_is_kept_once_and_another_under_its_uid_is_refused(spool:
 def test_what_was_added_is_there_after_the_process_ends_at_any_step(
     tmp_path: Path, clock: Clock
 ) -> None:
-    """Leave the spool without closing it; the lock is given up as at the end of a process."""
+    """Open the spool again without closing it. The lock is released as at the end of a process."""
     folder = tmp_path / "spool"
 
     def reopen(spool: Spool) -> Spool:

@@ -1,4 +1,4 @@
-"""Reports go to a DICOMweb service: what it gets, and what happens when it takes nothing."""
+"""Sending reports to a DICOMweb service, and services that do not accept them."""
 
 from __future__ import annotations
 

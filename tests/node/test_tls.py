@@ -1,4 +1,4 @@
-"""TLS on both sides: who gets in, and what an expired certificate does."""
+"""TLS in both directions: accepted peers, and expired certificates."""
 
 from __future__ import annotations
 

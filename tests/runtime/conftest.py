@@ -1,4 +1,4 @@
-"""What a profiler would be shown."""
+"""The fixture of a profiler."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from clinreadnet.runtime.comparison import (
 
 
 class Doubling:
-    """Scores a slice with twice its first pixel, and remembers the batches."""
+    """A backend whose score is twice the first pixel of a slice. It records the batches."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -89,7 +89,7 @@ def test_what_is_not_finite_is_outside_every_limit() -> None:
 
 
 def test_one_tile_and_one_slice_have_limits_of_their_own() -> None:
-    """Errors that the whole output hides: one tile of 512, one slice of 100."""
+    """The error of the whole output hides a wrong tile of 512 and a wrong slice of 100."""
     maps = np.full((2, 16, 16), 3.0)
     novelty = np.full(100, 2.0)
     wrong = {"quality_map": maps.copy(), "novelty": novelty.copy()}
@@ -109,7 +109,7 @@ def test_one_tile_and_one_slice_have_limits_of_their_own() -> None:
 
 
 def test_one_slice_is_compared_by_itself() -> None:
-    """One slice of a hundred that the error of all hides, measured by what is usual."""
+    """The error of all slices hides a wrong slice of 100, but not its own relative error."""
     reference = {"score": np.full(100, 2.0)}
     wrong = {"score": reference["score"].copy()}
     wrong["score"][42] += 0.1

@@ -1,4 +1,4 @@
-"""`clinreadnet doctor`: what it finds, and the commands it gives."""
+"""`clinreadnet doctor`: its findings and its commands."""
 
 from __future__ import annotations
 

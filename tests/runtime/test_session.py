@@ -548,7 +548,7 @@ def test_body_parts_and_figures_of_many_slices_are_those_of_each(bundle: Path) -
 
 
 def looks_and_runs(monkeypatch: pytest.MonkeyPatch, wait: float) -> list[str]:
-    """Return a list that gets "look" and "run" as they begin; a run first waits for a look."""
+    """Return a list to which "look" and "run" are added; a run first waits for a look."""
     events: list[str] = []
     looked, run = threading.Event(), OnnxRuntimeBackend.run
 

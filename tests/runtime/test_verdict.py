@@ -1,4 +1,4 @@
-"""Verdicts on engines: data in, validity and reason out."""
+"""Verdicts on engines: validity and reason."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 def test_killed_workers_lose_nothing(
     cluster: None, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One slice kills its first worker, another kills every worker and is not scored.
+    """A slice kills its first worker. Another slice kills every worker and is not scored.
 
     The readers are closures, which Ray sends to its workers by value.
     """
@@ -265,7 +265,7 @@ def test_scores_that_cannot_be_written_are_printed(
 
 
 def test_an_archive_gets_the_scores_of_one_process(bundle: Path, tmp_path: Path) -> None:
-    """The command with its own Ray; damaged slices become rows, and the status is 1."""
+    """The command starts its own Ray. Damaged slices become rows, and the status is 1."""
     archive = tmp_path / "archive"
     archive.mkdir()
     write_series(archive / "series", 6)
@@ -351,7 +351,7 @@ def test_each_series_is_printed_with_its_mean(
 
 def test_a_slice_that_fails_stops_no_other_of_its_chunk() -> None:
     class Picky:
-        """Fails on any batch that holds a dark slice."""
+        """A session that fails on any batch with a dark slice."""
 
         def score(self, hu: NDArray[np.float32], pixel_mm: Any, **options: Any) -> Any:
             if hu.mean(axis=(1, 2)).min() < -200:

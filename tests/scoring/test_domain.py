@@ -1,4 +1,4 @@
-"""What is said of slices that are no abdomen: means, lines, columns, page and plot."""
+"""Slices that do not show an abdomen, in means, lines, columns, page and plot."""
 
 from __future__ import annotations
 

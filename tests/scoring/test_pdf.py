@@ -1,4 +1,4 @@
-"""The pages of scored series in PDF: what they hold, that nothing is cut, and equal bytes."""
+"""The PDF pages of scored series: content, layout, and equal bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of limits: which section holds for a protocol, and what is refused."""
+"""Files of limits: the section of a protocol, and refused files."""
 
 from __future__ import annotations
 

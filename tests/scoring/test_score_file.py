@@ -1,4 +1,4 @@
-"""Files of scores: what the two commands write is read, and anything else is refused."""
+"""Files of scores: both formats of the commands are read, and other files are refused."""
 
 from __future__ import annotations
 

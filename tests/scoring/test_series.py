@@ -337,7 +337,7 @@ def test_the_bundle_is_found_by_environment_then_folder(
 
 
 def test_only_one_batch_ahead_is_read(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reader far ahead of the scoring would fill the memory."""
+    """A reader that runs far ahead would fill the memory."""
     session = Session(bundle, batch=2)
     read = scored = 0
 
@@ -494,7 +494,7 @@ def test_resample_scores_other_sizes(run: Any, bundle: Path, tmp_path: Path) -> 
 
 
 def test_the_installed_command_runs_without_torch(bundle: Path, tmp_path: Path) -> None:
-    """One real process without torch: status, streams, and no traceback."""
+    """A real process without torch: status, streams, and no traceback."""
     (tmp_path / "torch.py").write_text("raise ImportError('not here')")
     env = os.environ | {"PYTHONPATH": str(tmp_path)}
     command = [sys.executable, "-m", "clinreadnet.cli", "score", "--bundle", str(bundle)]
@@ -528,7 +528,7 @@ def test_a_missing_challenge_output_is_refused_before_anything_is_scored(
 
 
 def spoil(folder: Path) -> Path:
-    """Write a good slice, one that is cut off and one whose pixels cannot be decoded."""
+    """Write a good slice, a truncated slice and a slice whose pixels cannot be decoded."""
     write_ct(folder / "good.dcm")
     make_truncated(folder)
     ds = make_ct(noise(3))

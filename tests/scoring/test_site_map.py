@@ -1,4 +1,4 @@
-"""Site maps: the file, its signature, and both numbers in every output of `score`."""
+"""Site maps: the file, its signature, and both scores in every output of `score`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`clinreadnet summarize`: groups, intervals, dose, drift, and what is left out."""
+"""`clinreadnet summarize`: groups, intervals, dose, drift, and excluded slices."""
 
 from __future__ import annotations
 

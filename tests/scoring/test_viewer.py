@@ -1,4 +1,4 @@
-"""The page of a scored series, in a headless browser and in numbers."""
+"""The page of a scored series, in a headless browser and by its data."""
 
 from __future__ import annotations
 

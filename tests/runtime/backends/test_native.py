@@ -156,7 +156,7 @@ def test_without_the_library_the_session_says_how_to_get_it(
 def test_a_library_for_another_processor_is_told_from_a_missing_one(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a wheel of one processor unpacked on another."""
+    """A wheel of one processor is unpacked on another."""
     content = bytearray(engine_library.LIBRARY.read_bytes())
     other = 183 if int.from_bytes(content[18:20], "little") != 183 else 62  # arm64, x86-64
     content[18:20] = other.to_bytes(2, "little")

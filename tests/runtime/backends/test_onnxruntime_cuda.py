@@ -1,4 +1,4 @@
-"""The CUDA backend's own code on a fake ONNX Runtime: memory, graphs, faults."""
+"""The CUDA backend on a fake ONNX Runtime: memory, graphs, faults."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_graphs_are_replayed_and_nothing_is_allocated_after_warm_up(
 
 
 def test_any_thread_may_call_and_gets_the_same_bits(cuda: FakeCuda, bundle: Path) -> None:
-    """The graphs belong to the one thread that runs them."""
+    """A graph can be replayed only by the thread that captured it."""
     with Session(bundle, BACKEND) as session:
         expected = session.score(some_hu(4))
         before = cuda.replays
@@ -130,7 +130,7 @@ def test_any_thread_may_call_and_gets_the_same_bits(cuda: FakeCuda, bundle: Path
 def test_a_naive_backend_that_runs_on_every_thread_breaks_the_fake(
     cuda: FakeCuda, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where each call runs on its caller's thread, no graph is replayed."""
+    """If each call runs on its caller's thread, no graph is replayed."""
 
     class CallersThread(ThreadPoolExecutor):
         def submit(self, call: Any, *arguments: Any) -> Any:  # type: ignore[override]
@@ -148,7 +148,7 @@ def test_a_naive_backend_that_runs_on_every_thread_breaks_the_fake(
 def test_a_naive_backend_that_binds_new_memory_reads_stale_results(
     cuda: FakeCuda, bundle: Path
 ) -> None:
-    """A graph writes where it was captured, so that new memory keeps its poison."""
+    """A graph writes to the memory of its capture, so new memory keeps its NaN."""
     loaded = open_backend(BACKEND, bundle, load_manifest(bundle), SessionOptions())
     assert isinstance(loaded.backend, OnnxRuntimeCudaBackend)
     with closing(loaded.backend) as backend:

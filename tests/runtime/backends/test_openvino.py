@@ -1,4 +1,4 @@
-"""The backend of OpenVINO, where it is installed, on a bundle of a few operators."""
+"""The OpenVINO backend, if OpenVINO is installed, on a bundle of a few operators."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_a_wrong_graph_fails_the_self_test(tmp_path: Path) -> None:
 
 @needs_openvino
 def test_it_reports_nothing_to_its_maker(tmp_path: Path) -> None:
-    """Neither a connection, nor a process that could make it, nor a file in the user's home."""
+    """OpenVINO opens no connection, starts no process, and writes no file to the user's home."""
     graph = tmp_path / "a.onnx"
     graph.write_bytes(make_graph())
     program = f"""
@@ -177,7 +177,7 @@ assert "openvino_telemetry" not in sys.modules
 def test_a_batch_for_which_openvino_crashes_runs(
     batch: int, graph: Callable[[str, str], Path]
 ) -> None:
-    """In a process of its own: a crash would end this one."""
+    """The batch runs in a child process, because a crash ends the process."""
     program = f"""
 import numpy as np
 from clinreadnet.runtime.backends.openvino import OpenVinoBackend

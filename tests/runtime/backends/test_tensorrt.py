@@ -1,4 +1,4 @@
-"""The TensorRT backend's own code, on a fake binding and a fake GPU: memory, graphs, faults."""
+"""The TensorRT backend on a fake binding and a fake GPU: memory, graphs, faults."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_a_session_that_nobody_closed_is_freed_with_its_object(machine: Machine)
 
 
 def test_a_context_that_was_current_is_current_again(machine: Machine) -> None:
-    """As torch leaves its context on the thread."""
+    """torch leaves its context current on the thread."""
     torch_context = object()
     machine.gpu.stack.append(torch_context)
     with machine.session() as session:
@@ -450,7 +450,7 @@ def test_the_fake_has_no_name_that_the_real_binding_lacks() -> None:
 
 
 def test_the_real_library_judges_a_header(rtx: Machine) -> None:
-    """With no GPU and no driver its verdict is INVALID, and no crash."""
+    """Without a GPU and a driver the verdict is INVALID."""
     real = pytest.importorskip(
         "tensorrt_rtx_bindings.tensorrt_rtx",
         reason="TensorRT-RTX is not installed",
@@ -484,7 +484,7 @@ def test_a_device_lost_in_a_capture_is_lost(full: Machine) -> None:
 
 
 def during_captures(monkeypatch: pytest.MonkeyPatch, do: Any) -> None:
-    """Call ``do`` while a stream captures, as another thread would."""
+    """Call ``do`` while a stream captures, as another thread may."""
     real = DriverLibrary.cuStreamBeginCapture_v2
 
     def begin(library: DriverLibrary, stream: Any, mode: Any) -> int:
@@ -507,7 +507,7 @@ def test_captures_survive_work_on_the_default_stream(
 def test_the_fake_breaks_captures_of_blocking_streams(
     full: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rule that the backend keeps, broken by a naive one."""
+    """A naive backend uses a blocking stream."""
     blocking = fake_pycuda.Stream
     monkeypatch.setattr(sys.modules["pycuda.driver"], "Stream", lambda flags: blocking(full.gpu))
     during_captures(monkeypatch, full.gpu.use_default_stream)
@@ -531,7 +531,7 @@ def test_an_error_beside_another_lanes_capture_is_no_lost_device(full: Machine) 
 def test_many_sessions_capture_one_after_another(
     full: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The fake refuses a second capture beside the first."""
+    """The fake refuses a second capture at the same time."""
     during_captures(monkeypatch, lambda: time.sleep(0.05))
     bundle = full.bundle()
     with ThreadPoolExecutor(4) as pool:

@@ -1,4 +1,4 @@
-"""A graph that needs other files, or is not what the manifest says, is not loaded."""
+"""A graph that needs other files or differs from the manifest is not loaded."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_weights_outside_the_bundle_are_refused_everywhere(
 
 @pytest.mark.parametrize("said", ["fp16", "int8"])
 def test_the_precision_is_the_graphs_not_the_manifests(tmp_path: Path, said: str) -> None:
-    """A wrong float32 graph would pass the wider budgets of another precision."""
+    """A wrong float32 graph would pass the wider budget of another precision."""
     bundle = write_bundle(tmp_path / "b", precisions=("fp32",))
     relabel(bundle, make_graph(score_offset=0.01), said)
     (artifact,) = verify_golden(bundle, load_manifest(bundle)).artifacts

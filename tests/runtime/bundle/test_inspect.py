@@ -1,4 +1,4 @@
-"""`clinreadnet inspect`: what a bundle holds, for whom, and how each file was verified."""
+"""`clinreadnet inspect`: content of a bundle, its targets, and the verification of each file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def inspect(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def add_engine(bundle: Path, layers: bytes) -> None:
-    """Add an engine that nobody has run, with a report of its layers."""
+    """Add an engine that was never run, with a report of its layers."""
     manifest = load_manifest(bundle)
     graph = manifest.artifacts[0]
     (bundle / "e.engine").write_bytes(b"engine")

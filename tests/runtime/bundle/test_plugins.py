@@ -1,4 +1,4 @@
-"""What a manifest says of plugins: read back, checked, and judged against a driver."""
+"""Plugins in a manifest: read back, checked, and compared with a driver."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from clinreadnet.runtime.bundle.sign import sign_bundle
 
 
 def write_keys(folder: Path, name: str, private: Any = None) -> tuple[Path, Path]:
-    """Write NAME.pem and NAME.pub.pem."""
+    """Write the key NAME.pem and the public key NAME.pub.pem."""
     private = private or ed25519.Ed25519PrivateKey.generate()
     secret, public = folder / f"{name}.pem", folder / f"{name}.pub.pem"
     secret.write_bytes(
@@ -223,7 +223,7 @@ def test_a_file_that_was_tampered_with_is_never_loaded(
 
 @pytest.mark.usefixtures("nothing_is_loaded")
 def test_a_tampered_file_ends_the_ladder(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another backend would run, but a bundle that was changed must not be trusted."""
+    """No other backend is tried, although it would run: a changed bundle is not trusted."""
     monkeypatch.setattr(backends_module, "find_gpus", lambda: ["a GPU"])
     monkeypatch.setattr(backends_module, "offers_cuda", lambda: True)
     flip_a_bit(bundle, "clinreadnet.fp32.onnx")
@@ -281,7 +281,7 @@ def test_a_name_that_is_a_path_or_taken_is_refused(bundle: Path, file: str) -> N
 def test_the_bytes_that_are_hashed_are_the_bytes_that_are_loaded(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file is changed right after it was read; the bytes that were read are used."""
+    """The file changes after it was read. The bytes in memory are used."""
     loaded: list[bytes] = []
     honest = (bundle / "clinreadnet.fp32.onnx").read_bytes()
     real_read, real_backend = backends_module.read_listed, backends_module.OnnxRuntimeBackend
