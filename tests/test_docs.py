@@ -1,4 +1,4 @@
-"""The docs against the repository: tables, links, and what must not be in them."""
+"""The docs against the repository: tables, links, and forbidden text."""
 
 import importlib.util
 import re

@@ -1,4 +1,4 @@
-"""The commands of pages run in order, from a series to what the page promises."""
+"""The commands of pages run in order and give the results that the page names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Extras stand in pyproject.toml; what the code, its messages and the docs say of them agrees."""
+"""The extras in pyproject.toml agree with the code, its messages and the docs."""
 
 import re
 import tomllib

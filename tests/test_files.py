@@ -51,7 +51,7 @@ def test_of_two_writers_the_first_to_end_stays_and_the_other_is_told(
 def test_two_that_replace_one_folder_leave_it_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other one puts its folder in place between our two renames."""
+    """The other process moves its folder in place between our two renames."""
     target = tmp_path / "bundle"
     target.mkdir()
     write(target, "old")

@@ -1,4 +1,4 @@
-"""What is beyond a limit, or costly to read, is refused within a second of processor time."""
+"""Input that exceeds a limit or is slow to read is refused within a second of processor time."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ MOST = limits.DICOM_HEADER // 8 - 1000
 
 @pytest.fixture(autouse=True)
 def alarm() -> Iterator[None]:
-    """End a test that reads for much longer than it may."""
+    """End a test that reads for too long."""
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_PROF, 60)
     yield

@@ -1,4 +1,4 @@
-"""The table of precisions, and a made-up row that every reader of the table must take."""
+"""The table of precisions, and made-up rows that every reader of the table must handle."""
 
 from __future__ import annotations
 

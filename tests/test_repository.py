@@ -1,4 +1,4 @@
-"""The files that describe the repository to GitHub and to readers."""
+"""The files that describe the repository for GitHub and readers."""
 
 from __future__ import annotations
 

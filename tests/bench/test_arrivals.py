@@ -1,4 +1,4 @@
-"""Slices that arrive as LoadGen sends them, at a session on a bundle of a few operators."""
+"""Slices that arrive as LoadGen sends them, on a bundle of a few operators."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The study of the checks' cost: it switches them off and on, and measures them."""
+"""The study that measures a session with and without its checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PASS, FAIL or INCONCLUSIVE: on drawn times of known medians."""
+"""PASS, FAIL or INCONCLUSIVE, on random times with known medians."""
 
 from __future__ import annotations
 

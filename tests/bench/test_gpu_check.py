@@ -1,4 +1,4 @@
-"""What `gpu-check` runs and records, tested without a GPU."""
+"""The units and the record of `gpu-check`, without a GPU."""
 
 import json
 import re
@@ -182,7 +182,7 @@ def state_of(pid: str) -> str | None:
 
 
 class Clock:
-    """A clock that the units move."""
+    """A clock that units advance."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -260,7 +260,7 @@ def test_the_plan_measures_every_op() -> None:
 
 
 def test_the_plan_selects_rows_that_there_are() -> None:
-    """Each unit's expression, on the ids of the benches."""
+    """The expression of each unit, on the ids of the benchmarks."""
     from _pytest.mark.expression import Expression
 
     ids = [f"test_kernels[{row}]" for row in kernels.rows()]
@@ -285,7 +285,7 @@ def test_what_travels_fits() -> None:
 
 
 def test_a_call_reaches_the_counters() -> None:
-    """With every limit used up."""
+    """Every unit uses its whole limit."""
     names = list(STEPS)
     first = names[: names.index("counters") + 1]
     assert first == ["compiled", "network", "graph", "kernels", "counters"]
@@ -713,7 +713,7 @@ def test_the_stock_baseline_computes_the_same(shift: int) -> None:
 
 @pytest.mark.parametrize("op", ["attention_block", "mlp"])
 def test_the_unfused_baselines_compute_the_same(monkeypatch: pytest.MonkeyPatch, op: str) -> None:
-    """With the reference in place of the kernel that a CPU lacks."""
+    """The reference replaces the kernel, which a CPU cannot run."""
 
     def reference(*args: torch.Tensor, impl: str, **where: int) -> torch.Tensor:
         assert impl == device.kernels() == "triton"

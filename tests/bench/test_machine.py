@@ -54,7 +54,7 @@ def test_throttling_after_the_run_counts_too(tmp_path: Path) -> None:
 
 
 def test_energy_is_that_of_the_runs_alone() -> None:
-    """A GPU of 300 W, on which a run takes half a second and one of the runs more memory."""
+    """On a GPU of 300 W, a run takes half a second, and a run uses more memory."""
     now = {"seconds": 100.0, "runs": 0}
 
     def run() -> None:

@@ -1,4 +1,4 @@
-"""Instructions counted from machine code: the counting, and that no ceiling falls."""
+"""Instructions counted from machine code, and ceilings that do not fall."""
 
 from __future__ import annotations
 

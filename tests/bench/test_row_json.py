@@ -1,4 +1,4 @@
-"""Rows as JSON, and back."""
+"""Rows as JSON, written and read."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_the_name_of_a_row_is_that_of_its_benchmark() -> None:
 
 
 def test_recorded_rows_are_what_is_written_today() -> None:
-    """Files of the repository are read as they are; newer fields are empty."""
+    """The recorded files have all fields that are written; newer fields are empty."""
     runs = newest_runs(RESULTS)
     assert any(run.cold_starts for run in runs) and any(run.ops for run in runs)
     for run in runs:

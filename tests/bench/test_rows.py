@@ -1,4 +1,4 @@
-"""`pytest bench` on a bundle of a few operators: what it records, refuses and compares."""
+"""`pytest bench` on a bundle of a few operators: recorded, refused and compared rows."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_a_candidate_that_is_wrong_at_one_batch_is_not_timed_there(
 def test_a_peer_is_held_to_the_budget_itself(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, role: str, timed: bool
 ) -> None:
-    """Verification holds artifacts to it; here they have the slack of few slices."""
+    """Verification applies the budget to artifacts. Here they have the slack of few slices."""
     from bench.run import QUICK, Inexact, TimedRow
     from bench.sweeps import candidates, network
 
@@ -228,7 +228,7 @@ def test_the_baseline_is_the_fastest_peer_that_is_at_least_as_exact() -> None:
 
 @pytest.mark.usefixtures("interruptible")
 def test_pytest_bench_says_what_it_does_and_keeps_what_it_has(bundle: Path, tmp_path: Path) -> None:
-    """Interrupted after some rounds: the rows are shown, recorded and answer the question."""
+    """After an interrupt, the rows are shown, recorded and answer the question."""
     path = tmp_path / "bench.json"
     environment = os.environ | {"CLINREADNET_BUNDLE": str(bundle), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "bench"]

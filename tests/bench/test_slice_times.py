@@ -1,4 +1,4 @@
-"""The record of what looking at a slice costs."""
+"""The record of the processor time of the looks at a slice."""
 
 from __future__ import annotations
 

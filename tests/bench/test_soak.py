@@ -1,4 +1,4 @@
-"""The soak: threads share a session, and what grows is found."""
+"""The soak test: threads share a session, and growth is reported."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BASE = 200 * 2**20
 
 
 def samples(leak: float = 0) -> list[Sample]:
-    """Return a run whose memory jumps in the warm-up, and leaks some bytes a call."""
+    """Return a run whose memory grows in the warm-up and then by some bytes in each call."""
     noise = np.random.default_rng(0).normal(0, 2**20, len(CALLS))
     warm = [min(calls / 5000, 1) * 50 * 2**20 for calls in CALLS]
     return [

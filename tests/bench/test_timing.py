@@ -1,4 +1,4 @@
-"""The timing, on a fake clock."""
+"""Timing on a fake clock."""
 
 from __future__ import annotations
 

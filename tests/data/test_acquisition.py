@@ -1,4 +1,4 @@
-"""Dose and protocol are read from plain and Enhanced CT, and never stand in a score's way."""
+"""Dose and protocol are read from plain and Enhanced CT, and never prevent a score."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a header says that a slice shows: a hint."""
+"""The part of the body that a header names, as a hint."""
 
 from __future__ import annotations
 

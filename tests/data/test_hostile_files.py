@@ -1,4 +1,4 @@
-"""Files that lie about their size, are no files, or are damaged: refused at once, in one line."""
+"""Files with a wrong size, of another kind or damaged are refused at once, in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cannot be a CT slice is refused, and real slices are not."""
+"""Images that cannot be CT slices are refused, and real slices are not."""
 
 from __future__ import annotations
 

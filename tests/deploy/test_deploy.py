@@ -1,4 +1,4 @@
-"""The unit and the Dockerfile: options that exist, and what systemd says of the unit."""
+"""The unit and the Dockerfile: existing options, and the checks of systemd."""
 
 from __future__ import annotations
 

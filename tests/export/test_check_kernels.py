@@ -1,4 +1,4 @@
-"""`check-kernels`: an exported kernel passes, and a changed instruction of its PTX is noticed."""
+"""`check-kernels`: an exported kernel passes, and a changed instruction of its PTX fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The calls of `GpuLauncher` reach a library of C as they are meant: its types are CUDA's own."""
+"""The calls of `GpuLauncher` to a C library have CUDA's own types."""
 
 from __future__ import annotations
 

@@ -182,7 +182,7 @@ def test_a_launch_is_what_the_launcher_does(
     where: dict[str, Any],
     precision: str,
 ) -> None:
-    """Run the launcher with a kernel that only records its launch."""
+    """The launcher runs with a kernel that only records its launch."""
     dtype = getattr(torch, PRECISIONS[precision].torch_dtype)
     module = importlib.import_module(f"clinreadnet.kernels.ops.{op}.kernel")
     launches: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []

@@ -42,7 +42,7 @@ def repository(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Reposi
 
 
 def add_engine(bundle: Path, file: str, **fields: Any) -> None:
-    """List ``file``, bytes that are never loaded, as an engine of the float16 graph."""
+    """List ``file`` as an engine of the float16 graph. It is never loaded."""
     manifest = load_manifest(bundle)
     content = file.encode()
     (bundle / file).write_bytes(content)
@@ -307,7 +307,7 @@ def test_the_default_bundle_is_laid_out(
 
 
 def test_the_real_bundle_is_served(tiny_bundle: Path, tmp_path: Path) -> None:
-    """The exporter's own graphs: float32 in and out, whatever their precision."""
+    """The graphs of the exporter have float32 inputs and outputs in every precision."""
     written = write_repository(tiny_bundle, tmp_path / "models")
     graphs: list[Artifact] = [a for a in load_manifest(tiny_bundle).artifacts if a.kind == "onnx"]
     assert [m.files for m in written.models] == [(a.file,) for a in graphs]

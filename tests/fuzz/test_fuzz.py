@@ -1,4 +1,4 @@
-"""Random files of every kind are read or refused in one line; what was found once stays mended."""
+"""Random files of every kind are read or refused in one line. The corpus has all findings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever reads the registry of ops sees an op that is made up here."""
+"""Everything that reads the registry of ops handles a made-up op."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the specs say of the ops, against the ops themselves and the network."""
+"""The specs of the ops against the ops and the network."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What a module computes from its weights alone: when it is kept, and when it is not."""
+"""Tensors that a module derives from its weights: when they are kept."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from clinreadnet.model.network import PRESETS, ClinReadNet
 
 
 class Doubler(DerivingModule):
-    """Doubles its weight, and counts how often."""
+    """A module that doubles its weight and counts how often."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -190,7 +190,7 @@ def test_fake_tensors_do_not_leak(doubler: Doubler) -> None:
 
 
 class Capture:
-    """Stands for CUDA: says whether a graph is being captured, and counts waits for a stream."""
+    """Replaces CUDA: it reports whether a graph is captured, and counts waits for a stream."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.capturing, self.waits = False, 0

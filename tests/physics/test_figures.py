@@ -1,4 +1,4 @@
-"""Figures of a slice, on phantoms whose figures are known and by an implementation of its own."""
+"""Figures of slices, on phantoms with known figures and by a second implementation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Streaks of few views: seen in scans of few views, and in nothing else."""
+"""Streaks of few views are detected in scans of few views, and nowhere else."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def test_it_finds_a_known_map(scale: Scale) -> None:
 
 
 def test_the_cross_validated_error_is_that_of_new_patients() -> None:
-    """Not that of the slices that were fitted, which a step function can follow."""
+    """A step function can follow the fitted slices, but not those of new patients."""
     result = fitted(0.8, Scale())
     rng = np.random.default_rng(9)
     score = rng.uniform(0, 4, 20_000)
@@ -68,7 +68,7 @@ def test_the_cross_validated_error_is_that_of_new_patients() -> None:
 
 
 def test_slices_of_a_patient_are_in_one_part() -> None:
-    """Grades that are the patient's alone: other slices of the patient would predict them."""
+    """Grades depend on the patient alone, so other slices of the patient would predict them."""
     rng = np.random.default_rng(1)
     whose = np.repeat(np.arange(30), 10)
     score = np.repeat(rng.uniform(0, 4, 30), 10) + 1e-6 * np.tile(np.arange(10), 30)

@@ -1,4 +1,4 @@
-"""Files of grades: both forms are read, slices are matched, and anything else is refused."""
+"""Files of grades: both forms are read, slices are matched, and other files are refused."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def half_width(interval: Interval) -> float:
 
 @pytest.mark.parametrize("readers", [2, 5])
 def test_simulated_readings_have_the_planned_intervals(readers: int) -> None:
-    """Also with three slices of a patient, which correlate."""
+    """Three slices of a patient correlate."""
     rng = np.random.default_rng(3)
     plan = plan_readers(
         agreement=0.6, correlation=0.85, slices_per_patient=3, within_patient=0.5, readers=[readers]

@@ -28,11 +28,11 @@ class DicomWebService:
     """Answers on 127.0.0.1.
 
     Attributes:
-        port: its port.
+        port: port of the service.
         received: data sets of the requests that were read.
-        headers: those of each request.
-        paths: those of each request.
-        answers: status, body and header lines of the next answers; then 200 and what is stored.
+        headers: header lines of each request.
+        paths: path of each request.
+        answers: status, body and header lines of the next answers. Later answers are 200.
         reads: whether it reads a request before it answers and closes.
     """
 

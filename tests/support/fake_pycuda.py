@@ -112,7 +112,7 @@ class FakeGpu:
             raise LaunchError("launch failed: unspecified launch failure")
 
     def device(self) -> int | None:
-        """Return the device of this thread's current context; None of a context of somebody."""
+        """Return the device of this thread's current context, or None without a device."""
         return getattr(self.stack[-1], "ordinal", None) if self.stack else None
 
     def own(self, device: int | None, what: str) -> None:
@@ -130,7 +130,7 @@ class FakeGpu:
         return sum(block.nbytes for block in self.memory.values())
 
     def live(self) -> dict[str, int]:
-        """Return what is allocated now."""
+        """Return the number of live allocations by kind."""
         return {
             "memory": len(self.memory),
             "pinned": len(self.pinned),

@@ -30,7 +30,7 @@ SHAPES = {
 
 @dataclass
 class Engine:
-    """What an engine file says."""
+    """Content of an engine file."""
 
     batch: tuple[int, int, int] = (1, 4, 8)
     offset: float = 0.0
@@ -93,7 +93,7 @@ class ILogger:
 
 
 class Fake:
-    """Makes the module of one version, and remembers what was done with it."""
+    """Creates the module of a version and records its calls."""
 
     def __init__(self, gpu: FakeGpu, version: str, *, rtx: bool) -> None:
         self.gpu = gpu

@@ -1,4 +1,4 @@
-"""Random data sets and PDUs that no node may accept, and what a node does with each.
+"""Random invalid data sets and PDUs, and the reaction of a node to each.
 
 A case is made from its kind and its number, so that it can be made again.
 """
@@ -44,7 +44,7 @@ def encoded(dataset: Dataset) -> bytes:
 
 
 def _base() -> tuple[bytes, int]:
-    """Return a good data set, and the length of what is before its pixels."""
+    """Return a valid data set, and the length of the elements before its pixels."""
     dataset = make_ct(noise(1), SOPInstanceUID=INSTANCE)
     content = encoded(dataset)
     return content, content.index(struct.pack("<HH", 0x7FE0, 0x0010) + b"OW")
@@ -229,7 +229,7 @@ def play_all(port: int, cases: int) -> dict[str, Counter[str]]:
 
 
 def _echoes(port: int) -> bool:
-    """Ask for an echo; a place of an association that just ended may be free a moment later."""
+    """Return whether the node answers an echo. An ended association frees its place late."""
     for _ in range(50):
         with RawPeer(port) as peer:
             if peer.associate():

@@ -18,7 +18,7 @@ from clinreadnet.export.kernels import (
 
 
 def write_kernels(folder: Path) -> Path:
-    """Write it as `clinreadnet export-kernels` would, and return it."""
+    """Write the folder like `clinreadnet export-kernels`, and return it."""
     ((spec, source),) = ((a, b) for a, b in sources("tiny") if b.name == "sobel_stem")
     made = compile_source(spec, source, "fp16", "sm80")
     assert made is not None

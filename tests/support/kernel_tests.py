@@ -1,4 +1,4 @@
-"""What the tests of each op's kernel share: devices, types and the comparison of gradients."""
+"""Devices, types and the comparison of gradients for the tests of every op's kernel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`clinreadnet listen` as a process of its own, which a test may kill."""
+"""`clinreadnet listen` as a process that a test may kill."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def can_run_arm() -> bool:
 
 
 def can_sanitize() -> bool:
-    """Whether a program of this compiler runs with the sanitizers of the sample."""
+    """Return whether a program of this compiler runs with the sanitizers of the sample."""
     try:
         command = [*shlex.split(recipe().find_compiler()), *SANITIZERS[SAMPLED], "-x", "c++", "-"]
     except recipe().CompilerMissing:
@@ -86,9 +86,9 @@ def built(
     """Return the library with these options of the recipe, compiled when it is first asked for.
 
     Args:
-        options: for the compiler.
-        edits: what becomes of source files, by name: broken copies.
-        wide: whether it has the instruction set "wide" too.
+        options: options of the compiler.
+        edits: changed text of source files, by name.
+        wide: whether to include the instruction set "wide".
         how: further arguments of the recipe.
     """
     texts = {path.name: path.read_text() for path in sorted(SOURCES.glob("*.*")) if path.is_file()}

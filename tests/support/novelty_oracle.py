@@ -1,4 +1,4 @@
-"""How far rounding moves the novelty: the stem and its statistics in float64, rounded as told."""
+"""The error of the novelty by rounding: the stem and its statistics in float64, rounded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Round = Callable[[Tensor], Tensor]
 
 
 def to_bits(bits: int) -> Round:
-    """Return what rounds a tensor to a significand of ``bits`` bits, the leading one included."""
+    """Return a function that rounds a tensor to a significand of ``bits`` bits."""
 
     def round_(x: Tensor) -> Tensor:
         fraction, exponent = torch.frexp(x)

@@ -114,7 +114,7 @@ def _odd_values(draw: random.Random) -> dict[str, bytes]:
 
 
 def _spoil(draw: random.Random, group: Dataset) -> None:
-    """Take a frame's position away, or make it one that cannot be."""
+    """Remove the position of a frame, or make it invalid."""
     if draw.random() < 0.5 or "PlanePositionSequence" not in group:
         group.pop("PlanePositionSequence", None)
     else:
@@ -122,7 +122,7 @@ def _spoil(draw: random.Random, group: Dataset) -> None:
 
 
 def run(count: int, seed: int, folder: Path, session: Session) -> dict[str, Any]:
-    """Send series to a node and a PACS behind it; return what became of them."""
+    """Send series to a node with a PACS; return the outcome."""
     pacs = Pacs()
     config = NodeConfig(
         title="CLINREADNET",

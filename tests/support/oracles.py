@@ -1,4 +1,4 @@
-"""The ops from their definitions, in float64: pixel by pixel, token by token, sharing no code."""
+"""The ops by their definitions in float64, without shared code: pixel by pixel, token by token."""
 
 import itertools
 import math

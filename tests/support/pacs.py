@@ -1,4 +1,4 @@
-"""A PACS for tests of the node: it keeps what it is sent; and a scanner that sends."""
+"""A PACS for tests of the node, which stores what it receives, and a scanner that sends."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def connect(
     syntaxes: Iterable[str] = LITTLE_ENDIAN,
     context: ssl.SSLContext | None = None,
 ) -> Association:
-    """Ask the node for an association; the caller looks whether it is established."""
+    """Request an association; the caller checks whether it is established."""
     entity = AE(title)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 120
     for sop_class in classes:

@@ -107,7 +107,7 @@ class Integers:
 
 @dataclass(frozen=True)
 class Built:
-    """What TensorRT keeps of a plugin in an engine, for one set of shapes."""
+    """The part of a plugin that TensorRT stores in an engine, for one set of shapes."""
 
     entry: str
     ptx: str

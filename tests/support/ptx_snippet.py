@@ -1,4 +1,4 @@
-"""A few instructions as a kernel, to test the machine on."""
+"""A few instructions as a kernel, to test the PTX machine."""
 
 from __future__ import annotations
 

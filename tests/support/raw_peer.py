@@ -1,4 +1,4 @@
-"""A DICOM peer made of bytes: it can send what no library would."""
+"""A DICOM peer that sends raw bytes, also those that no library would send."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def pdv(context: int, flags: int, body: bytes) -> bytes:
 
 
 class RawPeer:
-    """A connection to a node; `answer` names what came back."""
+    """A connection to a node."""
 
     def __init__(self, port: int, *, timeout: float = 60.0) -> None:
         self._link = socket.create_connection(("127.0.0.1", port), timeout)

@@ -1,4 +1,4 @@
-"""Slices that are no routine abdominal CT, drawn roughly: what a network should not judge."""
+"""Slices that do not show routine abdominal CT, which a network should not judge."""
 
 from __future__ import annotations
 

@@ -423,7 +423,7 @@ run.train([sys.argv[1]], sys.argv[2], TINY)
 
 
 class Recorder(Trainer):
-    """Keeps the gradients of the first step and the weights of the last beside the run folder."""
+    """A trainer that saves the gradients of the first step and the weights of the last step."""
 
     def keep(self, name: str, value: dict[str, torch.Tensor]) -> None:
         torch.save(value, f"{self.out}-{name}-{self.ranks.rank}.pt")

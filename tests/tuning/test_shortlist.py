@@ -1,4 +1,4 @@
-"""Which candidates are worth a GPU's time, by their machine code."""
+"""The candidates that are timed on a GPU, chosen by their machine code."""
 
 from __future__ import annotations
 

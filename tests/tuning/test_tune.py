@@ -1,4 +1,4 @@
-"""The search for launch configurations, with the clock injected: a GPU adds only the time."""
+"""The search for launch configurations with an injected clock. A GPU adds only the time."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +23,7 @@ IN_USE = {"block": 1}
 
 
 class Doubling:
-    """An op that doubles; its configuration decides how fast and how wrong it is."""
+    """An op that doubles. Its configuration determines its time and its error."""
 
     def __init__(self, milliseconds: dict[int, float], wrong: Sequence[int] = ()) -> None:
         self.milliseconds, self.wrong = milliseconds, wrong
@@ -69,7 +69,7 @@ def test_a_tie_keeps_the_configuration_in_use() -> None:
 
 
 def test_times_are_weighed_by_ratio() -> None:
-    """Twice as fast on a short example outweighs a tenth slower on a long one."""
+    """Twice the speed on a short example outweighs a loss of a tenth on a long one."""
     times = iter([1.0, 100.0, 0.5, 110.0])
 
     def clock(run: Callable[[], object]) -> float:

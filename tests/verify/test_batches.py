@@ -1,4 +1,4 @@
-"""Batches of verification: which ones run, and what they notice that single slices do not."""
+"""Batches of verification: their sizes, and errors that single slices do not show."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def slices_of(n: int) -> NDArray[np.int16]:
 
 
 class Wrong:
-    """What `support.tiny_bundle` computes, with a mistake in batches."""
+    """A backend that computes `support.tiny_bundle` with an error in batches."""
 
     def __init__(self, mistake: str) -> None:
         self.mistake = mistake
@@ -139,7 +139,7 @@ def test_a_mistake_in_some_batches_is_named_with_slice_and_output(
 
 
 def test_a_slice_may_not_depend_on_its_neighbours() -> None:
-    """A leak inside the budget of 8 bits shows when the same slice runs elsewhere."""
+    """A leak within the budget of 8 bits is visible if the same slice runs in another place."""
     images = slices_of(10)
     slices = GoldenSlices(images)
     expected = reference(images)

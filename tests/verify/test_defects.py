@@ -1,4 +1,4 @@
-"""Seeded defects: every one changes the graph, and verification names the output that is off.
+"""Seeded defects: each changes the graph, and verification names the wrong output.
 
 `make defects` runs all of them on the shipped network in three precisions; here the tiny network of
 the test bundle runs a sample of them on a few golden slices.

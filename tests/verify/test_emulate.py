@@ -1,4 +1,4 @@
-"""The emulation of 16-bit tensors: what only moves values is not rounded again."""
+"""The emulation of 16-bit tensors: operators that only move values do not round."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Engines are verified through the backend that a session uses, on a fake GPU."""
+"""Engines are verified through the backend of a session, on a fake GPU."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_an_engine_that_nobody_verified_on_this_gpu_runs_all_golden_slices(
 def test_an_engine_that_is_wrong_on_a_later_golden_slice_is_seen_without_a_record(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first golden slice alone would pass it."""
+    """The first golden slice passes."""
     bundle = machine.bundle(verifiable=True)
     golden = read_golden(bundle, load_manifest(bundle).golden)
     real = fake_tensorrt.reference

@@ -1,4 +1,4 @@
-"""One graph run and judged: without its quantisers, and on slices that nobody scored."""
+"""The verification of a graph without its quantisers, and on slices without a score."""
 
 from __future__ import annotations
 

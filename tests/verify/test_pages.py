@@ -1,4 +1,4 @@
-"""The two pages in a bundle: they say what the manifest says, and fetch nothing."""
+"""The two pages in a bundle agree with the manifest and fetch nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from clinreadnet.verify.run import verify_golden
 
 
 class Tags(HTMLParser):
-    """Which elements are open, and every one that was seen."""
+    """A parser that records the open and all seen elements."""
 
     def __init__(self) -> None:
         super().__init__()

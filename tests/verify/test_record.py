@@ -1,4 +1,4 @@
-"""`verify --record`: one record for each machine, and no signature that does not match."""
+"""`verify --record`: a record for each machine, and no invalid signature."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def test_another_key_does_not_sign_what_is_signed(tmp_path: Path, keys: Keys) ->
 def test_a_signature_is_gone_before_the_manifest_is_replaced(
     tmp_path: Path, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whenever it ends, what is there matches: nothing is signed that is not what was signed."""
+    """At every moment, a signature matches its manifest."""
     secret, public = keys("vendor")
     bundle = write_bundle(tmp_path / "b", verifiable=True)
     sign_bundle(bundle, secret)

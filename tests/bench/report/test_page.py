@@ -1,4 +1,4 @@
-"""The page is well-formed and self-contained; and the command that writes it."""
+"""The page is well-formed and self-contained, and the command writes it."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def page(bundle: Path, results: Path) -> str:
 
 
 class Page(HTMLParser):
-    """Collects tags, attributes and cells; every tag must be closed in order."""
+    """A parser that collects tags, attributes and cells. Every tag must be closed in order."""
 
     VOID = {"meta", "link"}
 
@@ -288,7 +288,7 @@ def test_bad_input_is_one_line_and_no_page(
 @needs_chromium
 @pytest.mark.parametrize("width", [1400, 400], ids=["desk", "phone"])
 def test_a_browser_shows_it_without_a_word(page: str, tmp_path: Path, width: int) -> None:
-    """The browser itself measures the page: figures with a size, nothing wider than the screen."""
+    """The browser logs nothing. Every figure has a size, and nothing is wider than the screen."""
     path = tmp_path / "report.html"
     path.write_text(page)
     with tab(tmp_path / "profile") as opened:

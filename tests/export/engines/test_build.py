@@ -379,7 +379,7 @@ def test_the_builders_listing_is_read_like_the_inspectors_report() -> None:
 
 
 class _Attention(torch.nn.Module):
-    """Attention of 64x64 tokens that are taken from `hu`, and a convolution."""
+    """Attention of 64x64 tokens from `hu`, and a convolution."""
 
     def __init__(self, shift: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""`clinreadnet check-graph`: what would stop each TensorRT."""
+"""`clinreadnet check-graph`: layers that a TensorRT cannot build."""
 
 from __future__ import annotations
 

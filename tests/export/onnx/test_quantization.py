@@ -135,7 +135,7 @@ def dynamic(graph: Graph, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_layers_of_tokens_find_their_scales_in_each_run(graph: Graph, dynamic: Path) -> None:
-    """Everything else stays as it is: the head, the statistics, the products of activations."""
+    """The head, the statistics and the products of activations are unchanged."""
     source, model = onnx.load(graph("tiny", "fp32")), onnx.load(dynamic)
     layers = token_layers(source)
     blocks, merges = sum(PRESETS["tiny"].depths), len(PRESETS["tiny"].depths) - 1
@@ -253,7 +253,7 @@ def test_only_a_graph_within_its_budget_is_shipped(
         return load_manifest(tiny_bundle).golden
 
     def scale(source: Path, target: Path, *, precision: str, hu: Sequence[Any]) -> None:
-        """Stand in for the quantiser: the map scaled by ``factor``."""
+        """Replace the quantiser by one that scales the map by ``factor``."""
         model = onnx.load(source)
         for node in model.graph.node:
             for i, name in enumerate(node.output):

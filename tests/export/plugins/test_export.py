@@ -22,7 +22,7 @@ pytestmark = pytest.mark.compile
 def _plugin_graph(
     request: pytest.FixtureRequest, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Take the plain graph for the plugin graph, whose export test_graph.py tests."""
+    """Use the plain graph as the plugin graph. test_graph.py tests the export of plugin graphs."""
 
     def copy_graph(model: object, path: Path, *, plan: object) -> None:
         shutil.copy(tiny_bundle / "clinreadnet.fp32.onnx", path)

@@ -1,4 +1,4 @@
-"""The plugin graph computes what the plain one does, and whatever reads graphs reads it."""
+"""The plugin graph computes the same as the plain graph, and all readers of graphs accept it."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_nodes_are_the_planned_ops_with_what_tensorrt_reads(plugins: Callable[[s
 def test_a_kernel_that_refuses_a_type_leaves_its_op_native(
     plugins: Callable[[str], Path],
 ) -> None:
-    """In float32 `window_attention` takes the layers that `attention_block` refuses."""
+    """In float32 `window_attention` runs the layers that `attention_block` refuses."""
     operators = nodes(plugins("fp32"))
     assert "stages.0.0.attention_block" not in operators
     assert operators["stages.0.1.attention.window_attention"] == "window_attention_shift4_128x128x3"
@@ -119,7 +119,7 @@ def test_a_kernel_that_refuses_a_type_leaves_its_op_native(
 def test_onnx_runtime_computes_what_the_plain_graph_does(
     plain: Callable[[str], Path], plugins: Callable[[str], Path], precision: str
 ) -> None:
-    """Float16 is emulated, each tensor rounded: there the graphs must agree to the last bit."""
+    """Float16 is emulated by rounding each tensor. The graphs then agree bit by bit."""
     hu = np.random.default_rng(0).normal(40, 200, (3, 1, 512, 512)).astype(np.float32)
     outputs = []
     for graph in (plugins, plain):
@@ -175,7 +175,7 @@ def test_check_graph_judges_the_functions_and_says_so(
 def test_the_same_weights_give_the_same_bytes(
     model: ClinReadNet, plugins: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """Whatever kernels the network was made with: the plan decides alone."""
+    """The plan decides, and not the kernels that the network was created with."""
     plan = make_plan(CONFIG, OPS, "fp16", (), named=False)
     again = ClinReadNet(CONFIG, kernels="auto").eval()
     again.load_state_dict(model.state_dict())

@@ -1,4 +1,4 @@
-"""Kernels as plugins: sizes, PTX, and which layers get one."""
+"""Kernels as plugins: sizes, PTX, and the layers that use them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ PTX = """.version 8.0
 
 
 class Symbol:
-    """As TensorRT's expressions: a number stands on the right only."""
+    """An integer like TensorRT's expressions: numbers can only be right operands."""
 
     def __init__(self, value: int) -> None:
         self.value = value
@@ -63,7 +63,7 @@ class Symbol:
 
 
 def test_a_formula_is_a_c_expression_and_its_value() -> None:
-    """On numbers and on symbolic integers, and as a C host evaluates the text."""
+    """On numbers, on symbolic integers, and as a C host evaluates the text."""
     sizes = {"B": 3, "H": 5, "tokens": 135, "heads": 6}
     symbolic = {name: Symbol(value) for name, value in sizes.items()}
     formulas: dict[str, Formula] = {
@@ -133,7 +133,7 @@ def small(ops: Sequence[str] = tuple(plugin_ops()), precision: str = "fp16", **c
 
 @pytest.mark.compile
 def test_the_plan_of_the_shipped_network() -> None:
-    """Where both could run a layer, the fused op does; the 96 channels' kernel does not fit."""
+    """The fused op has priority. Its kernel for 96 channels does not fit."""
     made = small()
     assert made.layers("sobel_stem") == ("stem",)
     assert set(made.layers("attention_block")) == {"stages.0.0", "stages.0.1"}

@@ -1,4 +1,4 @@
-"""The whole network in the CPU engine: equal bits however it is called, and what it refuses."""
+"""The network in the CPU engine: equal bits for every way to call it, and refused input."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def library() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def found(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The package's backend calls the library of these sources."""
+def library_of_these_sources(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the package's backend call the library of these sources."""
     monkeypatch.setattr(engine_library, "LIBRARY", library)
 
 

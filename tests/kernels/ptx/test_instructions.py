@@ -1,4 +1,4 @@
-"""Each instruction of the machine against what the PTX manual says, written a second time."""
+"""Each instruction of the machine against a second implementation of the PTX manual."""
 
 from __future__ import annotations
 
