@@ -116,9 +116,9 @@ def start_to_score(python: str, precision: str) -> float:
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tempfile.gettempdir()
     ) as process:
         assert process.stdout is not None
-        said = process.stdout.readline()
+        line = process.stdout.readline()
         seconds = time.perf_counter() - start
-    if process.returncode or not said:
+    if process.returncode or not line:
         raise RuntimeError(f"{python}: status {process.returncode}")
     return seconds
 

@@ -129,12 +129,13 @@ def record() -> dict[str, Any]:
     plugins: dict[str, dict[str, Any]] = {}
     mistakes: list[dict[str, str]] = []
     for call in answers[-1]:
-        asked = call.request
-        if asked.broken:
-            mistakes.append({"plugin": asked.source, "mistake": asked.broken, "seen": _seen(call)})
+        request = call.request
+        if request.broken:
+            mistake = {"plugin": request.source, "mistake": request.broken, "seen": _seen(call)}
+            mistakes.append(mistake)
             continue
-        entry = plugins.setdefault(asked.source, {}).setdefault(
-            asked.precision, {"calls": 0, "over_budget": 0.0}
+        entry = plugins.setdefault(request.source, {}).setdefault(
+            request.precision, {"calls": 0, "over_budget": 0.0}
         )
         entry["calls"] += 1
         entry["over_budget"] = max(entry["over_budget"], run(call))
