@@ -42,10 +42,10 @@ def made(
     for option in ("sr", "map", "secondary-capture"):
         given += [f"--{option}", str(folder / option)]
     levels = [logging.getLogger(name).level for name in ("pydicom", "highdicom")]
-    with warnings.catch_warnings(record=True) as seen:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         done = CliRunner().invoke(app, ["score", str(folder / "in"), *given])
-    assert [str(warning.message) for warning in seen] == []
+    assert [str(warning.message) for warning in caught] == []
     assert levels == [logging.getLogger(name).level for name in ("pydicom", "highdicom")]
     error = done.exception
     line = "" if error is None or isinstance(error, SystemExit) else str(error)

@@ -88,17 +88,17 @@ def test_only_undecided_rows_are_measured_again_and_only_in_time() -> None:
     noisy = [
         BenchRow.from_json(timed(rng, 0.15, 0.2, n).to_json() | {"batch": 2}) for n in (4000, 20)
     ]
-    asked: list[Sequence[str]] = []
+    repeated: list[Sequence[str]] = []
     now = 0.0
 
     def again(names: Sequence[str], rounds: int) -> list[BenchRow]:
         nonlocal now
-        asked.append(names)
+        repeated.append(names)
         now += 60.0
         return []
 
     compare([quiet, noisy[0]], [quiet, noisy[1]], again, seconds=100.0, clock=lambda: now)
-    assert asked == [[noisy[0].name]] * 2
+    assert repeated == [[noisy[0].name]] * 2
 
 
 def test_verdicts_have_an_exit_status_each() -> None:

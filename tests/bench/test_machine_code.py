@@ -141,8 +141,7 @@ def test_programs_of_a_grid() -> None:
 )
 def test_the_tensor_instructions_are_those_of_the_products(name: str) -> None:
     """On sm_80 each is 16 x 8 x 16: the loop is counted as often as the mathematics asks."""
-    (found,) = [(spec, source) for spec, source in kernels() if source.name == name]
-    spec, source = found
+    ((spec, source),) = [pair for pair in kernels() if pair[1].name == name]
     case = spec.case(80, "float16", source.shape)
     assert case is not None
     c, shape = case.constants, source.shape

@@ -10,14 +10,14 @@ from bench.measure.rates import SIZES, product_rate
 @pytest.mark.parametrize(("flops", "tried"), [(1e12, set(SIZES)), (1e9, {256, 512})])
 def test_a_slow_type_is_not_multiplied_in_large_sizes(flops: float, tried: set[int]) -> None:
     """The largest product takes half a minute without instructions for its type."""
-    now, seen = [0.0], set[int]()
+    now, sizes = [0.0], set[int]()
 
     def multiply(n: int) -> None:
-        seen.add(n)
+        sizes.add(n)
         now[0] += 2 * n**3 / flops
 
     rate = product_rate(lambda shape: shape[0], multiply, lambda: now[0])
-    assert seen == tried
+    assert sizes == tried
     assert rate == pytest.approx(flops)
 
 

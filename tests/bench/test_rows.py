@@ -157,8 +157,8 @@ def test_a_candidate_that_is_wrong_at_one_batch_is_not_timed_there(
             name for name, outcome in outcomes.items() if isinstance(outcome, TimedRow)
         } == timed
         assert isinstance(outcomes["bad-fp32"], Inexact) == (batch == 8)
-        said = str(outcomes["bad-fp32"])
-        assert ("bad-fp32 is not timed at batch 8: score is off by" in said) == (batch == 8)
+        reason = str(outcomes["bad-fp32"])
+        assert ("bad-fp32 is not timed at batch 8: score is off by" in reason) == (batch == 8)
 
 
 @pytest.mark.parametrize(("role", "timed"), [("artifact", True), ("peer", False)])

@@ -105,15 +105,15 @@ def test_what_slows_a_round_cancels_in_the_ratio() -> None:
 
 
 def test_each_run_has_another_input() -> None:
-    clock, seen = Clock(), []
+    clock, inputs = Clock(), []
 
     def run(value: str) -> None:
-        seen.append(value)
+        inputs.append(value)
         clock.now += 0.25
 
     sample = timing.host_sample(run, ["a", "b", "c"], clock)
     assert [sample() for _ in range(4)] == [0.25] * 4
-    assert seen == ["a", "b", "c", "a"]
+    assert inputs == ["a", "b", "c", "a"]
 
 
 @pytest.mark.parametrize(

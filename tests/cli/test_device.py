@@ -77,8 +77,8 @@ def test_a_processor_has_no_number(
     see(monkeypatch, 2)
     bundle = str(write_bundle(tmp_path / "b"))
     given = [str(slices), "--bundle", bundle, "--backend", "onnxruntime-cpu"]
-    said = run("score", *given, "--device", "1")
-    assert said == "--device 1: onnxruntime-cpu runs on no GPU; leave it out"
+    line = run("score", *given, "--device", "1")
+    assert line == "--device 1: onnxruntime-cpu runs on no GPU; leave it out"
     assert run("score", *given, "--device", "0") == ""
 
 

@@ -152,8 +152,8 @@ def test_figures_are_measurements_with_units_and_standard_codes(
     }
     left = {m.name.value for m in second.get_measurements()}
     assert left & expected.keys() == {"NOISE", "CUT", "AIR"}
-    said = comment(pydicom.dcmread(out / "sr-1.dcm"))
-    assert "1 of 2 slices: no Dw (the size of a pixel is not known)." in said
+    text = comment(pydicom.dcmread(out / "sr-1.dcm"))
+    assert "1 of 2 slices: no Dw (the size of a pixel is not known)." in text
 
 
 def test_the_dose_of_a_head_states_its_conversion(session: Session, tmp_path: Path) -> None:
@@ -170,8 +170,8 @@ def test_the_dose_of_a_head_states_its_conversion(session: Session, tmp_path: Pa
     group = read(out).content.get_image_measurement_groups()[0]
     methods = {m.name.value: m.method for m in group.get_measurements() if m.method}
     assert methods["113930"] == HEAD_DOSE
-    said = comment(pydicom.dcmread(out / "sr-1.dcm"))
-    assert "SSDE by AAPM 293, head, 16 cm phantom (1 of 1)." in said
+    text = comment(pydicom.dcmread(out / "sr-1.dcm"))
+    assert "SSDE by AAPM 293, head, 16 cm phantom (1 of 1)." in text
 
 
 @pytest.mark.parametrize(
@@ -209,9 +209,9 @@ def test_the_limits_of_the_site_are_judged_in_the_last_group(
     assert measurements.get("NOISE") == (
         (pytest.approx(noise, rel=1e-5), "[hnsf'U]") if answer == EXCEEDED else None
     )
-    said = comment(pydicom.dcmread(out / "sr-1.dcm"))
-    assert ("Limit exceeded: mean noise" in said) == (answer == EXCEEDED)
-    assert ("Limit not checked: mean SSDE is not known." in said) == (answer != KEPT)
+    text = comment(pydicom.dcmread(out / "sr-1.dcm"))
+    assert ("Limit exceeded: mean noise" in text) == (answer == EXCEEDED)
+    assert ("Limit not checked: mean SSDE is not known." in text) == (answer != KEPT)
     if DCIODVFY is not None:
         done = subprocess.run(
             [DCIODVFY, out / "sr-1.dcm"], capture_output=True, text=True, timeout=120

@@ -50,15 +50,15 @@ def test_what_is_not_known_is_computed_and_added(monkeypatch: pytest.MonkeyPatch
     arrays = np.load(SHIPPED / "golden.npz", allow_pickle=False)
     hu, known = arrays["hu"][:3], known_reference(CHECKPOINT)
     expected = {name: arrays[name][:3] for name in OUTPUTS}
-    asked: list[int] = []
+    sizes: list[int] = []
 
     def computed(model: object, slices: GoldenSlices, advance: object) -> dict[str, np.ndarray]:
-        asked.append(len(slices))
+        sizes.append(len(slices))
         return {name: expected[name][1:2] for name in OUTPUTS}
 
     monkeypatch.setattr(golden, "reference_outputs", computed)
     del known[key(hu[1])]
     outputs = complete_reference(None, hu, known, lambda n: None)
-    assert asked == [1] and key(hu[1]) in known
+    assert sizes == [1] and key(hu[1]) in known
     for name in OUTPUTS:
         np.testing.assert_array_equal(outputs[name], expected[name])

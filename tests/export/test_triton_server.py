@@ -99,15 +99,15 @@ def test_inputs_and_outputs_are_those_of_the_graph(bundle: Path, repository: Rep
         config = read_config(path)
         graph = "clinreadnet.fp32.onnx" if "fp32" in path.name else "clinreadnet.fp16.onnx"
         session = onnxruntime.InferenceSession(bundle / graph, providers=["CPUExecutionProvider"])
-        told = {t.name: t for t in (*config.input, *config.output)}
+        tensors = {t.name: t for t in (*config.input, *config.output)}
         real = {t.name: t for t in (*session.get_inputs(), *session.get_outputs())}
-        assert told.keys() == real.keys()
-        for name, tensor in told.items():
+        assert tensors.keys() == real.keys()
+        for name, tensor in tensors.items():
             shape = tensor.reshape.shape if tensor.HasField("reshape") else tensor.dims
             assert ["batch", *shape] == real[name].shape
             assert model_config_pb2.DataType.Name(tensor.data_type) == DTYPES[real[name].type][0]
             assert len(tensor.dims) > 0  # Triton refuses a tensor without
-        assert list(told["score"].dims) == [1]
+        assert list(tensors["score"].dims) == [1]
 
 
 def test_batches_come_from_the_profile(repository: Repository) -> None:

@@ -99,8 +99,8 @@ def fan_beam_scan(hu: Image, sources: int, pixel_mm: float) -> Image:
         filtered = np.fft.irfft(np.fft.rfft(rays, 2048) * response)[: len(angles)] * step
         across = x * math.cos(source) + y * math.sin(source)
         depth = far + x * math.sin(source) - y * math.cos(source)
-        seen = np.interp(np.arctan2(across, depth), angles, filtered)
-        image += seen / (across**2 + depth**2)
+        projection = np.interp(np.arctan2(across, depth), angles, filtered)
+        image += projection / (across**2 + depth**2)
     image *= 2 * math.pi / sources * 1000 / (scan.MU_WATER_PER_MM * pixel_mm)
     return np.asarray(np.rint(image - 1000), np.float32)
 

@@ -43,11 +43,11 @@ def test_a_small_batch_is_filled_up_with_its_last_slice() -> None:
 
 
 def test_slices_run_in_batches_and_stay_in_order() -> None:
-    run, seen = Doubling(), []
-    outputs = run_slices(run, slices(5), batch=2, smallest=2, advance=seen.append)
+    run, progress = Doubling(), []
+    outputs = run_slices(run, slices(5), batch=2, smallest=2, advance=progress.append)
     assert outputs["score"].tolist() == [2, 4, 6, 8, 10]
     assert run.batches == [[1, 2], [3, 4], [5, 5]]
-    assert seen == [2, 2, 1]
+    assert progress == [2, 2, 1]
 
 
 def test_slices_are_read_when_their_turn_comes() -> None:

@@ -67,9 +67,9 @@ def test_scores_are_the_references_in_order_whatever_the_batches(bundle: Path, n
     assert scores.quality_map.shape == (n, 16, 16)
     expected = reference(hu)
     for name, value in expected.items():
-        got = getattr(scores, name)
-        assert got.dtype == np.float32
-        np.testing.assert_allclose(got, value, rtol=1e-5)
+        actual = getattr(scores, name)
+        assert actual.dtype == np.float32
+        np.testing.assert_allclose(actual, value, rtol=1e-5)
 
 
 def test_slices_are_judged_by_the_threshold_of_the_manifest(bundle: Path) -> None:
@@ -531,8 +531,8 @@ def test_sixteen_threads_get_the_bits_that_one_gets(bundle: Path) -> None:
     with Session(bundle, batch=4, workers=3) as session:
         expected = [session.score(hu) for hu in inputs]
         with ThreadPoolExecutor(16) as pool:
-            got = list(pool.map(session.score, inputs))
-    for first, other in zip(expected, got, strict=True):
+            actual = list(pool.map(session.score, inputs))
+    for first, other in zip(expected, actual, strict=True):
         for name in OUTPUTS:
             np.testing.assert_array_equal(getattr(first, name), getattr(other, name))
 

@@ -227,5 +227,5 @@ def test_many_scanners_and_readers_lose_nothing(session: Session) -> None:
         writers = [pool.submit(lambda: [stream.put(hu) for hu in slices(6)]) for _ in range(4)]
         put = [index for writer in writers for index in writer.result(60)]
         stream.close()
-        got = [result.index for reader in readers for result in reader.result(60)]
-    assert sorted(put) == sorted(got) == list(range(24))
+        indices = [result.index for reader in readers for result in reader.result(60)]
+    assert sorted(put) == sorted(indices) == list(range(24))

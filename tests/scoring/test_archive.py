@@ -157,11 +157,11 @@ def test_limits_add_a_column_lines_and_a_status(
     report = score_archive(*given, workers=1, limits=wanted)
     table = rows(out)
     least = min(row["score"] for row in table[:2])
-    said = f"lowest score {least:.2f} is below 3.99"
-    assert [row["limits"] for row in table] == [said, said, None]
+    reason = f"lowest score {least:.2f} is below 3.99"
+    assert [row["limits"] for row in table] == [reason, reason, None]
     assert report.limits is not None
     assert report.notes == report.limits.lines
-    assert report.notes[0].endswith(f"a.npy: {said}: all 2 slices")
+    assert report.notes[0].endswith(f"a.npy: {reason}: all 2 slices")
     assert report.to_dict()["limits"]["breaches"][0]["limit"] == "least_score"
     with pytest.raises(LimitExceeded, match="1 of 1 series exceeds a limit: lowest score"):
         report.limits.check()
@@ -333,7 +333,7 @@ def test_each_series_is_printed_with_its_mean(
 
     made = summarise_by_series([*slices("1.2.3", 1, 2), *slices("1.2.4", 4)])
     many = {f"1.2.{number}": made["1.2.3"] for number in range(60)}
-    for by_series, said in (
+    for by_series, patterns in (
         (made, [r"1: 1\.2\.3 .* 2 .* 1\.50 .* 1\.00 .* 2\.00", r"2: 1\.2\.4 .* 1 .* 4\.00"]),
         ({"1.2.3": made["1.2.3"]}, ["2 slices: mean 1.50"]),
         (many, ["and 10 more series; --json gives all"]),
@@ -346,7 +346,7 @@ def test_each_series_is_printed_with_its_mean(
         assert len(re.findall(r"^.\s+\d+: 1\.2", printed.output, re.M)) == (
             min(len(by_series), 50) if len(by_series) > 1 else 0
         )
-        assert all(re.search(words, printed.output) for words in said)
+        assert all(re.search(words, printed.output) for words in patterns)
 
 
 def test_a_slice_that_fails_stops_no_other_of_its_chunk() -> None:

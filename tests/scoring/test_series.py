@@ -311,8 +311,8 @@ def test_a_bundle_without_threshold_says_that_no_slice_is_judged(run: Any, tmp_p
     folder = write_marked(tmp_path / "s")
     done = run("score", folder, "--bundle", unjudged, "--csv", "a.csv", "--plot", "a.png")
     assert (done.returncode, done.stderr) == (0, "")
-    said = [line for line in done.stdout.splitlines() if "novelty threshold" in line]
-    assert len(said) == 1 and "no novelty threshold, so slices cannot be classified" in said[0]
+    lines = [line for line in done.stdout.splitlines() if "novelty threshold" in line]
+    assert len(lines) == 1 and "no novelty threshold, so slices cannot be classified" in lines[0]
     assert "3 slices: mean" in done.stdout
     rows = list(csv.DictReader(Path("a.csv").open()))
     assert {row["in_domain"] for row in rows} == {""} and all(row["novelty"] for row in rows)

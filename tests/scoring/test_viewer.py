@@ -85,7 +85,7 @@ def test_too_many_slices_are_refused() -> None:
 
 
 PROBE = """(async () => {
-  const found = {};
+  const result = {};
   const drawn = async words => {
     for (let i = 0; i < 2000 && document.body.dataset.drawn !== words; i++) {
       await new Promise(done => setTimeout(done, 10));
@@ -100,27 +100,27 @@ PROBE = """(async () => {
   };
   const press = key => dispatchEvent(new KeyboardEvent("keydown", { key }));
   const start = state.index;
-  found.start = [start, await drawn(`${start} false 400 40`)];
-  press("Home"); found.home = await drawn("0 false 400 40");
-  press("ArrowRight"); found.right = await drawn("1 false 400 40");
-  press("ArrowLeft"); press("ArrowLeft"); found.left = await drawn("0 false 400 40");
-  press("m"); found.map = await drawn("0 true 400 40");
+  result.start = [start, await drawn(`${start} false 400 40`)];
+  press("Home"); result.home = await drawn("0 false 400 40");
+  press("ArrowRight"); result.right = await drawn("1 false 400 40");
+  press("ArrowLeft"); press("ArrowLeft"); result.left = await drawn("0 false 400 40");
+  press("m"); result.map = await drawn("0 true 400 40");
   const all = context.getImageData(0, 0, size, size).data;
-  found.body = Array.from({ length: size * size },
+  result.body = Array.from({ length: size * size },
     (_, i) => all[4 * i] === all[4 * i + 1] && all[4 * i] === all[4 * i + 2] ? 0 : 1).join("");
-  found.legend = getComputedStyle(el("legend")).backgroundImage;
-  press("m"); found.plain = await drawn("0 false 400 40");
+  result.legend = getComputedStyle(el("legend")).backgroundImage;
+  press("m"); result.plain = await drawn("0 false 400 40");
   el("width").value = 1400; el("width").dispatchEvent(new Event("input"));
-  found.wide = await drawn("0 false 1400 40");
+  result.wide = await drawn("0 false 1400 40");
   press("0");
   const box = el("curve").getBoundingClientRect();
   el("curve").dispatchEvent(new MouseEvent("click",
     { clientX: box.left + box.width * 545 / 560, clientY: box.top + 50 }));
-  found.clicked = await drawn("3 false 400 40");
-  found.worst = [...document.querySelectorAll("#worst button")].map(b => Number(b.value));
-  found.overflow = document.documentElement.scrollWidth - innerWidth;
-  found.fetched = performance.getEntriesByType("resource").map(e => e.name.slice(0, 40));
-  return found;
+  result.clicked = await drawn("3 false 400 40");
+  result.worst = [...document.querySelectorAll("#worst button")].map(b => Number(b.value));
+  result.overflow = document.documentElement.scrollWidth - innerWidth;
+  result.fetched = performance.getEntriesByType("resource").map(e => e.name.slice(0, 40));
+  return result;
 })()"""
 
 
@@ -131,7 +131,7 @@ def test_keys_clicks_and_the_window_work_in_a_browser(
     with tab(tmp_path / "profile") as opened:
         opened.open(page, width=390)
         seen = opened.run(PROBE)
-    assert opened.said == []
+    assert opened.messages == []
     scores = [s.score for s in report.slices]
     assert seen["worst"] == sorted(range(4), key=lambda i: scores[i])
     assert seen["start"] == [seen["worst"][0], seen["start"][1]]

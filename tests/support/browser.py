@@ -28,14 +28,14 @@ needs_chromium = pytest.mark.skipif(
 
 WAIT = 240
 """Seconds that a page gets to answer: a busy machine starts a browser slowly."""
-SAYS = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
+CONSOLE_EVENTS = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
 """Events of whatever a page writes to its console."""
 
 
 class Tab:
     """One page of a browser.
 
-    ``said`` holds the events of everything the page wrote to its console.
+    ``messages`` holds the events of what the page wrote to its console.
     """
 
     def __init__(self, to: int, back: int) -> None:
@@ -43,7 +43,7 @@ class Tab:
         self._rest = b""
         self._number = 0
         self._session: str | None = None
-        self.said: list[dict[str, Any]] = []
+        self.messages: list[dict[str, Any]] = []
         self._until = time.monotonic() + WAIT
 
     def attach(self) -> None:
@@ -101,8 +101,8 @@ class Tab:
             self._rest += more
         message, self._rest = self._rest.split(b"\0", 1)
         answer: dict[str, Any] = json.loads(message)
-        if answer.get("method") in SAYS:
-            self.said.append(answer)
+        if answer.get("method") in CONSOLE_EVENTS:
+            self.messages.append(answer)
         return answer
 
 

@@ -91,7 +91,7 @@ def run_builder(real: types.ModuleType, flavour: str) -> set[str]:
     with tempfile.TemporaryDirectory() as folder, progress_bar() as bar:
         offered = flavours.newest(flavour).options
         cache = Path(folder) / "cache"
-        asked = options.BuildOptions(
+        chosen = options.BuildOptions(
             version_compatible="version_compatible" in offered,
             hardware_compatible="hardware_compatible" in offered,
             strip_weights="strip_weights" in offered,
@@ -100,14 +100,14 @@ def run_builder(real: types.ModuleType, flavour: str) -> set[str]:
             workspace_mib=64 if "workspace_mib" in offered else None,
             platform="windows" if "platform" in offered else None,
         )
-        assert set(asked.asked()) == offered
+        assert set(chosen.asked()) == offered
         builder = tensorrt.EngineBuilder(
             "graph.onnx", precision="fp16", flavour=flavour, islands={}
         )
         (logger,) = binding.constructed["Builder"]
         overridden.update(check_overrides(type(logger)))
         logger.log(real.ILogger.INTERNAL_ERROR, "message\nmore")
-        engine = builder.build("sm89", BATCH, bar, asked)
+        engine = builder.build("sm89", BATCH, bar, chosen)
         builder.write(engine, Path(folder) / "x.engine", "sm89", BATCH)
         assert cache.exists() == ("timing_cache" in offered)
 

@@ -126,8 +126,8 @@ class _Engine:
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
         return [(n, *SHAPES["hu"][1:]) for n in BATCH]
 
-    def create_execution_context(self, how: TensorRTAllocation) -> _Context:
-        assert how is TensorRTAllocation.USER_MANAGED
+    def create_execution_context(self, allocation: TensorRTAllocation) -> _Context:
+        assert allocation is TensorRTAllocation.USER_MANAGED
         return _Context(self.function)
 
 

@@ -142,17 +142,17 @@ def before_association(draw: random.Random) -> bytes:
 
 def in_association(draw: random.Random) -> bytes:
     """Return bytes that a peer sends instead of a good request in an association."""
-    asked = command(0x0001, CT, instance=INSTANCE)
+    request = command(0x0001, CT, instance=INSTANCE)
     return draw.choice(
         [
-            pdu(DATA, pdv(3, 3, asked), length=0xFFFFFFFF),
+            pdu(DATA, pdv(3, 3, request), length=0xFFFFFFFF),
             pdu(draw.choice([0, 8, 200]), b"\0" * 10),
-            pdu(DATA, struct.pack(">LBB", 0xFFFFFFF0, 3, 3) + asked),
-            pdu(DATA, struct.pack(">LBB", 1, 3, 3) + asked),
-            pdu(DATA, pdv(99, 3, asked) + pdv(99, 2, BASE[:1000])),
+            pdu(DATA, struct.pack(">LBB", 0xFFFFFFF0, 3, 3) + request),
+            pdu(DATA, struct.pack(">LBB", 1, 3, 3) + request),
+            pdu(DATA, pdv(99, 3, request) + pdv(99, 2, BASE[:1000])),
             pdu(DATA, pdv(3, 3, bytes(draw.randrange(256) for _ in range(200)))),
             pdu(DATA, pdv(3, 3, command(draw.choice([0x0020, 0x0140, 0x7777]), CT))),
-            pdu(DATA, pdv(3, 3, asked[: draw.randrange(1, len(asked))])),
+            pdu(DATA, pdv(3, 3, request[: draw.randrange(1, len(request))])),
             pdu(DATA, pdv(3, 1, b"\0" * 50_000)) * 3,
             pdu(DATA, pdv(3, 2, BASE[:1000])) * 2,
             pdu(DATA, pdv(3, 3, _nested_command())),

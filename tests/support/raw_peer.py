@@ -123,9 +123,9 @@ class RawPeer:
     def store(self, instance: str, content: bytes, *, sop_class: str = CT) -> int | None:
         """Send a data set and return the status; None if the association was ended instead."""
         self._number = self._number % 65535 + 1
-        asked = command(_C_STORE, sop_class, instance=instance, number=self._number)
+        request = command(_C_STORE, sop_class, instance=instance, number=self._number)
         try:
-            self.send(pdu(DATA, pdv(3, 3, asked)))
+            self.send(pdu(DATA, pdv(3, 3, request)))
             starts = range(0, max(len(content), 1), _PDV)
             for start in starts:
                 last = 2 if start == starts[-1] else 0

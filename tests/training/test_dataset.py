@@ -29,9 +29,9 @@ def test_images_are_in_order_and_in_whole_hounsfield_units(folder: Path) -> None
 
 
 def test_no_anatomy_is_on_both_sides(folder: Path) -> None:
-    seen, held_out = split_by_anatomy(load_slices([folder]), 0.34, seed=0)
-    assert len(seen) == 8 and len(held_out) == 4
-    assert not set(seen.groups) & set(held_out.groups)
+    training, held_out = split_by_anatomy(load_slices([folder]), 0.34, seed=0)
+    assert len(training) == 8 and len(held_out) == 4
+    assert not set(training.groups) & set(held_out.groups)
 
 
 def test_thinning_keeps_every_anatomy(folder: Path) -> None:

@@ -269,10 +269,10 @@ def test_rows_that_cannot_be_written_are_refused_before_anything_is_timed(
 def test_each_trial_is_a_row_and_the_shortlist_decides_what_is_tried(
     pretend_gpu: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    asked: list[Any] = []
+    calls: list[Any] = []
 
     def shortlist(keys: tuple[str, ...], candidates: Any, most: int, **options: Any) -> list[Any]:
-        asked.append((keys, len(candidates), most, options))
+        calls.append((keys, len(candidates), most, options))
         return [{"block": 2}]
 
     monkeypatch.setattr(tune, "shortlist", shortlist)
@@ -281,7 +281,7 @@ def test_each_trial_is_a_row_and_the_shortlist_decides_what_is_tried(
     options = ("--entry", "doubling/float16/64", "--candidates", "8", "--rows", str(rows))
     assert invoke(*options).exit_code == 0
     expected = {"capability": 90, "multiprocessors": 132}
-    assert asked == [(("doubling", "float16", "64"), 3, 8, expected)]
+    assert calls == [(("doubling", "float16", "64"), 3, 8, expected)]
     entry = {"entry": "doubling/float16/64", "dropped": None}
     assert [json.loads(line) for line in rows.read_text().splitlines()] == [
         entry | {"config": {"block": block}, "milliseconds": [ms, ms]}

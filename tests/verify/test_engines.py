@@ -89,8 +89,8 @@ def test_a_batch_that_does_not_fit_is_noted(machine: Machine) -> None:
 def test_a_report_and_its_progress_count_engines(machine: Machine) -> None:
     bundle = machine.bundle()
     manifest = load_manifest(bundle)
-    seen: list[int] = []
-    report = verify_golden(bundle, manifest, seen.append)
+    progress: list[int] = []
+    report = verify_golden(bundle, manifest, progress.append)
     assert {a.file: a.parity.ran_on is not None for a in report.artifacts if a.parity}[ENGINE]
     assert steps(manifest, manifest.golden.slices, golden=True) > 18
 

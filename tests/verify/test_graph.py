@@ -53,7 +53,7 @@ def test_quantisers_are_bypassed_in_pairs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scale", "offset", "said"),
+    ("scale", "offset", "reason"),
     [
         pytest.param(0.0078125, 0.0, None, id="right"),
         # Inside the budget of int8, 5e-2, and outside that of float16, 5e-3.
@@ -62,17 +62,17 @@ def test_quantisers_are_bypassed_in_pairs() -> None:
     ],
 )
 def test_a_quantised_graph_is_judged_with_and_without_its_quantisers(
-    scale: float, offset: float, said: str | None
+    scale: float, offset: float, reason: str | None
 ) -> None:
     given = evidence([1.0, 2.0, 3.0])
     unlabelled = Evidence(given.slices, given.reference, np.full(3, np.nan))
     parity, _ = verify_graph(quantised(scale, offset), "int8", BatchRange(1, 1, 1), unlabelled)
-    if said is None:
+    if reason is None:
         assert parity.status == "passed", parity.reason
         assert max(parity.details["without_quantisers"].values()) < 5e-3
         assert parity.details["slices_off"] == []
     else:
-        assert parity.status == "failed" and said in str(parity.reason)
+        assert parity.status == "failed" and reason in str(parity.reason)
         assert ("without its quantisers" in str(parity.reason)) == (offset > 0)
         assert parity.details["slices_off"][1] == "golden slice 1 (metal)"
 

@@ -78,8 +78,8 @@ def records_of(bundle: Path, file: str) -> tuple[Parity, ...]:
 
 def test_a_record_says_where_when_and_with_what(machine: Machine) -> None:
     bundle = machine.bundle(verifiable=True)
-    status, said, _ = verify(bundle, "--record")
-    assert status == 0 and f"{bundle}: 2 results recorded\n" in said
+    status, printed, _ = verify(bundle, "--record")
+    assert status == 0 and f"{bundle}: 2 results recorded\n" in printed
     (record,) = records_of(bundle, ENGINE)
     ran = record.ran_on
     assert record.status == "passed" and record.details["batches"] == [1, 4, 5, 8]
@@ -140,10 +140,10 @@ def test_a_record_of_another_gpu_does_not_count_and_is_said(
     monkeypatch.setattr("support.fake_pycuda.NAME", b"Other GPU")
     machine.gpu.target = "sm120"
     engine = load_manifest(bundle).artifact(ENGINE)
-    here = dataclasses.replace(this_machine(machine.fake.version))
-    assert here.gpu == "Other GPU" and record_here(engine, "tensorrt", here) is None
-    status, said, _ = verify(bundle, "--json")
-    (entry,) = [a for a in json.loads(said)["artifacts"] if a["file"] == ENGINE]
+    present = dataclasses.replace(this_machine(machine.fake.version))
+    assert present.gpu == "Other GPU" and record_here(engine, "tensorrt", present) is None
+    status, printed, _ = verify(bundle, "--json")
+    (entry,) = [a for a in json.loads(printed)["artifacts"] if a["file"] == ENGINE]
     assert status == 0 and entry["status"] == "not run here"
     assert "built for sm89, this GPU is sm120" in entry["reason"]
     assert "; passed on Fake GPU, another GPU, 20" in entry["reason"]
@@ -158,8 +158,8 @@ def test_what_fails_here_is_recorded_and_refused_here_alone(
     engine = load_manifest(bundle).artifact(ENGINE)
     assert [record.status for record in engine.records] == ["failed"]
     assert load_manifest(bundle).verified  # other machines may load the other artifacts
-    here = this_machine(machine.fake.version)
-    refused = record_verdict(engine, "tensorrt", here)
+    present = this_machine(machine.fake.version)
+    refused = record_verdict(engine, "tensorrt", present)
     assert refused.validity == Validity.INVALID
     assert "failed `clinreadnet verify` on Fake GPU, 20" in refused.reason
     # Verified again, it is not refused for what is recorded.
@@ -194,8 +194,8 @@ def test_a_key_renews_the_signature(tmp_path: Path, keys: Keys) -> None:
     secret, public = keys("vendor")
     bundle = write_bundle(tmp_path / "b", verifiable=True)
     sign_bundle(bundle, secret)
-    status, said, _ = verify(bundle, "--record", "--key", str(secret))
-    assert status == 0 and "1 result recorded, and signed again" in said
+    status, printed, _ = verify(bundle, "--record", "--key", str(secret))
+    assert status == 0 and "1 result recorded, and signed again" in printed
     assert len(load_manifest(bundle, [public]).artifact(FP32).records) == 1
 
 
@@ -203,8 +203,8 @@ def test_without_a_key_the_bundle_is_unsigned_and_says_so(tmp_path: Path, keys: 
     secret, public = keys("vendor")
     bundle = write_bundle(tmp_path / "b", verifiable=True)
     sign_bundle(bundle, secret)
-    status, said, _ = verify(bundle, "--record")
-    assert status == 0 and f"unsigned now: run `clinreadnet sign {bundle} --key KEY`" in said
+    status, printed, _ = verify(bundle, "--record")
+    assert status == 0 and f"unsigned now: run `clinreadnet sign {bundle} --key KEY`" in printed
     assert not (bundle / "manifest.sig").exists()
     with pytest.raises(Untrusted, match="not signed"):
         load_manifest(bundle, [public])
@@ -283,8 +283,8 @@ def test_options_that_do_not_go_together(tmp_path: Path, options: list[str], mes
 def test_a_key_that_cannot_sign_is_refused_before_the_work(tmp_path: Path, keys: Keys) -> None:
     _, public = keys("vendor")
     bundle = write_bundle(tmp_path / "b", verifiable=True)
-    status, said, line = verify(bundle, "--record", "--key", str(public))
-    assert status == 2 and "not an unencrypted private key" in line and said == ""
+    status, printed, line = verify(bundle, "--record", "--key", str(public))
+    assert status == 2 and "not an unencrypted private key" in line and printed == ""
 
 
 def test_a_graph_for_cpus_alone_is_not_run_on_a_gpu(

@@ -233,15 +233,15 @@ def test_the_command_writes_prints_and_lists(
     arguments = (*where, "--out", str(out), "--budget", "PLCC<=0.5", "--json")
     status, printed, errors = run(capsys, *arguments)
     assert status == 0, errors
-    said = json.loads(printed)
-    (machine,) = said["machines"]
+    document = json.loads(printed)
+    (machine,) = document["machines"]
     assert machine["commit"] == recorded_run.COMMIT and len(machine["rows"]) == 9
     assert machine["recommendation"]["refused"][0]["reason"] == "PLCC not measured"
     assert out.read_text().startswith("<!DOCTYPE html>")
 
 
 @pytest.mark.parametrize(
-    ("change", "status", "said"),
+    ("change", "status", "message"),
     [
         pytest.param("no-results", 2, "no results yet", id="no-results"),
         pytest.param("old", 2, "results schema 0", id="old-results"),
@@ -259,7 +259,7 @@ def test_bad_input_is_one_line_and_no_page(
     capsys: pytest.CaptureFixture[str],
     change: str,
     status: int,
-    said: str,
+    message: str,
 ) -> None:
     out, budget = tmp_path / "report.html", "score<=1"
     if change in ("no-results", "old", "no-commit"):
@@ -281,7 +281,7 @@ def test_bad_input_is_one_line_and_no_page(
     where = ("--bundle", str(bundle), "--results", str(results))
     code, printed, errors = run(capsys, *where, "--out", str(out), "--budget", budget)
     assert code == status
-    assert said in errors and errors.count("\n") == 1
+    assert message in errors and errors.count("\n") == 1
     assert printed == "" and not out.exists()
 
 
@@ -307,4 +307,4 @@ def test_a_browser_shows_it_without_a_word(page: str, tmp_path: Path, width: int
     assert seen["figures"] == 4
     assert seen["overflow"] <= 0 and seen["cut"] == 0
     assert [url for url in seen["fetched"] if url != "data:,"] == []
-    assert opened.said == []
+    assert opened.messages == []

@@ -209,7 +209,7 @@ def test_a_bundle_of_no_graph_is_not_written(
 ) -> None:
     missed = Parity("failed", reason="it is wrong")
     monkeypatch.setattr(graphs, "verify_artifact", lambda *arguments: missed)
-    said: list[str] = []
+    notes: list[str] = []
     with pytest.raises(CheckFailed, match="no graph kept its budget: nothing is written"):
         bundles.export_bundle(
             tmp_path / "bundle",
@@ -217,9 +217,9 @@ def test_a_bundle_of_no_graph_is_not_written(
             preset="tiny",
             precisions=["int8-dynamic"],
             targets=(),
-            note=said.append,
+            note=notes.append,
         )
-    assert said == ["no int8-dynamic graph: it is wrong"]
+    assert notes == ["no int8-dynamic graph: it is wrong"]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -52,33 +52,33 @@ def library_of_these_sources(library: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(engine_library, "LIBRARY", library)
 
 
-def opened(library: Path, checkpoint: bytes | None = None, **how: Any) -> NativeBackend:
+def opened(library: Path, checkpoint: bytes | None = None, **options: Any) -> NativeBackend:
     content = least_checkpoint() if checkpoint is None else checkpoint
-    return NativeBackend(content, **({"precision": "fp32", "library": library} | how))
+    return NativeBackend(content, **({"precision": "fp32", "library": library} | options))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_sixteen_callers_get_the_same_bits_and_flat_memory(tmp_path: Path, precision: str) -> None:
     best = instruction_sets(built())[0]
     checkpoint = write_least(tmp_path)
-    said = exercise("none", "calls", checkpoint, best, precision, 16, CALLS, os.cpu_count())
-    assert f"{CALLS} calls, 0 wrong" in said
-    first, last = map(int, re.findall(r"memory (\d+) to (\d+)", said)[0])
+    printed = exercise("none", "calls", checkpoint, best, precision, 16, CALLS, os.cpu_count())
+    assert f"{CALLS} calls, 0 wrong" in printed
+    first, last = map(int, re.findall(r"memory (\d+) to (\d+)", printed)[0])
     assert last <= first + 2048
 
 
 @pytest.mark.parametrize(
-    "sanitizer, mutations, how",
+    "sanitizer, mutations, options",
     [
         pytest.param("none", 2000, {}, id="2000"),
         pytest.param(SAMPLED, 300, SAMPLE, id="sample under sanitizers", marks=needs_sanitizer),
     ],
 )
 def test_mutated_checkpoints_are_refused_with_one_line(
-    tmp_path: Path, sanitizer: str, mutations: int, how: Any
+    tmp_path: Path, sanitizer: str, mutations: int, options: Any
 ) -> None:
-    said = exercise(sanitizer, "mutate", write_least(tmp_path), mutations, 1, **how)
-    _, refused, loaded = map(int, re.findall(r"\d+", said))
+    printed = exercise(sanitizer, "mutate", write_least(tmp_path), mutations, 1, **options)
+    _, refused, loaded = map(int, re.findall(r"\d+", printed))
     assert refused + loaded == mutations and refused > mutations // 2 and loaded > 0
 
 
@@ -182,16 +182,16 @@ def test_a_wrong_checkpoint_is_refused(library: Path, content: bytes, message: s
 
 
 @pytest.mark.parametrize(
-    "how, message",
+    "options, message",
     [
         ({"threads": 0}, "threads=0: give 1 to"),
         ({"threads": 1 << 20}, "threads=1048576: give 1 to"),
     ],
     ids=["no thread", "more threads than processors"],
 )
-def test_a_wrong_option_is_refused(library: Path, how: Any, message: str) -> None:
+def test_a_wrong_option_is_refused(library: Path, options: Any, message: str) -> None:
     with pytest.raises(BackendUnavailable, match=message):
-        opened(library, **how)
+        opened(library, **options)
 
 
 def test_instructions_that_are_not_there(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,10 +113,10 @@ def test_a_record_of_these_instructions_counts_on_every_processor(bundle: Path) 
     assert [a.parity.status for a in report.artifacts if a.parity] == ["passed", "passed"]
     assert "2 results recorded" in record(report, manifest)
     artifact = load_manifest(bundle).artifacts[0]
-    here = this_machine(engine_library.engine_version())
-    parity = record_here(artifact, "native", replace(here, processor="another"))
+    machine = this_machine(engine_library.engine_version())
+    parity = record_here(artifact, "native", replace(machine, processor="another"))
     assert parity is not None and parity.ran_on is not None
-    assert record_here(artifact, "native", replace(here, version="test sse9")) is None
+    assert record_here(artifact, "native", replace(machine, version="test sse9")) is None
     elsewhere = replace(parity.ran_on, processor="another", backend="openvino")
     assert not same_kind(elsewhere, replace(parity.ran_on, backend="openvino"))
     with Session(bundle) as session:

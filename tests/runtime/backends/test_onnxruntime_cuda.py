@@ -177,11 +177,11 @@ def test_where_capture_does_not_work_it_runs_without_and_says_so(
     for name, value in change.items():
         setattr(cuda, name, value)
     with Session(bundle, BACKEND) as session:
-        (said,) = session.describe()["backend_notes"]
+        (text,) = session.describe()["backend_notes"]
         assert right(session, 4) and right(session, 3)
         assert cuda.replays == 0
 
-    assert re.search(note, said) and "\n" not in said
+    assert re.search(note, text) and "\n" not in text
     assert "enable_cuda_graph" not in cuda.settings[-1]
 
 
@@ -189,14 +189,14 @@ def test_one_size_that_cannot_be_captured_runs_without(cuda: FakeCuda, bundle: P
     cuda.refuse_capture = {3}
     with Session(bundle, BACKEND) as session:
         assert right(session, 3) and right(session, 4) and right(session, 3)
-        (said,) = session.describe()["backend_notes"]
-        assert said.startswith("batch 3 runs without a CUDA graph (")
+        (note,) = session.describe()["backend_notes"]
+        assert note.startswith("batch 3 runs without a CUDA graph (")
 
 
 def test_several_workers_run_without_graphs_and_say_so(cuda: FakeCuda, bundle: Path) -> None:
     with Session(bundle, BACKEND, workers=2) as session:
-        (said,) = session.describe()["backend_notes"]
-        assert said == "runs without CUDA graphs (workers=2 share one session)"
+        (note,) = session.describe()["backend_notes"]
+        assert note == "runs without CUDA graphs (workers=2 share one session)"
         with ThreadPoolExecutor(4) as pool:
             assert all(pool.map(lambda n: right(session, n), (1, 4, 5, 2, 8)))
 
@@ -253,9 +253,9 @@ def test_the_second_gpu_is_used_where_it_is_named(
 @pytest.mark.usefixtures("without_openvino")
 def test_verify_runs_graphs_on_the_gpu_too_and_records_both(cuda: FakeCuda, bundle: Path) -> None:
     manifest = load_manifest(bundle)
-    seen: list[int] = []
-    report = verify_golden(bundle, manifest, seen.append)
-    assert report.passed and sum(seen) == steps(manifest, 3, golden=True)
+    progress: list[int] = []
+    report = verify_golden(bundle, manifest, progress.append)
+    assert report.passed and sum(progress) == steps(manifest, 3, golden=True)
     (graph,) = report.artifacts
     (on_gpu,) = graph.records
     assert on_gpu.ran_on is not None and on_gpu.ran_on.backend == BACKEND

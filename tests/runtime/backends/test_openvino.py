@@ -120,9 +120,9 @@ def test_a_closed_one_fails_in_one_line() -> None:
 def test_a_session_tests_all_golden_slices_until_it_is_verified_here(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "bundle", verifiable=True)
     with Session(bundle, "openvino") as session:
-        told = session.describe()
-        assert told["self_test_slices"] == load_manifest(bundle).golden.slices
-        assert told["verified_here"] is None and told["device"] is None
+        facts = session.describe()
+        assert facts["self_test_slices"] == load_manifest(bundle).golden.slices
+        assert facts["verified_here"] is None and facts["device"] is None
         np.testing.assert_allclose(session.score(HU).score, reference(HU)["score"], rtol=1e-5)
     report = verify_golden(bundle, load_manifest(bundle))
     assert report.passed
@@ -130,8 +130,8 @@ def test_a_session_tests_all_golden_slices_until_it_is_verified_here(tmp_path: P
     assert ran == {"openvino"}
     record(report, load_manifest(bundle))
     with Session(bundle, "openvino") as session:
-        told = session.describe()
-        assert told["self_test_slices"] == 1 and told["verified_here"]
+        facts = session.describe()
+        assert facts["self_test_slices"] == 1 and facts["verified_here"]
 
 
 @needs_openvino

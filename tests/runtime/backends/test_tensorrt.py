@@ -175,8 +175,8 @@ def test_sixteen_threads_get_the_bits_that_one_gets(machine: Machine) -> None:
     with machine.session(workers=3) as session:
         expected = [session.score(hu) for hu in inputs]
         with ThreadPoolExecutor(16) as pool:
-            got = list(pool.map(session.score, inputs))
-    for a, b in zip(expected, got, strict=True):
+            actual = list(pool.map(session.score, inputs))
+    for a, b in zip(expected, actual, strict=True):
         for name in OUTPUTS:
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
 
@@ -220,12 +220,12 @@ def test_a_lost_device_is_said_then_and_ever_after(machine: Machine) -> None:
 def test_a_device_lost_in_mid_series_keeps_what_was_scored(machine: Machine) -> None:
     session = machine.session(batch=2)
     real = fake_tensorrt.reference
-    seen = 0
+    batches = 0
 
     def lose(hu: Any) -> Any:
-        nonlocal seen
-        seen += 1
-        machine.gpu.lost = seen == 2
+        nonlocal batches
+        batches += 1
+        machine.gpu.lost = batches == 2
         return real(hu)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -233,7 +233,7 @@ def test_a_device_lost_in_mid_series_keeps_what_was_scored(machine: Machine) -> 
         with pytest.raises(PartialResult) as failure:
             session.score(some_hu(7))
     assert (failure.value.done, failure.value.failed) == ([0, 1], [2, 3, 4, 5, 6])
-    assert isinstance(failure.value.__cause__, DeviceLost) and seen == 2
+    assert isinstance(failure.value.__cause__, DeviceLost) and batches == 2
     session.close()
 
 

@@ -134,14 +134,14 @@ def test_weights_outside_the_bundle_are_refused_everywhere(
     assert "external data" in str(artifact.parity.reason)
 
 
-@pytest.mark.parametrize("said", ["fp16", "int8"])
-def test_the_precision_is_the_graphs_not_the_manifests(tmp_path: Path, said: str) -> None:
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_the_precision_is_the_graphs_not_the_manifests(tmp_path: Path, precision: str) -> None:
     """A wrong float32 graph would pass the wider budget of another precision."""
     bundle = write_bundle(tmp_path / "b", precisions=("fp32",))
-    relabel(bundle, make_graph(score_offset=0.01), said)
+    relabel(bundle, make_graph(score_offset=0.01), precision)
     (artifact,) = verify_golden(bundle, load_manifest(bundle)).artifacts
     assert artifact.parity is not None and artifact.parity.status == "failed"
-    assert f"the manifest says {said}, the graph is fp32" in str(artifact.parity.reason)
+    assert f"the manifest says {precision}, the graph is fp32" in str(artifact.parity.reason)
     with pytest.raises(Untrusted, match="the graph is fp32"):
         Session(bundle)
 
