@@ -26,7 +26,7 @@ def write(folder: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_of_two_writers_the_first_to_end_stays_and_the_other_is_told(
+def test_of_two_writers_the_first_to_end_wins_and_the_other_fails(
     tmp_path: Path, force: bool
 ) -> None:
     target = tmp_path / "bundle"
@@ -48,7 +48,7 @@ def test_of_two_writers_the_first_to_end_stays_and_the_other_is_told(
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
-def test_two_that_replace_one_folder_leave_it_whole(
+def test_two_processes_that_replace_a_folder_leave_it_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other process moves its folder in place between our two renames."""

@@ -53,7 +53,9 @@ def made(
     return case, folder, done.stdout, line
 
 
-def test_scores_come_and_a_map_is_missed_in_one_line(made: tuple[Header, Path, str, str]) -> None:
+def test_scores_are_written_and_a_missing_map_is_noted_in_one_line(
+    made: tuple[Header, Path, str, str],
+) -> None:
     case, folder, printed, line = made
     frames = sum(
         int(pydicom.dcmread(path, stop_before_pixels=True).get("NumberOfFrames", 1))

@@ -119,7 +119,7 @@ def test_the_ceiling_is_the_recorded_quality(tmp_path: Path) -> None:
     assert ceiling(read_ldctiqa(folder)) is None
 
 
-def test_scans_and_denoised_copies_are_told_apart(tmp_path: Path) -> None:
+def test_scans_and_denoised_copies_are_distinguished(tmp_path: Path) -> None:
     folder = make_labelled_folder(tmp_path / "d")
     labels = read_ldctiqa(folder).scores.astype(float)
     assert parts(read_ldctiqa(folder), labels) == {}, "no quality is recorded"

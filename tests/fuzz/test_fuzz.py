@@ -15,7 +15,7 @@ SECONDS = float(os.environ.get("CLINREADNET_FUZZ_SECONDS", 30 if WHOLE else 5))
 
 
 @pytest.mark.parametrize("path", sorted(CORPUS.glob("*-*")), ids=lambda path: path.name)
-def test_what_was_found_once_stays_mended(path: Path, tmp_path: Path) -> None:
+def test_findings_of_the_corpus_stay_fixed(path: Path, tmp_path: Path) -> None:
     verdict = judge(path.name.partition("-")[0], path.read_bytes(), tmp_path)
     assert verdict in (READ, REFUSED)
 

@@ -371,7 +371,7 @@ def test_a_name_that_is_not_aside_and_a_folder_that_is_no_spool_are_refused(
     assert isinstance(done.exception, InputError) and "not a spool" in str(done.exception)
 
 
-def test_nothing_aside_is_said(node: Node) -> None:
+def test_an_empty_list_of_series_aside_is_reported(node: Node) -> None:
     assert command(node).stdout == "no series is set aside\n"
 
 

@@ -190,7 +190,7 @@ def test_what_was_added_is_there_after_the_process_ends_at_any_step(
     spool.close()
 
 
-def test_a_series_whose_scoring_ends_the_process_is_tried_ever_more_rarely(
+def test_a_series_whose_scoring_ends_the_process_is_retried_less_often(
     spool: Spool, clock: Clock
 ) -> None:
     add(spool, "a")
@@ -233,9 +233,7 @@ def test_it_is_full_by_objects_by_bytes_and_by_the_disk(
     assert files(spool, "objects") == 0
 
 
-def test_what_is_old_is_forgotten_and_what_could_not_be_sent_is_named(
-    spool: Spool, clock: Clock
-) -> None:
+def test_old_series_are_forgotten_and_unsent_objects_are_named(spool: Spool, clock: Clock) -> None:
     series = claimed(spool, clock)
     make(spool, series)
     clock.now += 29 * 86400
@@ -287,5 +285,5 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         open_spool(tmp_path)
 
 
-def test_nobody_else_may_read_it(spool: Spool) -> None:
+def test_other_users_cannot_read_the_spool(spool: Spool) -> None:
     assert spool.folder.stat().st_mode & 0o077 == 0

@@ -72,7 +72,7 @@ def test_reproducing_is_within_the_limit_or_says_what_is_not() -> None:
     assert comparison.failures("budget") == ["score is off by 1.5e-01 (budget 1e-02)"]
 
 
-def test_what_is_not_finite_is_outside_every_limit() -> None:
+def test_values_that_are_not_finite_are_outside_every_limit() -> None:
     outputs = {"score": np.array([np.nan, 1.0]), "probs": np.array([1.0])}
     comparison = compare_outputs(
         outputs, {"score": np.ones(2), "probs": np.ones(1)}, Limits(np.inf)

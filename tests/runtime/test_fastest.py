@@ -129,7 +129,7 @@ def test_a_bundle_that_was_changed_meanwhile_leaves_nothing_open(
     assert runners["tensorrt"].closed
 
 
-def test_the_slices_that_are_told_are_those_of_the_chosen_one(
+def test_the_reported_self_test_is_that_of_the_chosen_backend(
     bundle: Path, opened: Callable[..., dict[str, Slower]]
 ) -> None:
     """The CPU backend runs a golden slice. A GPU backend without a record runs all of them."""

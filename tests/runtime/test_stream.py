@@ -210,7 +210,7 @@ def test_closing_wakes_a_scanner_that_waits(
     assert len(list(stream)) == 2
 
 
-def test_a_session_closed_under_a_stream_is_said_for_each_slice(
+def test_a_session_closed_under_a_stream_is_reported_for_each_slice(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = Session(bundle, "onnxruntime-cpu", batch=1)

@@ -112,7 +112,7 @@ def test_within_its_limits_a_site_gets_one_line_and_status_0(tmp_path: Path, lim
     assert json.loads(run("summarize", path, "--json")[1])["limits"] is None
 
 
-def test_what_is_not_known_is_said_and_not_passed(tmp_path: Path, limits: Path) -> None:
+def test_unknown_values_are_reported_and_do_not_pass(tmp_path: Path, limits: Path) -> None:
     rows = slices("a", ssde_mgy=None, in_domain=None) + slices("b", in_domain=False)
     status, output, _ = run(
         "summarize", write_csv(tmp_path / "s.csv", rows), "--limits", limits, "--json"

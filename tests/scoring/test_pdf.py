@@ -233,7 +233,7 @@ def test_figures_are_those_of_slices_that_are_not_left_out(
     )
 
 
-def test_exceeded_limits_stand_on_the_page_of_their_series(
+def test_exceeded_limits_are_on_the_page_of_their_series(
     scored: SeriesReport, session: Session, tmp_path: Path
 ) -> None:
     (tmp_path / "limits.toml").write_text("[default]\nleast_mean_score = 2.0\n")

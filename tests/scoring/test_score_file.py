@@ -52,7 +52,7 @@ def test_a_site_score_is_read_with_the_name_of_its_map(write: Any, tmp_path: Pat
         read(write_csv(tmp_path / "scores", [row(site_score="nan")]))
 
 
-def test_slices_are_told_apart_on_request(write: Any, tmp_path: Path) -> None:
+def test_slices_are_identified_on_request(write: Any, tmp_path: Path) -> None:
     path = write(
         tmp_path / "scores",
         [row(path="a.npy", frame=12), row(path="b.dcm", sop_instance_uid="1.2.840.1")],

@@ -475,7 +475,7 @@ def test_a_failed_self_test_is_status_1(run: Any, tmp_path: Path) -> None:
     assert done.stdout == "" and done.stderr.count("\n") == 1
 
 
-def test_8_bits_on_a_processor_without_their_products_are_said_to_be_slow(
+def test_8_bits_on_a_processor_without_their_products_are_reported_as_slow(
     run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     bundle = write_bundle(tmp_path / "b", precisions=("fp32", "int8"))

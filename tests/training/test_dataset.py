@@ -109,7 +109,7 @@ def test_slices_without_tile_labels_are_counted(
     load_slices([folder], quiet=True)
 
 
-def test_views_of_one_patient_stand_on_one_side(tmp_path: Path) -> None:
+def test_views_of_a_patient_are_in_one_part_of_the_split(tmp_path: Path) -> None:
     folder = make_labelled_folder(tmp_path / "views", anatomies=4)
     path = folder / "simulation.json"
     content = json.loads(path.read_text())

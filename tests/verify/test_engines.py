@@ -120,7 +120,7 @@ def slices_run(machine: Machine, bundle: Path, monkeypatch: pytest.MonkeyPatch) 
     return sizes
 
 
-def test_an_engine_that_nobody_verified_on_this_gpu_runs_all_golden_slices(
+def test_an_engine_without_a_record_for_this_gpu_runs_all_golden_slices(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = machine.bundle(verifiable=True)

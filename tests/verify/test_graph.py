@@ -77,7 +77,7 @@ def test_a_quantised_graph_is_judged_with_and_without_its_quantisers(
         assert parity.details["slices_off"][1] == "golden slice 1 (metal)"
 
 
-def test_metrics_leave_out_slices_that_nobody_scored() -> None:
+def test_metrics_exclude_slices_without_a_score() -> None:
     graph = make_graph()
     scored, _ = verify_graph(graph, "fp32", BatchRange(1, 1, 1), evidence([1.0, 3.0, np.nan]))
     assert scored.status == "passed"

@@ -132,7 +132,7 @@ def test_the_maker_of_a_bundle_records_in_its_parity(tmp_path: Path) -> None:
     assert len(records_of(bundle, FP32)) == 0
 
 
-def test_a_record_of_another_gpu_does_not_count_and_is_said(
+def test_a_record_of_another_gpu_does_not_count_and_is_reported(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = machine.bundle(verifiable=True)

@@ -287,7 +287,7 @@ def test_bad_input_is_one_line_and_no_page(
 
 @needs_chromium
 @pytest.mark.parametrize("width", [1400, 400], ids=["desk", "phone"])
-def test_a_browser_shows_it_without_a_word(page: str, tmp_path: Path, width: int) -> None:
+def test_a_browser_shows_it_without_messages(page: str, tmp_path: Path, width: int) -> None:
     """The browser logs nothing. Every figure has a size, and nothing is wider than the screen."""
     path = tmp_path / "report.html"
     path.write_text(page)

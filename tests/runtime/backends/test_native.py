@@ -153,7 +153,7 @@ def test_without_the_library_the_session_says_how_to_get_it(
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="edits the header of an ELF file")
-def test_a_library_for_another_processor_is_told_from_a_missing_one(
+def test_a_library_for_another_processor_is_not_reported_as_missing(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A wheel of one processor is unpacked on another."""
@@ -167,7 +167,7 @@ def test_a_library_for_another_processor_is_told_from_a_missing_one(
     assert engine_library.engine_version() is None
 
 
-def test_instructions_that_are_not_here_are_told_from_a_missing_library(
+def test_missing_instructions_are_not_reported_as_a_missing_library(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(engine_library.INSTRUCTIONS_VARIABLE, "sse9")

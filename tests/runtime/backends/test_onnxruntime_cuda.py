@@ -213,7 +213,7 @@ def test_little_memory_means_a_smaller_batch(cuda: FakeCuda, tmp_path: Path) -> 
         Session(path, BACKEND)
 
 
-def test_a_failed_run_leaves_the_others_and_a_lost_device_is_said(
+def test_a_failed_run_leaves_the_others_and_a_lost_device_is_reported(
     cuda: FakeCuda, bundle: Path
 ) -> None:
     with Session(bundle, BACKEND, batch=2) as session:

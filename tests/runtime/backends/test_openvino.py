@@ -109,7 +109,7 @@ def test_a_graph_that_is_not_ours_is_refused(model: bytes, message: str) -> None
 
 
 @needs_openvino
-def test_a_closed_one_fails_in_one_line() -> None:
+def test_a_closed_backend_fails_in_one_line() -> None:
     backend = OpenVinoBackend(make_graph())
     backend.close()
     with pytest.raises(BackendError, match="OpenVINO failed"):
@@ -142,7 +142,7 @@ def test_a_wrong_graph_fails_the_self_test(tmp_path: Path) -> None:
 
 
 @needs_openvino
-def test_it_reports_nothing_to_its_maker(tmp_path: Path) -> None:
+def test_it_sends_no_telemetry(tmp_path: Path) -> None:
     """OpenVINO opens no connection, starts no process, and writes no file to the user's home."""
     graph = tmp_path / "a.onnx"
     graph.write_bytes(make_graph())

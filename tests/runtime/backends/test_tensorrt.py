@@ -106,7 +106,7 @@ def test_nothing_is_allocated_after_warm_up_and_all_is_freed_at_the_end(machine:
     assert set(machine.gpu.live().values()) == {0} and machine.gpu.stack == []
 
 
-def test_a_session_that_nobody_closed_is_freed_with_its_object(machine: Machine) -> None:
+def test_a_session_that_was_not_closed_is_freed_with_its_object(machine: Machine) -> None:
     session = machine.session()
     session.score(some_hu(1))
     del session
@@ -206,7 +206,7 @@ def test_a_run_that_fails_in_mid_series_leaves_the_others(rtx: Machine) -> None:
         )
 
 
-def test_a_lost_device_is_said_then_and_ever_after(machine: Machine) -> None:
+def test_a_lost_device_is_reported_at_every_later_call(machine: Machine) -> None:
     session = machine.session()
     session.score(some_hu(1))
     machine.gpu.lost = True
@@ -263,7 +263,7 @@ def test_memory_that_runs_out_later_means_a_smaller_batch_too(machine: Machine) 
     np.testing.assert_allclose(scores.score, reference(some_hu(3))["score"], rtol=1e-5)
 
 
-def test_memory_too_small_for_the_smallest_batch_is_said(rtx: Machine) -> None:
+def test_memory_too_small_for_the_smallest_batch_is_an_error(rtx: Machine) -> None:
     def full(context: Any, handle: int) -> bool:
         context.engine.logger.log(fake_tensorrt.ILogger.ERROR, "Cuda Runtime (out of memory)")
         return False

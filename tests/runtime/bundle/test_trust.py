@@ -222,7 +222,9 @@ def test_a_file_that_was_tampered_with_is_never_loaded(
 
 
 @pytest.mark.usefixtures("nothing_is_loaded")
-def test_a_tampered_file_ends_the_ladder(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_tampered_file_no_backend_is_tried(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No other backend is tried, although it would run: a changed bundle is not trusted."""
     monkeypatch.setattr(backends_module, "find_gpus", lambda: ["a GPU"])
     monkeypatch.setattr(backends_module, "offers_cuda", lambda: True)
