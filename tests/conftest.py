@@ -87,6 +87,14 @@ def interruptible() -> Iterator[None]:
 # Fixtures import inside their bodies, so that a machine without a package runs the other tests.
 
 
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a bundle of a few operators, which the tests of a module share."""
+    from support.tiny_bundle import write_bundle
+
+    return write_bundle(tmp_path_factory.mktemp("bundles") / "bundle")
+
+
 @pytest.fixture(scope="session")
 def small_checkpoint() -> Path:
     """Return the shipped checkpoint. In a fresh network, equal constants merge and hide layers."""

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 from support.dicom_files import make_ct, noise
 from support.listen_process import ListenProcess
-from support.tiny_bundle import write_bundle
 from typer.testing import CliRunner
 
 from clinreadnet.cli import app
@@ -28,11 +27,6 @@ from support.raw_peer import RawPeer
 
 DESTINATION = "127.0.0.1:1:PACS"
 PATIENCE = 180.0
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bundle(tmp_path_factory.mktemp("bundles") / "bundle")
 
 
 @pytest.fixture

@@ -22,11 +22,6 @@ from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from clinreadnet.runtime.bundle.manifest import BatchRange
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bundle(tmp_path_factory.mktemp("bundles") / "bundle")
-
-
 def series(n: int) -> np.ndarray:
     """Return n slices whose last pixel is ten times their number."""
     return np.stack([body(10.0 * i) for i in range(n)])

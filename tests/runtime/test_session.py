@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from support.bodies import body
+from support.bodies import body, some_hu
 from support.dicom_files import MR, make_ct, noise, write_series
 from support.drawn_regions import abdomen, chest, neck
 from support.tiny_bundle import THRESHOLD, make_graph, reference, write_bundle
@@ -36,15 +36,6 @@ from clinreadnet.runtime.bundle.files import digest, load_manifest, write_manife
 from clinreadnet.runtime.bundle.manifest import BatchRange
 from clinreadnet.runtime.comparison import relative_error
 from clinreadnet.spec import OUTPUTS
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bundle(tmp_path_factory.mktemp("bundles") / "bundle")
-
-
-def some_hu(n: int) -> np.ndarray:
-    return np.random.default_rng(n).normal(40, 300, (n, 512, 512)).astype(np.float32)
 
 
 def replace_graph(bundle: Path, content: bytes, index: int = 0) -> None:

@@ -19,11 +19,6 @@ from clinreadnet.runtime import Session
 from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bundle(tmp_path_factory.mktemp("bundles") / "bundle")
-
-
 @pytest.fixture
 def session(bundle: Path) -> Iterator[Session]:
     with Session(bundle, "onnxruntime-cpu", batch=4) as session:

@@ -44,10 +44,6 @@ def on(**changes: Any) -> Machine:
     return dataclasses.replace(HERE, **changes)
 
 
-def built_with(version: str) -> dict[str, Any]:
-    return {"toolchain": {"tensorrt": version, "tensorrt-rtx": version}}
-
-
 VC, HC = {"version_compatible": True}, {"hardware_compatible": True}
 CASES: dict[str, tuple[Artifact, Machine, str, str]] = {
     "same": (engine(), HERE, "VALID", ""),

@@ -41,11 +41,6 @@ from clinreadnet.scoring.result import SliceScore, summarise_by_series
 from clinreadnet.scoring.run import score_chunk, score_slices
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bundle(tmp_path_factory.mktemp("bundles") / "bundle")
-
-
 @pytest.fixture(scope="module", name="cluster")
 def two_workers() -> Iterator[None]:
     """Start Ray with resources for two workers."""

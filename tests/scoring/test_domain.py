@@ -27,11 +27,6 @@ from clinreadnet.scoring.write import write_csv
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bundle(tmp_path_factory.mktemp("bundles") / "bundle")
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a series of a head, a chest, the dome of a liver and an abdomen."""
     folder = tmp_path_factory.mktemp("series")

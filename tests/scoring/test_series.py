@@ -55,11 +55,6 @@ from clinreadnet.spec import LIKERT, RESEARCH_USE, grade_word
 Run = subprocess.CompletedProcess[str]
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bundle(tmp_path_factory.mktemp("bundles") / "bundle")
-
-
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
     """Return a function that runs the command in this process, through `main` as installed."""

@@ -25,11 +25,6 @@ HOSTILE = 'a "machine" <script>alert(1)</script> & co'
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bundle(tmp_path_factory.mktemp("bundles") / "bundle")
-
-
-@pytest.fixture(scope="module")
 def results(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     digests: dict[str, str] = {a.precision: a.sha256 for a in load_manifest(bundle).artifacts}
     rows = [

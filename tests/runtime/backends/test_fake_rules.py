@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from support import fake_pycuda, fake_tensorrt
+from support.bodies import some_hu
 from support.fake_machine import Machine, start
 from support.fake_pycuda import LogicError
 from support.fake_tensorrt import Engine
@@ -25,10 +25,6 @@ from clinreadnet.runtime.gpu import pop_context
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     return start(monkeypatch, "tensorrt-11", tmp_path)
-
-
-def some_hu(n: int) -> np.ndarray:
-    return np.random.default_rng(n).normal(40, 300, (n, 512, 512)).astype(np.float32)
 
 
 @contextlib.contextmanager

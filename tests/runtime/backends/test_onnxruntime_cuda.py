@@ -16,6 +16,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from support import fake_onnxruntime
+from support.bodies import some_hu
 from support.fake_onnxruntime import FakeCuda
 from support.fake_pycuda import DriverLibrary, FakeGpu
 from support.tiny_bundle import reference, write_bundle
@@ -51,10 +52,6 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     return write_bundle(tmp_path / "bundle", verifiable=True)
-
-
-def some_hu(n: int) -> np.ndarray:
-    return np.random.default_rng(n).normal(40, 300, (n, 512, 512)).astype(np.float32)
 
 
 def right(session: Session, n: int) -> bool:

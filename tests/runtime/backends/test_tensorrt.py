@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support import fake_pycuda, fake_tensorrt
+from support.bodies import some_hu
 from support.dicom_files import bright, noise
 from support.fake_machine import Machine, start
 from support.fake_pycuda import DriverLibrary
@@ -51,10 +52,6 @@ def full(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
 @pytest.fixture
 def rtx(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     return start(monkeypatch, "tensorrt-rtx", tmp_path)
-
-
-def some_hu(n: int) -> np.ndarray:
-    return np.random.default_rng(n).normal(40, 300, (n, 512, 512)).astype(np.float32)
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["float32", "float16"])

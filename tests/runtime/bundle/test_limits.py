@@ -27,11 +27,6 @@ from clinreadnet.runtime.bundle.format import parse_manifest
 cryptography = pytest.importorskip("cryptography")
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bundle(tmp_path_factory.mktemp("bundles") / "bundle")
-
-
 def raw(bundle: Path) -> dict[str, Any]:
     return dict(json.loads((bundle / "manifest.json").read_text()))
 
