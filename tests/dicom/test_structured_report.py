@@ -200,9 +200,7 @@ def test_the_limits_of_the_site_are_judged_in_the_last_group(
     (judged,) = group.get_qualitative_evaluations(name=LIMITS)
     assert judged.value == answer
     measurements = {m.name.value: (m.value, m.unit.value) for m in group.get_measurements()}
-    assert {
-        name: measurements[name] for name in measurements if name[:4] in ("LEAS", "MOST")
-    } == values
+    assert {k: v for k, v in measurements.items() if k[:4] in ("LEAS", "MOST")} == values
     places = [name.value for name, _ in coordinates(group) if name in LIMIT_VALUES.values()]
     assert places == list(values)  # the only slice exceeds each limit itself
     noise = report.slices[0].figures.noise_hu  # type: ignore[union-attr]

@@ -334,10 +334,8 @@ def test_the_command_lists_what_is_aside(node: Node, aside: tuple[str, str]) -> 
     listed = json.loads(done.stdout)["aside"]
     assert [entry["series"] for entry in listed] == list(aside)
     lines = command(node).stdout.splitlines()
-    for line, entry in zip(lines, listed, strict=False):
-        assert line.startswith(
-            f"{entry['series']}: 1 object, 0.5 MiB, since {entry['last']}: report: "
-        )
+    for line, row in zip(lines, listed, strict=False):
+        assert line.startswith(f"{row['series']}: 1 object, 0.5 MiB, since {row['last']}: report: ")
     assert SECRET not in "".join(lines) + done.stdout
 
 

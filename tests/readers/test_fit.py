@@ -105,9 +105,8 @@ def test_the_command_writes_the_map(tmp_path: Path) -> None:
     assert f"{fitted.mae_before:.2f}" in shown and f"{fitted.mae_after:.2f}" in shown
     given = ["--labels", labels, "--scores", document, "--out", tmp_path / "m.json", "--json"]
     result = json.loads(run(*given).stdout)
-    assert [list(knot) for knot in zip(fitted.scores, fitted.grades, strict=True)] == result[
-        "knots"
-    ]
+    knots = [list(knot) for knot in zip(fitted.scores, fitted.grades, strict=True)]
+    assert knots == result["knots"]
 
 
 def test_scores_without_their_weights_need_the_bundle(tmp_path: Path) -> None:

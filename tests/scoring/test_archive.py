@@ -358,11 +358,9 @@ def test_a_slice_that_fails_stops_no_other_of_its_chunk() -> None:
     images[1] -= 300
     refs = [SliceRef(Path(f"{i}"), None, None, "s", image.copy) for i, image in enumerate(images)]
     outcomes = score_chunk(Picky(), refs)
-    errors = {
-        i: str(outcome) for i, outcome in enumerate(outcomes) if isinstance(outcome, InputError)
-    }
+    errors = {i: str(o) for i, o in enumerate(outcomes) if isinstance(o, InputError)}
     assert errors == {1: "1: too dark"}
-    kept = [outcome.score for outcome in outcomes if isinstance(outcome, SliceScore)]
+    kept = [o.score for o in outcomes if isinstance(o, SliceScore)]
     np.testing.assert_allclose(kept, reference(np.stack(images))["score"][[0, 2]], rtol=1e-6)
 
 

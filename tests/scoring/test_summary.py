@@ -139,11 +139,9 @@ def test_an_interval_stays_inside_the_grades(values: list[float]) -> None:
 )
 def test_intervals_cover_the_mean_nearly_as_often_as_they_claim(a: int, b: float, n: int) -> None:
     draws = 4 * np.random.default_rng(n).beta(a, b, (3000, n))
-    estimates = [estimate(row.tolist(), 4.0) for row in draws]
+    drawn = [estimate(row.tolist(), 4.0) for row in draws]
     mean = 4 * a / (a + b)
-    inside = [
-        e is not None and e.low is not None and e.low <= mean <= (e.high or 0) for e in estimates
-    ]
+    inside = [e is not None and e.low is not None and e.low <= mean <= (e.high or 0) for e in drawn]
     noise = 3 * math.sqrt(0.95 * 0.05 / 3000)
     assert 0.93 - noise < np.mean(inside) < 0.97 + noise
 
@@ -251,9 +249,8 @@ def test_what_is_not_stated_puts_no_scanners_into_one_chart(
     tmp_path: Path, by: str, first: dict[str, Any], second: dict[str, Any], chart: bool
 ) -> None:
     rows = days(12, lambda day: 2.0, **first)
-    rows += [
-        other | {"series": f"b{n}"} for n, other in enumerate(days(12, lambda day: 3.0, **second))
-    ]
+    later = days(12, lambda day: 3.0, **second)
+    rows += [other | {"series": f"b{n}"} for n, other in enumerate(later)]
     path = write_csv(tmp_path / "s.csv", rows)
     (group,) = summarize([path], [by]).groups
     assert (group.chart is not None) is chart

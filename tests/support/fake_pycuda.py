@@ -390,18 +390,16 @@ class DriverLibrary:
         if capturing.broken:
             capturing.captured, capturing.broken = None, False
             return CAPTURE_INVALIDATED
-        handle = self._gpu.handle()
-        write(graph, handle)
-        self._gpu.graphs[handle] = capturing.captured
+        self._gpu.graphs[write(graph, self._gpu.handle())] = capturing.captured
         capturing.captured = None
         return 0
 
     def cuGraphInstantiateWithFlags(
         self, executable: Any, graph: ctypes.c_void_p, flags: Any
     ) -> int:
-        handle = self._gpu.handle()
-        write(executable, handle)
-        self._gpu.graphs[handle] = list(self._gpu.graphs[graph.value or 0])
+        self._gpu.graphs[write(executable, self._gpu.handle())] = list(
+            self._gpu.graphs[graph.value or 0]
+        )
         return 0
 
     def cuGraphLaunch(self, executable: ctypes.c_void_p, stream: ctypes.c_void_p) -> int:
@@ -424,16 +422,13 @@ class DriverLibrary:
 
     def cuModuleLoadData(self, module: Any, code: Any) -> int:
         self._gpu.check()
-        handle = self._gpu.handle()
-        write(module, handle)
-        self._gpu.modules[handle] = code.value.decode()
+        self._gpu.modules[write(module, self._gpu.handle())] = code.value.decode()
         return 0
 
     def cuModuleGetFunction(self, function: Any, module: ctypes.c_void_p, entry: bytes) -> int:
         from clinreadnet.kernels.ptx.parse import parse
 
-        handle = self._gpu.handle()
-        write(function, handle)
+        handle = write(function, self._gpu.handle())
         text = self._gpu.modules[module.value or 0]
         self._gpu.functions[handle] = parse(text, entry.decode())
         return 0
@@ -474,6 +469,7 @@ class DriverLibrary:
         return self._gpu.streams[stream.value or 0]
 
 
-def write(reference: Any, value: Any) -> None:
-    """Write through ``ctypes.byref``."""
+def write(reference: Any, value: Any) -> Any:
+    """Write through ``ctypes.byref`` and return the value."""
     reference._obj.value = value
+    return value

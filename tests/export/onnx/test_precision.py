@@ -14,12 +14,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from clinreadnet.errors import CheckFailed, InputError
-from clinreadnet.export.onnx.precision import (
-    convert,
-    find_islands,
-    float32_products,
-    minimal_subset,
-)
+from clinreadnet.export.onnx.precision import bisect, convert, find_islands, float32_products
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from clinreadnet.spec import OUTPUTS
@@ -141,7 +136,7 @@ def test_bisection_finds_exactly_what_is_needed(needed: set[int]) -> None:
         calls.append(kept)
         return needed <= {int(name) for name in kept}
 
-    assert {int(name) for name in minimal_subset(names, passes)} == needed
+    assert {int(name) for name in bisect(names, passes)} == needed
     if len(needed) < 3:
         assert len(calls) <= 2 * len(needed) * 6
 
