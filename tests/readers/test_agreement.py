@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 from scipy import stats
+from support.command import run_command
 from support.score_files import write_csv, write_json
 from support.site_readers import site, widened, write_grades
-from typer.testing import CliRunner
 
-from clinreadnet.cli import app
 from clinreadnet.errors import InputError
 from clinreadnet.readers.agreement import agree
 from clinreadnet.readers.agreement_table import print_agreement
@@ -24,18 +24,13 @@ from clinreadnet.readers.labels import Scale
 from clinreadnet.scoring.estimate import FEWEST
 from clinreadnet.spec import RESEARCH_USE
 
+run = partial(run_command, "agree")
+
 
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path]:
     grades, scores = site(patients=24)
     return write_grades(tmp_path / "site.csv", grades), write_csv(tmp_path / "scores.csv", scores)
-
-
-def run(*arguments: object) -> Any:
-    result = CliRunner().invoke(app, ["agree", *map(str, arguments)])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 def changed(folder: Path, change: Any, **options: Any) -> tuple[Path, Path]:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from support.command import run_command
 from support.score_files import write_csv, write_json
 from support.site_readers import WEIGHTS, site, write_grades
 from support.tiny_bundle import write_bundle
-from typer.testing import CliRunner
 
-from clinreadnet.cli import app
 from clinreadnet.errors import InputError
 from clinreadnet.readers.fit import Fit, fit_site_map
 from clinreadnet.readers.labels import Labels, Reading, Scale
 from clinreadnet.runtime.bundle.files import load_manifest
 from clinreadnet.scoring.site_map import read_site_map
+
+run = partial(run_command, "fit-site-map")
 
 
 def reading(
@@ -85,13 +87,6 @@ def test_few_patients_and_grades_that_do_not_rise_are_refused() -> None:
         fit_site_map(reading(score, score[:, None], whose), WEIGHTS)
     with pytest.raises(InputError, match="the grades do not rise with the score"):
         fit_site_map(reading(score, 4 - score[:, None]), WEIGHTS)
-
-
-def run(*arguments: object) -> Any:
-    result = CliRunner().invoke(app, ["fit-site-map", *map(str, arguments)])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 def test_the_command_writes_the_map(tmp_path: Path) -> None:

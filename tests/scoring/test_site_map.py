@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.command import run_command
 from support.dicom_files import write_series
 from support.site_readers import WEIGHTS, site_map, write_map
 from support.tiny_bundle import write_bundle
@@ -138,10 +139,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def score(folder: Path, *arguments: object) -> Any:
-    command = ["score", folder / "series", "--bundle", folder / "bundle", *arguments]
-    result = CliRunner().invoke(app, list(map(str, command)))
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
+    result = run_command("score", folder / "series", "--bundle", folder / "bundle", *arguments)
     assert result.exit_code == 0, result.output
     return result
 

@@ -8,21 +8,23 @@ import math
 import subprocess
 import sys
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
+from support.command import run_command
 from support.score_files import row, write_csv, write_parquet
-from typer.testing import CliRunner
 
-from clinreadnet.cli import app
 from clinreadnet.errors import InputError
 from clinreadnet.scoring.estimate import FEWEST, estimate, student_quantile
 from clinreadnet.scoring.summary import GROUPINGS, summarize
 from clinreadnet.scoring.summary_table import print_summary
 from clinreadnet.spec import RESEARCH_USE
+
+run = partial(run_command, "summarize")
 
 
 def days(count: int, score: Any, **values: Any) -> list[dict[str, Any]]:
@@ -36,13 +38,6 @@ def days(count: int, score: Any, **values: Any) -> list[dict[str, Any]]:
         )
         for day in range(count)
     ]
-
-
-def run(*arguments: object) -> Any:
-    result = CliRunner().invoke(app, ["summarize", *map(str, arguments)])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 def refused(*arguments: object) -> str:
