@@ -112,8 +112,8 @@ def main(arguments: Sequence[str]) -> int:
                 {"part": name, "sanitizer": sanitizer, "counts": count}
                 for (name, sanitizer), count in counts.items()
             ]
-            with whole_file(options.out) as made:
-                made.write_text(json.dumps({**facts, "parts": rows}, indent=1) + "\n")
+            with whole_file(options.out) as temporary:
+                temporary.write_text(json.dumps({**facts, "parts": rows}, indent=1) + "\n")
     return 0
 
 

@@ -131,8 +131,8 @@ def test_the_bench_records_every_scenario(tmp_path: Path) -> None:
 
 def test_the_largest_rate_within_a_limit(tmp_path: Path) -> None:
     def row(rate: float, p99: float) -> dict[str, Any]:
-        made = ArrivalRow("onnxruntime-cpu", "fp32", 1, "Server", rate, 600, rate, 0.2, 0.3, p99)
-        return {"name": "a", "fullname": "bench/test_arrivals.py::a", "extra_info": made.to_json()}
+        fresh = ArrivalRow("onnxruntime-cpu", "fp32", 1, "Server", rate, 600, rate, 0.2, 0.3, p99)
+        return {"name": "a", "fullname": "bench/test_arrivals.py::a", "extra_info": fresh.to_json()}
 
     rows = [row(1.0, 0.4), row(2.0, 0.9), row(3.0, 1.5)]
     run = read_run(recorded_run.write(tmp_path, recorded_run.document(rows)))

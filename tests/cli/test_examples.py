@@ -189,14 +189,14 @@ MAKERS: dict[str, Callable[[Path], object]] = {
 def prepare(command: str, example: str, workspace: Path, request: pytest.FixtureRequest) -> None:
     """Make the files that an example reads."""
     words = [word.split("/")[0] for word in shlex.split(example)]
-    made = {words[i + 1] for i, word in enumerate(words) if word in ("--out", "-out", "--csv")}
+    outputs = {words[i + 1] for i, word in enumerate(words) if word in ("--out", "-out", "--csv")}
     for word in dict.fromkeys(words[2:]):
-        if word in MAKERS and word not in made:
+        if word in MAKERS and word not in outputs:
             MAKERS[word](workspace / word)
     if command == "verify":
         shutil.rmtree(workspace / "bundle")
         shutil.copytree(request.getfixturevalue("tiny_bundle"), workspace / "bundle")
-    if "run" in words and "run" not in made:
+    if "run" in words and "run" not in outputs:
         make_run(workspace / "run", request.getfixturevalue("tiny_checkpoint"))
     if "site.csv" in words:  # its slices have scores
         target = workspace / words[words.index("--scores") + 1]

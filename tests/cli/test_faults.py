@@ -252,8 +252,8 @@ def test_a_file_that_may_not_grow_as_large_as_it_must(
     name: str, template: Callable[[str], tuple[Path, Ended]], tmp_path: Path
 ) -> None:
     before, _ = template(name)
-    made = (before.parent / "after" / "out").rglob("*")
-    most = max(path.stat().st_size for path in made if path.is_file())
+    paths = (before.parent / "after" / "out").rglob("*")
+    most = max(path.stat().st_size for path in paths if path.is_file())
     draw = random.Random(f"{name}/largest")
     for count in range(MOMENTS):
         fault = Fault(largest=max(draw.randrange(most), 1024))

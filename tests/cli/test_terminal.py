@@ -34,13 +34,13 @@ ANSWER_SECONDS = 1.0
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Path], Path]:
     """Return a function that writes the inputs of a command to a folder."""
-    made: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
 
     def put(name: str, place: Path) -> Path:
-        if name not in made:
-            made[name] = tmp_path_factory.mktemp(name) / "before"
-            ALL[name].make(made[name])
-        return Path(shutil.copytree(made[name], place / "work"))
+        if name not in folders:
+            folders[name] = tmp_path_factory.mktemp(name) / "before"
+            ALL[name].make(folders[name])
+        return Path(shutil.copytree(folders[name], place / "work"))
 
     return put
 

@@ -201,10 +201,10 @@ def test_enhanced_ct_gives_each_frame_its_own(tmp_path: Path) -> None:
     ds = pydicom.dcmread(path)
 
     def item(**tags: object) -> list[Dataset]:
-        made = Dataset()
+        ds = Dataset()
         for tag, value in tags.items():
-            setattr(made, tag, value)
-        return [made]
+            setattr(ds, tag, value)
+        return [ds]
 
     shared = ds.SharedFunctionalGroupsSequence[0]
     shared.CTXRayDetailsSequence = item(KVP=80)

@@ -173,8 +173,8 @@ def test_graphs_without_engines_and_with_force(tiny_checkpoint: Path, tmp_path: 
     report = json.loads(done.stdout)
     assert (report["passed"], report["bundle"]) == (True, str(out))
     manifest = load_manifest(out)
-    made = dict.fromkeys(artifact.file for artifact in manifest.artifacts)
-    assert list(made) == ["clinreadnet.fp32.onnx", "clinreadnet.safetensors"]
+    files = dict.fromkeys(artifact.file for artifact in manifest.artifacts)
+    assert list(files) == ["clinreadnet.fp32.onnx", "clinreadnet.safetensors"]
     assert manifest.artifacts[0].batch == BatchRange(2, 2, 3)
     assert sorted(p.name for p in out.iterdir()) == [
         "README.md",

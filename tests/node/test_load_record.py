@@ -68,15 +68,15 @@ def test_what_is_wrong_is_named(phase: str, key: str, value: Any, failure: str) 
 
 
 def report(uid: str, *slices: str) -> Dataset:
-    made, item = Dataset(), Dataset()
-    made.SOPInstanceUID = uid
+    ds, item = Dataset(), Dataset()
+    ds.SOPInstanceUID = uid
     item.ReferencedSOPSequence = []
     for slice_uid in slices:
         reference = Dataset()
         reference.ReferencedSOPInstanceUID = slice_uid
         item.ReferencedSOPSequence.append(reference)
-    made.ContentSequence = [item]
-    return made
+    ds.ContentSequence = [item]
+    return ds
 
 
 def test_slices_are_counted_over_different_reports() -> None:

@@ -180,8 +180,8 @@ def test_enhanced_ct_is_scored_frame_by_frame_and_mapped(
 def test_a_map_has_the_resolution_that_is_asked_for(start: Start, pacs: Pacs, until: Until) -> None:
     store(start(maps=True, map_resolution="slice").port, slices(2))
     until(lambda: pacs.of(MAP))
-    (made,) = pacs.of(MAP)
-    assert (made.Rows, made.Columns, made.NumberOfFrames) == (512, 512, 2)
+    (quality_map,) = pacs.of(MAP)
+    assert (quality_map.Rows, quality_map.Columns, quality_map.NumberOfFrames) == (512, 512, 2)
 
 
 def test_a_series_that_is_sent_again_is_accepted_and_not_scored_again(

@@ -326,11 +326,11 @@ def test_each_series_is_printed_with_its_mean(
             SliceScore("a", None, None, score, "good", 1, 2, None, None, series) for score in scores
         ]
 
-    made = summarise_by_series([*slices("1.2.3", 1, 2), *slices("1.2.4", 4)])
-    many = {f"1.2.{number}": made["1.2.3"] for number in range(60)}
+    means = summarise_by_series([*slices("1.2.3", 1, 2), *slices("1.2.4", 4)])
+    many = {f"1.2.{number}": means["1.2.3"] for number in range(60)}
     for by_series, patterns in (
-        (made, [r"1: 1\.2\.3 .* 2 .* 1\.50 .* 1\.00 .* 2\.00", r"2: 1\.2\.4 .* 1 .* 4\.00"]),
-        ({"1.2.3": made["1.2.3"]}, ["2 slices: mean 1.50"]),
+        (means, [r"1: 1\.2\.3 .* 2 .* 1\.50 .* 1\.00 .* 2\.00", r"2: 1\.2\.4 .* 1 .* 4\.00"]),
+        ({"1.2.3": means["1.2.3"]}, ["2 slices: mean 1.50"]),
         (many, ["and 10 more series; --json gives all"]),
     ):
         report = ArchiveReport(tmp_path / "out", 3, 0, by_series, None)

@@ -200,10 +200,10 @@ class Network:
         return Attention(split, temperature, scores, bias, mask, softmax, gates, values)
 
     def _joins_branch(self, node: NodeProto) -> bool:
-        made = [self.producers.get(name) for name in node.input]
-        return all(made) and any(
+        producers = [self.producers.get(name) for name in node.input]
+        return all(producers) and any(
             n is not None and n.op_type == "Add" and any(map(self.is_constant, n.input))
-            for n in made
+            for n in producers
         )
 
 

@@ -83,12 +83,12 @@ def expected(hu: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
 
 def module() -> types.ModuleType:
     """Return the module of a TensorRT 11 whose engines are PTX."""
-    made: Any = types.ModuleType("tensorrt")
-    made.__version__ = "11.4.0.9"
-    made.ILogger = ILogger
-    made.ExecutionContextAllocationStrategy = TensorRTAllocation
-    made.Runtime = _Runtime
-    return made
+    tensorrt: Any = types.ModuleType("tensorrt")
+    tensorrt.__version__ = "11.4.0.9"
+    tensorrt.ILogger = ILogger
+    tensorrt.ExecutionContextAllocationStrategy = TensorRTAllocation
+    tensorrt.Runtime = _Runtime
+    return tensorrt
 
 
 def _call(name: str, *arguments: Any) -> None:

@@ -273,8 +273,8 @@ def _export() -> None:
 
 def _compile() -> None:
     metadata = SimpleNamespace(name="entry", num_warps=4, shared=0)
-    made = SimpleNamespace(asm={"ptx": ".version 8.0\n" * 100}, metadata=metadata)
-    kernels.compiled = lambda case, ptx_version: made  # type: ignore[assignment]
+    compiled = SimpleNamespace(asm={"ptx": ".version 8.0\n" * 100}, metadata=metadata)
+    kernels.compiled = lambda case, ptx_version: compiled  # type: ignore[assignment]
     kernels.resources_of = lambda kernel: Resources(32, 0, 0)
 
 

@@ -65,10 +65,10 @@ def can_sanitize() -> bool:
         return False
     with tempfile.TemporaryDirectory() as folder:
         program = f"{folder}/program"
-        made = subprocess.run(
+        compilation = subprocess.run(
             [*command, "-o", program], input=b"int main() {}", capture_output=True
         )
-        return made.returncode == 0 and subprocess.run([program]).returncode == 0
+        return compilation.returncode == 0 and subprocess.run([program]).returncode == 0
 
 
 needs_sanitizer = pytest.mark.skipif(

@@ -67,9 +67,9 @@ def test_anatomies_are_found_from_the_images_of_a_simulated_folder(
     (tmp_path / "image").mkdir()
     truth, labels = [], {}
     for anatomy in range(2):
-        for made in simulate_anatomy(3, anatomy, count=3).slices:
+        for s in simulate_anatomy(3, anatomy, count=3).slices:
             name = f"{len(truth):04}.tif"
-            write_tif(tmp_path / "image" / name, made.hu)
+            write_tif(tmp_path / "image" / name, s.hu)
             labels[name] = 2.0
             truth.append(anatomy)
     write_labels(tmp_path, labels)

@@ -25,9 +25,9 @@ def quantised(scale: float, offset: float = 0.0) -> bytes:
     """Return the graph with 8-bit means of the patches, quantised with the step ``scale``."""
     model = onnx.load_model_from_string(make_graph(score_offset=offset))
     graph = model.graph
-    (made,) = [n for n in graph.node if "means" in n.output]
-    made.output[0] = "exact"
-    at = list(graph.node).index(made) + 1
+    (means,) = [n for n in graph.node if "means" in n.output]
+    means.output[0] = "exact"
+    at = list(graph.node).index(means) + 1
     graph.initializer.extend(
         [
             helper.make_tensor("step", TensorProto.FLOAT, [], [scale]),

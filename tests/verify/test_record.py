@@ -126,8 +126,8 @@ def test_the_maker_of_a_bundle_records_in_its_parity(tmp_path: Path) -> None:
     assert verify(bundle, "--record")[0] == 0
     assert len(records_of(bundle, FP32)) == 1
     manifest = load_manifest(bundle)
-    made = [dataclasses.replace(a, parity=a.records[0], records=()) for a in manifest.artifacts]
-    write_manifest(dataclasses.replace(manifest, artifacts=tuple(made)), bundle)
+    own = (dataclasses.replace(a, parity=a.records[0], records=()) for a in manifest.artifacts)
+    write_manifest(dataclasses.replace(manifest, artifacts=tuple(own)), bundle)
     assert verify(bundle, "--record")[0] == 0
     assert len(records_of(bundle, FP32)) == 0
 

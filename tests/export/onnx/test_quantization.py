@@ -142,13 +142,13 @@ def test_the_layers_of_tokens_find_their_scales_in_each_run(graph: Graph, dynami
     assert len(layers) == 4 * blocks + merges
     before, after = (Counter(n.op_type for n in content.graph.node) for content in (source, model))
     n = len(layers)
-    made = {"DynamicQuantizeLinear": n, "MatMulInteger": n, "Cast": n, "Mul": 2 * n}
+    added = {"DynamicQuantizeLinear": n, "MatMulInteger": n, "Cast": n, "Mul": 2 * n}
     # The quantiser writes the head's two layers as a product and a sum.
     gemms = [node for node in source.graph.node if node.op_type == "Gemm"]
     sums = sum(len(node.input) == 3 for node in gemms)
-    made |= {"MatMul": len(gemms) - n, "Add": sums, "Gemm": -len(gemms)}
+    added |= {"MatMul": len(gemms) - n, "Add": sums, "Gemm": -len(gemms)}
     assert after == Counter(
-        {kind: before[kind] + made.get(kind, 0) for kind in before.keys() | made.keys()}
+        {kind: before[kind] + added.get(kind, 0) for kind in before.keys() | added.keys()}
     )
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:

@@ -52,7 +52,7 @@ def backend(
         target=None,
         parity=Parity(NOT_RUN),
     )
-    made = TensorRTBackend(
+    opened = TensorRTBackend(
         ENGINE,
         artifact=artifact,
         flavour=next(row for row in FLAVOURS if row.name == "tensorrt"),
@@ -60,8 +60,8 @@ def backend(
         batch=driver_engine.BATCH[-1],
         workers=WORKERS,
     )
-    yield made
-    made.close()
+    yield opened
+    opened.close()
 
 
 def slices(n: int, seed: int) -> np.ndarray:

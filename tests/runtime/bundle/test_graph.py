@@ -33,61 +33,61 @@ def external(tensor: TensorProto) -> None:
 
 
 def initializer() -> onnx.ModelProto:
-    made = model()
+    proto = model()
     tensor = numpy_helper.from_array(np.ones(3, np.float32), "w")
     external(tensor)
-    made.graph.initializer.append(tensor)
-    return made
+    proto.graph.initializer.append(tensor)
+    return proto
 
 
 def only_location() -> onnx.ModelProto:
-    made = model()
-    made.graph.initializer[0].data_location = TensorProto.EXTERNAL
-    return made
+    proto = model()
+    proto.graph.initializer[0].data_location = TensorProto.EXTERNAL
+    return proto
 
 
 def constant() -> onnx.ModelProto:
-    made = model()
+    proto = model()
     node = helper.make_node(
         "Constant", [], ["w"], value=numpy_helper.from_array(np.ones(3, np.float32))
     )
     external(node.attribute[0].t)
-    made.graph.node.append(node)
-    return made
+    proto.graph.node.append(node)
+    return proto
 
 
 def inner_graph() -> onnx.ModelProto:
-    made = model()
+    proto = model()
     inner = helper.make_graph([], "inner", [], [])
     inner.initializer.append(numpy_helper.from_array(np.ones(3, np.float32), "w"))
     external(inner.initializer[0])
-    made.graph.node.append(helper.make_node("If", ["c"], ["o"], then_branch=inner))
-    return made
+    proto.graph.node.append(helper.make_node("If", ["c"], ["o"], then_branch=inner))
+    return proto
 
 
 def sparse() -> onnx.ModelProto:
-    made = model()
+    proto = model()
     values = numpy_helper.from_array(np.ones(3, np.float32), "w")
     external(values)
     indices = numpy_helper.from_array(np.arange(3))
-    made.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [3]))
-    return made
+    proto.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [3]))
+    return proto
 
 
 def function() -> onnx.ModelProto:
-    made = model()
-    made.functions.append(
+    proto = model()
+    proto.functions.append(
         helper.make_function("d", "f", [], ["w"], [constant().graph.node[-1]], [])
     )
-    return made
+    return proto
 
 
 def context() -> onnx.ModelProto:
-    made = model()
-    made.graph.node.append(
+    proto = model()
+    proto.graph.node.append(
         helper.make_node("EPContext", [], ["x"], domain="com.microsoft", ep_cache_context="/x.bin")
     )
-    return made
+    return proto
 
 
 HIDDEN = [initializer, only_location, constant, inner_graph, sparse, function, context]
