@@ -153,6 +153,7 @@ def test_a_slice_may_not_depend_on_its_neighbours() -> None:
     assert repeat_failure(right, expected, limits, slices.name) is None
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_does_not_wait_for_a_batch() -> None:
     threads: list[threading.Thread] = []
 
