@@ -6,7 +6,7 @@ import os
 import platform
 from pathlib import Path
 
-_CPU_INFO = Path("/proc/cpuinfo")
+CPU_INFO = Path("/proc/cpuinfo")
 _BYTE_PRODUCTS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"}
 """Flags of the instructions for sums of 8-bit products, on x86 and on ARM."""
 
@@ -32,7 +32,7 @@ def multiplies_bytes() -> bool | None:
 def _cpu_info(key: str) -> list[str]:
     """Return the values of a key in Linux's list of processors; an empty list elsewhere."""
     try:
-        lines = _CPU_INFO.read_text(encoding="utf-8").splitlines()
+        lines = CPU_INFO.read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
     pairs = [line.partition(":") for line in lines]

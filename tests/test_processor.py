@@ -42,7 +42,7 @@ def test_the_processor_is_named(
 def test_the_instructions_for_8_bit_products_are_found(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, known: bool | None
 ) -> None:
-    monkeypatch.setattr(processor, "_CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(processor, "CPU_INFO", tmp_path / "cpuinfo")
     assert processor.multiplies_bytes() is None
     (tmp_path / "cpuinfo").write_text(text)
     assert processor.multiplies_bytes() is known

@@ -101,19 +101,19 @@ def main(arguments: Sequence[str]) -> int:
             mutations=options.mutations,
         ):
             try:
-                said = part.run()
+                printed = part.run()
             except AssertionError as error:
                 print(f"{part.name}, {part.sanitizer}: {error}", file=sys.stderr)
                 return 1
-            print(f"{part.name}, {part.sanitizer}: {said.strip()}", file=sys.stderr, flush=True)
+            print(f"{part.name}, {part.sanitizer}: {printed.strip()}", file=sys.stderr, flush=True)
             count = counts.setdefault((part.name, part.sanitizer), Counter())
-            count.update({name: int(number) for number, name in _COUNT.findall(said)})
+            count.update({name: int(number) for number, name in _COUNT.findall(printed)})
             rows = [
                 {"part": name, "sanitizer": sanitizer, "counts": count}
                 for (name, sanitizer), count in counts.items()
             ]
-            with whole_file(options.out) as made:
-                made.write_text(json.dumps({**facts, "parts": rows}, indent=1) + "\n")
+            with whole_file(options.out) as temporary:
+                temporary.write_text(json.dumps({**facts, "parts": rows}, indent=1) + "\n")
     return 0
 
 

@@ -384,8 +384,8 @@ def cpu_engine() -> str:
 
 def arrivals() -> str:
     """Return the table of arrivals of each machine, and the largest rate within the limit."""
-    said = [largest_rate(run) for run in newest("test_arrivals")]
-    return "\n".join([by_machine("test_arrivals", arrivals_table), *(f"{note}\n" for note in said)])
+    notes = [f"{largest_rate(run)}\n" for run in newest("test_arrivals")]
+    return "\n".join([by_machine("test_arrivals", arrivals_table), *notes])
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -11,9 +11,9 @@ def one_slice_table() -> str:
     """Return the four fastest artifacts of each machine, each beside its fastest peer."""
     rows = []
     for run in newest("test_network"):
-        here = [row for row in run.rows if (row.batch, row.clock) == (1, "host")]
+        measured = [row for row in run.rows if (row.batch, row.clock) == (1, "host")]
         best: dict[str, BenchRow] = {}
-        for row in sorted(here, key=lambda row: row.p50):
+        for row in sorted(measured, key=lambda row: row.p50):
             if row.role == "artifact":
                 best.setdefault(row.title, row)
         for ours in [*best.values()][:4]:

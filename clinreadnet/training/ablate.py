@@ -116,7 +116,7 @@ def ablate(
                 continue
             console.print(f"{name}, seed {seed}", highlight=False)
             config_of_run = replace(config, seed=seed, **change)
-            run = _finished(place) or _run(data, place, config_of_run, folder)
+            run = read_result(place) or _run(data, place, config_of_run, folder)
             if patients is not None:
                 run["patients"] = _order(place, patients, clean, degraded)
             runs[name][seed] = run
@@ -187,7 +187,8 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else text[:36] + "..."
 
 
-def _finished(folder: Path) -> dict[str, Any] | None:
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """Read the result of a run and remove stale files; return None if it is not finished."""
     path = folder / "result.json"
     if not path.exists():
         return None

@@ -1,4 +1,4 @@
-"""What `gpu-check` runs and records, tested without a GPU."""
+"""The units and the record of `gpu-check`, without a GPU."""
 
 import json
 import re
@@ -174,7 +174,7 @@ def test_a_unit_that_hangs_is_ended_with_its_children(
 
 
 def state_of(pid: str) -> str | None:
-    """The letter of a process's state in Linux; None where it is gone."""
+    """Return the letter of a process's state in Linux, or None if the process has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -182,7 +182,7 @@ def state_of(pid: str) -> str | None:
 
 
 class Clock:
-    """A clock that the units move."""
+    """A clock that units advance."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -260,7 +260,7 @@ def test_the_plan_measures_every_op() -> None:
 
 
 def test_the_plan_selects_rows_that_there_are() -> None:
-    """Each unit's expression, on the ids of the benches."""
+    """The expression of each unit, on the ids of the benchmarks."""
     from _pytest.mark.expression import Expression
 
     ids = [f"test_kernels[{row}]" for row in kernels.rows()]
@@ -285,7 +285,7 @@ def test_what_travels_fits() -> None:
 
 
 def test_a_call_reaches_the_counters() -> None:
-    """With every limit used up."""
+    """Every unit uses its whole limit."""
     names = list(STEPS)
     first = names[: names.index("counters") + 1]
     assert first == ["compiled", "network", "graph", "kernels", "counters"]
@@ -449,8 +449,8 @@ def test_the_plan_is_readable_before_anything_is_installed() -> None:
     ],
 )
 def test_wheels_for_another_python_are_refused(wheel: str, problem: str | None) -> None:
-    found = install.unusable(wheel, (3, 12))
-    assert found is None if problem is None else found is not None and problem in found
+    message = install.unusable(wheel, (3, 12))
+    assert message is None if problem is None else message is not None and problem in message
 
 
 def test_bad_wheels_install_nothing(
@@ -538,7 +538,7 @@ def attention(stage: int, batch: int, percent: float, **ms: float) -> dict[str, 
 
 
 def counted_ceiling(capability: int, dtype: str) -> float:
-    """Of the shifted window attention, from the record of counts."""
+    """Return the ceiling of shifted window attention in the record of counts."""
     (row,) = (
         row
         for row in json.loads(COUNTS.read_text())["kernels"]
@@ -713,7 +713,7 @@ def test_the_stock_baseline_computes_the_same(shift: int) -> None:
 
 @pytest.mark.parametrize("op", ["attention_block", "mlp"])
 def test_the_unfused_baselines_compute_the_same(monkeypatch: pytest.MonkeyPatch, op: str) -> None:
-    """With the reference in place of the kernel that a CPU lacks."""
+    """The reference replaces the kernel, which a CPU cannot run."""
 
     def reference(*args: torch.Tensor, impl: str, **where: int) -> torch.Tensor:
         assert impl == device.kernels() == "triton"

@@ -1,4 +1,4 @@
-"""Standard streams that are full or closed: one line, status 2, and no noise when Python ends."""
+"""Standard streams that are full or closed: an error of one line and status 2."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shell(arguments: str, streams: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command whose output is kept until it ends, as into a file."""
+    """Run a command and keep its output until it ends, like a file."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     command: Sequence[str] = (
         "sh",
