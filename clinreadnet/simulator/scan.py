@@ -23,7 +23,7 @@ import numpy as np
 
 from clinreadnet.simulator import projector
 from clinreadnet.simulator.clean import CleanSlice, Float32
-from clinreadnet.simulator.denoise import bilateral, non_local_means
+from clinreadnet.simulator.denoise import DENOISERS
 from clinreadnet.simulator.kernel import REFERENCE, Kernel, draw_kernel
 from clinreadnet.simulator.measure import Detail, TileQuality, Tiles
 from clinreadnet.spec import HU_MIN, HU_RANGE
@@ -41,17 +41,11 @@ the noise, a sixth 2.4 times."""
 SCANS = len(NOISE_LEVELS) * len(VIEWS)
 """Simulated scans of one slice."""
 
-DENOISERS = ("nlm", "bilateral")
-"""Denoisers, in the order of the copies."""
+COPIES = ("nlm", "bilateral", "nlm", "bilateral")
+"""Denoiser of each denoised copy among the degradations of a slice."""
 
-COPIES = 4
-"""Denoised copies among the degradations of a slice."""
-
-DEGRADATIONS = SCANS + COPIES
+DEGRADATIONS = SCANS + len(COPIES)
 """Degraded versions of one slice."""
-
-# Range of the strength of each denoiser, in units of the noise.
-_STRENGTHS = {"nlm": (0.45, 1.1), "bilateral": (1.2, 3.5)}
 
 ELECTRONIC_NOISE = 10.0
 """Standard deviation of the electronic noise in counts."""
@@ -72,10 +66,14 @@ class Protocol:
     Attributes:
         noise_hu: requested noise at the largest view count for each noise level, lowest first.
         kernel: the reconstruction kernel.
+        views: three view counts over half a turn, most first; each divides the first.
+        denoisers: the denoiser of each of the four denoised copies.
     """
 
     noise_hu: tuple[float, ...] = NOISE_LEVELS
     kernel: Kernel = REFERENCE
+    views: tuple[int, ...] = VIEWS
+    denoisers: tuple[str, ...] = COPIES
 
 
 def draw_protocol(rng: np.random.Generator) -> Protocol:
@@ -100,7 +98,7 @@ class Degradation:
         edge_loss: lost share (0...1) of the slope of strong edges, relative to the noise-free
             reconstruction of the kernel.
         detail_loss: lost share (0...1) of the slope of faint structure.
-        denoiser: "nlm", "bilateral" or None.
+        denoiser: a name of `denoise.DENOISERS`, or None.
         source: number of the degradation that was denoised, or None.
         tiles: the quality of each 32x32 tile.
     """
@@ -196,23 +194,27 @@ def degrade(
     Returns:
         The degraded slices, in the order of ``wanted``. Each is independent of the others.
     """
-    copies = {k: _draw_copy(k, stream(k)) for k in wanted if k >= SCANS}
+    copies = {
+        k: _draw_copy(k, protocol.denoisers[k - SCANS], stream(k)) for k in wanted if k >= SCANS
+    }
     if original:  # a copy needs its scan, and degradation 0 is not a scan
         copies = {k: replace(copy, source=max(copy.source, 1)) for k, copy in copies.items()}
     scans = {k for k in wanted if k < SCANS} | {copy.source for copy in copies.values()}
     beam = _projector(device)
-    sinogram = beam.forward_project(attenuation_per_pixel(clean.hu, clean.pixel_mm), VIEWS[0])
+    sinogram = beam.forward_project(
+        attenuation_per_pixel(clean.hu, clean.pixel_mm), protocol.views[0]
+    )
     window = protocol.kernel.window(projector.filter_length(len(clean.hu)), clean.pixel_mm)
     scale = np.float32(1000.0 / (MU_WATER_PER_MM * clean.pixel_mm))
     exposures = [exposure_for(hu, sinogram, window, float(scale)) for hu in protocol.noise_hu]
     measure: _Measure | None = None
     made: dict[int, Degradation] = {}
-    for v, views in enumerate(VIEWS):
+    for v, views in enumerate(protocol.views):
         chosen = sorted(k for k in scans if k % len(VIEWS) == v)
         # The largest view count is the reference for the errors of the others.
         if not chosen and v > 0:
             continue
-        kept = sinogram[:: VIEWS[0] // views]
+        kept = sinogram[:: protocol.views[0] // views]
         noisy = [add_noise(kept, exposures[k // len(VIEWS)], stream(k)) for k in chosen]
         images = beam.back_project(np.stack([kept, *noisy]), window)
         images = images * scale - np.float32(1000.0)
@@ -277,8 +279,7 @@ class _Measure:
 
     def copy(self, copy: _Copy, source: Degradation) -> Degradation:
         """Denoise a scan and measure the remaining noise, streaks and detail."""
-        smooth = non_local_means if copy.denoiser == "nlm" else bilateral
-        hu = smooth(source.hu, source.noise_hu, copy.strength)
+        hu = DENOISERS[copy.denoiser].smooth(source.hu, source.noise_hu, copy.strength)
         # Compare with the image without original noise, because its remainder is noise too.
         seen = np.clip(self._full - self._own, HU_MIN, HU_MIN + HU_RANGE)
         error = hu - seen
@@ -322,11 +323,9 @@ class _Copy:
     strength: float
 
 
-def _draw_copy(k: int, rng: np.random.Generator) -> _Copy:
-    denoiser = DENOISERS[(k - SCANS) % len(DENOISERS)]
+def _draw_copy(k: int, denoiser: str, rng: np.random.Generator) -> _Copy:
     # One copy from each quarter of the degradations, so that every anatomy has copies of low and of
     # high noise.
-    per_copy = SCANS // COPIES
+    per_copy = SCANS // len(COPIES)
     source = (k - SCANS) * per_copy + int(rng.integers(per_copy))
-    low, high = _STRENGTHS[denoiser]
-    return _Copy(source, denoiser, float(rng.uniform(low, high)))
+    return _Copy(source, denoiser, float(rng.uniform(*DENOISERS[denoiser].strengths)))
