@@ -26,6 +26,7 @@ from clinreadnet.simulator.clean import CleanSlice, Float32
 from clinreadnet.simulator.denoise import DENOISERS
 from clinreadnet.simulator.kernel import REFERENCE, Kernel, draw_kernel
 from clinreadnet.simulator.measure import Detail, TileQuality, Tiles
+from clinreadnet.simulator.metal import Metal, average_starved
 from clinreadnet.spec import HU_MIN, HU_RANGE
 
 MU_WATER_PER_MM = 0.0205
@@ -94,7 +95,7 @@ class Degradation:
         views: number of views.
         noise_hu: standard deviation of the random error in even soft tissue, including the original
             noise of a scanned slice.
-        streak_hu: root mean square error of missing views in the body.
+        streak_hu: root mean square error of missing views, and of metal, in the body.
         edge_loss: lost share (0...1) of the slope of strong edges, relative to the noise-free
             reconstruction of the kernel.
         detail_loss: lost share (0...1) of the slope of faint structure.
@@ -126,16 +127,21 @@ def attenuation_per_pixel(hu: Float32, pixel_mm: float) -> Float32:
     return np.asarray(np.maximum(1 + hu * np.float32(1e-3), 0) * scale, np.float32)
 
 
-def add_noise(sinogram: Float32, exposure: float, rng: np.random.Generator) -> Float32:
+def add_noise(
+    sinogram: Float32, exposure: float, rng: np.random.Generator, *, average: bool = False
+) -> Float32:
     """Return noisy line integrals, the shape of ``sinogram``.
 
     Args:
         sinogram: ``[views, n]`` float32 noise-free line integrals.
         exposure: photons per detector cell before the patient.
         rng: source of the noise.
+        average: average rays of few photons with their neighbours.
     """
     counts = rng.poisson(exposure * np.exp(-sinogram.astype(np.float64))).astype(np.float64)
     counts += rng.normal(0.0, ELECTRONIC_NOISE, counts.shape)
+    if average:
+        counts = average_starved(counts)
     # At least one count, because the logarithm of 0 is infinite.
     return np.asarray(math.log(exposure) - np.log(np.maximum(counts, 1.0)), np.float32)
 
@@ -178,6 +184,7 @@ def degrade(
     device: str = "cpu",
     *,
     original: bool = False,
+    metal: Metal | None = None,
 ) -> list[Degradation]:
     """Degrade one clean slice.
 
@@ -190,6 +197,7 @@ def degrade(
             copies.
         device: "cpu" (numba) or a device of PyTorch for the projections. The noise is the same.
         original: use the slice without a scan as degradation 0.
+        metal: metal in the slice. It and its neighbourhood are not measured.
 
     Returns:
         The degraded slices, in the order of ``wanted``. Each is independent of the others.
@@ -201,12 +209,19 @@ def degrade(
         copies = {k: replace(copy, source=max(copy.source, 1)) for k, copy in copies.items()}
     scans = {k for k in wanted if k < SCANS} | {copy.source for copy in copies.values()}
     beam = _projector(device)
-    sinogram = beam.forward_project(
+    tissue = beam.forward_project(
         attenuation_per_pixel(clean.hu, clean.pixel_mm), protocol.views[0]
     )
+    sinogram = straight = tissue
+    if metal is not None:
+        near = metal.near(clean.pixel_mm)
+        clean = replace(clean, body=clean.body & ~near, tissue=clean.tissue & ~near)
+        thickness = beam.forward_project(metal.share * np.float32(clean.pixel_mm), len(tissue))
+        sinogram = tissue + metal.alloy.hardened(thickness)
+        straight = tissue + metal.alloy.linear(thickness)
     window = protocol.kernel.window(projector.filter_length(len(clean.hu)), clean.pixel_mm)
     scale = np.float32(1000.0 / (MU_WATER_PER_MM * clean.pixel_mm))
-    exposures = [exposure_for(hu, sinogram, window, float(scale)) for hu in protocol.noise_hu]
+    exposures = [exposure_for(hu, tissue, window, float(scale)) for hu in protocol.noise_hu]
     measure: _Measure | None = None
     made: dict[int, Degradation] = {}
     for v, views in enumerate(protocol.views):
@@ -215,13 +230,18 @@ def degrade(
         if not chosen and v > 0:
             continue
         kept = sinogram[:: protocol.views[0] // views]
-        noisy = [add_noise(kept, exposures[k // len(VIEWS)], stream(k)) for k in chosen]
-        images = beam.back_project(np.stack([kept, *noisy]), window)
+        noisy = [
+            add_noise(kept, exposures[k // len(VIEWS)], stream(k), average=metal is not None)
+            for k in chosen
+        ]
+        exact = [straight] if measure is None and metal is not None else []
+        images = beam.back_project(np.stack([kept, *noisy, *exact]), window)
         images = images * scale - np.float32(1000.0)
         if measure is None:
-            measure = _Measure(clean, protocol.kernel, images[0])
+            full = images[-1] if exact else images[0]
+            measure = _Measure(clean, protocol.kernel, full, clipped=metal is not None)
         measure.look(images[0])
-        for k, hu in zip(chosen, images[1:], strict=True):
+        for k, hu in zip(chosen, images[1:], strict=False):
             made[k] = measure.scan(hu, exposures[k // len(VIEWS)], views)
         if original and v == 0 and 0 in chosen:
             made[0] = measure.original()
@@ -237,11 +257,14 @@ class _Measure:
     Args:
         clean: the slice.
         kernel: kernel of all images.
-        full: noise-free image of all views.
+        full: noise-free image of all views, without beam hardening.
+        clipped: measure errors in -1000...400 HU alone, because those of metal are much larger.
     """
 
-    def __init__(self, clean: CleanSlice, kernel: Kernel, full: Float32) -> None:
-        self._clean, self._full = clean, full
+    def __init__(
+        self, clean: CleanSlice, kernel: Kernel, full: Float32, *, clipped: bool = False
+    ) -> None:
+        self._clean, self._full, self._clipped = clean, full, clipped
         self._detail = Detail(clean, full)
         self._tiles = Tiles(clean, self._detail)
         # The original noise of a scanned slice is in every image, filtered by the kernel.
@@ -253,13 +276,17 @@ class _Measure:
 
     def look(self, still: Float32) -> None:
         """Set the noise-free image of the current number of views."""
-        self._still, self._missing = still, still - self._full
+        self._still, self._missing = still, self._error(still, self._full)
         self._streak = float(np.sqrt(np.mean(self._missing[self._clean.body] ** 2)))
         self._streak_power = self._tiles.streak_power(self._missing)
 
+    def _error(self, hu: Float32, true: Float32) -> Float32:
+        """Return the difference of two images."""
+        return _seen(hu) - _seen(true) if self._clipped else hu - true
+
     def scan(self, hu: Float32, exposure: float, views: int) -> Degradation:
         """Measure a scan."""
-        error = hu - self._still
+        error = self._error(hu, self._still)
         noise = math.sqrt(float(np.var(error[self._clean.tissue])) + self._own_variance)
         measured = (noise, self._streak, 0.0, 0.0)
         tiles = self._tiles.measure(
@@ -281,8 +308,7 @@ class _Measure:
         """Denoise a scan and measure the remaining noise, streaks and detail."""
         hu = DENOISERS[copy.denoiser].smooth(source.hu, source.noise_hu, copy.strength)
         # Compare with the image without original noise, because its remainder is noise too.
-        seen = np.clip(self._full - self._own, HU_MIN, HU_MIN + HU_RANGE)
-        error = hu - seen
+        error = hu - _seen(self._full - self._own)
         body = self._clean.body
         # Remaining share of the streaks: regression of the error on them.
         inside = self._missing[body]
@@ -304,6 +330,10 @@ class _Measure:
             copy.source,
             tiles=tiles.capped(source.tiles),
         )
+
+
+def _seen(hu: Float32) -> Float32:
+    return np.clip(hu, HU_MIN, HU_MIN + HU_RANGE)
 
 
 def _projector(device: str) -> Any:
