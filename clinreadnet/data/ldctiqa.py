@@ -64,6 +64,11 @@ class LdctiqaFolder:
         return [self.simulation["images"][name] for name in self.names]
 
     @property
+    def breadth(self) -> str | None:
+        """Recorded breadth of a simulated folder: "standard" or "wide"; None otherwise."""
+        return None if self.simulation is None else self.simulation.get("breadth", "standard")
+
+    @property
     def groups(self) -> NDArray[np.int64] | None:
         """``[n]`` int64, anatomy or patient of each image; None if it is not recorded.
 
@@ -260,6 +265,8 @@ def _read_simulation(folder: Path, names: list[str]) -> dict[str, Any] | None:
     if not path.exists():
         return None
     simulation: dict[str, Any] = _read_json_object(path, _SIMULATION_ADVICE)
+    if not isinstance(simulation.get("breadth", ""), str):
+        raise InputError(f"{path}: `breadth` is not a name; {_SIMULATION_ADVICE}")
     images = simulation.get("images")
     for name in names:
         record = images.get(name) if isinstance(images, dict) else None

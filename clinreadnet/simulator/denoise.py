@@ -167,7 +167,7 @@ DENOISERS = {
     "nlm": Denoiser(non_local_means, (0.45, 1.1)),
     "bilateral": Denoiser(bilateral, (1.2, 3.5)),
     "tv": Denoiser(total_variation, (0.4, 1.3)),
-    "wavelet": Denoiser(wavelet_shrinkage, (0.8, 2.2)),
+    "wavelet": Denoiser(wavelet_shrinkage, (0.8, 1.8)),
     "iterative": Denoiser(penalised_fit, (0.7, 4.0)),
 }
 """Denoisers by the name in a record."""

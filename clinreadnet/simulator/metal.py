@@ -90,7 +90,8 @@ def draw_metal(kind: str, clean: CleanSlice, rng: np.random.Generator) -> Metal 
         rng: random generator.
 
     Returns:
-        The metal; None if the slice has no soft tissue for clips, or no vertebra for screws.
+        The metal; None if the slice has no soft tissue for clips, no vertebra for screws, or no
+        even tissue beside the metal, where noise is measured.
     """
     lines = _screws(clean, rng) if kind == SCREWS else _clips(clean, rng)
     if not lines:
@@ -102,7 +103,9 @@ def draw_metal(kind: str, clean: CleanSlice, rng: np.random.Generator) -> Metal 
         share = np.maximum(share, np.clip(inside, 0, 1).astype(np.float32))
     share = ndi.gaussian_filter(share, _FOCAL_SPOT / clean.pixel_mm)
     share[outside_circle() | (share < 1e-4)] = 0
-    return Metal(kind, alloy, share) if share.any() else None
+    metal = Metal(kind, alloy, share)
+    beside = clean.tissue & ~metal.near(clean.pixel_mm)
+    return metal if share.any() and beside.any() else None
 
 
 # Start and end (row, column) in pixels, and radius in millimetres.
