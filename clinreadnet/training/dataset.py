@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clinreadnet.console import console, progress_bar
-from clinreadnet.data.ldctiqa import LdctiqaFolder, check_images, read_ldctiqa
+from clinreadnet.data.ldctiqa import DataSource, LdctiqaFolder, check_images, read_ldctiqa
 from clinreadnet.data.tif import silent_tifffile
 from clinreadnet.data.tiles import TileLabels, read_tiles
 from clinreadnet.errors import InputError, counted
@@ -41,20 +41,21 @@ class LabelledSlices:
     """[n] whether each slice is a simulated scan after a denoiser."""
     tiles: TileLabels
     """Tile labels of all slices in ``hu``; weight 0 without labels."""
+    sources: tuple[DataSource, ...] = ()
+    """The folders of all slices in ``hu``."""
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def subset(self, index: NDArray[np.bool_] | NDArray[np.int64]) -> LabelledSlices:
         """Return the slices selected by a mask ``index`` [n] or indices [k]."""
-        return LabelledSlices(
-            self.hu,
-            self.rows[index],
-            self.scores[index],
-            self.quality[index],
-            self.groups[index],
-            self.denoised[index],
-            self.tiles,
+        return replace(
+            self,
+            rows=self.rows[index],
+            scores=self.scores[index],
+            quality=self.quality[index],
+            groups=self.groups[index],
+            denoised=self.denoised[index],
         )
 
     def thinned(self, most: int) -> LabelledSlices:
@@ -138,6 +139,7 @@ def load_slices(
             np.concatenate([labelled.quality for labelled in tiles]),
             np.concatenate([labelled.weight for labelled in tiles]),
         ),
+        tuple(labelled.source for labelled in opened),
     )
 
 
