@@ -118,7 +118,7 @@ def thick_phantom(phantom: Phantom, seed: int, anatomy: int, thickness_mm: float
         phantom if place == 0 else draw_phantom(seed, anatomy, phantom.level + offset)
         for place, offset in zip(places, places / PATIENT_LENGTH_MM, strict=True)
     ]
-    hu = np.mean([plane.hu for plane in planes], axis=0, dtype=np.float32)
+    hu = np.asarray(np.mean([plane.hu for plane in planes], axis=0), np.float32)
     body = np.mean([plane.body for plane in planes], axis=0) > 0.5
     return replace(phantom, hu=hu, structure=hu, body=body, tissue=even_tissue(hu, body))
 
