@@ -36,6 +36,7 @@ from clinreadnet.metrics import Interval, interval, resample_counts, resampled_s
 from clinreadnet.model.checkpoint import load_checkpoint, pretrained_path
 from clinreadnet.model.predict import predict
 from clinreadnet.runtime.bundle.files import digest
+from clinreadnet.simulator.clean import scanned_slice
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -278,8 +279,21 @@ def judge_real(data: Path, checkpoints: tuple[Path, Path]) -> list[Row]:
         print(line, file=sys.stderr)
     inside = np.array([answer not in (OUTSIDE, "novel") for answer in answers[0]], np.bool_)
     kept = (scores[0][inside], scores[1][inside])
-    agreement = srocc(*kept) if inside.sum() > 1 else float("nan")
+    if not inside.any():
+        raise InputError(f"{data}: the shipped network marks every slice; name another folder")
+    agreement = _rank_correlation(*kept)
     changes = np.abs(kept[1] - kept[0])
+    noise = np.array(
+        [
+            scanned_slice(images[i].astype(np.float32), refs[i].loaded_mm or 1.0).own_noise_hu
+            for i in np.flatnonzero(inside)
+        ]
+    )
+    falls = [_rank_correlation(score, noise) for score in kept]
+    change = paired(
+        lambda i: _rank_correlation(kept[1][i], noise[i]) - _rank_correlation(kept[0][i], noise[i]),
+        np.arange(len(noise)),
+    )
     differ = f"gate answers that differ, of {len(refs)}"
     agree = f"SROCC with the shipped scores, {len(changes)} slices in domain"
     limit = f"≥ {LEAST_AGREEMENT:g}"
@@ -288,8 +302,14 @@ def judge_real(data: Path, checkpoints: tuple[Path, Path]) -> list[Row]:
     return [
         Row(data.name, differ, "≤ 0", None, len(other), None, not other, 0),
         Row(data.name, agree, limit, None, agreement, None, met, 0),
+        row(data.name, "SROCC of score and own noise", (falls[0], falls[1]), change),
         Row(data.name, "largest change of a score, grades", "", None, most, None, None, 0),
     ]
+
+
+def _rank_correlation(one: Floats, other: Floats) -> float:
+    """Return the SROCC; NaN for less than two slices."""
+    return srocc(one, other) if len(one) > 1 else float("nan")
 
 
 def table(rows: Sequence[Row]) -> str:

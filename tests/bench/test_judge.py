@@ -15,6 +15,8 @@ from bench.records import judge
 from clinreadnet.data.ldctiqa import LdctiqaFolder, read_ldctiqa
 from clinreadnet.errors import InputError
 from clinreadnet.model.checkpoint import pretrained_path
+from clinreadnet.simulator.phantom.draw import draw_phantom
+from clinreadnet.simulator.scan import Protocol, degrade
 
 BOTH = (Path("shipped"), Path("candidate"))
 
@@ -151,8 +153,9 @@ def test_the_shipped_network_judged_by_itself(
     folder = simulated(tmp_path / "validation", anatomies=2)
     real = tmp_path / "real"
     real.mkdir()
-    for k in range(3):
-        np.save(real / f"{k}.npy", trunk(40, 40 + 20 * k))
+    scans = degrade(draw_phantom(3, 2, 0.4), Protocol(), np.random.default_rng, (0, 3, 6))
+    for k, scan in enumerate(scans):
+        np.save(real / f"{k}.npy", np.rint(scan.hu).astype(np.int16))
     options = ["--data", str(folder.folder), "--patients", str(folder.folder)]
     assert judge.main([str(pretrained_path()), *options, "--real", str(real)]) == 0
     shown = capsys.readouterr().out
@@ -168,7 +171,7 @@ def test_a_gate_that_answers_otherwise_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for k in range(4):
-        np.save(tmp_path / f"{k}.npy", trunk(50 + k, 60))
+        np.save(tmp_path / f"{k}.npy", trunk(50 + k, 60 + 10 * k))
     np.save(tmp_path / "blank.npy", np.full((512, 512), 3, np.int16))
     answers = {50: "outside", 51: "inside", 52: "inside", 53: "inside"}
     monkeypatch.setattr(
@@ -182,12 +185,26 @@ def test_a_gate_that_answers_otherwise_is_counted(
         return {"score": np.array([score]), "novelty": np.array([value])}
 
     monkeypatch.setattr(judge, "predict", scored)
-    differ, agree, _ = judge.judge_real(tmp_path, BOTH)
+    differ, agree, falls, _ = judge.judge_real(tmp_path, BOTH)
     # Two slices exceed the candidate's threshold; the first is outside for both.
     assert (differ.candidate, differ.met) == (2, False) and "of 4" in differ.measure
     notes = capsys.readouterr().err
     assert "2.npy: inside now novel" in notes and "blank.npy: not a CT slice" in notes
     assert (agree.candidate, agree.met) == (-1, False) and "3 slices" in agree.measure
+    assert falls.shipped == -falls.candidate and falls.met is None
+
+
+def test_a_folder_that_is_marked_as_a_whole_judges_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "head.npy", trunk(50, 60))
+    monkeypatch.setattr(judge, "find_region", lambda hu, size: SimpleNamespace(answer="outside"))
+    monkeypatch.setattr(judge, "load_checkpoint", model_with_threshold)
+    monkeypatch.setattr(
+        judge, "predict", lambda model, hu: {"score": np.ones(1), "novelty": np.ones(1)}
+    )
+    with pytest.raises(InputError, match="marks every slice"):
+        judge.judge_real(tmp_path, BOTH)
 
 
 def model_with_threshold(path: Path) -> SimpleNamespace:
