@@ -93,13 +93,14 @@ def load_slices(
         quiet: print nothing.
 
     Raises:
-        InputError: a folder is repeated or cannot be used.
+        InputError: a folder is repeated or cannot be used, or two show phantoms of one seed.
     """
     paths = [Path(folder).resolve() for folder in folders]
     for i, path in enumerate(paths):
         if path in paths[:i]:
             raise InputError(f"{folders[i]}: named twice; its slices would be on both sides")
     opened = [read_ldctiqa(folder) for folder in folders]
+    _check_seeds(opened)
     for labelled in opened:
         check_images(labelled)
     count = sum(map(len, opened))
@@ -141,6 +142,22 @@ def load_slices(
         ),
         tuple(labelled.source for labelled in opened),
     )
+
+
+def _check_seeds(opened: Sequence[LdctiqaFolder]) -> None:
+    """Check that no two folders show the phantoms of one seed, which would be on both sides."""
+    first: dict[int, Path] = {}
+    for labelled in opened:
+        seed = labelled.source["seed"]
+        drawn = labelled.records is not None and "slice" not in labelled.records[0]
+        if seed is None or not drawn:
+            continue
+        if seed in first:
+            raise InputError(
+                f"{labelled.folder}: shows the anatomies of {first[seed]}, seed {seed}; simulate "
+                "with another seed"
+            )
+        first[seed] = labelled.folder
 
 
 def _read_tiles(folder: LdctiqaFolder, quiet: bool) -> TileLabels:

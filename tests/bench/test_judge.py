@@ -78,10 +78,10 @@ def test_a_better_network_is_better_on_every_goal(
     rows = judged(folder, monkeypatch, poor, good)
     for name in ("sum below its ceiling", "map RMSE / flat"):
         assert (rows[name].met, rows[name].better) == (True, 1), name
-        change = rows[name].difference
-        assert change is not None and rows[name].shipped is not None
+        change, before = rows[name].difference, rows[name].shipped
+        assert change is not None and before is not None
         assert change["low"] <= change["value"] <= change["high"] < 0
-        assert change["value"] == pytest.approx(rows[name].candidate - rows[name].shipped)
+        assert change["value"] == pytest.approx(rows[name].candidate - before)
     copies = rows["copies above their own source by 0.2, of 12"]
     assert copies.shipped is not None and copies.candidate == 0 < copies.shipped
     assert copies.better == 1
