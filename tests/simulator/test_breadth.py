@@ -127,6 +127,17 @@ def test_a_scanned_slice_keeps_its_pixels(phantom):
         assert drawn.clean is phantom and drawn.thickness_mm is None
 
 
+def test_a_slice_without_a_scan_gets_no_metal(phantom, monkeypatch):
+    monkeypatch.setattr(breadth, "_METAL_SHARES", {"clips": 1.0})
+    scanned, original = (
+        simulate_anatomy(5, 1, 1, clean=phantom, original=original, breadth=WIDE)
+        for original in (False, True)
+    )
+    assert scanned.wide["metal"] == "clips" and scanned.slices[0].made.streak_hu > 0
+    assert original.wide["metal"] is None and original.slices[0].hu is phantom.hu
+    assert original.slices[0].made.streak_hu == 0
+
+
 def test_a_thick_phantom_is_the_mean_of_thin_ones(phantom):
     thick = thick_phantom(phantom, 3, 2, 5.0)
     around = [draw_phantom(3, 2, 0.4 + offset / 360) for offset in (-2.5, 0.0, 2.5)]
