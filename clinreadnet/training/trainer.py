@@ -306,6 +306,7 @@ class Trainer:
         steady = self.rows[1:] or self.rows  # the first epoch warms up
         return {
             "config": self.config.named(),
+            "data": list(self.training.sources),
             "training_slices": len(self.training),
             "validation_slices": len(self.validation),
             "training_anatomies": len(np.unique(self.training.groups)),

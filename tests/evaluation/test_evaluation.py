@@ -107,7 +107,9 @@ def test_the_ceiling_is_the_recorded_quality(tmp_path: Path) -> None:
     interval = {"value": 0.8, "low": 0.7, "high": 0.9}
     agreement = {"correlation": interval, "rmse_ratio": interval, "rmse": 0.2, "slices": 12}
     result |= {"map": agreement, "coverage": 0.9, "in_domain": 1.0}
+    result |= {"data": {"name": "d", "slices": 12, "seed": 5, "breadth": "wide"}}
     shown = table(result, Console(width=100))
+    assert shown.title == "12 slices of wide data, RMSE 0.100 grades"
     assert [column.header for column in shown.columns][-1] == "ceiling"
     assert shown.caption == "worst: 0001.tif 3.0 for 1.0"
     drawn = io.StringIO()

@@ -51,6 +51,25 @@ def test_a_folder_named_twice_is_refused(folder: Path) -> None:
         load_slices([folder, folder / ".." / folder.name])
 
 
+def test_phantoms_of_one_seed_are_refused(tmp_path: Path) -> None:
+    folders = [make_labelled_folder(tmp_path / name, anatomies=1) for name in "abc"]
+    for folder, seed in zip(folders, (7, 7, 8), strict=True):
+        simulation = json.loads((folder / "simulation.json").read_text()) | {"seed": seed}
+        if folder is folders[1]:
+            simulation["breadth"] = "wide"
+        (folder / "simulation.json").write_text(json.dumps(simulation))
+    with pytest.raises(InputError, match=r"b: shows the anatomies of .*a, seed 7; simulate with"):
+        load_slices(folders)
+    slices = load_slices([folders[0], folders[2]])
+    assert [source["seed"] for source in slices.sources] == [7, 8]
+    # Scanned slices are told apart by their patients, not by the seed.
+    simulation = json.loads((folders[1] / "simulation.json").read_text())
+    for record in simulation["images"].values():
+        record["slice"] = "IM1.dcm"
+    (folders[1] / "simulation.json").write_text(json.dumps(simulation))
+    assert len(load_slices(folders)) == 12
+
+
 def test_every_folder_is_checked_before_the_first_image_is_read(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

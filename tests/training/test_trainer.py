@@ -67,6 +67,8 @@ def test_a_run_lowers_the_loss_and_leaves_a_checkpoint(folder: Path, tmp_path: P
     assert result["srocc"]["low"] <= result["srocc"]["value"] <= result["srocc"]["high"]
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["training_slices"], summary["validation_slices"]) == (8, 4)
+    source = {"name": folder.name, "slices": 12, "seed": None, "breadth": "standard"}
+    assert summary["data"] == [source] and result["data"] == source
     assert summary["steps"] == 20 and summary["slices_per_second"] > 0
     assert summary["kept"]["sum"] == max(float(row["sum"]) for row in rows)
     assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
