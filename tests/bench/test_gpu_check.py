@@ -23,6 +23,7 @@ from bench.rows import row_id
 from bench.sweeps import candidates, graph, kernels
 from bench.tables import benchmarking
 from bench.tables.kernels import COUNTS, issue_ceiling
+from bench.targets import TARGET_GPU, TARGETS
 from clinreadnet.export.check_kernels import read_kernels
 from clinreadnet.kernels import window_attention
 from clinreadnet.kernels.registry import OPS
@@ -569,14 +570,14 @@ def test_predictions_are_of_counted_kernels_on_counted_gpus(
 
 
 def test_targets_speak_of_ops_that_there_are() -> None:
-    assert {target.op for target in benchmarking.TARGETS} == {*OPS, "network"}
+    assert {target.op for target in TARGETS} == {*OPS, "network"}
 
 
 @pytest.mark.parametrize(("op", "stages"), [("sobel_stem", (None,)), ("window_attention", (1, 2))])
 def test_targets_are_below_the_issue_ceilings(op: str, stages: tuple[int | None, ...]) -> None:
-    (target,) = (t for t in benchmarking.TARGETS if t.op == op and t.form.endswith("%"))
+    (target,) = (t for t in TARGETS if t.op == op and t.form.endswith("%"))
     for stage in stages:
-        ceiling = issue_ceiling(op, stage, "float16", f"NVIDIA {benchmarking.TARGET_GPU}")
+        ceiling = issue_ceiling(op, stage, "float16", f"NVIDIA {TARGET_GPU}")
         assert ceiling is not None and target.least < ceiling
 
 
@@ -585,7 +586,7 @@ def test_targets_take_the_worst_of_what_they_speak_of(
 ) -> None:
     monkeypatch.setattr(recording, "ROOT", tmp_path)
     monkeypatch.setattr(recording, "RESULTS", tmp_path / "results")
-    assert benchmarking.kernel_targets_table().count("not measured") == len(benchmarking.TARGETS)
+    assert benchmarking.kernel_targets_table().count("not measured") == len(TARGETS)
     assert benchmarking.kernels_table() == benchmarking.TABLES["network"]() == "Not measured.\n"
     graph = {"batch": 64, "clock": "device graph"}
     record(
