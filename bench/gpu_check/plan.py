@@ -185,10 +185,11 @@ def _tests() -> Iterator[Unit]:
 
 
 def _tuning() -> Iterator[Unit]:
-    for op in OPS:
-        # All units change the same file, each its own entries.
-        options = ("--entry", f"{op}/float16", "--candidates", "8", "--out", "{out}/launch-table")
-        yield Unit(op, _cli("tune", *options, "--rows", "{rows}"), 90, tests=False, rehearsed=False)
+    for rank in range(1, 1 + sum(map(len, TUNED.values()))):
+        options = ("--results", "{out}", "--rank", str(rank), "--rows", "{rows}")
+        # All units change the same file, each its own entry.
+        tune = ("-m", "bench.gpu_check.tune", *options, "--out", "{out}/launch-table")
+        yield Unit(f"rank {rank}", tune, 90, tests=False, rehearsal=(*tune, "--dry-run"))
 
 
 def _engines() -> Iterator[Unit]:
@@ -225,7 +226,9 @@ STEPS: Mapping[str, Step] = {
         "the exported kernels without a race in shared memory",
         tuple(_compiled(40, *SANITIZER, "racecheck")),
     ),
-    "tune": Step("launch configurations for this GPU", tuple(_tuning())),
+    "tune": Step(
+        "launch configurations of the kernels that lost, the slowest first", tuple(_tuning())
+    ),
     "kernels-compiled": Step(
         "each op in float16 against torch.compile in its default mode",
         tuple(_kernels("default", 60)),
