@@ -250,12 +250,15 @@ def test_a_failure_does_not_stop_the_others(tmp_path: Path) -> None:
 def test_every_gpu_test_is_in_the_plan() -> None:
     files = plan.gpu_test_files()
     assert len(files) >= 7 and all((ROOT / file).is_file() for file in files)
-    planned = {argument for unit in STEPS["tests"].units for argument in unit.arguments}
-    assert set(files) <= planned
+    units = (*STEPS["plumbing"].units, *STEPS["tests"].units)
+    planned = [argument for unit in units for argument in unit.arguments]
+    assert len(planned) == len({*planned}) + 2 * (len(units) - 1)  # none twice, beside "-m gpu"
+    assert set(files) <= set(planned)
 
 
 def test_the_plan_measures_every_op() -> None:
     assert plan.OPS == tuple(OPS)
+    assert tuple(plan.COMPILED) == (*OPS, "plugins")
     for name in ("kernels", "kernels-compiled", "autotune"):
         assert [unit.name for unit in STEPS[name].units] == list(OPS)
     assert {entry.partition("/")[0] for entry in tune.entries()} == set(OPS)
@@ -291,7 +294,7 @@ def test_a_call_reaches_the_counters() -> None:
     """Every unit uses its whole limit."""
     names = list(STEPS)
     first = names[: names.index("counters") + 1]
-    assert first == ["compiled", "network", "graph", "kernels", "counters"]
+    assert first == ["compiled", "plumbing", "network", "graph", "kernels", "counters"]
     seconds = sum(unit.limit for name in first for unit in STEPS[name].units)
     assert seconds <= 60 * plan.CALL_MINUTES - SPARE_SECONDS
 

@@ -31,7 +31,7 @@ from clinreadnet.runtime.backends.cuda_graph import OUT_OF_MEMORY, CudaGraph, Cu
 from clinreadnet.runtime.backends.flavours import Flavour, collecting_logger
 from clinreadnet.runtime.backends.kernel_cache import read_kernels, write_kernels
 from clinreadnet.runtime.bundle.manifest import OUTPUT_INFOS, Artifact
-from clinreadnet.runtime.gpu import pop_context
+from clinreadnet.runtime.gpu import load_driver, pop_context
 from clinreadnet.runtime.profiling import stage
 from clinreadnet.runtime.scores import Outputs
 from clinreadnet.runtime.verdict import VALID, Validity, header_verdict
@@ -469,6 +469,8 @@ _LOST = "the GPU was lost; end this process and start it again, or look at `nvid
 
 
 def _import_pycuda() -> Any:
+    with suppress(OSError):
+        load_driver()  # a wheel of pycuda can be linked without it
     try:
         import pycuda.driver
     except ImportError as error:
