@@ -237,7 +237,7 @@ STEPS: Mapping[str, Step] = {
         "the network against torch.compile in its default mode",
         tuple(_network("default", "(compile or triton)", (90, 90, 90))),
     ),
-    "tests": Step("every test marked gpu", tuple(_tests())),
+    "tests": Step("every other test marked gpu", tuple(_tests())),
     "memcheck": Step(
         "the exported kernels without an access out of bounds",
         tuple(_compiled(2, *SANITIZER, "memcheck")),
