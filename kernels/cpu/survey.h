@@ -101,5 +101,16 @@ static void survey(const SurveyArgs& args) {
   args.cells == nullptr ? survey_pixels<T, false>(args) : survey_pixels<T, true>(args);
 }
 
+static void between(const float* cells, float low, float high, uint64_t* words) {
+  for (int i = 0; i < kCells * kCells; i += 64) {
+    uint64_t word = 0;
+    CRN_UNROLL for (int j = 0; j < 64; j += W) {
+      const vf x = load(cells + i + j);
+      word |= (uint64_t)bits((x > splat(low)) & (x < splat(high))) << j;
+    }
+    words[i / 64] = word;
+  }
+}
+
 }  // namespace CRN_ISA
 }  // namespace crn
