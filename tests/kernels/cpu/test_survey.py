@@ -116,6 +116,9 @@ def test_it_measures_as_numpy_does(instructions: str) -> None:
         short = survey(whole, anatomy=True)
         assert short is not None
         assert_same(short, whole.astype(np.float32), f"{name} {instructions} int16")
+        for dtype in ("i4", ">i4", "i8"):
+            other = survey(np.asfortranarray(whole, dtype), anatomy=True)
+            assert other is not None and bytes(other) == bytes(short), dtype
     assert bodies > 20  # else the anatomy was not compared
 
 
