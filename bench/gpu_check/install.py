@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import re
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench.gpu_check.plan import PACK, ROOT, WHEELS
+from bench.gpu_check.plan import PACK, ROOT
 
 SITE = ROOT / ".gpu-check" / "site"
 """Folder for installed wheels, outside the machine's packages."""
@@ -42,10 +43,13 @@ def unusable(wheel: str, version: tuple[int, int] = sys.version_info[:2]) -> str
 
 
 def carried_wheels() -> Path | None:
-    """Return the folder of carried wheels if a package of ``WHEELS`` is not installed."""
+    """Return the folder of carried wheels if a package of one is not installed."""
     folder = PACK / "wheels"
-    lacks = any(importlib.util.find_spec(name) is None for name in WHEELS)
-    return folder if lacks and folder.is_dir() else None
+    installed = {
+        re.sub("[-_.]+", "_", d.name or "").lower() for d in importlib.metadata.distributions()
+    }
+    carried = {wheel.name.partition("-")[0].lower() for wheel in folder.glob("*.whl")}
+    return None if carried <= installed else folder
 
 
 def install_wheels(folder: Path) -> None:

@@ -564,6 +564,25 @@ def test_wheels_for_another_python_are_refused(wheel: str, problem: str | None) 
     assert message is None if problem is None else message is not None and problem in message
 
 
+@pytest.mark.parametrize(
+    ("names", "missing"),
+    [
+        pytest.param([], False, id="no-wheels"),
+        pytest.param(["msgspec", "pytest_benchmark"], False, id="installed"),
+        pytest.param(["msgspec", "not_installed"], True, id="one-is-missing"),
+    ],
+)
+def test_carried_wheels_are_installed_if_one_is_missing(
+    names: list[str], missing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(install, "PACK", tmp_path)
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    for name in names:
+        (folder / f"{name}-1.0-py3-none-any.whl").touch()
+    assert install.carried_wheels() == (folder if missing else None)
+
+
 def test_bad_wheels_install_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
