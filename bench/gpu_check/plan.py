@@ -205,7 +205,7 @@ def _tuning() -> Iterator[Unit]:
         options = ("--results", "{out}", "--rank", str(rank), "--rows", "{rows}")
         # All units change the same file, each its own entry.
         tune = ("-m", "bench.gpu_check.tune", *options, "--out", "{out}/launch-table")
-        yield Unit(f"rank {rank}", tune, 90, tests=False, rehearsal=(*tune, "--dry-run"))
+        yield Unit(f"rank {rank}", tune, 120, tests=False, rehearsal=(*tune, "--dry-run"))
 
 
 def _engines() -> Iterator[Unit]:
