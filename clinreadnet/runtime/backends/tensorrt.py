@@ -86,7 +86,7 @@ class TensorRTBackend:
             OutOfMemory: the buffers for ``batch`` do not fit in memory.
             DeviceLost: the GPU failed.
         """
-        self._cuda = _import_pycuda()
+        self._cuda = import_pycuda()
         self._trt = trt
         self._flavour = flavour
         self._file = artifact.file
@@ -468,7 +468,12 @@ class _PreparedBatch:
 _LOST = "the GPU was lost; end this process and start it again, or look at `nvidia-smi`"
 
 
-def _import_pycuda() -> Any:
+def import_pycuda() -> Any:
+    """Import `pycuda.driver`.
+
+    Raises:
+        BackendUnavailable: it is not installed, or does not load.
+    """
     with suppress(OSError):
         load_driver()  # a wheel of pycuda can be linked without it
     try:

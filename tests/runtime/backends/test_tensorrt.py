@@ -444,8 +444,8 @@ def test_a_pycuda_that_was_linked_without_the_driver_sees_its_symbols(tmp_path: 
     code = (
         "from clinreadnet.runtime import gpu\n"
         f"gpu.DRIVER_LIBRARY = {str(tmp_path / 'libcuda.so.1')!r}\n"
-        "from clinreadnet.runtime.backends.tensorrt import _import_pycuda\n"
-        "print(_import_pycuda().driver.start())\n"
+        "from clinreadnet.runtime.backends.tensorrt import import_pycuda\n"
+        "print(import_pycuda().driver.start())\n"
     )
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     ran = subprocess.run(
