@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench.gpu_check.plan import PACK, ROOT
+from bench.gpu_check.plan import PACK, ROOT, WHEELS
 
 SITE = ROOT / ".gpu-check" / "site"
 """Folder for installed wheels, outside the machine's packages."""
@@ -43,13 +43,19 @@ def unusable(wheel: str, version: tuple[int, int] = sys.version_info[:2]) -> str
 
 
 def carried_wheels() -> Path | None:
-    """Return the folder of carried wheels if a package of one is not installed."""
+    """Return the folder of carried wheels if a package that this Python needs is not installed.
+
+    Needed are ``WHEELS`` and the packages of all wheels for this Python.
+    """
     folder = PACK / "wheels"
+    if not folder.is_dir():
+        return None
+    usable = [wheel.name for wheel in folder.glob("*.whl") if unusable(wheel.name) is None]
+    needed = {*WHEELS, *(name.partition("-")[0].lower() for name in usable)}
     installed = {
         re.sub("[-_.]+", "_", d.name or "").lower() for d in importlib.metadata.distributions()
     }
-    carried = {wheel.name.partition("-")[0].lower() for wheel in folder.glob("*.whl")}
-    return None if carried <= installed else folder
+    return None if needed <= installed else folder
 
 
 def install_wheels(folder: Path) -> None:

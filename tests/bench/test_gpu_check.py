@@ -565,21 +565,26 @@ def test_wheels_for_another_python_are_refused(wheel: str, problem: str | None) 
 
 
 @pytest.mark.parametrize(
-    ("names", "missing"),
+    ("wheels", "missing"),
     [
         pytest.param([], False, id="no-wheels"),
-        pytest.param(["msgspec", "pytest_benchmark"], False, id="installed"),
-        pytest.param(["msgspec", "not_installed"], True, id="one-is-missing"),
+        pytest.param(
+            ["msgspec-1.0-py3-none-any", "pytest_benchmark-5.1-py3-none-any"], False, id="installed"
+        ),
+        pytest.param(
+            ["msgspec-1.0-py3-none-any", "absent-1.0-py3-none-any"], True, id="one-is-missing"
+        ),
+        pytest.param(["absent-1.0-cp27-cp27m-linux_x86_64"], False, id="another-python"),
     ],
 )
 def test_carried_wheels_are_installed_if_one_is_missing(
-    names: list[str], missing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    wheels: list[str], missing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(install, "PACK", tmp_path)
     folder = tmp_path / "wheels"
     folder.mkdir()
-    for name in names:
-        (folder / f"{name}-1.0-py3-none-any.whl").touch()
+    for name in wheels:
+        (folder / f"{name}.whl").touch()
     assert install.carried_wheels() == (folder if missing else None)
 
 
