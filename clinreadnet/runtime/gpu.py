@@ -22,12 +22,12 @@ class Gpu:
 
 
 def load_driver() -> Any:
-    """Load the library of the CUDA driver.
+    """Load the library of the CUDA driver. Libraries that were linked without it see its symbols.
 
     Raises:
         OSError: there is no driver.
     """
-    return ctypes.CDLL(DRIVER_LIBRARY)
+    return ctypes.CDLL(DRIVER_LIBRARY, ctypes.RTLD_GLOBAL)
 
 
 def find_gpus() -> list[Gpu]:

@@ -34,7 +34,9 @@ def slice_threads(n: int, threads: int | None = None) -> Iterator[Callable[..., 
         n: number of slices.
         threads: most threads; default one for each processor.
     """
-    count = min(threads or processors(), n // _SLICES_A_THREAD, _MOST_THREADS)
+    count = min(n // _SLICES_A_THREAD, _MOST_THREADS)
+    if count >= 2:  # to count the processors takes as long as half a slice
+        count = min(count, threads or processors())
     if count < 2:
         yield map
         return

@@ -21,7 +21,7 @@ THREADS = 256
 ENTRY = "outputs"
 ENGINE = b"""
 .version 7.0
-.target sm_70
+.target sm_75
 .address_size 64
 .visible .entry outputs(
     .param .u64 hu,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 pytest.importorskip("triton", reason="triton is not installed")
 
 from clinreadnet.kernels.registry import OPS
-from clinreadnet.tuning.shortlist import estimate, shortlist
+from clinreadnet.tuning.shortlist import estimate, obstacle, shortlist
 
 pytestmark = pytest.mark.compile
 
@@ -59,6 +60,16 @@ def test_processes_choose_the_same() -> None:
         shortlist(KEYS, candidates, 2, **GPU, processes=processes) for processes in (1, 2)
     )
     assert alone == parallel and len(alone) == 2 and alone[0] == LARGE
+
+
+def test_what_is_chosen_is_compiled_for_every_shape(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    (chosen,) = shortlist(KEYS, [SMALL, linear(32, 64)], 1, **GPU, processes=2)
+    compiled = sorted(tmp_path.rglob("*.cubin"))
+    assert obstacle(KEYS, chosen, capability=90) is None
+    assert sorted(tmp_path.rglob("*.cubin")) == compiled != []
 
 
 @pytest.mark.parametrize("name", sorted(OPS))

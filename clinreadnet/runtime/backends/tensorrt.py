@@ -31,7 +31,7 @@ from clinreadnet.runtime.backends.cuda_graph import OUT_OF_MEMORY, CudaGraph, Cu
 from clinreadnet.runtime.backends.flavours import Flavour, collecting_logger
 from clinreadnet.runtime.backends.kernel_cache import read_kernels, write_kernels
 from clinreadnet.runtime.bundle.manifest import OUTPUT_INFOS, Artifact
-from clinreadnet.runtime.gpu import pop_context
+from clinreadnet.runtime.gpu import load_driver, pop_context
 from clinreadnet.runtime.profiling import stage
 from clinreadnet.runtime.scores import Outputs
 from clinreadnet.runtime.verdict import VALID, Validity, header_verdict
@@ -86,7 +86,7 @@ class TensorRTBackend:
             OutOfMemory: the buffers for ``batch`` do not fit in memory.
             DeviceLost: the GPU failed.
         """
-        self._cuda = _import_pycuda()
+        self._cuda = import_pycuda()
         self._trt = trt
         self._flavour = flavour
         self._file = artifact.file
@@ -468,7 +468,14 @@ class _PreparedBatch:
 _LOST = "the GPU was lost; end this process and start it again, or look at `nvidia-smi`"
 
 
-def _import_pycuda() -> Any:
+def import_pycuda() -> Any:
+    """Import `pycuda.driver`.
+
+    Raises:
+        BackendUnavailable: it is not installed, or does not load.
+    """
+    with suppress(OSError):
+        load_driver()  # a wheel of pycuda can be linked without it
     try:
         import pycuda.driver
     except ImportError as error:

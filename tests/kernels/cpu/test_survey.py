@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import platform
 import shutil
 import subprocess
@@ -115,6 +116,9 @@ def test_it_measures_as_numpy_does(instructions: str) -> None:
         short = survey(whole, anatomy=True)
         assert short is not None
         assert_same(short, whole.astype(np.float32), f"{name} {instructions} int16")
+        for dtype in ("i4", ">i4", "i8"):
+            other = survey(np.asfortranarray(whole, dtype), anatomy=True)
+            assert other is not None and bytes(other) == bytes(short), dtype
     assert bodies > 20  # else the anatomy was not compared
 
 
@@ -161,11 +165,14 @@ def test_arm64_measures_the_same() -> None:
         pytest.skip(NO_ARM)
     program = compiled(ROOT / "tests/native/survey.c", arm_library(), CROSS_C)
     names = ["abdomen", "maze", "blocks", "borders"]
-    for instructions in ("neon", "plain"):
-        sent = b"".join(IMAGES[name].tobytes() for name in names)
-        command = [*EMULATE, str(program), instructions, "0"]
+    for instructions, dtype in itertools.product(("neon", "plain"), (np.float32, np.int16)):
+        slices = [IMAGES[name] for name in names]
+        if dtype is np.int16:
+            slices = [np.rint(hu).astype(dtype) for hu in slices]
+        sent = b"".join(hu.tobytes() for hu in slices)
+        command = [*EMULATE, str(program), instructions, "1" if dtype is np.int16 else "0"]
         answer = subprocess.run(command, input=sent, capture_output=True, check=True).stdout
         size = ctypes.sizeof(Survey)
-        for number, name in enumerate(names):
+        for number, (name, hu) in enumerate(zip(names, slices, strict=True)):
             native = Survey.from_buffer_copy(answer, number * size)
-            assert_same(native, IMAGES[name], f"{name} arm64 {instructions}")
+            assert_same(native, hu.astype(np.float32), f"{name} arm64 {instructions} {dtype}")

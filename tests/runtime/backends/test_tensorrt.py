@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import gc
 import inspect
+import os
+import shutil
+import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -412,6 +415,43 @@ def test_missing_packages_and_a_driver_that_does_not_start_are_named(
     monkeypatch.setitem(sys.modules, machine.flavour.replace("-", "_"), None)
     with pytest.raises(BackendUnavailable, match=r"pip install .clinreadnet\[tensorrt"):
         Session(bundle, machine.flavour)
+
+
+LINKED_WITHOUT_THE_DRIVER = """
+import ctypes, os, pathlib
+try:
+    driver = ctypes.CDLL(str(pathlib.Path(__file__).with_name("_driver.so")), os.RTLD_NOW)
+except OSError as error:
+    raise ImportError(str(error)) from None
+"""
+
+
+def test_a_pycuda_that_was_linked_without_the_driver_sees_its_symbols(tmp_path: Path) -> None:
+    """Where a wheel was built without a driver, the linker leaves the library out."""
+    compiler = next(filter(None, map(shutil.which, ("gcc", "cc", "clang"))), None)
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    package = tmp_path / "pycuda"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "driver.py").write_text(LINKED_WITHOUT_THE_DRIVER)
+    for name, code in (
+        ("libcuda.so.1", "int cuInit(unsigned flags) { return 7; }"),
+        ("pycuda/_driver.so", "int cuInit(unsigned); int start(void) { return cuInit(0); }"),
+    ):
+        command = [compiler, "-shared", "-fPIC", "-x", "c", "-", "-o", str(tmp_path / name)]
+        subprocess.run(command, input=code, text=True, check=True)
+    code = (
+        "from clinreadnet.runtime import gpu\n"
+        f"gpu.DRIVER_LIBRARY = {str(tmp_path / 'libcuda.so.1')!r}\n"
+        "from clinreadnet.runtime.backends.tensorrt import import_pycuda\n"
+        "print(import_pycuda().driver.start())\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert ran.stdout == "7\n", ran.stderr
 
 
 def test_the_fake_has_no_name_that_the_real_binding_lacks() -> None:

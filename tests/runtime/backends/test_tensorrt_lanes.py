@@ -38,7 +38,7 @@ def backend(
     if request.param == "fake":
         start(monkeypatch, "tensorrt-11", tmp_path)
     else:
-        pytest.importorskip("pycuda.driver", reason="pycuda is not installed")
+        pytest.importorskip("pycuda", reason="pycuda is not installed")
     artifact = Artifact(
         file="x.engine",
         kind="tensorrt-engine",
