@@ -170,8 +170,8 @@ def _map_errors(folder: LdctiqaFolder, quality: Floats, maps: Floats) -> Floats 
     errors = np.full((len(folder), 4), np.nan)
     for i in range(len(folder)):
         own = slice(i, i + 1)
-        found = map_errors(maps[own], tiles.quality[own], tiles.weight[own], quality[own])
-        errors[i : i + len(found)] = found
+        part = map_errors(maps[own], tiles.quality[own], tiles.weight[own], quality[own])
+        errors[i : i + len(part)] = part
     return errors
 
 
@@ -307,9 +307,9 @@ def judge_real(data: Path, checkpoints: tuple[Path, Path]) -> list[Row]:
     ]
 
 
-def _rank_correlation(one: Floats, other: Floats) -> float:
+def _rank_correlation(a: Floats, b: Floats) -> float:
     """Return the SROCC; NaN for less than two slices."""
-    return srocc(one, other) if len(one) > 1 else float("nan")
+    return srocc(a, b) if len(a) > 1 else float("nan")
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -104,9 +104,9 @@ def test_the_map_ratio_is_that_of_evaluate(
 ) -> None:
     from clinreadnet.evaluation.labels import folder_map_agreement
 
-    one = outputs(folder, 0.3)
-    agreement = folder_map_agreement(folder, one["quality_map"])
-    rows = judged(folder, monkeypatch, one, one)
+    predicted = outputs(folder, 0.3)
+    agreement = folder_map_agreement(folder, predicted["quality_map"])
+    rows = judged(folder, monkeypatch, predicted, predicted)
     assert agreement is not None
     assert rows["map RMSE / flat"].candidate == pytest.approx(agreement["rmse_ratio"]["value"])
 
