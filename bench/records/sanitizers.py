@@ -29,6 +29,7 @@ from bench.recording import run_facts
 from clinreadnet.files import whole_file
 from clinreadnet.library import instructions
 from clinreadnet.precision import CHECKPOINT_PRECISIONS
+from clinreadnet.processor import processors
 
 CALLERS = 16
 _COUNT = re.compile(r"(\d+) (mutations|refused|loaded|calls|wrong|passed|skipped)")
@@ -60,7 +61,7 @@ def parts(checkpoint: Path, *, rounds: int, calls: int, mutations: int) -> Itera
         yield Part("mutated checkpoints", memory, mutated)
         for sanitizer in (threads, memory):
             for precision in CHECKPOINT_PRECISIONS:
-                sent = (checkpoint, best, precision, CALLERS, calls, os.cpu_count())
+                sent = (checkpoint, best, precision, CALLERS, calls, processors())
                 called = partial(run, sanitizer, "calls", *sent)
                 yield Part(f"{CALLERS} threads, {best} {precision}", sanitizer, called)
     for sanitizer in (memory, threads):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import re
 import shutil
 import subprocess
@@ -33,6 +32,7 @@ from support.native import (
 
 from clinreadnet import library as engine_library
 from clinreadnet.errors import BackendError, BackendUnavailable
+from clinreadnet.processor import processors
 from clinreadnet.runtime.backends.native import NativeBackend
 
 COMPILER = next(filter(shutil.which, ("g++", "clang++", "c++")), None)
@@ -61,7 +61,7 @@ def opened(library: Path, checkpoint: bytes | None = None, **options: Any) -> Na
 def test_sixteen_callers_get_the_same_bits_and_flat_memory(tmp_path: Path, precision: str) -> None:
     best = instruction_sets(built())[0]
     checkpoint = write_least(tmp_path)
-    printed = exercise("none", "calls", checkpoint, best, precision, 16, CALLS, os.cpu_count())
+    printed = exercise("none", "calls", checkpoint, best, precision, 16, CALLS, processors())
     assert f"{CALLS} calls, 0 wrong" in printed
     first, last = map(int, re.findall(r"memory (\d+) to (\d+)", printed)[0])
     assert last <= first + 2048
@@ -91,7 +91,7 @@ def test_position_batch_and_threads_do_not_change_a_bit(
         pytest.skip(f"this processor has no {name}")
     monkeypatch.setenv(engine_library.INSTRUCTIONS_VARIABLE, name)
     expected: dict[str, Any] = {}
-    for threads in {1, os.cpu_count() or 1}:
+    for threads in {1, processors()}:
         backend = opened(library, precision=precision, threads=threads)
         assert backend.notes == [f"instructions {name}"]
         alone = backend.run(HU[:1])
